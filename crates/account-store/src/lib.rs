@@ -1,0 +1,1 @@
+//! Accounts, groups and machine accounts: one trait, one battery of tests, several backends.

@@ -1,0 +1,1 @@
+//! Sockets and tasks for DCE/RPC: listeners, interface registry, client channel.

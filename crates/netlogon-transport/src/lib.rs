@@ -1,0 +1,1 @@
+//! [MS-NRPC]: the secure channel and generic pass-through, server and client.

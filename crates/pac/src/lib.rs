@@ -1,0 +1,1 @@
+//! The privilege attribute certificate of [MS-PAC]: reader and writer.

@@ -1,0 +1,1 @@
+//! [MS-RCMP]: messages, certificate mapping, policy and the answer.
