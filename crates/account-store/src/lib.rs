@@ -1,1 +1,14 @@
-//! Accounts, groups and machine accounts: one trait, one battery of tests, several backends.
+//! Who is known here: accounts with their groups, behind one object-safe trait.
+//!
+//! A reader may rely on this: a look-up answers with a value. *Absence* and *more than one* are values of
+//! [`Matches`]; `Err` means that the store could not answer, which is never the same as no. Text is compared
+//! by the keys of [`fold`], so every backend finds the same accounts; what the battery
+//! (`account_store_battery!`) does not check is not promised.
+
+pub mod account;
+pub mod alt_security_identity;
+pub mod fold;
+pub mod store;
+
+pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
+pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

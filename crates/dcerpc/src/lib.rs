@@ -1,1 +1,6 @@
-//! DCE/RPC without sockets: PDUs, NDR, associations, the endpoint mapper's and the management interface's messages.
+//! DCE/RPC without sockets: PDUs, NDR, associations, the endpoint mapper's and the management interface's
+//! messages ([C706], [MS-RPCE]).
+//!
+//! Nothing here opens a socket, starts a task, reads a clock or draws a random number.
+
+pub mod ndr;
