@@ -4,3 +4,5 @@
 //! Nothing here opens a socket, starts a task, reads a clock or draws a random number.
 
 pub mod ndr;
+pub mod pdu;
+pub mod security;

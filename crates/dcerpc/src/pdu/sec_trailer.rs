@@ -1,0 +1,50 @@
+use crate::security::{AuthLevel, AuthType};
+use dtyp::{Decode, DecodeError, Encode, Reader};
+
+/// [MS-RPCE] 2.2.2.11 sec_trailer: eight bytes before the token, at the end of a fragment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecTrailer {
+    /// The provider.
+    pub auth_type: AuthType,
+    /// The level of protection.
+    pub auth_level: AuthLevel,
+    /// Bytes of padding between the body and this trailer.
+    pub auth_pad_length: u8,
+    /// The security context, by the client's number.
+    pub auth_context_id: u32,
+}
+
+impl SecTrailer {
+    /// Length on the wire.
+    pub const LEN: usize = 1 // auth_type
+        + 1 // auth_level
+        + 1 // auth_pad_length
+        + 1 // auth_reserved
+        + 4; // auth_context_id
+
+    /// The wire form as an array.
+    pub fn to_array(self) -> [u8; Self::LEN] {
+        let [a, b, c, d] = self.auth_context_id.to_le_bytes();
+        [self.auth_type.0, self.auth_level.0, self.auth_pad_length, 0, a, b, c, d]
+    }
+}
+
+impl Encode for SecTrailer {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_array());
+    }
+}
+
+impl Decode<'_> for SecTrailer {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            auth_type: AuthType(reader.u8("auth_type")?),
+            auth_level: AuthLevel(reader.u8("auth_level")?),
+            auth_pad_length: reader.u8("auth_pad_length")?,
+            auth_context_id: {
+                let _reserved = reader.u8("auth_reserved")?;
+                reader.u32("auth_context_id")?
+            },
+        })
+    }
+}
