@@ -3,6 +3,12 @@
 //!
 //! Nothing here opens a socket, starts a task, reads a clock or draws a random number.
 
+pub mod association_group;
+pub mod client;
+mod fragmentation;
+pub mod limits;
 pub mod ndr;
 pub mod pdu;
 pub mod security;
+pub mod server;
+mod verification_trailer;

@@ -1,5 +1,5 @@
 use crate::security::{AuthLevel, AuthType};
-use dtyp::{Decode, DecodeError, Encode, Reader};
+use dtyp::{Decode, DecodeError, DecodeErrorKind, Encode, Reader};
 
 /// [MS-RPCE] 2.2.2.11 sec_trailer: eight bytes before the token, at the end of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,4 +47,37 @@ impl Decode<'_> for SecTrailer {
             },
         })
     }
+}
+
+/// The end of a fragment that carries authentication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthVerifier<'a> {
+    /// The trailer.
+    pub trailer: SecTrailer,
+    /// The provider's token.
+    pub token: &'a [u8],
+    /// Where padding begins and the body ends, from the start of the PDU.
+    pub body_end: usize,
+}
+
+/// Finds trailer and token of a PDU whose header passed [`Header::decode`](super::Header::decode); `None` when it
+/// carries none. `body_start` is where the stub or body begins: padding cannot reach before it.
+pub fn split_auth<'a>(
+    header: &super::Header,
+    pdu: &'a [u8],
+    body_start: usize,
+) -> Result<Option<AuthVerifier<'a>>, DecodeError> {
+    if header.auth_length == 0 {
+        return Ok(None);
+    }
+    let token_start = pdu.len() - usize::from(header.auth_length);
+    let trailer_start = token_start - SecTrailer::LEN;
+    let bad = DecodeError { what: "sec_trailer", offset: trailer_start, kind: DecodeErrorKind::OutOfBounds };
+    let mut reader = Reader::new(&pdu[trailer_start..token_start]).with_order(header.order);
+    let trailer = SecTrailer::decode(&mut reader)?;
+    let body_end = trailer_start
+        .checked_sub(usize::from(trailer.auth_pad_length))
+        .filter(|end| *end >= body_start)
+        .ok_or(bad)?;
+    Ok(Some(AuthVerifier { trailer, token: &pdu[token_start..], body_end }))
 }

@@ -1,0 +1,402 @@
+//! The client's half of an association: one interface, at most one security context, one call at a time.
+//!
+//! ```text
+//! new ─bind─► Binding ─bind_ack─► Bound ─call─► request… ─► response… ─► Event::Reply ─► Bound
+//! ```
+//!
+//! Any error ends the association: its owner closes the connection. What a reply under a security context says is
+//! believed only when every fragment verified; only faults may come without a token, and they carry no results.
+
+use crate::fragmentation::{self, Verifier};
+use crate::limits;
+use crate::ndr::NdrSyntax;
+use crate::pdu::{
+    Bind, BindAck, BindNak, BindNakReason, ContextElement, FaultBody, FaultStatus, Header, PacketFlags,
+    PacketType, RequestHead, ResponseHead, ResultReason, SecTrailer, SyntaxId, finish_pdu, split_auth,
+    start_pdu,
+};
+use crate::security::{AuthLevel, AuthType, ProtectedFragment, Protection, SecurityContext, SecurityError};
+use crate::server::Transmit;
+use crate::verification_trailer;
+use dtyp::{ByteOrder, Decode, DecodeError, Encode, Reader};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// What a client association is made from. Numbers that should not be guessed are drawn by the caller.
+pub struct ClientConfig {
+    /// The interface to bind to.
+    pub interface: SyntaxId,
+    /// The form of the stubs.
+    pub syntax: NdrSyntax,
+    /// `call_id` of the bind; calls count on from it. At most 0x3fffffff, so that a lifetime of calls stays below
+    /// what Windows takes.
+    pub first_call_id: u32,
+    /// The security context, set up with the bind.
+    pub security: Option<ClientSecurity>,
+}
+
+/// A security context whose provider needs one token each way.
+pub struct ClientSecurity {
+    /// The provider.
+    pub auth_type: AuthType,
+    /// How fragments are protected: at least signed.
+    pub level: AuthLevel,
+    /// `auth_context_id`.
+    pub context_id: u32,
+    /// The token for the bind.
+    pub token: Vec<u8>,
+    /// What protects the fragments.
+    pub context: Box<dyn SecurityContext>,
+    /// Whether a server that cannot cover headers is refused.
+    pub require_header_signing: bool,
+}
+
+/// What an association has to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// The bind was accepted; the provider's token of the answer is for the caller to judge.
+    Bound {
+        /// Empty without a security context.
+        token: Vec<u8>,
+        /// Whether header and trailer are covered by signatures.
+        header_signing: bool,
+    },
+    /// A call was answered.
+    Reply {
+        /// Which call.
+        call_id: u32,
+        /// The results, or a fault.
+        outcome: Result<ReplyStub, FaultStatus>,
+    },
+}
+
+/// The results of a call.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReplyStub {
+    /// The bytes.
+    pub stub: Vec<u8>,
+    /// Their byte order.
+    pub order: ByteOrder,
+}
+
+/// Why an association ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientError {
+    /// A PDU cannot be decoded.
+    Decode(DecodeError),
+    /// The server refused the bind.
+    BindRefused(BindNakReason),
+    /// The server does not offer the interface, or not in this form.
+    InterfaceRefused(ResultReason),
+    /// The server faulted the bind.
+    BindFault(FaultStatus),
+    /// The server does not cover headers, and that is required.
+    HeaderSigningRefused,
+    /// A fragment's signature, order or form is wrong.
+    Security(SecurityError),
+    /// A response under a security context came without protection, or with another context's.
+    Unprotected,
+    /// A PDU came that the protocol does not allow here.
+    UnexpectedPdu(PacketType),
+    /// A reply is longer than a call may be.
+    ReplyTooLong,
+    /// A call is still outstanding, or the association is not bound.
+    NotReady,
+}
+
+impl From<DecodeError> for ClientError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl std::fmt::Display for ClientError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Decode(error) => write!(f, "the server's message cannot be decoded: {error}"),
+            Self::BindRefused(BindNakReason::INVALID_CHECKSUM) => {
+                f.write_str("the server refused the proof of the bind")
+            }
+            Self::BindRefused(reason) => write!(f, "the server refused the bind (reason {})", reason.0),
+            Self::InterfaceRefused(r) => {
+                write!(f, "the server does not offer the interface ({}, {})", r.result, r.reason)
+            }
+            Self::BindFault(status) => write!(f, "the server refused the bind: {status}"),
+            Self::HeaderSigningRefused => f.write_str("the server does not sign headers"),
+            Self::Security(error) => write!(f, "the server's message does not verify ({error:?})"),
+            Self::Unprotected => f.write_str("the server's message is not protected as agreed"),
+            Self::UnexpectedPdu(packet_type) => {
+                write!(f, "the server sent a PDU of type {} unasked", packet_type.0)
+            }
+            Self::ReplyTooLong => f.write_str("the server's reply is too long"),
+            Self::NotReady => f.write_str("the association is not ready for a call"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+struct Security {
+    auth_type: AuthType,
+    context_id: u32,
+    protection: Protection,
+    context: Box<dyn SecurityContext>,
+    require_header_signing: bool,
+}
+
+enum State {
+    Binding,
+    Bound,
+    Calling { call_id: u32, stub: Vec<u8>, started: bool },
+}
+
+/// The client's half of one connection.
+pub struct ClientAssociation {
+    interface: SyntaxId,
+    syntax: NdrSyntax,
+    state: State,
+    security: Option<Security>,
+    bind_call_id: u32,
+    next_call_id: u32,
+    fragment_len: usize,
+    verified_negotiation: bool,
+    inbound: Vec<u8>,
+    events: VecDeque<ClientEvent>,
+    transmits: VecDeque<Transmit>,
+}
+
+/// The one presentation context of our clients.
+const CONTEXT_ID: u16 = 0;
+
+impl ClientAssociation {
+    /// An association whose bind waits to be sent.
+    pub fn new(config: ClientConfig) -> Self {
+        let mut flags = PacketFlags::WHOLE;
+        if config.security.is_some() {
+            flags = flags.with(PacketFlags::SUPPORT_HEADER_SIGN);
+        }
+        let mut pdu = start_pdu(PacketType::BIND, flags, config.first_call_id);
+        Bind {
+            max_xmit_frag: limits::FRAGMENT_LEN_MAX as u16,
+            max_recv_frag: limits::FRAGMENT_LEN_MAX as u16,
+            assoc_group_id: 0,
+            contexts: vec![ContextElement {
+                id: CONTEXT_ID,
+                abstract_syntax: config.interface,
+                transfer_syntaxes: vec![config.syntax.into()],
+            }],
+        }
+        .encode(&mut pdu);
+        let mut auth_length = 0;
+        let security = config.security.map(|security| {
+            SecTrailer {
+                auth_type: security.auth_type,
+                auth_level: security.level,
+                auth_pad_length: 0,
+                auth_context_id: security.context_id,
+            }
+            .encode(&mut pdu);
+            pdu.extend_from_slice(&security.token);
+            auth_length = security.token.len();
+            Security {
+                auth_type: security.auth_type,
+                context_id: security.context_id,
+                protection: Protection { level: security.level, header_signing: false },
+                context: security.context,
+                require_header_signing: security.require_header_signing,
+            }
+        });
+        finish_pdu(&mut pdu, 0, auth_length);
+        Self {
+            interface: config.interface,
+            syntax: config.syntax,
+            state: State::Binding,
+            security,
+            bind_call_id: config.first_call_id,
+            next_call_id: config.first_call_id.wrapping_add(1),
+            fragment_len: limits::FRAGMENT_LEN_MAX,
+            verified_negotiation: false,
+            inbound: Vec::new(),
+            events: VecDeque::new(),
+            transmits: VecDeque::from([Transmit::Ready(pdu)]),
+        }
+    }
+
+    /// The next thing to tell.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// The next bytes to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Starts a call and returns its `call_id`. `inner` are the bytes of the stub that the security context encrypts
+    /// first.
+    pub fn call(
+        &mut self,
+        opnum: u16,
+        mut stub: Vec<u8>,
+        inner: Option<Range<usize>>,
+    ) -> Result<u32, ClientError> {
+        if !matches!(self.state, State::Bound) || self.next_call_id > 0x7fff_ffff {
+            return Err(ClientError::NotReady);
+        }
+        let call_id = self.next_call_id;
+        self.next_call_id += 1;
+        if let Some(security) = &self.security
+            && !std::mem::replace(&mut self.verified_negotiation, true)
+        {
+            let header_signing = security.protection.header_signing;
+            verification_trailer::append(&mut stub, &self.interface, &self.syntax.into(), header_signing);
+        }
+        let verifier = self.security.as_ref().map(|security| Verifier {
+            auth_type: security.auth_type,
+            auth_level: security.protection.level,
+            auth_context_id: security.context_id,
+            token_len: security.context.token_len(security.protection.level),
+        });
+        let head = |flags, alloc_hint| {
+            let mut pdu = start_pdu(PacketType::REQUEST, flags, call_id);
+            RequestHead { alloc_hint, context_id: CONTEXT_ID, opnum, object: None }.encode(&mut pdu);
+            pdu
+        };
+        let message = fragmentation::plan(stub, inner, self.fragment_len, RequestHead::LEN, verifier, head);
+        self.transmits.push_back(match &mut self.security {
+            Some(security) => Transmit::Pending(security.context.protect(security.protection, message)),
+            None => Transmit::Ready(fragmentation::unprotected(message)),
+        });
+        self.state = State::Calling { call_id, stub: Vec::new(), started: false };
+        Ok(call_id)
+    }
+
+    /// Takes bytes from the server. After an error nothing more is to be done with this association.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        self.inbound.extend_from_slice(bytes);
+        let mut inbound = std::mem::take(&mut self.inbound);
+        let mut consumed = 0;
+        while let Some(header) = Header::decode(&inbound[consumed..])? {
+            let Some(pdu) = inbound[consumed..].get_mut(..usize::from(header.frag_length)) else { break };
+            self.pdu(&header, pdu)?;
+            consumed += usize::from(header.frag_length);
+        }
+        inbound.drain(..consumed);
+        if inbound.is_empty() && inbound.capacity() > limits::FRAGMENT_LEN_MAX {
+            inbound = Vec::new();
+        }
+        self.inbound = inbound;
+        Ok(())
+    }
+
+    fn pdu(&mut self, header: &Header, pdu: &mut [u8]) -> Result<(), ClientError> {
+        let unexpected = Err(ClientError::UnexpectedPdu(header.packet_type));
+        if !header.is_supported() {
+            return unexpected;
+        }
+        let mut body = Reader::new(pdu).with_order(header.order);
+        body.take("header", Header::LEN)?;
+        match (&self.state, header.packet_type) {
+            (_, PacketType::SHUTDOWN) => Ok(()),
+            (State::Binding, _) if header.call_id != self.bind_call_id => unexpected,
+            (State::Binding, PacketType::BIND_ACK) => self.bound(header, pdu),
+            (State::Binding, PacketType::BIND_NAK) => {
+                Err(ClientError::BindRefused(BindNak::decode(&mut body)?.reason))
+            }
+            (State::Binding, PacketType::FAULT) => {
+                Err(ClientError::BindFault(FaultBody::decode(&mut body)?.status))
+            }
+            (State::Calling { call_id, .. }, _) if header.call_id != *call_id => unexpected,
+            (State::Calling { .. }, PacketType::RESPONSE) => self.response(header, pdu),
+            (State::Calling { call_id, .. }, PacketType::FAULT) => {
+                let (call_id, status) = (*call_id, FaultBody::decode(&mut body)?.status);
+                self.state = State::Bound;
+                self.events.push_back(ClientEvent::Reply { call_id, outcome: Err(status) });
+                Ok(())
+            }
+            _ => unexpected,
+        }
+    }
+
+    fn bound(&mut self, header: &Header, pdu: &[u8]) -> Result<(), ClientError> {
+        let auth = split_auth(header, pdu, Header::LEN)?;
+        let end = auth.map_or(pdu.len(), |auth| auth.body_end);
+        let mut body = Reader::new(&pdu[..end]).with_order(header.order);
+        body.take("header", Header::LEN)?;
+        let ack = BindAck::decode(&mut body)?;
+        match ack.results[..] {
+            [r] if r.result == ResultReason::ACCEPTANCE && r.transfer_syntax == self.syntax.into() => {}
+            [r] => return Err(ClientError::InterfaceRefused(r.result)),
+            _ => return Err(ClientError::UnexpectedPdu(header.packet_type)),
+        }
+        let fragment_len = usize::from(ack.max_recv_frag).min(limits::FRAGMENT_LEN_MAX) & !7;
+        if fragment_len < 1024 {
+            return Err(ClientError::UnexpectedPdu(header.packet_type));
+        }
+        self.fragment_len = fragment_len;
+        let mut token = Vec::new();
+        let mut header_signing = false;
+        if let Some(security) = &mut self.security {
+            let auth = auth.ok_or(ClientError::Unprotected)?;
+            let trailer = (auth.trailer.auth_type, auth.trailer.auth_level, auth.trailer.auth_context_id);
+            if trailer != (security.auth_type, security.protection.level, security.context_id) {
+                return Err(ClientError::Unprotected);
+            }
+            token = auth.token.to_vec();
+            header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
+            if security.require_header_signing && !header_signing {
+                return Err(ClientError::HeaderSigningRefused);
+            }
+            security.protection.header_signing = header_signing;
+        }
+        self.state = State::Bound;
+        self.events.push_back(ClientEvent::Bound { token, header_signing });
+        Ok(())
+    }
+
+    fn response(&mut self, header: &Header, pdu: &mut [u8]) -> Result<(), ClientError> {
+        let auth = split_auth(header, pdu, ResponseHead::LEN)?;
+        let body_end = auth.map_or(pdu.len(), |auth| auth.body_end);
+        let mut head = Reader::new(&pdu[Header::LEN..]).with_order(header.order);
+        let head = ResponseHead::decode(&mut head)?;
+        if head.context_id != CONTEXT_ID {
+            return Err(ClientError::UnexpectedPdu(header.packet_type));
+        }
+        if let Some(security) = &mut self.security {
+            let trailer = auth.ok_or(ClientError::Unprotected)?.trailer;
+            let trailer = (trailer.auth_type, trailer.auth_level, trailer.auth_context_id);
+            if trailer != (security.auth_type, security.protection.level, security.context_id) {
+                return Err(ClientError::Unprotected);
+            }
+            let token_start = pdu.len() - usize::from(header.auth_length);
+            let (signed, token) = pdu.split_at_mut(token_start);
+            let (signed, trailer) = signed.split_at_mut(token_start - SecTrailer::LEN);
+            let (head, body) = signed.split_at_mut(ResponseHead::LEN);
+            security
+                .context
+                .unprotect(security.protection, ProtectedFragment { header: head, body, trailer, token })
+                .map_err(ClientError::Security)?;
+        }
+        let State::Calling { call_id, stub, started } = &mut self.state else {
+            return Err(ClientError::UnexpectedPdu(header.packet_type));
+        };
+        let call_id = *call_id;
+        if header.flags.contains(PacketFlags::FIRST) == *started {
+            return Err(ClientError::UnexpectedPdu(header.packet_type));
+        }
+        *started = true;
+        let body =
+            pdu.get(ResponseHead::LEN..body_end).ok_or(ClientError::UnexpectedPdu(header.packet_type))?;
+        if stub.len() + body.len() > limits::CALL_LEN_MAX {
+            return Err(ClientError::ReplyTooLong);
+        }
+        stub.extend_from_slice(body);
+        if header.flags.contains(PacketFlags::LAST) {
+            let stub = std::mem::take(stub);
+            self.state = State::Bound;
+            let outcome = Ok(ReplyStub { stub, order: header.order });
+            self.events.push_back(ClientEvent::Reply { call_id, outcome });
+        }
+        Ok(())
+    }
+}

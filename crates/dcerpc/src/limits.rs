@@ -1,0 +1,111 @@
+//! What a peer can make grow, and how far. Each bound is here with its reason.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Longest fragment over TCP: what Windows uses, and four Ethernet frames.
+pub const FRAGMENT_LEN_MAX: usize = 5840;
+/// Shortest longest fragment that a peer may ask for ([C706] 12.6.3.1 has 1,432; Windows and Samba use 2,048).
+pub const FRAGMENT_LEN_MIN: usize = 2048;
+/// Longest stub of a call, together over its fragments ([MS-RPCE] 3.3.3.5.4).
+pub const CALL_LEN_MAX: usize = 0x40_0000;
+/// How much of an unauthenticated call's stub is kept; the methods open to anybody need a few hundred bytes. The
+/// rest is counted and thrown away.
+pub const ANONYMOUS_CALL_LEN_MAX: usize = 64 * 1024;
+/// All reassembly of one server together, so that many slow callers cannot hold its memory.
+pub const REASSEMBLY_LEN_MAX: usize = 64 * 1024 * 1024;
+/// Presentation contexts of one association; clients use three.
+pub const PRESENTATION_CONTEXTS_MAX: usize = 64;
+/// Transfer syntaxes looked at in one presentation context; there are three in the world.
+pub const TRANSFER_SYNTAXES_MAX: usize = 16;
+/// Security contexts of one association that are set up: what Windows allows.
+pub const SECURITY_CONTEXTS_MAX: usize = 2048;
+/// Security contexts of one association that are being set up: these cost memory before the peer is known.
+pub const SECURITY_CONTEXTS_UNFINISHED_MAX: usize = 16;
+/// Calls of one association that wait for the one before them.
+pub const CALLS_WAITING_MAX: usize = 16;
+/// Calls of one association that are being put together from fragments, when the peer multiplexes.
+pub const CALLS_UNFINISHED_MAX: usize = 8;
+/// How far from the end of a stub a verification trailer is searched: all its commands take 100 bytes.
+pub const VERIFICATION_TRAILER_SEARCH: usize = 1024;
+
+/// Memory for reassembly that all associations of a server share.
+#[derive(Debug)]
+pub struct ReassemblyBudget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl ReassemblyBudget {
+    /// A budget of `max` bytes.
+    pub const fn new(max: usize) -> Self {
+        Self { used: AtomicUsize::new(0), max }
+    }
+
+    /// Bytes in use now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, len: usize) -> bool {
+        self.used
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(len).filter(|used| *used <= self.max)
+            })
+            .is_ok()
+    }
+}
+
+impl Default for ReassemblyBudget {
+    fn default() -> Self {
+        Self::new(REASSEMBLY_LEN_MAX)
+    }
+}
+
+/// A stub that grows fragment by fragment within a budget, which it gives back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reassembly {
+    bytes: Vec<u8>,
+    /// Length of the stub so far, what was not kept included.
+    len: usize,
+    keep_max: usize,
+    charged: usize,
+    budget: Arc<ReassemblyBudget>,
+}
+
+/// Why a stub may not grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReassemblyError {
+    TooLong,
+    OutOfBudget,
+}
+
+impl Reassembly {
+    pub(crate) fn new(budget: Arc<ReassemblyBudget>, keep_max: usize) -> Self {
+        Self { bytes: Vec::new(), len: 0, keep_max, charged: 0, budget }
+    }
+
+    pub(crate) fn push(&mut self, stub: &[u8]) -> Result<(), ReassemblyError> {
+        self.len += stub.len();
+        if self.len > CALL_LEN_MAX {
+            return Err(ReassemblyError::TooLong);
+        }
+        let kept = &stub[..stub.len().min(self.keep_max - self.bytes.len())];
+        if !self.budget.take(kept.len()) {
+            return Err(ReassemblyError::OutOfBudget);
+        }
+        self.charged += kept.len();
+        self.bytes.extend_from_slice(kept);
+        Ok(())
+    }
+
+    pub(crate) fn into_stub(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Drop for Reassembly {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.charged, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,893 @@
+//! The server's half of an association: bytes in, calls out; replies in, bytes out.
+//!
+//! ```text
+//! Unbound ─bind─► (Authenticate) ─► Bound ─request…─► Call ─reply─► response…
+//!                                     └─alter_context─► (Authenticate) ─► Bound
+//! any broken rule ─► fault or bind_nak ─► Closing
+//! ```
+//!
+//! While a token is being judged nothing else is processed, because what follows may depend on the verdict. Calls
+//! come out in the order they arrived; each fragment is verified before it is kept.
+
+mod negotiation;
+
+use crate::association_group::{AssociationGroups, Membership};
+use crate::fragmentation::{self, Verifier};
+use crate::limits::{self, ReassemblyBudget, ReassemblyError};
+use crate::ndr::NdrSyntax;
+use crate::pdu::{
+    AuthVerifier, Bind, BindAck, BindNak, BindNakReason, FaultBody, FaultStatus, Features, Header,
+    PacketFlags, PacketType, RequestHead, ResponseHead, SecTrailer, SyntaxId, finish_pdu, split_auth,
+    start_pdu,
+};
+use crate::security::{
+    AuthLevel, AuthType, Authentication, ProtectedFragment, Protecting, Protection, SecurityContext,
+    SecurityError,
+};
+use crate::verification_trailer::{self, Negotiated};
+use dtyp::{ByteOrder, Decode, Encode, Guid, Reader};
+use negotiation::{PresentationContext, PresentationContexts};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What all associations of a listener share.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// The interfaces that are served, in the registry's order.
+    pub interfaces: Vec<SyntaxId>,
+    /// The port in decimal digits, for bind_ack.
+    pub secondary_address: String,
+    /// Association groups of the whole server.
+    pub groups: Arc<AssociationGroups>,
+    /// Memory for reassembly of the whole server.
+    pub reassembly: Arc<ReassemblyBudget>,
+}
+
+/// What the owner of an association has to do.
+#[derive(Debug)]
+pub enum Event {
+    /// Judge a token and say so by [`ServerAssociation::authenticated`]. Until then nothing else is processed.
+    Authenticate(Authenticate),
+    /// Perform a call and say so by [`ServerAssociation::reply`].
+    Call(Call),
+    /// Nobody waits for this call any more, or its client wants it to end; a reply is still taken.
+    Cancel(u32),
+}
+
+/// A token of a bind, alter_context or auth3.
+pub struct Authenticate {
+    /// The provider that is asked for.
+    pub auth_type: AuthType,
+    /// The level that calls are to have.
+    pub auth_level: AuthLevel,
+    /// The provider's token.
+    pub token: Vec<u8>,
+    /// What the provider said to remember at the leg before this one.
+    pub state: Option<Box<dyn Any + Send>>,
+}
+
+impl std::fmt::Debug for Authenticate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Authenticate {{ {:?}, {:?}, {} bytes }}",
+            self.auth_type,
+            self.auth_level,
+            self.token.len()
+        )
+    }
+}
+
+/// A call whose parameters have arrived, verified and in the clear.
+#[derive(Debug)]
+pub struct Call {
+    /// `call_id`.
+    pub id: u32,
+    /// Which of [`ServerConfig::interfaces`].
+    pub interface: usize,
+    /// The method.
+    pub opnum: u16,
+    /// The object, if one was named.
+    pub object: Option<Guid>,
+    /// The form of both stubs.
+    pub syntax: NdrSyntax,
+    /// The byte order of the parameters.
+    pub order: ByteOrder,
+    /// The parameters, and whatever padding follows them.
+    pub stub: Vec<u8>,
+    /// How the parameters were protected, and who sent them; `None` for anybody.
+    pub security: Option<CallSecurity>,
+}
+
+/// The security context a call came under.
+#[derive(Clone, Debug)]
+pub struct CallSecurity {
+    /// The provider.
+    pub auth_type: AuthType,
+    /// How each fragment was protected.
+    pub level: AuthLevel,
+    /// Who the peer is, as the provider sees it.
+    pub identity: Arc<dyn Any + Send + Sync>,
+}
+
+/// The results of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The results.
+    pub stub: Vec<u8>,
+    /// Which bytes of the stub the security context encrypts under its own key first; see
+    /// [`crate::security::Outgoing::inner`].
+    pub inner: Option<Range<usize>>,
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(stub: Vec<u8>) -> Self {
+        Self { stub, inner: None }
+    }
+}
+
+/// Bytes for the peer, in order.
+pub enum Transmit {
+    /// Ready to be written.
+    Ready(Vec<u8>),
+    /// Still being sealed: await it, then write.
+    Pending(Protecting),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Unbound,
+    Bound,
+    /// Everything that is to be sent is queued; nothing more is read.
+    Closing,
+}
+
+/// A security context by the client's number.
+struct Security {
+    id: u32,
+    auth_type: AuthType,
+    protection: Protection,
+    state: SecurityState,
+}
+
+enum SecurityState {
+    /// A leg is being judged, or the next one is awaited.
+    Unfinished(Option<Box<dyn Any + Send>>),
+    Ready(Box<dyn SecurityContext>),
+    /// An auth3 failed: the client learns it by its first call.
+    Invalid,
+}
+
+/// The answer to a bind or alter_context that waits for the verdict on its token.
+struct Pending {
+    packet_type: PacketType,
+    call_id: u32,
+    offers_header_signing: bool,
+    security: usize,
+    /// `None` for auth3, which has no answer.
+    ack: Option<BindAck>,
+}
+
+/// A call in fragments.
+struct Unfinished {
+    head: CallHead,
+    stub: limits::Reassembly,
+}
+
+/// What all fragments of a call must have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CallHead {
+    call_id: u32,
+    context_id: u16,
+    opnum: u16,
+    object: Option<Guid>,
+    order: ByteOrder,
+    security: Option<usize>,
+}
+
+/// A call that waits for its reply.
+struct Outstanding {
+    head: CallHead,
+    orphaned: bool,
+}
+
+/// The server's half of one connection.
+pub struct ServerAssociation {
+    config: Arc<ServerConfig>,
+    client: IpAddr,
+    phase: Phase,
+    inbound: Vec<u8>,
+    group: Option<Membership>,
+    fragment_len: usize,
+    /// Several calls may be outstanding.
+    multiplexes_calls: bool,
+    features: Features,
+    /// Decided by the first token at a level that signs.
+    header_signing: Option<bool>,
+    /// The security context of requests that carry no token; INVARIANT: an index into `security`.
+    implicit_security: Option<usize>,
+    presentation: PresentationContexts,
+    security: Vec<Security>,
+    pending: Option<Pending>,
+    unfinished: Vec<Unfinished>,
+    outstanding: Vec<Outstanding>,
+    events: VecDeque<Event>,
+    transmits: VecDeque<Transmit>,
+}
+
+impl std::fmt::Debug for ServerAssociation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ServerAssociation {{ {:?}, {} outstanding }}", self.phase, self.outstanding.len())
+    }
+}
+
+/// How to refuse a PDU.
+enum Refusal {
+    /// Close without a word.
+    Silent,
+    /// Answer and close.
+    Nak(BindNakReason),
+    /// Answer and close.
+    Fault { context_id: u16, status: FaultStatus },
+    /// Answer and go on.
+    MildFault { context_id: u16, status: FaultStatus },
+}
+
+impl Refusal {
+    const fn fault(status: FaultStatus) -> Self {
+        Self::Fault { context_id: 0, status }
+    }
+}
+
+impl ServerAssociation {
+    /// An association with nothing received yet.
+    pub fn new(config: Arc<ServerConfig>, client: IpAddr) -> Self {
+        Self {
+            config,
+            client,
+            phase: Phase::Unbound,
+            inbound: Vec::new(),
+            group: None,
+            fragment_len: limits::FRAGMENT_LEN_MAX,
+            multiplexes_calls: false,
+            features: Features(0),
+            header_signing: None,
+            implicit_security: None,
+            presentation: PresentationContexts::default(),
+            security: Vec::new(),
+            pending: None,
+            unfinished: Vec::new(),
+            outstanding: Vec::new(),
+            events: VecDeque::new(),
+            transmits: VecDeque::new(),
+        }
+    }
+
+    /// Takes bytes from the peer. Whatever is wrong with them is answered through [`Self::poll_transmit`].
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if self.phase != Phase::Closing {
+            self.inbound.extend_from_slice(bytes);
+            self.process();
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next bytes to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Whether more bytes should be read now; false while enough of them wait, so that the peer's window fills
+    /// instead of our memory.
+    pub fn wants_read(&self) -> bool {
+        self.phase != Phase::Closing && self.inbound.len() <= usize::from(u16::MAX)
+    }
+
+    /// Whether the connection is to be closed once everything is sent.
+    pub fn is_closing(&self) -> bool {
+        self.phase == Phase::Closing
+    }
+
+    /// Whether a bind was accepted.
+    pub fn is_bound(&self) -> bool {
+        self.phase == Phase::Bound
+    }
+
+    /// Whether neither a call nor a token is being worked on.
+    pub fn is_idle(&self) -> bool {
+        self.outstanding.is_empty() && self.pending.is_none() && self.unfinished.is_empty()
+    }
+
+    /// Says what became of the token of the last [`Event::Authenticate`].
+    pub fn authenticated(&mut self, outcome: Authentication) {
+        let Some(pending) = self.pending.take() else { return };
+        match self.conclude(pending, outcome) {
+            Ok(()) => self.process(),
+            Err((call_id, refusal)) => self.refuse(call_id, refusal),
+        }
+    }
+
+    /// Says what became of a call. A reply to a call that is not outstanding, or that the client has orphaned, is
+    /// dropped.
+    pub fn reply(&mut self, call_id: u32, outcome: Result<Reply, FaultStatus>) {
+        let Some(at) = self.outstanding.iter().position(|call| call.head.call_id == call_id) else { return };
+        let Outstanding { head, orphaned } = self.outstanding.remove(at);
+        if !orphaned {
+            match outcome {
+                Ok(reply) if reply.stub.len() <= limits::CALL_LEN_MAX => self.respond(head, reply),
+                Ok(_) => self.send_fault(call_id, head.context_id, FaultStatus::OUT_ARGS_TOO_BIG),
+                Err(status) => self.send_fault(call_id, head.context_id, status),
+            }
+        }
+        if self.phase != Phase::Closing {
+            self.process();
+        }
+    }
+
+    fn respond(&mut self, head: CallHead, reply: Reply) {
+        let verifier = head.security.map(|at| {
+            let security = &self.security[at];
+            Verifier {
+                auth_type: security.auth_type,
+                auth_level: security.protection.level,
+                auth_context_id: security.id,
+                token_len: match &security.state {
+                    SecurityState::Ready(context) => context.token_len(security.protection.level),
+                    _ => 0,
+                },
+            }
+        });
+        let message = fragmentation::plan(
+            reply.stub,
+            reply.inner,
+            self.fragment_len,
+            ResponseHead::LEN,
+            verifier.filter(|v| v.token_len != 0),
+            |flags, alloc_hint| {
+                let mut pdu = start_pdu(PacketType::RESPONSE, flags, head.call_id);
+                ResponseHead { alloc_hint, context_id: head.context_id, cancel_count: 0 }.encode(&mut pdu);
+                pdu
+            },
+        );
+        let security = head.security.map(|at| &mut self.security[at]);
+        self.transmits.push_back(match security {
+            Some(Security { state: SecurityState::Ready(context), protection, .. })
+                if verifier.is_some_and(|v| v.token_len != 0) =>
+            {
+                Transmit::Pending(context.protect(*protection, message))
+            }
+            _ => Transmit::Ready(fragmentation::unprotected(message)),
+        });
+    }
+
+    fn send_fault(&mut self, call_id: u32, context_id: u16, status: FaultStatus) {
+        self.transmits.push_back(Transmit::Ready(FaultBody { context_id, status }.to_pdu(call_id)));
+    }
+
+    fn refuse(&mut self, call_id: u32, refusal: Refusal) {
+        match refusal {
+            Refusal::MildFault { context_id, status } => {
+                self.send_fault(call_id, context_id, status);
+                return;
+            }
+            Refusal::Fault { context_id, status } => self.send_fault(call_id, context_id, status),
+            Refusal::Nak(reason) => {
+                let mut pdu = start_pdu(PacketType::BIND_NAK, PacketFlags::WHOLE, call_id);
+                BindNak { reason }.encode(&mut pdu);
+                finish_pdu(&mut pdu, 0, 0);
+                self.transmits.push_back(Transmit::Ready(pdu));
+            }
+            Refusal::Silent => {}
+        }
+        self.phase = Phase::Closing;
+        self.inbound = Vec::new();
+        self.unfinished.clear();
+    }
+
+    /// Processes the PDUs that are there, as far as the rules let it.
+    fn process(&mut self) {
+        let mut inbound = std::mem::take(&mut self.inbound);
+        let mut consumed = 0;
+        while self.phase != Phase::Closing && self.pending.is_none() {
+            let rest = &mut inbound[consumed..];
+            let header = match Header::decode(rest) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(_) => {
+                    self.refuse(0, Refusal::Silent);
+                    break;
+                }
+            };
+            if let Err(refusal) = self.admit(&header) {
+                self.refuse(header.call_id, refusal);
+                break;
+            }
+            let waiting_max = if self.multiplexes_calls { limits::CALLS_WAITING_MAX } else { 1 };
+            if header.packet_type == PacketType::REQUEST && self.outstanding.len() >= waiting_max {
+                break;
+            }
+            let Some(pdu) = rest.get_mut(..usize::from(header.frag_length)) else { break };
+            if let Err(refusal) = self.pdu(&header, pdu) {
+                self.refuse(header.call_id, refusal);
+            }
+            consumed += usize::from(header.frag_length);
+        }
+        if self.phase != Phase::Closing {
+            inbound.drain(..consumed);
+            if inbound.is_empty() && inbound.capacity() > limits::FRAGMENT_LEN_MAX {
+                inbound = Vec::new();
+            }
+            self.inbound = inbound;
+        }
+    }
+
+    /// Judges a PDU by its header, before its body is waited for.
+    fn admit(&self, header: &Header) -> Result<(), Refusal> {
+        match header.packet_type {
+            PacketType::BIND if !header.is_supported() => Err(Refusal::Nak(BindNakReason::PROTOCOL_VERSION)),
+            _ if !header.is_supported() => Err(Refusal::Silent),
+            PacketType::BIND => Ok(()),
+            PacketType::ALTER_CONTEXT | PacketType::AUTH3 if self.phase == Phase::Bound => Ok(()),
+            PacketType::CO_CANCEL | PacketType::ORPHANED if self.phase == Phase::Bound => Ok(()),
+            PacketType::REQUEST if self.phase == Phase::Bound => {
+                match usize::from(header.frag_length) <= limits::FRAGMENT_LEN_MAX {
+                    true => Ok(()),
+                    false => Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
+                }
+            }
+            PacketType::REQUEST
+            | PacketType::ALTER_CONTEXT
+            | PacketType::AUTH3
+            | PacketType::CO_CANCEL
+            | PacketType::ORPHANED => Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
+            // What only a server sends, and what belongs to other transports.
+            _ => Err(Refusal::Silent),
+        }
+    }
+
+    fn pdu(&mut self, header: &Header, pdu: &mut [u8]) -> Result<(), Refusal> {
+        match header.packet_type {
+            PacketType::REQUEST => self.request(header, pdu),
+            PacketType::BIND => self.bind(header, pdu),
+            PacketType::ALTER_CONTEXT => self.alter_context(header, pdu),
+            PacketType::AUTH3 => self.auth3(header, pdu),
+            PacketType::CO_CANCEL => {
+                self.events.push_back(Event::Cancel(header.call_id));
+                Ok(())
+            }
+            PacketType::ORPHANED => {
+                if let Some(call) =
+                    self.outstanding.iter_mut().find(|call| call.head.call_id == header.call_id)
+                {
+                    call.orphaned = true;
+                    self.events.push_back(Event::Cancel(header.call_id));
+                }
+                Ok(())
+            }
+            // INVARIANT: `admit` let no other type through.
+            _ => Err(Refusal::Silent),
+        }
+    }
+
+    fn bind(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
+        let nak = || Refusal::Nak(BindNakReason::NOT_SPECIFIED);
+        if self.phase != Phase::Unbound || !header.flags.contains(PacketFlags::WHOLE) {
+            return Err(nak());
+        }
+        let auth = split_auth(header, pdu, Header::LEN)
+            .map_err(|_| Refusal::Nak(BindNakReason::INVALID_CHECKSUM))?;
+        let bind = decode_bind(header, pdu, auth).map_err(|_| nak())?;
+        if bind.contexts.is_empty() {
+            return Err(Refusal::Nak(BindNakReason::PROTOCOL_VERSION));
+        }
+        if bind.contexts.iter().any(|context| context.transfer_syntaxes.is_empty()) {
+            return Err(nak());
+        }
+        let offered = negotiation::offered_features(&bind.contexts).map_err(|_| nak())?;
+        let group = self.config.groups.join(bind.assoc_group_id, self.client).ok_or_else(nak)?;
+        self.features = Features(offered.0 & Features::SUPPORTED.0);
+        self.multiplexes_calls = header.flags.contains(PacketFlags::CONC_MPX);
+        self.fragment_len = usize::from(bind.max_xmit_frag.min(bind.max_recv_frag))
+            .clamp(limits::FRAGMENT_LEN_MIN, limits::FRAGMENT_LEN_MAX)
+            & !7;
+        let results = self
+            .presentation
+            .negotiate(&bind.contexts, &self.config.interfaces, Some(self.features))
+            .map_err(|_| nak())?;
+        let ack = BindAck {
+            max_xmit_frag: self.fragment_len as u16,
+            max_recv_frag: self.fragment_len as u16,
+            assoc_group_id: group.id(),
+            secondary_address: self.config.secondary_address.clone(),
+            results,
+        };
+        self.group = Some(group);
+        match auth {
+            None => {
+                self.phase = Phase::Bound;
+                self.acknowledge(PacketType::BIND_ACK, header.call_id, false, ack, None);
+                Ok(())
+            }
+            Some(auth) => {
+                let security =
+                    self.add_security(&auth.trailer).ok_or(Refusal::Nak(BindNakReason::INVALID_CHECKSUM))?;
+                self.implicit_security = Some(security);
+                self.authenticate(header, &auth, security, Some(ack));
+                Ok(())
+            }
+        }
+    }
+
+    fn alter_context(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
+        let proto_error = || Refusal::fault(FaultStatus::PROTO_ERROR);
+        if !header.flags.contains(PacketFlags::WHOLE) {
+            return Err(proto_error());
+        }
+        let auth = split_auth(header, pdu, Header::LEN).map_err(|_| proto_error())?;
+        let bind = decode_bind(header, pdu, auth).map_err(|_| proto_error())?;
+        if bind.contexts.is_empty()
+            || bind.contexts.iter().any(|context| context.transfer_syntaxes.is_empty())
+        {
+            return Err(proto_error());
+        }
+        let results = self
+            .presentation
+            .negotiate(&bind.contexts, &self.config.interfaces, None)
+            .map_err(|_| proto_error())?;
+        let ack = BindAck {
+            max_xmit_frag: self.fragment_len as u16,
+            max_recv_frag: self.fragment_len as u16,
+            assoc_group_id: self.group.as_ref().map_or(0, Membership::id),
+            secondary_address: String::new(),
+            results,
+        };
+        let Some(auth) = auth else {
+            self.acknowledge(PacketType::ALTER_CONTEXT_RESP, header.call_id, false, ack, None);
+            return Ok(());
+        };
+        let security = match self.find_security(auth.trailer.auth_context_id) {
+            Some(at) => {
+                let security = &self.security[at];
+                let same = security.auth_type == auth.trailer.auth_type
+                    && security.protection.level == auth.trailer.auth_level;
+                // A context is one identity: it is never authenticated twice.
+                match security.state {
+                    SecurityState::Unfinished(_) if same => at,
+                    _ => return Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
+                }
+            }
+            None => {
+                let may_add = self.security.is_empty()
+                    || self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 != 0;
+                let at = match may_add {
+                    true => self.add_security(&auth.trailer),
+                    false => None,
+                };
+                let at = at.ok_or_else(proto_error)?;
+                if self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 == 0 {
+                    self.implicit_security = Some(at);
+                }
+                at
+            }
+        };
+        self.authenticate(header, &auth, security, Some(ack));
+        Ok(())
+    }
+
+    fn auth3(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
+        let auth = match split_auth(header, pdu, Header::LEN) {
+            Ok(Some(auth)) => auth,
+            _ => return Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
+        };
+        let Some(at) = self.find_security(auth.trailer.auth_context_id) else {
+            return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
+        };
+        match self.security[at].state {
+            SecurityState::Unfinished(_) => {
+                self.authenticate(header, &auth, at, None);
+                Ok(())
+            }
+            // Some clients send a last leg that a two-leg provider does not need.
+            SecurityState::Ready(_) | SecurityState::Invalid => Ok(()),
+        }
+    }
+
+    fn find_security(&self, id: u32) -> Option<usize> {
+        self.security.iter().position(|security| security.id == id)
+    }
+
+    /// Opens a security context that is not set up yet, within the limits.
+    fn add_security(&mut self, trailer: &SecTrailer) -> Option<usize> {
+        let unfinished = self.security.iter().filter(|s| !matches!(s.state, SecurityState::Ready(_))).count();
+        if self.security.len() >= limits::SECURITY_CONTEXTS_MAX
+            || unfinished >= limits::SECURITY_CONTEXTS_UNFINISHED_MAX
+        {
+            return None;
+        }
+        self.security.push(Security {
+            id: trailer.auth_context_id,
+            auth_type: trailer.auth_type,
+            protection: Protection { level: trailer.auth_level, header_signing: false },
+            state: SecurityState::Unfinished(None),
+        });
+        Some(self.security.len() - 1)
+    }
+
+    fn authenticate(
+        &mut self,
+        header: &Header,
+        auth: &AuthVerifier<'_>,
+        security: usize,
+        ack: Option<BindAck>,
+    ) {
+        let state = match &mut self.security[security].state {
+            SecurityState::Unfinished(state) => state.take(),
+            _ => None,
+        };
+        self.pending = Some(Pending {
+            packet_type: header.packet_type,
+            call_id: header.call_id,
+            offers_header_signing: header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN),
+            security,
+            ack,
+        });
+        self.events.push_back(Event::Authenticate(Authenticate {
+            auth_type: auth.trailer.auth_type,
+            auth_level: auth.trailer.auth_level,
+            token: auth.token.to_vec(),
+            state,
+        }));
+    }
+
+    fn conclude(&mut self, pending: Pending, outcome: Authentication) -> Result<(), (u32, Refusal)> {
+        let security = &mut self.security[pending.security];
+        let (supports_header_signing, token) = match outcome {
+            Authentication::Accepted { context, token } => {
+                let supports = context.supports_header_signing();
+                security.state = SecurityState::Ready(context);
+                (supports, token)
+            }
+            Authentication::Continue { state, token } => {
+                security.state = SecurityState::Unfinished(Some(state));
+                (true, token)
+            }
+            Authentication::Rejected | Authentication::UnknownType => {
+                security.state = SecurityState::Invalid;
+                let refusal = match pending.packet_type {
+                    PacketType::AUTH3 => return Ok(()),
+                    PacketType::BIND if matches!(outcome, Authentication::UnknownType) => {
+                        Refusal::Nak(BindNakReason::AUTHENTICATION_TYPE)
+                    }
+                    PacketType::BIND => Refusal::Nak(BindNakReason::INVALID_CHECKSUM),
+                    _ => Refusal::fault(FaultStatus::ACCESS_DENIED),
+                };
+                return Err((pending.call_id, refusal));
+            }
+        };
+        if security.protection.level >= AuthLevel::INTEGRITY {
+            let agreed = pending.offers_header_signing && supports_header_signing;
+            security.protection.header_signing = *self.header_signing.get_or_insert(agreed);
+        }
+        let trailer = SecTrailer {
+            auth_type: security.auth_type,
+            auth_level: security.protection.level,
+            auth_pad_length: 0,
+            auth_context_id: security.id,
+        };
+        let header_signing = security.protection.header_signing;
+        if let Some(ack) = pending.ack {
+            let packet_type = match pending.packet_type {
+                PacketType::BIND => PacketType::BIND_ACK,
+                _ => PacketType::ALTER_CONTEXT_RESP,
+            };
+            self.phase = Phase::Bound;
+            self.acknowledge(packet_type, pending.call_id, header_signing, ack, Some((trailer, token)));
+        }
+        Ok(())
+    }
+
+    fn acknowledge(
+        &mut self,
+        packet_type: PacketType,
+        call_id: u32,
+        header_signing: bool,
+        ack: BindAck,
+        auth: Option<(SecTrailer, Vec<u8>)>,
+    ) {
+        let mut flags = PacketFlags::WHOLE;
+        if header_signing {
+            flags = flags.with(PacketFlags::SUPPORT_HEADER_SIGN);
+        }
+        if self.multiplexes_calls {
+            flags = flags.with(PacketFlags::CONC_MPX);
+        }
+        let mut pdu = start_pdu(packet_type, flags, call_id);
+        ack.encode(&mut pdu);
+        let mut auth_length = 0;
+        if let Some((trailer, token)) = auth.filter(|(_, token)| !token.is_empty()) {
+            trailer.encode(&mut pdu);
+            pdu.extend_from_slice(&token);
+            auth_length = token.len();
+        }
+        finish_pdu(&mut pdu, 0, auth_length);
+        self.transmits.push_back(Transmit::Ready(pdu));
+    }
+
+    fn request(&mut self, header: &Header, pdu: &mut [u8]) -> Result<(), Refusal> {
+        let flags = header.flags;
+        let first = flags.contains(PacketFlags::FIRST);
+        if first && flags.contains(PacketFlags::PENDING_CANCEL) {
+            return Err(Refusal::fault(FaultStatus::NO_CALL_ACTIVE));
+        }
+        let mut reader = Reader::new(&pdu[Header::LEN..]).with_order(header.order);
+        let head =
+            RequestHead::decode(&mut reader, flags).map_err(|_| Refusal::fault(FaultStatus::PROTO_ERROR))?;
+        let body_start = Header::LEN + reader.position();
+        let fault = |status| Refusal::Fault { context_id: head.context_id, status };
+        if head.alloc_hint as usize > limits::CALL_LEN_MAX {
+            return Err(fault(FaultStatus::ACCESS_DENIED));
+        }
+        let (security, body_end) = self.verify(header, pdu, body_start).map_err(fault)?;
+        let body = &pdu[body_start..body_end];
+        let head = CallHead {
+            call_id: header.call_id,
+            context_id: head.context_id,
+            opnum: head.opnum,
+            object: head.object,
+            order: header.order,
+            security,
+        };
+        let started = self.unfinished.iter().position(|call| call.head.call_id == head.call_id);
+        let mut call = match started {
+            Some(at) if !first => {
+                let call = self.unfinished.swap_remove(at);
+                // An object travels in the first fragment; the others may repeat it or not.
+                match (CallHead { object: call.head.object, ..head }) == call.head {
+                    true => call,
+                    false => return Err(fault(FaultStatus::PROTO_ERROR)),
+                }
+            }
+            Some(_) => return Err(fault(FaultStatus::PROTO_ERROR)),
+            None if !first => return Err(fault(FaultStatus::PROTO_ERROR)),
+            None => {
+                let repeated = self.outstanding.iter().any(|call| call.head.call_id == head.call_id);
+                if repeated || (!self.unfinished.is_empty() && !self.multiplexes_calls) {
+                    return Err(fault(FaultStatus::PROTO_ERROR));
+                }
+                if self.unfinished.len() >= limits::CALLS_UNFINISHED_MAX {
+                    return Err(fault(FaultStatus::SERVER_TOO_BUSY));
+                }
+                let keep_max = match security {
+                    Some(_) => limits::CALL_LEN_MAX,
+                    None => limits::ANONYMOUS_CALL_LEN_MAX,
+                };
+                Unfinished {
+                    head,
+                    stub: limits::Reassembly::new(Arc::clone(&self.config.reassembly), keep_max),
+                }
+            }
+        };
+        call.stub.push(body).map_err(|error| {
+            fault(match error {
+                ReassemblyError::TooLong => FaultStatus::ACCESS_DENIED,
+                ReassemblyError::OutOfBudget => FaultStatus::REMOTE_NO_MEMORY,
+            })
+        })?;
+        match flags.contains(PacketFlags::LAST) {
+            true => self.complete(call.head, call.stub.into_stub()),
+            false => {
+                self.unfinished.push(call);
+                Ok(())
+            }
+        }
+    }
+
+    /// Verifies one fragment and decrypts it in place. Which security context it is under, and where its body ends.
+    fn verify(
+        &mut self,
+        header: &Header,
+        pdu: &mut [u8],
+        body_start: usize,
+    ) -> Result<(Option<usize>, usize), FaultStatus> {
+        let auth = split_auth(header, pdu, body_start).map_err(|_| FaultStatus::PROTO_ERROR)?;
+        let Some(auth) = auth else {
+            return match self.implicit_security {
+                None => Ok((None, pdu.len())),
+                // A context that only connects protects nothing, so there is nothing to carry.
+                Some(at) => match &self.security[at] {
+                    Security { state: SecurityState::Ready(_), protection, .. }
+                        if protection.level <= AuthLevel::CONNECT =>
+                    {
+                        Ok((Some(at), pdu.len()))
+                    }
+                    Security { state: SecurityState::Invalid, .. } => Err(FaultStatus::ACCESS_DENIED),
+                    _ => Err(FaultStatus::PROTO_ERROR),
+                },
+            };
+        };
+        let (trailer, body_end) = (auth.trailer, auth.body_end);
+        let at = self.find_security(trailer.auth_context_id).ok_or(FaultStatus::ACCESS_DENIED)?;
+        let security = &mut self.security[at];
+        let context = match &mut security.state {
+            SecurityState::Ready(context) => context,
+            SecurityState::Unfinished(_) => return Err(FaultStatus::PROTO_ERROR),
+            SecurityState::Invalid => return Err(FaultStatus::ACCESS_DENIED),
+        };
+        if trailer.auth_type != security.auth_type || trailer.auth_level != security.protection.level {
+            return Err(FaultStatus::ACCESS_DENIED);
+        }
+        if security.protection.level > AuthLevel::CONNECT {
+            let token_start = pdu.len() - usize::from(header.auth_length);
+            let (signed, token) = pdu.split_at_mut(token_start);
+            let (signed, trailer) = signed.split_at_mut(token_start - SecTrailer::LEN);
+            let (head, body) = signed.split_at_mut(body_start);
+            context
+                .unprotect(security.protection, ProtectedFragment { header: head, body, trailer, token })
+                .map_err(|error| match error {
+                    SecurityError::ContextExpired => FaultStatus::ACCESS_DENIED,
+                    _ => FaultStatus::SEC_PKG_ERROR,
+                })?;
+        }
+        Ok((Some(at), body_end))
+    }
+
+    fn complete(&mut self, head: CallHead, mut stub: Vec<u8>) -> Result<(), Refusal> {
+        let Some(&PresentationContext { interface, syntax, .. }) = self.presentation.find(head.context_id)
+        else {
+            return Err(Refusal::MildFault { context_id: head.context_id, status: FaultStatus::UNKNOWN_IF });
+        };
+        let security = head.security.map(|at| &self.security[at]);
+        verification_trailer::check(
+            &mut stub,
+            &Negotiated {
+                interface: self.presentation.requested(head.context_id, &self.config.interfaces),
+                transfer_syntax: syntax.into(),
+                header_signing: security.is_some_and(|security| security.protection.header_signing),
+                order: head.order,
+                call_id: head.call_id,
+                context_id: head.context_id,
+                opnum: head.opnum,
+            },
+        )
+        .map_err(|_| Refusal::Fault { context_id: head.context_id, status: FaultStatus::ACCESS_DENIED })?;
+        let security = security.and_then(|security| match &security.state {
+            SecurityState::Ready(context) => Some(CallSecurity {
+                auth_type: security.auth_type,
+                level: security.protection.level,
+                identity: context.identity(),
+            }),
+            _ => None,
+        });
+        self.outstanding.push(Outstanding { head, orphaned: false });
+        self.events.push_back(Event::Call(Call {
+            id: head.call_id,
+            interface,
+            opnum: head.opnum,
+            object: head.object,
+            syntax,
+            order: head.order,
+            stub,
+            security,
+        }));
+        Ok(())
+    }
+}
+
+fn decode_bind(
+    header: &Header,
+    pdu: &[u8],
+    auth: Option<AuthVerifier<'_>>,
+) -> Result<Bind, dtyp::DecodeError> {
+    let end = auth.map_or(pdu.len(), |auth| auth.body_end);
+    Bind::decode(&mut Reader::new(&pdu[Header::LEN..end]).with_order(header.order))
+}
+
+#[cfg(test)]
+mod tests;
