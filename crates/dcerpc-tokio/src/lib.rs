@@ -1,1 +1,15 @@
-//! Sockets and tasks for DCE/RPC: listeners, interface registry, client channel.
+//! Sockets and tasks for DCE/RPC over TCP: the one place where RPC meets the runtime.
+//!
+//! One task a connection owns the stream and the association; it has one loop and one exit. It knows no interface:
+//! what is served stands in a [`Registry`], who is believed in its security providers.
+
+mod client;
+mod connection;
+mod counters;
+mod registry;
+mod server;
+
+pub use client::{CallError, Connection, Pool};
+pub use counters::{Counters, Refused};
+pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};
+pub use server::{Limits, Server, Shutdown};

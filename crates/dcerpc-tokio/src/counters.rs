@@ -1,0 +1,41 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a server has done so far; read by whoever exports metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Connections refused because there are too many in all.
+    pub refused_total: AtomicU64,
+    /// Connections refused because there are too many from their address.
+    pub refused_address: AtomicU64,
+    /// Connections closed because no bind was finished in time.
+    pub bind_timeouts: AtomicU64,
+    /// Connections closed because nothing happened for long.
+    pub idle_timeouts: AtomicU64,
+    /// Connections closed because the peer did not take its answers.
+    pub write_timeouts: AtomicU64,
+    /// Calls answered with results.
+    pub replies: AtomicU64,
+    /// Calls answered with a fault by their service.
+    pub faults: AtomicU64,
+    /// Calls that their client cancelled.
+    pub cancelled: AtomicU64,
+    /// Connections ended by a panic of a service.
+    pub panics: AtomicU64,
+}
+
+/// Why a connection was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Too many connections in all.
+    Total,
+    /// Too many connections from this address.
+    Address,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
