@@ -1,0 +1,355 @@
+//! Encrypting the streams of several messages side by side.
+//!
+//! One answer has two streams of the same length, one inside the other: the generic data under the session key, and
+//! the fragment that carries it. The outer one needs a byte of the inner one sixteen bytes after it was made, so both
+//! run together. Fragments of one answer, and answers of several connections, fill the other lanes.
+//!
+//! Across connections this works without timers: a message is queued and its task yields once; whoever is polled again
+//! first seals up to [`LANES_MAX`] of what is there by then.
+
+use crate::cfb8::{self, LANES_MAX, Lane};
+use crate::protection::ChannelKeys;
+use std::future::{Future, poll_fn};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+/// One serial stream over bytes of a [`Job`].
+#[derive(Debug)]
+pub(crate) struct Stream {
+    position: usize,
+    end: usize,
+    register: [u8; 16],
+}
+
+impl Stream {
+    const fn new(iv: [u8; 16], range: Range<usize>) -> Self {
+        Self { position: range.start, end: range.end, register: iv }
+    }
+
+    const fn is_done(&self) -> bool {
+        self.position >= self.end
+    }
+}
+
+/// The part of a message that one fragment carries.
+#[derive(Debug)]
+struct Fragment {
+    /// Where its body starts in the plain bytes.
+    plain_start: usize,
+    /// Where the same byte goes on the wire.
+    wire_start: usize,
+    /// The confounder's eight bytes on the wire. The stream starts with them.
+    confounder_start: usize,
+    /// Over the confounder and the body, as if they stood one behind the other; `position` counts from the confounder.
+    stream: Stream,
+}
+
+const CONFOUNDER_LEN: usize = 8;
+
+/// A message to be encrypted.
+#[derive(Debug)]
+pub(crate) struct Job {
+    keys: Arc<ChannelKeys>,
+    /// The stub with the padding of its last fragment: inner encryption happens in here, and signatures cover it.
+    pub(crate) plain: Vec<u8>,
+    /// What will be sent: headers, trailers and confounders are in place.
+    pub(crate) wire: Vec<u8>,
+    inner: Stream,
+    fragments: Vec<Fragment>,
+}
+
+impl Job {
+    /// A message of which `inner` is to be encrypted in `plain` with a zero initialisation vector.
+    pub(crate) fn new(keys: Arc<ChannelKeys>, plain: Vec<u8>, inner: Range<usize>, wire: Vec<u8>) -> Self {
+        Self { keys, plain, wire, inner: Stream::new([0; 16], inner), fragments: Vec::new() }
+    }
+
+    /// Adds a fragment: `body` of the plain bytes is sent at `wire_start`, after the confounder that stands at
+    /// `confounder_start`.
+    pub(crate) fn fragment(
+        &mut self,
+        iv: [u8; 16],
+        body: Range<usize>,
+        wire_start: usize,
+        confounder_start: usize,
+    ) {
+        self.fragments.push(Fragment {
+            plain_start: body.start,
+            wire_start,
+            confounder_start,
+            stream: Stream::new(iv, 0..CONFOUNDER_LEN + body.len()),
+        });
+    }
+
+    fn is_done(&self) -> bool {
+        self.inner.is_done() && self.fragments.iter().all(|fragment| fragment.stream.is_done())
+    }
+
+    /// Puts the next step of each stream that can go on into `lanes`.
+    fn load<'a>(&'a self, job: usize, lanes: &mut Steps<'a>) {
+        if !self.inner.is_done() {
+            let len = (self.inner.end - self.inner.position).min(16);
+            let mut block = [0; 16];
+            block[..len].copy_from_slice(&self.plain[self.inner.position..][..len]);
+            lanes.push(job, None, Lane { key: &self.keys.inner, register: self.inner.register, block });
+        }
+        for (at, fragment) in self.fragments.iter().enumerate() {
+            let Stream { position, end, register } = fragment.stream;
+            if position >= end {
+                continue;
+            }
+            let len = (end - position).min(16);
+            let mut block = [0; 16];
+            // The first step is the confounder and half a block of body; the others are shifted by that half.
+            let head = if position == 0 { CONFOUNDER_LEN } else { 0 };
+            block[..head].copy_from_slice(&self.wire[fragment.confounder_start..][..head]);
+            let from = fragment.plain_start + (position + head - CONFOUNDER_LEN);
+            let to = from + (len - head);
+            let waits = to > self.inner.position && from < self.inner.end;
+            if waits && !self.inner.is_done() {
+                continue;
+            }
+            block[head..len].copy_from_slice(&self.plain[from..to]);
+            lanes.push(job, Some(at), Lane { key: &self.keys.outer, register, block });
+        }
+    }
+
+    fn store(&mut self, stream: Option<usize>, output: [u8; 16]) {
+        match stream {
+            None => {
+                let len = (self.inner.end - self.inner.position).min(16);
+                self.plain[self.inner.position..][..len].copy_from_slice(&output[..len]);
+                self.inner.register = output;
+                self.inner.position += len;
+            }
+            Some(at) => {
+                let fragment = &mut self.fragments[at];
+                let position = fragment.stream.position;
+                let len = (fragment.stream.end - position).min(16);
+                let head = if position == 0 { CONFOUNDER_LEN } else { 0 };
+                self.wire[fragment.confounder_start..][..head].copy_from_slice(&output[..head]);
+                let to = fragment.wire_start + (position + head - CONFOUNDER_LEN);
+                self.wire[to..][..len - head].copy_from_slice(&output[head..len]);
+                fragment.stream.register = output;
+                fragment.stream.position += len;
+            }
+        }
+    }
+}
+
+/// The lanes of one step, and where each came from.
+struct Steps<'a> {
+    lanes: [Option<Lane<'a>>; LANES_MAX],
+    origins: [(usize, Option<usize>); LANES_MAX],
+    len: usize,
+}
+
+impl<'a> Steps<'a> {
+    fn push(&mut self, job: usize, stream: Option<usize>, lane: Lane<'a>) {
+        if self.len < LANES_MAX {
+            self.lanes[self.len] = Some(lane);
+            self.origins[self.len] = (job, stream);
+            self.len += 1;
+        }
+    }
+}
+
+/// Encrypts all jobs, as many streams side by side as the kernel takes.
+pub(crate) fn run(jobs: &mut [Job]) {
+    let mut first = 0;
+    while first < jobs.len() {
+        if jobs[first].is_done() {
+            first += 1;
+            continue;
+        }
+        let mut steps = Steps { lanes: [const { None }; LANES_MAX], origins: [(0, None); LANES_MAX], len: 0 };
+        for (at, job) in jobs.iter().enumerate().skip(first) {
+            if steps.len == LANES_MAX {
+                break;
+            }
+            job.load(at, &mut steps);
+        }
+        let (len, origins) = (steps.len, steps.origins);
+        let mut outputs = [[0; 16]; LANES_MAX];
+        let mut lanes: [Lane<'_>; LANES_MAX] = std::array::from_fn(|n| {
+            // INVARIANT: a job that is not done has a stream that can go on, so there is at least one lane.
+            let lane = steps.lanes[n.min(len - 1)].as_ref().expect("lanes are filled from the front");
+            Lane { key: lane.key, register: lane.register, block: lane.block }
+        });
+        cfb8::encrypt_lanes(&mut lanes[..len]);
+        for (output, lane) in outputs.iter_mut().zip(&lanes[..len]) {
+            *output = lane.register;
+        }
+        for ((job, stream), output) in origins.into_iter().zip(outputs).take(len) {
+            jobs[job].store(stream, output);
+        }
+    }
+}
+
+/// Where messages of all connections of a server or client wait to be sealed together.
+#[derive(Clone, Debug, Default)]
+pub struct Sealer {
+    queue: Arc<Mutex<Vec<(Job, Arc<Slot>)>>>,
+}
+
+/// Where a finished job is put for the task that waits for it.
+#[derive(Debug, Default)]
+struct Slot {
+    state: Mutex<(Option<Job>, Option<Waker>)>,
+}
+
+impl Sealer {
+    /// Encrypts a job, perhaps together with others. Dropping the future leaves the job to be done by somebody else,
+    /// which costs time and nothing more.
+    pub(crate) fn seal(&self, job: Job) -> impl Future<Output = Job> + Send + use<> {
+        let sealer = self.clone();
+        let slot = Arc::new(Slot::default());
+        let mut job = Some(job);
+        poll_fn(move |cx| {
+            if let Some(job) = job.take() {
+                lock(&sealer.queue).push((job, Arc::clone(&slot)));
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Some(job) = sealer.run_batch_with(&slot) {
+                return Poll::Ready(job);
+            }
+            // Somebody else took it out of the queue: it is done, or will be soon.
+            let (done, waker) = &mut *lock(&slot.state);
+            match done.take() {
+                Some(job) => Poll::Ready(job),
+                None => {
+                    *waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    /// Takes the job of `own` and some others out of the queue, runs them, hands the others over and returns its own;
+    /// `None` when it is not in the queue.
+    fn run_batch_with(&self, own: &Arc<Slot>) -> Option<Job> {
+        let mut jobs = Vec::with_capacity(LANES_MAX);
+        let mut slots = Vec::with_capacity(LANES_MAX);
+        {
+            let mut queue = lock(&self.queue);
+            let at = queue.iter().position(|(_, slot)| Arc::ptr_eq(slot, own))?;
+            let (job, slot) = queue.swap_remove(at);
+            jobs.push(job);
+            slots.push(slot);
+            let others = queue.len().min(LANES_MAX - 1);
+            for (job, slot) in queue.drain(..others) {
+                jobs.push(job);
+                slots.push(slot);
+            }
+        }
+        run(&mut jobs);
+        let mut done = jobs.into_iter();
+        let own_job = done.next();
+        for (job, slot) in done.zip(&slots[1..]) {
+            let waker = {
+                let (done, waker) = &mut *lock(&slot.state);
+                *done = Some(job);
+                waker.take()
+            };
+            waker.into_iter().for_each(Waker::wake);
+        }
+        own_job
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::SessionKey;
+    use proptest::prelude::*;
+    use std::pin::pin;
+    use std::task::Context;
+
+    fn keys(n: u8) -> Arc<ChannelKeys> {
+        Arc::new(ChannelKeys::new(SessionKey::new([n; 16])))
+    }
+
+    /// A message of `len` bytes cut into fragments of at most `fragment_len`, encrypted inside from `inner`.
+    fn job(n: u8, len: usize, inner: Range<usize>, fragment_len: usize) -> Job {
+        let plain: Vec<u8> = (0..len).map(|at| (at as u8).wrapping_mul(n)).collect();
+        let fragments: Vec<_> =
+            (0..len.max(1)).step_by(fragment_len).map(|start| start..len.min(start + fragment_len)).collect();
+        let wire = vec![n; len + CONFOUNDER_LEN * fragments.len()];
+        let mut job = Job::new(keys(n), plain, inner, wire);
+        for (at, body) in fragments.into_iter().enumerate() {
+            let wire_start = body.start + CONFOUNDER_LEN * (at + 1);
+            job.fragment([n ^ at as u8; 16], body, wire_start, wire_start - CONFOUNDER_LEN);
+        }
+        job
+    }
+
+    /// The same, one stream after the other.
+    fn one_by_one(mut job: Job) -> (Vec<u8>, Vec<u8>) {
+        let inner = job.inner.position..job.inner.end;
+        job.keys.inner.encrypt([0; 16], &mut job.plain[inner]);
+        for fragment in &job.fragments {
+            let len = fragment.stream.end - CONFOUNDER_LEN;
+            let mut stream = job.wire[fragment.confounder_start..][..CONFOUNDER_LEN].to_vec();
+            stream.extend_from_slice(&job.plain[fragment.plain_start..][..len]);
+            job.keys.outer.encrypt(fragment.stream.register, &mut stream);
+            job.wire[fragment.confounder_start..][..CONFOUNDER_LEN]
+                .copy_from_slice(&stream[..CONFOUNDER_LEN]);
+            job.wire[fragment.wire_start..][..len].copy_from_slice(&stream[CONFOUNDER_LEN..]);
+        }
+        (job.plain, job.wire)
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_make_the_bytes_that_one_stream_after_the_other_makes(
+            shapes in prop::collection::vec((0..200usize, 0..200usize, 0..200usize, 1..100usize), 1..12)
+        ) {
+            let make = || -> Vec<Job> {
+                shapes.iter().enumerate().map(|(n, (len, a, b, fragment_len))| {
+                    let (a, b) = (a.min(len), b.min(len));
+                    job(n as u8 + 1, *len, *a.min(b)..*a.max(b), *fragment_len)
+                }).collect()
+            };
+            let mut jobs = make();
+            run(&mut jobs);
+            for (job, expect) in jobs.into_iter().zip(make()) {
+                prop_assert_eq!((job.plain, job.wire), one_by_one(expect));
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_is_polled_again_first_seals_for_all() {
+        let sealer = Sealer::default();
+        let mut futures: Vec<_> = (1..=10).map(|n| Box::pin(sealer.seal(job(n, 100, 20..90, 64)))).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        for future in &mut futures {
+            assert!(future.as_mut().poll(&mut cx).is_pending(), "each yields once");
+        }
+        assert!(futures[0].as_mut().poll(&mut cx).is_ready());
+        assert_eq!(lock(&sealer.queue).len(), 10 - LANES_MAX, "eight were done at once");
+        for (n, future) in futures.iter_mut().enumerate().skip(1) {
+            let Poll::Ready(done) = future.as_mut().poll(&mut cx) else { panic!("{n} is done") };
+            assert_eq!((done.plain, done.wire), one_by_one(job(n as u8 + 1, 100, 20..90, 64)));
+        }
+    }
+
+    #[test]
+    fn a_task_that_gave_up_holds_nobody_up() {
+        let sealer = Sealer::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut kept = pin!(sealer.seal(job(1, 50, 0..50, 50)));
+        assert!(kept.as_mut().poll(&mut cx).is_pending());
+        let mut dropped = Box::pin(sealer.seal(job(2, 50, 0..50, 50)));
+        assert!(dropped.as_mut().poll(&mut cx).is_pending());
+        drop(dropped);
+        assert!(kept.as_mut().poll(&mut cx).is_ready());
+        assert!(lock(&sealer.queue).is_empty());
+    }
+}
