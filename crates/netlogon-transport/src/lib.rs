@@ -7,6 +7,7 @@
 
 pub mod cfb8;
 pub mod credential;
+pub mod message;
 pub mod protection;
 mod sealer;
 pub mod secret;
