@@ -212,6 +212,7 @@ mod kernel {
             for n in 0..N {
                 states[n] = _mm_xor_si128(states[n], load(&keys[n][0]));
             }
+            #[expect(clippy::needless_range_loop, reason = "lanes inside rounds: each lane has its own keys")]
             for round in 1..10 {
                 for n in 0..N {
                     states[n] = _mm_aesenc_si128(states[n], load(&keys[n][round]));

@@ -6,10 +6,14 @@
 //! that somebody else holds.
 
 pub mod cfb8;
+pub mod client;
 pub mod credential;
 pub mod message;
+pub mod package;
 pub mod protection;
 mod sealer;
 pub mod secret;
+pub mod secrets;
+pub mod server;
 #[cfg(test)]
 mod test;

@@ -190,8 +190,10 @@ pub(crate) fn run(jobs: &mut [Job]) {
 /// Where messages of all connections of a server or client wait to be sealed together.
 #[derive(Clone, Debug, Default)]
 pub struct Sealer {
-    queue: Arc<Mutex<Vec<(Job, Arc<Slot>)>>>,
+    queue: Arc<Mutex<Queue>>,
 }
+
+type Queue = Vec<(Job, Arc<Slot>)>;
 
 /// Where a finished job is put for the task that waits for it.
 #[derive(Debug, Default)]

@@ -56,7 +56,7 @@ pub struct SamLogonRequest<'a> {
     pub wants_return_authenticator: bool,
     /// LogonLevel.
     pub logon_level: u16,
-    /// The generic logon; `None` for a null pointer, and for every other level, whose information is not read.
+    /// The generic logon; `None` for a null pointer, and for every other level.
     pub generic: Option<GenericLogon<'a>>,
     /// ValidationLevel.
     pub validation_level: u16,
@@ -76,38 +76,104 @@ pub struct GenericLogon<'a> {
 }
 
 impl<'a> SamLogonRequest<'a> {
-    /// Reads the parameters. A level other than 4 ends the reading behind its tag, because the service refuses it by
-    /// the level alone.
+    /// Reads the parameters. Of the logons that are not generic only the size is understood, because the levels behind
+    /// them are part of the answer.
     pub fn read(reader: &mut NdrReader<'a>, method: LogonMethod) -> Result<Self, DecodeError> {
-        let logon_server = reader.unique_string("LogonServer", NAME_UNITS_MAX)?;
-        let computer_name = reader.unique_string("ComputerName", NAME_UNITS_MAX)?;
-        let (authenticator, wants_return_authenticator) = read_authenticators(reader, method)?;
-        let logon_level = reader.enum16("LogonLevel")?;
+        let mut request = Self::read_envelope(reader, method)?;
+        request.logon_level = reader.enum16("LogonLevel")?;
         reader.align_pointer("LogonInformation")?;
-        if reader.enum16("LogonInformation")? != logon_level {
+        if reader.enum16("LogonInformation")? != request.logon_level {
             return Err(reader.error("LogonInformation", DecodeErrorKind::Mismatch));
         }
-        let mut request = Self {
-            logon_server,
-            computer_name,
-            authenticator,
-            wants_return_authenticator,
-            logon_level,
-            generic: None,
-            validation_level: VALIDATION_GENERIC2,
-            extra_flags: 0,
-        };
-        if logon_level != LEVEL_GENERIC {
-            return Ok(request);
-        }
         if reader.pointer("LogonInformation")? {
-            request.generic = Some(GenericLogon::read(reader)?);
+            match request.logon_level {
+                LEVEL_GENERIC => request.generic = Some(GenericLogon::read(reader)?),
+                level => skip_logon(reader, level)?,
+            }
         }
         request.validation_level = reader.enum16("ValidationLevel")?;
         if method.has_flags() {
             request.extra_flags = reader.u32("ExtraFlags")?;
         }
         Ok(request)
+    }
+
+    /// Reads what stands before the level: names and authenticators, as opnum 3 has them too.
+    pub(crate) fn read_envelope(
+        reader: &mut NdrReader<'a>,
+        method: LogonMethod,
+    ) -> Result<Self, DecodeError> {
+        let logon_server = reader.unique_string("LogonServer", NAME_UNITS_MAX)?;
+        let computer_name = reader.unique_string("ComputerName", NAME_UNITS_MAX)?;
+        let (authenticator, wants_return_authenticator) = read_authenticators(reader, method)?;
+        Ok(Self {
+            logon_server,
+            computer_name,
+            authenticator,
+            wants_return_authenticator,
+            logon_level: 0,
+            generic: None,
+            validation_level: 0,
+            extra_flags: 0,
+        })
+    }
+}
+
+/// Passes over [MS-NRPC] 2.2.1.4.3 to 2.2.1.4.5, the logons with names and passwords.
+fn skip_logon(reader: &mut NdrReader<'_>, level: u16) -> Result<(), DecodeError> {
+    let (is_network, what) = match level {
+        1 | 3 | 5 | 7 => (false, "LogonInformation"),
+        2 | 6 => (true, "LogonNetwork"),
+        _ => return Err(reader.error("LogonInformation", DecodeErrorKind::BadValue)),
+    };
+    let identity = Identity::scalars(reader)?;
+    if !is_network {
+        reader.bytes(what, 32)?;
+        reader.end_of_structure(what)?;
+        identity.referents(reader)?;
+        return Ok(());
+    }
+    reader.bytes(what, 8)?;
+    let mut responses = [false; 2];
+    for present in &mut responses {
+        reader.align_pointer(what)?;
+        let _lengths = (reader.u16(what)?, reader.u16(what)?);
+        *present = reader.pointer(what)?;
+    }
+    identity.referents(reader)?;
+    for _ in responses.into_iter().filter(|present| *present) {
+        let max = reader.count(what, usize::from(u16::MAX))?;
+        reader.count(what, 0)?;
+        let actual = reader.count(what, max)?;
+        reader.bytes(what, actual)?;
+    }
+    Ok(())
+}
+
+/// NETLOGON_LOGON_IDENTITY_INFO ([MS-NRPC] 2.2.1.4.15), of which only the domain is of use.
+struct Identity {
+    logon_domain_name: UnicodeStringHeader,
+    user_name: UnicodeStringHeader,
+    workstation: UnicodeStringHeader,
+}
+
+impl Identity {
+    fn scalars(reader: &mut NdrReader<'_>) -> Result<Self, DecodeError> {
+        reader.align_pointer("Identity")?;
+        let logon_domain_name = UnicodeStringHeader::scalars(reader, "LogonDomainName")?;
+        let _parameter_control = reader.u32("ParameterControl")?;
+        // OLD_LARGE_INTEGER: two words, aligned to 4.
+        let _reserved = (reader.u32("Reserved")?, reader.u32("Reserved")?);
+        let user_name = UnicodeStringHeader::scalars(reader, "UserName")?;
+        let workstation = UnicodeStringHeader::scalars(reader, "Workstation")?;
+        Ok(Self { logon_domain_name, user_name, workstation })
+    }
+
+    fn referents<'a>(self, reader: &mut NdrReader<'a>) -> Result<WideStr<'a>, DecodeError> {
+        let logon_domain_name = self.logon_domain_name.referent(reader, "LogonDomainName")?;
+        self.user_name.referent(reader, "UserName")?;
+        self.workstation.referent(reader, "Workstation")?;
+        Ok(logon_domain_name)
     }
 }
 
@@ -131,21 +197,11 @@ fn read_authenticators(
 
 impl<'a> GenericLogon<'a> {
     fn read(reader: &mut NdrReader<'a>) -> Result<Self, DecodeError> {
-        // Scalars: NETLOGON_LOGON_IDENTITY_INFO, then our own fields.
-        reader.align_pointer("Identity")?;
-        let logon_domain_name = UnicodeStringHeader::scalars(reader, "LogonDomainName")?;
-        let _parameter_control = reader.u32("ParameterControl")?;
-        // OLD_LARGE_INTEGER: two words, aligned to 4.
-        let _reserved = (reader.u32("Reserved")?, reader.u32("Reserved")?);
-        let user_name = UnicodeStringHeader::scalars(reader, "UserName")?;
-        let workstation = UnicodeStringHeader::scalars(reader, "Workstation")?;
+        let identity = Identity::scalars(reader)?;
         let package_name = UnicodeStringHeader::scalars(reader, "PackageName")?;
         let data_length = reader.u32("DataLength")? as usize;
         let has_data = reader.pointer("LogonData")?;
-        // Referents, in the same order.
-        let logon_domain_name = logon_domain_name.referent(reader, "LogonDomainName")?;
-        user_name.referent(reader, "UserName")?;
-        workstation.referent(reader, "Workstation")?;
+        let logon_domain_name = identity.referents(reader)?;
         let package_name = package_name.referent(reader, "PackageName")?;
         if data_length > LOGON_DATA_LEN_MAX {
             return Err(reader.error("DataLength", DecodeErrorKind::TooLong));

@@ -9,6 +9,7 @@ mod nl_auth;
 mod unsupported;
 
 pub use domain_info::{GetDomainInfoReply, GetDomainInfoRequest, PrimaryDomain};
+pub(crate) use generic::GenericCall;
 pub use generic::{GenericLogon, LogonMethod, SamLogonReply, SamLogonRequest};
 pub use handshake::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, PasswordSet2, PasswordSet2Reply,

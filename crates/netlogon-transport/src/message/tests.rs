@@ -109,10 +109,18 @@ fn stubs_are_the_vectors() {
         ("op 4", ndr(&|w| req_challenge().write(w)), REQ_CHALLENGE),
         ("op 26", ndr(&|w| authenticate().write(w)), AUTHENTICATE),
         ("op 21", ndr(&|w| capabilities().write(w)), CAPABILITIES),
-        ("op 39", ndr(&|w| drop(generic_call().write(w, LogonMethod::Ex))), LOGON),
+        (
+            "op 39",
+            ndr(&|w| {
+                generic_call().write(w, LogonMethod::Ex);
+            }),
+            LOGON,
+        ),
         (
             "op 39, NDR64",
-            written(NdrSyntax::Ndr64, |w| drop(generic_call().write(w, LogonMethod::Ex))),
+            written(NdrSyntax::Ndr64, |w| {
+                generic_call().write(w, LogonMethod::Ex);
+            }),
             LOGON_NDR64,
         ),
     ] {
@@ -183,14 +191,19 @@ fn what_is_written_is_read_back_and_no_truncation_is() {
             let authenticator =
                 (method != LogonMethod::Ex).then_some(Authenticator { credential: [1; 8], timestamp: 2 });
             let call = GenericCall { authenticator, ..generic_call() };
-            check(&|w| drop(call.write(w, method)), &|r| {
-                let request = SamLogonRequest::read(r, method)?;
-                let generic = request.generic.expect("it was written");
-                assert_eq!(request.authenticator, authenticator);
-                assert!(generic.package_name.eq_ignore_ascii_case(PACKAGE));
-                assert!(generic.logon_domain_name.eq_ignore_ascii_case("contoso"));
-                Ok(generic.logon_data == DATA && request.validation_level == 5)
-            });
+            check(
+                &|w| {
+                    call.write(w, method);
+                },
+                &|r| {
+                    let request = SamLogonRequest::read(r, method)?;
+                    let generic = request.generic.expect("it was written");
+                    assert_eq!(request.authenticator, authenticator);
+                    assert!(generic.package_name.eq_ignore_ascii_case(PACKAGE));
+                    assert!(generic.logon_domain_name.eq_ignore_ascii_case("contoso"));
+                    Ok(generic.logon_data == DATA && request.validation_level == 5)
+                },
+            );
             for data in [None, Some(&[][..]), Some(&DATA[..])] {
                 let reply = SamLogonReply {
                     return_authenticator: authenticator,
@@ -200,9 +213,12 @@ fn what_is_written_is_read_back_and_no_truncation_is() {
                     extra_flags: 0,
                     status: NtStatus::SUCCESS,
                 };
-                check(&|w| drop(reply.write(w, method)), &|r| {
-                    Ok((SamLogonReply::read(r, method)?.validation_data) == data)
-                });
+                check(
+                    &|w| {
+                        reply.write(w, method);
+                    },
+                    &|r| Ok((SamLogonReply::read(r, method)?.validation_data) == data),
+                );
             }
         }
     }
@@ -227,10 +243,6 @@ fn logon_data_must_be_as_long_as_it_says() {
         bad[at..at + if at == 0x70 { 4 } else { 1 }].fill(value);
         assert!(read(&bad).is_err(), "byte {at:x} = {value:x}");
     }
-    let mut other_level = stub.clone();
-    other_level[0x36] = 2;
-    other_level[0x38] = 2;
-    assert_eq!(read(&other_level), Ok(2), "is refused by its level");
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! What the server asks of whoever keeps the secrets of machines and trusts.
+
+use crate::secret::SharedSecret;
+use dtyp::Sid;
+use std::future::Future;
+use std::pin::Pin;
+
+/// The future of an object-safe async method.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// NETLOGON_SECURE_CHANNEL_TYPE ([MS-NRPC] 2.2.1.3.13), by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelType(pub u16);
+
+impl ChannelType {
+    /// A member of the domain.
+    pub const WORKSTATION: Self = Self(2);
+    /// A trusted domain, by its DNS name.
+    pub const TRUSTED_DNS_DOMAIN: Self = Self(3);
+    /// A trusted domain, by its NetBIOS name.
+    pub const TRUSTED_DOMAIN: Self = Self(4);
+    /// A backup domain controller.
+    pub const SERVER: Self = Self(6);
+    /// A read-only domain controller.
+    pub const CDC_SERVER: Self = Self(7);
+
+    /// Whether a secure channel may be of this type.
+    pub const fn is_channel(self) -> bool {
+        matches!(self.0, 2 | 3 | 4 | 6 | 7)
+    }
+
+    /// Whether the account must be named after the computer: otherwise a machine could set up a channel in another's
+    /// name.
+    pub const fn names_its_computer(self) -> bool {
+        matches!(self, Self::WORKSTATION | Self::SERVER)
+    }
+}
+
+/// An account that may set up a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name, such as `WEB01$`.
+    pub name: String,
+    /// Its SID: what authorization and audit go by.
+    pub sid: Sid,
+    /// The type of channel it is for.
+    pub channel_type: ChannelType,
+    /// Whether it may set one up now.
+    pub enabled: bool,
+    /// Its present secret.
+    pub current: SharedSecret,
+    /// The secret before, while it is still good.
+    pub previous: Option<SharedSecret>,
+    /// Whether it may ask for certificates to be mapped.
+    pub may_map: bool,
+    /// Changes with the secret: contexts of another generation are closed.
+    pub generation: u64,
+}
+
+/// Why the secrets could not be asked. Never a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretsUnavailable(pub String);
+
+impl std::fmt::Display for SecretsUnavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the channel secrets cannot be read: {}", self.0)
+    }
+}
+
+impl std::error::Error for SecretsUnavailable {}
+
+/// The secrets of machines and trusts.
+pub trait ChannelSecrets: Send + Sync {
+    /// The account of a name, compared without case.
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>>;
+
+    /// A number that changes whenever an answer of [`Self::find`] may have changed. It is asked for every call, so it has
+    /// to be cheap.
+    fn revision(&self) -> Result<u64, SecretsUnavailable>;
+
+    /// The present secret was used: the one before is forgotten.
+    fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
+
+    /// Makes `new` the present secret of an account, and the present one the one before, in one step.
+    fn rotate<'a>(
+        &'a self,
+        machine: &'a Machine,
+        new: SharedSecret,
+    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
+}

@@ -1,0 +1,93 @@
+//! What is told of channels, to whoever writes it down.
+
+use crate::secrets::ChannelType;
+use dtyp::Sid;
+use std::net::SocketAddr;
+
+/// One attempt to set up a channel, or to change its secret.
+#[derive(Clone, Debug)]
+pub struct ChannelEvent<'a> {
+    /// What happened.
+    pub outcome: ChannelOutcome,
+    /// The account, as the client named it.
+    pub account: &'a str,
+    /// The computer, as the client named it.
+    pub computer: &'a str,
+    /// The type of channel, as the client named it.
+    pub channel_type: ChannelType,
+    /// The account's SID, when there is such an account.
+    pub sid: Option<Sid>,
+    /// Where it came from.
+    pub address: SocketAddr,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChannelOutcome {
+    /// The channel is set up.
+    Established,
+    /// The account has a new secret.
+    Rotated,
+    /// The channel was refused.
+    Refused(ChannelRefusal),
+}
+
+/// Why a channel was refused. The client learns less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChannelRefusal {
+    /// It does not offer AES and secure RPC.
+    Downgrade,
+    /// No channel is of this type.
+    ChannelType,
+    /// No such account.
+    UnknownAccount,
+    /// The account is disabled.
+    AccountDisabled,
+    /// The account is for another type of channel.
+    OtherChannelType,
+    /// The account is not named after the computer.
+    NameMismatch,
+    /// No challenge came before, or it was used.
+    NoChallenge,
+    /// The challenge is not random enough.
+    WeakChallenge,
+    /// The credential is wrong: another secret, or none.
+    WrongCredential,
+    /// Too many wrong ones came before.
+    Backoff,
+    /// The computer's record belongs to another account.
+    RecordOfAnother,
+    /// The secrets could not be read.
+    SecretsUnavailable,
+}
+
+impl ChannelRefusal {
+    /// The reason in one sentence.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Downgrade => "the client offers no AES or no secure RPC",
+            Self::ChannelType => "no channel is of this type",
+            Self::UnknownAccount => "there is no such machine account",
+            Self::AccountDisabled => "the machine account is disabled",
+            Self::OtherChannelType => "the account is for another type of channel",
+            Self::NameMismatch => "the account is not named after the computer",
+            Self::NoChallenge => "no challenge came before, or it was used up",
+            Self::WeakChallenge => "the challenge is not random",
+            Self::WrongCredential => "the secret is wrong",
+            Self::Backoff => "too many wrong secrets came before",
+            Self::RecordOfAnother => "another account has a channel of this computer",
+            Self::SecretsUnavailable => "the channel secrets cannot be read",
+        }
+    }
+}
+
+/// Audit is required and cannot be written, so nothing may be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditUnavailable;
+
+/// Writes down what happens to channels. Refusals of callers who proved nothing may be counted instead of written, so
+/// that a flood fills no disk.
+pub trait Audit: Send + Sync {
+    /// Writes down one event.
+    fn channel(&self, event: &ChannelEvent<'_>) -> Result<(), AuditUnavailable>;
+}

@@ -1,0 +1,626 @@
+//! The server's side: challenges, channels, and the methods behind them.
+//!
+//! ```text
+//! op 4 ─► challenge ─► op 26 ─► channel ─► sealed bind (token) ─► op 21, 39 …, each checked anew
+//! ```
+//!
+//! A method that needs the channel is answered only while its caller holds a [`SecureChannel`] that was checked for this
+//! very call. Refusals tell the client a status and the audit the reason.
+
+mod audit;
+mod backoff;
+mod challenges;
+mod channel;
+mod logon;
+
+pub use audit::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
+pub use channel::SecureChannel;
+
+use crate::cfb8;
+use crate::credential::{self, Authenticator, Credential};
+use crate::message::{
+    Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GetDomainInfoReply,
+    GetDomainInfoRequest, LogonMethod, NL_AUTH_RESPONSE, NlAuthRequest, PasswordSet2, PasswordSet2Reply,
+    PrimaryDomain, ReqChallenge, ReqChallengeReply, opnum, unsupported,
+};
+use crate::package::Packages;
+use crate::protection::{ChannelKeys, random_confounder};
+use crate::sealer::Sealer;
+use crate::secret::SharedSecret;
+use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine};
+use backoff::Backoff;
+use challenges::{Challenge, Challenges};
+use channel::{Channels, Established, ServerContext, Unusable, lock};
+use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
+use dcerpc::pdu::{FaultStatus, SyntaxId};
+use dcerpc::security::{AuthLevel, AuthType, Authentication};
+use dcerpc::server::{Authenticate as Token, Call, Reply};
+use dtyp::{FileTime, Guid, NtStatus};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use zeroize::Zeroize;
+
+/// The interface of [MS-NRPC] 2.1.
+pub const NETLOGON: SyntaxId = SyntaxId::new(
+    Guid::new(0x1234_5678, 0x1234, 0xabcd, [0xef, 0x00, 0x01, 0x23, 0x45, 0x67, 0xcf, 0xfb]),
+    1,
+    0,
+);
+
+/// Bits of NegotiateFlags ([MS-NRPC] 3.1.4.2).
+pub mod flags {
+    /// Generic pass-through.
+    pub const GENERIC_PASS_THROUGH: u32 = 0x0000_0400;
+    /// AES-128 in CFB8, and SHA-256.
+    pub const AES: u32 = 0x0100_0000;
+    /// Secure RPC.
+    pub const SECURE_RPC: u32 = 0x4000_0000;
+    /// Without these there is no channel.
+    pub const REQUIRED: u32 = AES | SECURE_RPC;
+    /// What a server of ours offers: what the methods need, and the habits of forests that change nothing here. Never
+    /// 0x80000000: with it, peers leave the inner encryption out.
+    pub const OFFERED: u32 = 0x0000_0001
+        | 0x0000_0002
+        | 0x0000_0040
+        | GENERIC_PASS_THROUGH
+        | 0x0000_0800
+        | 0x0000_3000
+        | 0x0000_4000
+        | 0x0000_8000
+        | 0x0001_0000
+        | 0x0002_0000
+        | 0x0004_0000
+        | 0x0008_0000
+        | 0x0010_0000
+        | 0x0020_0000
+        | AES
+        | 0x2000_0000
+        | SECURE_RPC;
+}
+
+/// Who the server is.
+#[derive(Clone, Debug)]
+pub struct ServerNames {
+    /// The domain.
+    pub domain: PrimaryDomain,
+    /// NetBIOS name of the server.
+    pub server: String,
+    /// Whether LogonServer must name this server; clients send what they dialled, so it is off by default.
+    pub strict_server_name: bool,
+}
+
+/// How ValidationData of generic pass-through is sent. The documents contradict each other, so it is for the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ResponseCrypt {
+    /// Encrypted like LogonData ([MS-NRPC] 4.1).
+    #[default]
+    Encrypt,
+    /// As it is, under the seal alone.
+    Plain,
+}
+
+/// Time and randomness, so that tests can hold them still.
+pub trait Environment: Send + Sync {
+    /// Now.
+    fn now(&self) -> FileTime;
+    /// Eight random bytes.
+    fn challenge(&self) -> Credential;
+}
+
+/// The system's clock and randomness.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEnvironment;
+
+impl Environment for SystemEnvironment {
+    fn now(&self) -> FileTime {
+        std::time::SystemTime::now().into()
+    }
+
+    fn challenge(&self) -> Credential {
+        let mut challenge = [0; 8];
+        random_confounder(&mut challenge);
+        challenge
+    }
+}
+
+/// Everything a server needs.
+pub struct ServerParts {
+    /// Who it is.
+    pub names: ServerNames,
+    /// Secrets of machines and trusts.
+    pub secrets: Arc<dyn ChannelSecrets>,
+    /// What is behind generic pass-through.
+    pub packages: Packages,
+    /// Who writes down what happens.
+    pub audit: Arc<dyn Audit>,
+    /// Time and randomness.
+    pub environment: Arc<dyn Environment>,
+    /// How answers are encrypted inside.
+    pub response_crypt: ResponseCrypt,
+}
+
+/// The Netlogon server: a security provider and a service, which share the channels.
+#[derive(Clone)]
+pub struct NetlogonServer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: ServerParts,
+    challenges: Mutex<Challenges>,
+    backoff: Mutex<Backoff>,
+    channels: Channels,
+    sealer: Sealer,
+}
+
+impl std::fmt::Debug for NetlogonServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NetlogonServer of {}", self.inner.parts.names.domain.netbios)
+    }
+}
+
+/// A call and the connection it came on.
+#[derive(Debug)]
+pub struct NetlogonCall {
+    /// A number that no other connection has.
+    pub connection: u64,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The call.
+    pub call: Call,
+}
+
+/// A status for the client, and whether another server may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Denied {
+    status: NtStatus,
+    authoritative: bool,
+}
+
+impl Denied {
+    const fn with(status: NtStatus) -> Self {
+        Self { status, authoritative: true }
+    }
+}
+
+impl From<Unusable> for Denied {
+    fn from(reason: Unusable) -> Self {
+        match reason {
+            Unusable::Revoked => Self::with(NtStatus::ACCESS_DENIED),
+            Unusable::Unknown(error) => {
+                tracing::warn!(%error, "Could not check a secure channel");
+                Self { status: NtStatus::DS_BUSY, authoritative: false }
+            }
+        }
+    }
+}
+
+impl NetlogonServer {
+    /// A server without channels.
+    pub fn new(parts: ServerParts) -> Self {
+        let inner = Inner {
+            parts,
+            challenges: Mutex::default(),
+            backoff: Mutex::default(),
+            channels: Channels::default(),
+            sealer: Sealer::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Judges the token of a bind to a secure channel ([MS-NRPC] 3.3.4.1.3): the domain is ours, and the computer has a
+    /// channel. The proof comes with the first call, which nobody can protect who does not know the key.
+    pub async fn accept(&self, token: Token) -> Authentication {
+        let inner = &self.inner;
+        if token.auth_level != AuthLevel::PRIVACY && token.auth_level != AuthLevel::INTEGRITY {
+            return Authentication::Rejected;
+        }
+        let Ok(request) = NlAuthRequest::decode(&token.token) else { return Authentication::Rejected };
+        let domain = &inner.parts.names.domain;
+        let ours = |name: &String| {
+            name.eq_ignore_ascii_case(&domain.netbios)
+                || name.trim_end_matches('.').eq_ignore_ascii_case(&domain.dns)
+        };
+        if !request.domains.iter().any(ours) {
+            return Authentication::Rejected;
+        }
+        let now = inner.parts.environment.now();
+        let mut usable = Vec::new();
+        for channel in inner.channels.find(now, &index(&request.computer)) {
+            if channel.check(&*inner.parts.secrets, now).await.is_ok() {
+                usable.push(channel);
+            }
+        }
+        match usable.is_empty() {
+            true => Authentication::Rejected,
+            false => Authentication::Accepted {
+                context: Box::new(ServerContext::new(usable, &inner.sealer, random_confounder)),
+                token: NL_AUTH_RESPONSE.to_vec(),
+            },
+        }
+    }
+
+    /// Performs a call.
+    pub async fn call(&self, call: NetlogonCall) -> Result<Reply, FaultStatus> {
+        let inner = &*self.inner;
+        match call.call.opnum {
+            opnum::LOGON_SAM_LOGON_EX => inner.logon(&call, LogonMethod::Ex).await,
+            opnum::LOGON_SAM_LOGON_WITH_FLAGS => inner.logon(&call, LogonMethod::WithFlags).await,
+            opnum::LOGON_SAM_LOGON => inner.logon(&call, LogonMethod::Plain).await,
+            opnum::LOGON_SAM_LOGOFF => inner.logoff(&call).await,
+            opnum::SERVER_REQ_CHALLENGE => inner.req_challenge(&call),
+            opnum::SERVER_AUTHENTICATE => Ok(Inner::authenticate_des(&call)),
+            opnum::SERVER_AUTHENTICATE2 => inner.authenticate(&call, false).await,
+            opnum::SERVER_AUTHENTICATE3 => inner.authenticate(&call, true).await,
+            opnum::LOGON_GET_CAPABILITIES => inner.capabilities(&call).await,
+            opnum::LOGON_GET_DOMAIN_INFO => inner.domain_info(&call).await,
+            opnum::SERVER_PASSWORD_SET2 => inner.password_set(&call).await,
+            other => match unsupported(other, call.call.syntax) {
+                Some(stub) => Ok(stub.into()),
+                None => Err(FaultStatus::OP_RANGE_ERROR),
+            },
+        }
+    }
+}
+
+impl tower::Service<NetlogonCall> for NetlogonServer {
+    type Response = Reply;
+    type Error = FaultStatus;
+    type Future = BoxFuture<'static, Result<Reply, FaultStatus>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), FaultStatus>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: NetlogonCall) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move { NetlogonServer::call(&server, call).await })
+    }
+}
+
+/// How a computer's name is looked up: NetBIOS names have no case.
+fn index(computer: &str) -> String {
+    computer.to_ascii_uppercase()
+}
+
+fn reader(call: &NetlogonCall) -> NdrReader<'_> {
+    NdrReader::new(&call.call.stub, call.call.syntax, call.call.order)
+}
+
+fn written(syntax: NdrSyntax, write: impl FnOnce(&mut NdrWriter)) -> Reply {
+    let mut writer = NdrWriter::new(syntax);
+    write(&mut writer);
+    writer.into_bytes().into()
+}
+
+impl Inner {
+    fn now(&self) -> FileTime {
+        self.parts.environment.now()
+    }
+
+    /// [MS-NRPC] 3.5.4.4.1: any computer may ask for a challenge.
+    fn req_challenge(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
+        let request = ReqChallenge::read(&mut reader(call))?;
+        let mut server_challenge = self.parts.environment.challenge();
+        while !credential::is_random_enough(&server_challenge) {
+            server_challenge = self.parts.environment.challenge();
+        }
+        let challenge = Challenge { client: request.client_challenge, server: server_challenge };
+        let source = call.address.ip();
+        let inserted = lock(&self.challenges).insert(
+            self.now(),
+            call.connection,
+            source,
+            &index(&request.computer_name),
+            challenge,
+        );
+        let reply = match inserted {
+            Ok(()) => ReqChallengeReply { server_challenge, status: NtStatus::SUCCESS },
+            Err(_) => {
+                ReqChallengeReply { server_challenge: [0; 8], status: NtStatus::INSUFFICIENT_RESOURCES }
+            }
+        };
+        Ok(written(call.call.syntax, |writer| reply.write(writer)))
+    }
+
+    /// NetrServerAuthenticate (opnum 5) has no flags, so it can only mean DES.
+    fn authenticate_des(call: &NetlogonCall) -> Reply {
+        written(call.call.syntax, |writer| {
+            writer.bytes(&[0; 8]);
+            writer.u32(NtStatus::DOWNGRADE_DETECTED.0);
+        })
+    }
+
+    /// [MS-NRPC] 3.5.4.4.2: the order of the checks is part of the protocol.
+    async fn authenticate(&self, call: &NetlogonCall, with_rid: bool) -> Result<Reply, FaultStatus> {
+        let request = Authenticate::read(&mut reader(call))?;
+        let (outcome, negotiate_flags) = self.establish(call, &request).await;
+        let mut reply = AuthenticateReply {
+            server_credential: [0; 8],
+            negotiate_flags,
+            account_rid: with_rid.then_some(0),
+            status: NtStatus::SUCCESS,
+        };
+        match outcome {
+            Ok((server_credential, rid)) => {
+                reply.server_credential = server_credential;
+                reply.account_rid = with_rid.then_some(rid);
+            }
+            Err((reason, sid)) => {
+                reply.status = refusal_status(reason);
+                let outcome = ChannelOutcome::Refused(reason);
+                if self.audit(call, &request, outcome, sid).is_err() {
+                    reply.status = NtStatus::INVALID_SERVER_STATE;
+                }
+            }
+        }
+        Ok(written(call.call.syntax, |writer| reply.write(writer)))
+    }
+
+    fn audit(
+        &self,
+        call: &NetlogonCall,
+        request: &Authenticate,
+        outcome: ChannelOutcome,
+        sid: Option<dtyp::Sid>,
+    ) -> Result<(), AuditUnavailable> {
+        self.parts.audit.channel(&ChannelEvent {
+            outcome,
+            account: &request.account_name,
+            computer: &request.computer_name,
+            channel_type: ChannelType(request.channel_type),
+            sid,
+            address: call.address,
+        })
+    }
+
+    async fn establish(
+        &self,
+        call: &NetlogonCall,
+        request: &Authenticate,
+    ) -> (Result<(Credential, u32), (ChannelRefusal, Option<dtyp::Sid>)>, u32) {
+        let now = self.now();
+        let (source, computer) = (call.address.ip(), index(&request.computer_name));
+        // One look-up uses a challenge up, whatever follows.
+        let challenge = lock(&self.challenges).take(now, call.connection, source, &computer);
+        let refused = |reason| Err((reason, None));
+        if request.negotiate_flags & flags::REQUIRED != flags::REQUIRED {
+            return (refused(ChannelRefusal::Downgrade), 0);
+        }
+        let channel_type = ChannelType(request.channel_type);
+        if !channel_type.is_channel() {
+            return (refused(ChannelRefusal::ChannelType), 0);
+        }
+        let account = request.account_name.trim_end_matches('.');
+        let secrets = &*self.parts.secrets;
+        let machine = match (secrets.revision(), secrets.find(account).await) {
+            (Ok(revision), Ok(Some(machine))) => (revision, machine),
+            (Ok(_), Ok(None)) => return (refused(ChannelRefusal::UnknownAccount), 0),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "Could not judge a secure channel");
+                return (refused(ChannelRefusal::SecretsUnavailable), 0);
+            }
+        };
+        let (revision, machine) = machine;
+        let negotiated = request.negotiate_flags & flags::OFFERED;
+        let sid = machine.sid;
+        let proved = self.prove(call, request, challenge, &machine, now);
+        let (keys, credentials, used_current) = match proved {
+            Ok(proved) => proved,
+            Err(reason) => return (Err((reason, Some(sid))), negotiated),
+        };
+        if used_current
+            && machine.previous.is_some()
+            && let Err(error) = secrets.current_used(&machine).await
+        {
+            tracing::warn!(%error, "Could not forget a previous secret");
+        }
+        let rid = sid.split_rid().map_or(0, |(_, rid)| rid);
+        let channel = SecureChannel::new(Established {
+            computer,
+            machine,
+            channel_type,
+            negotiated_flags: negotiated,
+            requested_flags: request.negotiate_flags,
+            keys,
+            client_credential: request.client_credential,
+            now,
+            revision,
+        });
+        // Written down before it can be used.
+        if self.audit(call, request, ChannelOutcome::Established, Some(sid)).is_err() {
+            return (Err((ChannelRefusal::SecretsUnavailable, Some(sid))), negotiated);
+        }
+        match self.channels.insert(now, channel) {
+            Ok(()) => (Ok((credentials, rid)), negotiated),
+            Err(_) => (Err((ChannelRefusal::RecordOfAnother, Some(sid))), negotiated),
+        }
+    }
+
+    /// Whether the client knows the account's secret; the keys, our own proof, and whether it was the present secret.
+    fn prove(
+        &self,
+        call: &NetlogonCall,
+        request: &Authenticate,
+        challenge: Option<Challenge>,
+        machine: &Machine,
+        now: FileTime,
+    ) -> Result<(Arc<ChannelKeys>, Credential, bool), ChannelRefusal> {
+        if !machine.enabled {
+            return Err(ChannelRefusal::AccountDisabled);
+        }
+        let channel_type = ChannelType(request.channel_type);
+        if machine.channel_type != channel_type {
+            return Err(ChannelRefusal::OtherChannelType);
+        }
+        let (account, computer) = (&request.account_name, &request.computer_name);
+        let named_after =
+            |account: &str| account.strip_suffix('$').is_some_and(|name| name.eq_ignore_ascii_case(computer));
+        if channel_type.names_its_computer() && !named_after(account) {
+            return Err(ChannelRefusal::NameMismatch);
+        }
+        let (name, source) = (index(&machine.name), call.address.ip());
+        if lock(&self.backoff).is_blocked(now, &name, source) {
+            return Err(ChannelRefusal::Backoff);
+        }
+        let Challenge { client, server } = challenge.ok_or(ChannelRefusal::NoChallenge)?;
+        if !credential::is_random_enough(&client) {
+            return Err(ChannelRefusal::WeakChallenge);
+        }
+        let secrets =
+            std::iter::once((&machine.current, true)).chain(machine.previous.iter().map(|s| (s, false)));
+        for (secret, is_current) in secrets {
+            let key = credential::session_key(secret, &client, &server);
+            let expanded = cfb8::Key::new(key.expose());
+            if credential::equal(&credential::credential(&expanded, &client), &request.client_credential) {
+                lock(&self.backoff).succeeded(&name, source);
+                let server_credential = credential::credential(&expanded, &server);
+                return Ok((Arc::new(ChannelKeys::new(key)), server_credential, is_current));
+            }
+        }
+        lock(&self.backoff).failed(now, &name, source);
+        Err(ChannelRefusal::WrongCredential)
+    }
+
+    /// The channel a call came over: sealed, and good at this moment.
+    async fn channel(&self, call: &NetlogonCall) -> Result<Arc<SecureChannel>, Denied> {
+        let denied = Denied::with(NtStatus::ACCESS_DENIED);
+        let security = call.call.security.as_ref().ok_or(denied)?;
+        if security.auth_type != AuthType::NETLOGON || security.level != AuthLevel::PRIVACY {
+            return Err(denied);
+        }
+        let channel = Arc::downcast::<SecureChannel>(Arc::clone(&security.identity)).map_err(|_| denied)?;
+        channel.check(&*self.parts.secrets, self.now()).await?;
+        Ok(channel)
+    }
+
+    /// The channel, with a name and an authenticator that are right for it.
+    async fn authenticated(
+        &self,
+        call: &NetlogonCall,
+        computer_name: Option<&str>,
+        authenticator: &Authenticator,
+    ) -> Result<(Arc<SecureChannel>, Authenticator), Denied> {
+        let denied = Denied::with(NtStatus::ACCESS_DENIED);
+        let channel = self.channel(call).await?;
+        if !computer_name.is_some_and(|name| name.eq_ignore_ascii_case(&channel.computer)) {
+            return Err(denied);
+        }
+        let returned = channel.authenticate(authenticator).ok_or(denied)?;
+        Ok((channel, returned))
+    }
+
+    /// [MS-NRPC] 3.5.4.4.10.
+    async fn capabilities(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
+        let request = Capabilities::read(&mut reader(call))?;
+        let level = request.query_level;
+        if level != 1 && level != 2 {
+            // Before the authenticator is touched: a client that tries higher levels goes on with the same seed.
+            return Err(FaultStatus::INVALID_TAG);
+        }
+        let outcome =
+            self.authenticated(call, request.computer_name.as_deref(), &request.authenticator).await;
+        let reply = match outcome {
+            Ok((channel, return_authenticator)) => {
+                let flags = if level == 1 { channel.negotiated_flags } else { channel.requested_flags };
+                CapabilitiesReply { return_authenticator, level, flags, status: NtStatus::SUCCESS }
+            }
+            Err(Denied { status, .. }) => {
+                CapabilitiesReply { return_authenticator: Authenticator::default(), level, flags: 0, status }
+            }
+        };
+        Ok(written(call.call.syntax, |writer| reply.write(writer)))
+    }
+
+    /// [MS-NRPC] 3.5.4.4.9.
+    async fn domain_info(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
+        let request = GetDomainInfoRequest::read(&mut reader(call))?;
+        let level = request.level;
+        let outcome =
+            self.authenticated(call, request.computer_name.as_deref(), &request.authenticator).await;
+        let (return_authenticator, status) = match outcome {
+            Ok((_, returned)) if level == 1 || level == 2 => (returned, NtStatus::SUCCESS),
+            Ok((_, returned)) => (returned, NtStatus::INVALID_LEVEL),
+            Err(Denied { status, .. }) => (Authenticator::default(), status),
+        };
+        let domain = (level == 1 && status.is_success()).then(|| self.parts.names.domain.clone());
+        let reply = GetDomainInfoReply { return_authenticator, level, domain, status };
+        Ok(written(call.call.syntax, |writer| reply.write(writer)))
+    }
+
+    /// [MS-NRPC] 3.5.4.4.6: changes the secret of the channel's own account, whatever account the call names.
+    async fn password_set(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
+        let request = PasswordSet2::read(&mut reader(call))?;
+        let outcome = self.authenticated(call, Some(&request.computer_name), &request.authenticator).await;
+        let (return_authenticator, status) = match outcome {
+            Ok((channel, returned)) => (returned, self.rotate(call, &channel, &request).await),
+            Err(Denied { status, .. }) => (Authenticator::default(), status),
+        };
+        let reply = PasswordSet2Reply { return_authenticator, status };
+        Ok(written(call.call.syntax, |writer| reply.write(writer)))
+    }
+
+    async fn rotate(&self, call: &NetlogonCall, channel: &SecureChannel, request: &PasswordSet2) -> NtStatus {
+        let sent = &request.clear_new_password;
+        // A client that forgot to encrypt has just told its password to whoever made it do so.
+        if new_secret(sent).is_some() {
+            return NtStatus::WRONG_PASSWORD;
+        }
+        let mut decrypted = sent.clone();
+        channel.keys.decrypt_inner(&mut decrypted[..]);
+        let Some(secret) = new_secret(&decrypted) else { return NtStatus::WRONG_PASSWORD };
+        decrypted.zeroize();
+        let machine = channel.machine();
+        let event = ChannelEvent {
+            outcome: ChannelOutcome::Rotated,
+            account: &machine.name,
+            computer: &channel.computer,
+            channel_type: channel.channel_type,
+            sid: Some(machine.sid),
+            address: call.address,
+        };
+        if self.parts.audit.channel(&event).is_err() {
+            return NtStatus::INVALID_SERVER_STATE;
+        }
+        match self.parts.secrets.rotate(&machine, secret).await {
+            Ok(()) => NtStatus::SUCCESS,
+            Err(error) => {
+                tracing::warn!(%error, account = machine.name, "Could not rotate a secret");
+                NtStatus::DS_BUSY
+            }
+        }
+    }
+}
+
+/// The secret in an NL_TRUST_PASSWORD in the clear, if it is one: an even length of 28 to 512 bytes, at the end of a
+/// buffer that is not one byte repeated.
+fn new_secret(password: &[u8; PasswordSet2::PASSWORD_LEN]) -> Option<SharedSecret> {
+    let (buffer, length) = password.split_at(512);
+    let length = length.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize)?;
+    if !(28..=512).contains(&length)
+        || !length.is_multiple_of(2)
+        || buffer.iter().all(|byte| *byte == buffer[0])
+    {
+        return None;
+    }
+    Some(SharedSecret::from_utf16le(&buffer[512 - length..]))
+}
+
+/// What the client learns of a refusal ([MS-NRPC] 3.5.4.4.2).
+const fn refusal_status(reason: ChannelRefusal) -> NtStatus {
+    match reason {
+        ChannelRefusal::Downgrade => NtStatus::DOWNGRADE_DETECTED,
+        ChannelRefusal::ChannelType => NtStatus::INVALID_PARAMETER,
+        ChannelRefusal::UnknownAccount
+        | ChannelRefusal::AccountDisabled
+        | ChannelRefusal::OtherChannelType => NtStatus::NO_TRUST_SAM_ACCOUNT,
+        ChannelRefusal::SecretsUnavailable => NtStatus::DS_BUSY,
+        ChannelRefusal::NameMismatch
+        | ChannelRefusal::NoChallenge
+        | ChannelRefusal::WeakChallenge
+        | ChannelRefusal::WrongCredential
+        | ChannelRefusal::Backoff
+        | ChannelRefusal::RecordOfAnother => NtStatus::ACCESS_DENIED,
+    }
+}
