@@ -7,8 +7,11 @@
 
 pub mod account;
 pub mod alt_security_identity;
+pub mod distinguished_name;
 pub mod fold;
 pub mod store;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
+pub use alt_security_identity::AltSecurityIdentity;
+pub use distinguished_name::DistinguishedName;
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
