@@ -6,12 +6,18 @@
 //! (`account_store_battery!`) does not check is not promised.
 
 pub mod account;
+pub mod admin;
 pub mod alt_security_identity;
 pub mod distinguished_name;
 pub mod fold;
+#[cfg(feature = "machines")]
+pub mod machines;
 pub mod store;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
+pub use admin::{AccountAdmin, Change, Changes, Put};
 pub use alt_security_identity::AltSecurityIdentity;
 pub use distinguished_name::DistinguishedName;
+#[cfg(feature = "machines")]
+pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

@@ -1,0 +1,199 @@
+//! Machine accounts and trusts: who may open a secure channel, with which secret.
+//!
+//! A channel is its account: a machine that shares its name and relative identifier with a computer account is
+//! usable only while that account exists and is enabled. What passwords are is not known here: only their NT
+//! hashes, which leave this module by [`NtHash::expose`] alone.
+
+use crate::account::AccountFlags;
+use crate::admin::Put;
+use crate::store::{BoxFuture, Revision, StoreError};
+use dtyp::{FileTime, Sid};
+use md4::{Digest, Md4};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// NTOWF ([MS-NLMP] 3.3.1): MD4 of a password in UTF-16LE, the secret that both ends of a channel share.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct NtHash([u8; 16]);
+
+impl NtHash {
+    /// Takes the hash.
+    pub const fn new(hash: [u8; 16]) -> Self {
+        Self(hash)
+    }
+
+    /// Of a password.
+    pub fn from_password(password: &str) -> Self {
+        let mut units = dtyp::utf16le(password);
+        let hash = Self(Md4::digest(&units).into());
+        units.zeroize();
+        hash
+    }
+
+    /// The hash, for the one who proves or verifies its knowledge.
+    pub const fn expose(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl PartialEq for NtHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for NtHash {}
+
+impl fmt::Debug for NtHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// [MS-NRPC] 2.2.1.3.13 NETLOGON_SECURE_CHANNEL_TYPE, as far as it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelKind {
+    /// WorkstationSecureChannel (2): a member of the domain.
+    Workstation,
+    /// TrustedDnsDomainSecureChannel (3).
+    TrustedDnsDomain,
+    /// TrustedDomainSecureChannel (4).
+    TrustedDomain,
+    /// ServerSecureChannel (6): a domain controller.
+    Server,
+    /// CdcServerSecureChannel (7): a read-only domain controller.
+    CdcServer,
+}
+
+impl ChannelKind {
+    /// The value on the wire.
+    pub const fn value(self) -> u16 {
+        match self {
+            Self::Workstation => 2,
+            Self::TrustedDnsDomain => 3,
+            Self::TrustedDomain => 4,
+            Self::Server => 6,
+            Self::CdcServer => 7,
+        }
+    }
+
+    /// From the wire; `None` for what is not served.
+    pub const fn from_value(value: u16) -> Option<Self> {
+        Some(match value {
+            2 => Self::Workstation,
+            3 => Self::TrustedDnsDomain,
+            4 => Self::TrustedDomain,
+            6 => Self::Server,
+            7 => Self::CdcServer,
+            _ => return None,
+        })
+    }
+}
+
+/// A machine or a trust, without its secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// `sAMAccountName`, such as `WEB01$`; compared by [`crate::fold::casefold`].
+    pub name: String,
+    /// `objectSid`; that of the computer account of this name, if there is one.
+    pub sid: Sid,
+    /// The one kind of channel it may open.
+    pub kind: ChannelKind,
+    /// Whether it may open one at all.
+    pub enabled: bool,
+    /// Whether it may ask for certificates to be mapped.
+    pub rcmp: bool,
+    /// NetBIOS names of the domains it may ask about; empty for all.
+    pub domains: Vec<String>,
+    /// SIDs of the groups that it may be told of; empty for all.
+    pub groups: Vec<Sid>,
+}
+
+/// What a machine proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secrets {
+    /// The current secret.
+    pub current: NtHash,
+    /// When it became so; after it, the previous one has 24 hours at most.
+    pub current_since: FileTime,
+    /// The one before, until the current one is used for the first time.
+    pub previous: Option<NtHash>,
+}
+
+/// A machine with what depends on other entries, read at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineRecord {
+    /// The machine.
+    pub machine: Machine,
+    /// Its secrets.
+    pub secrets: Secrets,
+    /// The flags of the account with its SID; `None` when it has none.
+    pub account: Option<AccountFlags>,
+}
+
+impl MachineRecord {
+    /// Whether it may have a channel: it is enabled, and its account, if any, is not disabled.
+    pub fn is_enabled(&self) -> bool {
+        self.machine.enabled && !self.account.is_some_and(|flags| flags.contains(AccountFlags::DISABLED))
+    }
+}
+
+/// Machines and their secrets. The same as [`crate::AccountStore`]: absence is a value, `Err` means *do not know*.
+///
+/// The rules: a machine's SID is its computer account's when there is one of the same name, else one that no account
+/// and no group has; the domain's own SID stands for this choice. Whoever has the SID has the name.
+pub trait MachineStore: Send + Sync {
+    /// The machine of this account name, enabled or not.
+    fn machine<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<MachineRecord>>, StoreError>>;
+
+    /// A page of machines as in [`crate::AccountAdmin`], without the work of unsealing their secrets.
+    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>>;
+
+    /// Writes a machine. Without secrets those of the existing one stay, and a new one is refused.
+    fn put_machine(
+        &self,
+        put: Put,
+        machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Removes a machine; its computer account stays.
+    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Makes `secret` the current one and the current one the previous one. A secret that is current already changes
+    /// nothing, so that a repeated request does not cost the previous one.
+    fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Forgets the previous secret, provided that `current` is still the current one.
+    fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Changes whenever an answer of [`MachineStore::machine`] may have changed; cheap enough to ask for every call.
+    fn machine_revision(&self) -> Result<Revision, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_known_by_its_hash_and_printed_never() {
+        // The digest of [MS-NRPC], section 4.3.
+        let hash = NtHash::from_password("test");
+        assert_eq!(dtyp::hex(hash.expose()), "0cb6948805f797bf2a82807973b89537");
+        assert_eq!(format!("{hash:?}"), "[redacted]");
+        assert_ne!(hash, NtHash::new([0; 16]));
+    }
+
+    #[test]
+    fn channel_kinds_have_the_values_of_the_document() {
+        for value in 0..=u16::from(u8::MAX) {
+            let kind = ChannelKind::from_value(value);
+            assert_eq!(kind.is_some(), [2, 3, 4, 6, 7].contains(&value), "{value}");
+            assert!(kind.is_none_or(|kind| kind.value() == value));
+        }
+    }
+}
