@@ -3,6 +3,17 @@
 //! It knows no Netlogon: a question comes in, an answer goes out, and whoever carries them is somebody else. Mapping
 //! itself is pure: certificate and policy give queries, matches give a decision.
 
+mod answer;
+pub mod certificate;
+mod der;
+pub mod mapping;
 pub mod message;
+pub mod policy;
+mod service;
 #[cfg(test)]
 mod test;
+pub mod trace;
+
+pub use mapping::{Method, Reason};
+pub use policy::{Binding, Policy, Unsupported, Validation};
+pub use service::{Answer, Asker, CurrentMapper, MapCertificate, Mapped, Mapper, Question};

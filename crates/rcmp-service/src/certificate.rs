@@ -1,0 +1,388 @@
+//! The fields of an X.509 certificate (RFC 5280 4.1) that mapping needs, as the bytes they are.
+//!
+//! Nothing is verified here: the client of the protocol has verified the certificate and the possession of its key before
+//! it asks ([MS-RCMP] 3.5).
+
+use crate::der::{self, Der, Element};
+use account_store::distinguished_name::{Attribute, AttributeTypeAndValue, DistinguishedName, Rdn, Value};
+use dtyp::{DecodeError, DecodeErrorKind, FileTime, Sid};
+
+/// Most names in a subjectAltName that are looked at; more make the extension unusable.
+pub const SUBJECT_ALT_NAMES_MAX: usize = 64;
+/// Most relative distinguished names, and most attributes in one of them.
+const NAME_PARTS_MAX: usize = 64;
+/// Most extensions; certificates have ten.
+const EXTENSIONS_MAX: usize = 64;
+
+/// id-ce-subjectAltName, 2.5.29.17.
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+/// id-ce-subjectKeyIdentifier, 2.5.29.14.
+const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
+/// szOID_NTDS_CA_SECURITY_EXT, 1.3.6.1.4.1.311.25.2 ([MS-WCCE] 2.2.2.7.7.4).
+const SID_EXTENSION: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02];
+/// szOID_NTDS_OBJECTSID, 1.3.6.1.4.1.311.25.2.1.
+const OBJECT_SID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
+/// szOID_NT_PRINCIPAL_NAME, 1.3.6.1.4.1.311.20.2.3 (RFC 4556 C).
+const PRINCIPAL_NAME: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x14, 0x02, 0x03];
+
+/// A certificate taken apart; everything points into its bytes.
+#[derive(Clone, Debug)]
+pub struct Certificate<'a> {
+    /// The whole certificate.
+    pub encoded: &'a [u8],
+    /// Content octets of the serial number: big-endian, two's complement.
+    pub serial: &'a [u8],
+    /// The issuer's encoded name.
+    pub issuer: &'a [u8],
+    /// The subject's encoded name.
+    pub subject: &'a [u8],
+    /// The encoded SubjectPublicKeyInfo.
+    pub public_key: &'a [u8],
+    /// Start of validity.
+    pub not_before: FileTime,
+    /// End of validity.
+    pub not_after: FileTime,
+    subject_alt_name: Option<&'a [u8]>,
+    subject_key_identifier: Option<&'a [u8]>,
+    sid_extension: Option<&'a [u8]>,
+}
+
+/// A name in a subjectAltName, as far as mapping knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AlternativeName {
+    /// otherName with a user principal name.
+    PrincipalName(String),
+    /// dNSName.
+    Dns(String),
+    /// rfc822Name.
+    Rfc822(String),
+    /// uniformResourceIdentifier.
+    Uri(String),
+}
+
+impl<'a> Certificate<'a> {
+    /// Takes a certificate apart. It must be DER from the first to the last byte; an extension that occurs twice makes it
+    /// unusable (RFC 5280 4.2).
+    pub fn parse(encoded: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut outer = Der::new(encoded);
+        let mut certificate = outer.expect("Certificate", der::SEQUENCE)?.inside();
+        outer.finish("Certificate")?;
+        let mut tbs = certificate.expect("TBSCertificate", der::SEQUENCE)?.inside();
+        certificate.expect("signatureAlgorithm", der::SEQUENCE)?;
+        certificate.expect("signatureValue", der::BIT_STRING)?;
+        certificate.finish("Certificate")?;
+
+        tbs.optional("version", 0xa0)?;
+        let serial = tbs.expect("serialNumber", der::INTEGER)?;
+        if serial.contents.is_empty() {
+            return Err(tbs.error("serialNumber", DecodeErrorKind::Truncated));
+        }
+        tbs.expect("signature", der::SEQUENCE)?;
+        let issuer = tbs.expect("issuer", der::SEQUENCE)?;
+        let mut validity = tbs.expect("validity", der::SEQUENCE)?.inside();
+        let not_before = time(&mut validity, "notBefore")?;
+        let not_after = time(&mut validity, "notAfter")?;
+        validity.finish("validity")?;
+        let subject = tbs.expect("subject", der::SEQUENCE)?;
+        let public_key = tbs.expect("subjectPublicKeyInfo", der::SEQUENCE)?;
+        tbs.optional("issuerUniqueID", 0x81)?;
+        tbs.optional("subjectUniqueID", 0x82)?;
+        let extensions = tbs.optional("extensions", 0xa3)?;
+        tbs.finish("TBSCertificate")?;
+        let mut parsed = Self {
+            encoded,
+            serial: serial.contents,
+            issuer: issuer.encoded,
+            subject: subject.encoded,
+            public_key: public_key.encoded,
+            not_before,
+            not_after,
+            subject_alt_name: None,
+            subject_key_identifier: None,
+            sid_extension: None,
+        };
+        if let Some(extensions) = extensions {
+            parsed.read_extensions(&extensions)?;
+        }
+        Ok(parsed)
+    }
+
+    fn read_extensions(&mut self, explicit: &Element<'a>) -> Result<(), DecodeError> {
+        let mut explicit = explicit.inside();
+        let mut list = explicit.expect("extensions", der::SEQUENCE)?.inside();
+        explicit.finish("extensions")?;
+        let mut seen: Vec<&[u8]> = Vec::new();
+        while !list.is_empty() {
+            let mut extension = list.expect("Extension", der::SEQUENCE)?.inside();
+            let id = extension.expect("extnID", der::OID)?.contents;
+            extension.optional("critical", der::BOOLEAN)?;
+            let value = extension.expect("extnValue", der::OCTET_STRING)?.contents;
+            extension.finish("Extension")?;
+            if seen.contains(&id) {
+                return Err(list.error("extensions", DecodeErrorKind::BadValue));
+            }
+            if seen.len() >= EXTENSIONS_MAX {
+                return Err(list.error("extensions", DecodeErrorKind::TooLong));
+            }
+            seen.push(id);
+            match id {
+                SUBJECT_ALT_NAME => self.subject_alt_name = Some(value),
+                SUBJECT_KEY_IDENTIFIER => self.subject_key_identifier = Some(value),
+                SID_EXTENSION => self.sid_extension = Some(value),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the subjectAltName, in their order; none without the extension. An error makes the extension unusable,
+    /// not the certificate.
+    pub fn alternative_names(&self) -> Result<Vec<AlternativeName>, DecodeError> {
+        let Some(extension) = self.subject_alt_name else { return Ok(Vec::new()) };
+        let mut outer = Der::new(extension);
+        let mut list = outer.expect("subjectAltName", der::SEQUENCE)?.inside();
+        outer.finish("subjectAltName")?;
+        let mut names = Vec::new();
+        let mut count = 0;
+        while !list.is_empty() {
+            count += 1;
+            if count > SUBJECT_ALT_NAMES_MAX {
+                return Err(list.error("subjectAltName", DecodeErrorKind::TooLong));
+            }
+            let name = list.any("GeneralName")?;
+            let ia5 = |what: &'static str| match name.contents.is_ascii() && !name.contents.contains(&0) {
+                true => Ok(String::from_utf8_lossy(name.contents).into_owned()),
+                false => Err(name.inside().error(what, DecodeErrorKind::BadText)),
+            };
+            match name.tag {
+                0xa0 => names.extend(principal_name(&name)?.map(AlternativeName::PrincipalName)),
+                0x81 => names.push(AlternativeName::Rfc822(ia5("rfc822Name")?)),
+                0x82 => names.push(AlternativeName::Dns(ia5("dNSName")?)),
+                0x86 => names.push(AlternativeName::Uri(ia5("uniformResourceIdentifier")?)),
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    /// The value of the subject key identifier.
+    pub fn subject_key_identifier(&self) -> Result<Option<&'a [u8]>, DecodeError> {
+        let Some(extension) = self.subject_key_identifier else { return Ok(None) };
+        let mut outer = Der::new(extension);
+        let identifier = outer.expect("subjectKeyIdentifier", der::OCTET_STRING)?.contents;
+        outer.finish("subjectKeyIdentifier")?;
+        Ok(Some(identifier))
+    }
+
+    /// The SID that the certificate's issuer wrote into it, by the extension of [MS-WCCE] 2.2.2.7.7.4.
+    pub fn sid(&self) -> Result<Option<Sid>, DecodeError> {
+        let Some(extension) = self.sid_extension else { return Ok(None) };
+        let mut outer = Der::new(extension);
+        let mut names = outer.expect("NTDS_CA_SECURITY_EXT", der::SEQUENCE)?.inside();
+        outer.finish("NTDS_CA_SECURITY_EXT")?;
+        let mut other_name = names.expect("otherName", 0xa0)?.inside();
+        names.finish("NTDS_CA_SECURITY_EXT")?;
+        let bad = other_name.error("NTDS_OBJECTSID", DecodeErrorKind::BadValue);
+        if other_name.expect("NTDS_OBJECTSID", der::OID)?.contents != OBJECT_SID {
+            return Err(bad);
+        }
+        let mut explicit = other_name.expect("NTDS_OBJECTSID", 0xa0)?.inside();
+        other_name.finish("otherName")?;
+        let text = explicit.expect("NTDS_OBJECTSID", der::OCTET_STRING)?.contents;
+        explicit.finish("NTDS_OBJECTSID")?;
+        std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(Some).ok_or(bad)
+    }
+
+    /// The issuer's name.
+    pub fn issuer_name(&self) -> Result<DistinguishedName, DecodeError> {
+        name(self.issuer)
+    }
+
+    /// The subject's name.
+    pub fn subject_name(&self) -> Result<DistinguishedName, DecodeError> {
+        name(self.subject)
+    }
+}
+
+/// An encoded X.501 `Name` as Windows orders it, which is the order of the certificate.
+pub fn name(encoded: &[u8]) -> Result<DistinguishedName, DecodeError> {
+    let mut outer = Der::new(encoded);
+    let mut sequence = outer.expect("Name", der::SEQUENCE)?.inside();
+    outer.finish("Name")?;
+    let mut rdns = Vec::new();
+    while !sequence.is_empty() {
+        let mut set = sequence.expect("RelativeDistinguishedName", der::SET)?.inside();
+        let mut attributes = Vec::new();
+        while !set.is_empty() {
+            let mut attribute = set.expect("AttributeTypeAndValue", der::SEQUENCE)?.inside();
+            let oid = attribute.expect("type", der::OID)?.contents;
+            let value = attribute.any("value")?;
+            attribute.finish("AttributeTypeAndValue")?;
+            let oid = der::dotted(oid).ok_or(set.error("type", DecodeErrorKind::BadValue))?;
+            let value = match der::is_string(value.tag) {
+                true => Value::Text(der::text(&value).ok_or(set.error("value", DecodeErrorKind::BadText))?),
+                false => Value::Encoded(value.encoded.to_vec()),
+            };
+            attributes.push(AttributeTypeAndValue { attribute: Attribute::from_oid(&oid), value });
+        }
+        if attributes.is_empty() {
+            return Err(sequence.error("RelativeDistinguishedName", DecodeErrorKind::BadValue));
+        }
+        if attributes.len() > NAME_PARTS_MAX || rdns.len() >= NAME_PARTS_MAX {
+            return Err(sequence.error("Name", DecodeErrorKind::TooLong));
+        }
+        rdns.push(Rdn(attributes));
+    }
+    Ok(DistinguishedName(rdns))
+}
+
+/// The user principal name of an otherName; `None` for names of other kinds.
+fn principal_name(name: &Element<'_>) -> Result<Option<String>, DecodeError> {
+    let mut other_name = name.inside();
+    let id = other_name.expect("type-id", der::OID)?.contents;
+    let mut explicit = other_name.expect("value", 0xa0)?.inside();
+    other_name.finish("otherName")?;
+    if id != PRINCIPAL_NAME {
+        return Ok(None);
+    }
+    let value = explicit.any("userPrincipalName")?;
+    let bad = explicit.error("userPrincipalName", DecodeErrorKind::BadText);
+    explicit.finish("userPrincipalName")?;
+    match value.tag {
+        0x0c | 0x13 | 0x16 | 0x1e => der::text(&value).filter(|text| !text.is_empty()).map(Some).ok_or(bad),
+        _ => Err(bad),
+    }
+}
+
+/// UTCTime or GeneralizedTime in the only form that RFC 5280 4.1.2.5 allows.
+fn time(validity: &mut Der<'_>, what: &'static str) -> Result<FileTime, DecodeError> {
+    let bad = validity.error(what, DecodeErrorKind::BadValue);
+    let element = validity.any(what)?;
+    let digits = element.contents.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit));
+    let digits = digits.ok_or_else(|| bad.clone())?;
+    let number =
+        |digits: &[u8]| digits.iter().fold(0i64, |number, digit| number * 10 + i64::from(digit - b'0'));
+    let (year, rest) = match (element.tag, digits.len()) {
+        (der::UTC_TIME, 12) => {
+            let year = number(&digits[..2]);
+            (if year < 50 { 2000 + year } else { 1900 + year }, &digits[2..])
+        }
+        (der::GENERALIZED_TIME, 14) => (number(&digits[..4]), &digits[4..]),
+        _ => return Err(bad),
+    };
+    let [month, day, hour, minute, second] = std::array::from_fn(|n| number(&rest[2 * n..2 * n + 2]));
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return Err(bad);
+    }
+    // Days from civil: years begin in March, so that the leap day comes last.
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
+    let days =
+        year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468;
+    Ok(FileTime::from_unix(((days * 24 + hour) * 60 + minute) * 60 + second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::{ALICE, unhex};
+    use x509_parser::prelude::FromDer;
+
+    #[test]
+    fn alice_is_read_as_the_digest_says() {
+        let encoded = unhex(ALICE);
+        let alice = Certificate::parse(&encoded).expect("it is well formed");
+        assert_eq!(dtyp::hex(alice.serial), "2b0000000011ac0000000012");
+        assert_eq!(
+            alice.issuer_name().map(|name| name.to_string()).as_deref(),
+            Ok("DC=com,DC=contoso,CN=CONTOSO-CA")
+        );
+        assert_eq!(
+            alice.subject_name().map(|name| name.to_string()).as_deref(),
+            Ok("DC=com,DC=contoso,OU=Users,CN=Alice Smith")
+        );
+        assert_eq!(
+            alice.alternative_names(),
+            Ok(vec![
+                AlternativeName::PrincipalName("alice@contoso.com".into()),
+                AlternativeName::Rfc822("alice@contoso.com".into())
+            ])
+        );
+        let identifier = alice.subject_key_identifier().expect("well formed").expect("present");
+        assert_eq!(dtyp::hex(identifier), "0b6993f12d0755df63a9622afee00aac88cb69db");
+        let sid = alice.sid().expect("well formed").map(|sid| sid.to_string());
+        assert_eq!(sid.as_deref(), Some("S-1-5-21-3623811015-3361044348-30300820-1013"));
+        assert_eq!(alice.not_before.to_string(), "2024-01-01T00:00:00Z");
+        assert_eq!(alice.not_after.to_string(), "2034-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn another_parser_sees_the_same_fields() {
+        let encoded = unhex(ALICE);
+        let ours = Certificate::parse(&encoded).expect("it is well formed");
+        let (_, theirs) =
+            x509_parser::certificate::X509Certificate::from_der(&encoded).expect("it is well formed");
+        assert_eq!(ours.serial, theirs.raw_serial());
+        assert_eq!(ours.issuer, theirs.issuer().as_raw());
+        assert_eq!(ours.subject, theirs.subject().as_raw());
+        assert_eq!(ours.public_key, theirs.public_key().raw);
+        assert_eq!(ours.not_before.to_unix(), theirs.validity().not_before.timestamp());
+        assert_eq!(ours.not_after.to_unix(), theirs.validity().not_after.timestamp());
+    }
+
+    #[test]
+    fn no_truncated_or_extended_certificate_is_read() {
+        let encoded = unhex(ALICE);
+        for len in 0..encoded.len() {
+            assert!(Certificate::parse(&encoded[..len]).is_err(), "{len}");
+        }
+        let mut longer = encoded;
+        longer.push(0);
+        assert!(Certificate::parse(&longer).is_err());
+    }
+
+    #[test]
+    fn whatever_byte_is_wrong_nothing_panics() {
+        let encoded = unhex(ALICE);
+        for at in 0..encoded.len() {
+            for value in [0x00, 0x01, 0x7f, 0x80, 0x81, 0x84, 0xff, encoded[at] ^ 0x20] {
+                let mut wrong = encoded.clone();
+                wrong[at] = value;
+                if let Ok(certificate) = Certificate::parse(&wrong) {
+                    let _ = (certificate.alternative_names(), certificate.sid(), certificate.issuer_name());
+                    let _ = (certificate.subject_key_identifier(), certificate.subject_name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_extension_that_occurs_twice_is_refused() {
+        let encoded = unhex(ALICE);
+        // Turn the extended key usage (2.5.29.37) into a second subject alternative name.
+        let at = encoded.windows(3).position(|window| window == [0x55, 0x1d, 0x25]).expect("it is there");
+        let mut twice = encoded;
+        twice[at + 2] = 0x11;
+        assert!(Certificate::parse(&twice).is_err());
+    }
+
+    #[test]
+    fn times_have_one_form() {
+        for (tag, text, expect) in [
+            (0x17, "491231235959Z", Some("2049-12-31T23:59:59Z")),
+            (0x17, "500101000000Z", Some("1950-01-01T00:00:00Z")),
+            (0x18, "20500101000000Z", Some("2050-01-01T00:00:00Z")),
+            (0x18, "99991231235959Z", Some("9999-12-31T23:59:59Z")),
+            (0x17, "4912312359Z", None),
+            (0x17, "491231235959+0100", None),
+            (0x18, "20501301000000Z", None),
+            (0x18, "20500101240000Z", None),
+            (0x04, "491231235959Z", None),
+        ] {
+            let mut encoded = vec![tag, text.len() as u8];
+            encoded.extend_from_slice(text.as_bytes());
+            let read = time(&mut Der::new(&encoded), "notBefore").ok().map(|time| time.to_string());
+            assert_eq!(read.as_deref(), expect, "{text}");
+        }
+    }
+}
