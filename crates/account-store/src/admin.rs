@@ -168,3 +168,17 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<(), StoreError> {
     };
     Err(StoreError::Refused(format!("{what} {name:?}: the name {reason}")))
 }
+
+/// The same for a machine.
+#[cfg(feature = "machines")]
+pub(crate) fn check_machine(machine: &crate::Machine) -> Result<(), StoreError> {
+    check_name("machine", &machine.name)?;
+    let refuse = |what: &str| Err(StoreError::Refused(format!("machine {:?}: {what}", machine.name)));
+    if !machine.name.ends_with('$') {
+        return refuse("the name of a machine ends in $");
+    }
+    if machine.domains.len() > LIST_LEN_MAX || machine.groups.len() > LIST_LEN_MAX {
+        return refuse("a list has more than 1024 entries");
+    }
+    machine.domains.iter().try_for_each(|domain| check_name("domain", domain))
+}

@@ -8,11 +8,19 @@
 pub mod account;
 pub mod admin;
 pub mod alt_security_identity;
+#[cfg(all(test, any(feature = "memory", feature = "sqlite")))]
+mod battery;
 pub mod distinguished_name;
 pub mod fold;
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+mod index;
 #[cfg(feature = "machines")]
 pub mod machines;
+#[cfg(feature = "memory")]
+pub mod memory;
 pub mod store;
+#[cfg(any(feature = "memory", feature = "sqlite"))]
+mod writer;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
 pub use admin::{AccountAdmin, Change, Changes, Put};
@@ -20,4 +28,6 @@ pub use alt_security_identity::AltSecurityIdentity;
 pub use distinguished_name::DistinguishedName;
 #[cfg(feature = "machines")]
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
+#[cfg(feature = "memory")]
+pub use memory::MemoryStore;
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

@@ -124,6 +124,30 @@ pub struct Secrets {
     pub previous: Option<NtHash>,
 }
 
+impl Secrets {
+    /// The secrets of a machine that just got its first one.
+    pub const fn first(current: NtHash, now: FileTime) -> Self {
+        Self { current, current_since: now, previous: None }
+    }
+
+    /// [`MachineStore::rotate`]; whether anything changed.
+    #[cfg(any(feature = "memory", feature = "sqlite"))]
+    pub(crate) fn rotate(&mut self, secret: NtHash, now: FileTime) -> bool {
+        let changes = self.current != secret;
+        if changes {
+            self.previous = Some(std::mem::replace(&mut self.current, secret));
+            self.current_since = now;
+        }
+        changes
+    }
+
+    /// [`MachineStore::drop_previous`]; whether anything changed.
+    #[cfg(any(feature = "memory", feature = "sqlite"))]
+    pub(crate) fn drop_previous(&mut self, current: &NtHash) -> bool {
+        self.current == *current && self.previous.take().is_some()
+    }
+}
+
 /// A machine with what depends on other entries, read at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineRecord {

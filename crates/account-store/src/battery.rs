@@ -1,0 +1,644 @@
+//! What every store promises, as tests: a backend runs them by `account_store_battery!(make)`, where `make` gives an
+//! empty store of [`domain`] and whatever has to outlive it.
+
+use crate::{
+    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, Change, Domain, Group, GroupScope,
+    Matches, Membership, Profile, Put, Query, Record, StoreError,
+};
+use dtyp::{FileTime, Sid};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// Runs every promise against the stores that `$make` makes.
+macro_rules! account_store_battery {
+    ($make:expr) => {
+        $crate::battery::account_store_battery!(
+            $make,
+            absence_is_a_value,
+            every_kind_of_query_finds_its_account,
+            text_is_folded_as_its_kind_is,
+            several_accounts_are_many_and_some_are_named,
+            fields_come_back_as_they_were_written,
+            disabled_locked_and_expired_accounts_are_found,
+            memberships_are_transitive_and_each_once,
+            circles_of_groups_end,
+            memberships_follow_every_change_of_the_graph,
+            groups_tell_their_present_name_and_scope,
+            replacing_an_account_moves_its_keys,
+            removed_accounts_leave_nothing,
+            names_and_sids_are_unique,
+            relative_identifiers_are_given_once,
+            bad_entries_are_refused,
+            a_change_is_whole_or_not_at_all,
+            memberships_may_come_before_their_ends,
+            revisions_follow_changes,
+            lists_come_in_pages,
+            questions_may_be_hostile
+        );
+    };
+    ($make:expr, $($promise:ident),*) => {
+        $(
+            #[test]
+            fn $promise() {
+                let (store, _keep) = $make();
+                $crate::battery::$promise(&store);
+            }
+        )*
+    };
+}
+pub(crate) use account_store_battery;
+
+/// The domain of the stores under test.
+pub(crate) fn domain() -> Domain {
+    Domain {
+        netbios: "CONTOSO".to_owned(),
+        dns: "contoso.example".to_owned(),
+        sid: "S-1-5-21-3623811015-3361044348-30300820".parse().expect("a SID"),
+    }
+}
+
+/// The value of a future that has to be ready, or becomes so by another thread.
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::yield_now(),
+        }
+    }
+}
+
+pub(crate) fn sid(rid: u32) -> Sid {
+    domain().sid.with_rid(rid).expect("room for a RID")
+}
+
+/// A user with this RID, named `user` and the RID, of primary group 513.
+pub(crate) fn user(rid: u32) -> Account {
+    Account {
+        name: format!("user{rid}"),
+        sid: sid(rid),
+        kind: AccountKind::User,
+        user_principal_name: None,
+        service_principal_names: Vec::new(),
+        alt_security_identities: Vec::new(),
+        flags: AccountFlags::NORMAL,
+        primary_group_id: 513,
+        expires: FileTime::NEVER,
+        created: FileTime::UNSET,
+        password_last_set: FileTime::UNSET,
+        password_can_change: FileTime::UNSET,
+        password_must_change: FileTime::NEVER,
+        logon_hours: None,
+        logon_count: 0,
+        bad_password_count: 0,
+        profile: Profile::default(),
+        extra_sids: Vec::new(),
+    }
+}
+
+fn alice() -> Account {
+    Account {
+        name: "Alice".to_owned(),
+        user_principal_name: Some("alice@contoso.com".to_owned()),
+        service_principal_names: vec!["HTTP/alice".to_owned(), "host/alice".to_owned()],
+        alt_security_identities: vec![
+            "X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<S>DC=com,DC=contoso,OU=Users,CN=Alice Smith".to_owned(),
+            "X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>1200000000ac11000000002b".to_owned(),
+            "Kerberos:alice@EXAMPLE.COM".to_owned(),
+        ],
+        ..user(1013)
+    }
+}
+
+pub(crate) fn group(rid: u32, name: &str) -> Group {
+    Group { name: name.to_owned(), sid: sid(rid), scope: GroupScope::Global }
+}
+
+pub(crate) fn add(account: Account) -> Change {
+    Change::PutAccount(Put::New, Box::new(account))
+}
+
+pub(crate) fn member(group: u32, member: u32) -> Change {
+    Change::AddMember { group: sid(group), member: sid(member) }
+}
+
+fn not_member(group: u32, member: u32) -> Change {
+    Change::RemoveMember { group: sid(group), member: sid(member) }
+}
+
+pub(crate) fn try_apply(
+    store: &dyn AccountAdmin,
+    changes: impl IntoIterator<Item = Change, IntoIter: Send>,
+) -> Result<(), StoreError> {
+    now(store.apply(&mut changes.into_iter().map(Ok)))
+}
+
+pub(crate) fn apply(store: &dyn AccountAdmin, changes: impl IntoIterator<Item = Change, IntoIter: Send>) {
+    try_apply(store, changes).expect("the change keeps the rules");
+}
+
+fn refused(store: &dyn AccountAdmin, changes: Vec<Change>) -> String {
+    match try_apply(store, changes.clone()) {
+        Err(StoreError::Refused(why)) => why,
+        other => panic!("{changes:?}: {other:?}"),
+    }
+}
+
+pub(crate) fn find(store: &dyn AccountStore, query: Query) -> Matches {
+    let first = now(store.find(&query)).expect("the store answers");
+    let second = now(store.find(&query)).expect("the store answers");
+    assert_eq!(first, second, "asked twice, {query:?} finds the same");
+    first
+}
+
+pub(crate) fn one(store: &dyn AccountStore, query: Query) -> Arc<Record> {
+    match find(store, query.clone()) {
+        Matches::One(record) => record,
+        other => panic!("{query:?}: {other:?}"),
+    }
+}
+
+fn name(text: &str) -> Query {
+    Query::Name(text.to_owned())
+}
+
+fn upn(text: &str) -> Query {
+    Query::UserPrincipalName(text.to_owned())
+}
+
+fn spn(text: &str) -> Query {
+    Query::ServicePrincipalName(text.to_owned())
+}
+
+fn identity(text: &str) -> Query {
+    Query::AltSecurityIdentity(text.to_owned())
+}
+
+/// The RIDs of the groups an account is in.
+fn groups_of(store: &dyn AccountStore, rid: u32) -> Vec<u32> {
+    let record = one(store, Query::Sid(sid(rid)));
+    record.memberships.iter().map(|membership| membership.sid.split_rid().expect("it has a RID").1).collect()
+}
+
+pub(crate) fn absence_is_a_value(store: &dyn AccountAdmin) {
+    apply(store, [add(alice())]);
+    for query in [
+        name("bob"),
+        name(""),
+        name("alice$"),
+        upn("Alice"),
+        upn("alice@contoso.example"),
+        spn("alice@contoso.com"),
+        spn("host/alice2"),
+        identity("X509:<S>DC=com,DC=contoso,OU=Users,CN=Alice Smith"),
+        identity("Kerberos:alice@EXAMPLE.COM"),
+        identity("host/alice"),
+        identity("X509:"),
+        Query::Sid(sid(1014)),
+        Query::Sid(domain().sid),
+        Query::Sid("S-1-5-21-1-2-3-1013".parse().expect("a SID")),
+        Query::Sid("S-1-5-32-1013".parse().expect("a SID")),
+    ] {
+        assert_eq!(find(store, query.clone()), Matches::None, "{query:?}");
+    }
+}
+
+pub(crate) fn every_kind_of_query_finds_its_account(store: &dyn AccountAdmin) {
+    assert_eq!(*store.domain(), domain());
+    apply(store, [add(alice()), add(user(1014))]);
+    for query in [
+        name("Alice"),
+        upn("alice@contoso.com"),
+        spn("HTTP/alice"),
+        spn("host/alice"),
+        identity(&alice().alt_security_identities[0]),
+        identity(&alice().alt_security_identities[1]),
+        Query::Sid(sid(1013)),
+    ] {
+        assert_eq!(one(store, query).account, alice());
+    }
+}
+
+pub(crate) fn text_is_folded_as_its_kind_is(store: &dyn AccountAdmin) {
+    let jose = Account {
+        name: "Jos\u{e9}".to_owned(),
+        user_principal_name: Some("JOS\u{c9}@contoso.com".to_owned()),
+        alt_security_identities: vec!["X509:<S>CN=Jos\u{e9}".to_owned()],
+        ..user(1020)
+    };
+    apply(store, [add(alice()), add(jose)]);
+    for (query, found) in [
+        (name("ALICE"), true),
+        (upn("ALICE@Contoso.Com"), true),
+        (spn("HOST/Alice"), true),
+        (
+            identity(
+                "x509:<I>dc=com, dc=contoso, cn=contoso-ca<S>DC=COM, DC=Contoso, OU=users, CN=alice smith",
+            ),
+            true,
+        ),
+        (identity("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>1200000000AC11000000002B"), true),
+        (name("JOSE\u{301}"), true),
+        (name("jose"), false),
+        (upn("jose\u{301}@contoso.com"), true),
+        (upn("jose@contoso.com"), false),
+        (identity("X509:<S>CN=jose"), true),
+        (identity("X509:<S>CN=\u{ff2a}\u{ff2f}\u{ff33}\u{ff25}"), true),
+        (upn(" alice@contoso.com"), false),
+    ] {
+        assert_eq!(matches!(find(store, query.clone()), Matches::One(_)), found, "{query:?}");
+    }
+}
+
+pub(crate) fn several_accounts_are_many_and_some_are_named(store: &dyn AccountAdmin) {
+    let twin = |rid| Account {
+        user_principal_name: Some("Twin@contoso.com".to_owned()),
+        service_principal_names: vec!["host/twin".to_owned(), "HOST/twin".to_owned()],
+        alt_security_identities: vec!["X509:<S>CN=twin".to_owned(), "x509:<S>cn=TWIN".to_owned()],
+        ..user(rid)
+    };
+    let queries = [upn("twin@contoso.com"), spn("host/Twin"), identity("X509:<S>CN=Twin")];
+    apply(store, [add(twin(2000))]);
+    for query in queries.clone() {
+        assert_eq!(one(store, query).account, twin(2000), "two spellings in one account are one");
+    }
+    apply(store, (2001..2012).map(|rid| add(twin(rid))));
+    for query in queries {
+        let Matches::Many(mut names) = find(store, query) else { panic!("several are many") };
+        let len = names.len();
+        names.dedup();
+        assert_eq!((names.len(), len), (Matches::NAMES_MAX, Matches::NAMES_MAX));
+        assert!(names.iter().all(|name| name.starts_with("user20")));
+    }
+    apply(store, (2001..2012).map(|rid| Change::RemoveAccount(sid(rid))));
+    assert_eq!(one(store, upn("twin@contoso.com")).account, twin(2000));
+}
+
+/// An account with something in every field.
+pub(crate) fn full() -> Account {
+    Account {
+        flags: AccountFlags(0x8001_0202),
+        primary_group_id: 515,
+        expires: FileTime(1),
+        created: FileTime(2),
+        password_last_set: FileTime(3),
+        password_can_change: FileTime(4),
+        password_must_change: FileTime(0x7fff_ffff_ffff_fffe),
+        logon_hours: Some(std::array::from_fn(|n| n as u8)),
+        logon_count: u16::MAX,
+        bad_password_count: 7,
+        profile: Profile {
+            full_name: "Web \"01\"\n\u{1f600}".to_owned(),
+            logon_script: "logon.cmd".to_owned(),
+            profile_path: r"\\dc1\profiles".to_owned(),
+            home_directory: r"\\dc1\home".to_owned(),
+            home_directory_drive: "H:".to_owned(),
+        },
+        extra_sids: vec![
+            "S-1-5-32-544".parse().expect("a SID"),
+            "S-1-0x123456789ABC-5".parse().expect("a SID"),
+        ],
+        kind: AccountKind::Computer,
+        name: "WEB01$".to_owned(),
+        user_principal_name: Some("WEB01$@contoso.example".to_owned()),
+        service_principal_names: vec!["host/web01.contoso.example".to_owned(), "HOST/WEB01".to_owned()],
+        alt_security_identities: vec!["junk".to_owned(), "X509:<S>CN=\u{e9}, CN=b".to_owned()],
+        ..user(1105)
+    }
+}
+
+pub(crate) fn fields_come_back_as_they_were_written(store: &dyn AccountAdmin) {
+    apply(store, [add(full()), add(user(1106))]);
+    assert_eq!(one(store, name("web01$")).account, full());
+    assert_eq!(one(store, name("user1106")).account, user(1106));
+    assert_eq!(now(store.accounts(0, 9)).expect("the store answers"), [full(), user(1106)]);
+}
+
+pub(crate) fn disabled_locked_and_expired_accounts_are_found(store: &dyn AccountAdmin) {
+    // Whether they map is decided elsewhere, and a store that hid them would say that somebody else may map.
+    let flags = AccountFlags::NORMAL.with(AccountFlags::DISABLED, true).with(AccountFlags::LOCKED, true);
+    let barred = Account { flags, expires: FileTime(1), logon_hours: Some([0; 21]), ..alice() };
+    apply(store, [add(barred.clone())]);
+    assert_eq!(one(store, upn("alice@contoso.com")).account, barred);
+}
+
+pub(crate) fn memberships_are_transitive_and_each_once(store: &dyn AccountAdmin) {
+    let local = Group { scope: GroupScope::Local, ..group(1102, "Local") };
+    let groups = [group(513, "Domain Users"), group(1101, "Mid"), group(1103, "Top"), group(1100, "Staff")];
+    apply(store, groups.into_iter().chain([local]).map(|group| Change::PutGroup(Put::New, group)));
+    apply(store, [add(alice()), add(Account { primary_group_id: 999, ..user(1014) })]);
+    // Alice is in Staff and Mid, Staff in Mid, Mid in Local and Top, and so are the Domain Users.
+    apply(
+        store,
+        [(1100, 1013), (1101, 1013), (1101, 1100), (1102, 1101), (1103, 1101), (1102, 513), (1100, 1013)]
+            .map(|(group, rid)| member(group, rid)),
+    );
+    let record = one(store, name("alice"));
+    let membership =
+        |rid, name: &str, scope| Membership { sid: sid(rid), name: Some(name.to_owned()), scope };
+    assert_eq!(
+        record.memberships,
+        [
+            membership(513, "Domain Users", GroupScope::Global),
+            membership(1100, "Staff", GroupScope::Global),
+            membership(1101, "Mid", GroupScope::Global),
+            membership(1102, "Local", GroupScope::Local),
+            membership(1103, "Top", GroupScope::Global),
+        ]
+    );
+    let unknown_primary = Membership { sid: sid(999), name: None, scope: GroupScope::Global };
+    assert_eq!(one(store, name("user1014")).memberships, [unknown_primary]);
+    assert_eq!(now(store.members(&sid(1101))).expect("the store answers"), [sid(1013), sid(1100)]);
+    assert_eq!(now(store.member_of(&sid(1013))).expect("the store answers"), [sid(1100), sid(1101)]);
+    assert_eq!(now(store.member_of(&sid(1101))).expect("the store answers"), [sid(1102), sid(1103)]);
+    assert_eq!(now(store.members(&domain().sid)).expect("the store answers"), []);
+}
+
+pub(crate) fn circles_of_groups_end(store: &dyn AccountAdmin) {
+    let groups = (1100..1104).map(|rid| Change::PutGroup(Put::New, group(rid, &format!("g{rid}"))));
+    let edges = [(1100, 1101), (1101, 1102), (1102, 1100), (1103, 1103), (1103, 1102), (1100, 1013)];
+    apply(store, groups.chain([add(alice())]).chain(edges.map(|(group, rid)| member(group, rid))));
+    assert_eq!(groups_of(store, 1013), [513, 1100, 1101, 1102, 1103]);
+}
+
+pub(crate) fn memberships_follow_every_change_of_the_graph(store: &dyn AccountAdmin) {
+    let groups = (1100..1104).map(|rid| Change::PutGroup(Put::New, group(rid, &format!("g{rid}"))));
+    apply(store, groups.chain([add(alice()), add(user(1014)), member(1100, 1013)]));
+    let check = |what: &str, changes: Vec<Change>, alice: &[u32], other: &[u32]| {
+        apply(store, changes);
+        assert_eq!(
+            (groups_of(store, 1013), groups_of(store, 1014)),
+            (alice.to_vec(), other.to_vec()),
+            "{what}"
+        );
+    };
+    check("at first", vec![], &[513, 1100], &[513]);
+    check("the group joins another", vec![member(1101, 1100)], &[513, 1100, 1101], &[513]);
+    check("and that a third", vec![member(1102, 1101)], &[513, 1100, 1101, 1102], &[513]);
+    let with_primary = Account { primary_group_id: 1101, ..user(1014) };
+    check(
+        "the primary group counts",
+        vec![Change::PutAccount(Put::Existing, Box::new(with_primary))],
+        &[513, 1100, 1101, 1102],
+        &[1101, 1102],
+    );
+    check(
+        "a group above moves",
+        vec![member(1103, 1101)],
+        &[513, 1100, 1101, 1102, 1103],
+        &[1101, 1102, 1103],
+    );
+    check("a membership ends above", vec![not_member(1102, 1101)], &[513, 1100, 1101, 1103], &[1101, 1103]);
+    check("a primary group goes", vec![Change::RemoveGroup(sid(1101))], &[513, 1100], &[1101]);
+    check(
+        "its old place is not kept",
+        vec![Change::PutGroup(Put::New, group(1101, "again"))],
+        &[513, 1100],
+        &[1101],
+    );
+    check(
+        "in and out in one change",
+        vec![member(1103, 1013), not_member(1103, 1013)],
+        &[513, 1100],
+        &[1101],
+    );
+    check("the own membership ends", vec![not_member(1100, 1013)], &[513], &[1101]);
+    check("what is not there can end", vec![not_member(1100, 1013)], &[513], &[1101]);
+    check(
+        "a group goes with its members",
+        vec![member(1103, 1013), member(1102, 1103), Change::RemoveGroup(sid(1103))],
+        &[513],
+        &[1101],
+    );
+}
+
+pub(crate) fn groups_tell_their_present_name_and_scope(store: &dyn AccountAdmin) {
+    let staff = group(1100, "Staff");
+    apply(store, [Change::PutGroup(Put::New, staff.clone()), add(alice()), member(1100, 1013)]);
+    let told = || one(store, name("alice")).memberships[1].clone();
+    assert_eq!(
+        told(),
+        Membership { sid: sid(1100), name: Some("Staff".to_owned()), scope: GroupScope::Global }
+    );
+    let crew = Group { name: "Crew".to_owned(), scope: GroupScope::Universal, ..staff };
+    apply(store, [Change::PutGroup(Put::Existing, crew.clone())]);
+    assert_eq!(
+        told(),
+        Membership { sid: sid(1100), name: Some("Crew".to_owned()), scope: GroupScope::Universal }
+    );
+    assert_eq!(now(store.group_by_name("CREW")).expect("the store answers"), Some(crew.clone()));
+    assert_eq!(now(store.group_by_name("Staff")).expect("the store answers"), None);
+    assert_eq!(now(store.group_by_sid(&sid(1100))).expect("the store answers"), Some(crew));
+    assert_eq!(now(store.group_by_sid(&sid(1013))).expect("the store answers"), None);
+    // A primary group that becomes known is told by its name from then on.
+    apply(store, [Change::PutGroup(Put::New, group(513, "Domain Users"))]);
+    assert_eq!(one(store, name("alice")).memberships[0].name.as_deref(), Some("Domain Users"));
+    apply(store, [Change::RemoveGroup(sid(513))]);
+    assert_eq!(one(store, name("alice")).memberships[0].name, None);
+}
+
+pub(crate) fn replacing_an_account_moves_its_keys(store: &dyn AccountAdmin) {
+    apply(store, [Change::PutGroup(Put::New, group(1100, "Staff")), add(alice()), member(1100, 1013)]);
+    let renamed = Account {
+        name: "Alicia".to_owned(),
+        user_principal_name: Some("alicia@contoso.com".to_owned()),
+        service_principal_names: vec!["host/alice".to_owned()],
+        alt_security_identities: vec!["X509:<S>CN=Alicia".to_owned()],
+        ..alice()
+    };
+    apply(store, [Change::PutAccount(Put::Existing, Box::new(renamed.clone()))]);
+    for query in [
+        name("alice"),
+        upn("alice@contoso.com"),
+        spn("http/alice"),
+        identity(&alice().alt_security_identities[0]),
+    ] {
+        assert_eq!(find(store, query), Matches::None);
+    }
+    for query in [name("alicia"), upn("alicia@contoso.com"), spn("host/alice"), identity("X509:<S>CN=Alicia")]
+    {
+        assert_eq!(one(store, query).account, renamed);
+    }
+    assert_eq!(groups_of(store, 1013), [513, 1100], "memberships stay");
+    apply(store, [Change::PutAccount(Put::Either, Box::new(alice()))]);
+    assert_eq!(one(store, name("alice")).account, alice());
+}
+
+pub(crate) fn removed_accounts_leave_nothing(store: &dyn AccountAdmin) {
+    apply(store, [Change::PutGroup(Put::New, group(1100, "Staff")), add(alice()), member(1100, 1013)]);
+    apply(store, [Change::RemoveAccount(sid(1013))]);
+    for query in [name("alice"), upn("alice@contoso.com"), spn("host/alice"), Query::Sid(sid(1013))] {
+        assert_eq!(find(store, query), Matches::None);
+    }
+    assert_eq!(now(store.members(&sid(1100))).expect("the store answers"), []);
+    apply(store, [add(user(1013))]);
+    assert_eq!(groups_of(store, 1013), [513], "who comes after inherits nothing");
+}
+
+pub(crate) fn names_and_sids_are_unique(store: &dyn AccountAdmin) {
+    apply(store, [add(alice()), add(user(1014)), Change::PutGroup(Put::New, group(1100, "Staff"))]);
+    for changes in [
+        vec![add(Account { name: "ALICE".to_owned(), ..user(1015) })],
+        vec![add(Account { name: "staff".to_owned(), ..user(1015) })],
+        vec![add(user(1013))],
+        vec![add(user(1100))],
+        vec![Change::PutGroup(Put::New, group(1101, "alice"))],
+        vec![Change::PutGroup(Put::New, group(1101, "STAFF"))],
+        vec![Change::PutGroup(Put::New, group(1013, "other"))],
+        vec![Change::PutGroup(Put::New, group(1100, "other"))],
+        vec![Change::PutAccount(Put::Existing, Box::new(Account { name: "alice".to_owned(), ..user(1014) }))],
+        vec![
+            add(Account { name: "x".to_owned(), ..user(1015) }),
+            add(Account { name: "X".to_owned(), ..user(1016) }),
+        ],
+    ] {
+        refused(store, changes);
+    }
+    assert_eq!(one(store, name("alice")).account, alice());
+}
+
+pub(crate) fn relative_identifiers_are_given_once(store: &dyn AccountAdmin) {
+    let new = |name: &str| Account { name: name.to_owned(), sid: domain().sid, ..user(1) };
+    let rid = |text: &str| one(store, name(text)).account.sid.rid_in(&domain().sid);
+    apply(store, [add(new("a")), add(new("b"))]);
+    assert_eq!((rid("a"), rid("b")), (Some(1000), Some(1001)));
+    apply(store, [Change::RemoveAccount(sid(1001))]);
+    apply(store, [add(new("c")), add(user(5000)), add(new("d"))]);
+    assert_eq!((rid("c"), rid("d")), (Some(1002), Some(5001)));
+    apply(store, [Change::PutGroup(Put::New, Group { sid: domain().sid, ..group(1, "g") }), add(user(501))]);
+    let group = now(store.group_by_name("g")).expect("the store answers").expect("it is there");
+    assert_eq!(group.sid, sid(5002));
+    apply(store, [add(user(0x3fff_ffff))]);
+    assert!(refused(store, vec![add(new("e"))]).contains("relative identifiers"));
+}
+
+pub(crate) fn bad_entries_are_refused(store: &dyn AccountAdmin) {
+    let long = "a".repeat(Account::TEXT_LEN_MAX + 1);
+    let foreign: Sid = "S-1-5-21-1-2-3-1000".parse().expect("a SID");
+    let put = |account: Account| vec![add(account)];
+    apply(store, put(Account { name: "a".repeat(Account::TEXT_LEN_MAX), ..user(3000) }));
+    for changes in [
+        put(Account { name: String::new(), ..user(1) }),
+        put(Account { name: " a".to_owned(), ..user(1) }),
+        put(Account { name: "a\nb".to_owned(), ..user(1) }),
+        put(Account { name: long.clone(), ..user(1) }),
+        put(Account { kind: AccountKind::Computer, ..user(1) }),
+        put(Account { user_principal_name: Some(long.clone()), ..user(1) }),
+        put(Account { user_principal_name: Some(String::new()), ..user(1) }),
+        put(Account { service_principal_names: vec!["a\0".to_owned()], ..user(1) }),
+        put(Account { service_principal_names: vec!["a".to_owned(); 1025], ..user(1) }),
+        put(Account { alt_security_identities: vec![long.clone()], ..user(1) }),
+        put(Account { extra_sids: vec![foreign; 1025], ..user(1) }),
+        put(Account { primary_group_id: 0, ..user(1) }),
+        put(Account { expires: FileTime(u64::MAX), ..user(1) }),
+        put(Account { sid: foreign, ..user(1) }),
+        put(Account { sid: sid(0), ..user(1) }),
+        put(Account { profile: Profile { full_name: long.clone(), ..Profile::default() }, ..user(1) }),
+        vec![Change::PutAccount(Put::Existing, Box::new(user(1)))],
+        vec![Change::PutAccount(Put::Existing, Box::new(Account { sid: domain().sid, ..user(1) }))],
+        vec![Change::RemoveAccount(sid(1))],
+        vec![Change::RemoveAccount(foreign)],
+        vec![Change::RemoveGroup(sid(1))],
+        vec![Change::PutGroup(Put::New, group(1, &long))],
+        vec![Change::PutGroup(Put::Existing, group(1, "a"))],
+        vec![member(1, 3000)],
+        vec![member(3000, 3000)],
+        vec![Change::PutGroup(Put::New, group(1, "g")), member(1, 2)],
+        vec![Change::AddMember { group: foreign, member: sid(3000) }],
+    ] {
+        refused(store, changes);
+    }
+    assert_eq!(now(store.accounts(0, 9)).expect("the store answers").len(), 1);
+    assert_eq!(now(store.groups(0, 9)).expect("the store answers"), []);
+}
+
+pub(crate) fn a_change_is_whole_or_not_at_all(store: &dyn AccountAdmin) {
+    apply(store, [add(alice()), Change::PutGroup(Put::New, group(1100, "Staff"))]);
+    let before = store.revision().expect("the store answers");
+    let first = [member(1100, 1013), add(user(2000)), Change::RemoveAccount(sid(1013))];
+    refused(store, first.iter().cloned().chain([add(user(2000))]).collect());
+    let broken_source = first.into_iter().map(Ok).chain([Err(StoreError::Damaged("the source".to_owned()))]);
+    let error = now(store.apply(&mut { broken_source })).expect_err("the source failed");
+    assert!(matches!(error, StoreError::Damaged(_)), "the source's error is passed on");
+    assert_eq!(find(store, name("user2000")), Matches::None);
+    assert_eq!(groups_of(store, 1013), [513]);
+    assert_eq!(store.revision().expect("the store answers"), before);
+    apply(store, [add(Account { sid: domain().sid, ..user(1) })]);
+    assert_eq!(one(store, name("user1")).account.sid, sid(1101), "identifiers are not lost with it");
+}
+
+pub(crate) fn memberships_may_come_before_their_ends(store: &dyn AccountAdmin) {
+    apply(
+        store,
+        [
+            member(1101, 1100),
+            member(1100, 1013),
+            member(1102, 1013),
+            add(alice()),
+            Change::PutGroup(Put::New, group(1101, "Above")),
+            Change::PutGroup(Put::New, group(1100, "Staff")),
+            not_member(1102, 1013),
+        ],
+    );
+    assert_eq!(groups_of(store, 1013), [513, 1100, 1101]);
+}
+
+pub(crate) fn revisions_follow_changes(store: &dyn AccountAdmin) {
+    let revision = || store.revision().expect("the store answers");
+    let mut seen = vec![revision()];
+    assert_eq!(revision(), seen[0], "equal while nothing changes");
+    let changed = Account { bad_password_count: 1, ..alice() };
+    for change in [
+        Change::PutGroup(Put::New, group(1100, "Staff")),
+        add(alice()),
+        member(1100, 1013),
+        Change::PutAccount(Put::Existing, Box::new(changed)),
+        Change::PutGroup(Put::Existing, group(1100, "Crew")),
+        not_member(1100, 1013),
+        Change::RemoveGroup(sid(1100)),
+        Change::RemoveAccount(sid(1013)),
+    ] {
+        apply(store, [change.clone()]);
+        assert!(!seen.contains(&revision()), "{change:?}");
+        seen.push(revision());
+        find(store, name("alice"));
+        assert_eq!(Some(&revision()), seen.last(), "a question changes nothing");
+    }
+}
+
+pub(crate) fn lists_come_in_pages(store: &dyn AccountAdmin) {
+    apply(store, (1000..1025).rev().map(|rid| add(user(rid))));
+    apply(store, (2000..2005).map(|rid| Change::PutGroup(Put::New, group(rid, &format!("g{rid}")))));
+    let (mut after, mut all) = (0, Vec::new());
+    loop {
+        let page = now(store.accounts(after, 10)).expect("the store answers");
+        assert!(page.len() <= 10);
+        let Some(last) = page.last() else { break };
+        after = last.sid.rid_in(&domain().sid).expect("of the domain");
+        all.extend(page);
+    }
+    assert_eq!(all, (1000..1025).map(user).collect::<Vec<_>>());
+    let groups = now(store.groups(2001, 2)).expect("the store answers");
+    assert_eq!(groups, [group(2002, "g2002"), group(2003, "g2003")]);
+    assert_eq!(now(store.groups(u32::MAX, 2)).expect("the store answers"), []);
+}
+
+pub(crate) fn questions_may_be_hostile(store: &dyn AccountAdmin) {
+    apply(store, [add(alice())]);
+    for text in [
+        "\0".to_owned(),
+        "' OR 1=1 --".to_owned(),
+        "%".to_owned(),
+        "a".repeat(1 << 20),
+        format!("X509:<S>{}", "CN=a,".repeat(700)),
+        format!("X509:<S>CN={}", "\"".repeat(4000)),
+        format!("X509:<I>{}", "<".repeat(4000)),
+        "\u{fdfa}".repeat(100_000),
+    ] {
+        for query in [name(&text), upn(&text), spn(&text), identity(&text)] {
+            assert_eq!(find(store, query), Matches::None);
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The rules of a change, once for all backends: a backend gives [`Rows`], the [`Writer`] decides what becomes of them.
+//!
+//! Each account keeps the relative identifiers of all groups it is in, so that a look-up follows no graph. The writer
+//! renews them when it is done: of the accounts whose own memberships changed, and of those below groups that moved.
+
+use crate::account::{Account, Group};
+use crate::admin::{self, Change, Put};
+use crate::fold::casefold;
+use crate::store::{Domain, StoreError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// What a backend keeps, by relative identifier, within one transaction. Names are folded.
+pub(crate) trait Rows {
+    fn account(&mut self, rid: u32) -> Result<Option<Account>>;
+    fn account_named(&mut self, name: &str) -> Result<Option<u32>>;
+    fn primary_group(&mut self, account: u32) -> Result<Option<u32>>;
+    fn accounts_with_primary_group(&mut self, group: u32) -> Result<Vec<u32>>;
+    /// `groups` are the account's groups, ascending; `None` leaves those of an existing account.
+    fn write_account(
+        &mut self,
+        rid: u32,
+        account: &Account,
+        old: Option<&Account>,
+        groups: Option<&[u32]>,
+    ) -> Result<()>;
+    fn write_groups_of(&mut self, account: u32, groups: &[u32]) -> Result<()>;
+    fn delete_account(&mut self, rid: u32, account: &Account) -> Result<()>;
+
+    fn group(&mut self, rid: u32) -> Result<Option<Group>>;
+    fn group_named(&mut self, name: &str) -> Result<Option<u32>>;
+    fn write_group(&mut self, rid: u32, group: &Group, old: Option<&Group>) -> Result<()>;
+    fn delete_group(&mut self, rid: u32, group: &Group) -> Result<()>;
+
+    fn parents(&mut self, member: u32) -> Result<Vec<u32>>;
+    fn members(&mut self, group: u32) -> Result<Vec<u32>>;
+    fn insert_member(&mut self, group: u32, member: u32) -> Result<()>;
+    fn delete_member(&mut self, group: u32, member: u32) -> Result<()>;
+
+    /// The folded name of the machine with this identifier.
+    fn machine(&mut self, rid: u32) -> Result<Option<String>>;
+    fn machine_named(&mut self, name: &str) -> Result<Option<u32>>;
+
+    /// The next relative identifier to give, and its successor when the change is done.
+    fn next_rid(&mut self) -> Result<u32>;
+    fn set_next_rid(&mut self, rid: u32) -> Result<()>;
+}
+
+/// One change in the making.
+pub(crate) struct Writer<'a, R> {
+    rows: R,
+    domain: &'a Domain,
+    next_rid: Option<u32>,
+    /// Parents of groups met so far; emptied when a group moves.
+    parents: HashMap<u32, Vec<u32>>,
+    stale_accounts: BTreeSet<u32>,
+    stale_groups: BTreeSet<u32>,
+    /// Memberships whose ends did not both exist when they were written.
+    unproven: Vec<(u32, u32)>,
+}
+
+impl<'a, R: Rows> Writer<'a, R> {
+    pub(crate) fn new(domain: &'a Domain, rows: R) -> Self {
+        Self {
+            rows,
+            domain,
+            next_rid: None,
+            parents: HashMap::new(),
+            stale_accounts: BTreeSet::new(),
+            stale_groups: BTreeSet::new(),
+            unproven: Vec::new(),
+        }
+    }
+
+    pub(crate) fn change(&mut self, change: Change) -> Result<()> {
+        match change {
+            Change::PutAccount(put, account) => self.put_account(put, *account),
+            Change::RemoveAccount(sid) => self.remove_account(admin::rid_named(self.domain, &sid)?),
+            Change::PutGroup(put, group) => self.put_group(put, group),
+            Change::RemoveGroup(sid) => self.remove_group(admin::rid_named(self.domain, &sid)?),
+            Change::AddMember { group, member } => {
+                let domain = self.domain;
+                self.add_member(admin::rid_named(domain, &group)?, admin::rid_named(domain, &member)?)
+            }
+            Change::RemoveMember { group, member } => {
+                let domain = self.domain;
+                self.remove_member(admin::rid_named(domain, &group)?, admin::rid_named(domain, &member)?)
+            }
+        }
+    }
+
+    fn put_account(&mut self, put: Put, mut account: Account) -> Result<()> {
+        admin::check_account(&account)?;
+        let name = casefold(&account.name);
+        let machine = self.rows.machine_named(&name)?;
+        let rid = match (admin::rid_to_write(self.domain, put, &account.sid)?, machine) {
+            (Some(rid), _) => rid,
+            (None, Some(machine)) => machine,
+            (None, None) => self.take_rid()?,
+        };
+        account.sid = self.sid(rid)?;
+        let old = self.rows.account(rid)?;
+        check_put(put, old.is_some(), || format!("account {} ({:?})", account.sid, account.name))?;
+        let taken =
+            |by: String| StoreError::Refused(format!("account {:?} ({}): {by}", account.name, account.sid));
+        if let Some(group) = self.rows.group(rid)? {
+            return Err(taken(format!("the SID is that of group {:?}", group.name)));
+        }
+        if self.rows.account_named(&name)?.is_some_and(|other| other != rid)
+            || self.rows.group_named(&name)?.is_some()
+        {
+            return Err(taken("the name is taken".to_owned()));
+        }
+        if machine.is_some_and(|machine| machine != rid)
+            || self.rows.machine(rid)?.is_some_and(|machine| machine != name)
+        {
+            return Err(taken("a machine has the same name or the same SID, but not both".to_owned()));
+        }
+        self.note_rid(rid)?;
+        let moved = old.as_ref().is_none_or(|old| old.primary_group_id != account.primary_group_id);
+        let groups = match moved {
+            true => Some(self.groups_of(rid, account.primary_group_id)?),
+            false => None,
+        };
+        self.rows.write_account(rid, &account, old.as_ref(), groups.as_deref())
+    }
+
+    /// Settles under which identifier a machine is written, and refuses what breaks a rule.
+    #[cfg(feature = "machines")]
+    pub(crate) fn place_machine(&mut self, put: Put, machine: &mut crate::Machine) -> Result<u32> {
+        admin::check_machine(machine)?;
+        let name = casefold(&machine.name);
+        let account = self.rows.account_named(&name)?;
+        let rid = match (admin::rid_to_write(self.domain, put, &machine.sid)?, account) {
+            (Some(rid), _) => rid,
+            (None, Some(account)) => account,
+            (None, None) => self.take_rid()?,
+        };
+        machine.sid = self.sid(rid)?;
+        let exists = self.rows.machine(rid)?.is_some();
+        check_put(put, exists, || format!("machine {} ({:?})", machine.sid, machine.name))?;
+        let taken = |by: &str| {
+            Err(StoreError::Refused(format!("machine {:?} ({}): {by}", machine.name, machine.sid)))
+        };
+        if self.rows.group(rid)?.is_some() || self.rows.group_named(&name)?.is_some() {
+            return taken("a group has this name or SID");
+        }
+        if account.is_some_and(|account| account != rid)
+            || (account.is_none() && self.rows.primary_group(rid)?.is_some())
+        {
+            return taken("an account has the same name or the same SID, but not both");
+        }
+        if self.rows.machine_named(&name)?.is_some_and(|other| other != rid) {
+            return taken("the name is taken");
+        }
+        self.note_rid(rid)?;
+        Ok(rid)
+    }
+
+    fn remove_account(&mut self, rid: u32) -> Result<()> {
+        let account = self.rows.account(rid)?.ok_or_else(|| self.unknown("account", rid))?;
+        for group in self.rows.parents(rid)? {
+            self.rows.delete_member(group, rid)?;
+        }
+        self.stale_accounts.remove(&rid);
+        self.rows.delete_account(rid, &account)
+    }
+
+    fn put_group(&mut self, put: Put, mut group: Group) -> Result<()> {
+        admin::check_name("group", &group.name)?;
+        let name = casefold(&group.name);
+        let rid = match admin::rid_to_write(self.domain, put, &group.sid)? {
+            Some(rid) => rid,
+            None => self.take_rid()?,
+        };
+        group.sid = self.sid(rid)?;
+        let old = self.rows.group(rid)?;
+        check_put(put, old.is_some(), || format!("group {} ({:?})", group.sid, group.name))?;
+        let taken =
+            |by: &str| Err(StoreError::Refused(format!("group {:?} ({}): {by}", group.name, group.sid)));
+        if self.rows.primary_group(rid)?.is_some() || self.rows.machine(rid)?.is_some() {
+            return taken("the SID is that of an account");
+        }
+        if self.rows.group_named(&name)?.is_some_and(|other| other != rid)
+            || self.rows.account_named(&name)?.is_some()
+            || self.rows.machine_named(&name)?.is_some()
+        {
+            return taken("the name is taken");
+        }
+        self.note_rid(rid)?;
+        self.rows.write_group(rid, &group, old.as_ref())
+    }
+
+    fn remove_group(&mut self, rid: u32) -> Result<()> {
+        let group = self.rows.group(rid)?.ok_or_else(|| self.unknown("group", rid))?;
+        for member in self.rows.members(rid)? {
+            self.moved(member)?;
+            self.rows.delete_member(rid, member)?;
+        }
+        for parent in self.rows.parents(rid)? {
+            self.rows.delete_member(parent, rid)?;
+        }
+        self.stale_accounts.extend(self.rows.accounts_with_primary_group(rid)?);
+        self.stale_groups.remove(&rid);
+        self.parents.clear();
+        self.rows.delete_group(rid, &group)
+    }
+
+    fn add_member(&mut self, group: u32, member: u32) -> Result<()> {
+        self.rows.insert_member(group, member)?;
+        match self.rows.group(group)?.is_some() && self.moved(member)? {
+            true => {}
+            false => self.unproven.push((group, member)),
+        }
+        Ok(())
+    }
+
+    fn remove_member(&mut self, group: u32, member: u32) -> Result<()> {
+        self.rows.delete_member(group, member)?;
+        self.unproven.retain(|edge| *edge != (group, member));
+        self.moved(member).map(drop)
+    }
+
+    /// Remembers that an account or a group changed its place; `false` when there is no such thing.
+    fn moved(&mut self, member: u32) -> Result<bool> {
+        if self.rows.group(member)?.is_some() {
+            self.parents.clear();
+            self.stale_groups.insert(member);
+        } else if self.rows.primary_group(member)?.is_some() {
+            self.stale_accounts.insert(member);
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The last step: everything that is derived is made true again.
+    pub(crate) fn finish(mut self) -> Result<R> {
+        for (group, member) in std::mem::take(&mut self.unproven) {
+            // What was removed after it was made a member has left no membership behind.
+            if !self.rows.parents(member)?.contains(&group) {
+                continue;
+            }
+            if self.rows.group(group)?.is_none() {
+                return Err(self.unknown("group", group));
+            }
+            if !self.moved(member)? {
+                return Err(self.unknown("account or group", member));
+            }
+        }
+        let mut below: Vec<u32> = std::mem::take(&mut self.stale_groups).into_iter().collect();
+        let mut seen: HashSet<u32> = below.iter().copied().collect();
+        while let Some(group) = below.pop() {
+            for member in self.rows.members(group)? {
+                match self.rows.group(member)?.is_some() {
+                    true if seen.insert(member) => below.push(member),
+                    true => {}
+                    false => drop(self.stale_accounts.insert(member)),
+                }
+            }
+            self.stale_accounts.extend(self.rows.accounts_with_primary_group(group)?);
+        }
+        for account in std::mem::take(&mut self.stale_accounts) {
+            if let Some(primary) = self.rows.primary_group(account)? {
+                let groups = self.groups_of(account, primary)?;
+                self.rows.write_groups_of(account, &groups)?;
+            }
+        }
+        if let Some(rid) = self.next_rid {
+            self.rows.set_next_rid(rid)?;
+        }
+        Ok(self.rows)
+    }
+
+    /// All groups an account is in, ascending.
+    fn groups_of(&mut self, account: u32, primary: u32) -> Result<Vec<u32>> {
+        let mut found = BTreeSet::from([primary]);
+        let mut above = vec![primary];
+        for group in self.rows.parents(account)? {
+            if found.insert(group) {
+                above.push(group);
+            }
+        }
+        while let Some(group) = above.pop() {
+            if !self.parents.contains_key(&group) {
+                let parents = self.rows.parents(group)?;
+                self.parents.insert(group, parents);
+            }
+            let parents = self.parents[&group].iter();
+            above.extend(parents.copied().filter(|parent| found.insert(*parent)));
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// A relative identifier that was never given.
+    pub(crate) fn take_rid(&mut self) -> Result<u32> {
+        let rid = self.next_rid.map_or_else(|| self.rows.next_rid(), Ok)?;
+        if rid > admin::RID_LAST {
+            return Err(StoreError::Refused("the domain has no relative identifiers left".to_owned()));
+        }
+        self.next_rid = Some(rid + 1);
+        Ok(rid)
+    }
+
+    /// Remembers that an identifier is in use, so that it is not given after its owner has gone.
+    pub(crate) fn note_rid(&mut self, rid: u32) -> Result<()> {
+        let next = self.next_rid.map_or_else(|| self.rows.next_rid(), Ok)?;
+        self.next_rid = Some(match rid >= next && rid <= admin::RID_LAST {
+            true => rid + 1,
+            false => next,
+        });
+        Ok(())
+    }
+
+    #[cfg(feature = "machines")]
+    pub(crate) fn rows(&mut self) -> &mut R {
+        &mut self.rows
+    }
+
+    pub(crate) fn sid(&self, rid: u32) -> Result<dtyp::Sid> {
+        let sid = self.domain.sid.with_rid(rid);
+        sid.ok_or_else(|| StoreError::Refused(format!("{} is not the SID of a domain", self.domain.sid)))
+    }
+
+    fn unknown(&self, what: &str, rid: u32) -> StoreError {
+        StoreError::Refused(format!("there is no {what} {}-{rid}", self.domain.sid))
+    }
+}
+
+pub(crate) fn check_put(put: Put, exists: bool, what: impl FnOnce() -> String) -> Result<()> {
+    match (put, exists) {
+        (Put::New, true) => Err(StoreError::Refused(format!("{} exists already", what()))),
+        (Put::Existing, false) => Err(StoreError::Refused(format!("there is no {}", what()))),
+        _ => Ok(()),
+    }
+}
