@@ -18,6 +18,8 @@ mod index;
 pub mod machines;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod store;
 #[cfg(any(feature = "memory", feature = "sqlite"))]
 mod writer;
@@ -30,4 +32,6 @@ pub use distinguished_name::DistinguishedName;
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SealingKey, SqliteStore};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

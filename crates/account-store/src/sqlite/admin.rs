@@ -1,0 +1,79 @@
+//! Lists and changes.
+
+use super::{SqliteStore, failed, rows, rows::Tables};
+use crate::account::{Account, Group};
+use crate::admin::{AccountAdmin, Changes};
+use crate::fold::casefold;
+use crate::store::{BoxFuture, StoreError};
+use crate::writer::Writer;
+use dtyp::Sid;
+use rusqlite::Row;
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+fn ready<'a, T: Send + 'a>(value: Result<T, StoreError>) -> Answer<'a, T> {
+    Box::pin(std::future::ready(value))
+}
+
+fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+impl SqliteStore {
+    fn edges(&self, sql: &str, of: &Sid) -> Result<Vec<Sid>, StoreError> {
+        let domain = &self.inner.domain;
+        let Some(of) = of.rid_in(&domain.sid) else { return Ok(Vec::new()) };
+        let sid = |row: &Row<'_>| {
+            domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| super::damaged("a SID"))
+        };
+        self.inner.read(|connection| rows::all(connection, sql, [of], sid))
+    }
+}
+
+impl AccountAdmin for SqliteStore {
+    fn accounts(&self, after: u32, limit_: usize) -> Answer<'_, Vec<Account>> {
+        let account = |row: &Row<'_>| rows::account(&self.inner.domain, row);
+        ready(
+            self.inner.read(|connection| {
+                rows::all(connection, rows::ACCOUNTS_AFTER, (after, limit(limit_)), account)
+            }),
+        )
+    }
+
+    fn groups(&self, after: u32, limit_: usize) -> Answer<'_, Vec<Group>> {
+        let sql = "SELECT rid, name, scope FROM account_group WHERE rid > ?1 ORDER BY rid LIMIT ?2";
+        let group = |row: &Row<'_>| rows::group_of_row(&self.inner.domain, row);
+        ready(self.inner.read(|connection| rows::all(connection, sql, (after, limit(limit_)), group)))
+    }
+
+    fn group_by_name<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Group>> {
+        let sql = "SELECT rid, name, scope FROM account_group WHERE name_key = ?1";
+        let group = |row: &Row<'_>| rows::group_of_row(&self.inner.domain, row);
+        ready(self.inner.read(|connection| rows::one(connection, sql, [casefold(name)], group)))
+    }
+
+    fn group_by_sid<'a>(&'a self, sid: &'a Sid) -> Answer<'a, Option<Group>> {
+        let domain = &self.inner.domain;
+        let Some(rid) = sid.rid_in(&domain.sid) else { return ready(Ok(None)) };
+        ready(self.inner.read(|connection| rows::group(domain, connection, rid)))
+    }
+
+    fn members<'a>(&'a self, group: &'a Sid) -> Answer<'a, Vec<Sid>> {
+        ready(self.edges("SELECT member_rid FROM member WHERE group_rid = ?1 ORDER BY member_rid", group))
+    }
+
+    fn member_of<'a>(&'a self, member: &'a Sid) -> Answer<'a, Vec<Sid>> {
+        ready(self.edges("SELECT group_rid FROM member WHERE member_rid = ?1 ORDER BY group_rid", member))
+    }
+
+    fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> Answer<'a, ()> {
+        let domain = &self.inner.domain;
+        ready(self.inner.write(|transaction| {
+            let mut writer = Writer::new(domain, Tables { domain, connection: transaction });
+            for change in changes {
+                writer.change(change?)?;
+            }
+            writer.finish().map(drop)
+        }))
+    }
+}

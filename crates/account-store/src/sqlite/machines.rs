@@ -1,0 +1,230 @@
+//! Machines and their sealed secrets.
+
+use super::{Inner, SqliteStore, damaged, failed, rows, rows::Tables, sealing::Seal};
+use crate::account::AccountFlags;
+use crate::admin::{self, Put};
+use crate::fold::casefold;
+use crate::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
+use crate::store::{BoxFuture, Domain, Revision, StoreError};
+use crate::writer::Writer;
+use dtyp::{FileTime, Sid};
+use rusqlite::{Connection, Row, params};
+use std::sync::Arc;
+
+/// Names longer than this are looked up but not remembered.
+const NAME_CACHED_LEN_MAX: usize = 256;
+
+const COLUMNS: &str = "machine.rid, machine.name, machine.kind, machine.enabled, machine.rcmp, machine.domains, machine.groups, machine.current_since, machine.sealed";
+
+impl MachineStore for SqliteStore {
+    fn machine<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<MachineRecord>>, StoreError>> {
+        Box::pin(std::future::ready(self.inner.machine(name)))
+    }
+
+    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>> {
+        let sql = format!("SELECT {COLUMNS} FROM machine WHERE rid > ?1 ORDER BY rid LIMIT ?2");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let page = self.inner.read(|connection| {
+            rows::all(connection, &sql, (after, limit), |row| machine(&self.inner.domain, row))
+        });
+        Box::pin(std::future::ready(page))
+    }
+
+    fn put_machine(
+        &self,
+        put: Put,
+        machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        self.worker.run(move || inner.put_machine(put, machine, secrets))
+    }
+
+    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        self.worker.run(move || inner.remove_machine(&sid))
+    }
+
+    fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        self.worker.run(move || inner.change_secrets(&sid, |secrets| secrets.rotate(secret, now)))
+    }
+
+    fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        self.worker.run(move || inner.change_secrets(&sid, |secrets| secrets.drop_previous(&current)))
+    }
+
+    fn machine_revision(&self) -> Result<Revision, StoreError> {
+        self.inner.machine_revision().map(Revision)
+    }
+}
+
+impl Inner {
+    fn seal(&self) -> Result<&Seal, StoreError> {
+        let missing =
+            || StoreError::Unavailable("no key file is configured for the machines' secrets".to_owned());
+        self.seal.as_ref().ok_or_else(missing)
+    }
+
+    /// Both counters only grow, so their sum changes with either: a machine depends on its account.
+    fn machine_revision(&self) -> Result<u64, StoreError> {
+        let revisions = self.revisions()?;
+        Ok(revisions.accounts.wrapping_add(revisions.machines))
+    }
+
+    fn machine(&self, name: &str) -> Result<Option<Arc<MachineRecord>>, StoreError> {
+        let seal = self.seal()?;
+        let revision = self.machine_revision()?;
+        if let Some((of, record)) = self.machines.get(name)
+            && of == revision
+        {
+            return Ok(record);
+        }
+        let sql = format!(
+            "SELECT {COLUMNS}, account.flags FROM machine LEFT JOIN account ON account.rid = machine.rid WHERE machine.name_key = ?1"
+        );
+        let record = self.read(|connection| {
+            rows::one(connection, &sql, [casefold(name)], |row| {
+                let (machine, secrets) = opened(&self.domain, seal, row)?;
+                let account: Option<u32> = row.get(9).map_err(failed)?;
+                Ok(Arc::new(MachineRecord { machine, secrets, account: account.map(AccountFlags) }))
+            })
+        })?;
+        if name.len() <= NAME_CACHED_LEN_MAX {
+            self.machines.insert(name.to_owned(), (revision, record.clone()));
+        }
+        Ok(record)
+    }
+
+    fn put_machine(
+        &self,
+        put: Put,
+        mut machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> Result<(), StoreError> {
+        let (domain, seal) = (&self.domain, self.seal()?);
+        self.write(|transaction| {
+            let mut writer = Writer::new(domain, Tables { domain, connection: transaction });
+            let rid = writer.place_machine(put, &mut machine)?;
+            let secrets = match secrets {
+                Some(secrets) => secrets,
+                None => match read(domain, seal, transaction, rid)? {
+                    Some((_, secrets)) => secrets,
+                    None => {
+                        let why = format!("machine {:?}: the secret is missing", machine.name);
+                        return Err(StoreError::Refused(why));
+                    }
+                },
+            };
+            write(seal, transaction, rid, &machine, &secrets)?;
+            writer.finish().map(drop)
+        })
+    }
+
+    fn remove_machine(&self, sid: &Sid) -> Result<(), StoreError> {
+        let rid = admin::rid_named(&self.domain, sid)?;
+        self.write(|transaction| {
+            match transaction.execute("DELETE FROM machine WHERE rid = ?1", [rid]).map_err(failed)? {
+                0 => Err(unknown(sid)),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Lets `change` change the secrets of a machine; nothing is written when it says that it did not.
+    fn change_secrets(&self, sid: &Sid, change: impl FnOnce(&mut Secrets) -> bool) -> Result<(), StoreError> {
+        let (seal, rid) = (self.seal()?, admin::rid_named(&self.domain, sid)?);
+        self.write(|transaction| {
+            let (machine, mut secrets) =
+                read(&self.domain, seal, transaction, rid)?.ok_or_else(|| unknown(sid))?;
+            match change(&mut secrets) {
+                true => write(seal, transaction, rid, &machine, &secrets),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+fn unknown(sid: &Sid) -> StoreError {
+    StoreError::Refused(format!("there is no machine {sid}"))
+}
+
+fn read(
+    domain: &Domain,
+    seal: &Seal,
+    connection: &Connection,
+    rid: u32,
+) -> Result<Option<(Machine, Secrets)>, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM machine WHERE rid = ?1");
+    rows::one(connection, &sql, [rid], |row| opened(domain, seal, row))
+}
+
+fn write(
+    seal: &Seal,
+    connection: &Connection,
+    rid: u32,
+    machine: &Machine,
+    secrets: &Secrets,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO machine (rid, name, name_key, kind, enabled, rcmp, domains, groups, current_since, sealed)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+        ON CONFLICT (rid) DO UPDATE SET (name, name_key, kind, enabled, rcmp, domains, groups, current_since, sealed)
+        = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    let values = params![
+        rid,
+        machine.name,
+        casefold(&machine.name),
+        kind_name(machine.kind),
+        machine.enabled,
+        machine.rcmp,
+        rows::to_json(&machine.domains),
+        rows::sids_to_json(&machine.groups),
+        secrets.current_since.0,
+        seal.seal(machine, secrets)?,
+    ];
+    connection.execute(sql, values).map(drop).map_err(failed)
+}
+
+fn opened(domain: &Domain, seal: &Seal, row: &Row<'_>) -> Result<(Machine, Secrets), StoreError> {
+    let machine = machine(domain, row)?;
+    let current_since = FileTime(row.get(7).map_err(failed)?);
+    let sealed = row.get_ref(8).map_err(failed)?.as_blob().map_err(|_| damaged("a sealed secret"))?;
+    let secrets = seal.open(&machine, current_since, sealed)?;
+    Ok((machine, secrets))
+}
+
+const KINDS: [(ChannelKind, &str); 5] = [
+    (ChannelKind::Workstation, "workstation"),
+    (ChannelKind::TrustedDnsDomain, "trusted_dns_domain"),
+    (ChannelKind::TrustedDomain, "trusted_domain"),
+    (ChannelKind::Server, "server"),
+    (ChannelKind::CdcServer, "cdc_server"),
+];
+
+fn kind_name(kind: ChannelKind) -> &'static str {
+    // INVARIANT: the table has every kind; `kinds_have_names` counts them.
+    KINDS.iter().find(|(known, _)| *known == kind).map_or("", |(_, name)| name)
+}
+
+fn machine(domain: &Domain, row: &Row<'_>) -> Result<Machine, StoreError> {
+    let flag = |column| match row.get::<_, i64>(column).map_err(failed)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(damaged("a flag of a machine")),
+    };
+    let kind = rows::text(row, 2)?;
+    Ok(Machine {
+        sid: domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| damaged("a SID"))?,
+        name: rows::text(row, 1)?.to_owned(),
+        kind: KINDS
+            .iter()
+            .find(|(_, name)| *name == kind)
+            .map(|(kind, _)| *kind)
+            .ok_or_else(|| damaged("machine.kind"))?,
+        enabled: flag(3)?,
+        rcmp: flag(4)?,
+        domains: rows::list(row, 5)?,
+        groups: rows::sids(&rows::list::<String>(row, 6)?)?,
+    })
+}

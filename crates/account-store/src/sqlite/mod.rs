@@ -1,0 +1,184 @@
+//! Accounts, groups and machines in one SQLite file: the embedded default.
+//!
+//! A reader may rely on this: what another process committed is seen by the next question; a commit is on the disk
+//! when it returns; a process that is killed while it writes leaves the old state or the new one. Readers never wait
+//! for writers. Look-ups run where they are called, each on a read-only connection from a pool; the changes a service
+//! makes run on one thread; [`AccountAdmin::apply`](crate::AccountAdmin::apply) blocks its caller.
+//!
+//! Do not replace the file under a running service: restore into it with `sqlite3 FILE '.restore BACKUP'`.
+
+mod admin;
+mod look_up;
+mod machines;
+mod rows;
+mod schema;
+mod sealing;
+mod watch;
+mod worker;
+
+pub use sealing::SealingKey;
+
+use crate::machines::MachineRecord;
+use crate::store::{Domain, Matches, Query, StoreError};
+use look_up::{GroupNames, Weigh};
+use quick_cache::sync::Cache;
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use sealing::Seal;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use watch::Watch;
+
+/// How long a look-up waits for the rare moments in which readers are locked out (recovery after a crash).
+const READ_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a change waits for the changes of other processes. An import of a million accounts takes longer.
+const WRITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Page cache of a reading connection in KiB; it fills as pages are read.
+const READ_CACHE_KIB: i32 = 8 << 10;
+/// Page cache of the writing connection in KiB: an import is sorted in it.
+const WRITE_CACHE_KIB: i32 = 256 << 10;
+/// The log is cut to this length when it begins anew.
+const LOG_LEN_MAX: u32 = 64 << 20;
+/// Readers kept open; more are opened and closed again when more threads ask at once.
+const IDLE_READERS_MAX: usize = 64;
+/// Answers remembered, in bytes as [`Weigh`] counts them.
+const CACHE_WEIGHT: u64 = 32 << 20;
+/// Machines remembered. A peer that asks for names at random replaces them; it makes nothing grow.
+const MACHINES_CACHED_MAX: usize = 4096;
+
+/// Accounts, groups and machines of one domain, in a file.
+pub struct SqliteStore {
+    inner: Arc<Inner>,
+    worker: worker::Worker,
+}
+
+struct Inner {
+    path: PathBuf,
+    domain: Domain,
+    seal: Option<Seal>,
+    // Open as long as the store is: the last connection to close takes the log and its index with it.
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+    watch: Watch,
+    answers: Cache<Query, (u64, Matches), Weigh>,
+    group_names: RwLock<GroupNames>,
+    machines: Cache<String, (u64, Option<Arc<MachineRecord>>)>,
+}
+
+impl SqliteStore {
+    /// Makes a file for the accounts of `domain`, readable by its owner only. A file that exists is never touched:
+    /// [`StoreError::Refused`].
+    pub fn create(path: &Path, domain: &Domain) -> Result<(), StoreError> {
+        schema::create(path, domain)
+    }
+
+    /// Opens a file, brought to the present version if it is older. Machines need the key their secrets are sealed
+    /// under; without it questions about them are [`StoreError::Unavailable`].
+    pub fn open(path: &Path, key: Option<&SealingKey>) -> Result<Self, StoreError> {
+        let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITE_BUSY_TIMEOUT)?;
+        let domain = schema::prepare(path, &mut writer)?;
+        let seal = key.map(|key| key.seal(&mut writer)).transpose()?;
+        let reader = read_connection(path)?;
+        let watch = Watch::open(path, &reader)?;
+        let inner = Inner {
+            path: path.to_owned(),
+            domain,
+            seal,
+            writer: Mutex::new(writer),
+            readers: Mutex::new(vec![reader]),
+            watch,
+            answers: Cache::with_weighter(1 << 14, CACHE_WEIGHT, Weigh),
+            group_names: RwLock::default(),
+            machines: Cache::new(MACHINES_CACHED_MAX),
+        };
+        Ok(Self { inner: Arc::new(inner), worker: worker::Worker::default() })
+    }
+}
+
+impl Inner {
+    /// Reads at one moment.
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let idle = lock(&self.readers).pop();
+        let connection = idle.map_or_else(|| read_connection(&self.path), Ok)?;
+        execute(&connection, "BEGIN")?;
+        // A connection on which something failed is closed instead of kept: it may hold the moment it began at.
+        let value = work(&connection)?;
+        execute(&connection, "COMMIT")?;
+        let mut readers = lock(&self.readers);
+        if readers.len() < IDLE_READERS_MAX {
+            readers.push(connection);
+        }
+        Ok(value)
+    }
+
+    /// Writes whole or not at all.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut writer = lock(&self.writer);
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let value = work(&transaction)?;
+        transaction.commit().map_err(failed)?;
+        Ok(value)
+    }
+}
+
+/// What a poisoned lock holds is whole: connections are only kept after they were used.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), StoreError> {
+    connection.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map(drop).map_err(failed)
+}
+
+fn connect(path: &Path, mode: OpenFlags, busy: Duration) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
+    connection.busy_timeout(busy).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    // The file may have been prepared by somebody else: its schema runs nothing of ours, and its cells are checked.
+    connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
+    connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
+    Ok(connection)
+}
+
+fn read_connection(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, READ_BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "cache_size", -READ_CACHE_KIB).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Which kind of trouble an error of SQLite is. None of them is an absence.
+fn failed(error: rusqlite::Error) -> StoreError {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows,
+        SqliteFailure, Utf8Error,
+    };
+    let is_damage = match &error {
+        SqliteFailure(failure, _) => matches!(
+            failure.code,
+            ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::ConstraintViolation
+                // A table or a column that is missing.
+                | ErrorCode::Unknown
+        ),
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => true,
+        QueryReturnedNoRows | Utf8Error(..) => true,
+        _ => false,
+    };
+    match is_damage {
+        true => StoreError::Damaged(error.to_string()),
+        false => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+/// A value that is not in the form in which it is written here.
+fn damaged(what: &str) -> StoreError {
+    StoreError::Damaged(format!("{what} cannot be understood"))
+}
+
+#[cfg(test)]
+mod tests;

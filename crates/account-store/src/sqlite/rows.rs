@@ -1,0 +1,416 @@
+//! Rows to values and back.
+
+use super::{damaged, failed};
+use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope};
+use crate::fold::casefold;
+use crate::index;
+use crate::store::{Domain, StoreError};
+use crate::writer::Rows;
+use dtyp::{FileTime, Sid};
+use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+macro_rules! columns {
+    ($prefix:literal) => {
+        concat!(
+            $prefix,
+            "rid, ",
+            $prefix,
+            "name, ",
+            $prefix,
+            "kind, ",
+            $prefix,
+            "user_principal_name, ",
+            $prefix,
+            "service_principal_names, ",
+            $prefix,
+            "alt_security_identities, ",
+            $prefix,
+            "flags, ",
+            $prefix,
+            "primary_group_id, ",
+            $prefix,
+            "expires, ",
+            $prefix,
+            "created, ",
+            $prefix,
+            "password_last_set, ",
+            $prefix,
+            "password_can_change, ",
+            $prefix,
+            "password_must_change, ",
+            $prefix,
+            "logon_hours, ",
+            $prefix,
+            "logon_count, ",
+            $prefix,
+            "bad_password_count, ",
+            $prefix,
+            "profile, ",
+            $prefix,
+            "extra_sids, ",
+            $prefix,
+            "group_rids"
+        )
+    };
+}
+
+// An outer join: a key without its account is damage, not absence.
+pub(super) const ACCOUNTS_BY_KEY: &str = concat!(
+    "SELECT ",
+    columns!("account."),
+    " FROM account_key LEFT JOIN account ON account.rid = account_key.rid",
+    " WHERE account_key.kind = ?1 AND account_key.key = ?2 LIMIT ?3"
+);
+pub(super) const ACCOUNT_BY_NAME: &str =
+    concat!("SELECT ", columns!(""), " FROM account WHERE name_key = ?1");
+pub(super) const ACCOUNT_BY_RID: &str = concat!("SELECT ", columns!(""), " FROM account WHERE rid = ?1");
+pub(super) const ACCOUNTS_AFTER: &str =
+    concat!("SELECT ", columns!(""), " FROM account WHERE rid > ?1 ORDER BY rid LIMIT ?2");
+
+pub(super) fn account(domain: &Domain, row: &Row<'_>) -> Result<Account, StoreError> {
+    let rid: u32 = row.get(0).map_err(failed)?;
+    let time = |column| Ok(FileTime(row.get::<_, u64>(column).map_err(failed)?));
+    let logon_hours = match row.get_ref(13).map_err(failed)?.as_blob_or_null() {
+        Ok(None) => None,
+        Ok(Some(hours)) => Some(hours.try_into().map_err(|_| damaged("logon_hours"))?),
+        Err(_) => return Err(damaged("logon_hours")),
+    };
+    Ok(Account {
+        name: account_name(row)?,
+        sid: domain.sid.with_rid(rid).ok_or_else(|| damaged("a SID"))?,
+        kind: match text(row, 2)? {
+            "user" => AccountKind::User,
+            "computer" => AccountKind::Computer,
+            _ => return Err(damaged("account.kind")),
+        },
+        user_principal_name: row.get(3).map_err(failed)?,
+        service_principal_names: list(row, 4)?,
+        alt_security_identities: list(row, 5)?,
+        flags: AccountFlags(row.get(6).map_err(failed)?),
+        primary_group_id: row.get(7).map_err(failed)?,
+        expires: time(8)?,
+        created: time(9)?,
+        password_last_set: time(10)?,
+        password_can_change: time(11)?,
+        password_must_change: time(12)?,
+        logon_hours,
+        logon_count: row.get(14).map_err(failed)?,
+        bad_password_count: row.get(15).map_err(failed)?,
+        profile: match text(row, 16)? {
+            "{}" => Default::default(),
+            profile => from_json(profile)?,
+        },
+        extra_sids: sids(&list::<String>(row, 17)?)?,
+    })
+}
+
+pub(super) fn account_name(row: &Row<'_>) -> Result<String, StoreError> {
+    Ok(text(row, 1)?.to_owned())
+}
+
+pub(super) fn group_rids(row: &Row<'_>) -> Result<Vec<u32>, StoreError> {
+    let blob = row.get_ref(18).map_err(failed)?.as_blob().map_err(|_| damaged("group_rids"))?;
+    match blob.as_chunks() {
+        (rids, []) => Ok(rids.iter().copied().map(u32::from_le_bytes).collect()),
+        _ => Err(damaged("group_rids")),
+    }
+}
+
+pub(super) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
+    row.get_ref(column).map_err(failed)?.as_str().map_err(|_| damaged("a text"))
+}
+
+/// A list in JSON.
+pub(super) fn list<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Vec<T>, StoreError> {
+    match text(row, column)? {
+        "[]" => Ok(Vec::new()),
+        json => from_json(json),
+    }
+}
+
+pub(super) fn sids(texts: &[String]) -> Result<Vec<Sid>, StoreError> {
+    texts.iter().map(|sid| sid.parse().map_err(|_| damaged("a SID"))).collect()
+}
+
+fn from_json<T: DeserializeOwned>(json: &str) -> Result<T, StoreError> {
+    serde_json::from_str(json).map_err(|_| damaged("a list"))
+}
+
+pub(super) fn to_json<T: Serialize>(value: &T) -> String {
+    // INVARIANT: strings, lists of them and structs of them have a form in JSON.
+    serde_json::to_string(value).expect("plain values have a form in JSON")
+}
+
+pub(super) fn sids_to_json(sids: &[Sid]) -> String {
+    to_json(&sids.iter().map(Sid::to_string).collect::<Vec<_>>())
+}
+
+pub(super) fn group(domain: &Domain, connection: &Connection, rid: u32) -> Result<Option<Group>, StoreError> {
+    one(connection, "SELECT rid, name, scope FROM account_group WHERE rid = ?1", [rid], |row| {
+        group_of_row(domain, row)
+    })
+}
+
+pub(super) fn group_of_row(domain: &Domain, row: &Row<'_>) -> Result<Group, StoreError> {
+    Ok(Group {
+        sid: domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| damaged("a SID"))?,
+        name: text(row, 1)?.to_owned(),
+        scope: match text(row, 2)? {
+            "global" => GroupScope::Global,
+            "universal" => GroupScope::Universal,
+            "local" => GroupScope::Local,
+            _ => return Err(damaged("account_group.scope")),
+        },
+    })
+}
+
+/// The only row of a statement, if it has one.
+pub(super) fn one<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params).map_err(failed)?;
+    rows.next().map_err(failed)?.map(read).transpose()
+}
+
+/// All rows of a statement.
+pub(super) fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    mut read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    let mut rows = statement.query(params).map_err(failed)?;
+    let mut values = Vec::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        values.push(read(row)?);
+    }
+    Ok(values)
+}
+
+fn run(connection: &Connection, sql: &str, params: impl Params) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(params))
+        .map(drop)
+        .map_err(failed)
+}
+
+fn rid_of(connection: &Connection, sql: &str, params: impl Params) -> Result<Option<u32>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+    statement.query_row(params, |row| row.get(0)).optional().map_err(failed)
+}
+
+/// Makes all folded text anew.
+pub(super) fn renew_keys(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let domain = Domain {
+        netbios: String::new(),
+        dns: String::new(),
+        sid: Sid::new(5, &[21]).ok_or_else(|| damaged("a SID"))?,
+    };
+    run(transaction, "DELETE FROM account_key", [])?;
+    // Names may have been different before and equal now, and then be in each other's way for a moment.
+    for table in ["account", "account_group", "machine"] {
+        run(transaction, &format!("UPDATE {table} SET name_key = '/' || rid"), [])?;
+        let names = all(transaction, &format!("SELECT rid, name FROM {table}"), [], |row| {
+            Ok((row.get::<_, u32>(0).map_err(failed)?, text(row, 1)?.to_owned()))
+        })?;
+        for (rid, name) in names {
+            let sql = format!("UPDATE {table} SET name_key = ?2 WHERE rid = ?1");
+            run(transaction, &sql, params![rid, casefold(&name)])?;
+        }
+    }
+    let mut statement =
+        transaction.prepare(concat!("SELECT ", columns!(""), " FROM account")).map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        write_keys(transaction, row.get(0).map_err(failed)?, &account(&domain, row)?)?;
+    }
+    Ok(())
+}
+
+fn write_keys(connection: &Connection, rid: u32, account: &Account) -> Result<(), StoreError> {
+    for (kind, key) in index::keys(account) {
+        run(
+            connection,
+            "INSERT INTO account_key (kind, key, rid) VALUES (?1, ?2, ?3)",
+            params![kind as i64, key, rid],
+        )?;
+    }
+    Ok(())
+}
+
+/// The tables, within a transaction.
+pub(super) struct Tables<'a> {
+    pub(super) domain: &'a Domain,
+    pub(super) connection: &'a Connection,
+}
+
+impl Tables<'_> {
+    fn delete_keys(&self, rid: u32, account: &Account) -> Result<(), StoreError> {
+        for (kind, key) in index::keys(account) {
+            let sql = "DELETE FROM account_key WHERE kind = ?1 AND key = ?2 AND rid = ?3";
+            run(self.connection, sql, params![kind as i64, key, rid])?;
+        }
+        Ok(())
+    }
+
+    fn rids(&self, sql: &str, of: u32) -> Result<Vec<u32>, StoreError> {
+        all(self.connection, sql, [of], |row| row.get(0).map_err(failed))
+    }
+}
+
+fn pack(rids: &[u32]) -> Vec<u8> {
+    rids.iter().flat_map(|rid| rid.to_le_bytes()).collect()
+}
+
+const INSERT_ACCOUNT: &str = concat!(
+    "INSERT INTO account (",
+    columns!(""),
+    ", name_key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+);
+const UPDATE_ACCOUNT: &str = concat!(
+    "UPDATE account SET (",
+    columns!(""),
+    ", name_key) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,",
+    " coalesce(?19, group_rids), ?20) WHERE rid = ?1"
+);
+
+impl Rows for Tables<'_> {
+    fn account(&mut self, rid: u32) -> Result<Option<Account>, StoreError> {
+        one(self.connection, ACCOUNT_BY_RID, [rid], |row| account(self.domain, row))
+    }
+
+    fn account_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
+        rid_of(self.connection, "SELECT rid FROM account WHERE name_key = ?1", [name])
+    }
+
+    fn primary_group(&mut self, account: u32) -> Result<Option<u32>, StoreError> {
+        rid_of(self.connection, "SELECT primary_group_id FROM account WHERE rid = ?1", [account])
+    }
+
+    fn accounts_with_primary_group(&mut self, group: u32) -> Result<Vec<u32>, StoreError> {
+        self.rids("SELECT rid FROM account WHERE primary_group_id = ?1", group)
+    }
+
+    fn write_account(
+        &mut self,
+        rid: u32,
+        account: &Account,
+        old: Option<&Account>,
+        groups: Option<&[u32]>,
+    ) -> Result<(), StoreError> {
+        if let Some(old) = old {
+            self.delete_keys(rid, old)?;
+        }
+        let sql = match old {
+            Some(_) => UPDATE_ACCOUNT,
+            None => INSERT_ACCOUNT,
+        };
+        let kind = match account.kind {
+            AccountKind::User => "user",
+            AccountKind::Computer => "computer",
+        };
+        run(
+            self.connection,
+            sql,
+            params![
+                rid,
+                account.name,
+                kind,
+                account.user_principal_name,
+                to_json(&account.service_principal_names),
+                to_json(&account.alt_security_identities),
+                account.flags.0,
+                account.primary_group_id,
+                account.expires.0,
+                account.created.0,
+                account.password_last_set.0,
+                account.password_can_change.0,
+                account.password_must_change.0,
+                account.logon_hours,
+                account.logon_count,
+                account.bad_password_count,
+                to_json(&account.profile),
+                sids_to_json(&account.extra_sids),
+                groups.map(pack),
+                casefold(&account.name),
+            ],
+        )?;
+        write_keys(self.connection, rid, account)
+    }
+
+    fn write_groups_of(&mut self, account: u32, groups: &[u32]) -> Result<(), StoreError> {
+        let sql = "UPDATE account SET group_rids = ?2 WHERE rid = ?1 AND group_rids <> ?2";
+        run(self.connection, sql, params![account, pack(groups)])
+    }
+
+    fn delete_account(&mut self, rid: u32, account: &Account) -> Result<(), StoreError> {
+        self.delete_keys(rid, account)?;
+        run(self.connection, "DELETE FROM account WHERE rid = ?1", [rid])
+    }
+
+    fn group(&mut self, rid: u32) -> Result<Option<Group>, StoreError> {
+        group(self.domain, self.connection, rid)
+    }
+
+    fn group_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
+        rid_of(self.connection, "SELECT rid FROM account_group WHERE name_key = ?1", [name])
+    }
+
+    fn write_group(&mut self, rid: u32, group: &Group, _old: Option<&Group>) -> Result<(), StoreError> {
+        let scope = match group.scope {
+            GroupScope::Global => "global",
+            GroupScope::Universal => "universal",
+            GroupScope::Local => "local",
+        };
+        let sql = "INSERT INTO account_group (rid, name, name_key, scope) VALUES (?1, ?2, ?3, ?4)
+            ON CONFLICT (rid) DO UPDATE SET (name, name_key, scope) = (?2, ?3, ?4)";
+        run(self.connection, sql, params![rid, group.name, casefold(&group.name), scope])
+    }
+
+    fn delete_group(&mut self, rid: u32, _group: &Group) -> Result<(), StoreError> {
+        run(self.connection, "DELETE FROM account_group WHERE rid = ?1", [rid])
+    }
+
+    fn parents(&mut self, member: u32) -> Result<Vec<u32>, StoreError> {
+        self.rids("SELECT group_rid FROM member WHERE member_rid = ?1 ORDER BY group_rid", member)
+    }
+
+    fn members(&mut self, group: u32) -> Result<Vec<u32>, StoreError> {
+        self.rids("SELECT member_rid FROM member WHERE group_rid = ?1 ORDER BY member_rid", group)
+    }
+
+    fn insert_member(&mut self, group: u32, member: u32) -> Result<(), StoreError> {
+        let sql = "INSERT OR IGNORE INTO member (group_rid, member_rid) VALUES (?1, ?2)";
+        run(self.connection, sql, [group, member])
+    }
+
+    fn delete_member(&mut self, group: u32, member: u32) -> Result<(), StoreError> {
+        run(self.connection, "DELETE FROM member WHERE group_rid = ?1 AND member_rid = ?2", [group, member])
+    }
+
+    fn machine(&mut self, rid: u32) -> Result<Option<String>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT name_key FROM machine WHERE rid = ?1").map_err(failed)?;
+        statement.query_row([rid], |row| row.get(0)).optional().map_err(failed)
+    }
+
+    fn machine_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
+        rid_of(self.connection, "SELECT rid FROM machine WHERE name_key = ?1", [name])
+    }
+
+    fn next_rid(&mut self) -> Result<u32, StoreError> {
+        rid_of(self.connection, "SELECT next_rid FROM domain", [])?.ok_or_else(|| damaged("the domain"))
+    }
+
+    fn set_next_rid(&mut self, rid: u32) -> Result<(), StoreError> {
+        run(self.connection, "UPDATE domain SET next_rid = ?1 WHERE next_rid <> ?1", [rid])
+    }
+}

@@ -1,0 +1,183 @@
+//! Secrets at rest: sealed under a key file, each together with the row it stands in.
+//!
+//! AES-256-GCM-SIV (RFC 8452) under a key derived for this purpose alone; the associated data are all other columns
+//! of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed by somebody
+//! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
+
+use super::{damaged, failed};
+use crate::machines::{Machine, NtHash, Secrets};
+use crate::store::StoreError;
+use aes_gcm_siv::aead::{AeadInOut, KeyInit};
+use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
+use hkdf::Hkdf;
+use rusqlite::{Connection, OptionalExtension};
+use sha2::Sha256;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// The contents of a key file: 32 random bytes, from which every key is derived.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SealingKey([u8; SealingKey::LEN]);
+
+impl std::fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl SealingKey {
+    /// Length of a key file in bytes.
+    pub const LEN: usize = 32;
+
+    /// Takes the bytes.
+    pub const fn new(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Makes a key file that only its owner may read. A file that exists is never touched: [`StoreError::Refused`].
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                StoreError::Refused(format!("key file {} exists already", path.display()))
+            }
+            _ => StoreError::Unavailable(format!("key file {}: {error}", path.display())),
+        };
+        let mut key = Self([0; Self::LEN]);
+        getrandom::fill(&mut key.0)
+            .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        file.write_all(&key.0).and_then(|()| file.sync_all()).map_err(failed)?;
+        Ok(key)
+    }
+
+    /// Reads a key file. One that others may read, or of another length, is [`StoreError::Unavailable`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let unusable = |why: String| StoreError::Unavailable(format!("key file {}: {why}", path.display()));
+        let mut file = File::open(path).map_err(|error| unusable(error.to_string()))?;
+        let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(unusable(format!("mode {mode:03o} lets others read it; make it 600")));
+        }
+        if !metadata.is_file() || metadata.len() != Self::LEN as u64 {
+            return Err(unusable(format!("not a file of {} bytes", Self::LEN)));
+        }
+        let mut key = Self([0; Self::LEN]);
+        file.read_exact(&mut key.0).map_err(|error| unusable(error.to_string()))?;
+        Ok(key)
+    }
+
+    /// HKDF-SHA256 (RFC 5869) without salt: the root is random already.
+    fn derive<const N: usize>(&self, purpose: &str) -> Zeroizing<[u8; N]> {
+        let mut key = Zeroizing::new([0; N]);
+        // INVARIANT: N is far below the 255 hashes that HKDF gives.
+        Hkdf::<Sha256>::new(None, &self.0)
+            .expand(purpose.as_bytes(), key.as_mut())
+            .expect("the key is short");
+        key
+    }
+
+    /// What seals the rows of a store; a store that was sealed with another key is refused.
+    pub(super) fn seal(&self, connection: &mut Connection) -> Result<Seal, StoreError> {
+        let check = self.derive::<16>("rcmpd account store: which key");
+        let known = |connection: &Connection| {
+            let mut statement = connection.prepare("SELECT sealing_key_check FROM domain")?;
+            statement.query_row([], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()
+        };
+        if known(connection).map_err(failed)?.flatten().is_none() {
+            let sql = "UPDATE domain SET sealing_key_check = ?1 WHERE sealing_key_check IS NULL";
+            connection.execute(sql, [check.as_slice()]).map_err(failed)?;
+        }
+        match known(connection).map_err(failed)?.flatten() {
+            Some(known) if known.ct_eq(check.as_slice()).into() => {
+                let key = self.derive::<32>("rcmpd account store: machine secrets");
+                Ok(Seal(Aes256GcmSiv::new((&*key).into())))
+            }
+            _ => Err(StoreError::Unavailable("the secrets were sealed under another key file".to_owned())),
+        }
+    }
+}
+
+/// Seals and opens the secrets of machines.
+pub(super) struct Seal(Aes256GcmSiv);
+
+/// The current secret, whether there is a previous one, and that or zeros.
+const PLAIN_LEN: usize = 16 + 1 + 16;
+const NONCE_LEN: usize = 12;
+const TAG_LEN: usize = 16;
+
+impl Seal {
+    /// Nonce, ciphertext, tag.
+    pub(super) fn seal(&self, machine: &Machine, secrets: &Secrets) -> Result<Vec<u8>, StoreError> {
+        let mut plain = Zeroizing::new([0; PLAIN_LEN]);
+        plain[..16].copy_from_slice(secrets.current.expose());
+        if let Some(previous) = &secrets.previous {
+            plain[16] = 1;
+            plain[17..].copy_from_slice(previous.expose());
+        }
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
+        let data = associated_data(machine, secrets.current_since);
+        let tag = self
+            .0
+            .encrypt_inout_detached(&Nonce::from(nonce), &data, plain.as_mut_slice().into())
+            .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
+        Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
+    }
+
+    pub(super) fn open(
+        &self,
+        machine: &Machine,
+        current_since: dtyp::FileTime,
+        sealed: &[u8],
+    ) -> Result<Secrets, StoreError> {
+        let broken = || {
+            StoreError::Damaged(format!(
+                "the sealed secret of machine {:?} does not belong to its row",
+                machine.name
+            ))
+        };
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
+        let (cipher, tag) = rest.split_first_chunk::<PLAIN_LEN>().ok_or_else(broken)?;
+        let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| broken())?;
+        let mut plain = Zeroizing::new(*cipher);
+        let data = associated_data(machine, current_since);
+        self.0
+            .decrypt_inout_detached(&Nonce::from(*nonce), &data, plain.as_mut_slice().into(), &Tag::from(tag))
+            .map_err(|_| broken())?;
+        let hash = |at: usize| plain[at..].first_chunk::<16>().copied().map(NtHash::new);
+        Ok(Secrets {
+            current: hash(0).ok_or_else(broken)?,
+            current_since,
+            previous: match plain[16] {
+                0 => None,
+                1 => hash(17),
+                _ => return Err(damaged("a sealed secret")),
+            },
+        })
+    }
+}
+
+/// Every column of the row but the sealed one, each with its length.
+fn associated_data(machine: &Machine, current_since: dtyp::FileTime) -> Vec<u8> {
+    let Machine { name, sid, kind, enabled, rcmp, domains, groups } = machine;
+    let mut data = vec![1, u8::from(*enabled), u8::from(*rcmp)];
+    data.extend(kind.value().to_le_bytes());
+    data.extend(current_since.0.to_le_bytes());
+    let mut text = |text: &str| {
+        data.extend((text.len() as u64).to_le_bytes());
+        data.extend(text.as_bytes());
+    };
+    text(name);
+    text(&sid.to_string());
+    text(&domains.len().to_string());
+    domains.iter().for_each(|domain| text(domain));
+    groups.iter().for_each(|group| text(&group.to_string()));
+    data
+}
