@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""A Samba AD DC of its own: provisioned, started in new network, mount and process namespaces, gone when standard input closes.
+
+    samba_dc.py [--cache DIR] [--folder DIR]
+
+Prints one JSON line when the DC answers, and ends itself and every process of the DC at end of file on standard input:
+
+    {"pid": 4711, "address": "127.0.0.10", "port": 49200, "netbios": "FABRIKAM", "dns": "fabrikam.example", "server": "FABDC1",
+     "sid": "S-1-5-21-...", "machines": {"WEB01$": "password", ...}, "krbtgt_aes256": "hex", "folder": "...", "version": "4.17.12-Debian"}
+
+`nsenter -t PID -n -m -- COMMAND` runs a command beside it. The fixed ports 88, 135, 389, 636 and 3268 are free in there, whatever the
+machine serves outside. A provisioned domain is kept in the cache, keyed by Samba's version and this script, and copied for each run:
+the first start takes about twenty seconds, later ones a few.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve()
+NETBIOS, DNS, SERVER, ADDRESS, PORT = "FABRIKAM", "fabrikam.example", "FABDC1", "127.0.0.10", 49200
+# One account per parallel channel set-up: this DC drops an account's earlier channel when a new one is made.
+MACHINES = {f"WEB{number:02}$": f"Fabrikam-machine-{number:02}-secret" for number in range(1, 9)}
+STEP_SECONDS = 120
+READY_SECONDS = 60
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    private = os.environ.get("RCMPD_PRIVATE") or HERE.parent.parent.parent / "target" / "private"
+    arguments.add_argument("--cache", type=pathlib.Path, default=pathlib.Path(private).absolute() / "samba-dc")
+    arguments.add_argument("--folder", type=pathlib.Path, help="where the running DC lives; a temporary folder by default")
+    # The second stage: this same script, already inside the namespaces.
+    arguments.add_argument("--inside", choices=("provision", "serve"), help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.inside == "provision":
+        enter(given.folder)
+        provision(given.folder)
+    elif given.inside == "serve":
+        enter(given.folder)
+        serve(given.folder)
+    else:
+        with tempfile.TemporaryDirectory(prefix="samba-dc-") as temporary:
+            # A signal must unwind, or the namespaces outlive us.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+            run(given.folder or pathlib.Path(temporary) / "dc", given.cache)
+
+
+def say(text):
+    print(f"samba_dc: {text}", file=sys.stderr, flush=True)
+
+
+def call(*command, **options):
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          timeout=STEP_SECONDS, **options)
+    if done.returncode != 0:
+        sys.exit(f"samba_dc: {' '.join(map(str, command))} failed with {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+# Outside the namespaces.
+
+def run(folder, cache):
+    version = call("samba", "--version").split()[-1]
+    key = hashlib.sha256(version.encode() + HERE.read_bytes()).hexdigest()[:16]
+    kept = cache / key
+    if not (kept / "facts.json").is_file():
+        fill(cache, kept)
+    # Database pages are copied sparse, or a DC of 4 MB takes 60.
+    call("cp", "-a", "--sparse=always", kept, folder)
+    process = inside("serve", folder, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        ready = process.stdout.readline()
+        if not ready:
+            log = folder / "log" / "samba.log"
+            sys.exit(f"samba_dc: the DC did not start\n{log.read_text()[-4000:] if log.is_file() else ''}")
+        facts = json.loads((kept / "facts.json").read_text())
+        print(json.dumps({"pid": first_child(process.pid), "folder": str(folder), "version": version, **facts}), flush=True)
+        sys.stdin.buffer.read()
+    finally:
+        # `--kill-child` ends the first process of the PID namespace with this one, and that ends all the others.
+        process.kill()
+        process.wait()
+
+
+def fill(cache, kept):
+    say(f"provisioning {NETBIOS} into {kept}, about twenty seconds, once")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as temporary:
+        new = pathlib.Path(temporary) / "dc"
+        new.mkdir()
+        process = inside("provision", new)
+        if process.wait(timeout=3 * STEP_SECONDS) != 0:
+            sys.exit(f"samba_dc: provisioning failed with {process.returncode}")
+        try:
+            new.rename(kept)
+        except OSError:
+            # Another run filled the cache meanwhile; both are equally good.
+            if not (kept / "facts.json").is_file():
+                raise
+
+
+def inside(stage, folder, **options):
+    namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        namespaces += ["--user", "--map-root-user"]
+    # Samba's bindings belong to Debian's interpreter.
+    return subprocess.Popen([*namespaces, "/usr/bin/python3", HERE, "--inside", stage, "--folder", folder],
+                            stdin=subprocess.DEVNULL, **options)
+
+
+def first_child(pid):
+    """The namespaces' first process, seen from outside."""
+    return int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+# Inside the namespaces.
+
+def enter(folder):
+    """Loopback up, and Samba's compiled-in runtime folder and the machine's names are ours alone."""
+    call("ip", "link", "set", "lo", "up")
+    for path in ("/run/samba", "/etc/samba"):
+        os.makedirs(path, exist_ok=True)
+        call("mount", "-t", "tmpfs", "tmpfs", path)
+    names = folder / "hosts"
+    names.write_text(f"127.0.0.1 localhost\n{ADDRESS} {SERVER.lower()}.{DNS} {SERVER.lower()} {DNS}\n")
+    call("mount", "--bind", names, "/etc/hosts")
+
+
+def configuration(folder):
+    """The place changes from run to run, so the configuration is written anew each time."""
+    lines = {
+        "netbios name": SERVER, "realm": DNS.upper(), "workgroup": NETBIOS, "server role": "active directory domain controller",
+        "interfaces": f"{ADDRESS}/8", "bind interfaces only": "yes", "server services": "rpc, ldap, cldap, kdc, dns",
+        "dns forwarder": "none", "dns update command": "/bin/true", "spn update command": "/bin/true", "gpo update command": "/bin/true",
+        "rpc server port:netlogon": PORT, "rpc server port": PORT + 1,
+        "private dir": folder / "private", "state directory": folder / "state", "cache directory": folder / "state",
+        "lock directory": folder / "state", "pid directory": folder / "run", "ncalrpc dir": folder / "run" / "ncalrpc",
+        "ntp signd socket directory": folder / "run" / "ntp_signd", "winbindd socket directory": "/run/samba/winbindd",
+        "binddns dir": folder / "state", "log file": folder / "log" / "samba.log", "logging": "file", "log level": 1,
+        "tls enabled": "yes", "tls keyfile": folder / "private" / "tls" / "key.pem", "tls certfile": folder / "private" / "tls" / "cert.pem",
+        "tls cafile": folder / "private" / "tls" / "cert.pem",
+    }
+    for name in ("etc", "run/ncalrpc", "run/ntp_signd", "log", "state"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "run/ntp_signd").chmod(0o750)
+    path = folder / "etc" / "smb.conf"
+    path.write_text("[global]\n" + "".join(f"  {key} = {value}\n" for key, value in lines.items()))
+    return path
+
+
+def provision(folder):
+    call("samba-tool", "domain", "provision", "--server-role=dc", f"--realm={DNS.upper()}", f"--domain={NETBIOS}",
+         "--adminpass=Fabrikam-admin-1", f"--host-name={SERVER.lower()}", f"--host-ip={ADDRESS}", "--dns-backend=SAMBA_INTERNAL",
+         f"--targetdir={folder}", f"--option=interfaces={ADDRESS}/8",
+         "--option=bind interfaces only=yes")
+    smb_conf = configuration(folder)
+    tls = folder / "private" / "tls"
+    shutil.rmtree(tls, ignore_errors=True)
+    tls.mkdir(mode=0o700)
+    # Samba's own certificate has an RSA-4096 key and no subjectAltName.
+    call("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
+         "-subj", f"/CN={SERVER.lower()}.{DNS}", "-addext", f"subjectAltName=DNS:{SERVER.lower()}.{DNS},IP:{ADDRESS}",
+         "-keyout", tls / "key.pem", "-out", tls / "cert.pem")
+    (tls / "key.pem").chmod(0o600)
+    from samba.auth import system_session
+    from samba.dcerpc import security
+    from samba.ndr import ndr_unpack
+    from samba.param import LoadParm
+    from samba.samdb import SamDB
+    loaded = LoadParm()
+    loaded.load(str(smb_conf))
+    sam = SamDB(url=str(folder / "private" / "sam.ldb"), session_info=system_session(loaded), lp=loaded)
+    for name, password in MACHINES.items():
+        sam.newcomputer(name.rstrip("$"))
+        sam.setpassword(f"(sAMAccountName={name})", password, False)
+    keytab = folder / "krbtgt.keytab"
+    call("samba-tool", "domain", "exportkeytab", keytab, f"--principal=krbtgt@{DNS.upper()}", "-s", smb_conf)
+    (folder / "facts.json").write_text(json.dumps({
+        "address": ADDRESS, "port": PORT, "netbios": NETBIOS, "dns": DNS, "server": SERVER, "sid": sam.get_domain_sid(),
+        "machines": MACHINES, "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
+
+
+def aes256_key(keytab):
+    """The key of encryption type 18 in an MIT keytab of version 5.2."""
+    at = 2
+    while at < len(keytab):
+        size = int.from_bytes(keytab[at:at + 4], "big", signed=True)
+        entry, at = keytab[at + 4:at + 4 + abs(size)], at + 4 + abs(size)
+        if size < 0:
+            continue
+        place = 2
+        for _ in range(int.from_bytes(entry[:2], "big") + 1):  # realm, then the components
+            place += 2 + int.from_bytes(entry[place:place + 2], "big")
+        place += 4 + 4 + 1  # name type, time, version
+        kind, length = int.from_bytes(entry[place:place + 2], "big"), int.from_bytes(entry[place + 2:place + 4], "big")
+        if kind == 18:
+            return entry[place + 4:place + 4 + length]
+    sys.exit("samba_dc: krbtgt has no AES-256 key")
+
+
+def serve(folder):
+    """Becomes the namespace's first process: starts samba, says when it is ready, and reaps what it leaves."""
+    smb_conf = configuration(folder)
+    process = subprocess.Popen(["samba", "-F", "--no-process-group", "-M", "prefork", "-s", smb_conf],
+                               stdin=subprocess.DEVNULL, stdout=(folder / "log" / "stdout.log").open("w"), stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + READY_SECONDS
+    waiting = [PORT, 88, 389]
+    while waiting:
+        if process.poll() is not None or time.monotonic() > deadline:
+            sys.exit(f"samba_dc: samba said\n{(folder / 'log' / 'stdout.log').read_text()[-4000:]}")
+        with socket.socket() as probe:
+            if probe.connect_ex((ADDRESS, waiting[0])) == 0:
+                waiting.pop(0)
+                continue
+        time.sleep(0.05)
+    print("ready", flush=True)
+    while True:
+        pid, _ = os.wait()
+        if pid == process.pid:
+            sys.exit("samba_dc: samba ended")
+
+
+main()
