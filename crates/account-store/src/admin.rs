@@ -1,7 +1,7 @@
 //! The trait of whoever administers a store: what is in it, and changes to it.
 
 use crate::account::{Account, Group};
-use crate::store::{AccountStore, BoxFuture, Domain, StoreError};
+use crate::store::{AccountStore, BoxFuture, StoreError};
 use dtyp::Sid;
 
 /// Whether what is written must be new.
@@ -15,7 +15,7 @@ pub enum Put {
     Either,
 }
 
-/// One step of a change.
+/// One step of a change. Stores of accounts alone refuse what concerns machines.
 ///
 /// The rules: SIDs are of the store's domain, and no two accounts or groups share a SID or a name. UPNs, SPNs and
 /// `altSecurityIdentities` may be shared; the look-up then finds many. An account or group to be written as
@@ -38,6 +38,17 @@ pub enum Change {
         /// The member.
         member: Sid,
     },
+    /// The same by name, or by SID as text; a name may belong to an entry that comes later in the change.
+    AddNamedMember {
+        /// The group.
+        group: String,
+        /// The member.
+        member: String,
+    },
+    /// Writes a machine. Without secrets those of the existing one stay; a new one gets one that nobody knows.
+    PutMachine(Put, Box<crate::Machine>, Option<crate::Secrets>),
+    /// Removes a machine; its computer account stays.
+    RemoveMachine(Sid),
     /// Ends a direct membership; one that does not exist is no error. The primary group is a field of the account.
     RemoveMember {
         /// The group.
@@ -75,110 +86,4 @@ pub trait AccountAdmin: AccountStore {
 
     /// Makes all changes or, on the first error, none. Blocks for as long as it takes: call it where that is fine.
     fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
-}
-
-/// The smallest relative identifier that is given to new entries; smaller ones are well known.
-pub(crate) const RID_FIRST: u32 = 1000;
-
-/// The largest one, as in the directory's default.
-pub(crate) const RID_LAST: u32 = 0x3fff_ffff;
-
-/// The longest list of names or SIDs of one account.
-const LIST_LEN_MAX: usize = 1024;
-
-/// The relative identifier to write an entry under; `None` for the next free one.
-pub(crate) fn rid_to_write(domain: &Domain, put: Put, sid: &Sid) -> Result<Option<u32>, StoreError> {
-    match sid.rid_in(&domain.sid) {
-        Some(rid) if rid != 0 => Ok(Some(rid)),
-        None if put == Put::New && *sid == domain.sid => Ok(None),
-        _ => Err(StoreError::Refused(format!("{sid} is not of domain {} ({})", domain.netbios, domain.sid))),
-    }
-}
-
-/// The relative identifier of an entry that is named in a change.
-pub(crate) fn rid_named(domain: &Domain, sid: &Sid) -> Result<u32, StoreError> {
-    rid_to_write(domain, Put::Existing, sid).map(|rid| rid.unwrap_or_default())
-}
-
-/// What every backend asks of an account before it writes it.
-pub(crate) fn check_account(account: &Account) -> Result<(), StoreError> {
-    let refuse = |what: &str| Err(StoreError::Refused(format!("account {:?}: {what}", account.name)));
-    check_name("account", &account.name)?;
-    if account.kind == crate::AccountKind::Computer && !account.name.ends_with('$') {
-        return refuse("the name of a computer ends in $");
-    }
-    let profile = &account.profile;
-    let texts = [
-        &profile.full_name,
-        &profile.logon_script,
-        &profile.profile_path,
-        &profile.home_directory,
-        &profile.home_directory_drive,
-    ];
-    let names = account
-        .user_principal_name
-        .iter()
-        .chain(&account.service_principal_names)
-        .chain(&account.alt_security_identities);
-    for text in names.clone() {
-        if text.is_empty() {
-            return refuse("a principal name or mapping is empty");
-        }
-    }
-    for text in names.chain(texts) {
-        if text.len() > Account::TEXT_LEN_MAX {
-            return refuse("a text is longer than 4096 bytes");
-        }
-        if text.contains('\0') {
-            return refuse("a text contains a NUL character");
-        }
-    }
-    let lists = [
-        account.service_principal_names.len(),
-        account.alt_security_identities.len(),
-        account.extra_sids.len(),
-    ];
-    if lists.iter().any(|len| *len > LIST_LEN_MAX) {
-        return refuse("a list has more than 1024 entries");
-    }
-    let times = [
-        account.expires,
-        account.created,
-        account.password_last_set,
-        account.password_can_change,
-        account.password_must_change,
-    ];
-    if times.iter().any(|time| *time > dtyp::FileTime::NEVER) {
-        return refuse("a time is later than never");
-    }
-    match account.primary_group_id {
-        0 => refuse("the primary group is missing"),
-        _ => Ok(()),
-    }
-}
-
-/// The same for the name of an account or a group.
-pub(crate) fn check_name(what: &str, name: &str) -> Result<(), StoreError> {
-    let reason = match name {
-        "" => "is empty",
-        name if name.len() > Account::TEXT_LEN_MAX => "is longer than 4096 bytes",
-        name if name.chars().any(char::is_control) => "contains a control character",
-        name if name.trim() != name => "begins or ends with a space",
-        _ => return Ok(()),
-    };
-    Err(StoreError::Refused(format!("{what} {name:?}: the name {reason}")))
-}
-
-/// The same for a machine.
-#[cfg(feature = "machines")]
-pub(crate) fn check_machine(machine: &crate::Machine) -> Result<(), StoreError> {
-    check_name("machine", &machine.name)?;
-    let refuse = |what: &str| Err(StoreError::Refused(format!("machine {:?}: {what}", machine.name)));
-    if !machine.name.ends_with('$') {
-        return refuse("the name of a machine ends in $");
-    }
-    if machine.domains.len() > LIST_LEN_MAX || machine.groups.len() > LIST_LEN_MAX {
-        return refuse("a list has more than 1024 entries");
-    }
-    machine.domains.iter().try_for_each(|domain| check_name("domain", domain))
 }

@@ -50,6 +50,24 @@ macro_rules! account_store_battery {
 }
 pub(crate) use account_store_battery;
 
+/// The same for stores that hold machines too.
+macro_rules! machine_store_battery {
+    ($make:expr) => {
+        $crate::battery::account_store_battery!(
+            $make,
+            machines_come_back_as_they_were_written,
+            a_channel_is_its_account,
+            a_machine_and_its_account_share_name_and_sid,
+            secrets_rotate_and_the_previous_one_goes,
+            a_machine_without_a_secret_gets_one_nobody_knows,
+            machine_revisions_follow_changes,
+            bad_machines_are_refused,
+            lines_carry_everything_to_another_store
+        );
+    };
+}
+pub(crate) use machine_store_battery;
+
 /// The domain of the stores under test.
 pub(crate) fn domain() -> Domain {
     Domain {
@@ -640,5 +658,255 @@ pub(crate) fn questions_may_be_hostile(store: &dyn AccountAdmin) {
         for query in [name(&text), upn(&text), spn(&text), identity(&text)] {
             assert_eq!(find(store, query), Matches::None);
         }
+    }
+}
+
+pub(crate) use machines::*;
+
+mod machines {
+    use super::*;
+    use crate::json_lines::{self, Counts};
+    use crate::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
+
+    pub(crate) fn web01() -> Machine {
+        Machine {
+            name: "WEB01$".to_owned(),
+            sid: sid(1105),
+            kind: ChannelKind::Workstation,
+            enabled: true,
+            rcmp: true,
+            domains: vec!["CONTOSO".to_owned(), "FABRIKAM".to_owned()],
+            groups: vec![sid(1100), "S-1-5-21-1-2-3-4".parse().expect("a SID")],
+        }
+    }
+
+    pub(crate) fn secrets(n: u8) -> Secrets {
+        Secrets::first(NtHash::new([n; 16]), FileTime(u64::from(n)))
+    }
+
+    fn put(store: &dyn MachineStore, put: Put, machine: Machine, secrets: Option<Secrets>) {
+        now(store.put_machine(put, machine, secrets)).expect("the machine keeps the rules");
+    }
+
+    pub(crate) fn machine(store: &dyn MachineStore, name: &str) -> Option<Arc<MachineRecord>> {
+        let first = now(store.machine(name)).expect("the store answers");
+        assert_eq!(first, now(store.machine(name)).expect("the store answers"));
+        first
+    }
+
+    pub(crate) fn machines_come_back_as_they_were_written(store: &impl MachineStore) {
+        let dc = Machine {
+            name: "DC2$".to_owned(),
+            sid: sid(1200),
+            kind: ChannelKind::Server,
+            enabled: false,
+            rcmp: false,
+            domains: Vec::new(),
+            groups: Vec::new(),
+        };
+        let rotated = Secrets { previous: Some(NtHash::new([9; 16])), ..secrets(2) };
+        put(store, Put::New, web01(), Some(secrets(1)));
+        put(store, Put::New, dc.clone(), Some(rotated.clone()));
+        for (name, machine_, secrets) in [("web01$", web01(), secrets(1)), ("DC2$", dc.clone(), rotated)] {
+            let record = machine(store, name).expect("it is there");
+            let expected = MachineRecord { machine: machine_, secrets, account: None };
+            assert_eq!((record.is_enabled(), &*record), (expected.machine.enabled, &expected));
+        }
+        assert_eq!(machine(store, "WEB01"), None);
+        assert_eq!(machine(store, ""), None);
+        assert_eq!(now(store.machines(0, 9)).expect("the store answers"), [web01(), dc.clone()]);
+        assert_eq!(now(store.machines(1105, 9)).expect("the store answers"), std::slice::from_ref(&dc));
+        // Attributes change without the secrets, and the name with them.
+        let renamed = Machine { name: "WEB02$".to_owned(), rcmp: false, ..web01() };
+        put(store, Put::Existing, renamed.clone(), None);
+        assert_eq!(machine(store, "web01$"), None);
+        let record = machine(store, "web02$").expect("it is there");
+        assert_eq!((&record.machine, &record.secrets), (&renamed, &secrets(1)));
+        now(store.remove_machine(sid(1105))).expect("it is there");
+        assert_eq!(machine(store, "web02$"), None);
+        assert!(matches!(now(store.remove_machine(sid(1105))), Err(StoreError::Refused(_))));
+    }
+
+    pub(crate) fn a_channel_is_its_account<S: AccountAdmin + MachineStore>(store: &S) {
+        put(store, Put::New, web01(), Some(secrets(1)));
+        let account = |flags| Box::new(Account { flags, ..full() });
+        for (flags, enabled) in [
+            (AccountFlags::WORKSTATION_TRUST, true),
+            (AccountFlags::WORKSTATION_TRUST.with(AccountFlags::DISABLED, true), false),
+            (AccountFlags::WORKSTATION_TRUST.with(AccountFlags::LOCKED, true), true),
+        ] {
+            apply(store, [Change::PutAccount(Put::Either, account(flags))]);
+            let record = machine(store, "web01$").expect("it is there");
+            assert_eq!((record.account, record.is_enabled()), (Some(flags), enabled));
+        }
+        apply(store, [Change::RemoveAccount(sid(1105))]);
+        assert_eq!(machine(store, "web01$"), None, "it goes with its account");
+        apply(store, [add(full())]);
+        assert_eq!(machine(store, "web01$"), None, "and does not come back with a new one");
+    }
+
+    pub(crate) fn a_machine_and_its_account_share_name_and_sid<S: AccountAdmin + MachineStore>(store: &S) {
+        let unplaced = |name: &str| Machine { name: name.to_owned(), sid: domain().sid, ..web01() };
+        apply(store, [add(full()), add(alice()), Change::PutGroup(Put::New, group(1300, "crew$"))]);
+        put(store, Put::New, unplaced("web01$"), Some(secrets(1)));
+        assert_eq!(machine(store, "WEB01$").expect("it is there").machine.sid, sid(1105), "the account's");
+        put(store, Put::New, unplaced("NEW$"), Some(secrets(2)));
+        let new = machine(store, "new$").expect("it is there").machine.sid;
+        assert_eq!(new, sid(1301), "the next one");
+        let account = |name: &str, sid| Account { name: name.to_owned(), sid, ..full() };
+        for changes in [
+            vec![add(account("NEW$", sid(1400)))],
+            vec![add(account("OTHER$", new))],
+            vec![Change::PutAccount(Put::Existing, Box::new(account("OTHER$", sid(1105))))],
+            vec![Change::PutGroup(Put::New, group(1301, "g"))],
+            vec![Change::PutGroup(Put::New, group(1302, "new$"))],
+        ] {
+            refused(store, changes);
+        }
+        for machine in [
+            Machine { sid: sid(1400), ..web01() },
+            Machine { name: "X$".to_owned(), ..web01() },
+            Machine { name: "X$".to_owned(), sid: sid(1013), ..web01() },
+            Machine { name: "X$".to_owned(), sid: sid(1300), ..web01() },
+            Machine { name: "CREW$".to_owned(), sid: sid(1500), ..web01() },
+            Machine { name: "WEB01$".to_owned(), sid: new, ..web01() },
+        ] {
+            let outcome = now(store.put_machine(Put::Either, machine.clone(), Some(secrets(3))));
+            assert!(matches!(outcome, Err(StoreError::Refused(_))), "{machine:?}: {outcome:?}");
+        }
+        // An account that comes after its machine gets the machine's SID.
+        apply(store, [add(account("NEW$", domain().sid))]);
+        assert_eq!(one(store, name("new$")).account.sid, new);
+        assert!(machine(store, "NEW$").expect("it is there").account.is_some());
+    }
+
+    pub(crate) fn secrets_rotate_and_the_previous_one_goes(store: &impl MachineStore) {
+        let hash = |n| NtHash::new([n; 16]);
+        put(store, Put::New, web01(), Some(secrets(1)));
+        let told = || {
+            let secrets = machine(store, "web01$").expect("it is there").secrets.clone();
+            (secrets.current, secrets.current_since.0, secrets.previous)
+        };
+        let rotate = |n, at| now(store.rotate(sid(1105), hash(n), FileTime(at))).expect("it is there");
+        let forget = |n| now(store.drop_previous(sid(1105), hash(n))).expect("it is there");
+        forget(1);
+        assert_eq!(told(), (hash(1), 1, None));
+        rotate(2, 50);
+        assert_eq!(told(), (hash(2), 50, Some(hash(1))));
+        rotate(2, 60);
+        assert_eq!(told(), (hash(2), 50, Some(hash(1))), "a repeated request changes nothing");
+        rotate(3, 70);
+        assert_eq!(told(), (hash(3), 70, Some(hash(2))));
+        forget(2);
+        assert_eq!(told(), (hash(3), 70, Some(hash(2))), "the secret that was used is current no more");
+        forget(3);
+        assert_eq!(told(), (hash(3), 70, None));
+        for outcome in
+            [now(store.rotate(sid(9), hash(1), FileTime(1))), now(store.drop_previous(sid(9), hash(1)))]
+        {
+            assert!(matches!(outcome, Err(StoreError::Refused(_))));
+        }
+    }
+
+    pub(crate) fn a_machine_without_a_secret_gets_one_nobody_knows(store: &impl MachineStore) {
+        put(store, Put::New, web01(), None);
+        put(store, Put::New, Machine { name: "X$".to_owned(), sid: sid(1106), ..web01() }, None);
+        let secret = |name| machine(store, name).expect("it is there").secrets.current.clone();
+        assert_ne!(secret("web01$"), secret("x$"));
+        assert_ne!(secret("web01$"), NtHash::new([0; 16]));
+    }
+
+    pub(crate) fn machine_revisions_follow_changes<S: AccountAdmin + MachineStore>(store: &S) {
+        let revision = || store.machine_revision().expect("the store answers");
+        let mut seen = vec![revision()];
+        let mut changed = |what: &str| {
+            assert!(!seen.contains(&revision()), "{what}");
+            seen.push(revision());
+            machine(store, "web01$");
+            assert_eq!(seen.last(), Some(&revision()), "a question changes nothing");
+        };
+        put(store, Put::New, web01(), Some(secrets(1)));
+        changed("a new machine");
+        now(store.rotate(sid(1105), NtHash::new([2; 16]), FileTime(2))).expect("it is there");
+        changed("a new secret");
+        now(store.drop_previous(sid(1105), NtHash::new([2; 16]))).expect("it is there");
+        changed("no previous secret");
+        apply(store, [add(full())]);
+        changed("an account");
+        let disabled = full().flags.with(AccountFlags::DISABLED, true);
+        apply(store, [Change::PutAccount(Put::Existing, Box::new(Account { flags: disabled, ..full() }))]);
+        changed("a disabled account");
+        now(store.remove_machine(sid(1105))).expect("it is there");
+        changed("no machine");
+    }
+
+    pub(crate) fn bad_machines_are_refused(store: &impl MachineStore) {
+        for machine in [
+            Machine { name: "WEB01".to_owned(), ..web01() },
+            Machine { name: String::new(), ..web01() },
+            Machine { sid: "S-1-5-21-1-2-3-4".parse().expect("a SID"), ..web01() },
+            Machine { domains: vec![String::new()], ..web01() },
+            Machine { domains: vec!["D".to_owned(); 1025], ..web01() },
+            Machine { groups: vec![sid(1); 1025], ..web01() },
+        ] {
+            let outcome = now(store.put_machine(Put::New, machine.clone(), Some(secrets(1))));
+            assert!(matches!(outcome, Err(StoreError::Refused(_))), "{machine:?}");
+        }
+        let missing = now(store.put_machine(Put::Existing, web01(), Some(secrets(1))));
+        assert!(matches!(missing, Err(StoreError::Refused(_))));
+        put(store, Put::New, web01(), Some(secrets(1)));
+        let twice = now(store.put_machine(Put::New, web01(), Some(secrets(1))));
+        assert!(matches!(twice, Err(StoreError::Refused(_))));
+    }
+
+    fn exported<S: AccountAdmin + MachineStore>(store: &S, with_secrets: bool) -> (String, Counts) {
+        let mut out = Vec::new();
+        let mut counts =
+            now(json_lines::export(store, &mut out, &mut |_| ())).expect("the store can be read");
+        let machines = json_lines::Machines { store, with_secrets };
+        counts.machines =
+            now(json_lines::export_machines(machines, &mut out)).expect("the store can be read").machines;
+        (String::from_utf8(out).expect("lines are text"), counts)
+    }
+
+    pub(crate) fn lines_carry_everything_to_another_store<S: AccountAdmin + MachineStore>(store: &S) {
+        let other = crate::MemoryStore::new(domain());
+        let local = Group { scope: GroupScope::Local, ..group(1101, "Local") };
+        apply(
+            &other,
+            [
+                add(full()),
+                add(alice()),
+                add(user(1014)),
+                Change::PutGroup(Put::New, group(1100, "Staff")),
+                Change::PutGroup(Put::New, local),
+                member(1100, 1013),
+                member(1101, 1100),
+                member(1100, 1101),
+            ],
+        );
+        let rotated = Secrets { previous: Some(NtHash::new([9; 16])), ..secrets(2) };
+        put(&other, Put::New, web01(), Some(rotated));
+        let (text, counts) = exported(&other, true);
+        assert_eq!(counts, Counts { accounts: 3, groups: 2, machines: 1 });
+        let import = |put| {
+            let mut last = None;
+            let len = text.len() as u64;
+            let done = now(json_lines::import(store, put, &mut text.as_bytes(), len, &mut |read, of| {
+                last = Some((read, of));
+            }));
+            done.map(|counts| (counts, last))
+        };
+        assert_eq!(
+            import(Put::New).expect("good lines"),
+            (counts, Some((text.len() as u64, text.len() as u64)))
+        );
+        assert_eq!(exported(store, true), (text.clone(), counts));
+        assert_eq!(groups_of(store, 1013), groups_of(&other, 1013));
+        let twice = import(Put::New).expect_err("nothing is new").to_string();
+        assert!(twice.starts_with("line 1: group") && twice.ends_with("exists already"), "{twice}");
+        import(Put::Either).expect("the same again");
+        assert_eq!(exported(store, true), (text, counts));
+        assert!(!exported(store, false).0.contains("secret"));
     }
 }

@@ -7,6 +7,7 @@ use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// The version of the tables behind the keys. Keys kept on disk under another version are made anew.
+#[cfg(feature = "sqlite")]
 pub(crate) fn version() -> String {
     let text = |(major, minor, micro): (u64, u64, u64)| format!("{major}.{minor}.{micro}");
     let std = char::UNICODE_VERSION;

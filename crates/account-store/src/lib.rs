@@ -8,30 +8,35 @@
 pub mod account;
 pub mod admin;
 pub mod alt_security_identity;
-#[cfg(all(test, any(feature = "memory", feature = "sqlite")))]
+#[cfg(all(test, feature = "memory"))]
 mod battery;
 pub mod distinguished_name;
 pub mod fold;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(feature = "memory")]
 mod index;
-#[cfg(feature = "machines")]
+pub mod json_lines;
 pub mod machines;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "profile")]
+pub mod profile;
+#[cfg(feature = "memory")]
+mod rules;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
-#[cfg(any(feature = "memory", feature = "sqlite"))]
+#[cfg(feature = "memory")]
 mod writer;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
 pub use admin::{AccountAdmin, Change, Changes, Put};
 pub use alt_security_identity::AltSecurityIdentity;
 pub use distinguished_name::DistinguishedName;
-#[cfg(feature = "machines")]
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
+#[cfg(feature = "profile")]
+pub use profile::ProfileStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SealingKey, SqliteStore};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

@@ -25,6 +25,14 @@ impl NtHash {
         Self(hash)
     }
 
+    /// One that nobody knows, for a machine that has to be given one before it can connect.
+    pub fn unknown() -> Result<Self, StoreError> {
+        let mut hash = [0; 16];
+        getrandom::fill(&mut hash)
+            .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
+        Ok(Self(hash))
+    }
+
     /// Of a password.
     pub fn from_password(password: &str) -> Self {
         let mut units = dtyp::utf16le(password);
@@ -131,7 +139,7 @@ impl Secrets {
     }
 
     /// [`MachineStore::rotate`]; whether anything changed.
-    #[cfg(any(feature = "memory", feature = "sqlite"))]
+    #[cfg(feature = "memory")]
     pub(crate) fn rotate(&mut self, secret: NtHash, now: FileTime) -> bool {
         let changes = self.current != secret;
         if changes {
@@ -142,7 +150,7 @@ impl Secrets {
     }
 
     /// [`MachineStore::drop_previous`]; whether anything changed.
-    #[cfg(any(feature = "memory", feature = "sqlite"))]
+    #[cfg(feature = "memory")]
     pub(crate) fn drop_previous(&mut self, current: &NtHash) -> bool {
         self.current == *current && self.previous.take().is_some()
     }
@@ -177,7 +185,7 @@ pub trait MachineStore: Send + Sync {
     /// A page of machines as in [`crate::AccountAdmin`], without the work of unsealing their secrets.
     fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>>;
 
-    /// Writes a machine. Without secrets those of the existing one stay, and a new one is refused.
+    /// Writes a machine. Without secrets those of the existing one stay; a new one gets one that nobody knows.
     fn put_machine(
         &self,
         put: Put,

@@ -4,14 +4,13 @@
 //! to many accounts are slow; make them as one.
 
 use crate::account::{Account, Group, GroupScope, Membership};
-use crate::admin::{self, AccountAdmin, Changes};
+use crate::admin::{AccountAdmin, Changes};
 use crate::fold::casefold;
 use crate::index::{self, KeyKind, Place};
-#[cfg(feature = "machines")]
 mod machines;
 
-#[cfg(feature = "machines")]
 use crate::machines::{Machine, Secrets};
+use crate::rules;
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 use crate::writer::{Rows, Writer};
 use dtyp::Sid;
@@ -19,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// Accounts, groups and (with feature `machines`) machines of one domain, in memory.
+/// Accounts, groups and machines of one domain, in memory.
 pub struct MemoryStore {
     domain: Domain,
     snapshot: RwLock<Arc<Snapshot>>,
@@ -40,7 +39,6 @@ struct Snapshot {
     group_names: HashMap<String, u32>,
     members: HashMap<u32, BTreeSet<u32>>,
     parents: HashMap<u32, BTreeSet<u32>>,
-    #[cfg(feature = "machines")]
     machines: BTreeMap<u32, (Machine, Secrets)>,
     machine_names: HashMap<String, u32>,
 }
@@ -51,7 +49,7 @@ impl MemoryStore {
         let snapshot = Snapshot {
             revision: 1,
             domain_sid: domain.sid,
-            next_rid: admin::RID_FIRST,
+            next_rid: rules::RID_FIRST,
             accounts: BTreeMap::new(),
             account_names: HashMap::new(),
             keys: HashMap::new(),
@@ -60,7 +58,6 @@ impl MemoryStore {
             group_names: HashMap::new(),
             members: HashMap::new(),
             parents: HashMap::new(),
-            #[cfg(feature = "machines")]
             machines: BTreeMap::new(),
             machine_names: HashMap::new(),
         };
@@ -72,17 +69,13 @@ impl MemoryStore {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change<'a, T>(
-        &'a self,
-        work: impl FnOnce(&mut Writer<'a, Snapshot>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    /// The next snapshot is what `work` makes of a copy of this one.
+    fn change(&self, work: impl FnOnce(Snapshot) -> Result<Snapshot, StoreError>) -> Result<(), StoreError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Snapshot::clone(&self.snapshot());
+        let mut next = work(Snapshot::clone(&self.snapshot()))?;
         next.revision += 1;
-        let mut writer = Writer::new(&self.domain, next);
-        let done = work(&mut writer)?;
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(writer.finish()?);
-        Ok(done)
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        Ok(())
     }
 }
 
@@ -141,11 +134,12 @@ impl AccountAdmin for MemoryStore {
     }
 
     fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        ready(self.change(|writer| {
+        ready(self.change(|snapshot| {
+            let mut writer = Writer::new(&self.domain, snapshot);
             for change in changes {
                 writer.change(change?)?;
             }
-            Ok(())
+            writer.finish()
         }))
     }
 }
@@ -277,10 +271,7 @@ impl Rows for Snapshot {
 
     fn delete_account(&mut self, rid: u32, account: &Account) -> Result<(), StoreError> {
         self.delete_account_only(rid, account);
-        #[cfg(feature = "machines")]
-        if self.machines.remove(&rid).is_some() {
-            self.machine_names.remove(&casefold(&account.name));
-        }
+        self.take_machine(rid);
         Ok(())
     }
 
@@ -329,15 +320,33 @@ impl Rows for Snapshot {
         Ok(())
     }
 
-    fn machine(&mut self, _rid: u32) -> Result<Option<String>, StoreError> {
-        #[cfg(feature = "machines")]
-        return Ok(self.machines.get(&_rid).map(|(machine, _)| casefold(&machine.name)));
-        #[cfg(not(feature = "machines"))]
-        Ok(None)
+    fn machine(&mut self, rid: u32) -> Result<Option<String>, StoreError> {
+        Ok(self.machines.get(&rid).map(|(machine, _)| casefold(&machine.name)))
     }
 
     fn machine_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
         Ok(self.machine_names.get(name).copied())
+    }
+
+    fn write_machine(
+        &mut self,
+        rid: u32,
+        machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> Result<(), StoreError> {
+        let old = self.take_machine(rid);
+        let secrets = match secrets.or(old.map(|(_, secrets)| secrets)) {
+            Some(secrets) => secrets,
+            None => Secrets::first(crate::NtHash::unknown()?, dtyp::FileTime::UNSET),
+        };
+        self.machine_names.insert(casefold(&machine.name), rid);
+        self.machines.insert(rid, (machine, secrets));
+        Ok(())
+    }
+
+    fn delete_machine(&mut self, rid: u32) -> Result<(), StoreError> {
+        self.take_machine(rid);
+        Ok(())
     }
 
     fn next_rid(&mut self) -> Result<u32, StoreError> {
@@ -366,4 +375,5 @@ mod tests {
     use crate::{MemoryStore, battery};
 
     battery::account_store_battery!(|| (MemoryStore::new(battery::domain()), ()));
+    battery::machine_store_battery!(|| (MemoryStore::new(battery::domain()), ()));
 }

@@ -4,8 +4,9 @@
 //! renews them when it is done: of the accounts whose own memberships changed, and of those below groups that moved.
 
 use crate::account::{Account, Group};
-use crate::admin::{self, Change, Put};
+use crate::admin::{Change, Put};
 use crate::fold::casefold;
+use crate::rules;
 use crate::store::{Domain, StoreError};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -41,6 +42,14 @@ pub(crate) trait Rows {
     /// The folded name of the machine with this identifier.
     fn machine(&mut self, rid: u32) -> Result<Option<String>>;
     fn machine_named(&mut self, name: &str) -> Result<Option<u32>>;
+    /// Without secrets those of the existing machine stay; a new one gets [`crate::NtHash::unknown`].
+    fn write_machine(
+        &mut self,
+        rid: u32,
+        machine: crate::Machine,
+        secrets: Option<crate::Secrets>,
+    ) -> Result<()>;
+    fn delete_machine(&mut self, rid: u32) -> Result<()>;
 
     /// The next relative identifier to give, and its successor when the change is done.
     fn next_rid(&mut self) -> Result<u32>;
@@ -58,6 +67,8 @@ pub(crate) struct Writer<'a, R> {
     stale_groups: BTreeSet<u32>,
     /// Memberships whose ends did not both exist when they were written.
     unproven: Vec<(u32, u32)>,
+    /// Memberships whose names nobody had when they were written.
+    unnamed: Vec<(String, String)>,
 }
 
 impl<'a, R: Rows> Writer<'a, R> {
@@ -70,31 +81,47 @@ impl<'a, R: Rows> Writer<'a, R> {
             stale_accounts: BTreeSet::new(),
             stale_groups: BTreeSet::new(),
             unproven: Vec::new(),
+            unnamed: Vec::new(),
         }
     }
 
     pub(crate) fn change(&mut self, change: Change) -> Result<()> {
         match change {
             Change::PutAccount(put, account) => self.put_account(put, *account),
-            Change::RemoveAccount(sid) => self.remove_account(admin::rid_named(self.domain, &sid)?),
+            Change::RemoveAccount(sid) => self.remove_account(rules::rid_named(self.domain, &sid)?),
             Change::PutGroup(put, group) => self.put_group(put, group),
-            Change::RemoveGroup(sid) => self.remove_group(admin::rid_named(self.domain, &sid)?),
+            Change::RemoveGroup(sid) => self.remove_group(rules::rid_named(self.domain, &sid)?),
             Change::AddMember { group, member } => {
                 let domain = self.domain;
-                self.add_member(admin::rid_named(domain, &group)?, admin::rid_named(domain, &member)?)
+                self.add_member(rules::rid_named(domain, &group)?, rules::rid_named(domain, &member)?)
+            }
+            Change::AddNamedMember { group, member } => {
+                match (self.group_named(&group)?, self.entry_named(&member)?) {
+                    (Some(group), Some(member)) => self.add_member(group, member),
+                    _ => {
+                        self.unnamed.push((group, member));
+                        Ok(())
+                    }
+                }
+            }
+            Change::PutMachine(put, machine, secrets) => self.put_machine(put, *machine, secrets),
+            Change::RemoveMachine(sid) => {
+                let rid = rules::rid_named(self.domain, &sid)?;
+                self.rows.machine(rid)?.ok_or_else(|| self.unknown("machine", rid))?;
+                self.rows.delete_machine(rid)
             }
             Change::RemoveMember { group, member } => {
                 let domain = self.domain;
-                self.remove_member(admin::rid_named(domain, &group)?, admin::rid_named(domain, &member)?)
+                self.remove_member(rules::rid_named(domain, &group)?, rules::rid_named(domain, &member)?)
             }
         }
     }
 
     fn put_account(&mut self, put: Put, mut account: Account) -> Result<()> {
-        admin::check_account(&account)?;
+        rules::check_account(&account)?;
         let name = casefold(&account.name);
         let machine = self.rows.machine_named(&name)?;
-        let rid = match (admin::rid_to_write(self.domain, put, &account.sid)?, machine) {
+        let rid = match (rules::rid_to_write(self.domain, put, &account.sid)?, machine) {
             (Some(rid), _) => rid,
             (None, Some(machine)) => machine,
             (None, None) => self.take_rid()?,
@@ -126,13 +153,16 @@ impl<'a, R: Rows> Writer<'a, R> {
         self.rows.write_account(rid, &account, old.as_ref(), groups.as_deref())
     }
 
-    /// Settles under which identifier a machine is written, and refuses what breaks a rule.
-    #[cfg(feature = "machines")]
-    pub(crate) fn place_machine(&mut self, put: Put, machine: &mut crate::Machine) -> Result<u32> {
-        admin::check_machine(machine)?;
+    fn put_machine(
+        &mut self,
+        put: Put,
+        mut machine: crate::Machine,
+        secrets: Option<crate::Secrets>,
+    ) -> Result<()> {
+        rules::check_machine(&machine)?;
         let name = casefold(&machine.name);
         let account = self.rows.account_named(&name)?;
-        let rid = match (admin::rid_to_write(self.domain, put, &machine.sid)?, account) {
+        let rid = match (rules::rid_to_write(self.domain, put, &machine.sid)?, account) {
             (Some(rid), _) => rid,
             (None, Some(account)) => account,
             (None, None) => self.take_rid()?,
@@ -155,7 +185,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             return taken("the name is taken");
         }
         self.note_rid(rid)?;
-        Ok(rid)
+        self.rows.write_machine(rid, machine, secrets)
     }
 
     fn remove_account(&mut self, rid: u32) -> Result<()> {
@@ -168,9 +198,9 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     fn put_group(&mut self, put: Put, mut group: Group) -> Result<()> {
-        admin::check_name("group", &group.name)?;
+        rules::check_name("group", &group.name)?;
         let name = casefold(&group.name);
-        let rid = match admin::rid_to_write(self.domain, put, &group.sid)? {
+        let rid = match rules::rid_to_write(self.domain, put, &group.sid)? {
             Some(rid) => rid,
             None => self.take_rid()?,
         };
@@ -216,6 +246,21 @@ impl<'a, R: Rows> Writer<'a, R> {
         Ok(())
     }
 
+    fn group_named(&mut self, name: &str) -> Result<Option<u32>> {
+        match name.parse() {
+            Ok(sid) => rules::rid_named(self.domain, &sid).map(Some),
+            Err(_) => self.rows.group_named(&casefold(name)),
+        }
+    }
+
+    /// The group or the account of this name, or with this SID.
+    fn entry_named(&mut self, name: &str) -> Result<Option<u32>> {
+        match self.group_named(name)? {
+            Some(group) => Ok(Some(group)),
+            None => self.rows.account_named(&casefold(name)),
+        }
+    }
+
     fn remove_member(&mut self, group: u32, member: u32) -> Result<()> {
         self.rows.delete_member(group, member)?;
         self.unproven.retain(|edge| *edge != (group, member));
@@ -237,6 +282,12 @@ impl<'a, R: Rows> Writer<'a, R> {
 
     /// The last step: everything that is derived is made true again.
     pub(crate) fn finish(mut self) -> Result<R> {
+        for (group, member) in std::mem::take(&mut self.unnamed) {
+            let unknown = |what, name| StoreError::Refused(format!("there is no {what} {name:?}"));
+            let above = self.group_named(&group)?.ok_or_else(|| unknown("group", &group))?;
+            let below = self.entry_named(&member)?.ok_or_else(|| unknown("account or group", &member))?;
+            self.add_member(above, below)?;
+        }
         for (group, member) in std::mem::take(&mut self.unproven) {
             // What was removed after it was made a member has left no membership behind.
             if !self.rows.parents(member)?.contains(&group) {
@@ -294,9 +345,9 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     /// A relative identifier that was never given.
-    pub(crate) fn take_rid(&mut self) -> Result<u32> {
+    fn take_rid(&mut self) -> Result<u32> {
         let rid = self.next_rid.map_or_else(|| self.rows.next_rid(), Ok)?;
-        if rid > admin::RID_LAST {
+        if rid > rules::RID_LAST {
             return Err(StoreError::Refused("the domain has no relative identifiers left".to_owned()));
         }
         self.next_rid = Some(rid + 1);
@@ -304,21 +355,16 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     /// Remembers that an identifier is in use, so that it is not given after its owner has gone.
-    pub(crate) fn note_rid(&mut self, rid: u32) -> Result<()> {
+    fn note_rid(&mut self, rid: u32) -> Result<()> {
         let next = self.next_rid.map_or_else(|| self.rows.next_rid(), Ok)?;
-        self.next_rid = Some(match rid >= next && rid <= admin::RID_LAST {
+        self.next_rid = Some(match rid >= next && rid <= rules::RID_LAST {
             true => rid + 1,
             false => next,
         });
         Ok(())
     }
 
-    #[cfg(feature = "machines")]
-    pub(crate) fn rows(&mut self) -> &mut R {
-        &mut self.rows
-    }
-
-    pub(crate) fn sid(&self, rid: u32) -> Result<dtyp::Sid> {
+    fn sid(&self, rid: u32) -> Result<dtyp::Sid> {
         let sid = self.domain.sid.with_rid(rid);
         sid.ok_or_else(|| StoreError::Refused(format!("{} is not the SID of a domain", self.domain.sid)))
     }
@@ -328,7 +374,7 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 }
 
-pub(crate) fn check_put(put: Put, exists: bool, what: impl FnOnce() -> String) -> Result<()> {
+fn check_put(put: Put, exists: bool, what: impl FnOnce() -> String) -> Result<()> {
     match (put, exists) {
         (Put::New, true) => Err(StoreError::Refused(format!("{} exists already", what()))),
         (Put::Existing, false) => Err(StoreError::Refused(format!("there is no {}", what()))),

@@ -1,10 +1,11 @@
 //! Machines in memory.
 
 use super::{MemoryStore, Snapshot, ready};
-use crate::admin::Put;
+use crate::admin::{Change, Put};
 use crate::fold::casefold;
 use crate::machines::{Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use crate::store::{AccountStore, BoxFuture, Revision, StoreError};
+use crate::writer::Writer;
 use dtyp::{FileTime, Sid};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -29,49 +30,27 @@ impl MachineStore for MemoryStore {
     fn put_machine(
         &self,
         put: Put,
-        mut machine: Machine,
+        machine: Machine,
         secrets: Option<Secrets>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(self.change(|writer| {
-            let rid = writer.place_machine(put, &mut machine)?;
-            let snapshot = writer.rows();
-            let old = snapshot.machines.remove(&rid);
-            if let Some((old, _)) = &old {
-                snapshot.machine_names.remove(&casefold(&old.name));
-            }
-            let Some(secrets) = secrets.or(old.map(|(_, secrets)| secrets)) else {
-                return Err(StoreError::Refused(format!(
-                    "machine {:?}: the secret is missing",
-                    machine.name
-                )));
-            };
-            snapshot.machine_names.insert(casefold(&machine.name), rid);
-            snapshot.machines.insert(rid, (machine, secrets));
-            Ok(())
-        }))
+        self.apply_one(Change::PutMachine(put, Box::new(machine), secrets))
     }
 
     fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(self.change(|writer| {
-            let snapshot = writer.rows();
-            let removed = sid.rid_in(&snapshot.domain_sid).and_then(|rid| snapshot.machines.remove(&rid));
-            let (machine, _) = removed.ok_or_else(|| unknown(&sid))?;
-            snapshot.machine_names.remove(&casefold(&machine.name));
-            Ok(())
-        }))
+        self.apply_one(Change::RemoveMachine(sid))
     }
 
     fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(self.change(|writer| {
-            writer.rows().secrets(&sid)?.rotate(secret, now);
-            Ok(())
+        ready(self.change(|mut snapshot| {
+            snapshot.secrets(&sid)?.rotate(secret, now);
+            Ok(snapshot)
         }))
     }
 
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(self.change(|writer| {
-            writer.rows().secrets(&sid)?.drop_previous(&current);
-            Ok(())
+        ready(self.change(|mut snapshot| {
+            snapshot.secrets(&sid)?.drop_previous(&current);
+            Ok(snapshot)
         }))
     }
 
@@ -80,14 +59,27 @@ impl MachineStore for MemoryStore {
     }
 }
 
-impl Snapshot {
-    fn secrets(&mut self, sid: &Sid) -> Result<&mut Secrets, StoreError> {
-        let rid = sid.rid_in(&self.domain_sid);
-        let machine = rid.and_then(|rid| self.machines.get_mut(&rid));
-        machine.map(|(_, secrets)| secrets).ok_or_else(|| unknown(sid))
+impl MemoryStore {
+    fn apply_one(&self, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
+        ready(self.change(|snapshot| {
+            let mut writer = Writer::new(&self.domain, snapshot);
+            writer.change(change)?;
+            writer.finish()
+        }))
     }
 }
 
-fn unknown(sid: &Sid) -> StoreError {
-    StoreError::Refused(format!("there is no machine {sid}"))
+impl Snapshot {
+    pub(super) fn take_machine(&mut self, rid: u32) -> Option<(Machine, Secrets)> {
+        let taken = self.machines.remove(&rid)?;
+        self.machine_names.remove(&casefold(&taken.0.name));
+        Some(taken)
+    }
+
+    fn secrets(&mut self, sid: &Sid) -> Result<&mut Secrets, StoreError> {
+        let rid = sid.rid_in(&self.domain_sid);
+        let machine = rid.and_then(|rid| self.machines.get_mut(&rid));
+        let unknown = || StoreError::Refused(format!("there is no machine {sid}"));
+        machine.map(|(_, secrets)| secrets).ok_or_else(unknown)
+    }
 }

@@ -1,6 +1,6 @@
 //! Lists and changes.
 
-use super::{SqliteStore, failed, rows, rows::Tables};
+use super::{Inner, SqliteStore, failed, rows, rows::Tables};
 use crate::account::{Account, Group};
 use crate::admin::{AccountAdmin, Changes};
 use crate::fold::casefold;
@@ -67,13 +67,19 @@ impl AccountAdmin for SqliteStore {
     }
 
     fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> Answer<'a, ()> {
-        let domain = &self.inner.domain;
-        ready(self.inner.write(|transaction| {
-            let mut writer = Writer::new(domain, Tables { domain, connection: transaction });
+        ready(self.inner.apply(changes))
+    }
+}
+
+impl Inner {
+    pub(super) fn apply(&self, changes: &mut Changes<'_>) -> Result<(), StoreError> {
+        let (domain, seal) = (&self.domain, self.seal.as_ref());
+        self.write(|connection| {
+            let mut writer = Writer::new(domain, Tables { domain, seal, connection });
             for change in changes {
                 writer.change(change?)?;
             }
             writer.finish().map(drop)
-        }))
+        })
     }
 }

@@ -1,12 +1,12 @@
 //! Machines and their sealed secrets.
 
-use super::{Inner, SqliteStore, damaged, failed, rows, rows::Tables, sealing::Seal};
+use super::{Inner, SqliteStore, damaged, failed, rows, sealing::Seal};
 use crate::account::AccountFlags;
-use crate::admin::{self, Put};
+use crate::admin::{Change, Put};
 use crate::fold::casefold;
 use crate::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
+use crate::rules;
 use crate::store::{BoxFuture, Domain, Revision, StoreError};
-use crate::writer::Writer;
 use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, Row, params};
 use std::sync::Arc;
@@ -36,13 +36,11 @@ impl MachineStore for SqliteStore {
         machine: Machine,
         secrets: Option<Secrets>,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        let inner = self.inner.clone();
-        self.worker.run(move || inner.put_machine(put, machine, secrets))
+        self.apply_one(Change::PutMachine(put, Box::new(machine), secrets))
     }
 
     fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
-        let inner = self.inner.clone();
-        self.worker.run(move || inner.remove_machine(&sid))
+        self.apply_one(Change::RemoveMachine(sid))
     }
 
     fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -51,6 +49,12 @@ impl MachineStore for SqliteStore {
     }
 
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>> {
+        // Asked for at every set-up of a channel, and nearly always there is nothing to do.
+        match self.inner.has_previous(&sid) {
+            Ok(true) => {}
+            Ok(false) => return Box::pin(std::future::ready(Ok(()))),
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+        }
         let inner = self.inner.clone();
         self.worker.run(move || inner.change_secrets(&sid, |secrets| secrets.drop_previous(&current)))
     }
@@ -60,11 +64,20 @@ impl MachineStore for SqliteStore {
     }
 }
 
+impl SqliteStore {
+    fn apply_one(&self, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
+        let inner = self.inner.clone();
+        self.worker.run(move || inner.apply(&mut std::iter::once(Ok(change))))
+    }
+}
+
+pub(super) fn no_key() -> StoreError {
+    StoreError::Unavailable("no key file is configured for the machines' secrets".to_owned())
+}
+
 impl Inner {
     fn seal(&self) -> Result<&Seal, StoreError> {
-        let missing =
-            || StoreError::Unavailable("no key file is configured for the machines' secrets".to_owned());
-        self.seal.as_ref().ok_or_else(missing)
+        self.seal.as_ref().ok_or_else(no_key)
     }
 
     /// Both counters only grow, so their sum changes with either: a machine depends on its account.
@@ -97,44 +110,15 @@ impl Inner {
         Ok(record)
     }
 
-    fn put_machine(
-        &self,
-        put: Put,
-        mut machine: Machine,
-        secrets: Option<Secrets>,
-    ) -> Result<(), StoreError> {
-        let (domain, seal) = (&self.domain, self.seal()?);
-        self.write(|transaction| {
-            let mut writer = Writer::new(domain, Tables { domain, connection: transaction });
-            let rid = writer.place_machine(put, &mut machine)?;
-            let secrets = match secrets {
-                Some(secrets) => secrets,
-                None => match read(domain, seal, transaction, rid)? {
-                    Some((_, secrets)) => secrets,
-                    None => {
-                        let why = format!("machine {:?}: the secret is missing", machine.name);
-                        return Err(StoreError::Refused(why));
-                    }
-                },
-            };
-            write(seal, transaction, rid, &machine, &secrets)?;
-            writer.finish().map(drop)
-        })
-    }
-
-    fn remove_machine(&self, sid: &Sid) -> Result<(), StoreError> {
-        let rid = admin::rid_named(&self.domain, sid)?;
-        self.write(|transaction| {
-            match transaction.execute("DELETE FROM machine WHERE rid = ?1", [rid]).map_err(failed)? {
-                0 => Err(unknown(sid)),
-                _ => Ok(()),
-            }
-        })
+    fn has_previous(&self, sid: &Sid) -> Result<bool, StoreError> {
+        let (seal, rid) = (self.seal()?, rules::rid_named(&self.domain, sid)?);
+        let found = self.read(|connection| read(&self.domain, seal, connection, rid))?;
+        found.map(|(_, secrets)| secrets.previous.is_some()).ok_or_else(|| unknown(sid))
     }
 
     /// Lets `change` change the secrets of a machine; nothing is written when it says that it did not.
     fn change_secrets(&self, sid: &Sid, change: impl FnOnce(&mut Secrets) -> bool) -> Result<(), StoreError> {
-        let (seal, rid) = (self.seal()?, admin::rid_named(&self.domain, sid)?);
+        let (seal, rid) = (self.seal()?, rules::rid_named(&self.domain, sid)?);
         self.write(|transaction| {
             let (machine, mut secrets) =
                 read(&self.domain, seal, transaction, rid)?.ok_or_else(|| unknown(sid))?;
@@ -150,7 +134,7 @@ fn unknown(sid: &Sid) -> StoreError {
     StoreError::Refused(format!("there is no machine {sid}"))
 }
 
-fn read(
+pub(super) fn read(
     domain: &Domain,
     seal: &Seal,
     connection: &Connection,
@@ -160,7 +144,7 @@ fn read(
     rows::one(connection, &sql, [rid], |row| opened(domain, seal, row))
 }
 
-fn write(
+pub(super) fn write(
     seal: &Seal,
     connection: &Connection,
     rid: u32,

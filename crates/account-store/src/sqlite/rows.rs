@@ -1,9 +1,10 @@
 //! Rows to values and back.
 
-use super::{damaged, failed};
+use super::{damaged, failed, machines, sealing::Seal};
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope};
 use crate::fold::casefold;
 use crate::index;
+use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
 use crate::writer::Rows;
 use dtyp::{FileTime, Sid};
@@ -249,6 +250,7 @@ fn write_keys(connection: &Connection, rid: u32, account: &Account) -> Result<()
 /// The tables, within a transaction.
 pub(super) struct Tables<'a> {
     pub(super) domain: &'a Domain,
+    pub(super) seal: Option<&'a Seal>,
     pub(super) connection: &'a Connection,
 }
 
@@ -404,6 +406,27 @@ impl Rows for Tables<'_> {
 
     fn machine_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
         rid_of(self.connection, "SELECT rid FROM machine WHERE name_key = ?1", [name])
+    }
+
+    fn write_machine(
+        &mut self,
+        rid: u32,
+        machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> Result<(), StoreError> {
+        let seal = self.seal.ok_or_else(machines::no_key)?;
+        let secrets = match secrets {
+            Some(secrets) => secrets,
+            None => match machines::read(self.domain, seal, self.connection, rid)? {
+                Some((_, secrets)) => secrets,
+                None => Secrets::first(NtHash::unknown()?, FileTime::UNSET),
+            },
+        };
+        machines::write(seal, self.connection, rid, &machine, &secrets)
+    }
+
+    fn delete_machine(&mut self, rid: u32) -> Result<(), StoreError> {
+        run(self.connection, "DELETE FROM machine WHERE rid = ?1", [rid])
     }
 
     fn next_rid(&mut self) -> Result<u32, StoreError> {

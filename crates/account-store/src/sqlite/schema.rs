@@ -1,8 +1,8 @@
 //! The tables, and how files come to have them.
 
 use super::{LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows};
-use crate::admin::RID_FIRST;
 use crate::fold;
+use crate::rules::RID_FIRST;
 use crate::store::{Domain, StoreError};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use std::fs::{self, OpenOptions};

@@ -10,3 +10,4 @@ fn empty() -> (SqliteStore, tempfile::TempDir) {
 }
 
 battery::account_store_battery!(empty);
+battery::machine_store_battery!(empty);

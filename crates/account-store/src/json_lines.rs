@@ -1,0 +1,666 @@
+//! The whole store as text: one JSON object a line, for copies between stores and for whoever writes such lines.
+//!
+//! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`](crate::Machine); those with
+//! a usual value may be left out, unknown ones are errors. Times are FILETIME numbers, `"never"` or `"unset"`.
+//!
+//! ```text
+//! {"type":"group","name":"Staff","sid":"S-1-5-21-1-2-3-1100","scope":"global","member_of":[],"members":["alice"]}
+//! {"type":"account","name":"alice","sid":"S-1-5-21-1-2-3-1013","user_principal_name":"alice@contoso.com","member_of":["Staff"]}
+//! {"type":"machine","name":"WEB01$","kind":"workstation","rcmp":true,"current_secret":"0cb6948805f797bf2a82807973b89537"}
+//! ```
+//!
+//! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they are
+//! defined. An entry without `sid` gets the next relative identifier. Secrets are NT hashes in hex and are exported
+//! only when asked for; a new machine without one gets one that nobody knows.
+
+use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
+use crate::admin::{AccountAdmin, Change, Put};
+use crate::distinguished_name::from_hex;
+use crate::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+use crate::store::{Domain, StoreError};
+use dtyp::{FileTime, Sid};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::VecDeque;
+use std::io::{BufRead, Read, Write};
+
+/// A line longer than this is refused.
+pub const LINE_LEN_MAX: usize = 1 << 20;
+
+/// How many entries are read from a store at once.
+const PAGE_LEN: usize = 1000;
+
+/// How many bytes are read between two reports of progress.
+const PROGRESS_STEP: u64 = 1 << 20;
+
+/// Why lines were not imported, or a store not exported. An import that fails has changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinesError {
+    /// The text of one line.
+    #[error("line {line}: {why}")]
+    Line {
+        /// Counted from one.
+        line: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What one line asks for.
+    #[error("line {line}: {source}")]
+    Entry {
+        /// Counted from one.
+        line: u64,
+        /// The store's reason.
+        source: StoreError,
+    },
+    /// The store, for no line in particular.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// What an import did or an export wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Accounts.
+    pub accounts: u64,
+    /// Groups.
+    pub groups: u64,
+    /// Machines.
+    pub machines: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "there is one line at a time, and most are accounts")]
+enum Line {
+    Account(AccountLine),
+    Group(GroupLine),
+    Machine(MachineLine),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountLine {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<AccountKind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user_principal_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    service_principal_names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    alt_security_identities: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    flags: Option<AccountFlags>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    primary_group_id: Option<u32>,
+    #[serde(default = "never", skip_serializing_if = "is_never")]
+    expires: Time,
+    #[serde(default, skip_serializing_if = "is_unset")]
+    created: Time,
+    #[serde(default, skip_serializing_if = "is_unset")]
+    password_last_set: Time,
+    #[serde(default, skip_serializing_if = "is_unset")]
+    password_can_change: Time,
+    #[serde(default = "never", skip_serializing_if = "is_never")]
+    password_must_change: Time,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logon_hours: Option<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    logon_count: u16,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    bad_password_count: u16,
+    #[serde(default, skip_serializing_if = "is_default")]
+    profile: Profile,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    extra_sids: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    member_of: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupLine {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
+    #[serde(default = "global")]
+    scope: GroupScope,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    member_of: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    members: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MachineLine {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
+    kind: ChannelKind,
+    #[serde(default = "yes")]
+    enabled: bool,
+    #[serde(default)]
+    rcmp: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    domains: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    current_secret: Option<String>,
+    #[serde(default, skip_serializing_if = "is_unset")]
+    current_since: Time,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous_secret: Option<String>,
+}
+
+/// A FILETIME as a number, or by its word.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Time(FileTime);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            FileTime::UNSET => serializer.serialize_str("unset"),
+            FileTime::NEVER => serializer.serialize_str("never"),
+            FileTime(time) => serializer.serialize_u64(time),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a FILETIME, \"never\" or \"unset\"")]
+        enum Form {
+            Number(u64),
+            Word(Word),
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Word {
+            Never,
+            Unset,
+        }
+        Ok(Self(match Form::deserialize(deserializer)? {
+            Form::Number(time) => FileTime(time),
+            Form::Word(Word::Never) => FileTime::NEVER,
+            Form::Word(Word::Unset) => FileTime::UNSET,
+        }))
+    }
+}
+
+fn never() -> Time {
+    Time(FileTime::NEVER)
+}
+
+fn is_never(time: &Time) -> bool {
+    *time == never()
+}
+
+fn is_unset(time: &Time) -> bool {
+    time.0 == FileTime::UNSET
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+fn is_default(profile: &Profile) -> bool {
+    *profile == Profile::default()
+}
+
+fn global() -> GroupScope {
+    GroupScope::Global
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Reads lines and makes all their changes, or none. `put` says whether the entries have to be new; with
+/// [`Put::Either`] entries with the same SID are replaced, and memberships are added to those that exist.
+///
+/// `progress` is told, now and then, how many bytes of `len` have been read. Blocks as [`AccountAdmin::apply`] does.
+pub async fn import(
+    store: &dyn AccountAdmin,
+    put: Put,
+    lines: &mut (dyn BufRead + Send),
+    len: u64,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Counts, LinesError> {
+    let mut source = Source {
+        domain: store.domain(),
+        put,
+        lines,
+        len,
+        progress,
+        read: 0,
+        told: 0,
+        line: 0,
+        text: Vec::new(),
+        ready: VecDeque::new(),
+        counts: Counts::default(),
+        error: None,
+        at_end: false,
+    };
+    let applied = store.apply(&mut source).await;
+    match (applied, source.error) {
+        (_, Some(error)) => Err(error),
+        (Ok(()), None) => Ok(source.counts),
+        (Err(error), None) if source.at_end => Err(error.into()),
+        (Err(error), None) => Err(LinesError::Entry { line: source.line, source: error }),
+    }
+}
+
+/// The changes that the lines ask for.
+struct Source<'a> {
+    domain: &'a Domain,
+    put: Put,
+    lines: &'a mut (dyn BufRead + Send),
+    len: u64,
+    progress: &'a mut (dyn FnMut(u64, u64) + Send),
+    read: u64,
+    told: u64,
+    line: u64,
+    text: Vec<u8>,
+    ready: VecDeque<Change>,
+    counts: Counts,
+    error: Option<LinesError>,
+    at_end: bool,
+}
+
+impl Iterator for Source<'_> {
+    type Item = Result<Change, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Some(Ok(change));
+            }
+            match self.next_line() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.at_end = true;
+                    return None;
+                }
+                Err(error) => {
+                    let told = StoreError::Refused(error.to_string());
+                    self.error = Some(error);
+                    return Some(Err(told));
+                }
+            }
+        }
+    }
+}
+
+impl Source<'_> {
+    /// Reads one line; `false` at the end.
+    fn next_line(&mut self) -> Result<bool, LinesError> {
+        self.text.clear();
+        let limit = LINE_LEN_MAX as u64 + 1;
+        let len = (&mut *self.lines).take(limit).read_until(b'\n', &mut self.text)?;
+        if self.read - self.told >= PROGRESS_STEP || len == 0 {
+            (self.progress)(self.read, self.len);
+            self.told = self.read;
+        }
+        if len == 0 {
+            return Ok(false);
+        }
+        self.read += len as u64;
+        self.line += 1;
+        let line = self.line;
+        let parsed = match len > LINE_LEN_MAX {
+            true => Err("the line is longer than a mebibyte".to_owned()),
+            false => self.parse(),
+        };
+        parsed.map_err(|why| LinesError::Line { line, why })?;
+        Ok(true)
+    }
+
+    fn parse(&mut self) -> Result<(), String> {
+        if self.text.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice(&self.text).map_err(|error| json_error(&error))? {
+            Line::Account(line) => {
+                self.counts.accounts += 1;
+                let (account, groups) = line.into_account(self.domain)?;
+                let name = account.name.clone();
+                self.ready.push_back(Change::PutAccount(self.put, Box::new(account)));
+                self.member_of(&name, groups);
+            }
+            Line::Group(line) => {
+                self.counts.groups += 1;
+                let sid = sid(self.domain, line.sid.as_deref())?;
+                let name = line.name.clone();
+                let group = Group { name: line.name, sid, scope: line.scope };
+                self.ready.push_back(Change::PutGroup(self.put, group));
+                self.member_of(&name, line.member_of);
+                let members = line.members.into_iter();
+                self.ready
+                    .extend(members.map(|member| Change::AddNamedMember { group: name.clone(), member }));
+            }
+            Line::Machine(line) => {
+                self.counts.machines += 1;
+                let (machine, secrets) = line.into_machine(self.domain)?;
+                self.ready.push_back(Change::PutMachine(self.put, Box::new(machine), secrets));
+            }
+        }
+        Ok(())
+    }
+
+    fn member_of(&mut self, name: &str, groups: Vec<String>) {
+        let add = |group| Change::AddNamedMember { group, member: name.to_owned() };
+        self.ready.extend(groups.into_iter().map(add));
+    }
+}
+
+/// Without the place: every text is one line, which is counted by us.
+fn json_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((why, _)) => format!("{why} (column {})", error.column()),
+        None => text,
+    }
+}
+
+fn sid(domain: &Domain, text: Option<&str>) -> Result<Sid, String> {
+    text.map_or(Ok(domain.sid), parse_sid)
+}
+
+fn parse_sid(text: &str) -> Result<Sid, String> {
+    text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
+impl AccountLine {
+    fn into_account(self, domain: &Domain) -> Result<(Account, Vec<String>), String> {
+        let kind = self.kind.unwrap_or(match self.name.ends_with('$') {
+            true => AccountKind::Computer,
+            false => AccountKind::User,
+        });
+        let (flags, primary) = usual(kind);
+        let logon_hours = match self.logon_hours {
+            None => None,
+            Some(hours) => {
+                let bytes = from_hex(&hours).and_then(|bytes| bytes.try_into().ok());
+                Some(bytes.ok_or("logon_hours: 42 hex digits expected")?)
+            }
+        };
+        let account = Account {
+            sid: sid(domain, self.sid.as_deref())?,
+            name: self.name,
+            kind,
+            user_principal_name: self.user_principal_name,
+            service_principal_names: self.service_principal_names,
+            alt_security_identities: self.alt_security_identities,
+            flags: self.flags.unwrap_or(flags),
+            primary_group_id: self.primary_group_id.unwrap_or(primary),
+            expires: self.expires.0,
+            created: self.created.0,
+            password_last_set: self.password_last_set.0,
+            password_can_change: self.password_can_change.0,
+            password_must_change: self.password_must_change.0,
+            logon_hours,
+            logon_count: self.logon_count,
+            bad_password_count: self.bad_password_count,
+            profile: self.profile,
+            extra_sids: self.extra_sids.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?,
+        };
+        Ok((account, self.member_of))
+    }
+
+    fn new(account: Account, member_of: Vec<Sid>) -> Self {
+        Self {
+            name: account.name,
+            sid: Some(account.sid.to_string()),
+            kind: Some(account.kind),
+            user_principal_name: account.user_principal_name,
+            service_principal_names: account.service_principal_names,
+            alt_security_identities: account.alt_security_identities,
+            flags: Some(account.flags),
+            primary_group_id: Some(account.primary_group_id),
+            expires: Time(account.expires),
+            created: Time(account.created),
+            password_last_set: Time(account.password_last_set),
+            password_can_change: Time(account.password_can_change),
+            password_must_change: Time(account.password_must_change),
+            logon_hours: account.logon_hours.map(|hours| dtyp::hex(&hours)),
+            logon_count: account.logon_count,
+            bad_password_count: account.bad_password_count,
+            profile: account.profile,
+            extra_sids: texts(&account.extra_sids),
+            member_of: texts(&member_of),
+        }
+    }
+}
+
+fn texts(sids: &[Sid]) -> Vec<String> {
+    sids.iter().map(Sid::to_string).collect()
+}
+
+/// Flags and primary group of an account that does not say: Domain Users or Domain Computers.
+const fn usual(kind: AccountKind) -> (AccountFlags, u32) {
+    match kind {
+        AccountKind::User => (AccountFlags::NORMAL, 513),
+        AccountKind::Computer => (AccountFlags::WORKSTATION_TRUST, 515),
+    }
+}
+
+impl MachineLine {
+    fn into_machine(self, domain: &Domain) -> Result<(Machine, Option<Secrets>), String> {
+        let hash = |text: &str| match from_hex(text).map(<[u8; 16]>::try_from) {
+            Some(Ok(hash)) => Ok(NtHash::new(hash)),
+            // Without the text: it may be a secret.
+            _ => Err("a secret is an NT hash of 32 hex digits".to_owned()),
+        };
+        let current = self.current_secret.as_deref().map(hash).transpose()?;
+        let previous = self.previous_secret.as_deref().map(hash).transpose()?;
+        let secrets = match (current, previous) {
+            (Some(current), previous) => {
+                Some(Secrets { current, current_since: self.current_since.0, previous })
+            }
+            (None, None) => None,
+            (None, Some(_)) => return Err("a previous secret without a current one".to_owned()),
+        };
+        let machine = Machine {
+            sid: sid(domain, self.sid.as_deref())?,
+            name: self.name,
+            kind: self.kind,
+            enabled: self.enabled,
+            rcmp: self.rcmp,
+            domains: self.domains,
+            groups: self.groups.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?,
+        };
+        Ok((machine, secrets))
+    }
+
+    fn new(machine: Machine, secrets: Option<&Secrets>) -> Self {
+        Self {
+            name: machine.name,
+            sid: Some(machine.sid.to_string()),
+            kind: machine.kind,
+            enabled: machine.enabled,
+            rcmp: machine.rcmp,
+            domains: machine.domains,
+            groups: texts(&machine.groups),
+            current_secret: secrets.map(|secrets| dtyp::hex(secrets.current.expose())),
+            current_since: Time(secrets.map(|secrets| secrets.current_since).unwrap_or_default()),
+            previous_secret: secrets.and_then(|secrets| Some(dtyp::hex(secrets.previous.as_ref()?.expose()))),
+        }
+    }
+}
+
+/// Which machines an export writes.
+#[derive(Clone, Copy)]
+pub struct Machines<'a> {
+    /// Where they are.
+    pub store: &'a dyn MachineStore,
+    /// Whether their secrets are written too. Whoever has the file then is each of these machines.
+    pub with_secrets: bool,
+}
+
+/// Writes groups, then accounts, in ascending order of SID. Refused when the store changes meanwhile.
+pub async fn export(
+    store: &dyn AccountAdmin,
+    out: &mut (dyn Write + Send),
+    progress: &mut (dyn FnMut(&Counts) + Send),
+) -> Result<Counts, LinesError> {
+    let revision = store.revision()?;
+    let rid = |sid: &Sid| sid.rid_in(&store.domain().sid).unwrap_or(u32::MAX);
+    let mut counts = Counts::default();
+    let mut after = 0;
+    loop {
+        let page = store.groups(after, PAGE_LEN).await?;
+        let Some(last) = page.last() else { break };
+        after = rid(&last.sid);
+        for group in page {
+            let member_of = texts(&store.member_of(&group.sid).await?);
+            let line = GroupLine {
+                name: group.name,
+                sid: Some(group.sid.to_string()),
+                scope: group.scope,
+                member_of,
+                members: Vec::new(),
+            };
+            write_line(out, &Line::Group(line))?;
+            counts.groups += 1;
+        }
+        progress(&counts);
+    }
+    after = 0;
+    loop {
+        let page = store.accounts(after, PAGE_LEN).await?;
+        let Some(last) = page.last() else { break };
+        after = rid(&last.sid);
+        for account in page {
+            let member_of = store.member_of(&account.sid).await?;
+            write_line(out, &Line::Account(AccountLine::new(account, member_of)))?;
+            counts.accounts += 1;
+        }
+        progress(&counts);
+    }
+    out.flush()?;
+    match store.revision()? == revision {
+        true => Ok(counts),
+        false => Err(StoreError::Unavailable("the store changed while it was exported".to_owned()).into()),
+    }
+}
+
+/// Writes machines in ascending order of SID, and how many there were.
+pub async fn export_machines(
+    machines: Machines<'_>,
+    out: &mut (dyn Write + Send),
+) -> Result<Counts, LinesError> {
+    let mut counts = Counts::default();
+    let mut after = 0;
+    loop {
+        let page = machines.store.machines(after, PAGE_LEN).await?;
+        let Some(last) = page.last() else { break };
+        after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
+        for machine in page {
+            let record = match machines.with_secrets {
+                true => machines.store.machine(&machine.name).await?,
+                false => None,
+            };
+            let secrets = record.as_ref().map(|record| &record.secrets);
+            write_line(out, &Line::Machine(MachineLine::new(machine, secrets)))?;
+            counts.machines += 1;
+        }
+    }
+    out.flush()?;
+    Ok(counts)
+}
+
+fn write_line(out: &mut dyn Write, line: &Line) -> Result<(), LinesError> {
+    serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::battery::{domain, find, now, one, sid};
+    use crate::{AccountStore, Matches, MemoryStore, Query};
+
+    fn import_text(store: &MemoryStore, text: &str) -> Result<Counts, LinesError> {
+        now(import(store, Put::New, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
+    }
+
+    #[test]
+    fn short_lines_mean_the_usual() {
+        let store = MemoryStore::new(domain());
+        let lines = r#"
+            {"type":"account","name":"alice","member_of":["staff","Later"]}
+            {"type":"account","name":"WEB01$","expires":"unset","created":5,"logon_hours":"000102030405060708090a0b0c0d0e0f1011121314"}
+
+            {"type":"group","name":"Staff","members":["web01$"]}
+            {"type":"group","name":"Later","scope":"local"}"#;
+        let counts = import_text(&store, lines).expect("good lines");
+        assert_eq!((counts.accounts, counts.groups, counts.machines), (2, 2, 0));
+        let alice = one(&store, Query::Name("alice".to_owned()));
+        assert_eq!((alice.account.sid, alice.account.kind), (sid(1000), AccountKind::User));
+        assert_eq!((alice.account.flags, alice.account.primary_group_id), (AccountFlags::NORMAL, 513));
+        assert_eq!((alice.account.expires, alice.account.created), (FileTime::NEVER, FileTime::UNSET));
+        let names: Vec<_> = alice.memberships.iter().map(|group| group.name.as_deref()).collect();
+        assert_eq!(names, [None, Some("Staff"), Some("Later")]);
+        let web01 = one(&store, Query::Name("WEB01$".to_owned()));
+        assert_eq!((web01.account.kind, web01.account.primary_group_id), (AccountKind::Computer, 515));
+        assert_eq!((web01.account.expires, web01.account.created), (FileTime::UNSET, FileTime(5)));
+        assert_eq!(web01.account.logon_hours, Some(std::array::from_fn(|n| n as u8)));
+        assert_eq!(web01.memberships[1].name.as_deref(), Some("Staff"));
+    }
+
+    #[test]
+    fn a_wrong_line_is_told_by_its_number_and_changes_nothing() {
+        let good = r#"{"type":"account","name":"alice"}"#;
+        let long = format!(r#"{{"type":"account","name":"{}"}}"#, "a".repeat(LINE_LEN_MAX));
+        for (line, why) in [
+            ("{", "EOF while parsing"),
+            ("[]", "missing field `type`"),
+            ("alice", "expected value"),
+            (r#"{"name":"x"}"#, "missing field `type`"),
+            (r#"{"type":"person","name":"x"}"#, "unknown variant `person`"),
+            (r#"{"type":"account"}"#, "missing field `name`"),
+            (r#"{"type":"account","name":"x","nmae":"y"}"#, "unknown field `nmae`"),
+            (r#"{"type":"account","name":"x","sid":"S-2"}"#, "not a SID"),
+            (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-4"}"#, "is not of domain CONTOSO"),
+            (r#"{"type":"account","name":"x","expires":"soon"}"#, "a FILETIME"),
+            (r#"{"type":"account","name":"x","expires":-1}"#, "a FILETIME"),
+            (r#"{"type":"account","name":"x","logon_hours":"00"}"#, "42 hex digits"),
+            (r#"{"type":"account","name":"x","flags":4294967296}"#, "invalid value"),
+            (r#"{"type":"account","name":"ALICE"}"#, "the name is taken"),
+            (r#"{"type":"account","name":""}"#, "the name is empty"),
+            (&long, "longer than a mebibyte"),
+            ("\u{0}", "expected value"),
+        ] {
+            let store = MemoryStore::new(domain());
+            let error = import_text(&store, &format!("{good}\n\n{line}\n{good}")).expect_err("a wrong line");
+            let text = error.to_string();
+            assert!(text.starts_with("line 3: ") && text.contains(why), "{line:.80}: {text}");
+            assert!(!text.contains(" at line "), "{text}");
+            assert_eq!(find(&store, Query::Name("alice".to_owned())), Matches::None);
+        }
+    }
+
+    #[test]
+    fn names_that_are_never_defined_are_told_at_the_end() {
+        let store = MemoryStore::new(domain());
+        let error = import_text(&store, r#"{"type":"account","name":"alice","member_of":["nobody"]}"#);
+        assert_eq!(error.expect_err("no such group").to_string(), "there is no group \"nobody\"");
+        assert_eq!(store.revision().expect("the store answers").0, 1);
+    }
+
+    #[test]
+    fn a_bad_secret_is_not_repeated() {
+        let store = MemoryStore::new(domain());
+        let line = r#"{"type":"machine","name":"W$","kind":"workstation","current_secret":"hunter2"}"#;
+        let text = import_text(&store, line).expect_err("not a hash").to_string();
+        assert!(text.contains("NT hash") && !text.contains("hunter2"), "{text}");
+    }
+}
