@@ -3,12 +3,14 @@
 //! One task a connection owns the stream and the association; it has one loop and one exit. It knows no interface:
 //! what is served stands in a [`Registry`], who is believed in its security providers.
 
+mod builtin;
 mod client;
 mod connection;
 mod counters;
 mod registry;
 mod server;
 
+pub use builtin::resolve_endpoint;
 pub use client::{CallError, Connection, Pool};
 pub use counters::{Counters, Refused};
 pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};

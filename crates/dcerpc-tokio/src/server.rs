@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{Instrument, debug, warn};
 
 /// What connections may take, in number and time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections in all: each costs a task, a descriptor and some kilobytes.
     pub connections_max: usize,

@@ -5,8 +5,10 @@
 
 pub mod association_group;
 pub mod client;
+pub mod endpoint_mapper;
 mod fragmentation;
 pub mod limits;
+pub mod management;
 pub mod ndr;
 pub mod pdu;
 pub mod security;

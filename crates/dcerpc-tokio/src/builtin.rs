@@ -1,0 +1,68 @@
+//! The two interfaces that belong to RPC itself: the endpoint mapper, and management on every port.
+
+use crate::client::{CallError, Connection};
+use crate::registry::{Interface, Registry, RpcCall};
+use dcerpc::client::{ClientConfig, ClientError};
+use dcerpc::endpoint_mapper::{ENDPOINT_MAPPER, EPT_MAP, Endpoint, EndpointMapper, map_ports, map_request};
+use dcerpc::management::{MANAGEMENT, Management};
+use dcerpc::ndr::NdrSyntax;
+use dcerpc::pdu::{FaultStatus, SyntaxId};
+use dcerpc::server::Reply;
+use std::future::ready;
+use std::io;
+use std::sync::Arc;
+use tokio::net::ToSocketAddrs;
+use tokio::time::Instant;
+use tower::service_fn;
+use tower::util::BoxCloneSyncService;
+
+impl Registry {
+    /// A port that tells where others are.
+    #[must_use]
+    pub fn endpoint_mapper(self, endpoints: Vec<Endpoint>) -> Self {
+        let mapper = Arc::new(EndpointMapper { endpoints });
+        self.interface(builtin(ENDPOINT_MAPPER, "endpoint mapper", move |RpcCall { call, .. }| {
+            mapper.call(call.opnum, &call.stub, call.syntax, call.order)
+        }))
+    }
+
+    /// Adds the management interface, which tells of all interfaces that were added before.
+    #[must_use]
+    pub fn management(self) -> Self {
+        let mut interfaces = self.syntaxes();
+        interfaces.push(MANAGEMENT);
+        let management = Arc::new(Management::new(interfaces));
+        self.interface(builtin(MANAGEMENT, "management", move |RpcCall { call, .. }| {
+            management.call(call.opnum, &call.stub, call.syntax, call.order)
+        }))
+    }
+}
+
+/// An interface whose calls are answered at once.
+fn builtin(
+    syntax: SyntaxId,
+    name: &'static str,
+    answer: impl Fn(RpcCall) -> Result<Vec<u8>, FaultStatus> + Clone + Send + Sync + 'static,
+) -> Interface {
+    let service = service_fn(move |call| ready(answer(call).map(Reply::from)));
+    Interface { syntax, name, service: BoxCloneSyncService::new(service) }
+}
+
+/// Asks a server's endpoint mapper which port serves an interface by NDR over TCP.
+pub async fn resolve_endpoint(
+    mapper: impl ToSocketAddrs,
+    interface: &SyntaxId,
+    deadline: Instant,
+) -> Result<u16, CallError> {
+    let config =
+        ClientConfig { interface: ENDPOINT_MAPPER, syntax: NdrSyntax::Ndr, first_call_id: 1, security: None };
+    let (mut connection, _) = Connection::open(mapper, config, deadline).await?;
+    let reply = connection.call(EPT_MAP, map_request(interface), None, deadline).await?;
+    let ports = map_ports(&reply.stub, reply.order).map_err(ClientError::Decode)?;
+    ports.first().copied().ok_or_else(|| {
+        CallError::Connect(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the endpoint mapper does not know the interface",
+        ))
+    })
+}

@@ -1,0 +1,205 @@
+//! Asking a service over Netlogon, as `rcmpd map` does.
+
+mod transport;
+
+pub use transport::TcpTransport;
+
+use crate::certificates::Chain;
+use crate::config::SecretRef;
+use dtyp::NtStatus;
+use netlogon_transport::client::{
+    ChannelError, ClientChannel, ClientIdentity, SystemRandomness, TransportError, ValidationData,
+};
+use netlogon_transport::secret::SharedSecret;
+use netlogon_transport::secrets::ChannelType;
+use pac::VerifiedPac;
+use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
+use std::fmt;
+use std::time::Duration;
+
+/// Whom to ask, and as whom.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `HOST` or `HOST:PORT`; without a port the endpoint mapper tells it.
+    pub server: String,
+    /// NetBIOS name of the server's domain.
+    pub domain: String,
+    /// The machine account, such as `WEB01$`.
+    pub account: String,
+    /// Its password.
+    pub secret: SecretRef,
+    /// How long it may take, from the first connection to the answer.
+    pub timeout: Duration,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Mapped {
+    /// NetBIOS name of the account's domain.
+    pub domain: String,
+    /// Who it is, checked.
+    pub pac: VerifiedPac,
+}
+
+/// Why nothing was answered, or no account.
+#[derive(Debug)]
+pub enum AskError {
+    /// The server said no.
+    Refused(NtStatus),
+    /// The server could not be reached.
+    Unreachable(String),
+    /// No secure channel.
+    Channel(String),
+    /// What was to be asked cannot be asked.
+    Input(String),
+    /// The server could not decide, or its answer makes no sense.
+    Undecided(String),
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(status) => write!(f, "refused: {status}"),
+            Self::Unreachable(text) | Self::Channel(text) | Self::Input(text) | Self::Undecided(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
+impl std::error::Error for AskError {}
+
+impl AskError {
+    /// The exit code of an asking command.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 3,
+            Self::Unreachable(_) => 4,
+            Self::Channel(_) => 5,
+            Self::Input(_) => 6,
+            Self::Undecided(_) => 7,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Refused(NtStatus::LOGON_FAILURE) => {
+                "no account is mapped to this certificate, or its account may not be used; on the server, \
+                 `rcmpd explain CERT.pem -c FILE` says why"
+            }
+            Self::Refused(NtStatus::NO_SUCH_PACKAGE | NtStatus::INVALID_PARAMETER) => {
+                "the server does not speak the Remote Certificate Mapping Protocol, or not this request"
+            }
+            Self::Refused(NtStatus::ACCESS_DENIED) => {
+                "the machine account may not ask: on the server, `rcmpd machine set NAME --permission rcmp -c FILE`"
+            }
+            Self::Refused(NtStatus::NO_SUCH_USER) => "the server does not serve that domain",
+            Self::Refused(_) => "the server's log says why",
+            Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
+            Self::Channel(_) => {
+                "check the account and its secret, and the clock of nobody: there is none involved"
+            }
+            Self::Input(_) => "",
+            Self::Undecided(_) => "the server's log says why; asking again may help",
+        }
+    }
+}
+
+fn channel_error(error: ChannelError) -> AskError {
+    match error {
+        ChannelError::Transport(TransportError::Unreachable(text)) => AskError::Unreachable(text),
+        ChannelError::Refused(NtStatus::ACCESS_DENIED) => AskError::Channel(
+            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the machine account's secret is wrong".into(),
+        ),
+        ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT) => AskError::Channel(
+            "the server refused the secure channel: STATUS_NO_TRUST_SAM_ACCOUNT (0xc000018b), so it has no such machine account, or it is disabled"
+                .into(),
+        ),
+        ChannelError::Refused(NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE) => {
+            AskError::Undecided("the server cannot judge secure channels now".into())
+        }
+        error => AskError::Channel(error.to_string()),
+    }
+}
+
+fn now() -> u32 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() as u32
+}
+
+/// Asks which account a certificate is: a channel, a check for downgrades, one question.
+pub async fn map(
+    target: &Target,
+    chain: &Chain,
+    flags: MappingFlags,
+    logon_domain_name: Option<&str>,
+) -> Result<Mapped, AskError> {
+    let deadline = tokio::time::Instant::now() + target.timeout;
+    let work = ask(target, chain, flags, logon_domain_name);
+    match tokio::time::timeout_at(deadline, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(AskError::Unreachable(format!("{} did not answer in time", target.server))),
+    }
+}
+
+async fn ask(
+    target: &Target,
+    chain: &Chain,
+    flags: MappingFlags,
+    logon_domain_name: Option<&str>,
+) -> Result<Mapped, AskError> {
+    let request = Request {
+        flags,
+        certificate: chain.certificate(),
+        issuers: chain.issuers().map_err(|error| AskError::Input(error.to_string()))?,
+    };
+    let request = request.encode().ok_or_else(|| {
+        AskError::Input("the certificate or its chain is too long to be asked about".into())
+    })?;
+    let secret = target.secret.read().map_err(|error| AskError::Input(error.to_string()))?;
+    let transport = TcpTransport::resolve(&target.server, target.timeout).await?;
+    let identity = ClientIdentity {
+        server_name: transport.host().to_owned(),
+        domain: target.domain.clone(),
+        computer: target.account.trim_end_matches('$').to_owned(),
+        account: target.account.clone(),
+        channel_type: ChannelType::WORKSTATION,
+        secret: SharedSecret::from_password(&secret),
+    };
+    let channel = ClientChannel::establish(&transport, identity, &SystemRandomness, now)
+        .await
+        .map_err(channel_error)?;
+    let mut association = channel.open(&transport, &SystemRandomness).await.map_err(channel_error)?;
+    channel.check_capabilities(&mut *association).await.map_err(channel_error)?;
+    let domain = logon_domain_name.unwrap_or(&target.domain);
+    let answer =
+        channel.ask(&mut *association, PACKAGE_NAME, domain, &request).await.map_err(channel_error)?;
+    match (answer.status, answer.data) {
+        (NtStatus::SUCCESS, Some(data)) => read(&data),
+        (NtStatus::SUCCESS, None) => Err(AskError::Undecided("the server's answer is empty".into())),
+        (
+            NtStatus::DS_BUSY
+            | NtStatus::NO_LOGON_SERVERS
+            | NtStatus::INSUFFICIENT_RESOURCES
+            | NtStatus::INTERNAL_ERROR,
+            _,
+        ) => Err(AskError::Undecided(format!("the server could not decide: {}", answer.status))),
+        (status, _) => Err(AskError::Refused(status)),
+    }
+}
+
+/// Reads the answer, encrypted as [MS-NRPC] 4.1 has it or, from servers that do not, in the clear.
+fn read(data: &ValidationData) -> Result<Mapped, AskError> {
+    let decrypted = data.decrypted();
+    let message = if Response::is_plausible(&decrypted) { &decrypted[..] } else { data.raw() };
+    let nonsense = |error: &dyn fmt::Display| {
+        AskError::Undecided(format!("the server's answer is not believed: {error}"))
+    };
+    let response = Response::decode(message).map_err(|error| nonsense(&error))?;
+    let pac = VerifiedPac::decode(response.auth_data).map_err(|error| nonsense(&error))?;
+    if !pac.logon_info.logon_domain_name.text.eq_ignore_ascii_case(&response.domain) {
+        return Err(nonsense(&"the domain of the message and that of the PAC do not agree"));
+    }
+    Ok(Mapped { domain: response.domain, pac })
+}

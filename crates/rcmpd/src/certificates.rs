@@ -1,0 +1,75 @@
+//! Certificates from files: PEM as everybody has it, or bare DER.
+
+use rcmp_service::certificate::Certificate;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::fmt;
+use std::path::Path;
+
+/// A certificate, and those of its issuers as far as they are known.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    certificates: Vec<Vec<u8>>,
+}
+
+/// Why a file gives no certificate.
+#[derive(Debug)]
+pub struct Unusable(String);
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+impl Chain {
+    /// Reads a certificate, the first of its file, and the chain that follows it there or stands in `chain`.
+    pub fn read(path: &Path, chain: Option<&Path>) -> Result<Self, Unusable> {
+        let mut certificates = read_file(path)?;
+        if let Some(chain) = chain {
+            certificates.extend(read_file(chain)?);
+        }
+        let this = Self { certificates };
+        for certificate in &this.certificates {
+            Certificate::parse(certificate).map_err(|error| {
+                Unusable(format!("{}: this is not a certificate: {error}", path.display()))
+            })?;
+        }
+        Ok(this)
+    }
+
+    /// The certificate.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificates[0]
+    }
+
+    /// The encoded names of its issuers, its own first ([MS-RCMP] 3.5.1).
+    pub fn issuers(&self) -> Result<Vec<&[u8]>, Unusable> {
+        let mut issuers: Vec<&[u8]> = Vec::new();
+        for certificate in &self.certificates {
+            let parsed = Certificate::parse(certificate).map_err(|error| Unusable(error.to_string()))?;
+            if issuers.last() != Some(&parsed.issuer) {
+                issuers.push(parsed.issuer);
+            }
+        }
+        Ok(issuers)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
+    let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    if bytes.first() == Some(&0x30) {
+        return Ok(vec![bytes]);
+    }
+    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(&bytes)
+        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(&format_args!("the PEM is damaged: {error}")))?;
+    match certificates.is_empty() {
+        true => Err(unusable(&"there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)")),
+        false => Ok(certificates),
+    }
+}

@@ -1,0 +1,484 @@
+//! What can be typed.
+
+#![expect(missing_docs, reason = "flattened arguments are documented where they are defined")]
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Tells which account and groups an X.509 client certificate belongs to.
+///
+/// rcmpd answers that question by the Remote Certificate Mapping Protocol over a sealed Netlogon channel, and asks it of any
+/// server that speaks it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rcmpd",
+    version,
+    arg_required_else_help = true,
+    after_help = "First steps:\n  rcmpd quickstart                                        a complete demo domain in ./rcmpd-demo\n  rcmpd serve -c rcmpd-demo/rcmpd.toml                    serve it\n  rcmpd map rcmpd-demo/certs/alice.pem -c rcmpd-demo/rcmpd.toml   elsewhere: ask who alice is"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The configuration of commands that need one.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArg {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// How commands print.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct JsonArg {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a complete demo domain: configuration, accounts, a machine account, certificates
+    ///
+    /// Nothing is overwritten: if one of the files exists, nothing is written at all.
+    Quickstart {
+        /// Where to.
+        #[arg(default_value = "rcmpd-demo")]
+        dir: PathBuf,
+        /// The port of Netlogon.
+        #[arg(long, default_value_t = 11490, value_name = "N")]
+        port: u16,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Run every role that the configuration enables
+    ///
+    /// SIGHUP reloads what can change while serving, all of it or nothing; SIGTERM and SIGINT answer the calls in flight and
+    /// stop.
+    Serve {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Ask a service over Netlogon and print the account and its groups
+    ///
+    /// Whom to ask and as whom stands in [client] of the configuration, or in --server, --machine and --secret-file.
+    #[command(
+        after_help = "Exit codes: 0 mapped, 2 wrong use, 3 refused, 4 server not reachable, 5 secure channel refused,\n6 unusable input, 7 the server could not decide.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
+    )]
+    Map(MapArgs),
+    /// Show the whole decision about a certificate, step by step, without asking anybody
+    Explain {
+        /// The certificate, PEM or DER.
+        certificate: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Methods that the client would ask for.
+        #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
+        methods: Vec<MethodArg>,
+        /// Certificates of the issuers.
+        #[arg(long, value_name = "PEM")]
+        chain: Option<PathBuf>,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Say whether a configuration is good: exit 0 good, 1 wrong (what and where), 2 not readable
+    CheckConfig {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Accounts of the store
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Groups of the store
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Machine accounts: who may open a secure channel
+    #[command(subcommand)]
+    Machine(MachineCommand),
+    /// The domain that is served
+    #[command(subcommand)]
+    Domain(DomainCommand),
+    /// Read accounts, groups and machines from JSON Lines, all of them or none
+    Import {
+        /// The file, one JSON object a line.
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Write accounts, groups and machines as JSON Lines; secrets stay here
+    Export {
+        /// The file to write; it must not exist.
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// What to ask, and whom.
+#[derive(Args, Debug)]
+pub struct MapArgs {
+    /// The certificate, PEM or DER; certificates that follow it in the file are its issuers'.
+    pub certificate: PathBuf,
+    /// The configuration file, for its [client] and [domain].
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The server; without a port its endpoint mapper on port 135 is asked.
+    #[arg(long, value_name = "HOST[:PORT]", requires = "machine")]
+    pub server: Option<String>,
+    /// The machine account, such as 'WEB01$'.
+    #[arg(long, value_name = "NAME", requires = "secret_file")]
+    pub machine: Option<String>,
+    /// A file with the machine account's password in its first line.
+    #[arg(long, value_name = "F")]
+    pub secret_file: Option<PathBuf>,
+    /// NetBIOS name of the domain to ask about; without a configuration also the server's own.
+    #[arg(long, value_name = "D")]
+    pub domain: Option<String>,
+    /// Mapping methods to ask for.
+    #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
+    pub methods: Vec<MethodArg>,
+    /// Certificates of the issuers.
+    #[arg(long, value_name = "PEM")]
+    pub chain: Option<PathBuf>,
+    /// How long to wait for the answer, in seconds.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// A mapping method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MethodArg {
+    /// By a name in the subjectAltName.
+    Upn,
+    /// By issuer and subject, or a strong form.
+    Subject,
+    /// By the issuer alone.
+    Issuer,
+    /// By the issuers of the chain, too.
+    IssuerChain,
+}
+
+/// `rcmpd account …`
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Add an account
+    #[command(
+        after_help = "Example:\n  rcmpd account add dave --upn dave@contoso.example --group Engineers -c FILE"
+    )]
+    Add {
+        /// Its name; a computer's ends in a dollar sign.
+        name: String,
+        #[command(flatten)]
+        fields: AccountFields,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Show an account with its groups
+    Show {
+        /// Its name, SID or user principal name.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// List accounts
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Change an account
+    Set {
+        /// Its name, SID or user principal name.
+        name: String,
+        #[command(flatten)]
+        fields: AccountFields,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Remove an account, and the machine account of the same name
+    Remove {
+        /// Its name, SID or user principal name.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// Fields of an account that can be given.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AccountFields {
+    /// userPrincipalName; empty to remove it.
+    #[arg(long)]
+    pub upn: Option<String>,
+    /// displayName.
+    #[arg(long)]
+    pub full_name: Option<String>,
+    /// Add a servicePrincipalName, such as host/web01.contoso.example.
+    #[arg(long, value_name = "SPN")]
+    pub add_spn: Vec<String>,
+    /// Remove a servicePrincipalName.
+    #[arg(long, value_name = "SPN")]
+    pub remove_spn: Vec<String>,
+    /// Add a value of altSecurityIdentities, such as 'X509:<I>…<SR>…'.
+    #[arg(long, value_name = "X509:…")]
+    pub add_mapping: Vec<String>,
+    /// Remove a value of altSecurityIdentities.
+    #[arg(long, value_name = "X509:…")]
+    pub remove_mapping: Vec<String>,
+    /// Put it into a group.
+    #[arg(long, value_name = "GROUP")]
+    pub group: Vec<String>,
+    /// Take it out of a group.
+    #[arg(long, value_name = "GROUP")]
+    pub remove_group: Vec<String>,
+    /// Disable it.
+    #[arg(long, conflicts_with = "enable")]
+    pub disable: bool,
+    /// Enable it.
+    #[arg(long)]
+    pub enable: bool,
+    /// Lock it.
+    #[arg(long, conflicts_with = "unlock")]
+    pub lock: bool,
+    /// Unlock it.
+    #[arg(long)]
+    pub unlock: bool,
+    /// When it expires: seconds since 1970, or "never".
+    #[arg(long, value_name = "WHEN")]
+    pub expires: Option<String>,
+}
+
+/// `rcmpd group …`
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Add a group
+    Add {
+        /// Its name.
+        name: String,
+        /// Where it may be used.
+        #[arg(long, default_value = "global")]
+        scope: ScopeArg,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Show a group with its direct members
+    Show {
+        /// Its name or SID.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// List groups
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Change a group's members
+    Set {
+        /// Its name or SID.
+        name: String,
+        /// Add an account or a group.
+        #[arg(long, value_name = "NAME")]
+        add_member: Vec<String>,
+        /// Take an account or a group out.
+        #[arg(long, value_name = "NAME")]
+        remove_member: Vec<String>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Remove a group
+    Remove {
+        /// Its name or SID.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// The scope of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScopeArg {
+    /// In GroupIds.
+    Global,
+    /// In GroupIds.
+    Universal,
+    /// In ResourceGroupIds.
+    Local,
+}
+
+/// `rcmpd machine …`
+#[derive(Debug, Subcommand)]
+pub enum MachineCommand {
+    /// Add a machine account, and a computer account of the same name if there is none
+    #[command(
+        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret --permission rcmp -c FILE\n\nThe secret file is made with a random password unless it exists."
+    )]
+    Add {
+        /// Its name, which ends in a dollar sign.
+        name: String,
+        /// The file with its password: read if it exists, made if it does not.
+        #[arg(long, value_name = "F")]
+        secret_file: PathBuf,
+        /// What it may do.
+        #[arg(long)]
+        permission: Vec<PermissionArg>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Show a machine account
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// List machine accounts
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Change a machine account; its channels notice at their next call
+    Set {
+        /// Its name.
+        name: String,
+        /// Disable it.
+        #[arg(long, conflicts_with = "enable")]
+        disable: bool,
+        /// Enable it.
+        #[arg(long)]
+        enable: bool,
+        /// Permit something.
+        #[arg(long)]
+        permission: Vec<PermissionArg>,
+        /// Forbid something.
+        #[arg(long)]
+        revoke: Vec<PermissionArg>,
+        /// A file with a new password; the present one stays good for a day, or until the new one is used.
+        #[arg(long, value_name = "F")]
+        secret_file: Option<PathBuf>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Remove a machine account; the computer account stays
+    Remove {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// A permission of a machine account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PermissionArg {
+    /// Ask for certificates to be mapped.
+    Rcmp,
+}
+
+/// `rcmpd domain …`
+#[derive(Debug, Subcommand)]
+pub enum DomainCommand {
+    /// Show the domain
+    Show {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// List the domains that are known: this one, until others can be asked
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn promised_forms_are_understood() {
+        for line in [
+            "rcmpd quickstart",
+            "rcmpd quickstart D --port 21490",
+            "rcmpd serve -c F",
+            "rcmpd map C.pem -c F --methods upn,issuer-chain --chain P --json",
+            "rcmpd map C.pem --server h:1 --machine WEB01$ --secret-file F --domain D",
+            "rcmpd explain C.pem -c F --json",
+            "rcmpd check-config -c F",
+            "rcmpd account set alice --add-mapping X509:<SKI>00 -c F",
+            "rcmpd group list -c F --json",
+            "rcmpd machine set WEB01$ --disable -c F",
+            "rcmpd domain show -c F",
+            "rcmpd import FILE -c F",
+            "rcmpd export FILE -c F",
+            "rcmpd completions bash",
+            "rcmpd man",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+        for line in [
+            "rcmpd map C.pem --server h",
+            "rcmpd quickstart --port 70000",
+            "rcmpd account set a --enable --disable -c F",
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+}

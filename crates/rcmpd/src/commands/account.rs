@@ -1,0 +1,215 @@
+//! `rcmpd account …`
+
+use super::{load, lookup};
+use crate::cli::{AccountCommand, AccountFields, ConfigArg};
+use crate::output;
+use crate::serve::{now, open_store};
+use account_store::sqlite::SqliteStore;
+use account_store::{
+    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, AltSecurityIdentity, Change, GroupScope,
+    Profile, Put, Record,
+};
+use anyhow::{Context, bail};
+use dtyp::{FileTime, Sid};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Accounts read at once while listing.
+const PAGE: usize = 1000;
+
+pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
+    match command {
+        AccountCommand::Add { name, fields, config, json } => {
+            let store = store(&config)?;
+            let account = new_account(&store, &name);
+            write(&store, Put::New, account, fields).await?;
+            show(&store, &name, json.json).await
+        }
+        AccountCommand::Set { name, fields, config, json } => {
+            let store = store(&config)?;
+            let record = lookup::account(&*store, &name).await?;
+            write(&store, Put::Existing, record.account.clone(), fields).await?;
+            show(&store, &record.account.name, json.json).await
+        }
+        AccountCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
+        AccountCommand::List { config, json } => list(&*store(&config)?, json.json).await,
+        AccountCommand::Remove { name, config, json } => {
+            let store = store(&config)?;
+            let record = lookup::account(&*store, &name).await?;
+            store.apply(&mut [Ok(Change::RemoveAccount(record.account.sid))].into_iter()).await?;
+            match json.json {
+                true => output::json(&json!({ "removed": record.account.name })),
+                false => output::line(&format!("Removed {}", record.account.name)),
+            }
+            Ok(0)
+        }
+    }
+}
+
+fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
+    open_store(&load(&config.config)?)
+}
+
+/// An account with nothing but a name. The domain's own SID stands for the next free one.
+pub(super) fn new_account(store: &SqliteStore, name: &str) -> Account {
+    let is_computer = name.ends_with('$');
+    Account {
+        name: name.to_owned(),
+        sid: store.domain().sid,
+        kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
+        user_principal_name: None,
+        service_principal_names: vec![],
+        alt_security_identities: vec![],
+        flags: if is_computer { AccountFlags::WORKSTATION_TRUST } else { AccountFlags::NORMAL },
+        primary_group_id: if is_computer { 515 } else { 513 },
+        expires: FileTime::NEVER,
+        created: now(),
+        password_last_set: FileTime::UNSET,
+        password_can_change: FileTime::UNSET,
+        password_must_change: FileTime::NEVER,
+        logon_hours: None,
+        logon_count: 0,
+        bad_password_count: 0,
+        profile: Profile::default(),
+        extra_sids: vec![],
+    }
+}
+
+/// Writes an account with the fields that were given, then its memberships, in one change each.
+async fn write(
+    store: &SqliteStore,
+    put: Put,
+    mut account: Account,
+    fields: AccountFields,
+) -> anyhow::Result<()> {
+    if let Some(upn) = fields.upn {
+        account.user_principal_name = (!upn.is_empty()).then_some(upn);
+    }
+    if let Some(full_name) = fields.full_name {
+        account.profile.full_name = full_name;
+    }
+    for mapping in &fields.add_mapping {
+        if let Err(error) = mapping.parse::<AltSecurityIdentity>() {
+            bail!("{mapping}: this maps nothing: {error}");
+        }
+    }
+    edit(&mut account.service_principal_names, fields.add_spn, &fields.remove_spn, "service principal name")?;
+    edit(&mut account.alt_security_identities, fields.add_mapping, &fields.remove_mapping, "mapping")?;
+    for (set, clear, flag) in [
+        (fields.disable, fields.enable, AccountFlags::DISABLED),
+        (fields.lock, fields.unlock, AccountFlags::LOCKED),
+    ] {
+        if set || clear {
+            account.flags = account.flags.with(flag, set);
+        }
+    }
+    match fields.expires.as_deref() {
+        None => {}
+        Some("never") => account.expires = FileTime::NEVER,
+        Some(seconds) => {
+            let seconds = seconds.parse().context("--expires takes seconds since 1970, or \"never\"")?;
+            account.expires = FileTime::from_unix(seconds);
+        }
+    }
+    let mut join = Vec::new();
+    let mut leave = Vec::new();
+    for name in &fields.group {
+        join.push(lookup::group(store, name).await?.sid);
+    }
+    for name in &fields.remove_group {
+        leave.push(lookup::group(store, name).await?.sid);
+    }
+    let name = account.name.clone();
+    store.apply(&mut [Ok(Change::PutAccount(put, Box::new(account)))].into_iter()).await?;
+    if join.is_empty() && leave.is_empty() {
+        return Ok(());
+    }
+    let member = lookup::account(store, &name).await?.account.sid;
+    let joins = join.into_iter().map(|group| Change::AddMember { group, member });
+    let leaves = leave.into_iter().map(|group| Change::RemoveMember { group, member });
+    store.apply(&mut joins.chain(leaves).map(Ok)).await?;
+    Ok(())
+}
+
+fn edit(values: &mut Vec<String>, add: Vec<String>, remove: &[String], what: &str) -> anyhow::Result<()> {
+    for value in remove {
+        match values.iter().position(|known| known == value) {
+            Some(at) => drop(values.remove(at)),
+            None => bail!("the account has no {what} {value}"),
+        }
+    }
+    for value in add {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    Ok(())
+}
+
+fn groups_json(record: &Record) -> Vec<Value> {
+    let groups = record.memberships.iter();
+    groups
+        .map(|group| json!({ "sid": group.sid.to_string(), "name": group.name, "scope": group.scope }))
+        .collect()
+}
+
+async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
+    let record = lookup::account(store, name).await?;
+    let account = &record.account;
+    if as_json {
+        let mut value = lookup::account_json(account);
+        value["groups"] = groups_json(&record).into();
+        output::json(&value);
+        return Ok(0);
+    }
+    let mut facts = vec![
+        ("account", account.name.clone()),
+        ("sid", account.sid.to_string()),
+        ("state", lookup::state(account)),
+        ("upn", account.user_principal_name.clone().unwrap_or_default()),
+        ("name", account.profile.full_name.clone()),
+        ("expires", account.expires.to_string()),
+    ];
+    facts.extend(account.service_principal_names.iter().map(|name| ("spn", name.clone())));
+    facts.extend(account.alt_security_identities.iter().map(|mapping| ("mapping", mapping.clone())));
+    facts.retain(|(_, value)| !value.is_empty());
+    output::facts(&facts);
+    output::line("");
+    let rows = record.memberships.iter().map(|group| {
+        let scope = match group.scope {
+            GroupScope::Global => "global",
+            GroupScope::Universal => "universal",
+            GroupScope::Local => "local",
+        };
+        vec![group.name.clone().unwrap_or_default(), group.sid.to_string(), scope.to_owned()]
+    });
+    output::table(&["group", "sid", "scope"], rows.collect());
+    Ok(0)
+}
+
+async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
+    let mut all = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = store.accounts(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.sid.split_rid().map_or(u32::MAX, |(_, rid): (Sid, u32)| rid);
+        all.extend(page);
+    }
+    match as_json {
+        true => output::json(&all.iter().map(lookup::account_json).collect()),
+        false => {
+            let rows = all.iter().map(|account| {
+                vec![
+                    account.name.clone(),
+                    account.sid.split_rid().map_or(String::new(), |(_, rid)| rid.to_string()),
+                    lookup::state(account),
+                    account.user_principal_name.clone().unwrap_or_default(),
+                    account.alt_security_identities.len().to_string(),
+                ]
+            });
+            output::table(&["account", "rid", "state", "upn", "mappings"], rows.collect());
+        }
+    }
+    Ok(0)
+}

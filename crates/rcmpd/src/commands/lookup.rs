@@ -1,0 +1,85 @@
+//! Finding what a command names, and showing it.
+
+use account_store::{Account, AccountAdmin, AccountFlags, AccountStore, Group, Matches, Query, Record};
+use anyhow::bail;
+use dtyp::{FileTime, Sid};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The one account of a name, SID or user principal name.
+pub(super) async fn account(store: &dyn AccountStore, name: &str) -> anyhow::Result<Arc<Record>> {
+    let mut queries = vec![Query::Name(name.to_owned())];
+    if let Ok(sid) = name.parse::<Sid>() {
+        queries.push(Query::Sid(sid));
+    }
+    if name.contains('@') {
+        queries.push(Query::UserPrincipalName(name.to_owned()));
+    }
+    for query in &queries {
+        match store.find(query).await? {
+            Matches::None => {}
+            Matches::One(record) => return Ok(record),
+            Matches::Many(names) => bail!("{name} names more than one account: {}", names.join(", ")),
+        }
+    }
+    bail!("there is no account {name}")
+}
+
+/// The group of a name or SID.
+pub(super) async fn group(store: &dyn AccountAdmin, name: &str) -> anyhow::Result<Group> {
+    let found = match name.parse::<Sid>() {
+        Ok(sid) => store.group_by_sid(&sid).await?,
+        Err(_) => store.group_by_name(name).await?,
+    };
+    match found {
+        Some(group) => Ok(group),
+        None => bail!("there is no group {name}"),
+    }
+}
+
+/// The SID of an account or group.
+pub(super) async fn member(store: &dyn AccountAdmin, name: &str) -> anyhow::Result<Sid> {
+    if let Ok(group) = group(store, name).await {
+        return Ok(group.sid);
+    }
+    match account(store, name).await {
+        Ok(record) => Ok(record.account.sid),
+        Err(_) => bail!("there is no account and no group {name}"),
+    }
+}
+
+/// What forbids an account to be used, in words.
+pub(super) fn state(account: &Account) -> String {
+    let now: FileTime = std::time::SystemTime::now().into();
+    let mut words = Vec::new();
+    if account.flags.contains(AccountFlags::DISABLED) {
+        words.push("disabled");
+    }
+    if account.flags.contains(AccountFlags::LOCKED) {
+        words.push("locked");
+    }
+    if account.expires != FileTime::UNSET && account.expires <= now {
+        words.push("expired");
+    }
+    if words.is_empty() { "enabled".into() } else { words.join(", ") }
+}
+
+/// An account as JSON.
+pub(super) fn account_json(account: &Account) -> Value {
+    json!({
+        "name": account.name,
+        "sid": account.sid.to_string(),
+        "kind": account.kind,
+        "state": state(account),
+        "user_principal_name": account.user_principal_name,
+        "service_principal_names": account.service_principal_names,
+        "alt_security_identities": account.alt_security_identities,
+        "flags": account.flags.0,
+        "primary_group_id": account.primary_group_id,
+        "expires": account.expires.to_string(),
+        "created": account.created.to_string(),
+        "password_last_set": account.password_last_set.to_string(),
+        "profile": account.profile,
+        "extra_sids": account.extra_sids.iter().map(Sid::to_string).collect::<Vec<_>>(),
+    })
+}

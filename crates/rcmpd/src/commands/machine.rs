@@ -1,0 +1,178 @@
+//! `rcmpd machine …`
+
+use super::account::new_account;
+use super::load;
+use crate::cli::{ConfigArg, MachineCommand, PermissionArg};
+use crate::config::SecretRef;
+use crate::output;
+use crate::quickstart::random_password;
+use crate::serve::{now, open_store};
+use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
+use account_store::sqlite::SqliteStore;
+use account_store::{AccountAdmin, AccountStore, Change, Matches, Put, Query};
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+const PAGE: usize = 1000;
+
+pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
+    match command {
+        MachineCommand::Add { name, secret_file, permission, config, json } => {
+            let store = store(&config)?;
+            if !name.ends_with('$') {
+                bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
+            }
+            if let Some(known) = store.machine(&name).await? {
+                bail!("there is a machine account {} already", known.machine.name);
+            }
+            if store.find(&Query::Name(name.clone())).await? == Matches::None {
+                let account = new_account(&store, &name);
+                store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
+            }
+            let password = secret(&secret_file)?;
+            let machine = Machine {
+                name: name.clone(),
+                sid: store.domain().sid,
+                kind: ChannelKind::Workstation,
+                enabled: true,
+                rcmp: permission.contains(&PermissionArg::Rcmp),
+                domains: vec![],
+                groups: vec![],
+            };
+            let secrets =
+                Secrets { current: NtHash::from_password(&password), current_since: now(), previous: None };
+            store.put_machine(Put::New, machine, Some(secrets)).await?;
+            show(&store, &name, json.json).await
+        }
+        MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
+        MachineCommand::List { config, json } => list(&*store(&config)?, json.json).await,
+        MachineCommand::Set { name, disable, enable, permission, revoke, secret_file, config, json } => {
+            let store = store(&config)?;
+            let record = find(&store, &name).await?;
+            let mut machine = record.machine.clone();
+            if disable || enable {
+                machine.enabled = enable;
+            }
+            if permission.contains(&PermissionArg::Rcmp) {
+                machine.rcmp = true;
+            }
+            if revoke.contains(&PermissionArg::Rcmp) {
+                machine.rcmp = false;
+            }
+            let sid = machine.sid;
+            if machine != record.machine {
+                store.put_machine(Put::Existing, machine, None).await?;
+            }
+            if let Some(file) = secret_file {
+                store.rotate(sid, NtHash::from_password(&secret(&file)?), now()).await?;
+            }
+            show(&store, &name, json.json).await
+        }
+        MachineCommand::Remove { name, config, json } => {
+            let store = store(&config)?;
+            let record = find(&store, &name).await?;
+            store.remove_machine(record.machine.sid).await?;
+            match json.json {
+                true => output::json(&json!({ "removed": record.machine.name })),
+                false => output::line(&format!("Removed {}", record.machine.name)),
+            }
+            Ok(0)
+        }
+    }
+}
+
+fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
+    open_store(&load(&config.config)?)
+}
+
+async fn find(store: &SqliteStore, name: &str) -> anyhow::Result<Arc<MachineRecord>> {
+    match store.machine(name).await? {
+        Some(record) => Ok(record),
+        None => bail!("there is no machine account {name}"),
+    }
+}
+
+/// The password in a file, or a new one that is written there.
+fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    if path.exists() {
+        return Ok(SecretRef::File(path.to_owned()).read()?);
+    }
+    let password = Zeroizing::new(random_password()?);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(password)
+}
+
+fn machine_json(machine: &Machine) -> Value {
+    json!({
+        "name": machine.name,
+        "sid": machine.sid.to_string(),
+        "kind": machine.kind,
+        "enabled": machine.enabled,
+        "permissions": if machine.rcmp { vec!["rcmp"] } else { vec![] },
+    })
+}
+
+async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
+    let record = find(store, name).await?;
+    let machine = &record.machine;
+    if as_json {
+        let mut value = machine_json(machine);
+        value["may_open_a_channel"] = record.is_enabled().into();
+        value["secret_since"] = record.secrets.current_since.to_string().into();
+        value["has_previous_secret"] = record.secrets.previous.is_some().into();
+        output::json(&value);
+        return Ok(0);
+    }
+    let state = match (machine.enabled, record.is_enabled()) {
+        (false, _) => "disabled",
+        (true, false) => "enabled, but its computer account is disabled",
+        (true, true) => "enabled",
+    };
+    output::facts(&[
+        ("machine", machine.name.clone()),
+        ("sid", machine.sid.to_string()),
+        ("state", state.to_owned()),
+        ("permissions", if machine.rcmp { "rcmp".into() } else { "none".to_owned() }),
+        ("secret since", record.secrets.current_since.to_string()),
+        (
+            "previous secret",
+            if record.secrets.previous.is_some() { "still kept".into() } else { "none".to_owned() },
+        ),
+    ]);
+    Ok(0)
+}
+
+async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
+    let mut all = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = store.machines(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
+        all.extend(page);
+    }
+    match as_json {
+        true => output::json(&all.iter().map(machine_json).collect()),
+        false => {
+            let rows = all.iter().map(|machine| {
+                let state = if machine.enabled { "enabled" } else { "disabled" };
+                let permissions = if machine.rcmp { "rcmp" } else { "none" };
+                vec![machine.name.clone(), machine.sid.to_string(), state.to_owned(), permissions.to_owned()]
+            });
+            output::table(&["machine", "sid", "state", "permissions"], rows.collect());
+        }
+    }
+    Ok(0)
+}

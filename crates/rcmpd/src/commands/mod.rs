@@ -1,0 +1,152 @@
+//! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with 1.
+
+mod account;
+mod group;
+mod lookup;
+mod machine;
+mod map;
+mod transfer;
+
+use crate::cli::{Cli, Command, ConfigArg, DomainCommand, MethodArg};
+use crate::config::{self, Config, ConfigError};
+use crate::output;
+use clap::CommandFactory;
+use rcmp_service::message::MappingFlags;
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Runs a command.
+pub fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rcmpd: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(cli.command)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("rcmpd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Quickstart { dir, port, json } => {
+            let made = crate::quickstart::make(&dir, port).await?;
+            let config = made.config.display();
+            match json.json {
+                true => output::json(&json!({ "config": made.config, "files": made.files })),
+                false => output::line(&format!(
+                    "A demo domain is in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nElsewhere, ask who a certificate is:\n  \
+                     rcmpd map {dir}/certs/alice.pem -c {config}     by the name in it\n  \
+                     rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
+                     rcmpd map {dir}/certs/carol.pem -c {config}     by issuer and subject\n  \
+                     rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
+                     rcmpd map {dir}/certs/mallory.pem -c {config}   nobody\n\nSee why:\n  \
+                     rcmpd explain {dir}/certs/carol.pem -c {config}",
+                    dir = dir.display()
+                )),
+            }
+            Ok(0)
+        }
+        Command::Serve { config } => {
+            let path = config.config;
+            let config = load(&path)?;
+            crate::telemetry::init(&config.telemetry);
+            crate::serve::run(&path, config).await?;
+            Ok(0)
+        }
+        Command::Map(args) => map::map(args).await,
+        Command::Explain { certificate, config, methods, chain, json } => {
+            map::explain(&certificate, chain.as_deref(), &load(&config.config)?, flags(&methods), json.json)
+                .await
+        }
+        Command::CheckConfig { config, json } => Ok(check_config(&config, json.json)),
+        Command::Account(command) => account::run(command).await,
+        Command::Group(command) => group::run(command).await,
+        Command::Machine(command) => machine::run(command).await,
+        Command::Domain(DomainCommand::Show { config, json } | DomainCommand::List { config, json }) => {
+            domain(&load(&config.config)?, json.json);
+            Ok(0)
+        }
+        Command::Import { file, config, json } => {
+            transfer::import(&file, &load(&config.config)?, json.json).await
+        }
+        Command::Export { file, config, json } => {
+            transfer::export(&file, &load(&config.config)?, json.json).await
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            Ok(0)
+        }
+    }
+}
+
+fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+    Ok(config::load(path)?)
+}
+
+/// The flags of a request that asks for these methods.
+fn flags(methods: &[MethodArg]) -> MappingFlags {
+    methods.iter().fold(MappingFlags(0), |flags, method| {
+        flags.with(match method {
+            MethodArg::Upn => MappingFlags::UPN,
+            MethodArg::Subject => MappingFlags::SUBJECT,
+            MethodArg::Issuer => MappingFlags::ISSUER,
+            MethodArg::IssuerChain => MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN),
+        })
+    })
+}
+
+fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
+    let error = match config::load(&config.config) {
+        Ok(_) => {
+            match as_json {
+                true => output::json(&json!({ "good": true, "problems": [] })),
+                false => output::line(&format!("{}: good", config.config.display())),
+            }
+            return 0;
+        }
+        Err(error) => error,
+    };
+    if as_json {
+        let problems: Vec<_> = error
+            .places()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(line, column, problem)| {
+                json!({ "line": line, "column": column, "problem": problem.what, "help": problem.help })
+            })
+            .collect();
+        output::json(&json!({ "good": false, "problems": problems, "error": error.to_string() }));
+    } else {
+        eprintln!("{error}");
+    }
+    match error {
+        ConfigError::Unreadable { .. } => 2,
+        ConfigError::Wrong { .. } => 1,
+    }
+}
+
+fn domain(config: &Config, as_json: bool) {
+    let domain = &config.domain;
+    match as_json {
+        true => output::json(&json!({
+            "netbios": domain.netbios, "dns": domain.dns, "sid": domain.sid.to_string(), "server": config.server,
+        })),
+        false => output::facts(&[
+            ("netbios", domain.netbios.clone()),
+            ("dns", domain.dns.clone()),
+            ("sid", domain.sid.to_string()),
+            ("server", config.server.clone()),
+        ]),
+    }
+}

@@ -1,0 +1,106 @@
+//! Telling what is wrong with a file, and where.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Bytes of the file; empty when it is about the file as a whole.
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl Problem {
+    pub(super) fn from_parser(error: &toml::de::Error) -> Self {
+        let what = error.message().lines().next().unwrap_or("this cannot be read").to_owned();
+        let help = match what.starts_with("unknown field") {
+            true => "remove it, or correct its name",
+            false => "",
+        };
+        Self { span: error.span().unwrap_or(0..0), what, help: help.to_owned() }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// What it says is wrong.
+    Wrong {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        text: String,
+        /// All that is wrong, in the order of the file.
+        problems: Vec<Problem>,
+    },
+}
+
+impl ConfigError {
+    /// The problems as data, each with its line and column; `None` when the file cannot be read.
+    pub fn places(&self) -> Option<Vec<(usize, usize, &Problem)>> {
+        match self {
+            Self::Unreadable { .. } => None,
+            Self::Wrong { text, problems, .. } => Some(
+                problems
+                    .iter()
+                    .map(|problem| (problem, place(text, problem.span.start)))
+                    .map(|(p, (l, c))| (l, c, p))
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// Line and column, from 1, in characters.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset.min(text.len())).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, text, problems) = match self {
+            Self::Unreadable { path, error } => {
+                return write!(f, "{} cannot be read: {error}", path.display());
+            }
+            Self::Wrong { path, text, problems } => (path, text, problems),
+        };
+        for (at, problem) in problems.iter().enumerate() {
+            if at > 0 {
+                writeln!(f)?;
+            }
+            if problem.span.is_empty() {
+                write!(f, "{}: {}", path.display(), problem.what)?;
+            } else {
+                let (line, column) = place(text, problem.span.start);
+                let source = text.lines().nth(line - 1).unwrap_or_default();
+                let rest = source.chars().count().saturating_sub(column - 1);
+                let width = text
+                    .get(problem.span.clone())
+                    .map_or(1, |span| span.chars().take_while(|c| *c != '\n').count());
+                writeln!(f, "{}:{line}:{column}: {}", path.display(), problem.what)?;
+                writeln!(f, "{line:>5} | {source}")?;
+                write!(f, "      | {}{}", " ".repeat(column - 1), "^".repeat(width.clamp(1, rest.max(1))))?;
+            }
+            if !problem.help.is_empty() {
+                write!(f, "\n      = {}", problem.help)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

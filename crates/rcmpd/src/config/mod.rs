@@ -1,0 +1,550 @@
+//! The configuration file: what it may say, and what this version makes of it.
+//!
+//! A file is read in two steps. Its shape is checked by the parser, which stops at the first thing it does not know; then
+//! everything that has a meaning is checked, and all that is wrong is told at once, each with its place.
+
+mod diagnostics;
+mod secret_ref;
+
+pub use diagnostics::{ConfigError, Problem};
+pub use secret_ref::SecretRef;
+
+use account_store::Domain;
+use dtyp::Sid;
+use rcmp_service::message::MappingFlags;
+use rcmp_service::{Binding, Method, Policy, Validation};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Spanned;
+
+/// What an operator configured, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The domain that is served.
+    pub domain: Domain,
+    /// NetBIOS name of this server.
+    pub server: String,
+    /// Where and how RPC is served; `None` when only the client is configured.
+    pub rpc: Option<Rpc>,
+    /// Where accounts are.
+    pub store: Option<Store>,
+    /// How certificates are mapped.
+    pub policy: Option<Policy>,
+    /// How `rcmpd map` asks.
+    pub client: Option<Client>,
+    /// Health over HTTP.
+    pub admin: Option<SocketAddr>,
+    /// What is logged and how.
+    pub telemetry: Telemetry,
+    /// Who may not be forgotten.
+    pub audit: Audit,
+}
+
+/// `[rpc]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rpc {
+    /// Netlogon.
+    pub listen: Vec<SocketAddr>,
+    /// The endpoint mapper.
+    pub endpoint_mapper: Option<SocketAddr>,
+    /// Whether clients must name this server as it is called.
+    pub strict_server_name: bool,
+    /// Whether ValidationData is encrypted inside the seal.
+    pub response_crypt: netlogon_transport::server::ResponseCrypt,
+    /// What connections may take.
+    pub limits: dcerpc_tokio::Limits,
+    /// How long calls in flight have at the end.
+    pub grace: Duration,
+}
+
+/// `[store]` and `[channels]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// What kind of store.
+    pub kind: StoreKind,
+    /// The key file that seals the secrets of machines.
+    pub key: PathBuf,
+}
+
+/// `store.kind`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The embedded database, with this file.
+    Sqlite(PathBuf),
+}
+
+impl Store {
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        match &self.kind {
+            StoreKind::Sqlite(path) => path,
+        }
+    }
+}
+
+/// `[client]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// `HOST` or `HOST:PORT`.
+    pub server: String,
+    /// The machine account, such as `WEB01$`.
+    pub account: String,
+    /// Its password.
+    pub secret: SecretRef,
+}
+
+/// `[telemetry]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Filter directives, such as `info` or `info,dcerpc_tokio=debug`.
+    pub log: String,
+    /// Whether lines are JSON.
+    pub json: bool,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// The file of JSON lines.
+    pub path: Option<PathBuf>,
+    /// Whether nothing may be decided that cannot be written down.
+    pub required: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    domain: DomainSection,
+    rpc: Option<RpcSection>,
+    store: Option<StoreSection>,
+    channels: Option<ChannelsSection>,
+    mapping: Option<Spanned<MappingSection>>,
+    client: Option<ClientSection>,
+    admin: Option<AdminSection>,
+    telemetry: Option<TelemetrySection>,
+    audit: Option<AuditSection>,
+    peer: Option<Spanned<toml::Value>>,
+    sidecar: Option<Spanned<toml::Value>>,
+    sso: Option<Spanned<toml::Value>>,
+    tlsnego: Option<Spanned<toml::Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DomainSection {
+    netbios: Spanned<String>,
+    dns: Spanned<String>,
+    sid: Spanned<String>,
+    server: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RpcSection {
+    listen: Vec<Spanned<String>>,
+    endpoint_mapper: Option<Spanned<String>>,
+    #[serde(default)]
+    strict_server_name: bool,
+    response_crypt: Option<Spanned<String>>,
+    connections_max: Option<Spanned<usize>>,
+    connections_per_address_max: Option<Spanned<usize>>,
+    bind_timeout_s: Option<Spanned<u64>>,
+    idle_timeout_s: Option<Spanned<u64>>,
+    write_timeout_s: Option<Spanned<u64>>,
+    grace_s: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreSection {
+    kind: Spanned<String>,
+    path: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChannelsSection {
+    store: Spanned<String>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MappingSection {
+    methods: Option<Vec<Spanned<String>>>,
+    binding: Option<Spanned<String>>,
+    validation: Option<Spanned<String>>,
+    #[expect(dead_code, reason = "known by name; it means something once chains are validated")]
+    anchors: Option<Vec<PathBuf>>,
+    #[serde(default)]
+    tell_restrictions: bool,
+    identity_sid: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClientSection {
+    server: Spanned<String>,
+    account: Spanned<String>,
+    secret: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdminSection {
+    listen: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TelemetrySection {
+    log: Option<String>,
+    format: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditSection {
+    path: Option<PathBuf>,
+    #[serde(default)]
+    required: bool,
+}
+
+/// Reads and checks a file.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    parse(&text, base).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
+}
+
+/// Reads and checks text; relative paths start at `base`.
+pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
+    let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error)])?;
+    let mut checker = Checker { base, problems: Vec::new() };
+    let config = checker.check(file);
+    match checker.problems.is_empty() {
+        true => Ok(config),
+        false => {
+            checker.problems.sort_by_key(|problem| problem.span.start);
+            Err(checker.problems)
+        }
+    }
+}
+
+struct Checker<'a> {
+    base: &'a Path,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn problem(&mut self, span: std::ops::Range<usize>, what: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem { span, what: what.into(), help: help.into() });
+    }
+
+    fn check(&mut self, file: File) -> Config {
+        for (name, section) in
+            [("peer", &file.peer), ("sidecar", &file.sidecar), ("sso", &file.sso), ("tlsnego", &file.tlsnego)]
+        {
+            if let Some(section) = section {
+                self.problem(
+                    section.span(),
+                    format!("[{name}] is not part of this version"),
+                    "remove the section: serving without it would be something else than what it asks for",
+                );
+            }
+        }
+        let domain = self.domain(&file.domain);
+        let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
+        let serves = file.rpc.is_some();
+        let rpc = file.rpc.map(|rpc| self.rpc(rpc));
+        let policy = match file.mapping {
+            Some(mapping) => self.mapping(mapping),
+            None if serves => {
+                self.problem(
+                    0..0,
+                    "[mapping] is missing",
+                    "say how certificates are mapped; this version enforces binding = \"off\" and validation = \"off\" only, \
+                     and does not choose them for you",
+                );
+                None
+            }
+            None => None,
+        };
+        if serves && file.store.is_none() {
+            self.problem(
+                0..0,
+                "[store] is missing",
+                "say where the accounts are: kind = \"sqlite\", path = \"accounts.db\"",
+            );
+        }
+        Config {
+            domain,
+            server: file.domain.server.get_ref().to_uppercase(),
+            rpc,
+            store,
+            policy,
+            client: file.client.map(|client| self.client(&client)),
+            admin: file.admin.and_then(|admin| self.address(&admin.listen)),
+            telemetry: self.telemetry(file.telemetry),
+            audit: file.audit.map(|audit| self.audit(audit)).unwrap_or_default(),
+        }
+    }
+
+    fn path(&self, path: &Path) -> PathBuf {
+        self.base.join(path)
+    }
+
+    fn netbios(&mut self, name: &Spanned<String>) -> String {
+        let text = name.get_ref();
+        let allowed = |c: char| c.is_alphanumeric() || "!@#$%^&'(){}_-~".contains(c);
+        if text.is_empty() || text.chars().count() > 15 || !text.chars().all(allowed) {
+            self.problem(name.span(), "this is not a NetBIOS name", "use 1 to 15 letters, digits or hyphens");
+        }
+        text.to_uppercase()
+    }
+
+    fn domain(&mut self, section: &DomainSection) -> Domain {
+        let netbios = self.netbios(&section.netbios);
+        self.netbios(&section.server);
+        let dns = section.dns.get_ref().trim_end_matches('.');
+        let label = |label: &str| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+        };
+        if dns.len() > 253 || !dns.split('.').all(label) {
+            self.problem(section.dns.span(), "this is not a DNS name", "write it as in contoso.example");
+        }
+        let sid = match section.sid.get_ref().parse::<Sid>() {
+            Ok(sid) if sid.is_domain() => sid,
+            _ => {
+                self.problem(
+                    section.sid.span(),
+                    "this is not the SID of a domain",
+                    "it has the form S-1-5-21-A-B-C, with three numbers below 4294967296",
+                );
+                Sid::SERVICE_ASSERTED_IDENTITY
+            }
+        };
+        Domain { netbios, dns: dns.to_owned(), sid }
+    }
+
+    fn address(&mut self, address: &Spanned<String>) -> Option<SocketAddr> {
+        let parsed = address.get_ref().parse().ok();
+        if parsed.is_none() {
+            self.problem(
+                address.span(),
+                "this is not an address and port",
+                "write an IP address and a port, as in \"127.0.0.1:11490\" or \"[::1]:11490\"",
+            );
+        }
+        parsed
+    }
+
+    fn rpc(&mut self, section: RpcSection) -> Rpc {
+        use netlogon_transport::server::ResponseCrypt;
+        let listen = section.listen.iter().filter_map(|address| self.address(address)).collect();
+        let endpoint_mapper = section.endpoint_mapper.as_ref().and_then(|address| self.address(address));
+        let response_crypt =
+            match section.response_crypt.as_ref().map(|text| (text.get_ref().as_str(), text.span())) {
+                None | Some(("encrypt", _)) => ResponseCrypt::Encrypt,
+                Some(("plain", _)) => ResponseCrypt::Plain,
+                Some((_, span)) => {
+                    self.problem(
+                        span,
+                        "this is not a form of answers",
+                        "use \"encrypt\" (the default) or \"plain\"",
+                    );
+                    ResponseCrypt::Encrypt
+                }
+            };
+        let mut limits = dcerpc_tokio::Limits::default();
+        for (value, limit) in [
+            (&section.connections_max, &mut limits.connections_max),
+            (&section.connections_per_address_max, &mut limits.connections_per_address_max),
+        ] {
+            match value.as_ref().map(|value| (*value.get_ref(), value.span())) {
+                Some((0, span)) => self.problem(span, "this limit lets nobody in", "use at least 1"),
+                Some((value, _)) => *limit = value,
+                None => {}
+            }
+        }
+        for (value, timeout) in [
+            (&section.bind_timeout_s, &mut limits.bind_timeout),
+            (&section.idle_timeout_s, &mut limits.idle_timeout),
+            (&section.write_timeout_s, &mut limits.write_timeout),
+        ] {
+            match value.as_ref().map(|value| (*value.get_ref(), value.span())) {
+                Some((seconds @ 1..=86_400, _)) => *timeout = Duration::from_secs(seconds),
+                Some((_, span)) => {
+                    self.problem(span, "this is not a sensible time", "use 1 to 86400 seconds")
+                }
+                None => {}
+            }
+        }
+        Rpc {
+            listen,
+            endpoint_mapper,
+            strict_server_name: section.strict_server_name,
+            response_crypt,
+            limits,
+            grace: Duration::from_secs(section.grace_s.unwrap_or(10)),
+        }
+    }
+
+    fn store(&mut self, section: &StoreSection, channels: Option<&ChannelsSection>) -> Option<Store> {
+        let kind = section.kind.get_ref().as_str();
+        let path = match (kind, &section.path) {
+            ("sqlite", Some(path)) => self.path(path),
+            ("sqlite", None) => {
+                self.problem(
+                    section.kind.span(),
+                    "a path is missing",
+                    "say which file: path = \"accounts.db\"",
+                );
+                return None;
+            }
+            ("postgres" | "ldap" | "profile" | "memory", _) => {
+                self.problem(
+                    section.kind.span(),
+                    format!("kind = \"{kind}\" cannot be served by this version"),
+                    "use kind = \"sqlite\"",
+                );
+                return None;
+            }
+            _ => {
+                self.problem(section.kind.span(), "this is not a kind of store", "use kind = \"sqlite\"");
+                return None;
+            }
+        };
+        if let Some(channels) = channels
+            && channels.store.get_ref() != "sqlite"
+        {
+            self.problem(
+                channels.store.span(),
+                "secrets of machines cannot be kept there",
+                "use store = \"sqlite\"; they never go into LDAP",
+            );
+        }
+        let key = channels.and_then(|channels| channels.key.as_deref());
+        let key = key.map_or_else(|| path.with_extension("key"), |key| self.path(key));
+        Some(Store { kind: StoreKind::Sqlite(path), key })
+    }
+
+    fn mapping(&mut self, section: Spanned<MappingSection>) -> Option<Policy> {
+        let span = section.span();
+        let section = section.into_inner();
+        let mut methods = MappingFlags(0);
+        match &section.methods {
+            None => methods = Method::Upn.flag().with(Method::Subject.flag()),
+            Some(names) => {
+                for name in names {
+                    match name.get_ref().as_str() {
+                        "upn" => methods = methods.with(MappingFlags::UPN),
+                        "subject" => methods = methods.with(MappingFlags::SUBJECT),
+                        "issuer" => methods = methods.with(MappingFlags::ISSUER),
+                        "issuer-chain" => {
+                            methods = methods.with(MappingFlags::ISSUER).with(MappingFlags::ISSUER_CHAIN);
+                        }
+                        _ => self.problem(
+                            name.span(),
+                            "this is not a mapping method",
+                            "use \"upn\", \"subject\", \"issuer\" or \"issuer-chain\"",
+                        ),
+                    }
+                }
+            }
+        }
+        let off =
+            "this version enforces \"off\" only; write it, so that nobody believes more is checked than is";
+        for (name, value) in [("binding", &section.binding), ("validation", &section.validation)] {
+            match value.as_ref().map(|value| (value.get_ref().as_str(), value.span())) {
+                Some(("off", _)) => {}
+                Some(("compat" | "full", span)) if name == "binding" => {
+                    self.problem(span, "this binding cannot be enforced yet", off);
+                }
+                Some(("chain" | "chain+crl", span)) if name == "validation" => {
+                    self.problem(span, "this validation cannot be enforced yet", off);
+                }
+                Some((_, span)) => self.problem(span, format!("this is not a {name}"), off),
+                None => self.problem(span.clone(), format!("{name} is missing"), off),
+            }
+        }
+        let identity_sid = match section.identity_sid.as_ref().map(|sid| (sid.get_ref().as_str(), sid.span()))
+        {
+            None => Some(Sid::SERVICE_ASSERTED_IDENTITY),
+            Some(("none", _)) => None,
+            Some((text, span)) => match text.parse() {
+                Ok(sid) => Some(sid),
+                Err(_) => {
+                    self.problem(
+                        span,
+                        "this is not a SID",
+                        "use \"S-1-18-2\" (the default), \"S-1-18-1\" or \"none\"",
+                    );
+                    None
+                }
+            },
+        };
+        Some(Policy {
+            methods,
+            binding: Binding::Off,
+            validation: Validation::Off,
+            tell_restrictions: section.tell_restrictions,
+            identity_sid,
+            revision: 1,
+        })
+    }
+
+    fn client(&mut self, section: &ClientSection) -> Client {
+        if section.server.get_ref().is_empty() {
+            self.problem(section.server.span(), "a server is missing", "write HOST or HOST:PORT");
+        }
+        if !section.account.get_ref().ends_with('$') {
+            self.problem(
+                section.account.span(),
+                "this is not a machine account",
+                "its name ends in a dollar sign, as in \"WEB01$\"",
+            );
+        }
+        let secret = SecretRef::parse(section.secret.get_ref(), self.base).unwrap_or_else(|| {
+            self.problem(
+                section.secret.span(),
+                "this is not a reference to a secret",
+                "write file:PATH, env:NAME or cred:NAME; secrets never stand in this file",
+            );
+            SecretRef::Environment(String::new())
+        });
+        Client {
+            server: section.server.get_ref().clone(),
+            account: section.account.get_ref().clone(),
+            secret,
+        }
+    }
+
+    fn telemetry(&mut self, section: Option<TelemetrySection>) -> Telemetry {
+        let section = section.unwrap_or(TelemetrySection { log: None, format: None });
+        let json = match section.format.as_ref().map(|text| (text.get_ref().as_str(), text.span())) {
+            None | Some(("text", _)) => false,
+            Some(("json", _)) => true,
+            Some((_, span)) => {
+                self.problem(span, "this is not a format of logs", "use \"text\" or \"json\"");
+                false
+            }
+        };
+        Telemetry { log: section.log.unwrap_or_else(|| "info".into()), json }
+    }
+
+    fn audit(&mut self, section: AuditSection) -> Audit {
+        if section.required && section.path.is_none() {
+            self.problem(0..0, "[audit] is required and has no path", "say where: path = \"audit.log\"");
+        }
+        Audit { path: section.path.map(|path| self.path(&path)), required: section.required }
+    }
+}
+
+#[cfg(test)]
+mod tests;

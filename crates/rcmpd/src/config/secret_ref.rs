@@ -1,0 +1,74 @@
+//! Secrets by reference: a configuration file can be shown to anybody.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Where a secret is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    /// The first line of a file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A systemd credential: a file below `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+/// Why a secret is not there.
+#[derive(Debug)]
+pub struct SecretMissing {
+    place: String,
+    why: String,
+}
+
+impl fmt::Display for SecretMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the secret in {} cannot be read: {}", self.place, self.why)
+    }
+}
+
+impl std::error::Error for SecretMissing {}
+
+impl SecretRef {
+    /// Reads a reference; relative paths start at `base`.
+    pub fn parse(text: &str, base: &Path) -> Option<Self> {
+        match text.split_once(':')? {
+            ("file", path) if !path.is_empty() => Some(Self::File(base.join(path))),
+            ("env", name) if !name.is_empty() => Some(Self::Environment(name.to_owned())),
+            ("cred", name) if !name.is_empty() && !name.contains('/') && name != ".." => {
+                Some(Self::Credential(name.to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Fetches the secret, without the end of its line.
+    pub fn read(&self) -> Result<Zeroizing<String>, SecretMissing> {
+        let (place, secret) = match self {
+            Self::File(path) => (path.display().to_string(), read_file(path)),
+            Self::Environment(name) => (
+                format!("the environment variable {name}"),
+                std::env::var(name).map_err(|error| error.to_string()),
+            ),
+            Self::Credential(name) => {
+                let place = format!("the credential {name}");
+                match std::env::var_os("CREDENTIALS_DIRECTORY") {
+                    Some(directory) => (place, read_file(&Path::new(&directory).join(name))),
+                    None => (place, Err("$CREDENTIALS_DIRECTORY is not set; systemd sets it for units with LoadCredential=".into())),
+                }
+            }
+        };
+        match secret.map(Zeroizing::new) {
+            Ok(secret) => match secret.trim_end_matches(['\r', '\n']) {
+                "" => Err(SecretMissing { place, why: "it is empty".into() }),
+                trimmed => Ok(Zeroizing::new(trimmed.to_owned())),
+            },
+            Err(why) => Err(SecretMissing { place, why }),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| error.to_string())
+}

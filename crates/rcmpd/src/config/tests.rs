@@ -1,0 +1,102 @@
+use super::*;
+
+const GOOD: &str = r#"
+[domain]
+netbios = "CONTOSO"
+dns = "contoso.example"
+sid = "S-1-5-21-1-2-3"
+server = "DC1"
+[rpc]
+listen = ["127.0.0.1:11490"]
+[store]
+kind = "sqlite"
+path = "accounts.db"
+[mapping]
+methods = ["upn", "subject"]
+binding = "off"
+validation = "off"
+[client]
+server = "127.0.0.1:11490"
+account = "WEB01$"
+secret = "file:machines/WEB01.secret"
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    match parse(text, Path::new("/etc/rcmpd")) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.into_iter().map(|problem| problem.what).collect(),
+    }
+}
+
+#[test]
+fn a_good_file_is_understood() {
+    let config = parse(GOOD, Path::new("/etc/rcmpd")).expect("it is good");
+    assert_eq!(config.domain.netbios, "CONTOSO");
+    let store = config.store.expect("it is there");
+    assert_eq!(store.path(), Path::new("/etc/rcmpd/accounts.db"), "relative to the file");
+    assert_eq!(store.key, Path::new("/etc/rcmpd/accounts.key"));
+    let client = config.client.expect("it is there");
+    assert_eq!(client.secret, SecretRef::File("/etc/rcmpd/machines/WEB01.secret".into()));
+    assert_eq!(config.policy.expect("it is there").methods, MappingFlags(0x30));
+}
+
+#[test]
+fn whatever_is_wrong_is_said() {
+    for (from, to, expect) in [
+        ("\"off\"\nvalidation", "\"full\"\nvalidation", "this binding cannot be enforced yet"),
+        ("validation = \"off\"", "validation = \"chain\"", "this validation cannot be enforced yet"),
+        ("binding = \"off\"\n", "", "binding is missing"),
+        ("validation = \"off\"\n", "", "validation is missing"),
+        ("binding = \"off\"", "binding = \"no\"", "this is not a binding"),
+        ("\"upn\", ", "\"upn\", \"smell\", ", "this is not a mapping method"),
+        ("127.0.0.1:11490\"]", "localhost:11490\"]", "this is not an address and port"),
+        ("S-1-5-21-1-2-3", "S-1-5-21-1-2", "this is not the SID of a domain"),
+        ("WEB01$", "WEB01", "this is not a machine account"),
+        ("file:machines/WEB01.secret", "hunter2", "this is not a reference to a secret"),
+        ("file:machines/WEB01.secret", "cred:../x", "this is not a reference to a secret"),
+        ("\"sqlite\"", "\"ldap\"", "kind = \"ldap\" cannot be served by this version"),
+        ("[client]", "[sidecar]\n[client]", "[sidecar] is not part of this version"),
+        ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
+        ("[mapping]", "[mappings]", "unknown field `mappings`"),
+        ("listen", "listne", "unknown field `listne`"),
+    ] {
+        let wrong = GOOD.replacen(from, to, 1);
+        assert_ne!(wrong, GOOD, "{from}");
+        assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
+    }
+}
+
+#[test]
+fn everything_is_said_at_once_with_its_place() {
+    let wrong = GOOD.replace("S-1-5-21-1-2-3", "S-1-2").replace("WEB01$", "WEB01");
+    let problems = parse(&wrong, Path::new(".")).expect_err("it is wrong");
+    let error = ConfigError::Wrong { path: "rcmpd.toml".into(), text: wrong, problems };
+    let text = error.to_string();
+    assert!(
+        text.contains(
+            "rcmpd.toml:5:7: this is not the SID of a domain\n    5 | sid = \"S-1-2\"\n      |       ^^^^^^^"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("rcmpd.toml:18:11: this is not a machine account"), "{text}");
+    assert!(text.contains("= its name ends in a dollar sign"), "{text}");
+}
+
+#[test]
+fn a_missing_mapping_does_not_start() {
+    let without: String = GOOD.split("[mapping]").next().expect("it is there").to_owned();
+    assert_eq!(problems(&without), ["[mapping] is missing"]);
+}
+
+#[test]
+fn secrets_come_by_reference_and_without_their_line_s_end() {
+    let directory = tempfile::tempdir().expect("a folder");
+    std::fs::write(directory.path().join("secret"), "pass word\r\n").expect("written");
+    let secret = SecretRef::parse("file:secret", directory.path()).expect("a reference");
+    assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
+    std::fs::write(directory.path().join("empty"), "\n").expect("written");
+    let empty = SecretRef::parse("file:empty", directory.path()).expect("a reference");
+    assert!(empty.read().expect_err("it is empty").to_string().contains("it is empty"));
+    let missing = SecretRef::parse("env:RCMPD_NO_SUCH_VARIABLE", directory.path()).expect("a reference");
+    assert!(missing.read().is_err());
+}

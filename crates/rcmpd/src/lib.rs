@@ -1,0 +1,13 @@
+//! The remote certificate mapping daemon: configuration, wiring and command line.
+//!
+//! It knows every crate, therefore it decides nothing.
+
+pub mod ask;
+pub mod certificates;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod output;
+pub mod quickstart;
+pub mod serve;
+pub mod telemetry;

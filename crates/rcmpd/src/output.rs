@@ -1,0 +1,155 @@
+//! What commands print: tables for people, JSON for programs.
+
+use crate::ask::{AskError, Mapped};
+use comfy_table::{ContentArrangement, Table, presets};
+use dtyp::Sid;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+
+/// Prints a line; a reader that went away is no error.
+pub fn line(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints JSON.
+pub fn json(value: &Value) {
+    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// A table with a head: lines around it on a terminal, none elsewhere.
+pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
+    let mut table = Table::new();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(if std::io::stdout().is_terminal() {
+        presets::UTF8_BORDERS_ONLY
+    } else {
+        presets::NOTHING
+    });
+    table.set_header(head.iter().map(|name| name.to_uppercase()));
+    table.add_rows(rows);
+    line(&table.trim_fmt());
+}
+
+/// Facts, one a line.
+pub fn facts(facts: &[(&str, String)]) {
+    let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in facts {
+        line(&format!("{name:width$}  {value}"));
+    }
+}
+
+/// Names of SIDs that are the same everywhere ([MS-DTYP] 2.4.2.4), for the groups of an answer.
+pub fn well_known(sid: &Sid) -> Option<&'static str> {
+    match *sid {
+        Sid::AUTHENTICATION_AUTHORITY_ASSERTED_IDENTITY => {
+            return Some("Authentication authority asserted identity");
+        }
+        Sid::SERVICE_ASSERTED_IDENTITY => return Some("Service asserted identity"),
+        _ => {}
+    }
+    let (domain, rid) = sid.split_rid()?;
+    if !domain.is_domain() {
+        return None;
+    }
+    Some(match rid {
+        512 => "Domain Admins",
+        513 => "Domain Users",
+        514 => "Domain Guests",
+        515 => "Domain Computers",
+        516 => "Domain Controllers",
+        518 => "Schema Admins",
+        519 => "Enterprise Admins",
+        _ => return None,
+    })
+}
+
+/// An answer as JSON: the schema is documented and stable.
+pub fn mapped_json(mapped: &Mapped) -> Value {
+    let info = &mapped.pac.logon_info;
+    let groups: Vec<Value> = info
+        .groups()
+        .iter()
+        .map(|group| {
+            json!({ "sid": group.sid.to_string(), "name": well_known(&group.sid), "attributes": group.attributes })
+        })
+        .collect();
+    let upn = mapped.pac.upn_dns_info.as_ref();
+    json!({
+        "account": info.effective_name.text,
+        "domain": mapped.domain,
+        "sid": mapped.pac.user_sid.to_string(),
+        "upn": upn.map(|upn| &upn.upn),
+        "full_name": info.full_name.text,
+        "groups": groups,
+        "pac": {
+            "buffers": mapped.pac.buffer_types.iter().map(|buffer| buffer.0).collect::<Vec<_>>(),
+            "logon_time": info.logon_time.to_string(),
+            "logoff_time": info.logoff_time.to_string(),
+            "kick_off_time": info.kick_off_time.to_string(),
+            "password_last_set": info.password_last_set.to_string(),
+            "password_can_change": info.password_can_change.to_string(),
+            "password_must_change": info.password_must_change.to_string(),
+            "logon_server": info.logon_server.text,
+            "logon_domain_name": info.logon_domain_name.text,
+            "logon_domain_sid": info.logon_domain_id.to_string(),
+            "user_id": info.user_id,
+            "primary_group_id": info.primary_group_id,
+            "user_flags": info.user_flags,
+            "user_account_control": info.user_account_control,
+            "logon_count": info.logon_count,
+            "bad_password_count": info.bad_password_count,
+            "dns_domain_name": upn.map(|upn| &upn.dns_domain_name),
+            "upn_is_constructed": upn.map(|upn| upn.is_constructed),
+        },
+    })
+}
+
+/// An answer for people.
+pub fn mapped(mapped: &Mapped) {
+    let info = &mapped.pac.logon_info;
+    let mut lines = vec![
+        ("account", format!("{}\\{}", mapped.domain, info.effective_name.text)),
+        ("sid", mapped.pac.user_sid.to_string()),
+    ];
+    if let Some(upn) = &mapped.pac.upn_dns_info {
+        let note = if upn.is_constructed { " (made up from the account's name)" } else { "" };
+        lines.push(("upn", format!("{}{note}", upn.upn)));
+    }
+    if !info.full_name.text.is_empty() {
+        lines.push(("name", info.full_name.text.clone()));
+    }
+    lines.push(("answered by", info.logon_server.text.clone()));
+    lines.push(("logoff at", info.logoff_time.to_string()));
+    facts(&lines);
+    line("");
+    let groups = info.groups();
+    let rows = groups.iter().map(|group| {
+        let kind = match group.attributes & 0x2000_0000 {
+            0 if group.sid.rid_in(&info.logon_domain_id).is_some() => "domain",
+            0 => "extra",
+            _ => "local",
+        };
+        vec![group.sid.to_string(), kind.to_owned(), well_known(&group.sid).unwrap_or_default().to_owned()]
+    });
+    table(&["group", "kind", "name"], rows.collect());
+}
+
+/// A failure, with what to do.
+pub fn ask_error(error: &AskError, as_json: bool) {
+    if as_json {
+        let status = match error {
+            AskError::Refused(status) => {
+                Some(json!({ "name": status.name(), "value": format!("0x{:08x}", status.0) }))
+            }
+            _ => None,
+        };
+        json(
+            &json!({ "error": error.to_string(), "status": status, "exit_code": error.exit_code(), "hint": error.hint() }),
+        );
+    }
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "rcmpd: {error}");
+    if !error.hint().is_empty() {
+        let _ = writeln!(stderr, "       {}", error.hint());
+    }
+}

@@ -1,0 +1,313 @@
+//! `rcmpd quickstart`: a domain to try everything on.
+
+use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+use account_store::sqlite::{SealingKey, SqliteStore};
+use account_store::{
+    Account, AccountAdmin, AccountFlags, AccountKind, AltSecurityIdentity, Change, Domain, Group, GroupScope,
+    Profile, Put,
+};
+use anyhow::{Context, bail};
+use dtyp::{FileTime, Sid};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+};
+use rcmp_service::certificate::Certificate;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// All files, in the order in which they were written.
+    pub files: Vec<PathBuf>,
+}
+
+const DNS: &str = "contoso.example";
+const PEOPLE: [&str; 5] = ["alice", "bob", "carol", "web01", "mallory"];
+
+/// Makes everything in `dir`, or nothing when one of the files exists.
+pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
+    let at = |name: &str| dir.join(name);
+    let mut files = vec![
+        at("rcmpd.toml"),
+        at("accounts.db"),
+        at("accounts.key"),
+        at("machines/WEB01.secret"),
+        at("certs/ca.pem"),
+        at("certs/ca.key"),
+    ];
+    for name in PEOPLE {
+        files.push(at(&format!("certs/{name}.pem")));
+        files.push(at(&format!("certs/{name}.key")));
+    }
+    if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
+        bail!("{} exists already, and nothing is overwritten; choose another folder", taken.display());
+    }
+    for folder in [dir.to_owned(), at("machines"), at("certs")] {
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let domain_sid = random_domain_sid()?;
+    let domain = Domain { netbios: "CONTOSO".into(), dns: DNS.into(), sid: domain_sid };
+    let now: FileTime = std::time::SystemTime::now().into();
+
+    let ca = authority()?;
+    write_new(&at("certs/ca.pem"), &ca.pem(), 0o644)?;
+    write_new(&at("certs/ca.key"), &ca.key().serialize_pem(), 0o600)?;
+    let mut mappings = Vec::new();
+    for (name, rid) in PEOPLE.into_iter().zip([1001, 1002, 1003, 1004, 0]) {
+        let sid = domain_sid.with_rid(rid).context("a SID has room for a RID")?;
+        let (certificate, key) = certificate(name, &sid, &ca)?;
+        write_new(&at(&format!("certs/{name}.pem")), &certificate.pem(), 0o644)?;
+        write_new(&at(&format!("certs/{name}.key")), &key.serialize_pem(), 0o600)?;
+        mappings.push(mapping(name, certificate.der())?);
+    }
+
+    let key = SealingKey::create(&at("accounts.key"))?;
+    SqliteStore::create(&at("accounts.db"), &domain)?;
+    let store = SqliteStore::open(&at("accounts.db"), Some(&key))?;
+    fill(&store, &domain, now, &mappings).await?;
+
+    let password = random_password()?;
+    write_new(&at("machines/WEB01.secret"), &format!("{password}\n"), 0o600)?;
+    let machine = Machine {
+        name: "WEB01$".into(),
+        sid: domain_sid,
+        kind: ChannelKind::Workstation,
+        enabled: true,
+        rcmp: true,
+        domains: vec![],
+        groups: vec![],
+    };
+    let secrets = Secrets { current: NtHash::from_password(&password), current_since: now, previous: None };
+    store.put_machine(Put::New, machine, Some(secrets)).await?;
+    write_new(&at("rcmpd.toml"), &configuration(&domain, port), 0o644)?;
+    Ok(Made { config: at("rcmpd.toml"), files })
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).context("the operating system has no randomness")?;
+    Ok(bytes)
+}
+
+fn random_domain_sid() -> anyhow::Result<Sid> {
+    let bytes: [u8; 12] = random()?;
+    let (words, _) = bytes.as_chunks::<4>();
+    let [a, b, c] = std::array::from_fn(|n| u32::from_le_bytes(words[n]));
+    Sid::new(5, &[21, a, b, c]).context("four sub-authorities fit")
+}
+
+/// A machine's password: 120 characters of printable ASCII, some 700 bits.
+pub fn random_password() -> anyhow::Result<String> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bytes: [u8; 120] = random()?;
+    Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 63)])).collect())
+}
+
+/// A name under the demo's organization.
+fn name(unit: Option<&str>, common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Contoso");
+    if let Some(unit) = unit {
+        name.push(DnType::OrganizationalUnitName, unit);
+    }
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(None, "Contoso Demo CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
+}
+
+/// One person's certificate: which name is where is what the demo is about.
+fn certificate(
+    who: &str,
+    sid: &Sid,
+    ca: &CertifiedIssuer<'_, KeyPair>,
+) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
+    let mut params = CertificateParams::default();
+    let common_name = match who {
+        "alice" => "Alice Adams",
+        "bob" => "Bob Baker",
+        "carol" => "Carol Carter",
+        "web01" => "web01.contoso.example",
+        _ => "Mallory Malone",
+    };
+    let unit = if who == "web01" { "Servers" } else { "People" };
+    params.distinguished_name = name(Some(unit), common_name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let mut serial: [u8; 16] = random()?;
+    serial[0] = serial[0] & 0x3f | 0x40;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    match who {
+        "alice" => {
+            params.subject_alt_names = vec![principal_name(&format!("alice@{DNS}"))];
+            params.custom_extensions = vec![sid_extension(sid)];
+        }
+        "web01" => {
+            params.subject_alt_names = vec![SanType::DnsName(format!("web01.{DNS}").try_into()?)];
+            params.custom_extensions = vec![sid_extension(sid)];
+        }
+        "mallory" => params.subject_alt_names = vec![principal_name(&format!("mallory@{DNS}"))],
+        _ => {}
+    }
+    let key = KeyPair::generate()?;
+    let issuer: &Issuer<'_, KeyPair> = ca;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok((certificate, key))
+}
+
+/// otherName with a user principal name, 1.3.6.1.4.1.311.20.2.3 (RFC 4556 C).
+fn principal_name(name: &str) -> SanType {
+    SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], name.into()))
+}
+
+/// szOID_NTDS_CA_SECURITY_EXT, 1.3.6.1.4.1.311.25.2 ([MS-WCCE] 2.2.2.7.7.4): one otherName whose value is the SID as text in
+/// an OCTET STRING. All lengths are below 128.
+fn sid_extension(sid: &Sid) -> CustomExtension {
+    const OBJECT_SID: [u8; 12] = [0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
+    let text = sid.to_string();
+    let wrap = |tag: u8, contents: &[u8]| [&[tag, contents.len() as u8], contents].concat();
+    let value = wrap(0xa0, &wrap(0x04, text.as_bytes()));
+    let other_name = wrap(0xa0, &[&OBJECT_SID[..], &value].concat());
+    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 311, 25, 2], wrap(0x30, &other_name))
+}
+
+/// The value of altSecurityIdentities that the demo stores for a certificate.
+fn mapping(who: &str, der: &[u8]) -> anyhow::Result<Vec<String>> {
+    let certificate = Certificate::parse(der)?;
+    let issuer = certificate.issuer_name()?;
+    Ok(match who {
+        "bob" => vec![AltSecurityIdentity::issuer_serial(issuer, certificate.serial).to_string()],
+        "carol" => {
+            vec![
+                AltSecurityIdentity::IssuerSubject { issuer, subject: certificate.subject_name()? }
+                    .to_string(),
+            ]
+        }
+        _ => vec![],
+    })
+}
+
+async fn fill(
+    store: &SqliteStore,
+    domain: &Domain,
+    now: FileTime,
+    mappings: &[Vec<String>],
+) -> anyhow::Result<()> {
+    let sid = |rid| domain.sid.with_rid(rid).context("a SID has room for a RID");
+    let mut changes = Vec::new();
+    for (rid, name, scope) in [
+        (513, "Domain Users", GroupScope::Global),
+        (515, "Domain Computers", GroupScope::Global),
+        (1101, "Engineers", GroupScope::Global),
+        (1102, "Web Team", GroupScope::Universal),
+        (1103, "Wiki Editors", GroupScope::Local),
+        (1104, "Web Servers", GroupScope::Global),
+    ] {
+        changes.push(Change::PutGroup(Put::New, Group { name: name.into(), sid: sid(rid)?, scope }));
+    }
+    for (at, (rid, name, full_name)) in [
+        (1001, "alice", "Alice Adams"),
+        (1002, "bob", "Bob Baker"),
+        (1003, "carol", "Carol Carter"),
+        (1004, "WEB01$", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let is_computer = name.ends_with('$');
+        changes.push(Change::PutAccount(
+            Put::New,
+            Box::new(Account {
+                name: name.into(),
+                sid: sid(rid)?,
+                kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
+                user_principal_name: (!is_computer).then(|| format!("{name}@{DNS}")),
+                service_principal_names: if is_computer { vec![format!("host/web01.{DNS}")] } else { vec![] },
+                alt_security_identities: mappings[at].clone(),
+                flags: if is_computer { AccountFlags::WORKSTATION_TRUST } else { AccountFlags::NORMAL },
+                primary_group_id: if is_computer { 515 } else { 513 },
+                expires: FileTime::NEVER,
+                created: now,
+                password_last_set: now,
+                password_can_change: now,
+                password_must_change: FileTime::NEVER,
+                logon_hours: None,
+                logon_count: 0,
+                bad_password_count: 0,
+                profile: Profile { full_name: full_name.into(), ..Profile::default() },
+                extra_sids: vec![],
+            }),
+        ));
+    }
+    // alice is an engineer; engineers are in the web team, which edits the wiki.
+    for (group, member) in
+        [(1101, 1001), (1102, 1101), (1103, 1102), (1102, 1002), (1103, 1003), (1104, 1004)]
+    {
+        changes.push(Change::AddMember { group: sid(group)?, member: sid(member)? });
+    }
+    store.apply(&mut changes.into_iter().map(Ok)).await?;
+    Ok(())
+}
+
+fn configuration(domain: &Domain, port: u16) -> String {
+    format!(
+        r#"# A demo domain, made by `rcmpd quickstart`. Relative paths start at this file.
+
+[domain]
+netbios = "{netbios}"
+dns     = "{dns}"
+sid     = "{sid}"
+server  = "DC1"            # NetBIOS name of this server
+
+[rpc]
+listen          = ["127.0.0.1:{port}"]
+endpoint_mapper = "127.0.0.1:1135"
+
+[store]
+kind = "sqlite"
+path = "accounts.db"
+
+[channels]                  # secrets of machines, sealed in the same database
+store = "sqlite"
+key   = "accounts.key"
+
+[mapping]
+methods    = ["upn", "subject"]
+binding    = "off"         # this version enforces no stronger binding,
+validation = "off"         # and verifies no chain: the client must have done it
+
+[client]                    # how `rcmpd map -c` asks
+server  = "127.0.0.1:{port}"
+account = "WEB01$"
+secret  = "file:machines/WEB01.secret"
+
+[admin]                     # /live, /ready and /metrics
+listen = "127.0.0.1:9464"
+"#,
+        netbios = domain.netbios,
+        dns = domain.dns,
+        sid = domain.sid,
+    )
+}

@@ -1,0 +1,244 @@
+//! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
+
+mod audit_log;
+mod channel_secrets;
+mod http;
+mod rcmp_package;
+
+pub use audit_log::AuditLog;
+pub use channel_secrets::StoredSecrets;
+pub use rcmp_package::{CurrentPolicy, RcmpPackage};
+
+use crate::config::{self, Config, Store};
+use account_store::AccountStore;
+use account_store::sqlite::{SealingKey, SqliteStore};
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use dcerpc::endpoint_mapper::Endpoint;
+use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
+use dtyp::{FileTime, Guid};
+use netlogon_transport::message::PrimaryDomain;
+use netlogon_transport::package::Packages;
+use netlogon_transport::server::{
+    NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts, SystemEnvironment,
+};
+use rcmp_service::Mapper;
+use rcmp_service::message::PACKAGE_NAME;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tower::ServiceExt;
+use tracing::{error, info, warn};
+
+/// Opens the store that a configuration names.
+pub fn open_store(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+    let Some(store) = &config.store else { bail!("the configuration has no [store]") };
+    open(store, config)
+}
+
+fn open(store: &Store, config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+    let path = store.path();
+    let key = SealingKey::open(&store.key)?;
+    let opened = SqliteStore::open(path, Some(&key))
+        .with_context(|| format!("cannot open the account store {}", path.display()))?;
+    if *opened.domain() != config.domain {
+        bail!(
+            "{} holds the accounts of {} ({}), and [domain] says {} ({})",
+            path.display(),
+            opened.domain().netbios,
+            opened.domain().sid,
+            config.domain.netbios,
+            config.domain.sid
+        );
+    }
+    Ok(Arc::new(opened))
+}
+
+/// The Netlogon server as a security provider of the runtime.
+struct ChannelProvider(NetlogonServer);
+
+impl SecurityProvider for ChannelProvider {
+    fn auth_type(&self) -> dcerpc::security::AuthType {
+        dcerpc::security::AuthType::NETLOGON
+    }
+
+    fn accept<'a>(
+        &'a self,
+        _: &'a Peer,
+        request: dcerpc::server::Authenticate,
+    ) -> dcerpc_tokio::BoxFuture<'a, dcerpc::security::Authentication> {
+        Box::pin(self.0.accept(request))
+    }
+}
+
+/// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
+/// method, then the package. There is no timeout here, because everything behind answers from this machine.
+pub fn registry(
+    config: &Config,
+    store: &Arc<SqliteStore>,
+    policy: CurrentPolicy,
+    audit: Arc<AuditLog>,
+) -> Registry {
+    let rcmp = RcmpPackage::new(policy, Arc::clone(&audit));
+    let packages = Packages::default().with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
+    let rpc = config.rpc.as_ref();
+    let server = NetlogonServer::new(ServerParts {
+        names: ServerNames {
+            domain: PrimaryDomain {
+                netbios: config.domain.netbios.clone(),
+                dns: config.domain.dns.clone(),
+                guid: Guid::NIL,
+                sid: config.domain.sid,
+            },
+            server: config.server.clone(),
+            strict_server_name: rpc.is_some_and(|rpc| rpc.strict_server_name),
+        },
+        secrets: Arc::new(StoredSecrets::new(Arc::clone(store) as _)),
+        packages,
+        audit,
+        environment: Arc::new(SystemEnvironment),
+        response_crypt: rpc.map(|rpc| rpc.response_crypt).unwrap_or_default(),
+    });
+    let service = server.clone().map_request(|call: RpcCall| NetlogonCall {
+        connection: call.peer.connection,
+        address: call.peer.address,
+        call: call.call,
+    });
+    Registry::default()
+        .interface(Interface {
+            syntax: NETLOGON,
+            name: "netlogon",
+            service: tower::util::BoxCloneSyncService::new(service),
+        })
+        .provider(Arc::new(ChannelProvider(server)))
+        .management()
+}
+
+/// Now, as the services want it.
+pub fn now() -> FileTime {
+    std::time::SystemTime::now().into()
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
+    let (Some(rpc), Some(policy)) = (config.rpc.clone(), config.policy.clone()) else {
+        bail!("{} configures no service: [rpc], [store] and [mapping] are needed to serve", path.display());
+    };
+    let store = open_store(&config)?;
+    let audit = Arc::new(AuditLog::open(&config.audit)?);
+    let mapper = Mapper::new(policy, Arc::clone(&store) as _, config.server.clone())?;
+    let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(mapper)));
+    let shutdown = Shutdown::new();
+    let server = Server::new(
+        registry(&config, &store, current.clone(), Arc::clone(&audit)),
+        rpc.limits,
+        shutdown.clone(),
+    );
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut addresses = Vec::new();
+    for address in &rpc.listen {
+        let listener = bind(*address, "rpc.listen").await?;
+        addresses.push(listener.local_addr()?);
+        info!(address = %listener.local_addr()?, "Serving Netlogon");
+        tasks.spawn(Arc::clone(&server).listen(listener));
+    }
+    if let Some(address) = rpc.endpoint_mapper {
+        let listener = bind(address, "rpc.endpoint_mapper").await?;
+        info!(address = %listener.local_addr()?, "Serving the endpoint mapper");
+        let endpoints = addresses.iter().map(|address| Endpoint {
+            interface: NETLOGON,
+            address: *address,
+            annotation: "rcmpd",
+        });
+        let registry = Registry::default().endpoint_mapper(endpoints.collect()).management();
+        let mapper = Server::new(registry, rpc.limits, shutdown.clone());
+        tasks.spawn(mapper.listen(listener));
+    }
+    let health = http::Health::default();
+    if let Some(address) = config.admin {
+        let listener = bind(address, "admin.listen").await?;
+        info!(address = %listener.local_addr()?, "Serving health");
+        tokio::spawn(http::serve(listener, health.clone(), Arc::clone(&server), Arc::clone(&audit)));
+    }
+    warn!(
+        "Certificates are mapped by names alone (binding = \"off\") and not verified here (validation = \"off\"): whoever \
+         gets any trusted issuer to write a name into a certificate becomes that account"
+    );
+    health.set_ready(true);
+    info!(domain = config.domain.netbios, server = config.server, "Ready");
+    signals(path, &config, &store, &current, &audit).await?;
+
+    health.set_ready(false);
+    info!("Stopping: calls in flight are answered");
+    shutdown.begin();
+    match tokio::time::timeout(rpc.grace, server.drained()).await {
+        Ok(()) => info!("Stopped"),
+        Err(_) => warn!(grace_s = rpc.grace.as_secs(), "Stopped before all calls were answered"),
+    }
+    audit.flush();
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} ({key}): choose another address or port, or stop who has it")
+    })
+}
+
+/// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
+async fn signals(
+    path: &Path,
+    running: &Config,
+    store: &Arc<SqliteStore>,
+    current: &CurrentPolicy,
+    audit: &AuditLog,
+) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut every_minute = tokio::time::interval(std::time::Duration::from_secs(60));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = every_minute.tick() => audit.flush(),
+            _ = hangup.recv() => match reload(path, running, store, current, audit) {
+                Ok(revision) => info!(policy_revision = revision, "Reloaded"),
+                Err(error) => error!(error = format!("{error:#}"), "Not reloaded: everything stays as it was"),
+            },
+        }
+    }
+}
+
+/// Takes over what can change while serving, all of it or nothing.
+fn reload(
+    path: &Path,
+    running: &Config,
+    store: &Arc<SqliteStore>,
+    current: &CurrentPolicy,
+    audit: &AuditLog,
+) -> anyhow::Result<u64> {
+    let new = config::load(path)?;
+    for (section, same) in [
+        ("[domain]", new.domain == running.domain && new.server == running.server),
+        ("[rpc]", new.rpc == running.rpc),
+        ("[store] and [channels]", new.store == running.store),
+        ("[admin]", new.admin == running.admin),
+        ("[telemetry]", new.telemetry == running.telemetry),
+        ("audit.required", new.audit.required == running.audit.required),
+    ] {
+        if !same {
+            bail!("{section} changed, and that needs a restart");
+        }
+    }
+    let Some(mut policy) = new.policy else { bail!("[mapping] is gone") };
+    policy.revision = current.0.load().policy().revision + 1;
+    let revision = policy.revision;
+    let mapper = Mapper::new(policy, Arc::clone(store) as _, new.server)?;
+    // What can fail comes first.
+    audit.reopen(&new.audit)?;
+    current.0.store(Arc::new(mapper));
+    Ok(revision)
+}
