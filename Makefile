@@ -1,0 +1,53 @@
+# The front door. Everything a person or a machine does with this checkout starts here.
+
+CARGO  ?= cargo
+PRIVATE = target/private
+export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
+
+.PHONY: help demo run test test-full check check-arrows bench fuzz peers
+
+help:
+	@echo 'make demo    build, make a demo domain, serve it, ask who alice is, stop'
+	@echo 'make run     make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
+	@echo 'make test    everything that proves the product, foreign peers included'
+	@echo 'make check   format, lints, documentation, dependency rules'
+	@echo 'make bench   what it costs, beside the budgets'
+	@echo 'make fuzz    the fuzz targets, each for a while (FUZZ_SECONDS=600)'
+
+demo:
+	$(CARGO) build --locked --release -p rcmpd
+	@deploy/demo target/release/rcmpd
+
+run:
+	$(CARGO) build --locked --release -p rcmpd
+	@test -e rcmpd-demo/rcmpd.toml || target/release/rcmpd quickstart rcmpd-demo
+	target/release/rcmpd serve -c rcmpd-demo/rcmpd.toml
+
+# Peers come first, so that a missing one is said before anything is built. The count of the one run ends it.
+test: peers
+	$(CARGO) build --locked -p rcmpd
+	$(CARGO) nextest run --locked --workspace --no-fail-fast
+
+peers:
+	@tests/peers/install
+
+test-full: test
+	$(MAKE) fuzz FUZZ_SECONDS=600
+
+check: check-arrows
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
+	@tests/peers/install tools
+	cargo-deny --offline check bans licenses sources
+
+check-arrows:
+	@python3 tests/check_arrows.py
+
+bench:
+	$(CARGO) build --locked --release -p rcmpd
+	$(CARGO) bench --locked -p rcmpd-tests
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	@fuzz/run $(FUZZ_SECONDS)
