@@ -1,0 +1,860 @@
+//! Client and server of the secure channel, joined in memory: what works, and every way in which it must not.
+
+use bytes::Bytes;
+use dcerpc::association_group::AssociationGroups;
+use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientSecurity, ReplyStub};
+use dcerpc::limits::ReassemblyBudget;
+use dcerpc::ndr::NdrSyntax;
+use dcerpc::pdu::FaultStatus;
+use dcerpc::server::{Event, ServerAssociation, ServerConfig, Transmit};
+use dtyp::{FileTime, Guid, NtStatus, Sid};
+use netlogon_transport::client::{
+    Association, ChannelError, ClientChannel, ClientIdentity, Randomness, Transport, TransportError,
+};
+use netlogon_transport::credential::Credential;
+use netlogon_transport::message::{PrimaryDomain, opnum};
+use netlogon_transport::package::{PackageCall, PackageReply, Packages};
+use netlogon_transport::secret::SharedSecret;
+use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
+use netlogon_transport::server::{
+    Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal, Environment, NETLOGON,
+    NetlogonCall, NetlogonServer, ResponseCrypt, ServerNames, ServerParts,
+};
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use tower::service_fn;
+use tower::util::BoxCloneSyncService;
+
+/// Polls until ready; nothing here waits for the world.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Secrets {
+    machines: Mutex<Vec<Machine>>,
+    revision: AtomicU64,
+    unavailable: std::sync::atomic::AtomicBool,
+}
+
+impl Secrets {
+    fn change(&self, name: &str, change: impl FnOnce(&mut Machine)) {
+        let mut machines = self.machines.lock().expect("no test panics in here");
+        change(machines.iter_mut().find(|machine| machine.name == name).expect("it is there"));
+        self.revision.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn machine(&self, name: &str) -> Machine {
+        let machines = self.machines.lock().expect("no test panics in here");
+        machines.iter().find(|machine| machine.name == name).expect("it is there").clone()
+    }
+
+    fn check(&self) -> Result<(), SecretsUnavailable> {
+        match self.unavailable.load(Ordering::SeqCst) {
+            true => Err(SecretsUnavailable("it is locked".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl ChannelSecrets for Secrets {
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>> {
+        Box::pin(async move {
+            self.check()?;
+            let machines = self.machines.lock().expect("no test panics in here");
+            Ok(machines.iter().find(|machine| machine.name.eq_ignore_ascii_case(name)).cloned())
+        })
+    }
+
+    fn revision(&self) -> Result<u64, SecretsUnavailable> {
+        self.check().map(|()| self.revision.load(Ordering::SeqCst))
+    }
+
+    fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        Box::pin(async move {
+            self.change(&machine.name, |machine| machine.previous = None);
+            Ok(())
+        })
+    }
+
+    fn rotate<'a>(
+        &'a self,
+        machine: &'a Machine,
+        new: SharedSecret,
+    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        Box::pin(async move {
+            self.change(&machine.name, |machine| {
+                machine.previous = Some(std::mem::replace(&mut machine.current, new));
+                machine.generation += 1;
+            });
+            Ok(())
+        })
+    }
+}
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<(ChannelOutcome, Option<Sid>)>>);
+
+impl Audit for Recorder {
+    fn channel(&self, event: &ChannelEvent<'_>) -> Result<(), AuditUnavailable> {
+        self.0.lock().expect("no test panics in here").push((event.outcome, event.sid));
+        Ok(())
+    }
+}
+
+impl Recorder {
+    fn last(&self) -> Option<ChannelOutcome> {
+        self.0.lock().expect("no test panics in here").last().map(|(outcome, _)| *outcome)
+    }
+}
+
+/// A clock that is set, and numbers that count.
+#[derive(Default)]
+struct World {
+    now: AtomicU64,
+    drawn: AtomicU64,
+}
+
+impl World {
+    fn draw(&self) -> [u8; 8] {
+        let n = self.drawn.fetch_add(1, Ordering::SeqCst) + 1;
+        (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes()
+    }
+}
+
+impl Environment for World {
+    fn now(&self) -> FileTime {
+        FileTime(self.now.load(Ordering::SeqCst))
+    }
+
+    fn challenge(&self) -> Credential {
+        self.draw()
+    }
+}
+
+impl Randomness for World {
+    fn bytes(&self) -> [u8; 8] {
+        self.draw()
+    }
+}
+
+const SECOND: u64 = 10_000_000;
+const PACKAGE: &str = "Echo";
+
+struct Domain {
+    server: NetlogonServer,
+    secrets: Arc<Secrets>,
+    audit: Arc<Recorder>,
+    world: Arc<World>,
+    config: Arc<ServerConfig>,
+    connections: AtomicU64,
+}
+
+fn domain_sid() -> Sid {
+    "S-1-5-21-1-2-3".parse().expect("a SID")
+}
+
+fn machine(name: &str, rid: u32) -> Machine {
+    Machine {
+        name: name.into(),
+        sid: domain_sid().with_rid(rid).expect("a SID"),
+        channel_type: ChannelType::WORKSTATION,
+        enabled: true,
+        current: SharedSecret::from_password(&format!("password of {name}")),
+        previous: None,
+        may_map: true,
+        generation: 1,
+    }
+}
+
+/// Answers with what it got and who sent it.
+async fn echo(call: PackageCall) -> Result<PackageReply, Infallible> {
+    let mut data = call.data;
+    data.extend_from_slice(call.channel.machine().name.as_bytes());
+    Ok(PackageReply { status: NtStatus::SUCCESS, authoritative: true, data: Some(Bytes::from(data)) })
+}
+
+fn domain() -> Arc<Domain> {
+    let secrets = Arc::new(Secrets::default());
+    secrets
+        .machines
+        .lock()
+        .expect("nobody else is here")
+        .extend([machine("WEB01$", 1001), machine("WEB02$", 1002)]);
+    let (audit, world) = (Arc::new(Recorder::default()), Arc::new(World::default()));
+    world.now.store(1_000_000 * SECOND, Ordering::SeqCst);
+    let server = NetlogonServer::new(ServerParts {
+        names: ServerNames {
+            domain: PrimaryDomain {
+                netbios: "CONTOSO".into(),
+                dns: "contoso.example".into(),
+                guid: Guid::NIL,
+                sid: domain_sid(),
+            },
+            server: "DC1".into(),
+            strict_server_name: false,
+        },
+        secrets: Arc::clone(&secrets) as _,
+        packages: Packages::default().with(PACKAGE, BoxCloneSyncService::new(service_fn(echo))),
+        audit: Arc::clone(&audit) as _,
+        environment: Arc::clone(&world) as _,
+        response_crypt: ResponseCrypt::Encrypt,
+    });
+    let config = Arc::new(ServerConfig {
+        interfaces: vec![NETLOGON],
+        secondary_address: "11490".into(),
+        groups: Arc::new(AssociationGroups::default()),
+        reassembly: Arc::new(ReassemblyBudget::default()),
+    });
+    Arc::new(Domain { server, secrets, audit, world, config, connections: AtomicU64::new(0) })
+}
+
+/// What happens to bytes on the way.
+type Tamper = Box<dyn FnMut(Direction, &mut Vec<u8>) + Send>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// One connection: both halves of an association, and whoever sits between them.
+struct Wire {
+    domain: Arc<Domain>,
+    client: ClientAssociation,
+    server: ServerAssociation,
+    connection: u64,
+    token: Vec<u8>,
+    tamper: Tamper,
+}
+
+const CLIENT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 40_000);
+
+impl Wire {
+    async fn open(
+        domain: &Arc<Domain>,
+        security: Option<ClientSecurity>,
+        tamper: Tamper,
+    ) -> Result<Self, TransportError> {
+        let config = ClientConfig { interface: NETLOGON, syntax: NdrSyntax::Ndr, first_call_id: 1, security };
+        let mut wire = Self {
+            domain: Arc::clone(domain),
+            client: ClientAssociation::new(config),
+            server: ServerAssociation::new(Arc::clone(&domain.config), CLIENT.ip()),
+            connection: domain.connections.fetch_add(1, Ordering::SeqCst),
+            token: Vec::new(),
+            tamper,
+        };
+        match wire.run().await? {
+            ClientEvent::Bound { token, .. } => {
+                wire.token = token;
+                Ok(wire)
+            }
+            other => panic!("{other:?} before the bind"),
+        }
+    }
+
+    /// Moves bytes and performs calls until the client has something to tell.
+    async fn run(&mut self) -> Result<ClientEvent, TransportError> {
+        loop {
+            let mut moved = false;
+            while let Some(transmit) = self.client.poll_transmit() {
+                let mut bytes = bytes(transmit).await;
+                (self.tamper)(Direction::ToServer, &mut bytes);
+                self.server.receive(&bytes);
+                moved = true;
+            }
+            while let Some(event) = self.server.poll_event() {
+                moved = true;
+                match event {
+                    Event::Authenticate(token) => {
+                        let outcome = self.domain.server.accept(token).await;
+                        self.server.authenticated(outcome);
+                    }
+                    Event::Call(call) => {
+                        let id = call.id;
+                        let call = NetlogonCall { connection: self.connection, address: CLIENT, call };
+                        let outcome = self.domain.server.call(call).await;
+                        self.server.reply(id, outcome);
+                    }
+                    Event::Cancel(_) => {}
+                }
+            }
+            while let Some(transmit) = self.server.poll_transmit() {
+                let mut bytes = bytes(transmit).await;
+                (self.tamper)(Direction::ToClient, &mut bytes);
+                moved = true;
+                self.client.receive(&bytes).map_err(|error| match error {
+                    ClientError::BindRefused(_) | ClientError::HeaderSigningRefused => {
+                        TransportError::Refused(error.to_string())
+                    }
+                    error => TransportError::Protocol(format!("{error:?}")),
+                })?;
+            }
+            if let Some(event) = self.client.poll_event() {
+                return Ok(event);
+            }
+            if self.server.is_closing() || !moved {
+                return Err(TransportError::Unreachable("closed".into()));
+            }
+        }
+    }
+}
+
+async fn bytes(transmit: Transmit) -> Vec<u8> {
+    match transmit {
+        Transmit::Ready(bytes) => bytes,
+        Transmit::Pending(protecting) => protecting.await,
+    }
+}
+
+impl Association for Wire {
+    fn token(&self) -> &[u8] {
+        &self.token
+    }
+
+    fn call<'a>(
+        &'a mut self,
+        opnum: u16,
+        stub: Vec<u8>,
+        inner: Option<Range<usize>>,
+    ) -> BoxFuture<'a, Result<ReplyStub, TransportError>> {
+        Box::pin(async move {
+            self.client
+                .call(opnum, stub, inner)
+                .map_err(|error| TransportError::Protocol(error.to_string()))?;
+            match self.run().await? {
+                ClientEvent::Reply { outcome, .. } => outcome.map_err(TransportError::Fault),
+                other => panic!("{other:?} instead of a reply"),
+            }
+        })
+    }
+}
+
+/// Opens wires, each with the same kind of person in the middle.
+struct Network {
+    domain: Arc<Domain>,
+    tamper: Box<dyn Fn() -> Tamper + Send + Sync>,
+}
+
+impl Transport for Network {
+    fn open<'a>(
+        &'a self,
+        security: Option<ClientSecurity>,
+    ) -> BoxFuture<'a, Result<Box<dyn Association>, TransportError>> {
+        Box::pin(async move { Ok(Box::new(Wire::open(&self.domain, security, (self.tamper)()).await?) as _) })
+    }
+}
+
+fn honest(domain: &Arc<Domain>) -> Network {
+    Network { domain: Arc::clone(domain), tamper: Box::new(|| Box::new(|_, _| {})) }
+}
+
+fn identity(account: &str) -> ClientIdentity {
+    ClientIdentity {
+        server_name: "dc1".into(),
+        domain: "CONTOSO".into(),
+        computer: account.trim_end_matches('$').into(),
+        account: account.into(),
+        channel_type: ChannelType::WORKSTATION,
+        secret: SharedSecret::from_password(&format!("password of {account}")),
+    }
+}
+
+fn now() -> u32 {
+    1_700_000_000
+}
+
+fn establish(network: &Network, identity: ClientIdentity) -> Result<ClientChannel, ChannelError> {
+    block_on(ClientChannel::establish(network, identity, &*network.domain.world, now))
+}
+
+fn open(network: &Network, channel: &ClientChannel) -> Result<Box<dyn Association>, ChannelError> {
+    block_on(channel.open(network, &*network.domain.world))
+}
+
+fn ask(
+    channel: &ClientChannel,
+    association: &mut dyn Association,
+    data: &[u8],
+) -> Result<(NtStatus, Vec<u8>), ChannelError> {
+    let answer = block_on(channel.ask(association, PACKAGE, "CONTOSO", data))?;
+    Ok((answer.status, answer.data.map(|data| data.decrypted()).unwrap_or_default()))
+}
+
+/// A channel and a protected association, checked for downgrades.
+fn connected(domain: &Arc<Domain>, account: &str) -> (ClientChannel, Box<dyn Association>) {
+    let network = honest(domain);
+    let channel = establish(&network, identity(account)).expect("the secret is right");
+    let mut association = open(&network, &channel).expect("it has a channel");
+    block_on(channel.check_capabilities(&mut *association)).expect("nobody changed anything");
+    (channel, association)
+}
+
+#[test]
+fn a_question_of_any_size_is_answered() {
+    let domain = domain();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Established));
+    for len in [1, 15, 16, 17, 700, 5_700, 5_800, 12_000, 200_000] {
+        let data: Vec<u8> = (0..len).map(|n: u32| n as u8).collect();
+        let (status, answer) = ask(&channel, &mut *association, &data).expect("it is answered");
+        assert_eq!(status, NtStatus::SUCCESS);
+        assert_eq!(answer, [&data[..], b"WEB01$"].concat(), "{len} bytes");
+    }
+}
+
+#[test]
+fn who_has_no_channel_gets_no_answer() {
+    let domain = domain();
+    for (identity, expect, reason) in [
+        (
+            ClientIdentity { secret: SharedSecret::from_password("wrong"), ..identity("WEB01$") },
+            NtStatus::ACCESS_DENIED,
+            ChannelRefusal::WrongCredential,
+        ),
+        (identity("WEB09$"), NtStatus::NO_TRUST_SAM_ACCOUNT, ChannelRefusal::UnknownAccount),
+        (
+            ClientIdentity { channel_type: ChannelType(1), ..identity("WEB01$") },
+            NtStatus::INVALID_PARAMETER,
+            ChannelRefusal::ChannelType,
+        ),
+        (
+            ClientIdentity { channel_type: ChannelType::SERVER, ..identity("WEB01$") },
+            NtStatus::NO_TRUST_SAM_ACCOUNT,
+            ChannelRefusal::OtherChannelType,
+        ),
+        (
+            // A machine in another's name: its own secret, the other's computer.
+            ClientIdentity { computer: "WEB02".into(), ..identity("WEB01$") },
+            NtStatus::ACCESS_DENIED,
+            ChannelRefusal::NameMismatch,
+        ),
+    ] {
+        assert_eq!(
+            establish(&honest(&domain), identity).map(|_| ()),
+            Err(ChannelError::Refused(expect)),
+            "{reason:?}"
+        );
+        assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(reason)));
+    }
+    domain.secrets.change("WEB01$", |machine| machine.enabled = false);
+    assert_eq!(
+        establish(&honest(&domain), identity("WEB01$")).map(|_| ()),
+        Err(ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT))
+    );
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::AccountDisabled)));
+    domain.secrets.unavailable.store(true, Ordering::SeqCst);
+    assert_eq!(
+        establish(&honest(&domain), identity("WEB01$")).map(|_| ()),
+        Err(ChannelError::Refused(NtStatus::DS_BUSY)),
+        "not being able to tell is not no"
+    );
+}
+
+#[test]
+fn a_channel_without_a_handshake_cannot_be_bound_to() {
+    let domain = domain();
+    let other = self::domain();
+    let (channel, _) = connected(&other, "WEB01$");
+    assert!(matches!(
+        open(&honest(&domain), &channel),
+        Err(ChannelError::Transport(TransportError::Refused(_)))
+    ));
+    // With a channel of that computer, but another key, the bind says nothing and the first call is refused.
+    let (_, _) = connected(&domain, "WEB01$");
+    let mut association = open(&honest(&domain), &channel).expect("the name is known");
+    let fault = TransportError::Fault(FaultStatus::SEC_PKG_ERROR);
+    assert_eq!(ask(&channel, &mut *association, b"x"), Err(ChannelError::Transport(fault)));
+}
+
+#[test]
+fn nothing_is_answered_to_who_only_signs_or_not_even_that() {
+    let domain = domain();
+    let network = honest(&domain);
+    let channel = establish(&network, identity("WEB01$")).expect("the secret is right");
+    let mut unprotected = block_on(network.open(None)).expect("anybody may bind");
+    assert_eq!(
+        ask(&channel, &mut *unprotected, b"x").map(|(status, _)| status),
+        Ok(NtStatus::ACCESS_DENIED),
+        "without a security context"
+    );
+    let mut security = channel.security(&*domain.world);
+    security.level = dcerpc::security::AuthLevel::INTEGRITY;
+    let mut signed = block_on(network.open(Some(security))).expect("signing is understood");
+    assert_eq!(
+        ask(&channel, &mut *signed, b"x").map(|(status, _)| status),
+        Ok(NtStatus::ACCESS_DENIED),
+        "signed but not sealed"
+    );
+    let mut security = channel.security(&*domain.world);
+    security.level = dcerpc::security::AuthLevel::CONNECT;
+    assert!(block_on(network.open(Some(security))).is_err(), "a channel protects or is none");
+}
+
+/// Tampers with the nth message in a direction.
+fn tampering(
+    domain: &Arc<Domain>,
+    direction: Direction,
+    nth: usize,
+    change: impl Fn(&mut Vec<u8>) + Clone + Send + Sync + 'static,
+) -> Network {
+    let tamper = move || {
+        let change = change.clone();
+        let mut count = 0;
+        Box::new(move |way: Direction, bytes: &mut Vec<u8>| {
+            if way == direction {
+                if count == nth {
+                    change(bytes);
+                }
+                count += 1;
+            }
+        }) as Tamper
+    };
+    Network { domain: Arc::clone(domain), tamper: Box::new(tamper) }
+}
+
+#[test]
+fn flags_that_were_changed_on_the_way_are_noticed() {
+    let domain = domain();
+    // The server's answer to opnum 26 is the third message to the client; its flags stand at 24 + 8.
+    for (what, change) in [
+        ("AES taken out", 0x0100_0000u32),
+        ("secure RPC taken out", 0x4000_0000),
+        ("pass-through taken out", 0x400),
+        ("Kerberos put in", 0x8000_0000),
+    ] {
+        let network = tampering(&domain, Direction::ToClient, 2, move |bytes| {
+            let flags = u32::from_le_bytes(*bytes[32..].first_chunk().expect("it is there")) ^ change;
+            bytes[32..36].copy_from_slice(&flags.to_le_bytes());
+        });
+        assert_eq!(
+            establish(&network, identity("WEB01$")).map(|_| ()),
+            Err(ChannelError::Downgrade),
+            "{what}"
+        );
+    }
+    // A bit that neither side insists on is found out by opnum 21, under the seal.
+    let network = tampering(&domain, Direction::ToClient, 2, |bytes| bytes[32] ^= 0x40);
+    let channel = establish(&network, identity("WEB01$")).expect("it does not look wrong yet");
+    let mut association = open(&honest(&domain), &channel).expect("the key is right");
+    assert_eq!(block_on(channel.check_capabilities(&mut *association)), Err(ChannelError::Downgrade));
+    // And the other way round: what the client offered.
+    let network = tampering(&domain, Direction::ToServer, 2, |bytes| {
+        let at = bytes.len() - 4;
+        bytes[at + 3] ^= 0x01;
+    });
+    assert_eq!(establish(&network, identity("WEB01$")).map(|_| ()), Err(ChannelError::Downgrade));
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::Downgrade)));
+}
+
+#[test]
+fn a_server_that_does_not_know_the_secret_is_noticed() {
+    let domain = domain();
+    let network = tampering(&domain, Direction::ToClient, 2, |bytes| bytes[24] ^= 1);
+    assert_eq!(establish(&network, identity("WEB01$")).map(|_| ()), Err(ChannelError::ServerCredential));
+}
+
+#[test]
+fn zerologon_s_zeroes_open_nothing() {
+    let domain = domain();
+    // A client challenge and credential of zeroes, as often as it likes: the challenge alone is refused.
+    for attempt in 0..300 {
+        let network = Network {
+            domain: Arc::clone(&domain),
+            tamper: Box::new(|| {
+                let mut count = 0;
+                Box::new(move |way, bytes: &mut Vec<u8>| {
+                    if way == Direction::ToServer {
+                        let len = bytes.len();
+                        match count {
+                            1 => bytes[len - 8..].fill(0),
+                            2 => bytes[len - 14..len - 6].fill(0),
+                            _ => {}
+                        }
+                        count += 1;
+                    }
+                })
+            }),
+        };
+        let outcome = establish(&network, identity("WEB01$")).map(|_| ());
+        assert_eq!(outcome, Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)), "attempt {attempt}");
+        assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::WeakChallenge)));
+    }
+}
+
+#[test]
+fn a_challenge_is_good_for_one_attempt() {
+    let domain = domain();
+    let network = honest(&domain);
+    let mut association = block_on(network.open(None)).expect("anybody may bind");
+    let channel = establish(&network, identity("WEB01$")).expect("the secret is right");
+    drop(channel);
+    // No challenge before it on this connection, and the one before was used up.
+    let stub = {
+        let mut writer = dcerpc::ndr::NdrWriter::new(NdrSyntax::Ndr);
+        netlogon_transport::message::Authenticate {
+            primary_name: None,
+            account_name: "WEB01$".into(),
+            channel_type: 2,
+            computer_name: "WEB01".into(),
+            client_credential: [7; 8],
+            negotiate_flags: 0x4100_0400,
+        }
+        .write(&mut writer);
+        writer.into_bytes()
+    };
+    let reply = block_on(association.call(opnum::SERVER_AUTHENTICATE3, stub, None)).expect("it is answered");
+    assert_eq!(reply.stub[16..], NtStatus::ACCESS_DENIED.0.to_le_bytes());
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::NoChallenge)));
+}
+
+#[test]
+fn guessing_gets_slow_for_whoever_guesses() {
+    let domain = domain();
+    let guess = || {
+        let identity = ClientIdentity { secret: SharedSecret::from_password("guess"), ..identity("WEB01$") };
+        let _ = establish(&honest(&domain), identity);
+        domain.audit.last()
+    };
+    for _ in 0..5 {
+        assert_eq!(guess(), Some(ChannelOutcome::Refused(ChannelRefusal::WrongCredential)));
+    }
+    assert_eq!(guess(), Some(ChannelOutcome::Refused(ChannelRefusal::Backoff)));
+    domain.world.now.fetch_add(2 * SECOND, Ordering::SeqCst);
+    assert!(
+        establish(&honest(&domain), identity("WEB01$")).is_ok(),
+        "the right one is let in after the wait"
+    );
+}
+
+#[test]
+fn whatever_changes_under_a_channel_ends_it_at_the_next_call() {
+    for (what, change) in [
+        ("disabled", Box::new(|machine: &mut Machine| machine.enabled = false) as Box<dyn Fn(&mut Machine)>),
+        ("removed", Box::new(|machine| machine.name = "GONE$".into())),
+        (
+            "another account of that name",
+            Box::new(|machine| machine.sid = domain_sid().with_rid(7).expect("a SID")),
+        ),
+        ("rotated", Box::new(|machine| machine.generation += 1)),
+    ] {
+        let domain = domain();
+        let (channel, mut association) = connected(&domain, "WEB01$");
+        domain.secrets.change("WEB01$", change);
+        let refused = ask(&channel, &mut *association, b"x").map(|(status, _)| status);
+        assert_eq!(refused, Ok(NtStatus::ACCESS_DENIED), "{what}");
+        // Afterwards the context itself is at its end, and no new one can be bound.
+        let fault = ChannelError::Transport(TransportError::Fault(FaultStatus::ACCESS_DENIED));
+        assert_eq!(ask(&channel, &mut *association, b"x"), Err(fault), "{what}");
+        assert!(open(&honest(&domain), &channel).is_err(), "{what}");
+    }
+    let domain = domain();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    domain.secrets.change("WEB01$", |machine| machine.may_map = false);
+    assert!(ask(&channel, &mut *association, b"x").is_ok(), "a permission is not the channel");
+    domain.world.now.fetch_add(12 * 3600 * SECOND, Ordering::SeqCst);
+    let refused = ask(&channel, &mut *association, b"x").map(|(status, _)| status);
+    assert_eq!(refused, Ok(NtStatus::ACCESS_DENIED), "half a day is over");
+}
+
+#[test]
+fn not_knowing_is_not_no() {
+    let domain = domain();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    domain.secrets.unavailable.store(true, Ordering::SeqCst);
+    let answer = block_on(channel.ask(&mut *association, PACKAGE, "CONTOSO", b"x")).expect("it is answered");
+    assert_eq!((answer.status, answer.authoritative), (NtStatus::DS_BUSY, false));
+    domain.secrets.unavailable.store(false, Ordering::SeqCst);
+    assert!(ask(&channel, &mut *association, b"x").is_ok(), "and it goes on");
+}
+
+#[test]
+fn machines_do_not_disturb_each_other() {
+    let domain = domain();
+    let (first, mut first_association) = connected(&domain, "WEB01$");
+    let (second, mut second_association) = connected(&domain, "WEB02$");
+    // A second process of the same machine sets its own channel up; the first goes on, on old and new connections.
+    let (third, mut third_association) = connected(&domain, "WEB01$");
+    for (channel, association, account) in [
+        (&first, &mut first_association, "WEB01$"),
+        (&second, &mut second_association, "WEB02$"),
+        (&third, &mut third_association, "WEB01$"),
+    ] {
+        let (_, answer) = ask(channel, &mut **association, b"from ").expect("it is answered");
+        assert_eq!(answer, format!("from {account}").as_bytes());
+    }
+    let mut again = open(&honest(&domain), &first).expect("it is still known");
+    assert!(ask(&first, &mut *again, b"x").is_ok());
+}
+
+#[test]
+fn a_rotated_secret_takes_over_in_one_step() {
+    let domain = domain();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    let password = dtyp::utf16le("the new password of WEB01");
+    block_on(channel.set_password(&mut *association, &password, &*domain.world)).expect("it is taken");
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::Rotated));
+    let refused = ask(&channel, &mut *association, b"x").map(|(status, _)| status);
+    assert_eq!(refused, Ok(NtStatus::ACCESS_DENIED), "its channel is at its end");
+    assert_eq!(domain.secrets.machine("WEB02$").generation, 1, "nobody else's secret changed");
+    // The old secret still opens a channel, until the new one does.
+    let (old, mut old_association) = connected(&domain, "WEB01$");
+    assert!(ask(&old, &mut *old_association, b"x").is_ok());
+    let new = ClientIdentity { secret: SharedSecret::from_utf16le(&password), ..identity("WEB01$") };
+    assert!(establish(&honest(&domain), new).is_ok());
+    assert_eq!(
+        establish(&honest(&domain), identity("WEB01$")).map(|_| ()),
+        Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)),
+        "the previous secret died at the first use of the current one"
+    );
+}
+
+#[test]
+fn a_password_that_was_not_encrypted_is_refused() {
+    let domain = domain();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    for (what, password, length) in [
+        ("in the clear", vec![0x41; 512], 64u32),
+        ("all one byte", vec![0; 512], 0),
+        ("a length beyond the buffer", vec![0x41; 512], 1000),
+    ] {
+        let mut clear = [0; 516];
+        clear[..512].copy_from_slice(&password);
+        clear[300] = 0x42;
+        clear[512..].copy_from_slice(&length.to_le_bytes());
+        let stub = {
+            let mut writer = dcerpc::ndr::NdrWriter::new(NdrSyntax::Ndr);
+            netlogon_transport::message::PasswordSet2 {
+                primary_name: None,
+                account_name: "WEB02$".into(),
+                channel_type: 2,
+                computer_name: "WEB01".into(),
+                authenticator: channel.authenticator(),
+                clear_new_password: zeroize::Zeroizing::new(clear),
+            }
+            .write(&mut writer);
+            writer.into_bytes()
+        };
+        let reply =
+            block_on(association.call(opnum::SERVER_PASSWORD_SET2, stub, None)).expect("it is answered");
+        let status = u32::from_le_bytes(*reply.stub[12..].first_chunk().expect("a status"));
+        // An authenticator is right once; a client that does not check the answer loses its place in the sequence.
+        let expect = if what == "in the clear" { NtStatus::WRONG_PASSWORD } else { NtStatus::ACCESS_DENIED };
+        assert_eq!(NtStatus(status), expect, "{what}");
+    }
+    assert_eq!(domain.secrets.machine("WEB01$").generation, 1);
+}
+
+#[test]
+fn a_recorded_answer_is_no_answer_to_another_question() {
+    // Both associations are under one key, and both ask their first question: without header signing and with numbers
+    // that can be guessed, the one's answer would verify as the other's.
+    let domain = domain();
+    let recorded: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let network = honest(&domain);
+    let channel = establish(&network, identity("WEB01$")).expect("the secret is right");
+    let recorder = {
+        let recorded = Arc::clone(&recorded);
+        let tamper = move || {
+            let recorded = Arc::clone(&recorded);
+            Box::new(move |way: Direction, bytes: &mut Vec<u8>| {
+                if way == Direction::ToClient {
+                    *recorded.lock().expect("no test panics in here") = bytes.clone();
+                }
+            }) as Tamper
+        };
+        Network { domain: Arc::clone(&domain), tamper: Box::new(tamper) }
+    };
+    let mut first = open(&recorder, &channel).expect("it has a channel");
+    assert_eq!(
+        ask(&channel, &mut *first, b"who is mallory?").map(|(status, _)| status),
+        Ok(NtStatus::SUCCESS)
+    );
+    let answer = recorded.lock().expect("no test panics in here").clone();
+    let replayer = tampering(&domain, Direction::ToClient, 1, move |bytes| {
+        let call_id: [u8; 4] = *bytes[12..].first_chunk().expect("a header");
+        *bytes = answer.clone();
+        // Whoever replays can put right what is not protected, but for what the signature covers.
+        bytes[12..16].copy_from_slice(&call_id);
+    });
+    let mut second = open(&replayer, &channel).expect("it has a channel");
+    let outcome = ask(&channel, &mut *second, b"who is alice???");
+    assert!(matches!(outcome, Err(ChannelError::Transport(TransportError::Protocol(_)))), "{outcome:?}");
+}
+
+#[test]
+fn a_server_that_does_not_sign_headers_is_refused() {
+    let domain = domain();
+    let channel = establish(&honest(&domain), identity("WEB01$")).expect("the secret is right");
+    let network = tampering(&domain, Direction::ToClient, 0, |bytes| bytes[3] &= !0x04);
+    assert!(matches!(open(&network, &channel), Err(ChannelError::Transport(TransportError::Refused(_)))));
+    // And when the client's wish is taken away on the way, the server tells, or the first call does.
+    let network = tampering(&domain, Direction::ToServer, 0, |bytes| bytes[3] &= !0x04);
+    assert!(matches!(open(&network, &channel), Err(ChannelError::Transport(TransportError::Refused(_)))));
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_request_is_refused() {
+    let domain = domain();
+    let channel = establish(&honest(&domain), identity("WEB01$")).expect("the secret is right");
+    // The lengths are the association's business, and the token's last 24 bytes mean nothing.
+    const REQUEST_LEN: usize = 392;
+    for at in (0..REQUEST_LEN - 24).filter(|at| !(8..12).contains(at)) {
+        let network = tampering(&domain, Direction::ToServer, 1, move |bytes| {
+            assert_eq!(bytes.len(), REQUEST_LEN);
+            bytes[at] ^= 0x10;
+        });
+        let mut association = open(&network, &channel).expect("the bind is left alone");
+        let outcome = ask(&channel, &mut *association, &[0x5a; 64]);
+        assert!(outcome.is_err(), "byte {at}: {outcome:?}");
+    }
+}
+
+#[test]
+fn methods_that_tell_hashes_or_do_not_exist_are_refused() {
+    let domain = domain();
+    let (_, mut association) = connected(&domain, "WEB01$");
+    for opnum in [31, 42, 46] {
+        let reply = block_on(association.call(opnum, vec![0; 64], None)).expect("it is answered");
+        let (hashes, status) = reply.stub.split_at(reply.stub.len() - 4);
+        assert!(hashes.iter().all(|byte| *byte == 0));
+        assert_eq!(status, NtStatus::NOT_SUPPORTED.0.to_le_bytes(), "opnum {opnum}");
+    }
+    for opnum in [47, 50, 59, 60, 1000] {
+        let outcome = block_on(association.call(opnum, vec![0; 64], None));
+        assert_eq!(outcome, Err(TransportError::Fault(FaultStatus::OP_RANGE_ERROR)), "opnum {opnum}");
+    }
+    let mut anybody = block_on(honest(&domain).open(None)).expect("anybody may bind");
+    let reply =
+        block_on(anybody.call(opnum::SERVER_AUTHENTICATE, vec![0; 64], None)).expect("it is answered");
+    assert_eq!(reply.stub[8..], NtStatus::DOWNGRADE_DETECTED.0.to_le_bytes(), "opnum 5 can only mean DES");
+}
+
+#[test]
+fn the_package_and_the_domain_must_be_ours() {
+    let domain = domain();
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    for (package, name, expect) in [
+        ("echo", "contoso", NtStatus::SUCCESS),
+        ("Echo", "contoso.example", NtStatus::SUCCESS),
+        ("Echo", "", NtStatus::SUCCESS),
+        ("Kerberos", "CONTOSO", NtStatus::NO_SUCH_PACKAGE),
+        ("Echo", "FABRIKAM", NtStatus::NO_SUCH_USER),
+    ] {
+        let answer = block_on(channel.ask(&mut *association, package, name, b"x")).expect("it is answered");
+        assert_eq!(answer.status, expect, "{package} {name}");
+        assert!(answer.authoritative);
+    }
+}
