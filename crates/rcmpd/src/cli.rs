@@ -107,6 +107,9 @@ pub enum Command {
     Import {
         /// The file, one JSON object a line.
         file: PathBuf,
+        /// Replace entries that exist; otherwise one that exists stops the import.
+        #[arg(long)]
+        replace: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]

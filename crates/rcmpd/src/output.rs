@@ -77,6 +77,7 @@ pub fn mapped_json(mapped: &Mapped) -> Value {
     json!({
         "account": info.effective_name.text,
         "domain": mapped.domain,
+        "method": mapped.method.map(|method| method.name()),
         "sid": mapped.pac.user_sid.to_string(),
         "upn": upn.map(|upn| &upn.upn),
         "full_name": info.full_name.text,
@@ -117,6 +118,9 @@ pub fn mapped(mapped: &Mapped) {
     }
     if !info.full_name.text.is_empty() {
         lines.push(("name", info.full_name.text.clone()));
+    }
+    if let Some(method) = mapped.method {
+        lines.push(("found by", method.name().to_owned()));
     }
     lines.push(("answered by", info.logon_server.text.clone()));
     lines.push(("logoff at", info.logoff_time.to_string()));

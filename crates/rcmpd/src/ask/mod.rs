@@ -8,11 +8,12 @@ use crate::certificates::Chain;
 use crate::config::SecretRef;
 use dtyp::NtStatus;
 use netlogon_transport::client::{
-    ChannelError, ClientChannel, ClientIdentity, SystemRandomness, TransportError, ValidationData,
+    ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
 };
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
 use pac::VerifiedPac;
+use rcmp_service::Method;
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
 use std::fmt;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Mapped {
     pub domain: String,
     /// Who it is, checked.
     pub pac: VerifiedPac,
+    /// The method that found the account. An answer does not say; it was asked for again, method by method.
+    pub method: Option<Method>,
 }
 
 /// Why nothing was answered, or no account.
@@ -97,9 +100,7 @@ impl AskError {
             Self::Refused(NtStatus::NO_SUCH_USER) => "the server does not serve that domain",
             Self::Refused(_) => "the server's log says why",
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
-            Self::Channel(_) => {
-                "check the account and its secret, and the clock of nobody: there is none involved"
-            }
+            Self::Channel(_) => "check the machine account and its secret on both sides",
             Self::Input(_) => "",
             Self::Undecided(_) => "the server's log says why; asking again may help",
         }
@@ -149,14 +150,13 @@ async fn ask(
     flags: MappingFlags,
     logon_domain_name: Option<&str>,
 ) -> Result<Mapped, AskError> {
-    let request = Request {
-        flags,
-        certificate: chain.certificate(),
-        issuers: chain.issuers().map_err(|error| AskError::Input(error.to_string()))?,
+    let issuers = chain.issuers().map_err(|error| AskError::Input(error.to_string()))?;
+    let request = |flags| {
+        let request = Request { flags, certificate: chain.certificate(), issuers: issuers.clone() };
+        request.encode().ok_or_else(|| {
+            AskError::Input("the certificate or its chain is too long to be asked about".into())
+        })
     };
-    let request = request.encode().ok_or_else(|| {
-        AskError::Input("the certificate or its chain is too long to be asked about".into())
-    })?;
     let secret = target.secret.read().map_err(|error| AskError::Input(error.to_string()))?;
     let transport = TcpTransport::resolve(&target.server, target.timeout).await?;
     let identity = ClientIdentity {
@@ -173,24 +173,44 @@ async fn ask(
     let mut association = channel.open(&transport, &SystemRandomness).await.map_err(channel_error)?;
     channel.check_capabilities(&mut *association).await.map_err(channel_error)?;
     let domain = logon_domain_name.unwrap_or(&target.domain);
-    let answer =
-        channel.ask(&mut *association, PACKAGE_NAME, domain, &request).await.map_err(channel_error)?;
-    match (answer.status, answer.data) {
-        (NtStatus::SUCCESS, Some(data)) => read(&data),
-        (NtStatus::SUCCESS, None) => Err(AskError::Undecided("the server's answer is empty".into())),
-        (
-            NtStatus::DS_BUSY
-            | NtStatus::NO_LOGON_SERVERS
-            | NtStatus::INSUFFICIENT_RESOURCES
-            | NtStatus::INTERNAL_ERROR,
-            _,
-        ) => Err(AskError::Undecided(format!("the server could not decide: {}", answer.status))),
-        (status, _) => Err(AskError::Refused(status)),
+    let answer = channel.ask(&mut *association, PACKAGE_NAME, domain, &request(flags)?).await;
+    let mut mapped = read(answer.map_err(channel_error)?)?;
+    let methods: Vec<Method> =
+        Method::ALL.into_iter().filter(|method| flags.contains(method.flag())).collect();
+    for method in &methods {
+        let flags = flags.and(method.flag().with(MappingFlags::ISSUER_CHAIN));
+        let found = match &methods[..] {
+            [_] => true,
+            _ => {
+                let answer = channel.ask(&mut *association, PACKAGE_NAME, domain, &request(flags)?).await;
+                answer
+                    .ok()
+                    .and_then(|answer| read(answer).ok())
+                    .is_some_and(|m| m.pac.user_sid == mapped.pac.user_sid)
+            }
+        };
+        if found {
+            mapped.method = Some(*method);
+            break;
+        }
     }
+    Ok(mapped)
 }
 
 /// Reads the answer, encrypted as [MS-NRPC] 4.1 has it or, from servers that do not, in the clear.
-fn read(data: &ValidationData) -> Result<Mapped, AskError> {
+fn read(answer: PackageAnswer) -> Result<Mapped, AskError> {
+    let data = match (answer.status, answer.data) {
+        (NtStatus::SUCCESS, Some(data)) => data,
+        (NtStatus::SUCCESS, None) => return Err(AskError::Undecided("the server's answer is empty".into())),
+        (
+            status @ (NtStatus::DS_BUSY
+            | NtStatus::NO_LOGON_SERVERS
+            | NtStatus::INSUFFICIENT_RESOURCES
+            | NtStatus::INTERNAL_ERROR),
+            _,
+        ) => return Err(AskError::Undecided(format!("the server could not decide: {status}"))),
+        (status, _) => return Err(AskError::Refused(status)),
+    };
     let decrypted = data.decrypted();
     let message = if Response::is_plausible(&decrypted) { &decrypted[..] } else { data.raw() };
     let nonsense = |error: &dyn fmt::Display| {
@@ -201,5 +221,5 @@ fn read(data: &ValidationData) -> Result<Mapped, AskError> {
     if !pac.logon_info.logon_domain_name.text.eq_ignore_ascii_case(&response.domain) {
         return Err(nonsense(&"the domain of the message and that of the PAC do not agree"));
     }
-    Ok(Mapped { domain: response.domain, pac })
+    Ok(Mapped { domain: response.domain, pac, method: None })
 }

@@ -73,8 +73,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             domain(&load(&config.config)?, json.json);
             Ok(0)
         }
-        Command::Import { file, config, json } => {
-            transfer::import(&file, &load(&config.config)?, json.json).await
+        Command::Import { file, replace, config, json } => {
+            transfer::import(&file, replace, &load(&config.config)?, json.json).await
         }
         Command::Export { file, config, json } => {
             transfer::export(&file, &load(&config.config)?, json.json).await

@@ -1,12 +1,66 @@
 //! `rcmpd import` and `rcmpd export`.
 
 use crate::config::Config;
+use crate::output;
+use crate::serve::open_store;
+use account_store::Put;
+use account_store::json_lines::{self, Counts, Machines};
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, BufWriter, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-pub(super) async fn import(_: &Path, _: &Config, _: bool) -> anyhow::Result<u8> {
-    anyhow::bail!("not yet")
+/// A bar on a terminal, nothing elsewhere.
+fn bar(len: Option<u64>, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = len.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-pub(super) async fn export(_: &Path, _: &Config, _: bool) -> anyhow::Result<u8> {
-    anyhow::bail!("not yet")
+fn told(counts: &Counts, what: &str, path: &Path, as_json: bool) {
+    let Counts { accounts, groups, machines } = counts;
+    match as_json {
+        true => output::json(&json!({ "accounts": accounts, "groups": groups, "machines": machines })),
+        false => output::line(&format!(
+            "{what} {accounts} accounts, {groups} groups and {machines} machines: {}",
+            path.display()
+        )),
+    }
+}
+
+pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
+    let store = open_store(config)?;
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
+    let put = if replace { Put::Either } else { Put::New };
+    let mut lines = BufReader::with_capacity(1 << 20, file);
+    let counts =
+        json_lines::import(&*store, put, &mut lines, len, &mut |done, _| bar.set_position(done)).await;
+    bar.finish_and_clear();
+    let counts = counts.with_context(|| format!("{}: nothing was imported", path.display()))?;
+    told(&counts, "Imported", path, as_json);
+    Ok(0)
+}
+
+pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
+    let store = open_store(config)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut out = BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?);
+    let bar = bar(None, "{spinner} {msg}");
+    let exported = json_lines::export(&*store, &mut out, &mut |counts| {
+        bar.set_message(format!("{} groups, {} accounts", counts.groups, counts.accounts));
+    })
+    .await;
+    bar.finish_and_clear();
+    let mut counts = exported.with_context(|| format!("{} is incomplete", path.display()))?;
+    let machines = Machines { store: &*store, with_secrets: false };
+    counts.machines = json_lines::export_machines(machines, &mut out).await?.machines;
+    told(&counts, "Exported", path, as_json);
+    Ok(0)
 }
