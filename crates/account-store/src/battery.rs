@@ -116,7 +116,7 @@ pub(crate) fn user(rid: u32) -> Account {
     }
 }
 
-fn alice() -> Account {
+pub(crate) fn alice() -> Account {
     Account {
         name: "Alice".to_owned(),
         user_principal_name: Some("alice@contoso.com".to_owned()),

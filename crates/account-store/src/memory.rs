@@ -12,7 +12,7 @@ mod machines;
 use crate::machines::{Machine, Secrets};
 use crate::rules;
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
-use crate::writer::{Rows, Writer};
+use crate::writer::{Named, Rows, Writer};
 use dtyp::Sid;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -228,8 +228,12 @@ impl Rows for Snapshot {
         Ok(self.accounts.get(&rid).map(|record| record.account.clone()))
     }
 
-    fn account_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
-        Ok(self.account_names.get(name).copied())
+    fn named(&mut self, name: &str) -> Result<Named, StoreError> {
+        Ok(Named {
+            account: self.account_names.get(name).copied(),
+            group: self.group_names.get(name).copied(),
+            machine: self.machine_names.get(name).copied(),
+        })
     }
 
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>, StoreError> {
@@ -279,10 +283,6 @@ impl Rows for Snapshot {
         Ok(self.groups.get(&rid).cloned())
     }
 
-    fn group_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
-        Ok(self.group_names.get(name).copied())
-    }
-
     fn write_group(&mut self, rid: u32, group: &Group, old: Option<&Group>) -> Result<(), StoreError> {
         if let Some(old) = old {
             self.group_names.remove(&casefold(&old.name));
@@ -322,10 +322,6 @@ impl Rows for Snapshot {
 
     fn machine(&mut self, rid: u32) -> Result<Option<String>, StoreError> {
         Ok(self.machines.get(&rid).map(|(machine, _)| casefold(&machine.name)))
-    }
-
-    fn machine_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
-        Ok(self.machine_names.get(name).copied())
     }
 
     fn write_machine(

@@ -14,8 +14,10 @@ type Result<T> = std::result::Result<T, StoreError>;
 
 /// What a backend keeps, by relative identifier, within one transaction. Names are folded.
 pub(crate) trait Rows {
+    /// Who has this name.
+    fn named(&mut self, name: &str) -> Result<Named>;
+
     fn account(&mut self, rid: u32) -> Result<Option<Account>>;
-    fn account_named(&mut self, name: &str) -> Result<Option<u32>>;
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>>;
     fn accounts_with_primary_group(&mut self, group: u32) -> Result<Vec<u32>>;
     /// `groups` are the account's groups, ascending; `None` leaves those of an existing account.
@@ -30,7 +32,6 @@ pub(crate) trait Rows {
     fn delete_account(&mut self, rid: u32, account: &Account) -> Result<()>;
 
     fn group(&mut self, rid: u32) -> Result<Option<Group>>;
-    fn group_named(&mut self, name: &str) -> Result<Option<u32>>;
     fn write_group(&mut self, rid: u32, group: &Group, old: Option<&Group>) -> Result<()>;
     fn delete_group(&mut self, rid: u32, group: &Group) -> Result<()>;
 
@@ -41,7 +42,6 @@ pub(crate) trait Rows {
 
     /// The folded name of the machine with this identifier.
     fn machine(&mut self, rid: u32) -> Result<Option<String>>;
-    fn machine_named(&mut self, name: &str) -> Result<Option<u32>>;
     /// Without secrets those of the existing machine stay; a new one gets [`crate::NtHash::unknown`].
     fn write_machine(
         &mut self,
@@ -56,6 +56,21 @@ pub(crate) trait Rows {
     fn set_next_rid(&mut self, rid: u32) -> Result<()>;
 }
 
+/// The identifiers of those that have one name. Only an account and a machine can have it both.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) account: Option<u32>,
+    pub(crate) group: Option<u32>,
+    pub(crate) machine: Option<u32>,
+}
+
+/// What a relative identifier is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Account,
+    Group,
+}
+
 /// One change in the making.
 pub(crate) struct Writer<'a, R> {
     rows: R,
@@ -63,6 +78,8 @@ pub(crate) struct Writer<'a, R> {
     next_rid: Option<u32>,
     /// Parents of groups met so far; emptied when a group moves.
     parents: HashMap<u32, Vec<u32>>,
+    /// Accounts and groups met so far.
+    kinds: HashMap<u32, Kind>,
     stale_accounts: BTreeSet<u32>,
     stale_groups: BTreeSet<u32>,
     /// Memberships whose ends did not both exist when they were written.
@@ -78,6 +95,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             domain,
             next_rid: None,
             parents: HashMap::new(),
+            kinds: HashMap::new(),
             stale_accounts: BTreeSet::new(),
             stale_groups: BTreeSet::new(),
             unproven: Vec::new(),
@@ -120,8 +138,8 @@ impl<'a, R: Rows> Writer<'a, R> {
     fn put_account(&mut self, put: Put, mut account: Account) -> Result<()> {
         rules::check_account(&account)?;
         let name = casefold(&account.name);
-        let machine = self.rows.machine_named(&name)?;
-        let rid = match (rules::rid_to_write(self.domain, put, &account.sid)?, machine) {
+        let named = self.rows.named(&name)?;
+        let rid = match (rules::rid_to_write(self.domain, put, &account.sid)?, named.machine) {
             (Some(rid), _) => rid,
             (None, Some(machine)) => machine,
             (None, None) => self.take_rid()?,
@@ -134,12 +152,10 @@ impl<'a, R: Rows> Writer<'a, R> {
         if let Some(group) = self.rows.group(rid)? {
             return Err(taken(format!("the SID is that of group {:?}", group.name)));
         }
-        if self.rows.account_named(&name)?.is_some_and(|other| other != rid)
-            || self.rows.group_named(&name)?.is_some()
-        {
+        if named.account.is_some_and(|other| other != rid) || named.group.is_some() {
             return Err(taken("the name is taken".to_owned()));
         }
-        if machine.is_some_and(|machine| machine != rid)
+        if named.machine.is_some_and(|machine| machine != rid)
             || self.rows.machine(rid)?.is_some_and(|machine| machine != name)
         {
             return Err(taken("a machine has the same name or the same SID, but not both".to_owned()));
@@ -150,6 +166,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             true => Some(self.groups_of(rid, account.primary_group_id)?),
             false => None,
         };
+        self.kinds.insert(rid, Kind::Account);
         self.rows.write_account(rid, &account, old.as_ref(), groups.as_deref())
     }
 
@@ -161,7 +178,8 @@ impl<'a, R: Rows> Writer<'a, R> {
     ) -> Result<()> {
         rules::check_machine(&machine)?;
         let name = casefold(&machine.name);
-        let account = self.rows.account_named(&name)?;
+        let named = self.rows.named(&name)?;
+        let account = named.account;
         let rid = match (rules::rid_to_write(self.domain, put, &machine.sid)?, account) {
             (Some(rid), _) => rid,
             (None, Some(account)) => account,
@@ -173,7 +191,7 @@ impl<'a, R: Rows> Writer<'a, R> {
         let taken = |by: &str| {
             Err(StoreError::Refused(format!("machine {:?} ({}): {by}", machine.name, machine.sid)))
         };
-        if self.rows.group(rid)?.is_some() || self.rows.group_named(&name)?.is_some() {
+        if self.rows.group(rid)?.is_some() || named.group.is_some() {
             return taken("a group has this name or SID");
         }
         if account.is_some_and(|account| account != rid)
@@ -181,7 +199,7 @@ impl<'a, R: Rows> Writer<'a, R> {
         {
             return taken("an account has the same name or the same SID, but not both");
         }
-        if self.rows.machine_named(&name)?.is_some_and(|other| other != rid) {
+        if named.machine.is_some_and(|other| other != rid) {
             return taken("the name is taken");
         }
         self.note_rid(rid)?;
@@ -194,6 +212,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             self.rows.delete_member(group, rid)?;
         }
         self.stale_accounts.remove(&rid);
+        self.kinds.remove(&rid);
         self.rows.delete_account(rid, &account)
     }
 
@@ -212,13 +231,13 @@ impl<'a, R: Rows> Writer<'a, R> {
         if self.rows.primary_group(rid)?.is_some() || self.rows.machine(rid)?.is_some() {
             return taken("the SID is that of an account");
         }
-        if self.rows.group_named(&name)?.is_some_and(|other| other != rid)
-            || self.rows.account_named(&name)?.is_some()
-            || self.rows.machine_named(&name)?.is_some()
+        let named = self.rows.named(&name)?;
+        if named.group.is_some_and(|other| other != rid) || named.account.is_some() || named.machine.is_some()
         {
             return taken("the name is taken");
         }
         self.note_rid(rid)?;
+        self.kinds.insert(rid, Kind::Group);
         self.rows.write_group(rid, &group, old.as_ref())
     }
 
@@ -233,15 +252,15 @@ impl<'a, R: Rows> Writer<'a, R> {
         }
         self.stale_accounts.extend(self.rows.accounts_with_primary_group(rid)?);
         self.stale_groups.remove(&rid);
+        self.kinds.remove(&rid);
         self.parents.clear();
         self.rows.delete_group(rid, &group)
     }
 
     fn add_member(&mut self, group: u32, member: u32) -> Result<()> {
         self.rows.insert_member(group, member)?;
-        match self.rows.group(group)?.is_some() && self.moved(member)? {
-            true => {}
-            false => self.unproven.push((group, member)),
+        if self.kind(group)? != Some(Kind::Group) || !self.moved(member)? {
+            self.unproven.push((group, member));
         }
         Ok(())
     }
@@ -249,15 +268,15 @@ impl<'a, R: Rows> Writer<'a, R> {
     fn group_named(&mut self, name: &str) -> Result<Option<u32>> {
         match name.parse() {
             Ok(sid) => rules::rid_named(self.domain, &sid).map(Some),
-            Err(_) => self.rows.group_named(&casefold(name)),
+            Err(_) => Ok(self.rows.named(&casefold(name))?.group),
         }
     }
 
     /// The group or the account of this name, or with this SID.
     fn entry_named(&mut self, name: &str) -> Result<Option<u32>> {
-        match self.group_named(name)? {
-            Some(group) => Ok(Some(group)),
-            None => self.rows.account_named(&casefold(name)),
+        match name.parse() {
+            Ok(sid) => rules::rid_named(self.domain, &sid).map(Some),
+            Err(_) => self.rows.named(&casefold(name)).map(|named| named.group.or(named.account)),
         }
     }
 
@@ -269,15 +288,27 @@ impl<'a, R: Rows> Writer<'a, R> {
 
     /// Remembers that an account or a group changed its place; `false` when there is no such thing.
     fn moved(&mut self, member: u32) -> Result<bool> {
-        if self.rows.group(member)?.is_some() {
-            self.parents.clear();
-            self.stale_groups.insert(member);
-        } else if self.rows.primary_group(member)?.is_some() {
-            self.stale_accounts.insert(member);
-        } else {
-            return Ok(false);
+        match self.kind(member)? {
+            Some(Kind::Group) => {
+                self.parents.clear();
+                self.stale_groups.insert(member);
+            }
+            Some(Kind::Account) => drop(self.stale_accounts.insert(member)),
+            None => return Ok(false),
         }
         Ok(true)
+    }
+
+    fn kind(&mut self, rid: u32) -> Result<Option<Kind>> {
+        if let Some(kind) = self.kinds.get(&rid) {
+            return Ok(Some(*kind));
+        }
+        let kind = match self.rows.group(rid)? {
+            Some(_) => Some(Kind::Group),
+            None => self.rows.primary_group(rid)?.map(|_| Kind::Account),
+        };
+        self.kinds.extend(kind.map(|kind| (rid, kind)));
+        Ok(kind)
     }
 
     /// The last step: everything that is derived is made true again.
@@ -293,7 +324,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             if !self.rows.parents(member)?.contains(&group) {
                 continue;
             }
-            if self.rows.group(group)?.is_none() {
+            if self.kind(group)? != Some(Kind::Group) {
                 return Err(self.unknown("group", group));
             }
             if !self.moved(member)? {
@@ -304,10 +335,10 @@ impl<'a, R: Rows> Writer<'a, R> {
         let mut seen: HashSet<u32> = below.iter().copied().collect();
         while let Some(group) = below.pop() {
             for member in self.rows.members(group)? {
-                match self.rows.group(member)?.is_some() {
-                    true if seen.insert(member) => below.push(member),
-                    true => {}
-                    false => drop(self.stale_accounts.insert(member)),
+                match self.kind(member)? {
+                    Some(Kind::Group) if seen.insert(member) => below.push(member),
+                    Some(Kind::Group) => {}
+                    _ => drop(self.stale_accounts.insert(member)),
                 }
             }
             self.stale_accounts.extend(self.rows.accounts_with_primary_group(group)?);

@@ -22,6 +22,7 @@ use crate::machines::MachineRecord;
 use crate::store::{Domain, Matches, Query, StoreError};
 use look_up::{GroupNames, Weigh};
 use quick_cache::sync::Cache;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use sealing::Seal;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ use watch::Watch;
 /// How long a look-up waits for the rare moments in which readers are locked out (recovery after a crash).
 const READ_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a change waits for the changes of other processes. An import of a million accounts takes longer.
-const WRITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const WRITE_BUSY_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// Page cache of a reading connection in KiB; it fills as pages are read.
 const READ_CACHE_KIB: i32 = 8 << 10;
 /// Page cache of the writing connection in KiB: an import is sorted in it.
@@ -56,9 +57,10 @@ struct Inner {
     path: PathBuf,
     domain: Domain,
     seal: Option<Seal>,
-    // Open as long as the store is: the last connection to close takes the log and its index with it.
-    writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+    // INVARIANT: it closes after the readers. The last connection to close empties the log into the file, which only
+    // this one can.
+    writer: Mutex<Connection>,
     watch: Watch,
     answers: Cache<Query, (u64, Matches), Weigh>,
     group_names: RwLock<GroupNames>,
@@ -84,8 +86,8 @@ impl SqliteStore {
             path: path.to_owned(),
             domain,
             seal,
-            writer: Mutex::new(writer),
             readers: Mutex::new(vec![reader]),
+            writer: Mutex::new(writer),
             watch,
             answers: Cache::with_weighter(1 << 14, CACHE_WEIGHT, Weigh),
             group_names: RwLock::default(),
@@ -138,6 +140,8 @@ fn connect(path: &Path, mode: OpenFlags, busy: Duration) -> Result<Connection, S
         .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
     connection.busy_timeout(busy).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // Without this a statement with a bound limit is planned anew each time, for some 20 µs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
     // The file may have been prepared by somebody else: its schema runs nothing of ours, and its cells are checked.
     connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
     connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;

@@ -6,7 +6,7 @@ use crate::fold::casefold;
 use crate::index;
 use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
-use crate::writer::Rows;
+use crate::writer::{Named, Rows};
 use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use serde::Serialize;
@@ -289,8 +289,14 @@ impl Rows for Tables<'_> {
         one(self.connection, ACCOUNT_BY_RID, [rid], |row| account(self.domain, row))
     }
 
-    fn account_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
-        rid_of(self.connection, "SELECT rid FROM account WHERE name_key = ?1", [name])
+    fn named(&mut self, name: &str) -> Result<Named, StoreError> {
+        let sql = "SELECT (SELECT rid FROM account WHERE name_key = ?1),
+            (SELECT rid FROM account_group WHERE name_key = ?1), (SELECT rid FROM machine WHERE name_key = ?1)";
+        let mut statement = self.connection.prepare_cached(sql).map_err(failed)?;
+        let row = statement.query_row([name], |row| {
+            Ok(Named { account: row.get(0)?, group: row.get(1)?, machine: row.get(2)? })
+        });
+        row.map_err(failed)
     }
 
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>, StoreError> {
@@ -362,10 +368,6 @@ impl Rows for Tables<'_> {
         group(self.domain, self.connection, rid)
     }
 
-    fn group_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
-        rid_of(self.connection, "SELECT rid FROM account_group WHERE name_key = ?1", [name])
-    }
-
     fn write_group(&mut self, rid: u32, group: &Group, _old: Option<&Group>) -> Result<(), StoreError> {
         let scope = match group.scope {
             GroupScope::Global => "global",
@@ -402,10 +404,6 @@ impl Rows for Tables<'_> {
         let mut statement =
             self.connection.prepare_cached("SELECT name_key FROM machine WHERE rid = ?1").map_err(failed)?;
         statement.query_row([rid], |row| row.get(0)).optional().map_err(failed)
-    }
-
-    fn machine_named(&mut self, name: &str) -> Result<Option<u32>, StoreError> {
-        rid_of(self.connection, "SELECT rid FROM machine WHERE name_key = ?1", [name])
     }
 
     fn write_machine(

@@ -21,7 +21,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// The contents of a key file: 32 random bytes, from which every key is derived.
 #[derive(Zeroize, ZeroizeOnDrop)]
-pub struct SealingKey([u8; SealingKey::LEN]);
+pub struct SealingKey(pub(super) [u8; SealingKey::LEN]);
 
 impl std::fmt::Debug for SealingKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

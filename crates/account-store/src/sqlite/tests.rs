@@ -1,13 +1,555 @@
 use super::{SealingKey, SqliteStore};
-use crate::battery;
+use crate::battery::{
+    self, add, alice, apply, domain, find, group, machine, member, now, one, secrets, sid, user, web01,
+};
+use crate::{
+    Account, AccountAdmin, AccountFlags, AccountStore, Change, Machine, MachineStore, Matches, MemoryStore,
+    Put, Query, StoreError,
+};
+use proptest::prelude::*;
+use rusqlite::Connection;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use tempfile::TempDir;
 
-fn empty() -> (SqliteStore, tempfile::TempDir) {
+fn key() -> SealingKey {
+    SealingKey::new([7; 32])
+}
+
+fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(path, Some(&key())).expect("it opens")
+}
+
+fn new_file() -> (PathBuf, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("accounts.db");
-    SqliteStore::create(&path, &battery::domain()).expect("a new file");
-    let store = SqliteStore::open(&path, Some(&SealingKey::new([7; 32]))).expect("it opens");
-    (store, folder)
+    SqliteStore::create(&path, &domain()).expect("a new file");
+    (path, folder)
+}
+
+fn empty() -> (SqliteStore, TempDir) {
+    let (path, folder) = new_file();
+    (open(&path), folder)
 }
 
 battery::account_store_battery!(empty);
 battery::machine_store_battery!(empty);
+
+/// What a hand with the shell does.
+fn shell(path: &Path, sql: &str) {
+    Connection::open(path).and_then(|connection| connection.execute_batch(sql)).expect("good SQL");
+}
+
+fn name(text: &str) -> Query {
+    Query::Name(text.to_owned())
+}
+
+fn open_error(path: &Path) -> StoreError {
+    match SqliteStore::open(path, Some(&key())) {
+        Ok(_) => panic!("{} opens", path.display()),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_file_that_exists_is_not_made_anew() {
+    let (path, folder) = new_file();
+    apply(&open(&path), [add(alice())]);
+    assert!(matches!(SqliteStore::create(&path, &domain()), Err(StoreError::Refused(_))));
+    assert_eq!(one(&open(&path), name("alice")).account, alice());
+    let names: Vec<_> = fs::read_dir(folder.path()).expect("it is there").flatten().collect();
+    assert_eq!(names.len(), 1, "nothing unfinished is left: {names:?}");
+    assert_eq!(path.metadata().expect("it is there").permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn files_that_cannot_be_used_say_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let missing = open_error(&at("missing.db"));
+    assert!(matches!(&missing, StoreError::Unavailable(why) if why.contains("missing.db")), "{missing}");
+    assert!(!at("missing.db").exists(), "opening makes nothing");
+
+    fs::write(at("text.db"), "these are not the accounts".repeat(100)).expect("a file");
+    assert!(matches!(open_error(&at("text.db")), StoreError::Damaged(_)));
+
+    shell(&at("other.db"), "CREATE TABLE account (name TEXT)");
+    let other = open_error(&at("other.db")).to_string();
+    assert!(other.contains("not a store of accounts"), "{other}");
+
+    SqliteStore::create(&at("newer.db"), &domain()).expect("a new file");
+    shell(&at("newer.db"), "PRAGMA user_version = 99");
+    let newer = open_error(&at("newer.db")).to_string();
+    assert!(newer.contains("version 99") && newer.contains("newer program"), "{newer}");
+
+    SqliteStore::create(&at("nobody.db"), &domain()).expect("a new file");
+    shell(&at("nobody.db"), "DELETE FROM domain");
+    assert!(matches!(open_error(&at("nobody.db")), StoreError::Damaged(_)));
+}
+
+#[test]
+fn an_unfinished_migration_is_done_when_the_file_is_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("old.db");
+    // Version 0 has no tables; the domain is what a first version would have put there.
+    shell(&path, &format!("PRAGMA application_id = {}", 0x7263_6d70));
+    assert!(matches!(open_error(&path), StoreError::Damaged(_)), "tables, but no domain");
+    let version: i64 = Connection::open(&path)
+        .and_then(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))
+        .expect("a file");
+    assert_eq!(version, 1);
+}
+
+#[test]
+fn keys_folded_by_other_tables_are_made_anew() {
+    let (path, _folder) = new_file();
+    apply(&open(&path), [add(alice()), Change::PutGroup(Put::New, group(1100, "Staff"))]);
+    shell(
+        &path,
+        "UPDATE domain SET fold = 'older'; UPDATE account SET name_key = 'x'; UPDATE account_group SET name_key = 'y';
+         UPDATE account_key SET key = 'z' || key",
+    );
+    let store = open(&path);
+    assert_eq!(one(&store, name("ALICE")).account, alice());
+    assert_eq!(
+        one(&store, Query::AltSecurityIdentity(alice().alt_security_identities[0].clone())).account,
+        alice()
+    );
+    assert!(now(store.group_by_name("staff")).expect("the store answers").is_some());
+}
+
+#[test]
+fn what_others_commit_is_seen_by_the_next_question() {
+    let (path, _folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(alice())]);
+    let command_line = open(&path);
+    for n in 1..50 {
+        let revision = store.revision().expect("the store answers");
+        assert_eq!(one(&store, name("alice")).account.logon_count, n - 1);
+        let changed = Account { logon_count: n, ..alice() };
+        apply(&command_line, [Change::PutAccount(Put::Existing, Box::new(changed))]);
+        assert_eq!(one(&store, name("alice")).account.logon_count, n);
+        assert_ne!(store.revision().expect("the store answers"), revision);
+    }
+    // The log begins anew, is emptied, or grows by what concerns nobody.
+    for sql in [
+        "PRAGMA wal_checkpoint(RESTART); UPDATE account SET flags = flags | 2",
+        "PRAGMA wal_checkpoint(TRUNCATE); UPDATE account SET flags = flags & ~2",
+        "CREATE TABLE mine (x); UPDATE account SET flags = flags | 2",
+    ] {
+        let before = one(&store, name("alice")).account.flags;
+        shell(&path, sql);
+        let after = one(&store, name("alice")).account.flags;
+        assert_ne!(before.contains(AccountFlags::DISABLED), after.contains(AccountFlags::DISABLED), "{sql}");
+    }
+    shell(&path, "DELETE FROM account_key; DELETE FROM account");
+    assert_eq!(find(&store, name("alice")), Matches::None);
+}
+
+#[test]
+fn readers_on_all_threads_see_each_commit_at_once() {
+    let (store, _folder) = empty();
+    let pair = |n| [alice(), user(1014)].map(|account| Account { logon_count: n, ..account });
+    let put = |n| pair(n).map(|account| Change::PutAccount(Put::Either, Box::new(account)));
+    apply(&store, put(0));
+    let committed = AtomicU16::new(0);
+    std::thread::scope(|scope| {
+        for rid in [1013, 1014, 1013, 1014] {
+            let (store, committed) = (&store, &committed);
+            scope.spawn(move || {
+                loop {
+                    let least = committed.load(Ordering::SeqCst);
+                    let query = Query::Sid(sid(rid));
+                    let Ok(Matches::One(record)) = now(store.find(&query)) else { panic!("it is there") };
+                    assert!(record.account.logon_count >= least, "an answer from the past");
+                    if least == u16::MAX {
+                        break;
+                    }
+                }
+            });
+        }
+        for n in 1..200 {
+            apply(&store, put(n));
+            committed.store(n, Ordering::SeqCst);
+        }
+        apply(&store, put(u16::MAX));
+        committed.store(u16::MAX, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn a_lock_is_an_error_and_not_an_absence() {
+    let (path, _folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(alice())]);
+    let other = Connection::open(&path).expect("it opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody writes");
+    let error = battery::try_apply(&store, [add(user(2000))]).expect_err("somebody writes");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    assert_eq!(one(&store, name("alice")).account, alice(), "readers do not wait");
+    other.execute_batch("COMMIT").expect("it was begun");
+    apply(&store, [add(user(2000))]);
+    drop((store, other));
+
+    let owner = Connection::open(&path).expect("it opens");
+    owner
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; COMMIT")
+        .expect("nobody else is there");
+    assert!(matches!(open_error(&path), StoreError::Unavailable(_)));
+}
+
+#[test]
+fn damaged_pages_are_errors_and_not_absences() {
+    let (path, folder) = new_file();
+    let accounts = (0..600u32).map(|n| Account {
+        user_principal_name: Some(format!("user{n}@contoso.com")),
+        alt_security_identities: vec![format!("X509:<S>DC=com,DC=contoso,CN=User {n}")],
+        ..user(2000 + n)
+    });
+    apply(&open(&path), accounts.map(add));
+    let whole = fs::read(&path).expect("it is there");
+    let queries = [
+        name("user2300"),
+        Query::UserPrincipalName("user300@contoso.com".to_owned()),
+        Query::AltSecurityIdentity("X509:<S>DC=com,DC=contoso,CN=User 300".to_owned()),
+        Query::Sid(sid(2300)),
+    ];
+    let damaged = folder.path().join("damaged.db");
+    let (mut errors, mut answers) = (0, 0);
+    let mut check = |what: &str| {
+        let store = match SqliteStore::open(&damaged, None) {
+            Ok(store) => store,
+            Err(StoreError::Damaged(_)) => return errors += 1,
+            Err(error) => panic!("{what}: {error}"),
+        };
+        for query in &queries {
+            match now(store.find(query)) {
+                Ok(Matches::One(record)) if record.account.sid == sid(2300) => answers += 1,
+                Err(StoreError::Damaged(_)) => errors += 1,
+                other => panic!("{what}: {query:?}: {other:?}"),
+            }
+        }
+    };
+    let pages = whole.len() / 4096;
+    for page in 0..pages {
+        for fill in [0x00, 0xff, 0x41] {
+            let mut bytes = whole.clone();
+            bytes[page * 4096..][..4096].fill(fill);
+            if page == 0 {
+                // Keep what says that this is one of our files at all.
+                bytes[..100].copy_from_slice(&whole[..100]);
+            }
+            fs::write(&damaged, bytes).expect("the disk has room");
+            check(&format!("page {page} of {fill:02x}"));
+        }
+    }
+    for page in 1..pages {
+        fs::write(&damaged, &whole[..page * 4096]).expect("the disk has room");
+        check(&format!("{page} pages"));
+    }
+    assert!(errors > pages && answers > pages, "{errors} errors, {answers} answers");
+}
+
+#[test]
+fn values_that_cannot_be_understood_are_damage() {
+    for sql in [
+        "UPDATE account SET kind = 'robot'",
+        "UPDATE account SET service_principal_names = '[1]'",
+        "UPDATE account SET service_principal_names = 'x'",
+        "UPDATE account SET profile = '{\"x\":1}'",
+        "UPDATE account SET extra_sids = '[\"S-2\"]'",
+        "UPDATE account SET logon_hours = x'00'",
+        "UPDATE account SET flags = -1",
+        "UPDATE account SET expires = -1",
+        "UPDATE account SET logon_count = 65536",
+        "UPDATE account SET group_rids = x'010000'",
+        "UPDATE account SET primary_group_id = 4294967296",
+        "UPDATE account SET name = CAST(x'ff' AS TEXT)",
+        "DELETE FROM account",
+        "UPDATE account_group SET scope = 'galaxy'",
+        "DELETE FROM revision",
+    ] {
+        let (path, _folder) = new_file();
+        let store = open(&path);
+        apply(&store, [add(alice()), Change::PutGroup(Put::New, group(1100, "Staff")), member(1100, 1013)]);
+        let query = Query::UserPrincipalName("alice@contoso.com".to_owned());
+        assert_eq!(one(&store, query.clone()).account, alice());
+        shell(&path, sql);
+        let answer = now(store.find(&query));
+        assert!(matches!(answer, Err(StoreError::Damaged(_))), "{sql}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_secret_belongs_to_its_row() {
+    let (path, _folder) = new_file();
+    let store = open(&path);
+    let other = Machine { name: "OTHER$".to_owned(), sid: sid(1106), ..web01() };
+    for (machine, secret) in [(web01(), 1), (other, 2)] {
+        now(store.put_machine(Put::New, machine, Some(secrets(secret)))).expect("the rules are kept");
+    }
+    for sql in [
+        "UPDATE machine SET sealed = (SELECT sealed FROM machine WHERE rid = 1106) WHERE rid = 1105",
+        "UPDATE machine SET enabled = 0 WHERE rid = 1105",
+        "UPDATE machine SET enabled = 2 WHERE rid = 1105",
+        "UPDATE machine SET rcmp = 0 WHERE rid = 1105",
+        "UPDATE machine SET kind = 'server' WHERE rid = 1105",
+        "UPDATE machine SET name = 'web01$' WHERE rid = 1105",
+        "UPDATE machine SET domains = '[\"CONTOSO\"]' WHERE rid = 1105",
+        "UPDATE machine SET domains = '[\"CONTOSO\",\"FABRIKAM\",\"S-1-5\"]' WHERE rid = 1105",
+        "UPDATE machine SET groups = '[]' WHERE rid = 1105",
+        "UPDATE machine SET current_since = current_since + 1 WHERE rid = 1105",
+        "UPDATE machine SET rid = 1107 WHERE rid = 1105",
+        "UPDATE machine SET sealed = x'' WHERE rid = 1105",
+        "UPDATE machine SET sealed = substr(sealed, 1, 60) WHERE rid = 1105",
+        "UPDATE machine SET sealed = CAST(sealed || x'00' AS BLOB) WHERE rid = 1105",
+    ] {
+        shell(&path, &format!("CREATE TABLE kept AS SELECT * FROM machine; {sql}"));
+        let answer = now(store.machine("WEB01$"));
+        assert!(matches!(answer, Err(StoreError::Damaged(_))), "{sql}: {answer:?}");
+        shell(&path, "DELETE FROM machine; INSERT INTO machine SELECT * FROM kept; DROP TABLE kept");
+        assert!(machine(&store, "web01$").is_some(), "put back, it opens");
+    }
+    let sealed: Vec<u8> = Connection::open(&path)
+        .and_then(|file| file.query_row("SELECT sealed FROM machine WHERE rid = 1105", [], |row| row.get(0)))
+        .expect("it is there");
+    for at in 0..sealed.len() {
+        let mut sealed = sealed.clone();
+        sealed[at] ^= 1;
+        shell(&path, &format!("UPDATE machine SET sealed = x'{}' WHERE rid = 1105", dtyp::hex(&sealed)));
+        assert!(matches!(now(store.machine("WEB01$")), Err(StoreError::Damaged(_))), "byte {at}");
+    }
+    drop(store);
+    let text = fs::read(&path).expect("it is there");
+    assert!(!text.windows(16).any(|bytes| bytes == [1; 16] || bytes == [2; 16]), "no secret lies open");
+}
+
+#[test]
+fn without_its_key_a_store_tells_no_secrets() {
+    let (path, _folder) = new_file();
+    now(open(&path).put_machine(Put::New, web01(), Some(secrets(1)))).expect("the rules are kept");
+    let other = SqliteStore::open(&path, Some(&SealingKey::new([8; 32])));
+    assert!(matches!(other, Err(StoreError::Unavailable(why)) if why.contains("another key")));
+    let without = SqliteStore::open(&path, None).expect("accounts need no key");
+    for answer in [
+        now(without.machine("web01$")).map(drop),
+        now(without.rotate(sid(1105), crate::NtHash::new([1; 16]), dtyp::FileTime(1))),
+        now(without.put_machine(Put::Either, web01(), Some(secrets(1)))),
+    ] {
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    }
+    assert_eq!(now(without.machines(0, 9)).expect("names are no secrets"), [web01()]);
+    assert_eq!(find(&without, name("web01$")), Matches::None);
+}
+
+#[test]
+fn key_files_are_their_owner_s_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("accounts.key");
+    let made = SealingKey::create(&path).expect("a new file");
+    let bytes = fs::read(&path).expect("it is there");
+    assert_eq!(
+        (bytes.len(), path.metadata().expect("it is there").permissions().mode() & 0o777),
+        (32, 0o600)
+    );
+    assert!(matches!(SealingKey::create(&path), Err(StoreError::Refused(_))), "never made twice");
+    assert_eq!(fs::read(&path).expect("it is there"), bytes);
+    assert_eq!(SealingKey::open(&path).expect("it opens").0, made.0);
+    assert_eq!(format!("{made:?}"), "[redacted]");
+    for mode in [0o640, 0o604, 0o620, 0o610] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        assert!(matches!(SealingKey::open(&path), Err(StoreError::Unavailable(_))), "{mode:o}");
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("it is ours");
+    SealingKey::open(&path).expect("read-only will do");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    for len in [0, 31, 33] {
+        fs::write(&path, vec![1; len]).expect("it is ours");
+        assert!(matches!(SealingKey::open(&path), Err(StoreError::Unavailable(_))), "{len} bytes");
+    }
+    assert!(matches!(SealingKey::open(folder.path()), Err(StoreError::Unavailable(_))));
+    assert!(matches!(SealingKey::open(&folder.path().join("none")), Err(StoreError::Unavailable(_))));
+}
+
+const CHILD: &str = "ACCOUNT_STORE_TEST_CHILD";
+const KILLS: u32 = 60;
+
+/// Both accounts and a machine carry the same number; each change counts them on together.
+fn numbered(n: u16) -> Vec<Change> {
+    let put =
+        |account: Account| Change::PutAccount(Put::Either, Box::new(Account { logon_count: n, ..account }));
+    let mut changes =
+        vec![put(alice()), put(user(1014)), Change::PutGroup(Put::Either, group(1100, &format!("g{n}")))];
+    changes.push(match n % 2 {
+        0 => member(1100, 1013),
+        _ => Change::RemoveMember { group: sid(1100), member: sid(1013) },
+    });
+    let machine = Machine { domains: vec![n.to_string()], ..web01() };
+    changes.push(Change::PutMachine(Put::Either, Box::new(machine), Some(secrets(n as u8))));
+    changes
+}
+
+/// The child of the next test; nothing without it.
+#[test]
+fn writes_until_it_is_killed() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let store = open(Path::new(&path));
+    let start = one(&store, name("alice")).account.logon_count;
+    for n in start + 1.. {
+        apply(&store, numbered(n));
+        println!("committed {n}");
+    }
+}
+
+#[test]
+fn a_writer_killed_at_any_moment_leaves_the_old_or_the_new() {
+    let (path, _folder) = new_file();
+    apply(&open(&path), numbered(0));
+    let reader = open(&path);
+    for round in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "sqlite::tests::writes_until_it_is_killed", "--nocapture", "--test-threads=1"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let mut committed = || {
+            lines.by_ref().map_while(Result::ok).find_map(|line| {
+                line.split_once("committed ").and_then(|(_, n)| n.trim().parse::<u16>().ok())
+            })
+        };
+        let mut last = committed().expect("it commits");
+        for _ in 0..round % 3 {
+            last = committed().expect("it commits");
+        }
+        // Somewhere in the next commits, which take some hundred microseconds each.
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).expect("random numbers");
+        (0..u32::from(u16::from_le_bytes(random))).for_each(|_| std::hint::spin_loop());
+        child.kill().expect("it runs");
+        child.wait().expect("it was started");
+        while let Some(n) = committed() {
+            last = n;
+        }
+        // One store has been open all the time, one meets what was left.
+        for store in [&reader, &open(&path)] {
+            let alice = one(store, name("alice"));
+            let n = alice.account.logon_count;
+            assert!(n == last || n == last + 1, "{n} after {last} was committed");
+            assert_eq!(one(store, name("user1014")).account.logon_count, n);
+            assert_eq!(alice.memberships.len(), if n.is_multiple_of(2) { 2 } else { 1 }, "{n}");
+            assert!(now(store.group_by_name(&format!("g{n}"))).expect("the store answers").is_some());
+            let machine = machine(store, "web01$").expect("it is there");
+            assert_eq!(
+                (&machine.machine.domains, &machine.secrets),
+                (&vec![n.to_string()], &secrets(n as u8))
+            );
+        }
+    }
+    let check: String = Connection::open(&path)
+        .and_then(|file| file.query_row("PRAGMA integrity_check", [], |row| row.get(0)))
+        .expect("it opens");
+    assert_eq!(check, "ok");
+}
+
+#[test]
+fn a_torn_log_loses_only_what_was_not_committed() {
+    let (path, folder) = new_file();
+    let store = open(&path);
+    apply(&store, numbered(1));
+    let log = path.with_extension("db-wal");
+    let before = log.metadata().expect("it is there").len();
+    apply(&store, numbered(2));
+    let (file, log) = (fs::read(&path).expect("it is there"), fs::read(&log).expect("it is there"));
+    let copy = folder.path().join("copy.db");
+    let copy_log = folder.path().join("copy.db-wal");
+    for cut in (before as usize..=log.len()).step_by(509).chain([log.len() - 1, log.len()]) {
+        fs::write(&copy, &file).expect("the disk has room");
+        fs::write(&copy_log, &log[..cut]).expect("the disk has room");
+        // A page that did not reach the disk whole.
+        if cut < log.len() && cut > before as usize {
+            let torn = fs::OpenOptions::new().write(true).open(&copy_log).expect("it is there");
+            torn.write_all_at(&[0x55], cut as u64 - 1).expect("the disk has room");
+        }
+        let _ = fs::remove_file(folder.path().join("copy.db-shm"));
+        let n = one(&open(&copy), name("alice")).account.logon_count;
+        assert_eq!(n, if cut == log.len() { 2 } else { 1 }, "{cut} of {} bytes", log.len());
+    }
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let (account, group) = (1000..1006u32, 1100..1105u32);
+    let put = prop_oneof![Just(Put::New), Just(Put::Existing), Just(Put::Either)];
+    let entry = prop_oneof![account.clone(), group.clone()];
+    let put_account = (put.clone(), account.clone(), 0..4u32, group.clone(), 0..3u32).prop_map(
+        |(put, rid, name, primary_group_id, key)| {
+            let account = Account {
+                name: format!("n{name}"),
+                primary_group_id,
+                user_principal_name: Some(format!("U{key}@x")),
+                ..user(rid)
+            };
+            Change::PutAccount(put, Box::new(account))
+        },
+    );
+    let put_group = (put, group.clone(), 0..7u32)
+        .prop_map(|(put, rid, name)| Change::PutGroup(put, battery::group(rid, &format!("n{name}"))));
+    prop_oneof![
+        4 => put_account,
+        3 => put_group,
+        1 => account.prop_map(|rid| Change::RemoveAccount(sid(rid))),
+        1 => group.clone().prop_map(|rid| Change::RemoveGroup(sid(rid))),
+        6 => (group.clone(), entry.clone()).prop_map(|(group, rid)| member(group, rid)),
+        1 => (0..7u32, 0..7u32).prop_map(|(a, b)| Change::AddNamedMember { group: format!("n{a}"), member: format!("N{b}") }),
+        2 => (group, entry).prop_map(|(group, rid)| Change::RemoveMember { group: sid(group), member: sid(rid) }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The derived memberships against those of another backend and against a plain walk of the graph.
+    #[test]
+    fn any_changes_leave_the_same_in_memory_and_in_a_file(
+        batches in prop::collection::vec(prop::collection::vec(any_change(), 1..6), 1..30)
+    ) {
+        let (file, _folder) = empty();
+        let memory = MemoryStore::new(domain());
+        for batch in batches {
+            let outcomes = [&file as &dyn AccountAdmin, &memory]
+                .map(|store| battery::try_apply(store, batch.clone()).map_err(|error| error.to_string()));
+            prop_assert_eq!(&outcomes[0], &outcomes[1]);
+            let questions = (1000..1006).map(|rid| Query::Sid(sid(rid)))
+                .chain((0..3).map(|key| Query::UserPrincipalName(format!("u{key}@X"))));
+            for query in questions {
+                let found = find(&file, query.clone());
+                prop_assert_eq!(&found, &find(&memory, query));
+                if let Matches::One(record) = found {
+                    let told: Vec<_> = record.memberships.iter().map(|membership| membership.sid).collect();
+                    prop_assert_eq!(told, walked(&memory, &record.account));
+                }
+            }
+        }
+    }
+}
+
+/// All groups above an account, by asking for the direct ones again and again.
+fn walked(store: &dyn AccountAdmin, account: &Account) -> Vec<dtyp::Sid> {
+    let mut found = std::collections::BTreeSet::from([sid(account.primary_group_id)]);
+    found.extend(now(store.member_of(&account.sid)).expect("the store answers"));
+    loop {
+        let above: Vec<_> =
+            found.iter().flat_map(|group| now(store.member_of(group)).expect("the store answers")).collect();
+        let len = found.len();
+        found.extend(above);
+        if found.len() == len {
+            return found.into_iter().collect();
+        }
+    }
+}
