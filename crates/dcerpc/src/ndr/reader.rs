@@ -46,9 +46,15 @@ impl<'a> NdrReader<'a> {
         self.reader.align(what, alignment)
     }
 
-    /// Skips to where a structure or union that holds a pointer starts: in NDR64 it ends there too.
+    /// Skips to where a structure that holds a pointer starts: in NDR64 it ends there too.
     pub fn align_pointer(&mut self, what: &'static str) -> Result<(), DecodeError> {
         self.reader.align(what, self.syntax.pointer_len())
+    }
+
+    /// Skips to where the tag of a union starts whose arms hold pointers. In NDR 2.0 the tag has its own alignment alone:
+    /// a 16-bit one may stand at 2 modulo 4.
+    pub fn align_union(&mut self, what: &'static str) -> Result<(), DecodeError> {
+        self.end_of_structure(what)
     }
 
     /// Skips the padding that NDR64 puts at the end of a structure that holds a pointer; nothing in NDR 2.0.

@@ -41,9 +41,14 @@ impl NdrWriter {
         self.out.extend_from_slice(&[0; 16][..pad]);
     }
 
-    /// Zeroes up to where a structure or union that holds a pointer starts.
+    /// Zeroes up to where a structure that holds a pointer starts.
     pub fn align_pointer(&mut self) {
         self.align(self.syntax.pointer_len());
+    }
+
+    /// Zeroes up to where the tag of a union starts whose arms hold pointers; in NDR 2.0 the tag has its own alignment alone.
+    pub fn align_union(&mut self) {
+        self.end_of_structure();
     }
 
     /// The padding that NDR64 puts at the end of a structure that holds a pointer; nothing in NDR 2.0.

@@ -191,7 +191,9 @@ struct CallHead {
 /// A call that waits for its reply.
 struct Outstanding {
     head: CallHead,
+    /// Nobody waits for the reply.
     orphaned: bool,
+    cancelled: bool,
 }
 
 /// The server's half of one connection.
@@ -318,7 +320,7 @@ impl ServerAssociation {
     /// dropped.
     pub fn reply(&mut self, call_id: u32, outcome: Result<Reply, FaultStatus>) {
         let Some(at) = self.outstanding.iter().position(|call| call.head.call_id == call_id) else { return };
-        let Outstanding { head, orphaned } = self.outstanding.remove(at);
+        let Outstanding { head, orphaned, .. } = self.outstanding.remove(at);
         if !orphaned {
             match outcome {
                 Ok(reply) if reply.stub.len() <= limits::CALL_LEN_MAX => self.respond(head, reply),
@@ -458,16 +460,14 @@ impl ServerAssociation {
             PacketType::BIND => self.bind(header, pdu),
             PacketType::ALTER_CONTEXT => self.alter_context(header, pdu),
             PacketType::AUTH3 => self.auth3(header, pdu),
-            PacketType::CO_CANCEL => {
-                self.events.push_back(Event::Cancel(header.call_id));
-                Ok(())
-            }
-            PacketType::ORPHANED => {
-                if let Some(call) =
-                    self.outstanding.iter_mut().find(|call| call.head.call_id == header.call_id)
-                {
-                    call.orphaned = true;
-                    self.events.push_back(Event::Cancel(header.call_id));
+            PacketType::CO_CANCEL | PacketType::ORPHANED => {
+                // Told once a call, so that a flood of them is no flood of events.
+                let call = self.outstanding.iter_mut().find(|call| call.head.call_id == header.call_id);
+                if let Some(call) = call {
+                    call.orphaned |= header.packet_type == PacketType::ORPHANED;
+                    if !std::mem::replace(&mut call.cancelled, true) {
+                        self.events.push_back(Event::Cancel(header.call_id));
+                    }
                 }
                 Ok(())
             }
@@ -865,7 +865,7 @@ impl ServerAssociation {
             }),
             _ => None,
         });
-        self.outstanding.push(Outstanding { head, orphaned: false });
+        self.outstanding.push(Outstanding { head, orphaned: false, cancelled: false });
         self.events.push_back(Event::Call(Call {
             id: head.call_id,
             interface,
