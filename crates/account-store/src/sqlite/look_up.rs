@@ -1,7 +1,7 @@
 //! Questions about accounts: from the cache, else by one key and one row.
 
 use super::{Inner, SqliteStore, damaged, failed, rows, watch::Revisions};
-use crate::account::{GroupScope, Membership};
+use crate::account::{Account, GroupScope, Membership};
 use crate::index::{self, Place};
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
 use rusqlite::{Connection, ToSql};
@@ -31,7 +31,7 @@ pub(super) struct GroupNames {
 
 impl Inner {
     pub(super) fn revisions(&self) -> Result<Revisions, StoreError> {
-        self.watch.revisions(|| self.read(Revisions::read))
+        self.watch.revisions(|| self.with_reader(Revisions::read))
     }
 
     fn find(&self, query: &Query) -> Result<Matches, StoreError> {
@@ -45,7 +45,9 @@ impl Inner {
         // has gone by then, so nobody is given it.
         let matches = match index::place(&self.domain, query) {
             Place::Nowhere => Matches::None,
-            Place::Key(kind, key) => self.matches(rows::ACCOUNTS_BY_KEY, &[&(kind as i64), &key, &LIMIT])?,
+            Place::Key(kind, key) => {
+                self.matches(rows::ACCOUNTS_BY_KEY, &[&rows::key_hash(kind, &key), &LIMIT])?
+            }
             Place::Name(name) => self.matches(rows::ACCOUNT_BY_NAME, &[&name])?,
             Place::Rid(rid) => self.matches(rows::ACCOUNT_BY_RID, &[&rid])?,
         };
@@ -54,52 +56,76 @@ impl Inner {
     }
 
     fn matches(&self, sql: &str, params: &[&dyn ToSql]) -> Result<Matches, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-            let mut found = statement.query(params).map_err(failed)?;
-            let Some(row) = found.next().map_err(failed)? else { return Ok(Matches::None) };
-            let account = rows::account(&self.domain, row)?;
-            let groups = rows::group_rids(row)?;
-            let mut names = Vec::new();
-            while let Some(row) = found.next().map_err(failed)? {
-                if names.is_empty() {
-                    names.push(account.name.clone());
-                }
-                names.push(rows::account_name(row)?);
+        // One statement is one moment. Only if a group is not known yet, it takes two, and a transaction.
+        let found = self.with_reader(|connection| self.found(connection, sql, params))?;
+        let (account, groups, revision) = match found {
+            Found::None => return Ok(Matches::None),
+            Found::Many(names) => return Ok(Matches::Many(names)),
+            Found::One(account, groups, revision) => (account, groups, revision),
+        };
+        if let Some(memberships) = self.known_memberships(&groups, revision) {
+            return Ok(Matches::One(Arc::new(Record { account: *account, memberships: memberships? })));
+        }
+        self.read(|connection| match self.found(connection, sql, params)? {
+            Found::None => Ok(Matches::None),
+            Found::Many(names) => Ok(Matches::Many(names)),
+            Found::One(account, groups, revision) => {
+                let memberships = self.read_memberships(connection, &groups, revision)?;
+                Ok(Matches::One(Arc::new(Record { account: *account, memberships })))
             }
-            if !names.is_empty() {
-                return Ok(Matches::Many(names));
-            }
-            let memberships = self.memberships(connection, &groups)?;
-            Ok(Matches::One(Arc::new(Record { account, memberships })))
         })
     }
 
-    fn memberships(&self, connection: &Connection, groups: &[u32]) -> Result<Vec<Membership>, StoreError> {
-        let revision = Revisions::read(connection)?.groups;
-        let membership = |rid: u32, group: &Option<(String, GroupScope)>| {
-            Ok(Membership {
-                sid: self.domain.sid.with_rid(rid).ok_or_else(|| damaged("a SID"))?,
-                name: group.as_ref().map(|(name, _)| name.clone()),
-                scope: group.as_ref().map_or(GroupScope::Global, |(_, scope)| *scope),
-            })
-        };
-        {
-            let known = self.group_names.read().unwrap_or_else(PoisonError::into_inner);
-            if known.revision == revision {
-                let all: Option<Vec<_>> =
-                    groups.iter().map(|rid| Some(membership(*rid, known.names.get(rid)?))).collect();
-                if let Some(all) = all {
-                    return all.into_iter().collect();
-                }
-            }
+    fn found(&self, connection: &Connection, sql: &str, params: &[&dyn ToSql]) -> Result<Found, StoreError> {
+        let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+        let mut rows = statement.query(params).map_err(failed)?;
+        let Some(row) = rows.next().map_err(failed)? else { return Ok(Found::None) };
+        let account = rows::account(&self.domain, row)?;
+        let (groups, revision) = (rows::group_rids(row)?, rows::groups_revision(row)?);
+        let mut others = Vec::new();
+        while let Some(row) = rows.next().map_err(failed)? {
+            others.push(rows::account_name(row)?);
         }
-        let mut read = Vec::new();
+        if others.is_empty() {
+            return Ok(Found::One(Box::new(account), groups, revision));
+        }
+        others.insert(0, account.name);
+        Ok(Found::Many(others))
+    }
+
+    fn membership(&self, rid: u32, group: &Option<(String, GroupScope)>) -> Result<Membership, StoreError> {
+        Ok(Membership {
+            sid: self.domain.sid.with_rid(rid).ok_or_else(|| damaged("a SID"))?,
+            name: group.as_ref().map(|(name, _)| name.clone()),
+            scope: group.as_ref().map_or(GroupScope::Global, |(_, scope)| *scope),
+        })
+    }
+
+    /// `None` if one of the groups has not been read at this revision.
+    fn known_memberships(
+        &self,
+        groups: &[u32],
+        revision: u64,
+    ) -> Option<Result<Vec<Membership>, StoreError>> {
+        let known = self.group_names.read().unwrap_or_else(PoisonError::into_inner);
+        if known.revision != revision {
+            return None;
+        }
+        groups.iter().map(|rid| Some(self.membership(*rid, known.names.get(rid)?))).collect()
+    }
+
+    fn read_memberships(
+        &self,
+        connection: &Connection,
+        groups: &[u32],
+        revision: u64,
+    ) -> Result<Vec<Membership>, StoreError> {
+        let mut read = Vec::with_capacity(groups.len());
         for rid in groups {
             let group = rows::group(&self.domain, connection, *rid)?.map(|group| (group.name, group.scope));
             read.push((*rid, group));
         }
-        let all = read.iter().map(|(rid, group)| membership(*rid, group)).collect();
+        let memberships = read.iter().map(|(rid, group)| self.membership(*rid, group)).collect();
         let mut known = self.group_names.write().unwrap_or_else(PoisonError::into_inner);
         if known.revision < revision {
             *known = GroupNames { revision, names: HashMap::new() };
@@ -107,8 +133,15 @@ impl Inner {
         if known.revision == revision {
             known.names.extend(read);
         }
-        all
+        memberships
     }
+}
+
+/// What a statement found, and at which revision of the groups.
+enum Found {
+    None,
+    One(Box<Account>, Vec<u32>, u64),
+    Many(Vec<String>),
 }
 
 const LIMIT: i64 = Matches::NAMES_MAX as i64;

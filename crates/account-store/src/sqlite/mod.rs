@@ -28,14 +28,14 @@ use sealing::Seal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use watch::Watch;
+use watch::{Held, Watch};
 
 /// How long a look-up waits for the rare moments in which readers are locked out (recovery after a crash).
 const READ_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a change waits for the changes of other processes. An import of a million accounts takes longer.
 const WRITE_BUSY_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// Page cache of a reading connection in KiB; it fills as pages are read.
-const READ_CACHE_KIB: i32 = 8 << 10;
+const READ_CACHE_KIB: i32 = 16 << 10;
 /// Page cache of the writing connection in KiB: an import is sorted in it.
 const WRITE_CACHE_KIB: i32 = 256 << 10;
 /// The log is cut to this length when it begins anew.
@@ -61,6 +61,7 @@ struct Inner {
     // INVARIANT: it closes after the readers. The last connection to close empties the log into the file, which only
     // this one can.
     writer: Mutex<Connection>,
+    // INVARIANT: after the connections; see `Held`.
     watch: Watch,
     answers: Cache<Query, (u64, Matches), Weigh>,
     group_names: RwLock<GroupNames>,
@@ -77,11 +78,12 @@ impl SqliteStore {
     /// Opens a file, brought to the present version if it is older. Machines need the key their secrets are sealed
     /// under; without it questions about them are [`StoreError::Unavailable`].
     pub fn open(path: &Path, key: Option<&SealingKey>) -> Result<Self, StoreError> {
+        let held = Held::new(path)?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITE_BUSY_TIMEOUT)?;
         let domain = schema::prepare(path, &mut writer)?;
         let seal = key.map(|key| key.seal(&mut writer)).transpose()?;
         let reader = read_connection(path)?;
-        let watch = Watch::open(path, &reader)?;
+        let watch = Watch::open(held, path, &reader)?;
         let inner = Inner {
             path: path.to_owned(),
             domain,
@@ -98,14 +100,25 @@ impl SqliteStore {
 }
 
 impl Inner {
-    /// Reads at one moment.
+    /// Reads with several statements at one moment.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.with_reader(|connection| {
+            execute(connection, "BEGIN")?;
+            let value = work(connection)?;
+            execute(connection, "COMMIT")?;
+            Ok(value)
+        })
+    }
+
+    /// Reads with one statement, or with several that need not agree.
+    fn with_reader<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let idle = lock(&self.readers).pop();
         let connection = idle.map_or_else(|| read_connection(&self.path), Ok)?;
-        execute(&connection, "BEGIN")?;
         // A connection on which something failed is closed instead of kept: it may hold the moment it began at.
         let value = work(&connection)?;
-        execute(&connection, "COMMIT")?;
         let mut readers = lock(&self.readers);
         if readers.len() < IDLE_READERS_MAX {
             readers.push(connection);

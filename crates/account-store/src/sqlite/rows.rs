@@ -3,7 +3,7 @@
 use super::{damaged, failed, machines, sealing::Seal};
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope};
 use crate::fold::casefold;
-use crate::index;
+use crate::index::{self, KeyKind};
 use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
 use crate::writer::{Named, Rows};
@@ -11,6 +11,7 @@ use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 macro_rules! columns {
     ($prefix:literal) => {
@@ -61,12 +62,13 @@ macro_rules! columns {
 pub(super) const ACCOUNTS_BY_KEY: &str = concat!(
     "SELECT ",
     columns!("account."),
-    " FROM account_key LEFT JOIN account ON account.rid = account_key.rid",
-    " WHERE account_key.kind = ?1 AND account_key.key = ?2 LIMIT ?3"
+    ", (SELECT groups FROM revision) FROM account_key LEFT JOIN account ON account.rid = account_key.rid",
+    " WHERE account_key.hash = ?1 LIMIT ?2"
 );
 pub(super) const ACCOUNT_BY_NAME: &str =
-    concat!("SELECT ", columns!(""), " FROM account WHERE name_key = ?1");
-pub(super) const ACCOUNT_BY_RID: &str = concat!("SELECT ", columns!(""), " FROM account WHERE rid = ?1");
+    concat!("SELECT ", columns!(""), ", (SELECT groups FROM revision) FROM account WHERE name_key = ?1");
+pub(super) const ACCOUNT_BY_RID: &str =
+    concat!("SELECT ", columns!(""), ", (SELECT groups FROM revision) FROM account WHERE rid = ?1");
 pub(super) const ACCOUNTS_AFTER: &str =
     concat!("SELECT ", columns!(""), " FROM account WHERE rid > ?1 ORDER BY rid LIMIT ?2");
 
@@ -117,6 +119,11 @@ pub(super) fn group_rids(row: &Row<'_>) -> Result<Vec<u32>, StoreError> {
         (rids, []) => Ok(rids.iter().copied().map(u32::from_le_bytes).collect()),
         _ => Err(damaged("group_rids")),
     }
+}
+
+/// The revision of the groups at the moment of a look-up.
+pub(super) fn groups_revision(row: &Row<'_>) -> Result<u64, StoreError> {
+    row.get(19).map_err(failed)
 }
 
 pub(super) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
@@ -240,11 +247,19 @@ fn write_keys(connection: &Connection, rid: u32, account: &Account) -> Result<()
     for (kind, key) in index::keys(account) {
         run(
             connection,
-            "INSERT INTO account_key (kind, key, rid) VALUES (?1, ?2, ?3)",
-            params![kind as i64, key, rid],
+            "INSERT INTO account_key (hash, rid) VALUES (?1, ?2)",
+            params![key_hash(kind, &key), rid],
         )?;
     }
     Ok(())
+}
+
+/// What a key is found by: half a SHA-256, so that the index of a million long names stays small. Whoever wanted to be
+/// found by another's key would have to meet 128 given bits.
+pub(super) fn key_hash(kind: KeyKind, key: &str) -> [u8; 16] {
+    let hash: [u8; 32] = Sha256::new().chain_update([kind as u8]).chain_update(key).finalize().into();
+    let (half, _) = hash.split_first_chunk().expect("a hash has 32 bytes");
+    *half
 }
 
 /// The tables, within a transaction.
@@ -257,8 +272,8 @@ pub(super) struct Tables<'a> {
 impl Tables<'_> {
     fn delete_keys(&self, rid: u32, account: &Account) -> Result<(), StoreError> {
         for (kind, key) in index::keys(account) {
-            let sql = "DELETE FROM account_key WHERE kind = ?1 AND key = ?2 AND rid = ?3";
-            run(self.connection, sql, params![kind as i64, key, rid])?;
+            let sql = "DELETE FROM account_key WHERE hash = ?1 AND rid = ?2";
+            run(self.connection, sql, params![key_hash(kind, &key), rid])?;
         }
         Ok(())
     }

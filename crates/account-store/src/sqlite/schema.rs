@@ -14,8 +14,8 @@ const APPLICATION_ID: i32 = 0x7263_6d70;
 
 /// `PRAGMA user_version` counts how many of these a file has had. Only ever add to the end.
 ///
-/// Relative identifiers are the keys. `*_key` columns and `account_key` hold folded text, of the version of Unicode
-/// in `domain.fold`; `group_rids` holds all groups an account is in, ascending, four bytes each, little-endian.
+/// Relative identifiers are the keys. `name_key` holds folded text and `account_key.hash` the hash of such, of the
+/// version of Unicode in `domain.fold`; `group_rids` holds all groups an account is in, ascending, four bytes each, little-endian.
 /// The triggers keep `revision`, so that even a hand with the shell is noticed.
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE domain (
@@ -61,10 +61,9 @@ CREATE TABLE account (
 CREATE INDEX account_primary_group ON account (primary_group_id);
 
 CREATE TABLE account_key (
-    kind INTEGER NOT NULL,
-    key TEXT NOT NULL,
+    hash BLOB NOT NULL,
     rid INTEGER NOT NULL,
-    PRIMARY KEY (kind, key, rid)
+    PRIMARY KEY (hash, rid)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE account_group (

@@ -111,7 +111,7 @@ fn keys_folded_by_other_tables_are_made_anew() {
     shell(
         &path,
         "UPDATE domain SET fold = 'older'; UPDATE account SET name_key = 'x'; UPDATE account_group SET name_key = 'y';
-         UPDATE account_key SET key = 'z' || key",
+         UPDATE account_key SET hash = CAST('z' || hex(hash) AS BLOB)",
     );
     let store = open(&path);
     assert_eq!(one(&store, name("ALICE")).account, alice());
@@ -180,6 +180,26 @@ fn readers_on_all_threads_see_each_commit_at_once() {
         apply(&store, put(u16::MAX));
         committed.store(u16::MAX, Ordering::SeqCst);
     });
+}
+
+#[test]
+fn stores_of_one_file_come_and_go() {
+    let (path, _folder) = new_file();
+    apply(&open(&path), [add(alice())]);
+    // A store that opens while the last one closes, many times.
+    let mut store = open(&path);
+    for n in 1..40 {
+        let next = std::thread::scope(|scope| {
+            let next = scope.spawn(|| open(&path));
+            drop(store);
+            next.join().expect("it opens")
+        });
+        let other = open(&path);
+        let changed = Account { logon_count: n, ..alice() };
+        apply(&other, [Change::PutAccount(Put::Existing, Box::new(changed))]);
+        assert_eq!(one(&next, name("alice")).account.logon_count, n);
+        store = next;
+    }
 }
 
 #[test]

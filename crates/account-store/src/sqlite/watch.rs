@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The counters of the table `revision`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,20 +40,17 @@ impl Revisions {
 type Header = [u8; 96];
 
 pub(super) struct Watch {
-    index: &'static File,
+    // INVARIANT: closed before `held` is let go.
+    index: Arc<File>,
     seen: RwLock<Option<(Header, Revisions)>>,
+    _held: Held,
 }
 
 impl Watch {
     /// `connection` is open on `path` and stays so, or another one does.
-    pub(super) fn open(path: &Path, connection: &Connection) -> Result<Self, StoreError> {
-        Revisions::read(connection)?; // The first read makes the file.
-        let mut index = path.as_os_str().to_owned();
-        index.push("-shm");
-        let index = Path::new(&index);
-        let index = open_for_good(index)
-            .map_err(|error| StoreError::Unavailable(format!("{}: {error}", index.display())))?;
-        Ok(Self { index, seen: RwLock::new(None) })
+    pub(super) fn open(held: Held, path: &Path, connection: &Connection) -> Result<Self, StoreError> {
+        Revisions::read(connection)?; // The first read makes the index.
+        Ok(Self { index: held.index(path)?, seen: RwLock::new(None), _held: held })
     }
 
     /// The present counters; `read` reads them from the database, if need be.
@@ -80,19 +77,66 @@ impl Watch {
     }
 }
 
-/// Opens a file that is never closed again. POSIX takes *all* locks of a process on a file away when it closes any
-/// descriptor of it, and SQLite's locks on this file are what keeps processes apart. One descriptor a file is kept.
-fn open_for_good(path: &Path) -> std::io::Result<&'static File> {
-    static OPEN: Mutex<Vec<&File>> = Mutex::new(Vec::new());
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let wanted = fs::metadata(path)?;
-    for file in open.iter() {
-        let known = file.metadata()?;
-        if (known.dev(), known.ino()) == (wanted.dev(), wanted.ino()) {
-            return Ok(file);
+/// A database file that this process has stores of, by device and inode.
+///
+/// When a process closes any descriptor of a file, POSIX takes *all* its locks on that file away, and SQLite's locks
+/// on the index are what keeps processes apart. So a file has one descriptor of its index for all its stores here; it
+/// is closed when the last store has closed its connections, and a store is counted before it opens any.
+pub(super) struct Held(u64, u64);
+
+struct Entry {
+    key: (u64, u64),
+    stores: usize,
+    index: Option<Arc<File>>,
+}
+
+static HELD: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+impl Held {
+    /// Before the first connection to `path`.
+    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
+        let mut held = super::lock(&HELD);
+        let file = fs::metadata(path)
+            .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
+        let key = (file.dev(), file.ino());
+        match held.iter_mut().find(|entry| entry.key == key) {
+            Some(entry) => entry.stores += 1,
+            None => held.push(Entry { key, stores: 1, index: None }),
+        }
+        Ok(Self(key.0, key.1))
+    }
+
+    fn index(&self, path: &Path) -> Result<Arc<File>, StoreError> {
+        let mut held = super::lock(&HELD);
+        let mut index = path.as_os_str().to_owned();
+        index.push("-shm");
+        let index = Path::new(&index);
+        let failed = |error| StoreError::Unavailable(format!("{}: {error}", index.display()));
+        // INVARIANT: the entry is there as long as anything holds it.
+        let entry = held.iter_mut().find(|entry| entry.key == (self.0, self.1)).expect("it is held");
+        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let present = inode(fs::metadata(index).map_err(failed)?);
+        if let Some(file) = &entry.index
+            // Another store may have closed the last connection before the caller opened his, and so have deleted
+            // this file; nobody has locks on it then.
+            && inode(file.metadata().map_err(failed)?) == present
+        {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(File::open(index).map_err(failed)?);
+        entry.index = Some(file.clone());
+        Ok(file)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = super::lock(&HELD);
+        if let Some(at) = held.iter().position(|entry| entry.key == (self.0, self.1)) {
+            held[at].stores -= 1;
+            if held[at].stores == 0 {
+                held.swap_remove(at);
+            }
         }
     }
-    let file = Box::leak(Box::new(File::open(path)?));
-    open.push(file);
-    Ok(file)
 }
