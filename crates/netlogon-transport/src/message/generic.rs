@@ -81,7 +81,7 @@ impl<'a> SamLogonRequest<'a> {
     pub fn read(reader: &mut NdrReader<'a>, method: LogonMethod) -> Result<Self, DecodeError> {
         let mut request = Self::read_envelope(reader, method)?;
         request.logon_level = reader.enum16("LogonLevel")?;
-        reader.align_pointer("LogonInformation")?;
+        reader.align_union("LogonInformation")?;
         if reader.enum16("LogonInformation")? != request.logon_level {
             return Err(reader.error("LogonInformation", DecodeErrorKind::Mismatch));
         }
@@ -241,7 +241,7 @@ impl GenericCall<'_> {
             write_authenticator(writer, &Authenticator::default());
         }
         writer.enum16(LEVEL_GENERIC);
-        writer.align_pointer();
+        writer.align_union();
         writer.enum16(LEVEL_GENERIC);
         writer.pointer(true);
         writer.align_pointer();
