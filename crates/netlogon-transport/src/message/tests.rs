@@ -287,7 +287,8 @@ fn a_computer_name_of_any_length_leaves_the_union_where_others_put_it() {
             call.write(writer, LogonMethod::Ex);
         });
         assert_eq!(dtyp::hex(&ours), dtyp::hex(&vector), "{syntax:?}");
-        let read = SamLogonRequest::read(&mut reader(&vector, syntax), LogonMethod::Ex).expect("Samba wrote it");
+        let read =
+            SamLogonRequest::read(&mut reader(&vector, syntax), LogonMethod::Ex).expect("Samba wrote it");
         assert_eq!(read.generic.expect("the level is 4").logon_data, DATA);
     }
 }

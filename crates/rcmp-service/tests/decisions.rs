@@ -1,0 +1,536 @@
+//! Certificate, policy and accounts: what is decided. Certificates are made for each case.
+
+use account_store::{
+    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, AltSecurityIdentity, BoxFuture, Change,
+    Domain, Group, GroupScope, Matches, MemoryStore, Profile, Put, Query, Revision, StoreError,
+};
+use dtyp::{FileTime, NtStatus, Sid};
+use pac::VerifiedPac;
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, Issuer, KeyPair, SanType};
+use rcmp_service::certificate::Certificate;
+use rcmp_service::message::{MappingFlags, Request, Response};
+use rcmp_service::trace::Step;
+use rcmp_service::{
+    Answer, Asker, Binding, Mapper, Method, Policy, Question, Reason, Unsupported, Validation,
+};
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a store in memory answers at once"),
+    }
+}
+
+const NOW: FileTime = FileTime(133_500_000_000_000_000);
+const DOMAIN: &str = "S-1-5-21-1-2-3";
+
+fn sid(rid: u32) -> Sid {
+    DOMAIN.parse::<Sid>().expect("a SID").with_rid(rid).expect("a SID")
+}
+
+fn domain() -> Domain {
+    Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: DOMAIN.parse().expect("a SID") }
+}
+
+/// What is in a certificate.
+#[derive(Default)]
+struct Names<'a> {
+    upn: &'a [&'a str],
+    dns: &'a [&'a str],
+    sid: Option<u32>,
+    subject: &'a str,
+    damaged_sid: bool,
+}
+
+fn issuer() -> Issuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name("Demo CA");
+    Issuer::new(params, KeyPair::generate().expect("a key"))
+}
+
+fn name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    if !common_name.is_empty() {
+        name.push(DnType::OrganizationName, "Contoso, Ltd.");
+        name.push(DnType::CommonName, common_name);
+    }
+    name
+}
+
+fn certificate(names: &Names<'_>) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(names.subject);
+    for upn in names.upn {
+        params
+            .subject_alt_names
+            .push(SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], (*upn).into())));
+    }
+    for dns in names.dns {
+        params.subject_alt_names.push(SanType::DnsName((*dns).try_into().expect("ASCII")));
+    }
+    if let Some(rid) = names.sid {
+        let text = if names.damaged_sid { "S-1-x".to_owned() } else { sid(rid).to_string() };
+        let wrap = |tag: u8, contents: &[u8]| [&[tag, contents.len() as u8], contents].concat();
+        let id = [0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
+        let value = wrap(0xa0, &wrap(0x04, text.as_bytes()));
+        let content = wrap(0x30, &wrap(0xa0, &[&id[..], &value].concat()));
+        params.custom_extensions =
+            vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 311, 25, 2], content)];
+    }
+    let key = KeyPair::generate().expect("a key");
+    params.signed_by(&key, &issuer()).expect("signed").der().to_vec()
+}
+
+fn account(rid: u32, name: &str) -> Account {
+    let is_computer = name.ends_with('$');
+    Account {
+        name: name.into(),
+        sid: sid(rid),
+        kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
+        user_principal_name: Some(format!("{name}@contoso.example")),
+        service_principal_names: vec![],
+        alt_security_identities: vec![],
+        flags: AccountFlags::NORMAL,
+        primary_group_id: 513,
+        expires: FileTime::NEVER,
+        created: FileTime::UNSET,
+        password_last_set: FileTime::UNSET,
+        password_can_change: FileTime::UNSET,
+        password_must_change: FileTime::NEVER,
+        logon_hours: None,
+        logon_count: 0,
+        bad_password_count: 0,
+        profile: Profile::default(),
+        extra_sids: vec![],
+    }
+}
+
+fn policy(methods: MappingFlags) -> Policy {
+    Policy {
+        methods,
+        binding: Binding::Off,
+        validation: Validation::Off,
+        tell_restrictions: false,
+        identity_sid: None,
+        revision: 7,
+    }
+}
+
+fn mapper(policy: Policy, accounts: Vec<Account>) -> Mapper {
+    let store = MemoryStore::new(domain());
+    let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+    let changes = accounts.into_iter().map(|account| Change::PutAccount(Put::New, Box::new(account)));
+    let mut changes = std::iter::once(Change::PutGroup(Put::New, users)).chain(changes).map(Ok);
+    block_on(store.apply(&mut changes)).expect("they follow the rules");
+    Mapper::new(policy, Arc::new(store), "DC1".into()).expect("it can be enforced")
+}
+
+fn asker() -> Asker {
+    Asker { account: "WEB01$".into(), sid: sid(1000), may_map: true }
+}
+
+fn ask(mapper: &Mapper, certificate: &[u8], issuers: Vec<&[u8]>, flags: MappingFlags) -> Answer {
+    let request = Request { flags, certificate, issuers }.encode().expect("within the limits");
+    block_on(mapper.answer(&Question { request, asker: asker() }, NOW))
+}
+
+const BOTH: MappingFlags = MappingFlags(0x30);
+
+fn form(certificate: &[u8], form: &str) -> String {
+    let parsed = Certificate::parse(certificate).expect("our own");
+    let issuer = parsed.issuer_name().expect("our own");
+    match form {
+        "issuer+subject" => {
+            let subject = parsed.subject_name().expect("our own");
+            AltSecurityIdentity::IssuerSubject { issuer, subject }.to_string()
+        }
+        "issuer+serial" => AltSecurityIdentity::issuer_serial(issuer, parsed.serial).to_string(),
+        "issuer" => AltSecurityIdentity::Issuer(issuer).to_string(),
+        other => other.to_owned(),
+    }
+}
+
+/// One case of the table: what changes in the accounts alice (1001) and bob (1002), what is in the certificate, and what
+/// is decided.
+struct Case<'a> {
+    what: &'a str,
+    names: Names<'a>,
+    flags: MappingFlags,
+    /// Form of altSecurityIdentities that each account gets for this certificate.
+    mappings: &'a [(u32, &'a str)],
+    change: fn(&mut Account),
+    expect: Result<u32, Reason>,
+}
+
+impl Default for Case<'_> {
+    fn default() -> Self {
+        Self {
+            what: "",
+            names: Names { subject: "Somebody", ..Names::default() },
+            flags: BOTH,
+            mappings: &[],
+            change: |_| {},
+            expect: Err(Reason::NoMatch),
+        }
+    }
+}
+
+#[test]
+fn the_table_of_decisions() {
+    let alice = &["alice@contoso.example"][..];
+    let named = |upn| Names { upn, subject: "Somebody", ..Names::default() };
+    for case in [
+        Case { what: "nobody is named", ..Case::default() },
+        Case { what: "by principal name", names: named(alice), expect: Ok(1001), ..Case::default() },
+        Case {
+            what: "without case",
+            names: named(&["ALICE@Contoso.Example"]),
+            expect: Ok(1001),
+            ..Case::default()
+        },
+        Case { what: "a name that is nobody's", names: named(&["eve@contoso.example"]), ..Case::default() },
+        Case { what: "a name is not extended", names: named(&["alice"]), ..Case::default() },
+        Case {
+            what: "a host's name is its service's",
+            names: Names { dns: &["web01.contoso.example"], subject: "x", ..Names::default() },
+            change: |account| {
+                if account.name == "alice" {
+                    account.service_principal_names = vec!["HOST/web01.contoso.example".into()];
+                }
+            },
+            expect: Ok(1001),
+            ..Case::default()
+        },
+        Case {
+            what: "a wildcard is no service",
+            names: Names { dns: &["*.contoso.example"], subject: "x", ..Names::default() },
+            change: |account| account.service_principal_names = vec!["host/*.contoso.example".into()],
+            ..Case::default()
+        },
+        Case {
+            what: "two names of one account",
+            names: named(&["alice@contoso.example", "Alice@contoso.example"]),
+            expect: Ok(1001),
+            ..Case::default()
+        },
+        Case {
+            what: "names of two accounts",
+            names: named(&["alice@contoso.example", "bob@contoso.example"]),
+            expect: Err(Reason::Ambiguous),
+            ..Case::default()
+        },
+        Case {
+            what: "two accounts of one name",
+            names: named(alice),
+            change: |account| account.user_principal_name = Some("alice@contoso.example".into()),
+            expect: Err(Reason::Ambiguous),
+            ..Case::default()
+        },
+        Case {
+            what: "by issuer and subject",
+            mappings: &[(1002, "issuer+subject")],
+            expect: Ok(1002),
+            ..Case::default()
+        },
+        Case {
+            what: "by issuer and serial",
+            mappings: &[(1002, "issuer+serial")],
+            expect: Ok(1002),
+            ..Case::default()
+        },
+        Case {
+            what: "one mapping of two accounts",
+            mappings: &[(1001, "issuer+subject"), (1002, "issuer+subject")],
+            expect: Err(Reason::Ambiguous),
+            ..Case::default()
+        },
+        Case {
+            what: "forms that name two accounts",
+            mappings: &[(1001, "issuer+subject"), (1002, "issuer+serial")],
+            expect: Err(Reason::Ambiguous),
+            ..Case::default()
+        },
+        Case {
+            what: "an empty subject maps nobody",
+            names: Names::default(),
+            mappings: &[(1001, "X509:<S>CN=x")],
+            ..Case::default()
+        },
+        Case {
+            what: "the first method decides",
+            names: named(alice),
+            mappings: &[(1002, "issuer+subject")],
+            expect: Ok(1001),
+            ..Case::default()
+        },
+        Case {
+            what: "absence goes on",
+            names: named(&["eve@contoso.example"]),
+            mappings: &[(1002, "issuer+subject")],
+            expect: Ok(1002),
+            ..Case::default()
+        },
+        Case {
+            what: "a disabled account does not fall through to another",
+            names: named(alice),
+            mappings: &[(1002, "issuer+subject")],
+            change: |account| {
+                if account.name == "alice" {
+                    account.flags = account.flags.with(AccountFlags::DISABLED, true);
+                }
+            },
+            expect: Err(Reason::Disabled),
+            ..Case::default()
+        },
+        Case {
+            what: "locked",
+            names: named(alice),
+            change: |account| account.flags = account.flags.with(AccountFlags::LOCKED, true),
+            expect: Err(Reason::Locked),
+            ..Case::default()
+        },
+        Case {
+            what: "expired at this very moment",
+            names: named(alice),
+            change: |account| account.expires = NOW,
+            expect: Err(Reason::Expired),
+            ..Case::default()
+        },
+        Case {
+            what: "expires in a moment",
+            names: named(alice),
+            change: |account| account.expires = FileTime(NOW.0 + 1),
+            expect: Ok(1001),
+            ..Case::default()
+        },
+        Case {
+            what: "outside its hours",
+            names: named(alice),
+            change: |account| account.logon_hours = Some([0; 21]),
+            expect: Err(Reason::LogonHours),
+            ..Case::default()
+        },
+        Case {
+            what: "its own SID",
+            names: Names { sid: Some(1001), ..named(alice) },
+            expect: Ok(1001),
+            ..Case::default()
+        },
+        Case {
+            what: "another's SID",
+            names: Names { sid: Some(1002), ..named(alice) },
+            expect: Err(Reason::SidMismatch),
+            ..Case::default()
+        },
+        Case {
+            what: "another's SID does not fall through",
+            names: Names { sid: Some(1002), ..named(alice) },
+            mappings: &[(1002, "issuer+subject")],
+            expect: Err(Reason::SidMismatch),
+            ..Case::default()
+        },
+        Case {
+            what: "a SID that cannot be read",
+            names: Names { sid: Some(1001), damaged_sid: true, ..named(alice) },
+            expect: Err(Reason::SidMismatch),
+            ..Case::default()
+        },
+        Case { what: "not asked for", names: named(alice), flags: MappingFlags::SUBJECT, ..Case::default() },
+        Case {
+            what: "asked for nothing",
+            names: named(alice),
+            flags: MappingFlags(0x0f),
+            expect: Err(Reason::NoMethod),
+            ..Case::default()
+        },
+        Case {
+            what: "asked for what is not allowed",
+            names: named(alice),
+            flags: MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN),
+            mappings: &[(1001, "issuer")],
+            expect: Err(Reason::NoMethod),
+            ..Case::default()
+        },
+        Case {
+            what: "the chain alone is no method",
+            flags: MappingFlags::ISSUER_CHAIN,
+            expect: Err(Reason::NoMethod),
+            ..Case::default()
+        },
+    ] {
+        let encoded = certificate(&case.names);
+        let mut accounts = vec![account(1001, "alice"), account(1002, "bob")];
+        for (rid, mapping) in case.mappings {
+            let account = accounts.iter_mut().find(|account| account.sid == sid(*rid)).expect("alice or bob");
+            account.alt_security_identities.push(form(&encoded, mapping));
+        }
+        accounts.iter_mut().for_each(case.change);
+        let answer = ask(&mapper(policy(BOTH), accounts), &encoded, vec![], case.flags);
+        let decided = match &answer.mapped {
+            Some(mapped) => Ok(mapped.record.account.sid),
+            None => Err(answer.reason),
+        };
+        assert_eq!(decided, case.expect.map(sid), "{}", case.what);
+        let status = if case.expect.is_ok() { NtStatus::SUCCESS } else { NtStatus::LOGON_FAILURE };
+        assert_eq!(
+            (answer.status, answer.authoritative, answer.policy_revision),
+            (status, true, 7),
+            "{}",
+            case.what
+        );
+    }
+}
+
+#[test]
+fn restrictions_are_told_only_when_the_policy_says_so() {
+    let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
+    for (flag, expect) in [
+        (AccountFlags::DISABLED, NtStatus::ACCOUNT_DISABLED),
+        (AccountFlags::LOCKED, NtStatus::ACCOUNT_LOCKED_OUT),
+    ] {
+        let mut alice = account(1001, "alice");
+        alice.flags = alice.flags.with(flag, true);
+        let telling = Policy { tell_restrictions: true, ..policy(BOTH) };
+        assert_eq!(ask(&mapper(telling, vec![alice.clone()]), &encoded, vec![], BOTH).status, expect);
+        let silent = ask(&mapper(policy(BOTH), vec![alice]), &encoded, vec![], BOTH);
+        let nobody = ask(&mapper(policy(BOTH), vec![]), &encoded, vec![], BOTH);
+        assert_eq!(
+            (silent.status, silent.authoritative),
+            (nobody.status, nobody.authoritative),
+            "the client cannot tell"
+        );
+    }
+}
+
+#[test]
+fn the_issuer_and_its_issuers_are_tried_in_their_order() {
+    let encoded = certificate(&Names { subject: "x", ..Names::default() });
+    let parsed = Certificate::parse(&encoded).expect("our own");
+    let root = {
+        // C=US, O="Contoso, Ltd.", CN=Contoso Root, of the digest's worked example.
+        let text = "303c310b300906035504061302555331163014060355040a0c0d436f6e746f736f2c204c74642e31153013060355\
+                    04030c0c436f6e746f736f20526f6f74";
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex"))
+            .collect::<Vec<_>>()
+    };
+    let all = MappingFlags::ALL;
+    let decide = |mappings: &[(u32, &str)], flags| {
+        let mut accounts = vec![account(1001, "alice"), account(1002, "bob")];
+        for (rid, mapping) in mappings {
+            let account = accounts.iter_mut().find(|account| account.sid == sid(*rid)).expect("alice or bob");
+            account.alt_security_identities.push(form(&encoded, mapping));
+        }
+        let answer = ask(&mapper(policy(all), accounts), &encoded, vec![parsed.issuer, &root], flags);
+        answer.mapped.map(|mapped| mapped.record.account.sid).ok_or(answer.reason)
+    };
+    let root_mapping = "X509:<I>C=US,O=\"Contoso, Ltd.\",CN=Contoso Root";
+    assert_eq!(decide(&[(1001, "issuer")], all), Ok(sid(1001)));
+    assert_eq!(decide(&[(1002, root_mapping)], all), Ok(sid(1002)));
+    assert_eq!(
+        decide(&[(1002, root_mapping)], MappingFlags::ISSUER),
+        Err(Reason::NoMatch),
+        "the chain was not asked for"
+    );
+    assert_eq!(decide(&[(1001, "issuer"), (1002, root_mapping)], all), Ok(sid(1001)), "the nearest decides");
+    assert_eq!(decide(&[(1001, "issuer"), (1002, "issuer")], all), Err(Reason::Ambiguous));
+}
+
+#[test]
+fn malformed_questions_have_their_statuses() {
+    let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
+    let answer = |request: Vec<u8>| block_on(mapper.answer(&Question { request, asker: asker() }, NOW));
+    let garbage = answer(vec![0; 23]);
+    assert_eq!((garbage.status, garbage.reason), (NtStatus::INVALID_PARAMETER, Reason::MalformedRequest));
+    let no_certificate = ask(&mapper, &[0x30, 0x03, 1, 2, 3], vec![], BOTH);
+    assert_eq!(
+        (no_certificate.status, no_certificate.reason),
+        (NtStatus::LOGON_FAILURE, Reason::MalformedCertificate)
+    );
+}
+
+#[test]
+fn who_may_not_ask_is_not_answered() {
+    let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
+    let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
+    let request =
+        Request { flags: BOTH, certificate: &encoded, issuers: vec![] }.encode().expect("within the limits");
+    let question = Question { request, asker: Asker { may_map: false, ..asker() } };
+    let answer = block_on(mapper.answer(&question, NOW));
+    assert_eq!((answer.status, answer.reason), (NtStatus::ACCESS_DENIED, Reason::AskerDenied));
+    assert!(answer.mapped.is_none());
+}
+
+/// A store that cannot answer.
+struct Broken(Domain);
+
+impl AccountStore for Broken {
+    fn domain(&self) -> &Domain {
+        &self.0
+    }
+
+    fn find<'a>(&'a self, _: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
+        Box::pin(async { Err(StoreError::Unavailable("it is locked".into())) })
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        Err(StoreError::Unavailable("it is locked".into()))
+    }
+}
+
+#[test]
+fn a_store_that_cannot_answer_is_not_no() {
+    let mapper =
+        Mapper::new(policy(BOTH), Arc::new(Broken(domain())), "DC1".into()).expect("it can be enforced");
+    let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
+    let answer = ask(&mapper, &encoded, vec![], BOTH);
+    assert_eq!((answer.status, answer.authoritative), (NtStatus::DS_BUSY, false));
+}
+
+#[test]
+fn a_policy_that_asks_for_more_than_is_enforced_does_not_start() {
+    for (binding, validation, expect) in [
+        (Binding::Full, Validation::Off, Unsupported::Binding(Binding::Full)),
+        (Binding::Compat, Validation::Chain, Unsupported::Binding(Binding::Compat)),
+        (
+            Binding::Off,
+            Validation::ChainAndRevocation,
+            Unsupported::Validation(Validation::ChainAndRevocation),
+        ),
+    ] {
+        let store = Arc::new(MemoryStore::new(domain()));
+        let asking = Policy { binding, validation, ..policy(BOTH) };
+        assert_eq!(Mapper::new(asking, store, "DC1".into()).map(|_| ()), Err(expect));
+    }
+}
+
+#[test]
+fn an_answer_is_the_account_s_pac() {
+    let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
+    let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
+    let mapped = ask(&mapper, &encoded, vec![], BOTH).mapped.expect("she is known");
+    assert_eq!(mapped.method, Method::Upn);
+    let response = Response::decode(&mapped.response).expect("our own");
+    let pac = VerifiedPac::decode(response.auth_data).expect("our own");
+    assert_eq!((response.domain.as_str(), pac.user_sid), ("CONTOSO", sid(1001)));
+}
+
+#[test]
+fn an_explanation_tells_every_step_and_decides_the_same() {
+    let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
+    let encoded = certificate(&Names { upn: &["eve@contoso.example"], subject: "x", ..Names::default() });
+    let request =
+        Request { flags: BOTH, certificate: &encoded, issuers: vec![] }.encode().expect("within the limits");
+    let mut steps = Vec::new();
+    let answer = block_on(mapper.explain(&request, NOW, &mut steps));
+    assert_eq!(answer.reason, Reason::NoMatch);
+    let asked = steps.iter().filter(|step| matches!(step, Step::Asked { .. })).count();
+    assert!(asked >= 4, "the name and the forms: {steps:?}");
+    assert!(matches!(steps[steps.len() - 2], Step::Skipped { method: Method::Issuer, asked: false }));
+    assert!(matches!(steps.last(), Some(Step::Decided { reason: Reason::NoMatch })));
+}
