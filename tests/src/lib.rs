@@ -1,1 +1,9 @@
-//! Harness of the tests that need a whole process or a foreign peer.
+//! What the tests of the whole product share: a demo domain with its service, the foreign peers, and a client.
+//!
+//! A peer that is missing fails its test: nothing here is skipped.
+
+pub mod client;
+pub mod peers;
+mod service;
+
+pub use service::{Demo, Finished, Service, binary};

@@ -1,6 +1,6 @@
 //! The whole store as text: one JSON object a line, for copies between stores and for whoever writes such lines.
 //!
-//! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`](crate::Machine); those with
+//! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`]; those with
 //! a usual value may be left out, unknown ones are errors. Times are FILETIME numbers, `"never"` or `"unset"`.
 //!
 //! ```text

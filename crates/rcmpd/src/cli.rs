@@ -1,6 +1,11 @@
 //! What can be typed.
 
 #![expect(missing_docs, reason = "flattened arguments are documented where they are defined")]
+#![expect(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
+    reason = "these comments are the help, which terminals show as it stands"
+)]
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

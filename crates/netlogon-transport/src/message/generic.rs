@@ -2,8 +2,8 @@
 
 use super::{NAME_UNITS_MAX, opnum, read_authenticator, write_authenticator};
 use crate::credential::Authenticator;
-use dcerpc::ndr::{NdrReader, NdrWriter, UnicodeStringHeader, WideStr};
-use dtyp::{DecodeError, DecodeErrorKind, NtStatus};
+use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter, UnicodeStringHeader, WideStr};
+use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, NtStatus};
 use std::ops::Range;
 
 /// Which method carries the logon; they differ in authenticators and flags.
@@ -91,7 +91,7 @@ impl<'a> SamLogonRequest<'a> {
                 level => skip_logon(reader, level)?,
             }
         }
-        request.validation_level = reader.enum16("ValidationLevel")?;
+        request.validation_level = validation_level(reader, method)?;
         if method.has_flags() {
             request.extra_flags = reader.u32("ExtraFlags")?;
         }
@@ -116,6 +116,19 @@ impl<'a> SamLogonRequest<'a> {
             validation_level: 0,
             extra_flags: 0,
         })
+    }
+}
+
+/// ValidationLevel is an enumeration, which NDR64 sends as 32 bits ([MS-RPCE] 2.2.5.2.1). Samba sends 16 and no more, which
+/// shows where too little is left for 32; and nobody else has NDR64 in big-endian order.
+pub(super) fn validation_level(reader: &mut NdrReader<'_>, method: LogonMethod) -> Result<u16, DecodeError> {
+    let what = "ValidationLevel";
+    let mut ahead = reader.clone();
+    let behind = if method.has_flags() { 4 } else { 0 };
+    let is_short = ahead.align(what, 4).is_err() || ahead.remaining() < 4 + behind;
+    match reader.syntax() == NdrSyntax::Ndr64 && (is_short || reader.order() == ByteOrder::Big) {
+        true => reader.u16(what),
+        false => reader.enum16(what),
     }
 }
 

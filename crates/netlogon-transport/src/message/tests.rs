@@ -201,6 +201,13 @@ fn what_is_written_is_read_back_and_no_truncation_is() {
                     assert_eq!(request.authenticator, authenticator);
                     assert!(generic.package_name.eq_ignore_ascii_case(PACKAGE));
                     assert!(generic.logon_domain_name.eq_ignore_ascii_case("contoso"));
+                    // Without flags behind it, a level of NDR64 cut in half is what Samba sends.
+                    if syntax == NdrSyntax::Ndr64
+                        && method == LogonMethod::Plain
+                        && !r.position().is_multiple_of(4)
+                    {
+                        return Err(r.error("ValidationLevel", dtyp::DecodeErrorKind::Truncated));
+                    }
                     Ok(generic.logon_data == DATA && request.validation_level == 5)
                 },
             );
@@ -290,5 +297,29 @@ fn a_computer_name_of_any_length_leaves_the_union_where_others_put_it() {
         let read =
             SamLogonRequest::read(&mut reader(&vector, syntax), LogonMethod::Ex).expect("Samba wrote it");
         assert_eq!(read.generic.expect("the level is 4").logon_data, DATA);
+    }
+}
+
+/// Samba's bindings (4.17) end a question in NDR64 so, after LogonData of one to four bytes: a level of 16 bits.
+#[test]
+fn a_validation_level_of_sixteen_bits_is_read_too() {
+    let ends = [
+        (
+            ByteOrder::Little,
+            ["aa00050000000000", "aaaa050000000000", "aaaaaa000500000000000000", "aaaaaaaa0500000000000000"],
+        ),
+        (
+            ByteOrder::Big,
+            ["aa00000500000000", "aaaa000500000000", "aaaaaa000005000000000000", "aaaaaaaa0005000000000000"],
+        ),
+    ];
+    for (order, ends) in ends {
+        for (end, len) in ends.into_iter().zip(1..) {
+            let bytes = unhex_vec(end);
+            let mut reader = NdrReader::new(&bytes, NdrSyntax::Ndr64, order);
+            reader.bytes("LogonData", len).expect("it is there");
+            let level = super::generic::validation_level(&mut reader, LogonMethod::Ex);
+            assert_eq!((level, reader.u32("ExtraFlags"), reader.remaining()), (Ok(5), Ok(0), 0), "{end}");
+        }
     }
 }

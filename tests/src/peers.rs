@@ -1,0 +1,169 @@
+//! The foreign peers: Impacket and Samba as clients, Samba's domain controller as a server.
+//!
+//! Each client is a Python script that takes one JSON object and prints one; the scripts say what is in them.
+
+use crate::Service;
+use serde_json::{Map, Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn script(name: &str) -> PathBuf {
+    here().join("peers").join(name)
+}
+
+/// Python with Impacket.
+pub fn impacket_python() -> PathBuf {
+    let private =
+        std::env::var_os("RCMPD_PRIVATE").map_or_else(|| here().join("../target/private"), PathBuf::from);
+    private.join("venv/bin/python")
+}
+
+/// Python with Samba's bindings: they belong to Debian's.
+pub const SAMBA_PYTHON: &str = "/usr/bin/python3";
+
+/// Runs a script of the peers with one JSON object and reads one.
+#[track_caller]
+pub fn run(mut command: Command, name: &str, input: &Value) -> Value {
+    let mut child = command
+        .arg(script(name))
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{name} does not start ({error}): tests/peers/install"));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.to_string().as_bytes()).expect("the peer reads its input");
+    drop(stdin);
+    let done = child.wait_with_output().expect("the peer ends");
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{name} ended with {}: {stderr}", done.status);
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{name}: {error}: {stderr}"))
+}
+
+fn with(base: Value, more: Value) -> Value {
+    let (Value::Object(mut base), Value::Object(more)) = (base, more) else {
+        panic!("objects are asked for")
+    };
+    base.extend(more);
+    Value::Object(base)
+}
+
+/// Where a demo's service is, and as whom to ask it.
+pub fn target(service: &Service) -> Value {
+    json!({
+        "host": service.netlogon.ip().to_string(),
+        "port": service.netlogon.port(),
+        "secret_file": service.path("machines/WEB01.secret"),
+    })
+}
+
+/// Asks a demo's service as Impacket does.
+#[track_caller]
+pub fn impacket(service: &Service, more: Value) -> Value {
+    run(Command::new(impacket_python()), "impacket_client.py", &with(target(service), more))
+}
+
+/// Asks a demo's service as Samba does, which must be served alone.
+#[track_caller]
+pub fn samba(service: &Service, more: Value) -> Value {
+    run(service.beside(SAMBA_PYTHON), "samba_client.py", &with(target(service), more))
+}
+
+/// Attacks a demo's service.
+#[track_caller]
+pub fn attack(service: &Service, more: Value) -> Value {
+    run(Command::new(impacket_python()), "attacks.py", &with(target(service), more))
+}
+
+/// A question about a demo's certificate.
+pub fn question(service: &Service, who: &str) -> Value {
+    json!({ "certificate": service.certificate(who) })
+}
+
+/// A question with more in it.
+pub fn question_with(service: &Service, who: &str, more: Value) -> Value {
+    with(question(service, who), more)
+}
+
+/// A Samba AD DC in namespaces of its own; it ends with this value.
+#[derive(Debug)]
+pub struct SambaDc {
+    child: Child,
+    // Its end of file ends the DC.
+    stdin: Option<ChildStdin>,
+    /// What the script says of it.
+    pub facts: Map<String, Value>,
+}
+
+impl SambaDc {
+    /// Provisions it, the first time, and starts it.
+    pub fn start() -> Self {
+        let mut child = Command::new(SAMBA_PYTHON)
+            .arg(script("samba_dc.py"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("Python starts");
+        let stdin = child.stdin.take();
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("the script says something");
+        let facts = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("the DC did not start ({error}): tests/peers/install"));
+        Self { child, stdin, facts }
+    }
+
+    /// A fact as text.
+    pub fn text(&self, name: &str) -> String {
+        match &self.facts[name] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// A machine account's password.
+    pub fn secret(&self, machine: &str) -> String {
+        self.facts["machines"][machine].as_str().expect("the machine has an account").to_owned()
+    }
+
+    /// A command that runs beside it.
+    pub fn beside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.text("pid"), "-n", "-m", "--"]).arg(program);
+        command
+    }
+
+    /// What Impacket's client needs to know.
+    pub fn target(&self, machine: &str) -> Value {
+        json!({
+            "host": self.text("address"), "port": self.facts["port"], "domain": self.text("netbios"),
+            "account": machine, "secret": self.secret(machine),
+        })
+    }
+
+    /// Asks it as Impacket does.
+    #[track_caller]
+    pub fn impacket(&self, machine: &str, more: Value) -> Value {
+        run(self.beside(impacket_python()), "impacket_client.py", &with(self.target(machine), more))
+    }
+
+    /// KERB_VERIFY_PAC_REQUEST in hex, with a signature of its krbtgt's, or nearly.
+    pub fn verify_pac(&self, signature: &str) -> String {
+        let mut command = Command::new(impacket_python());
+        command.arg(script("kerb_verify_pac.py")).args([&self.text("krbtgt_aes256"), signature]);
+        crate::service::finish(command).code(0).stdout.trim().to_owned()
+    }
+}
+
+impl Drop for SambaDc {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+    }
+}

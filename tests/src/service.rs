@@ -1,0 +1,296 @@
+//! A demo domain in a temporary folder, and `rcmpd serve` on it: the product as its users run it.
+
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A debug build on a busy machine is slow, and not more wrong for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+
+/// The binary, built beside the tests by whoever runs them.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("RCMPD_BINARY") {
+        return path.into();
+    }
+    let here = std::env::current_exe().expect("a test knows where it is");
+    let path = here.ancestors().nth(2).expect("target/PROFILE/deps/TEST").join("rcmpd");
+    assert!(path.exists(), "{} is not built: cargo build -p rcmpd", path.display());
+    path
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Expects an exit code.
+    #[track_caller]
+    pub fn code(self, expected: i32) -> Self {
+        assert_eq!(self.code, expected, "{self:?}");
+        self
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn finish(mut command: Command) -> Finished {
+    let done = command.stdin(Stdio::null()).output().expect("the command starts");
+    Finished {
+        code: done.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+    }
+}
+
+/// What `rcmpd quickstart` makes.
+#[derive(Debug)]
+pub struct Demo {
+    folder: TempDir,
+}
+
+impl Demo {
+    /// A new one. Its service takes whatever ports are free.
+    pub fn new() -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        let folder = demo.path("");
+        let mut command = Command::new(binary());
+        command.arg("quickstart").arg(&folder);
+        finish(command).code(0);
+        demo.edit(|text| {
+            text.replace("\"127.0.0.1:11490\"]", "\"127.0.0.1:0\"]")
+                .replace("127.0.0.1:1135", "127.0.0.1:0")
+                .replace("127.0.0.1:9464", "127.0.0.1:0")
+        });
+        demo
+    }
+
+    /// The place of something in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("demo").join(name)
+    }
+
+    /// A certificate's place.
+    pub fn certificate(&self, who: &str) -> String {
+        self.path(&format!("certs/{who}.pem")).display().to_string()
+    }
+
+    /// Changes the configuration.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let path = self.path("rcmpd.toml");
+        let text = fs::read_to_string(&path).expect("the configuration is there");
+        fs::write(path, change(text)).expect("the configuration can be written");
+    }
+
+    /// The domain's SID.
+    pub fn domain_sid(&self) -> String {
+        let text = fs::read_to_string(self.path("rcmpd.toml")).expect("the configuration is there");
+        let start = text.find("\"S-1-5-21").expect("the domain has a SID") + 1;
+        text[start..].split('"').next().unwrap_or_default().to_owned()
+    }
+
+    /// `rcmpd` with the arguments, run in the folder.
+    pub fn rcmpd(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(binary());
+        command.args(arguments).current_dir(self.path(""));
+        finish(command)
+    }
+
+    /// Serves it.
+    pub fn serve(self) -> Service {
+        self.serve_with(&[])
+    }
+
+    /// Serves it with variables in the environment.
+    pub fn serve_with(self, environment: &[(&str, &str)]) -> Service {
+        let mut command = Command::new(binary());
+        command.envs(environment.iter().copied());
+        self.start(command)
+    }
+
+    /// Serves it in a network namespace of its own, where the endpoint mapper has its well-known port: Samba's clients ask
+    /// nobody else where Netlogon is. [`Service::beside`] is the way in.
+    pub fn serve_alone(self) -> Service {
+        self.edit(|text| {
+            text.replace("endpoint_mapper = \"127.0.0.1:0\"", "endpoint_mapper = \"127.0.0.1:135\"")
+        });
+        let mut command = Command::new("unshare");
+        command.arg("--net");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        // Each step becomes the next, so that the process we start is the service.
+        command.args(["--", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]).arg(binary());
+        self.start(command)
+    }
+
+    fn start(self, mut command: Command) -> Service {
+        let log = File::create(self.path("serve.log")).expect("the log can be written");
+        let child = command
+            .args(["serve", "-c", "rcmpd.toml"])
+            .current_dir(self.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("rcmpd starts");
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut service =
+            Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
+        service.wait_for_log(" Ready ");
+        service.netlogon = service.address("Serving Netlogon");
+        service.endpoint_mapper = service.address("Serving the endpoint mapper");
+        service.admin = service.address("Serving health");
+        let netlogon = service.netlogon;
+        service.edit(|text| text.replace("\"127.0.0.1:11490\"", &format!("\"{netlogon}\"")));
+        service
+    }
+}
+
+impl Default for Demo {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A running `rcmpd serve`; it ends with this value.
+#[derive(Debug)]
+pub struct Service {
+    demo: Demo,
+    child: Child,
+    /// Where Netlogon is.
+    pub netlogon: SocketAddr,
+    /// Where the endpoint mapper is.
+    pub endpoint_mapper: SocketAddr,
+    /// Where health is.
+    pub admin: SocketAddr,
+}
+
+impl Deref for Service {
+    type Target = Demo;
+
+    fn deref(&self) -> &Demo {
+        &self.demo
+    }
+}
+
+impl Service {
+    /// The log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("serve.log")).unwrap_or_default()
+    }
+
+    /// Waits until the log has this text.
+    #[track_caller]
+    pub fn wait_for_log(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("rcmpd ended with {status} before it said {text:?}:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "rcmpd did not say {text:?}:\n{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn address(&self, what: &str) -> SocketAddr {
+        let log = self.log();
+        let line = log.lines().find(|line| line.contains(what)).unwrap_or_default();
+        let address = line.rsplit("address=").next().unwrap_or_default();
+        address.trim().parse().unwrap_or_else(|error| panic!("{what}: {error} in {line:?}"))
+    }
+
+    /// A command in the same network namespace.
+    pub fn beside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid().to_string(), "--net"]);
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        command.arg("--").arg(program);
+        command
+    }
+
+    /// Asks as a user would: `rcmpd map NAME`.
+    pub fn map(&self, who: &str) -> Finished {
+        self.rcmpd(&["map", &self.certificate(who), "-c", "rcmpd.toml", "--json"])
+    }
+
+    /// GET from the admin port: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = std::net::TcpStream::connect(self.admin).expect("health is served");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .expect("health listens");
+        let text = std::io::read_to_string(stream).expect("health answers");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0), body.to_owned())
+    }
+
+    /// The value of a metric.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, body) = self.get("/metrics");
+        let line = body.lines().find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no metric {name} in\n{body}"))
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("the service runs");
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(Path::new("/proc").join(self.pid().to_string()).join("status"))
+            .expect("the service runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has memory");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number of kB")
+    }
+
+    /// Waits for its end and says how it ended.
+    #[track_caller]
+    pub fn ended(&mut self) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the service is our child") {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < deadline, "rcmpd does not end:\n{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("rcmpd said:\n{}", self.log());
+        }
+    }
+}

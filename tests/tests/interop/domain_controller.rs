@@ -1,0 +1,98 @@
+//! Our client at a real Samba AD DC: finding it, the channel, opnums 21, 39 and 30, and refusals, beside what Impacket gets there.
+
+use crate::SUCCESS;
+use rcmpd_tests::Demo;
+use rcmpd_tests::peers::SambaDc;
+use serde_json::{Value, json};
+use std::fs;
+use std::process::Command;
+
+fn output(mut command: Command) -> (i32, String, String) {
+    let done = command.output().expect("nsenter starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
+}
+
+fn ask(dc: &SambaDc, machine: &str, password: &str, questions: &[String]) -> Value {
+    let mut command = dc.beside(env!("CARGO_BIN_EXE_netlogon-ask"));
+    command.arg(format!("{}:{}", dc.text("address"), dc.text("port")));
+    command.args([&dc.text("netbios"), machine, password]).args(questions);
+    let (code, stdout, stderr) = output(command);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+#[test]
+fn our_client_at_samba_s_domain_controller() {
+    let dc = SambaDc::start();
+    relays_what_impacket_relays(&dc);
+    rotates_a_secret(&dc);
+    the_command_line_says_what_is_wrong(&dc);
+}
+
+/// One machine account for each client: that DC keeps one channel for an account.
+fn relays_what_impacket_relays(dc: &SambaDc) {
+    let (good, bad) = (dc.verify_pac("good"), dc.verify_pac("bad"));
+    let rcmp = "Microsoft Unified Security Protocol Provider";
+    let questions =
+        [("Kerberos", &good[..]), ("Kerberos", &bad), ("Kerberos", "00ff"), (rcmp, "02"), ("Nonsense", "02")];
+    let theirs = dc.impacket(
+        "WEB01$",
+        json!({ "capabilities": [1], "questions": questions.map(|(package, data)| json!({ "package": package, "data": data })) }),
+    );
+    assert_eq!(theirs["error"], Value::Null, "{theirs:#}");
+    let arguments = questions.map(|(package, data)| format!("{package}={data}"));
+    let ours = ask(dc, "WEB02$", &dc.secret("WEB02$"), &arguments);
+    assert_eq!(ours["capabilities"], "good", "{ours:#}");
+    let statuses = |answers: &Value| -> Vec<(Value, Value)> {
+        answers
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|answer| (answer["status"].clone(), answer["authoritative"].clone()))
+            .collect()
+    };
+    assert_eq!(statuses(&ours["answers"]), statuses(&theirs["answers"]), "{ours:#}\n{theirs:#}");
+    // And these are what such a DC is known to say, so that both are not wrong together.
+    let known: Vec<&str> =
+        ours["answers"].as_array().unwrap().iter().filter_map(|a| a["status"].as_str()).collect();
+    assert_eq!(known, [SUCCESS, "0xC000006D", "0xC000000D", "0xC000000D", "0xC000000D"]);
+}
+
+/// NetrServerPasswordSet2: the DC takes the new secret, and forgets the old one or keeps it as the previous.
+fn rotates_a_secret(dc: &SambaDc) {
+    let new = "A-new-secret-for-the-third-machine";
+    let done = ask(dc, "WEB03$", &dc.secret("WEB03$"), &[format!("password={new}")]);
+    assert_eq!(done["answers"][0]["password"], true, "{done:#}");
+    let done = ask(dc, "WEB03$", new, &["Kerberos=00ff".into()]);
+    assert_eq!(done["answers"][0]["status"], "0xC000000D", "{done:#}");
+    let done = ask(dc, "WEB03$", "neither-the-old-nor-the-new-secret", &[]);
+    assert!(done["error"].as_str().unwrap().contains("STATUS_ACCESS_DENIED"), "{done:#}");
+}
+
+fn the_command_line_says_what_is_wrong(dc: &SambaDc) {
+    let demo = Demo::new();
+    let secret = demo.path("machines/WEB04.secret");
+    fs::write(&secret, format!("{}\n", dc.secret("WEB04$"))).unwrap();
+    let map = |server: &str, secret: &str| {
+        let mut command = dc.beside(rcmpd_tests::binary());
+        command.args(["map", &demo.certificate("alice"), "--server", server, "--machine", "WEB04$"]);
+        command.args(["--secret-file", secret, "--domain", &dc.text("netbios"), "--json"]);
+        let (code, stdout, stderr) = output(command);
+        (code, serde_json::from_str::<Value>(&stdout).unwrap_or_default(), stderr)
+    };
+    let right = secret.display().to_string();
+    let address = dc.text("address");
+    // With a port; and without one, where Samba's endpoint mapper tells it.
+    for server in [format!("{address}:{}", dc.text("port")), address.clone()] {
+        let (code, answer, stderr) = map(&server, &right);
+        assert_eq!(code, 3, "{answer:#} {stderr}");
+        assert_eq!(answer["status"]["name"], "STATUS_INVALID_PARAMETER");
+        assert!(stderr.contains("does not speak the Remote Certificate Mapping Protocol"), "{stderr}");
+    }
+    let wrong = demo.path("machines/WEB01.secret").display().to_string();
+    let (code, answer, _) = map(&address, &wrong);
+    assert_eq!(code, 5, "{answer:#}");
+    let (code, _, stderr) = map(&format!("{address}:1"), &right);
+    assert_eq!(code, 4, "{stderr}");
+}

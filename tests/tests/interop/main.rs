@@ -1,0 +1,68 @@
+//! Real peers that nobody here wrote, started by the tests. One module for each side of each protocol.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod domain_controller;
+mod endpoint_mapper;
+mod hostile;
+mod impacket;
+mod samba;
+
+use rcmpd_tests::Service;
+
+/// What the quickstart's accounts are: name, RID, primary group, groups of the domain, of which `local` is one of its local ones.
+struct Expected {
+    who: &'static str,
+    account: &'static str,
+    full_name: &'static str,
+    rid: u32,
+    primary_group: u32,
+    groups: &'static [u32],
+    local: &'static [u32],
+}
+
+const ACCOUNTS: [Expected; 4] = [
+    Expected {
+        who: "alice",
+        account: "alice",
+        full_name: "Alice Adams",
+        rid: 1001,
+        primary_group: 513,
+        groups: &[513, 1101, 1102],
+        local: &[1103],
+    },
+    Expected {
+        who: "bob",
+        account: "bob",
+        full_name: "Bob Baker",
+        rid: 1002,
+        primary_group: 513,
+        groups: &[513, 1102],
+        local: &[1103],
+    },
+    Expected {
+        who: "carol",
+        account: "carol",
+        full_name: "Carol Carter",
+        rid: 1003,
+        primary_group: 513,
+        groups: &[513],
+        local: &[1103],
+    },
+    Expected {
+        who: "web01",
+        account: "WEB01$",
+        full_name: "",
+        rid: 1004,
+        primary_group: 515,
+        groups: &[515, 1104],
+        local: &[],
+    },
+];
+
+const LOGON_FAILURE: &str = "0xC000006D";
+const SUCCESS: &str = "0x00000000";
+
+fn sid(service: &Service, rid: u32) -> String {
+    format!("{}-{rid}", service.domain_sid())
+}

@@ -1,0 +1,1 @@
+//! The whole process, as its users and operators meet it.
