@@ -1,4 +1,4 @@
-//! The endpoint mapper ([C706] appendix O, [MS-RPCE] 3.1.3.5): which port serves an interface?
+//! The endpoint mapper (\[C706\] appendix O, [MS-RPCE] 3.1.3.5): which port serves an interface?
 //!
 //! The service is a list and a function. A lookup handle carries its own position, so there is nothing to keep for a
 //! client that never comes back.
@@ -46,7 +46,7 @@ pub struct Endpoint {
     pub annotation: &'static str,
 }
 
-/// A protocol tower ([C706] appendix I): floors that say interface, transfer syntax, protocol, port and address.
+/// A protocol tower (\[C706\] appendix I): floors that say interface, transfer syntax, protocol, port and address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtocolTower {
     /// The floors, the interface first.

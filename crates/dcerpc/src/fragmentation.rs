@@ -1,4 +1,4 @@
-//! Cutting a message into fragments, for both sides ([MS-RPCE] 2.2.2.11, [C706] 12.6.2).
+//! Cutting a message into fragments, for both sides ([MS-RPCE] 2.2.2.11, \[C706\] 12.6.2).
 
 use crate::pdu::{PacketFlags, SecTrailer, finish_pdu};
 use crate::security::{AuthLevel, AuthType, Outgoing, OutgoingFragment};

@@ -1,5 +1,5 @@
 //! DCE/RPC without sockets: PDUs, NDR, associations, the endpoint mapper's and the management interface's
-//! messages ([C706], [MS-RPCE]).
+//! messages (\[C706\], [MS-RPCE]).
 //!
 //! Nothing here opens a socket, starts a task, reads a clock or draws a random number.
 

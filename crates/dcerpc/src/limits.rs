@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Longest fragment over TCP: what Windows uses, and four Ethernet frames.
 pub const FRAGMENT_LEN_MAX: usize = 5840;
-/// Shortest longest fragment that a peer may ask for ([C706] 12.6.3.1 has 1,432; Windows and Samba use 2,048).
+/// Shortest longest fragment that a peer may ask for (\[C706\] 12.6.3.1 has 1,432; Windows and Samba use 2,048).
 pub const FRAGMENT_LEN_MIN: usize = 2048;
 /// Longest stub of a call, together over its fragments ([MS-RPCE] 3.3.3.5.4).
 pub const CALL_LEN_MAX: usize = 0x40_0000;

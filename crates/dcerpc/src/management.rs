@@ -1,4 +1,4 @@
-//! The management interface ([C706] appendix Q, [MS-RPCE] 2.2.1.3.4), which every endpoint has.
+//! The management interface (\[C706\] appendix Q, [MS-RPCE] 2.2.1.3.4), which every endpoint has.
 
 use crate::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use crate::pdu::{FaultStatus, SyntaxId};

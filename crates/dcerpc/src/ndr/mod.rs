@@ -1,4 +1,4 @@
-//! NDR 2.0 ([C706] chapter 14) and NDR64 ([MS-RPCE] 2.2.5), as far as our interfaces use them.
+//! NDR 2.0 (\[C706\] chapter 14) and NDR64 ([MS-RPCE] 2.2.5), as far as our interfaces use them.
 //!
 //! A structure with embedded pointers travels in two passes, and our code says so: `scalars` reads or writes
 //! the fields in place, `referents` what the pointers among them lead to, after the outermost scalars.

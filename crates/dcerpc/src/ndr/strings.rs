@@ -122,7 +122,7 @@ impl UnicodeStringHeader {
     }
 }
 
-/// [C706] context handle: 20 bytes, aligned to 4.
+/// \[C706\] context handle: 20 bytes, aligned to 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ContextHandle {
     /// Attributes, zero in practice.

@@ -1,7 +1,7 @@
 use super::SyntaxId;
 use dtyp::{Decode, DecodeError, DecodeErrorKind, Encode, Reader};
 
-/// Body of bind and alter_context ([C706] 12.6.4.3 and 12.6.4.1).
+/// Body of bind and alter_context (\[C706\] 12.6.4.3 and 12.6.4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
     /// `max_xmit_frag`: the longest fragment the client sends, in bytes.
@@ -63,7 +63,7 @@ impl Decode<'_> for ContextElement {
     }
 }
 
-/// Body of bind_ack and alter_context_resp ([C706] 12.6.4.4 and 12.6.4.2).
+/// Body of bind_ack and alter_context_resp (\[C706\] 12.6.4.4 and 12.6.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindAck {
     /// `max_xmit_frag`: the longest fragment the server sends.
@@ -163,7 +163,7 @@ impl Decode<'_> for ContextResult {
     }
 }
 
-/// Body of bind_nak ([C706] 12.6.4.5): the reason, and the versions spoken.
+/// Body of bind_nak (\[C706\] 12.6.4.5): the reason, and the versions spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindNak {
     /// `provider_reject_reason`.

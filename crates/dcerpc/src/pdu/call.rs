@@ -2,7 +2,7 @@ use super::{Header, PacketFlags, PacketType, finish_pdu, start_pdu};
 use dtyp::{Decode, DecodeError, Encode, Guid, Reader};
 use std::fmt;
 
-/// What a request says before its stub ([C706] 12.6.4.9).
+/// What a request says before its stub (\[C706\] 12.6.4.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
     /// `alloc_hint`: the length of the whole stub, if the peer cares; never believed.
@@ -47,7 +47,7 @@ impl Encode for RequestHead {
     }
 }
 
-/// What a response says before its stub ([C706] 12.6.4.10).
+/// What a response says before its stub (\[C706\] 12.6.4.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// `alloc_hint`: bytes of stub from here to the end of the message.
@@ -87,7 +87,7 @@ impl Decode<'_> for ResponseHead {
     }
 }
 
-/// Body of a fault ([C706] 12.6.4.7): a response's head, the status and four zeroes.
+/// Body of a fault (\[C706\] 12.6.4.7): a response's head, the status and four zeroes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultBody {
     /// `p_cont_id`, as in the request.
@@ -119,7 +119,7 @@ impl Decode<'_> for FaultBody {
     }
 }
 
-/// `status` of a fault: a code of [C706] appendix E or a Win32 error ([MS-RPCE] 2.2.2.1, 3.3.3.5.1).
+/// `status` of a fault: a code of \[C706\] appendix E or a Win32 error ([MS-RPCE] 2.2.2.1, 3.3.3.5.1).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FaultStatus(pub u32);
 

@@ -65,7 +65,7 @@ impl PacketFlags {
     }
 }
 
-/// The common header of every PDU, 16 bytes ([C706] 12.6.3.1).
+/// The common header of every PDU, 16 bytes (\[C706\] 12.6.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// `rpc_vers`: 5, or the peer speaks another protocol.

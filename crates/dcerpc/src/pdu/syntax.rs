@@ -2,7 +2,7 @@ use crate::ndr::NdrSyntax;
 use dtyp::{Decode, DecodeError, Encode, Guid, Reader};
 use std::fmt;
 
-/// `p_syntax_id_t`: an interface or a transfer syntax, with its version ([C706] 12.6.3.1).
+/// `p_syntax_id_t`: an interface or a transfer syntax, with its version (\[C706\] 12.6.3.1).
 ///
 /// 20 bytes: the UUID and the version, major in the low 16 bits, minor in the high ones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ impl SyntaxId {
     }
 
     /// Whether an interface of this identifier serves a client that asks for `wanted`: the same UUID and major
-    /// version, and at least its minor version ([C706] 6.1.2).
+    /// version, and at least its minor version (\[C706\] 6.1.2).
     pub fn serves(&self, wanted: &Self) -> bool {
         self.uuid == wanted.uuid && self.major == wanted.major && self.minor >= wanted.minor
     }
