@@ -39,7 +39,7 @@ check: check-arrows
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 	@tests/peers/install tools
-	cargo-deny --offline check bans licenses sources
+	cargo-deny check bans licenses sources
 
 check-arrows:
 	@python3 tests/check_arrows.py

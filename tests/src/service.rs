@@ -161,6 +161,7 @@ impl Demo {
         service.admin = service.address("Serving health");
         let netlogon = service.netlogon;
         service.edit(|text| text.replace("\"127.0.0.1:11490\"", &format!("\"{netlogon}\"")));
+        fs::copy(service.path("rcmpd.toml"), service.path("client.toml")).expect("a copy can be made");
         service
     }
 }
@@ -229,9 +230,9 @@ impl Service {
         command
     }
 
-    /// Asks as a user would: `rcmpd map NAME`.
+    /// Asks as a user would: `rcmpd map NAME`, with a copy of the configuration that [`Demo::edit`] leaves alone.
     pub fn map(&self, who: &str) -> Finished {
-        self.rcmpd(&["map", &self.certificate(who), "-c", "rcmpd.toml", "--json"])
+        self.rcmpd(&["map", &self.certificate(who), "-c", "client.toml", "--json"])
     }
 
     /// GET from the admin port: status and body.

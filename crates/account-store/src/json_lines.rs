@@ -45,12 +45,12 @@ pub enum LinesError {
         why: String,
     },
     /// What one line asks for.
-    #[error("line {line}: {source}")]
+    #[error("line {line}: {error}")]
     Entry {
         /// Counted from one.
         line: u64,
         /// The store's reason.
-        source: StoreError,
+        error: StoreError,
     },
     /// The store, for no line in particular.
     #[error(transparent)]
@@ -254,7 +254,7 @@ pub async fn import(
         (_, Some(error)) => Err(error),
         (Ok(()), None) => Ok(source.counts),
         (Err(error), None) if source.at_end => Err(error.into()),
-        (Err(error), None) => Err(LinesError::Entry { line: source.line, source: error }),
+        (Err(error), None) => Err(LinesError::Entry { line: source.line, error }),
     }
 }
 

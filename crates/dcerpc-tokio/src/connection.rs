@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::ServiceExt;
-use tracing::{Instrument, debug};
+use tracing::{Instrument, debug, field};
 
 /// Bytes read at once; they live on the stack while a read is polled, so an idle connection holds none.
 const READ_LEN: usize = 8 * 1024;
@@ -217,17 +217,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     async fn perform(&mut self, call: Call) -> io::Result<()> {
         let id = call.id;
         let interface = &self.context.registry.interfaces[call.interface];
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             target: "rcmpd::call",
             "call",
             interface = interface.name,
             opnum = call.opnum,
             call_id = id,
             client.addr = %self.peer.address,
+            otel.kind = "server",
+            fault = field::Empty,
         );
         let service = interface.service.clone();
         let peer = self.peer;
-        let mut outcome = pin!(service.oneshot(RpcCall { peer, call }).instrument(span));
+        let mut outcome = pin!(service.oneshot(RpcCall { peer, call }).instrument(span.clone()));
         let mut watching = true;
         let outcome: Option<Result<Reply, FaultStatus>> = loop {
             let event = poll_fn(|cx| {
@@ -256,12 +258,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Progress::Read(Err(error)) => return Err(error),
             }
         };
-        count(match &outcome {
-            Some(Ok(_)) => &self.context.counters.replies,
-            Some(Err(_)) => &self.context.counters.faults,
-            None => &self.context.counters.cancelled,
-        });
-        self.association.reply(id, outcome.unwrap_or(Err(FaultStatus::CANCEL)));
+        let outcome = match outcome {
+            Some(outcome) => {
+                let counters = &self.context.counters;
+                count(if outcome.is_ok() { &counters.replies } else { &counters.faults });
+                outcome
+            }
+            None => {
+                count(&self.context.counters.cancelled);
+                Err(FaultStatus::CANCEL)
+            }
+        };
+        if let Err(status) = &outcome {
+            span.record("fault", field::display(status));
+        }
+        self.association.reply(id, outcome);
         Ok(())
     }
 }

@@ -1,19 +1,107 @@
-//! Logs.
+//! Logs, and one span a call by OTLP where OpenTelemetry's standard variables ask for it.
 
 use crate::config::Telemetry;
+use anyhow::Context;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging to standard error. `RUST_LOG`, where it is set, takes the place of the configuration's filter.
-pub fn init(config: &Telemetry) {
+/// The target of the spans that are exported; everything else stays in the log.
+const CALL_TARGET: &str = "rcmpd::call";
+
+/// Where spans go to, while the service runs.
+#[derive(Debug)]
+pub struct Exporter(Option<SdkTracerProvider>);
+
+impl Exporter {
+    /// Sends what is left. A collector that does not answer is waited for as long as OTEL_EXPORTER_OTLP_TIMEOUT says.
+    pub async fn finish(self) {
+        let Some(provider) = self.0 else { return };
+        // It blocks, and its sending needs the runtime.
+        match tokio::task::spawn_blocking(move || provider.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "The last spans were not exported"),
+            Err(error) => tracing::warn!(%error, "The last spans were not exported"),
+        }
+    }
+}
+
+/// Starts logging to standard error, and exporting. `RUST_LOG`, where it is set, takes the place of the configuration's filter.
+pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match config.json {
-        true => builder.json().try_init(),
-        false => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match config.json {
+        true => log.json().boxed(),
+        false => log.with_ansi(std::io::stderr().is_terminal()).boxed(),
     };
-    if let Err(error) = started {
-        eprintln!("rcmpd: no log: {error}");
+    let provider = exporting(|name| std::env::var(name).ok())?.then(provider).transpose()?;
+    let spans = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("rcmpd"))
+            .with_location(false)
+            .with_threads(false)
+            .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET))
+    });
+    tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).try_init()?;
+    Ok(Exporter(provider))
+}
+
+/// Whether the environment asks for spans, by the variables of OpenTelemetry's specification.
+fn exporting(variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<bool> {
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let is = |name: &str, value: &str| variable(name).is_some_and(|text| text.eq_ignore_ascii_case(value));
+    let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or(variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    if endpoint.is_none() || is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+        return Ok(false);
+    }
+    let protocol = variable("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or(variable("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    match protocol.as_deref() {
+        None | Some("grpc") => Ok(true),
+        Some(other) => anyhow::bail!(
+            "OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}, and only \"grpc\" is spoken here; collectors have it on port 4317"
+        ),
+    }
+}
+
+fn provider() -> anyhow::Result<SdkTracerProvider> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .build()
+        .context("spans cannot be exported as the OTEL_EXPORTER_OTLP variables say")?;
+    // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take the place of ours.
+    let resource = Resource::builder();
+    let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
+        Some(_) => resource,
+        None => resource.with_service_name("rcmpd"),
+    };
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exporting;
+
+    #[test]
+    fn spans_are_exported_when_the_standard_variables_ask_for_it() {
+        let asked = |variables: &[(&str, &str)]| {
+            exporting(|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            })
+            .map_err(|error| error.to_string())
+        };
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317");
+        assert_eq!(asked(&[]), Ok(false));
+        assert_eq!(asked(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]), Ok(false));
+        assert_eq!(asked(&[endpoint]), Ok(true));
+        assert_eq!(asked(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://localhost:4317")]), Ok(true));
+        assert_eq!(asked(&[endpoint, ("OTEL_SDK_DISABLED", "True")]), Ok(false));
+        assert_eq!(asked(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]), Ok(false));
+        assert_eq!(asked(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]), Ok(true));
+        assert!(asked(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]).is_err());
     }
 }

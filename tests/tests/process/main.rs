@@ -1,1 +1,8 @@
 //! The whole process, as its users and operators meet it.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod command_line;
+mod load;
+mod serving;
+mod telemetry;

@@ -56,9 +56,10 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Serve { config } => {
             let path = config.config;
             let config = load(&path)?;
-            crate::telemetry::init(&config.telemetry);
-            crate::serve::run(&path, config).await?;
-            Ok(0)
+            let exporter = crate::telemetry::init(&config.telemetry)?;
+            let served = crate::serve::run(&path, config).await;
+            exporter.finish().await;
+            served.map(|()| 0)
         }
         Command::Map(args) => map::map(args).await,
         Command::Explain { certificate, config, methods, chain, json } => {

@@ -7,6 +7,7 @@ use rcmp_service::{Asker, CurrentMapper, Mapper, Question, Reason};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The mapper of the moment.
 #[derive(Clone, Debug)]
@@ -36,6 +37,9 @@ impl RcmpPackage {
         let asker = Asker { account: machine.name.clone(), sid: machine.sid, may_map: machine.may_map };
         let question = Question { request: call.data, asker };
         let answer = self.policy.current().answer(&question, super::now()).await;
+        let span = tracing::Span::current();
+        span.set_attribute("rcmp.reason", answer.reason.name());
+        span.set_attribute("rcmp.status", i64::from(answer.status.0));
         if self.audit.decision(&answer, &question.asker, call.address).is_err() {
             let reason = Reason::AuditUnavailable;
             return PackageReply::refused(reason.status(false), reason.is_authoritative());

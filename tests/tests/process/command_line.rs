@@ -1,0 +1,373 @@
+//! Every command, every exit code, every promise of the help.
+
+use rcmpd_tests::{Demo, Finished};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::TcpListener;
+
+const CONFIG: [&str; 2] = ["-c", "rcmpd.toml"];
+
+impl<T> With for T where T: AsRef<[&'static str]> {}
+
+/// Arguments, and the configuration behind them.
+trait With: AsRef<[&'static str]> {
+    fn with_config(&self) -> Vec<&'static str> {
+        [self.as_ref(), &CONFIG].concat()
+    }
+}
+
+fn run(demo: &Demo, arguments: &[&'static str]) -> Finished {
+    demo.rcmpd(&arguments.with_config())
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn map_tells_account_groups_method_and_pac() {
+    let service = Demo::new().serve();
+    for (who, account, method) in [
+        ("alice", "alice", "upn"),
+        ("bob", "bob", "subject"),
+        ("carol", "carol", "subject"),
+        ("web01", "WEB01$", "upn"),
+    ] {
+        let answer = service.map(who).code(0).json();
+        assert_eq!(answer["account"], account);
+        assert_eq!(answer["method"], method);
+        assert_eq!(answer["domain"], "CONTOSO");
+        let sid = answer["sid"].as_str().unwrap();
+        assert!(sid.starts_with(&service.domain_sid()), "{sid}");
+        assert!(answer["groups"].as_array().unwrap().iter().all(|group| group["sid"].is_string()));
+        assert_eq!(answer["pac"]["logon_server"], "DC1");
+        assert_eq!(answer["pac"]["buffers"], json!([1, 10, 12, 18]));
+    }
+    // And for people.
+    let done = service.rcmpd(&["map", "certs/alice.pem", "-c", "rcmpd.toml"]).code(0);
+    assert!(done.stdout.contains(r"CONTOSO\alice") && done.stdout.contains("Domain Users"), "{done:?}");
+}
+
+#[test]
+fn a_refusal_is_named_and_hinted_at() {
+    let service = Demo::new().serve();
+    let done = service.map("mallory").code(3);
+    assert_eq!(done.json()["status"], json!({ "name": "STATUS_LOGON_FAILURE", "value": "0xc000006d" }));
+    assert!(
+        done.stderr.contains("STATUS_LOGON_FAILURE") && done.stderr.contains("rcmpd explain"),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn whatever_goes_wrong_says_what_and_exits_as_promised() {
+    let service = Demo::new().serve();
+    let server = service.netlogon.to_string();
+    let map = |certificate: &str, server: &str, machine: &str, secret: &str| {
+        service.rcmpd(&[
+            "map",
+            certificate,
+            "--server",
+            server,
+            "--machine",
+            machine,
+            "--secret-file",
+            secret,
+            "--domain",
+            "CONTOSO",
+        ])
+    };
+    let secret = "machines/WEB01.secret";
+    map("certs/alice.pem", &server, "WEB01$", secret).code(0);
+
+    // 2: wrong use.
+    for arguments in
+        [&["map"][..], &["map", "certs/alice.pem"], &["map", "certs/alice.pem", "--nonsense"], &["nonsense"]]
+    {
+        service.rcmpd(arguments).code(2);
+    }
+    // 4: nobody there, and nobody who answers.
+    let (gone, deaf) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = gone.local_addr().unwrap().to_string();
+    drop(gone);
+    let done = map("certs/alice.pem", &address, "WEB01$", secret).code(4);
+    assert!(done.stderr.contains(&address), "{done:?}");
+    let address = deaf.local_addr().unwrap().to_string();
+    let done = service
+        .rcmpd(&[
+            "map",
+            "certs/alice.pem",
+            "-c",
+            "rcmpd.toml",
+            "--server",
+            &address,
+            "--machine",
+            "WEB01$",
+            "--secret-file",
+            secret,
+            "--timeout",
+            "1",
+        ])
+        .code(4);
+    assert!(done.stderr.contains("did not answer in time"), "{done:?}");
+    // 5: no channel.
+    fs::write(service.path("wrong.secret"), "not the password\n").unwrap();
+    let done = map("certs/alice.pem", &server, "WEB01$", "wrong.secret").code(5);
+    assert!(done.stderr.contains("secret is wrong"), "{done:?}");
+    let done = map("certs/alice.pem", &server, "NOBODY$", secret).code(5);
+    assert!(done.stderr.contains("no such machine account"), "{done:?}");
+    // 6: unusable input, each with its reason.
+    let pem = fs::read_to_string(service.path("certs/alice.pem")).unwrap();
+    fs::write(service.path("half.pem"), &pem[..pem.len() / 2]).unwrap();
+    fs::write(service.path("empty.pem"), "").unwrap();
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let short =
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", &body[..body.len() / 8 * 4]);
+    fs::write(service.path("short.pem"), short).unwrap();
+    for certificate in ["nowhere.pem", "half.pem", "empty.pem", "short.pem", "certs/alice.key", "certs"] {
+        let done = map(certificate, &server, "WEB01$", secret).code(6);
+        assert!(done.stderr.contains(certificate), "{done:?}");
+    }
+    let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
+    assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
+    // 3: a machine that may not ask.
+    run(&service, &["machine", "set", "WEB01$", "--revoke", "rcmp"]).code(0);
+    let done = service.map("alice").code(3);
+    assert_eq!(done.json()["status"]["name"], "STATUS_ACCESS_DENIED");
+    assert!(done.stderr.contains("rcmpd machine set"), "{done:?}");
+}
+
+/// A store that cannot be read is not a store without accounts.
+#[test]
+fn a_server_that_cannot_decide_does_not_say_no() {
+    let service = Demo::new().serve();
+    service.map("alice").code(0);
+    // The table that everything is looked up in is gone, while the service runs.
+    let database = rusqlite::Connection::open(service.path("accounts.db")).unwrap();
+    database
+        .execute_batch("ALTER TABLE account_key RENAME TO lost; UPDATE revision SET accounts = accounts + 1")
+        .unwrap();
+    for who in ["alice", "bob", "mallory"] {
+        let done = service.map(who).code(7);
+        assert!(done.stderr.contains("could not decide: STATUS_DS_BUSY"), "{done:?}");
+    }
+    // It is back, and so are the answers.
+    database
+        .execute_batch("ALTER TABLE lost RENAME TO account_key; UPDATE revision SET accounts = accounts + 1")
+        .unwrap();
+    service.map("alice").code(0);
+    service.map("mallory").code(3);
+}
+
+#[test]
+fn check_config_tells_good_wrong_and_unreadable_apart() {
+    let demo = Demo::new();
+    run(&demo, &["check-config"]).code(0);
+    demo.edit(|text| text.replace("binding    = \"off\"", "bidning    = \"off\""));
+    let done = run(&demo, &["check-config"]).code(1);
+    assert!(done.stderr.contains("bidning") && done.stderr.contains("rcmpd.toml:"), "{done:?}");
+    let done = run(&demo, &["check-config", "--json"]).code(1).json();
+    assert_eq!(done["good"], false);
+    assert!(done["problems"][0]["line"].as_u64().unwrap() > 10);
+    demo.rcmpd(&["check-config", "-c", "nowhere.toml"]).code(2);
+    // What does not pass the check does not start.
+    let done = run(&demo, &["serve"]).code(1);
+    assert!(done.stderr.contains("bidning"), "{done:?}");
+}
+
+#[test]
+fn quickstart_overwrites_nothing() {
+    let demo = Demo::new();
+    let before = fs::read(demo.path("certs/alice.key")).unwrap();
+    let done = demo.rcmpd(&["quickstart", "."]);
+    assert_ne!(done.code, 0);
+    assert!(done.stderr.contains("exists"), "{done:?}");
+    assert_eq!(fs::read(demo.path("certs/alice.key")).unwrap(), before);
+    let mode = |name: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(demo.path(name)).unwrap().permissions().mode() & 0o777
+    };
+    for secret in ["machines/WEB01.secret", "accounts.key", "certs/alice.key", "certs/ca.key"] {
+        if demo.path(secret).exists() {
+            assert_eq!(mode(secret) & 0o077, 0, "{secret}");
+        }
+    }
+}
+
+#[test]
+fn accounts_and_groups_are_kept_from_the_command_line() {
+    let demo = Demo::new();
+    run(
+        &demo,
+        &[
+            "account",
+            "add",
+            "dave",
+            "--upn",
+            "dave@contoso.example",
+            "--full-name",
+            "Dave Dunn",
+            "--group",
+            "Engineers",
+        ],
+    )
+    .code(0);
+    let dave = run(&demo, &["account", "show", "dave", "--json"]).code(0).json();
+    assert_eq!(dave["name"], "dave");
+    let listed = run(&demo, &["account", "list", "--json"]).code(0).json();
+    assert!(names(&listed).contains(&"dave"));
+    // Once is enough, and an account of that name is in the way of another.
+    let done = run(&demo, &["account", "add", "DAVE"]);
+    assert_ne!(done.code, 0, "{done:?}");
+    run(&demo, &["account", "set", "dave", "--disable", "--add-spn", "http/dave.contoso.example"]).code(0);
+    run(&demo, &["account", "remove", "dave"]).code(0);
+    assert_ne!(run(&demo, &["account", "show", "dave"]).code, 0);
+
+    run(&demo, &["group", "add", "Night Shift", "--scope", "local"]).code(0);
+    run(&demo, &["group", "set", "Night Shift", "--add-member", "alice"]).code(0);
+    let group = run(&demo, &["group", "show", "Night Shift", "--json"]).code(0).json();
+    assert!(group.to_string().contains("alice"), "{group:#}");
+    run(&demo, &["group", "remove", "Night Shift"]).code(0);
+    let listed = run(&demo, &["group", "list", "--json"]).code(0).json();
+    assert!(!names(&listed).contains(&"Night Shift"));
+
+    let domain = run(&demo, &["domain", "show", "--json"]).code(0).json();
+    assert_eq!(domain["netbios"], "CONTOSO");
+    assert_eq!(domain["sid"], demo.domain_sid());
+}
+
+#[test]
+fn a_machine_account_is_made_with_its_secret_and_asks() {
+    let service = Demo::new().serve();
+    run(
+        &service,
+        &["machine", "add", "WEB02$", "--secret-file", "machines/WEB02.secret", "--permission", "rcmp"],
+    )
+    .code(0);
+    let map = || {
+        let server = service.netlogon.to_string();
+        service.rcmpd(&[
+            "map",
+            "certs/alice.pem",
+            "--server",
+            &server,
+            "--machine",
+            "WEB02$",
+            "--secret-file",
+            "machines/WEB02.secret",
+            "--domain",
+            "CONTOSO",
+        ])
+    };
+    map().code(0);
+    run(&service, &["machine", "set", "WEB02$", "--disable"]).code(0);
+    map().code(5);
+    run(&service, &["machine", "set", "WEB02$", "--enable"]).code(0);
+    map().code(0);
+    let listed = run(&service, &["machine", "list", "--json"]).code(0).json();
+    assert_eq!(names(&listed), ["WEB01$", "WEB02$"]);
+    assert!(
+        !run(&service, &["machine", "show", "WEB02$", "--json"])
+            .code(0)
+            .stdout
+            .to_lowercase()
+            .contains("hash")
+    );
+    run(&service, &["machine", "remove", "WEB02$"]).code(0);
+    map().code(5);
+}
+
+#[test]
+fn a_change_counts_from_the_next_question_on() {
+    let service = Demo::new().serve();
+    service.map("mallory").code(3);
+    run(&service, &["account", "add", "mallory", "--upn", "mallory@contoso.example"]).code(0);
+    assert_eq!(service.map("mallory").code(0).json()["account"], "mallory");
+    run(&service, &["account", "set", "mallory", "--disable"]).code(0);
+    service.map("mallory").code(3);
+    run(&service, &["account", "set", "mallory", "--enable", "--group", "Engineers"]).code(0);
+    let engineers = format!("{}-1101", service.domain_sid());
+    let answer = service.map("mallory").code(0).json();
+    assert!(
+        answer["groups"].as_array().unwrap().iter().any(|group| group["sid"] == engineers[..]),
+        "{answer:#}"
+    );
+    run(&service, &["account", "remove", "mallory"]).code(0);
+    service.map("mallory").code(3);
+}
+
+#[test]
+fn explain_says_why_without_asking_anybody() {
+    let demo = Demo::new();
+    let done = run(&demo, &["explain", "certs/alice.pem"]).code(0);
+    assert!(done.stdout.contains("alice@contoso.example"), "{done:?}");
+    let done = run(&demo, &["explain", "certs/mallory.pem", "--json"]);
+    assert_eq!(done.code, 3, "{done:?}");
+    assert_eq!(done.json()["status"]["name"], "STATUS_LOGON_FAILURE");
+    let tried: Vec<Value> =
+        done.json()["steps"].as_array().unwrap().iter().map(|step| step["method"].clone()).collect();
+    assert!(tried.contains(&json!("upn")) && tried.contains(&json!("subject")), "{tried:?}");
+}
+
+#[test]
+fn what_is_exported_can_be_imported_elsewhere() {
+    let demo = Demo::new();
+    run(&demo, &["export", "all.jsonl"]).code(0);
+    let text = fs::read_to_string(demo.path("all.jsonl")).unwrap();
+    assert!(text.lines().count() >= 10);
+    for line in text.lines() {
+        serde_json::from_str::<Value>(line).unwrap();
+    }
+    // It must not exist.
+    assert_ne!(run(&demo, &["export", "all.jsonl"]).code, 0);
+    // Everything is there already, and replacing it by itself changes nothing.
+    let done = run(&demo, &["import", "all.jsonl"]);
+    assert_ne!(done.code, 0, "{done:?}");
+    run(&demo, &["import", "all.jsonl", "--replace"]).code(0);
+    run(&demo, &["export", "again.jsonl"]).code(0);
+    assert_eq!(fs::read_to_string(demo.path("again.jsonl")).unwrap(), text);
+    // One bad line, and nothing of the file is taken.
+    let group = format!(
+        "{{\"type\":\"group\",\"name\":\"Newcomers\",\"sid\":\"{}-1999\",\"scope\":\"global\"}}",
+        demo.domain_sid()
+    );
+    let bad = format!("{group}\n{{\"type\":\"account\"}}\n");
+    fs::write(demo.path("bad.jsonl"), bad).unwrap();
+    let done = run(&demo, &["import", "bad.jsonl"]);
+    assert_ne!(done.code, 0);
+    assert!(done.stderr.contains("line 2") || done.stderr.contains(":2"), "{done:?}");
+    assert_ne!(run(&demo, &["group", "show", "Newcomers"]).code, 0);
+    fs::write(demo.path("good.jsonl"), format!("{group}\n")).unwrap();
+    run(&demo, &["import", "good.jsonl"]).code(0);
+    run(&demo, &["group", "show", "Newcomers"]).code(0);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let demo = Demo::new();
+    let help = demo.rcmpd(&["--help"]).code(0).stdout;
+    for command in [
+        "quickstart",
+        "serve",
+        "map",
+        "explain",
+        "check-config",
+        "account",
+        "group",
+        "machine",
+        "domain",
+        "import",
+        "export",
+        "completions",
+        "man",
+    ] {
+        assert!(help.contains(command), "{command}");
+        let own = demo.rcmpd(&[command, "--help"]).code(0).stdout;
+        assert!(own.contains("Usage:"), "{own}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(demo.rcmpd(&["completions", shell]).code(0).stdout.contains("check-config"));
+    }
+    assert!(demo.rcmpd(&["man"]).code(0).stdout.starts_with(".ie"));
+    assert!(demo.rcmpd(&["--version"]).code(0).stdout.starts_with("rcmpd "));
+}

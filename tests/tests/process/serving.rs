@@ -1,0 +1,255 @@
+//! What an operator relies on while it runs: health, reload, drain, revocation, silence about secrets.
+
+use netlogon_transport::client::{Association, ChannelError, SystemRandomness};
+use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
+use rcmpd::certificates::Chain;
+use rcmpd_tests::client::Client;
+use rcmpd_tests::{Demo, Service};
+use rustix::process::Signal;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+pub(crate) fn password(service: &Service, machine: &str) -> String {
+    let path = service.path("machines").join(format!("{machine}.secret"));
+    fs::read_to_string(path).unwrap().trim_end().to_owned()
+}
+
+pub(crate) async fn channel(service: &Service) -> Client {
+    let server = service.netlogon.to_string();
+    Client::establish(&server, "CONTOSO", "WEB01$", &password(service, "WEB01")).await.unwrap()
+}
+
+pub(crate) fn question(service: &Service, who: &str) -> Vec<u8> {
+    let chain = Chain::read(Path::new(&service.certificate(who)), None).unwrap();
+    let flags = MappingFlags::UPN.with(MappingFlags::SUBJECT);
+    Request { flags, certificate: chain.certificate(), issuers: chain.issuers().unwrap() }.encode().unwrap()
+}
+
+async fn ask(
+    client: &Client,
+    association: &mut dyn Association,
+    question: &[u8],
+) -> Result<u32, ChannelError> {
+    Ok(client.channel.ask(association, PACKAGE_NAME, "CONTOSO", question).await?.status.0)
+}
+
+#[tokio::test]
+async fn a_machine_disabled_while_connected_is_refused_at_its_next_call() {
+    let service = Demo::new().serve();
+    let alice = question(&service, "alice");
+    let client = channel(&service).await;
+    let mut association = client.open().await.unwrap();
+    assert_eq!(ask(&client, &mut *association, &alice).await, Ok(0));
+    service.rcmpd(&["machine", "set", "WEB01$", "--disable", "-c", "rcmpd.toml"]).code(0);
+    let refused = ask(&client, &mut *association, &alice).await;
+    assert!(!matches!(refused, Ok(0)), "{refused:?}");
+    // Enabled again, the old channel does not come back.
+    service.rcmpd(&["machine", "set", "WEB01$", "--enable", "-c", "rcmpd.toml"]).code(0);
+    assert!(!matches!(ask(&client, &mut *association, &alice).await, Ok(0)));
+    assert!(client.open().await.is_err());
+    let client = channel(&service).await;
+    let mut association = client.open().await.unwrap();
+    assert_eq!(ask(&client, &mut *association, &alice).await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_the_secret_from_then_on() {
+    let service = Demo::new().serve();
+    let client = channel(&service).await;
+    let mut association = client.open().await.unwrap();
+    let new = "rotated-by-the-machine-itself";
+    let utf16: Vec<u8> = new.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    client.channel.set_password(&mut *association, &utf16, &SystemRandomness).await.unwrap();
+    let server = service.netlogon.to_string();
+    let mut old = password(&service, "WEB01");
+    // The previous one is good until the new one was used.
+    Client::establish(&server, "CONTOSO", "WEB01$", &old).await.unwrap();
+    let client = Client::establish(&server, "CONTOSO", "WEB01$", new).await.unwrap();
+    let mut association = client.open().await.unwrap();
+    assert_eq!(ask(&client, &mut *association, &question(&service, "alice")).await, Ok(0));
+    assert!(Client::establish(&server, "CONTOSO", "WEB01$", &old).await.is_err());
+    // Whoever lost it gives a new one with the command line.
+    old = "set-by-the-operator-instead".to_owned();
+    fs::write(service.path("machines/WEB01.secret"), format!("{old}\n")).unwrap();
+    service
+        .rcmpd(&["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "-c", "rcmpd.toml"])
+        .code(0);
+    Client::establish(&server, "CONTOSO", "WEB01$", &old).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_machine_does_not_disturb_another() {
+    let service = Demo::new().serve();
+    service
+        .rcmpd(&[
+            "machine",
+            "add",
+            "WEB02$",
+            "--secret-file",
+            "machines/WEB02.secret",
+            "--permission",
+            "rcmp",
+            "-c",
+            "rcmpd.toml",
+        ])
+        .code(0);
+    let (server, alice) = (service.netlogon.to_string(), question(&service, "alice"));
+    let first = channel(&service).await;
+    let mut association = first.open().await.unwrap();
+    let second = Client::establish(&server, "CONTOSO", "WEB02$", &password(&service, "WEB02")).await.unwrap();
+    let mut other = second.open().await.unwrap();
+    // Many more channels of the second: the first keeps its own.
+    for _ in 0..20 {
+        Client::establish(&server, "CONTOSO", "WEB02$", &password(&service, "WEB02")).await.unwrap();
+    }
+    assert_eq!(ask(&first, &mut *association, &alice).await, Ok(0));
+    assert_eq!(ask(&second, &mut *other, &alice).await, Ok(0), "a channel in use is not thrown out");
+    let mut another = first.open().await.unwrap();
+    assert_eq!(ask(&first, &mut *another, &alice).await, Ok(0));
+}
+
+#[test]
+fn a_reload_is_whole_or_nothing() {
+    let mut service = Demo::new().serve();
+    service.map("alice").code(0);
+    // A wrong file changes nothing, and says so.
+    service.edit(|text| text.replace("[\"upn\", \"subject\"]", "[\"upn\", \"smell\"]"));
+    service.signal(Signal::HUP);
+    service.wait_for_log("Not reloaded");
+    service.map("bob").code(0);
+    // So does a good one that changes what needs a restart, even if it changes what does not, too.
+    service.edit(|text| text.replace("[\"upn\", \"smell\"]", "[\"upn\"]").replace("\"DC1\"", "\"DC2\""));
+    service.signal(Signal::HUP);
+    service.wait_for_log("needs a restart");
+    service.map("bob").code(0);
+    // A good one counts from the next question on.
+    service.edit(|text| text.replace("\"DC2\"", "\"DC1\""));
+    service.signal(Signal::HUP);
+    service.wait_for_log("Reloaded");
+    service.map("alice").code(0);
+    service.map("bob").code(3);
+}
+
+#[test]
+fn health_is_told() {
+    let service = Demo::new().serve();
+    assert_eq!(service.get("/live"), (200, "live\n".to_owned()));
+    assert_eq!(service.get("/ready"), (200, "ready\n".to_owned()));
+    assert_eq!(service.get("/nonsense").0, 404);
+    let before = service.metric("rcmpd_replies_total");
+    service.map("alice").code(0);
+    assert!(service.metric("rcmpd_replies_total") > before);
+    assert_eq!(service.metric("rcmpd_panics_total"), 0);
+}
+
+/// A call whose request is half sent when the signal comes is still answered.
+#[tokio::test]
+async fn a_call_in_flight_is_answered_before_the_end() {
+    let mut service = Demo::new().serve();
+    let alice = question(&service, "alice");
+    let client = channel(&service).await;
+    let mut association = client.open().await.unwrap();
+    let mut asking = tokio::task::JoinSet::new();
+    asking.spawn(async move {
+        let mut answered = 0;
+        while ask(&client, &mut *association, &alice).await == Ok(0) {
+            answered += 1;
+        }
+        answered
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    service.signal(Signal::TERM);
+    let answered: u64 = asking.join_next().await.unwrap().unwrap();
+    assert!(answered > 0);
+    assert_eq!(service.ended(), 0);
+    let log = service.log();
+    assert!(log.contains("Stopping") && log.contains("Stopped") && !log.contains("Stopped before"), "{log}");
+}
+
+/// Somebody who sends nothing, or half a PDU, or never reads, costs a place for a while and nothing else.
+#[test]
+fn who_stalls_is_dropped_and_others_are_served() {
+    let demo = Demo::new();
+    demo.edit(|text| {
+        text.replace("[rpc]\n", "[rpc]\nbind_timeout_s = 1\nconnections_per_address_max = 40\ngrace_s = 1\n")
+    });
+    let mut service = demo.serve();
+    let mut silent: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(service.netlogon).unwrap()).collect();
+    for (at, stream) in silent.iter_mut().enumerate() {
+        // From nothing to a header that promises more than comes.
+        let bytes = [5, 0, 11, 3, 0x10, 0, 0, 0, 0xd0, 0x16, 0, 0, 1, 0, 0, 0];
+        stream.write_all(&bytes[..at.min(16)]).unwrap();
+    }
+    service.map("alice").code(0);
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        // The end, or a reset: but an end.
+        match stream.read(&mut [0; 64]) {
+            Ok(0) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}"),
+            Ok(count) => panic!("{count} bytes for nothing"),
+        }
+    }
+    assert_eq!(service.metric("rcmpd_bind_timeouts_total"), 20);
+    // One more than the limit finds the door closed, and it opens again.
+    let many: Vec<TcpStream> = (0..60).map(|_| TcpStream::connect(service.netlogon).unwrap()).collect();
+    while service.metric("rcmpd_connections_refused_address_total") < 20 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(many);
+    while service.metric("rcmpd_connections_open") > 0 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    service.map("alice").code(0);
+    service.signal(Signal::INT);
+    assert_eq!(service.ended(), 0);
+}
+
+#[test]
+fn no_secret_is_ever_written() {
+    let service = Demo::new().serve_with(&[("RUST_LOG", "trace")]);
+    for who in ["alice", "bob", "mallory"] {
+        service.map(who);
+    }
+    let secret = password(&service, "WEB01");
+    let log = service.log();
+    assert!(log.len() > 1000, "there is something to look into");
+    assert!(!log.contains(&secret));
+    // Nor in the database, its log or the configuration: as text, as UTF-16, or hashed.
+    let utf16: Vec<u8> = secret.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let hash = netlogon_transport::secret::SharedSecret::from_password(&secret);
+    assert_eq!(format!("{hash:?}").matches("redacted").count(), 1);
+    for name in ["accounts.db", "accounts.db-wal", "rcmpd.toml", "serve.log"] {
+        let bytes = fs::read(service.path(name)).unwrap_or_default();
+        let has = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+        assert!(!has(secret.as_bytes()) && !has(&utf16), "{name}");
+    }
+}
+
+#[test]
+fn a_warning_says_what_is_not_checked() {
+    let service = Demo::new().serve();
+    assert!(service.log().contains("mapped by names alone"));
+}
+
+#[test]
+fn an_audit_line_tells_each_channel_and_each_decision() {
+    let demo = Demo::new();
+    demo.edit(|text| format!("{text}\n[audit]\npath = \"audit.jsonl\"\nrequired = true\n"));
+    let service = demo.serve();
+    service.map("alice").code(0);
+    service.map("mallory").code(3);
+    let text = fs::read_to_string(service.path("audit.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let count = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
+    assert_eq!(count("channel_established"), 2);
+    let decided =
+        |account: &str| lines.iter().any(|line| line["event"] == "map" && line["account"] == account);
+    assert!(decided("alice"), "{text}");
+    assert!(lines.iter().any(|line| line["event"] == "map" && line["status"] == "0xc000006d"), "{text}");
+    assert!(lines.iter().all(|line| line["version"] == 1 && line["time"].is_string()));
+}

@@ -1,0 +1,105 @@
+//! One span a call, by OTLP, received in this process.
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use rcmpd_tests::Demo;
+use rustix::process::Signal;
+use std::sync::{Arc, Mutex};
+use tonic::{Request, Response, Status};
+
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let value = attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()?;
+    Some(match value {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        other => format!("{other:?}"),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_call_is_one_span() {
+    let collector = Collector::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+    tokio::spawn(server.serve_with_incoming(incoming));
+
+    let mut service = Demo::new().serve_with(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test"),
+    ]);
+    let service = tokio::task::spawn_blocking(move || {
+        service.map("alice").code(0);
+        service.map("mallory").code(3);
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+        service
+    })
+    .await
+    .unwrap();
+    let received = collector.0.lock().unwrap();
+    let resources: Vec<_> = received.iter().flat_map(|request| &request.resource_spans).collect();
+    for resource in &resources {
+        let attributes = &resource.resource.as_ref().unwrap().attributes;
+        assert_eq!(attribute(attributes, "service.name").as_deref(), Some("rcmpd"));
+        assert_eq!(attribute(attributes, "deployment.environment").as_deref(), Some("test"));
+    }
+    let spans: Vec<_> =
+        resources.iter().flat_map(|resource| &resource.scope_spans).flat_map(|scope| &scope.spans).collect();
+    let opnum = |number: &str| {
+        spans
+            .iter()
+            .filter(move |span| attribute(&span.attributes, "opnum").as_deref() == Some(number))
+            .collect::<Vec<_>>()
+    };
+    // Each `rcmpd map` makes one channel and checks it for a downgrade twice; alice is asked about twice, the second time
+    // to learn by which method she was found.
+    assert_eq!(opnum("4").len(), 2, "{}", service.log());
+    assert_eq!(opnum("26").len(), 2);
+    assert_eq!(opnum("21").len(), 4);
+    let questions = opnum("39");
+    assert_eq!(questions.len(), 3);
+    assert_eq!(spans.len(), 11, "one span a call and no other");
+    for span in &spans {
+        assert_eq!(span.name, "call");
+        assert_eq!(span.kind, 2, "server");
+        assert_eq!(attribute(&span.attributes, "interface").as_deref(), Some("netlogon"));
+        assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+    }
+    let reasons: Vec<_> =
+        questions.iter().filter_map(|span| attribute(&span.attributes, "rcmp.status")).collect();
+    assert_eq!(reasons.iter().filter(|status| *status == "0").count(), 2, "{reasons:?}");
+    assert_eq!(reasons.iter().filter(|status| *status == "3221225581").count(), 1);
+}
+
+#[test]
+fn a_collector_that_is_not_there_harms_nobody() {
+    let mut service = Demo::new().serve_with(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1000"),
+    ]);
+    service.map("alice").code(0);
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended(), 0);
+}
