@@ -177,14 +177,15 @@ impl FromStr for Sid {
             return Err(ParseSidError);
         }
         let mut parts = rest.split('-');
-        let authority = match parts.next().ok_or(ParseSidError)? {
-            part if part.len() > 2
-                && part[..2].eq_ignore_ascii_case("0x")
-                && part.as_bytes()[2..].iter().all(u8::is_ascii_hexdigit) =>
+        let authority = parts.next().ok_or(ParseSidError)?;
+        let authority = match authority.split_at_checked(2) {
+            // Every byte is looked at, because `from_str_radix` would take a sign.
+            Some(("0x" | "0X", hex))
+                if !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
             {
-                u64::from_str_radix(&part[2..], 16).map_err(|_| ParseSidError)?
+                u64::from_str_radix(hex, 16).map_err(|_| ParseSidError)?
             }
-            part => digits(part)?,
+            _ => digits(authority)?,
         };
         let sub_authorities: Vec<u32> = parts
             .take(Self::SUB_AUTHORITIES_MAX + 1)
@@ -234,7 +235,9 @@ mod tests {
             "S-1-5-4294967296",
             "S-1-281474976710656-1",
             "S-1-0x-1",
+            "S-1-0x+1-1",
             "S-1-é-1",
+            "S-1-5\u{344}-1",
         ] {
             assert_eq!(text.parse::<Sid>(), Err(ParseSidError), "{text}");
         }

@@ -159,6 +159,8 @@ impl<'a> Certificate<'a> {
                 0x81 => names.push(AlternativeName::Rfc822(ia5("rfc822Name")?)),
                 0x82 => names.push(AlternativeName::Dns(ia5("dNSName")?)),
                 0x86 => names.push(AlternativeName::Uri(ia5("uniformResourceIdentifier")?)),
+                // The same kinds, not in the form that DER has for them.
+                0x80 | 0xa1 | 0xa2 | 0xa6 => return Err(list.error("GeneralName", DecodeErrorKind::BadValue)),
                 _ => {}
             }
         }
@@ -364,6 +366,19 @@ mod tests {
         let mut twice = encoded;
         twice[at + 2] = 0x11;
         assert!(Certificate::parse(&twice).is_err());
+    }
+
+    #[test]
+    fn an_alternative_name_has_its_kind_s_form() {
+        let encoded = unhex(ALICE);
+        let text = b"alice@contoso.com";
+        let tag = encoded.windows(text.len()).rposition(|window| window == text).expect("rfc822Name") - 2;
+        for wrong in [0xa1, 0xa2, 0xa6, 0x80] {
+            let mut encoded = encoded.clone();
+            encoded[tag] = wrong;
+            let certificate = Certificate::parse(&encoded).expect("the certificate is not concerned");
+            assert!(certificate.alternative_names().is_err(), "{wrong:x}");
+        }
     }
 
     #[test]

@@ -67,8 +67,10 @@ impl NlAuthRequest {
         }
         let first_label = host.and_then(|host| host.split('.').next().map(str::to_owned));
         let computer = computer.or(first_label).filter(|name| !name.is_empty());
+        // An empty name, which DNS has for its root, names nothing.
+        domains.retain(|name| !name.is_empty());
         match computer {
-            Some(computer) if domains.iter().any(|name| !name.is_empty()) => Ok(Self { domains, computer }),
+            Some(computer) if !domains.is_empty() => Ok(Self { domains, computer }),
             _ => Err(reader.error("NL_AUTH_MESSAGE", DecodeErrorKind::BadValue)),
         }
     }

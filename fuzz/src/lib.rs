@@ -1,0 +1,45 @@
+//! Oracles: each takes any bytes and panics when what we make of them breaks a promise.
+//!
+//! The promises are of three kinds: nothing panics; what was read can be written and is read the same again; and where
+//! somebody else's reader exists, it sees what we see.
+
+pub mod association;
+pub mod certificate;
+pub mod name;
+pub mod ndr;
+pub mod pac;
+pub mod pdu;
+pub mod rcmp;
+
+/// Bytes as a source of choices: zeroes when there are no more.
+struct Choices<'a>(&'a [u8]);
+
+impl<'a> Choices<'a> {
+    fn byte(&mut self) -> u8 {
+        self.take(1).first().copied().unwrap_or(0)
+    }
+
+    fn word(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    /// At most `len` bytes.
+    fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Runs a future that has nothing to wait for.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => output,
+        std::task::Poll::Pending => panic!("there is nothing to wait for"),
+    }
+}

@@ -1,0 +1,102 @@
+//! RCMP messages, and what a server with two accounts makes of them.
+
+use account_store::{
+    Account, AccountAdmin, AccountFlags, AccountKind, Change, Domain, Group, GroupScope, MemoryStore,
+    Profile, Put,
+};
+use dtyp::{FileTime, NtStatus, Sid};
+use pac::VerifiedPac;
+use rcmp_service::message::{MappingFlags, Request, Response};
+use rcmp_service::{Asker, Binding, Mapper, Policy, Question, Validation};
+use std::sync::{Arc, LazyLock};
+
+const NOW: FileTime = FileTime(133_500_000_000_000_000);
+
+/// Reads `bytes` as a request and as a response, and asks the request.
+pub fn check(bytes: &[u8]) {
+    if let Ok(request) = Request::decode(bytes) {
+        // Many names may lie on the same bytes when they are read, which would not fit side by side.
+        if let Some(written) = request.encode() {
+            let again = Request::decode(&written).expect("our own");
+            assert_eq!((again.certificate, &again.issuers), (request.certificate, &request.issuers));
+            assert_eq!(again.flags, request.flags);
+        }
+    }
+    if let Ok(response) = Response::decode(bytes) {
+        let written = Response::encode(response.auth_data, &response.domain);
+        assert_eq!(Response::decode(&written), Ok(response));
+    }
+    ask(bytes);
+}
+
+/// There is an account, or there is none and a reason; what is there can be read by a client.
+fn ask(bytes: &[u8]) {
+    let asker = |may_map| Asker { account: "WEB01$".into(), sid: sid(1000), may_map };
+    let question = |may_map| Question { request: bytes.to_vec(), asker: asker(may_map) };
+    let answer = crate::now(MAPPER.answer(&question(true), NOW));
+    assert_eq!(answer.status == NtStatus::SUCCESS, answer.mapped.is_some());
+    if let Some(mapped) = answer.mapped {
+        let response = Response::decode(&mapped.response).expect("our own");
+        let pac = VerifiedPac::decode(response.auth_data).expect("our own");
+        assert_eq!((response.domain.as_str(), pac.user_sid), ("CONTOSO", mapped.record.account.sid));
+        assert!(Request::decode(bytes).is_ok(), "nobody is found by what cannot be read");
+    }
+    assert!(
+        crate::now(MAPPER.answer(&question(false), NOW)).mapped.is_none(),
+        "whoever may not ask is not told"
+    );
+}
+
+fn sid(rid: u32) -> Sid {
+    Sid::new(5, &[21, 3_623_811_015, 3_361_044_348, 30_300_820, rid]).expect("five parts")
+}
+
+static MAPPER: LazyLock<Mapper> = LazyLock::new(|| {
+    let domain = Domain {
+        netbios: "CONTOSO".into(),
+        dns: "contoso.com".into(),
+        sid: Sid::new(5, &[21, 3_623_811_015, 3_361_044_348, 30_300_820]).expect("four parts"),
+    };
+    let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+    let store = MemoryStore::new(domain);
+    let mut alice = account(1013, "alice", AccountKind::User);
+    alice.user_principal_name = Some("alice@contoso.com".into());
+    let mut web = account(1014, "WEB01$", AccountKind::Computer);
+    web.service_principal_names = vec!["HOST/web01.contoso.com".into()];
+    web.alt_security_identities = vec!["X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA".into()];
+    let accounts = [alice, web].map(|account| Change::PutAccount(Put::New, Box::new(account)));
+    let mut changes = std::iter::once(Change::PutGroup(Put::New, users)).chain(accounts).map(Ok);
+    crate::now(store.apply(&mut changes)).expect("they follow the rules");
+    let policy = Policy {
+        methods: MappingFlags::ALL,
+        binding: Binding::Off,
+        validation: Validation::Off,
+        tell_restrictions: true,
+        identity_sid: None,
+        revision: 1,
+    };
+    Mapper::new(policy, Arc::new(store), "DC1".into()).expect("it can be enforced")
+});
+
+fn account(rid: u32, name: &str, kind: AccountKind) -> Account {
+    Account {
+        name: name.into(),
+        sid: sid(rid),
+        kind,
+        user_principal_name: None,
+        service_principal_names: vec![],
+        alt_security_identities: vec![],
+        flags: AccountFlags::NORMAL,
+        primary_group_id: 513,
+        expires: FileTime::NEVER,
+        created: FileTime::UNSET,
+        password_last_set: FileTime::UNSET,
+        password_can_change: FileTime::UNSET,
+        password_must_change: FileTime::NEVER,
+        logon_hours: None,
+        logon_count: 0,
+        bad_password_count: 0,
+        profile: Profile::default(),
+        extra_sids: vec![],
+    }
+}

@@ -1,0 +1,30 @@
+//! What the fuzzer starts from and what it once found: every file goes through its target's oracle.
+
+use rcmpd_fuzz::{association, certificate, name, ndr, pac, pdu, rcmp};
+use std::path::Path;
+
+/// Runs the oracle on each file of a target, in both places; returns how many there were.
+fn replay(target: &str, check: fn(&[u8])) -> usize {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = [tests.join("../fuzz/corpus").join(target), tests.join("regressions").join(target)];
+    let mut files = 0;
+    for entry in places.iter().filter_map(|place| place.read_dir().ok()).flatten() {
+        let path = entry.expect("the directory can be read").path();
+        // Said first, so that a failure names its file.
+        println!("{}", path.display());
+        check(&std::fs::read(&path).expect("the file can be read"));
+        files += 1;
+    }
+    files
+}
+
+macro_rules! targets {
+    ($($target:ident)*) => {$(
+        #[test]
+        fn $target() {
+            assert!(replay(stringify!($target), $target::check) > 0, "a target has a corpus");
+        }
+    )*};
+}
+
+targets!(association certificate name ndr pac pdu rcmp);
