@@ -136,7 +136,11 @@ impl Connection {
                 while let Some(transmit) = self.association.poll_transmit() {
                     let bytes = match transmit {
                         Transmit::Ready(bytes) => bytes,
-                        Transmit::Pending(protecting) => protecting.await,
+                        Transmit::Pending(protecting) => {
+                            // Other connections have messages to be sealed too: together they cost little more than one.
+                            tokio::task::yield_now().await;
+                            protecting.await
+                        }
                     };
                     self.stream.write_all(&bytes).await.map_err(CallError::Io)?;
                 }

@@ -151,7 +151,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         while let Some(transmit) = self.association.poll_transmit() {
             let bytes = match transmit {
                 Transmit::Ready(bytes) => bytes,
-                Transmit::Pending(protecting) => protecting.await,
+                Transmit::Pending(protecting) => {
+                    // Other connections have messages to be sealed too: together they cost little more than one.
+                    tokio::task::yield_now().await;
+                    protecting.await
+                }
             };
             self.write(&bytes).await?;
         }

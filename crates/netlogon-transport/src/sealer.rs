@@ -4,15 +4,18 @@
 //! the fragment that carries it. The outer one needs a byte of the inner one sixteen bytes after it was made, so both
 //! run together. Fragments of one answer, and answers of several connections, fill the other lanes.
 //!
-//! Across connections this works without timers: a message is queued and its task yields once; whoever is polled again
-//! first seals up to [`LANES_MAX`] of what is there by then.
+//! Across connections this works without timers: a message is queued when it is handed over, its task gives others a
+//! turn, and whoever waits for a message first seals up to [`JOBS_MAX`] of what is there by then.
 
-use crate::cfb8::{self, LANES_MAX, Lane};
+use crate::cfb8::{LANES_MAX, Lanes};
 use crate::protection::ChannelKeys;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
+
+/// Messages that are sealed together at most: their two streams each fill the lanes.
+const JOBS_MAX: usize = LANES_MAX / 2;
 
 /// One serial stream over bytes of a [`Job`].
 #[derive(Debug)]
@@ -87,16 +90,22 @@ impl Job {
     }
 
     /// Puts the next step of each stream that can go on into `lanes`.
-    fn load<'a>(&'a self, job: usize, lanes: &mut Steps<'a>) {
-        if !self.inner.is_done() {
+    fn load<'k>(
+        &self,
+        keys: &'k ChannelKeys,
+        lanes: &mut Lanes<'k, LANES_MAX>,
+        mut origin: impl FnMut(Option<usize>),
+    ) {
+        if !self.inner.is_done() && !lanes.is_full() {
             let len = (self.inner.end - self.inner.position).min(16);
             let mut block = [0; 16];
             block[..len].copy_from_slice(&self.plain[self.inner.position..][..len]);
-            lanes.push(job, None, Lane { key: &self.keys.inner, register: self.inner.register, block });
+            lanes.push(&keys.inner, self.inner.register, block);
+            origin(None);
         }
         for (at, fragment) in self.fragments.iter().enumerate() {
             let Stream { position, end, register } = fragment.stream;
-            if position >= end {
+            if position >= end || lanes.is_full() {
                 continue;
             }
             let len = (end - position).min(16);
@@ -111,7 +120,8 @@ impl Job {
                 continue;
             }
             block[head..len].copy_from_slice(&self.plain[from..to]);
-            lanes.push(job, Some(at), Lane { key: &self.keys.outer, register, block });
+            lanes.push(&keys.outer, register, block);
+            origin(Some(at));
         }
     }
 
@@ -138,52 +148,25 @@ impl Job {
     }
 }
 
-/// The lanes of one step, and where each came from.
-struct Steps<'a> {
-    lanes: [Option<Lane<'a>>; LANES_MAX],
-    origins: [(usize, Option<usize>); LANES_MAX],
-    len: usize,
-}
-
-impl<'a> Steps<'a> {
-    fn push(&mut self, job: usize, stream: Option<usize>, lane: Lane<'a>) {
-        if self.len < LANES_MAX {
-            self.lanes[self.len] = Some(lane);
-            self.origins[self.len] = (job, stream);
-            self.len += 1;
-        }
-    }
-}
-
-/// Encrypts all jobs, as many streams side by side as the kernel takes.
+/// Encrypts all jobs, as many streams side by side as there are lanes.
 pub(crate) fn run(jobs: &mut [Job]) {
+    let keys: Vec<Arc<ChannelKeys>> = jobs.iter().map(|job| Arc::clone(&job.keys)).collect();
+    let mut lanes = Lanes::new();
+    let mut origins = Vec::with_capacity(LANES_MAX);
     let mut first = 0;
     while first < jobs.len() {
         if jobs[first].is_done() {
             first += 1;
             continue;
         }
-        let mut steps = Steps { lanes: [const { None }; LANES_MAX], origins: [(0, None); LANES_MAX], len: 0 };
         for (at, job) in jobs.iter().enumerate().skip(first) {
-            if steps.len == LANES_MAX {
-                break;
-            }
-            job.load(at, &mut steps);
+            job.load(&keys[at], &mut lanes, |stream| origins.push((at, stream)));
         }
-        let (len, origins) = (steps.len, steps.origins);
-        let mut outputs = [[0; 16]; LANES_MAX];
-        let mut lanes: [Lane<'_>; LANES_MAX] = std::array::from_fn(|n| {
-            // INVARIANT: a job that is not done has a stream that can go on, so there is at least one lane.
-            let lane = steps.lanes[n.min(len - 1)].as_ref().expect("lanes are filled from the front");
-            Lane { key: lane.key, register: lane.register, block: lane.block }
-        });
-        cfb8::encrypt_lanes(&mut lanes[..len]);
-        for (output, lane) in outputs.iter_mut().zip(&lanes[..len]) {
-            *output = lane.register;
+        lanes.encrypt();
+        for (lane, (job, stream)) in origins.drain(..).enumerate() {
+            jobs[job].store(stream, lanes.register(lane));
         }
-        for ((job, stream), output) in origins.into_iter().zip(outputs).take(len) {
-            jobs[job].store(stream, output);
-        }
+        lanes.clear();
     }
 }
 
@@ -202,18 +185,14 @@ struct Slot {
 }
 
 impl Sealer {
-    /// Encrypts a job, perhaps together with others. Dropping the future leaves the job to be done by somebody else,
-    /// which costs time and nothing more.
+    /// Queues a job; the future encrypts it, perhaps together with others. Whoever gives others a turn before he polls it
+    /// finds more of them. Dropping the future leaves the job to be done by somebody else, which costs time and nothing
+    /// more.
     pub(crate) fn seal(&self, job: Job) -> impl Future<Output = Job> + Send + use<> {
         let sealer = self.clone();
         let slot = Arc::new(Slot::default());
-        let mut job = Some(job);
+        lock(&sealer.queue).push((job, Arc::clone(&slot)));
         poll_fn(move |cx| {
-            if let Some(job) = job.take() {
-                lock(&sealer.queue).push((job, Arc::clone(&slot)));
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             if let Some(job) = sealer.run_batch_with(&slot) {
                 return Poll::Ready(job);
             }
@@ -232,15 +211,15 @@ impl Sealer {
     /// Takes the job of `own` and some others out of the queue, runs them, hands the others over and returns its own;
     /// `None` when it is not in the queue.
     fn run_batch_with(&self, own: &Arc<Slot>) -> Option<Job> {
-        let mut jobs = Vec::with_capacity(LANES_MAX);
-        let mut slots = Vec::with_capacity(LANES_MAX);
+        let mut jobs = Vec::with_capacity(JOBS_MAX);
+        let mut slots = Vec::with_capacity(JOBS_MAX);
         {
             let mut queue = lock(&self.queue);
             let at = queue.iter().position(|(_, slot)| Arc::ptr_eq(slot, own))?;
             let (job, slot) = queue.swap_remove(at);
             jobs.push(job);
             slots.push(slot);
-            let others = queue.len().min(LANES_MAX - 1);
+            let others = queue.len().min(JOBS_MAX - 1);
             for (job, slot) in queue.drain(..others) {
                 jobs.push(job);
                 slots.push(slot);
@@ -327,15 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_polled_again_first_seals_for_all() {
+    fn whoever_is_polled_first_seals_for_all() {
         let sealer = Sealer::default();
         let mut futures: Vec<_> = (1..=10).map(|n| Box::pin(sealer.seal(job(n, 100, 20..90, 64)))).collect();
         let mut cx = Context::from_waker(Waker::noop());
-        for future in &mut futures {
-            assert!(future.as_mut().poll(&mut cx).is_pending(), "each yields once");
-        }
         assert!(futures[0].as_mut().poll(&mut cx).is_ready());
-        assert_eq!(lock(&sealer.queue).len(), 10 - LANES_MAX, "eight were done at once");
+        assert_eq!(lock(&sealer.queue).len(), 10 - JOBS_MAX, "eight were done at once");
         for (n, future) in futures.iter_mut().enumerate().skip(1) {
             let Poll::Ready(done) = future.as_mut().poll(&mut cx) else { panic!("{n} is done") };
             assert_eq!((done.plain, done.wire), one_by_one(job(n as u8 + 1, 100, 20..90, 64)));
@@ -347,10 +323,7 @@ mod tests {
         let sealer = Sealer::default();
         let mut cx = Context::from_waker(Waker::noop());
         let mut kept = pin!(sealer.seal(job(1, 50, 0..50, 50)));
-        assert!(kept.as_mut().poll(&mut cx).is_pending());
-        let mut dropped = Box::pin(sealer.seal(job(2, 50, 0..50, 50)));
-        assert!(dropped.as_mut().poll(&mut cx).is_pending());
-        drop(dropped);
+        drop(sealer.seal(job(2, 50, 0..50, 50)));
         assert!(kept.as_mut().poll(&mut cx).is_ready());
         assert!(lock(&sealer.queue).is_empty());
     }

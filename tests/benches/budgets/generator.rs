@@ -75,12 +75,15 @@ fn header(packet_type: u8, flags: u8, auth_len: u16, len: usize, call_id: u32) -
     pdu
 }
 
+/// One question is out at a time, so whatever comes is its answer; mostly in one read.
 async fn read_pdu(stream: &mut TcpStream, pdu: &mut Vec<u8>) {
-    pdu.resize(16, 0);
-    stream.read_exact(pdu).await.unwrap();
-    let len = usize::from(u16::from_le_bytes([pdu[8], pdu[9]]));
-    pdu.resize(len, 0);
-    stream.read_exact(&mut pdu[16..]).await.unwrap();
+    pdu.clear();
+    let whole =
+        |pdu: &[u8]| pdu.len() >= 16 && pdu.len() >= usize::from(u16::from_le_bytes([pdu[8], pdu[9]]));
+    while !whole(pdu) {
+        pdu.reserve(8 * 1024);
+        assert_ne!(stream.read_buf(pdu).await.unwrap(), 0, "the server closed the connection");
+    }
 }
 
 async fn bind(stream: &mut TcpStream, token: &[u8]) {
@@ -252,31 +255,48 @@ pub(crate) struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    /// Sends each connection's requests one after the other, all connections at once.
-    pub(crate) async fn run(self) {
-        let generator = self.generator;
-        let mut running: Vec<_> = self
-            .connections
-            .into_iter()
-            .map(|(mut stream, requests)| {
-                Box::pin(async move {
-                    let mut answer = Vec::new();
-                    for (at, request) in requests.iter().enumerate() {
-                        stream.write_all(request).await.unwrap();
-                        read_pdu(&mut stream, &mut answer).await;
-                        assert_eq!(answer[2], 2, "a response");
-                        if at % CHECKED_EVERY == 0 {
-                            assert_eq!(generator.status(2 * at as u64 + 1, &answer), 0, "a success");
-                        }
-                    }
-                })
-            })
-            .collect();
-        // All in one task: what is woken is polled, and so are the others, which costs them a look at their socket's state.
-        std::future::poll_fn(|cx| {
-            running.retain_mut(|connection| connection.as_mut().poll(cx).is_pending());
-            if running.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
+    /// Asks everything; returns the lengths of a request and of its answer.
+    pub(crate) async fn run(self) -> (usize, usize) {
+        let request = self.connections[0].1[0].len();
+        let answer = exchange(self.connections, |at, answer| {
+            if at % CHECKED_EVERY == 0 {
+                assert_eq!(self.generator.status(2 * at as u64 + 1, answer), 0, "a success");
+            }
+        });
+        (request, answer.await)
     }
+}
+
+/// Sends each connection's requests one after the other, all connections at once; returns the length of an answer.
+pub(crate) async fn exchange(
+    connections: Vec<(TcpStream, Vec<Vec<u8>>)>,
+    check: impl Fn(usize, &[u8]),
+) -> usize {
+    let check = &check;
+    let len = std::cell::Cell::new(0);
+    together(connections.into_iter().map(|(mut stream, requests)| {
+        let len = &len;
+        async move {
+            let mut answer = Vec::new();
+            for (at, request) in requests.iter().enumerate() {
+                stream.write_all(request).await.unwrap();
+                read_pdu(&mut stream, &mut answer).await;
+                assert_eq!(answer[2], 2, "a response");
+                check(at, &answer);
+            }
+            len.set(answer.len());
+        }
+    }))
+    .await;
+    len.get()
+}
+
+/// Runs them all in one task: when one is woken all are polled, which costs the others a look at their socket's state.
+pub(crate) async fn together<F: Future<Output = ()>>(futures: impl Iterator<Item = F>) {
+    let mut running: Vec<_> = futures.map(Box::pin).collect();
+    std::future::poll_fn(|cx| {
+        running.retain_mut(|future| future.as_mut().poll(cx).is_pending());
+        if running.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
 }

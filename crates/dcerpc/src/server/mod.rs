@@ -133,7 +133,7 @@ impl From<Vec<u8>> for Reply {
 pub enum Transmit {
     /// Ready to be written.
     Ready(Vec<u8>),
-    /// Still being sealed: await it, then write.
+    /// To be sealed, side by side with others that are: give them a turn, await it, then write.
     Pending(Protecting),
 }
 
