@@ -97,53 +97,74 @@ impl Job {
         mut origin: impl FnMut(Option<usize>),
     ) {
         if !self.inner.is_done() && !lanes.is_full() {
-            let len = (self.inner.end - self.inner.position).min(16);
-            let mut block = [0; 16];
-            block[..len].copy_from_slice(&self.plain[self.inner.position..][..len]);
+            let block = block(&self.plain[self.inner.position..self.inner.end]);
             lanes.push(&keys.inner, self.inner.register, block);
             origin(None);
         }
         for (at, fragment) in self.fragments.iter().enumerate() {
-            let Stream { position, end, register } = fragment.stream;
-            if position >= end || lanes.is_full() {
+            let stream = &fragment.stream;
+            if stream.is_done() || lanes.is_full() {
                 continue;
             }
-            let len = (end - position).min(16);
-            let mut block = [0; 16];
             // The first step is the confounder and half a block of body; the others are shifted by that half.
-            let head = if position == 0 { CONFOUNDER_LEN } else { 0 };
-            block[..head].copy_from_slice(&self.wire[fragment.confounder_start..][..head]);
-            let from = fragment.plain_start + (position + head - CONFOUNDER_LEN);
-            let to = from + (len - head);
+            let half = if stream.position == 0 { CONFOUNDER_LEN } else { 0 };
+            let from = fragment.plain_start + (stream.position + half - CONFOUNDER_LEN);
+            let to = fragment.plain_start + ((stream.position + 16).min(stream.end) - CONFOUNDER_LEN);
             let waits = to > self.inner.position && from < self.inner.end;
             if waits && !self.inner.is_done() {
                 continue;
             }
-            block[head..len].copy_from_slice(&self.plain[from..to]);
-            lanes.push(&keys.outer, register, block);
+            let mut block = block(&self.plain[from..to]);
+            if half > 0 {
+                block.copy_within(..CONFOUNDER_LEN, CONFOUNDER_LEN);
+                block[..CONFOUNDER_LEN]
+                    .copy_from_slice(&self.wire[fragment.confounder_start..][..CONFOUNDER_LEN]);
+            }
+            lanes.push(&keys.outer, stream.register, block);
             origin(Some(at));
         }
     }
 
     fn store(&mut self, stream: Option<usize>, output: [u8; 16]) {
-        match stream {
-            None => {
-                let len = (self.inner.end - self.inner.position).min(16);
-                self.plain[self.inner.position..][..len].copy_from_slice(&output[..len]);
-                self.inner.register = output;
-                self.inner.position += len;
-            }
-            Some(at) => {
-                let fragment = &mut self.fragments[at];
-                let position = fragment.stream.position;
-                let len = (fragment.stream.end - position).min(16);
-                let head = if position == 0 { CONFOUNDER_LEN } else { 0 };
-                self.wire[fragment.confounder_start..][..head].copy_from_slice(&output[..head]);
-                let to = fragment.wire_start + (position + head - CONFOUNDER_LEN);
-                self.wire[to..][..len - head].copy_from_slice(&output[head..len]);
-                fragment.stream.register = output;
-                fragment.stream.position += len;
-            }
+        let Some(at) = stream else {
+            let Stream { position, end, .. } = self.inner;
+            put(&mut self.plain[position..end], &output);
+            self.inner.register = output;
+            self.inner.position = (position + 16).min(end);
+            return;
+        };
+        let fragment = &mut self.fragments[at];
+        let Stream { position, end, .. } = fragment.stream;
+        let body_end = fragment.wire_start + (end - CONFOUNDER_LEN);
+        if position == 0 {
+            self.wire[fragment.confounder_start..][..CONFOUNDER_LEN]
+                .copy_from_slice(&output[..CONFOUNDER_LEN]);
+            put(&mut self.wire[fragment.wire_start..body_end], &output[CONFOUNDER_LEN..]);
+        } else {
+            put(&mut self.wire[fragment.wire_start + (position - CONFOUNDER_LEN)..body_end], &output);
+        }
+        fragment.stream.register = output;
+        fragment.stream.position = (position + 16).min(end);
+    }
+}
+
+/// The first sixteen bytes, filled up with zeroes where there are fewer. Nearly always they are there, and of a known length
+/// they are one load.
+fn block(bytes: &[u8]) -> [u8; 16] {
+    bytes.first_chunk().copied().unwrap_or_else(|| {
+        let mut block = [0; 16];
+        block[..bytes.len()].copy_from_slice(bytes);
+        block
+    })
+}
+
+/// Puts as many bytes of `output` to the front of `bytes` as there is room for.
+fn put(bytes: &mut [u8], output: &[u8]) {
+    match (bytes.first_chunk_mut::<16>(), output.first_chunk::<16>()) {
+        (Some(bytes), Some(output)) => *bytes = *output,
+        _ => {
+            let len = bytes.len().min(output.len());
+            bytes[..len].copy_from_slice(&output[..len]);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the kernel and the runtime take of a call on this machine: as many bytes there and back, and nothing done with them.
 
+use crate::cores::apart;
 use crate::generator::exchange;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 /// How the kernel knows the server's threads.
 const THREAD: &str = "bench-transport";
 
-/// A server of as many threads as the machine has processors, in this process.
+/// A server of one thread, in this process.
 pub(crate) struct Transport {
     address: SocketAddr,
     request_len: usize,
@@ -18,7 +19,9 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) async fn serve(request_len: usize, answer_len: usize) -> Self {
-        let runtime = Builder::new_multi_thread().thread_name(THREAD).enable_all().build().unwrap();
+        let runtime = apart(|| {
+            Builder::new_multi_thread().worker_threads(1).thread_name(THREAD).enable_all().build().unwrap()
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap().into_std().unwrap();
         let address = listener.local_addr().unwrap();
         let mut answer = vec![0; answer_len];

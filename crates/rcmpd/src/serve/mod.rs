@@ -126,6 +126,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let (Some(rpc), Some(policy)) = (config.rpc.clone(), config.policy.clone()) else {
         bail!("{} configures no service: [rpc], [store] and [mapping] are needed to serve", path.display());
     };
+    raise_open_files(rpc.limits.connections_max);
     let store = open_store(&config)?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
     let mapper = Mapper::new(policy, Arc::clone(&store) as _, config.server.clone())?;
@@ -179,6 +180,24 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     audit.flush();
     Ok(())
+}
+
+/// Asks the kernel for as many open files as it grants, because each connection is one: the usual soft limit of 1,024 is
+/// meant for programs that use `select`.
+fn raise_open_files(connections_max: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let granted = if raised.is_ok() { limit.maximum } else { limit.current };
+    // Database, logs, listeners and the runtime's own.
+    let needed = connections_max as u64 + 64;
+    if granted.is_some_and(|granted| granted < needed) {
+        warn!(
+            granted,
+            needed,
+            "Fewer open files are allowed than connections_max needs: raise LimitNOFILE or lower connections_max"
+        );
+    }
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
