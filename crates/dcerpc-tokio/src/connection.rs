@@ -78,7 +78,8 @@ where
         token: None,
         last_read: now,
         accepted: now,
-        timer: Box::pin(sleep_until(now + context.limits.bind_timeout)),
+        // Whichever comes first; then it is looked at which of them counts.
+        timer: Box::pin(sleep_until(now + context.limits.bind_timeout.min(context.limits.idle_timeout))),
         context,
     };
     let exit = match connection.serve().await {
