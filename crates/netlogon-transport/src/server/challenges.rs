@@ -39,7 +39,7 @@ pub(super) struct Challenges {
     /// The last connection on which a source used a computer name, for clients that go on over another one.
     by_name: HashMap<(IpAddr, String), u64>,
     per_source: HashMap<IpAddr, usize>,
-    /// By age; entries that are gone or replaced are passed over.
+    /// By age; entries that are gone or replaced are passed over, and cleared away before they are many.
     order: VecDeque<(FileTime, u64, u64)>,
     last_serial: u64,
 }
@@ -57,9 +57,15 @@ impl Challenges {
         self.expire(now);
         self.remove(connection);
         let here = self.per_source.get(&source).copied().unwrap_or(0);
-        // `order` also holds entries that were used up; it is what a flood can fill.
-        if here >= PER_SOURCE_MAX || self.order.len() >= TOTAL_MAX {
+        if here >= PER_SOURCE_MAX || self.by_connection.len() >= TOTAL_MAX {
             return Err(TableFull);
+        }
+        // A connection that asks again and again leaves an entry each time.
+        if self.order.len() > 2 * self.by_connection.len() + 64 {
+            let present = &self.by_connection;
+            self.order.retain(|(_, connection, serial)| {
+                present.get(connection).is_some_and(|entry| entry.serial == *serial)
+            });
         }
         self.last_serial += 1;
         self.order.push_back((now, connection, self.last_serial));
@@ -146,6 +152,19 @@ mod tests {
         table.insert(now, 1, HERE, "WEB1", challenge(1)).expect("it is empty");
         assert_eq!(table.take(now, 2, THERE, "WEB1"), None, "not from elsewhere");
         assert_eq!(table.take(now, 2, HERE, "WEB1"), Some(challenge(1)));
+    }
+
+    #[test]
+    fn whoever_asks_again_and_again_takes_nobody_s_room() {
+        let mut table = Challenges::default();
+        let now = FileTime(1);
+        table.insert(now, 1, HERE, "WEB1", challenge(1)).expect("it is empty");
+        for _ in 0..2 * TOTAL_MAX {
+            table.insert(now, 2, HERE, "WEB2", challenge(2)).expect("in place of its own");
+        }
+        assert!(table.order.len() < 100, "{}", table.order.len());
+        assert_eq!(table.insert(now, 3, THERE, "WEB3", challenge(3)), Ok(()));
+        assert_eq!(table.take(now, 1, HERE, "WEB1"), Some(challenge(1)));
     }
 
     #[test]

@@ -19,6 +19,10 @@ const LIFETIME: u64 = 12 * 3600 * 10_000_000;
 /// not throw the other out.
 const CHANNELS_PER_COMPUTER_MAX: usize = 8;
 
+/// Computers for which one account may have channels, where the account is not named after its computer: the controllers of
+/// a trusted domain. More would be a table that one peer fills.
+const COMPUTERS_PER_ACCOUNT_MAX: usize = 64;
+
 /// A secure channel: who is at its other end, proved by the shared secret.
 #[derive(Debug)]
 pub struct SecureChannel {
@@ -138,6 +142,9 @@ impl Channels {
     /// Adds a channel. A record never replaces another account's, but for a machine that takes back the name which its
     /// account carries.
     pub(super) fn insert(&self, now: FileTime, channel: Arc<SecureChannel>) -> Result<(), BelongsToAnother> {
+        if !channel.channel_type.names_its_computer() {
+            self.make_room(&channel);
+        }
         let mut channels = self.by_computer.entry(channel.computer.clone()).or_default();
         channels.retain(|other| !other.is_expired(now));
         let sid = channel.sid();
@@ -155,6 +162,24 @@ impl Channels {
         }
         channels.push(channel);
         Ok(())
+    }
+
+    /// Forgets the account's oldest computer, when there are enough of them without this one.
+    fn make_room(&self, channel: &SecureChannel) {
+        let sid = channel.sid();
+        let newest = |channels: &[Arc<SecureChannel>]| {
+            channels.last().filter(|newest| newest.sid() == sid).map(|newest| newest.established)
+        };
+        let mut own: Vec<(FileTime, String)> = self
+            .by_computer
+            .iter()
+            .filter(|record| *record.key() != channel.computer)
+            .filter_map(|record| Some((newest(record.value())?, record.key().clone())))
+            .collect();
+        if own.len() >= COMPUTERS_PER_ACCOUNT_MAX {
+            own.sort_unstable();
+            self.by_computer.remove_if(&own[0].1, |_, channels| newest(channels).is_some());
+        }
     }
 
     /// The channels of a computer, the newest first.
@@ -233,4 +258,65 @@ impl SecurityContext for ServerContext {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::{SessionKey, SharedSecret};
+
+    fn channel(channel_type: ChannelType, rid: u32, computer: &str, now: u64) -> Arc<SecureChannel> {
+        let machine = Machine {
+            name: format!("M{rid}$"),
+            sid: Sid::new(5, &[21, 1, 2, 3, rid]).expect("five parts"),
+            channel_type,
+            enabled: true,
+            current: SharedSecret::new([0; 16]),
+            previous: None,
+            may_map: true,
+            generation: 0,
+        };
+        SecureChannel::new(Established {
+            computer: computer.to_owned(),
+            machine,
+            channel_type,
+            negotiated_flags: 0,
+            requested_flags: 0,
+            keys: Arc::new(ChannelKeys::new(SessionKey::new([rid as u8; 16]))),
+            client_credential: [0; 8],
+            now: FileTime(now),
+            revision: 0,
+        })
+    }
+
+    #[test]
+    fn a_trusted_domain_s_oldest_computer_goes_first() {
+        let channels = Channels::default();
+        let member = channel(ChannelType::WORKSTATION, 1000, "WEB1", 0);
+        channels.insert(FileTime(0), member).expect("nobody has the name");
+        for n in 0..200 {
+            let other = channel(ChannelType::TRUSTED_DOMAIN, 1001, &format!("DC{n}"), n + 1);
+            channels.insert(FileTime(n + 1), other).expect("nobody has the name");
+        }
+        assert_eq!(channels.by_computer.len(), 1 + COMPUTERS_PER_ACCOUNT_MAX);
+        assert!(channels.find(FileTime(201), "DC135").is_empty());
+        assert_eq!(channels.find(FileTime(201), "DC136").len(), 1);
+        assert_eq!(channels.find(FileTime(201), "WEB1").len(), 1, "another account's stays");
+        let again = channel(ChannelType::TRUSTED_DOMAIN, 1001, "DC199", 300);
+        channels.insert(FileTime(300), again).expect("its own name");
+        assert_eq!(channels.find(FileTime(300), "DC136").len(), 1, "a computer that is there needs no room");
+    }
+
+    #[test]
+    fn one_computer_has_so_many_channels() {
+        let channels = Channels::default();
+        for n in 0..20 {
+            let channel = channel(ChannelType::WORKSTATION, 1000, "WEB1", n);
+            channels.insert(FileTime(n), channel).expect("its own name");
+        }
+        let found = channels.find(FileTime(20), "WEB1");
+        assert_eq!(found.len(), CHANNELS_PER_COMPUTER_MAX);
+        assert_eq!(found[0].established, FileTime(19), "the newest first");
+        assert!(channels.find(FileTime(20 + LIFETIME), "WEB1").is_empty(), "keys grow old");
+    }
 }
