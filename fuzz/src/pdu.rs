@@ -44,7 +44,7 @@ fn again<T: for<'a> Decode<'a> + Encode + PartialEq + Debug>(mut body: Reader<'_
 
 fn fault(mut body: Reader<'_>) {
     let Ok(fault) = FaultBody::decode(&mut body) else { return };
-    let pdu = fault.to_pdu(7);
+    let pdu = fault.to_pdu(7, false);
     let header = Header::decode(&pdu).expect("our own").expect("whole");
     assert_eq!((usize::from(header.frag_length), header.order), (pdu.len(), ByteOrder::Little));
     assert_eq!(FaultBody::decode(&mut Reader::new(&pdu[Header::LEN..])), Ok(fault));

@@ -2,7 +2,7 @@
 //! bindings as the reader of our PAC.
 
 use crate::{ACCOUNTS, Expected, LOGON_FAILURE, SUCCESS, sid};
-use rcmpd_tests::peers::{question, question_with, samba};
+use rcmpd_tests::peers::{SAMBA_PYTHON, question, question_with, run, samba};
 use rcmpd_tests::{Demo, Service};
 use serde_json::{Value, json};
 
@@ -158,4 +158,16 @@ fn a_channel_that_only_signs_answers_nothing() {
     assert_eq!(done["answers"], json!([]));
     // The channel itself was good.
     assert!(service.log().contains("channel_established"));
+}
+
+/// What Windows does with PDUs that nobody's library sends, as Samba wrote it down: bind and alter_context with any flags, fragments
+/// in every order, hints, cancels, orphans, association groups.
+#[test]
+fn samba_s_own_tests_of_raw_dce_rpc_pass() {
+    let service = Demo::new().serve_alone();
+    let done = run(service.beside(SAMBA_PYTHON), "samba_raw.py", &json!({ "host": "127.0.0.1" }));
+    let failed = done["failed"].as_object().unwrap();
+    let names: Vec<_> = failed.keys().collect();
+    assert!(failed.is_empty(), "{names:?}\n{}", failed.values().next().unwrap().as_str().unwrap());
+    assert!(done["ran"].as_array().unwrap().len() >= 80, "{done:#}");
 }

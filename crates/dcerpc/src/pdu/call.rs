@@ -97,9 +97,10 @@ pub struct FaultBody {
 }
 
 impl FaultBody {
-    /// The whole PDU of 32 bytes. It never carries a token, not even under a security context.
-    pub fn to_pdu(self, call_id: u32) -> Vec<u8> {
-        let flags = match self.status.did_not_execute() {
+    /// The whole PDU of 32 bytes. It never carries a token, not even under a security context. `did_not_execute` says that
+    /// no method was reached.
+    pub fn to_pdu(self, call_id: u32, did_not_execute: bool) -> Vec<u8> {
+        let flags = match did_not_execute {
             true => PacketFlags::WHOLE.with(PacketFlags::DID_NOT_EXECUTE),
             false => PacketFlags::WHOLE,
         };
@@ -166,9 +167,9 @@ fault_statuses! {
 }
 
 impl FaultStatus {
-    /// Whether the flag DID_NOT_EXECUTE goes with it: the call reached no method.
-    const fn did_not_execute(self) -> bool {
-        matches!(self, Self::UNKNOWN_IF | Self::OP_RANGE_ERROR)
+    /// Whether the flag DID_NOT_EXECUTE always goes with it: the call reached no method.
+    pub(crate) const fn did_not_execute(self) -> bool {
+        matches!(self, Self::UNKNOWN_IF | Self::OP_RANGE_ERROR | Self::NO_CALL_ACTIVE)
     }
 }
 

@@ -102,6 +102,15 @@ impl Header {
         self.version == 5 && self.version_minor <= 1
     }
 
+    /// `call_id` alone, of a header whose lengths contradict each other; 0 of fewer bytes than a header has.
+    pub(crate) fn call_id(bytes: &[u8]) -> u32 {
+        match (bytes.get(4), bytes.get(12..16).and_then(|id| id.first_chunk())) {
+            (Some(0x10), Some(id)) => u32::from_le_bytes(*id),
+            (Some(_), Some(id)) => u32::from_be_bytes(*id),
+            _ => 0,
+        }
+    }
+
     /// Reads a header from the front of `bytes`; `None` while there are too few of them. A data representation
     /// other than ASCII and IEEE in either byte order, and a `frag_length` that cannot hold header and token,
     /// are refused.

@@ -25,7 +25,7 @@ use crate::security::{
     SecurityError,
 };
 use crate::verification_trailer::{self, Negotiated};
-use dtyp::{ByteOrder, Decode, Encode, Guid, Reader};
+use dtyp::{ByteOrder, Decode, DecodeErrorKind, Encode, Guid, Reader};
 use negotiation::{PresentationContext, PresentationContexts};
 use std::any::Any;
 use std::collections::VecDeque;
@@ -234,6 +234,8 @@ enum Refusal {
     Nak(BindNakReason),
     /// Answer and close.
     Fault { context_id: u16, status: FaultStatus },
+    /// Answer another call than this one, and close.
+    FaultOf { call_id: u32, context_id: u16, status: FaultStatus },
     /// Answer and go on.
     MildFault { context_id: u16, status: FaultStatus },
 }
@@ -312,7 +314,7 @@ impl ServerAssociation {
         let Some(pending) = self.pending.take() else { return };
         match self.conclude(pending, outcome) {
             Ok(()) => self.process(),
-            Err((call_id, refusal)) => self.refuse(call_id, refusal),
+            Err((packet_type, call_id, refusal)) => self.refuse(packet_type, call_id, refusal),
         }
     }
 
@@ -324,8 +326,15 @@ impl ServerAssociation {
         if !orphaned {
             match outcome {
                 Ok(reply) if reply.stub.len() <= limits::CALL_LEN_MAX => self.respond(head, reply),
-                Ok(_) => self.send_fault(call_id, head.context_id, FaultStatus::OUT_ARGS_TOO_BIG),
-                Err(status) => self.send_fault(call_id, head.context_id, status),
+                Ok(_) => {
+                    self.send_fault(
+                        PacketType::REQUEST,
+                        call_id,
+                        head.context_id,
+                        FaultStatus::OUT_ARGS_TOO_BIG,
+                    );
+                }
+                Err(status) => self.send_fault(PacketType::REQUEST, call_id, head.context_id, status),
             }
         }
         if self.phase != Phase::Closing {
@@ -354,7 +363,9 @@ impl ServerAssociation {
             verifier.filter(|v| v.token_len != 0),
             |flags, alloc_hint| {
                 let mut pdu = start_pdu(PacketType::RESPONSE, flags, head.call_id);
-                ResponseHead { alloc_hint, context_id: head.context_id, cancel_count: 0 }.encode(&mut pdu);
+                // Windows answers with the low byte of the number, and clients have learned to live with it.
+                let context_id = head.context_id & 0xff;
+                ResponseHead { alloc_hint, context_id, cancel_count: 0 }.encode(&mut pdu);
                 pdu
             },
         );
@@ -369,17 +380,25 @@ impl ServerAssociation {
         });
     }
 
-    fn send_fault(&mut self, call_id: u32, context_id: u16, status: FaultStatus) {
-        self.transmits.push_back(Transmit::Ready(FaultBody { context_id, status }.to_pdu(call_id)));
+    /// Answers a PDU of `packet_type` with a fault. Outside of calls nothing is ever executed, so the flag says so.
+    fn send_fault(&mut self, packet_type: PacketType, call_id: u32, context_id: u16, status: FaultStatus) {
+        let did_not_execute = status.did_not_execute() || packet_type != PacketType::REQUEST;
+        let pdu = FaultBody { context_id, status }.to_pdu(call_id, did_not_execute);
+        self.transmits.push_back(Transmit::Ready(pdu));
     }
 
-    fn refuse(&mut self, call_id: u32, refusal: Refusal) {
+    fn refuse(&mut self, packet_type: PacketType, call_id: u32, refusal: Refusal) {
         match refusal {
             Refusal::MildFault { context_id, status } => {
-                self.send_fault(call_id, context_id, status);
+                self.send_fault(packet_type, call_id, context_id, status);
                 return;
             }
-            Refusal::Fault { context_id, status } => self.send_fault(call_id, context_id, status),
+            Refusal::Fault { context_id, status } => {
+                self.send_fault(packet_type, call_id, context_id, status)
+            }
+            Refusal::FaultOf { call_id, context_id, status } => {
+                self.send_fault(packet_type, call_id, context_id, status);
+            }
             Refusal::Nak(reason) => {
                 let mut pdu = start_pdu(PacketType::BIND_NAK, PacketFlags::WHOLE, call_id);
                 BindNak { reason }.encode(&mut pdu);
@@ -402,13 +421,19 @@ impl ServerAssociation {
             let header = match Header::decode(rest) {
                 Ok(Some(header)) => header,
                 Ok(None) => break,
-                Err(_) => {
-                    self.refuse(0, Refusal::Silent);
+                Err(error) => {
+                    let refusal = match PacketType(rest[2]) {
+                        PacketType::BIND if error.kind == DecodeErrorKind::Mismatch => {
+                            Refusal::Nak(BindNakReason::PROTOCOL_VERSION)
+                        }
+                        _ => Refusal::Silent,
+                    };
+                    self.refuse(PacketType::BIND, Header::call_id(rest), refusal);
                     break;
                 }
             };
             if let Err(refusal) = self.admit(&header) {
-                self.refuse(header.call_id, refusal);
+                self.refuse(header.packet_type, header.call_id, refusal);
                 break;
             }
             let waiting_max = if self.multiplexes_calls { limits::CALLS_WAITING_MAX } else { 1 };
@@ -417,7 +442,7 @@ impl ServerAssociation {
             }
             let Some(pdu) = rest.get_mut(..usize::from(header.frag_length)) else { break };
             if let Err(refusal) = self.pdu(&header, pdu) {
-                self.refuse(header.call_id, refusal);
+                self.refuse(header.packet_type, header.call_id, refusal);
             }
             consumed += usize::from(header.frag_length);
         }
@@ -478,7 +503,8 @@ impl ServerAssociation {
 
     fn bind(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let nak = || Refusal::Nak(BindNakReason::NOT_SPECIFIED);
-        if self.phase != Phase::Unbound || !header.flags.contains(PacketFlags::WHOLE) {
+        // A bind is one fragment whatever its flags say: Windows does not look at them.
+        if self.phase != Phase::Unbound {
             return Err(nak());
         }
         let auth = split_auth(header, pdu, Header::LEN)
@@ -512,8 +538,13 @@ impl ServerAssociation {
         match auth {
             None => {
                 self.phase = Phase::Bound;
-                self.acknowledge(PacketType::BIND_ACK, header.call_id, false, ack, None);
+                let header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
+                self.acknowledge(PacketType::BIND_ACK, header.call_id, header_signing, ack, None);
                 Ok(())
+            }
+            // Whatever the type: no provider is asked about a level that is none.
+            Some(auth) if !(AuthLevel::CONNECT..=AuthLevel::PRIVACY).contains(&auth.trailer.auth_level) => {
+                Err(nak())
             }
             Some(auth) => {
                 let security =
@@ -527,9 +558,6 @@ impl ServerAssociation {
 
     fn alter_context(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let proto_error = || Refusal::fault(FaultStatus::PROTO_ERROR);
-        if !header.flags.contains(PacketFlags::WHOLE) {
-            return Err(proto_error());
-        }
         let auth = split_auth(header, pdu, Header::LEN).map_err(|_| proto_error())?;
         let bind = decode_bind(header, pdu, auth).map_err(|_| proto_error())?;
         if bind.contexts.is_empty()
@@ -549,7 +577,8 @@ impl ServerAssociation {
             results,
         };
         let Some(auth) = auth else {
-            self.acknowledge(PacketType::ALTER_CONTEXT_RESP, header.call_id, false, ack, None);
+            let header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
+            self.acknowledge(PacketType::ALTER_CONTEXT_RESP, header.call_id, header_signing, ack, None);
             return Ok(());
         };
         let security = match self.find_security(auth.trailer.auth_context_id) {
@@ -646,7 +675,11 @@ impl ServerAssociation {
         }));
     }
 
-    fn conclude(&mut self, pending: Pending, outcome: Authentication) -> Result<(), (u32, Refusal)> {
+    fn conclude(
+        &mut self,
+        pending: Pending,
+        outcome: Authentication,
+    ) -> Result<(), (PacketType, u32, Refusal)> {
         let security = &mut self.security[pending.security];
         let (supports_header_signing, token) = match outcome {
             Authentication::Accepted { context, token } => {
@@ -668,7 +701,7 @@ impl ServerAssociation {
                     PacketType::BIND => Refusal::Nak(BindNakReason::INVALID_CHECKSUM),
                     _ => Refusal::fault(FaultStatus::ACCESS_DENIED),
                 };
-                return Err((pending.call_id, refusal));
+                return Err((pending.packet_type, pending.call_id, refusal));
             }
         };
         if security.protection.level >= AuthLevel::INTEGRITY {
@@ -731,7 +764,8 @@ impl ServerAssociation {
             RequestHead::decode(&mut reader, flags).map_err(|_| Refusal::fault(FaultStatus::PROTO_ERROR))?;
         let body_start = Header::LEN + reader.position();
         let fault = |status| Refusal::Fault { context_id: head.context_id, status };
-        if head.alloc_hint as usize > limits::CALL_LEN_MAX {
+        // It is only a hint, but whoever announces too much need not begin to send it.
+        if head.alloc_hint as usize > limits::CALL_LEN_MAX && !flags.contains(PacketFlags::LAST) {
             return Err(fault(FaultStatus::ACCESS_DENIED));
         }
         let (security, body_end) = self.verify(header, pdu, body_start).map_err(fault)?;
@@ -757,9 +791,22 @@ impl ServerAssociation {
             Some(_) => return Err(fault(FaultStatus::PROTO_ERROR)),
             None if !first => return Err(fault(FaultStatus::PROTO_ERROR)),
             None => {
-                let repeated = self.outstanding.iter().any(|call| call.head.call_id == head.call_id);
-                if repeated || (!self.unfinished.is_empty() && !self.multiplexes_calls) {
+                if self.outstanding.iter().any(|call| call.head.call_id == head.call_id) {
                     return Err(fault(FaultStatus::PROTO_ERROR));
+                }
+                if let Some(unfinished) = self.unfinished.first() {
+                    // As Windows has it: the call that is cut short is the one that failed.
+                    if !self.multiplexes_calls {
+                        let CallHead { call_id, context_id, .. } = unfinished.head;
+                        return Err(Refusal::FaultOf {
+                            call_id,
+                            context_id,
+                            status: FaultStatus::PROTO_ERROR,
+                        });
+                    }
+                    if self.presentation.find(head.context_id).is_none() {
+                        return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
+                    }
                 }
                 if self.unfinished.len() >= limits::CALLS_UNFINISHED_MAX {
                     return Err(fault(FaultStatus::SERVER_TOO_BUSY));
@@ -841,7 +888,7 @@ impl ServerAssociation {
     fn complete(&mut self, head: CallHead, mut stub: Vec<u8>) -> Result<(), Refusal> {
         let Some(&PresentationContext { interface, syntax, .. }) = self.presentation.find(head.context_id)
         else {
-            return Err(Refusal::MildFault { context_id: head.context_id, status: FaultStatus::UNKNOWN_IF });
+            return Err(Refusal::MildFault { context_id: 0, status: FaultStatus::UNKNOWN_IF });
         };
         let security = head.security.map(|at| &self.security[at]);
         verification_trailer::check(

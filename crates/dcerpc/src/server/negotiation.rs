@@ -59,13 +59,22 @@ impl PresentationContexts {
         interfaces: &[SyntaxId],
         features_agreed: Option<Features>,
     ) -> Result<Vec<ContextResult>, Conflict> {
+        // An interface is accepted once in a PDU, in its first form that we speak.
+        let mut accepted: Vec<&SyntaxId> = Vec::new();
         elements
             .iter()
             .map(|element| {
                 if let (Some(agreed), Some(_)) = (features_agreed, features(element)) {
                     return Ok(rejected(ResultReason::negotiate_ack(agreed.0 as u16)));
                 }
-                self.propose(element, elements, interfaces)
+                if accepted.contains(&&element.abstract_syntax) {
+                    return Ok(rejected(ResultReason::TRANSFER_SYNTAXES_NOT_SUPPORTED));
+                }
+                let result = self.propose(element, elements, interfaces)?;
+                if result.result == ResultReason::ACCEPTANCE {
+                    accepted.push(&element.abstract_syntax);
+                }
+                Ok(result)
             })
             .collect()
     }

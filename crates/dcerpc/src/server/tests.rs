@@ -1,7 +1,7 @@
 use super::*;
 use crate::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientSecurity};
 use crate::management::MANAGEMENT;
-use crate::pdu::ContextElement;
+use crate::pdu::{ContextElement, ResultReason};
 use crate::security::Outgoing;
 use std::task::{Context, Poll, Waker};
 
@@ -278,6 +278,8 @@ fn what_a_bind_must_not_do() {
         ("an unknown group", Bind { assoc_group_id: 99, ..bind_of(ndr()) }, None, nak(0)),
         ("a rejected token", bind_of(ndr()), Some((trailer(1, 6), &b"no"[..])), nak(9)),
         ("an unknown provider", bind_of(ndr()), Some((trailer(1, 6), &b"unknown"[..])), nak(8)),
+        ("a level of nothing", bind_of(ndr()), Some((trailer(1, 1), &b"unknown"[..])), nak(0)),
+        ("a level that there is not", bind_of(ndr()), Some((trailer(1, 7), &b"yes"[..])), nak(0)),
         (
             "one number for two interfaces",
             bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR]), element(0, MANAGEMENT, &[SyntaxId::NDR])]),
@@ -296,6 +298,11 @@ fn what_a_bind_must_not_do() {
     let mut server = server();
     server.receive(&version);
     assert_eq!(answer(&mut server), nak(4), "another version");
+    let mut lengths = bind_pdu(WHOLE, &bind_of(ndr()), None);
+    lengths[8..12].copy_from_slice(&[28, 0, 8, 0]);
+    let mut server = self::server();
+    server.receive(&lengths);
+    assert_eq!(answer(&mut server), nak(4), "no room for its token");
     let mut second = bound(WHOLE);
     second.receive(&bind_pdu(WHOLE, &bind_of(ndr()), None));
     assert_eq!(answer(&mut second), nak(0), "a second bind");
@@ -331,9 +338,91 @@ fn one_form_of_an_interface_is_accepted() {
     ] {
         assert_eq!(results(contexts.clone()), expect, "{contexts:?}");
     }
-    let many: Vec<_> = (0..70).map(|id| element(id, NETLOGON, &[ndr])).collect();
-    let many = results(many);
-    assert_eq!((many[63], many[64]), ((0, 0), (2, 3)), "sixty-four are enough");
+    let twice = vec![element(0, NETLOGON, &[ndr]), element(1, NETLOGON, &[ndr])];
+    assert_eq!(results(twice), [(0, 0), (2, 2)], "once in a PDU");
+}
+
+#[test]
+fn sixty_four_presentation_contexts_are_enough() {
+    let mut server = bound(WHOLE);
+    for id in 1..=64 {
+        let alter = bind_of(vec![element(id, NETLOGON, &[SyntaxId::NDR])]);
+        server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &alter.to_bytes(), None));
+        let bytes = sent(&mut server);
+        let ack = BindAck::decode(&mut Reader::new(&bytes[16..])).expect("our own");
+        let expect = if id < 64 { ResultReason::ACCEPTANCE } else { ResultReason::LOCAL_LIMIT_EXCEEDED };
+        assert_eq!(ack.results[0].result, expect, "{id}");
+    }
+}
+
+/// What Windows does, as Samba's tests of raw DCE/RPC have it.
+#[test]
+fn flags_of_binds_are_not_looked_at_and_some_are_echoed() {
+    let flags_of_answer =
+        |server: &mut ServerAssociation| Header::decode(&sent(server)).map(|h| h.map(|h| h.flags));
+    for (flags, bind, alter) in [
+        (0x00, 0x03, 0x03),
+        (0x01, 0x03, 0x03),
+        (0x02, 0x03, 0x03),
+        (0x04, 0x07, 0x07),
+        (0x08, 0x03, 0x03),
+        (0x10, 0x13, 0x03),
+        (0x20, 0x03, 0x03),
+        (0x40, 0x03, 0x03),
+        (0x80, 0x03, 0x03),
+    ] {
+        let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+        let mut server = server();
+        server.receive(&bind_pdu(PacketFlags(flags), &contexts, None));
+        assert_eq!(flags_of_answer(&mut server), Ok(Some(PacketFlags(bind))), "bind {flags:#x}");
+        let mut server = bound(WHOLE);
+        server.receive(&pdu(PacketType::ALTER_CONTEXT, PacketFlags(flags), 2, &contexts.to_bytes(), None));
+        assert_eq!(flags_of_answer(&mut server), Ok(Some(PacketFlags(alter))), "alter_context {flags:#x}");
+    }
+}
+
+/// The same source.
+#[test]
+fn faults_say_which_call_failed_and_whether_it_was_begun() {
+    let alter = |contexts| pdu(PacketType::ALTER_CONTEXT, WHOLE, 9, &bind_of(contexts).to_bytes(), None);
+    let first = |call_id| request_pdu(FIRST, call_id, 0, 4, &[], None);
+    for (what, flags, pdus, expect) in [
+        ("an unknown context", MIDDLE, vec![request_pdu(WHOLE, 5, 9, 4, &[], None)], (5, 0x23, 0)),
+        (
+            "cancelled at its start",
+            MIDDLE,
+            vec![request_pdu(FIRST.with(PacketFlags::PENDING_CANCEL), 5, 0, 4, &[], None)],
+            (5, 0x23, 0),
+        ),
+        ("alter_context with nothing", MIDDLE, vec![alter(vec![])], (9, 0x23, 0)),
+        ("a start within a start", MIDDLE, vec![first(50), first(51)], (50, 0x03, 0)),
+        (
+            "an unknown context within a start",
+            MPX,
+            vec![first(50), request_pdu(WHOLE, 51, 9, 4, &[], None)],
+            (51, 0x03, 0),
+        ),
+    ] {
+        let mut server = bound(flags);
+        pdus.iter().for_each(|pdu| server.receive(pdu));
+        let bytes = sent(&mut server);
+        let header = Header::decode(&bytes).expect("our own").expect("whole");
+        let fault = FaultBody::decode(&mut Reader::new(&bytes[16..])).expect("a fault");
+        assert_eq!((header.call_id, header.flags.0, fault.context_id), expect, "{what}");
+    }
+}
+
+/// The same source.
+#[test]
+fn a_response_carries_the_low_byte_of_its_context() {
+    let mut server = server();
+    let bind = bind_of(vec![element(0xfffe, NETLOGON, &[SyntaxId::NDR])]);
+    server.receive(&bind_pdu(WHOLE, &bind, None));
+    sent(&mut server);
+    server.receive(&request_pdu(WHOLE, 2, 0xfffe, 4, &[], None));
+    assert_eq!(calls(&mut server).len(), 1);
+    server.reply(2, Ok(vec![1, 2, 3].into()));
+    assert_eq!(sent(&mut server)[20..22], [0xfe, 0]);
 }
 
 #[test]
@@ -359,7 +448,7 @@ fn what_an_anonymous_call_must_not_do() {
     let cancel = WHOLE.with(PacketFlags::PENDING_CANCEL);
     let too_long = vec![0; limits::FRAGMENT_LEN_MAX];
     let hinted = {
-        let mut request = request_pdu(WHOLE, 2, 0, 4, &[], None);
+        let mut request = request_pdu(FIRST, 2, 0, 4, &[], None);
         request[16..20].copy_from_slice(&0x40_0001u32.to_le_bytes());
         request
     };
@@ -476,7 +565,7 @@ fn what_an_anonymous_call_must_not_do() {
 fn a_fault_has_its_documented_bytes() {
     let mut server = bound(MIDDLE);
     server.receive(&request_pdu(WHOLE, 2, 9, 4, &[], None));
-    let expect = "05000323100000002000000002000000 18000000 0900 0000 0300011c 00000000";
+    let expect = "05000323100000002000000002000000 18000000 0000 0000 0300011c 00000000";
     assert_eq!(dtyp::hex(&sent(&mut server)), dtyp::hex(&unhex(expect)));
 }
 
