@@ -433,6 +433,14 @@ pub enum PermissionArg {
 /// `rcmpd domain …`
 #[derive(Debug, Subcommand)]
 pub enum DomainCommand {
+    /// Make the database of the configuration's domain, with the groups that every domain has, and its key file
+    #[command(after_help = "Example:\n  rcmpd domain add -c FILE\n\nNothing that exists is touched.")]
+    Add {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Show the domain
     Show {
         #[command(flatten)]

@@ -10,4 +10,5 @@ pub mod config;
 pub mod output;
 pub mod quickstart;
 pub mod serve;
+pub mod stores;
 pub mod telemetry;

@@ -5,4 +5,5 @@
 mod command_line;
 mod load;
 mod serving;
+mod stores;
 mod telemetry;

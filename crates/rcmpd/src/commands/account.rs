@@ -3,7 +3,8 @@
 use super::{load, lookup};
 use crate::cli::{AccountCommand, AccountFields, ConfigArg};
 use crate::output;
-use crate::serve::{now, open_store};
+use crate::serve::now;
+use crate::stores;
 use account_store::sqlite::SqliteStore;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, AltSecurityIdentity, Change, GroupScope,
@@ -47,7 +48,7 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
 }
 
 fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
-    open_store(&load(&config.config)?)
+    stores::database(&load(&config.config)?)
 }
 
 /// An account with nothing but a name. The domain's own SID stands for the next free one.

@@ -3,7 +3,7 @@
 use super::{load, lookup};
 use crate::cli::{ConfigArg, GroupCommand, ScopeArg};
 use crate::output;
-use crate::serve::open_store;
+use crate::stores;
 use account_store::sqlite::SqliteStore;
 use account_store::{AccountAdmin, AccountStore, Change, Group, GroupScope, Matches, Put, Query};
 use dtyp::Sid;
@@ -54,7 +54,7 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
 }
 
 fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
-    open_store(&load(&config.config)?)
+    stores::database(&load(&config.config)?)
 }
 
 fn group_json(group: &Group) -> Value {

@@ -6,7 +6,8 @@ use crate::cli::{ConfigArg, MachineCommand, PermissionArg};
 use crate::config::SecretRef;
 use crate::output;
 use crate::quickstart::random_password;
-use crate::serve::{now, open_store};
+use crate::serve::now;
+use crate::stores;
 use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use account_store::sqlite::SqliteStore;
 use account_store::{AccountAdmin, AccountStore, Change, Matches, Put, Query};
@@ -88,7 +89,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
 }
 
 fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
-    open_store(&load(&config.config)?)
+    stores::machines(&load(&config.config)?)
 }
 
 async fn find(store: &SqliteStore, name: &str) -> anyhow::Result<Arc<MachineRecord>> {

@@ -70,6 +70,14 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
+        Command::Domain(DomainCommand::Add { config, json }) => {
+            let made = crate::stores::create(&load(&config.config)?).await?;
+            match json.json {
+                true => output::json(&json!({ "files": made })),
+                false => made.iter().for_each(|file| output::line(&format!("Made {}", file.display()))),
+            }
+            Ok(0)
+        }
         Command::Domain(DomainCommand::Show { config, json } | DomainCommand::List { config, json }) => {
             domain(&load(&config.config)?, json.json);
             Ok(0)

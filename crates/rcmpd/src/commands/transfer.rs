@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::output;
-use crate::serve::open_store;
+use crate::stores;
 use account_store::Put;
 use account_store::json_lines::{self, Counts, Machines};
 use anyhow::Context;
@@ -34,7 +34,7 @@ fn told(counts: &Counts, what: &str, path: &Path, as_json: bool) {
 }
 
 pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
-    let store = open_store(config)?;
+    let store = stores::database(config)?;
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
@@ -49,7 +49,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
 }
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
-    let store = open_store(config)?;
+    let store = stores::database(config)?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut out = BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?);
     let bar = bar(None, "{spinner} {msg}");

@@ -9,7 +9,7 @@ mod secret_ref;
 pub use diagnostics::{ConfigError, Problem};
 pub use secret_ref::SecretRef;
 
-use account_store::Domain;
+use account_store::{DistinguishedName, Domain};
 use dtyp::Sid;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Binding, Method, Policy, Validation};
@@ -62,8 +62,10 @@ pub struct Rpc {
 /// `[store]` and `[channels]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    /// What kind of store.
+    /// Where accounts are.
     pub kind: StoreKind,
+    /// The database file with the machines; that of the accounts, where there is one.
+    pub machines: PathBuf,
     /// The key file that seals the secrets of machines.
     pub key: PathBuf,
 }
@@ -73,15 +75,23 @@ pub struct Store {
 pub enum StoreKind {
     /// The embedded database, with this file.
     Sqlite(PathBuf),
+    /// JSON Lines, read at start and at a reload.
+    Memory(PathBuf),
+    /// Fixed accounts by issuer, `[[store.level]]`.
+    Profile(Vec<Level>),
 }
 
-impl Store {
-    /// The database file.
-    pub fn path(&self) -> &Path {
-        match &self.kind {
-            StoreKind::Sqlite(path) => path,
-        }
-    }
+/// `[[store.level]]`: whoever these issuers certified is this account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// The account's name.
+    pub name: String,
+    /// Its RID.
+    pub rid: u32,
+    /// The issuers.
+    pub issuers: Vec<DistinguishedName>,
+    /// Its groups by RID, each with a name or none; the first is its primary group.
+    pub groups: Vec<(u32, Option<String>)>,
 }
 
 /// `[client]`.
@@ -161,12 +171,31 @@ struct RpcSection {
 struct StoreSection {
     kind: Spanned<String>,
     path: Option<PathBuf>,
+    #[serde(default)]
+    level: Vec<LevelSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LevelSection {
+    name: String,
+    rid: Spanned<u32>,
+    issuers: Vec<Spanned<String>>,
+    groups: Spanned<Vec<LevelGroupSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LevelGroupSection {
+    rid: u32,
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChannelsSection {
     store: Spanned<String>,
+    path: Option<Spanned<PathBuf>>,
     key: Option<PathBuf>,
 }
 
@@ -396,30 +425,7 @@ impl Checker<'_> {
     }
 
     fn store(&mut self, section: &StoreSection, channels: Option<&ChannelsSection>) -> Option<Store> {
-        let kind = section.kind.get_ref().as_str();
-        let path = match (kind, &section.path) {
-            ("sqlite", Some(path)) => self.path(path),
-            ("sqlite", None) => {
-                self.problem(
-                    section.kind.span(),
-                    "a path is missing",
-                    "say which file: path = \"accounts.db\"",
-                );
-                return None;
-            }
-            ("postgres" | "ldap" | "profile" | "memory", _) => {
-                self.problem(
-                    section.kind.span(),
-                    format!("kind = \"{kind}\" cannot be served by this version"),
-                    "use kind = \"sqlite\"",
-                );
-                return None;
-            }
-            _ => {
-                self.problem(section.kind.span(), "this is not a kind of store", "use kind = \"sqlite\"");
-                return None;
-            }
-        };
+        let kind = self.store_kind(section)?;
         if let Some(channels) = channels
             && channels.store.get_ref() != "sqlite"
         {
@@ -429,9 +435,122 @@ impl Checker<'_> {
                 "use store = \"sqlite\"; they never go into LDAP",
             );
         }
+        let path = channels.and_then(|channels| channels.path.as_ref());
+        let machines = match (&kind, path) {
+            (StoreKind::Sqlite(accounts), None) => accounts.clone(),
+            (StoreKind::Sqlite(accounts), Some(path)) => {
+                if self.path(path.get_ref()) != *accounts {
+                    self.problem(
+                        path.span(),
+                        "machines are kept with the accounts, in store.path",
+                        "remove this path",
+                    );
+                }
+                accounts.clone()
+            }
+            (_, Some(path)) => self.path(path.get_ref()),
+            (_, None) => {
+                self.problem(
+                    section.kind.span(),
+                    "this kind of store keeps no machines",
+                    "say where they are: [channels] store = \"sqlite\", path = \"machines.db\"",
+                );
+                return None;
+            }
+        };
         let key = channels.and_then(|channels| channels.key.as_deref());
-        let key = key.map_or_else(|| path.with_extension("key"), |key| self.path(key));
-        Some(Store { kind: StoreKind::Sqlite(path), key })
+        let key = key.map_or_else(|| machines.with_extension("key"), |key| self.path(key));
+        Some(Store { kind, machines, key })
+    }
+
+    fn store_kind(&mut self, section: &StoreSection) -> Option<StoreKind> {
+        let kind = section.kind.get_ref().as_str();
+        if kind != "profile" && !section.level.is_empty() {
+            self.problem(
+                section.kind.span(),
+                "[[store.level]] belongs to kind = \"profile\"",
+                "remove the levels, or say kind = \"profile\"",
+            );
+        }
+        match (kind, &section.path) {
+            ("sqlite", Some(path)) => Some(StoreKind::Sqlite(self.path(path))),
+            ("memory", Some(path)) => Some(StoreKind::Memory(self.path(path))),
+            ("sqlite", None) => {
+                self.problem(
+                    section.kind.span(),
+                    "a path is missing",
+                    "say which file: path = \"accounts.db\"",
+                );
+                None
+            }
+            ("memory", None) => {
+                self.problem(
+                    section.kind.span(),
+                    "a path is missing",
+                    "say which file of JSON Lines is read: path = \"accounts.jsonl\"",
+                );
+                None
+            }
+            ("profile", path) => {
+                if path.is_some() {
+                    self.problem(
+                        section.kind.span(),
+                        "this kind of store has no file",
+                        "remove path; its accounts are the [[store.level]] of this file",
+                    );
+                }
+                if section.level.is_empty() {
+                    self.problem(
+                        section.kind.span(),
+                        "there are no levels",
+                        "add [[store.level]] with name, rid, issuers and groups",
+                    );
+                }
+                Some(StoreKind::Profile(section.level.iter().map(|level| self.level(level)).collect()))
+            }
+            ("postgres" | "ldap", _) => {
+                self.problem(
+                    section.kind.span(),
+                    format!("kind = \"{kind}\" cannot be served by this version"),
+                    "use kind = \"sqlite\", \"memory\" or \"profile\"",
+                );
+                None
+            }
+            _ => {
+                self.problem(
+                    section.kind.span(),
+                    "this is not a kind of store",
+                    "use kind = \"sqlite\", \"memory\" or \"profile\"",
+                );
+                None
+            }
+        }
+    }
+
+    fn level(&mut self, section: &LevelSection) -> Level {
+        if *section.rid.get_ref() == 0 {
+            self.problem(section.rid.span(), "0 is nobody's RID", "use 1000 or more, as accounts have it");
+        }
+        if section.groups.get_ref().is_empty() {
+            self.problem(
+                section.groups.span(),
+                "an account has a primary group",
+                "name it first: groups = [{ rid = 513, name = \"Domain Users\" }]",
+            );
+        }
+        let mut issuers = Vec::with_capacity(section.issuers.len());
+        for issuer in &section.issuers {
+            match issuer.get_ref().parse() {
+                Ok(name) => issuers.push(name),
+                Err(error) => self.problem(
+                    issuer.span(),
+                    format!("this is not a distinguished name: {error}"),
+                    "write it as the certificate has it, the country first: \"C=US,O=Partners,CN=Partner CA\"",
+                ),
+            }
+        }
+        let groups = section.groups.get_ref().iter().map(|group| (group.rid, group.name.clone()));
+        Level { name: section.name.clone(), rid: *section.rid.get_ref(), issuers, groups: groups.collect() }
     }
 
     fn mapping(&mut self, section: Spanned<MappingSection>) -> Option<Policy> {

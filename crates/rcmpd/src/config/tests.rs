@@ -33,7 +33,8 @@ fn a_good_file_is_understood() {
     let config = parse(GOOD, Path::new("/etc/rcmpd")).expect("it is good");
     assert_eq!(config.domain.netbios, "CONTOSO");
     let store = config.store.expect("it is there");
-    assert_eq!(store.path(), Path::new("/etc/rcmpd/accounts.db"), "relative to the file");
+    assert_eq!(store.kind, StoreKind::Sqlite("/etc/rcmpd/accounts.db".into()), "relative to the file");
+    assert_eq!(store.machines, Path::new("/etc/rcmpd/accounts.db"));
     assert_eq!(store.key, Path::new("/etc/rcmpd/accounts.key"));
     let client = config.client.expect("it is there");
     assert_eq!(client.secret, SecretRef::File("/etc/rcmpd/machines/WEB01.secret".into()));
@@ -55,6 +56,10 @@ fn whatever_is_wrong_is_said() {
         ("file:machines/WEB01.secret", "hunter2", "this is not a reference to a secret"),
         ("file:machines/WEB01.secret", "cred:../x", "this is not a reference to a secret"),
         ("\"sqlite\"", "\"ldap\"", "kind = \"ldap\" cannot be served by this version"),
+        ("\"sqlite\"", "\"memory\"", "this kind of store keeps no machines"),
+        ("\"sqlite\"", "\"profile\"", "this kind of store has no file"),
+        ("\"sqlite\"", "\"profile\"", "there are no levels"),
+        ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
         ("[client]", "[sidecar]\n[client]", "[sidecar] is not part of this version"),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
@@ -99,4 +104,29 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
     assert!(empty.read().expect_err("it is empty").to_string().contains("it is empty"));
     let missing = SecretRef::parse("env:RCMPD_NO_SUCH_VARIABLE", directory.path()).expect("a reference");
     assert!(missing.read().is_err());
+}
+
+#[test]
+fn levels_are_accounts_by_issuer() {
+    let text = GOOD.replace(
+        "kind = \"sqlite\"\npath = \"accounts.db\"",
+        "kind = \"profile\"
+[[store.level]]
+name = \"partner\"
+rid = 5001
+issuers = ['C=US, O=\"Partners, Inc.\", CN=Partner CA']
+groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100 }]
+[channels]
+store = \"sqlite\"
+path = \"machines.db\"",
+    );
+    let store = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
+    assert_eq!(store.machines, Path::new("/etc/rcmpd/machines.db"));
+    assert_eq!(store.key, Path::new("/etc/rcmpd/machines.key"));
+    let StoreKind::Profile(levels) = store.kind else { panic!("{:?}", store.kind) };
+    assert_eq!((levels[0].name.as_str(), levels[0].rid), ("partner", 5001));
+    assert_eq!(levels[0].issuers[0].to_string(), "C=US,O=\"Partners, Inc.\",CN=Partner CA");
+    assert_eq!(levels[0].groups, [(513, Some("Domain Users".to_owned())), (5100, None)]);
+    let wrong = text.replace("rid = 5001", "rid = 0").replace("CN=Partner CA", "CN");
+    assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
 }

@@ -9,9 +9,10 @@ pub use audit_log::AuditLog;
 pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::{CurrentPolicy, RcmpPackage};
 
-use crate::config::{self, Config, Store};
-use account_store::AccountStore;
-use account_store::sqlite::{SealingKey, SqliteStore};
+use crate::config::{self, Config, StoreKind};
+use crate::stores;
+use account_store::sqlite::SqliteStore;
+use account_store::{AccountStore, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
@@ -31,30 +32,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 use tracing::{error, info, warn};
-
-/// Opens the store that a configuration names.
-pub fn open_store(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    let Some(store) = &config.store else { bail!("the configuration has no [store]") };
-    open(store, config)
-}
-
-fn open(store: &Store, config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    let path = store.path();
-    let key = SealingKey::open(&store.key)?;
-    let opened = SqliteStore::open(path, Some(&key))
-        .with_context(|| format!("cannot open the account store {}", path.display()))?;
-    if *opened.domain() != config.domain {
-        bail!(
-            "{} holds the accounts of {} ({}), and [domain] says {} ({})",
-            path.display(),
-            opened.domain().netbios,
-            opened.domain().sid,
-            config.domain.netbios,
-            config.domain.sid
-        );
-    }
-    Ok(Arc::new(opened))
-}
 
 /// The Netlogon server as a security provider of the runtime.
 struct ChannelProvider(NetlogonServer);
@@ -77,7 +54,7 @@ impl SecurityProvider for ChannelProvider {
 /// method, then the package. There is no timeout here, because everything behind answers from this machine.
 pub fn registry(
     config: &Config,
-    store: &Arc<SqliteStore>,
+    machines: Arc<dyn MachineStore>,
     policy: CurrentPolicy,
     audit: Arc<AuditLog>,
 ) -> Registry {
@@ -95,7 +72,7 @@ pub fn registry(
             server: config.server.clone(),
             strict_server_name: rpc.is_some_and(|rpc| rpc.strict_server_name),
         },
-        secrets: Arc::new(StoredSecrets::new(Arc::clone(store) as _)),
+        secrets: Arc::new(StoredSecrets::new(machines)),
         packages,
         audit,
         environment: Arc::new(SystemEnvironment),
@@ -127,13 +104,14 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         bail!("{} configures no service: [rpc], [store] and [mapping] are needed to serve", path.display());
     };
     raise_open_files(rpc.limits.connections_max);
-    let store = open_store(&config)?;
+    let machines = stores::machines(&config)?;
+    let accounts = stores::accounts(&config, &machines).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
-    let mapper = Mapper::new(policy, Arc::clone(&store) as _, config.server.clone())?;
+    let mapper = Mapper::new(policy, Arc::clone(&accounts), config.server.clone())?;
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(mapper)));
     let shutdown = Shutdown::new();
     let server = Server::new(
-        registry(&config, &store, current.clone(), Arc::clone(&audit)),
+        registry(&config, Arc::clone(&machines) as _, current.clone(), Arc::clone(&audit)),
         rpc.limits,
         shutdown.clone(),
     );
@@ -169,7 +147,8 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     );
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
-    signals(path, &config, &store, &current, &audit).await?;
+    signals(path, &Running { config: &config, machines: &machines, current: &current, audit: &audit })
+        .await?;
 
     health.set_ready(false);
     info!("Stopping: calls in flight are answered");
@@ -206,14 +185,16 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// What a reload starts from.
+struct Running<'a> {
+    config: &'a Config,
+    machines: &'a Arc<SqliteStore>,
+    current: &'a CurrentPolicy,
+    audit: &'a AuditLog,
+}
+
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
-async fn signals(
-    path: &Path,
-    running: &Config,
-    store: &Arc<SqliteStore>,
-    current: &CurrentPolicy,
-    audit: &AuditLog,
-) -> anyhow::Result<()> {
+async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -222,8 +203,8 @@ async fn signals(
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = every_minute.tick() => audit.flush(),
-            _ = hangup.recv() => match reload(path, running, store, current, audit) {
+            _ = every_minute.tick() => running.audit.flush(),
+            _ = hangup.recv() => match reload(path, running).await {
                 Ok(revision) => info!(policy_revision = revision, "Reloaded"),
                 Err(error) => error!(error = format!("{error:#}"), "Not reloaded: everything stays as it was"),
             },
@@ -232,32 +213,40 @@ async fn signals(
 }
 
 /// Takes over what can change while serving, all of it or nothing.
-fn reload(
-    path: &Path,
-    running: &Config,
-    store: &Arc<SqliteStore>,
-    current: &CurrentPolicy,
-    audit: &AuditLog,
-) -> anyhow::Result<u64> {
+async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     let new = config::load(path)?;
+    let old = running.config;
     for (section, same) in [
-        ("[domain]", new.domain == running.domain && new.server == running.server),
-        ("[rpc]", new.rpc == running.rpc),
-        ("[store] and [channels]", new.store == running.store),
-        ("[admin]", new.admin == running.admin),
-        ("[telemetry]", new.telemetry == running.telemetry),
-        ("audit.required", new.audit.required == running.audit.required),
+        ("[domain]", new.domain == old.domain && new.server == old.server),
+        ("[rpc]", new.rpc == old.rpc),
+        ("[store] and [channels]", same_store(&new, old)),
+        ("[admin]", new.admin == old.admin),
+        ("[telemetry]", new.telemetry == old.telemetry),
+        ("audit.required", new.audit.required == old.audit.required),
     ] {
         if !same {
             bail!("{section} changed, and that needs a restart");
         }
     }
+    let accounts: Arc<dyn AccountStore> = stores::accounts(&new, running.machines).await?;
     let Some(mut policy) = new.policy else { bail!("[mapping] is gone") };
-    policy.revision = current.0.load().policy().revision + 1;
+    policy.revision = running.current.0.load().policy().revision + 1;
     let revision = policy.revision;
-    let mapper = Mapper::new(policy, Arc::clone(store) as _, new.server)?;
+    let mapper = Mapper::new(policy, accounts, new.server)?;
     // What can fail comes first.
-    audit.reopen(&new.audit)?;
-    current.0.store(Arc::new(mapper));
+    running.audit.reopen(&new.audit)?;
+    running.current.0.store(Arc::new(mapper));
     Ok(revision)
+}
+
+/// Levels are part of the configuration and change with it; everything else about stores stays.
+fn same_store(new: &Config, old: &Config) -> bool {
+    match (&new.store, &old.store) {
+        (Some(new), Some(old)) => {
+            let both_profiles =
+                matches!((&new.kind, &old.kind), (StoreKind::Profile(_), StoreKind::Profile(_)));
+            (new.kind == old.kind || both_profiles) && new.machines == old.machines && new.key == old.key
+        }
+        (new, old) => new == old,
+    }
 }

@@ -1,0 +1,143 @@
+//! The stores that a configuration names: made, opened, read.
+
+use crate::config::{self, Config, StoreKind};
+use account_store::profile::{self, ProfileStore};
+use account_store::sqlite::{SealingKey, SqliteStore};
+use account_store::{
+    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, Change, Domain, Group, GroupScope,
+    Membership, MemoryStore, Profile, Put, Record, json_lines,
+};
+use anyhow::{Context, bail};
+use dtyp::FileTime;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Groups that every domain has, and that new accounts are in.
+const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers")];
+
+/// Makes the database that a configuration names, with the groups that every domain has, and the key that seals its secrets.
+/// Nothing that exists is touched.
+pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    let store = section(config)?;
+    let mut made = Vec::new();
+    if store.machines.exists() {
+        bail!("{} exists already", store.machines.display());
+    }
+    if !store.key.exists() {
+        SealingKey::create(&store.key)?;
+        made.push(store.key.clone());
+    }
+    SqliteStore::create(&store.machines, &config.domain)
+        .with_context(|| format!("cannot make {}", store.machines.display()))?;
+    made.push(store.machines.clone());
+    let groups = GROUPS.map(|(rid, name)| {
+        let sid = config.domain.sid.with_rid(rid).context("a domain's SID has room for a RID")?;
+        let group = Group { name: name.to_owned(), sid, scope: GroupScope::Global };
+        anyhow::Ok(Change::PutGroup(Put::New, group))
+    });
+    let groups = groups.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    machines(config)?.apply(&mut groups.into_iter().map(Ok)).await?;
+    Ok(made)
+}
+
+/// The database with the machines.
+pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+    let store = section(config)?;
+    let path = &store.machines;
+    if !path.exists() {
+        bail!(
+            "{} is not there; `rcmpd domain add` makes it, for the domain of the configuration",
+            path.display()
+        );
+    }
+    let key = SealingKey::open(&store.key)?;
+    let opened = SqliteStore::open(path, Some(&key))
+        .with_context(|| format!("cannot open the account store {}", path.display()))?;
+    check_domain(path, opened.domain(), config)?;
+    Ok(Arc::new(opened))
+}
+
+/// The database with the accounts, to be changed.
+pub fn database(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+    match &section(config)?.kind {
+        StoreKind::Sqlite(_) => machines(config),
+        StoreKind::Memory(path) => {
+            bail!("accounts are read from {}: change them there, and reload", path.display())
+        }
+        StoreKind::Profile(_) => {
+            bail!("accounts are the [[store.level]] of the configuration: change them there")
+        }
+    }
+}
+
+/// The accounts, to be asked; `machines` are those of the same configuration.
+pub async fn accounts(config: &Config, machines: &Arc<SqliteStore>) -> anyhow::Result<Arc<dyn AccountStore>> {
+    match &section(config)?.kind {
+        StoreKind::Sqlite(_) => Ok(Arc::clone(machines) as _),
+        StoreKind::Memory(path) => Ok(Arc::new(memory(path, &config.domain).await?)),
+        StoreKind::Profile(levels) => {
+            let levels = levels.iter().map(|level| record(level, &config.domain));
+            let levels = levels.collect::<anyhow::Result<Vec<_>>>()?;
+            Ok(Arc::new(ProfileStore::new(config.domain.clone(), levels)?))
+        }
+    }
+}
+
+fn section(config: &Config) -> anyhow::Result<&config::Store> {
+    config.store.as_ref().context("the configuration has no [store]")
+}
+
+fn check_domain(path: &Path, found: &Domain, config: &Config) -> anyhow::Result<()> {
+    if *found != config.domain {
+        bail!(
+            "{} holds the accounts of {} ({}), and [domain] says {} ({})",
+            path.display(),
+            found.netbios,
+            found.sid,
+            config.domain.netbios,
+            config.domain.sid
+        );
+    }
+    Ok(())
+}
+
+async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    let store = MemoryStore::new(domain.clone());
+    json_lines::import(&store, Put::New, &mut BufReader::new(file), len, &mut |_, _| {})
+        .await
+        .with_context(|| format!("cannot use the accounts in {}", path.display()))?;
+    Ok(store)
+}
+
+fn record(level: &config::Level, domain: &Domain) -> anyhow::Result<profile::Level> {
+    let sid = |rid| domain.sid.with_rid(rid).context("a domain's SID has room for a RID");
+    let memberships = level.groups.iter().map(|(rid, name)| {
+        anyhow::Ok(Membership { sid: sid(*rid)?, name: name.clone(), scope: GroupScope::Global })
+    });
+    let account = Account {
+        name: level.name.clone(),
+        sid: sid(level.rid)?,
+        kind: AccountKind::User,
+        user_principal_name: None,
+        service_principal_names: vec![],
+        alt_security_identities: vec![],
+        flags: AccountFlags::NORMAL,
+        primary_group_id: level.groups.first().map_or(0, |(rid, _)| *rid),
+        expires: FileTime::NEVER,
+        created: FileTime::UNSET,
+        password_last_set: FileTime::UNSET,
+        password_can_change: FileTime::UNSET,
+        password_must_change: FileTime::NEVER,
+        logon_hours: None,
+        logon_count: 0,
+        bad_password_count: 0,
+        profile: Profile::default(),
+        extra_sids: vec![],
+    };
+    let record = Record { account, memberships: memberships.collect::<anyhow::Result<_>>()? };
+    Ok(profile::Level { record, issuers: level.issuers.clone() })
+}
