@@ -1,9 +1,6 @@
 //! RCMP messages, and what a server with two accounts makes of them.
 
-use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountKind, Change, Domain, Group, GroupScope, MemoryStore,
-    Profile, Put,
-};
+use account_store::{Account, AccountAdmin, Change, Domain, Group, GroupScope, MemoryStore, Put};
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
 use rcmp_service::message::{MappingFlags, Request, Response};
@@ -59,11 +56,14 @@ static MAPPER: LazyLock<Mapper> = LazyLock::new(|| {
     };
     let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
     let store = MemoryStore::new(domain);
-    let mut alice = account(1013, "alice", AccountKind::User);
-    alice.user_principal_name = Some("alice@contoso.com".into());
-    let mut web = account(1014, "WEB01$", AccountKind::Computer);
-    web.service_principal_names = vec!["HOST/web01.contoso.com".into()];
-    web.alt_security_identities = vec!["X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA".into()];
+    let alice =
+        Account { user_principal_name: Some("alice@contoso.com".into()), ..Account::new("alice", sid(1013)) };
+    let web = Account {
+        service_principal_names: vec!["HOST/web01.contoso.com".into()],
+        alt_security_identities: vec!["X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA".into()],
+        primary_group_id: 513,
+        ..Account::new("WEB01$", sid(1014))
+    };
     let accounts = [alice, web].map(|account| Change::PutAccount(Put::New, Box::new(account)));
     let mut changes = std::iter::once(Change::PutGroup(Put::New, users)).chain(accounts).map(Ok);
     crate::now(store.apply(&mut changes)).expect("they follow the rules");
@@ -77,26 +77,3 @@ static MAPPER: LazyLock<Mapper> = LazyLock::new(|| {
     };
     Mapper::new(policy, Arc::new(store), "DC1".into()).expect("it can be enforced")
 });
-
-fn account(rid: u32, name: &str, kind: AccountKind) -> Account {
-    Account {
-        name: name.into(),
-        sid: sid(rid),
-        kind,
-        user_principal_name: None,
-        service_principal_names: vec![],
-        alt_security_identities: vec![],
-        flags: AccountFlags::NORMAL,
-        primary_group_id: 513,
-        expires: FileTime::NEVER,
-        created: FileTime::UNSET,
-        password_last_set: FileTime::UNSET,
-        password_can_change: FileTime::UNSET,
-        password_must_change: FileTime::NEVER,
-        logon_hours: None,
-        logon_count: 0,
-        bad_password_count: 0,
-        profile: Profile::default(),
-        extra_sids: vec![],
-    }
-}

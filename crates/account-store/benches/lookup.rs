@@ -4,8 +4,8 @@
 //! "Cold" asks for accounts in an order that the cache of answers cannot hold, with the file in the page cache.
 
 use account_store::{
-    Account, AccountFlags, AccountKind, AccountStore, Change, Domain, Group, GroupScope, Matches,
-    MemoryStore, Profile, Put, Query, SqliteStore,
+    Account, AccountStore, Change, Domain, Group, GroupScope, Matches, MemoryStore, Profile, Put, Query,
+    SqliteStore,
 };
 use account_store::{AccountAdmin, StoreError, json_lines};
 use divan::{Bencher, black_box};
@@ -46,27 +46,17 @@ const GROUPS: u32 = 1_000;
 
 fn account(n: u32) -> Account {
     Account {
-        name: format!("user{n}"),
-        sid: domain().sid.with_rid(FIRST + n).expect("room for a RID"),
-        kind: AccountKind::User,
         user_principal_name: Some(upn(n)),
         service_principal_names: vec![format!("host/host{n}.contoso.example")],
         alt_security_identities: vec![
             format!("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<S>DC=com,DC=contoso,OU=Users,CN=User {n}"),
             identity(n),
         ],
-        flags: AccountFlags::NORMAL,
-        primary_group_id: 513,
-        expires: FileTime::NEVER,
         created: FileTime(133_500_000_000_000_000),
         password_last_set: FileTime(133_500_000_000_000_000),
-        password_can_change: FileTime::UNSET,
-        password_must_change: FileTime::NEVER,
-        logon_hours: None,
         logon_count: 7,
-        bad_password_count: 0,
         profile: Profile { full_name: format!("User {n}"), ..Profile::default() },
-        extra_sids: Vec::new(),
+        ..Account::new(format!("user{n}"), domain().sid.with_rid(FIRST + n).expect("room for a RID"))
     }
 }
 

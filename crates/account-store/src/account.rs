@@ -61,6 +61,35 @@ pub enum AccountKind {
     Computer,
 }
 
+impl Account {
+    /// An account with nothing but a name and a SID: a computer's, if the name ends in a dollar sign, otherwise a user's. It is
+    /// enabled, never expires, and is in its kind's usual primary group.
+    pub fn new(name: impl Into<String>, sid: Sid) -> Self {
+        let name = name.into();
+        let is_computer = name.ends_with('$');
+        Self {
+            name,
+            sid,
+            kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
+            user_principal_name: None,
+            service_principal_names: Vec::new(),
+            alt_security_identities: Vec::new(),
+            flags: if is_computer { AccountFlags::WORKSTATION_TRUST } else { AccountFlags::NORMAL },
+            primary_group_id: if is_computer { 515 } else { 513 },
+            expires: FileTime::NEVER,
+            created: FileTime::UNSET,
+            password_last_set: FileTime::UNSET,
+            password_can_change: FileTime::UNSET,
+            password_must_change: FileTime::NEVER,
+            logon_hours: None,
+            logon_count: 0,
+            bad_password_count: 0,
+            profile: Profile::default(),
+            extra_sids: Vec::new(),
+        }
+    }
+}
+
 /// `userAccountControl` in `UF_*` bits; unknown bits are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

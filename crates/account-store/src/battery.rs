@@ -94,26 +94,7 @@ pub(crate) fn sid(rid: u32) -> Sid {
 
 /// A user with this RID, named `user` and the RID, of primary group 513.
 pub(crate) fn user(rid: u32) -> Account {
-    Account {
-        name: format!("user{rid}"),
-        sid: sid(rid),
-        kind: AccountKind::User,
-        user_principal_name: None,
-        service_principal_names: Vec::new(),
-        alt_security_identities: Vec::new(),
-        flags: AccountFlags::NORMAL,
-        primary_group_id: 513,
-        expires: FileTime::NEVER,
-        created: FileTime::UNSET,
-        password_last_set: FileTime::UNSET,
-        password_can_change: FileTime::UNSET,
-        password_must_change: FileTime::NEVER,
-        logon_hours: None,
-        logon_count: 0,
-        bad_password_count: 0,
-        profile: Profile::default(),
-        extra_sids: Vec::new(),
-    }
+    Account::new(format!("user{rid}"), sid(rid))
 }
 
 pub(crate) fn alice() -> Account {

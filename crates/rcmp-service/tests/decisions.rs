@@ -1,8 +1,8 @@
 //! Certificate, policy and accounts: what is decided. Certificates are made for each case.
 
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, AltSecurityIdentity, BoxFuture, Change,
-    Domain, Group, GroupScope, Matches, MemoryStore, Profile, Put, Query, Revision, StoreError,
+    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, BoxFuture, Change, Domain, Group,
+    GroupScope, Matches, MemoryStore, Put, Query, Revision, StoreError,
 };
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
@@ -86,26 +86,11 @@ fn certificate(names: &Names<'_>) -> Vec<u8> {
 }
 
 fn account(rid: u32, name: &str) -> Account {
-    let is_computer = name.ends_with('$');
     Account {
-        name: name.into(),
-        sid: sid(rid),
-        kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
         user_principal_name: Some(format!("{name}@contoso.example")),
-        service_principal_names: vec![],
-        alt_security_identities: vec![],
         flags: AccountFlags::NORMAL,
         primary_group_id: 513,
-        expires: FileTime::NEVER,
-        created: FileTime::UNSET,
-        password_last_set: FileTime::UNSET,
-        password_can_change: FileTime::UNSET,
-        password_must_change: FileTime::NEVER,
-        logon_hours: None,
-        logon_count: 0,
-        bad_password_count: 0,
-        profile: Profile::default(),
-        extra_sids: vec![],
+        ..Account::new(name, sid(rid))
     }
 }
 

@@ -3,8 +3,7 @@
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountKind, AltSecurityIdentity, Change, Domain, Group, GroupScope,
-    Profile, Put,
+    Account, AccountAdmin, AltSecurityIdentity, Change, Domain, Group, GroupScope, Profile, Put,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -240,24 +239,14 @@ async fn fill(
         changes.push(Change::PutAccount(
             Put::New,
             Box::new(Account {
-                name: name.into(),
-                sid: sid(rid)?,
-                kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
                 user_principal_name: (!is_computer).then(|| format!("{name}@{DNS}")),
                 service_principal_names: if is_computer { vec![format!("host/web01.{DNS}")] } else { vec![] },
                 alt_security_identities: mappings[at].clone(),
-                flags: if is_computer { AccountFlags::WORKSTATION_TRUST } else { AccountFlags::NORMAL },
-                primary_group_id: if is_computer { 515 } else { 513 },
-                expires: FileTime::NEVER,
                 created: now,
                 password_last_set: now,
                 password_can_change: now,
-                password_must_change: FileTime::NEVER,
-                logon_hours: None,
-                logon_count: 0,
-                bad_password_count: 0,
                 profile: Profile { full_name: full_name.into(), ..Profile::default() },
-                extra_sids: vec![],
+                ..Account::new(name, sid(rid)?)
             }),
         ));
     }

@@ -4,11 +4,10 @@ use crate::config::{self, Config, StoreKind};
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, Change, Domain, Group, GroupScope,
-    Membership, MemoryStore, Profile, Put, Record, json_lines,
+    Account, AccountAdmin, AccountStore, Change, Domain, Group, GroupScope, Membership, MemoryStore, Put,
+    Record, json_lines,
 };
 use anyhow::{Context, bail};
-use dtyp::FileTime;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -118,26 +117,8 @@ fn record(level: &config::Level, domain: &Domain) -> anyhow::Result<profile::Lev
     let memberships = level.groups.iter().map(|(rid, name)| {
         anyhow::Ok(Membership { sid: sid(*rid)?, name: name.clone(), scope: GroupScope::Global })
     });
-    let account = Account {
-        name: level.name.clone(),
-        sid: sid(level.rid)?,
-        kind: AccountKind::User,
-        user_principal_name: None,
-        service_principal_names: vec![],
-        alt_security_identities: vec![],
-        flags: AccountFlags::NORMAL,
-        primary_group_id: level.groups.first().map_or(0, |(rid, _)| *rid),
-        expires: FileTime::NEVER,
-        created: FileTime::UNSET,
-        password_last_set: FileTime::UNSET,
-        password_can_change: FileTime::UNSET,
-        password_must_change: FileTime::NEVER,
-        logon_hours: None,
-        logon_count: 0,
-        bad_password_count: 0,
-        profile: Profile::default(),
-        extra_sids: vec![],
-    };
+    let primary_group_id = level.groups.first().map_or(0, |(rid, _)| *rid);
+    let account = Account { primary_group_id, ..Account::new(level.name.as_str(), sid(level.rid)?) };
     let record = Record { account, memberships: memberships.collect::<anyhow::Result<_>>()? };
     Ok(profile::Level { record, issuers: level.issuers.clone() })
 }

@@ -1,5 +1,5 @@
 use super::*;
-use account_store::{AccountFlags, AccountKind, Membership, Profile};
+use account_store::{Membership, Profile};
 use pac::VerifiedPac;
 
 fn domain() -> Domain {
@@ -18,24 +18,13 @@ fn record(memberships: &[(&str, GroupScope)]) -> Arc<Record> {
     };
     Arc::new(Record {
         account: Account {
-            name: "alice".into(),
-            sid: domain().sid.with_rid(1013).expect("a SID"),
-            kind: AccountKind::User,
             user_principal_name: Some("alice@contoso.com".into()),
-            service_principal_names: vec![],
-            alt_security_identities: vec![],
-            flags: AccountFlags::NORMAL,
-            primary_group_id: 513,
             expires: FileTime::UNSET,
-            created: FileTime::UNSET,
             password_last_set: FileTime(133_400_000_000_000_000),
             password_can_change: FileTime(133_400_864_000_000_000),
-            password_must_change: FileTime::NEVER,
-            logon_hours: None,
             logon_count: 7,
-            bad_password_count: 0,
             profile: Profile { full_name: "Alice Smith".into(), ..Profile::default() },
-            extra_sids: vec![],
+            ..Account::new("alice", domain().sid.with_rid(1013).expect("a SID"))
         },
         memberships: memberships.iter().map(member).collect(),
     })

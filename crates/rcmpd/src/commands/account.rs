@@ -7,8 +7,7 @@ use crate::serve::now;
 use crate::stores;
 use account_store::sqlite::SqliteStore;
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountKind, AccountStore, AltSecurityIdentity, Change, GroupScope,
-    Profile, Put, Record,
+    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Put, Record,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -53,27 +52,7 @@ fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
 
 /// An account with nothing but a name. The domain's own SID stands for the next free one.
 pub(super) fn new_account(store: &SqliteStore, name: &str) -> Account {
-    let is_computer = name.ends_with('$');
-    Account {
-        name: name.to_owned(),
-        sid: store.domain().sid,
-        kind: if is_computer { AccountKind::Computer } else { AccountKind::User },
-        user_principal_name: None,
-        service_principal_names: vec![],
-        alt_security_identities: vec![],
-        flags: if is_computer { AccountFlags::WORKSTATION_TRUST } else { AccountFlags::NORMAL },
-        primary_group_id: if is_computer { 515 } else { 513 },
-        expires: FileTime::NEVER,
-        created: now(),
-        password_last_set: FileTime::UNSET,
-        password_can_change: FileTime::UNSET,
-        password_must_change: FileTime::NEVER,
-        logon_hours: None,
-        logon_count: 0,
-        bad_password_count: 0,
-        profile: Profile::default(),
-        extra_sids: vec![],
-    }
+    Account { created: now(), ..Account::new(name, store.domain().sid) }
 }
 
 /// Writes an account with the fields that were given, then its memberships, in one change each.
