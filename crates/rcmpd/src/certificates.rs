@@ -2,7 +2,7 @@
 
 use rcmp_service::certificate::Certificate;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{self, PemObject};
 use std::fmt;
 use std::path::Path;
 
@@ -67,7 +67,14 @@ fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
     let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(&bytes)
         .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
         .collect::<Result<_, _>>()
-        .map_err(|error| unusable(&format_args!("the PEM is damaged: {error}")))?;
+        .map_err(|error| match error {
+            // The library prints the bytes of these lines one by one.
+            pem::Error::MissingSectionEnd { .. } => unusable(&"the PEM is cut off: its END line is missing"),
+            pem::Error::IllegalSectionStart { .. } => {
+                unusable(&"the PEM is damaged: its BEGIN line is broken")
+            }
+            error => unusable(&format_args!("the PEM is damaged: {error}")),
+        })?;
     match certificates.is_empty() {
         true => Err(unusable(&"there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)")),
         false => Ok(certificates),

@@ -128,6 +128,8 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
         let done = map(certificate, &server, "WEB01$", secret).code(6);
         assert!(done.stderr.contains(certificate), "{done:?}");
     }
+    let done = map("half.pem", &server, "WEB01$", secret);
+    assert!(done.stderr.contains("its END line is missing"), "{done:?}");
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
     // 3: a machine that may not ask.
