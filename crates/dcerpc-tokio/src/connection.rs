@@ -6,6 +6,7 @@
 use crate::counters::{Counters, count};
 use crate::registry::{Peer, Registry, RpcCall};
 use crate::server::Limits;
+use dcerpc::limits::CALL_ARRIVAL_TIME_MAX;
 use dcerpc::pdu::FaultStatus;
 use dcerpc::server::{Authenticate, Call, Event, Reply, ServerAssociation, ServerConfig, Transmit};
 use std::collections::VecDeque;
@@ -47,6 +48,8 @@ pub(crate) enum Exit {
     BindTimeout,
     /// Nothing happened for long.
     IdleTimeout,
+    /// A call did not arrive in time.
+    CallTimeout,
     /// The server is stopping.
     Stopped,
 }
@@ -61,6 +64,8 @@ struct Connection<S> {
     /// A token to be judged; there is never more than one.
     token: Option<Authenticate>,
     last_read: Instant,
+    /// Since when a call has been arriving.
+    arriving: Option<Instant>,
     accepted: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -77,6 +82,7 @@ where
         waiting: VecDeque::new(),
         token: None,
         last_read: now,
+        arriving: None,
         accepted: now,
         // Whichever comes first; then it is looked at which of them counts.
         timer: Box::pin(sleep_until(now + context.limits.bind_timeout.min(context.limits.idle_timeout))),
@@ -113,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 read = poll_fn(|cx| poll_receive(&mut self.stream, &mut self.association, cx)) => match read? {
                     0 => Some(Exit::Closed),
                     _ => {
-                        self.last_read = Instant::now();
+                        self.has_read();
                         None
                     }
                 },
@@ -126,20 +132,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
+    fn has_read(&mut self) {
+        self.last_read = Instant::now();
+        match (self.association.has_unfinished_calls(), self.arriving) {
+            (true, None) => {
+                self.arriving = Some(self.last_read);
+                let deadline = self.last_read + CALL_ARRIVAL_TIME_MAX;
+                if deadline < self.timer.deadline() {
+                    self.timer.as_mut().reset(deadline);
+                }
+            }
+            (false, Some(_)) => self.arriving = None,
+            _ => {}
+        }
+    }
+
     /// Whether the timer ended the connection; otherwise it is set anew. It is not touched by each read, because
     /// that would cost more than reading.
     fn overdue(&mut self) -> Option<Exit> {
-        let limits = &self.context.limits;
-        let (deadline, counter, exit) = match self.association.is_bound() {
-            false => {
-                (self.accepted + limits.bind_timeout, &self.context.counters.bind_timeouts, Exit::BindTimeout)
-            }
-            true => (
-                self.last_read + limits.idle_timeout,
-                &self.context.counters.idle_timeouts,
-                Exit::IdleTimeout,
-            ),
+        let (limits, counters) = (&self.context.limits, &self.context.counters);
+        let idle = match self.association.is_proven() {
+            true => limits.idle_timeout,
+            false => limits.idle_timeout.min(limits.anonymous_idle_timeout),
         };
+        let mut deadline = match self.association.is_bound() {
+            false => (self.accepted + limits.bind_timeout, &counters.bind_timeouts, Exit::BindTimeout),
+            true => (self.last_read + idle, &counters.idle_timeouts, Exit::IdleTimeout),
+        };
+        if let Some(since) = self.arriving
+            && since + CALL_ARRIVAL_TIME_MAX < deadline.0
+        {
+            deadline = (since + CALL_ARRIVAL_TIME_MAX, &counters.call_timeouts, Exit::CallTimeout);
+        }
+        let (deadline, counter, exit) = deadline;
         if Instant::now() >= deadline {
             count(counter);
             return Some(exit);
@@ -252,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 // A client may close its sending half and wait for the answer; if it is gone, writing will tell.
                 Progress::Read(Ok(0)) => watching = false,
                 Progress::Read(Ok(_)) => {
-                    self.last_read = Instant::now();
+                    self.has_read();
                     if self.association.is_closing() {
                         return Ok(());
                     }

@@ -15,6 +15,8 @@ pub struct Counters {
     pub bind_timeouts: AtomicU64,
     /// Connections closed because nothing happened for long.
     pub idle_timeouts: AtomicU64,
+    /// Connections closed because a call did not arrive in time.
+    pub call_timeouts: AtomicU64,
     /// Connections closed because the peer did not take its answers.
     pub write_timeouts: AtomicU64,
     /// Calls answered with results.

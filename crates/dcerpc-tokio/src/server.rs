@@ -4,7 +4,7 @@ use crate::connection::{self, ConnectionContext};
 use crate::counters::{Counters, Refused, count};
 use crate::registry::{Peer, Registry};
 use dcerpc::association_group::AssociationGroups;
-use dcerpc::limits::ReassemblyBudget;
+use dcerpc::limits::{self, ReassemblyBudget};
 use dcerpc::server::ServerConfig;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +27,8 @@ pub struct Limits {
     pub bind_timeout: Duration,
     /// Without any byte from the peer.
     pub idle_timeout: Duration,
+    /// The same of a peer that has not proved who it is; it needs a connection for a handshake or a look-up, not to keep.
+    pub anonymous_idle_timeout: Duration,
     /// For the peer to take an answer.
     pub write_timeout: Duration,
 }
@@ -38,6 +40,7 @@ impl Default for Limits {
             connections_per_address_max: 1_000,
             bind_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(15 * 60),
+            anonymous_idle_timeout: Duration::from_secs(2 * 60),
             write_timeout: Duration::from_secs(30),
         }
     }
@@ -198,6 +201,7 @@ impl Server {
     }
 
     fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refused> {
+        let address = limits::source_of(address);
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         if *self.open.borrow() >= self.limits.connections_max {
             return Err(Refused::Total);

@@ -1,7 +1,9 @@
 //! What a peer can make grow, and how far. Each bound is here with its reason.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Longest fragment over TCP: what Windows uses, and four Ethernet frames.
 pub const FRAGMENT_LEN_MAX: usize = 5840;
@@ -20,7 +22,7 @@ pub const PRESENTATION_CONTEXTS_MAX: usize = 64;
 pub const TRANSFER_SYNTAXES_MAX: usize = 16;
 /// Security contexts of one association that are set up: what Windows allows.
 pub const SECURITY_CONTEXTS_MAX: usize = 2048;
-/// Security contexts of one association that are being set up: these cost memory before the peer is known.
+/// Security contexts of one association under which nothing was verified yet: these cost memory before the peer is known.
 pub const SECURITY_CONTEXTS_UNFINISHED_MAX: usize = 16;
 /// Calls of one association that wait for the one before them.
 pub const CALLS_WAITING_MAX: usize = 16;
@@ -29,17 +31,36 @@ pub const CALLS_UNFINISHED_MAX: usize = 8;
 /// How far from the end of a stub a verification trailer is searched: all its commands take 100 bytes.
 pub const VERIFICATION_TRAILER_SEARCH: usize = 1024;
 
-/// Memory for reassembly that all associations of a server share.
+/// What nobody in particular may take of [`REASSEMBLY_LEN_MAX`]: the rest is for callers who proved who they are.
+pub const ANONYMOUS_REASSEMBLY_LEN_MAX: usize = REASSEMBLY_LEN_MAX / 4;
+/// How long a call may take to arrive, from its first fragment to its last: unfinished ones hold memory.
+pub const CALL_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
+/// PDUs that wait to be sent while a call takes its time; then nothing more is read.
+pub const TRANSMITS_WAITING_MAX: usize = 64;
+
+/// Who counts as one peer where a limit is for each: an IPv4 address, or the /64 that one host on IPv6 has to itself.
+pub fn source_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64)),
+        },
+    }
+}
+
+/// Memory for reassembly that all associations of a server share. Calls of one fragment need none of it.
 #[derive(Debug)]
 pub struct ReassemblyBudget {
     used: AtomicUsize,
+    anonymous: AtomicUsize,
     max: usize,
 }
 
 impl ReassemblyBudget {
     /// A budget of `max` bytes.
     pub const fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max }
+        Self { used: AtomicUsize::new(0), anonymous: AtomicUsize::new(0), max }
     }
 
     /// Bytes in use now.
@@ -47,12 +68,28 @@ impl ReassemblyBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn take(&self, len: usize) -> bool {
-        self.used
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(len).filter(|used| *used <= self.max)
-            })
-            .is_ok()
+    fn take(&self, len: usize, anonymous: bool) -> bool {
+        let add = |counter: &AtomicUsize, max: usize| {
+            let add = |used: usize| used.checked_add(len).filter(|used| *used <= max);
+            counter.try_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+        };
+        if anonymous
+            && !add(&self.anonymous, self.max / REASSEMBLY_LEN_MAX.div_ceil(ANONYMOUS_REASSEMBLY_LEN_MAX))
+        {
+            return false;
+        }
+        let taken = add(&self.used, self.max);
+        if anonymous && !taken {
+            self.anonymous.fetch_sub(len, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn give_back(&self, len: usize, anonymous: bool) {
+        self.used.fetch_sub(len, Ordering::Relaxed);
+        if anonymous {
+            self.anonymous.fetch_sub(len, Ordering::Relaxed);
+        }
     }
 }
 
@@ -68,7 +105,7 @@ pub(crate) struct Reassembly {
     bytes: Vec<u8>,
     /// Length of the stub so far, what was not kept included.
     len: usize,
-    keep_max: usize,
+    anonymous: bool,
     charged: usize,
     budget: Arc<ReassemblyBudget>,
 }
@@ -81,8 +118,13 @@ pub(crate) enum ReassemblyError {
 }
 
 impl Reassembly {
-    pub(crate) fn new(budget: Arc<ReassemblyBudget>, keep_max: usize) -> Self {
-        Self { bytes: Vec::new(), len: 0, keep_max, charged: 0, budget }
+    pub(crate) const fn new(budget: Arc<ReassemblyBudget>, anonymous: bool) -> Self {
+        Self { bytes: Vec::new(), len: 0, anonymous, charged: 0, budget }
+    }
+
+    /// Bytes that it holds.
+    pub(crate) const fn charged(&self) -> usize {
+        self.charged
     }
 
     pub(crate) fn push(&mut self, stub: &[u8]) -> Result<(), ReassemblyError> {
@@ -90,8 +132,9 @@ impl Reassembly {
         if self.len > CALL_LEN_MAX {
             return Err(ReassemblyError::TooLong);
         }
-        let kept = &stub[..stub.len().min(self.keep_max - self.bytes.len())];
-        if !self.budget.take(kept.len()) {
+        let keep_max = if self.anonymous { ANONYMOUS_CALL_LEN_MAX } else { CALL_LEN_MAX };
+        let kept = &stub[..stub.len().min(keep_max - self.bytes.len())];
+        if !self.budget.take(kept.len(), self.anonymous) {
             return Err(ReassemblyError::OutOfBudget);
         }
         self.charged += kept.len();
@@ -106,6 +149,6 @@ impl Reassembly {
 
 impl Drop for Reassembly {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.charged, Ordering::Relaxed);
+        self.budget.give_back(self.charged, self.anonymous);
     }
 }

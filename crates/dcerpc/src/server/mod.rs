@@ -151,6 +151,8 @@ struct Security {
     auth_type: AuthType,
     protection: Protection,
     state: SecurityState,
+    /// A fragment was verified under it: some providers accept names, and the proof comes with the first call.
+    proven: bool,
 }
 
 enum SecurityState {
@@ -291,7 +293,19 @@ impl ServerAssociation {
     /// Whether more bytes should be read now; false while enough of them wait, so that the peer's window fills
     /// instead of our memory.
     pub fn wants_read(&self) -> bool {
-        self.phase != Phase::Closing && self.inbound.len() <= usize::from(u16::MAX)
+        self.phase != Phase::Closing
+            && self.inbound.len() <= usize::from(u16::MAX)
+            && self.transmits.len() < limits::TRANSMITS_WAITING_MAX
+    }
+
+    /// Whether the peer has proved who it is, by a fragment that was verified.
+    pub fn is_proven(&self) -> bool {
+        self.security.iter().any(|security| security.proven)
+    }
+
+    /// Whether a call has begun to arrive and has not arrived.
+    pub fn has_unfinished_calls(&self) -> bool {
+        !self.unfinished.is_empty()
     }
 
     /// Whether the connection is to be closed once everything is sent.
@@ -634,7 +648,7 @@ impl ServerAssociation {
 
     /// Opens a security context that is not set up yet, within the limits.
     fn add_security(&mut self, trailer: &SecTrailer) -> Option<usize> {
-        let unfinished = self.security.iter().filter(|s| !matches!(s.state, SecurityState::Ready(_))).count();
+        let unfinished = self.security.iter().filter(|security| !security.proven).count();
         if self.security.len() >= limits::SECURITY_CONTEXTS_MAX
             || unfinished >= limits::SECURITY_CONTEXTS_UNFINISHED_MAX
         {
@@ -645,6 +659,7 @@ impl ServerAssociation {
             auth_type: trailer.auth_type,
             protection: Protection { level: trailer.auth_level, header_signing: false },
             state: SecurityState::Unfinished(None),
+            proven: false,
         });
         Some(self.security.len() - 1)
     }
@@ -811,16 +826,21 @@ impl ServerAssociation {
                 if self.unfinished.len() >= limits::CALLS_UNFINISHED_MAX {
                     return Err(fault(FaultStatus::SERVER_TOO_BUSY));
                 }
-                let keep_max = match security {
-                    Some(_) => limits::CALL_LEN_MAX,
-                    None => limits::ANONYMOUS_CALL_LEN_MAX,
-                };
+                if flags.contains(PacketFlags::LAST) {
+                    return self.complete(head, body.to_vec());
+                }
+                let anonymous = security.is_none();
                 Unfinished {
                     head,
-                    stub: limits::Reassembly::new(Arc::clone(&self.config.reassembly), keep_max),
+                    stub: limits::Reassembly::new(Arc::clone(&self.config.reassembly), anonymous),
                 }
             }
         };
+        // Several calls at once may hold together what one may.
+        let held: usize = self.unfinished.iter().map(|call| call.stub.charged()).sum();
+        if held + call.stub.charged() + body.len() > limits::CALL_LEN_MAX && held > 0 {
+            return Err(fault(FaultStatus::REMOTE_NO_MEMORY));
+        }
         call.stub.push(body).map_err(|error| {
             fault(match error {
                 ReassemblyError::TooLong => FaultStatus::ACCESS_DENIED,
@@ -881,6 +901,7 @@ impl ServerAssociation {
                     SecurityError::ContextExpired => FaultStatus::ACCESS_DENIED,
                     _ => FaultStatus::SEC_PKG_ERROR,
                 })?;
+            security.proven = true;
         }
         Ok((Some(at), body_end))
     }

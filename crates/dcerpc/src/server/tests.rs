@@ -657,7 +657,8 @@ fn of_an_anonymous_call_the_beginning_is_kept() {
 #[test]
 fn all_calls_together_have_a_budget() {
     let config = Arc::new(ServerConfig {
-        reassembly: Arc::new(ReassemblyBudget::new(10_000)),
+        // A quarter of it is for anybody.
+        reassembly: Arc::new(ReassemblyBudget::new(40_000)),
         ..(*config()).clone_parts()
     });
     let mut servers: Vec<_> = (0..2)
@@ -670,9 +671,60 @@ fn all_calls_together_have_a_budget() {
         .collect();
     servers[0].receive(&request_pdu(FIRST, 2, 0, 4, &[0; 5800], None));
     servers[1].receive(&request_pdu(FIRST, 2, 0, 4, &[0; 5800], None));
+    assert_eq!(answer(&mut servers[0]), Answer::Nothing);
     assert_eq!(answer(&mut servers[1]), Answer::Fault(FaultStatus::REMOTE_NO_MEMORY));
+    // Whoever proved himself has the rest, and a call of one fragment needs none of it.
+    let start = |server: &mut ServerAssociation| {
+        server.receive(&bind_pdu(
+            WHOLE,
+            &bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]),
+            Some((trailer(5, 6), b"yes")),
+        ));
+        authenticate(server);
+        sent(server);
+    };
+    let fragment =
+        |flags, n| request_pdu(flags, 2, 0, 39, &[0; 5760], Some((trailer(5, 6), &[n; TOKEN_LEN])));
+    let mut proven = ServerAssociation::new(Arc::clone(&config), HERE);
+    start(&mut proven);
+    for n in 1..=5 {
+        proven.receive(&fragment(if n == 1 { FIRST } else { MIDDLE }, n));
+        assert_eq!(answer(&mut proven), Answer::Nothing, "{n}");
+    }
+    let mut single = ServerAssociation::new(Arc::clone(&config), HERE);
+    start(&mut single);
+    single.receive(&fragment(WHOLE, 1));
+    assert_eq!(calls(&mut single).len(), 1);
+    proven.receive(&fragment(MIDDLE, 6));
+    assert_eq!(answer(&mut proven), Answer::Fault(FaultStatus::REMOTE_NO_MEMORY));
     servers.remove(0);
     assert_eq!(config.reassembly.used(), 0);
+}
+
+#[test]
+fn several_calls_together_hold_what_one_may() {
+    let mut server = server();
+    let bind = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    server.receive(&bind_pdu(WHOLE.with(MPX), &bind, Some((trailer(5, 6), b"yes"))));
+    authenticate(&mut server);
+    sent(&mut server);
+    let mut count = 0u8;
+    let mut fragment = |flags, call_id| {
+        count = count.wrapping_add(1);
+        request_pdu(flags, call_id, 0, 39, &[0; 5760], Some((trailer(5, 6), &[count; TOKEN_LEN])))
+    };
+    for call_id in [2, 3] {
+        server.receive(&fragment(FIRST, call_id));
+    }
+    let half = limits::CALL_LEN_MAX / 2 / 5760;
+    for _ in 1..half {
+        server.receive(&fragment(MIDDLE, 2));
+        server.receive(&fragment(MIDDLE, 3));
+    }
+    assert_eq!(answer(&mut server), Answer::Nothing);
+    server.receive(&fragment(MIDDLE, 2));
+    assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::REMOTE_NO_MEMORY));
+    assert_eq!(server.config.reassembly.used(), 0);
 }
 
 impl ServerConfig {
@@ -794,16 +846,45 @@ fn a_second_security_context_needs_multiplexing() {
 }
 
 #[test]
-fn unfinished_security_contexts_are_few() {
+fn unproven_security_contexts_are_few() {
     let mut server = protected(true);
     let body = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]).to_bytes();
+    // A provider that accepts names has proved nothing yet; the first call does.
+    assert!(!server.is_proven());
+    server.receive(&request_pdu(WHOLE, 2, 0, 39, &[0; 16], Some((trailer(5, 6), &[1; TOKEN_LEN]))));
+    assert!(server.is_proven());
+    assert_eq!(calls(&mut server).len(), 1);
+    server.reply(2, Ok(vec![].into()));
+    sent(&mut server);
     for id in 100..100 + limits::SECURITY_CONTEXTS_UNFINISHED_MAX as u32 {
-        server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &body, Some((trailer(id, 6), b"more"))));
+        let token: &[u8] = if id % 2 == 0 { b"more" } else { b"yes" };
+        server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &body, Some((trailer(id, 6), token))));
         authenticate(&mut server);
         assert_eq!(answer(&mut server), Answer::Other(PacketType::ALTER_CONTEXT_RESP), "{id}");
     }
     server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &body, Some((trailer(99, 6), b"more"))));
     assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::PROTO_ERROR));
+}
+
+#[test]
+fn one_host_on_ipv6_is_one_source() {
+    let source = |text: &str| limits::source_of(text.parse().expect("an address")).to_string();
+    assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    assert_eq!(source("::ffff:192.0.2.7"), "192.0.2.7");
+    assert_eq!(source("192.0.2.7"), "192.0.2.7");
+}
+
+#[test]
+fn a_peer_that_does_not_take_answers_is_not_read() {
+    let mut server = bound(WHOLE.with(MPX));
+    let unknown = request_pdu(WHOLE, 2, 9, 4, &[], None);
+    for _ in 0..limits::TRANSMITS_WAITING_MAX {
+        assert!(server.wants_read());
+        server.receive(&unknown);
+    }
+    assert!(!server.wants_read(), "its faults have to go first");
+    sent(&mut server);
+    assert!(server.wants_read());
 }
 
 #[test]

@@ -29,10 +29,6 @@ struct Entry {
     serial: u64,
 }
 
-/// Too many challenges are waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TableFull;
-
 #[derive(Debug, Default)]
 pub(super) struct Challenges {
     by_connection: HashMap<u64, Entry>,
@@ -53,12 +49,16 @@ impl Challenges {
         source: IpAddr,
         computer: &str,
         challenge: Challenge,
-    ) -> Result<(), TableFull> {
+    ) {
         self.expire(now);
         self.remove(connection);
-        let here = self.per_source.get(&source).copied().unwrap_or(0);
-        if here >= PER_SOURCE_MAX || self.by_connection.len() >= TOTAL_MAX {
-            return Err(TableFull);
+        // Whoever comes next gets the room of whoever has waited longest: a handshake takes milliseconds, and a flood must not
+        // keep others out for minutes.
+        if self.per_source.get(&source).is_some_and(|here| *here >= PER_SOURCE_MAX) {
+            self.remove_oldest(|entry| entry.source == source);
+        }
+        if self.by_connection.len() >= TOTAL_MAX {
+            self.remove_oldest(|_| true);
         }
         // A connection that asks again and again leaves an entry each time.
         if self.order.len() > 2 * self.by_connection.len() + 64 {
@@ -69,11 +69,18 @@ impl Challenges {
         }
         self.last_serial += 1;
         self.order.push_back((now, connection, self.last_serial));
-        self.per_source.insert(source, here + 1);
+        *self.per_source.entry(source).or_insert(0) += 1;
         self.by_name.insert((source, computer.to_owned()), connection);
         let entry = Entry { computer: computer.to_owned(), source, challenge, serial: self.last_serial };
         self.by_connection.insert(connection, entry);
-        Ok(())
+    }
+
+    fn remove_oldest(&mut self, of: impl Fn(&Entry) -> bool) {
+        let oldest = self.order.iter().find_map(|(_, connection, serial)| {
+            let entry = self.by_connection.get(connection)?;
+            (entry.serial == *serial && of(entry)).then_some(*connection)
+        });
+        oldest.and_then(|connection| self.remove(connection));
     }
 
     /// Takes out the challenge of this connection, or else the last one of the same source and computer. Whatever comes
@@ -137,10 +144,10 @@ mod tests {
     fn a_challenge_is_used_once() {
         let mut table = Challenges::default();
         let now = FileTime(1);
-        table.insert(now, 1, HERE, "WEB1", challenge(1)).expect("it is empty");
+        table.insert(now, 1, HERE, "WEB1", challenge(1));
         assert_eq!(table.take(now, 1, HERE, "WEB1"), Some(challenge(1)));
         assert_eq!(table.take(now, 1, HERE, "WEB1"), None);
-        table.insert(now, 1, HERE, "WEB1", challenge(1)).expect("it is empty");
+        table.insert(now, 1, HERE, "WEB1", challenge(1));
         assert_eq!(table.take(now, 1, HERE, "WEB2"), None, "another computer's");
         assert_eq!(table.take(now, 1, HERE, "WEB1"), None, "that look-up used it up");
     }
@@ -149,7 +156,7 @@ mod tests {
     fn another_connection_of_the_same_source_may_go_on() {
         let mut table = Challenges::default();
         let now = FileTime(1);
-        table.insert(now, 1, HERE, "WEB1", challenge(1)).expect("it is empty");
+        table.insert(now, 1, HERE, "WEB1", challenge(1));
         assert_eq!(table.take(now, 2, THERE, "WEB1"), None, "not from elsewhere");
         assert_eq!(table.take(now, 2, HERE, "WEB1"), Some(challenge(1)));
     }
@@ -158,12 +165,13 @@ mod tests {
     fn whoever_asks_again_and_again_takes_nobody_s_room() {
         let mut table = Challenges::default();
         let now = FileTime(1);
-        table.insert(now, 1, HERE, "WEB1", challenge(1)).expect("it is empty");
+        table.insert(now, 1, HERE, "WEB1", challenge(1));
         for _ in 0..2 * TOTAL_MAX {
-            table.insert(now, 2, HERE, "WEB2", challenge(2)).expect("in place of its own");
+            table.insert(now, 2, HERE, "WEB2", challenge(2));
         }
         assert!(table.order.len() < 100, "{}", table.order.len());
-        assert_eq!(table.insert(now, 3, THERE, "WEB3", challenge(3)), Ok(()));
+        table.insert(now, 3, THERE, "WEB3", challenge(3));
+        assert_eq!(table.take(now, 3, THERE, "WEB3"), Some(challenge(3)));
         assert_eq!(table.take(now, 1, HERE, "WEB1"), Some(challenge(1)));
     }
 
@@ -172,11 +180,15 @@ mod tests {
         let mut table = Challenges::default();
         let now = FileTime(1);
         for connection in 0..PER_SOURCE_MAX as u64 {
-            table.insert(now, connection, HERE, "WEB1", challenge(1)).expect("there is room");
+            table.insert(now, connection, HERE, "WEB1", challenge(1));
         }
-        assert_eq!(table.insert(now, 5_000, HERE, "WEB1", challenge(1)), Err(TableFull));
-        assert_eq!(table.insert(now, 5_000, THERE, "WEB1", challenge(1)), Ok(()));
-        assert_eq!(table.insert(now, 7, HERE, "WEB1", challenge(2)), Ok(()), "in place of its own");
+        table.insert(now, 5_000, THERE, "WEB1", challenge(3));
+        table.insert(now, 5_001, HERE, "WEB1", challenge(1));
+        assert_eq!(table.per_source[&HERE], PER_SOURCE_MAX, "the oldest of this source made room");
+        assert!(!table.by_connection.contains_key(&0) && table.by_connection.contains_key(&1));
+        assert_eq!(table.take(now, 5_000, THERE, "WEB1"), Some(challenge(3)), "another source's stays");
+        table.insert(now, 7, HERE, "WEB1", challenge(2));
+        assert!(table.by_connection.contains_key(&1), "in place of its own");
         let later = FileTime(now.0 + LIFETIME);
         assert_eq!(table.take(later, 7, HERE, "WEB1"), None);
         assert!(table.by_connection.is_empty() && table.by_name.is_empty() && table.order.is_empty());

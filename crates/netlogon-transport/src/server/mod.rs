@@ -31,6 +31,7 @@ use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine};
 use backoff::Backoff;
 use challenges::{Challenge, Challenges};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
+use dcerpc::limits::source_of;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::security::{AuthLevel, AuthType, Authentication};
@@ -307,20 +308,15 @@ impl Inner {
             server_challenge = self.parts.environment.challenge();
         }
         let challenge = Challenge { client: request.client_challenge, server: server_challenge };
-        let source = call.address.ip();
-        let inserted = lock(&self.challenges).insert(
+        let source = source_of(call.address.ip());
+        lock(&self.challenges).insert(
             self.now(),
             call.connection,
             source,
             &index(&request.computer_name),
             challenge,
         );
-        let reply = match inserted {
-            Ok(()) => ReqChallengeReply { server_challenge, status: NtStatus::SUCCESS },
-            Err(_) => {
-                ReqChallengeReply { server_challenge: [0; 8], status: NtStatus::INSUFFICIENT_RESOURCES }
-            }
-        };
+        let reply = ReqChallengeReply { server_challenge, status: NtStatus::SUCCESS };
         Ok(written(call.call.syntax, |writer| reply.write(writer)))
     }
 
@@ -381,7 +377,7 @@ impl Inner {
         request: &Authenticate,
     ) -> (Result<(Credential, u32), (ChannelRefusal, Option<dtyp::Sid>)>, u32) {
         let now = self.now();
-        let (source, computer) = (call.address.ip(), index(&request.computer_name));
+        let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
         // One look-up uses a challenge up, whatever follows.
         let challenge = lock(&self.challenges).take(now, call.connection, source, &computer);
         let refused = |reason| Err((reason, None));
@@ -457,10 +453,11 @@ impl Inner {
         let (account, computer) = (&request.account_name, &request.computer_name);
         let named_after =
             |account: &str| account.strip_suffix('$').is_some_and(|name| name.eq_ignore_ascii_case(computer));
-        if channel_type.names_its_computer() && !named_after(account) {
+        // As it is called here, too: an account may be found by more spellings than one.
+        if channel_type.names_its_computer() && !(named_after(account) && named_after(&machine.name)) {
             return Err(ChannelRefusal::NameMismatch);
         }
-        let (name, source) = (index(&machine.name), call.address.ip());
+        let (name, source) = (index(&machine.name), source_of(call.address.ip()));
         if lock(&self.backoff).is_blocked(now, &name, source) {
             return Err(ChannelRefusal::Backoff);
         }

@@ -80,6 +80,12 @@ async fn metrics(State(shared): State<Shared>) -> String {
             &counters.idle_timeouts,
         ),
         (
+            "rcmpd_call_timeouts_total",
+            "counter",
+            "Connections closed because a call did not arrive in time.",
+            &counters.call_timeouts,
+        ),
+        (
             "rcmpd_write_timeouts_total",
             "counter",
             "Connections closed because the peer did not take its answers.",
