@@ -634,7 +634,7 @@ mod tests {
             (r#"{"type":"account","name":"x","expires":-1}"#, "a FILETIME"),
             (r#"{"type":"account","name":"x","logon_hours":"00"}"#, "42 hex digits"),
             (r#"{"type":"account","name":"x","flags":4294967296}"#, "invalid value"),
-            (r#"{"type":"account","name":"ALICE"}"#, "the name is taken"),
+            (r#"{"type":"account","name":"ALICE"}"#, "has this name already"),
             (r#"{"type":"account","name":""}"#, "the name is empty"),
             (&long, "longer than a mebibyte"),
             ("\u{0}", "expected value"),

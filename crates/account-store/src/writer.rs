@@ -153,7 +153,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             return Err(taken(format!("the SID is that of group {:?}", group.name)));
         }
         if named.account.is_some_and(|other| other != rid) || named.group.is_some() {
-            return Err(taken("the name is taken".to_owned()));
+            return Err(name_taken("account", &account.name));
         }
         if named.machine.is_some_and(|machine| machine != rid)
             || self.rows.machine(rid)?.is_some_and(|machine| machine != name)
@@ -200,7 +200,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             return taken("an account has the same name or the same SID, but not both");
         }
         if named.machine.is_some_and(|other| other != rid) {
-            return taken("the name is taken");
+            return Err(name_taken("machine", &machine.name));
         }
         self.note_rid(rid)?;
         self.rows.write_machine(rid, machine, secrets)
@@ -234,7 +234,7 @@ impl<'a, R: Rows> Writer<'a, R> {
         let named = self.rows.named(&name)?;
         if named.group.is_some_and(|other| other != rid) || named.account.is_some() || named.machine.is_some()
         {
-            return taken("the name is taken");
+            return Err(name_taken("group", &group.name));
         }
         self.note_rid(rid)?;
         self.kinds.insert(rid, Kind::Group);
@@ -403,6 +403,10 @@ impl<'a, R: Rows> Writer<'a, R> {
     fn unknown(&self, what: &str, rid: u32) -> StoreError {
         StoreError::Refused(format!("there is no {what} {}-{rid}", self.domain.sid))
     }
+}
+
+fn name_taken(what: &str, name: &str) -> StoreError {
+    StoreError::Refused(format!("{what} {name:?}: an account, a group or a machine has this name already"))
 }
 
 fn check_put(put: Put, exists: bool, what: impl FnOnce() -> String) -> Result<()> {

@@ -519,3 +519,39 @@ fn an_explanation_tells_every_step_and_decides_the_same() {
     assert!(matches!(steps[steps.len() - 2], Step::Skipped { method: Method::Issuer, asked: false }));
     assert!(matches!(steps.last(), Some(Step::Decided { reason: Reason::NoMatch })));
 }
+
+/// What a certificate may have of a thing, and what becomes of one more.
+#[test]
+fn certificates_have_limits() {
+    let made = |extensions: usize, names: usize, parts: usize| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for part in 0..parts as u64 {
+            params.distinguished_name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 99999, part]), "x");
+        }
+        for name in 0..names {
+            let name = format!("host{name}.contoso.example");
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().expect("ASCII")));
+        }
+        params.custom_extensions = (0..extensions as u64)
+            .map(|n| CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, n], vec![0x05, 0x00]))
+            .collect();
+        let key = KeyPair::generate().expect("a key");
+        params.signed_by(&key, &issuer()).expect("signed").der().to_vec()
+    };
+    // rcgen writes subjectAltName and no other extension of its own.
+    assert!(Certificate::parse(&made(63, 1, 1)).is_ok());
+    assert!(Certificate::parse(&made(64, 1, 1)).is_err(), "64 extensions are enough");
+    let names = |count| {
+        let encoded = made(0, count, 1);
+        Certificate::parse(&encoded).expect("well formed").alternative_names().map(|names| names.len())
+    };
+    assert_eq!(names(64), Ok(64));
+    assert!(names(65).is_err(), "64 alternative names are enough");
+    let parts = |count| {
+        let encoded = made(0, 1, count);
+        Certificate::parse(&encoded).expect("well formed").subject_name().map(|name| name.0.len())
+    };
+    assert_eq!(parts(64), Ok(64));
+    assert!(parts(65).is_err(), "64 parts of a name are enough");
+}

@@ -404,7 +404,7 @@ pub enum MachineCommand {
         /// Forbid something.
         #[arg(long)]
         revoke: Vec<PermissionArg>,
-        /// A file with a new password; the present one stays good for a day, or until the new one is used.
+        /// A file with a new password, which must be there; the present one stays good for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,
         #[command(flatten)]

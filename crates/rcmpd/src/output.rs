@@ -63,7 +63,7 @@ pub fn well_known(sid: &Sid) -> Option<&'static str> {
     })
 }
 
-/// An answer as JSON: the schema is documented and stable.
+/// An answer as JSON. Scripts rely on its names: add to them, do not rename them.
 pub fn mapped_json(mapped: &Mapped) -> Value {
     let info = &mapped.pac.logon_info;
     let groups: Vec<Value> = info

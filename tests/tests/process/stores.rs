@@ -51,6 +51,14 @@ fn accounts_in_memory_come_from_a_file_and_are_read_again() {
     demo.edit(with_accounts_in("kind = \"memory\"\npath = \"accounts.jsonl\""));
     let refused = demo.rcmpd(&["account", "add", "dave", "-c", "rcmpd.toml"]).code(1);
     assert!(refused.stderr.contains("accounts are read from"), "{refused:?}");
+    // A machine has a SID that none of those accounts has, and a wrong path does not cost it its secret.
+    let add = ["machine", "add", "WEB02$", "--secret-file", "WEB02.secret", "--json", "-c", "rcmpd.toml"];
+    let machine = demo.rcmpd(&add).code(0).json();
+    assert_eq!(machine["sid"], format!("{}-{}", demo.domain_sid(), 1 << 30), "{machine}");
+    let set = ["machine", "set", "WEB02$", "--secret-file", "nowhere", "--json", "-c", "rcmpd.toml"];
+    let failed = demo.rcmpd(&set).code(1).json();
+    assert_eq!(failed["exit_code"], 1, "{failed}");
+    assert!(!demo.path("nowhere").exists());
     let mut service = demo.serve();
     let answer = service.map("alice").code(0).json();
     assert_eq!(answer["account"], "alice", "{answer}");

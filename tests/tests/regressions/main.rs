@@ -19,7 +19,9 @@ fn replay(target: &str, check: fn(&[u8])) -> usize {
 }
 
 macro_rules! targets {
-    ($($target:ident)*) => {$(
+    ($($target:ident)*) => {
+        const TARGETS: &[&str] = &[$(stringify!($target)),*];
+    $(
         #[test]
         fn $target() {
             assert!(replay(stringify!($target), $target::check) > 0, "a target has a corpus");
@@ -28,3 +30,15 @@ macro_rules! targets {
 }
 
 targets!(association certificate name ndr pac pdu rcmp);
+
+#[test]
+fn every_folder_is_that_of_a_target() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for place in ["../fuzz/corpus", "regressions"] {
+        for folder in tests.join(place).read_dir().expect("it is there") {
+            let folder = folder.expect("the directory can be read").file_name().into_string().expect("UTF-8");
+            assert!(tests.join(format!("../fuzz/targets/{folder}.rs")).exists(), "{place}/{folder}");
+            assert!(TARGETS.contains(&folder.as_str()), "{folder} is not run here");
+        }
+    }
+}

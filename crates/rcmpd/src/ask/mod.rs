@@ -100,7 +100,9 @@ impl AskError {
             Self::Refused(NtStatus::NO_SUCH_USER) => "the server does not serve that domain",
             Self::Refused(_) => "the server's log says why",
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
-            Self::Channel(_) => "check the machine account and its secret on both sides",
+            Self::Channel(_) => {
+                "check the machine account and its secret on both sides; after several failures wait a minute"
+            }
             Self::Input(_) => "",
             Self::Undecided(_) => "the server's log says why; asking again may help",
         }
@@ -111,7 +113,9 @@ fn channel_error(error: ChannelError) -> AskError {
     match error {
         ChannelError::Transport(TransportError::Unreachable(text)) => AskError::Unreachable(text),
         ChannelError::Refused(NtStatus::ACCESS_DENIED) => AskError::Channel(
-            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the machine account's secret is wrong".into(),
+            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the machine account's secret is wrong, or it \
+             was wrong too often from here"
+                .into(),
         ),
         ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT) => AskError::Channel(
             "the server refused the secure channel: STATUS_NO_TRUST_SAM_ACCOUNT (0xc000018b), so it has no such machine account, or it is disabled"

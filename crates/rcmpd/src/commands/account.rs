@@ -7,7 +7,8 @@ use crate::serve::now;
 use crate::stores;
 use account_store::sqlite::SqliteStore;
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Put, Record,
+    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches, Put,
+    Query, Record,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -97,8 +98,17 @@ async fn write(
         join.push(lookup::group(store, name).await?.sid);
     }
     for name in &fields.remove_group {
-        leave.push(lookup::group(store, name).await?.sid);
+        let group = lookup::group(store, name).await?;
+        // The domain's own SID stands for an account that is not there yet.
+        if group.sid.rid_in(&store.domain().sid) == Some(account.primary_group_id) {
+            bail!("{name} is the account's primary group");
+        }
+        if !store.member_of(&account.sid).await?.contains(&group.sid) {
+            bail!("the account is not itself a member of {name}");
+        }
+        leave.push(group.sid);
     }
+    warn_of_twins(store, &account).await?;
     let name = account.name.clone();
     store.apply(&mut [Ok(Change::PutAccount(put, Box::new(account)))].into_iter()).await?;
     if join.is_empty() && leave.is_empty() {
@@ -108,6 +118,25 @@ async fn write(
     let joins = join.into_iter().map(|group| Change::AddMember { group, member });
     let leaves = leave.into_iter().map(|group| Change::RemoveMember { group, member });
     store.apply(&mut joins.chain(leaves).map(Ok)).await?;
+    Ok(())
+}
+
+/// Says what will make certificates ambiguous: the same principal name, or the same mapping, at another account.
+async fn warn_of_twins(store: &SqliteStore, account: &Account) -> anyhow::Result<()> {
+    let names = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
+    let mappings = account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
+    for query in names.chain(mappings) {
+        let others = match store.find(&query).await? {
+            Matches::One(record) if record.account.sid != account.sid => vec![record.account.name.clone()],
+            Matches::Many(names) => names.into_iter().filter(|name| *name != account.name).collect(),
+            _ => continue,
+        };
+        let (Query::UserPrincipalName(value) | Query::AltSecurityIdentity(value)) = &query else { continue };
+        eprintln!(
+            "rcmpd: {value} is also that of {}: a certificate that names it maps to nobody",
+            others.join(", ")
+        );
+    }
     Ok(())
 }
 

@@ -3,15 +3,16 @@
 use super::account::new_account;
 use super::load;
 use crate::cli::{ConfigArg, MachineCommand, PermissionArg};
-use crate::config::SecretRef;
+use crate::config::{Config, SecretRef, StoreKind};
 use crate::output;
 use crate::quickstart::random_password;
 use crate::serve::now;
 use crate::stores;
 use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use account_store::sqlite::SqliteStore;
-use account_store::{AccountAdmin, AccountStore, Change, Matches, Put, Query};
+use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Query};
 use anyhow::{Context, bail};
+use dtyp::Sid;
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -25,18 +26,21 @@ const PAGE: usize = 1000;
 pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
         MachineCommand::Add { name, secret_file, permission, config, json } => {
-            let store = store(&config)?;
+            let config = load(&config.config)?;
+            let store = stores::machines(&config)?;
             if !name.ends_with('$') {
                 bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
             }
             if let Some(known) = store.machine(&name).await? {
                 bail!("there is a machine account {} already", known.machine.name);
             }
+            // What can fail comes first.
+            let password = secret(&secret_file)?;
             if store.find(&Query::Name(name.clone())).await? == Matches::None {
-                let account = new_account(&store, &name);
+                let sid = free_sid(&config, &store, &name).await?;
+                let account = Account { sid, ..new_account(&store, &name) };
                 store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
             }
-            let password = secret(&secret_file)?;
             let machine = Machine {
                 name: name.clone(),
                 sid: store.domain().sid,
@@ -54,6 +58,13 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
         MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
         MachineCommand::List { config, json } => list(&*store(&config)?, json.json).await,
         MachineCommand::Set { name, disable, enable, permission, revoke, secret_file, config, json } => {
+            if permission.iter().any(|permission| revoke.contains(permission)) {
+                bail!("a permission is either given or revoked");
+            }
+            // Read before anything is written; a wrong path must not lock a machine out.
+            if let Some(file) = &secret_file {
+                SecretRef::File(file.clone()).read()?;
+            }
             let store = store(&config)?;
             let record = find(&store, &name).await?;
             let mut machine = record.machine.clone();
@@ -71,7 +82,8 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 store.put_machine(Put::Existing, machine, None).await?;
             }
             if let Some(file) = secret_file {
-                store.rotate(sid, NtHash::from_password(&secret(&file)?), now()).await?;
+                let password = SecretRef::File(file).read()?;
+                store.rotate(sid, NtHash::from_password(&password), now()).await?;
             }
             show(&store, &name, json.json).await
         }
@@ -86,6 +98,32 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             Ok(0)
         }
     }
+}
+
+/// RIDs of machines whose accounts are kept apart from the others' begin here, where nobody else's are.
+const MACHINE_RID_FIRST: u32 = 1 << 30;
+
+/// The SID for a new machine account. In a database of its own with all other accounts that is the next one, for which the
+/// domain's SID stands; elsewhere it is that of the computer account which is served, or one that nobody served has.
+async fn free_sid(config: &Config, store: &Arc<SqliteStore>, name: &str) -> anyhow::Result<Sid> {
+    if matches!(config.store.as_ref().map(|store| &store.kind), Some(StoreKind::Sqlite(_))) {
+        return Ok(store.domain().sid);
+    }
+    let served = stores::accounts(config, store).await?;
+    match served.find(&Query::Name(name.to_owned())).await? {
+        Matches::One(record) => return Ok(record.account.sid),
+        Matches::Many(_) => bail!("several accounts are called {name}"),
+        Matches::None => {}
+    }
+    for rid in MACHINE_RID_FIRST.. {
+        let sid = store.domain().sid.with_rid(rid).context("a domain's SID has room for a RID")?;
+        let taken = served.find(&Query::Sid(sid)).await? != Matches::None
+            || store.find(&Query::Sid(sid)).await? != Matches::None;
+        if !taken {
+            return Ok(sid);
+        }
+    }
+    bail!("there is no RID left")
 }
 
 fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
@@ -112,6 +150,7 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
         .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("Made a password: {}", path.display());
     Ok(password)
 }
 

@@ -13,6 +13,7 @@ use crate::output;
 use clap::CommandFactory;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Runs a command.
@@ -28,6 +29,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("rcmpd: {error:#}");
+            // Whoever reads JSON reads it in every case.
+            if std::env::args_os().any(|argument| argument == "--json") {
+                output::json(&json!({ "error": format!("{error:#}"), "exit_code": 1 }));
+            }
             ExitCode::FAILURE
         }
     }
@@ -93,10 +98,35 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Man => {
-            clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+            let mut command = Cli::command();
+            command.build();
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command.clone()).render(&mut page)?;
+            manual(&command, &mut page)?;
+            std::io::stdout().write_all(&page)?;
             Ok(0)
         }
     }
+}
+
+/// Appends what each subcommand takes, with what comes after it in its help.
+fn manual(command: &clap::Command, page: &mut Vec<u8>) -> anyhow::Result<()> {
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        let man = clap_mangen::Man::new(command.clone());
+        let name = command.get_bin_name().unwrap_or(command.get_name());
+        writeln!(page, ".SH {}", name.to_uppercase())?;
+        let mut sections = Vec::new();
+        man.render_description_section(&mut sections)?;
+        man.render_synopsis_section(&mut sections)?;
+        if command.get_arguments().next().is_some() {
+            man.render_options_section(&mut sections)?;
+        }
+        man.render_extra_section(&mut sections)?;
+        // Sections of a command are subsections of the page.
+        page.extend_from_slice(String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").as_bytes());
+        manual(command, page)?;
+    }
+    Ok(())
 }
 
 fn load(path: &std::path::Path) -> anyhow::Result<Config> {

@@ -43,13 +43,22 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let counts =
         json_lines::import(&*store, put, &mut lines, len, &mut |done, _| bar.set_position(done)).await;
     bar.finish_and_clear();
-    let counts = counts.with_context(|| format!("{}: nothing was imported", path.display()))?;
+    let hint = if replace { "" } else { "; with --replace, entries that exist are replaced" };
+    let counts = counts.with_context(|| format!("{}: nothing was imported{hint}", path.display()))?;
     told(&counts, "Imported", path, as_json);
+    if counts.machines > 0 {
+        eprintln!(
+            "Machines come without secrets: give each its own by `rcmpd machine set NAME --secret-file F`"
+        );
+    }
     Ok(0)
 }
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let store = stores::database(config)?;
+    if path.exists() {
+        anyhow::bail!("{} exists already; choose another name", path.display());
+    }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut out = BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?);
     let bar = bar(None, "{spinner} {msg}");

@@ -153,7 +153,7 @@ struct DomainSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RpcSection {
-    listen: Vec<Spanned<String>>,
+    listen: Spanned<Vec<Spanned<String>>>,
     endpoint_mapper: Option<Spanned<String>>,
     #[serde(default)]
     strict_server_name: bool,
@@ -194,7 +194,7 @@ struct LevelGroupSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ChannelsSection {
-    store: Spanned<String>,
+    store: Option<Spanned<String>>,
     path: Option<Spanned<PathBuf>>,
     key: Option<PathBuf>,
 }
@@ -205,8 +205,7 @@ struct MappingSection {
     methods: Option<Vec<Spanned<String>>>,
     binding: Option<Spanned<String>>,
     validation: Option<Spanned<String>>,
-    #[expect(dead_code, reason = "known by name; it means something once chains are validated")]
-    anchors: Option<Vec<PathBuf>>,
+    anchors: Option<Spanned<Vec<PathBuf>>>,
     #[serde(default)]
     tell_restrictions: bool,
     identity_sid: Option<Spanned<String>>,
@@ -229,7 +228,7 @@ struct AdminSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TelemetrySection {
-    log: Option<String>,
+    log: Option<Spanned<String>>,
     format: Option<Spanned<String>>,
 }
 
@@ -375,7 +374,14 @@ impl Checker<'_> {
 
     fn rpc(&mut self, section: RpcSection) -> Rpc {
         use netlogon_transport::server::ResponseCrypt;
-        let listen = section.listen.iter().filter_map(|address| self.address(address)).collect();
+        if section.listen.get_ref().is_empty() {
+            self.problem(
+                section.listen.span(),
+                "nothing is listened on",
+                "name an address, or remove [rpc] if nothing is to be served",
+            );
+        }
+        let listen = section.listen.get_ref().iter().filter_map(|address| self.address(address)).collect();
         let endpoint_mapper = section.endpoint_mapper.as_ref().and_then(|address| self.address(address));
         let response_crypt =
             match section.response_crypt.as_ref().map(|text| (text.get_ref().as_str(), text.span())) {
@@ -426,11 +432,11 @@ impl Checker<'_> {
 
     fn store(&mut self, section: &StoreSection, channels: Option<&ChannelsSection>) -> Option<Store> {
         let kind = self.store_kind(section)?;
-        if let Some(channels) = channels
-            && channels.store.get_ref() != "sqlite"
+        if let Some(store) = channels.and_then(|channels| channels.store.as_ref())
+            && store.get_ref() != "sqlite"
         {
             self.problem(
-                channels.store.span(),
+                store.span(),
                 "secrets of machines cannot be kept there",
                 "use store = \"sqlite\"; they never go into LDAP",
             );
@@ -592,6 +598,13 @@ impl Checker<'_> {
                 None => self.problem(span.clone(), format!("{name} is missing"), off),
             }
         }
+        if let Some(anchors) = &section.anchors {
+            self.problem(
+                anchors.span(),
+                "anchors are not used by this version",
+                "remove them, so that nobody believes chains are verified here",
+            );
+        }
         let identity_sid = match section.identity_sid.as_ref().map(|sid| (sid.get_ref().as_str(), sid.span()))
         {
             None => Some(Sid::SERVICE_ASSERTED_IDENTITY),
@@ -654,7 +667,16 @@ impl Checker<'_> {
                 false
             }
         };
-        Telemetry { log: section.log.unwrap_or_else(|| "info".into()), json }
+        if let Some(log) = &section.log
+            && tracing_subscriber::filter::EnvFilter::try_new(log.get_ref()).is_err()
+        {
+            self.problem(
+                log.span(),
+                "these are not filter directives",
+                "write a level, or target=level pairs, as in \"info,dcerpc_tokio=debug\"",
+            );
+        }
+        Telemetry { log: section.log.map_or_else(|| "info".into(), Spanned::into_inner), json }
     }
 
     fn audit(&mut self, section: AuditSection) -> Audit {
