@@ -338,6 +338,13 @@ fn one_form_of_an_interface_is_accepted() {
     ] {
         assert_eq!(results(contexts.clone()), expect, "{contexts:?}");
     }
+    let late = |before: usize| {
+        let mut syntaxes = vec![unknown; before];
+        syntaxes.push(ndr);
+        vec![element(0, NETLOGON, &syntaxes)]
+    };
+    assert_eq!(results(late(limits::TRANSFER_SYNTAXES_MAX - 1)), [(0, 0)]);
+    assert_eq!(results(late(limits::TRANSFER_SYNTAXES_MAX)), [(2, 2)], "no more are looked at");
     let twice = vec![element(0, NETLOGON, &[ndr]), element(1, NETLOGON, &[ndr])];
     assert_eq!(results(twice), [(0, 0), (2, 2)], "once in a PDU");
 }
@@ -864,6 +871,26 @@ fn unproven_security_contexts_are_few() {
     }
     server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &body, Some((trailer(99, 6), b"more"))));
     assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::PROTO_ERROR));
+}
+
+#[test]
+fn proven_security_contexts_have_a_bound_too() {
+    let mut server = protected(true);
+    let body = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]).to_bytes();
+    let mut prove = |id, expect| {
+        let alter = pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &body, Some((trailer(id, 6), b"yes")));
+        server.receive(&alter);
+        authenticate(&mut server);
+        assert_eq!(answer(&mut server), expect, "{id}");
+        server.receive(&request_pdu(WHOLE, 2, 0, 39, &[0; 16], Some((trailer(id, 6), &[1; TOKEN_LEN]))));
+        calls(&mut server);
+        server.reply(2, Ok(vec![].into()));
+        sent(&mut server);
+    };
+    for id in 100..100 + limits::SECURITY_CONTEXTS_MAX as u32 - 1 {
+        prove(id, Answer::Other(PacketType::ALTER_CONTEXT_RESP));
+    }
+    prove(99, Answer::Fault(FaultStatus::PROTO_ERROR));
 }
 
 #[test]
