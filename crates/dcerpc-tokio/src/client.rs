@@ -1,8 +1,8 @@
 //! The client channel: one connection with one call at a time, and a pool of them for parallel work.
 
+use crate::connection::ready;
 use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ReplyStub};
 use dcerpc::pdu::FaultStatus;
-use dcerpc::server::Transmit;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -134,14 +134,7 @@ impl Connection {
             let mut buffer = [0; 8 * 1024];
             loop {
                 while let Some(transmit) = self.association.poll_transmit() {
-                    let bytes = match transmit {
-                        Transmit::Ready(bytes) => bytes,
-                        Transmit::Pending(protecting) => {
-                            // Other connections have messages to be sealed too: together they cost little more than one.
-                            tokio::task::yield_now().await;
-                            protecting.await
-                        }
-                    };
+                    let bytes = ready(transmit).await;
                     self.stream.write_all(&bytes).await.map_err(CallError::Io)?;
                 }
                 if let Some(event) = self.association.poll_event() {

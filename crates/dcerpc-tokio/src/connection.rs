@@ -175,14 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     async fn flush(&mut self) -> io::Result<()> {
         while let Some(transmit) = self.association.poll_transmit() {
-            let bytes = match transmit {
-                Transmit::Ready(bytes) => bytes,
-                Transmit::Pending(protecting) => {
-                    // Other connections have messages to be sealed too: together they cost little more than one.
-                    tokio::task::yield_now().await;
-                    protecting.await
-                }
-            };
+            let bytes = ready(transmit).await;
             self.write(&bytes).await?;
         }
         Ok(())
@@ -304,6 +297,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         self.association.reply(id, outcome);
         Ok(())
+    }
+}
+
+/// The bytes to write, sealed if they have to be.
+pub(crate) async fn ready(transmit: Transmit) -> Vec<u8> {
+    match transmit {
+        Transmit::Ready(bytes) => bytes,
+        Transmit::Pending(protecting) => {
+            // Other connections have messages to be sealed too: together they cost little more than one.
+            tokio::task::yield_now().await;
+            protecting.await
+        }
     }
 }
 

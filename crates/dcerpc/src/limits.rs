@@ -31,8 +31,8 @@ pub const CALLS_UNFINISHED_MAX: usize = 8;
 /// How far from the end of a stub a verification trailer is searched: all its commands take 100 bytes.
 pub const VERIFICATION_TRAILER_SEARCH: usize = 1024;
 
-/// What nobody in particular may take of [`REASSEMBLY_LEN_MAX`]: the rest is for callers who proved who they are.
-pub const ANONYMOUS_REASSEMBLY_LEN_MAX: usize = REASSEMBLY_LEN_MAX / 4;
+/// Anonymous callers together get one part in so many of [`REASSEMBLY_LEN_MAX`]: the rest is for those who proved who they are.
+pub const ANONYMOUS_REASSEMBLY_SHARE: usize = 4;
 /// How long a call may take to arrive, from its first fragment to its last: unfinished ones hold memory.
 pub const CALL_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// PDUs that wait to be sent while a call takes its time; then nothing more is read.
@@ -73,9 +73,7 @@ impl ReassemblyBudget {
             let add = |used: usize| used.checked_add(len).filter(|used| *used <= max);
             counter.try_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
         };
-        if anonymous
-            && !add(&self.anonymous, self.max / REASSEMBLY_LEN_MAX.div_ceil(ANONYMOUS_REASSEMBLY_LEN_MAX))
-        {
+        if anonymous && !add(&self.anonymous, self.max / ANONYMOUS_REASSEMBLY_SHARE) {
             return false;
         }
         let taken = add(&self.used, self.max);

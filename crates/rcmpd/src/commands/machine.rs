@@ -62,9 +62,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("a permission is either given or revoked");
             }
             // Read before anything is written; a wrong path must not lock a machine out.
-            if let Some(file) = &secret_file {
-                SecretRef::File(file.clone()).read()?;
-            }
+            let password = secret_file.map(|file| SecretRef::File(file).read()).transpose()?;
             let store = store(&config)?;
             let record = find(&store, &name).await?;
             let mut machine = record.machine.clone();
@@ -81,8 +79,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             if machine != record.machine {
                 store.put_machine(Put::Existing, machine, None).await?;
             }
-            if let Some(file) = secret_file {
-                let password = SecretRef::File(file).read()?;
+            if let Some(password) = password {
                 store.rotate(sid, NtHash::from_password(&password), now()).await?;
             }
             show(&store, &name, json.json).await
