@@ -42,9 +42,22 @@ pub struct Certificate<'a> {
     pub not_before: FileTime,
     /// End of validity.
     pub not_after: FileTime,
+    /// The contents of the sequence of extensions, which [`Certificate::parse`] has been through; empty without one.
+    extensions: &'a [u8],
     subject_alt_name: Option<&'a [u8]>,
     subject_key_identifier: Option<&'a [u8]>,
     sid_extension: Option<&'a [u8]>,
+}
+
+/// An extension of a certificate, a revocation list or one of its entries (RFC 5280 4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension<'a> {
+    /// Contents octets of the object identifier.
+    pub id: &'a [u8],
+    /// Whether whoever does not know it must refuse.
+    pub critical: bool,
+    /// The DER in the octet string.
+    pub value: &'a [u8],
 }
 
 /// A name in a subjectAltName, as far as mapping knows it.
@@ -97,6 +110,7 @@ impl<'a> Certificate<'a> {
             public_key: public_key.encoded,
             not_before,
             not_after,
+            extensions: &[],
             subject_alt_name: None,
             subject_key_identifier: None,
             sid_extension: None,
@@ -111,13 +125,10 @@ impl<'a> Certificate<'a> {
         let mut explicit = explicit.inside();
         let mut list = explicit.expect("extensions", der::SEQUENCE)?.inside();
         explicit.finish("extensions")?;
+        self.extensions = list.rest();
         let mut seen: Vec<&[u8]> = Vec::new();
         while !list.is_empty() {
-            let mut extension = list.expect("Extension", der::SEQUENCE)?.inside();
-            let id = extension.expect("extnID", der::OID)?.contents;
-            extension.optional("critical", der::BOOLEAN)?;
-            let value = extension.expect("extnValue", der::OCTET_STRING)?.contents;
-            extension.finish("Extension")?;
+            let Extension { id, value, .. } = extension(&mut list)?;
             if seen.contains(&id) {
                 return Err(list.error("extensions", DecodeErrorKind::BadValue));
             }
@@ -133,6 +144,14 @@ impl<'a> Certificate<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The extension with this object identifier (contents octets).
+    pub fn extension(&self, id: &[u8]) -> Option<Extension<'a>> {
+        let mut list = Der::new(self.extensions);
+        // `parse` has read all of them: none fails here.
+        std::iter::from_fn(|| (!list.is_empty()).then(|| extension(&mut list).ok()).flatten())
+            .find(|extension| extension.id == id)
     }
 
     /// The names of the subjectAltName, in their order; none without the extension. An error makes the extension unusable,
@@ -204,6 +223,20 @@ impl<'a> Certificate<'a> {
     pub fn subject_name(&self) -> Result<DistinguishedName, DecodeError> {
         name(self.subject)
     }
+}
+
+/// The next of a sequence of extensions.
+pub(crate) fn extension<'a>(list: &mut Der<'a>) -> Result<Extension<'a>, DecodeError> {
+    let mut extension = list.expect("Extension", der::SEQUENCE)?.inside();
+    let id = extension.expect("extnID", der::OID)?.contents;
+    let critical = match extension.optional("critical", der::BOOLEAN)? {
+        None => false,
+        // DER has one way to write true; what is false is left out (X.690 11.1, 11.5).
+        Some(critical) => critical.contents != [0],
+    };
+    let value = extension.expect("extnValue", der::OCTET_STRING)?.contents;
+    extension.finish("Extension")?;
+    Ok(Extension { id, critical, value })
 }
 
 /// An encoded X.501 `Name` as Windows orders it, which is the order of the certificate.

@@ -49,6 +49,11 @@ impl<'a> Der<'a> {
         self.position == self.bytes.len()
     }
 
+    /// What has not been read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.position..]
+    }
+
     pub(crate) const fn error(&self, what: &'static str, kind: DecodeErrorKind) -> DecodeError {
         DecodeError { what, offset: self.base + self.position, kind }
     }
