@@ -290,7 +290,7 @@ fn principal_name(name: &Element<'_>) -> Result<Option<String>, DecodeError> {
 }
 
 /// UTCTime or GeneralizedTime in the only form that RFC 5280 4.1.2.5 allows.
-fn time(validity: &mut Der<'_>, what: &'static str) -> Result<FileTime, DecodeError> {
+pub(crate) fn time(validity: &mut Der<'_>, what: &'static str) -> Result<FileTime, DecodeError> {
     let bad = validity.error(what, DecodeErrorKind::BadValue);
     let element = validity.any(what)?;
     let digits = element.contents.strip_suffix(b"Z").filter(|digits| digits.iter().all(u8::is_ascii_digit));

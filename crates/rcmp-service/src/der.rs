@@ -8,7 +8,9 @@ pub(crate) const BOOLEAN: u8 = 0x01;
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
 pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const NULL: u8 = 0x05;
 pub(crate) const OID: u8 = 0x06;
+pub(crate) const ENUMERATED: u8 = 0x0a;
 pub(crate) const UTC_TIME: u8 = 0x17;
 pub(crate) const GENERALIZED_TIME: u8 = 0x18;
 pub(crate) const SEQUENCE: u8 = 0x30;
@@ -123,6 +125,60 @@ impl<'a> Der<'a> {
             true => Ok(()),
             false => Err(self.error(what, DecodeErrorKind::Trailing)),
         }
+    }
+}
+
+/// An element of these contents, one behind the other.
+pub(crate) fn encode(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
+    let len = contents.iter().map(|part| part.len()).sum::<usize>();
+    let octets = len.to_be_bytes();
+    let octets = &octets[len.leading_zeros() as usize / 8..];
+    let mut encoded = Vec::with_capacity(2 + octets.len() + len);
+    encoded.push(tag);
+    match len {
+        0..0x80 => encoded.push(len as u8),
+        _ => {
+            encoded.push(0x80 | octets.len() as u8);
+            encoded.extend_from_slice(octets);
+        }
+    }
+    for part in contents {
+        encoded.extend_from_slice(part);
+    }
+    encoded
+}
+
+/// A BOOLEAN's contents; DER has one form for each value.
+pub(crate) fn boolean(element: &Element<'_>) -> Result<bool, DecodeError> {
+    match element.contents {
+        [0xff] => Ok(true),
+        [0] => Ok(false),
+        _ => Err(element.inside().error("BOOLEAN", DecodeErrorKind::BadValue)),
+    }
+}
+
+/// The octets of a BIT STRING of whole octets: a signature, a key.
+pub(crate) fn octets<'a>(element: &Element<'a>) -> Result<&'a [u8], DecodeError> {
+    match element.contents.split_first() {
+        Some((0, octets)) => Ok(octets),
+        _ => Err(element.inside().error("BIT STRING", DecodeErrorKind::BadValue)),
+    }
+}
+
+/// A BIT STRING of named bits: the first sixteen, bit 0 the highest.
+pub(crate) fn named_bits(element: &Element<'_>) -> Result<u16, DecodeError> {
+    let bad = element.inside().error("BIT STRING", DecodeErrorKind::BadValue);
+    match element.contents {
+        [0] => Ok(0),
+        [unused @ 0..8, bits @ ..] if !bits.is_empty() => {
+            let last = bits[bits.len() - 1];
+            if last & ((1u16 << unused) - 1) as u8 != 0 {
+                return Err(bad);
+            }
+            let octet = |at: usize| u16::from(bits.get(at).copied().unwrap_or(0));
+            Ok(octet(0) << 8 | octet(1))
+        }
+        _ => Err(bad),
     }
 }
 

@@ -13,6 +13,7 @@ mod service;
 #[cfg(test)]
 mod test;
 pub mod trace;
+pub mod trust;
 
 pub use mapping::{Method, Reason};
 pub use policy::{Binding, Policy, Unsupported, Validation};

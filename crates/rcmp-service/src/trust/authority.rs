@@ -1,0 +1,206 @@
+use super::chain::ChainError;
+use super::signature::subject_public_key;
+use crate::certificate::{Certificate, Extension};
+use crate::der::{self, Der};
+use dtyp::{DecodeError, DecodeErrorKind, FileTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// id-ce-keyUsage, 2.5.29.15.
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+/// id-ce-basicConstraints, 2.5.29.19.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+/// id-ce-extKeyUsage, 2.5.29.37.
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
+
+/// keyUsage digitalSignature (0) or nonRepudiation (1).
+pub(super) const SIGNS: u16 = 0x8000 | 0x4000;
+/// keyUsage keyCertSign (5).
+const SIGNS_CERTIFICATES: u16 = 0x0400;
+/// keyUsage cRLSign (6).
+const SIGNS_CRLS: u16 = 0x0200;
+
+/// SHA-256 of a CA's encoded SubjectPublicKeyInfo: an issuer is its key, never its name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(pub [u8; 32]);
+
+impl KeyId {
+    /// A certificate's key.
+    pub fn of(certificate: &Certificate<'_>) -> Self {
+        Self(Sha256::digest(certificate.public_key).into())
+    }
+}
+
+/// In hex.
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&dtyp::hex(&self.0))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// A CA that the operator configured.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// Its key.
+    pub key: KeyId,
+    /// Its name, as text.
+    pub subject: String,
+    /// Its name, as it is encoded.
+    pub name: Vec<u8>,
+    /// Whether a path may end here.
+    pub is_anchor: bool,
+    /// Its certificate.
+    pub der: Vec<u8>,
+    /// Start of its certificate's validity.
+    pub not_before: FileTime,
+    /// End of its certificate's validity.
+    pub not_after: FileTime,
+    /// Its key as it is encoded: a SubjectPublicKeyInfo.
+    pub(super) public_key: Vec<u8>,
+    /// SHA-1 of its name and of its key, by which OCSP knows it.
+    pub(super) ocsp_hashes: ([u8; 20], [u8; 20]),
+    pub(super) signs_crls: bool,
+    pub(super) path_len: Option<usize>,
+    /// Object identifiers of the extended key usages that it is limited to.
+    pub(super) usages: Option<Vec<Vec<u8>>>,
+    /// The same as a trust anchor, for what it signs itself.
+    pub(super) anchor: TrustAnchor<'static>,
+}
+
+impl Authority {
+    pub(super) fn new(encoded: Vec<u8>, is_anchor: bool) -> Result<Self, Unusable> {
+        let certificate = Certificate::parse(&encoded)?;
+        if !basic_constraints(&certificate)?.0 {
+            return Err(Unusable::NotACa);
+        }
+        let key_usage = key_usage(&certificate)?;
+        if key_usage.is_some_and(|bits| bits & SIGNS_CERTIFICATES == 0) {
+            return Err(Unusable::NoKeyCertSign);
+        }
+        let der = CertificateDer::from(encoded.as_slice());
+        // The extensions of an anchor are the operator's to judge; those of an intermediate are the path's.
+        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(ChainError::from)?.to_owned();
+        if !is_anchor {
+            webpki::EndEntityCert::try_from(&der).map_err(ChainError::from)?;
+        }
+        let key = subject_public_key(certificate.public_key)?.1;
+        Ok(Self {
+            key: KeyId::of(&certificate),
+            subject: certificate.subject_name()?.to_string(),
+            name: certificate.subject.to_vec(),
+            is_anchor,
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+            public_key: certificate.public_key.to_vec(),
+            ocsp_hashes: (Sha1::digest(certificate.subject).into(), Sha1::digest(key).into()),
+            signs_crls: key_usage.is_none_or(|bits| bits & SIGNS_CRLS != 0),
+            path_len: basic_constraints(&certificate)?.1,
+            usages: extended_key_usages(&certificate)?
+                .map(|usages| usages.into_iter().map(<[u8]>::to_vec).collect()),
+            anchor,
+            der: encoded,
+        })
+    }
+}
+
+/// Why a configured certificate cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// It cannot be read.
+    Malformed(DecodeError),
+    /// It breaks a rule of certificates.
+    Refused(ChainError),
+    /// Its basicConstraints do not say that it is a CA.
+    NotACa,
+    /// Its keyUsage does not allow to sign certificates.
+    NoKeyCertSign,
+    /// Nobody who is configured issued it.
+    NoIssuer,
+    /// It is not among the anchors and intermediates.
+    NotConfigured,
+    /// There is another of its kind.
+    Duplicate,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(f, "cannot be read: {error}"),
+            Self::Refused(error) => write!(f, "cannot be used: {}", error.text()),
+            Self::NotACa => f.write_str("is no CA: its basicConstraints do not say so"),
+            Self::NoKeyCertSign => f.write_str("may not sign certificates: its keyUsage lacks keyCertSign"),
+            Self::NoIssuer => f.write_str("is not issued by any configured anchor or intermediate"),
+            Self::NotConfigured => f.write_str("is not among the anchors and intermediates"),
+            Self::Duplicate => f.write_str("is configured twice"),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+impl From<DecodeError> for Unusable {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<ChainError> for Unusable {
+    fn from(error: ChainError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The one element that an extension's value is.
+pub(super) fn value<'a>(
+    extension: &Extension<'a>,
+    what: &'static str,
+    tag: u8,
+) -> Result<der::Element<'a>, DecodeError> {
+    let mut outer = Der::new(extension.value);
+    let element = outer.expect(what, tag)?;
+    outer.finish(what)?;
+    Ok(element)
+}
+
+/// RFC 5280 4.2.1.9: whether the subject is a CA, and how many CAs may follow it.
+fn basic_constraints(certificate: &Certificate<'_>) -> Result<(bool, Option<usize>), DecodeError> {
+    let Some(extension) = certificate.extension(BASIC_CONSTRAINTS) else { return Ok((false, None)) };
+    let mut fields = value(&extension, "basicConstraints", der::SEQUENCE)?.inside();
+    let ca = fields.optional("cA", der::BOOLEAN)?;
+    let path_len = fields.optional("pathLenConstraint", der::INTEGER)?;
+    let bad = fields.error("pathLenConstraint", DecodeErrorKind::BadValue);
+    fields.finish("basicConstraints")?;
+    let path_len = match path_len.map(|path_len| path_len.contents) {
+        None => None,
+        Some([len @ 0..=0x7f]) => Some(usize::from(*len)),
+        Some(_) => return Err(bad),
+    };
+    Ok((ca.map(|ca| der::boolean(&ca)).transpose()?.unwrap_or(false), path_len))
+}
+
+/// RFC 5280 4.2.1.3.
+pub(super) fn key_usage(certificate: &Certificate<'_>) -> Result<Option<u16>, DecodeError> {
+    let Some(extension) = certificate.extension(KEY_USAGE) else { return Ok(None) };
+    der::named_bits(&value(&extension, "keyUsage", der::BIT_STRING)?).map(Some)
+}
+
+/// RFC 5280 4.2.1.12: the object identifiers, `None` without the extension.
+pub(super) fn extended_key_usages<'a>(
+    certificate: &Certificate<'a>,
+) -> Result<Option<Vec<&'a [u8]>>, DecodeError> {
+    let Some(extension) = certificate.extension(EXTENDED_KEY_USAGE) else { return Ok(None) };
+    let mut list = value(&extension, "extKeyUsage", der::SEQUENCE)?.inside();
+    let mut usages = Vec::new();
+    while !list.is_empty() {
+        usages.push(list.expect("KeyPurposeId", der::OID)?.contents);
+    }
+    Ok(Some(usages))
+}

@@ -1,0 +1,526 @@
+//! Certificate revocation lists (RFC 5280 section 5): complete lists that a CA signs itself, of version 2.
+//!
+//! A list is read once, when it is installed; what stays is one array per entry. Delta lists, indirect lists and lists by
+//! reason are not accepted: whoever reads them by half misses revocations.
+
+use super::authority::{KeyId, value};
+use super::chain::{Link, full_name};
+use super::serial::Serial;
+use super::signature::Signed;
+use crate::certificate::{Extension, extension, time};
+use crate::der::{self, Der, Element};
+use dtyp::{DecodeError, FileTime};
+use std::fmt;
+
+/// Largest list, in bytes. It is held in memory while it is read, and so is every entry afterwards; the largest public
+/// ones have some ten million bytes.
+pub const CRL_LEN_MAX: usize = 256 << 20;
+/// How far ahead of ours the clock of a CA or of a responder may be.
+pub const CLOCK_SKEW_SECONDS: i64 = 300;
+
+/// id-ce-cRLNumber, 2.5.29.20.
+const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
+/// id-ce-cRLReasons, 2.5.29.21.
+const REASON_CODE: &[u8] = &[0x55, 0x1d, 0x15];
+/// id-ce-invalidityDate, 2.5.29.24.
+const INVALIDITY_DATE: &[u8] = &[0x55, 0x1d, 0x18];
+/// id-ce-deltaCRLIndicator, 2.5.29.27.
+const DELTA_CRL_INDICATOR: &[u8] = &[0x55, 0x1d, 0x1b];
+/// id-ce-issuingDistributionPoint, 2.5.29.28.
+const ISSUING_DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 0x1c];
+/// id-ce-certificateIssuer, 2.5.29.29.
+const CERTIFICATE_ISSUER: &[u8] = &[0x55, 0x1d, 0x1d];
+/// id-ce-authorityKeyIdentifier, 2.5.29.35: a hint to the key, which is found by its signature here.
+const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
+
+/// Why a revocation list is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CrlError {
+    /// There is no such slot.
+    NoSuchSlot,
+    /// It is longer than [`CRL_LEN_MAX`].
+    TooLarge,
+    /// It cannot be read.
+    Malformed(DecodeError),
+    /// It is not of version 2.
+    NotV2,
+    /// Its two signature algorithms differ.
+    AlgorithmMismatch,
+    /// It does not say when the next one comes.
+    NoNextUpdate,
+    /// The next one should be there.
+    Expired(FileTime),
+    /// It is from the future.
+    NotYetValid(FileTime),
+    /// It speaks for other issuers too.
+    Indirect,
+    /// It tells changes only.
+    Delta,
+    /// It tells some reasons only.
+    OnlySomeReasons,
+    /// It is about attribute certificates.
+    OnlyAttributeCertificates,
+    /// The name of its distribution point is relative to its issuer.
+    RelativeDistributionPoint,
+    /// It, or an entry of it, has a critical extension that is not known.
+    UnknownCritical,
+    /// It takes a certificate off a list, which only delta lists do.
+    RemoveFromCrl,
+    /// A serial number is longer than 20 octets.
+    SerialTooLong,
+    /// No configured CA has the name of its issuer.
+    UnknownIssuer,
+    /// The CA may not sign it: its keyUsage lacks cRLSign.
+    NoCrlSign,
+    /// Its signature is not that of a configured CA of this name.
+    BadSignature,
+    /// Its algorithm is not one that is believed, or not the CA's.
+    UnsupportedAlgorithm,
+    /// A newer one for the same key and scope is known.
+    Older,
+    /// The CAs have more scopes than anybody partitions into.
+    TooManyScopes,
+}
+
+impl CrlError {
+    /// A stable name for logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NoSuchSlot => "no_such_slot",
+            Self::TooLarge => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::NotV2 => "not_v2",
+            Self::AlgorithmMismatch => "algorithm_mismatch",
+            Self::NoNextUpdate => "no_next_update",
+            Self::Expired(_) => "expired",
+            Self::NotYetValid(_) => "not_yet_valid",
+            Self::Indirect => "indirect",
+            Self::Delta => "delta",
+            Self::OnlySomeReasons => "only_some_reasons",
+            Self::OnlyAttributeCertificates => "only_attribute_certificates",
+            Self::RelativeDistributionPoint => "relative_distribution_point",
+            Self::UnknownCritical => "unknown_critical",
+            Self::RemoveFromCrl => "remove_from_crl",
+            Self::SerialTooLong => "serial_too_long",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::NoCrlSign => "no_crl_sign",
+            Self::BadSignature => "bad_signature",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::Older => "older",
+            Self::TooManyScopes => "too_many_scopes",
+        }
+    }
+}
+
+impl fmt::Display for CrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchSlot => "no such revocation list is configured",
+            Self::TooLarge => "the revocation list is larger than 256 MiB",
+            Self::Malformed(error) => return write!(f, "the revocation list cannot be read: {error}"),
+            Self::NotV2 => "the revocation list is not of version 2",
+            Self::AlgorithmMismatch => "the two signature algorithms of the revocation list differ",
+            Self::NoNextUpdate => "the revocation list has no nextUpdate",
+            Self::Expired(time) => return write!(f, "the revocation list expired at {time}"),
+            Self::NotYetValid(time) => return write!(f, "the revocation list is from the future: {time}"),
+            Self::Indirect => "indirect revocation lists are not accepted",
+            Self::Delta => "delta revocation lists are not accepted",
+            Self::OnlySomeReasons => "revocation lists for some reasons only are not accepted",
+            Self::OnlyAttributeCertificates => "the revocation list is about attribute certificates only",
+            Self::RelativeDistributionPoint => {
+                "a distribution point with a name relative to the issuer is not accepted"
+            }
+            Self::UnknownCritical => {
+                "the revocation list, or an entry of it, has a critical extension that is not known"
+            }
+            Self::RemoveFromCrl => "the revocation list has an entry removeFromCRL",
+            Self::SerialTooLong => "the revocation list has a serial number longer than 20 octets",
+            Self::UnknownIssuer => "no configured CA has the name of the revocation list's issuer",
+            Self::NoCrlSign => "the CA may not sign revocation lists: its keyUsage lacks cRLSign",
+            Self::BadSignature => {
+                "the signature is not that of the configured CA with the name of the revocation list's issuer"
+            }
+            Self::UnsupportedAlgorithm => {
+                "the revocation list is signed by an algorithm that is not believed"
+            }
+            Self::Older => "a newer revocation list is known",
+            Self::TooManyScopes => "there are revocation lists of too many scopes",
+        })
+    }
+}
+
+impl std::error::Error for CrlError {}
+
+impl From<DecodeError> for CrlError {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+/// What an installed list says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrlFacts {
+    /// The issuer's name, as text.
+    pub issuer: String,
+    /// The issuer's key.
+    pub authority: KeyId,
+    /// cRLNumber, in hex, if there is one.
+    pub number: Option<String>,
+    /// When it was made.
+    pub this_update: FileTime,
+    /// When it is of no more use.
+    pub next_update: FileTime,
+    /// How many certificates it revokes.
+    pub entries: usize,
+}
+
+/// Why a certificate was revoked (RFC 5280 5.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RevocationReason(pub u8);
+
+impl RevocationReason {
+    /// No reason is given.
+    pub const UNSPECIFIED: Self = Self(0);
+    /// Not revoked any more; in delta lists only.
+    pub(super) const REMOVE_FROM_CRL: Self = Self(8);
+
+    /// From the contents of an ENUMERATED; `None` for numbers that the document does not define.
+    pub(super) const fn new(contents: &[u8]) -> Option<Self> {
+        match contents {
+            [code @ (0..=6 | 8..=10)] => Some(Self(*code)),
+            _ => None,
+        }
+    }
+
+    /// Its name in the document.
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            0 => "unspecified",
+            1 => "keyCompromise",
+            2 => "cACompromise",
+            3 => "affiliationChanged",
+            4 => "superseded",
+            5 => "cessationOfOperation",
+            6 => "certificateHold",
+            8 => "removeFromCRL",
+            9 => "privilegeWithdrawn",
+            10 => "aACompromise",
+            _ => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for RevocationReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which of its issuer's certificates a list is about (RFC 5280 5.2.5).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Scope {
+    pub(super) only: Only,
+    /// Names of the distribution point as they are encoded: only certificates with one of them; `None` for all.
+    pub(super) distribution_point: Option<Vec<Box<[u8]>>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Only {
+    #[default]
+    All,
+    Users,
+    Authorities,
+}
+
+impl Scope {
+    pub(super) fn covers(&self, link: &Link) -> bool {
+        let kind = match self.only {
+            Only::All => true,
+            Only::Users => !link.is_ca,
+            Only::Authorities => link.is_ca,
+        };
+        let names = self.distribution_point.as_ref();
+        kind && names.is_none_or(|names| names.iter().any(|name| link.distribution_points.contains(name)))
+    }
+}
+
+/// cRLNumber: a number of up to 20 octets, as big-endian octets with leading zeros.
+pub(super) type CrlNumber = [u8; 20];
+
+/// A list whose signature nobody has looked at, taken apart up to its entries.
+#[derive(Clone, Debug)]
+pub struct UnverifiedCrl<'a> {
+    pub(super) signed: Signed<'a>,
+    /// The issuer's encoded name.
+    pub(super) issuer: &'a [u8],
+    pub(super) this_update: FileTime,
+    pub(super) next_update: FileTime,
+    pub(super) number: Option<CrlNumber>,
+    pub(super) scope: Scope,
+    revoked: Option<Element<'a>>,
+}
+
+impl<'a> UnverifiedCrl<'a> {
+    /// Reads all but the entries.
+    pub fn parse(encoded: &'a [u8]) -> Result<Self, CrlError> {
+        if encoded.len() > CRL_LEN_MAX {
+            return Err(CrlError::TooLarge);
+        }
+        let signed = Signed::parse(encoded, "CertificateList")?;
+        let mut tbs = signed.tbs.inside();
+        let version = tbs.optional("version", der::INTEGER)?;
+        if version.is_none_or(|version| version.contents != [1]) {
+            return Err(CrlError::NotV2);
+        }
+        if tbs.expect("signature", der::SEQUENCE)?.contents != signed.algorithm {
+            return Err(CrlError::AlgorithmMismatch);
+        }
+        let issuer = tbs.expect("issuer", der::SEQUENCE)?.encoded;
+        let this_update = time(&mut tbs, "thisUpdate")?;
+        let next_update = match tbs.peek() {
+            Some(der::UTC_TIME | der::GENERALIZED_TIME) => Some(time(&mut tbs, "nextUpdate")?),
+            _ => None,
+        };
+        let revoked = tbs.optional("revokedCertificates", der::SEQUENCE)?;
+        let extensions = tbs.optional("crlExtensions", 0xa0)?;
+        tbs.finish("TBSCertList")?;
+        let mut crl = Self {
+            signed,
+            issuer,
+            this_update,
+            next_update: next_update.ok_or(CrlError::NoNextUpdate)?,
+            number: None,
+            scope: Scope::default(),
+            revoked,
+        };
+        if let Some(extensions) = extensions {
+            crl.read_extensions(&extensions)?;
+        }
+        Ok(crl)
+    }
+
+    fn read_extensions(&mut self, explicit: &Element<'a>) -> Result<(), CrlError> {
+        let mut explicit = explicit.inside();
+        let mut list = explicit.expect("crlExtensions", der::SEQUENCE)?.inside();
+        explicit.finish("crlExtensions")?;
+        let mut scope = None;
+        while !list.is_empty() {
+            let twice = list.error("crlExtensions", dtyp::DecodeErrorKind::BadValue);
+            let extension = extension(&mut list)?;
+            match extension.id {
+                CRL_NUMBER if self.number.is_some() => return Err(twice.into()),
+                ISSUING_DISTRIBUTION_POINT if scope.is_some() => return Err(twice.into()),
+                CRL_NUMBER => self.number = Some(crl_number(&extension)?),
+                ISSUING_DISTRIBUTION_POINT => scope = Some(issuing_distribution_point(&extension)?),
+                DELTA_CRL_INDICATOR => return Err(CrlError::Delta),
+                AUTHORITY_KEY_IDENTIFIER => {}
+                _ if extension.critical => return Err(CrlError::UnknownCritical),
+                _ => {}
+            }
+        }
+        self.scope = scope.unwrap_or_default();
+        Ok(())
+    }
+
+    /// Reads the entries.
+    pub fn entries(&self) -> Result<Entries, CrlError> {
+        let Some(revoked) = &self.revoked else { return Ok(Entries::default()) };
+        let mut list = revoked.inside();
+        // Entries are nearly always of one length, so the first tells how many there are.
+        let first = list.clone().any("revokedCertificate").map_or(1, |first| first.encoded.len());
+        let mut entries = Vec::with_capacity(revoked.contents.len() / first.max(ENTRY_LEN_MIN) + 1);
+        while !list.is_empty() {
+            entries.push(entry(&mut list)?);
+        }
+        if !entries.is_sorted() {
+            entries.sort_unstable();
+        }
+        Ok(Entries(entries))
+    }
+
+    /// Whether it may be used now.
+    pub(super) fn check_dates(&self, now: FileTime) -> Result<(), CrlError> {
+        match currency(self.this_update, self.next_update, now) {
+            Currency::Current => Ok(()),
+            Currency::Expired => Err(CrlError::Expired(self.next_update)),
+            Currency::NotYetValid => Err(CrlError::NotYetValid(self.this_update)),
+        }
+    }
+}
+
+/// SEQUENCE, an INTEGER of one octet and a UTCTime.
+const ENTRY_LEN_MIN: usize = 2 // SEQUENCE
+    + 2 + 1 // userCertificate
+    + 2 + 13; // revocationDate
+
+fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
+    let mut fields = list.expect("revokedCertificate", der::SEQUENCE)?.inside();
+    let bad = fields.error("userCertificate", dtyp::DecodeErrorKind::BadValue);
+    let serial = fields.expect("userCertificate", der::INTEGER)?.contents;
+    let serial = Serial::new(serial).ok_or(match serial.len() {
+        0..=20 => CrlError::Malformed(bad),
+        _ => CrlError::SerialTooLong,
+    })?;
+    let since = time(&mut fields, "revocationDate")?;
+    let mut reason = RevocationReason::UNSPECIFIED;
+    if let Some(extensions) = fields.optional("crlEntryExtensions", der::SEQUENCE)? {
+        let mut extensions = extensions.inside();
+        while !extensions.is_empty() {
+            let bad = extensions.error("reasonCode", dtyp::DecodeErrorKind::BadValue);
+            let extension = extension(&mut extensions)?;
+            match extension.id {
+                REASON_CODE => {
+                    let code = value(&extension, "reasonCode", der::ENUMERATED)?;
+                    reason = RevocationReason::new(code.contents).ok_or(bad)?;
+                    if reason == RevocationReason::REMOVE_FROM_CRL {
+                        return Err(CrlError::RemoveFromCrl);
+                    }
+                }
+                CERTIFICATE_ISSUER => return Err(CrlError::Indirect),
+                INVALIDITY_DATE => {}
+                _ if extension.critical => return Err(CrlError::UnknownCritical),
+                _ => {}
+            }
+        }
+    }
+    fields.finish("revokedCertificate")?;
+    Ok(pack(&serial, since, reason))
+}
+
+fn crl_number(extension: &Extension<'_>) -> Result<CrlNumber, DecodeError> {
+    let element = value(extension, "cRLNumber", der::INTEGER)?;
+    let bad = element.inside().error("cRLNumber", dtyp::DecodeErrorKind::BadValue);
+    let octets = match element.contents {
+        [] | [0x80..=0xff, ..] => return Err(bad),
+        [0, rest @ ..] => rest,
+        octets => octets,
+    };
+    let mut number = [0; 20];
+    let start = number.len().checked_sub(octets.len()).ok_or(bad)?;
+    number[start..].copy_from_slice(octets);
+    Ok(number)
+}
+
+fn issuing_distribution_point(extension: &Extension<'_>) -> Result<Scope, CrlError> {
+    let mut fields = value(extension, "issuingDistributionPoint", der::SEQUENCE)?.inside();
+    let point = fields.optional("distributionPoint", 0xa0)?;
+    let mut flag = |what, tag| -> Result<bool, CrlError> {
+        Ok(fields.optional(what, tag)?.map(|flag| der::boolean(&flag)).transpose()?.unwrap_or(false))
+    };
+    let users = flag("onlyContainsUserCerts", 0x81)?;
+    let authorities = flag("onlyContainsCACerts", 0x82)?;
+    if fields.optional("onlySomeReasons", 0x83)?.is_some() {
+        return Err(CrlError::OnlySomeReasons);
+    }
+    let mut flag = |what, tag| -> Result<bool, CrlError> {
+        Ok(fields.optional(what, tag)?.map(|flag| der::boolean(&flag)).transpose()?.unwrap_or(false))
+    };
+    if flag("indirectCRL", 0x84)? {
+        return Err(CrlError::Indirect);
+    }
+    if flag("onlyContainsAttributeCerts", 0x85)? {
+        return Err(CrlError::OnlyAttributeCertificates);
+    }
+    let bad = fields.error("issuingDistributionPoint", dtyp::DecodeErrorKind::BadValue);
+    fields.finish("issuingDistributionPoint")?;
+    let only = match (users, authorities) {
+        (false, false) => Only::All,
+        (true, false) => Only::Users,
+        (false, true) => Only::Authorities,
+        (true, true) => return Err(bad.into()),
+    };
+    let distribution_point = match point {
+        None => None,
+        Some(point) => Some(full_name(&point)?.ok_or(CrlError::RelativeDistributionPoint)?),
+    };
+    Ok(Scope { only, distribution_point })
+}
+
+/// One entry: the serial number, the second of its revocation since 1601 and the reason. Entries are sorted as what they
+/// are, so the serial number comes first.
+type Entry = [u8; Serial::LEN + 5 + 1];
+
+fn pack(serial: &Serial, since: FileTime, reason: RevocationReason) -> Entry {
+    let mut entry = [0; _];
+    entry[..Serial::LEN].copy_from_slice(&serial.0);
+    // Certificates do not know a year after 9999, which is within 40 bits of seconds.
+    entry[Serial::LEN..Serial::LEN + 5].copy_from_slice(&(since.0 / 10_000_000).to_be_bytes()[3..]);
+    entry[Serial::LEN + 5] = reason.0;
+    entry
+}
+
+/// The entries of a list.
+#[derive(Clone, Default)]
+pub struct Entries(Vec<Entry>);
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} entries", self.0.len())
+    }
+}
+
+impl Entries {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is revoked.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Since when a certificate is revoked, and why.
+    pub fn find(&self, serial: &Serial) -> Option<(FileTime, RevocationReason)> {
+        let at = self.0.partition_point(|entry| entry[..Serial::LEN] < serial.0[..]);
+        let entry = self.0.get(at).filter(|entry| entry[..Serial::LEN] == serial.0)?;
+        let mut seconds = [0; 8];
+        seconds[3..].copy_from_slice(&entry[Serial::LEN..Serial::LEN + 5]);
+        let since = FileTime(u64::from_be_bytes(seconds) * 10_000_000);
+        Some((since, RevocationReason(entry[Serial::LEN + 5])))
+    }
+}
+
+/// A list that a configured CA signed.
+#[derive(Debug)]
+pub(super) struct Crl {
+    pub(super) authority: KeyId,
+    /// The issuer's encoded name.
+    pub(super) issuer: Box<[u8]>,
+    pub(super) scope: Scope,
+    pub(super) this_update: FileTime,
+    pub(super) next_update: FileTime,
+    pub(super) entries: Entries,
+}
+
+impl Crl {
+    /// Whether it is of this certificate's issuer: by key and by name.
+    pub(super) fn is_of_issuer(&self, link: &Link) -> bool {
+        self.authority == link.issuer && *self.issuer == *link.issuer_name
+    }
+
+    pub(super) fn currency(&self, now: FileTime) -> Currency {
+        currency(self.this_update, self.next_update, now)
+    }
+}
+
+/// What `now` is to something with a thisUpdate and a nextUpdate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Currency {
+    Current,
+    Expired,
+    NotYetValid,
+}
+
+pub(super) fn currency(this_update: FileTime, next_update: FileTime, now: FileTime) -> Currency {
+    match () {
+        () if this_update > later(now, CLOCK_SKEW_SECONDS) => Currency::NotYetValid,
+        () if now >= next_update => Currency::Expired,
+        () => Currency::Current,
+    }
+}
+
+/// A time some seconds on.
+pub(super) fn later(time: FileTime, seconds: i64) -> FileTime {
+    FileTime(time.0.saturating_add(seconds.unsigned_abs().saturating_mul(10_000_000)).min(FileTime::NEVER.0))
+}

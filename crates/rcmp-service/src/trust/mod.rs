@@ -1,0 +1,564 @@
+//! Whether a certificate is what it claims to be: its chain to an anchor (RFC 5280 section 6), and that nothing in the
+//! chain is revoked (sections 5 and 6.3, and RFC 6960).
+//!
+//! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go out. Paths are
+//! built from configured anchors and intermediates only, revocation lists and OCSP responses are brought by whoever may
+//! open a socket, and no URL inside a certificate or a list is ever looked at; distribution points are names to compare.
+//!
+//! Path building is webpki's. What it leaves to its caller is done here: an anchor's own dates, path length and extended
+//! key usage, and keyCertSign and cRLSign of every configured CA. Certificate policies are not processed. An anchor's
+//! critical extensions are the operator's to judge, since the anchor is his choice.
+
+mod authority;
+mod chain;
+pub mod crl;
+pub mod ocsp;
+mod serial;
+mod signature;
+#[cfg(test)]
+mod tests;
+
+pub use authority::{Authority, KeyId, Unusable};
+pub use chain::{ChainError, Path};
+pub use crl::{CrlError, CrlFacts, RevocationReason};
+pub use ocsp::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus};
+pub use serial::Serial;
+
+use arc_swap::ArcSwapOption;
+use chain::{Chains, Link, Usages};
+use crl::{Crl, CrlNumber, Currency, Scope, UnverifiedCrl};
+use dtyp::FileTime;
+use ocsp::{Signer, UnverifiedResponse};
+use quick_cache::UnitWeighter;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use signature::{SignatureError, Signed};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Most verified paths that are remembered, of about 500 bytes: as many as a busy service has users in a day. More cost
+/// the signatures again, and nothing else.
+pub const PATHS_MAX: u64 = 16_384;
+/// Most refused certificates that are remembered. They are kept apart, so that nobody can push out paths with them.
+pub const REFUSALS_MAX: u64 = 4_096;
+/// Most OCSP answers that are remembered, of about 100 bytes: a path needs one for each certificate whose CA has a
+/// responder.
+pub const OCSP_ANSWERS_MAX: u64 = 32_768;
+/// Most scopes of revocation lists whose age is remembered: the largest CAs partition into some hundred.
+const SCOPES_MAX: usize = 4_096;
+
+/// What an operator configured.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// Certificates of the CAs at which a path may end.
+    pub anchors: Vec<Vec<u8>>,
+    /// Certificates of the CAs between.
+    pub intermediates: Vec<Vec<u8>>,
+    /// Contents octets of object identifiers: a certificate with extended key usages needs one of these, or
+    /// anyExtendedKeyUsage, and so does a CA above it. Empty: they are not looked at.
+    pub extended_key_usages: Vec<Vec<u8>>,
+    /// Whether a certificate needs the extension.
+    pub require_extended_key_usage: bool,
+    /// Whether revocation is to be asked for; see [`Trust::checks_revocation`].
+    pub revocation: bool,
+    /// How many revocation lists there may be at one time: as many slots.
+    pub crls: usize,
+    /// Who may be asked for the status of certificates.
+    pub ocsp: Vec<OcspResponder>,
+}
+
+/// An OCSP responder that the operator configured.
+#[derive(Clone, Debug)]
+pub struct OcspResponder {
+    /// The certificate of the CA it answers for, one of the anchors or intermediates.
+    pub authority: Vec<u8>,
+    /// Where it is; not looked at here.
+    pub url: String,
+    /// A certificate whose owner is believed, beside the CA itself and whom the CA certified.
+    pub signer: Option<Vec<u8>>,
+}
+
+/// Why a configuration makes no trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrustError {
+    /// There is no anchor.
+    NoAnchors,
+    /// An extended key usage is required, and none is told.
+    NoExtendedKeyUsages,
+    /// A certificate is of no use.
+    Certificate {
+        /// Which.
+        which: Configured,
+        /// Its subject, if that can be read.
+        subject: Option<String>,
+        /// Why.
+        why: Unusable,
+    },
+}
+
+/// Which of the configured certificates, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Configured {
+    /// An anchor.
+    Anchor(usize),
+    /// An intermediate.
+    Intermediate(usize),
+    /// The CA of an OCSP responder.
+    OcspAuthority(usize),
+    /// The certificate of an OCSP responder.
+    OcspSigner(usize),
+}
+
+impl fmt::Display for Configured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anchor(at) => write!(f, "anchor {}", at + 1),
+            Self::Intermediate(at) => write!(f, "intermediate {}", at + 1),
+            Self::OcspAuthority(at) => write!(f, "the CA of OCSP responder {}", at + 1),
+            Self::OcspSigner(at) => write!(f, "the signer of OCSP responder {}", at + 1),
+        }
+    }
+}
+
+impl fmt::Display for TrustError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnchors => f.write_str("no anchors are configured"),
+            Self::NoExtendedKeyUsages => {
+                f.write_str("an extended key usage is required, but none is configured")
+            }
+            Self::Certificate { which, subject: Some(subject), why } => {
+                write!(f, "{which} ({subject}) {why}")
+            }
+            Self::Certificate { which, subject: None, why } => write!(f, "{which} {why}"),
+        }
+    }
+}
+
+impl std::error::Error for TrustError {}
+
+/// Whether anything on a path is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// Nothing is, by something current for each certificate.
+    Good,
+    /// Something is.
+    Revoked {
+        /// Which certificate.
+        which: Which,
+        /// Since when.
+        since: FileTime,
+        /// Why.
+        reason: RevocationReason,
+    },
+    /// Nothing is known to be, but something may.
+    Unknown {
+        /// Which certificate.
+        which: Which,
+        /// Why.
+        why: UnknownReason,
+    },
+}
+
+/// A certificate of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one that was asked about.
+    Leaf,
+    /// The intermediate with this key.
+    Authority(KeyId),
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leaf => f.write_str("the certificate"),
+            Self::Authority(key) => write!(f, "the intermediate with key {key}"),
+        }
+    }
+}
+
+/// Why it is not known whether a certificate is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnknownReason {
+    /// No list of its issuer is installed.
+    NoCrl,
+    /// Its issuer's lists are about other certificates.
+    NotInScope,
+    /// Its issuer's list is expired.
+    CrlExpired,
+    /// Its issuer's list is from the future.
+    CrlNotYetValid,
+    /// The responder has not been asked, or not lately; [`Trust::ocsp_needed`] tells what to ask.
+    OcspNeeded,
+    /// The responder does not know the certificate.
+    OcspUnknown,
+}
+
+impl UnknownReason {
+    /// A stable name for logs, metrics and audit.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoCrl => "no_crl",
+            Self::NotInScope => "not_in_scope",
+            Self::CrlExpired => "crl_expired",
+            Self::CrlNotYetValid => "crl_not_yet_valid",
+            Self::OcspNeeded => "ocsp_needed",
+            Self::OcspUnknown => "ocsp_unknown",
+        }
+    }
+
+    /// The reason in a few words, for operators.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoCrl => "no revocation list of its issuer is installed",
+            Self::NotInScope => "its issuer's revocation lists are about other certificates",
+            Self::CrlExpired => "its issuer's revocation list is expired",
+            Self::CrlNotYetValid => "its issuer's revocation list is from the future",
+            Self::OcspNeeded => "its issuer's OCSP responder has not answered",
+            Self::OcspUnknown => "its issuer's OCSP responder does not know it",
+        }
+    }
+}
+
+/// What is trusted, and what is known of it.
+pub struct Trust {
+    chains: Chains,
+    revocation: bool,
+    responders: HashMap<KeyId, Responder>,
+    paths: Cache<[u8; 32], Arc<Path>>,
+    refusals: Cache<[u8; 32], ChainError>,
+    crls: Box<[ArcSwapOption<Crl>]>,
+    /// The newest list of each key and scope. INVARIANT: locked whenever a slot is stored.
+    newest: Mutex<HashMap<[u8; 32], (FileTime, Option<CrlNumber>)>>,
+    answers: Cache<[u8; 32], OcspAnswer>,
+}
+
+#[derive(Debug)]
+struct Responder {
+    url: Arc<str>,
+    signer: Option<Signer>,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authorities: Vec<&str> = self.authorities().map(|it| it.subject.as_str()).collect();
+        f.debug_struct("Trust").field("authorities", &authorities).finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// From what an operator configured.
+    pub fn new(parts: Parts) -> Result<Self, TrustError> {
+        if parts.anchors.is_empty() {
+            return Err(TrustError::NoAnchors);
+        }
+        if parts.require_extended_key_usage && parts.extended_key_usages.is_empty() {
+            return Err(TrustError::NoExtendedKeyUsages);
+        }
+        let anchors = parts.anchors.into_iter().enumerate().map(|(at, der)| (Configured::Anchor(at), der));
+        let intermediates = parts.intermediates.into_iter().enumerate();
+        let intermediates = intermediates.map(|(at, der)| (Configured::Intermediate(at), der));
+        let mut origins = Vec::new();
+        let mut authorities: Vec<Authority> = Vec::new();
+        for (which, der) in anchors.chain(intermediates) {
+            // An anchor that is also told as an intermediate is an anchor.
+            if authorities.iter().any(|known| known.der == der) {
+                continue;
+            }
+            let subject = subject(&der);
+            let authority = Authority::new(der, matches!(which, Configured::Anchor(_)))
+                .map_err(|why| TrustError::Certificate { which, subject, why })?;
+            origins.push(which);
+            authorities.push(authority);
+        }
+        for (which, authority) in origins.into_iter().zip(&authorities) {
+            if !authority.is_anchor && !authorities.iter().any(|issuer| has_issued(issuer, authority)) {
+                let subject = Some(authority.subject.clone());
+                return Err(TrustError::Certificate { which, subject, why: Unusable::NoIssuer });
+            }
+        }
+        let usages = Usages { any_of: parts.extended_key_usages, required: parts.require_extended_key_usage };
+        Ok(Self {
+            responders: responders(parts.ocsp, &authorities)?,
+            chains: Chains::new(authorities, usages),
+            revocation: parts.revocation,
+            paths: cache(PATHS_MAX),
+            refusals: cache(REFUSALS_MAX),
+            crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
+            newest: Mutex::default(),
+            answers: cache(OCSP_ANSWERS_MAX),
+        })
+    }
+
+    /// The configured CAs, the anchors first.
+    pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
+        self.chains.authorities.iter()
+    }
+
+    /// Whether a path alone is not enough: what the operator configured, for whoever decides. [`Trust::revocation`] answers
+    /// either way.
+    pub const fn checks_revocation(&self) -> bool {
+        self.revocation
+    }
+
+    /// A certificate's path to an anchor.
+    ///
+    /// Paths are remembered under the hash of the whole certificate and hold as long as every certificate in them is valid.
+    /// Refusals are remembered unless time could change them.
+    pub fn verify(&self, certificate: &[u8], now: FileTime) -> Result<Arc<Path>, ChainError> {
+        let id = Sha256::digest(certificate).into();
+        if let Some(path) = self.paths.get(&id).filter(|path| path.is_valid_at(now)) {
+            return Ok(path);
+        }
+        if let Some(error) = self.refusals.get(&id) {
+            return Err(error);
+        }
+        match self.chains.verify(certificate, now) {
+            Ok(path) => {
+                let path = Arc::new(path);
+                self.paths.insert(id, Arc::clone(&path));
+                Ok(path)
+            }
+            Err(error) => {
+                if !error.depends_on_time() {
+                    self.refusals.insert(id, error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads and verifies a revocation list and puts it into a slot, in the place of what is there. This is the only time
+    /// that its signature is looked at; it takes a second for some ten million bytes, so whoever calls it in a runtime does
+    /// so on a thread of its own. Decisions go on meanwhile.
+    ///
+    /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and scope is refused.
+    pub fn install_crl(&self, slot: usize, encoded: &[u8], now: FileTime) -> Result<CrlFacts, CrlError> {
+        let slot = self.crls.get(slot).ok_or(CrlError::NoSuchSlot)?;
+        let unverified = UnverifiedCrl::parse(encoded)?;
+        unverified.check_dates(now)?;
+        let issuer = self.crl_issuer(&unverified)?;
+        let crl = Crl {
+            authority: issuer.key,
+            issuer: unverified.issuer.into(),
+            entries: unverified.entries()?,
+            this_update: unverified.this_update,
+            next_update: unverified.next_update,
+            scope: unverified.scope,
+        };
+        let facts = CrlFacts {
+            issuer: issuer.subject.clone(),
+            authority: issuer.key,
+            number: unverified.number.map(|number| dtyp::hex(&number).trim_start_matches("00").to_owned()),
+            this_update: crl.this_update,
+            next_update: crl.next_update,
+            entries: crl.entries.len(),
+        };
+        let key = scope_key(&crl);
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        match newest.get(&key) {
+            Some((this_update, number)) => {
+                if crl.this_update < *this_update
+                    || unverified.number.zip(*number).is_some_and(|(new, known)| new < known)
+                {
+                    return Err(CrlError::Older);
+                }
+            }
+            None if newest.len() >= SCOPES_MAX => return Err(CrlError::TooManyScopes),
+            None => {}
+        }
+        newest.insert(key, (crl.this_update, unverified.number));
+        slot.store(Some(Arc::new(crl)));
+        Ok(facts)
+    }
+
+    /// The configured CA that signed a list.
+    fn crl_issuer(&self, crl: &UnverifiedCrl<'_>) -> Result<&Authority, CrlError> {
+        let mut error = CrlError::UnknownIssuer;
+        let mut tried: Vec<KeyId> = Vec::new();
+        for authority in self.authorities().filter(|authority| authority.name == crl.issuer) {
+            if !authority.signs_crls {
+                if error == CrlError::UnknownIssuer {
+                    error = CrlError::NoCrlSign;
+                }
+                continue;
+            }
+            if tried.contains(&authority.key) {
+                continue;
+            }
+            tried.push(authority.key);
+            match crl.signed.verify(&authority.public_key) {
+                Ok(()) => return Ok(authority),
+                Err(SignatureError::BadSignature) => error = CrlError::BadSignature,
+                Err(SignatureError::UnsupportedAlgorithm) if error != CrlError::BadSignature => {
+                    error = CrlError::UnsupportedAlgorithm;
+                }
+                Err(SignatureError::UnsupportedAlgorithm) => {}
+            }
+        }
+        Err(error)
+    }
+
+    /// Whether anything on a path is revoked: the certificate and every intermediate, by the installed lists and the
+    /// remembered OCSP answers that are current. Each needs one list with it in scope, or one answer; whatever says that it
+    /// is revoked counts more.
+    pub fn revocation(&self, path: &Path, now: FileTime) -> Revocation {
+        let mut verdict = Revocation::Good;
+        for (at, link) in path.links.iter().enumerate() {
+            let which = match at {
+                0 => Which::Leaf,
+                at => Which::Authority(path.authorities[at - 1]),
+            };
+            match self.status(link, now) {
+                Status::Good => {}
+                Status::Revoked { since, reason } => return Revocation::Revoked { which, since, reason },
+                Status::Unknown(why) if verdict == Revocation::Good => {
+                    verdict = Revocation::Unknown { which, why };
+                }
+                Status::Unknown(_) => {}
+            }
+        }
+        verdict
+    }
+
+    fn status(&self, link: &Link, now: FileTime) -> Status {
+        let mut good = false;
+        let mut why = UnknownReason::NoCrl;
+        for slot in &self.crls {
+            let crl = slot.load();
+            let Some(crl) = crl.as_ref().filter(|crl| crl.is_of_issuer(link)) else { continue };
+            if !crl.scope.covers(link) {
+                if why == UnknownReason::NoCrl {
+                    why = UnknownReason::NotInScope;
+                }
+                continue;
+            }
+            match crl.currency(now) {
+                Currency::Expired => why = UnknownReason::CrlExpired,
+                Currency::NotYetValid => why = UnknownReason::CrlNotYetValid,
+                Currency::Current => match crl.entries.find(&link.serial) {
+                    Some((since, reason)) => return Status::Revoked { since, reason },
+                    None => good = true,
+                },
+            }
+        }
+        if self.responders.contains_key(&link.issuer) {
+            let answer = self.answers.get(&link.id).filter(|answer| answer.is_current(now));
+            match answer.map(|answer| answer.status) {
+                Some(OcspStatus::Revoked { since, reason }) => return Status::Revoked { since, reason },
+                Some(OcspStatus::Good) => good = true,
+                Some(OcspStatus::Unknown) => why = UnknownReason::OcspUnknown,
+                None => why = UnknownReason::OcspNeeded,
+            }
+        }
+        match good {
+            true => Status::Good,
+            false => Status::Unknown(why),
+        }
+    }
+
+    /// What has to be asked before [`Trust::revocation`] can tell: one question for each certificate of the path that has a
+    /// responder and nothing current. Each gets its own nonce, if there is one.
+    pub fn ocsp_needed(
+        &self,
+        path: &Path,
+        now: FileTime,
+        mut nonce: impl FnMut() -> Option<Nonce>,
+    ) -> Vec<OcspQuestion> {
+        let mut questions = Vec::new();
+        for link in &path.links {
+            if self.status(link, now) != Status::Unknown(UnknownReason::OcspNeeded) {
+                continue;
+            }
+            if let Some(responder) = self.responders.get(&link.issuer)
+                && let Some(issuer) = self.chains.authority(link.issuer, &link.issuer_name)
+            {
+                questions.push(OcspQuestion::new(Arc::clone(&responder.url), issuer, link, nonce()));
+            }
+        }
+        questions
+    }
+
+    /// Remembers what a responder answered, if it is an answer: for as long as it says, and an hour at most. An answer older
+    /// than the one that is known is refused.
+    pub fn ocsp_answer(
+        &self,
+        question: &OcspQuestion,
+        response: &[u8],
+        now: FileTime,
+    ) -> Result<OcspAnswer, OcspError> {
+        let responder = self.responders.get(&question.authority).ok_or(OcspError::NotAsked)?;
+        let issuer = self.chains.authority(question.authority, &question.issuer_name);
+        let issuer = issuer.ok_or(OcspError::NotAsked)?;
+        let response = UnverifiedResponse::parse(response)?;
+        let answer = response.answer(&question.asked, issuer, responder.signer.as_ref(), now)?;
+        if self.answers.get(&question.key).is_some_and(|known| answer.this_update < known.this_update) {
+            return Err(OcspError::Older);
+        }
+        self.answers.insert(question.key, answer);
+        Ok(answer)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    Good,
+    Revoked { since: FileTime, reason: RevocationReason },
+    Unknown(UnknownReason),
+}
+
+fn cache<T: Clone>(max: u64) -> Cache<[u8; 32], T> {
+    // It grows as it fills: a small service does not pay for what a large one needs.
+    Cache::with_weighter(256, max, UnitWeighter)
+}
+
+fn subject(der: &[u8]) -> Option<String> {
+    let certificate = crate::certificate::Certificate::parse(der).ok()?;
+    certificate.subject_name().ok().map(|name| name.to_string())
+}
+
+fn has_issued(issuer: &Authority, authority: &Authority) -> bool {
+    crate::certificate::Certificate::parse(&authority.der).is_ok_and(|it| it.issuer == issuer.name)
+        && issuer.der != authority.der
+        && Signed::parse(&authority.der, "Certificate").is_ok_and(|it| it.verify(&issuer.public_key).is_ok())
+}
+
+fn responders(
+    configured: Vec<OcspResponder>,
+    authorities: &[Authority],
+) -> Result<HashMap<KeyId, Responder>, TrustError> {
+    let mut responders = HashMap::new();
+    for (at, responder) in configured.into_iter().enumerate() {
+        let refuse = |which, der: &[u8], why| TrustError::Certificate { which, subject: subject(der), why };
+        let which = Configured::OcspAuthority(at);
+        let signer = match &responder.signer {
+            None => None,
+            Some(der) => Some(
+                Signer::new(der).map_err(|error| refuse(Configured::OcspSigner(at), der, error.into()))?,
+            ),
+        };
+        let authority = authorities
+            .iter()
+            .find(|authority| authority.der == responder.authority)
+            .ok_or_else(|| refuse(which, &responder.authority, Unusable::NotConfigured))?;
+        let known = responders.insert(authority.key, Responder { url: responder.url.into(), signer });
+        if known.is_some() {
+            return Err(refuse(which, &responder.authority, Unusable::Duplicate));
+        }
+    }
+    Ok(responders)
+}
+
+/// Names a list's issuer and scope.
+fn scope_key(crl: &Crl) -> [u8; 32] {
+    let Scope { only, distribution_point } = &crl.scope;
+    let mut hash = Sha256::new().chain_update(crl.authority.0).chain_update([*only as u8]);
+    hash.update((crl.issuer.len() as u64).to_be_bytes());
+    hash.update(&crl.issuer);
+    for name in distribution_point.iter().flatten() {
+        hash.update(name);
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,591 @@
+//! The Online Certificate Status Protocol (RFC 6960): what is asked, and whether an answer is one.
+//!
+//! An answer counts when the CA itself signed it, or whom the CA certified for that (id-kp-OCSPSigning), or whom the
+//! operator named. Whether a certified responder is revoked itself is not asked, with or without id-pkix-ocsp-nocheck: who
+//! else could tell.
+
+use super::authority::{Authority, KeyId, SIGNS, key_usage, value};
+use super::chain::{ChainError, Link, is_within, unix_time, wrong_usage};
+use super::crl::{CLOCK_SKEW_SECONDS, Currency, RevocationReason, currency, later};
+use super::serial::Serial;
+use super::signature::{SignatureError, Signed, subject_public_key};
+use crate::certificate::{Certificate, extension, time};
+use crate::der::{self, Der, Element};
+use dtyp::{DecodeError, DecodeErrorKind, FileTime};
+use rustls_pki_types::CertificateDer;
+use sha1::{Digest, Sha1};
+use std::fmt;
+use std::sync::Arc;
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter};
+
+/// Largest response, in bytes: one status and a few certificates have two thousand.
+pub const OCSP_RESPONSE_LEN_MAX: usize = 64 << 10;
+/// Longest time for which an answer is believed, whatever it says itself.
+pub const OCSP_ANSWER_SECONDS_MAX: i64 = 3600;
+/// How long an answer is believed that does not say when the next one comes.
+pub const OCSP_ANSWER_SECONDS_WITHOUT_NEXT_UPDATE: i64 = 600;
+/// Most certificates of a response that are looked at; responders send one.
+const CERTIFICATES_MAX: usize = 8;
+
+/// id-pkix-ocsp-basic, 1.3.6.1.5.5.7.48.1.1.
+const OCSP_BASIC: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x01];
+/// id-pkix-ocsp-nonce, 1.3.6.1.5.5.7.48.1.2.
+const OCSP_NONCE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x02];
+/// id-kp-OCSPSigning, 1.3.6.1.5.5.7.3.9.
+const OCSP_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x09];
+/// id-sha1, 1.3.14.3.2.26.
+const SHA1: &[u8] = &[0x2b, 0x0e, 0x03, 0x02, 0x1a];
+
+/// A nonce (RFC 8954); whoever asks draws it.
+pub type Nonce = [u8; 32];
+
+/// CertID (RFC 6960 4.1.1), with the hash that every responder knows. It names; it proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertId {
+    /// SHA-1 of the issuer's encoded name.
+    pub issuer_name_hash: [u8; 20],
+    /// SHA-1 of the issuer's key.
+    pub issuer_key_hash: [u8; 20],
+    /// The serial number.
+    pub serial: Serial,
+}
+
+impl CertId {
+    fn encode(&self) -> Vec<u8> {
+        let algorithm = [der::encode(der::OID, &[SHA1]), der::encode(der::NULL, &[])].concat();
+        der::encode(
+            der::SEQUENCE,
+            &[
+                &der::encode(der::SEQUENCE, &[&algorithm]),
+                &der::encode(der::OCTET_STRING, &[&self.issuer_name_hash]),
+                &der::encode(der::OCTET_STRING, &[&self.issuer_key_hash]),
+                &der::encode(der::INTEGER, &[&self.serial.contents()]),
+            ],
+        )
+    }
+}
+
+/// OCSPRequest (RFC 6960 4.1.1) about one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Whose status is asked.
+    pub id: CertId,
+    /// What the answer has to repeat, if the responder does nonces.
+    pub nonce: Option<Nonce>,
+}
+
+impl Request {
+    /// As it is sent.
+    pub fn encode(&self) -> Vec<u8> {
+        let request = der::encode(der::SEQUENCE, &[&self.id.encode()]);
+        let list = der::encode(der::SEQUENCE, &[&request]);
+        let extensions = self.nonce.map_or_else(Vec::new, |nonce| {
+            let nonce = der::encode(der::OCTET_STRING, &[&der::encode(der::OCTET_STRING, &[&nonce])]);
+            let extension = der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[OCSP_NONCE]), &nonce]);
+            der::encode(0xa2, &[&der::encode(der::SEQUENCE, &[&extension])])
+        });
+        der::encode(der::SEQUENCE, &[&der::encode(der::SEQUENCE, &[&list, &extensions])])
+    }
+}
+
+/// A question for a responder: send the request to the URL, and bring what comes back to
+/// [`Trust::ocsp_answer`](super::Trust::ocsp_answer).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OcspQuestion {
+    /// The responder, as the operator configured it.
+    pub url: Arc<str>,
+    /// An encoded OCSPRequest.
+    pub request: Vec<u8>,
+    /// The certificate that it is about; the same for every question about it.
+    pub key: [u8; 32],
+    /// The CA that issued it.
+    pub authority: KeyId,
+    pub(super) asked: Request,
+    pub(super) issuer_name: Box<[u8]>,
+}
+
+impl OcspQuestion {
+    pub(super) fn new(url: Arc<str>, issuer: &Authority, link: &Link, nonce: Option<Nonce>) -> Self {
+        let (issuer_name_hash, issuer_key_hash) = issuer.ocsp_hashes;
+        let asked = Request { id: CertId { issuer_name_hash, issuer_key_hash, serial: link.serial }, nonce };
+        Self {
+            url,
+            request: asked.encode(),
+            key: link.id,
+            authority: link.issuer,
+            asked,
+            issuer_name: link.issuer_name.clone(),
+        }
+    }
+}
+
+/// Why a response is no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OcspError {
+    /// The question is not about a configured CA with a responder.
+    NotAsked,
+    /// It is longer than [`OCSP_RESPONSE_LEN_MAX`].
+    TooLarge,
+    /// It cannot be read.
+    Malformed(DecodeError),
+    /// The responder refuses: 1 malformedRequest, 2 internalError, 3 tryLater, 5 sigRequired, 6 unauthorized.
+    NotSuccessful(u8),
+    /// It is of a type that is not known.
+    UnknownType,
+    /// It, or its status, has a critical extension that is not known.
+    UnknownCritical,
+    /// Whoever signed it is neither the CA, nor certified by it, nor configured.
+    UnknownSigner,
+    /// The certificate of whoever signed it is not one for a responder of this CA.
+    BadSigner(ChainError),
+    /// The signature is wrong.
+    BadSignature,
+    /// It is signed by an algorithm that is not believed.
+    UnsupportedAlgorithm,
+    /// It is about another certificate.
+    OtherCertificate,
+    /// It tells more than one status of the certificate.
+    Ambiguous,
+    /// It is an answer to another question.
+    OtherNonce,
+    /// It is from the future.
+    NotYetValid(FileTime),
+    /// There is a newer one by now.
+    Expired(FileTime),
+    /// A newer answer is known.
+    Older,
+}
+
+impl OcspError {
+    /// A stable name for logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::TooLarge => "too_large",
+            Self::Malformed(_) => "malformed",
+            Self::NotSuccessful(_) => "not_successful",
+            Self::UnknownType => "unknown_type",
+            Self::UnknownCritical => "unknown_critical",
+            Self::UnknownSigner => "unknown_signer",
+            Self::BadSigner(_) => "bad_signer",
+            Self::BadSignature => "bad_signature",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::OtherCertificate => "other_certificate",
+            Self::Ambiguous => "ambiguous",
+            Self::OtherNonce => "other_nonce",
+            Self::NotYetValid(_) => "not_yet_valid",
+            Self::Expired(_) => "expired",
+            Self::Older => "older",
+        }
+    }
+}
+
+impl fmt::Display for OcspError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAsked => "the question is not about a CA with a configured responder",
+            Self::TooLarge => "the OCSP response is larger than 64 KiB",
+            Self::Malformed(error) => return write!(f, "the OCSP response cannot be read: {error}"),
+            Self::NotSuccessful(status) => {
+                return write!(f, "the OCSP responder refuses with {}", response_status(*status));
+            }
+            Self::UnknownType => "the OCSP response is of a type that is not known",
+            Self::UnknownCritical => "the OCSP response has a critical extension that is not known",
+            Self::UnknownSigner => {
+                "whoever signed the OCSP response is neither the CA, nor certified by it, nor configured"
+            }
+            Self::BadSigner(error) => {
+                return write!(f, "the certificate of the OCSP responder is of no use: {error}");
+            }
+            Self::BadSignature => "the signature of the OCSP response is wrong",
+            Self::UnsupportedAlgorithm => "the OCSP response is signed by an algorithm that is not believed",
+            Self::OtherCertificate => "the OCSP response is about another certificate",
+            Self::Ambiguous => "the OCSP response tells more than one status of the certificate",
+            Self::OtherNonce => "the OCSP response is an answer to another question",
+            Self::NotYetValid(time) => return write!(f, "the OCSP response is from the future: {time}"),
+            Self::Expired(time) => return write!(f, "the OCSP response expired at {time}"),
+            Self::Older => "a newer OCSP response is known",
+        })
+    }
+}
+
+impl std::error::Error for OcspError {}
+
+impl From<DecodeError> for OcspError {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+const fn response_status(status: u8) -> &'static str {
+    match status {
+        1 => "malformedRequest",
+        2 => "internalError",
+        3 => "tryLater",
+        5 => "sigRequired",
+        6 => "unauthorized",
+        _ => "a status that is not known",
+    }
+}
+
+/// certStatus (RFC 6960 4.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OcspStatus {
+    /// Not revoked.
+    Good,
+    /// Revoked.
+    Revoked {
+        /// Since when.
+        since: FileTime,
+        /// Why.
+        reason: RevocationReason,
+    },
+    /// The responder does not know the certificate.
+    Unknown,
+}
+
+/// An answer that was believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OcspAnswer {
+    /// What it says.
+    pub status: OcspStatus,
+    /// When that was so.
+    pub this_update: FileTime,
+    /// Until when it is believed.
+    pub until: FileTime,
+}
+
+impl OcspAnswer {
+    pub(super) fn is_current(&self, now: FileTime) -> bool {
+        currency(self.this_update, self.until, now) == Currency::Current
+    }
+}
+
+/// A response whose signature nobody has looked at, taken apart.
+#[derive(Clone, Debug)]
+pub struct UnverifiedResponse<'a> {
+    signed: Signed<'a>,
+    responder: ResponderId<'a>,
+    responses: Vec<SingleResponse<'a>>,
+    nonce: Option<&'a [u8]>,
+    certificates: Vec<&'a [u8]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum ResponderId<'a> {
+    /// An encoded name.
+    Name(&'a [u8]),
+    /// SHA-1 of a key.
+    Key(&'a [u8]),
+}
+
+impl ResponderId<'_> {
+    fn is(&self, name: &[u8], public_key: &[u8]) -> bool {
+        match self {
+            Self::Name(id) => *id == name,
+            Self::Key(id) => {
+                subject_public_key(public_key).is_ok_and(|(_, key)| Sha1::digest(key)[..] == **id)
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct SingleResponse<'a> {
+    /// The hashes of the name and of the key, and the serial number, if the hash is SHA-1.
+    id: Option<(&'a [u8], &'a [u8], &'a [u8])>,
+    status: OcspStatus,
+    this_update: FileTime,
+    next_update: Option<FileTime>,
+}
+
+impl<'a> UnverifiedResponse<'a> {
+    /// Reads a response; one that is not successful is an error.
+    pub fn parse(encoded: &'a [u8]) -> Result<Self, OcspError> {
+        if encoded.len() > OCSP_RESPONSE_LEN_MAX {
+            return Err(OcspError::TooLarge);
+        }
+        let mut outer = Der::new(encoded);
+        let mut response = outer.expect("OCSPResponse", der::SEQUENCE)?.inside();
+        outer.finish("OCSPResponse")?;
+        let status = response.expect("responseStatus", der::ENUMERATED)?;
+        match status.contents {
+            [0] => {}
+            [status] => return Err(OcspError::NotSuccessful(*status)),
+            _ => return Err(status.inside().error("responseStatus", DecodeErrorKind::BadValue).into()),
+        }
+        let mut explicit = response.expect("responseBytes", 0xa0)?.inside();
+        response.finish("OCSPResponse")?;
+        let mut bytes = explicit.expect("responseBytes", der::SEQUENCE)?.inside();
+        explicit.finish("responseBytes")?;
+        if bytes.expect("responseType", der::OID)?.contents != OCSP_BASIC {
+            return Err(OcspError::UnknownType);
+        }
+        let mut octets = bytes.expect("response", der::OCTET_STRING)?.inside();
+        bytes.finish("responseBytes")?;
+        let mut basic = octets.expect("BasicOCSPResponse", der::SEQUENCE)?.inside();
+        octets.finish("response")?;
+        let signed = Signed::read(&mut basic)?;
+        let mut certificates = Vec::new();
+        if let Some(explicit) = basic.optional("certs", 0xa0)? {
+            let mut explicit = explicit.inside();
+            let mut list = explicit.expect("certs", der::SEQUENCE)?.inside();
+            explicit.finish("certs")?;
+            while !list.is_empty() {
+                if certificates.len() >= CERTIFICATES_MAX {
+                    return Err(list.error("certs", DecodeErrorKind::TooLong).into());
+                }
+                certificates.push(list.expect("Certificate", der::SEQUENCE)?.encoded);
+            }
+        }
+        basic.finish("BasicOCSPResponse")?;
+
+        let mut data = signed.tbs.inside();
+        if let Some(version) = data.optional("version", 0xa0)? {
+            let mut explicit = version.inside();
+            let version = explicit.expect("version", der::INTEGER)?;
+            explicit.finish("version")?;
+            if version.contents != [0] {
+                return Err(version.inside().error("version", DecodeErrorKind::BadValue).into());
+            }
+        }
+        let responder = data.any("responderID")?;
+        let mut explicit = responder.inside();
+        let responder = match responder.tag {
+            0xa1 => ResponderId::Name(explicit.expect("byName", der::SEQUENCE)?.encoded),
+            0xa2 => ResponderId::Key(explicit.expect("byKey", der::OCTET_STRING)?.contents),
+            _ => return Err(explicit.error("responderID", DecodeErrorKind::BadValue).into()),
+        };
+        explicit.finish("responderID")?;
+        time(&mut data, "producedAt")?;
+        let mut list = data.expect("responses", der::SEQUENCE)?.inside();
+        let extensions = data.optional("responseExtensions", 0xa1)?;
+        data.finish("ResponseData")?;
+        let mut responses = Vec::new();
+        while !list.is_empty() {
+            responses.push(single_response(&mut list)?);
+        }
+        let mut nonce = None;
+        if let Some(extensions) = extensions {
+            for_each_extension(&extensions, |extension| match extension.id {
+                OCSP_NONCE if nonce.is_none() => {
+                    nonce = Some(value(&extension, "nonce", der::OCTET_STRING)?.contents);
+                    Ok(true)
+                }
+                _ => Ok(false),
+            })?;
+        }
+        Ok(Self { signed, responder, responses, nonce, certificates })
+    }
+
+    /// Whether it is an answer to this question, and which.
+    pub(super) fn answer(
+        &self,
+        asked: &Request,
+        issuer: &Authority,
+        signer: Option<&Signer>,
+        now: FileTime,
+    ) -> Result<OcspAnswer, OcspError> {
+        let mut until = self.verify(issuer, signer, now)?;
+        if self.nonce.is_some_and(|nonce| asked.nonce.is_none_or(|asked| asked != nonce)) {
+            return Err(OcspError::OtherNonce);
+        }
+        let serial = asked.id.serial.contents();
+        let id = Some((&asked.id.issuer_name_hash[..], &asked.id.issuer_key_hash[..], &serial[..]));
+        let mut responses = self.responses.iter().filter(|response| response.id == id);
+        let response = responses.next().ok_or(OcspError::OtherCertificate)?;
+        if responses.next().is_some() {
+            return Err(OcspError::Ambiguous);
+        }
+        let next_update = match response.next_update {
+            Some(next_update) => later(next_update, CLOCK_SKEW_SECONDS),
+            None => {
+                until = until.min(later(now, OCSP_ANSWER_SECONDS_WITHOUT_NEXT_UPDATE));
+                later(response.this_update, OCSP_ANSWER_SECONDS_WITHOUT_NEXT_UPDATE)
+            }
+        };
+        match currency(response.this_update, next_update, now) {
+            Currency::Current => {}
+            Currency::Expired => return Err(OcspError::Expired(next_update)),
+            Currency::NotYetValid => return Err(OcspError::NotYetValid(response.this_update)),
+        }
+        until = until.min(next_update).min(later(now, OCSP_ANSWER_SECONDS_MAX));
+        Ok(OcspAnswer { status: response.status, this_update: response.this_update, until })
+    }
+
+    /// Finds who signed it; returns until when that counts.
+    fn verify(
+        &self,
+        issuer: &Authority,
+        signer: Option<&Signer>,
+        now: FileTime,
+    ) -> Result<FileTime, OcspError> {
+        if self.responder.is(&issuer.name, &issuer.public_key) {
+            return self.signed.verify(&issuer.public_key).map(|()| issuer.not_after).map_err(refuse);
+        }
+        if let Some(signer) = signer
+            && self.responder.is(&signer.name, &signer.public_key)
+        {
+            return match (signer.not_before, signer.not_after) {
+                (first, last) if is_within(first, last, now) => {
+                    self.signed.verify(&signer.public_key).map(|()| last).map_err(refuse)
+                }
+                (_, last) if last < now => Err(OcspError::BadSigner(ChainError::Expired)),
+                _ => Err(OcspError::BadSigner(ChainError::NotYetValid)),
+            };
+        }
+        let mut error = OcspError::UnknownSigner;
+        for encoded in &self.certificates {
+            let Ok(certificate) = Certificate::parse(encoded) else { continue };
+            if !self.responder.is(certificate.subject, certificate.public_key) {
+                continue;
+            }
+            match delegated(&certificate, issuer, now) {
+                Ok(()) => {
+                    return self
+                        .signed
+                        .verify(certificate.public_key)
+                        .map(|()| certificate.not_after)
+                        .map_err(refuse);
+                }
+                Err(reason) => error = OcspError::BadSigner(reason),
+            }
+        }
+        Err(error)
+    }
+}
+
+fn refuse(error: SignatureError) -> OcspError {
+    match error {
+        SignatureError::BadSignature => OcspError::BadSignature,
+        SignatureError::UnsupportedAlgorithm => OcspError::UnsupportedAlgorithm,
+    }
+}
+
+/// Whether a CA has certified, directly, that this certificate's owner answers for it.
+fn delegated(certificate: &Certificate<'_>, issuer: &Authority, now: FileTime) -> Result<(), ChainError> {
+    let der = CertificateDer::from(certificate.encoded);
+    let time = unix_time(now);
+    let error = |error| match ChainError::from(error) {
+        ChainError::IssuerExpired => ChainError::Expired,
+        ChainError::IssuerNotYetValid => ChainError::NotYetValid,
+        error => error,
+    };
+    let end_entity = EndEntityCert::try_from(&der)?;
+    let anchors = std::slice::from_ref(&issuer.anchor);
+    end_entity
+        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, anchors, &[], time, OcspSigning, None, None)
+        .map_err(error)?;
+    match key_usage(certificate) {
+        Ok(None) => Ok(()),
+        Ok(Some(bits)) if bits & SIGNS != 0 => Ok(()),
+        Ok(Some(_)) => Err(ChainError::from(wrong_usage())),
+        Err(_) => Err(ChainError::Malformed),
+    }
+}
+
+/// id-kp-OCSPSigning by its name; neither anyExtendedKeyUsage nor no extension is that.
+struct OcspSigning;
+
+impl ExtendedKeyUsageValidator for OcspSigning {
+    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        for usage in usages {
+            if usage? == KeyPurposeId::new(OCSP_SIGNING) {
+                return Ok(());
+            }
+        }
+        Err(wrong_usage())
+    }
+}
+
+/// A responder whom the operator named.
+#[derive(Clone, Debug)]
+pub(super) struct Signer {
+    name: Vec<u8>,
+    public_key: Vec<u8>,
+    not_before: FileTime,
+    not_after: FileTime,
+}
+
+impl Signer {
+    pub(super) fn new(encoded: &[u8]) -> Result<Self, DecodeError> {
+        let certificate = Certificate::parse(encoded)?;
+        subject_public_key(certificate.public_key)?;
+        Ok(Self {
+            name: certificate.subject.to_vec(),
+            public_key: certificate.public_key.to_vec(),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+        })
+    }
+}
+
+fn single_response<'a>(list: &mut Der<'a>) -> Result<SingleResponse<'a>, OcspError> {
+    let mut fields = list.expect("SingleResponse", der::SEQUENCE)?.inside();
+    let mut id = fields.expect("certID", der::SEQUENCE)?.inside();
+    let mut algorithm = id.expect("hashAlgorithm", der::SEQUENCE)?.inside();
+    let is_sha1 = algorithm.expect("algorithm", der::OID)?.contents == SHA1;
+    let name = id.expect("issuerNameHash", der::OCTET_STRING)?.contents;
+    let key = id.expect("issuerKeyHash", der::OCTET_STRING)?.contents;
+    let serial = id.expect("serialNumber", der::INTEGER)?.contents;
+    id.finish("CertID")?;
+
+    let status = fields.any("certStatus")?;
+    let status = match status.tag {
+        0x80 | 0x82 if !status.contents.is_empty() => {
+            return Err(status.inside().error("certStatus", DecodeErrorKind::Trailing).into());
+        }
+        0x80 => OcspStatus::Good,
+        0x82 => OcspStatus::Unknown,
+        0xa1 => revoked_info(&status)?,
+        _ => return Err(status.inside().error("certStatus", DecodeErrorKind::BadValue).into()),
+    };
+    let this_update = time(&mut fields, "thisUpdate")?;
+    let next_update = match fields.optional("nextUpdate", 0xa0)? {
+        None => None,
+        Some(explicit) => {
+            let mut explicit = explicit.inside();
+            let next_update = time(&mut explicit, "nextUpdate")?;
+            explicit.finish("nextUpdate")?;
+            Some(next_update)
+        }
+    };
+    let extensions = fields.optional("singleExtensions", 0xa1)?;
+    fields.finish("SingleResponse")?;
+    if let Some(extensions) = extensions {
+        for_each_extension(&extensions, |_| Ok(false))?;
+    }
+    Ok(SingleResponse { id: is_sha1.then_some((name, key, serial)), status, this_update, next_update })
+}
+
+fn revoked_info(info: &Element<'_>) -> Result<OcspStatus, OcspError> {
+    let mut fields = info.inside();
+    let since = time(&mut fields, "revocationTime")?;
+    let mut reason = RevocationReason::UNSPECIFIED;
+    if let Some(explicit) = fields.optional("revocationReason", 0xa0)? {
+        let mut explicit = explicit.inside();
+        let bad = explicit.error("revocationReason", DecodeErrorKind::BadValue);
+        let code = explicit.expect("revocationReason", der::ENUMERATED)?.contents;
+        explicit.finish("revocationReason")?;
+        reason = RevocationReason::new(code).ok_or(bad)?;
+    }
+    fields.finish("RevokedInfo")?;
+    Ok(OcspStatus::Revoked { since, reason })
+}
+
+/// Goes through explicitly tagged extensions; `known` tells which it has taken.
+fn for_each_extension<'a>(
+    explicit: &Element<'a>,
+    mut known: impl FnMut(crate::certificate::Extension<'a>) -> Result<bool, DecodeError>,
+) -> Result<(), OcspError> {
+    let mut explicit = explicit.inside();
+    let mut list = explicit.expect("extensions", der::SEQUENCE)?.inside();
+    explicit.finish("extensions")?;
+    while !list.is_empty() {
+        let extension = extension(&mut list)?;
+        if !known(extension)? && extension.critical {
+            return Err(OcspError::UnknownCritical);
+        }
+    }
+    Ok(())
+}
