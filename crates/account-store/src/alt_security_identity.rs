@@ -4,7 +4,7 @@
 //! and finds nobody.
 
 use crate::distinguished_name::{DistinguishedName, ParseNameError, from_hex};
-use crate::fold;
+use crate::fold::Comparison;
 use dtyp::Sid;
 use std::fmt;
 use std::str::FromStr;
@@ -98,20 +98,27 @@ impl AltSecurityIdentity {
         }
     }
 
-    /// The key of [`key`].
+    /// The key of [`key`], which compares as Windows does.
     pub fn key(&self) -> String {
+        self.key_by(Comparison::Windows)
+    }
+
+    /// The text that is the same for all spellings of this mapping: mappings are equal when their keys are. Names and mail
+    /// addresses are compared as asked; bytes and SIDs have one spelling, and the values of one relative name are a set.
+    pub fn key_by(&self, comparison: Comparison) -> String {
+        let folded = |name: &DistinguishedName| name.folded(comparison);
         match self {
             Self::IssuerSubject { issuer, subject } => {
-                Self::IssuerSubject { issuer: issuer.folded(), subject: subject.folded() }
+                Self::IssuerSubject { issuer: folded(issuer), subject: folded(subject) }
             }
-            Self::Subject(subject) => Self::Subject(subject.folded()),
+            Self::Subject(subject) => Self::Subject(folded(subject)),
             Self::IssuerSerial { issuer, serial_reversed } => Self::IssuerSerial {
-                issuer: issuer.folded(),
+                issuer: folded(issuer),
                 serial_reversed: without_padding(serial_reversed.clone()),
             },
-            Self::Rfc822(mail) => Self::Rfc822(fold::windows(mail)),
-            Self::IssuerSid { issuer, sid } => Self::IssuerSid { issuer: issuer.folded(), sid: *sid },
-            Self::Issuer(issuer) => Self::Issuer(issuer.folded()),
+            Self::Rfc822(mail) => Self::Rfc822(comparison.key(mail).into_owned()),
+            Self::IssuerSid { issuer, sid } => Self::IssuerSid { issuer: folded(issuer), sid: *sid },
+            Self::Issuer(issuer) => Self::Issuer(folded(issuer)),
             Self::SubjectKeyIdentifier(_) | Self::Sha1PublicKey(_) => self.clone(),
         }
         .to_string()

@@ -5,7 +5,7 @@
 //! after the comma, `ST` for `S`, `emailAddress` for `E`, dotted object identifiers. A `,` or `+` that should
 //! have been quoted makes the text unreadable instead of making it another name.
 
-use crate::fold;
+use crate::fold::Comparison;
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -110,13 +110,18 @@ impl DistinguishedName {
         self.0.is_empty()
     }
 
+    /// The text that is the same for all spellings of this name: names are equal when their keys are.
+    pub fn key_by(&self, comparison: Comparison) -> String {
+        self.folded(comparison).to_string()
+    }
+
     /// The name all spellings of which are equal: values folded, and the values of one relative name sorted, since
     /// they are a set. Folding comes before quoting, so a wide comma in a value stays inside its value.
-    pub(crate) fn folded(&self) -> Self {
+    pub(crate) fn folded(&self, comparison: Comparison) -> Self {
         let fold = |part: &AttributeTypeAndValue| AttributeTypeAndValue {
             attribute: part.attribute.clone(),
             value: match &part.value {
-                Value::Text(text) => Value::Text(fold::windows(text)),
+                Value::Text(text) => Value::Text(comparison.key(text).into_owned()),
                 Value::Encoded(der) => Value::Encoded(der.clone()),
             },
         };

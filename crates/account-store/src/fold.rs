@@ -1,10 +1,46 @@
-//! The two ways text is compared: each makes a key, and texts are equal when their keys are.
+//! The ways text is compared: each makes a key, and texts are equal when their keys are.
 //!
 //! Backends index accounts by these keys, so a look-up folds its question once and compares bytes.
 //! Folding widens what matches (`josé` is `jose` to [`windows()`]): a key that finds several accounts never maps.
 
+use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+/// A way to compare text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Comparison {
+    /// Code point for code point.
+    Exact,
+    /// By [`casefold`].
+    Casefold,
+    /// By [`windows()`].
+    Windows,
+}
+
+impl Comparison {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Casefold, Self::Windows];
+
+    /// Its name in configuration and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Casefold => "casefold",
+            Self::Windows => "windows",
+        }
+    }
+
+    /// The key of a text: equal texts have equal keys.
+    pub fn key(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::Exact => Cow::Borrowed(text),
+            Self::Casefold => Cow::Owned(casefold(text)),
+            Self::Windows => Cow::Owned(windows(text)),
+        }
+    }
+}
 
 /// The version of the tables behind the keys. Keys kept on disk under another version are made anew.
 #[cfg(feature = "sqlite")]

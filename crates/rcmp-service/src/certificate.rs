@@ -9,6 +9,10 @@ use dtyp::{DecodeError, DecodeErrorKind, FileTime, Sid};
 
 /// Most names in a subjectAltName that are looked at; more make the extension unusable.
 pub const SUBJECT_ALT_NAMES_MAX: usize = 64;
+/// Most certificate policies that are looked at; more make the extension unusable.
+pub const POLICIES_MAX: usize = 64;
+/// What a uniformResourceIdentifier begins with that carries a SID ([MS-PKCA] 3.1.5.2.1.6).
+pub const SID_URI_TAG: &str = "tag:microsoft.com,2022-09-14:sid:";
 /// Most relative distinguished names, and most attributes in one of them.
 const NAME_PARTS_MAX: usize = 64;
 /// Most extensions; certificates have ten.
@@ -18,6 +22,8 @@ const EXTENSIONS_MAX: usize = 64;
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 /// id-ce-subjectKeyIdentifier, 2.5.29.14.
 const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
+/// id-ce-certificatePolicies, 2.5.29.32.
+const CERTIFICATE_POLICIES: &[u8] = &[0x55, 0x1d, 0x20];
 /// szOID_NTDS_CA_SECURITY_EXT, 1.3.6.1.4.1.311.25.2 ([MS-WCCE] 2.2.2.7.7.4).
 const SID_EXTENSION: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02];
 /// szOID_NTDS_OBJECTSID, 1.3.6.1.4.1.311.25.2.1.
@@ -85,7 +91,10 @@ impl<'a> Certificate<'a> {
         certificate.expect("signatureValue", der::BIT_STRING)?;
         certificate.finish("Certificate")?;
 
-        tbs.optional("version", 0xa0)?;
+        let version = match tbs.optional("version", 0xa0)? {
+            Some(explicit) => version(&explicit)?,
+            None => 1,
+        };
         let serial = tbs.expect("serialNumber", der::INTEGER)?;
         if serial.contents.is_empty() {
             return Err(tbs.error("serialNumber", DecodeErrorKind::Truncated));
@@ -98,9 +107,15 @@ impl<'a> Certificate<'a> {
         validity.finish("validity")?;
         let subject = tbs.expect("subject", der::SEQUENCE)?;
         let public_key = tbs.expect("subjectPublicKeyInfo", der::SEQUENCE)?;
-        tbs.optional("issuerUniqueID", 0x81)?;
-        tbs.optional("subjectUniqueID", 0x82)?;
-        let extensions = tbs.optional("extensions", 0xa3)?;
+        // What a version does not have is left over, and refused below (RFC 5280 4.1.2.8, 4.1.2.9).
+        if version >= 2 {
+            tbs.optional("issuerUniqueID", 0x81)?;
+            tbs.optional("subjectUniqueID", 0x82)?;
+        }
+        let extensions = match version >= 3 {
+            true => tbs.optional("extensions", 0xa3)?,
+            false => None,
+        };
         tbs.finish("TBSCertificate")?;
         let mut parsed = Self {
             encoded,
@@ -214,6 +229,45 @@ impl<'a> Certificate<'a> {
         std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).map(Some).ok_or(bad)
     }
 
+    /// The SIDs that the certificate's issuer wrote into URIs of the subjectAltName, in their order. A URI that begins with
+    /// [`SID_URI_TAG`] must go on as a SID to its end; other URIs are not looked at.
+    pub fn alternative_sids(&self) -> Result<Vec<Sid>, DecodeError> {
+        let names = self.alternative_names()?;
+        let texts = names.iter().filter_map(|name| match name {
+            AlternativeName::Uri(uri) => uri.strip_prefix(SID_URI_TAG),
+            _ => None,
+        });
+        let bad = || DecodeError { what: "SID in a URI", offset: 0, kind: DecodeErrorKind::BadValue };
+        texts.map(|text| text.parse().map_err(|_| bad())).collect()
+    }
+
+    /// The certificate policies (RFC 5280 4.2.1.4), in their order, as the contents octets of their object identifiers; none
+    /// without the extension. Qualifiers are passed over.
+    pub fn policies(&self) -> Result<Vec<&'a [u8]>, DecodeError> {
+        let Some(extension) = self.extension(CERTIFICATE_POLICIES) else { return Ok(Vec::new()) };
+        let mut outer = Der::new(extension.value);
+        let mut list = outer.expect("certificatePolicies", der::SEQUENCE)?.inside();
+        outer.finish("certificatePolicies")?;
+        let mut policies = Vec::new();
+        loop {
+            let mut information = list.expect("PolicyInformation", der::SEQUENCE)?.inside();
+            let bad = information.error("policyIdentifier", DecodeErrorKind::BadValue);
+            let id = information.expect("policyIdentifier", der::OID)?.contents;
+            information.optional("policyQualifiers", der::SEQUENCE)?;
+            information.finish("PolicyInformation")?;
+            if !der::is_oid(id) || policies.contains(&id) {
+                return Err(bad);
+            }
+            if policies.len() >= POLICIES_MAX {
+                return Err(list.error("certificatePolicies", DecodeErrorKind::TooLong));
+            }
+            policies.push(id);
+            if list.is_empty() {
+                return Ok(policies);
+            }
+        }
+    }
+
     /// The issuer's name.
     pub fn issuer_name(&self) -> Result<DistinguishedName, DecodeError> {
         name(self.issuer)
@@ -222,6 +276,18 @@ impl<'a> Certificate<'a> {
     /// The subject's name.
     pub fn subject_name(&self) -> Result<DistinguishedName, DecodeError> {
         name(self.subject)
+    }
+}
+
+/// Version 2 or 3; the first is said by saying nothing (X.690 11.5).
+fn version(explicit: &Element<'_>) -> Result<u8, DecodeError> {
+    let mut explicit = explicit.inside();
+    let bad = explicit.error("version", DecodeErrorKind::BadValue);
+    let integer = explicit.expect("version", der::INTEGER)?.contents;
+    explicit.finish("version")?;
+    match integer {
+        [version @ 1..=2] => Ok(version + 1),
+        _ => Err(bad),
     }
 }
 
@@ -306,7 +372,13 @@ pub(crate) fn time(validity: &mut Der<'_>, what: &'static str) -> Result<FileTim
         _ => return Err(bad),
     };
     let [month, day, hour, minute, second] = std::array::from_fn(|n| number(&rest[2 * n..2 * n + 2]));
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if !(1..=12).contains(&month) || !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return Err(bad);
     }
     // Days from civil: years begin in March, so that the leap day comes last.

@@ -182,6 +182,13 @@ pub(crate) fn named_bits(element: &Element<'_>) -> Result<u16, DecodeError> {
     }
 }
 
+/// Whether contents octets are those of an object identifier (X.690 8.19): whole arcs, none of them padded.
+pub(crate) fn is_oid(contents: &[u8]) -> bool {
+    let starts_arc = |at: usize| at == 0 || contents[at - 1] & 0x80 == 0;
+    contents.last().is_some_and(|last| last & 0x80 == 0)
+        && contents.iter().enumerate().all(|(at, octet)| *octet != 0x80 || !starts_arc(at))
+}
+
 /// An object identifier in dotted decimal; `None` when it is not well formed or an arc does not fit 64 bits.
 pub(crate) fn dotted(oid: &[u8]) -> Option<String> {
     let mut text = String::new();
