@@ -49,7 +49,7 @@ pub(crate) fn version() -> String {
     let std = char::UNICODE_VERSION;
     let normalization = unicode_normalization::UNICODE_VERSION;
     format!(
-        "1 {} {} {}",
+        "2 {} {} {}",
         text((std.0.into(), std.1.into(), std.2.into())),
         text((normalization.0.into(), normalization.1.into(), normalization.2.into())),
         text(unicode_properties::UNICODE_VERSION),
@@ -124,6 +124,7 @@ fn is_default_ignorable(c: char) -> bool {
     matches!(
         c,
         '\u{ad}'
+            | '\u{61c}'
             | '\u{115f}'..='\u{1160}'
             | '\u{17b4}'..='\u{17b5}'
             | '\u{180b}'..='\u{180f}'

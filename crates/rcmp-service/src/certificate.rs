@@ -322,6 +322,10 @@ pub fn name(encoded: &[u8]) -> Result<DistinguishedName, DecodeError> {
             let oid = der::dotted(oid).ok_or(set.error("type", DecodeErrorKind::BadValue))?;
             let value = match der::is_string(value.tag) {
                 true => Value::Text(der::text(&value).ok_or(set.error("value", DecodeErrorKind::BadText))?),
+                // A string in pieces (X.690 10.2), which other readers would put together.
+                false if der::is_string(value.tag & !der::CONSTRUCTED) => {
+                    return Err(set.error("value", DecodeErrorKind::BadValue));
+                }
                 false => Value::Encoded(value.encoded.to_vec()),
             };
             attributes.push(AttributeTypeAndValue { attribute: Attribute::from_oid(&oid), value });

@@ -15,6 +15,8 @@ pub(crate) const UTC_TIME: u8 = 0x17;
 pub(crate) const GENERALIZED_TIME: u8 = 0x18;
 pub(crate) const SEQUENCE: u8 = 0x30;
 pub(crate) const SET: u8 = 0x31;
+/// The bit of a tag whose element holds elements.
+pub(crate) const CONSTRUCTED: u8 = 0x20;
 
 /// Reads elements one behind the other.
 #[derive(Clone, Debug)]
