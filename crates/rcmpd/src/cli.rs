@@ -129,6 +129,9 @@ pub enum Command {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// The audit log: its signing key, and whether it is whole
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print completions for a shell
     Completions {
         /// Which shell.
@@ -457,6 +460,37 @@ pub enum DomainCommand {
     },
 }
 
+/// `rcmpd audit …`
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Make a key that signs heads, and print its public half, which is also written to FILE.pub
+    ///
+    /// Nothing is overwritten.
+    Key {
+        /// The file to write; [audit.heads] key names it.
+        file: PathBuf,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Verify that a chained log is as it was written
+    #[command(
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input.\n\nExample:\n  rcmpd audit verify audit.log.2 audit.log.1 audit.log --heads audit.heads --public-key audit-signing.key.pub"
+    )]
+    Verify {
+        /// The files of the log, the oldest first.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The file of signed heads.
+        #[arg(long)]
+        heads: Option<PathBuf>,
+        /// Who may have signed: a public key as `rcmpd audit key` prints it. Give it again for a key that was replaced.
+        #[arg(long, value_name = "PEM", requires = "heads")]
+        public_key: Vec<PathBuf>,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,6 +517,9 @@ mod tests {
             "rcmpd domain show -c F",
             "rcmpd import FILE -c F",
             "rcmpd export FILE -c F",
+            "rcmpd audit key F",
+            "rcmpd audit verify F --heads H",
+            "rcmpd audit verify F G --heads H --public-key P --public-key Q --json",
             "rcmpd completions bash",
             "rcmpd man",
         ] {
@@ -491,6 +528,8 @@ mod tests {
         }
         for line in [
             "rcmpd map C.pem --server h",
+            "rcmpd audit verify",
+            "rcmpd audit verify F --public-key P",
             "rcmpd quickstart --port 70000",
             "rcmpd account set a --enable --disable -c F",
         ] {

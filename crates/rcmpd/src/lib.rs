@@ -3,6 +3,7 @@
 //! It knows every crate, therefore it decides nothing.
 
 pub mod ask;
+pub mod audit;
 pub mod certificates;
 pub mod cli;
 pub mod commands;

@@ -1,6 +1,7 @@
 //! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with 1.
 
 mod account;
+mod audit;
 mod group;
 mod lookup;
 mod machine;
@@ -93,6 +94,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Export { file, config, json } => {
             transfer::export(&file, &load(&config.config)?, json.json).await
         }
+        Command::Audit(command) => audit::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
             Ok(0)

@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A bar on a terminal, nothing elsewhere.
-fn bar(len: Option<u64>, template: &str) -> ProgressBar {
+pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -121,6 +121,21 @@ pub struct Audit {
     pub path: Option<PathBuf>,
     /// Whether nothing may be decided that cannot be written down.
     pub required: bool,
+    /// Whether each line carries the hash of the one before it.
+    pub chain: bool,
+    /// Whether and how the end of the chain is signed.
+    pub heads: Option<AuditHeads>,
+}
+
+/// `[audit.heads]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditHeads {
+    /// The file of signed heads.
+    pub path: PathBuf,
+    /// The file of the key that signs them.
+    pub key: PathBuf,
+    /// How often.
+    pub interval: Duration,
 }
 
 #[derive(Deserialize)]
@@ -238,6 +253,16 @@ struct AuditSection {
     path: Option<PathBuf>,
     #[serde(default)]
     required: bool,
+    chain: Option<Spanned<bool>>,
+    heads: Option<Spanned<HeadsSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadsSection {
+    path: Spanned<PathBuf>,
+    key: PathBuf,
+    interval_s: Option<Spanned<u64>>,
 }
 
 /// Reads and checks a file.
@@ -683,7 +708,34 @@ impl Checker<'_> {
         if section.required && section.path.is_none() {
             self.problem(0..0, "[audit] is required and has no path", "say where: path = \"audit.log\"");
         }
-        Audit { path: section.path.map(|path| self.path(&path)), required: section.required }
+        let chain = section.chain.as_ref().is_some_and(|chain| *chain.get_ref());
+        if let Some(span) =
+            section.chain.filter(|_| chain && section.path.is_none()).map(|chain| chain.span())
+        {
+            self.problem(span, "a chain needs a file", "say which: path = \"audit.log\"");
+        }
+        if let Some(heads) = section.heads.as_ref().filter(|_| !chain) {
+            self.problem(heads.span(), "only a chain has heads", "say chain = true in [audit]");
+        }
+        let path = section.path.map(|path| self.path(&path));
+        let heads = section.heads.map(|heads| self.heads(heads.into_inner(), path.as_deref()));
+        Audit { path, required: section.required, chain, heads }
+    }
+
+    fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> AuditHeads {
+        let path = self.path(section.path.get_ref());
+        if log == Some(&path) {
+            self.problem(section.path.span(), "this is the audit log itself", "name another file");
+        }
+        let interval = match section.interval_s.as_ref().map(|value| (*value.get_ref(), value.span())) {
+            Some((seconds @ 1..=86_400, _)) => seconds,
+            None => 60,
+            Some((_, span)) => {
+                self.problem(span, "this is not a sensible time", "use 1 to 86400 seconds");
+                60
+            }
+        };
+        AuditHeads { path, key: self.path(&section.key), interval: Duration::from_secs(interval) }
     }
 }
 

@@ -116,5 +116,10 @@ async fn metrics(State(shared): State<Shared>) -> String {
         "# HELP rcmpd_audit_failures_total Audit lines that could not be written.\n# TYPE rcmpd_audit_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_failures_total {}", shared.audit.failures());
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
+    );
+    let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
     text
 }

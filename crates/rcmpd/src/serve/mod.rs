@@ -1,11 +1,10 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
-mod audit_log;
 mod channel_secrets;
 mod http;
 mod rcmp_package;
 
-pub use audit_log::AuditLog;
+pub use crate::audit::AuditLog;
 pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::{CurrentPolicy, RcmpPackage};
 
@@ -158,6 +157,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         Err(_) => warn!(grace_s = rpc.grace.as_secs(), "Stopped before all calls were answered"),
     }
     audit.flush();
+    audit.sign();
     Ok(())
 }
 
@@ -199,11 +199,18 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut every_minute = tokio::time::interval(std::time::Duration::from_secs(60));
+    // Nothing is signed when nothing is to be.
+    let mut head_due = tokio::time::Instant::now();
+    let mut heads = true;
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = every_minute.tick() => running.audit.flush(),
+            () = tokio::time::sleep_until(head_due), if heads => match running.audit.sign() {
+                Some(again) => head_due = tokio::time::Instant::now() + again,
+                None => heads = false,
+            },
             _ = hangup.recv() => match reload(path, running).await {
                 Ok(revision) => info!(policy_revision = revision, "Reloaded"),
                 Err(error) => error!(error = format!("{error:#}"), "Not reloaded: everything stays as it was"),
@@ -223,6 +230,8 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
         ("[admin]", new.admin == old.admin),
         ("[telemetry]", new.telemetry == old.telemetry),
         ("audit.required", new.audit.required == old.audit.required),
+        ("audit.chain", new.audit.chain == old.audit.chain),
+        ("[audit.heads]", new.audit.heads == old.audit.heads),
     ] {
         if !same {
             bail!("{section} changed, and that needs a restart");

@@ -2,25 +2,37 @@
 //!
 //! Refusals of callers who proved nothing are counted and written once a minute: anybody can cause them, and nobody may
 //! fill a disk. They are never the reason why a decision stops.
+//!
+//! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a chain that was
+//! made anew or cut.
+
+mod heads;
+pub mod verify;
+mod writer;
+
+pub use heads::{PublicKey, make_key};
 
 use crate::config::Audit as AuditConfig;
-use anyhow::Context;
+use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use rcmp_service::{Answer, Asker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use writer::Writer;
 
 /// Writes to a file, or to the log when there is none.
 pub struct AuditLog {
-    file: Mutex<Option<File>>,
+    file: Mutex<Option<Writer>>,
     required: bool,
+    /// Heads and how often they are signed. Whoever locks both locks this first.
+    heads: Option<(Mutex<Heads>, Duration)>,
+    /// Whether the last head could not be written.
+    heads_failing: AtomicBool,
+    heads_failed: AtomicU64,
     /// Refusals that anybody can cause, by reason.
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// Decisions by reason, for metrics.
@@ -28,33 +40,82 @@ pub struct AuditLog {
     failed: AtomicU64,
 }
 
-fn open(path: Option<&Path>) -> anyhow::Result<Option<File>> {
-    let Some(path) = path else { return Ok(None) };
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o640)
-        .open(path)
-        .with_context(|| format!("cannot write the audit log {}", path.display()))?;
-    Ok(Some(file))
-}
+/// How soon a head that could not be written is tried again, at the latest.
+const HEAD_RETRY: Duration = Duration::from_secs(5);
 
 impl AuditLog {
     /// Opens the log.
     pub fn open(config: &AuditConfig) -> anyhow::Result<Self> {
+        let heads = config.heads.as_ref().map(Heads::open).transpose()?;
+        let newest = heads.as_ref().map(Heads::newest);
+        let file = match &config.path {
+            Some(path) if config.chain => Some(Writer::chained(path, newest)?),
+            Some(path) => Some(Writer::plain(path)?),
+            None => None,
+        };
+        let interval = config.heads.as_ref().map(|heads| heads.interval);
         Ok(Self {
-            file: Mutex::new(open(config.path.as_deref())?),
+            file: Mutex::new(file),
             required: config.required,
+            heads: heads.map(Mutex::new).zip(interval),
+            heads_failing: AtomicBool::new(false),
+            heads_failed: AtomicU64::new(0),
             anonymous: Mutex::default(),
             decisions: Mutex::default(),
             failed: AtomicU64::new(0),
         })
     }
 
-    /// Opens the file anew, for instance after it was rotated.
+    /// Opens the files anew, for instance after they were rotated. A chain goes on in the new file, and its end in the old
+    /// one is signed. Whether there is a chain, and how it is signed, does not change.
     pub fn reopen(&self, config: &AuditConfig) -> anyhow::Result<()> {
-        *lock(&self.file) = open(config.path.as_deref())?;
+        self.sign();
+        let new_heads = config.heads.as_ref().map(Heads::open).transpose()?;
+        let mut heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
+        let mut file = lock(&self.file);
+        match (&mut *file, &config.path) {
+            (Some(file), Some(path)) => file.reopen(path)?,
+            (file, Some(path)) if config.chain => {
+                *file = Some(Writer::chained(path, new_heads.as_ref().map(Heads::newest))?);
+            }
+            (file, Some(path)) => *file = Some(Writer::plain(path)?),
+            (file, None) => *file = None,
+        }
+        drop(file);
+        if let (Some(heads), Some(new_heads)) = (&mut heads, new_heads) {
+            **heads = new_heads;
+        }
+        drop(heads);
+        self.sign();
         Ok(())
+    }
+
+    /// Signs the end of the chain, if heads are configured and there are new lines. Returns when to do so again.
+    pub fn sign(&self) -> Option<Duration> {
+        let (heads, interval) = self.heads.as_ref()?;
+        let mut heads = lock(heads);
+        let end = lock(&self.file).as_ref().and_then(Writer::position);
+        let (position, log) = end?;
+        match log.and_then(|log| heads.sign(position, &log)) {
+            Ok(()) => {
+                if self.heads_failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("Heads of the audit log are written again");
+                }
+                Some(*interval)
+            }
+            Err(error) => {
+                self.heads_failed.fetch_add(1, Ordering::Relaxed);
+                if !self.heads_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "A head of the audit log cannot be written");
+                }
+                Some(HEAD_RETRY.min(*interval))
+            }
+        }
+    }
+
+    /// Heads that could not be written.
+    pub fn head_failures(&self) -> u64 {
+        self.heads_failed.load(Ordering::Relaxed)
     }
 
     /// Writes down how many anonymous callers were refused since the last time.
@@ -102,18 +163,16 @@ impl AuditLog {
     }
 
     fn write(&self, event: &Value) -> Result<(), AuditUnavailable> {
-        let mut file = lock(&self.file);
-        let Some(file) = file.as_mut() else {
+        if lock(&self.file).is_none() {
             tracing::debug!(target: "audit", %event, "Audit");
             return Ok(());
-        };
-        let mut line = json!({ "version": 1, "time": super::now().to_string() });
-        if let (Value::Object(line), Value::Object(event)) = (&mut line, event) {
-            line.extend(event.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
-        let mut line = line.to_string();
-        line.push('\n');
-        match file.write_all(line.as_bytes()) {
+        if self.required && self.heads_failing.load(Ordering::Relaxed) {
+            return Err(AuditUnavailable);
+        }
+        let line = writer::start_line(event);
+        let written = lock(&self.file).as_mut().map_or(Ok(()), |file| file.write(line));
+        match written {
             Ok(()) => Ok(()),
             Err(error) => {
                 if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -178,3 +237,6 @@ const fn refusal_name(reason: ChannelRefusal) -> &'static str {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

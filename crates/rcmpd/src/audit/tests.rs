@@ -1,0 +1,531 @@
+use super::verify::{Report, Unusable, verify};
+use super::writer::Position;
+use super::*;
+use crate::config::AuditHeads;
+use dtyp::hex;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A folder with a log, heads and a key.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().expect("a folder"));
+        make_key(&place.path("key")).expect("a key");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn config(&self, heads: bool) -> AuditConfig {
+        let heads = heads.then(|| AuditHeads {
+            path: self.path("heads"),
+            key: self.path("key"),
+            interval: Duration::from_secs(60),
+        });
+        AuditConfig { path: Some(self.path("log")), required: true, chain: true, heads }
+    }
+
+    fn open(&self, heads: bool) -> AuditLog {
+        AuditLog::open(&self.config(heads)).expect("the log opens")
+    }
+
+    fn key(&self) -> PublicKey {
+        PublicKey::read(&self.path("key.pub")).expect("the public half")
+    }
+
+    fn verify(&self, files: &[&str], heads: bool) -> Result<Report, Unusable> {
+        let files: Vec<PathBuf> = files.iter().map(|name| self.path(name)).collect();
+        let path = self.path("heads");
+        verify(&files, heads.then_some(&*path), &[self.key()], &mut |_| {})
+    }
+
+    #[track_caller]
+    fn good(&self, files: &[&str], heads: bool) -> Report {
+        let report = self.verify(files, heads).expect("the files can be used");
+        assert_eq!(report.broken, None);
+        report
+    }
+
+    /// Line and reason of what is broken.
+    #[track_caller]
+    fn broken(&self, files: &[&str], heads: bool) -> (String, u64, String) {
+        let broken = self.verify(files, heads).expect("the files can be used").broken.expect("it is broken");
+        let name = broken.file.file_name().expect("a file").to_string_lossy().into_owned();
+        (name, broken.line, broken.what)
+    }
+
+    fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(name)).expect("it can be read");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn put(&self, name: &str, lines: &[String]) {
+        let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+        fs::write(self.path(name), text).expect("it can be written");
+    }
+
+    fn append(&self, name: &str, bytes: &[u8]) {
+        let mut file = OpenOptions::new().append(true).open(self.path(name)).expect("it is there");
+        file.write_all(bytes).expect("there is room");
+    }
+}
+
+fn tell(log: &AuditLog, number: u64) {
+    log.write(&json!({ "event": "test", "number": number })).expect("it is written");
+}
+
+fn value(line: &str) -> Value {
+    serde_json::from_str(line).expect("a line is JSON")
+}
+
+#[test]
+fn each_line_carries_the_hash_of_the_one_before_it() {
+    let place = Place::new();
+    let log = place.open(false);
+    (0..3).for_each(|number| tell(&log, number));
+    let lines = place.lines("log");
+    assert_eq!(lines.len(), 4);
+    let mut prev = "0".repeat(64);
+    for (line, seq) in lines.iter().zip(1..) {
+        let value = value(line);
+        assert_eq!(
+            (&value["seq"], &value["prev"], &value["version"]),
+            (&json!(seq), &json!(prev), &json!(1))
+        );
+        prev = hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, line.as_bytes()).as_ref());
+    }
+    assert_eq!(value(&lines[0])["event"], "log_opened");
+    assert_eq!(value(&lines[0])["new_chain"], true);
+    assert_eq!(value(&lines[3])["number"], 2);
+    let report = place.good(&["log"], false);
+    assert_eq!((report.first_seq, report.last_seq, report.heads), (1, 4, None));
+}
+
+#[test]
+fn a_log_without_a_chain_has_no_links() {
+    let place = Place::new();
+    let config = AuditConfig { chain: false, ..place.config(false) };
+    let log = AuditLog::open(&config).expect("it opens");
+    tell(&log, 7);
+    let line = value(&place.lines("log")[0]);
+    let object = line.as_object().expect("an object");
+    assert_eq!(object.keys().collect::<Vec<_>>(), ["event", "number", "time", "version"]);
+    assert!(matches!(place.verify(&["log"], false), Err(Unusable::NotChained(_))));
+    assert!(matches!(place.verify(&["nothing"], false), Err(Unusable::Unreadable { .. })));
+    let error = AuditLog::open(&place.config(false)).err().expect("these lines are of no chain");
+    assert!(format!("{error:#}").contains("move it away"), "{error:#}");
+}
+
+#[test]
+fn a_chain_goes_on_over_a_restart_and_a_rotation() {
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    drop(log);
+    let log = place.open(false);
+    tell(&log, 2);
+    log.reopen(&place.config(false)).expect("nothing was moved");
+    tell(&log, 3);
+    fs::rename(place.path("log"), place.path("log.1")).expect("it can be moved");
+    // Until it is told, it writes where it wrote.
+    tell(&log, 4);
+    log.reopen(&place.config(false)).expect("a new file is made");
+    tell(&log, 5);
+    drop(log);
+    tell(&place.open(false), 6);
+    assert_eq!(place.lines("log.1").len(), 5);
+    assert_eq!(place.lines("log").len(), 2);
+    let report = place.good(&["log.1", "log"], false);
+    assert_eq!((report.first_seq, report.last_seq), (1, 7));
+    assert_eq!(place.good(&["log"], false).first_seq, 6);
+    // In the wrong order, and with one too many.
+    assert_eq!(place.broken(&["log", "log.1"], false).1, 1);
+    assert_eq!(
+        place.broken(&["log.1", "log.1"], false).2,
+        "a new chain starts here, and the one before it ended with seq 5"
+    );
+}
+
+#[test]
+fn an_emptied_file_goes_on_too() {
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    fs::copy(place.path("log"), place.path("log.1")).expect("a copy");
+    File::create(place.path("log")).expect("it is emptied");
+    tell(&log, 2);
+    assert_eq!(place.good(&["log.1", "log"], false).last_seq, 3);
+}
+
+#[test]
+fn after_a_restart_a_new_file_goes_on_from_the_newest_head() {
+    let place = Place::new();
+    let log = place.open(true);
+    tell(&log, 1);
+    log.sign();
+    drop(log);
+    fs::rename(place.path("log"), place.path("log.1")).expect("it can be moved");
+    tell(&place.open(true), 2);
+    let opened = value(&place.lines("log")[0]);
+    assert_eq!(
+        (&opened["event"], &opened["new_chain"], &opened["seq"]),
+        (&json!("log_opened"), &json!(false), &json!(3))
+    );
+    let report = place.good(&["log.1", "log"], true);
+    assert_eq!(report.heads.expect("there are heads").not_covered, 2);
+    // The file alone hangs on the head about the line before it.
+    place.good(&["log"], true);
+    let mut lines = place.lines("log");
+    lines[0] = lines[0].replace("\"prev\":\"", "\"prev\":\"00").replacen("00\"}", "\"}", 1);
+    assert!(place.lines("log")[0] != lines[0]);
+    place.put("log", &lines);
+    assert_ne!(place.verify(&["log"], true).expect("usable").broken, None);
+    // Without heads there is a new chain, and it says so.
+    fs::remove_file(place.path("log")).expect("it can be removed");
+    tell(&place.open(false), 3);
+    assert_eq!(value(&place.lines("log")[0])["new_chain"], true);
+    assert!(place.broken(&["log.1", "log"], false).2.contains("a new chain starts here"));
+}
+
+#[test]
+fn a_torn_line_stays_and_is_covered() {
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    drop(log);
+    place.append("log", b"{\"version\":1,\"time\":\"20");
+    assert!(place.good(&["log"], false).open_end, "it may be on its way");
+    let log = place.open(false);
+    tell(&log, 2);
+    drop(log);
+    // Twice, the second time in the very line that should have said it, so that two torn lines follow each other.
+    let whole = fs::read(place.path("log")).expect("it can be read");
+    let resumed = whole.windows(11).position(|bytes| bytes == b"log_resumed").expect("it says so");
+    fs::write(place.path("log"), &whole[..resumed]).expect("it can be written");
+    let log = place.open(false);
+    tell(&log, 3);
+    drop(log);
+    let lines = place.lines("log");
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    assert_eq!(value(&lines[4])["event"], "log_resumed");
+    assert_eq!(value(&lines[4])["torn"], true);
+    assert_eq!(value(&lines[4])["seq"], 3);
+    let report = place.good(&["log"], false);
+    assert_eq!((report.torn, report.last_seq, report.open_end), (1, 4, false));
+    // What is torn is under the chain, and so is what stands before it.
+    for (at, from, to) in [(2, "20", "21"), (3, "event", "evil"), (1, "\"number\":1", "\"number\":2")] {
+        let mut changed = lines.clone();
+        changed[at] = changed[at].replace(from, to);
+        assert_ne!(changed[at], lines[at]);
+        place.put("log", &changed);
+        assert_eq!(place.broken(&["log"], false).1, 5, "{from}");
+    }
+    for at in [2, 3] {
+        let mut changed = lines.clone();
+        changed.remove(at);
+        place.put("log", &changed);
+        assert_eq!(place.broken(&["log"], false).1, 4);
+    }
+    // Nothing else may be no JSON.
+    let mut changed = lines.clone();
+    changed.insert(1, "half a li".into());
+    place.put("log", &changed);
+    assert_eq!(place.broken(&["log"], false).1, 2);
+    changed = lines;
+    changed.push("half a li".into());
+    place.put("log", &changed);
+    assert_eq!(place.broken(&["log"], false).1, 7);
+}
+
+#[test]
+fn a_whole_line_without_its_newline_is_a_line() {
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    drop(log);
+    let file = OpenOptions::new().write(true).open(place.path("log")).expect("it is there");
+    file.set_len(file.metadata().expect("it is there").len() - 1).expect("it can be cut");
+    assert_eq!(place.good(&["log"], false).last_seq, 2);
+    tell(&place.open(false), 2);
+    let report = place.good(&["log"], false);
+    assert_eq!((report.last_seq, report.torn), (3, 0));
+}
+
+#[test]
+fn a_first_line_can_be_torn_too() {
+    let place = Place::new();
+    fs::write(place.path("log"), "{\"ver").expect("it can be written");
+    tell(&place.open(false), 1);
+    let events: Vec<Value> =
+        place.lines("log")[1..].iter().map(|line| value(line)["event"].clone()).collect();
+    assert_eq!(events, ["log_resumed", "log_opened", "test"]);
+    assert_eq!(place.good(&["log"], false).torn, 1);
+    let mut lines = place.lines("log");
+    lines[0].push('x');
+    place.put("log", &lines);
+    assert_eq!(place.broken(&["log"], false).1, 2);
+}
+
+/// What a write leaves that failed in the middle and could not be taken back.
+#[test]
+fn what_could_not_be_taken_back_is_looked_up_before_the_next_line() {
+    for (left, torn, last_seq) in [(&b"{\"version\":1,\"ti"[..], 1, 4), (b"", 0, 3)] {
+        let place = Place::new();
+        let log = place.open(false);
+        tell(&log, 1);
+        place.append("log", left);
+        lock(&log.file).as_mut().expect("there is a file").damage();
+        tell(&log, 2);
+        let report = place.good(&["log"], false);
+        assert_eq!((report.torn, report.last_seq), (torn, last_seq));
+    }
+    // The file is moved away at that moment.
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    place.append("log", b"{\"version\":1,\"ti");
+    lock(&log.file).as_mut().expect("there is a file").damage();
+    fs::rename(place.path("log"), place.path("log.1")).expect("it can be moved");
+    log.reopen(&place.config(false)).expect("a new file is made");
+    // And the new one is torn before its first line is whole.
+    place.append("log", b"{\"ver");
+    lock(&log.file).as_mut().expect("there is a file").damage();
+    tell(&log, 2);
+    let report = place.good(&["log.1", "log"], false);
+    assert_eq!((report.torn, report.last_seq), (1, 4));
+}
+
+#[test]
+fn a_full_disk_stops_what_must_be_written() {
+    let place = Place::new();
+    let full = |required| AuditConfig { path: Some("/dev/full".into()), required, ..AuditConfig::default() };
+    let log = AuditLog::open(&full(true)).expect("a device will do without a chain");
+    assert!(log.write(&json!({ "event": "test" })).is_err());
+    assert_eq!(log.failures(), 1);
+    let log = AuditLog::open(&full(false)).expect("it opens");
+    assert!(log.write(&json!({ "event": "test" })).is_ok());
+    assert_eq!(log.failures(), 1);
+    let chained = AuditConfig { chain: true, ..full(true) };
+    let error = AuditLog::open(&chained).err().expect("a chain needs a file");
+    assert!(error.to_string().contains("/dev/full is none"), "{error}");
+    // A line that nobody could verify is not written either.
+    let log = place.open(false);
+    assert!(log.write(&json!({ "event": "test", "long": "x".repeat(writer::LINE_LEN_MAX) })).is_err());
+    tell(&log, 1);
+    place.good(&["log"], false);
+}
+
+#[test]
+fn a_log_has_one_writer() {
+    let place = Place::new();
+    let _log = place.open(false);
+    let error = AuditLog::open(&place.config(false)).err().expect("it is taken");
+    assert!(error.to_string().contains("another process writes it"), "{error}");
+}
+
+#[test]
+fn a_file_of_another_chain_is_not_gone_on_with() {
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    fs::rename(place.path("log"), place.path("log.1")).expect("it can be moved");
+    let other = AuditLog::open(&place.config(false)).expect("another chain");
+    drop(other);
+    let error = log.reopen(&place.config(false)).expect_err("it is of another chain");
+    assert!(format!("{error:#}").contains("of another chain"), "{error:#}");
+    tell(&log, 2);
+    assert_eq!(place.good(&["log.1"], false).last_seq, 3);
+}
+
+/// Whoever changes lines, and what is found: the line and part of the reason.
+#[test]
+fn tampering_is_found() {
+    let place = Place::new();
+    let log = place.open(true);
+    (2..=10).for_each(|number| tell(&log, number));
+    log.sign();
+    (11..=12).for_each(|number| tell(&log, number));
+    drop(log);
+    let lines = place.lines("log");
+    let report = place.good(&["log"], true);
+    let heads = report.heads.expect("there are heads");
+    assert_eq!((heads.signed, heads.matched, heads.last_seq, heads.not_covered), (1, 1, 10, 2));
+    assert_eq!(heads.keys, [place.key()]);
+    type Change = fn(&mut Vec<String>);
+    let changes: [(&str, Change, (&str, u64, &str)); 8] = [
+        (
+            "a changed byte",
+            |lines| lines[4] = lines[4].replace("\"number\":5", "\"number\":6"),
+            ("log", 6, "the line before it is not the one"),
+        ),
+        (
+            "a changed byte of structure",
+            |lines| lines[4] = lines[4].replace("{", "["),
+            ("log", 5, "this is not a whole line"),
+        ),
+        (
+            "a removed line",
+            |lines| drop(lines.remove(4)),
+            ("log", 5, "the line before it is missing (seq 5)"),
+        ),
+        ("two removed lines", |lines| drop(lines.drain(4..6)), ("log", 5, "are missing (seq 5 to 6)")),
+        ("swapped lines", |lines| lines.swap(4, 5), ("log", 5, "the line before it is missing (seq 5)")),
+        ("a line twice", |lines| lines.insert(4, lines[3].clone()), ("log", 5, "out of order")),
+        (
+            "an inserted line",
+            |lines| lines.insert(4, "{\"event\":\"map\"}".into()),
+            ("log", 5, "not of the chain"),
+        ),
+        ("a cut end", |lines| lines.truncate(7), ("heads", 1, "the log ends with seq 7")),
+    ];
+    for (name, change, (file, line, what)) in changes {
+        let mut changed = lines.clone();
+        change(&mut changed);
+        assert_ne!(changed, lines, "{name}");
+        place.put("log", &changed);
+        let found = place.broken(&["log"], true);
+        assert_eq!((&*found.0, found.1), (file, line), "{name}: {found:?}");
+        assert!(found.2.contains(what), "{name}: {found:?}");
+    }
+    // What no head covers can be cut, and nobody sees it; but not one line of what is covered.
+    place.put("log", &lines[..10]);
+    place.good(&["log"], true);
+    place.put("log", &lines[..9]);
+    place.broken(&["log"], true);
+    // A chain that was made anew from a changed line on is whole in itself.
+    let mut anew: Vec<String> = lines[..4].to_vec();
+    for line in &lines[4..] {
+        let mut changed = value(&line.replace("\"number\":5", "\"number\":6"));
+        changed["prev"] = json!(hex(&writer::hash(anew.last().expect("there is one").as_bytes())));
+        anew.push(changed.to_string());
+    }
+    place.put("log", &anew);
+    place.good(&["log"], false);
+    let found = place.broken(&["log"], true);
+    assert_eq!((&*found.0, found.1), ("heads", 1));
+    assert!(found.2.contains("for another line"), "{found:?}");
+}
+
+#[test]
+fn a_forged_head_is_found() {
+    let place = Place::new();
+    let log = place.open(true);
+    for number in 0..3 {
+        tell(&log, number);
+        log.sign();
+    }
+    log.sign();
+    drop(log);
+    let heads = place.lines("heads");
+    assert_eq!(heads.len(), 3, "what is signed is not signed again");
+    assert_eq!(place.good(&["log"], true).heads.expect("there are heads").matched, 3);
+    let check = |changed: &[String], line, what: &str| {
+        place.put("heads", changed);
+        let found = place.broken(&["log"], true);
+        assert_eq!((&*found.0, found.1), ("heads", line), "{found:?}");
+        assert!(found.2.contains(what), "{found:?}");
+    };
+    for (from, to) in
+        [("\"seq\":3", "\"seq\":4"), ("\"time\":\"2", "\"time\":\"3"), ("\"version\":1", "\"version\":2")]
+    {
+        let mut changed = heads.clone();
+        changed[1] = changed[1].replace(from, to);
+        assert_ne!(changed, heads);
+        check(&changed, 2, "the signature of this head is wrong");
+    }
+    let mut changed = heads.clone();
+    changed.swap(0, 1);
+    check(&changed, 2, "older than the one before it");
+    // One by another key, as good as any but for that.
+    make_key(&place.path("other")).expect("a key");
+    let config =
+        AuditHeads { key: place.path("other"), path: place.path("others"), interval: Duration::from_secs(1) };
+    let position = Position { seq: 4, hash: writer::hash(place.lines("log")[3].as_bytes()) };
+    let log = File::open(place.path("log")).expect("it is there");
+    Heads::open(&config).expect("it opens").sign(position, &log).expect("it is signed");
+    let mut changed = heads.clone();
+    changed[2] = place.lines("others").remove(0);
+    check(&changed, 3, "signed by another key");
+    let files = [place.path("log")];
+    let all = |trusted: &[PublicKey]| {
+        let report = verify(&files, Some(&place.path("heads")), trusted, &mut |_| {}).expect("usable");
+        assert_eq!(report.broken, None);
+        report.heads.expect("there are heads").keys.len()
+    };
+    let other = PublicKey::read(&place.path("other.pub")).expect("the public half");
+    assert_eq!(all(&[]), 2, "told, but not refused");
+    assert_eq!(all(&[place.key(), other]), 2);
+    // A torn head is told.
+    place.put("heads", &heads);
+    place.append("heads", b"{\"version\":1,");
+    assert_eq!(place.good(&["log"], true).heads.expect("there are heads").unreadable, 1);
+    let log = place.open(true);
+    tell(&log, 9);
+    log.sign();
+    let report = place.good(&["log"], true).heads.expect("there are heads");
+    assert_eq!((report.unreadable, report.matched, report.not_covered), (1, 4, 0));
+}
+
+#[test]
+fn a_log_that_ends_before_its_head_leaves_a_gap() {
+    let place = Place::new();
+    let log = place.open(true);
+    (2..=6).for_each(|number| tell(&log, number));
+    log.sign();
+    drop(log);
+    let lines = place.lines("log");
+    place.put("log", &lines[..3]);
+    tell(&place.open(true), 7);
+    let found = place.broken(&["log"], true);
+    assert!(found.2.contains("are missing (seq 4 to 6)"), "{found:?}");
+}
+
+#[test]
+fn a_head_that_cannot_be_written_stops_decisions_until_it_can() {
+    let place = Place::new();
+    let log = place.open(true);
+    tell(&log, 1);
+    // The file is closed to writing by a descriptor that only reads.
+    let (heads, _) = log.heads.as_ref().expect("there are heads");
+    let writable = lock(heads).swap_file(File::open(place.path("heads")).expect("it is there"));
+    assert_eq!(log.sign(), Some(HEAD_RETRY));
+    assert_eq!(log.head_failures(), 1);
+    assert!(log.write(&json!({ "event": "test" })).is_err());
+    lock(heads).swap_file(writable);
+    assert_eq!(log.sign(), Some(Duration::from_secs(60)));
+    tell(&log, 2);
+    assert_eq!(place.good(&["log"], true).heads.expect("there are heads").matched, 1);
+}
+
+#[test]
+fn a_signing_key_is_its_owner_s_alone_and_never_overwritten() {
+    let place = Place::new();
+    let mode = |name: &str| fs::metadata(place.path(name)).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode("key"), mode("key.pub")), (0o600, 0o644));
+    assert!(make_key(&place.path("key")).is_err());
+    fs::rename(place.path("key"), place.path("away")).expect("it can be moved");
+    assert!(make_key(&place.path("key")).is_err(), "its public half is there");
+    fs::rename(place.path("away"), place.path("key")).expect("it can be moved");
+    place.open(true);
+    fs::set_permissions(place.path("key"), fs::Permissions::from_mode(0o640)).expect("it is ours");
+    let error = AuditLog::open(&place.config(true)).err().expect("others can read it");
+    assert!(error.to_string().contains("mode 640"), "{error}");
+    for (text, what) in [
+        ("", "not a PKCS#8 key"),
+        (&*fs::read_to_string(place.path("key.pub")).expect("read"), "not a PKCS#8 key"),
+    ] {
+        fs::remove_file(place.path("key")).expect("it is there");
+        fs::write(place.path("key"), text).expect("it can be written");
+        fs::set_permissions(place.path("key"), fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let error = AuditLog::open(&place.config(true)).err().expect("it is no key");
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    assert!(PublicKey::read(Path::new("/dev/null")).is_err());
+}

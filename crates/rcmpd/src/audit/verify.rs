@@ -1,0 +1,402 @@
+//! `rcmpd audit verify`: whether the lines of a chained log are all there as they were written, and what signed heads say
+//! about them.
+//!
+//! Files are read once, side by side with the heads, in constant memory. The first thing that is wrong ends it: after it,
+//! nothing is proved.
+
+use super::heads::{HEAD_LEN_MAX, Head, PublicKey};
+use super::writer::{self, Hash, LINE_LEN_MAX, Link, Position, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+/// What is proved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// `seq` of the first line; 1 is the start of the chain. 0 when there is none.
+    pub first_seq: u64,
+    /// `seq` of the last line that is proved.
+    pub last_seq: u64,
+    /// Places where bytes were torn, by a crash or a full disk, and the chain says so.
+    pub torn: u64,
+    /// Whether the last line is half written: by a service that is running, or by one that crashed.
+    pub open_end: bool,
+    /// What the heads say, if there are any.
+    pub heads: Option<Heads>,
+    /// What is wrong.
+    pub broken: Option<Broken>,
+}
+
+/// What heads say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads with a good signature.
+    pub signed: u64,
+    /// Those of them whose line is in the files.
+    pub matched: u64,
+    /// `seq` of the last of these; 0 when there is none.
+    pub last_seq: u64,
+    /// Lines after it, which no head covers yet.
+    pub not_covered: u64,
+    /// Lines of the file of heads that cannot be read.
+    pub unreadable: u64,
+    /// The keys that signed, in the order in which they first did; at most [`KEYS_MAX`].
+    pub keys: Vec<PublicKey>,
+}
+
+/// So many keys are listed; a key is replaced now and then, not with each head.
+pub const KEYS_MAX: usize = 16;
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The file.
+    pub file: PathBuf,
+    /// Its line, from 1.
+    pub line: u64,
+    /// The `seq` that should be there, or that is there.
+    pub seq: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// Why nothing can be said.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A file cannot be read.
+    #[error("{} cannot be read: {error}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// There is no line of a chain.
+    #[error("{} is not a chained audit log", .0.display())]
+    NotChained(PathBuf),
+}
+
+/// Lines of a file, one at a time, each no longer than a limit.
+struct Lines<'a> {
+    path: &'a Path,
+    file: BufReader<File>,
+    number: u64,
+    len_max: usize,
+    line: Vec<u8>,
+}
+
+/// The bytes up to a newline, which may be missing at the end, are in `line`.
+enum Next {
+    Line { closed: bool },
+    TooLong,
+    End,
+}
+
+impl<'a> Lines<'a> {
+    fn open(path: &'a Path, len_max: usize) -> Result<Self, Unusable> {
+        let unreadable = |error| Unusable::Unreadable { path: path.to_owned(), error };
+        let file = File::open(path).map_err(unreadable)?;
+        if file.metadata().map_err(unreadable)?.is_dir() {
+            return Err(unreadable(io::ErrorKind::IsADirectory.into()));
+        }
+        let file = BufReader::with_capacity(1 << 18, file);
+        Ok(Self { path, file, number: 0, len_max, line: Vec::new() })
+    }
+
+    fn next(&mut self) -> Result<Next, Unusable> {
+        self.line.clear();
+        let count = (&mut self.file)
+            .take(self.len_max as u64 + 1)
+            .read_until(b'\n', &mut self.line)
+            .map_err(|error| Unusable::Unreadable { path: self.path.to_owned(), error })?;
+        if count == 0 {
+            return Ok(Next::End);
+        }
+        self.number += 1;
+        let closed = self.line.last() == Some(&b'\n');
+        if closed {
+            self.line.pop();
+        }
+        Ok(if self.line.len() > self.len_max { Next::TooLong } else { Next::Line { closed } })
+    }
+}
+
+/// Either nothing can be said, or the end is reached by something broken.
+enum Stop {
+    Unusable(Unusable),
+    Broken(Broken),
+}
+
+impl From<Unusable> for Stop {
+    fn from(error: Unusable) -> Self {
+        Self::Unusable(error)
+    }
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// The heads, from the oldest on.
+struct HeadReader<'a> {
+    lines: Lines<'a>,
+    /// Who may sign; anybody when there is nobody.
+    trusted: &'a [PublicKey],
+    said: Heads,
+    /// The next head, verified.
+    next: Option<Position>,
+    /// The `seq` of the head before it.
+    before: u64,
+}
+
+impl HeadReader<'_> {
+    fn broken(&self, seq: u64, what: String) -> Broken {
+        Broken { file: self.lines.path.to_owned(), line: self.lines.number, seq, what }
+    }
+
+    /// Reads and verifies the next head.
+    fn step(&mut self) -> Result<(), Stop> {
+        self.before = self.next.map_or(self.before, |head| head.seq);
+        self.next = None;
+        loop {
+            match self.lines.next()? {
+                Next::End => return Ok(()),
+                Next::TooLong => {
+                    return Err(self.broken(0, "this is not a head: it is too long".into()).into());
+                }
+                Next::Line { .. } => {}
+            }
+            let Ok(head) = serde_json::from_slice::<Head>(&self.lines.line) else {
+                // A crash can tear a head. Whoever makes one unreadable on purpose could as well have removed it.
+                self.said.unreadable += 1;
+                continue;
+            };
+            let Some((key, hash)) = head.verified() else {
+                return Err(self.broken(head.seq, "the signature of this head is wrong".into()).into());
+            };
+            if !self.trusted.is_empty() && !self.trusted.contains(&key) {
+                return Err(self.broken(head.seq, "this head was signed by another key".into()).into());
+            }
+            if head.seq < self.before {
+                let what =
+                    format!("this head is older than the one before it, which is of seq {}", self.before);
+                return Err(self.broken(head.seq, what).into());
+            }
+            self.said.signed += 1;
+            if !self.said.keys.contains(&key) && self.said.keys.len() < KEYS_MAX {
+                self.said.keys.push(key);
+            }
+            self.next = Some(Position { seq: head.seq, hash });
+            return Ok(());
+        }
+    }
+
+    /// Compares a line with the heads about it, and passes by those about lines before it.
+    fn compare(&mut self, at: Position) -> Result<(), Stop> {
+        while let Some(head) = self.next.filter(|head| head.seq <= at.seq) {
+            if head.seq == at.seq {
+                if head.hash != at.hash {
+                    let what = "this head was signed for another line than the one that is there".to_owned();
+                    return Err(self.broken(head.seq, what).into());
+                }
+                self.said.matched += 1;
+                self.said.last_seq = head.seq;
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+}
+
+/// Walks over the files.
+struct Verifier<'a, 'b> {
+    report: Report,
+    heads: Option<HeadReader<'a>>,
+    /// The last line.
+    last: Option<Position>,
+    /// What the next line must carry.
+    prev: Hash,
+    /// Torn bytes that no `log_resumed` has followed yet, and where they began.
+    torn: Option<Broken>,
+    read: u64,
+    progress: &'b mut dyn FnMut(u64),
+}
+
+/// Bytes between two reports of progress.
+const PROGRESS_STEP: u64 = 1 << 20;
+
+impl Verifier<'_, '_> {
+    fn file(&mut self, path: &Path) -> Result<(), Stop> {
+        let mut lines = Lines::open(path, LINE_LEN_MAX)?;
+        loop {
+            let expected = self.last.map_or(0, |last| last.seq.saturating_add(1));
+            let closed = match lines.next()? {
+                Next::End => return Ok(()),
+                Next::TooLong if self.last.is_none() => {
+                    return Err(Unusable::NotChained(path.to_owned()).into());
+                }
+                Next::TooLong => {
+                    let what = "this line is longer than any that is written".to_owned();
+                    return Err(
+                        Broken { file: path.to_owned(), line: lines.number, seq: expected, what }.into()
+                    );
+                }
+                Next::Line { closed } => closed,
+            };
+            let before = self.read / PROGRESS_STEP;
+            self.read += lines.line.len() as u64 + 1;
+            if self.read / PROGRESS_STEP > before {
+                (self.progress)(self.read);
+            }
+            let broken = |seq, what: String| Broken { file: path.to_owned(), line: lines.number, seq, what };
+            // Only the last bytes of all can be half a line; a line after them proves that they are not.
+            self.report.open_end = false;
+            match Read::line(&lines.line) {
+                Read::Chained(link) => {
+                    if let Some(torn) = self.torn.take_if(|_| !link.is_resumed()) {
+                        return Err(torn.into());
+                    }
+                    self.link(&link, &lines.line).map_err(|what| broken(link.seq, what))?;
+                    let at = Position { seq: link.seq, hash: self.prev };
+                    if let Some(heads) = &mut self.heads {
+                        heads.compare(at)?;
+                    }
+                    // Only now, so that nothing is said to be proved that a head contradicts.
+                    self.report.last_seq = link.seq;
+                }
+                Read::Foreign if self.last.is_none() && self.torn.is_none() => {
+                    return Err(Unusable::NotChained(path.to_owned()).into());
+                }
+                Read::Foreign => {
+                    return Err(broken(expected, "this line is not of the chain".into()).into());
+                }
+                Read::Torn => {
+                    self.prev = writer::torn(&self.prev, &lines.line);
+                    self.report.open_end = !closed;
+                    self.torn.get_or_insert_with(|| {
+                        broken(expected, "this is not a whole line, and the next one does not say so".into())
+                    });
+                }
+            }
+        }
+    }
+
+    /// Checks that a line follows the one before it, or says why it does not.
+    fn link(&mut self, link: &Link, line: &[u8]) -> Result<(), String> {
+        match self.last {
+            Some(last) if last.seq.checked_add(1) == Some(link.seq) => {}
+            Some(last) if link.seq > last.seq => {
+                return Err(match link.seq - last.seq {
+                    2 => format!("the line before it is missing (seq {})", last.seq + 1),
+                    _ => {
+                        format!("the lines before it are missing (seq {} to {})", last.seq + 1, link.seq - 1)
+                    }
+                });
+            }
+            Some(last) if link.seq == 1 => {
+                return Err(format!(
+                    "a new chain starts here, and the one before it ended with seq {}",
+                    last.seq
+                ));
+            }
+            Some(last) => {
+                return Err(format!("this line is out of order: seq {} stands before it", last.seq));
+            }
+            None if link.seq == 0 => return Err("no line has seq 0".into()),
+            None => self.report.first_seq = link.seq,
+        }
+        let Some(prev) = writer::parse_hash(&link.prev) else {
+            return Err("its prev is not a hash".into());
+        };
+        // What came before the first line is not here, unless it is the first of all.
+        let checked = self.last.is_some() || link.seq == 1;
+        if checked && prev != self.prev {
+            return Err(match self.torn {
+                Some(_) => "the torn bytes before it, or the line before them, are not what they were".into(),
+                None => "the line before it is not the one that was written there".into(),
+            });
+        }
+        self.report.torn += u64::from(self.torn.take().is_some());
+        // A head about the line before the first one proves where the files begin.
+        if let (None, Some(heads), false) = (self.last, &self.heads, link.is_resumed()) {
+            let before = Position { seq: link.seq - 1, hash: prev };
+            if heads.next.is_some_and(|head| head.seq == before.seq && head.hash != before.hash) {
+                return Err("a head was signed for another line before it".into());
+            }
+        }
+        self.prev = writer::hash(line);
+        self.last = Some(Position { seq: link.seq, hash: self.prev });
+        Ok(())
+    }
+
+    fn all(&mut self, files: &[PathBuf]) -> Result<(), Stop> {
+        if let Some(heads) = &mut self.heads {
+            heads.step()?;
+        }
+        for path in files {
+            self.file(path)?;
+        }
+        (self.progress)(self.read);
+        let Some(last) = self.last else {
+            return Err(Unusable::NotChained(files.first().cloned().unwrap_or_default()).into());
+        };
+        if let Some(torn) = self.torn.take().filter(|_| !self.report.open_end) {
+            return Err(torn.into());
+        }
+        if let Some(heads) = &mut self.heads
+            && let Some(head) = heads.next
+        {
+            let what = format!(
+                "this head was signed for a line that is not there: the log ends with seq {}, so it was cut, or later files \
+                 are not named",
+                last.seq
+            );
+            return Err(heads.broken(head.seq, what).into());
+        }
+        Ok(())
+    }
+}
+
+/// Verifies files in the order in which they were written, with the heads and whoever may have signed them. Without
+/// `trusted` each head is verified by the key that it names, which proves no more than that nothing was damaged by
+/// accident. `progress` learns how many bytes of the files were read.
+pub fn verify(
+    files: &[PathBuf],
+    heads: Option<&Path>,
+    trusted: &[PublicKey],
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, Unusable> {
+    let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX)).transpose()?.map(|lines| HeadReader {
+        lines,
+        trusted,
+        said: Heads::default(),
+        next: None,
+        before: 0,
+    });
+    let mut verifier = Verifier {
+        report: Report::default(),
+        heads,
+        last: None,
+        prev: Hash::default(),
+        torn: None,
+        read: 0,
+        progress,
+    };
+    let stop = verifier.all(files).err();
+    let Verifier { mut report, heads, .. } = verifier;
+    report.heads = heads.map(|heads| Heads {
+        not_covered: match heads.said.last_seq {
+            0 => (report.last_seq + 1).saturating_sub(report.first_seq),
+            last => report.last_seq.saturating_sub(last),
+        },
+        ..heads.said
+    });
+    match stop {
+        Some(Stop::Unusable(error)) => return Err(error),
+        Some(Stop::Broken(broken)) => report.broken = Some(broken),
+        None => {}
+    }
+    Ok(report)
+}

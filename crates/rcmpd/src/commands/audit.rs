@@ -1,0 +1,147 @@
+//! `rcmpd audit`.
+
+use super::transfer::bar;
+use crate::audit::verify::{Report, Unusable, verify};
+use crate::audit::{self, PublicKey};
+use crate::cli::AuditCommand;
+use crate::output;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// The log is not what was written.
+const BROKEN: u8 = 3;
+/// There is nothing that could be verified.
+const UNUSABLE: u8 = 6;
+
+pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
+    match command {
+        AuditCommand::Key { file, json } => {
+            let (public_file, public) = audit::make_key(&file)?;
+            match json.json {
+                true => output::json(
+                    &json!({ "key": file, "public_key_file": public_file, "public_key": public.pem() }),
+                ),
+                false => output::line(public.pem().trim_end()),
+            }
+            Ok(0)
+        }
+        AuditCommand::Verify { files, heads, public_key, json } => {
+            Ok(told(&files, heads.as_deref(), &public_key, json.json))
+        }
+    }
+}
+
+fn unusable(error: &str, as_json: bool) -> u8 {
+    if as_json {
+        output::json(&json!({ "verified": false, "error": error, "exit_code": UNUSABLE }));
+    }
+    eprintln!("rcmpd: {error}");
+    UNUSABLE
+}
+
+fn told(files: &[PathBuf], heads: Option<&Path>, public_keys: &[PathBuf], as_json: bool) -> u8 {
+    let trusted: Vec<PublicKey> = match public_keys.iter().map(|path| PublicKey::read(path)).collect() {
+        Ok(trusted) => trusted,
+        Err(error) => return unusable(&format!("{error:#}"), as_json),
+    };
+    match verified(files, heads, &trusted) {
+        Err(error) => unusable(&error.to_string(), as_json),
+        Ok(report) => {
+            let code = if report.broken.is_some() { BROKEN } else { 0 };
+            match as_json {
+                true => as_object(&report, !trusted.is_empty(), code),
+                false => as_text(&report, !trusted.is_empty()),
+            }
+            if let Some(broken) = &report.broken {
+                let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
+                eprintln!("rcmpd: {file}:{line}: seq {}: {what}", broken.seq);
+            }
+            code
+        }
+    }
+}
+
+fn verified(files: &[PathBuf], heads: Option<&Path>, trusted: &[PublicKey]) -> Result<Report, Unusable> {
+    let len = files.iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum();
+    let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
+    let report = verify(files, heads, trusted, &mut |read| bar.set_position(read));
+    bar.finish_and_clear();
+    report
+}
+
+fn as_object(report: &Report, key_given: bool, code: u8) {
+    let heads = report.heads.as_ref().map(|heads| {
+        json!({
+            "signed": heads.signed,
+            "matched": heads.matched,
+            "last_seq": heads.last_seq,
+            "not_covered": heads.not_covered,
+            "unreadable": heads.unreadable,
+            "public_keys": heads.keys.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "public_key_given": key_given,
+        })
+    });
+    let broken = report.broken.as_ref().map(
+        |broken| json!({ "file": broken.file, "line": broken.line, "seq": broken.seq, "what": broken.what }),
+    );
+    output::json(&json!({
+        "verified": report.broken.is_none(),
+        "first_seq": report.first_seq,
+        "last_seq": report.last_seq,
+        "torn": report.torn,
+        "open_end": report.open_end,
+        "heads": heads,
+        "broken": broken,
+        "exit_code": code,
+    }));
+}
+
+fn as_text(report: &Report, key_given: bool) {
+    let chain = match (report.last_seq, &report.broken) {
+        (0, _) => "not one line is proved".to_owned(),
+        (last, None) => format!("whole from seq {} to {last}", report.first_seq),
+        (last, Some(_)) => format!("BROKEN; whole from seq {} to {last}", report.first_seq),
+    };
+    let mut facts = vec![("chain", chain)];
+    if report.first_seq > 1 {
+        facts.push(("start", format!("seq 1 to {} are in files that are not named", report.first_seq - 1)));
+    }
+    if report.torn > 0 {
+        facts.push(("torn", format!("{} times a line was cut off, and the next one says so", report.torn)));
+    }
+    if report.open_end {
+        facts.push(("end", "the last line is not whole: it is being written, or the service crashed".into()));
+    }
+    match &report.heads {
+        None => facts.push((
+            "heads",
+            "none were named: this proves that the lines belong together, not who wrote them nor that none is missing at \
+             the end"
+                .into(),
+        )),
+        Some(heads) => {
+            facts.push(("heads", format!("{} signed, {} of them about these lines", heads.signed, heads.matched)));
+            let covered = match (heads.last_seq, heads.not_covered) {
+                (0, lines) => format!("nothing yet: {lines} lines"),
+                (last, 0) => format!("up to seq {last}, the last line"),
+                (last, lines) => format!("up to seq {last}; {lines} lines after it are not covered yet"),
+            };
+            facts.push(("signed", covered));
+            if heads.unreadable > 0 {
+                facts.push(("", format!("{} lines of the heads cannot be read", heads.unreadable)));
+            }
+            for key in &heads.keys {
+                facts.push(("key", key.to_string()));
+            }
+            if !key_given {
+                facts.push((
+                    "",
+                    "the key is the one that the heads name: without --public-key this proves only that heads and lines \
+                     agree, because whoever makes another log can sign it by another key"
+                        .into(),
+                ));
+            }
+        }
+    }
+    output::facts(&facts);
+}
