@@ -142,6 +142,19 @@ impl Demo {
         self.start(command)
     }
 
+    /// Serves it with a disk of its own at a new folder, of so many KiB. [`Service::seen`] is how the folder looks to it.
+    pub fn serve_with_disk(self, folder: &str, kib: u32) -> Service {
+        fs::create_dir(self.path(folder)).expect("the folder is new");
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        let mount = format!("mount -t tmpfs -o size={kib}k tmpfs {folder} && exec \"$0\" \"$@\"");
+        command.args(["--", "sh", "-c", &mount]).arg(binary());
+        self.start(command)
+    }
+
     fn start(self, mut command: Command) -> Service {
         let log = File::create(self.path("serve.log")).expect("the log can be written");
         let child = command
@@ -251,6 +264,13 @@ impl Service {
         let line = body.lines().find(|line| line.split(' ').next() == Some(name));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
             .unwrap_or_else(|| panic!("no metric {name} in\n{body}"))
+    }
+
+    /// The place of something in the folder as the service sees it, which may have mounts of its own.
+    pub fn seen(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let path = path.strip_prefix("/").unwrap_or(&path);
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(path)
     }
 
     /// The process's number.

@@ -64,6 +64,28 @@ fn whatever_is_wrong_is_said() {
         ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
         ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
         ("[client]", "[sidecar]\n[client]", "[sidecar] is not part of this version"),
+        ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
+        ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
+        (
+            "[client]",
+            "[audit]\npath = \"a\"\n[audit.heads]\npath = \"h\"\nkey = \"k\"\n[client]",
+            "only a chain has heads",
+        ),
+        (
+            "[client]",
+            "[audit]\npath = \"a\"\nchain = true\nheads = { path = \"a\", key = \"k\" }\n[client]",
+            "this is the audit log itself",
+        ),
+        (
+            "[client]",
+            "[audit]\npath = \"a\"\nchain = true\nheads = { path = \"h\", key = \"k\", interval_s = 0 }\n[client]",
+            "this is not a sensible time",
+        ),
+        (
+            "[client]",
+            "[audit]\npath = \"a\"\nchain = true\nheads = { path = \"h\" }\n[client]",
+            "missing field `key`",
+        ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
         ("listen", "listne", "unknown field `listne`"),
@@ -72,6 +94,22 @@ fn whatever_is_wrong_is_said() {
         assert_ne!(wrong, GOOD, "{from}");
         assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
     }
+}
+
+#[test]
+fn an_audit_log_has_its_chain_and_its_heads() {
+    let audit =
+        |text: &str| parse(&format!("{GOOD}{text}"), Path::new("/etc/rcmpd")).expect("it is good").audit;
+    assert_eq!(audit(""), Audit::default());
+    assert!(!audit("[audit]\npath = \"a\"").chain);
+    let whole = audit("[audit]\npath = \"a\"\nchain = true\n[audit.heads]\npath = \"h\"\nkey = \"k\"");
+    let heads = AuditHeads {
+        path: "/etc/rcmpd/h".into(),
+        key: "/etc/rcmpd/k".into(),
+        interval: Duration::from_secs(60),
+    };
+    let path = Some("/etc/rcmpd/a".into());
+    assert_eq!(whole, Audit { path, required: false, chain: true, heads: Some(heads) });
 }
 
 #[test]

@@ -1,0 +1,179 @@
+//! The tamper-evident audit log: what a service writes and signs, what a verifier finds, and what OpenSSL thinks of it.
+
+use rcmpd_tests::{Demo, Finished, Service};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn chained(heads_interval_s: u32) -> Demo {
+    let demo = Demo::new();
+    let made = demo.rcmpd(&["audit", "key", "audit.key"]).code(0);
+    assert_eq!(made.stdout, fs::read_to_string(demo.path("audit.key.pub")).unwrap());
+    demo.edit(|text| {
+        format!(
+            "{text}\n[audit]\npath = \"audit.log\"\nrequired = true\nchain = true\n[audit.heads]\npath = \"audit.heads\"\n\
+             key = \"audit.key\"\ninterval_s = {heads_interval_s}\n"
+        )
+    });
+    demo
+}
+
+fn verify(demo: &Demo, files: &[&str]) -> Finished {
+    let heads = ["--heads", "audit.heads", "--public-key", "audit.key.pub", "--json"];
+    demo.rcmpd(&[&["audit", "verify"], files, &heads].concat())
+}
+
+fn stop(service: &mut Service) {
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended(), 0);
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
+    let mut service = chained(3600).serve();
+    service.map("alice").code(0);
+    service.map("mallory").code(3);
+    fs::rename(service.path("audit.log"), service.path("audit.log.1")).unwrap();
+    service.signal(Signal::HUP);
+    service.wait_for_log("Reloaded");
+    service.map("bob").code(0);
+    // While it is served, what no head covers yet is told.
+    let running = verify(&service, &["audit.log.1", "audit.log"]).code(0).json();
+    assert!(running["heads"]["not_covered"].as_u64().unwrap() >= 2, "{running:#}");
+    stop(&mut service);
+    let files = ["audit.log.1", "audit.log"];
+    let report = verify(&service, &files).code(0).json();
+    let (old, new) = (lines(&service.path(files[0])), lines(&service.path(files[1])));
+    let seqs: Vec<u64> = old.iter().chain(&new).map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
+    assert!(
+        old.iter().any(|line| line["account"] == "alice") && new.iter().any(|line| line["account"] == "bob")
+    );
+    assert_eq!(report["last_seq"], seqs.len());
+    assert_eq!(report["heads"]["not_covered"], 0);
+    assert_eq!(report["heads"]["matched"], report["heads"]["signed"]);
+    let text = service.rcmpd(&["audit", "verify", files[0], files[1], "--heads", "audit.heads"]).code(0);
+    assert!(text.stdout.contains("without --public-key this proves only"), "{text:?}");
+    let text = service.rcmpd(&["audit", "verify", files[0], files[1]]).code(0);
+    assert!(text.stdout.contains("not who wrote them"), "{text:?}");
+
+    let whole = fs::read_to_string(service.path(files[0])).unwrap();
+    fs::write(service.path(files[0]), whole.replace("\"alice\"", "\"alicf\"")).unwrap();
+    let broken = verify(&service, &files).code(3);
+    let line = old.iter().position(|line| line["account"] == "alice").unwrap() + 2;
+    assert_eq!(broken.json()["broken"]["line"], line, "{broken:?}");
+    assert!(broken.stderr.contains(&format!("audit.log.1:{line}: seq {line}: ")), "{broken:?}");
+    fs::write(service.path(files[0]), whole).unwrap();
+    // One file too few, at either end.
+    verify(&service, &["audit.log.1"]).code(3);
+    assert_eq!(verify(&service, &["audit.log"]).code(0).json()["first_seq"], old.len() + 1);
+    service.rcmpd(&["audit", "key", "other.key", "--json"]).code(0).json();
+    let other =
+        ["audit", "verify", files[0], files[1], "--heads", "audit.heads", "--public-key", "other.key.pub"];
+    let done = service.rcmpd(&other).code(3);
+    assert!(done.stderr.contains("another key"), "{done:?}");
+
+    assert_eq!(verify(&service, &["nothing.log"]).code(6).json()["exit_code"], 6);
+    service.rcmpd(&["audit", "verify", "rcmpd.toml"]).code(6);
+    service.rcmpd(&["audit", "verify", files[0], "--heads", "nothing"]).code(6);
+    service.rcmpd(&["audit", "verify"]).code(2);
+    service.rcmpd(&["audit", "key", "audit.key"]).code(1);
+}
+
+/// OpenSSL knows nothing of us: it gets the public key, the bytes that docs/operating.md says are signed, and the signature.
+#[test]
+fn openssl_verifies_a_head() {
+    let mut service = chained(1).serve();
+    service.map("alice").code(0);
+    // Signed at its time, not only at the end.
+    while fs::read_to_string(service.path("audit.heads")).unwrap().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    stop(&mut service);
+    let heads = lines(&service.path("audit.heads"));
+    let head = heads.last().unwrap();
+    let log = fs::read_to_string(service.path("audit.log")).unwrap();
+    let last = log.lines().last().unwrap();
+    assert_eq!(head["seq"], log.lines().count());
+    fs::write(service.path("last"), last).unwrap();
+    let openssl = |arguments: &[&str]| {
+        Command::new("openssl").args(arguments).current_dir(service.path("")).output().unwrap()
+    };
+    let digest = openssl(&["dgst", "-sha256", "-r", "last"]);
+    let digest = String::from_utf8(digest.stdout).unwrap();
+    assert_eq!(digest.split(' ').next(), head["hash"].as_str());
+    let message = |seq: &Value| {
+        let text = |name: &str| head[name].as_str().unwrap().to_owned();
+        format!("rcmpd audit head v1\n{seq}\n{}\n{}\n", text("hash"), text("time"))
+    };
+    fs::write(service.path("signature.b64"), format!("{}\n", head["signature"].as_str().unwrap())).unwrap();
+    assert!(openssl(&["base64", "-d", "-A", "-in", "signature.b64", "-out", "signature"]).status.success());
+    let verified = |text: String| {
+        fs::write(service.path("message"), text).unwrap();
+        openssl(&[
+            "pkeyutl",
+            "-verify",
+            "-pubin",
+            "-inkey",
+            "audit.key.pub",
+            "-rawin",
+            "-in",
+            "message",
+            "-sigfile",
+            "signature",
+        ])
+        .status
+        .success()
+    };
+    assert!(verified(message(&head["seq"])));
+    assert!(!verified(message(&Value::from(head["seq"].as_u64().unwrap() + 1))));
+    // The private half is the same key to it.
+    let public = openssl(&["pkey", "-in", "audit.key", "-pubout"]).stdout;
+    assert_eq!(public, fs::read(service.path("audit.key.pub")).unwrap());
+    assert!(String::from_utf8(public).unwrap().contains(head["public_key"].as_str().unwrap()));
+}
+
+#[test]
+fn a_full_disk_stops_decisions_and_tears_no_line() {
+    let demo = Demo::new();
+    demo.edit(|text| format!("{text}\n[audit]\npath = \"small/audit.log\"\nrequired = true\nchain = true\n"));
+    let mut service = demo.serve_with_disk("small", 64);
+    fs::write(service.seen("small/filler"), vec![0; 48 * 1024]).unwrap();
+    let mut asked = 0;
+    while service.map("alice").code == 0 {
+        asked += 1;
+        assert!(asked < 200, "the disk is full by now");
+    }
+    assert!(asked > 0);
+    let failures = service.metric("rcmpd_audit_failures_total");
+    assert!(failures > 0);
+    assert_eq!(service.log().matches("The audit log cannot be written").count(), 1);
+    fs::remove_file(service.seen("small/filler")).unwrap();
+    service.map("alice").code(0);
+    assert_eq!(service.metric("rcmpd_audit_failures_total"), failures);
+    fs::copy(service.seen("small/audit.log"), service.path("audit.log")).unwrap();
+    let report = service.rcmpd(&["audit", "verify", "audit.log", "--json"]).code(0).json();
+    assert_eq!(report["torn"], 0);
+    assert!(report["last_seq"].as_u64().unwrap() > 8, "{report:#}");
+    stop(&mut service);
+}
+
+#[test]
+fn what_cannot_be_chained_or_signed_does_not_start() {
+    let refused = |demo: &Demo, what: &str| {
+        let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains(what), "{done:?}");
+    };
+    let demo = chained(60);
+    demo.edit(|text| text.replace("\"audit.log\"", "\"/dev/null\""));
+    refused(&demo, "/dev/null is none");
+    let demo = chained(60);
+    Command::new("chmod").args(["640", "audit.key"]).current_dir(demo.path("")).status().unwrap();
+    refused(&demo, "chmod 600");
+}
