@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod mapping_import;
 pub mod output;
 pub mod quickstart;
 pub mod serve;

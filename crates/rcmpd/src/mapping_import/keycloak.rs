@@ -1,0 +1,267 @@
+//! Keycloak's X.509 authenticator: an exported authenticator configuration, or lines `setting = value` and
+//! `source = regular expression`.
+//!
+//! Keycloak takes a text out of the certificate and looks for a user who has it somewhere. Only two of its sources are ways in
+//! which we find accounts. Every setting that could forbid something is either translated or refused, an unknown one too.
+
+use super::matching;
+use super::{Conditions, Foreign, Form, Rule, Told};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+const PREFIX: &str = "x509-cert-auth.";
+
+const STORE: &str =
+    "store a strong value of altSecurityIdentities with each account: `rcmpd mapping strings CERT` prints it";
+
+/// Keycloak's source when none is chosen.
+const SOURCE_DEFAULT: &str = "Match SubjectDN using regular expression";
+
+/// Patterns that take the whole text; the first is Keycloak's own.
+const WHOLE: [&str; 7] = ["(.*?)(?:$)", "", "(.*)", ".*", "^(.*)$", "^.*$", "(.*)$"];
+
+/// Value and line of each setting, without [`PREFIX`].
+type Settings = BTreeMap<String, (usize, String)>;
+
+pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
+    let settings = match text.trim_start().starts_with(['{', '[']) {
+        true => json(text, told),
+        false => lines(text, told),
+    };
+    let mut read = Foreign::default();
+    let Some(settings) = settings else { return read };
+    let (line, source) =
+        settings.get("mapping-source-selection").cloned().unwrap_or((0, SOURCE_DEFAULT.to_owned()));
+    let form = match source_form(&source) {
+        Ok(form) => Some(form),
+        Err((why, instead)) => {
+            told.problem(line, &source, why, instead);
+            None
+        }
+    };
+    let mut conditions = Conditions::default();
+    for (name, (line, value)) in &settings {
+        setting(name, *line, value, form, &mut conditions, &mut read, told);
+    }
+    if let Some(form) = form {
+        match form {
+            Form::Upn => told.note(
+                "Keycloak looks for a user who has the name in an attribute of its choice; here it has to be the account's user principal name",
+            ),
+            _ => told.note(
+                "what Keycloak stores has to be converted into values of altSecurityIdentities: `rcmpd mapping strings CERT` prints them",
+            ),
+        }
+        read.rules.push(Rule { line, text: source, rank: 0, conditions, forms: BTreeSet::from([form]) });
+    }
+    read
+}
+
+/// The way in which accounts are found that a source is.
+fn source_form(source: &str) -> Result<Form, (&'static str, &'static str)> {
+    match source {
+        "Subject's Alternative Name otherName (UPN)" => Ok(Form::Upn),
+        "Certificate Serial Number and IssuerDN" => Ok(Form::IssuerSerial),
+        "Match SubjectDN using regular expression" | "Subject's Common Name" => {
+            Err(("a part of a distinguished name is anybody's whom any CA names so", STORE))
+        }
+        "Subject's e-mail" | "Subject's Alternative Name E-mail" => Err((
+            "nobody is found by the mail address of the account, and mail addresses change hands",
+            STORE,
+        )),
+        "Match IssuerDN using regular expression" | "Issuer's Common Name" => Err((
+            "an issuer's name would be one account for everybody whom it certifies",
+            "store X509:<I>issuer with that account and write methods = [\"issuer\"] yourself, if it is meant",
+        )),
+        "Certificate Serial Number" => Err((
+            "a serial number is its issuer's: every other CA may give the same",
+            "choose \"Certificate Serial Number and IssuerDN\"",
+        )),
+        "SHA-256 Thumbprint" | "Full Certificate in PEM format" => {
+            Err(("whole certificates and their digests are not stored with accounts", STORE))
+        }
+        _ => Err((
+            "unknown source",
+            "choose \"Subject's Alternative Name otherName (UPN)\" or \"Certificate Serial Number and IssuerDN\"",
+        )),
+    }
+}
+
+fn setting(
+    name: &str,
+    line: usize,
+    value: &str,
+    form: Option<Form>,
+    conditions: &mut Conditions,
+    read: &mut Foreign,
+    told: &mut Told,
+) {
+    let on = value.eq_ignore_ascii_case("true");
+    let whole = format!("{PREFIX}{name} = {value}");
+    match name {
+        "mapping-source-selection" => {}
+        // Neither says who may log on: how the page looks, how a text is written that is stored elsewhere.
+        "confirmation-page-disallowed" | "canonical-dn-enabled" | "serialnumber-hex-enabled" => {}
+        "mapper-selection" => match value {
+            "Username or Email" | "Custom Attribute Mapper" => {}
+            _ => told.problem(line, &whole, "unknown mapper", "choose \"Custom Attribute Mapper\""),
+        },
+        "mapper-selection.user-attribute-name" => {}
+        // Keycloak applies it to distinguished names only; who set it may have meant more.
+        "regular-expression" if form.is_some() && !WHOLE.contains(&value) => told.problem(
+            line,
+            &whole,
+            "a name is compared as a whole, and a pattern could take a part of it",
+            "remove it, or write (.*)",
+        ),
+        "regular-expression" => {}
+        "crl-checking-enabled" if on => {
+            read.revocation = true;
+            told.note("revocation lists are files that the configuration names; addresses in certificates are never followed");
+        }
+        "crl-checking-enabled" => {}
+        "crldp-checking-enabled" if on => {
+            told.note("revocation lists are files that the configuration names; addresses in certificates are never followed");
+        }
+        "crldp-checking-enabled" => {}
+        "crl-relative-path" if !value.is_empty() => {
+            told.note(format!("the revocation list {value} is not taken over; name it in the configuration"));
+        }
+        "crl-relative-path" | "crl-abort-if-non-updated" => {}
+        "ocsp-checking-enabled" if on => told.problem(
+            line,
+            &whole,
+            "nobody is asked about a certificate while it is mapped, so OCSP is not spoken",
+            "use revocation lists: x509-cert-auth.crl-checking-enabled",
+        ),
+        "ocsp-checking-enabled" | "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => {}
+        "timestamp-validation-enabled" | "revalidate-certificate-enabled" if !on => {
+            told.note("Keycloak is told not to check certificates again; chains and their dates are always checked here");
+        }
+        "timestamp-validation-enabled" | "revalidate-certificate-enabled" => {}
+        "extendedkeyusage" => {
+            let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+            match names[..] {
+                [] => {}
+                [name] => match matching::usage(name) {
+                    Some(usage) => conditions.usages = Some(vec![usage]),
+                    None => told.problem(line, &whole, "this is not an extended key usage", "write its object identifier"),
+                },
+                _ => told.problem(
+                    line,
+                    &whole,
+                    "several extended key usages at once cannot be asked for",
+                    "ask for the one that counts",
+                ),
+            }
+        }
+        "keyusage" => match value.trim() {
+            "" => {}
+            "digitalSignature" => told.note(matching::DIGITAL_SIGNATURE),
+            _ => told.problem(
+                line,
+                &whole,
+                "key usages other than digitalSignature are not asked for",
+                "ask for digitalSignature alone, or for an extended key usage that only such certificates have",
+            ),
+        },
+        "certificate-policy" if !value.is_empty() => told.problem(
+            line,
+            &whole,
+            "certificate policies are not asked for",
+            "let a CA of its own issue such certificates, and trust that",
+        ),
+        "certificate-policy" | "certificate-policy-mode" => {}
+        _ => told.problem(
+            line,
+            &whole,
+            "unknown setting, and it could forbid something",
+            "remove it if it does not say who may log on",
+        ),
+    }
+}
+
+/// The settings of one authenticator: an object of them, one with `config`, or a realm with `authenticatorConfig`. Deep texts
+/// are refused by the reader of JSON.
+fn json(text: &str, told: &mut Told) -> Option<Settings> {
+    let value: Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(error) => {
+            told.problem(
+                error.line(),
+                "",
+                &format!("this is not JSON: {error}"),
+                "export the authenticator's configuration again",
+            );
+            return None;
+        }
+    };
+    let candidates: Vec<&Value> = match &value {
+        Value::Array(configs) => configs.iter().collect(),
+        Value::Object(object) => match object.get("authenticatorConfig") {
+            Some(Value::Array(configs)) => configs.iter().collect(),
+            _ => vec![&value],
+        },
+        _ => Vec::new(),
+    };
+    let mut found = candidates
+        .into_iter()
+        .filter_map(Value::as_object)
+        .map(|object| object.get("config").and_then(Value::as_object).unwrap_or(object))
+        .filter(|object| object.keys().any(|key| key.starts_with(PREFIX)));
+    let config = found.next()?;
+    if found.next().is_some() {
+        told.problem(0, "", "there is more than one X.509 authenticator in it", "import one at a time");
+        return None;
+    }
+    let mut settings = Settings::new();
+    for (key, value) in config {
+        let Some(name) = key.strip_prefix(PREFIX) else { continue };
+        let line = text.find(key).map_or(0, |at| 1 + text[..at].matches('\n').count());
+        let value = match value {
+            Value::String(value) => value.clone(),
+            Value::Bool(value) => value.to_string(),
+            Value::Null => continue,
+            _ => {
+                told.problem(line, key, "the value is not a text", "write it in quotes");
+                continue;
+            }
+        };
+        settings.insert(name.to_owned(), (line, value));
+    }
+    Some(settings)
+}
+
+fn lines(text: &str, told: &mut Told) -> Option<Settings> {
+    let mut settings = Settings::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if told.is_full() {
+            break;
+        }
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
+            told.problem(
+                number,
+                line,
+                "this is not a setting",
+                "write setting = value, or source = regular expression",
+            );
+            continue;
+        };
+        let mut put = |name: &str, value: &str| settings.insert(name.to_owned(), (number, value.to_owned()));
+        let before = match key.strip_prefix(PREFIX) {
+            Some(name) => put(name, value).is_some(),
+            None => {
+                let pattern = put("regular-expression", value);
+                put("mapping-source-selection", key).is_some() || pattern.is_some()
+            }
+        };
+        if before {
+            told.problem(number, line, "this has been set before", "write each once, and one source");
+        }
+    }
+    (!settings.is_empty()).then_some(settings)
+}

@@ -1,0 +1,360 @@
+//! Matching rules, which sss_certmap has from MIT Kerberos: `[&&|||]<KEYWORD>value<KEYWORD>value…`.
+//!
+//! A regular expression is read only where it is literal text in disguise: a whole name between `^` and `$`, or the end of a
+//! user principal name. `\.` is a dot; a bare `.` is any character, and therefore no literal.
+
+use super::{Conditions, KnownAuthority, Told};
+use account_store::distinguished_name::{AttributeTypeAndValue, DistinguishedName};
+
+/// Whose matching rules they are; they differ in their keywords.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grammar {
+    Sssd,
+    Mit,
+}
+
+/// Extended key usages: object identifier, our word where there is one, words of sss_certmap, whether MIT has them too.
+const USAGES: &[(&str, Option<&str>, &[&str])] = &[
+    ("1.3.6.1.5.5.7.3.1", Some("server-auth"), &["serverAuth"]),
+    ("1.3.6.1.5.5.7.3.2", Some("client-auth"), &["clientAuth"]),
+    ("1.3.6.1.5.5.7.3.3", None, &["codeSigning"]),
+    ("1.3.6.1.5.5.7.3.4", None, &["emailProtection"]),
+    ("1.3.6.1.5.5.7.3.8", None, &["timeStamping"]),
+    ("1.3.6.1.5.5.7.3.9", None, &["OCSPSigning"]),
+    ("1.3.6.1.5.2.3.4", None, &["KPClientAuth", "pkinit"]),
+    ("1.3.6.1.5.2.3.5", Some("pkinit-kdc"), &[]),
+    ("1.3.6.1.4.1.311.20.2.2", Some("smartcard-logon"), &["msScLogin"]),
+    ("2.5.29.37.0", Some("any"), &[]),
+];
+
+const MIT_USAGES: [&str; 4] = ["pkinit", "msScLogin", "clientAuth", "emailProtection"];
+
+/// The note on a key usage that need not be asked for.
+pub(super) const DIGITAL_SIGNATURE: &str = "the key usage digitalSignature is not asked for separately: a client proves its key by a signature, and TLS has checked \
+     that it may sign";
+
+/// Our name for an extended key usage: a word, or its object identifier.
+pub(super) fn usage(name: &str) -> Option<String> {
+    let known = USAGES.iter().find(|(oid, _, names)| *oid == name || names.contains(&name));
+    match known {
+        Some((oid, word, _)) => Some(word.unwrap_or(oid).to_owned()),
+        None => is_oid(name).then(|| name.to_owned()),
+    }
+}
+
+fn is_oid(text: &str) -> bool {
+    let is_arc = |arc: &str| {
+        !arc.is_empty() && arc.bytes().all(|b| b.is_ascii_digit()) && (arc == "0" || !arc.starts_with('0'))
+    };
+    text.len() <= 128
+        && text.contains('.')
+        && text.split('.').all(is_arc)
+        && text.starts_with(['0', '1', '2'])
+        && text[1..].starts_with('.')
+}
+
+#[derive(Clone, Copy)]
+struct Component<'a> {
+    /// `<KEYWORD>value`
+    whole: &'a str,
+    keyword: &'a str,
+    value: &'a str,
+}
+
+/// Reads a rule; what cannot be expressed is told.
+pub(super) fn conditions(
+    grammar: Grammar,
+    line: usize,
+    rule: &str,
+    authorities: &[KnownAuthority],
+    told: &mut Told,
+) -> Conditions {
+    let (any, rest) = match (rule.strip_prefix("||"), rule.strip_prefix("&&")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => (false, rule),
+    };
+    let mut conditions = Conditions::default();
+    let Some(components) = components(rest) else {
+        told.problem(line, rule, "this is not a matching rule", "write <KEYWORD>value, nothing between them");
+        return conditions;
+    };
+    let kind = |component: &Component<'_>| component.keyword.split(':').next().unwrap_or_default().to_owned();
+    let mixed = any && components.iter().any(|component| kind(component) != kind(&components[0]));
+    for component in components {
+        if told.is_full() {
+            break;
+        }
+        read(grammar, line, any, component, authorities, &mut conditions, told);
+    }
+    if mixed {
+        told.problem(
+            line,
+            rule,
+            "alternatives of different kinds cannot be expressed: all conditions are asked of every certificate",
+            "make rules of && of it, or alternatives of one kind",
+        );
+    }
+    conditions
+}
+
+fn components(text: &str) -> Option<Vec<Component<'_>>> {
+    let mut components = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (keyword, after) = rest.strip_prefix('<')?.split_once('>')?;
+        let value_len = after.find('<').unwrap_or(after.len());
+        let (whole, following) = rest.split_at(keyword.len() + 2 + value_len);
+        components.push(Component { whole, keyword, value: &after[..value_len] });
+        rest = following;
+    }
+    (!components.is_empty()).then_some(components)
+}
+
+fn read(
+    grammar: Grammar,
+    line: usize,
+    any: bool,
+    component: Component<'_>,
+    authorities: &[KnownAuthority],
+    conditions: &mut Conditions,
+    told: &mut Told,
+) {
+    let Component { whole, keyword, value } = component;
+    let one = |told: &mut Told, what: &str, instead: &str| {
+        told.problem(line, whole, &format!("{what} at once cannot be asked for"), instead);
+    };
+    match keyword {
+        "SUBJECT" => told.problem(
+            line,
+            whole,
+            "a pattern for subjects cannot be expressed: whose certificate it is stands with the account, in no rule",
+            "remove it, and store a strong value with each account that it is for: `rcmpd mapping strings CERT` prints it",
+        ),
+        "ISSUER" => match issuer(value, authorities) {
+            Ok(authority) => match &mut conditions.issuers {
+                None => conditions.issuers = Some(vec![authority]),
+                Some(known) if known.contains(&authority) => {}
+                Some(known) if any => known.push(authority),
+                Some(_) => one(told, "two issuers", "write || before alternatives"),
+            },
+            Err((why, instead)) => told.problem(line, whole, why, instead),
+        },
+        "EKU" => {
+            let mut names: Vec<_> = value.split(',').map(str::trim).collect();
+            names.dedup();
+            let mut usages = Vec::new();
+            for name in &names {
+                let known = grammar == Grammar::Sssd || MIT_USAGES.contains(name);
+                match usage(name).filter(|_| known) {
+                    Some(usage) => usages.push(usage),
+                    None => {
+                        told.problem(line, whole, "this is not an extended key usage", "write one of its words, or where sssd reads it an object identifier");
+                        return;
+                    }
+                }
+            }
+            const ALL: &str = "several extended key usages";
+            const ONE: &str = "ask for the one that counts, or write alternatives: ||<EKU>one<EKU>other";
+            match &mut conditions.usages {
+                _ if usages.len() > 1 => one(told, ALL, ONE),
+                None => conditions.usages = Some(usages),
+                Some(known) if known.contains(&usages[0]) => {}
+                Some(known) if any => known.append(&mut usages),
+                Some(_) => one(told, ALL, ONE),
+            }
+        }
+        "KU" => match value.trim() {
+            "digitalSignature" => told.note(DIGITAL_SIGNATURE),
+            _ => told.problem(
+                line,
+                whole,
+                "key usages other than digitalSignature are not asked for",
+                "ask for digitalSignature alone, or for an extended key usage that only such certificates have",
+            ),
+        },
+        "SAN" => principal(line, any, component, conditions, told),
+        "SAN:Principal" | "SAN:ntPrincipalName" if grammar == Grammar::Sssd => {
+            principal(line, any, component, conditions, told);
+        }
+        "SAN:pkinit" if grammar == Grammar::Sssd => told.problem(
+            line,
+            whole,
+            "the Kerberos principal of PKINIT is not read",
+            "ask for the user principal name: <SAN:ntPrincipalName>",
+        ),
+        _ if grammar == Grammar::Sssd && keyword.starts_with("SAN:") => told.problem(
+            line,
+            whole,
+            "of the subjectAltName only user principal names can be asked for",
+            "remove it, or let a CA of its own issue such certificates and name that by <ISSUER>",
+        ),
+        _ => told.problem(line, whole, "unknown keyword", "write SUBJECT, ISSUER, SAN, EKU or KU"),
+    }
+}
+
+fn principal(line: usize, any: bool, component: Component<'_>, conditions: &mut Conditions, told: &mut Told) {
+    let Some(suffix) = suffix(component.value) else {
+        told.problem(
+            line,
+            component.whole,
+            "of a user principal name only its end can be asked for, as literal text",
+            "write .*@domain$ with a backslash before each dot of the domain",
+        );
+        return;
+    };
+    match &mut conditions.suffixes {
+        None => conditions.suffixes = Some(vec![suffix]),
+        Some(known) if known.contains(&suffix) => {}
+        Some(known) if any => known.push(suffix),
+        Some(_) => told.problem(
+            line,
+            component.whole,
+            "two names at once cannot be asked for",
+            "write || before alternatives",
+        ),
+    }
+    if component.keyword != "SAN:ntPrincipalName" {
+        told.note(
+            "the Kerberos principal of PKINIT is not read; the user principal name has to be in the certificate",
+        );
+    }
+}
+
+/// `.*@domain$`, where domain is literal, as `@domain`.
+fn suffix(pattern: &str) -> Option<String> {
+    let rest = match pattern.strip_prefix("^.*").or_else(|| pattern.strip_prefix(".*")) {
+        Some(rest) => rest,
+        None => pattern,
+    };
+    let domain = literal(rest.strip_prefix('@')?.strip_suffix('$')?).ok()?;
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    domain.split('.').all(is_label).then(|| format!("@{domain}"))
+}
+
+/// The known authority that a pattern names.
+fn issuer(pattern: &str, authorities: &[KnownAuthority]) -> Result<usize, (&'static str, &'static str)> {
+    const WHOLE: &str = "write the whole name between ^ and $, with a backslash before each of . [ $ ( ) | * + ? { \\ ^ in it";
+    let inside = pattern
+        .strip_prefix('^')
+        .and_then(|rest| rest.strip_suffix('$'))
+        .ok_or(("without ^ and $ this is a part of an issuer's name, and other names have it too", WHOLE))?;
+    let text = literal(inside).map_err(|reason| (reason, WHOLE))?;
+    let name = rfc4514(&text).ok_or((
+        "this is not a distinguished name",
+        "write it as RFC 4514 does, the most specific part first: CN=CA,O=Contoso",
+    ))?;
+    let mut found =
+        authorities.iter().enumerate().filter(|(_, authority)| sorted(&authority.subject) == sorted(&name));
+    match (found.next(), found.next()) {
+        (Some((authority, _)), None) => Ok(authority),
+        (Some(_), Some(_)) => Err((
+            "more than one of the given certificates has this name, and an authority is its key",
+            "give by --issuer the one that is meant",
+        )),
+        (None, _) => Err((
+            "no CA certificate of this name was given, and an authority is its key, not its name",
+            "give its certificate by --issuer",
+        )),
+    }
+}
+
+/// The values of one relative name are a set.
+fn sorted(name: &DistinguishedName) -> Vec<Vec<&AttributeTypeAndValue>> {
+    let set = |parts: &'_ [AttributeTypeAndValue]| -> Vec<usize> {
+        let mut order: Vec<_> = (0..parts.len()).collect();
+        order.sort_by_key(|part| &parts[*part]);
+        order
+    };
+    name.0.iter().map(|rdn| set(&rdn.0).into_iter().map(|part| &rdn.0[part]).collect()).collect()
+}
+
+/// The text that a POSIX extended regular expression stands for, if it stands for one.
+fn literal(pattern: &str) -> Result<String, &'static str> {
+    let mut text = String::with_capacity(pattern.len());
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                // The GNU library reads \< \> \` \' as places, and letters and digits as classes and references.
+                Some(c) if c.is_ascii_punctuation() && !matches!(c, '<' | '>' | '`' | '\'') => text.push(c),
+                _ => return Err("this is a pattern, not a name: a backslash stands before what is no sign"),
+            },
+            '.' => return Err("this is a pattern, not a name: a bare dot is any character"),
+            '[' | '(' | ')' | '|' | '*' | '+' | '?' | '{' | '^' | '$' => {
+                return Err("this is a pattern, not a name");
+            }
+            c => text.push(c),
+        }
+    }
+    Ok(text)
+}
+
+/// A name as [RFC 4514] writes it, most specific part first. Nothing is forgiven, as nobody but a program wrote what the
+/// foreign software compares with.
+fn rfc4514(text: &str) -> Option<DistinguishedName> {
+    let mut rdns = Vec::new();
+    let mut rdn = Vec::new();
+    let mut rest = text;
+    loop {
+        let (word, after) = rest.split_once('=')?;
+        if word.is_empty() || !word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.')) {
+            return None;
+        }
+        let (value, after) = value(after)?;
+        rdn.push(format!("{word}={value}"));
+        let mut separator = after.chars();
+        match separator.next() {
+            Some('+') => {}
+            Some(_) => rdns.push(std::mem::take(&mut rdn).join("+")),
+            None => {
+                rdns.push(rdn.join("+"));
+                rdns.reverse();
+                // Quoted values let the one reader of names decide about words.
+                return rdns.join(",").parse().ok();
+            }
+        }
+        rest = separator.as_str();
+    }
+}
+
+/// One value in quotes, and what follows it: nothing, `,` or `+`.
+fn value(text: &str) -> Option<(String, &str)> {
+    if text.starts_with('#') {
+        let (value, after) = text.split_at(text.find([',', '+']).unwrap_or(text.len()));
+        let is_hex = value.len() > 1 && value[1..].bytes().all(|b| b.is_ascii_hexdigit());
+        return is_hex.then(|| (value.to_owned(), after));
+    }
+    let mut bytes = Vec::new();
+    let mut at = 0;
+    let source = text.as_bytes();
+    while let Some(byte) = source.get(at) {
+        match byte {
+            b',' | b'+' => break,
+            b'"' | b';' | b'<' | b'>' => return None,
+            b'\\' => {
+                let next = *source.get(at + 1)?;
+                let pair = source.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
+                match pair.filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit())) {
+                    Some(pair) => {
+                        bytes.push(u8::from_str_radix(pair, 16).ok()?);
+                        at += 3;
+                    }
+                    None if next.is_ascii_punctuation() || next == b' ' => {
+                        bytes.push(next);
+                        at += 2;
+                    }
+                    None => return None,
+                }
+            }
+            byte => {
+                bytes.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    let value = String::from_utf8(bytes).ok()?;
+    Some((format!("\"{}\"", value.replace('"', "\"\"")), &text[at..]))
+}
