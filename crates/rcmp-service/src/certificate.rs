@@ -201,6 +201,14 @@ impl<'a> Certificate<'a> {
         Ok(names)
     }
 
+    /// The public key itself: the contents of the bit string in the SubjectPublicKeyInfo.
+    pub fn public_key_bits(&self) -> Option<&'a [u8]> {
+        let mut info = Der::new(self.public_key).expect("subjectPublicKeyInfo", der::SEQUENCE).ok()?.inside();
+        info.expect("algorithm", der::SEQUENCE).ok()?;
+        // The first octet counts the bits that are unused in the last one.
+        info.expect("subjectPublicKey", der::BIT_STRING).ok()?.contents.strip_prefix(&[0])
+    }
+
     /// The value of the subject key identifier.
     pub fn subject_key_identifier(&self) -> Result<Option<&'a [u8]>, DecodeError> {
         let Some(extension) = self.subject_key_identifier else { return Ok(None) };
@@ -341,6 +349,26 @@ pub fn name(encoded: &[u8]) -> Result<DistinguishedName, DecodeError> {
     Ok(DistinguishedName(rdns))
 }
 
+/// Contents octets of an object identifier in dotted decimal; `None` when the text is none.
+pub fn object_identifier(dotted: &str) -> Option<Vec<u8>> {
+    let arcs: Option<Vec<u64>> = dotted
+        .split('.')
+        .map(|arc| arc.bytes().all(|byte| byte.is_ascii_digit()).then(|| arc.parse().ok()).flatten())
+        .collect();
+    let arcs = arcs?;
+    let [first, second, rest @ ..] = &arcs[..] else { return None };
+    if *first > 2 || *first < 2 && *second > 39 {
+        return None;
+    }
+    let mut contents = Vec::new();
+    for arc in std::iter::once(first.checked_mul(40)?.checked_add(*second)?).chain(rest.iter().copied()) {
+        let groups = (1..10).take_while(|group| arc >> (7 * group) != 0).count();
+        contents.extend((1..=groups).rev().map(|group| (arc >> (7 * group)) as u8 & 0x7f | 0x80));
+        contents.push(arc as u8 & 0x7f);
+    }
+    Some(contents)
+}
+
 /// The user principal name of an otherName; `None` for names of other kinds.
 fn principal_name(name: &Element<'_>) -> Result<Option<String>, DecodeError> {
     let mut other_name = name.inside();
@@ -425,6 +453,27 @@ mod tests {
         assert_eq!(sid.as_deref(), Some("S-1-5-21-3623811015-3361044348-30300820-1013"));
         assert_eq!(alice.not_before.to_string(), "2024-01-01T00:00:00Z");
         assert_eq!(alice.not_after.to_string(), "2034-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn object_identifiers_are_read_as_they_are_printed() {
+        for (dotted, contents) in [
+            ("2.5.4.3", Some(&[0x55, 0x04, 0x03][..])),
+            ("1.2.840.113549.1.9.1", Some(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01])),
+            ("2.999", Some(&[0x88, 0x37])),
+            ("1.3.6.1.4.1.311.20.2.2", Some(&[0x2b, 6, 1, 4, 1, 0x82, 0x37, 20, 2, 2])),
+            ("1", None),
+            ("3.1", None),
+            ("1.40", None),
+            ("1.2.", None),
+            ("1.+2", None),
+            ("", None),
+            ("1.2.18446744073709551616", None),
+        ] {
+            assert_eq!(object_identifier(dotted).as_deref(), contents, "{dotted}");
+        }
+        let largest = "2.5.18446744073709551615";
+        assert_eq!(object_identifier(largest).and_then(|oid| der::dotted(&oid)).as_deref(), Some(largest));
     }
 
     #[test]

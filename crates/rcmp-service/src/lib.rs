@@ -4,17 +4,23 @@
 //! itself is pure: certificate and policy give queries, matches give a decision.
 
 mod answer;
+mod binding;
 pub mod certificate;
 mod der;
+pub mod explain;
 pub mod mapping;
 pub mod message;
 pub mod policy;
+mod reason;
 mod service;
 #[cfg(test)]
 mod test;
 pub mod trace;
 pub mod trust;
 
-pub use mapping::{Method, Reason};
+pub use mapping::{Form, Method, Strength};
 pub use policy::{Binding, Policy, Unsupported, Validation};
-pub use service::{Answer, Asker, CurrentMapper, MapCertificate, Mapped, Mapper, Question};
+pub use reason::Reason;
+pub use service::{
+    Answer, Asker, CurrentMapper, MapCertificate, Mapped, Mapper, MapperParts, OcspTransport, Question,
+};

@@ -7,9 +7,12 @@
 
 use crate::certificate::{AlternativeName, Certificate, name};
 use crate::message::MappingFlags;
+use crate::policy::{Policy, Sha1PublicKeyInput};
+use crate::reason::Reason;
 use account_store::alt_security_identity::AltSecurityIdentity;
-use account_store::{Account, AccountFlags, Query, Record};
-use dtyp::{FileTime, NtStatus};
+use account_store::fold::Comparison;
+use account_store::{Account, AccountFlags, DistinguishedName, Query};
+use dtyp::FileTime;
 use sha1::{Digest, Sha1};
 use std::fmt;
 
@@ -53,121 +56,143 @@ impl fmt::Display for Method {
     }
 }
 
-/// Why a request was answered as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// An account was found by this method.
-    Mapped(Method),
-    /// The message cannot be decoded.
-    MalformedRequest,
-    /// The certificate cannot be decoded.
-    MalformedCertificate,
-    /// No method is both asked for and allowed.
-    NoMethod,
-    /// No method found an account.
-    NoMatch,
-    /// More than one account was found.
-    Ambiguous,
-    /// The certificate carries the SID of another account, or one that cannot be read.
-    SidMismatch,
-    /// The account is disabled.
-    Disabled,
-    /// The account is locked.
-    Locked,
-    /// The account is expired.
-    Expired,
-    /// The account may not log on at this hour.
-    LogonHours,
-    /// The asker may not ask.
-    AskerDenied,
-    /// The account belongs to a domain that is not served here.
-    OtherDomain,
-    /// The store could not answer.
-    StoreUnavailable,
-    /// An answer could not be built from what the store holds.
-    Unanswerable,
-    /// Audit is required and cannot be written.
-    AuditUnavailable,
+/// By what a certificate names an account ([MS-PKCA] 3.1.5.2.1, [MS-RCMP] 3.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Form {
+    /// A user principal name in the subjectAltName; weak.
+    Upn,
+    /// A DNS name in the subjectAltName; weak.
+    Dns,
+    /// `X509:<I>…<S>…`; weak.
+    IssuerSubject,
+    /// `X509:<I>…<SR>…`; strong.
+    IssuerSerial,
+    /// `X509:<SKI>…`; strong.
+    SubjectKeyIdentifier,
+    /// `X509:<SHA1-PUKEY>…`; strong.
+    Sha1PublicKey,
+    /// `X509:<I>…<SID>…`; strong.
+    IssuerSid,
+    /// `X509:<S>…`; weak, and never enough alone.
+    Subject,
+    /// `X509:<RFC822>…`; weak, and never enough alone.
+    Rfc822,
+    /// `X509:<I>…` and nothing after it; weakest.
+    Issuer,
+    /// The account's SID in the certificate: by extension, or as a URI in the subjectAltName; strong. It finds no account, it
+    /// binds one that was found.
+    Sid,
 }
 
-impl Reason {
-    /// A stable name for logs, metrics and audit.
+impl Form {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Upn,
+        Self::Dns,
+        Self::IssuerSubject,
+        Self::IssuerSerial,
+        Self::SubjectKeyIdentifier,
+        Self::Sha1PublicKey,
+        Self::IssuerSid,
+        Self::Subject,
+        Self::Rfc822,
+        Self::Issuer,
+        Self::Sid,
+    ];
+
+    /// Its name in configuration, logs and output.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Mapped(_) => "mapped",
-            Self::MalformedRequest => "malformed_request",
-            Self::MalformedCertificate => "malformed_certificate",
-            Self::NoMethod => "no_method",
-            Self::NoMatch => "no_match",
-            Self::Ambiguous => "ambiguous",
-            Self::SidMismatch => "sid_mismatch",
-            Self::Disabled => "disabled",
-            Self::Locked => "locked",
-            Self::Expired => "expired",
-            Self::LogonHours => "logon_hours",
-            Self::AskerDenied => "asker_denied",
-            Self::OtherDomain => "other_domain",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::Unanswerable => "unanswerable",
-            Self::AuditUnavailable => "audit_unavailable",
+            Self::Upn => "upn",
+            Self::Dns => "dns",
+            Self::IssuerSubject => "issuer-subject",
+            Self::IssuerSerial => "issuer-serial",
+            Self::SubjectKeyIdentifier => "ski",
+            Self::Sha1PublicKey => "sha1-pukey",
+            Self::IssuerSid => "issuer-sid",
+            Self::Subject => "subject",
+            Self::Rfc822 => "rfc822",
+            Self::Issuer => "issuer",
+            Self::Sid => "sid",
         }
     }
 
-    /// The reason in one sentence, for operators.
-    pub const fn text(self) -> &'static str {
+    /// The same for people.
+    pub const fn title(self) -> &'static str {
         match self {
-            Self::Mapped(Method::Upn) => "mapped by a name in the subjectAltName",
-            Self::Mapped(Method::Subject) => {
-                "mapped by issuer and subject, or by a strong form of altSecurityIdentities"
-            }
-            Self::Mapped(Method::Issuer) => "mapped by the issuer alone",
-            Self::MalformedRequest => "the message cannot be decoded",
-            Self::MalformedCertificate => "the certificate cannot be decoded",
-            Self::NoMethod => "no mapping method is both asked for and allowed",
-            Self::NoMatch => "no account matches",
-            Self::Ambiguous => "more than one account matches",
-            Self::SidMismatch => "the certificate carries the SID of another account",
-            Self::Disabled => "the account is disabled",
-            Self::Locked => "the account is locked",
-            Self::Expired => "the account is expired",
-            Self::LogonHours => "the account may not log on at this hour",
-            Self::AskerDenied => "the machine account lacks the permission rcmp",
-            Self::OtherDomain => "the account's domain is not served here",
-            Self::StoreUnavailable => "the account store could not answer",
-            Self::Unanswerable => "the account cannot be put into an answer",
-            Self::AuditUnavailable => "audit is required and cannot be written",
+            Self::Upn => "user principal name",
+            Self::Dns => "DNS name",
+            Self::IssuerSubject => "issuer+subject",
+            Self::IssuerSerial => "issuer+serial number",
+            Self::SubjectKeyIdentifier => "subject key identifier",
+            Self::Sha1PublicKey => "hash of certificate or key",
+            Self::IssuerSid => "issuer+SID",
+            Self::Subject => "subject",
+            Self::Rfc822 => "mail address",
+            Self::Issuer => "issuer",
+            Self::Sid => "SID in the certificate",
         }
     }
 
-    /// What the client is told ([MS-RCMP] 3.5.2; the rest is our choice). `tell_restrictions` is the policy's.
-    pub const fn status(self, tell_restrictions: bool) -> NtStatus {
+    /// The form of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|form| form.name() == name)
+    }
+
+    /// Whether it binds the account by more than names ([MS-PKCA] 3.1.5.2.1.5).
+    pub const fn is_strong(self) -> bool {
+        matches!(
+            self,
+            Self::IssuerSerial
+                | Self::SubjectKeyIdentifier
+                | Self::Sha1PublicKey
+                | Self::IssuerSid
+                | Self::Sid
+        )
+    }
+
+    /// Whether it only proposes an account, which something strong then has to confirm, whatever the binding.
+    pub const fn is_proposal(self) -> bool {
+        matches!(self, Self::Subject | Self::Rfc822)
+    }
+
+    /// The form of a stored value.
+    pub const fn of(identity: &AltSecurityIdentity) -> Self {
+        match identity {
+            AltSecurityIdentity::IssuerSubject { .. } => Self::IssuerSubject,
+            AltSecurityIdentity::Subject(_) => Self::Subject,
+            AltSecurityIdentity::IssuerSerial { .. } => Self::IssuerSerial,
+            AltSecurityIdentity::SubjectKeyIdentifier(_) => Self::SubjectKeyIdentifier,
+            AltSecurityIdentity::Sha1PublicKey(_) => Self::Sha1PublicKey,
+            AltSecurityIdentity::Rfc822(_) => Self::Rfc822,
+            AltSecurityIdentity::IssuerSid { .. } => Self::IssuerSid,
+            AltSecurityIdentity::Issuer(_) => Self::Issuer,
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How strongly a certificate is bound to the account that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strength {
+    /// By names alone.
+    Weak,
+    /// By this form, and by whom the policy believes.
+    Strong(Form),
+}
+
+impl Strength {
+    /// Its name in logs and output.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Mapped(_) => NtStatus::SUCCESS,
-            Self::MalformedRequest => NtStatus::INVALID_PARAMETER,
-            Self::Disabled if tell_restrictions => NtStatus::ACCOUNT_DISABLED,
-            Self::Locked if tell_restrictions => NtStatus::ACCOUNT_LOCKED_OUT,
-            Self::Expired if tell_restrictions => NtStatus::ACCOUNT_EXPIRED,
-            Self::LogonHours if tell_restrictions => NtStatus::INVALID_LOGON_HOURS,
-            Self::AskerDenied => NtStatus::ACCESS_DENIED,
-            Self::OtherDomain => NtStatus::NO_SUCH_USER,
-            Self::StoreUnavailable => NtStatus::DS_BUSY,
-            Self::Unanswerable => NtStatus::INTERNAL_ERROR,
-            Self::AuditUnavailable => NtStatus::INSUFFICIENT_RESOURCES,
-            Self::MalformedCertificate
-            | Self::NoMethod
-            | Self::NoMatch
-            | Self::Ambiguous
-            | Self::SidMismatch
-            | Self::Disabled
-            | Self::Locked
-            | Self::Expired
-            | Self::LogonHours => NtStatus::LOGON_FAILURE,
+            Self::Weak => "weak",
+            Self::Strong(_) => "strong",
         }
-    }
-
-    /// Whether another server need not be asked: everything but our own inability.
-    pub const fn is_authoritative(self) -> bool {
-        !matches!(self, Self::StoreUnavailable | Self::Unanswerable | Self::AuditUnavailable)
     }
 }
 
@@ -178,8 +203,6 @@ pub enum NotApplicable {
     NoAlternativeName,
     /// The subjectAltName cannot be read.
     MalformedAlternativeName,
-    /// The subject is empty.
-    EmptySubject,
     /// A distinguished name cannot be read.
     MalformedName,
 }
@@ -190,40 +213,73 @@ impl NotApplicable {
         match self {
             Self::NoAlternativeName => "the certificate has no user principal name and no DNS name",
             Self::MalformedAlternativeName => "the subjectAltName cannot be read",
-            Self::EmptySubject => "the subject is empty",
             Self::MalformedName => "a distinguished name cannot be read",
         }
     }
 }
 
-/// The queries of a method. With [`Method::Issuer`] the first that finds anything decides; with the others all are asked,
-/// and all that are found must be one account.
+/// A question to the store, and the form it is asked by.
+pub type FormQuery = (Form, Query);
+
+/// The queries of a method, the decisive ones and those that may only propose an account when the first found none. With
+/// [`Method::Issuer`] the first that finds anything decides; with the others all are asked, and all that are found must be one
+/// account. `issuers` are the encoded names behind the certificate's own issuer that may be believed.
 pub fn queries(
     method: Method,
     certificate: &Certificate<'_>,
     issuers: &[&[u8]],
-    flags: MappingFlags,
-) -> Result<Vec<Query>, NotApplicable> {
+    input: Sha1PublicKeyInput,
+) -> Result<Vec<FormQuery>, NotApplicable> {
     match method {
         Method::Upn => alternative_names(certificate),
-        Method::Subject => subject_forms(certificate),
-        Method::Issuer => issuer_names(certificate, issuers, flags.contains(MappingFlags::ISSUER_CHAIN)),
+        Method::Subject => {
+            let forms = identities(certificate, input)?.into_iter();
+            let forms = forms.map(|identity| (Form::of(&identity), identity));
+            Ok(forms.map(|(form, identity)| (form, query(&identity))).collect())
+        }
+        Method::Issuer => issuer_names(certificate, issuers),
     }
 }
 
-fn alternative_names(certificate: &Certificate<'_>) -> Result<Vec<Query>, NotApplicable> {
+/// Whether an account that a store found has the value that was asked for, by the policy's comparison.
+pub(crate) fn is_same(query: &Query, account: &Account, policy: &Policy) -> bool {
+    match query {
+        Query::UserPrincipalName(name) if policy.name_comparison == Comparison::Exact => {
+            account.user_principal_name.as_ref() == Some(name)
+        }
+        Query::ServicePrincipalName(name) if policy.name_comparison == Comparison::Exact => {
+            // The class of a service is a word of the protocol, not of the certificate.
+            let host = |name: &str| name.split_once('/').map(|(_, host)| host.to_owned());
+            account.service_principal_names.iter().any(|known| host(known) == host(name))
+        }
+        Query::AltSecurityIdentity(value) if policy.comparison != Comparison::Windows => {
+            let key = |value: &str| {
+                value.parse::<AltSecurityIdentity>().ok().map(|identity| identity.key_by(policy.comparison))
+            };
+            let asked = key(value);
+            account.alt_security_identities.iter().any(|known| key(known) == asked)
+        }
+        _ => true,
+    }
+}
+
+fn query(identity: &AltSecurityIdentity) -> Query {
+    Query::AltSecurityIdentity(identity.to_string())
+}
+
+fn alternative_names(certificate: &Certificate<'_>) -> Result<Vec<FormQuery>, NotApplicable> {
     let names = certificate.alternative_names().map_err(|_| NotApplicable::MalformedAlternativeName)?;
     let mut queries = Vec::new();
     for name in &names {
         if let AlternativeName::PrincipalName(name) = name {
-            queries.push(Query::UserPrincipalName(name.clone()));
+            queries.push((Form::Upn, Query::UserPrincipalName(name.clone())));
         }
     }
     for name in &names {
         if let AlternativeName::Dns(name) = name
             && is_host_name(name)
         {
-            queries.push(Query::ServicePrincipalName(format!("host/{name}")));
+            queries.push((Form::Dns, Query::ServicePrincipalName(format!("host/{name}"))));
         }
     }
     match queries.is_empty() {
@@ -238,59 +294,77 @@ fn is_host_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-fn subject_forms(certificate: &Certificate<'_>) -> Result<Vec<Query>, NotApplicable> {
+/// Every value of altSecurityIdentities that names this certificate, but for the issuer alone: strong ones and the one of
+/// issuer and subject first, then those that only propose.
+pub fn identities(
+    certificate: &Certificate<'_>,
+    input: Sha1PublicKeyInput,
+) -> Result<Vec<AltSecurityIdentity>, NotApplicable> {
     let issuer = certificate.issuer_name().map_err(|_| NotApplicable::MalformedName)?;
     let subject = certificate.subject_name().map_err(|_| NotApplicable::MalformedName)?;
-    let mut forms = Vec::with_capacity(4);
+    let mut forms = Vec::with_capacity(8);
     if !subject.is_empty() {
-        forms.push(AltSecurityIdentity::IssuerSubject { issuer: issuer.clone(), subject });
+        forms.push(AltSecurityIdentity::IssuerSubject { issuer: issuer.clone(), subject: subject.clone() });
     }
-    if !issuer.is_empty() {
-        forms.push(AltSecurityIdentity::issuer_serial(issuer, certificate.serial));
+    forms.extend(strong_identities(certificate, &issuer, input));
+    if !subject.is_empty() {
+        forms.push(AltSecurityIdentity::Subject(subject));
     }
-    if let Ok(Some(identifier)) = certificate.subject_key_identifier() {
-        forms.push(AltSecurityIdentity::SubjectKeyIdentifier(identifier.to_vec()));
+    for name in certificate.alternative_names().unwrap_or_default() {
+        if let AlternativeName::Rfc822(mail) = name
+            && !mail.trim().is_empty()
+        {
+            forms.push(AltSecurityIdentity::Rfc822(mail));
+        }
     }
-    forms.push(AltSecurityIdentity::Sha1PublicKey(Sha1::digest(certificate.encoded).into()));
-    match forms.is_empty() {
-        true => Err(NotApplicable::EmptySubject),
-        false => Ok(forms.into_iter().map(|form| Query::AltSecurityIdentity(form.to_string())).collect()),
-    }
+    Ok(forms)
 }
 
-fn issuer_names(
+/// The strong values among them.
+pub fn strong_identities(
     certificate: &Certificate<'_>,
-    issuers: &[&[u8]],
-    chain: bool,
-) -> Result<Vec<Query>, NotApplicable> {
-    let mut encoded = vec![certificate.issuer];
-    if chain {
-        // The first is nearly always the certificate's own issuer again.
-        encoded.extend(issuers.iter().filter(|issuer| **issuer != certificate.issuer));
+    issuer: &DistinguishedName,
+    input: Sha1PublicKeyInput,
+) -> Vec<AltSecurityIdentity> {
+    let mut forms = Vec::with_capacity(5);
+    if !issuer.is_empty() {
+        forms.push(AltSecurityIdentity::issuer_serial(issuer.clone(), certificate.serial));
     }
-    encoded
-        .into_iter()
+    if let Ok(Some(identifier)) = certificate.subject_key_identifier()
+        && !identifier.is_empty()
+    {
+        forms.push(AltSecurityIdentity::SubjectKeyIdentifier(identifier.to_vec()));
+    }
+    let hash = |bytes: &[u8]| AltSecurityIdentity::Sha1PublicKey(Sha1::digest(bytes).into());
+    match input {
+        Sha1PublicKeyInput::Thumbprint => forms.push(hash(certificate.encoded)),
+        Sha1PublicKeyInput::PublicKey => {
+            forms.push(hash(certificate.public_key));
+            forms.extend(certificate.public_key_bits().map(hash));
+        }
+    }
+    if let Ok(Some(sid)) = certificate.sid()
+        && !issuer.is_empty()
+    {
+        forms.push(AltSecurityIdentity::IssuerSid { issuer: issuer.clone(), sid });
+    }
+    forms
+}
+
+fn issuer_names(certificate: &Certificate<'_>, issuers: &[&[u8]]) -> Result<Vec<FormQuery>, NotApplicable> {
+    // The first is nearly always the certificate's own issuer again.
+    let others = issuers.iter().filter(|issuer| **issuer != certificate.issuer).copied();
+    std::iter::once(certificate.issuer)
+        .chain(others)
         .map(|encoded| match name(encoded) {
-            Ok(name) if !name.is_empty() => {
-                Ok(Query::AltSecurityIdentity(AltSecurityIdentity::Issuer(name).to_string()))
-            }
+            Ok(name) if !name.is_empty() => Ok((Form::Issuer, query(&AltSecurityIdentity::Issuer(name)))),
             _ => Err(NotApplicable::MalformedName),
         })
         .collect()
 }
 
-/// Whether the account that was found may have this certificate, now.
-pub fn judge(certificate: &Certificate<'_>, record: &Record, now: FileTime) -> Result<(), Reason> {
-    match certificate.sid() {
-        Ok(None) => {}
-        Ok(Some(sid)) if sid == record.account.sid => {}
-        Ok(Some(_)) | Err(_) => return Err(Reason::SidMismatch),
-    }
-    restriction(&record.account, now).map_or(Ok(()), Err)
-}
-
 /// What forbids the account to log on now.
-fn restriction(account: &Account, now: FileTime) -> Option<Reason> {
+pub(crate) fn restriction(account: &Account, now: FileTime) -> Option<Reason> {
     let expires = account.expires != FileTime::UNSET && account.expires < FileTime::NEVER;
     match () {
         () if account.flags.contains(AccountFlags::DISABLED) => Some(Reason::Disabled),

@@ -1,7 +1,16 @@
 //! What the operator allows. A policy is a value; whoever reloads replaces it whole.
+//!
+//! Rules are of two kinds. Those of `[mapping]` are for every certificate. Those of a certificate authority
+//! ([`AuthorityPolicy`]) are for the certificates below it, and can only take away: a form counts when all authorities on the
+//! verified path that say anything about forms grant it. Where none says anything, the policy's own grants are in force.
 
+use crate::mapping::Form;
 use crate::message::MappingFlags;
-use dtyp::Sid;
+use crate::trust::KeyId;
+use account_store::fold::{Comparison, casefold};
+use account_store::{Account, AccountKind, Record};
+use dtyp::{FileTime, Sid};
+use std::collections::HashMap;
 use std::fmt;
 
 /// Rules by which a certificate may become an account.
@@ -11,8 +20,22 @@ pub struct Policy {
     pub methods: MappingFlags,
     /// How strongly a certificate must be bound to its account.
     pub binding: Binding,
+    /// `CertificateBackdatingCompensation`: by how many seconds a weakly mapped certificate may be older than its account, with
+    /// [`Binding::Compat`].
+    pub backdating_s: u64,
     /// What the service verifies itself.
     pub validation: Validation,
+    /// What authorities that say nothing about forms may vouch for.
+    pub grants: Grants,
+    /// Rules of single authorities, by their keys.
+    pub authorities: HashMap<KeyId, AuthorityPolicy>,
+    /// How values of altSecurityIdentities are compared. Stores look up by the widest, [`Comparison::Windows`]; what a narrower one
+    /// tells apart is no match.
+    pub comparison: Comparison,
+    /// The same for user principal names and service principal names, where stores look up by [`Comparison::Casefold`].
+    pub name_comparison: Comparison,
+    /// What `X509:<SHA1-PUKEY>` is the hash of.
+    pub sha1_public_key: Sha1PublicKeyInput,
     /// Whether the client learns that an account is disabled, locked, expired or outside its hours. Otherwise it learns as
     /// much as if there were no account.
     pub tell_restrictions: bool,
@@ -22,8 +45,8 @@ pub struct Policy {
     pub revision: u64,
 }
 
-/// `StrongCertificateBindingEnforcement` ([MS-PKCA] 3.1.5.2.1.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `StrongCertificateBindingEnforcement` ([MS-PKCA] 3.1.5.2.1.6), from the laxest to the strictest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Binding {
     /// A weak mapping is enough.
     Off,
@@ -33,10 +56,21 @@ pub enum Binding {
     Full,
 }
 
+impl Binding {
+    /// Its name in configuration and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Compat => "compat",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// What the service verifies before it believes a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Validation {
-    /// Nothing: the client has done it.
+    /// Nothing: the client has done it. No strong form counts then, because nobody here knows whose word it is.
     Off,
     /// The chain to a configured anchor.
     Chain,
@@ -44,36 +78,268 @@ pub enum Validation {
     ChainAndRevocation,
 }
 
-/// A policy asks for what this version cannot enforce. To go on without it would be to lie.
+impl Validation {
+    /// Its name in configuration and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Chain => "chain",
+            Self::ChainAndRevocation => "chain+crl",
+        }
+    }
+}
+
+/// The two readings of "SHA1 hash of public key" ([MS-PKCA] 3.1.5.2.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sha1PublicKeyInput {
+    /// The whole certificate, as Samba and directories in the field have it.
+    Thumbprint,
+    /// The public key: its SubjectPublicKeyInfo, or the contents of the bit string in it.
+    PublicKey,
+}
+
+/// A policy contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// Only `off` can be enforced.
-    Binding(Binding),
-    /// Only `off` can be enforced.
-    Validation(Validation),
+    /// A strong mapping is needed, and without a verified chain none counts.
+    NothingCanMap,
+    /// Chains are to be verified, and there is nothing to verify them by; or the other way round.
+    Trust,
 }
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, asked) = match self {
-            Self::Binding(Binding::Full) => ("binding", "full"),
-            Self::Binding(_) => ("binding", "compat"),
-            Self::Validation(Validation::ChainAndRevocation) => ("validation", "chain+crl"),
-            Self::Validation(_) => ("validation", "chain"),
-        };
-        write!(f, "{what} = \"{asked}\" cannot be enforced by this version; only {what} = \"off\" can")
+        f.write_str(match self {
+            Self::NothingCanMap => {
+                "binding = \"full\" with validation = \"off\" maps nobody: a strong form counts only for a verified chain"
+            }
+            Self::Trust => "validation and the anchors do not go together",
+        })
     }
 }
 
 impl std::error::Error for Unsupported {}
 
+/// Rules for the certificates below one authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthorityPolicy {
+    /// Methods that may be used for them, of those that the policy allows.
+    pub methods: Option<MappingFlags>,
+    /// A binding that is stricter than the policy's.
+    pub binding: Option<Binding>,
+    /// A backdating that is shorter than the policy's.
+    pub backdating_s: Option<u64>,
+    /// What the authority may vouch for, and for whom.
+    pub grants: Option<Grants>,
+    /// Certificates it issued itself by these policies are strong by name ("Allow name-based strong mappings").
+    pub strong_names: Vec<StrongName>,
+}
+
+/// A tuple of [MS-PKCA] 3.1.5.2.1.5: an issuer, policies, and the kind of name that is then strong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StrongName {
+    /// Contents octets of the object identifiers; the certificate must have all of them.
+    pub policies: Vec<Vec<u8>>,
+    /// The kind of name.
+    pub kind: StrongNameKind,
+}
+
+/// The kind of name that policies make strong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StrongNameKind {
+    /// `IssuerSubject`.
+    IssuerSubject,
+    /// `UPNSuffix=`: user principal names that end in `@` and this.
+    UpnSuffix(String),
+}
+
+/// Which forms count, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants(Vec<Grant>);
+
+/// One form, for everybody or for some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The form.
+    pub form: Form,
+    /// For whom; `None` for everybody.
+    pub to: Option<Vec<Whom>>,
+}
+
+/// Accounts that an authority may vouch for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// Whose user principal name ends in `@` and this, or computers whose service is at a host below it.
+    Suffix(String),
+    /// Members of this group.
+    Group(Sid),
+    /// Members of the group of this name.
+    NamedGroup(String),
+    /// This account.
+    Account(Sid),
+    /// The account of this name.
+    NamedAccount(String),
+}
+
+impl Grants {
+    /// Exactly these.
+    pub const fn new(grants: Vec<Grant>) -> Self {
+        Self(grants)
+    }
+
+    /// What counts unless something else is said: for a verified chain all but what an authority could write into a certificate
+    /// for whom it likes (a key identifier, its own name), as the own controllers of Windows have it since CVE-2025-26647.
+    pub fn standard(validation: Validation) -> Self {
+        let denied: &[Form] = match validation {
+            Validation::Off => &[],
+            Validation::Chain | Validation::ChainAndRevocation => &[Form::SubjectKeyIdentifier, Form::Issuer],
+        };
+        let forms = Form::ALL.into_iter().filter(|form| !denied.contains(form));
+        Self(forms.map(|form| Grant { form, to: None }).collect())
+    }
+
+    /// The grants one by one.
+    pub fn iter(&self) -> std::slice::Iter<'_, Grant> {
+        self.0.iter()
+    }
+
+    /// Whether the form counts for this account.
+    pub fn allow(&self, form: Form, record: &Record) -> bool {
+        self.0.iter().any(|grant| {
+            grant.form == form
+                && grant.to.as_ref().is_none_or(|whom| whom.iter().any(|whom| whom.includes(record)))
+        })
+    }
+
+    /// Whether the form counts for anybody.
+    pub fn mention(&self, form: Form) -> bool {
+        self.0.iter().any(|grant| grant.form == form)
+    }
+}
+
+impl Whom {
+    fn includes(&self, record: &Record) -> bool {
+        let account = &record.account;
+        match self {
+            Self::Suffix(suffix) => has_suffix(account, suffix),
+            Self::Group(sid) => record.memberships.iter().any(|membership| membership.sid == *sid),
+            Self::NamedGroup(name) => {
+                let name = casefold(name);
+                let mut names = record.memberships.iter().filter_map(|membership| membership.name.as_ref());
+                names.any(|known| casefold(known) == name)
+            }
+            Self::Account(sid) => account.sid == *sid,
+            Self::NamedAccount(name) => casefold(&account.name) == casefold(name),
+        }
+    }
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Suffix(suffix) => write!(f, "@{suffix}"),
+            Self::Group(sid) => write!(f, "group:{sid}"),
+            Self::NamedGroup(name) => write!(f, "group:{name}"),
+            Self::Account(sid) => write!(f, "account:{sid}"),
+            Self::NamedAccount(name) => write!(f, "account:{name}"),
+        }
+    }
+}
+
+fn has_suffix(account: &Account, suffix: &str) -> bool {
+    let suffix = casefold(suffix);
+    let below = |name: &str, separator: char| {
+        casefold(name).strip_suffix(&*suffix).is_some_and(|before| before.ends_with(separator))
+    };
+    account.user_principal_name.as_ref().is_some_and(|name| below(name, '@'))
+        || account.kind == AccountKind::Computer
+            && account.service_principal_names.iter().any(|name| below(name, '.'))
+}
+
+impl StrongName {
+    /// Whether a certificate with these policies is strong by a name that was found by `form`, for this account.
+    pub fn makes_strong(&self, form: Form, policies: &[&[u8]], account: &Account) -> bool {
+        let named = match &self.kind {
+            StrongNameKind::IssuerSubject => form == Form::IssuerSubject,
+            StrongNameKind::UpnSuffix(suffix) => {
+                let upn = account.user_principal_name.as_deref().and_then(|name| name.rsplit_once('@'));
+                form == Form::Upn && upn.is_some_and(|(_, domain)| casefold(domain) == casefold(suffix))
+            }
+        };
+        named
+            && !self.policies.is_empty()
+            && self.policies.iter().all(|policy| policies.contains(&&policy[..]))
+    }
+}
+
+/// The rules for one certificate: those of the policy and of all authorities on its path.
+#[derive(Clone, Debug)]
+pub struct Rules<'a> {
+    /// Methods that may be used.
+    pub methods: MappingFlags,
+    /// The binding that is asked for.
+    pub binding: Binding,
+    /// By how many seconds a certificate may be older than its account.
+    pub backdating_s: u64,
+    /// Names that are strong by policy.
+    pub strong_names: &'a [StrongName],
+    grants: Vec<&'a Grants>,
+    verified: bool,
+}
+
 impl Policy {
-    /// Whether this version enforces all that the policy asks for.
+    /// Whether this policy makes sense.
     pub const fn check(&self) -> Result<(), Unsupported> {
         match (self.binding, self.validation) {
-            (Binding::Off, Validation::Off) => Ok(()),
-            (Binding::Off, validation) => Err(Unsupported::Validation(validation)),
-            (binding, _) => Err(Unsupported::Binding(binding)),
+            (Binding::Full, Validation::Off) => Err(Unsupported::NothingCanMap),
+            _ => Ok(()),
         }
+    }
+
+    /// The rules for a certificate whose verified path has these authorities, the issuing one first; `None` when chains are not
+    /// verified.
+    pub fn rules(&self, path: Option<&[KeyId]>) -> Rules<'_> {
+        let entries = || path.unwrap_or_default().iter().filter_map(|key| self.authorities.get(key));
+        let mut grants: Vec<&Grants> = entries().filter_map(|entry| entry.grants.as_ref()).collect();
+        if grants.is_empty() {
+            grants.push(&self.grants);
+        }
+        Rules {
+            methods: entries()
+                .filter_map(|entry| entry.methods)
+                .fold(self.methods, |methods, allowed| methods.and(allowed)),
+            binding: entries().filter_map(|entry| entry.binding).fold(self.binding, Binding::max),
+            backdating_s: entries().filter_map(|entry| entry.backdating_s).fold(self.backdating_s, u64::min),
+            // The tuple is about who issued the certificate, not about who certified the issuer.
+            strong_names: path
+                .and_then(|path| self.authorities.get(path.first()?))
+                .map_or(&[], |entry| entry.strong_names.as_slice()),
+            grants,
+            verified: path.is_some(),
+        }
+    }
+}
+
+impl Rules<'_> {
+    /// Whether a form counts for this account. A strong one never does without a verified chain.
+    pub fn allow(&self, form: Form, record: &Record) -> bool {
+        (self.verified || !form.is_strong()) && self.grants.iter().all(|grants| grants.allow(form, record))
+    }
+
+    /// Whether a form counts for anybody.
+    pub fn mention(&self, form: Form) -> bool {
+        (self.verified || !form.is_strong()) && self.grants.iter().all(|grants| grants.mention(form))
+    }
+
+    /// Whether the chain was verified.
+    pub const fn is_verified(&self) -> bool {
+        self.verified
+    }
+
+    /// Whether a certificate is too old for a weak mapping to an account that was made then. When the account was made is not
+    /// known of some accounts; then nobody can say that the certificate is younger.
+    pub fn is_too_old(&self, not_before: FileTime, created: FileTime) -> bool {
+        let allowed = created.0.saturating_sub(self.backdating_s.saturating_mul(10_000_000));
+        created == FileTime::UNSET || not_before.0 < allowed
     }
 }

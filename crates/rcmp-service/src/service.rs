@@ -1,12 +1,15 @@
 //! The question and the answer, and the service between them.
 
 use crate::answer;
+use crate::binding;
 use crate::certificate::Certificate;
-use crate::mapping::{self, Method, Reason};
+use crate::mapping::{self, Form, FormQuery, Method, Strength};
 use crate::message::{MappingFlags, Request};
-use crate::policy::{Policy, Unsupported};
+use crate::policy::{Policy, Rules, Unsupported, Validation};
+use crate::reason::Reason;
 use crate::trace::{NoTrace, Step, Trace};
-use account_store::{AccountStore, BoxFuture, Matches, Query, Record};
+use crate::trust::{Nonce, Path, Revocation, Trust};
+use account_store::{AccountStore, BoxFuture, Matches, Record};
 use bytes::Bytes;
 use dtyp::{FileTime, NtStatus, Sid};
 use std::convert::Infallible;
@@ -55,16 +58,44 @@ pub struct Mapped {
     pub record: Arc<Record>,
     /// By which method.
     pub method: Method,
+    /// How strongly the certificate is bound to it.
+    pub strength: Strength,
     /// SSL_CERT_LOGON_RESP.
     pub response: Bytes,
+}
+
+/// Asks OCSP responders that the operator configured, and no others. Whoever implements it bounds time, size and how many
+/// questions are open.
+pub trait OcspTransport: Send + Sync {
+    /// A number that nobody can guess, to know an answer by; `None` for responders that answer from a store.
+    fn nonce(&self) -> Option<Nonce>;
+
+    /// Sends a request (RFC 6960 A.1) and returns what came back, or why nothing did.
+    fn ask<'a>(&'a self, url: &'a str, request: Vec<u8>) -> BoxFuture<'a, Result<Vec<u8>, String>>;
 }
 
 /// What a decision is made from, replaced whole when the configuration is reloaded.
 pub struct Mapper {
     policy: Policy,
+    trust: Option<Arc<Trust>>,
+    responder: Option<Arc<dyn OcspTransport>>,
     store: Arc<dyn AccountStore>,
     server: String,
     cache: answer::Cache,
+}
+
+/// What a mapper is made of.
+pub struct MapperParts {
+    /// The policy.
+    pub policy: Policy,
+    /// What chains are verified by; there exactly when the policy wants them verified.
+    pub trust: Option<Arc<Trust>>,
+    /// Who asks OCSP responders, where some are configured.
+    pub responder: Option<Arc<dyn OcspTransport>>,
+    /// The accounts.
+    pub store: Arc<dyn AccountStore>,
+    /// The NetBIOS name that answers carry.
+    pub server: String,
 }
 
 impl std::fmt::Debug for Mapper {
@@ -73,12 +104,29 @@ impl std::fmt::Debug for Mapper {
     }
 }
 
+/// An account that was decided for.
+#[derive(Clone, Debug)]
+struct Decision {
+    record: Arc<Record>,
+    method: Method,
+    strength: Strength,
+}
+
+/// What a method found: an account, and by which forms that count.
+struct Found {
+    record: Arc<Record>,
+    forms: Vec<Form>,
+}
+
 impl Mapper {
-    /// A mapper for the accounts of `store`; `server` is the NetBIOS name that answers carry. A policy that cannot be
-    /// enforced is refused.
-    pub fn new(policy: Policy, store: Arc<dyn AccountStore>, server: String) -> Result<Self, Unsupported> {
+    /// A mapper. A policy that contradicts itself is refused.
+    pub fn new(parts: MapperParts) -> Result<Self, Unsupported> {
+        let MapperParts { policy, trust, responder, store, server } = parts;
         policy.check()?;
-        Ok(Self { policy, store, server, cache: answer::Cache::default() })
+        if trust.is_some() != (policy.validation != Validation::Off) {
+            return Err(Unsupported::Trust);
+        }
+        Ok(Self { policy, trust, responder, store, server, cache: answer::Cache::default() })
     }
 
     /// The policy.
@@ -86,33 +134,45 @@ impl Mapper {
         &self.policy
     }
 
+    /// What chains are verified by.
+    pub const fn trust(&self) -> Option<&Arc<Trust>> {
+        self.trust.as_ref()
+    }
+
+    /// The accounts.
+    pub fn store(&self) -> &Arc<dyn AccountStore> {
+        &self.store
+    }
+
     /// Answers a question.
     pub async fn answer(&self, question: &Question, now: FileTime) -> Answer {
+        self.answer_traced(question, now, &mut NoTrace).await
+    }
+
+    /// Answers a question, and takes down how.
+    pub async fn answer_traced(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
         let decision = match question.asker.may_map {
-            true => self.decide(&question.request, now, &mut NoTrace).await,
+            true => self.decide(&question.request, now, trace).await,
             false => Err(Reason::AskerDenied),
         };
         self.conclude(decision, now)
     }
 
-    /// Makes the same decision for `rcmpd explain`, and takes down how. Nobody's permission is looked at.
-    pub async fn explain(&self, request: &[u8], now: FileTime, trace: &mut Vec<Step>) -> Answer {
+    /// Makes the same decision for whoever wants to know why. Nobody's permission is looked at.
+    pub async fn explain(&self, request: &[u8], now: FileTime, trace: &mut impl Trace) -> Answer {
         let decision = self.decide(request, now, trace).await;
-        let reason = match &decision {
-            Ok((_, method)) => Reason::Mapped(*method),
-            Err(reason) => *reason,
-        };
-        trace.step(|| Step::Decided { reason });
-        self.conclude(decision, now)
+        let answer = self.conclude(decision, now);
+        trace.step(|| Step::Decided { reason: answer.reason });
+        answer
     }
 
-    fn conclude(&self, decision: Result<(Arc<Record>, Method), Reason>, now: FileTime) -> Answer {
-        let mapped = decision.and_then(|(record, method)| {
+    fn conclude(&self, decision: Result<Decision, Reason>, now: FileTime) -> Answer {
+        let mapped = decision.and_then(|Decision { record, method, strength }| {
             let response = self
                 .cache
                 .response(&record, self.store.domain(), &self.server, self.policy.identity_sid, now)
                 .ok_or(Reason::Unanswerable)?;
-            Ok(Mapped { record, method, response })
+            Ok(Mapped { record, method, strength, response })
         });
         let reason = match &mapped {
             Ok(mapped) => Reason::Mapped(mapped.method),
@@ -132,57 +192,155 @@ impl Mapper {
         request: &[u8],
         now: FileTime,
         trace: &mut impl Trace,
-    ) -> Result<(Arc<Record>, Method), Reason> {
+    ) -> Result<Decision, Reason> {
         let request = Request::decode(request).map_err(|_| Reason::MalformedRequest)?;
         let flags = request.flags.and(MappingFlags::ALL);
-        if !Method::ALL.iter().any(|method| flags.and(self.policy.methods).contains(method.flag())) {
+        let allowed = |methods: MappingFlags| {
+            Method::ALL.iter().any(|method| flags.and(methods).contains(method.flag()))
+        };
+        if !allowed(self.policy.methods) {
             return Err(Reason::NoMethod);
         }
         let certificate =
             Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
+        let path = self.verify(&certificate, now, trace).await?;
+        let rules = self.policy.rules(path.as_ref().map(|path| path.authorities.as_slice()));
+        if !allowed(rules.methods) {
+            return Err(Reason::AuthorityNotAllowed);
+        }
+        let issuers = self.believable(&request.issuers, path.as_deref(), flags.and(rules.methods));
+        // Whether something was found by a form that the certificate's authority may not vouch for.
+        let mut withheld = false;
         for method in Method::ALL {
             let asked = flags.contains(method.flag());
-            if !asked || !self.policy.methods.contains(method.flag()) {
+            if !asked || !rules.methods.contains(method.flag()) {
                 trace.step(|| Step::Skipped { method, asked });
                 continue;
             }
-            let chain = flags.and(self.policy.methods);
-            let queries = match mapping::queries(method, &certificate, &request.issuers, chain) {
+            let queries = match mapping::queries(method, &certificate, &issuers, self.policy.sha1_public_key)
+            {
                 Ok(queries) => queries,
                 Err(why) => {
                     trace.step(|| Step::NotApplicable { method, why });
                     continue;
                 }
             };
-            if let Some(record) = self.find(method, queries, trace).await? {
-                mapping::judge(&certificate, &record, now)?;
-                return Ok((record, method));
+            if let Some(Found { record, forms }) =
+                self.find(method, queries, &rules, &mut withheld, trace).await?
+            {
+                let strength =
+                    binding::judge(&certificate, &record, &forms, &rules, &self.policy, now, trace)?;
+                return Ok(Decision { record, method, strength });
             }
         }
-        Err(Reason::NoMatch)
+        Err(if withheld { Reason::AuthorityNotAllowed } else { Reason::NoMatch })
     }
 
-    /// The one account that a method's queries find.
+    /// The verified path, or none where chains are not verified here.
+    async fn verify(
+        &self,
+        certificate: &Certificate<'_>,
+        now: FileTime,
+        trace: &mut impl Trace,
+    ) -> Result<Option<Arc<Path>>, Reason> {
+        let Some(trust) = &self.trust else {
+            trace.step(|| Step::ChainNotVerified);
+            return Ok(None);
+        };
+        let path = trust.verify(certificate.encoded, now);
+        trace.step(|| Step::Chain {
+            path: path.as_ref().map(|path| path.authorities.clone()).map_err(|error| *error),
+        });
+        let path = path.map_err(Reason::Chain)?;
+        if self.policy.validation == Validation::ChainAndRevocation {
+            let status = self.revocation(trust, &path, now).await;
+            trace.step(|| Step::Revocation { status });
+            match status {
+                Revocation::Good => {}
+                Revocation::Revoked { .. } => return Err(Reason::Revoked),
+                Revocation::Unknown { .. } => return Err(Reason::RevocationUnknown),
+            }
+        }
+        Ok(Some(path))
+    }
+
+    async fn revocation(&self, trust: &Trust, path: &Path, now: FileTime) -> Revocation {
+        if let Some(responder) = &self.responder {
+            for question in trust.ocsp_needed(path, now, || responder.nonce()) {
+                let answered = match responder.ask(&question.url, question.request.clone()).await {
+                    Ok(response) => trust
+                        .ocsp_answer(&question, &response, now)
+                        .map(drop)
+                        .map_err(|error| error.to_string()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = answered {
+                    tracing::warn!(url = &*question.url, error, "An OCSP responder gave no usable answer");
+                }
+            }
+        }
+        trust.revocation(path, now)
+    }
+
+    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those that
+    /// are on it.
+    fn believable<'a>(&self, names: &[&'a [u8]], path: Option<&Path>, flags: MappingFlags) -> Vec<&'a [u8]> {
+        let wanted = names.iter().filter(|_| flags.contains(MappingFlags::ISSUER_CHAIN)).copied();
+        match (path, &self.trust) {
+            (Some(path), Some(trust)) => wanted
+                .filter(|name| {
+                    let mut known = trust.authorities();
+                    known.any(|known| known.name == **name && path.authorities.contains(&known.key))
+                })
+                .collect(),
+            _ => wanted.collect(),
+        }
+    }
+
+    /// The one account that a method's queries find. Forms that the certificate's authority may not vouch for find nobody; those
+    /// that only propose are asked when all others found nobody.
     async fn find(
         &self,
         method: Method,
-        queries: Vec<Query>,
+        queries: Vec<FormQuery>,
+        rules: &Rules<'_>,
+        withheld: &mut bool,
         trace: &mut impl Trace,
-    ) -> Result<Option<Arc<Record>>, Reason> {
-        let mut one: Option<Arc<Record>> = None;
+    ) -> Result<Option<Found>, Reason> {
+        let mut one: Option<Found> = None;
         let mut ambiguous = false;
-        for query in queries {
+        for (form, query) in queries {
+            if form.is_proposal() && (one.is_some() || ambiguous) {
+                break;
+            }
             let found = self.store.find(&query).await;
             if let Err(error) = &found {
                 tracing::warn!(%error, "The account store could not answer");
             }
-            trace.step(|| Step::Asked { method, query, found: found.as_ref().ok().cloned() });
+            let granted = match &found {
+                Ok(Matches::One(record)) => rules.allow(form, record),
+                _ => rules.mention(form),
+            };
+            let is_same = match &found {
+                Ok(Matches::One(record)) => mapping::is_same(&query, &record.account, &self.policy),
+                _ => true,
+            };
+            trace.step(|| Step::Asked { method, form, query, found: found.as_ref().ok().cloned(), granted });
             match found.map_err(|_| Reason::StoreUnavailable)? {
                 Matches::None => continue,
+                Matches::One(record) if !is_same => {
+                    trace.step(|| Step::Differs { method, form, record });
+                    continue;
+                }
+                Matches::One(_) | Matches::Many(_) if !granted => {
+                    *withheld = true;
+                    continue;
+                }
                 Matches::Many(_) => ambiguous = true,
-                Matches::One(record) => match &one {
-                    Some(other) if other.account.sid != record.account.sid => ambiguous = true,
-                    _ => one = Some(record),
+                Matches::One(record) => match &mut one {
+                    Some(other) if other.record.account.sid != record.account.sid => ambiguous = true,
+                    Some(same) => same.forms.push(form),
+                    None => one = Some(Found { record, forms: vec![form] }),
                 },
             }
             // The names of a chain are tried one after the other, the nearest first; other queries must all agree.

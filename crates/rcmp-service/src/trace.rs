@@ -1,11 +1,27 @@
 //! What happened on the way to a decision, for whoever has to explain it. The hot path traces nothing and pays nothing.
 
-use crate::mapping::{Method, NotApplicable, Reason};
-use account_store::{Matches, Query};
+use crate::mapping::{Form, Method, NotApplicable, Strength};
+use crate::policy::Binding;
+use crate::reason::Reason;
+use crate::trust::{ChainError, KeyId, Revocation};
+use account_store::{Matches, Query, Record};
+use std::sync::Arc;
 
 /// One step on the way to a decision.
 #[derive(Clone, Debug)]
 pub enum Step {
+    /// Chains are not verified here.
+    ChainNotVerified,
+    /// The chain was verified.
+    Chain {
+        /// The authorities on it, the issuing one first, or why there is none.
+        path: Result<Vec<KeyId>, ChainError>,
+    },
+    /// The path was looked up in revocation lists and answers.
+    Revocation {
+        /// What they say.
+        status: Revocation,
+    },
     /// A method was not asked for, or the policy does not allow it.
     Skipped {
         /// Which.
@@ -24,16 +40,76 @@ pub enum Step {
     Asked {
         /// By which method.
         method: Method,
+        /// By which form.
+        form: Form,
         /// What.
         query: Query,
         /// What it answered; `None` when it could not.
         found: Option<Matches>,
+        /// Whether the certificate's authority may vouch for the account by this form.
+        granted: bool,
+    },
+    /// What was found is not what was asked for, by a comparison that is narrower than the store's.
+    Differs {
+        /// By which method.
+        method: Method,
+        /// By which form.
+        form: Form,
+        /// The account.
+        record: Arc<Record>,
+    },
+    /// An account was found, and weighed.
+    Weighed {
+        /// The account.
+        record: Arc<Record>,
+        /// By which forms it was found.
+        forms: Vec<Form>,
+        /// What binds it to the certificate, and whether each counts.
+        evidence: Vec<Evidence>,
+        /// What that makes together.
+        strength: Strength,
+        /// What was asked for.
+        binding: Binding,
     },
     /// The decision.
     Decided {
         /// Why.
         reason: Reason,
     },
+}
+
+/// Something that binds a certificate to an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// In which form.
+    pub form: Form,
+    /// Whether it counts.
+    pub state: EvidenceState,
+}
+
+/// Whether a piece of evidence counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvidenceState {
+    /// It does.
+    Counts,
+    /// It would, had the certificate's authority been granted the form for this account.
+    NotGranted,
+    /// It speaks of another account, or cannot be read.
+    Contradicts,
+    /// A policy of the certificate makes this name strong.
+    StrongByPolicy,
+}
+
+impl EvidenceState {
+    /// A stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counts => "counts",
+            Self::NotGranted => "not_granted",
+            Self::Contradicts => "contradicts",
+            Self::StrongByPolicy => "strong_by_policy",
+        }
+    }
 }
 
 /// Takes down steps.

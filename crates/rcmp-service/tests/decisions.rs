@@ -1,20 +1,27 @@
 //! Certificate, policy and accounts: what is decided. Certificates are made for each case.
 
+use account_store::fold::Comparison;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, BoxFuture, Change, Domain, Group,
     GroupScope, Matches, MemoryStore, Put, Query, Revision, StoreError,
 };
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType, IsCa,
+    KeyPair, SanType,
+};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request, Response};
+use rcmp_service::policy::{Grants, Sha1PublicKeyInput};
 use rcmp_service::trace::Step;
+use rcmp_service::trust::{Parts, Trust};
 use rcmp_service::{
-    Answer, Asker, Binding, Mapper, Method, Policy, Question, Reason, Unsupported, Validation,
+    Answer, Asker, Binding, Mapper, MapperParts, Method, Policy, Question, Reason, Unsupported, Validation,
 };
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -46,10 +53,17 @@ struct Names<'a> {
     damaged_sid: bool,
 }
 
-fn issuer() -> Issuer<'static, KeyPair> {
+/// The authority of all certificates here, which is believed.
+static AUTHORITY: LazyLock<CertifiedIssuer<'static, KeyPair>> = LazyLock::new(|| {
     let mut params = CertificateParams::default();
     params.distinguished_name = name("Demo CA");
-    Issuer::new(params, KeyPair::generate().expect("a key"))
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed")
+});
+
+fn trust() -> Arc<Trust> {
+    let parts = Parts { anchors: vec![AUTHORITY.der().to_vec()], ..Parts::default() };
+    Arc::new(Trust::new(parts).expect("an authority"))
 }
 
 fn name(common_name: &str) -> DistinguishedName {
@@ -82,7 +96,7 @@ fn certificate(names: &Names<'_>) -> Vec<u8> {
             vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 311, 25, 2], content)];
     }
     let key = KeyPair::generate().expect("a key");
-    params.signed_by(&key, &issuer()).expect("signed").der().to_vec()
+    params.signed_by(&key, &*AUTHORITY).expect("signed").der().to_vec()
 }
 
 fn account(rid: u32, name: &str) -> Account {
@@ -98,7 +112,13 @@ fn policy(methods: MappingFlags) -> Policy {
     Policy {
         methods,
         binding: Binding::Off,
-        validation: Validation::Off,
+        backdating_s: 600,
+        validation: Validation::Chain,
+        grants: Grants::standard(Validation::Chain),
+        authorities: HashMap::new(),
+        comparison: Comparison::Windows,
+        name_comparison: Comparison::Casefold,
+        sha1_public_key: Sha1PublicKeyInput::Thumbprint,
         tell_restrictions: false,
         identity_sid: None,
         revision: 7,
@@ -111,7 +131,12 @@ fn mapper(policy: Policy, accounts: Vec<Account>) -> Mapper {
     let changes = accounts.into_iter().map(|account| Change::PutAccount(Put::New, Box::new(account)));
     let mut changes = std::iter::once(Change::PutGroup(Put::New, users)).chain(changes).map(Ok);
     block_on(store.apply(&mut changes)).expect("they follow the rules");
-    Mapper::new(policy, Arc::new(store), "DC1".into()).expect("it can be enforced")
+    of(policy, Arc::new(store)).expect("it makes sense")
+}
+
+fn of(policy: Policy, store: Arc<dyn AccountStore>) -> Result<Mapper, Unsupported> {
+    let trust = (policy.validation != Validation::Off).then(trust);
+    Mapper::new(MapperParts { policy, trust, responder: None, store, server: "DC1".into() })
 }
 
 fn asker() -> Asker {
@@ -411,7 +436,10 @@ fn the_issuer_and_its_issuers_are_tried_in_their_order() {
             let account = accounts.iter_mut().find(|account| account.sid == sid(*rid)).expect("alice or bob");
             account.alt_security_identities.push(form(&encoded, mapping));
         }
-        let answer = ask(&mapper(policy(all), accounts), &encoded, vec![parsed.issuer, &root], flags);
+        // Without a verified chain the client's word is taken for the names of its issuers.
+        let off = Validation::Off;
+        let believing = Policy { validation: off, grants: Grants::standard(off), ..policy(all) };
+        let answer = ask(&mapper(believing, accounts), &encoded, vec![parsed.issuer, &root], flags);
         answer.mapped.map(|mapped| mapped.record.account.sid).ok_or(answer.reason)
     };
     let root_mapping = "X509:<I>C=US,O=\"Contoso, Ltd.\",CN=Contoso Root";
@@ -470,28 +498,23 @@ impl AccountStore for Broken {
 
 #[test]
 fn a_store_that_cannot_answer_is_not_no() {
-    let mapper =
-        Mapper::new(policy(BOTH), Arc::new(Broken(domain())), "DC1".into()).expect("it can be enforced");
+    let mapper = of(policy(BOTH), Arc::new(Broken(domain()))).expect("it makes sense");
     let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
     let answer = ask(&mapper, &encoded, vec![], BOTH);
     assert_eq!((answer.status, answer.authoritative), (NtStatus::DS_BUSY, false));
 }
 
 #[test]
-fn a_policy_that_asks_for_more_than_is_enforced_does_not_start() {
-    for (binding, validation, expect) in [
-        (Binding::Full, Validation::Off, Unsupported::Binding(Binding::Full)),
-        (Binding::Compat, Validation::Chain, Unsupported::Binding(Binding::Compat)),
-        (
-            Binding::Off,
-            Validation::ChainAndRevocation,
-            Unsupported::Validation(Validation::ChainAndRevocation),
-        ),
-    ] {
-        let store = Arc::new(MemoryStore::new(domain()));
-        let asking = Policy { binding, validation, ..policy(BOTH) };
-        assert_eq!(Mapper::new(asking, store, "DC1".into()).map(|_| ()), Err(expect));
-    }
+fn a_policy_that_could_map_nobody_does_not_start() {
+    let off = Policy { binding: Binding::Full, validation: Validation::Off, ..policy(BOTH) };
+    let store = || Arc::new(MemoryStore::new(domain()));
+    assert_eq!(of(off, store()).map(|_| ()), Err(Unsupported::NothingCanMap));
+    let parts =
+        |policy, trust| MapperParts { policy, trust, responder: None, store: store(), server: "DC1".into() };
+    let without = parts(policy(BOTH), None);
+    assert_eq!(Mapper::new(without).map(|_| ()), Err(Unsupported::Trust));
+    let unused = Policy { validation: Validation::Off, ..policy(BOTH) };
+    assert_eq!(Mapper::new(parts(unused, Some(trust()))).map(|_| ()), Err(Unsupported::Trust));
 }
 
 #[test]
@@ -537,7 +560,7 @@ fn certificates_have_limits() {
             .map(|n| CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, n], vec![0x05, 0x00]))
             .collect();
         let key = KeyPair::generate().expect("a key");
-        params.signed_by(&key, &issuer()).expect("signed").der().to_vec()
+        params.signed_by(&key, &*AUTHORITY).expect("signed").der().to_vec()
     };
     // rcgen writes subjectAltName and no other extension of its own.
     assert!(Certificate::parse(&made(63, 1, 1)).is_ok());

@@ -12,8 +12,9 @@ use account_store::fold::Comparison;
 use account_store::{AltSecurityIdentity, DistinguishedName, Query};
 use notation::{NameCase, Words, bytes, certificate, certificate_of, unhex, with_extension};
 use rcmp_service::certificate::{AlternativeName, Certificate, name};
-use rcmp_service::mapping::{self, Method};
+use rcmp_service::mapping::{self, FormQuery, Method};
 use rcmp_service::message::{MappingFlags, Request, Response};
+use rcmp_service::policy::Sha1PublicKeyInput;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -264,8 +265,9 @@ fn alternative_names_are_found_or_the_extension_is_unusable() {
             names.iter().map(name).collect()
         });
         expect(names, case.names.clone(), case.malformed);
-        let queries = mapping::queries(Method::Upn, &certificate, &[], MappingFlags::ALL).unwrap_or_default();
-        let key = |query: &Query| match query {
+        let queries = mapping::queries(Method::Upn, &certificate, &[], Sha1PublicKeyInput::Thumbprint)
+            .unwrap_or_default();
+        let key = |(_, query): &FormQuery| match query {
             Query::UserPrincipalName(name) => format!("upn {name}"),
             Query::ServicePrincipalName(name) => format!("spn {name}"),
             other => format!("{other:?}"),

@@ -1,8 +1,8 @@
 //! Certificates from files: PEM as everybody has it, or bare DER.
 
 use rcmp_service::certificate::Certificate;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::fmt;
 use std::path::Path;
 
@@ -32,12 +32,23 @@ impl Chain {
             certificates.extend(read_file(chain)?);
         }
         let this = Self { certificates };
-        for certificate in &this.certificates {
-            Certificate::parse(certificate).map_err(|error| {
-                Unusable(format!("{}: this is not a certificate: {error}", path.display()))
-            })?;
-        }
+        this.check().map_err(|error| Unusable(format!("{}: {error}", path.display())))?;
         Ok(this)
+    }
+
+    /// The same from memory.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Unusable> {
+        let this = Self { certificates: certificates(bytes).map_err(Unusable)? };
+        this.check()?;
+        Ok(this)
+    }
+
+    fn check(&self) -> Result<(), Unusable> {
+        for certificate in &self.certificates {
+            Certificate::parse(certificate)
+                .map_err(|error| Unusable(format!("this is not a certificate: {error}")))?;
+        }
+        Ok(())
     }
 
     /// The certificate.
@@ -58,25 +69,46 @@ impl Chain {
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
+/// All certificates of a file.
+pub fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
     let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    certificates(&bytes).map_err(|error| unusable(&error))
+}
+
+fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     if bytes.first() == Some(&0x30) {
-        return Ok(vec![bytes]);
+        return Ok(vec![bytes.to_vec()]);
     }
-    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(&bytes)
+    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(bytes)
         .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
         .collect::<Result<_, _>>()
         .map_err(|error| match error {
             // The library prints the bytes of these lines one by one.
-            pem::Error::MissingSectionEnd { .. } => unusable(&"the PEM is cut off: its END line is missing"),
+            pem::Error::MissingSectionEnd { .. } => "the PEM is cut off: its END line is missing".to_owned(),
             pem::Error::IllegalSectionStart { .. } => {
-                unusable(&"the PEM is damaged: its BEGIN line is broken")
+                "the PEM is damaged: its BEGIN line is broken".to_owned()
             }
-            error => unusable(&format_args!("the PEM is damaged: {error}")),
+            error => format!("the PEM is damaged: {error}"),
         })?;
     match certificates.is_empty() {
-        true => Err(unusable(&"there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)")),
+        true => Err("there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)".to_owned()),
         false => Ok(certificates),
+    }
+}
+
+/// A certificate revocation list from a file: PEM, or bare DER.
+pub fn read_crl(path: &Path) -> Result<Vec<u8>, Unusable> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Unusable(format!("{}: cannot be read: {error}", path.display())))?;
+    Ok(der_of_crl(&bytes))
+}
+
+/// The DER of a list. What is neither DER nor PEM stays as it is, and is no list.
+pub fn der_of_crl(bytes: &[u8]) -> Vec<u8> {
+    match bytes.first() {
+        Some(0x30) => bytes.to_vec(),
+        _ => CertificateRevocationListDer::from_pem_slice(bytes)
+            .map_or_else(|_| bytes.to_vec(), |list| list.to_vec()),
     }
 }

@@ -108,6 +108,9 @@ pub enum Command {
     /// The domain that is served
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// How certificates name accounts: every form, what is wrong with stored ones, what another policy would change
+    #[command(subcommand)]
+    Mapping(MappingCommand),
     /// Read accounts, groups and machines from JSON Lines, all of them or none
     Import {
         /// The file, one JSON object a line.
@@ -284,6 +287,94 @@ pub struct AccountFields {
     /// When it expires: seconds since 1970, or "never".
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
+}
+
+/// `rcmpd mapping …`
+#[derive(Debug, Subcommand)]
+pub enum MappingCommand {
+    /// Print every form in which a certificate can name an account
+    ///
+    /// Nobody is asked, and no configuration is needed.
+    Strings {
+        /// The certificate, PEM or DER.
+        certificate: PathBuf,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Look for mappings that are weak, ambiguous, twins, dangling or never match
+    #[command(
+        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            names are all it goes by, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values that are the same to a comparison that folds case, accents and width\n  dangling        its issuer is no configured authority\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
+    )]
+    Audit {
+        /// Classes that are not reported.
+        #[arg(long, value_delimiter = ',', value_name = "CLASS")]
+        ignore: Vec<ClassArg>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Decide certificates by another policy, and tell who would gain or lose
+    #[command(
+        after_help = "The other policy is the [mapping] of a file, which may hold nothing else. Certificates come from a folder (.pem, .crt,\n.cer, .der), or from an audit log that has them.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
+    )]
+    Rehearse {
+        /// A file with the other [mapping].
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// A folder of certificates, or an audit log.
+        #[arg(long, value_name = "DIR|LOG")]
+        certs: PathBuf,
+        /// Methods that clients would ask for, where the log does not say.
+        #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
+        methods: Vec<MethodArg>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Translate rules of other programs into a [mapping], or say which cannot be
+    #[command(
+        after_help = "Exit codes: 0 translated, 3 something cannot be expressed, 6 unusable input. Nothing is written: the result is printed.\n\nExample:\n  rcmpd mapping import --from sssd sssd.conf --issuer certs/issuing.pem"
+    )]
+    Import {
+        /// Whose rules they are.
+        #[arg(long)]
+        from: DialectArg,
+        /// The file with the rules, or - for standard input.
+        file: PathBuf,
+        /// Certificates of authorities that rules may name.
+        #[arg(long, value_name = "PEM")]
+        issuer: Vec<PathBuf>,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// A class of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClassArg {
+    /// Names alone.
+    Weak,
+    /// Of several accounts.
+    Ambiguous,
+    /// Different, and the same to a wide comparison.
+    Twin,
+    /// Of an issuer that is not configured.
+    Dangling,
+    /// Of no use under the policy.
+    NeverMatching,
+}
+
+/// Whose rules are imported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DialectArg {
+    /// sss_certmap rules, as in sssd.conf.
+    Sssd,
+    /// pkinit_cert_match of MIT Kerberos.
+    Mit,
+    /// The X.509 authenticator of Keycloak.
+    Keycloak,
 }
 
 /// `rcmpd group …`
@@ -510,6 +601,10 @@ mod tests {
             "rcmpd map C.pem -c F --methods upn,issuer-chain --chain P --json",
             "rcmpd map C.pem --server h:1 --machine WEB01$ --secret-file F --domain D",
             "rcmpd explain C.pem -c F --json",
+            "rcmpd mapping strings C.pem --json",
+            "rcmpd mapping audit --ignore weak,twin -c F",
+            "rcmpd mapping rehearse --policy P --certs D -c F",
+            "rcmpd mapping import --from sssd - --issuer C.pem",
             "rcmpd check-config -c F",
             "rcmpd account set alice --add-mapping X509:<SKI>00 -c F",
             "rcmpd group list -c F --json",

@@ -284,15 +284,16 @@ key   = "accounts.key"
 
 [mapping]
 methods    = ["upn", "subject"]
-binding    = "off"         # this version enforces no stronger binding,
-validation = "off"         # and verifies no chain: the client must have done it
+binding    = "full"        # more than names must bind a certificate to its account
+validation = "chain"       # and only who is believed may say so:
+anchors    = ["certs/ca.pem"]
 
 [client]                    # how `rcmpd map -c` asks
 server  = "127.0.0.1:{port}"
 account = "WEB01$"
 secret  = "file:machines/WEB01.secret"
 
-[admin]                     # /live, /ready and /metrics
+[admin]                     # /live, /ready and /metrics; with a token also /explain
 listen = "127.0.0.1:9464"
 "#,
         netbios = domain.netbios,

@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// Groups that every domain has, and that new accounts are in.
 const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers")];
 
+/// Accounts read at once.
+const PAGE: usize = 1000;
+
 /// Makes the database that a configuration names, with the groups that every domain has, and the key that seals its secrets.
 /// Nothing that exists is touched.
 pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
@@ -71,15 +74,43 @@ pub fn database(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     }
 }
 
+/// The accounts of a configuration.
+#[derive(Clone)]
+pub struct Accounts {
+    /// To be asked.
+    pub store: Arc<dyn AccountStore>,
+    /// To be read as a whole, where that is possible.
+    pub admin: Option<Arc<dyn AccountAdmin>>,
+}
+
+impl Accounts {
+    fn listed(admin: Arc<dyn AccountAdmin>) -> Self {
+        Self { store: Arc::clone(&admin) as _, admin: Some(admin) }
+    }
+
+    /// Looks at one account after the other, in the order of their RIDs; at none where the store cannot be read as a whole.
+    pub async fn each(&self, mut look_at: impl FnMut(&Account)) -> anyhow::Result<()> {
+        let Some(admin) = &self.admin else { return Ok(()) };
+        let mut after = 0;
+        loop {
+            let page = admin.accounts(after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
+            page.iter().for_each(&mut look_at);
+        }
+    }
+}
+
 /// The accounts, to be asked; `machines` are those of the same configuration.
-pub async fn accounts(config: &Config, machines: &Arc<SqliteStore>) -> anyhow::Result<Arc<dyn AccountStore>> {
+pub async fn accounts(config: &Config, machines: &Arc<SqliteStore>) -> anyhow::Result<Accounts> {
     match &section(config)?.kind {
-        StoreKind::Sqlite(_) => Ok(Arc::clone(machines) as _),
-        StoreKind::Memory(path) => Ok(Arc::new(memory(path, &config.domain).await?)),
+        StoreKind::Sqlite(_) => Ok(Accounts::listed(Arc::clone(machines) as _)),
+        StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),
         StoreKind::Profile(levels) => {
             let levels = levels.iter().map(|level| record(level, &config.domain));
             let levels = levels.collect::<anyhow::Result<Vec<_>>>()?;
-            Ok(Arc::new(ProfileStore::new(config.domain.clone(), levels)?))
+            let store = Arc::new(ProfileStore::new(config.domain.clone(), levels)?);
+            Ok(Accounts { store, admin: None })
         }
     }
 }

@@ -6,6 +6,7 @@
 //! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a chain that was
 //! made anew or cut.
 
+mod decision;
 mod heads;
 pub mod verify;
 mod writer;
@@ -13,9 +14,12 @@ mod writer;
 pub use heads::{PublicKey, make_key};
 
 use crate::config::Audit as AuditConfig;
+use decision::Written;
+use dtyp::Sid;
 use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
-use rcmp_service::{Answer, Asker};
+use rcmp_service::trace::Step;
+use rcmp_service::{Answer, Question, Reason};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -38,6 +42,45 @@ pub struct AuditLog {
     /// Decisions by reason, for metrics.
     decisions: Mutex<BTreeMap<&'static str, u64>>,
     failed: AtomicU64,
+    /// Whether certificates are written whole, each once in a file.
+    certificates: AtomicBool,
+    written: Mutex<Written>,
+    shadow_agreed: AtomicU64,
+    shadow_left_out: AtomicU64,
+    shadow_divergences: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+}
+
+/// What somebody decided, for comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Why.
+    pub reason: Reason,
+    /// The account's name.
+    pub account: Option<String>,
+    /// The account's SID.
+    pub sid: Option<Sid>,
+}
+
+impl From<&Answer> for Decided {
+    fn from(answer: &Answer) -> Self {
+        let account = answer.mapped.as_ref().map(|mapped| &mapped.record.account);
+        Self {
+            reason: answer.reason,
+            account: account.map(|account| account.name.clone()),
+            sid: account.map(|account| account.sid),
+        }
+    }
+}
+
+/// What shadow policies decided, beside the live ones.
+#[derive(Clone, Debug, Default)]
+pub struct Shadows {
+    /// The same.
+    pub agreed: u64,
+    /// Nothing, for want of time.
+    pub left_out: u64,
+    /// Something else: how often, by the live reason and the shadow's.
+    pub divergences: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 /// How soon a head that could not be written is tried again, at the latest.
@@ -63,6 +106,11 @@ impl AuditLog {
             anonymous: Mutex::default(),
             decisions: Mutex::default(),
             failed: AtomicU64::new(0),
+            certificates: AtomicBool::new(config.certificates),
+            written: Mutex::default(),
+            shadow_agreed: AtomicU64::new(0),
+            shadow_left_out: AtomicU64::new(0),
+            shadow_divergences: Mutex::default(),
         })
     }
 
@@ -82,6 +130,8 @@ impl AuditLog {
             (file, None) => *file = None,
         }
         drop(file);
+        self.certificates.store(config.certificates, Ordering::Relaxed);
+        lock(&self.written).forget();
         if let (Some(heads), Some(new_heads)) = (&mut heads, new_heads) {
             **heads = new_heads;
         }
@@ -136,30 +186,57 @@ impl AuditLog {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Writes down a decision. When it must be written and cannot be, the decision must not be told.
+    /// Whether decisions are written down, so that it is worth to take down how they are made.
+    pub fn is_written(&self) -> bool {
+        lock(&self.file).is_some() || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
+    }
+
+    /// Writes down a decision and the steps to it. When it must be written and cannot be, the decision must not be told.
     pub fn decision(
         &self,
         answer: &Answer,
-        asker: &Asker,
+        question: &Question,
+        steps: &[Step],
         source: SocketAddr,
     ) -> Result<(), AuditUnavailable> {
         *lock(&self.decisions).entry(answer.reason.name()).or_default() += 1;
-        if lock(&self.file).is_none() && !tracing::enabled!(target: "audit", tracing::Level::DEBUG) {
+        if !self.is_written() {
             return Ok(());
         }
-        let account = answer.mapped.as_ref().map(|mapped| &mapped.record.account);
-        self.write(&json!({
-            "event": "map",
-            "asker": asker.account,
-            "asker_sid": asker.sid.to_string(),
-            "source": source.to_string(),
-            "reason": answer.reason.name(),
-            "status": format!("0x{:08x}", answer.status.0),
-            "method": answer.mapped.as_ref().map(|mapped| mapped.method.name()),
-            "account": account.map(|account| &account.name),
-            "account_sid": account.map(|account| account.sid.to_string()),
-            "policy_revision": answer.policy_revision,
-        }))
+        let is_new =
+            |thumbprint| self.certificates.load(Ordering::Relaxed) && lock(&self.written).is_new(thumbprint);
+        self.write(&decision::event(answer, question, steps, source, is_new))
+    }
+
+    /// Counts what a shadow policy decided, and writes it down where it is something else.
+    pub fn shadow(&self, question: &Question, live: &Decided, shadow: &Decided, policy_revision: u64) {
+        let key = (live.reason.name(), shadow.reason.name());
+        // How an account was found is no difference; whether, and which, is.
+        if live.sid == shadow.sid {
+            self.shadow_agreed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        *lock(&self.shadow_divergences).entry(key).or_default() += 1;
+        let _ = self.write(&decision::shadow_event(
+            question,
+            (live.reason, live.account.as_deref()),
+            (shadow.reason, shadow.account.as_deref()),
+            policy_revision,
+        ));
+    }
+
+    /// Counts a decision that the shadow had no time for.
+    pub fn shadow_left_out(&self) {
+        self.shadow_left_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What shadows decided so far.
+    pub fn shadows(&self) -> Shadows {
+        Shadows {
+            agreed: self.shadow_agreed.load(Ordering::Relaxed),
+            left_out: self.shadow_left_out.load(Ordering::Relaxed),
+            divergences: lock(&self.shadow_divergences).clone(),
+        }
     }
 
     fn write(&self, event: &Value) -> Result<(), AuditUnavailable> {

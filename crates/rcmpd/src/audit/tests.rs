@@ -29,7 +29,7 @@ impl Place {
             key: self.path("key"),
             interval: Duration::from_secs(60),
         });
-        AuditConfig { path: Some(self.path("log")), required: true, chain: true, heads }
+        AuditConfig { path: Some(self.path("log")), required: true, certificates: true, chain: true, heads }
     }
 
     fn open(&self, heads: bool) -> AuditLog {

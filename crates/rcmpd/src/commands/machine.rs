@@ -107,14 +107,14 @@ async fn free_sid(config: &Config, store: &Arc<SqliteStore>, name: &str) -> anyh
         return Ok(store.domain().sid);
     }
     let served = stores::accounts(config, store).await?;
-    match served.find(&Query::Name(name.to_owned())).await? {
+    match served.store.find(&Query::Name(name.to_owned())).await? {
         Matches::One(record) => return Ok(record.account.sid),
         Matches::Many(_) => bail!("several accounts are called {name}"),
         Matches::None => {}
     }
     for rid in MACHINE_RID_FIRST.. {
         let sid = store.domain().sid.with_rid(rid).context("a domain's SID has room for a RID")?;
-        let taken = served.find(&Query::Sid(sid)).await? != Matches::None
+        let taken = served.store.find(&Query::Sid(sid)).await? != Matches::None
             || store.find(&Query::Sid(sid)).await? != Matches::None;
         if !taken {
             return Ok(sid);

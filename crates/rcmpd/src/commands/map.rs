@@ -3,16 +3,14 @@
 use crate::ask::{self, AskError, Target};
 use crate::certificates::Chain;
 use crate::cli::MapArgs;
-use crate::config::{self, Config, SecretRef};
+use crate::config::{self, SecretRef};
 use crate::output;
 use crate::serve::now;
-use crate::stores;
-use account_store::{Matches, Query};
+use crate::{stores, trust};
+use rcmp_service::Reason;
 use rcmp_service::message::{MappingFlags, Request};
-use rcmp_service::trace::Step;
-use rcmp_service::{Mapper, Reason};
-use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
@@ -92,11 +90,13 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
 pub(super) async fn explain(
     certificate: &Path,
     chain: Option<&Path>,
-    config: &Config,
+    config: &Path,
     flags: MappingFlags,
     as_json: bool,
 ) -> anyhow::Result<u8> {
-    let Some(policy) = config.policy.clone() else { anyhow::bail!("the configuration has no [mapping]") };
+    let path = config.display().to_string();
+    let config = config::load(config)?;
+    let Some(mapping) = &config.mapping else { anyhow::bail!("the configuration has no [mapping]") };
     let chain = match Chain::read(certificate, chain) {
         Ok(chain) => chain,
         Err(error) => {
@@ -109,90 +109,19 @@ pub(super) async fn explain(
         eprintln!("rcmpd: the certificate or its chain is too long to be asked about");
         return Ok(6);
     };
-    let accounts = stores::accounts(config, &stores::machines(config)?).await?;
-    let mapper = Mapper::new(policy, accounts, config.server.clone())?;
-    let mut steps = Vec::new();
-    let answer = mapper.explain(&request, now(), &mut steps).await;
-    let account = answer.mapped.as_ref().map(|mapped| &mapped.record.account);
-    if as_json {
-        output::json(&json!({
-            "steps": steps.iter().map(step_json).collect::<Vec<_>>(),
-            "reason": answer.reason.name(),
-            "text": answer.reason.text(),
-            "status": { "name": answer.status.name(), "value": format!("0x{:08x}", answer.status.0) },
-            "account": account.map(|account| &account.name),
-            "sid": account.map(|account| account.sid.to_string()),
-        }));
-    } else {
-        steps.iter().for_each(|step| output::line(&step_text(step)));
-        output::line("");
-        match account {
-            Some(account) => {
-                output::line(&format!("{} ({}), {}", account.name, account.sid, answer.reason.text()))
-            }
-            None => output::line(&format!(
-                "nobody: {}; the client is told {}",
-                answer.reason.text(),
-                answer.status
-            )),
-        }
+    let loaded = trust::load(mapping, now())?;
+    loaded.fetch(now).await;
+    let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
+    let mapper = loaded.mapper(Arc::clone(&accounts.store), config.server.clone())?;
+    let (reason, explanation) =
+        crate::explain::explain(&mapper, &accounts, &request, chain.certificate(), &path).await?;
+    match as_json {
+        true => output::json(&serde_json::to_value(&explanation)?),
+        false => crate::explain::print(&explanation),
     }
-    Ok(match answer.reason {
+    Ok(match reason {
         Reason::Mapped(_) => 0,
-        Reason::StoreUnavailable | Reason::Unanswerable | Reason::AuditUnavailable => 7,
+        reason if reason.is_undecided() => 7,
         _ => 3,
     })
-}
-
-/// The attribute that a query looks into, and the value it looks for.
-fn query(query: &Query) -> (&'static str, String) {
-    match query {
-        Query::UserPrincipalName(name) => ("userPrincipalName", name.clone()),
-        Query::ServicePrincipalName(name) => ("servicePrincipalName", name.clone()),
-        Query::AltSecurityIdentity(mapping) => ("altSecurityIdentities", mapping.clone()),
-        Query::Name(name) => ("sAMAccountName", name.clone()),
-        Query::Sid(sid) => ("objectSid", sid.to_string()),
-        _ => ("another attribute", String::new()),
-    }
-}
-
-fn step_text(step: &Step) -> String {
-    match step {
-        Step::Skipped { method, asked: true } => format!("{method}: not allowed by the policy"),
-        Step::Skipped { method, asked: false } => format!("{method}: not asked for"),
-        Step::NotApplicable { method, why } => format!("{method}: {}", why.text()),
-        Step::Asked { method, query: asked, found } => {
-            let (attribute, value) = query(asked);
-            let found = match found {
-                None => "the store could not answer".to_owned(),
-                Some(Matches::None) => "nobody".to_owned(),
-                Some(Matches::One(record)) => format!("{} ({})", record.account.name, record.account.sid),
-                Some(Matches::Many(names)) => format!("more than one: {}", names.join(", ")),
-            };
-            format!("{method}: {attribute} = {value}\n    -> {found}")
-        }
-        Step::Decided { reason } => format!("decision: {}", reason.text()),
-    }
-}
-
-fn step_json(step: &Step) -> Value {
-    match step {
-        Step::Skipped { method, asked } => {
-            json!({ "step": "skipped", "method": method.name(), "asked": asked })
-        }
-        Step::NotApplicable { method, why } => {
-            json!({ "step": "not_applicable", "method": method.name(), "why": why.text() })
-        }
-        Step::Asked { method, query: asked, found } => {
-            let (attribute, value) = query(asked);
-            let found = match found {
-                None => Value::Null,
-                Some(Matches::None) => json!([]),
-                Some(Matches::One(record)) => json!([record.account.name]),
-                Some(Matches::Many(names)) => json!(names),
-            };
-            json!({ "step": "asked", "method": method.name(), "attribute": attribute, "value": value, "found": found })
-        }
-        Step::Decided { reason } => json!({ "step": "decided", "reason": reason.name() }),
-    }
 }

@@ -6,6 +6,7 @@ mod group;
 mod lookup;
 mod machine;
 mod map;
+mod mapping;
 mod transfer;
 
 use crate::cli::{Cli, Command, ConfigArg, DomainCommand, MethodArg};
@@ -48,10 +49,10 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
                 true => output::json(&json!({ "config": made.config, "files": made.files })),
                 false => output::line(&format!(
                     "A demo domain is in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nElsewhere, ask who a certificate is:\n  \
-                     rcmpd map {dir}/certs/alice.pem -c {config}     by the name in it\n  \
+                     rcmpd map {dir}/certs/alice.pem -c {config}     by the name and the SID in it\n  \
                      rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
-                     rcmpd map {dir}/certs/carol.pem -c {config}     by issuer and subject\n  \
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
+                     rcmpd map {dir}/certs/carol.pem -c {config}     refused: names are all it has\n  \
                      rcmpd map {dir}/certs/mallory.pem -c {config}   nobody\n\nSee why:\n  \
                      rcmpd explain {dir}/certs/carol.pem -c {config}",
                     dir = dir.display()
@@ -69,8 +70,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::Map(args) => map::map(args).await,
         Command::Explain { certificate, config, methods, chain, json } => {
-            map::explain(&certificate, chain.as_deref(), &load(&config.config)?, flags(&methods), json.json)
-                .await
+            map::explain(&certificate, chain.as_deref(), &config.config, flags(&methods), json.json).await
         }
         Command::CheckConfig { config, json } => Ok(check_config(&config, json.json)),
         Command::Account(command) => account::run(command).await,
@@ -88,6 +88,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             domain(&load(&config.config)?, json.json);
             Ok(0)
         }
+        Command::Mapping(command) => mapping::run(command).await,
         Command::Import { file, replace, config, json } => {
             transfer::import(&file, replace, &load(&config.config)?, json.json).await
         }
@@ -149,13 +150,7 @@ fn flags(methods: &[MethodArg]) -> MappingFlags {
 
 fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
     let error = match config::load(&config.config) {
-        Ok(_) => {
-            match as_json {
-                true => output::json(&json!({ "good": true, "problems": [] })),
-                false => output::line(&format!("{}: good", config.config.display())),
-            }
-            return 0;
-        }
+        Ok(checked) => return check_files(config, &checked, as_json),
         Err(error) => error,
     };
     if as_json {
@@ -175,6 +170,29 @@ fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
         ConfigError::Unreadable { .. } => 2,
         ConfigError::Wrong { .. } => 1,
     }
+}
+
+/// The second half of a check: the certificates and lists that the file names are there and can be used.
+fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
+    let mappings =
+        checked.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten();
+    for mapping in mappings {
+        if let Err(error) = crate::trust::load(mapping, crate::serve::now()) {
+            let text = format!("{error:#}");
+            match as_json {
+                true => output::json(&json!({
+                    "good": false, "problems": [{ "line": null, "column": null, "problem": text, "help": "" }], "error": text,
+                })),
+                false => eprintln!("{}: {text}", config.config.display()),
+            }
+            return 1;
+        }
+    }
+    match as_json {
+        true => output::json(&json!({ "good": true, "problems": [] })),
+        false => output::line(&format!("{}: good", config.config.display())),
+    }
+    0
 }
 
 fn domain(config: &Config, as_json: bool) {

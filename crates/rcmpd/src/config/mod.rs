@@ -4,15 +4,15 @@
 //! everything that has a meaning is checked, and all that is wrong is told at once, each with its place.
 
 mod diagnostics;
+mod mapping;
 mod secret_ref;
 
 pub use diagnostics::{ConfigError, Problem};
+pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
 pub use secret_ref::SecretRef;
 
 use account_store::{DistinguishedName, Domain};
 use dtyp::Sid;
-use rcmp_service::message::MappingFlags;
-use rcmp_service::{Binding, Method, Policy, Validation};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,11 +31,11 @@ pub struct Config {
     /// Where accounts are.
     pub store: Option<Store>,
     /// How certificates are mapped.
-    pub policy: Option<Policy>,
+    pub mapping: Option<Mapping>,
     /// How `rcmpd map` asks.
     pub client: Option<Client>,
-    /// Health over HTTP.
-    pub admin: Option<SocketAddr>,
+    /// Health over HTTP, and what operators may ask.
+    pub admin: Option<Admin>,
     /// What is logged and how.
     pub telemetry: Telemetry,
     /// Who may not be forgotten.
@@ -105,6 +105,17 @@ pub struct Client {
     pub secret: SecretRef,
 }
 
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What an operator shows to be told more than health.
+    pub token: Option<SecretRef>,
+    /// Host names by which it may be asked for that, beside its address.
+    pub hosts: Vec<String>,
+}
+
 /// `[telemetry]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Telemetry {
@@ -121,6 +132,8 @@ pub struct Audit {
     pub path: Option<PathBuf>,
     /// Whether nothing may be decided that cannot be written down.
     pub required: bool,
+    /// Whether certificates are written, each with its first decision in a file.
+    pub certificates: bool,
     /// Whether each line carries the hash of the one before it.
     pub chain: bool,
     /// Whether and how the end of the chain is signed.
@@ -145,7 +158,7 @@ struct File {
     rpc: Option<RpcSection>,
     store: Option<StoreSection>,
     channels: Option<ChannelsSection>,
-    mapping: Option<Spanned<MappingSection>>,
+    mapping: Option<Spanned<mapping::Section>>,
     client: Option<ClientSection>,
     admin: Option<AdminSection>,
     telemetry: Option<TelemetrySection>,
@@ -216,18 +229,6 @@ struct ChannelsSection {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MappingSection {
-    methods: Option<Vec<Spanned<String>>>,
-    binding: Option<Spanned<String>>,
-    validation: Option<Spanned<String>>,
-    anchors: Option<Spanned<Vec<PathBuf>>>,
-    #[serde(default)]
-    tell_restrictions: bool,
-    identity_sid: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ClientSection {
     server: Spanned<String>,
     account: Spanned<String>,
@@ -238,6 +239,9 @@ struct ClientSection {
 #[serde(deny_unknown_fields)]
 struct AdminSection {
     listen: Spanned<String>,
+    token: Option<Spanned<String>>,
+    #[serde(default)]
+    hosts: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -253,6 +257,7 @@ struct AuditSection {
     path: Option<PathBuf>,
     #[serde(default)]
     required: bool,
+    certificates: Option<bool>,
     chain: Option<Spanned<bool>>,
     heads: Option<Spanned<HeadsSection>>,
 }
@@ -269,22 +274,45 @@ struct HeadsSection {
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    parse(&text, base).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
+    parse(&text, base(path)).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
 }
 
 /// Reads and checks text; relative paths start at `base`.
 pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
     let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error)])?;
-    let mut checker = Checker { base, problems: Vec::new() };
-    let config = checker.check(file);
-    match checker.problems.is_empty() {
-        true => Ok(config),
-        false => {
-            checker.problems.sort_by_key(|problem| problem.span.start);
-            Err(checker.problems)
-        }
+    Checker::run(base, |checker| checker.check(file))
+}
+
+/// Reads the `[mapping]` of a file, which may hold nothing else.
+pub fn load_mapping(path: &Path) -> Result<Mapping, ConfigError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Alone {
+        mapping: Spanned<mapping::Section>,
     }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+    let whole = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("domain"));
+    let read = match whole {
+        true => parse(&text, base(path)).map(|config| config.mapping),
+        false => toml::from_str::<Alone>(&text)
+            .map_err(|error| vec![Problem::from_parser(&error)])
+            .and_then(|file| Checker::run(base(path), |checker| Some(checker.mapping(file.mapping)))),
+    };
+    let missing = || {
+        let help = "say how certificates would be mapped".to_owned();
+        vec![Problem { span: 0..0, what: "[mapping] is missing".to_owned(), help }]
+    };
+    read.and_then(|mapping| mapping.ok_or_else(missing)).map_err(|problems| ConfigError::Wrong {
+        path: path.to_owned(),
+        text,
+        problems,
+    })
+}
+
+/// Where the relative paths of a file start.
+fn base(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 struct Checker<'a> {
@@ -292,7 +320,20 @@ struct Checker<'a> {
     problems: Vec<Problem>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    /// Checks something, and tells all that is wrong with it.
+    fn run<T>(base: &'a Path, check: impl FnOnce(&mut Self) -> T) -> Result<T, Vec<Problem>> {
+        let mut checker = Checker { base, problems: Vec::new() };
+        let checked = check(&mut checker);
+        match checker.problems.is_empty() {
+            true => Ok(checked),
+            false => {
+                checker.problems.sort_by_key(|problem| problem.span.start);
+                Err(checker.problems)
+            }
+        }
+    }
+
     fn problem(&mut self, span: std::ops::Range<usize>, what: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem { span, what: what.into(), help: help.into() });
     }
@@ -313,19 +354,14 @@ impl Checker<'_> {
         let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
         let serves = file.rpc.is_some();
         let rpc = file.rpc.map(|rpc| self.rpc(rpc));
-        let policy = match file.mapping {
-            Some(mapping) => self.mapping(mapping),
-            None if serves => {
-                self.problem(
-                    0..0,
-                    "[mapping] is missing",
-                    "say how certificates are mapped; this version enforces binding = \"off\" and validation = \"off\" only, \
-                     and does not choose them for you",
-                );
-                None
-            }
-            None => None,
-        };
+        let mapping = file.mapping.map(|mapping| self.mapping(mapping));
+        if serves && mapping.is_none() {
+            self.problem(
+                0..0,
+                "[mapping] is missing",
+                "say how certificates are mapped: at least anchors = [\"certs/ca.pem\"], the authorities that are believed",
+            );
+        }
         if serves && file.store.is_none() {
             self.problem(
                 0..0,
@@ -338,9 +374,9 @@ impl Checker<'_> {
             server: file.domain.server.get_ref().to_uppercase(),
             rpc,
             store,
-            policy,
+            mapping,
             client: file.client.map(|client| self.client(&client)),
-            admin: file.admin.and_then(|admin| self.address(&admin.listen)),
+            admin: file.admin.and_then(|admin| self.admin(admin)),
             telemetry: self.telemetry(file.telemetry),
             audit: file.audit.map(|audit| self.audit(audit)).unwrap_or_default(),
         }
@@ -584,76 +620,21 @@ impl Checker<'_> {
         Level { name: section.name.clone(), rid: *section.rid.get_ref(), issuers, groups: groups.collect() }
     }
 
-    fn mapping(&mut self, section: Spanned<MappingSection>) -> Option<Policy> {
-        let span = section.span();
-        let section = section.into_inner();
-        let mut methods = MappingFlags(0);
-        match &section.methods {
-            None => methods = Method::Upn.flag().with(Method::Subject.flag()),
-            Some(names) => {
-                for name in names {
-                    match name.get_ref().as_str() {
-                        "upn" => methods = methods.with(MappingFlags::UPN),
-                        "subject" => methods = methods.with(MappingFlags::SUBJECT),
-                        "issuer" => methods = methods.with(MappingFlags::ISSUER),
-                        "issuer-chain" => {
-                            methods = methods.with(MappingFlags::ISSUER).with(MappingFlags::ISSUER_CHAIN);
-                        }
-                        _ => self.problem(
-                            name.span(),
-                            "this is not a mapping method",
-                            "use \"upn\", \"subject\", \"issuer\" or \"issuer-chain\"",
-                        ),
-                    }
-                }
-            }
-        }
-        let off =
-            "this version enforces \"off\" only; write it, so that nobody believes more is checked than is";
-        for (name, value) in [("binding", &section.binding), ("validation", &section.validation)] {
-            match value.as_ref().map(|value| (value.get_ref().as_str(), value.span())) {
-                Some(("off", _)) => {}
-                Some(("compat" | "full", span)) if name == "binding" => {
-                    self.problem(span, "this binding cannot be enforced yet", off);
-                }
-                Some(("chain" | "chain+crl", span)) if name == "validation" => {
-                    self.problem(span, "this validation cannot be enforced yet", off);
-                }
-                Some((_, span)) => self.problem(span, format!("this is not a {name}"), off),
-                None => self.problem(span.clone(), format!("{name} is missing"), off),
-            }
-        }
-        if let Some(anchors) = &section.anchors {
+    fn secret(&mut self, reference: &Spanned<String>) -> SecretRef {
+        SecretRef::parse(reference.get_ref(), self.base).unwrap_or_else(|| {
             self.problem(
-                anchors.span(),
-                "anchors are not used by this version",
-                "remove them, so that nobody believes chains are verified here",
+                reference.span(),
+                "this is not a reference to a secret",
+                "write file:PATH, env:NAME or cred:NAME; secrets never stand in this file",
             );
-        }
-        let identity_sid = match section.identity_sid.as_ref().map(|sid| (sid.get_ref().as_str(), sid.span()))
-        {
-            None => Some(Sid::SERVICE_ASSERTED_IDENTITY),
-            Some(("none", _)) => None,
-            Some((text, span)) => match text.parse() {
-                Ok(sid) => Some(sid),
-                Err(_) => {
-                    self.problem(
-                        span,
-                        "this is not a SID",
-                        "use \"S-1-18-2\" (the default), \"S-1-18-1\" or \"none\"",
-                    );
-                    None
-                }
-            },
-        };
-        Some(Policy {
-            methods,
-            binding: Binding::Off,
-            validation: Validation::Off,
-            tell_restrictions: section.tell_restrictions,
-            identity_sid,
-            revision: 1,
+            SecretRef::Environment(String::new())
         })
+    }
+
+    fn admin(&mut self, section: AdminSection) -> Option<Admin> {
+        let token = section.token.as_ref().map(|token| self.secret(token));
+        let hosts = section.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        Some(Admin { listen: self.address(&section.listen)?, token, hosts })
     }
 
     fn client(&mut self, section: &ClientSection) -> Client {
@@ -667,14 +648,7 @@ impl Checker<'_> {
                 "its name ends in a dollar sign, as in \"WEB01$\"",
             );
         }
-        let secret = SecretRef::parse(section.secret.get_ref(), self.base).unwrap_or_else(|| {
-            self.problem(
-                section.secret.span(),
-                "this is not a reference to a secret",
-                "write file:PATH, env:NAME or cred:NAME; secrets never stand in this file",
-            );
-            SecretRef::Environment(String::new())
-        });
+        let secret = self.secret(&section.secret);
         Client {
             server: section.server.get_ref().clone(),
             account: section.account.get_ref().clone(),
@@ -719,7 +693,8 @@ impl Checker<'_> {
         }
         let path = section.path.map(|path| self.path(&path));
         let heads = section.heads.map(|heads| self.heads(heads.into_inner(), path.as_deref()));
-        Audit { path, required: section.required, chain, heads }
+        let certificates = section.certificates.unwrap_or(true);
+        Audit { path, required: section.required, certificates, chain, heads }
     }
 
     fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> AuditHeads {

@@ -1,4 +1,7 @@
 use super::*;
+use rcmp_service::message::MappingFlags;
+use rcmp_service::policy::{Grant, StrongNameKind, Whom};
+use rcmp_service::{Binding, Form, Validation};
 
 const GOOD: &str = r#"
 [domain]
@@ -13,8 +16,9 @@ kind = "sqlite"
 path = "accounts.db"
 [mapping]
 methods = ["upn", "subject"]
-binding = "off"
-validation = "off"
+binding = "full"
+validation = "chain"
+anchors = ["certs/ca.pem"]
 [client]
 server = "127.0.0.1:11490"
 account = "WEB01$"
@@ -38,17 +42,47 @@ fn a_good_file_is_understood() {
     assert_eq!(store.key, Path::new("/etc/rcmpd/accounts.key"));
     let client = config.client.expect("it is there");
     assert_eq!(client.secret, SecretRef::File("/etc/rcmpd/machines/WEB01.secret".into()));
-    assert_eq!(config.policy.expect("it is there").methods, MappingFlags(0x30));
+    let mapping = config.mapping.expect("it is there");
+    assert_eq!(mapping.policy.methods, MappingFlags(0x30));
+    assert_eq!((mapping.policy.binding, mapping.policy.validation), (Binding::Full, Validation::Chain));
+    assert_eq!(mapping.trust.anchors, [Path::new("/etc/rcmpd/certs/ca.pem")]);
 }
 
 #[test]
 fn whatever_is_wrong_is_said() {
     for (from, to, expect) in [
-        ("\"off\"\nvalidation", "\"full\"\nvalidation", "this binding cannot be enforced yet"),
-        ("validation = \"off\"", "validation = \"chain\"", "this validation cannot be enforced yet"),
-        ("binding = \"off\"\n", "", "binding is missing"),
-        ("validation = \"off\"\n", "", "validation is missing"),
-        ("binding = \"off\"", "binding = \"no\"", "this is not a binding"),
+        ("binding = \"full\"", "binding = \"no\"", "this is not a binding"),
+        ("validation = \"chain\"", "validation = \"crl\"", "this is not a validation"),
+        ("validation = \"chain\"", "validation = \"off\"", "nobody could be mapped"),
+        ("\"full\"\nvalidation = \"chain\"", "\"off\"\nvalidation = \"off\"", "anchors are not used"),
+        ("anchors = [\"certs/ca.pem\"]\n", "", "anchors are missing"),
+        ("[\"certs/ca.pem\"]", "[]", "anchors are missing"),
+        ("\"chain\"", "\"chain+crl\"", "nothing says what is revoked"),
+        ("anchors", "crls = [\"ca.crl\"]\nanchors", "revocation lists are not used with this validation"),
+        ("\"chain\"", "\"chain+crl\"\ncrls = [\"https://a/b\"]", "this is not a URL that can be asked"),
+        ("\"chain\"", "\"chain+crl\"\ncrls = [\"a\"]\ncrl_refresh_s = 0", "this is not a sensible time"),
+        ("anchors", "extended_key_usage = [\"web\"]\nanchors", "this is not a key purpose"),
+        ("anchors", "extended_key_usage = []\nanchors", "no certificate would do"),
+        ("anchors", "comparison = \"loose\"\nanchors", "this is not a comparison"),
+        ("anchors", "name_comparison = \"windows\"\nanchors", "this is not a comparison of names"),
+        ("anchors", "sha1_pukey = \"key\"\nanchors", "this is not a reading of SHA1-PUKEY"),
+        ("anchors", "grant = [\"smell\"]\nanchors", "this is not a form"),
+        ("anchors", "grant = [{ form = \"upn\", for = [\"all\"] }]\nanchors", "\"all\" does not say for whom"),
+        ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
+        ("[client]", "[[mapping.authority]]\n[client]", "missing field `certificate`"),
+        ("[client]", "[[mapping.authority]]\ncertificate = \"a\"\nsmell = 1\n[client]", "unknown field `smell`"),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nstrong_names = [{ policies = [\"x\"], names = \"@a\" }]\n[client]",
+            "this is not an object identifier",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nstrong_names = [{ policies = [\"1.2\"], names = \"a\" }]\n[client]",
+            "this is not a kind of name",
+        ),
+        ("[client]", "[mapping.shadow]\nbinding = \"no\"\n[client]", "this is not a binding"),
+        ("[client]", "[mapping.shadow]\nshadow = {}\n[client]", "a shadow has no shadow"),
         ("\"upn\", ", "\"upn\", \"smell\", ", "this is not a mapping method"),
         ("127.0.0.1:11490\"]", "localhost:11490\"]", "this is not an address and port"),
         ("S-1-5-21-1-2-3", "S-1-5-21-1-2", "this is not the SID of a domain"),
@@ -60,7 +94,6 @@ fn whatever_is_wrong_is_said() {
         ("\"sqlite\"", "\"profile\"", "this kind of store has no file"),
         ("\"sqlite\"", "\"profile\"", "there are no levels"),
         ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
-        ("binding = ", "anchors = [\"ca.pem\"]\nbinding = ", "anchors are not used by this version"),
         ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
         ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
         ("[client]", "[sidecar]\n[client]", "[sidecar] is not part of this version"),
@@ -97,6 +130,53 @@ fn whatever_is_wrong_is_said() {
 }
 
 #[test]
+fn a_shadow_is_the_live_policy_but_for_what_it_says() {
+    let text = GOOD.replace("[client]", "[mapping.shadow]\nbinding = \"compat\"\nbackdating_s = 60\n[client]");
+    let live = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").mapping.expect("it is there");
+    let shadow = live.shadow.as_ref().expect("it is there");
+    assert_eq!((live.policy.binding, live.policy.backdating_s), (Binding::Full, 600));
+    assert_eq!((shadow.policy.binding, shadow.policy.backdating_s), (Binding::Compat, 60));
+    assert_eq!(shadow.trust, live.trust);
+    assert_eq!(shadow.policy.methods, live.policy.methods);
+}
+
+#[test]
+fn an_authority_has_rules_of_its_own() {
+    let text = GOOD.replace(
+        "[client]",
+        "[[mapping.authority]]
+certificate = \"certs/partner.pem\"
+methods = [\"subject\"]
+grant = [\"issuer-serial\", { form = \"ski\", for = [\"@partner.example\", \"group:Partners\", \"account:S-1-5-21-1-2-3-1001\"] }]
+strong_names = [{ policies = [\"1.2.3\"], names = \"@partner.example\" }]
+ocsp = \"http://ocsp.partner.example/\"
+[client]",
+    );
+    let mapping = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").mapping.expect("it is there");
+    let authority = &mapping.authorities[0];
+    assert_eq!(authority.certificate, Path::new("/etc/rcmpd/certs/partner.pem"));
+    assert_eq!(authority.policy.methods, Some(MappingFlags::SUBJECT));
+    assert_eq!(authority.policy.binding, None);
+    let to = vec![
+        Whom::Suffix("partner.example".into()),
+        Whom::NamedGroup("Partners".into()),
+        Whom::Account("S-1-5-21-1-2-3-1001".parse().expect("a SID")),
+    ];
+    let grants: Vec<Grant> = authority.policy.grants.as_ref().expect("it is there").iter().cloned().collect();
+    assert_eq!(
+        grants,
+        [
+            Grant { form: Form::IssuerSerial, to: None },
+            Grant { form: Form::SubjectKeyIdentifier, to: Some(to) }
+        ]
+    );
+    let name = &authority.policy.strong_names[0];
+    assert_eq!(name.policies, [vec![0x2a, 0x03]]);
+    assert_eq!(name.kind, StrongNameKind::UpnSuffix("partner.example".into()));
+    assert_eq!(authority.ocsp.as_ref().map(|ocsp| ocsp.url.as_str()), Some("http://ocsp.partner.example/"));
+}
+
+#[test]
 fn an_audit_log_has_its_chain_and_its_heads() {
     let audit =
         |text: &str| parse(&format!("{GOOD}{text}"), Path::new("/etc/rcmpd")).expect("it is good").audit;
@@ -109,7 +189,7 @@ fn an_audit_log_has_its_chain_and_its_heads() {
         interval: Duration::from_secs(60),
     };
     let path = Some("/etc/rcmpd/a".into());
-    assert_eq!(whole, Audit { path, required: false, chain: true, heads: Some(heads) });
+    assert_eq!(whole, Audit { path, required: false, certificates: true, chain: true, heads: Some(heads) });
 }
 
 #[test]
@@ -124,7 +204,7 @@ fn everything_is_said_at_once_with_its_place() {
         ),
         "{text}"
     );
-    assert!(text.contains("rcmpd.toml:18:11: this is not a machine account"), "{text}");
+    assert!(text.contains("rcmpd.toml:19:11: this is not a machine account"), "{text}");
     assert!(text.contains("= its name ends in a dollar sign"), "{text}");
 }
 

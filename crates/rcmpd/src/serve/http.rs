@@ -1,15 +1,29 @@
-//! Health over HTTP: live, ready and metrics. They tell nothing that needs a secret, and nothing else is here.
+//! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open; explanations show what
+//! accounts have stored, and are for who has the token.
 
-use super::AuditLog;
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::routing::get;
+use super::CurrentPolicy;
+use crate::audit::AuditLog;
+use crate::certificates::Chain;
+use crate::config::Admin;
+use anyhow::Context;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use dcerpc_tokio::Server;
+use rcmp_service::Method;
+use rcmp_service::message::Request;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 /// Whether calls are welcome.
 #[derive(Clone, Debug, Default)]
@@ -23,21 +37,104 @@ impl Health {
     }
 }
 
+/// What requests are answered from.
 #[derive(Clone)]
-struct Shared {
-    health: Health,
-    server: Arc<Server>,
-    audit: Arc<AuditLog>,
+pub(super) struct Shared {
+    pub(super) health: Health,
+    pub(super) server: Arc<Server>,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) operators: Option<Arc<Operators>>,
+    pub(super) policy: CurrentPolicy,
+    pub(super) config: String,
 }
 
-pub(super) async fn serve(listener: TcpListener, health: Health, server: Arc<Server>, audit: Arc<AuditLog>) {
+pub(super) async fn serve(listener: TcpListener, shared: Shared) {
     let router = Router::new()
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(Shared { health, server, audit });
+        .route("/explain", post(explain).layer(DefaultBodyLimit::max(EXPLAIN_LEN_MAX)))
+        .with_state(shared);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::warn!(%error, "Health is no longer served");
+    }
+}
+
+/// A certificate with its chain, as PEM.
+const EXPLAIN_LEN_MAX: usize = 1 << 20;
+/// Explanations made at once: one for a refusal may read all accounts.
+const EXPLANATIONS_MAX: usize = 2;
+
+/// Who may ask for more than health: whoever has the token, from no page of a browser, and by a name that is ours.
+pub(super) struct Operators {
+    token: Zeroizing<String>,
+    hosts: Vec<String>,
+    explaining: Semaphore,
+}
+
+impl Operators {
+    pub(super) fn new(admin: &Admin, address: SocketAddr) -> anyhow::Result<Option<Self>> {
+        let Some(token) = &admin.token else { return Ok(None) };
+        let mut hosts = vec![address.to_string(), address.ip().to_string()];
+        hosts.extend(["localhost".to_owned(), format!("localhost:{}", address.port())]);
+        hosts
+            .extend(admin.hosts.iter().flat_map(|host| [host.clone(), format!("{host}:{}", address.port())]));
+        Ok(Some(Self {
+            token: token.read().context("admin.token")?,
+            hosts,
+            explaining: Semaphore::new(EXPLANATIONS_MAX),
+        }))
+    }
+
+    fn admits(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
+        // A page of a browser names its origin, and a name that was made to lead here is none of ours.
+        if headers.contains_key(ORIGIN) || !host.is_some_and(|host| self.hosts.contains(&host)) {
+            return Err((
+                StatusCode::FORBIDDEN,
+                "ask by the address in admin.listen or a name in admin.hosts\n",
+            ));
+        }
+        let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let shown = shown.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        match bool::from(shown.as_bytes().ct_eq(self.token.as_bytes())) {
+            true => Ok(()),
+            false => Err((StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer …\n")),
+        }
+    }
+}
+
+/// The decision about a certificate, PEM with its chain or DER, as `rcmpd explain --json` prints it.
+async fn explain(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let Some(operators) = &shared.operators else {
+        return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
+    };
+    if let Err(refused) = operators.admits(&headers) {
+        return refused.into_response();
+    }
+    let chain = match Chain::from_bytes(&body) {
+        Ok(chain) => chain,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let flags = Method::Upn.flag().with(Method::Subject.flag());
+    let request = chain
+        .issuers()
+        .ok()
+        .and_then(|issuers| Request { flags, certificate: chain.certificate(), issuers }.encode());
+    let Some(request) = request else {
+        return (StatusCode::BAD_REQUEST, "the certificate or its chain is too long to be asked about\n")
+            .into_response();
+    };
+    let Ok(_permit) = operators.explaining.acquire().await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let deciders = shared.policy.0.load_full();
+    let certificate = chain.certificate();
+    match crate::explain::explain(&deciders.live, &deciders.accounts, &request, certificate, &shared.config)
+        .await
+    {
+        Ok((_, explanation)) => Json(explanation).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
     }
 }
 
@@ -110,6 +207,22 @@ async fn metrics(State(shared): State<Shared>) -> String {
     );
     for (reason, count) in shared.audit.decisions() {
         let _ = writeln!(text, "rcmpd_decisions_total{{reason=\"{reason}\"}} {count}");
+    }
+    let shadows = shared.audit.shadows();
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_shadow_decisions_total What the shadow policy decided, beside the live one.\n# TYPE rcmpd_shadow_decisions_total counter"
+    );
+    for (outcome, count) in [("same", shadows.agreed), ("left_out", shadows.left_out)] {
+        let _ = writeln!(text, "rcmpd_shadow_decisions_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_shadow_divergences_total Decisions that would be others by the shadow policy.\n# TYPE rcmpd_shadow_divergences_total counter"
+    );
+    for ((live, shadow), count) in shadows.divergences {
+        let _ =
+            writeln!(text, "rcmpd_shadow_divergences_total{{live=\"{live}\",shadow=\"{shadow}\"}} {count}");
     }
     let _ = writeln!(
         text,

@@ -1,17 +1,19 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
 mod channel_secrets;
+mod deciders;
 mod http;
 mod rcmp_package;
 
 pub use crate::audit::AuditLog;
 pub use channel_secrets::StoredSecrets;
-pub use rcmp_package::{CurrentPolicy, RcmpPackage};
+pub use deciders::{CurrentPolicy, Deciders};
+pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, StoreKind};
 use crate::stores;
+use account_store::MachineStore;
 use account_store::sqlite::SqliteStore;
-use account_store::{AccountStore, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
@@ -22,8 +24,8 @@ use netlogon_transport::package::Packages;
 use netlogon_transport::server::{
     NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts, SystemEnvironment,
 };
-use rcmp_service::Mapper;
 use rcmp_service::message::PACKAGE_NAME;
+use rcmp_service::{Binding, Policy, Validation};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -99,15 +101,15 @@ pub fn now() -> FileTime {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
-    let (Some(rpc), Some(policy)) = (config.rpc.clone(), config.policy.clone()) else {
+    let (Some(rpc), Some(mapping)) = (config.rpc.clone(), &config.mapping) else {
         bail!("{} configures no service: [rpc], [store] and [mapping] are needed to serve", path.display());
     };
     raise_open_files(rpc.limits.connections_max);
     let machines = stores::machines(&config)?;
     let accounts = stores::accounts(&config, &machines).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
-    let mapper = Mapper::new(policy, Arc::clone(&accounts), config.server.clone())?;
-    let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(mapper)));
+    let deciders = Deciders::load(mapping, 1, accounts, &config.server).await?;
+    let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
     let shutdown = Shutdown::new();
     let server = Server::new(
         registry(&config, Arc::clone(&machines) as _, current.clone(), Arc::clone(&audit)),
@@ -135,15 +137,21 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         tasks.spawn(mapper.listen(listener));
     }
     let health = http::Health::default();
-    if let Some(address) = config.admin {
-        let listener = bind(address, "admin.listen").await?;
-        info!(address = %listener.local_addr()?, "Serving health");
-        tokio::spawn(http::serve(listener, health.clone(), Arc::clone(&server), Arc::clone(&audit)));
+    if let Some(admin) = &config.admin {
+        let listener = bind(admin.listen, "admin.listen").await?;
+        let operators = admin.token.is_some();
+        info!(operators, address = %listener.local_addr()?, "Serving health");
+        let shared = http::Shared {
+            health: health.clone(),
+            server: Arc::clone(&server),
+            audit: Arc::clone(&audit),
+            operators: http::Operators::new(admin, listener.local_addr()?)?.map(Arc::new),
+            policy: current.clone(),
+            config: path.display().to_string(),
+        };
+        tokio::spawn(http::serve(listener, shared));
     }
-    warn!(
-        "Certificates are mapped by names alone (binding = \"off\") and not verified here (validation = \"off\"): whoever \
-         gets any trusted issuer to write a name into a certificate becomes that account"
-    );
+    warn_of_weakness(&mapping.policy);
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     signals(path, &Running { config: &config, machines: &machines, current: &current, audit: &audit })
@@ -183,6 +191,25 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address} ({key}): choose another address or port, or stop who has it")
     })
+}
+
+/// Says what is believed that should not be.
+fn warn_of_weakness(policy: &Policy) {
+    let (binding, validation) = (policy.binding.name(), policy.validation.name());
+    if policy.validation == Validation::Off {
+        warn!(
+            binding,
+            validation,
+            "Certificates are not verified here, so they are mapped by names alone: whoever gets any trusted issuer to write a \
+             name into a certificate becomes that account"
+        );
+    } else if policy.binding != Binding::Full {
+        warn!(
+            binding,
+            validation,
+            "Names alone are enough: whoever gets a configured authority to write a name into a certificate becomes that account"
+        );
+    }
 }
 
 /// What a reload starts from.
@@ -237,14 +264,14 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
             bail!("{section} changed, and that needs a restart");
         }
     }
-    let accounts: Arc<dyn AccountStore> = stores::accounts(&new, running.machines).await?;
-    let Some(mut policy) = new.policy else { bail!("[mapping] is gone") };
-    policy.revision = running.current.0.load().policy().revision + 1;
-    let revision = policy.revision;
-    let mapper = Mapper::new(policy, accounts, new.server)?;
+    let accounts = stores::accounts(&new, running.machines).await?;
+    let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
+    let revision = running.current.0.load().live.policy().revision + 1;
+    let deciders = Deciders::load(mapping, revision, accounts, &new.server).await?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
-    running.current.0.store(Arc::new(mapper));
+    running.current.0.store(Arc::new(deciders));
+    warn_of_weakness(&mapping.policy);
     Ok(revision)
 }
 

@@ -1,23 +1,12 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
-use super::AuditLog;
-use arc_swap::ArcSwap;
+use super::{AuditLog, CurrentPolicy};
 use netlogon_transport::package::{PackageCall, PackageReply};
-use rcmp_service::{Asker, CurrentMapper, Mapper, Question, Reason};
+use rcmp_service::{Asker, Question, Reason};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-/// The mapper of the moment.
-#[derive(Clone, Debug)]
-pub struct CurrentPolicy(pub Arc<ArcSwap<Mapper>>);
-
-impl CurrentMapper for CurrentPolicy {
-    fn current(&self) -> Arc<Mapper> {
-        self.0.load_full()
-    }
-}
 
 /// The package.
 #[derive(Clone)]
@@ -36,13 +25,22 @@ impl RcmpPackage {
         let machine = call.channel.machine();
         let asker = Asker { account: machine.name.clone(), sid: machine.sid, may_map: machine.may_map };
         let question = Question { request: call.data, asker };
-        let answer = self.policy.current().answer(&question, super::now()).await;
+        let deciders = self.policy.0.load_full();
+        let now = super::now();
+        let mut steps = Vec::new();
+        let answer = match self.audit.is_written() {
+            true => deciders.live.answer_traced(&question, now, &mut steps).await,
+            false => deciders.live.answer(&question, now).await,
+        };
         let span = tracing::Span::current();
         span.set_attribute("rcmp.reason", answer.reason.name());
         span.set_attribute("rcmp.status", i64::from(answer.status.0));
-        if self.audit.decision(&answer, &question.asker, call.address).is_err() {
+        if self.audit.decision(&answer, &question, &steps, call.address).is_err() {
             let reason = Reason::AuditUnavailable;
             return PackageReply::refused(reason.status(false), reason.is_authoritative());
+        }
+        if let Some(shadow) = &deciders.shadow {
+            shadow.compare(question, &answer, &self.audit);
         }
         PackageReply {
             status: answer.status,

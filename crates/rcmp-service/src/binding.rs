@@ -1,0 +1,149 @@
+//! How strongly a certificate is bound to the account that was found ([MS-PKCA] 3.1.5.2.1.5 and 6).
+//!
+//! It is pure: certificate, account and rules give a verdict. The order is part of the decision: a SID of somebody else ends
+//! the request in every mode, then the binding is weighed, and only then is it looked at whether the account may log on, so
+//! that nobody learns of a restriction by a certificate that is not bound to the account.
+
+use crate::certificate::Certificate;
+use crate::mapping::{self, Form, Strength};
+use crate::policy::{Binding, Policy, Rules};
+use crate::reason::Reason;
+use crate::trace::{Evidence, EvidenceState, Step, Trace};
+use account_store::{AltSecurityIdentity, Record};
+use dtyp::{FileTime, Sid};
+use std::sync::Arc;
+
+/// Whether the account that was found by `forms` may have this certificate, now, and how strongly it is its own.
+pub(crate) fn judge(
+    certificate: &Certificate<'_>,
+    record: &Arc<Record>,
+    forms: &[Form],
+    rules: &Rules<'_>,
+    policy: &Policy,
+    now: FileTime,
+    trace: &mut impl Trace,
+) -> Result<Strength, Reason> {
+    let sid = sid(certificate, &record.account.sid);
+    let mut evidence = Vec::new();
+    if sid == SidEvidence::Contradicts {
+        evidence.push(Evidence { form: Form::Sid, state: EvidenceState::Contradicts });
+    } else {
+        gather(certificate, record, forms, sid, rules, policy, &mut evidence);
+    }
+    let counts = |state| matches!(state, EvidenceState::Counts | EvidenceState::StrongByPolicy);
+    let strongest = evidence.iter().find(|evidence| counts(evidence.state));
+    let strength = strongest.map_or(Strength::Weak, |evidence| Strength::Strong(evidence.form));
+    let withheld = evidence.iter().any(|evidence| evidence.state == EvidenceState::NotGranted);
+    trace.step(|| Step::Weighed {
+        record: Arc::clone(record),
+        forms: forms.to_vec(),
+        evidence,
+        strength,
+        binding: rules.binding,
+    });
+    if sid == SidEvidence::Contradicts {
+        return Err(Reason::SidMismatch);
+    }
+    if strength == Strength::Weak {
+        weak(certificate, record, forms, rules, withheld)?;
+    }
+    mapping::restriction(&record.account, now).map_or(Ok(strength), Err)
+}
+
+/// Whether names alone are enough.
+fn weak(
+    certificate: &Certificate<'_>,
+    record: &Record,
+    forms: &[Form],
+    rules: &Rules<'_>,
+    withheld: bool,
+) -> Result<(), Reason> {
+    let no_strong = if withheld { Reason::AuthorityNotAllowed } else { Reason::NoStrongMapping };
+    match rules.binding {
+        Binding::Full => Err(no_strong),
+        _ if forms.iter().all(|form| form.is_proposal()) => Err(no_strong),
+        Binding::Compat if rules.is_too_old(certificate.not_before, record.account.created) => {
+            Err(Reason::CertificateOlder)
+        }
+        Binding::Compat | Binding::Off => Ok(()),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SidEvidence {
+    Absent,
+    Agrees,
+    Contradicts,
+}
+
+/// What the SIDs in a certificate say of an account. All of them have to be its own: a certificate that contradicts itself is
+/// nobody's.
+fn sid(certificate: &Certificate<'_>, account: &Sid) -> SidEvidence {
+    let (Ok(extension), Ok(alternative)) = (certificate.sid(), sids_by_uri(certificate)) else {
+        return SidEvidence::Contradicts;
+    };
+    let sids: Vec<Sid> = extension.into_iter().chain(alternative).collect();
+    match sids.iter().all(|sid| sid == account) {
+        _ if sids.is_empty() => SidEvidence::Absent,
+        true => SidEvidence::Agrees,
+        false => SidEvidence::Contradicts,
+    }
+}
+
+/// A subjectAltName that cannot be read makes only its own method unusable.
+fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, dtyp::DecodeError> {
+    match certificate.alternative_names() {
+        Ok(_) => certificate.alternative_sids(),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Everything strong that binds the certificate to the account, the decisive first.
+fn gather(
+    certificate: &Certificate<'_>,
+    record: &Record,
+    forms: &[Form],
+    sid: SidEvidence,
+    rules: &Rules<'_>,
+    policy: &Policy,
+    evidence: &mut Vec<Evidence>,
+) {
+    let mut found = |form| {
+        let state = match rules.allow(form, record) {
+            true => EvidenceState::Counts,
+            false => EvidenceState::NotGranted,
+        };
+        evidence.push(Evidence { form, state });
+    };
+    if sid == SidEvidence::Agrees {
+        found(Form::Sid);
+    }
+    let stored = &record.account.alt_security_identities;
+    if !stored.is_empty()
+        && let Ok(issuer) = certificate.issuer_name()
+    {
+        let own = mapping::strong_identities(certificate, &issuer, policy.sha1_public_key);
+        let comparison = policy.comparison;
+        let keys: Vec<(Form, String)> =
+            own.iter().map(|identity| (Form::of(identity), identity.key_by(comparison))).collect();
+        for value in stored {
+            let Ok(identity) = value.parse::<AltSecurityIdentity>() else { continue };
+            if !Form::of(&identity).is_strong() {
+                continue;
+            }
+            let key = identity.key_by(comparison);
+            if let Some((form, _)) = keys.iter().find(|(_, own)| *own == key) {
+                found(*form);
+            }
+        }
+    }
+    if !rules.strong_names.is_empty()
+        && let Ok(policies) = certificate.policies()
+    {
+        let by_name = forms.iter().filter(|form| {
+            rules.strong_names.iter().any(|name| name.makes_strong(**form, &policies, &record.account))
+        });
+        evidence.extend(by_name.map(|form| Evidence { form: *form, state: EvidenceState::StrongByPolicy }));
+    }
+    evidence.sort_by_key(|evidence| evidence.state == EvidenceState::NotGranted);
+}

@@ -1,0 +1,402 @@
+//! A decision as a tree that people and programs can read: what was in the certificate, what was tried, what was found, what
+//! it was worth, and what would change the answer.
+//!
+//! It shows what accounts have stored, so it is for operators only.
+
+mod nearest;
+mod remedy;
+mod trail;
+
+pub use nearest::{NearMiss, Nearest};
+pub use remedy::{Remedy, Target, shell_quoted};
+pub use trail::trail;
+
+use crate::certificate::{AlternativeName, Certificate};
+use crate::mapping::{Form, Method, Strength};
+use crate::message::Request;
+use crate::reason::Reason;
+use crate::service::{Answer, Mapper};
+use crate::trace::Step;
+use crate::trust::{KeyId, Revocation};
+use account_store::{Matches, Query};
+use serde::Serialize;
+use sha1::{Digest, Sha1};
+
+/// The whole decision about one certificate.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// What is in the certificate; `None` when it cannot be read.
+    pub certificate: Option<CertificateFacts>,
+    /// Whether and how the chain was verified.
+    pub chain: Chain,
+    /// The rules that were in force.
+    pub policy: PolicyFacts,
+    /// Every method, in its order.
+    pub methods: Vec<MethodTried>,
+    /// What the account that was found was weighed by.
+    pub weighed: Option<Weighed>,
+    /// The decision by its stable name.
+    pub reason: &'static str,
+    /// The decision in one sentence.
+    pub text: &'static str,
+    /// The number under which Windows logs the same.
+    pub event_id: Option<u16>,
+    /// What the client is told.
+    pub status: Status,
+    /// The account, when it was mapped.
+    pub account: Option<String>,
+    /// Its SID.
+    pub sid: Option<String>,
+    /// How strong the mapping is, when it was mapped.
+    pub strength: Option<&'static str>,
+    /// For a refusal: the stored value that came nearest.
+    pub nearest: Option<NearMiss>,
+    /// For a refusal: what would make it map.
+    pub remedies: Vec<Remedy>,
+}
+
+/// What is in a certificate, as text.
+#[derive(Clone, Debug, Serialize)]
+pub struct CertificateFacts {
+    /// The issuer, as altSecurityIdentities has it.
+    pub issuer: String,
+    /// The subject, likewise.
+    pub subject: String,
+    /// The serial number in hex, as certificates are printed.
+    pub serial: String,
+    /// SHA-1 of the certificate.
+    pub thumbprint: String,
+    /// Start of validity.
+    pub not_before: String,
+    /// End of validity.
+    pub not_after: String,
+    /// Names in the subjectAltName, each with its kind.
+    pub names: Vec<(&'static str, String)>,
+    /// The SIDs in it.
+    pub sids: Vec<String>,
+    /// What is in it and cannot be read.
+    pub unreadable: Vec<&'static str>,
+}
+
+/// How the chain was verified.
+#[derive(Clone, Debug, Serialize)]
+pub struct Chain {
+    /// `verified`, `not_verified` (not asked for), or why it was not accepted.
+    pub state: &'static str,
+    /// The same in words.
+    pub text: String,
+    /// The authorities on the path, the issuing one first.
+    pub authorities: Vec<AuthorityFacts>,
+    /// What revocation lists and answers say, where they were asked.
+    pub revocation: Option<String>,
+}
+
+/// One authority on a path.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuthorityFacts {
+    /// Its name.
+    pub subject: String,
+    /// SHA-256 of its key.
+    pub key: String,
+    /// Whether it has rules of its own.
+    pub has_rules: bool,
+}
+
+/// The rules that were in force for this certificate.
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyFacts {
+    /// The policy's revision.
+    pub revision: u64,
+    /// The methods that it allows.
+    pub methods: Vec<&'static str>,
+    /// The binding that it asks for.
+    pub binding: &'static str,
+    /// What is verified.
+    pub validation: &'static str,
+    /// The forms that count for somebody.
+    pub forms: Vec<&'static str>,
+}
+
+/// One method.
+#[derive(Clone, Debug, Serialize)]
+pub struct MethodTried {
+    /// Which.
+    pub method: &'static str,
+    /// `tried`, `not_asked_for`, `not_allowed`, `not_applicable` or `not_reached`.
+    pub state: &'static str,
+    /// Why it was not applicable.
+    pub why: Option<&'static str>,
+    /// The questions to the store.
+    pub asked: Vec<Asked>,
+}
+
+/// One question to the store.
+#[derive(Clone, Debug, Serialize)]
+pub struct Asked {
+    /// The form it was asked by.
+    pub form: &'static str,
+    /// Whether that form is strong.
+    pub strong: bool,
+    /// The attribute.
+    pub attribute: &'static str,
+    /// The value.
+    pub value: String,
+    /// `nobody`, `one`, `many`, `differs` (found, and not the same by the policy's comparison) or `error`.
+    pub found: &'static str,
+    /// Who.
+    pub accounts: Vec<String>,
+    /// Whether the certificate's authority may vouch by this form for whom was found.
+    pub granted: bool,
+}
+
+/// What an account was weighed by.
+#[derive(Clone, Debug, Serialize)]
+pub struct Weighed {
+    /// The account.
+    pub account: String,
+    /// Its SID.
+    pub sid: String,
+    /// When it was made.
+    pub created: String,
+    /// By which forms it was found.
+    pub found_by: Vec<&'static str>,
+    /// What binds the certificate to it: the form, and whether it counts.
+    pub evidence: Vec<(&'static str, &'static str)>,
+    /// `weak` or `strong`.
+    pub strength: &'static str,
+    /// The form that makes it strong.
+    pub strong_by: Option<&'static str>,
+    /// What was asked for.
+    pub binding: &'static str,
+}
+
+/// An NTSTATUS.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Its name.
+    pub name: Option<&'static str>,
+    /// Its value.
+    pub value: String,
+}
+
+/// The attribute that a query looks into, and the value it looks for.
+pub fn attribute(query: &Query) -> (&'static str, String) {
+    match query {
+        Query::UserPrincipalName(name) => ("userPrincipalName", name.clone()),
+        Query::ServicePrincipalName(name) => ("servicePrincipalName", name.clone()),
+        Query::AltSecurityIdentity(mapping) => ("altSecurityIdentities", mapping.clone()),
+        Query::Name(name) => ("sAMAccountName", name.clone()),
+        Query::Sid(sid) => ("objectSid", sid.to_string()),
+        _ => ("another attribute", String::new()),
+    }
+}
+
+impl Explanation {
+    /// The tree of a decision that was traced. Nearest miss and remedies are added by [`Explanation::advise`].
+    pub fn new(mapper: &Mapper, request: &[u8], steps: &[Step], answer: &Answer) -> Self {
+        let request = Request::decode(request).ok();
+        let certificate = request.as_ref().and_then(|request| Certificate::parse(request.certificate).ok());
+        let path = steps.iter().find_map(|step| match step {
+            Step::Chain { path: Ok(path) } => Some(path.as_slice()),
+            _ => None,
+        });
+        let policy = mapper.policy();
+        let rules = policy.rules(path);
+        let forms = Form::ALL.into_iter().filter(|form| rules.mention(*form));
+        let methods = Method::ALL.into_iter().filter(|method| rules.methods.contains(method.flag()));
+        let mapped = answer.mapped.as_ref();
+        Self {
+            certificate: certificate.as_ref().map(CertificateFacts::new),
+            chain: chain(mapper, steps),
+            policy: PolicyFacts {
+                revision: policy.revision,
+                methods: methods.map(Method::name).collect(),
+                binding: rules.binding.name(),
+                validation: policy.validation.name(),
+                forms: forms.map(Form::name).collect(),
+            },
+            methods: Method::ALL.into_iter().map(|method| tried(method, steps)).collect(),
+            weighed: steps.iter().find_map(weighed),
+            reason: answer.reason.name(),
+            text: answer.reason.text(),
+            event_id: answer.reason.event_id(),
+            status: Status { name: answer.status.name(), value: format!("0x{:08x}", answer.status.0) },
+            account: mapped.map(|mapped| mapped.record.account.name.clone()),
+            sid: mapped.map(|mapped| mapped.record.account.sid.to_string()),
+            strength: mapped.map(|mapped| mapped.strength.name()),
+            nearest: None,
+            remedies: Vec::new(),
+        }
+    }
+
+    /// Adds what came nearest, and what would make the certificate map.
+    pub fn advise(&mut self, advice: &Advice<'_>) {
+        self.nearest = advice.nearest.clone();
+        self.remedies = remedy::remedies(self, advice);
+    }
+}
+
+/// What advice is made from.
+#[derive(Debug)]
+pub struct Advice<'a> {
+    /// The certificate.
+    pub certificate: &'a [u8],
+    /// The decision.
+    pub reason: Reason,
+    /// The mapper that made it.
+    pub mapper: &'a Mapper,
+    /// The steps to it.
+    pub steps: &'a [Step],
+    /// What came nearest, where somebody looked.
+    pub nearest: Option<NearMiss>,
+    /// The configuration file, as it is to stand in commands.
+    pub config: &'a str,
+}
+
+impl CertificateFacts {
+    /// Reads what can be read.
+    pub fn new(certificate: &Certificate<'_>) -> Self {
+        let mut unreadable = Vec::new();
+        let mut name = |name: Result<account_store::DistinguishedName, _>, what| {
+            name.map(|name| name.to_string()).unwrap_or_else(|_: dtyp::DecodeError| {
+                unreadable.push(what);
+                String::new()
+            })
+        };
+        let (issuer, subject) =
+            (name(certificate.issuer_name(), "issuer"), name(certificate.subject_name(), "subject"));
+        let names = certificate.alternative_names().unwrap_or_else(|_| {
+            unreadable.push("subjectAltName");
+            Vec::new()
+        });
+        let mut sids = Vec::new();
+        match certificate.sid() {
+            Ok(sid) => sids.extend(sid.map(|sid| sid.to_string())),
+            Err(_) => unreadable.push("SID extension"),
+        }
+        match certificate.alternative_sids() {
+            Ok(found) => sids.extend(found.iter().map(ToString::to_string)),
+            Err(_) if unreadable.contains(&"subjectAltName") => {}
+            Err(_) => unreadable.push("SID in subjectAltName"),
+        }
+        Self {
+            issuer,
+            subject,
+            serial: dtyp::hex(certificate.serial),
+            thumbprint: dtyp::hex(&Sha1::digest(certificate.encoded)),
+            not_before: certificate.not_before.to_string(),
+            not_after: certificate.not_after.to_string(),
+            names: names
+                .into_iter()
+                .map(|name| match name {
+                    AlternativeName::PrincipalName(name) => ("upn", name),
+                    AlternativeName::Dns(name) => ("dns", name),
+                    AlternativeName::Rfc822(name) => ("rfc822", name),
+                    AlternativeName::Uri(name) => ("uri", name),
+                })
+                .collect(),
+            sids,
+            unreadable,
+        }
+    }
+}
+
+fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
+    let mut chain = Chain {
+        state: "not_reached",
+        text: "the chain was not looked at".to_owned(),
+        authorities: Vec::new(),
+        revocation: None,
+    };
+    for step in steps {
+        match step {
+            Step::ChainNotVerified => {
+                chain.state = "not_verified";
+                "the chain is not verified here (validation = \"off\"), so no strong form counts"
+                    .clone_into(&mut chain.text);
+            }
+            Step::Chain { path: Err(error) } => {
+                chain.state = error.name();
+                error.text().clone_into(&mut chain.text);
+            }
+            Step::Chain { path: Ok(path) } => {
+                chain.state = "verified";
+                "the chain leads to a configured anchor".clone_into(&mut chain.text);
+                chain.authorities = path.iter().map(|key| authority(mapper, key)).collect();
+            }
+            Step::Revocation { status } => chain.revocation = Some(revocation(status)),
+            _ => {}
+        }
+    }
+    chain
+}
+
+fn revocation(status: &Revocation) -> String {
+    match status {
+        Revocation::Good => "nothing on the path is revoked".to_owned(),
+        Revocation::Revoked { which, since, reason } => {
+            format!("{which} is revoked since {since} ({})", reason.name())
+        }
+        Revocation::Unknown { which, why } => format!("{which}: {}", why.text()),
+    }
+}
+
+fn authority(mapper: &Mapper, key: &KeyId) -> AuthorityFacts {
+    let known = mapper.trust().and_then(|trust| trust.authorities().find(|known| known.key == *key));
+    AuthorityFacts {
+        subject: known.map(|known| known.subject.clone()).unwrap_or_default(),
+        key: key.to_string(),
+        has_rules: mapper.policy().authorities.contains_key(key),
+    }
+}
+
+fn tried(method: Method, steps: &[Step]) -> MethodTried {
+    let mut tried = MethodTried { method: method.name(), state: "not_reached", why: None, asked: Vec::new() };
+    for step in steps {
+        match step {
+            Step::Skipped { method: of, asked } if *of == method => {
+                tried.state = if *asked { "not_allowed" } else { "not_asked_for" };
+            }
+            Step::NotApplicable { method: of, why } if *of == method => {
+                tried.state = "not_applicable";
+                tried.why = Some(why.text());
+            }
+            Step::Asked { method: of, form, query, found, granted } if *of == method => {
+                tried.state = "tried";
+                let (attribute, value) = attribute(query);
+                let (found, accounts) = match found {
+                    None => ("error", vec![]),
+                    Some(Matches::None) => ("nobody", vec![]),
+                    Some(Matches::One(record)) => ("one", vec![record.account.name.clone()]),
+                    Some(Matches::Many(names)) => ("many", names.clone()),
+                };
+                let (form, strong, granted) = (form.name(), form.is_strong(), *granted);
+                tried.asked.push(Asked { form, strong, attribute, value, found, accounts, granted });
+            }
+            Step::Differs { method: of, .. } if *of == method => {
+                if let Some(last) = tried.asked.last_mut() {
+                    last.found = "differs";
+                }
+            }
+            _ => {}
+        }
+    }
+    tried
+}
+
+fn weighed(step: &Step) -> Option<Weighed> {
+    let Step::Weighed { record, forms, evidence, strength, binding } = step else { return None };
+    Some(Weighed {
+        account: record.account.name.clone(),
+        sid: record.account.sid.to_string(),
+        created: record.account.created.to_string(),
+        found_by: forms.iter().map(|form| form.name()).collect(),
+        evidence: evidence.iter().map(|evidence| (evidence.form.name(), evidence.state.name())).collect(),
+        strength: strength.name(),
+        strong_by: match strength {
+            Strength::Strong(form) => Some(form.name()),
+            Strength::Weak => None,
+        },
+        binding: binding.name(),
+    })
+}

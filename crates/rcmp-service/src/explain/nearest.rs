@@ -1,0 +1,258 @@
+//! Which stored value came nearest to what was asked for, and where it parts.
+
+use crate::explain::attribute;
+use crate::trace::Step;
+use account_store::fold::{casefold, windows};
+use account_store::{Account, AltSecurityIdentity, DistinguishedName, Matches};
+use serde::Serialize;
+
+/// The stored value that came nearest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NearMiss {
+    /// Whose it is.
+    pub account: String,
+    /// The attribute.
+    pub attribute: &'static str,
+    /// What was asked for.
+    pub asked: String,
+    /// What is stored.
+    pub stored: String,
+    /// The first byte, from 0, in which the stored value differs from the one that was asked for.
+    pub differs_at: usize,
+    /// What was probably done wrong.
+    pub because: Option<&'static str>,
+}
+
+/// Looks for the nearest miss in one account after the other.
+#[derive(Debug)]
+pub struct Nearest {
+    asked: Vec<Question>,
+    best: Option<(u64, NearMiss)>,
+}
+
+#[derive(Debug)]
+struct Question {
+    attribute: &'static str,
+    value: String,
+    folded: String,
+    identity: Option<AltSecurityIdentity>,
+}
+
+/// A stored value is near when this share of the longer text is the same, in thousandths, from both ends together.
+const NEAR: u64 = 600;
+/// A slip that is known by its shape is nearer than any resemblance.
+const KNOWN_SLIP: u64 = 2000;
+
+impl Nearest {
+    /// Of the questions that found nobody.
+    pub fn new(steps: &[Step]) -> Self {
+        let asked = steps.iter().filter_map(|step| match step {
+            Step::Asked { query, found: Some(Matches::None), .. } => {
+                let (attribute, value) = attribute(query);
+                let identity = value.parse().ok();
+                Some(Question { attribute, folded: fold(attribute, &value), value, identity })
+            }
+            _ => None,
+        });
+        Self { asked: asked.collect(), best: None }
+    }
+
+    /// Whether there is anything to look for.
+    pub fn is_needed(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Looks at one account.
+    pub fn look_at(&mut self, account: &Account) {
+        let stored = account
+            .user_principal_name
+            .iter()
+            .map(|value| ("userPrincipalName", value))
+            .chain(account.service_principal_names.iter().map(|value| ("servicePrincipalName", value)))
+            .chain(account.alt_security_identities.iter().map(|value| ("altSecurityIdentities", value)));
+        for (attribute, stored) in stored {
+            let folded = fold(attribute, stored);
+            let identity = stored.parse::<AltSecurityIdentity>().ok();
+            for asked in self.asked.iter().filter(|asked| asked.attribute == attribute) {
+                let because = slip(asked.identity.as_ref(), identity.as_ref(), stored);
+                let same_kind = match (&asked.identity, &identity) {
+                    (Some(asked), Some(stored)) => {
+                        std::mem::discriminant(asked) == std::mem::discriminant(stored)
+                    }
+                    (None, None) => true,
+                    (asked, stored) => {
+                        asked.is_none() == stored.is_none() || attribute == "altSecurityIdentities"
+                    }
+                };
+                let score = match (because, same_kind) {
+                    (Some(_), _) => KNOWN_SLIP,
+                    (None, true) => likeness(&asked.folded, &folded),
+                    (None, false) => 0,
+                };
+                if score >= NEAR && self.best.as_ref().is_none_or(|(best, _)| *best < score) {
+                    let canonical = identity.as_ref().map_or_else(|| stored.clone(), ToString::to_string);
+                    let miss = NearMiss {
+                        account: account.name.clone(),
+                        attribute,
+                        asked: asked.value.clone(),
+                        differs_at: common(asked.value.bytes(), canonical.bytes()),
+                        stored: canonical,
+                        because,
+                    };
+                    self.best = Some((score, miss));
+                }
+            }
+        }
+    }
+
+    /// What came nearest.
+    pub fn into_miss(self) -> Option<NearMiss> {
+        self.best.map(|(_, miss)| miss)
+    }
+}
+
+fn fold(attribute: &str, value: &str) -> String {
+    match attribute {
+        "altSecurityIdentities" => windows(value),
+        _ => casefold(value),
+    }
+}
+
+fn common<T: PartialEq>(left: impl Iterator<Item = T>, right: impl Iterator<Item = T>) -> usize {
+    left.zip(right).take_while(|(left, right)| left == right).count()
+}
+
+/// How much of two texts is the same, from both ends, in thousandths of the longer one.
+fn likeness(left: &str, right: &str) -> u64 {
+    let (shorter, longer) = (left.len().min(right.len()), left.len().max(right.len()));
+    let prefix = common(left.bytes(), right.bytes());
+    let suffix = common(left.bytes().rev(), right.bytes().rev()).min(shorter - prefix);
+    match longer {
+        0 => 0,
+        longer => (prefix + suffix) as u64 * 1000 / longer as u64,
+    }
+}
+
+/// The slips that everybody makes once.
+fn slip(
+    asked: Option<&AltSecurityIdentity>,
+    stored: Option<&AltSecurityIdentity>,
+    text: &str,
+) -> Option<&'static str> {
+    use AltSecurityIdentity::{IssuerSerial, IssuerSubject};
+    let asked = asked?;
+    let Some(stored) = stored else {
+        // What cannot be read may still be what was meant, such as a comma that is not quoted.
+        let bare = |text: &str| text.replace([' ', '"', '\\'], "").to_lowercase();
+        return (bare(&asked.to_string()) == bare(text)).then_some("a value in it has to be quoted");
+    };
+    let turned = |name: &DistinguishedName| DistinguishedName(name.0.iter().rev().cloned().collect());
+    match (asked, stored) {
+        (
+            IssuerSerial { issuer, serial_reversed },
+            IssuerSerial { issuer: stored_issuer, serial_reversed: stored_serial },
+        ) => {
+            let backwards: Vec<u8> = stored_serial.iter().rev().copied().collect();
+            let same_issuer = key(issuer) == key(stored_issuer);
+            let turned_issuer = key(issuer) == key(&turned(stored_issuer));
+            match (
+                same_issuer,
+                turned_issuer,
+                serial_reversed == stored_serial,
+                *serial_reversed == backwards,
+            ) {
+                (true, _, false, true) => {
+                    Some("the bytes of the serial number stand the other way round after <SR>")
+                }
+                (false, true, true, _) => Some("the parts of the issuer stand the other way round"),
+                (false, true, false, true) => Some(
+                    "the parts of the issuer and the bytes of the serial number stand the other way round",
+                ),
+                _ => None,
+            }
+        }
+        (
+            IssuerSubject { issuer, subject },
+            IssuerSubject { issuer: stored_issuer, subject: stored_subject },
+        ) => {
+            let is = |asked: &DistinguishedName, stored: &DistinguishedName| {
+                key(asked) == key(stored) || key(asked) == key(&turned(stored))
+            };
+            (is(issuer, stored_issuer) && is(subject, stored_subject))
+                .then_some("the parts of a name stand the other way round")
+        }
+        _ => None,
+    }
+}
+
+fn key(name: &DistinguishedName) -> String {
+    AltSecurityIdentity::Subject(name.clone()).key()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::{Form, Method};
+    use account_store::Query;
+
+    const ASKED: &str = "X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>1200000000ac11000000002b";
+
+    fn nearest(asked: Query, account: &Account) -> Option<NearMiss> {
+        let found = Some(Matches::None);
+        let (method, form) = (Method::Subject, Form::IssuerSerial);
+        let mut nearest = Nearest::new(&[Step::Asked { method, form, query: asked, found, granted: true }]);
+        assert!(nearest.is_needed());
+        nearest.look_at(account);
+        nearest.into_miss()
+    }
+
+    fn account(mapping: &str) -> Account {
+        let sid = "S-1-5-21-1-2-3-1001".parse().expect("a SID");
+        Account {
+            user_principal_name: Some("alice@contoso.example".to_owned()),
+            alt_security_identities: vec![mapping.to_owned()],
+            ..Account::new("alice", sid)
+        }
+    }
+
+    #[test]
+    fn slips_are_known_by_their_shape() {
+        for (stored, because) in [
+            ("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>2b0000000011ac0000000012", "serial number stand"),
+            (
+                "X509:<I>CN=CONTOSO-CA,DC=contoso,DC=com<SR>1200000000ac11000000002b",
+                "parts of the issuer stand",
+            ),
+            ("X509:<I>CN=CONTOSO-CA,DC=contoso,DC=com<SR>2b0000000011ac0000000012", "and the bytes"),
+        ] {
+            let miss = nearest(Query::AltSecurityIdentity(ASKED.to_owned()), &account(stored));
+            let miss = miss.unwrap_or_else(|| panic!("{stored} is near"));
+            assert!(miss.because.is_some_and(|text| text.contains(because)), "{miss:?}");
+        }
+        let asked = r#"X509:<I>O="Contoso, Ltd.",CN=CA<S>CN=Alice"#;
+        let miss = nearest(
+            Query::AltSecurityIdentity(asked.to_owned()),
+            &account("X509:<I>O=Contoso, Ltd.,CN=CA<S>CN=Alice"),
+        );
+        assert_eq!(miss.and_then(|miss| miss.because), Some("a value in it has to be quoted"));
+    }
+
+    #[test]
+    fn the_first_byte_that_differs_is_told() {
+        let miss = nearest(
+            Query::AltSecurityIdentity(ASKED.to_owned()),
+            &account("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>1200000000ac11000000002c"),
+        );
+        assert_eq!(miss.map(|miss| miss.differs_at), Some(ASKED.len() - 1));
+        let upn = Query::UserPrincipalName("alise@contoso.example".to_owned());
+        let miss = nearest(upn, &account(ASKED)).expect("it is near");
+        assert_eq!((miss.differs_at, miss.stored.as_str()), (3, "alice@contoso.example"));
+    }
+
+    #[test]
+    fn what_is_far_is_no_miss() {
+        let far = account("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<S>CN=Bob");
+        assert_eq!(nearest(Query::AltSecurityIdentity(ASKED.to_owned()), &far), None);
+        assert_eq!(nearest(Query::UserPrincipalName("x@y".to_owned()), &far), None);
+    }
+}

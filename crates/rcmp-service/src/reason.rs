@@ -1,0 +1,179 @@
+//! Why a request was answered as it was: one list for logs, metrics, audit and the status that the client is told.
+
+use crate::mapping::Method;
+use crate::trust::ChainError;
+use dtyp::NtStatus;
+
+/// Why a request was answered as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// An account was found by this method.
+    Mapped(Method),
+    /// The message cannot be decoded.
+    MalformedRequest,
+    /// The certificate cannot be decoded.
+    MalformedCertificate,
+    /// No method is both asked for and allowed.
+    NoMethod,
+    /// No method found an account.
+    NoMatch,
+    /// More than one account was found.
+    Ambiguous,
+    /// The certificate carries the SID of another account, or one that cannot be read.
+    SidMismatch,
+    /// The chain does not lead to an anchor.
+    Chain(ChainError),
+    /// The certificate, or one of its issuers, is revoked.
+    Revoked,
+    /// Nobody can say whether the certificate is revoked.
+    RevocationUnknown,
+    /// The account is found by names alone, and more is asked for.
+    NoStrongMapping,
+    /// The account is found by names alone, and the certificate is older than the account.
+    CertificateOlder,
+    /// What would bind the certificate to an account is not for its authority to say.
+    AuthorityNotAllowed,
+    /// The account is disabled.
+    Disabled,
+    /// The account is locked.
+    Locked,
+    /// The account is expired.
+    Expired,
+    /// The account may not log on at this hour.
+    LogonHours,
+    /// The asker may not ask.
+    AskerDenied,
+    /// The account belongs to a domain that is not served here.
+    OtherDomain,
+    /// The store could not answer.
+    StoreUnavailable,
+    /// An answer could not be built from what the store holds.
+    Unanswerable,
+    /// Audit is required and cannot be written.
+    AuditUnavailable,
+}
+
+impl Reason {
+    /// A stable name for logs, metrics and audit.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mapped(_) => "mapped",
+            Self::MalformedRequest => "malformed_request",
+            Self::MalformedCertificate => "malformed_certificate",
+            Self::NoMethod => "no_method",
+            Self::NoMatch => "no_match",
+            Self::Ambiguous => "ambiguous",
+            Self::SidMismatch => "sid_mismatch",
+            Self::Chain(_) => "chain_refused",
+            Self::Revoked => "revoked",
+            Self::RevocationUnknown => "revocation_unknown",
+            Self::NoStrongMapping => "no_strong_mapping",
+            Self::CertificateOlder => "certificate_older_than_account",
+            Self::AuthorityNotAllowed => "authority_not_allowed",
+            Self::Disabled => "disabled",
+            Self::Locked => "locked",
+            Self::Expired => "expired",
+            Self::LogonHours => "logon_hours",
+            Self::AskerDenied => "asker_denied",
+            Self::OtherDomain => "other_domain",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::Unanswerable => "unanswerable",
+            Self::AuditUnavailable => "audit_unavailable",
+        }
+    }
+
+    /// The reason in one sentence, for operators.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Mapped(Method::Upn) => "mapped by a name in the subjectAltName",
+            Self::Mapped(Method::Subject) => {
+                "mapped by issuer and subject, or by a strong form of altSecurityIdentities"
+            }
+            Self::Mapped(Method::Issuer) => "mapped by the issuer alone",
+            Self::MalformedRequest => "the message cannot be decoded",
+            Self::MalformedCertificate => "the certificate cannot be decoded",
+            Self::NoMethod => "no mapping method is both asked for and allowed",
+            Self::NoMatch => "no account matches",
+            Self::Ambiguous => "more than one account matches",
+            Self::SidMismatch => {
+                "the certificate carries the SID of another account, or one that cannot be read"
+            }
+            Self::Chain(error) => error.text(),
+            Self::Revoked => "the certificate, or one of its issuers, is revoked",
+            Self::RevocationUnknown => "nobody can say whether the certificate is revoked",
+            Self::NoStrongMapping => {
+                "the account is found by names alone, which is weak, and binding asks for more"
+            }
+            Self::CertificateOlder => {
+                "the account is found by names alone, and the certificate is older than the account"
+            }
+            Self::AuthorityNotAllowed => {
+                "what binds the certificate to an account is not for its authority to say"
+            }
+            Self::Disabled => "the account is disabled",
+            Self::Locked => "the account is locked",
+            Self::Expired => "the account is expired",
+            Self::LogonHours => "the account may not log on at this hour",
+            Self::AskerDenied => "the machine account lacks the permission rcmp",
+            Self::OtherDomain => "the account's domain is not served here",
+            Self::StoreUnavailable => "the account store could not answer",
+            Self::Unanswerable => "the account cannot be put into an answer",
+            Self::AuditUnavailable => "audit is required and cannot be written",
+        }
+    }
+
+    /// What the client is told ([MS-RCMP] 3.5.2; the rest is our choice). `tell_restrictions` is the policy's.
+    pub const fn status(self, tell_restrictions: bool) -> NtStatus {
+        match self {
+            Self::Mapped(_) => NtStatus::SUCCESS,
+            Self::MalformedRequest => NtStatus::INVALID_PARAMETER,
+            Self::Disabled if tell_restrictions => NtStatus::ACCOUNT_DISABLED,
+            Self::Locked if tell_restrictions => NtStatus::ACCOUNT_LOCKED_OUT,
+            Self::Expired if tell_restrictions => NtStatus::ACCOUNT_EXPIRED,
+            Self::LogonHours if tell_restrictions => NtStatus::INVALID_LOGON_HOURS,
+            Self::AskerDenied => NtStatus::ACCESS_DENIED,
+            Self::OtherDomain => NtStatus::NO_SUCH_USER,
+            Self::StoreUnavailable | Self::RevocationUnknown => NtStatus::DS_BUSY,
+            Self::Unanswerable => NtStatus::INTERNAL_ERROR,
+            Self::AuditUnavailable => NtStatus::INSUFFICIENT_RESOURCES,
+            Self::MalformedCertificate
+            | Self::NoMethod
+            | Self::NoMatch
+            | Self::Ambiguous
+            | Self::SidMismatch
+            | Self::Chain(_)
+            | Self::Revoked
+            | Self::NoStrongMapping
+            | Self::CertificateOlder
+            | Self::AuthorityNotAllowed
+            | Self::Disabled
+            | Self::Locked
+            | Self::Expired
+            | Self::LogonHours => NtStatus::LOGON_FAILURE,
+        }
+    }
+
+    /// Whether another server need not be asked: everything but our own inability.
+    pub const fn is_authoritative(self) -> bool {
+        !self.is_undecided()
+    }
+
+    /// Whether nothing was decided: something that is needed for it did not work.
+    pub const fn is_undecided(self) -> bool {
+        matches!(
+            self,
+            Self::StoreUnavailable | Self::RevocationUnknown | Self::Unanswerable | Self::AuditUnavailable
+        )
+    }
+
+    /// The number under which Windows' key distribution centres log the same.
+    pub const fn event_id(self) -> Option<u16> {
+        match self {
+            Self::NoStrongMapping => Some(39),
+            Self::CertificateOlder => Some(40),
+            Self::SidMismatch => Some(41),
+            Self::AuthorityNotAllowed | Self::Chain(ChainError::UnknownIssuer) => Some(45),
+            _ => None,
+        }
+    }
+}

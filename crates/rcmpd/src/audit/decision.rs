@@ -1,0 +1,126 @@
+//! A decision as a line of the audit log: who asked, about which certificate, what was decided and by what.
+//!
+//! Certificates are named as event 4768 of Windows names them. A certificate itself is written with its first decision in a
+//! file, so that decisions can be rehearsed under another policy.
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use rcmp_service::certificate::Certificate;
+use rcmp_service::explain::trail;
+use rcmp_service::message::Request;
+use rcmp_service::trace::Step;
+use rcmp_service::{Answer, Question, Reason, Strength};
+use serde_json::{Value, json};
+use sha1::{Digest, Sha1};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+/// Certificates remembered as written; when there are more, they are written again.
+const WRITTEN_MAX: usize = 65_536;
+
+/// Which certificates a file has already.
+#[derive(Debug, Default)]
+pub(super) struct Written(HashSet<[u8; 20]>);
+
+impl Written {
+    /// Whether it is new to the file, which has it from then on.
+    pub(super) fn is_new(&mut self, thumbprint: [u8; 20]) -> bool {
+        if self.0.len() >= WRITTEN_MAX {
+            self.0.clear();
+        }
+        self.0.insert(thumbprint)
+    }
+
+    /// Another file has none.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// What an event says of a certificate that was asked about.
+struct Asked<'a> {
+    certificate: &'a [u8],
+    thumbprint: [u8; 20],
+    issuer: String,
+    serial: String,
+}
+
+fn asked(request: &[u8]) -> Option<(u32, Asked<'_>)> {
+    let request = Request::decode(request).ok()?;
+    let parsed = Certificate::parse(request.certificate).ok()?;
+    let issuer = parsed.issuer_name().map(|name| name.to_string()).unwrap_or_default();
+    Some((
+        request.flags.0,
+        Asked {
+            certificate: request.certificate,
+            thumbprint: Sha1::digest(request.certificate).into(),
+            issuer,
+            serial: dtyp::hex(parsed.serial),
+        },
+    ))
+}
+
+/// The event. `is_new` says whether a certificate is to be written whole.
+pub(super) fn event(
+    answer: &Answer,
+    question: &Question,
+    steps: &[Step],
+    source: SocketAddr,
+    is_new: impl FnOnce([u8; 20]) -> bool,
+) -> Value {
+    let mapped = answer.mapped.as_ref();
+    let account = mapped.map(|mapped| &mapped.record.account);
+    let mut event = json!({
+        "event": "map",
+        "asker": question.asker.account,
+        "asker_sid": question.asker.sid.to_string(),
+        "source": source.to_string(),
+        "reason": answer.reason.name(),
+        "status": format!("0x{:08x}", answer.status.0),
+        "method": mapped.map(|mapped| mapped.method.name()),
+        "strength": mapped.map(|mapped| mapped.strength.name()),
+        "account": account.map(|account| &account.name),
+        "account_sid": account.map(|account| account.sid.to_string()),
+        "policy_revision": answer.policy_revision,
+        "trail": trail(steps),
+    });
+    let Value::Object(fields) = &mut event else { return event };
+    if let Some(Strength::Strong(form)) = mapped.map(|mapped| mapped.strength) {
+        fields.insert("strong_by".to_owned(), form.name().into());
+    }
+    if let Reason::Chain(error) = answer.reason {
+        fields.insert("chain".to_owned(), error.name().into());
+    }
+    if let Some(id) = answer.reason.event_id() {
+        fields.insert("event_id".to_owned(), id.into());
+    }
+    if let Some((flags, asked)) = asked(&question.request) {
+        fields.insert("flags".to_owned(), flags.into());
+        fields.insert("CertIssuerName".to_owned(), asked.issuer.into());
+        fields.insert("CertSerialNumber".to_owned(), asked.serial.into());
+        fields.insert("CertThumbprint".to_owned(), dtyp::hex(&asked.thumbprint).into());
+        if is_new(asked.thumbprint) {
+            fields.insert("certificate".to_owned(), BASE64_STANDARD.encode(asked.certificate).into());
+        }
+    }
+    event
+}
+
+/// The event of a shadow that decided otherwise.
+pub(super) fn shadow_event(
+    question: &Question,
+    (live, live_account): (Reason, Option<&str>),
+    (shadow, shadow_account): (Reason, Option<&str>),
+    policy_revision: u64,
+) -> Value {
+    let asked = asked(&question.request).map(|(_, asked)| asked);
+    json!({
+        "event": "shadow_divergence",
+        "asker": question.asker.account,
+        "reason": live.name(),
+        "account": live_account,
+        "shadow_reason": shadow.name(),
+        "shadow_account": shadow_account,
+        "policy_revision": policy_revision,
+        "CertThumbprint": asked.map(|asked| dtyp::hex(&asked.thumbprint)),
+    })
+}

@@ -1,0 +1,291 @@
+//! `rcmpd mapping …`
+
+use super::transfer::bar;
+use crate::certificates::Chain;
+use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
+use crate::config::{self, Mapping};
+use crate::mapping_audit::{self, Class};
+use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
+use crate::output::{self, visible};
+use crate::rehearsal::{self, Cases};
+use crate::serve::now;
+use crate::stores::{self, Accounts};
+use crate::trust;
+use anyhow::Context;
+use rcmp_service::certificate::Certificate;
+use rcmp_service::mapping::{self, Method};
+use rcmp_service::policy::Sha1PublicKeyInput;
+use rcmp_service::{Form, Mapper, explain};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(super) async fn run(command: MappingCommand) -> anyhow::Result<u8> {
+    match command {
+        MappingCommand::Strings { certificate, json } => strings(&certificate, json.json),
+        MappingCommand::Audit { ignore, config, json } => audit(&ignore, &config, json.json).await,
+        MappingCommand::Rehearse { policy, certs, methods, config, json } => {
+            rehearse(&policy, &certs, &methods, &config, json.json).await
+        }
+        MappingCommand::Import { from, file, issuer, json } => import(from, &file, &issuer, json.json),
+    }
+}
+
+/// One form of a certificate.
+struct Line {
+    form: Form,
+    attribute: &'static str,
+    value: String,
+    note: &'static str,
+}
+
+fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
+    let chain = match Chain::read(path, None) {
+        Ok(chain) => chain,
+        Err(error) => {
+            eprintln!("rcmpd: {error}");
+            return Ok(6);
+        }
+    };
+    let certificate = Certificate::parse(chain.certificate())?;
+    let lines = lines(&certificate);
+    if as_json {
+        let forms = lines.iter().map(|line| {
+            json!({
+                "form": line.form.name(), "strong": line.form.is_strong(), "attribute": line.attribute, "value": line.value,
+                "note": (!line.note.is_empty()).then_some(line.note),
+            })
+        });
+        let facts = explain::CertificateFacts::new(&certificate);
+        output::json(&json!({ "certificate": facts, "forms": forms.collect::<Vec<_>>() }));
+        return Ok(0);
+    }
+    // One line each and no table: values are there to be copied.
+    for line in &lines {
+        let strength = if line.form.is_strong() { "strong" } else { "weak" };
+        output::line(&format!("{:15}{strength:8}{}", line.form.name(), visible(&line.value)));
+        if !line.note.is_empty() {
+            output::line(&format!("{:23}({})", "", line.note));
+        }
+    }
+    Ok(0)
+}
+
+fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
+    let thumbprint = Sha1PublicKeyInput::Thumbprint;
+    let mut lines = Vec::new();
+    let queries = Method::ALL
+        .into_iter()
+        .flat_map(|method| mapping::queries(method, certificate, &[], thumbprint).unwrap_or_default());
+    for (form, query) in queries {
+        let (attribute, value) = explain::attribute(&query);
+        let note = match form {
+            Form::Sha1PublicKey => "the certificate's thumbprint",
+            Form::Subject | Form::Rfc822 => "never enough alone",
+            Form::Issuer => "all certificates of this issuer",
+            _ => "",
+        };
+        lines.push(Line { form, attribute, value, note });
+    }
+    if let Ok(issuer) = certificate.issuer_name() {
+        let others = mapping::strong_identities(certificate, &issuer, Sha1PublicKeyInput::PublicKey);
+        for identity in others.iter().filter(|identity| Form::of(identity) == Form::Sha1PublicKey) {
+            let note = "the public key's hash, for sha1_pukey = \"public-key\"";
+            lines.push(Line {
+                form: Form::Sha1PublicKey,
+                attribute: "altSecurityIdentities",
+                value: identity.to_string(),
+                note,
+            });
+        }
+    }
+    let sids = certificate.sid().ok().flatten().into_iter();
+    for sid in sids.chain(certificate.alternative_sids().unwrap_or_default()) {
+        let note = "in the certificate; nothing has to be stored";
+        lines.push(Line { form: Form::Sid, attribute: "objectSid", value: sid.to_string(), note });
+    }
+    lines
+}
+
+/// Everything a configuration decides by, for a look at its accounts.
+async fn deciders(config: &ConfigArg) -> anyhow::Result<(Arc<Mapper>, Accounts, config::Config)> {
+    let config = config::load(&config.config)?;
+    let mapping = config.mapping.as_ref().context("the configuration has no [mapping]")?;
+    let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
+    let mapper = mapper(mapping, &accounts, &config.server).await?;
+    Ok((mapper, accounts, config))
+}
+
+async fn mapper(mapping: &Mapping, accounts: &Accounts, server: &str) -> anyhow::Result<Arc<Mapper>> {
+    let loaded = trust::load(mapping, now())?;
+    loaded.fetch(now).await;
+    Ok(Arc::new(loaded.mapper(Arc::clone(&accounts.store), server.to_owned())?))
+}
+
+async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
+    let (mapper, accounts, _) = deciders(config).await?;
+    if accounts.admin.is_none() {
+        anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
+    }
+    let mut report = mapping_audit::audit(&accounts, &mapper).await?;
+    let ignored = |class: Class| ignore.iter().any(|ignored| self::class(*ignored) == class);
+    report.findings.retain(|finding| !ignored(finding.class));
+    report.counts.retain(|name, _| !ignore.iter().any(|ignored| class(*ignored).name() == *name));
+    let found = !report.findings.is_empty();
+    if as_json {
+        output::json(&serde_json::to_value(&report)?);
+        return Ok(if found { 3 } else { 0 });
+    }
+    for finding in &report.findings {
+        output::line(&format!("{}: {}", finding.class.name(), visible(&finding.account)));
+        output::line(&format!("    {} = {}", finding.attribute, visible(&finding.value)));
+        output::line(&format!("    {}", visible(&finding.why)));
+    }
+    if found {
+        output::line("");
+    }
+    let counts: Vec<String> = report.counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    output::line(&format!(
+        "{} accounts, {} names and mappings: {}",
+        report.accounts,
+        report.values,
+        counts.join(", ")
+    ));
+    Ok(if found { 3 } else { 0 })
+}
+
+const fn class(class: ClassArg) -> Class {
+    match class {
+        ClassArg::Weak => Class::Weak,
+        ClassArg::Ambiguous => Class::Ambiguous,
+        ClassArg::Twin => Class::Twin,
+        ClassArg::Dangling => Class::Dangling,
+        ClassArg::NeverMatching => Class::NeverMatching,
+    }
+}
+
+/// Changes that are told one by one to people; JSON has all.
+const CHANGES_SHOWN: usize = 50;
+
+async fn rehearse(
+    policy: &Path,
+    certs: &Path,
+    methods: &[MethodArg],
+    config: &ConfigArg,
+    as_json: bool,
+) -> anyhow::Result<u8> {
+    let (now_by, accounts, config) = deciders(config).await?;
+    let then_by = mapper(&config::load_mapping(policy)?, &accounts, &config.server).await?;
+    let reading = bar(None, "{spinner} {human_pos} read");
+    let flags = super::flags(methods);
+    let mut cases = Cases::read(certs, flags, &mut |done| reading.set_position(done))?;
+    reading.finish_and_clear();
+    let unreadable = std::mem::take(&mut cases.unreadable);
+    let bar = bar(Some(cases.decisions()), "{wide_bar} {human_pos}/{human_len} decisions {eta}");
+    let progress = bar.clone();
+    let outcome = rehearsal::rehearse(cases, now_by, then_by, move |done| progress.inc(done)).await?;
+    bar.finish_and_clear();
+    if as_json {
+        let mut value = serde_json::to_value(&outcome)?;
+        value["unreadable"] = unreadable.into();
+        output::json(&value);
+        return Ok(0);
+    }
+    for text in &unreadable {
+        eprintln!("rcmpd: passed over: {}", visible(text));
+    }
+    let mut facts = vec![
+        ("decisions", outcome.decisions.to_string()),
+        ("certificates", outcome.certificates.to_string()),
+        ("unchanged", outcome.unchanged.to_string()),
+        ("gained", outcome.gained.to_string()),
+        ("lost", outcome.lost.to_string()),
+        ("moved", outcome.moved.to_string()),
+        ("undecided", outcome.undecided.to_string()),
+    ];
+    if outcome.without_certificate > 0 {
+        facts.push(("not in the log", outcome.without_certificate.to_string()));
+    }
+    facts.extend(outcome.reasons.iter().map(|(change, count)| ("reason", format!("{change}: {count}"))));
+    output::facts(&facts);
+    if outcome.changes.is_empty() {
+        return Ok(0);
+    }
+    output::line("");
+    let shown = |account: &Option<String>, reason: &str| match account {
+        Some(account) => visible(account),
+        None => format!("nobody ({reason})"),
+    };
+    let rows = outcome.changes.iter().take(CHANGES_SHOWN).map(|change| {
+        vec![
+            change.change.to_owned(),
+            visible(&change.certificate),
+            shown(&change.account_now, change.reason_now),
+            shown(&change.account_then, change.reason_then),
+            change.decisions.to_string(),
+        ]
+    });
+    output::table(&["change", "certificate", "now", "then", "decisions"], rows.collect());
+    if outcome.changes.len() > CHANGES_SHOWN {
+        output::line(&format!("and {} more; --json has all", outcome.changes.len() - CHANGES_SHOWN));
+    }
+    Ok(0)
+}
+
+fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> anyhow::Result<u8> {
+    let dialect = match from {
+        DialectArg::Sssd => Dialect::Sssd,
+        DialectArg::Mit => Dialect::Mit,
+        DialectArg::Keycloak => Dialect::Keycloak,
+    };
+    let text = match read_rules(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("rcmpd: {}: {error}", file.display());
+            return Ok(6);
+        }
+    };
+    let mut authorities = Vec::new();
+    for path in issuers {
+        let chain = match Chain::read(path, None) {
+            Ok(chain) => chain,
+            Err(error) => {
+                eprintln!("rcmpd: {error}");
+                return Ok(6);
+            }
+        };
+        let subject = Certificate::parse(chain.certificate())?.subject_name()?;
+        authorities.push(KnownAuthority { file: path.display().to_string(), subject });
+    }
+    match mapping_import::import(dialect, &text, &authorities) {
+        Ok(imported) if as_json => output::json(&serde_json::to_value(&imported)?),
+        Ok(imported) => {
+            output::line(imported.toml.trim_end());
+            imported.notes.iter().for_each(|note| eprintln!("rcmpd: note: {note}"));
+        }
+        Err(refused) => {
+            match as_json {
+                true => {
+                    let mut value = serde_json::to_value(&refused)?;
+                    value["exit_code"] = Value::from(3);
+                    output::json(&value);
+                }
+                false => eprintln!("{refused}"),
+            }
+            return Ok(3);
+        }
+    }
+    Ok(0)
+}
+
+fn read_rules(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    // One byte more than is allowed shows that there is more.
+    let limit = TEXT_LEN_MAX as u64 + 1;
+    match file.to_str() {
+        Some("-") => std::io::stdin().lock().take(limit).read_to_string(&mut text)?,
+        _ => std::fs::File::open(file)?.take(limit).read_to_string(&mut text)?,
+    };
+    Ok(text)
+}

@@ -1,0 +1,536 @@
+//! `[mapping]`: who a certificate is, and whom that is believed of.
+
+use super::Checker;
+use account_store::fold::Comparison;
+use dtyp::Sid;
+use rcmp_service::certificate::object_identifier;
+use rcmp_service::message::MappingFlags;
+use rcmp_service::policy::{
+    AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
+};
+use rcmp_service::{Binding, Form, Method, Policy, Validation};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+
+/// How certificates are mapped, as far as the file says it: the certificates and lists it names are read by
+/// [`crate::trust`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The policy, without the rules of single authorities.
+    pub policy: Policy,
+    /// What chains are verified by.
+    pub trust: TrustFiles,
+    /// `[[mapping.authority]]`.
+    pub authorities: Vec<AuthorityEntry>,
+    /// `[mapping.shadow]`: what is evaluated beside it, and never acted on.
+    pub shadow: Option<Box<Mapping>>,
+}
+
+/// The files that chains are verified by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustFiles {
+    /// Certificates of authorities that are believed.
+    pub anchors: Vec<PathBuf>,
+    /// Certificates of authorities below them.
+    pub intermediates: Vec<PathBuf>,
+    /// Contents octets of the object identifiers of key purposes, any of which is enough.
+    pub extended_key_usages: Vec<Vec<u8>>,
+    /// Whether a certificate must have one of them, instead of none at all.
+    pub require_extended_key_usage: bool,
+    /// Certificate revocation lists.
+    pub crls: Vec<CrlSource>,
+    /// How often they are looked at again.
+    pub crl_refresh: Duration,
+}
+
+/// Where a certificate revocation list is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CrlSource {
+    /// A file, DER or PEM.
+    File(PathBuf),
+    /// `http://`, from a host that the operator named.
+    Url(String),
+}
+
+/// `[[mapping.authority]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityEntry {
+    /// Its certificate, for its key.
+    pub certificate: PathBuf,
+    /// Its rules.
+    pub policy: AuthorityPolicy,
+    /// Who tells the state of the certificates it issued.
+    pub ocsp: Option<Ocsp>,
+}
+
+/// An OCSP responder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ocsp {
+    /// `http://HOST[:PORT]/PATH`.
+    pub url: String,
+    /// The certificate that signs its answers, if it is neither the authority's nor issued by it.
+    pub signer: Option<PathBuf>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Section {
+    methods: Option<Vec<Spanned<String>>>,
+    binding: Option<Spanned<String>>,
+    backdating_s: Option<u64>,
+    validation: Option<Spanned<String>>,
+    anchors: Option<Spanned<Vec<PathBuf>>>,
+    intermediates: Option<Vec<PathBuf>>,
+    extended_key_usage: Option<Spanned<Vec<Spanned<String>>>>,
+    require_extended_key_usage: Option<bool>,
+    crls: Option<Spanned<Vec<Spanned<String>>>>,
+    crl_refresh_s: Option<Spanned<u64>>,
+    grant: Option<Vec<Spanned<GrantSection>>>,
+    authority: Option<Vec<AuthoritySection>>,
+    comparison: Option<Spanned<String>>,
+    name_comparison: Option<Spanned<String>>,
+    sha1_pukey: Option<Spanned<String>>,
+    tell_restrictions: Option<bool>,
+    identity_sid: Option<Spanned<String>>,
+    shadow: Option<Spanned<Box<Section>>>,
+}
+
+/// A form, alone or with those it is granted for.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum GrantSection {
+    Form(String),
+    To {
+        form: String,
+        #[serde(rename = "for")]
+        to: Vec<String>,
+    },
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthoritySection {
+    certificate: PathBuf,
+    methods: Option<Vec<Spanned<String>>>,
+    binding: Option<Spanned<String>>,
+    backdating_s: Option<u64>,
+    grant: Option<Vec<Spanned<GrantSection>>>,
+    #[serde(default)]
+    strong_names: Vec<StrongNameSection>,
+    ocsp: Option<Spanned<String>>,
+    ocsp_signer: Option<PathBuf>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StrongNameSection {
+    policies: Spanned<Vec<Spanned<String>>>,
+    names: Spanned<String>,
+}
+
+impl Section {
+    /// What a shadow does not say is as in the live policy.
+    fn over(self, live: &Self) -> Self {
+        macro_rules! either {
+            ($($field:ident),*) => { Self { $($field: self.$field.or_else(|| live.$field.clone()),)* shadow: self.shadow } };
+        }
+        either!(
+            methods,
+            binding,
+            backdating_s,
+            validation,
+            anchors,
+            intermediates,
+            extended_key_usage,
+            require_extended_key_usage,
+            crls,
+            crl_refresh_s,
+            grant,
+            authority,
+            comparison,
+            name_comparison,
+            sha1_pukey,
+            tell_restrictions,
+            identity_sid
+        )
+    }
+}
+
+/// A word of the file that is one of a few.
+fn word<T: Copy>(
+    checker: &mut Checker<'_>,
+    text: &Option<Spanned<String>>,
+    known: &[(&str, T)],
+    default: T,
+    what: &str,
+) -> T {
+    let Some(text) = text else { return default };
+    match known.iter().find(|(name, _)| name == text.get_ref()) {
+        Some((_, value)) => *value,
+        None => {
+            let names: Vec<String> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            checker.problem(
+                text.span(),
+                format!("this is not a {what}"),
+                format!("use {}", names.join(", ")),
+            );
+            default
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn mapping(&mut self, section: Spanned<Section>) -> Mapping {
+        let span = section.span();
+        let mut section = section.into_inner();
+        let shadow = section.shadow.take().map(|shadow| {
+            let span = shadow.span();
+            let shadow = shadow.into_inner();
+            if let Some(deeper) = &shadow.shadow {
+                self.problem(deeper.span(), "a shadow has no shadow", "remove it");
+            }
+            Box::new(self.mapping_section(span, Section { shadow: None, ..*shadow }.over(&section)))
+        });
+        Mapping { shadow, ..self.mapping_section(span, section) }
+    }
+
+    fn mapping_section(&mut self, span: Range<usize>, section: Section) -> Mapping {
+        let bindings =
+            [Binding::Off, Binding::Compat, Binding::Full].map(|binding| (binding.name(), binding));
+        let validations = [Validation::Off, Validation::Chain, Validation::ChainAndRevocation]
+            .map(|validation| (validation.name(), validation));
+        let binding = word(self, &section.binding, &bindings, Binding::Full, "binding");
+        let validation = word(self, &section.validation, &validations, Validation::Chain, "validation");
+        if (binding, validation) == (Binding::Full, Validation::Off) {
+            let at = section.validation.as_ref().map_or(span.clone(), Spanned::span);
+            self.problem(
+                at,
+                "nobody could be mapped: a strong form counts only for a chain that was verified here",
+                "use validation = \"chain\", or binding = \"compat\" if names alone are to be enough",
+            );
+        }
+        let comparisons = [
+            ("windows", Comparison::Windows),
+            ("casefold", Comparison::Casefold),
+            ("exact", Comparison::Exact),
+        ];
+        let policy = Policy {
+            methods: self
+                .methods(&section.methods)
+                .unwrap_or(Method::Upn.flag().with(Method::Subject.flag())),
+            binding,
+            backdating_s: section.backdating_s.unwrap_or(BACKDATING_S),
+            validation,
+            grants: section
+                .grant
+                .as_ref()
+                .map_or_else(|| Grants::standard(validation), |grants| self.grants(grants)),
+            authorities: HashMap::new(),
+            comparison: word(self, &section.comparison, &comparisons, Comparison::Windows, "comparison"),
+            // Names are indexed without regard to case; what is wider cannot be looked up.
+            name_comparison: word(
+                self,
+                &section.name_comparison,
+                &comparisons[1..],
+                Comparison::Casefold,
+                "comparison of names",
+            ),
+            sha1_public_key: word(
+                self,
+                &section.sha1_pukey,
+                &[
+                    ("thumbprint", Sha1PublicKeyInput::Thumbprint),
+                    ("public-key", Sha1PublicKeyInput::PublicKey),
+                ],
+                Sha1PublicKeyInput::Thumbprint,
+                "reading of SHA1-PUKEY",
+            ),
+            tell_restrictions: section.tell_restrictions.unwrap_or(false),
+            identity_sid: self.identity_sid(&section.identity_sid),
+            revision: 1,
+        };
+        let trust = self.trust(&span, &section, validation);
+        let authorities = section.authority.iter().flatten();
+        let authorities: Vec<_> = authorities.map(|authority| self.authority(authority, &bindings)).collect();
+        if validation == Validation::Off && !authorities.is_empty() {
+            self.problem(
+                section.validation.as_ref().map_or(span.clone(), Spanned::span),
+                "[[mapping.authority]] has rules for authorities, and without a verified chain nobody knows which one it was",
+                "use validation = \"chain\", or remove the rules",
+            );
+        }
+        if validation == Validation::ChainAndRevocation
+            && trust.crls.is_empty()
+            && authorities.iter().all(|authority| authority.ocsp.is_none())
+        {
+            self.problem(
+                section.validation.as_ref().map_or(span, Spanned::span),
+                "nothing says what is revoked",
+                "name lists: crls = [\"certs/ca.crl\"], or an OCSP responder in [[mapping.authority]]",
+            );
+        }
+        Mapping { policy, trust, authorities, shadow: None }
+    }
+
+    fn methods(&mut self, names: &Option<Vec<Spanned<String>>>) -> Option<MappingFlags> {
+        let mut methods = MappingFlags(0);
+        for name in names.as_ref()? {
+            methods = match name.get_ref().as_str() {
+                "upn" => methods.with(MappingFlags::UPN),
+                "subject" => methods.with(MappingFlags::SUBJECT),
+                "issuer" => methods.with(MappingFlags::ISSUER),
+                "issuer-chain" => methods.with(MappingFlags::ISSUER).with(MappingFlags::ISSUER_CHAIN),
+                _ => {
+                    self.problem(
+                        name.span(),
+                        "this is not a mapping method",
+                        "use \"upn\", \"subject\", \"issuer\" or \"issuer-chain\"",
+                    );
+                    methods
+                }
+            };
+        }
+        Some(methods)
+    }
+
+    fn identity_sid(&mut self, sid: &Option<Spanned<String>>) -> Option<Sid> {
+        let Some(sid) = sid else { return Some(Sid::SERVICE_ASSERTED_IDENTITY) };
+        match (sid.get_ref().as_str(), sid.get_ref().parse()) {
+            ("none", _) => None,
+            (_, Ok(sid)) => Some(sid),
+            (_, Err(_)) => {
+                self.problem(
+                    sid.span(),
+                    "this is not a SID",
+                    "use \"S-1-18-2\" (the default), \"S-1-18-1\" or \"none\"",
+                );
+                None
+            }
+        }
+    }
+
+    fn trust(&mut self, span: &Range<usize>, section: &Section, validation: Validation) -> TrustFiles {
+        let anchors: Vec<PathBuf> = section
+            .anchors
+            .as_ref()
+            .map_or(&[][..], |anchors| anchors.get_ref())
+            .iter()
+            .map(|path| self.path(path))
+            .collect();
+        match (validation, anchors.is_empty()) {
+            (Validation::Off, false) => self.problem(
+                section.anchors.as_ref().map_or(span.clone(), Spanned::span),
+                "anchors are not used with validation = \"off\"",
+                "remove them, so that nobody believes chains are verified here, or use validation = \"chain\"",
+            ),
+            (Validation::Chain | Validation::ChainAndRevocation, true) => self.problem(
+                section.anchors.as_ref().map_or(span.clone(), Spanned::span),
+                "anchors are missing",
+                "name the certificates of the authorities that are believed: anchors = [\"certs/ca.pem\"]; those of the \
+                 system are never used",
+            ),
+            _ => {}
+        }
+        if let Some(crls) = &section.crls
+            && validation != Validation::ChainAndRevocation
+        {
+            self.problem(
+                crls.span(),
+                "revocation lists are not used with this validation",
+                "use validation = \"chain+crl\", or remove them",
+            );
+        }
+        let crls = section.crls.as_ref().map_or(&[][..], |crls| crls.get_ref());
+        let crls = crls.iter().map(|crl| match crl.get_ref().contains("://") {
+            true => {
+                self.http_url(crl);
+                CrlSource::Url(crl.get_ref().clone())
+            }
+            false => CrlSource::File(self.path(crl.get_ref().as_ref())),
+        });
+        let crls = crls.collect();
+        let crl_refresh = match section.crl_refresh_s.as_ref().map(|value| (*value.get_ref(), value.span())) {
+            None => CRL_REFRESH_S,
+            Some((seconds @ 1..=86_400, _)) => seconds,
+            Some((_, span)) => {
+                self.problem(span, "this is not a sensible time", "use 1 to 86400 seconds");
+                CRL_REFRESH_S
+            }
+        };
+        let purposes = match &section.extended_key_usage {
+            None => vec![object_identifier(CLIENT_AUTH), object_identifier(SMART_CARD_LOGON)],
+            Some(names) => {
+                if names.get_ref().is_empty() {
+                    self.problem(
+                        names.span(),
+                        "no certificate would do",
+                        "name a key purpose: \"client-auth\"",
+                    );
+                }
+                names.get_ref().iter().map(|name| self.key_purpose(name)).collect()
+            }
+        };
+        TrustFiles {
+            anchors,
+            intermediates: section.intermediates.iter().flatten().map(|path| self.path(path)).collect(),
+            extended_key_usages: purposes.into_iter().flatten().collect(),
+            require_extended_key_usage: section.require_extended_key_usage.unwrap_or(false),
+            crls,
+            crl_refresh: Duration::from_secs(crl_refresh),
+        }
+    }
+
+    fn key_purpose(&mut self, name: &Spanned<String>) -> Option<Vec<u8>> {
+        let dotted = match name.get_ref().as_str() {
+            "client-auth" => CLIENT_AUTH,
+            "smartcard-logon" => SMART_CARD_LOGON,
+            "server-auth" => "1.3.6.1.5.5.7.3.1",
+            "pkinit-client" => "1.3.6.1.5.2.3.4",
+            dotted => dotted,
+        };
+        let oid = object_identifier(dotted);
+        if oid.is_none() {
+            self.problem(
+                name.span(),
+                "this is not a key purpose",
+                "use \"client-auth\", \"smartcard-logon\", \"server-auth\", \"pkinit-client\" or a dotted object identifier",
+            );
+        }
+        oid
+    }
+
+    /// Lists and answers are signed, so plain HTTP is what they are served by.
+    fn http_url(&mut self, url: &Spanned<String>) {
+        let parsed = url.get_ref().parse::<hyper::Uri>();
+        if !parsed.is_ok_and(|url| url.scheme_str() == Some("http") && url.host().is_some()) {
+            self.problem(
+                url.span(),
+                "this is not a URL that can be asked",
+                "write http://HOST[:PORT]/PATH; what is fetched is signed, so it needs no TLS",
+            );
+        }
+    }
+
+    fn grants(&mut self, grants: &[Spanned<GrantSection>]) -> Grants {
+        let mut checked = Vec::new();
+        for grant in grants {
+            let (form, to) = match grant.get_ref() {
+                GrantSection::Form(form) => (form, None),
+                GrantSection::To { form, to } => (form, Some(to)),
+            };
+            let Some(form) = Form::from_name(form) else {
+                let names = Form::ALL.map(|form| format!("\"{form}\""));
+                self.problem(
+                    grant.span(),
+                    "this is not a form in which a certificate names an account",
+                    format!("use {}", names.join(", ")),
+                );
+                continue;
+            };
+            let to = to.map(|to| to.iter().filter_map(|text| self.whom(text, grant.span())).collect());
+            checked.push(Grant { form, to });
+        }
+        Grants::new(checked)
+    }
+
+    fn whom(&mut self, text: &str, span: Range<usize>) -> Option<Whom> {
+        let (kind, rest) = match text.strip_prefix('@') {
+            Some(suffix) => ("@", suffix),
+            None => text.split_once(':').unwrap_or(("", text)),
+        };
+        let sid = rest.parse::<Sid>().ok();
+        match (kind, sid) {
+            (_, _) if rest.is_empty() => {}
+            ("@", _) => return Some(Whom::Suffix(rest.to_owned())),
+            ("group", Some(sid)) => return Some(Whom::Group(sid)),
+            ("group", None) => return Some(Whom::NamedGroup(rest.to_owned())),
+            ("account", Some(sid)) => return Some(Whom::Account(sid)),
+            ("account", None) => return Some(Whom::NamedAccount(rest.to_owned())),
+            _ => {}
+        }
+        self.problem(
+            span,
+            format!("{text:?} does not say for whom"),
+            "use \"@contoso.example\" (user principal names that end so), \"group:NAME\", \"group:SID\", \"account:NAME\" or \
+             \"account:SID\"",
+        );
+        None
+    }
+
+    fn authority(&mut self, section: &AuthoritySection, bindings: &[(&str, Binding)]) -> AuthorityEntry {
+        let strong_names = section.strong_names.iter().filter_map(|name| self.strong_name(name)).collect();
+        if let (None, Some(_)) = (&section.ocsp, &section.ocsp_signer) {
+            self.problem(0..0, "ocsp_signer without ocsp", "say where the responder is: ocsp = \"http://…\"");
+        }
+        if let Some(url) = &section.ocsp {
+            self.http_url(url);
+        }
+        AuthorityEntry {
+            certificate: self.path(&section.certificate),
+            policy: AuthorityPolicy {
+                methods: self.methods(&section.methods),
+                binding: section
+                    .binding
+                    .is_some()
+                    .then(|| word(self, &section.binding, bindings, Binding::Full, "binding")),
+                backdating_s: section.backdating_s,
+                grants: section.grant.as_ref().map(|grants| self.grants(grants)),
+                strong_names,
+            },
+            ocsp: section.ocsp.as_ref().map(|url| Ocsp {
+                url: url.get_ref().clone(),
+                signer: section.ocsp_signer.as_ref().map(|path| self.path(path)),
+            }),
+        }
+    }
+
+    fn strong_name(&mut self, section: &StrongNameSection) -> Option<StrongName> {
+        let mut policies = Vec::new();
+        if section.policies.get_ref().is_empty() {
+            self.problem(
+                section.policies.span(),
+                "no policy is named",
+                "name the object identifiers that a certificate must have for its name to be strong",
+            );
+        }
+        for policy in section.policies.get_ref() {
+            match object_identifier(policy.get_ref()) {
+                Some(oid) => policies.push(oid),
+                None => self.problem(
+                    policy.span(),
+                    "this is not an object identifier",
+                    "write it in dotted decimal: \"1.3.6.1.4.1.311.21.8.1\"",
+                ),
+            }
+        }
+        let kind = match section.names.get_ref().as_str() {
+            "issuer-subject" => StrongNameKind::IssuerSubject,
+            text => match text.strip_prefix('@') {
+                Some(suffix) if !suffix.is_empty() => StrongNameKind::UpnSuffix(suffix.to_owned()),
+                _ => {
+                    self.problem(
+                        section.names.span(),
+                        "this is not a kind of name",
+                        "use \"issuer-subject\", or \"@contoso.example\" for user principal names that end so",
+                    );
+                    return None;
+                }
+            },
+        };
+        Some(StrongName { policies, kind })
+    }
+}
+
+/// As Windows has it, `CertificateBackdatingCompensation`: authorities date certificates ten minutes back, so that clocks
+/// need not agree.
+const BACKDATING_S: u64 = 600;
+/// Lists of a large authority are renewed every few hours; a look at a file costs nothing.
+const CRL_REFRESH_S: u64 = 300;
+/// id-kp-clientAuth (RFC 5280 4.2.1.12).
+const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
+/// szOID_KP_SMARTCARD_LOGON.
+const SMART_CARD_LOGON: &str = "1.3.6.1.4.1.311.20.2.2";

@@ -1,0 +1,169 @@
+//! Why a certificate is mapped or refused: one way to ask, for the command line and for HTTP.
+
+use crate::output::{line, visible};
+use crate::serve::now;
+use crate::stores::Accounts;
+use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
+use rcmp_service::{Form, Mapper};
+
+/// Decides, and explains the decision.
+pub async fn explain(
+    mapper: &Mapper,
+    accounts: &Accounts,
+    request: &[u8],
+    certificate: &[u8],
+    config: &str,
+) -> anyhow::Result<(rcmp_service::Reason, Explanation)> {
+    let mut steps = Vec::new();
+    let answer = mapper.explain(request, now(), &mut steps).await;
+    let mut explanation = Explanation::new(mapper, request, &steps, &answer);
+    if answer.mapped.is_none() {
+        let mut nearest = Nearest::new(&steps);
+        if explanation.weighed.is_none() && nearest.is_needed() {
+            accounts.each(|account| nearest.look_at(account)).await?;
+        }
+        let (reason, nearest) = (answer.reason, nearest.into_miss());
+        explanation.advise(&Advice { certificate, reason, mapper, steps: &steps, nearest, config });
+    }
+    Ok((answer.reason, explanation))
+}
+
+/// Prints it for people.
+pub fn print(explanation: &Explanation) {
+    let fact = |name: &str, value: &str| line(&format!("{name:12} {}", visible(value)));
+    if let Some(certificate) = &explanation.certificate {
+        fact("subject", &certificate.subject);
+        fact("issuer", &certificate.issuer);
+        fact("serial", &certificate.serial);
+        fact("valid", &format!("{} to {}", certificate.not_before, certificate.not_after));
+        for (kind, name) in &certificate.names {
+            fact(kind, name);
+        }
+        certificate.sids.iter().for_each(|sid| fact("sid", sid));
+        certificate.unreadable.iter().for_each(|what| fact("unreadable", what));
+    }
+    let authorities: Vec<&str> =
+        explanation.chain.authorities.iter().map(|authority| authority.subject.as_str()).collect();
+    match authorities.is_empty() {
+        true => fact("chain", &explanation.chain.text),
+        false => fact("chain", &format!("verified, by {}", authorities.join(", by "))),
+    }
+    if let Some(revocation) = &explanation.chain.revocation {
+        fact("revocation", revocation);
+    }
+    let policy = &explanation.policy;
+    fact(
+        "policy",
+        &format!(
+            "methods {}; binding {}; validation {}; revision {}",
+            policy.methods.join(", "),
+            policy.binding,
+            policy.validation,
+            policy.revision
+        ),
+    );
+    line("");
+    for method in &explanation.methods {
+        let state = match method.state {
+            "tried" => "",
+            "not_asked_for" => "not asked for",
+            "not_allowed" => "not allowed by the policy",
+            "not_applicable" => method.why.unwrap_or_default(),
+            _ => "not reached",
+        };
+        line(&format!("method {}{}{state}", method.method, if state.is_empty() { "" } else { ": " }));
+        method.asked.iter().for_each(asked);
+    }
+    if let Some(weighed) = &explanation.weighed {
+        line("");
+        let titles = |names: &[&'static str]| {
+            let titles = names.iter().map(|name| Form::from_name(name).map_or(*name, Form::title));
+            titles.collect::<Vec<_>>().join(" and ")
+        };
+        let strength = match weighed.strong_by {
+            Some(form) => format!("strong, by {}", titles(&[form])),
+            None => "weak".to_owned(),
+        };
+        let found_by = titles(&weighed.found_by);
+        let (account, sid) = (visible(&weighed.account), &weighed.sid);
+        line(&format!("{account} ({sid}), made {}, is matched by {found_by}: {strength}", weighed.created));
+        for (form, state) in &weighed.evidence {
+            let says = match *state {
+                "counts" => "binds the certificate to it",
+                "not_granted" => "would bind it, and is not for the certificate's authority to say",
+                "contradicts" => "names another account, or cannot be read",
+                _ => "is strong by a policy of the certificate",
+            };
+            line(&format!("    {}: {says}", titles(&[form])));
+        }
+    }
+    line("");
+    conclusion(explanation);
+}
+
+fn asked(asked: &Asked) {
+    let strength = if asked.strong { "strong" } else { "weak" };
+    let found = match asked.found {
+        "error" => "the store could not answer".to_owned(),
+        "nobody" => "nobody".to_owned(),
+        "many" => format!("more than one: {}", asked.accounts.join(", ")),
+        "differs" => format!("{}, whose value is not the same by this comparison", asked.accounts.join(", ")),
+        _ => asked.accounts.join(", "),
+    };
+    let granted = if asked.granted { "" } else { " (not for the certificate's authority to say)" };
+    line(&format!("  {} ({strength}): {} = {}", asked.form, asked.attribute, visible(&asked.value)));
+    line(&format!("    -> {}{granted}", visible(&found)));
+}
+
+fn conclusion(explanation: &Explanation) {
+    if let (Some(account), Some(sid), Some(strength)) =
+        (&explanation.account, &explanation.sid, explanation.strength)
+    {
+        let account = visible(account);
+        return line(&format!("{account} ({sid}), {}: {strength}", explanation.text));
+    }
+    let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();
+    let refused_by = match (explanation.reason, &explanation.weighed) {
+        ("no_strong_mapping" | "certificate_older_than_account" | "authority_not_allowed", Some(weighed)) => {
+            format!(", refused by binding {}", weighed.binding)
+        }
+        _ => String::new(),
+    };
+    line(&format!(
+        "nobody: {} ({}{event}){refused_by}; the client is told {}",
+        explanation.text,
+        explanation.reason,
+        explanation.status.name.unwrap_or(&explanation.status.value)
+    ));
+    if let Some(miss) = &explanation.nearest {
+        line("");
+        line(&format!("nearest miss: {} of {}", miss.attribute, visible(&miss.account)));
+        line(&format!("  asked   {}", visible(&miss.asked)));
+        line(&format!("  stored  {}", visible(&miss.stored)));
+        // A caret under the byte, where each byte is a column.
+        if miss.asked.is_ascii() && miss.stored.is_ascii() {
+            line(&format!("          {}^", " ".repeat(miss.differs_at)));
+        }
+        line(&format!("  they differ from byte {} on", miss.differs_at));
+        if let Some(because) = miss.because {
+            line(&format!("  {because}"));
+        }
+    }
+    if !explanation.remedies.is_empty() {
+        line("");
+        line("what would change that:");
+    }
+    for remedy in &explanation.remedies {
+        line(&format!("- {}", visible(&remedy.what)));
+        if let Some(command) = &remedy.command {
+            line(&format!("\n{command}\n"));
+        }
+        if let Some(ldif) = &remedy.ldif {
+            line("  the same as LDIF:");
+            ldif.lines().for_each(|text| line(&format!("    {text}")));
+        }
+        if let Some(powershell) = &remedy.powershell {
+            line(&format!("  the same in PowerShell:\n    {powershell}"));
+        }
+    }
+}
