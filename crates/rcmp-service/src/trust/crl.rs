@@ -10,6 +10,7 @@ use super::signature::Signed;
 use crate::certificate::{Extension, extension, time};
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
+use std::collections::HashMap;
 use std::fmt;
 
 /// Largest list, in bytes. It is held in memory while it is read, and so is every entry afterwards; the largest public
@@ -328,14 +329,13 @@ impl<'a> UnverifiedCrl<'a> {
         let mut list = revoked.inside();
         // Entries are nearly always of one length, so the first tells how many there are.
         let first = list.clone().any("revokedCertificate").map_or(1, |first| first.encoded.len());
-        let mut entries = Vec::with_capacity(revoked.contents.len() / first.max(ENTRY_LEN_MIN) + 1);
+        let count = revoked.contents.len() / first.max(ENTRY_LEN_MIN) + 1;
+        let mut entries = Entries(HashMap::with_capacity(count));
         while !list.is_empty() {
-            entries.push(entry(&mut list)?);
+            let (serial, since) = entry(&mut list)?;
+            entries.0.insert(serial, since);
         }
-        if !entries.is_sorted() {
-            entries.sort_unstable();
-        }
-        Ok(Entries(entries))
+        Ok(entries)
     }
 
     /// Whether it may be used now.
@@ -353,7 +353,7 @@ const ENTRY_LEN_MIN: usize = 2 // SEQUENCE
     + 2 + 1 // userCertificate
     + 2 + 13; // revocationDate
 
-fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
+fn entry(list: &mut Der<'_>) -> Result<(Serial, Packed), CrlError> {
     let mut fields = list.expect("revokedCertificate", der::SEQUENCE)?.inside();
     let bad = fields.error("userCertificate", dtyp::DecodeErrorKind::BadValue);
     let serial = fields.expect("userCertificate", der::INTEGER)?.contents;
@@ -384,7 +384,7 @@ fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
         }
     }
     fields.finish("revokedCertificate")?;
-    Ok(pack(&serial, since, reason))
+    Ok((serial, pack(since, reason)))
 }
 
 fn crl_number(extension: &Extension<'_>) -> Result<CrlNumber, DecodeError> {
@@ -436,22 +436,23 @@ fn issuing_distribution_point(extension: &Extension<'_>) -> Result<Scope, CrlErr
     Ok(Scope { only, distribution_point })
 }
 
-/// One entry: the serial number, the second of its revocation since 1601 and the reason. Entries are sorted as what they
-/// are, so the serial number comes first.
-type Entry = [u8; Serial::LEN + 5 + 1];
+/// The second of a revocation since 1601, in 40 bits, and the reason: a year after 9999 is not known to certificates.
+type Packed = [u8; 5 + 1];
 
-fn pack(serial: &Serial, since: FileTime, reason: RevocationReason) -> Entry {
-    let mut entry = [0; _];
-    entry[..Serial::LEN].copy_from_slice(&serial.0);
-    // Certificates do not know a year after 9999, which is within 40 bits of seconds.
-    entry[Serial::LEN..Serial::LEN + 5].copy_from_slice(&(since.0 / 10_000_000).to_be_bytes()[3..]);
-    entry[Serial::LEN + 5] = reason.0;
-    entry
+fn pack(since: FileTime, reason: RevocationReason) -> Packed {
+    let [_, _, _, seconds @ ..] = (since.0 / 10_000_000).to_be_bytes();
+    let [a, b, c, d, e] = seconds;
+    [a, b, c, d, e, reason.0]
+}
+
+fn unpack([a, b, c, d, e, reason]: Packed) -> (FileTime, RevocationReason) {
+    let seconds = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
+    (FileTime(seconds * 10_000_000), RevocationReason(reason))
 }
 
 /// The entries of a list.
 #[derive(Clone, Default)]
-pub struct Entries(Vec<Entry>);
+pub struct Entries(HashMap<Serial, Packed>);
 
 impl fmt::Debug for Entries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -472,12 +473,7 @@ impl Entries {
 
     /// Since when a certificate is revoked, and why.
     pub fn find(&self, serial: &Serial) -> Option<(FileTime, RevocationReason)> {
-        let at = self.0.partition_point(|entry| entry[..Serial::LEN] < serial.0[..]);
-        let entry = self.0.get(at).filter(|entry| entry[..Serial::LEN] == serial.0)?;
-        let mut seconds = [0; 8];
-        seconds[3..].copy_from_slice(&entry[Serial::LEN..Serial::LEN + 5]);
-        let since = FileTime(u64::from_be_bytes(seconds) * 10_000_000);
-        Some((since, RevocationReason(entry[Serial::LEN + 5])))
+        self.0.get(serial).copied().map(unpack)
     }
 }
 

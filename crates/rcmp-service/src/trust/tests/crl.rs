@@ -1,0 +1,432 @@
+use super::*;
+use crate::trust::crl::{CRL_LEN_MAX, UnverifiedCrl};
+use rcgen::{
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope,
+    KeyIdMethod, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+
+const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
+const REASON_CODE: &[u8] = &[0x55, 0x1d, 0x15];
+const DELTA_CRL_INDICATOR: &[u8] = &[0x55, 0x1d, 0x1b];
+const ISSUING_DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 0x1c];
+const CERTIFICATE_ISSUER: &[u8] = &[0x55, 0x1d, 0x1d];
+const UNKNOWN: &[u8] = &[0x2a, 0x03, 0x04];
+
+/// A list as it is signed; honest unless something is changed.
+#[derive(Clone)]
+struct List {
+    version: Vec<u8>,
+    algorithm: Vec<u8>,
+    this_update: &'static str,
+    next_update: Option<&'static str>,
+    /// Serial number and extensions.
+    revoked: Vec<(Vec<u8>, Vec<u8>)>,
+    extensions: Vec<Vec<u8>>,
+}
+
+impl Default for List {
+    fn default() -> Self {
+        Self {
+            version: vec![0x02, 0x01, 0x01],
+            algorithm: algorithm(),
+            this_update: "260614000000Z",
+            next_update: Some("260621000000Z"),
+            revoked: Vec::new(),
+            extensions: Vec::new(),
+        }
+    }
+}
+
+impl List {
+    /// One that revokes these certificates.
+    fn of(certificates: &[&[u8]]) -> Self {
+        let revoked = certificates.iter().map(|it| (serial(it), Vec::new())).collect();
+        Self { revoked, ..Self::default() }
+    }
+
+    fn numbered(self, number: u8) -> Self {
+        self.with(extension(CRL_NUMBER, false, &[0x02, 0x01, number]))
+    }
+
+    fn with(mut self, extension: Vec<u8>) -> Self {
+        self.extensions.push(extension);
+        self
+    }
+
+    fn scoped(self, fields: &[&[u8]]) -> Self {
+        self.with(extension(ISSUING_DISTRIBUTION_POINT, true, &der::encode(der::SEQUENCE, fields)))
+    }
+
+    fn sign(&self, ca: &Ca) -> Vec<u8> {
+        let time = |text: &str| der::encode(der::UTC_TIME, &[text.as_bytes()]);
+        let entries: Vec<u8> = self
+            .revoked
+            .iter()
+            .flat_map(|(serial, extensions)| {
+                let serial = der::encode(der::INTEGER, &[serial]);
+                let extensions = match extensions.is_empty() {
+                    true => Vec::new(),
+                    false => der::encode(der::SEQUENCE, &[extensions]),
+                };
+                der::encode(der::SEQUENCE, &[&serial, &time("260101000000Z"), &extensions])
+            })
+            .collect();
+        let entries = if entries.is_empty() { entries } else { der::encode(der::SEQUENCE, &[&entries]) };
+        let extensions = match self.extensions.is_empty() {
+            true => Vec::new(),
+            false => der::encode(0xa0, &[&der::encode(der::SEQUENCE, &[&self.extensions.concat()])]),
+        };
+        let name = Certificate::parse(&ca.der).unwrap().subject;
+        let tbs = der::encode(
+            der::SEQUENCE,
+            &[
+                &self.version,
+                &self.algorithm,
+                name,
+                &time(self.this_update),
+                &self.next_update.map(time).unwrap_or_default(),
+                &entries,
+                &extensions,
+            ],
+        );
+        signed(&tbs, &ca.key, &[])
+    }
+}
+
+fn serial(certificate: &[u8]) -> Vec<u8> {
+    Certificate::parse(certificate).unwrap().serial.to_vec()
+}
+
+/// A distribution point with this URL: `[0] { [0] { [6] } }`.
+fn point(url: &str) -> Vec<u8> {
+    der::encode(0xa0, &[&der::encode(0xa0, &[&der::encode(0x86, &[url.as_bytes()])])])
+}
+
+fn check(list: &List, expect: &CrlError) {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    assert_eq!(trust.install_crl(0, &list.sign(&root), now()).as_ref(), Err(expect));
+    let path = trust.verify(&root.leaf("alice"), now()).unwrap();
+    assert_eq!(trust.revocation(&path, now()), unknown(Which::Leaf, UnknownReason::NoCrl));
+}
+
+fn unknown(which: Which, why: UnknownReason) -> Revocation {
+    Revocation::Unknown { which, why }
+}
+
+fn revoked(which: Which) -> Revocation {
+    Revocation::Revoked { which, since: day(2026, 1, 1), reason: RevocationReason::UNSPECIFIED }
+}
+
+#[track_caller]
+fn status(trust: &Trust, certificate: &[u8]) -> Revocation {
+    trust.revocation(&trust.verify(certificate, now()).unwrap(), now())
+}
+
+#[test]
+fn a_certificate_is_good_or_revoked_by_its_issuer_s_list() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let (alice, mallory) = (root.leaf("alice"), root.leaf("mallory"));
+    assert_eq!(status(&trust, &alice), unknown(Which::Leaf, UnknownReason::NoCrl));
+    let facts = trust.install_crl(0, &List::of(&[&mallory]).numbered(7).sign(&root), now()).unwrap();
+    assert_eq!((facts.issuer.as_str(), facts.number.as_deref(), facts.entries), ("CN=Root", Some("07"), 1));
+    assert_eq!((facts.this_update, facts.next_update), (day(2026, 6, 14), day(2026, 6, 21)));
+    assert_eq!(status(&trust, &alice), Revocation::Good);
+    assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
+    assert_eq!(trust.install_crl(4, &List::default().sign(&root), now()), Err(CrlError::NoSuchSlot));
+}
+
+#[test]
+fn a_list_of_rcgen_is_read_with_its_reasons() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let mallory = root.leaf("mallory");
+    let entry = RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&serial(&mallory)),
+        revocation_time: date_time_ymd(2026, 3, 1),
+        reason_code: Some(rcgen::RevocationReason::KeyCompromise),
+        invalidity_date: Some(date_time_ymd(2026, 2, 1)),
+    };
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 6, 1),
+        next_update: date_time_ymd(2026, 7, 1),
+        crl_number: SerialNumber::from(1234),
+        issuing_distribution_point: Some(CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint { uris: vec!["http://crl.example/1".to_owned()] },
+            scope: Some(CrlScope::UserCertsOnly),
+        }),
+        revoked_certs: vec![entry],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let point = list.issuing_distribution_point.clone().unwrap().distribution_point;
+    let mut partitioned = params("bob");
+    partitioned.crl_distribution_points = vec![point];
+    let bob = root.leaf_as(&partitioned);
+    let bytes = list.signed_by(&root.issuer).unwrap().der().to_vec();
+    trust.install_crl(0, &bytes, now()).unwrap();
+    assert_eq!(status(&trust, &bob), Revocation::Good);
+    assert_eq!(status(&trust, &mallory), unknown(Which::Leaf, UnknownReason::NotInScope));
+    let everything = CertificateRevocationListParams { issuing_distribution_point: None, ..list };
+    trust.install_crl(1, everything.signed_by(&root.issuer).unwrap().der(), now()).unwrap();
+    let (which, since) = (Which::Leaf, day(2026, 3, 1));
+    let revoked = Revocation::Revoked { which, since, reason: RevocationReason(1) };
+    assert_eq!(status(&trust, &mallory), revoked);
+    assert_eq!(RevocationReason(1).name(), "keyCompromise");
+}
+
+#[test]
+fn the_whole_path_is_asked() {
+    let root = Ca::root("Root");
+    let issuing = root.ca("Issuing");
+    let trust = trust(&[&root], &[&issuing]);
+    let (alice, mallory) = (issuing.leaf("alice"), issuing.leaf("mallory"));
+    let above = Which::Authority(issuing.id());
+    trust.install_crl(0, &List::of(&[&mallory]).sign(&issuing), now()).unwrap();
+    assert_eq!(status(&trust, &alice), unknown(above, UnknownReason::NoCrl));
+    assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
+    trust.install_crl(1, &List::default().sign(&root), now()).unwrap();
+    assert_eq!(status(&trust, &alice), Revocation::Good);
+    trust.install_crl(1, &List::of(&[&issuing.der]).sign(&root), now()).unwrap();
+    assert_eq!(status(&trust, &alice), revoked(above));
+}
+
+#[test]
+fn a_list_that_is_not_current_makes_nothing_good() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let path = trust.verify(&root.leaf("alice"), now()).unwrap();
+    trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
+    let next = day(2026, 6, 21);
+    assert_eq!(trust.revocation(&path, FileTime(next.0 - 1)), Revocation::Good);
+    assert_eq!(trust.revocation(&path, next), unknown(Which::Leaf, UnknownReason::CrlExpired));
+    let early = day(2026, 6, 13);
+    assert_eq!(trust.revocation(&path, early), unknown(Which::Leaf, UnknownReason::CrlNotYetValid));
+}
+
+#[test]
+fn a_list_must_be_current_when_it_is_installed() {
+    let expired =
+        List { this_update: "260601000000Z", next_update: Some("260615000000Z"), ..List::default() };
+    check(&expired, &CrlError::Expired(day(2026, 6, 15)));
+    check(&List { next_update: None, ..List::default() }, &CrlError::NoNextUpdate);
+    let skewed = List { this_update: "260615000500Z", ..List::default() };
+    let root = Ca::root("Root");
+    assert!(trust(&[&root], &[]).install_crl(0, &skewed.sign(&root), now()).is_ok());
+    let future = List { this_update: "260615000501Z", ..List::default() };
+    check(&future, &CrlError::NotYetValid(FileTime::from_unix(now().to_unix() + 301)));
+}
+
+#[test]
+fn lists_that_tell_half_are_refused() {
+    let entry = |extensions| List { revoked: vec![(vec![0x05], extensions)], ..List::default() };
+    let yes = |tag| der::encode(tag, &[&[0xff]]);
+    let list = List::default;
+    check(&list().with(extension(DELTA_CRL_INDICATOR, true, &[0x02, 0x01, 0x01])), &CrlError::Delta);
+    check(&list().with(extension(DELTA_CRL_INDICATOR, false, &[0x02, 0x01, 0x01])), &CrlError::Delta);
+    check(&list().scoped(&[&yes(0x84)]), &CrlError::Indirect);
+    check(&entry(extension(CERTIFICATE_ISSUER, true, &[0x30, 0x00])), &CrlError::Indirect);
+    check(&list().scoped(&[&[0x83, 0x02, 0x06, 0x40]]), &CrlError::OnlySomeReasons);
+    check(&list().scoped(&[&yes(0x85)]), &CrlError::OnlyAttributeCertificates);
+    check(&list().scoped(&[&[0xa0, 0x02, 0xa1, 0x00]]), &CrlError::RelativeDistributionPoint);
+    check(&list().with(extension(UNKNOWN, true, &[0x05, 0x00])), &CrlError::UnknownCritical);
+    check(&entry(extension(UNKNOWN, true, &[0x05, 0x00])), &CrlError::UnknownCritical);
+    check(&entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x08])), &CrlError::RemoveFromCrl);
+    check(&List { revoked: vec![(vec![0x11; 21], Vec::new())], ..list() }, &CrlError::SerialTooLong);
+    check(&List { version: Vec::new(), ..list() }, &CrlError::NotV2);
+    check(&List { version: vec![0x02, 0x01, 0x00], ..list() }, &CrlError::NotV2);
+    // ecdsa-with-SHA384, 1.2.840.10045.4.3.3.
+    let mut other = algorithm();
+    *other.last_mut().unwrap() = 3;
+    check(&List { algorithm: other, ..list() }, &CrlError::AlgorithmMismatch);
+    for malformed in [
+        list().scoped(&[&yes(0x81), &yes(0x82)]),
+        list().numbered(1).numbered(1),
+        list().numbered(0x80),
+        list().scoped(&[]).scoped(&[]),
+        entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x07])),
+        List { revoked: vec![(vec![0x00, 0x01], Vec::new())], ..list() },
+    ] {
+        let root = Ca::root("Root");
+        let result = trust(&[&root], &[]).install_crl(0, &malformed.sign(&root), now());
+        assert!(matches!(result, Err(CrlError::Malformed(_))), "{result:?}");
+    }
+}
+
+#[test]
+fn unknown_extensions_that_are_not_critical_are_ignored() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let mut list = List::of(&[&root.leaf("mallory")]).with(extension(UNKNOWN, false, &[0x05, 0x00]));
+    list.revoked[0].1 = extension(UNKNOWN, false, &[0x05, 0x00]);
+    assert_eq!(trust.install_crl(0, &list.sign(&root), now()).map(|facts| facts.entries), Ok(1));
+}
+
+#[test]
+fn a_list_counts_only_with_the_signature_of_its_issuer_s_key() {
+    let (root, namesake, other) = (Ca::root("Root"), Ca::root("Root"), Ca::root("Other"));
+    let ours = trust(&[&root], &[]);
+    let list = List::default();
+    assert_eq!(ours.install_crl(0, &list.sign(&namesake), now()), Err(CrlError::BadSignature));
+    assert_eq!(ours.install_crl(0, &list.sign(&other), now()), Err(CrlError::UnknownIssuer));
+    // With both configured, each list is about its own key's certificates.
+    let both = trust(&[&root, &namesake], &[]);
+    let alice = root.leaf("alice");
+    let facts = both.install_crl(0, &List::of(&[&alice]).sign(&namesake), now()).unwrap();
+    assert_eq!(facts.authority, namesake.id());
+    assert_eq!(status(&both, &alice), unknown(Which::Leaf, UnknownReason::NoCrl));
+    assert_eq!(both.install_crl(1, &list.sign(&root), now()).unwrap().authority, root.id());
+    assert_eq!(status(&both, &alice), Revocation::Good);
+}
+
+#[test]
+fn a_ca_whose_key_usage_lacks_crl_sign_signs_no_list() {
+    let mut params = ca_params("Root");
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root = Ca::root_as(params);
+    let trust = trust(&[&root], &[]);
+    assert_eq!(trust.install_crl(0, &List::default().sign(&root), now()), Err(CrlError::NoCrlSign));
+}
+
+#[test]
+fn a_list_has_a_scope() {
+    let root = Ca::root("Root");
+    let issuing = root.ca("Issuing");
+    let yes = |tag| der::encode(tag, &[&[0xff]]);
+    let (first, second) = (point("http://crl.example/1"), point("http://crl.example/2"));
+    let leaf_of = |urls: &[&str]| {
+        let uris = urls.iter().map(|url| (*url).to_owned()).collect();
+        let mut params = params("alice");
+        params.crl_distribution_points = vec![CrlDistributionPoint { uris }];
+        root.leaf_as(&params)
+    };
+    let one = leaf_of(&["http://crl.example/1"]);
+    let both = leaf_of(&["ldap://crl.example/", "http://crl.example/2"]);
+    let none = root.leaf("alice");
+    let not_in_scope = |which| unknown(which, UnknownReason::NotInScope);
+
+    let partitioned = trust(&[&root], &[]);
+    partitioned
+        .install_crl(0, &List::of(&[&one, &both, &none]).scoped(&[&first]).sign(&root), now())
+        .unwrap();
+    assert_eq!(status(&partitioned, &one), revoked(Which::Leaf));
+    assert_eq!(status(&partitioned, &both), not_in_scope(Which::Leaf));
+    assert_eq!(status(&partitioned, &none), not_in_scope(Which::Leaf));
+    partitioned.install_crl(1, &List::default().scoped(&[&second]).sign(&root), now()).unwrap();
+    assert_eq!(status(&partitioned, &both), Revocation::Good);
+
+    let users = trust(&[&root], &[&issuing]);
+    users.install_crl(0, &List::default().scoped(&[&yes(0x81)]).sign(&root), now()).unwrap();
+    users.install_crl(1, &List::default().sign(&issuing), now()).unwrap();
+    assert_eq!(status(&users, &none), Revocation::Good);
+    assert_eq!(status(&users, &issuing.leaf("bob")), not_in_scope(Which::Authority(issuing.id())));
+    users.install_crl(2, &List::default().scoped(&[&yes(0x82)]).sign(&root), now()).unwrap();
+    assert_eq!(status(&users, &issuing.leaf("bob")), Revocation::Good);
+}
+
+#[test]
+fn any_list_in_scope_revokes() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let mallory = root.leaf("mallory");
+    let users = der::encode(0x81, &[&[0xff]]);
+    trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
+    trust.install_crl(1, &List::of(&[&mallory]).scoped(&[&users]).sign(&root), now()).unwrap();
+    assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
+}
+
+#[test]
+fn a_list_does_not_give_way_to_an_older_one() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let mallory = root.leaf("mallory");
+    let old = List { this_update: "260613000000Z", ..List::default() };
+    let install = |slot, list: &List| trust.install_crl(slot, &list.sign(&root), now()).map(|_| ());
+    assert_eq!(install(0, &List::of(&[&mallory]).numbered(5)), Ok(()));
+    assert_eq!(install(0, &old.clone().numbered(6)), Err(CrlError::Older));
+    assert_eq!(install(0, &List::default().numbered(4)), Err(CrlError::Older));
+    assert_eq!(install(1, &old), Err(CrlError::Older), "in another slot it is as old");
+    assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
+    assert_eq!(install(0, &List::of(&[&mallory]).numbered(5)), Ok(()), "the same again");
+    let users = der::encode(0x81, &[&[0xff]]);
+    assert_eq!(install(1, &old.clone().scoped(&[&users])), Ok(()), "of another scope");
+    assert_eq!(install(0, &List::default().numbered(6)), Ok(()));
+    assert_eq!(status(&trust, &mallory), Revocation::Good);
+}
+
+#[test]
+fn a_list_has_a_largest_size() {
+    assert_eq!(UnverifiedCrl::parse(&vec![0; CRL_LEN_MAX + 1]).map(|_| ()), Err(CrlError::TooLarge));
+}
+
+#[test]
+fn decisions_go_on_while_a_list_is_replaced() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let mallory = root.leaf("mallory");
+    let path = trust.verify(&mallory, now()).unwrap();
+    let list = List::of(&[&mallory]).sign(&root);
+    trust.install_crl(0, &list, now()).unwrap();
+    std::thread::scope(|scope| {
+        let refresh =
+            scope.spawn(|| (0..100).for_each(|_| drop(trust.install_crl(0, &list, now()).unwrap())));
+        while !refresh.is_finished() {
+            assert_eq!(trust.revocation(&path, now()), revoked(Which::Leaf));
+        }
+    });
+}
+
+#[test]
+fn a_list_that_was_changed_anywhere_is_refused() {
+    let root = Ca::root("Root");
+    let trust = trust(&[&root], &[]);
+    let reason = extension(REASON_CODE, false, &[0x0a, 0x01, 0x01]);
+    let mut list = List::of(&[&root.leaf("mallory"), &root.leaf("eve")])
+        .numbered(3)
+        .scoped(&[&point("http://crl.example/1"), &der::encode(0x81, &[&[0xff]])]);
+    list.revoked[0].1 = reason;
+    let list = list.sign(&root);
+    assert!(UnverifiedCrl::parse(&list).unwrap().entries().is_ok());
+    for at in 0..list.len() {
+        assert!(UnverifiedCrl::parse(&list[..at]).is_err());
+        for value in [0x00, 0x01, 0x30, 0x7f, 0x80, 0x81, 0x84, 0xff, list[at] ^ 0x20] {
+            let mut wrong = list.clone();
+            wrong[at] = value;
+            if let Ok(crl) = UnverifiedCrl::parse(&wrong) {
+                let _ = crl.entries();
+            }
+            if value != list[at] {
+                assert!(trust.install_crl(0, &wrong, now()).is_err(), "{at} {value:x}");
+            }
+        }
+    }
+    assert!(trust.install_crl(0, &[&list[..], &[0]].concat(), now()).is_err());
+    assert!(trust.install_crl(0, &list, now()).is_ok());
+}
+
+#[test]
+fn serial_numbers_of_every_length_are_found() {
+    let root = Ca::root("Root");
+    let serials: Vec<Vec<u8>> = [
+        vec![0x01],
+        vec![0x7f],
+        vec![0x00, 0x80],
+        vec![0x00, 0xff],
+        vec![0x01, 0x00],
+        vec![0x7f; 20],
+        [vec![0x00], vec![0xff; 20]].concat(),
+        vec![0xff],
+        vec![0x80; 20],
+    ]
+    .into();
+    let revoked = serials.iter().map(|serial| (serial.clone(), Vec::new())).collect();
+    let list = List { revoked, ..List::default() }.sign(&root);
+    let entries = UnverifiedCrl::parse(&list).unwrap().entries().unwrap();
+    assert_eq!((entries.len(), entries.is_empty()), (serials.len(), false));
+    for serial in &serials {
+        assert!(entries.find(&Serial::new(serial).unwrap()).is_some(), "{serial:x?}");
+    }
+    for absent in [&[0x02][..], &[0x00, 0x81], &[0x7f; 19], &[0x01, 0x01]] {
+        assert!(entries.find(&Serial::new(absent).unwrap()).is_none(), "{absent:x?}");
+    }
+}
