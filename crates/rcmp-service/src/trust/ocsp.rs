@@ -51,7 +51,7 @@ pub struct CertId {
 }
 
 impl CertId {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let algorithm = [der::encode(der::OID, &[SHA1]), der::encode(der::NULL, &[])].concat();
         der::encode(
             der::SEQUENCE,

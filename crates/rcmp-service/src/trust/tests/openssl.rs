@@ -1,1 +1,204 @@
+//! openssl issues everything and judges it; we agree.
 
+use super::*;
+use std::path::Path as FilePath;
+use std::process::{Command, Output};
+use std::time::SystemTime;
+
+const CONFIGURATION: &str = "
+[ca]
+default_ca = ca_default
+[ca_default]
+database = $ENV::CA/index.txt
+new_certs_dir = $ENV::CA
+serial = $ENV::CA/serial
+crlnumber = $ENV::CA/crlnumber
+certificate = $ENV::CA/ca.pem
+private_key = $ENV::CA/ca.key
+default_md = sha256
+default_days = 30
+default_crl_days = 7
+policy = any
+crl_extensions = list
+[any]
+commonName = supplied
+[list]
+authorityKeyIdentifier = keyid
+[req]
+distinguished_name = name
+[name]
+[authority]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[leaf]
+basicConstraints = CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+[responder]
+basicConstraints = CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = critical, OCSPSigning
+noCheck = ignored
+";
+
+/// A folder in which openssl works.
+struct Openssl(tempfile::TempDir);
+
+impl Openssl {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("openssl.cnf"), CONFIGURATION).unwrap();
+        Self(folder)
+    }
+
+    fn try_run(&self, ca: &str, line: &str) -> Output {
+        Command::new("openssl")
+            .args(line.split(' '))
+            .current_dir(self.0.path())
+            .env("CA", ca)
+            .env("OPENSSL_CONF", "openssl.cnf")
+            .output()
+            .expect("openssl is installed")
+    }
+
+    fn run(&self, ca: &str, line: &str) {
+        let output = self.try_run(ca, line);
+        assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Issues a certificate; `None` issues it to itself, and makes it a CA.
+    fn issue(&self, issuer: Option<&str>, name: &str, extensions: &str) {
+        self.run("", &format!("ecparam -name prime256v1 -genkey -noout -out {name}.key"));
+        match issuer {
+            None => self.run(
+                "",
+                &format!(
+                    "req -x509 -new -key {name}.key -subj /CN={name} -extensions {extensions} -out {name}.pem"
+                ),
+            ),
+            Some(issuer) => {
+                self.run("", &format!("req -new -key {name}.key -subj /CN={name} -out {name}.csr"));
+                self.run(
+                    issuer,
+                    &format!("ca -batch -notext -rand_serial -extensions {extensions} -in {name}.csr -out {name}.pem"),
+                );
+            }
+        }
+        self.run("", &format!("x509 -in {name}.pem -outform DER -out {name}.der"));
+        if extensions == "authority" {
+            let folder = self.0.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            for (file, contents) in [("index.txt", ""), ("serial", "1000"), ("crlnumber", "01")] {
+                std::fs::write(folder.join(file), contents).unwrap();
+            }
+            self.run("", &format!("x509 -in {name}.pem -out {name}/ca.pem"));
+            self.run("", &format!("ec -in {name}.key -out {name}/ca.key"));
+        }
+    }
+
+    fn list(&self, ca: &str) -> Vec<u8> {
+        self.run(ca, &format!("ca -gencrl -out {ca}.crl"));
+        self.run("", &format!("crl -in {ca}.crl -outform DER -out {ca}.crl.der"));
+        self.read(&format!("{ca}.crl.der"))
+    }
+
+    fn read(&self, name: impl AsRef<FilePath>) -> Vec<u8> {
+        std::fs::read(self.0.path().join(name)).unwrap()
+    }
+
+    /// What `openssl verify` says about a certificate below the intermediate.
+    fn verifies(&self, name: &str) -> bool {
+        let files = "-CAfile root.pem -untrusted issuing.pem -CRLfile root.crl -CRLfile issuing.crl";
+        let line = format!("verify -crl_check_all -purpose sslclient {files} {name}.pem");
+        self.try_run("", &line).status.success()
+    }
+}
+
+fn clock() -> FileTime {
+    SystemTime::now().into()
+}
+
+#[test]
+fn openssl_and_we_agree_on_chains_and_revocation_lists() {
+    let openssl = Openssl::new();
+    openssl.issue(None, "root", "authority");
+    openssl.issue(Some("root"), "issuing", "authority");
+    openssl.issue(Some("issuing"), "alice", "leaf");
+    openssl.issue(Some("issuing"), "mallory", "leaf");
+    openssl.issue(Some("issuing"), "server", "responder");
+    openssl.run("issuing", "ca -revoke mallory.pem -crl_reason keyCompromise");
+    let trust = Trust::new(Parts {
+        anchors: vec![openssl.read("root.der")],
+        intermediates: vec![openssl.read("issuing.der")],
+        extended_key_usages: vec![CLIENT_AUTH.to_vec()],
+        crls: 2,
+        ..Parts::default()
+    })
+    .unwrap();
+    let install = || {
+        for (slot, ca) in ["root", "issuing"].into_iter().enumerate() {
+            trust.install_crl(slot, &openssl.list(ca), clock()).unwrap();
+        }
+    };
+    let agree = |name: &str, expect: bool| {
+        let ours = trust
+            .verify(&openssl.read(format!("{name}.der")), clock())
+            .is_ok_and(|path| trust.revocation(&path, clock()) == Revocation::Good);
+        assert_eq!((openssl.verifies(name), ours), (expect, expect), "{name}");
+    };
+    install();
+    agree("alice", true);
+    agree("mallory", false);
+    agree("server", false);
+    let path = trust.verify(&openssl.read("mallory.der"), clock()).unwrap();
+    let revoked = trust.revocation(&path, clock());
+    assert!(
+        matches!(revoked, Revocation::Revoked { which: Which::Leaf, reason: RevocationReason(1), .. }),
+        "{revoked:?}"
+    );
+    openssl.run("root", "ca -revoke issuing.pem");
+    install();
+    agree("alice", false);
+}
+
+#[test]
+fn openssl_answers_our_questions() {
+    let openssl = Openssl::new();
+    openssl.issue(None, "root", "authority");
+    openssl.issue(Some("root"), "alice", "leaf");
+    openssl.issue(Some("root"), "mallory", "leaf");
+    openssl.issue(Some("root"), "responder", "responder");
+    openssl.run("root", "ca -revoke mallory.pem -crl_reason superseded");
+    let trust = || {
+        let authority = openssl.read("root.der");
+        let responder = OcspResponder { authority, url: "http://ocsp.example/".to_owned(), signer: None };
+        Trust::new(Parts {
+            anchors: vec![openssl.read("root.der")],
+            ocsp: vec![responder],
+            ..Parts::default()
+        })
+        .unwrap()
+    };
+    for signer in ["root", "responder"] {
+        let trust = trust();
+        for (name, expect) in [("alice", None), ("mallory", Some(RevocationReason(4)))] {
+            let path = trust.verify(&openssl.read(format!("{name}.der")), clock()).unwrap();
+            for (nonce, days) in [(Some([0x5a; 32]), ""), (None, " -ndays 1"), (None, " -resp_key_id")] {
+                trust.answers.clear();
+                let question = trust.ocsp_needed(&path, clock(), || nonce).remove(0);
+                std::fs::write(openssl.0.path().join("request.der"), &question.request).unwrap();
+                let files = "-index root/index.txt -CA root.pem -reqin request.der -respout response.der";
+                let signer = format!("-rsigner {signer}.pem -rkey {signer}.key");
+                openssl.run("", &format!("ocsp {files} {signer}{days}"));
+                let answer = trust.ocsp_answer(&question, &openssl.read("response.der"), clock()).unwrap();
+                let reason = match trust.revocation(&path, clock()) {
+                    Revocation::Good => None,
+                    Revocation::Revoked { reason, .. } => Some(reason),
+                    unknown => panic!("{unknown:?}"),
+                };
+                assert_eq!(reason, expect, "{answer:?}");
+            }
+        }
+    }
+}
