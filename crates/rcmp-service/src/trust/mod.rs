@@ -230,9 +230,23 @@ pub struct Trust {
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], ChainError>,
     crls: Box<[ArcSwapOption<Crl>]>,
-    /// The newest list of each key and scope. INVARIANT: locked whenever a slot is stored.
-    newest: Mutex<HashMap<[u8; 32], (FileTime, Option<CrlNumber>)>>,
+    /// The newest list of each issuer and scope. INVARIANT: locked whenever a slot is stored.
+    newest: Mutex<HashMap<[u8; 32], Age>>,
     answers: Cache<[u8; 32], OcspAnswer>,
+}
+
+/// How new a list is.
+#[derive(Clone, Copy, Debug)]
+struct Age {
+    this_update: FileTime,
+    number: Option<CrlNumber>,
+}
+
+impl Age {
+    fn is_before(&self, known: &Self) -> bool {
+        self.this_update < known.this_update
+            || self.number.zip(known.number).is_some_and(|(number, known)| number < known)
+    }
 }
 
 #[derive(Debug)]
@@ -356,22 +370,40 @@ impl Trust {
             next_update: crl.next_update,
             entries: crl.entries.len(),
         };
+        let age = Age { this_update: crl.this_update, number: unverified.number };
         let key = scope_key(&crl);
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         match newest.get(&key) {
-            Some((this_update, number)) => {
-                if crl.this_update < *this_update
-                    || unverified.number.zip(*number).is_some_and(|(new, known)| new < known)
-                {
-                    return Err(CrlError::Older);
-                }
-            }
+            Some(known) if age.is_before(known) => return Err(CrlError::Older),
             None if newest.len() >= SCOPES_MAX => return Err(CrlError::TooManyScopes),
-            None => {}
+            _ => {}
         }
-        newest.insert(key, (crl.this_update, unverified.number));
+        newest.insert(key, age);
         slot.store(Some(Arc::new(crl)));
         Ok(facts)
+    }
+
+    /// Takes over what another trust, from a configuration before this, has in a slot, if its issuer is still configured;
+    /// nothing is read or verified again. Returns whether there is something now.
+    pub fn adopt_crl(&self, slot: usize, from: &Self, from_slot: usize) -> bool {
+        let (Some(slot), Some(from_slot)) = (self.crls.get(slot), from.crls.get(from_slot)) else {
+            return false;
+        };
+        let Some(crl) = from_slot.load_full() else { return false };
+        if !self.authorities().any(|it| it.key == crl.authority && *it.name == *crl.issuer && it.signs_crls) {
+            return false;
+        }
+        let key = scope_key(&crl);
+        let age = from.newest.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(age) = age {
+            if newest.get(&key).is_some_and(|known| age.is_before(known)) {
+                return false;
+            }
+            newest.insert(key, age);
+        }
+        slot.store(Some(crl));
+        true
     }
 
     /// The configured CA that signed a list.
@@ -557,6 +589,7 @@ fn scope_key(crl: &Crl) -> [u8; 32] {
     let mut hash = Sha256::new().chain_update(crl.authority.0).chain_update([*only as u8]);
     hash.update((crl.issuer.len() as u64).to_be_bytes());
     hash.update(&crl.issuer);
+    hash.update([u8::from(distribution_point.is_some())]);
     for name in distribution_point.iter().flatten() {
         hash.update(name);
     }

@@ -151,11 +151,11 @@ fn an_extended_key_usage_must_be_one_of_those_configured() {
         check(&trust, &with(&[ServerAuth, ClientAuth]), Ok(&[&root]));
         check(&trust, &with(&[Any]), Ok(&[&root]));
         check(&trust, &with(&[ServerAuth]), wrong);
-        check(&trust, &with(&[smart_card.clone()]), wrong);
+        check(&trust, &with(std::slice::from_ref(&smart_card)), wrong);
         check(&trust, &with(&[]), if required { wrong } else { Ok(&good) });
         // 1.3.6.1.4.1.311.20.2.2
         parts.extended_key_usages.push(vec![0x2b, 6, 1, 4, 1, 0x82, 0x37, 0x14, 2, 2]);
-        check(&Trust::new(parts).unwrap(), &with(&[smart_card.clone()]), Ok(&[&root]));
+        check(&Trust::new(parts).unwrap(), &with(std::slice::from_ref(&smart_card)), Ok(&[&root]));
     }
     let parts =
         Parts { require_extended_key_usage: true, extended_key_usages: Vec::new(), ..parts(&[&root], &[]) };

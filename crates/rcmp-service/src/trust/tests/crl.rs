@@ -355,6 +355,25 @@ fn a_list_does_not_give_way_to_an_older_one() {
 }
 
 #[test]
+fn a_new_configuration_takes_over_the_lists_of_its_cas() {
+    let (root, other) = (Ca::root("Root"), Ca::root("Other"));
+    let before = trust(&[&root, &other], &[]);
+    let mallory = root.leaf("mallory");
+    let list = List::of(&[&mallory]).numbered(2).sign(&root);
+    before.install_crl(0, &list, now()).unwrap();
+    before.install_crl(1, &List::default().sign(&other), now()).unwrap();
+    let after = trust(&[&root], &[]);
+    assert!(after.adopt_crl(3, &before, 0));
+    assert_eq!(status(&after, &mallory), revoked(Which::Leaf));
+    assert_eq!(after.install_crl(3, &List::default().numbered(1).sign(&root), now()), Err(CrlError::Older));
+    assert!(!after.adopt_crl(0, &before, 1), "its CA is not configured any more");
+    assert!(!after.adopt_crl(0, &before, 2), "it is empty");
+    assert!(!after.adopt_crl(4, &before, 0) && !after.adopt_crl(0, &before, 4), "there is no such slot");
+    after.install_crl(2, &List::default().numbered(3).sign(&root), now()).unwrap();
+    assert!(!after.adopt_crl(1, &before, 0), "a newer one is known");
+}
+
+#[test]
 fn a_list_has_a_largest_size() {
     assert_eq!(UnverifiedCrl::parse(&vec![0; CRL_LEN_MAX + 1]).map(|_| ()), Err(CrlError::TooLarge));
 }

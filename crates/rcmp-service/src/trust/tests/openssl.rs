@@ -100,7 +100,7 @@ impl Openssl {
     fn list(&self, ca: &str) -> Vec<u8> {
         self.run(ca, &format!("ca -gencrl -out {ca}.crl"));
         self.run("", &format!("crl -in {ca}.crl -outform DER -out {ca}.crl.der"));
-        self.read(&format!("{ca}.crl.der"))
+        self.read(format!("{ca}.crl.der"))
     }
 
     fn read(&self, name: impl AsRef<FilePath>) -> Vec<u8> {
