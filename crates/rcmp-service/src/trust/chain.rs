@@ -157,7 +157,7 @@ impl fmt::Display for ChainError {
 
 impl std::error::Error for ChainError {}
 
-/// What webpki says, in our words. Expiry is told as an intermediate's: whose it is, [`Chains::verify`] tells.
+/// What webpki says, in our words. Expiry is told as an intermediate's: whose it is, `Chains::verify` tells.
 impl From<Error> for ChainError {
     fn from(error: Error) -> Self {
         match error {

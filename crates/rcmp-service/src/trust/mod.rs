@@ -345,8 +345,8 @@ impl Trust {
     }
 
     /// Reads and verifies a revocation list and puts it into a slot, in the place of what is there. This is the only time
-    /// that its signature is looked at; it takes a second for some ten million bytes, so whoever calls it in a runtime does
-    /// so on a thread of its own. Decisions go on meanwhile.
+    /// that its signature is looked at; it takes a third of a second for fifty million bytes, so whoever calls it in a runtime
+    /// does so on a thread of its own. Decisions go on meanwhile.
     ///
     /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and scope is refused.
     pub fn install_crl(&self, slot: usize, encoded: &[u8], now: FileTime) -> Result<CrlFacts, CrlError> {

@@ -449,3 +449,18 @@ fn serial_numbers_of_every_length_are_found() {
         assert!(entries.find(&Serial::new(absent).unwrap()).is_none(), "{absent:x?}");
     }
 }
+
+#[test]
+fn every_entry_of_a_long_list_is_found_and_no_other() {
+    let root = Ca::root("Root");
+    let numbers = (1u32..5_000).map(|n| n.wrapping_mul(0x9e37_79b9) >> 1 | 1 << 30);
+    let serials: Vec<Vec<u8>> = numbers.map(|number| number.to_be_bytes().to_vec()).collect();
+    let revoked = serials.iter().step_by(2).map(|serial| (serial.clone(), Vec::new())).collect();
+    let list = List { revoked, ..List::default() }.sign(&root);
+    let entries = UnverifiedCrl::parse(&list).unwrap().entries().unwrap();
+    for (at, serial) in serials.iter().enumerate() {
+        let found = entries.find(&Serial::new(serial).unwrap());
+        assert_eq!(found.is_some(), serials.iter().step_by(2).any(|revoked| revoked == serial), "{at}");
+        assert!(found.is_none_or(|(since, _)| since == day(2026, 1, 1)));
+    }
+}
