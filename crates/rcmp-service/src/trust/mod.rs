@@ -365,7 +365,10 @@ impl Trust {
         let facts = CrlFacts {
             issuer: issuer.subject.clone(),
             authority: issuer.key,
-            number: unverified.number.map(|number| dtyp::hex(&number).trim_start_matches("00").to_owned()),
+            number: unverified.number.map(|number| {
+                let zeros = number.iter().take_while(|octet| **octet == 0).count();
+                dtyp::hex(&number[zeros.min(number.len() - 1)..])
+            }),
             this_update: crl.this_update,
             next_update: crl.next_update,
             entries: crl.entries.len(),

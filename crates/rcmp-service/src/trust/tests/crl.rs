@@ -135,6 +135,8 @@ fn a_certificate_is_good_or_revoked_by_its_issuer_s_list() {
     assert_eq!(status(&trust, &alice), Revocation::Good);
     assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
     assert_eq!(trust.install_crl(4, &List::default().sign(&root), now()), Err(CrlError::NoSuchSlot));
+    let other = trust.install_crl(0, &List::default().numbered(9).sign(&root), now()).unwrap();
+    assert_eq!((other.number.as_deref(), other.entries), (Some("09"), 0));
 }
 
 #[test]
