@@ -358,6 +358,7 @@ fn every_command_explains_itself() {
         "domain",
         "import",
         "export",
+        "audit",
         "completions",
         "man",
     ] {

@@ -154,6 +154,29 @@ fn a_chain_goes_on_over_a_restart_and_a_rotation() {
 }
 
 #[test]
+fn lines_of_many_threads_are_one_chain() {
+    let place = Place::new();
+    let log = place.open(true);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (log, place) = (&log, &place);
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    tell(log, number);
+                    if number == 0 {
+                        log.sign();
+                        log.reopen(&place.config(true)).expect("nothing was moved");
+                    }
+                }
+            });
+        }
+    });
+    log.sign();
+    let report = place.good(&["log"], true);
+    assert_eq!((report.last_seq, report.heads.expect("there are heads").not_covered), (401, 0));
+}
+
+#[test]
 fn an_emptied_file_goes_on_too() {
     let place = Place::new();
     let log = place.open(false);
@@ -182,11 +205,11 @@ fn after_a_restart_a_new_file_goes_on_from_the_newest_head() {
     assert_eq!(report.heads.expect("there are heads").not_covered, 2);
     // The file alone hangs on the head about the line before it.
     place.good(&["log"], true);
-    let mut lines = place.lines("log");
-    lines[0] = lines[0].replace("\"prev\":\"", "\"prev\":\"00").replacen("00\"}", "\"}", 1);
-    assert!(place.lines("log")[0] != lines[0]);
-    place.put("log", &lines);
-    assert_ne!(place.verify(&["log"], true).expect("usable").broken, None);
+    let mut first = value(&place.lines("log")[0]);
+    first["prev"] = json!("1".repeat(64));
+    place.put("log", &[first.to_string()]);
+    let found = place.broken(&["log"], true);
+    assert_eq!(found, ("log".to_owned(), 1, "a head was signed for another line before it".to_owned()));
     // Without heads there is a new chain, and it says so.
     fs::remove_file(place.path("log")).expect("it can be removed");
     tell(&place.open(false), 3);
@@ -411,6 +434,48 @@ fn tampering_is_found() {
     let found = place.broken(&["log"], true);
     assert_eq!((&*found.0, found.1), ("heads", 1));
     assert!(found.2.contains("for another line"), "{found:?}");
+}
+
+#[test]
+fn each_bit_under_a_head_counts() {
+    let place = Place::new();
+    let log = place.open(true);
+    tell(&log, 1);
+    log.sign();
+    drop(log);
+    let whole = fs::read(place.path("log")).expect("it can be read");
+    let passes = |bytes: &[u8]| {
+        fs::write(place.path("log"), bytes).expect("it can be written");
+        place.verify(&["log"], true).is_ok_and(|report| report.broken.is_none())
+    };
+    assert!(passes(&whole));
+    for at in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 1 << (at % 8);
+        assert!(!passes(&changed), "byte {at}");
+        // The newline at the end is not part of the line.
+        assert_eq!(passes(&whole[..at]), at == whole.len() - 1, "cut at {at}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_byte_leaves_a_chain_that_goes_on() {
+    let place = Place::new();
+    let log = place.open(false);
+    tell(&log, 1);
+    drop(log);
+    let whole = fs::read(place.path("log")).expect("it can be read");
+    let last_line = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').expect("two lines") + 1;
+    for cut in 0..=whole.len() {
+        fs::write(place.path("log"), &whole[..cut]).expect("it can be written");
+        tell(&place.open(false), 2);
+        let after = fs::read(place.path("log")).expect("it can be read");
+        assert_eq!(after[..cut], whole[..cut], "nothing is taken away");
+        let report = place.good(&["log"], false);
+        let between = [0, last_line - 1, last_line, whole.len() - 1, whole.len()];
+        assert_eq!(report.torn == 0, between.contains(&cut), "cut at {cut}");
+        assert!(!report.open_end);
+    }
 }
 
 #[test]

@@ -137,9 +137,10 @@ impl Tail {
                     break;
                 }
                 Read::Foreign => return Err(io::Error::other("its last line is not of a chain")),
-                Read::Torn => tail.torn.insert(0, line.to_owned()),
+                Read::Torn => tail.torn.push(line.to_owned()),
             }
         }
+        tail.torn.reverse();
         match (tail.position, whole) {
             (None, false) => Err(io::Error::other("there is no line of a chain at its end")),
             _ => Ok(tail),
@@ -217,7 +218,7 @@ fn unusable(path: &Path) -> String {
     format!("cannot go on with the audit log {}: move it away, and a new one is made", path.display())
 }
 
-/// The start of a line: everything but the end that a [`Writer`] gives it.
+/// The start of a line: everything but the end that a [`Writer`] gives it. No event has fields `seq` or `prev`.
 pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(1024);
     let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::serve::now());
