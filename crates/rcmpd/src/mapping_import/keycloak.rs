@@ -14,6 +14,9 @@ const PREFIX: &str = "x509-cert-auth.";
 const STORE: &str =
     "store a strong value of altSecurityIdentities with each account: `rcmpd mapping strings CERT` prints it";
 
+/// The most settings: Keycloak has some twenty, and the line of each is searched for.
+const SETTINGS_MAX: usize = 100;
+
 /// Keycloak's source when none is chosen.
 const SOURCE_DEFAULT: &str = "Match SubjectDN using regular expression";
 
@@ -212,6 +215,15 @@ fn json(text: &str, told: &mut Told) -> Option<Settings> {
     let config = found.next()?;
     if found.next().is_some() {
         told.problem(0, "", "there is more than one X.509 authenticator in it", "import one at a time");
+        return None;
+    }
+    if config.len() > SETTINGS_MAX {
+        told.problem(
+            0,
+            "",
+            "there are more than 100 settings",
+            "export the authenticator's configuration again",
+        );
         return None;
     }
     let mut settings = Settings::new();

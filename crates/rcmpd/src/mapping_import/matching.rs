@@ -53,6 +53,9 @@ fn is_oid(text: &str) -> bool {
         && text[1..].starts_with('.')
 }
 
+/// The most conditions of one rule; alternatives are compared in pairs.
+const COMPONENTS_MAX: usize = 32;
+
 #[derive(Clone, Copy)]
 struct Component<'a> {
     /// `<KEYWORD>value`
@@ -79,6 +82,10 @@ pub(super) fn conditions(
         told.problem(line, rule, "this is not a matching rule", "write <KEYWORD>value, nothing between them");
         return conditions;
     };
+    if components.len() > COMPONENTS_MAX {
+        told.problem(line, rule, "there are more than 32 conditions in it", "make several rules of it");
+        return conditions;
+    }
     let kind = |component: &Component<'_>| component.keyword.split(':').next().unwrap_or_default().to_owned();
     let mixed = any && components.iter().any(|component| kind(component) != kind(&components[0]));
     for component in components {
@@ -246,8 +253,9 @@ fn issuer(pattern: &str, authorities: &[KnownAuthority]) -> Result<usize, (&'sta
         "this is not a distinguished name",
         "write it as RFC 4514 does, the most specific part first: CN=CA,O=Contoso",
     ))?;
+    let name = sorted(&name);
     let mut found =
-        authorities.iter().enumerate().filter(|(_, authority)| sorted(&authority.subject) == sorted(&name));
+        authorities.iter().enumerate().filter(|(_, authority)| sorted(&authority.subject) == name);
     match (found.next(), found.next()) {
         (Some((authority, _)), None) => Ok(authority),
         (Some(_), Some(_)) => Err((

@@ -89,7 +89,7 @@ pub(super) fn read(text: &str, authorities: &[KnownAuthority], told: &mut Told) 
             continue;
         }
         if read.rules.len() >= RULES_MAX {
-            told.problem(number, line, "there are more than 1000 rules", "import fewer at a time");
+            told.problem(number, line, "there are more than 256 rules", "import fewer at a time");
             return read;
         }
         let conditions = matching::conditions(Grammar::Mit, number, rule, authorities, told);

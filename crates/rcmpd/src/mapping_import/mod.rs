@@ -86,13 +86,7 @@ impl fmt::Display for Problem {
             line => write!(f, "line {line}: ")?,
         }
         if !self.part.is_empty() {
-            // The text is somebody else's, and a terminal obeys control characters.
-            for c in self.part.chars() {
-                match c.is_control() {
-                    true => write!(f, "{}", c.escape_default())?,
-                    false => write!(f, "{c}")?,
-                }
-            }
+            write!(f, "{}", printable(&self.part))?;
             f.write_str(": ")?;
         }
         write!(f, "{}; {}", self.why, self.instead)
@@ -113,7 +107,7 @@ impl std::error::Error for Refused {}
 /// The longest text that is read: some thousand rules.
 pub const TEXT_LEN_MAX: usize = 1 << 20;
 /// The most rules of one text; beside each other they are compared in pairs.
-pub const RULES_MAX: usize = 1000;
+pub const RULES_MAX: usize = 256;
 /// The most problems that are told: nobody reads more, and a hostile text could make millions.
 pub const PROBLEMS_MAX: usize = 100;
 
@@ -163,7 +157,7 @@ impl Told {
     }
 
     fn note(&mut self, note: impl Into<String>) {
-        let note = note.into();
+        let note = printable(&note.into());
         if self.notes.len() < PROBLEMS_MAX && !self.notes.contains(&note) {
             self.notes.push(note);
         }
@@ -301,14 +295,6 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
         let general = [None];
         let named: Vec<_> = rule.conditions.issuers.iter().flatten().copied().map(Some).collect();
         let keys = if rule.conditions.issuers.is_some() { &named[..] } else { &general[..] };
-        if keys == general && rule.forms.contains(&Form::SubjectKeyIdentifier) {
-            told.problem(
-                rule.line,
-                &rule.text,
-                "a key identifier is whatever a CA writes into it, so it counts only from a CA that is granted it by name",
-                "name the CA by <ISSUER>, or store issuer and serial number instead: `rcmpd mapping strings CERT` prints them",
-            );
-        }
         for key in keys {
             if let Err((why, instead)) = lay(&mut scopes, *key, rule) {
                 told.problem(rule.line, &rule.text, why, instead);
@@ -518,6 +504,18 @@ fn render(
         }
     }
     toml
+}
+
+/// Text of somebody else's for a terminal, which obeys control characters.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 fn list(words: &[&str]) -> String {

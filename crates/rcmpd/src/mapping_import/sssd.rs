@@ -34,7 +34,7 @@ pub(super) fn read(text: &str, authorities: &[KnownAuthority], told: &mut Told) 
         false => lines(text, told),
     };
     if let Some(raw) = raws.get(RULES_MAX) {
-        told.problem(raw.line, raw.name, "there are more than 1000 rules", "import fewer at a time");
+        told.problem(raw.line, raw.name, "there are more than 256 rules", "import fewer at a time");
         return Foreign::default();
     }
     let mut rules: Vec<_> = raws.into_iter().map(|raw| rule(&raw, authorities, told)).collect();
@@ -166,6 +166,7 @@ fn set<'a>(raw: &mut Raw<'a>, number: usize, line: &'a str, key: &str, value: &'
 }
 
 fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule {
+    let told_before = told.problems.len();
     let rank = match raw.priority {
         None => u64::from(u32::MAX) + 1,
         Some((line, text)) => text.parse::<u32>().map(u64::from).unwrap_or_else(|_| {
@@ -213,13 +214,8 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
             if kind != Some("LDAPU1") && EXTENSIONS.iter().any(|template| filter.contains(template)) {
                 told.note("sss_certmap reads serial_number, subject_key_id, sid and digests of cert in rules of the kind LDAPU1 only");
             }
-            if let (Some(_), true) = (&conditions.suffixes, forms != BTreeSet::from([Form::Upn])) {
-                told.problem(
-                    line,
-                    text,
-                    "a name that certificates must have can be asked for only where the account is found by that name",
-                    "find accounts by (userPrincipalName={subject_nt_principal}), or remove the <SAN>",
-                );
+            if told.problems.len() == told_before {
+                suits(&conditions, &forms, line, text, told);
             }
         }
         None => told.problem(
@@ -231,6 +227,26 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
     }
     let (line, text) = raw.matching.or(raw.mapping).unwrap_or((raw.line, raw.name));
     Rule { line, text: text.to_owned(), rank, conditions, forms }
+}
+
+/// What each half of a rule can express may still not be expressed together.
+fn suits(conditions: &Conditions, forms: &BTreeSet<Form>, line: usize, text: &str, told: &mut Told) {
+    if conditions.suffixes.is_some() && *forms != BTreeSet::from([Form::Upn]) {
+        told.problem(
+            line,
+            text,
+            "a name that certificates must have can be asked for only where the account is found by that name",
+            "find accounts by (userPrincipalName={subject_nt_principal}), or remove the <SAN>",
+        );
+    }
+    if conditions.issuers.is_none() && forms.contains(&Form::SubjectKeyIdentifier) {
+        told.problem(
+            line,
+            text,
+            "a key identifier is whatever a CA writes into it, so it counts only from a CA that is granted it by name",
+            "name the CA by <ISSUER>, or store issuer and serial number instead: `rcmpd mapping strings CERT` prints them",
+        );
+    }
 }
 
 /// What sss_certmap reads since LDAPU1 only.
