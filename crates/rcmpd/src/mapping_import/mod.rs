@@ -276,6 +276,9 @@ impl Method {
 /// Whom a grant is for, and what it says.
 #[derive(Debug)]
 struct Scope {
+    /// Where the first rule of it stands, and what.
+    line: usize,
+    text: String,
     /// `None`: every authority without an entry.
     authority: Option<usize>,
     rank: u64,
@@ -302,8 +305,18 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
             }
         }
     }
+    let methods: BTreeSet<_> = scopes.iter().flat_map(Scope::methods).collect();
     for scope in &scopes {
         scope.tell(dialect, authorities, told);
+        // Authorities without an entry have every method. That is harmless where only what names the certificate counts.
+        if scope.authority.is_none() && scope.wants_proof() && scope.methods() != methods {
+            told.problem(
+                scope.line,
+                &scope.text,
+                "a rule for every issuer would also find accounts by the methods of the rules for some",
+                "find accounts in the same way in all rules, or give this one an <ISSUER>",
+            );
+        }
     }
     scopes.sort_by_key(|scope| scope.authority);
     if usages.is_none() && dialect != Dialect::Keycloak {
@@ -311,7 +324,7 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
             "the rules ask for no extended key usage; extended_key_usage is not written, so its default is asked for",
         );
     }
-    render(dialect, read.revocation, usages.as_deref(), &scopes, authorities)
+    render(dialect, read.revocation, usages.as_deref(), methods, &scopes, authorities)
 }
 
 /// Puts a rule behind those before it, for one authority or in general.
@@ -354,6 +367,8 @@ fn lay(
     }
     match scopes.iter_mut().find(|scope| scope.authority == authority) {
         None => scopes.push(Scope {
+            line: rule.line,
+            text: rule.text.clone(),
             authority,
             rank: rule.rank,
             forms: rule.forms.clone(),
@@ -383,24 +398,24 @@ fn lay(
 /// Extended key usages are asked of every certificate alike, so rules that differ in them must differ in nothing else.
 fn usages(rules: &[Rule], told: &mut Told) -> Option<Vec<String>> {
     let first = rules.first()?;
+    let alike = rules.iter().all(|rule| {
+        rule.conditions.issuers == first.conditions.issuers
+            && rule.conditions.suffixes == first.conditions.suffixes
+            && rule.forms == first.forms
+    });
     let mut all = first.conditions.usages.clone();
     for rule in &rules[1..] {
-        let (a, b) = (&first.conditions, &rule.conditions);
-        let same = |left: &[String], right: &[String]| {
-            left.iter().all(|usage| right.contains(usage)) && right.iter().all(|usage| left.contains(usage))
-        };
-        match (&mut all, &b.usages) {
+        match (&mut all, &rule.conditions.usages) {
             (None, None) => {}
-            (Some(known), Some(usages)) if same(known, usages) => {}
-            (Some(known), Some(usages))
-                if a.issuers == b.issuers && a.suffixes == b.suffixes && first.forms == rule.forms =>
-            {
+            (Some(known), Some(usages)) if alike => {
                 for usage in usages {
                     if !known.contains(usage) {
                         known.push(usage.clone());
                     }
                 }
             }
+            (Some(known), Some(usages))
+                if known.len() == usages.len() && usages.iter().all(|usage| known.contains(usage)) => {}
             _ => told.problem(
                 rule.line,
                 &rule.text,
@@ -417,6 +432,11 @@ impl Scope {
         self.forms.iter().map(|form| form.method()).collect()
     }
 
+    /// Whether what it finds has to be proved by something else.
+    fn wants_proof(&self) -> bool {
+        self.suffixes.is_none() && self.forms.iter().any(|form| form.weakness().is_some())
+    }
+
     /// The value of `grant`.
     fn grant(&self) -> String {
         if let Some(suffixes) = &self.suffixes {
@@ -425,8 +445,8 @@ impl Scope {
         }
         let mut words: Vec<_> =
             self.forms.iter().filter(|form| form.weakness().is_none()).map(|form| form.word()).collect();
-        if self.forms.iter().any(|form| form.weakness().is_some()) {
-            // What a weak form finds has to be proved by one of these.
+        if self.wants_proof() {
+            // By one of these.
             for word in ["issuer-serial", "sid"] {
                 if !words.contains(&word) {
                     words.push(word);
@@ -451,6 +471,9 @@ impl Scope {
             }
             return;
         }
+        if self.methods().contains(&Method::Upn) {
+            told.note("the method upn looks up user principal names and DNS names both");
+        }
         for form in &self.forms {
             if let Some(weakness) = form.weakness() {
                 told.note(format!(
@@ -467,6 +490,7 @@ fn render(
     dialect: Dialect,
     revocation: bool,
     usages: Option<&[String]>,
+    methods: BTreeSet<Method>,
     scopes: &[Scope],
     authorities: &[KnownAuthority],
 ) -> String {
@@ -474,7 +498,6 @@ fn render(
         let words: Vec<_> = methods.into_iter().map(Method::word).collect();
         list(&words)
     };
-    let methods: BTreeSet<_> = scopes.iter().flat_map(Scope::methods).collect();
     let mut toml = format!("# Imported: {}\n\n[mapping]\nmethods = {}\n", dialect.name(), words(methods));
     toml += "binding = \"full\"\n";
     toml += match revocation {

@@ -46,8 +46,8 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
         // sss_certmap: mapping rules, behind the default matching rule.
         (Sssd, STRONG.into(), fragment(r#"["subject"]"#, STORED), vec!["without a matching rule", "digitalSignature"]),
         (Sssd, WEAK.into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "issuer and subject alone"]),
-        (Sssd, UPN.into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "a user principal name alone"]),
-        (Sssd, "map: (userPrincipal={subject_principal})".into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "PKINIT", "alone"]),
+        (Sssd, UPN.into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "names both", "a user principal name alone"]),
+        (Sssd, "map: (userPrincipal={subject_principal})".into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "PKINIT", "names both", "alone"]),
         (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad}<S>{subject_dn!ad})".into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "alone"]),
         (Sssd, "map: (altSecurityIdentities=X509:<S>{subject_dn!ad_x500})".into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "a subject alone"]),
         (Sssd, "map: (altSecurityIdentities=X509:<RFC822>{subject_rfc822_name})".into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "a mail address alone"]),
@@ -55,9 +55,9 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
         (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<SHA1-PUKEY>{cert!sha1_u})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nsha1_pukey = \"thumbprint\"\ngrant = [\"sha1-pukey\"]\n"), vec!["without", "digitalSignature"]),
         (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SID>{sid})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-sid\"]\n"), vec!["without", "digitalSignature"]),
         (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SR>{serial_number!hex_r})".into(), fragment(r#"["subject"]"#, STORED), vec!["without", "digitalSignature", "LDAPU1 only"]),
-        (Sssd, "map: (servicePrincipalName=host/{subject_dns_name})".into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "a DNS name alone"]),
+        (Sssd, "map: (servicePrincipalName=host/{subject_dns_name})".into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "names both", "a DNS name alone"]),
         (Sssd, "map: (|(userPrincipalName={subject_nt_principal})(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<S>{subject_dn!ad_x500}))".into(),
-            fragment(r#"["upn", "subject"]"#, PROVED), vec!["without", "digitalSignature", "a user principal name alone", "issuer and subject alone"]),
+            fragment(r#"["upn", "subject"]"#, PROVED), vec!["without", "digitalSignature", "names both", "a user principal name alone", "issuer and subject alone"]),
         // Matching rules.
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}"), fragment(r#"["subject"]"#, STORED), vec![]),
         (Sssd, format!("match: KRB5:<KU>digitalSignature<EKU>clientAuth\n{STRONG}"), fragment(r#"["subject"]"#, STORED), vec!["digitalSignature"]),
@@ -79,20 +79,20 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
             fragment(r#"["upn"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }]\n"), vec!["certs/my.pem certifies"]),
         // Sections: priorities make the order, an authority's rule stands before the general one, other sections are not read.
         (Sssd, format!("[sssd]\nservices = nss\n# rules\n[certmap/my.domain/general]\nmatchrule = <EKU>clientAuth\nmaprule = {}\npriority = 20\n\n[certmap/my.domain/ca]\nmatchrule = <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmaprule = {}\ndomains = my.domain, your.domain\npriority = 10\n", &STRONG[5..], &UPN[5..]),
-            fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "alone"]),
+            fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "names both", "alone"]),
         // Rules that differ in one condition are alternatives.
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}\nmatch: <EKU>msScLogin\n{STRONG}"), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\", \"smartcard-logon\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         // MIT Kerberos.
-        (Mit, "<EKU>clientAuth<KU>digitalSignature".into(), fragment(r#"["upn"]"#, PROVED), vec!["digitalSignature", "chooses", "alone"]),
+        (Mit, "<EKU>clientAuth<KU>digitalSignature".into(), fragment(r#"["upn"]"#, PROVED), vec!["digitalSignature", "chooses", "names both", "alone"]),
         (Mit, "pkinit_cert_match = &&<EKU>msScLogin<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$".into(),
-            fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
+            fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["chooses", "names both", "alone"]),
         (Mit, "[realms]\n  CONTOSO.EXAMPLE = {\n    kdc = dc1\n    pkinit_anchors = FILE:/ca.pem\n    pkinit_require_crl_checking = true\n    pkinit_cert_match = ||<SAN>.*@contoso\\.example$<SAN>.*@EXAMPLE\\.COM$\n  }\n".into(),
             Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, "grant = [{ form = \"upn\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }]\n") }, vec!["pkinit_anchors", "PKINIT", "chooses", "names no issuer", "no extended"]),
-        (Mit, "<EKU>msScLogin\n<EKU>clientAuth\n".into(), fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\", \"client-auth\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
+        (Mit, "<EKU>msScLogin\n<EKU>clientAuth\n".into(), fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\", \"client-auth\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["chooses", "names both", "alone"]),
         // Keycloak.
-        (Keycloak, "Subject's Alternative Name otherName (UPN) = (.*)".into(), fragment(r#"["upn"]"#, "grant = [\"issuer-serial\", \"sid\"]\n"), vec!["user principal name", "alone"]),
+        (Keycloak, "Subject's Alternative Name otherName (UPN) = (.*)".into(), fragment(r#"["upn"]"#, "grant = [\"issuer-serial\", \"sid\"]\n"), vec!["user principal name", "names both", "alone"]),
         (Keycloak, r#"{"alias":"x509","config":{"x509-cert-auth.mapping-source-selection":"Subject's Alternative Name otherName (UPN)","x509-cert-auth.regular-expression":"(.*?)(?:$)","x509-cert-auth.mapper-selection":"Username or Email","x509-cert-auth.extendedkeyusage":"1.3.6.1.5.5.7.3.2","x509-cert-auth.keyusage":"digitalSignature","x509-cert-auth.crl-checking-enabled":"true","x509-cert-auth.crl-relative-path":"crl.pem","x509-cert-auth.crldp-checking-enabled":"true","x509-cert-auth.ocsp-checking-enabled":"false","x509-cert-auth.timestamp-validation-enabled":"false"}}"#.into(),
-            Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, PROVED) }, vec!["never followed", "crl.pem", "digitalSignature", "dates are always checked", "user principal name", "alone"]),
+            Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, PROVED) }, vec!["never followed", "crl.pem", "digitalSignature", "dates are always checked", "user principal name", "names both", "alone"]),
         (Keycloak, r#"{"authenticatorConfig":[{"alias":"idp","config":{"defaultProvider":"x"}},{"alias":"x509","config":{"x509-cert-auth.mapping-source-selection":"Certificate Serial Number and IssuerDN","x509-cert-auth.mapper-selection":"Custom Attribute Mapper","x509-cert-auth.mapper-selection.user-attribute-name":"serial##issuer","x509-cert-auth.serialnumber-hex-enabled":true}}]}"#.into(),
             fragment(r#"["subject"]"#, "grant = [\"issuer-serial\"]\n"), vec!["has to be converted"]),
     ]
@@ -184,6 +184,8 @@ fn refused() -> Vec<(Dialect, String, Vec<(usize, &'static str, &'static str)>)>
         (Sssd, format!("match: <EKU>clientAuth\npriority: 1\n{STRONG}\nmatch: <EKU>clientAuth\n{UPN}"), vec![(4, "<EKU>clientAuth", "certificates of the same issuers")]),
         (Sssd, format!("match: <EKU>clientAuth\npriority: 1\n{STRONG}\nmatch: <EKU>clientAuth<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$\n{UPN}"), vec![(4, "<EKU>clientAuth<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$", "never asked")]),
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}\nmatch: <EKU>msScLogin\n{UPN}"), vec![(3, "<EKU>msScLogin", "of every certificate alike"), (3, "<EKU>msScLogin", "not defined")]),
+        (Sssd, format!("match: <EKU>clientAuth<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$\npriority: 1\n{STRONG}\nmatch: <EKU>clientAuth\n{UPN}"), vec![(4, "<EKU>clientAuth", "the methods of the rules for some")]),
+        (Mit, "<EKU>pkinit<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$\n<EKU>pkinit<ISSUER>^CN=Contoso Root,O=Contoso\\\\, Ltd\\.,C=US$\n<EKU>msScLogin<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$".into(), vec![(3, "<EKU>msScLogin<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$", "of every certificate alike")]),
         // krb5.conf(5).
         (Mit, "pkinit_cert_match = ||<SUBJECT>.*DoE.*<SAN>.*@EXAMPLE.COM".into(), vec![(1, "<SUBJECT>.*DoE.*", "a pattern for subjects"), (1, "<SAN>.*@EXAMPLE.COM", "only its end"), (1, "||<SUBJECT>.*DoE.*<SAN>.*@EXAMPLE.COM", "different kinds")]),
         (Mit, "pkinit_cert_match = &&<EKU>msScLogin,clientAuth<ISSUER>.*DoE.*".into(), vec![(1, "<EKU>msScLogin,clientAuth", "several"), (1, "<ISSUER>.*DoE.*", "without ^ and $")]),
