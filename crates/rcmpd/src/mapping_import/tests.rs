@@ -98,9 +98,12 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
     ]
 }
 
-/// Dialect, rules, and of each problem its line, its part and a piece of the reason.
+/// Line, part and a piece of the reason.
+type Told = (usize, &'static str, &'static str);
+
+/// Dialect, rules, and what is told of each problem.
 #[rustfmt::skip]
-fn refused() -> Vec<(Dialect, String, Vec<(usize, &'static str, &'static str)>)> {
+fn refused() -> Vec<(Dialect, String, Vec<Told>)> {
     let map = |filter: &str| format!("map: {filter}");
     let matched = |rule: &str| format!("match: {rule}\n{STRONG}");
     vec![
