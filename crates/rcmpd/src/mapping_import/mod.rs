@@ -4,7 +4,7 @@
 //! the reason, and what to do instead. Half a rule is never written: one problem refuses the whole input. Patterns are
 //! recognised when they are literal; there is no regular expression engine here, and nothing is guessed.
 //!
-//! Each dialect gives [`Rule`]s in the order in which the foreign software tries them. [`combine`] lays them over each other
+//! Each dialect gives `Rule`s in the order in which the foreign software tries them. `combine` lays them over each other
 //! and writes the fragment, which always asks for `binding = "full"`: an import never weakens.
 
 mod keycloak;
