@@ -4,7 +4,8 @@ use account_store::{Account, AccountAdmin, Change, Domain, Group, GroupScope, Me
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
 use rcmp_service::message::{MappingFlags, Request, Response};
-use rcmp_service::{Asker, Binding, Mapper, Policy, Question, Validation};
+use rcmp_service::policy::Grants;
+use rcmp_service::{Asker, Binding, Mapper, MapperParts, Policy, Question, Validation};
 use std::sync::{Arc, LazyLock};
 
 const NOW: FileTime = FileTime(133_500_000_000_000_000);
@@ -71,9 +72,12 @@ static MAPPER: LazyLock<Mapper> = LazyLock::new(|| {
         methods: MappingFlags::ALL,
         binding: Binding::Off,
         validation: Validation::Off,
+        grants: Grants::standard(Validation::Off),
         tell_restrictions: true,
         identity_sid: None,
-        revision: 1,
+        ..Policy::default()
     };
-    Mapper::new(policy, Arc::new(store), "DC1".into()).expect("it can be enforced")
+    let parts =
+        MapperParts { policy, trust: None, responder: None, store: Arc::new(store), server: "DC1".into() };
+    Mapper::new(parts).expect("it makes sense")
 });

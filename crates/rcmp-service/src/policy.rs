@@ -45,6 +45,30 @@ pub struct Policy {
     pub revision: u64,
 }
 
+/// As strict as it is when nothing else is said.
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            methods: MappingFlags::UPN.with(MappingFlags::SUBJECT),
+            binding: Binding::Full,
+            backdating_s: BACKDATING_S,
+            validation: Validation::Chain,
+            grants: Grants::standard(Validation::Chain),
+            authorities: HashMap::new(),
+            comparison: Comparison::Windows,
+            name_comparison: Comparison::Casefold,
+            sha1_public_key: Sha1PublicKeyInput::Thumbprint,
+            tell_restrictions: false,
+            identity_sid: Some(Sid::SERVICE_ASSERTED_IDENTITY),
+            revision: 1,
+        }
+    }
+}
+
+/// As Windows has it, `CertificateBackdatingCompensation`: authorities date certificates ten minutes back, so that clocks
+/// need not agree.
+const BACKDATING_S: u64 = 600;
+
 /// `StrongCertificateBindingEnforcement` ([MS-PKCA] 3.1.5.2.1.6), from the laxest to the strictest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Binding {

@@ -1,6 +1,5 @@
 //! Certificate, policy and accounts: what is decided. Certificates are made for each case.
 
-use account_store::fold::Comparison;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, BoxFuture, Change, Domain, Group,
     GroupScope, Matches, MemoryStore, Put, Query, Revision, StoreError,
@@ -13,13 +12,12 @@ use rcgen::{
 };
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request, Response};
-use rcmp_service::policy::{Grants, Sha1PublicKeyInput};
+use rcmp_service::policy::Grants;
 use rcmp_service::trace::Step;
 use rcmp_service::trust::{Parts, Trust};
 use rcmp_service::{
     Answer, Asker, Binding, Mapper, MapperParts, Method, Policy, Question, Reason, Unsupported, Validation,
 };
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
@@ -109,20 +107,7 @@ fn account(rid: u32, name: &str) -> Account {
 }
 
 fn policy(methods: MappingFlags) -> Policy {
-    Policy {
-        methods,
-        binding: Binding::Off,
-        backdating_s: 600,
-        validation: Validation::Chain,
-        grants: Grants::standard(Validation::Chain),
-        authorities: HashMap::new(),
-        comparison: Comparison::Windows,
-        name_comparison: Comparison::Casefold,
-        sha1_public_key: Sha1PublicKeyInput::Thumbprint,
-        tell_restrictions: false,
-        identity_sid: None,
-        revision: 7,
-    }
+    Policy { methods, binding: Binding::Off, identity_sid: None, revision: 7, ..Policy::default() }
 }
 
 fn mapper(policy: Policy, accounts: Vec<Account>) -> Mapper {

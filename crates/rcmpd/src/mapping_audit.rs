@@ -108,19 +108,19 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
         .await?;
     drop(seen);
     // Who shares what, each with the value as it is stored.
-    let mut groups: BTreeMap<[u8; 16], Vec<(String, &'static str, String, String)>> = BTreeMap::new();
+    let mut groups: BTreeMap<[u8; 16], Vec<Shared>> = BTreeMap::new();
     if !shared.is_empty() {
         accounts
             .each(|account| {
                 for stored in values(account) {
                     let hash = hash(&stored);
                     if shared.contains(&hash) {
-                        groups.entry(hash).or_default().push((
-                            account.name.clone(),
-                            stored.attribute,
-                            stored.value.to_owned(),
-                            stored.narrow,
-                        ));
+                        groups.entry(hash).or_default().push(Shared {
+                            account: account.name.clone(),
+                            attribute: stored.attribute,
+                            value: stored.value.to_owned(),
+                            narrow: stored.narrow,
+                        });
                     }
                 }
             })
@@ -164,15 +164,25 @@ fn hash(stored: &Stored<'_>) -> [u8; 16] {
     std::array::from_fn(|at| digest[at])
 }
 
-/// What is wrong with a value that is, to the widest comparison, also that of others.
-fn collision(
-    (account, attribute, value, narrow): &(String, &'static str, String, String),
-    group: &[(String, &'static str, String, String)],
-) -> Option<Finding> {
+/// A value that is, to the widest comparison, that of several accounts.
+struct Shared {
+    account: String,
+    attribute: &'static str,
+    value: String,
+    narrow: String,
+}
+
+/// What is wrong with a value that others have, too.
+fn collision(shared: &Shared, group: &[Shared]) -> Option<Finding> {
     let others = |same: bool| -> Vec<String> {
-        let others = group.iter().filter(|(other, _, _, key)| other != account && (key == narrow) == same);
+        let others = group
+            .iter()
+            .filter(|other| other.account != shared.account && (other.narrow == shared.narrow) == same);
         let mut others: Vec<String> = others
-            .map(|(other, _, value, _)| if same { other.clone() } else { format!("{other} ({value})") })
+            .map(|other| match same {
+                true => other.account.clone(),
+                false => format!("{} ({})", other.account, other.value),
+            })
             .collect();
         others.sort();
         others.dedup();
@@ -181,14 +191,20 @@ fn collision(
     let (same, twins) = (others(true), others(false));
     let (class, why) = match (same.is_empty(), twins.is_empty()) {
         (false, _) => (Class::Ambiguous, format!("also that of {}: it maps nobody", same.join(", "))),
-        (true, false) if *attribute == MAPPING => (
+        (true, false) if shared.attribute == MAPPING => (
             Class::Twin,
             format!("the same, to Windows' comparison, as that of {}: it maps nobody", twins.join(", ")),
         ),
         (true, false) => (Class::Twin, format!("looks like that of {}", twins.join(", "))),
         (true, true) => return None,
     };
-    Some(Finding { class, account: account.clone(), attribute, value: value.clone(), why })
+    Some(Finding {
+        class,
+        account: shared.account.clone(),
+        attribute: shared.attribute,
+        value: shared.value.clone(),
+        why,
+    })
 }
 
 /// What a policy makes of single values.

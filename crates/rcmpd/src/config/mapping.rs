@@ -8,9 +8,8 @@ use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::{
     AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
 };
-use rcmp_service::{Binding, Form, Method, Policy, Validation};
+use rcmp_service::{Binding, Form, Policy, Validation};
 use serde::Deserialize;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -218,18 +217,16 @@ impl Checker<'_> {
             ("casefold", Comparison::Casefold),
             ("exact", Comparison::Exact),
         ];
+        let standard = Policy::default();
         let policy = Policy {
-            methods: self
-                .methods(&section.methods)
-                .unwrap_or(Method::Upn.flag().with(Method::Subject.flag())),
+            methods: self.methods(&section.methods).unwrap_or(standard.methods),
             binding,
-            backdating_s: section.backdating_s.unwrap_or(BACKDATING_S),
+            backdating_s: section.backdating_s.unwrap_or(standard.backdating_s),
             validation,
             grants: section
                 .grant
                 .as_ref()
                 .map_or_else(|| Grants::standard(validation), |grants| self.grants(grants)),
-            authorities: HashMap::new(),
             comparison: word(self, &section.comparison, &comparisons, Comparison::Windows, "comparison"),
             // Names are indexed without regard to case; what is wider cannot be looked up.
             name_comparison: word(
@@ -251,7 +248,7 @@ impl Checker<'_> {
             ),
             tell_restrictions: section.tell_restrictions.unwrap_or(false),
             identity_sid: self.identity_sid(&section.identity_sid),
-            revision: 1,
+            ..standard
         };
         let trust = self.trust(&span, &section, validation);
         let authorities = section.authority.iter().flatten();
@@ -525,9 +522,6 @@ impl Checker<'_> {
     }
 }
 
-/// As Windows has it, `CertificateBackdatingCompensation`: authorities date certificates ten minutes back, so that clocks
-/// need not agree.
-const BACKDATING_S: u64 = 600;
 /// Lists of a large authority are renewed every few hours; a look at a file costs nothing.
 const CRL_REFRESH_S: u64 = 300;
 /// id-kp-clientAuth (RFC 5280 4.2.1.12).

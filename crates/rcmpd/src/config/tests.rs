@@ -67,10 +67,18 @@ fn whatever_is_wrong_is_said() {
         ("anchors", "name_comparison = \"windows\"\nanchors", "this is not a comparison of names"),
         ("anchors", "sha1_pukey = \"key\"\nanchors", "this is not a reading of SHA1-PUKEY"),
         ("anchors", "grant = [\"smell\"]\nanchors", "this is not a form"),
-        ("anchors", "grant = [{ form = \"upn\", for = [\"all\"] }]\nanchors", "\"all\" does not say for whom"),
+        (
+            "anchors",
+            "grant = [{ form = \"upn\", for = [\"all\"] }]\nanchors",
+            "\"all\" does not say for whom",
+        ),
         ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
         ("[client]", "[[mapping.authority]]\n[client]", "missing field `certificate`"),
-        ("[client]", "[[mapping.authority]]\ncertificate = \"a\"\nsmell = 1\n[client]", "unknown field `smell`"),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nsmell = 1\n[client]",
+            "unknown field `smell`",
+        ),
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nstrong_names = [{ policies = [\"x\"], names = \"@a\" }]\n[client]",
@@ -131,7 +139,8 @@ fn whatever_is_wrong_is_said() {
 
 #[test]
 fn a_shadow_is_the_live_policy_but_for_what_it_says() {
-    let text = GOOD.replace("[client]", "[mapping.shadow]\nbinding = \"compat\"\nbackdating_s = 60\n[client]");
+    let text =
+        GOOD.replace("[client]", "[mapping.shadow]\nbinding = \"compat\"\nbackdating_s = 60\n[client]");
     let live = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").mapping.expect("it is there");
     let shadow = live.shadow.as_ref().expect("it is there");
     assert_eq!((live.policy.binding, live.policy.backdating_s), (Binding::Full, 600));
