@@ -114,6 +114,25 @@ impl Demo {
         finish(command)
     }
 
+    /// Runs a line as a user pastes it into a shell in the folder.
+    pub fn paste(&self, line: &str) -> Finished {
+        let binary = binary();
+        let folder = binary.parent().expect("a binary is in a folder").display().to_string();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).env("PATH", format!("{folder}:{path}")).current_dir(self.path(""));
+        finish(command)
+    }
+
+    /// Binds carol's certificate to her account, by the line that the explanation of her refusal gives.
+    pub fn with_carol(self) -> Self {
+        let explained =
+            self.rcmpd(&["explain", "certs/carol.pem", "-c", "rcmpd.toml", "--json"]).code(3).json();
+        let line = explained["remedies"][0]["command"].as_str().expect("there is a line").to_owned();
+        self.paste(&line).code(0);
+        self
+    }
+
     /// Serves it.
     pub fn serve(self) -> Service {
         self.serve_with(&[])
@@ -254,6 +273,23 @@ impl Service {
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .expect("health listens");
         let text = std::io::read_to_string(stream).expect("health answers");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0), body.to_owned())
+    }
+
+    /// POST to the admin port: status and body. A host among the headers takes the place of the usual one.
+    pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+        let mut stream = std::net::TcpStream::connect(self.admin).expect("the admin port is served");
+        let mut head =
+            format!("POST {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head.push_str(&format!("Host: {}\r\n", self.admin));
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        write!(stream, "{head}\r\n{body}").expect("the admin port listens");
+        let text = std::io::read_to_string(stream).expect("the admin port answers");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
         (head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0), body.to_owned())
     }

@@ -151,6 +151,11 @@ impl Form {
         )
     }
 
+    /// Whether it says who the issuer is by a name.
+    pub const fn names_issuer(self) -> bool {
+        matches!(self, Self::IssuerSubject | Self::IssuerSerial | Self::IssuerSid | Self::Issuer)
+    }
+
     /// Whether it only proposes an account, which something strong then has to confirm, whatever the binding.
     pub const fn is_proposal(self) -> bool {
         matches!(self, Self::Subject | Self::Rfc822)

@@ -309,6 +309,8 @@ pub struct Rules<'a> {
     pub strong_names: &'a [StrongName],
     grants: Vec<&'a Grants>,
     verified: bool,
+    /// Whether the issuer's name says which issuer it is.
+    issuer_is_named: bool,
 }
 
 impl Policy {
@@ -321,8 +323,9 @@ impl Policy {
     }
 
     /// The rules for a certificate whose verified path has these authorities, the issuing one first; `None` when chains are not
-    /// verified.
-    pub fn rules(&self, path: Option<&[KeyId]>) -> Rules<'_> {
+    /// verified. `shares_name` tells of an authority whether another one, with another key, has its name: what names such an
+    /// issuer counts only where the operator granted it to that very authority.
+    pub fn rules(&self, path: Option<&[KeyId]>, shares_name: impl Fn(&KeyId) -> bool) -> Rules<'_> {
         let entries = || path.unwrap_or_default().iter().filter_map(|key| self.authorities.get(key));
         let mut grants: Vec<&Grants> = entries().filter_map(|entry| entry.grants.as_ref()).collect();
         if grants.is_empty() {
@@ -340,6 +343,10 @@ impl Policy {
                 .map_or(&[], |entry| entry.strong_names.as_slice()),
             grants,
             verified: path.is_some(),
+            issuer_is_named: path.and_then(<[KeyId]>::first).is_none_or(|issuer| {
+                let granted = self.authorities.get(issuer).is_some_and(|entry| entry.grants.is_some());
+                granted || !shares_name(issuer)
+            }),
         }
     }
 }
@@ -347,12 +354,16 @@ impl Policy {
 impl Rules<'_> {
     /// Whether a form counts for this account. A strong one never does without a verified chain.
     pub fn allow(&self, form: Form, record: &Record) -> bool {
-        (self.verified || !form.is_strong()) && self.grants.iter().all(|grants| grants.allow(form, record))
+        self.is_sound(form) && self.grants.iter().all(|grants| grants.allow(form, record))
     }
 
     /// Whether a form counts for anybody.
     pub fn mention(&self, form: Form) -> bool {
-        (self.verified || !form.is_strong()) && self.grants.iter().all(|grants| grants.mention(form))
+        self.is_sound(form) && self.grants.iter().all(|grants| grants.mention(form))
+    }
+
+    fn is_sound(&self, form: Form) -> bool {
+        (self.verified || !form.is_strong()) && (self.issuer_is_named || !form.names_issuer())
     }
 
     /// Whether the chain was verified.

@@ -8,10 +8,11 @@ use crate::message::{MappingFlags, Request};
 use crate::policy::{Policy, Rules, Unsupported, Validation};
 use crate::reason::Reason;
 use crate::trace::{NoTrace, Step, Trace};
-use crate::trust::{Nonce, Path, Revocation, Trust};
+use crate::trust::{Authority, KeyId, Nonce, Path, Revocation, Trust};
 use account_store::{AccountStore, BoxFuture, Matches, Record};
 use bytes::Bytes;
 use dtyp::{FileTime, NtStatus, Sid};
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -81,6 +82,7 @@ pub struct Mapper {
     responder: Option<Arc<dyn OcspTransport>>,
     store: Arc<dyn AccountStore>,
     server: String,
+    shared_names: HashSet<KeyId>,
     cache: answer::Cache,
 }
 
@@ -126,12 +128,23 @@ impl Mapper {
         if trust.is_some() != (policy.validation != Validation::Off) {
             return Err(Unsupported::Trust);
         }
-        Ok(Self { policy, trust, responder, store, server, cache: answer::Cache::default() })
+        let shared_names = trust.as_deref().map(shared_names).unwrap_or_default();
+        Ok(Self { policy, trust, responder, store, server, shared_names, cache: answer::Cache::default() })
     }
 
     /// The policy.
     pub const fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The rules for a certificate whose verified path has these authorities.
+    pub fn rules(&self, path: Option<&[KeyId]>) -> Rules<'_> {
+        self.policy.rules(path, |key| self.shared_names.contains(key))
+    }
+
+    /// Authorities whose name another one has, too, with another key.
+    pub const fn shared_names(&self) -> &HashSet<KeyId> {
+        &self.shared_names
     }
 
     /// What chains are verified by.
@@ -204,7 +217,7 @@ impl Mapper {
         let certificate =
             Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
         let path = self.verify(&certificate, now, trace).await?;
-        let rules = self.policy.rules(path.as_ref().map(|path| path.authorities.as_slice()));
+        let rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
         if !allowed(rules.methods) {
             return Err(Reason::AuthorityNotAllowed);
         }
@@ -353,6 +366,13 @@ impl Mapper {
             false => Ok(one),
         }
     }
+}
+
+/// The authorities that do not have their name alone. A new key under an old name is one of them.
+fn shared_names(trust: &Trust) -> HashSet<KeyId> {
+    let shares =
+        |one: &Authority| trust.authorities().any(|other| other.name == one.name && other.key != one.key);
+    trust.authorities().filter(|authority| shares(authority)).map(|authority| authority.key).collect()
 }
 
 /// Gives the mapper of the moment, so that a reload changes answers without stopping them.

@@ -231,7 +231,7 @@ impl<'a> Rules<'a> {
         let granted = |form: &Form| match mapper.trust() {
             None => !form.is_strong(),
             Some(trust) => {
-                trust.authorities().any(|authority| policy.rules(Some(&[authority.key])).mention(*form))
+                trust.authorities().any(|authority| mapper.rules(Some(&[authority.key])).mention(*form))
             }
         };
         Self {

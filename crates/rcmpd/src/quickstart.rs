@@ -16,6 +16,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use time::{Duration, OffsetDateTime};
 
 /// What was made.
 #[derive(Debug)]
@@ -129,8 +130,17 @@ fn name(unit: Option<&str>, common_name: &str) -> DistinguishedName {
     name
 }
 
-fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
+/// A certificate that is good from a little ago, as authorities do because of clocks, for ten years.
+fn params() -> CertificateParams {
+    let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
+    params.not_before = now - Duration::minutes(5);
+    params.not_after = now + Duration::days(3650);
+    params
+}
+
+fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut params = params();
     params.distinguished_name = name(None, "Contoso Demo CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -143,7 +153,7 @@ fn certificate(
     sid: &Sid,
     ca: &CertifiedIssuer<'_, KeyPair>,
 ) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
-    let mut params = CertificateParams::default();
+    let mut params = params();
     let common_name = match who {
         "alice" => "Alice Adams",
         "bob" => "Bob Baker",

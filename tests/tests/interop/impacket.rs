@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 #[test]
 fn each_demo_certificate_gets_its_answer() {
-    let service = Demo::new().serve();
+    let service = Demo::new().with_carol().serve();
     let questions: Vec<Value> = ACCOUNTS.iter().map(|account| question(&service, account.who)).collect();
     let done = impacket(&service, json!({ "capabilities": [1, 2], "questions": questions }));
     assert_eq!(done["error"], Value::Null, "{done:#}");

@@ -12,7 +12,7 @@ const GROUP: u32 = 0x7;
 const LOCAL_GROUP: u32 = 0x2000_0007;
 
 fn every_account(variant: Value, transfer_syntax: &str) {
-    let service = Demo::new().serve_alone();
+    let service = Demo::new().with_carol().serve_alone();
     let mut questions: Vec<Value> = ACCOUNTS.iter().map(|account| question(&service, account.who)).collect();
     questions.push(question(&service, "mallory"));
     let mut input = json!({ "capabilities": [1], "questions": questions });

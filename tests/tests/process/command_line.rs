@@ -26,7 +26,7 @@ fn names(list: &Value) -> Vec<&str> {
 
 #[test]
 fn map_tells_account_groups_method_and_pac() {
-    let service = Demo::new().serve();
+    let service = Demo::new().with_carol().serve();
     for (who, account, method) in [
         ("alice", "alice", "upn"),
         ("bob", "bob", "subject"),
@@ -165,7 +165,7 @@ fn a_server_that_cannot_decide_does_not_say_no() {
 fn check_config_tells_good_wrong_and_unreadable_apart() {
     let demo = Demo::new();
     run(&demo, &["check-config"]).code(0);
-    demo.edit(|text| text.replace("binding    = \"off\"", "bidning    = \"off\""));
+    demo.edit(|text| text.replace("binding    = \"full\"", "bidning    = \"full\""));
     let done = run(&demo, &["check-config"]).code(1);
     assert!(done.stderr.contains("bidning") && done.stderr.contains("rcmpd.toml:"), "{done:?}");
     let done = run(&demo, &["check-config", "--json"]).code(1).json();
@@ -282,6 +282,11 @@ fn a_change_counts_from_the_next_question_on() {
     let service = Demo::new().serve();
     service.map("mallory").code(3);
     run(&service, &["account", "add", "mallory", "--upn", "mallory@contoso.example"]).code(0);
+    // A name is not enough; the line that binds the certificate is.
+    service.map("mallory").code(3);
+    let explained = run(&service, &["explain", "certs/mallory.pem", "--json"]).code(3).json();
+    assert_eq!(explained["reason"], "no_strong_mapping");
+    service.paste(explained["remedies"][0]["command"].as_str().unwrap()).code(0);
     assert_eq!(service.map("mallory").code(0).json()["account"], "mallory");
     run(&service, &["account", "set", "mallory", "--disable"]).code(0);
     service.map("mallory").code(3);
@@ -304,9 +309,10 @@ fn explain_says_why_without_asking_anybody() {
     let done = run(&demo, &["explain", "certs/mallory.pem", "--json"]);
     assert_eq!(done.code, 3, "{done:?}");
     assert_eq!(done.json()["status"]["name"], "STATUS_LOGON_FAILURE");
-    let tried: Vec<Value> =
-        done.json()["steps"].as_array().unwrap().iter().map(|step| step["method"].clone()).collect();
-    assert!(tried.contains(&json!("upn")) && tried.contains(&json!("subject")), "{tried:?}");
+    let explained = done.json();
+    let methods = explained["methods"].as_array().unwrap();
+    let states: Vec<&str> = methods.iter().map(|method| method["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["tried", "tried", "not_asked_for"]);
 }
 
 #[test]

@@ -88,7 +88,7 @@ async fn malformed(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_calls_are_each_answered_right_and_leave_nothing() {
-    let service = Demo::new().serve();
+    let service = Demo::new().with_carol().serve();
     let accounts = [
         ("alice", Some("alice")),
         ("bob", Some("bob")),

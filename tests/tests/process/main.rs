@@ -4,7 +4,9 @@
 
 mod audit;
 mod command_line;
+mod issuing;
 mod load;
 mod serving;
 mod stores;
+mod strong_mapping;
 mod telemetry;

@@ -231,8 +231,21 @@ fn no_secret_is_ever_written() {
 
 #[test]
 fn a_warning_says_what_is_not_checked() {
-    let service = Demo::new().serve();
-    assert!(service.log().contains("mapped by names alone"));
+    let strict = Demo::new().serve();
+    assert!(!strict.log().contains("WARN"), "{}", strict.log());
+    let demo = Demo::new();
+    demo.edit(|text| text.replace("binding    = \"full\"", "binding    = \"compat\""));
+    assert!(demo.serve().log().contains("Names alone are enough"));
+    let demo = Demo::new();
+    demo.edit(unverified);
+    assert!(demo.serve().log().contains("Certificates are not verified here"));
+}
+
+/// The policy that believes whatever it is asked.
+fn unverified(text: String) -> String {
+    text.replace("binding    = \"full\"", "binding    = \"off\"")
+        .replace("validation = \"chain\"", "validation = \"off\"")
+        .replace("anchors    = [\"certs/ca.pem\"]", "")
 }
 
 #[test]

@@ -86,7 +86,11 @@ rid = 5001
 issuers = [\"O=Contoso,CN=Contoso Demo CA\"]
 groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100, name = \"Partners\" }]";
     demo.edit(with_accounts_in(level));
-    demo.edit(|text| text.replace("[\"upn\", \"subject\"]", "[\"upn\", \"subject\", \"issuer\"]"));
+    // An issuer is all there is to go by: that is weak, and granted to nobody who was not asked for.
+    demo.edit(|text| {
+        text.replace("[\"upn\", \"subject\"]", "[\"issuer\"]")
+            .replace("binding    = \"full\"", "binding    = \"off\"\ngrant      = [\"issuer\"]")
+    });
     let mut service = demo.serve();
     let ask = |service: &rcmpd_tests::Service| {
         let certificate = service.certificate("carol");

@@ -201,7 +201,7 @@ impl Explanation {
             _ => None,
         });
         let policy = mapper.policy();
-        let rules = policy.rules(path);
+        let rules = mapper.rules(path);
         let forms = Form::ALL.into_iter().filter(|form| rules.mention(*form));
         let methods = Method::ALL.into_iter().filter(|method| rules.methods.contains(method.flag()));
         let mapped = answer.mapped.as_ref();

@@ -181,7 +181,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
         Step::Chain { path: Ok(path) } => Some(path.as_slice()),
         _ => None,
     });
-    let rules = policy.rules(path);
+    let rules = advice.mapper.rules(path);
     if !rules.is_verified() {
         return vec![Remedy::told(
             "no strong form counts without a verified chain: use validation = \"chain\" and name the anchors; or store the \

@@ -25,7 +25,7 @@ use netlogon_transport::server::{
     NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts, SystemEnvironment,
 };
 use rcmp_service::message::PACKAGE_NAME;
-use rcmp_service::{Binding, Policy, Validation};
+use rcmp_service::{Binding, Mapper, Policy, Validation};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -152,6 +152,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         tokio::spawn(http::serve(listener, shared));
     }
     warn_of_weakness(&mapping.policy);
+    warn_of_names(&current.0.load().live);
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     signals(path, &Running { config: &config, machines: &machines, current: &current, audit: &audit })
@@ -209,6 +210,21 @@ fn warn_of_weakness(policy: &Policy) {
             validation,
             "Names alone are enough: whoever gets a configured authority to write a name into a certificate becomes that account"
         );
+    }
+}
+
+/// Says which authorities cannot be told apart by name.
+fn warn_of_names(mapper: &Mapper) {
+    let authorities = mapper.trust().into_iter().flat_map(|trust| trust.authorities());
+    for authority in authorities.filter(|authority| mapper.shared_names().contains(&authority.key)) {
+        if mapper.policy().authorities.get(&authority.key).is_none_or(|entry| entry.grants.is_none()) {
+            warn!(
+                subject = authority.subject,
+                key = %authority.key,
+                "Another authority has the same name: mappings that name it do not count for this one, unless a \
+                 [[mapping.authority]] for it grants them"
+            );
+        }
     }
 }
 
@@ -270,6 +286,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     let deciders = Deciders::load(mapping, revision, accounts, &new.server).await?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
+    warn_of_names(&deciders.live);
     running.current.0.store(Arc::new(deciders));
     warn_of_weakness(&mapping.policy);
     Ok(revision)
