@@ -96,8 +96,13 @@ impl<'a> Certificate<'a> {
             None => 1,
         };
         let serial = tbs.expect("serialNumber", der::INTEGER)?;
-        if serial.contents.is_empty() {
-            return Err(tbs.error("serialNumber", DecodeErrorKind::Truncated));
+        match serial.contents {
+            [] => return Err(tbs.error("serialNumber", DecodeErrorKind::Truncated)),
+            // An octet that says nothing but the sign, which the next one says too (X.690 8.3.2).
+            [0x00, 0x00..=0x7f, ..] | [0xff, 0x80..=0xff, ..] => {
+                return Err(tbs.error("serialNumber", DecodeErrorKind::BadValue));
+            }
+            _ => {}
         }
         tbs.expect("signature", der::SEQUENCE)?;
         let issuer = tbs.expect("issuer", der::SEQUENCE)?;
