@@ -12,7 +12,8 @@ pub fn check(bytes: &[u8]) {
     let Ok(ours) = Certificate::parse(bytes) else { return };
     let names = ours.alternative_names();
     let identifier = ours.subject_key_identifier();
-    let _ = ours.sid();
+    let policies = ours.policies();
+    let _ = (ours.sid(), ours.alternative_sids());
     for name in [ours.issuer_name(), ours.subject_name()].into_iter().flatten() {
         crate::name::round_trip(&name);
     }
@@ -45,6 +46,12 @@ pub fn check(bytes: &[u8]) {
             ParsedExtension::SubjectKeyIdentifier(theirs) => {
                 if let Ok(ours) = identifier {
                     assert_eq!(ours, Some(theirs.0));
+                }
+            }
+            ParsedExtension::CertificatePolicies(theirs) => {
+                let theirs: Vec<_> = theirs.iter().map(|policy| policy.policy_id.as_bytes()).collect();
+                if let Ok(ours) = &policies {
+                    assert_eq!(ours, &theirs);
                 }
             }
             _ => {}

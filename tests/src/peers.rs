@@ -1,4 +1,4 @@
-//! The foreign peers: Impacket and Samba as clients, Samba's domain controller as a server.
+//! The foreign peers: Impacket and Samba as clients, Samba's domain controller as a server, OpenSSL and SSSD as readers of certificates.
 //!
 //! Each client is a Python script that takes one JSON object and prints one; the scripts say what is in them.
 
@@ -89,6 +89,29 @@ pub fn question(service: &Service, who: &str) -> Value {
 /// A question with more in it.
 pub fn question_with(service: &Service, who: &str, more: Value) -> Value {
     with(question(service, who), more)
+}
+
+/// What `openssl x509 -noout` prints of a DER certificate with these arguments; `None` when OpenSSL refuses it.
+pub fn openssl_x509(certificate: &[u8], arguments: &[&str]) -> Option<Vec<u8>> {
+    let mut command = Command::new("openssl");
+    command.args(["x509", "-inform", "DER", "-noout"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("openssl starts: tests/peers/install");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // It may have seen enough before the end.
+    let _ = stdin.write_all(certificate);
+    drop(stdin);
+    let done = child.wait_with_output().expect("openssl ends");
+    done.status.success().then_some(done.stdout)
+}
+
+/// What SSSD makes of each certificate (in hex) by each of its mapping rules; null where it makes nothing.
+#[track_caller]
+pub fn sssd(certificates: &[String], rules: &[&str]) -> Vec<Vec<Option<String>>> {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", SAMBA_PYTHON]);
+    let answer = run(command, "certmap.py", &json!({ "certificates": certificates, "rules": rules }));
+    serde_json::from_value(answer).expect("a list for each certificate")
 }
 
 /// A Samba AD DC in namespaces of its own; it ends with this value.

@@ -6,7 +6,15 @@ mod domain_controller;
 mod endpoint_mapper;
 mod hostile;
 mod impacket;
+mod oracles;
 mod samba;
+
+// The tables of rcmp-service and their notation: the oracles here answer them too.
+#[path = "../../../crates/rcmp-service/tests/tables/differences.rs"]
+mod differences;
+#[expect(dead_code, reason = "each suite uses its part of it")]
+#[path = "../../../crates/rcmp-service/tests/tables/notation.rs"]
+mod notation;
 
 use rcmpd_tests::Service;
 
