@@ -10,8 +10,6 @@ use std::fs;
 /// Somebody who issues certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate, PEM.
-    pub(crate) pem: String,
 }
 
 /// What is in a certificate.
@@ -37,15 +35,12 @@ impl Authority {
     /// The demo's own.
     pub(crate) fn of(demo: &Demo) -> Self {
         let key = fs::read_to_string(demo.path("certs/ca.key")).unwrap();
-        let pem = fs::read_to_string(demo.path("certs/ca.pem")).unwrap();
-        Self { issuer: Issuer::new(authority_params(), KeyPair::from_pem(&key).unwrap()), pem }
+        Self { issuer: Issuer::new(authority_params(), KeyPair::from_pem(&key).unwrap()) }
     }
 
     /// Another one that calls itself the same.
     pub(crate) fn impostor() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let pem = authority_params().self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(authority_params(), key), pem }
+        Self { issuer: Issuer::new(authority_params(), KeyPair::generate().unwrap()) }
     }
 
     /// Issues a certificate into the demo's folder, as `certs/NAME.pem`.
