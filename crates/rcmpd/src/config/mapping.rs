@@ -387,6 +387,8 @@ impl Checker<'_> {
             "smartcard-logon" => SMART_CARD_LOGON,
             "server-auth" => "1.3.6.1.5.5.7.3.1",
             "pkinit-client" => "1.3.6.1.5.2.3.4",
+            "pkinit-kdc" => "1.3.6.1.5.2.3.5",
+            "any" => "2.5.29.37.0",
             dotted => dotted,
         };
         let oid = object_identifier(dotted);
@@ -394,7 +396,8 @@ impl Checker<'_> {
             self.problem(
                 name.span(),
                 "this is not a key purpose",
-                "use \"client-auth\", \"smartcard-logon\", \"server-auth\", \"pkinit-client\" or a dotted object identifier",
+                "use \"client-auth\", \"smartcard-logon\", \"server-auth\", \"pkinit-client\", \"pkinit-kdc\", \"any\" or a dotted object \
+                 identifier",
             );
         }
         oid

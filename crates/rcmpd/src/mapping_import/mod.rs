@@ -437,15 +437,10 @@ impl Scope {
         self.suffixes.is_none() && self.forms.iter().any(|form| form.weakness().is_some())
     }
 
-    /// The value of `grant`.
+    /// The value of `grant`: what the rule goes by, and what may prove it.
     fn grant(&self) -> String {
-        if let Some(suffixes) = &self.suffixes {
-            let suffixes: Vec<_> = suffixes.iter().map(String::as_str).collect();
-            return format!("[{{ form = \"upn\", for = {} }}]", list(&suffixes));
-        }
-        let mut words: Vec<_> =
-            self.forms.iter().filter(|form| form.weakness().is_none()).map(|form| form.word()).collect();
-        if self.wants_proof() {
+        let mut words: Vec<_> = self.forms.iter().map(|form| form.word()).collect();
+        if self.forms.iter().any(|form| form.weakness().is_some()) {
             // By one of these.
             for word in ["issuer-serial", "sid"] {
                 if !words.contains(&word) {
@@ -453,26 +448,25 @@ impl Scope {
                 }
             }
         }
-        list(&words)
+        let Some(suffixes) = &self.suffixes else { return list(&words) };
+        let suffixes: Vec<_> = suffixes.iter().map(String::as_str).collect();
+        let grants =
+            words.iter().map(|word| format!("{{ form = {}, for = {} }}", quoted(word), list(&suffixes)));
+        format!("[{}]", grants.collect::<Vec<_>>().join(", "))
     }
 
     fn tell(&self, dialect: Dialect, authorities: &[KnownAuthority], told: &mut Told) {
         if let Some(suffixes) = &self.suffixes {
             let names = suffixes.join(", ");
             match self.authority.and_then(|authority| authorities.get(authority)) {
-                Some(authority) => told.note(format!(
-                    "a user principal name in {names} is believed when {} certifies it, as the rule believed it; nothing else is",
-                    authority.file
-                )),
+                Some(authority) => {
+                    told.note(format!("{} certifies for accounts in {names}, and for no others", authority.file));
+                }
                 None => told.note(format!(
-                    "the rule names no issuer: a user principal name in {names} is believed whichever trusted authority certifies it; \
-                     name one by <ISSUER> to hold the others back"
+                    "the rule names no issuer: any configured authority certifies for accounts in {names}; name one by <ISSUER> to \
+                     hold the others back"
                 )),
             }
-            return;
-        }
-        if self.methods().contains(&Method::Upn) {
-            told.note("the method upn looks up user principal names and DNS names both");
         }
         for form in &self.forms {
             if let Some(weakness) = form.weakness() {

@@ -40,24 +40,26 @@ const fn fragment(methods: &'static str, rest: &'static str) -> Fragment {
 #[rustfmt::skip]
 fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
     const STORED: &str = "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n";
-    const PROVED: &str = "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\", \"sid\"]\n";
-    const NAMES: &str = "extended_key_usage = [\"client-auth\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }]\n";
+    macro_rules! proved {
+        ($words:literal) => { concat!("extended_key_usage = [\"client-auth\"]\ngrant = [", $words, ", \"issuer-serial\", \"sid\"]\n") };
+    }
+    const NAMES: &str = "extended_key_usage = [\"client-auth\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n";
     vec![
         // sss_certmap: mapping rules, behind the default matching rule.
         (Sssd, STRONG.into(), fragment(r#"["subject"]"#, STORED), vec!["without a matching rule", "digitalSignature"]),
-        (Sssd, WEAK.into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "issuer and subject alone"]),
-        (Sssd, UPN.into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "names both", "a user principal name alone"]),
-        (Sssd, "map: (userPrincipal={subject_principal})".into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "PKINIT", "names both", "alone"]),
-        (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad}<S>{subject_dn!ad})".into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "alone"]),
-        (Sssd, "map: (altSecurityIdentities=X509:<S>{subject_dn!ad_x500})".into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "a subject alone"]),
-        (Sssd, "map: (altSecurityIdentities=X509:<RFC822>{subject_rfc822_name})".into(), fragment(r#"["subject"]"#, PROVED), vec!["without", "digitalSignature", "a mail address alone"]),
-        (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500})".into(), fragment(r#"["issuer"]"#, PROVED), vec!["without", "digitalSignature", "issuer's name alone"]),
+        (Sssd, WEAK.into(), fragment(r#"["subject"]"#, proved!(r#""issuer-subject""#)), vec!["without", "digitalSignature", "issuer and subject alone"]),
+        (Sssd, UPN.into(), fragment(r#"["upn"]"#, proved!(r#""upn""#)), vec!["without", "digitalSignature", "a user principal name alone"]),
+        (Sssd, "map: (userPrincipal={subject_principal})".into(), fragment(r#"["upn"]"#, proved!(r#""upn""#)), vec!["without", "digitalSignature", "PKINIT", "alone"]),
+        (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad}<S>{subject_dn!ad})".into(), fragment(r#"["subject"]"#, proved!(r#""issuer-subject""#)), vec!["without", "digitalSignature", "alone"]),
+        (Sssd, "map: (altSecurityIdentities=X509:<S>{subject_dn!ad_x500})".into(), fragment(r#"["subject"]"#, proved!(r#""subject""#)), vec!["without", "digitalSignature", "a subject alone"]),
+        (Sssd, "map: (altSecurityIdentities=X509:<RFC822>{subject_rfc822_name})".into(), fragment(r#"["subject"]"#, proved!(r#""rfc822""#)), vec!["without", "digitalSignature", "a mail address alone"]),
+        (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500})".into(), fragment(r#"["issuer"]"#, proved!(r#""issuer""#)), vec!["without", "digitalSignature", "issuer's name alone"]),
         (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<SHA1-PUKEY>{cert!sha1_u})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nsha1_pukey = \"thumbprint\"\ngrant = [\"sha1-pukey\"]\n"), vec!["without", "digitalSignature"]),
         (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SID>{sid})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-sid\"]\n"), vec!["without", "digitalSignature"]),
         (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SR>{serial_number!hex_r})".into(), fragment(r#"["subject"]"#, STORED), vec!["without", "digitalSignature", "LDAPU1 only"]),
-        (Sssd, "map: (servicePrincipalName=host/{subject_dns_name})".into(), fragment(r#"["upn"]"#, PROVED), vec!["without", "digitalSignature", "names both", "a DNS name alone"]),
+        (Sssd, "map: (servicePrincipalName=host/{subject_dns_name})".into(), fragment(r#"["upn"]"#, proved!(r#""dns""#)), vec!["without", "digitalSignature", "a DNS name alone"]),
         (Sssd, "map: (|(userPrincipalName={subject_nt_principal})(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<S>{subject_dn!ad_x500}))".into(),
-            fragment(r#"["upn", "subject"]"#, PROVED), vec!["without", "digitalSignature", "names both", "a user principal name alone", "issuer and subject alone"]),
+            fragment(r#"["upn", "subject"]"#, proved!(r#""upn", "issuer-subject""#)), vec!["without", "digitalSignature", "a user principal name alone", "issuer and subject alone"]),
         // Matching rules.
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}"), fragment(r#"["subject"]"#, STORED), vec![]),
         (Sssd, format!("match: KRB5:<KU>digitalSignature<EKU>clientAuth\n{STRONG}"), fragment(r#"["subject"]"#, STORED), vec!["digitalSignature"]),
@@ -73,26 +75,26 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
             fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/\\\"new\\\" \\\\ key.pem\"\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         (Sssd, "match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmap: LDAPU1:(altSecurityIdentities=X509:<SKI>{subject_key_id!hex_u})".into(),
             fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"subject\"]\ngrant = [\"ski\"]\n"), vec![]),
-        (Sssd, format!("match: <SAN:ntPrincipalName>.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["names no issuer"]),
-        (Sssd, format!("match: <SAN>^.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["PKINIT", "names no issuer"]),
+        (Sssd, format!("match: <SAN:ntPrincipalName>.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["names no issuer", "alone"]),
+        (Sssd, format!("match: <SAN>^.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["PKINIT", "names no issuer", "alone"]),
         (Sssd, format!("match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<SAN:ntPrincipalName>@contoso\\.example$<EKU>clientAuth\n{UPN}"),
-            fragment(r#"["upn"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }]\n"), vec!["certs/my.pem certifies"]),
+            fragment(r#"["upn"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n"), vec!["certs/my.pem certifies", "alone"]),
         // Sections: priorities make the order, an authority's rule stands before the general one, other sections are not read.
         (Sssd, format!("[sssd]\nservices = nss\n# rules\n[certmap/my.domain/general]\nmatchrule = <EKU>clientAuth\nmaprule = {}\npriority = 20\n\n[certmap/my.domain/ca]\nmatchrule = <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmaprule = {}\ndomains = my.domain, your.domain\npriority = 10\n", &STRONG[5..], &UPN[5..]),
-            fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "names both", "alone"]),
+            fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "alone"]),
         // Rules that differ in one condition are alternatives.
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}\nmatch: <EKU>msScLogin\n{STRONG}"), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\", \"smartcard-logon\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         // MIT Kerberos.
-        (Mit, "<EKU>clientAuth<KU>digitalSignature".into(), fragment(r#"["upn"]"#, PROVED), vec!["digitalSignature", "chooses", "names both", "alone"]),
+        (Mit, "<EKU>clientAuth<KU>digitalSignature".into(), fragment(r#"["upn"]"#, proved!(r#""upn""#)), vec!["digitalSignature", "chooses", "alone"]),
         (Mit, "pkinit_cert_match = &&<EKU>msScLogin<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$".into(),
-            fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["chooses", "names both", "alone"]),
+            fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
         (Mit, "[realms]\n  CONTOSO.EXAMPLE = {\n    kdc = dc1\n    pkinit_anchors = FILE:/ca.pem\n    pkinit_require_crl_checking = true\n    pkinit_cert_match = ||<SAN>.*@contoso\\.example$<SAN>.*@EXAMPLE\\.COM$\n  }\n".into(),
-            Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, "grant = [{ form = \"upn\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }]\n") }, vec!["pkinit_anchors", "PKINIT", "chooses", "names no issuer", "no extended"]),
-        (Mit, "<EKU>msScLogin\n<EKU>clientAuth\n".into(), fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\", \"client-auth\"]\ngrant = [\"issuer-serial\", \"sid\"]\n"), vec!["chooses", "names both", "alone"]),
+            Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, "grant = [{ form = \"upn\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }, { form = \"sid\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }]\n") }, vec!["pkinit_anchors", "PKINIT", "chooses", "names no issuer", "alone", "no extended"]),
+        (Mit, "<EKU>msScLogin\n<EKU>clientAuth\n".into(), fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\", \"client-auth\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
         // Keycloak.
-        (Keycloak, "Subject's Alternative Name otherName (UPN) = (.*)".into(), fragment(r#"["upn"]"#, "grant = [\"issuer-serial\", \"sid\"]\n"), vec!["user principal name", "names both", "alone"]),
+        (Keycloak, "Subject's Alternative Name otherName (UPN) = (.*)".into(), fragment(r#"["upn"]"#, "grant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["user principal name", "alone"]),
         (Keycloak, r#"{"alias":"x509","config":{"x509-cert-auth.mapping-source-selection":"Subject's Alternative Name otherName (UPN)","x509-cert-auth.regular-expression":"(.*?)(?:$)","x509-cert-auth.mapper-selection":"Username or Email","x509-cert-auth.extendedkeyusage":"1.3.6.1.5.5.7.3.2","x509-cert-auth.keyusage":"digitalSignature","x509-cert-auth.crl-checking-enabled":"true","x509-cert-auth.crl-relative-path":"crl.pem","x509-cert-auth.crldp-checking-enabled":"true","x509-cert-auth.ocsp-checking-enabled":"false","x509-cert-auth.timestamp-validation-enabled":"false"}}"#.into(),
-            Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, PROVED) }, vec!["never followed", "crl.pem", "digitalSignature", "dates are always checked", "user principal name", "names both", "alone"]),
+            Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, proved!(r#""upn""#)) }, vec!["never followed", "crl.pem", "digitalSignature", "dates are always checked", "user principal name", "alone"]),
         (Keycloak, r#"{"authenticatorConfig":[{"alias":"idp","config":{"defaultProvider":"x"}},{"alias":"x509","config":{"x509-cert-auth.mapping-source-selection":"Certificate Serial Number and IssuerDN","x509-cert-auth.mapper-selection":"Custom Attribute Mapper","x509-cert-auth.mapper-selection.user-attribute-name":"serial##issuer","x509-cert-auth.serialnumber-hex-enabled":true}}]}"#.into(),
             fragment(r#"["subject"]"#, "grant = [\"issuer-serial\"]\n"), vec!["has to be converted"]),
     ]
@@ -219,6 +221,18 @@ fn refused() -> Vec<(Dialect, String, Vec<Told>)> {
     ]
 }
 
+/// What is printed is understood where it is pasted, once the authorities that are believed are named.
+fn is_a_mapping(fragment: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("mapping.toml");
+    let trust = match fragment.contains("chain+crl") {
+        true => "[mapping]\nanchors = [\"ca.pem\"]\ncrls = [\"ca.crl\"]\n",
+        false => "[mapping]\nanchors = [\"ca.pem\"]\n",
+    };
+    std::fs::write(&path, fragment.replacen("[mapping]\n", trust, 1)).expect("written");
+    crate::config::load_mapping(&path).unwrap_or_else(|error| panic!("{fragment}\n{error}"));
+}
+
 #[test]
 fn translates_what_can_be_expressed() {
     for (dialect, rules, fragment, notes) in translated() {
@@ -232,7 +246,7 @@ fn translates_what_can_be_expressed() {
             fragment.rest
         );
         assert_eq!(import.toml, expected, "{rules}");
-        toml::from_str::<toml::Table>(&import.toml).unwrap_or_else(|error| panic!("{rules}\n{error}"));
+        is_a_mapping(&import.toml);
         assert_eq!(import.notes.len(), notes.len(), "{rules}\n{:#?}", import.notes);
         for (note, part) in import.notes.iter().zip(notes) {
             assert!(note.contains(part), "{rules}\n{note}\n{part}");
