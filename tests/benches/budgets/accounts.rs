@@ -1,7 +1,10 @@
 //! A store of many accounts, each with a name for a certificate, in groups that are in groups.
 
 use account_store::{AccountStore, Matches, Query, SqliteStore};
-use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    SanType,
+};
 use rcmpd_tests::{Demo, Service};
 use std::fs::File;
 use std::future::Future;
@@ -22,6 +25,48 @@ pub(crate) struct Accounts {
     pub(crate) count: u32,
     template: Vec<u8>,
     name_at: usize,
+    /// Certificates that the demo's authority issued, where the service verifies them.
+    issued: Vec<Vec<u8>>,
+}
+
+/// Whether the service verifies chains and asks for more than names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// It does neither: what is measured is everything else.
+    Off,
+    /// It does both, as the quickstart has it.
+    Strict,
+}
+
+/// The demo's authority.
+pub(crate) fn authority(demo: &Demo) -> Issuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Contoso");
+    params.distinguished_name.push(DnType::CommonName, "Contoso Demo CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let key = std::fs::read_to_string(demo.path("certs/ca.key")).unwrap();
+    Issuer::new(params, KeyPair::from_pem(&key).unwrap())
+}
+
+/// A certificate by name for one of the accounts, with its SID or without.
+pub(crate) fn issue(issuer: &Issuer<'_, KeyPair>, key: &KeyPair, number: u32, sid: Option<&str>) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "Somebody");
+    let name = upn(number);
+    params.subject_alt_names =
+        vec![SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], name.as_str().into()))];
+    if let Some(sid) = sid {
+        let wrap = |tag: u8, contents: &[u8]| [&[tag, contents.len() as u8], contents].concat();
+        let id = [0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
+        let sid = format!("{sid}-{}", FIRST + number);
+        let content = wrap(0x30, &wrap(0xa0, &[&id[..], &wrap(0xa0, &wrap(0x04, sid.as_bytes()))].concat()));
+        params.custom_extensions = vec![
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 311, 25, 2], content),
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0x5a; FILLING]),
+        ];
+    }
+    params.signed_by(key, issuer).unwrap().der().to_vec()
 }
 
 fn upn(number: u32) -> String {
@@ -61,7 +106,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 impl Accounts {
     /// Imports so many into a demo's store.
-    pub(crate) fn import(demo: &Demo, count: u32) -> Self {
+    pub(crate) fn import(demo: &Demo, count: u32, policy: Policy) -> Self {
         let started = Instant::now();
         let mut out = BufWriter::new(File::create(demo.path("many.jsonl")).unwrap());
         lines(&mut out, &demo.domain_sid(), count);
@@ -78,11 +123,21 @@ impl Accounts {
         let template = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
         let name = TEMPLATE_NAME.as_bytes();
         let name_at = template.windows(name.len()).position(|window| window == name).unwrap();
-        Self { count, template, name_at }
+        let issued = match policy {
+            Policy::Off => Vec::new(),
+            Policy::Strict => {
+                let (issuer, key, sid) = (authority(demo), KeyPair::generate().unwrap(), demo.domain_sid());
+                (0..count).map(|number| issue(&issuer, &key, number, Some(&sid))).collect()
+            }
+        };
+        Self { count, template, name_at, issued }
     }
 
-    /// The certificate of one of them. Its signature is nobody's: the service does not look at it.
+    /// The certificate of one of them. Where the service does not look at its signature, it is nobody's.
     pub(crate) fn certificate(&self, number: u32) -> Vec<u8> {
+        if let Some(issued) = self.issued.get(number as usize) {
+            return issued.clone();
+        }
         let mut certificate = self.template.clone();
         let name = upn(number);
         certificate[self.name_at..self.name_at + name.len()].copy_from_slice(name.as_bytes());

@@ -9,10 +9,11 @@ mod accounts;
 mod cores;
 mod generator;
 mod kernels;
+mod rehearsal;
 mod table;
 mod transport;
 
-use accounts::Accounts;
+use accounts::{Accounts, Policy};
 use cores::apart;
 use generator::{Generator, together};
 use rcmpd_tests::{Demo, Service};
@@ -39,10 +40,17 @@ fn cpu_ns(process: u32, name: &str) -> u64 {
     times.sum()
 }
 
-fn serve(accounts: u32) -> (Service, Accounts) {
+fn serve(accounts: u32, policy: Policy) -> (Service, Accounts) {
     let demo = Demo::new();
+    if policy == Policy::Off {
+        demo.edit(|text| {
+            text.replace("binding    = \"full\"", "binding    = \"off\"")
+                .replace("validation = \"chain\"", "validation = \"off\"")
+                .replace("anchors    = [\"certs/ca.pem\"]", "")
+        });
+    }
     demo.edit(|text| text.replace("[rpc]\n", "[rpc]\nconnections_per_address_max = 5000\n"));
-    let accounts = Accounts::import(&demo, accounts);
+    let accounts = Accounts::import(&demo, accounts, policy);
     (apart(|| demo.serve_with(&[("TOKIO_WORKER_THREADS", "1")])), accounts)
 }
 
@@ -53,15 +61,18 @@ async fn main() {
     let mut table = Table::default();
     kernels::measure(&mut table);
     set_up(&mut table).await;
-    for size in sizes.split(',').map(|size| size.trim().parse().unwrap()) {
-        calls(&mut table, size).await;
+    let sizes: Vec<u32> = sizes.split(',').map(|size| size.trim().parse().unwrap()).collect();
+    for size in &sizes {
+        calls(&mut table, *size).await;
     }
+    strict(&mut table).await;
+    rehearsal::measure(&mut table, sizes.into_iter().max().unwrap_or(1000));
     println!("{table}");
 }
 
 /// Channels, idle connections and the process at rest.
 async fn set_up(table: &mut Table) {
-    let (service, accounts) = serve(10_000);
+    let (service, accounts) = serve(10_000, Policy::Off);
     let generator = Generator::new(&service).await;
     generator.run(1, 100, &accounts).await;
     table.row("process at rest, 10,000 accounts", service.resident_kib() as f64 / 1024.0, "MiB", Some(40.0));
@@ -87,8 +98,26 @@ async fn set_up(table: &mut Table) {
     drop(idle);
 }
 
+/// The same with verified chains and strong mapping. What a path costs the first time is in `crl` and `kernels`; here each
+/// certificate comes back.
+async fn strict(table: &mut Table) {
+    let (service, accounts) = serve(1000, Policy::Strict);
+    let generator = Generator::new(&service).await;
+    for (connections, budget) in [(8, Some(25.0)), (32, Some(18.0))] {
+        let each = least(async || {
+            let prepared = generator.prepare(connections, CALLS, &accounts).await;
+            let before = cpu_ns(service.pid(), "");
+            prepared.run().await;
+            (cpu_ns(service.pid(), "") - before) as f64 / 1000.0 / CALLS as f64
+        });
+        let what =
+            format!("the same with binding full, validation chain, {connections} connections, 1000 accounts");
+        table.row(&what, each.await, "µs", budget);
+    }
+}
+
 async fn calls(table: &mut Table, size: u32) {
-    let (service, accounts) = serve(size);
+    let (service, accounts) = serve(size, Policy::Off);
     let named = |what: &str| format!("{what}, {size} accounts");
     let (cached, cold) = accounts.look_ups(&service);
     table.row(&named("look-up, cached"), cached, "µs", Some(1.0));

@@ -207,7 +207,9 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
             let identity = identities.iter().find(|identity| Form::of(identity) == form)?;
             is_pasteable(identity).then(|| identity.to_string())
         });
-    let nearest = advice.nearest.as_ref().map(|miss| miss.account.as_str());
+    // Whose value only resembles the certificate's need not be whose certificate it is; whose value is a slip of it, is.
+    let nearest =
+        advice.nearest.as_ref().filter(|miss| miss.because.is_some()).map(|miss| miss.account.as_str());
     let account = name.or(nearest);
     let target = Target {
         account: account.unwrap_or("NAME"),
