@@ -152,7 +152,7 @@ fn values(account: &Account) -> impl Iterator<Item = Stored<'_>> {
         .map(move |(attribute, value)| Stored { value, ..name(attribute, value) });
     let mappings = account.alt_security_identities.iter().filter_map(|value| {
         let identity = value.parse::<AltSecurityIdentity>().ok()?;
-        let (wide, narrow) = (identity.key(), identity.key_by(Comparison::Exact));
+        let (wide, narrow) = (identity.key(), identity.key_by(Comparison::Casefold));
         Some(Stored { attribute: MAPPING, value, wide, narrow })
     });
     names.chain(mappings)

@@ -6,6 +6,7 @@ mod audit;
 mod command_line;
 mod issuing;
 mod load;
+mod mapping;
 mod serving;
 mod stores;
 mod strong_mapping;
