@@ -348,10 +348,14 @@ pub fn strong_identities(
             forms.extend(certificate.public_key_bits().map(hash));
         }
     }
-    if let Ok(Some(sid)) = certificate.sid()
-        && !issuer.is_empty()
-    {
-        forms.push(AltSecurityIdentity::IssuerSid { issuer: issuer.clone(), sid });
+    if !issuer.is_empty() {
+        let sids = match certificate.sid() {
+            Ok(None) => certificate.alternative_sids().unwrap_or_default(),
+            Ok(Some(sid)) => vec![sid],
+            Err(_) => Vec::new(),
+        };
+        let of_issuer = |sid| AltSecurityIdentity::IssuerSid { issuer: issuer.clone(), sid };
+        forms.extend(sids.into_iter().map(of_issuer));
     }
     forms
 }

@@ -90,8 +90,12 @@ fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
     }
     if let Ok(issuer) = certificate.issuer_name() {
         let others = mapping::strong_identities(certificate, &issuer, Sha1PublicKeyInput::PublicKey);
-        for identity in others.iter().filter(|identity| Form::of(identity) == Form::Sha1PublicKey) {
-            let note = "the public key's hash, for sha1_pukey = \"public-key\"";
+        let keys = others.iter().filter(|identity| Form::of(identity) == Form::Sha1PublicKey);
+        let notes = [
+            "of the SubjectPublicKeyInfo, for sha1_pukey = \"public-key\"",
+            "of the key in it, for sha1_pukey = \"public-key\"",
+        ];
+        for (identity, note) in keys.zip(notes) {
             lines.push(Line {
                 form: Form::Sha1PublicKey,
                 attribute: "altSecurityIdentities",

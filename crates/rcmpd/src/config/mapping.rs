@@ -431,6 +431,13 @@ impl Checker<'_> {
                 );
                 continue;
             };
+            if to.is_some_and(|to| to.is_empty()) {
+                self.problem(
+                    grant.span(),
+                    "this is granted to nobody",
+                    "say for whom, or leave the form out",
+                );
+            }
             let to = to.map(|to| to.iter().filter_map(|text| self.whom(text, grant.span())).collect());
             checked.push(Grant { form, to });
         }

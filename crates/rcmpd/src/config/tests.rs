@@ -72,6 +72,7 @@ fn whatever_is_wrong_is_said() {
             "grant = [{ form = \"upn\", for = [\"all\"] }]\nanchors",
             "\"all\" does not say for whom",
         ),
+        ("anchors", "grant = [{ form = \"upn\", for = [] }]\nanchors", "this is granted to nobody"),
         ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
         ("[client]", "[[mapping.authority]]\n[client]", "missing field `certificate`"),
         (
