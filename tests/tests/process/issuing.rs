@@ -10,6 +10,7 @@ use std::fs;
 /// Somebody who issues certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    pem: String,
 }
 
 /// What is in a certificate.
@@ -35,12 +36,20 @@ impl Authority {
     /// The demo's own.
     pub(crate) fn of(demo: &Demo) -> Self {
         let key = fs::read_to_string(demo.path("certs/ca.key")).unwrap();
-        Self { issuer: Issuer::new(authority_params(), KeyPair::from_pem(&key).unwrap()) }
+        let pem = fs::read_to_string(demo.path("certs/ca.pem")).unwrap();
+        Self { issuer: Issuer::new(authority_params(), KeyPair::from_pem(&key).unwrap()), pem }
     }
 
     /// Another one that calls itself the same.
     pub(crate) fn impostor() -> Self {
-        Self { issuer: Issuer::new(authority_params(), KeyPair::generate().unwrap()) }
+        let key = KeyPair::generate().unwrap();
+        let pem = authority_params().self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(authority_params(), key), pem }
+    }
+
+    /// Its own certificate.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// Issues a certificate into the demo's folder, as `certs/NAME.pem`.

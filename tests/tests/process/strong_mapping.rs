@@ -375,3 +375,64 @@ fn operators_are_told_over_http_and_nobody_else_is() {
     let service = Demo::new().serve();
     assert_eq!(service.post("/explain", &[], &body).0, 404);
 }
+
+#[test]
+fn what_is_believed_is_named_or_nothing_starts() {
+    let demo = Demo::new();
+    fs::write(demo.path("certs/garbage.pem"), "garbage").unwrap();
+    fs::write(demo.path("certs/impostor.pem"), Authority::impostor().pem()).unwrap();
+    let good = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let entry = |certificate: &str| {
+        format!(
+            "anchors = [\"certs/ca.pem\"]\n[[mapping.authority]]\ncertificate = \"certs/{certificate}.pem\"\n"
+        )
+    };
+    for (anchors, expect) in [
+        ("anchors = [\"certs/nowhere.pem\"]".to_owned(), "certs/nowhere.pem: cannot be read"),
+        ("anchors = [\"certs/garbage.pem\"]".to_owned(), "there is no certificate in it"),
+        ("anchors = [\"certs/alice.pem\"]".to_owned(), "is no CA"),
+        ("anchors = []".to_owned(), "anchors are missing"),
+        (String::new(), "anchors are missing"),
+        (
+            "anchors = [\"certs/ca.pem\"]\nintermediates = [\"certs/impostor.pem\"]".to_owned(),
+            "is not issued by any configured anchor",
+        ),
+        (entry("impostor"), "neither among mapping.anchors nor mapping.intermediates"),
+        (entry("ca") + "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\n", "the same authority"),
+    ] {
+        fs::write(demo.path("rcmpd.toml"), good.replace("anchors    = [\"certs/ca.pem\"]", &anchors))
+            .unwrap();
+        for command in ["check-config", "serve"] {
+            let done = demo.rcmpd(&[&[command], &CONFIG[..]].concat()).code(1);
+            assert!(done.stderr.contains(expect), "{command} {anchors}: {done:?}");
+        }
+    }
+}
+
+/// An authority that was not asked to may not speak for whom it likes.
+#[test]
+fn an_authority_vouches_for_whom_it_was_asked_to() {
+    let demo = Demo::new();
+    demo.edit(|text| {
+        text.replace(
+            "\n[client]",
+            "\n[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\ngrant = [\"upn\", \"dns\", { form = \"sid\", for = [\"group:Engineers\"] }]\n\n[client]",
+        )
+    });
+    let service = demo.serve();
+    // alice is an engineer; the machine is none, and bob's serial number is nothing this authority may say.
+    for (who, code) in [("alice", 0), ("web01", 3), ("bob", 3)] {
+        service.map(who).code(code);
+    }
+    for who in ["web01", "bob"] {
+        let explained = explain(&service, who);
+        assert_eq!(
+            (&explained["reason"], &explained["event_id"]),
+            (&"authority_not_allowed".into(), &45.into())
+        );
+    }
+    assert_eq!(
+        explain(&service, "web01")["weighed"]["evidence"][0],
+        serde_json::json!(["sid", "not_granted"])
+    );
+}
