@@ -311,7 +311,7 @@ impl Mapper {
     }
 
     /// The one account that a method's queries find. Forms that the certificate's authority may not vouch for find nobody; those
-    /// that only propose are asked when all others found nobody.
+    /// that only propose are asked, all of them, when all others found nobody.
     async fn find(
         &self,
         method: Method,
@@ -322,9 +322,13 @@ impl Mapper {
     ) -> Result<Option<Found>, Reason> {
         let mut one: Option<Found> = None;
         let mut ambiguous = false;
+        let mut proposing = false;
         for (form, query) in queries {
-            if form.is_proposal() && (one.is_some() || ambiguous) {
-                break;
+            if form.is_proposal() && !proposing {
+                if one.is_some() || ambiguous {
+                    break;
+                }
+                proposing = true;
             }
             let found = self.store.find(&query).await;
             if let Err(error) = &found {
