@@ -8,7 +8,7 @@ use crate::message::{MappingFlags, Request};
 use crate::policy::{Policy, Rules, Unsupported, Validation};
 use crate::reason::Reason;
 use crate::trace::{NoTrace, Step, Trace};
-use crate::trust::{Authority, KeyId, Nonce, Path, Revocation, Trust};
+use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust};
 use account_store::{AccountStore, BoxFuture, Matches, Record};
 use bytes::Bytes;
 use dtyp::{FileTime, NtStatus, Sid};
@@ -71,8 +71,14 @@ pub trait OcspTransport: Send + Sync {
     /// A number that nobody can guess, to know an answer by; `None` for responders that answer from a store.
     fn nonce(&self) -> Option<Nonce>;
 
-    /// Sends a request (RFC 6960 A.1) and returns what came back, or why nothing did.
-    fn ask<'a>(&'a self, url: &'a str, request: Vec<u8>) -> BoxFuture<'a, Result<Vec<u8>, String>>;
+    /// Asks (RFC 6960 A.1), all at once, and brings what comes back to [`Trust::ocsp_answer`]; returns when nothing more is to
+    /// be expected. One question about a certificate is enough for all who have it at a time.
+    fn ask<'a>(
+        &'a self,
+        trust: &'a Arc<Trust>,
+        questions: Vec<OcspQuestion>,
+        now: FileTime,
+    ) -> BoxFuture<'a, ()>;
 }
 
 /// What a decision is made from, replaced whole when the configuration is reloaded.
@@ -277,19 +283,11 @@ impl Mapper {
         Ok(Some(path))
     }
 
-    async fn revocation(&self, trust: &Trust, path: &Path, now: FileTime) -> Revocation {
+    async fn revocation(&self, trust: &Arc<Trust>, path: &Path, now: FileTime) -> Revocation {
         if let Some(responder) = &self.responder {
-            for question in trust.ocsp_needed(path, now, || responder.nonce()) {
-                let answered = match responder.ask(&question.url, question.request.clone()).await {
-                    Ok(response) => trust
-                        .ocsp_answer(&question, &response, now)
-                        .map(drop)
-                        .map_err(|error| error.to_string()),
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = answered {
-                    tracing::warn!(url = &*question.url, error, "An OCSP responder gave no usable answer");
-                }
+            let questions = trust.ocsp_needed(path, now, || responder.nonce());
+            if !questions.is_empty() {
+                responder.ask(trust, questions, now).await;
             }
         }
         trust.revocation(path, now)

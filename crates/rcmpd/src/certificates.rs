@@ -3,7 +3,10 @@
 use rcmp_service::certificate::Certificate;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// A certificate, and those of its issuers as far as they are known.
@@ -97,18 +100,34 @@ fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     }
 }
 
-/// A certificate revocation list from a file: PEM, or bare DER.
-pub fn read_crl(path: &Path) -> Result<Vec<u8>, Unusable> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Unusable(format!("{}: cannot be read: {error}", path.display())))?;
-    Ok(der_of_crl(&bytes))
+/// The bytes of a file that must not be longer than this.
+pub fn read_file_up_to(path: &Path, len_max: u64) -> Result<Vec<u8>, Unusable> {
+    let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
+    let file = File::open(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    let mut bytes = Vec::with_capacity(file.metadata().map_or(0, |file| file.len().min(len_max)) as usize);
+    let read = file.take(len_max + 1).read_to_end(&mut bytes);
+    read.map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    match bytes.len() as u64 > len_max {
+        true => Err(unusable(&format_args!("is longer than {len_max} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
-/// The DER of a list. What is neither DER nor PEM stays as it is, and is no list.
-pub fn der_of_crl(bytes: &[u8]) -> Vec<u8> {
-    match bytes.first() {
-        Some(0x30) => bytes.to_vec(),
-        _ => CertificateRevocationListDer::from_pem_slice(bytes)
-            .map_or_else(|_| bytes.to_vec(), |list| list.to_vec()),
+/// The DER of a certificate revocation list in DER or PEM.
+pub fn der_of_crl(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
+    if bytes.first() == Some(&0x30) {
+        return Ok(bytes.into());
+    }
+    let unusable = |why: &str| Unusable(why.to_owned());
+    let mut lists = CertificateRevocationListDer::pem_slice_iter(bytes);
+    let list = lists
+        .next()
+        .ok_or_else(|| {
+            unusable("there is no revocation list in it (expected PEM with BEGIN X509 CRL, or DER)")
+        })?
+        .map_err(|_| unusable("the PEM is damaged"))?;
+    match lists.next() {
+        None => Ok(list.to_vec().into()),
+        Some(_) => Err(unusable("there is more than one revocation list in it: name a file for each")),
     }
 }

@@ -1,102 +1,160 @@
 //! HTTP to hosts that the operator named, for revocation lists and OCSP: nothing is followed, nothing is unbounded.
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::{HOST, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rcmp_service::OcspTransport;
-use rcmp_service::trust::{Nonce, ocsp::OCSP_RESPONSE_LEN_MAX};
 use std::time::Duration;
+use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 /// How long a list may take to arrive; they are large.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a responder may take: somebody waits for a decision.
-const RESPONDER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Questions to responders that are open at once. More wait, each until its time is up.
-const QUESTIONS_MAX: usize = 64;
+/// How long a connection may take: a host that is there takes as long as light does.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why nothing was had.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// There is nobody to ask by this URL.
+    #[error("this is not a URL that can be asked")]
+    Url,
+    /// Nobody is there.
+    #[error("nobody can be reached: {0}")]
+    Unreachable(std::io::Error),
+    /// It took too long.
+    #[error("no answer within {} s", .0.as_secs())]
+    Late(Duration),
+    /// It is not HTTP, or breaks off.
+    #[error("the answer is broken: {0}")]
+    Broken(String),
+    /// It is not what was asked for. A redirection leads to a host that nobody configured.
+    #[error("the answer is {0}")]
+    Status(StatusCode),
+    /// There is too much of it.
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+impl FetchError {
+    /// Whether there is somebody who answers.
+    pub const fn is_answer(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::TooLong(_))
+    }
+}
+
+impl From<hyper::Error> for FetchError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
 
 /// Gets a list.
-pub async fn get(url: &str, len_max: usize) -> Result<Bytes, String> {
-    let request = Request::builder().method(Method::GET).body(Full::default());
-    within(LIST_TIMEOUT, send(url, request, len_max)).await
+pub async fn get(url: &str, len_max: usize) -> Result<Bytes, FetchError> {
+    within(LIST_TIMEOUT, send(url, Request::new(Full::default()), len_max)).await
 }
 
-/// Asks OCSP responders (RFC 6960 A.1).
-#[derive(Debug)]
-pub struct HttpResponder {
-    questions: Semaphore,
+/// What a request gets, unless it takes longer than this.
+pub(crate) async fn within<T>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    tokio::time::timeout(timeout, work).await.unwrap_or(Err(FetchError::Late(timeout)))
 }
 
-impl Default for HttpResponder {
-    fn default() -> Self {
-        Self { questions: Semaphore::new(QUESTIONS_MAX) }
-    }
-}
-
-impl OcspTransport for HttpResponder {
-    fn nonce(&self) -> Option<Nonce> {
-        let mut nonce = Nonce::default();
-        getrandom::fill(&mut nonce).ok().map(|()| nonce)
-    }
-
-    fn ask<'a>(
-        &'a self,
-        url: &'a str,
-        request: Vec<u8>,
-    ) -> account_store::BoxFuture<'a, Result<Vec<u8>, String>> {
-        Box::pin(within(RESPONDER_TIMEOUT, async move {
-            let _permit = self.questions.acquire().await.map_err(|error| error.to_string())?;
-            let request = Request::builder()
-                .method(Method::POST)
-                .header(CONTENT_TYPE, "application/ocsp-request")
-                .header(ACCEPT, "application/ocsp-response")
-                .body(Full::from(request));
-            send(url, request, OCSP_RESPONSE_LEN_MAX).await.map(Vec::from)
-        }))
-    }
-}
-
-async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let late = |_| Err(format!("no answer within {} s", timeout.as_secs()));
-    tokio::time::timeout(timeout, work).await.unwrap_or_else(late)
-}
-
-async fn send(
+/// Sends a request, whose target and host are those of the URL, on a connection of its own.
+pub(crate) async fn send(
     url: &str,
-    request: Result<Request<Full<Bytes>>, hyper::http::Error>,
+    mut request: Request<Full<Bytes>>,
     len_max: usize,
-) -> Result<Bytes, String> {
-    let url: Uri = url.parse().map_err(|_| "this is not a URL".to_owned())?;
-    let authority = url.authority().ok_or("the URL has no host")?;
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80)))
-        .await
-        .map_err(|error| error.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut request = request.map_err(|error| error.to_string())?;
+) -> Result<Bytes, FetchError> {
+    let url: Uri = url.parse().map_err(|_| FetchError::Url)?;
+    let authority = url.authority().ok_or(FetchError::Url)?;
     let target = url.path_and_query().map_or("/", |target| target.as_str());
-    *request.uri_mut() = target.parse().map_err(|_| "this is not a URL".to_owned())?;
-    let host = authority.as_str().parse().map_err(|_| "the URL's host is no header".to_owned())?;
+    *request.uri_mut() = target.parse().map_err(|_| FetchError::Url)?;
+    let host = authority.as_str().parse().map_err(|_| FetchError::Url)?;
     request.headers_mut().insert(HOST, host);
-    request.headers_mut().insert(USER_AGENT, hyper::header::HeaderValue::from_static("rcmpd"));
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("rcmpd"));
+
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let stream = within(CONNECT_TIMEOUT, async {
+        let connected = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await;
+        connected.map_err(FetchError::Unreachable)
+    });
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream.await?)).await?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        // A redirection leads to a host that nobody configured.
+        let response = sender.send_request(request).await?;
         if response.status() != StatusCode::OK {
-            return Err(format!("the answer is {}", response.status()));
+            return Err(FetchError::Status(response.status()));
         }
-        let body = Limited::new(response.into_body(), len_max).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|error| error.to_string())
+        let body = response.into_body();
+        if body.size_hint().lower() > len_max as u64 {
+            return Err(FetchError::TooLong(len_max));
+        }
+        let body = Limited::new(body, len_max).collect().await;
+        body.map(|body| body.to_bytes()).map_err(|error| match error.is::<LengthLimitError>() {
+            true => FetchError::TooLong(len_max),
+            false => FetchError::Broken(error.to_string()),
+        })
     };
     tokio::pin!(answer, connection);
     tokio::select! {
         answer = &mut answer => answer,
         // The connection may end together with the answer; what arrived is in the answer's hands.
         _ = &mut connection => answer.await,
+    }
+}
+
+/// A request that carries something.
+pub(crate) fn post(content_type: &'static str, accept: &'static str, body: Vec<u8>) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::from(body));
+    *request.method_mut() = Method::POST;
+    let headers = request.headers_mut();
+    headers.insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(hyper::header::ACCEPT, HeaderValue::from_static(accept));
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// What is had from somebody who says this.
+    async fn check(said: &str, expected: Result<&str, &str>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/ca.crl?all", listener.local_addr().unwrap());
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 1024];
+            let len = stream.read(&mut asked).await.unwrap();
+            assert!(asked[..len].starts_with(b"GET /ca.crl?all HTTP/1.1\r\n"));
+            stream.write_all(said.as_bytes()).await.unwrap();
+        };
+        let (got, ()) = tokio::join!(get(&url, 8), serving);
+        let got = got.map_err(|error| error.to_string());
+        assert_eq!(got.as_deref().map_err(String::as_str), expected.map(str::as_bytes), "{said:?}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_and_no_longer_than_allowed() {
+        let too_long = Err("the answer is longer than 8 bytes");
+        check("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n12345678", Ok("12345678")).await;
+        check("HTTP/1.0 200 OK\r\n\r\n12345678", Ok("12345678")).await;
+        check("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", too_long).await;
+        check("HTTP/1.0 200 OK\r\n\r\n123456789", too_long).await;
+        let chunked =
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n5\r\n67890\r\n0\r\n\r\n";
+        check(chunked, too_long).await;
+    }
+
+    #[tokio::test]
+    async fn a_redirection_is_no_list() {
+        let moved = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n";
+        check(moved, Err("the answer is 302 Found")).await;
     }
 }

@@ -1,19 +1,26 @@
-//! The certificates and revocation lists that a configuration names: read, believed, kept fresh.
+//! The certificates and revocation lists that a configuration names: read, and believed.
 
 use crate::certificates;
-use crate::config::{CrlSource, Mapping};
-use crate::fetch::{self, HttpResponder};
+use crate::config::Mapping;
+use crate::lists::{self, Fetcher, FirstLook, List, Lists};
+use crate::responder::HttpResponder;
 use account_store::AccountStore;
 use anyhow::{Context, bail};
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;
-use rcmp_service::trust::crl::CRL_LEN_MAX;
-use rcmp_service::trust::{CrlError, CrlFacts, KeyId, OcspResponder, Parts, Trust};
+use rcmp_service::trust::{KeyId, OcspResponder, Parts, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
 use std::path::Path;
-use std::sync::{Arc, Weak};
-use std::time::SystemTime;
-use tracing::{info, warn};
+use std::sync::Arc;
+
+/// Who is asked over the network: shared by all configurations of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Remote {
+    /// OCSP responders.
+    pub responder: Arc<HttpResponder>,
+    /// Hosts that have revocation lists.
+    pub fetcher: Arc<Fetcher>,
+}
 
 /// A policy with all that it needs.
 #[derive(Clone, Debug)]
@@ -22,35 +29,59 @@ pub struct Loaded {
     pub policy: Policy,
     /// What chains are verified by, where they are.
     pub trust: Option<Arc<Trust>>,
-    /// Lists that are behind a URL, and have not been fetched yet.
-    remote: Vec<(usize, String)>,
+    /// What is wrong for now: nobody is mapped by it, and nothing has to be restarted when it is right.
+    pub warnings: Vec<String>,
+    lists: Vec<Arc<List>>,
     has_responders: bool,
 }
 
 impl Loaded {
     /// A mapper by this policy.
     pub fn mapper(&self, store: Arc<dyn AccountStore>, server: String) -> anyhow::Result<Mapper> {
-        let responder =
-            self.has_responders.then(|| Arc::new(HttpResponder::default()) as Arc<dyn OcspTransport>);
+        self.mapper_asking(&Remote::default(), store, server)
+    }
+
+    /// A mapper by this policy that asks OCSP responders together with others.
+    pub fn mapper_asking(
+        &self,
+        remote: &Remote,
+        store: Arc<dyn AccountStore>,
+        server: String,
+    ) -> anyhow::Result<Mapper> {
+        let responder = self.has_responders.then(|| Arc::clone(&remote.responder) as Arc<dyn OcspTransport>);
         let (policy, trust) = (self.policy.clone(), self.trust.clone());
         Ok(Mapper::new(MapperParts { policy, trust, responder, store, server })?)
     }
 
-    /// Fetches the lists that are behind URLs, once. One that cannot be had leaves its certificates undecided, and is asked for
-    /// again.
+    /// Fetches the lists that are behind URLs, once. One that cannot be had leaves its certificates undecided.
     pub async fn fetch(&self, now: fn() -> FileTime) {
-        let Some(trust) = &self.trust else { return };
-        for (slot, url) in &self.remote {
-            fetch_one(trust, *slot, url, now).await;
+        if let Some(trust) = &self.trust {
+            lists::fetch_once(trust, &self.lists, now).await;
         }
+    }
+
+    /// Looks after the lists from now on.
+    pub(crate) fn keep_fresh(
+        &self,
+        mapping: &Mapping,
+        remote: &Remote,
+        now: fn() -> FileTime,
+    ) -> Option<(Lists, FirstLook)> {
+        let trust = Arc::clone(self.trust.as_ref()?);
+        Some(Lists::keep(trust, &self.lists, mapping.trust.crl_refresh, &remote.fetcher, now))
     }
 }
 
 /// Reads everything that a mapping names. What is missing or cannot be used is an error: nothing else takes its place.
 pub fn load(mapping: &Mapping, now: FileTime) -> anyhow::Result<Loaded> {
+    load_after(mapping, &[], now)
+}
+
+/// Reads everything that a mapping names, but for the revocation lists that are there already.
+pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> anyhow::Result<Loaded> {
     let mut policy = mapping.policy.clone();
     if policy.validation == Validation::Off {
-        return Ok(Loaded { policy, trust: None, remote: Vec::new(), has_responders: false });
+        return Ok(Loaded { policy, trust: None, warnings: vec![], lists: vec![], has_responders: false });
     }
     let files = &mapping.trust;
     let mut parts = Parts {
@@ -84,23 +115,15 @@ pub fn load(mapping: &Mapping, now: FileTime) -> anyhow::Result<Loaded> {
     }
     let has_responders = parts.revocation && !parts.ocsp.is_empty();
     let trust = Trust::new(parts).context("the certificates of [mapping] cannot be used")?;
-    let mut remote = Vec::new();
+    let (mut lists, mut warnings) = (Vec::new(), Vec::new());
     for (slot, source) in files.crls.iter().enumerate() {
-        match source {
-            CrlSource::Url(url) => remote.push((slot, url.clone())),
-            CrlSource::File(path) => match install_file(&trust, slot, path, now) {
-                // Its certificates stay undecided until a newer list is there, which needs no restart.
-                Err(error) if matches!(error.downcast_ref(), Some(CrlError::Expired(_))) => {
-                    warn!(
-                        error = format!("{error:#}"),
-                        "A revocation list is expired: nobody below its authority is mapped"
-                    );
-                }
-                installed => drop(installed?),
-            },
+        let list = List::new(slot, source.clone());
+        if let Some(warning) = list.begin(&trust, before, now)? {
+            warnings.push(warning);
         }
+        lists.push(Arc::new(list));
     }
-    Ok(Loaded { policy, trust: Some(Arc::new(trust)), remote, has_responders })
+    Ok(Loaded { policy, trust: Some(Arc::new(trust)), warnings, lists, has_responders })
 }
 
 fn key_id(certificate: &[u8]) -> anyhow::Result<KeyId> {
@@ -121,87 +144,4 @@ fn read_one(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
         1 => Ok(certificates.remove(0)),
         more => bail!("{} has {more} certificates, and one is meant ({key})", path.display()),
     }
-}
-
-fn install_file(trust: &Trust, slot: usize, path: &Path, now: FileTime) -> anyhow::Result<CrlFacts> {
-    let bytes = certificates::read_crl(path)?;
-    trust
-        .install_crl(slot, &bytes, now)
-        .with_context(|| format!("{} cannot be used as a revocation list", path.display()))
-}
-
-async fn fetch_one(trust: &Arc<Trust>, slot: usize, url: &str, now: fn() -> FileTime) {
-    let fetched = match fetch::get(url, CRL_LEN_MAX).await {
-        Ok(bytes) => {
-            let trust = Arc::clone(trust);
-            // A large list takes a second: not on a thread that answers.
-            tokio::task::spawn_blocking(move || {
-                trust
-                    .install_crl(slot, &certificates::der_of_crl(&bytes), now())
-                    .map_err(|error| error.to_string())
-            })
-            .await
-            .unwrap_or_else(|error| Err(error.to_string()))
-        }
-        Err(error) => Err(error),
-    };
-    match fetched {
-        Ok(facts) => {
-            info!(url, entries = facts.entries, next_update = %facts.next_update, "Took a revocation list")
-        }
-        Err(error) => warn!(url, error, "A revocation list could not be fetched"),
-    }
-}
-
-/// Looks after the lists for as long as somebody decides by them.
-pub fn keep_fresh(loaded: &Loaded, mapping: &Mapping, now: fn() -> FileTime) {
-    let Some(trust) = &loaded.trust else { return };
-    if mapping.trust.crls.is_empty() {
-        return;
-    }
-    let (trust, sources) = (Arc::downgrade(trust), mapping.trust.crls.clone());
-    let every = mapping.trust.crl_refresh;
-    tokio::spawn(async move {
-        let mut seen: Vec<_> = sources.iter().map(modified).collect();
-        loop {
-            tokio::time::sleep(every).await;
-            for (at, source) in sources.iter().enumerate() {
-                let Some(trust) = Weak::upgrade(&trust) else { return };
-                match source {
-                    CrlSource::Url(url) => fetch_one(&trust, at, url, now).await,
-                    CrlSource::File(path) => {
-                        let changed = modified(source);
-                        if changed == seen[at] {
-                            continue;
-                        }
-                        seen[at] = changed;
-                        let (path, shown) = (path.clone(), path.display().to_string());
-                        let installed =
-                            tokio::task::spawn_blocking(move || install_file(&trust, at, &path, now())).await;
-                        match installed {
-                            Ok(Ok(facts)) => info!(
-                                path = shown, entries = facts.entries, next_update = %facts.next_update,
-                                "Took a revocation list"
-                            ),
-                            Ok(Err(error)) => {
-                                warn!(
-                                    path = shown,
-                                    error = format!("{error:#}"),
-                                    "A revocation list is not taken"
-                                );
-                            }
-                            Err(error) => warn!(path = shown, %error, "A revocation list is not taken"),
-                        }
-                    }
-                }
-            }
-        }
-    });
-}
-
-/// When a file was changed, and how long it is.
-fn modified(source: &CrlSource) -> Option<(SystemTime, u64)> {
-    let CrlSource::File(path) = source else { return None };
-    let metadata = path.metadata().ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
 }

@@ -3,7 +3,7 @@
 //! A list is read once, when it is installed; what stays is one array per entry. Delta lists, indirect lists and lists by
 //! reason are not accepted: whoever reads them by half misses revocations.
 
-use super::authority::{KeyId, value};
+use super::authority::{Authority, KeyId, value};
 use super::chain::{Link, full_name};
 use super::serial::Serial;
 use super::signature::Signed;
@@ -533,6 +533,7 @@ pub(super) struct Crl {
     pub(super) scope: Scope,
     pub(super) this_update: FileTime,
     pub(super) next_update: FileTime,
+    pub(super) number: Option<CrlNumber>,
     pub(super) entries: Entries,
 }
 
@@ -540,6 +541,20 @@ impl Crl {
     /// Whether it is of this certificate's issuer: by key and by name.
     pub(super) fn is_of_issuer(&self, link: &Link) -> bool {
         self.authority == link.issuer && *self.issuer == *link.issuer_name
+    }
+
+    pub(super) fn facts(&self, issuer: &Authority) -> CrlFacts {
+        CrlFacts {
+            issuer: issuer.subject.clone(),
+            authority: self.authority,
+            number: self.number.map(|number| {
+                let zeros = number.iter().take_while(|octet| **octet == 0).count();
+                dtyp::hex(&number[zeros.min(number.len() - 1)..])
+            }),
+            this_update: self.this_update,
+            next_update: self.next_update,
+            entries: self.entries.len(),
+        }
     }
 
     pub(super) fn currency(&self, now: FileTime) -> Currency {

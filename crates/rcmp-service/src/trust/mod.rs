@@ -360,20 +360,11 @@ impl Trust {
             entries: unverified.entries()?,
             this_update: unverified.this_update,
             next_update: unverified.next_update,
+            number: unverified.number,
             scope: unverified.scope,
         };
-        let facts = CrlFacts {
-            issuer: issuer.subject.clone(),
-            authority: issuer.key,
-            number: unverified.number.map(|number| {
-                let zeros = number.iter().take_while(|octet| **octet == 0).count();
-                dtyp::hex(&number[zeros.min(number.len() - 1)..])
-            }),
-            this_update: crl.this_update,
-            next_update: crl.next_update,
-            entries: crl.entries.len(),
-        };
-        let age = Age { this_update: crl.this_update, number: unverified.number };
+        let facts = crl.facts(issuer);
+        let age = Age { this_update: crl.this_update, number: crl.number };
         let key = scope_key(&crl);
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         match newest.get(&key) {
@@ -407,6 +398,14 @@ impl Trust {
         }
         slot.store(Some(crl));
         true
+    }
+
+    /// What the list in a slot says about itself, if there is one; it may be expired by now.
+    pub fn crl_facts(&self, slot: usize) -> Option<CrlFacts> {
+        let crl = self.crls.get(slot)?.load();
+        let crl = crl.as_ref()?;
+        let issuer = self.chains.authority(crl.authority, &crl.issuer)?;
+        Some(crl.facts(issuer))
     }
 
     /// The configured CA that signed a list.
@@ -514,6 +513,11 @@ impl Trust {
             }
         }
         questions
+    }
+
+    /// Whether a current answer has come since a question was made.
+    pub fn is_answered(&self, question: &OcspQuestion, now: FileTime) -> bool {
+        self.answers.get(&question.key).is_some_and(|answer| answer.is_current(now))
     }
 
     /// Remembers what a responder answered, if it is an answer: for as long as it says, and an hour at most. An answer older

@@ -176,21 +176,30 @@ fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
 fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
     let mappings =
         checked.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten();
+    let mut warnings = Vec::new();
     for mapping in mappings {
-        if let Err(error) = crate::trust::load(mapping, crate::serve::now()) {
-            let text = format!("{error:#}");
-            match as_json {
-                true => output::json(&json!({
-                    "good": false, "problems": [{ "line": null, "column": null, "problem": text, "help": "" }], "error": text,
-                })),
-                false => eprintln!("{}: {text}", config.config.display()),
+        match crate::trust::load(mapping, crate::serve::now()) {
+            Ok(loaded) => warnings.extend(loaded.warnings),
+            Err(error) => {
+                let text = format!("{error:#}");
+                match as_json {
+                    true => output::json(&json!({
+                        "good": false, "problems": [{ "line": null, "column": null, "problem": text, "help": "" }], "error": text,
+                    })),
+                    false => eprintln!("{}: {text}", config.config.display()),
+                }
+                return 1;
             }
-            return 1;
         }
     }
+    // A shadow has the same lists, unless it says otherwise.
+    warnings.dedup();
     match as_json {
-        true => output::json(&json!({ "good": true, "problems": [] })),
-        false => output::line(&format!("{}: good", config.config.display())),
+        true => output::json(&json!({ "good": true, "problems": [], "warnings": warnings })),
+        false => {
+            warnings.iter().for_each(|text| eprintln!("{}: warning: {text}", config.config.display()));
+            output::line(&format!("{}: good", config.config.display()));
+        }
     }
     0
 }

@@ -341,8 +341,13 @@ impl Checker<'_> {
                 "use validation = \"chain+crl\", or remove them",
             );
         }
-        let crls = section.crls.as_ref().map_or(&[][..], |crls| crls.get_ref());
-        let crls = crls.iter().map(|crl| match crl.get_ref().contains("://") {
+        let named = section.crls.as_ref().map_or(&[][..], |crls| crls.get_ref());
+        for (at, crl) in named.iter().enumerate() {
+            if named[..at].iter().any(|other| other.get_ref() == crl.get_ref()) {
+                self.problem(crl.span(), "this revocation list is named twice", "remove one of the two");
+            }
+        }
+        let crls = named.iter().map(|crl| match crl.get_ref().contains("://") {
             true => {
                 self.http_url(crl);
                 CrlSource::Url(crl.get_ref().clone())
@@ -406,7 +411,11 @@ impl Checker<'_> {
     /// Lists and answers are signed, so plain HTTP is what they are served by.
     fn http_url(&mut self, url: &Spanned<String>) {
         let parsed = url.get_ref().parse::<hyper::Uri>();
-        if !parsed.is_ok_and(|url| url.scheme_str() == Some("http") && url.host().is_some()) {
+        let can_be_asked = |url: hyper::Uri| {
+            let is_plain = url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+            url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty()) && is_plain
+        };
+        if !parsed.is_ok_and(can_be_asked) {
             self.problem(
                 url.span(),
                 "this is not a URL that can be asked",

@@ -3,12 +3,14 @@
 
 use crate::audit::{AuditLog, Decided};
 use crate::config::Mapping;
+use crate::lists::{FirstLook, Lists};
 use crate::stores::Accounts;
-use crate::trust;
+use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
 use rcmp_service::{Answer, CurrentMapper, Mapper, Question};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
 
 /// Questions that the shadow works on at once; when it falls behind, those beyond are left out and counted.
 const SHADOW_MAX: usize = 256;
@@ -21,49 +23,71 @@ pub struct Deciders {
     pub shadow: Option<Shadow>,
     /// The accounts of both.
     pub accounts: Accounts,
+    lists: Option<Arc<Lists>>,
+    remote: Remote,
 }
 
 /// A policy that decides nothing.
 #[derive(Clone, Debug)]
 pub struct Shadow {
     mapper: Arc<Mapper>,
+    lists: Option<Arc<Lists>>,
     working: Arc<Semaphore>,
 }
 
 impl Deciders {
-    /// Reads what a mapping names, and keeps its revocation lists fresh for as long as this lives.
+    /// Reads what a mapping names, and keeps its revocation lists fresh for as long as this lives. Lists that `before` has
+    /// are taken over, with what is known of their age.
     pub async fn load(
         mapping: &Mapping,
         revision: u64,
         accounts: Accounts,
         server: &str,
+        before: Option<&Self>,
     ) -> anyhow::Result<Self> {
-        let live = mapper(mapping, revision, &accounts, server).await?;
+        let remote = before.map(|before| before.remote.clone()).unwrap_or_default();
+        let known = || before.into_iter().flat_map(Self::all_lists).cloned();
+        let load = async |mapping: &Mapping, known: Vec<Arc<Lists>>| {
+            let of = mapping.clone();
+            // Large lists take a second, and calls are answered meanwhile.
+            let loaded = tokio::task::spawn_blocking(move || trust::load_after(&of, &known, super::now()));
+            let mut loaded = loaded.await??;
+            for warning in &loaded.warnings {
+                warn!(warning, "A revocation list cannot be used now");
+            }
+            loaded.policy.revision = revision;
+            let mapper = loaded.mapper_asking(&remote, Arc::clone(&accounts.store), server.to_owned())?;
+            let (lists, first) = loaded.keep_fresh(mapping, &remote, super::now).unzip();
+            anyhow::Ok((Arc::new(mapper), lists.map(Arc::new), first))
+        };
+        let (live, lists, first) = load(mapping, known().collect()).await?;
+        let mut looks = vec![first];
         let shadow = match &mapping.shadow {
             None => None,
-            Some(shadow) => Some(Shadow {
-                mapper: mapper(shadow, revision, &accounts, server).await?,
-                working: Arc::new(Semaphore::new(SHADOW_MAX)),
-            }),
+            Some(shadow) => {
+                let known = lists.iter().cloned().chain(known()).collect();
+                let (mapper, lists, first) = load(shadow, known).await?;
+                looks.push(first);
+                Some(Shadow { mapper, lists, working: Arc::new(Semaphore::new(SHADOW_MAX)) })
+            }
         };
-        Ok(Self { live, shadow, accounts })
+        FirstLook::wait(looks.into_iter().flatten()).await;
+        Ok(Self { live, lists, shadow, accounts, remote })
     }
-}
 
-async fn mapper(
-    mapping: &Mapping,
-    revision: u64,
-    accounts: &Accounts,
-    server: &str,
-) -> anyhow::Result<Arc<Mapper>> {
-    let of = mapping.clone();
-    // Large lists take a second, and calls are answered meanwhile.
-    let mut loaded = tokio::task::spawn_blocking(move || trust::load(&of, super::now())).await??;
-    loaded.policy.revision = revision;
-    loaded.fetch(super::now).await;
-    let mapper = loaded.mapper(Arc::clone(&accounts.store), server.to_owned())?;
-    trust::keep_fresh(&loaded, mapping, super::now);
-    Ok(Arc::new(mapper))
+    /// The revocation lists of the live policy.
+    pub fn lists(&self) -> Option<&Lists> {
+        self.lists.as_deref()
+    }
+
+    /// Who is asked over the network.
+    pub const fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    fn all_lists(&self) -> impl Iterator<Item = &Arc<Lists>> {
+        self.lists.iter().chain(self.shadow.iter().flat_map(|shadow| &shadow.lists))
+    }
 }
 
 impl Shadow {

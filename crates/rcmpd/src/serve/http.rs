@@ -1,10 +1,11 @@
 //! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open; explanations show what
 //! accounts have stored, and are for who has the token.
 
-use super::CurrentPolicy;
+use super::{CurrentPolicy, Deciders};
 use crate::audit::AuditLog;
 use crate::certificates::Chain;
 use crate::config::Admin;
+use crate::lists::Lists;
 use anyhow::Context;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -16,6 +17,7 @@ use axum::{Json, Router};
 use dcerpc_tokio::Server;
 use rcmp_service::Method;
 use rcmp_service::message::Request;
+use rcmp_service::trust::CrlFacts;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -234,5 +236,53 @@ async fn metrics(State(shared): State<Shared>) -> String {
         "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
+    revocation_metrics(&mut text, &shared.policy.0.load());
     text
+}
+
+/// Lists by their names in the configuration, and questions to responders.
+fn revocation_metrics(text: &mut String, deciders: &Deciders) {
+    let lists: Vec<_> = deciders.lists().into_iter().flat_map(Lists::facts).collect();
+    type Value = fn(&CrlFacts) -> i64;
+    let facts: [(&str, &str, Value); 3] = [
+        (
+            "rcmpd_crl_this_update_seconds",
+            "When a revocation list was made, in Unix time; 0 while there is none.",
+            |facts| facts.this_update.to_unix(),
+        ),
+        (
+            "rcmpd_crl_next_update_seconds",
+            "When a revocation list expires, in Unix time; 0 while there is none.",
+            |facts| facts.next_update.to_unix(),
+        ),
+        ("rcmpd_crl_entries", "Certificates that a revocation list revokes.", |facts| {
+            i64::try_from(facts.entries).unwrap_or(i64::MAX)
+        }),
+    ];
+    for (name, help, value) in facts {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (list, facts) in &lists {
+            let issuer = facts.as_ref().map_or("", |facts| &facts.issuer);
+            let (list, issuer) = (label(list), label(issuer));
+            let value = facts.as_ref().map_or(0, value);
+            let _ = writeln!(text, "{name}{{list=\"{list}\",issuer=\"{issuer}\"}} {value}");
+        }
+    }
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_crl_refresh_failures_total Revocation lists that could not be had or used.\n# TYPE rcmpd_crl_refresh_failures_total counter\nrcmpd_crl_refresh_failures_total {}",
+        deciders.remote().fetcher.failures()
+    );
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_ocsp_questions_total Questions to OCSP responders by outcome.\n# TYPE rcmpd_ocsp_questions_total counter"
+    );
+    for (outcome, count) in deciders.remote().responder.outcomes() {
+        let _ = writeln!(text, "rcmpd_ocsp_questions_total{{outcome=\"{outcome}\"}} {count}");
+    }
+}
+
+/// A label's value, between its quotes.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -108,7 +108,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let machines = stores::machines(&config)?;
     let accounts = stores::accounts(&config, &machines).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
-    let deciders = Deciders::load(mapping, 1, accounts, &config.server).await?;
+    let deciders = Deciders::load(mapping, 1, accounts, &config.server, None).await?;
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
     let shutdown = Shutdown::new();
     let server = Server::new(
@@ -282,8 +282,9 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     }
     let accounts = stores::accounts(&new, running.machines).await?;
     let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
-    let revision = running.current.0.load().live.policy().revision + 1;
-    let deciders = Deciders::load(mapping, revision, accounts, &new.server).await?;
+    let before = running.current.0.load_full();
+    let revision = before.live.policy().revision + 1;
+    let deciders = Deciders::load(mapping, revision, accounts, &new.server, Some(&before)).await?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     warn_of_names(&deciders.live);

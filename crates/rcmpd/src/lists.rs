@@ -1,0 +1,381 @@
+//! Revocation lists: read from files or fetched, taken over from the configuration before, and looked after.
+//!
+//! A list that cannot be used never takes the place of one that can. What is unchanged is not parsed again.
+
+use crate::certificates;
+use crate::config::CrlSource;
+use crate::fetch;
+use anyhow::Context;
+use dtyp::FileTime;
+use rcmp_service::trust::crl::CRL_LEN_MAX;
+use rcmp_service::trust::{CrlError, CrlFacts, Trust};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+/// How soon a list is looked for again while there is none that is current.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long a start or a reload waits for lists behind URLs. Without them it goes on: their certificates are undecided.
+const START_WAIT: Duration = Duration::from_secs(3);
+/// How long before its end a list should have been followed by another one. For lists that live shorter than four of these it
+/// is a quarter of their time.
+const NEAR_END: Duration = Duration::from_secs(3600);
+/// Lists that are fetched at once, each of which is held in memory.
+const FETCHES_MAX: usize = 8;
+/// PEM is a third longer than DER.
+const FILE_LEN_MAX: u64 = CRL_LEN_MAX as u64 * 3 / 2;
+
+impl fmt::Display for CrlSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Whoever fetches lists, for all configurations of a process.
+#[derive(Debug)]
+pub struct Fetcher {
+    fetches: Semaphore,
+    failures: AtomicU64,
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        Self { fetches: Semaphore::new(FETCHES_MAX), failures: AtomicU64::new(0) }
+    }
+}
+
+impl Fetcher {
+    /// How often a list could not be had, or not be used.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+}
+
+/// A revocation list that is configured.
+#[derive(Debug)]
+pub(crate) struct List {
+    source: CrlSource,
+    slot: usize,
+    seen: Mutex<Seen>,
+}
+
+/// What was had last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The file as it was when it was read last, whatever was in it.
+    stamp: Option<Stamp>,
+    /// SHA-256 of the list that was taken.
+    taken: Option<[u8; 32]>,
+}
+
+/// What changes with a file: its number, its length, and when it was changed, which nobody sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    len: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let file = path.metadata().ok()?;
+        Some(Self { inode: file.ino(), len: file.len(), changed: (file.ctime(), file.ctime_nsec()) })
+    }
+}
+
+impl List {
+    pub(crate) fn new(slot: usize, source: CrlSource) -> Self {
+        Self { source, slot, seen: Mutex::default() }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the list into its slot for the first time: from before, if it was there, and from its file. One behind a URL is
+    /// fetched later. What is wrong only for now is a warning, and returned.
+    pub(crate) fn begin(
+        &self,
+        trust: &Trust,
+        before: &[Arc<Lists>],
+        now: FileTime,
+    ) -> anyhow::Result<Option<String>> {
+        let kept = before.iter().any(|before| self.adopt(trust, before));
+        if kept && let Some(facts) = trust.crl_facts(self.slot) {
+            info!(list = %self.source, issuer = facts.issuer, entries = facts.entries, "Kept a revocation list");
+        }
+        let CrlSource::File(path) = &self.source else { return Ok(None) };
+        if kept && self.is_unchanged(path) {
+            return Ok(None);
+        }
+        match self.read(path, trust, now) {
+            Ok(_) => Ok(None),
+            Err(error) if kept || is_for_now(&error) => Ok(Some(format!("{error:#}"))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes over the same list from before.
+    fn adopt(&self, trust: &Trust, before: &Lists) -> bool {
+        let Some(list) = before.lists.iter().find(|list| list.source == self.source) else { return false };
+        // First what is known of the list, then the list: if another one comes between, it is only read once more.
+        let seen = *list.seen();
+        let kept = trust.adopt_crl(self.slot, &before.trust, list.slot);
+        if kept {
+            *self.seen() = seen;
+        }
+        kept
+    }
+
+    fn is_unchanged(&self, path: &Path) -> bool {
+        let stamp = Stamp::of(path);
+        stamp.is_some() && stamp == self.seen().stamp
+    }
+
+    /// Reads the file. `None` when it is what is there already.
+    fn read(&self, path: &Path, trust: &Trust, now: FileTime) -> anyhow::Result<Option<CrlFacts>> {
+        // First the stamp, then the bytes: what is changed between is read once more.
+        let stamp = Stamp::of(path);
+        self.seen().stamp = None;
+        let bytes = certificates::read_file_up_to(path, FILE_LEN_MAX)?;
+        let result = self
+            .install(&bytes, trust, now)
+            .with_context(|| format!("{} cannot be used as a revocation list", path.display()));
+        // A list from the future becomes one of today without being changed.
+        let is_early = |error: &anyhow::Error| {
+            matches!(error.downcast_ref::<CrlError>(), Some(CrlError::NotYetValid(_)))
+        };
+        if !result.as_ref().is_err_and(is_early) {
+            self.seen().stamp = stamp;
+        }
+        result
+    }
+
+    fn install(&self, bytes: &[u8], trust: &Trust, now: FileTime) -> anyhow::Result<Option<CrlFacts>> {
+        let digest = Sha256::digest(bytes).into();
+        if self.seen().taken == Some(digest) {
+            debug!(list = %self.source, "A revocation list is unchanged");
+            return Ok(None);
+        }
+        let facts = trust.install_crl(self.slot, &certificates::der_of_crl(bytes)?, now)?;
+        self.seen().taken = Some(digest);
+        info!(
+            list = %self.source, issuer = facts.issuer, number = facts.number.as_deref().unwrap_or("none"),
+            entries = facts.entries, this_update = %facts.this_update, next_update = %facts.next_update,
+            "Took a revocation list"
+        );
+        Ok(Some(facts))
+    }
+
+    /// Looks whether there is something new.
+    async fn look(
+        self: &Arc<Self>,
+        trust: &Arc<Trust>,
+        fetcher: &Fetcher,
+        now: fn() -> FileTime,
+    ) -> Result<(), String> {
+        let (this, trust) = (Arc::clone(self), Arc::clone(trust));
+        // A large list takes a second: not on a thread that answers.
+        let done = match &self.source {
+            CrlSource::File(path) if self.is_unchanged(path) => return Ok(()),
+            CrlSource::File(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || this.read(&path, &trust, now()).map(drop)).await
+            }
+            CrlSource::Url(url) => {
+                let _permit = fetcher.fetches.acquire().await.map_err(|error| error.to_string())?;
+                let bytes = fetch::get(url, CRL_LEN_MAX).await.map_err(|error| error.to_string())?;
+                tokio::task::spawn_blocking(move || this.install(&bytes, &trust, now()).map(drop)).await
+            }
+        };
+        let done = done.map_err(|error| error.to_string())?;
+        done.map_err(|error| format!("{error:#}"))
+    }
+
+    /// Looks after the list for ever. `first` is dropped after the first look, if there is something to expect of it.
+    async fn keep(self: Arc<Self>, care: Care, first: mpsc::Sender<()>) {
+        let Care { trust, every, fetcher, now } = care;
+        let facts = || trust.crl_facts(self.slot);
+        let mut first = Some(first).filter(|_| facts().is_none() && matches!(self.source, CrlSource::Url(_)));
+        let mut told = Told::default();
+        // A file was read when the configuration was.
+        if matches!(self.source, CrlSource::File(_)) {
+            told.age(&self.source, facts().as_ref(), now());
+            tokio::time::sleep(pause(facts().as_ref(), every, now())).await;
+        }
+        loop {
+            let looked = self.look(&trust, &fetcher, now).await;
+            if looked.is_err() {
+                fetcher.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            told.result(&self.source, looked, facts().is_some());
+            told.age(&self.source, facts().as_ref(), now());
+            drop(first.take());
+            tokio::time::sleep(pause(facts().as_ref(), every, now())).await;
+        }
+    }
+}
+
+/// Whether an error goes away by itself: when the next list is there, or when the clock is right.
+fn is_for_now(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(CrlError::Expired(_) | CrlError::NotYetValid(_)))
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// When a list should have been followed by another one.
+fn near_end(facts: &CrlFacts) -> i64 {
+    let (start, end) = (facts.this_update.to_unix(), facts.next_update.to_unix());
+    end - seconds(NEAR_END).min(end.saturating_sub(start).max(0) / 4)
+}
+
+/// How long until the next look: as configured, or sooner while there is no list, and when one becomes old.
+fn pause(facts: Option<&CrlFacts>, every: Duration, now: FileTime) -> Duration {
+    let Some(facts) = facts.filter(|facts| now < facts.next_update) else { return RETRY.min(every) };
+    let now = now.to_unix();
+    // A second later it has happened.
+    let until = |time: i64| u64::try_from(time - now).ok().map(|seconds| Duration::from_secs(seconds + 1));
+    [until(near_end(facts)), until(facts.next_update.to_unix())]
+        .into_iter()
+        .flatten()
+        .fold(every, Duration::min)
+}
+
+/// What was said about a list, so that it is said once.
+#[derive(Debug, Default)]
+struct Told {
+    error: Option<String>,
+    near_end: Option<FileTime>,
+    expired: Option<FileTime>,
+}
+
+impl Told {
+    fn result(&mut self, source: &CrlSource, looked: Result<(), String>, is_there: bool) {
+        match looked {
+            Ok(()) if self.error.take().is_some() => {
+                info!(list = %source, "A revocation list is to be had again");
+            }
+            Ok(()) => {}
+            Err(error) if self.error.as_ref() == Some(&error) => {
+                debug!(list = %source, error, "A revocation list is still not to be had");
+            }
+            Err(error) => {
+                match is_there {
+                    true => {
+                        warn!(list = %source, error, "A revocation list is not taken: the one before stays")
+                    }
+                    false => warn!(
+                        list = %source, error,
+                        "A revocation list is not to be had: certificates that need it are undecided"
+                    ),
+                }
+                self.error = Some(error);
+            }
+        }
+    }
+
+    fn age(&mut self, source: &CrlSource, facts: Option<&CrlFacts>, now: FileTime) {
+        let Some(facts) = facts else { return };
+        let end = Some(facts.next_update);
+        if now >= facts.next_update {
+            if self.expired != end {
+                self.expired = end;
+                warn!(
+                    list = %source, issuer = facts.issuer, next_update = %facts.next_update,
+                    "A revocation list is expired: certificates that need it are undecided until there is a newer one"
+                );
+            }
+        } else if now.to_unix() >= near_end(facts) && self.near_end != end {
+            self.near_end = end;
+            warn!(
+                list = %source, issuer = facts.issuer, next_update = %facts.next_update,
+                "A revocation list expires soon, and there is no newer one"
+            );
+        }
+    }
+}
+
+/// What a list is looked after with.
+#[derive(Clone, Debug)]
+struct Care {
+    trust: Arc<Trust>,
+    every: Duration,
+    fetcher: Arc<Fetcher>,
+    now: fn() -> FileTime,
+}
+
+/// The revocation lists of a configuration, looked after for as long as this lives.
+#[derive(Debug)]
+pub struct Lists {
+    trust: Arc<Trust>,
+    lists: Vec<Arc<List>>,
+    _tasks: JoinSet<()>,
+}
+
+/// The first look at lists behind URLs.
+#[derive(Debug)]
+pub(crate) struct FirstLook(mpsc::Receiver<()>);
+
+impl Lists {
+    pub(crate) fn keep(
+        trust: Arc<Trust>,
+        lists: &[Arc<List>],
+        every: Duration,
+        fetcher: &Arc<Fetcher>,
+        now: fn() -> FileTime,
+    ) -> (Self, FirstLook) {
+        let mut tasks = JoinSet::new();
+        let (first, all) = mpsc::channel(1);
+        let care = Care { trust: Arc::clone(&trust), every, fetcher: Arc::clone(fetcher), now };
+        for list in lists {
+            tasks.spawn(Arc::clone(list).keep(care.clone(), first.clone()));
+        }
+        (Self { trust, lists: lists.to_vec(), _tasks: tasks }, FirstLook(all))
+    }
+
+    /// Each list by its name in the configuration, and what it says about itself, if it is there.
+    pub fn facts(&self) -> impl Iterator<Item = (String, Option<CrlFacts>)> {
+        self.lists.iter().map(|list| (list.source.to_string(), self.trust.crl_facts(list.slot)))
+    }
+}
+
+impl FirstLook {
+    /// Waits for the first look at each, but not long.
+    pub(crate) async fn wait(looks: impl IntoIterator<Item = Self>) {
+        let all = async {
+            for Self(mut look) in looks {
+                while look.recv().await.is_some() {}
+            }
+        };
+        if tokio::time::timeout(START_WAIT, all).await.is_err() {
+            debug!("Going on without the revocation lists that take longer");
+        }
+    }
+}
+
+/// Fetches what is behind URLs, once, for whoever decides once.
+pub(crate) async fn fetch_once(trust: &Arc<Trust>, lists: &[Arc<List>], now: fn() -> FileTime) {
+    let fetcher = Arc::new(Fetcher::default());
+    let mut looks = JoinSet::new();
+    for list in lists.iter().filter(|list| matches!(list.source, CrlSource::Url(_))) {
+        let (list, trust, fetcher) = (Arc::clone(list), Arc::clone(trust), Arc::clone(&fetcher));
+        looks.spawn(async move {
+            if let Err(error) = list.look(&trust, &fetcher, now).await {
+                warn!(list = %list.source, error, "A revocation list is not to be had");
+            }
+        });
+    }
+    looks.join_all().await;
+}

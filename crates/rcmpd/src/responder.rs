@@ -1,0 +1,358 @@
+//! OCSP responders: asked once for everybody who waits, and left alone for a while when they do not answer.
+//!
+//! A question is a task of its own, so it goes on when the decision that began it is cancelled. Nothing is locked while
+//! anybody waits.
+
+use crate::fetch::{self, FetchError};
+use account_store::BoxFuture;
+use dtyp::FileTime;
+use rcmp_service::OcspTransport;
+use rcmp_service::trust::ocsp::OCSP_RESPONSE_LEN_MAX;
+use rcmp_service::trust::{Nonce, OcspQuestion, OcspStatus, Trust};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, watch};
+use tracing::{info, warn};
+
+/// How long a responder may take, with the time for its turn: somebody waits for a decision.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Questions to one responder that are open at once. More wait, each until its time is up.
+const OPEN_MAX: usize = 64;
+/// How long a failure counts for those who come after: long enough that not every decision waits for a dead responder, and
+/// short enough that nobody waits for one that is back.
+const FAILURE_MEMORY: Duration = Duration::from_secs(5);
+/// Questions that are open or have failed lately. Those beyond are not asked, and their certificates undecided.
+const QUESTIONS_MAX: usize = 4096;
+
+/// How questions end.
+const OUTCOMES: [&str; 4] = ["good", "revoked", "unknown", "failed"];
+const FAILED: usize = 3;
+
+/// Asks OCSP responders by HTTP (RFC 6960 A.1).
+#[derive(Debug, Default)]
+pub struct HttpResponder(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    known: Mutex<Known>,
+    outcomes: [AtomicU64; OUTCOMES.len()],
+}
+
+/// What is known of questions and of those who are asked.
+#[derive(Debug, Default)]
+struct Known {
+    /// INVARIANT: at most [`QUESTIONS_MAX`].
+    questions: HashMap<Key, Question>,
+    /// One for each URL that was ever configured.
+    responders: HashMap<Arc<str>, Responder>,
+}
+
+/// Which trust asks, by its address, and about which certificate.
+type Key = (usize, [u8; 32]);
+
+#[derive(Debug)]
+enum Question {
+    /// The other end is dropped when it is answered, or when it is clear that it will not be.
+    Open(watch::Receiver<()>),
+    /// It has failed, and is not asked again until then.
+    Failed(Instant),
+}
+
+#[derive(Debug)]
+struct Responder {
+    open: Arc<Semaphore>,
+    /// When it said something last.
+    heard: Option<Instant>,
+    /// Until when it is not asked, since it says nothing.
+    silent: Option<Instant>,
+}
+
+impl Default for Responder {
+    fn default() -> Self {
+        Self { open: Arc::new(Semaphore::new(OPEN_MAX)), heard: None, silent: None }
+    }
+}
+
+impl HttpResponder {
+    /// Questions so far, by how they ended.
+    pub fn outcomes(&self) -> [(&'static str, u64); OUTCOMES.len()] {
+        std::array::from_fn(|at| (OUTCOMES[at], self.0.outcomes[at].load(Ordering::Relaxed)))
+    }
+}
+
+impl OcspTransport for HttpResponder {
+    fn nonce(&self) -> Option<Nonce> {
+        let mut nonce = Nonce::default();
+        getrandom::fill(&mut nonce).ok().map(|()| nonce)
+    }
+
+    fn ask<'a>(
+        &'a self,
+        trust: &'a Arc<Trust>,
+        questions: Vec<OcspQuestion>,
+        now: FileTime,
+    ) -> BoxFuture<'a, ()> {
+        let open: Vec<_> =
+            questions.into_iter().filter_map(|question| self.0.begin(trust, question, now)).collect();
+        Box::pin(async move {
+            for mut open in open {
+                while open.changed().await.is_ok() {}
+            }
+        })
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to wait for, if there is something to expect.
+    fn begin(
+        self: &Arc<Self>,
+        trust: &Arc<Trust>,
+        question: OcspQuestion,
+        now: FileTime,
+    ) -> Option<watch::Receiver<()>> {
+        let key = (Arc::as_ptr(trust).addr(), question.key);
+        let at = Instant::now();
+        let mut known = self.lock();
+        // A question leaves the table after its answer is remembered, so it is either there or answered.
+        if trust.is_answered(&question, now) {
+            return None;
+        }
+        match known.questions.get(&key) {
+            Some(Question::Open(open)) => return Some(open.clone()),
+            Some(Question::Failed(until)) if at < *until => return None,
+            _ => {}
+        }
+        let responder = known.responders.entry(Arc::clone(&question.url)).or_default();
+        if responder.silent.is_some_and(|until| at < until) {
+            return None;
+        }
+        let turn = Arc::clone(&responder.open);
+        if known.questions.len() >= QUESTIONS_MAX {
+            known
+                .questions
+                .retain(|_, question| !matches!(question, Question::Failed(until) if *until <= at));
+            if known.questions.len() >= QUESTIONS_MAX {
+                return None;
+            }
+        }
+        let (done, open) = watch::channel(());
+        known.questions.insert(key, Question::Open(open.clone()));
+        drop(known);
+        let asking = Asking { shared: Arc::clone(self), key, answered: false, _done: done };
+        tokio::spawn(asking.ask(Arc::clone(trust), question, now, turn));
+        Some(open)
+    }
+
+    fn count(&self, outcome: usize) {
+        self.outcomes[outcome].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn heard(&self, url: &Arc<str>) {
+        let mut known = self.lock();
+        let responder = known.responders.entry(Arc::clone(url)).or_default();
+        responder.heard = Some(Instant::now());
+        let was_silent = responder.silent.take().is_some();
+        drop(known);
+        if was_silent {
+            info!(url = &**url, "An OCSP responder answers again");
+        }
+    }
+
+    /// Somebody has waited in vain. If nobody has heard anything since he began, nobody will for a while; otherwise it is about this
+    /// one question.
+    fn silent(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
+        let mut known = self.lock();
+        let responder = known.responders.entry(Arc::clone(url)).or_default();
+        let is_new = match responder.heard {
+            Some(heard) if heard >= since => false,
+            _ => responder.silent.replace(Instant::now() + FAILURE_MEMORY).is_none(),
+        };
+        drop(known);
+        if is_new {
+            warn!(url = &**url, %error, "An OCSP responder does not answer: whom it answers for is undecided");
+        }
+    }
+}
+
+/// An open question. However it ends, those who wait are told.
+struct Asking {
+    shared: Arc<Shared>,
+    key: Key,
+    answered: bool,
+    _done: watch::Sender<()>,
+}
+
+impl Asking {
+    async fn ask(mut self, trust: Arc<Trust>, question: OcspQuestion, now: FileTime, turn: Arc<Semaphore>) {
+        let (since, url) = (Instant::now(), &question.url);
+        let response = fetch::within(TIMEOUT, async {
+            let _turn = turn.acquire().await;
+            let request = fetch::post(
+                "application/ocsp-request",
+                "application/ocsp-response",
+                question.request.clone(),
+            );
+            fetch::send(url, request, OCSP_RESPONSE_LEN_MAX).await
+        });
+        let answer = match response.await {
+            Ok(response) => {
+                self.shared.heard(url);
+                trust.ocsp_answer(&question, &response, now).map_err(|error| error.to_string())
+            }
+            Err(error) if error.is_answer() => {
+                self.shared.heard(url);
+                Err(error.to_string())
+            }
+            Err(error) => {
+                self.shared.count(FAILED);
+                return self.shared.silent(url, since, &error);
+            }
+        };
+        let outcome = match answer.map(|answer| answer.status) {
+            Ok(OcspStatus::Good) => 0,
+            Ok(OcspStatus::Revoked { .. }) => 1,
+            Ok(OcspStatus::Unknown) => 2,
+            Err(error) => {
+                warn!(url = &**url, error, "An OCSP responder gave no usable answer");
+                FAILED
+            }
+        };
+        self.shared.count(outcome);
+        self.answered = outcome != FAILED;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut known = self.shared.lock();
+        match self.answered {
+            true => known.questions.remove(&self.key),
+            false => known.questions.insert(self.key, Question::Failed(Instant::now() + FAILURE_MEMORY)),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcmp_service::trust::{self, Parts};
+    use std::time::SystemTime;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A trust whose responder says nothing useful, certificates to ask about, and how often it was asked.
+    struct Scene {
+        trust: Arc<Trust>,
+        certificates: Vec<Vec<u8>>,
+        asked: Arc<AtomicU64>,
+    }
+
+    impl Scene {
+        /// The responder says `said`, and hangs up.
+        async fn new(said: &'static str) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let asked = Arc::new(AtomicU64::new(0));
+            let count = Arc::clone(&asked);
+            tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    count.fetch_add(1, Ordering::Relaxed);
+                    stream.read(&mut [0; 4096]).await.unwrap();
+                    stream.write_all(said.as_bytes()).await.unwrap();
+                }
+            });
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let authority = params.self_signed(&key).unwrap().der().to_vec();
+            let issuer = Issuer::new(params, key);
+            let certificates = (0..3).map(|_| {
+                let params = CertificateParams::default();
+                params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().to_vec()
+            });
+            let ocsp = vec![trust::OcspResponder { authority: authority.clone(), url, signer: None }];
+            let trust = Trust::new(Parts { anchors: vec![authority], ocsp, ..Parts::default() }).unwrap();
+            Self { trust: Arc::new(trust), certificates: certificates.collect(), asked }
+        }
+
+        /// What a decision about a certificate has to wait for.
+        async fn decide(&self, responder: &HttpResponder, certificate: usize) {
+            let now = SystemTime::now().into();
+            let path = self.trust.verify(&self.certificates[certificate], now).unwrap();
+            let questions = self.trust.ocsp_needed(&path, now, || responder.nonce());
+            assert_eq!(questions.len(), 1);
+            responder.ask(&self.trust, questions, now).await;
+        }
+
+        fn asked(&self) -> u64 {
+            self.asked.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_asked_about_once_however_many_wait() {
+        let scene = Scene::new("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwhat").await;
+        let responder = HttpResponder::default();
+        let one = || scene.decide(&responder, 0);
+        tokio::join!(one(), one(), one(), one());
+        assert_eq!(scene.asked(), 1);
+        // That there was no answer is remembered, and says nothing of other certificates.
+        one().await;
+        assert_eq!(scene.asked(), 1);
+        scene.decide(&responder, 1).await;
+        assert_eq!(scene.asked(), 2);
+        assert_eq!(responder.outcomes()[FAILED], ("failed", 2));
+        assert!(responder.0.lock().responders.values().all(|responder| responder.silent.is_none()));
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_left_alone() {
+        let scene = Scene::new("").await;
+        let responder = HttpResponder::default();
+        for certificate in [0, 1, 2, 0] {
+            scene.decide(&responder, certificate).await;
+        }
+        assert_eq!(scene.asked(), 1);
+        assert_eq!(responder.outcomes()[FAILED], ("failed", 1));
+    }
+
+    #[tokio::test]
+    async fn a_question_goes_on_without_who_began_it() {
+        let scene = Scene::new("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwhat").await;
+        let responder = HttpResponder::default();
+        drop(tokio::time::timeout(Duration::ZERO, scene.decide(&responder, 0)).await);
+        scene.decide(&responder, 0).await;
+        assert_eq!(scene.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn there_is_an_end_to_what_is_remembered() {
+        let scene = Scene::new("").await;
+        let responder = HttpResponder::default();
+        let (_done, open) = watch::channel(());
+        let fill = |question: fn(watch::Receiver<()>) -> Question| {
+            let mut known = responder.0.lock();
+            known.questions.clear();
+            for number in 0..QUESTIONS_MAX {
+                known.questions.insert((number, [0; 32]), question(open.clone()));
+            }
+        };
+        fill(Question::Open);
+        scene.decide(&responder, 0).await;
+        assert_eq!(scene.asked(), 0, "too many are open");
+        fill(|_| Question::Failed(Instant::now()));
+        scene.decide(&responder, 0).await;
+        assert_eq!(scene.asked(), 1, "old failures make room");
+        assert_eq!(responder.0.lock().questions.len(), 1);
+    }
+}
