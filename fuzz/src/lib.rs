@@ -5,11 +5,14 @@
 
 pub mod association;
 pub mod certificate;
+pub mod crl;
 pub mod name;
 pub mod ndr;
+pub mod ocsp;
 pub mod pac;
 pub mod pdu;
 pub mod rcmp;
+mod signed;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);
