@@ -74,6 +74,8 @@ pub(crate) struct List {
 struct Seen {
     /// The file as it was when it was read last, whatever was in it.
     stamp: Option<Stamp>,
+    /// Whether that could not be used.
+    refused: bool,
     /// SHA-256 of the list that was taken.
     taken: Option<[u8; 32]>,
 }
@@ -115,7 +117,8 @@ impl List {
             info!(list = %self.source, issuer = facts.issuer, entries = facts.entries, "Kept a revocation list");
         }
         let CrlSource::File(path) = &self.source else { return Ok(None) };
-        if kept && self.is_unchanged(path) {
+        // What was refused is refused again, so that a reload says so.
+        if kept && self.is_unchanged(path) && !self.seen().refused {
             return Ok(None);
         }
         match self.read(path, trust, now) {
@@ -155,9 +158,12 @@ impl List {
         let is_early = |error: &anyhow::Error| {
             matches!(error.downcast_ref::<CrlError>(), Some(CrlError::NotYetValid(_)))
         };
+        let mut seen = self.seen();
+        seen.refused = result.is_err();
         if !result.as_ref().is_err_and(is_early) {
-            self.seen().stamp = stamp;
+            seen.stamp = stamp;
         }
+        drop(seen);
         result
     }
 
@@ -365,17 +371,20 @@ impl FirstLook {
     }
 }
 
-/// Fetches what is behind URLs, once, for whoever decides once.
-pub(crate) async fn fetch_once(trust: &Arc<Trust>, lists: &[Arc<List>], now: fn() -> FileTime) {
+/// Fetches what is behind URLs, once, for whoever decides once; returns what could not be had.
+pub(crate) async fn fetch_once(
+    trust: &Arc<Trust>,
+    lists: &[Arc<List>],
+    now: fn() -> FileTime,
+) -> Vec<String> {
     let fetcher = Arc::new(Fetcher::default());
     let mut looks = JoinSet::new();
     for list in lists.iter().filter(|list| matches!(list.source, CrlSource::Url(_))) {
         let (list, trust, fetcher) = (Arc::clone(list), Arc::clone(trust), Arc::clone(&fetcher));
         looks.spawn(async move {
-            if let Err(error) = list.look(&trust, &fetcher, now).await {
-                warn!(list = %list.source, error, "A revocation list is not to be had");
-            }
+            let looked = list.look(&trust, &fetcher, now).await;
+            looked.err().map(|error| format!("{}: {error}", list.source))
         });
     }
-    looks.join_all().await;
+    looks.join_all().await.into_iter().flatten().collect()
 }

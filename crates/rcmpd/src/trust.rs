@@ -53,10 +53,12 @@ impl Loaded {
         Ok(Mapper::new(MapperParts { policy, trust, responder, store, server })?)
     }
 
-    /// Fetches the lists that are behind URLs, once. One that cannot be had leaves its certificates undecided.
-    pub async fn fetch(&self, now: fn() -> FileTime) {
-        if let Some(trust) = &self.trust {
-            lists::fetch_once(trust, &self.lists, now).await;
+    /// Fetches the lists that are behind URLs, once. One that cannot be had leaves its certificates undecided; returns which and
+    /// why.
+    pub async fn fetch(&self, now: fn() -> FileTime) -> Vec<String> {
+        match &self.trust {
+            Some(trust) => lists::fetch_once(trust, &self.lists, now).await,
+            None => Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@ mod command_line;
 mod issuing;
 mod load;
 mod mapping;
+mod revocation;
 mod serving;
 mod stores;
 mod strong_mapping;

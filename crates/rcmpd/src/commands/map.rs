@@ -110,7 +110,9 @@ pub(super) async fn explain(
         return Ok(6);
     };
     let loaded = trust::load(mapping, now())?;
-    loaded.fetch(now).await;
+    for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
+        eprintln!("rcmpd: warning: {warning}");
+    }
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
     let mapper = loaded.mapper(Arc::clone(&accounts.store), config.server.clone())?;
     let (reason, explanation) =

@@ -1,0 +1,239 @@
+//! A certification authority that is the `openssl` command line: it issues, revokes, makes lists and answers by OCSP.
+
+use crate::service::{Demo, finish};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+/// `openssl ARGUMENTS` in a folder; returns what it printed.
+#[track_caller]
+pub fn openssl(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("openssl");
+    command.args(arguments).current_dir(folder);
+    finish(command).code(0).stdout
+}
+
+/// Sections for lists of all kinds; `ca` is the configuration of `openssl ca`.
+const CONFIGURATION: &str = "
+[req]
+distinguished_name = none
+[none]
+[authority]
+basicConstraints = critical,CA:TRUE
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+[ca]
+default_ca = here
+[here]
+database = index.txt
+crlnumber = crlnumber
+default_md = sha256
+default_crl_days = 30
+unique_subject = no
+[plain]
+authorityKeyIdentifier = keyid
+[delta]
+2.5.29.27 = critical,DER:02:01:01
+[indirect]
+issuingDistributionPoint = critical,@indirect_point
+[indirect_point]
+indirectCRL = TRUE
+[some_reasons]
+issuingDistributionPoint = critical,@some_reasons_point
+[some_reasons_point]
+onlysomereasons = keyCompromise
+[unknown_critical]
+1.2.3.4 = critical,DER:05:00
+";
+
+/// An authority in a folder of its own.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Authority {
+    /// The demo's.
+    pub fn of(demo: &Demo) -> Self {
+        Self::with(demo, "openssl", demo.path("certs/ca.pem"), demo.path("certs/ca.key"))
+    }
+
+    /// A new one that certifies itself.
+    pub fn root(demo: &Demo, name: &str, subject: &str) -> Self {
+        let this = Self::with_own_key(demo, name);
+        let arguments = ["-subj", subject, "-days", "30", "-extensions", "authority"];
+        this.run(&["req", "-x509", "-new"], &arguments, &["-key", "ca.key", "-out", "ca.pem"]);
+        this
+    }
+
+    /// A new one below this one.
+    pub fn below(&self, demo: &Demo, name: &str, subject: &str) -> Self {
+        let this = Self::with_own_key(demo, name);
+        this.run(&["req", "-new"], &["-subj", subject], &["-key", "ca.key", "-out", "ca.csr"]);
+        self.certify(&this.folder.join("ca.csr"), "ca.cnf", "authority", &this.certificate);
+        this
+    }
+
+    fn with_own_key(demo: &Demo, name: &str) -> Self {
+        let folder = demo.path(name);
+        let this = Self::with(demo, name, folder.join("ca.pem"), folder.join("ca.key"));
+        openssl(&this.folder, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "ca.key"]);
+        this
+    }
+
+    fn with(demo: &Demo, name: &str, certificate: PathBuf, key: PathBuf) -> Self {
+        let folder = demo.path(name);
+        fs::create_dir(&folder).expect("the folder is new");
+        for (file, text) in [("ca.cnf", CONFIGURATION), ("index.txt", ""), ("crlnumber", "01\n")] {
+            fs::write(folder.join(file), text).expect("the folder can be written");
+        }
+        Self { folder, certificate, key }
+    }
+
+    #[track_caller]
+    fn run(&self, command: &[&str], arguments: &[&str], rest: &[&str]) {
+        openssl(&self.folder, &[command, &["-config", "ca.cnf"], arguments, rest].concat());
+    }
+
+    fn certify(&self, request: &Path, file: &str, section: &str, certificate: &Path) {
+        let paths =
+            [request, &self.certificate, &self.key, certificate].map(|path| path.display().to_string());
+        let [request, ca, key, certificate] = &paths;
+        let serial = format!("0x{:x}", fs::read_dir(&self.folder).expect("it is there").count() + 0x1000);
+        openssl(
+            &self.folder,
+            &[
+                "x509",
+                "-req",
+                "-in",
+                request,
+                "-CA",
+                ca,
+                "-CAkey",
+                key,
+                "-set_serial",
+                &serial,
+                "-days",
+                "30",
+                "-extfile",
+                file,
+                "-extensions",
+                section,
+                "-out",
+                certificate,
+            ],
+        );
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> String {
+        self.certificate.display().to_string()
+    }
+
+    /// Certifies a client as `certs/NAME.pem`: alice's user principal name and SID, and what else is told.
+    pub fn issue(&self, demo: &Demo, name: &str, extensions: &str) {
+        let mut text = String::from("[client]\nextendedKeyUsage = clientAuth\n");
+        text.push_str("subjectAltName = otherName:1.3.6.1.4.1.311.20.2.3;UTF8:alice@contoso.example\n");
+        text.push_str("1.3.6.1.4.1.311.25.2 = ASN1:SEQUENCE:names\n");
+        text.push_str(extensions);
+        text.push_str(
+            "\n[names]\nname = IMPLICIT:0,SEQUENCE:name\n[name]\nid = OID:1.3.6.1.4.1.311.25.2.1\n",
+        );
+        let sid = demo.domain_sid();
+        writeln!(text, "value = EXPLICIT:0,FORMAT:ASCII,OCTETSTRING:{sid}-1001").expect("a String grows");
+        let file = format!("{name}.cnf");
+        fs::write(self.folder.join(&file), text).expect("the folder can be written");
+        let (key, request) = (format!("{name}.key"), format!("{name}.csr"));
+        openssl(&self.folder, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key]);
+        let subject = format!("/CN={name}");
+        self.run(&["req", "-new"], &["-subj", &subject], &["-key", &key, "-out", &request]);
+        self.certify(&self.folder.join(request), &file, "client", Path::new(&demo.certificate(name)));
+    }
+
+    fn ca(&self, arguments: &[&str]) {
+        let (certificate, key) = (self.certificate(), self.key.display().to_string());
+        let who = ["ca", "-config", "ca.cnf", "-batch", "-cert", &certificate, "-keyfile", &key];
+        openssl(&self.folder, &[&who, arguments].concat());
+    }
+
+    /// Writes a certificate into the index, as good.
+    pub fn know(&self, certificate: &str) {
+        self.ca(&["-valid", certificate]);
+    }
+
+    /// Revokes a certificate.
+    pub fn revoke(&self, certificate: &str, reason: &str) {
+        self.ca(&["-revoke", certificate, "-crl_reason", reason]);
+    }
+
+    /// Makes a list, and puts it in place at once.
+    pub fn list(&self, path: &Path, options: &[&str]) {
+        let (new, place) = (self.folder.join("new.crl"), path);
+        let out = new.display().to_string();
+        let options = if options.contains(&"-crlexts") {
+            options.to_vec()
+        } else {
+            [&["-crlexts", "plain"], options].concat()
+        };
+        self.ca(&[&["-gencrl", "-out", &out], &options[..]].concat());
+        fs::rename(new, place).expect("both are in one folder");
+    }
+
+    /// Signs bytes: an ECDSA signature with SHA-256.
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        fs::write(self.folder.join("tbs"), bytes).expect("the folder can be written");
+        let key = self.key.display().to_string();
+        openssl(&self.folder, &["dgst", "-sha256", "-sign", &key, "-out", "signature", "tbs"]);
+        fs::read(self.folder.join("signature")).expect("it was just written")
+    }
+
+    /// Answers by OCSP, by what the index says.
+    pub fn respond(&self) -> Responder {
+        let (certificate, key) = (self.certificate(), self.key.display().to_string());
+        let mut child = Command::new("openssl")
+            .args(["ocsp", "-port", "0", "-index", "index.txt", "-CA", &certificate, "-ndays", "1"])
+            .args(["-rsigner", &certificate, "-rkey", &key])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("openssl tells its port");
+        // ACCEPT [::]:36241 PID=26922
+        let port = line.split(' ').nth(1).and_then(|address| address.rsplit(':').next()?.trim().parse().ok());
+        let port = port.unwrap_or_else(|| panic!("no port in {line:?}"));
+        Responder { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _stdout: stdout }
+    }
+
+    /// Asks a responder about a certificate, as `openssl` does.
+    pub fn ask(&self, responder: &Responder, certificate: &str) -> String {
+        let url = format!("http://{}", responder.address);
+        let ca = self.certificate();
+        openssl(&self.folder, &["ocsp", "-issuer", &ca, "-cert", certificate, "-url", &url, "-CAfile", &ca])
+    }
+}
+
+/// A running `openssl ocsp`; it ends with this value.
+#[derive(Debug)]
+pub struct Responder {
+    child: Child,
+    /// Where it is.
+    pub address: SocketAddr,
+    // It writes there for as long as it lives.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
