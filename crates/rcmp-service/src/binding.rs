@@ -58,7 +58,11 @@ fn weak(
     rules: &Rules<'_>,
     withheld: bool,
 ) -> Result<(), Reason> {
-    let no_strong = if withheld { Reason::AuthorityNotAllowed } else { Reason::NoStrongMapping };
+    let no_strong = match (withheld, rules.is_verified()) {
+        (false, _) => Reason::NoStrongMapping,
+        (true, false) => Reason::NotVerified,
+        (true, true) => Reason::AuthorityNotAllowed,
+    };
     match rules.binding {
         Binding::Full => Err(no_strong),
         _ if forms.iter().all(|form| form.is_proposal()) => Err(no_strong),
@@ -118,32 +122,31 @@ fn gather(
     if sid == SidEvidence::Agrees {
         found(Form::Sid);
     }
+    // Names that a policy of the certificate may make strong: those that found the account, and one that is stored with it.
+    let mut names = forms.to_vec();
     let stored = &record.account.alt_security_identities;
     if !stored.is_empty()
-        && let Ok(issuer) = certificate.issuer_name()
+        && let Ok(own) = mapping::identities(certificate, policy.sha1_public_key)
     {
-        let own = mapping::strong_identities(certificate, &issuer, policy.sha1_public_key);
-        let comparison = policy.comparison;
+        let key = |identity: &AltSecurityIdentity| identity.key_by(policy.comparison);
         let keys: Vec<(Form, String)> =
-            own.iter().map(|identity| (Form::of(identity), identity.key_by(comparison))).collect();
-        for value in stored {
-            let Ok(identity) = value.parse::<AltSecurityIdentity>() else { continue };
-            if !Form::of(&identity).is_strong() {
-                continue;
-            }
-            let key = identity.key_by(comparison);
-            if let Some((form, _)) = keys.iter().find(|(_, own)| *own == key) {
-                found(*form);
+            own.iter().map(|identity| (Form::of(identity), key(identity))).collect();
+        for identity in stored.iter().filter_map(|value| value.parse().ok()) {
+            let stored = key(&identity);
+            match keys.iter().find(|(_, own)| *own == stored) {
+                Some((form, _)) if form.is_strong() => found(*form),
+                Some((form @ Form::IssuerSubject, _)) if rules.allow(*form, record) => names.push(*form),
+                _ => {}
             }
         }
     }
     if !rules.strong_names.is_empty()
         && let Ok(policies) = certificate.policies()
     {
-        let by_name = forms.iter().filter(|form| {
+        let strong = names.iter().find(|form| {
             rules.strong_names.iter().any(|name| name.makes_strong(**form, &policies, &record.account))
         });
-        evidence.extend(by_name.map(|form| Evidence { form: *form, state: EvidenceState::StrongByPolicy }));
+        evidence.extend(strong.map(|form| Evidence { form: *form, state: EvidenceState::StrongByPolicy }));
     }
     evidence.sort_by_key(|evidence| evidence.state == EvidenceState::NotGranted);
 }

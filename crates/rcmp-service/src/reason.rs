@@ -33,6 +33,8 @@ pub enum Reason {
     CertificateOlder,
     /// What would bind the certificate to an account is not for its authority to say.
     AuthorityNotAllowed,
+    /// What would bind the certificate to an account counts only for a verified chain, and chains are not verified.
+    NotVerified,
     /// The account is disabled.
     Disabled,
     /// The account is locked.
@@ -70,6 +72,7 @@ impl Reason {
             Self::NoStrongMapping => "no_strong_mapping",
             Self::CertificateOlder => "certificate_older_than_account",
             Self::AuthorityNotAllowed => "authority_not_allowed",
+            Self::NotVerified => "not_verified",
             Self::Disabled => "disabled",
             Self::Locked => "locked",
             Self::Expired => "expired",
@@ -110,6 +113,9 @@ impl Reason {
             Self::AuthorityNotAllowed => {
                 "what binds the certificate to an account is not for its authority to say"
             }
+            Self::NotVerified => {
+                "what binds the certificate to an account counts only for a verified chain, and validation is off"
+            }
             Self::Disabled => "the account is disabled",
             Self::Locked => "the account is locked",
             Self::Expired => "the account is expired",
@@ -146,6 +152,7 @@ impl Reason {
             | Self::NoStrongMapping
             | Self::CertificateOlder
             | Self::AuthorityNotAllowed
+            | Self::NotVerified
             | Self::Disabled
             | Self::Locked
             | Self::Expired
@@ -169,10 +176,12 @@ impl Reason {
     /// The number under which Windows' key distribution centres log the same.
     pub const fn event_id(self) -> Option<u16> {
         match self {
-            Self::NoStrongMapping => Some(39),
+            Self::NoStrongMapping | Self::NotVerified => Some(39),
             Self::CertificateOlder => Some(40),
             Self::SidMismatch => Some(41),
-            Self::AuthorityNotAllowed | Self::Chain(ChainError::UnknownIssuer) => Some(45),
+            Self::AuthorityNotAllowed | Self::Chain(ChainError::UnknownIssuer | ChainError::BadSignature) => {
+                Some(45)
+            }
             _ => None,
         }
     }

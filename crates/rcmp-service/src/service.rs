@@ -9,7 +9,8 @@ use crate::policy::{Policy, Rules, Unsupported, Validation};
 use crate::reason::Reason;
 use crate::trace::{NoTrace, Step, Trace};
 use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust};
-use account_store::{AccountStore, BoxFuture, Matches, Record};
+use account_store::fold::Comparison;
+use account_store::{AccountStore, BoxFuture, DistinguishedName, Matches, Record};
 use bytes::Bytes;
 use dtyp::{FileTime, NtStatus, Sid};
 use std::collections::HashSet;
@@ -134,7 +135,8 @@ impl Mapper {
         if trust.is_some() != (policy.validation != Validation::Off) {
             return Err(Unsupported::Trust);
         }
-        let shared_names = trust.as_deref().map(shared_names).unwrap_or_default();
+        let shared_names =
+            trust.as_deref().map(|trust| shared_names(trust, policy.comparison)).unwrap_or_default();
         Ok(Self { policy, trust, responder, store, server, shared_names, cache: answer::Cache::default() })
     }
 
@@ -252,7 +254,11 @@ impl Mapper {
                 return Ok(Decision { record, method, strength });
             }
         }
-        Err(if withheld { Reason::AuthorityNotAllowed } else { Reason::NoMatch })
+        Err(match (withheld, rules.is_verified()) {
+            (false, _) => Reason::NoMatch,
+            (true, false) => Reason::NotVerified,
+            (true, true) => Reason::AuthorityNotAllowed,
+        })
     }
 
     /// The verified path, or none where chains are not verified here.
@@ -370,11 +376,19 @@ impl Mapper {
     }
 }
 
-/// The authorities that do not have their name alone. A new key under an old name is one of them.
-fn shared_names(trust: &Trust) -> HashSet<KeyId> {
-    let shares =
-        |one: &Authority| trust.authorities().any(|other| other.name == one.name && other.key != one.key);
-    trust.authorities().filter(|authority| shares(authority)).map(|authority| authority.key).collect()
+/// The authorities that do not have their name alone, as names are compared. A new key under an old name is one of them.
+fn shared_names(trust: &Trust, comparison: Comparison) -> HashSet<KeyId> {
+    let name = |authority: &Authority| match authority.subject.parse::<DistinguishedName>() {
+        Ok(name) => name.key_by(comparison),
+        // Nothing stored can name it either.
+        Err(_) => dtyp::hex(&authority.name),
+    };
+    let names: Vec<(String, KeyId)> =
+        trust.authorities().map(|authority| (name(authority), authority.key)).collect();
+    let shares = |(name, key): &&(String, KeyId)| {
+        names.iter().any(|(other, other_key)| other == name && other_key != key)
+    };
+    names.iter().filter(shares).map(|(_, key)| *key).collect()
 }
 
 /// Gives the mapper of the moment, so that a reload changes answers without stopping them.

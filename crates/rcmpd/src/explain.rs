@@ -124,7 +124,10 @@ fn conclusion(explanation: &Explanation) {
     }
     let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();
     let refused_by = match (explanation.reason, &explanation.weighed) {
-        ("no_strong_mapping" | "certificate_older_than_account" | "authority_not_allowed", Some(weighed)) => {
+        (
+            "no_strong_mapping" | "certificate_older_than_account" | "authority_not_allowed" | "not_verified",
+            Some(weighed),
+        ) => {
             format!(", refused by binding {}", weighed.binding)
         }
         _ => String::new(),

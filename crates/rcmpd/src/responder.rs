@@ -267,7 +267,7 @@ mod tests {
                 loop {
                     let (mut stream, _) = listener.accept().await.unwrap();
                     count.fetch_add(1, Ordering::Relaxed);
-                    stream.read(&mut [0; 4096]).await.unwrap();
+                    let _ = stream.read(&mut [0; 4096]).await.unwrap();
                     stream.write_all(said.as_bytes()).await.unwrap();
                 }
             });

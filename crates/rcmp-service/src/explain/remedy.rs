@@ -150,7 +150,8 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
         Reason::NoMatch
         | Reason::NoStrongMapping
         | Reason::CertificateOlder
-        | Reason::AuthorityNotAllowed => strong_value(explanation, advice, name),
+        | Reason::AuthorityNotAllowed
+        | Reason::NotVerified => strong_value(explanation, advice, name),
         Reason::Disabled => set("enable the account", "--enable"),
         Reason::Locked => set("unlock the account", "--unlock"),
         Reason::Expired => set("let the account not expire", "--expires never"),
