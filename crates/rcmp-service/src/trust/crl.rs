@@ -360,17 +360,18 @@ fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
         _ => CrlError::SerialTooLong,
     })?;
     let since = time(&mut fields, "revocationDate")?;
-    let mut reason = RevocationReason::UNSPECIFIED;
+    let mut reason = None;
     if let Some(extensions) = fields.optional("crlEntryExtensions", der::SEQUENCE)? {
         let mut extensions = extensions.inside();
         while !extensions.is_empty() {
             let bad = extensions.error("reasonCode", dtyp::DecodeErrorKind::BadValue);
             let extension = extension(&mut extensions)?;
             match extension.id {
+                REASON_CODE if reason.is_some() => return Err(bad.into()),
                 REASON_CODE => {
                     let code = value(&extension, "reasonCode", der::ENUMERATED)?;
-                    reason = RevocationReason::new(code.contents).ok_or(bad)?;
-                    if reason == RevocationReason::REMOVE_FROM_CRL {
+                    reason = Some(RevocationReason::new(code.contents).ok_or(bad)?);
+                    if reason == Some(RevocationReason::REMOVE_FROM_CRL) {
                         return Err(CrlError::RemoveFromCrl);
                     }
                 }
@@ -382,7 +383,7 @@ fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
         }
     }
     fields.finish("revokedCertificate")?;
-    Ok(Entry { serial, since: pack(since), reason })
+    Ok(Entry { serial, since: pack(since), reason: reason.unwrap_or(RevocationReason::UNSPECIFIED) })
 }
 
 fn crl_number(extension: &Extension<'_>) -> Result<CrlNumber, DecodeError> {

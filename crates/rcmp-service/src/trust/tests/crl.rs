@@ -247,6 +247,7 @@ fn lists_that_tell_half_are_refused() {
         list().numbered(0x80),
         list().scoped(&[]).scoped(&[]),
         entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x07])),
+        entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x01]).repeat(2)),
         List { revoked: vec![(vec![0x00, 0x01], Vec::new())], ..list() },
     ] {
         let root = Ca::root("Root");
@@ -362,10 +363,14 @@ fn a_new_configuration_takes_over_the_lists_of_its_cas() {
     let before = trust(&[&root, &other], &[]);
     let mallory = root.leaf("mallory");
     let list = List::of(&[&mallory]).numbered(2).sign(&root);
-    before.install_crl(0, &list, now()).unwrap();
+    let facts = before.install_crl(0, &list, now()).unwrap();
     before.install_crl(1, &List::default().sign(&other), now()).unwrap();
     let after = trust(&[&root], &[]);
+    assert_eq!(after.crl_facts(3), None);
     assert!(after.adopt_crl(3, &before, 0));
+    assert_eq!((facts.number.as_deref(), facts.entries), (Some("02"), 1));
+    assert_eq!(after.crl_facts(3), Some(facts));
+    assert_eq!(after.crl_facts(4), None);
     assert_eq!(status(&after, &mallory), revoked(Which::Leaf));
     assert_eq!(after.install_crl(3, &List::default().numbered(1).sign(&root), now()), Err(CrlError::Older));
     assert!(!after.adopt_crl(0, &before, 1), "its CA is not configured any more");
