@@ -19,8 +19,6 @@ pub mod trace;
 pub mod trust;
 
 pub use mapping::{Form, Method, Strength};
-pub use policy::{Binding, Policy, Unsupported, Validation};
+pub use policy::{Binding, Contradiction, Policy, Validation};
 pub use reason::Reason;
-pub use service::{
-    Answer, Asker, CurrentMapper, MapCertificate, Mapped, Mapper, MapperParts, OcspTransport, Question,
-};
+pub use service::{Answer, Asker, Mapped, Mapper, MapperParts, OcspTransport, Question};

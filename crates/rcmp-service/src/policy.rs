@@ -10,7 +10,7 @@ use crate::trust::KeyId;
 use account_store::fold::{Comparison, casefold};
 use account_store::{Account, AccountKind, Record};
 use dtyp::{FileTime, Sid};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Rules by which a certificate may become an account.
@@ -124,14 +124,14 @@ pub enum Sha1PublicKeyInput {
 
 /// A policy contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsupported {
+pub enum Contradiction {
     /// A strong mapping is needed, and without a verified chain none counts.
     NothingCanMap,
     /// Chains are to be verified, and there is nothing to verify them by; or the other way round.
     Trust,
 }
 
-impl fmt::Display for Unsupported {
+impl fmt::Display for Contradiction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NothingCanMap => {
@@ -142,7 +142,7 @@ impl fmt::Display for Unsupported {
     }
 }
 
-impl std::error::Error for Unsupported {}
+impl std::error::Error for Contradiction {}
 
 /// Rules for the certificates below one authority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -315,17 +315,16 @@ pub struct Rules<'a> {
 
 impl Policy {
     /// Whether this policy makes sense.
-    pub const fn check(&self) -> Result<(), Unsupported> {
+    pub const fn check(&self) -> Result<(), Contradiction> {
         match (self.binding, self.validation) {
-            (Binding::Full, Validation::Off) => Err(Unsupported::NothingCanMap),
+            (Binding::Full, Validation::Off) => Err(Contradiction::NothingCanMap),
             _ => Ok(()),
         }
     }
 
     /// The rules for a certificate whose verified path has these authorities, the issuing one first; `None` when chains are not
-    /// verified. `shares_name` tells of an authority whether another one, with another key, has its name: what names such an
-    /// issuer counts only where the operator granted it to that very authority.
-    pub fn rules(&self, path: Option<&[KeyId]>, shares_name: impl Fn(&KeyId) -> bool) -> Rules<'_> {
+    /// verified. `shared_names` are the authorities whose name another one has, too, with another key.
+    pub fn rules(&self, path: Option<&[KeyId]>, shared_names: &HashSet<KeyId>) -> Rules<'_> {
         let entries = || path.unwrap_or_default().iter().filter_map(|key| self.authorities.get(key));
         let mut grants: Vec<&Grants> = entries().filter_map(|entry| entry.grants.as_ref()).collect();
         if grants.is_empty() {
@@ -343,11 +342,17 @@ impl Policy {
                 .map_or(&[], |entry| entry.strong_names.as_slice()),
             grants,
             verified: path.is_some(),
-            issuer_is_named: path.and_then(<[KeyId]>::first).is_none_or(|issuer| {
-                let granted = self.authorities.get(issuer).is_some_and(|entry| entry.grants.is_some());
-                granted || !shares_name(issuer)
-            }),
+            issuer_is_named: path
+                .and_then(<[KeyId]>::first)
+                .is_none_or(|issuer| self.is_named(issuer, shared_names)),
         }
+    }
+
+    /// Whether an authority's name says which authority it is: no other one has it, or the operator granted forms to this very
+    /// key.
+    pub fn is_named(&self, authority: &KeyId, shared_names: &HashSet<KeyId>) -> bool {
+        !shared_names.contains(authority)
+            || self.authorities.get(authority).is_some_and(|entry| entry.grants.is_some())
     }
 }
 

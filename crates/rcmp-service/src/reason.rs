@@ -31,7 +31,7 @@ pub enum Reason {
     NoStrongMapping,
     /// The account is found by names alone, and the certificate is older than the account.
     CertificateOlder,
-    /// What would bind the certificate to an account is not for its authority to say.
+    /// The certificate's authority was not granted what would map it: a form, for this account, or a method.
     AuthorityNotAllowed,
     /// What would bind the certificate to an account counts only for a verified chain, and chains are not verified.
     NotVerified,
@@ -110,9 +110,7 @@ impl Reason {
             Self::CertificateOlder => {
                 "the account is found by names alone, and the certificate is older than the account"
             }
-            Self::AuthorityNotAllowed => {
-                "what binds the certificate to an account is not for its authority to say"
-            }
+            Self::AuthorityNotAllowed => "the certificate's authority was not granted what would map it",
             Self::NotVerified => {
                 "what binds the certificate to an account counts only for a verified chain, and validation is off"
             }
@@ -173,7 +171,7 @@ impl Reason {
         )
     }
 
-    /// The number under which Windows' key distribution centres log the same.
+    /// The number under which Windows' key distribution centres log the same (KB5014754, KB5057784).
     pub const fn event_id(self) -> Option<u16> {
         match self {
             Self::NoStrongMapping | Self::NotVerified => Some(39),

@@ -5,7 +5,7 @@ use crate::binding;
 use crate::certificate::Certificate;
 use crate::mapping::{self, Form, FormQuery, Method, Strength};
 use crate::message::{MappingFlags, Request};
-use crate::policy::{Policy, Rules, Unsupported, Validation};
+use crate::policy::{Contradiction, Policy, Rules, Validation};
 use crate::reason::Reason;
 use crate::trace::{NoTrace, Step, Trace};
 use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust};
@@ -14,9 +14,7 @@ use account_store::{AccountStore, BoxFuture, DistinguishedName, Matches, Record}
 use bytes::Bytes;
 use dtyp::{FileTime, NtStatus, Sid};
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 /// Who asks, as the transport has verified it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,11 +127,11 @@ struct Found {
 
 impl Mapper {
     /// A mapper. A policy that contradicts itself is refused.
-    pub fn new(parts: MapperParts) -> Result<Self, Unsupported> {
+    pub fn new(parts: MapperParts) -> Result<Self, Contradiction> {
         let MapperParts { policy, trust, responder, store, server } = parts;
         policy.check()?;
         if trust.is_some() != (policy.validation != Validation::Off) {
-            return Err(Unsupported::Trust);
+            return Err(Contradiction::Trust);
         }
         let shared_names =
             trust.as_deref().map(|trust| shared_names(trust, policy.comparison)).unwrap_or_default();
@@ -147,7 +145,7 @@ impl Mapper {
 
     /// The rules for a certificate whose verified path has these authorities.
     pub fn rules(&self, path: Option<&[KeyId]>) -> Rules<'_> {
-        self.policy.rules(path, |key| self.shared_names.contains(key))
+        self.policy.rules(path, &self.shared_names)
     }
 
     /// Authorities whose name another one has, too, with another key.
@@ -306,8 +304,13 @@ impl Mapper {
         match (path, &self.trust) {
             (Some(path), Some(trust)) => wanted
                 .filter(|name| {
-                    let mut known = trust.authorities();
-                    known.any(|known| known.name == **name && path.authorities.contains(&known.key))
+                    let on_path =
+                        |known: &&Authority| known.name == **name && path.authorities.contains(&known.key);
+                    // A name that another one has, too, says nothing unless the operator granted it to this one.
+                    trust
+                        .authorities()
+                        .filter(on_path)
+                        .any(|known| self.policy.is_named(&known.key, &self.shared_names))
                 })
                 .collect(),
             _ => wanted.collect(),
@@ -389,45 +392,4 @@ fn shared_names(trust: &Trust, comparison: Comparison) -> HashSet<KeyId> {
         names.iter().any(|(other, other_key)| other == name && other_key != key)
     };
     names.iter().filter(shares).map(|(_, key)| *key).collect()
-}
-
-/// Gives the mapper of the moment, so that a reload changes answers without stopping them.
-pub trait CurrentMapper: Clone + Send + Sync + 'static {
-    /// The mapper to use for one answer.
-    fn current(&self) -> Arc<Mapper>;
-}
-
-impl CurrentMapper for Arc<Mapper> {
-    fn current(&self) -> Arc<Mapper> {
-        Self::clone(self)
-    }
-}
-
-/// Answers questions: the one service behind every way to ask.
-#[derive(Clone, Debug)]
-pub struct MapCertificate<M> {
-    mapper: M,
-    now: fn() -> FileTime,
-}
-
-impl<M> MapCertificate<M> {
-    /// A service that asks `mapper`, and `now` for the time.
-    pub const fn new(mapper: M, now: fn() -> FileTime) -> Self {
-        Self { mapper, now }
-    }
-}
-
-impl<M: CurrentMapper> tower::Service<Question> for MapCertificate<M> {
-    type Response = Answer;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Answer, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, question: Question) -> Self::Future {
-        let (mapper, now) = (self.mapper.current(), (self.now)());
-        Box::pin(async move { Ok(mapper.answer(&question, now).await) })
-    }
 }

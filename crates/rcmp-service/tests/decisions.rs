@@ -16,7 +16,7 @@ use rcmp_service::policy::Grants;
 use rcmp_service::trace::Step;
 use rcmp_service::trust::{Parts, Trust};
 use rcmp_service::{
-    Answer, Asker, Binding, Mapper, MapperParts, Method, Policy, Question, Reason, Unsupported, Validation,
+    Answer, Asker, Binding, Contradiction, Mapper, MapperParts, Method, Policy, Question, Reason, Validation,
 };
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
@@ -119,7 +119,7 @@ fn mapper(policy: Policy, accounts: Vec<Account>) -> Mapper {
     of(policy, Arc::new(store)).expect("it makes sense")
 }
 
-fn of(policy: Policy, store: Arc<dyn AccountStore>) -> Result<Mapper, Unsupported> {
+fn of(policy: Policy, store: Arc<dyn AccountStore>) -> Result<Mapper, Contradiction> {
     let trust = (policy.validation != Validation::Off).then(trust);
     Mapper::new(MapperParts { policy, trust, responder: None, store, server: "DC1".into() })
 }
@@ -493,13 +493,13 @@ fn a_store_that_cannot_answer_is_not_no() {
 fn a_policy_that_could_map_nobody_does_not_start() {
     let off = Policy { binding: Binding::Full, validation: Validation::Off, ..policy(BOTH) };
     let store = || Arc::new(MemoryStore::new(domain()));
-    assert_eq!(of(off, store()).map(|_| ()), Err(Unsupported::NothingCanMap));
+    assert_eq!(of(off, store()).map(|_| ()), Err(Contradiction::NothingCanMap));
     let parts =
         |policy, trust| MapperParts { policy, trust, responder: None, store: store(), server: "DC1".into() };
     let without = parts(policy(BOTH), None);
-    assert_eq!(Mapper::new(without).map(|_| ()), Err(Unsupported::Trust));
+    assert_eq!(Mapper::new(without).map(|_| ()), Err(Contradiction::Trust));
     let unused = Policy { validation: Validation::Off, ..policy(BOTH) };
-    assert_eq!(Mapper::new(parts(unused, Some(trust()))).map(|_| ()), Err(Unsupported::Trust));
+    assert_eq!(Mapper::new(parts(unused, Some(trust()))).map(|_| ()), Err(Contradiction::Trust));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::output::{line, visible};
 use crate::serve::now;
 use crate::stores::Accounts;
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
+use rcmp_service::trace::Step;
 use rcmp_service::{Form, Mapper};
 
 /// Decides, and explains the decision.
@@ -19,8 +20,15 @@ pub async fn explain(
     let mut explanation = Explanation::new(mapper, request, &steps, &answer);
     if answer.mapped.is_none() {
         let mut nearest = Nearest::new(&steps);
-        if explanation.weighed.is_none() && nearest.is_needed() {
-            accounts.each(|account| nearest.look_at(account)).await?;
+        let weighed = steps.iter().find_map(|step| match step {
+            Step::Weighed { record, .. } => Some(record),
+            _ => None,
+        });
+        match weighed {
+            // Whoever was found may have the right value, wrongly written.
+            Some(record) => nearest.look_at(&record.account),
+            None if nearest.is_needed() => accounts.each(|account| nearest.look_at(account)).await?,
+            None => {}
         }
         let (reason, nearest) = (answer.reason, nearest.into_miss());
         explanation.advise(&Advice { certificate, reason, mapper, steps: &steps, nearest, config });

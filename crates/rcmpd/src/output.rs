@@ -1,8 +1,9 @@
 //! What commands print: tables for people, JSON for programs.
 
 use crate::ask::{AskError, Mapped};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use dtyp::Sid;
+use rcmp_service::explain::is_hidden;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 
@@ -15,13 +16,7 @@ pub fn line(text: &str) {
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        let hidden = c.is_control()
-            || matches!(
-                c,
-                '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-                    | '\u{e0000}'..='\u{e0fff}'
-            );
-        match hidden {
+        match is_hidden(c) {
             true => shown.extend(c.escape_unicode()),
             false => shown.push(c),
         }
@@ -44,7 +39,17 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
         presets::NOTHING
     });
     table.set_header(head.iter().map(|name| name.to_uppercase()));
+    // A SID that is cut in two can be neither copied nor searched.
+    let is_sid = |at: usize| {
+        rows.iter().any(|row: &Vec<String>| row.get(at).is_some_and(|cell| cell.starts_with("S-1-")))
+    };
+    let sids: Vec<usize> = (0..head.len()).filter(|at| is_sid(*at)).collect();
     table.add_rows(rows);
+    for at in sids {
+        if let Some(column) = table.column_mut(at) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
     line(&table.trim_fmt());
 }
 

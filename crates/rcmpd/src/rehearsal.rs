@@ -1,7 +1,7 @@
 //! Decisions under another policy: who would gain, who would lose.
 //!
-//! Certificates come from a folder, or from an audit log that has them. Each is decided once by either policy, on all
-//! processors, however often it occurs.
+//! Certificates come from a folder, or from an audit log that has them. A certificate is decided once by either
+//! policy for each set of methods that was asked for, on all processors, however often it occurs.
 
 use crate::certificates::Chain;
 use crate::serve::now;
@@ -12,7 +12,7 @@ use rcmp_service::trace::NoTrace;
 use rcmp_service::{Mapper, Reason};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Case {
     request: Vec<u8>,
+    thumbprint: [u8; 20],
     /// What people know it by.
     label: String,
     count: u64,
@@ -121,12 +122,14 @@ impl Cases {
         files.sort();
         for (at, file) in files.iter().enumerate() {
             let request = Chain::read(file, None).and_then(|chain| {
-                Ok(Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? }.encode())
+                let certificate = chain.certificate();
+                let request = Request { flags, certificate, issuers: chain.issuers()? }.encode();
+                Ok(request.map(|request| (request, Sha1::digest(certificate).into())))
             });
             match request {
-                Ok(Some(request)) => {
+                Ok(Some((request, thumbprint))) => {
                     let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    cases.cases.push(Case { request, label, count: 1 });
+                    cases.cases.push(Case { request, thumbprint, label, count: 1 });
                 }
                 Ok(None) => cases.unreadable.push(format!("{}: too long to be asked about", file.display())),
                 Err(error) => cases.unreadable.push(error.to_string()),
@@ -185,7 +188,7 @@ impl Cases {
                 Some((request, label))
             });
             match request {
-                Some((request, label)) => cases.cases.push(Case { request, label, count }),
+                Some((request, label)) => cases.cases.push(Case { request, thumbprint, label, count }),
                 None => cases.without_certificate += count,
             }
         }
@@ -216,7 +219,7 @@ pub async fn rehearse(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome {
         without_certificate: cases.without_certificate,
-        certificates: cases.cases.len() as u64,
+        certificates: cases.cases.iter().map(|case| case.thumbprint).collect::<HashSet<_>>().len() as u64,
         ..Outcome::default()
     };
     let cases = Arc::new(cases.cases);
@@ -254,6 +257,14 @@ pub async fn rehearse(
         outcome.add(part?);
     }
     outcome.changes.sort();
+    // What was asked by several sets of methods with the same outcome is one change.
+    outcome.changes.dedup_by(|later, earlier| {
+        let same = Change { decisions: earlier.decisions, ..later.clone() } == *earlier;
+        if same {
+            earlier.decisions += later.decisions;
+        }
+        same
+    });
     Ok(outcome)
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// How long a responder may take, with the time for its turn: somebody waits for a decision.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -67,11 +67,13 @@ struct Responder {
     heard: Option<Instant>,
     /// Until when it is not asked, since it says nothing.
     silent: Option<Instant>,
+    /// Whether its last answer was of no use. That is told once, however many certificates are asked about.
+    useless: bool,
 }
 
 impl Default for Responder {
     fn default() -> Self {
-        Self { open: Arc::new(Semaphore::new(OPEN_MAX)), heard: None, silent: None }
+        Self { open: Arc::new(Semaphore::new(OPEN_MAX)), heard: None, silent: None, useless: false }
     }
 }
 
@@ -164,6 +166,22 @@ impl Shared {
         }
     }
 
+    /// Its answer was of use, or of none and why.
+    fn judged(&self, url: &Arc<str>, error: Option<&str>) {
+        let mut known = self.lock();
+        let responder = known.responders.entry(Arc::clone(url)).or_default();
+        let was_useless = std::mem::replace(&mut responder.useless, error.is_some());
+        drop(known);
+        match error {
+            Some(error) if was_useless => {
+                debug!(url = &**url, error, "An OCSP responder gave no usable answer");
+            }
+            Some(error) => warn!(url = &**url, error, "An OCSP responder gave no usable answer"),
+            None if was_useless => info!(url = &**url, "An OCSP responder gives usable answers again"),
+            None => {}
+        }
+    }
+
     /// Somebody has waited in vain. If nobody has heard anything since he began, nobody will for a while; otherwise it is about this
     /// one question.
     fn silent(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
@@ -214,14 +232,12 @@ impl Asking {
                 return self.shared.silent(url, since, &error);
             }
         };
+        self.shared.judged(url, answer.as_ref().err().map(String::as_str));
         let outcome = match answer.map(|answer| answer.status) {
             Ok(OcspStatus::Good) => 0,
             Ok(OcspStatus::Revoked { .. }) => 1,
             Ok(OcspStatus::Unknown) => 2,
-            Err(error) => {
-                warn!(url = &**url, error, "An OCSP responder gave no usable answer");
-                FAILED
-            }
+            Err(_) => FAILED,
         };
         self.shared.count(outcome);
         self.answered = outcome != FAILED;

@@ -4,6 +4,7 @@ use crate::certificates;
 use crate::config::Mapping;
 use crate::lists::{self, Fetcher, FirstLook, List, Lists};
 use crate::responder::HttpResponder;
+use crate::serve;
 use account_store::AccountStore;
 use anyhow::{Context, bail};
 use dtyp::FileTime;
@@ -74,6 +75,47 @@ impl Loaded {
     }
 }
 
+/// Everything that a command decides by, once: read, fetched, and what cannot be used now told on standard error.
+pub async fn mapper(
+    mapping: &Mapping,
+    store: Arc<dyn AccountStore>,
+    server: String,
+) -> anyhow::Result<Mapper> {
+    let loaded = load(mapping, serve::now())?;
+    for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
+        eprintln!("rcmpd: warning: {warning}");
+    }
+    loaded.mapper(store, server)
+}
+
+/// The same for another mapping of the same accounts. Where both believe the same, a chain that one has verified is verified for
+/// the other.
+pub async fn mapper_beside(
+    mapping: &Mapping,
+    (other, other_mapper): (&Mapping, &Mapper),
+    store: Arc<dyn AccountStore>,
+    server: String,
+) -> anyhow::Result<Mapper> {
+    let mut loaded = load(mapping, serve::now())?;
+    let ocsp = |mapping: &Mapping| -> Vec<_> {
+        let entries = mapping.authorities.iter().filter(|entry| entry.ocsp.is_some());
+        entries.map(|entry| (entry.certificate.clone(), entry.ocsp.clone())).collect()
+    };
+    match other_mapper.trust() {
+        Some(trust)
+            if loaded.trust.is_some() && mapping.trust == other.trust && ocsp(mapping) == ocsp(other) =>
+        {
+            loaded.trust = Some(Arc::clone(trust));
+        }
+        _ => {
+            for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
+                eprintln!("rcmpd: warning: {warning}");
+            }
+        }
+    }
+    loaded.mapper(store, server)
+}
+
 /// Reads everything that a mapping names. What is missing or cannot be used is an error: nothing else takes its place.
 pub fn load(mapping: &Mapping, now: FileTime) -> anyhow::Result<Loaded> {
     load_after(mapping, &[], now)
@@ -91,7 +133,6 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         intermediates: read_all(&files.intermediates, "mapping.intermediates")?,
         extended_key_usages: files.extended_key_usages.clone(),
         require_extended_key_usage: files.require_extended_key_usage,
-        revocation: policy.validation == Validation::ChainAndRevocation,
         crls: files.crls.len(),
         ..Parts::default()
     };
@@ -115,7 +156,7 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
             parts.ocsp.push(OcspResponder { authority, url: ocsp.url.clone(), signer: signer.transpose()? });
         }
     }
-    let has_responders = parts.revocation && !parts.ocsp.is_empty();
+    let has_responders = !parts.ocsp.is_empty();
     let trust = Trust::new(parts).context("the certificates of [mapping] cannot be used")?;
     let (mut lists, mut warnings) = (Vec::new(), Vec::new());
     for (slot, source) in files.crls.iter().enumerate() {

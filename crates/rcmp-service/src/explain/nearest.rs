@@ -26,12 +26,12 @@ pub struct NearMiss {
 /// Looks for the nearest miss in one account after the other.
 #[derive(Debug)]
 pub struct Nearest {
-    asked: Vec<Question>,
+    asked: Vec<Wanted>,
     best: Option<(u64, NearMiss)>,
 }
 
 #[derive(Debug)]
-struct Question {
+struct Wanted {
     attribute: &'static str,
     value: String,
     folded: String,
@@ -50,7 +50,7 @@ impl Nearest {
             Step::Asked { query, found: Some(Matches::None), .. } => {
                 let (attribute, value) = attribute(query);
                 let identity = value.parse().ok();
-                Some(Question { attribute, folded: fold(attribute, &value), value, identity })
+                Some(Wanted { attribute, folded: fold(attribute, &value), value, identity })
             }
             _ => None,
         });
@@ -80,9 +80,8 @@ impl Nearest {
                         std::mem::discriminant(asked) == std::mem::discriminant(stored)
                     }
                     (None, None) => true,
-                    (asked, stored) => {
-                        asked.is_none() == stored.is_none() || attribute == "altSecurityIdentities"
-                    }
+                    // A value that cannot be read may still be meant.
+                    _ => attribute == "altSecurityIdentities",
                 };
                 let score = match (because, same_kind) {
                     (Some(_), _) => KNOWN_SLIP,

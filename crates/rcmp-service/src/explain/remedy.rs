@@ -5,9 +5,10 @@ use crate::certificate::Certificate;
 use crate::mapping::{self, Form, Method};
 use crate::policy::Sha1PublicKeyInput;
 use crate::reason::Reason;
-use crate::trace::Step;
+use crate::trace::{EvidenceState, Step};
+use crate::trust::ChainError;
 use account_store::fold::casefold;
-use account_store::{AltSecurityIdentity, Domain};
+use account_store::{AltSecurityIdentity, Domain, Matches};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Serialize;
 use std::fmt::Write;
@@ -39,7 +40,7 @@ impl Remedy {
 
 /// Whose account a value is stored with.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     /// The account's name, as far as it is known.
     pub account: &'a str,
     /// Its domain.
@@ -50,7 +51,7 @@ pub struct Target<'a> {
 
 impl Target<'_> {
     /// How to store a value there, three ways.
-    pub fn store(&self, what: impl Into<String>, value: &str) -> Remedy {
+    fn store(&self, what: impl Into<String>, value: &str) -> Remedy {
         Remedy {
             what: what.into(),
             value: Some(value.to_owned()),
@@ -89,7 +90,7 @@ impl Target<'_> {
 }
 
 /// A word for a POSIX shell.
-pub fn shell_quoted(text: &str) -> String {
+fn shell_quoted(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_plain) {
         true => text.to_owned(),
@@ -143,7 +144,7 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
     let name = weighed.map(|record| record.account.name.as_str());
     let config = shell_quoted(advice.config);
     let set = |what: &str, option: &str| {
-        let name = name.unwrap_or("NAME");
+        let name = name.filter(|name| !name.chars().any(is_hidden)).unwrap_or("NAME");
         vec![Remedy::done_by(what, format!("rcmpd account set {} {option} -c {config}", shell_quoted(name)))]
     };
     match advice.reason {
@@ -159,10 +160,14 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
         Reason::SidMismatch => vec![Remedy::told(
             "only another certificate helps: this one names another account by its SID, or contradicts itself",
         )],
-        Reason::Chain(_) => vec![Remedy::told(format!(
-            "if its issuer is to be believed, add the issuer's certificate to mapping.anchors or mapping.intermediates of {config} \
-             and reload; otherwise it is refused rightly"
-        ))],
+        Reason::Chain(error) => vec![Remedy::told(chain(error, &config))],
+        Reason::Revoked => {
+            vec![Remedy::told("only another certificate helps: this one, or one of its issuers, is revoked")]
+        }
+        Reason::MalformedCertificate => {
+            vec![Remedy::told("only another certificate helps: this one is not well formed")]
+        }
+        Reason::LogonHours => vec![Remedy::told("wait for the hours at which the account may log on")],
         Reason::RevocationUnknown => vec![Remedy::told(
             "a current revocation list, or an OCSP responder that answers, for every authority on the path",
         )],
@@ -172,6 +177,33 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
             ))]
         }
         _ => Vec::new(),
+    }
+}
+
+/// What would give a certificate a path.
+fn chain(error: ChainError, config: &str) -> String {
+    match error {
+        ChainError::UnknownIssuer | ChainError::BadSignature => format!(
+            "if its issuer is to be believed, add the issuer's certificate to mapping.anchors or mapping.intermediates of {config} \
+             and reload; otherwise it is refused rightly"
+        ),
+        ChainError::Expired => "only a new certificate helps: this one is over".to_owned(),
+        ChainError::NotYetValid => "wait until it is valid, or look at the clock of this machine".to_owned(),
+        ChainError::IssuerExpired | ChainError::AnchorExpired => {
+            format!(
+                "put the authority's present certificate in the place of the expired one, in {config}, and reload"
+            )
+        }
+        ChainError::IssuerNotYetValid | ChainError::AnchorNotYetValid => {
+            "wait until the authority's certificate is valid, or look at the clock of this machine".to_owned()
+        }
+        ChainError::NotForClientAuthentication => format!(
+            "issue it for client authentication, or add its purpose to mapping.extended_key_usage in {config}"
+        ),
+        ChainError::IsACa => {
+            "ask with the certificate of a person or a machine: this is an authority's".to_owned()
+        }
+        _ => "only another certificate helps: what is wrong is in this one, or in its authority's".to_owned(),
     }
 }
 
@@ -211,13 +243,22 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     // Whose value only resembles the certificate's need not be whose certificate it is; whose value is a slip of it, is.
     let nearest =
         advice.nearest.as_ref().filter(|miss| miss.because.is_some()).map(|miss| miss.account.as_str());
-    let account = name.or(nearest);
+    // A name that cannot be seen is not put where it is to be pasted.
+    let account = name.or(nearest).filter(|name| !name.chars().any(is_hidden));
     let target = Target {
         account: account.unwrap_or("NAME"),
         domain: advice.mapper.store().domain(),
         config: advice.config,
     };
     let mut remedies = Vec::new();
+    if let Some((name, form)) = withheld(advice.steps) {
+        // It is stored already; to store it with somebody else would make it ambiguous.
+        return vec![Remedy::told(format!(
+            "{form} binds it to {name}, and the certificate's authority may not say so: see what its [[mapping.authority]], or \
+             [mapping], grants in {}, and for whom",
+            advice.config
+        ))];
+    }
     match value {
         Some(value) => {
             let whose = match (name, nearest) {
@@ -235,7 +276,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     if !rules.methods.contains(Method::Subject.flag()) && name.is_none() {
         remedies.push(Remedy::told("stored mappings are found only with \"subject\" among mapping.methods"));
     }
-    if explanation.certificate.as_ref().is_some_and(|facts| facts.sids.is_empty()) {
+    if counts(Form::Sid) && explanation.certificate.as_ref().is_some_and(|facts| facts.sids.is_empty()) {
         remedies.push(Remedy::told(
             "or issue a certificate with the account's SID in it, which outlives renewals",
         ));
@@ -243,16 +284,36 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     remedies
 }
 
+/// The account that a strong form names, and may not.
+fn withheld(steps: &[Step]) -> Option<(&str, Form)> {
+    steps.iter().find_map(|step| match step {
+        Step::Asked { form, found: Some(Matches::One(record)), granted: false, .. } if form.is_strong() => {
+            Some((record.account.name.as_str(), *form))
+        }
+        Step::Weighed { record, evidence, .. } => evidence
+            .iter()
+            .find(|evidence| evidence.state == EvidenceState::NotGranted)
+            .map(|evidence| (record.account.name.as_str(), evidence.form)),
+        _ => None,
+    })
+}
+
 /// Whether a value means the same after it went through a terminal and a shell.
 fn is_pasteable(identity: &AltSecurityIdentity) -> bool {
     let text = identity.to_string();
-    let is_seen = |c: char| {
-        !c.is_control()
-            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     text.len() <= account_store::alt_security_identity::LEN_MAX
-        && text.chars().all(is_seen)
+        && !text.chars().any(is_hidden)
         && text.parse::<AltSecurityIdentity>().is_ok_and(|parsed| parsed.key() == identity.key())
+}
+
+/// Whether a character cannot be seen, moves the cursor or turns the line around.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 fn ambiguous(explanation: &Explanation, config: &str) -> Vec<Remedy> {
@@ -269,8 +330,11 @@ fn ambiguous(explanation: &Explanation, config: &str) -> Vec<Remedy> {
         "leave the certificate's names to one account; now it names {}",
         names.join(" and ")
     ))];
-    for asked in found.iter().filter(|asked| asked.attribute == "altSecurityIdentities") {
-        for name in &asked.accounts {
+    let pasteable = |text: &str| !text.chars().any(is_hidden);
+    for asked in
+        found.iter().filter(|asked| asked.attribute == "altSecurityIdentities" && pasteable(&asked.value))
+    {
+        for name in asked.accounts.iter().filter(|name| pasteable(name)) {
             remedies.push(Remedy::done_by(
                 format!("take this mapping from {name}"),
                 format!(

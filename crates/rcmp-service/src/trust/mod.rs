@@ -60,8 +60,6 @@ pub struct Parts {
     pub extended_key_usages: Vec<Vec<u8>>,
     /// Whether a certificate needs the extension.
     pub require_extended_key_usage: bool,
-    /// Whether revocation is to be asked for; see [`Trust::checks_revocation`].
-    pub revocation: bool,
     /// How many revocation lists there may be at one time: as many slots.
     pub crls: usize,
     /// Who may be asked for the status of certificates.
@@ -225,7 +223,6 @@ impl UnknownReason {
 /// What is trusted, and what is known of it.
 pub struct Trust {
     chains: Chains,
-    revocation: bool,
     responders: HashMap<KeyId, Responder>,
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], ChainError>,
@@ -297,7 +294,6 @@ impl Trust {
         Ok(Self {
             responders: responders(parts.ocsp, &authorities)?,
             chains: Chains::new(authorities, usages),
-            revocation: parts.revocation,
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
@@ -309,12 +305,6 @@ impl Trust {
     /// The configured CAs, the anchors first.
     pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
         self.chains.authorities.iter()
-    }
-
-    /// Whether a path alone is not enough: what the operator configured, for whoever decides. [`Trust::revocation`] answers
-    /// either way.
-    pub const fn checks_revocation(&self) -> bool {
-        self.revocation
     }
 
     /// A certificate's path to an anchor.

@@ -22,7 +22,7 @@ use rcmp_service::policy::{
 use rcmp_service::trace::Step;
 use rcmp_service::trust::{KeyId, Parts, Trust};
 use rcmp_service::{
-    Answer, Asker, Binding, Form, Mapper, MapperParts, Policy, Question, Unsupported, Validation,
+    Answer, Asker, Binding, Contradiction, Form, Mapper, MapperParts, Policy, Question, Validation,
 };
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -421,14 +421,14 @@ impl Case {
 
 impl Setting {
     /// What is decided.
-    pub(crate) fn answer(&self) -> Result<Answer, Unsupported> {
+    pub(crate) fn answer(&self) -> Result<Answer, Contradiction> {
         let asker = Asker { account: "WEB01$".into(), sid: sid(1003), may_map: true };
         let question = Question { request: self.request(), asker };
         Ok(block_on(self.mapper()?.answer(&question, NOW)))
     }
 
     /// The same, and how.
-    pub(crate) fn explanation(&self) -> Result<(Answer, Vec<Step>), Unsupported> {
+    pub(crate) fn explanation(&self) -> Result<(Answer, Vec<Step>), Contradiction> {
         let mut steps = Vec::new();
         let answer = block_on(self.mapper()?.explain(&self.request(), NOW, &mut steps));
         Ok((answer, steps))
@@ -448,7 +448,7 @@ impl Setting {
         request.encode().expect("within the limits")
     }
 
-    fn mapper(&self) -> Result<Mapper, Unsupported> {
+    fn mapper(&self) -> Result<Mapper, Contradiction> {
         let store: Arc<dyn AccountStore> = match self.store_down {
             true => Arc::new(Down(domain())),
             false => Arc::new(self.store()),

@@ -88,7 +88,7 @@ impl AskError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused(NtStatus::LOGON_FAILURE) => {
-                "no account is mapped to this certificate, or its account may not be used; on the server, \
+                "no account is mapped to this certificate, its account may not be used, or it is not accepted there; on the server, \
                  `rcmpd explain CERT.pem -c FILE` says why"
             }
             Self::Refused(NtStatus::NO_SUCH_PACKAGE | NtStatus::INVALID_PARAMETER) => {
@@ -101,7 +101,8 @@ impl AskError {
             Self::Refused(_) => "the server's log says why",
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
             Self::Channel(_) => {
-                "check the machine account and its secret on both sides; after several failures wait a minute"
+                "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after several \
+                 failures wait a minute"
             }
             Self::Input(_) => "",
             Self::Undecided(_) => "the server's log says why; asking again may help",

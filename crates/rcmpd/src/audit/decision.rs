@@ -22,12 +22,17 @@ const WRITTEN_MAX: usize = 65_536;
 pub(super) struct Written(HashSet<[u8; 20]>);
 
 impl Written {
-    /// Whether it is new to the file, which has it from then on.
-    pub(super) fn is_new(&mut self, thumbprint: [u8; 20]) -> bool {
+    /// Whether it is not in the file yet.
+    pub(super) fn is_new(&self, thumbprint: &[u8; 20]) -> bool {
+        !self.0.contains(thumbprint)
+    }
+
+    /// The file has it from now on.
+    pub(super) fn insert(&mut self, thumbprint: [u8; 20]) {
         if self.0.len() >= WRITTEN_MAX {
             self.0.clear();
         }
-        self.0.insert(thumbprint)
+        self.0.insert(thumbprint);
     }
 
     /// Another file has none.
@@ -59,14 +64,14 @@ fn asked(request: &[u8]) -> Option<(u32, Asked<'_>)> {
     ))
 }
 
-/// The event. `is_new` says whether a certificate is to be written whole.
+/// The event, and the thumbprint of the certificate that is written whole in it. `is_new` says whether one is to be.
 pub(super) fn event(
     answer: &Answer,
     question: &Question,
     steps: &[Step],
     source: SocketAddr,
-    is_new: impl FnOnce([u8; 20]) -> bool,
-) -> Value {
+    is_new: impl FnOnce(&[u8; 20]) -> bool,
+) -> (Value, Option<[u8; 20]>) {
     let mapped = answer.mapped.as_ref();
     let account = mapped.map(|mapped| &mapped.record.account);
     let mut event = json!({
@@ -83,7 +88,8 @@ pub(super) fn event(
         "policy_revision": answer.policy_revision,
         "trail": trail(steps),
     });
-    let Value::Object(fields) = &mut event else { return event };
+    let mut whole = None;
+    let Value::Object(fields) = &mut event else { return (event, whole) };
     if let Some(Strength::Strong(form)) = mapped.map(|mapped| mapped.strength) {
         fields.insert("strong_by".to_owned(), form.name().into());
     }
@@ -98,11 +104,12 @@ pub(super) fn event(
         fields.insert("CertIssuerName".to_owned(), asked.issuer.into());
         fields.insert("CertSerialNumber".to_owned(), asked.serial.into());
         fields.insert("CertThumbprint".to_owned(), dtyp::hex(&asked.thumbprint).into());
-        if is_new(asked.thumbprint) {
+        if is_new(&asked.thumbprint) {
             fields.insert("certificate".to_owned(), BASE64_STANDARD.encode(asked.certificate).into());
+            whole = Some(asked.thumbprint);
         }
     }
-    event
+    (event, whole)
 }
 
 /// The event of a shadow that decided otherwise.
@@ -123,4 +130,27 @@ pub(super) fn shadow_event(
         "policy_revision": policy_revision,
         "CertThumbprint": asked.map(|asked| dtyp::hex(&asked.thumbprint)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_has_many_certificates_forgets_them() {
+        let mut written = Written::default();
+        let thumbprint = |n: usize| {
+            let mut bytes = [0; 20];
+            bytes[..8].copy_from_slice(&n.to_be_bytes());
+            bytes
+        };
+        for n in 0..WRITTEN_MAX {
+            assert!(written.is_new(&thumbprint(n)));
+            written.insert(thumbprint(n));
+        }
+        assert!(!written.is_new(&thumbprint(0)));
+        written.insert(thumbprint(WRITTEN_MAX));
+        assert!(written.is_new(&thumbprint(0)), "it is written once more, and nothing grows");
+        assert_eq!(written.0.len(), 1);
+    }
 }

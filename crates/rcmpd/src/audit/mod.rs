@@ -203,9 +203,15 @@ impl AuditLog {
         if !self.is_written() {
             return Ok(());
         }
-        let is_new =
-            |thumbprint| self.certificates.load(Ordering::Relaxed) && lock(&self.written).is_new(thumbprint);
-        self.write(&decision::event(answer, question, steps, source, is_new))
+        let is_new = |thumbprint: &[u8; 20]| {
+            self.certificates.load(Ordering::Relaxed) && lock(&self.written).is_new(thumbprint)
+        };
+        let (event, certificate) = decision::event(answer, question, steps, source, is_new);
+        // A certificate whose line could not be written is written with the next decision about it.
+        if let (true, Some(thumbprint)) = (self.write(&event)?, certificate) {
+            lock(&self.written).insert(thumbprint);
+        }
+        Ok(())
     }
 
     /// Counts what a shadow policy decided, and writes it down where it is something else.
@@ -239,10 +245,11 @@ impl AuditLog {
         }
     }
 
-    fn write(&self, event: &Value) -> Result<(), AuditUnavailable> {
+    /// Writes a line, and says whether it is in a file now.
+    fn write(&self, event: &Value) -> Result<bool, AuditUnavailable> {
         if lock(&self.file).is_none() {
             tracing::debug!(target: "audit", %event, "Audit");
-            return Ok(());
+            return Ok(false);
         }
         if self.required && self.heads_failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable);
@@ -250,12 +257,12 @@ impl AuditLog {
         let line = writer::start_line(event);
         let written = lock(&self.file).as_mut().map_or(Ok(()), |file| file.write(line));
         match written {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             Err(error) => {
                 if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::error!(%error, "The audit log cannot be written");
                 }
-                if self.required { Err(AuditUnavailable) } else { Ok(()) }
+                if self.required { Err(AuditUnavailable) } else { Ok(false) }
             }
         }
     }
@@ -290,6 +297,7 @@ impl Audit for AuditLog {
             "channel_type": event.channel_type.0,
             "source": event.address.to_string(),
         }))
+        .map(drop)
     }
 }
 

@@ -149,7 +149,7 @@ fn a_chain_goes_on_over_a_restart_and_a_rotation() {
     assert_eq!(place.broken(&["log", "log.1"], false).1, 1);
     assert_eq!(
         place.broken(&["log.1", "log.1"], false).2,
-        "a new chain starts here, and the one before it ended with seq 5"
+        "a new chain starts here, and the one before it ended with seq 5; are the files named oldest first?"
     );
 }
 
@@ -386,7 +386,7 @@ fn tampering_is_found() {
         (
             "a changed byte",
             |lines| lines[4] = lines[4].replace("\"number\":5", "\"number\":6"),
-            ("log", 6, "the line before it is not the one"),
+            ("log", 6, "the line before it (seq 5) is not the one"),
         ),
         (
             "a changed byte of structure",

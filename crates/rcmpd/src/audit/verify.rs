@@ -297,7 +297,7 @@ impl Verifier<'_, '_> {
             }
             Some(last) if link.seq == 1 => {
                 return Err(format!(
-                    "a new chain starts here, and the one before it ended with seq {}",
+                    "a new chain starts here, and the one before it ended with seq {}; are the files named oldest first?",
                     last.seq
                 ));
             }
@@ -315,7 +315,12 @@ impl Verifier<'_, '_> {
         if checked && prev != self.prev {
             return Err(match self.torn {
                 Some(_) => "the torn bytes before it, or the line before them, are not what they were".into(),
-                None => "the line before it is not the one that was written there".into(),
+                None => {
+                    // Either of the two was changed; what is whole ends before both.
+                    let before = self.last.map_or(0, |last| last.seq);
+                    self.report.last_seq = before.saturating_sub(1);
+                    format!("the line before it (seq {before}) is not the one that was written there")
+                }
             });
         }
         self.report.torn += u64::from(self.torn.take().is_some());
@@ -368,6 +373,7 @@ pub fn verify(
     trusted: &[PublicKey],
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Unusable> {
+    let heads_path = heads;
     let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX)).transpose()?.map(|lines| HeadReader {
         lines,
         trusted,
@@ -397,6 +403,13 @@ pub fn verify(
         Some(Stop::Unusable(error)) => return Err(error),
         Some(Stop::Broken(broken)) => report.broken = Some(broken),
         None => {}
+    }
+    // Whoever names a file of heads wants them to prove something.
+    if let (None, Some(path), Some(said)) = (&report.broken, heads_path, &report.heads)
+        && said.signed == 0
+    {
+        let what = "there is no signed head in it, so it proves nothing".to_owned();
+        report.broken = Some(Broken { file: path.to_owned(), line: 1, seq: 0, what });
     }
     Ok(report)
 }

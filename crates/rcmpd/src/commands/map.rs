@@ -5,7 +5,6 @@ use crate::certificates::Chain;
 use crate::cli::MapArgs;
 use crate::config::{self, SecretRef};
 use crate::output;
-use crate::serve::now;
 use crate::{stores, trust};
 use rcmp_service::Reason;
 use rcmp_service::message::{MappingFlags, Request};
@@ -109,12 +108,8 @@ pub(super) async fn explain(
         eprintln!("rcmpd: the certificate or its chain is too long to be asked about");
         return Ok(6);
     };
-    let loaded = trust::load(mapping, now())?;
-    for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
-        eprintln!("rcmpd: warning: {warning}");
-    }
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
-    let mapper = loaded.mapper(Arc::clone(&accounts.store), config.server.clone())?;
+    let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
     let (reason, explanation) =
         crate::explain::explain(&mapper, &accounts, &request, chain.certificate(), &path).await?;
     match as_json {

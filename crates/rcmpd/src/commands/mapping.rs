@@ -3,12 +3,11 @@
 use super::transfer::bar;
 use crate::certificates::Chain;
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
-use crate::config::{self, Mapping};
+use crate::config;
 use crate::mapping_audit::{self, Class};
 use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
 use crate::output::{self, visible};
 use crate::rehearsal::{self, Cases};
-use crate::serve::now;
 use crate::stores::{self, Accounts};
 use crate::trust;
 use anyhow::Context;
@@ -117,14 +116,8 @@ async fn deciders(config: &ConfigArg) -> anyhow::Result<(Arc<Mapper>, Accounts, 
     let config = config::load(&config.config)?;
     let mapping = config.mapping.as_ref().context("the configuration has no [mapping]")?;
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
-    let mapper = mapper(mapping, &accounts, &config.server).await?;
-    Ok((mapper, accounts, config))
-}
-
-async fn mapper(mapping: &Mapping, accounts: &Accounts, server: &str) -> anyhow::Result<Arc<Mapper>> {
-    let loaded = trust::load(mapping, now())?;
-    loaded.fetch(now).await;
-    Ok(Arc::new(loaded.mapper(Arc::clone(&accounts.store), server.to_owned())?))
+    let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
+    Ok((Arc::new(mapper), accounts, config))
 }
 
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
@@ -180,7 +173,11 @@ async fn rehearse(
     as_json: bool,
 ) -> anyhow::Result<u8> {
     let (now_by, accounts, config) = deciders(config).await?;
-    let then_by = mapper(&config::load_mapping(policy)?, &accounts, &config.server).await?;
+    let other = config::load_mapping(policy)?;
+    let live = config.mapping.as_ref().context("the configuration has no [mapping]")?;
+    let store = Arc::clone(&accounts.store);
+    let then_by = trust::mapper_beside(&other, (live, &now_by), store, config.server.clone()).await?;
+    let then_by = Arc::new(then_by);
     let reading = bar(None, "{spinner} {human_pos} read");
     let flags = super::flags(methods);
     let mut cases = Cases::read(certs, flags, &mut |done| reading.set_position(done))?;
@@ -272,6 +269,7 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
             match as_json {
                 true => {
                     let mut value = serde_json::to_value(&refused)?;
+                    value["error"] = refused.to_string().into();
                     value["exit_code"] = Value::from(3);
                     output::json(&value);
                 }

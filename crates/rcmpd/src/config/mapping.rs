@@ -103,11 +103,15 @@ pub(super) struct Section {
 #[serde(untagged)]
 enum GrantSection {
     Form(String),
-    To {
-        form: String,
-        #[serde(rename = "for")]
-        to: Vec<String>,
-    },
+    To(GrantTo),
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantTo {
+    form: String,
+    #[serde(rename = "for")]
+    to: Vec<String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -121,7 +125,7 @@ struct AuthoritySection {
     #[serde(default)]
     strong_names: Vec<StrongNameSection>,
     ocsp: Option<Spanned<String>>,
-    ocsp_signer: Option<PathBuf>,
+    ocsp_signer: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -132,10 +136,24 @@ struct StrongNameSection {
 }
 
 impl Section {
-    /// What a shadow does not say is as in the live policy.
+    /// What a shadow does not say is as in the live policy, as far as it has a use under the shadow's validation.
     fn over(self, live: &Self) -> Self {
+        let validation = self.validation.as_ref().or(live.validation.as_ref());
+        let mut live = live.clone();
+        match validation.map(|validation| validation.get_ref().as_str()) {
+            Some("chain+crl") => {}
+            Some("off") => {
+                (live.anchors, live.intermediates, live.crls, live.authority) = (None, None, None, None);
+            }
+            _ => {
+                live.crls = None;
+                for authority in live.authority.iter_mut().flatten() {
+                    (authority.ocsp, authority.ocsp_signer) = (None, None);
+                }
+            }
+        }
         macro_rules! either {
-            ($($field:ident),*) => { Self { $($field: self.$field.or_else(|| live.$field.clone()),)* shadow: self.shadow } };
+            ($($field:ident),*) => { Self { $($field: self.$field.or_else(|| live.$field),)* shadow: self.shadow } };
         }
         either!(
             methods,
@@ -251,8 +269,28 @@ impl Checker<'_> {
             ..standard
         };
         let trust = self.trust(&span, &section, validation);
-        let authorities = section.authority.iter().flatten();
-        let authorities: Vec<_> = authorities.map(|authority| self.authority(authority, &bindings)).collect();
+        let mut authorities = Vec::new();
+        for authority in section.authority.iter().flatten() {
+            if let Some(url) = authority.ocsp.as_ref().filter(|_| validation == Validation::Chain) {
+                self.problem(
+                    url.span(),
+                    "responders are not asked with this validation",
+                    "use validation = \"chain+crl\", or remove it",
+                );
+            }
+            let checked = self.authority(authority, &bindings);
+            if let (Some(methods), Some(first)) =
+                (checked.policy.methods, authority.methods.as_ref().and_then(|methods| methods.first()))
+                && methods.and(policy.methods).0 == 0
+            {
+                self.problem(
+                    first.span(),
+                    "mapping.methods allows none of these, so nobody below this authority is mapped",
+                    "allow one of them there, too",
+                );
+            }
+            authorities.push(checked);
+        }
         if validation == Validation::Off && !authorities.is_empty() {
             self.problem(
                 section.validation.as_ref().map_or(span.clone(), Spanned::span),
@@ -332,7 +370,7 @@ impl Checker<'_> {
             ),
             _ => {}
         }
-        if let Some(crls) = &section.crls
+        if let Some(crls) = section.crls.as_ref().filter(|crls| !crls.get_ref().is_empty())
             && validation != Validation::ChainAndRevocation
         {
             self.problem(
@@ -429,7 +467,7 @@ impl Checker<'_> {
         for grant in grants {
             let (form, to) = match grant.get_ref() {
                 GrantSection::Form(form) => (form, None),
-                GrantSection::To { form, to } => (form, Some(to)),
+                GrantSection::To(GrantTo { form, to }) => (form, Some(to)),
             };
             let Some(form) = Form::from_name(form) else {
                 let names = Form::ALL.map(|form| format!("\"{form}\""));
@@ -479,8 +517,8 @@ impl Checker<'_> {
 
     fn authority(&mut self, section: &AuthoritySection, bindings: &[(&str, Binding)]) -> AuthorityEntry {
         let strong_names = section.strong_names.iter().filter_map(|name| self.strong_name(name)).collect();
-        if let (None, Some(_)) = (&section.ocsp, &section.ocsp_signer) {
-            self.problem(0..0, "ocsp_signer without ocsp", "say where the responder is: ocsp = \"http://…\"");
+        if let (None, Some(signer)) = (&section.ocsp, &section.ocsp_signer) {
+            self.problem(signer.span(), "nobody is asked", "say where the responder is: ocsp = \"http://…\"");
         }
         if let Some(url) = &section.ocsp {
             self.http_url(url);
@@ -499,7 +537,7 @@ impl Checker<'_> {
             },
             ocsp: section.ocsp.as_ref().map(|url| Ocsp {
                 url: url.get_ref().clone(),
-                signer: section.ocsp_signer.as_ref().map(|path| self.path(path)),
+                signer: section.ocsp_signer.as_ref().map(|path| self.path(path.get_ref())),
             }),
         }
     }

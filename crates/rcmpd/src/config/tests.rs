@@ -90,6 +90,26 @@ fn whatever_is_wrong_is_said() {
             "[[mapping.authority]]\ncertificate = \"a\"\nstrong_names = [{ policies = [\"1.2\"], names = \"a\" }]\n[client]",
             "this is not a kind of name",
         ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\n[client]",
+            "responders are not asked with this validation",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nocsp_signer = \"b\"\n[client]",
+            "nobody is asked",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nmethods = [\"issuer\"]\n[client]",
+            "mapping.methods allows none of these",
+        ),
+        (
+            "anchors",
+            "grant = [{ form = \"upn\", for = [\"@a\"], not_for = [\"@b\"] }]\nanchors",
+            "data did not match",
+        ),
         ("[client]", "[mapping.shadow]\nbinding = \"no\"\n[client]", "this is not a binding"),
         ("[client]", "[mapping.shadow]\nshadow = {}\n[client]", "a shadow has no shadow"),
         ("\"upn\", ", "\"upn\", \"smell\", ", "this is not a mapping method"),
@@ -151,8 +171,25 @@ fn a_shadow_is_the_live_policy_but_for_what_it_says() {
 }
 
 #[test]
+fn a_shadow_may_verify_less_than_the_live_policy() {
+    let strict = GOOD.replace("validation = \"chain\"", "validation = \"chain+crl\"\ncrls = [\"ca.crl\"]");
+    for (shadow, anchors) in [("validation = \"chain\"", 1), ("validation = \"off\"\nbinding = \"off\"", 0)] {
+        let text = strict.replace(
+            "[client]",
+            &format!(
+                "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\n[mapping.shadow]\n{shadow}\n[client]"
+            ),
+        );
+        let live = parse(&text, Path::new(".")).unwrap_or_else(|problems| panic!("{shadow}: {problems:?}"));
+        let shadow = live.mapping.and_then(|mapping| mapping.shadow).expect("it is there");
+        assert_eq!((shadow.trust.anchors.len(), shadow.trust.crls.len()), (anchors, 0));
+        assert!(shadow.authorities.iter().all(|authority| authority.ocsp.is_none()));
+    }
+}
+
+#[test]
 fn an_authority_has_rules_of_its_own() {
-    let text = GOOD.replace(
+    let text = GOOD.replace("validation = \"chain\"", "validation = \"chain+crl\"").replace(
         "[client]",
         "[[mapping.authority]]
 certificate = \"certs/partner.pem\"

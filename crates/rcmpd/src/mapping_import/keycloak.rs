@@ -134,8 +134,8 @@ fn setting(
         "ocsp-checking-enabled" if on => told.problem(
             line,
             &whole,
-            "nobody is asked about a certificate while it is mapped, so OCSP is not spoken",
-            "use revocation lists: x509-cert-auth.crl-checking-enabled",
+            "an OCSP responder is one authority's here, and these settings do not say whose it is",
+            "take the setting out, and name the responder in [[mapping.authority]]: ocsp = \"http://…\"",
         ),
         "ocsp-checking-enabled" | "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => {}
         "timestamp-validation-enabled" | "revalidate-certificate-enabled" if !on => {

@@ -13,7 +13,7 @@ pub(super) enum Grammar {
     Mit,
 }
 
-/// Extended key usages: object identifier, our word where there is one, words of sss_certmap, whether MIT has them too.
+/// Extended key usages: object identifier, our word where there is one, words of sss_certmap.
 const USAGES: &[(&str, Option<&str>, &[&str])] = &[
     ("1.3.6.1.5.5.7.3.1", Some("server-auth"), &["serverAuth"]),
     ("1.3.6.1.5.5.7.3.2", Some("client-auth"), &["clientAuth"]),
@@ -27,6 +27,7 @@ const USAGES: &[(&str, Option<&str>, &[&str])] = &[
     ("2.5.29.37.0", Some("any"), &[]),
 ];
 
+/// Those of these words that MIT Kerberos has, too.
 const MIT_USAGES: [&str; 4] = ["pkinit", "msScLogin", "clientAuth", "emailProtection"];
 
 /// The note on a key usage that need not be asked for.

@@ -7,7 +7,7 @@ use crate::lists::{FirstLook, Lists};
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
-use rcmp_service::{Answer, CurrentMapper, Mapper, Question};
+use rcmp_service::{Answer, Mapper, Question};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
@@ -110,9 +110,3 @@ impl Shadow {
 /// Who decides now.
 #[derive(Clone)]
 pub struct CurrentPolicy(pub Arc<ArcSwap<Deciders>>);
-
-impl CurrentMapper for CurrentPolicy {
-    fn current(&self) -> Arc<Mapper> {
-        Arc::clone(&self.0.load().live)
-    }
-}

@@ -6,9 +6,7 @@ use crate::audit::AuditLog;
 use crate::certificates::Chain;
 use crate::config::Admin;
 use crate::lists::Lists;
-use anyhow::Context;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +20,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -55,7 +54,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .route("/explain", post(explain).layer(DefaultBodyLimit::max(EXPLAIN_LEN_MAX)))
+        .route("/explain", post(explain))
         .with_state(shared);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::warn!(%error, "Health is no longer served");
@@ -64,6 +63,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
 
 /// A certificate with its chain, as PEM.
 const EXPLAIN_LEN_MAX: usize = 1 << 20;
+/// How long a certificate may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Explanations made at once: one for a refusal may read all accounts.
 const EXPLANATIONS_MAX: usize = 2;
 
@@ -75,17 +76,12 @@ pub(super) struct Operators {
 }
 
 impl Operators {
-    pub(super) fn new(admin: &Admin, address: SocketAddr) -> anyhow::Result<Option<Self>> {
-        let Some(token) = &admin.token else { return Ok(None) };
+    pub(super) fn new(admin: &Admin, token: Zeroizing<String>, address: SocketAddr) -> Self {
         let mut hosts = vec![address.to_string(), address.ip().to_string()];
         hosts.extend(["localhost".to_owned(), format!("localhost:{}", address.port())]);
         hosts
             .extend(admin.hosts.iter().flat_map(|host| [host.clone(), format!("{host}:{}", address.port())]));
-        Ok(Some(Self {
-            token: token.read().context("admin.token")?,
-            hosts,
-            explaining: Semaphore::new(EXPLANATIONS_MAX),
-        }))
+        Self { token, hosts, explaining: Semaphore::new(EXPLANATIONS_MAX) }
     }
 
     fn admits(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
@@ -107,13 +103,24 @@ impl Operators {
 }
 
 /// The decision about a certificate, PEM with its chain or DER, as `rcmpd explain --json` prints it.
-async fn explain(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+///
+/// Nothing of a body is read before whoever sends it has shown the token.
+async fn explain(State(shared): State<Shared>, request: axum::extract::Request) -> Response {
     let Some(operators) = &shared.operators else {
         return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
     };
-    if let Err(refused) = operators.admits(&headers) {
+    if let Err(refused) = operators.admits(request.headers()) {
         return refused.into_response();
     }
+    let Ok(_permit) = operators.explaining.try_acquire() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "others are being explained; ask again\n").into_response();
+    };
+    let body = axum::body::to_bytes(request.into_body(), EXPLAIN_LEN_MAX);
+    let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
     let chain = match Chain::from_bytes(&body) {
         Ok(chain) => chain,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
@@ -126,9 +133,6 @@ async fn explain(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
     let Some(request) = request else {
         return (StatusCode::BAD_REQUEST, "the certificate or its chain is too long to be asked about\n")
             .into_response();
-    };
-    let Ok(_permit) = operators.explaining.acquire().await else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let deciders = shared.policy.0.load_full();
     let certificate = chain.certificate();

@@ -52,7 +52,8 @@ impl SecurityProvider for ChannelProvider {
 }
 
 /// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
-/// method, then the package. There is no timeout here, because everything behind answers from this machine.
+/// method, then the package. There is no timeout here: everything behind answers from
+/// this machine, but for OCSP responders, and those have [`crate::responder`]'s.
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
@@ -105,6 +106,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         bail!("{} configures no service: [rpc], [store] and [mapping] are needed to serve", path.display());
     };
     raise_open_files(rpc.limits.connections_max);
+    // What can be missing is looked at before anybody is served.
+    let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
+    let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
     let machines = stores::machines(&config)?;
     let accounts = stores::accounts(&config, &machines).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
@@ -139,13 +143,13 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
         let listener = bind(admin.listen, "admin.listen").await?;
-        let operators = admin.token.is_some();
-        info!(operators, address = %listener.local_addr()?, "Serving health");
+        let address = listener.local_addr()?;
+        info!(operators = token.is_some(), %address, "Serving health");
         let shared = http::Shared {
             health: health.clone(),
             server: Arc::clone(&server),
             audit: Arc::clone(&audit),
-            operators: http::Operators::new(admin, listener.local_addr()?)?.map(Arc::new),
+            operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
             config: path.display().to_string(),
         };
