@@ -4,7 +4,7 @@
 //! the request in every mode, then the binding is weighed, and only then is it looked at whether the account may log on, so
 //! that nobody learns of a restriction by a certificate that is not bound to the account.
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, sids_of};
 use crate::mapping::{self, Form, Strength};
 use crate::policy::{Binding, Policy, Rules};
 use crate::reason::Reason;
@@ -97,7 +97,7 @@ fn sid(certificate: &Certificate<'_>, account: &Sid) -> SidEvidence {
 /// A subjectAltName that cannot be read makes only its own method unusable.
 fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, dtyp::DecodeError> {
     match certificate.alternative_names() {
-        Ok(_) => certificate.alternative_sids(),
+        Ok(names) => sids_of(&names),
         Err(_) => Ok(Vec::new()),
     }
 }
@@ -123,7 +123,7 @@ fn gather(
         found(Form::Sid);
     }
     // Names that a policy of the certificate may make strong: those that found the account, and one that is stored with it.
-    let mut names = forms.to_vec();
+    let mut names = if rules.strong_names.is_empty() { Vec::new() } else { forms.to_vec() };
     let stored = &record.account.alt_security_identities;
     if !stored.is_empty()
         && let Ok(own) = mapping::identities(certificate, policy.sha1_public_key)

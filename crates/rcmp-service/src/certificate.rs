@@ -245,13 +245,7 @@ impl<'a> Certificate<'a> {
     /// The SIDs that the certificate's issuer wrote into URIs of the subjectAltName, in their order. A URI that begins with
     /// [`SID_URI_TAG`] must go on as a SID to its end; other URIs are not looked at.
     pub fn alternative_sids(&self) -> Result<Vec<Sid>, DecodeError> {
-        let names = self.alternative_names()?;
-        let texts = names.iter().filter_map(|name| match name {
-            AlternativeName::Uri(uri) => uri.strip_prefix(SID_URI_TAG),
-            _ => None,
-        });
-        let bad = || DecodeError { what: "SID in a URI", offset: 0, kind: DecodeErrorKind::BadValue };
-        texts.map(|text| text.parse().map_err(|_| bad())).collect()
+        sids_of(&self.alternative_names()?)
     }
 
     /// The certificate policies (RFC 5280 4.2.1.4), in their order, as the contents octets of their object identifiers; none
@@ -316,6 +310,16 @@ pub(crate) fn extension<'a>(list: &mut Der<'a>) -> Result<Extension<'a>, DecodeE
     let value = extension.expect("extnValue", der::OCTET_STRING)?.contents;
     extension.finish("Extension")?;
     Ok(Extension { id, critical, value })
+}
+
+/// The SIDs in the URIs of a subjectAltName; see [`Certificate::alternative_sids`].
+pub(crate) fn sids_of(names: &[AlternativeName]) -> Result<Vec<Sid>, DecodeError> {
+    let texts = names.iter().filter_map(|name| match name {
+        AlternativeName::Uri(uri) => uri.strip_prefix(SID_URI_TAG),
+        _ => None,
+    });
+    let bad = || DecodeError { what: "SID in a URI", offset: 0, kind: DecodeErrorKind::BadValue };
+    texts.map(|text| text.parse().map_err(|_| bad())).collect()
 }
 
 /// An encoded X.501 `Name` as Windows orders it, which is the order of the certificate.

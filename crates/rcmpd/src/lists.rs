@@ -388,3 +388,46 @@ pub(crate) async fn fetch_once(
     }
     looks.join_all().await.into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcmp_service::trust::KeyId;
+
+    fn facts(this_update: i64, next_update: i64) -> CrlFacts {
+        CrlFacts {
+            issuer: "CN=CA".to_owned(),
+            authority: KeyId([0; 32]),
+            number: None,
+            this_update: FileTime::from_unix(this_update),
+            next_update: FileTime::from_unix(next_update),
+            entries: 0,
+        }
+    }
+
+    #[test]
+    fn a_list_is_looked_at_sooner_when_it_becomes_old() {
+        let hour = 3600;
+        let day = facts(1_000_000, 1_000_000 + 24 * hour);
+        assert_eq!(near_end(&day), 1_000_000 + 23 * hour, "an hour before its end");
+        let short = facts(1_000_000, 1_000_000 + 2 * hour);
+        assert_eq!(near_end(&short), 1_000_000 + 2 * hour - hour / 2, "in its last quarter");
+        let every = Duration::from_secs(300);
+        for (facts, now, expect) in [
+            (Some(&day), 1_000_000, 300),
+            // What is about to happen is told a second after it did.
+            (Some(&day), 1_000_000 + 23 * hour - 10, 11),
+            (Some(&day), 1_000_000 + 23 * hour, 1),
+            (Some(&day), 1_000_000 + 24 * hour - 5, 6),
+            (Some(&day), 1_000_000 + 24 * hour, 10),
+            (None, 1_000_000, 10),
+        ] {
+            assert_eq!(pause(facts, every, FileTime::from_unix(now)).as_secs(), expect, "{now}");
+        }
+        assert_eq!(
+            pause(None, Duration::from_secs(1), FileTime::from_unix(0)).as_secs(),
+            1,
+            "never later than configured"
+        );
+    }
+}

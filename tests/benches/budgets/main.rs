@@ -1,7 +1,8 @@
 //! `make bench`: what it costs, beside the budgets.
 //!
 //! Costs are processor time of the serving process, as the kernel's scheduler counts it, divided by calls. The server has one
-//! worker on a core of its own, so that it is busy and nothing but its work is counted. `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store.
+//! worker on a core of its own, so that it is busy and nothing but its work is counted. `BENCH_ACCOUNTS` (1000,1000000) chooses the sizes of the store,
+//! `BENCH_ONLY` (kernels,set-up,calls,strict,rehearsal) what is measured.
 
 #![expect(clippy::unwrap_used, reason = "what is wrong ends it")]
 
@@ -59,14 +60,26 @@ async fn main() {
     // `cargo bench` gives arguments for harnesses that choose.
     let sizes = std::env::var("BENCH_ACCOUNTS").unwrap_or_else(|_| "1000,1000000".to_owned());
     let mut table = Table::default();
-    kernels::measure(&mut table);
-    set_up(&mut table).await;
     let sizes: Vec<u32> = sizes.split(',').map(|size| size.trim().parse().unwrap()).collect();
-    for size in &sizes {
-        calls(&mut table, *size).await;
+    let only = std::env::var("BENCH_ONLY").ok();
+    let wanted = |part: &str| only.as_ref().is_none_or(|only| only.split(',').any(|wanted| wanted == part));
+    if wanted("kernels") {
+        kernels::measure(&mut table);
     }
-    strict(&mut table).await;
-    rehearsal::measure(&mut table, sizes.into_iter().max().unwrap_or(1000));
+    if wanted("set-up") {
+        set_up(&mut table).await;
+    }
+    if wanted("calls") {
+        for size in &sizes {
+            calls(&mut table, *size).await;
+        }
+    }
+    if wanted("strict") {
+        strict(&mut table).await;
+    }
+    if wanted("rehearsal") {
+        rehearsal::measure(&mut table, sizes.into_iter().max().unwrap_or(1000));
+    }
     println!("{table}");
 }
 

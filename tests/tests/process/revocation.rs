@@ -34,8 +34,9 @@ fn configure(demo: &Demo, lines: &str) {
     });
 }
 
+/// Waits for something that happens in the background.
 #[track_caller]
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < deadline, "never: {what}");

@@ -1,6 +1,7 @@
 //! What administrators rely on: no name fools the service, every refusal says why, and what it says helps.
 
 use crate::issuing::{Authority, Wanted};
+use crate::revocation::eventually;
 use crate::serving::{channel, question};
 use rcmp_service::message::PACKAGE_NAME;
 use rcmpd_tests::{Demo, Service};
@@ -264,9 +265,7 @@ fn a_shadow_is_counted_and_never_acted_on() {
     service.map("carol").code(3);
     // It works in the background.
     let metric = "rcmpd_shadow_divergences_total{live=\"no_strong_mapping\",shadow=\"mapped\"}";
-    while !service.get("/metrics").1.contains(metric) {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    eventually("the shadow differs", || service.get("/metrics").1.contains(metric));
     let text = fs::read_to_string(service.path("audit.jsonl")).unwrap();
     let diverged: Vec<Value> = text
         .lines()

@@ -6,7 +6,7 @@ use crate::trust::Revocation;
 use account_store::Matches;
 use std::fmt::Write;
 
-/// Parts of a trail; a certificate with many names makes no long lines.
+/// Questions in a trail; a certificate with many names makes no long lines.
 const PARTS_MAX: usize = 24;
 
 /// The steps of a decision as words between spaces: `chain=verified upn=alice sid=counts strong`. A form that found nobody
@@ -15,19 +15,23 @@ pub fn trail(steps: &[Step]) -> String {
     let mut text = String::new();
     let mut parts = 0;
     for step in steps {
-        if parts == PARTS_MAX {
-            text.push_str(" …");
-            break;
+        let is_question = matches!(step, Step::Asked { .. } | Step::Differs { .. });
+        let mut part = String::new();
+        self::part(step, &mut part);
+        if part.is_empty() {
+            continue;
         }
-        let before = text.len();
+        if is_question {
+            parts += 1;
+        }
         if !text.is_empty() {
             text.push(' ');
         }
-        let written = text.len();
-        part(step, &mut text);
-        match text.len() == written {
-            true => text.truncate(before),
-            false => parts += 1,
+        // What was decided by is always told; of many questions only the first are.
+        match is_question && parts > PARTS_MAX {
+            true if parts == PARTS_MAX + 1 => text.push('…'),
+            true => drop(text.pop()),
+            false => text.push_str(&part),
         }
     }
     text
@@ -65,4 +69,34 @@ fn part(step: &Step, text: &mut String) {
         }
         Step::ChainNotVerified | Step::Skipped { .. } | Step::Decided { .. } => Ok(()),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::{Form, Method};
+    use crate::policy::Binding;
+    use account_store::{Account, Query, Record};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_long_trail_keeps_its_verdict() {
+        let sid = "S-1-5-21-1-2-3-1001".parse().expect("a SID");
+        let record = Arc::new(Record { account: Account::new("alice", sid), memberships: vec![] });
+        let asked = |found| Step::Asked {
+            method: Method::Upn,
+            form: Form::Upn,
+            query: Query::Name("alice".into()),
+            found: Some(found),
+            granted: true,
+        };
+        let mut steps = vec![asked(Matches::None); 64];
+        assert_eq!(trail(&steps), "", "who found nobody is left out");
+        steps = vec![asked(Matches::One(Arc::clone(&record))); 64];
+        let (strength, binding) = (Strength::Weak, Binding::Full);
+        steps.push(Step::Weighed { record, forms: vec![Form::Upn], evidence: vec![], strength, binding });
+        let text = trail(&steps);
+        assert_eq!(text.matches("upn=alice").count(), PARTS_MAX);
+        assert!(text.ends_with("… weak"), "{text}");
+    }
 }
