@@ -94,10 +94,12 @@ fn sid(certificate: &Certificate<'_>, account: &Sid) -> SidEvidence {
     }
 }
 
-/// A subjectAltName that cannot be read makes only its own method unusable.
+/// A subjectAltName that cannot be read makes only its own method unusable, unless there is a SID in it: whose it is nobody can
+/// say then.
 fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, dtyp::DecodeError> {
     match certificate.alternative_names() {
         Ok(names) => sids_of(&names),
+        Err(error) if certificate.may_hold_alternative_sid() => Err(error),
         Err(_) => Ok(Vec::new()),
     }
 }

@@ -248,6 +248,12 @@ impl<'a> Certificate<'a> {
         sids_of(&self.alternative_names()?)
     }
 
+    /// Whether the beginning of a SID in a URI is anywhere in the subjectAltName, readable or not.
+    pub(crate) fn may_hold_alternative_sid(&self) -> bool {
+        let tag = SID_URI_TAG.as_bytes();
+        self.subject_alt_name.is_some_and(|extension| extension.windows(tag.len()).any(|bytes| bytes == tag))
+    }
+
     /// The certificate policies (RFC 5280 4.2.1.4), in their order, as the contents octets of their object identifiers; none
     /// without the extension. Qualifiers are passed over.
     pub fn policies(&self) -> Result<Vec<&'a [u8]>, DecodeError> {

@@ -155,6 +155,8 @@ pub struct AuthorityPolicy {
     pub backdating_s: Option<u64>,
     /// What the authority may vouch for, and for whom.
     pub grants: Option<Grants>,
+    /// Whether that is for certificates that it issued itself alone: what is below authorities that it certified is then not mapped.
+    pub direct: bool,
     /// Certificates it issued itself by these policies are strong by name ("Allow name-based strong mappings").
     pub strong_names: Vec<StrongName>,
 }
@@ -180,6 +182,9 @@ pub enum StrongNameKind {
 /// Which forms count, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grants(Vec<Grant>);
+
+/// No form at all.
+static NOTHING: Grants = Grants(Vec::new());
 
 /// One form, for everybody or for some.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,6 +332,10 @@ impl Policy {
     pub fn rules(&self, path: Option<&[KeyId]>, shared_names: &HashSet<KeyId>) -> Rules<'_> {
         let entries = || path.unwrap_or_default().iter().filter_map(|key| self.authorities.get(key));
         let mut grants: Vec<&Grants> = entries().filter_map(|entry| entry.grants.as_ref()).collect();
+        let above = path.unwrap_or_default().iter().skip(1).filter_map(|key| self.authorities.get(key));
+        if above.into_iter().any(|entry| entry.direct) {
+            grants.push(&NOTHING);
+        }
         if grants.is_empty() {
             grants.push(&self.grants);
         }

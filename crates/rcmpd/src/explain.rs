@@ -6,6 +6,7 @@ use crate::stores::Accounts;
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
 use rcmp_service::trace::Step;
 use rcmp_service::{Form, Mapper};
+use std::time::{Duration, Instant};
 
 /// Decides, and explains the decision.
 pub async fn explain(
@@ -27,13 +28,30 @@ pub async fn explain(
         match weighed {
             // Whoever was found may have the right value, wrongly written.
             Some(record) => nearest.look_at(&record.account),
-            None if nearest.is_needed() => accounts.each(|account| nearest.look_at(account)).await?,
+            None if nearest.is_needed() => nearest = look_through(accounts, nearest).await?,
             None => {}
         }
         let (reason, nearest) = (answer.reason, nearest.into_miss());
         explanation.advise(&Advice { certificate, reason, mapper, steps: &steps, nearest, config });
     }
     Ok((answer.reason, explanation))
+}
+
+/// How long somebody waits for the nearest miss. What was found by then is told.
+const LOOK_MAX: Duration = Duration::from_secs(20);
+
+/// Looks at all accounts, on a thread of its own: others are answered meanwhile.
+async fn look_through(accounts: &Accounts, mut nearest: Nearest) -> anyhow::Result<Nearest> {
+    let (accounts, runtime) = (accounts.clone(), tokio::runtime::Handle::current());
+    let until = Instant::now() + LOOK_MAX;
+    let looked = tokio::task::spawn_blocking(move || {
+        runtime.block_on(accounts.each(|account| {
+            nearest.look_at(account);
+            Instant::now() < until
+        }))?;
+        anyhow::Ok(nearest)
+    });
+    looked.await?
 }
 
 /// Prints it for people.

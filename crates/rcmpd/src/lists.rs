@@ -335,6 +335,11 @@ pub struct Lists {
 pub(crate) struct FirstLook(mpsc::Receiver<()>);
 
 impl Lists {
+    /// Tells a new trust how old lists may be.
+    pub(crate) fn remember_ages(&self, trust: &Trust) {
+        trust.remember_ages(&self.trust);
+    }
+
     pub(crate) fn keep(
         trust: Arc<Trust>,
         lists: &[Arc<List>],

@@ -104,6 +104,7 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
                 }
             }
             rules.look_at(account, &mut report.findings);
+            true
         })
         .await?;
     drop(seen);
@@ -123,6 +124,7 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
                         });
                     }
                 }
+                true
             })
             .await?;
     }

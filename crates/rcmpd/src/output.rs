@@ -26,7 +26,19 @@ pub fn visible(text: &str) -> String {
 
 /// Prints JSON.
 pub fn json(value: &Value) {
-    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    // JSON lets these stand as they are, and terminals obey them.
+    let obeyed = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    match text.contains(obeyed) {
+        false => line(&text),
+        true => line(&text.chars().fold(String::new(), |mut escaped, c| {
+            match obeyed(c) {
+                true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
+                false => escaped.push(c),
+            }
+            escaped
+        })),
+    }
 }
 
 /// A table with a head: lines around it on a terminal, none elsewhere.

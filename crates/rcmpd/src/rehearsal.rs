@@ -7,6 +7,7 @@ use crate::certificates::Chain;
 use crate::serve::now;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
+use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request};
 use rcmp_service::trace::NoTrace;
 use rcmp_service::{Mapper, Reason};
@@ -21,11 +22,30 @@ use std::sync::Arc;
 /// A certificate, what was asked about it, and how often.
 #[derive(Clone, Debug)]
 pub struct Case {
-    request: Vec<u8>,
+    certificate: Arc<Vec<u8>>,
+    /// The encoded names of its issuers, where more than its own are known.
+    issuers: Vec<Vec<u8>>,
+    flags: MappingFlags,
     thumbprint: [u8; 20],
-    /// What people know it by.
-    label: String,
+    /// What people know it by, if not by its subject.
+    label: Option<String>,
     count: u64,
+}
+
+impl Case {
+    fn request(&self) -> Option<Vec<u8>> {
+        let certificate = Certificate::parse(&self.certificate).ok()?;
+        let issuers = match self.issuers.is_empty() {
+            true => vec![certificate.issuer],
+            false => self.issuers.iter().map(Vec::as_slice).collect(),
+        };
+        Request { flags: self.flags, certificate: &self.certificate, issuers }.encode()
+    }
+
+    fn label(&self) -> String {
+        let subject = || Certificate::parse(&self.certificate).ok()?.subject_name().ok();
+        self.label.clone().unwrap_or_else(|| subject().map(|name| name.to_string()).unwrap_or_default())
+    }
 }
 
 /// The certificates of a rehearsal.
@@ -122,16 +142,14 @@ impl Cases {
         files.sort();
         for (at, file) in files.iter().enumerate() {
             let request = Chain::read(file, None).and_then(|chain| {
-                let certificate = chain.certificate();
-                let request = Request { flags, certificate, issuers: chain.issuers()? }.encode();
-                Ok(request.map(|request| (request, Sha1::digest(certificate).into())))
+                let certificate = Arc::new(chain.certificate().to_vec());
+                let issuers = chain.issuers()?.into_iter().map(<[u8]>::to_vec).collect();
+                let thumbprint = Sha1::digest(certificate.as_slice()).into();
+                let label = Some(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                Ok(Case { certificate, issuers, flags, thumbprint, label, count: 1 })
             });
             match request {
-                Ok(Some((request, thumbprint))) => {
-                    let label = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    cases.cases.push(Case { request, thumbprint, label, count: 1 });
-                }
-                Ok(None) => cases.unreadable.push(format!("{}: too long to be asked about", file.display())),
+                Ok(case) => cases.cases.push(case),
                 Err(error) => cases.unreadable.push(error.to_string()),
             }
             progress(at as u64 + 1);
@@ -146,7 +164,7 @@ impl Cases {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut reader = BufReader::with_capacity(1 << 20, file);
         // By thumbprint: where its certificate is, and how often which methods were asked for.
-        let mut known: HashMap<[u8; 20], Vec<u8>> = HashMap::new();
+        let mut known: HashMap<[u8; 20], Arc<Vec<u8>>> = HashMap::new();
         let mut asked: HashMap<([u8; 20], u32), u64> = HashMap::new();
         let (mut line, mut number, mut decisions) = (Vec::new(), 0u64, 0u64);
         loop {
@@ -171,7 +189,7 @@ impl Cases {
                 && let Ok(certificate) = BASE64_STANDARD.decode(certificate.as_bytes())
                 && <[u8; 20]>::from(Sha1::digest(&certificate)) == thumbprint
             {
-                known.insert(thumbprint, certificate);
+                known.insert(thumbprint, Arc::new(certificate));
             }
             *asked.entry((thumbprint, entry.flags.unwrap_or(flags.0))).or_default() += 1;
         }
@@ -180,15 +198,12 @@ impl Cases {
         }
         let mut cases = Self::default();
         for ((thumbprint, flags), count) in asked {
-            let request = known.get(&thumbprint).and_then(|certificate| {
-                let parsed = rcmp_service::certificate::Certificate::parse(certificate).ok()?;
-                let label = parsed.subject_name().map(|name| name.to_string()).unwrap_or_default();
-                let issuers = vec![parsed.issuer];
-                let request = Request { flags: MappingFlags(flags), certificate, issuers }.encode()?;
-                Some((request, label))
-            });
-            match request {
-                Some((request, label)) => cases.cases.push(Case { request, thumbprint, label, count }),
+            let flags = MappingFlags(flags);
+            match known.get(&thumbprint).map(Arc::clone) {
+                Some(certificate) => {
+                    let (issuers, label) = (Vec::new(), None);
+                    cases.cases.push(Case { certificate, issuers, flags, thumbprint, label, count });
+                }
                 None => cases.without_certificate += count,
             }
         }
@@ -241,10 +256,15 @@ pub async fn rehearse(
                 }
                 let mut done = 0;
                 for case in batch {
-                    let by = async |mapper: &Mapper| mapper.explain(&case.request, now(), &mut NoTrace).await;
+                    done += case.count;
+                    let Some(request) = case.request() else {
+                        part.decisions += case.count;
+                        part.undecided += case.count;
+                        continue;
+                    };
+                    let by = async |mapper: &Mapper| mapper.explain(&request, now(), &mut NoTrace).await;
                     let (live, other) = (by(&now_by).await, by(&then_by).await);
                     part.compare(case, &live, &other);
-                    done += case.count;
                 }
                 progress(done);
                 // Others of this process want to go on, too.
@@ -302,7 +322,7 @@ impl Outcome {
         *counter += case.count;
         self.changes.push(Change {
             change,
-            certificate: case.label.clone(),
+            certificate: case.label(),
             account_now: now.map(|(_, name)| name),
             account_then: then.map(|(_, name)| name),
             reason_now: name(reason_now),

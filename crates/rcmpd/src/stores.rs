@@ -88,15 +88,18 @@ impl Accounts {
         Self { store: Arc::clone(&admin) as _, admin: Some(admin) }
     }
 
-    /// Looks at one account after the other, in the order of their RIDs; at none where the store cannot be read as a whole.
-    pub async fn each(&self, mut look_at: impl FnMut(&Account)) -> anyhow::Result<()> {
+    /// Looks at one account after the other, in the order of their RIDs, for as long as `look_at` wants more; at none where the store
+    /// cannot be read as a whole. It may take seconds without a pause.
+    pub async fn each(&self, mut look_at: impl FnMut(&Account) -> bool) -> anyhow::Result<()> {
         let Some(admin) = &self.admin else { return Ok(()) };
         let mut after = 0;
         loop {
             let page = admin.accounts(after, PAGE).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
-            page.iter().for_each(&mut look_at);
+            if !page.iter().all(&mut look_at) {
+                return Ok(());
+            }
         }
     }
 }

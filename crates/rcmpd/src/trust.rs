@@ -158,6 +158,7 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
     }
     let has_responders = !parts.ocsp.is_empty();
     let trust = Trust::new(parts).context("the certificates of [mapping] cannot be used")?;
+    before.iter().for_each(|before| before.remember_ages(&trust));
     let (mut lists, mut warnings) = (Vec::new(), Vec::new());
     for (slot, source) in files.crls.iter().enumerate() {
         let list = List::new(slot, source.clone());

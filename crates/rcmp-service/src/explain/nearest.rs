@@ -35,8 +35,13 @@ struct Wanted {
     attribute: &'static str,
     value: String,
     folded: String,
+    /// Without what is forgotten when a value is written by hand.
+    bare: String,
     identity: Option<AltSecurityIdentity>,
 }
+
+/// Questions that are compared with every stored value; a certificate may have more names than anybody stores.
+const QUESTIONS_MAX: usize = 16;
 
 /// A stored value is near when this share of the longer text is the same, in thousandths, from both ends together.
 const NEAR: u64 = 600;
@@ -50,11 +55,17 @@ impl Nearest {
             Step::Asked { query, found: Some(Matches::None), .. } => {
                 let (attribute, value) = attribute(query);
                 let identity = value.parse().ok();
-                Some(Wanted { attribute, folded: fold(attribute, &value), value, identity })
+                Some(Wanted {
+                    attribute,
+                    folded: fold(attribute, &value),
+                    bare: bare(&value),
+                    value,
+                    identity,
+                })
             }
             _ => None,
         });
-        Self { asked: asked.collect(), best: None }
+        Self { asked: asked.take(QUESTIONS_MAX).collect(), best: None }
     }
 
     /// Whether there is anything to look for.
@@ -74,7 +85,7 @@ impl Nearest {
             let folded = fold(attribute, stored);
             let identity = stored.parse::<AltSecurityIdentity>().ok();
             for asked in self.asked.iter().filter(|asked| asked.attribute == attribute) {
-                let because = slip(asked.identity.as_ref(), identity.as_ref(), stored);
+                let because = slip(asked.identity.as_ref(), &asked.bare, identity.as_ref(), stored);
                 let same_kind = match (&asked.identity, &identity) {
                     (Some(asked), Some(stored)) => {
                         std::mem::discriminant(asked) == std::mem::discriminant(stored)
@@ -135,6 +146,7 @@ fn likeness(left: &str, right: &str) -> u64 {
 /// The slips that everybody makes once.
 fn slip(
     asked: Option<&AltSecurityIdentity>,
+    asked_bare: &str,
     stored: Option<&AltSecurityIdentity>,
     text: &str,
 ) -> Option<&'static str> {
@@ -142,8 +154,7 @@ fn slip(
     let asked = asked?;
     let Some(stored) = stored else {
         // What cannot be read may still be what was meant, such as a comma that is not quoted.
-        let bare = |text: &str| text.replace([' ', '"', '\\'], "").to_lowercase();
-        return (bare(&asked.to_string()) == bare(text)).then_some("a value in it has to be quoted");
+        return (asked_bare == bare(text)).then_some("a value in it has to be quoted");
     };
     let turned = |name: &DistinguishedName| DistinguishedName(name.0.iter().rev().cloned().collect());
     match (asked, stored) {
@@ -182,6 +193,10 @@ fn slip(
         }
         _ => None,
     }
+}
+
+fn bare(text: &str) -> String {
+    text.replace([' ', '"', '\\'], "").to_lowercase()
 }
 
 fn key(name: &DistinguishedName) -> String {

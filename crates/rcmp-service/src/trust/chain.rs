@@ -13,10 +13,12 @@ use webpki::{
     RequiredEkuNotFoundContext, VerifiedPath,
 };
 
+/// Most names of distribution points, and most bytes in them; certificates have one or two. With more, none is known, and no
+/// partition covers the certificate.
+const DISTRIBUTION_POINTS_MAX: usize = 16;
+const DISTRIBUTION_POINTS_LEN_MAX: usize = 2048;
 /// id-ce-cRLDistributionPoints, 2.5.29.31.
 const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x55, 0x1d, 0x1f];
-/// anyExtendedKeyUsage, 2.5.29.37.0.
-const ANY_EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
 
 /// Why a certificate has no verified path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -282,7 +284,12 @@ fn distribution_points(certificate: &Certificate<'_>) -> Result<Vec<Box<[u8]>>, 
             names.extend(full_name(&name)?.unwrap_or_default());
         }
     }
-    Ok(names)
+    // A path is remembered, and whoever certifies writes these.
+    let len = names.iter().fold(0, |len, name: &Box<_>| len + <[u8]>::len(name));
+    match names.len() <= DISTRIBUTION_POINTS_MAX && len <= DISTRIBUTION_POINTS_LEN_MAX {
+        true => Ok(names),
+        false => Err(list.error("cRLDistributionPoints", dtyp::DecodeErrorKind::TooLong)),
+    }
 }
 
 /// The GeneralNames of a DistributionPointName; `None` when it is relative to the CRL's issuer.
@@ -323,7 +330,7 @@ pub(super) struct Usages {
 
 impl Usages {
     fn allow(&self, usages: Option<&[Vec<u8>]>) -> bool {
-        let wanted = |usage: &Vec<u8>| usage == ANY_EXTENDED_KEY_USAGE || self.any_of.contains(usage);
+        let wanted = |usage: &Vec<u8>| self.any_of.contains(usage);
         self.any_of.is_empty() || usages.is_none_or(|usages| usages.iter().any(wanted))
     }
 }
@@ -336,8 +343,7 @@ impl ExtendedKeyUsageValidator for Usages {
         for usage in usages {
             let usage = usage?;
             empty = false;
-            found |= usage == KeyPurposeId::new(ANY_EXTENDED_KEY_USAGE)
-                || self.any_of.iter().any(|wanted| usage == KeyPurposeId::new(wanted));
+            found |= self.any_of.iter().any(|wanted| usage == KeyPurposeId::new(wanted));
         }
         match found || empty {
             true => Ok(()),

@@ -81,6 +81,8 @@ pub enum CrlError {
     Older,
     /// The CAs have more scopes than anybody partitions into.
     TooManyScopes,
+    /// The list in the slot is of another CA or scope, and still good.
+    OtherScope,
 }
 
 impl CrlError {
@@ -109,6 +111,7 @@ impl CrlError {
             Self::UnsupportedAlgorithm => "unsupported_algorithm",
             Self::Older => "older",
             Self::TooManyScopes => "too_many_scopes",
+            Self::OtherScope => "other_scope",
         }
     }
 }
@@ -146,6 +149,9 @@ impl fmt::Display for CrlError {
             }
             Self::Older => "a newer revocation list is known",
             Self::TooManyScopes => "there are revocation lists of too many scopes",
+            Self::OtherScope => {
+                "the revocation list that was there is of another authority or scope, and still good"
+            }
         })
     }
 }

@@ -362,6 +362,14 @@ impl Trust {
             None if newest.len() >= SCOPES_MAX => return Err(CrlError::TooManyScopes),
             _ => {}
         }
+        // Whoever serves one authority's list must not take it away by serving another's.
+        let known = slot.load();
+        if known
+            .as_ref()
+            .is_some_and(|known| known.currency(now) == Currency::Current && scope_key(known) != key)
+        {
+            return Err(CrlError::OtherScope);
+        }
         newest.insert(key, age);
         slot.store(Some(Arc::new(crl)));
         Ok(facts)
@@ -388,6 +396,18 @@ impl Trust {
         }
         slot.store(Some(crl));
         true
+    }
+
+    /// Takes over how old lists may be, of all lists that a trust from a configuration before this ever had: what is older
+    /// stays refused, wherever it comes from now.
+    pub fn remember_ages(&self, from: &Self) {
+        let known = from.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, age) in known {
+            if newest.len() < SCOPES_MAX && !newest.get(&key).is_some_and(|own| age.is_before(own)) {
+                newest.insert(key, age);
+            }
+        }
     }
 
     /// What the list in a slot says about itself, if there is one; it may be expired by now.

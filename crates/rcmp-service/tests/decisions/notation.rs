@@ -195,6 +195,8 @@ struct AuthorityCase {
     backdating: Option<u64>,
     grants: Option<Vec<String>>,
     #[serde(default)]
+    direct: bool,
+    #[serde(default)]
     tuples: Vec<TupleCase>,
 }
 
@@ -232,6 +234,8 @@ pub(crate) struct CertificateCase {
     dns: Vec<String>,
     rfc822: Vec<String>,
     uri: Vec<String>,
+    /// So many more DNS names.
+    more_names: usize,
     /// In the extension.
     sid: Option<String>,
     /// In URIs.
@@ -260,6 +264,7 @@ impl Default for CertificateCase {
             dns: vec![],
             rfc822: vec![],
             uri: vec![],
+            more_names: 0,
             sid: None,
             sid_uri: vec![],
             policies: vec![],
@@ -629,6 +634,7 @@ impl AuthorityCase {
             binding: self.binding.as_deref().map(binding),
             backdating_s: self.backdating,
             grants: self.grants.as_deref().map(grants),
+            direct: self.direct,
             strong_names: self.tuples.iter().map(strong_name).collect(),
         }
     }
@@ -691,6 +697,7 @@ fn usage_id(name: &str) -> Vec<u8> {
         "client" => "1.3.6.1.5.5.7.3.2",
         "server" => "1.3.6.1.5.5.7.3.1",
         "smart-card" => "1.3.6.1.4.1.311.20.2.2",
+        "any" => "2.5.29.37.0",
         other => panic!("{other} is no usage"),
     })
 }
@@ -776,7 +783,8 @@ impl CertificateCase {
         let mail = self.rfc822.iter().map(|mail| SanType::Rfc822Name(ia5(mail)));
         let sid = |sid: &String| format!("tag:microsoft.com,2022-09-14:sid:{}", sid_text(sid));
         let uri = self.uri.iter().cloned().chain(self.sid_uri.iter().map(sid));
-        upn.chain(dns).chain(mail).chain(uri.map(|uri| SanType::URI(ia5(&uri)))).collect()
+        let more = (0..self.more_names).map(|n| SanType::DnsName(ia5(&format!("host{n}.example"))));
+        upn.chain(dns).chain(mail).chain(uri.map(|uri| SanType::URI(ia5(&uri)))).chain(more).collect()
     }
 
     fn extensions(&self) -> Vec<CustomExtension> {

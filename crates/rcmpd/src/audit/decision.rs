@@ -14,6 +14,8 @@ use sha1::{Digest, Sha1};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
+/// The longest name of an issuer that is written.
+const NAME_LEN_MAX: usize = 1024;
 /// Certificates remembered as written; when there are more, they are written again.
 const WRITTEN_MAX: usize = 65_536;
 
@@ -52,7 +54,8 @@ struct Asked<'a> {
 fn asked(request: &[u8]) -> Option<(u32, Asked<'_>)> {
     let request = Request::decode(request).ok()?;
     let parsed = Certificate::parse(request.certificate).ok()?;
-    let issuer = parsed.issuer_name().map(|name| name.to_string()).unwrap_or_default();
+    let mut issuer = parsed.issuer_name().map(|name| name.to_string()).unwrap_or_default();
+    issuer.truncate(issuer.floor_char_boundary(NAME_LEN_MAX));
     Some((
         request.flags.0,
         Asked {
@@ -104,12 +107,25 @@ pub(super) fn event(
         fields.insert("CertIssuerName".to_owned(), asked.issuer.into());
         fields.insert("CertSerialNumber".to_owned(), asked.serial.into());
         fields.insert("CertThumbprint".to_owned(), dtyp::hex(&asked.thumbprint).into());
-        if is_new(&asked.thumbprint) {
+        // Whoever may not ask, or shows what nobody certified, writes no kilobytes into the log.
+        if is_believed(answer.reason) && is_new(&asked.thumbprint) {
             fields.insert("certificate".to_owned(), BASE64_STANDARD.encode(asked.certificate).into());
             whole = Some(asked.thumbprint);
         }
     }
     (event, whole)
+}
+
+/// Whether somebody who may ask showed a certificate that was not refused for its chain.
+const fn is_believed(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::AskerDenied
+            | Reason::Chain(_)
+            | Reason::MalformedRequest
+            | Reason::MalformedCertificate
+            | Reason::NoMethod
+    )
 }
 
 /// The event of a shadow that decided otherwise.

@@ -123,6 +123,8 @@ struct AuthoritySection {
     backdating_s: Option<u64>,
     grant: Option<Vec<Spanned<GrantSection>>>,
     #[serde(default)]
+    direct: bool,
+    #[serde(default)]
     strong_names: Vec<StrongNameSection>,
     ocsp: Option<Spanned<String>>,
     ocsp_signer: Option<Spanned<PathBuf>>,
@@ -402,7 +404,7 @@ impl Checker<'_> {
             }
         };
         let purposes = match &section.extended_key_usage {
-            None => vec![object_identifier(CLIENT_AUTH), object_identifier(SMART_CARD_LOGON)],
+            None => [CLIENT_AUTH, SMART_CARD_LOGON, ANY_EXTENDED_KEY_USAGE].map(object_identifier).to_vec(),
             Some(names) => {
                 if names.get_ref().is_empty() {
                     self.problem(
@@ -431,7 +433,7 @@ impl Checker<'_> {
             "server-auth" => "1.3.6.1.5.5.7.3.1",
             "pkinit-client" => "1.3.6.1.5.2.3.4",
             "pkinit-kdc" => "1.3.6.1.5.2.3.5",
-            "any" => "2.5.29.37.0",
+            "any" => ANY_EXTENDED_KEY_USAGE,
             dotted => dotted,
         };
         let oid = object_identifier(dotted);
@@ -533,6 +535,7 @@ impl Checker<'_> {
                     .then(|| word(self, &section.binding, bindings, Binding::Full, "binding")),
                 backdating_s: section.backdating_s,
                 grants: section.grant.as_ref().map(|grants| self.grants(grants)),
+                direct: section.direct,
                 strong_names,
             },
             ocsp: section.ocsp.as_ref().map(|url| Ocsp {
@@ -583,5 +586,7 @@ impl Checker<'_> {
 const CRL_REFRESH_S: u64 = 300;
 /// id-kp-clientAuth (RFC 5280 4.2.1.12).
 const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
+/// anyExtendedKeyUsage.
+const ANY_EXTENDED_KEY_USAGE: &str = "2.5.29.37.0";
 /// szOID_KP_SMARTCARD_LOGON.
 const SMART_CARD_LOGON: &str = "1.3.6.1.4.1.311.20.2.2";

@@ -500,7 +500,8 @@ fn render(
     };
     if let Some(usages) = usages {
         let usages: Vec<_> = usages.iter().map(String::as_str).collect();
-        toml += &format!("extended_key_usage = {}\n", list(&usages));
+        // As these rules have it: the extension is there, and names one of them and not merely any.
+        toml += &format!("extended_key_usage = {}\nrequire_extended_key_usage = true\n", list(&usages));
     }
     if scopes.iter().any(|scope| scope.forms.contains(&Form::Sha1PublicKey)) {
         toml += "sha1_pukey = \"thumbprint\"\n";
@@ -513,7 +514,7 @@ fn render(
     for scope in scopes {
         if let Some(authority) = scope.authority.and_then(|authority| authorities.get(authority)) {
             toml += &format!(
-                "\n[[mapping.authority]]\ncertificate = {}\nmethods = {}\ngrant = {}\n",
+                "\n[[mapping.authority]]\ncertificate = {}\ndirect = true\nmethods = {}\ngrant = {}\n",
                 quoted(&authority.file),
                 words(scope.methods()),
                 scope.grant()

@@ -39,11 +39,11 @@ const fn fragment(methods: &'static str, rest: &'static str) -> Fragment {
 /// Dialect, rules, the fragment, and a part of each note.
 #[rustfmt::skip]
 fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
-    const STORED: &str = "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n";
+    const STORED: &str = "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-serial\"]\n";
     macro_rules! proved {
-        ($words:literal) => { concat!("extended_key_usage = [\"client-auth\"]\ngrant = [", $words, ", \"issuer-serial\", \"sid\"]\n") };
+        ($words:literal) => { concat!("extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [", $words, ", \"issuer-serial\", \"sid\"]\n") };
     }
-    const NAMES: &str = "extended_key_usage = [\"client-auth\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n";
+    const NAMES: &str = "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n";
     vec![
         // sss_certmap: mapping rules, behind the default matching rule.
         (Sssd, STRONG.into(), fragment(r#"["subject"]"#, STORED), vec!["without a matching rule", "digitalSignature"]),
@@ -54,8 +54,8 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
         (Sssd, "map: (altSecurityIdentities=X509:<S>{subject_dn!ad_x500})".into(), fragment(r#"["subject"]"#, proved!(r#""subject""#)), vec!["without", "digitalSignature", "a subject alone"]),
         (Sssd, "map: (altSecurityIdentities=X509:<RFC822>{subject_rfc822_name})".into(), fragment(r#"["subject"]"#, proved!(r#""rfc822""#)), vec!["without", "digitalSignature", "a mail address alone"]),
         (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500})".into(), fragment(r#"["issuer"]"#, proved!(r#""issuer""#)), vec!["without", "digitalSignature", "issuer's name alone"]),
-        (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<SHA1-PUKEY>{cert!sha1_u})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nsha1_pukey = \"thumbprint\"\ngrant = [\"sha1-pukey\"]\n"), vec!["without", "digitalSignature"]),
-        (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SID>{sid})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-sid\"]\n"), vec!["without", "digitalSignature"]),
+        (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<SHA1-PUKEY>{cert!sha1_u})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\nsha1_pukey = \"thumbprint\"\ngrant = [\"sha1-pukey\"]\n"), vec!["without", "digitalSignature"]),
+        (Sssd, "map: LDAPU1:(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SID>{sid})".into(), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-sid\"]\n"), vec!["without", "digitalSignature"]),
         (Sssd, "map: (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SR>{serial_number!hex_r})".into(), fragment(r#"["subject"]"#, STORED), vec!["without", "digitalSignature", "LDAPU1 only"]),
         (Sssd, "map: (servicePrincipalName=host/{subject_dns_name})".into(), fragment(r#"["upn"]"#, proved!(r#""dns""#)), vec!["without", "digitalSignature", "a DNS name alone"]),
         (Sssd, "map: (|(userPrincipalName={subject_nt_principal})(altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<S>{subject_dn!ad_x500}))".into(),
@@ -63,34 +63,34 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
         // Matching rules.
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}"), fragment(r#"["subject"]"#, STORED), vec![]),
         (Sssd, format!("match: KRB5:<KU>digitalSignature<EKU>clientAuth\n{STRONG}"), fragment(r#"["subject"]"#, STORED), vec!["digitalSignature"]),
-        (Sssd, format!("match: ||<EKU>clientAuth<EKU>msScLogin\n{STRONG}"), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\", \"smartcard-logon\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
+        (Sssd, format!("match: ||<EKU>clientAuth<EKU>msScLogin\n{STRONG}"), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\", \"smartcard-logon\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-serial\"]\n"), vec![]),
         (Sssd, format!("match: ||<EKU>serverAuth<EKU>pkinit<EKU>1.3.6.1.5.2.3.5<EKU>2.5.29.37.0<EKU>1.2.3.4\n{STRONG}"),
-            fragment(r#"["subject"]"#, "extended_key_usage = [\"server-auth\", \"1.3.6.1.5.2.3.4\", \"pkinit-kdc\", \"any\", \"1.2.3.4\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
+            fragment(r#"["subject"]"#, "extended_key_usage = [\"server-auth\", \"1.3.6.1.5.2.3.4\", \"pkinit-kdc\", \"any\", \"1.2.3.4\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-serial\"]\n"), vec![]),
         (Sssd, format!("match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$\n{STRONG}"),
-            fragment(r#"["subject"]"#, "grant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec!["no extended key usage"]),
+            fragment(r#"["subject"]"#, "grant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec!["no extended key usage"]),
         (Sssd, format!(r"match: <ISSUER>^CN=Contoso Root,O=Contoso\\, Ltd\.,C=US$<EKU>clientAuth{}{STRONG}", "\n"),
-            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/contoso.pem\"\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
+            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/contoso.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         // The values of one relative name are a set, hex is an escape, and a file's name is quoted.
         (Sssd, format!(r"match: <ISSUER>^CN=a\\2eb\+OU=b,O=Tail$<EKU>clientAuth{}{STRONG}", "\n"),
-            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/\\\"new\\\" \\\\ key.pem\"\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
+            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/\\\"new\\\" \\\\ key.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         (Sssd, "match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmap: LDAPU1:(altSecurityIdentities=X509:<SKI>{subject_key_id!hex_u})".into(),
-            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"subject\"]\ngrant = [\"ski\"]\n"), vec![]),
+            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"ski\"]\n"), vec![]),
         (Sssd, format!("match: <SAN:ntPrincipalName>.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["names no issuer", "alone"]),
         (Sssd, format!("match: <SAN>^.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["PKINIT", "names no issuer", "alone"]),
         (Sssd, format!("match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<SAN:ntPrincipalName>@contoso\\.example$<EKU>clientAuth\n{UPN}"),
-            fragment(r#"["upn"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n"), vec!["certs/my.pem certifies", "alone"]),
+            fragment(r#"["upn"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"upn\"]\ngrant = [{ form = \"upn\", for = [\"@contoso.example\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\"] }, { form = \"sid\", for = [\"@contoso.example\"] }]\n"), vec!["certs/my.pem certifies", "alone"]),
         // Sections: priorities make the order, an authority's rule stands before the general one, other sections are not read.
         (Sssd, format!("[sssd]\nservices = nss\n# rules\n[certmap/my.domain/general]\nmatchrule = <EKU>clientAuth\nmaprule = {}\npriority = 20\n\n[certmap/my.domain/ca]\nmatchrule = <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmaprule = {}\ndomains = my.domain, your.domain\npriority = 10\n", &STRONG[5..], &UPN[5..]),
-            fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "alone"]),
+            fragment(r#"["upn", "subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-serial\"]\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["my.domain, your.domain", "alone"]),
         // Rules that differ in one condition are alternatives.
-        (Sssd, format!("match: <EKU>clientAuth\n{STRONG}\nmatch: <EKU>msScLogin\n{STRONG}"), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\", \"smartcard-logon\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
+        (Sssd, format!("match: <EKU>clientAuth\n{STRONG}\nmatch: <EKU>msScLogin\n{STRONG}"), fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\", \"smartcard-logon\"]\nrequire_extended_key_usage = true\ngrant = [\"issuer-serial\"]\n"), vec![]),
         // MIT Kerberos.
         (Mit, "<EKU>clientAuth<KU>digitalSignature".into(), fragment(r#"["upn"]"#, proved!(r#""upn""#)), vec!["digitalSignature", "chooses", "alone"]),
         (Mit, "pkinit_cert_match = &&<EKU>msScLogin<ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$".into(),
-            fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\"]\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
+            fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"upn\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
         (Mit, "[realms]\n  CONTOSO.EXAMPLE = {\n    kdc = dc1\n    pkinit_anchors = FILE:/ca.pem\n    pkinit_require_crl_checking = true\n    pkinit_cert_match = ||<SAN>.*@contoso\\.example$<SAN>.*@EXAMPLE\\.COM$\n  }\n".into(),
             Fragment { validation: "chain+crl", ..fragment(r#"["upn"]"#, "grant = [{ form = \"upn\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }, { form = \"issuer-serial\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }, { form = \"sid\", for = [\"@contoso.example\", \"@EXAMPLE.COM\"] }]\n") }, vec!["pkinit_anchors", "PKINIT", "chooses", "names no issuer", "alone", "no extended"]),
-        (Mit, "<EKU>msScLogin\n<EKU>clientAuth\n".into(), fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\", \"client-auth\"]\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
+        (Mit, "<EKU>msScLogin\n<EKU>clientAuth\n".into(), fragment(r#"["upn"]"#, "extended_key_usage = [\"smartcard-logon\", \"client-auth\"]\nrequire_extended_key_usage = true\ngrant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["chooses", "alone"]),
         // Keycloak.
         (Keycloak, "Subject's Alternative Name otherName (UPN) = (.*)".into(), fragment(r#"["upn"]"#, "grant = [\"upn\", \"issuer-serial\", \"sid\"]\n"), vec!["user principal name", "alone"]),
         (Keycloak, r#"{"alias":"x509","config":{"x509-cert-auth.mapping-source-selection":"Subject's Alternative Name otherName (UPN)","x509-cert-auth.regular-expression":"(.*?)(?:$)","x509-cert-auth.mapper-selection":"Username or Email","x509-cert-auth.extendedkeyusage":"1.3.6.1.5.5.7.3.2","x509-cert-auth.keyusage":"digitalSignature","x509-cert-auth.crl-checking-enabled":"true","x509-cert-auth.crl-relative-path":"crl.pem","x509-cert-auth.crldp-checking-enabled":"true","x509-cert-auth.ocsp-checking-enabled":"false","x509-cert-auth.timestamp-validation-enabled":"false"}}"#.into(),

@@ -13,6 +13,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use dcerpc_tokio::Server;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rcmp_service::Method;
 use rcmp_service::message::Request;
 use rcmp_service::trust::CrlFacts;
@@ -49,6 +52,7 @@ pub(super) struct Shared {
     pub(super) config: String,
 }
 
+/// Serves for as long as the process lives. Whoever connects has little room and little time: monitoring needs no more.
 pub(super) async fn serve(listener: TcpListener, shared: Shared) {
     let router = Router::new()
         .route("/live", get(|| async { "live\n" }))
@@ -56,17 +60,45 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
         .route("/metrics", get(metrics))
         .route("/explain", post(explain))
         .with_state(shared);
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::warn!(%error, "Health is no longer served");
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "A connection to the admin port cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            // How it ends is the peer's business.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+            drop(permit);
+        });
     }
 }
+
+/// Connections at once: monitoring, and a few operators.
+const CONNECTIONS_MAX: usize = 64;
+/// For the head of a request, and between two of them.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For a connection in all.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+/// When nothing can be accepted, trying at once changes nothing.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A certificate with its chain, as PEM.
 const EXPLAIN_LEN_MAX: usize = 1 << 20;
 /// How long a certificate may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Explanations made at once: one for a refusal may read all accounts.
-const EXPLANATIONS_MAX: usize = 2;
+const EXPLANATIONS_MAX: usize = 1;
 
 /// Who may ask for more than health: whoever has the token, from no page of a browser, and by a name that is ours.
 pub(super) struct Operators {

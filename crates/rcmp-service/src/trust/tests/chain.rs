@@ -149,13 +149,17 @@ fn an_extended_key_usage_must_be_one_of_those_configured() {
         let trust = Trust::new(parts.clone()).unwrap();
         check(&trust, &with(&[ClientAuth]), Ok(&[&root]));
         check(&trust, &with(&[ServerAuth, ClientAuth]), Ok(&[&root]));
-        check(&trust, &with(&[Any]), Ok(&[&root]));
+        check(&trust, &with(&[Any]), wrong);
         check(&trust, &with(&[ServerAuth]), wrong);
         check(&trust, &with(std::slice::from_ref(&smart_card)), wrong);
         check(&trust, &with(&[]), if required { wrong } else { Ok(&good) });
         // 1.3.6.1.4.1.311.20.2.2
         parts.extended_key_usages.push(vec![0x2b, 6, 1, 4, 1, 0x82, 0x37, 0x14, 2, 2]);
-        check(&Trust::new(parts).unwrap(), &with(std::slice::from_ref(&smart_card)), Ok(&[&root]));
+        // 2.5.29.37.0
+        parts.extended_key_usages.push(vec![0x55, 0x1d, 0x25, 0]);
+        let trust = Trust::new(parts).unwrap();
+        check(&trust, &with(std::slice::from_ref(&smart_card)), Ok(&[&root]));
+        check(&trust, &with(&[Any]), Ok(&[&root]));
     }
     let parts =
         Parts { require_extended_key_usage: true, extended_key_usages: Vec::new(), ..parts(&[&root], &[]) };
@@ -300,4 +304,25 @@ fn every_refusal_has_a_name_of_its_own() {
     let names: std::collections::BTreeSet<_> = ChainError::ALL.iter().map(|error| error.name()).collect();
     assert_eq!(names.len(), ChainError::ALL.len());
     assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+}
+
+/// Whoever certifies writes the distribution points, and paths are remembered.
+#[test]
+fn a_path_keeps_few_distribution_points() {
+    let root = Ca::root("Root");
+    let trust = Trust::new(parts(&[&root], &[])).unwrap();
+    let points = |count: usize, len: usize| {
+        let names = der::encode(0x86, &[&vec![b'a'; len]]).repeat(count);
+        let point = der::encode(0x30, &[&der::encode(0xa0, &[&der::encode(0xa0, &[&names])])]);
+        let mut params = params("alice");
+        params
+            .custom_extensions
+            .push(CustomExtension::from_oid_content(&[2, 5, 29, 31], der::encode(0x30, &[&point])));
+        trust.verify(&root.leaf_as(&params), now()).unwrap().links[0].distribution_points.len()
+    };
+    assert_eq!(points(16, 10), 16);
+    assert_eq!(points(17, 10), 0);
+    assert_eq!(points(1, 2000), 1);
+    assert_eq!(points(1, 3000), 0);
+    assert_eq!(points(30_000, 0), 0);
 }

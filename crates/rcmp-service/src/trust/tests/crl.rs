@@ -471,3 +471,26 @@ fn every_entry_of_a_long_list_is_found_and_no_other() {
         assert!(found.is_none_or(|(since, _)| since == day(2026, 1, 1)));
     }
 }
+
+/// Whoever answers for the address of one list may have another authority's.
+#[test]
+fn a_list_of_another_ca_does_not_take_the_place_of_one_that_is_good() {
+    let (users, other) = (Ca::root("Users"), Ca::root("Other"));
+    let trust = trust(&[&users, &other], &[]);
+    let (alice, mallory) = (users.leaf("alice"), users.leaf("mallory"));
+    trust.install_crl(0, &List::of(&[&mallory]).sign(&users), now()).unwrap();
+    assert_eq!(trust.install_crl(0, &List::default().sign(&other), now()), Err(CrlError::OtherScope));
+    assert_eq!(status(&trust, &alice), Revocation::Good);
+    assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
+    trust.install_crl(1, &List::default().sign(&other), now()).unwrap();
+}
+
+#[test]
+fn an_older_list_is_older_after_a_new_configuration_too() {
+    let root = Ca::root("Root");
+    let (before, after) = (trust(&[&root], &[]), trust(&[&root], &[]));
+    before.install_crl(0, &List::default().numbered(2).sign(&root), now()).unwrap();
+    after.remember_ages(&before);
+    let older = List::default().numbered(1).sign(&root);
+    assert_eq!(after.install_crl(0, &older, now()), Err(CrlError::Older));
+}
