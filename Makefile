@@ -47,6 +47,7 @@ check-arrows:
 bench:
 	$(CARGO) build --locked --release -p rcmpd
 	$(CARGO) bench --locked -p rcmpd-tests
+	$(CARGO) bench --locked -p rcmp-service --bench crl
 
 FUZZ_SECONDS ?= 60
 fuzz:

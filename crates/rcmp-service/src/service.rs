@@ -185,6 +185,11 @@ impl Mapper {
         answer
     }
 
+    /// Makes the same decision for whoever does not need the answer, and says for whom it is.
+    pub async fn rehearse(&self, request: &[u8], now: FileTime) -> Result<Arc<Record>, Reason> {
+        self.decide(request, now, &mut NoTrace).await.map(|decision| decision.record)
+    }
+
     fn conclude(&self, decision: Result<Decision, Reason>, now: FileTime) -> Answer {
         let mapped = decision.and_then(|Decision { record, method, strength }| {
             let response = self

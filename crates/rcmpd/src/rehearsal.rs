@@ -5,11 +5,11 @@
 
 use crate::certificates::Chain;
 use crate::serve::now;
+use account_store::Record;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request};
-use rcmp_service::trace::NoTrace;
 use rcmp_service::{Mapper, Reason};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -262,8 +262,8 @@ pub async fn rehearse(
                         part.undecided += case.count;
                         continue;
                     };
-                    let by = async |mapper: &Mapper| mapper.explain(&request, now(), &mut NoTrace).await;
-                    let (live, other) = (by(&now_by).await, by(&then_by).await);
+                    let live = now_by.rehearse(&request, now()).await;
+                    let other = then_by.rehearse(&request, now()).await;
                     part.compare(case, &live, &other);
                 }
                 progress(done);
@@ -292,22 +292,22 @@ pub async fn rehearse(
 const BATCH: usize = 64;
 
 impl Outcome {
-    fn compare(&mut self, case: &Case, live: &rcmp_service::Answer, other: &rcmp_service::Answer) {
+    fn compare(&mut self, case: &Case, live: &Decided, other: &Decided) {
         self.decisions += case.count;
-        let account = |answer: &rcmp_service::Answer| {
-            answer
-                .mapped
-                .as_ref()
-                .map(|mapped| (mapped.record.account.sid, mapped.record.account.name.clone()))
+        let account = |decided: &Decided| {
+            decided.as_ref().ok().map(|record| (record.account.sid, record.account.name.clone()))
         };
-        let (reason_now, reason_then) = (live.reason, other.reason);
+        let (reason_now, reason_then) = (reason(live), reason(other));
         if reason_now != reason_then {
-            let change = format!("{} -> {}", name(reason_now), name(reason_then));
+            let change = format!("{reason_now} -> {reason_then}");
             *self.reasons.entry(change).or_default() += case.count;
         }
         let (now, then) = (account(live), account(other));
         let (change, counter) = match (&now, &then) {
-            _ if reason_now.is_undecided() || reason_then.is_undecided() => {
+            _ if [live, other]
+                .iter()
+                .any(|decided| decided.as_ref().is_err_and(|reason| reason.is_undecided())) =>
+            {
                 self.undecided += case.count;
                 return;
             }
@@ -325,8 +325,8 @@ impl Outcome {
             certificate: case.label(),
             account_now: now.map(|(_, name)| name),
             account_then: then.map(|(_, name)| name),
-            reason_now: name(reason_now),
-            reason_then: name(reason_then),
+            reason_now,
+            reason_then,
             decisions: case.count,
         });
     }
@@ -345,10 +345,14 @@ impl Outcome {
     }
 }
 
-/// A chain is refused for many reasons; here they matter.
-const fn name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Chain(error) => error.name(),
-        reason => reason.name(),
+/// What a policy decides.
+type Decided = Result<Arc<Record>, Reason>;
+
+/// The reason by name. A chain is refused for many reasons; here they matter.
+fn reason(decided: &Decided) -> &'static str {
+    match decided {
+        Ok(_) => "mapped",
+        Err(Reason::Chain(error)) => error.name(),
+        Err(reason) => reason.name(),
     }
 }
