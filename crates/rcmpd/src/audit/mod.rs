@@ -31,6 +31,8 @@ use writer::Writer;
 /// Writes to a file, or to the log when there is none.
 pub struct AuditLog {
     file: Mutex<Option<Writer>>,
+    /// Whether there is one, for whoever need not wait for it.
+    has_file: AtomicBool,
     required: bool,
     /// Heads and how often they are signed. Whoever locks both locks this first.
     heads: Option<(Mutex<Heads>, Duration)>,
@@ -98,6 +100,7 @@ impl AuditLog {
         };
         let interval = config.heads.as_ref().map(|heads| heads.interval);
         Ok(Self {
+            has_file: AtomicBool::new(file.is_some()),
             file: Mutex::new(file),
             required: config.required,
             heads: heads.map(Mutex::new).zip(interval),
@@ -129,6 +132,7 @@ impl AuditLog {
             (file, Some(path)) => *file = Some(Writer::plain(path)?),
             (file, None) => *file = None,
         }
+        self.has_file.store(file.is_some(), Ordering::Relaxed);
         drop(file);
         self.certificates.store(config.certificates, Ordering::Relaxed);
         lock(&self.written).forget();
@@ -188,7 +192,7 @@ impl AuditLog {
 
     /// Whether decisions are written down, so that it is worth to take down how they are made.
     pub fn is_written(&self) -> bool {
-        lock(&self.file).is_some() || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
+        self.has_file.load(Ordering::Relaxed) || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
     }
 
     /// Writes down a decision and the steps to it. When it must be written and cannot be, the decision must not be told.
@@ -216,19 +220,20 @@ impl AuditLog {
 
     /// Counts what a shadow policy decided, and writes it down where it is something else.
     pub fn shadow(&self, question: &Question, live: &Decided, shadow: &Decided, policy_revision: u64) {
-        let key = (live.reason.name(), shadow.reason.name());
         // How an account was found is no difference; whether, and which, is.
         if live.sid == shadow.sid {
             self.shadow_agreed.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        *lock(&self.shadow_divergences).entry(key).or_default() += 1;
         let _ = self.write(&decision::shadow_event(
             question,
             (live.reason, live.account.as_deref()),
             (shadow.reason, shadow.account.as_deref()),
             policy_revision,
         ));
+        // Whoever sees the count finds the line.
+        let reasons = (live.reason.name(), shadow.reason.name());
+        *lock(&self.shadow_divergences).entry(reasons).or_default() += 1;
     }
 
     /// Counts a decision that the shadow had no time for.
@@ -247,7 +252,7 @@ impl AuditLog {
 
     /// Writes a line, and says whether it is in a file now.
     fn write(&self, event: &Value) -> Result<bool, AuditUnavailable> {
-        if lock(&self.file).is_none() {
+        if !self.has_file.load(Ordering::Relaxed) {
             tracing::debug!(target: "audit", %event, "Audit");
             return Ok(false);
         }

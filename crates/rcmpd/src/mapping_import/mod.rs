@@ -14,7 +14,9 @@ mod sssd;
 #[cfg(test)]
 mod tests;
 
+use crate::output::visible;
 use account_store::distinguished_name::DistinguishedName;
+use rcmp_service::Method;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -86,7 +88,7 @@ impl fmt::Display for Problem {
             line => write!(f, "line {line}: ")?,
         }
         if !self.part.is_empty() {
-            write!(f, "{}", printable(&self.part))?;
+            write!(f, "{}", visible(&self.part))?;
             f.write_str(": ")?;
         }
         write!(f, "{}; {}", self.why, self.instead)
@@ -157,7 +159,7 @@ impl Told {
     }
 
     fn note(&mut self, note: impl Into<String>) {
-        let note = printable(&note.into());
+        let note = visible(&note.into());
         if self.notes.len() < PROBLEMS_MAX && !self.notes.contains(&note) {
             self.notes.push(note);
         }
@@ -252,23 +254,6 @@ impl Form {
             Self::Rfc822 => Some("a mail address"),
             Self::Issuer => Some("an issuer's name"),
             _ => None,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Method {
-    Upn,
-    Subject,
-    Issuer,
-}
-
-impl Method {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Upn => "upn",
-            Self::Subject => "subject",
-            Self::Issuer => "issuer",
         }
     }
 }
@@ -489,7 +474,7 @@ fn render(
     authorities: &[KnownAuthority],
 ) -> String {
     let words = |methods: BTreeSet<Method>| {
-        let words: Vec<_> = methods.into_iter().map(Method::word).collect();
+        let words: Vec<_> = methods.into_iter().map(Method::name).collect();
         list(&words)
     };
     let mut toml = format!("# Imported: {}\n\n[mapping]\nmethods = {}\n", dialect.name(), words(methods));
@@ -522,18 +507,6 @@ fn render(
         }
     }
     toml
-}
-
-/// Text of somebody else's for a terminal, which obeys control characters.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c.is_control() {
-            true => out.extend(c.escape_default()),
-            false => out.push(c),
-        }
-    }
-    out
 }
 
 fn list(words: &[&str]) -> String {
