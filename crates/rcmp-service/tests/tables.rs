@@ -4,6 +4,7 @@
 //! section that says so with its sentence in our words; where the product does otherwise, `differs` tells why. What else is in a
 //! case is its file's own and is read strictly: a key that nobody knows fails. All cases of a file run, and all that fail are told.
 
+mod cases;
 #[path = "tables/notation.rs"]
 mod notation;
 
@@ -18,9 +19,8 @@ use rcmp_service::policy::Sha1PublicKeyInput;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// There are no fewer cases than this; the number only grows.
@@ -47,53 +47,10 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tables")
 }
 
-fn read(file: &str) -> Vec<toml::Table> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct File {
-        case: Vec<toml::Table>,
-    }
-    let path = folder().join(file).with_extension("toml");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    toml::from_str::<File>(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display())).case
-}
-
-/// Takes one of the keys that every case has.
-fn take(case: &mut toml::Table, key: &str) -> Result<Option<String>, String> {
-    match case.remove(key) {
-        None => Ok(None),
-        Some(toml::Value::String(text)) if !text.trim().is_empty() => Ok(Some(text)),
-        Some(other) => Err(format!("{key} is no sentence: {other}")),
-    }
-}
-
 /// Runs a file, case by case.
 #[track_caller]
 fn table<Case: DeserializeOwned>(file: &str, check: impl Fn(&Case)) {
-    let mut told = HashSet::new();
-    let mut failures = Vec::new();
-    for (number, mut case) in (1..).zip(read(file)) {
-        let what = take(&mut case, "what").ok().flatten().unwrap_or_default();
-        let run = || -> Result<(), String> {
-            let rule = take(&mut case, "rule")?.ok_or("there is no rule")?;
-            take(&mut case, "differs")?;
-            if what.is_empty() || !told.insert(what.clone()) {
-                return Err("what is no sentence of its own".into());
-            }
-            if !rule.contains(": ") {
-                return Err(format!("the rule names no place and sentence: {rule}"));
-            }
-            let case: Case = case.try_into().map_err(|error: toml::de::Error| error.to_string())?;
-            catch_unwind(AssertUnwindSafe(|| check(&case))).map_err(|panic| {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
-            })
-        };
-        if let Err(error) = run() {
-            failures.push(format!("{file}.toml, case {number}, {what}: {error}"));
-        }
-    }
-    assert!(failures.is_empty(), "{} cases fail\n{}", failures.len(), failures.join("\n"));
+    cases::run(&folder(), &[file], check);
 }
 
 /// A result that is as the case says: a value, or malformed.
@@ -110,18 +67,7 @@ fn expect<T: PartialEq + Debug, E: Debug>(read: Result<T, E>, value: Option<T>, 
 
 #[test]
 fn the_folder_holds_as_many_cases_as_promised() {
-    let found: HashSet<String> = std::fs::read_dir(folder())
-        .expect("the folder is there")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
-        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
-        .collect();
-    let known = FILES.iter().chain(&NO_CASES).map(|file| (*file).to_owned()).collect();
-    assert_eq!(found, known, "each file of the folder has a test");
-    let count: BTreeMap<&str, usize> = FILES.iter().map(|file| (*file, read(file).len())).collect();
-    let all: usize = count.values().sum();
-    println!("{all} cases: {count:?}");
-    assert!(all >= CASES_MIN, "{all} cases of {CASES_MIN}: {count:?}");
+    cases::count(&folder(), &FILES, &NO_CASES, CASES_MIN);
 }
 
 #[test]

@@ -8,8 +8,11 @@ use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 const CONFIG: [&str; 2] = ["-c", "rcmpd.toml"];
 
@@ -373,6 +376,13 @@ fn operators_are_told_over_http_and_nobody_else_is() {
     }
     let (code, text) = service.post("/explain", &[("Authorization", "Bearer correct horse")], "nonsense");
     assert_eq!(code, 400, "{text}");
+    // Whoever has no token is told before a byte of what is announced is waited for.
+    let mut stream = TcpStream::connect(service.admin).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    write!(stream, "POST /explain HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
     // Without a token there is nothing to ask.
     let service = Demo::new().serve();
     assert_eq!(service.post("/explain", &[], &body).0, 404);
