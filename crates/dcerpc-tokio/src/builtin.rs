@@ -57,7 +57,7 @@ pub async fn resolve_endpoint(
     let config =
         ClientConfig { interface: ENDPOINT_MAPPER, syntax: NdrSyntax::Ndr, first_call_id: 1, security: None };
     let (mut connection, _) = Connection::open(mapper, config, deadline).await?;
-    let reply = connection.call(EPT_MAP, map_request(interface), None, deadline).await?;
+    let reply = connection.call(EPT_MAP, map_request(interface).into(), deadline).await?;
     let ports = map_ports(&reply.stub, reply.order).map_err(ClientError::Decode)?;
     ports.first().copied().ok_or_else(|| {
         CallError::Connect(io::Error::new(

@@ -1,12 +1,11 @@
 //! The client channel: one connection with one call at a time, and a pool of them for parallel work.
 
 use crate::connection::ready;
-use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ReplyStub};
+use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ReplyStub, RequestStub};
 use dcerpc::pdu::FaultStatus;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs};
@@ -106,14 +105,13 @@ impl Connection {
     pub async fn call(
         &mut self,
         opnum: u16,
-        stub: Vec<u8>,
-        inner: Option<Range<usize>>,
+        request: RequestStub,
         deadline: Instant,
     ) -> Result<ReplyStub, CallError> {
         if std::mem::replace(&mut self.spoiled, true) {
             return Err(CallError::Closed);
         }
-        let started = self.association.call(opnum, stub, inner)?;
+        let started = self.association.call(opnum, request)?;
         match self.event(deadline).await? {
             ClientEvent::Reply { call_id, outcome } if call_id == started => {
                 self.spoiled = false;
@@ -177,13 +175,7 @@ where
 
     /// Performs a call on an idle connection or a new one. A connection that turns out to be closed before anything
     /// was sent on it is replaced; a call that was sent is never sent twice. Dropping the future closes its connection.
-    pub async fn call(
-        &self,
-        opnum: u16,
-        stub: Vec<u8>,
-        inner: Option<Range<usize>>,
-        deadline: Instant,
-    ) -> Result<ReplyStub, E> {
+    pub async fn call(&self, opnum: u16, request: RequestStub, deadline: Instant) -> Result<ReplyStub, E> {
         let _permit = match timeout_at(deadline, self.permits.acquire()).await {
             Ok(Ok(permit)) => permit,
             _ => return Err(CallError::DeadlinePassed.into()),
@@ -192,7 +184,7 @@ where
             Some(connection) => connection,
             None => (self.connect)(deadline).await?,
         };
-        let outcome = connection.call(opnum, stub, inner, deadline).await;
+        let outcome = connection.call(opnum, request, deadline).await;
         if !connection.spoiled {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         }

@@ -345,7 +345,7 @@ async fn a_pool_uses_its_connections_again_and_opens_no_more_than_it_may() {
     for n in 0..30u8 {
         let pool = Arc::clone(&pool);
         calls.spawn(async move {
-            let reply = pool.call(ECHO, vec![n; 8], None, soon()).await.expect("an answer");
+            let reply = pool.call(ECHO, vec![n; 8].into(), soon()).await.expect("an answer");
             assert_eq!(reply.stub, vec![n; 8]);
         });
     }
@@ -360,11 +360,11 @@ async fn a_pool_replaces_a_connection_that_was_closed_meanwhile() {
     let limits = Limits { idle_timeout: Duration::from_millis(50), ..Limits::default() };
     let fixture = Fixture::new(limits);
     let pool = pool(listen(&fixture).await, 1);
-    pool.call(ECHO, b"one".to_vec(), None, soon()).await.expect("an answer");
+    pool.call(ECHO, b"one".to_vec().into(), soon()).await.expect("an answer");
     while fixture.counter(|counters| &counters.open) > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    pool.call(ECHO, b"two".to_vec(), None, soon()).await.expect("an answer over a new connection");
+    pool.call(ECHO, b"two".to_vec().into(), soon()).await.expect("an answer over a new connection");
     assert_eq!(fixture.counter(|counters| &counters.accepted), 2);
 }
 
@@ -373,9 +373,9 @@ async fn a_deadline_ends_a_call_and_its_connection() {
     let fixture = Fixture::new(Limits::default());
     let pool = pool(listen(&fixture).await, 1);
     let deadline = Instant::now() + Duration::from_millis(100);
-    let outcome = pool.call(SLOW, Vec::new(), None, deadline).await;
+    let outcome = pool.call(SLOW, Vec::new().into(), deadline).await;
     assert!(matches!(outcome, Err(CallError::DeadlinePassed)), "{outcome:?}");
-    let reply = pool.call(ECHO, b"next".to_vec(), None, soon()).await.expect("an answer");
+    let reply = pool.call(ECHO, b"next".to_vec().into(), soon()).await.expect("an answer");
     assert_eq!(reply.stub, b"next", "never the answer of the call before");
     assert_eq!(fixture.counter(|counters| &counters.accepted), 2);
 }
@@ -384,8 +384,8 @@ async fn a_deadline_ends_a_call_and_its_connection() {
 async fn a_fault_leaves_the_connection_as_it_is() {
     let fixture = Fixture::new(Limits::default());
     let pool = pool(listen(&fixture).await, 1);
-    let outcome = pool.call(99, Vec::new(), None, soon()).await;
+    let outcome = pool.call(99, Vec::new().into(), soon()).await;
     assert!(matches!(outcome, Err(CallError::Fault(FaultStatus::OP_RANGE_ERROR))), "{outcome:?}");
-    pool.call(ECHO, b"next".to_vec(), None, soon()).await.expect("an answer");
+    pool.call(ECHO, b"next".to_vec().into(), soon()).await.expect("an answer");
     assert_eq!(fixture.counter(|counters| &counters.accepted), 1);
 }

@@ -17,7 +17,7 @@ use crate::pdu::{
 };
 use crate::security::{AuthLevel, AuthType, ProtectedFragment, Protection, SecurityContext, SecurityError};
 use crate::server::Transmit;
-use crate::verification_trailer;
+use crate::verification_trailer::{self, Claim};
 use dtyp::{ByteOrder, Decode, DecodeError, Encode, Reader};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -68,6 +68,29 @@ pub enum ClientEvent {
         /// The results, or a fault.
         outcome: Result<ReplyStub, FaultStatus>,
     },
+}
+
+/// The parameters of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestStub {
+    /// The bytes.
+    pub stub: Vec<u8>,
+    /// Which of them the security context encrypts first.
+    pub inner: Option<Range<usize>>,
+    /// Bytes for the service beside the parameters, in a command of the verification trailer that whoever does not know it passes
+    /// over. They are sent only under a seal.
+    pub extension: Option<Vec<u8>>,
+}
+
+impl RequestStub {
+    /// The longest extension that is sent: servers look for a trailer in the last kilobyte, and there are other commands.
+    pub const EXTENSION_LEN_MAX: usize = 768;
+}
+
+impl From<Vec<u8>> for RequestStub {
+    fn from(stub: Vec<u8>) -> Self {
+        Self { stub, ..Self::default() }
+    }
 }
 
 /// The results of a call.
@@ -232,24 +255,28 @@ impl ClientAssociation {
         self.transmits.pop_front()
     }
 
-    /// Starts a call and returns its `call_id`. `inner` are the bytes of the stub that the security context encrypts
-    /// first.
-    pub fn call(
-        &mut self,
-        opnum: u16,
-        mut stub: Vec<u8>,
-        inner: Option<Range<usize>>,
-    ) -> Result<u32, ClientError> {
+    /// Starts a call and returns its `call_id`.
+    pub fn call(&mut self, opnum: u16, request: RequestStub) -> Result<u32, ClientError> {
+        let RequestStub { mut stub, inner, extension } = request;
         if !matches!(self.state, State::Bound) || self.next_call_id > 0x7fff_ffff {
             return Err(ClientError::NotReady);
         }
         let call_id = self.next_call_id;
         self.next_call_id += 1;
-        if let Some(security) = &self.security
-            && !std::mem::replace(&mut self.verified_negotiation, true)
-        {
-            let header_signing = security.protection.header_signing;
-            verification_trailer::append(&mut stub, &self.interface, &self.syntax.into(), header_signing);
+        if let Some(security) = &self.security {
+            let transfer_syntax = self.syntax.into();
+            let claim = (!std::mem::replace(&mut self.verified_negotiation, true)).then_some(Claim {
+                interface: &self.interface,
+                transfer_syntax: &transfer_syntax,
+                header_signing: security.protection.header_signing,
+            });
+            let is_sealed = security.protection.level == AuthLevel::PRIVACY;
+            let extension = extension
+                .as_deref()
+                .filter(|bytes| is_sealed && bytes.len() <= RequestStub::EXTENSION_LEN_MAX);
+            if claim.is_some() || extension.is_some() {
+                verification_trailer::append(&mut stub, claim, extension);
+            }
         }
         let verifier = self.security.as_ref().map(|security| Verifier {
             auth_type: security.auth_type,

@@ -7,6 +7,9 @@ const MAGIC: [u8; 8] = [0x8a, 0xe3, 0x13, 0x71, 0x02, 0xf4, 0x36, 0x71];
 const COMMAND_BITMASK: u16 = 1;
 const COMMAND_PCONTEXT: u16 = 2;
 const COMMAND_HEADER2: u16 = 3;
+/// Ours: bytes for the service, which whoever does not know the command passes over. Of the 14 bits that a command has, the
+/// document defines three values.
+const COMMAND_EXTENSION: u16 = 0x3a52;
 const COMMAND_END: u16 = 0x4000;
 const MUST_PROCESS: u16 = 0x8000;
 const CLIENT_SUPPORTS_HEADER_SIGNING: u32 = 1;
@@ -27,20 +30,22 @@ pub(crate) struct Negotiated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch;
 
-/// Looks for a trailer at the end of `stub`, cuts it off and compares it. `Ok` when there is none.
-pub(crate) fn check(stub: &mut Vec<u8>, negotiated: &Negotiated) -> Result<(), Mismatch> {
+/// Looks for a trailer at the end of `stub`, cuts it off and compares it. `Ok` when there is none. The bytes of an extension,
+/// if there is one, come back.
+pub(crate) fn check(stub: &mut Vec<u8>, negotiated: &Negotiated) -> Result<Option<Vec<u8>>, Mismatch> {
     let search_from =
         stub.len().saturating_sub(crate::limits::VERIFICATION_TRAILER_SEARCH).next_multiple_of(4);
     let found = (search_from..stub.len()).step_by(4).rev().find(|at| stub[*at..].starts_with(&MAGIC));
-    let Some(at) = found else { return Ok(()) };
+    let Some(at) = found else { return Ok(None) };
     let result = compare(&stub[at + MAGIC.len()..], negotiated);
     stub.truncate(at);
     result
 }
 
-fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<(), Mismatch> {
+fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<Option<Vec<u8>>, Mismatch> {
     // Always little-endian, whatever the data representation says.
     let mut reader = Reader::new(commands);
+    let mut extension = None;
     loop {
         let command = reader.u16("command").map_err(|_| Mismatch)?;
         let length = reader.u16("length").map_err(|_| Mismatch)?;
@@ -74,6 +79,10 @@ fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<(), Mismatch> {
                         negotiated.opnum,
                     )
             }
+            COMMAND_EXTENSION if command & MUST_PROCESS == 0 => {
+                let bytes = data.take("data", usize::from(length)).map_err(|_| Mismatch)?;
+                extension.replace(bytes.to_vec()).is_none()
+            }
             // What we do not know is passed over, unless the client insists.
             _ if command & MUST_PROCESS == 0 => {
                 data.take("data", usize::from(length)).map_err(|_| Mismatch)?;
@@ -85,28 +94,40 @@ fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<(), Mismatch> {
             return Err(Mismatch);
         }
         if command & COMMAND_END != 0 {
-            return Ok(());
+            return Ok(extension);
         }
     }
 }
 
-/// Appends a trailer with the bitmask and the presentation context, as Windows sends it on a connection's first
-/// request.
-pub(crate) fn append(
-    stub: &mut Vec<u8>,
-    interface: &SyntaxId,
-    transfer_syntax: &SyntaxId,
-    header_signing: bool,
-) {
+/// What a trailer says of the negotiation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim<'a> {
+    pub(crate) interface: &'a SyntaxId,
+    pub(crate) transfer_syntax: &'a SyntaxId,
+    pub(crate) header_signing: bool,
+}
+
+/// Appends a trailer: the bitmask and the presentation context, as Windows sends them on a connection's first request, and an
+/// extension. There must be something to say.
+pub(crate) fn append(stub: &mut Vec<u8>, claim: Option<Claim<'_>>, extension: Option<&[u8]>) {
     stub.resize(stub.len().next_multiple_of(4), 0);
     stub.extend_from_slice(&MAGIC);
-    stub.extend_from_slice(&COMMAND_BITMASK.to_le_bytes());
-    stub.extend_from_slice(&4u16.to_le_bytes());
-    stub.extend_from_slice(&u32::from(header_signing).to_le_bytes());
-    stub.extend_from_slice(&(COMMAND_PCONTEXT | COMMAND_END).to_le_bytes());
-    stub.extend_from_slice(&40u16.to_le_bytes());
-    interface.encode(stub);
-    transfer_syntax.encode(stub);
+    let mut command = |number: u16, data: &[u8], is_last: bool| {
+        let number = if is_last { number | COMMAND_END } else { number };
+        stub.extend_from_slice(&number.to_le_bytes());
+        stub.extend_from_slice(&(data.len() as u16).to_le_bytes());
+        stub.extend_from_slice(data);
+    };
+    if let Some(claim) = claim {
+        let mut pcontext = Vec::with_capacity(40);
+        claim.interface.encode(&mut pcontext);
+        claim.transfer_syntax.encode(&mut pcontext);
+        command(COMMAND_BITMASK, &u32::from(claim.header_signing).to_le_bytes(), false);
+        command(COMMAND_PCONTEXT, &pcontext, extension.is_none());
+    }
+    if let Some(extension) = extension {
+        command(COMMAND_EXTENSION, extension, true);
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +145,9 @@ mod tests {
         context_id: 1,
         opnum: 39,
     };
+
+    const CLAIM: Claim<'static> =
+        Claim { interface: &INTERFACE, transfer_syntax: &SyntaxId::NDR, header_signing: true };
 
     fn with_trailer(commands: &[(u16, &[u8])]) -> Vec<u8> {
         let mut stub = vec![0xaa; 8];
@@ -143,10 +167,24 @@ mod tests {
     #[test]
     fn our_own_trailer_is_cut_off_and_agrees() {
         let mut stub = vec![1, 2, 3];
-        append(&mut stub, &INTERFACE, &SyntaxId::NDR, true);
-        assert_eq!(check(&mut stub, &NEGOTIATED), Ok(()));
+        append(&mut stub, Some(CLAIM), None);
+        assert_eq!(check(&mut stub, &NEGOTIATED), Ok(None));
         assert_eq!(stub, [1, 2, 3, 0]);
-        assert_eq!(check(&mut stub, &NEGOTIATED), Ok(()), "no trailer is no mismatch");
+        assert_eq!(check(&mut stub, &NEGOTIATED), Ok(None), "no trailer is no mismatch");
+    }
+
+    #[test]
+    fn an_extension_comes_through_alone_or_behind_the_claim() {
+        for claim in [None, Some(CLAIM)] {
+            let mut stub = vec![1, 2, 3, 4];
+            append(&mut stub, claim, Some(b"for the service"));
+            assert_eq!(check(&mut stub, &NEGOTIATED), Ok(Some(b"for the service".to_vec())));
+            assert_eq!(stub, [1, 2, 3, 4]);
+        }
+        let mut twice = with_trailer(&[(COMMAND_EXTENSION, b"a"), (COMMAND_EXTENSION | COMMAND_END, b"b")]);
+        assert_eq!(check(&mut twice, &NEGOTIATED), Err(Mismatch), "which of two is meant?");
+        let mut insisting = with_trailer(&[(COMMAND_EXTENSION | COMMAND_END | MUST_PROCESS, b"a")]);
+        assert_eq!(check(&mut insisting, &NEGOTIATED), Err(Mismatch), "it never has to be processed");
     }
 
     #[test]
@@ -155,13 +193,13 @@ mod tests {
         INTERFACE.encode(&mut pcontext);
         SyntaxId::NDR64.encode(&mut pcontext);
         for (what, commands, expect) in [
-            ("header", vec![(0x4003, &header2(7)[..])], Ok(())),
+            ("header", vec![(0x4003, &header2(7)[..])], Ok(None)),
             ("other call", vec![(0x4003, &header2(8)[..])], Err(Mismatch)),
             ("other syntax", vec![(0x4002, &pcontext[..])], Err(Mismatch)),
-            ("bitmask", vec![(0x4001, &[1, 0, 0, 0][..])], Ok(())),
+            ("bitmask", vec![(0x4001, &[1, 0, 0, 0][..])], Ok(None)),
             ("short bitmask", vec![(0x4001, &[1, 0, 0][..])], Err(Mismatch)),
             ("long bitmask", vec![(0x4001, &[1, 0, 0, 0, 0][..])], Err(Mismatch)),
-            ("unknown", vec![(5, &[9, 9][..]), (0x4001, &[0; 4][..])], Ok(())),
+            ("unknown", vec![(5, &[9, 9][..]), (0x4001, &[0; 4][..])], Ok(None)),
             ("unknown, must process", vec![(0x8005, &[9, 9][..]), (0x4001, &[0; 4][..])], Err(Mismatch)),
             ("no end", vec![(1, &[0; 4][..])], Err(Mismatch)),
             ("nothing", vec![], Err(Mismatch)),

@@ -13,12 +13,11 @@ use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelType};
 use crate::server::flags;
-use dcerpc::client::{ClientSecurity, ReplyStub};
+use dcerpc::client::{ClientSecurity, ReplyStub, RequestStub};
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::FaultStatus;
 use dcerpc::security::{AuthLevel, AuthType};
 use dtyp::{DecodeError, NtStatus};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
@@ -60,12 +59,11 @@ pub trait Association: Send {
     /// The security provider's token of the bind's answer.
     fn token(&self) -> &[u8];
 
-    /// Performs a call; `inner` are the bytes of the stub that the context encrypts first.
+    /// Performs a call.
     fn call<'a>(
         &'a mut self,
         opnum: u16,
-        stub: Vec<u8>,
-        inner: Option<Range<usize>>,
+        request: RequestStub,
     ) -> BoxFuture<'a, Result<ReplyStub, TransportError>>;
 }
 
@@ -210,7 +208,7 @@ impl ClientChannel {
             client_challenge,
         };
         let reply =
-            association.call(opnum::SERVER_REQ_CHALLENGE, written(|w| request.write(w)), None).await?;
+            association.call(opnum::SERVER_REQ_CHALLENGE, written(|w| request.write(w)).into()).await?;
         let ReqChallengeReply { server_challenge, status } = ReqChallengeReply::read(&mut reader(&reply))?;
         granted(status)?;
         let key = credential::session_key(&identity.secret, &client_challenge, &server_challenge);
@@ -226,10 +224,10 @@ impl ClientChannel {
             negotiate_flags: REQUESTED,
         };
         let stub = written(|w| request.write(w));
-        let reply = match association.call(opnum::SERVER_AUTHENTICATE3, stub.clone(), None).await {
+        let reply = match association.call(opnum::SERVER_AUTHENTICATE3, stub.clone().into()).await {
             Ok(reply) => AuthenticateReply::read(&mut reader(&reply), true)?,
             Err(TransportError::Fault(FaultStatus::OP_RANGE_ERROR)) => {
-                let reply = association.call(opnum::SERVER_AUTHENTICATE2, stub, None).await?;
+                let reply = association.call(opnum::SERVER_AUTHENTICATE2, stub.into()).await?;
                 AuthenticateReply::read(&mut reader(&reply), false)?
             }
             Err(error) => return Err(error.into()),
@@ -296,7 +294,7 @@ impl ClientChannel {
                 query_level,
             };
             let stub = written(|w| request.write(w));
-            let reply = match association.call(opnum::LOGON_GET_CAPABILITIES, stub, None).await {
+            let reply = match association.call(opnum::LOGON_GET_CAPABILITIES, stub.into()).await {
                 // Servers from before 2024 know level 1 only, and that one has been answered under the seal.
                 Err(TransportError::Fault(FaultStatus::INVALID_TAG | FaultStatus::BAD_STUB_DATA))
                     if query_level == 2 =>
@@ -325,6 +323,18 @@ impl ClientChannel {
         logon_domain_name: &str,
         logon_data: &[u8],
     ) -> Result<PackageAnswer, ChannelError> {
+        self.ask_with(association, package, logon_domain_name, logon_data, None).await
+    }
+
+    /// The same with an extension ([`RequestStub::extension`]) for a server that knows it.
+    pub async fn ask_with(
+        &self,
+        association: &mut dyn Association,
+        package: &str,
+        logon_domain_name: &str,
+        logon_data: &[u8],
+        extension: Option<Vec<u8>>,
+    ) -> Result<PackageAnswer, ChannelError> {
         let server = unc(&self.identity.server_name);
         let call = GenericCall {
             logon_server: &server,
@@ -337,7 +347,8 @@ impl ClientChannel {
         };
         let mut writer = NdrWriter::new(NdrSyntax::Ndr);
         let inner = call.write(&mut writer, LogonMethod::Ex);
-        let reply = association.call(opnum::LOGON_SAM_LOGON_EX, writer.into_bytes(), Some(inner)).await?;
+        let request = RequestStub { stub: writer.into_bytes(), inner: Some(inner), extension };
+        let reply = association.call(opnum::LOGON_SAM_LOGON_EX, request).await?;
         let reply = SamLogonReply::read(&mut reader(&reply), LogonMethod::Ex)?;
         Ok(PackageAnswer {
             status: reply.status,
@@ -376,7 +387,7 @@ impl ClientChannel {
             clear_new_password: sealed,
         };
         let reply =
-            association.call(opnum::SERVER_PASSWORD_SET2, written(|w| request.write(w)), None).await?;
+            association.call(opnum::SERVER_PASSWORD_SET2, written(|w| request.write(w)).into()).await?;
         let reply = PasswordSet2Reply::read(&mut reader(&reply))?;
         granted(reply.status)?;
         match seed.check_return(self.keys.credential_key(), &reply.return_authenticator) {

@@ -14,10 +14,13 @@ use tower::util::BoxCloneSyncService;
 pub struct PackageCall {
     /// LogonData.
     pub data: Vec<u8>,
-    /// LogonDomainName, as the client gave it; empty for the server's own domain.
+    /// LogonDomainName, as the client gave it: the server's own domain, which may be empty, or another one, and whether that
+    /// can be asked is for the package to say.
     pub logon_domain_name: String,
     /// The channel it came over, verified and sealed: proof of who asks.
     pub channel: Arc<SecureChannel>,
+    /// What the client added to the call for servers that know it, under the seal.
+    pub extension: Option<Vec<u8>>,
     /// Where it came from.
     pub address: SocketAddr,
 }

@@ -66,9 +66,9 @@ async fn malformed(
             answer.await.map(|answer| answer.status.0)
         }
         // Half a stub of opnum 39.
-        1 => association.call(39, vec![0xff; 40], None).await.map(|_| 0).map_err(ChannelError::from),
+        1 => association.call(39, vec![0xff; 40].into()).await.map(|_| 0).map_err(ChannelError::from),
         // A method that does not exist.
-        2 => association.call(0x7777, vec![], None).await.map(|_| 0).map_err(ChannelError::from),
+        2 => association.call(0x7777, vec![].into()).await.map(|_| 0).map_err(ChannelError::from),
         // A package that does not exist.
         _ => client
             .channel

@@ -98,6 +98,9 @@ pub struct Call {
     pub order: ByteOrder,
     /// The parameters, and whatever padding follows them.
     pub stub: Vec<u8>,
+    /// What the client added for the service beside the parameters ([`crate::client::RequestStub::extension`]); only of a sealed
+    /// call, so nobody on the way has seen or changed it.
+    pub extension: Option<Vec<u8>>,
     /// How the parameters were protected, and who sent them; `None` for anybody.
     pub security: Option<CallSecurity>,
 }
@@ -912,7 +915,7 @@ impl ServerAssociation {
             return Err(Refusal::MildFault { context_id: 0, status: FaultStatus::UNKNOWN_IF });
         };
         let security = head.security.map(|at| &self.security[at]);
-        verification_trailer::check(
+        let extension = verification_trailer::check(
             &mut stub,
             &Negotiated {
                 interface: self.presentation.requested(head.context_id, &self.config.interfaces),
@@ -933,6 +936,8 @@ impl ServerAssociation {
             }),
             _ => None,
         });
+        let sealed =
+            security.as_ref().is_some_and(|security: &CallSecurity| security.level == AuthLevel::PRIVACY);
         self.outstanding.push(Outstanding { head, orphaned: false, cancelled: false });
         self.events.push_back(Event::Call(Call {
             id: head.call_id,
@@ -942,6 +947,7 @@ impl ServerAssociation {
             syntax,
             order: head.order,
             stub,
+            extension: extension.filter(|_| sealed),
             security,
         }));
         Ok(())

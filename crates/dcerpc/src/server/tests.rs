@@ -966,7 +966,12 @@ fn nothing_is_processed_while_a_token_is_judged() {
 #[test]
 fn a_lie_in_the_verification_trailer_is_refused() {
     let mut stub = vec![0; 16];
-    verification_trailer::append(&mut stub, &MANAGEMENT, &SyntaxId::NDR, false);
+    let claim = verification_trailer::Claim {
+        interface: &MANAGEMENT,
+        transfer_syntax: &SyntaxId::NDR,
+        header_signing: false,
+    };
+    verification_trailer::append(&mut stub, Some(claim), None);
     stub.resize(stub.len().next_multiple_of(16), 0);
     let mut server = protected(false);
     server.receive(&request_pdu(WHOLE, 2, 0, 39, &stub, Some((trailer(5, 6), &[1; TOKEN_LEN]))));
@@ -1041,15 +1046,15 @@ fn client_and_server_agree_on_every_length() {
         );
         for len in [0, 1, 15, 16, 2_800, 2_900, 5_740, 5_744, 5_745, 5_816, 5_817, 60_000] {
             let stub: Vec<u8> = (0..len).map(|n| n as u8).collect();
-            pair.client.call(0, stub.clone(), None).expect("it is idle");
+            pair.client.call(0, stub.clone().into()).expect("it is idle");
             let events = pair.drive().expect("it is answered");
             let [ClientEvent::Reply { outcome: Ok(reply), .. }] = &events[..] else { panic!("{events:?}") };
             assert_eq!(reply.stub[..len], stub, "{len} {security}");
         }
-        pair.client.call(1, vec![], None).expect("it is idle");
+        pair.client.call(1, vec![].into()).expect("it is idle");
         let events = pair.drive().expect("a fault is an answer");
         assert!(matches!(events[..], [ClientEvent::Reply { outcome: Err(FaultStatus::OP_RANGE_ERROR), .. }]));
-        pair.client.call(0, b"again".to_vec(), None).expect("a fault takes no number");
+        pair.client.call(0, b"again".to_vec().into()).expect("a fault takes no number");
         assert!(pair.drive().is_ok());
     }
 }
@@ -1109,7 +1114,7 @@ fn a_client_believes_nothing_that_is_not_protected() {
     ] {
         let mut pair = Pair::new(true);
         pair.drive().expect("it binds");
-        pair.client.call(0, vec![7; 16], None).expect("it is idle");
+        pair.client.call(0, vec![7; 16].into()).expect("it is idle");
         while let Some(transmit) = pair.client.poll_transmit() {
             pair.server.receive(&bytes(transmit));
         }

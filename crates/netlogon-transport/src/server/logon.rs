@@ -78,14 +78,14 @@ impl Inner {
         if request.validation_level != VALIDATION_GENERIC2 {
             return deny(NtStatus::INVALID_INFO_CLASS);
         }
-        let domain = &self.parts.names.domain;
-        let ours = logon.logon_domain_name.is_empty()
-            || logon.logon_domain_name.eq_ignore_ascii_case(&domain.netbios)
-            || logon.logon_domain_name.eq_ignore_ascii_case(&domain.dns);
-        if !ours {
-            return deny(NtStatus::NO_SUCH_USER);
-        }
         Ok((channel, logon))
+    }
+
+    fn is_our_domain(&self, name: WideStr<'_>) -> bool {
+        let domain = &self.parts.names.domain;
+        name.is_empty()
+            || name.eq_ignore_ascii_case(&domain.netbios)
+            || name.eq_ignore_ascii_case(&domain.dns)
     }
 
     fn is_our_name(&self, name: Option<WideStr<'_>>) -> bool {
@@ -109,11 +109,17 @@ impl Inner {
             return malformed;
         };
         let Some(service) = self.parts.packages.find(&package) else {
-            return PackageReply::refused(NtStatus::NO_SUCH_PACKAGE, true);
+            // Another domain comes before what it would be asked ([MS-NRPC] 3.5.4.5.1).
+            let status = match self.is_our_domain(logon.logon_domain_name) {
+                true => NtStatus::NO_SUCH_PACKAGE,
+                false => NtStatus::NO_SUCH_USER,
+            };
+            return PackageReply::refused(status, true);
         };
         let mut data = logon.logon_data.to_vec();
         channel.keys.decrypt_inner(&mut data);
-        let call = PackageCall { data, logon_domain_name, channel, address: call.address };
+        let extension = call.call.extension.clone();
+        let call = PackageCall { data, logon_domain_name, channel, extension, address: call.address };
         match service.clone().oneshot(call).await {
             Ok(reply) => reply,
             Err(never) => match never {},

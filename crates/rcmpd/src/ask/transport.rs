@@ -1,14 +1,13 @@
 //! The Netlogon client's transport, over the runtime's connections.
 
 use super::AskError;
-use dcerpc::client::{ClientConfig, ClientError, ClientSecurity, ReplyStub};
+use dcerpc::client::{ClientConfig, ClientError, ClientSecurity, ReplyStub, RequestStub};
 use dcerpc::ndr::NdrSyntax;
 use dcerpc_tokio::{CallError, Connection};
 use netlogon_transport::client::{Association, Randomness, SystemRandomness, Transport, TransportError};
 use netlogon_transport::secrets::BoxFuture;
 use netlogon_transport::server::NETLOGON;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::Instant;
@@ -113,12 +112,11 @@ impl Association for TcpAssociation {
     fn call<'a>(
         &'a mut self,
         opnum: u16,
-        stub: Vec<u8>,
-        inner: Option<Range<usize>>,
+        request: RequestStub,
     ) -> BoxFuture<'a, Result<ReplyStub, TransportError>> {
         Box::pin(async move {
             let deadline = Instant::now() + self.timeout;
-            self.connection.call(opnum, stub, inner, deadline).await.map_err(transport_error)
+            self.connection.call(opnum, request, deadline).await.map_err(transport_error)
         })
     }
 }
