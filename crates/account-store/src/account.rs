@@ -44,6 +44,9 @@ pub struct Account {
     pub profile: Profile,
     /// `sIDHistory`, and groups of other domains: they become extra SIDs.
     pub extra_sids: Vec<Sid>,
+    /// NetBIOS name of the domain that answers for whoever this is: an entry with one says where to ask, and nothing else. `None`
+    /// for the accounts of this domain.
+    pub home_domain: Option<String>,
 }
 
 impl Account {
@@ -86,6 +89,7 @@ impl Account {
             bad_password_count: 0,
             profile: Profile::default(),
             extra_sids: Vec::new(),
+            home_domain: None,
         }
     }
 }

@@ -299,6 +299,7 @@ pub(crate) fn full() -> Account {
             "S-1-5-32-544".parse().expect("a SID"),
             "S-1-0x123456789ABC-5".parse().expect("a SID"),
         ],
+        home_domain: Some("FABRIKAM".to_owned()),
         kind: AccountKind::Computer,
         name: "WEB01$".to_owned(),
         user_principal_name: Some("WEB01$@contoso.example".to_owned()),

@@ -118,6 +118,8 @@ struct AccountLine {
     profile: Profile,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     extra_sids: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    home_domain: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     member_of: Vec<String>,
 }
@@ -411,6 +413,7 @@ impl AccountLine {
             bad_password_count: self.bad_password_count,
             profile: self.profile,
             extra_sids: self.extra_sids.iter().map(|sid| parse_sid(sid)).collect::<Result<_, _>>()?,
+            home_domain: self.home_domain,
         };
         Ok((account, self.member_of))
     }
@@ -435,6 +438,7 @@ impl AccountLine {
             bad_password_count: account.bad_password_count,
             profile: account.profile,
             extra_sids: texts(&account.extra_sids),
+            home_domain: account.home_domain,
             member_of: texts(&member_of),
         }
     }

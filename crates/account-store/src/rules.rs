@@ -53,7 +53,10 @@ pub(crate) fn check_account(account: &Account) -> Result<(), StoreError> {
             return refuse("a principal name or mapping is empty");
         }
     }
-    for text in names.chain(texts) {
+    if account.home_domain.as_deref() == Some("") {
+        return refuse("the home domain is empty");
+    }
+    for text in names.chain(texts).chain(&account.home_domain) {
         if text.len() > Account::TEXT_LEN_MAX {
             return refuse("a text is longer than 4096 bytes");
         }

@@ -20,6 +20,14 @@ pub struct Domain {
     pub sid: Sid,
 }
 
+impl Domain {
+    /// Whether a name, NetBIOS or DNS, means this domain.
+    pub fn is_called(&self, name: &str) -> bool {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        name.eq_ignore_ascii_case(&self.netbios) || name.eq_ignore_ascii_case(&self.dns)
+    }
+}
+
 /// By what an account is looked for. Text is as the certificate or the operator gave it; the store folds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -53,7 +53,9 @@ macro_rules! columns {
             $prefix,
             "extra_sids, ",
             $prefix,
-            "group_rids"
+            "group_rids, ",
+            $prefix,
+            "home_domain"
         )
     };
 }
@@ -106,6 +108,7 @@ pub(super) fn account(domain: &Domain, row: &Row<'_>) -> Result<Account, StoreEr
             profile => from_json(profile)?,
         },
         extra_sids: sids(&list::<String>(row, 17)?)?,
+        home_domain: row.get(19).map_err(failed)?,
     })
 }
 
@@ -123,7 +126,7 @@ pub(super) fn group_rids(row: &Row<'_>) -> Result<Vec<u32>, StoreError> {
 
 /// The revision of the groups at the moment of a look-up.
 pub(super) fn groups_revision(row: &Row<'_>) -> Result<u64, StoreError> {
-    row.get(19).map_err(failed)
+    row.get(20).map_err(failed)
 }
 
 pub(super) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
@@ -290,13 +293,13 @@ fn pack(rids: &[u32]) -> Vec<u8> {
 const INSERT_ACCOUNT: &str = concat!(
     "INSERT INTO account (",
     columns!(""),
-    ", name_key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+    ", name_key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
 );
 const UPDATE_ACCOUNT: &str = concat!(
     "UPDATE account SET (",
     columns!(""),
     ", name_key) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,",
-    " coalesce(?19, group_rids), ?20) WHERE rid = ?1"
+    " coalesce(?19, group_rids), ?20, ?21) WHERE rid = ?1"
 );
 
 impl Rows for Tables<'_> {
@@ -363,6 +366,7 @@ impl Rows for Tables<'_> {
                 to_json(&account.profile),
                 sids_to_json(&account.extra_sids),
                 groups.map(pack),
+                account.home_domain,
                 casefold(&account.name),
             ],
         )?;

@@ -105,6 +105,8 @@ CREATE TRIGGER group_removed AFTER DELETE ON account_group BEGIN UPDATE revision
 CREATE TRIGGER machine_added AFTER INSERT ON machine BEGIN UPDATE revision SET machines = machines + 1; END;
 CREATE TRIGGER machine_changed AFTER UPDATE ON machine BEGIN UPDATE revision SET machines = machines + 1; END;
 CREATE TRIGGER machine_removed AFTER DELETE ON machine BEGIN UPDATE revision SET machines = machines + 1; END;
+", "
+ALTER TABLE account ADD COLUMN home_domain TEXT;
 "];
 
 /// A new file, complete before it has its name.

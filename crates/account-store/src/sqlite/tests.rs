@@ -101,7 +101,19 @@ fn an_unfinished_migration_is_done_when_the_file_is_opened() {
     let version: i64 = Connection::open(&path)
         .and_then(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))
         .expect("a file");
-    assert_eq!(version, 1);
+    assert_eq!(version, 2);
+}
+
+#[test]
+fn a_file_of_the_first_version_gets_its_column() {
+    let (path, _folder) = new_file();
+    apply(&open(&path), [add(alice())]);
+    shell(&path, "ALTER TABLE account DROP COLUMN home_domain; PRAGMA user_version = 1;");
+    let elsewhere = Account { home_domain: Some("FABRIKAM".to_owned()), ..user(1099) };
+    let store = open(&path);
+    apply(&store, [add(elsewhere.clone())]);
+    assert_eq!(one(&store, name("alice")).account, alice());
+    assert_eq!(one(&store, name("user1099")).account, elsewhere);
 }
 
 #[test]
