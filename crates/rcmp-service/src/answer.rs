@@ -12,7 +12,7 @@ use pac::{
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// MANDATORY, ENABLED_BY_DEFAULT, ENABLED ([MS-PAC] 2.2.1).
-const GROUP: u32 = 0x7;
+pub(crate) const GROUP: u32 = 0x7;
 /// The same, and RESOURCE.
 const RESOURCE_GROUP: u32 = 0x2000_0007;
 /// Where an absent name is said: there is room for a NUL, as Windows has it.
@@ -32,8 +32,7 @@ fn build(
     let (group_ids, mut extra_sids, resource_groups) = groups(record, domain)?;
     extra_sids.extend(account.extra_sids.iter().map(|sid| SidAndAttributes { sid: *sid, attributes: GROUP }));
     extra_sids.extend(identity_sid.map(|sid| SidAndAttributes { sid, attributes: GROUP }));
-    let name = |text: &str| Text { room: NAME_ROOM, ..Text::from(text) };
-    let mut logon_info = LogonInfo {
+    let logon_info = LogonInfo {
         logon_time: now,
         logoff_time,
         kick_off_time: logoff_time,
@@ -53,8 +52,8 @@ fn build(
         group_ids,
         user_flags: 0,
         user_session_key: [0; 16],
-        logon_server: name(server),
-        logon_domain_name: name(&domain.netbios),
+        logon_server: roomy(server),
+        logon_domain_name: roomy(&domain.netbios),
         logon_domain_id: domain.sid,
         reserved1: [0; 2],
         user_account_control: user_account_control(account.flags.0),
@@ -66,18 +65,34 @@ fn build(
         extra_sids,
         resource_groups,
     };
+    let upn = account.user_principal_name.clone().map(|upn| (upn, false));
+    Some((assemble(logon_info, account.sid, now, upn, &domain.dns), logoff_time))
+}
+
+/// The name of a server or a domain, as Windows has it.
+pub(crate) fn roomy(name: &str) -> Text {
+    Text { room: NAME_ROOM, ..Text::from(name) }
+}
+
+/// The response message around a KERB_VALIDATION_INFO, whose UserFlags are set here: with the buffers that say some of it
+/// again, and without signatures. `upn` is the user principal name and whether it was made up; where there is none, one is.
+pub(crate) fn assemble(
+    mut logon_info: LogonInfo,
+    sid: Sid,
+    client_id: FileTime,
+    upn: Option<(String, bool)>,
+    dns: &str,
+) -> Vec<u8> {
     logon_info.user_flags = logon_info.presence_flags();
-    let (upn, is_constructed) = match &account.user_principal_name {
-        Some(upn) => (upn.clone(), false),
-        None => (format!("{}@{}", account.name, domain.dns), true),
-    };
+    let name = &logon_info.effective_name.text;
+    let (upn, is_constructed) = upn.unwrap_or_else(|| (format!("{name}@{dns}"), true));
     let upn_dns_info = UpnDnsInfo {
         upn,
         is_constructed,
-        dns_domain_name: domain.dns.to_uppercase(),
-        extended: Some((account.name.clone(), account.sid)),
+        dns_domain_name: dns.to_uppercase(),
+        extended: Some((name.clone(), sid)),
     };
-    let client_info = ClientInfo { client_id: now, name: account.name.clone() };
+    let client_info = ClientInfo { client_id, name: name.clone() };
     let mut logon_info_bytes = Vec::with_capacity(640);
     logon_info.encode(&mut logon_info_bytes);
     let buffer = |buffer_type, data| Buffer { buffer_type, data };
@@ -86,10 +101,10 @@ fn build(
             buffer(BufferType::LOGON_INFO, logon_info_bytes),
             buffer(BufferType::CLIENT_INFO, client_info.to_bytes()),
             buffer(BufferType::UPN_DNS_INFO, upn_dns_info.to_bytes()),
-            buffer(BufferType::REQUESTOR_SID, account.sid.to_bytes()),
+            buffer(BufferType::REQUESTOR_SID, sid.to_bytes()),
         ],
     };
-    Some((Response::encode(&pac.to_bytes(), &domain.netbios), logoff_time))
+    Response::encode(&pac.to_bytes(), &logon_info.logon_domain_name.text)
 }
 
 type Groups = (Vec<GroupMembership>, Vec<SidAndAttributes>, Option<ResourceGroups>);

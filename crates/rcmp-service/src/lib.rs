@@ -8,6 +8,7 @@ mod binding;
 pub mod certificate;
 mod der;
 pub mod explain;
+pub mod foreign;
 pub mod mapping;
 pub mod message;
 pub mod policy;

@@ -1,0 +1,463 @@
+//! Peers say only what is theirs: the answer of another domain's server is checked, and a new one is built from what was
+//! checked.
+//!
+//! Nothing of the peer's message is handed on as bytes. Whatever a field could say that is the peer's to say is copied, one by
+//! one; whatever it could say about us, about a third domain or about how somebody is to be treated here refuses the answer, is
+//! dropped, or is blanked. Our own things are looked for first, so that a peer that was configured to speak in our name is not
+//! believed either.
+//!
+//! What is absent: whom to ask, and whether the peer's server is the peer's. Both are known before there is an answer.
+
+use crate::answer::{self, GROUP};
+use crate::message::Response;
+use account_store::Domain;
+use bytes::Bytes;
+use dtyp::{FileTime, Sid};
+use pac::{
+    GroupMembership, LogonInfo, PacError, ResourceGroups, SidAndAttributes, Text, UpnDnsInfo, VerifiedPac,
+};
+
+/// Longest name of an account or a person, in characters: the directory's limit for both ([MS-ADA1] displayName, [MS-ADA3]
+/// sAMAccountName).
+const NAME_LEN_MAX: usize = 256;
+/// Longest NetBIOS name.
+const NETBIOS_LEN_MAX: usize = 15;
+/// Most groups and SIDs of one answer, all lists together. A token holds a thousand; with four thousand the new answer is
+/// still far below what a client takes.
+const GROUPS_MAX: usize = 4096;
+/// All `USER_*` bits of [MS-SAMR] 2.2.1.12.
+const USER_ACCOUNT_CONTROL: u32 = 0x003f_ffff;
+
+/// A domain that a peer may speak for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignDomain {
+    /// NetBIOS name.
+    pub netbios: String,
+    /// The domain's SID.
+    pub sid: Sid,
+    /// DNS names that are its own: its DNS name first, then suffixes of user principal names. Names below them are not meant.
+    pub names: Vec<String>,
+    /// What to do with SIDs of third domains.
+    pub foreign_sids: ForeignSids,
+}
+
+/// What becomes of an answer that has SIDs of third domains. SIDs that are ours refuse it in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ForeignSids {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It loses them.
+    Drop,
+}
+
+/// What a peer was believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Believed {
+    /// SSL_CERT_LOGON_RESP, built anew.
+    pub response: Bytes,
+    /// The account's name.
+    pub account: String,
+    /// The account's SID.
+    pub sid: Sid,
+    /// NetBIOS name of the account's domain, as it is configured.
+    pub domain: String,
+    /// SIDs that the peer said and the new answer does not.
+    pub dropped: Vec<Sid>,
+}
+
+/// Why a peer is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disbelief {
+    /// The response cannot be decoded.
+    MalformedResponse,
+    /// Its PAC cannot be decoded, or contradicts itself.
+    MalformedPac,
+    /// UserId is 0, so that the account could be anybody's.
+    NoUserId,
+    /// No DNS name is configured for the domain.
+    Nameless,
+    /// The response is in our domain's name.
+    OurDomain,
+    /// The response is in a third domain's name.
+    OtherDomain,
+    /// LogonDomainName is ours.
+    OurLogonDomainName,
+    /// LogonDomainName is a third domain's.
+    OtherLogonDomainName,
+    /// LogonDomainId is ours.
+    OurLogonDomainId,
+    /// LogonDomainId is a third domain's.
+    OtherLogonDomainId,
+    /// EffectiveName is no name, or says a domain itself.
+    EffectiveName,
+    /// The user principal name has no suffix, or its first part is no name.
+    UpnForm,
+    /// The user principal name's suffix is ours.
+    OurUpnSuffix,
+    /// The user principal name's suffix is a third domain's.
+    OtherUpnSuffix,
+    /// The domain's DNS name is ours.
+    OurDnsDomainName,
+    /// The domain's DNS name is a third domain's.
+    OtherDnsDomainName,
+    /// LogonServer is no NetBIOS name.
+    LogonServer,
+    /// There is no primary group.
+    NoPrimaryGroup,
+    /// A group has the RID 0.
+    NoGroupId,
+    /// There are more groups than anybody is in.
+    TooManyGroups,
+    /// An extra SID is of our domain.
+    OurSid,
+    /// The resource groups are of our domain.
+    OurResourceGroups,
+    /// A SID is of BUILTIN, which is everybody's own.
+    BuiltinSid,
+    /// A SID is of a third domain, or well known.
+    ForeignSid,
+    /// The certificate carries the SID of another account.
+    SidMismatch,
+}
+
+impl Disbelief {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 25] = [
+        Self::MalformedResponse,
+        Self::MalformedPac,
+        Self::NoUserId,
+        Self::Nameless,
+        Self::OurDomain,
+        Self::OtherDomain,
+        Self::OurLogonDomainName,
+        Self::OtherLogonDomainName,
+        Self::OurLogonDomainId,
+        Self::OtherLogonDomainId,
+        Self::EffectiveName,
+        Self::UpnForm,
+        Self::OurUpnSuffix,
+        Self::OtherUpnSuffix,
+        Self::OurDnsDomainName,
+        Self::OtherDnsDomainName,
+        Self::LogonServer,
+        Self::NoPrimaryGroup,
+        Self::NoGroupId,
+        Self::TooManyGroups,
+        Self::OurSid,
+        Self::OurResourceGroups,
+        Self::BuiltinSid,
+        Self::ForeignSid,
+        Self::SidMismatch,
+    ];
+
+    /// A stable name for logs, metrics and audit.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MalformedResponse => "malformed_response",
+            Self::MalformedPac => "malformed_pac",
+            Self::NoUserId => "no_user_id",
+            Self::Nameless => "nameless",
+            Self::OurDomain => "our_domain",
+            Self::OtherDomain => "other_domain",
+            Self::OurLogonDomainName => "our_logon_domain_name",
+            Self::OtherLogonDomainName => "other_logon_domain_name",
+            Self::OurLogonDomainId => "our_logon_domain_id",
+            Self::OtherLogonDomainId => "other_logon_domain_id",
+            Self::EffectiveName => "effective_name",
+            Self::UpnForm => "upn_form",
+            Self::OurUpnSuffix => "our_upn_suffix",
+            Self::OtherUpnSuffix => "other_upn_suffix",
+            Self::OurDnsDomainName => "our_dns_domain_name",
+            Self::OtherDnsDomainName => "other_dns_domain_name",
+            Self::LogonServer => "logon_server",
+            Self::NoPrimaryGroup => "no_primary_group",
+            Self::NoGroupId => "no_group_id",
+            Self::TooManyGroups => "too_many_groups",
+            Self::OurSid => "our_sid",
+            Self::OurResourceGroups => "our_resource_groups",
+            Self::BuiltinSid => "builtin_sid",
+            Self::ForeignSid => "foreign_sid",
+            Self::SidMismatch => "sid_mismatch",
+        }
+    }
+
+    /// The reason in one sentence, for operators.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::MalformedResponse => "the peer's response cannot be decoded",
+            Self::MalformedPac => "the peer's PAC cannot be decoded, or contradicts itself",
+            Self::NoUserId => "the peer's PAC has the UserId 0, which makes the account anybody's",
+            Self::Nameless => "no DNS name is configured for the peer's domain",
+            Self::OurDomain => "the peer answers in our domain's name",
+            Self::OtherDomain => "the peer answers in the name of a domain that it may not speak for",
+            Self::OurLogonDomainName => "the peer's PAC names our domain as the account's",
+            Self::OtherLogonDomainName => "the peer's PAC names a domain that the peer may not speak for",
+            Self::OurLogonDomainId => "the peer's PAC gives the account a SID of our domain",
+            Self::OtherLogonDomainId => {
+                "the peer's PAC gives the account a SID of a domain that the peer may not speak for"
+            }
+            Self::EffectiveName => "the account's name is empty, too long, or says more than a name",
+            Self::UpnForm => "the user principal name is not a name, an @ and a suffix",
+            Self::OurUpnSuffix => "the user principal name has our suffix",
+            Self::OtherUpnSuffix => "the user principal name has a suffix that is not the peer's",
+            Self::OurDnsDomainName => "the peer's PAC has our DNS name for the account's domain",
+            Self::OtherDnsDomainName => {
+                "the peer's PAC has a DNS name for the account's domain that is not the peer's"
+            }
+            Self::LogonServer => "the name of the server that answered is not a NetBIOS name",
+            Self::NoPrimaryGroup => "the account has no primary group",
+            Self::NoGroupId => "a group of the account has the RID 0",
+            Self::TooManyGroups => "the account has more groups than anybody is in",
+            Self::OurSid => "the peer puts the account into a group of our domain",
+            Self::OurResourceGroups => "the peer puts the account into resource groups of our domain",
+            Self::BuiltinSid => "the peer puts the account into a built-in group",
+            Self::ForeignSid => "the peer gives the account a SID that is not of its own domain",
+            Self::SidMismatch => "the certificate carries the SID of another account than the peer's",
+        }
+    }
+}
+
+/// Checks what a peer answered for `from`, and builds what we answer. `certificate_sid` is the one that the certificate
+/// carries, where it counts; `identity_sid` is added as to answers of our own.
+pub fn believe(
+    response: &[u8],
+    from: &ForeignDomain,
+    ours: &Domain,
+    certificate_sid: Option<&Sid>,
+    identity_sid: Option<Sid>,
+) -> Result<Believed, Disbelief> {
+    let response = Response::decode(response).map_err(|_| Disbelief::MalformedResponse)?;
+    let names = Names { from, ours };
+    names.netbios(&response.domain, Disbelief::OurDomain, Disbelief::OtherDomain)?;
+    let pac = VerifiedPac::decode(response.auth_data).map_err(|error| match error {
+        PacError::NoUserId => Disbelief::NoUserId,
+        _ => Disbelief::MalformedPac,
+    })?;
+    let said = pac.logon_info;
+    names.netbios(
+        &said.logon_domain_name.text,
+        Disbelief::OurLogonDomainName,
+        Disbelief::OtherLogonDomainName,
+    )?;
+    match said.logon_domain_id {
+        sid if sid == ours.sid => return Err(Disbelief::OurLogonDomainId),
+        sid if sid != from.sid => return Err(Disbelief::OtherLogonDomainId),
+        _ => {}
+    }
+    if certificate_sid.is_some_and(|sid| *sid != pac.user_sid) {
+        return Err(Disbelief::SidMismatch);
+    }
+    let account = said.effective_name.text;
+    if !is_account_name(&account) {
+        return Err(Disbelief::EffectiveName);
+    }
+    let upn = pac.upn_dns_info.map(|info| names.upn(info)).transpose()?;
+    let dns = from.names.first().map(|name| without_dot(name)).ok_or(Disbelief::Nameless)?;
+    if !is_netbios_name(&said.logon_server.text) {
+        return Err(Disbelief::LogonServer);
+    }
+
+    let resource_groups = said.resource_groups.as_ref().map_or(0, |resource| resource.groups.len());
+    if said.group_ids.len() + said.extra_sids.len() + resource_groups > GROUPS_MAX {
+        return Err(Disbelief::TooManyGroups);
+    }
+    if said.primary_group_id == 0 {
+        return Err(Disbelief::NoPrimaryGroup);
+    }
+    if said.group_ids.iter().any(|group| group.rid == 0) {
+        return Err(Disbelief::NoGroupId);
+    }
+    let mut sids = Sids { from, ours, kept: Vec::new(), dropped: Vec::new() };
+    said.extra_sids.iter().try_for_each(|extra| sids.extra(extra.sid))?;
+    said.resource_groups.iter().try_for_each(|resource| sids.resource_groups(resource))?;
+    let Sids { kept, dropped, .. } = sids;
+    let member = |sid| SidAndAttributes { sid, attributes: GROUP };
+
+    let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
+    // Every field is written here, so that whoever adds one has to say what a peer may say in it.
+    let logon_info = LogonInfo {
+        logon_time: said.logon_time,
+        logoff_time: said.logoff_time,
+        kick_off_time: said.kick_off_time,
+        password_last_set: said.password_last_set,
+        password_can_change: said.password_can_change,
+        password_must_change: said.password_must_change,
+        effective_name: account.as_str().into(),
+        full_name: full_name.as_str().into(),
+        // A peer names nothing that is run or mounted here.
+        logon_script: Text::default(),
+        profile_path: Text::default(),
+        home_directory: Text::default(),
+        home_directory_drive: Text::default(),
+        logon_count: said.logon_count,
+        bad_password_count: said.bad_password_count,
+        user_id: said.user_id,
+        primary_group_id: said.primary_group_id,
+        group_ids: said
+            .group_ids
+            .iter()
+            .map(|group| GroupMembership { attributes: GROUP, ..*group })
+            .collect(),
+        user_flags: 0,
+        user_session_key: [0; 16],
+        logon_server: answer::roomy(&said.logon_server.text),
+        logon_domain_name: answer::roomy(&from.netbios),
+        logon_domain_id: from.sid,
+        reserved1: [0; 2],
+        user_account_control: said.user_account_control & USER_ACCOUNT_CONTROL,
+        sub_auth_status: 0,
+        last_successful_logon: FileTime::UNSET,
+        last_failed_logon: FileTime::UNSET,
+        failed_logon_count: 0,
+        reserved3: 0,
+        extra_sids: kept.into_iter().chain(identity_sid).map(member).collect(),
+        resource_groups: None,
+    };
+    let client_id = pac.client_info.map_or(said.logon_time, |info| info.client_id);
+    let response = answer::assemble(logon_info, pac.user_sid, client_id, upn, dns);
+    Ok(Believed {
+        response: response.into(),
+        account,
+        sid: pac.user_sid,
+        domain: from.netbios.clone(),
+        dropped,
+    })
+}
+
+/// Whose a name is.
+struct Names<'a> {
+    from: &'a ForeignDomain,
+    ours: &'a Domain,
+}
+
+impl Names<'_> {
+    /// Whether a domain's name is the peer's.
+    fn netbios(&self, name: &str, is_ours: Disbelief, is_other: Disbelief) -> Result<(), Disbelief> {
+        match name {
+            _ if name.eq_ignore_ascii_case(&self.ours.netbios) || is_same(name, &self.ours.dns) => {
+                Err(is_ours)
+            }
+            _ if name.eq_ignore_ascii_case(&self.from.netbios) => Ok(()),
+            _ => Err(is_other),
+        }
+    }
+
+    /// Whether a DNS name is one of the peer's.
+    fn dns(&self, name: &str, is_ours: Disbelief, is_other: Disbelief) -> Result<(), Disbelief> {
+        match name {
+            _ if is_same(name, &self.ours.dns) => Err(is_ours),
+            _ if !name.is_empty() && self.from.names.iter().any(|theirs| is_same(name, theirs)) => Ok(()),
+            _ => Err(is_other),
+        }
+    }
+
+    /// The user principal name, and whether it was made up.
+    fn upn(&self, info: UpnDnsInfo) -> Result<(String, bool), Disbelief> {
+        let (local, suffix) = info.upn.rsplit_once('@').ok_or(Disbelief::UpnForm)?;
+        if !is_account_name(local) {
+            return Err(Disbelief::UpnForm);
+        }
+        self.dns(suffix, Disbelief::OurUpnSuffix, Disbelief::OtherUpnSuffix)?;
+        self.dns(&info.dns_domain_name, Disbelief::OurDnsDomainName, Disbelief::OtherDnsDomainName)?;
+        Ok((info.upn, info.is_constructed))
+    }
+}
+
+/// Whose a SID is, and what becomes of it.
+struct Sids<'a> {
+    from: &'a ForeignDomain,
+    ours: &'a Domain,
+    kept: Vec<Sid>,
+    dropped: Vec<Sid>,
+}
+
+impl Sids<'_> {
+    fn extra(&mut self, sid: Sid) -> Result<(), Disbelief> {
+        match sid {
+            _ if is_within(&sid, &self.ours.sid) => Err(Disbelief::OurSid),
+            _ if is_builtin(&sid) => Err(Disbelief::BuiltinSid),
+            _ if sid.rid_in(&self.from.sid).is_some_and(|rid| rid != 0) => {
+                self.kept.push(sid);
+                Ok(())
+            }
+            _ if is_mark(&sid) => {
+                self.dropped.push(sid);
+                Ok(())
+            }
+            _ => self.foreign([sid]),
+        }
+    }
+
+    /// Domain-local groups mean nothing outside their domain.
+    fn resource_groups(&mut self, resource: &ResourceGroups) -> Result<(), Disbelief> {
+        let domain = &resource.domain;
+        let sids = resource.groups.iter().filter_map(|group| domain.with_rid(group.rid));
+        match domain {
+            _ if is_within(domain, &self.ours.sid) => Err(Disbelief::OurResourceGroups),
+            _ if is_builtin(domain) => Err(Disbelief::BuiltinSid),
+            _ if *domain == self.from.sid => {
+                self.dropped.extend(sids);
+                Ok(())
+            }
+            _ => self.foreign(sids),
+        }
+    }
+
+    fn foreign(&mut self, sids: impl IntoIterator<Item = Sid>) -> Result<(), Disbelief> {
+        match self.from.foreign_sids {
+            ForeignSids::Refuse => Err(Disbelief::ForeignSid),
+            ForeignSids::Drop => {
+                self.dropped.extend(sids);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether a SID is a domain's, of one of its members, or of anything below.
+fn is_within(sid: &Sid, domain: &Sid) -> bool {
+    sid.authority() == domain.authority() && sid.sub_authorities().starts_with(domain.sub_authorities())
+}
+
+/// S-1-5-32: each machine has its own.
+fn is_builtin(sid: &Sid) -> bool {
+    sid.authority() == 5 && sid.sub_authorities().first() == Some(&32)
+}
+
+/// Marks of how somebody authenticated, which is for us to say: asserted identities and what goes with them (S-1-18),
+/// compounded authentication and valid claims (S-1-5-21-0-0-0-496 and 497), THIS_ORGANIZATION (S-1-5-15) and
+/// THIS_ORGANIZATION_CERTIFICATE (S-1-5-65-1).
+fn is_mark(sid: &Sid) -> bool {
+    match sid.authority() {
+        18 => true,
+        5 => matches!(sid.sub_authorities(), [21, 0, 0, 0, 496 | 497] | [15] | [65, 1]),
+        _ => false,
+    }
+}
+
+/// Whether a text is a name and nothing more: it does not say a domain by `\`, `/` or `@`, and needs no quotes.
+fn is_account_name(name: &str) -> bool {
+    !name.is_empty() && is_text(name) && !name.contains(['\\', '/', '@', '"'])
+}
+
+fn is_text(text: &str) -> bool {
+    text.chars().count() <= NAME_LEN_MAX && !text.contains(char::is_control)
+}
+
+fn is_netbios_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_alphanumeric() || "!@#$%^&'(){}_-~".contains(c);
+    (1..=NETBIOS_LEN_MAX).contains(&name.chars().count()) && name.chars().all(allowed)
+}
+
+/// Whether two DNS names are the same. Only ASCII is folded, as by the DNS itself (RFC 4343).
+fn is_same(a: &str, b: &str) -> bool {
+    without_dot(a).eq_ignore_ascii_case(without_dot(b))
+}
+
+fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests;
