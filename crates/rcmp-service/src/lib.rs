@@ -12,6 +12,7 @@ pub mod foreign;
 pub mod mapping;
 pub mod message;
 pub mod policy;
+pub mod proof;
 mod reason;
 mod service;
 #[cfg(test)]

@@ -225,18 +225,24 @@ impl<'a> Response<'a> {
         message
     }
 
+    /// A response as long as `Length` says, and what follows it, which receivers ignore.
+    pub fn split(message: &[u8]) -> Result<(&[u8], &[u8]), DecodeError> {
+        let mut reader = Reader::new(message);
+        if reader.u32("MessageType")? != MESSAGE_TYPE {
+            return Err(DecodeError { what: "MessageType", offset: 0, kind: DecodeErrorKind::BadValue });
+        }
+        let length = reader.u32("Length")?;
+        let response = reader_prefix(message, length, RESPONSE_FIXED_LEN)?;
+        Ok((response, &message[response.len()..]))
+    }
+
     /// Reads a response, as strictly as a client should.
     pub fn decode(message: &'a [u8]) -> Result<Self, DecodeError> {
         let error = |what, kind| DecodeError { what, offset: 0, kind };
         if message.len() > RESPONSE_LEN_MAX {
             return Err(error("SSL_CERT_LOGON_RESP", DecodeErrorKind::TooLong));
         }
-        let mut reader = Reader::new(message);
-        if reader.u32("MessageType")? != MESSAGE_TYPE {
-            return Err(error("MessageType", DecodeErrorKind::BadValue));
-        }
-        let length = reader.u32("Length")?;
-        let mut reader = Reader::new(reader_prefix(message, length, RESPONSE_FIXED_LEN)?);
+        let mut reader = Reader::new(Self::split(message)?.0);
         reader.take("header", 8)?;
         let (offset, len) = (reader.u32("OffsetAuthData")?, reader.u32("AuthDataLength")?);
         if offset % 8 != 0 {

@@ -1,25 +1,13 @@
 use super::*;
+use crate::test::{FABRIKAM as THEIRS, bob, extra, group, sid};
 use dtyp::Encode;
 use pac::{Buffer, BufferType, ClientInfo, Pac};
 use proptest::prelude::*;
 use std::collections::HashSet;
 
 const OURS: &str = "S-1-5-21-3623811015-3361044348-30300820";
-const THEIRS: &str = "S-1-5-21-1000-2000-3000";
 const THIRD: &str = "S-1-5-21-7-8-9";
 const IDENTITY: Sid = Sid::SERVICE_ASSERTED_IDENTITY;
-
-fn sid(text: &str) -> Sid {
-    text.parse().expect("a SID")
-}
-
-fn extra(text: &str) -> SidAndAttributes {
-    SidAndAttributes { sid: sid(text), attributes: 0x2000_0007 }
-}
-
-fn group(rid: u32) -> GroupMembership {
-    GroupMembership { rid, attributes: 0xffff_ffff }
-}
 
 /// An answer of FABRIKAM's and what it is held against; CONTOSO is ours.
 #[derive(Clone, Debug)]
@@ -35,46 +23,7 @@ struct Case {
 
 impl Case {
     fn good() -> Self {
-        let logon_info = LogonInfo {
-            logon_time: FileTime(133_500_000_000_000_000),
-            logoff_time: FileTime(133_600_000_000_000_000),
-            kick_off_time: FileTime(133_600_000_000_000_001),
-            password_last_set: FileTime(133_400_000_000_000_000),
-            password_can_change: FileTime(133_400_000_000_000_001),
-            password_must_change: FileTime::NEVER,
-            effective_name: "bob".into(),
-            full_name: "Bob Miller".into(),
-            logon_script: r"\\fabrikam.example\netlogon\run.cmd".into(),
-            profile_path: r"\\fabrikam.example\profiles\bob".into(),
-            home_directory: r"\\fabrikam.example\home\bob".into(),
-            home_directory_drive: "H:".into(),
-            logon_count: 3,
-            bad_password_count: 1,
-            user_id: 1104,
-            primary_group_id: 513,
-            group_ids: vec![group(513), group(1200)],
-            user_flags: 0,
-            user_session_key: [0x5e; 16],
-            logon_server: "FABDC1".into(),
-            logon_domain_name: "Fabrikam".into(),
-            logon_domain_id: sid(THEIRS),
-            reserved1: [1, 2],
-            user_account_control: 0xffc0_0010,
-            sub_auth_status: 7,
-            last_successful_logon: FileTime(8),
-            last_failed_logon: FileTime(9),
-            failed_logon_count: 10,
-            reserved3: 11,
-            extra_sids: vec![
-                extra("S-1-5-21-1000-2000-3000-1300"),
-                extra("S-1-18-1"),
-                extra("S-1-5-21-0-0-0-496"),
-                extra("S-1-5-21-0-0-0-497"),
-                extra("S-1-5-15"),
-                extra("S-1-5-65-1"),
-            ],
-            resource_groups: Some(ResourceGroups { domain: sid(THEIRS), groups: vec![group(1400)] }),
-        };
+        let logon_info = bob();
         let user_sid = logon_info.user_sid().expect("it is a domain's");
         Self {
             response_domain: "fabrikam".into(),
