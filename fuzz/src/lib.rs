@@ -6,11 +6,13 @@
 pub mod association;
 pub mod certificate;
 pub mod crl;
+pub mod foreign;
 pub mod name;
 pub mod ndr;
 pub mod ocsp;
 pub mod pac;
 pub mod pdu;
+pub mod proof;
 pub mod rcmp;
 mod signed;
 
