@@ -222,6 +222,9 @@ const LIES: &[(Disbelief, &str, Edit)] = &[
     (Disbelief::NoPrimaryGroup, "no primary group", |case| case.info().primary_group_id = 0),
     (Disbelief::NoGroupId, "a group without a RID", |case| case.info().group_ids.push(group(0))),
     (Disbelief::TooManyGroups, "many groups", |case| case.info().group_ids = vec![group(513); GROUPS_MAX]),
+    (Disbelief::TooManyGroups, "many resource groups", |case| {
+        case.info().resource_groups = Some(ResourceGroups { domain: sid(THEIRS), groups: vec![group(1400); GROUPS_MAX] });
+    }),
     (Disbelief::TooManyGroups, "many SIDs", |case| case.info().extra_sids = vec![extra("S-1-18-1"); GROUPS_MAX]),
     (Disbelief::OurSid, "a group of ours", |case| case.info().extra_sids.push(extra(&format!("{OURS}-512")))),
     (Disbelief::OurSid, "our domain", |case| case.info().extra_sids.push(extra(OURS))),
