@@ -29,8 +29,8 @@ pub fn check(bytes: &[u8]) {
 
 /// There is an account, or there is none and a reason; what is there can be read by a client.
 fn ask(bytes: &[u8]) {
-    let asker = |may_map| Asker { account: "WEB01$".into(), sid: sid(1000), may_map };
-    let question = |may_map| Question { request: bytes.to_vec(), asker: asker(may_map) };
+    let asker = |may_map| Asker::machine("WEB01$", sid(1000), may_map);
+    let question = |may_map| Question::new(bytes.to_vec(), asker(may_map));
     let answer = crate::now(MAPPER.answer(&question(true), NOW));
     assert_eq!(answer.status == NtStatus::SUCCESS, answer.mapped.is_some());
     if let Some(mapped) = answer.mapped {

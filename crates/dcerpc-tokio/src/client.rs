@@ -122,7 +122,7 @@ impl Connection {
     }
 
     /// Whether the server has closed the connection, or sent what nobody asked for, since the last call.
-    fn is_stale(&self) -> bool {
+    pub fn is_stale(&self) -> bool {
         self.spoiled
             || !matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }

@@ -59,6 +59,9 @@ pub trait Association: Send {
     /// The security provider's token of the bind's answer.
     fn token(&self) -> &[u8];
 
+    /// Whether the server has closed it, or said something unasked, since the last call.
+    fn is_stale(&self) -> bool;
+
     /// Performs a call.
     fn call<'a>(
         &'a mut self,

@@ -325,6 +325,10 @@ impl Association for Wire {
         &self.token
     }
 
+    fn is_stale(&self) -> bool {
+        false
+    }
+
     fn call<'a>(
         &'a mut self,
         opnum: u16,

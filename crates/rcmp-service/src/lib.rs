@@ -6,9 +6,12 @@
 mod answer;
 mod binding;
 pub mod certificate;
+pub mod context;
 mod der;
+pub mod domains;
 pub mod explain;
 pub mod foreign;
+mod forward;
 pub mod mapping;
 pub mod message;
 pub mod policy;
@@ -20,6 +23,11 @@ mod test;
 pub mod trace;
 pub mod trust;
 
+pub use context::{CallContext, TraceParent};
+pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy};
+pub use forward::{
+    Elsewhere, ForeignAccount, Forwarder, MapCertificate, NoServers, PeerQuestion, PeerReply, PeerService,
+};
 pub use mapping::{Form, Method, Strength};
 pub use policy::{Binding, Contradiction, Policy, Validation};
 pub use reason::Reason;

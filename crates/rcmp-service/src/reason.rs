@@ -1,5 +1,6 @@
 //! Why a request was answered as it was: one list for logs, metrics, audit and the status that the client is told.
 
+use crate::foreign::Disbelief;
 use crate::mapping::Method;
 use crate::trust::ChainError;
 use dtyp::NtStatus;
@@ -53,6 +54,27 @@ pub enum Reason {
     Unanswerable,
     /// Audit is required and cannot be written.
     AuditUnavailable,
+    /// Another domain found the account.
+    Forwarded,
+    /// Another domain refused, with this status.
+    RefusedElsewhere {
+        /// Its status, which the client gets unchanged.
+        status: NtStatus,
+        /// Its word on whether nobody else need be asked.
+        authoritative: bool,
+    },
+    /// Another domain answered what it may not say.
+    Disbelieved(Disbelief),
+    /// No server of the domain could be reached, or decide.
+    NoLogonServers,
+    /// The question came from where it would go.
+    Loop,
+    /// The question has passed too many domains.
+    ChainTooLong,
+    /// The peer that asks may not ask about this domain through us.
+    TransitDenied,
+    /// The issuer is all the question goes by, and no route names it.
+    NotForwarded,
 }
 
 impl Reason {
@@ -82,6 +104,14 @@ impl Reason {
             Self::StoreUnavailable => "store_unavailable",
             Self::Unanswerable => "unanswerable",
             Self::AuditUnavailable => "audit_unavailable",
+            Self::Forwarded => "forwarded",
+            Self::RefusedElsewhere { .. } => "refused_elsewhere",
+            Self::Disbelieved(_) => "disbelieved",
+            Self::NoLogonServers => "no_logon_servers",
+            Self::Loop => "loop",
+            Self::ChainTooLong => "chain_too_long",
+            Self::TransitDenied => "transit_denied",
+            Self::NotForwarded => "not_forwarded",
         }
     }
 
@@ -123,20 +153,32 @@ impl Reason {
             Self::StoreUnavailable => "the account store could not answer",
             Self::Unanswerable => "the account cannot be put into an answer",
             Self::AuditUnavailable => "audit is required and cannot be written",
+            Self::Forwarded => "mapped by the account's own domain",
+            Self::RefusedElsewhere { .. } => "refused by the domain that was asked",
+            Self::Disbelieved(disbelief) => disbelief.text(),
+            Self::NoLogonServers => "no server of the domain could be reached, or decide",
+            Self::Loop => "the question came from where it would go",
+            Self::ChainTooLong => "the question has passed too many domains",
+            Self::TransitDenied => "the peer that asks may not ask about this domain through us",
+            Self::NotForwarded => "the issuer is all the question goes by, and no route names it",
         }
     }
 
     /// What the client is told ([MS-RCMP] 3.5.2; the rest is our choice). `tell_restrictions` is the policy's.
     pub const fn status(self, tell_restrictions: bool) -> NtStatus {
         match self {
-            Self::Mapped(_) => NtStatus::SUCCESS,
+            Self::Mapped(_) | Self::Forwarded => NtStatus::SUCCESS,
+            Self::RefusedElsewhere { status, .. } => status,
+            // [MS-NRPC] 3, common rule C: nobody who knows could be asked.
+            Self::NoLogonServers | Self::Loop | Self::ChainTooLong => NtStatus::NO_LOGON_SERVERS,
+            Self::Disbelieved(Disbelief::MalformedResponse) => NtStatus::INVALID_NETWORK_RESPONSE,
             Self::MalformedRequest => NtStatus::INVALID_PARAMETER,
             Self::Disabled if tell_restrictions => NtStatus::ACCOUNT_DISABLED,
             Self::Locked if tell_restrictions => NtStatus::ACCOUNT_LOCKED_OUT,
             Self::Expired if tell_restrictions => NtStatus::ACCOUNT_EXPIRED,
             Self::LogonHours if tell_restrictions => NtStatus::INVALID_LOGON_HOURS,
             Self::AskerDenied => NtStatus::ACCESS_DENIED,
-            Self::OtherDomain => NtStatus::NO_SUCH_USER,
+            Self::OtherDomain | Self::TransitDenied => NtStatus::NO_SUCH_USER,
             Self::StoreUnavailable | Self::RevocationUnknown => NtStatus::DS_BUSY,
             Self::Unanswerable => NtStatus::INTERNAL_ERROR,
             Self::AuditUnavailable => NtStatus::INSUFFICIENT_RESOURCES,
@@ -151,6 +193,8 @@ impl Reason {
             | Self::CertificateOlder
             | Self::AuthorityNotAllowed
             | Self::NotVerified
+            | Self::NotForwarded
+            | Self::Disbelieved(_)
             | Self::Disabled
             | Self::Locked
             | Self::Expired
@@ -160,14 +204,24 @@ impl Reason {
 
     /// Whether another server need not be asked: everything but our own inability.
     pub const fn is_authoritative(self) -> bool {
-        !self.is_undecided()
+        match self {
+            Self::RefusedElsewhere { authoritative, .. } => authoritative,
+            _ => !self.is_undecided(),
+        }
     }
 
     /// Whether nothing was decided: something that is needed for it did not work.
     pub const fn is_undecided(self) -> bool {
         matches!(
             self,
-            Self::StoreUnavailable | Self::RevocationUnknown | Self::Unanswerable | Self::AuditUnavailable
+            Self::StoreUnavailable
+                | Self::RevocationUnknown
+                | Self::Unanswerable
+                | Self::AuditUnavailable
+                | Self::NoLogonServers
+                | Self::Loop
+                | Self::ChainTooLong
+                | Self::Disbelieved(Disbelief::MalformedResponse)
         )
     }
 

@@ -3,6 +3,8 @@
 use crate::answer;
 use crate::binding;
 use crate::certificate::Certificate;
+use crate::context::CallContext;
+use crate::forward::Elsewhere;
 use crate::mapping::{self, Form, FormQuery, Method, Strength};
 use crate::message::{MappingFlags, Request};
 use crate::policy::{Contradiction, Policy, Rules, Validation};
@@ -25,6 +27,8 @@ pub struct Asker {
     pub sid: Sid,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
+    /// NetBIOS name of the domain that asks, where the account is a trust's.
+    pub trust: Option<String>,
 }
 
 /// Which account is this certificate's?
@@ -32,8 +36,26 @@ pub struct Asker {
 pub struct Question {
     /// SSL_CERT_LOGON_REQ, as it was sent: a forwarder sends the same bytes on.
     pub request: Vec<u8>,
+    /// LogonDomainName: the domain that is to answer; empty for the server's own.
+    pub logon_domain_name: String,
     /// Who asks.
     pub asker: Asker,
+    /// What came beside the question from a node of ours.
+    pub context: CallContext,
+}
+
+impl Question {
+    /// A question to the server's own domain, with nothing beside it.
+    pub fn new(request: Vec<u8>, asker: Asker) -> Self {
+        Self { request, logon_domain_name: String::new(), asker, context: CallContext::default() }
+    }
+}
+
+impl Asker {
+    /// A machine of this domain.
+    pub fn machine(account: impl Into<String>, sid: Sid, may_map: bool) -> Self {
+        Self { account: account.into(), sid, may_map, trust: None }
+    }
 }
 
 /// The account, or why there is none.
@@ -47,8 +69,32 @@ pub struct Answer {
     pub reason: Reason,
     /// The policy by which it was decided.
     pub policy_revision: u64,
-    /// The account and the message that says so, when there is one.
+    /// The account and the message that says so, when there is one here.
     pub mapped: Option<Mapped>,
+    /// Which other domain was asked, and what it said.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+impl Answer {
+    /// An answer without an account.
+    pub(crate) fn refused(reason: Reason, policy: &Policy) -> Self {
+        Self {
+            status: reason.status(policy.tell_restrictions),
+            authoritative: reason.is_authoritative(),
+            reason,
+            policy_revision: policy.revision,
+            mapped: None,
+            elsewhere: None,
+        }
+    }
+
+    /// The message for the client, when there is an account.
+    pub fn into_response(self) -> Option<Bytes> {
+        match (self.mapped, self.elsewhere) {
+            (Some(mapped), _) => Some(mapped.response),
+            (None, elsewhere) => elsewhere?.account.map(|account| account.response),
+        }
+    }
 }
 
 /// An account that was found.
@@ -119,6 +165,13 @@ struct Decision {
     strength: Strength,
 }
 
+/// What a certificate comes to, when nothing forbids it.
+enum Decided {
+    Here(Decision),
+    /// The account's domain, which is not this one.
+    Elsewhere(String),
+}
+
 /// What a method found: an account, and by which forms that count.
 struct Found {
     record: Arc<Record>,
@@ -158,6 +211,11 @@ impl Mapper {
         self.trust.as_ref()
     }
 
+    /// The NetBIOS name that answers carry.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// The accounts.
     pub fn store(&self) -> &Arc<dyn AccountStore> {
         &self.store
@@ -168,18 +226,34 @@ impl Mapper {
         self.answer_traced(question, now, &mut NoTrace).await
     }
 
-    /// Answers a question, and takes down how.
+    /// Answers a question from the accounts of this domain, and takes down how.
     pub async fn answer_traced(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
         let decision = match question.asker.may_map {
-            true => self.decide(&question.request, now, trace).await,
+            true => self.decide_here(&question.request, now, trace).await,
             false => Err(Reason::AskerDenied),
         };
         self.conclude(decision, now)
     }
 
+    /// Answers a question whose message was taken apart; `Err` is the domain that knows more, which the store names.
+    pub(crate) async fn answer_parsed(
+        &self,
+        request: &Request<'_>,
+        certificate: &Certificate<'_>,
+        now: FileTime,
+        trace: &mut impl Trace,
+    ) -> Result<Answer, String> {
+        let decision = match self.decide(request, certificate, now, trace).await {
+            Ok(Decided::Here(decision)) => Ok(decision),
+            Ok(Decided::Elsewhere(domain)) => return Err(domain),
+            Err(reason) => Err(reason),
+        };
+        Ok(self.conclude(decision, now))
+    }
+
     /// Makes the same decision for whoever wants to know why. Nobody's permission is looked at.
     pub async fn explain(&self, request: &[u8], now: FileTime, trace: &mut impl Trace) -> Answer {
-        let decision = self.decide(request, now, trace).await;
+        let decision = self.decide_here(request, now, trace).await;
         let answer = self.conclude(decision, now);
         trace.step(|| Step::Decided { reason: answer.reason });
         answer
@@ -187,7 +261,7 @@ impl Mapper {
 
     /// Makes the same decision for whoever does not need the answer, and says for whom it is.
     pub async fn rehearse(&self, request: &[u8], now: FileTime) -> Result<Arc<Record>, Reason> {
-        self.decide(request, now, &mut NoTrace).await.map(|decision| decision.record)
+        self.decide_here(request, now, &mut NoTrace).await.map(|decision| decision.record)
     }
 
     fn conclude(&self, decision: Result<Decision, Reason>, now: FileTime) -> Answer {
@@ -208,28 +282,47 @@ impl Mapper {
             reason,
             policy_revision: self.policy.revision,
             mapped: mapped.ok(),
+            elsewhere: None,
         }
     }
 
-    async fn decide(
+    /// Decides for accounts of this domain; whoever's domain is another one is nobody here.
+    async fn decide_here(
         &self,
         request: &[u8],
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Result<Decision, Reason> {
         let request = Request::decode(request).map_err(|_| Reason::MalformedRequest)?;
-        let flags = request.flags.and(MappingFlags::ALL);
-        let allowed = |methods: MappingFlags| {
-            Method::ALL.iter().any(|method| flags.and(methods).contains(method.flag()))
-        };
-        if !allowed(self.policy.methods) {
-            return Err(Reason::NoMethod);
-        }
+        self.methods(&request)?;
         let certificate =
             Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
-        let path = self.verify(&certificate, now, trace).await?;
+        match self.decide(&request, &certificate, now, trace).await? {
+            Decided::Here(decision) => Ok(decision),
+            Decided::Elsewhere(_) => Err(Reason::OtherDomain),
+        }
+    }
+
+    /// The methods that a request asks for and the policy allows.
+    fn methods(&self, request: &Request<'_>) -> Result<MappingFlags, Reason> {
+        let flags = request.flags.and(MappingFlags::ALL);
+        match has_method(flags.and(self.policy.methods)) {
+            true => Ok(flags),
+            false => Err(Reason::NoMethod),
+        }
+    }
+
+    async fn decide(
+        &self,
+        request: &Request<'_>,
+        certificate: &Certificate<'_>,
+        now: FileTime,
+        trace: &mut impl Trace,
+    ) -> Result<Decided, Reason> {
+        let flags = self.methods(request)?;
+        let path = self.verify(certificate, now, trace).await?;
         let rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
-        if !allowed(rules.methods) {
+        if !has_method(flags.and(rules.methods)) {
             return Err(Reason::AuthorityNotAllowed);
         }
         let issuers = self.believable(&request.issuers, path.as_deref(), flags.and(rules.methods));
@@ -241,8 +334,7 @@ impl Mapper {
                 trace.step(|| Step::Skipped { method, asked });
                 continue;
             }
-            let queries = match mapping::queries(method, &certificate, &issuers, self.policy.sha1_public_key)
-            {
+            let queries = match mapping::queries(method, certificate, &issuers, self.policy.sha1_public_key) {
                 Ok(queries) => queries,
                 Err(why) => {
                     trace.step(|| Step::NotApplicable { method, why });
@@ -252,9 +344,12 @@ impl Mapper {
             if let Some(Found { record, forms }) =
                 self.find(method, queries, &rules, &mut withheld, trace).await?
             {
+                if let Some(domain) = &record.account.home_domain {
+                    return Ok(Decided::Elsewhere(domain.clone()));
+                }
                 let strength =
-                    binding::judge(&certificate, &record, &forms, &rules, &self.policy, now, trace)?;
-                return Ok(Decision { record, method, strength });
+                    binding::judge(certificate, &record, &forms, &rules, &self.policy, now, trace)?;
+                return Ok(Decided::Here(Decision { record, method, strength }));
             }
         }
         Err(match (withheld, rules.is_verified()) {
@@ -382,6 +477,11 @@ impl Mapper {
             false => Ok(one),
         }
     }
+}
+
+/// Whether there is a method among the flags.
+fn has_method(flags: MappingFlags) -> bool {
+    Method::ALL.iter().any(|method| flags.contains(method.flag()))
 }
 
 /// The authorities that do not have their name alone, as names are compared. A new key under an old name is one of them.

@@ -1,5 +1,6 @@
 //! What happened on the way to a decision, for whoever has to explain it. The hot path traces nothing and pays nothing.
 
+use crate::domains::RoutedBy;
 use crate::mapping::{Form, Method, NotApplicable, Strength};
 use crate::policy::Binding;
 use crate::reason::Reason;
@@ -70,6 +71,15 @@ pub enum Step {
         strength: Strength,
         /// What was asked for.
         binding: Binding,
+    },
+    /// The question goes to another domain.
+    Routed {
+        /// NetBIOS name of the domain that is to answer.
+        domain: String,
+        /// NetBIOS name of the peer that is asked.
+        peer: String,
+        /// By what it was chosen.
+        by: RoutedBy,
     },
     /// The decision.
     Decided {

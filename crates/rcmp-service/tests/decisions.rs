@@ -125,12 +125,12 @@ fn of(policy: Policy, store: Arc<dyn AccountStore>) -> Result<Mapper, Contradict
 }
 
 fn asker() -> Asker {
-    Asker { account: "WEB01$".into(), sid: sid(1000), may_map: true }
+    Asker::machine("WEB01$", sid(1000), true)
 }
 
 fn ask(mapper: &Mapper, certificate: &[u8], issuers: Vec<&[u8]>, flags: MappingFlags) -> Answer {
     let request = Request { flags, certificate, issuers }.encode().expect("within the limits");
-    block_on(mapper.answer(&Question { request, asker: asker() }, NOW))
+    block_on(mapper.answer(&Question::new(request, asker()), NOW))
 }
 
 const BOTH: MappingFlags = MappingFlags(0x30);
@@ -442,7 +442,7 @@ fn the_issuer_and_its_issuers_are_tried_in_their_order() {
 #[test]
 fn malformed_questions_have_their_statuses() {
     let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
-    let answer = |request: Vec<u8>| block_on(mapper.answer(&Question { request, asker: asker() }, NOW));
+    let answer = |request: Vec<u8>| block_on(mapper.answer(&Question::new(request, asker()), NOW));
     let garbage = answer(vec![0; 23]);
     assert_eq!((garbage.status, garbage.reason), (NtStatus::INVALID_PARAMETER, Reason::MalformedRequest));
     let no_certificate = ask(&mapper, &[0x30, 0x03, 1, 2, 3], vec![], BOTH);
@@ -458,7 +458,7 @@ fn who_may_not_ask_is_not_answered() {
     let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
     let request =
         Request { flags: BOTH, certificate: &encoded, issuers: vec![] }.encode().expect("within the limits");
-    let question = Question { request, asker: Asker { may_map: false, ..asker() } };
+    let question = Question::new(request, Asker { may_map: false, ..asker() });
     let answer = block_on(mapper.answer(&question, NOW));
     assert_eq!((answer.status, answer.reason), (NtStatus::ACCESS_DENIED, Reason::AskerDenied));
     assert!(answer.mapped.is_none());

@@ -67,6 +67,7 @@ fn part(step: &Step, text: &mut String) {
                 Strength::Strong(_) => write!(text, "strong"),
             }
         }
+        Step::Routed { domain, by, .. } => write!(text, "routed={domain}({})", by.name()),
         Step::ChainNotVerified | Step::Skipped { .. } | Step::Decided { .. } => Ok(()),
     };
 }

@@ -427,8 +427,8 @@ impl Case {
 impl Setting {
     /// What is decided.
     pub(crate) fn answer(&self) -> Result<Answer, Contradiction> {
-        let asker = Asker { account: "WEB01$".into(), sid: sid(1003), may_map: true };
-        let question = Question { request: self.request(), asker };
+        let asker = Asker::machine("WEB01$", sid(1003), true);
+        let question = Question::new(self.request(), asker);
         Ok(block_on(self.mapper()?.answer(&question, NOW)))
     }
 

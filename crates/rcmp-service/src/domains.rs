@@ -1,0 +1,299 @@
+//! Which domain answers for a certificate ([MS-RCMP] 3.5.3, [MS-NRPC] 3.5.4.5.1): pure, from names alone.
+//!
+//! A question that names another domain goes there or nowhere. One that names ours, or none, goes by what the certificate says, in
+//! this order: its issuer, its user principal names, its DNS names. What is left is answered here, and the store may say of an account
+//! that its domain is another one. Where a question goes decides nothing: whoever gets it decides by the whole certificate.
+
+use crate::certificate::{AlternativeName, Certificate};
+use crate::context::HOPS_MAX;
+use crate::foreign::ForeignDomain;
+use crate::message::{MappingFlags, Request};
+use crate::reason::Reason;
+use account_store::fold::Comparison;
+use account_store::{DistinguishedName, Domain};
+use std::collections::HashMap;
+use std::fmt;
+
+/// A domain that is not ours.
+#[derive(Clone, Debug)]
+pub struct PeerDomain {
+    /// What it may speak for.
+    pub domain: ForeignDomain,
+    /// Whether we ask it.
+    pub is_asked: bool,
+    /// Whether it asks us.
+    pub may_ask: bool,
+    /// Whether it is a node of ours, which understands a call's context.
+    pub is_rcmpd: bool,
+    /// NetBIOS name of the peer that is asked in its place.
+    pub via: Option<String>,
+    /// NetBIOS names of the domains about which it may ask through us.
+    pub transit: Vec<String>,
+    /// Issuers whose certificates it answers for.
+    pub issuers: Vec<DistinguishedName>,
+    /// Ed25519 keys that may sign its hops in a proof of path.
+    pub proof_keys: Vec<[u8; 32]>,
+}
+
+/// By what a question was sent to another domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoutedBy {
+    /// LogonDomainName.
+    LogonDomainName,
+    /// The certificate's issuer.
+    Issuer,
+    /// The suffix of a user principal name.
+    UserPrincipalName,
+    /// The suffix of a DNS name.
+    DnsName,
+    /// The store, which knows whose account it is.
+    Store,
+}
+
+impl RoutedBy {
+    /// A stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LogonDomainName => "logon_domain_name",
+            Self::Issuer => "issuer",
+            Self::UserPrincipalName => "upn_suffix",
+            Self::DnsName => "dns_suffix",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// Where a question goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// It is answered here.
+    Here,
+    /// To a peer, by its place in [`Domains::peers`].
+    Peer(usize, RoutedBy),
+    /// Nowhere.
+    Nowhere(Reason),
+}
+
+/// What two domains may not have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainsError {
+    /// Two domains claim a name, a SID or an issuer.
+    Claimed(String),
+    /// A domain is reached through one that is not asked directly.
+    Via(String),
+    /// A domain may be asked about that is not asked.
+    Transit(String),
+    /// More domains than a question may pass.
+    HopsMax,
+}
+
+impl fmt::Display for DomainsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claimed(what) => write!(f, "two domains claim {what}"),
+            Self::Via(name) => write!(f, "{name} is reached through a peer that is not asked directly"),
+            Self::Transit(name) => write!(f, "{name} may be asked about, but is not asked"),
+            Self::HopsMax => write!(f, "a question passes at least 1 and at most {HOPS_MAX} domains"),
+        }
+    }
+}
+
+impl std::error::Error for DomainsError {}
+
+/// Ours, and the others.
+#[derive(Clone, Debug)]
+pub struct Domains {
+    ours: Domain,
+    peers: Vec<PeerDomain>,
+    /// For each peer the one that is asked in its place: itself, where it is asked directly.
+    through: Vec<usize>,
+    /// NetBIOS and DNS names, lower case, without a dot at the end.
+    by_name: HashMap<String, usize>,
+    by_issuer: HashMap<String, usize>,
+    hops_max: usize,
+}
+
+/// How issuers are compared: widely, so that no spelling of one that is routed is answered here.
+const ISSUERS: Comparison = Comparison::Windows;
+
+fn folded(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_lowercase()
+}
+
+impl Domains {
+    /// Our domain with its peers; a question passes at most `hops_max` domains before the one that answers. Whatever two domains
+    /// claim is refused.
+    pub fn new(ours: Domain, peers: Vec<PeerDomain>, hops_max: usize) -> Result<Self, DomainsError> {
+        if !(1..=HOPS_MAX).contains(&hops_max) {
+            return Err(DomainsError::HopsMax);
+        }
+        let (mut by_name, mut by_issuer) = (HashMap::new(), HashMap::new());
+        let claimed = |what: &dyn fmt::Display| Err(DomainsError::Claimed(what.to_string()));
+        for (at, peer) in peers.iter().enumerate() {
+            let ForeignDomain { netbios, names, sid, .. } = &peer.domain;
+            if *sid == ours.sid || peers[..at].iter().any(|other| other.domain.sid == *sid) {
+                return claimed(sid);
+            }
+            for name in std::iter::once(netbios).chain(names) {
+                // Its own NetBIOS name may be a name of its own twice.
+                let other = by_name.insert(folded(name), at).filter(|other| *other != at);
+                if other.is_some() || ours.is_called(name) {
+                    return claimed(name);
+                }
+            }
+            for issuer in &peer.issuers {
+                if by_issuer.insert(issuer.key_by(ISSUERS), at).is_some() {
+                    return claimed(issuer);
+                }
+            }
+        }
+        let mut through = Vec::with_capacity(peers.len());
+        for (at, peer) in peers.iter().enumerate() {
+            let direct = match &peer.via {
+                None => at,
+                Some(via) => match by_name.get(&folded(via)) {
+                    Some(&direct) if peers[direct].is_asked && peers[direct].via.is_none() => direct,
+                    _ => return Err(DomainsError::Via(peer.domain.netbios.clone())),
+                },
+            };
+            through.push(direct);
+            for name in &peer.transit {
+                if !by_name.get(&folded(name)).is_some_and(|other| peers[*other].is_asked) {
+                    return Err(DomainsError::Transit(name.clone()));
+                }
+            }
+        }
+        Ok(Self { ours, peers, through, by_name, by_issuer, hops_max })
+    }
+
+    /// Our domain.
+    pub const fn ours(&self) -> &Domain {
+        &self.ours
+    }
+
+    /// The others.
+    pub fn peers(&self) -> &[PeerDomain] {
+        &self.peers
+    }
+
+    /// The peer that is asked in the place of another.
+    pub fn through(&self, peer: usize) -> usize {
+        self.through[peer]
+    }
+
+    /// How many domains a question may pass.
+    pub const fn hops_max(&self) -> usize {
+        self.hops_max
+    }
+
+    /// The peer of this NetBIOS or DNS name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(&folded(name)).copied()
+    }
+
+    /// Whether a LogonDomainName means us.
+    pub fn is_ours(&self, logon_domain_name: &str) -> bool {
+        logon_domain_name.is_empty() || self.ours.is_called(logon_domain_name)
+    }
+
+    /// Where a question goes. A peer that names us has chosen us; a machine names its own domain whatever it asks.
+    pub fn route(
+        &self,
+        logon_domain_name: &str,
+        asker_is_peer: bool,
+        request: &Request<'_>,
+        certificate: &Certificate<'_>,
+    ) -> Route {
+        if asker_is_peer && self.ours.is_called(logon_domain_name) {
+            return Route::Here;
+        }
+        let by_certificate = self.by_issuer(certificate);
+        if !self.is_ours(logon_domain_name) {
+            return match self.find(logon_domain_name) {
+                None => Route::Nowhere(Reason::OtherDomain),
+                // An issuer is no person: whoever is to answer for all of its certificates has been told so.
+                Some(peer) if is_issuer_alone(request.flags) && by_certificate != Some(peer) => {
+                    Route::Nowhere(Reason::NotForwarded)
+                }
+                Some(peer) => Route::Peer(peer, RoutedBy::LogonDomainName),
+            };
+        }
+        if let Some(peer) = by_certificate {
+            return Route::Peer(peer, RoutedBy::Issuer);
+        }
+        // Names count only for whoever asks by them.
+        match certificate.alternative_names() {
+            Ok(names) if request.flags.contains(MappingFlags::UPN) => self.by_names(&names),
+            _ => Route::Here,
+        }
+    }
+
+    /// The peer that answers for all certificates of this one's issuer.
+    fn by_issuer(&self, certificate: &Certificate<'_>) -> Option<usize> {
+        if self.by_issuer.is_empty() {
+            return None;
+        }
+        certificate.issuer_name().ok().and_then(|name| self.by_issuer.get(&name.key_by(ISSUERS)).copied())
+    }
+
+    fn by_names(&self, names: &[AlternativeName]) -> Route {
+        let principals = names.iter().filter_map(|name| match name {
+            AlternativeName::PrincipalName(name) => self.place(name.rsplit_once('@')?.1),
+            _ => None,
+        });
+        let hosts = names.iter().filter_map(|name| match name {
+            AlternativeName::Dns(name) if !name.contains('*') => self.place_of_host(name),
+            _ => None,
+        });
+        for (mut places, by) in [
+            (Box::new(principals) as Box<dyn Iterator<Item = Place>>, RoutedBy::UserPrincipalName),
+            (Box::new(hosts), RoutedBy::DnsName),
+        ] {
+            let Some(first) = places.next() else { continue };
+            return match (first, places.all(|other| other == first)) {
+                // A certificate of two domains is nobody's.
+                (_, false) => Route::Nowhere(Reason::Ambiguous),
+                (Place::Ours, true) => Route::Here,
+                (Place::Peer(peer), true) => Route::Peer(peer, by),
+            };
+        }
+        Route::Here
+    }
+
+    fn place(&self, name: &str) -> Option<Place> {
+        match self.ours.is_called(name) {
+            true => Some(Place::Ours),
+            // A peer that only asks is nobody to be asked: its names are like any others.
+            false => self.find(name).filter(|peer| self.peers[*peer].is_asked).map(Place::Peer),
+        }
+    }
+
+    /// The nearest domain above a host.
+    fn place_of_host(&self, host: &str) -> Option<Place> {
+        let mut rest = host;
+        while let Some((_, above)) = rest.split_once('.') {
+            if let Some(place) = self.place(above) {
+                return Some(place);
+            }
+            rest = above;
+        }
+        None
+    }
+}
+
+/// Whether the issuer is all that a question goes by.
+pub(crate) fn is_issuer_alone(flags: MappingFlags) -> bool {
+    flags.contains(MappingFlags::ISSUER)
+        && !flags.contains(MappingFlags::UPN)
+        && !flags.contains(MappingFlags::SUBJECT)
+}
+
+/// Where a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Ours,
+    Peer(usize),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,411 @@
+//! One question, answered here or by the domain whose account it is about.
+//!
+//! A question that is not ours goes to a peer with the same bytes, and comes back as what the peer may say ([`crate::foreign`]): its
+//! refusals unchanged, its accounts checked and written anew. What it passes on the way is bounded: it never goes back to where it came
+//! from, nor to a domain that it has been to, nor through more domains than are configured.
+
+use crate::certificate::Certificate;
+use crate::context::CallContext;
+use crate::domains::{Domains, Route, RoutedBy, is_issuer_alone};
+use crate::foreign;
+use crate::mapping::Strength;
+use crate::message::{Request, Response};
+use crate::proof::{self, Hop, HopStrength, Role, Weakness};
+use crate::reason::Reason;
+use crate::service::{Answer, Mapper, Question};
+use crate::trace::{NoTrace, Step, Trace};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use bytes::Bytes;
+use dtyp::{FileTime, NtStatus, Sid};
+use pac::VerifiedPac;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+/// The same question of one peer, under way at once, when it goes on to another: an honest peer has a few clients that show the
+/// same certificate; in a circle through servers that are not ours it would come back again and again.
+const SAME_IN_TRANSIT_MAX: u32 = 8;
+
+/// What was heard from another domain.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    /// NetBIOS name of the domain that is to answer.
+    pub domain: String,
+    /// NetBIOS name of the peer that was asked.
+    pub peer: String,
+    /// By what it was chosen.
+    pub by: RoutedBy,
+    /// The server that answered, where one did.
+    pub server: Option<String>,
+    /// SHA-256 of the request: what the two ends of a call have in common, whoever is between them.
+    pub digest: [u8; 32],
+    /// The account that was found.
+    pub account: Option<ForeignAccount>,
+}
+
+/// An account of another domain.
+#[derive(Clone, Debug)]
+pub struct ForeignAccount {
+    /// Its name, which means something with its domain's only.
+    pub name: String,
+    /// Its SID.
+    pub sid: Sid,
+    /// SIDs that were said and mean nothing here.
+    pub dropped: Vec<Sid>,
+    /// SSL_CERT_LOGON_RESP, written from what was checked.
+    pub response: Bytes,
+}
+
+/// A question for a peer.
+#[derive(Clone, Debug)]
+pub struct PeerQuestion {
+    /// SSL_CERT_LOGON_REQ, as it came.
+    pub request: Bytes,
+    /// SHA-256 of it.
+    pub digest: [u8; 32],
+    /// NetBIOS name of the domain that is to answer.
+    pub logon_domain_name: String,
+    /// What a node of ours is told beside; the trace is for whoever sends it.
+    pub context: CallContext,
+}
+
+/// What a peer answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerReply {
+    /// Its status.
+    pub status: NtStatus,
+    /// Whether nobody else need be asked.
+    pub authoritative: bool,
+    /// ValidationData, decrypted; with success.
+    pub data: Option<Vec<u8>>,
+    /// The server that answered.
+    pub server: String,
+}
+
+/// No server of a peer answered, or none could decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoServers;
+
+/// Asks the servers of one peer.
+pub type PeerService = BoxCloneSyncService<PeerQuestion, PeerReply, NoServers>;
+
+/// The way to the other domains.
+pub struct Forwarder {
+    domains: Domains,
+    /// One for each of [`Domains::peers`], where it is asked directly.
+    services: Vec<Option<PeerService>>,
+    /// Signs our hops in proofs of path.
+    proof_key: Option<Ed25519KeyPair>,
+    in_transit: Mutex<HashMap<(usize, [u8; 32]), u32>>,
+}
+
+impl std::fmt::Debug for Forwarder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Forwarder of {} to {} peers", self.domains.ours().netbios, self.services.len())
+    }
+}
+
+impl Forwarder {
+    /// `services` are those of [`Domains::peers`], in their order.
+    pub fn new(
+        domains: Domains,
+        services: Vec<Option<PeerService>>,
+        proof_key: Option<Ed25519KeyPair>,
+    ) -> Self {
+        Self { domains, services, proof_key, in_transit: Mutex::default() }
+    }
+
+    /// The domains.
+    pub const fn domains(&self) -> &Domains {
+        &self.domains
+    }
+}
+
+/// Which account is this certificate's, here or elsewhere?
+#[derive(Clone, Copy, Debug)]
+pub struct MapCertificate<'a> {
+    /// Answers here.
+    pub mapper: &'a Mapper,
+    /// Asks elsewhere.
+    pub forwarder: &'a Forwarder,
+}
+
+impl MapCertificate<'_> {
+    /// Answers a question.
+    pub async fn answer(&self, question: &Question, now: FileTime) -> Answer {
+        self.answer_traced(question, now, &mut NoTrace).await
+    }
+
+    /// Answers a question, and takes down how.
+    pub async fn answer_traced(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
+        let answer = self.decide(question, now, trace).await;
+        match question.context.proof_nonce {
+            Some(nonce) => self.prove(answer, question, nonce, now),
+            None => answer,
+        }
+    }
+
+    async fn decide(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
+        let domains = &self.forwarder.domains;
+        let is_ours = domains.is_ours(&question.logon_domain_name);
+        if domains.peers().is_empty() && is_ours {
+            return self.mapper.answer_traced(question, now, trace).await;
+        }
+        let refused = |reason| Answer::refused(reason, self.mapper.policy());
+        let asker = match &question.asker.trust {
+            None => None,
+            Some(name) => match domains.find(name).filter(|peer| domains.peers()[*peer].may_ask) {
+                Some(peer) => Some(peer),
+                // An account of a trust that is not configured, or the other way only.
+                None => return refused(Reason::AskerDenied),
+            },
+        };
+        if !question.asker.may_map {
+            return refused(Reason::AskerDenied);
+        }
+        let Ok(request) = Request::decode(&question.request) else {
+            return refused(Reason::MalformedRequest);
+        };
+        let Ok(certificate) = Certificate::parse(request.certificate) else {
+            return refused(Reason::MalformedCertificate);
+        };
+        let name = &question.logon_domain_name;
+        let (peer, by) = match domains.route(name, asker.is_some(), &request, &certificate) {
+            Route::Nowhere(reason) => return refused(reason),
+            Route::Peer(peer, by) => (peer, by),
+            Route::Here => {
+                let answer = self.mapper.answer_parsed(&request, &certificate, now, trace).await;
+                let home = match answer {
+                    Ok(answer) => return answer,
+                    // A peer that chose us is not sent on.
+                    Err(_) if asker.is_some() && !name.is_empty() => return refused(Reason::OtherDomain),
+                    Err(home) => home,
+                };
+                match domains.find(&home) {
+                    Some(_) if is_issuer_alone(request.flags) => return refused(Reason::NotForwarded),
+                    Some(peer) => (peer, RoutedBy::Store),
+                    None => return refused(Reason::OtherDomain),
+                }
+            }
+        };
+        self.forward(question, &certificate, asker, (peer, by), trace).await
+    }
+
+    async fn forward(
+        &self,
+        question: &Question,
+        certificate: &Certificate<'_>,
+        asker: Option<usize>,
+        (target, by): (usize, RoutedBy),
+        trace: &mut impl Trace,
+    ) -> Answer {
+        let Forwarder { domains, services, .. } = self.forwarder;
+        let direct = domains.through(target);
+        let (peer, through) = (&domains.peers()[target], &domains.peers()[direct]);
+        trace.step(|| Step::Routed {
+            domain: peer.domain.netbios.clone(),
+            peer: through.domain.netbios.clone(),
+            by,
+        });
+        let digest: [u8; 32] = Sha256::digest(&question.request).into();
+        let mut elsewhere = Elsewhere {
+            domain: peer.domain.netbios.clone(),
+            peer: through.domain.netbios.clone(),
+            by,
+            server: None,
+            digest,
+            account: None,
+        };
+        let answer = |reason, elsewhere| Answer {
+            elsewhere: Some(elsewhere),
+            ..Answer::refused(reason, self.mapper.policy())
+        };
+        let may_pass = self.may_pass(question, asker, target, direct, digest);
+        let (service, _in_transit) = match (may_pass, &services[direct]) {
+            (Err(reason), _) => return answer(reason, elsewhere),
+            (Ok(_), None) => return answer(Reason::OtherDomain, elsewhere),
+            (Ok(guard), Some(service)) => (service.clone(), guard),
+        };
+        let mut context = CallContext::default();
+        if through.is_rcmpd {
+            context.time_left = question.context.time_left;
+            context.hops.clone_from(&question.context.hops);
+            context.hops.push(domains.ours().sid);
+            context.proof_nonce = question.context.proof_nonce;
+        }
+        let asked = PeerQuestion {
+            request: Bytes::copy_from_slice(&question.request),
+            digest,
+            logon_domain_name: peer.domain.netbios.clone(),
+            // Whoever asks wants its answer in time, whether or not the next one is told.
+            context: CallContext { time_left: question.context.time_left, ..context },
+        };
+        let Ok(reply) = service.oneshot(asked).await else {
+            return answer(Reason::NoLogonServers, elsewhere);
+        };
+        elsewhere.server = Some(reply.server);
+        if !reply.status.is_success() {
+            let reason =
+                Reason::RefusedElsewhere { status: reply.status, authoritative: reply.authoritative };
+            return answer(reason, elsewhere);
+        }
+        let data = reply.data.unwrap_or_default();
+        let (response, block) = proof::split(&data);
+        // One that cannot be read is for the domain that answers to refuse; what it may not do is bind to another account.
+        let certificate_sid = match certificate.sid() {
+            Ok(sid) => sid,
+            Err(_) => return answer(Reason::SidMismatch, elsewhere),
+        };
+        let believed = foreign::believe(
+            response,
+            &peer.domain,
+            domains.ours(),
+            certificate_sid.as_ref(),
+            self.mapper.policy().identity_sid,
+        );
+        match believed {
+            Err(disbelief) => answer(Reason::Disbelieved(disbelief), elsewhere),
+            Ok(believed) => {
+                let response = match question.context.proof_nonce.filter(|_| !block.is_empty()) {
+                    Some(_) => Bytes::from([&believed.response[..], block].concat()),
+                    None => believed.response,
+                };
+                elsewhere.account = Some(ForeignAccount {
+                    name: believed.account,
+                    sid: believed.sid,
+                    dropped: believed.dropped,
+                    response,
+                });
+                answer(Reason::Forwarded, elsewhere)
+            }
+        }
+    }
+
+    /// Whether a question may go on to a peer; what is returned counts it while it is on its way.
+    fn may_pass(
+        &self,
+        question: &Question,
+        asker: Option<usize>,
+        target: usize,
+        direct: usize,
+        digest: [u8; 32],
+    ) -> Result<Option<InTransit<'_>>, Reason> {
+        let domains = &self.forwarder.domains;
+        let peers = domains.peers();
+        let hops = &question.context.hops;
+        let been_there = |sid: &Sid| hops.contains(sid);
+        if been_there(&domains.ours().sid)
+            || been_there(&peers[target].domain.sid)
+            || been_there(&peers[direct].domain.sid)
+            || asker.is_some_and(|asker| asker == target || asker == direct)
+        {
+            return Err(Reason::Loop);
+        }
+        if hops.len() >= domains.hops_max() {
+            return Err(Reason::ChainTooLong);
+        }
+        if !peers[target].is_asked {
+            return Err(Reason::OtherDomain);
+        }
+        let Some(asker) = asker else { return Ok(None) };
+        let netbios = &peers[target].domain.netbios;
+        if !peers[asker].transit.iter().any(|name| domains.find(name) == Some(target)) {
+            tracing::debug!(asker = peers[asker].domain.netbios, domain = netbios, "May not ask through us");
+            return Err(Reason::TransitDenied);
+        }
+        let guard = InTransit { forwarder: self.forwarder, key: (asker, digest) };
+        let mut in_transit = self.forwarder.in_transit.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = in_transit.entry(guard.key).or_default();
+        *same += 1;
+        let too_many = *same > SAME_IN_TRANSIT_MAX;
+        drop(in_transit);
+        match too_many {
+            true => Err(Reason::Loop),
+            false => Ok(Some(guard)),
+        }
+    }
+
+    /// Adds our hop to an answer with an account, where we have a key to sign it.
+    fn prove(&self, mut answer: Answer, question: &Question, nonce: [u8; 16], now: FileTime) -> Answer {
+        let Some(key) = &self.forwarder.proof_key else { return answer };
+        let digest: [u8; 32] = Sha256::digest(&question.request).into();
+        let asked = proof::Question { digest, nonce };
+        let ours = self.forwarder.domains.ours();
+        let hop = |role, strength, account_sid| Hop {
+            role,
+            domain: ours.netbios.clone(),
+            domain_sid: ours.sid,
+            server: self.mapper.server().to_owned(),
+            policy_revision: answer.policy_revision,
+            strength,
+            account_sid,
+            at: now,
+        };
+        let (response, hop) = match (&answer.mapped, &answer.elsewhere) {
+            (Some(mapped), _) => {
+                let strength = match mapped.strength {
+                    Strength::Strong(_) => HopStrength::Strong,
+                    _ => HopStrength::Weak,
+                };
+                (&mapped.response, hop(Role::Answered, strength, mapped.record.account.sid))
+            }
+            (None, Some(elsewhere @ Elsewhere { account: Some(account), .. })) => {
+                let strength = self.strength_elsewhere(&account.response, &elsewhere.peer, &asked);
+                (&account.response, hop(Role::Forwarded, strength, account.sid))
+            }
+            _ => return answer,
+        };
+        let mut proved = response.to_vec();
+        if let Err(error) = proof::append(&mut proved, &hop, &asked, key) {
+            tracing::debug!(%error, "A proof of path cannot be gone on with");
+            return answer;
+        }
+        let proved = Bytes::from(proved);
+        if let Some(mapped) = &mut answer.mapped {
+            mapped.response = proved;
+        } else if let Some(Elsewhere { account: Some(account), .. }) = &mut answer.elsewhere {
+            account.response = proved;
+        }
+        answer
+    }
+
+    /// What we can vouch for of the hops before ours; `peer` is the one that was asked.
+    fn strength_elsewhere(&self, message: &[u8], peer: &str, asked: &proof::Question) -> HopStrength {
+        let domains = &self.forwarder.domains;
+        let keys_of = |netbios: &str| match domains.find(netbios) {
+            Some(peer) => domains.peers()[peer].proof_keys.clone(),
+            None => Vec::new(),
+        };
+        let (Ok(hops), Ok(response)) = (proof::verify(message, asked, keys_of), Response::decode(message))
+        else {
+            return HopStrength::Unknown;
+        };
+        let Ok(pac) = VerifiedPac::decode(response.auth_data) else { return HopStrength::Unknown };
+        match proof::strong_at_every_hop(&hops, &response, &pac, peer) {
+            Ok(()) => HopStrength::Strong,
+            // It is known who says so, and that is what they say.
+            Err(Weakness::NotStrong(at)) if hops[at].hop.strength == HopStrength::Weak => HopStrength::Weak,
+            Err(_) => HopStrength::Unknown,
+        }
+    }
+}
+
+/// One question of a peer on its way to another.
+struct InTransit<'a> {
+    forwarder: &'a Forwarder,
+    key: (usize, [u8; 32]),
+}
+
+impl Drop for InTransit<'_> {
+    fn drop(&mut self) {
+        let mut in_transit = self.forwarder.in_transit.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = in_transit.get_mut(&self.key) {
+            *same -= 1;
+            if *same == 0 {
+                in_transit.remove(&self.key);
+            }
+        }
+    }
+}
