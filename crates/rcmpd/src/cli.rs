@@ -170,6 +170,15 @@ pub struct MapArgs {
     /// Certificates of the issuers.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
+    /// Ask for a proof of the answer's path, and print it: who answered, by which policy, how strongly.
+    #[arg(long)]
+    pub proof: bool,
+    /// A domain's public key that may sign its hops, as DOMAIN=FILE; also [client] proof_keys.
+    #[arg(long, value_name = "DOMAIN=FILE")]
+    pub proof_key: Vec<String>,
+    /// Refuse an answer that is not proved to be strong at every hop.
+    #[arg(long)]
+    pub require_strong: bool,
     /// How long to wait for the answer, in seconds.
     #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
@@ -600,6 +609,7 @@ mod tests {
             "rcmpd serve -c F",
             "rcmpd map C.pem -c F --methods upn,issuer-chain --chain P --json",
             "rcmpd map C.pem --server h:1 --machine WEB01$ --secret-file F --domain D",
+            "rcmpd map C.pem -c F --proof --proof-key D=F --require-strong",
             "rcmpd explain C.pem -c F --json",
             "rcmpd mapping strings C.pem --json",
             "rcmpd mapping audit --ignore weak,twin -c F",

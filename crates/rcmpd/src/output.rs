@@ -1,9 +1,10 @@
 //! What commands print: tables for people, JSON for programs.
 
-use crate::ask::{AskError, Mapped};
+use crate::ask::{AskError, Mapped, ProvedPath};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use dtyp::Sid;
 use rcmp_service::explain::is_hidden;
+use rcmp_service::proof::{HopStrength, Role, Signed, Verified};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 
@@ -117,6 +118,7 @@ pub fn mapped_json(mapped: &Mapped) -> Value {
         "upn": upn.map(|upn| &upn.upn),
         "full_name": info.full_name.text,
         "groups": groups,
+        "path": mapped.path.as_ref().map(path_json),
         "pac": {
             "buffers": mapped.pac.buffer_types.iter().map(|buffer| buffer.0).collect::<Vec<_>>(),
             "logon_time": info.logon_time.to_string(),
@@ -138,6 +140,53 @@ pub fn mapped_json(mapped: &Mapped) -> Value {
             "upn_is_constructed": upn.map(|upn| upn.is_constructed),
         },
     })
+}
+
+fn path_json(path: &ProvedPath) -> Value {
+    let hops: Vec<Value> = path
+        .hops
+        .iter()
+        .map(|Verified { hop, signed }| {
+            json!({
+                "domain": hop.domain,
+                "server": hop.server,
+                "role": role_name(hop.role),
+                "strength": strength_name(hop.strength),
+                "signature": signature_name(*signed),
+                "policy_revision": hop.policy_revision,
+                "account_sid": hop.account_sid.to_string(),
+                "at": hop.at.to_string(),
+            })
+        })
+        .collect();
+    json!({
+        "hops": hops,
+        "strong_at_every_hop": path.weakness.is_none(),
+        "weakness": path.weakness.map(|weakness| weakness.to_string()),
+    })
+}
+
+const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Answered => "answered",
+        Role::Forwarded => "forwarded",
+    }
+}
+
+const fn strength_name(strength: HopStrength) -> &'static str {
+    match strength {
+        HopStrength::Unknown => "unknown",
+        HopStrength::Weak => "weak",
+        HopStrength::Strong => "strong",
+    }
+}
+
+const fn signature_name(signed: Signed) -> &'static str {
+    match signed {
+        Signed::Good => "good",
+        Signed::Unknown => "unknown",
+        Signed::Bad => "bad",
+    }
 }
 
 /// An answer for people.
@@ -171,6 +220,25 @@ pub fn mapped(mapped: &Mapped) {
         vec![group.sid.to_string(), kind.to_owned(), well_known(&group.sid).unwrap_or_default().to_owned()]
     });
     table(&["group", "kind", "name"], rows.collect());
+    if let Some(path) = &mapped.path {
+        let rows = path.hops.iter().map(|Verified { hop, signed }| {
+            vec![
+                visible(&hop.domain),
+                visible(&hop.server),
+                role_name(hop.role).to_owned(),
+                strength_name(hop.strength).to_owned(),
+                signature_name(*signed).to_owned(),
+                hop.policy_revision.to_string(),
+                hop.at.to_string(),
+            ]
+        });
+        line("");
+        table(&["hop", "server", "did", "strength", "signature", "policy", "at"], rows.collect());
+        line(&match &path.weakness {
+            None => "strong at every hop".to_owned(),
+            Some(weakness) => format!("not strong at every hop: {weakness}"),
+        });
+    }
 }
 
 /// A failure, with what to do.

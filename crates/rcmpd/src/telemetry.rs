@@ -45,6 +45,8 @@ pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
             .with_tracer(provider.tracer("rcmpd"))
             .with_location(false)
             .with_threads(false)
+            // A call's span is entered before it is known whose trace it belongs to.
+            .with_context_activation(false)
             .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == CALL_TARGET))
     });
     tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).try_init()?;

@@ -6,15 +6,16 @@ pub use transport::TcpTransport;
 
 use crate::certificates::Chain;
 use crate::config::SecretRef;
-use dtyp::NtStatus;
+use dtyp::{Encode, NtStatus};
 use netlogon_transport::client::{
-    ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
+    ChannelError, ClientChannel, ClientIdentity, PackageAnswer, Randomness, SystemRandomness, TransportError,
 };
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
 use pac::VerifiedPac;
-use rcmp_service::Method;
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
+use rcmp_service::proof::{self, Verified, Weakness};
+use rcmp_service::{CallContext, Method};
 use std::fmt;
 use std::time::Duration;
 
@@ -31,6 +32,26 @@ pub struct Target {
     pub secret: SecretRef,
     /// How long it may take, from the first connection to the answer.
     pub timeout: Duration,
+    /// Whether the path of the answer is to be proved, and how strictly.
+    pub proof: Option<ProofWanted>,
+}
+
+/// A proof of path, as it is asked for.
+#[derive(Clone, Debug)]
+pub struct ProofWanted {
+    /// Whose keys are trusted: NetBIOS names of domains with Ed25519 keys.
+    pub keys: Vec<(String, [u8; 32])>,
+    /// Whether an answer that is not strong at every hop is refused.
+    pub strong: bool,
+}
+
+/// The path of an answer, as far as it is proved.
+#[derive(Debug)]
+pub struct ProvedPath {
+    /// The servers that signed, the answering one first.
+    pub hops: Vec<Verified>,
+    /// Why the answer is not strong at every hop.
+    pub weakness: Option<Weakness>,
 }
 
 /// What was answered.
@@ -42,6 +63,8 @@ pub struct Mapped {
     pub pac: VerifiedPac,
     /// The method that found the account. An answer does not say; it was asked for again, method by method.
     pub method: Option<Method>,
+    /// The path, where it was asked for.
+    pub path: Option<ProvedPath>,
 }
 
 /// Why nothing was answered, or no account.
@@ -53,6 +76,8 @@ pub enum AskError {
     Unreachable(String),
     /// No secure channel.
     Channel(String),
+    /// The server said yes, and it is not proved that everybody on the way had good reason to.
+    NotStrong(String),
     /// What was to be asked cannot be asked.
     Input(String),
     /// The server could not decide, or its answer makes no sense.
@@ -63,6 +88,7 @@ impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(status) => write!(f, "refused: {status}"),
+            Self::NotStrong(text) => write!(f, "refused here: {text}"),
             Self::Unreachable(text) | Self::Channel(text) | Self::Input(text) | Self::Undecided(text) => {
                 f.write_str(text)
             }
@@ -76,7 +102,7 @@ impl AskError {
     /// The exit code of an asking command.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) => 3,
+            Self::Refused(_) | Self::NotStrong(_) => 3,
             Self::Unreachable(_) => 4,
             Self::Channel(_) => 5,
             Self::Input(_) => 6,
@@ -97,7 +123,12 @@ impl AskError {
             Self::Refused(NtStatus::ACCESS_DENIED) => {
                 "the machine account may not ask: on the server, `rcmpd machine set NAME --permission rcmp -c FILE`"
             }
-            Self::Refused(NtStatus::NO_SUCH_USER) => "the server does not serve that domain",
+            Self::Refused(NtStatus::NO_SUCH_USER) => {
+                "the server neither serves that domain nor may ask it for you"
+            }
+            Self::NotStrong(_) => {
+                "each domain on the way signs its hop when [forward] proof_key is set there; its public key is for [client] proof_keys here"
+            }
             Self::Refused(_) => "the server's log says why",
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
             Self::Channel(_) => {
@@ -129,7 +160,8 @@ fn channel_error(error: ChannelError) -> AskError {
     }
 }
 
-fn now() -> u32 {
+/// Now, as authenticators have it.
+pub(crate) fn now() -> u32 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_secs() as u32
 }
@@ -178,8 +210,23 @@ async fn ask(
     let mut association = channel.open(&transport, &SystemRandomness).await.map_err(channel_error)?;
     channel.check_capabilities(&mut *association).await.map_err(channel_error)?;
     let domain = logon_domain_name.unwrap_or(&target.domain);
-    let answer = channel.ask(&mut *association, PACKAGE_NAME, domain, &request(flags)?).await;
-    let mut mapped = read(answer.map_err(channel_error)?)?;
+    let question = request(flags)?;
+    let nonce: [u8; 16] =
+        [SystemRandomness.bytes(), SystemRandomness.bytes()].concat().try_into().unwrap_or_default();
+    let extension = target.proof.is_some().then(|| {
+        let time_left = Some(target.timeout);
+        CallContext { proof_nonce: Some(nonce), time_left, ..CallContext::default() }.to_bytes()
+    });
+    let answer = channel.ask_with(&mut *association, PACKAGE_NAME, domain, &question, extension).await;
+    let (mut mapped, message) = read(answer.map_err(channel_error)?)?;
+    if let Some(wanted) = &target.proof {
+        let path =
+            proved(wanted, &proof::Question::new(&question, nonce), &message, &mapped, &target.domain)?;
+        match &path.weakness {
+            Some(weakness) if wanted.strong => return Err(AskError::NotStrong(weakness.to_string())),
+            _ => mapped.path = Some(path),
+        }
+    }
     let methods: Vec<Method> =
         Method::ALL.into_iter().filter(|method| flags.contains(method.flag())).collect();
     for method in &methods {
@@ -191,7 +238,7 @@ async fn ask(
                 answer
                     .ok()
                     .and_then(|answer| read(answer).ok())
-                    .is_some_and(|m| m.pac.user_sid == mapped.pac.user_sid)
+                    .is_some_and(|(m, _)| m.pac.user_sid == mapped.pac.user_sid)
             }
         };
         if found {
@@ -203,7 +250,7 @@ async fn ask(
 }
 
 /// Reads the answer, encrypted as [MS-NRPC] 4.1 has it or, from servers that do not, in the clear.
-fn read(answer: PackageAnswer) -> Result<Mapped, AskError> {
+fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError> {
     let data = match (answer.status, answer.data) {
         (NtStatus::SUCCESS, Some(data)) => data,
         (NtStatus::SUCCESS, None) => return Err(AskError::Undecided("the server's answer is empty".into())),
@@ -226,5 +273,25 @@ fn read(answer: PackageAnswer) -> Result<Mapped, AskError> {
     if !pac.logon_info.logon_domain_name.text.eq_ignore_ascii_case(&response.domain) {
         return Err(nonsense(&"the domain of the message and that of the PAC do not agree"));
     }
-    Ok(Mapped { domain: response.domain, pac, method: None })
+    let mapped = Mapped { domain: response.domain, pac, method: None, path: None };
+    Ok((mapped, message.to_vec()))
+}
+
+/// The path that an answer says it came, and what of it is proved.
+fn proved(
+    wanted: &ProofWanted,
+    question: &proof::Question,
+    message: &[u8],
+    mapped: &Mapped,
+    asked: &str,
+) -> Result<ProvedPath, AskError> {
+    let keys_of = |domain: &str| {
+        let of = wanted.keys.iter().filter(|(name, _)| name.eq_ignore_ascii_case(domain));
+        of.map(|(_, key)| *key).collect()
+    };
+    let nonsense = |error| AskError::Undecided(format!("the proof of the path cannot be read: {error}"));
+    let hops = proof::verify(message, question, keys_of).map_err(nonsense)?;
+    let response = Response::decode(message).map_err(nonsense)?;
+    let weakness = proof::strong_at_every_hop(&hops, &response, &mapped.pac, asked).err();
+    Ok(ProvedPath { hops, weakness })
 }

@@ -109,6 +109,10 @@ impl Association for TcpAssociation {
         &self.token
     }
 
+    fn is_stale(&self) -> bool {
+        self.connection.is_stale()
+    }
+
     fn call<'a>(
         &'a mut self,
         opnum: u16,

@@ -96,6 +96,29 @@ pub(super) fn event(
     if let Some(Strength::Strong(form)) = mapped.map(|mapped| mapped.strength) {
         fields.insert("strong_by".to_owned(), form.name().into());
     }
+    if let Some(trust) = &question.asker.trust {
+        fields.insert("asker_domain".to_owned(), trust.as_str().into());
+    }
+    if let Some(elsewhere) = &answer.elsewhere {
+        let account = elsewhere.account.as_ref();
+        fields.insert("domain".to_owned(), elsewhere.domain.as_str().into());
+        fields.insert("peer".to_owned(), elsewhere.peer.as_str().into());
+        fields.insert("routed_by".to_owned(), elsewhere.by.name().into());
+        fields.insert("server".to_owned(), elsewhere.server.as_deref().into());
+        fields.insert("request_digest".to_owned(), dtyp::hex(&elsewhere.digest).into());
+        if let Some(account) = account {
+            // A foreign account is its domain's.
+            fields.insert("account".to_owned(), format!("{}\\{}", elsewhere.domain, account.name).into());
+            fields.insert("account_sid".to_owned(), account.sid.to_string().into());
+            let dropped: Vec<_> = account.dropped.iter().map(ToString::to_string).collect();
+            if !dropped.is_empty() {
+                fields.insert("sids_dropped".to_owned(), dropped.into());
+            }
+        }
+    }
+    if let Reason::Disbelieved(disbelief) = answer.reason {
+        fields.insert("disbelief".to_owned(), disbelief.name().into());
+    }
     if let Reason::Chain(error) = answer.reason {
         fields.insert("chain".to_owned(), error.name().into());
     }

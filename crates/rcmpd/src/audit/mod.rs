@@ -11,11 +11,11 @@ mod heads;
 pub mod verify;
 mod writer;
 
-pub use heads::{PublicKey, make_key};
+pub use crate::signing::{PublicKey, make_key};
 
 use crate::config::Audit as AuditConfig;
 use decision::Written;
-use dtyp::Sid;
+use dtyp::{NtStatus, Sid};
 use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use rcmp_service::trace::Step;
@@ -43,6 +43,8 @@ pub struct AuditLog {
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// Decisions by reason, for metrics.
     decisions: Mutex<BTreeMap<&'static str, u64>>,
+    /// Relayed calls by package and outcome, for metrics; packages are configured, so there are few.
+    relays: Mutex<BTreeMap<(String, &'static str), u64>>,
     failed: AtomicU64,
     /// Whether certificates are written whole, each once in a file.
     certificates: AtomicBool,
@@ -72,6 +74,23 @@ impl From<&Answer> for Decided {
             sid: account.map(|account| account.sid),
         }
     }
+}
+
+/// A call of a package that is answered elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Relayed<'a> {
+    /// PackageName.
+    pub package: &'a str,
+    /// The machine account that asked.
+    pub account: &'a str,
+    /// Its SID.
+    pub account_sid: Sid,
+    /// Where it asked from.
+    pub source: SocketAddr,
+    /// What it was told.
+    pub status: NtStatus,
+    /// Why it was not told what the other server said.
+    pub withheld: Option<&'static str>,
 }
 
 /// What shadow policies decided, beside the live ones.
@@ -108,6 +127,7 @@ impl AuditLog {
             heads_failed: AtomicU64::new(0),
             anonymous: Mutex::default(),
             decisions: Mutex::default(),
+            relays: Mutex::default(),
             failed: AtomicU64::new(0),
             certificates: AtomicBool::new(config.certificates),
             written: Mutex::default(),
@@ -216,6 +236,30 @@ impl AuditLog {
             lock(&self.written).insert(thumbprint);
         }
         Ok(())
+    }
+
+    /// Writes down that a package's call was relayed, or why it was not.
+    pub fn relayed(&self, relayed: &Relayed<'_>) -> Result<(), AuditUnavailable> {
+        let outcome = relayed.withheld.unwrap_or("relayed");
+        *lock(&self.relays).entry((relayed.package.to_owned(), outcome)).or_default() += 1;
+        if !self.is_written() {
+            return Ok(());
+        }
+        self.write(&json!({
+            "event": "relay",
+            "package": relayed.package,
+            "asker": relayed.account,
+            "asker_sid": relayed.account_sid.to_string(),
+            "source": relayed.source.to_string(),
+            "status": format!("0x{:08x}", relayed.status.0),
+            "outcome": outcome,
+        }))
+        .map(drop)
+    }
+
+    /// Calls of packages that are answered elsewhere, by package and outcome.
+    pub fn relays(&self) -> BTreeMap<(String, &'static str), u64> {
+        lock(&self.relays).clone()
     }
 
     /// Counts what a shadow policy decided, and writes it down where it is something else.

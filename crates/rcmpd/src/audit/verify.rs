@@ -4,8 +4,9 @@
 //! Files are read once, side by side with the heads, in constant memory. The first thing that is wrong ends it: after it,
 //! nothing is proved.
 
-use super::heads::{HEAD_LEN_MAX, Head, PublicKey};
+use super::heads::{HEAD_LEN_MAX, Head};
 use super::writer::{self, Hash, LINE_LEN_MAX, Link, Position, Read};
+use crate::signing::PublicKey;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};

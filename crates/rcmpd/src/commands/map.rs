@@ -1,10 +1,11 @@
 //! `rcmpd map` and `rcmpd explain`.
 
-use crate::ask::{self, AskError, Target};
+use crate::ask::{self, AskError, ProofWanted, Target};
 use crate::certificates::Chain;
 use crate::cli::MapArgs;
 use crate::config::{self, SecretRef};
 use crate::output;
+use crate::signing::PublicKey;
 use crate::{stores, trust};
 use rcmp_service::Reason;
 use rcmp_service::message::{MappingFlags, Request};
@@ -82,8 +83,40 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     };
     let chain = Chain::read(&args.certificate, args.chain.as_deref())
         .map_err(|error| AskError::Input(error.to_string()))?;
-    let target = Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout) };
+    let proof = proof_wanted(
+        args.proof || args.require_strong,
+        args.require_strong,
+        &args.proof_key,
+        config.as_ref(),
+    )
+    .map_err(|error| AskError::Input(format!("{error:#}")))?;
+    let target =
+        Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
     Ok(ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?)
+}
+
+/// The keys that are trusted: those of the configuration, and those that were given.
+fn proof_wanted(
+    is_wanted: bool,
+    strong: bool,
+    given: &[String],
+    config: Option<&config::Config>,
+) -> anyhow::Result<Option<ProofWanted>> {
+    if !is_wanted {
+        return Ok(None);
+    }
+    let configured = config.and_then(|config| config.client.as_ref()).into_iter();
+    let mut keys = Vec::new();
+    for (domain, path) in configured.flat_map(|client| &client.proof_keys) {
+        keys.push((domain.clone(), PublicKey::read(path)?.bytes()));
+    }
+    for key in given {
+        let Some((domain, path)) = key.split_once('=') else {
+            anyhow::bail!("--proof-key {key}: write DOMAIN=FILE, as in CONTOSO=contoso.pub");
+        };
+        keys.push((domain.to_owned(), PublicKey::read(Path::new(path))?.bytes()));
+    }
+    Ok(Some(ProofWanted { keys, strong }))
 }
 
 pub(super) async fn explain(

@@ -5,15 +5,18 @@
 
 mod diagnostics;
 mod mapping;
+mod peers;
 mod secret_ref;
 
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
-pub use secret_ref::SecretRef;
+pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
+pub use secret_ref::{SecretMissing, SecretRef};
 
 use account_store::{DistinguishedName, Domain};
 use dtyp::Sid;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +43,12 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// Who may not be forgotten.
     pub audit: Audit,
+    /// The other domains.
+    pub peers: Vec<Peer>,
+    /// Packages that are answered elsewhere.
+    pub relays: Vec<Relay>,
+    /// How questions are sent on.
+    pub forward: Forward,
 }
 
 /// `[rpc]`.
@@ -103,6 +112,8 @@ pub struct Client {
     pub account: String,
     /// Its password.
     pub secret: SecretRef,
+    /// Public keys that may sign hops of a path: NetBIOS names of domains, and files.
+    pub proof_keys: Vec<(String, PathBuf)>,
 }
 
 /// `[admin]`.
@@ -163,7 +174,11 @@ struct File {
     admin: Option<AdminSection>,
     telemetry: Option<TelemetrySection>,
     audit: Option<AuditSection>,
-    peer: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    peer: Vec<Spanned<peers::PeerSection>>,
+    #[serde(default)]
+    relay: Vec<Spanned<peers::RelaySection>>,
+    forward: Option<peers::ForwardSection>,
     sidecar: Option<Spanned<toml::Value>>,
     sso: Option<Spanned<toml::Value>>,
     tlsnego: Option<Spanned<toml::Value>>,
@@ -233,6 +248,8 @@ struct ClientSection {
     server: Spanned<String>,
     account: Spanned<String>,
     secret: Spanned<String>,
+    #[serde(default)]
+    proof_keys: BTreeMap<String, PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -339,9 +356,7 @@ impl<'a> Checker<'a> {
     }
 
     fn check(&mut self, file: File) -> Config {
-        for (name, section) in
-            [("peer", &file.peer), ("sidecar", &file.sidecar), ("sso", &file.sso), ("tlsnego", &file.tlsnego)]
-        {
+        for (name, section) in [("sidecar", &file.sidecar), ("sso", &file.sso), ("tlsnego", &file.tlsnego)] {
             if let Some(section) = section {
                 self.problem(
                     section.span(),
@@ -351,6 +366,7 @@ impl<'a> Checker<'a> {
             }
         }
         let domain = self.domain(&file.domain);
+        let peers = self.peers(file.peer, &domain);
         let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
         let serves = file.rpc.is_some();
         let rpc = file.rpc.map(|rpc| self.rpc(rpc));
@@ -379,6 +395,9 @@ impl<'a> Checker<'a> {
             admin: file.admin.and_then(|admin| self.admin(admin)),
             telemetry: self.telemetry(file.telemetry),
             audit: file.audit.map(|audit| self.audit(audit)).unwrap_or_default(),
+            peers,
+            relays: self.relays(file.relay),
+            forward: file.forward.map(|forward| self.forward(forward)).unwrap_or_default(),
         }
     }
 
@@ -398,27 +417,35 @@ impl<'a> Checker<'a> {
     fn domain(&mut self, section: &DomainSection) -> Domain {
         let netbios = self.netbios(&section.netbios);
         self.netbios(&section.server);
-        let dns = section.dns.get_ref().trim_end_matches('.');
+        Domain { netbios, dns: self.dns_name(&section.dns), sid: self.domain_sid(&section.sid) }
+    }
+
+    /// A DNS name, without a dot at its end.
+    fn dns_name(&mut self, name: &Spanned<String>) -> String {
+        let dns = name.get_ref().trim_end_matches('.');
         let label = |label: &str| {
             !label.is_empty()
                 && label.len() <= 63
                 && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
         };
         if dns.len() > 253 || !dns.split('.').all(label) {
-            self.problem(section.dns.span(), "this is not a DNS name", "write it as in contoso.example");
+            self.problem(name.span(), "this is not a DNS name", "write it as in contoso.example");
         }
-        let sid = match section.sid.get_ref().parse::<Sid>() {
+        dns.to_owned()
+    }
+
+    fn domain_sid(&mut self, sid: &Spanned<String>) -> Sid {
+        match sid.get_ref().parse::<Sid>() {
             Ok(sid) if sid.is_domain() => sid,
             _ => {
                 self.problem(
-                    section.sid.span(),
+                    sid.span(),
                     "this is not the SID of a domain",
                     "it has the form S-1-5-21-A-B-C, with three numbers below 4294967296",
                 );
                 Sid::SERVICE_ASSERTED_IDENTITY
             }
-        };
-        Domain { netbios, dns: dns.to_owned(), sid }
+        }
     }
 
     fn address(&mut self, address: &Spanned<String>) -> Option<SocketAddr> {
@@ -653,6 +680,11 @@ impl<'a> Checker<'a> {
             server: section.server.get_ref().clone(),
             account: section.account.get_ref().clone(),
             secret,
+            proof_keys: section
+                .proof_keys
+                .iter()
+                .map(|(domain, path)| (domain.to_uppercase(), self.path(path)))
+                .collect(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Machines of the store as the Netlogon server wants them.
 
+use super::CurrentPolicy;
 use account_store::StoreError;
-use account_store::machines::{MachineRecord, MachineStore, NtHash};
+use account_store::machines::{ChannelKind, MachineRecord, MachineStore, NtHash};
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
 use std::sync::Arc;
@@ -13,12 +14,30 @@ const PREVIOUS_LIFETIME: u64 = 24 * 3600 * 10_000_000;
 /// Channel secrets from a machine store.
 pub struct StoredSecrets {
     store: Arc<dyn MachineStore>,
+    policy: CurrentPolicy,
 }
 
 impl StoredSecrets {
-    /// Secrets of the machines in `store`.
-    pub fn new(store: Arc<dyn MachineStore>) -> Self {
-        Self { store }
+    /// Secrets of the machines in `store`; which domain has which DNS name is looked up in `policy`.
+    pub fn new(store: Arc<dyn MachineStore>, policy: CurrentPolicy) -> Self {
+        Self { store, policy }
+    }
+
+    async fn machine(&self, name: &str) -> Result<Option<Machine>, StoreError> {
+        if name.ends_with('$') {
+            return Ok(self.store.machine(name).await?.map(|record| machine(&record)));
+        }
+        // Type 3: the trusted domain by its DNS name, the account by the NetBIOS name that belongs to it.
+        let account = {
+            let deciders = self.policy.0.load();
+            let domains = deciders.forwarding.forwarder.domains();
+            domains.find(name).map(|peer| format!("{}$", domains.peers()[peer].domain.netbios))
+        };
+        let Some(account) = account.filter(|_| name.contains('.')) else { return Ok(None) };
+        let found = self.store.machine(&account).await?.filter(|record| {
+            matches!(record.machine.kind, ChannelKind::TrustedDomain | ChannelKind::TrustedDnsDomain)
+        });
+        Ok(found.map(|record| Machine { channel_type: ChannelType::TRUSTED_DNS_DOMAIN, ..machine(&record) }))
     }
 }
 
@@ -46,10 +65,7 @@ fn machine(record: &MachineRecord) -> Machine {
 
 impl ChannelSecrets for StoredSecrets {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>> {
-        Box::pin(async move {
-            let found = self.store.machine(name).await.map_err(unavailable)?;
-            Ok(found.map(|record| machine(&record)))
-        })
+        Box::pin(async move { self.machine(name).await.map_err(unavailable) })
     }
 
     fn revision(&self) -> Result<u64, SecretsUnavailable> {

@@ -2,7 +2,8 @@
 //! pointer, so every answer belongs to one configuration.
 
 use crate::audit::{AuditLog, Decided};
-use crate::config::Mapping;
+use crate::config::{Config, Mapping};
+use crate::forward::Forwarding;
 use crate::lists::{FirstLook, Lists};
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
@@ -23,6 +24,8 @@ pub struct Deciders {
     pub shadow: Option<Shadow>,
     /// The accounts of both.
     pub accounts: Accounts,
+    /// The way to other domains.
+    pub forwarding: Arc<Forwarding>,
     lists: Option<Arc<Lists>>,
     remote: Remote,
 }
@@ -42,9 +45,10 @@ impl Deciders {
         mapping: &Mapping,
         revision: u64,
         accounts: Accounts,
-        server: &str,
+        config: &Config,
         before: Option<&Self>,
     ) -> anyhow::Result<Self> {
+        let forwarding = Forwarding::load(config, before.map(|before| &*before.forwarding))?;
         let remote = before.map(|before| before.remote.clone()).unwrap_or_default();
         let known = || before.into_iter().flat_map(Self::all_lists).cloned();
         let load = async |mapping: &Mapping, known: Vec<Arc<Lists>>| {
@@ -56,7 +60,7 @@ impl Deciders {
                 warn!(warning, "A revocation list cannot be used now");
             }
             loaded.policy.revision = revision;
-            let mapper = loaded.mapper_asking(&remote, Arc::clone(&accounts.store), server.to_owned())?;
+            let mapper = loaded.mapper_asking(&remote, Arc::clone(&accounts.store), config.server.clone())?;
             let (lists, first) = loaded.keep_fresh(mapping, &remote, super::now).unzip();
             anyhow::Ok((Arc::new(mapper), lists.map(Arc::new), first))
         };
@@ -72,7 +76,7 @@ impl Deciders {
             }
         };
         FirstLook::wait(looks.into_iter().flatten()).await;
-        Ok(Self { live, lists, shadow, accounts, remote })
+        Ok(Self { live, lists, shadow, accounts, forwarding: Arc::new(forwarding), remote })
     }
 
     /// The revocation lists of the live policy.

@@ -272,8 +272,50 @@ async fn metrics(State(shared): State<Shared>) -> String {
         "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
-    revocation_metrics(&mut text, &shared.policy.0.load());
+    let deciders = shared.policy.0.load();
+    revocation_metrics(&mut text, &deciders);
+    peer_metrics(&mut text, &deciders);
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_relays_total Calls of packages that are answered elsewhere, by outcome.\n# TYPE rcmpd_relays_total counter"
+    );
+    for ((package, outcome), count) in shared.audit.relays() {
+        let package = label(&package);
+        let _ = writeln!(text, "rcmpd_relays_total{{package=\"{package}\",outcome=\"{outcome}\"}} {count}");
+    }
     text
+}
+
+/// What is asked of other domains, by server.
+fn peer_metrics(text: &mut String, deciders: &Deciders) {
+    let mut families: Vec<(&str, String)> = Vec::new();
+    for (domain, package, servers) in deciders.forwarding.servers() {
+        let domain = label(domain);
+        let package = package.map(|package| format!(",package=\"{}\"", label(package))).unwrap_or_default();
+        for client in servers.clients() {
+            let server = label(client.server());
+            let left_alone = u8::from(client.is_left_alone());
+            let state = (
+                "rcmpd_peer_left_alone",
+                "gauge",
+                "Whether the server is left alone now.",
+                f64::from(left_alone),
+            );
+            for (name, kind, help, value) in client.meter().metrics().into_iter().chain([state]) {
+                let at = match families.iter().position(|(known, _)| *known == name) {
+                    Some(at) => at,
+                    None => {
+                        families.push((name, format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")));
+                        families.len() - 1
+                    }
+                };
+                let family = &mut families[at].1;
+                let _ =
+                    writeln!(family, "{name}{{domain=\"{domain}\",server=\"{server}\"{package}}} {value}");
+            }
+        }
+    }
+    families.iter().for_each(|(_, family)| text.push_str(family));
 }
 
 /// Lists by their names in the configuration, and questions to responders.

@@ -11,6 +11,7 @@ pub use deciders::{CurrentPolicy, Deciders};
 pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, StoreKind};
+use crate::forward::RelayPackage;
 use crate::stores;
 use account_store::MachineStore;
 use account_store::sqlite::SqliteStore;
@@ -53,15 +54,20 @@ impl SecurityProvider for ChannelProvider {
 
 /// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
 /// method, then the package. There is no timeout here: everything behind answers from
-/// this machine, but for OCSP responders, and those have [`crate::responder`]'s.
+/// this machine, but for OCSP responders and other domains, and those have their own ([`crate::responder`], [`crate::forward`]).
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
     policy: CurrentPolicy,
     audit: Arc<AuditLog>,
 ) -> Registry {
-    let rcmp = RcmpPackage::new(policy, Arc::clone(&audit));
-    let packages = Packages::default().with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
+    let mut packages = Packages::default();
+    for rule in policy.0.load().forwarding.rules() {
+        let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit));
+        packages = packages.with(&rule.package, tower::util::BoxCloneSyncService::new(relay));
+    }
+    let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit));
+    let packages = packages.with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
     let rpc = config.rpc.as_ref();
     let server = NetlogonServer::new(ServerParts {
         names: ServerNames {
@@ -74,7 +80,7 @@ pub fn registry(
             server: config.server.clone(),
             strict_server_name: rpc.is_some_and(|rpc| rpc.strict_server_name),
         },
-        secrets: Arc::new(StoredSecrets::new(machines)),
+        secrets: Arc::new(StoredSecrets::new(machines, policy)),
         packages,
         audit,
         environment: Arc::new(SystemEnvironment),
@@ -112,7 +118,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let machines = stores::machines(&config)?;
     let accounts = stores::accounts(&config, &machines).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
-    let deciders = Deciders::load(mapping, 1, accounts, &config.server, None).await?;
+    let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
     let shutdown = Shutdown::new();
     let server = Server::new(
@@ -276,6 +282,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
         ("[store] and [channels]", same_store(&new, old)),
         ("[admin]", new.admin == old.admin),
         ("[telemetry]", new.telemetry == old.telemetry),
+        ("[[relay]]", new.relays == old.relays),
         ("audit.required", new.audit.required == old.audit.required),
         ("audit.chain", new.audit.chain == old.audit.chain),
         ("[audit.heads]", new.audit.heads == old.audit.heads),
@@ -288,7 +295,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
     let before = running.current.0.load_full();
     let revision = before.live.policy().revision + 1;
-    let deciders = Deciders::load(mapping, revision, accounts, &new.server, Some(&before)).await?;
+    let deciders = Deciders::load(mapping, revision, accounts, &new, Some(&before)).await?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     warn_of_names(&deciders.live);

@@ -1,8 +1,12 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
-use super::{AuditLog, CurrentPolicy};
+use super::{AuditLog, CurrentPolicy, Deciders};
+use crate::forward::trace;
+use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
-use rcmp_service::{Asker, Question, Reason};
+use netlogon_transport::secrets::ChannelType;
+use rcmp_service::{Asker, CallContext, MapCertificate, Question, Reason};
+use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,32 +26,61 @@ impl RcmpPackage {
     }
 
     async fn answer(self, call: PackageCall) -> PackageReply {
-        let machine = call.channel.machine();
-        let asker = Asker { account: machine.name.clone(), sid: machine.sid, may_map: machine.may_map };
-        let question = Question { request: call.data, asker };
         let deciders = self.policy.0.load_full();
         let now = super::now();
-        let mut steps = Vec::new();
-        let answer = match self.audit.is_written() {
-            true => deciders.live.answer_traced(&question, now, &mut steps).await,
-            false => deciders.live.answer(&question, now).await,
-        };
         let span = tracing::Span::current();
+        let question = match question(&deciders, &span, &call) {
+            Ok(question) => question,
+            Err(status) => return PackageReply::refused(status, true),
+        };
+        let mut steps = Vec::new();
+        let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
+        let answer = match self.audit.is_written() {
+            true => map.answer_traced(&question, now, &mut steps).await,
+            false => map.answer(&question, now).await,
+        };
         span.set_attribute("rcmp.reason", answer.reason.name());
         span.set_attribute("rcmp.status", i64::from(answer.status.0));
         if self.audit.decision(&answer, &question, &steps, call.address).is_err() {
             let reason = Reason::AuditUnavailable;
             return PackageReply::refused(reason.status(false), reason.is_authoritative());
         }
-        if let Some(shadow) = &deciders.shadow {
+        // A shadow decides about accounts of this domain.
+        if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.elsewhere.is_none()) {
             shadow.compare(question, &answer, &self.audit);
         }
         PackageReply {
             status: answer.status,
             authoritative: answer.authoritative,
-            data: answer.mapped.map(|mapped| mapped.response),
+            data: answer.into_response(),
         }
     }
+}
+
+/// The question in a call, and what came beside it: from machines of ours and from nodes of ours, not from others' servers.
+fn question(deciders: &Deciders, span: &tracing::Span, call: &PackageCall) -> Result<Question, NtStatus> {
+    let machine = call.channel.machine();
+    let is_trust =
+        !machine.channel_type.names_its_computer() && machine.channel_type != ChannelType::CDC_SERVER;
+    let trust = is_trust.then(|| machine.name.trim_end_matches('$').to_owned());
+    let domains = deciders.forwarding.forwarder.domains();
+    let peer = trust.as_ref().and_then(|name| domains.find(name)).map(|peer| &domains.peers()[peer]);
+    let is_heard = !is_trust || peer.is_some_and(|peer| peer.is_rcmpd);
+    let context = match &call.extension {
+        // A context that cannot be read may hide where the question has been.
+        Some(bytes) if is_heard => {
+            CallContext::from_bytes("CallContext", bytes).map_err(|_| NtStatus::INVALID_PARAMETER)?
+        }
+        _ => CallContext::default(),
+    };
+    trace::take(span, &context);
+    if is_trust && context.trace_parent.is_none() {
+        trace::link(span, &Sha256::digest(&call.data).into());
+    }
+    let mut asker = Asker::machine(machine.name.clone(), machine.sid, machine.may_map);
+    asker.trust = trust;
+    let (request, logon_domain_name) = (call.data.clone(), call.logon_domain_name.clone());
+    Ok(Question { request, logon_domain_name, asker, context })
 }
 
 impl tower::Service<PackageCall> for RcmpPackage {

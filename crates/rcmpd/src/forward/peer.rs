@@ -1,0 +1,115 @@
+//! A peer as a service: a question in, what its servers answer out. Here the call's context meets the clock and the trace.
+
+use super::server::Asked;
+use super::servers::{Answered, Servers};
+use super::trace;
+use crate::config::ResponseCrypt;
+use dcerpc_tokio::BoxFuture;
+use dtyp::Encode;
+use netlogon_transport::client::ValidationData;
+use rcmp_service::message::{PACKAGE_NAME, Response};
+use rcmp_service::{NoServers, PeerQuestion, PeerReply};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{Instrument, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// What stays behind of the time at each hop, so that whoever is farther ends first and its answer still arrives.
+fn left_for_the_next(left: Duration) -> Duration {
+    left.saturating_sub((left / 10).max(Duration::from_millis(50)))
+}
+
+/// Asks one peer.
+#[derive(Clone, Debug)]
+pub struct PeerClient {
+    /// NetBIOS name of its domain.
+    pub domain: Arc<str>,
+    /// Its servers.
+    pub servers: Arc<Servers>,
+    /// Whether it is a node of ours.
+    pub is_rcmpd: bool,
+    /// Whether its answers are encrypted inside.
+    pub response_crypt: ResponseCrypt,
+    /// For a question in all.
+    pub timeout: Duration,
+}
+
+impl PeerClient {
+    async fn ask(self, question: PeerQuestion) -> Result<PeerReply, NoServers> {
+        let time = match question.context.time_left {
+            Some(left) => self.timeout.min(left_for_the_next(left)),
+            None => self.timeout,
+        };
+        let deadline = Instant::now() + time;
+        let span = tracing::Span::current();
+        let extension = self.is_rcmpd.then(|| {
+            let mut context = question.context.clone();
+            context.time_left = Some(time);
+            trace::put(&span, &mut context);
+            context.to_bytes()
+        });
+        if !self.is_rcmpd {
+            // Nothing is sent there; the other half of the trace can be found by what both ends have in common.
+            trace::link(&span, &question.digest);
+        }
+        let asked = Asked {
+            package: PACKAGE_NAME,
+            logon_domain_name: &question.logon_domain_name,
+            data: &question.request,
+            extension,
+            // Who somebody is can be asked as often as one likes.
+            repeatable: true,
+        };
+        let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
+            span.record("otel.status_code", "error");
+            return Err(NoServers);
+        };
+        span.record("server.address", &server);
+        span.set_attribute("rcmp.status", i64::from(answer.status.0));
+        Ok(PeerReply {
+            status: answer.status,
+            authoritative: answer.authoritative,
+            data: answer.data.map(|data| self.decrypted(&data)),
+            server,
+        })
+    }
+
+    fn decrypted(&self, data: &ValidationData) -> Vec<u8> {
+        match self.response_crypt {
+            ResponseCrypt::Plain => data.raw().to_vec(),
+            ResponseCrypt::Encrypt => data.decrypted(),
+            ResponseCrypt::Auto => {
+                let decrypted = data.decrypted();
+                match Response::is_plausible(&decrypted) {
+                    true => decrypted,
+                    false => data.raw().to_vec(),
+                }
+            }
+        }
+    }
+}
+
+impl tower::Service<PeerQuestion> for PeerClient {
+    type Response = PeerReply;
+    type Error = NoServers;
+    type Future = BoxFuture<'static, Result<PeerReply, NoServers>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoServers>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, question: PeerQuestion) -> Self::Future {
+        let span = tracing::debug_span!(
+            target: "rcmpd::call",
+            "forward",
+            otel.kind = "client",
+            otel.status_code = field::Empty,
+            peer.domain = &*self.domain,
+            rcmp.domain = question.logon_domain_name,
+            server.address = field::Empty,
+        );
+        Box::pin(self.clone().ask(question).instrument(span))
+    }
+}

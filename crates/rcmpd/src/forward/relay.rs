@@ -1,0 +1,163 @@
+//! Opaque packages: what this server does not understand goes to a domain controller of its own domain, for machines that may.
+//!
+//! "Kerberos" ([MS-APDS] 2.2.2.1) checks a PAC's signature and answers with a status alone. An answer with data would be one that says
+//! who somebody is, and nobody here can check what it says: it is refused.
+
+use super::server::Asked;
+use super::servers::{Answered, Servers};
+use crate::audit::{AuditLog, Relayed};
+use crate::config::ResponseCrypt;
+use account_store::Domain;
+use account_store::fold::casefold;
+use dcerpc_tokio::BoxFuture;
+use dtyp::NtStatus;
+use netlogon_transport::package::{PackageCall, PackageReply};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{Instrument, field};
+
+/// What is relayed, for whom and whither.
+#[derive(Debug)]
+pub struct Rule {
+    /// PackageName.
+    pub package: String,
+    /// Our domain, whose controllers are asked.
+    pub domain: Domain,
+    /// Its controllers.
+    pub servers: Arc<Servers>,
+    /// Who may, folded.
+    pub machines: HashSet<String>,
+    /// Whether answers are encrypted inside.
+    pub response_crypt: ResponseCrypt,
+    /// For a call in all.
+    pub timeout: Duration,
+}
+
+/// Why a call was not relayed, or its answer not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withheld {
+    /// The machine may not use the package.
+    NotAllowed,
+    /// The call is for another domain.
+    OtherDomain,
+    /// No controller answered.
+    NoLogonServers,
+    /// The answer has data.
+    HasData,
+}
+
+impl Withheld {
+    /// A stable name, for the audit and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "not_allowed",
+            Self::OtherDomain => "other_domain",
+            Self::NoLogonServers => "no_logon_servers",
+            Self::HasData => "answer_has_data",
+        }
+    }
+
+    const fn reply(self) -> PackageReply {
+        match self {
+            // To whoever may not use it, the package is not there.
+            Self::NotAllowed => PackageReply::refused(NtStatus::NO_SUCH_PACKAGE, true),
+            Self::OtherDomain => PackageReply::refused(NtStatus::NO_SUCH_USER, true),
+            Self::NoLogonServers => PackageReply::refused(NtStatus::NO_LOGON_SERVERS, false),
+            Self::HasData => PackageReply::refused(NtStatus::NOT_SUPPORTED, true),
+        }
+    }
+}
+
+/// The package.
+#[derive(Clone)]
+pub struct RelayPackage {
+    rule: Arc<Rule>,
+    audit: Arc<AuditLog>,
+}
+
+impl RelayPackage {
+    /// A package that is answered elsewhere.
+    pub const fn new(rule: Arc<Rule>, audit: Arc<AuditLog>) -> Self {
+        Self { rule, audit }
+    }
+
+    async fn answer(self, call: PackageCall) -> PackageReply {
+        let machine = call.channel.machine();
+        let (reply, withheld) = match self.relay(&call).await {
+            Ok(reply) => (reply, None),
+            Err(withheld) => (withheld.reply(), Some(withheld.name())),
+        };
+        let written = self.audit.relayed(&Relayed {
+            package: &self.rule.package,
+            account: &machine.name,
+            account_sid: machine.sid,
+            source: call.address,
+            status: reply.status,
+            withheld,
+        });
+        match written {
+            Ok(()) => reply,
+            Err(_) => PackageReply::refused(NtStatus::INSUFFICIENT_RESOURCES, false),
+        }
+    }
+
+    async fn relay(&self, call: &PackageCall) -> Result<PackageReply, Withheld> {
+        let rule = &self.rule;
+        let machine = call.channel.machine();
+        // A trusted domain is no machine of ours, whatever its account is called.
+        if !machine.channel_type.names_its_computer() || !rule.machines.contains(&casefold(&machine.name)) {
+            return Err(Withheld::NotAllowed);
+        }
+        if !call.logon_domain_name.is_empty() && !rule.domain.is_called(&call.logon_domain_name) {
+            return Err(Withheld::OtherDomain);
+        }
+        let asked = Asked {
+            package: &rule.package,
+            logon_domain_name: &rule.domain.netbios,
+            data: &call.data,
+            extension: None,
+            // Nobody here knows what it does.
+            repeatable: false,
+        };
+        let deadline = Instant::now() + rule.timeout;
+        let Some(Answered { answer, server }) = rule.servers.ask(&asked, deadline).await else {
+            return Err(Withheld::NoLogonServers);
+        };
+        tracing::Span::current().record("server.address", &server);
+        let data = answer.data.map(|data| match rule.response_crypt {
+            ResponseCrypt::Plain => data.raw().to_vec(),
+            _ => data.decrypted(),
+        });
+        if data.as_ref().is_some_and(|data| !data.is_empty()) {
+            return Err(Withheld::HasData);
+        }
+        let (status, authoritative) = (answer.status, answer.authoritative);
+        Ok(PackageReply { status, authoritative, data: data.map(Into::into) })
+    }
+}
+
+impl tower::Service<PackageCall> for RelayPackage {
+    type Response = PackageReply;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<PackageReply, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: PackageCall) -> Self::Future {
+        let package = self.clone();
+        let span = tracing::debug_span!(
+            target: "rcmpd::call",
+            "relay",
+            otel.kind = "client",
+            rcmp.package = package.rule.package,
+            server.address = field::Empty,
+        );
+        Box::pin(async move { Ok(package.answer(call).await) }.instrument(span))
+    }
+}

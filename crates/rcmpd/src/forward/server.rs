@@ -1,0 +1,492 @@
+//! One server of another domain: its secure channel, the connections that share it, and who may use them when.
+//!
+//! ```text
+//! ask ─► left alone? ─► wait for a place ─► channel (set up by one for all) ─► connection (idle or new) ─► call
+//! ```
+//!
+//! A call that the server has surely not performed is made again on a new connection or a new channel; one that it may have performed,
+//! only when asking twice harms nobody.
+
+use super::breaker::Breaker;
+use super::meter::{Gauge, Meter, count};
+use crate::ask::{AskError, TcpTransport, now};
+use crate::config::SecretRef;
+use crate::trust_secret;
+use dtyp::NtStatus;
+use netlogon_transport::client::{
+    Association, ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
+};
+use netlogon_transport::secret::SharedSecret;
+use netlogon_transport::secrets::ChannelType;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
+
+/// As whom servers of a domain are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// NetBIOS name of their domain.
+    pub domain: String,
+    /// NetBIOS name of this server.
+    pub computer: String,
+    /// The account at their domain: `NAME$`, or a DNS name for a channel of type 3.
+    pub account: String,
+    /// The type of channel it is for.
+    pub channel_type: ChannelType,
+    /// Its secret.
+    pub secret: SecretRef,
+}
+
+/// What a server may be burdened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Connections, and so questions in flight.
+    pub connections_max: usize,
+    /// Questions that wait for one.
+    pub queue_max: usize,
+}
+
+/// A question for a package of a server.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// PackageName.
+    pub package: &'a str,
+    /// LogonDomainName.
+    pub logon_domain_name: &'a str,
+    /// LogonData, in the clear.
+    pub data: &'a [u8],
+    /// What a node of ours is told beside.
+    pub extension: Option<Vec<u8>>,
+    /// Whether asking twice harms nobody.
+    pub repeatable: bool,
+}
+
+/// Why a server gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerFailed {
+    /// It failed before, and is left alone.
+    LeftAlone,
+    /// Too many wait already.
+    QueueFull,
+    /// No connection came free in time.
+    Waited,
+    /// It could not be reached: nothing was asked.
+    Unreachable(String),
+    /// It does not let us in: nothing was asked.
+    Refused(String),
+    /// It may have been asked, and did not answer.
+    Silent(String),
+}
+
+impl ServerFailed {
+    /// A stable name, for spans and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::LeftAlone => "left_alone",
+            Self::QueueFull => "queue_full",
+            Self::Waited => "waited",
+            Self::Unreachable(_) => "unreachable",
+            Self::Refused(_) => "channel_refused",
+            Self::Silent(_) => "silent",
+        }
+    }
+
+    /// Whether the server cannot have performed what it was asked.
+    pub const fn is_unasked(&self) -> bool {
+        !matches!(self, Self::Silent(_))
+    }
+}
+
+/// A channel that is set up, and the connections on it that nobody uses.
+struct Link {
+    channel: ClientChannel,
+    transport: TcpTransport,
+    secret: SharedSecret,
+    idle: Mutex<Vec<Box<dyn Association>>>,
+}
+
+/// The client of one server.
+pub struct ServerClient {
+    server: String,
+    identity: Identity,
+    room: Room,
+    link: Mutex<Option<Arc<Link>>>,
+    /// Held by whoever sets a channel up for all.
+    connecting: tokio::sync::Mutex<()>,
+    places: Semaphore,
+    waiting: AtomicUsize,
+    breaker: Mutex<Breaker>,
+    /// When a call was last refused over a channel that had been good.
+    denied: Mutex<Option<Instant>>,
+    /// The secret with which the channel was refused: another one is tried at once.
+    refused_secret: Mutex<Option<SharedSecret>>,
+    meter: Meter,
+}
+
+impl std::fmt::Debug for ServerClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ServerClient of {} at {}", self.identity.account, self.server)
+    }
+}
+
+/// A new channel after a refused call, at most so often ([MS-NRPC] 3.1.4.6).
+const DENIED_PAUSE: Duration = Duration::from_secs(45);
+/// What the transport allows for one step, on connections that outlive the question: each question has a deadline of its own.
+const CALL_TIMEOUT: Duration = Duration::from_secs(150);
+/// How often a question is begun anew, for one reason or another.
+const ATTEMPTS_MAX: usize = 4;
+
+impl ServerClient {
+    /// A client that does nothing yet. `server` is `HOST` or `HOST:PORT`.
+    pub fn new(server: String, identity: Identity, room: Room) -> Self {
+        Self {
+            server,
+            identity,
+            places: Semaphore::new(room.connections_max),
+            room,
+            link: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            breaker: Mutex::default(),
+            denied: Mutex::default(),
+            refused_secret: Mutex::default(),
+            meter: Meter::default(),
+        }
+    }
+
+    /// Where it is.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// What is counted.
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Whether it is left alone at present.
+    pub fn is_left_alone(&self) -> bool {
+        lock(&self.breaker).is_open()
+    }
+
+    /// Asks, and is answered by `deadline` or not at all.
+    pub async fn ask(&self, asked: &Asked<'_>, deadline: Instant) -> Result<PackageAnswer, ServerFailed> {
+        if !self.may_try(deadline) {
+            count(&self.meter.left_alone);
+            return Err(ServerFailed::LeftAlone);
+        }
+        let outcome = match self.place(deadline).await {
+            Ok(_place) => {
+                let _holding = Gauge::new(&self.meter.holders);
+                let since = Instant::now();
+                let outcome = self.ask_now(asked, deadline).await;
+                self.meter.held(since.elapsed());
+                outcome
+            }
+            // That others take long says nothing of the server.
+            Err(failed) => return Err(failed),
+        };
+        match &outcome {
+            Ok(_) => {
+                count(&self.meter.answered);
+                lock(&self.breaker).succeeded();
+            }
+            Err(failed) => {
+                count(&self.meter.failed);
+                let mut breaker = lock(&self.breaker);
+                let was_open = breaker.is_open();
+                match failed {
+                    ServerFailed::Refused(_) => breaker.refused(Instant::now()),
+                    _ => breaker.failed(Instant::now()),
+                }
+                // Said once, not for each question.
+                if !was_open && breaker.is_open() {
+                    let reason = failed.name();
+                    warn!(
+                        domain = self.identity.domain,
+                        server = self.server,
+                        reason,
+                        "A server is left alone for a while"
+                    );
+                }
+            }
+        }
+        outcome
+    }
+
+    fn may_try(&self, deadline: Instant) -> bool {
+        let now = Instant::now();
+        let mut breaker = lock(&self.breaker);
+        if breaker.admits(now, deadline.saturating_duration_since(now)) {
+            return true;
+        }
+        let refused = breaker.is_refused();
+        drop(breaker);
+        // Whoever mended the secret should not have to wait.
+        refused && {
+            let known = lock(&self.refused_secret).clone();
+            let present = self.secrets().ok().and_then(|secrets| secrets.into_iter().next());
+            known.is_some() && present.is_some() && known != present
+        }
+    }
+
+    /// A place among the questions in flight.
+    async fn place(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, ServerFailed> {
+        if let Ok(place) = self.places.try_acquire() {
+            count(&self.meter.acquires);
+            return Ok(place);
+        }
+        let _waiting = Waiting::begin(self)?;
+        let since = Instant::now();
+        let place = timeout_at(deadline, self.places.acquire()).await;
+        self.meter.waited(since.elapsed());
+        match place {
+            Ok(Ok(place)) => {
+                count(&self.meter.acquires);
+                Ok(place)
+            }
+            _ => {
+                count(&self.meter.timeouts);
+                Err(ServerFailed::Waited)
+            }
+        }
+    }
+
+    async fn ask_now(&self, asked: &Asked<'_>, deadline: Instant) -> Result<PackageAnswer, ServerFailed> {
+        let mut last = ServerFailed::Silent("the server refused again and again".into());
+        for _ in 0..ATTEMPTS_MAX {
+            let link = self.link(deadline).await?;
+            let (mut association, is_fresh) = match link.idle() {
+                Some(association) => (association, false),
+                None => match self.open(&link, deadline).await? {
+                    Some(association) => (association, true),
+                    // The server has forgotten the channel.
+                    None => continue,
+                },
+            };
+            let call = link.channel.ask_with(
+                &mut *association,
+                asked.package,
+                asked.logon_domain_name,
+                asked.data,
+                asked.extension.clone(),
+            );
+            match timeout_at(deadline, call).await {
+                Err(_) => return Err(ServerFailed::Silent("no answer in time".into())),
+                Ok(Ok(answer))
+                    if answer.status == NtStatus::ACCESS_DENIED && self.may_set_up_again(&link) =>
+                {
+                    debug!(server = self.server, "A call was refused; the channel is set up anew");
+                    self.forget(&link);
+                    last = ServerFailed::Refused("calls are refused over a new channel".into());
+                }
+                Ok(Ok(answer)) => {
+                    lock(&link.idle).push(association);
+                    return Ok(answer);
+                }
+                // The fault of a context that is no longer good; a call under it is not performed.
+                Ok(Err(ChannelError::Transport(TransportError::Fault(status)))) => {
+                    self.forget(&link);
+                    last = ServerFailed::Silent(format!("the server answered with a fault: {status}"));
+                    if is_fresh && !asked.repeatable {
+                        return Err(last);
+                    }
+                }
+                Ok(Err(error)) => {
+                    let failed = ServerFailed::Silent(error.to_string());
+                    // A connection that lay idle may have been closed at the other end without our knowing.
+                    if is_fresh || !asked.repeatable {
+                        return Err(failed);
+                    }
+                    last = failed;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Whether a refused call is worth a new channel: the secret is another one by now, or the last time is long ago.
+    fn may_set_up_again(&self, link: &Link) -> bool {
+        let is_new_secret = self
+            .secrets()
+            .ok()
+            .and_then(|secrets| secrets.into_iter().next())
+            .is_some_and(|present| present != link.secret);
+        let mut denied = lock(&self.denied);
+        let now = Instant::now();
+        let is_due = denied.is_none_or(|since| now >= since + DENIED_PAUSE);
+        if is_due {
+            *denied = Some(now);
+        }
+        is_due || is_new_secret
+    }
+
+    fn forget(&self, link: &Arc<Link>) {
+        let mut present = lock(&self.link);
+        if present.as_ref().is_some_and(|present| Arc::ptr_eq(present, link)) {
+            *present = None;
+        }
+        lock(&link.idle).clear();
+    }
+
+    /// One more connection on a channel; `None` when the server does not know the channel any more.
+    async fn open(
+        &self,
+        link: &Arc<Link>,
+        deadline: Instant,
+    ) -> Result<Option<Box<dyn Association>>, ServerFailed> {
+        match timeout_at(deadline, link.channel.open(&link.transport, &SystemRandomness)).await {
+            Err(_) => Err(ServerFailed::Unreachable("no connection in time".into())),
+            Ok(Ok(association)) => Ok(Some(association)),
+            Ok(Err(ChannelError::Transport(TransportError::Unreachable(text)))) => {
+                Err(ServerFailed::Unreachable(text))
+            }
+            Ok(Err(error)) => {
+                debug!(server = self.server, %error, "A channel is no longer good");
+                self.forget(link);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The channel, set up if there is none.
+    async fn link(&self, deadline: Instant) -> Result<Arc<Link>, ServerFailed> {
+        let present = || lock(&self.link).clone();
+        if let Some(link) = present() {
+            return Ok(link);
+        }
+        let connecting = timeout_at(deadline, self.connecting.lock()).await;
+        let _connecting = connecting.map_err(|_| ServerFailed::Unreachable("no channel in time".into()))?;
+        if let Some(link) = present() {
+            return Ok(link);
+        }
+        let link = timeout_at(deadline, self.set_up()).await;
+        let link = Arc::new(link.map_err(|_| ServerFailed::Unreachable("no channel in time".into()))??);
+        *lock(&self.link) = Some(Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// The secrets to try, the present one first.
+    fn secrets(&self) -> Result<Vec<SharedSecret>, ServerFailed> {
+        let secrets = trust_secret::candidates(&self.identity.secret);
+        let secrets = secrets.map_err(|error| ServerFailed::Refused(error.to_string()))?;
+        Ok(secrets.iter().map(|text: &Zeroizing<String>| SharedSecret::from_password(text)).collect())
+    }
+
+    async fn set_up(&self) -> Result<Link, ServerFailed> {
+        let transport =
+            TcpTransport::resolve(&self.server, CALL_TIMEOUT).await.map_err(|error| match error {
+                AskError::Unreachable(text) => ServerFailed::Unreachable(text),
+                error => ServerFailed::Unreachable(error.to_string()),
+            })?;
+        let secrets = self.secrets()?;
+        let first = secrets.first().cloned();
+        let mut refused = ServerFailed::Refused("there is no secret".into());
+        for secret in secrets {
+            match self.shake_hands(&transport, secret.clone()).await {
+                Ok((channel, association)) => {
+                    count(&self.meter.channels);
+                    lock(&self.refused_secret).take();
+                    info!(
+                        domain = self.identity.domain,
+                        server = self.server,
+                        account = self.identity.account,
+                        "Set up a secure channel"
+                    );
+                    return Ok(Link { channel, transport, secret, idle: Mutex::new(vec![association]) });
+                }
+                Err(ChannelError::Transport(TransportError::Unreachable(text))) => {
+                    return Err(ServerFailed::Unreachable(text));
+                }
+                Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)) => {
+                    refused = ServerFailed::Refused("the secret is wrong".into());
+                }
+                // It cannot judge now, which is no refusal.
+                Err(ChannelError::Refused(status @ (NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE))) => {
+                    return Err(ServerFailed::Unreachable(format!(
+                        "the server cannot judge channels: {status}"
+                    )));
+                }
+                Err(error) => {
+                    refused = ServerFailed::Refused(error.to_string());
+                    break;
+                }
+            }
+        }
+        count(&self.meter.channels_refused);
+        *lock(&self.refused_secret) = first;
+        let ServerFailed::Refused(reason) = &refused else { return Err(refused) };
+        warn!(
+            domain = self.identity.domain,
+            server = self.server,
+            account = self.identity.account,
+            reason,
+            "No secure channel"
+        );
+        Err(refused)
+    }
+
+    /// A channel that was checked for a downgrade, and the connection on which it was.
+    async fn shake_hands(
+        &self,
+        transport: &TcpTransport,
+        secret: SharedSecret,
+    ) -> Result<(ClientChannel, Box<dyn Association>), ChannelError> {
+        let identity = ClientIdentity {
+            server_name: transport.host().to_owned(),
+            domain: self.identity.domain.clone(),
+            computer: self.identity.computer.clone(),
+            account: self.identity.account.clone(),
+            channel_type: self.identity.channel_type,
+            secret,
+        };
+        let channel = ClientChannel::establish(transport, identity, &SystemRandomness, now).await?;
+        let mut association = channel.open(transport, &SystemRandomness).await?;
+        channel.check_capabilities(&mut *association).await?;
+        Ok((channel, association))
+    }
+}
+
+impl Link {
+    /// A connection that nobody uses and that the server has not closed.
+    fn idle(&self) -> Option<Box<dyn Association>> {
+        let mut idle = lock(&self.idle);
+        while let Some(association) = idle.pop() {
+            if !association.is_stale() {
+                return Some(association);
+            }
+        }
+        None
+    }
+}
+
+/// A place in the queue.
+struct Waiting<'a> {
+    client: &'a ServerClient,
+    _gauge: Gauge<'a>,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(client: &'a ServerClient) -> Result<Self, ServerFailed> {
+        if client.waiting.fetch_add(1, Ordering::Relaxed) >= client.room.queue_max {
+            client.waiting.fetch_sub(1, Ordering::Relaxed);
+            count(&client.meter.overflows);
+            return Err(ServerFailed::QueueFull);
+        }
+        Ok(Self { client, _gauge: Gauge::new(&client.meter.waiters) })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.client.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,51 @@
+//! One trace over a chain of domains (W3C Trace Context): sent to nodes of ours inside the sealed call, and to nobody else.
+
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use rcmp_service::{CallContext, TraceParent};
+use std::str::FromStr;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+/// Makes a span part of the trace that a call came with.
+pub fn take(span: &Span, context: &CallContext) {
+    let Some(TraceParent { trace_id, span_id, flags }) = context.trace_parent else { return };
+    let parent = SpanContext::new(
+        TraceId::from_bytes(trace_id),
+        SpanId::from_bytes(span_id),
+        TraceFlags::new(flags) & TraceFlags::SAMPLED,
+        true,
+        TraceState::from_str(&context.trace_state).unwrap_or_default(),
+    );
+    // Without an exporter there is no span to be part of it; the trace goes through all the same.
+    let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
+}
+
+/// Puts a span's trace into a call. Where nothing is exported, what came goes on.
+pub fn put(span: &Span, context: &mut CallContext) {
+    let own = span.context();
+    let own = own.span().span_context().clone();
+    if own.is_valid() {
+        context.trace_parent = Some(TraceParent {
+            trace_id: own.trace_id().to_bytes(),
+            span_id: own.span_id().to_bytes(),
+            flags: own.trace_flags().to_u8(),
+        });
+        context.trace_state = own.trace_state().header();
+    }
+}
+
+/// Links a span to a place that both ends of a call can name without telling each other: a trace and a span whose identifiers are the
+/// beginning of the SHA-256 of the question.
+pub fn link(span: &Span, digest: &[u8; 32]) {
+    let (trace_id, rest) = digest.split_at(16);
+    let (Ok(trace_id), Ok(span_id)) = (trace_id.try_into(), rest[..8].try_into()) else { return };
+    let place = SpanContext::new(
+        TraceId::from_bytes(trace_id),
+        SpanId::from_bytes(span_id),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::default(),
+    );
+    span.add_link(place);
+    span.set_attribute("rcmp.request.digest", dtyp::hex(digest));
+}
