@@ -1,9 +1,11 @@
 //! Which servers a domain has, by the SRV records that its domain controllers register ([MS-ADTS] 6.3.2.3).
 //!
 //! What comes back is names in the order in which to try them (RFC 2782), and how long that is good for: keeping it is the
-//! caller's. There is no port in it, because a record's port is LDAP's; Netlogon's is told by the host's endpoint mapper. DNS
-//! is not authenticated and need not be: a host that is not the domain's does not know the shared secret.
+//! caller's. There is no port in it, because a record's port is LDAP's; Netlogon's is told by the host's endpoint mapper. Nor is
+//! a server asked whether it is alive, as Windows does with an LDAP ping: setting up a channel shows it. DNS is not
+//! authenticated and need not be: a host that is not the domain's does not know the shared secret.
 
+use anyhow::Context;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
@@ -108,7 +110,8 @@ impl Discovery {
             anyhow::ensure!(is_label(site), "{site:?} is not the name of a site");
         }
         let mut builder = match dns_servers {
-            [] => TokioResolver::builder_tokio()?,
+            [] => TokioResolver::builder_tokio()
+                .context("the system's resolver configuration cannot be used")?,
             servers => {
                 let servers = servers.iter().copied().map(name_server).collect();
                 let config = ResolverConfig::from_name_servers(servers);
@@ -228,12 +231,10 @@ fn services(found: &Lookup) -> Vec<Service> {
 
 /// A target as text. The root means that the service is not available.
 fn host(target: &Name) -> Option<String> {
-    let labels: Option<Vec<&str>> = target.iter().map(|label| str::from_utf8(label).ok()).collect();
     // Looked at label by label: a dot within a label is no border of labels.
-    labels
-        .filter(|labels| labels.iter().all(|label| is_label(label)))
-        .map(|labels| labels.join("."))
-        .filter(|host| is_host(host))
+    let label = |label| str::from_utf8(label).ok().filter(|label| is_label(label));
+    let labels = target.iter().map(label).collect::<Option<Vec<&str>>>()?;
+    Some(labels.join(".")).filter(|host| is_host(host))
 }
 
 fn is_label(label: &str) -> bool {
