@@ -4,6 +4,7 @@
 
   host, port                    where Netlogon listens
   domain, account, computer     CONTOSO, WEB01$, and the account without its `$`
+  channel_type                  2
   secret | secret_file | nt_hash
   negotiate_flags               0x612FFFFF
   capabilities                  levels of NetrLogonGetCapabilities to ask first, [1, 2] say
@@ -89,7 +90,8 @@ class Channel:
         given = self.given
         rpc = self.connect()
         if given.get("level", "seal") != "none":
-            rpc.set_credentials(given["account"], "", given["domain"])
+            # Impacket puts the user's name, without its last character, into NL_AUTH_MESSAGE as the computer's.
+            rpc.set_credentials(given["computer"] + "$", "", given["domain"])
             rpc.set_auth_type(RPC_C_AUTHN_NETLOGON)
             rpc.set_auth_level(LEVELS[given.get("level", "seal")])
             rpc.set_aes(True)

@@ -6,7 +6,9 @@
 Prints one JSON line when the DC answers, and ends itself and every process of the DC at end of file on standard input:
 
     {"pid": 4711, "address": "127.0.0.10", "port": 49200, "netbios": "FABRIKAM", "dns": "fabrikam.example", "server": "FABDC1",
-     "sid": "S-1-5-21-...", "machines": {"WEB01$": "password", ...}, "krbtgt_aes256": "hex", "folder": "...", "version": "4.17.12-Debian"}
+     "sid": "S-1-5-21-...", "site": "Default-First-Site-Name", "machines": {"WEB01$": "password", ...}, "servers": {"FABDC9$": "password"},
+     "trusts": {"CONTOSO": {"dns": "contoso.example", "sid": "S-1-5-21-...", "account": "CONTOSO$", "secret": "...", "previous": "..."}},
+     "krbtgt_aes256": "hex", "folder": "...", "version": "4.17.12-Debian"}
 
 `nsenter -t PID -n -m -- COMMAND` runs a command beside it. The fixed ports 88, 135, 389, 636 and 3268 are free in there, whatever the
 machine serves outside. A provisioned domain is kept in the cache, keyed by Samba's version and this script, and copied for each run:
@@ -30,6 +32,13 @@ HERE = pathlib.Path(__file__).resolve()
 NETBIOS, DNS, SERVER, ADDRESS, PORT = "FABRIKAM", "fabrikam.example", "FABDC1", "127.0.0.10", 49200
 # One account per parallel channel set-up: this DC drops an account's earlier channel when a new one is made.
 MACHINES = {f"WEB{number:02}$": f"Fabrikam-machine-{number:02}-secret" for number in range(1, 9)}
+# Accounts of its own domain's other controllers, which ask as servers (channel type 6).
+SERVERS = {"FABDC9$": "Fabrikam-server-09-secret"}
+# Domains that trust it, whose controllers ask over the trust (types 3 and 4). The account and the trustedDomain object both know the
+# secret: Samba looks for the one, and takes the other's.
+TRUSTS = {"CONTOSO": {"dns": "contoso.example", "sid": "S-1-5-21-1004336348-1177238915-682003330", "account": "CONTOSO$",
+                      "secret": "Fabrikam-trusted-by-contoso-secret", "previous": "Fabrikam-trusted-by-contoso-before"}}
+SITE = "Default-First-Site-Name"
 STEP_SECONDS = 120
 READY_SECONDS = 60
 
@@ -172,22 +181,64 @@ def provision(folder):
          "-subj", f"/CN={SERVER.lower()}.{DNS}", "-addext", f"subjectAltName=DNS:{SERVER.lower()}.{DNS},IP:{ADDRESS}",
          "-keyout", tls / "key.pem", "-out", tls / "cert.pem")
     (tls / "key.pem").chmod(0o600)
+    # Samba's bindings belong inside: outside, any interpreter will do.
     from samba.auth import system_session
-    from samba.dcerpc import security
-    from samba.ndr import ndr_unpack
     from samba.param import LoadParm
     from samba.samdb import SamDB
     loaded = LoadParm()
     loaded.load(str(smb_conf))
     sam = SamDB(url=str(folder / "private" / "sam.ldb"), session_info=system_session(loaded), lp=loaded)
-    for name, password in MACHINES.items():
+    for name, password in {**MACHINES, **SERVERS}.items():
         sam.newcomputer(name.rstrip("$"))
         sam.setpassword(f"(sAMAccountName={name})", password, False)
+    for name in SERVERS:
+        make_server(sam, name)
+    for name, trust in TRUSTS.items():
+        make_trust(sam, name, trust)
     keytab = folder / "krbtgt.keytab"
     call("samba-tool", "domain", "exportkeytab", keytab, f"--principal=krbtgt@{DNS.upper()}", "-s", smb_conf)
     (folder / "facts.json").write_text(json.dumps({
         "address": ADDRESS, "port": PORT, "netbios": NETBIOS, "dns": DNS, "server": SERVER, "sid": sam.get_domain_sid(),
-        "machines": MACHINES, "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
+        "site": SITE, "machines": MACHINES, "servers": SERVERS, "trusts": TRUSTS, "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
+
+
+def make_server(sam, name):
+    """A computer becomes a domain controller's account."""
+    import ldb
+    from samba import dsdb
+    change = ldb.Message(sam.search(sam.domain_dn(), expression=f"(sAMAccountName={name})")[0].dn)
+    control = dsdb.UF_SERVER_TRUST_ACCOUNT | dsdb.UF_TRUSTED_FOR_DELEGATION
+    change["control"] = ldb.MessageElement(str(control), ldb.FLAG_MOD_REPLACE, "userAccountControl")
+    sam.modify(change)
+
+
+def make_trust(sam, name, trust):
+    """A domain that trusts this one: its object and its account, as LsarCreateTrustedDomainEx2 makes them."""
+    from samba import dsdb
+    from samba.dcerpc import drsblobs, lsa, security
+    from samba.ndr import ndr_pack
+    incoming = drsblobs.trustAuthInOutBlob()
+    incoming.count, incoming.current, incoming.previous = 1, clear_secret(trust["secret"]), clear_secret(trust["previous"])
+    base = sam.domain_dn()
+    sam.add({"dn": f"CN={trust['dns']},CN=System,{base}", "objectClass": "trustedDomain", "flatName": name, "trustPartner": trust["dns"],
+             "trustType": str(lsa.LSA_TRUST_TYPE_UPLEVEL), "trustDirection": str(lsa.LSA_TRUST_DIRECTION_INBOUND), "trustAttributes": "0",
+             "securityIdentifier": ndr_pack(security.dom_sid(trust["sid"])), "trustAuthIncoming": ndr_pack(incoming)})
+    sam.add({"dn": f"CN={trust['account']},CN=Users,{base}", "objectClass": "user", "sAMAccountName": trust["account"],
+             "userAccountControl": str(dsdb.UF_INTERDOMAIN_TRUST_ACCOUNT), "clearTextPassword": trust["secret"].encode("utf-16-le")},
+            controls=[f"local_oid:{dsdb.DSDB_CONTROL_PERMIT_INTERDOMAIN_TRUST_UAC_OID}:0"])
+
+
+def clear_secret(secret):
+    """An AuthenticationInformationArray of one password."""
+    import samba
+    from samba.dcerpc import drsblobs, lsa
+    array, information, clear = drsblobs.AuthenticationInformationArray(), drsblobs.AuthenticationInformation(), drsblobs.AuthInfoClear()
+    octets = list(secret.encode("utf-16-le"))
+    clear.size, clear.password = len(octets), octets
+    information.LastUpdateTime = samba.unix2nttime(samba.current_unix_time())
+    information.AuthType, information.AuthInfo = lsa.TRUST_AUTH_TYPE_CLEAR, clear
+    array.count, array.array = 1, [information]
+    return array
 
 
 def aes256_key(keytab):

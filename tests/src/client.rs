@@ -16,6 +16,21 @@ fn now() -> u32 {
     since.as_secs() as u32
 }
 
+/// As whom a channel is set up, and with which domain.
+#[derive(Clone, Copy, Debug)]
+pub struct As<'a> {
+    /// NetBIOS name of the server's domain.
+    pub domain: &'a str,
+    /// The account as it goes on the wire.
+    pub account: &'a str,
+    /// Its password.
+    pub password: &'a str,
+    /// The type of channel that the account is for.
+    pub channel_type: ChannelType,
+    /// NetBIOS name of the asking computer.
+    pub computer: &'a str,
+}
+
 /// A channel to `server` (`HOST:PORT`).
 pub struct Client {
     transport: TcpTransport,
@@ -24,21 +39,28 @@ pub struct Client {
 }
 
 impl Client {
-    /// Shakes hands.
+    /// Shakes hands as a member of the domain.
     pub async fn establish(
         server: &str,
         domain: &str,
         account: &str,
         password: &str,
     ) -> Result<Self, ChannelError> {
+        let computer = account.trim_end_matches('$');
+        let channel_type = ChannelType::WORKSTATION;
+        Self::establish_as(server, As { domain, account, password, channel_type, computer }).await
+    }
+
+    /// Shakes hands.
+    pub async fn establish_as(server: &str, who: As<'_>) -> Result<Self, ChannelError> {
         let transport = TcpTransport::resolve(server, TIMEOUT).await.expect("the address can be read");
         let identity = ClientIdentity {
             server_name: transport.host().to_owned(),
-            domain: domain.to_owned(),
-            computer: account.trim_end_matches('$').to_owned(),
-            account: account.to_owned(),
-            channel_type: ChannelType::WORKSTATION,
-            secret: SharedSecret::from_password(password),
+            domain: who.domain.to_owned(),
+            computer: who.computer.to_owned(),
+            account: who.account.to_owned(),
+            channel_type: who.channel_type,
+            secret: SharedSecret::from_password(who.password),
         };
         let channel = ClientChannel::establish(&transport, identity, &SystemRandomness, now).await?;
         Ok(Self { transport, channel })

@@ -150,9 +150,16 @@ impl SambaDc {
         }
     }
 
-    /// A machine account's password.
-    pub fn secret(&self, machine: &str) -> String {
-        self.facts["machines"][machine].as_str().expect("the machine has an account").to_owned()
+    /// The password of an account: a machine's, another controller's, or a trust's by either of its names.
+    pub fn secret(&self, account: &str) -> String {
+        let named = |kind: &str| self.facts[kind][account].as_str();
+        let trust = || {
+            let trusts = self.facts["trusts"].as_object()?;
+            let names =
+                |trust: &&Value| trust["account"] == account || trust["dns"] == account.trim_end_matches('.');
+            trusts.values().find(names)?["secret"].as_str()
+        };
+        named("machines").or_else(|| named("servers")).or_else(trust).expect("it has an account").to_owned()
     }
 
     /// A command that runs beside it.
@@ -163,17 +170,17 @@ impl SambaDc {
     }
 
     /// What Impacket's client needs to know.
-    pub fn target(&self, machine: &str) -> Value {
+    pub fn target(&self, account: &str) -> Value {
         json!({
             "host": self.text("address"), "port": self.facts["port"], "domain": self.text("netbios"),
-            "account": machine, "secret": self.secret(machine),
+            "account": account, "secret": self.secret(account),
         })
     }
 
     /// Asks it as Impacket does.
     #[track_caller]
-    pub fn impacket(&self, machine: &str, more: Value) -> Value {
-        run(self.beside(impacket_python()), "impacket_client.py", &with(self.target(machine), more))
+    pub fn impacket(&self, account: &str, more: Value) -> Value {
+        run(self.beside(impacket_python()), "impacket_client.py", &with(self.target(account), more))
     }
 
     /// KERB_VERIFY_PAC_REQUEST in hex, with a signature of its krbtgt's, or nearly.

@@ -7,16 +7,22 @@ use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 
+/// The exit code and what was printed.
 fn output(mut command: Command) -> (i32, String, String) {
     let done = command.output().expect("nsenter starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (done.status.code().unwrap_or(-1), text(&done.stdout), text(&done.stderr))
 }
 
-fn ask(dc: &SambaDc, machine: &str, password: &str, questions: &[String]) -> Value {
+/// What our client gets there, with options and questions as `netlogon-ask` takes them.
+pub(crate) fn ask(dc: &SambaDc, account: &str, password: &str, questions: &[String]) -> Value {
     let mut command = dc.beside(env!("CARGO_BIN_EXE_netlogon-ask"));
     command.arg(format!("{}:{}", dc.text("address"), dc.text("port")));
-    command.args([&dc.text("netbios"), machine, password]).args(questions);
+    command.args([&dc.text("netbios"), account, password]).args(questions);
+    printed(command)
+}
+
+fn printed(command: Command) -> Value {
     let (code, stdout, stderr) = output(command);
     assert_eq!(code, 0, "{stdout}{stderr}");
     serde_json::from_str(&stdout).unwrap()
@@ -25,9 +31,37 @@ fn ask(dc: &SambaDc, machine: &str, password: &str, questions: &[String]) -> Val
 #[test]
 fn our_client_at_samba_s_domain_controller() {
     let dc = SambaDc::start();
+    is_found_by_its_srv_records(&dc);
     relays_what_impacket_relays(&dc);
     rotates_a_secret(&dc);
     the_command_line_says_what_is_wrong(&dc);
+}
+
+/// Samba's own DNS server knows it, and its endpoint mapper knows where Netlogon is.
+fn is_found_by_its_srv_records(dc: &SambaDc) {
+    let discover = |domain: &str, site: Option<&str>| {
+        let mut command = dc.beside(env!("CARGO_BIN_EXE_netlogon-ask"));
+        command.args(["discover", &format!("{}:53", dc.text("address")), domain]).args(site);
+        printed(command)
+    };
+    let (domain, site) = (dc.text("dns"), dc.text("site"));
+    // A site that nobody knows leaves all servers.
+    for (site, in_site) in [(Some(&site[..]), true), (Some("Nowhere"), false), (None, false)] {
+        let found = discover(&domain, site);
+        let server = json!({
+            "host": format!("{}.{domain}", dc.text("server").to_lowercase()), "in_site": in_site,
+            "addresses": [dc.text("address")], "port": dc.facts["port"],
+        });
+        assert_eq!(found, json!({ "servers": [server], "ttl": 900 }), "{site:?}");
+    }
+    // In its own zone Samba knows that there is no such domain; of others it cannot say anything.
+    for (domain, says) in [
+        ("nowhere.fabrikam.example", "DNS knows no domain controller of nowhere.fabrikam.example"),
+        ("elsewhere.example", "DNS does not say what _ldap._tcp.dc._msdcs.elsewhere.example. is"),
+    ] {
+        let found = discover(domain, Some(&site));
+        assert!(found["error"].as_str().unwrap().starts_with(says), "{found:#}");
+    }
 }
 
 /// One machine account for each client: that DC keeps one channel for an account.

@@ -8,6 +8,7 @@ mod hostile;
 mod impacket;
 mod oracles;
 mod samba;
+mod trusts;
 
 // The tables of rcmp-service and their notation: the oracles here answer them too.
 #[path = "../../../crates/rcmp-service/tests/tables/differences.rs"]
