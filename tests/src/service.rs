@@ -83,6 +83,96 @@ impl Demo {
         demo
     }
 
+    /// A domain of its own with nobody but the machine WEB01$ in it, which believes the authority of `of`; served at this address.
+    pub fn domain(netbios: &str, server: &str, address: &str, of: &Demo) -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        fs::create_dir_all(demo.path("certs")).expect("a folder can be made");
+        fs::create_dir_all(demo.path("machines")).expect("a folder can be made");
+        fs::copy(of.path("certs/ca.pem"), demo.path("certs/ca.pem")).expect("the authority is there");
+        let words: [u32; 3] = std::array::from_fn(|at| {
+            netbios.bytes().fold(at as u32 + 1, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+        });
+        let [a, b, c] = words;
+        let text = format!(
+            r#"
+[domain]
+netbios = "{netbios}"
+dns     = "{}.example"
+sid     = "S-1-5-21-{a}-{b}-{c}"
+server  = "{server}"
+[rpc]
+listen          = ["{address}:0"]
+endpoint_mapper = "127.0.0.1:0"
+[store]
+kind = "sqlite"
+path = "accounts.db"
+[channels]
+key  = "accounts.key"
+[mapping]
+anchors = ["certs/ca.pem"]
+[client]
+server  = "127.0.0.1:11490"
+account = "WEB01$"
+secret  = "file:machines/WEB01.secret"
+[admin]
+listen = "127.0.0.1:0"
+[audit]
+path = "audit.log"
+"#,
+            netbios.to_lowercase()
+        );
+        fs::write(demo.path("rcmpd.toml"), text).expect("the configuration can be written");
+        demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
+        let machine = ["machine", "add", "WEB01$", "--secret-file", "machines/WEB01.secret"];
+        demo.rcmpd(&[&machine[..], &["--permission", "rcmp", "-c", "rcmpd.toml"]].concat()).code(0);
+        demo
+    }
+
+    /// Adds to the configuration.
+    pub fn configure(&self, more: &str) {
+        self.edit(|text| format!("{text}\n{more}\n"));
+    }
+
+    /// Gives a trusted domain an account, and says with which secret.
+    pub fn add_trust(&self, netbios: &str) -> String {
+        use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+        let key = account_store::SealingKey::open(&self.path("accounts.key")).expect("the key is there");
+        let store = account_store::SqliteStore::open(&self.path("accounts.db"), Some(&key));
+        let store = store.expect("the database is there");
+        let machine = Machine {
+            name: format!("{netbios}$"),
+            sid: account_store::AccountStore::domain(&store).sid,
+            kind: ChannelKind::TrustedDomain,
+            enabled: true,
+            rcmp: true,
+            domains: vec![],
+            groups: vec![],
+        };
+        let password = rcmpd::quickstart::random_password().expect("there is randomness");
+        let now = std::time::SystemTime::now().into();
+        let secrets = Secrets::first(NtHash::from_password(&password), now);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime
+            .block_on(store.put_machine(account_store::Put::New, machine, Some(secrets)))
+            .expect("it is new");
+        password
+    }
+
+    /// Another domain as this one has to be told of it, up to its direction and servers.
+    pub fn as_peer(&self) -> String {
+        let text = fs::read_to_string(self.path("rcmpd.toml")).expect("the configuration is there");
+        let value = |key: &str| {
+            let line = text.lines().find(|line| line.starts_with(key)).expect("the domain is said first");
+            line.split('"').nth(1).expect("a value").to_owned()
+        };
+        format!(
+            "[[peer]]\ndomain = \"{}\"\nsid = \"{}\"\nnames = [\"{}\"]\n",
+            value("netbios"),
+            value("sid"),
+            value("dns")
+        )
+    }
+
     /// The place of something in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("demo").join(name)
@@ -174,16 +264,20 @@ impl Demo {
         self.start(command)
     }
 
-    fn start(self, mut command: Command) -> Service {
+    fn spawn(&self, mut command: Command) -> Child {
         let log = File::create(self.path("serve.log")).expect("the log can be written");
-        let child = command
+        command
             .args(["serve", "-c", "rcmpd.toml"])
             .current_dir(self.path(""))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("rcmpd starts");
+            .expect("rcmpd starts")
+    }
+
+    fn start(self, command: Command) -> Service {
+        let child = self.spawn(command);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut service =
             Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
@@ -242,6 +336,21 @@ impl Service {
             assert!(Instant::now() < deadline, "rcmpd did not say {text:?}:\n{}", self.log());
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Ends it at once, as a power cut does.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the service is our child");
+        self.child.wait().expect("the service is our child");
+    }
+
+    /// Serves again after [`Service::kill`], on the same ports.
+    pub fn start_again(&mut self) {
+        let netlogon = self.netlogon;
+        self.edit(|text| text.replace(&format!("\"{}:0\"]", netlogon.ip()), &format!("\"{netlogon}\"]")));
+        self.child = self.demo.spawn(Command::new(binary()));
+        self.wait_for_log(" Ready ");
+        self.admin = self.address("Serving health");
     }
 
     fn address(&self, what: &str) -> SocketAddr {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod audit;
+mod chain;
 mod command_line;
 mod issuing;
 mod load;

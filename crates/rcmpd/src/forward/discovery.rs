@@ -38,6 +38,7 @@ pub struct Discovery {
     resolver: TokioResolver,
     domain: String,
     site: Option<String>,
+    has_resolvers: bool,
 }
 
 impl std::fmt::Debug for Discovery {
@@ -102,6 +103,11 @@ pub enum DiscoveryError {
 }
 
 impl Discovery {
+    /// Whether certain resolvers are asked, and not the system's.
+    pub const fn has_resolvers(&self) -> bool {
+        self.has_resolvers
+    }
+
     /// `dns_servers`: resolvers to ask; empty for the system's own (/etc/resolv.conf).
     pub fn new(domain: &str, site: Option<&str>, dns_servers: &[SocketAddr]) -> anyhow::Result<Self> {
         let domain = domain.strip_suffix('.').unwrap_or(domain);
@@ -125,7 +131,7 @@ impl Discovery {
         // Two places that keep answers would keep them twice as long.
         options.cache_size = 0;
         let (domain, site) = (domain.to_owned(), site.map(str::to_owned));
-        Ok(Self { resolver: builder.build()?, domain, site })
+        Ok(Self { resolver: builder.build()?, domain, site, has_resolvers: !dns_servers.is_empty() })
     }
 
     /// The servers in the order in which to try them: the site's first, then the others; among these by priority, and within

@@ -223,7 +223,21 @@ impl Servers {
                         Arc::clone,
                     )
                 };
-                let clients = found.found.iter().map(|found| client(&found.host)).collect();
+                let mut clients = Vec::new();
+                for found in &found.found {
+                    // A name that only these resolvers know is known to nobody else here.
+                    let addresses = match discovery.has_resolvers() {
+                        true => timeout_at(deadline, discovery.addresses(&found.host)).await,
+                        false => Ok(Ok(vec![])),
+                    };
+                    match addresses {
+                        Ok(Ok(addresses)) if addresses.is_empty() => clients.push(client(&found.host)),
+                        Ok(Ok(addresses)) => {
+                            clients.extend(addresses.iter().map(|address| client(&address.to_string())));
+                        }
+                        _ => debug!(domain = self.domain, host = found.host, "A server's address is not known"),
+                    }
+                }
                 Known { clients, fresh_until: Some(Instant::now() + found.ttl) }
             }
             failed => {

@@ -1,0 +1,331 @@
+//! Three domains, three processes: NORTHWIND asks FABRIKAM, which asks CONTOSO, whose user alice is.
+
+use rcmpd_tests::peers::{impacket, question, question_with};
+use rcmpd_tests::{Demo, Service};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SUCCESS: &str = "0x00000000";
+const NO_LOGON_SERVERS: &str = "0xC000005E";
+
+/// The three, each served.
+struct Chain {
+    a: Service,
+    b: Service,
+    c: Service,
+}
+
+/// What the domains before C are told beside what every chain is.
+#[derive(Default)]
+struct Told<'a> {
+    /// Of [[peer]] FABRIKAM, at A.
+    a: &'a str,
+    /// Of [[peer]] CONTOSO, at B.
+    b: &'a str,
+    /// Beside, at each.
+    forward: [&'a str; 3],
+    environment: [&'a [(&'a str, &'a str)]; 3],
+}
+
+fn chain(told: &Told<'_>) -> Chain {
+    let c = Demo::new();
+    c.edit(|text| text.replace("\"127.0.0.1:0\"]", "\"127.0.0.3:0\"]"));
+    let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
+    let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
+    // What is asked of a domain is asked as its trust.
+    fs::write(b.path("contoso.secret"), c.add_trust("FABRIKAM")).unwrap();
+    fs::write(a.path("fabrikam.secret"), b.add_trust("NORTHWIND")).unwrap();
+
+    c.configure(&format!("{}direction = \"inbound\"\nkind = \"rcmpd\"\n{}", b.as_peer(), told.forward[2]));
+    c.configure("[audit]\npath = \"audit.log\"");
+    let c = c.serve_with(told.environment[2]);
+    b.configure(&format!(
+        "{}direction = \"outbound\"\nkind = \"rcmpd\"\nservers = [\"{}\"]\nsecret = \"file:contoso.secret\"\n{}",
+        c.as_peer(),
+        c.netlogon,
+        told.b
+    ));
+    b.configure(&format!(
+        "{}direction = \"inbound\"\nkind = \"rcmpd\"\ntransit = [\"CONTOSO\"]\n{}",
+        a.as_peer(),
+        told.forward[1]
+    ));
+    let b = b.serve_with(told.environment[1]);
+    a.configure(&format!(
+        "{}direction = \"outbound\"\nkind = \"rcmpd\"\nservers = [\"{}\"]\nsecret = \"file:fabrikam.secret\"\n{}",
+        b.as_peer(),
+        b.netlogon,
+        told.a
+    ));
+    a.configure(&format!("{}direction = \"outbound\"\nvia = \"FABRIKAM\"\n{}", c.as_peer(), told.forward[0]));
+    let a = a.serve_with(told.environment[0]);
+    Chain { a, b, c }
+}
+
+/// A lock on a store that lets nobody read: the bytes of the write-ahead log's index that stand for readers and writers (SQLite's file
+/// format, section 4.5.2). It ends with this value.
+struct Lock(Child);
+
+impl Lock {
+    fn take(service: &Service) -> Self {
+        let script = "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 8, 120); print(flush=True); sys.stdin.read()";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).arg(service.path("accounts.db-shm"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "\n", "the lock is taken");
+        Self(child)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// What A answers to Impacket about a certificate of C's.
+fn ask(chain: &Chain, who: &str) -> Value {
+    ask_with(chain, who, json!({}))
+}
+
+fn ask_with(chain: &Chain, who: &str, more: Value) -> Value {
+    let mut asked = question_with(&chain.c, who, more);
+    let domain = asked.as_object_mut().unwrap().remove("domain").unwrap_or("NORTHWIND".into());
+    let done = impacket(&chain.a, json!({ "domain": "NORTHWIND", "questions": [with_domain(asked, domain)] }));
+    assert_eq!(done["error"], Value::Null, "{done:#}\n{}\n{}", chain.a.log(), chain.b.log());
+    done["answers"][0].clone()
+}
+
+fn with_domain(mut question: Value, domain: Value) -> Value {
+    question["logon_domain"] = domain;
+    question
+}
+
+fn audit(service: &Service) -> Vec<Value> {
+    let text = fs::read_to_string(service.path("audit.log")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn last_decision(service: &Service) -> Value {
+    audit(service).into_iter().rfind(|line| line["event"] == "map").unwrap()
+}
+
+#[test]
+fn a_user_of_the_third_domain_is_known_by_its_name_at_the_first() {
+    let chain = chain(&Told::default());
+    let sid = format!("{}-1001", chain.c.domain_sid());
+    for domain in ["NORTHWIND", "northwind.example", "", "CONTOSO", "contoso.example"] {
+        let answer = ask_with(&chain, "alice", json!({ "domain": domain }));
+        assert_eq!(answer["status"], SUCCESS, "{domain}: {answer:#}\n{}\n{}", chain.a.log(), chain.b.log());
+        assert_eq!(answer["authoritative"], 1);
+        assert_eq!(answer["response"]["domain"], "CONTOSO");
+        let logon = &answer["pac"]["logon"];
+        assert_eq!((&logon["user"], &logon["domain"]), (&json!("alice"), &json!("CONTOSO")));
+        assert_eq!(logon["server"], "DC1");
+        assert_eq!(logon["sid"], sid.as_str());
+        // Its groups come with it, but for those that mean nothing outside its domain.
+        let groups = logon["groups"].as_array().unwrap();
+        for rid in [513, 1101, 1102] {
+            let group = json!(format!("{}-{rid}", chain.c.domain_sid()));
+            assert!(groups.contains(&group), "{groups:?}");
+        }
+        let local = json!(format!("{}-1103", chain.c.domain_sid()));
+        assert!(!answer["pac"].to_string().contains(local.as_str().unwrap()));
+    }
+    let bob = ask(&chain, "bob");
+    assert_eq!(bob["status"], "0xC000006D", "nothing in his certificate says whose he is: {bob:#}");
+    let bob = ask_with(&chain, "bob", json!({ "domain": "CONTOSO" }));
+    assert_eq!(bob["status"], SUCCESS, "{bob:#}");
+    let mallory = ask(&chain, "mallory");
+    assert_eq!((&mallory["status"], &mallory["authoritative"]), (&json!("0xC000006D"), &json!(1)));
+    assert_eq!(ask_with(&chain, "alice", json!({ "domain": "ELSEWHERE" }))["status"], "0xC0000064");
+
+    // Each writes down its part.
+    let [a, b, c] = [&chain.a, &chain.b, &chain.c].map(last_decision);
+    assert_eq!((&a["asker"], &a["reason"]), (&json!("WEB01$"), &json!("other_domain")));
+    assert_eq!((&b["reason"], &b["asker_domain"], &b["peer"]), (&json!("refused_elsewhere"), &json!("NORTHWIND"), &json!("CONTOSO")));
+    assert_eq!((&c["asker"], &c["reason"]), (&json!("FABRIKAM$"), &json!("no_match")));
+    let forwarded = audit(&chain.a).into_iter().find(|line| line["reason"] == "forwarded").unwrap();
+    assert_eq!(forwarded["account"], "CONTOSO\\alice");
+    assert_eq!(forwarded["account_sid"], sid.as_str());
+    assert_eq!(forwarded["routed_by"], "upn_suffix");
+    // One channel each for all of it, and the connections of one client are few.
+    let channels = |service: &Service, domain: &str, server| {
+        service.metric(&format!("rcmpd_peer_channels_total{{domain=\"{domain}\",server=\"{server}\"}}"))
+    };
+    assert_eq!(channels(&chain.a, "FABRIKAM", chain.b.netlogon), 1);
+    assert_eq!(channels(&chain.b, "CONTOSO", chain.c.netlogon), 1);
+}
+
+#[test]
+fn whatever_happens_to_the_last_server_nobody_is_let_in_and_it_recovers_by_itself() {
+    let mut chain = chain(&Told { a: "timeout_s = 4", b: "timeout_s = 4", ..Told::default() });
+    assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
+
+    let undecided_about = |chain: &Chain, who: &str, what: &str| {
+        let begun = Instant::now();
+        let answer = ask(chain, who);
+        let took = begun.elapsed();
+        assert_eq!(answer["status"], NO_LOGON_SERVERS, "{what}: {answer:#}");
+        assert_eq!(answer["authoritative"], 0, "{what}");
+        assert_eq!(answer["validation"], Value::Null, "{what}");
+        // Starting Impacket takes its time, too.
+        assert!(took < Duration::from_secs(8), "{what}: {took:?}");
+        assert_eq!(last_decision(&chain.a)["reason"], "no_logon_servers", "{what}");
+    };
+    let undecided = |chain: &Chain, what: &str| undecided_about(chain, "alice", what);
+    let recovers = |chain: &Chain, what: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = ask(chain, "alice");
+            if answer["status"] == SUCCESS {
+                assert_eq!(answer["response"]["domain"], "CONTOSO");
+                return;
+            }
+            assert_eq!(answer["status"], NO_LOGON_SERVERS, "{what}: {answer:#}");
+            assert!(Instant::now() < deadline, "{what}: {}\n{}", chain.a.log(), chain.b.log());
+        }
+    };
+
+    chain.c.kill();
+    undecided(&chain, "it is killed");
+    undecided(&chain, "it is still dead");
+    chain.c.start_again();
+    recovers(&chain, "it is started again");
+
+    // The kernel takes connections and bytes, and nobody reads them.
+    chain.c.signal(Signal::STOP);
+    undecided(&chain, "its port is a black hole");
+    chain.c.signal(Signal::CONT);
+    recovers(&chain, "it goes on");
+
+    // What it remembers of alice is still true, and can be seen to be; of the machine it remembers nothing.
+    let lock = Lock::take(&chain.c);
+    undecided_about(&chain, "web01", "its store is locked");
+    drop(lock);
+    assert_eq!(ask(&chain, "web01")["status"], SUCCESS, "its store is free again");
+
+    // Meanwhile B's own users were B's, and A's A's.
+    let own = impacket(&chain.b, json!({ "domain": "FABRIKAM", "questions": [with_domain(question(&chain.c, "bob"), json!("FABRIKAM"))] }));
+    assert_eq!(own["answers"][0]["status"], "0xC000006D", "{own:#}");
+}
+
+#[test]
+fn a_circle_ends_at_once() {
+    // Each believes that CONTOSO is behind the other, and both let the other ask.
+    let c = Demo::new();
+    let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
+    let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
+    fs::write(b.path("northwind.secret"), a.add_trust("FABRIKAM")).unwrap();
+    fs::write(a.path("fabrikam.secret"), b.add_trust("NORTHWIND")).unwrap();
+    let [to_a, to_b] = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| {
+        std::net::TcpListener::bind(address).unwrap().local_addr().unwrap()
+    });
+    let both = |other: &Demo, servers, secret: &str| {
+        format!(
+            "{}direction = \"both\"\nkind = \"rcmpd\"\nservers = [\"{servers}\"]\nsecret = \"file:{secret}.secret\"\ntransit = [\"CONTOSO\"]\n",
+            other.as_peer()
+        )
+    };
+    let behind = |other: &str| format!("{}direction = \"outbound\"\nvia = \"{other}\"\n", c.as_peer());
+    for (demo, other, at, to, name, secret) in
+        [(&a, &b, to_a, to_b, "FABRIKAM", "fabrikam"), (&b, &a, to_b, to_a, "NORTHWIND", "northwind")]
+    {
+        demo.edit(|text| text.replace(&format!("\"{}:0\"]", at.ip()), &format!("\"{at}\"]")));
+        demo.configure(&both(other, to, secret));
+        demo.configure(&behind(name));
+    }
+    let (a, b, c) = (a.serve(), b.serve(), c.serve());
+    let chain = Chain { a, b, c };
+    let begun = Instant::now();
+    let answer = ask(&chain, "alice");
+    assert_eq!((&answer["status"], &answer["authoritative"]), (&json!(NO_LOGON_SERVERS), &json!(0)));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(last_decision(&chain.b)["reason"], "loop");
+    assert_eq!(last_decision(&chain.a)["reason"], "no_logon_servers");
+    // It went round once: A asked B, and B nobody.
+    let decisions = |service: &Service| audit(service).iter().filter(|line| line["event"] == "map").count();
+    assert_eq!((decisions(&chain.a), decisions(&chain.b)), (1, 1));
+}
+
+#[test]
+fn a_path_is_proved_and_a_weak_hop_refused() {
+    // The keys have to be there before anybody serves.
+    let keys = tempfile_keys();
+    let key = |name: &str| keys.path().join(name).display().to_string();
+    let forward = |name: &str| format!("[forward]\nproof_key = \"{}\"", key(name));
+    let told_a = format!("proof_key = \"{}\"", key("b.pub"));
+    let told_b = format!("proof_key = \"{}\"", key("c.pub"));
+    let [fa, fb, fc] = ["a", "b", "c"].map(forward);
+    let knows_c = format!("proof_key = \"{}\"\n{fa}", key("c.pub"));
+    let chain = chain(&Told { a: &told_a, b: &told_b, forward: [&knows_c, &fb, &fc], ..Told::default() });
+    let trusted = |names: &[(&str, &str)]| -> Vec<String> {
+        names.iter().flat_map(|(domain, file)| ["--proof-key".into(), format!("{domain}={}", key(file))]).collect()
+    };
+    let map = |who: &str, more: &[String]| {
+        let certificate = chain.c.certificate(who);
+        let mut arguments = vec!["map", &certificate, "-c", "client.toml", "--json"];
+        arguments.extend(more.iter().map(String::as_str));
+        chain.a.rcmpd(&arguments)
+    };
+    let all = trusted(&[("NORTHWIND", "a.pub"), ("FABRIKAM", "b.pub"), ("CONTOSO", "c.pub")]);
+    let strong = [&all[..], &["--require-strong".into()]].concat();
+    let done = map("alice", &strong).code(0).json();
+    assert_eq!(done["domain"], "CONTOSO");
+    assert_eq!(done["path"]["strong_at_every_hop"], true, "{done:#}");
+    let hops: Vec<_> = done["path"]["hops"].as_array().unwrap().iter().map(|hop| {
+        ["domain", "server", "role", "strength", "signature"].map(|key| hop[key].as_str().unwrap().to_owned())
+    }).collect();
+    assert_eq!(
+        hops,
+        [
+            ["CONTOSO", "DC1", "answered", "strong", "good"],
+            ["FABRIKAM", "FABDC1", "forwarded", "strong", "good"],
+            ["NORTHWIND", "NORDC1", "forwarded", "strong", "good"],
+        ]
+    );
+    // Whose key is not known is unknown; and that is not enough.
+    let some = trusted(&[("NORTHWIND", "a.pub"), ("CONTOSO", "c.pub")]);
+    let done = map("alice", &[&some[..], &["--proof".into()]].concat()).code(0).json();
+    assert_eq!(done["path"]["hops"][1]["signature"], "unknown");
+    assert_eq!(done["path"]["strong_at_every_hop"], false);
+    let done = map("alice", &[&some[..], &["--require-strong".into()]].concat()).code(3);
+    assert!(done.stderr.contains("hop 1 is signed by nobody who is known"), "{done:?}");
+    // A wrong key is worse.
+    let wrong = trusted(&[("NORTHWIND", "a.pub"), ("FABRIKAM", "c.pub"), ("CONTOSO", "c.pub")]);
+    let done = map("alice", &[&wrong[..], &["--require-strong".into()]].concat()).code(3);
+    assert!(done.stderr.contains("hop 1 is not signed by its domain"), "{done:?}");
+    // Nothing is there unless it is asked for.
+    let done = map("alice", &[]).code(0).json();
+    assert_eq!(done["path"], Value::Null);
+    // A certificate that only names carry is weak at every hop, where C lets it in at all.
+    chain.c.edit(|text| text.replace("binding    = \"full\"", "binding    = \"off\""));
+    chain.c.signal(Signal::HUP);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !chain.c.log().contains(" Reloaded ") {
+        assert!(Instant::now() < deadline, "{}", chain.c.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let carol = [&all[..], &["--domain".into(), "CONTOSO".into()]].concat();
+    let done = map("carol", &[&carol[..], &["--proof".into()]].concat()).code(0).json();
+    let strengths: Vec<_> = done["path"]["hops"].as_array().unwrap().iter().map(|hop| &hop["strength"]).collect();
+    assert_eq!(strengths, ["weak", "weak", "weak"], "{done:#}");
+    let done = map("carol", &[&carol[..], &["--require-strong".into()]].concat()).code(3);
+    assert!(done.stderr.contains("hop 0 is not strong"), "{done:?}");
+}
+
+/// Keys a, b and c, with their public halves.
+fn tempfile_keys() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        rcmpd::signing::make_key(&folder.path().join(name)).unwrap();
+    }
+    folder
+}
