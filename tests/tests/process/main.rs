@@ -9,6 +9,7 @@ mod issuing;
 mod load;
 mod mapping;
 mod revocation;
+mod rogue;
 mod serving;
 mod stores;
 mod strong_mapping;

@@ -1,0 +1,288 @@
+//! A peer that lies: it proves who it is as any peer does, and then says what is not its to say.
+
+use bytes::Bytes;
+use dcerpc_tokio::{Interface, Limits, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
+use dtyp::{Encode, FileTime, Guid, NtStatus, Sid};
+use netlogon_transport::message::PrimaryDomain;
+use netlogon_transport::package::{PackageCall, PackageReply, PackageService, Packages};
+use netlogon_transport::secret::SharedSecret;
+use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
+use netlogon_transport::server::{
+    Audit, AuditUnavailable, ChannelEvent, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt, ServerNames,
+    ServerParts, SystemEnvironment,
+};
+use pac::{Buffer, BufferType, ClientInfo, GroupMembership, LogonInfo, Pac, ResourceGroups, SidAndAttributes, UpnDnsInfo, VerifiedPac};
+use rcmp_service::message::{PACKAGE_NAME, Response};
+use rcmpd_tests::Demo;
+use rcmpd_tests::client::Client;
+use serde_json::Value;
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tower::{ServiceExt, service_fn};
+
+/// The one account that it knows: the trust of whoever asks it.
+struct Secrets {
+    account: String,
+    sid: Sid,
+    password: String,
+}
+
+impl ChannelSecrets for Secrets {
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>> {
+        let machine = name.eq_ignore_ascii_case(&self.account).then(|| Machine {
+            name: self.account.clone(),
+            sid: self.sid,
+            channel_type: ChannelType::TRUSTED_DOMAIN,
+            enabled: true,
+            current: SharedSecret::from_password(&self.password),
+            previous: None,
+            may_map: true,
+            generation: 0,
+        });
+        Box::pin(std::future::ready(Ok(machine)))
+    }
+
+    fn revision(&self) -> Result<u64, SecretsUnavailable> {
+        Ok(0)
+    }
+
+    fn current_used<'a>(&'a self, _: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn rotate<'a>(&'a self, _: &'a Machine, _: SharedSecret) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+struct Silent;
+
+impl Audit for Silent {
+    fn channel(&self, _: &ChannelEvent<'_>) -> Result<(), AuditUnavailable> {
+        Ok(())
+    }
+}
+
+struct Provider(NetlogonServer);
+
+impl SecurityProvider for Provider {
+    fn auth_type(&self) -> dcerpc::security::AuthType {
+        dcerpc::security::AuthType::NETLOGON
+    }
+
+    fn accept<'a>(
+        &'a self,
+        _: &'a Peer,
+        request: dcerpc::server::Authenticate,
+    ) -> dcerpc_tokio::BoxFuture<'a, dcerpc::security::Authentication> {
+        Box::pin(self.0.accept(request))
+    }
+}
+
+/// What it says, whatever it is asked.
+type Speech = Arc<Mutex<Vec<u8>>>;
+
+async fn rogue(domain: PrimaryDomain, secrets: Secrets, speech: Speech) -> SocketAddr {
+    let package = service_fn(move |_: PackageCall| {
+        let data = Some(Bytes::from(speech.lock().unwrap().clone()));
+        std::future::ready(Ok(PackageReply { status: NtStatus::SUCCESS, authoritative: true, data }))
+    });
+    let server = NetlogonServer::new(ServerParts {
+        names: ServerNames { domain, server: "ROGUE".into(), strict_server_name: false },
+        secrets: Arc::new(secrets),
+        packages: Packages::default().with(PACKAGE_NAME, PackageService::new(package)),
+        audit: Arc::new(Silent),
+        environment: Arc::new(SystemEnvironment),
+        response_crypt: ResponseCrypt::Encrypt,
+    });
+    let service = server.clone().map_request(|call: RpcCall| NetlogonCall {
+        connection: call.peer.connection,
+        address: call.peer.address,
+        call: call.call,
+    });
+    let registry = Registry::default()
+        .interface(Interface {
+            syntax: NETLOGON,
+            name: "netlogon",
+            service: tower::util::BoxCloneSyncService::new(service),
+        })
+        .provider(Arc::new(Provider(server)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.3:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(Server::new(registry, Limits::default(), Shutdown::new()).listen(listener));
+    address
+}
+
+/// An answer, open to be edited.
+#[derive(Clone)]
+struct Speaking {
+    domain: String,
+    logon: LogonInfo,
+    client: ClientInfo,
+    upn: UpnDnsInfo,
+    requestor: Sid,
+}
+
+impl Speaking {
+    fn bytes(&self) -> Vec<u8> {
+        let mut logon = Vec::new();
+        self.logon.encode(&mut logon);
+        let buffer = |buffer_type, data| Buffer { buffer_type, data };
+        let pac = Pac {
+            buffers: vec![
+                buffer(BufferType::LOGON_INFO, logon),
+                buffer(BufferType::CLIENT_INFO, self.client.to_bytes()),
+                buffer(BufferType::UPN_DNS_INFO, self.upn.to_bytes()),
+                buffer(BufferType::REQUESTOR_SID, self.requestor.to_bytes()),
+            ],
+        };
+        Response::encode(&pac.to_bytes(), &self.domain)
+    }
+
+    /// Another account of the domain, said the same everywhere.
+    fn called(&mut self, name: &str) {
+        self.logon.effective_name = name.into();
+        self.client.name = name.into();
+        self.upn.extended = Some((name.into(), self.requestor));
+    }
+}
+
+fn decision(demo: &Demo) -> Value {
+    let text = fs::read_to_string(demo.path("audit.log")).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).rfind(|line| line["event"] == "map").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_says_what_is_its_own_and_nothing_else() {
+    // The truth comes from a real service of the domain.
+    let honest = Demo::new().serve();
+    let password = fs::read_to_string(honest.path("machines/WEB01.secret")).unwrap();
+    let client = Client::establish(&honest.netlogon.to_string(), "CONTOSO", "WEB01$", password.trim()).await.unwrap();
+    let mut association = client.open().await.unwrap();
+    let chain = rcmpd::certificates::Chain::read(honest.certificate("alice").as_ref(), None).unwrap();
+    let request = rcmp_service::message::Request {
+        flags: rcmp_service::message::MappingFlags::UPN,
+        certificate: chain.certificate(),
+        issuers: vec![],
+    };
+    let answer = client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", &request.encode().unwrap()).await;
+    let truth = answer.unwrap().data.unwrap().decrypted();
+    let decoded = Response::decode(&truth).unwrap();
+    let pac = VerifiedPac::decode(decoded.auth_data).unwrap();
+    let truth = Speaking {
+        domain: decoded.domain.clone(),
+        logon: pac.logon_info,
+        client: pac.client_info.unwrap(),
+        upn: pac.upn_dns_info.unwrap(),
+        requestor: pac.requestor_sid.unwrap(),
+    };
+
+    let asking = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &honest);
+    let (ours, theirs): (Sid, Sid) =
+        (asking.domain_sid().parse().unwrap(), honest.domain_sid().parse().unwrap());
+    let speech = Speech::default();
+    let secret = "The-secret-of-a-trust-with-somebody-who-lies";
+    let address = rogue(
+        PrimaryDomain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), guid: Guid::NIL, sid: theirs },
+        Secrets { account: "NORTHWIND$".into(), sid: theirs.with_rid(5000).unwrap(), password: secret.into() },
+        Arc::clone(&speech),
+    )
+    .await;
+    fs::write(asking.path("contoso.secret"), secret).unwrap();
+    asking.configure(&format!(
+        "{}direction = \"outbound\"\nservers = [\"{address}\"]\nsecret = \"file:contoso.secret\"",
+        honest.as_peer()
+    ));
+    let asking = asking.serve();
+    let alice = honest.certificate("alice");
+    let mallory = honest.certificate("mallory");
+    let ask = |certificate: &str| asking.rcmpd(&["map", certificate, "-c", "client.toml", "--json"]);
+
+    *speech.lock().unwrap() = truth.bytes();
+    let done = ask(&alice).code(0).json();
+    assert_eq!((done["domain"].as_str(), done["account"].as_str()), (Some("CONTOSO"), Some("alice")));
+
+    let group = |rid| GroupMembership { rid, attributes: 7 };
+    let extra = |sid: Sid| SidAndAttributes { sid, attributes: 7 };
+    let with_extra = |sid: Sid| {
+        move |said: &mut Speaking| {
+            said.logon.extra_sids.push(extra(sid));
+            said.logon.user_flags = said.logon.presence_flags();
+        }
+    };
+    let with_resource_groups = |domain: Sid| {
+        move |said: &mut Speaking| {
+            said.logon.resource_groups = Some(ResourceGroups { domain, groups: vec![group(1103)] });
+            said.logon.user_flags = said.logon.presence_flags();
+        }
+    };
+    let third: Sid = "S-1-5-21-9-9-9".parse().unwrap();
+    type Lie<'a> = (&'a str, Box<dyn Fn(&mut Speaking) + 'a>, &'a str);
+    let lies: Vec<Lie<'_>> = vec![
+        ("a third domain's SID", Box::new(with_extra(third.with_rid(512).unwrap())), "foreign_sid"),
+        ("our administrators' SID", Box::new(with_extra(ours.with_rid(512).unwrap())), "our_sid"),
+        ("BUILTIN's administrators", Box::new(with_extra("S-1-5-32-544".parse().unwrap())), "builtin_sid"),
+        ("our resource group's SID", Box::new(with_resource_groups(ours)), "our_resource_groups"),
+        ("UserId 0", Box::new(move |said: &mut Speaking| {
+            said.logon.user_id = 0;
+            said.logon.extra_sids.insert(0, extra(ours.with_rid(500).unwrap()));
+            said.logon.user_flags = said.logon.presence_flags();
+            said.upn.extended = None;
+        }), "no_user_id"),
+        ("our UPN suffix", Box::new(|said: &mut Speaking| said.upn.upn = "alice@northwind.example".into()), "our_upn_suffix"),
+        ("our LogonDomainName", Box::new(|said: &mut Speaking| said.logon.logon_domain_name = "NORTHWIND".into()), "our_logon_domain_name"),
+        ("our LogonDomainId", Box::new(move |said: &mut Speaking| {
+            said.logon.logon_domain_id = ours;
+            said.requestor = ours.with_rid(said.logon.user_id).unwrap();
+            said.upn.extended = Some(("alice".into(), said.requestor));
+        }), "our_logon_domain_id"),
+        ("our domain's name", Box::new(|said: &mut Speaking| said.domain = "northwind".into()), "our_domain"),
+        ("our DNS name", Box::new(|said: &mut Speaking| said.upn.dns_domain_name = "NORTHWIND.EXAMPLE".into()), "our_dns_domain_name"),
+        ("a third domain's name", Box::new(|said: &mut Speaking| said.domain = "OTHER".into()), "other_domain"),
+        ("a plain alice", Box::new(|said: &mut Speaking| said.upn.upn = "alice".into()), "upn_form"),
+        ("a plain alice of no domain", Box::new(|said: &mut Speaking| said.logon.logon_domain_name = "".into()), "other_logon_domain_name"),
+        ("a name with another domain in it", Box::new(|said: &mut Speaking| said.called("NORTHWIND\\alice")), "effective_name"),
+        ("a name with our suffix in it", Box::new(|said: &mut Speaking| said.called("alice@northwind.example")), "effective_name"),
+        ("somebody else than the certificate says", Box::new(move |said: &mut Speaking| {
+            said.logon.user_id = 1002;
+            said.requestor = theirs.with_rid(1002).unwrap();
+            said.called("bob");
+        }), "sid_mismatch"),
+    ];
+    for (what, lie, disbelief) in &lies {
+        let mut said = truth.clone();
+        lie(&mut said);
+        *speech.lock().unwrap() = said.bytes();
+        let done = ask(&alice).code(3);
+        assert_eq!(done.json()["status"]["name"], "STATUS_LOGON_FAILURE", "{what}: {done:?}");
+        let line = decision(&asking);
+        assert_eq!(line["reason"], "disbelieved", "{what}: {line:#}");
+        assert_eq!(line["disbelief"], *disbelief, "{what}: {line:#}");
+        assert_eq!(line["peer"], "CONTOSO", "{what}");
+        assert_eq!(line["account"], Value::Null, "{what}: nobody is written down as let in");
+    }
+    // What it may say of its own, and what means nothing here, is another thing.
+    let mut said = truth.clone();
+    with_resource_groups(theirs)(&mut said);
+    said.logon.logon_script = r"\\evil\run.cmd".into();
+    said.logon.group_ids.push(group(512));
+    *speech.lock().unwrap() = said.bytes();
+    let done = ask(&alice).code(0).json();
+    let groups = done["groups"].to_string();
+    assert!(groups.contains(&format!("{theirs}-512")), "its own administrators are its own: {done:#}");
+    assert!(!groups.contains(&format!("{theirs}-1103")), "its local groups mean nothing here: {done:#}");
+    assert_eq!(done["pac"]["logon_domain_name"], "CONTOSO");
+    // Rubbish is no decision.
+    for rubbish in [vec![], vec![0; 64], truth.bytes()[..100].to_vec()] {
+        *speech.lock().unwrap() = rubbish;
+        let done = ask(&mallory);
+        assert!(done.code == 3 || done.code == 7, "{done:?}");
+        assert_eq!(done.json()["account"], Value::Null);
+    }
+    // Times are its own to say, and it goes on.
+    let mut said = truth.clone();
+    said.logon.logoff_time = FileTime::NEVER;
+    *speech.lock().unwrap() = said.bytes();
+    ask(&alice).code(0);
+}
