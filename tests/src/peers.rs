@@ -16,11 +16,64 @@ fn script(name: &str) -> PathBuf {
     here().join("peers").join(name)
 }
 
+/// Where `tests/peers/install` puts what it installs.
+fn private() -> PathBuf {
+    std::env::var_os("RCMPD_PRIVATE").map_or_else(|| here().join("../target/private"), PathBuf::from)
+}
+
 /// Python with Impacket.
 pub fn impacket_python() -> PathBuf {
-    let private =
-        std::env::var_os("RCMPD_PRIVATE").map_or_else(|| here().join("../target/private"), PathBuf::from);
-    private.join("venv/bin/python")
+    private().join("venv/bin/python")
+}
+
+/// A collector of OpenTelemetry's: what it receives it sends on. It ends with this value.
+#[derive(Debug)]
+pub struct Rotel {
+    child: Child,
+    /// Where it receives OTLP over gRPC.
+    pub endpoint: String,
+}
+
+impl Rotel {
+    /// Starts one that sends traces on to `endpoint`.
+    pub fn start(endpoint: &str) -> Self {
+        // It does not say which port it got, so it is told one that was free just now.
+        let free = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
+            listener.local_addr().expect("it is bound").to_string()
+        };
+        let (grpc, http) = (free(), free());
+        let child = Command::new(private().join("collector/rotel/rotel-agent"))
+            .args(["start", "--otlp-grpc-endpoint", &grpc, "--otlp-http-endpoint", &http])
+            .args([
+                "--exporter",
+                "otlp",
+                "--otlp-exporter-endpoint",
+                endpoint,
+                "--otlp-exporter-protocol",
+                "grpc",
+            ])
+            .args(["--batch-timeout", "100ms"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("rotel does not start ({error}): tests/peers/install"));
+        let rotel = Self { child, endpoint: format!("http://{grpc}") };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while std::net::TcpStream::connect(&grpc).is_err() {
+            assert!(std::time::Instant::now() < deadline, "rotel does not listen on {grpc}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        rotel
+    }
+}
+
+impl Drop for Rotel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Python with Samba's bindings: they belong to Debian's.

@@ -1,5 +1,8 @@
 //! Three domains, three processes: NORTHWIND asks FABRIKAM, which asks CONTOSO, whose user alice is.
 
+use super::telemetry::{Collector, attribute};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use rcmpd_tests::peers::Rotel;
 use rcmpd_tests::peers::{impacket, question, question_with};
 use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
@@ -29,9 +32,12 @@ struct Told<'a> {
     /// Beside, at each.
     forward: [&'a str; 3],
     environment: [&'a [(&'a str, &'a str)]; 3],
+    /// What A and B take each other and C for.
+    kind: Option<&'a str>,
 }
 
 fn chain(told: &Told<'_>) -> Chain {
+    let kind = told.kind.unwrap_or("rcmpd");
     let c = Demo::new();
     c.edit(|text| text.replace("\"127.0.0.1:0\"]", "\"127.0.0.3:0\"]"));
     let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
@@ -40,23 +46,23 @@ fn chain(told: &Told<'_>) -> Chain {
     fs::write(b.path("contoso.secret"), c.add_trust("FABRIKAM")).unwrap();
     fs::write(a.path("fabrikam.secret"), b.add_trust("NORTHWIND")).unwrap();
 
-    c.configure(&format!("{}direction = \"inbound\"\nkind = \"rcmpd\"\n{}", b.as_peer(), told.forward[2]));
+    c.configure(&format!("{}direction = \"inbound\"\nkind = \"{kind}\"\n{}", b.as_peer(), told.forward[2]));
     c.configure("[audit]\npath = \"audit.log\"");
     let c = c.serve_with(told.environment[2]);
     b.configure(&format!(
-        "{}direction = \"outbound\"\nkind = \"rcmpd\"\nservers = [\"{}\"]\nsecret = \"file:contoso.secret\"\n{}",
+        "{}direction = \"outbound\"\nkind = \"{kind}\"\nservers = [\"{}\"]\nsecret = \"file:contoso.secret\"\n{}",
         c.as_peer(),
         c.netlogon,
         told.b
     ));
     b.configure(&format!(
-        "{}direction = \"inbound\"\nkind = \"rcmpd\"\ntransit = [\"CONTOSO\"]\n{}",
+        "{}direction = \"inbound\"\nkind = \"{kind}\"\ntransit = [\"CONTOSO\"]\n{}",
         a.as_peer(),
         told.forward[1]
     ));
     let b = b.serve_with(told.environment[1]);
     a.configure(&format!(
-        "{}direction = \"outbound\"\nkind = \"rcmpd\"\nservers = [\"{}\"]\nsecret = \"file:fabrikam.secret\"\n{}",
+        "{}direction = \"outbound\"\nkind = \"{kind}\"\nservers = [\"{}\"]\nsecret = \"file:fabrikam.secret\"\n{}",
         b.as_peer(),
         b.netlogon,
         told.a
@@ -98,7 +104,8 @@ fn ask(chain: &Chain, who: &str) -> Value {
 fn ask_with(chain: &Chain, who: &str, more: Value) -> Value {
     let mut asked = question_with(&chain.c, who, more);
     let domain = asked.as_object_mut().unwrap().remove("domain").unwrap_or("NORTHWIND".into());
-    let done = impacket(&chain.a, json!({ "domain": "NORTHWIND", "questions": [with_domain(asked, domain)] }));
+    let done =
+        impacket(&chain.a, json!({ "domain": "NORTHWIND", "questions": [with_domain(asked, domain)] }));
     assert_eq!(done["error"], Value::Null, "{done:#}\n{}\n{}", chain.a.log(), chain.b.log());
     done["answers"][0].clone()
 }
@@ -150,7 +157,10 @@ fn a_user_of_the_third_domain_is_known_by_its_name_at_the_first() {
     // Each writes down its part.
     let [a, b, c] = [&chain.a, &chain.b, &chain.c].map(last_decision);
     assert_eq!((&a["asker"], &a["reason"]), (&json!("WEB01$"), &json!("other_domain")));
-    assert_eq!((&b["reason"], &b["asker_domain"], &b["peer"]), (&json!("refused_elsewhere"), &json!("NORTHWIND"), &json!("CONTOSO")));
+    assert_eq!(
+        (&b["reason"], &b["asker_domain"], &b["peer"]),
+        (&json!("refused_elsewhere"), &json!("NORTHWIND"), &json!("CONTOSO"))
+    );
     assert_eq!((&c["asker"], &c["reason"]), (&json!("FABRIKAM$"), &json!("no_match")));
     let forwarded = audit(&chain.a).into_iter().find(|line| line["reason"] == "forwarded").unwrap();
     assert_eq!(forwarded["account"], "CONTOSO\\alice");
@@ -213,7 +223,10 @@ fn whatever_happens_to_the_last_server_nobody_is_let_in_and_it_recovers_by_itsel
     assert_eq!(ask(&chain, "web01")["status"], SUCCESS, "its store is free again");
 
     // Meanwhile B's own users were B's, and A's A's.
-    let own = impacket(&chain.b, json!({ "domain": "FABRIKAM", "questions": [with_domain(question(&chain.c, "bob"), json!("FABRIKAM"))] }));
+    let own = impacket(
+        &chain.b,
+        json!({ "domain": "FABRIKAM", "questions": [with_domain(question(&chain.c, "bob"), json!("FABRIKAM"))] }),
+    );
     assert_eq!(own["answers"][0]["status"], "0xC000006D", "{own:#}");
 }
 
@@ -225,9 +238,8 @@ fn a_circle_ends_at_once() {
     let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
     fs::write(b.path("northwind.secret"), a.add_trust("FABRIKAM")).unwrap();
     fs::write(a.path("fabrikam.secret"), b.add_trust("NORTHWIND")).unwrap();
-    let [to_a, to_b] = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| {
-        std::net::TcpListener::bind(address).unwrap().local_addr().unwrap()
-    });
+    let [to_a, to_b] = ["127.0.0.1:0", "127.0.0.2:0"]
+        .map(|address| std::net::TcpListener::bind(address).unwrap().local_addr().unwrap());
     let both = |other: &Demo, servers, secret: &str| {
         format!(
             "{}direction = \"both\"\nkind = \"rcmpd\"\nservers = [\"{servers}\"]\nsecret = \"file:{secret}.secret\"\ntransit = [\"CONTOSO\"]\n",
@@ -267,7 +279,10 @@ fn a_path_is_proved_and_a_weak_hop_refused() {
     let knows_c = format!("proof_key = \"{}\"\n{fa}", key("c.pub"));
     let chain = chain(&Told { a: &told_a, b: &told_b, forward: [&knows_c, &fb, &fc], ..Told::default() });
     let trusted = |names: &[(&str, &str)]| -> Vec<String> {
-        names.iter().flat_map(|(domain, file)| ["--proof-key".into(), format!("{domain}={}", key(file))]).collect()
+        names
+            .iter()
+            .flat_map(|(domain, file)| ["--proof-key".into(), format!("{domain}={}", key(file))])
+            .collect()
     };
     let map = |who: &str, more: &[String]| {
         let certificate = chain.c.certificate(who);
@@ -280,9 +295,15 @@ fn a_path_is_proved_and_a_weak_hop_refused() {
     let done = map("alice", &strong).code(0).json();
     assert_eq!(done["domain"], "CONTOSO");
     assert_eq!(done["path"]["strong_at_every_hop"], true, "{done:#}");
-    let hops: Vec<_> = done["path"]["hops"].as_array().unwrap().iter().map(|hop| {
-        ["domain", "server", "role", "strength", "signature"].map(|key| hop[key].as_str().unwrap().to_owned())
-    }).collect();
+    let hops: Vec<_> = done["path"]["hops"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|hop| {
+            ["domain", "server", "role", "strength", "signature"]
+                .map(|key| hop[key].as_str().unwrap().to_owned())
+        })
+        .collect();
     assert_eq!(
         hops,
         [
@@ -315,7 +336,8 @@ fn a_path_is_proved_and_a_weak_hop_refused() {
     }
     let carol = [&all[..], &["--domain".into(), "CONTOSO".into()]].concat();
     let done = map("carol", &[&carol[..], &["--proof".into()]].concat()).code(0).json();
-    let strengths: Vec<_> = done["path"]["hops"].as_array().unwrap().iter().map(|hop| &hop["strength"]).collect();
+    let strengths: Vec<_> =
+        done["path"]["hops"].as_array().unwrap().iter().map(|hop| &hop["strength"]).collect();
     assert_eq!(strengths, ["weak", "weak", "weak"], "{done:#}");
     let done = map("carol", &[&carol[..], &["--require-strong".into()]].concat()).code(3);
     assert!(done.stderr.contains("hop 0 is not strong"), "{done:?}");
@@ -328,4 +350,99 @@ fn tempfile_keys() -> tempfile::TempDir {
         rcmpd::signing::make_key(&folder.path().join(name)).unwrap();
     }
     folder
+}
+
+/// The spans of all three, each with its service's name.
+fn spans(collector: &Collector) -> Vec<(String, Span)> {
+    let received = collector.0.lock().unwrap();
+    let resources = received.iter().flat_map(|request| &request.resource_spans);
+    resources
+        .flat_map(|resource| {
+            let name = attribute(&resource.resource.as_ref().unwrap().attributes, "service.name").unwrap();
+            let spans = resource.scope_spans.iter().flat_map(|scope| &scope.spans);
+            spans.map(move |span| (name.clone(), span.clone()))
+        })
+        .collect()
+}
+
+/// Asks once about alice, with everything that is traced received by a collector; what came of it.
+async fn traced(kind: &'static str) -> Vec<(String, Span)> {
+    let (collector, endpoint) = Collector::listen().await;
+    tokio::task::spawn_blocking(move || {
+        let rotel = Rotel::start(&endpoint);
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", rotel.endpoint.as_str());
+        let name = |name| [endpoint, ("OTEL_SERVICE_NAME", name)];
+        let [a, b, c] = ["northwind", "fabrikam", "contoso"].map(name);
+        let mut chain = chain(&Told { environment: [&a, &b, &c], kind: Some(kind), ..Told::default() });
+        assert_eq!(ask(&chain, "alice")["status"], SUCCESS, "{}", chain.a.log());
+        for service in [&mut chain.a, &mut chain.b, &mut chain.c] {
+            service.signal(Signal::TERM);
+            assert_eq!(service.ended(), 0);
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let received = spans(&collector);
+            let questions = received
+                .iter()
+                .filter(|(_, span)| attribute(&span.attributes, "opnum").as_deref() == Some("39"));
+            if questions.count() == 3 {
+                return received;
+            }
+            assert!(Instant::now() < deadline, "{received:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    })
+    .await
+    .unwrap()
+}
+
+/// The question's span at a service, and the one with which it was sent on.
+fn question_and_forward(spans: &[(String, Span)], service: &str) -> (Span, Option<Span>) {
+    let own = || spans.iter().filter(|(name, _)| name == service).map(|(_, span)| span);
+    let question = own().find(|span| attribute(&span.attributes, "opnum").as_deref() == Some("39")).unwrap();
+    (question.clone(), own().find(|span| span.name == "forward").cloned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_one_trace_over_three_services() {
+    let spans = traced("rcmpd").await;
+    let (a, from_a) = question_and_forward(&spans, "northwind");
+    let (b, from_b) = question_and_forward(&spans, "fabrikam");
+    let (c, from_c) = question_and_forward(&spans, "contoso");
+    let (from_a, from_b) = (from_a.unwrap(), from_b.unwrap());
+    assert_eq!(from_c, None);
+    for span in [&from_a, &b, &from_b, &c] {
+        assert_eq!(span.trace_id, a.trace_id, "one trace");
+        assert!(span.links.is_empty());
+    }
+    assert_eq!(from_a.parent_span_id, a.span_id);
+    assert_eq!(b.parent_span_id, from_a.span_id);
+    assert_eq!(from_b.parent_span_id, b.span_id);
+    assert_eq!(c.parent_span_id, from_b.span_id);
+    assert_eq!((from_a.kind, b.kind), (3, 2), "client and server");
+    assert_eq!(attribute(&from_a.attributes, "peer.domain").as_deref(), Some("FABRIKAM"));
+    assert_eq!(attribute(&from_a.attributes, "rcmp.domain").as_deref(), Some("CONTOSO"));
+    assert_eq!(attribute(&a.attributes, "rcmp.reason").as_deref(), Some("forwarded"));
+    assert_eq!(attribute(&c.attributes, "rcmp.reason").as_deref(), Some("mapped"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_foreign_servers_nothing_is_sent_and_a_link_joins_the_halves() {
+    let spans = traced("netlogon").await;
+    let (a, from_a) = question_and_forward(&spans, "northwind");
+    let (b, from_b) = question_and_forward(&spans, "fabrikam");
+    let (c, _) = question_and_forward(&spans, "contoso");
+    let (from_a, from_b) = (from_a.unwrap(), from_b.unwrap());
+    assert!(a.trace_id != b.trace_id && b.trace_id != c.trace_id, "each its own");
+    assert!(b.parent_span_id.is_empty() && c.parent_span_id.is_empty());
+    let link = |span: &Span| {
+        assert_eq!(span.links.len(), 1, "{span:#?}");
+        (span.links[0].trace_id.clone(), span.links[0].span_id.clone())
+    };
+    assert!(a.links.is_empty(), "a machine of ours is no foreign server");
+    assert_eq!(link(&from_a), link(&b));
+    assert_eq!(link(&from_b), link(&c));
+    let digest = attribute(&from_a.attributes, "rcmp.request.digest").unwrap();
+    assert_eq!(attribute(&c.attributes, "rcmp.request.digest").as_deref(), Some(&*digest));
+    assert_eq!(dtyp::hex(&link(&c).0), digest[..32]);
 }

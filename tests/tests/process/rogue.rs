@@ -8,10 +8,13 @@ use netlogon_transport::package::{PackageCall, PackageReply, PackageService, Pac
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
 use netlogon_transport::server::{
-    Audit, AuditUnavailable, ChannelEvent, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt, ServerNames,
-    ServerParts, SystemEnvironment,
+    Audit, AuditUnavailable, ChannelEvent, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt,
+    ServerNames, ServerParts, SystemEnvironment,
 };
-use pac::{Buffer, BufferType, ClientInfo, GroupMembership, LogonInfo, Pac, ResourceGroups, SidAndAttributes, UpnDnsInfo, VerifiedPac};
+use pac::{
+    Buffer, BufferType, ClientInfo, GroupMembership, LogonInfo, Pac, ResourceGroups, SidAndAttributes,
+    UpnDnsInfo, VerifiedPac,
+};
 use rcmp_service::message::{PACKAGE_NAME, Response};
 use rcmpd_tests::Demo;
 use rcmpd_tests::client::Client;
@@ -51,7 +54,11 @@ impl ChannelSecrets for Secrets {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn rotate<'a>(&'a self, _: &'a Machine, _: SharedSecret) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+    fn rotate<'a>(
+        &'a self,
+        _: &'a Machine,
+        _: SharedSecret,
+    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
         Box::pin(std::future::ready(Ok(())))
     }
 }
@@ -150,7 +157,10 @@ impl Speaking {
 
 fn decision(demo: &Demo) -> Value {
     let text = fs::read_to_string(demo.path("audit.log")).unwrap();
-    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).rfind(|line| line["event"] == "map").unwrap()
+    text.lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .rfind(|line| line["event"] == "map")
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,7 +168,8 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     // The truth comes from a real service of the domain.
     let honest = Demo::new().serve();
     let password = fs::read_to_string(honest.path("machines/WEB01.secret")).unwrap();
-    let client = Client::establish(&honest.netlogon.to_string(), "CONTOSO", "WEB01$", password.trim()).await.unwrap();
+    let client =
+        Client::establish(&honest.netlogon.to_string(), "CONTOSO", "WEB01$", password.trim()).await.unwrap();
     let mut association = client.open().await.unwrap();
     let chain = rcmpd::certificates::Chain::read(honest.certificate("alice").as_ref(), None).unwrap();
     let request = rcmp_service::message::Request {
@@ -166,7 +177,8 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         certificate: chain.certificate(),
         issuers: vec![],
     };
-    let answer = client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", &request.encode().unwrap()).await;
+    let answer =
+        client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", &request.encode().unwrap()).await;
     let truth = answer.unwrap().data.unwrap().decrypted();
     let decoded = Response::decode(&truth).unwrap();
     let pac = VerifiedPac::decode(decoded.auth_data).unwrap();
@@ -184,8 +196,17 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     let speech = Speech::default();
     let secret = "The-secret-of-a-trust-with-somebody-who-lies";
     let address = rogue(
-        PrimaryDomain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), guid: Guid::NIL, sid: theirs },
-        Secrets { account: "NORTHWIND$".into(), sid: theirs.with_rid(5000).unwrap(), password: secret.into() },
+        PrimaryDomain {
+            netbios: "CONTOSO".into(),
+            dns: "contoso.example".into(),
+            guid: Guid::NIL,
+            sid: theirs,
+        },
+        Secrets {
+            account: "NORTHWIND$".into(),
+            sid: theirs.with_rid(5000).unwrap(),
+            password: secret.into(),
+        },
         Arc::clone(&speech),
     )
     .await;
@@ -224,31 +245,71 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         ("our administrators' SID", Box::new(with_extra(ours.with_rid(512).unwrap())), "our_sid"),
         ("BUILTIN's administrators", Box::new(with_extra("S-1-5-32-544".parse().unwrap())), "builtin_sid"),
         ("our resource group's SID", Box::new(with_resource_groups(ours)), "our_resource_groups"),
-        ("UserId 0", Box::new(move |said: &mut Speaking| {
-            said.logon.user_id = 0;
-            said.logon.extra_sids.insert(0, extra(ours.with_rid(500).unwrap()));
-            said.logon.user_flags = said.logon.presence_flags();
-            said.upn.extended = None;
-        }), "no_user_id"),
-        ("our UPN suffix", Box::new(|said: &mut Speaking| said.upn.upn = "alice@northwind.example".into()), "our_upn_suffix"),
-        ("our LogonDomainName", Box::new(|said: &mut Speaking| said.logon.logon_domain_name = "NORTHWIND".into()), "our_logon_domain_name"),
-        ("our LogonDomainId", Box::new(move |said: &mut Speaking| {
-            said.logon.logon_domain_id = ours;
-            said.requestor = ours.with_rid(said.logon.user_id).unwrap();
-            said.upn.extended = Some(("alice".into(), said.requestor));
-        }), "our_logon_domain_id"),
+        (
+            "UserId 0",
+            Box::new(move |said: &mut Speaking| {
+                said.logon.user_id = 0;
+                said.logon.extra_sids.insert(0, extra(ours.with_rid(500).unwrap()));
+                said.logon.user_flags = said.logon.presence_flags();
+                said.upn.extended = None;
+            }),
+            "no_user_id",
+        ),
+        (
+            "our UPN suffix",
+            Box::new(|said: &mut Speaking| said.upn.upn = "alice@northwind.example".into()),
+            "our_upn_suffix",
+        ),
+        (
+            "our LogonDomainName",
+            Box::new(|said: &mut Speaking| said.logon.logon_domain_name = "NORTHWIND".into()),
+            "our_logon_domain_name",
+        ),
+        (
+            "our LogonDomainId",
+            Box::new(move |said: &mut Speaking| {
+                said.logon.logon_domain_id = ours;
+                said.requestor = ours.with_rid(said.logon.user_id).unwrap();
+                said.upn.extended = Some(("alice".into(), said.requestor));
+            }),
+            "our_logon_domain_id",
+        ),
         ("our domain's name", Box::new(|said: &mut Speaking| said.domain = "northwind".into()), "our_domain"),
-        ("our DNS name", Box::new(|said: &mut Speaking| said.upn.dns_domain_name = "NORTHWIND.EXAMPLE".into()), "our_dns_domain_name"),
-        ("a third domain's name", Box::new(|said: &mut Speaking| said.domain = "OTHER".into()), "other_domain"),
+        (
+            "our DNS name",
+            Box::new(|said: &mut Speaking| said.upn.dns_domain_name = "NORTHWIND.EXAMPLE".into()),
+            "our_dns_domain_name",
+        ),
+        (
+            "a third domain's name",
+            Box::new(|said: &mut Speaking| said.domain = "OTHER".into()),
+            "other_domain",
+        ),
         ("a plain alice", Box::new(|said: &mut Speaking| said.upn.upn = "alice".into()), "upn_form"),
-        ("a plain alice of no domain", Box::new(|said: &mut Speaking| said.logon.logon_domain_name = "".into()), "other_logon_domain_name"),
-        ("a name with another domain in it", Box::new(|said: &mut Speaking| said.called("NORTHWIND\\alice")), "effective_name"),
-        ("a name with our suffix in it", Box::new(|said: &mut Speaking| said.called("alice@northwind.example")), "effective_name"),
-        ("somebody else than the certificate says", Box::new(move |said: &mut Speaking| {
-            said.logon.user_id = 1002;
-            said.requestor = theirs.with_rid(1002).unwrap();
-            said.called("bob");
-        }), "sid_mismatch"),
+        (
+            "a plain alice of no domain",
+            Box::new(|said: &mut Speaking| said.logon.logon_domain_name = "".into()),
+            "other_logon_domain_name",
+        ),
+        (
+            "a name with another domain in it",
+            Box::new(|said: &mut Speaking| said.called("NORTHWIND\\alice")),
+            "effective_name",
+        ),
+        (
+            "a name with our suffix in it",
+            Box::new(|said: &mut Speaking| said.called("alice@northwind.example")),
+            "effective_name",
+        ),
+        (
+            "somebody else than the certificate says",
+            Box::new(move |said: &mut Speaking| {
+                said.logon.user_id = 1002;
+                said.requestor = theirs.with_rid(1002).unwrap();
+                said.called("bob");
+            }),
+            "sid_mismatch",
+        ),
     ];
     for (what, lie, disbelief) in &lies {
         let mut said = truth.clone();

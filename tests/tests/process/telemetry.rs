@@ -11,10 +11,12 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use rcmpd_tests::Demo;
 use rustix::process::Signal;
 use std::sync::{Arc, Mutex};
+use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
 
+/// Keeps what it receives.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+pub(crate) struct Collector(pub(crate) Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -27,7 +29,22 @@ impl TraceService for Collector {
     }
 }
 
-fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
+impl Collector {
+    /// One that listens, and where.
+    pub(crate) async fn listen() -> (Self, String) {
+        let collector = Self::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        // Rotel compresses, whatever it is told.
+        let service = TraceServiceServer::new(collector.clone()).accept_compressed(CompressionEncoding::Gzip);
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(incoming));
+        (collector, endpoint)
+    }
+}
+
+pub(crate) fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
     let value = attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()?;
     Some(match value {
         Value::StringValue(text) => text.clone(),
@@ -38,13 +55,7 @@ fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_call_is_one_span() {
-    let collector = Collector::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let incoming = tonic::transport::server::TcpIncoming::from(listener);
-    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector.clone()));
-    tokio::spawn(server.serve_with_incoming(incoming));
-
+    let (collector, endpoint) = Collector::listen().await;
     let mut service = Demo::new().serve_with(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test"),

@@ -235,7 +235,9 @@ impl Servers {
                         Ok(Ok(addresses)) => {
                             clients.extend(addresses.iter().map(|address| client(&address.to_string())));
                         }
-                        _ => debug!(domain = self.domain, host = found.host, "A server's address is not known"),
+                        _ => {
+                            debug!(domain = self.domain, host = found.host, "A server's address is not known")
+                        }
                     }
                 }
                 Known { clients, fresh_until: Some(Instant::now() + found.ttl) }
