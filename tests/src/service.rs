@@ -235,6 +235,11 @@ path = "audit.log"
         self.start(command)
     }
 
+    /// Serves it by a command that runs the binary somewhere else.
+    pub fn serve_by(self, command: Command) -> Service {
+        self.start(command)
+    }
+
     /// Serves it in a network namespace of its own, where the endpoint mapper has its well-known port: Samba's clients ask
     /// nobody else where Netlogon is. [`Service::beside`] is the way in.
     pub fn serve_alone(self) -> Service {

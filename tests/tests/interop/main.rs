@@ -7,6 +7,7 @@ mod endpoint_mapper;
 mod hostile;
 mod impacket;
 mod oracles;
+mod relay;
 mod samba;
 mod trusts;
 
