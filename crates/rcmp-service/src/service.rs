@@ -4,6 +4,7 @@ use crate::answer;
 use crate::binding;
 use crate::certificate::Certificate;
 use crate::context::CallContext;
+use crate::domains::{Domains, Route, RoutedBy};
 use crate::forward::Elsewhere;
 use crate::mapping::{self, Form, FormQuery, Method, Strength};
 use crate::message::{MappingFlags, Request};
@@ -259,6 +260,35 @@ impl Mapper {
         answer
     }
 
+    /// The same, for whoever may be of another domain: then nobody is asked, and it is taken down who would be.
+    pub async fn explain_among(
+        &self,
+        domains: &Domains,
+        request: &[u8],
+        now: FileTime,
+        trace: &mut impl Trace,
+    ) -> Answer {
+        let route = Request::decode(request).ok().and_then(|request| {
+            let certificate = Certificate::parse(request.certificate).ok()?;
+            Some(domains.route("", false, &request, &certificate))
+        });
+        let reason = match route {
+            None | Some(Route::Here) => return self.explain(request, now, trace).await,
+            Some(Route::Nowhere(reason)) => reason,
+            Some(Route::Peer(peer, by)) => {
+                let netbios = |peer: usize| domains.peers()[peer].domain.netbios.clone();
+                trace.step(|| Step::Routed {
+                    domain: netbios(peer),
+                    peer: netbios(domains.through(peer)),
+                    by,
+                });
+                Reason::OtherDomain
+            }
+        };
+        trace.step(|| Step::Decided { reason });
+        Answer::refused(reason, &self.policy)
+    }
+
     /// Makes the same decision for whoever does not need the answer, and says for whom it is.
     pub async fn rehearse(&self, request: &[u8], now: FileTime) -> Result<Arc<Record>, Reason> {
         self.decide_here(request, now, &mut NoTrace).await.map(|decision| decision.record)
@@ -299,7 +329,10 @@ impl Mapper {
             Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
         match self.decide(&request, &certificate, now, trace).await? {
             Decided::Here(decision) => Ok(decision),
-            Decided::Elsewhere(_) => Err(Reason::OtherDomain),
+            Decided::Elsewhere(domain) => {
+                trace.step(|| Step::Routed { peer: domain.clone(), domain, by: RoutedBy::Store });
+                Err(Reason::OtherDomain)
+            }
         }
     }
 

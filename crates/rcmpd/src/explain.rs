@@ -5,21 +5,22 @@ use crate::serve::now;
 use crate::stores::Accounts;
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
 use rcmp_service::trace::Step;
-use rcmp_service::{Form, Mapper};
+use rcmp_service::{Domains, Form, Mapper};
 use std::time::{Duration, Instant};
 
 /// Decides, and explains the decision.
 pub async fn explain(
     mapper: &Mapper,
+    domains: &Domains,
     accounts: &Accounts,
     request: &[u8],
     certificate: &[u8],
     config: &str,
 ) -> anyhow::Result<(rcmp_service::Reason, Explanation)> {
     let mut steps = Vec::new();
-    let answer = mapper.explain(request, now(), &mut steps).await;
+    let answer = mapper.explain_among(domains, request, now(), &mut steps).await;
     let mut explanation = Explanation::new(mapper, request, &steps, &answer);
-    if answer.mapped.is_none() {
+    if answer.mapped.is_none() && explanation.routed.is_none() {
         let mut nearest = Nearest::new(&steps);
         let weighed = steps.iter().find_map(|step| match step {
             Step::Weighed { record, .. } => Some(record),
@@ -142,6 +143,17 @@ fn asked(asked: &Asked) {
 }
 
 fn conclusion(explanation: &Explanation) {
+    if let Some(routed) = &explanation.routed {
+        let through = match routed.peer == routed.domain {
+            true => String::new(),
+            false => format!(", through {}", routed.peer),
+        };
+        return line(&format!(
+            "{} decides ({}), and is asked{through}; nobody was asked now: `rcmpd map` asks",
+            visible(&routed.domain),
+            routed.by
+        ));
+    }
     if let (Some(account), Some(sid), Some(strength)) =
         (&explanation.account, &explanation.sid, explanation.strength)
     {
@@ -162,7 +174,7 @@ fn conclusion(explanation: &Explanation) {
         "nobody: {} ({}{event}){refused_by}; the client is told {}",
         explanation.text,
         explanation.reason,
-        explanation.status.name.unwrap_or(&explanation.status.value)
+        explanation.status.as_ref().map_or("", |status| status.name.unwrap_or(&status.value))
     ));
     if let Some(miss) = &explanation.nearest {
         line("");

@@ -446,3 +446,59 @@ async fn to_foreign_servers_nothing_is_sent_and_a_link_joins_the_halves() {
     assert_eq!(attribute(&c.attributes, "rcmp.request.digest").as_deref(), Some(&*digest));
     assert_eq!(dtyp::hex(&link(&c).0), digest[..32]);
 }
+
+#[test]
+fn an_explanation_says_who_decides_and_asks_nobody() {
+    let chain = chain(&Told::default());
+    let alice = chain.c.certificate("alice");
+    let done = chain.a.rcmpd(&["explain", &alice, "-c", "rcmpd.toml"]).code(7);
+    assert!(done.stdout.contains("CONTOSO decides (upn_suffix), and is asked, through FABRIKAM"), "{done:?}");
+    let done = chain.a.rcmpd(&["explain", &alice, "-c", "rcmpd.toml", "--json"]).code(7).json();
+    assert_eq!(done["routed"], json!({ "domain": "CONTOSO", "peer": "FABRIKAM", "by": "upn_suffix" }));
+    assert_eq!((&done["reason"], &done["status"]), (&json!("routed"), &Value::Null));
+    chain.c.rcmpd(&["explain", "certs/alice.pem", "-c", "rcmpd.toml"]).code(0);
+    assert_eq!(audit(&chain.b).iter().filter(|line| line["event"] == "map").count(), 0);
+}
+
+#[test]
+fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
+    let c = Demo::new();
+    let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
+    fs::write(a.path("contoso.secret"), c.add_trust("NORTHWIND")).unwrap();
+    c.configure(&format!("{}direction = \"inbound\"\n", a.as_peer()));
+    // A second server of the domain: the same accounts, another process.
+    let twin = Demo::new();
+    for file in ["accounts.db", "accounts.key", "rcmpd.toml", "certs/ca.pem"] {
+        fs::copy(c.path(file), twin.path(file)).unwrap();
+    }
+    let (c, twin) = (c.serve(), twin.serve());
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    a.configure(&format!(
+        "{}direction = \"outbound\"\nservers = [\"{nobody}\", \"{}\", \"{}\"]\nsecret = \"file:contoso.secret\"\nhedge_ms = 200",
+        c.as_peer(),
+        c.netlogon,
+        twin.netlogon
+    ));
+    let a = a.serve();
+    let map = || {
+        let begun = Instant::now();
+        let done = a.rcmpd(&["map", &c.certificate("alice"), "-c", "client.toml", "--json"]);
+        (done, begun.elapsed())
+    };
+    let (done, _) = map();
+    done.code(0);
+    let metric = |name: &str, server: std::net::SocketAddr| {
+        a.metric(&format!("rcmpd_peer_{name}{{domain=\"CONTOSO\",server=\"{server}\"}}"))
+    };
+    assert!(metric("failures_total", nobody) >= 1);
+    assert!(metric("answers_total", c.netlogon) >= 1);
+    assert_eq!(metric("semaphore_holders", c.netlogon), 0);
+    assert!(metric("semaphore_acquires_total", c.netlogon) >= 1);
+    // The one that answered goes silent; the other one is asked beside it, long before the time is up.
+    c.signal(Signal::STOP);
+    let (done, took) = map();
+    assert_eq!(done.code(0).json()["account"], "alice");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(metric("answers_total", twin.netlogon) >= 1);
+    c.signal(Signal::CONT);
+}

@@ -35,14 +35,16 @@ pub struct Explanation {
     pub methods: Vec<MethodTried>,
     /// What the account that was found was weighed by.
     pub weighed: Option<Weighed>,
+    /// The domain that decides, when it is not this one.
+    pub routed: Option<Routed>,
     /// The decision by its stable name.
     pub reason: &'static str,
     /// The decision in one sentence.
     pub text: &'static str,
     /// The number under which Windows logs the same.
     pub event_id: Option<u16>,
-    /// What the client is told.
-    pub status: Status,
+    /// What the client is told; nobody knows before another domain is asked.
+    pub status: Option<Status>,
     /// The account, when it was mapped.
     pub account: Option<String>,
     /// Its SID.
@@ -53,6 +55,17 @@ pub struct Explanation {
     pub nearest: Option<NearMiss>,
     /// For a refusal: what would make it map.
     pub remedies: Vec<Remedy>,
+}
+
+/// Where a question goes that is not answered here.
+#[derive(Clone, Debug, Serialize)]
+pub struct Routed {
+    /// NetBIOS name of the domain that decides.
+    pub domain: String,
+    /// NetBIOS name of the peer that is asked.
+    pub peer: String,
+    /// By what it was chosen.
+    pub by: &'static str,
 }
 
 /// What is in a certificate, as text.
@@ -205,6 +218,12 @@ impl Explanation {
         let forms = Form::ALL.into_iter().filter(|form| rules.mention(*form));
         let methods = Method::ALL.into_iter().filter(|method| rules.methods.contains(method.flag()));
         let mapped = answer.mapped.as_ref();
+        let routed = steps.iter().find_map(|step| match step {
+            Step::Routed { domain, peer, by } => {
+                Some(Routed { domain: domain.clone(), peer: peer.clone(), by: by.name() })
+            }
+            _ => None,
+        });
         Self {
             certificate: certificate.as_ref().map(CertificateFacts::new),
             chain: chain(mapper, steps),
@@ -217,10 +236,13 @@ impl Explanation {
             },
             methods: Method::ALL.into_iter().map(|method| tried(method, steps)).collect(),
             weighed: steps.iter().find_map(weighed),
-            reason: answer.reason.name(),
-            text: answer.reason.text(),
+            reason: if routed.is_some() { "routed" } else { answer.reason.name() },
+            text: if routed.is_some() { "another domain decides" } else { answer.reason.text() },
             event_id: answer.reason.event_id(),
-            status: Status { name: answer.status.name(), value: format!("0x{:08x}", answer.status.0) },
+            status: routed
+                .is_none()
+                .then(|| Status { name: answer.status.name(), value: format!("0x{:08x}", answer.status.0) }),
+            routed,
             account: mapped.map(|mapped| mapped.record.account.name.clone()),
             sid: mapped.map(|mapped| mapped.record.account.sid.to_string()),
             strength: mapped.map(|mapped| mapped.strength.name()),

@@ -4,6 +4,7 @@ use crate::ask::{self, AskError, ProofWanted, Target};
 use crate::certificates::Chain;
 use crate::cli::MapArgs;
 use crate::config::{self, SecretRef};
+use crate::forward::Forwarding;
 use crate::output;
 use crate::signing::PublicKey;
 use crate::{stores, trust};
@@ -143,14 +144,23 @@ pub(super) async fn explain(
     };
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
-    let (reason, explanation) =
-        crate::explain::explain(&mapper, &accounts, &request, chain.certificate(), &path).await?;
+    let forwarding = Forwarding::load(&config, None)?;
+    let (reason, explanation) = crate::explain::explain(
+        &mapper,
+        forwarding.forwarder.domains(),
+        &accounts,
+        &request,
+        chain.certificate(),
+        &path,
+    )
+    .await?;
     match as_json {
         true => output::json(&serde_json::to_value(&explanation)?),
         false => crate::explain::print(&explanation),
     }
     Ok(match reason {
         Reason::Mapped(_) => 0,
+        _ if explanation.routed.is_some() => 7,
         reason if reason.is_undecided() => 7,
         _ => 3,
     })

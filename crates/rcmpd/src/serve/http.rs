@@ -168,8 +168,15 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     };
     let deciders = shared.policy.0.load_full();
     let certificate = chain.certificate();
-    match crate::explain::explain(&deciders.live, &deciders.accounts, &request, certificate, &shared.config)
-        .await
+    match crate::explain::explain(
+        &deciders.live,
+        deciders.forwarding.forwarder.domains(),
+        &deciders.accounts,
+        &request,
+        certificate,
+        &shared.config,
+    )
+    .await
     {
         Ok((_, explanation)) => Json(explanation).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
