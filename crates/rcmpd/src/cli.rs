@@ -293,6 +293,9 @@ pub struct AccountFields {
     /// Unlock it.
     #[arg(long)]
     pub unlock: bool,
+    /// NetBIOS name of the domain that answers for it, which makes it an entry that only says where to ask; empty to remove it.
+    #[arg(long, value_name = "DOMAIN")]
+    pub home_domain: Option<String>,
     /// When it expires: seconds since 1970, or "never".
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
@@ -470,6 +473,9 @@ pub enum MachineCommand {
         /// What it may do.
         #[arg(long)]
         permission: Vec<PermissionArg>,
+        /// The type of channel that it may open; a trust gets no computer account.
+        #[arg(long, default_value = "workstation")]
+        kind: ChannelArg,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -536,28 +542,191 @@ pub enum PermissionArg {
 /// `rcmpd domain …`
 #[derive(Debug, Subcommand)]
 pub enum DomainCommand {
-    /// Make the database of the configuration's domain, with the groups that every domain has, and its key file
-    #[command(after_help = "Example:\n  rcmpd domain add -c FILE\n\nNothing that exists is touched.")]
+    /// Make the database of the configuration's domain, with the groups that every domain has, and its key file; or add a NAME
+    ///
+    /// Nothing that exists is touched. With a NAME another domain is added: a [[peer]] is written to the end of the configuration,
+    /// and the secrets and the account that go with it are made.
+    #[command(
+        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example --direction outbound \\\n      --server dc1.fabrikam.example --kind rcmpd -c FILE"
+    )]
     Add {
+        /// NetBIOS name of another domain.
+        #[arg(requires = "sid")]
+        name: Option<String>,
+        #[command(flatten)]
+        peer: Box<PeerArgs>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Show the domain
+    /// Show the domain, or another one
     Show {
+        /// NetBIOS or DNS name of another domain.
+        name: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// List the domains that are known: this one, until others can be asked
+    /// List the domains that are known: this one, and the others
     List {
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Print what to run on the other side of a trust
+    TrustCommands {
+        /// NetBIOS or DNS name of the other domain.
+        name: String,
+        /// What runs there; everything when it is not said.
+        #[arg(long = "for", value_name = "SIDE")]
+        side: Vec<SideArg>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Set a secure channel up to each server of another domain; of our own, to those that packages are relayed to
+    #[command(
+        after_help = "Exit codes: 0 good, 4 a server is not reachable, 5 a server refused the secure channel."
+    )]
+    Test {
+        /// NetBIOS or DNS name of the domain.
+        name: String,
+        /// How long to wait for each server, in seconds.
+        #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=120))]
+        timeout: u64,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Give our account at another domain a new secret, there and here
+    ///
+    /// A running service goes on without a failed call. Whatever stops it in between, running it again finishes it.
+    Rotate {
+        /// NetBIOS or DNS name of the other domain.
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Make a key that signs hops of a path, and print its public half, which is also written to FILE.pub
+    ///
+    /// Nothing is overwritten.
+    Key {
+        /// The file to write; [forward] proof_key names it.
+        file: PathBuf,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// What is said of another domain.
+#[derive(Args, Debug)]
+#[group(requires = "name")]
+pub struct PeerArgs {
+    /// The domain's SID.
+    #[arg(long, value_name = "SID", requires_all = ["name", "names", "direction"])]
+    pub sid: Option<String>,
+    /// Its DNS name; again for each other suffix of its user principal names.
+    #[arg(long = "name", id = "names", value_name = "DNS")]
+    pub names: Vec<String>,
+    /// Who asks whom.
+    #[arg(long)]
+    pub direction: Option<DirectionArg>,
+    /// A server of it; without a port its endpoint mapper is asked.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub server: Vec<String>,
+    /// Look for its servers by DNS.
+    #[arg(long, conflicts_with = "server")]
+    pub discovery: bool,
+    /// The site whose servers come first.
+    #[arg(long, requires = "discovery")]
+    pub site: Option<String>,
+    /// The peer that is asked in its place.
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["server", "discovery"])]
+    pub via: Option<String>,
+    /// What its servers are.
+    #[arg(long)]
+    pub kind: Option<PeerKindArg>,
+    /// Our account there; that of a trust, unless it is said.
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<String>,
+    /// The type of channel that the account is for.
+    #[arg(long)]
+    pub channel: Option<ChannelArg>,
+    /// The file with our account's secret, made if it does not exist; trusts/NAME.secret unless it is said.
+    #[arg(long, value_name = "F")]
+    pub secret_file: Option<PathBuf>,
+    /// The file with the secret of its account here, made if it does not exist; trusts/NAME.inbound.secret unless it is said.
+    #[arg(long, value_name = "F")]
+    pub inbound_secret_file: Option<PathBuf>,
+    /// A domain about which it may ask through us.
+    #[arg(long, value_name = "DOMAIN")]
+    pub transit: Vec<String>,
+    /// An issuer whose certificates it answers for.
+    #[arg(long, value_name = "DN")]
+    pub issuer: Vec<String>,
+}
+
+/// Who asks whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DirectionArg {
+    /// It asks us.
+    Inbound,
+    /// We ask it.
+    Outbound,
+    /// Both.
+    Both,
+}
+
+/// What a peer's servers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PeerKindArg {
+    /// Any Netlogon server.
+    Netlogon,
+    /// A node of ours.
+    Rcmpd,
+}
+
+/// A type of channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChannelArg {
+    /// A member of the domain.
+    Workstation,
+    /// A domain controller.
+    Server,
+    /// A trusted domain, by its NetBIOS name.
+    TrustedDomain,
+    /// A trusted domain, by its DNS name.
+    TrustedDnsDomain,
+}
+
+impl ChannelArg {
+    /// As the configuration has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Workstation => "workstation",
+            Self::Server => "server",
+            Self::TrustedDomain => "trusted_domain",
+            Self::TrustedDnsDomain => "trusted_dns_domain",
+        }
+    }
+}
+
+/// What the other side of a trust runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SideArg {
+    /// rcmpd.
+    Ours,
+    /// Samba.
+    Samba,
+    /// Windows.
+    Powershell,
 }
 
 /// `rcmpd audit …`
@@ -619,7 +788,17 @@ mod tests {
             "rcmpd account set alice --add-mapping X509:<SKI>00 -c F",
             "rcmpd group list -c F --json",
             "rcmpd machine set WEB01$ --disable -c F",
+            "rcmpd domain add -c F",
+            "rcmpd domain add FABRIKAM --sid S-1 --name f.example --direction both --server h:1 --kind rcmpd -c F",
+            "rcmpd domain add FABRIKAM --sid S-1 --name f.example --name g.example --direction outbound --via B -c F",
             "rcmpd domain show -c F",
+            "rcmpd domain show FABRIKAM -c F --json",
+            "rcmpd domain trust-commands FABRIKAM --for samba -c F",
+            "rcmpd domain test FABRIKAM --timeout 3 -c F",
+            "rcmpd domain rotate FABRIKAM -c F",
+            "rcmpd domain key F",
+            "rcmpd machine add FABRIKAM$ --kind trusted-domain --secret-file F -c F",
+            "rcmpd account add dave --home-domain FABRIKAM -c F",
             "rcmpd import FILE -c F",
             "rcmpd export FILE -c F",
             "rcmpd audit key F",
@@ -634,6 +813,10 @@ mod tests {
         for line in [
             "rcmpd map C.pem --server h",
             "rcmpd audit verify",
+            "rcmpd domain add FABRIKAM -c F",
+            "rcmpd domain add --sid S-1 -c F",
+            "rcmpd domain add FABRIKAM --sid S-1 --name f.example -c F",
+            "rcmpd domain add FABRIKAM --sid S-1 --name f --direction both --server h --via B -c F",
             "rcmpd audit verify F --public-key P",
             "rcmpd quickstart --port 70000",
             "rcmpd account set a --enable --disable -c F",

@@ -4,6 +4,9 @@
 //! it is stopped at, one of the three is the secret that the other side knows.
 
 use crate::config::{SecretMissing, SecretRef};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -41,6 +44,38 @@ pub fn previous(path: &Path) -> PathBuf {
     beside(path, ".previous")
 }
 
+/// Writes down what the secret will be, for whatever comes after: it is on the disk before it is told to anybody.
+pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
+    let next = next(path);
+    // One that the other side has never heard of.
+    match std::fs::remove_file(&next) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    file.write_all(secret.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    sync_folder(path)
+}
+
+/// What will be is what is, and what was is kept.
+pub fn advance(path: &Path) -> std::io::Result<()> {
+    match std::fs::rename(path, previous(path)) {
+        // Stopped between the two moves, some time ago.
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::rename(next(path), path)?;
+    sync_folder(path)
+}
+
+/// A name is on the disk when its folder is.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
 fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
@@ -68,5 +103,31 @@ mod tests {
         assert_eq!(tried().expect("there are some"), ["present", "new", "old"]);
         std::fs::write(next(&file), "present").expect("it can be written");
         assert_eq!(tried().expect("there are some"), ["present", "old"]);
+    }
+
+    #[test]
+    fn a_rotation_leaves_a_usable_secret_wherever_it_is_stopped() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.secret");
+        let tried = || {
+            let secrets = candidates(&SecretRef::File(file.clone())).expect("there is one");
+            secrets.iter().map(|secret| secret.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        std::fs::write(&file, "one\n").expect("it can be written");
+        write_next(&file, "two").expect("it can be written");
+        assert_eq!(tried(), ["one", "two"]);
+        write_next(&file, "three").expect("a broken attempt is no obstacle");
+        assert_eq!(tried(), ["one", "three"]);
+        // Between the two moves.
+        std::fs::rename(&file, previous(&file)).expect("it is there");
+        assert_eq!(tried(), ["three", "one"]);
+        advance(&file).expect("it goes on from there");
+        assert_eq!(tried(), ["three", "one"]);
+        write_next(&file, "four").expect("it can be written");
+        advance(&file).expect("it can be moved");
+        assert_eq!(tried(), ["four", "three"]);
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&file.metadata().expect("it is there").permissions());
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -5,6 +5,7 @@
 mod audit;
 mod chain;
 mod command_line;
+mod domains;
 mod issuing;
 mod load;
 mod mapping;

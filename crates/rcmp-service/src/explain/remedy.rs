@@ -90,7 +90,7 @@ impl Target<'_> {
 }
 
 /// A word for a POSIX shell.
-fn shell_quoted(text: &str) -> String {
+pub fn shell_quoted(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_plain) {
         true => text.to_owned(),
@@ -98,8 +98,8 @@ fn shell_quoted(text: &str) -> String {
     }
 }
 
-/// PowerShell takes four other characters for the quote, too.
-fn powershell_quoted(text: &str) -> String {
+/// A string for PowerShell, which takes four other characters for the quote, too.
+pub fn powershell_quoted(text: &str) -> String {
     let mut quoted = String::from("'");
     for c in text.chars() {
         quoted.push(c);

@@ -66,6 +66,9 @@ async fn write(
     if let Some(upn) = fields.upn {
         account.user_principal_name = (!upn.is_empty()).then_some(upn);
     }
+    if let Some(domain) = fields.home_domain {
+        account.home_domain = (!domain.is_empty()).then(|| domain.to_uppercase());
+    }
     if let Some(full_name) = fields.full_name {
         account.profile.full_name = full_name;
     }
@@ -178,6 +181,7 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
         ("upn", account.user_principal_name.clone().unwrap_or_default()),
         ("name", account.profile.full_name.clone()),
         ("expires", account.expires.to_string()),
+        ("home domain", account.home_domain.clone().unwrap_or_default()),
     ];
     facts.extend(account.service_principal_names.iter().map(|name| ("spn", name.clone())));
     facts.extend(account.alt_security_identities.iter().map(|mapping| ("mapping", mapping.clone())));

@@ -16,19 +16,25 @@ const UNUSABLE: u8 = 6;
 pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
     match command {
         AuditCommand::Key { file, json } => {
-            let (public_file, public) = audit::make_key(&file)?;
-            match json.json {
-                true => output::json(
-                    &json!({ "key": file, "public_key_file": public_file, "public_key": public.pem() }),
-                ),
-                false => output::line(public.pem().trim_end()),
-            }
+            make_key(&file, json.json)?;
             Ok(0)
         }
         AuditCommand::Verify { files, heads, public_key, json } => {
             Ok(told(&files, heads.as_deref(), &public_key, json.json))
         }
     }
+}
+
+/// Makes a signing key, and tells its public half.
+pub(super) fn make_key(file: &Path, as_json: bool) -> anyhow::Result<()> {
+    let (public_file, public) = audit::make_key(file)?;
+    match as_json {
+        true => {
+            output::json(&json!({ "key": file, "public_key_file": public_file, "public_key": public.pem() }));
+        }
+        false => output::line(public.pem().trim_end()),
+    }
+    Ok(())
 }
 
 fn unusable(error: &str, as_json: bool) -> u8 {

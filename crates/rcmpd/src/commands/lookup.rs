@@ -81,5 +81,6 @@ pub(super) fn account_json(account: &Account) -> Value {
         "password_last_set": account.password_last_set.to_string(),
         "profile": account.profile,
         "extra_sids": account.extra_sids.iter().map(Sid::to_string).collect::<Vec<_>>(),
+        "home_domain": account.home_domain,
     })
 }

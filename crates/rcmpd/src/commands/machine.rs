@@ -2,7 +2,7 @@
 
 use super::account::new_account;
 use super::load;
-use crate::cli::{ConfigArg, MachineCommand, PermissionArg};
+use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::config::{Config, SecretRef, StoreKind};
 use crate::output;
 use crate::quickstart::random_password;
@@ -25,7 +25,7 @@ const PAGE: usize = 1000;
 
 pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
-        MachineCommand::Add { name, secret_file, permission, config, json } => {
+        MachineCommand::Add { name, secret_file: file, permission, kind, config, json } => {
             let config = load(&config.config)?;
             let store = stores::machines(&config)?;
             if !name.ends_with('$') {
@@ -35,8 +35,15 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("there is a machine account {} already", known.machine.name);
             }
             // What can fail comes first.
-            let password = secret(&secret_file)?;
-            if store.find(&Query::Name(name.clone())).await? == Matches::None {
+            let password = secret_file(&file)?;
+            let kind = match kind {
+                ChannelArg::Workstation => ChannelKind::Workstation,
+                ChannelArg::Server => ChannelKind::Server,
+                ChannelArg::TrustedDomain => ChannelKind::TrustedDomain,
+                ChannelArg::TrustedDnsDomain => ChannelKind::TrustedDnsDomain,
+            };
+            let is_computer = matches!(kind, ChannelKind::Workstation | ChannelKind::Server);
+            if is_computer && store.find(&Query::Name(name.clone())).await? == Matches::None {
                 let sid = free_sid(&config, &store, &name).await?;
                 let account = Account { sid, ..new_account(&store, &name) };
                 store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
@@ -44,7 +51,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             let machine = Machine {
                 name: name.clone(),
                 sid: store.domain().sid,
-                kind: ChannelKind::Workstation,
+                kind,
                 enabled: true,
                 rcmp: permission.contains(&PermissionArg::Rcmp),
                 domains: vec![],
@@ -135,7 +142,7 @@ async fn find(store: &SqliteStore, name: &str) -> anyhow::Result<Arc<MachineReco
 }
 
 /// The password in a file, or a new one that is written there.
-fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+pub(super) fn secret_file(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     if path.exists() {
         return Ok(SecretRef::File(path.to_owned()).read()?);
     }
@@ -149,6 +156,16 @@ fn secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("Made a password: {}", path.display());
     Ok(password)
+}
+
+const fn kind_name(kind: ChannelKind) -> &'static str {
+    match kind {
+        ChannelKind::Workstation => "workstation",
+        ChannelKind::Server => "server",
+        ChannelKind::TrustedDomain => "trusted domain",
+        ChannelKind::TrustedDnsDomain => "trusted DNS domain",
+        ChannelKind::CdcServer => "read-only server",
+    }
 }
 
 fn machine_json(machine: &Machine) -> Value {
@@ -179,6 +196,7 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
     };
     output::facts(&[
         ("machine", machine.name.clone()),
+        ("kind", kind_name(machine.kind).to_owned()),
         ("sid", machine.sid.to_string()),
         ("state", state.to_owned()),
         ("permissions", if machine.rcmp { "rcmp".into() } else { "none".to_owned() }),
@@ -206,9 +224,15 @@ async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
             let rows = all.iter().map(|machine| {
                 let state = if machine.enabled { "enabled" } else { "disabled" };
                 let permissions = if machine.rcmp { "rcmp" } else { "none" };
-                vec![machine.name.clone(), machine.sid.to_string(), state.to_owned(), permissions.to_owned()]
+                vec![
+                    machine.name.clone(),
+                    kind_name(machine.kind).to_owned(),
+                    machine.sid.to_string(),
+                    state.to_owned(),
+                    permissions.to_owned(),
+                ]
             });
-            output::table(&["machine", "sid", "state", "permissions"], rows.collect());
+            output::table(&["machine", "kind", "sid", "state", "permissions"], rows.collect());
         }
     }
     Ok(0)

@@ -2,6 +2,7 @@
 
 mod account;
 mod audit;
+mod domain;
 mod group;
 mod lookup;
 mod machine;
@@ -9,7 +10,7 @@ mod map;
 mod mapping;
 mod transfer;
 
-use crate::cli::{Cli, Command, ConfigArg, DomainCommand, MethodArg};
+use crate::cli::{Cli, Command, ConfigArg, MethodArg};
 use crate::config::{self, Config, ConfigError};
 use crate::output;
 use clap::CommandFactory;
@@ -76,18 +77,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
-        Command::Domain(DomainCommand::Add { config, json }) => {
-            let made = crate::stores::create(&load(&config.config)?).await?;
-            match json.json {
-                true => output::json(&json!({ "files": made })),
-                false => made.iter().for_each(|file| output::line(&format!("Made {}", file.display()))),
-            }
-            Ok(0)
-        }
-        Command::Domain(DomainCommand::Show { config, json } | DomainCommand::List { config, json }) => {
-            domain(&load(&config.config)?, json.json);
-            Ok(0)
-        }
+        Command::Domain(command) => domain::run(command).await,
         Command::Mapping(command) => mapping::run(command).await,
         Command::Import { file, replace, config, json } => {
             transfer::import(&file, replace, &load(&config.config)?, json.json).await
@@ -202,19 +192,4 @@ fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
         }
     }
     0
-}
-
-fn domain(config: &Config, as_json: bool) {
-    let domain = &config.domain;
-    match as_json {
-        true => output::json(&json!({
-            "netbios": domain.netbios, "dns": domain.dns, "sid": domain.sid.to_string(), "server": config.server,
-        })),
-        false => output::facts(&[
-            ("netbios", domain.netbios.clone()),
-            ("dns", domain.dns.clone()),
-            ("sid", domain.sid.to_string()),
-            ("server", config.server.clone()),
-        ]),
-    }
 }

@@ -328,7 +328,7 @@ pub fn load_mapping(path: &Path) -> Result<Mapping, ConfigError> {
 }
 
 /// Where the relative paths of a file start.
-fn base(path: &Path) -> &Path {
+pub(crate) fn base(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

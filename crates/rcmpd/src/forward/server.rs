@@ -82,6 +82,19 @@ pub enum ServerFailed {
     Silent(String),
 }
 
+impl std::fmt::Display for ServerFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LeftAlone => f.write_str("left alone for a while, because it failed before"),
+            Self::QueueFull => f.write_str("too many wait for a connection"),
+            Self::Waited => f.write_str("no connection came free in time"),
+            Self::Unreachable(text) => write!(f, "not reachable: {text}"),
+            Self::Refused(text) => write!(f, "no secure channel: {text}"),
+            Self::Silent(text) => write!(f, "no answer: {text}"),
+        }
+    }
+}
+
 impl ServerFailed {
     /// A stable name, for spans and logs.
     pub const fn name(&self) -> &'static str {
@@ -216,6 +229,35 @@ impl ServerClient {
             }
         }
         outcome
+    }
+
+    /// Sets the channel up, and nothing else.
+    pub async fn probe(&self, deadline: Instant) -> Result<(), ServerFailed> {
+        self.link(deadline).await.map(drop)
+    }
+
+    /// The secret that the server takes, of those that may be the present one.
+    pub async fn secret_in_use(&self, deadline: Instant) -> Result<SharedSecret, ServerFailed> {
+        self.link(deadline).await.map(|link| link.secret.clone())
+    }
+
+    /// Gives our account a new secret (NetrServerPasswordSet2). After an error nobody knows whether it has it.
+    pub async fn set_password(&self, password: &str, deadline: Instant) -> Result<(), ServerFailed> {
+        let link = self.link(deadline).await?;
+        let mut association = match link.idle() {
+            Some(association) => association,
+            None => match self.open(&link, deadline).await? {
+                Some(association) => association,
+                None => return Err(ServerFailed::Refused("the server has forgotten the channel".into())),
+            },
+        };
+        let units = Zeroizing::new(dtyp::utf16le(password));
+        let call = link.channel.set_password(&mut *association, &units, &SystemRandomness);
+        match timeout_at(deadline, call).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ServerFailed::Silent(error.to_string())),
+            Err(_) => Err(ServerFailed::Silent("no answer in time".into())),
+        }
     }
 
     fn may_try(&self, deadline: Instant) -> bool {

@@ -95,7 +95,7 @@ impl Servers {
     /// Asks until a server decides. `None` when none did.
     pub async fn ask(&self, asked: &Asked<'_>, deadline: Instant) -> Option<Answered> {
         self.budget.deposit();
-        let clients = self.in_order(deadline).await;
+        let clients = self.find(deadline).await;
         let mut attempts = clients.iter().enumerate();
         while let Some((at, client)) = attempts.next() {
             let now = Instant::now();
@@ -175,7 +175,7 @@ impl Servers {
     }
 
     /// The servers, the one that answered last first, those that are left alone last.
-    async fn in_order(&self, deadline: Instant) -> Vec<Arc<ServerClient>> {
+    pub async fn find(&self, deadline: Instant) -> Vec<Arc<ServerClient>> {
         self.look_up(deadline).await;
         let mut clients = self.clients();
         if let Some(preferred) =

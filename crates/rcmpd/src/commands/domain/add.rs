@@ -1,0 +1,172 @@
+//! `rcmpd domain add NAME`: a [[peer]] for the configuration, and the accounts and secrets that go with it.
+
+use super::direction;
+use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
+use crate::commands::machine::secret_file;
+use crate::config::{self, Config, ConfigError, Direction};
+use crate::output;
+use crate::serve::now;
+use crate::stores;
+use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+use account_store::{AccountStore, Put};
+use anyhow::{Context, bail};
+use serde_json::json;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) -> anyhow::Result<u8> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let old = config::load(path)?;
+    let base = config::base(path);
+    if old.domain.is_called(name) || super::find(&old, name).is_ok() {
+        bail!("there is a domain {name} already");
+    }
+    let direction = match peer.direction {
+        Some(DirectionArg::Inbound) => Direction::Inbound,
+        Some(DirectionArg::Outbound) => Direction::Outbound,
+        Some(DirectionArg::Both) => Direction::Both,
+        None => bail!("say --direction: inbound, outbound or both"),
+    };
+    let is_direct = direction != Direction::Inbound && peer.via.is_none();
+    let secret =
+        is_direct.then(|| peer.secret_file.clone().unwrap_or_else(|| format!("trusts/{name}.secret").into()));
+    let section = section(name, direction, &peer, secret.as_deref());
+    let whole = format!("{}\n\n{section}", text.trim_end());
+    // What can be wrong comes before anything is written.
+    if let Err(problems) = config::parse(&whole, base) {
+        return Err(ConfigError::Wrong { path: path.to_owned(), text: whole, problems }.into());
+    }
+    let mut made = Vec::new();
+    if let Some(secret) = &secret {
+        make_secret(&base.join(secret), &mut made)?;
+    }
+    let inbound = (direction != Direction::Outbound).then(|| {
+        peer.inbound_secret_file.clone().unwrap_or_else(|| format!("trusts/{name}.inbound.secret").into())
+    });
+    if let Some(inbound) = &inbound {
+        make_account(&old, &name.to_uppercase(), &base.join(inbound), &mut made).await?;
+    }
+    replace(path, &whole)?;
+    if as_json {
+        output::json(&json!({
+            "added": name.to_uppercase(), "direction": super::direction(direction), "secret": secret, "inbound_secret": inbound, "files": made,
+        }));
+        return Ok(0);
+    }
+    made.iter().for_each(|file| output::line(&format!("Made {}", file.display())));
+    output::line(&format!(
+        "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands {name} -c {}\nA running service takes it over at SIGHUP; then try:\n  rcmpd domain test {name} -c {}",
+        name.to_uppercase(),
+        self::direction(direction),
+        path.display(),
+        path.display(),
+        path.display()
+    ));
+    Ok(0)
+}
+
+/// The lines of the section.
+fn section(name: &str, direction: Direction, peer: &PeerArgs, secret: Option<&Path>) -> String {
+    let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let list =
+        |list: &[String]| format!("[{}]", list.iter().map(|item| text(item)).collect::<Vec<_>>().join(", "));
+    let mut section = format!(
+        "[[peer]]\ndomain = {}\nsid = {}\n",
+        text(&name.to_uppercase()),
+        text(peer.sid.as_deref().unwrap_or_default())
+    );
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(section, "{key} = {value}");
+    };
+    line("names", list(&peer.names));
+    line("direction", text(super::direction(direction)));
+    if let Some(PeerKindArg::Rcmpd) = peer.kind {
+        line("kind", text("rcmpd"));
+    }
+    if !peer.server.is_empty() {
+        line("servers", list(&peer.server));
+    }
+    if peer.discovery {
+        line("discovery", text("dns"));
+    }
+    for (key, value) in [("site", &peer.site), ("via", &peer.via), ("account", &peer.account)] {
+        if let Some(value) = value {
+            line(key, text(value));
+        }
+    }
+    if let Some(channel) = peer.channel {
+        line("channel", text(channel.name()));
+    }
+    if let Some(secret) = secret {
+        line("secret", text(&format!("file:{}", secret.display())));
+    }
+    if !peer.transit.is_empty() {
+        line("transit", list(&peer.transit));
+    }
+    if !peer.issuer.is_empty() {
+        line("issuers", list(&peer.issuer));
+    }
+    section
+}
+
+/// Makes a secret, unless there is one.
+fn make_secret(path: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    if !path.exists() {
+        made.push(path.to_owned());
+    }
+    secret_file(path).map(drop)
+}
+
+/// The account by which the peer asks us.
+async fn make_account(
+    config: &Config,
+    name: &str,
+    secret: &Path,
+    made: &mut Vec<PathBuf>,
+) -> anyhow::Result<()> {
+    let store = stores::machines(config)?;
+    let account = format!("{name}$");
+    if let Some(known) = store.machine(&account).await? {
+        bail!(
+            "there is a machine account {} already; remove it, or give it another name",
+            known.machine.name
+        );
+    }
+    make_secret(secret, made)?;
+    let password = secret_file(secret)?;
+    let machine = Machine {
+        name: account,
+        sid: store.domain().sid,
+        kind: ChannelKind::TrustedDomain,
+        enabled: true,
+        rcmp: true,
+        domains: vec![],
+        groups: vec![],
+    };
+    let secrets = Secrets::first(NtHash::from_password(&password), now());
+    store.put_machine(Put::New, machine, Some(secrets)).await?;
+    Ok(())
+}
+
+/// Puts new text into the place of a file, all of it or nothing.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = tempfile_beside(path)?;
+    let mode = std::fs::metadata(path).with_context(failed)?.permissions();
+    file.1.set_permissions(mode).with_context(failed)?;
+    file.1.write_all(text.as_bytes()).with_context(failed)?;
+    file.1.sync_all().with_context(failed)?;
+    std::fs::rename(&file.0, path).with_context(failed)
+}
+
+fn tempfile_beside(path: &Path) -> anyhow::Result<(PathBuf, std::fs::File)> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let name = PathBuf::from(name);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&name);
+    Ok((name.clone(), file.with_context(|| format!("cannot write {}", name.display()))?))
+}

@@ -1,0 +1,146 @@
+//! `rcmpd domain test` and `rotate`: our account at another domain.
+
+use crate::ask::AskError;
+use crate::config::{Config, Peer, SecretRef, Servers as At};
+use crate::forward::Forwarding;
+use crate::forward::server::ServerFailed;
+use crate::forward::servers::Servers;
+use crate::output;
+use crate::quickstart::random_password;
+use crate::trust_secret;
+use anyhow::{Context, bail};
+use netlogon_transport::secret::SharedSecret;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+/// How long a rotation may take.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Sets a channel up to each server of a domain; of our own, to those that packages are relayed to.
+pub(super) async fn test(config: &Config, name: &str, timeout: u64, as_json: bool) -> anyhow::Result<u8> {
+    let forwarding = Forwarding::load(config, None)?;
+    let targets = targets(config, &forwarding, name)?;
+    let mut results = Vec::new();
+    for servers in targets {
+        let timeout = Duration::from_secs(timeout);
+        let clients = servers.find(Instant::now() + timeout).await;
+        for client in clients {
+            let begun = Instant::now();
+            let outcome = client.probe(begun + timeout).await;
+            results.push((client.server().to_owned(), outcome, begun.elapsed()));
+        }
+    }
+    let code = results.iter().map(|(_, outcome, _)| outcome.as_ref().err().map_or(0, exit_code)).max();
+    // Nobody was found who could be asked.
+    let code = code.unwrap_or(4);
+    let text = |outcome: &Result<(), ServerFailed>| match outcome {
+        Ok(()) => "good".to_owned(),
+        Err(failed) => failed.to_string(),
+    };
+    match as_json {
+        true => {
+            let servers = results.iter().map(|(server, outcome, took)| {
+                json!({ "server": server, "good": outcome.is_ok(), "result": text(outcome), "ms": took.as_millis() as u64 })
+            });
+            output::json(
+                &json!({ "domain": name, "servers": servers.collect::<Vec<_>>(), "exit_code": code }),
+            );
+        }
+        false => {
+            let rows = results.iter().map(|(server, outcome, took)| {
+                vec![server.clone(), text(outcome), format!("{} ms", took.as_millis())]
+            });
+            output::table(&["server", "channel", "took"], rows.collect());
+        }
+    }
+    Ok(code)
+}
+
+/// As [`AskError::exit_code`] has it.
+fn exit_code(failed: &ServerFailed) -> u8 {
+    match failed {
+        ServerFailed::Refused(text) => AskError::Channel(text.clone()).exit_code(),
+        other => AskError::Unreachable(other.to_string()).exit_code(),
+    }
+}
+
+fn targets(config: &Config, forwarding: &Forwarding, name: &str) -> anyhow::Result<Vec<Arc<Servers>>> {
+    let (wanted, is_relay) = match config.domain.is_called(name) {
+        true => (config.domain.netbios.clone(), true),
+        false => {
+            let peer = super::find(config, name)?;
+            match &peer.servers {
+                Some(At::Via(via)) => bail!("{} is reached through {via}: test that", peer.domain),
+                None => bail!("{} is not asked: it asks us", peer.domain),
+                Some(_) => (peer.domain.clone(), false),
+            }
+        }
+    };
+    let of = forwarding
+        .servers()
+        .filter(|(domain, package, _)| *domain == wanted && package.is_some() == is_relay);
+    let servers: Vec<_> = of.map(|(.., servers)| Arc::clone(servers)).collect();
+    match servers.is_empty() {
+        true => bail!("nothing is relayed to {wanted}"),
+        false => Ok(servers),
+    }
+}
+
+/// Gives our account at a domain a new secret.
+pub(super) async fn rotate(config: &Config, name: &str, as_json: bool) -> anyhow::Result<u8> {
+    let peer = super::find(config, name)?;
+    let path = match &peer.secret {
+        Some(SecretRef::File(path)) => path.clone(),
+        Some(_) => bail!("only a secret in a file can be changed: secret = \"file:…\""),
+        None => bail!("{} is not asked directly, so there is no secret of ours", peer.domain),
+    };
+    let forwarding = Forwarding::load(config, None)?;
+    let servers = targets(config, &forwarding, name)?;
+    let deadline = Instant::now() + ROTATE_TIMEOUT;
+    let interrupted = SecretRef::File(trust_secret::next(&path)).read().ok();
+    let mut failed = None;
+    for client in servers[0].find(deadline).await {
+        let used = match client.secret_in_use(deadline).await {
+            Ok(used) => used,
+            Err(error) => {
+                failed = failed.or(Some((client.server().to_owned(), error)));
+                continue;
+            }
+        };
+        // The other side knows the new one already; only the files did not get so far.
+        if interrupted.as_ref().is_some_and(|next| used == SharedSecret::from_password(next)) {
+            trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
+            return told(peer, client.server(), "an interrupted rotation was finished", as_json);
+        }
+        let new = Zeroizing::new(random_password()?);
+        trust_secret::write_next(&path, &new)
+            .with_context(|| format!("cannot write beside {}", path.display()))?;
+        if let Err(error) = client.set_password(&new, deadline).await {
+            bail!(
+                "{}: {error}; nobody knows whether the secret was changed, so both are kept, and `rcmpd domain rotate` finds out",
+                client.server()
+            );
+        }
+        trust_secret::advance(&path).with_context(|| {
+            format!("the secret was changed, and {} cannot be moved: run this again", path.display())
+        })?;
+        return told(peer, client.server(), "the secret was changed", as_json);
+    }
+    match failed {
+        Some((server, error)) => bail!("{server}: {error}; nothing was changed"),
+        None => bail!("{} has no server that could be asked; nothing was changed", peer.domain),
+    }
+}
+
+fn told(peer: &Peer, server: &str, what: &str, as_json: bool) -> anyhow::Result<u8> {
+    match as_json {
+        true => output::json(
+            &json!({ "domain": peer.domain, "server": server, "account": peer.account, "done": what }),
+        ),
+        false => output::line(&format!("{} at {} ({server}): {what}", peer.account, peer.domain)),
+    }
+    Ok(0)
+}

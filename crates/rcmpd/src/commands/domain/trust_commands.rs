@@ -1,0 +1,165 @@
+//! `rcmpd domain trust-commands`: what to run on the other side.
+
+use crate::cli::SideArg;
+use crate::config::{Config, Direction, Peer, PeerKind, SecretRef};
+use crate::output;
+use account_store::ChannelKind;
+use anyhow::bail;
+use rcmp_service::explain::{powershell_quoted, shell_quoted};
+use serde_json::json;
+use std::path::Path;
+
+pub(super) fn print(
+    config: &Config,
+    name: &str,
+    sides: &[SideArg],
+    path: &Path,
+    as_json: bool,
+) -> anyhow::Result<u8> {
+    let peer = super::find(config, name)?;
+    if peer.is_asked() && peer.secret.is_none() && !peer.may_ask() {
+        bail!("{} is reached through another peer, so there is nothing to set up at it", peer.domain);
+    }
+    let trust = Trust { config, peer, path };
+    let all = [SideArg::Ours, SideArg::Samba, SideArg::Powershell];
+    let wanted = all.into_iter().filter(|side| sides.is_empty() || sides.contains(side));
+    let printed: Vec<(&str, &str, Vec<String>)> = wanted
+        .map(|side| match side {
+            SideArg::Ours => ("ours", "if the other side runs rcmpd", trust.ours()),
+            SideArg::Samba => ("samba", "on a Samba domain controller", trust.samba()),
+            SideArg::Powershell => {
+                ("powershell", "on a Windows domain controller, in PowerShell", trust.powershell())
+            }
+        })
+        .collect();
+    match as_json {
+        true => {
+            let sides = printed.iter().map(|(side, _, lines)| ((*side).to_owned(), json!(lines)));
+            output::json(&serde_json::Value::Object(sides.collect()));
+        }
+        false => {
+            for (at, (_, title, lines)) in printed.iter().enumerate() {
+                let gap = if at == 0 { "" } else { "\n" };
+                output::line(&format!("{gap}# {title}"));
+                lines.iter().for_each(|line| output::line(line));
+            }
+        }
+    }
+    Ok(0)
+}
+
+struct Trust<'a> {
+    config: &'a Config,
+    peer: &'a Peer,
+    path: &'a Path,
+}
+
+impl Trust<'_> {
+    /// Where the secret of our account there is, here.
+    fn secret_here(&self) -> Option<String> {
+        match &self.peer.secret {
+            Some(SecretRef::File(path)) => Some(path.display().to_string()),
+            Some(_) => Some("the secret of this [[peer]]".to_owned()),
+            None => None,
+        }
+    }
+
+    /// Our account there, without the dollar sign.
+    fn computer(&self) -> &str {
+        self.peer.account.trim_end_matches('$')
+    }
+
+    fn is_member(&self) -> bool {
+        matches!(self.peer.channel, ChannelKind::Workstation | ChannelKind::Server)
+    }
+
+    fn ours(&self) -> Vec<String> {
+        let domain = &self.config.domain;
+        let there = format!("trusts/{}", domain.netbios);
+        let mut lines = Vec::new();
+        if let Some(here) = self.secret_here() {
+            lines.push(format!("# first bring {here} over, as {there}.inbound.secret"));
+        }
+        if self.peer.may_ask() {
+            let base = crate::config::base(self.path);
+            let here = base.join(format!("trusts/{}.inbound.secret", self.peer.domain));
+            lines.push(format!("# first bring {} over, as {there}.secret", here.display()));
+        }
+        if self.is_member() && self.secret_here().is_some() {
+            let kind = if self.peer.channel == ChannelKind::Server { "server" } else { "workstation" };
+            lines.push(format!(
+                "rcmpd machine add {} --kind {kind} --secret-file {there}.inbound.secret --permission rcmp -c FILE",
+                shell_quoted(&self.peer.account)
+            ));
+            if !self.peer.may_ask() {
+                return lines;
+            }
+        }
+        let direction = match self.peer.direction {
+            Direction::Outbound => "inbound",
+            Direction::Inbound => "outbound",
+            Direction::Both => "both",
+        };
+        let mut command = format!(
+            "rcmpd domain add {} --sid {} --name {} --direction {direction}",
+            shell_quoted(&domain.netbios),
+            domain.sid,
+            shell_quoted(&domain.dns)
+        );
+        if self.peer.kind == PeerKind::Rcmpd {
+            command.push_str(" --kind rcmpd");
+        }
+        if self.peer.may_ask() {
+            let listen = self.config.rpc.iter().flat_map(|rpc| &rpc.listen);
+            listen.for_each(|address| command.push_str(&format!(" --server {address}")));
+        }
+        lines.push(format!("{command} -c FILE"));
+        lines
+    }
+
+    fn samba(&self) -> Vec<String> {
+        let Some(here) = self.secret_here() else {
+            return vec!["# a Samba domain does not ask others to map certificates".to_owned()];
+        };
+        let mut lines = Vec::new();
+        if !self.is_member() {
+            lines.push(
+                "# samba-tool makes trusts with domain controllers only; a machine account does: channel = \"workstation\" in the [[peer]]".to_owned(),
+            );
+        }
+        lines.push(format!("# with {here} at hand"));
+        lines.push(format!("samba-tool computer create {}", shell_quoted(self.computer())));
+        lines.push(format!(
+            "samba-tool user setpassword {} --newpassword=\"$(head -n 1 FILE)\"",
+            shell_quoted(&self.peer.account)
+        ));
+        lines
+    }
+
+    fn powershell(&self) -> Vec<String> {
+        let domain = &self.config.domain;
+        let mut lines = Vec::new();
+        if let Some(here) = self.secret_here() {
+            lines.push(format!("# with {here} at hand"));
+        }
+        lines.push("$password = Get-Content FILE -TotalCount 1".to_owned());
+        if self.is_member() {
+            lines.push(format!(
+                "New-ADComputer -Name {} -Enabled $true -AccountPassword (ConvertTo-SecureString $password -AsPlainText -Force)",
+                powershell_quoted(self.computer())
+            ));
+            return lines;
+        }
+        // Whoever is asked is the one that is trusted.
+        let direction = match self.peer.direction {
+            Direction::Outbound => "Inbound",
+            Direction::Inbound => "Outbound",
+            Direction::Both => "Bidirectional",
+        };
+        lines.push(format!(
+            "[System.DirectoryServices.ActiveDirectory.Domain]::GetCurrentDomain().CreateLocalSideOfTrustRelationship({}, '{direction}', $password)",
+            powershell_quoted(&domain.dns)
+        ));
+        lines
+    }
+}

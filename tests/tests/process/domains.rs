@@ -1,0 +1,205 @@
+//! `rcmpd domain …` as somebody uses it who chains two domains: added here, told to the other side, tried, and given new secrets under load.
+
+use rcmpd_tests::{Demo, Service};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// NORTHWIND, which asks CONTOSO, set up by commands alone; CONTOSO is served.
+fn chained() -> (Demo, Service) {
+    let contoso = Demo::new();
+    let northwind = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &contoso);
+    let before = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
+    let sid = contoso.domain_sid();
+    let mut add = vec!["domain", "add", "CONTOSO", "--sid", &sid, "--name", "contoso.example", "--kind", "rcmpd"];
+    add.extend(["--direction", "outbound", "--server", "127.0.0.1:1", "-c", "rcmpd.toml"]);
+    let done = northwind.rcmpd(&add).code(0);
+    assert!(done.stdout.contains("rcmpd domain trust-commands CONTOSO -c rcmpd.toml"), "{done:?}");
+    let after = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
+    assert!(after.starts_with(before.trim_end()), "what was there stays as it was");
+    let secret = northwind.path("trusts/CONTOSO.secret");
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+    northwind.rcmpd(&add).code(1);
+
+    // The other side runs what it is told to, with the secret that was brought over.
+    let done = northwind.rcmpd(&["domain", "trust-commands", "CONTOSO", "--for", "ours", "-c", "rcmpd.toml"]).code(0);
+    let password = fs::read_to_string(&secret).unwrap();
+    assert!(!done.stdout.contains(password.trim()), "a secret is never printed");
+    let command = done.stdout.lines().find(|line| line.starts_with("rcmpd ")).unwrap();
+    fs::create_dir(contoso.path("trusts")).unwrap();
+    fs::copy(&secret, contoso.path("trusts/NORTHWIND.inbound.secret")).unwrap();
+    contoso.paste(&command.replace("FILE", "rcmpd.toml")).code(0);
+    let machine = contoso.rcmpd(&["machine", "show", "NORTHWIND$", "-c", "rcmpd.toml"]).code(0);
+    assert!(machine.stdout.contains("trusted domain"), "{machine:?}");
+    let contoso = contoso.serve();
+    northwind.edit(|text| text.replace("127.0.0.1:1\"", &format!("{}\"", contoso.netlogon)));
+    (northwind, contoso)
+}
+
+#[test]
+fn two_domains_are_chained_by_commands() {
+    let (northwind, mut contoso) = chained();
+    let test = || northwind.rcmpd(&["domain", "test", "contoso.example", "-c", "rcmpd.toml", "--json"]);
+    let done = test().code(0).json();
+    assert_eq!(done["servers"][0]["good"], true, "{done:#}");
+    let shown = northwind.rcmpd(&["domain", "show", "CONTOSO", "-c", "rcmpd.toml", "--json"]).code(0).json();
+    assert_eq!((&shown["direction"], &shown["kind"], &shown["account"]), (&json!("outbound"), &json!("rcmpd"), &json!("NORTHWIND$")));
+    let list = northwind.rcmpd(&["domain", "list", "-c", "rcmpd.toml"]).code(0);
+    assert!(list.stdout.contains("served here") && list.stdout.contains("CONTOSO"), "{list:?}");
+    assert_eq!(northwind.rcmpd(&["domain", "show", "-c", "rcmpd.toml", "--json"]).code(0).json()["netbios"], "NORTHWIND");
+    northwind.rcmpd(&["domain", "show", "NOBODY", "-c", "rcmpd.toml"]).code(1);
+
+    let northwind = northwind.serve();
+    let alice = contoso.certificate("alice");
+    let map = || northwind.rcmpd(&["map", &alice, "-c", "client.toml", "--json"]);
+    assert_eq!(map().code(0).json()["domain"], "CONTOSO");
+    // A peer that is taken out of the configuration is no peer after a reload; and comes back the same way.
+    let whole = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
+    let reload = |times: usize| {
+        northwind.signal(Signal::HUP);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while northwind.log().matches(" Reloaded ").count() < times {
+            assert!(Instant::now() < deadline, "{}", northwind.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    northwind.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
+    reload(1);
+    assert_eq!(map().code(3).json()["status"]["name"], "STATUS_LOGON_FAILURE", "nobody of that name is here");
+    northwind.edit(|_| whole);
+    reload(2);
+    map().code(0);
+
+    // The trust is the other side's to end.
+    contoso.rcmpd(&["machine", "set", "NORTHWIND$", "--disable", "-c", "rcmpd.toml"]).code(0);
+    let done = map();
+    assert_ne!(done.code, 0, "{done:?}");
+    contoso.rcmpd(&["machine", "set", "NORTHWIND$", "--enable", "-c", "rcmpd.toml"]).code(0);
+    contoso.kill();
+    let test = northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml", "--json"]).code(4).json();
+    assert!(test["servers"][0]["result"].as_str().unwrap().contains("not reachable"), "{test:#}");
+}
+
+#[test]
+fn a_wrong_secret_is_told_and_a_right_one_taken_at_once() {
+    let (northwind, contoso) = chained();
+    let secret = northwind.path("trusts/CONTOSO.secret");
+    let right = fs::read_to_string(&secret).unwrap();
+    fs::write(&secret, "wrong\n").unwrap();
+    let done = northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(5);
+    assert!(done.stdout.contains("the secret is wrong"), "{done:?}");
+    let northwind = northwind.serve();
+    let map = || northwind.rcmpd(&["map", &contoso.certificate("alice"), "-c", "client.toml", "--json"]);
+    map().code(7);
+    map().code(7);
+    let refused = format!("rcmpd_peer_channels_refused_total{{domain=\"CONTOSO\",server=\"{}\"}}", contoso.netlogon);
+    assert_eq!(northwind.metric(&refused), 1, "it is not tried again and again");
+    // Nobody waits after it is mended.
+    fs::write(&secret, right).unwrap();
+    map().code(0);
+}
+
+#[test]
+fn a_secret_is_changed_without_a_failed_call() {
+    let (northwind, contoso) = chained();
+    let northwind = northwind.serve();
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let alice = contoso.certificate("alice");
+    let secret = || fs::read_to_string(northwind.path("trusts/CONTOSO.secret")).unwrap();
+    let first = secret();
+    std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        northwind.rcmpd(&["map", &alice, "-c", "client.toml"]).code(0);
+                        asked.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..4 {
+            let before = asked.load(Ordering::Relaxed);
+            let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
+            assert!(done.stdout.contains("the secret was changed"), "{done:?}");
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while asked.load(Ordering::Relaxed) < before + 10 && askers.iter().all(|asker| !asker.is_finished()) {
+                assert!(Instant::now() < deadline, "nobody is answered");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_ne!(secret(), first);
+    let previous = fs::read_to_string(northwind.path("trusts/CONTOSO.secret.previous")).unwrap();
+    assert!(previous != secret() && previous != first);
+    assert!(!northwind.path("trusts/CONTOSO.secret.next").exists());
+
+    // Stopped after the other side was told, and before the files were moved.
+    let present = northwind.path("trusts/CONTOSO.secret");
+    fs::rename(&present, northwind.path("trusts/CONTOSO.secret.next")).unwrap();
+    fs::write(&present, previous).unwrap();
+    northwind.rcmpd(&["map", &alice, "-c", "client.toml"]).code(0);
+    let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
+    assert!(done.stdout.contains("an interrupted rotation was finished"), "{done:?}");
+    northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
+    let line = fs::read_to_string(contoso.path("serve.log")).unwrap();
+    assert_eq!(line.matches("secret_rotated").count(), 4, "{line}");
+}
+
+#[test]
+fn what_to_run_on_the_other_side_is_told_for_each() {
+    let contoso = Demo::new();
+    let northwind = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &contoso);
+    let add = |name: &str, sid: &str, more: &[&str]| {
+        let dns = format!("{}.example", name.to_lowercase());
+        let base = ["domain", "add", name, "--sid", sid, "--name", &dns, "-c", "rcmpd.toml"];
+        northwind.rcmpd(&[&base[..], more].concat())
+    };
+    add("FABRIKAM", "S-1-5-21-7-7-7", &["--direction", "outbound", "--server", "dc.fabrikam.example", "--channel", "workstation", "--account", "CON'1$"]).code(0);
+    add("TAILSPIN", "S-1-5-21-8-8-8", &["--direction", "both", "--server", "dc.tailspin.example", "--transit", "FABRIKAM"]).code(0);
+    add("BEHIND", "S-1-5-21-9-9-9", &["--direction", "outbound", "--via", "TAILSPIN"]).code(0);
+    // What makes no sense is not written.
+    let before = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
+    for (name, sid, more, told) in [
+        ("OTHER", "S-1-5-21-7-7-7", &["--direction", "inbound"][..], "this SID is claimed by FABRIKAM already"),
+        ("OTHER", "nonsense", &["--direction", "inbound"], "this is not the SID of a domain"),
+        ("OTHER", "S-1-5-21-6-6-6", &["--direction", "outbound"], "it is not said where to ask this peer"),
+        ("OTHER", "S-1-5-21-6-6-6", &["--direction", "outbound", "--via", "BEHIND"], "no peer that is asked directly"),
+        ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "there is a domain NORTHWIND already"),
+    ] {
+        let done = add(name, sid, more).code(1);
+        assert!(done.stderr.contains(told), "{told}: {done:?}");
+    }
+    assert_eq!(fs::read_to_string(northwind.path("rcmpd.toml")).unwrap(), before);
+    assert!(!northwind.path("trusts/OTHER.inbound.secret").exists());
+
+    let commands = |name: &str| -> Value {
+        northwind.rcmpd(&["domain", "trust-commands", name, "-c", "rcmpd.toml", "--json"]).code(0).json()
+    };
+    let lines = |value: &Value| value.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
+    let fabrikam = commands("FABRIKAM");
+    assert!(lines(&fabrikam["ours"]).contains(r"rcmpd machine add 'CON'\''1$' --kind workstation"), "{fabrikam:#}");
+    assert!(lines(&fabrikam["samba"]).contains(r"samba-tool computer create 'CON'\''1'"), "{fabrikam:#}");
+    assert!(lines(&fabrikam["powershell"]).contains("New-ADComputer -Name 'CON''1'"), "{fabrikam:#}");
+    let tailspin = commands("TAILSPIN");
+    assert!(lines(&tailspin["ours"]).contains("--direction both"), "{tailspin:#}");
+    assert!(lines(&tailspin["powershell"]).contains("CreateLocalSideOfTrustRelationship('northwind.example', 'Bidirectional', $password)"));
+    northwind.rcmpd(&["domain", "trust-commands", "BEHIND", "-c", "rcmpd.toml"]).code(1);
+    northwind.rcmpd(&["domain", "rotate", "BEHIND", "-c", "rcmpd.toml"]).code(1);
+    let done = northwind.rcmpd(&["domain", "test", "BEHIND", "-c", "rcmpd.toml"]).code(1);
+    assert!(done.stderr.contains("reached through TAILSPIN"), "{done:?}");
+
+    // An account that is another domain's says where to ask.
+    northwind.rcmpd(&["account", "add", "dave", "--home-domain", "fabrikam", "--upn", "dave@odd.example", "-c", "rcmpd.toml"]).code(0);
+    let shown = northwind.rcmpd(&["account", "show", "dave", "-c", "rcmpd.toml", "--json"]).code(0).json();
+    assert_eq!(shown["home_domain"], "FABRIKAM");
+    northwind.rcmpd(&["account", "set", "dave", "--home-domain", "", "-c", "rcmpd.toml"]).code(0);
+    // Keys are made as those of the audit are.
+    let made = northwind.rcmpd(&["domain", "key", "proof.key"]).code(0);
+    assert_eq!(made.stdout, fs::read_to_string(northwind.path("proof.key.pub")).unwrap());
+    northwind.rcmpd(&["domain", "key", "proof.key"]).code(1);
+}
