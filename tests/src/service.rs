@@ -151,10 +151,12 @@ path = "audit.log"
         let password = rcmpd::quickstart::random_password().expect("there is randomness");
         let now = std::time::SystemTime::now().into();
         let secrets = Secrets::first(NtHash::from_password(&password), now);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        runtime
-            .block_on(store.put_machine(account_store::Put::New, machine, Some(secrets)))
-            .expect("it is new");
+        // Whoever calls this may be in a runtime of its own.
+        let put = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(store.put_machine(account_store::Put::New, machine, Some(secrets)))
+        });
+        put.join().expect("it does not panic").expect("it is new");
         password
     }
 
@@ -339,6 +341,22 @@ impl Service {
                 panic!("rcmpd ended with {status} before it said {text:?}:\n{}", self.log());
             }
             assert!(Instant::now() < deadline, "rcmpd did not say {text:?}:\n{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Lets it read its configuration again, and waits until it has.
+    #[track_caller]
+    pub fn reload(&self) {
+        let done = || self.log().matches(" Reloaded ").count();
+        let before = done();
+        // What has a port of the kernel's choice keeps it.
+        let netlogon = self.netlogon;
+        self.edit(|text| text.replace(&format!("\"{netlogon}\"]"), &format!("\"{}:0\"]", netlogon.ip())));
+        self.signal(rustix::process::Signal::HUP);
+        let deadline = Instant::now() + PATIENCE;
+        while done() == before {
+            assert!(Instant::now() < deadline, "rcmpd does not reload:\n{}", self.log());
             std::thread::sleep(POLL);
         }
     }

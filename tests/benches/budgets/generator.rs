@@ -124,6 +124,7 @@ pub(crate) struct Generator {
     outer: Key,
     mac: Hmac<Sha256>,
     secret: String,
+    domain: &'static str,
 }
 
 fn twice(half: [u8; 8]) -> [u8; 16] {
@@ -132,6 +133,11 @@ fn twice(half: [u8; 8]) -> [u8; 16] {
 
 impl Generator {
     pub(crate) async fn new(service: &Service) -> Self {
+        Self::of(service, "CONTOSO").await
+    }
+
+    /// One that asks a domain of another name; its questions are about the same accounts.
+    pub(crate) async fn of(service: &Service, domain: &'static str) -> Self {
         let secret =
             std::fs::read_to_string(service.path("machines/WEB01.secret")).unwrap().trim().to_owned();
         let mut stream = TcpStream::connect(service.netlogon).await.unwrap();
@@ -151,7 +157,14 @@ impl Generator {
         let reply = call(&mut stream, 26, stub.raw(&proof).u32(FLAGS)).await;
         assert_eq!(reply[reply.len() - 4..], [0; 4], "a channel");
         let mac = Hmac::new_from_slice(&key).unwrap();
-        Self { address: service.netlogon, inner, outer: Key::new(&key.map(|byte| byte ^ 0xf0)), mac, secret }
+        Self {
+            address: service.netlogon,
+            inner,
+            outer: Key::new(&key.map(|byte| byte ^ 0xf0)),
+            mac,
+            secret,
+            domain,
+        }
     }
 
     /// A channel as the product's client sets it up.
@@ -164,7 +177,7 @@ impl Generator {
     async fn connect(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        bind(&mut stream, &NlAuthRequest::encode("CONTOSO", "WEB01")).await;
+        bind(&mut stream, &NlAuthRequest::encode(self.domain, "WEB01")).await;
         stream
     }
 

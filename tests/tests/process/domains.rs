@@ -14,7 +14,8 @@ fn chained() -> (Demo, Service) {
     let northwind = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &contoso);
     let before = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
     let sid = contoso.domain_sid();
-    let mut add = vec!["domain", "add", "CONTOSO", "--sid", &sid, "--name", "contoso.example", "--kind", "rcmpd"];
+    let mut add =
+        vec!["domain", "add", "CONTOSO", "--sid", &sid, "--name", "contoso.example", "--kind", "rcmpd"];
     add.extend(["--direction", "outbound", "--server", "127.0.0.1:1", "-c", "rcmpd.toml"]);
     let done = northwind.rcmpd(&add).code(0);
     assert!(done.stdout.contains("rcmpd domain trust-commands CONTOSO -c rcmpd.toml"), "{done:?}");
@@ -25,7 +26,9 @@ fn chained() -> (Demo, Service) {
     northwind.rcmpd(&add).code(1);
 
     // The other side runs what it is told to, with the secret that was brought over.
-    let done = northwind.rcmpd(&["domain", "trust-commands", "CONTOSO", "--for", "ours", "-c", "rcmpd.toml"]).code(0);
+    let done = northwind
+        .rcmpd(&["domain", "trust-commands", "CONTOSO", "--for", "ours", "-c", "rcmpd.toml"])
+        .code(0);
     let password = fs::read_to_string(&secret).unwrap();
     assert!(!done.stdout.contains(password.trim()), "a secret is never printed");
     let command = done.stdout.lines().find(|line| line.starts_with("rcmpd ")).unwrap();
@@ -46,10 +49,16 @@ fn two_domains_are_chained_by_commands() {
     let done = test().code(0).json();
     assert_eq!(done["servers"][0]["good"], true, "{done:#}");
     let shown = northwind.rcmpd(&["domain", "show", "CONTOSO", "-c", "rcmpd.toml", "--json"]).code(0).json();
-    assert_eq!((&shown["direction"], &shown["kind"], &shown["account"]), (&json!("outbound"), &json!("rcmpd"), &json!("NORTHWIND$")));
+    assert_eq!(
+        (&shown["direction"], &shown["kind"], &shown["account"]),
+        (&json!("outbound"), &json!("rcmpd"), &json!("NORTHWIND$"))
+    );
     let list = northwind.rcmpd(&["domain", "list", "-c", "rcmpd.toml"]).code(0);
     assert!(list.stdout.contains("served here") && list.stdout.contains("CONTOSO"), "{list:?}");
-    assert_eq!(northwind.rcmpd(&["domain", "show", "-c", "rcmpd.toml", "--json"]).code(0).json()["netbios"], "NORTHWIND");
+    assert_eq!(
+        northwind.rcmpd(&["domain", "show", "-c", "rcmpd.toml", "--json"]).code(0).json()["netbios"],
+        "NORTHWIND"
+    );
     northwind.rcmpd(&["domain", "show", "NOBODY", "-c", "rcmpd.toml"]).code(1);
 
     let northwind = northwind.serve();
@@ -95,7 +104,8 @@ fn a_wrong_secret_is_told_and_a_right_one_taken_at_once() {
     let map = || northwind.rcmpd(&["map", &contoso.certificate("alice"), "-c", "client.toml", "--json"]);
     map().code(7);
     map().code(7);
-    let refused = format!("rcmpd_peer_channels_refused_total{{domain=\"CONTOSO\",server=\"{}\"}}", contoso.netlogon);
+    let refused =
+        format!("rcmpd_peer_channels_refused_total{{domain=\"CONTOSO\",server=\"{}\"}}", contoso.netlogon);
     assert_eq!(northwind.metric(&refused), 1, "it is not tried again and again");
     // Nobody waits after it is mended.
     fs::write(&secret, right).unwrap();
@@ -126,7 +136,9 @@ fn a_secret_is_changed_without_a_failed_call() {
             let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
             assert!(done.stdout.contains("the secret was changed"), "{done:?}");
             let deadline = Instant::now() + Duration::from_secs(60);
-            while asked.load(Ordering::Relaxed) < before + 10 && askers.iter().all(|asker| !asker.is_finished()) {
+            while asked.load(Ordering::Relaxed) < before + 10
+                && askers.iter().all(|asker| !asker.is_finished())
+            {
                 assert!(Instant::now() < deadline, "nobody is answered");
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -159,16 +171,45 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
         let base = ["domain", "add", name, "--sid", sid, "--name", &dns, "-c", "rcmpd.toml"];
         northwind.rcmpd(&[&base[..], more].concat())
     };
-    add("FABRIKAM", "S-1-5-21-7-7-7", &["--direction", "outbound", "--server", "dc.fabrikam.example", "--channel", "workstation", "--account", "CON'1$"]).code(0);
-    add("TAILSPIN", "S-1-5-21-8-8-8", &["--direction", "both", "--server", "dc.tailspin.example", "--transit", "FABRIKAM"]).code(0);
+    add(
+        "FABRIKAM",
+        "S-1-5-21-7-7-7",
+        &[
+            "--direction",
+            "outbound",
+            "--server",
+            "dc.fabrikam.example",
+            "--channel",
+            "workstation",
+            "--account",
+            "CON'1$",
+        ],
+    )
+    .code(0);
+    add(
+        "TAILSPIN",
+        "S-1-5-21-8-8-8",
+        &["--direction", "both", "--server", "dc.tailspin.example", "--transit", "FABRIKAM"],
+    )
+    .code(0);
     add("BEHIND", "S-1-5-21-9-9-9", &["--direction", "outbound", "--via", "TAILSPIN"]).code(0);
     // What makes no sense is not written.
     let before = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
     for (name, sid, more, told) in [
-        ("OTHER", "S-1-5-21-7-7-7", &["--direction", "inbound"][..], "this SID is claimed by FABRIKAM already"),
+        (
+            "OTHER",
+            "S-1-5-21-7-7-7",
+            &["--direction", "inbound"][..],
+            "this SID is claimed by FABRIKAM already",
+        ),
         ("OTHER", "nonsense", &["--direction", "inbound"], "this is not the SID of a domain"),
         ("OTHER", "S-1-5-21-6-6-6", &["--direction", "outbound"], "it is not said where to ask this peer"),
-        ("OTHER", "S-1-5-21-6-6-6", &["--direction", "outbound", "--via", "BEHIND"], "no peer that is asked directly"),
+        (
+            "OTHER",
+            "S-1-5-21-6-6-6",
+            &["--direction", "outbound", "--via", "BEHIND"],
+            "no peer that is asked directly",
+        ),
         ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "there is a domain NORTHWIND already"),
     ] {
         let done = add(name, sid, more).code(1);
@@ -180,21 +221,47 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     let commands = |name: &str| -> Value {
         northwind.rcmpd(&["domain", "trust-commands", name, "-c", "rcmpd.toml", "--json"]).code(0).json()
     };
-    let lines = |value: &Value| value.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect::<Vec<_>>().join("\n");
+    let lines = |value: &Value| {
+        value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
     let fabrikam = commands("FABRIKAM");
-    assert!(lines(&fabrikam["ours"]).contains(r"rcmpd machine add 'CON'\''1$' --kind workstation"), "{fabrikam:#}");
+    assert!(
+        lines(&fabrikam["ours"]).contains(r"rcmpd machine add 'CON'\''1$' --kind workstation"),
+        "{fabrikam:#}"
+    );
     assert!(lines(&fabrikam["samba"]).contains(r"samba-tool computer create 'CON'\''1'"), "{fabrikam:#}");
     assert!(lines(&fabrikam["powershell"]).contains("New-ADComputer -Name 'CON''1'"), "{fabrikam:#}");
     let tailspin = commands("TAILSPIN");
     assert!(lines(&tailspin["ours"]).contains("--direction both"), "{tailspin:#}");
-    assert!(lines(&tailspin["powershell"]).contains("CreateLocalSideOfTrustRelationship('northwind.example', 'Bidirectional', $password)"));
+    assert!(
+        lines(&tailspin["powershell"])
+            .contains("CreateLocalSideOfTrustRelationship('northwind.example', 'Bidirectional', $password)")
+    );
     northwind.rcmpd(&["domain", "trust-commands", "BEHIND", "-c", "rcmpd.toml"]).code(1);
     northwind.rcmpd(&["domain", "rotate", "BEHIND", "-c", "rcmpd.toml"]).code(1);
     let done = northwind.rcmpd(&["domain", "test", "BEHIND", "-c", "rcmpd.toml"]).code(1);
     assert!(done.stderr.contains("reached through TAILSPIN"), "{done:?}");
 
     // An account that is another domain's says where to ask.
-    northwind.rcmpd(&["account", "add", "dave", "--home-domain", "fabrikam", "--upn", "dave@odd.example", "-c", "rcmpd.toml"]).code(0);
+    northwind
+        .rcmpd(&[
+            "account",
+            "add",
+            "dave",
+            "--home-domain",
+            "fabrikam",
+            "--upn",
+            "dave@odd.example",
+            "-c",
+            "rcmpd.toml",
+        ])
+        .code(0);
     let shown = northwind.rcmpd(&["account", "show", "dave", "-c", "rcmpd.toml", "--json"]).code(0).json();
     assert_eq!(shown["home_domain"], "FABRIKAM");
     northwind.rcmpd(&["account", "set", "dave", "--home-domain", "", "-c", "rcmpd.toml"]).code(0);

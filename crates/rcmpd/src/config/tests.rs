@@ -298,3 +298,149 @@ path = \"machines.db\"",
     let wrong = text.replace("rid = 5001", "rid = 0").replace("CN=Partner CA", "CN");
     assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
 }
+
+/// Two peers, one behind the other, a relay, and how questions are sent on.
+const PEERS: &str = r#"
+[forward]
+hops_max = 3
+proof_key = "proof.key"
+[[peer]]
+domain = "FABRIKAM"
+sid = "S-1-5-21-4-5-6"
+names = ["Fabrikam.example"]
+direction = "both"
+servers = ["dc1.fabrikam.example:11490"]
+account = "CONTOSO$"
+secret = "file:trusts/FABRIKAM.secret"
+channel = "trusted_domain"
+kind = "rcmpd"
+transit = ["Litware"]
+issuers = ["C=US,O=Partners,CN=Partner CA"]
+response_crypt = "auto"
+foreign_sids = "drop"
+timeout_s = 5
+connections_max = 4
+queue_max = 0
+hedge_ms = 200
+proof_key = "fabrikam.pub"
+[[peer]]
+domain = "LITWARE"
+sid = "S-1-5-21-7-8-9"
+names = ["litware.example", "litware.test"]
+direction = "outbound"
+via = "Fabrikam"
+[[relay]]
+package = "Kerberos"
+servers = ["dc1.contoso.example"]
+account = "RCMPD$"
+secret = "env:RELAY_SECRET"
+machines = ["WEB01$"]
+response_crypt = "plain"
+"#;
+
+#[test]
+fn other_domains_are_understood() {
+    let config = parse(&format!("{GOOD}{PEERS}"), Path::new("/etc/rcmpd")).expect("it is good");
+    let [fabrikam, litware] = &config.peers[..] else { panic!("{:?}", config.peers) };
+    assert_eq!(fabrikam.servers, Some(Servers::Listed(vec!["dc1.fabrikam.example:11490".into()])));
+    assert_eq!(fabrikam.secret, Some(SecretRef::File("/etc/rcmpd/trusts/FABRIKAM.secret".into())));
+    assert_eq!((fabrikam.direction, fabrikam.kind), (Direction::Both, PeerKind::Rcmpd));
+    assert_eq!(
+        (fabrikam.names.join(" "), fabrikam.transit.join(" ")),
+        ("fabrikam.example".into(), "LITWARE".into())
+    );
+    assert_eq!((fabrikam.timeout.as_secs(), fabrikam.connections_max, fabrikam.queue_max), (5, 4, 0));
+    assert_eq!(fabrikam.hedge, Some(Duration::from_millis(200)));
+    assert_eq!(litware.servers, Some(Servers::Via("FABRIKAM".into())));
+    assert_eq!((litware.secret.as_ref(), litware.account.as_str()), (None, "CONTOSO$"));
+    assert_eq!((litware.timeout.as_secs(), litware.connections_max, litware.queue_max), (10, 8, 256));
+    assert_eq!(config.relays[0].package, "Kerberos");
+    assert_eq!(config.forward, Forward { hops_max: 3, proof_key: Some("/etc/rcmpd/proof.key".into()) });
+    let discovered = PEERS.replace(
+        "servers = [\"dc1.fabrikam.example:11490\"]",
+        "discovery = \"dns\"\nsite = \"Here\"\ndns = [\"127.0.0.1:53\"]",
+    );
+    let config = parse(&format!("{GOOD}{discovered}"), Path::new("/etc/rcmpd")).expect("it is good");
+    let dns = vec!["127.0.0.1:53".parse().expect("an address")];
+    assert_eq!(config.peers[0].servers, Some(Servers::Discovered { site: Some("Here".into()), dns }));
+}
+
+#[test]
+fn whatever_is_wrong_with_other_domains_is_said() {
+    let servers = "servers = [\"dc1.fabrikam.example:11490\"]\n";
+    for (from, to, expect) in [
+        ("\"LITWARE\"", "\"fabrikam\"", "this is no other peer that is asked"),
+        ("\"litware.test\"", "\"Fabrikam.Example\"", "this name is claimed by FABRIKAM already"),
+        ("\"litware.test\"", "\"fabrikam\"", "this name is claimed by FABRIKAM already"),
+        ("\"litware.test\"", "\"contoso.example\"", "this name is claimed by CONTOSO (this domain) already"),
+        ("\"LITWARE\"", "\"CONTOSO\"", "this name is claimed by CONTOSO (this domain) already"),
+        ("S-1-5-21-7-8-9", "S-1-5-21-4-5-6", "this SID is claimed by FABRIKAM already"),
+        ("S-1-5-21-7-8-9", "S-1-5-21-1-2-3", "this SID is claimed by CONTOSO (this domain) already"),
+        (
+            "via = ",
+            "issuers = [\"C=us, O=PARTNERS, CN=Partner CA\"]\nvia = ",
+            "this issuer is claimed by FABRIKAM already",
+        ),
+        ("\"C=US,O=Partners,CN=Partner CA\"", "\"Partner CA\"", "this is not a distinguished name"),
+        ("S-1-5-21-7-8-9", "S-1-5-32", "this is not the SID of a domain"),
+        ("\"LITWARE\"", "\"L IT\"", "this is not a NetBIOS name"),
+        ("[\"Fabrikam.example\"]", "[]", "a peer without names may say nothing"),
+        ("via = \"Fabrikam\"", "via = \"LITWARE\"", "this is no peer that is asked directly"),
+        ("via = \"Fabrikam\"", "via = \"NOBODY\"", "this is no peer that is asked directly"),
+        ("[\"Litware\"]", "[\"NOBODY\"]", "this is no other peer that is asked"),
+        ("[\"Litware\"]", "[\"FABRIKAM\"]", "this is no other peer that is asked"),
+        ("direction = \"both\"", "direction = \"outbound\"", "this peer does not ask, so it has no transit"),
+        ("direction = \"both\"", "direction = \"inbound\"", "this peer is not asked"),
+        ("direction = \"both\"", "direction = \"up\"", "this is no direction"),
+        (servers, "", "it is not said where to ask this peer"),
+        (servers, "servers = [\"a\"]\ndiscovery = \"dns\"\n", "there are two ways to this peer"),
+        (servers, "servers = [\"a\"]\nvia = \"LITWARE\"\n", "there are two ways to this peer"),
+        (servers, "servers = [\"a\"]\nsite = \"Here\"\n", "site belongs to discovery"),
+        (servers, "servers = [\"a\"]\ndns = [\"127.0.0.1:53\"]\n", "dns belongs to discovery"),
+        (servers, "discovery = \"wins\"\n", "this is no discovery"),
+        (servers, "discovery = \"dns\"\ndns = [\"ns1\"]\n", "this is not an address and port"),
+        (servers, "servers = []\n", "there are no servers"),
+        (servers, "servers = [\"http://a/\"]\n", "this is not a server"),
+        ("secret = \"file:trusts/FABRIKAM.secret\"\n", "", "the secret of our account there is missing"),
+        ("file:trusts/FABRIKAM.secret", "hunter2", "this is not a reference to a secret"),
+        ("via = ", "secret = \"env:A\"\nvia = ", "secret is for peers that are asked directly"),
+        ("via = ", "account = \"A$\"\nvia = ", "account is for peers that are asked directly"),
+        ("via = ", "channel = \"server\"\nvia = ", "channel is for peers that are asked directly"),
+        ("via = ", "hedge_ms = 1\nvia = ", "hedge_ms is for peers that are asked directly"),
+        ("\"CONTOSO$\"", "\"CONTOSO\"", "this is not an account of a trust or a machine"),
+        ("\"trusted_domain\"", "\"cdc\"", "this is no channel"),
+        ("\"rcmpd\"\ntransit", "\"samba\"\ntransit", "this is no kind"),
+        ("response_crypt = \"auto\"", "response_crypt = \"rot13\"", "this is no response_crypt"),
+        ("\"drop\"", "\"keep\"", "this is no foreign_sids"),
+        ("timeout_s = 5", "timeout_s = 0", "this is not a sensible number"),
+        ("timeout_s = 5", "timeout_s = 121", "this is not a sensible number"),
+        ("connections_max = 4", "connections_max = 0", "this is not a sensible number"),
+        ("queue_max = 0", "queue_max = 65537", "this is not a sensible number"),
+        ("hedge_ms = 200", "hedge_ms = 0", "this is not a sensible number"),
+        ("hops_max = 3", "hops_max = 0", "this is not a sensible number"),
+        ("hops_max = 3", "hops_max = 1000", "this is not a sensible number"),
+        ("via = ", "smell = 1\nvia = ", "unknown field `smell`"),
+        ("\"Kerberos\"", "\"\"", "this package is answered here"),
+        ("\"Kerberos\"", "\"SChannel\"", "this package is answered here"),
+        ("\"plain\"", "\"auto\"", "what a package answers cannot be told"),
+        ("\"plain\"", "\"rot13\"", "this is no response_crypt"),
+        ("\"RCMPD$\"", "\"RCMPD\"", "this is not a machine account"),
+        ("[\"WEB01$\"]", "[\"WEB01\"]", "this is not a machine account"),
+        ("machines = [\"WEB01$\"]", "machines = []", "nobody may use this package"),
+        ("machines = ", "channel = \"trusted_domain\"\nmachines = ", "this is no channel"),
+        ("[\"dc1.contoso.example\"]", "[]", "there are no servers"),
+        ("machines = ", "timeout_s = 121\nmachines = ", "this is not a sensible number"),
+    ] {
+        let wrong = PEERS.replacen(from, to, 1);
+        assert_ne!(wrong, PEERS, "{from}");
+        let found = problems(&format!("{GOOD}{wrong}"));
+        assert!(found.iter().any(|what| what.starts_with(expect)), "{to}: {found:?}");
+    }
+    let relay = &PEERS[PEERS.find("[[relay]]").expect("it is there")..];
+    let twice = format!("{GOOD}{PEERS}{}", relay.replace("Kerberos", "KERBEROS"));
+    assert_eq!(problems(&twice), ["this package is relayed already"]);
+    let peer =
+        &PEERS[PEERS.find("[[peer]]").expect("it is there")..PEERS.find("[[relay]]").expect("it is there")];
+    assert_eq!(problems(&format!("{GOOD}{}", peer.repeat(129))), ["there are too many peers"]);
+    assert_eq!(problems(&format!("{GOOD}{}", relay.repeat(257))), ["there are too many relays"]);
+}
