@@ -1,15 +1,12 @@
-//! The client channel: one connection with one call at a time, and a pool of them for parallel work.
+//! The client channel: one connection with one call at a time; whoever works in parallel has several.
 
 use crate::connection::ready;
 use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ReplyStub, RequestStub};
 use dcerpc::pdu::FaultStatus;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, ToSocketAddrs};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 /// Why a call has no results.
@@ -146,63 +143,5 @@ impl Connection {
         })
         .await
         .unwrap_or(Err(CallError::DeadlinePassed))
-    }
-}
-
-/// Connections to one server, made by `connect` when all others are busy, up to a number.
-pub struct Pool<F> {
-    connect: F,
-    idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
-}
-
-impl<F> std::fmt::Debug for Pool<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pool {{ {} free }}", self.permits.available_permits())
-    }
-}
-
-impl<F, C, E> Pool<F>
-where
-    F: Fn(Instant) -> C,
-    C: Future<Output = Result<Connection, E>>,
-    E: From<CallError>,
-{
-    /// A pool of at most `connections_max` connections; `connect` opens one by a deadline.
-    pub const fn new(connections_max: usize, connect: F) -> Self {
-        Self { connect, idle: Mutex::new(Vec::new()), permits: Semaphore::const_new(connections_max) }
-    }
-
-    /// Performs a call on an idle connection or a new one. A connection that turns out to be closed before anything
-    /// was sent on it is replaced; a call that was sent is never sent twice. Dropping the future closes its connection.
-    pub async fn call(&self, opnum: u16, request: RequestStub, deadline: Instant) -> Result<ReplyStub, E> {
-        let _permit = match timeout_at(deadline, self.permits.acquire()).await {
-            Ok(Ok(permit)) => permit,
-            _ => return Err(CallError::DeadlinePassed.into()),
-        };
-        let mut connection = match self.idle_connection() {
-            Some(connection) => connection,
-            None => (self.connect)(deadline).await?,
-        };
-        let outcome = connection.call(opnum, request, deadline).await;
-        if !connection.spoiled {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-        }
-        outcome.map_err(E::from)
-    }
-
-    fn idle_connection(&self) -> Option<Connection> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            if !connection.is_stale() {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    /// Closes all idle connections, for instance because the channel's key is no longer good.
-    pub fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

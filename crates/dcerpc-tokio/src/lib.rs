@@ -11,7 +11,7 @@ mod registry;
 mod server;
 
 pub use builtin::resolve_endpoint;
-pub use client::{CallError, Connection, Pool};
+pub use client::{CallError, Connection};
 pub use counters::{Counters, Refused};
 pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};
 pub use server::{Limits, Server, Shutdown};

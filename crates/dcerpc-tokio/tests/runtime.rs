@@ -8,7 +8,7 @@ use dcerpc::pdu::{
     finish_pdu, start_pdu,
 };
 use dcerpc::server::Reply;
-use dcerpc_tokio::{CallError, Connection, Interface, Limits, Pool, Registry, RpcCall, Server, Shutdown};
+use dcerpc_tokio::{CallError, Connection, Interface, Limits, Registry, RpcCall, Server, Shutdown};
 use dtyp::{Decode, Encode, Guid, Reader};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -317,20 +317,10 @@ async fn listen(fixture: &Fixture) -> SocketAddr {
     address
 }
 
-type Opening = dcerpc_tokio::BoxFuture<'static, Result<Connection, CallError>>;
-
-fn pool(address: SocketAddr, connections_max: usize) -> Pool<impl Fn(Instant) -> Opening> {
-    Pool::new(connections_max, move |deadline| -> Opening {
-        Box::pin(async move {
-            let config = ClientConfig {
-                interface: INTERFACE,
-                syntax: NdrSyntax::Ndr,
-                first_call_id: 1,
-                security: None,
-            };
-            Connection::open(address, config, deadline).await.map(|(connection, _)| connection)
-        })
-    })
+async fn connect(address: SocketAddr) -> Connection {
+    let config =
+        ClientConfig { interface: INTERFACE, syntax: NdrSyntax::Ndr, first_call_id: 1, security: None };
+    Connection::open(address, config, soon()).await.expect("it is accepted").0
 }
 
 fn soon() -> Instant {
@@ -338,54 +328,37 @@ fn soon() -> Instant {
 }
 
 #[tokio::test]
-async fn a_pool_uses_its_connections_again_and_opens_no_more_than_it_may() {
-    let fixture = Fixture::new(Limits::default());
-    let pool = Arc::new(pool(listen(&fixture).await, 3));
-    let mut calls = tokio::task::JoinSet::new();
-    for n in 0..30u8 {
-        let pool = Arc::clone(&pool);
-        calls.spawn(async move {
-            let reply = pool.call(ECHO, vec![n; 8].into(), soon()).await.expect("an answer");
-            assert_eq!(reply.stub, vec![n; 8]);
-        });
-    }
-    while let Some(call) = calls.join_next().await {
-        call.expect("each gets its own answer");
-    }
-    assert!(fixture.counter(|counters| &counters.accepted) <= 3);
-}
-
-#[tokio::test]
-async fn a_pool_replaces_a_connection_that_was_closed_meanwhile() {
+async fn a_connection_that_was_closed_meanwhile_says_so() {
     let limits = Limits { idle_timeout: Duration::from_millis(50), ..Limits::default() };
     let fixture = Fixture::new(limits);
-    let pool = pool(listen(&fixture).await, 1);
-    pool.call(ECHO, b"one".to_vec().into(), soon()).await.expect("an answer");
-    while fixture.counter(|counters| &counters.open) > 0 {
+    let mut connection = connect(listen(&fixture).await).await;
+    connection.call(ECHO, b"one".to_vec().into(), soon()).await.expect("an answer");
+    assert!(!connection.is_stale());
+    while fixture.counter(|counters| &counters.open) > 0 || !connection.is_stale() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    pool.call(ECHO, b"two".to_vec().into(), soon()).await.expect("an answer over a new connection");
-    assert_eq!(fixture.counter(|counters| &counters.accepted), 2);
+    let outcome = connection.call(ECHO, b"two".to_vec().into(), soon()).await;
+    assert!(matches!(outcome, Err(CallError::Closed | CallError::Io(_))), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn a_deadline_ends_a_call_and_its_connection() {
     let fixture = Fixture::new(Limits::default());
-    let pool = pool(listen(&fixture).await, 1);
+    let mut connection = connect(listen(&fixture).await).await;
     let deadline = Instant::now() + Duration::from_millis(100);
-    let outcome = pool.call(SLOW, Vec::new().into(), deadline).await;
+    let outcome = connection.call(SLOW, Vec::new().into(), deadline).await;
     assert!(matches!(outcome, Err(CallError::DeadlinePassed)), "{outcome:?}");
-    let reply = pool.call(ECHO, b"next".to_vec().into(), soon()).await.expect("an answer");
-    assert_eq!(reply.stub, b"next", "never the answer of the call before");
-    assert_eq!(fixture.counter(|counters| &counters.accepted), 2);
+    assert!(connection.is_stale());
+    let outcome = connection.call(ECHO, b"next".to_vec().into(), soon()).await;
+    assert!(matches!(outcome, Err(CallError::Closed)), "never the answer of the call before: {outcome:?}");
 }
 
 #[tokio::test]
 async fn a_fault_leaves_the_connection_as_it_is() {
     let fixture = Fixture::new(Limits::default());
-    let pool = pool(listen(&fixture).await, 1);
-    let outcome = pool.call(99, Vec::new().into(), soon()).await;
+    let mut connection = connect(listen(&fixture).await).await;
+    let outcome = connection.call(99, Vec::new().into(), soon()).await;
     assert!(matches!(outcome, Err(CallError::Fault(FaultStatus::OP_RANGE_ERROR))), "{outcome:?}");
-    pool.call(ECHO, b"next".to_vec().into(), soon()).await.expect("an answer");
-    assert_eq!(fixture.counter(|counters| &counters.accepted), 1);
+    assert!(!connection.is_stale());
+    connection.call(ECHO, b"next".to_vec().into(), soon()).await.expect("an answer");
 }

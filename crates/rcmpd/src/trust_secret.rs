@@ -44,15 +44,10 @@ pub fn previous(path: &Path) -> PathBuf {
     beside(path, ".previous")
 }
 
-/// Writes down what the secret will be, for whatever comes after: it is on the disk before it is told to anybody.
+/// Writes down what the secret will be, for whatever comes after: it is on the disk before it is told to anybody. One that is there
+/// is never replaced, for the other side may have taken it.
 pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
-    let next = next(path);
-    // One that the other side has never heard of.
-    match std::fs::remove_file(&next) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next(path))?;
     file.write_all(secret.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
@@ -116,16 +111,16 @@ mod tests {
         std::fs::write(&file, "one\n").expect("it can be written");
         write_next(&file, "two").expect("it can be written");
         assert_eq!(tried(), ["one", "two"]);
-        write_next(&file, "three").expect("a broken attempt is no obstacle");
-        assert_eq!(tried(), ["one", "three"]);
+        assert!(write_next(&file, "three").is_err(), "the other side may know the second already");
+        assert_eq!(tried(), ["one", "two"]);
         // Between the two moves.
         std::fs::rename(&file, previous(&file)).expect("it is there");
-        assert_eq!(tried(), ["three", "one"]);
+        assert_eq!(tried(), ["two", "one"]);
         advance(&file).expect("it goes on from there");
-        assert_eq!(tried(), ["three", "one"]);
-        write_next(&file, "four").expect("it can be written");
+        assert_eq!(tried(), ["two", "one"]);
+        write_next(&file, "three").expect("it can be written");
         advance(&file).expect("it can be moved");
-        assert_eq!(tried(), ["four", "three"]);
+        assert_eq!(tried(), ["three", "two"]);
         let mode =
             std::os::unix::fs::PermissionsExt::mode(&file.metadata().expect("it is there").permissions());
         assert_eq!(mode & 0o777, 0o600);

@@ -511,15 +511,19 @@ fn a_trusted_domain_asks_by_either_name_and_nobody_asks_as_another() {
     let password = c.add_trust("FABRIKAM");
     let stranger = c.add_trust("TAILSPIN");
     c.configure(&format!("{}direction = \"inbound\"\n", other.as_peer()));
-    let arguments = ["machine", "add", "DC2$", "--kind", "server", "--secret-file", "dc2.secret", "--permission", "rcmp"];
+    let arguments =
+        ["machine", "add", "DC2$", "--kind", "server", "--secret-file", "dc2.secret", "--permission", "rcmp"];
     c.rcmpd(&[&arguments[..], &["-c", "rcmpd.toml"]].concat()).code(0);
     let controller = fs::read_to_string(c.path("dc2.secret")).unwrap().trim().to_owned();
     let c = c.serve();
     let ask = |account: &str, channel_type: u16, computer: &str, secret: &str| {
-        let done = impacket(&c, json!({
-            "account": account, "computer": computer, "channel_type": channel_type, "secret": secret, "secret_file": "/dev/null",
-            "nt_hash": hash(secret), "capabilities": [1, 2], "questions": [question(&c, "alice")],
-        }));
+        let done = impacket(
+            &c,
+            json!({
+                "account": account, "computer": computer, "channel_type": channel_type, "secret": secret, "secret_file": "/dev/null",
+                "nt_hash": hash(secret), "capabilities": [1, 2], "questions": [question(&c, "alice")],
+            }),
+        );
         let handshake = done["handshake"]["status"].as_str().unwrap().to_owned();
         (handshake, done["answers"][0]["status"].as_str().unwrap_or_default().to_owned())
     };
@@ -532,15 +536,29 @@ fn a_trusted_domain_asks_by_either_name_and_nobody_asks_as_another() {
     assert_eq!(ask("FABRIKAM.EXAMPLE", 3, "FABDC2", &password), good(SUCCESS));
     assert_eq!(ask("DC2$", 6, "DC2", &controller), good(SUCCESS));
     // Each account is for its own types.
-    for (account, channel_type) in [("FABRIKAM$", 2), ("FABRIKAM$", 3), ("FABRIKAM$", 6), ("fabrikam.example.", 4), ("fabrikam.example", 2)] {
-        assert_eq!(ask(account, channel_type, "FABDC1", &password), refused(no_account), "{account} {channel_type}");
+    for (account, channel_type) in [
+        ("FABRIKAM$", 2),
+        ("FABRIKAM$", 3),
+        ("FABRIKAM$", 6),
+        ("fabrikam.example.", 4),
+        ("fabrikam.example", 2),
+    ] {
+        assert_eq!(
+            ask(account, channel_type, "FABDC1", &password),
+            refused(no_account),
+            "{account} {channel_type}"
+        );
     }
     assert_eq!(ask("DC2$", 2, "DC2", &controller), refused(no_account));
     assert_eq!(ask("DC2$", 6, "DC3", &controller), refused("0xC0000022"), "in another's name");
     assert_eq!(ask("elsewhere.example.", 3, "FABDC1", &password), refused(no_account));
     assert_eq!(ask("FABRIKAM$", 4, "FABDC1", "wrong"), refused("0xC0000022"));
     for channel_type in [0, 1, 5, 8] {
-        assert_eq!(ask("FABRIKAM$", channel_type, "FABDC1", &password), refused("0xC000000D"), "{channel_type}");
+        assert_eq!(
+            ask("FABRIKAM$", channel_type, "FABDC1", &password),
+            refused("0xC000000D"),
+            "{channel_type}"
+        );
     }
     // A trust that no [[peer]] tells of has a channel, and may ask nothing.
     assert_eq!(ask("TAILSPIN$", 4, "TAILDC1", &stranger), good("0xC0000022"));

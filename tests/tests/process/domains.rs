@@ -158,6 +158,14 @@ fn a_secret_is_changed_without_a_failed_call() {
     let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
     assert!(done.stdout.contains("an interrupted rotation was finished"), "{done:?}");
     northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
+    // Where nobody is, nothing is changed.
+    let whole = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
+    fs::write(northwind.path("dead.toml"), whole.replace(&contoso.netlogon.to_string(), "127.0.0.1:1"))
+        .unwrap();
+    let before = secret();
+    let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "dead.toml", "--json"]).code(4);
+    assert!(done.stderr.contains("nothing was changed"), "{done:?}");
+    assert_eq!(secret(), before);
     let line = fs::read_to_string(contoso.path("serve.log")).unwrap();
     assert_eq!(line.matches("secret_rotated").count(), 4, "{line}");
 }

@@ -27,6 +27,7 @@ use tower::{ServiceExt, service_fn};
 /// The one account that it knows: the trust of whoever asks it.
 struct Secrets {
     account: String,
+    channel_type: ChannelType,
     sid: Sid,
     password: String,
 }
@@ -36,7 +37,7 @@ impl ChannelSecrets for Secrets {
         let machine = name.eq_ignore_ascii_case(&self.account).then(|| Machine {
             name: self.account.clone(),
             sid: self.sid,
-            channel_type: ChannelType::TRUSTED_DOMAIN,
+            channel_type: self.channel_type,
             enabled: true,
             current: SharedSecret::from_password(&self.password),
             previous: None,
@@ -90,7 +91,7 @@ impl SecurityProvider for Provider {
 /// What it says, whatever it is asked.
 type Speech = Arc<Mutex<Vec<u8>>>;
 
-async fn rogue(domain: PrimaryDomain, secrets: Secrets, speech: Speech) -> SocketAddr {
+async fn rogue(package_name: &str, domain: PrimaryDomain, secrets: Secrets, speech: Speech) -> SocketAddr {
     let package = service_fn(move |_: PackageCall| {
         let data = Some(Bytes::from(speech.lock().unwrap().clone()));
         std::future::ready(Ok(PackageReply { status: NtStatus::SUCCESS, authoritative: true, data }))
@@ -98,7 +99,7 @@ async fn rogue(domain: PrimaryDomain, secrets: Secrets, speech: Speech) -> Socke
     let server = NetlogonServer::new(ServerParts {
         names: ServerNames { domain, server: "ROGUE".into(), strict_server_name: false },
         secrets: Arc::new(secrets),
-        packages: Packages::default().with(PACKAGE_NAME, PackageService::new(package)),
+        packages: Packages::default().with(package_name, PackageService::new(package)),
         audit: Arc::new(Silent),
         environment: Arc::new(SystemEnvironment),
         response_crypt: ResponseCrypt::Encrypt,
@@ -196,6 +197,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     let speech = Speech::default();
     let secret = "The-secret-of-a-trust-with-somebody-who-lies";
     let address = rogue(
+        PACKAGE_NAME,
         PrimaryDomain {
             netbios: "CONTOSO".into(),
             dns: "contoso.example".into(),
@@ -204,6 +206,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         },
         Secrets {
             account: "NORTHWIND$".into(),
+            channel_type: ChannelType::TRUSTED_DOMAIN,
             sid: theirs.with_rid(5000).unwrap(),
             password: secret.into(),
         },
@@ -346,4 +349,50 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     said.logon.logoff_time = FileTime::NEVER;
     *speech.lock().unwrap() = said.bytes();
     ask(&alice).code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opaque_answer_with_data_is_not_passed_on() {
+    let demo = Demo::new();
+    let sid: Sid = demo.domain_sid().parse().unwrap();
+    let speech = Speech::default();
+    let password = "The-secret-of-a-member-of-the-domain";
+    // A controller of our own domain, whose package answers with whatever it is told to: a PAC, for instance.
+    let address = rogue(
+        "WDigest",
+        PrimaryDomain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), guid: Guid::NIL, sid },
+        Secrets {
+            account: "RELAY$".into(),
+            channel_type: ChannelType::WORKSTATION,
+            sid: sid.with_rid(5000).unwrap(),
+            password: password.into(),
+        },
+        Arc::clone(&speech),
+    )
+    .await;
+    fs::write(demo.path("relay.secret"), password).unwrap();
+    demo.configure(&format!(
+        "[audit]\npath = \"audit.log\"\n[[relay]]\npackage = \"WDigest\"\nservers = [\"{address}\"]\naccount = \"RELAY$\"\n\
+         secret = \"file:relay.secret\"\nmachines = [\"WEB01$\"]\nresponse_crypt = \"encrypt\""
+    ));
+    let service = demo.serve();
+    let secret = fs::read_to_string(service.path("machines/WEB01.secret")).unwrap();
+    let server = service.netlogon.to_string();
+    let client = Client::establish(&server, "CONTOSO", "WEB01$", secret.trim()).await.unwrap();
+    let mut association = client.open().await.unwrap();
+    for (said, status) in
+        [(vec![], NtStatus::SUCCESS), (vec![4, 0, 0, 0, 0, 0, 0, 0], NtStatus::NOT_SUPPORTED)]
+    {
+        *speech.lock().unwrap() = said;
+        let answer = client.channel.ask(&mut *association, "WDigest", "CONTOSO", b"question").await.unwrap();
+        assert_eq!((answer.status, answer.authoritative), (status, true));
+        assert!(answer.data.is_none_or(|data| data.raw().is_empty()));
+    }
+    let audit = fs::read_to_string(service.path("audit.log")).unwrap();
+    assert!(audit.contains("\"outcome\":\"answer_has_data\""), "{audit}");
+    let (_, metrics) = service.get("/metrics");
+    assert!(
+        metrics.contains("rcmpd_relays_total{package=\"WDigest\",outcome=\"answer_has_data\"} 1"),
+        "{metrics}"
+    );
 }

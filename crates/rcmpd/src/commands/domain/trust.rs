@@ -18,6 +18,8 @@ use zeroize::Zeroizing;
 
 /// How long a rotation may take.
 const ROTATE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nobody knows what happened, as with [`AskError::exit_code`].
+const UNKNOWN: u8 = 7;
 
 /// Sets a channel up to each server of a domain; of our own, to those that packages are relayed to.
 pub(super) async fn test(config: &Config, name: &str, timeout: u64, as_json: bool) -> anyhow::Result<u8> {
@@ -115,24 +117,41 @@ pub(super) async fn rotate(config: &Config, name: &str, as_json: bool) -> anyhow
             trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
             return told(peer, client.server(), "an interrupted rotation was finished", as_json);
         }
-        let new = Zeroizing::new(random_password()?);
-        trust_secret::write_next(&path, &new)
-            .with_context(|| format!("cannot write beside {}", path.display()))?;
+        // What was offered once is offered again: it may have been taken, and the one before is good for a day at most.
+        let new = match &interrupted {
+            Some(next) => next.clone(),
+            None => {
+                let new = Zeroizing::new(random_password()?);
+                let written = trust_secret::write_next(&path, &new);
+                written.with_context(|| format!("cannot write beside {}", path.display()))?;
+                new
+            }
+        };
         if let Err(error) = client.set_password(&new, deadline).await {
-            bail!(
+            let text = format!(
                 "{}: {error}; nobody knows whether the secret was changed, so both are kept, and `rcmpd domain rotate` finds out",
                 client.server()
             );
+            return Ok(failed_with(UNKNOWN, &text, as_json));
         }
         trust_secret::advance(&path).with_context(|| {
             format!("the secret was changed, and {} cannot be moved: run this again", path.display())
         })?;
         return told(peer, client.server(), "the secret was changed", as_json);
     }
-    match failed {
-        Some((server, error)) => bail!("{server}: {error}; nothing was changed"),
-        None => bail!("{} has no server that could be asked; nothing was changed", peer.domain),
+    let (code, text) = match failed {
+        Some((server, error)) => (exit_code(&error), format!("{server}: {error}; nothing was changed")),
+        None => (4, format!("{} has no server that could be asked; nothing was changed", peer.domain)),
+    };
+    Ok(failed_with(code, &text, as_json))
+}
+
+fn failed_with(code: u8, text: &str, as_json: bool) -> u8 {
+    if as_json {
+        output::json(&json!({ "error": text, "exit_code": code }));
     }
+    eprintln!("rcmpd: {text}");
+    code
 }
 
 fn told(peer: &Peer, server: &str, what: &str, as_json: bool) -> anyhow::Result<u8> {
