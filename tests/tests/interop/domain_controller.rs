@@ -35,6 +35,7 @@ fn our_client_at_samba_s_domain_controller() {
     relays_what_impacket_relays(&dc);
     rotates_a_secret(&dc);
     the_command_line_says_what_is_wrong(&dc);
+    is_a_peer_that_is_tested_and_rotated(&dc);
 }
 
 /// Samba's own DNS server knows it, and its endpoint mapper knows where Netlogon is.
@@ -129,4 +130,56 @@ fn the_command_line_says_what_is_wrong(dc: &SambaDc) {
     assert_eq!(code, 5, "{answer:#}");
     let (code, _, stderr) = map(&format!("{address}:1"), &right);
     assert_eq!(code, 4, "{stderr}");
+}
+
+/// Another domain, asked by a computer account that the printed lines make.
+fn is_a_peer_that_is_tested_and_rotated(dc: &SambaDc) {
+    let demo = Demo::new();
+    let server = format!("{}:{}", dc.text("address"), dc.text("port"));
+    let config = demo.path("rcmpd.toml").display().to_string();
+    let (sid, name, netbios) = (dc.text("sid"), dc.text("dns"), dc.text("netbios"));
+    let add = ["domain", "add", &netbios, "--sid", &sid, "--name", &name, "--direction", "outbound"];
+    let how = ["--server", &server, "--channel", "workstation", "--account", "ASKING$", "-c", "rcmpd.toml"];
+    demo.rcmpd(&[&add[..], &how].concat()).code(0);
+    let printed =
+        demo.rcmpd(&["domain", "trust-commands", &netbios, "--for", "samba", "-c", "rcmpd.toml"]).code(0);
+    // Where this DC's configuration is, a real one's tools know.
+    let smb_conf = format!("{}/etc/smb.conf", dc.text("folder"));
+    for line in printed.stdout.lines().filter(|line| !line.starts_with('#')) {
+        let mut command = dc.beside("sh");
+        // Whoever enters another mount namespace stands at its root.
+        let folder = demo.path("trusts").display().to_string();
+        command.args(["-c", &format!("cd {folder} && {line} -s {smb_conf}")]);
+        let (code, stdout, stderr) = output(command);
+        assert_eq!(code, 0, "{line}: {stdout}{stderr}");
+    }
+    let domain = |what: &str| {
+        let mut command = dc.beside(rcmpd_tests::binary());
+        command.args(["domain", what, &netbios, "-c", &config, "--json"]);
+        let (code, stdout, stderr) = output(command);
+        assert_eq!(code, 0, "{stdout}{stderr}");
+        serde_json::from_str::<Value>(&stdout).unwrap()
+    };
+    assert_eq!(domain("test")["servers"][0]["good"], true);
+    let before = fs::read_to_string(demo.path("trusts/FABRIKAM.secret")).unwrap();
+    assert_eq!(domain("rotate")["done"], "the secret was changed");
+    assert_ne!(fs::read_to_string(demo.path("trusts/FABRIKAM.secret")).unwrap(), before);
+    assert_eq!(domain("test")["servers"][0]["good"], true);
+    // A secret that was written down for a rotation, and never told, is the one that is told.
+    let pending = "A-secret-that-was-written-down-before-the-lights-went-out";
+    fs::write(demo.path("trusts/FABRIKAM.secret.next"), pending).unwrap();
+    assert_eq!(domain("rotate")["done"], "the secret was changed");
+    assert_eq!(fs::read_to_string(demo.path("trusts/FABRIKAM.secret")).unwrap(), pending);
+    assert_eq!(domain("test")["servers"][0]["good"], true);
+    // Found by DNS, and Netlogon by its endpoint mapper.
+    demo.edit(|text| {
+        let found = format!(
+            "discovery = \"dns\"\nsite = \"Default-First-Site-Name\"\ndns = [\"{}:53\"]",
+            dc.text("address")
+        );
+        text.replace(&format!("servers = [\"{server}\"]"), &found)
+    });
+    let tested = domain("test");
+    assert_eq!(tested["servers"][0]["good"], true, "{tested:#}");
+    assert_eq!(tested["servers"][0]["server"], dc.text("address").as_str());
 }

@@ -64,6 +64,16 @@ impl Trust<'_> {
         }
     }
 
+    /// Its name, wherever it was brought.
+    fn secret_file(&self) -> String {
+        match &self.peer.secret {
+            Some(SecretRef::File(path)) => {
+                path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            }
+            _ => "FILE".to_owned(),
+        }
+    }
+
     /// Our account there, without the dollar sign.
     fn computer(&self) -> &str {
         self.peer.account.trim_end_matches('$')
@@ -130,8 +140,9 @@ impl Trust<'_> {
         lines.push(format!("# with {here} at hand"));
         lines.push(format!("samba-tool computer create {}", shell_quoted(self.computer())));
         lines.push(format!(
-            "samba-tool user setpassword {} --newpassword=\"$(head -n 1 FILE)\"",
-            shell_quoted(&self.peer.account)
+            "samba-tool user setpassword {} --newpassword=\"$(head -n 1 {})\"",
+            shell_quoted(&self.peer.account),
+            shell_quoted(&self.secret_file())
         ));
         lines
     }
@@ -142,7 +153,11 @@ impl Trust<'_> {
         if let Some(here) = self.secret_here() {
             lines.push(format!("# with {here} at hand"));
         }
-        lines.push("$password = Get-Content FILE -TotalCount 1".to_owned());
+        let file = match self.secret_here() {
+            Some(_) => self.secret_file(),
+            None => format!("{}.inbound.secret", self.peer.domain),
+        };
+        lines.push(format!("$password = Get-Content {} -TotalCount 1", powershell_quoted(&file)));
         if self.is_member() {
             lines.push(format!(
                 "New-ADComputer -Name {} -Enabled $true -AccountPassword (ConvertTo-SecureString $password -AsPlainText -Force)",
