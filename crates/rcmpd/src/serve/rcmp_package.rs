@@ -25,11 +25,11 @@ impl RcmpPackage {
         Self { policy, audit }
     }
 
-    async fn answer(self, call: PackageCall) -> PackageReply {
+    async fn answer(self, mut call: PackageCall) -> PackageReply {
         let deciders = self.policy.0.load_full();
         let now = super::now();
         let span = tracing::Span::current();
-        let question = match question(&deciders, &span, &call) {
+        let question = match question(&deciders, &span, &mut call) {
             Ok(question) => question,
             Err(status) => return PackageReply::refused(status, true),
         };
@@ -58,7 +58,7 @@ impl RcmpPackage {
 }
 
 /// The question in a call, and what came beside it: from machines of ours and from nodes of ours, not from others' servers.
-fn question(deciders: &Deciders, span: &tracing::Span, call: &PackageCall) -> Result<Question, NtStatus> {
+fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -> Result<Question, NtStatus> {
     let machine = call.channel.machine();
     let is_trust =
         !machine.channel_type.names_its_computer() && machine.channel_type != ChannelType::CDC_SERVER;
@@ -79,7 +79,8 @@ fn question(deciders: &Deciders, span: &tracing::Span, call: &PackageCall) -> Re
     }
     let mut asker = Asker::machine(machine.name.clone(), machine.sid, machine.may_map);
     asker.trust = trust;
-    let (request, logon_domain_name) = (call.data.clone(), call.logon_domain_name.clone());
+    let request = std::mem::take(&mut call.data);
+    let logon_domain_name = std::mem::take(&mut call.logon_domain_name);
     Ok(Question { request, logon_domain_name, asker, context })
 }
 
