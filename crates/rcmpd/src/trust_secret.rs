@@ -34,6 +34,11 @@ pub fn candidates(secret: &SecretRef) -> Result<Vec<Zeroizing<String>>, SecretMi
     Ok(secrets)
 }
 
+/// Whether the secret is being changed now, or was when somebody was stopped.
+pub fn is_changing(secret: &SecretRef) -> bool {
+    matches!(secret, SecretRef::File(path) if next(path).exists())
+}
+
 /// What the secret will be, while it is changed.
 pub fn next(path: &Path) -> PathBuf {
     beside(path, ".next")

@@ -18,7 +18,7 @@ use netlogon_transport::client::{
 };
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -120,6 +120,8 @@ struct Link {
     transport: TcpTransport,
     secret: SharedSecret,
     idle: Mutex<Vec<Box<dyn Association>>>,
+    /// Whether a call was answered over it.
+    has_worked: AtomicBool,
 }
 
 /// The client of one server.
@@ -150,6 +152,8 @@ impl std::fmt::Debug for ServerClient {
 const DENIED_PAUSE: Duration = Duration::from_secs(45);
 /// What the transport allows for one step, on connections that outlive the question: each question has a deadline of its own.
 const CALL_TIMEOUT: Duration = Duration::from_secs(150);
+/// How often a channel is set up in one go, when secrets change meanwhile.
+const SET_UPS_MAX: usize = 3;
 /// How often a question is begun anew, for one reason or another.
 const ATTEMPTS_MAX: usize = 4;
 
@@ -327,6 +331,9 @@ impl ServerClient {
                     last = ServerFailed::Refused("calls are refused over a new channel".into());
                 }
                 Ok(Ok(answer)) => {
+                    if answer.status != NtStatus::ACCESS_DENIED {
+                        link.has_worked.store(true, Ordering::Relaxed);
+                    }
                     lock(&link.idle).push(association);
                     return Ok(answer);
                 }
@@ -351,20 +358,18 @@ impl ServerClient {
         Err(last)
     }
 
-    /// Whether a refused call is worth a new channel: the secret is another one by now, or the last time is long ago.
+    /// Whether a refused call is worth a new channel: this one was good before, its secret is being changed, or the last time is long
+    /// ago. A server that refuses every call is not shaken hands with for each.
     fn may_set_up_again(&self, link: &Link) -> bool {
-        let is_new_secret = self
-            .secrets()
-            .ok()
-            .and_then(|secrets| secrets.into_iter().next())
-            .is_some_and(|present| present != link.secret);
+        let is_changing = trust_secret::is_changing(&self.identity.secret)
+            || self.secrets().is_ok_and(|secrets| secrets.first() != Some(&link.secret));
         let mut denied = lock(&self.denied);
         let now = Instant::now();
         let is_due = denied.is_none_or(|since| now >= since + DENIED_PAUSE);
         if is_due {
             *denied = Some(now);
         }
-        is_due || is_new_secret
+        is_due || link.has_worked.load(Ordering::Relaxed) || is_changing
     }
 
     fn forget(&self, link: &Arc<Link>) {
@@ -425,42 +430,67 @@ impl ServerClient {
                 AskError::Unreachable(text) => ServerFailed::Unreachable(text),
                 error => ServerFailed::Unreachable(error.to_string()),
             })?;
-        let secrets = self.secrets()?;
-        let first = secrets.first().cloned();
         let mut refused = ServerFailed::Refused("there is no secret".into());
-        for secret in secrets {
-            match self.shake_hands(&transport, secret.clone()).await {
-                Ok((channel, association)) => {
-                    count(&self.meter.channels);
-                    lock(&self.refused_secret).take();
-                    info!(
-                        domain = self.identity.domain,
-                        server = self.server,
-                        account = self.identity.account,
-                        "Set up a secure channel"
-                    );
-                    return Ok(Link { channel, transport, secret, idle: Mutex::new(vec![association]) });
-                }
-                Err(ChannelError::Transport(TransportError::Unreachable(text))) => {
-                    return Err(ServerFailed::Unreachable(text));
-                }
-                Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)) => {
-                    refused = ServerFailed::Refused("the secret is wrong".into());
-                }
-                // It cannot judge now, which is no refusal.
-                Err(ChannelError::Refused(status @ (NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE))) => {
-                    return Err(ServerFailed::Unreachable(format!(
-                        "the server cannot judge channels: {status}"
-                    )));
-                }
-                Err(error) => {
-                    refused = ServerFailed::Refused(error.to_string());
-                    break;
+        let mut tried = Vec::new();
+        for _ in 0..SET_UPS_MAX {
+            let secrets = self.secrets()?;
+            // What was refused once is refused again; only another secret, or a channel that was lost on the way, is worth more.
+            let untried = secrets.into_iter().filter(|secret| !tried.contains(secret)).collect::<Vec<_>>();
+            if untried.is_empty() {
+                break;
+            }
+            for secret in untried {
+                match self.shake_hands(&transport, secret.clone()).await {
+                    Ok((channel, association)) => {
+                        count(&self.meter.channels);
+                        lock(&self.refused_secret).take();
+                        info!(
+                            domain = self.identity.domain,
+                            server = self.server,
+                            account = self.identity.account,
+                            "Set up a secure channel"
+                        );
+                        return Ok(Link {
+                            channel,
+                            transport,
+                            secret,
+                            idle: Mutex::new(vec![association]),
+                            has_worked: AtomicBool::new(false),
+                        });
+                    }
+                    Err(ChannelError::Transport(TransportError::Unreachable(text))) => {
+                        return Err(ServerFailed::Unreachable(text));
+                    }
+                    Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)) => {
+                        tried.push(secret);
+                        refused = ServerFailed::Refused("the secret is wrong".into());
+                    }
+                    // It cannot judge now, which is no refusal.
+                    Err(ChannelError::Refused(
+                        status @ (NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE),
+                    )) => {
+                        return Err(ServerFailed::Unreachable(format!(
+                            "the server cannot judge channels: {status}"
+                        )));
+                    }
+                    // The channel was there, and gone before it was used: the secret was changed in between.
+                    Err(
+                        error
+                        @ ChannelError::Transport(TransportError::Refused(_) | TransportError::Fault(_)),
+                    ) => {
+                        refused = ServerFailed::Refused(error.to_string());
+                        break;
+                    }
+                    Err(error) => {
+                        tried.push(secret);
+                        refused = ServerFailed::Refused(error.to_string());
+                        break;
+                    }
                 }
             }
         }
         count(&self.meter.channels_refused);
-        *lock(&self.refused_secret) = first;
+        *lock(&self.refused_secret) = self.secrets().ok().and_then(|secrets| secrets.into_iter().next());
         let ServerFailed::Refused(reason) = &refused else { return Err(refused) };
         warn!(
             domain = self.identity.domain,
