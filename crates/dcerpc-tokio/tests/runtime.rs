@@ -1,4 +1,4 @@
-//! Connections over time: limits, slow peers, cancellation, shutdown, and the client's pool. Streams are in memory and the clock is
+//! Connections over time: limits, slow peers, cancellation, shutdown, and the client's connections. Streams are in memory and the clock is
 //! stopped wherever no socket is needed.
 
 use dcerpc::client::ClientConfig;

@@ -228,6 +228,15 @@ impl Domains {
         }
     }
 
+    /// Where a question goes whose account's home is another domain, as the store has it.
+    pub fn home(&self, home: &str, flags: MappingFlags) -> Route {
+        match self.find(home).filter(|peer| self.peers[*peer].is_asked) {
+            Some(_) if is_issuer_alone(flags) => Route::Nowhere(Reason::NotForwarded),
+            Some(peer) => Route::Peer(peer, RoutedBy::Store),
+            None => Route::Nowhere(Reason::OtherDomain),
+        }
+    }
+
     /// The peer that answers for all certificates of this one's issuer.
     fn by_issuer(&self, certificate: &Certificate<'_>) -> Option<usize> {
         if self.by_issuer.is_empty() {
@@ -282,7 +291,7 @@ impl Domains {
 }
 
 /// Whether the issuer is all that a question goes by.
-pub(crate) fn is_issuer_alone(flags: MappingFlags) -> bool {
+fn is_issuer_alone(flags: MappingFlags) -> bool {
     flags.contains(MappingFlags::ISSUER)
         && !flags.contains(MappingFlags::UPN)
         && !flags.contains(MappingFlags::SUBJECT)

@@ -6,7 +6,7 @@
 
 use crate::certificate::Certificate;
 use crate::context::CallContext;
-use crate::domains::{Domains, Route, RoutedBy, is_issuer_alone};
+use crate::domains::{Domains, Route, RoutedBy};
 use crate::foreign;
 use crate::mapping::Strength;
 use crate::message::{Request, Response};
@@ -24,9 +24,10 @@ use std::sync::{Mutex, PoisonError};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-/// The same question of one peer, under way at once, when it goes on to another: an honest peer has a few clients that show the
-/// same certificate; in a circle through servers that are not ours it would come back again and again.
-const SAME_IN_TRANSIT_MAX: u32 = 8;
+/// The same question of one asker, under way at once, when it goes on to another domain: an honest asker has some clients that show
+/// the same certificate; in a circle through servers that tell nothing it would come back again and again. Nodes of ours tell where a
+/// question has been, and are not counted.
+const SAME_IN_TRANSIT_MAX: u32 = 32;
 
 /// What was heard from another domain.
 #[derive(Clone, Debug)]
@@ -98,7 +99,8 @@ pub struct Forwarder {
     services: Vec<Option<PeerService>>,
     /// Signs our hops in proofs of path.
     proof_key: Option<Ed25519KeyPair>,
-    in_transit: Mutex<HashMap<(usize, [u8; 32]), u32>>,
+    /// By the SID of the account that asks, and the question.
+    in_transit: Mutex<HashMap<(Sid, [u8; 32]), u32>>,
 }
 
 impl std::fmt::Debug for Forwarder {
@@ -150,7 +152,7 @@ impl MapCertificate<'_> {
     async fn decide(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
         let domains = &self.forwarder.domains;
         let is_ours = domains.is_ours(&question.logon_domain_name);
-        if domains.peers().is_empty() && is_ours {
+        if domains.peers().is_empty() && is_ours && question.asker.trust.is_none() {
             return self.mapper.answer_traced(question, now, trace).await;
         }
         let refused = |reason| Answer::refused(reason, self.mapper.policy());
@@ -183,10 +185,10 @@ impl MapCertificate<'_> {
                     Err(_) if asker.is_some() && !name.is_empty() => return refused(Reason::OtherDomain),
                     Err(home) => home,
                 };
-                match domains.find(&home) {
-                    Some(_) if is_issuer_alone(request.flags) => return refused(Reason::NotForwarded),
-                    Some(peer) => (peer, RoutedBy::Store),
-                    None => return refused(Reason::OtherDomain),
+                match domains.home(&home, request.flags) {
+                    Route::Peer(peer, by) => (peer, by),
+                    Route::Nowhere(reason) => return refused(reason),
+                    Route::Here => return refused(Reason::OtherDomain),
                 }
             }
         };
@@ -228,19 +230,21 @@ impl MapCertificate<'_> {
             (Ok(_), None) => return answer(Reason::OtherDomain, elsewhere),
             (Ok(guard), Some(service)) => (service.clone(), guard),
         };
-        let mut context = CallContext::default();
-        if through.is_rcmpd {
-            context.time_left = question.context.time_left;
-            context.hops.clone_from(&question.context.hops);
-            context.hops.push(domains.ours().sid);
-            context.proof_nonce = question.context.proof_nonce;
-        }
+        // Whoever asks wants its answer in time, whether or not the next one is told.
+        let time_left = question.context.time_left;
+        let context = match through.is_rcmpd {
+            true => {
+                let mut context = question.context.clone();
+                context.hops.push(domains.ours().sid);
+                context
+            }
+            false => CallContext { time_left, ..CallContext::default() },
+        };
         let asked = PeerQuestion {
             request: Bytes::copy_from_slice(&question.request),
             digest,
             logon_domain_name: peer.domain.netbios.clone(),
-            // Whoever asks wants its answer in time, whether or not the next one is told.
-            context: CallContext { time_left: question.context.time_left, ..context },
+            context,
         };
         let Ok(reply) = service.oneshot(asked).await else {
             return answer(Reason::NoLogonServers, elsewhere);
@@ -268,10 +272,12 @@ impl MapCertificate<'_> {
         match believed {
             Err(disbelief) => answer(Reason::Disbelieved(disbelief), elsewhere),
             Ok(believed) => {
-                let response = match question.context.proof_nonce.filter(|_| !block.is_empty()) {
-                    Some(_) => Bytes::from([&believed.response[..], block].concat()),
-                    None => believed.response,
-                };
+                let response =
+                    match question.context.proof_nonce.filter(|_| through.is_rcmpd && proof::is_block(block))
+                    {
+                        Some(_) => Bytes::from([&believed.response[..], block].concat()),
+                        None => believed.response,
+                    };
                 elsewhere.account = Some(ForeignAccount {
                     name: believed.account,
                     sid: believed.sid,
@@ -309,13 +315,15 @@ impl MapCertificate<'_> {
         if !peers[target].is_asked {
             return Err(Reason::OtherDomain);
         }
-        let Some(asker) = asker else { return Ok(None) };
-        let netbios = &peers[target].domain.netbios;
-        if !peers[asker].transit.iter().any(|name| domains.find(name) == Some(target)) {
-            tracing::debug!(asker = peers[asker].domain.netbios, domain = netbios, "May not ask through us");
-            return Err(Reason::TransitDenied);
+        if let Some(asker) = asker.map(|asker| &peers[asker]) {
+            if !asker.transit.iter().any(|name| domains.find(name) == Some(target)) {
+                return Err(Reason::TransitDenied);
+            }
+            if asker.is_rcmpd {
+                return Ok(None);
+            }
         }
-        let guard = InTransit { forwarder: self.forwarder, key: (asker, digest) };
+        let guard = InTransit { forwarder: self.forwarder, key: (question.asker.sid, digest) };
         let mut in_transit = self.forwarder.in_transit.lock().unwrap_or_else(PoisonError::into_inner);
         let same = in_transit.entry(guard.key).or_default();
         *same += 1;
@@ -395,7 +403,7 @@ impl MapCertificate<'_> {
 /// One question of a peer on its way to another.
 struct InTransit<'a> {
     forwarder: &'a Forwarder,
-    key: (usize, [u8; 32]),
+    key: (Sid, [u8; 32]),
 }
 
 impl Drop for InTransit<'_> {

@@ -46,7 +46,7 @@ use pac::VerifiedPac;
 use sha2::{Digest, Sha256};
 
 /// Most hops of a block: more than anybody should ask through.
-pub const HOPS_MAX: usize = 8;
+pub const HOPS_MAX: usize = crate::context::HOPS_MAX + 1;
 /// Longest block: eight hops with names of any real length.
 pub const BLOCK_LEN_MAX: usize = 4096;
 
@@ -215,6 +215,11 @@ pub fn append(
 /// response.
 pub fn split(message: &[u8]) -> (&[u8], &[u8]) {
     Response::split(message).unwrap_or((message, &[]))
+}
+
+/// Whether bytes are a block that can be read, and so be gone on with.
+pub fn is_block(block: &[u8]) -> bool {
+    !block.is_empty() && entries(block).is_ok()
 }
 
 /// Reads the hops behind a response, the answering one first, and looks at their signatures; no hops where there is no block.

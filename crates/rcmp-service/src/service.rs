@@ -4,7 +4,7 @@ use crate::answer;
 use crate::binding;
 use crate::certificate::Certificate;
 use crate::context::CallContext;
-use crate::domains::{Domains, Route, RoutedBy};
+use crate::domains::{Domains, Route};
 use crate::forward::Elsewhere;
 use crate::mapping::{self, Form, FormQuery, Method, Strength};
 use crate::message::{MappingFlags, Request};
@@ -74,6 +74,8 @@ pub struct Answer {
     pub mapped: Option<Mapped>,
     /// Which other domain was asked, and what it said.
     pub elsewhere: Option<Elsewhere>,
+    /// Whether it was decided by the accounts of this domain.
+    pub decided_here: bool,
 }
 
 impl Answer {
@@ -86,6 +88,7 @@ impl Answer {
             policy_revision: policy.revision,
             mapped: None,
             elsewhere: None,
+            decided_here: false,
         }
     }
 
@@ -264,18 +267,27 @@ impl Mapper {
     pub async fn explain_among(
         &self,
         domains: &Domains,
-        request: &[u8],
+        message: &[u8],
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Answer {
-        let route = Request::decode(request).ok().and_then(|request| {
-            let certificate = Certificate::parse(request.certificate).ok()?;
-            Some(domains.route("", false, &request, &certificate))
-        });
+        let Ok(request) = Request::decode(message) else { return self.explain(message, now, trace).await };
+        let Ok(certificate) = Certificate::parse(request.certificate) else {
+            return self.explain(message, now, trace).await;
+        };
+        let route = match domains.route("", false, &request, &certificate) {
+            Route::Here => match self.answer_parsed(&request, &certificate, now, trace).await {
+                Ok(answer) => {
+                    trace.step(|| Step::Decided { reason: answer.reason });
+                    return answer;
+                }
+                Err(home) => domains.home(&home, request.flags),
+            },
+            route => route,
+        };
         let reason = match route {
-            None | Some(Route::Here) => return self.explain(request, now, trace).await,
-            Some(Route::Nowhere(reason)) => reason,
-            Some(Route::Peer(peer, by)) => {
+            Route::Nowhere(reason) => reason,
+            Route::Peer(peer, by) => {
                 let netbios = |peer: usize| domains.peers()[peer].domain.netbios.clone();
                 trace.step(|| Step::Routed {
                     domain: netbios(peer),
@@ -284,6 +296,7 @@ impl Mapper {
                 });
                 Reason::OtherDomain
             }
+            Route::Here => Reason::OtherDomain,
         };
         trace.step(|| Step::Decided { reason });
         Answer::refused(reason, &self.policy)
@@ -313,6 +326,7 @@ impl Mapper {
             policy_revision: self.policy.revision,
             mapped: mapped.ok(),
             elsewhere: None,
+            decided_here: true,
         }
     }
 
@@ -329,10 +343,7 @@ impl Mapper {
             Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
         match self.decide(&request, &certificate, now, trace).await? {
             Decided::Here(decision) => Ok(decision),
-            Decided::Elsewhere(domain) => {
-                trace.step(|| Step::Routed { peer: domain.clone(), domain, by: RoutedBy::Store });
-                Err(Reason::OtherDomain)
-            }
+            Decided::Elsewhere(_) => Err(Reason::OtherDomain),
         }
     }
 

@@ -15,7 +15,7 @@ use rcmp_service::trace::Step;
 use rcmp_service::{
     Answer, Asker, Binding, CallContext, Domains, Elsewhere, Forwarder, MapCertificate, Mapper, MapperParts,
     NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, Reason, RoutedBy,
-    Validation,
+    TraceParent, Validation,
 };
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -288,6 +288,47 @@ fn a_user_of_the_third_domain_comes_back_in_its_domain_s_name() {
 }
 
 #[test]
+fn a_trace_goes_through_nodes_that_export_nothing() {
+    let [a, b, c] = chain();
+    let trace_parent = Some(TraceParent { trace_id: [1; 16], span_id: [2; 8], flags: 1 });
+    let context = CallContext { trace_parent, trace_state: "vendor=1".into(), ..CallContext::default() };
+    ask(&a, &Question { context: context.clone(), ..question(&alice_of('C'), "") });
+    for node in [&b, &c] {
+        let heard = node.heard.lock().expect("nobody panicked")[0].context.clone();
+        assert_eq!((heard.trace_parent, heard.trace_state), (trace_parent, "vendor=1".to_owned()));
+    }
+}
+
+#[test]
+fn what_is_no_proof_does_not_travel_with_an_answer() {
+    let [a, b] = ['A', 'B'].map(Node::new);
+    let honest = Arc::clone(&b);
+    let liar = PeerService::new(service_fn(move |asked: PeerQuestion| {
+        let b = Arc::clone(&honest);
+        async move {
+            let asker = Asker { trust: Some(netbios('A')), ..question(b"", "").asker };
+            let asked = Question {
+                logon_domain_name: asked.logon_domain_name,
+                ..Question::new(asked.request.to_vec(), asker)
+            };
+            let mut data =
+                b.answer(&asked, &mut Vec::new()).await.into_response().expect("there is one").to_vec();
+            data.extend_from_slice(&[0xaa; 100_000]);
+            let server = "SRVB".into();
+            Ok(PeerReply { status: NtStatus::SUCCESS, authoritative: true, data: Some(data), server })
+        }
+    }));
+    connect(&a, vec![(peer('B'), Some(liar))], 4);
+    connect(&b, vec![(peer('A'), None)], 4);
+    let context = CallContext { proof_nonce: Some([7; 16]), ..CallContext::default() };
+    let asked = Question { context, ..question(&alice_of('B'), "") };
+    let response = ask(&a, &asked).0.into_response().expect("there is one");
+    assert!(response.len() < 4096, "{}", response.len());
+    let hops = proved(&response, &asked);
+    assert_eq!(hops.iter().map(|hop| hop.hop.strength).collect::<Vec<_>>(), [HopStrength::Unknown]);
+}
+
+#[test]
 fn what_is_ours_is_answered_here() {
     let [a, b, _] = chain();
     for name in ["", "DOMA", "doma", "a.example", "A.EXAMPLE."] {
@@ -467,7 +508,7 @@ fn circles_through_servers_that_tell_nothing_end_too() {
     let (answer, _) = ask(&a, &question(&alice_of('D'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::NO_LOGON_SERVERS, false));
     let turns = a.heard.lock().expect("nobody panicked").len();
-    assert!((1..=9).contains(&turns), "{turns}");
+    assert!((1..=33).contains(&turns), "{turns}");
     // And nothing is left behind: the same question goes round just as often.
     a.heard.lock().expect("nobody panicked").clear();
     ask(&a, &question(&alice_of('D'), ""));
@@ -519,6 +560,9 @@ fn a_peer_asks_about_what_it_may_ask_about() {
     assert_eq!(ask(&b, &stranger("DOMX", true)).0.reason, Reason::AskerDenied);
     assert_eq!(ask(&b, &stranger("DOMA", false)).0.reason, Reason::AskerDenied);
     assert!(matches!(ask(&b, &stranger("DOMA", true)).0.reason, Reason::Mapped(_)));
+    let alone = Node::new('B');
+    connect(&alone, vec![], 4);
+    assert_eq!(ask(&alone, &stranger("DOMA", true)).0.reason, Reason::AskerDenied, "its last peer is gone");
     let d = Node::new('D');
     connect(&d, vec![(PeerDomain { may_ask: false, ..peer('A') }, Some(nobody()))], 4);
     assert_eq!(ask(&d, &stranger("DOMA", true)).0.reason, Reason::AskerDenied);

@@ -6,7 +6,7 @@
 use crate::config::{SecretMissing, SecretRef};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -52,10 +52,21 @@ pub fn previous(path: &Path) -> PathBuf {
 /// Writes down what the secret will be, for whatever comes after: it is on the disk before it is told to anybody. One that is there
 /// is never replaced, for the other side may have taken it.
 pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next(path))?;
-    file.write_all(secret.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
+    let draft = beside(path, &format!(".{}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file
+        .write_all(secret.as_bytes())
+        .and_then(|()| file.write_all(b"\n"))
+        .and_then(|()| file.sync_all())
+        // Whoever reads the present one must be able to read the next.
+        .and_then(|()| match path.metadata() {
+            Ok(present) => fchown(&file, Some(present.uid()), Some(present.gid())),
+            Err(_) => Ok(()),
+        })
+        // It has its name when it is whole, and takes nobody's.
+        .and_then(|()| std::fs::hard_link(&draft, next(path)));
+    std::fs::remove_file(&draft)?;
+    written?;
     sync_folder(path)
 }
 

@@ -500,7 +500,37 @@ fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
     assert_eq!(done.code(0).json()["account"], "alice");
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(metric("answers_total", twin.netlogon) >= 1);
+    // The preferred one is asked again when it is back.
     c.signal(Signal::CONT);
+    let before = metric("answers_total", c.netlogon);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while metric("answers_total", c.netlogon) <= before {
+        map().0.code(0);
+        assert!(Instant::now() < deadline, "{}", a.log());
+    }
+}
+
+#[test]
+fn more_than_may_wait_are_refused_at_once() {
+    let chain = chain(&Told { a: "connections_max = 1\nqueue_max = 0\ntimeout_s = 5", ..Told::default() });
+    assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
+    chain.b.signal(Signal::STOP);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| ask(&chain, "alice"));
+        let holders =
+            format!("rcmpd_peer_semaphore_holders{{domain=\"FABRIKAM\",server=\"{}\"}}", chain.b.netlogon);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while chain.a.metric(&holders) == 0 {
+            assert!(Instant::now() < deadline, "{}", chain.a.log());
+        }
+        let second = ask(&chain, "alice");
+        assert_eq!((&second["status"], &second["authoritative"]), (&json!(NO_LOGON_SERVERS), &json!(0)));
+        let overflows = holders.replace("holders", "overflows_total");
+        assert!(chain.a.metric(&overflows) >= 1);
+        chain.b.signal(Signal::CONT);
+        first.join().unwrap()
+    });
+    assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
 }
 
 /// A foreign domain's controller, as Impacket plays it, at our server.

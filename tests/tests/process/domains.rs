@@ -65,6 +65,12 @@ fn two_domains_are_chained_by_commands() {
     let alice = contoso.certificate("alice");
     let map = || northwind.rcmpd(&["map", &alice, "-c", "client.toml", "--json"]);
     assert_eq!(map().code(0).json()["domain"], "CONTOSO");
+    let channels = || {
+        let metric =
+            format!("rcmpd_peer_channels_total{{domain=\"CONTOSO\",server=\"{}\"}}", contoso.netlogon);
+        northwind.metric(&metric)
+    };
+    assert_eq!(channels(), 1);
     // A peer that is taken out of the configuration is no peer after a reload; and comes back the same way.
     let whole = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
     let reload = |times: usize| {
@@ -75,12 +81,54 @@ fn two_domains_are_chained_by_commands() {
             std::thread::sleep(Duration::from_millis(20));
         }
     };
-    northwind.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
+    // What is said of a peer may change; its channel stays.
+    northwind.edit(|text| text.replace("kind = \"rcmpd\"", "kind = \"netlogon\"\nforeign_sids = \"drop\""));
     reload(1);
+    map().code(0);
+    assert_eq!(channels(), 1);
+    northwind.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
+    reload(2);
     assert_eq!(map().code(3).json()["status"]["name"], "STATUS_LOGON_FAILURE", "nobody of that name is here");
     northwind.edit(|_| whole);
-    reload(2);
+    reload(3);
     map().code(0);
+    // A trust whose last [[peer]] is gone asks nothing, though its account is there.
+    let inbound = fs::read_to_string(contoso.path("rcmpd.toml")).unwrap();
+    contoso.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
+    contoso.reload();
+    assert_eq!(map().code(3).json()["status"]["name"], "STATUS_ACCESS_DENIED");
+    contoso.edit(|_| inbound);
+    contoso.reload();
+    map().code(0);
+
+    // An entry that only says whose account it is.
+    let odd = northwind.rcmpd(&["explain", &contoso.certificate("bob"), "-c", "rcmpd.toml"]);
+    assert_eq!(odd.code, 3, "nobody: {odd:?}");
+    let strings =
+        northwind.rcmpd(&["mapping", "strings", &contoso.certificate("bob"), "--json"]).code(0).json();
+    let forms = strings["forms"].as_array().unwrap();
+    let serial =
+        forms.iter().find(|form| form["form"] == "issuer-serial").unwrap()["value"].as_str().unwrap();
+    northwind
+        .rcmpd(&[
+            "account",
+            "add",
+            "bob",
+            "--home-domain",
+            "CONTOSO",
+            "--add-mapping",
+            serial,
+            "-c",
+            "rcmpd.toml",
+        ])
+        .code(0);
+    let done =
+        northwind.rcmpd(&["map", &contoso.certificate("bob"), "-c", "client.toml", "--json"]).code(0).json();
+    assert_eq!((&done["domain"], &done["account"]), (&json!("CONTOSO"), &json!("bob")));
+    let odd = northwind.rcmpd(&["explain", &contoso.certificate("bob"), "-c", "rcmpd.toml"]).code(7);
+    assert!(odd.stdout.contains("CONTOSO decides (store)"), "{odd:?}");
+    northwind.rcmpd(&["account", "set", "bob", "--home-domain", "NOWHERE", "-c", "rcmpd.toml"]).code(0);
+    northwind.rcmpd(&["explain", &contoso.certificate("bob"), "-c", "rcmpd.toml"]).code(3);
 
     // The trust is the other side's to end.
     contoso.rcmpd(&["machine", "set", "NORTHWIND$", "--disable", "-c", "rcmpd.toml"]).code(0);
@@ -253,7 +301,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     assert!(lines(&tailspin["ours"]).contains("--direction both"), "{tailspin:#}");
     assert!(
         lines(&tailspin["powershell"])
-            .contains("CreateLocalSideOfTrustRelationship('northwind.example', 'Bidirectional', $password)")
+            .contains("CreateLocalSideOfTrustRelationship('northwind.example', 'Outbound', $password)")
     );
     northwind.rcmpd(&["domain", "trust-commands", "BEHIND", "-c", "rcmpd.toml"]).code(1);
     northwind.rcmpd(&["domain", "rotate", "BEHIND", "-c", "rcmpd.toml"]).code(1);

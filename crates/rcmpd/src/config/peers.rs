@@ -235,6 +235,7 @@ impl Checker<'_> {
         let mut checked = Vec::with_capacity(sections.len());
         for section in sections {
             let span = section.span();
+            claims.section += 1;
             let section = section.into_inner();
             let (via, transit) = (section.via.clone(), section.transit.clone());
             let peer = self.peer(section, &span, ours, &mut claims);
@@ -329,6 +330,10 @@ impl Checker<'_> {
                 ("account", section.account.as_ref().map(Spanned::span)),
                 ("channel", section.channel.as_ref().map(Spanned::span)),
                 ("hedge_ms", section.hedge_ms.as_ref().map(Spanned::span)),
+                ("response_crypt", section.response_crypt.as_ref().map(Spanned::span)),
+                ("timeout_s", section.timeout_s.as_ref().map(Spanned::span)),
+                ("connections_max", section.connections_max.as_ref().map(Spanned::span)),
+                ("queue_max", section.queue_max.as_ref().map(Spanned::span)),
             ];
             for (key, place) in useless {
                 if let Some(place) = place {
@@ -349,6 +354,13 @@ impl Checker<'_> {
                 given.span(),
                 "this is not an account of a trust or a machine",
                 "its name ends in a dollar sign, as in \"CONTOSO$\"",
+            );
+        }
+        if let Some(issuer) = section.issuers.first().filter(|_| !is_asked) {
+            self.problem(
+                issuer.span(),
+                "this peer is not asked, so no certificate is its own to answer for",
+                "remove issuers, or say direction = \"outbound\" or \"both\"",
             );
         }
         let mut issuers = Vec::new();
@@ -462,6 +474,15 @@ impl Checker<'_> {
         self.one_of(section.discovery.as_ref(), &[("dns", ())], "discovery")?;
         let dns = section.dns.as_ref().map(Spanned::get_ref).into_iter().flatten();
         let dns = dns.filter_map(|address| self.address(address)).collect();
+        if let Some(site) =
+            section.site.as_ref().filter(|site| !crate::forward::discovery::is_label(site.get_ref()))
+        {
+            self.problem(
+                site.span(),
+                "this is not the name of a site",
+                "write it as in \"Default-First-Site-Name\"",
+            );
+        }
         Some(Servers::Discovered { site: section.site.as_ref().map(|site| site.get_ref().clone()), dns })
     }
 
@@ -613,14 +634,14 @@ impl Checker<'_> {
     fn claim(&mut self, claims: &mut Claims, of: Claim, what: String, place: Range<usize>, domain: &str) {
         match claims.by.get(&(of, what.clone())) {
             // A domain may be called the same twice.
-            Some(other) if other == domain && of == Claim::Name => {}
-            Some(other) => self.problem(
+            Some((section, _)) if *section == claims.section && of == Claim::Name => {}
+            Some((_, other)) => self.problem(
                 place,
                 format!("{} is claimed by {other} already", of.text()),
                 "each name, SID and issuer belongs to one domain: what two claim, either could say of the other's accounts",
             ),
             None => {
-                claims.by.insert((of, what), domain.to_owned());
+                claims.by.insert((of, what), (claims.section, domain.to_owned()));
             }
         }
     }
@@ -644,16 +665,18 @@ impl Claim {
     }
 }
 
+/// What is claimed, by which section of the file and which domain. Our own domain is section 0.
 struct Claims {
-    by: HashMap<(Claim, String), String>,
+    by: HashMap<(Claim, String), (usize, String)>,
+    section: usize,
 }
 
 impl Claims {
     fn new(ours: &Domain) -> Self {
-        let name =
-            |name: &str| ((Claim::Name, name.to_lowercase()), format!("{} (this domain)", ours.netbios));
+        let own = || (0, format!("{} (this domain)", ours.netbios));
+        let name = |name: &str| ((Claim::Name, name.to_lowercase()), own());
         let mut by: HashMap<_, _> = [name(&ours.netbios), name(&ours.dns)].into();
-        by.insert((Claim::Sid, ours.sid.to_string()), format!("{} (this domain)", ours.netbios));
-        Self { by }
+        by.insert((Claim::Sid, ours.sid.to_string()), own());
+        Self { by, section: 0 }
     }
 }

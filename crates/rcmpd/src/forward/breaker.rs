@@ -38,7 +38,12 @@ impl Breaker {
     }
 
     /// Whether the server is left alone at present.
-    pub const fn is_open(&self) -> bool {
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.open_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether it failed often enough to be left alone, and has not answered since.
+    pub const fn is_tripped(&self) -> bool {
         self.open_until.is_some()
     }
 
@@ -84,9 +89,10 @@ mod tests {
             assert!(breaker.admits(start, PATIENCE));
             breaker.failed(start);
         }
-        assert!(breaker.is_open());
+        assert!(breaker.is_open(start));
         assert!(!breaker.admits(start, PATIENCE));
         let later = start + PAUSE_FIRST;
+        assert!(!breaker.is_open(later), "it has its place again");
         assert!(breaker.admits(later, PATIENCE), "one tries");
         assert!(!breaker.admits(later, PATIENCE), "for all");
         breaker.failed(later);

@@ -243,7 +243,7 @@ fn host(target: &Name) -> Option<String> {
     Some(labels.join(".")).filter(|host| is_host(host))
 }
 
-fn is_label(label: &str) -> bool {
+pub(crate) fn is_label(label: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=63).contains(&label.len())
         && label.bytes().all(known)

@@ -46,7 +46,8 @@ impl Forwarding {
     pub fn load(config: &Config, before: Option<&Self>) -> anyhow::Result<Self> {
         let mut peers = Vec::with_capacity(config.peers.len());
         for peer in &config.peers {
-            let known = before.and_then(|before| before.peers.iter().find(|(known, _)| known == peer));
+            let known = before
+                .and_then(|before| before.peers.iter().find(|(known, _)| reaches_the_same(known, peer)));
             let servers = match known {
                 Some((_, servers)) => servers.clone(),
                 None => servers_of(config, peer)?.map(Arc::new),
@@ -96,6 +97,20 @@ impl Forwarding {
             .map(|(relay, rule)| (rule.domain.netbios.as_str(), Some(relay.package.as_str()), &rule.servers));
         peers.chain(relays)
     }
+}
+
+/// Whether two entries lead to the same servers in the same way, whatever else they say of the peer.
+fn reaches_the_same(a: &config::Peer, b: &config::Peer) -> bool {
+    let way = |peer: &config::Peer| {
+        (
+            peer.domain.clone(),
+            peer.servers.clone(),
+            peer.names.first().cloned(),
+            (peer.account.clone(), peer.secret.clone(), peer.channel),
+            (peer.connections_max, peer.queue_max, peer.hedge),
+        )
+    };
+    way(a) == way(b)
 }
 
 /// What the mapping service knows of a peer.

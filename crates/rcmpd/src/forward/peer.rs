@@ -5,7 +5,6 @@ use super::servers::{Answered, Servers};
 use super::trace;
 use crate::config::ResponseCrypt;
 use dcerpc_tokio::BoxFuture;
-use dtyp::Encode;
 use netlogon_transport::client::ValidationData;
 use rcmp_service::message::{PACKAGE_NAME, Response};
 use rcmp_service::{NoServers, PeerQuestion, PeerReply};
@@ -44,13 +43,10 @@ impl PeerClient {
         };
         let deadline = Instant::now() + time;
         let span = tracing::Span::current();
-        let extension = self.is_rcmpd.then(|| {
-            let mut context = question.context.clone();
-            context.time_left = Some(time);
+        let mut context = question.context;
+        if self.is_rcmpd {
             trace::put(&span, &mut context);
-            context.to_bytes()
-        });
-        if !self.is_rcmpd {
+        } else {
             // Nothing is sent there; the other half of the trace can be found by what both ends have in common.
             trace::link(&span, &question.digest);
         }
@@ -58,7 +54,7 @@ impl PeerClient {
             package: PACKAGE_NAME,
             logon_domain_name: &question.logon_domain_name,
             data: &question.request,
-            extension,
+            context: self.is_rcmpd.then_some(&context),
             // Who somebody is can be asked as often as one likes.
             repeatable: true,
         };

@@ -119,7 +119,7 @@ impl RelayPackage {
             package: &rule.package,
             logon_domain_name: &rule.domain.netbios,
             data: &call.data,
-            extension: None,
+            context: None,
             // Nobody here knows what it does.
             repeatable: false,
         };

@@ -12,12 +12,14 @@ use super::meter::{Gauge, Meter, count};
 use crate::ask::{AskError, TcpTransport, now};
 use crate::config::SecretRef;
 use crate::trust_secret;
-use dtyp::NtStatus;
+use dcerpc::pdu::FaultStatus;
+use dtyp::{Encode, NtStatus};
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
 };
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
+use rcmp_service::CallContext;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -59,8 +61,8 @@ pub struct Asked<'a> {
     pub logon_domain_name: &'a str,
     /// LogonData, in the clear.
     pub data: &'a [u8],
-    /// What a node of ours is told beside.
-    pub extension: Option<Vec<u8>>,
+    /// What a node of ours is told beside; the time that is left is put in when it is asked.
+    pub context: Option<&'a CallContext>,
     /// Whether asking twice harms nobody.
     pub repeatable: bool,
 }
@@ -187,7 +189,7 @@ impl ServerClient {
 
     /// Whether it is left alone at present.
     pub fn is_left_alone(&self) -> bool {
-        lock(&self.breaker).is_open()
+        lock(&self.breaker).is_open(Instant::now())
     }
 
     /// Asks, and is answered by `deadline` or not at all.
@@ -215,13 +217,14 @@ impl ServerClient {
             Err(failed) => {
                 count(&self.meter.failed);
                 let mut breaker = lock(&self.breaker);
-                let was_open = breaker.is_open();
+                let now = Instant::now();
+                let was_open = breaker.is_tripped();
                 match failed {
-                    ServerFailed::Refused(_) => breaker.refused(Instant::now()),
-                    _ => breaker.failed(Instant::now()),
+                    ServerFailed::Refused(_) => breaker.refused(now),
+                    _ => breaker.failed(now),
                 }
                 // Said once, not for each question.
-                if !was_open && breaker.is_open() {
+                if !was_open && breaker.is_tripped() {
                     let reason = failed.name();
                     warn!(
                         domain = self.identity.domain,
@@ -303,7 +306,7 @@ impl ServerClient {
     }
 
     async fn ask_now(&self, asked: &Asked<'_>, deadline: Instant) -> Result<PackageAnswer, ServerFailed> {
-        let mut last = ServerFailed::Silent("the server refused again and again".into());
+        let mut last = ServerFailed::Refused("the server forgets its channels".into());
         for _ in 0..ATTEMPTS_MAX {
             let link = self.link(deadline).await?;
             let (mut association, is_fresh) = match link.idle() {
@@ -319,7 +322,7 @@ impl ServerClient {
                 asked.package,
                 asked.logon_domain_name,
                 asked.data,
-                asked.extension.clone(),
+                asked.context.map(|context| context_for(context, deadline)),
             );
             match timeout_at(deadline, call).await {
                 Err(_) => return Err(ServerFailed::Silent("no answer in time".into())),
@@ -328,6 +331,10 @@ impl ServerClient {
                 {
                     debug!(server = self.server, "A call was refused; the channel is set up anew");
                     self.forget(&link);
+                    // It may be the package's word, and not the channel's.
+                    if !asked.repeatable {
+                        return Ok(answer);
+                    }
                     last = ServerFailed::Refused("calls are refused over a new channel".into());
                 }
                 Ok(Ok(answer)) => {
@@ -337,13 +344,12 @@ impl ServerClient {
                     lock(&link.idle).push(association);
                     return Ok(answer);
                 }
-                // The fault of a context that is no longer good; a call under it is not performed.
-                Ok(Err(ChannelError::Transport(TransportError::Fault(status)))) => {
+                // The faults of a context that is no longer good; a call under it is not performed.
+                Ok(Err(ChannelError::Transport(TransportError::Fault(
+                    status @ (FaultStatus::ACCESS_DENIED | FaultStatus::SEC_PKG_ERROR),
+                )))) => {
                     self.forget(&link);
-                    last = ServerFailed::Silent(format!("the server answered with a fault: {status}"));
-                    if is_fresh && !asked.repeatable {
-                        return Err(last);
-                    }
+                    last = ServerFailed::Refused(format!("the server answered with a fault: {status}"));
                 }
                 Ok(Err(error)) => {
                     let failed = ServerFailed::Silent(error.to_string());
@@ -359,7 +365,7 @@ impl ServerClient {
     }
 
     /// Whether a refused call is worth a new channel: this one was good before, its secret is being changed, or the last time is long
-    /// ago. A server that refuses every call is not shaken hands with for each.
+    /// ago. A server that refuses every call is not asked for a channel for each.
     fn may_set_up_again(&self, link: &Link) -> bool {
         let is_changing = trust_secret::is_changing(&self.identity.secret)
             || self.secrets().is_ok_and(|secrets| secrets.first() != Some(&link.secret));
@@ -440,7 +446,7 @@ impl ServerClient {
                 break;
             }
             for secret in untried {
-                match self.shake_hands(&transport, secret.clone()).await {
+                match self.establish(&transport, secret.clone()).await {
                     Ok((channel, association)) => {
                         count(&self.meter.channels);
                         lock(&self.refused_secret).take();
@@ -503,7 +509,7 @@ impl ServerClient {
     }
 
     /// A channel that was checked for a downgrade, and the connection on which it was.
-    async fn shake_hands(
+    async fn establish(
         &self,
         transport: &TcpTransport,
         secret: SharedSecret,
@@ -521,6 +527,12 @@ impl ServerClient {
         channel.check_capabilities(&mut *association).await?;
         Ok((channel, association))
     }
+}
+
+/// A call's context with the time that is left now: whoever works on when nobody waits any more works for nothing.
+fn context_for(context: &CallContext, deadline: Instant) -> Vec<u8> {
+    let time_left = Some(deadline.saturating_duration_since(Instant::now()));
+    CallContext { time_left, ..context.clone() }.to_bytes()
 }
 
 impl Link {

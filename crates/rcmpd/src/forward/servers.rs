@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 use dtyp::NtStatus;
 use netlogon_transport::client::PackageAnswer;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
@@ -54,8 +53,6 @@ pub struct Servers {
     discovery: Option<Discovery>,
     known: ArcSwap<Known>,
     looking: tokio::sync::Mutex<()>,
-    /// The place of the server that answered last.
-    preferred: AtomicUsize,
     budget: TpsBudget,
     hedge: Option<Duration>,
 }
@@ -81,7 +78,6 @@ impl Servers {
             discovery,
             known: ArcSwap::from_pointee(Known { clients, fresh_until }),
             looking: tokio::sync::Mutex::default(),
-            preferred: AtomicUsize::new(0),
             budget: TpsBudget::new(RETRY_WINDOW, RETRIES_PER_SECOND_MIN, RETRY_RATIO),
             hedge,
         }
@@ -124,7 +120,6 @@ impl Servers {
                     ServerFailed::Silent(answer.status.to_string())
                 }
                 Ok(answer) => {
-                    self.prefer(by);
                     return Some(Answered { answer, server: by.server().to_owned() });
                 }
                 Err(failed) => {
@@ -174,24 +169,47 @@ impl Servers {
         }
     }
 
-    /// The servers, the one that answered last first, those that are left alone last.
+    /// The servers in the order in which they are preferred, those that are left alone last.
     pub async fn find(&self, deadline: Instant) -> Vec<Arc<ServerClient>> {
         self.look_up(deadline).await;
         let mut clients = self.clients();
-        if let Some(preferred) =
-            clients.len().checked_sub(1).map(|last| self.preferred.load(Ordering::Relaxed).min(last))
-        {
-            clients.rotate_left(preferred);
-        }
         clients.sort_by_key(|client| client.is_left_alone());
         clients
     }
 
-    fn prefer(&self, client: &Arc<ServerClient>) {
-        let known = self.known.load();
-        if let Some(at) = known.clients.iter().position(|known| Arc::ptr_eq(known, client)) {
-            self.preferred.store(at, Ordering::Relaxed);
+    /// The servers that DNS tells of now, and for how long that is true; those that are known already stay the same.
+    async fn located(
+        &self,
+        discovery: &Discovery,
+        before: &[Arc<ServerClient>],
+    ) -> Option<(Vec<Arc<ServerClient>>, Duration)> {
+        let located = match discovery.servers().await {
+            Ok(located) => located,
+            Err(error) => {
+                warn!(domain = self.domain, %error, "The domain's servers cannot be looked up");
+                return None;
+            }
+        };
+        let client = |server: String| match before.iter().find(|client| client.server() == server) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(ServerClient::new(server, self.identity.clone(), self.room)),
+        };
+        let (mut clients, mut time) = (Vec::new(), located.ttl);
+        for found in located.found {
+            // A name that only these resolvers know is known to nobody else here.
+            if !discovery.has_resolvers() {
+                clients.push(client(found.host));
+                continue;
+            }
+            match discovery.addresses(&found.host).await {
+                Ok(addresses) => clients.extend(addresses.iter().map(|address| client(address.to_string()))),
+                Err(error) => {
+                    debug!(domain = self.domain, %error, "A server's address is not known");
+                    time = LOOK_UP_PAUSE;
+                }
+            }
         }
+        (!clients.is_empty()).then_some((clients, time))
     }
 
     /// Looks for the servers when what is known is old. What is known stays when nothing is found.
@@ -212,45 +230,11 @@ impl Servers {
         if !is_due(&self.known.load()) {
             return;
         }
-        let found = timeout_at(deadline, discovery.servers()).await;
         let before = self.clients();
-        let known = match found {
-            Ok(Ok(found)) => {
-                let client = |server: &str| {
-                    let known = before.iter().find(|client| client.server() == server);
-                    known.map_or_else(
-                        || Arc::new(ServerClient::new(server.to_owned(), self.identity.clone(), self.room)),
-                        Arc::clone,
-                    )
-                };
-                let mut clients = Vec::new();
-                for found in &found.found {
-                    // A name that only these resolvers know is known to nobody else here.
-                    let addresses = match discovery.has_resolvers() {
-                        true => timeout_at(deadline, discovery.addresses(&found.host)).await,
-                        false => Ok(Ok(vec![])),
-                    };
-                    match addresses {
-                        Ok(Ok(addresses)) if addresses.is_empty() => clients.push(client(&found.host)),
-                        Ok(Ok(addresses)) => {
-                            clients.extend(addresses.iter().map(|address| client(&address.to_string())));
-                        }
-                        _ => {
-                            debug!(domain = self.domain, host = found.host, "A server's address is not known")
-                        }
-                    }
-                }
-                Known { clients, fresh_until: Some(Instant::now() + found.ttl) }
-            }
-            failed => {
-                match failed {
-                    Ok(Err(error)) => {
-                        warn!(domain = self.domain, %error, "The domain's servers cannot be looked up")
-                    }
-                    _ => warn!(domain = self.domain, "The domain's servers cannot be looked up in time"),
-                }
-                Known { clients: before, fresh_until: Some(Instant::now() + LOOK_UP_PAUSE) }
-            }
+        let known = match timeout_at(deadline, self.located(discovery, &before)).await {
+            Ok(Some((clients, time))) => Known { clients, fresh_until: Some(Instant::now() + time) },
+            // What is known stays when nothing is found.
+            _ => Known { clients: before, fresh_until: Some(Instant::now() + LOOK_UP_PAUSE) },
         };
         self.known.store(Arc::new(known));
         drop(looking);

@@ -46,7 +46,7 @@ impl RcmpPackage {
             return PackageReply::refused(reason.status(false), reason.is_authoritative());
         }
         // A shadow decides about accounts of this domain.
-        if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.elsewhere.is_none()) {
+        if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
             shadow.compare(question, &answer, &self.audit);
         }
         PackageReply {

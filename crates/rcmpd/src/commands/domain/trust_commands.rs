@@ -121,7 +121,13 @@ impl Trust<'_> {
         }
         if self.peer.may_ask() {
             let listen = self.config.rpc.iter().flat_map(|rpc| &rpc.listen);
-            listen.for_each(|address| command.push_str(&format!(" --server {address}")));
+            for address in listen {
+                // Everywhere is no place to go to.
+                match address.ip().is_unspecified() {
+                    true => command.push_str(&format!(" --server HOST:{}", address.port())),
+                    false => command.push_str(&format!(" --server {address}")),
+                }
+            }
         }
         lines.push(format!("{command} -c FILE"));
         lines
@@ -149,32 +155,32 @@ impl Trust<'_> {
 
     fn powershell(&self) -> Vec<String> {
         let domain = &self.config.domain;
+        let read = |file: &str| format!("$password = Get-Content {} -TotalCount 1", powershell_quoted(file));
+        if let Some(here) = self.secret_here().filter(|_| self.is_member()) {
+            return vec![
+                format!("# with {here} at hand"),
+                read(&self.secret_file()),
+                format!(
+                    "New-ADComputer -Name {} -Enabled $true -AccountPassword (ConvertTo-SecureString $password -AsPlainText -Force)",
+                    powershell_quoted(self.computer())
+                ),
+            ];
+        }
+        // Whoever is asked is the one that is trusted; each direction has a secret of its own.
+        let inbound = format!("{}.inbound.secret", self.peer.domain);
+        let ways = [
+            (self.peer.is_asked(), self.secret_file(), "Inbound"),
+            (self.peer.may_ask(), inbound, "Outbound"),
+        ];
         let mut lines = Vec::new();
-        if let Some(here) = self.secret_here() {
-            lines.push(format!("# with {here} at hand"));
-        }
-        let file = match self.secret_here() {
-            Some(_) => self.secret_file(),
-            None => format!("{}.inbound.secret", self.peer.domain),
-        };
-        lines.push(format!("$password = Get-Content {} -TotalCount 1", powershell_quoted(&file)));
-        if self.is_member() {
+        for (_, file, direction) in ways.into_iter().filter(|(is_there, ..)| *is_there) {
+            lines.push(format!("# with {file} at hand"));
+            lines.push(read(&file));
             lines.push(format!(
-                "New-ADComputer -Name {} -Enabled $true -AccountPassword (ConvertTo-SecureString $password -AsPlainText -Force)",
-                powershell_quoted(self.computer())
+                "[System.DirectoryServices.ActiveDirectory.Domain]::GetCurrentDomain().CreateLocalSideOfTrustRelationship({}, '{direction}', $password)",
+                powershell_quoted(&domain.dns)
             ));
-            return lines;
         }
-        // Whoever is asked is the one that is trusted.
-        let direction = match self.peer.direction {
-            Direction::Outbound => "Inbound",
-            Direction::Inbound => "Outbound",
-            Direction::Both => "Bidirectional",
-        };
-        lines.push(format!(
-            "[System.DirectoryServices.ActiveDirectory.Domain]::GetCurrentDomain().CreateLocalSideOfTrustRelationship({}, '{direction}', $password)",
-            powershell_quoted(&domain.dns)
-        ));
         lines
     }
 }
