@@ -28,6 +28,8 @@ use tower::util::BoxCloneSyncService;
 /// the same certificate; in a circle through servers that tell nothing it would come back again and again. Nodes of ours tell where a
 /// question has been, and are not counted.
 const SAME_IN_TRANSIT_MAX: u32 = 32;
+/// The same of a machine of ours, which may serve many connections of one client at once.
+const SAME_OF_MACHINE_MAX: u32 = 256;
 
 /// What was heard from another domain.
 #[derive(Clone, Debug)]
@@ -327,7 +329,7 @@ impl MapCertificate<'_> {
         let mut in_transit = self.forwarder.in_transit.lock().unwrap_or_else(PoisonError::into_inner);
         let same = in_transit.entry(guard.key).or_default();
         *same += 1;
-        let too_many = *same > SAME_IN_TRANSIT_MAX;
+        let too_many = *same > if asker.is_some() { SAME_IN_TRANSIT_MAX } else { SAME_OF_MACHINE_MAX };
         drop(in_transit);
         match too_many {
             true => Err(Reason::Loop),

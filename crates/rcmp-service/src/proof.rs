@@ -45,9 +45,9 @@ use dtyp::{Decode, DecodeError, DecodeErrorKind, Encode, FileTime, Reader, Sid};
 use pac::VerifiedPac;
 use sha2::{Digest, Sha256};
 
-/// Most hops of a block: more than anybody should ask through.
+/// Most hops of a block: those that a question may pass, and the one that answers.
 pub const HOPS_MAX: usize = crate::context::HOPS_MAX + 1;
-/// Longest block: eight hops with names of any real length.
+/// Longest block: so many hops with names of any real length.
 pub const BLOCK_LEN_MAX: usize = 4096;
 
 const MAGIC: &[u8; 8] = b"RCMPPATH";

@@ -249,7 +249,7 @@ fn every_number_of_a_block_is_checked() {
         ("no entries", start + COUNT_AT, 0, ("Count", BadValue)),
         ("too few entries", start + COUNT_AT, 2, ("Block", Trailing)),
         ("too many entries", start + COUNT_AT, 4, ("BodyLength", Truncated)),
-        ("more entries than may be", start + COUNT_AT, 9, ("Count", TooLong)),
+        ("more entries than may be", start + COUNT_AT, HOPS_MAX as u8 + 1, ("Count", TooLong)),
         ("a body that ends beyond", start + HEADER_LEN + 1, 0xff, ("Body", Truncated)),
         ("a body that is too long", start + HEADER_LEN, 0x5d, ("Body", Trailing)),
         ("a body that is too short", start + HEADER_LEN, 0x5b, ("SID.SubAuthority", Truncated)),
