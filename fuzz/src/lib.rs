@@ -5,6 +5,7 @@
 
 pub mod association;
 pub mod certificate;
+pub mod context;
 pub mod crl;
 pub mod foreign;
 pub mod name;
