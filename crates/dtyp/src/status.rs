@@ -58,6 +58,11 @@ statuses! {
 }
 
 impl NtStatus {
+    /// Whether it says that something failed: its two highest bits are set ([MS-ERREF] 2.3).
+    pub const fn is_error(self) -> bool {
+        self.0 >> 30 == 3
+    }
+
     /// Whether this is STATUS_SUCCESS.
     pub const fn is_success(self) -> bool {
         self.0 == 0

@@ -425,12 +425,12 @@ fn is_builtin(sid: &Sid) -> bool {
     sid.authority() == 5 && sid.sub_authorities().first() == Some(&32)
 }
 
-/// Marks of how somebody authenticated, which is for us to say: asserted identities and what goes with them (S-1-18),
+/// Marks of how somebody authenticated, which is for us to say: asserted identities and what goes with them (S-1-18-1 to 6),
 /// compounded authentication and valid claims (S-1-5-21-0-0-0-496 and 497), THIS_ORGANIZATION (S-1-5-15) and
 /// THIS_ORGANIZATION_CERTIFICATE (S-1-5-65-1).
 fn is_mark(sid: &Sid) -> bool {
     match sid.authority() {
-        18 => true,
+        18 => matches!(sid.sub_authorities(), [1..=6]),
         5 => matches!(sid.sub_authorities(), [21, 0, 0, 0, 496 | 497] | [15] | [65, 1]),
         _ => false,
     }

@@ -6,11 +6,11 @@
 
 use crate::certificate::Certificate;
 use crate::context::CallContext;
-use crate::domains::{Domains, Route, RoutedBy};
-use crate::foreign;
+use crate::domains::{Domains, PeerDomain, Route, RoutedBy};
+use crate::foreign::{self, Disbelief};
 use crate::mapping::Strength;
 use crate::message::{Request, Response};
-use crate::proof::{self, Hop, HopStrength, Role, Weakness};
+use crate::proof::{self, Hop, HopStrength, Role, Signed, Verified, Weakness};
 use crate::reason::Reason;
 use crate::service::{Answer, Mapper, Question};
 use crate::trace::{NoTrace, Step, Trace};
@@ -242,6 +242,13 @@ impl MapCertificate<'_> {
             }
             false => CallContext { time_left, ..CallContext::default() },
         };
+        // Whoever is between us and a domain could say anything of its accounts, where we cannot ask for its own word.
+        let must_prove = target != direct && through.is_rcmpd && !peer.proof_keys.is_empty();
+        let mut context = context;
+        let nonce = context.proof_nonce.or_else(|| must_prove.then(random_nonce).flatten());
+        if through.is_rcmpd {
+            context.proof_nonce = nonce;
+        }
         let asked = PeerQuestion {
             request: Bytes::copy_from_slice(&question.request),
             digest,
@@ -252,6 +259,14 @@ impl MapCertificate<'_> {
             return answer(Reason::NoLogonServers, elsewhere);
         };
         elsewhere.server = Some(reply.server);
+        // A peer that lets us ask nothing is one that cannot be asked; the asker has done nothing wrong.
+        if reply.status == NtStatus::ACCESS_DENIED {
+            return answer(Reason::NoLogonServers, elsewhere);
+        }
+        // Neither yes nor no: a client may take it for yes.
+        if !reply.status.is_success() && !reply.status.is_error() {
+            return answer(Reason::Disbelieved(Disbelief::MalformedResponse), elsewhere);
+        }
         if !reply.status.is_success() {
             let reason =
                 Reason::RefusedElsewhere { status: reply.status, authoritative: reply.authoritative };
@@ -273,6 +288,9 @@ impl MapCertificate<'_> {
         );
         match believed {
             Err(disbelief) => answer(Reason::Disbelieved(disbelief), elsewhere),
+            Ok(believed) if must_prove && !is_word_of(peer, &data, &believed.sid, digest, nonce) => {
+                answer(Reason::Unproved, elsewhere)
+            }
             Ok(believed) => {
                 let response =
                     match question.context.proof_nonce.filter(|_| through.is_rcmpd && proof::is_block(block))
@@ -400,6 +418,34 @@ impl MapCertificate<'_> {
             Err(_) => HopStrength::Unknown,
         }
     }
+}
+
+/// A number that nobody can guess.
+fn random_nonce() -> Option<[u8; 16]> {
+    let mut nonce = [0; 16];
+    aws_lc_rs::rand::fill(&mut nonce).ok().map(|()| nonce)
+}
+
+/// Whether an answer carries the word of the account's own domain for this account, to this question.
+fn is_word_of(
+    peer: &PeerDomain,
+    message: &[u8],
+    account: &Sid,
+    digest: [u8; 32],
+    nonce: Option<[u8; 16]>,
+) -> bool {
+    let Some(nonce) = nonce else { return false };
+    let keys_of = |netbios: &str| match netbios.eq_ignore_ascii_case(&peer.domain.netbios) {
+        true => peer.proof_keys.clone(),
+        false => Vec::new(),
+    };
+    let hops = proof::verify(message, &proof::Question { digest, nonce }, keys_of).unwrap_or_default();
+    hops.first().is_some_and(|Verified { hop, signed }| {
+        *signed == Signed::Good
+            && hop.role == Role::Answered
+            && hop.domain_sid == peer.domain.sid
+            && hop.account_sid == *account
+    })
 }
 
 /// One question of a peer on its way to another.

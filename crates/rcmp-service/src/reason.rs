@@ -65,6 +65,8 @@ pub enum Reason {
     },
     /// Another domain answered what it may not say.
     Disbelieved(Disbelief),
+    /// The account's domain did not sign that it knows the account, and is asked through another one.
+    Unproved,
     /// No server of the domain could be reached, or decide.
     NoLogonServers,
     /// The question came from where it would go.
@@ -107,6 +109,7 @@ impl Reason {
             Self::Forwarded => "forwarded",
             Self::RefusedElsewhere { .. } => "refused_elsewhere",
             Self::Disbelieved(_) => "disbelieved",
+            Self::Unproved => "unproved",
             Self::NoLogonServers => "no_logon_servers",
             Self::Loop => "loop",
             Self::ChainTooLong => "chain_too_long",
@@ -156,6 +159,9 @@ impl Reason {
             Self::Forwarded => "mapped by the account's own domain",
             Self::RefusedElsewhere { .. } => "refused by the domain that was asked",
             Self::Disbelieved(disbelief) => disbelief.text(),
+            Self::Unproved => {
+                "the account's domain did not sign that it knows the account, and is asked through another one"
+            }
             Self::NoLogonServers => "no server of the domain could be reached, or decide",
             Self::Loop => "the question came from where it would go",
             Self::ChainTooLong => "the question has passed too many domains",
@@ -195,6 +201,7 @@ impl Reason {
             | Self::NotVerified
             | Self::NotForwarded
             | Self::Disbelieved(_)
+            | Self::Unproved
             | Self::Disabled
             | Self::Locked
             | Self::Expired

@@ -389,6 +389,10 @@ impl Mapper {
                 self.find(method, queries, &rules, &mut withheld, trace).await?
             {
                 if let Some(domain) = &record.account.home_domain {
+                    // Whoever disabled the entry meant that nobody is let in by it.
+                    if let Some(reason) = mapping::restriction(&record.account, now) {
+                        return Err(reason);
+                    }
                     return Ok(Decided::Elsewhere(domain.clone()));
                 }
                 let strength =

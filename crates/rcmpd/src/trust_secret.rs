@@ -1,7 +1,7 @@
-//! The secret of a trust, which is being changed now and then: in a file, with what it was before and what it will be beside it.
+//! The secret of a trust, which is being changed now and then: in a file, with what it will be beside it.
 //!
-//! `rcmpd domain rotate` writes `FILE.next`, tells the other side, moves `FILE` to `FILE.previous` and `FILE.next` to `FILE`. Whatever
-//! it is stopped at, one of the three is the secret that the other side knows.
+//! `rcmpd domain rotate` writes `FILE.next`, tells the other side, and moves `FILE.next` into the place of `FILE`. Whatever it is stopped
+//! at, one of the two is the secret that the other side knows. What it was before is not kept: whoever has it must not be believed.
 
 use crate::config::{SecretMissing, SecretRef};
 use std::fs::{File, OpenOptions};
@@ -12,11 +12,10 @@ use zeroize::Zeroizing;
 
 /// The secrets to try, the present one first.
 pub fn candidates(secret: &SecretRef) -> Result<Vec<Zeroizing<String>>, SecretMissing> {
-    let mut secrets = Vec::with_capacity(3);
+    let mut secrets = Vec::with_capacity(2);
     let present = secret.read();
     if let SecretRef::File(path) = secret {
-        let others = [next(path), previous(path)].map(|path| SecretRef::File(path).read());
-        let read = [present].into_iter().chain(others);
+        let read = [present, SecretRef::File(next(path)).read()];
         let mut missing = None;
         for secret in read {
             match secret {
@@ -44,11 +43,6 @@ pub fn next(path: &Path) -> PathBuf {
     beside(path, ".next")
 }
 
-/// What it was before.
-pub fn previous(path: &Path) -> PathBuf {
-    beside(path, ".previous")
-}
-
 /// Writes down what the secret will be, for whatever comes after: it is on the disk before it is told to anybody. One that is there
 /// is never replaced, for the other side may have taken it.
 pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
@@ -70,13 +64,8 @@ pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
     sync_folder(path)
 }
 
-/// What will be is what is, and what was is kept.
+/// What will be is what is, in one step.
 pub fn advance(path: &Path) -> std::io::Result<()> {
-    match std::fs::rename(path, previous(path)) {
-        // Stopped between the two moves, some time ago.
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     std::fs::rename(next(path), path)?;
     sync_folder(path)
 }
@@ -98,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_there_is_tried_the_present_one_first() {
+    fn a_rotation_leaves_a_usable_secret_wherever_it_is_stopped() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("a.secret");
         let tried = || {
@@ -107,38 +96,27 @@ mod tests {
                 .ok()
         };
         assert_eq!(tried(), None);
-        std::fs::write(previous(&file), "old\n").expect("it can be written");
-        assert_eq!(tried().as_deref(), Some(&["old".to_owned()][..]), "stopped between two moves");
-        std::fs::write(&file, "present\n").expect("it can be written");
-        std::fs::write(next(&file), "new\n").expect("it can be written");
-        assert_eq!(tried().expect("there are some"), ["present", "new", "old"]);
-        std::fs::write(next(&file), "present").expect("it can be written");
-        assert_eq!(tried().expect("there are some"), ["present", "old"]);
-    }
-
-    #[test]
-    fn a_rotation_leaves_a_usable_secret_wherever_it_is_stopped() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("a.secret");
-        let tried = || {
-            let secrets = candidates(&SecretRef::File(file.clone())).expect("there is one");
-            secrets.iter().map(|secret| secret.as_str().to_owned()).collect::<Vec<_>>()
-        };
+        let secret = SecretRef::File(file.clone());
         std::fs::write(&file, "one\n").expect("it can be written");
+        assert!(!is_changing(&secret));
         write_next(&file, "two").expect("it can be written");
-        assert_eq!(tried(), ["one", "two"]);
+        assert!(is_changing(&secret));
+        assert_eq!(tried().expect("there are two"), ["one", "two"], "the present one first");
         assert!(write_next(&file, "three").is_err(), "the other side may know the second already");
-        assert_eq!(tried(), ["one", "two"]);
-        // Between the two moves.
-        std::fs::rename(&file, previous(&file)).expect("it is there");
-        assert_eq!(tried(), ["two", "one"]);
-        advance(&file).expect("it goes on from there");
-        assert_eq!(tried(), ["two", "one"]);
-        write_next(&file, "three").expect("it can be written");
+        assert_eq!(tried().expect("there are two"), ["one", "two"]);
         advance(&file).expect("it can be moved");
-        assert_eq!(tried(), ["three", "two"]);
+        assert_eq!(tried().expect("there is one"), ["two"], "what was is forgotten");
+        assert!(
+            advance(&file).is_err() && tried().is_some(),
+            "there is nothing to move, and nothing is lost"
+        );
         let mode =
             std::os::unix::fs::PermissionsExt::mode(&file.metadata().expect("it is there").permissions());
         assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("a folder").count(),
+            1,
+            "and nothing is left behind"
+        );
     }
 }

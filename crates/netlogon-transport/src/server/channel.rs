@@ -15,9 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A key is used this long, in steps of a [`FileTime`]: half a day.
 const LIFETIME: u64 = 12 * 3600 * 10_000_000;
-/// Channels that one computer may have at once: processes of one machine set theirs up independently, and the one must
-/// not throw the other out.
+/// Channels that one account may have at once under one computer's name: processes of one machine set theirs up independently,
+/// and the one must not throw the other out.
 const CHANNELS_PER_COMPUTER_MAX: usize = 8;
+
+/// Channels under one computer's name, of all accounts: controllers of several trusted domains may be called alike, and a bind
+/// tells the name only, so that its first fragment is tried with each.
+const CHANNELS_PER_NAME_MAX: usize = 4 * CHANNELS_PER_COMPUTER_MAX;
 
 /// Computers for which one account may have channels, where the account is not named after its computer: the controllers of
 /// a trusted domain. More would be a table that one peer fills.
@@ -140,25 +144,27 @@ pub(super) struct BelongsToAnother;
 
 impl Channels {
     /// Adds a channel. A record never replaces another account's, but for a machine that takes back the name which its
-    /// account carries.
+    /// account carries. Accounts that are not named after their computer share a name that no machine has.
     pub(super) fn insert(&self, now: FileTime, channel: Arc<SecureChannel>) -> Result<(), BelongsToAnother> {
-        if !channel.channel_type.names_its_computer() {
+        let is_owner = channel.channel_type.names_its_computer();
+        if !is_owner {
             self.make_room(&channel);
         }
         let mut channels = self.by_computer.entry(channel.computer.clone()).or_default();
         channels.retain(|other| !other.is_expired(now));
         let sid = channel.sid();
-        if channels.iter().any(|other| other.sid() != sid) {
-            let is_owner = channel.channel_type.names_its_computer();
-            if !is_owner
-                || channels.iter().any(|other| other.channel_type.names_its_computer() && other.sid() != sid)
-            {
-                return Err(BelongsToAnother);
-            }
-            channels.clear();
+        if channels.iter().any(|other| other.channel_type.names_its_computer() && other.sid() != sid) {
+            return Err(BelongsToAnother);
         }
-        if channels.len() >= CHANNELS_PER_COMPUTER_MAX {
-            channels.remove(0);
+        if is_owner {
+            channels.retain(|other| other.sid() == sid);
+        }
+        let own = channels.iter().filter(|other| other.sid() == sid).count();
+        if own >= CHANNELS_PER_COMPUTER_MAX {
+            let oldest = channels.iter().position(|other| other.sid() == sid);
+            channels.remove(oldest.expect("there are some"));
+        } else if channels.len() >= CHANNELS_PER_NAME_MAX {
+            return Err(BelongsToAnother);
         }
         channels.push(channel);
         Ok(())
@@ -168,7 +174,7 @@ impl Channels {
     fn make_room(&self, channel: &SecureChannel) {
         let sid = channel.sid();
         let newest = |channels: &[Arc<SecureChannel>]| {
-            channels.last().filter(|newest| newest.sid() == sid).map(|newest| newest.established)
+            channels.iter().rfind(|newest| newest.sid() == sid).map(|newest| newest.established)
         };
         let mut own: Vec<(FileTime, String)> = self
             .by_computer
@@ -178,7 +184,10 @@ impl Channels {
             .collect();
         if own.len() >= COMPUTERS_PER_ACCOUNT_MAX {
             own.sort_unstable();
-            self.by_computer.remove_if(&own[0].1, |_, channels| newest(channels).is_some());
+            self.by_computer.remove_if_mut(&own[0].1, |_, channels| {
+                channels.retain(|other| other.sid() != sid);
+                channels.is_empty()
+            });
         }
     }
 
@@ -305,6 +314,38 @@ mod tests {
         let again = channel(ChannelType::TRUSTED_DOMAIN, 1001, "DC199", 300);
         channels.insert(FileTime(300), again).expect("its own name");
         assert_eq!(channels.find(FileTime(300), "DC136").len(), 1, "a computer that is there needs no room");
+    }
+
+    #[test]
+    fn trusted_domains_share_a_name_that_no_machine_has() {
+        let channels = Channels::default();
+        let insert = |channel_type, rid, name: &str, now| {
+            channels.insert(FileTime(now), channel(channel_type, rid, name, now))
+        };
+        let rids = |name| -> Vec<u32> {
+            let found = channels.find(FileTime(100), name);
+            found.iter().map(|channel| channel.sid().split_rid().expect("of an account").1).collect()
+        };
+        for n in 0..20 {
+            insert(ChannelType::TRUSTED_DOMAIN, 1001, "DC1", n).expect("shared");
+        }
+        for rid in 1002..=1004 {
+            insert(ChannelType::TRUSTED_DNS_DOMAIN, rid, "DC1", 30).expect("shared");
+        }
+        assert_eq!(rids("DC1"), [1004, 1003, 1002, 1001, 1001, 1001, 1001, 1001, 1001, 1001, 1001]);
+        for n in 0..60 {
+            let _ = insert(ChannelType::TRUSTED_DOMAIN, 1010 + n / 8, "DC1", 40);
+        }
+        assert_eq!(rids("DC1").len(), CHANNELS_PER_NAME_MAX);
+        assert_eq!(insert(ChannelType::TRUSTED_DOMAIN, 1100, "DC1", 50), Err(BelongsToAnother));
+        for n in 0..COMPUTERS_PER_ACCOUNT_MAX as u64 {
+            insert(ChannelType::TRUSTED_DOMAIN, 1002, &format!("X{n}"), 60 + n).expect("nobody has the name");
+        }
+        assert!(!rids("DC1").contains(&1002), "the oldest of its computers is gone");
+        assert!(rids("DC1").contains(&1003), "the others' channels stay");
+        insert(ChannelType::WORKSTATION, 1200, "DC1", 90).expect("its own name");
+        assert_eq!(rids("DC1"), [1200]);
+        assert_eq!(insert(ChannelType::TRUSTED_DOMAIN, 1001, "DC1", 91), Err(BelongsToAnother));
     }
 
     #[test]

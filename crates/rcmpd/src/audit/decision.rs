@@ -16,6 +16,8 @@ use std::net::SocketAddr;
 
 /// The longest name of an issuer that is written.
 const NAME_LEN_MAX: usize = 1024;
+/// SIDs of a peer's that are written when they are dropped; how many there were is written in any case.
+const DROPPED_MAX: usize = 16;
 /// Certificates remembered as written; when there are more, they are written again.
 const WRITTEN_MAX: usize = 65_536;
 
@@ -110,9 +112,10 @@ pub(super) fn event(
             // A foreign account is its domain's.
             fields.insert("account".to_owned(), format!("{}\\{}", elsewhere.domain, account.name).into());
             fields.insert("account_sid".to_owned(), account.sid.to_string().into());
-            let dropped: Vec<_> = account.dropped.iter().map(ToString::to_string).collect();
+            let dropped: Vec<_> = account.dropped.iter().take(DROPPED_MAX).map(ToString::to_string).collect();
             if !dropped.is_empty() {
                 fields.insert("sids_dropped".to_owned(), dropped.into());
+                fields.insert("sids_dropped_count".to_owned(), account.dropped.len().into());
             }
         }
     }
@@ -148,6 +151,16 @@ const fn is_believed(reason: Reason) -> bool {
             | Reason::MalformedRequest
             | Reason::MalformedCertificate
             | Reason::NoMethod
+            // Nobody looked at the chain here, and nobody else said that it is good.
+            | Reason::OtherDomain
+            | Reason::TransitDenied
+            | Reason::Loop
+            | Reason::ChainTooLong
+            | Reason::NotForwarded
+            | Reason::NoLogonServers
+            | Reason::RefusedElsewhere { .. }
+            | Reason::Disbelieved(_)
+            | Reason::Unproved
     )
 }
 

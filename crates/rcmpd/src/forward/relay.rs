@@ -128,6 +128,10 @@ impl RelayPackage {
             return Err(Withheld::NoLogonServers);
         };
         tracing::Span::current().record("server.address", &server);
+        // Neither yes nor no: a client may take it for yes.
+        if !answer.status.is_success() && !answer.status.is_error() {
+            return Err(Withheld::NoLogonServers);
+        }
         let data = answer.data.map(|data| match rule.response_crypt {
             ResponseCrypt::Plain => data.raw().to_vec(),
             _ => data.decrypted(),

@@ -154,6 +154,10 @@ impl std::fmt::Debug for ServerClient {
 const DENIED_PAUSE: Duration = Duration::from_secs(45);
 /// What the transport allows for one step, on connections that outlive the question: each question has a deadline of its own.
 const CALL_TIMEOUT: Duration = Duration::from_secs(150);
+/// With less time than this nothing is asked.
+const TIME_MIN: Duration = Duration::from_millis(50);
+/// With less than this a silence says nothing of the server.
+const TIME_FAIR: Duration = Duration::from_secs(1);
 /// How often a channel is set up in one go, when secrets change meanwhile.
 const SET_UPS_MAX: usize = 3;
 /// How often a question is begun anew, for one reason or another.
@@ -198,8 +202,16 @@ impl ServerClient {
             count(&self.meter.left_alone);
             return Err(ServerFailed::LeftAlone);
         }
+        // Whether the server has a fair time to answer: how long the asker waits is no fault of its.
+        let is_fair;
         let outcome = match self.place(deadline).await {
             Ok(_place) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left < TIME_MIN {
+                    count(&self.meter.timeouts);
+                    return Err(ServerFailed::Waited);
+                }
+                is_fair = left >= TIME_FAIR;
                 let _holding = Gauge::new(&self.meter.holders);
                 let since = Instant::now();
                 let outcome = self.ask_now(asked, deadline).await;
@@ -214,6 +226,7 @@ impl ServerClient {
                 count(&self.meter.answered);
                 lock(&self.breaker).succeeded();
             }
+            Err(_) if !is_fair => count(&self.meter.failed),
             Err(failed) => {
                 count(&self.meter.failed);
                 let mut breaker = lock(&self.breaker);

@@ -5,10 +5,11 @@ use super::meter::count;
 use super::server::{Asked, Identity, Room, ServerClient, ServerFailed};
 use arc_swap::ArcSwap;
 use dtyp::NtStatus;
+use futures_util::future::join_all;
 use netlogon_transport::client::PackageAnswer;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 use tracing::{debug, warn};
 
@@ -21,6 +22,9 @@ const RETRY_WINDOW: Duration = Duration::from_secs(10);
 const SHARE_MIN: Duration = Duration::from_millis(100);
 /// After a look-up that failed, before the next one.
 const LOOK_UP_PAUSE: Duration = Duration::from_secs(5);
+/// For a whole look-up, and for one server's addresses in it.
+const LOOK_UP_TIME: Duration = Duration::from_secs(10);
+const ADDRESS_TIME: Duration = Duration::from_secs(3);
 
 /// Where a domain's servers are.
 pub enum Whereabouts {
@@ -39,6 +43,16 @@ pub struct Answered {
     pub server: String,
 }
 
+/// Who the servers of a domain are, and where that is looked up.
+struct Directory {
+    domain: String,
+    identity: Identity,
+    room: Room,
+    discovery: Option<Discovery>,
+    known: ArcSwap<Known>,
+    looking: Arc<tokio::sync::Mutex<()>>,
+}
+
 struct Known {
     clients: Vec<Arc<ServerClient>>,
     /// When to look for them again.
@@ -48,11 +62,7 @@ struct Known {
 /// The servers of one domain.
 pub struct Servers {
     domain: String,
-    identity: Identity,
-    room: Room,
-    discovery: Option<Discovery>,
-    known: ArcSwap<Known>,
-    looking: tokio::sync::Mutex<()>,
+    directory: Arc<Directory>,
     budget: TpsBudget,
     hedge: Option<Duration>,
 }
@@ -71,13 +81,17 @@ impl Servers {
             Whereabouts::Listed(servers) => (servers.into_iter().map(client).collect(), None, None),
             Whereabouts::Discovered(discovery) => (vec![], Some(*discovery), Some(Instant::now())),
         };
-        Self {
+        let directory = Directory {
             domain: identity.domain.clone(),
             identity,
             room,
             discovery,
             known: ArcSwap::from_pointee(Known { clients, fresh_until }),
-            looking: tokio::sync::Mutex::default(),
+            looking: Arc::default(),
+        };
+        Self {
+            domain: directory.domain.clone(),
+            directory: Arc::new(directory),
             budget: TpsBudget::new(RETRY_WINDOW, RETRIES_PER_SECOND_MIN, RETRY_RATIO),
             hedge,
         }
@@ -85,7 +99,7 @@ impl Servers {
 
     /// Those that are known now.
     pub fn clients(&self) -> Vec<Arc<ServerClient>> {
-        self.known.load().clients.clone()
+        self.directory.clients()
     }
 
     /// Asks until a server decides. `None` when none did.
@@ -171,10 +185,56 @@ impl Servers {
 
     /// The servers in the order in which they are preferred, those that are left alone last.
     pub async fn find(&self, deadline: Instant) -> Vec<Arc<ServerClient>> {
-        self.look_up(deadline).await;
+        self.directory.look_up(deadline).await;
         let mut clients = self.clients();
         clients.sort_by_key(|client| client.is_left_alone());
         clients
+    }
+}
+
+impl Directory {
+    fn clients(&self) -> Vec<Arc<ServerClient>> {
+        self.known.load().clients.clone()
+    }
+
+    /// Looks for the servers when what is known is old; who asks waits only when nobody is known. The looking is a task of its own,
+    /// so that no question's short time cuts it off.
+    async fn look_up(self: &Arc<Self>, deadline: Instant) {
+        let is_due = |known: &Known| known.fresh_until.is_some_and(|until| Instant::now() >= until);
+        if self.discovery.is_none() || !is_due(&self.known.load()) {
+            return;
+        }
+        if let Ok(looking) = Arc::clone(&self.looking).try_lock_owned() {
+            let directory = Arc::clone(self);
+            tokio::spawn(async move {
+                if is_due(&directory.known.load()) {
+                    directory.refresh().await;
+                }
+                drop(looking);
+            });
+        }
+        if self.known.load().clients.is_empty() {
+            // Whoever looks has found by the time the lock is free.
+            let _ = timeout_at(deadline, self.looking.lock()).await;
+        }
+    }
+
+    /// What is known stays when nothing is found.
+    async fn refresh(&self) {
+        let Some(discovery) = &self.discovery else { return };
+        let before = self.clients();
+        let (clients, time) = match timeout(LOOK_UP_TIME, self.located(discovery, &before)).await {
+            Ok(Some(found)) => found,
+            Ok(None) => (before, LOOK_UP_PAUSE),
+            Err(_) => {
+                warn!(
+                    domain = self.domain,
+                    "The domain's servers cannot be looked up: the resolvers are silent"
+                );
+                (before, LOOK_UP_PAUSE)
+            }
+        };
+        self.known.store(Arc::new(Known { clients, fresh_until: Some(Instant::now() + time) }));
     }
 
     /// The servers that DNS tells of now, and for how long that is true; those that are known already stay the same.
@@ -194,62 +254,39 @@ impl Servers {
             Some(known) => Arc::clone(known),
             None => Arc::new(ServerClient::new(server, self.identity.clone(), self.room)),
         };
+        // A name that only these resolvers know is known to nobody else here.
+        if !discovery.has_resolvers() {
+            let clients: Vec<_> = located.found.into_iter().map(|found| client(found.host)).collect();
+            return (!clients.is_empty()).then_some((clients, located.ttl));
+        }
+        // One silent resolver of one name does not keep the others' servers away.
+        let looked_up = join_all(
+            located.found.iter().map(|found| timeout(ADDRESS_TIME, discovery.addresses(&found.host))),
+        );
         let (mut clients, mut time) = (Vec::new(), located.ttl);
-        for found in located.found {
-            // A name that only these resolvers know is known to nobody else here.
-            if !discovery.has_resolvers() {
-                clients.push(client(found.host));
-                continue;
-            }
-            match discovery.addresses(&found.host).await {
-                Ok(addresses) => clients.extend(addresses.iter().map(|address| client(address.to_string()))),
-                Err(error) => {
-                    debug!(domain = self.domain, %error, "A server's address is not known");
+        for (found, addresses) in located.found.iter().zip(looked_up.await) {
+            match addresses {
+                Ok(Ok(addresses)) => {
+                    clients.extend(addresses.iter().map(|address| client(address.to_string())))
+                }
+                unknown => {
+                    debug!(domain = self.domain, server = found.host, detail = ?unknown.map(Result::err), "A server's address is not known");
                     time = LOOK_UP_PAUSE;
                 }
             }
         }
         (!clients.is_empty()).then_some((clients, time))
     }
-
-    /// Looks for the servers when what is known is old. What is known stays when nothing is found.
-    async fn look_up(&self, deadline: Instant) {
-        let is_due = |known: &Known| known.fresh_until.is_some_and(|until| Instant::now() >= until);
-        let Some(discovery) = self.discovery.as_ref().filter(|_| is_due(&self.known.load())) else { return };
-        let looking = match self.known.load().clients.is_empty() {
-            // There is nobody to ask before.
-            true => match timeout_at(deadline, self.looking.lock()).await {
-                Ok(looking) => looking,
-                Err(_) => return,
-            },
-            false => match self.looking.try_lock() {
-                Ok(looking) => looking,
-                Err(_) => return,
-            },
-        };
-        if !is_due(&self.known.load()) {
-            return;
-        }
-        let before = self.clients();
-        let known = match timeout_at(deadline, self.located(discovery, &before)).await {
-            Ok(Some((clients, time))) => Known { clients, fresh_until: Some(Instant::now() + time) },
-            // What is known stays when nothing is found.
-            _ => Known { clients: before, fresh_until: Some(Instant::now() + LOOK_UP_PAUSE) },
-        };
-        self.known.store(Arc::new(known));
-        drop(looking);
-    }
 }
 
 /// Whether an answer says that its server could not decide.
 fn is_undecided(answer: &PackageAnswer) -> bool {
-    !answer.authoritative
-        && matches!(
-            answer.status,
-            NtStatus::DS_BUSY
-                | NtStatus::NO_LOGON_SERVERS
-                | NtStatus::INSUFFICIENT_RESOURCES
-                | NtStatus::INTERNAL_ERROR
-                | NtStatus::INVALID_SERVER_STATE
-        )
+    matches!(
+        answer.status,
+        NtStatus::DS_BUSY
+            | NtStatus::NO_LOGON_SERVERS
+            | NtStatus::INSUFFICIENT_RESOURCES
+            | NtStatus::INTERNAL_ERROR
+            | NtStatus::INVALID_SERVER_STATE
+    )
 }
