@@ -16,8 +16,9 @@ ALLOWED = {
     "netlogon-transport": {"dtyp", "dcerpc"},
     "account-store": {"dtyp"},
     "rcmp-service": {"dtyp", "account-store", "pac"},
+    "sidecar": {"dtyp", "account-store", "rcmp-service"},
     "rcmpd": {
-        "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service",
+        "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service", "sidecar",
     },
 }
 # Sockets, tasks, clocks and randomness stay out of the core; a runtime stays out of the services.
@@ -26,6 +27,7 @@ FORBIDDEN = {
     "netlogon-transport": {"tokio"},
     "rcmp-service": {"tokio", "getrandom"},
     "account-store": {"tokio"},
+    "sidecar": {"tokio"},
 }
 
 metadata = json.loads(

@@ -1,0 +1,361 @@
+//! From a proxy's request to an answer.
+
+use crate::cache::{Cache, Key, Remembered};
+use crate::dialect::{Dialect, Presented};
+use crate::headers::{Facts, Format};
+use crate::identity::{Identify, Identity};
+use crate::refusal::{Broken, Outcome, Refusal};
+use crate::routes::Routes;
+use crate::token::TokenSigner;
+use bytes::Bytes;
+use dtyp::FileTime;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use quick_cache::sync::Cache as QuickCache;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// How long it is remembered that nobody is mapped, at most.
+const DENIAL_MAX: Duration = Duration::from_secs(5);
+/// Identities that are kept for those whose headers did not hold them.
+const REFERENCES_MAX: usize = 1024;
+/// The header in which a proxy shows the listener's secret.
+pub const SECRET: HeaderName = HeaderName::from_static("x-sidecar-secret");
+
+/// What a sidecar is made of.
+pub struct Parts {
+    /// Tells who somebody is.
+    pub identify: Arc<dyn Identify>,
+    /// Who may go where.
+    pub routes: Routes,
+    /// How identities are written.
+    pub format: Format,
+    /// Signs them.
+    pub token: Option<TokenSigner>,
+    /// How long a decision is remembered; zero for not at all.
+    pub remember: Duration,
+    /// How many are.
+    pub remembered_max: usize,
+}
+
+/// Decides about requests of proxies. Replaced whole when the configuration is reloaded.
+pub struct Sidecar {
+    identify: Arc<dyn Identify>,
+    routes: Routes,
+    format: Format,
+    nobody: HeaderMap,
+    /// Names that only we and the proxy may use.
+    reserved: HashSet<String>,
+    token: Option<TokenSigner>,
+    remember: Duration,
+    cache: Cache,
+    references: QuickCache<String, Arc<Value>>,
+    meter: Meter,
+}
+
+impl std::fmt::Debug for Sidecar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sidecar with {} routes", self.routes.all().len())
+    }
+}
+
+/// Somebody who is known.
+#[derive(Debug)]
+pub struct Allowed {
+    /// Who.
+    pub identity: Identity,
+    /// The headers that say so, all that are advertised.
+    pub headers: HeaderMap,
+    /// Names the decision in the audit.
+    pub decision: String,
+    /// By route, in their order: whether it lets in; at the end, where there are no routes.
+    admitted: Vec<Result<(), Refusal>>,
+}
+
+/// A request of a proxy, as its dialect has it.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// The certificate, if there is one.
+    pub presented: Result<Option<Presented>, Refusal>,
+    /// Host and path that the client asked for.
+    pub target: Option<(&'a str, &'a str)>,
+    /// Where the question came from.
+    pub source: Option<SocketAddr>,
+    /// Now.
+    pub now: FileTime,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub enum Decided {
+    /// In.
+    Allowed(Arc<Allowed>),
+    /// Not in.
+    Refused(Refusal),
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Decisions that were remembered.
+    pub remembered: AtomicU64,
+    /// Decisions that were made.
+    pub made: AtomicU64,
+    outcomes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+}
+
+impl Meter {
+    /// Answers by dialect and outcome.
+    pub fn outcomes(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self, dialect: &'static str, outcome: &'static str) {
+        *self
+            .outcomes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((dialect, outcome))
+            .or_default() += 1;
+    }
+}
+
+impl Sidecar {
+    /// A sidecar that remembers nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { identify, routes, format, token, remember, remembered_max } = parts;
+        let nobody = format.nobody();
+        let owned = crate::dialect::OWNED.map(str::to_owned);
+        let advertised = nobody.keys().map(|name| name.as_str().to_owned());
+        let reserved = advertised.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
+        let cache = Cache::new(remembered_max.max(1));
+        let references = QuickCache::new(REFERENCES_MAX);
+        let meter = Meter::default();
+        Self { identify, routes, format, nobody, reserved, token, remember, cache, references, meter }
+    }
+
+    /// What is counted.
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The routes.
+    pub const fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// How identities are written.
+    pub const fn format(&self) -> &Format {
+        &self.format
+    }
+
+    /// Decisions that are remembered now.
+    pub fn remembered(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// The public key of signed identities.
+    pub fn jwks(&self) -> Option<Value> {
+        self.token.as_ref().map(TokenSigner::jwks)
+    }
+
+    /// The whole of an identity that did not fit its headers.
+    pub fn referenced(&self, reference: &str) -> Option<Arc<Value>> {
+        self.references.get(reference)
+    }
+
+    /// Decides about a request that carries a certificate in its headers. `secret` is what the proxy has to show, if anything; `own` is
+    /// host and path of the request itself.
+    pub async fn check(
+        &self,
+        dialect: Dialect,
+        headers: &HeaderMap,
+        own: (&str, &str),
+        secret: Option<&Zeroizing<String>>,
+        (source, now): (Option<SocketAddr>, FileTime),
+    ) -> Decided {
+        let shown = |secret: &Zeroizing<String>| {
+            let mut values = headers.get_all(SECRET).iter();
+            let (value, more) = (values.next(), values.next());
+            let value = value.map_or(&b""[..], HeaderValue::as_bytes);
+            more.is_none() && bool::from(value.ct_eq(secret.as_bytes()))
+        };
+        let presented = match secret {
+            Some(secret) if !shown(secret) => Err(Refusal::Broken(Broken::Secret)),
+            _ => dialect.presented(headers),
+        };
+        let target = dialect.target(headers, own);
+        self.decide(dialect.name(), Ask { presented, target, source, now }).await
+    }
+
+    /// Decides about a request. `dialect` is for the count.
+    pub async fn decide(&self, dialect: &'static str, ask: Ask<'_>) -> Decided {
+        let decided = match self.identified(ask).await {
+            Ok(allowed) => Decided::Allowed(allowed),
+            Err(refusal) => Decided::Refused(refusal),
+        };
+        let outcome = match &decided {
+            Decided::Allowed(_) => "allowed",
+            Decided::Refused(refusal) => refusal.name(),
+        };
+        self.meter.count(dialect, outcome);
+        decided
+    }
+
+    async fn identified(&self, ask: Ask<'_>) -> Result<Arc<Allowed>, Refusal> {
+        let Ask { presented, target, source, now } = ask;
+        let presented = presented?.ok_or(Refusal::NoCertificate)?;
+        let route = self.routes.choose(target)?;
+        let allowed = self.known(&presented, source, now).await?;
+        let admitted = &allowed.admitted[route.number.unwrap_or(self.routes.all().len())];
+        (*admitted)?;
+        Ok(allowed)
+    }
+
+    /// Who somebody is, remembered or found out.
+    async fn known(
+        &self,
+        presented: &Presented,
+        source: Option<SocketAddr>,
+        now: FileTime,
+    ) -> Result<Arc<Allowed>, Refusal> {
+        let standing = self.identify.standing(presented, now)?;
+        if self.remember.is_zero() || !standing.is_settled {
+            self.meter.made.fetch_add(1, Ordering::Relaxed);
+            return self.find_out(presented, source, now).await.outcome;
+        }
+        let mut chain = Sha256::new();
+        for certificate in &presented.chain {
+            chain.update((certificate.len() as u64).to_be_bytes());
+            chain.update(certificate);
+        }
+        let key = Key { leaf: presented.sha256, chain: chain.finalize().into(), standing };
+        let (known, was_remembered) =
+            self.cache.get_or_make(&key, now, async || self.find_out(presented, source, now).await).await;
+        let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
+        count.fetch_add(1, Ordering::Relaxed);
+        known.outcome
+    }
+
+    async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: FileTime) -> Remembered {
+        let after = |time: Duration| FileTime(now.0.saturating_add(time.as_nanos() as u64 / 100));
+        let outcome = match decision_name() {
+            Some(decision) => match self.identify.identify(presented, &decision, source, now).await {
+                Ok(identity) => Ok(self.allow(identity, presented, decision, now)),
+                Err(refusal) => Err(refusal),
+            },
+            None => Err(Refusal::Undecided("no_randomness")),
+        };
+        let until = match &outcome {
+            Ok(allowed) => {
+                // What is handed out counts at least half as long as a token does.
+                let token = self.token.as_ref().map_or(Duration::MAX, |token| token.lifetime() / 2);
+                after(self.remember.min(token)).min(allowed.identity.not_after)
+            }
+            Err(refusal) if refusal.outcome() == Outcome::Denied => after(self.remember.min(DENIAL_MAX)),
+            Err(_) => FileTime(0),
+        };
+        Remembered { outcome, until }
+    }
+
+    fn allow(
+        &self,
+        identity: Identity,
+        presented: &Presented,
+        decision: String,
+        now: FileTime,
+    ) -> Arc<Allowed> {
+        let mut facts = Facts { decision: &decision, certificate: &presented.sha256, token: None };
+        let user = self.format.user(&identity);
+        let token = self.token.as_ref().and_then(|token| token.sign(&identity, &user, &facts, now));
+        facts.token = token.as_deref();
+        let written = self.format.write(&identity, facts);
+        if written.is_cut {
+            self.references.insert(decision.clone(), Arc::new(whole(&identity, &decision, &user)));
+        }
+        Arc::new(Allowed {
+            admitted: self.routes.admitted(&identity),
+            headers: written.headers,
+            identity,
+            decision,
+        })
+    }
+
+    /// The answer to a proxy that asks beside its own request, with every header that is ever set.
+    pub fn answer(&self, decided: &Decided) -> Response<Bytes> {
+        let (status, headers, text) = match decided {
+            Decided::Allowed(allowed) => (StatusCode::OK, &allowed.headers, ""),
+            Decided::Refused(refusal) => (refusal.status(), &self.nobody, refusal.text()),
+        };
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers.clone();
+        if !text.is_empty() {
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        }
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    /// Makes a request ready for the application: the proxy's words about certificates and all copies of identity headers are taken
+    /// away, under whichever name, then the identity is put in.
+    pub fn stamp(&self, allowed: &Allowed, headers: &mut HeaderMap) {
+        self.strip(headers);
+        for (name, value) in &allowed.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+
+    /// Takes away what only we and the proxy may say.
+    pub fn strip(&self, headers: &mut HeaderMap) {
+        // Some servers take `_` for `-`.
+        let is_alias =
+            |name: &str| name.contains('_') && self.reserved.contains(name.replace('_', "-").as_str());
+        let is_reserved = |name: &str| self.reserved.contains(name) || is_alias(name);
+        let forged: Vec<HeaderName> =
+            headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+        for name in forged {
+            headers.remove(name);
+        }
+    }
+}
+
+/// A name that nobody can guess.
+fn decision_name() -> Option<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(dtyp::hex(&bytes))
+}
+
+/// All of an identity, for whoever asks with the reference.
+fn whole(identity: &Identity, decision: &str, user: &str) -> Value {
+    let groups: Vec<_> = identity
+        .groups
+        .iter()
+        .map(|group| json!({ "sid": group.sid.to_string(), "name": group.name }))
+        .collect();
+    json!({
+        "decision": decision,
+        "user": user,
+        "domain": identity.domain,
+        "account": identity.account,
+        "sid": identity.sid.to_string(),
+        "upn": identity.upn,
+        "full_name": identity.full_name,
+        "groups": groups,
+        "method": identity.method,
+        "strength": identity.assurance.name(),
+        "rule": identity.assurance.rule(),
+        "policy_revision": identity.policy_revision,
+    })
+}
+
+#[cfg(test)]
+mod tests;

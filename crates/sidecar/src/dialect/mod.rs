@@ -1,0 +1,295 @@
+//! How each web server passes a client certificate on.
+//!
+//! A listener speaks one dialect, and only that: certificate headers of others are somebody's forgery, and so are names that differ from
+//! a header's own by `_` and `-` only, which some servers take for the same. What the proxy itself verified is required and checked
+//! wherever its dialect can say so.
+
+mod encoding;
+mod xfcc;
+
+use crate::refusal::{Broken, Refusal};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use sha2::{Digest, Sha256};
+
+/// The longest certificate that is read, in bytes of DER: that of RCMP.
+pub const CERTIFICATE_LEN_MAX: usize = 64 << 10;
+/// Certificates of a chain that are read, and their bytes in all: issuers of RCMP.
+pub const CHAIN_MAX: usize = 63;
+const CHAIN_LEN_MAX: usize = 128 << 10;
+
+/// A client certificate, as the proxy's TLS handshake proved it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presented {
+    /// DER of the certificate.
+    pub leaf: Bytes,
+    /// DER of what came with it, in the order in which it came: names of issuers, and nothing else.
+    pub chain: Vec<Bytes>,
+    /// SHA-256 of the certificate.
+    pub sha256: [u8; 32],
+}
+
+impl Presented {
+    /// A certificate with the chain that came with it.
+    pub fn new(leaf: impl Into<Bytes>, chain: Vec<Bytes>) -> Result<Self, Refusal> {
+        let leaf = leaf.into();
+        let chain_len: usize = chain.iter().map(Bytes::len).sum();
+        if leaf.len() > CERTIFICATE_LEN_MAX || chain.len() > CHAIN_MAX || chain_len > CHAIN_LEN_MAX {
+            return Err(Refusal::Broken(Broken::TooLong));
+        }
+        let sha256 = Sha256::digest(&leaf).into();
+        Ok(Self { leaf, chain, sha256 })
+    }
+}
+
+/// How a proxy passes a certificate on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// nginx, `auth_request`: `$ssl_client_escaped_cert` and `$ssl_client_verify`.
+    Nginx,
+    /// Traefik, ForwardAuth after PassTLSClientCert: `X-Forwarded-Tls-Client-Cert`.
+    Traefik,
+    /// Caddy, `forward_auth`: `{tls_client_certificate_der_base64}`.
+    Caddy,
+    /// HAProxy, in front of the sidecar: `ssl_c_der`, `ssl_c_verify`, `ssl_c_used`.
+    Haproxy,
+    /// Apache, in front of the sidecar: `SSL_CLIENT_CERT`, `SSL_CLIENT_VERIFY`.
+    Apache,
+    /// Envoy, `ext_authz` over HTTP: `X-Forwarded-Client-Cert`.
+    Envoy,
+    /// RFC 9440: `Client-Cert` and `Client-Cert-Chain`.
+    ClientCert,
+}
+
+const SSL_CLIENT_CERT: &str = "ssl-client-cert";
+const SSL_CLIENT_VERIFY: &str = "ssl-client-verify";
+const X_FORWARDED_TLS_CLIENT_CERT: &str = "x-forwarded-tls-client-cert";
+const X_TLS_CLIENT_CERT: &str = "x-tls-client-cert";
+const X_SSL_CLIENT_CERT: &str = "x-ssl-client-cert";
+const X_SSL_CLIENT_VERIFY: &str = "x-ssl-client-verify";
+const X_SSL_CLIENT_USED: &str = "x-ssl-client-used";
+const X_SSL_CLIENT_CHAIN: &str = "x-ssl-client-chain";
+const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
+const CLIENT_CERT: &str = "client-cert";
+const CLIENT_CERT_CHAIN: &str = "client-cert-chain";
+/// Every header by which any dialect passes on a certificate, or what became of it.
+pub(crate) const OWNED: [&str; 11] = [
+    SSL_CLIENT_CERT,
+    SSL_CLIENT_VERIFY,
+    X_FORWARDED_TLS_CLIENT_CERT,
+    X_TLS_CLIENT_CERT,
+    X_SSL_CLIENT_CERT,
+    X_SSL_CLIENT_VERIFY,
+    X_SSL_CLIENT_USED,
+    X_SSL_CLIENT_CHAIN,
+    X_FORWARDED_CLIENT_CERT,
+    CLIENT_CERT,
+    CLIENT_CERT_CHAIN,
+];
+const X_ORIGINAL_URI: &str = "x-original-uri";
+const X_ORIGINAL_HOST: &str = "x-original-host";
+const X_FORWARDED_URI: &str = "x-forwarded-uri";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
+
+impl Dialect {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Nginx, Self::Traefik, Self::Caddy, Self::Haproxy, Self::Apache, Self::Envoy, Self::ClientCert];
+
+    /// Its name in configuration, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Traefik => "traefik",
+            Self::Caddy => "caddy",
+            Self::Haproxy => "haproxy",
+            Self::Apache => "apache",
+            Self::Envoy => "envoy",
+            Self::ClientCert => "client-cert",
+        }
+    }
+
+    /// The dialect of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+
+    /// Whether the proxy says what came of its own verification. Where it does not, somebody else has to verify.
+    pub const fn says_verification(self) -> bool {
+        matches!(self, Self::Nginx | Self::Haproxy | Self::Apache)
+    }
+
+    /// Whether the proxy has no way to ask beside: the sidecar stands between it and the application.
+    pub const fn is_in_path(self) -> bool {
+        matches!(self, Self::Haproxy | Self::Apache)
+    }
+
+    /// The headers of this dialect; all others of [`OWNED`] are forged.
+    fn own(self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &[SSL_CLIENT_CERT, SSL_CLIENT_VERIFY],
+            Self::Traefik => &[X_FORWARDED_TLS_CLIENT_CERT],
+            Self::Caddy => &[X_TLS_CLIENT_CERT],
+            Self::Haproxy => &[X_SSL_CLIENT_CERT, X_SSL_CLIENT_VERIFY, X_SSL_CLIENT_USED, X_SSL_CLIENT_CHAIN],
+            Self::Apache => &[X_SSL_CLIENT_CERT, X_SSL_CLIENT_VERIFY, X_SSL_CLIENT_CHAIN],
+            Self::Envoy => &[X_FORWARDED_CLIENT_CERT],
+            Self::ClientCert => &[CLIENT_CERT, CLIENT_CERT_CHAIN],
+        }
+    }
+
+    /// The certificate of a request, if there is one.
+    pub fn presented(self, headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
+        self.check_names(headers)?;
+        let one = |name: &'static str| one(headers, name);
+        match self {
+            Self::Nginx => {
+                let verified = verified(one(SSL_CLIENT_VERIFY)?)?;
+                let leaf = present(one(SSL_CLIENT_CERT)?).map(encoding::escaped_pem).transpose()?;
+                leaf_of(verified, leaf, Vec::new())
+            }
+            Self::Traefik => {
+                let Some(value) = present(one(X_FORWARDED_TLS_CLIENT_CERT)?) else { return Ok(None) };
+                // The certificates as they came in the handshake, the client's own first (RFC 8446, section 4.4.2).
+                let mut certificates = encoding::bare_pems(value)?.into_iter();
+                let Some(leaf) = certificates.next() else {
+                    return Err(Refusal::Broken(Broken::Certificate));
+                };
+                Presented::new(leaf, certificates.collect()).map(Some)
+            }
+            Self::Caddy => {
+                let Some(value) = present(one(X_TLS_CLIENT_CERT)?) else { return Ok(None) };
+                Presented::new(encoding::base64(value)?, Vec::new()).map(Some)
+            }
+            Self::Haproxy => {
+                let used = match one(X_SSL_CLIENT_USED)? {
+                    Some(b"1") => true,
+                    Some(b"0") => false,
+                    Some(_) => return Err(Refusal::Broken(Broken::Verification)),
+                    None => return Err(Refusal::Broken(Broken::NoVerification)),
+                };
+                let verified = match (one(X_SSL_CLIENT_VERIFY)?, used) {
+                    (Some(b"0"), true) => Verified::Good,
+                    (Some(b"0"), false) => Verified::Absent,
+                    (Some(code), _) if code.iter().all(u8::is_ascii_digit) && !code.is_empty() => {
+                        return Err(Refusal::NotVerified);
+                    }
+                    (Some(_), _) => return Err(Refusal::Broken(Broken::Verification)),
+                    (None, _) => return Err(Refusal::Broken(Broken::NoVerification)),
+                };
+                let leaf = present(one(X_SSL_CLIENT_CERT)?).map(encoding::base64).transpose()?;
+                let chain = present(one(X_SSL_CLIENT_CHAIN)?).map(encoding::base64).transpose()?;
+                let chain =
+                    chain.map(|chain| encoding::concatenated(&chain)).transpose()?.unwrap_or_default();
+                leaf_of(verified, leaf, chain)
+            }
+            Self::Apache => {
+                let verified = verified(one(X_SSL_CLIENT_VERIFY)?)?;
+                let leaf = present(one(X_SSL_CLIENT_CERT)?).map(encoding::spaced_pem).transpose()?;
+                let chain = present(one(X_SSL_CLIENT_CHAIN)?).map(encoding::spaced_pems).transpose()?;
+                leaf_of(verified, leaf, chain.unwrap_or_default())
+            }
+            Self::Envoy => match present(one(X_FORWARDED_CLIENT_CERT)?) {
+                Some(value) => xfcc::presented(value).map(Some),
+                None => Ok(None),
+            },
+            Self::ClientCert => {
+                let leaf = present(one(CLIENT_CERT)?).map(encoding::byte_sequence).transpose()?;
+                // A list may come as several fields (RFC 9110, section 5.3).
+                let mut chain = Vec::new();
+                for value in headers.get_all(CLIENT_CERT_CHAIN) {
+                    chain.extend(encoding::byte_sequences(value.as_bytes())?);
+                }
+                match leaf {
+                    Some(leaf) => Presented::new(leaf, chain).map(Some),
+                    None if chain.is_empty() => Ok(None),
+                    None => Err(Refusal::Broken(Broken::Contradiction)),
+                }
+            }
+        }
+    }
+
+    /// The host and the path that the client asked for. `own` is how the sidecar was asked, for dialects in the path.
+    pub fn target<'a>(self, headers: &'a HeaderMap, own: (&'a str, &'a str)) -> Option<(&'a str, &'a str)> {
+        let text = |name: &'static str| {
+            one(headers, name).ok().flatten().and_then(|value| str::from_utf8(value).ok())
+        };
+        match self {
+            Self::Nginx => Some((text(X_ORIGINAL_HOST)?, text(X_ORIGINAL_URI)?)),
+            Self::Traefik | Self::Caddy => Some((text(X_FORWARDED_HOST)?, text(X_FORWARDED_URI)?)),
+            Self::Haproxy | Self::Apache | Self::Envoy | Self::ClientCert => Some(own),
+        }
+    }
+
+    /// Refuses headers that this dialect does not have, or has under another name.
+    fn check_names(self, headers: &HeaderMap) -> Result<(), Refusal> {
+        for name in headers.keys() {
+            if self.own().contains(&name.as_str()) {
+                continue;
+            }
+            if is_owned(name.as_str()) {
+                return Err(Refusal::Forged);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a name is one by which certificates are passed on, for servers that take `_` for `-`.
+fn is_owned(name: &str) -> bool {
+    let same = |owned: &&str| {
+        owned.len() == name.len()
+            && owned
+                .bytes()
+                .zip(name.bytes())
+                .all(|(a, b)| a == b.to_ascii_lowercase() || (a == b'-' && b == b'_'))
+    };
+    OWNED.iter().any(same)
+}
+
+/// What a proxy says of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verified {
+    Good,
+    Absent,
+}
+
+/// `SUCCESS`, `NONE` or `FAILED:…`, as nginx and Apache have it; Apache's `GENEROUS` is that nobody verified.
+fn verified(value: Option<&[u8]>) -> Result<Verified, Refusal> {
+    match value {
+        Some(b"SUCCESS") => Ok(Verified::Good),
+        Some(b"NONE") => Ok(Verified::Absent),
+        Some(b"GENEROUS") => Err(Refusal::NotVerified),
+        Some(value) if value.starts_with(b"FAILED") => Err(Refusal::NotVerified),
+        Some(_) => Err(Refusal::Broken(Broken::Verification)),
+        None => Err(Refusal::Broken(Broken::NoVerification)),
+    }
+}
+
+fn leaf_of(
+    verified: Verified,
+    leaf: Option<Vec<u8>>,
+    chain: Vec<Bytes>,
+) -> Result<Option<Presented>, Refusal> {
+    match (verified, leaf) {
+        (Verified::Good, Some(leaf)) => Presented::new(leaf, chain).map(Some),
+        (Verified::Absent, None) => Ok(None),
+        _ => Err(Refusal::Broken(Broken::Contradiction)),
+    }
+}
+
+/// The one value of a header.
+fn one<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(<[u8]>::trim_ascii)),
+        _ => Err(Refusal::Broken(Broken::Twice)),
+    }
+}
+
+/// A value that says something: servers put in an empty one, a hyphen or Apache's `(null)` for nothing.
+fn present(value: Option<&[u8]>) -> Option<&[u8]> {
+    value.filter(|value| !matches!(*value, b"" | b"-" | b"(null)"))
+}
+
+#[cfg(test)]
+mod tests;

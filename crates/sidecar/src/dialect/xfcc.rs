@@ -1,0 +1,88 @@
+//! `X-Forwarded-Client-Cert`, as Envoy writes it: elements separated by commas, one for each proxy on the way; `key=value` pairs separated
+//! by semicolons; values that hold separators in double quotes, with `\"` for a quote.
+//!
+//! Only the proxy in front speaks of a handshake that it has seen, so there must be one element. Where there are more, somebody's was
+//! appended to, and whose it is cannot be told.
+
+use super::{Presented, encoding};
+use crate::refusal::{Broken, Refusal};
+
+const UNREADABLE: Refusal = Refusal::Broken(Broken::Certificate);
+
+/// The certificate of the one element.
+pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
+    let (mut leaf, mut chain, mut hash) = (None, None, None);
+    let mut rest = value;
+    loop {
+        let (key, value, after) = pair(rest)?;
+        let slot = match key.to_ascii_lowercase().as_slice() {
+            b"cert" => Some(&mut leaf),
+            b"chain" => Some(&mut chain),
+            b"hash" => Some(&mut hash),
+            // By, Subject, URI, DNS: said of the certificate, which says it better.
+            _ => None,
+        };
+        if let Some(slot) = slot
+            && slot.replace(value).is_some()
+        {
+            return Err(Refusal::Broken(Broken::Twice));
+        }
+        match after {
+            [] => break,
+            [b';', after @ ..] => rest = after,
+            _ => return Err(Refusal::Broken(Broken::ManyCertificates)),
+        }
+    }
+    // Chain is the whole of what the client sent, its own certificate first.
+    let mut certificates = match chain {
+        Some(chain) => encoding::escaped_pems(&chain)?,
+        None => Vec::new(),
+    }
+    .into_iter();
+    let first = certificates.next();
+    let leaf = match (leaf, first) {
+        (Some(leaf), first) => {
+            let leaf = encoding::escaped_pem(&leaf)?;
+            if first.is_some_and(|first| first != leaf) {
+                return Err(Refusal::Broken(Broken::Contradiction));
+            }
+            leaf.into()
+        }
+        (None, Some(first)) => first,
+        // A hash alone is nobody's certificate.
+        (None, None) => return Err(UNREADABLE),
+    };
+    let presented = Presented::new(leaf, certificates.collect())?;
+    if hash.is_some_and(|hash| !dtyp::hex(&presented.sha256).as_bytes().eq_ignore_ascii_case(&hash)) {
+        return Err(Refusal::Broken(Broken::Contradiction));
+    }
+    Ok(presented)
+}
+
+type Pair<'a> = (&'a [u8], Vec<u8>, &'a [u8]);
+
+/// The first `key=value`, the value unquoted, and what follows with its separator.
+fn pair(text: &[u8]) -> Result<Pair<'_>, Refusal> {
+    let equals = text.iter().position(|byte| *byte == b'=').ok_or(UNREADABLE)?;
+    let (key, after) = (&text[..equals], &text[equals + 1..]);
+    let Some(quoted) = after.strip_prefix(b"\"") else {
+        let end = after.iter().position(|byte| matches!(byte, b';' | b',')).unwrap_or(after.len());
+        return Ok((key.trim_ascii(), after[..end].to_vec(), &after[end..]));
+    };
+    let mut value = Vec::with_capacity(quoted.len());
+    let mut at = 0;
+    loop {
+        match (quoted.get(at), quoted.get(at + 1)) {
+            (Some(b'"'), _) => return Ok((key.trim_ascii(), value, &quoted[at + 1..])),
+            (Some(b'\\'), Some(escaped)) => {
+                value.push(*escaped);
+                at += 2;
+            }
+            (Some(byte), _) => {
+                value.push(*byte);
+                at += 1;
+            }
+            (None, _) => return Err(UNREADABLE),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Who somebody is, and who can tell.
+
+use crate::dialect::Presented;
+use crate::refusal::Refusal;
+use account_store::BoxFuture;
+use dtyp::{FileTime, Sid};
+use rcmp_service::trust::{KeyId, Path};
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// How sure it is that a certificate is its account's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assurance {
+    /// It is bound to it, by this form where that is known.
+    Strong(Option<&'static str>),
+    /// A name is all it goes by.
+    Weak,
+    /// Whoever answered did not say.
+    Unknown,
+}
+
+impl Assurance {
+    /// Its name in headers and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strong(_) => "strong",
+            Self::Weak => "weak",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The form that binds it.
+    pub const fn rule(self) -> Option<&'static str> {
+        match self {
+            Self::Strong(form) => form,
+            _ => None,
+        }
+    }
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// `objectSid`: what authorises.
+    pub sid: Sid,
+    /// Its name, where it is a group of the own domain and known.
+    pub name: Option<String>,
+}
+
+/// The account of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// NetBIOS name of the account's domain.
+    pub domain: String,
+    /// Whether that is the own domain.
+    pub is_ours: bool,
+    /// The account's name, which means something with its domain's only.
+    pub account: String,
+    /// User principal name.
+    pub upn: Option<String>,
+    /// Display name.
+    pub full_name: Option<String>,
+    /// The account's SID.
+    pub sid: Sid,
+    /// Its groups.
+    pub groups: Vec<Group>,
+    /// By which method it was found, where that is known.
+    pub method: Option<&'static str>,
+    /// How sure that is.
+    pub assurance: Assurance,
+    /// The policy by which it was decided.
+    pub policy_revision: u64,
+    /// When the certificate ends.
+    pub not_after: FileTime,
+}
+
+/// What has to be the same for a remembered decision to count: the path that was verified, and what was decided by.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The verified path; none where the sidecar verifies nothing.
+    pub path: Option<Arc<Path>>,
+    /// The configuration, counted up with each reload.
+    pub policy_revision: u64,
+    /// The accounts, which change without one.
+    pub store_revision: u64,
+    /// Whether nobody needs to be asked whether anything on the path is revoked.
+    pub is_settled: bool,
+}
+
+impl Standing {
+    fn authorities(&self) -> Option<&[KeyId]> {
+        self.path.as_deref().map(|path| path.authorities.as_slice())
+    }
+}
+
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        self.policy_revision == other.policy_revision
+            && self.store_revision == other.store_revision
+            && self.authorities() == other.authorities()
+    }
+}
+
+impl Eq for Standing {}
+
+impl Hash for Standing {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.policy_revision.hash(state);
+        self.store_revision.hash(state);
+    }
+}
+
+/// Tells who the owner of a certificate is.
+pub trait Identify: Send + Sync {
+    /// Verifies the chain as far as it is verified here. Cheap for a certificate that was seen before.
+    fn standing(&self, presented: &Presented, now: FileTime) -> Result<Standing, Refusal>;
+
+    /// The account. `decision` names the decision in the audit, `source` is where the question came from.
+    fn identify<'a>(
+        &'a self,
+        presented: &'a Presented,
+        decision: &'a str,
+        source: Option<SocketAddr>,
+        now: FileTime,
+    ) -> BoxFuture<'a, Result<Identity, Refusal>>;
+}

@@ -1,0 +1,24 @@
+//! What a web server needs to know about whoever showed a client certificate: whether to let in, and who that is.
+//!
+//! ```text
+//! a proxy's request ─► dialect: which certificate did the handshake prove? ─► Identify: who is that? ─► routes: may that one in?
+//!                                                                                      └► remembered        └► headers, token
+//! ```
+//!
+//! There is no socket here and no clock: requests come in as `http` values, whoever carries them has made sure that they are the
+//! proxy's. Three things are never mixed up: nobody (401), somebody who may not (403), and whatever is broken (500), which is never a
+//! denial in disguise.
+
+mod cache;
+mod decide;
+pub mod dialect;
+pub mod headers;
+mod identity;
+mod refusal;
+pub mod routes;
+pub mod token;
+
+pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar};
+pub use dialect::{Dialect, Presented};
+pub use identity::{Assurance, Group, Identify, Identity, Standing};
+pub use refusal::{Outcome, Refusal};

@@ -1,0 +1,146 @@
+//! Why somebody is not let in.
+
+use http::StatusCode;
+
+/// Why a request is not let in. Each has a stable name, for logs and metrics, and one of three meanings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    /// There was no client certificate.
+    NoCertificate,
+    /// The proxy did not accept the certificate.
+    NotVerified,
+    /// A header that only a proxy may set came under a name that this proxy does not set.
+    Forged,
+    /// No account, or one that may not be used; the name is that of the mapping's reason.
+    NotMapped(&'static str),
+    /// The chain leads to no anchor; the name is that of the chain's error.
+    Chain(&'static str),
+    /// No route lets this one in.
+    NotAllowed,
+    /// The certificate is not strongly bound to the account, and the route wants that.
+    NotStrong,
+    /// The path can be read in more than one way, and routes go by paths.
+    AmbiguousPath,
+    /// The host is not the one of the TLS handshake.
+    Misdirected,
+    /// It could not be decided; the name is that of the mapping's reason.
+    Undecided(&'static str),
+    /// The proxy's request is not as its configuration should make it.
+    Broken(Broken),
+}
+
+/// What is wrong with a proxy's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Broken {
+    /// It does not show the secret.
+    Secret,
+    /// A header is there twice.
+    Twice,
+    /// The result of the verification is missing.
+    NoVerification,
+    /// It is none of the values it can have.
+    Verification,
+    /// Verification and certificate contradict each other.
+    Contradiction,
+    /// The certificate cannot be read.
+    Certificate,
+    /// There is more than one certificate that could be the handshake's.
+    ManyCertificates,
+    /// The original host or path is missing.
+    NoTarget,
+    /// Too long.
+    TooLong,
+}
+
+impl Broken {
+    /// A stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Secret => "no_proxy_secret",
+            Self::Twice => "duplicate_header",
+            Self::NoVerification => "no_verification_header",
+            Self::Verification => "unknown_verification",
+            Self::Contradiction => "contradicting_headers",
+            Self::Certificate => "unreadable_certificate",
+            Self::ManyCertificates => "many_certificates",
+            Self::NoTarget => "no_original_target",
+            Self::TooLong => "too_long",
+        }
+    }
+
+    /// What the operator of the proxy can do.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Secret => "the proxy must send the listener's secret",
+            Self::Twice => "the proxy must replace a client's copy of the header, not add to it",
+            Self::NoVerification | Self::Verification => {
+                "the proxy must pass on how it verified the certificate"
+            }
+            Self::Contradiction => {
+                "the proxy passes on a certificate and says that there is none, or the reverse"
+            }
+            Self::Certificate => "the header is not in the dialect of the listener",
+            Self::ManyCertificates => "the proxy must replace the header, not append to it",
+            Self::NoTarget => "routes are configured, so the proxy must pass on the original host and path",
+            Self::TooLong => "the certificate or its chain is longer than is read",
+        }
+    }
+}
+
+/// The three meanings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nobody.
+    Anonymous,
+    /// Somebody who may not.
+    Denied,
+    /// Not decided.
+    Broken,
+}
+
+impl Refusal {
+    /// A stable name, for logs, metrics and the audit.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::NotVerified => "not_verified_by_proxy",
+            Self::Forged => "forged_header",
+            Self::NotMapped(name) | Self::Undecided(name) => name,
+            Self::Chain(_) => "chain",
+            Self::NotAllowed => "not_allowed",
+            Self::NotStrong => "not_strong",
+            Self::AmbiguousPath => "ambiguous_path",
+            Self::Misdirected => "misdirected",
+            Self::Broken(broken) => broken.name(),
+        }
+    }
+
+    /// What it means.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::NoCertificate => Outcome::Anonymous,
+            Self::Undecided(_) | Self::Broken(_) => Outcome::Broken,
+            _ => Outcome::Denied,
+        }
+    }
+
+    /// What the proxy is told: 401, 403 or 500, and in the own TLS front 421 (RFC 9110, section 15.5.20).
+    pub const fn status(self) -> StatusCode {
+        match (self, self.outcome()) {
+            (Self::Misdirected, _) => StatusCode::MISDIRECTED_REQUEST,
+            (_, Outcome::Anonymous) => StatusCode::UNAUTHORIZED,
+            (_, Outcome::Denied) => StatusCode::FORBIDDEN,
+            (_, Outcome::Broken) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What whoever asked reads. The log says more.
+    pub const fn text(self) -> &'static str {
+        match (self, self.outcome()) {
+            (Self::Misdirected, _) => "this host is not served over this connection\n",
+            (_, Outcome::Anonymous) => "a client certificate is needed\n",
+            (_, Outcome::Denied) => "this certificate is not let in\n",
+            (_, Outcome::Broken) => "who this is could not be decided\n",
+        }
+    }
+}

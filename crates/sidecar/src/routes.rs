@@ -1,0 +1,298 @@
+//! Who may go where: per host and path, which groups, accounts and domains, and how sure it must be who they are.
+//!
+//! The most specific route decides, and no other: the host by its name before the host by a pattern before any host, then the longest
+//! path. Where routes are configured and none is for a request, nobody is let in.
+
+use crate::identity::{Assurance, Identity};
+use crate::refusal::{Broken, Refusal};
+use dtyp::Sid;
+
+/// Who is let in by a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The host in lower case: a name, `*.name` for all names below, or none for any.
+    pub host: Option<String>,
+    /// The path and everything below it; none for all paths.
+    pub path: Option<String>,
+    /// Accounts and groups by SID.
+    pub sids: Vec<Sid>,
+    /// Groups of the own domain by name.
+    pub groups: Vec<String>,
+    /// NetBIOS names of domains whose accounts are let in, each of them.
+    pub domains: Vec<String>,
+    /// Whether only those whose certificate is strongly bound to their account are let in.
+    pub strong: bool,
+}
+
+/// The routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes(Vec<Route>);
+
+/// A route that was chosen; its number in configuration order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen<'a> {
+    /// The number; none where no routes are configured, and every account is let in.
+    pub number: Option<usize>,
+    route: Option<&'a Route>,
+}
+
+impl Routes {
+    /// Routes in their order. Without any, every account is let in.
+    pub const fn new(routes: Vec<Route>) -> Self {
+        Self(routes)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Route] {
+        &self.0
+    }
+
+    /// By route, in their order, whether it lets somebody in; one more at the end, for no routes at all.
+    pub fn admitted(&self, identity: &Identity) -> Vec<Result<(), Refusal>> {
+        let by_route = self.0.iter().map(|route| Chosen { number: None, route: Some(route) }.admit(identity));
+        by_route.chain([Ok(())]).collect()
+    }
+
+    /// The route for a host and a path, with its query or without.
+    pub fn choose(&self, target: Option<(&str, &str)>) -> Result<Chosen<'_>, Refusal> {
+        if self.0.is_empty() {
+            return Ok(Chosen { number: None, route: None });
+        }
+        let Some((host, path)) = target else { return Err(Refusal::Broken(Broken::NoTarget)) };
+        let host = host_of(host);
+        let mut of_host =
+            self.0.iter().enumerate().filter(|(_, route)| route.host_rank(&host).is_some()).peekable();
+        if of_host.peek().is_none() {
+            return Err(Refusal::NotAllowed);
+        }
+        let goes_by_path =
+            self.0.iter().any(|route| route.path.is_some() && route.host_rank(&host).is_some());
+        let path = match goes_by_path {
+            true => plain_path(path).ok_or(Refusal::AmbiguousPath)?,
+            false => String::new(),
+        };
+        let rank = |route: &Route| Some((route.host_rank(&host)?, route.path_rank(&path)?));
+        let best =
+            of_host.filter_map(|(number, route)| Some((rank(route)?, number, route))).reduce(|best, next| {
+                // The first of equals.
+                if next.0 > best.0 { next } else { best }
+            });
+        match best {
+            Some((_, number, route)) => Ok(Chosen { number: Some(number), route: Some(route) }),
+            None => Err(Refusal::NotAllowed),
+        }
+    }
+}
+
+impl Route {
+    /// How well it fits a host.
+    fn host_rank(&self, host: &str) -> Option<usize> {
+        match self.host.as_deref() {
+            None => Some(0),
+            Some(name) if name == host => Some(usize::MAX),
+            Some(pattern) => {
+                let below = pattern.strip_prefix('*')?;
+                (host.len() > below.len() && host.ends_with(below)).then_some(below.len())
+            }
+        }
+    }
+
+    fn path_rank(&self, path: &str) -> Option<usize> {
+        let Some(prefix) = self.path.as_deref().map(|prefix| prefix.trim_end_matches('/')) else {
+            return Some(0);
+        };
+        let rest = path.strip_prefix(prefix)?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(1 + prefix.len())
+    }
+
+    fn is_for(&self, identity: &Identity) -> bool {
+        if self.sids.is_empty() && self.groups.is_empty() && self.domains.is_empty() {
+            return true;
+        }
+        let by_sid =
+            |sid: &Sid| *sid == identity.sid || identity.groups.iter().any(|group| group.sid == *sid);
+        // A name of another domain's group means nothing here.
+        let by_name = |name: &String| {
+            identity.is_ours
+                && identity.groups.iter().any(|group| {
+                    group.name.as_ref().is_some_and(|known| known.to_lowercase() == name.to_lowercase())
+                })
+        };
+        let by_domain = |name: &String| name.eq_ignore_ascii_case(&identity.domain);
+        self.sids.iter().any(by_sid) || self.groups.iter().any(by_name) || self.domains.iter().any(by_domain)
+    }
+}
+
+impl Chosen<'_> {
+    /// Whether the route lets somebody in.
+    pub fn admit(&self, identity: &Identity) -> Result<(), Refusal> {
+        let Some(route) = self.route else { return Ok(()) };
+        if !route.is_for(identity) {
+            return Err(Refusal::NotAllowed);
+        }
+        match identity.assurance {
+            _ if !route.strong => Ok(()),
+            Assurance::Strong(_) => Ok(()),
+            Assurance::Weak | Assurance::Unknown => Err(Refusal::NotStrong),
+        }
+    }
+}
+
+/// The host of `Host`, without its port and in lower case.
+pub fn host_of(authority: &str) -> String {
+    let host = match authority.rfind(':') {
+        // An IPv6 address has its colons in brackets.
+        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+        _ => authority,
+    };
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// A path as every program reads it: without its query, percent-encoding undone, no empty, `.` or `..` segments. `None` for one that
+/// programs read differently: with encoded separators, backslashes, parameters, control characters or a way out of the root.
+fn plain_path(path: &str) -> Option<String> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    // Somebody may ask with a whole URL (RFC 9112, section 3.2.2).
+    let path = match path.find("://") {
+        Some(at) if !path.starts_with('/') => {
+            let after = &path[at + 3..];
+            after.find('/').map_or("/", |slash| &after[slash..])
+        }
+        _ => path,
+    };
+    let mut plain = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        let decoded = match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let decoded = (digit()? * 16 + digit()?) as u8;
+                match decoded {
+                    b'/' | b'\\' | b'%' | b';' => return None,
+                    decoded => decoded,
+                }
+            }
+            b'\\' | b';' => return None,
+            byte => byte,
+        };
+        if decoded.is_ascii_control() {
+            return None;
+        }
+        plain.push(decoded);
+    }
+    let plain = String::from_utf8(plain).ok()?;
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in plain.strip_prefix('/')?.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop()?;
+            }
+            segment => segments.push(segment),
+        }
+    }
+    Some(format!("/{}", segments.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Group;
+    use dtyp::FileTime;
+
+    fn route(host: Option<&str>, path: Option<&str>) -> Route {
+        Route { host: host.map(str::to_owned), path: path.map(str::to_owned), ..Route::default() }
+    }
+
+    fn chosen(routes: &Routes, host: &str, path: &str) -> Result<Option<usize>, Refusal> {
+        routes.choose(Some((host, path))).map(|chosen| chosen.number)
+    }
+
+    #[test]
+    fn the_most_specific_route_decides() {
+        let routes = Routes::new(vec![
+            route(Some("app.example"), Some("/admin/")),
+            route(Some("*.example"), None),
+            route(None, Some("/status")),
+            route(Some("app.example"), None),
+            route(Some("app.example"), Some("/admin/keys")),
+        ]);
+        for (host, path, expected) in [
+            ("app.example", "/", Ok(Some(3))),
+            ("APP.example.:8443", "/admin", Ok(Some(0))),
+            ("app.example", "/admin/x?y=/", Ok(Some(0))),
+            ("app.example", "/administrators", Ok(Some(3))),
+            ("app.example", "/admin/keys/1", Ok(Some(4))),
+            ("app.example", "/x/../admin", Ok(Some(0))),
+            ("app.example", "//admin", Ok(Some(0))),
+            ("app.example", "/%61dmin", Ok(Some(0))),
+            ("app.example", "/./admin/.", Ok(Some(0))),
+            ("app.example", "http://other/admin", Ok(Some(0))),
+            ("other.example", "/status", Ok(Some(1))),
+            ("example", "/status/x", Ok(Some(2))),
+            ("example", "/", Err(Refusal::NotAllowed)),
+            ("app.example", "/x%2fadmin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/x;/../admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/..%5cadmin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/\\admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/%2561dmin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/../admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/%00", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/%zz", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/%ff", Err(Refusal::AmbiguousPath)),
+            ("app.example", "admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "", Err(Refusal::AmbiguousPath)),
+        ] {
+            assert_eq!(chosen(&routes, host, path), expected, "{host} {path}");
+        }
+        assert_eq!(routes.choose(None), Err(Refusal::Broken(Broken::NoTarget)));
+        assert_eq!(Routes::default().choose(None).map(|chosen| chosen.number), Ok(None));
+    }
+
+    #[test]
+    fn an_address_has_no_port_either() {
+        assert_eq!(host_of("[::1]:443"), "[::1]");
+        assert_eq!(host_of("[::1]"), "[::1]");
+        assert_eq!(host_of("127.0.0.1:443"), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_route_lets_in_whom_it_names() {
+        let sid = |text: &str| text.parse::<Sid>().expect("a SID");
+        let identity = |domain: &str, is_ours, assurance| Identity {
+            domain: domain.to_owned(),
+            is_ours,
+            account: "alice".to_owned(),
+            upn: None,
+            full_name: None,
+            sid: sid("S-1-5-21-1-2-3-1000"),
+            groups: vec![Group { sid: sid("S-1-5-21-1-2-3-1100"), name: Some("Staff".to_owned()) }],
+            method: None,
+            assurance,
+            policy_revision: 1,
+            not_after: FileTime::NEVER,
+        };
+        let ours = identity("CONTOSO", true, Assurance::Strong(None));
+        let admit = |route: &Route, identity: &Identity| {
+            Chosen { number: Some(0), route: Some(route) }.admit(identity)
+        };
+        let by_name = Route { groups: vec!["staff".to_owned()], ..Route::default() };
+        assert_eq!(admit(&by_name, &ours), Ok(()));
+        let foreign = identity("FABRIKAM", false, Assurance::Strong(None));
+        assert_eq!(admit(&by_name, &foreign), Err(Refusal::NotAllowed), "their Staff is not ours");
+        let by_sid = Route { sids: vec![sid("S-1-5-21-1-2-3-1100")], ..Route::default() };
+        assert_eq!(admit(&by_sid, &foreign), Ok(()));
+        let by_account = Route { sids: vec![ours.sid], ..Route::default() };
+        assert_eq!(admit(&by_account, &ours), Ok(()));
+        let by_domain = Route { domains: vec!["fabrikam".to_owned()], ..Route::default() };
+        assert_eq!(
+            (admit(&by_domain, &foreign), admit(&by_domain, &ours)),
+            (Ok(()), Err(Refusal::NotAllowed))
+        );
+        let strong = Route { strong: true, ..Route::default() };
+        assert_eq!(admit(&strong, &ours), Ok(()));
+        for assurance in [Assurance::Weak, Assurance::Unknown] {
+            assert_eq!(admit(&strong, &identity("CONTOSO", true, assurance)), Err(Refusal::NotStrong));
+        }
+    }
+}
