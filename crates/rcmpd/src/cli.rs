@@ -86,6 +86,9 @@ pub enum Command {
         /// Certificates of the issuers.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
+        /// Say, too, whether the routes of [sidecar] let it in there.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
         #[command(flatten)]
         json: JsonArg,
     },

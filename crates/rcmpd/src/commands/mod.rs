@@ -71,8 +71,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             served.map(|()| 0)
         }
         Command::Map(args) => map::map(args).await,
-        Command::Explain { certificate, config, methods, chain, json } => {
-            map::explain(&certificate, chain.as_deref(), &config.config, flags(&methods), json.json).await
+        Command::Explain { certificate, config, methods, chain, url, json } => {
+            let (chain, url) = (chain.as_deref(), url.as_deref());
+            map::explain(&certificate, chain, &config.config, flags(&methods), url, json.json).await
         }
         Command::CheckConfig { config, json } => Ok(check_config(&config, json.json)),
         Command::Account(command) => account::run(command).await,
