@@ -8,6 +8,7 @@ mod lookup;
 mod machine;
 mod map;
 mod mapping;
+mod proxy_config;
 mod transfer;
 
 use crate::cli::{Cli, Command, ConfigArg, MethodArg};
@@ -86,6 +87,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             transfer::export(&file, &load(&config.config)?, json.json).await
         }
         Command::Audit(command) => audit::run(command),
+        Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
             Ok(0)
