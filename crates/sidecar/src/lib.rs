@@ -16,6 +16,8 @@ pub mod headers;
 mod identity;
 mod refusal;
 pub mod routes;
+#[cfg(test)]
+mod scene;
 pub mod token;
 
 pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar};
