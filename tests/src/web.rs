@@ -141,6 +141,16 @@ impl Site {
 
     /// Starts all three; `more` is added to `[sidecar]`, and the web server's configuration is changed.
     pub fn start_with(server: WebServer, more: &str, change: impl FnOnce(String) -> String) -> Self {
+        Self::start_by(server, more, change, &[])
+    }
+
+    /// The same, with variables in the service's environment.
+    pub fn start_by(
+        server: WebServer,
+        more: &str,
+        change: impl FnOnce(String) -> String,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let (demo, page) = (Demo::new(), Page::start());
         // Web servers run as other users than the one who tests.
         let folder = demo.path("");
@@ -191,11 +201,20 @@ impl Site {
             ])
             .code(0)
             .stdout;
-        let service = demo.serve();
+        let service = demo.serve_with(environment);
         let proxy = start(server, &service, &change(printed), address);
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
+    }
+
+    /// The web server's processes.
+    pub fn processes(&self) -> Vec<u32> {
+        let master = self.proxy.id();
+        let children =
+            fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|process| process.parse().ok());
+        children.chain([master]).collect()
     }
 
     fn wait(&mut self) {

@@ -318,7 +318,9 @@ fn refusal(reason: Reason) -> Refusal {
 const fn is_no_decision(reason: Reason) -> bool {
     reason.is_undecided()
         || match reason {
-            Reason::MalformedRequest | Reason::NoMethod | Reason::AskerDenied | Reason::Disbelieved(_) => true,
+            Reason::MalformedRequest | Reason::NoMethod | Reason::AskerDenied | Reason::Disbelieved(_) => {
+                true
+            }
             Reason::RefusedElsewhere { status, .. } => is_undecided(status) || is_of_asker(status),
             _ => false,
         }
