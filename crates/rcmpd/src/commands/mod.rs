@@ -2,6 +2,7 @@
 
 mod account;
 mod audit;
+mod check_proxy;
 mod domain;
 mod group;
 mod lookup;
@@ -12,7 +13,7 @@ mod proxy_config;
 mod transfer;
 
 use crate::cli::{Cli, Command, ConfigArg, MethodArg};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output;
 use clap::CommandFactory;
 use rcmp_service::message::MappingFlags;
@@ -89,6 +90,13 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::Audit(command) => audit::run(command),
         Command::ProxyConfig(args) => proxy_config::run(&args),
+        Command::Page { listen, unix, anywhere } => {
+            let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+            let served = crate::check_proxy::serve_page(listen, unix.as_deref(), anywhere).await;
+            exporter.finish().await;
+            served.map(|()| 0)
+        }
+        Command::CheckProxy(args) => Ok(check_proxy::run(args).await),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
             Ok(0)

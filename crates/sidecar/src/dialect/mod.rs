@@ -78,7 +78,7 @@ const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
 const CLIENT_CERT: &str = "client-cert";
 const CLIENT_CERT_CHAIN: &str = "client-cert-chain";
 /// Every header by which any dialect passes on a certificate, or what became of it.
-pub(crate) const OWNED: [&str; 11] = [
+pub const OWNED: [&str; 11] = [
     SSL_CLIENT_CERT,
     SSL_CLIENT_VERIFY,
     X_FORWARDED_TLS_CLIENT_CERT,
