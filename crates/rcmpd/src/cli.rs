@@ -86,6 +86,9 @@ pub enum Command {
         /// Certificates of the issuers.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
+        /// Say, too, whether the routes of [sidecar] let it in there.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -135,6 +138,11 @@ pub enum Command {
     /// The audit log: its signing key, and whether it is whole
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print a complete, safe configuration of a web server for the sidecar of a configuration
+    #[command(
+        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx -c FILE --site app.example --listen 0.0.0.0:443 --certificate /etc/ssl/app.pem --key /etc/ssl/app.key"
+    )]
+    ProxyConfig(ProxyConfigArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell.
@@ -299,6 +307,59 @@ pub struct AccountFields {
     /// When it expires: seconds since 1970, or "never".
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
+}
+
+/// Which web server, and what it serves.
+#[derive(Args, Debug)]
+pub struct ProxyConfigArgs {
+    /// Which web server.
+    pub server: WebServerArg,
+    /// The name by which clients know it.
+    #[arg(long, default_value = "app.example", value_name = "NAME")]
+    pub site: String,
+    /// Where it listens.
+    #[arg(long, default_value = "0.0.0.0:443", value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// Its certificate with the chain; for HAProxy with the key in the same file.
+    #[arg(long, default_value = "/etc/ssl/app.pem", value_name = "FILE")]
+    pub certificate: PathBuf,
+    /// Its key.
+    #[arg(long, default_value = "/etc/ssl/app.key", value_name = "FILE")]
+    pub key: PathBuf,
+    /// The authorities of clients' certificates; otherwise the anchor of [mapping].
+    #[arg(long, value_name = "PEM")]
+    pub client_ca: Option<PathBuf>,
+    /// Where the application is; otherwise the listener's upstream.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub application: Option<String>,
+    /// The certificate that the web server shows to a listener with tls.
+    #[arg(long, value_name = "PEM", requires = "proxy_key")]
+    pub proxy_certificate: Option<PathBuf>,
+    /// The key of that.
+    #[arg(long, value_name = "FILE")]
+    pub proxy_key: Option<PathBuf>,
+    /// Put the listener's secret into what is printed, instead of a word to replace.
+    #[arg(long)]
+    pub with_secret: bool,
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// A web server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WebServerArg {
+    /// auth_request.
+    Nginx,
+    /// ext_authz over gRPC.
+    Envoy,
+    /// The sidecar stands behind it.
+    Haproxy,
+    /// ForwardAuth.
+    Traefik,
+    /// forward_auth.
+    Caddy,
+    /// The sidecar stands behind it.
+    Apache,
 }
 
 /// `rcmpd mapping …`

@@ -13,7 +13,9 @@ mod cache;
 mod decide;
 pub mod dialect;
 pub mod headers;
+
 mod identity;
+pub mod proxy_config;
 mod refusal;
 pub mod routes;
 #[cfg(test)]
@@ -23,4 +25,4 @@ pub mod token;
 pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};
-pub use refusal::{Outcome, Refusal};
+pub use refusal::{Broken, Outcome, Refusal};

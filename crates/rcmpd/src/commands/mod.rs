@@ -8,6 +8,7 @@ mod lookup;
 mod machine;
 mod map;
 mod mapping;
+mod proxy_config;
 mod transfer;
 
 use crate::cli::{Cli, Command, ConfigArg, MethodArg};
@@ -70,8 +71,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             served.map(|()| 0)
         }
         Command::Map(args) => map::map(args).await,
-        Command::Explain { certificate, config, methods, chain, json } => {
-            map::explain(&certificate, chain.as_deref(), &config.config, flags(&methods), json.json).await
+        Command::Explain { certificate, config, methods, chain, url, json } => {
+            let (chain, url) = (chain.as_deref(), url.as_deref());
+            map::explain(&certificate, chain, &config.config, flags(&methods), url, json.json).await
         }
         Command::CheckConfig { config, json } => Ok(check_config(&config, json.json)),
         Command::Account(command) => account::run(command).await,
@@ -86,6 +88,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             transfer::export(&file, &load(&config.config)?, json.json).await
         }
         Command::Audit(command) => audit::run(command),
+        Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
             Ok(0)

@@ -51,7 +51,7 @@ pub(super) fn escaped_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
 /// One certificate in PEM whose line ends may be spaces, as Apache writes them.
 pub(super) fn spaced_pem(text: &[u8]) -> Result<Vec<u8>, Refusal> {
     match pem(text)? {
-        Some((certificate, rest)) if rest.is_empty() => Ok(certificate),
+        Some((certificate, [])) => Ok(certificate),
         Some(_) => Err(Refusal::Broken(Broken::ManyCertificates)),
         None => Err(UNREADABLE),
     }
@@ -62,7 +62,7 @@ pub(super) fn spaced_pems(text: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     let mut certificates = Vec::new();
     let mut rest = text;
     while let Some((certificate, after)) = pem(rest)? {
-        if certificates.len() >= CHAIN_MAX + 1 {
+        if certificates.len() > CHAIN_MAX {
             return Err(Refusal::Broken(Broken::TooLong));
         }
         certificates.push(certificate.into());
@@ -150,8 +150,11 @@ fn der_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The first certificate, and what follows it; `None` at the end.
-fn pem(text: &[u8]) -> Result<Option<(Vec<u8>, &[u8])>, Refusal> {
+/// A certificate, and what follows it.
+type First<'a> = (Vec<u8>, &'a [u8]);
+
+/// The first certificate; `None` at the end.
+fn pem(text: &[u8]) -> Result<Option<First<'_>>, Refusal> {
     let text = text.trim_ascii();
     if text.is_empty() {
         return Ok(None);

@@ -1,0 +1,36 @@
+//! The application behind the sidecar; requests do not reach it yet.
+
+use crate::config::UpstreamPlace;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+/// A body that is there as a whole.
+pub(super) type Body = Full<Bytes>;
+
+/// Who is in front.
+pub(super) enum Behind {
+    /// A proxy that tells of its clients itself.
+    Proxy,
+}
+
+/// An application.
+pub(super) struct Upstream;
+
+impl Upstream {
+    pub(super) fn new(_: &UpstreamPlace) -> Self {
+        Self
+    }
+
+    pub(super) async fn forward(&self, _: Request<Incoming>, _: Behind) -> Response<Body> {
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        response
+    }
+}
+
+/// A whole answer as a stream.
+pub(super) fn whole(response: Response<Bytes>) -> Response<Body> {
+    response.map(Full::new)
+}
