@@ -4,7 +4,7 @@
 //! a header's own by `_` and `-` only, which some servers take for the same. What the proxy itself verified is required and checked
 //! wherever its dialect can say so.
 
-mod encoding;
+pub(crate) mod encoding;
 mod xfcc;
 
 use crate::refusal::{Broken, Refusal};
