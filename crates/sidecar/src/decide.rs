@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use quick_cache::sync::Cache as QuickCache;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -181,14 +181,8 @@ impl Sidecar {
         secret: Option<&Zeroizing<String>>,
         (source, now): (Option<SocketAddr>, FileTime),
     ) -> Decided {
-        let shown = |secret: &Zeroizing<String>| {
-            let mut values = headers.get_all(SECRET).iter();
-            let (value, more) = (values.next(), values.next());
-            let is_it = |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(secret.as_bytes()));
-            more.is_none() && value.is_some_and(is_it)
-        };
         let presented = match secret {
-            Some(secret) if !shown(secret) => Err(Refusal::Broken(Broken::Secret)),
+            Some(secret) if !shows(headers, secret) => Err(Refusal::Broken(Broken::Secret)),
             _ => dialect.presented(headers),
         };
         let target = dialect.target(headers, own);
@@ -323,6 +317,29 @@ impl Sidecar {
             headers.remove(name);
         }
     }
+
+    /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved and not advertised, and
+    /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
+    pub(crate) fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        let reserved = self.reserved.iter();
+        let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
+        let aliases = reserved.map(|name| name.replace('-', "_"));
+        let of_request = names.map(str::to_ascii_lowercase).filter(|name| self.is_alias(name));
+        unadvertised.chain(aliases).chain(of_request).collect()
+    }
+
+    /// Whether some servers take a name for a reserved one: `_` is `-` to them.
+    fn is_alias(&self, name: &str) -> bool {
+        !self.reserved.contains(name) && self.reserved.contains(plain_name(name).as_ref())
+    }
+}
+
+/// Whether a proxy shows the listener's secret, once.
+pub(crate) fn shows(headers: &HeaderMap, secret: &Zeroizing<String>) -> bool {
+    let mut values = headers.get_all(SECRET).iter();
+    let (value, more) = (values.next(), values.next());
+    let is_it = |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(secret.as_bytes()));
+    more.is_none() && value.is_some_and(is_it)
 }
 
 /// A name that nobody can guess.

@@ -12,8 +12,8 @@
 mod cache;
 mod decide;
 pub mod dialect;
+pub mod envoy;
 pub mod headers;
-
 mod identity;
 pub mod proxy_config;
 mod refusal;

@@ -4,7 +4,7 @@
 //! a header's own in what is neither letter nor digit, which some servers take for the same. What the proxy itself verified is required and checked
 //! wherever its dialect can say so.
 
-mod encoding;
+pub(crate) mod encoding;
 mod xfcc;
 
 use crate::refusal::{Broken, Refusal};
