@@ -31,6 +31,12 @@ pub fn web_tool(name: &str) -> PathBuf {
     private().join("web/bin").join(name)
 }
 
+/// What PyJWT makes of a token: its header and claims, or the name of its error.
+pub fn verify_jwt(token: &str, keys: &str, audience: &str, issuer: &str) -> Value {
+    let given = json!({ "token": token, "keys": keys, "audience": audience, "issuer": issuer });
+    run(Command::new(private().join("web/bin/python")), "verify_jwt.py", &given)
+}
+
 /// A collector of OpenTelemetry's: what it receives it sends on. It ends with this value.
 #[derive(Debug)]
 pub struct Rotel {

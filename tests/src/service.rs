@@ -230,6 +230,17 @@ path = "audit.log"
         self.serve_with(&[])
     }
 
+    /// Serves a configuration without Netlogon, as a sidecar alone is.
+    pub fn serve_bare(self) -> Service {
+        let child = self.spawn(Command::new(binary()));
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut service =
+            Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };
+        service.wait_for_log(" Ready ");
+        service.admin = service.address("Serving health");
+        service
+    }
+
     /// Serves it with variables in the environment.
     pub fn serve_with(self, environment: &[(&str, &str)]) -> Service {
         let mut command = Command::new(binary());

@@ -12,6 +12,7 @@ mod mapping;
 mod revocation;
 mod rogue;
 mod serving;
+mod sidecar;
 mod stores;
 mod strong_mapping;
 mod telemetry;

@@ -1,0 +1,435 @@
+//! The sidecar as proxies meet it: who may ask, what is answered, what is remembered, and by whom it is told who somebody is.
+
+use crate::revocation::eventually;
+use rcmpd_tests::openssl::{Authority, openssl};
+use rcmpd_tests::{Demo, Service};
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+/// An answer of the sidecar.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+}
+
+impl Answer {
+    #[track_caller]
+    fn header(&self, name: &str) -> &str {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name);
+        let (_, value) = values.next().unwrap_or_else(|| panic!("no {name} in {:?}", self.headers));
+        assert_eq!(values.next(), None, "{name} is there twice");
+        value
+    }
+}
+
+/// Asks as nginx does. `None` when the connection is closed without an answer.
+fn ask(stream: &mut (impl Read + Write), headers: &[(&str, &str)]) -> Option<Answer> {
+    let mut request = "GET / HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n".to_owned();
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    // Whoever is not heard may be cut off before he has said all.
+    let _ = stream.write_all(format!("{request}\r\n").as_bytes());
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text);
+    let text = String::from_utf8(text).unwrap();
+    let (head, _) = text.split_once("\r\n\r\n")?;
+    let mut lines = head.lines();
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers =
+        lines.filter_map(|line| line.split_once(": ").or(line.strip_suffix(':').map(|name| (name, ""))));
+    Some(Answer {
+        status,
+        headers: headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect(),
+    })
+}
+
+/// `$ssl_client_escaped_cert`: everything percent-encoded but what RFC 3986 has unreserved.
+fn escaped(demo: &Demo, who: &str) -> String {
+    let pem = fs::read(demo.certificate(who)).unwrap();
+    pem.iter().fold(String::new(), |mut text, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(*byte))
+            }
+            byte => text.push_str(&format!("%{byte:02X}")),
+        }
+        text
+    })
+}
+
+fn user() -> String {
+    rustix::process::geteuid().as_raw().to_string()
+}
+
+/// A sidecar for nginx on a Unix socket that hears us.
+fn sidecar(demo: Demo, more: &str) -> Service {
+    demo.configure(&format!(
+        "[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{}\"]",
+        user()
+    ));
+    demo.serve()
+}
+
+fn ask_about(service: &Service, who: &str, more: &[(&str, &str)]) -> Answer {
+    let certificate = escaped(service, who);
+    let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
+    let headers = [&[("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", &certificate)], more].concat();
+    ask(&mut stream, &headers).expect("it answers")
+}
+
+#[test]
+fn a_process_of_another_user_gets_nothing() {
+    let demo = Demo::new();
+    demo.configure(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"4242\"]",
+    );
+    let mut service = demo.serve();
+    let certificate = escaped(&service, "alice");
+    let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
+    let headers = [("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", certificate.as_str())];
+    assert!(ask(&mut stream, &headers).is_none());
+    service.wait_for_log("A process of another user asks, and is not heard");
+    let (_, metrics) = service.get("/metrics");
+    assert!(!metrics.contains("dialect=\"nginx\""), "nothing was decided");
+}
+
+#[test]
+fn a_listener_with_a_secret_hears_who_shows_it() {
+    let demo = Demo::new();
+    fs::write(demo.path("sidecar.secret"), "correct horse battery\n").unwrap();
+    demo.configure(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"\nsecret = \"file:sidecar.secret\"",
+    );
+    let mut service = demo.serve();
+    let line = service.log().lines().find(|line| line.contains("Serving proxies")).unwrap().to_owned();
+    let address: SocketAddr = line.rsplit("address=").next().unwrap().trim().parse().unwrap();
+    let certificate = escaped(&service, "alice");
+    let known = [("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", certificate.as_str())];
+    let ask = |more: &[(&str, &str)]| {
+        ask(&mut TcpStream::connect(address).unwrap(), &[&known[..], more].concat()).unwrap().status
+    };
+    assert_eq!(ask(&[("X-Sidecar-Secret", "correct horse battery")]), 200);
+    assert_eq!(ask(&[]), 500);
+    assert_eq!(ask(&[("X-Sidecar-Secret", "wrong")]), 500);
+    assert_eq!(ask(&[("X-Sidecar-Secret", "correct horse battery"), ("X-Sidecar-Secret", "wrong")]), 500);
+    service.wait_for_log("no_proxy_secret");
+    assert!(!service.log().contains("correct horse"), "{}", service.log());
+}
+
+#[test]
+fn a_listener_with_tls_hears_proxies_that_are_named() {
+    let demo = Demo::new();
+    for (name, dns) in [("proxy", "proxy.contoso.example"), ("other", "other.contoso.example")] {
+        let folder = demo.path("certs");
+        fs::write(
+            folder.join("x.cnf"),
+            format!("subjectAltName = DNS:{dns}\nextendedKeyUsage = clientAuth\n"),
+        )
+        .unwrap();
+        let (key, request, certificate) =
+            (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        openssl(&folder, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key]);
+        openssl(&folder, &["req", "-new", "-subj", "/CN=x", "-key", &key, "-out", &request]);
+        openssl(
+            &folder,
+            &[
+                "x509",
+                "-req",
+                "-in",
+                &request,
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca.key",
+                "-days",
+                "3",
+                "-extfile",
+                "x.cnf",
+                "-out",
+                &certificate,
+            ],
+        );
+    }
+    demo.configure(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"\n\
+         tls = { certificate = \"certs/site.pem\", key = \"certs/site.key\", client_ca = \"certs/ca.pem\", names = [\"Proxy.contoso.example\"] }",
+    );
+    let service = demo.serve();
+    let line = service.log().lines().find(|line| line.contains("Serving proxies")).unwrap().to_owned();
+    let address: SocketAddr = line.rsplit("address=").next().unwrap().trim().parse().unwrap();
+    let certificate = format!("SSL-Client-Cert: {}", escaped(&service, "alice"));
+    let ask = |who: Option<&str>| {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert"]);
+        command.arg(service.path("certs/ca.pem"));
+        if let Some(who) = who {
+            command.arg("--cert").arg(service.path(&format!("certs/{who}.pem")));
+            command.arg("--key").arg(service.path(&format!("certs/{who}.key")));
+        }
+        command.args(["-H", "SSL-Client-Verify: SUCCESS", "-H", &certificate]);
+        let done = command.arg(format!("https://localhost:{}/", address.port())).output().unwrap();
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!(ask(Some("proxy")), "200");
+    assert_eq!(ask(Some("other")), "000", "of that authority, and no proxy");
+    assert_eq!(ask(Some("alice")), "000");
+    assert_eq!(ask(None), "000");
+}
+
+#[test]
+fn without_a_proxy_that_can_be_known_nothing_is_served() {
+    let demo = Demo::new();
+    demo.configure("[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"");
+    let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+    assert!(done.stderr.contains("whoever reaches this listener would be believed"), "{done:?}");
+}
+
+#[test]
+fn every_header_is_in_every_answer() {
+    let service = sidecar(Demo::new(), "");
+    let names = |answer: &Answer| {
+        let mut names: Vec<String> = answer.headers.iter().map(|(name, _)| name.clone()).collect();
+        names.retain(|name| name.starts_with("x-identity-") || name.starts_with("remote-"));
+        names.sort();
+        names
+    };
+    let alice = ask_about(&service, "alice", &[]);
+    assert_eq!((alice.status, alice.header("remote-user")), (200, "CONTOSO\\alice"));
+    let mallory = ask_about(&service, "mallory", &[]);
+    assert_eq!((mallory.status, mallory.header("remote-user")), (403, ""));
+    let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
+    let nobody = ask(&mut stream, &[("SSL-Client-Verify", "NONE")]).unwrap();
+    assert_eq!((nobody.status, nobody.header("x-identity-sid")), (401, ""));
+    let broken = ask_about(&service, "alice", &[("SSL-Client-Verify", "SUCCESS")]);
+    assert_eq!((broken.status, broken.header("remote-groups")), (500, ""));
+    let forged = ask_about(&service, "alice", &[("Client-Cert", ":AA==:")]);
+    assert_eq!(forged.status, 403);
+    for answer in [&mallory, &nobody, &broken, &forged] {
+        assert_eq!(names(answer), names(&alice));
+    }
+    assert_eq!(names(&alice).len(), 17);
+    // The application's name of a decision is the audit's.
+    let (_, metrics) = service.get("/metrics");
+    assert!(
+        metrics.contains("rcmpd_sidecar_requests_total{dialect=\"nginx\",outcome=\"duplicate_header\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn decisions_are_remembered_as_long_as_they_are_right() {
+    let demo = Demo::new();
+    demo.edit(|text| {
+        text.replace(
+            "validation = \"chain\"",
+            "validation = \"chain+crl\"\ncrls = [\"ca.crl\"]\ncrl_refresh_s = 1\n",
+        )
+    });
+    demo.configure("[audit]\npath = \"audit.log\"");
+    let authority = Authority::of(&demo);
+    authority.list(&demo.path("ca.crl"), &[]);
+    let service = sidecar(demo, "remember_s = 3600");
+    let made = || {
+        let (_, metrics) = service.get("/metrics");
+        let line =
+            metrics.lines().find(|line| line.starts_with("rcmpd_sidecar_decisions_total{how=\"made\"}"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap()
+    };
+    let first = ask_about(&service, "alice", &[]);
+    let again = ask_about(&service, "alice", &[]);
+    assert_eq!(first.header("x-identity-decision"), again.header("x-identity-decision"));
+    assert_eq!(made(), 1);
+    let audit = fs::read_to_string(service.path("audit.log")).unwrap();
+    let lines: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(
+        (&line["decision"], &line["asker"]),
+        (&first.header("x-identity-decision").into(), &"sidecar".into())
+    );
+    // A change of any account's, a reload and a revocation count at the next request.
+    service.rcmpd(&["account", "set", "alice", "--full-name", "Alice Zimmer", "-c", "client.toml"]).code(0);
+    assert_eq!(ask_about(&service, "alice", &[]).header("remote-name"), "Alice Zimmer");
+    service.edit(|text| text.replace("remember_s = 3600", "user = \"upn\""));
+    service.reload();
+    let reloaded = ask_about(&service, "alice", &[]);
+    assert_eq!(
+        (reloaded.header("remote-user"), reloaded.header("x-identity-policy-revision")),
+        ("alice@contoso.example", "2")
+    );
+    authority.revoke(&service.certificate("alice"), "keyCompromise");
+    authority.list(&service.path("ca.crl"), &[]);
+    eventually("alice is refused", || ask_about(&service, "alice", &[]).status == 403);
+    assert_eq!(ask_about(&service, "bob", &[]).status, 200);
+}
+
+#[test]
+fn what_does_not_fit_is_kept_behind_a_reference() {
+    let demo = Demo::new();
+    fs::write(demo.path("admin.token"), "t0ken").unwrap();
+    demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\""));
+    for n in 0..30 {
+        let name = format!("Department of Things {n}");
+        demo.rcmpd(&["group", "add", &name, "-c", "rcmpd.toml"]).code(0);
+        demo.rcmpd(&["account", "set", "alice", "--group", &name, "-c", "rcmpd.toml"]).code(0);
+    }
+    let service = sidecar(demo, "header_len_max = 512");
+    let alice = ask_about(&service, "alice", &[]);
+    assert_eq!(
+        (alice.status, alice.header("remote-groups"), alice.header("x-identity-group-sids")),
+        (200, "", "")
+    );
+    let reference = alice.header("x-identity-reference");
+    assert_eq!(reference, alice.header("x-identity-decision"));
+    let path = format!("/identity/{reference}");
+    assert_eq!(service.get(&path).0, 401, "only for who has the token");
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(service.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t0ken\r\nConnection: close\r\n\r\n").unwrap();
+        std::io::read_to_string(stream).unwrap()
+    };
+    let whole = ask(&path);
+    let whole: Value = serde_json::from_str(whole.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(whole["groups"].as_array().unwrap().len(), 34, "{whole:#}");
+    assert_eq!(whole["user"], "CONTOSO\\alice");
+    assert!(ask("/identity/00112233445566778899aabbccddeeff").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn routes_let_in_and_explanations_say_which() {
+    let demo = Demo::new();
+    let editors = format!("{}-1103", demo.domain_sid());
+    let service = sidecar(
+        demo,
+        &format!(
+            "[[sidecar.route]]\nhost = \"app.example\"\npath = \"/admin\"\ngroups = [\"Engineers\"]\n\
+             [[sidecar.route]]\nhost = \"app.example\"\nsids = [\"{editors}\"]\nstrength = \"strong\"\n\
+             [[sidecar.route]]\npath = \"/status\""
+        ),
+    );
+    for (who, host, path, status, route) in [
+        ("alice", "app.example", "/admin/x", 200, 1),
+        ("bob", "app.example", "/admin", 403, 1),
+        ("bob", "app.example", "/", 200, 2),
+        ("web01", "app.example", "/", 403, 2),
+        ("web01", "other.example", "/status", 200, 3),
+        ("web01", "other.example", "/", 403, 0),
+        ("alice", "app.example", "/x/..%2fadmin", 403, 0),
+        ("mallory", "other.example", "/status", 403, 3),
+    ] {
+        let answer = ask_about(&service, who, &[("X-Original-Host", host), ("X-Original-URI", path)]);
+        assert_eq!(answer.status, status, "{who} at {host}{path}");
+        let url = format!("https://{host}{path}");
+        let explained = service.rcmpd(&[
+            "explain",
+            &service.certificate(who),
+            "-c",
+            "rcmpd.toml",
+            "--url",
+            &url,
+            "--json",
+        ]);
+        let explained = explained.code(if status == 200 { 0 } else { 3 }).json();
+        assert_eq!(explained["route"]["status"], status, "{explained:#}");
+        let number = explained["route"]["number"].as_u64().unwrap_or(0);
+        assert_eq!(number, route, "{explained:#}");
+    }
+    assert_eq!(ask_about(&service, "alice", &[]).status, 500, "routes are configured, and nobody said where");
+}
+
+#[test]
+fn an_identity_is_signed_for_whoever_asks_for_the_key() {
+    for (key, algorithm) in [("ed25519", "EdDSA"), ("p256", "ES256")] {
+        let demo = Demo::new();
+        let folder = demo.path("");
+        match key {
+            "ed25519" => _ = demo.rcmpd(&["audit", "key", "token.key"]).code(0),
+            _ => {
+                let curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+                openssl(&folder, &[&["genpkey", "-out", "token.key"], &curve[..]].concat());
+            }
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(demo.path("token.key"), mode).unwrap();
+        let service = sidecar(
+            demo,
+            "[sidecar.token]\nkey = \"token.key\"\nissuer = \"https://id.contoso.example\"\naudience = \"wiki\"",
+        );
+        let alice = ask_about(&service, "alice", &[]);
+        let token = alice.header("x-identity-token");
+        let (status, keys) = service.get("/.well-known/jwks.json");
+        assert_eq!(status, 200);
+        let verified = rcmpd_tests::peers::verify_jwt(token, &keys, "wiki", "https://id.contoso.example");
+        assert_eq!(verified["header"]["alg"], algorithm);
+        let claims = &verified["claims"];
+        assert_eq!(claims["sub"], alice.header("x-identity-sid"));
+        assert_eq!(claims["jti"], alice.header("x-identity-decision"));
+        let der = openssl(
+            &service.path(""),
+            &["x509", "-in", &service.certificate("alice"), "-noout", "-fingerprint", "-sha256"],
+        );
+        let hex = der.trim().rsplit('=').next().unwrap().replace(':', "").to_lowercase();
+        assert_eq!(verified["thumbprint"], hex);
+        let refused = rcmpd_tests::peers::verify_jwt(token, &keys, "other", "https://id.contoso.example");
+        assert_eq!(refused["error"], "InvalidAudienceError");
+    }
+}
+
+#[test]
+fn a_service_elsewhere_tells_who_somebody_is() {
+    let of = Demo::new();
+    let done = of.rcmpd(&["domain", "key", "hop.key"]).code(0);
+    assert!(done.stdout.contains("hop.key.pub"), "{done:?}");
+    of.configure("[forward]\nproof_key = \"hop.key\"");
+    let mut service = of.serve();
+    let web = Demo::domain("WEB", "WEB", "127.0.0.1", &service);
+    let netlogon = service.netlogon;
+    let sid = service.domain_sid();
+    let text = |proof: &str| {
+        let secret = service.path("machines/WEB01.secret");
+        format!(
+            "[domain]\nnetbios = \"CONTOSO\"\ndns = \"contoso.example\"\nsid = \"{sid}\"\nserver = \"WEB01\"\n\
+             [mapping]\nanchors = [\"certs/ca.pem\"]\n[client]\nserver = \"{netlogon}\"\naccount = \"WEB01$\"\nsecret = \"file:{}\"\n{proof}\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n[audit]\npath = \"web.log\"\n\
+             [sidecar]\nsource = \"remote\"\nremember_s = 0\ntimeout_s = 3\n\
+             [[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{}\"]\n",
+            secret.display(),
+            user()
+        )
+    };
+    web.edit(|_| text(""));
+    fs::copy(service.certificate("alice"), web.certificate("alice")).unwrap();
+    fs::copy(service.certificate("mallory"), web.certificate("mallory")).unwrap();
+    let proof = format!("proof_keys = {{ CONTOSO = \"{}\" }}", service.path("hop.key.pub").display());
+    for (proof, strength) in [("", "unknown"), (proof.as_str(), "strong")] {
+        let other = Demo::domain("WEB", "WEB", "127.0.0.1", &service);
+        other.edit(|_| text(proof));
+        fs::copy(service.certificate("alice"), other.certificate("alice")).unwrap();
+        let asking = other.serve_bare();
+        let alice = ask_about(&asking, "alice", &[]);
+        assert_eq!((alice.status, alice.header("remote-user")), (200, "CONTOSO\\alice"), "{}", asking.log());
+        assert_eq!(alice.header("x-identity-strength"), strength, "{}", asking.log());
+        assert_eq!(
+            alice.header("remote-groups"),
+            alice.header("x-identity-group-sids"),
+            "names do not come over Netlogon"
+        );
+        assert!(alice.header("x-identity-group-sids").contains(&format!("{sid}-1101")));
+        let line = fs::read_to_string(asking.path("web.log")).unwrap();
+        assert!(
+            line.contains(alice.header("x-identity-decision")) && line.contains("\"identify\""),
+            "{line}"
+        );
+    }
+    let asking = web.serve_bare();
+    assert_eq!(ask_about(&asking, "alice", &[]).status, 200);
+    assert_eq!(ask_about(&asking, "mallory", &[]).status, 403);
+    service.kill();
+    assert_eq!(ask_about(&asking, "alice", &[]).status, 500, "nobody said no");
+    service.start_again();
+    eventually("it recovers", || ask_about(&asking, "alice", &[]).status == 200);
+}
