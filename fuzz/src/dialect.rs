@@ -11,7 +11,10 @@ const NAMES: [(Dialect, &[&str]); 7] = [
     (Dialect::Nginx, &["ssl-client-cert", "ssl-client-verify"]),
     (Dialect::Traefik, &["x-forwarded-tls-client-cert"]),
     (Dialect::Caddy, &["x-tls-client-cert"]),
-    (Dialect::Haproxy, &["x-ssl-client-cert", "x-ssl-client-chain", "x-ssl-client-verify", "x-ssl-client-used"]),
+    (
+        Dialect::Haproxy,
+        &["x-ssl-client-cert", "x-ssl-client-chain", "x-ssl-client-verify", "x-ssl-client-used"],
+    ),
     (Dialect::Apache, &["x-ssl-client-cert", "x-ssl-client-chain", "x-ssl-client-verify"]),
     (Dialect::Envoy, &["x-forwarded-client-cert"]),
     (Dialect::ClientCert, &["client-cert", "client-cert-chain"]),
@@ -108,5 +111,7 @@ fn write(dialect: Dialect, presented: &Presented) -> HeaderMap {
 
 fn escaped(text: &str) -> String {
     let stands = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if stands(byte) { char::from(byte).into() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if stands(byte) { char::from(byte).into() } else { format!("%{byte:02X}") })
+        .collect()
 }
