@@ -41,11 +41,9 @@ impl Cache {
         now: FileTime,
         make: impl AsyncFnOnce() -> Remembered,
     ) -> (Remembered, bool) {
-        let is_over = |known: &Remembered| known.until <= now;
         match self.0.get(key) {
-            Some(known) if !is_over(&known) => return (known, true),
-            // Only what is over: somebody may be at work already.
-            Some(_) => _ = self.0.remove_if(key, is_over),
+            Some(known) if known.until > now => return (known, true),
+            Some(_) => self.forget_what_is_over(key, now),
             None => {}
         }
         match self.0.get_value_or_guard_async(key).await {
@@ -54,12 +52,15 @@ impl Cache {
                 let made = make().await;
                 // INVARIANT: a place that is held is not removed, so this does not fail.
                 let _ = guard.insert(made.clone());
-                if is_over(&made) {
-                    self.0.remove_if(key, is_over);
-                }
+                self.forget_what_is_over(key, now);
                 (made, false)
             }
         }
+    }
+
+    /// Whoever saw it may come late: what is there by now can be new, or about to be made.
+    fn forget_what_is_over(&self, key: &Key, now: FileTime) {
+        self.0.remove_if(key, |known| known.until <= now);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,8 +72,8 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::refusal::Broken;
-    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::task::yield_now;
 
     fn key(leaf: u8) -> Key {
         let standing = Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true };
@@ -103,29 +104,26 @@ mod tests {
         assert!(!was_there);
     }
 
-    #[test]
-    fn what_is_over_is_made_once_by_however_many_threads() {
-        const THREADS: usize = 4;
-        let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        for round in 0..200 {
-            let cache = Cache::new(8);
-            runtime().block_on(cache.get_or_make(&key(1), FileTime(0), async || until(10)));
-            let (made, barrier) = (AtomicUsize::new(0), Barrier::new(THREADS));
-            std::thread::scope(|scope| {
-                for _ in 0..THREADS {
-                    scope.spawn(|| {
-                        let runtime = runtime();
-                        barrier.wait();
-                        runtime.block_on(cache.get_or_make(&key(1), FileTime(10), async || {
-                            made.fetch_add(1, Ordering::SeqCst);
-                            tokio::task::yield_now().await;
-                            until(20)
-                        }));
-                    });
-                }
-            });
-            assert_eq!(made.load(Ordering::SeqCst), 1, "round {round}");
-        }
+    #[tokio::test]
+    async fn who_comes_late_to_what_is_over_does_not_start_again() {
+        let cache = Cache::new(8);
+        cache.get_or_make(&key(1), FileTime(0), async || until(10)).await;
+        let (made, now) = (AtomicUsize::new(0), FileTime(10));
+        let ask = async || {
+            let make = async || {
+                made.fetch_add(1, Ordering::SeqCst);
+                yield_now().await;
+                until(20)
+            };
+            cache.get_or_make(&key(1), now, make).await.0.until.0
+        };
+        let late = async {
+            assert_eq!(made.load(Ordering::SeqCst), 1, "the first is at work");
+            cache.forget_what_is_over(&key(1), now);
+            ask().await
+        };
+        assert_eq!(tokio::join!(biased; ask(), late), (20, 20));
+        assert_eq!((made.load(Ordering::SeqCst), cache.len()), (1, 1));
     }
 
     #[tokio::test]

@@ -117,8 +117,7 @@ fn what_is_not_known_is_empty() {
 fn every_header_is_there_whoever_it_is() {
     for preset in PRESETS {
         let format = Format { preset, value_len_max: 3, ..Format::default() };
-        let names =
-            |headers: &HeaderMap| headers.keys().cloned().map(|it| it.to_string()).collect::<BTreeSet<_>>();
+        let names = |headers: &HeaderMap| headers.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
         let advertised: BTreeSet<_> = format.advertised().map(|name| name.to_string()).collect();
         assert_eq!(names(&format.nobody()), advertised);
         assert!(format.nobody().values().all(HeaderValue::is_empty));
