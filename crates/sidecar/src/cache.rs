@@ -33,26 +33,29 @@ impl Cache {
         Self(QuickCache::new(entries_max))
     }
 
-    /// The decision that still counts, or the one that `make` makes, once for all who wait for it. What is broken is not remembered.
+    /// The decision that still counts, or the one that `make` makes, once for all who wait for it, whatever it is; `true` with one that
+    /// somebody else made. What is broken is not remembered: it is told to those who wait, and then forgotten.
     pub(crate) async fn get_or_make(
         &self,
         key: &Key,
         now: FileTime,
         make: impl AsyncFnOnce() -> Remembered,
     ) -> (Remembered, bool) {
-        if let Some(known) = self.0.get(key) {
-            if known.until > now {
-                return (known, true);
-            }
-            self.0.remove(key);
+        let is_over = |known: &Remembered| known.until <= now;
+        match self.0.get(key) {
+            Some(known) if !is_over(&known) => return (known, true),
+            // Only what is over: somebody may be at work already.
+            Some(_) => _ = self.0.remove_if(key, is_over),
+            None => {}
         }
         match self.0.get_value_or_guard_async(key).await {
             Ok(known) => (known, true),
             Err(guard) => {
                 let made = make().await;
-                if made.until > now {
-                    // It fails when somebody removed the place meanwhile, and then nothing is remembered.
-                    let _ = guard.insert(made.clone());
+                // INVARIANT: a place that is held is not removed, so this does not fail.
+                let _ = guard.insert(made.clone());
+                if is_over(&made) {
+                    self.0.remove_if(key, is_over);
                 }
                 (made, false)
             }

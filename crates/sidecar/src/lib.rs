@@ -18,6 +18,8 @@ mod identity;
 pub mod proxy_config;
 mod refusal;
 pub mod routes;
+#[cfg(test)]
+mod scene;
 pub mod token;
 
 pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar};

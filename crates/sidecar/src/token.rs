@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use dtyp::FileTime;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Groups in a token; with more, `groups` is left out and `groups_omitted` is there: a token has to fit a header.
@@ -63,7 +64,6 @@ impl TokenSigner {
         let (key, mut jwk) = match Ed25519KeyPair::from_pkcs8(pkcs8) {
             Ok(pair) => {
                 let x = BASE64URL.encode(pair.public_key().as_ref());
-                // RFC 7638, section 3.2: the required members, in the order of their names.
                 (Key::Ed25519(pair), json!({ "crv": "Ed25519", "kty": "OKP", "x": x }))
             }
             Err(_) => {
@@ -76,7 +76,7 @@ impl TokenSigner {
                 (Key::P256(pair), json!({ "crv": "P-256", "kty": "EC", "x": x, "y": y }))
             }
         };
-        let kid = BASE64URL.encode(Sha256::digest(jwk.to_string()));
+        let kid = thumbprint(&jwk);
         let algorithm = match key {
             Key::Ed25519(_) => "EdDSA",
             Key::P256(_) => "ES256",
@@ -106,7 +106,8 @@ impl TokenSigner {
             Key::P256(_) => "ES256",
         };
         let now = now.to_unix();
-        let end = (now + self.lifetime.as_secs() as i64).min(identity.not_after.to_unix());
+        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
+        let end = now.saturating_add(lifetime).min(identity.not_after.to_unix());
         let mut claims = json!({
             "iss": self.issuer,
             "aud": self.audience,
@@ -143,4 +144,12 @@ impl TokenSigner {
         };
         Some(format!("{signed}.{signature}"))
     }
+}
+
+/// The thumbprint of a key (RFC 7638, section 3) by SHA-256. `required` has the required members and no other.
+fn thumbprint(required: &Value) -> String {
+    // In the order of their names, whichever order a map keeps.
+    let members: BTreeMap<_, _> = required.as_object().into_iter().flatten().collect();
+    let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    BASE64URL.encode(Sha256::digest(format!("{{{}}}", members.join(","))))
 }

@@ -6,7 +6,7 @@ use rcmp_service::Validation;
 use serde::Deserialize;
 use sidecar::dialect::Dialect;
 use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
-use sidecar::routes::Route;
+use sidecar::routes::{Route, plain_path};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
@@ -512,11 +512,8 @@ impl Checker<'_> {
         });
         let path = section.path.as_ref().map(|path| {
             let text = path.get_ref();
-            if !text.starts_with('/')
-                || text.contains(['%', '?', '#', ';', '\\'])
-                || text.contains("//")
-                || text.contains("/.")
-            {
+            let plain = plain_path(text);
+            if plain.is_none_or(|plain| plain != *text && format!("{plain}/") != *text) {
                 self.problem(
                     path.span(),
                     "this is not a plain path",

@@ -243,7 +243,7 @@ fn not_after(presented: &Presented) -> FileTime {
     Certificate::parse(&presented.leaf).map_or(FileTime(0), |certificate| certificate.not_after)
 }
 
-fn identity(answer: &Answer, mapper: &Mapper, not_after: FileTime) -> Result<Identity, Refusal> {
+pub(super) fn identity(answer: &Answer, mapper: &Mapper, not_after: FileTime) -> Result<Identity, Refusal> {
     if let Some(mapped) = &answer.mapped {
         let account = &mapped.record.account;
         let member = |membership: &account_store::Membership| Group {
@@ -316,21 +316,14 @@ fn refusal(reason: Reason) -> Refusal {
 
 /// Whether a reason says nothing of the certificate: what is broken is never a denial.
 const fn is_no_decision(reason: Reason) -> bool {
-    match reason {
-        Reason::MalformedRequest
-        | Reason::NoMethod
-        | Reason::RevocationUnknown
-        | Reason::AskerDenied
-        | Reason::StoreUnavailable
-        | Reason::Unanswerable
-        | Reason::AuditUnavailable
-        | Reason::Disbelieved(_)
-        | Reason::NoLogonServers
-        | Reason::Loop
-        | Reason::ChainTooLong => true,
-        Reason::RefusedElsewhere { status, .. } => is_undecided(status) || is_of_asker(status),
-        _ => false,
-    }
+    reason.is_undecided()
+        || match reason {
+            Reason::MalformedRequest | Reason::NoMethod | Reason::AskerDenied | Reason::Disbelieved(_) => {
+                true
+            }
+            Reason::RefusedElsewhere { status, .. } => is_undecided(status) || is_of_asker(status),
+            _ => false,
+        }
 }
 
 fn asked_from(source: Option<SocketAddr>) -> String {

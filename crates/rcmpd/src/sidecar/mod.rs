@@ -7,6 +7,7 @@
 
 mod identify;
 mod listen;
+pub mod routes;
 mod tls;
 mod upstream;
 

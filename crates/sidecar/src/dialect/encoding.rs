@@ -71,6 +71,14 @@ pub(super) fn spaced_pems(text: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     Ok(certificates)
 }
 
+/// A chain without the `(null)` at its end, which Apache writes for each variable of a certificate that did not come.
+pub(super) fn without_nulls(mut text: &[u8]) -> &[u8] {
+    while let Some(before) = text.strip_suffix(b"(null)") {
+        text = before.trim_ascii_end();
+    }
+    text
+}
+
 /// Certificates in base64 without the lines of PEM around them, separated by commas, as Traefik writes them: percent-encoded or not.
 pub(super) fn bare_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     let plain = unescaped(value)?;
@@ -81,14 +89,15 @@ pub(super) fn bare_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     parts.into_iter().map(|part| base64(part).map(Bytes::from)).collect()
 }
 
-/// A byte sequence of structured fields (RFC 8941, section 3.3.5): base64 between colons. Parameters are allowed and mean nothing.
+/// A byte sequence of structured fields (RFC 9651, section 3.3.5): base64 between colons. Parameters are allowed and mean nothing.
 pub(super) fn byte_sequence(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     let inner = value.strip_prefix(b":").ok_or(UNREADABLE)?;
     let end = inner.iter().position(|byte| *byte == b':').ok_or(UNREADABLE)?;
-    match inner[end + 1..].trim_ascii_start().first() {
+    let after = inner[end + 1..].trim_ascii_start();
+    match after.first() {
+        // A list where one is meant: somebody appended, and parameters do not hide it.
+        Some(_) if after.contains(&b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
         None | Some(b';') => base64(&inner[..end]),
-        // A list where one is meant: somebody appended.
-        Some(b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
         Some(_) => Err(UNREADABLE),
     }
 }
@@ -120,6 +129,11 @@ pub(super) fn concatenated(mut bytes: &[u8]) -> Result<Vec<Bytes>, Refusal> {
         bytes = rest;
     }
     Ok(certificates)
+}
+
+/// Whether this is one SEQUENCE, and nothing else.
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    der_len(bytes) == Some(bytes.len())
 }
 
 /// The length of a SEQUENCE with its header (X.690, section 8.1.3).

@@ -132,6 +132,7 @@ impl WebServer {
     fn blocks(self, site: &Site<'_>) -> Vec<(&'static str, String)> {
         let advertised: Vec<String> = site.format.advertised().map(|name| title(name.as_str())).collect();
         let owned: Vec<String> = OWNED.iter().map(|name| title(name)).collect();
+        let secret_name = "X-Sidecar-Secret".to_owned();
         let lines = |names: &[String], line: &dyn Fn(&String) -> String| {
             names.iter().fold(String::new(), |mut text, name| {
                 let _ = writeln!(text, "{}", line(name));
@@ -145,7 +146,7 @@ impl WebServer {
                 let variable = |name: &String| format!("$rcmpd_{}", name.to_lowercase().replace('-', "_"));
                 let upstream =
                     |name: &String| format!("$upstream_http_{}", name.to_lowercase().replace('-', "_"));
-                let dropped: Vec<String> = owned.into_iter().chain(["X-Sidecar-Secret".to_owned()]).collect();
+                let dropped: Vec<String> = owned.into_iter().chain([secret_name]).collect();
                 vec![
                     (
                         "take",
@@ -167,7 +168,7 @@ impl WebServer {
                 ]
             }
             Self::Caddy => {
-                let dropped: Vec<String> = prefixes(advertised.iter().chain(&owned));
+                let dropped: Vec<String> = prefixes(advertised.iter().chain(&owned).chain([&secret_name]));
                 vec![
                     ("take", lines(&advertised, &|name| format!("\t\t\t\t{name}"))),
                     ("drop", lines(&dropped, &|name| format!("\t\trequest_header -{name}"))),
