@@ -37,7 +37,7 @@ def request(given):
 
 
 def check(channel, given):
-    call = channel.unary_unary("/envoy.service.auth.v3.Authorization/Check", bytes, auth.CheckResponse.parse)
+    call = channel.unary_unary("/envoy.service.auth.v3.Authorization/Check", bytes, auth.CheckResponse.FromString)
     try:
         return call(request(given), timeout=SECONDS, metadata=list(given.get("metadata", {}).items())).to_dict()
     except grpc.RpcError as error:
