@@ -132,8 +132,8 @@ impl Sidecar {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
         let nobody = format.nobody();
         let owned = crate::dialect::OWNED.map(str::to_owned);
-        let advertised = nobody.keys().map(|name| name.as_str().to_owned());
-        let reserved = advertised.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
+        let known = crate::headers::known().map(|name| name.as_str().to_owned());
+        let reserved = known.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
         // Whatever is remembered may stand for one.
         let references = QuickCache::new(remembered_max.max(REFERENCES_MAX));
@@ -319,17 +319,18 @@ impl Sidecar {
     }
 
     /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved and not advertised, and
-    /// what some servers would read as one that is; `names` are those of the request.
+    /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
     pub(crate) fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         let reserved = self.reserved.iter();
         let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
         let aliases = reserved.map(|name| name.replace('-', "_"));
-        let is_alias = |name: &String| {
-            let plain = plain_name(name);
-            plain != name.as_str() && self.reserved.contains(plain.as_ref())
-        };
-        let of_request = names.map(str::to_ascii_lowercase).filter(is_alias);
+        let of_request = names.map(str::to_ascii_lowercase).filter(|name| self.is_alias(name));
         unadvertised.chain(aliases).chain(of_request).collect()
+    }
+
+    /// Whether some servers take a name for a reserved one: `_` is `-` to them.
+    fn is_alias(&self, name: &str) -> bool {
+        !self.reserved.contains(name) && self.reserved.contains(plain_name(name).as_ref())
     }
 }
 

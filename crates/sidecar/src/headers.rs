@@ -139,6 +139,9 @@ enum Meaning {
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Remote, Self::Forwarded, Self::LookupIdentity, Self::None];
+
     const fn headers(self) -> &'static [(&'static str, Meaning)] {
         match self {
             Self::Remote => &[
@@ -170,6 +173,12 @@ impl Preset {
             _ => ',',
         }
     }
+}
+
+/// Every header that some set has: what an application may read, whichever set is chosen, is nothing for a client to say.
+pub fn known() -> impl Iterator<Item = HeaderName> {
+    let sets = Preset::ALL.into_iter().flat_map(|preset| preset.headers());
+    sets.map(|(name, _)| HeaderName::from_static(name)).chain(OWN)
 }
 
 /// Facts of a decision that are not the account's.

@@ -9,18 +9,22 @@ use crate::serve::now;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
+use dtyp::FileTime;
 use http::{Request, Response, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rcmp_service::certificate::{AlternativeName, Certificate};
-use sidecar::{Broken, Decided, Refusal, Sidecar};
+use sidecar::dialect::Dialect;
+use sidecar::{Decided, Refusal, Sidecar, envoy};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +32,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
@@ -66,6 +71,7 @@ struct State {
     upstream: Option<Upstream>,
     complaints: Mutex<HashMap<&'static str, Instant>>,
     shutdown: Shutdown,
+    is_ending: AtomicBool,
 }
 
 impl Listener {
@@ -105,6 +111,7 @@ impl Listener {
             upstream: listen.upstream.as_ref().map(Upstream::new),
             complaints: Mutex::default(),
             shutdown,
+            is_ending: AtomicBool::new(false),
         };
         Ok(Self { socket, state: Arc::new(state) })
     }
@@ -123,7 +130,8 @@ impl Listener {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        let Self { socket, .. } = self;
+        let Self { socket, state } = self;
+        state.is_ending.store(true, Ordering::Relaxed);
         drop(socket);
         // Requests in flight are answered.
         let _ = room.acquire_many(CONNECTIONS_MAX as u32).await;
@@ -193,6 +201,28 @@ impl State {
     }
 }
 
+impl envoy::Listener for State {
+    fn sidecar(&self) -> Arc<Sidecar> {
+        self.sidecar.load_full()
+    }
+
+    fn now(&self) -> FileTime {
+        now()
+    }
+
+    fn secret(&self) -> Option<&Zeroizing<String>> {
+        self.secret.as_ref()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.is_ending.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self, refusal: Refusal) {
+        self.tell(refusal);
+    }
+}
+
 async fn over_tls(
     state: Arc<State>,
     (acceptor, names): (TlsAcceptor, Vec<String>),
@@ -228,9 +258,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shutdown = state.shutdown.clone();
-    let service = service_fn(|request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(&state, source, request).await) }
+    let routes = matches!(state.speaks, Speaks::EnvoyGrpc).then(|| envoy::routes(Arc::clone(&state)));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (state, routes) = (Arc::clone(&state), routes.clone());
+        async move {
+            Ok::<_, Infallible>(match (state.speaks, routes) {
+                (Speaks::Http(dialect), _) => respond(&state, dialect, source, request).await,
+                (Speaks::EnvoyGrpc, Some(routes)) => call(routes, source, request).await,
+                (Speaks::EnvoyGrpc, None) => whole(Response::default()),
+            })
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
@@ -246,16 +283,31 @@ where
     let _ = connection.await;
 }
 
+/// A call of Envoy's.
+async fn call(
+    routes: tonic::service::Routes,
+    source: Option<SocketAddr>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    if let Some(source) = source {
+        request.extensions_mut().insert(envoy::Source(source));
+    }
+    match routes.oneshot(request).await {
+        Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+        Err(never) => match never {},
+    }
+}
+
 async fn respond(
     state: &State,
+    dialect: Dialect,
     source: Option<SocketAddr>,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
     let sidecar = state.sidecar.load_full();
-    let Speaks::Http(dialect) = state.speaks else {
-        return whole(sidecar.answer(&Decided::Refused(Refusal::Broken(Broken::NoTarget))));
-    };
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    // Of two hosts none is asked for.
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next().filter(|_| hosts.next().is_none()).and_then(|host| host.to_str().ok());
     let host = host.or(request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let decided =

@@ -3,11 +3,12 @@
 use crate::config::UpstreamPlace;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
-/// A body that is there as a whole.
-pub(super) type Body = Full<Bytes>;
+/// A body, whoever makes it.
+pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Who is in front.
 pub(super) enum Behind {
@@ -24,13 +25,13 @@ impl Upstream {
     }
 
     pub(super) async fn forward(&self, _: Request<Incoming>, _: Behind) -> Response<Body> {
-        let mut response = Response::new(Full::default());
+        let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::BAD_GATEWAY;
-        response
+        whole(response)
     }
 }
 
 /// A whole answer as a stream.
 pub(super) fn whole(response: Response<Bytes>) -> Response<Body> {
-    response.map(Full::new)
+    response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
 }

@@ -1,7 +1,7 @@
 //! Complete configurations of web servers for a sidecar, written from what it advertises: what a person would forget is in them.
 
 use crate::dialect::OWNED;
-use crate::headers::Format;
+use crate::headers::{self, Format};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -131,6 +131,7 @@ impl WebServer {
     /// The parts that depend on what is advertised.
     fn blocks(self, site: &Site<'_>) -> Vec<(&'static str, String)> {
         let advertised: Vec<String> = site.format.advertised().map(|name| title(name.as_str())).collect();
+        let known: Vec<String> = headers::known().map(|name| title(name.as_str())).collect();
         let owned: Vec<String> = OWNED.iter().map(|name| title(name)).collect();
         let secret_name = "X-Sidecar-Secret".to_owned();
         let lines = |names: &[String], line: &dyn Fn(&String) -> String| {
@@ -146,7 +147,8 @@ impl WebServer {
                 let variable = |name: &String| format!("$rcmpd_{}", name.to_lowercase().replace('-', "_"));
                 let upstream =
                     |name: &String| format!("$upstream_http_{}", name.to_lowercase().replace('-', "_"));
-                let dropped: Vec<String> = owned.into_iter().chain([secret_name]).collect();
+                let others = known.into_iter().filter(|name| !advertised.contains(name));
+                let dropped: Vec<String> = others.chain(owned).chain([secret_name]).collect();
                 vec![
                     (
                         "take",
@@ -168,7 +170,7 @@ impl WebServer {
                 ]
             }
             Self::Caddy => {
-                let dropped: Vec<String> = prefixes(advertised.iter().chain(&owned).chain([&secret_name]));
+                let dropped: Vec<String> = prefixes(known.iter().chain(&owned).chain([&secret_name]));
                 vec![
                     ("take", lines(&advertised, &|name| format!("\t\t\t\t{name}"))),
                     ("drop", lines(&dropped, &|name| format!("\t\trequest_header -{name}"))),
@@ -176,8 +178,7 @@ impl WebServer {
                 ]
             }
             Self::Traefik => {
-                let names: Vec<String> =
-                    advertised.iter().chain(&owned).flat_map(|name| aliases(name)).collect();
+                let names: Vec<String> = known.iter().chain(&owned).flat_map(|name| aliases(name)).collect();
                 let tls = site.tls.map_or_else(String::new, |tls| {
                     format!(
                         "        tls: {{ ca: {}, cert: {}, key: {} }}\n",
