@@ -128,8 +128,8 @@ fn presented(certificate: &str) -> Result<Option<Presented>, Refusal> {
     }
 }
 
-/// Lets in, with every advertised header in place of the client's. Envoy takes names away *after* it has put headers in, so none that is
-/// put in may be among those.
+/// Lets in, with every advertised header in place of the client's, however many copies there are. Envoy (seen with 1.40) takes names away
+/// *after* it has put headers in, so none that is put in may be among those.
 fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckResponse {
     let headers = allowed.headers.iter().map(|(name, value)| {
         // What is written is UTF-8 in every encoding that can be chosen.

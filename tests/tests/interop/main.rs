@@ -4,6 +4,7 @@
 
 mod domain_controller;
 mod endpoint_mapper;
+mod envoy;
 mod hostile;
 mod impacket;
 mod oracles;

@@ -1,10 +1,11 @@
 use super::*;
 use crate::Parts;
 use crate::headers::Format;
-use crate::identity::{Assurance, Group, Identify, Identity, Standing};
+use crate::identity::{Identify, Identity, Standing};
 use crate::routes::{Route, Routes};
+use crate::scene::{self, alice, sid};
 use account_store::BoxFuture;
-use dtyp::Sid;
+use base64::Engine;
 use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{Peer, Request as Attributes};
@@ -68,42 +69,22 @@ impl Listener for Around {
     }
 }
 
-fn sid(text: &str) -> Sid {
-    text.parse().expect("a SID")
+/// Somebody of whom one thing is not known, by a policy whose number no double can hold.
+fn somebody() -> Identity {
+    Identity { upn: None, policy_revision: (1 << 53) + 1, ..alice() }
 }
 
-fn alice() -> Identity {
-    let group = |rid: u32, name: Option<&str>| Group {
-        sid: sid(&format!("S-1-5-21-1-2-3-{rid}")),
-        name: name.map(str::to_owned),
-    };
-    Identity {
-        domain: "CONTOSO".to_owned(),
-        is_ours: true,
-        account: "alice".to_owned(),
-        upn: None,
-        full_name: Some("Alice Adams".to_owned()),
-        sid: sid("S-1-5-21-1-2-3-1001"),
-        groups: vec![group(513, Some("Domain Users")), group(1101, None)],
-        method: Some("subject"),
-        assurance: Assurance::Strong(Some("sid")),
-        // Not a number that a double can hold.
-        policy_revision: (1 << 53) + 1,
-        not_after: FileTime::NEVER,
-    }
-}
-
-/// PEM of a new certificate, as it is: DER and percent-encoded like Envoy does it (only letters, digits, `-`, `_`, `.` and `~` stand).
+/// A new certificate: DER, and PEM with everything escaped but what never needs it.
 fn certificate() -> (Vec<u8>, String) {
-    let key = rcgen::KeyPair::generate().expect("there is randomness");
-    let parameters = rcgen::CertificateParams::new(Vec::new()).expect("no names");
-    let certificate = parameters.self_signed(&key).expect("it can be signed");
-    let pem = certificate.pem();
+    let leaf = scene::certificate("alice");
+    let text = base64::engine::general_purpose::STANDARD.encode(&leaf);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
     let escaped = pem.bytes().map(|byte| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
         byte => format!("%{byte:02X}"),
     });
-    (certificate.der().to_vec(), escaped.collect())
+    let escaped = escaped.collect();
+    (leaf, escaped)
 }
 
 fn sidecar(
@@ -174,7 +155,7 @@ fn status(response: &CheckResponse) -> i32 {
 #[tokio::test]
 async fn lets_in_with_every_header_and_the_identity() {
     let (leaf, escaped) = certificate();
-    let (sidecar, known) = sidecar(&leaf, Ok(alice()), Vec::new());
+    let (sidecar, known) = sidecar(&leaf, Ok(somebody()), Vec::new());
     let listener = around(sidecar);
     let mut request = request(&escaped, Some(http("app.example", "/", &[])));
     let source = SocketAddr::from(([192, 0, 2, 1], 4000));
@@ -188,8 +169,8 @@ async fn lets_in_with_every_header_and_the_identity() {
         assert!(headers.insert(header.key.as_str(), header.value.as_str()).is_none(), "{}", header.key);
     }
     assert_eq!(headers["remote-user"], "CONTOSO\\alice");
-    assert_eq!(headers["x-identity-sid"], "S-1-5-21-1-2-3-1001");
-    assert_eq!(headers["x-identity-group-sids"], "S-1-5-21-1-2-3-513,S-1-5-21-1-2-3-1101");
+    assert_eq!(headers["x-identity-sid"], "S-1-5-21-1-2-3-1000");
+    assert_eq!(headers["x-identity-group-sids"], "S-1-5-21-1-2-3-513,S-1-5-21-1-2-3-1100");
     // There is nothing to say, and a client's copy would say it.
     for empty in ["remote-email", "x-identity-upn", "x-identity-token", "x-identity-reference"] {
         assert_eq!(headers[empty], "", "{empty}");
@@ -200,17 +181,17 @@ async fn lets_in_with_every_header_and_the_identity() {
         Some(Kind::StringValue(text)) => text.as_str(),
         other => panic!("{name}: {other:?}"),
     };
-    assert_eq!(text("sid"), "S-1-5-21-1-2-3-1001");
+    assert_eq!(text("sid"), "S-1-5-21-1-2-3-1000");
     assert_eq!(text("domain"), "CONTOSO");
     assert_eq!(text("account"), "alice");
-    assert_eq!(text("method"), "subject");
+    assert_eq!(text("method"), "upn");
     assert_eq!(text("strength"), "strong");
     assert_eq!(text("policy_revision"), "9007199254740993");
     assert_eq!(text("decision"), headers["x-identity-decision"]);
     assert_eq!(fields["upn"].kind, Some(Kind::NullValue(0)));
     let Some(Kind::ListValue(groups)) = &fields["groups"].kind else { panic!("no list of groups") };
     let groups: Vec<_> = groups.values.iter().map(|group| group.kind.clone()).collect();
-    let expected = ["S-1-5-21-1-2-3-513", "S-1-5-21-1-2-3-1101"];
+    let expected = ["S-1-5-21-1-2-3-513", "S-1-5-21-1-2-3-1100"];
     assert_eq!(groups, expected.map(|sid| Some(Kind::StringValue(sid.to_owned()))));
     assert_eq!(*known.sources.lock().expect("nobody panicked"), [Some(source)]);
     assert!(listener.refused.lock().expect("nobody panicked").is_empty());
@@ -219,10 +200,15 @@ async fn lets_in_with_every_header_and_the_identity() {
 #[tokio::test]
 async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
     let (leaf, escaped) = certificate();
-    let (sidecar, _) = sidecar(&leaf, Ok(alice()), Vec::new());
+    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
     let listener = around(sidecar);
-    let names =
-        [("x-identity_sid", "S-1-5-18"), ("remote_user", "root"), ("x_unrelated", ""), ("accept", "*/*")];
+    let names = [
+        ("x-identity_sid", "S-1-5-18"),
+        ("x-identity.upn", "root@x"),
+        ("remote_user", "root"),
+        ("x_unrelated", ""),
+        ("accept", "*/*"),
+    ];
     let mut http = http("app.example", "/", &names);
     let raw = HeaderValue { key: "X-Identity_Group-Sids".to_owned(), ..HeaderValue::default() };
     http.header_map = Some(HeaderMap { headers: vec![raw] });
@@ -242,6 +228,7 @@ async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
         "x-identity_sid",
         "x-identity_group-sids",
         "remote_user",
+        "x-identity.upn",
     ] {
         assert!(removed.iter().any(|removed| removed == name), "{name} reaches the application");
     }
@@ -258,7 +245,7 @@ async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
 #[tokio::test]
 async fn a_header_of_the_client_is_no_certificate() {
     let (leaf, escaped) = certificate();
-    let (sidecar, _) = sidecar(&leaf, Ok(alice()), Vec::new());
+    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
     let listener = around(sidecar);
     let claim = format!("Cert=\"{escaped}\"");
     let forged = http("app.example", "/", &[("x-forwarded-client-cert", &claim), ("client-cert", &escaped)]);
@@ -281,7 +268,7 @@ async fn whoever_may_not_is_denied() {
         ..Route::default()
     };
     let all = Route { host: Some("app.example".to_owned()), ..Route::default() };
-    let (sidecar, _) = sidecar(&leaf, Ok(alice()), vec![admins, all]);
+    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), vec![admins, all]);
     let listener = around(sidecar);
     let at = |host, path| Some(http(host, path, &[]));
     ok(&ask(&listener, request(&escaped, at("app.example:8443", "/?to=/admin"))).await);
@@ -321,7 +308,7 @@ async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
 #[tokio::test]
 async fn a_listener_with_a_secret_wants_it_once() {
     let (leaf, escaped) = certificate();
-    let (sidecar, known) = sidecar(&leaf, Ok(alice()), Vec::new());
+    let (sidecar, known) = sidecar(&leaf, Ok(somebody()), Vec::new());
     let listener = Arc::new(Around {
         sidecar: Mutex::new(sidecar),
         secret: Some(Zeroizing::new("open sesame".to_owned())),
@@ -346,7 +333,7 @@ async fn a_listener_with_a_secret_wants_it_once() {
 #[tokio::test]
 async fn decides_by_what_was_loaded_last() {
     let (leaf, escaped) = certificate();
-    let (before, _) = sidecar(&leaf, Ok(alice()), Vec::new());
+    let (before, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
     let (after, _) = sidecar(&leaf, Err(Refusal::NotMapped("account_disabled")), Vec::new());
     let listener = around(before);
     let at = || Some(http("app.example", "/", &[]));
@@ -358,7 +345,7 @@ async fn decides_by_what_was_loaded_last() {
 
 #[tokio::test]
 async fn tells_its_health() {
-    let (sidecar, _) = sidecar(&[], Ok(alice()), Vec::new());
+    let (sidecar, _) = sidecar(&[], Ok(somebody()), Vec::new());
     for (is_ready, expected) in [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)] {
         let listener = Around {
             sidecar: Mutex::new(Arc::clone(&sidecar)),
