@@ -335,7 +335,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
         ("[store] and [channels]", same_store(&new, old)),
         ("[admin]", new.admin == old.admin),
         ("[telemetry]", new.telemetry == old.telemetry),
-        ("[client] of a sidecar", new.sidecar.is_none() || new.client == old.client),
+        ("[client] of a sidecar", !is_remote(old) || new.client == old.client),
         (
             "[sidecar] source, listen, proxy or timeout_s",
             new.sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
@@ -366,6 +366,10 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     }
     warn_of_weakness(&mapping.policy);
     Ok(revision)
+}
+
+fn is_remote(config: &Config) -> bool {
+    config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == config::Source::Remote)
 }
 
 /// What of a sidecar stays as it is while it serves.

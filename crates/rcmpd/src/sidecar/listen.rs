@@ -253,19 +253,28 @@ fn is_named(certificate: &[u8], names: &[String]) -> bool {
         .any(|name| matches!(name, AlternativeName::Dns(name) if names.contains(&name.to_lowercase())))
 }
 
+/// What a connection speaks.
+#[derive(Clone)]
+enum Voice {
+    Http(Dialect),
+    Grpc(tonic::service::Routes),
+}
+
 async fn connection<S>(state: Arc<State>, stream: S, source: Option<SocketAddr>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shutdown = state.shutdown.clone();
-    let routes = matches!(state.speaks, Speaks::EnvoyGrpc).then(|| envoy::routes(Arc::clone(&state)));
+    let voice = match state.speaks {
+        Speaks::Http(dialect) => Voice::Http(dialect),
+        Speaks::EnvoyGrpc => Voice::Grpc(envoy::routes(Arc::clone(&state))),
+    };
     let service = service_fn(|request: Request<Incoming>| {
-        let (state, routes) = (Arc::clone(&state), routes.clone());
+        let (state, voice) = (Arc::clone(&state), voice.clone());
         async move {
-            Ok::<_, Infallible>(match (state.speaks, routes) {
-                (Speaks::Http(dialect), _) => respond(&state, dialect, source, request).await,
-                (Speaks::EnvoyGrpc, Some(routes)) => call(routes, source, request).await,
-                (Speaks::EnvoyGrpc, None) => whole(Response::default()),
+            Ok::<_, Infallible>(match voice {
+                Voice::Http(dialect) => respond(&state, dialect, source, request).await,
+                Voice::Grpc(routes) => call(routes, source, request).await,
             })
         }
     });
@@ -305,10 +314,10 @@ async fn respond(
     mut request: Request<Incoming>,
 ) -> Response<Body> {
     let sidecar = state.sidecar.load_full();
-    // Of two hosts none is asked for.
+    // Of two hosts none is asked for, and a whole URL goes before a header (RFC 9112, section 3.2.2).
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next().filter(|_| hosts.next().is_none()).and_then(|host| host.to_str().ok());
-    let host = host.or(request.uri().authority().map(|authority| authority.as_str())).unwrap_or_default();
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let decided =
         sidecar.check(dialect, request.headers(), (host, path), state.secret.as_ref(), (source, now())).await;
