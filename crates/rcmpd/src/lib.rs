@@ -19,6 +19,7 @@ pub mod quickstart;
 pub mod rehearsal;
 pub mod responder;
 pub mod serve;
+pub mod sidecar;
 pub mod signing;
 pub mod stores;
 pub mod telemetry;
