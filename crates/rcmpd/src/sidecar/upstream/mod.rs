@@ -59,6 +59,7 @@ pub enum Behind {
 /// How long things may take. The defaults are for the world, others for tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
+    pub(crate) turn: Duration,
     pub(crate) head: Duration,
     /// Between two pieces of a request's body.
     pub(crate) client: Duration,
@@ -68,7 +69,12 @@ pub(crate) struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { head: HEAD_TIMEOUT, client: body::CLIENT_TIMEOUT, application: body::APPLICATION_TIMEOUT }
+        Self {
+            turn: TURN_TIMEOUT,
+            head: HEAD_TIMEOUT,
+            client: body::CLIENT_TIMEOUT,
+            application: body::APPLICATION_TIMEOUT,
+        }
     }
 }
 
@@ -129,7 +135,7 @@ impl Upstream {
             return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
         };
         let upgrade = hop::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-        let Ok(Ok(permit)) = timeout(TURN_TIMEOUT, Arc::clone(&self.room).acquire_owned()).await else {
+        let Ok(Ok(permit)) = timeout(self.patience.turn, Arc::clone(&self.room).acquire_owned()).await else {
             self.complaints
                 .say("full", || warn!(limit = REQUESTS_MAX, "The application has too many requests"));
             return plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n");

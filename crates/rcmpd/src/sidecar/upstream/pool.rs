@@ -114,6 +114,12 @@ impl Pool {
         }
     }
 
+    /// How many connections are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn take(&self) -> Option<SendRequest<Paced>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(Kept { sender, since }) = kept.pop() {
