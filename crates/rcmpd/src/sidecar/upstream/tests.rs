@@ -358,6 +358,7 @@ async fn what_is_not_safe_is_not_sent_twice() {
     read_until(&mut stream, "\r\n\r\n").await;
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
     read_until(&mut client, "ok").await;
+    is_kept(&pool).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
         .await
