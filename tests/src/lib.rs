@@ -6,5 +6,6 @@ pub mod client;
 pub mod openssl;
 pub mod peers;
 mod service;
+pub mod web;
 
 pub use service::{Demo, Finished, Service, binary};

@@ -26,6 +26,11 @@ pub fn impacket_python() -> PathBuf {
     private().join("venv/bin/python")
 }
 
+/// A web server that comes as a binary in a wheel.
+pub fn web_tool(name: &str) -> PathBuf {
+    private().join("web/bin").join(name)
+}
+
 /// A collector of OpenTelemetry's: what it receives it sends on. It ends with this value.
 #[derive(Debug)]
 pub struct Rotel {

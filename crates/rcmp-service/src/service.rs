@@ -302,6 +302,12 @@ impl Mapper {
         Answer::refused(reason, &self.policy)
     }
 
+    /// The verified path of a certificate, or none where chains are not verified; for whoever asks somebody else whose it is.
+    pub async fn verified(&self, certificate: &[u8], now: FileTime) -> Result<Option<Arc<Path>>, Reason> {
+        let certificate = Certificate::parse(certificate).map_err(|_| Reason::MalformedCertificate)?;
+        self.verify(&certificate, now, &mut NoTrace).await
+    }
+
     /// Makes the same decision for whoever does not need the answer, and says for whom it is.
     pub async fn rehearse(&self, request: &[u8], now: FileTime) -> Result<Arc<Record>, Reason> {
         self.decide_here(request, now, &mut NoTrace).await.map(|decision| decision.record)

@@ -8,6 +8,7 @@
 )]
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Tells which account and groups an X.509 client certificate belongs to.
@@ -86,6 +87,9 @@ pub enum Command {
         /// Certificates of the issuers.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
+        /// Say, too, whether the routes of [sidecar] let it in there.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -135,6 +139,36 @@ pub enum Command {
     /// The audit log: its signing key, and whether it is whole
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print a complete, safe configuration of a web server for the sidecar of a configuration
+    #[command(
+        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx -c FILE --site app.example --listen 0.0.0.0:443 --certificate /etc/ssl/app.pem --key /etc/ssl/app.key"
+    )]
+    ProxyConfig(ProxyConfigArgs),
+    /// Serve a page that shows whatever it is told, for trying a web server with client certificates out
+    ///
+    /// It is the application behind the web server: it answers every request with the headers that arrived, in JSON or, for
+    /// browsers, as a table. It believes everything and protects nothing, so it is for trial only, and listens on loopback
+    /// addresses unless --anywhere is given. In JSON, bytes that are not visible ASCII are percent-encoded, and % too.
+    #[command(after_help = "Example:\n  rcmpd page --listen 127.0.0.1:8080")]
+    Page {
+        /// The address to listen on.
+        #[arg(long, value_name = "ADDR", required_unless_present = "unix")]
+        listen: Option<SocketAddr>,
+        /// A Unix socket to listen on, which must not exist.
+        #[arg(long, value_name = "PATH")]
+        unix: Option<PathBuf>,
+        /// Listen even where others can reach it.
+        #[arg(long)]
+        anywhere: bool,
+    },
+    /// Go through a web server's front door as an attacker would, and tell what leaks
+    ///
+    /// The URL leads through the web server to `rcmpd page`; of another page only statuses can be judged. Everything that is
+    /// sent is harmless to the page, but the web server and the sidecar log some hundred refusals.
+    #[command(
+        after_help = "Exit codes: 0 nothing leaks, 2 wrong use, 3 something leaks, 4 not reachable, or the server is not believed,\n6 unusable input, 7 nothing leaks as far as it could be checked.\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
+    )]
+    CheckProxy(CheckProxyArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell.
@@ -184,6 +218,65 @@ pub struct MapArgs {
     pub timeout: u64,
     #[command(flatten)]
     pub json: JsonArg,
+}
+
+/// Which web server to check, and with what.
+#[derive(Args, Debug)]
+pub struct CheckProxyArgs {
+    /// The page, through the web server.
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// A client certificate that is let in, PEM, with its chain.
+    #[arg(long, value_name = "PEM")]
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    #[arg(long, value_name = "KEY")]
+    pub key: PathBuf,
+    /// What its account is called, as an identity header has it.
+    #[arg(long, value_name = "NAME")]
+    pub expect_user: Option<String>,
+    /// Certificates of the authorities that the web server's own certificate may be of.
+    #[arg(long, value_name = "PEM", required_unless_present = "trust_any_server")]
+    pub ca: Option<PathBuf>,
+    /// Believe whoever answers as the web server: what is found out may be somebody else's.
+    #[arg(long, conflicts_with = "ca")]
+    pub trust_any_server: bool,
+    /// Another client certificate that is let in, of another account.
+    #[arg(long, value_name = "PEM", requires = "other_key")]
+    pub other_certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "KEY", requires = "other_certificate")]
+    pub other_key: Option<PathBuf>,
+    /// Another host of the same web server.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub other_host: Option<String>,
+    /// Connect to this in place of the URL's host.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub connect: Option<String>,
+    /// Identity headers that the application believes beside X-Identity-…; all that are known, unless it is said.
+    #[arg(long, value_name = "PRESET")]
+    pub preset: Vec<PresetArg>,
+    /// The port where the web server may speak HTTP without TLS.
+    #[arg(long, default_value_t = 80, value_name = "N")]
+    pub plain_port: u16,
+    /// How long to wait for each answer, in seconds.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// A set of identity headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PresetArg {
+    /// Remote-User and others.
+    Remote,
+    /// X-Forwarded-User and others.
+    Forwarded,
+    /// X-Remote-User and others.
+    LookupIdentity,
+    /// Only X-Identity-….
+    None,
 }
 
 /// A mapping method.
@@ -299,6 +392,59 @@ pub struct AccountFields {
     /// When it expires: seconds since 1970, or "never".
     #[arg(long, value_name = "WHEN")]
     pub expires: Option<String>,
+}
+
+/// Which web server, and what it serves.
+#[derive(Args, Debug)]
+pub struct ProxyConfigArgs {
+    /// Which web server.
+    pub server: WebServerArg,
+    /// The name by which clients know it.
+    #[arg(long, default_value = "app.example", value_name = "NAME")]
+    pub site: String,
+    /// Where it listens.
+    #[arg(long, default_value = "0.0.0.0:443", value_name = "ADDR")]
+    pub listen: std::net::SocketAddr,
+    /// Its certificate with the chain; for HAProxy with the key in the same file.
+    #[arg(long, default_value = "/etc/ssl/app.pem", value_name = "FILE")]
+    pub certificate: PathBuf,
+    /// Its key.
+    #[arg(long, default_value = "/etc/ssl/app.key", value_name = "FILE")]
+    pub key: PathBuf,
+    /// The authorities of clients' certificates; otherwise the anchor of [mapping].
+    #[arg(long, value_name = "PEM")]
+    pub client_ca: Option<PathBuf>,
+    /// Where the application is; otherwise the listener's upstream.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub application: Option<String>,
+    /// The certificate that the web server shows to a listener with tls.
+    #[arg(long, value_name = "PEM", requires = "proxy_key")]
+    pub proxy_certificate: Option<PathBuf>,
+    /// The key of that.
+    #[arg(long, value_name = "FILE")]
+    pub proxy_key: Option<PathBuf>,
+    /// Put the listener's secret into what is printed, instead of a word to replace.
+    #[arg(long)]
+    pub with_secret: bool,
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+/// A web server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WebServerArg {
+    /// auth_request.
+    Nginx,
+    /// ext_authz over gRPC.
+    Envoy,
+    /// The sidecar stands behind it.
+    Haproxy,
+    /// ForwardAuth.
+    Traefik,
+    /// forward_auth.
+    Caddy,
+    /// The sidecar stands behind it.
+    Apache,
 }
 
 /// `rcmpd mapping …`
@@ -807,6 +953,11 @@ mod tests {
             "rcmpd audit key F",
             "rcmpd audit verify F --heads H",
             "rcmpd audit verify F G --heads H --public-key P --public-key Q --json",
+            "rcmpd page --listen 127.0.0.1:8080",
+            "rcmpd page --unix P --anywhere",
+            "rcmpd check-proxy https://a/ --certificate C --key K --ca A --expect-user U --json",
+            "rcmpd check-proxy https://a/ --certificate C --key K --trust-any-server --preset remote --connect h:1",
+            "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C --other-key K --other-host b",
             "rcmpd completions bash",
             "rcmpd man",
         ] {
@@ -821,6 +972,11 @@ mod tests {
             "rcmpd domain add FABRIKAM --sid S-1 --name f.example -c F",
             "rcmpd domain add FABRIKAM --sid S-1 --name f --direction both --server h --via B -c F",
             "rcmpd audit verify F --public-key P",
+            "rcmpd page",
+            "rcmpd check-proxy https://a/ --certificate C --key K",
+            "rcmpd check-proxy https://a/ --certificate C --ca A",
+            "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C",
+            "rcmpd check-proxy https://a/ --certificate C --key K --ca A --trust-any-server",
             "rcmpd quickstart --port 70000",
             "rcmpd account set a --enable --disable -c F",
         ] {

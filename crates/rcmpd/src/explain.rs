@@ -5,7 +5,7 @@ use crate::serve::now;
 use crate::stores::Accounts;
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
 use rcmp_service::trace::Step;
-use rcmp_service::{Domains, Form, Mapper};
+use rcmp_service::{Answer, Domains, Form, Mapper};
 use std::time::{Duration, Instant};
 
 /// Decides, and explains the decision.
@@ -16,7 +16,7 @@ pub async fn explain(
     request: &[u8],
     certificate: &[u8],
     config: &str,
-) -> anyhow::Result<(rcmp_service::Reason, Explanation)> {
+) -> anyhow::Result<(Answer, Explanation)> {
     let mut steps = Vec::new();
     let answer = mapper.explain_among(domains, request, now(), &mut steps).await;
     let mut explanation = Explanation::new(mapper, request, &steps, &answer);
@@ -35,7 +35,7 @@ pub async fn explain(
         let (reason, nearest) = (answer.reason, nearest.into_miss());
         explanation.advise(&Advice { certificate, reason, mapper, steps: &steps, nearest, config });
     }
-    Ok((answer.reason, explanation))
+    Ok((answer, explanation))
 }
 
 /// How long somebody waits for the nearest miss. What was found by then is told.

@@ -5,6 +5,7 @@
 pub mod ask;
 pub mod audit;
 pub mod certificates;
+pub mod check_proxy;
 pub mod cli;
 pub mod commands;
 pub mod config;

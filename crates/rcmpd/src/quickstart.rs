@@ -45,6 +45,7 @@ pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
         files.push(at(&format!("certs/{name}.pem")));
         files.push(at(&format!("certs/{name}.key")));
     }
+    files.extend([at("certs/site.pem"), at("certs/site.key")]);
     if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
         bail!("{} exists already, and nothing is overwritten; choose another folder", taken.display());
     }
@@ -66,6 +67,10 @@ pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
         write_new(&at(&format!("certs/{name}.key")), &key.serialize_pem(), 0o600)?;
         mappings.push(mapping(name, certificate.der())?);
     }
+
+    let (certificate, key) = site(&ca)?;
+    write_new(&at("certs/site.pem"), &certificate.pem(), 0o644)?;
+    write_new(&at("certs/site.key"), &key.serialize_pem(), 0o600)?;
 
     let key = SealingKey::create(&at("accounts.key"))?;
     SqliteStore::create(&at("accounts.db"), &domain)?;
@@ -180,6 +185,25 @@ fn certificate(
         "mallory" => params.subject_alt_names = vec![principal_name(&format!("mallory@{DNS}"))],
         _ => {}
     }
+    let key = KeyPair::generate()?;
+    let issuer: &Issuer<'_, KeyPair> = ca;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok((certificate, key))
+}
+
+/// The certificate of a web server, to try the sidecar behind.
+fn site(ca: &CertifiedIssuer<'_, KeyPair>) -> anyhow::Result<(rcgen::Certificate, KeyPair)> {
+    let mut params = params();
+    // Browsers and others take no longer ones from servers.
+    params.not_after = params.not_before + Duration::days(397);
+    params.distinguished_name = name(Some("Servers"), &format!("site.{DNS}"));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.subject_alt_names = vec![
+        SanType::DnsName(format!("site.{DNS}").try_into()?),
+        SanType::DnsName("localhost".try_into()?),
+        SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()),
+    ];
     let key = KeyPair::generate()?;
     let issuer: &Issuer<'_, KeyPair> = ca;
     let certificate = params.signed_by(&key, issuer)?;

@@ -84,6 +84,11 @@ pub struct Accounts {
 }
 
 impl Accounts {
+    /// None.
+    pub fn nobody(domain: Domain) -> Self {
+        Self::listed(Arc::new(MemoryStore::new(domain)))
+    }
+
     fn listed(admin: Arc<dyn AccountAdmin>) -> Self {
         Self { store: Arc::clone(&admin) as _, admin: Some(admin) }
     }

@@ -1,7 +1,7 @@
 //! From a proxy's request to an answer.
 
 use crate::cache::{Cache, Key, Remembered};
-use crate::dialect::{Dialect, Presented};
+use crate::dialect::{Dialect, Presented, plain_name};
 use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity};
 use crate::refusal::{Broken, Outcome, Refusal};
@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use quick_cache::sync::Cache as QuickCache;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 /// How long it is remembered that nobody is mapped, at most.
 const DENIAL_MAX: Duration = Duration::from_secs(5);
-/// Identities that are kept for those whose headers did not hold them.
+/// Identities that are kept for those whose headers did not hold them, at least.
 const REFERENCES_MAX: usize = 1024;
 /// The header in which a proxy shows the listener's secret.
 pub const SECRET: HeaderName = HeaderName::from_static("x-sidecar-secret");
@@ -132,10 +132,11 @@ impl Sidecar {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
         let nobody = format.nobody();
         let owned = crate::dialect::OWNED.map(str::to_owned);
-        let advertised = nobody.keys().map(|name| name.as_str().to_owned());
-        let reserved = advertised.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
+        let known = crate::headers::known().map(|name| name.as_str().to_owned());
+        let reserved = known.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
-        let references = QuickCache::new(REFERENCES_MAX);
+        // Whatever is remembered may stand for one.
+        let references = QuickCache::new(remembered_max.max(REFERENCES_MAX));
         let meter = Meter::default();
         Self { identify, routes, format, nobody, reserved, token, remember, cache, references, meter }
     }
@@ -180,14 +181,8 @@ impl Sidecar {
         secret: Option<&Zeroizing<String>>,
         (source, now): (Option<SocketAddr>, FileTime),
     ) -> Decided {
-        let shown = |secret: &Zeroizing<String>| {
-            let mut values = headers.get_all(SECRET).iter();
-            let (value, more) = (values.next(), values.next());
-            let value = value.map_or(&b""[..], HeaderValue::as_bytes);
-            more.is_none() && bool::from(value.ct_eq(secret.as_bytes()))
-        };
         let presented = match secret {
-            Some(secret) if !shown(secret) => Err(Refusal::Broken(Broken::Secret)),
+            Some(secret) if !shows(headers, secret) => Err(Refusal::Broken(Broken::Secret)),
             _ => dialect.presented(headers),
         };
         let target = dialect.target(headers, own);
@@ -244,7 +239,8 @@ impl Sidecar {
     }
 
     async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: FileTime) -> Remembered {
-        let after = |time: Duration| FileTime(now.0.saturating_add(time.as_nanos() as u64 / 100));
+        let steps = |time: Duration| u64::try_from(time.as_nanos() / 100).unwrap_or(u64::MAX);
+        let after = |time: Duration| FileTime(now.0.saturating_add(steps(time)));
         let outcome = match decision_name() {
             Some(decision) => match self.identify.identify(presented, &decision, source, now).await {
                 Ok(identity) => Ok(self.allow(identity, presented, decision, now)),
@@ -315,16 +311,35 @@ impl Sidecar {
 
     /// Takes away what only we and the proxy may say.
     pub fn strip(&self, headers: &mut HeaderMap) {
-        // Some servers take `_` for `-`.
-        let is_alias =
-            |name: &str| name.contains('_') && self.reserved.contains(name.replace('_', "-").as_str());
-        let is_reserved = |name: &str| self.reserved.contains(name) || is_alias(name);
-        let forged: Vec<HeaderName> =
-            headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+        let is_reserved = |name: &&HeaderName| self.reserved.contains(plain_name(name.as_str()).as_ref());
+        let forged: Vec<HeaderName> = headers.keys().filter(is_reserved).cloned().collect();
         for name in forged {
             headers.remove(name);
         }
     }
+
+    /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved and not advertised, and
+    /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
+    pub(crate) fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+        let reserved = self.reserved.iter();
+        let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
+        let aliases = reserved.map(|name| name.replace('-', "_"));
+        let of_request = names.map(str::to_ascii_lowercase).filter(|name| self.is_alias(name));
+        unadvertised.chain(aliases).chain(of_request).collect()
+    }
+
+    /// Whether some servers take a name for a reserved one: `_` is `-` to them.
+    fn is_alias(&self, name: &str) -> bool {
+        !self.reserved.contains(name) && self.reserved.contains(plain_name(name).as_ref())
+    }
+}
+
+/// Whether a proxy shows the listener's secret, once.
+pub(crate) fn shows(headers: &HeaderMap, secret: &Zeroizing<String>) -> bool {
+    let mut values = headers.get_all(SECRET).iter();
+    let (value, more) = (values.next(), values.next());
+    let is_it = |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(secret.as_bytes()));
+    more.is_none() && value.is_some_and(is_it)
 }
 
 /// A name that nobody can guess.

@@ -139,6 +139,9 @@ enum Meaning {
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Remote, Self::Forwarded, Self::LookupIdentity, Self::None];
+
     const fn headers(self) -> &'static [(&'static str, Meaning)] {
         match self {
             Self::Remote => &[
@@ -170,6 +173,12 @@ impl Preset {
             _ => ',',
         }
     }
+}
+
+/// Every header that some set has: what an application may read, whichever set is chosen, is nothing for a client to say.
+pub fn known() -> impl Iterator<Item = HeaderName> {
+    let sets = Preset::ALL.into_iter().flat_map(|preset| preset.headers());
+    sets.map(|(name, _)| HeaderName::from_static(name)).chain(OWN)
 }
 
 /// Facts of a decision that are not the account's.
@@ -257,15 +266,22 @@ impl Format {
     pub fn user(&self, identity: &Identity) -> String {
         let qualified = || format!("{}\\{}", identity.domain, identity.account);
         match self.user {
-            UserForm::Plain if identity.is_ours => identity.account.clone(),
-            UserForm::Upn => identity.upn.clone().unwrap_or_else(qualified),
+            // What reads like an account of another domain is told apart from it.
+            UserForm::Plain if identity.is_ours && !identity.account.contains('\\') => {
+                identity.account.clone()
+            }
+            UserForm::Upn => {
+                let upn = identity.upn.clone().filter(|upn| upn.contains('@') && !upn.contains('\\'));
+                upn.unwrap_or_else(qualified)
+            }
             UserForm::Domain | UserForm::Plain => qualified(),
         }
     }
 
     fn group(&self, identity: &Identity, group: &Group) -> String {
         let given = || self.group_names.get(&group.sid).cloned();
-        let own = || group.name.clone().filter(|name| identity.is_ours && !looks_like_sid(name));
+        let is_usable = |name: &String| identity.is_ours && !name.is_empty() && !looks_like_sid(name);
+        let own = || group.name.clone().filter(is_usable);
         match self.groups {
             GroupForm::Sids => None,
             GroupForm::Names => given().or_else(own),
@@ -283,9 +299,7 @@ impl Encoding {
     fn text(self, text: &str) -> String {
         match self {
             Self::Structured => structured(text),
-            _ if text.trim() == text => self.escaped(text, None),
-            // Spaces at the ends are not a header's.
-            _ => self.escaped(text, None).replace(' ', "%20"),
+            _ => self.escaped(text, None),
         }
     }
 
@@ -301,9 +315,13 @@ impl Encoding {
 
     fn escaped(self, text: &str, separator: Option<char>) -> String {
         let mut escaped = String::with_capacity(text.len());
-        for c in text.chars() {
+        // Readers of a header, and of a list in it, cut off what is white at the ends.
+        let inner = text.trim();
+        let start = text.len() - text.trim_start().len();
+        for (at, c) in text.char_indices() {
             let stands = match c {
                 '%' => false,
+                _ if !(start..start + inner.len()).contains(&at) => false,
                 c if Some(c) == separator => false,
                 ' '..='~' => true,
                 c => self == Self::Utf8 && !c.is_control(),

@@ -12,13 +12,17 @@
 mod cache;
 mod decide;
 pub mod dialect;
+pub mod envoy;
 pub mod headers;
 mod identity;
+pub mod proxy_config;
 mod refusal;
 pub mod routes;
+#[cfg(test)]
+mod scene;
 pub mod token;
 
 pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};
-pub use refusal::{Outcome, Refusal};
+pub use refusal::{Broken, Outcome, Refusal};

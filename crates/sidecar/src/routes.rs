@@ -60,6 +60,10 @@ impl Routes {
         }
         let Some((host, path)) = target else { return Err(Refusal::Broken(Broken::NoTarget)) };
         let host = host_of(host);
+        // What is no host, a list for one, is no route's.
+        if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte)) {
+            return Err(Refusal::NotAllowed);
+        }
         let mut of_host =
             self.0.iter().enumerate().filter(|(_, route)| route.host_rank(&host).is_some()).peekable();
         if of_host.peek().is_none() {
@@ -68,7 +72,7 @@ impl Routes {
         let goes_by_path =
             self.0.iter().any(|route| route.path.is_some() && route.host_rank(&host).is_some());
         let path = match goes_by_path {
-            true => plain_path(path).ok_or(Refusal::AmbiguousPath)?,
+            true => path_of(&host, path).and_then(plain_path).ok_or(Refusal::AmbiguousPath)?,
             false => String::new(),
         };
         let rank = |route: &Route| Some((route.host_rank(&host)?, route.path_rank(&path)?));
@@ -148,18 +152,27 @@ pub fn host_of(authority: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// A path as every program reads it: without its query, percent-encoding undone, no empty, `.` or `..` segments. `None` for one that
-/// programs read differently: with encoded separators, backslashes, parameters, control characters or a way out of the root.
-fn plain_path(path: &str) -> Option<String> {
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    // Somebody may ask with a whole URL (RFC 9112, section 3.2.2).
-    let path = match path.find("://") {
-        Some(at) if !path.starts_with('/') => {
-            let after = &path[at + 3..];
-            after.find('/').map_or("/", |slash| &after[slash..])
-        }
-        _ => path,
+/// The path of a request's target, which may be a whole URL (RFC 9112, section 3.2.2). `None` where that is of another host: of the two
+/// programs choose differently.
+fn path_of<'a>(host: &str, target: &'a str) -> Option<&'a str> {
+    let Some((scheme, after)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+        return Some(target);
     };
+    let (authority, path) = after.split_at(after.find(['/', '?', '#']).unwrap_or(after.len()));
+    let is_http = ["http", "https"].iter().any(|http| http.eq_ignore_ascii_case(scheme));
+    let path = if path.is_empty() { "/" } else { path };
+    (is_http && host_of(authority) == host).then_some(path)
+}
+
+/// A path as every program reads it: without its query, percent-encoding undone, no empty, `.` or `..` segments. `None` for one that
+/// programs read differently: with encoded separators, backslashes, parameters, fragments, control characters, a host in front, empty
+/// segments for `..` to take away, or a way out of the root. A route's path is one that comes out as it
+/// went in, but for a slash at its end.
+pub fn plain_path(path: &str) -> Option<String> {
+    let path = path.split('?').next().unwrap_or_default();
+    if path.starts_with("//") {
+        return None;
+    }
     let mut plain = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -168,11 +181,11 @@ fn plain_path(path: &str) -> Option<String> {
                 let mut digit = || char::from(bytes.next()?).to_digit(16);
                 let decoded = (digit()? * 16 + digit()?) as u8;
                 match decoded {
-                    b'/' | b'\\' | b'%' | b';' => return None,
+                    b'/' | b'\\' | b'%' | b';' | b'?' | b'#' => return None,
                     decoded => decoded,
                 }
             }
-            b'\\' | b';' => return None,
+            b'\\' | b';' | b'#' => return None,
             byte => byte,
         };
         if decoded.is_ascii_control() {
@@ -182,9 +195,13 @@ fn plain_path(path: &str) -> Option<String> {
     }
     let plain = String::from_utf8(plain).ok()?;
     let mut segments: Vec<&str> = Vec::new();
+    let mut had_empty = false;
     for segment in plain.strip_prefix('/')?.split('/') {
         match segment {
-            "" | "." => {}
+            "" => had_empty = true,
+            "." => {}
+            // Where empty segments are kept, it takes away one of those (RFC 3986, section 5.2.4).
+            ".." if had_empty => return None,
             ".." => {
                 segments.pop()?;
             }
@@ -224,10 +241,22 @@ mod tests {
             ("app.example", "/administrators", Ok(Some(3))),
             ("app.example", "/admin/keys/1", Ok(Some(4))),
             ("app.example", "/x/../admin", Ok(Some(0))),
-            ("app.example", "//admin", Ok(Some(0))),
+            ("app.example", "/admin//keys", Ok(Some(4))),
             ("app.example", "/%61dmin", Ok(Some(0))),
             ("app.example", "/./admin/.", Ok(Some(0))),
-            ("app.example", "http://other/admin", Ok(Some(0))),
+            ("app.example", "http://app.example:80/admin", Ok(Some(0))),
+            ("app.example", "HTTPS://app.example", Ok(Some(3))),
+            ("app.example", "http://app.example?/admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "http://other/admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "x://app.example/admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "x/../http://app.example/admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "//admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "//other/admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/admin//../x", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/x#/../admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/x%23", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/admin%3fx", Err(Refusal::AmbiguousPath)),
+            ("app.example, other.example", "/status", Err(Refusal::NotAllowed)),
             ("other.example", "/status", Ok(Some(1))),
             ("example", "/status/x", Ok(Some(2))),
             ("example", "/", Err(Refusal::NotAllowed)),

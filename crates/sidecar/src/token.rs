@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use dtyp::FileTime;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Groups in a token; with more, `groups` is left out and `groups_omitted` is there: a token has to fit a header.
@@ -63,7 +64,6 @@ impl TokenSigner {
         let (key, mut jwk) = match Ed25519KeyPair::from_pkcs8(pkcs8) {
             Ok(pair) => {
                 let x = BASE64URL.encode(pair.public_key().as_ref());
-                // RFC 7638, section 3.2: the required members, in the order of their names.
                 (Key::Ed25519(pair), json!({ "crv": "Ed25519", "kty": "OKP", "x": x }))
             }
             Err(_) => {
@@ -76,7 +76,7 @@ impl TokenSigner {
                 (Key::P256(pair), json!({ "crv": "P-256", "kty": "EC", "x": x, "y": y }))
             }
         };
-        let kid = BASE64URL.encode(Sha256::digest(jwk.to_string()));
+        let kid = thumbprint(&jwk);
         let algorithm = match key {
             Key::Ed25519(_) => "EdDSA",
             Key::P256(_) => "ES256",
@@ -106,7 +106,8 @@ impl TokenSigner {
             Key::P256(_) => "ES256",
         };
         let now = now.to_unix();
-        let end = (now + self.lifetime.as_secs() as i64).min(identity.not_after.to_unix());
+        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
+        let end = now.saturating_add(lifetime).min(identity.not_after.to_unix());
         let mut claims = json!({
             "iss": self.issuer,
             "aud": self.audience,
@@ -142,5 +143,194 @@ impl TokenSigner {
             Key::P256(pair) => BASE64URL.encode(pair.sign(&self.random, signed.as_bytes()).ok()?),
         };
         Some(format!("{signed}.{signature}"))
+    }
+}
+
+/// The thumbprint of a key (RFC 7638, section 3) by SHA-256. `required` has the required members and no other.
+fn thumbprint(required: &Value) -> String {
+    // In the order of their names, whichever order a map keeps.
+    let members: BTreeMap<_, _> = required.as_object().into_iter().flatten().collect();
+    let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    BASE64URL.encode(Sha256::digest(format!("{{{}}}", members.join(","))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Group;
+    use crate::scene::{alice, sid};
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, ED25519, UnparsedPublicKey,
+    };
+
+    fn ed25519() -> Vec<u8> {
+        Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key can be made").as_ref().to_vec()
+    }
+
+    fn p256() -> Vec<u8> {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
+        key.expect("a key can be made").as_ref().to_vec()
+    }
+
+    fn signer(key: &[u8], lifetime: Duration) -> TokenSigner {
+        let (issuer, audience) = ("https://proxy.example".to_owned(), "app".to_owned());
+        TokenSigner::new(key, issuer, audience, lifetime).expect("the key is good")
+    }
+
+    fn now() -> FileTime {
+        FileTime::from_unix(1_900_000_000)
+    }
+
+    fn facts() -> Facts<'static> {
+        Facts { decision: "d0", certificate: &[0xff; 32], token: None }
+    }
+
+    fn decoded(part: &str) -> Vec<u8> {
+        BASE64URL.decode(part).expect("base64url")
+    }
+
+    fn json_of(part: &str) -> Value {
+        serde_json::from_slice(&decoded(part)).expect("JSON")
+    }
+
+    fn claims(signer: &TokenSigner, identity: &Identity) -> Value {
+        let token = signer.sign(identity, "CONTOSO\\alice", &facts(), now()).expect("it can be signed");
+        json_of(token.split('.').nth(1).expect("three parts"))
+    }
+
+    /// Whether somebody who has nothing but the JWK set takes the token.
+    fn verifies(jwks: &Value, token: &str) -> bool {
+        let Some((signed, signature)) = token.rsplit_once('.') else { return false };
+        let header = json_of(signed.split('.').next().expect("a header"));
+        let keys = jwks["keys"].as_array().expect("keys");
+        let Some(key) = keys.iter().find(|key| key["kid"] == header["kid"]) else { return false };
+        assert_eq!(key["alg"], header["alg"]);
+        let member = |name: &str| decoded(key[name].as_str().expect("a member"));
+        let (signed, signature) = (signed.as_bytes(), decoded(signature));
+        match key["kty"].as_str() {
+            Some("OKP") => UnparsedPublicKey::new(&ED25519, member("x")).verify(signed, &signature).is_ok(),
+            Some("EC") => {
+                let point = [vec![4], member("x"), member("y")].concat();
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(signed, &signature).is_ok()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_published_key_verifies_what_was_signed() {
+        for (key, kty, crv, alg) in [(ed25519(), "OKP", "Ed25519", "EdDSA"), (p256(), "EC", "P-256", "ES256")]
+        {
+            let signer = signer(&key, Duration::from_secs(60));
+            let jwks = signer.jwks();
+            let jwk = &jwks["keys"][0];
+            assert_eq!(
+                [&jwk["kty"], &jwk["crv"], &jwk["alg"], &jwk["use"]],
+                [kty, crv, alg, "sig"].map(Value::from).each_ref()
+            );
+            assert!(jwk.get("d").is_none(), "it is public");
+            let token = signer.sign(&alice(), "alice", &facts(), now()).expect("it can be signed");
+            assert_eq!(token.split('.').count(), 3);
+            assert_eq!(json_of(token.split('.').next().expect("a header"))["typ"], "JWT");
+            assert!(verifies(&jwks, &token));
+            let parts: Vec<&str> = token.split('.').collect();
+            let other = BASE64URL
+                .encode(String::from_utf8(decoded(parts[1])).expect("UTF-8").replace("alice", "admin"));
+            assert!(!verifies(&jwks, &format!("{}.{other}.{}", parts[0], parts[2])));
+        }
+        let of_another = signer(&ed25519(), Duration::ZERO).sign(&alice(), "alice", &facts(), now());
+        let jwks = signer(&ed25519(), Duration::ZERO).jwks();
+        assert!(!verifies(&jwks, &of_another.expect("it can be signed")));
+    }
+
+    #[test]
+    fn keys_of_other_kinds_are_refused() {
+        let random = SystemRandom::new();
+        let p384 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &random);
+        let p384 = p384.expect("a key can be made");
+        let whole = p256();
+        for key in [&b""[..], b"key", p384.as_ref(), &whole[..whole.len() - 1]] {
+            let made = TokenSigner::new(key, String::new(), String::new(), Duration::ZERO);
+            assert_eq!(made.map(|_| ()), Err(UnusableKey));
+        }
+    }
+
+    #[test]
+    fn kid_is_the_thumbprint() {
+        // RFC 7638, section 3.1.
+        let n = concat!(
+            "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknj",
+            "hMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQ",
+            "vRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzK",
+            "nqDKgw",
+        );
+        let rsa = json!({ "n": n, "kty": "RSA", "e": "AQAB" });
+        assert_eq!(thumbprint(&rsa), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+        // RFC 8037, appendix A.3.
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let okp = json!({ "x": x, "kty": "OKP", "crv": "Ed25519" });
+        assert_eq!(thumbprint(&okp), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        for key in [ed25519(), p256()] {
+            let mut jwk = signer(&key, Duration::ZERO).jwks()["keys"][0].take();
+            let kid = jwk["kid"].take();
+            let Value::Object(members) = &mut jwk else { panic!("{jwk}") };
+            members.retain(|name, _| ["crv", "kty", "x", "y"].contains(&name.as_str()));
+            assert_eq!(kid, thumbprint(&jwk));
+        }
+    }
+
+    #[test]
+    fn a_token_says_who_and_ends_with_the_certificate() {
+        let signer_for = |lifetime| signer(&p256(), lifetime);
+        let claims_of = claims(&signer_for(Duration::from_secs(60)), &alice());
+        let expected = json!({
+            "iss": "https://proxy.example",
+            "aud": "app",
+            "sub": "S-1-5-21-1-2-3-1000",
+            "iat": 1_900_000_000,
+            "nbf": 1_900_000_000,
+            "exp": 1_900_000_060,
+            "jti": "d0",
+            "preferred_username": "CONTOSO\\alice",
+            "domain": "CONTOSO",
+            "account": "alice",
+            "upn": "alice@contoso.example",
+            "name": "Alice Liddell",
+            "strength": "strong",
+            "policy_revision": 7,
+            // 32 octets of ones.
+            "cnf": { "x5t#S256": format!("{}8", "_".repeat(42)) },
+            "groups": ["S-1-5-21-1-2-3-513", "S-1-5-21-1-2-3-1100"],
+        });
+        assert_eq!(claims_of, expected);
+        for (lifetime, left, expected) in
+            [(60, 61, 60), (60, 60, 60), (60, 59, 59), (60, -5, -5), (u64::MAX, 9, 9)]
+        {
+            // Half a second more is none: what is written is never later.
+            let end = FileTime(FileTime::from_unix(1_900_000_000 + left).0 + 5_000_000);
+            let identity = Identity { not_after: end, ..alice() };
+            let claims = claims(&signer_for(Duration::from_secs(lifetime)), &identity);
+            assert_eq!(claims["exp"], 1_900_000_000 + expected, "{lifetime} {left}");
+        }
+    }
+
+    #[test]
+    fn a_token_fits_a_header() {
+        let signer = signer(&ed25519(), Duration::from_secs(60));
+        let group = |rid: usize| Group {
+            sid: sid(&format!("S-1-5-21-4294967295-4294967295-4294967295-{rid}")),
+            name: None,
+        };
+        for (count, is_there) in [(0, true), (32, true), (33, false), (5000, false)] {
+            let identity =
+                Identity { groups: (0..count).map(group).collect(), upn: None, full_name: None, ..alice() };
+            let claims = claims(&signer, &identity);
+            assert_eq!(claims["groups"].as_array().map(Vec::len), is_there.then_some(count));
+            assert_eq!(claims.get("groups_omitted"), (!is_there).then_some(&Value::Bool(true)));
+            assert!(claims.get("upn").is_none() && claims.get("name").is_none());
+            let token = signer.sign(&identity, "alice", &facts(), now()).expect("it can be signed");
+            assert!(token.len() <= crate::headers::VALUE_LEN_DEFAULT, "{}", token.len());
+        }
     }
 }

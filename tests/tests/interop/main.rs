@@ -10,6 +10,7 @@ mod oracles;
 mod relay;
 mod samba;
 mod trusts;
+mod web;
 
 // The tables of rcmp-service and their notation: the oracles here answer them too.
 #[path = "../../../crates/rcmp-service/tests/tables/differences.rs"]

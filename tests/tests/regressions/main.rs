@@ -1,6 +1,8 @@
 //! What the fuzzer starts from and what it once found: every file goes through its target's oracle.
 
-use rcmpd_fuzz::{association, certificate, context, crl, foreign, name, ndr, ocsp, pac, pdu, proof, rcmp};
+use rcmpd_fuzz::{
+    association, certificate, context, crl, dialect, foreign, name, ndr, ocsp, pac, path, pdu, proof, rcmp,
+};
 use std::path::Path;
 
 /// Runs the oracle on each file of a target, in both places; returns how many there were.
@@ -29,7 +31,7 @@ macro_rules! targets {
     )*};
 }
 
-targets!(association certificate context crl foreign name ndr ocsp pac pdu proof rcmp);
+targets!(association certificate context crl dialect foreign name ndr ocsp pac path pdu proof rcmp);
 
 #[test]
 fn every_folder_is_that_of_a_target() {

@@ -250,7 +250,7 @@ async fn ask(
 }
 
 /// Reads the answer, encrypted as [MS-NRPC] 4.1 has it or, from servers that do not, in the clear.
-fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError> {
+pub(crate) fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError> {
     let data = match (answer.status, answer.data) {
         (NtStatus::SUCCESS, Some(data)) => data,
         (NtStatus::SUCCESS, None) => return Err(AskError::Undecided("the server's answer is empty".into())),

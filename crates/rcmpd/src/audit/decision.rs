@@ -4,6 +4,7 @@
 //! file, so that decisions can be rehearsed under another policy.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use dtyp::Sid;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::explain::trail;
 use rcmp_service::message::Request;
@@ -12,7 +13,7 @@ use rcmp_service::{Answer, Question, Reason, Strength};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::fmt::Display;
 
 /// The longest name of an issuer that is written.
 const NAME_LEN_MAX: usize = 1024;
@@ -74,7 +75,7 @@ pub(super) fn event(
     answer: &Answer,
     question: &Question,
     steps: &[Step],
-    source: SocketAddr,
+    source: &dyn Display,
     is_new: impl FnOnce(&[u8; 20]) -> bool,
 ) -> (Value, Option<[u8; 20]>) {
     let mapped = answer.mapped.as_ref();
@@ -162,6 +163,25 @@ const fn is_believed(reason: Reason) -> bool {
             | Reason::Disbelieved(_)
             | Reason::Unproved
     )
+}
+
+/// The event of a certificate that somebody else was asked about, for a sidecar.
+pub(super) fn identified(
+    decision: &str,
+    reason: &str,
+    account: Option<&(Sid, String)>,
+    certificate: &[u8],
+    source: &str,
+) -> Value {
+    json!({
+        "event": "identify",
+        "decision": decision,
+        "source": source,
+        "reason": reason,
+        "account": account.map(|(_, name)| name),
+        "account_sid": account.map(|(sid, _)| sid.to_string()),
+        "CertThumbprint": dtyp::hex(&Sha1::digest(certificate)),
+    })
 }
 
 /// The event of a shadow that decided otherwise.

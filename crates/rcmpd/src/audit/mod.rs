@@ -22,6 +22,7 @@ use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Question, Reason};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -215,13 +216,15 @@ impl AuditLog {
         self.has_file.load(Ordering::Relaxed) || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
     }
 
-    /// Writes down a decision and the steps to it. When it must be written and cannot be, the decision must not be told.
+    /// Writes down a decision and the steps to it, with the name that somebody was told of it. When it must be written and cannot be,
+    /// the decision must not be told.
     pub fn decision(
         &self,
         answer: &Answer,
         question: &Question,
         steps: &[Step],
-        source: SocketAddr,
+        source: &dyn Display,
+        name: Option<&str>,
     ) -> Result<(), AuditUnavailable> {
         *lock(&self.decisions).entry(answer.reason.name()).or_default() += 1;
         if !self.is_written() {
@@ -230,12 +233,33 @@ impl AuditLog {
         let is_new = |thumbprint: &[u8; 20]| {
             self.certificates.load(Ordering::Relaxed) && lock(&self.written).is_new(thumbprint)
         };
-        let (event, certificate) = decision::event(answer, question, steps, source, is_new);
+        let (mut event, certificate) = decision::event(answer, question, steps, source, is_new);
+        if let (Some(name), Value::Object(fields)) = (name, &mut event) {
+            fields.insert("decision".to_owned(), name.into());
+        }
         // A certificate whose line could not be written is written with the next decision about it.
         if let (true, Some(thumbprint)) = (self.write(&event)?, certificate) {
             lock(&self.written).insert(thumbprint);
         }
         Ok(())
+    }
+
+    /// Writes down whom somebody else said a certificate to be, for a sidecar.
+    pub fn identified(
+        &self,
+        decision: &str,
+        reason: &'static str,
+        account: Option<&(Sid, String)>,
+        certificate: &[u8],
+        source: &str,
+    ) -> Result<(), AuditUnavailable> {
+        *lock(&self.decisions).entry(reason).or_default() += 1;
+        match self.is_written() {
+            true => {
+                self.write(&decision::identified(decision, reason, account, certificate, source)).map(drop)
+            }
+            false => Ok(()),
+        }
     }
 
     /// Writes down that a package's call was relayed, or why it was not.

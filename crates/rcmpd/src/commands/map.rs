@@ -125,6 +125,7 @@ pub(super) async fn explain(
     chain: Option<&Path>,
     config: &Path,
     flags: MappingFlags,
+    url: Option<&str>,
     as_json: bool,
 ) -> anyhow::Result<u8> {
     let path = config.display().to_string();
@@ -145,7 +146,7 @@ pub(super) async fn explain(
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
     let forwarding = Forwarding::load(&config, None)?;
-    let (reason, explanation) = crate::explain::explain(
+    let (answer, explanation) = crate::explain::explain(
         &mapper,
         forwarding.forwarder.domains(),
         &accounts,
@@ -154,11 +155,28 @@ pub(super) async fn explain(
         &path,
     )
     .await?;
+    let route = match (url, &config.sidecar) {
+        (None, _) => None,
+        (Some(_), None) => anyhow::bail!("--url asks about the routes of [sidecar], and there is none"),
+        (Some(url), Some(sidecar)) => {
+            Some(crate::sidecar::routes::explain(sidecar, url, &answer, &mapper, chain.certificate())?)
+        }
+    };
     match as_json {
-        true => output::json(&serde_json::to_value(&explanation)?),
-        false => crate::explain::print(&explanation),
+        true => {
+            let mut value = serde_json::to_value(&explanation)?;
+            if let (Some(route), Some(fields)) = (&route, value.as_object_mut()) {
+                fields.insert("route".to_owned(), serde_json::to_value(route)?);
+            }
+            output::json(&value);
+        }
+        false => {
+            crate::explain::print(&explanation);
+            route.iter().for_each(|route| output::line(&route.to_string()));
+        }
     }
-    Ok(match reason {
+    Ok(match answer.reason {
+        Reason::Mapped(_) if route.is_some_and(|route| route.refused.is_some()) => 3,
         Reason::Mapped(_) => 0,
         _ if explanation.routed.is_some() => 7,
         reason if reason.is_undecided() => 7,

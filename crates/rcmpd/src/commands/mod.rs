@@ -2,16 +2,18 @@
 
 mod account;
 mod audit;
+mod check_proxy;
 mod domain;
 mod group;
 mod lookup;
 mod machine;
 mod map;
 mod mapping;
+mod proxy_config;
 mod transfer;
 
 use crate::cli::{Cli, Command, ConfigArg, MethodArg};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output;
 use clap::CommandFactory;
 use rcmp_service::message::MappingFlags;
@@ -70,8 +72,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             served.map(|()| 0)
         }
         Command::Map(args) => map::map(args).await,
-        Command::Explain { certificate, config, methods, chain, json } => {
-            map::explain(&certificate, chain.as_deref(), &config.config, flags(&methods), json.json).await
+        Command::Explain { certificate, config, methods, chain, url, json } => {
+            let (chain, url) = (chain.as_deref(), url.as_deref());
+            map::explain(&certificate, chain, &config.config, flags(&methods), url, json.json).await
         }
         Command::CheckConfig { config, json } => Ok(check_config(&config, json.json)),
         Command::Account(command) => account::run(command).await,
@@ -86,6 +89,14 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             transfer::export(&file, &load(&config.config)?, json.json).await
         }
         Command::Audit(command) => audit::run(command),
+        Command::ProxyConfig(args) => proxy_config::run(&args),
+        Command::Page { listen, unix, anywhere } => {
+            let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
+            let served = crate::check_proxy::serve_page(listen, unix.as_deref(), anywhere).await;
+            exporter.finish().await;
+            served.map(|()| 0)
+        }
+        Command::CheckProxy(args) => Ok(check_proxy::run(args).await),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
             Ok(0)

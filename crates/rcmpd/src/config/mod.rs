@@ -7,17 +7,20 @@ mod diagnostics;
 mod mapping;
 mod peers;
 mod secret_ref;
+mod sidecar;
 
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 pub use secret_ref::{SecretMissing, SecretRef};
+pub use sidecar::{Listen, ListenTls, Place, Proxy, Sidecar, Source, Speaks, Token, UpstreamPlace};
 
 use account_store::{DistinguishedName, Domain};
 use dtyp::Sid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
@@ -49,6 +52,8 @@ pub struct Config {
     pub relays: Vec<Relay>,
     /// How questions are sent on.
     pub forward: Forward,
+    /// What web servers are told.
+    pub sidecar: Option<Sidecar>,
 }
 
 /// `[rpc]`.
@@ -179,7 +184,7 @@ struct File {
     #[serde(default)]
     relay: Vec<Spanned<peers::RelaySection>>,
     forward: Option<peers::ForwardSection>,
-    sidecar: Option<Spanned<toml::Value>>,
+    sidecar: Option<Spanned<sidecar::Section>>,
     sso: Option<Spanned<toml::Value>>,
     tlsnego: Option<Spanned<toml::Value>>,
 }
@@ -356,7 +361,7 @@ impl<'a> Checker<'a> {
     }
 
     fn check(&mut self, file: File) -> Config {
-        for (name, section) in [("sidecar", &file.sidecar), ("sso", &file.sso), ("tlsnego", &file.tlsnego)] {
+        for (name, section) in [("sso", &file.sso), ("tlsnego", &file.tlsnego)] {
             if let Some(section) = section {
                 self.problem(
                     section.span(),
@@ -385,19 +390,24 @@ impl<'a> Checker<'a> {
                 "say where the accounts are: kind = \"sqlite\", path = \"accounts.db\"",
             );
         }
+        let client = file.client.map(|client| self.client(&client));
+        let beside =
+            sidecar::Beside { mapping: mapping.as_ref(), store: store.as_ref(), client: client.as_ref() };
+        let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
         Config {
             domain,
             server: file.domain.server.get_ref().to_uppercase(),
             rpc,
             store,
             mapping,
-            client: file.client.map(|client| self.client(&client)),
+            client,
             admin: file.admin.and_then(|admin| self.admin(admin)),
             telemetry: self.telemetry(file.telemetry),
             audit: file.audit.map(|audit| self.audit(audit)).unwrap_or_default(),
             peers,
             relays: self.relays(file.relay),
             forward: file.forward.map(|forward| self.forward(forward)).unwrap_or_default(),
+            sidecar,
         }
     }
 
@@ -645,6 +655,38 @@ impl<'a> Checker<'a> {
         }
         let groups = section.groups.get_ref().iter().map(|group| (group.rid, group.name.clone()));
         Level { name: section.name.clone(), rid: *section.rid.get_ref(), issuers, groups: groups.collect() }
+    }
+
+    /// The value of a name, if it is one of those that are known.
+    fn one_of<T: Copy>(
+        &mut self,
+        given: Option<&Spanned<String>>,
+        known: &[(&str, T)],
+        what: &str,
+    ) -> Option<T> {
+        let given = given?;
+        let found = known.iter().find(|(name, _)| name == given.get_ref()).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<String> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            self.problem(given.span(), format!("this is no {what}"), format!("use {}", names.join(" or ")));
+        }
+        found
+    }
+
+    /// A number, or its default.
+    fn within(&mut self, given: Option<&Spanned<u64>>, range: RangeInclusive<u64>, default: u64) -> u64 {
+        match given {
+            None => default,
+            Some(value) if range.contains(value.get_ref()) => *value.get_ref(),
+            Some(value) => {
+                self.problem(
+                    value.span(),
+                    "this is not a sensible number",
+                    format!("use {} to {}", range.start(), range.end()),
+                );
+                default
+            }
+        }
     }
 
     fn secret(&mut self, reference: &Spanned<String>) -> SecretRef {

@@ -599,38 +599,6 @@ impl Checker<'_> {
         }
     }
 
-    /// The value of a name, if it is one of those that are known.
-    fn one_of<T: Copy>(
-        &mut self,
-        given: Option<&Spanned<String>>,
-        known: &[(&str, T)],
-        what: &str,
-    ) -> Option<T> {
-        let given = given?;
-        let found = known.iter().find(|(name, _)| name == given.get_ref()).map(|(_, value)| *value);
-        if found.is_none() {
-            let names: Vec<String> = known.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            self.problem(given.span(), format!("this is no {what}"), format!("use {}", names.join(" or ")));
-        }
-        found
-    }
-
-    /// A number, or its default.
-    fn within(&mut self, given: Option<&Spanned<u64>>, range: RangeInclusive<u64>, default: u64) -> u64 {
-        match given {
-            None => default,
-            Some(value) if range.contains(value.get_ref()) => *value.get_ref(),
-            Some(value) => {
-                self.problem(
-                    value.span(),
-                    "this is not a sensible number",
-                    format!("use {} to {}", range.start(), range.end()),
-                );
-                default
-            }
-        }
-    }
-
     fn claim(&mut self, claims: &mut Claims, of: Claim, what: String, place: Range<usize>, domain: &str) {
         match claims.by.get(&(of, what.clone())) {
             // A domain may be called the same twice.

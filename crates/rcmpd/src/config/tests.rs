@@ -125,7 +125,7 @@ fn whatever_is_wrong_is_said() {
         ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
         ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
         ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
-        ("[client]", "[sidecar]\n[client]", "[sidecar] is not part of this version"),
+        ("[client]", "[sso]\n[client]", "[sso] is not part of this version"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
         ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
         (
@@ -443,4 +443,139 @@ fn whatever_is_wrong_with_other_domains_is_said() {
         &PEERS[PEERS.find("[[peer]]").expect("it is there")..PEERS.find("[[relay]]").expect("it is there")];
     assert_eq!(problems(&format!("{GOOD}{}", peer.repeat(129))), ["there are too many peers"]);
     assert_eq!(problems(&format!("{GOOD}{}", relay.repeat(257))), ["there are too many relays"]);
+}
+
+const SIDECAR: &str = r#"
+[sidecar]
+remember_s = 30
+[[sidecar.listen]]
+dialect = "nginx"
+unix = "nginx.sock"
+peers = ["www-data"]
+[[sidecar.listen]]
+dialect = "haproxy"
+address = "127.0.0.1:9481"
+secret = "file:sidecar.secret"
+upstream = "http://127.0.0.1:8080"
+[[sidecar.route]]
+host = "App.Example"
+path = "/admin"
+groups = ["Staff", "S-1-5-21-1-2-3-512"]
+domains = ["fabrikam"]
+strength = "strong"
+"#;
+
+#[test]
+fn a_sidecar_is_understood() {
+    use ::sidecar::dialect::Dialect;
+    let text = format!("{GOOD}{SIDECAR}");
+    let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
+    let sidecar = config.sidecar.expect("it is there");
+    assert_eq!((sidecar.source, sidecar.remember), (Source::Embedded, Duration::from_secs(30)));
+    let [nginx, haproxy] = &sidecar.listen[..] else { panic!("{:?}", sidecar.listen) };
+    assert_eq!(nginx.speaks, Speaks::Http(Dialect::Nginx));
+    assert_eq!(nginx.at, Place::Unix("/etc/rcmpd/nginx.sock".into(), 0o666));
+    assert_eq!(haproxy.upstream, Some(UpstreamPlace::Tcp("127.0.0.1:8080".to_owned())));
+    assert_eq!(haproxy.secret, Some(SecretRef::File("/etc/rcmpd/sidecar.secret".into())));
+    let [route] = &sidecar.routes[..] else { panic!("{:?}", sidecar.routes) };
+    assert_eq!((route.host.as_deref(), route.path.as_deref()), (Some("app.example"), Some("/admin")));
+    assert_eq!(
+        (&route.groups[..], &route.domains[..]),
+        (&["Staff".to_owned()][..], &["FABRIKAM".to_owned()][..])
+    );
+    assert_eq!(route.sids.iter().map(ToString::to_string).collect::<Vec<_>>(), ["S-1-5-21-1-2-3-512"]);
+    assert!(route.strong);
+}
+
+#[test]
+fn whatever_is_wrong_with_a_sidecar_is_said() {
+    let off = |text: &str| {
+        text.replace("validation = \"chain\"\nanchors = [\"certs/ca.pem\"]", "validation = \"off\"")
+    };
+    for (from, to, expect) in [
+        ("remember_s = 30", "source = \"elsewhere\"", "this is no source"),
+        ("remember_s = 30", "remember_s = 3601", "this is not a sensible number"),
+        ("remember_s = 30", "encoding = \"latin-1\"", "this is no encoding"),
+        ("remember_s = 30", "headers = \"mine\"", "this is no set of headers"),
+        ("remember_s = 30", "user = \"short\"", "this is no form of names"),
+        ("remember_s = 30", "groups = \"all\"", "this is no form of groups"),
+        ("remember_s = 30", "group_names = { x = \"y\" }", "this is not a SID"),
+        (
+            "remember_s = 30",
+            "validation = \"off\"",
+            "[mapping] verifies certificates, and this says that nobody does",
+        ),
+        ("dialect = \"nginx\"", "dialect = \"lighttpd\"", "this is no dialect"),
+        ("peers = [\"www-data\"]", "", "whoever reaches this listener would be believed"),
+        ("peers = [\"www-data\"]", "peers = []", "whoever reaches this listener would be believed"),
+        ("secret = \"file:sidecar.secret\"", "", "whoever reaches this listener would be believed"),
+        (
+            "secret = \"file:sidecar.secret\"",
+            "peers = [\"haproxy\"]",
+            "only a Unix socket tells whose process asks",
+        ),
+        ("secret = \"file:sidecar.secret\"", "secret = \"s3cret\"", "this is not a reference to a secret"),
+        ("unix = \"nginx.sock\"", "", "a listener has one place"),
+        ("unix = \"nginx.sock\"", "unix = \"a\"\naddress = \"127.0.0.1:1\"", "a listener has one place"),
+        ("unix = \"nginx.sock\"", "unix = \"a\"\nmode = \"rw\"", "this is not a file mode"),
+        ("upstream = \"http://127.0.0.1:8080\"", "", "this proxy cannot ask beside its requests"),
+        ("http://127.0.0.1:8080", "https://127.0.0.1:8080", "this is not where an application is"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1", "this is not where an application is"),
+        ("http://127.0.0.1:8080", "http://a:80/path", "this is not where an application is"),
+        (
+            "unix = \"nginx.sock\"",
+            "unix = \"a\"\nupstream = \"http://a:80\"",
+            "this proxy asks beside its requests",
+        ),
+        ("host = \"App.Example\"", "host = \"app.example:443\"", "this is not a host"),
+        ("host = \"App.Example\"", "host = \"*\"", "this is not a host"),
+        ("path = \"/admin\"", "path = \"admin\"", "this is not a plain path"),
+        ("path = \"/admin\"", "path = \"/a%2fb\"", "this is not a plain path"),
+        ("path = \"/admin\"", "path = \"/a/../b\"", "this is not a plain path"),
+        ("S-1-5-21-1-2-3-512", "S-1-x", "this is not a SID"),
+        ("strength = \"strong\"", "strength = \"weak\"", "this is no strength"),
+        (
+            "[[sidecar.route]]",
+            "[sidecar.token]\nkey = \"k\"\nissuer = \"\"\naudience = \"a\"\n[[sidecar.route]]",
+            "a token is from somebody",
+        ),
+        ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener is there already"),
+        (
+            "secret = \"file:sidecar.secret\"",
+            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [] }",
+            "whoever the authority certifies would be believed",
+        ),
+        ("[client]", "[clients]", "unknown field `clients`"),
+    ] {
+        let text = format!("{GOOD}{SIDECAR}").replacen(from, to, 1);
+        let found = problems(&text);
+        assert!(found.iter().any(|what| what.contains(expect)), "{from} -> {to}: {found:?}");
+    }
+    let without = |section: &str| format!("{}{SIDECAR}", GOOD.replace(section, ""));
+    for (text, expect) in [
+        (without("[store]\nkind = \"sqlite\"\npath = \"accounts.db\"\n"), "the sidecar knows nobody"),
+        (format!("{GOOD}[sidecar]\n"), "nobody can ask this sidecar"),
+        (
+            off(&format!("{GOOD}{SIDECAR}")).replace("\"full\"", "\"off\""),
+            "certificates are not verified here",
+        ),
+        (
+            off(&format!("{GOOD}{SIDECAR}"))
+                .replace("\"full\"", "\"off\"")
+                .replace("remember_s", "validation = \"off\"\nremember_s")
+                .replace("dialect = \"nginx\"", "dialect = \"caddy\""),
+            "this proxy does not say how it verified a certificate",
+        ),
+        (
+            format!(
+                "{}{}",
+                GOOD.split("[client]").next().unwrap_or_default(),
+                SIDECAR.replace("remember_s", "source = \"remote\"\nremember_s")
+            ),
+            "the sidecar can ask nobody",
+        ),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|what| what.contains(expect)), "{expect}: {found:?}");
+    }
 }

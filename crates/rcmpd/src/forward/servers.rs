@@ -128,7 +128,7 @@ impl Servers {
                 }
             };
             let failed = match outcome {
-                Ok(answer) if is_undecided(&answer) => {
+                Ok(answer) if is_undecided(answer.status) => {
                     count(&by.meter().undecided);
                     debug!(domain = self.domain, server = by.server(), status = %answer.status, "A server could not decide");
                     ServerFailed::Silent(answer.status.to_string())
@@ -169,8 +169,9 @@ impl Servers {
             return (asking.await, first, false);
         }
         let mut other = std::pin::pin!(second.ask(asked, until));
-        let is_decided =
-            |outcome: &Result<PackageAnswer, _>| outcome.as_ref().is_ok_and(|answer| !is_undecided(answer));
+        let is_decided = |outcome: &Result<PackageAnswer, _>| {
+            outcome.as_ref().is_ok_and(|answer| !is_undecided(answer.status))
+        };
         tokio::select! {
             outcome = &mut asking => match is_decided(&outcome) {
                 true => (outcome, first, true),
@@ -279,10 +280,10 @@ impl Directory {
     }
 }
 
-/// Whether an answer says that its server could not decide.
-fn is_undecided(answer: &PackageAnswer) -> bool {
+/// Whether a status says that its server could not decide.
+pub(crate) const fn is_undecided(status: NtStatus) -> bool {
     matches!(
-        answer.status,
+        status,
         NtStatus::DS_BUSY
             | NtStatus::NO_LOGON_SERVERS
             | NtStatus::INSUFFICIENT_RESOURCES

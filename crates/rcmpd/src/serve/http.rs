@@ -6,7 +6,8 @@ use crate::audit::AuditLog;
 use crate::certificates::Chain;
 use crate::config::Admin;
 use crate::lists::Lists;
-use axum::extract::State;
+use arc_swap::ArcSwap;
+use axum::extract::{self, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -45,7 +46,8 @@ impl Health {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) health: Health,
-    pub(super) server: Arc<Server>,
+    pub(super) server: Option<Arc<Server>>,
+    pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) operators: Option<Arc<Operators>>,
     pub(super) policy: CurrentPolicy,
@@ -59,6 +61,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/explain", post(explain))
+        .route("/identity/{reference}", get(identity))
+        .route("/.well-known/jwks.json", get(jwks))
         .with_state(shared);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -183,6 +187,32 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     }
 }
 
+/// The whole of an identity whose headers did not hold it, by its reference.
+async fn identity(
+    State(shared): State<Shared>,
+    extract::Path(reference): extract::Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(operators) = &shared.operators else {
+        return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
+    };
+    if let Err(refused) = operators.admits(&headers) {
+        return refused.into_response();
+    }
+    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().referenced(&reference)) {
+        Some(identity) => Json(&*identity).into_response(),
+        None => (StatusCode::NOT_FOUND, "there is no such reference, or it was forgotten\n").into_response(),
+    }
+}
+
+/// The public key of signed identities (RFC 7517): nothing that needs a secret.
+async fn jwks(State(shared): State<Shared>) -> Response {
+    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().jwks()) {
+        Some(keys) => Json(keys).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
 async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     match shared.health.ready.load(Ordering::Acquire) {
         true => (StatusCode::OK, "ready\n"),
@@ -192,8 +222,63 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 
 /// The text format of Prometheus.
 async fn metrics(State(shared): State<Shared>) -> String {
-    let counters = shared.server.counters();
     let mut text = String::new();
+    if let Some(server) = &shared.server {
+        rpc_metrics(&mut text, server);
+    }
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_decisions_total Answers by reason.\n# TYPE rcmpd_decisions_total counter"
+    );
+    for (reason, count) in shared.audit.decisions() {
+        let _ = writeln!(text, "rcmpd_decisions_total{{reason=\"{reason}\"}} {count}");
+    }
+    let shadows = shared.audit.shadows();
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_shadow_decisions_total What the shadow policy decided, beside the live one.\n# TYPE rcmpd_shadow_decisions_total counter"
+    );
+    for (outcome, count) in [("same", shadows.agreed), ("left_out", shadows.left_out)] {
+        let _ = writeln!(text, "rcmpd_shadow_decisions_total{{outcome=\"{outcome}\"}} {count}");
+    }
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_shadow_divergences_total Decisions that would be others by the shadow policy.\n# TYPE rcmpd_shadow_divergences_total counter"
+    );
+    for ((live, shadow), count) in shadows.divergences {
+        let _ =
+            writeln!(text, "rcmpd_shadow_divergences_total{{live=\"{live}\",shadow=\"{shadow}\"}} {count}");
+    }
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_audit_failures_total Audit lines that could not be written.\n# TYPE rcmpd_audit_failures_total counter"
+    );
+    let _ = writeln!(text, "rcmpd_audit_failures_total {}", shared.audit.failures());
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
+    );
+    let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
+    let deciders = shared.policy.0.load();
+    revocation_metrics(&mut text, &deciders);
+    peer_metrics(&mut text, &deciders);
+    if let Some(sidecar) = &shared.sidecar {
+        sidecar_metrics(&mut text, &sidecar.load());
+    }
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_relays_total Calls of packages that are answered elsewhere, by outcome.\n# TYPE rcmpd_relays_total counter"
+    );
+    for ((package, outcome), count) in shared.audit.relays() {
+        let package = label(&package);
+        let _ = writeln!(text, "rcmpd_relays_total{{package=\"{package}\",outcome=\"{outcome}\"}} {count}");
+    }
+    text
+}
+
+/// Connections and calls of RPC.
+fn rpc_metrics(text: &mut String, server: &Server) {
+    let counters = server.counters();
     for (name, kind, help, value) in [
         ("rcmpd_connections_open", "gauge", "Connections open now.", &counters.open),
         ("rcmpd_connections_total", "counter", "Connections accepted.", &counters.accepted),
@@ -245,52 +330,35 @@ async fn metrics(State(shared): State<Shared>) -> String {
         text,
         "# HELP rcmpd_reassembly_bytes Bytes held by unfinished calls.\n# TYPE rcmpd_reassembly_bytes gauge"
     );
-    let _ = writeln!(text, "rcmpd_reassembly_bytes {}", shared.server.reassembly_used());
+    let _ = writeln!(text, "rcmpd_reassembly_bytes {}", server.reassembly_used());
+}
+
+/// Answers to proxies, and what is remembered of them.
+fn sidecar_metrics(text: &mut String, sidecar: &sidecar::Sidecar) {
     let _ = writeln!(
         text,
-        "# HELP rcmpd_decisions_total Answers by reason.\n# TYPE rcmpd_decisions_total counter"
+        "# HELP rcmpd_sidecar_requests_total Requests of proxies by dialect and outcome.\n# TYPE rcmpd_sidecar_requests_total counter"
     );
-    for (reason, count) in shared.audit.decisions() {
-        let _ = writeln!(text, "rcmpd_decisions_total{{reason=\"{reason}\"}} {count}");
-    }
-    let shadows = shared.audit.shadows();
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_shadow_decisions_total What the shadow policy decided, beside the live one.\n# TYPE rcmpd_shadow_decisions_total counter"
-    );
-    for (outcome, count) in [("same", shadows.agreed), ("left_out", shadows.left_out)] {
-        let _ = writeln!(text, "rcmpd_shadow_decisions_total{{outcome=\"{outcome}\"}} {count}");
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_shadow_divergences_total Decisions that would be others by the shadow policy.\n# TYPE rcmpd_shadow_divergences_total counter"
-    );
-    for ((live, shadow), count) in shadows.divergences {
-        let _ =
-            writeln!(text, "rcmpd_shadow_divergences_total{{live=\"{live}\",shadow=\"{shadow}\"}} {count}");
+    for ((dialect, outcome), count) in sidecar.meter().outcomes() {
+        let _ = writeln!(
+            text,
+            "rcmpd_sidecar_requests_total{{dialect=\"{dialect}\",outcome=\"{outcome}\"}} {count}"
+        );
     }
     let _ = writeln!(
         text,
-        "# HELP rcmpd_audit_failures_total Audit lines that could not be written.\n# TYPE rcmpd_audit_failures_total counter"
+        "# HELP rcmpd_sidecar_decisions_total Decisions for proxies: made, or remembered.\n# TYPE rcmpd_sidecar_decisions_total counter"
     );
-    let _ = writeln!(text, "rcmpd_audit_failures_total {}", shared.audit.failures());
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
-    );
-    let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
-    let deciders = shared.policy.0.load();
-    revocation_metrics(&mut text, &deciders);
-    peer_metrics(&mut text, &deciders);
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_relays_total Calls of packages that are answered elsewhere, by outcome.\n# TYPE rcmpd_relays_total counter"
-    );
-    for ((package, outcome), count) in shared.audit.relays() {
-        let package = label(&package);
-        let _ = writeln!(text, "rcmpd_relays_total{{package=\"{package}\",outcome=\"{outcome}\"}} {count}");
+    let meter = sidecar.meter();
+    for (how, count) in [("made", &meter.made), ("remembered", &meter.remembered)] {
+        let count = count.load(Ordering::Relaxed);
+        let _ = writeln!(text, "rcmpd_sidecar_decisions_total{{how=\"{how}\"}} {count}");
     }
-    text
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_sidecar_remembered Decisions remembered now.\n# TYPE rcmpd_sidecar_remembered gauge\nrcmpd_sidecar_remembered {}",
+        sidecar.remembered()
+    );
 }
 
 /// What is asked of other domains, by server.

@@ -12,6 +12,7 @@ pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, StoreKind};
 use crate::forward::RelayPackage;
+use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::MachineStore;
 use account_store::sqlite::SqliteStore;
@@ -108,31 +109,105 @@ pub fn now() -> FileTime {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
-    let (Some(rpc), Some(mapping)) = (config.rpc.clone(), &config.mapping) else {
-        bail!("{} configures no service: [rpc], [store] and [mapping] are needed to serve", path.display());
+    let (Some(mapping), true) = (&config.mapping, config.rpc.is_some() || config.sidecar.is_some()) else {
+        bail!(
+            "{} configures no service: [mapping] is needed to serve, and [rpc] or [sidecar]",
+            path.display()
+        );
     };
-    raise_open_files(rpc.limits.connections_max);
+    raise_open_files(config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max));
     // What can be missing is looked at before anybody is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let machines = stores::machines(&config)?;
-    let accounts = stores::accounts(&config, &machines).await?;
+    let machines = match &config.store {
+        Some(_) => Some(stores::machines(&config)?),
+        None => None,
+    };
+    let accounts = accounts(&config, machines.as_ref()).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
     let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
+    let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
+    let sidecar = sidecar.transpose()?;
     let shutdown = Shutdown::new();
-    let server = Server::new(
-        registry(&config, Arc::clone(&machines) as _, current.clone(), Arc::clone(&audit)),
-        rpc.limits,
-        shutdown.clone(),
-    );
     let mut tasks = tokio::task::JoinSet::new();
+    let server = match (&config.rpc, &machines) {
+        (Some(rpc), Some(machines)) => {
+            let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
+            let server = Server::new(registry, rpc.limits, shutdown.clone());
+            listen(rpc, &server, &shutdown, &mut tasks).await?;
+            Some(server)
+        }
+        _ => None,
+    };
+    let mut proxies = tokio::task::JoinSet::new();
+    if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
+        proxies.spawn(sidecar.bind(section, &shutdown).await?.serve());
+    }
+    let health = http::Health::default();
+    if let Some(admin) = &config.admin {
+        let listener = bind(admin.listen, "admin.listen").await?;
+        let address = listener.local_addr()?;
+        info!(operators = token.is_some(), %address, "Serving health");
+        let shared = http::Shared {
+            health: health.clone(),
+            server: server.clone(),
+            sidecar: sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
+            audit: Arc::clone(&audit),
+            operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
+            policy: current.clone(),
+            config: path.display().to_string(),
+        };
+        tokio::spawn(http::serve(listener, shared));
+    }
+    warn_of_weakness(&mapping.policy);
+    warn_of_names(&current.0.load().live);
+    health.set_ready(true);
+    info!(domain = config.domain.netbios, server = config.server, "Ready");
+    let running = Running {
+        config: &config,
+        machines: machines.as_ref(),
+        current: &current,
+        sidecar: sidecar.as_ref(),
+        audit: &audit,
+    };
+    signals(path, &running).await?;
+
+    health.set_ready(false);
+    info!("Stopping: calls in flight are answered");
+    shutdown.begin();
+    let grace = config.rpc.as_ref().map_or(GRACE, |rpc| rpc.grace);
+    let drained = async {
+        if let Some(server) = &server {
+            server.drained().await;
+        }
+        proxies.join_all().await;
+    };
+    match tokio::time::timeout(grace, drained).await {
+        Ok(()) => info!("Stopped"),
+        Err(_) => warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered"),
+    }
+    audit.flush();
+    audit.sign();
+    Ok(())
+}
+
+/// How long calls in flight have at the end, where `[rpc]` does not say.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Binds Netlogon and the endpoint mapper.
+async fn listen(
+    rpc: &config::Rpc,
+    server: &Arc<Server>,
+    shutdown: &Shutdown,
+    tasks: &mut tokio::task::JoinSet<()>,
+) -> anyhow::Result<()> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
         let listener = bind(*address, "rpc.listen").await?;
         addresses.push(listener.local_addr()?);
         info!(address = %listener.local_addr()?, "Serving Netlogon");
-        tasks.spawn(Arc::clone(&server).listen(listener));
+        tasks.spawn(Arc::clone(server).listen(listener));
     }
     if let Some(address) = rpc.endpoint_mapper {
         let listener = bind(address, "rpc.endpoint_mapper").await?;
@@ -146,38 +221,15 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         let mapper = Server::new(registry, rpc.limits, shutdown.clone());
         tasks.spawn(mapper.listen(listener));
     }
-    let health = http::Health::default();
-    if let Some(admin) = &config.admin {
-        let listener = bind(admin.listen, "admin.listen").await?;
-        let address = listener.local_addr()?;
-        info!(operators = token.is_some(), %address, "Serving health");
-        let shared = http::Shared {
-            health: health.clone(),
-            server: Arc::clone(&server),
-            audit: Arc::clone(&audit),
-            operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
-            policy: current.clone(),
-            config: path.display().to_string(),
-        };
-        tokio::spawn(http::serve(listener, shared));
-    }
-    warn_of_weakness(&mapping.policy);
-    warn_of_names(&current.0.load().live);
-    health.set_ready(true);
-    info!(domain = config.domain.netbios, server = config.server, "Ready");
-    signals(path, &Running { config: &config, machines: &machines, current: &current, audit: &audit })
-        .await?;
-
-    health.set_ready(false);
-    info!("Stopping: calls in flight are answered");
-    shutdown.begin();
-    match tokio::time::timeout(rpc.grace, server.drained()).await {
-        Ok(()) => info!("Stopped"),
-        Err(_) => warn!(grace_s = rpc.grace.as_secs(), "Stopped before all calls were answered"),
-    }
-    audit.flush();
-    audit.sign();
     Ok(())
+}
+
+/// The accounts that are decided about: none where a sidecar asks somebody else.
+async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyhow::Result<stores::Accounts> {
+    match machines {
+        Some(machines) => stores::accounts(config, machines).await,
+        None => Ok(stores::Accounts::nobody(config.domain.clone())),
+    }
 }
 
 /// Asks the kernel for as many open files as it grants, because each connection is one: the usual soft limit of 1,024 is
@@ -241,8 +293,9 @@ fn warn_of_names(mapper: &Mapper) {
 /// What a reload starts from.
 struct Running<'a> {
     config: &'a Config,
-    machines: &'a Arc<SqliteStore>,
+    machines: Option<&'a Arc<SqliteStore>>,
     current: &'a CurrentPolicy,
+    sidecar: Option<&'a Sidecar>,
     audit: &'a AuditLog,
 }
 
@@ -282,6 +335,11 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
         ("[store] and [channels]", same_store(&new, old)),
         ("[admin]", new.admin == old.admin),
         ("[telemetry]", new.telemetry == old.telemetry),
+        ("[client] of a sidecar", new.sidecar.is_none() || new.client == old.client),
+        (
+            "[sidecar] source, listen, proxy or timeout_s",
+            new.sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
+        ),
         ("[[relay]]", new.relays == old.relays),
         ("audit.required", new.audit.required == old.audit.required),
         ("audit.chain", new.audit.chain == old.audit.chain),
@@ -291,17 +349,30 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
             bail!("{section} changed, and that needs a restart");
         }
     }
-    let accounts = stores::accounts(&new, running.machines).await?;
+    let accounts = accounts(&new, running.machines).await?;
     let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
     let before = running.current.0.load_full();
     let revision = before.live.policy().revision + 1;
     let deciders = Deciders::load(mapping, revision, accounts, &new, Some(&before)).await?;
+    let sidecar = running.sidecar.zip(new.sidecar.as_ref());
+    let sidecar =
+        sidecar.map(|(running, section)| anyhow::Ok((running, running.reloaded(section)?))).transpose()?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     warn_of_names(&deciders.live);
     running.current.0.store(Arc::new(deciders));
+    if let Some((running, sidecar)) = sidecar {
+        running.current.store(Arc::new(sidecar));
+    }
     warn_of_weakness(&mapping.policy);
     Ok(revision)
+}
+
+/// What of a sidecar stays as it is while it serves.
+const fn reached_by(
+    sidecar: &config::Sidecar,
+) -> (config::Source, &Vec<config::Listen>, &Option<config::Proxy>, std::time::Duration) {
+    (sidecar.source, &sidecar.listen, &sidecar.proxy, sidecar.timeout)
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.

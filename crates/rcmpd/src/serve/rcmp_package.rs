@@ -41,7 +41,7 @@ impl RcmpPackage {
         };
         span.set_attribute("rcmp.reason", answer.reason.name());
         span.set_attribute("rcmp.status", i64::from(answer.status.0));
-        if self.audit.decision(&answer, &question, &steps, call.address).is_err() {
+        if self.audit.decision(&answer, &question, &steps, &call.address, None).is_err() {
             let reason = Reason::AuditUnavailable;
             return PackageReply::refused(reason.status(false), reason.is_authoritative());
         }

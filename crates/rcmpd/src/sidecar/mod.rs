@@ -1,5 +1,135 @@
-//! The way of requests through the sidecar.
+//! The sidecar: proxies ask who a client certificate is, and applications get to know.
+//!
+//! ```text
+//! proxy ─► listen (whose process, which dialect) ─► sidecar (decides) ─► answer, or ─► upstream
+//!                                                      └► identify: this process, or a service over Netlogon
+//! ```
 
 mod complaints;
 pub mod front;
+mod identify;
+mod listen;
+pub mod routes;
+mod tls;
 pub mod upstream;
+
+use crate::audit::AuditLog;
+use crate::config::{self, Config, Source};
+use crate::forward::server::Room;
+use crate::forward::servers::{Servers, Whereabouts};
+use crate::serve::CurrentPolicy;
+use crate::signing::PublicKey;
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use dcerpc_tokio::Shutdown;
+use identify::{Embedded, Remote};
+use listen::Listener;
+use rcmp_service::Asker;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use sidecar::routes::Routes;
+use sidecar::token::TokenSigner;
+use sidecar::{Identify, Parts};
+use std::path::Path;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Connections to the service that is asked, and questions that wait for one.
+const ROOM: Room = Room { connections_max: 32, queue_max: 1024 };
+
+/// A sidecar that serves.
+#[derive(Clone)]
+pub struct Sidecar {
+    /// What decides now.
+    pub current: Arc<ArcSwap<sidecar::Sidecar>>,
+    identify: Arc<dyn Identify>,
+}
+
+/// Everything that proxies reach.
+pub struct Listeners(Vec<Listener>);
+
+impl Sidecar {
+    /// Makes what a configuration asks for; nobody is asked yet.
+    pub fn load(
+        config: &Config,
+        sidecar: &config::Sidecar,
+        policy: &CurrentPolicy,
+        audit: &Arc<AuditLog>,
+    ) -> anyhow::Result<Self> {
+        let identify: Arc<dyn Identify> = match (sidecar.source, &config.client) {
+            (Source::Remote, Some(client)) => {
+                let keys = client.proof_keys.iter();
+                let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
+                let identity = Remote::identity_of(client, &config.domain.netbios);
+                let at = Whereabouts::Listed(vec![client.server.clone()]);
+                Arc::new(Remote {
+                    policy: policy.clone(),
+                    audit: Arc::clone(audit),
+                    servers: Servers::new(at, identity, ROOM, None),
+                    domain: config.domain.netbios.clone(),
+                    proof_keys: keys.collect::<anyhow::Result<_>>()?,
+                    timeout: sidecar.timeout,
+                })
+            }
+            _ => Arc::new(Embedded {
+                policy: policy.clone(),
+                audit: Arc::clone(audit),
+                asker: Asker::machine("sidecar", config.domain.sid, true),
+            }),
+        };
+        let current = Arc::new(ArcSwap::from_pointee(decider(sidecar, &identify)?));
+        Ok(Self { current, identify })
+    }
+
+    /// What another configuration makes of it; nothing changes yet.
+    pub fn reloaded(&self, sidecar: &config::Sidecar) -> anyhow::Result<sidecar::Sidecar> {
+        decider(sidecar, &self.identify)
+    }
+
+    /// Binds everything that proxies reach.
+    pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
+        let mut listeners = Vec::with_capacity(sidecar.listen.len());
+        for listen in &sidecar.listen {
+            listeners.push(Listener::bind(listen, Arc::clone(&self.current), shutdown.clone()).await?);
+        }
+        Ok(Listeners(listeners))
+    }
+}
+
+impl Listeners {
+    /// Serves until the shutdown begins and all requests are answered.
+    pub async fn serve(self) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for listener in self.0 {
+            tasks.spawn(listener.serve());
+        }
+        tasks.join_all().await;
+    }
+}
+
+fn decider(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<sidecar::Sidecar> {
+    Ok(sidecar::Sidecar::new(Parts {
+        identify: Arc::clone(identify),
+        routes: Routes::new(config.routes.clone()),
+        format: config.format.clone(),
+        token: config.token.as_ref().map(signer).transpose()?,
+        remember: config.remember,
+        remembered_max: config.remembered_max,
+    }))
+}
+
+fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
+    let der = private(&token.key).context("cannot use the key of [sidecar.token]")?;
+    TokenSigner::new(&der, token.issuer.clone(), token.audience.clone(), token.lifetime)
+        .with_context(|| format!("cannot use {} ([sidecar.token])", token.key.display()))
+}
+
+/// A key in PKCS#8 that only its owner can read.
+fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    tls::check_private(path)?;
+    let text =
+        Zeroizing::new(std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
+    let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
+        .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
+    Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+}

@@ -1,1 +1,523 @@
+use super::*;
+use crate::headers::Preset;
+use crate::identity::{Assurance, Group, Standing};
+use crate::routes::Route;
+use crate::scene::{alice, certificate, sid};
+use account_store::BoxFuture;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcmp_service::trust::{self, Path, Trust};
+use std::sync::atomic::AtomicBool;
+use tokio::task::{JoinSet, yield_now};
 
+const SECOND: u64 = 10_000_000;
+
+/// Tells what it was told to tell, once the gate is open, and counts.
+struct Oracle {
+    standing: Mutex<Result<Standing, Refusal>>,
+    identity: Mutex<Result<Identity, Refusal>>,
+    is_open: AtomicBool,
+    asked: AtomicU64,
+    identified: AtomicU64,
+}
+
+impl Oracle {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            standing: Mutex::new(Ok(settled())),
+            identity: Mutex::new(Ok(alice())),
+            is_open: AtomicBool::new(true),
+            asked: AtomicU64::new(0),
+            identified: AtomicU64::new(0),
+        })
+    }
+
+    fn stands(&self, standing: Standing) {
+        *self.standing.lock().expect("nobody panicked") = Ok(standing);
+    }
+
+    fn tells(&self, identity: Result<Identity, Refusal>) {
+        *self.identity.lock().expect("nobody panicked") = identity;
+    }
+
+    fn identified(&self) -> u64 {
+        self.identified.load(Ordering::SeqCst)
+    }
+}
+
+impl Identify for Oracle {
+    fn standing(&self, _presented: &Presented, _now: FileTime) -> Result<Standing, Refusal> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.standing.lock().expect("nobody panicked").clone()
+    }
+
+    fn identify<'a>(
+        &'a self,
+        _presented: &'a Presented,
+        _decision: &'a str,
+        _source: Option<SocketAddr>,
+        _now: FileTime,
+    ) -> BoxFuture<'a, Result<Identity, Refusal>> {
+        self.identified.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            while !self.is_open.load(Ordering::SeqCst) {
+                yield_now().await;
+            }
+            self.identity.lock().expect("nobody panicked").clone()
+        })
+    }
+}
+
+fn settled() -> Standing {
+    Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true }
+}
+
+fn parts(oracle: &Arc<Oracle>) -> Parts {
+    Parts {
+        identify: Arc::<Oracle>::clone(oracle),
+        routes: Routes::default(),
+        format: Format::default(),
+        token: None,
+        remember: Duration::from_secs(60),
+        remembered_max: 100,
+    }
+}
+
+fn presented(number: u16, chain: &[&'static [u8]]) -> Presented {
+    let [high, low] = number.to_be_bytes();
+    let chain = chain.iter().map(|der| Bytes::from_static(der)).collect();
+    Presented::new(vec![0x30, 2, high, low], chain).expect("it is short")
+}
+
+/// When the tests are, and some steps of 100 ns.
+fn at(steps: u64) -> FileTime {
+    FileTime(FileTime::from_unix(1_900_000_000).0 + steps)
+}
+
+async fn ask(sidecar: &Sidecar, presented: &Presented, now: FileTime) -> Result<Arc<Allowed>, Refusal> {
+    let ask = Ask { presented: Ok(Some(presented.clone())), target: None, source: None, now };
+    outcome(sidecar.decide("test", ask).await)
+}
+
+fn outcome(decided: Decided) -> Result<Arc<Allowed>, Refusal> {
+    match decided {
+        Decided::Allowed(allowed) => Ok(allowed),
+        Decided::Refused(refusal) => Err(refusal),
+    }
+}
+
+fn name(outcome: &Result<Arc<Allowed>, Refusal>) -> Result<&str, Refusal> {
+    outcome.as_ref().map(|allowed| allowed.identity.account.as_str()).map_err(|refusal| *refusal)
+}
+
+#[tokio::test]
+async fn many_at_once_are_one_question() {
+    let undecided = Refusal::Undecided("store");
+    for (told, after) in [(Ok(alice()), 1), (Err(Refusal::NotMapped("no_account")), 1), (Err(undecided), 2)] {
+        let oracle = Oracle::new();
+        oracle.tells(told.clone());
+        oracle.is_open.store(false, Ordering::SeqCst);
+        let sidecar = Arc::new(Sidecar::new(parts(&oracle)));
+        let mut tasks = JoinSet::new();
+        for _ in 0..64 {
+            let sidecar = Arc::clone(&sidecar);
+            tasks.spawn(async move { ask(&sidecar, &presented(1, &[]), at(0)).await });
+        }
+        while oracle.asked.load(Ordering::SeqCst) < 64 {
+            yield_now().await;
+        }
+        oracle.is_open.store(true, Ordering::SeqCst);
+        let outcomes = tasks.join_all().await;
+        let expected = told.as_ref().map(|identity| identity.account.as_str()).map_err(|refusal| *refusal);
+        assert!(outcomes.iter().all(|outcome| name(outcome) == expected));
+        assert_eq!(oracle.identified(), 1, "{told:?}");
+        let made = sidecar.meter().made.load(Ordering::Relaxed);
+        let remembered = sidecar.meter().remembered.load(Ordering::Relaxed);
+        assert_eq!((made, remembered), (1, 63));
+        // What is broken is told to those who waited, and to nobody after them.
+        let _ = ask(&sidecar, &presented(1, &[]), at(0)).await;
+        assert_eq!(oracle.identified(), after, "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_goes_on_when_the_first_leaves() {
+    let oracle = Oracle::new();
+    oracle.is_open.store(false, Ordering::SeqCst);
+    let sidecar = Arc::new(Sidecar::new(parts(&oracle)));
+    let one = || {
+        let sidecar = Arc::clone(&sidecar);
+        tokio::spawn(async move { ask(&sidecar, &presented(1, &[]), at(0)).await })
+    };
+    let first = one();
+    while oracle.identified() < 1 {
+        yield_now().await;
+    }
+    let second = one();
+    while oracle.asked.load(Ordering::SeqCst) < 2 {
+        yield_now().await;
+    }
+    first.abort();
+    assert!(first.await.is_err_and(|error| error.is_cancelled()));
+    oracle.is_open.store(true, Ordering::SeqCst);
+    assert_eq!(name(&second.await.expect("it goes on")), Ok("alice"));
+    assert_eq!(oracle.identified(), 2);
+}
+
+#[tokio::test]
+async fn a_decision_counts_as_long_as_it_may() {
+    let denied = || Err(Refusal::NotMapped("no_account"));
+    let ends_in = |seconds: u64| Ok(Identity { not_after: at(seconds * SECOND), ..alice() });
+    for (told, remember, token, expected) in [
+        (Ok(alice()), 60, None, 60),
+        (Ok(alice()), 60, Some(40), 20),
+        (Ok(alice()), 60, Some(1000), 60),
+        (ends_in(10), 60, None, 10),
+        (ends_in(10), 60, Some(40), 10),
+        (denied(), 60, None, 5),
+        (denied(), 2, None, 2),
+        (denied(), 60, Some(2), 5),
+        (Err(Refusal::Chain("expired")), 60, None, 5),
+        (Err(Refusal::Undecided("store")), 60, None, 0),
+        (Err(Refusal::Broken(Broken::TooLong)), 60, None, 0),
+        (ends_in(0), 60, None, 0),
+        (Ok(alice()), 0, None, 0),
+        (denied(), 0, None, 0),
+        (ends_in(100), u64::MAX, None, 100),
+    ] {
+        let oracle = Oracle::new();
+        oracle.tells(told.clone());
+        let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key can be made");
+        let token = token.map(|seconds| {
+            let lifetime = Duration::from_secs(seconds);
+            TokenSigner::new(key.as_ref(), String::new(), String::new(), lifetime).expect("the key is good")
+        });
+        let remember = Duration::from_secs(remember);
+        let sidecar = Sidecar::new(Parts { token, remember, ..parts(&oracle) });
+        let asked = async |now: FileTime| {
+            let before = oracle.identified();
+            let _ = ask(&sidecar, &presented(1, &[]), now).await;
+            oracle.identified() > before
+        };
+        assert!(asked(at(0)).await);
+        if expected > 0 {
+            assert!(!asked(at(expected * SECOND - 1)).await, "{told:?} {remember:?}");
+        }
+        assert!(asked(at(expected * SECOND)).await, "{told:?} {remember:?}");
+        if expected == 0 {
+            assert_eq!(sidecar.remembered(), 0, "{told:?} {remember:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_settled_is_asked_each_time() {
+    let oracle = Oracle::new();
+    oracle.stands(Standing { is_settled: false, ..settled() });
+    let sidecar = Sidecar::new(parts(&oracle));
+    for count in 1..=3 {
+        assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
+        assert_eq!((oracle.identified(), sidecar.remembered()), (count, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_is_refused_asks_nobody() {
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(parts(&oracle));
+    assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
+    *oracle.standing.lock().expect("nobody panicked") = Err(Refusal::Chain("revoked"));
+    let refused = ask(&sidecar, &presented(1, &[]), at(0)).await;
+    assert_eq!(name(&refused), Err(Refusal::Chain("revoked")), "whatever is remembered");
+    assert_eq!(oracle.identified(), 1);
+}
+
+/// The path of one certificate to its root, and to the CA below it.
+fn paths() -> [Arc<Path>; 2] {
+    let params = |name: &str, is_ca: bool| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+        if is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        params
+    };
+    let key = || KeyPair::generate().expect("a key can be made");
+    let (root_key, issuing_key) = (key(), key());
+    let root = params("Root", true).self_signed(&root_key).expect("a certificate can be made");
+    let root_issuer = Issuer::new(params("Root", true), root_key);
+    let issuing = params("Issuing", true).signed_by(&issuing_key, &root_issuer).expect("it can be made");
+    let issuing_issuer = Issuer::new(params("Issuing", true), issuing_key);
+    let leaf = params("alice", false).signed_by(&key(), &issuing_issuer).expect("it can be made");
+    let (root, issuing) = (root.der().to_vec(), issuing.der().to_vec());
+    [(vec![root], vec![issuing.clone()]), (vec![issuing], Vec::new())].map(|(anchors, intermediates)| {
+        let trust = Trust::new(trust::Parts { anchors, intermediates, ..trust::Parts::default() });
+        trust.expect("CAs are good").verify(leaf.der(), at(0)).expect("there is a path")
+    })
+}
+
+#[tokio::test]
+async fn what_was_decided_for_something_else_does_not_count() {
+    let [long, short] = paths();
+    assert_ne!(long.authorities, short.authorities);
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(parts(&oracle));
+    let (x, y): (&[u8], &[u8]) = (&[0x30, 0], &[0x30, 1, 0]);
+    let xy: &[u8] = &[0x30, 3, 0x30, 1, 0];
+    let with = |path: &Arc<Path>| Standing { path: Some(Arc::clone(path)), ..settled() };
+    for (number, chain, standing) in [
+        (1, &[][..], settled()),
+        (2, &[], settled()),
+        (1, &[x], settled()),
+        (1, &[x, y], settled()),
+        (1, &[y, x], settled()),
+        (1, &[x, x], settled()),
+        (1, &[xy], settled()),
+        (1, &[], Standing { policy_revision: 2, ..settled() }),
+        (1, &[], Standing { store_revision: 2, ..settled() }),
+        (1, &[], with(&long)),
+        (1, &[], with(&short)),
+    ] {
+        let before = oracle.identified();
+        oracle.stands(standing.clone());
+        for _ in 0..2 {
+            assert_eq!(name(&ask(&sidecar, &presented(number, chain), at(0)).await), Ok("alice"));
+            assert_eq!(oracle.identified(), before + 1, "{number} {chain:?} {standing:?}");
+        }
+    }
+    // The same path, verified anew, is the same.
+    let before = oracle.identified();
+    oracle.stands(with(&Arc::new(Path::clone(&long))));
+    let _ = ask(&sidecar, &presented(1, &[]), at(0)).await;
+    assert_eq!(oracle.identified(), before);
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_bounded() {
+    let oracle = Oracle::new();
+    for (max, expected) in [(0, 1), (1, 1), (10, 10)] {
+        let sidecar = Sidecar::new(Parts { remembered_max: max, ..parts(&oracle) });
+        for number in 0..500 {
+            assert_eq!(name(&ask(&sidecar, &presented(number, &[]), at(0)).await), Ok("alice"));
+        }
+        assert!(sidecar.remembered() <= expected, "{} of {max}", sidecar.remembered());
+    }
+}
+
+#[tokio::test]
+async fn routes_decide_about_each_request() {
+    let route = |path: &str, rid: u32, strong| Route {
+        path: Some(path.to_owned()),
+        sids: vec![sid(&format!("S-1-5-21-1-2-3-{rid}"))],
+        strong,
+        ..Route::default()
+    };
+    let oracle = Oracle::new();
+    oracle.tells(Ok(Identity { assurance: Assurance::Weak, ..alice() }));
+    let routes = Routes::new(vec![
+        route("/staff", 1100, false),
+        route("/admins", 512, false),
+        route("/vault", 1100, true),
+    ]);
+    let sidecar = Sidecar::new(Parts { routes, ..parts(&oracle) });
+    for _ in 0..2 {
+        for (path, expected) in [
+            (Some("/staff/x"), Ok("alice")),
+            (Some("/admins"), Err(Refusal::NotAllowed)),
+            (Some("/vault"), Err(Refusal::NotStrong)),
+            (Some("/elsewhere"), Err(Refusal::NotAllowed)),
+            (Some("/staff/../admins"), Err(Refusal::NotAllowed)),
+            (Some("/staff%2f..%2fadmins"), Err(Refusal::AmbiguousPath)),
+            (None, Err(Refusal::Broken(Broken::NoTarget))),
+        ] {
+            let target = path.map(|path| ("app.example", path));
+            let ask = Ask { presented: Ok(Some(presented(1, &[]))), target, source: None, now: at(0) };
+            assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), expected, "{path:?}");
+        }
+    }
+    assert_eq!(oracle.identified(), 1);
+    let outcomes = sidecar.meter().outcomes();
+    for (outcome, count) in [
+        ("allowed", 2),
+        ("not_allowed", 6),
+        ("not_strong", 2),
+        ("ambiguous_path", 2),
+        ("no_original_target", 2),
+    ] {
+        assert_eq!(outcomes[&("test", outcome)], count, "{outcome}");
+    }
+    // Nobody learns what routes there are.
+    let ask = Ask { presented: Ok(None), target: None, source: None, now: at(0) };
+    assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), Err(Refusal::NoCertificate));
+}
+
+#[tokio::test]
+async fn a_proxy_shows_the_secret_of_its_listener() {
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(parts(&oracle));
+    let leaf = certificate("alice");
+    let leaf = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, leaf);
+    let wrong = Err(Refusal::Broken(Broken::Secret));
+    for (secret, shown, expected) in [
+        (None, &[][..], Ok("alice")),
+        (None, &["whatever"], Ok("alice")),
+        (Some("opensesame"), &["opensesame"], Ok("alice")),
+        (Some("opensesame"), &[], wrong),
+        (Some("opensesame"), &[""], wrong),
+        (Some("opensesame"), &["opensesam"], wrong),
+        (Some("opensesame"), &["opensesamf"], wrong),
+        (Some("opensesame"), &["OpenSesame"], wrong),
+        (Some("opensesame"), &["opensesamee"], wrong),
+        (Some("opensesame"), &["opensesame", "opensesame"], wrong),
+        (Some("opensesame"), &["opensesame", "x"], wrong),
+        (Some("opensesame"), &["x", "opensesame"], wrong),
+        (Some("opensesame"), &["opensesame, opensesame"], wrong),
+        // An empty one is not shown by showing none.
+        (Some(""), &[], wrong),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.append("x-tls-client-cert", leaf.parse().expect("base64"));
+        for value in shown {
+            headers.append(SECRET, value.parse().expect("text"));
+        }
+        let before = oracle.asked.load(Ordering::SeqCst);
+        let secret = secret.map(|secret| Zeroizing::new(secret.to_owned()));
+        let own = ("app.example", "/");
+        let decided = sidecar.check(Dialect::Caddy, &headers, own, secret.as_ref(), (None, at(0))).await;
+        assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
+        let asked = oracle.asked.load(Ordering::SeqCst) - before;
+        assert_eq!(asked, u64::from(expected.is_ok()), "without it nothing is looked at");
+    }
+    // It stands under its own name only.
+    let mut headers = HeaderMap::new();
+    headers.append("x_sidecar_secret", HeaderValue::from_static("opensesame"));
+    let secret = Zeroizing::new("opensesame".to_owned());
+    let decided = sidecar.check(Dialect::Caddy, &headers, ("", ""), Some(&secret), (None, at(0))).await;
+    assert_eq!(name(&outcome(decided)), wrong);
+}
+
+#[tokio::test]
+async fn every_answer_has_every_header() {
+    let oracle = Oracle::new();
+    let refusals = [
+        (Refusal::NoCertificate, 401),
+        (Refusal::NotVerified, 403),
+        (Refusal::Forged, 403),
+        (Refusal::NotMapped("no_account"), 403),
+        (Refusal::Chain("expired"), 403),
+        (Refusal::NotAllowed, 403),
+        (Refusal::NotStrong, 403),
+        (Refusal::AmbiguousPath, 403),
+        (Refusal::Misdirected, 421),
+        (Refusal::Undecided("store"), 500),
+        (Refusal::Broken(Broken::Secret), 500),
+        (Refusal::Broken(Broken::Twice), 500),
+        (Refusal::Broken(Broken::NoVerification), 500),
+        (Refusal::Broken(Broken::Verification), 500),
+        (Refusal::Broken(Broken::Contradiction), 500),
+        (Refusal::Broken(Broken::Certificate), 500),
+        (Refusal::Broken(Broken::ManyCertificates), 500),
+        (Refusal::Broken(Broken::NoTarget), 500),
+        (Refusal::Broken(Broken::TooLong), 500),
+    ];
+    let names: HashSet<&str> = refusals.iter().map(|(refusal, _)| refusal.name()).collect();
+    assert_eq!(names.len(), refusals.len(), "each has its own name");
+    for preset in [Preset::Remote, Preset::Forwarded, Preset::LookupIdentity, Preset::None] {
+        let sidecar =
+            Sidecar::new(Parts { format: Format { preset, ..Format::default() }, ..parts(&oracle) });
+        let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
+        let refused = refusals.map(|(refusal, status)| (Decided::Refused(refusal), status));
+        for (decided, status) in refused.into_iter().chain([(Decided::Allowed(allowed), 200)]) {
+            let response = sidecar.answer(&decided);
+            assert_eq!(response.status(), status, "{decided:?}");
+            assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+            for name in sidecar.format().advertised() {
+                let values: Vec<_> = response.headers().get_all(&name).iter().collect();
+                assert_eq!(values.len(), 1, "{name}");
+                assert!(status == 200 || values[0].is_empty(), "{name}");
+            }
+            assert_eq!(response.headers().contains_key(header::CONTENT_TYPE), status != 200);
+            assert_eq!(response.body().is_empty(), status == 200);
+            if status == 200 {
+                assert_eq!(response.headers()["x-identity-account"], "alice");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_application_sees_our_headers_and_nobody_elses() {
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(parts(&oracle));
+    let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
+    let forged = [
+        "remote-user",
+        "Remote_User",
+        "remote.user",
+        "REMOTE~GROUPS",
+        "remote-email",
+        "x-identity-sid",
+        "x_identity_sid",
+        "x-identity_sid",
+        "X_Identity-Group_Sids",
+        "x-identity-token",
+        "x-ssl-client-cert",
+        "x_ssl_client_verify",
+        "ssl.client.verify",
+        "client-cert-chain",
+        "x-forwarded-client-cert",
+        "x-sidecar-secret",
+        "x_sidecar_secret",
+    ];
+    let kept = [("accept", "text/html"), ("remote-users", "x"), ("x-request-id", "1"), ("x_request_id", "2")];
+    let request = || {
+        let mut headers = HeaderMap::new();
+        for name in forged {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            headers.append(name.clone(), HeaderValue::from_static("forged"));
+            headers.append(name, HeaderValue::from_static("forged"));
+        }
+        for (name, value) in kept {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    };
+    let mut stripped = request();
+    sidecar.strip(&mut stripped);
+    assert_eq!(stripped.len(), kept.len(), "{stripped:?}");
+    let mut stamped = request();
+    sidecar.stamp(&allowed, &mut stamped);
+    for headers in [&stripped, &stamped] {
+        assert!(headers.values().all(|value| value != "forged"), "{headers:?}");
+        assert!(kept.iter().all(|(name, value)| headers[*name] == *value));
+    }
+    assert_eq!(stamped["remote-user"], r"CONTOSO\alice");
+    assert_eq!(stamped["remote-email"], "");
+    assert_eq!(stamped.len(), kept.len() + sidecar.format().advertised().count());
+}
+
+#[tokio::test]
+async fn what_did_not_fit_is_found_by_its_reference() {
+    let oracle = Oracle::new();
+    let group = |rid: u32| Group { sid: sid(&format!("S-1-5-21-1-2-3-{rid}")), name: None };
+    let member = Identity { groups: (0..1000).map(group).collect(), ..alice() };
+    oracle.tells(Ok(member));
+    let sidecar = Sidecar::new(parts(&oracle));
+    let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
+    let reference = allowed.headers["x-identity-reference"].to_str().expect("ASCII");
+    assert_eq!((reference, reference.len()), (allowed.decision.as_str(), 32));
+    let whole = sidecar.referenced(reference).expect("it is kept");
+    assert_eq!(whole["groups"].as_array().map(Vec::len), Some(1000));
+    assert_eq!(whole["groups"][999]["sid"], "S-1-5-21-1-2-3-999");
+    assert_eq!((&whole["account"], &whole["sid"]), (&"alice".into(), &"S-1-5-21-1-2-3-1000".into()));
+    let another = ask(&sidecar, &presented(2, &[]), at(0)).await.expect("alice");
+    assert_ne!(another.decision, allowed.decision);
+    // Nobody else's are kept, and nobody finds anything by guessing.
+    oracle.tells(Ok(alice()));
+    let short = ask(&sidecar, &presented(3, &[]), at(0)).await.expect("alice");
+    assert!(short.headers["x-identity-reference"].is_empty());
+    assert!(sidecar.referenced(&short.decision).is_none() && sidecar.referenced("").is_none());
+}

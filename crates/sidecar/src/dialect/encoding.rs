@@ -39,7 +39,7 @@ pub(super) fn unescaped(value: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
 }
 
 /// One certificate in percent-encoded PEM, as nginx and Envoy write it.
-pub(super) fn escaped_pem(value: &[u8]) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn escaped_pem(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     spaced_pem(&unescaped(value)?)
 }
 
@@ -51,7 +51,7 @@ pub(super) fn escaped_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
 /// One certificate in PEM whose line ends may be spaces, as Apache writes them.
 pub(super) fn spaced_pem(text: &[u8]) -> Result<Vec<u8>, Refusal> {
     match pem(text)? {
-        Some((certificate, rest)) if rest.is_empty() => Ok(certificate),
+        Some((certificate, [])) => Ok(certificate),
         Some(_) => Err(Refusal::Broken(Broken::ManyCertificates)),
         None => Err(UNREADABLE),
     }
@@ -62,13 +62,21 @@ pub(super) fn spaced_pems(text: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     let mut certificates = Vec::new();
     let mut rest = text;
     while let Some((certificate, after)) = pem(rest)? {
-        if certificates.len() >= CHAIN_MAX + 1 {
+        if certificates.len() > CHAIN_MAX {
             return Err(Refusal::Broken(Broken::TooLong));
         }
         certificates.push(certificate.into());
         rest = after;
     }
     Ok(certificates)
+}
+
+/// A chain without the `(null)` at its end, which Apache writes for each variable of a certificate that did not come.
+pub(super) fn without_nulls(mut text: &[u8]) -> &[u8] {
+    while let Some(before) = text.strip_suffix(b"(null)") {
+        text = before.trim_ascii_end();
+    }
+    text
 }
 
 /// Certificates in base64 without the lines of PEM around them, separated by commas, as Traefik writes them: percent-encoded or not.
@@ -81,14 +89,15 @@ pub(super) fn bare_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     parts.into_iter().map(|part| base64(part).map(Bytes::from)).collect()
 }
 
-/// A byte sequence of structured fields (RFC 8941, section 3.3.5): base64 between colons. Parameters are allowed and mean nothing.
+/// A byte sequence of structured fields (RFC 9651, section 3.3.5): base64 between colons. Parameters are allowed and mean nothing.
 pub(super) fn byte_sequence(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     let inner = value.strip_prefix(b":").ok_or(UNREADABLE)?;
     let end = inner.iter().position(|byte| *byte == b':').ok_or(UNREADABLE)?;
-    match inner[end + 1..].trim_ascii_start().first() {
+    let after = inner[end + 1..].trim_ascii_start();
+    match after.first() {
+        // A list where one is meant: somebody appended, and parameters do not hide it.
+        Some(_) if after.contains(&b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
         None | Some(b';') => base64(&inner[..end]),
-        // A list where one is meant: somebody appended.
-        Some(b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
         Some(_) => Err(UNREADABLE),
     }
 }
@@ -122,6 +131,11 @@ pub(super) fn concatenated(mut bytes: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     Ok(certificates)
 }
 
+/// Whether this is one SEQUENCE, and nothing else.
+pub(super) fn is_one(bytes: &[u8]) -> bool {
+    der_len(bytes) == Some(bytes.len())
+}
+
 /// The length of a SEQUENCE with its header (X.690, section 8.1.3).
 fn der_len(bytes: &[u8]) -> Option<usize> {
     let [0x30, first, rest @ ..] = bytes else { return None };
@@ -136,8 +150,11 @@ fn der_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The first certificate, and what follows it; `None` at the end.
-fn pem(text: &[u8]) -> Result<Option<(Vec<u8>, &[u8])>, Refusal> {
+/// A certificate, and what follows it.
+type First<'a> = (Vec<u8>, &'a [u8]);
+
+/// The first certificate; `None` at the end.
+fn pem(text: &[u8]) -> Result<Option<First<'_>>, Refusal> {
     let text = text.trim_ascii();
     if text.is_empty() {
         return Ok(None);

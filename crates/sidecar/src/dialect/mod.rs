@@ -1,16 +1,17 @@
 //! How each web server passes a client certificate on.
 //!
 //! A listener speaks one dialect, and only that: certificate headers of others are somebody's forgery, and so are names that differ from
-//! a header's own by `_` and `-` only, which some servers take for the same. What the proxy itself verified is required and checked
+//! a header's own in what is neither letter nor digit, which some servers take for the same. What the proxy itself verified is required and checked
 //! wherever its dialect can say so.
 
-mod encoding;
+pub(crate) mod encoding;
 mod xfcc;
 
 use crate::refusal::{Broken, Refusal};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 
 /// The longest certificate that is read, in bytes of DER: that of RCMP.
 pub const CERTIFICATE_LEN_MAX: usize = 64 << 10;
@@ -30,12 +31,16 @@ pub struct Presented {
 }
 
 impl Presented {
-    /// A certificate with the chain that came with it.
+    /// A certificate with the chain that came with it: each of them one SEQUENCE, so that whatever was cut off on the way is not taken
+    /// for the whole. `Broken::Certificate` for others, `Broken::TooLong` beyond [`CERTIFICATE_LEN_MAX`] and [`CHAIN_MAX`].
     pub fn new(leaf: impl Into<Bytes>, chain: Vec<Bytes>) -> Result<Self, Refusal> {
         let leaf = leaf.into();
         let chain_len: usize = chain.iter().map(Bytes::len).sum();
         if leaf.len() > CERTIFICATE_LEN_MAX || chain.len() > CHAIN_MAX || chain_len > CHAIN_LEN_MAX {
             return Err(Refusal::Broken(Broken::TooLong));
+        }
+        if !encoding::is_one(&leaf) || !chain.iter().all(|certificate| encoding::is_one(certificate)) {
+            return Err(Refusal::Broken(Broken::Certificate));
         }
         let sha256 = Sha256::digest(&leaf).into();
         Ok(Self { leaf, chain, sha256 })
@@ -73,7 +78,7 @@ const X_FORWARDED_CLIENT_CERT: &str = "x-forwarded-client-cert";
 const CLIENT_CERT: &str = "client-cert";
 const CLIENT_CERT_CHAIN: &str = "client-cert-chain";
 /// Every header by which any dialect passes on a certificate, or what became of it.
-pub(crate) const OWNED: [&str; 11] = [
+pub const OWNED: [&str; 11] = [
     SSL_CLIENT_CERT,
     SSL_CLIENT_VERIFY,
     X_FORWARDED_TLS_CLIENT_CERT,
@@ -185,7 +190,8 @@ impl Dialect {
             Self::Apache => {
                 let verified = verified(one(X_SSL_CLIENT_VERIFY)?)?;
                 let leaf = present(one(X_SSL_CLIENT_CERT)?).map(encoding::spaced_pem).transpose()?;
-                let chain = present(one(X_SSL_CLIENT_CHAIN)?).map(encoding::spaced_pems).transpose()?;
+                let chain = one(X_SSL_CLIENT_CHAIN)?.map(encoding::without_nulls);
+                let chain = present(chain).map(encoding::spaced_pems).transpose()?;
                 leaf_of(verified, leaf, chain.unwrap_or_default())
             }
             Self::Envoy => match present(one(X_FORWARDED_CLIENT_CERT)?) {
@@ -234,16 +240,18 @@ impl Dialect {
     }
 }
 
-/// Whether a name is one by which certificates are passed on, for servers that take `_` for `-`.
+/// Whether a name is one by which certificates are passed on, to whichever server.
 fn is_owned(name: &str) -> bool {
-    let same = |owned: &&str| {
-        owned.len() == name.len()
-            && owned
-                .bytes()
-                .zip(name.bytes())
-                .all(|(a, b)| a == b.to_ascii_lowercase() || (a == b'-' && b == b'_'))
-    };
-    OWNED.iter().any(same)
+    OWNED.contains(&plain_name(name).as_ref())
+}
+
+/// A header's name as it is where names become variables: there `_` is written for all that is neither letter nor digit, by some servers
+/// for `-` alone.
+pub(crate) fn plain_name(name: &str) -> Cow<'_, str> {
+    match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        true => name.into(),
+        false => name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").into(),
+    }
 }
 
 /// What a proxy says of a certificate.

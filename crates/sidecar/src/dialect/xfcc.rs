@@ -15,6 +15,10 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
     let mut rest = value;
     loop {
         let (key, value, after) = pair(rest)?;
+        // In front of a key without a value stands what somebody else began.
+        if !key.iter().all(u8::is_ascii_alphanumeric) {
+            return Err(Refusal::Broken(Broken::ManyCertificates));
+        }
         let slot = match key.to_ascii_lowercase().as_slice() {
             b"cert" => Some(&mut leaf),
             b"chain" => Some(&mut chain),

@@ -1,1 +1,262 @@
+use super::*;
+use crate::identity::Assurance;
+use crate::scene::{alice, sid};
+use std::collections::BTreeSet;
 
+const PRESETS: [Preset; 4] = [Preset::Remote, Preset::Forwarded, Preset::LookupIdentity, Preset::None];
+const ENCODINGS: [Encoding; 3] = [Encoding::Percent, Encoding::Utf8, Encoding::Structured];
+
+fn facts() -> Facts<'static> {
+    Facts { decision: "d0", certificate: &[0xab; 32], token: Some("a.b.c") }
+}
+
+/// Somebody of another domain, whose groups have names that ours have.
+fn bob() -> Identity {
+    Identity {
+        domain: "FABRIKAM".to_owned(),
+        is_ours: false,
+        account: "bob".to_owned(),
+        upn: None,
+        full_name: None,
+        groups: vec![Group { sid: sid("S-1-5-21-9-9-9-1100"), name: Some("Staff".to_owned()) }],
+        ..alice()
+    }
+}
+
+fn groups(identity: Identity, names: &[&str]) -> Identity {
+    let group = |(at, name): (usize, &&str)| Group {
+        sid: sid(&format!("S-1-5-21-1-2-3-{at}")),
+        name: Some((*name).to_owned()),
+    };
+    Identity { groups: names.iter().enumerate().map(group).collect(), ..identity }
+}
+
+#[track_caller]
+fn check(format: &Format, identity: &Identity, expected: &[(&str, &str)]) {
+    let written = format.write(identity, facts());
+    for (name, value) in expected {
+        let is = written.headers.get(*name).map(HeaderValue::as_bytes);
+        let is = is.map(|value| str::from_utf8(value).expect("UTF-8"));
+        assert_eq!(is, Some(*value), "{name} under {format:?}");
+    }
+}
+
+#[test]
+fn each_preset_says_who_it_is() {
+    for (preset, expected) in [
+        (
+            Preset::Remote,
+            [
+                ("remote-user", r"CONTOSO\alice"),
+                ("remote-groups", "Domain Users,Staff"),
+                ("remote-name", "Alice Liddell"),
+                ("remote-email", ""),
+            ],
+        ),
+        (
+            Preset::Forwarded,
+            [
+                ("x-forwarded-user", r"CONTOSO\alice"),
+                ("x-forwarded-groups", "Domain Users,Staff"),
+                ("x-forwarded-preferred-username", "Alice Liddell"),
+                ("x-forwarded-email", ""),
+            ],
+        ),
+        (
+            Preset::LookupIdentity,
+            [
+                ("x-remote-user", r"CONTOSO\alice"),
+                ("x-remote-user-groups", "Domain Users:Staff"),
+                ("x-remote-user-fullname", "Alice Liddell"),
+                ("x-remote-user-email", ""),
+            ],
+        ),
+    ] {
+        check(&Format { preset, ..Format::default() }, &alice(), &expected);
+    }
+    for preset in PRESETS {
+        let own = [
+            ("x-identity-sid", "S-1-5-21-1-2-3-1000"),
+            ("x-identity-domain", "CONTOSO"),
+            ("x-identity-account", "alice"),
+            ("x-identity-upn", "alice@contoso.example"),
+            ("x-identity-group-sids", "S-1-5-21-1-2-3-513,S-1-5-21-1-2-3-1100"),
+            ("x-identity-method", "upn"),
+            ("x-identity-strength", "strong"),
+            ("x-identity-rule", "sid_extension"),
+            ("x-identity-decision", "d0"),
+            ("x-identity-policy-revision", "7"),
+            ("x-identity-certificate-sha256", &"ab".repeat(32)),
+            ("x-identity-reference", ""),
+            ("x-identity-token", "a.b.c"),
+        ];
+        check(&Format { preset, ..Format::default() }, &alice(), &own);
+    }
+}
+
+#[test]
+fn what_is_not_known_is_empty() {
+    let nothing = Identity { method: None, assurance: Assurance::Unknown, ..groups(bob(), &[]) };
+    let expected = [
+        ("remote-groups", ""),
+        ("remote-name", ""),
+        ("x-identity-upn", ""),
+        ("x-identity-group-sids", ""),
+        ("x-identity-method", ""),
+        ("x-identity-strength", "unknown"),
+        ("x-identity-rule", ""),
+    ];
+    for encoding in ENCODINGS {
+        check(&Format { encoding, ..Format::default() }, &nothing, &expected);
+    }
+    let weak = Identity { assurance: Assurance::Weak, ..alice() };
+    check(&Format::default(), &weak, &[("x-identity-strength", "weak"), ("x-identity-rule", "")]);
+}
+
+#[test]
+fn every_header_is_there_whoever_it_is() {
+    for preset in PRESETS {
+        let format = Format { preset, value_len_max: 3, ..Format::default() };
+        let names =
+            |headers: &HeaderMap| headers.keys().cloned().map(|it| it.to_string()).collect::<BTreeSet<_>>();
+        let advertised: BTreeSet<_> = format.advertised().map(|name| name.to_string()).collect();
+        assert_eq!(names(&format.nobody()), advertised);
+        assert!(format.nobody().values().all(HeaderValue::is_empty));
+        for identity in [alice(), bob()] {
+            let headers = format.write(&identity, Facts { token: None, ..facts() }).headers;
+            assert_eq!(names(&headers), advertised);
+            assert_eq!(headers.len(), advertised.len(), "each once");
+        }
+    }
+}
+
+#[test]
+fn text_is_written_so_that_it_stays_one_value() {
+    for (text, percent, utf8, structured) in [
+        ("Alice", "Alice", "Alice", r#""Alice""#),
+        ("Liddell, A: B; C", "Liddell, A: B; C", "Liddell, A: B; C", r#""Liddell, A: B; C""#),
+        ("100%", "100%25", "100%25", r#""100%""#),
+        ("%41", "%2541", "%2541", r#""%41""#),
+        (r#"a"b\c"#, r#"a"b\c"#, r#"a"b\c"#, r#""a\"b\\c""#),
+        ("Zoë", "Zo%C3%AB", "Zoë", r#"%"Zo%c3%ab""#),
+        ("😀", "%F0%9F%98%80", "😀", r#"%"%f0%9f%98%80""#),
+        ("a\r\nX: b", "a%0D%0AX: b", "a%0D%0AX: b", r#"%"a%0d%0aX: b""#),
+        ("a\0b\u{7f}c", "a%00b%7Fc", "a%00b%7Fc", r#"%"a%00b%7fc""#),
+        ("a\u{85}b", "a%C2%85b", "a%C2%85b", r#"%"a%c2%85b""#),
+        (" a b ", "%20a b%20", "%20a b%20", r#"" a b ""#),
+        ("\u{a0}a", "%C2%A0a", "%C2%A0a", r#"%"%c2%a0a""#),
+        ("  ", "%20%20", "%20%20", r#""  ""#),
+        ("\"ü%", "\"%C3%BC%25", "\"ü%25", r#"%"%22%c3%bc%25""#),
+        // RFC 9651, section 3.3.8.
+        (
+            "This is intended for display to ü users.",
+            "This is intended for display to %C3%BC users.",
+            "This is intended for display to ü users.",
+            r#"%"This is intended for display to %c3%bc users.""#,
+        ),
+    ] {
+        let identity = Identity { full_name: Some(text.to_owned()), account: text.to_owned(), ..alice() };
+        for (encoding, expected) in ENCODINGS.into_iter().zip([percent, utf8, structured]) {
+            let format = Format { encoding, ..Format::default() };
+            check(&format, &identity, &[("remote-name", expected), ("x-identity-account", expected)]);
+        }
+    }
+}
+
+#[test]
+fn a_group_stays_one_group() {
+    let identity = groups(alice(), &["a,b", "c:d", "50%", " e", "f ", "ü", "g\nh", r#"i"\"#]);
+    for (preset, encoding, name, expected) in [
+        (Preset::Remote, Encoding::Percent, "remote-groups", r#"a%2Cb,c:d,50%25,%20e,f%20,%C3%BC,g%0Ah,i"\"#),
+        (Preset::Remote, Encoding::Utf8, "remote-groups", r#"a%2Cb,c:d,50%25,%20e,f%20,ü,g%0Ah,i"\"#),
+        (
+            Preset::LookupIdentity,
+            Encoding::Percent,
+            "x-remote-user-groups",
+            r#"a,b:c%3Ad:50%25:%20e:f%20:%C3%BC:g%0Ah:i"\"#,
+        ),
+        (
+            Preset::Forwarded,
+            Encoding::Structured,
+            "x-forwarded-groups",
+            r#""a,b", "c:d", "50%", " e", "f ", %"%c3%bc", %"g%0ah", "i\"\\""#,
+        ),
+    ] {
+        check(&Format { preset, encoding, ..Format::default() }, &identity, &[(name, expected)]);
+    }
+}
+
+#[test]
+fn a_group_is_named_where_the_name_is_ours() {
+    let format = Format::default();
+    check(&format, &bob(), &[("remote-groups", "S-1-5-21-9-9-9-1100")]);
+    let group_names = HashMap::from([(sid("S-1-5-21-9-9-9-1100"), "Partners".to_owned())]);
+    let named = Format { group_names, ..Format::default() };
+    check(&named, &bob(), &[("remote-groups", "Partners"), ("x-identity-group-sids", "S-1-5-21-9-9-9-1100")]);
+    let sids = Format { groups: GroupForm::Sids, ..named };
+    check(&sids, &bob(), &[("remote-groups", "S-1-5-21-9-9-9-1100")]);
+    check(&sids, &alice(), &[("remote-groups", "S-1-5-21-1-2-3-513,S-1-5-21-1-2-3-1100")]);
+    // Nobody gets a group by calling another one so.
+    let posing = groups(alice(), &["S-1-5-32-544", "s-1-5-32-544", "", "Staff"]);
+    let expected = "S-1-5-21-1-2-3-0,S-1-5-21-1-2-3-1,S-1-5-21-1-2-3-2,Staff";
+    check(&format, &posing, &[("remote-groups", expected)]);
+    let mut nameless = alice();
+    nameless.groups.iter_mut().for_each(|group| group.name = None);
+    check(&format, &nameless, &[("remote-groups", "S-1-5-21-1-2-3-513,S-1-5-21-1-2-3-1100")]);
+}
+
+#[test]
+fn the_account_is_named_as_it_is_wanted() {
+    let as_upn = |identity: Identity, upn: &str| Identity { upn: Some(upn.to_owned()), ..identity };
+    let as_account = |account: &str| Identity { account: account.to_owned(), ..alice() };
+    for (identity, domain, upn, plain) in [
+        (alice(), r"CONTOSO\alice", "alice@contoso.example", "alice"),
+        (bob(), r"FABRIKAM\bob", r"FABRIKAM\bob", r"FABRIKAM\bob"),
+        (as_upn(bob(), "bob@fabrikam.example"), r"FABRIKAM\bob", "bob@fabrikam.example", r"FABRIKAM\bob"),
+        // Names that pose as others.
+        (as_upn(bob(), r"CONTOSO\alice"), r"FABRIKAM\bob", r"FABRIKAM\bob", r"FABRIKAM\bob"),
+        (as_upn(bob(), r"CONTOSO\a@b"), r"FABRIKAM\bob", r"FABRIKAM\bob", r"FABRIKAM\bob"),
+        (
+            as_account(r"FABRIKAM\bob"),
+            r"CONTOSO\FABRIKAM\bob",
+            "alice@contoso.example",
+            r"CONTOSO\FABRIKAM\bob",
+        ),
+    ] {
+        for (user, expected) in [(UserForm::Domain, domain), (UserForm::Upn, upn), (UserForm::Plain, plain)] {
+            let format = Format { user, ..Format::default() };
+            assert_eq!(format.user(&identity), expected);
+            check(&format, &identity, &[("remote-user", expected)]);
+        }
+    }
+}
+
+#[test]
+fn what_is_too_long_is_left_out_whole() {
+    let check = |names: &[&str], value_len_max: usize, expected: &[(&str, &str)], is_cut: bool| {
+        let format = Format { value_len_max, ..Format::default() };
+        let written = format.write(&groups(alice(), names), Facts { token: None, ..facts() });
+        for (name, value) in expected {
+            assert_eq!(written.headers[*name], *value, "{name}");
+        }
+        assert_eq!(written.is_cut, is_cut);
+        assert_eq!(written.headers["x-identity-reference"], if is_cut { "d0" } else { "" });
+    };
+    // The longest other value is the hash's, of 64.
+    let long = "g".repeat(64);
+    check(&[&long], 64, &[("remote-groups", &long)], false);
+    check(&[&format!("{long}g")], 64, &[("remote-groups", ""), ("remote-name", "Alice Liddell")], true);
+    check(&[&long[..32], &long[..32]], 64, &[("remote-groups", "")], true);
+    check(&["%".repeat(22).as_str()], 64, &[("remote-groups", "")], true);
+    // Together: what an application decides by comes first.
+    let (half, quarter) = ("g".repeat(4096), "g".repeat(1024));
+    let sids = "S-1-5-21-1-2-3-0";
+    check(&[&half], 4096, &[("remote-groups", &half), ("x-identity-group-sids", sids)], false);
+    let many: Vec<&str> = [quarter.as_str()].into_iter().chain(std::iter::repeat_n("g", 130)).collect();
+    let all = many.join(",");
+    check(&many, 4096, &[("remote-groups", &all)], false);
+    let many: Vec<&str> = std::iter::repeat_n("gggggggggggg", 220).collect();
+    check(&many, 4096, &[("remote-groups", &many.join(",")), ("x-identity-group-sids", "")], true);
+    let written = Format::default().write(&alice(), Facts { token: Some(&"t".repeat(4097)), ..facts() });
+    assert!(written.is_cut && written.headers["x-identity-token"].is_empty());
+}

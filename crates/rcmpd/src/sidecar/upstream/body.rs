@@ -1,7 +1,7 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +16,8 @@ pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of an answer's body. Streams of events are silent for a while, and whoever writes them knows that hops forget.
 pub(super) const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The body of an answer: of our own, or the application's.
-pub type Body = Either<Full<Bytes>, Paced>;
+/// The body of an answer, whoever makes it.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Why a body ends early.
 #[derive(Clone, Debug, Error)]
@@ -32,7 +32,7 @@ pub enum BodyError {
 
 /// A body without its trailers, that comes within its time. None of it is kept.
 #[derive(Debug, Default)]
-pub struct Paced {
+pub(super) struct Paced {
     body: Option<Incoming>,
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,

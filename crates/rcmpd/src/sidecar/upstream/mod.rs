@@ -17,14 +17,14 @@ pub use body::{Body, BodyError};
 pub use hop::authority;
 
 use super::complaints::Complaints;
+use crate::config::UpstreamPlace;
 use body::{Paced, Sending};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use pool::{Failure, Pool};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -37,15 +37,6 @@ const REQUESTS_MAX: usize = 1024;
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Where an application is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamPlace {
-    /// `http://HOST:PORT`, without the scheme.
-    Tcp(String),
-    /// `unix:PATH`.
-    Unix(PathBuf),
-}
 
 /// What stands before us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +80,7 @@ pub struct Upstream {
 
 /// A whole answer of our own.
 pub fn whole(response: Response<Bytes>) -> Response<Body> {
-    response.map(|body| Either::Left(Full::new(body)))
+    response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
 }
 
 /// A line of text for whoever asked.
@@ -190,7 +181,7 @@ impl Upstream {
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
                 let body = Paced::response(body, self.patience.application, permit);
-                Response::from_parts(parts, Either::Right(body))
+                Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Connections to an application: made when they are needed, kept for a moment.
 
-use super::UpstreamPlace;
 use super::body::Paced;
+use crate::config::UpstreamPlace;
 use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};

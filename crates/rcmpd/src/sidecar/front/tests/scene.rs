@@ -1,7 +1,7 @@
 //! An application that tells what it was asked, the front before it, and clients with certificates that are made here.
 
 use super::super::*;
-use crate::sidecar::upstream::UpstreamPlace;
+use crate::config::UpstreamPlace;
 use account_store::BoxFuture;
 use dtyp::FileTime;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -16,6 +16,7 @@ use sidecar::headers::Format;
 use sidecar::routes::Routes;
 use sidecar::{Assurance, Identify, Identity, Parts, Standing};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -127,6 +128,7 @@ impl Scene {
             let file = |kind: &str| folder.path().join(format!("{name}.{kind}"));
             std::fs::write(file("pem"), certificate.pem()).unwrap();
             std::fs::write(file("key"), key.serialize_pem()).unwrap();
+            std::fs::set_permissions(file("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
             let files = (file("pem"), file("key"));
             Owned { certificate: certificate.der().clone(), key: key.serialize_der(), files }
         };

@@ -1,0 +1,118 @@
+//! Headers that only the proxy and the sidecar may set.
+
+use super::Run;
+use super::ask::titled;
+use super::door::Outcome;
+use super::findings::{Seen, Tally};
+
+/// A way to write a header, as a line.
+type Form = (&'static str, fn(&str, &str) -> String);
+
+/// Ways in which programs take a header for another one.
+const FORMS: [Form; 8] = [
+    ("as it is", |name, value| format!("{name}: {value}")),
+    ("in lower case", |name, value| format!("{}: {value}", name.to_ascii_lowercase())),
+    ("in upper case", |name, value| format!("{}: {value}", name.to_ascii_uppercase())),
+    ("with _ for -", |name, value| format!("{}: {value}", name.replace('-', "_"))),
+    ("with _ for the first -", |name, value| format!("{}: {value}", name.replacen('-', "_", 1))),
+    ("doubled", |name, value| format!("{name}: {value}\r\n{name}: {value}")),
+    ("with a space before the colon", |name, value| format!("{name} : {value}")),
+    ("after a bare line feed", |name, value| format!("X-Trial: 1\n{name}: {value}")),
+];
+
+impl Run {
+    fn identity_headers(&self) -> Vec<String> {
+        self.names.iter().map(|name| titled(name)).collect()
+    }
+
+    pub(super) async fn forged_identity(&self) -> Tally {
+        let mut tally = Tally::default();
+        let names = self.identity_headers();
+        for (label, form) in FORMS {
+            let lines: Vec<String> = names.iter().map(|name| form(name, &self.nonce)).collect();
+            let outcome = self.ask(&self.us, &self.get().lines(lines)).await;
+            tally.add(label, self.ours(&outcome));
+            // One that is refused may hide others that are not.
+            if !matches!(&outcome, Outcome::Answered(answer) if answer.told.is_some()) {
+                for name in &names {
+                    let outcome = self.ask(&self.us, &self.get().line(form(name, &self.nonce))).await;
+                    tally.add(&format!("{name} {label}"), self.ours(&outcome));
+                }
+            }
+        }
+        match self.baseline {
+            Some(_) => {
+                let outcome = self.door.ask(&self.us, &self.with_trailer(&names)).await;
+                tally.add("in a trailer", self.ours(&outcome));
+            }
+            None => tally.add("in a trailer", Seen::NotSeen("not sent to another page".to_owned())),
+        }
+        tally
+    }
+
+    pub(super) async fn forged_identity_anonymous(&self) -> Tally {
+        let mut tally = Tally::default();
+        let names = self.identity_headers();
+        for (label, form) in FORMS {
+            let lines: Vec<String> = names.iter().map(|name| form(name, &self.nonce)).collect();
+            let outcome = self.ask(&self.nobody, &self.get().lines(lines)).await;
+            tally.add(label, self.nobodys_page(&outcome));
+        }
+        if self.baseline.is_some() {
+            let outcome = self.door.ask(&self.nobody, &self.with_trailer(&names)).await;
+            tally.add("in a trailer", self.nobodys(&outcome));
+        }
+        tally
+    }
+
+    /// A chunked body with a trailer (RFC 9112, section 7.1.2).
+    fn with_trailer(&self, names: &[String]) -> Vec<u8> {
+        let fields: String = names.iter().map(|name| format!("{name}: {}\r\n", self.nonce)).collect();
+        let ask = self.get().method("POST").line("Transfer-Encoding: chunked").line("TE: trailers");
+        let ask = ask.line(format!("Trailer: {}", names.join(", ")));
+        ask.body(format!("1\r\nx\r\n0\r\n{fields}\r\n")).bytes()
+    }
+
+    pub(super) async fn hop_by_hop(&self) -> Tally {
+        let mut tally = Tally::default();
+        let secret = titled(sidecar::SECRET.as_str());
+        let names: Vec<String> =
+            self.identity_headers().into_iter().chain(Self::certificate_headers()).chain([secret]).collect();
+        let all = format!("Connection: close, {}", names.join(", "));
+        let outcome = self.ask(&self.us, &self.get().line(all.as_str())).await;
+        tally.add("all of them", self.ours(&outcome));
+        for name in &names {
+            let outcome = self.ask(&self.us, &self.get().line(format!("Connection: close, {name}"))).await;
+            tally.add(name, self.ours(&outcome));
+        }
+        let outcome = self.ask(&self.nobody, &self.get().line(all)).await;
+        tally.add("all of them, without a certificate", self.nobodys_page(&outcome));
+        tally
+    }
+
+    pub(super) async fn secret(&self) -> Tally {
+        let mut tally = Tally::default();
+        let name = titled(sidecar::SECRET.as_str());
+        for (label, form) in FORMS {
+            let line = form(&name, &self.nonce);
+            let outcome = self.ask(&self.us, &self.get().line(line)).await;
+            tally.add(label, self.without_secret(&outcome));
+        }
+        for (label, lines) in Self::dialects(&self.certificate) {
+            let ask = self.get().line(format!("{name}: {}", self.nonce)).lines(lines);
+            let outcome = self.ask(&self.nobody, &ask).await;
+            tally.add(&format!("without a certificate, {label}"), self.nobodys_page(&outcome));
+        }
+        tally
+    }
+
+    fn without_secret(&self, outcome: &Outcome) -> Seen {
+        if let Outcome::Answered(answer) = outcome
+            && let Some(told) = &answer.told
+            && told.values(sidecar::SECRET.as_str()).iter().any(|value| value.contains(&self.nonce))
+        {
+            return Seen::Leak("what was sent arrives at the application".to_owned());
+        }
+        self.ours(outcome)
+    }
+}

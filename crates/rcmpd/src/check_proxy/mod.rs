@@ -1,0 +1,398 @@
+//! Does a web server in front of the sidecar let through what it must not?
+//!
+//! `rcmpd check-proxy` goes through the real front door to the page of `rcmpd page`, which tells what arrived: first with a certificate,
+//! for what is right, then in every way by which somebody might get there as somebody else. A page that is another one can be judged by
+//! its status only. Nothing is sent but requests for the one page, and none that could change something unless the page is ours.
+
+mod ask;
+mod certificates;
+mod door;
+mod findings;
+mod forgery;
+mod headers;
+mod identity;
+mod page;
+mod requests;
+mod sessions;
+#[cfg(test)]
+mod tests;
+mod visitor;
+mod wire;
+
+pub use findings::{Check, Finding, Verdict};
+pub use page::serve as serve_page;
+
+use anyhow::{Context, anyhow};
+use ask::Ask;
+use door::{Answer, AnyServer, Door, Outcome};
+use findings::{Seen, Tally};
+use identity::Identity;
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+use sidecar::headers::Preset;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use visitor::Visitor;
+
+/// What to check, and with what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The page, through the proxy.
+    pub url: String,
+    /// Whom to connect to in place of the URL's host.
+    pub connect: Option<String>,
+    /// A certificate that is let in, with its chain, and its key.
+    pub pair: (PathBuf, PathBuf),
+    /// Another one that is let in.
+    pub other: Option<(PathBuf, PathBuf)>,
+    /// What the first one's account is called.
+    pub expect_user: Option<String>,
+    /// Whom to believe as the server; nobody in particular, if that is said.
+    pub anchors: Option<PathBuf>,
+    /// Another host of the same proxy.
+    pub other_host: Option<String>,
+    /// Header names of these presets; all, where there are none.
+    pub presets: Vec<Preset>,
+    /// Where HTTP without TLS may be.
+    pub plain_port: u16,
+    /// For each answer.
+    pub timeout: Duration,
+}
+
+/// Why nothing was found out.
+#[derive(Debug)]
+pub enum Failed {
+    /// This is not how it is asked for.
+    Usage(String),
+    /// What was given cannot be used.
+    Input(anyhow::Error),
+    /// Nobody is there, or nobody who is believed.
+    Unreachable(String),
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Input(error)
+    }
+}
+
+/// What was found out.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whether the page is `rcmpd page`.
+    pub is_page: bool,
+    /// Whom the page was told that the certificate is.
+    pub user: Option<String>,
+    /// In the order in which it was tried.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Findings with this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.findings.iter().filter(|finding| finding.verdict == verdict).count()
+    }
+}
+
+/// One check of a proxy.
+struct Run {
+    door: Door,
+    /// With the certificate.
+    us: Arc<ClientConfig>,
+    visitor: Arc<Visitor>,
+    /// Without one.
+    nobody: Arc<ClientConfig>,
+    /// With one that says the same, of another authority.
+    twin: Arc<ClientConfig>,
+    twin_visitor: Arc<Visitor>,
+    other: Option<Arc<ClientConfig>>,
+    certificate: Vec<u8>,
+    twin_certificate: Vec<u8>,
+    expect_user: Option<String>,
+    other_host: Option<(String, ServerName<'static>)>,
+    plain_port: u16,
+    /// Identity headers, folded.
+    names: BTreeSet<String>,
+    /// Stands in whatever is forged, and nowhere else.
+    nonce: String,
+    /// What the page is told with the certificate, if it is ours.
+    baseline: Option<Identity>,
+    /// What the page answers with the certificate.
+    status: u16,
+}
+
+/// Checks a proxy, and tells each finding as it is made.
+pub async fn check(options: &Options, tell: &mut dyn FnMut(&Finding)) -> Result<Report, Failed> {
+    let mut run = Run::new(options)?;
+    let mut findings = Vec::new();
+    for check in Check::ALL {
+        let tally = match check {
+            Check::Certificate => run.certificate().await?,
+            Check::NoCertificate => run.no_certificate().await,
+            Check::WrongAuthority => run.wrong_authority().await,
+            Check::ForgedIdentity => run.forged_identity().await,
+            Check::ForgedIdentityAnonymous => run.forged_identity_anonymous().await,
+            Check::ForgedCertificate => run.forged_certificate(&run.nobody).await,
+            Check::ForgedCertificateWrongAuthority => run.forged_certificate(&run.twin).await,
+            Check::ForgedCertificateBeside => run.forged_certificate_beside().await,
+            Check::HopByHop => run.hop_by_hop().await,
+            Check::Secret => run.secret().await,
+            Check::Paths => run.paths().await,
+            Check::Hosts => run.hosts().await,
+            Check::Methods => run.methods().await,
+            Check::Resumption => run.resumption().await?,
+            Check::AnonymousSession => run.anonymous_session().await?,
+            Check::OtherHost => run.other_host().await?,
+            Check::Pipelining => run.pipelining().await,
+            Check::PlainHttp => run.plain_http().await,
+            Check::CertificateAgain => run.certificate_again().await,
+        };
+        let finding = tally.finding(*check);
+        tell(&finding);
+        findings.push(finding);
+    }
+    let user = run.baseline.as_ref().and_then(Identity::account).map(str::to_owned);
+    Ok(Report { is_page: run.baseline.is_some(), user, findings })
+}
+
+impl Run {
+    fn new(options: &Options) -> Result<Self, Failed> {
+        let door = door(options)?;
+        let other_host = match &options.other_host {
+            Some(host) => {
+                let bare = host.rsplit_once(':').map_or(host.as_str(), |(bare, _)| bare);
+                Some((host.clone(), server_name(bare)?))
+            }
+            None => None,
+        };
+        let ours = pair(&options.pair.0, &options.pair.1)?;
+        let certificate = ours.cert[0].to_vec();
+        let (twin_certificate, twin_key) = forgery::twin(&certificate)?;
+        let twin_key = PrivatePkcs8KeyDer::from(twin_key.serialize_der());
+        let twin = certified(vec![twin_certificate.clone().into()], twin_key.into())?;
+        let (visitor, twin_visitor) = (Visitor::with(Arc::new(ours)), Visitor::with(Arc::new(twin)));
+        let other = match &options.other {
+            Some((certificate, key)) => {
+                let visitor = Visitor::with(Arc::new(pair(certificate, key)?));
+                Some(door.config(&visitor, None, None)?)
+            }
+            None => None,
+        };
+        let presets = match &options.presets[..] {
+            [] => &identity::PRESETS[..],
+            presets => presets,
+        };
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).context("there is no randomness")?;
+        Ok(Self {
+            us: door.config(&visitor, None, None)?,
+            nobody: door.config(&Visitor::nobody(), None, None)?,
+            twin: door.config(&twin_visitor, None, None)?,
+            door,
+            visitor,
+            twin_visitor,
+            other,
+            certificate,
+            twin_certificate,
+            expect_user: options.expect_user.clone(),
+            other_host,
+            plain_port: options.plain_port,
+            names: identity::names(presets),
+            nonce: format!("forged-{}", dtyp::hex(&nonce)),
+            baseline: None,
+            status: 0,
+        })
+    }
+
+    fn get(&self) -> Ask {
+        Ask::new(&self.door)
+    }
+
+    async fn ask(&self, config: &Arc<ClientConfig>, ask: &Ask) -> Outcome {
+        self.door.ask(config, &ask.bytes()).await
+    }
+
+    /// Judges an answer to somebody who showed nothing that counts: it is never the page.
+    fn nobodys(&self, outcome: &Outcome) -> Seen {
+        match outcome {
+            Outcome::Answered(answer) if answer.is_page => Seen::Leak("the page is shown".to_owned()),
+            Outcome::Answered(answer) if answer.is_success() && self.baseline.is_none() => {
+                Seen::NotSeen(format!("{}, and this page does not say what it is", answer.status))
+            }
+            Outcome::Answered(_) | Outcome::Refused(_) => Seen::Good,
+            outcome => unanswered(outcome),
+        }
+    }
+
+    /// The same for a plain GET of the page, where success is the page, whatever it is.
+    fn nobodys_page(&self, outcome: &Outcome) -> Seen {
+        match outcome {
+            Outcome::Answered(answer) if answer.is_success() && self.baseline.is_none() => {
+                Seen::Leak(format!("the answer is {}", answer.status))
+            }
+            outcome => self.nobodys(outcome),
+        }
+    }
+
+    /// Judges an answer to us: it is refused, or the page is told what it is told without any forgery.
+    fn ours(&self, outcome: &Outcome) -> Seen {
+        let answer = match outcome {
+            Outcome::Answered(answer) => answer,
+            Outcome::Refused(_) => return Seen::Good,
+            outcome => return unanswered(outcome),
+        };
+        match (&self.baseline, &answer.told) {
+            (None, _) => Seen::NotSeen("this page does not tell what arrived".to_owned()),
+            (Some(baseline), Some(told)) => {
+                let arrived = told.arrived(&self.names, &self.nonce);
+                match (arrived.as_slice(), told.identity(&self.names).difference(baseline)) {
+                    ([], None) => Seen::Good,
+                    ([], Some(name)) => Seen::Leak(format!("{name} is not what the sidecar says")),
+                    (arrived, _) => Seen::Leak(format!("what was sent arrives as {}", arrived.join(", "))),
+                }
+            }
+            (Some(_), None) if answer.is_page => Seen::NotSeen("this answer has no body".to_owned()),
+            (Some(_), None) => Seen::Good,
+        }
+    }
+
+    /// The baseline: what is right, for everything else to be compared with.
+    async fn certificate(&mut self) -> Result<Tally, Failed> {
+        let outcome = self.ask(&self.us, &self.get()).await;
+        let mut tally = Tally::default();
+        let request = "GET";
+        let answer = match outcome {
+            Outcome::Answered(answer) => answer,
+            Outcome::Refused(why) => {
+                tally.add(request, Seen::NotChecked(format!("the certificate is not let in: {why}")));
+                return Ok(tally);
+            }
+            Outcome::Unbelieved(why) => {
+                return Err(Failed::Unreachable(format!(
+                    "the server is not believed ({why}): give its authority as --ca"
+                )));
+            }
+            Outcome::Unreachable(why) => return Err(Failed::Unreachable(why)),
+            Outcome::Late => return Err(Failed::Unreachable("no answer in time".to_owned())),
+        };
+        self.status = answer.status;
+        let Answer { told: Some(told), .. } = &answer else {
+            tally.add(
+                request,
+                match answer.is_success() {
+                    true => Seen::NotSeen(format!("{}, and the page is not `rcmpd page`", answer.status)),
+                    false => Seen::NotChecked(format!("the certificate is not let in: {}", answer.status)),
+                },
+            );
+            return Ok(tally);
+        };
+        let identity = told.identity(&self.names);
+        for name in identity.doubled() {
+            tally.add(request, Seen::Leak(format!("{name} is there more than once")));
+        }
+        if !told.values(sidecar::SECRET.as_str()).is_empty() {
+            tally.add(request, Seen::Leak("the application is told the sidecar's secret".to_owned()));
+        }
+        match (identity.account(), &self.expect_user) {
+            (None, _) => {
+                tally.add(request, Seen::NotChecked("the page is told nobody's name".to_owned()));
+            }
+            (Some(account), Some(expected)) if !identity.is_called(expected) => {
+                tally.add(request, Seen::Leak(format!("this is {account}, not {expected}")));
+            }
+            (Some(account), _) => {
+                let names = identity.present().count();
+                tally.note(format!("{account}, told by {names} headers"));
+                tally.add(request, Seen::Good);
+            }
+        }
+        self.baseline = Some(identity);
+        Ok(tally)
+    }
+
+    async fn certificate_again(&self) -> Tally {
+        let mut tally = Tally::default();
+        let outcome = self.ask(&self.us, &self.get()).await;
+        let seen = match &outcome {
+            Outcome::Answered(answer) if answer.status == self.status => match self.baseline {
+                Some(_) => self.ours(&outcome),
+                None => Seen::NotSeen("this page does not tell what arrived".to_owned()),
+            },
+            Outcome::Answered(answer) => Seen::NotChecked(format!("now it is {}", answer.status)),
+            Outcome::Refused(why) => Seen::NotChecked(why.clone()),
+            outcome => unanswered(outcome),
+        };
+        tally.add("GET", seen);
+        tally
+    }
+}
+
+/// Whoever does not answer was not asked.
+fn unanswered(outcome: &Outcome) -> Seen {
+    Seen::NotChecked(match outcome {
+        Outcome::Unreachable(why) | Outcome::Unbelieved(why) | Outcome::Refused(why) => why.clone(),
+        Outcome::Late => "no answer in time".to_owned(),
+        Outcome::Answered(answer) => answer.status.to_string(),
+    })
+}
+
+/// What the URL and what was said beside it lead to.
+fn door(options: &Options) -> Result<Door, Failed> {
+    let usage = |text: String| Failed::Usage(text);
+    let url: http::Uri =
+        options.url.parse().map_err(|error| usage(format!("{} is no URL: {error}", options.url)))?;
+    let (Some("https"), Some(authority)) = (url.scheme_str(), url.authority()) else {
+        return Err(usage(format!("{}: a client certificate needs TLS, so give an https URL", options.url)));
+    };
+    let bare = |host: &str| host.trim_matches(['[', ']']).to_owned();
+    let connect = match &options.connect {
+        None => (bare(authority.host()), authority.port_u16().unwrap_or(443)),
+        Some(connect) => connect
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((bare(host), port.parse().ok()?)))
+            .ok_or_else(|| usage(format!("--connect {connect}: write HOST:PORT")))?,
+    };
+    let verifier = match &options.anchors {
+        Some(path) => crate::certificates::read_file(path)
+            .map_err(anyhow::Error::from)
+            .and_then(|anchors| door::anchored(&anchors))
+            .with_context(|| format!("{} cannot be used", path.display()))?,
+        None => Arc::new(AnyServer::new()),
+    };
+    Ok(Door {
+        authority: authority.as_str().to_owned(),
+        name: server_name(authority.host())?,
+        connect,
+        path: url.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+        verifier,
+        timeout: options.timeout,
+    })
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, Failed> {
+    let bare = host.trim_matches(['[', ']']).to_owned();
+    ServerName::try_from(bare).map_err(|_| Failed::Usage(format!("{host} is no name of a host")))
+}
+
+/// A certificate with its chain, and its key.
+fn pair(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
+    let chain = crate::certificates::read_file(certificate)?;
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    // What the library says of a broken key may show it.
+    let key_der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|_| anyhow!("{}: there is no private key in PEM in it", key.display()))?;
+    certified(chain, key_der)
+        .with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
+}
+
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<CertifiedKey> {
+    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
+}

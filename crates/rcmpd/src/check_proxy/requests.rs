@@ -1,0 +1,247 @@
+//! Requests by which a proxy may reach the page and not ask.
+
+use super::Run;
+use super::ask::Ask;
+use super::door::Outcome;
+use super::findings::{Seen, Tally};
+use super::wire::Incoming;
+
+/// A name that nobody has (RFC 6761, section 6.4).
+const OTHER_HOST: &str = "elsewhere.invalid";
+
+impl Run {
+    /// Sends requests with and without the certificate.
+    async fn both_ways(&self, asks: Vec<(String, Ask)>) -> Tally {
+        let mut tally = Tally::default();
+        for (label, ask) in asks {
+            let outcome = self.ask(&self.us, &ask).await;
+            tally.add(&format!("{label}, with the certificate"), self.ours(&outcome));
+            let outcome = self.ask(&self.nobody, &ask).await;
+            tally.add(&label, self.nobodys(&outcome));
+        }
+        tally
+    }
+
+    pub(super) async fn paths(&self) -> Tally {
+        let path = self.door.path.trim_start_matches('/');
+        let authority = &self.door.authority;
+        let targets = [
+            format!("//{path}"),
+            format!("/./{path}"),
+            format!("/%2e%2e/{path}"),
+            format!("/%2e/{path}"),
+            format!("/x/../{path}"),
+            format!("/x/..;/{path}"),
+            format!("/x/..%2f{path}"),
+            format!("/x%2f..%2f{path}"),
+            format!("/;x/{path}"),
+            format!("/\\{path}"),
+            format!("/{path}%00"),
+            format!("/{path}?"),
+            format!("/{path}#x"),
+            format!("https://{authority}/{path}"),
+            format!("http://{authority}/{path}"),
+            format!("https://{OTHER_HOST}/{path}"),
+            path.to_owned(),
+            "*".to_owned(),
+        ];
+        let targets = targets.into_iter().filter(|target| !target.is_empty());
+        self.both_ways(targets.map(|target| (target.clone(), self.get().target(target))).collect()).await
+    }
+
+    pub(super) async fn hosts(&self) -> Tally {
+        let own = self.door.authority.as_str();
+        let bare = own.rsplit_once(':').map_or(own, |(bare, _)| bare);
+        let dotted = format!("{bare}.");
+        let upper = own.to_ascii_uppercase();
+        let address = format!("{}:{}", self.door.connect.0, self.door.connect.1);
+        let hosts: [(&str, &[&str]); 9] = [
+            ("another host", &[OTHER_HOST]),
+            ("localhost", &["localhost"]),
+            ("its address", &[&address]),
+            ("no host", &[]),
+            ("an empty host", &[""]),
+            ("two hosts, its own first", &[own, OTHER_HOST]),
+            ("two hosts, its own last", &[OTHER_HOST, own]),
+            ("with a dot", &[&dotted]),
+            ("in upper case", &[&upper]),
+        ];
+        let asks = hosts.iter().map(|(label, hosts)| ((*label).to_owned(), self.get().hosts(hosts)));
+        let forwarded = ["X-Original-URI", "X-Original-Host", "X-Forwarded-URI", "X-Forwarded-Host"]
+            .map(|name| (name.to_owned(), self.get().line(format!("{name}: /{OTHER_HOST}"))));
+        self.both_ways(asks.chain(forwarded).collect()).await
+    }
+
+    pub(super) async fn methods(&self) -> Tally {
+        let mut tally = Tally::default();
+        let get = || self.get();
+        let mut asks = vec![
+            ("OPTIONS", get().method("OPTIONS")),
+            (
+                "a preflight",
+                get()
+                    .method("OPTIONS")
+                    .line("Origin: https://elsewhere.invalid")
+                    .line("Access-Control-Request-Method: GET"),
+            ),
+            ("HEAD", get().method("HEAD")),
+            ("TRACE", get().method("TRACE")),
+            ("get", get().method("get")),
+            ("GET with a body", get().line("Content-Length: 1").body("x")),
+            ("HTTP/1.0 without Host", get().version("HTTP/1.0").hosts(&[])),
+            (
+                "Upgrade: websocket",
+                get()
+                    .line("Connection: Upgrade")
+                    .line("Upgrade: websocket")
+                    .line("Sec-WebSocket-Version: 13")
+                    .line("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="),
+            ),
+            (
+                "Upgrade: h2c",
+                get()
+                    .line("Connection: Upgrade, HTTP2-Settings")
+                    .line("Upgrade: h2c")
+                    .line("HTTP2-Settings: AAMAAABkAAQAAP__"),
+            ),
+        ];
+        match self.baseline {
+            // Whatever another page does with these is not ours to try.
+            None => tally.note("POST, PUT, DELETE and PURGE are not sent to another page"),
+            Some(_) => asks.extend([
+                ("POST", get().method("POST").line("Content-Length: 1").body("x")),
+                (
+                    "POST in chunks",
+                    get().method("POST").line("Transfer-Encoding: chunked").body("1\r\nx\r\n0\r\n\r\n"),
+                ),
+                (
+                    "Expect: 100-continue",
+                    get().method("POST").line("Expect: 100-continue").line("Content-Length: 1").body("x"),
+                ),
+                ("PUT", get().method("PUT").line("Content-Length: 1").body("x")),
+                ("DELETE", get().method("DELETE")),
+                ("PURGE", get().method("PURGE")),
+                ("PROPFIND", get().method("PROPFIND").line("Content-Length: 0")),
+                (
+                    "X-HTTP-Method-Override",
+                    get().method("POST").line("X-HTTP-Method-Override: OPTIONS").line("Content-Length: 0"),
+                ),
+            ]),
+        }
+        for (label, ask) in asks {
+            let outcome = self.ask(&self.nobody, &ask).await;
+            // Who switches to another protocol answers no more.
+            let seen = match &outcome {
+                Outcome::Answered(answer) if answer.status == 101 => {
+                    Seen::Leak("the connection is handed over".to_owned())
+                }
+                outcome => self.nobodys(outcome),
+            };
+            tally.add(label, seen);
+        }
+        tally
+    }
+
+    pub(super) async fn plain_http(&self) -> Tally {
+        let mut tally = Tally::default();
+        for port in [self.door.connect.1, self.plain_port] {
+            let label = format!("port {port}");
+            let stream = match self.door.reach(port).await {
+                Ok(stream) => stream,
+                Err(_) => {
+                    tally.note(format!("nobody is at port {port}"));
+                    continue;
+                }
+            };
+            let mut forged = self.get();
+            for (_, lines) in Self::dialects(&self.certificate).into_iter().step_by(3).take(1) {
+                forged = forged.lines(lines);
+            }
+            let outcome = self.door.talk(&mut Incoming::new(stream), &self.get().bytes()).await;
+            tally.add(&label, self.nobodys(&outcome));
+            if let Ok(stream) = self.door.reach(port).await {
+                let outcome = self.door.talk(&mut Incoming::new(stream), &forged.bytes()).await;
+                tally.add(&format!("{label} with a forged certificate"), self.nobodys(&outcome));
+            }
+        }
+        tally
+    }
+
+    pub(super) async fn pipelining(&self) -> Tally {
+        let mut tally = Tally::default();
+        let keep = || self.get().line("Connection: keep-alive");
+        let forged = self.get().lines(self.names.iter().map(|name| format!("{name}: {}", self.nonce)));
+        let certificate = Self::dialects(&self.certificate).swap_remove(0).1;
+
+        let requests = [keep().bytes(), forged.bytes()].concat();
+        if let Some((first, second)) = self.two(&self.us, &requests, &mut tally).await {
+            tally.add("the first with the certificate", self.ours(&first));
+            tally.add("the second, which forges an identity", self.ours(&second));
+        }
+        let requests = [keep().bytes(), self.get().lines(certificate).bytes()].concat();
+        if let Some((first, second)) = self.two(&self.nobody, &requests, &mut tally).await {
+            tally.add("the first without a certificate", self.nobodys_page(&first));
+            tally.add("the second, which forges a certificate", self.nobodys_page(&second));
+        }
+        if self.baseline.is_none() {
+            tally.note("nothing is hidden in bodies for another page");
+            return tally;
+        }
+        let hidden = forged.bytes();
+        let chunked = [b"0\r\n\r\n".as_slice(), &hidden].concat();
+        let post = |lines: &[String], body: &[u8]| {
+            self.get().method("POST").line("Connection: keep-alive").lines(lines.to_vec()).body(body).bytes()
+        };
+        let len = |len: usize| format!("Content-Length: {len}");
+        let te = |value: &str| format!("Transfer-Encoding{value}");
+        for (label, request) in [
+            ("hidden in a body", post(&[len(hidden.len())], &hidden)),
+            ("hidden behind a last chunk", post(&[len(chunked.len()), te(": chunked")], &chunked)),
+            (
+                "the same with a space before the colon",
+                post(&[len(chunked.len()), te(" : chunked")], &chunked),
+            ),
+            (
+                "the same with a coding that nobody knows",
+                post(&[len(chunked.len()), te(": xchunked")], &chunked),
+            ),
+            ("hidden behind a shorter length", post(&[len(0), len(hidden.len())], &hidden)),
+            ("hidden behind a longer length", post(&[len(hidden.len()), len(0)], &hidden)),
+        ] {
+            let Some((first, second)) = self.two(&self.us, &request, &mut tally).await else { continue };
+            tally.add(label, self.ours(&first));
+            // Where the body ends is the proxy's to say. What it takes for a request is judged as one.
+            match second {
+                Outcome::Late | Outcome::Refused(_) => {}
+                second => tally.add(&format!("{label}, and answered"), self.ours(&second)),
+            }
+        }
+        tally
+    }
+
+    /// Sends bytes, and reads two answers.
+    async fn two(
+        &self,
+        config: &std::sync::Arc<rustls::ClientConfig>,
+        requests: &[u8],
+        tally: &mut Tally,
+    ) -> Option<(Outcome, Outcome)> {
+        let mut secured = match self.door.open(config, None).await {
+            Ok(secured) => secured,
+            Err(Outcome::Refused(_)) => {
+                tally.add("the handshake", Seen::Good);
+                return None;
+            }
+            Err(outcome) => {
+                tally.add("the connection", super::unanswered(&outcome));
+                return None;
+            }
+        };
+        let first = self.door.exchange(&mut secured, requests).await;
+        let second = match &first {
+            Outcome::Answered(_) => self.door.next(&mut secured).await,
+            _ => Outcome::Refused("closed after the first".to_owned()),
+        };
+        Some((first, second))
+    }
+}

@@ -1,0 +1,128 @@
+//! `rcmpd check-proxy`.
+
+use crate::check_proxy::{self, Failed, Finding, Options, Report, Verdict};
+use crate::cli::{CheckProxyArgs, PresetArg};
+use crate::output;
+use serde_json::{Value, json};
+use sidecar::headers::Preset;
+use std::time::Duration;
+
+/// This is not how it is asked for.
+const WRONG_USE: u8 = 2;
+/// Something leaks.
+const LEAKS: u8 = 3;
+/// Nobody is there, or nobody who is believed.
+const UNREACHABLE: u8 = 4;
+/// What was given cannot be used.
+const UNUSABLE: u8 = 6;
+/// Something could not be checked.
+const NOT_CHECKED: u8 = 7;
+
+/// What is told of one finding to people; JSON has it all.
+const SEEN_MAX: usize = 4;
+
+pub(super) async fn run(args: CheckProxyArgs) -> u8 {
+    let as_json = args.json.json;
+    let url = args.url.clone();
+    let options = options(args);
+    let mut tell = |finding: &Finding| {
+        if !as_json {
+            as_text(finding);
+        }
+    };
+    match check_proxy::check(&options, &mut tell).await {
+        Ok(report) => {
+            let code = code(&report);
+            match as_json {
+                true => output::json(&as_object(&url, &report, code)),
+                false => summary(&report),
+            }
+            code
+        }
+        Err(Failed::Usage(error)) => failed(&error, WRONG_USE, as_json),
+        Err(Failed::Input(error)) => failed(&format!("{error:#}"), UNUSABLE, as_json),
+        Err(Failed::Unreachable(why)) => failed(&format!("{url}: {why}"), UNREACHABLE, as_json),
+    }
+}
+
+fn options(args: CheckProxyArgs) -> Options {
+    let presets = args.preset.into_iter().map(|preset| match preset {
+        PresetArg::Remote => Preset::Remote,
+        PresetArg::Forwarded => Preset::Forwarded,
+        PresetArg::LookupIdentity => Preset::LookupIdentity,
+        PresetArg::None => Preset::None,
+    });
+    Options {
+        presets: presets.collect(),
+        url: args.url,
+        connect: args.connect,
+        pair: (args.certificate, args.key),
+        other: args.other_certificate.zip(args.other_key),
+        expect_user: args.expect_user,
+        anchors: args.ca,
+        other_host: args.other_host,
+        plain_port: args.plain_port,
+        timeout: Duration::from_secs(args.timeout),
+    }
+}
+
+fn failed(error: &str, code: u8, as_json: bool) -> u8 {
+    if as_json {
+        output::json(&json!({ "error": error, "exit_code": code }));
+    }
+    eprintln!("rcmpd: {}", output::visible(error));
+    code
+}
+
+fn code(report: &Report) -> u8 {
+    match (report.count(Verdict::Leak), report.count(Verdict::NotChecked)) {
+        (0, 0) => 0,
+        (0, _) => NOT_CHECKED,
+        _ => LEAKS,
+    }
+}
+
+fn as_object(url: &str, report: &Report, code: u8) -> Value {
+    let counts: serde_json::Map<_, _> = Verdict::ALL
+        .into_iter()
+        .map(|verdict| (verdict.name().to_owned(), report.count(verdict).into()))
+        .collect();
+    json!({
+        "url": url,
+        "page": report.is_page,
+        "user": report.user,
+        "checks": report.findings.iter().map(Finding::json).collect::<Vec<_>>(),
+        "counts": counts,
+        "exit_code": code,
+    })
+}
+
+/// A finding, as soon as it is made.
+fn as_text(finding: &Finding) {
+    let (check, verdict) = (finding.check, finding.verdict);
+    output::line(&format!("{:<20}  {:<34}{}", verdict.text(), check.name(), check.did()));
+    let under = |text: &str| output::line(&format!("{:22}{}", "", output::visible(text)));
+    let seen = &finding.seen[..finding.seen.len().min(SEEN_MAX)];
+    seen.iter().for_each(|text| under(text));
+    if finding.seen.len() > SEEN_MAX {
+        under(&format!("and {} more, which --json has", finding.seen.len() - SEEN_MAX));
+    }
+    if verdict == Verdict::Leak {
+        under(&format!("means:  {}", check.means()));
+        under(&format!("change: {}", check.advice()));
+    }
+}
+
+fn summary(report: &Report) {
+    output::line("");
+    let rows = Verdict::ALL.into_iter().map(|verdict| {
+        let is = |finding: &&Finding| finding.verdict == verdict;
+        let names: Vec<&str> =
+            report.findings.iter().filter(is).map(|finding| finding.check.name()).collect();
+        vec![verdict.text().to_owned(), names.len().to_string(), names.join(", ")]
+    });
+    output::table(&["verdict", "checks", "which"], rows.collect());
+    if !report.is_page {
+        output::line("The page behind is not `rcmpd page`, so what arrives there was not seen.");
+    }
+}

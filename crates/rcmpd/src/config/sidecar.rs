@@ -1,0 +1,572 @@
+//! `[sidecar]`: who asks on behalf of web servers, how they are trusted, and what they are told.
+
+use super::{Checker, Client, Mapping, SecretRef, Store};
+use dtyp::Sid;
+use rcmp_service::Validation;
+use serde::Deserialize;
+use sidecar::dialect::Dialect;
+use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
+use sidecar::routes::{Route, plain_path};
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+
+/// Listeners and routes in one file.
+const ENTRIES_MAX: usize = 1024;
+
+/// `[sidecar]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Who tells whose certificates are.
+    pub source: Source,
+    /// Who asks.
+    pub listen: Vec<Listen>,
+    /// The TLS front of its own.
+    pub proxy: Option<Proxy>,
+    /// Who may go where.
+    pub routes: Vec<Route>,
+    /// What is told, and how.
+    pub format: Format,
+    /// What signs identities.
+    pub token: Option<Token>,
+    /// How long a decision is remembered.
+    pub remember: Duration,
+    /// How many are.
+    pub remembered_max: usize,
+    /// For a question over Netlogon.
+    pub timeout: Duration,
+}
+
+/// `source`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This process: `[store]` and `[[peer]]`.
+    Embedded,
+    /// A service or a domain controller: `[client]`.
+    Remote,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP, with certificates in headers.
+    Http(Dialect),
+    /// Envoy's `ext_authz` over gRPC.
+    EnvoyGrpc,
+}
+
+impl Speaks {
+    /// Its name in configuration, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http(dialect) => dialect.name(),
+            Self::EnvoyGrpc => "envoy-grpc",
+        }
+    }
+}
+
+/// `[[sidecar.listen]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// What is spoken.
+    pub speaks: Speaks,
+    /// Where.
+    pub at: Place,
+    /// Users whose processes are believed, by name or number; on a Unix socket.
+    pub peers: Vec<String>,
+    /// What a proxy has to show.
+    pub secret: Option<SecretRef>,
+    /// TLS with certificates of proxies.
+    pub tls: Option<ListenTls>,
+    /// The application, where the sidecar stands between it and the proxy.
+    pub upstream: Option<UpstreamPlace>,
+}
+
+/// Where a listener is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket, and its mode.
+    Unix(PathBuf, u32),
+}
+
+/// Where an application is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamPlace {
+    /// `http://HOST:PORT`, without the scheme.
+    Tcp(String),
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+/// `tls` of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// The listener's certificate with its chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who certifies proxies.
+    pub client_ca: PathBuf,
+    /// DNS names that proxies have in their certificates.
+    pub names: Vec<String>,
+}
+
+/// `[sidecar.proxy]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Where.
+    pub listen: SocketAddr,
+    /// The certificate with its chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The application.
+    pub upstream: UpstreamPlace,
+    /// Whether whoever has no certificate reaches the application too, as nobody.
+    pub anonymous: bool,
+}
+
+/// `[sidecar.token]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// An Ed25519 or P-256 key in PKCS#8.
+    pub key: PathBuf,
+    /// `iss`.
+    pub issuer: String,
+    /// `aud`.
+    pub audience: String,
+    /// How long a token counts.
+    pub lifetime: Duration,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Section {
+    source: Option<Spanned<String>>,
+    validation: Option<Spanned<String>>,
+    headers: Option<Spanned<String>>,
+    user: Option<Spanned<String>>,
+    groups: Option<Spanned<String>>,
+    #[serde(default)]
+    group_names: BTreeMap<Spanned<String>, String>,
+    encoding: Option<Spanned<String>>,
+    header_len_max: Option<Spanned<u64>>,
+    remember_s: Option<Spanned<u64>>,
+    remembered_max: Option<Spanned<u64>>,
+    timeout_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    listen: Vec<Spanned<ListenSection>>,
+    #[serde(default)]
+    route: Vec<Spanned<RouteSection>>,
+    proxy: Option<ProxySection>,
+    token: Option<TokenSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenSection {
+    dialect: Spanned<String>,
+    address: Option<Spanned<String>>,
+    unix: Option<Spanned<PathBuf>>,
+    mode: Option<Spanned<String>>,
+    #[serde(default)]
+    peers: Vec<Spanned<String>>,
+    secret: Option<Spanned<String>>,
+    tls: Option<Spanned<ListenTlsSection>>,
+    upstream: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenTlsSection {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: PathBuf,
+    names: Spanned<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteSection {
+    host: Option<Spanned<String>>,
+    path: Option<Spanned<String>>,
+    #[serde(default)]
+    groups: Vec<Spanned<String>>,
+    #[serde(default)]
+    sids: Vec<Spanned<String>>,
+    #[serde(default)]
+    domains: Vec<Spanned<String>>,
+    strength: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProxySection {
+    listen: Spanned<String>,
+    certificate: PathBuf,
+    key: PathBuf,
+    upstream: Spanned<String>,
+    client_certificates: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TokenSection {
+    key: PathBuf,
+    issuer: Spanned<String>,
+    audience: Spanned<String>,
+    lifetime_s: Option<Spanned<u64>>,
+}
+
+const SOURCES: [(&str, Source); 2] = [("embedded", Source::Embedded), ("remote", Source::Remote)];
+const PRESETS: [(&str, Preset); 4] = [
+    ("remote", Preset::Remote),
+    ("x-forwarded", Preset::Forwarded),
+    ("lookup-identity", Preset::LookupIdentity),
+    ("none", Preset::None),
+];
+const USERS: [(&str, UserForm); 3] =
+    [("domain", UserForm::Domain), ("upn", UserForm::Upn), ("plain", UserForm::Plain)];
+const GROUPS: [(&str, GroupForm); 2] = [("names", GroupForm::Names), ("sids", GroupForm::Sids)];
+const ENCODINGS: [(&str, Encoding); 3] =
+    [("percent", Encoding::Percent), ("utf-8", Encoding::Utf8), ("structured", Encoding::Structured)];
+const SPEAKS: [(&str, Speaks); 8] = [
+    ("nginx", Speaks::Http(Dialect::Nginx)),
+    ("traefik", Speaks::Http(Dialect::Traefik)),
+    ("caddy", Speaks::Http(Dialect::Caddy)),
+    ("haproxy", Speaks::Http(Dialect::Haproxy)),
+    ("apache", Speaks::Http(Dialect::Apache)),
+    ("envoy", Speaks::Http(Dialect::Envoy)),
+    ("client-cert", Speaks::Http(Dialect::ClientCert)),
+    ("envoy-grpc", Speaks::EnvoyGrpc),
+];
+const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
+const CLIENT_CERTIFICATES: [(&str, bool); 2] = [("required", false), ("optional", true)];
+const HEADER_LEN: RangeInclusive<u64> = 256..=16_384;
+const REMEMBER_S: RangeInclusive<u64> = 0..=3600;
+const REMEMBERED: RangeInclusive<u64> = 1..=1_000_000;
+const TIMEOUT_S: RangeInclusive<u64> = 1..=120;
+const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
+
+/// What else of the file a sidecar needs.
+pub(super) struct Beside<'a> {
+    pub(super) mapping: Option<&'a Mapping>,
+    pub(super) store: Option<&'a Store>,
+    pub(super) client: Option<&'a Client>,
+}
+
+impl Checker<'_> {
+    pub(super) fn sidecar(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Sidecar {
+        let span = section.span();
+        let section = section.into_inner();
+        let source = self.one_of(section.source.as_ref(), &SOURCES, "source").unwrap_or(Source::Embedded);
+        let is_off = self.sidecar_needs(&section, &span, source, beside);
+        if section.listen.is_empty() && section.proxy.is_none() {
+            self.problem(span, "nobody can ask this sidecar", "add [[sidecar.listen]] or [sidecar.proxy]");
+        }
+        if section.listen.len() > ENTRIES_MAX || section.route.len() > ENTRIES_MAX {
+            self.problem(
+                0..0,
+                "there are too many listeners or routes",
+                format!("at most {ENTRIES_MAX} each are served"),
+            );
+        }
+        let format = self.format(&section);
+        let mut places = HashSet::new();
+        let listen = section.listen.into_iter().filter_map(|listen| {
+            let span = listen.span();
+            let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
+            let place = match &listen.at {
+                Place::Tcp(address) => address.to_string(),
+                Place::Unix(path, _) => path.display().to_string(),
+            };
+            let is_free = matches!(listen.at, Place::Tcp(address) if address.port() == 0);
+            if !is_free && !places.insert(place) {
+                self.problem(span, "another listener is there already", "choose another address or path");
+            }
+            Some(listen)
+        });
+        let listen = listen.collect();
+        Sidecar {
+            source,
+            listen,
+            proxy: section.proxy.and_then(|proxy| self.proxy(proxy)),
+            routes: section.route.into_iter().map(|route| self.route(route)).collect(),
+            format,
+            token: section.token.map(|token| self.token(token)),
+            remember: Duration::from_secs(self.within(section.remember_s.as_ref(), REMEMBER_S, 60)),
+            remembered_max: self.within(section.remembered_max.as_ref(), REMEMBERED, 10_000) as usize,
+            timeout: Duration::from_secs(self.within(section.timeout_s.as_ref(), TIMEOUT_S, 10)),
+        }
+    }
+
+    /// Looks at what the rest of the file must have, and says whether certificates are not verified here.
+    fn sidecar_needs(
+        &mut self,
+        section: &Section,
+        span: &Range<usize>,
+        source: Source,
+        beside: &Beside<'_>,
+    ) -> bool {
+        let given = section.validation.as_ref();
+        let wants_off = self.one_of(given, &[("chain", false), ("off", true)], "validation").unwrap_or(false);
+        match (source, beside.store, beside.client) {
+            (Source::Embedded, None, _) => self.problem(
+                span.clone(),
+                "the sidecar knows nobody: [store] is missing",
+                "say where the accounts are, or ask a service: source = \"remote\" with [client]",
+            ),
+            (Source::Remote, _, None) => self.problem(
+                span.clone(),
+                "the sidecar can ask nobody: [client] is missing",
+                "say which service or domain controller is asked, and as which machine",
+            ),
+            _ => {}
+        }
+        match beside.mapping.map(|mapping| mapping.policy.validation) {
+            None => self.problem(
+                span.clone(),
+                "[mapping] is missing",
+                "say by which authorities certificates are verified: anchors = [\"certs/ca.pem\"]",
+            ),
+            Some(Validation::Off) if !wants_off => self.problem(
+                given.map_or(span.clone(), Spanned::span),
+                "certificates are not verified here ([mapping] validation = \"off\")",
+                "verify them, or say that proxies are believed: validation = \"off\" in [sidecar], too",
+            ),
+            Some(Validation::Off) => {}
+            Some(_) if wants_off => self.problem(
+                given.map_or(span.clone(), Spanned::span),
+                "[mapping] verifies certificates, and this says that nobody does",
+                "remove it here, or say validation = \"off\" in [mapping], too",
+            ),
+            Some(_) => {}
+        }
+        wants_off
+    }
+
+    fn format(&mut self, section: &Section) -> Format {
+        let mut group_names = std::collections::HashMap::new();
+        for (sid, name) in &section.group_names {
+            match sid.get_ref().parse::<Sid>() {
+                Ok(sid) => _ = group_names.insert(sid, name.clone()),
+                Err(_) => self.problem(sid.span(), "this is not a SID", "write it as S-1-5-21-A-B-C-RID"),
+            }
+        }
+        Format {
+            preset: self.one_of(section.headers.as_ref(), &PRESETS, "set of headers").unwrap_or_default(),
+            user: self.one_of(section.user.as_ref(), &USERS, "form of names").unwrap_or_default(),
+            groups: self.one_of(section.groups.as_ref(), &GROUPS, "form of groups").unwrap_or_default(),
+            group_names,
+            encoding: self.one_of(section.encoding.as_ref(), &ENCODINGS, "encoding").unwrap_or_default(),
+            value_len_max: self.within(section.header_len_max.as_ref(), HEADER_LEN, VALUE_LEN_DEFAULT as u64)
+                as usize,
+        }
+    }
+
+    fn sidecar_listen(
+        &mut self,
+        section: ListenSection,
+        span: &Range<usize>,
+        is_off: bool,
+    ) -> Option<Listen> {
+        let speaks = self.one_of(Some(&section.dialect), &SPEAKS, "dialect")?;
+        let says_verification = matches!(speaks, Speaks::Http(dialect) if dialect.says_verification());
+        if is_off && !says_verification {
+            self.problem(
+                section.dialect.span(),
+                "this proxy does not say how it verified a certificate, and nobody verifies it here",
+                "verify certificates here: validation = \"chain\"",
+            );
+        }
+        let is_in_path = matches!(speaks, Speaks::Http(dialect) if dialect.is_in_path());
+        match (&section.upstream, is_in_path, speaks) {
+            (None, true, _) => self.problem(
+                span.clone(),
+                "this proxy cannot ask beside its requests: the sidecar stands behind it",
+                "say where the application is: upstream = \"http://127.0.0.1:8080\"",
+            ),
+            (
+                Some(upstream),
+                _,
+                Speaks::EnvoyGrpc | Speaks::Http(Dialect::Nginx | Dialect::Traefik | Dialect::Caddy),
+            ) => {
+                self.problem(
+                    upstream.span(),
+                    "this proxy asks beside its requests, and reaches the application itself",
+                    "remove upstream",
+                );
+            }
+            _ => {}
+        }
+        let at = match (&section.address, &section.unix) {
+            (Some(address), None) => Place::Tcp(self.address(address)?),
+            (None, Some(path)) => {
+                let mode =
+                    section.mode.as_ref().map(|mode| (u32::from_str_radix(mode.get_ref(), 8), mode.span()));
+                let mode = match mode {
+                    None => 0o666,
+                    Some((Ok(mode @ 0..=0o777), _)) => mode,
+                    Some((_, span)) => {
+                        self.problem(span, "this is not a file mode", "write it in octal, as in \"0660\"");
+                        0o600
+                    }
+                };
+                Place::Unix(self.path(path.get_ref()), mode)
+            }
+            _ => {
+                self.problem(
+                    span.clone(),
+                    "a listener has one place",
+                    "say address = \"127.0.0.1:9480\" or unix = \"nginx.sock\"",
+                );
+                return None;
+            }
+        };
+        let is_unix = matches!(at, Place::Unix(..));
+        let secret = section.secret.as_ref().map(|secret| self.secret(secret));
+        let tls = section.tls.map(|tls| self.listen_tls(tls));
+        if let Some(peer) = section.peers.first().filter(|_| !is_unix) {
+            self.problem(
+                peer.span(),
+                "only a Unix socket tells whose process asks",
+                "use unix = \"…\", a secret or tls",
+            );
+        }
+        if let Some(mode) = section.mode.as_ref().filter(|_| !is_unix) {
+            self.problem(mode.span(), "only a Unix socket has a mode", "remove it");
+        }
+        let knows_users = is_unix && !section.peers.is_empty();
+        if secret.is_none() && tls.is_none() && !knows_users {
+            self.problem(
+                span.clone(),
+                "whoever reaches this listener would be believed",
+                "say who may ask: peers = [\"www-data\"] on a Unix socket, secret = \"file:…\", or tls with client_ca and names",
+            );
+        }
+        let upstream = section.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
+        let peers = section.peers.into_iter().map(Spanned::into_inner).collect();
+        Some(Listen { speaks, at, peers, secret, tls, upstream })
+    }
+
+    fn listen_tls(&mut self, section: Spanned<ListenTlsSection>) -> ListenTls {
+        let section = section.into_inner();
+        if section.names.get_ref().is_empty() {
+            self.problem(
+                section.names.span(),
+                "whoever the authority certifies would be believed",
+                "name the proxies: names = [\"proxy.contoso.example\"]",
+            );
+        }
+        let names = section.names.get_ref().iter().map(|name| self.dns_name(name).to_lowercase()).collect();
+        ListenTls {
+            certificate: self.path(&section.certificate),
+            key: self.path(&section.key),
+            client_ca: self.path(&section.client_ca),
+            names,
+        }
+    }
+
+    fn upstream(&mut self, text: &Spanned<String>) -> Option<UpstreamPlace> {
+        let given = text.get_ref().as_str();
+        let authority = given.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+        let has_port = |authority: &&str| {
+            authority.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty()
+                    && port.parse::<u16>().is_ok_and(|port| port != 0)
+                    && !authority.contains(['/', '@', '?'])
+            })
+        };
+        match (authority.filter(has_port), given.strip_prefix("unix:")) {
+            (Some(authority), _) => Some(UpstreamPlace::Tcp(authority.to_owned())),
+            (None, Some(path)) if !path.is_empty() => Some(UpstreamPlace::Unix(self.base.join(path))),
+            _ => {
+                self.problem(
+                    text.span(),
+                    "this is not where an application is",
+                    "write http://HOST:PORT or unix:PATH",
+                );
+                None
+            }
+        }
+    }
+
+    fn route(&mut self, section: Spanned<RouteSection>) -> Route {
+        let section = section.into_inner();
+        let host = section.host.as_ref().map(|host| {
+            let name = host.get_ref().to_ascii_lowercase();
+            let plain = name.strip_prefix("*.").unwrap_or(&name);
+            if plain.is_empty() || plain.contains(['*', '/', ' ']) || (plain.contains(':') && !plain.starts_with('[')) {
+                self.problem(
+                    host.span(),
+                    "this is not a host",
+                    "write a name without a port, as in \"app.example\", or \"*.example\" for all names below",
+                );
+            }
+            name
+        });
+        let path = section.path.as_ref().map(|path| {
+            let text = path.get_ref();
+            let plain = plain_path(text);
+            if plain.is_none_or(|plain| plain != *text && format!("{plain}/") != *text) {
+                self.problem(
+                    path.span(),
+                    "this is not a plain path",
+                    "begin it with a slash, and write it without percent-encoding, dots and parameters",
+                );
+            }
+            text.clone()
+        });
+        let mut sids = Vec::new();
+        let mut sid = |checker: &mut Self, text: &Spanned<String>| match text.get_ref().parse::<Sid>() {
+            Ok(sid) => sids.push(sid),
+            Err(_) => checker.problem(text.span(), "this is not a SID", "write it as S-1-5-21-A-B-C-RID"),
+        };
+        section.sids.iter().for_each(|text| sid(self, text));
+        let mut groups = Vec::new();
+        for group in &section.groups {
+            match group.get_ref().starts_with("S-1-") {
+                true => sid(self, group),
+                false => groups.push(group.get_ref().clone()),
+            }
+        }
+        let domains = section.domains.iter().map(|domain| self.netbios(domain)).collect();
+        let strong = self.one_of(section.strength.as_ref(), &STRENGTHS, "strength").unwrap_or(false);
+        Route { host, path, sids, groups, domains, strong }
+    }
+
+    fn proxy(&mut self, section: ProxySection) -> Option<Proxy> {
+        let certificates = section.client_certificates.as_ref();
+        let anonymous = self.one_of(certificates, &CLIENT_CERTIFICATES, "way with client certificates");
+        Some(Proxy {
+            listen: self.address(&section.listen)?,
+            certificate: self.path(&section.certificate),
+            key: self.path(&section.key),
+            upstream: self.upstream(&section.upstream)?,
+            anonymous: anonymous.unwrap_or(false),
+        })
+    }
+
+    fn token(&mut self, section: TokenSection) -> Token {
+        for text in [&section.issuer, &section.audience] {
+            if text.get_ref().is_empty() {
+                self.problem(
+                    text.span(),
+                    "a token is from somebody and for somebody",
+                    "write a name or a URL",
+                );
+            }
+        }
+        Token {
+            key: self.path(&section.key),
+            issuer: section.issuer.into_inner(),
+            audience: section.audience.into_inner(),
+            lifetime: Duration::from_secs(self.within(section.lifetime_s.as_ref(), LIFETIME_S, 300)),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Listeners for proxies: who may speak, and in which dialect.
+//!
+//! Nobody is believed for being near. A process on a Unix socket is asked of the kernel whose it is, a connection over TCP shows a
+//! certificate of a proxy or the listener's secret; without one of them there is no listener.
+
+use super::upstream::{Behind, Body, Upstream, authority, whole};
+use crate::config::{self, Listen, Place, Speaks};
+use crate::serve::now;
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use dcerpc_tokio::Shutdown;
+use dtyp::FileTime;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rcmp_service::certificate::{AlternativeName, Certificate};
+use sidecar::dialect::Dialect;
+use sidecar::{Decided, Refusal, Sidecar, envoy};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+use tracing::{debug, info, warn};
+use zeroize::Zeroizing;
+
+/// Connections of a listener at once: proxies keep some open for each of their workers.
+const CONNECTIONS_MAX: usize = 4096;
+/// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// For a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
+const HEAD_LEN_MAX: usize = 512 << 10;
+/// When nothing can be accepted, trying at once changes nothing.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The same complaint about a proxy is made once in this time.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
+
+/// A listener that is bound.
+pub(super) struct Listener {
+    socket: Socket,
+    state: Arc<State>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// What connections of a listener share.
+struct State {
+    sidecar: Arc<ArcSwap<Sidecar>>,
+    speaks: Speaks,
+    secret: Option<Zeroizing<String>>,
+    /// Users whose processes are believed; none where that is not asked.
+    users: Vec<u32>,
+    tls: Option<(TlsAcceptor, Vec<String>)>,
+    upstream: Option<Upstream>,
+    complaints: Mutex<HashMap<&'static str, Instant>>,
+    shutdown: Shutdown,
+    is_ending: AtomicBool,
+}
+
+impl Listener {
+    /// Binds what a configuration names.
+    pub(super) async fn bind(
+        listen: &Listen,
+        sidecar: Arc<ArcSwap<Sidecar>>,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        let users = listen.peers.iter().map(|name| user(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        let secret = listen.secret.as_ref().map(config::SecretRef::read).transpose();
+        let secret = secret.context("cannot use the secret of [[sidecar.listen]]")?;
+        let tls = listen.tls.as_ref().map(super::tls::of_listener).transpose()?;
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        let tls = tls.zip(listen.tls.as_ref().map(|tls| tls.names.clone()));
+        let dialect = listen.speaks.name();
+        let socket = match &listen.at {
+            Place::Tcp(address) => {
+                let socket = TcpListener::bind(*address).await.with_context(|| {
+                    format!("cannot listen on {address} ([[sidecar.listen]]): choose another address or port, or stop who has it")
+                })?;
+                info!(dialect, address = %socket.local_addr()?, "Serving proxies");
+                Socket::Tcp(socket)
+            }
+            Place::Unix(path, mode) => {
+                let socket = bind_unix(path, *mode)?;
+                info!(dialect, path = %path.display(), "Serving proxies");
+                Socket::Unix(socket)
+            }
+        };
+        let state = State {
+            sidecar,
+            speaks: listen.speaks,
+            secret,
+            users,
+            tls,
+            upstream: listen.upstream.as_ref().map(Upstream::new),
+            complaints: Mutex::default(),
+            shutdown,
+            is_ending: AtomicBool::new(false),
+        };
+        Ok(Self { socket, state: Arc::new(state) })
+    }
+
+    /// Serves until the shutdown begins.
+    pub(super) async fn serve(self) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                () = self.state.shutdown.begun() => break,
+                accepted = self.accept(permit) => accepted,
+            };
+            if let Err(error) = accepted {
+                warn!(%error, dialect = self.state.speaks.name(), "A connection of a proxy cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        let Self { socket, state } = self;
+        state.is_ending.store(true, Ordering::Relaxed);
+        drop(socket);
+        // Requests in flight are answered.
+        let _ = room.acquire_many(CONNECTIONS_MAX as u32).await;
+    }
+
+    async fn accept(&self, permit: OwnedSemaphorePermit) -> std::io::Result<()> {
+        let state = Arc::clone(&self.state);
+        match &self.socket {
+            Socket::Tcp(socket) => {
+                let (stream, address) = socket.accept().await?;
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(async move {
+                    match state.tls.clone() {
+                        None => connection(state, stream, Some(address)).await,
+                        Some(tls) => over_tls(state, tls, stream, address).await,
+                    }
+                    drop(permit);
+                });
+            }
+            Socket::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                let user = stream.peer_cred()?.uid();
+                if !state.users.is_empty() && !state.users.contains(&user) {
+                    state.complain("foreign_user", || {
+                        warn!(
+                            user,
+                            dialect = state.speaks.name(),
+                            "A process of another user asks, and is not heard"
+                        );
+                    });
+                    return Ok(());
+                }
+                tokio::spawn(async move {
+                    connection(state, stream, None).await;
+                    drop(permit);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Says something once in a while, however often there is reason to.
+    fn complain(&self, what: &'static str, say: impl FnOnce()) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let last = complaints.insert(what, now);
+        match last {
+            Some(last) if now.duration_since(last) < COMPLAINT_PAUSE => _ = complaints.insert(what, last),
+            _ => say(),
+        }
+    }
+
+    fn tell(&self, refusal: Refusal) {
+        let (dialect, reason) = (self.speaks.name(), refusal.name());
+        match refusal {
+            Refusal::Broken(broken) => self.complain(reason, || {
+                warn!(dialect, reason, advice = broken.advice(), "A proxy's request cannot be used");
+            }),
+            Refusal::Undecided(_) => self.complain(reason, || {
+                warn!(dialect, reason, "Who somebody is could not be decided");
+            }),
+            Refusal::Chain(error) => debug!(dialect, reason, error, "Refused"),
+            _ => debug!(dialect, reason, "Refused"),
+        }
+    }
+}
+
+impl envoy::Listener for State {
+    fn sidecar(&self) -> Arc<Sidecar> {
+        self.sidecar.load_full()
+    }
+
+    fn now(&self) -> FileTime {
+        now()
+    }
+
+    fn secret(&self) -> Option<&Zeroizing<String>> {
+        self.secret.as_ref()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.is_ending.load(Ordering::Relaxed)
+    }
+
+    fn refused(&self, refusal: Refusal) {
+        self.tell(refusal);
+    }
+}
+
+async fn over_tls(
+    state: Arc<State>,
+    (acceptor, names): (TlsAcceptor, Vec<String>),
+    stream: tokio::net::TcpStream,
+    address: SocketAddr,
+) {
+    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%address, %error, "A proxy's handshake failed"),
+        Err(_) => return debug!(%address, "A proxy's handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let is_proxy = certificates.first().is_some_and(|certificate| is_named(certificate, &names));
+    match is_proxy {
+        true => connection(state, stream, Some(address)).await,
+        false => state.complain("foreign_proxy", || {
+            warn!(%address, "A certificate that names no proxy was shown, and whoever did is not heard");
+        }),
+    }
+}
+
+/// Whether a certificate has one of these DNS names.
+fn is_named(certificate: &[u8], names: &[String]) -> bool {
+    let Ok(certificate) = Certificate::parse(certificate) else { return false };
+    let Ok(found) = certificate.alternative_names() else { return false };
+    found
+        .iter()
+        .any(|name| matches!(name, AlternativeName::Dns(name) if names.contains(&name.to_lowercase())))
+}
+
+async fn connection<S>(state: Arc<State>, stream: S, source: Option<SocketAddr>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shutdown = state.shutdown.clone();
+    let routes = matches!(state.speaks, Speaks::EnvoyGrpc).then(|| envoy::routes(Arc::clone(&state)));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (state, routes) = (Arc::clone(&state), routes.clone());
+        async move {
+            Ok::<_, Infallible>(match (state.speaks, routes) {
+                (Speaks::Http(dialect), _) => respond(&state, dialect, source, request).await,
+                (Speaks::EnvoyGrpc, Some(routes)) => call(routes, source, request).await,
+                (Speaks::EnvoyGrpc, None) => whole(Response::default()),
+            })
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD_LEN_MAX as u32);
+    // How it ends is the peer's business.
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = shutdown.begun() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+/// A call of Envoy's.
+async fn call(
+    routes: tonic::service::Routes,
+    source: Option<SocketAddr>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    if let Some(source) = source {
+        request.extensions_mut().insert(envoy::Source(source));
+    }
+    match routes.oneshot(request).await {
+        Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+        Err(never) => match never {},
+    }
+}
+
+async fn respond(
+    state: &State,
+    dialect: Dialect,
+    source: Option<SocketAddr>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let sidecar = state.sidecar.load_full();
+    // Of two hosts none is asked for.
+    let authority = authority(&request);
+    let host = authority.as_ref().map_or("", |authority| authority.as_str());
+    let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+    let decided =
+        sidecar.check(dialect, request.headers(), (host, path), state.secret.as_ref(), (source, now())).await;
+    if let Decided::Refused(refusal) = decided {
+        state.tell(refusal);
+    }
+    match (&decided, &state.upstream) {
+        (Decided::Allowed(allowed), Some(upstream)) => {
+            upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(allowed, headers)).await
+        }
+        _ => whole(sidecar.answer(&decided)),
+    }
+}
+
+/// Binds a socket, in place of one that nobody listens on any more.
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
+    if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            bail!("{}: somebody else listens there", failed());
+        }
+        std::fs::remove_file(path).with_context(failed)?;
+    }
+    let socket = UnixListener::bind(path).with_context(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(failed)?;
+    Ok(socket)
+}
+
+/// A user's number.
+fn user(name: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let mut lines = users.lines().map(|line| line.split(':'));
+    let number = lines.find_map(|mut fields| match fields.next() {
+        Some(user) if user == name => fields.nth(1)?.parse().ok(),
+        _ => None,
+    });
+    number.with_context(|| {
+        format!("there is no user {name} in /etc/passwd (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
+    })
+}

@@ -1,0 +1,80 @@
+//! Whether somebody is let in somewhere, for whoever asks why.
+
+use super::identify;
+use crate::config;
+use anyhow::Context;
+use rcmp_service::certificate::Certificate;
+use rcmp_service::{Answer, Mapper};
+use serde::Serialize;
+use sidecar::Refusal;
+use sidecar::routes::Routes;
+use std::fmt;
+
+/// What a route makes of an account.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteExplained {
+    /// The host that is asked for.
+    pub host: String,
+    /// The path.
+    pub path: String,
+    /// The route that decides, counted from 1 in the order of the file; none where there are no routes, or none is for this.
+    pub number: Option<usize>,
+    /// Whom it names.
+    pub names: Vec<String>,
+    /// Why nobody, or not this one, is let in, by its stable name.
+    pub refused: Option<&'static str>,
+    /// The status that the web server is told.
+    pub status: u16,
+}
+
+/// Decides about a URL, as the sidecar would.
+pub fn explain(
+    sidecar: &config::Sidecar,
+    url: &str,
+    answer: &Answer,
+    mapper: &Mapper,
+    certificate: &[u8],
+) -> anyhow::Result<RouteExplained> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    let not_after = Certificate::parse(certificate).context("the certificate cannot be read")?.not_after;
+    let routes = Routes::new(sidecar.routes.clone());
+    let chosen = routes.choose(Some((host, path)));
+    let identity = identify::identity(answer, mapper, not_after);
+    let refused: Option<Refusal> = match (&chosen, &identity) {
+        (_, Err(refusal)) | (Err(refusal), _) => Some(*refusal),
+        (Ok(chosen), Ok(identity)) => chosen.admit(identity).err(),
+    };
+    let number = chosen.ok().and_then(|chosen| chosen.number);
+    let names = number.and_then(|number| sidecar.routes.get(number)).map(|route| {
+        let sids = route.sids.iter().map(ToString::to_string);
+        let domains = route.domains.iter().map(|domain| format!("everybody of {domain}"));
+        let strong = route.strong.then(|| "only strongly bound certificates".to_owned());
+        route.groups.iter().cloned().chain(sids).chain(domains).chain(strong).collect()
+    });
+    Ok(RouteExplained {
+        host: host.to_owned(),
+        path: path.to_owned(),
+        number: number.map(|number| number + 1),
+        names: names.unwrap_or_default(),
+        refused: refused.map(Refusal::name),
+        status: refused.map_or(200, |refusal| refusal.status().as_u16()),
+    })
+}
+
+impl fmt::Display for RouteExplained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}: ", self.host, self.path)?;
+        match self.number {
+            Some(number) => write!(f, "route {number}")?,
+            None => f.write_str("no route")?,
+        }
+        if !self.names.is_empty() {
+            write!(f, " ({})", self.names.join(", "))?;
+        }
+        match self.refused {
+            None => write!(f, " lets in: {}", self.status),
+            Some(refused) => write!(f, ", not let in ({refused}): {}", self.status),
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Web servers in front of the sidecar of a demo domain, as `rcmpd proxy-config` configures them, and a page behind them.
+
+use crate::peers::web_tool;
+use crate::service::{Demo, Finished, Service, finish};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// A web server starts in less, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A web server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebServer {
+    /// nginx.
+    Nginx,
+    /// HAProxy.
+    Haproxy,
+    /// Apache.
+    Apache,
+    /// Caddy.
+    Caddy,
+    /// Traefik.
+    Traefik,
+}
+
+impl WebServer {
+    /// Those that can be had here.
+    pub const ALL: [Self; 5] = [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy, Self::Traefik];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Apache => "apache",
+            Self::Caddy => "caddy",
+            Self::Traefik => "traefik",
+        }
+    }
+}
+
+/// A page that tells what it is told: the request as it arrived, header by header.
+#[derive(Debug)]
+pub struct Page {
+    /// Where it is.
+    pub address: SocketAddr,
+    requests: mpsc::Receiver<Value>,
+}
+
+impl Page {
+    /// Serves for as long as the test runs.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+        let address = listener.local_addr().expect("it is bound");
+        let (sender, requests) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let sender = sender.clone();
+                std::thread::spawn(move || while answer(&stream, &sender).is_some() {});
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// What has arrived since the last time.
+    pub fn seen(&self) -> Vec<Value> {
+        self.requests.try_iter().collect()
+    }
+}
+
+/// Answers one request, and says whether there may be another one.
+fn answer(mut stream: &TcpStream, seen: &mpsc::Sender<Value>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        reader.read_until(b'\n', &mut line).ok()?;
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\n")?).trim_end_matches('\r').to_owned();
+        match line.is_empty() {
+            true => break,
+            false => lines.push(line),
+        }
+    }
+    let mut head = lines.first()?.split(' ');
+    let (method, target) = (head.next()?.to_owned(), head.next()?.to_owned());
+    let headers: Vec<(String, String)> = lines[1..]
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
+    let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: u64 = length.and_then(|(_, length)| length.parse().ok()).unwrap_or(0);
+    std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
+    let request = json!({ "page": "rcmpd", "method": method, "target": target, "headers": headers });
+    let body = request.to_string();
+    let _ = seen.send(request);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(body.as_bytes()).ok()
+}
+
+/// A web server, the sidecar of a demo domain, and a page.
+#[derive(Debug)]
+pub struct Site {
+    /// The service with the sidecar.
+    pub service: Service,
+    /// The page.
+    pub page: Page,
+    /// Where the web server listens.
+    pub address: SocketAddr,
+    proxy: Child,
+}
+
+/// A port that was free just now, for programs that do not say which they got.
+pub fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a port")
+}
+
+/// The user as whom web servers ask.
+fn asks_as() -> String {
+    match rustix::process::geteuid() {
+        root if root.is_root() => "www-data".to_owned(),
+        user => user.as_raw().to_string(),
+    }
+}
+
+impl Site {
+    /// Starts all three.
+    pub fn start(server: WebServer) -> Self {
+        Self::start_with(server, "", |text| text)
+    }
+
+    /// Starts all three; `more` is added to `[sidecar]`, and the web server's configuration is changed.
+    pub fn start_with(server: WebServer, more: &str, change: impl FnOnce(String) -> String) -> Self {
+        Self::start_by(server, more, change, &[])
+    }
+
+    /// The same, with variables in the service's environment.
+    pub fn start_by(
+        server: WebServer,
+        more: &str,
+        change: impl FnOnce(String) -> String,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let (demo, page) = (Demo::new(), Page::start());
+        // Web servers run as other users than the one who tests.
+        let folder = demo.path("");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&folder, mode).expect("the folder is ours");
+        let place = match server {
+            WebServer::Traefik => {
+                fs::write(
+                    demo.path("sidecar.secret"),
+                    rcmpd::quickstart::random_password().expect("randomness"),
+                )
+                .expect("the folder is ours");
+                format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())
+            }
+            _ => format!("unix = \"sidecar.sock\"\npeers = [\"{}\"]", asks_as()),
+        };
+        let upstream = match server {
+            WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{}\"", page.address),
+            _ => String::new(),
+        };
+        demo.configure(&format!(
+            "[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"{}\"\n{place}\n{upstream}",
+            server.name()
+        ));
+        let address = free_port();
+        let site = fs::read_to_string(demo.path("certs/site.pem")).expect("the demo has it");
+        let key = fs::read_to_string(demo.path("certs/site.key")).expect("the demo has it");
+        fs::write(demo.path("certs/both.pem"), site + &key).expect("the folder is ours");
+        let certificate = if server == WebServer::Haproxy { "certs/both.pem" } else { "certs/site.pem" };
+        let (listen, application) = (address.to_string(), page.address.to_string());
+        let printed = demo
+            .rcmpd(&[
+                "proxy-config",
+                server.name(),
+                "-c",
+                "rcmpd.toml",
+                "--site",
+                "localhost",
+                "--listen",
+                &listen,
+                "--certificate",
+                certificate,
+                "--key",
+                "certs/site.key",
+                "--application",
+                &application,
+                "--with-secret",
+            ])
+            .code(0)
+            .stdout;
+        let service = demo.serve_with(environment);
+        let proxy = start(server, &service, &change(printed), address);
+        let mut site = Self { service, page, address, proxy };
+        site.wait();
+        site
+    }
+
+    /// The web server's processes.
+    pub fn processes(&self) -> Vec<u32> {
+        let master = self.proxy.id();
+        let children =
+            fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
+        let children = children.split_whitespace().filter_map(|process| process.parse().ok());
+        children.chain([master]).collect()
+    }
+
+    fn wait(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).is_err() {
+            let log = fs::read_to_string(self.service.path("proxy.log")).unwrap_or_default();
+            if let Ok(Some(status)) = self.proxy.try_wait() {
+                panic!("the web server ended with {status}:\n{log}");
+            }
+            assert!(Instant::now() < deadline, "the web server does not listen:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Some listen before they have read what they serve.
+        while self.curl(None, "/", &[]).code != 0 {
+            assert!(Instant::now() < deadline, "the web server does not answer");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What curl prints: the status in the last line, the body before.
+    #[track_caller]
+    pub fn get(&self, who: Option<&str>, path: &str, more: &[&str]) -> (u16, String) {
+        let done = self.curl(who, path, more).code(0);
+        let (body, status) = done.stdout.rsplit_once('\n').expect("the status is there");
+        (status.parse().expect("a number"), body.to_owned())
+    }
+
+    /// curl with somebody's certificate, or none.
+    pub fn curl(&self, who: Option<&str>, path: &str, more: &[&str]) -> Finished {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--max-time", "30", "--write-out", "\n%{http_code}", "--cacert"]);
+        command.arg(self.service.path("certs/ca.pem"));
+        if let Some(who) = who {
+            let file = |kind: &str| self.service.path(&format!("certs/{who}.{kind}"));
+            command.arg("--cert").arg(file("pem")).arg("--key").arg(file("key"));
+        }
+        command.args(more).arg(format!("https://localhost:{}{path}", self.address.port()));
+        finish(command)
+    }
+
+    /// What the page was told, as JSON; the request must have reached it.
+    #[track_caller]
+    pub fn page(&self, who: Option<&str>, path: &str, more: &[&str]) -> Value {
+        let (status, body) = self.get(who, path, more);
+        assert_eq!(status, 200, "{body}\n{}", self.service.log());
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+}
+
+/// The values of a header that a page was told, whatever its case.
+pub fn values<'a>(page: &'a Value, name: &str) -> Vec<&'a str> {
+    let headers = page["headers"].as_array().expect("a page tells its headers");
+    let named = headers
+        .iter()
+        .filter(|header| header[0].as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)));
+    named.filter_map(|header| header[1].as_str()).collect()
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // nginx and Apache have workers, which end with their master when that is asked.
+        let pid = rustix::process::Pid::from_child(&self.proxy);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if let Ok(Some(_)) = self.proxy.try_wait() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.proxy.kill();
+        let _ = self.proxy.wait();
+    }
+}
+
+fn start(server: WebServer, service: &Service, printed: &str, address: SocketAddr) -> Child {
+    let folder = service.path("");
+    let at = |name: &str| service.path(name).display().to_string();
+    let write = |name: &str, text: &str| fs::write(service.path(name), text).expect("the folder is ours");
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = match server {
+        WebServer::Nginx => {
+            write("site.conf", printed);
+            write("nginx.conf", &nginx(&folder, is_root));
+            let mut command = Command::new("/usr/sbin/nginx");
+            command.args([
+                "-p",
+                &at(""),
+                "-c",
+                &at("nginx.conf"),
+                "-e",
+                &at("nginx.log"),
+                "-g",
+                "daemon off;",
+            ]);
+            command
+        }
+        WebServer::Haproxy => {
+            write("haproxy.cfg", printed);
+            let mut command = Command::new("/usr/sbin/haproxy");
+            command.args(["-db", "-f", &at("haproxy.cfg")]);
+            if is_root {
+                // It keeps root otherwise, and root is not whom the sidecar believes.
+                let text = printed.replacen("global\n", "global\n    user www-data\n    group www-data\n", 1);
+                write("haproxy.cfg", &text);
+            }
+            command
+        }
+        WebServer::Apache => {
+            write("apache.conf", &apache(&folder, printed, is_root));
+            let mut command = Command::new("/usr/sbin/apache2");
+            command.args(["-D", "FOREGROUND", "-f", &at("apache.conf")]);
+            command
+        }
+        WebServer::Caddy => {
+            write("Caddyfile", printed);
+            let caddy = web_tool("caddy");
+            let mut command = match is_root {
+                true => {
+                    let mut command = Command::new("setpriv");
+                    command.args(["--reuid=www-data", "--regid=www-data", "--clear-groups"]).arg(&caddy);
+                    // Keys are read by whoever serves.
+                    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+                    fs::set_permissions(service.path("certs/site.key"), mode).expect("the folder is ours");
+                    command
+                }
+                false => Command::new(&caddy),
+            };
+            let _ = fs::create_dir(service.path("caddy"));
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            fs::set_permissions(service.path("caddy"), mode).expect("the folder is ours");
+            command.args(["run", "--adapter", "caddyfile", "--config", &at("Caddyfile")]);
+            command
+                .env("XDG_DATA_HOME", at("caddy"))
+                .env("XDG_CONFIG_HOME", at("caddy"))
+                .env("HOME", at("caddy"));
+            command
+        }
+        WebServer::Traefik => {
+            write("site.yaml", printed);
+            let mut command = Command::new(web_tool("traefik"));
+            command.args([
+                &format!("--entryPoints.websecure.address={address}"),
+                &format!("--providers.file.filename={}", at("site.yaml")),
+                "--global.checkNewVersion=false",
+                "--global.sendAnonymousUsage=false",
+            ]);
+            command
+        }
+    };
+    let log = fs::File::create(service.path("proxy.log")).expect("the folder is ours");
+    let errors = log.try_clone().expect("a file can be shared");
+    command.current_dir(&folder).stdin(Stdio::null()).stdout(log).stderr(errors);
+    command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{} does not start ({error}): tests/peers/install", server.name()))
+}
+
+/// The rest of nginx's configuration.
+fn nginx(folder: &Path, is_root: bool) -> String {
+    let user = if is_root { "user www-data;\n" } else { "" };
+    let folder = folder.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|name| format!("  {name}_temp_path {folder}/{name};\n"))
+        .collect();
+    format!(
+        "{user}worker_processes 1;\npid {folder}/nginx.pid;\nerror_log {folder}/nginx.log;\nevents {{}}\nhttp {{\n  access_log off;\n{temporary}  include {folder}/site.conf;\n}}\n"
+    )
+}
+
+/// The rest of Apache's.
+fn apache(folder: &Path, printed: &str, is_root: bool) -> String {
+    let modules: String = ["mpm_event", "authz_core", "ssl", "headers", "proxy", "proxy_http"]
+        .iter()
+        .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
+        .collect();
+    let user = if is_root { "User www-data\nGroup www-data\n" } else { "" };
+    let folder = folder.display();
+    format!(
+        "{modules}{user}ServerRoot {folder}\nPidFile {folder}/apache.pid\nDefaultRuntimeDir {folder}\nErrorLog {folder}/apache.log\nStartServers 1\nServerName localhost\n{printed}\n"
+    )
+}

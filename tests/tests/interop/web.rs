@@ -1,0 +1,75 @@
+//! Real web servers, configured by `rcmpd proxy-config`, with curl as their client.
+
+use rcmpd_tests::web::{Site, WebServer, values};
+
+/// What everybody expects of every one of them.
+fn reaches_the_page(server: WebServer) {
+    let site = Site::start(server);
+    let domain = site.service.domain_sid();
+    let alice = site.page(Some("alice"), "/hello?a=b%2Fc", &[]);
+    assert_eq!(alice["target"], "/hello?a=b%2Fc");
+    assert_eq!(values(&alice, "Remote-User"), ["CONTOSO\\alice"]);
+    assert_eq!(values(&alice, "Remote-Groups"), ["Domain Users,Engineers,Web Team,Wiki Editors"]);
+    assert_eq!(values(&alice, "X-Identity-Sid"), [format!("{domain}-1001")]);
+    assert_eq!(values(&alice, "X-Identity-Strength"), ["strong"]);
+    let bob = site.page(Some("bob"), "/", &[]);
+    assert_eq!(values(&bob, "Remote-User"), ["CONTOSO\\bob"]);
+    assert_eq!(values(&bob, "X-Identity-Rule"), ["issuer-serial"]);
+    site.page.seen();
+    assert_eq!(site.get(Some("mallory"), "/", &[]).0, 403);
+    assert_eq!(site.get(Some("carol"), "/", &[]).0, 403, "names are all she has");
+    assert_eq!(site.get(None, "/", &[]).0, 401);
+    assert_eq!(site.page.seen().len(), 0, "nobody of them reached the page");
+    let forged = [
+        "-H",
+        "Remote-User: root",
+        "-H",
+        "remote_user: root",
+        "-H",
+        "X-Identity-Sid: S-1-5-18",
+        "-H",
+        "X_Identity_Sid: S-1-5-18",
+        "-H",
+        "X-Identity_Sid: S-1-5-18",
+        "-H",
+        "X-Identity-Token: root",
+        "-H",
+        "X-Sidecar-Secret: root",
+    ];
+    assert_eq!(site.get(None, "/", &forged).0, 401);
+    let page = site.page(Some("bob"), "/", &forged);
+    for header in page["headers"].as_array().unwrap() {
+        let (name, value) = (header[0].as_str().unwrap(), header[1].as_str().unwrap());
+        assert!(!["root", "S-1-5-18"].contains(&value), "{name}: {value} came through");
+    }
+    assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\bob"]);
+    // A disabled account ends at its next request, remembered or not.
+    site.service.rcmpd(&["account", "set", "bob", "--disable", "-c", "rcmpd.toml"]).code(0);
+    assert_eq!(site.get(Some("bob"), "/", &[]).0, 403);
+    assert_eq!(values(&site.page(Some("alice"), "/", &[]), "Remote-User"), ["CONTOSO\\alice"]);
+}
+
+#[test]
+fn nginx() {
+    reaches_the_page(WebServer::Nginx);
+}
+
+#[test]
+fn haproxy() {
+    reaches_the_page(WebServer::Haproxy);
+}
+
+#[test]
+fn apache() {
+    reaches_the_page(WebServer::Apache);
+}
+
+#[test]
+fn caddy() {
+    reaches_the_page(WebServer::Caddy);
+}
+
+#[test]
+fn traefik() {
+    reaches_the_page(WebServer::Traefik);
+}
