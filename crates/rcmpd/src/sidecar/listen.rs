@@ -3,14 +3,14 @@
 //! Nobody is believed for being near. A process on a Unix socket is asked of the kernel whose it is, a connection over TCP shows a
 //! certificate of a proxy or the listener's secret; without one of them there is no listener.
 
-use super::upstream::{Behind, Body, Upstream, whole};
+use super::upstream::{Behind, Body, Upstream, authority, whole};
 use crate::config::{self, Listen, Place, Speaks};
 use crate::serve::now;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
 use dtyp::FileTime;
-use http::{Request, Response, header};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -311,13 +311,12 @@ async fn respond(
     state: &State,
     dialect: Dialect,
     source: Option<SocketAddr>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
     let sidecar = state.sidecar.load_full();
-    // Of two hosts none is asked for, and a whole URL goes before a header (RFC 9112, section 3.2.2).
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let host = hosts.next().filter(|_| hosts.next().is_none()).and_then(|host| host.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    // Of two hosts none is asked for.
+    let authority = authority(&request);
+    let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let decided =
         sidecar.check(dialect, request.headers(), (host, path), state.secret.as_ref(), (source, now())).await;
@@ -326,8 +325,7 @@ async fn respond(
     }
     match (&decided, &state.upstream) {
         (Decided::Allowed(allowed), Some(upstream)) => {
-            sidecar.stamp(allowed, request.headers_mut());
-            upstream.forward(request, Behind::Proxy).await
+            upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(allowed, headers)).await
         }
         _ => whole(sidecar.answer(&decided)),
     }

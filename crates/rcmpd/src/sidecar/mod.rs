@@ -5,11 +5,13 @@
 //!                                                      └► identify: this process, or a service over Netlogon
 //! ```
 
+mod complaints;
+pub mod front;
 mod identify;
 mod listen;
 pub mod routes;
 mod tls;
-mod upstream;
+pub mod upstream;
 
 use crate::audit::AuditLog;
 use crate::config::{self, Config, Source};

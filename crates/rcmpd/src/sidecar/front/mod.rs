@@ -1,0 +1,342 @@
+//! The TLS front of its own: clients show their certificates here, and the application behind sees who they are.
+//!
+//! ```text
+//! accept ─► slot ─► TLS, client certificate ─► each request: host is that of the handshake ─► sidecar decides ─► upstream
+//! ```
+//!
+//! A decision is for one request, so what is revoked or locked ends with the next one on the same connection. A handshake counts only
+//! under the [`Terms`] that it was made under: with others, connections are closed in good order, and the sessions that could be resumed
+//! are gone, because they are kept beside the old terms.
+//!
+//! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that outlive this process.
+
+mod requests;
+mod slots;
+mod steady;
+mod tls;
+
+pub use tls::server_config;
+
+use super::complaints::Complaints;
+use super::upstream::{Behind, Body, Upstream, authority, plain};
+use crate::serve::now;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use dcerpc_tokio::Shutdown;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use requests::{Counted, Requests};
+use rustls::ServerConfig;
+use sidecar::routes::host_of;
+use sidecar::{Ask, Decided, Presented, Refusal, Sidecar};
+use slots::Slots;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use steady::Steady;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, debug_span, warn};
+
+/// For a TLS handshake: a few round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the head of a request, and between two of them over HTTP/1.1.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The head of a request: what applications take, cookies included.
+const HEAD_LEN_MAX: usize = 64 << 10;
+/// Without a request over HTTP/2: browsers keep connections for their next page.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// For a peer to leave that was told to, when it has no request.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests at once on one connection: what RFC 9113, section 6.5.2, calls the least that is useful. How many may be begun and taken
+/// back is hyper's to limit.
+const STREAMS_MAX: u32 = 100;
+/// What a client may send ahead, of one request's body and of all: all that a connection holds.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+/// What waits to be sent of one answer.
+const SEND_BUFFER_LEN_MAX: usize = 64 << 10;
+/// When a connection over HTTP/2 is asked whether its peer is still there, and how long that may take.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// When nothing can be accepted, trying at once changes nothing.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a handshake is made under.
+#[derive(Debug)]
+pub struct Terms {
+    tls: Arc<ServerConfig>,
+    anonymous: bool,
+}
+
+impl Terms {
+    /// With `anonymous`, whoever has no certificate is passed on as nobody where no route says who is let in; the configuration
+    /// ([`server_config`]) has to make certificates optional, too.
+    pub fn new(tls: ServerConfig, anonymous: bool) -> Self {
+        Self { tls: Arc::new(tls), anonymous }
+    }
+}
+
+/// A front with its application.
+#[derive(Debug)]
+pub struct Front {
+    sidecar: Arc<ArcSwap<Sidecar>>,
+    upstream: Upstream,
+    terms: watch::Sender<Arc<Terms>>,
+    slots: Slots,
+    complaints: Complaints,
+}
+
+impl Front {
+    /// A front that serves nobody yet.
+    pub fn new(sidecar: Arc<ArcSwap<Sidecar>>, upstream: Upstream, terms: Terms) -> Arc<Self> {
+        Arc::new(Self {
+            sidecar,
+            upstream,
+            terms: watch::Sender::new(Arc::new(terms)),
+            slots: Slots::default(),
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// Serves under other terms from now on. Store the [`Sidecar`] first: whoever comes under new terms is decided about anew.
+    pub fn replace(&self, terms: Terms) {
+        self.terms.send_replace(Arc::new(terms));
+    }
+
+    /// Serves until the shutdown begins and all requests are answered; the caller says how long that may take. WebSockets are not waited
+    /// for.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
+        let tasks = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.begun() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => self.spawn(&tasks, stream, address, shutdown.clone()),
+                Err(error) => {
+                    self.complaints
+                        .say("accept", || warn!(%error, "A connection of a client cannot be accepted"));
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        tasks: &TaskTracker,
+        stream: TcpStream,
+        address: SocketAddr,
+        shutdown: Shutdown,
+    ) {
+        let Some(slot) = self.slots.admit(address.ip()) else {
+            return debug!(client.addr = %address, "Refused a connection");
+        };
+        let front = Arc::clone(self);
+        let task = async move {
+            // An answer's head and the end of its body are written apart.
+            let _ = stream.set_nodelay(true);
+            let Ok(local) = stream.local_addr() else { return };
+            let connection = front.connection(Steady::new(stream, slot), address, local.ip());
+            if let Some((connection, stream)) = connection.await {
+                connection.run(stream, shutdown).await;
+            }
+        };
+        let task = task.instrument(debug_span!("accept", client.addr = %address));
+        let front = Arc::clone(self);
+        tasks.spawn(async move {
+            // A panic ends this connection alone; it is a fault of ours, so it is said aloud.
+            if let Err(error) = tokio::spawn(task).await
+                && error.is_panic()
+            {
+                front.complaints.say(
+                    "panic",
+                    || warn!(client.addr = %address, "A request panicked; its connection is closed"),
+                );
+            }
+        });
+    }
+
+    /// Makes the handshake.
+    async fn connection(
+        self: Arc<Self>,
+        stream: Steady,
+        address: SocketAddr,
+        local: IpAddr,
+    ) -> Option<(Arc<Connection>, TlsStream<Steady>)> {
+        let terms = self.terms.borrow().clone();
+        let accepted = TlsAcceptor::from(Arc::clone(&terms.tls)).accept(stream);
+        let stream = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                debug!(%error, "A handshake failed");
+                return None;
+            }
+            Err(_) => {
+                debug!("A handshake took too long");
+                return None;
+            }
+        };
+        let (_, tls) = stream.get_ref();
+        let mut certificates =
+            tls.peer_certificates().unwrap_or_default().iter().map(|der| Bytes::copy_from_slice(der));
+        let presented = match certificates.next() {
+            Some(leaf) => Presented::new(leaf, certificates.collect()).map(Some),
+            None => Ok(None),
+        };
+        let name = tls.server_name().map(host_of);
+        let requests = Requests::default();
+        Some((Arc::new(Connection { front: self, terms, presented, name, local, address, requests }), stream))
+    }
+}
+
+/// A client's connection, after its handshake.
+#[derive(Debug)]
+struct Connection {
+    front: Arc<Front>,
+    terms: Arc<Terms>,
+    presented: Result<Option<Presented>, Refusal>,
+    /// The host that the handshake names.
+    name: Option<String>,
+    /// Our own address.
+    local: IpAddr,
+    address: SocketAddr,
+    requests: Requests,
+}
+
+impl Connection {
+    async fn run(self: Arc<Self>, stream: TlsStream<Steady>, shutdown: Shutdown) {
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
+        let mut terms = self.front.terms.subscribe();
+        let this = Arc::clone(&self);
+        let service = service_fn(move |request| {
+            let this = Arc::clone(&this);
+            async move {
+                let place = this.requests.begin();
+                Ok::<_, Infallible>(this.respond(request).await.map(|body| Counted::new(body, place)))
+            }
+        });
+        let builder = auto::Builder::new(TokioExecutor::new());
+        // What the handshake agreed on is not guessed at again.
+        let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEAD_LEN_MAX as u32)
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER_LEN_MAX)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let mut connection =
+            std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let replaced = terms.wait_for(|terms| !Arc::ptr_eq(terms, &self.terms));
+        tokio::select! {
+            ended = connection.as_mut() => return debug!(error = ended.err(), "A connection ended"),
+            () = shutdown.begun() => {}
+            _ = replaced => {}
+            () = self.requests.idle(IDLE_TIMEOUT) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection => debug!(error = ended.err(), "A connection ended"),
+            () = self.requests.idle(LEAVE_TIMEOUT) => debug!("A connection was left"),
+        }
+    }
+
+    async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        let Some(host) = authority(&request) else {
+            return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
+        };
+        let sidecar = self.front.sidecar.load_full();
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        let target = Some((host.as_str(), path));
+        let presented = match self.is_for(&host, request.uri().scheme()) {
+            true => self.presented.clone(),
+            false => Err(Refusal::Misdirected),
+        };
+        let ask = Ask { presented, target, source: Some(self.address), now: now() };
+        let behind = Behind::Tls(self.address.ip());
+        match sidecar.decide("proxy", ask).await {
+            Decided::Allowed(allowed) => {
+                self.front.upstream.forward(request, behind, |headers| sidecar.stamp(&allowed, headers)).await
+            }
+            Decided::Refused(Refusal::NoCertificate)
+                if self.terms.anonymous && is_for_everybody(&sidecar, target) =>
+            {
+                let nobody = sidecar.format().nobody();
+                let stamp = |headers: &mut http::HeaderMap| {
+                    sidecar.strip(headers);
+                    headers.extend(nobody);
+                };
+                self.front.upstream.forward(request, behind, stamp).await
+            }
+            Decided::Refused(refusal) => {
+                self.tell(refusal);
+                plain(refusal.status(), refusal.text())
+            }
+        }
+    }
+
+    /// Whether this connection's handshake speaks for a request: it was made for that host, and under the terms that count now.
+    fn is_for(&self, host: &Authority, scheme: Option<&Scheme>) -> bool {
+        if scheme.is_some_and(|scheme| *scheme != Scheme::HTTPS) {
+            return false;
+        }
+        if !Arc::ptr_eq(&self.terms, &self.front.terms.borrow()) {
+            return false;
+        }
+        let host = host_of(host.as_str());
+        match &self.name {
+            Some(name) => *name == host,
+            // Addresses have no place in a handshake (RFC 6066, section 3).
+            None => {
+                let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+                address.is_ok_and(|address: IpAddr| address.to_canonical() == self.local.to_canonical())
+            }
+        }
+    }
+
+    fn tell(&self, refusal: Refusal) {
+        let reason = refusal.name();
+        match refusal {
+            Refusal::Undecided(_) | Refusal::Broken(_) => self.front.complaints.say(reason, || {
+                warn!(dialect = "proxy", reason, "Who somebody is could not be decided");
+            }),
+            Refusal::Chain(error) => debug!(reason, error, "Refused"),
+            _ => debug!(reason, "Refused"),
+        }
+    }
+}
+
+/// Whether nobody in particular has to be known for a target. A route that says who is let in does not mean nobody.
+fn is_for_everybody(sidecar: &Sidecar, target: Option<(&str, &str)>) -> bool {
+    let routes = sidecar.routes();
+    match routes.choose(target).map(|chosen| chosen.number) {
+        Ok(None) => true,
+        Ok(Some(number)) => {
+            let route = &routes.all()[number];
+            route.sids.is_empty() && route.groups.is_empty() && route.domains.is_empty() && !route.strong
+        }
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

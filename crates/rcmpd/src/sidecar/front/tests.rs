@@ -1,0 +1,256 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod curl;
+mod scene;
+
+use super::*;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioExecutor;
+use scene::{DEADLINE, Scene, body_of};
+use sidecar::routes::{Route, Routes};
+use std::sync::atomic::Ordering;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn a_client_is_who_the_certificate_says() {
+    let scene = Scene::new().await;
+    let got = scene.get("localhost", Some(&scene.alice), "").await;
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    for line in [
+        "GET /x HTTP/1.1\n",
+        "host: localhost\n",
+        "remote-user: CONTOSO\\alice\n",
+        "x-identity-account: alice\n",
+        "x-forwarded-for: 127.0.0.1\n",
+        "x-forwarded-proto: https\n",
+        "x-forwarded-host: localhost\n",
+    ] {
+        assert!(got.contains(line), "{line:?} in {got}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_client_says_of_itself_is_gone() {
+    let scene = Scene::new().await;
+    let forged = "Remote-User: root\r\nRemote_User: root\r\nREMOTE_GROUPS: wheel\r\nX-Identity-Sid: S-1-5-18\r\n\
+        Client-Cert: :AA==:\r\nX_Forwarded_Client_Cert: Hash=0\r\nSSL-Client-Verify: SUCCESS\r\nX-Sidecar-Secret: x\r\n\
+        X-Forwarded-For: 198.51.100.1\r\nConnection: Remote-User, X-Identity-Account, X-Forwarded-For\r\n";
+    let got = scene.get("localhost", Some(&scene.alice), forged).await;
+    let mut lines: Vec<&str> = body_of(&got).lines().filter(|line| line.starts_with("remote")).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["remote-email: ", "remote-groups: ", "remote-name: ", "remote-user: CONTOSO\\alice"]);
+    for said in ["root", "wheel", "S-1-5-18", ":AA==:", "Hash=0", "SUCCESS", "sidecar-secret", "198.51.100.1"]
+    {
+        assert!(!body_of(&got).contains(said), "{said:?} in {got}");
+    }
+    assert!(
+        got.contains("x-identity-account: alice\n") && got.contains("x-forwarded-for: 127.0.0.1\n"),
+        "{got}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_is_for_the_host_of_the_handshake() {
+    let scene = Scene::new().await;
+    let port = scene.address.port();
+    let status = async |name: &str, fields: &str| {
+        let request = format!("GET /x HTTP/1.1\r\nConnection: close\r\n{fields}\r\n");
+        let got = scene.ask(name, Some(&scene.alice), &request).await;
+        got.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    for (name, fields, expected) in [
+        ("localhost", "Host: localhost\r\n".to_owned(), "200"),
+        ("localhost", format!("Host: LOCALHOST.:{port}\r\n"), "200"),
+        ("localhost", "Host: localhost:1\r\n".to_owned(), "200"),
+        ("localhost", "Host: other.example\r\n".to_owned(), "421"),
+        ("localhost", "Host: 127.0.0.1\r\n".to_owned(), "421"),
+        ("localhost", String::new(), "400"),
+        ("localhost", "Host: localhost\r\nHost: localhost\r\n".to_owned(), "400"),
+        ("127.0.0.1", format!("Host: 127.0.0.1:{port}\r\n"), "200"),
+        ("127.0.0.1", "Host: 127.0.0.2\r\n".to_owned(), "421"),
+        ("127.0.0.1", "Host: localhost\r\n".to_owned(), "421"),
+    ] {
+        assert_eq!(status(name, &fields).await, expected, "{name} {fields:?}");
+    }
+    let target = "GET http://localhost/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let got = scene.ask("localhost", Some(&scene.alice), target).await;
+    assert!(got.starts_with("HTTP/1.1 421 "), "a URL without TLS: {got}");
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
+    let scene = Scene::new().await;
+    let before = scene.asked.load(Ordering::SeqCst);
+    for (refusal, status, text) in [
+        (Refusal::NotMapped("no_mapping"), "403", "this certificate is not let in\n"),
+        (Refusal::Chain("revoked"), "403", "this certificate is not let in\n"),
+        (Refusal::Undecided("store"), "500", "who this is could not be decided\n"),
+    ] {
+        scene.oracle.says(Err(refusal));
+        let got = scene.get("localhost", Some(&scene.alice), "").await;
+        assert!(got.starts_with(&format!("HTTP/1.1 {status} ")) && got.ends_with(text), "{refusal:?}: {got}");
+        assert!(!got.to_lowercase().contains("remote-"), "names of headers are not told: {got}");
+    }
+    assert_eq!(scene.asked.load(Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn what_is_revoked_ends_with_the_next_request_of_the_same_connection() {
+    let scene = Scene::new().await;
+    let mut stream = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    let request = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let first = scene::read_answer(&mut stream).await;
+    assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
+    scene.oracle.says(Err(Refusal::Chain("revoked")));
+    stream.write_all(request).await.unwrap();
+    let second = scene::read_answer(&mut stream).await;
+    assert!(second.starts_with("HTTP/1.1 403 "), "{second}");
+}
+
+#[tokio::test]
+async fn certificates_of_others_do_not_get_through_the_handshake() {
+    let scene = Scene::new().await;
+    let others = Scene::new().await;
+    for client in [None, Some(&others.alice)] {
+        let got = match scene.connect("localhost", client).await {
+            // TLS 1.3 tells a client only when it reads.
+            Ok(mut stream) => timeout(DEADLINE, stream.read(&mut [0; 1])).await.expect("in time").map(drop),
+            Err(error) => Err(error),
+        };
+        assert!(got.is_err(), "{}", client.is_some());
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_passed_on_where_that_is_wanted_and_no_route_says_who() {
+    let scene = Scene::optional(Routes::default()).await;
+    let forged = "Remote-User: root\r\nRemote_User: root\r\nX-Identity-Account: root\r\n";
+    let got = scene.get("localhost", None, forged).await;
+    assert!(got.starts_with("HTTP/1.1 200 ") && !got.contains("root"), "{got}");
+    assert!(got.contains("remote-user: \n") && got.contains("x-identity-account: \n"), "{got}");
+    let got = scene.get("localhost", Some(&scene.alice), "").await;
+    assert!(got.contains("remote-user: CONTOSO\\alice\n"), "{got}");
+
+    let named =
+        Route { path: Some("/x".to_owned()), domains: vec!["CONTOSO".to_owned()], ..Route::default() };
+    let strong = Route { strong: true, ..Route::default() };
+    let open = Route::default();
+    for (route, status) in [(named, "401"), (strong, "401"), (open, "200")] {
+        let scene = Scene::optional(Routes::new(vec![route.clone()])).await;
+        let got = scene.get("localhost", None, "").await;
+        assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{route:?}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn over_http2_each_request_is_decided_about() {
+    let scene = Scene::new().await;
+    let stream = scene.connect_with("localhost", Some(&scene.alice), &[b"h2"]).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut ask = async |uri: &str| {
+        let request = Request::get(uri).header("cookie", "a=1").header("cookie", "b=2");
+        let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let response = timeout(DEADLINE, sender.send_request(request)).await.expect("in time").unwrap();
+        let status = response.status();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        (status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
+    };
+    let (status, seen) = ask("https://localhost/x").await;
+    assert_eq!(status, 200);
+    assert!(
+        seen.starts_with("GET /x HTTP/1.1\n") && seen.contains("remote-user: CONTOSO\\alice\n"),
+        "{seen}"
+    );
+    assert!(seen.contains("cookie: a=1; b=2\n"), "{seen}");
+    assert_eq!(ask("https://other.example/x").await.0, 421);
+    assert_eq!(ask("http://localhost/x").await.0, 421);
+    scene.oracle.says(Err(Refusal::Chain("revoked")));
+    assert_eq!(ask("https://localhost/x").await.0, 403);
+}
+
+#[tokio::test]
+async fn a_handshake_counts_only_under_its_terms() {
+    let scene = Scene::new().await;
+    let mut idle = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    let mut half = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    let request = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    scene::read_answer(&mut idle).await;
+    half.write_all(request).await.unwrap();
+    scene::read_answer(&mut half).await;
+    half.write_all(&request[..20]).await.unwrap();
+    // It is resumed as long as the terms are the same.
+    let client = scene.client(Some(&scene.alice), &[]);
+    assert_eq!(scene.resumed(&client).await, [false, true]);
+    let others = Scene::new().await;
+    scene.front.replace(others.terms(false));
+    let end = timeout(DEADLINE, idle.read(&mut [0; 1])).await.expect("in time");
+    assert!(matches!(end, Ok(0)), "an idle connection is closed: {end:?}");
+    // Whether the half request is still heard depends on who was first; it is not passed on.
+    let asked = scene.asked.load(Ordering::SeqCst);
+    let _ = half.write_all(&request[20..]).await;
+    let mut rest = Vec::new();
+    let _ = timeout(DEADLINE, half.read_to_end(&mut rest)).await.expect("in time");
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 421 "), "{rest}");
+    assert_eq!(scene.asked.load(Ordering::SeqCst), asked);
+    // The session that could be resumed a moment ago is gone, and its certificate is nobody's here.
+    let stream = scene.connect_as(&client).await;
+    let read = match stream {
+        Ok(mut stream) => timeout(DEADLINE, stream.read(&mut [0; 1])).await.expect("in time").map(drop),
+        Err(error) => Err(error),
+    };
+    assert!(read.is_err());
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_what_was_asked() {
+    let scene = Scene::new().await;
+    let mut idle = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    let mut busy = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    busy.write_all(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    scene.until_asked(1).await;
+    scene.shutdown.begin();
+    let end = timeout(DEADLINE, idle.read(&mut [0; 1])).await.expect("in time");
+    // Before the first request hyper leaves without a word of TLS.
+    let is_over = match &end {
+        Ok(len) => *len == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+    };
+    assert!(is_over, "{end:?}");
+    assert!(!scene.serving.is_finished());
+    scene.release.notify_one();
+    let mut answer = String::new();
+    timeout(DEADLINE, busy.read_to_string(&mut answer)).await.expect("in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    timeout(DEADLINE, scene.serving).await.expect("in time").unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_connection() {
+    let scene = Scene::new().await;
+    let mut other = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    scene.oracle.panics.store(true, Ordering::SeqCst);
+    let mut stream = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+    stream.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("in time");
+    assert_eq!(answer, b"");
+    scene.oracle.panics.store(false, Ordering::SeqCst);
+    other.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(scene::read_answer(&mut other).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let scene = Scene::new().await;
+    let long = format!("X-Long: {}\r\n", "x".repeat(HEAD_LEN_MAX));
+    let got = scene.get("localhost", Some(&scene.alice), &long).await;
+    assert!(got.starts_with("HTTP/1.1 431 "), "{got}");
+    let got = scene.get("localhost", Some(&scene.alice), &format!("{}\r\n", &long[..HEAD_LEN_MAX / 2])).await;
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+}

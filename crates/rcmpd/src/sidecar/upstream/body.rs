@@ -1,0 +1,154 @@
+//! Bodies that are passed on piece by piece, by whoever keeps them coming.
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+/// Between two pieces of a request's body: a network that is there takes less.
+pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two pieces of an answer's body. Streams of events are silent for a while, and whoever writes them knows that hops forget.
+pub(super) const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The body of an answer, whoever makes it.
+pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Why a body ends early.
+#[derive(Clone, Debug, Error)]
+pub enum BodyError {
+    /// Nothing came for too long.
+    #[error("nothing came for too long")]
+    Late,
+    /// Whoever sent it broke off.
+    #[error("it broke off: {0}")]
+    Broken(Arc<hyper::Error>),
+}
+
+/// A body without its trailers, that comes within its time. None of it is kept.
+#[derive(Debug, Default)]
+pub(super) struct Paced {
+    body: Option<Incoming>,
+    timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// For a request's body.
+    sending: Option<Sending>,
+    /// The place of the request among those that are answered.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Paced {
+    pub(super) fn request(body: Incoming, timeout: Duration, sending: &Sending) -> Self {
+        Self { body: Some(body), timeout, sending: Some(sending.clone()), ..Self::default() }
+    }
+
+    pub(super) fn response(body: Incoming, timeout: Duration, permit: OwnedSemaphorePermit) -> Self {
+        Self { body: Some(body), timeout, _permit: Some(permit), ..Self::default() }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        loop {
+            match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    self.timer = None;
+                    match frame {
+                        Some(Ok(frame)) => match frame.into_data() {
+                            Ok(data) => return Poll::Ready(Some(Ok(data))),
+                            Err(_trailers) => {}
+                        },
+                        Some(Err(error)) => {
+                            return Poll::Ready(Some(Err(BodyError::Broken(Arc::new(error)))));
+                        }
+                        None => return Poll::Ready(None),
+                    }
+                }
+                Poll::Pending => {
+                    let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+                    ready!(timer.as_mut().poll(cx));
+                    return Poll::Ready(Some(Err(BodyError::Late)));
+                }
+            }
+        }
+    }
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = self.poll_data(cx);
+        if let Some(sending) = &self.sending {
+            sending.note(&polled);
+        }
+        polled.map(|data| data.map(|data| data.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+/// Where a request is on its way to the application, told by its body.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sending(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// When the application last took something.
+    moved: Instant,
+    /// Whether it waits for the client.
+    is_clients_turn: bool,
+    failed: Option<BodyError>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { moved: Instant::now(), is_clients_turn: false, failed: None }
+    }
+}
+
+impl Sending {
+    fn note(&self, polled: &Poll<Option<Result<Bytes, BodyError>>>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_clients_turn = polled.is_pending();
+        state.moved = Instant::now();
+        if let Poll::Ready(Some(Err(error))) = polled {
+            state.failed = Some(error.clone());
+        }
+    }
+
+    /// Why the client's part failed, if it did.
+    pub(super) fn failed(&self) -> Option<BodyError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.clone()
+    }
+
+    /// Waits until the application has taken nothing for so long, though there was something to take, or all was taken.
+    pub(super) async fn stands_still(&self, limit: Duration) {
+        loop {
+            let since = {
+                let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                // The client's time is measured where it is waited for.
+                if state.is_clients_turn { Instant::now() } else { state.moved }
+            };
+            let end = since + limit;
+            if end <= Instant::now() {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+}

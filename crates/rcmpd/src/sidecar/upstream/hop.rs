@@ -1,0 +1,124 @@
+//! What belongs to one hop, and what the first says to all others.
+
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use hyper::body::{Body, Incoming};
+use std::net::IpAddr;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+
+/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where it is missing, unreadable,
+/// there twice, or where the two differ: what is read in two ways is decided about in one and answered in the other.
+pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(Authority::try_from(host.as_bytes()).ok()?),
+        (None, _) => None,
+        (Some(_), Some(_)) => return None,
+    };
+    let authority = match (request.uri().authority().cloned(), host) {
+        (Some(target), Some(host)) if target != host => return None,
+        (target, host) => target.or(host)?,
+    };
+    (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
+}
+
+/// Takes away what a message says to the next hop alone: the fields that `Connection` names, and those that always are.
+pub(super) fn end(headers: &mut HeaderMap) {
+    let named = |value: &HeaderValue| {
+        let names = value.as_bytes().split(|byte| *byte == b',');
+        names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect::<Vec<_>>()
+    };
+    let named: Vec<HeaderName> = headers.get_all(header::CONNECTION).iter().flat_map(named).collect();
+    // What a proxy before us says of the client is not the client's to take away.
+    for name in named.into_iter().filter(|name| !is_forwarding(name.as_str())) {
+        headers.remove(name);
+    }
+    let always: Vec<HeaderName> = headers.keys().filter(|name| is_of_hop(name.as_str())).cloned().collect();
+    for name in always {
+        headers.remove(name);
+    }
+}
+
+fn is_of_hop(name: &str) -> bool {
+    match name {
+        "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        | "http2-settings" => true,
+        // CGI makes a variable of it that libraries take for the way out.
+        "proxy" => true,
+        name => name.starts_with("proxy-"),
+    }
+}
+
+/// Whether a field says whom we got a request from. Some servers take `_` for `-`.
+fn is_forwarding(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+}
+
+/// Says whom we got a request from, and nothing of what it says itself.
+pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
+    let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+    if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
+        headers.insert(X_FORWARDED_FOR, client);
+    }
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    headers.insert(X_FORWARDED_HOST, host.clone());
+}
+
+/// HTTP/2 may split `Cookie`, HTTP/1.1 may not (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() < 2 {
+        return;
+    }
+    // Each is a value already, and so they are together.
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Whether a body is coded in a way that does not end at this hop: everything but `chunked`, once.
+pub(super) fn has_unknown_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) => !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => true,
+    }
+}
+
+/// Whether a request opens a WebSocket (RFC 6455, section 4.1).
+pub(super) fn wants_websocket(request: &Request<Incoming>) -> bool {
+    request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && request.body().is_end_stream()
+        && is_websocket(request.headers())
+}
+
+/// Whether a head changes to WebSocket, and to nothing else.
+pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    let is_only = match (protocols.next(), protocols.next()) {
+        (Some(protocol), None) => protocol.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"),
+        _ => false,
+    };
+    let mut options = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    is_only && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// Asks the next hop for a WebSocket, or says yes.
+pub(super) fn websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, UPGRADE);
+    headers.insert(header::UPGRADE, WEBSOCKET);
+}

@@ -1,0 +1,228 @@
+//! The way to an application: HTTP/1.1 over TCP or a Unix socket, with connections that are kept, and bodies that are passed on as they
+//! come.
+//!
+//! What belongs to a hop ends here, both ways (RFC 9110, section 7.6.1), and what we say is put in after that, so that no client's
+//! `Connection` takes it away again. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
+//! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
+//! application takes the body.
+//!
+//! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
+
+mod body;
+mod hop;
+mod pool;
+mod tunnel;
+
+pub use body::{Body, BodyError};
+pub use hop::authority;
+
+use super::complaints::Complaints;
+use crate::config::UpstreamPlace;
+use body::{Paced, Sending};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body as _, Incoming};
+use pool::{Failure, Pool};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// Requests at an application at once: each is a connection and a descriptor.
+const REQUESTS_MAX: usize = 1024;
+/// How long a request waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the head of an answer, from when the application has the request, or the last it took of it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What stands before us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// A proxy, whose `X-Forwarded-…` stay as they are.
+    Proxy,
+    /// Nobody: the client spoke TLS with us, from this address. `X-Forwarded-…` and `Forwarded` are ours to say.
+    Tls(IpAddr),
+}
+
+/// How long things may take. The defaults are for the world, others for tests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) turn: Duration,
+    pub(crate) head: Duration,
+    /// Between two pieces of a request's body.
+    pub(crate) client: Duration,
+    /// Between two pieces of an answer's body.
+    pub(crate) application: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            turn: TURN_TIMEOUT,
+            head: HEAD_TIMEOUT,
+            client: body::CLIENT_TIMEOUT,
+            application: body::APPLICATION_TIMEOUT,
+        }
+    }
+}
+
+/// An application.
+#[derive(Debug)]
+pub struct Upstream {
+    pool: Arc<Pool>,
+    room: Arc<Semaphore>,
+    patience: Patience,
+    complaints: Complaints,
+}
+
+/// A whole answer of our own.
+pub fn whole(response: Response<Bytes>) -> Response<Body> {
+    response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
+}
+
+/// A line of text for whoever asked.
+pub fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    whole(response)
+}
+
+impl Upstream {
+    /// Nobody is connected to yet.
+    pub fn new(place: &UpstreamPlace) -> Self {
+        Self::with_patience(place, Patience::default())
+    }
+
+    pub(crate) fn with_patience(place: &UpstreamPlace, patience: Patience) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(place.clone())),
+            room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            patience,
+            complaints: Complaints::default(),
+        }
+    }
+
+    /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone.
+    ///
+    /// What it cannot have answered is answered here: 400 and 501 for requests that are not passed on, 408 for a body that stops, 502,
+    /// 503 and 504 for an application that is not there, not right, or not in time. A connection is cut where that is noticed later.
+    pub async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        behind: Behind,
+        stamp: impl FnOnce(&mut HeaderMap),
+    ) -> Response<Body> {
+        if let Some(refused) = refused(&request) {
+            return refused;
+        }
+        let Some(host) = authority(&request).and_then(|host| HeaderValue::from_str(host.as_str()).ok())
+        else {
+            return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
+        };
+        let upgrade = hop::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+        let Ok(Ok(permit)) = timeout(self.patience.turn, Arc::clone(&self.room).acquire_owned()).await else {
+            self.complaints
+                .say("full", || warn!(limit = REQUESTS_MAX, "The application has too many requests"));
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n");
+        };
+
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.clear();
+        parts.version = Version::HTTP_11;
+        // Only what `refused` has looked at gets here.
+        parts.uri = parts.uri.path_and_query().map(|path| Uri::from(path.clone())).unwrap_or_default();
+        hop::end(&mut parts.headers);
+        parts.headers.remove(header::EXPECT);
+        hop::join_cookies(&mut parts.headers);
+        if let Behind::Tls(client) = behind {
+            hop::forwarded(&mut parts.headers, client, &host);
+        }
+        parts.headers.insert(header::HOST, host);
+        stamp(&mut parts.headers);
+        if upgrade.is_some() {
+            hop::websocket(&mut parts.headers);
+        }
+        let sending = Sending::default();
+        let body = (!body.is_end_stream()).then(|| Paced::request(body, self.patience.client, &sending));
+        let request = Request::from_parts(parts, body.unwrap_or_default());
+
+        let answered = tokio::select! {
+            answered = self.pool.send(request) => answered,
+            () = sending.stands_still(self.patience.head) => Err(Failure::Late),
+        };
+        let mut response = match answered {
+            Ok(response) => response,
+            Err(failure) => return self.failed(&sending, failure),
+        };
+        match (response.status(), upgrade) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if hop::is_websocket(response.headers()) => {
+                tunnel::run(client, hyper::upgrade::on(&mut response), permit);
+                let (mut parts, _) = response.into_parts();
+                hop::end(&mut parts.headers);
+                hop::websocket(&mut parts.headers);
+                parts.extensions.clear();
+                whole(Response::from_parts(parts, Bytes::new()))
+            }
+            (StatusCode::SWITCHING_PROTOCOLS, _) => self.failed(&sending, Failure::Protocol),
+            _ if hop::has_unknown_coding(response.headers()) => self.failed(&sending, Failure::Protocol),
+            (status, _) => {
+                let (mut parts, body) = response.into_parts();
+                parts.extensions.clear();
+                parts.version = Version::HTTP_11;
+                hop::end(&mut parts.headers);
+                if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+                    // It has no body, whatever length is told (RFC 9110, section 8.6).
+                    parts.headers.remove(header::CONTENT_LENGTH);
+                }
+                let body = Paced::response(body, self.patience.application, permit);
+                Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+            }
+        }
+    }
+
+    /// Says what was wrong: to the log, and in one line to whoever asked.
+    fn failed(&self, sending: &Sending, failure: Failure) -> Response<Body> {
+        if let Some(error) = sending.failed() {
+            debug!(%error, "A request broke off");
+            return match error {
+                BodyError::Late => plain(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time\n"),
+                BodyError::Broken(_) => plain(StatusCode::BAD_REQUEST, "the request broke off\n"),
+            };
+        }
+        let application = self.pool.place();
+        self.complaints
+            .say(failure.name(), || warn!(%application, error = %failure, "The application did not answer"));
+        match failure {
+            Failure::ConnectLate | Failure::Late => {
+                plain(StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time\n")
+            }
+            Failure::Unreachable(_) | Failure::Broken(_) | Failure::Protocol => {
+                plain(StatusCode::BAD_GATEWAY, "the application did not answer\n")
+            }
+        }
+    }
+}
+
+/// What is not passed on.
+fn refused(request: &Request<Incoming>) -> Option<Response<Body>> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Some(plain(StatusCode::NOT_IMPLEMENTED, "this method is not served\n"));
+    }
+    if hop::has_unknown_coding(request.headers()) {
+        return Some(plain(StatusCode::NOT_IMPLEMENTED, "this transfer coding is not served\n"));
+    }
+    match request.uri().path_and_query() {
+        Some(path) if path.as_str().starts_with('/') => None,
+        // An absolute URL may have no path (RFC 9112, section 3.2.1).
+        _ => Some(plain(StatusCode::BAD_REQUEST, "a path is needed\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

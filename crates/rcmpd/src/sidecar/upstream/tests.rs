@@ -1,0 +1,452 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+const CLIENT: &str = "192.0.2.7";
+/// Nothing that is waited for in a test takes longer, unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Somewhere to send requests, which are passed on.
+async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let upstream = Arc::new(upstream);
+    let service = service_fn(move |request| {
+        let upstream = Arc::clone(&upstream);
+        async move {
+            let stamp = |headers: &mut HeaderMap| {
+                headers.insert("remote-user", HeaderValue::from_static("CONTOSO\\alice"));
+            };
+            Ok::<_, Infallible>(upstream.forward(request, behind, stamp).await)
+        }
+    });
+    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+    client
+}
+
+fn tls() -> Behind {
+    Behind::Tls(CLIENT.parse().unwrap())
+}
+
+/// An application's place, and where it listens.
+async fn application() -> (UpstreamPlace, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (UpstreamPlace::Tcp(listener.local_addr().unwrap().to_string()), listener)
+}
+
+/// Reads until this has come.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let read = async {
+        let mut read = Vec::new();
+        while !read.ends_with(end.as_bytes()) {
+            let byte = stream.read_u8().await;
+            read.push(byte.unwrap_or_else(|_| panic!("{end:?} after {:?}", String::from_utf8_lossy(&read))));
+        }
+        String::from_utf8(read).unwrap()
+    };
+    timeout(DEADLINE, read).await.expect("in time")
+}
+
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut read = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut read)).await.expect("in time").unwrap();
+    read
+}
+
+/// What an application sees of a request, and the client of its answer.
+async fn through(behind: Behind, request: &str, end: &str, answer: &str) -> (Vec<String>, String) {
+    let (place, listener) = application().await;
+    let mut client = hop(Upstream::new(&place), behind).await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    let serving = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let seen = read_until(&mut stream, end).await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        seen
+    };
+    let (seen, got) = tokio::join!(serving, read_all(&mut client));
+    let mut lines: Vec<String> =
+        seen.split("\r\n").filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    lines[1..].sort();
+    (lines, got)
+}
+
+const DONE: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+
+/// What an application sees of a request without a body.
+async fn seen(behind: Behind, fields: &str) -> Vec<String> {
+    let request = format!("GET /a?b HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n{fields}\r\n");
+    through(behind, &request, "\r\n\r\n", DONE).await.0
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_hop_ends_there() {
+    let fields = "Connection: X-Mine, remote-user, host\r\nX-Mine: 1\r\nTE: trailers\r\nTrailer: x\r\n\
+        Keep-Alive: timeout=5\r\nProxy-Authorization: Basic eA==\r\nProxy-Connection: keep-alive\r\nProxy: http://127.0.0.1:1\r\n\
+        Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nExpect: 100-continue\r\nAccept: */*\r\n";
+    let expected = ["GET /a?b HTTP/1.1", "accept: */*", "host: app.example", "remote-user: CONTOSO\\alice"];
+    assert_eq!(seen(Behind::Proxy, fields).await, expected);
+}
+
+#[tokio::test]
+async fn the_front_says_whom_it_got_a_request_from_and_a_proxy_is_believed() {
+    let fields = "Connection: X-Forwarded-For\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Port: 1\r\n\
+        X_Forwarded_Host: other\r\nForwarded: for=198.51.100.1\r\nX-Real-IP: 198.51.100.1\r\n";
+    let expected = [
+        "GET /a?b HTTP/1.1",
+        "host: app.example",
+        "remote-user: CONTOSO\\alice",
+        "x-forwarded-for: 192.0.2.7",
+        "x-forwarded-host: app.example",
+        "x-forwarded-proto: https",
+    ];
+    assert_eq!(seen(tls(), fields).await, expected);
+    let kept = seen(Behind::Proxy, fields).await;
+    assert!(kept.contains(&"x-forwarded-for: 198.51.100.1".to_owned()), "{kept:?}");
+    assert!(kept.contains(&"forwarded: for=198.51.100.1".to_owned()), "{kept:?}");
+}
+
+#[tokio::test]
+async fn a_body_has_one_length() {
+    let head = "POST / HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n";
+    for fields in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+    ] {
+        let request = format!("{head}{fields}\r\n5\r\n12345\r\n0\r\nX-Trailer: 1\r\n\r\n");
+        let (seen, got) = through(Behind::Proxy, &request, "0\r\n\r\n", DONE).await;
+        assert!(seen.contains(&"transfer-encoding: chunked".to_owned()), "{seen:?}");
+        assert!(!seen.iter().any(|line| line.starts_with("content-length")), "{seen:?}");
+        assert!(
+            seen.contains(&"12345".to_owned()) && !seen.iter().any(|line| line.contains("railer")),
+            "{seen:?}"
+        );
+        assert!(got.starts_with("HTTP/1.1 204 "), "{got}");
+    }
+    let request = format!("{head}Content-Length: 5\r\n\r\n12345");
+    let (seen, _) = through(Behind::Proxy, &request, "12345", DONE).await;
+    assert!(seen.contains(&"content-length: 5".to_owned()), "{seen:?}");
+}
+
+/// What is answered to a request that must not reach the application.
+async fn refuses(request: &str, status: &str) {
+    let (place, listener) = application().await;
+    let mut client = hop(Upstream::new(&place), Behind::Proxy).await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    let got = tokio::select! {
+        got = read_all(&mut client) => got,
+        _ = listener.accept() => panic!("{request:?} is passed on"),
+    };
+    assert!(got.starts_with(&format!("HTTP/1.1 {status}")), "{request:?}: {got}");
+}
+
+#[tokio::test]
+async fn what_can_be_read_in_two_ways_is_not_passed_on() {
+    let end = "Connection: close\r\n\r\n";
+    refuses(&format!("TRACE / HTTP/1.1\r\nHost: a\r\n{end}"), "501").await;
+    refuses(&format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n{end}"), "501").await;
+    refuses(
+        &format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n{end}0\r\n\r\n"),
+        "501",
+    )
+    .await;
+    refuses(&format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n{end}"), "400").await;
+    refuses(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n{end}"), "400")
+        .await;
+    refuses(&format!("GET / HTTP/1.1\r\n{end}"), "400").await;
+    refuses(&format!("GET / HTTP/1.1\r\nHost:\r\n{end}"), "400").await;
+    refuses(&format!("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n{end}"), "400").await;
+    refuses(&format!("GET / HTTP/1.1\r\nHost: b@a\r\n{end}"), "400").await;
+    refuses(&format!("GET http://a/ HTTP/1.1\r\nHost: b\r\n{end}"), "400").await;
+    refuses(&format!("OPTIONS * HTTP/1.1\r\nHost: a\r\n{end}"), "400").await;
+}
+
+#[tokio::test]
+async fn a_whole_url_is_a_path_and_a_host() {
+    let request = "GET http://app.example/x HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n";
+    let (seen, _) = through(Behind::Proxy, request, "\r\n\r\n", DONE).await;
+    assert_eq!(seen, ["GET /x HTTP/1.1", "host: app.example", "remote-user: CONTOSO\\alice"]);
+}
+
+/// What a client gets of an answer, head in lower case without its date.
+async fn got(method: &str, answer: &str) -> String {
+    let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let (_, got) = through(Behind::Proxy, &request, "\r\n\r\n", answer).await;
+    let (head, body) = got.split_once("\r\n\r\n").unwrap();
+    let head: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with("date: ")).collect();
+    format!("{}|{body}", head.join("|"))
+}
+
+#[tokio::test]
+async fn answers_keep_their_meaning() {
+    let head = got("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(head, "HTTP/1.1 200 OK|content-length: 5|connection: close|");
+    let none = got("GET", "HTTP/1.1 204 No Content\r\nX-A: 1\r\n\r\n").await;
+    assert_eq!(none, "HTTP/1.1 204 No Content|x-a: 1|connection: close|");
+    let same = got("GET", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(same, "HTTP/1.1 304 Not Modified|etag: \"x\"|connection: close|");
+    let hints = got(
+        "GET",
+        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx",
+    )
+    .await;
+    assert_eq!(hints, "HTTP/1.1 200 OK|content-length: 1|connection: close|x");
+    let hop = got(
+        "GET",
+        "HTTP/1.1 200 OK\r\nConnection: X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
+         Upgrade: h2c\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nTransfer-Encoding: chunked\r\nTrailer: T\r\n\r\n2\r\nhi\r\n0\r\nT: 1\r\n\r\n",
+    )
+    .await;
+    let expected = "HTTP/1.1 200 OK|set-cookie: a|set-cookie: b|connection: close|transfer-encoding: chunked|2\r\nhi\r\n0\r\n\r\n";
+    assert_eq!(hop, expected);
+}
+
+#[tokio::test]
+async fn an_application_that_breaks_the_rules_is_a_bad_gateway() {
+    for answer in [
+        "",
+        "HTTP/1.1 200 ",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    ] {
+        let got = got("GET", answer).await;
+        assert!(got.starts_with("HTTP/1.1 502 Bad Gateway|"), "{answer:?}: {got}");
+        assert!(got.ends_with("|the application did not answer\n"), "{answer:?}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn an_application_that_is_down_is_a_bad_gateway() {
+    let (place, listener) = application().await;
+    drop(listener);
+    for place in [place, UpstreamPlace::Unix("/nonexistent/app.sock".into())] {
+        let mut client = hop(Upstream::new(&place), Behind::Proxy).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let got = read_all(&mut client).await;
+        assert!(got.starts_with("HTTP/1.1 502 "), "{place:?}: {got}");
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn an_application_that_is_silent_is_a_gateway_timeout() {
+    let (place, _listener) = application().await;
+    let patience = Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG };
+    let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let got = read_all(&mut client).await;
+    assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_is_not_the_applications_fault() {
+    let (place, listener) = application().await;
+    let patience = Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG };
+    let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n12345")
+        .await
+        .unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_until(&mut stream, "12345").await;
+    let got = read_all(&mut client).await;
+    assert!(got.starts_with("HTTP/1.1 408 "), "{got}");
+    let end = timeout(DEADLINE, stream.read(&mut [0; 8])).await.expect("in time");
+    assert!(matches!(end, Ok(0) | Err(_)), "the application gets no more of it");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_made_whole() {
+    let patience = Patience { turn: SHORT, head: LONG, client: LONG, application: SHORT };
+    for (answer, is_closed) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", false),
+    ] {
+        let (place, listener) = application().await;
+        let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let held = (!is_closed).then_some(stream);
+        // The client's connection ends, which is how it learns.
+        let got = read_all(&mut client).await;
+        assert!(got.contains("12345") && !got.contains("\r\n0\r\n"), "{answer:?}: {got}");
+        drop(held);
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_100_gets_it_when_the_body_is_taken() {
+    let (place, listener) = application().await;
+    let mut client = hop(Upstream::new(&place), Behind::Proxy).await;
+    client
+        .write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(read_until(&mut client, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(b"hi").await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    assert!(!read_until(&mut stream, "hi").await.contains("xpect"));
+    stream.write_all(DONE.as_bytes()).await.unwrap();
+    assert!(read_all(&mut client).await.starts_with("HTTP/1.1 204 "));
+}
+
+/// Waits until a connection is kept.
+async fn is_kept(pool: &Pool) {
+    let kept = async {
+        while pool.len() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, kept).await.expect("in time");
+}
+
+#[tokio::test]
+async fn connections_are_kept_and_one_that_was_closed_is_no_failure() {
+    let (place, listener) = application().await;
+    let upstream = Upstream::new(&place);
+    let pool = Arc::clone(&upstream.pool);
+    let mut client = hop(upstream, Behind::Proxy).await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let serving = tokio::spawn(async move {
+        // The first connection answers twice, and closes when it is asked for the third time, as if it had closed a moment before.
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let number = counted.fetch_add(1, Ordering::SeqCst);
+            for _ in 0..2 {
+                read_until(&mut stream, "\r\n\r\n").await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            }
+            if number == 0 {
+                read_until(&mut stream, "\r\n\r\n").await;
+            }
+        }
+    });
+    for (number, expected) in [(1, 1), (2, 1), (3, 2)] {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let got = read_until(&mut client, "ok").await;
+        assert!(got.starts_with("HTTP/1.1 200 "), "{number}: {got}");
+        assert_eq!(connections.load(Ordering::SeqCst), expected, "after {number}");
+        is_kept(&pool).await;
+    }
+    serving.abort();
+}
+
+#[tokio::test]
+async fn what_is_not_safe_is_not_sent_twice() {
+    let (place, listener) = application().await;
+    let upstream = Upstream::new(&place);
+    let pool = Arc::clone(&upstream.pool);
+    let mut client = hop(upstream, Behind::Proxy).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_until(&mut stream, "\r\n\r\n").await;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    read_until(&mut client, "ok").await;
+    is_kept(&pool).await;
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("POST / "), "on the same connection");
+    drop(stream);
+    let got = tokio::select! {
+        got = read_all(&mut client) => got,
+        _ = listener.accept() => panic!("it is sent again"),
+    };
+    assert!(got.starts_with("HTTP/1.1 502 "), "{got}");
+}
+
+#[tokio::test]
+async fn an_application_may_be_at_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut client = hop(Upstream::new(&UpstreamPlace::Unix(path)), Behind::Proxy).await;
+    client.write_all(b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut start = [0; 16];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"GET /u HTTP/1.1\r");
+    stream.write_all(DONE.as_bytes()).await.unwrap();
+    assert!(read_all(&mut client).await.starts_with("HTTP/1.1 204 "));
+}
+
+const OPEN: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, remote-user\r\nUpgrade: WebSocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+
+#[tokio::test]
+async fn a_websocket_is_bytes_both_ways() {
+    let (place, listener) = application().await;
+    let upstream = Upstream::new(&place);
+    let room = Arc::clone(&upstream.room);
+    let mut client = hop(upstream, Behind::Proxy).await;
+    client.write_all(OPEN.as_bytes()).await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let seen = read_until(&mut stream, "\r\n\r\n").await;
+    for line in ["connection: upgrade\r\n", "upgrade: websocket\r\n", "remote-user: CONTOSO\\alice\r\n"] {
+        assert!(seen.contains(line), "{seen}");
+    }
+    // The first frame may come together with the head.
+    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
+    stream.write_all(format!("{head}from the application").as_bytes()).await.unwrap();
+    let got = read_until(&mut client, "from the application").await;
+    assert!(got.starts_with("HTTP/1.1 101 ") && got.contains("sec-websocket-accept: x\r\n"), "{got}");
+    client.write_all(b"from the client").await.unwrap();
+    read_until(&mut stream, "from the client").await;
+    assert_eq!(room.available_permits(), REQUESTS_MAX - 1);
+    drop(stream);
+    assert_eq!(read_all(&mut client).await, "");
+    drop(client);
+    let all = room.acquire_many(REQUESTS_MAX as u32);
+    drop(timeout(DEADLINE, all).await.expect("the place is given back"));
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_refused_is_an_answer_like_others() {
+    let (_, got) = through(
+        Behind::Proxy,
+        &OPEN.replace("keep-alive, ", "close, "),
+        "\r\n\r\n",
+        "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nno",
+    )
+    .await;
+    assert!(got.starts_with("HTTP/1.1 426 ") && got.ends_with("\r\n\r\nno"), "{got}");
+}
+
+#[tokio::test]
+async fn more_requests_than_there_is_room_for_are_told_so() {
+    let (place, _listener) = application().await;
+    let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
+    let _all = Arc::clone(&upstream.room).acquire_many_owned(REQUESTS_MAX as u32).await.unwrap();
+    let mut client = hop(upstream, Behind::Proxy).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let got = read_all(&mut client).await;
+    assert!(got.starts_with("HTTP/1.1 503 "), "{got}");
+}
+
+#[test]
+fn cookies_are_one_field() {
+    let mut headers = HeaderMap::new();
+    for cookie in ["a=1", "b=2; c=3"] {
+        headers.append(header::COOKIE, HeaderValue::from_static(cookie));
+    }
+    hop::join_cookies(&mut headers);
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+    assert_eq!(cookies, ["a=1; b=2; c=3"]);
+}

@@ -1,0 +1,85 @@
+//! A WebSocket, once it is open: bytes both ways, which nobody here reads.
+//!
+//! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+/// Both sides are there: they have just said so.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without a byte in either direction. Whoever means to stay sends pings (RFC 6455, section 5.5.2).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// In all: a certificate that is revoked is good here until then.
+const LIFE_MAX: Duration = Duration::from_secs(3600);
+/// Read at once, in each direction.
+const BUFFER_LEN: usize = 16 << 10;
+
+/// Copies until one side is done, in a task of its own. The request's place among the application's is given back at the end.
+pub(super) fn run(client: OnUpgrade, application: OnUpgrade, permit: OwnedSemaphorePermit) {
+    tokio::spawn(async move {
+        let _permit = permit;
+        let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;
+        let Ok(Ok((client, application))) = opened else { return debug!("A WebSocket was not opened") };
+        let ended = timeout(LIFE_MAX, copy(client, application)).await;
+        debug!(outlived = ended.is_err(), "A WebSocket ended");
+    });
+}
+
+async fn copy(client: Upgraded, application: Upgraded) {
+    let (from_client, to_client) = split(TokioIo::new(client));
+    let (from_application, to_application) = split(TokioIo::new(application));
+    let moved = Mutex::new(Instant::now());
+    let both = async {
+        tokio::join!(
+            one_way(from_client, to_application, &moved),
+            one_way(from_application, to_client, &moved)
+        )
+    };
+    tokio::select! {
+        // Who is done says so in frames before (RFC 6455, section 7.1.1), and how it ends is theirs.
+        _ = both => {}
+        () = idle(&moved) => {}
+    }
+}
+
+type Stream = TokioIo<Upgraded>;
+
+async fn one_way(
+    mut from: ReadHalf<Stream>,
+    mut to: WriteHalf<Stream>,
+    moved: &Mutex<Instant>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_LEN];
+    loop {
+        let copied = async {
+            let len = from.read(&mut buffer).await?;
+            to.write_all(&buffer[..len]).await?;
+            to.flush().await?;
+            io::Result::Ok(len)
+        };
+        let copied = copied.await;
+        *moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        match copied {
+            Ok(0) | Err(_) => return to.shutdown().await,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Waits until nothing has moved for a while.
+async fn idle(moved: &Mutex<Instant>) {
+    loop {
+        let end = *moved.lock().unwrap_or_else(PoisonError::into_inner) + IDLE_TIMEOUT;
+        if end <= Instant::now() {
+            return;
+        }
+        sleep_until(end).await;
+    }
+}
