@@ -95,7 +95,7 @@ impl Run {
                     None => Seen::Leak("the page is shown, and told nobody's name".to_owned()),
                 }
             }
-            (None, _) => Seen::NotSeen("this page does not tell what arrived".to_owned()),
+            (None, _) => Seen::Untold("this page does not tell what arrived".to_owned()),
             (Some(_), None) => self.nobodys(outcome),
         }
     }

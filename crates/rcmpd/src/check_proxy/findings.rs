@@ -185,8 +185,10 @@ impl Finding {
 pub(super) enum Seen {
     Good,
     Leak(String),
-    NotSeen(String),
-    NotChecked(String),
+    /// The answer does not say.
+    Untold(String),
+    /// There is no answer.
+    Untried(String),
 }
 
 /// What the requests of a check showed.
@@ -194,8 +196,8 @@ pub(super) enum Seen {
 pub(super) struct Tally {
     good: usize,
     leaks: Vec<String>,
-    not_seen: Vec<String>,
-    not_checked: Vec<String>,
+    untold: Vec<String>,
+    untried: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -206,8 +208,8 @@ impl Tally {
         match seen {
             Seen::Good => self.good += 1,
             Seen::Leak(text) => self.leaks.push(line(text)),
-            Seen::NotSeen(text) => self.not_seen.push(line(text)),
-            Seen::NotChecked(text) => self.not_checked.push(line(text)),
+            Seen::Untold(text) => self.untold.push(line(text)),
+            Seen::Untried(text) => self.untried.push(line(text)),
         }
     }
 
@@ -218,13 +220,13 @@ impl Tally {
 
     /// What it comes to. What leaks counts before what could not be tried, and that before what was good.
     pub(super) fn finding(self, check: Check) -> Finding {
-        let verdict = match (&self.leaks[..], &self.not_checked[..], self.good) {
+        let verdict = match (&self.leaks[..], &self.untried[..], self.good) {
             ([_, ..], ..) => Verdict::Leak,
             ([], [_, ..], _) => Verdict::NotChecked,
             ([], [], 0) => Verdict::NotSeen,
             ([], [], _) => Verdict::Pass,
         };
-        let seen = [self.leaks, self.not_checked, self.notes, self.not_seen].concat();
+        let seen = [self.leaks, self.untried, self.notes, self.untold].concat();
         Finding { check, verdict, seen }
     }
 }

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use http::{HeaderMap, HeaderName, HeaderValue};
     use rcgen::CertificateParams;
-    use rcmp_service::certificate::Certificate;
+    use rcmp_service::certificate::{AlternativeName, Certificate};
     use sidecar::dialect::OWNED;
 
     fn original() -> Vec<u8> {
@@ -149,7 +149,8 @@ mod tests {
             (twin.issuer, twin.subject, twin.serial),
             (original.issuer, original.subject, original.serial)
         );
-        let names = |certificate: &Certificate<'_>| format!("{:?}", certificate.subject_alt_names);
+        let names = |certificate: &Certificate<'_>| certificate.alternative_names().unwrap();
+        assert_eq!(names(&twin), [AlternativeName::Dns("alice.example".to_owned())]);
         assert_eq!(names(&twin), names(&original));
         assert_ne!(twin.public_key, original.public_key);
         assert!(twin.public_key.ends_with(key.der_bytes()));

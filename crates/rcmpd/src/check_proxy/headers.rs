@@ -45,7 +45,7 @@ impl Run {
                 let outcome = self.door.ask(&self.us, &self.with_trailer(&names)).await;
                 tally.add("in a trailer", self.ours(&outcome));
             }
-            None => tally.add("in a trailer", Seen::NotSeen("not sent to another page".to_owned())),
+            None => tally.add("in a trailer", Seen::Untold("not sent to another page".to_owned())),
         }
         tally
     }

@@ -49,7 +49,7 @@ impl Told {
             .into_iter()
             .flat_map(|fields| fields.as_array().into_iter().flatten())
             .map(|field| {
-                let text = |at: usize| field[at].as_str().unwrap_or_default().to_owned();
+                let text = |at: usize| unescaped(field[at].as_str().unwrap_or_default());
                 (text(0), text(1))
             })
             .collect();
@@ -62,12 +62,13 @@ impl Told {
         self.fields.iter().filter(is).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// Headers of these names, as they arrived, in which something stands.
+    /// Headers of these names, as they arrived, in which something stands; each once.
     pub(super) fn arrived(&self, names: &BTreeSet<String>, something: &str) -> Vec<&str> {
         let is = |(name, value): &&(String, String)| {
             value.contains(something) && names.contains(&folded(name.as_bytes()))
         };
-        self.fields.iter().filter(is).map(|(name, _)| name.as_str()).collect()
+        let arrived: BTreeSet<&str> = self.fields.iter().filter(is).map(|(name, _)| name.as_str()).collect();
+        arrived.into_iter().collect()
     }
 
     /// Who the page was told that this is.
@@ -81,6 +82,26 @@ impl Told {
         }
         Identity { values }
     }
+}
+
+/// What the page escaped, as it arrived.
+fn unescaped(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            // Not as the page writes it.
+            None => {
+                bytes.push(b'%');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Values of identity headers, by folded name.
@@ -99,7 +120,7 @@ impl Identity {
     /// Whether any header calls the account this.
     pub(super) fn is_called(&self, name: &str) -> bool {
         let named = ACCOUNT.iter().filter_map(|header| self.values.get(*header)).flatten();
-        named.into_iter().any(|value| value.replace("%25", "%") == name)
+        named.into_iter().any(|value| value == name)
     }
 
     /// Headers that are there more than once.
@@ -143,6 +164,14 @@ mod tests {
     fn another_page_tells_nothing() {
         assert!(Told::parse(b"{\"page\": \"other\", \"headers\": []}").is_none());
         assert!(Told::parse(b"<html>").is_none());
+    }
+
+    #[test]
+    fn what_is_escaped_is_what_arrived() {
+        let told =
+            identity(json!([["Remote%5FUser", "CONTOSO%5cJ%C3%BCrgen 100%25"], ["X-Identity-Upn", "%zz%4"]]));
+        assert_eq!(told.account(), Some("CONTOSO\\Jürgen 100%"));
+        assert!(told.is_called("%zz%4"));
     }
 
     #[test]

@@ -128,9 +128,18 @@ struct Run {
 
 /// Checks a proxy, and tells each finding as it is made.
 pub async fn check(options: &Options, tell: &mut dyn FnMut(&Finding)) -> Result<Report, Failed> {
+    check_these(Check::ALL, options, tell).await
+}
+
+/// The same for some of the checks; the first one has to be that of the certificate, which the others go by.
+async fn check_these(
+    checks: &[Check],
+    options: &Options,
+    tell: &mut dyn FnMut(&Finding),
+) -> Result<Report, Failed> {
     let mut run = Run::new(options)?;
     let mut findings = Vec::new();
-    for check in Check::ALL {
+    for check in checks {
         let tally = match check {
             Check::Certificate => run.certificate().await?,
             Check::NoCertificate => run.no_certificate().await,
@@ -222,7 +231,7 @@ impl Run {
         match outcome {
             Outcome::Answered(answer) if answer.is_page => Seen::Leak("the page is shown".to_owned()),
             Outcome::Answered(answer) if answer.is_success() && self.baseline.is_none() => {
-                Seen::NotSeen(format!("{}, and this page does not say what it is", answer.status))
+                Seen::Untold(format!("{}, and this page does not say what it is", answer.status))
             }
             Outcome::Answered(_) | Outcome::Refused(_) => Seen::Good,
             outcome => unanswered(outcome),
@@ -232,7 +241,9 @@ impl Run {
     /// The same for a plain GET of the page, where success is the page, whatever it is.
     fn nobodys_page(&self, outcome: &Outcome) -> Seen {
         match outcome {
-            Outcome::Answered(answer) if answer.is_success() && self.baseline.is_none() => {
+            Outcome::Answered(answer)
+                if answer.is_success() && !answer.is_page && self.baseline.is_none() =>
+            {
                 Seen::Leak(format!("the answer is {}", answer.status))
             }
             outcome => self.nobodys(outcome),
@@ -247,16 +258,16 @@ impl Run {
             outcome => return unanswered(outcome),
         };
         match (&self.baseline, &answer.told) {
-            (None, _) => Seen::NotSeen("this page does not tell what arrived".to_owned()),
+            (None, _) => Seen::Untold("this page does not tell what arrived".to_owned()),
             (Some(baseline), Some(told)) => {
                 let arrived = told.arrived(&self.names, &self.nonce);
                 match (arrived.as_slice(), told.identity(&self.names).difference(baseline)) {
                     ([], None) => Seen::Good,
                     ([], Some(name)) => Seen::Leak(format!("{name} is not what the sidecar says")),
-                    (arrived, _) => Seen::Leak(format!("what was sent arrives as {}", arrived.join(", "))),
+                    (arrived, _) => Seen::Leak(format!("what was sent arrives as {}", some_of(arrived))),
                 }
             }
-            (Some(_), None) if answer.is_page => Seen::NotSeen("this answer has no body".to_owned()),
+            (Some(_), None) if answer.is_page => Seen::Untold("this answer has no body".to_owned()),
             (Some(_), None) => Seen::Good,
         }
     }
@@ -269,7 +280,7 @@ impl Run {
         let answer = match outcome {
             Outcome::Answered(answer) => answer,
             Outcome::Refused(why) => {
-                tally.add(request, Seen::NotChecked(format!("the certificate is not let in: {why}")));
+                tally.add(request, Seen::Untried(format!("the certificate is not let in: {why}")));
                 return Ok(tally);
             }
             Outcome::Unbelieved(why) => {
@@ -285,8 +296,8 @@ impl Run {
             tally.add(
                 request,
                 match answer.is_success() {
-                    true => Seen::NotSeen(format!("{}, and the page is not `rcmpd page`", answer.status)),
-                    false => Seen::NotChecked(format!("the certificate is not let in: {}", answer.status)),
+                    true => Seen::Untold(format!("{}, and the page is not `rcmpd page`", answer.status)),
+                    false => Seen::Untried(format!("the certificate is not let in: {}", answer.status)),
                 },
             );
             return Ok(tally);
@@ -300,7 +311,7 @@ impl Run {
         }
         match (identity.account(), &self.expect_user) {
             (None, _) => {
-                tally.add(request, Seen::NotChecked("the page is told nobody's name".to_owned()));
+                tally.add(request, Seen::Untried("the page is told nobody's name".to_owned()));
             }
             (Some(account), Some(expected)) if !identity.is_called(expected) => {
                 tally.add(request, Seen::Leak(format!("this is {account}, not {expected}")));
@@ -321,10 +332,10 @@ impl Run {
         let seen = match &outcome {
             Outcome::Answered(answer) if answer.status == self.status => match self.baseline {
                 Some(_) => self.ours(&outcome),
-                None => Seen::NotSeen("this page does not tell what arrived".to_owned()),
+                None => Seen::Untold("this page does not tell what arrived".to_owned()),
             },
-            Outcome::Answered(answer) => Seen::NotChecked(format!("now it is {}", answer.status)),
-            Outcome::Refused(why) => Seen::NotChecked(why.clone()),
+            Outcome::Answered(answer) => Seen::Untried(format!("now it is {}", answer.status)),
+            Outcome::Refused(why) => Seen::Untried(why.clone()),
             outcome => unanswered(outcome),
         };
         tally.add("GET", seen);
@@ -332,9 +343,18 @@ impl Run {
     }
 }
 
+/// The first few of many.
+fn some_of(names: &[&str]) -> String {
+    const SOME: usize = 4;
+    match names.len().saturating_sub(SOME) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..SOME].join(", ")),
+    }
+}
+
 /// Whoever does not answer was not asked.
 fn unanswered(outcome: &Outcome) -> Seen {
-    Seen::NotChecked(match outcome {
+    Seen::Untried(match outcome {
         Outcome::Unreachable(why) | Outcome::Unbelieved(why) | Outcome::Refused(why) => why.clone(),
         Outcome::Late => "no answer in time".to_owned(),
         Outcome::Answered(answer) => answer.status.to_string(),

@@ -47,7 +47,7 @@ impl Run {
             }
             let second = self.ask_at(&config, self.own_host()).await;
             let seen = match is_resumed(&second) {
-                false => Seen::NotSeen("no session is resumed".to_owned()),
+                false => Seen::Untold("no session is resumed".to_owned()),
                 true => self.ours(&second),
             };
             tally.add(label, seen);
@@ -68,7 +68,7 @@ impl Run {
             }
             let second = self.ask_at(&config, self.own_host()).await;
             let seen = match is_resumed(&second) {
-                false => Seen::NotSeen("no session is resumed".to_owned()),
+                false => Seen::Untold("no session is resumed".to_owned()),
                 true => self.nobodys(&second),
             };
             tally.add(label, seen);
@@ -79,7 +79,7 @@ impl Run {
     pub(super) async fn other_host(&self) -> anyhow::Result<Tally> {
         let mut tally = Tally::default();
         let Some((host, name)) = &self.other_host else {
-            tally.add("another host", Seen::NotSeen("give one of the same proxy as --other-host".to_owned()));
+            tally.add("another host", Seen::Untold("give one of the same proxy as --other-host".to_owned()));
             return Ok(tally);
         };
         let other: Host<'_> = (host, name);
@@ -106,7 +106,7 @@ impl Run {
                 let second = self.ask_at(&config, self.own_host()).await;
                 let seen = match is_resumed(&second) || !holds_back {
                     true => self.nobodys(&second),
-                    false => Seen::NotSeen("no session is resumed".to_owned()),
+                    false => Seen::Untold("no session is resumed".to_owned()),
                 };
                 tally.add(&request, seen);
             }
@@ -123,7 +123,7 @@ fn is_resumed(outcome: &Outcome) -> bool {
 fn unspoken(first: &Outcome) -> Option<Seen> {
     match first {
         Outcome::Answered(_) => None,
-        Outcome::Refused(why) => Some(Seen::NotSeen(format!("there is no such session: {why}"))),
+        Outcome::Refused(why) => Some(Seen::Untold(format!("there is no such session: {why}"))),
         outcome => Some(super::unanswered(outcome)),
     }
 }

@@ -100,7 +100,7 @@ fn as_object(url: &str, report: &Report, code: u8) -> Value {
 /// A finding, as soon as it is made.
 fn as_text(finding: &Finding) {
     let (check, verdict) = (finding.check, finding.verdict);
-    output::line(&format!("{:<20}  {:<34}{}", verdict.text(), check.name(), check.did()));
+    output::line(&format!("{:<20}  {:<35}{}", verdict.text(), check.name(), check.did()));
     let under = |text: &str| output::line(&format!("{:22}{}", "", output::visible(text)));
     let seen = &finding.seen[..finding.seen.len().min(SEEN_MAX)];
     seen.iter().for_each(|text| under(text));
