@@ -276,6 +276,13 @@ impl Checker<'_> {
                 format!("at most {ENTRIES_MAX} each are served"),
             );
         }
+        if let Some(proxy) = section.proxy.as_ref().filter(|_| is_off) {
+            self.problem(
+                proxy.listen.span(),
+                "whoever shows any certificate would be believed",
+                "verify certificates: validation = \"chain\" and anchors in [mapping]",
+            );
+        }
         let format = self.format(&section);
         let mut places = HashSet::new();
         let listen = section.listen.into_iter().filter_map(|listen| {

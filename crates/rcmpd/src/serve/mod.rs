@@ -250,7 +250,7 @@ fn raise_open_files(connections_max: usize) {
     }
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address} ({key}): choose another address or port, or stop who has it")
     })
@@ -355,14 +355,14 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     let revision = before.live.policy().revision + 1;
     let deciders = Deciders::load(mapping, revision, accounts, &new, Some(&before)).await?;
     let sidecar = running.sidecar.zip(new.sidecar.as_ref());
-    let sidecar =
-        sidecar.map(|(running, section)| anyhow::Ok((running, running.reloaded(section)?))).transpose()?;
+    let sidecar = sidecar.map(|(running, section)| anyhow::Ok((running, running.reload(&new, section)?)));
+    let sidecar = sidecar.transpose()?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     warn_of_names(&deciders.live);
     running.current.0.store(Arc::new(deciders));
-    if let Some((running, sidecar)) = sidecar {
-        running.current.store(Arc::new(sidecar));
+    if let Some((running, reloaded)) = sidecar {
+        running.take_over(reloaded);
     }
     warn_of_weakness(&mapping.policy);
     Ok(revision)

@@ -14,6 +14,7 @@ mod tls;
 pub mod upstream;
 
 use crate::audit::AuditLog;
+use crate::certificates;
 use crate::config::{self, Config, Source};
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
@@ -22,6 +23,7 @@ use crate::signing::PublicKey;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
+use front::{Front, Terms};
 use identify::{Embedded, Remote};
 use listen::Listener;
 use rcmp_service::Asker;
@@ -32,6 +34,9 @@ use sidecar::token::TokenSigner;
 use sidecar::{Identify, Parts};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::net::TcpListener;
+use tracing::info;
+use upstream::Upstream;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.
@@ -43,10 +48,21 @@ pub struct Sidecar {
     /// What decides now.
     pub current: Arc<ArcSwap<sidecar::Sidecar>>,
     identify: Arc<dyn Identify>,
+    front: Option<Arc<Front>>,
 }
 
-/// Everything that proxies reach.
-pub struct Listeners(Vec<Listener>);
+/// What another configuration makes of a sidecar.
+pub struct Reloaded {
+    sidecar: sidecar::Sidecar,
+    terms: Option<Terms>,
+}
+
+/// Everything that proxies and clients reach.
+pub struct Listeners {
+    proxies: Vec<Listener>,
+    front: Option<(Arc<Front>, TcpListener)>,
+    shutdown: Shutdown,
+}
 
 impl Sidecar {
     /// Makes what a configuration asks for; nobody is asked yet.
@@ -78,21 +94,44 @@ impl Sidecar {
             }),
         };
         let current = Arc::new(ArcSwap::from_pointee(decider(sidecar, &identify)?));
-        Ok(Self { current, identify })
+        let front = match &sidecar.proxy {
+            None => None,
+            Some(proxy) => {
+                Some(Front::new(Arc::clone(&current), Upstream::new(&proxy.upstream), terms(config, proxy)?))
+            }
+        };
+        Ok(Self { current, identify, front })
     }
 
     /// What another configuration makes of it; nothing changes yet.
-    pub fn reloaded(&self, sidecar: &config::Sidecar) -> anyhow::Result<sidecar::Sidecar> {
-        decider(sidecar, &self.identify)
+    pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
+        let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?;
+        Ok(Reloaded { sidecar: decider(sidecar, &self.identify)?, terms })
     }
 
-    /// Binds everything that proxies reach.
-    pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
-        let mut listeners = Vec::with_capacity(sidecar.listen.len());
-        for listen in &sidecar.listen {
-            listeners.push(Listener::bind(listen, Arc::clone(&self.current), shutdown.clone()).await?);
+    /// Goes by it from now on.
+    pub fn take_over(&self, reloaded: Reloaded) {
+        self.current.store(Arc::new(reloaded.sidecar));
+        if let (Some(front), Some(terms)) = (&self.front, reloaded.terms) {
+            front.replace(terms);
         }
-        Ok(Listeners(listeners))
+    }
+
+    /// Binds everything that proxies and clients reach.
+    pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
+        let mut proxies = Vec::with_capacity(sidecar.listen.len());
+        for listen in &sidecar.listen {
+            proxies.push(Listener::bind(listen, Arc::clone(&self.current), shutdown.clone()).await?);
+        }
+        let front = match (&self.front, &sidecar.proxy) {
+            (Some(front), Some(proxy)) => {
+                let listener = crate::serve::bind(proxy.listen, "sidecar.proxy.listen").await?;
+                info!(address = %listener.local_addr()?, "Serving clients");
+                Some((Arc::clone(front), listener))
+            }
+            _ => None,
+        };
+        Ok(Listeners { proxies, front, shutdown: shutdown.clone() })
     }
 }
 
@@ -100,11 +139,24 @@ impl Listeners {
     /// Serves until the shutdown begins and all requests are answered.
     pub async fn serve(self) {
         let mut tasks = tokio::task::JoinSet::new();
-        for listener in self.0 {
+        for listener in self.proxies {
             tasks.spawn(listener.serve());
+        }
+        if let Some((front, listener)) = self.front {
+            tasks.spawn(front.serve(listener, self.shutdown));
         }
         tasks.join_all().await;
     }
+}
+
+/// What handshakes with clients are made under: the authorities are those of `[mapping]`.
+fn terms(config: &Config, proxy: &config::Proxy) -> anyhow::Result<Terms> {
+    let mut anchors = Vec::new();
+    for path in config.mapping.iter().flat_map(|mapping| &mapping.trust.anchors) {
+        anchors.extend(certificates::read_file(path).context("cannot use mapping.anchors")?);
+    }
+    let tls = front::server_config(&proxy.certificate, &proxy.key, &anchors, proxy.anonymous);
+    Ok(Terms::new(tls.context("cannot use [sidecar.proxy]")?, proxy.anonymous))
 }
 
 fn decider(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<sidecar::Sidecar> {
