@@ -31,6 +31,13 @@ pub fn web_tool(name: &str) -> PathBuf {
     private().join("web/bin").join(name)
 }
 
+/// Envoy: its wheel keeps the binary beside its Python.
+pub fn envoy() -> PathBuf {
+    let packages = std::fs::read_dir(private().join("web/lib")).expect("tests/peers/install");
+    let mut found = packages.flatten().map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
+    found.find(|path| path.exists()).expect("envoy is not there: tests/peers/install")
+}
+
 /// What PyJWT makes of a token: its header and claims, or the name of its error.
 pub fn verify_jwt(token: &str, keys: &str, audience: &str, issuer: &str) -> Value {
     let given = json!({ "token": token, "keys": keys, "audience": audience, "issuer": issuer });

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -27,11 +27,14 @@ pub enum WebServer {
     Caddy,
     /// Traefik.
     Traefik,
+    /// Envoy.
+    Envoy,
 }
 
 impl WebServer {
     /// Those that can be had here.
-    pub const ALL: [Self; 5] = [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy, Self::Traefik];
+    pub const ALL: [Self; 6] =
+        [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy, Self::Traefik, Self::Envoy];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl WebServer {
             Self::Apache => "apache",
             Self::Caddy => "caddy",
             Self::Traefik => "traefik",
+            Self::Envoy => "envoy",
         }
     }
 }
@@ -173,7 +177,7 @@ impl Site {
         };
         demo.configure(&format!(
             "[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"{}\"\n{place}\n{upstream}",
-            server.name()
+            if server == WebServer::Envoy { "envoy-grpc" } else { server.name() }
         ));
         let address = free_port();
         let site = fs::read_to_string(demo.path("certs/site.pem")).expect("the demo has it");
@@ -331,18 +335,7 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
         }
         WebServer::Caddy => {
             write("Caddyfile", printed);
-            let caddy = web_tool("caddy");
-            let mut command = match is_root {
-                true => {
-                    let mut command = Command::new("setpriv");
-                    command.args(["--reuid=www-data", "--regid=www-data", "--clear-groups"]).arg(&caddy);
-                    // Keys are read by whoever serves.
-                    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-                    fs::set_permissions(service.path("certs/site.key"), mode).expect("the folder is ours");
-                    command
-                }
-                false => Command::new(&caddy),
-            };
+            let mut command = as_asked(web_tool("caddy"), service, is_root);
             let _ = fs::create_dir(service.path("caddy"));
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
             fs::set_permissions(service.path("caddy"), mode).expect("the folder is ours");
@@ -351,6 +344,12 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
                 .env("XDG_DATA_HOME", at("caddy"))
                 .env("XDG_CONFIG_HOME", at("caddy"))
                 .env("HOME", at("caddy"));
+            command
+        }
+        WebServer::Envoy => {
+            write("envoy.yaml", printed);
+            let mut command = as_asked(crate::peers::envoy(), service, is_root);
+            command.args(["--disable-hot-restart", "--concurrency", "1", "-c", &at("envoy.yaml")]);
             command
         }
         WebServer::Traefik => {
@@ -371,6 +370,19 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
     command
         .spawn()
         .unwrap_or_else(|error| panic!("{} does not start ({error}): tests/peers/install", server.name()))
+}
+
+/// A program that has no way to become another user itself.
+fn as_asked(program: PathBuf, service: &Service, is_root: bool) -> Command {
+    if !is_root {
+        return Command::new(program);
+    }
+    // Keys are read by whoever serves.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(service.path("certs/site.key"), mode).expect("the folder is ours");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=www-data", "--regid=www-data", "--clear-groups"]).arg(program);
+    command
 }
 
 /// The rest of nginx's configuration.

@@ -73,3 +73,8 @@ fn caddy() {
 fn traefik() {
     reaches_the_page(WebServer::Traefik);
 }
+
+#[test]
+fn envoy() {
+    reaches_the_page(WebServer::Envoy);
+}

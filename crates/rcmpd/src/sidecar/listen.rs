@@ -13,9 +13,9 @@ use dtyp::FileTime;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use rcmp_service::certificate::{AlternativeName, Certificate};
 use sidecar::dialect::Dialect;
 use sidecar::{Decided, Refusal, Sidecar, envoy};
@@ -40,6 +40,9 @@ use zeroize::Zeroizing;
 const CONNECTIONS_MAX: usize = 4096;
 /// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// When a connection of Envoy's is asked whether its peer is still there, and how long that may take.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// For a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
@@ -120,10 +123,16 @@ impl Listener {
     pub(super) async fn serve(self) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            let accept = async {
+                match Arc::clone(&room).acquire_owned().await {
+                    Ok(permit) => self.accept(permit).await,
+                    // It is never closed.
+                    Err(_) => Ok(()),
+                }
+            };
             let accepted = tokio::select! {
                 () = self.state.shutdown.begun() => break,
-                accepted = self.accept(permit) => accepted,
+                accepted = accept => accepted,
             };
             if let Err(error) = accepted {
                 warn!(%error, dialect = self.state.speaks.name(), "A connection of a proxy cannot be accepted");
@@ -253,43 +262,48 @@ fn is_named(certificate: &[u8], names: &[String]) -> bool {
         .any(|name| matches!(name, AlternativeName::Dns(name) if names.contains(&name.to_lowercase())))
 }
 
-/// What a connection speaks.
-#[derive(Clone)]
-enum Voice {
-    Http(Dialect),
-    Grpc(tonic::service::Routes),
-}
-
 async fn connection<S>(state: Arc<State>, stream: S, source: Option<SocketAddr>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shutdown = state.shutdown.clone();
-    let voice = match state.speaks {
-        Speaks::Http(dialect) => Voice::Http(dialect),
-        Speaks::EnvoyGrpc => Voice::Grpc(envoy::routes(Arc::clone(&state))),
-    };
-    let service = service_fn(|request: Request<Incoming>| {
-        let (state, voice) = (Arc::clone(&state), voice.clone());
-        async move {
-            Ok::<_, Infallible>(match voice {
-                Voice::Http(dialect) => respond(&state, dialect, source, request).await,
-                Voice::Grpc(routes) => call(routes, source, request).await,
-            })
-        }
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
-    builder.http2().timer(TokioTimer::new()).max_header_list_size(HEAD_LEN_MAX as u32);
+    let stream = TokioIo::new(stream);
     // How it ends is the peer's business.
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = shutdown.begun() => {}
+    match state.speaks {
+        Speaks::Http(dialect) => {
+            let service = service_fn(|request| {
+                let state = Arc::clone(&state);
+                async move { Ok::<_, Infallible>(respond(&state, dialect, source, request).await) }
+            });
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+            let mut connection = std::pin::pin!(builder.serve_connection(stream, service).with_upgrades());
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = shutdown.begun() => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        Speaks::EnvoyGrpc => {
+            let routes = envoy::routes(Arc::clone(&state));
+            let service = service_fn(|request| {
+                let routes = routes.clone();
+                async move { Ok::<_, Infallible>(call(routes, source, request).await) }
+            });
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).max_header_list_size(HEAD_LEN_MAX as u32);
+            // Who is silent is asked whether he is there.
+            builder.keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+            let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = shutdown.begun() => {}
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
 }
 
 /// A call of Envoy's.
