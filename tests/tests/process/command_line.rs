@@ -365,6 +365,8 @@ fn every_command_explains_itself() {
         "import",
         "export",
         "audit",
+        "page",
+        "check-proxy",
         "completions",
         "man",
     ] {

@@ -4,6 +4,7 @@
 
 mod audit;
 mod chain;
+mod check_proxy;
 mod command_line;
 mod domains;
 mod issuing;

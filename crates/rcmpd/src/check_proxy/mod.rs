@@ -378,10 +378,10 @@ fn door(options: &Options) -> Result<Door, Failed> {
             .ok_or_else(|| usage(format!("--connect {connect}: write HOST:PORT")))?,
     };
     let verifier = match &options.anchors {
-        Some(path) => crate::certificates::read_file(path)
-            .map_err(anyhow::Error::from)
-            .and_then(|anchors| door::anchored(&anchors))
-            .with_context(|| format!("{} cannot be used", path.display()))?,
+        Some(path) => {
+            let anchors = crate::certificates::read_file(path).map_err(anyhow::Error::from)?;
+            door::anchored(&anchors).with_context(|| format!("{} cannot be used", path.display()))?
+        }
         None => Arc::new(AnyServer::new()),
     };
     Ok(Door {

@@ -108,6 +108,10 @@ impl<S: AsyncRead + Unpin> Incoming<S> {
             // Empty lines before a start line are passed over (section 2.2).
             let blank = self.buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             self.buffer.drain(..blank);
+            // TLS, for instance, whose sender waits for an answer before it says more.
+            if self.buffer.first().is_some_and(|byte| byte.is_ascii_control()) {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not HTTP"));
+            }
             if let Some(len) = head_len(&self.buffer) {
                 let head = Head::parse(&self.buffer[..len]);
                 self.buffer.drain(..len);
@@ -236,6 +240,7 @@ mod tests {
         assert_eq!(folded(&head.fields[1].name), "remote-user");
         assert_eq!(folded(&head.fields[0].name), "a");
         assert!(incoming.head().await.is_err(), "half a head is none");
+        assert!(Incoming::new(&b"\x16\x03\x01\n\n"[..]).head().await.is_err(), "TLS is none");
     }
 
     #[tokio::test]
