@@ -124,6 +124,41 @@ pub struct Site {
     proxy: Child,
 }
 
+/// `rcmpd page`; it ends with this value.
+struct PageProcess {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl PageProcess {
+    fn start() -> Self {
+        let mut child = Command::new(crate::binary())
+            .args(["page", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("rcmpd starts");
+        let mut errors = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut line = String::new();
+        while !line.contains("address=") {
+            line.clear();
+            assert_ne!(errors.read_line(&mut line).expect("it speaks"), 0, "rcmpd page says no address");
+        }
+        let address = line.rsplit("address=").next().unwrap_or_default().trim().parse().expect("an address");
+        // Whatever else it says is not read.
+        std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
+        Self { child, address }
+    }
+}
+
+impl Drop for PageProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A port that was free just now, for programs that do not say which they got.
 pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a port")
@@ -155,7 +190,20 @@ impl Site {
         change: impl FnOnce(String) -> String,
         environment: &[(&str, &str)],
     ) -> Self {
-        let (demo, page) = (Demo::new(), Page::start());
+        let page = Page::start();
+        let application = page.address;
+        Self::start_before(server, page, application, more, change, environment)
+    }
+
+    fn start_before(
+        server: WebServer,
+        page: Page,
+        application: SocketAddr,
+        more: &str,
+        change: impl FnOnce(String) -> String,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let demo = Demo::new();
         // Web servers run as other users than the one who tests.
         let folder = demo.path("");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -172,7 +220,7 @@ impl Site {
             _ => format!("unix = \"sidecar.sock\"\npeers = [\"{}\"]", asks_as()),
         };
         let upstream = match server {
-            WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{}\"", page.address),
+            WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{application}\""),
             _ => String::new(),
         };
         demo.configure(&format!(
@@ -184,7 +232,7 @@ impl Site {
         let key = fs::read_to_string(demo.path("certs/site.key")).expect("the demo has it");
         fs::write(demo.path("certs/both.pem"), site + &key).expect("the folder is ours");
         let certificate = if server == WebServer::Haproxy { "certs/both.pem" } else { "certs/site.pem" };
-        let (listen, application) = (address.to_string(), page.address.to_string());
+        let (listen, application) = (address.to_string(), application.to_string());
         let printed = demo
             .rcmpd(&[
                 "proxy-config",
@@ -210,6 +258,33 @@ impl Site {
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
+    }
+
+    /// What `rcmpd check-proxy` finds out about a web server, changed or not, with `rcmpd page` behind it: its exit code, and the checks
+    /// by verdict.
+    pub fn checked(server: WebServer, change: impl FnOnce(String) -> String, more: &[&str]) -> Finished {
+        let behind = PageProcess::start();
+        let site = Self::start_before(server, Page::start(), behind.address, "", change, &[]);
+        let url = format!("https://localhost:{}/", site.address.port());
+        let mut arguments = vec![
+            "check-proxy",
+            &url,
+            "--certificate",
+            "certs/alice.pem",
+            "--key",
+            "certs/alice.key",
+            "--ca",
+            "certs/ca.pem",
+            "--other-certificate",
+            "certs/bob.pem",
+            "--other-key",
+            "certs/bob.key",
+            "--expect-user",
+            "CONTOSO\\alice",
+            "--json",
+        ];
+        arguments.extend(more);
+        site.service.rcmpd(&arguments)
     }
 
     /// The web server's processes.

@@ -5,6 +5,7 @@
 mod domain_controller;
 mod endpoint_mapper;
 mod envoy;
+mod front_doors;
 mod hostile;
 mod impacket;
 mod oracles;
