@@ -178,7 +178,10 @@ impl WebServer {
                 ]
             }
             Self::Traefik => {
-                let names: Vec<String> = known.iter().chain(&owned).flat_map(|name| aliases(name)).collect();
+                let names = known.iter().chain(&owned).chain([&secret_name]).flat_map(|name| aliases(name));
+                // What Traefik itself says under this name is the secret's line.
+                let names: Vec<String> =
+                    names.filter(|name| site.secret.is_none() || *name != secret_name).collect();
                 let tls = site.tls.map_or_else(String::new, |tls| {
                     format!(
                         "        tls: {{ ca: {}, cert: {}, key: {} }}\n",
