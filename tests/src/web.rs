@@ -262,10 +262,15 @@ impl Site {
 
     /// What `rcmpd check-proxy` finds out about a web server, changed or not, with `rcmpd page` behind it: its exit code, and the checks
     /// by verdict.
-    pub fn checked(server: WebServer, change: impl FnOnce(String) -> String, more: &[&str]) -> Finished {
+    pub fn checked(
+        server: WebServer,
+        change: impl FnOnce(String) -> String,
+        path: &str,
+        more: &[&str],
+    ) -> Finished {
         let behind = PageProcess::start();
         let site = Self::start_before(server, Page::start(), behind.address, "", change, &[]);
-        let url = format!("https://localhost:{}/", site.address.port());
+        let url = format!("https://localhost:{}{path}", site.address.port());
         let mut arguments = vec![
             "check-proxy",
             &url,

@@ -82,7 +82,8 @@ pub(crate) async fn measure(table: &mut Table) {
             let text = text.replace("proxy_pass http://rcmpd_application;", "empty_gif;");
             // By default it ends a connection after a thousand requests.
             let text = text.replace("keepalive 16;", "keepalive 16;\n    keepalive_requests 1000000;");
-            let text = text.replace("underscores_in_headers", "keepalive_requests 1000000;\n    underscores_in_headers");
+            let text = text
+                .replace("underscores_in_headers", "keepalive_requests 1000000;\n    underscores_in_headers");
             match socket {
                 Some(socket) => {
                     let at = text.find("server unix:").unwrap();

@@ -1,7 +1,7 @@
 //! `rcmpd check-proxy` at real front doors: clean where `rcmpd proxy-config` configured them, and each hole found where somebody changed
 //! that.
 
-use rcmpd_tests::web::{Site, WebServer};
+use rcmpd_tests::web::{Site, WebServer, free_port};
 use serde_json::Value;
 
 /// The names of the checks with a verdict.
@@ -12,7 +12,7 @@ fn with<'a>(report: &'a Value, verdict: &str) -> Vec<&'a str> {
 }
 
 fn is_clean(server: WebServer) {
-    let done = Site::checked(server, |text| text, &[]);
+    let done = Site::checked(server, |text| text, "/", &[]);
     let report = done.json();
     assert_eq!(with(&report, "leak"), [""; 0], "{report:#}");
     assert_eq!(with(&report, "not_checked"), [""; 0], "{report:#}");
@@ -59,4 +59,147 @@ fn traefik_is_clean() {
 #[test]
 fn envoy_is_clean() {
     is_clean(WebServer::Envoy);
+}
+
+/// A recipe with one change that somebody might make: the exit code says that something leaks, and this check is among what does.
+fn leaks(server: WebServer, path: &str, more: &[&str], check: &str, change: impl FnOnce(&str) -> String) {
+    let broken = |text: String| {
+        let changed = change(&text);
+        assert_ne!(changed, text, "nothing is broken");
+        changed
+    };
+    let done = Site::checked(server, broken, path, more);
+    let report = done.json();
+    assert!(with(&report, "leak").contains(&check), "{report:#}");
+    let finding =
+        report["checks"].as_array().unwrap().iter().find(|finding| finding["name"] == check).unwrap();
+    assert!(finding["change"].is_string() && !finding["seen"].as_array().unwrap().is_empty(), "{finding:#}");
+    assert_eq!(done.code, 3, "{report:#}");
+}
+
+/// Lines that have none of these words.
+fn without(text: &str, words: &[&str]) -> String {
+    text.lines()
+        .filter(|line| !words.iter().any(|word| line.contains(word)))
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[test]
+fn nginx_that_leaves_a_header_as_the_client_sent_it() {
+    leaks(WebServer::Nginx, "/", &[], "forged-identity", |text| {
+        without(text, &["proxy_set_header Remote-Name"])
+    });
+}
+
+#[test]
+fn nginx_that_lets_underscores_through() {
+    leaks(WebServer::Nginx, "/", &[], "forged-identity", |text| {
+        text.replace("underscores_in_headers off", "underscores_in_headers on")
+    });
+}
+
+#[test]
+fn nginx_that_takes_the_certificate_from_a_header() {
+    leaks(WebServer::Nginx, "/", &[], "forged-certificate", |text| {
+        text.replace("$ssl_client_verify", "SUCCESS")
+            .replace("$ssl_client_escaped_cert", "$http_ssl_client_cert")
+    });
+}
+
+#[test]
+fn nginx_that_asks_about_one_spelling_of_a_path() {
+    leaks(WebServer::Nginx, "/private", &[], "paths", |text| {
+        let open = "    location / {\n        proxy_pass http://rcmpd_application;\n    }\n";
+        text.replacen("    location / {", &format!("{open}    location = /private {{"), 1)
+    });
+}
+
+#[test]
+fn nginx_that_lets_another_method_pass() {
+    leaks(WebServer::Nginx, "/", &[], "methods", |text| {
+        let open =
+            "    error_page 418 = @open;\n    location @open { proxy_pass http://rcmpd_application; }\n";
+        let text = text.replacen("    location / {", &format!("{open}    location / {{"), 1);
+        text.replacen(
+            "        auth_request /",
+            "        if ($request_method = OPTIONS) { return 418; }\n        auth_request /",
+            1,
+        )
+    });
+}
+
+#[test]
+fn nginx_that_shows_the_page_in_place_of_a_refusal() {
+    leaks(WebServer::Nginx, "/", &[], "no-certificate", |text| {
+        let open =
+            "    error_page 401 =200 @open;\n    location @open { proxy_pass http://rcmpd_application; }\n";
+        text.replacen("    location / {", &format!("{open}    location / {{"), 1)
+    });
+}
+
+#[test]
+fn nginx_with_an_open_port_beside() {
+    let port = free_port();
+    let plain = port.port().to_string();
+    leaks(WebServer::Nginx, "/", &["--plain-port", &plain], "plain-http", |text| {
+        format!("{text}server {{ listen {port}; location / {{ proxy_pass http://rcmpd_application; }} }}\n")
+    });
+}
+
+#[test]
+fn nginx_that_serves_hosts_it_does_not_know() {
+    leaks(WebServer::Nginx, "/", &[], "hosts", |text| {
+        let certificate: Vec<&str> =
+            text.lines().filter(|line| line.trim_start().starts_with("ssl_certificate")).collect();
+        let listen = text.lines().find(|line| line.contains("listen ")).unwrap();
+        let (listen, certificate) = (listen.replace(" ssl;", " ssl default_server;"), certificate.join("\n"));
+        format!(
+            "{text}server {{\n{listen}\n{certificate}\n    location / {{ proxy_pass http://rcmpd_application; }}\n}}\n"
+        )
+    });
+}
+
+#[test]
+fn haproxy_that_only_sets_what_there_is() {
+    leaks(WebServer::Haproxy, "/", &[], "forged-certificate", |text| {
+        let text = without(text, &["del-header"]);
+        text.replace("[ssl_c_used]", "[ssl_c_used] if { ssl_c_used }")
+            .replace("[ssl_c_verify]", "[ssl_c_verify] if { ssl_c_used }")
+    });
+}
+
+#[test]
+fn apache_that_keeps_what_a_client_says() {
+    leaks(WebServer::Apache, "/", &[], "forged-certificate", |text| {
+        without(text, &["RequestHeader unset"])
+            .replace("RequestHeader set X-SSL", "RequestHeader setifempty X-SSL")
+    });
+}
+
+#[test]
+fn caddy_that_does_not_clean() {
+    leaks(WebServer::Caddy, "/", &[], "forged-identity", |text| without(text, &["request_header -"]));
+}
+
+#[test]
+fn caddy_that_drops_what_connection_names() {
+    leaks(WebServer::Caddy, "/", &[], "hop-by-hop", |text| without(text, &["@websocket", "@other"]));
+}
+
+#[test]
+fn traefik_that_tells_the_secret() {
+    leaks(WebServer::Traefik, "/", &[], "certificate", |text| text.replace(", rcmpd-done]", "]"));
+}
+
+#[test]
+fn envoy_that_asks_about_one_spelling_of_a_path() {
+    leaks(WebServer::Envoy, "/private", &[], "paths", |text| {
+        let disabled = r#"typed_per_filter_config: { envoy.filters.http.ext_authz: { "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, disabled: true } }"#;
+        text.replace(
+            "routes: [{ match: { prefix: \"/\" }, route: { cluster: application } }]",
+            &format!(
+                "routes: [{{ match: {{ path: /private }}, route: {{ cluster: application }} }}, {{ match: {{ prefix: \"/\" }}, route: {{ cluster: application }}, {disabled} }}]"
+            ),
+        )
+    });
 }
