@@ -164,12 +164,11 @@ pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is a port")
 }
 
-/// The user as whom web servers ask.
-fn asks_as() -> String {
-    match rustix::process::geteuid() {
-        root if root.is_root() => "www-data".to_owned(),
-        user => user.as_raw().to_string(),
-    }
+/// The users who ask: web servers do so as one of their own where they can, and benches ask themselves.
+fn askers() -> String {
+    let own = rustix::process::geteuid();
+    let others = if own.is_root() { r#""www-data", "# } else { "" };
+    format!(r#"{others}"{}""#, own.as_raw())
 }
 
 impl Site {
@@ -217,7 +216,7 @@ impl Site {
                 .expect("the folder is ours");
                 format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())
             }
-            _ => format!("unix = \"sidecar.sock\"\npeers = [\"{}\"]", asks_as()),
+            _ => format!("unix = \"sidecar.sock\"\npeers = [{}]", askers()),
         };
         let upstream = match server {
             WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{application}\""),
@@ -401,7 +400,7 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
             let mut command = Command::new("/usr/sbin/haproxy");
             command.args(["-db", "-f", &at("haproxy.cfg")]);
             if is_root {
-                // It keeps root otherwise, and root is not whom the sidecar believes.
+                // It keeps root otherwise.
                 let text = printed.replacen("global\n", "global\n    user www-data\n    group www-data\n", 1);
                 write("haproxy.cfg", &text);
             }

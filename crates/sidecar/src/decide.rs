@@ -1,7 +1,7 @@
 //! From a proxy's request to an answer.
 
 use crate::cache::{Cache, Key, Remembered};
-use crate::dialect::{Dialect, Presented, plain_name};
+use crate::dialect::{Dialect, Known, Presented, plain_name};
 use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity};
 use crate::refusal::{Broken, Outcome, Refusal};
@@ -55,6 +55,7 @@ pub struct Sidecar {
     token: Option<TokenSigner>,
     remember: Duration,
     cache: Cache,
+    known: Known,
     references: QuickCache<String, Arc<Value>>,
     meter: Meter,
 }
@@ -138,7 +139,8 @@ impl Sidecar {
         // Whatever is remembered may stand for one.
         let references = QuickCache::new(remembered_max.max(REFERENCES_MAX));
         let meter = Meter::default();
-        Self { identify, routes, format, nobody, reserved, token, remember, cache, references, meter }
+        let known = Known::new();
+        Self { identify, routes, format, nobody, reserved, token, remember, cache, known, references, meter }
     }
 
     /// What is counted.
@@ -183,7 +185,7 @@ impl Sidecar {
     ) -> Decided {
         let presented = match secret {
             Some(secret) if !shows(headers, secret) => Err(Refusal::Broken(Broken::Secret)),
-            _ => dialect.presented(headers),
+            _ => dialect.read(headers, Some(&self.known)),
         };
         let target = dialect.target(headers, own);
         self.decide(dialect.name(), Ask { presented, target, source, now }).await
@@ -207,14 +209,14 @@ impl Sidecar {
         let Ask { presented, target, source, now } = ask;
         let presented = presented?.ok_or(Refusal::NoCertificate)?;
         let route = self.routes.choose(target)?;
-        let allowed = self.known(&presented, source, now).await?;
+        let allowed = self.remembered_or_made(&presented, source, now).await?;
         let admitted = &allowed.admitted[route.number.unwrap_or(self.routes.all().len())];
         (*admitted)?;
         Ok(allowed)
     }
 
     /// Who somebody is, remembered or found out.
-    async fn known(
+    async fn remembered_or_made(
         &self,
         presented: &Presented,
         source: Option<SocketAddr>,

@@ -5,7 +5,10 @@
 //! wherever its dialect can say so.
 
 pub(crate) mod encoding;
+mod known;
 mod xfcc;
+
+pub(crate) use known::Known;
 
 use crate::refusal::{Broken, Refusal};
 use bytes::Bytes;
@@ -144,26 +147,42 @@ impl Dialect {
 
     /// The certificate of a request, if there is one.
     pub fn presented(self, headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
+        self.read(headers, None)
+    }
+
+    /// The same; texts that are known are not read again.
+    pub(crate) fn read(
+        self,
+        headers: &HeaderMap,
+        known: Option<&Known>,
+    ) -> Result<Option<Presented>, Refusal> {
         self.check_names(headers)?;
         let one = |name: &'static str| one(headers, name);
+        let alone = |text: &[u8], read: fn(&[u8]) -> Result<Presented, Refusal>| match known {
+            Some(known) => known.read(self, text, read),
+            None => read(text),
+        };
         match self {
             Self::Nginx => {
                 let verified = verified(one(SSL_CLIENT_VERIFY)?)?;
-                let leaf = present(one(SSL_CLIENT_CERT)?).map(encoding::escaped_pem).transpose()?;
-                leaf_of(verified, leaf, Vec::new())
+                let leaf = present(one(SSL_CLIENT_CERT)?);
+                let leaf = leaf
+                    .map(|text| alone(text, |text| Presented::new(encoding::escaped_pem(text)?, Vec::new())));
+                as_verified(verified, leaf.transpose()?)
             }
             Self::Traefik => {
-                let Some(value) = present(one(X_FORWARDED_TLS_CLIENT_CERT)?) else { return Ok(None) };
-                // The certificates as they came in the handshake, the client's own first (RFC 8446, section 4.4.2).
-                let mut certificates = encoding::bare_pems(value)?.into_iter();
-                let Some(leaf) = certificates.next() else {
-                    return Err(Refusal::Broken(Broken::Certificate));
-                };
-                Presented::new(leaf, certificates.collect()).map(Some)
+                let Some(text) = present(one(X_FORWARDED_TLS_CLIENT_CERT)?) else { return Ok(None) };
+                let presented = alone(text, |text| {
+                    // The certificates as they came in the handshake, the client's own first (RFC 8446, section 4.4.2).
+                    let mut certificates = encoding::bare_pems(text)?.into_iter();
+                    let leaf = certificates.next().ok_or(Refusal::Broken(Broken::Certificate))?;
+                    Presented::new(leaf, certificates.collect())
+                });
+                presented.map(Some)
             }
             Self::Caddy => {
-                let Some(value) = present(one(X_TLS_CLIENT_CERT)?) else { return Ok(None) };
-                Presented::new(encoding::base64(value)?, Vec::new()).map(Some)
+                let Some(text) = present(one(X_TLS_CLIENT_CERT)?) else { return Ok(None) };
+                alone(text, |text| Presented::new(encoding::base64(text)?, Vec::new())).map(Some)
             }
             Self::Haproxy => {
                 let used = match one(X_SSL_CLIENT_USED)? {
@@ -195,7 +214,7 @@ impl Dialect {
                 leaf_of(verified, leaf, chain.unwrap_or_default())
             }
             Self::Envoy => match present(one(X_FORWARDED_CLIENT_CERT)?) {
-                Some(value) => xfcc::presented(value).map(Some),
+                Some(text) => alone(text, xfcc::presented).map(Some),
                 None => Ok(None),
             },
             Self::ClientCert => {
@@ -278,8 +297,13 @@ fn leaf_of(
     leaf: Option<Vec<u8>>,
     chain: Vec<Bytes>,
 ) -> Result<Option<Presented>, Refusal> {
-    match (verified, leaf) {
-        (Verified::Good, Some(leaf)) => Presented::new(leaf, chain).map(Some),
+    let presented = leaf.map(|leaf| Presented::new(leaf, chain)).transpose()?;
+    as_verified(verified, presented)
+}
+
+fn as_verified(verified: Verified, presented: Option<Presented>) -> Result<Option<Presented>, Refusal> {
+    match (verified, presented) {
+        (Verified::Good, Some(presented)) => Ok(Some(presented)),
         (Verified::Absent, None) => Ok(None),
         _ => Err(Refusal::Broken(Broken::Contradiction)),
     }
