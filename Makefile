@@ -4,19 +4,24 @@ CARGO  ?= cargo
 PRIVATE = target/private
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo run test test-full check check-arrows bench fuzz peers
+.PHONY: help demo demo-web run test test-full check check-arrows bench fuzz peers
 
 help:
-	@echo 'make demo    build, make a demo domain, serve it, ask who alice is, stop'
-	@echo 'make run     make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
-	@echo 'make test    everything that proves the product, foreign peers included'
-	@echo 'make check   format, lints, documentation, dependency rules'
-	@echo 'make bench   what it costs, beside the budgets'
-	@echo 'make fuzz    the fuzz targets, each for a while (FUZZ_SECONDS=600)'
+	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
+	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
+	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
+	@echo 'make test     everything that proves the product, foreign peers included'
+	@echo 'make check    format, lints, documentation, dependency rules'
+	@echo 'make bench    what it costs, beside the budgets'
+	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
 demo:
 	$(CARGO) build --locked --release -p rcmpd
 	@deploy/demo target/release/rcmpd
+
+demo-web:
+	$(CARGO) build --locked --release -p rcmpd
+	@deploy/demo-web target/release/rcmpd
 
 run:
 	$(CARGO) build --locked --release -p rcmpd

@@ -128,6 +128,49 @@ path = "audit.log"
         demo
     }
 
+    /// A sidecar for nginx with no accounts of its own: it asks a demo domain's service as WEB01$. Its socket is nginx.sock, and it hears
+    /// us. `client` and `sidecar` are added to these sections.
+    pub fn web(of: &Service, client: &str, sidecar: &str) -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        fs::create_dir_all(demo.path("certs")).expect("a folder can be made");
+        for entry in fs::read_dir(of.path("certs")).expect("the demo has certificates") {
+            let entry = entry.expect("a file");
+            fs::copy(entry.path(), demo.path("certs").join(entry.file_name())).expect("a copy can be made");
+        }
+        let (sid, server) = (of.domain_sid(), of.netlogon);
+        let secret = of.path("machines/WEB01.secret");
+        let (secret, user) = (secret.display(), rustix::process::geteuid().as_raw());
+        let text = format!(
+            r#"
+[domain]
+netbios = "CONTOSO"
+dns     = "contoso.example"
+sid     = "{sid}"
+server  = "WEB01"
+[mapping]
+anchors = ["certs/ca.pem"]
+[client]
+server  = "{server}"
+account = "WEB01$"
+secret  = "file:{secret}"
+{client}
+[admin]
+listen = "127.0.0.1:0"
+[audit]
+path = "web.log"
+[sidecar]
+source = "remote"
+{sidecar}
+[[sidecar.listen]]
+dialect = "nginx"
+unix    = "nginx.sock"
+peers   = ["{user}"]
+"#
+        );
+        fs::write(demo.path("rcmpd.toml"), text).expect("the configuration can be written");
+        demo
+    }
+
     /// Adds to the configuration.
     pub fn configure(&self, more: &str) {
         self.edit(|text| format!("{text}\n{more}\n"));
@@ -232,7 +275,14 @@ path = "audit.log"
 
     /// Serves a configuration without Netlogon, as a sidecar alone is.
     pub fn serve_bare(self) -> Service {
-        let child = self.spawn(Command::new(binary()));
+        self.serve_bare_with(&[])
+    }
+
+    /// The same with variables in the environment.
+    pub fn serve_bare_with(self, environment: &[(&str, &str)]) -> Service {
+        let mut command = Command::new(binary());
+        command.envs(environment.iter().copied());
+        let child = self.spawn(command);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut service =
             Service { demo: self, child, netlogon: nowhere, endpoint_mapper: nowhere, admin: nowhere };

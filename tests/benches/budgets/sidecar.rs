@@ -4,6 +4,7 @@
 use crate::cores::apart;
 use crate::table::Table;
 use crate::{cpu_ns, least};
+use rcmpd_tests::Demo;
 use rcmpd_tests::web::{Site, WebServer};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -145,8 +146,8 @@ pub(crate) async fn measure(table: &mut Table) {
 
 /// The same without nginx: what the sidecar itself takes, beside the bare handler.
 async fn alone(table: &mut Table, bare: &Bare, variants: &[Variant]) {
-    let request = |demo: &Site| {
-        let certificate = fs::read(demo.service.path("certs/alice.pem")).unwrap();
+    let request = |demo: &Demo| {
+        let certificate = fs::read(demo.path("certs/alice.pem")).unwrap();
         let escaped = certificate.iter().fold(String::new(), |text, byte| match byte {
             b'\n' | b' ' | b'+' | b'/' | b'=' => text + &format!("%{byte:02X}"),
             byte => text + &char::from(*byte).to_string(),
@@ -161,25 +162,40 @@ async fn alone(table: &mut Table, bare: &Bare, variants: &[Variant]) {
         (2, "the sidecar, decision made"),
     ] {
         let variant = &variants[at];
-        let request = request(&variant.site);
         let socket =
             if variant.is_bare { bare.socket.clone() } else { variant.site.service.path("sidecar.sock") };
-        let each = least(async || {
-            let mut connections = Vec::new();
-            for _ in 0..CONNECTIONS {
-                connections.push(UnixStream::connect(&socket).await.unwrap());
-            }
-            let before = variant.cpu();
-            exchange(connections, request.as_bytes()).await;
-            (variant.cpu() - before) as f64 / 1000.0 / REQUESTS as f64
-        });
-        table.row(
-            &format!("answer of {what} on a Unix socket, {CONNECTIONS} connections"),
-            each.await,
-            "µs",
-            None,
-        );
+        answers(table, what, &socket, &request(&variant.site.service), || variant.cpu()).await;
     }
+    // The one that asks, and the service that is asked.
+    let service = &variants[1].site.service;
+    let asking =
+        apart(|| Demo::web(service, "", "remember_s = 0").serve_bare_with(&[("TOKIO_WORKER_THREADS", "1")]));
+    answers(
+        table,
+        "the sidecar, decision made by a service over Netlogon, both",
+        &asking.path("nginx.sock"),
+        &request(service),
+        || cpu_ns(asking.pid(), "") + cpu_ns(service.pid(), ""),
+    )
+    .await;
+}
+
+async fn answers(table: &mut Table, what: &str, socket: &Path, request: &str, cpu: impl Fn() -> u64) {
+    let each = least(async || {
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(UnixStream::connect(socket).await.unwrap());
+        }
+        let before = cpu();
+        exchange(connections, request.as_bytes()).await;
+        (cpu() - before) as f64 / 1000.0 / REQUESTS as f64
+    });
+    table.row(
+        &format!("answer of {what} on a Unix socket, {CONNECTIONS} connections"),
+        each.await,
+        "µs",
+        None,
+    );
 }
 
 /// Connections with alice's certificate.

@@ -386,30 +386,11 @@ fn a_service_elsewhere_tells_who_somebody_is() {
     assert!(done.stdout.contains("PUBLIC KEY"), "{done:?}");
     of.configure("[forward]\nproof_key = \"hop.key\"");
     let mut service = of.serve();
-    let web = Demo::domain("WEB", "WEB", "127.0.0.1", &service);
-    let netlogon = service.netlogon;
     let sid = service.domain_sid();
-    let text = |proof: &str| {
-        let secret = service.path("machines/WEB01.secret");
-        format!(
-            "[domain]\nnetbios = \"CONTOSO\"\ndns = \"contoso.example\"\nsid = \"{sid}\"\nserver = \"WEB01\"\n\
-             [mapping]\nanchors = [\"certs/ca.pem\"]\n[client]\nserver = \"{netlogon}\"\naccount = \"WEB01$\"\nsecret = \"file:{}\"\n{proof}\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n[audit]\npath = \"web.log\"\n\
-             [sidecar]\nsource = \"remote\"\nremember_s = 0\ntimeout_s = 3\n\
-             [[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{}\"]\n",
-            secret.display(),
-            user()
-        )
-    };
-    web.edit(|_| text(""));
-    fs::copy(service.certificate("alice"), web.certificate("alice")).unwrap();
-    fs::copy(service.certificate("mallory"), web.certificate("mallory")).unwrap();
     let proof = format!("proof_keys = {{ CONTOSO = \"{}\" }}", service.path("hop.key.pub").display());
+    let web = |client: &str| Demo::web(&service, client, "remember_s = 0\ntimeout_s = 3").serve_bare();
     for (proof, strength) in [("", "unknown"), (proof.as_str(), "strong")] {
-        let other = Demo::domain("WEB", "WEB", "127.0.0.1", &service);
-        other.edit(|_| text(proof));
-        fs::copy(service.certificate("alice"), other.certificate("alice")).unwrap();
-        let asking = other.serve_bare();
+        let asking = web(proof);
         let alice = ask_about(&asking, "alice", &[]);
         assert_eq!((alice.status, alice.header("remote-user")), (200, "CONTOSO\\alice"), "{}", asking.log());
         assert_eq!(alice.header("x-identity-strength"), strength, "{}", asking.log());
@@ -425,7 +406,7 @@ fn a_service_elsewhere_tells_who_somebody_is() {
             "{line}"
         );
     }
-    let asking = web.serve_bare();
+    let asking = web("");
     assert_eq!(ask_about(&asking, "alice", &[]).status, 200);
     assert_eq!(ask_about(&asking, "mallory", &[]).status, 403);
     service.kill();

@@ -145,9 +145,10 @@ pub(super) fn answer(request: &Head, trailers: &[Field], is_last: bool) -> Vec<u
     let fields = |fields: &[Field]| -> Vec<(String, String)> {
         fields.iter().map(|field| (text(&field.name), text(&field.value))).collect()
     };
-    let (content_type, body) = match prefers_html(request) {
-        true => ("text/html; charset=utf-8", html(&method, &target, request, trailers)),
-        false => {
+    let (content_type, body) = match wanted(request) {
+        "text/html" => ("text/html; charset=utf-8", html(&method, &target, request, trailers)),
+        "text/plain" => ("text/plain; charset=utf-8", plain(request, trailers)),
+        _ => {
             let told = json!({
                 "page": PAGE,
                 "method": method,
@@ -184,8 +185,8 @@ fn escaped(bytes: &[u8]) -> String {
     escaped
 }
 
-/// Whether somebody wants HTML more than JSON (RFC 9110, section 12.5.1).
-fn prefers_html(request: &Head) -> bool {
+/// What somebody wants most of what there is (RFC 9110, section 12.5.1); JSON, unless something else is wanted more.
+fn wanted(request: &Head) -> &'static str {
     let quality = |wanted: &str| {
         let kind = wanted.split('/').next().unwrap_or_default();
         let ranges = request.values("accept").flat_map(|value| value.split(|byte| *byte == b','));
@@ -204,16 +205,34 @@ fn prefers_html(request: &Head) -> bool {
         // The range that says most counts.
         ranked.max_by_key(|(rank, _)| *rank).map_or(0.0, |(_, q)| q)
     };
-    quality("text/html") > quality("application/json")
+    let kinds = ["text/html", "text/plain"];
+    kinds.into_iter().fold("application/json", |best, kind| match quality(kind) > quality(best) {
+        true => kind,
+        false => best,
+    })
+}
+
+/// All fields: those of an identity first.
+fn identity_first<'a>(request: &'a Head, trailers: &'a [Field]) -> Vec<&'a Field> {
+    let names = super::identity::names(&super::identity::PRESETS);
+    let is_identity = |field: &&Field| names.contains(&folded(&field.name));
+    let (mut fields, others): (Vec<_>, Vec<_>) = request.fields.iter().partition(is_identity);
+    fields.extend(others.into_iter().chain(trailers));
+    fields
+}
+
+/// A header in each line.
+fn plain(request: &Head, trailers: &[Field]) -> String {
+    let line = |mut text: String, field: &Field| {
+        let _ = writeln!(text, "{:<31} {}", escaped(&field.name), escaped(&field.value));
+        text
+    };
+    identity_first(request, trailers).into_iter().fold(String::new(), line)
 }
 
 fn html(method: &str, target: &str, request: &Head, trailers: &[Field]) -> String {
-    let names = super::identity::names(&super::identity::PRESETS);
-    let is_identity = |field: &&Field| names.contains(&folded(&field.name));
     let mut rows = String::new();
-    let identity = request.fields.iter().filter(is_identity);
-    let others = request.fields.iter().filter(|field| !is_identity(field));
-    for field in identity.chain(others).chain(trailers) {
+    for field in identity_first(request, trailers) {
         let (name, value) = (markup(&escaped(&field.name)), markup(&escaped(&field.value)));
         let _ = writeln!(rows, "<tr><th>{name}</th><td>{value}</td></tr>");
     }
@@ -295,20 +314,36 @@ mod tests {
     }
 
     #[test]
-    fn html_is_for_who_wants_it_more() {
+    fn who_wants_something_more_gets_that() {
+        const JSON: &str = "application/json";
         for (accept, expected) in [
-            ("*/*", false),
-            ("", false),
-            ("application/json", false),
-            ("text/html", true),
-            ("text/*", true),
-            ("text/html;q=0.5, application/json;q=0.4", true),
-            ("text/html;q=0.5, */*", false),
+            ("*/*", JSON),
+            ("", JSON),
+            (JSON, JSON),
+            ("text/html", "text/html"),
+            ("text/*", "text/html"),
+            ("text/html;q=0.5, application/json;q=0.4", "text/html"),
+            ("text/html;q=0.5, */*", JSON),
+            ("text/plain", "text/plain"),
+            ("text/html;q=0.5, text/plain;q=0.6", "text/plain"),
+            ("text/html, text/plain", "text/html"),
         ] {
             let field = Field { name: b"Accept".to_vec(), value: accept.into() };
             let request = Head { start: b"GET / HTTP/1.1".to_vec(), fields: vec![field] };
-            assert_eq!(prefers_html(&request), expected, "{accept}");
+            assert_eq!(wanted(&request), expected, "{accept}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_terminal_gets_a_line_for_each() {
+        let answer = told(
+            b"GET / HTTP/1.1\r\nAccept: text/plain\r\nRemote-User: A\\\xc3\xa4\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let lines: Vec<Vec<&str>> = body.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected = [["Remote-User", "A\\%C3%A4"], ["Accept", "text/plain"], ["Connection", "close"]];
+        assert_eq!(lines, expected, "{answer}");
     }
 
     #[tokio::test]
