@@ -29,13 +29,11 @@ pub enum WebServer {
     Traefik,
     /// Envoy.
     Envoy,
+    /// None: the sidecar's own TLS front.
+    Own,
 }
 
 impl WebServer {
-    /// Those that can be had here.
-    pub const ALL: [Self; 6] =
-        [Self::Nginx, Self::Haproxy, Self::Apache, Self::Caddy, Self::Traefik, Self::Envoy];
-
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -45,6 +43,7 @@ impl WebServer {
             Self::Caddy => "caddy",
             Self::Traefik => "traefik",
             Self::Envoy => "envoy",
+            Self::Own => "the TLS front",
         }
     }
 }
@@ -100,6 +99,21 @@ fn answer(mut stream: &TcpStream, seen: &mpsc::Sender<Value>) -> Option<()> {
         .collect();
     let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let length: u64 = length.and_then(|(_, length)| length.parse().ok()).unwrap_or(0);
+    let upgrade =
+        headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("upgrade") && value == "websocket");
+    if upgrade {
+        let _ = seen.send(json!({ "target": target, "headers": headers }));
+        // The answer to the key that is asked with (RFC 6455, section 1.3): HAProxy checks it.
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        stream.write_all(head.as_bytes()).ok()?;
+        // Whatever is said comes back in capitals.
+        let mut said = [0; 64];
+        loop {
+            let len = reader.read(&mut said).ok().filter(|len| *len > 0)?;
+            stream.write_all(&said[..len].to_ascii_uppercase()).ok()?;
+        }
+    }
     std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
     let request = json!({ "page": "rcmpd", "method": method, "target": target, "headers": headers });
     let body = request.to_string();
@@ -121,7 +135,8 @@ pub struct Site {
     pub page: Page,
     /// Where the web server listens.
     pub address: SocketAddr,
-    proxy: Child,
+    /// The web server's process, unless it is the service itself.
+    proxy: Option<Child>,
 }
 
 /// `rcmpd page`; it ends with this value.
@@ -207,53 +222,14 @@ impl Site {
         let folder = demo.path("");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&folder, mode).expect("the folder is ours");
-        let place = match server {
-            WebServer::Traefik => {
-                fs::write(
-                    demo.path("sidecar.secret"),
-                    rcmpd::quickstart::random_password().expect("randomness"),
-                )
-                .expect("the folder is ours");
-                format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())
-            }
-            _ => format!("unix = \"sidecar.sock\"\npeers = [{}]", askers()),
-        };
-        let upstream = match server {
-            WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{application}\""),
-            _ => String::new(),
-        };
-        demo.configure(&format!(
-            "[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"{}\"\n{place}\n{upstream}",
-            if server == WebServer::Envoy { "envoy-grpc" } else { server.name() }
-        ));
         let address = free_port();
-        let site = fs::read_to_string(demo.path("certs/site.pem")).expect("the demo has it");
-        let key = fs::read_to_string(demo.path("certs/site.key")).expect("the demo has it");
-        fs::write(demo.path("certs/both.pem"), site + &key).expect("the folder is ours");
-        let certificate = if server == WebServer::Haproxy { "certs/both.pem" } else { "certs/site.pem" };
-        let (listen, application) = (address.to_string(), application.to_string());
-        let printed = demo
-            .rcmpd(&[
-                "proxy-config",
-                server.name(),
-                "-c",
-                "rcmpd.toml",
-                "--site",
-                "localhost",
-                "--listen",
-                &listen,
-                "--certificate",
-                certificate,
-                "--key",
-                "certs/site.key",
-                "--application",
-                &application,
-                "--with-secret",
-            ])
-            .code(0)
-            .stdout;
+        demo.configure(&listener(server, &demo, more, address, application));
+        let printed = match server {
+            WebServer::Own => None,
+            _ => Some(printed(server, &demo, address, application)),
+        };
         let service = demo.serve_with(environment);
-        let proxy = start(server, &service, &change(printed), address);
+        let proxy = printed.map(|printed| start(server, &service, &change(printed), address));
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
@@ -293,7 +269,7 @@ impl Site {
 
     /// The web server's processes.
     pub fn processes(&self) -> Vec<u32> {
-        let master = self.proxy.id();
+        let Some(master) = self.proxy.as_ref().map(Child::id) else { return Vec::new() };
         let children =
             fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
         let children = children.split_whitespace().filter_map(|process| process.parse().ok());
@@ -304,7 +280,7 @@ impl Site {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
             let log = fs::read_to_string(self.service.path("proxy.log")).unwrap_or_default();
-            if let Ok(Some(status)) = self.proxy.try_wait() {
+            if let Some(Ok(Some(status))) = self.proxy.as_mut().map(Child::try_wait) {
                 panic!("the web server ended with {status}:\n{log}");
             }
             assert!(Instant::now() < deadline, "the web server does not listen:\n{log}");
@@ -338,6 +314,50 @@ impl Site {
         finish(command)
     }
 
+    /// Whether a WebSocket passes: what the web server answers to the wish for one, and what comes back of what is then said.
+    pub fn websocket(&self, who: &str) -> (String, String) {
+        let file = |kind: &str| self.service.path(&format!("certs/{who}.{kind}"));
+        let mut child = Command::new("openssl")
+            .args([
+                "s_client",
+                "-quiet",
+                "-servername",
+                "localhost",
+                "-alpn",
+                "http/1.1",
+                "-verify_return_error",
+            ])
+            .arg("-CAfile")
+            .arg(self.service.path("certs/ca.pem"))
+            .args(["-connect", &self.address.to_string()])
+            .arg("-cert")
+            .arg(file("pem"))
+            .arg("-key")
+            .arg(file("key"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl starts");
+        let mut input = child.stdin.take().expect("it is piped");
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let request = "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        input.write_all(request.as_bytes()).expect("it listens");
+        let (mut status, mut line, mut back) = (String::new(), String::new(), String::new());
+        let _ = output.read_line(&mut status);
+        while output.read_line(&mut line).is_ok_and(|len| len > 2) {
+            line.clear();
+        }
+        if status.contains(" 101 ") {
+            input.write_all(b"anybody there?\n").expect("it listens");
+            let _ = output.read_line(&mut back);
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        (status, back)
+    }
+
     /// What the page was told, as JSON; the request must have reached it.
     #[track_caller]
     pub fn page(&self, who: Option<&str>, path: &str, more: &[&str]) -> Value {
@@ -358,19 +378,76 @@ pub fn values<'a>(page: &'a Value, name: &str) -> Vec<&'a str> {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        let Some(proxy) = &mut self.proxy else { return };
         // nginx and Apache have workers, which end with their master when that is asked.
-        let pid = rustix::process::Pid::from_child(&self.proxy);
+        let pid = rustix::process::Pid::from_child(proxy);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {
-            if let Ok(Some(_)) = self.proxy.try_wait() {
+            if let Ok(Some(_)) = proxy.try_wait() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = self.proxy.kill();
-        let _ = self.proxy.wait();
+        let _ = proxy.kill();
+        let _ = proxy.wait();
     }
+}
+
+/// `[sidecar]` for a web server.
+fn listener(
+    server: WebServer,
+    demo: &Demo,
+    more: &str,
+    address: SocketAddr,
+    application: SocketAddr,
+) -> String {
+    if server == WebServer::Own {
+        return format!(
+            "[sidecar]\n{more}\n[[sidecar.route]]\ndomains = [\"CONTOSO\"]\n[sidecar.proxy]\nlisten = \"{address}\"\n\
+             certificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\nupstream = \"http://{application}\"\n\
+             client_certificates = \"optional\""
+        );
+    }
+    let place = match server {
+        WebServer::Traefik => {
+            let secret = rcmpd::quickstart::random_password().expect("randomness");
+            fs::write(demo.path("sidecar.secret"), secret).expect("the folder is ours");
+            format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())
+        }
+        _ => format!("unix = \"sidecar.sock\"\npeers = [{}]", askers()),
+    };
+    let upstream = match server {
+        WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{application}\""),
+        _ => String::new(),
+    };
+    let dialect = if server == WebServer::Envoy { "envoy-grpc" } else { server.name() };
+    format!("[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"{dialect}\"\n{place}\n{upstream}")
+}
+
+/// What `rcmpd proxy-config` prints.
+fn printed(server: WebServer, demo: &Demo, address: SocketAddr, application: SocketAddr) -> String {
+    // HAProxy wants the key beside the certificate.
+    let certificate = match server {
+        WebServer::Haproxy => {
+            let read = |name: &str| fs::read_to_string(demo.path(name)).expect("the demo has it");
+            let both = read("certs/site.pem") + &read("certs/site.key");
+            fs::write(demo.path("certs/both.pem"), both).expect("the folder is ours");
+            "certs/both.pem"
+        }
+        _ => "certs/site.pem",
+    };
+    let (listen, application) = (address.to_string(), application.to_string());
+    let arguments = [
+        ["proxy-config", server.name()],
+        ["-c", "rcmpd.toml"],
+        ["--site", "localhost"],
+        ["--listen", &listen],
+        ["--certificate", certificate],
+        ["--key", "certs/site.key"],
+        ["--application", &application],
+    ];
+    demo.rcmpd(&[arguments.as_flattened(), &["--with-secret"]].concat()).code(0).stdout
 }
 
 fn start(server: WebServer, service: &Service, printed: &str, address: SocketAddr) -> Child {
@@ -379,6 +456,7 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
     let write = |name: &str, text: &str| fs::write(service.path(name), text).expect("the folder is ours");
     let is_root = rustix::process::geteuid().is_root();
     let mut command = match server {
+        WebServer::Own => unreachable!("it is the service"),
         WebServer::Nginx => {
             write("site.conf", printed);
             write("nginx.conf", &nginx(&folder, is_root));

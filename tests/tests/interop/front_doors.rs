@@ -61,6 +61,11 @@ fn envoy_is_clean() {
     is_clean(WebServer::Envoy);
 }
 
+#[test]
+fn the_tls_front_is_clean() {
+    is_clean(WebServer::Own);
+}
+
 /// A recipe with one change that somebody might make: the exit code says that something leaks, and this check is among what does.
 fn leaks(server: WebServer, path: &str, more: &[&str], check: &str, change: impl FnOnce(&str) -> String) {
     let broken = |text: String| {

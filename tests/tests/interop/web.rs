@@ -43,6 +43,18 @@ fn reaches_the_page(server: WebServer) {
         assert!(!["root", "S-1-5-18"].contains(&value), "{name}: {value} came through");
     }
     assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\bob"]);
+    let (status, back) = site.websocket("alice");
+    assert_eq!(
+        (status.as_str().split(' ').nth(1), back.as_str()),
+        (Some("101"), "ANYBODY THERE?\n"),
+        "{status}"
+    );
+    let told = site.page.seen().pop().unwrap();
+    assert_eq!(
+        (values(&told, "Remote-User"), told["target"].as_str()),
+        (vec!["CONTOSO\\alice"], Some("/socket"))
+    );
+    assert!(site.websocket("mallory").0.contains(" 403 "));
     // A disabled account ends at its next request, remembered or not.
     site.service.rcmpd(&["account", "set", "bob", "--disable", "-c", "rcmpd.toml"]).code(0);
     assert_eq!(site.get(Some("bob"), "/", &[]).0, 403);
@@ -77,4 +89,24 @@ fn traefik() {
 #[test]
 fn envoy() {
     reaches_the_page(WebServer::Envoy);
+}
+
+#[test]
+fn the_tls_front() {
+    reaches_the_page(WebServer::Own);
+}
+
+#[test]
+fn the_tls_front_speaks_http2_and_serves_one_host() {
+    let site = Site::start(WebServer::Own);
+    for version in ["--http1.1", "--http2"] {
+        let alice = site.page(Some("alice"), "/", &[version]);
+        assert_eq!(values(&alice, "Remote-User"), ["CONTOSO\\alice"]);
+        let told = ["--output", "/dev/null", "--write-out", "%{http_version}"];
+        let spoken = site.curl(Some("alice"), "/", &[&[version], &told[..]].concat());
+        assert_eq!(spoken.stdout, if version == "--http2" { "2" } else { "1.1" });
+        site.page.seen();
+        assert_eq!(site.get(Some("alice"), "/", &[version, "-H", "Host: elsewhere.example"]).0, 421);
+        assert_eq!(site.page.seen().len(), 0, "it did not reach the page");
+    }
 }
