@@ -227,12 +227,7 @@ impl Sidecar {
             self.meter.made.fetch_add(1, Ordering::Relaxed);
             return self.find_out(presented, source, now).await.outcome;
         }
-        let mut chain = Sha256::new();
-        for certificate in &presented.chain {
-            chain.update((certificate.len() as u64).to_be_bytes());
-            chain.update(certificate);
-        }
-        let key = Key { leaf: presented.sha256, chain: chain.finalize().into(), standing };
+        let key = Key { leaf: presented.sha256, chain: chain_hash(&presented.chain), standing };
         let (known, was_remembered) =
             self.cache.get_or_make(&key, now, async || self.find_out(presented, source, now).await).await;
         let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
@@ -342,6 +337,19 @@ pub(crate) fn shows(headers: &HeaderMap, secret: &Zeroizing<String>) -> bool {
     let (value, more) = (values.next(), values.next());
     let is_it = |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(secret.as_bytes()));
     more.is_none() && value.is_some_and(is_it)
+}
+
+/// SHA-256 over a chain, each certificate with its length; zeros where there is none.
+fn chain_hash(chain: &[Bytes]) -> [u8; 32] {
+    if chain.is_empty() {
+        return [0; 32];
+    }
+    let mut hash = Sha256::new();
+    for certificate in chain {
+        hash.update((certificate.len() as u64).to_be_bytes());
+        hash.update(certificate);
+    }
+    hash.finalize().into()
 }
 
 /// A name that nobody can guess.

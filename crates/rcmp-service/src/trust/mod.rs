@@ -312,7 +312,17 @@ impl Trust {
     /// Paths are remembered under the hash of the whole certificate and hold as long as every certificate in them is valid.
     /// Refusals are remembered unless time could change them.
     pub fn verify(&self, certificate: &[u8], now: FileTime) -> Result<Arc<Path>, ChainError> {
-        let id = Sha256::digest(certificate).into();
+        self.verify_hashed(certificate, Sha256::digest(certificate).into(), now)
+    }
+
+    /// The same for whoever has the SHA-256 of this certificate at hand.
+    pub fn verify_hashed(
+        &self,
+        certificate: &[u8],
+        id: [u8; 32],
+        now: FileTime,
+    ) -> Result<Arc<Path>, ChainError> {
+        debug_assert_eq!(id, <[u8; 32]>::from(Sha256::digest(certificate)), "of another certificate");
         if let Some(path) = self.paths.get(&id).filter(|path| path.is_valid_at(now)) {
             return Ok(path);
         }
