@@ -28,6 +28,10 @@ fn is_clean(server: WebServer) {
     ] {
         assert!(passed.contains(&check), "{check}: {report:#}");
     }
+    // These two speak HTTP/1.1 alone.
+    let speaks_http2 = !matches!(server, WebServer::Nginx | WebServer::Apache);
+    let expected = if speaks_http2 { "pass" } else { "not_seen" };
+    assert!(with(&report, expected).contains(&"http2"), "{report:#}");
     assert_eq!(done.code, 0, "{report:#}");
 }
 
@@ -184,6 +188,14 @@ fn apache_that_keeps_what_a_client_says() {
 #[test]
 fn caddy_that_does_not_clean() {
     leaks(WebServer::Caddy, "/", &[], "forged-identity", |text| without(text, &["request_header -"]));
+}
+
+#[test]
+fn caddy_that_cleans_http1_alone() {
+    leaks(WebServer::Caddy, "/", &[], "http2", |text| {
+        text.replace("\t\trequest_header -", "\t\trequest_header @http1 -")
+            .replace("\troute {", "\troute {\n\t\t@http1 protocol http/1.1")
+    });
 }
 
 #[test]

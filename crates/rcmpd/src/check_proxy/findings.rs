@@ -144,6 +144,10 @@ checks! {
         "sent requests on one connection without waiting, and one hidden in the body of another",
         "a request is taken for a part of another one's, or is not judged by itself",
         "upgrade the proxy, and let it refuse requests with two lengths";
+    Http2 = "http2",
+        "asked over HTTP/2 with the certificate, without one, and with one of another authority, with identity headers and certificates in headers, in a trailer, for another host",
+        "what is refused over HTTP/1.1 passes over HTTP/2",
+        "give both protocols the same rules, or switch HTTP/2 off";
     PlainHttp = "plain-http",
         "asked without TLS at the same port and at the plain one",
         "the page is served without TLS, where nobody can show a certificate",

@@ -10,6 +10,7 @@ mod door;
 mod findings;
 mod forgery;
 mod headers;
+mod http2;
 mod identity;
 mod page;
 mod requests;
@@ -158,6 +159,7 @@ async fn check_these(
             Check::AnonymousSession => run.anonymous_session().await?,
             Check::OtherHost => run.other_host().await?,
             Check::Pipelining => run.pipelining().await,
+            Check::Http2 => run.http2().await,
             Check::PlainHttp => run.plain_http().await,
             Check::CertificateAgain => run.certificate_again().await,
         };

@@ -7,7 +7,7 @@ use super::findings::{Seen, Tally};
 use super::wire::Incoming;
 
 /// A name that nobody has (RFC 6761, section 6.4).
-const OTHER_HOST: &str = "elsewhere.invalid";
+pub(super) const OTHER_HOST: &str = "elsewhere.invalid";
 
 impl Run {
     /// Sends requests with and without the certificate.

@@ -4,12 +4,18 @@
 
 use super::wire::{Field, Framing, Head, Incoming, folded};
 use super::{Check, Failed, Finding, Options, Report, Verdict, check_these, identity, page};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming as Streamed;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use sidecar::Dialect;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +63,8 @@ enum Hole {
     RemembersAddress,
     /// Judges the first request of a connection only.
     JudgesFirst,
+    /// Judges what comes over HTTP/1 only.
+    JudgesHttp1,
     /// Takes what is behind a last chunk for a request of its own that was judged already.
     SplitsBodies,
     ServesPlain,
@@ -154,6 +162,7 @@ impl Proxy {
             Hole::SkipsUpgrade => request.says("connection", "upgrade"),
             Hole::SkipsOldVersion => start.ends_with("HTTP/1.0"),
             Hole::JudgesFirst => number > 0,
+            Hole::JudgesHttp1 => start.ends_with("HTTP/2"),
             Hole::ServesPlain | Hole::ServesPlainElsewhere => peer.is_plain,
             Hole::BelievesUserHeader => request.values("remote-user").next().is_some(),
             Hole::BelievesSecret => request.values("x-sidecar-secret").next().is_some(),
@@ -292,7 +301,37 @@ impl Proxy {
         Ok(())
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
+    async fn converse_http2(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send, peer: Peer) {
+        let service = service_fn(|request: http::Request<Streamed>| {
+            let proxy = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(proxy.answer_http2(&request, peer)) }
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    fn answer_http2(&self, request: &http::Request<Streamed>, peer: Peer) -> http::Response<Full<Bytes>> {
+        let host = request.uri().authority().map_or("", |authority| authority.as_str());
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        let field = |name: &str, value: &[u8]| Field { name: name.into(), value: value.into() };
+        let fields = request.headers().iter().map(|(name, value)| field(name.as_str(), value.as_bytes()));
+        let request = Head {
+            start: format!("{} {path} HTTP/2", request.method()).into(),
+            fields: std::iter::once(field("host", host.as_bytes())).chain(fields).collect(),
+        };
+        let answer = http::Response::builder();
+        match self.decide(&request, peer, 0) {
+            Err(status) => answer.status(status).body(Full::default()).unwrap(),
+            Ok(account) => {
+                let page = page::answer(&self.forwarded(request, account), &[], false);
+                let body = page.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+                let answer = answer.header(page::PAGE_HEADER, page::PAGE);
+                answer.body(Full::from(page[body..].to_vec())).unwrap()
+            }
+        }
+    }
+
+    fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         let made = &*MADE;
         let mut roots = RootCertStore::empty();
         roots.add(made.authority.clone()).unwrap();
@@ -303,17 +342,18 @@ impl Proxy {
             .unwrap();
         let chain = vec![made.server.clone()];
         let key = PrivatePkcs8KeyDer::from(made.server_key.clone());
-        let config = ServerConfig::builder_with_provider(provider)
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_client_cert_verifier(Arc::new(Lenient { verifier, hole: self.hole }))
             .with_single_cert(chain, key.into())
             .unwrap();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let acceptor = self.acceptor();
+        let acceptor = self.acceptor(&[b"h2", b"http/1.1"]);
         while let Ok((stream, _)) = listener.accept().await {
             let (proxy, acceptor) = (Arc::clone(&self), acceptor.clone());
             tokio::spawn(async move {
@@ -346,7 +386,10 @@ impl Proxy {
                     is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
                     is_plain: false,
                 };
-                let _ = proxy.converse(stream, peer).await;
+                match connection.alpn_protocol() {
+                    Some(b"h2") => proxy.converse_http2(stream, peer).await,
+                    _ => _ = proxy.converse(stream, peer).await,
+                }
             });
         }
     }
@@ -456,7 +499,7 @@ async fn checked(hole: Hole, checks: &[Check], change: impl FnOnce(&mut Options)
 async fn another_page(listener: TcpListener) {
     let names = identity::names(&identity::PRESETS);
     let proxy = Proxy { hole: Hole::None, names, remembers: AtomicBool::new(false) };
-    let acceptor = proxy.acceptor();
+    let acceptor = proxy.acceptor(&[]);
     while let Ok((stream, _)) = listener.accept().await {
         let Ok(stream) = acceptor.accept(stream).await else { continue };
         let status =
@@ -528,6 +571,8 @@ async fn every_hole_is_found_by_its_check() {
         (Hole::RemembersAddress, Check::AnonymousSession),
         (Hole::JudgesFirst, Check::Pipelining),
         (Hole::SplitsBodies, Check::Pipelining),
+        (Hole::JudgesHttp1, Check::Http2),
+        (Hole::KeepsUnderscores, Check::Http2),
         (Hole::ServesPlain, Check::PlainHttp),
         (Hole::ServesPlainElsewhere, Check::PlainHttp),
         (Hole::SharesSessions, Check::OtherHost),
