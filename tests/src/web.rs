@@ -413,6 +413,8 @@ fn listener(
         WebServer::Traefik => {
             let secret = rcmpd::quickstart::random_password().expect("randomness");
             fs::write(demo.path("sidecar.secret"), secret).expect("the folder is ours");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            fs::set_permissions(demo.path("sidecar.secret"), mode).expect("the folder is ours");
             format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())
         }
         _ => format!("unix = \"sidecar.sock\"\npeers = [{}]", askers()),

@@ -34,6 +34,8 @@ statuses! {
     LOGON_FAILURE = 0xc000_006d, "No account for this proof; also hides account restrictions.";
     ACCOUNT_RESTRICTION = 0xc000_006e, "A restriction of the account forbids it.";
     INVALID_LOGON_HOURS = 0xc000_006f, "Outside the account's hours.";
+    INVALID_WORKSTATION = 0xc000_0070, "Not from this computer.";
+    PASSWORD_EXPIRED = 0xc000_0071, "The password is expired.";
     ACCOUNT_DISABLED = 0xc000_0072, "The account is disabled.";
     INSUFFICIENT_RESOURCES = 0xc000_009a, "The server lacks resources.";
     IO_TIMEOUT = 0xc000_00b5, "The deadline passed.";
@@ -45,12 +47,14 @@ statuses! {
     NO_SUCH_PACKAGE = 0xc000_00fe, "No package of that name.";
     INVALID_COMPUTER_NAME = 0xc000_0122, "The server is not the one that is named.";
     INVALID_LEVEL = 0xc000_0148, "The level is not known.";
+    LOGON_TYPE_NOT_GRANTED = 0xc000_015b, "The account may not log on in this way.";
     NO_TRUST_LSA_SECRET = 0xc000_018a, "The server has no secret for the trust.";
     NO_TRUST_SAM_ACCOUNT = 0xc000_018b, "The server has no such machine account.";
     TRUSTED_DOMAIN_FAILURE = 0xc000_018c, "The trust could not be used.";
     TRUSTED_RELATIONSHIP_FAILURE = 0xc000_018d, "The machine's relationship is broken.";
     NETLOGON_NOT_STARTED = 0xc000_0192, "The Netlogon service does not run.";
     ACCOUNT_EXPIRED = 0xc000_0193, "The account is expired.";
+    PASSWORD_MUST_CHANGE = 0xc000_0224, "The password has to be changed first.";
     ACCOUNT_LOCKED_OUT = 0xc000_0234, "The account is locked.";
     DS_BUSY = 0xc000_02a5, "The account store cannot answer now.";
     DOWNGRADE_DETECTED = 0xc000_0388, "The peer offers less than is required.";

@@ -134,7 +134,7 @@ fn groups(record: &Record, domain: &Domain) -> Option<Groups> {
 }
 
 /// When the account will have to go: at the end of its hours or of itself, whichever comes first.
-fn logoff_time(account: &Account, now: FileTime) -> FileTime {
+pub fn logoff_time(account: &Account, now: FileTime) -> FileTime {
     let hours =
         account.logon_hours.as_ref().map_or(FileTime::NEVER, |hours| end_of_allowed_hours(hours, now));
     let expires = match account.expires {

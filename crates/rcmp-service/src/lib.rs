@@ -23,6 +23,7 @@ mod test;
 pub mod trace;
 pub mod trust;
 
+pub use answer::logoff_time;
 pub use context::{CallContext, TraceParent};
 pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy};
 pub use forward::{

@@ -173,19 +173,21 @@ impl Sidecar {
         self.references.get(reference)
     }
 
-    /// Decides about a request that carries a certificate in its headers. `secret` is what the proxy has to show, if anything; `own` is
-    /// host and path of the request itself.
+    /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes from the proxy; `own` is host
+    /// and path of the request itself.
     pub async fn check(
         &self,
         dialect: Dialect,
         headers: &HeaderMap,
         own: (&str, &str),
-        secret: Option<&Zeroizing<String>>,
+        is_proved: bool,
         (source, now): (Option<SocketAddr>, FileTime),
     ) -> Decided {
-        let presented = match secret {
-            Some(secret) if !shows(headers, secret) => Err(Refusal::Broken(Broken::Secret)),
-            _ => dialect.read(headers, Some(&self.known)),
+        let presented = match is_proved {
+            false => Err(Refusal::Broken(Broken::Secret)),
+            // What a proxy that asks beside its request could not take away reaches the application, which may take it for ours.
+            true if !dialect.is_in_path() && self.has_alias(headers) => Err(Refusal::Forged),
+            true => dialect.read(headers, Some(&self.known)),
         };
         let target = dialect.target(headers, own);
         self.decide(dialect.name(), Ask { presented, target, source, now }).await
@@ -325,6 +327,11 @@ impl Sidecar {
         unadvertised.chain(aliases).chain(of_request).collect()
     }
 
+    fn has_alias(&self, headers: &HeaderMap) -> bool {
+        let is_odd = |name: &&HeaderName| !plain_name(name.as_str()).eq(name.as_str());
+        headers.keys().filter(is_odd).any(|name| self.is_alias(name.as_str()))
+    }
+
     /// Whether some servers take a name for a reserved one: `_` is `-` to them.
     fn is_alias(&self, name: &str) -> bool {
         !self.reserved.contains(name) && self.reserved.contains(plain_name(name).as_ref())
@@ -332,7 +339,7 @@ impl Sidecar {
 }
 
 /// Whether a proxy shows the listener's secret, once.
-pub(crate) fn shows(headers: &HeaderMap, secret: &Zeroizing<String>) -> bool {
+pub fn shows_secret(headers: &HeaderMap, secret: &Zeroizing<String>) -> bool {
     let mut values = headers.get_all(SECRET).iter();
     let (value, more) = (values.next(), values.next());
     let is_it = |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(secret.as_bytes()));

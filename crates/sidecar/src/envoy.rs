@@ -7,7 +7,7 @@
 //! call, or an `error_response`, is what `failure_mode_allow` lets in. What never reaches [`Authorization::check`] (a message that is too
 //! long, a listener that is overloaded) fails all the same, so Envoy has to keep `failure_mode_allow: false`.
 
-use crate::decide::{self, Allowed, Ask, Decided, Sidecar};
+use crate::decide::{Allowed, Ask, Decided, Sidecar};
 use crate::dialect::{Presented, encoding};
 use crate::refusal::{Broken, Outcome, Refusal};
 use dtyp::FileTime;
@@ -19,6 +19,7 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
+use http::HeaderMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::codegen::BoxStream;
@@ -27,7 +28,6 @@ use tonic::{Code, Request, Response, Status, async_trait};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
-use zeroize::Zeroizing;
 
 /// This dialect's name in configuration, logs and metrics.
 pub const NAME: &str = "envoy-grpc";
@@ -44,8 +44,9 @@ pub trait Listener: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> FileTime;
 
-    /// What Envoy has to send as `x-sidecar-secret` (`initial_metadata` of its `grpc_service`), if anything.
-    fn secret(&self) -> Option<&Zeroizing<String>>;
+    /// Whether a call shows what this listener wants, if anything: its secret as `x-sidecar-secret` (`initial_metadata` of Envoy's
+    /// `grpc_service`).
+    fn is_proved(&self, metadata: &HeaderMap) -> bool;
 
     /// Whether more requests are welcome; false once a shutdown began.
     fn is_ready(&self) -> bool;
@@ -81,9 +82,9 @@ impl<L: Listener> Authorization for Check<L> {
         let (metadata, extensions, CheckRequest { attributes }) = request.into_parts();
         let attributes = attributes.unwrap_or_default();
         let certificate = attributes.source.unwrap_or_default().certificate;
-        let presented = match self.0.secret() {
-            Some(secret) if !decide::shows(metadata.as_ref(), secret) => Err(Refusal::Broken(Broken::Secret)),
-            _ => presented(&certificate),
+        let presented = match self.0.is_proved(metadata.as_ref()) {
+            true => presented(&certificate),
+            false => Err(Refusal::Broken(Broken::Secret)),
         };
         let http = attributes.request.and_then(|request| request.http);
         let target = http.as_ref().map(|http| (http.host.as_str(), http.path.as_str()));

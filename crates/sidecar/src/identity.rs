@@ -71,7 +71,7 @@ pub struct Identity {
     pub assurance: Assurance,
     /// The policy by which it was decided.
     pub policy_revision: u64,
-    /// When the certificate ends.
+    /// Until when it counts: the certificate's end, or before that the account's, or that of the hours in which it may be used.
     pub not_after: FileTime,
 }
 

@@ -22,7 +22,7 @@ pub mod routes;
 mod scene;
 pub mod token;
 
-pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar};
+pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar, shows_secret};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};
 pub use refusal::{Broken, Outcome, Refusal};

@@ -22,6 +22,8 @@ pub struct Route {
     pub domains: Vec<String>,
     /// Whether only those whose certificate is strongly bound to their account are let in.
     pub strong: bool,
+    /// Whether whoever shows no certificate passes, too, as nobody. Only the TLS front passes somebody on of whom nothing is known.
+    pub anonymous: bool,
 }
 
 /// The routes.
@@ -164,15 +166,11 @@ fn path_of<'a>(host: &str, target: &'a str) -> Option<&'a str> {
     (is_http && host_of(authority) == host).then_some(path)
 }
 
-/// A path as every program reads it: without its query, percent-encoding undone, no empty, `.` or `..` segments. `None` for one that
-/// programs read differently: with encoded separators, backslashes, parameters, fragments, control characters, a host in front, empty
-/// segments for `..` to take away, or a way out of the root. A route's path is one that comes out as it
-/// went in, but for a slash at its end.
+/// A path as every program reads it: without its query, percent-encoding undone. `None` for one that programs read differently: with
+/// empty, `.` or `..` segments, encoded separators, backslashes, parameters, fragments or control characters. Browsers send none of them,
+/// but for an empty segment at the end. A route's path is one that comes out as it went in, but for a slash at its end.
 pub fn plain_path(path: &str) -> Option<String> {
     let path = path.split('?').next().unwrap_or_default();
-    if path.starts_with("//") {
-        return None;
-    }
     let mut plain = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -193,22 +191,13 @@ pub fn plain_path(path: &str) -> Option<String> {
         }
         plain.push(decoded);
     }
-    let plain = String::from_utf8(plain).ok()?;
-    let mut segments: Vec<&str> = Vec::new();
-    let mut had_empty = false;
-    for segment in plain.strip_prefix('/')?.split('/') {
-        match segment {
-            "" => had_empty = true,
-            "." => {}
-            // Where empty segments are kept, it takes away one of those (RFC 3986, section 5.2.4).
-            ".." if had_empty => return None,
-            ".." => {
-                segments.pop()?;
-            }
-            segment => segments.push(segment),
-        }
+    let mut plain = String::from_utf8(plain).ok()?;
+    if plain.len() > 1 && plain.ends_with('/') {
+        plain.pop();
     }
-    Some(format!("/{}", segments.join("/")))
+    let is_plain = |segment: &str| !matches!(segment, "" | "." | "..");
+    let segments = plain.strip_prefix('/')?;
+    (segments.is_empty() || segments.split('/').all(is_plain)).then_some(plain)
 }
 
 #[cfg(test)]
@@ -240,10 +229,15 @@ mod tests {
             ("app.example", "/admin/x?y=/", Ok(Some(0))),
             ("app.example", "/administrators", Ok(Some(3))),
             ("app.example", "/admin/keys/1", Ok(Some(4))),
-            ("app.example", "/x/../admin", Ok(Some(0))),
-            ("app.example", "/admin//keys", Ok(Some(4))),
+            ("app.example", "/x/../admin", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/admin//keys", Err(Refusal::AmbiguousPath)),
             ("app.example", "/%61dmin", Ok(Some(0))),
-            ("app.example", "/./admin/.", Ok(Some(0))),
+            ("app.example", "/admin/", Ok(Some(0))),
+            ("app.example", "/admin//", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/admin/x/..", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/admin/%2e%2E/x", Err(Refusal::AmbiguousPath)),
+            ("app.example", "/...", Ok(Some(3))),
+            ("app.example", "/./admin/.", Err(Refusal::AmbiguousPath)),
             ("app.example", "http://app.example:80/admin", Ok(Some(0))),
             ("app.example", "HTTPS://app.example", Ok(Some(3))),
             ("app.example", "http://app.example?/admin", Err(Refusal::AmbiguousPath)),

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tonic::codegen::http::HeaderMap;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use zeroize::Zeroizing;
@@ -86,8 +87,8 @@ impl Listener for Around {
         std::time::SystemTime::now().into()
     }
 
-    fn secret(&self) -> Option<&Zeroizing<String>> {
-        Some(&self.secret)
+    fn is_proved(&self, metadata: &HeaderMap) -> bool {
+        sidecar::shows_secret(metadata, &self.secret)
     }
 
     fn is_ready(&self) -> bool {

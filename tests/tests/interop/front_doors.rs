@@ -169,6 +169,18 @@ fn nginx_that_serves_hosts_it_does_not_know() {
 }
 
 #[test]
+fn nginx_that_tells_another_host_than_it_asks_about() {
+    leaks(WebServer::Nginx, "/", &[], "hosts", |text| {
+        text.lines()
+            .map(|line| match line.trim_start().starts_with("proxy_set_header Host $host") {
+                true => "proxy_set_header Host $http_host;\n".to_owned(),
+                false => format!("{line}\n"),
+            })
+            .collect()
+    });
+}
+
+#[test]
 fn haproxy_that_only_sets_what_there_is() {
     leaks(WebServer::Haproxy, "/", &[], "forged-certificate", |text| {
         let text = without(text, &["del-header"]);

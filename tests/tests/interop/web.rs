@@ -35,14 +35,33 @@ fn reaches_the_page(server: WebServer) {
         "X-Identity-Token: root",
         "-H",
         "X-Sidecar-Secret: root",
+        "-H",
+        "X-Forwarded-For: 192.0.2.66",
+        "-H",
+        "X-Real-IP: 192.0.2.66",
+        "-H",
+        "Forwarded: for=192.0.2.66",
+        "-H",
+        "X-Forwarded-Prefix: root",
     ];
     assert_eq!(site.get(None, "/", &forged).0, 401);
     let page = site.page(Some("bob"), "/", &forged);
     for header in page["headers"].as_array().unwrap() {
         let (name, value) = (header[0].as_str().unwrap(), header[1].as_str().unwrap());
-        assert!(!["root", "S-1-5-18"].contains(&value), "{name}: {value} came through");
+        let is_forged = ["root", "S-1-5-18"].contains(&value) || value.contains("192.0.2.66");
+        assert!(!is_forged, "{name}: {value} came through");
     }
     assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\bob"]);
+    // Names that cannot be listed one by one are taken away, or refused.
+    for alias in ["Remote.User: root", "X~Identity.Sid: root"] {
+        let (status, body) = site.get(Some("bob"), "/", &["-H", alias]);
+        assert!(status == 403 || status == 200 && !body.contains("root"), "{status} {body}");
+    }
+    // Of two hosts the application is told the one that was decided about.
+    let whole = format!("https://localhost:{}/", site.address.port());
+    let two = ["--http1.1", "--request-target", &whole, "-H", "Host: secret.example"];
+    let (status, body) = site.get(Some("bob"), "/", &two);
+    assert!(status != 200 || !body.contains("secret.example"), "{status} {body}");
     let (status, back) = site.websocket("alice");
     assert_eq!(
         (status.as_str().split(' ').nth(1), back.as_str()),

@@ -101,10 +101,18 @@ fn a_process_of_another_user_gets_nothing() {
 #[test]
 fn a_listener_with_a_secret_hears_who_shows_it() {
     let demo = Demo::new();
+    let private = |mode: u32| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(demo.path("sidecar.secret"), mode).unwrap();
+    };
     fs::write(demo.path("sidecar.secret"), "correct horse battery\n").unwrap();
+    private(0o644);
     demo.configure(
         "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"\nsecret = \"file:sidecar.secret\"",
     );
+    let open = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+    assert!(open.stderr.contains("sidecar.secret can be used by everybody"), "{}", open.stderr);
+    private(0o600);
     let mut service = demo.serve();
     let line = service.log().lines().find(|line| line.contains("Serving proxies")).unwrap().to_owned();
     let address: SocketAddr = line.rsplit("address=").next().unwrap().trim().parse().unwrap();
@@ -118,7 +126,49 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     assert_eq!(ask(&[("X-Sidecar-Secret", "wrong")]), 500);
     assert_eq!(ask(&[("X-Sidecar-Secret", "correct horse battery"), ("X-Sidecar-Secret", "wrong")]), 500);
     service.wait_for_log("no_proxy_secret");
-    assert!(!service.log().contains("correct horse"), "{}", service.log());
+    // Whoever shows it stays as long as he likes; others have to leave.
+    let mut silent = TcpStream::connect(address).unwrap();
+    let mut wrong = TcpStream::connect(address).unwrap();
+    let request =
+        |secret: &str| format!("GET / HTTP/1.1\r\nHost: sidecar\r\nX-Sidecar-Secret: {secret}\r\n\r\n");
+    wrong.write_all(request("wrong").as_bytes()).unwrap();
+    let mut text = String::new();
+    wrong.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 500 "), "{text}");
+    let mut proxy = TcpStream::connect(address).unwrap();
+    let mut answered = |secret: &str| {
+        proxy.write_all(request(secret).as_bytes()).unwrap();
+        let mut head = [0; 12];
+        proxy.read_exact(&mut head).unwrap();
+        let mut rest = vec![0; 4096];
+        let len = proxy.read(&mut rest).unwrap();
+        assert!(String::from_utf8_lossy(&rest[..len]).contains("\r\n\r\n"));
+        String::from_utf8_lossy(&head).into_owned()
+    };
+    assert_eq!(answered("correct horse battery"), "HTTP/1.1 500", "nginx says nothing of a verification");
+    silent.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0, "it is closed");
+    // A secret that leaked is worth nothing any more.
+    fs::write(service.path("sidecar.secret"), "Tr0ub4dor").unwrap();
+    service.reload();
+    assert_eq!(answered("correct horse battery"), "HTTP/1.1 500");
+    assert_eq!(ask(&[("X-Sidecar-Secret", "correct horse battery")]), 500);
+    assert_eq!(ask(&[("X-Sidecar-Secret", "Tr0ub4dor")]), 200);
+    assert!(
+        !service.log().contains("correct horse") && !service.log().contains("Tr0ub4dor"),
+        "{}",
+        service.log()
+    );
+}
+
+#[test]
+fn an_account_that_ends_ends_what_is_remembered() {
+    let service = sidecar(Demo::new(), "remember_s = 3600");
+    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(3);
+    let end = end.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();
+    service.rcmpd(&["account", "set", "alice", "--expires", &end, "-c", "rcmpd.toml"]).code(0);
+    assert_eq!(ask_about(&service, "alice", &[]).status, 200);
+    eventually("alice is refused", || ask_about(&service, "alice", &[]).status == 403);
 }
 
 #[test]

@@ -89,7 +89,7 @@ checks! {
         "whoever makes a certificate themselves is who they say they are",
         "verify client certificates against your authority in the proxy, and keep validation = \"chain\"";
     ForgedIdentity = "forged-identity",
-        "sent every identity header beside the certificate: as it is, in other cases, with _ for -, doubled, with spaces before the colon, after a bare line feed, in a trailer",
+        "sent every identity header beside the certificate: as it is, in other cases, with _ . ~ for -, doubled, with spaces before the colon, after a bare line feed, in a trailer",
         "whoever has any certificate chooses who the application takes them for",
         "remove or overwrite every identity header before the application is asked, under each name that it takes for the same, even where the sidecar's is empty";
     ForgedIdentityAnonymous = "forged-identity-anonymous",
@@ -121,9 +121,9 @@ checks! {
         "there is a way to the page that the sidecar is not asked about",
         "put the question to the sidecar where all paths pass, not into a location for some of them";
     Hosts = "hosts",
-        "asked by another Host, by none and by two, with and without the certificate",
-        "there is a host by which the page is served and the sidecar is not asked",
-        "let a default server refuse every host that is not configured";
+        "asked by another Host, by none and by two, and by a whole URL of one host beside the Host of another, with and without the certificate",
+        "there is a host by which the page is served and the sidecar is not asked, or is asked about another one",
+        "let a default server refuse every host that is not configured, and tell the application the host that the sidecar is asked about";
     Methods = "methods",
         "asked by other methods and versions, with bodies, expectations and upgrades, without a certificate",
         "a request of this kind reaches the page and the sidecar is not asked",

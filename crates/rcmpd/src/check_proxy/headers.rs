@@ -9,12 +9,14 @@ use super::findings::{Seen, Tally};
 type Form = (&'static str, fn(&str, &str) -> String);
 
 /// Ways in which programs take a header for another one.
-const FORMS: [Form; 8] = [
+const FORMS: [Form; 10] = [
     ("as it is", |name, value| format!("{name}: {value}")),
     ("in lower case", |name, value| format!("{}: {value}", name.to_ascii_lowercase())),
     ("in upper case", |name, value| format!("{}: {value}", name.to_ascii_uppercase())),
     ("with _ for -", |name, value| format!("{}: {value}", name.replace('-', "_"))),
     ("with _ for the first -", |name, value| format!("{}: {value}", name.replacen('-', "_", 1))),
+    ("with . for -", |name, value| format!("{}: {value}", name.replace('-', "."))),
+    ("with ~ for -", |name, value| format!("{}: {value}", name.replace('-', "~"))),
     ("doubled", |name, value| format!("{name}: {value}\r\n{name}: {value}")),
     ("with a space before the colon", |name, value| format!("{name} : {value}")),
     ("after a bare line feed", |name, value| format!("X-Trial: 1\n{name}: {value}")),

@@ -69,7 +69,20 @@ impl Run {
         let asks = hosts.iter().map(|(label, hosts)| ((*label).to_owned(), self.get().hosts(hosts)));
         let forwarded = ["X-Original-URI", "X-Original-Host", "X-Forwarded-URI", "X-Forwarded-Host"]
             .map(|name| (name.to_owned(), self.get().line(format!("{name}: /{OTHER_HOST}"))));
-        self.both_ways(asks.chain(forwarded).collect()).await
+        let mut tally = self.both_ways(asks.chain(forwarded).collect()).await;
+        // Of the two the one in the target counts (RFC 9112, section 3.2.2), and the application is told no other.
+        let whole = self.get().target(format!("https://{own}{}", self.door.path)).hosts(&[OTHER_HOST]);
+        let outcome = self.ask(&self.us, &whole).await;
+        let told = match &outcome {
+            Outcome::Answered(answer) => answer.told.as_ref(),
+            _ => None,
+        };
+        let seen = match told.is_some_and(|told| told.values("host").contains(&OTHER_HOST)) {
+            true => Seen::Leak("the application is told another host than the sidecar".to_owned()),
+            false => self.ours(&outcome),
+        };
+        tally.add("a whole URL beside another host, with the certificate", seen);
+        tally
     }
 
     pub(super) async fn methods(&self) -> Tally {

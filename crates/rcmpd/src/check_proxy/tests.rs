@@ -54,6 +54,8 @@ enum Hole {
     SkipsAbsolute,
     SkipsOtherHost,
     SkipsNoHost,
+    /// Goes by the host of a whole URL, and tells the other one.
+    KeepsHost,
     SkipsMethod(&'static str),
     SkipsExpect,
     SkipsUpgrade,
@@ -180,7 +182,7 @@ impl Proxy {
             || request.values("content-length").count() > 1
             || request.values("content-length").count() + request.values("transfer-encoding").count() > 1
             || hosts.len() != 1
-            || !target.starts_with('/');
+            || !(target.starts_with('/') || self.hole == Hole::KeepsHost);
         if is_odd && !matches!(self.hole, Hole::KeepsSpaced | Hole::SplitsBodies) {
             return Err(400);
         }
@@ -559,6 +561,7 @@ async fn every_hole_is_found_by_its_check() {
         (Hole::SkipsAbsolute, Check::Paths),
         (Hole::SkipsOtherHost, Check::Hosts),
         (Hole::SkipsNoHost, Check::Hosts),
+        (Hole::KeepsHost, Check::Hosts),
         (Hole::SkipsMethod("OPTIONS"), Check::Methods),
         (Hole::SkipsMethod("HEAD"), Check::Methods),
         (Hole::SkipsMethod("TRACE"), Check::Methods),

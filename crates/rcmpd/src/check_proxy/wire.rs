@@ -41,9 +41,10 @@ pub(super) enum Framing {
     ToEnd,
 }
 
-/// A name as programs see it that fold case, and take `_` for `-`.
+/// A name as programs see it that fold case, and make one thing of all that is neither letter nor digit.
 pub(super) fn folded(name: &[u8]) -> String {
-    String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase().replace('_', "-")
+    let name = name.trim_ascii().iter().map(u8::to_ascii_lowercase);
+    name.map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte) } else { '-' }).collect()
 }
 
 impl Head {

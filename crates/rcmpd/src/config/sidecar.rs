@@ -202,6 +202,7 @@ struct RouteSection {
     #[serde(default)]
     domains: Vec<Spanned<String>>,
     strength: Option<Spanned<String>>,
+    anonymous: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -284,6 +285,8 @@ impl Checker<'_> {
             );
         }
         let format = self.format(&section);
+        let proxy = section.proxy.and_then(|proxy| self.proxy(proxy));
+        let has_anonymous = proxy.as_ref().is_some_and(|proxy| proxy.anonymous);
         let mut places = HashSet::new();
         let listen = section.listen.into_iter().filter_map(|listen| {
             let span = listen.span();
@@ -302,8 +305,8 @@ impl Checker<'_> {
         Sidecar {
             source,
             listen,
-            proxy: section.proxy.and_then(|proxy| self.proxy(proxy)),
-            routes: section.route.into_iter().map(|route| self.route(route)).collect(),
+            routes: section.route.into_iter().map(|route| self.route(route, has_anonymous)).collect(),
+            proxy,
             format,
             token: section.token.map(|token| self.token(token)),
             remember: Duration::from_secs(self.within(section.remember_s.as_ref(), REMEMBER_S, 60)),
@@ -437,7 +440,6 @@ impl Checker<'_> {
         };
         let is_unix = matches!(at, Place::Unix(..));
         let secret = section.secret.as_ref().map(|secret| self.secret(secret));
-        let tls = section.tls.map(|tls| self.listen_tls(tls));
         if let Some(peer) = section.peers.first().filter(|_| !is_unix) {
             self.problem(
                 peer.span(),
@@ -445,9 +447,17 @@ impl Checker<'_> {
                 "use unix = \"…\", a secret or tls",
             );
         }
+        if let Some(tls) = section.tls.as_ref().filter(|_| is_unix) {
+            self.problem(
+                tls.span(),
+                "there is no TLS on a Unix socket",
+                "use peers = [\"www-data\"] or a secret",
+            );
+        }
         if let Some(mode) = section.mode.as_ref().filter(|_| !is_unix) {
             self.problem(mode.span(), "only a Unix socket has a mode", "remove it");
         }
+        let tls = section.tls.filter(|_| !is_unix).map(|tls| self.listen_tls(tls));
         let knows_users = is_unix && !section.peers.is_empty();
         if secret.is_none() && tls.is_none() && !knows_users {
             self.problem(
@@ -503,7 +513,7 @@ impl Checker<'_> {
         }
     }
 
-    fn route(&mut self, section: Spanned<RouteSection>) -> Route {
+    fn route(&mut self, section: Spanned<RouteSection>, has_anonymous: bool) -> Route {
         let section = section.into_inner();
         let host = section.host.as_ref().map(|host| {
             let name = host.get_ref().to_ascii_lowercase();
@@ -542,9 +552,25 @@ impl Checker<'_> {
                 false => groups.push(group.get_ref().clone()),
             }
         }
-        let domains = section.domains.iter().map(|domain| self.netbios(domain)).collect();
+        let domains: Vec<String> = section.domains.iter().map(|domain| self.netbios(domain)).collect();
         let strong = self.one_of(section.strength.as_ref(), &STRENGTHS, "strength").unwrap_or(false);
-        Route { host, path, sids, groups, domains, strong }
+        let anonymous = section.anonymous.filter(|anonymous| *anonymous.get_ref());
+        let names_somebody = strong || !(sids.is_empty() && groups.is_empty() && domains.is_empty());
+        if let Some(anonymous) = anonymous.as_ref().filter(|_| names_somebody) {
+            self.problem(
+                anonymous.span(),
+                "this route says who is let in, and lets everybody in",
+                "remove anonymous, or groups, sids, domains and strength",
+            );
+        }
+        if let Some(anonymous) = anonymous.as_ref().filter(|_| !has_anonymous) {
+            self.problem(
+                anonymous.span(),
+                "nobody gets here without a certificate",
+                "[sidecar.proxy] with client_certificates = \"optional\" lets handshakes without one through; web servers decide that themselves",
+            );
+        }
+        Route { host, path, sids, groups, domains, strong, anonymous: anonymous.is_some() }
     }
 
     fn proxy(&mut self, section: ProxySection) -> Option<Proxy> {

@@ -534,12 +534,19 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("path = \"/admin\"", "path = \"/a/../b\"", "this is not a plain path"),
         ("S-1-5-21-1-2-3-512", "S-1-x", "this is not a SID"),
         ("strength = \"strong\"", "strength = \"weak\"", "this is no strength"),
+        ("strength = \"strong\"", "anonymous = true", "nobody gets here without a certificate"),
+        ("strength = \"strong\"", "strength = \"strong\"\nanonymous = true", "this route says who is let in"),
         (
             "[[sidecar.route]]",
             "[sidecar.token]\nkey = \"k\"\nissuer = \"\"\naudience = \"a\"\n[[sidecar.route]]",
             "a token is from somebody",
         ),
         ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener is there already"),
+        (
+            "peers = [\"www-data\"]",
+            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"n\"] }",
+            "there is no TLS on a Unix socket",
+        ),
         (
             "secret = \"file:sidecar.secret\"",
             "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [] }",

@@ -4,7 +4,7 @@ use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
 use crate::config::Client;
 use crate::forward::server::Asked;
-use crate::forward::servers::{Answered, Servers, is_undecided};
+use crate::forward::servers::{Answered, Servers};
 use crate::serve::CurrentPolicy;
 use account_store::BoxFuture;
 use dtyp::{FileTime, NtStatus, Sid};
@@ -16,6 +16,7 @@ use rcmp_service::proof::{self, HopStrength, Signed};
 use rcmp_service::trust::Revocation;
 use rcmp_service::{
     Answer, Asker, CallContext, MapCertificate, Mapper, Method, Question, Reason, Strength, Validation,
+    logoff_time,
 };
 use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
 use std::net::SocketAddr;
@@ -88,7 +89,7 @@ impl Identify for Embedded {
             if written.is_err() {
                 return Err(Refusal::Undecided(Reason::AuditUnavailable.name()));
             }
-            let identity = identity(&answer, &deciders.live, not_after(presented));
+            let identity = identity(&answer, &deciders.live, not_after(presented), now);
             if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
                 shadow.compare(question, &answer, &self.audit);
             }
@@ -156,11 +157,10 @@ impl Remote {
         let (mapped, message) = match ask::read(answer) {
             Ok(read) => read,
             Err(_) if status.is_success() => return Err(Refusal::Undecided("answer_not_believed")),
-            // What says something of us or of the server says nothing of whoever showed the certificate.
-            Err(_) if is_undecided(status) || is_of_asker(status) => {
-                return Err(Refusal::Undecided(status.name().unwrap_or("refused")));
+            Err(_) if is_of_account(status) => {
+                return Err(Refusal::NotMapped(status.name().unwrap_or("refused")));
             }
-            Err(_) => return Err(Refusal::NotMapped(status.name().unwrap_or("refused"))),
+            Err(_) => return Err(Refusal::Undecided(status.name().unwrap_or("refused"))),
         };
         let (assurance, policy_revision) = match &context {
             Some(_) => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
@@ -192,15 +192,23 @@ impl Remote {
     }
 }
 
-/// Whether a status is about whoever asks, not about whom it asks for.
-const fn is_of_asker(status: NtStatus) -> bool {
+/// Whether a status says something of whoever showed the certificate. Others are about us, the server, or the way between: nothing that
+/// is not known to be a denial is one.
+const fn is_of_account(status: NtStatus) -> bool {
     matches!(
         status,
-        NtStatus::ACCESS_DENIED
-            | NtStatus::NO_SUCH_PACKAGE
-            | NtStatus::INVALID_PARAMETER
-            | NtStatus::NO_SUCH_USER
-            | NtStatus::NO_TRUST_SAM_ACCOUNT
+        NtStatus::LOGON_FAILURE
+            | NtStatus::WRONG_PASSWORD
+            | NtStatus::ACCOUNT_RESTRICTION
+            | NtStatus::INVALID_LOGON_HOURS
+            | NtStatus::INVALID_WORKSTATION
+            | NtStatus::PASSWORD_EXPIRED
+            | NtStatus::PASSWORD_MUST_CHANGE
+            | NtStatus::ACCOUNT_DISABLED
+            | NtStatus::ACCOUNT_EXPIRED
+            | NtStatus::ACCOUNT_LOCKED_OUT
+            | NtStatus::LOGON_TYPE_NOT_GRANTED
+            | NtStatus::AUTHENTICATION_FIREWALL_FAILED
     )
 }
 
@@ -244,7 +252,13 @@ fn not_after(presented: &Presented) -> FileTime {
     Certificate::parse(&presented.leaf).map_or(FileTime(0), |certificate| certificate.not_after)
 }
 
-pub(super) fn identity(answer: &Answer, mapper: &Mapper, not_after: FileTime) -> Result<Identity, Refusal> {
+/// The account of an answer. It is who it is until the certificate ends, at `not_after`, or until the account has to go.
+pub(super) fn identity(
+    answer: &Answer,
+    mapper: &Mapper,
+    not_after: FileTime,
+    now: FileTime,
+) -> Result<Identity, Refusal> {
     if let Some(mapped) = &answer.mapped {
         let account = &mapped.record.account;
         let member = |membership: &account_store::Membership| Group {
@@ -266,7 +280,7 @@ pub(super) fn identity(answer: &Answer, mapper: &Mapper, not_after: FileTime) ->
                 Strength::Weak => Assurance::Weak,
             },
             policy_revision: answer.policy_revision,
-            not_after,
+            not_after: not_after.min(logoff_time(account, now)),
         });
     }
     let Some(account) = answer.elsewhere.as_ref().and_then(|elsewhere| elsewhere.account.as_ref()) else {
@@ -302,7 +316,10 @@ fn of_pac(domain: String, is_ours: bool, pac: &VerifiedPac, not_after: FileTime)
         method: None,
         assurance: Assurance::Unknown,
         policy_revision: 0,
-        not_after,
+        not_after: [info.logoff_time, info.kick_off_time]
+            .into_iter()
+            .filter(|time| *time != FileTime::UNSET)
+            .fold(not_after, FileTime::min),
     }
 }
 
@@ -322,7 +339,7 @@ const fn is_no_decision(reason: Reason) -> bool {
             Reason::MalformedRequest | Reason::NoMethod | Reason::AskerDenied | Reason::Disbelieved(_) => {
                 true
             }
-            Reason::RefusedElsewhere { status, .. } => is_undecided(status) || is_of_asker(status),
+            Reason::RefusedElsewhere { status, .. } => !is_of_account(status),
             _ => false,
         }
 }

@@ -3,14 +3,17 @@
 //! Nobody is believed for being near. A process on a Unix socket is asked of the kernel whose it is, a connection over TCP shows a
 //! certificate of a proxy or the listener's secret; without one of them there is no listener.
 
+use super::complaints::Complaints;
+use super::front::slots::{Slot, Slots};
+use super::tls::{check_private, of_listener};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
-use crate::config::{self, Listen, Place, Speaks};
+use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::serve::now;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
 use dtyp::FileTime;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -19,18 +22,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rcmp_service::certificate::{AlternativeName, Certificate};
 use sidecar::dialect::Dialect;
 use sidecar::{Decided, Refusal, Sidecar, envoy};
-use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
@@ -38,19 +42,20 @@ use zeroize::Zeroizing;
 
 /// Connections of a listener at once: proxies keep some open for each of their workers.
 const CONNECTIONS_MAX: usize = 4096;
+/// Connections over TCP whose secret or certificate is still to come, in all and of one address. Each may hold the head of a request.
+const UNPROVED_MAX: usize = 256;
+const UNPROVED_PER_ADDRESS_MAX: usize = 64;
+/// How long that may take: a proxy connects when it has something to ask.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// When a connection of Envoy's is asked whether its peer is still there, and how long that may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// For a TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
 const HEAD_LEN_MAX: usize = 512 << 10;
 /// When nothing can be accepted, trying at once changes nothing.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The same complaint about a proxy is made once in this time.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 
 /// A listener that is bound.
 pub(super) struct Listener {
@@ -63,18 +68,63 @@ enum Socket {
     Unix(UnixListener),
 }
 
+/// What proxies prove themselves by that is read from files, anew when the configuration is reloaded.
+pub(super) struct Proof {
+    secret: Option<Zeroizing<String>>,
+    tls: Option<(TlsAcceptor, Vec<String>)>,
+}
+
+impl Proof {
+    /// Reads what a listener names.
+    pub(super) fn read(listen: &Listen) -> anyhow::Result<Self> {
+        if let Some(SecretRef::File(path)) = &listen.secret {
+            check_private(path).context("cannot use the secret of [[sidecar.listen]]")?;
+        }
+        let secret = listen.secret.as_ref().map(SecretRef::read).transpose();
+        let secret = secret.context("cannot use the secret of [[sidecar.listen]]")?;
+        let tls = listen.tls.as_ref().map(of_listener).transpose()?;
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        Ok(Self { secret, tls: tls.zip(listen.tls.as_ref().map(|tls| tls.names.clone())) })
+    }
+}
+
 /// What connections of a listener share.
 struct State {
     sidecar: Arc<ArcSwap<Sidecar>>,
     speaks: Speaks,
-    secret: Option<Zeroizing<String>>,
+    proof: Arc<ArcSwap<Proof>>,
     /// Users whose processes are believed; none where that is not asked.
     users: Vec<u32>,
-    tls: Option<(TlsAcceptor, Vec<String>)>,
+    unproved: Slots,
     upstream: Option<Upstream>,
-    complaints: Mutex<HashMap<&'static str, Instant>>,
+    complaints: Complaints,
     shutdown: Shutdown,
     is_ending: AtomicBool,
+}
+
+/// A connection: where it comes from, and its place among those that have still to prove whose they are.
+struct Origin {
+    address: Option<SocketAddr>,
+    unproved: Mutex<Option<Slot>>,
+}
+
+impl Origin {
+    const fn proved(address: Option<SocketAddr>) -> Self {
+        Self { address, unproved: Mutex::new(None) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Slot>> {
+        self.unproved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends when too much time has passed without a proof, and never where there is one.
+    async fn overdue(&self) {
+        sleep(PROOF_TIMEOUT).await;
+        let is_proved = self.lock().is_none();
+        if is_proved {
+            pending::<()>().await;
+        }
+    }
 }
 
 impl Listener {
@@ -82,14 +132,10 @@ impl Listener {
     pub(super) async fn bind(
         listen: &Listen,
         sidecar: Arc<ArcSwap<Sidecar>>,
+        proof: Arc<ArcSwap<Proof>>,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let users = listen.peers.iter().map(|name| user(name)).collect::<anyhow::Result<Vec<_>>>()?;
-        let secret = listen.secret.as_ref().map(config::SecretRef::read).transpose();
-        let secret = secret.context("cannot use the secret of [[sidecar.listen]]")?;
-        let tls = listen.tls.as_ref().map(super::tls::of_listener).transpose()?;
-        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-        let tls = tls.zip(listen.tls.as_ref().map(|tls| tls.names.clone()));
         let dialect = listen.speaks.name();
         let socket = match &listen.at {
             Place::Tcp(address) => {
@@ -108,11 +154,11 @@ impl Listener {
         let state = State {
             sidecar,
             speaks: listen.speaks,
-            secret,
+            proof,
             users,
-            tls,
+            unproved: Slots::new(UNPROVED_MAX, UNPROVED_PER_ADDRESS_MAX),
             upstream: listen.upstream.as_ref().map(Upstream::new),
-            complaints: Mutex::default(),
+            complaints: Complaints::default(),
             shutdown,
             is_ending: AtomicBool::new(false),
         };
@@ -152,10 +198,18 @@ impl Listener {
             Socket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
                 let _ = stream.set_nodelay(true);
+                let Some(slot) = state.unproved.admit(address.ip()) else {
+                    state.complaints.say("unproved", || {
+                        warn!(%address, dialect = state.speaks.name(), "Too many connect and prove nothing; some are not heard");
+                    });
+                    return Ok(());
+                };
+                let origin = Origin { address: Some(address), unproved: Mutex::new(Some(slot)) };
                 tokio::spawn(async move {
-                    match state.tls.clone() {
-                        None => connection(state, stream, Some(address)).await,
-                        Some(tls) => over_tls(state, tls, stream, address).await,
+                    let tls = state.proof.load_full().tls.clone();
+                    match tls {
+                        None => connection(state, stream, origin).await,
+                        Some(tls) => over_tls(state, tls, stream, origin).await,
                     }
                     drop(permit);
                 });
@@ -164,7 +218,7 @@ impl Listener {
                 let (stream, _) = socket.accept().await?;
                 let user = stream.peer_cred()?.uid();
                 if !state.users.is_empty() && !state.users.contains(&user) {
-                    state.complain("foreign_user", || {
+                    state.complaints.say("foreign_user", || {
                         warn!(
                             user,
                             dialect = state.speaks.name(),
@@ -174,7 +228,7 @@ impl Listener {
                     return Ok(());
                 }
                 tokio::spawn(async move {
-                    connection(state, stream, None).await;
+                    connection(state, stream, Origin::proved(None)).await;
                     drop(permit);
                 });
             }
@@ -184,24 +238,27 @@ impl Listener {
 }
 
 impl State {
-    /// Says something once in a while, however often there is reason to.
-    fn complain(&self, what: &'static str, say: impl FnOnce()) {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let last = complaints.insert(what, now);
-        match last {
-            Some(last) if now.duration_since(last) < COMPLAINT_PAUSE => _ = complaints.insert(what, last),
-            _ => say(),
+    /// Whether a request shows the secret, where there is one. The connection is the proxy's then.
+    fn is_proved(&self, headers: &HeaderMap, origin: &Origin) -> bool {
+        let is_proved = self.shows_secret(headers);
+        if is_proved {
+            origin.lock().take();
         }
+        is_proved
+    }
+
+    fn shows_secret(&self, headers: &HeaderMap) -> bool {
+        let proof = self.proof.load();
+        proof.secret.as_ref().is_none_or(|secret| sidecar::shows_secret(headers, secret))
     }
 
     fn tell(&self, refusal: Refusal) {
         let (dialect, reason) = (self.speaks.name(), refusal.name());
         match refusal {
-            Refusal::Broken(broken) => self.complain(reason, || {
+            Refusal::Broken(broken) => self.complaints.say(reason, || {
                 warn!(dialect, reason, advice = broken.advice(), "A proxy's request cannot be used");
             }),
-            Refusal::Undecided(_) => self.complain(reason, || {
+            Refusal::Undecided(_) => self.complaints.say(reason, || {
                 warn!(dialect, reason, "Who somebody is could not be decided");
             }),
             Refusal::Chain(error) => debug!(dialect, reason, error, "Refused"),
@@ -219,8 +276,8 @@ impl envoy::Listener for State {
         now()
     }
 
-    fn secret(&self) -> Option<&Zeroizing<String>> {
-        self.secret.as_ref()
+    fn is_proved(&self, metadata: &HeaderMap) -> bool {
+        self.shows_secret(metadata)
     }
 
     fn is_ready(&self) -> bool {
@@ -235,20 +292,21 @@ impl envoy::Listener for State {
 async fn over_tls(
     state: Arc<State>,
     (acceptor, names): (TlsAcceptor, Vec<String>),
-    stream: tokio::net::TcpStream,
-    address: SocketAddr,
+    stream: TcpStream,
+    origin: Origin,
 ) {
-    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let address = origin.address;
+    let stream = match timeout(PROOF_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%address, %error, "A proxy's handshake failed"),
-        Err(_) => return debug!(%address, "A proxy's handshake took too long"),
+        Ok(Err(error)) => return debug!(?address, %error, "A proxy's handshake failed"),
+        Err(_) => return debug!(?address, "A proxy's handshake took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let is_proxy = certificates.first().is_some_and(|certificate| is_named(certificate, &names));
     match is_proxy {
-        true => connection(state, stream, Some(address)).await,
-        false => state.complain("foreign_proxy", || {
-            warn!(%address, "A certificate that names no proxy was shown, and whoever did is not heard");
+        true => connection(state, stream, Origin::proved(address)).await,
+        false => state.complaints.say("foreign_proxy", || {
+            warn!(?address, "A certificate that names no proxy was shown, and whoever did is not heard");
         }),
     }
 }
@@ -262,57 +320,61 @@ fn is_named(certificate: &[u8], names: &[String]) -> bool {
         .any(|name| matches!(name, AlternativeName::Dns(name) if names.contains(&name.to_lowercase())))
 }
 
-async fn connection<S>(state: Arc<State>, stream: S, source: Option<SocketAddr>)
+async fn connection<S>(state: Arc<State>, stream: S, origin: Origin)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shutdown = state.shutdown.clone();
     let stream = TokioIo::new(stream);
-    // How it ends is the peer's business.
-    match state.speaks {
-        Speaks::Http(dialect) => {
-            let service = service_fn(|request| {
-                let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(respond(&state, dialect, source, request).await) }
-            });
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
-            let mut connection = std::pin::pin!(builder.serve_connection(stream, service).with_upgrades());
+    let origin = Arc::new(origin);
+    // Carries requests until the connection ends, or the shutdown begins and what is asked is answered. How it ends is the peer's business.
+    macro_rules! carry {
+        ($connection:expr) => {{
+            let mut connection = pin!($connection);
             tokio::select! {
                 _ = connection.as_mut() => return,
-                () = shutdown.begun() => {}
+                () = origin.overdue() => {
+                    return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
+                }
+                () = state.shutdown.begun() => {}
             }
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
+        }};
+    }
+    match state.speaks {
+        Speaks::Http(dialect) => {
+            let service = service_fn(|request| {
+                let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
+                async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }
+            });
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+            carry!(builder.serve_connection(stream, service).with_upgrades());
         }
         Speaks::EnvoyGrpc => {
             let routes = envoy::routes(Arc::clone(&state));
             let service = service_fn(|request| {
-                let routes = routes.clone();
-                async move { Ok::<_, Infallible>(call(routes, source, request).await) }
+                let (state, origin, routes) = (Arc::clone(&state), Arc::clone(&origin), routes.clone());
+                async move { Ok::<_, Infallible>(call(&state, routes, &origin, request).await) }
             });
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).max_header_list_size(HEAD_LEN_MAX as u32);
             // Who is silent is asked whether he is there.
             builder.keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
-            let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = shutdown.begun() => {}
-            }
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            carry!(builder.serve_connection(stream, service));
         }
     }
 }
 
 /// A call of Envoy's.
 async fn call(
+    state: &State,
     routes: tonic::service::Routes,
-    source: Option<SocketAddr>,
+    origin: &Origin,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
-    if let Some(source) = source {
+    state.is_proved(request.headers(), origin);
+    if let Some(source) = origin.address {
         request.extensions_mut().insert(envoy::Source(source));
     }
     match routes.oneshot(request).await {
@@ -324,7 +386,7 @@ async fn call(
 async fn respond(
     state: &State,
     dialect: Dialect,
-    source: Option<SocketAddr>,
+    origin: &Origin,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let sidecar = state.sidecar.load_full();
@@ -332,8 +394,9 @@ async fn respond(
     let authority = authority(&request);
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let decided =
-        sidecar.check(dialect, request.headers(), (host, path), state.secret.as_ref(), (source, now())).await;
+    let is_proved = state.is_proved(request.headers(), origin);
+    let from = (origin.address, now());
+    let decided = sidecar.check(dialect, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);
     }
@@ -341,7 +404,13 @@ async fn respond(
         (Decided::Allowed(allowed), Some(upstream)) => {
             upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(allowed, headers)).await
         }
-        _ => whole(sidecar.answer(&decided)),
+        _ => {
+            let mut answer = sidecar.answer(&decided);
+            if !is_proved {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            whole(answer)
+        }
     }
 }
 

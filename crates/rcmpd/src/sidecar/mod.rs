@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
-use listen::Listener;
+use listen::{Listener, Proof};
 use rcmp_service::Asker;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -48,12 +48,15 @@ pub struct Sidecar {
     /// What decides now.
     pub current: Arc<ArcSwap<sidecar::Sidecar>>,
     identify: Arc<dyn Identify>,
+    /// By listener.
+    proofs: Vec<Arc<ArcSwap<Proof>>>,
     front: Option<Arc<Front>>,
 }
 
 /// What another configuration makes of a sidecar.
 pub struct Reloaded {
     sidecar: sidecar::Sidecar,
+    proofs: Vec<Proof>,
     terms: Option<Terms>,
 }
 
@@ -100,18 +103,26 @@ impl Sidecar {
                 Some(Front::new(Arc::clone(&current), Upstream::new(&proxy.upstream), terms(config, proxy)?))
             }
         };
-        Ok(Self { current, identify, front })
+        let proofs =
+            sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(Proof::read(listen)?))));
+        let proofs = proofs.collect::<anyhow::Result<_>>()?;
+        Ok(Self { current, identify, proofs, front })
     }
 
     /// What another configuration makes of it; nothing changes yet.
     pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
         let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?;
-        Ok(Reloaded { sidecar: decider(sidecar, &self.identify)?, terms })
+        let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
+        Ok(Reloaded { sidecar: decider(sidecar, &self.identify)?, proofs, terms })
     }
 
     /// Goes by it from now on.
     pub fn take_over(&self, reloaded: Reloaded) {
         self.current.store(Arc::new(reloaded.sidecar));
+        // Listeners stay the same ones.
+        for (proof, new) in self.proofs.iter().zip(reloaded.proofs) {
+            proof.store(Arc::new(new));
+        }
         if let (Some(front), Some(terms)) = (&self.front, reloaded.terms) {
             front.replace(terms);
         }
@@ -120,8 +131,9 @@ impl Sidecar {
     /// Binds everything that proxies and clients reach.
     pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
         let mut proxies = Vec::with_capacity(sidecar.listen.len());
-        for listen in &sidecar.listen {
-            proxies.push(Listener::bind(listen, Arc::clone(&self.current), shutdown.clone()).await?);
+        for (listen, proof) in sidecar.listen.iter().zip(&self.proofs) {
+            let (current, proof) = (Arc::clone(&self.current), Arc::clone(proof));
+            proxies.push(Listener::bind(listen, current, proof, shutdown.clone()).await?);
         }
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {

@@ -2,6 +2,7 @@
 
 use super::identify;
 use crate::config;
+use crate::serve::now;
 use anyhow::Context;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::{Answer, Mapper};
@@ -40,7 +41,7 @@ pub fn explain(
     let not_after = Certificate::parse(certificate).context("the certificate cannot be read")?.not_after;
     let routes = Routes::new(sidecar.routes.clone());
     let chosen = routes.choose(Some((host, path)));
-    let identity = identify::identity(answer, mapper, not_after);
+    let identity = identify::identity(answer, mapper, not_after, now());
     let refused: Option<Refusal> = match (&chosen, &identity) {
         (_, Err(refusal)) | (Err(refusal), _) => Some(*refusal),
         (Ok(chosen), Ok(identity)) => chosen.admit(identity).err(),

@@ -336,7 +336,7 @@ async fn routes_decide_about_each_request() {
             (Some("/admins"), Err(Refusal::NotAllowed)),
             (Some("/vault"), Err(Refusal::NotStrong)),
             (Some("/elsewhere"), Err(Refusal::NotAllowed)),
-            (Some("/staff/../admins"), Err(Refusal::NotAllowed)),
+            (Some("/staff/../admins"), Err(Refusal::AmbiguousPath)),
             (Some("/staff%2f..%2fadmins"), Err(Refusal::AmbiguousPath)),
             (None, Err(Refusal::Broken(Broken::NoTarget))),
         ] {
@@ -349,9 +349,9 @@ async fn routes_decide_about_each_request() {
     let outcomes = sidecar.meter().outcomes();
     for (outcome, count) in [
         ("allowed", 2),
-        ("not_allowed", 6),
+        ("not_allowed", 4),
         ("not_strong", 2),
-        ("ambiguous_path", 2),
+        ("ambiguous_path", 4),
         ("no_original_target", 2),
     ] {
         assert_eq!(outcomes[&("test", outcome)], count, "{outcome}");
@@ -393,7 +393,8 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let before = oracle.asked.load(Ordering::SeqCst);
         let secret = secret.map(|secret| Zeroizing::new(secret.to_owned()));
         let own = ("app.example", "/");
-        let decided = sidecar.check(Dialect::Caddy, &headers, own, secret.as_ref(), (None, at(0))).await;
+        let is_proved = secret.is_none_or(|secret| shows_secret(&headers, &secret));
+        let decided = sidecar.check(Dialect::Caddy, &headers, own, is_proved, (None, at(0))).await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
         assert_eq!(asked, u64::from(expected.is_ok()), "without it nothing is looked at");
@@ -402,8 +403,41 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
     let mut headers = HeaderMap::new();
     headers.append("x_sidecar_secret", HeaderValue::from_static("opensesame"));
     let secret = Zeroizing::new("opensesame".to_owned());
-    let decided = sidecar.check(Dialect::Caddy, &headers, ("", ""), Some(&secret), (None, at(0))).await;
-    assert_eq!(name(&outcome(decided)), wrong);
+    assert!(!shows_secret(&headers, &secret));
+}
+
+#[tokio::test]
+async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_taken_away() {
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(parts(&oracle));
+    let leaf = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate("alice"));
+    let forged = Err(Refusal::Forged);
+    for (dialect, header) in [(Dialect::Caddy, "x-tls-client-cert"), (Dialect::Haproxy, "x-ssl-client-cert")]
+    {
+        for (sent, expected) in [
+            ("remote-user", Ok("alice")),
+            ("accept-language", Ok("alice")),
+            ("x.request.id", Ok("alice")),
+            ("remote_user", forged),
+            ("remote.user", forged),
+            ("x~identity.sid", forged),
+            ("x_sidecar_secret", forged),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(header, leaf.parse().expect("base64"));
+            headers.append("x-ssl-client-used", HeaderValue::from_static("1"));
+            headers.append("x-ssl-client-verify", HeaderValue::from_static("0"));
+            if dialect == Dialect::Caddy {
+                headers.remove("x-ssl-client-used");
+                headers.remove("x-ssl-client-verify");
+            }
+            headers.append(sent, HeaderValue::from_static("root"));
+            let decided = sidecar.check(dialect, &headers, ("app.example", "/"), true, (None, at(0))).await;
+            // In the path everything is taken away here.
+            let expected = if dialect.is_in_path() { Ok("alice") } else { expected };
+            assert_eq!(name(&outcome(decided)), expected, "{dialect:?} {sent}");
+        }
+    }
 }
 
 #[tokio::test]

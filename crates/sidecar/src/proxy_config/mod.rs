@@ -107,11 +107,16 @@ impl WebServer {
         };
         let (address, port) = (site.listen.ip().to_string(), site.listen.port().to_string());
         let listen = site.listen.to_string();
+        let host = match site.listen.port() {
+            443 => "$host".to_owned(),
+            port => format!("$host:{port}"),
+        };
         let application_address = socket_address(site.application);
         let blocks = self.blocks(site);
         let plain = [
             ("sidecar", sidecar.as_str()),
             ("listen", &listen),
+            ("host", &host),
             ("address", &address),
             ("port", &port),
             ("server_name", site.server_name),
@@ -188,15 +193,10 @@ impl WebServer {
                         tls.ca, tls.certificate, tls.key
                     )
                 });
-                let ask = match site.secret {
-                    Some(_) => "X-Forwarded-Tls-Client-Cert, X-Sidecar-Secret",
-                    None => "X-Forwarded-Tls-Client-Cert",
-                };
                 let secret = secret(&|secret| format!("          X-Sidecar-Secret: \"{secret}\""));
                 vec![
                     ("clean", lines(&names, &|name| format!("          {name}: \"\"")) + &secret),
                     ("take", lines(&advertised, &|name| format!("          - {name}"))),
-                    ("ask", ask.to_owned()),
                     ("tls", tls),
                 ]
             }

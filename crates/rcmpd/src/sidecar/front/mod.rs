@@ -11,7 +11,7 @@
 //! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that outlive this process.
 
 mod requests;
-mod slots;
+pub(super) mod slots;
 mod steady;
 mod tls;
 
@@ -47,6 +47,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, debug_span, warn};
 
+/// Connections in all: each costs a task, a descriptor, and up to its window of memory.
+const CONNECTIONS_MAX: usize = 4096;
+/// Connections from one address: an office behind one, with a few for each browser.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
 /// For a TLS handshake: a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two of them over HTTP/1.1.
@@ -79,7 +83,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// With `anonymous`, whoever has no certificate is passed on as nobody where no route says who is let in; the configuration
+    /// With `anonymous`, whoever has no certificate is passed on as nobody where a route lets everybody in; the configuration
     /// ([`server_config`]) has to make certificates optional, too.
     pub fn new(tls: ServerConfig, anonymous: bool) -> Self {
         Self { tls: Arc::new(tls), anonymous }
@@ -103,7 +107,7 @@ impl Front {
             sidecar,
             upstream,
             terms: watch::Sender::new(Arc::new(terms)),
-            slots: Slots::default(),
+            slots: Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX),
             complaints: Complaints::default(),
         })
     }
@@ -325,17 +329,11 @@ impl Connection {
     }
 }
 
-/// Whether nobody in particular has to be known for a target. A route that says who is let in does not mean nobody.
+/// Whether the route for a target lets everybody in.
 fn is_for_everybody(sidecar: &Sidecar, target: Option<(&str, &str)>) -> bool {
     let routes = sidecar.routes();
-    match routes.choose(target).map(|chosen| chosen.number) {
-        Ok(None) => true,
-        Ok(Some(number)) => {
-            let route = &routes.all()[number];
-            route.sids.is_empty() && route.groups.is_empty() && route.domains.is_empty() && !route.strong
-        }
-        Err(_) => false,
-    }
+    let number = routes.choose(target).ok().and_then(|chosen| chosen.number);
+    number.is_some_and(|number| routes.all()[number].anonymous)
 }
 
 #[cfg(test)]

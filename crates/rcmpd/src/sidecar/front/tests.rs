@@ -123,8 +123,9 @@ async fn certificates_of_others_do_not_get_through_the_handshake() {
 }
 
 #[tokio::test]
-async fn nobody_is_passed_on_where_that_is_wanted_and_no_route_says_who() {
-    let scene = Scene::optional(Routes::default()).await;
+async fn nobody_is_passed_on_where_a_route_lets_everybody_in() {
+    let everybody = Route { anonymous: true, ..Route::default() };
+    let scene = Scene::optional(Routes::new(vec![everybody.clone()])).await;
     let forged = "Remote-User: root\r\nRemote_User: root\r\nX-Identity-Account: root\r\n";
     let got = scene.get("localhost", None, forged).await;
     assert!(got.starts_with("HTTP/1.1 200 ") && !got.contains("root"), "{got}");
@@ -135,11 +136,16 @@ async fn nobody_is_passed_on_where_that_is_wanted_and_no_route_says_who() {
     let named =
         Route { path: Some("/x".to_owned()), domains: vec!["CONTOSO".to_owned()], ..Route::default() };
     let strong = Route { strong: true, ..Route::default() };
-    let open = Route::default();
-    for (route, status) in [(named, "401"), (strong, "401"), (open, "200")] {
-        let scene = Scene::optional(Routes::new(vec![route.clone()])).await;
+    let elsewhere = Route { path: Some("/y".to_owned()), ..everybody };
+    let none = Routes::default();
+    for routes in [named, strong, Route::default(), elsewhere]
+        .map(|route| Routes::new(vec![route]))
+        .into_iter()
+        .chain([none])
+    {
+        let scene = Scene::optional(routes.clone()).await;
         let got = scene.get("localhost", None, "").await;
-        assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{route:?}: {got}");
+        assert!(got.starts_with("HTTP/1.1 401 "), "{routes:?}: {got}");
     }
 }
 
