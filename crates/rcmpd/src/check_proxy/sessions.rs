@@ -37,29 +37,19 @@ impl Run {
     }
 
     pub(super) async fn resumption(&self) -> anyhow::Result<Tally> {
-        let mut tally = Tally::default();
-        for (label, version) in VERSIONS {
-            let config = self.with_sessions(&self.visitor, version)?;
-            let first = self.ask_at(&config, self.own_host()).await;
-            if let Some(seen) = unspoken(&first) {
-                tally.add(label, seen);
-                continue;
-            }
-            let second = self.ask_at(&config, self.own_host()).await;
-            let seen = match is_resumed(&second) {
-                false => Seen::Untold("no session is resumed".to_owned()),
-                true => self.ours(&second),
-            };
-            tally.add(label, seen);
-        }
-        Ok(tally)
+        self.resumed(false, Self::ours).await
     }
 
     pub(super) async fn anonymous_session(&self) -> anyhow::Result<Tally> {
+        self.resumed(true, Self::nobodys).await
+    }
+
+    /// Asks twice in one session, which begins with our certificate or without one, and judges the second answer.
+    async fn resumed(&self, holds_back: bool, judge: fn(&Self, &Outcome) -> Seen) -> anyhow::Result<Tally> {
         let mut tally = Tally::default();
         for (label, version) in VERSIONS {
             let config = self.with_sessions(&self.visitor, version)?;
-            self.visitor.hold_back(true);
+            self.visitor.hold_back(holds_back);
             let first = self.ask_at(&config, self.own_host()).await;
             self.visitor.hold_back(false);
             if let Some(seen) = unspoken(&first) {
@@ -69,7 +59,7 @@ impl Run {
             let second = self.ask_at(&config, self.own_host()).await;
             let seen = match is_resumed(&second) {
                 false => Seen::Untold("no session is resumed".to_owned()),
-                true => self.nobodys(&second),
+                true => judge(self, &second),
             };
             tally.add(label, seen);
         }
