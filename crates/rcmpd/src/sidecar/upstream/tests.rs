@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -8,6 +9,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::time::timeout;
 
 const CLIENT: &str = "192.0.2.7";
 /// Nothing that is waited for in a test takes longer, unless it hangs.
@@ -243,7 +245,8 @@ const LONG: Duration = Duration::from_secs(3600);
 #[tokio::test]
 async fn an_application_that_is_silent_is_a_gateway_timeout() {
     let (place, _listener) = application().await;
-    let patience = Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG };
+    let patience =
+        Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG, ..Patience::default() };
     let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
@@ -253,7 +256,8 @@ async fn an_application_that_is_silent_is_a_gateway_timeout() {
 #[tokio::test]
 async fn a_client_that_stops_is_not_the_applications_fault() {
     let (place, listener) = application().await;
-    let patience = Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG };
+    let patience =
+        Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG, ..Patience::default() };
     let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n12345")
@@ -269,7 +273,8 @@ async fn a_client_that_stops_is_not_the_applications_fault() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_not_made_whole() {
-    let patience = Patience { turn: SHORT, head: LONG, client: LONG, application: SHORT };
+    let patience =
+        Patience { turn: SHORT, head: LONG, client: LONG, application: SHORT, ..Patience::default() };
     for (answer, is_closed) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", true),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", true),
@@ -287,6 +292,50 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         assert!(got.contains("12345") && !got.contains("\r\n0\r\n"), "{answer:?}: {got}");
         drop(held);
     }
+}
+
+#[tokio::test]
+async fn nothing_lasts_longer_than_a_decision_is_good() {
+    let patience = Patience { life: 4 * SHORT, ..Patience::default() };
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (request, answer, piece) in
+        [("GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked, "1\r\nx\r\n"), (OPEN, CHANGED, "x")]
+    {
+        let (place, listener) = application().await;
+        let upstream = Upstream::with_patience(&place, patience);
+        let room = Arc::clone(&upstream.room);
+        let mut client = hop(upstream, tls()).await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let busy = async {
+            while stream.write_all(piece.as_bytes()).await.is_ok() {
+                tokio::time::sleep(SHORT / 10).await;
+            }
+        };
+        let (got, ()) = tokio::join!(read_all(&mut client), timeout(DEADLINE, busy).map(Result::unwrap));
+        assert!(got.contains(piece) && !got.contains("\r\n0\r\n"), "{got}");
+        assert_eq!(room.available_permits(), REQUESTS_MAX);
+    }
+    // The same for what a client sends, however busily.
+    let (place, listener) = application().await;
+    let mut client = hop(Upstream::with_patience(&place, patience), tls()).await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (_stream, _) = listener.accept().await.unwrap();
+    let (mut from, mut to) = client.split();
+    let busy = async {
+        while to.write_all(b"1\r\nx\r\n").await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    let mut got = [0; 12];
+    tokio::select! {
+        () = busy => panic!("it ends without a word"),
+        read = timeout(DEADLINE, from.read_exact(&mut got)) => { read.expect("in time").unwrap(); }
+    }
+    assert_eq!(&got, b"HTTP/1.1 408");
 }
 
 #[tokio::test]
@@ -389,13 +438,16 @@ async fn an_application_may_be_at_a_unix_socket() {
 
 const OPEN: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, remote-user\r\nUpgrade: WebSocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+const CHANGED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: x\r\n\r\n";
 
 #[tokio::test]
 async fn a_websocket_is_bytes_both_ways() {
     let (place, listener) = application().await;
     let upstream = Upstream::new(&place);
     let room = Arc::clone(&upstream.room);
-    let mut client = hop(upstream, Behind::Proxy).await;
+    let share = upstream.shares.of(CLIENT.parse().unwrap());
+    let mut client = hop(upstream, tls()).await;
     client.write_all(OPEN.as_bytes()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     let seen = read_until(&mut stream, "\r\n\r\n").await;
@@ -403,18 +455,20 @@ async fn a_websocket_is_bytes_both_ways() {
         assert!(seen.contains(line), "{seen}");
     }
     // The first frame may come together with the head.
-    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
-    stream.write_all(format!("{head}from the application").as_bytes()).await.unwrap();
+    stream.write_all(format!("{CHANGED}from the application").as_bytes()).await.unwrap();
     let got = read_until(&mut client, "from the application").await;
     assert!(got.starts_with("HTTP/1.1 101 ") && got.contains("sec-websocket-accept: x\r\n"), "{got}");
     client.write_all(b"from the client").await.unwrap();
     read_until(&mut stream, "from the client").await;
     assert_eq!(room.available_permits(), REQUESTS_MAX - 1);
+    assert_eq!(share.available_permits(), REQUESTS_PER_ADDRESS_MAX - 1);
     drop(stream);
     assert_eq!(read_all(&mut client).await, "");
     drop(client);
     let all = room.acquire_many(REQUESTS_MAX as u32);
     drop(timeout(DEADLINE, all).await.expect("the place is given back"));
+    let all = share.acquire_many(REQUESTS_PER_ADDRESS_MAX as u32);
+    drop(timeout(DEADLINE, all).await.expect("the share is given back"));
 }
 
 #[tokio::test]
@@ -438,6 +492,27 @@ async fn more_requests_than_there_is_room_for_are_told_so() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
     assert!(got.starts_with("HTTP/1.1 503 "), "{got}");
+}
+
+#[tokio::test]
+async fn a_client_has_a_share_and_others_have_theirs() {
+    for (behind, is_full) in
+        [(tls(), true), (Behind::Tls([192, 0, 2, 8].into()), false), (Behind::Proxy, false)]
+    {
+        let (place, listener) = application().await;
+        let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
+        let share = upstream.shares.of(CLIENT.parse().unwrap());
+        let _all = share.acquire_many_owned(REQUESTS_PER_ADDRESS_MAX as u32).await.unwrap();
+        let mut client = hop(upstream, behind).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        tokio::select! {
+            got = read_all(&mut client) => {
+                assert!(got.starts_with("HTTP/1.1 503 ") && got.ends_with("too many requests\n"), "{got}");
+                assert!(is_full, "{behind:?}");
+            }
+            _ = listener.accept() => assert!(!is_full, "{behind:?}"),
+        }
+    }
 }
 
 #[test]
