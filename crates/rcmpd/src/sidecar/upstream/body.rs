@@ -1,6 +1,6 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
-use super::{Patience, Place};
+use super::Place;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -39,16 +39,16 @@ pub(super) struct Paced {
 }
 
 impl Paced {
-    pub(super) fn request(body: Incoming, patience: &Patience, sending: &Sending) -> Self {
-        Self { sending: Some(sending.clone()), ..Self::new(body, patience.client, patience.life) }
+    pub(super) fn request(body: Incoming, timeout: Duration, end: Instant, sending: &Sending) -> Self {
+        Self { sending: Some(sending.clone()), ..Self::new(body, timeout, end) }
     }
 
-    pub(super) fn response(body: Incoming, patience: &Patience, place: Place) -> Self {
-        Self { _place: Some(place), ..Self::new(body, patience.application, patience.life) }
+    pub(super) fn response(body: Incoming, timeout: Duration, end: Instant, place: Place) -> Self {
+        Self { _place: Some(place), ..Self::new(body, timeout, end) }
     }
 
-    fn new(body: Incoming, timeout: Duration, life: Duration) -> Self {
-        Self { body: Some(body), timeout, end: Some(Instant::now() + life), ..Self::default() }
+    fn new(body: Incoming, timeout: Duration, end: Instant) -> Self {
+        Self { body: Some(body), timeout, end: Some(end), ..Self::default() }
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {

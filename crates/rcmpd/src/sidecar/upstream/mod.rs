@@ -6,8 +6,8 @@
 //! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
 //! application takes the body.
 //!
-//! One client of ours has a share of the application's places, and nothing that is open, a body or a WebSocket, outlives the decision
-//! about it by more than an hour.
+//! A client of ours has a share of the application's places. A request and all that comes of it, WebSockets included, ends within an
+//! hour, because nobody decides about it again.
 //!
 //! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
 
@@ -38,7 +38,7 @@ use tracing::{debug, warn};
 
 /// Requests at an application at once: each is a connection and a descriptor.
 const REQUESTS_MAX: usize = 1024;
-/// Of these from one address: an office behind one, and it takes four to keep everybody else out.
+/// Of these from one address: an office behind one. It takes four to keep others out.
 const REQUESTS_PER_ADDRESS_MAX: usize = REQUESTS_MAX / 4;
 /// How long a request waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two pieces of an answer's body. Streams of events are silent for a while, and whoever writes them knows that hops forget.
 const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
-/// For a body or a WebSocket in all: a certificate that is revoked is good there until then.
+/// For a request with all that comes of it: a certificate that is revoked is good there until then.
 const LIFE_MAX: Duration = Duration::from_secs(3600);
 /// For a peer to leave that was told to, when nothing is left to wait for.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,7 +71,9 @@ pub(crate) struct Patience {
     pub(crate) client: Duration,
     /// Between two pieces of an answer's body.
     pub(crate) application: Duration,
+    /// In all, once the application is asked.
     pub(crate) life: Duration,
+    /// For a peer that was told to leave.
     pub(crate) leave: Duration,
 }
 
@@ -185,8 +187,9 @@ impl Upstream {
         if upgrade.is_some() {
             hop::websocket(&mut parts.headers);
         }
+        let end = Instant::now() + self.patience.life;
         let sending = Sending::default();
-        let body = (!body.is_end_stream()).then(|| Paced::request(body, &self.patience, &sending));
+        let body = (!body.is_end_stream()).then(|| Paced::request(body, self.patience.client, end, &sending));
         let request = Request::from_parts(parts, body.unwrap_or_default());
 
         let answered = tokio::select! {
@@ -199,7 +202,7 @@ impl Upstream {
         };
         match (response.status(), upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if hop::is_websocket(response.headers()) => {
-                tunnel::run(client, hyper::upgrade::on(&mut response), self.patience.life, place);
+                tunnel::run(client, hyper::upgrade::on(&mut response), end, place);
                 let (mut parts, _) = response.into_parts();
                 hop::end(&mut parts.headers);
                 hop::websocket(&mut parts.headers);
@@ -218,7 +221,7 @@ impl Upstream {
                     // It has no body, whatever length is told (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                let body = Paced::response(body, &self.patience, place);
+                let body = Paced::response(body, self.patience.application, end, place);
                 Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
             }
         }

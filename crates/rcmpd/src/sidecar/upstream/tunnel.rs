@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 /// Both sides are there: they have just said so.
@@ -20,12 +20,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const BUFFER_LEN: usize = 16 << 10;
 
 /// Copies until one side is done, in a task of its own. The request's place among the application's is given back at the end.
-pub(super) fn run(client: OnUpgrade, application: OnUpgrade, life: Duration, place: Place) {
+pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, place: Place) {
     tokio::spawn(async move {
         let _place = place;
         let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;
         let Ok(Ok((client, application))) = opened else { return debug!("A WebSocket was not opened") };
-        let ended = timeout(life, copy(client, application)).await;
+        let ended = timeout_at(end, copy(client, application)).await;
         debug!(outlived = ended.is_err(), "A WebSocket ended");
     });
 }
