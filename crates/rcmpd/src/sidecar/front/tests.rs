@@ -285,24 +285,6 @@ async fn a_shutdown_does_not_wait_for_clients_that_take_nothing() {
 }
 
 #[tokio::test]
-async fn over_http2_a_body_has_one_length() {
-    let scene = Scene::new().await;
-    for (other, is_passed_on) in [("5", true), ("6", false)] {
-        let (mut sender, _connection) = scene.http2(WINDOW).await;
-        let asked = scene.asked.load(Ordering::SeqCst);
-        let request = Request::post("https://localhost/x");
-        let request = request.header("content-length", "5").header("content-length", other);
-        let answer = sender.send_request(request.body(Full::from("12345")).unwrap());
-        let answer = timeout(DEADLINE, answer).await.expect("in time");
-        assert_eq!(answer.is_ok(), is_passed_on, "{other}: {answer:?}");
-        assert_eq!(scene.asked.load(Ordering::SeqCst) > asked, is_passed_on, "{other}");
-        let Ok(answer) = answer else { continue };
-        let seen = answer.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(String::from_utf8_lossy(&seen).matches("content-length: 5\n").count(), 1);
-    }
-}
-
-#[tokio::test]
 async fn a_shutdown_answers_what_was_asked() {
     let scene = Scene::new().await;
     let mut idle = scene.connect("localhost", Some(&scene.alice)).await.unwrap();

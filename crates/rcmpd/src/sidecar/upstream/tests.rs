@@ -2,9 +2,10 @@
 
 use super::*;
 use futures_util::FutureExt;
-use hyper::server::conn::http1;
+use hyper::client::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +31,10 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
             Ok::<_, Infallible>(upstream.forward(request, behind, stamp).await)
         }
     });
-    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+    tokio::spawn(async move {
+        let builder = auto::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    });
     client
 }
 
@@ -136,6 +140,34 @@ async fn a_body_has_one_length() {
     let request = format!("{head}Content-Length: 5\r\n\r\n12345");
     let (seen, _) = through(Behind::Proxy, &request, "12345", DONE).await;
     assert!(seen.contains(&"content-length: 5".to_owned()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn over_http2_too_a_body_has_one_length() {
+    for (other, is_passed_on) in [("5", true), ("6", false)] {
+        let (place, listener) = application().await;
+        let client = TokioIo::new(hop(Upstream::new(&place), Behind::Proxy).await);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), client).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post("http://app.example/");
+        let request = request.header("content-length", "5").header("content-length", other);
+        let answer = sender.send_request(request.body(Full::<Bytes>::from("12345")).unwrap());
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let seen = read_until(&mut stream, "12345").await;
+            assert_eq!(seen.matches("content-length: 5\r\n").count(), 1, "{seen}");
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+            std::future::pending().await
+        };
+        let answer = tokio::select! {
+            answer = timeout(DEADLINE, answer) => answer.expect("in time"),
+            () = serving => unreachable!("it does not end"),
+        };
+        assert_eq!(answer.is_ok(), is_passed_on, "{other}: {answer:?}");
+        let lengths = answer.map(|answer| answer.headers().get_all(header::CONTENT_LENGTH).iter().count());
+        assert_eq!(lengths.unwrap_or(1), 1);
+    }
 }
 
 /// What is answered to a request that must not reach the application.
