@@ -248,6 +248,19 @@ async fn a_client_that_takes_nothing_holds_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_taken_slowly_ends_with_its_time() {
+    let scene = Scene::impatient(Patience { life: PATIENCE.client, ..PATIENCE }).await;
+    let (mut sender, _connection) = scene.http2(WINDOW).await;
+    let mut body = sender.send_request(get("/big/64")).await.unwrap().into_body();
+    let read = async {
+        while let Some(Ok(_)) = body.frame().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(4 * PATIENCE.client, read).await.expect("in time");
+}
+
+#[tokio::test]
 async fn what_is_asked_beside_an_answer_that_is_not_taken_is_answered() {
     let scene = Scene::impatient(Patience { leave: DEADLINE, ..PATIENCE }).await;
     let (mut sender, _connection) = scene.http2(WINDOW).await;
