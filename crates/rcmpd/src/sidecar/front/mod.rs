@@ -6,7 +6,10 @@
 //!
 //! A decision is for one request, so what is revoked or locked ends with the next one on the same connection. A handshake counts only
 //! under the [`Terms`] that it was made under: with others, connections are closed in good order, and the sessions that could be resumed
-//! are gone, because they are kept beside the old terms.
+//! are gone, because they are kept beside the old terms. What is open then has a minute to end.
+//!
+//! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there: the answer holds one of
+//! the application's places. What else was asked on that connection has a moment to be answered.
 //!
 //! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that outlive this process.
 
@@ -18,7 +21,7 @@ mod tls;
 pub use tls::server_config;
 
 use super::complaints::Complaints;
-use super::upstream::{Behind, Body, Upstream, authority, plain};
+use super::upstream::{Behind, Body, Patience, Upstream, authority, plain};
 use crate::serve::now;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -59,8 +62,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_LEN_MAX: usize = 64 << 10;
 /// Without a request over HTTP/2: browsers keep connections for their next page.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// For a peer to leave that was told to, when it has no request.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests at once on one connection: what RFC 9113, section 6.5.2, calls the least that is useful. How many may be begun and taken
 /// back is hyper's to limit.
 const STREAMS_MAX: u32 = 100;
@@ -203,7 +204,7 @@ impl Front {
             None => Ok(None),
         };
         let name = tls.server_name().map(host_of);
-        let requests = Requests::default();
+        let requests = Requests::new(self.upstream.patience().application);
         Some((Arc::new(Connection { front: self, terms, presented, name, local, address, requests }), stream))
     }
 }
@@ -250,17 +251,22 @@ impl Connection {
             .keep_alive_timeout(PING_TIMEOUT);
         let mut connection =
             std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let Patience { client, leave, .. } = self.front.upstream.patience();
         let replaced = terms.wait_for(|terms| !Arc::ptr_eq(terms, &self.terms));
-        tokio::select! {
+        let grace = tokio::select! {
             ended = connection.as_mut() => return debug!(error = ended.err(), "A connection ended"),
-            () = shutdown.begun() => {}
-            _ = replaced => {}
-            () = self.requests.idle(IDLE_TIMEOUT) => {}
-        }
+            // Whoever shuts down says how long that may take.
+            () = shutdown.begun() => Duration::MAX,
+            _ = replaced => client,
+            () = self.requests.idle(IDLE_TIMEOUT) => client,
+            () = self.requests.stalled(client) => leave,
+        };
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = connection => debug!(error = ended.err(), "A connection ended"),
-            () = self.requests.idle(LEAVE_TIMEOUT) => debug!("A connection was left"),
+            () = self.requests.idle(leave) => debug!("A connection was left"),
+            () = self.requests.stalled(client + leave) => debug!("A client took nothing of an answer"),
+            () = sleep(grace) => debug!("A connection was cut off"),
         }
     }
 

@@ -1,57 +1,71 @@
-//! Which requests of a connection are not answered to their end.
+//! Which requests of a connection are not answered to their end, and whether their client takes what is answered.
+//!
+//! Over HTTP/2 nobody asks a body for more while its client takes nothing, so no timer of the body itself tells.
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 #[derive(Clone, Debug)]
-pub(super) struct Requests(Arc<Mutex<State>>);
+pub(super) struct Requests {
+    state: Arc<Mutex<State>>,
+    /// How long an answer's body may wait for the application.
+    application: Duration,
+}
 
 #[derive(Debug)]
 struct State {
-    open: usize,
+    /// By number: since when it is the client that an answer waits for, unless it moves before. None before its head.
+    open: HashMap<u64, Option<Instant>>,
+    begun: u64,
     /// When there was one more or one less.
     changed: Instant,
 }
 
 /// A request's place, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Requests);
+pub(super) struct Place {
+    requests: Requests,
+    number: u64,
+}
 
 /// The body of an answer, with the place of its request.
 #[derive(Debug)]
 pub(super) struct Counted<B> {
     body: B,
-    _place: Place,
-}
-
-impl Default for Requests {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { open: 0, changed: Instant::now() })))
-    }
+    place: Place,
 }
 
 impl Requests {
-    pub(super) fn begin(&self) -> Place {
-        self.change(|open| open + 1);
-        Place(self.clone())
+    pub(super) fn new(application: Duration) -> Self {
+        let state = State { open: HashMap::new(), begun: 0, changed: Instant::now() };
+        Self { state: Arc::new(Mutex::new(state)), application }
     }
 
-    fn change(&self, change: impl FnOnce(usize) -> usize) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State { open: change(state.open), changed: Instant::now() };
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self) -> Place {
+        let mut state = self.state();
+        state.begun += 1;
+        state.changed = Instant::now();
+        let number = state.begun;
+        state.open.insert(number, None);
+        Place { requests: self.clone(), number }
     }
 
     /// Waits until there has been none for a while.
     pub(super) async fn idle(&self, limit: Duration) {
         loop {
             let since = {
-                let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if state.open > 0 { Instant::now() } else { state.changed }
+                let state = self.state();
+                if state.open.is_empty() { state.changed } else { Instant::now() }
             };
             let end = since + limit;
             if end <= Instant::now() {
@@ -60,17 +74,40 @@ impl Requests {
             sleep_until(end).await;
         }
     }
+
+    /// Waits until one has been answered for so long and its client took nothing.
+    pub(super) async fn stalled(&self, limit: Duration) {
+        loop {
+            let now = Instant::now();
+            let since = self.state().open.values().flatten().min().map_or(now, |since| now.min(*since));
+            let end = since + limit;
+            if end <= now {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+}
+
+impl Place {
+    /// The client has its turn, after the application.
+    fn moved(&self, application: Duration) {
+        self.requests.state().open.insert(self.number, Some(Instant::now() + application));
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.change(|open| open - 1);
+        let mut state = self.requests.state();
+        state.open.remove(&self.number);
+        state.changed = Instant::now();
     }
 }
 
 impl<B> Counted<B> {
-    pub(super) const fn new(body: B, place: Place) -> Self {
-        Self { body, _place: place }
+    pub(super) fn new(body: B, place: Place) -> Self {
+        place.moved(Duration::ZERO);
+        Self { body, place }
     }
 }
 
@@ -82,7 +119,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // A body gives up on the application by itself, when it is asked then.
+        let application = if polled.is_pending() { self.place.requests.application } else { Duration::ZERO };
+        self.place.moved(application);
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -91,5 +132,28 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::StreamBody;
+    use std::convert::Infallible;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn an_application_has_its_time_before_the_client() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_millis(200));
+        let requests = Requests::new(long);
+        let asked = requests.begin();
+        assert!(timeout(2 * short, requests.stalled(short)).await.is_err(), "there is nothing to take");
+        let silent = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let mut answer = Counted::new(StreamBody::new(silent), asked);
+        let begun = Instant::now();
+        let polled = Pin::new(&mut answer).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(polled.is_pending());
+        requests.stalled(short).await;
+        assert!(begun.elapsed() >= long, "{:?}", begun.elapsed());
     }
 }

@@ -4,8 +4,7 @@ mod curl;
 mod scene;
 
 use super::*;
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioExecutor;
+use http_body_util::{BodyExt, Full};
 use scene::{DEADLINE, Scene, body_of};
 use sidecar::routes::{Route, Routes};
 use std::sync::atomic::Ordering;
@@ -152,17 +151,13 @@ async fn nobody_is_passed_on_where_a_route_lets_everybody_in() {
 #[tokio::test]
 async fn over_http2_each_request_is_decided_about() {
     let scene = Scene::new().await;
-    let stream = scene.connect_with("localhost", Some(&scene.alice), &[b"h2"]).await.unwrap();
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let (mut sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let (mut sender, _connection) = scene.http2(WINDOW).await;
     let mut ask = async |uri: &str| {
         let request = Request::get(uri).header("cookie", "a=1").header("cookie", "b=2");
-        let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let request = request.body(Full::default()).unwrap();
         let response = timeout(DEADLINE, sender.send_request(request)).await.expect("in time").unwrap();
         let status = response.status();
-        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         (status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
     };
     let (status, seen) = ask("https://localhost/x").await;
@@ -211,6 +206,101 @@ async fn a_handshake_counts_only_under_its_terms() {
         Err(error) => Err(error),
     };
     assert!(read.is_err());
+}
+
+/// What browsers give.
+const WINDOW: u32 = 64 << 10;
+/// Long enough that a test's client is in time.
+const PATIENCE: Patience = Patience {
+    turn: DEADLINE,
+    head: DEADLINE,
+    client: Duration::from_millis(300),
+    application: DEADLINE,
+    life: DEADLINE,
+    leave: Duration::from_millis(100),
+};
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::get(format!("https://localhost{path}")).body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_holds_nothing() {
+    let scene = Scene::impatient(PATIENCE).await;
+    let all = scene.front.upstream.free();
+    // Answers that do not begin, and one that stops: its client takes a window of it, and says no more.
+    for (window, path) in [(0, "/x"), (WINDOW, "/big/64")] {
+        let (mut sender, connection) = scene.http2(window).await;
+        let mut answers = Vec::new();
+        for _ in 0..10 {
+            let answer = timeout(DEADLINE, sender.send_request(get(path))).await.expect("in time").unwrap();
+            assert_eq!(answer.status(), 200);
+            answers.push(answer);
+        }
+        assert!(scene.front.upstream.free() < all);
+        timeout(DEADLINE, connection).await.expect("in time").unwrap().ok();
+        scene.until_free(all).await;
+    }
+    // What is taken slowly is not cut off.
+    let (mut sender, _connection) = scene.http2(WINDOW).await;
+    let mut body = sender.send_request(get("/big/8")).await.unwrap().into_body();
+    let mut len = 0;
+    while let Some(frame) = body.frame().await {
+        let piece = frame.unwrap().into_data().unwrap().len();
+        len += piece;
+        sleep(PATIENCE.client * 2 * piece as u32 / (8 * WINDOW)).await;
+    }
+    assert_eq!(len, 8 * (64 << 10));
+}
+
+#[tokio::test]
+async fn what_is_taken_slowly_ends_with_its_time() {
+    let scene = Scene::impatient(Patience { life: PATIENCE.client, ..PATIENCE }).await;
+    let (mut sender, _connection) = scene.http2(WINDOW).await;
+    let mut body = sender.send_request(get("/big/64")).await.unwrap().into_body();
+    let read = async {
+        while let Some(Ok(_)) = body.frame().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(4 * PATIENCE.client, read).await.expect("in time");
+}
+
+#[tokio::test]
+async fn what_is_asked_beside_an_answer_that_is_not_taken_is_answered() {
+    let scene = Scene::impatient(Patience { leave: DEADLINE, ..PATIENCE }).await;
+    let (mut sender, _connection) = scene.http2(WINDOW).await;
+    let _untaken = sender.send_request(get("/big/64")).await.unwrap();
+    let held = tokio::spawn(sender.send_request(get("/held")));
+    scene.until_asked(2).await;
+    sleep(2 * PATIENCE.client).await;
+    scene.release.notify_one();
+    let answer = timeout(DEADLINE, held).await.expect("in time").unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.into_body().collect().await.unwrap().to_bytes().starts_with(b"GET /held"));
+    assert!(sender.send_request(get("/x")).await.is_err(), "its client was told to leave");
+}
+
+#[tokio::test]
+async fn what_is_open_under_other_terms_ends() {
+    let scene = Scene::impatient(PATIENCE).await;
+    let (mut sender, connection) = scene.http2(WINDOW).await;
+    let held = tokio::spawn(sender.send_request(get("/held")));
+    scene.until_asked(1).await;
+    sleep(2 * PATIENCE.client).await;
+    assert!(!held.is_finished(), "an application has its time");
+    scene.front.replace(scene.terms(false));
+    assert!(timeout(DEADLINE, held).await.expect("in time").unwrap().is_err());
+    timeout(DEADLINE, connection).await.expect("in time").unwrap().ok();
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_clients_that_take_nothing() {
+    let scene = Scene::impatient(PATIENCE).await;
+    let (mut sender, _connection) = scene.http2(0).await;
+    let _answer = sender.send_request(get("/x")).await.unwrap();
+    scene.shutdown.begin();
+    timeout(DEADLINE, scene.serving).await.expect("in time").unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
+use super::Place;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -8,13 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
-
-/// Between two pieces of a request's body: a network that is there takes less.
-pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces of an answer's body. Streams of events are silent for a while, and whoever writes them knows that hops forget.
-pub(super) const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The body of an answer, whoever makes it.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -22,8 +17,8 @@ pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 /// Why a body ends early.
 #[derive(Clone, Debug, Error)]
 pub enum BodyError {
-    /// Nothing came for too long.
-    #[error("nothing came for too long")]
+    /// Nothing came for too long, or it lasted too long.
+    #[error("it did not come in time")]
     Late,
     /// Whoever sent it broke off.
     #[error("it broke off: {0}")]
@@ -35,24 +30,32 @@ pub enum BodyError {
 pub(super) struct Paced {
     body: Option<Incoming>,
     timeout: Duration,
+    /// However busy it is.
+    end: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     /// For a request's body.
     sending: Option<Sending>,
-    /// The place of the request among those that are answered.
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl Paced {
-    pub(super) fn request(body: Incoming, timeout: Duration, sending: &Sending) -> Self {
-        Self { body: Some(body), timeout, sending: Some(sending.clone()), ..Self::default() }
+    pub(super) fn request(body: Incoming, timeout: Duration, end: Instant, sending: &Sending) -> Self {
+        Self { sending: Some(sending.clone()), ..Self::new(body, timeout, end) }
     }
 
-    pub(super) fn response(body: Incoming, timeout: Duration, permit: OwnedSemaphorePermit) -> Self {
-        Self { body: Some(body), timeout, _permit: Some(permit), ..Self::default() }
+    pub(super) fn response(body: Incoming, timeout: Duration, end: Instant, place: Place) -> Self {
+        Self { _place: Some(place), ..Self::new(body, timeout, end) }
+    }
+
+    fn new(body: Incoming, timeout: Duration, end: Instant) -> Self {
+        Self { body: Some(body), timeout, end: Some(end), ..Self::default() }
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let (Some(body), Some(end)) = (&mut self.body, self.end) else { return Poll::Ready(None) };
+        if end <= Instant::now() {
+            return Poll::Ready(Some(Err(BodyError::Late)));
+        }
         loop {
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Ready(frame) => {
@@ -69,7 +72,8 @@ impl Paced {
                     }
                 }
                 Poll::Pending => {
-                    let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+                    let late = || Box::pin(sleep_until(end.min(Instant::now() + self.timeout)));
+                    let timer = self.timer.get_or_insert_with(late);
                     ready!(timer.as_mut().poll(cx));
                     return Poll::Ready(Some(Err(BodyError::Late)));
                 }

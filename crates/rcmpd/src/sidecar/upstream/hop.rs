@@ -73,6 +73,13 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderVa
     headers.insert(X_FORWARDED_HOST, host.clone());
 }
 
+/// HTTP/2 leaves equal lengths apart, and whoever comes next may not (RFC 9110, section 8.6).
+pub(super) fn join_lengths(headers: &mut HeaderMap) {
+    if let Some(length) = headers.remove(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
 /// HTTP/2 may split `Cookie`, HTTP/1.1 may not (RFC 9113, section 8.2.3).
 pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();

@@ -6,11 +6,15 @@
 //! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
 //! application takes the body.
 //!
+//! A client of ours has a share of the application's places. A request and all that comes of it, WebSockets included, ends within an
+//! hour, because nobody decides about it again.
+//!
 //! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
 
 mod body;
 mod hop;
 mod pool;
+mod shares;
 mod tunnel;
 
 pub use body::{Body, BodyError};
@@ -24,19 +28,30 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use pool::{Failure, Pool};
+use shares::Shares;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 /// Requests at an application at once: each is a connection and a descriptor.
 const REQUESTS_MAX: usize = 1024;
+/// Of these from one address: an office behind one. It takes four to keep others out.
+const REQUESTS_PER_ADDRESS_MAX: usize = REQUESTS_MAX / 4;
 /// How long a request waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two pieces that a client sends or takes: a network that is there takes less.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two pieces of an answer's body. Streams of events are silent for a while, and whoever writes them knows that hops forget.
+const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
+/// For a request with all that comes of it: a certificate that is revoked is good there until then.
+const LIFE_MAX: Duration = Duration::from_secs(3600);
+/// For a peer to leave that was told to, when nothing is left to wait for.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What stands before us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +67,14 @@ pub enum Behind {
 pub(crate) struct Patience {
     pub(crate) turn: Duration,
     pub(crate) head: Duration,
-    /// Between two pieces of a request's body.
+    /// Between two pieces of a request's body that come, or of an answer's that are taken.
     pub(crate) client: Duration,
     /// Between two pieces of an answer's body.
     pub(crate) application: Duration,
+    /// In all, once the application is asked.
+    pub(crate) life: Duration,
+    /// For a peer that was told to leave.
+    pub(crate) leave: Duration,
 }
 
 impl Default for Patience {
@@ -63,8 +82,10 @@ impl Default for Patience {
         Self {
             turn: TURN_TIMEOUT,
             head: HEAD_TIMEOUT,
-            client: body::CLIENT_TIMEOUT,
-            application: body::APPLICATION_TIMEOUT,
+            client: CLIENT_TIMEOUT,
+            application: APPLICATION_TIMEOUT,
+            life: LIFE_MAX,
+            leave: LEAVE_TIMEOUT,
         }
     }
 }
@@ -74,8 +95,16 @@ impl Default for Patience {
 pub struct Upstream {
     pool: Arc<Pool>,
     room: Arc<Semaphore>,
+    shares: Shares,
     patience: Patience,
     complaints: Complaints,
+}
+
+/// A request's place at the application, and in its client's share, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    _room: OwnedSemaphorePermit,
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// A whole answer of our own.
@@ -103,9 +132,20 @@ impl Upstream {
         Self {
             pool: Arc::new(Pool::new(place.clone())),
             room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            shares: Shares::default(),
             patience,
             complaints: Complaints::default(),
         }
+    }
+
+    pub(super) const fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// How many places are free.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.room.available_permits()
     }
 
     /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone.
@@ -126,9 +166,7 @@ impl Upstream {
             return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
         };
         let upgrade = hop::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-        let Ok(Ok(permit)) = timeout(self.patience.turn, Arc::clone(&self.room).acquire_owned()).await else {
-            self.complaints
-                .say("full", || warn!(limit = REQUESTS_MAX, "The application has too many requests"));
+        let Some(place) = self.place(behind).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n");
         };
 
@@ -139,6 +177,7 @@ impl Upstream {
         parts.uri = parts.uri.path_and_query().map(|path| Uri::from(path.clone())).unwrap_or_default();
         hop::end(&mut parts.headers);
         parts.headers.remove(header::EXPECT);
+        hop::join_lengths(&mut parts.headers);
         hop::join_cookies(&mut parts.headers);
         if let Behind::Tls(client) = behind {
             hop::forwarded(&mut parts.headers, client, &host);
@@ -148,8 +187,9 @@ impl Upstream {
         if upgrade.is_some() {
             hop::websocket(&mut parts.headers);
         }
+        let end = Instant::now() + self.patience.life;
         let sending = Sending::default();
-        let body = (!body.is_end_stream()).then(|| Paced::request(body, self.patience.client, &sending));
+        let body = (!body.is_end_stream()).then(|| Paced::request(body, self.patience.client, end, &sending));
         let request = Request::from_parts(parts, body.unwrap_or_default());
 
         let answered = tokio::select! {
@@ -162,7 +202,7 @@ impl Upstream {
         };
         match (response.status(), upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if hop::is_websocket(response.headers()) => {
-                tunnel::run(client, hyper::upgrade::on(&mut response), permit);
+                tunnel::run(client, hyper::upgrade::on(&mut response), end, place);
                 let (mut parts, _) = response.into_parts();
                 hop::end(&mut parts.headers);
                 hop::websocket(&mut parts.headers);
@@ -176,14 +216,40 @@ impl Upstream {
                 parts.extensions.clear();
                 parts.version = Version::HTTP_11;
                 hop::end(&mut parts.headers);
+                hop::join_lengths(&mut parts.headers);
                 if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
                     // It has no body, whatever length is told (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                let body = Paced::response(body, self.patience.application, permit);
+                let body = Paced::response(body, self.patience.application, end, place);
                 Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
             }
         }
+    }
+
+    /// A place, once there is one: first in the client's share, so that whoever waits there is in nobody's way.
+    async fn place(&self, behind: Behind) -> Option<Place> {
+        let end = Instant::now() + self.patience.turn;
+        let share = match behind {
+            Behind::Proxy => None,
+            Behind::Tls(client) => {
+                let Ok(Ok(share)) = timeout_at(end, self.shares.of(client).acquire_owned()).await else {
+                    let limit = REQUESTS_PER_ADDRESS_MAX;
+                    self.complaints.say(
+                        "share",
+                        || warn!(limit, client.addr = %client, "A client has too many requests"),
+                    );
+                    return None;
+                };
+                Some(share)
+            }
+        };
+        let Ok(Ok(room)) = timeout_at(end, Arc::clone(&self.room).acquire_owned()).await else {
+            self.complaints
+                .say("full", || warn!(limit = REQUESTS_MAX, "The application has too many requests"));
+            return None;
+        };
+        Some(Place { _room: room, _share: share })
     }
 
     /// Says what was wrong: to the log, and in one line to whoever asked.

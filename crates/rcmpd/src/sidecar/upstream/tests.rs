@@ -1,13 +1,16 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
-use hyper::server::conn::http1;
+use futures_util::FutureExt;
+use hyper::client::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::time::timeout;
 
 const CLIENT: &str = "192.0.2.7";
 /// Nothing that is waited for in a test takes longer, unless it hangs.
@@ -28,7 +31,10 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
             Ok::<_, Infallible>(upstream.forward(request, behind, stamp).await)
         }
     });
-    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+    tokio::spawn(async move {
+        let builder = auto::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    });
     client
 }
 
@@ -134,6 +140,34 @@ async fn a_body_has_one_length() {
     let request = format!("{head}Content-Length: 5\r\n\r\n12345");
     let (seen, _) = through(Behind::Proxy, &request, "12345", DONE).await;
     assert!(seen.contains(&"content-length: 5".to_owned()), "{seen:?}");
+}
+
+#[tokio::test]
+async fn over_http2_too_a_body_has_one_length() {
+    for (other, is_passed_on) in [("5", true), ("6", false)] {
+        let (place, listener) = application().await;
+        let client = TokioIo::new(hop(Upstream::new(&place), Behind::Proxy).await);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), client).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post("http://app.example/");
+        let request = request.header("content-length", "5").header("content-length", other);
+        let answer = sender.send_request(request.body(Full::<Bytes>::from("12345")).unwrap());
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let seen = read_until(&mut stream, "12345").await;
+            assert_eq!(seen.matches("content-length: 5\r\n").count(), 1, "{seen}");
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+            std::future::pending().await
+        };
+        let answer = tokio::select! {
+            answer = timeout(DEADLINE, answer) => answer.expect("in time"),
+            () = serving => unreachable!("it does not end"),
+        };
+        assert_eq!(answer.is_ok(), is_passed_on, "{other}: {answer:?}");
+        let lengths = answer.map(|answer| answer.headers().get_all(header::CONTENT_LENGTH).iter().count());
+        assert_eq!(lengths.unwrap_or(1), 1);
+    }
 }
 
 /// What is answered to a request that must not reach the application.
@@ -243,7 +277,8 @@ const LONG: Duration = Duration::from_secs(3600);
 #[tokio::test]
 async fn an_application_that_is_silent_is_a_gateway_timeout() {
     let (place, _listener) = application().await;
-    let patience = Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG };
+    let patience =
+        Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG, ..Patience::default() };
     let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
@@ -253,7 +288,8 @@ async fn an_application_that_is_silent_is_a_gateway_timeout() {
 #[tokio::test]
 async fn a_client_that_stops_is_not_the_applications_fault() {
     let (place, listener) = application().await;
-    let patience = Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG };
+    let patience =
+        Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG, ..Patience::default() };
     let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n12345")
@@ -269,7 +305,8 @@ async fn a_client_that_stops_is_not_the_applications_fault() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_not_made_whole() {
-    let patience = Patience { turn: SHORT, head: LONG, client: LONG, application: SHORT };
+    let patience =
+        Patience { turn: SHORT, head: LONG, client: LONG, application: SHORT, ..Patience::default() };
     for (answer, is_closed) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", true),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", true),
@@ -287,6 +324,50 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         assert!(got.contains("12345") && !got.contains("\r\n0\r\n"), "{answer:?}: {got}");
         drop(held);
     }
+}
+
+#[tokio::test]
+async fn nothing_lasts_longer_than_a_decision_is_good() {
+    let patience = Patience { life: 4 * SHORT, ..Patience::default() };
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (request, answer, piece) in
+        [("GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked, "1\r\nx\r\n"), (OPEN, CHANGED, "x")]
+    {
+        let (place, listener) = application().await;
+        let upstream = Upstream::with_patience(&place, patience);
+        let room = Arc::clone(&upstream.room);
+        let mut client = hop(upstream, tls()).await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let busy = async {
+            while stream.write_all(piece.as_bytes()).await.is_ok() {
+                tokio::time::sleep(SHORT / 10).await;
+            }
+        };
+        let (got, ()) = tokio::join!(read_all(&mut client), timeout(DEADLINE, busy).map(Result::unwrap));
+        assert!(got.contains(piece) && !got.contains("\r\n0\r\n"), "{got}");
+        assert_eq!(room.available_permits(), REQUESTS_MAX);
+    }
+    // The same for what a client sends, however busily.
+    let (place, listener) = application().await;
+    let mut client = hop(Upstream::with_patience(&place, patience), tls()).await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (_stream, _) = listener.accept().await.unwrap();
+    let (mut from, mut to) = client.split();
+    let busy = async {
+        while to.write_all(b"1\r\nx\r\n").await.is_ok() {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    let mut got = [0; 12];
+    tokio::select! {
+        () = busy => panic!("it ends without a word"),
+        read = timeout(DEADLINE, from.read_exact(&mut got)) => { read.expect("in time").unwrap(); }
+    }
+    assert_eq!(&got, b"HTTP/1.1 408");
 }
 
 #[tokio::test]
@@ -389,13 +470,16 @@ async fn an_application_may_be_at_a_unix_socket() {
 
 const OPEN: &str = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade, remote-user\r\nUpgrade: WebSocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+const CHANGED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: x\r\n\r\n";
 
 #[tokio::test]
 async fn a_websocket_is_bytes_both_ways() {
     let (place, listener) = application().await;
     let upstream = Upstream::new(&place);
     let room = Arc::clone(&upstream.room);
-    let mut client = hop(upstream, Behind::Proxy).await;
+    let share = upstream.shares.of(CLIENT.parse().unwrap());
+    let mut client = hop(upstream, tls()).await;
     client.write_all(OPEN.as_bytes()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     let seen = read_until(&mut stream, "\r\n\r\n").await;
@@ -403,18 +487,20 @@ async fn a_websocket_is_bytes_both_ways() {
         assert!(seen.contains(line), "{seen}");
     }
     // The first frame may come together with the head.
-    let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n";
-    stream.write_all(format!("{head}from the application").as_bytes()).await.unwrap();
+    stream.write_all(format!("{CHANGED}from the application").as_bytes()).await.unwrap();
     let got = read_until(&mut client, "from the application").await;
     assert!(got.starts_with("HTTP/1.1 101 ") && got.contains("sec-websocket-accept: x\r\n"), "{got}");
     client.write_all(b"from the client").await.unwrap();
     read_until(&mut stream, "from the client").await;
     assert_eq!(room.available_permits(), REQUESTS_MAX - 1);
+    assert_eq!(share.available_permits(), REQUESTS_PER_ADDRESS_MAX - 1);
     drop(stream);
     assert_eq!(read_all(&mut client).await, "");
     drop(client);
     let all = room.acquire_many(REQUESTS_MAX as u32);
     drop(timeout(DEADLINE, all).await.expect("the place is given back"));
+    let all = share.acquire_many(REQUESTS_PER_ADDRESS_MAX as u32);
+    drop(timeout(DEADLINE, all).await.expect("the share is given back"));
 }
 
 #[tokio::test]
@@ -438,6 +524,27 @@ async fn more_requests_than_there_is_room_for_are_told_so() {
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
     assert!(got.starts_with("HTTP/1.1 503 "), "{got}");
+}
+
+#[tokio::test]
+async fn a_client_has_a_share_and_others_have_theirs() {
+    for (behind, is_full) in
+        [(tls(), true), (Behind::Tls([192, 0, 2, 8].into()), false), (Behind::Proxy, false)]
+    {
+        let (place, listener) = application().await;
+        let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
+        let share = upstream.shares.of(CLIENT.parse().unwrap());
+        let _all = share.acquire_many_owned(REQUESTS_PER_ADDRESS_MAX as u32).await.unwrap();
+        let mut client = hop(upstream, behind).await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        tokio::select! {
+            got = read_all(&mut client) => {
+                assert!(got.starts_with("HTTP/1.1 503 ") && got.ends_with("too many requests\n"), "{got}");
+                assert!(is_full, "{behind:?}");
+            }
+            _ = listener.accept() => assert!(!is_full, "{behind:?}"),
+        }
+    }
 }
 
 #[test]

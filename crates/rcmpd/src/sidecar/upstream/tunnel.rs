@@ -2,32 +2,30 @@
 //!
 //! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
 
+use super::Place;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
 /// Both sides are there: they have just said so.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without a byte in either direction. Whoever means to stay sends pings (RFC 6455, section 5.5.2).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// In all: a certificate that is revoked is good here until then.
-const LIFE_MAX: Duration = Duration::from_secs(3600);
 /// Read at once, in each direction.
 const BUFFER_LEN: usize = 16 << 10;
 
 /// Copies until one side is done, in a task of its own. The request's place among the application's is given back at the end.
-pub(super) fn run(client: OnUpgrade, application: OnUpgrade, permit: OwnedSemaphorePermit) {
+pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, place: Place) {
     tokio::spawn(async move {
-        let _permit = permit;
+        let _place = place;
         let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;
         let Ok(Ok((client, application))) = opened else { return debug!("A WebSocket was not opened") };
-        let ended = timeout(LIFE_MAX, copy(client, application)).await;
+        let ended = timeout_at(end, copy(client, application)).await;
         debug!(outlived = ended.is_err(), "A WebSocket ended");
     });
 }

@@ -6,6 +6,7 @@ use account_store::BoxFuture;
 use dtyp::FileTime;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
+use hyper::client::conn::http2;
 use hyper::server::conn::http1;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
@@ -28,6 +29,7 @@ use tokio_rustls::TlsConnector;
 /// Nothing that is waited for in a test takes longer, unless it hangs.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
+pub(super) type SendRequest = http2::SendRequest<Full<Bytes>>;
 pub(super) type Stream = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// Says who somebody is, as the test wants it.
@@ -99,15 +101,20 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) async fn new() -> Self {
-        Self::with(Routes::default(), false).await
+        Self::with(Routes::default(), false, Patience::default()).await
+    }
+
+    /// A front that does not wait for long.
+    pub(super) async fn impatient(patience: Patience) -> Self {
+        Self::with(Routes::default(), false, patience).await
     }
 
     /// A front that asks for certificates, and demands none.
     pub(super) async fn optional(routes: Routes) -> Self {
-        Self::with(routes, true).await
+        Self::with(routes, true, Patience::default()).await
     }
 
-    async fn with(routes: Routes, optional: bool) -> Self {
+    async fn with(routes: Routes, optional: bool, patience: Patience) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -151,7 +158,8 @@ impl Scene {
         let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let place = application(Arc::clone(&asked), Arc::clone(&release)).await;
         let terms = terms(&server, &ca.0, optional);
-        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Upstream::new(&place), terms);
+        let upstream = Upstream::with_patience(&place, patience);
+        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), upstream, terms);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();
@@ -235,6 +243,26 @@ impl Scene {
     pub(super) async fn get(&self, name: &str, owned: Option<&Owned>, fields: &str) -> String {
         let request = format!("GET /x HTTP/1.1\r\nHost: {name}\r\n{fields}Connection: close\r\n\r\n");
         self.ask(name, owned, &request).await
+    }
+
+    /// Speaks HTTP/2, with so much room for each answer.
+    pub(super) async fn http2(&self, window: u32) -> (SendRequest, JoinHandle<hyper::Result<()>>) {
+        let stream = self.connect_with("localhost", Some(&self.alice), &[b"h2"]).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
+        (sender, tokio::spawn(connection))
+    }
+
+    /// Waits until the application's places are free.
+    pub(super) async fn until_free(&self, free: usize) {
+        let all = async {
+            while self.front.upstream.free() != free {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(DEADLINE, all).await.expect("in time");
     }
 
     pub(super) async fn until_asked(&self, times: usize) {
