@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -314,8 +314,8 @@ impl Site {
         finish(command)
     }
 
-    /// Whether a WebSocket passes: what the web server answers to the wish for one, and what comes back of what is then said.
-    pub fn websocket(&self, who: &str) -> (String, String) {
+    /// A connection of `openssl s_client` with somebody's certificate, for whatever curl does not say.
+    pub fn connect(&self, who: &str) -> Connection {
         let file = |kind: &str| self.service.path(&format!("certs/{who}.{kind}"));
         let mut child = Command::new("openssl")
             .args([
@@ -339,22 +339,23 @@ impl Site {
             .stderr(Stdio::null())
             .spawn()
             .expect("openssl starts");
-        let mut input = child.stdin.take().expect("it is piped");
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let request = "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        input.write_all(request.as_bytes()).expect("it listens");
-        let (mut status, mut line, mut back) = (String::new(), String::new(), String::new());
-        let _ = output.read_line(&mut status);
-        while output.read_line(&mut line).is_ok_and(|len| len > 2) {
-            line.clear();
-        }
+        let input = child.stdin.take().expect("it is piped");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        Connection { child, input, output }
+    }
+
+    /// Whether a WebSocket passes: what the web server answers to the wish for one, and what comes back of what is then said.
+    pub fn websocket(&self, who: &str) -> (String, String) {
+        let mut connection = self.connect(who);
+        let status = connection.ask(
+            "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        let mut back = String::new();
         if status.contains(" 101 ") {
-            input.write_all(b"anybody there?\n").expect("it listens");
-            let _ = output.read_line(&mut back);
+            connection.input.write_all(b"anybody there?\n").expect("it listens");
+            let _ = connection.output.read_line(&mut back);
         }
-        let _ = child.kill();
-        let _ = child.wait();
         (status, back)
     }
 
@@ -364,6 +365,41 @@ impl Site {
         let (status, body) = self.get(who, path, more);
         assert_eq!(status, 200, "{body}\n{}", self.service.log());
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+    }
+}
+
+/// A connection over TLS.
+#[derive(Debug)]
+pub struct Connection {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Connection {
+    /// Sends a request and reads the head of the answer: its first line is told, or nothing where the connection ended. A body of the
+    /// length that it names is read, too.
+    pub fn ask(&mut self, request: &str) -> String {
+        let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
+        if self.input.write_all(request.as_bytes()).is_err() {
+            return status;
+        }
+        let _ = self.output.read_line(&mut status);
+        while self.output.read_line(&mut line).is_ok_and(|len| len > 2) {
+            if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = text.trim().parse().expect("a length");
+            }
+            line.clear();
+        }
+        let _ = std::io::copy(&mut (&mut self.output).take(length), &mut std::io::sink());
+        status
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Real web servers, configured by `rcmpd proxy-config`, with curl as their client.
 
+use rcmpd_tests::Demo;
 use rcmpd_tests::web::{Site, WebServer, values};
 
 /// What everybody expects of every one of them.
@@ -128,4 +129,23 @@ fn the_tls_front_speaks_http2_and_serves_one_host() {
         assert_eq!(site.get(Some("alice"), "/", &[version, "-H", "Host: elsewhere.example"]).0, 421);
         assert_eq!(site.page.seen().len(), 0, "it did not reach the page");
     }
+}
+
+#[test]
+fn the_tls_front_keeps_its_connections_unless_what_they_were_made_under_changes() {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let site = Site::start(WebServer::Own);
+    let mut alice = site.connect("alice");
+    assert!(alice.ask(GET).contains(" 200 "));
+    // Who may come in is no matter of the handshake.
+    site.service.edit(|text| text.replace("domains = [\"CONTOSO\"]", "groups = [\"Engineers\"]"));
+    site.service.reload();
+    assert!(alice.ask(GET).contains(" 200 "));
+    let other = Demo::new();
+    for file in ["certs/site.pem", "certs/site.key"] {
+        std::fs::copy(other.path(file), site.service.path(file)).unwrap();
+    }
+    site.service.reload();
+    let answer = alice.ask(GET);
+    assert!(answer.is_empty() || answer.contains(" 421 "), "{answer}");
 }

@@ -29,6 +29,7 @@ use listen::{Listener, Proof};
 use rcmp_service::Asker;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
 use sidecar::token::TokenSigner;
 use sidecar::{Identify, Parts};
@@ -51,13 +52,16 @@ pub struct Sidecar {
     /// By listener.
     proofs: Vec<Arc<ArcSwap<Proof>>>,
     front: Option<Arc<Front>>,
+    /// What the front's handshakes are made under was made of.
+    made_of: Arc<ArcSwap<[u8; 32]>>,
 }
 
 /// What another configuration makes of a sidecar.
 pub struct Reloaded {
     sidecar: sidecar::Sidecar,
     proofs: Vec<Proof>,
-    terms: Option<Terms>,
+    /// Where they are other ones.
+    terms: Option<(Terms, [u8; 32])>,
 }
 
 /// Everything that proxies and clients reach.
@@ -97,21 +101,23 @@ impl Sidecar {
             }),
         };
         let current = Arc::new(ArcSwap::from_pointee(decider(sidecar, &identify)?));
-        let front = match &sidecar.proxy {
-            None => None,
-            Some(proxy) => {
-                Some(Front::new(Arc::clone(&current), Upstream::new(&proxy.upstream), terms(config, proxy)?))
-            }
-        };
+        let (terms, made_of) = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?.unzip();
+        let front =
+            sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
+                Front::new(Arc::clone(&current), Upstream::new(&proxy.upstream), terms)
+            });
+        let made_of = Arc::new(ArcSwap::from_pointee(made_of.unwrap_or_default()));
         let proofs =
             sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(Proof::read(listen)?))));
         let proofs = proofs.collect::<anyhow::Result<_>>()?;
-        Ok(Self { current, identify, proofs, front })
+        Ok(Self { current, identify, proofs, front, made_of })
     }
 
     /// What another configuration makes of it; nothing changes yet.
     pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
         let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?;
+        // Connections need not end for what stays as it is.
+        let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
         Ok(Reloaded { sidecar: decider(sidecar, &self.identify)?, proofs, terms })
     }
@@ -123,7 +129,8 @@ impl Sidecar {
         for (proof, new) in self.proofs.iter().zip(reloaded.proofs) {
             proof.store(Arc::new(new));
         }
-        if let (Some(front), Some(terms)) = (&self.front, reloaded.terms) {
+        if let (Some(front), Some((terms, made_of))) = (&self.front, reloaded.terms) {
+            self.made_of.store(Arc::new(made_of));
             front.replace(terms);
         }
     }
@@ -161,14 +168,21 @@ impl Listeners {
     }
 }
 
-/// What handshakes with clients are made under: the authorities are those of `[mapping]`.
-fn terms(config: &Config, proxy: &config::Proxy) -> anyhow::Result<Terms> {
+/// What handshakes with clients are made under, and a hash of all that it is made of. The authorities are those of `[mapping]`.
+fn terms(config: &Config, proxy: &config::Proxy) -> anyhow::Result<(Terms, [u8; 32])> {
     let mut anchors = Vec::new();
     for path in config.mapping.iter().flat_map(|mapping| &mapping.trust.anchors) {
         anchors.extend(certificates::read_file(path).context("cannot use mapping.anchors")?);
     }
     let tls = front::server_config(&proxy.certificate, &proxy.key, &anchors, proxy.anonymous);
-    Ok(Terms::new(tls.context("cannot use [sidecar.proxy]")?, proxy.anonymous))
+    let tls = tls.context("cannot use [sidecar.proxy]")?;
+    let mut hash = Sha256::new().chain_update([proxy.anonymous.into()]);
+    for path in [&proxy.certificate, &proxy.key] {
+        let bytes = Zeroizing::new(std::fs::read(path).context("cannot use [sidecar.proxy]")?);
+        anchors.push(Sha256::digest(&bytes).to_vec());
+    }
+    anchors.iter().for_each(|part| hash.update(Sha256::digest(part)));
+    Ok((Terms::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
 fn decider(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<sidecar::Sidecar> {
