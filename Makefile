@@ -45,6 +45,7 @@ check: check-arrows
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 	@tests/peers/install tools
 	cargo-deny check bans licenses sources
+	@cd fuzz && $(CARGO) metadata --locked --format-version 1 >/dev/null
 
 check-arrows:
 	@python3 tests/check_arrows.py
