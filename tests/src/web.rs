@@ -440,7 +440,7 @@ fn listener(
 ) -> String {
     if server == WebServer::Own {
         return format!(
-            "[sidecar]\n{more}\n[[sidecar.route]]\ndomains = [\"CONTOSO\"]\n[sidecar.proxy]\nlisten = \"{address}\"\n\
+            "[sidecar]\n{more}\n[sidecar.proxy]\nlisten = \"{address}\"\n\
              certificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\nupstream = \"http://{application}\"\n\
              client_certificates = \"optional\""
         );
@@ -476,16 +476,20 @@ fn printed(server: WebServer, demo: &Demo, address: SocketAddr, application: Soc
         _ => "certs/site.pem",
     };
     let (listen, application) = (address.to_string(), application.to_string());
-    let arguments = [
-        ["proxy-config", server.name()],
-        ["-c", "rcmpd.toml"],
-        ["--site", "localhost"],
-        ["--listen", &listen],
-        ["--certificate", certificate],
-        ["--key", "certs/site.key"],
-        ["--application", &application],
-    ];
-    demo.rcmpd(&[arguments.as_flattened(), &["--with-secret"]].concat()).code(0).stdout
+    let mut arguments = vec!["proxy-config", server.name(), "-c", "rcmpd.toml", "--site", "localhost"];
+    arguments.extend([
+        "--listen",
+        &listen,
+        "--certificate",
+        certificate,
+        "--key",
+        "certs/site.key",
+        "--with-secret",
+    ]);
+    if !matches!(server, WebServer::Haproxy | WebServer::Apache) {
+        arguments.extend(["--application", &application]);
+    }
+    demo.rcmpd(&arguments).code(0).stdout
 }
 
 fn start(server: WebServer, service: &Service, printed: &str, address: SocketAddr) -> Child {
@@ -512,14 +516,14 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
             command
         }
         WebServer::Haproxy => {
-            write("haproxy.cfg", printed);
+            // Whoever is not root stays who he is, and root becomes the one whom the demo's sidecar believes.
+            let (user, group) =
+                if is_root { ("    user www-data\n", "    group www-data\n") } else { ("", "") };
+            let text =
+                printed.replacen("    user haproxy\n", user, 1).replacen("    group haproxy\n", group, 1);
+            write("haproxy.cfg", &text);
             let mut command = Command::new("/usr/sbin/haproxy");
             command.args(["-db", "-f", &at("haproxy.cfg")]);
-            if is_root {
-                // It keeps root otherwise.
-                let text = printed.replacen("global\n", "global\n    user www-data\n    group www-data\n", 1);
-                write("haproxy.cfg", &text);
-            }
             command
         }
         WebServer::Apache => {

@@ -141,7 +141,7 @@ pub enum Command {
     Audit(AuditCommand),
     /// Print a complete, safe configuration of a web server for the sidecar of a configuration
     #[command(
-        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx -c FILE --site app.example --listen 0.0.0.0:443 --certificate /etc/ssl/app.pem --key /etc/ssl/app.key"
+        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --certificate alice.pem --key alice.key --ca site-ca.pem\n\nExample:\n  rcmpd proxy-config nginx -c FILE --site app.example --listen 0.0.0.0:443 --certificate /etc/ssl/app.pem --key /etc/ssl/app.key"
     )]
     ProxyConfig(ProxyConfigArgs),
     /// Serve a page that shows whatever it is told, for trying a web server with client certificates out

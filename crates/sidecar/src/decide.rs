@@ -55,9 +55,9 @@ pub struct Sidecar {
     token: Option<TokenSigner>,
     remember: Duration,
     cache: Cache,
-    known: Known,
-    references: QuickCache<String, Arc<Value>>,
-    meter: Meter,
+    known: Arc<Known>,
+    references: Arc<QuickCache<String, Arc<Value>>>,
+    meter: Arc<Meter>,
 }
 
 impl std::fmt::Debug for Sidecar {
@@ -137,14 +137,20 @@ impl Sidecar {
         let reserved = known.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
         // Whatever is remembered may stand for one.
-        let references = QuickCache::new(remembered_max.max(REFERENCES_MAX));
-        let meter = Meter::default();
-        let known = Known::new();
+        let references = Arc::new(QuickCache::new(remembered_max.max(REFERENCES_MAX)));
+        let meter = Arc::default();
+        let known = Arc::new(Known::new());
         Self { identify, routes, format, nobody, reserved, token, remember, cache, known, references, meter }
     }
 
+    /// A sidecar that takes this one's place: it decides anew, counts on, and knows what references stand for.
+    pub fn successor(&self, parts: Parts) -> Self {
+        let (known, references) = (Arc::clone(&self.known), Arc::clone(&self.references));
+        Self { known, references, meter: Arc::clone(&self.meter), ..Self::new(parts) }
+    }
+
     /// What is counted.
-    pub const fn meter(&self) -> &Meter {
+    pub fn meter(&self) -> &Meter {
         &self.meter
     }
 

@@ -9,8 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::HashMap;
 use std::fmt::Write;
 
-/// The longest value of one header, and all values together. Proxies give all headers of a request 8 KiB, most of them.
+/// The longest value of one header, unless another one is configured.
 pub const VALUE_LEN_DEFAULT: usize = 4096;
+/// All values together: applications read 8 KiB of a request's headers, most of them.
 const VALUES_LEN_MAX: usize = 3 * VALUE_LEN_DEFAULT / 2;
 
 /// A set of headers that applications know.
@@ -228,7 +229,13 @@ impl Format {
             (STRENGTH, identity.assurance.name().to_owned()),
             (RULE, identity.assurance.rule().unwrap_or_default().to_owned()),
             (DECISION, facts.decision.to_owned()),
-            (POLICY, identity.policy_revision.to_string()),
+            (
+                POLICY,
+                Some(identity.policy_revision)
+                    .filter(|known| *known != 0)
+                    .map(|known| known.to_string())
+                    .unwrap_or_default(),
+            ),
             (CERTIFICATE, dtyp::hex(facts.certificate)),
         ];
         let mut long = vec![(GROUP_SIDS, sids.join(","))];

@@ -3,6 +3,16 @@
 use rcmpd_tests::Demo;
 use rcmpd_tests::web::{Site, WebServer, values};
 
+const SERVERS: [WebServer; 7] = [
+    WebServer::Nginx,
+    WebServer::Haproxy,
+    WebServer::Apache,
+    WebServer::Caddy,
+    WebServer::Traefik,
+    WebServer::Envoy,
+    WebServer::Own,
+];
+
 /// What everybody expects of every one of them.
 fn reaches_the_page(server: WebServer) {
     let site = Site::start(server);
@@ -81,6 +91,74 @@ fn reaches_the_page(server: WebServer) {
     assert_eq!(values(&site.page(Some("alice"), "/", &[]), "Remote-User"), ["CONTOSO\\alice"]);
 }
 
+/// More groups than web servers have room for, if nobody told them.
+fn has_room_for_many_groups(server: WebServer) {
+    for more in ["", "header_len_max = 16384"] {
+        let site = Site::start_with(server, more, |text| text);
+        for n in 0..60 {
+            let name = format!("Department of Very Important Things {n}");
+            site.service.rcmpd(&["group", "add", &name, "-c", "rcmpd.toml"]).code(0);
+            site.service.rcmpd(&["account", "set", "bob", "--group", &name, "-c", "rcmpd.toml"]).code(0);
+            if n % 20 == 19 {
+                let page = site.page(Some("bob"), "/", &[]);
+                let (groups, reference) =
+                    (values(&page, "Remote-Groups"), values(&page, "X-Identity-Reference"));
+                let is_whole = groups.concat().contains(&name);
+                assert!(is_whole || !reference.concat().is_empty(), "{n} {more}: {page:#}");
+                assert!(is_whole || more.is_empty(), "{n} {more}: {page:#}");
+            }
+        }
+    }
+}
+
+/// Routes go by what the web server says of the host and the path, whatever else a client says.
+fn goes_by_routes(server: WebServer) {
+    let routes = "[[sidecar.route]]\npath = \"/closed\"\ngroups = [\"Domain Admins\"]\n\
+                  [[sidecar.route]]\npath = \"/open\"\nhost = \"localhost\"";
+    let site = Site::start_with(server, routes, |text| text);
+    let forged = [
+        "-H",
+        "X-Forwarded-Uri: /open",
+        "-H",
+        "X-Forwarded-Host: localhost",
+        "-H",
+        "X-Original-URI: /open",
+        "-H",
+        "X-Original-Host: localhost",
+        "-H",
+        "Connection: X-Forwarded-Uri, X-Original-URI",
+    ];
+    assert_eq!(site.get(Some("alice"), "/open?x=/closed", &["--http1.1"]).0, 200);
+    site.page.seen();
+    for (path, more) in [
+        ("/closed", &[][..]),
+        ("/closed?x=/open", &[]),
+        ("/open/../closed", &["--path-as-is"]),
+        ("/open/%2e%2e/closed", &["--path-as-is"]),
+        ("/closed/../open", &["--path-as-is"]),
+        ("/other", &[]),
+        ("/closed", &forged),
+        ("/%63losed", &[]),
+    ] {
+        let (status, _) = site.get(Some("alice"), path, &[&["--http1.1"], more].concat());
+        // What becomes plain before the sidecar is asked is another request.
+        let is_open =
+            path == "/closed/../open" && site.page.seen().iter().all(|request| request["target"] == "/open");
+        assert!(matches!(status, 400 | 403 | 404) || status == 200 && is_open, "{path} {more:?}: {status}");
+    }
+    assert_eq!(site.page.seen().len(), 0);
+}
+
+#[test]
+fn every_one_has_room_for_many_groups() {
+    SERVERS.into_iter().for_each(has_room_for_many_groups);
+}
+
+#[test]
+fn every_one_goes_by_routes() {
+    SERVERS.into_iter().for_each(goes_by_routes);
+}
+
 #[test]
 fn nginx() {
     reaches_the_page(WebServer::Nginx);
@@ -134,7 +212,8 @@ fn the_tls_front_speaks_http2_and_serves_one_host() {
 #[test]
 fn the_tls_front_keeps_its_connections_unless_what_they_were_made_under_changes() {
     const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let site = Site::start(WebServer::Own);
+    let route = "[[sidecar.route]]\ndomains = [\"CONTOSO\"]";
+    let site = Site::start_with(WebServer::Own, route, |text| text);
     let mut alice = site.connect("alice");
     assert!(alice.ask(GET).contains(" 200 "));
     // Who may come in is no matter of the handshake.

@@ -1,6 +1,6 @@
 //! `rcmpd check-proxy`.
 
-use crate::check_proxy::{self, Failed, Finding, Options, Report, Verdict};
+use crate::check_proxy::{self, Check, Failed, Finding, Options, Report, Verdict};
 use crate::cli::{CheckProxyArgs, PresetArg};
 use crate::output;
 use serde_json::{Value, json};
@@ -122,7 +122,13 @@ fn summary(report: &Report) {
         vec![verdict.text().to_owned(), names.len().to_string(), names.join(", ")]
     });
     output::table(&["verdict", "checks", "which"], rows.collect());
-    if !report.is_page {
+    let is_let_in =
+        |finding: &Finding| finding.check != Check::Certificate || finding.verdict != Verdict::NotChecked;
+    if !report.findings.iter().all(is_let_in) {
+        output::line(
+            "The certificate is not let in, so what arrives at the page was not seen: give one that is.",
+        );
+    } else if !report.is_page {
         output::line("The page behind is not `rcmpd page`, so what arrives there was not seen.");
     }
 }

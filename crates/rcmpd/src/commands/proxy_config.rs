@@ -60,6 +60,9 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
     let client_ca = text(&client_ca(args, &config)?)?;
     let proxy = proxy_tls(args, listen)?;
     let application = application(args, listen)?;
+    if !args.site.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+        bail!("--site {}: this is no name of a host", args.site);
+    }
     let site = Site {
         sidecar,
         secret: secret.as_deref(),
@@ -78,9 +81,9 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
 
 const fn example(server: WebServerArg) -> &'static str {
     match server {
-        WebServerArg::Nginx | WebServerArg::Caddy | WebServerArg::Envoy => {
-            "unix = \"/run/rcmpd/sidecar.sock\"\npeers = [\"www-data\"]"
-        }
+        WebServerArg::Nginx => "unix = \"/run/rcmpd/sidecar.sock\"\npeers = [\"www-data\"]",
+        WebServerArg::Caddy => "unix = \"/run/rcmpd/sidecar.sock\"\npeers = [\"caddy\"]",
+        WebServerArg::Envoy => "unix = \"/run/rcmpd/sidecar.sock\"\npeers = [\"envoy\"]",
         WebServerArg::Traefik => "address = \"127.0.0.1:9482\"\nsecret = \"file:sidecar.secret\"",
         WebServerArg::Haproxy => {
             "unix = \"/run/rcmpd/sidecar.sock\"\npeers = [\"haproxy\"]\nupstream = \"http://127.0.0.1:8080\""
@@ -125,7 +128,20 @@ fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(
 
 fn application(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<String> {
     Ok(match (&args.application, &listen.upstream) {
-        (Some(application), _) => application.clone(),
+        (Some(_), Some(_)) => {
+            bail!("the sidecar passes requests on to the upstream of its listener: leave --application out")
+        }
+        (Some(application), None) => {
+            let is_place = application.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty()
+                    && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte))
+                    && port.parse::<u16>().is_ok()
+            });
+            if !is_place {
+                bail!("--application {application}: write HOST:PORT");
+            }
+            application.clone()
+        }
         (None, Some(UpstreamPlace::Tcp(authority))) => authority.clone(),
         (None, Some(UpstreamPlace::Unix(path))) => format!("unix:{}", absolute(path)?.display()),
         (None, None) => "127.0.0.1:8080".to_owned(),

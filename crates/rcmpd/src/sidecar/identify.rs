@@ -50,7 +50,7 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Whether another client configuration leads to the same servers.
+    /// As whom the service is asked.
     pub(super) fn identity_of(client: &Client, domain: &str) -> crate::forward::server::Identity {
         crate::forward::server::Identity {
             domain: domain.to_owned(),

@@ -82,6 +82,13 @@ impl Proof {
         }
         let secret = listen.secret.as_ref().map(SecretRef::read).transpose();
         let secret = secret.context("cannot use the secret of [[sidecar.listen]]")?;
+        // It stands in the configurations of web servers, each of which has its own way with other characters.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);
+        if !secret.iter().all(|secret| secret.bytes().all(is_plain)) {
+            bail!(
+                "the secret of [[sidecar.listen]] has other characters than letters, digits and + / = _ . ~ -: openssl rand -base64 32 makes one"
+            );
+        }
         let tls = listen.tls.as_ref().map(of_listener).transpose()?;
         let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         Ok(Self { secret, tls: tls.zip(listen.tls.as_ref().map(|tls| tls.names.clone())) })
@@ -222,6 +229,7 @@ impl Listener {
                         warn!(
                             user,
                             dialect = state.speaks.name(),
+                            advice = "add it to peers of [[sidecar.listen]], or let the web server run as one of them",
                             "A process of another user asks, and is not heard"
                         );
                     });
@@ -260,6 +268,15 @@ impl State {
             }),
             Refusal::Undecided(_) => self.complaints.say(reason, || {
                 warn!(dialect, reason, "Who somebody is could not be decided");
+            }),
+            // Clients do this, and so does a proxy of another dialect.
+            Refusal::Forged => self.complaints.say(reason, || {
+                warn!(
+                    dialect,
+                    reason,
+                    advice = "if it is the proxy who sends them, say its dialect in [[sidecar.listen]]",
+                    "Certificate headers of another dialect, or names that look like ours, were sent"
+                );
             }),
             Refusal::Chain(error) => debug!(dialect, reason, error, "Refused"),
             _ => debug!(dialect, reason, "Refused"),
@@ -419,9 +436,15 @@ fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
     if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("{}: somebody else listens there", failed());
+            bail!("{}: somebody else listens there; stop it, or choose another path", failed());
         }
         std::fs::remove_file(path).with_context(failed)?;
+    }
+    if path.symlink_metadata().is_ok() {
+        bail!("{}: there is a file that is no socket; remove it, or choose another path", failed());
+    }
+    if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        bail!("{}: its folder is not there; make it (with systemd: RuntimeDirectory=)", failed());
     }
     let socket = UnixListener::bind(path).with_context(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(failed)?;

@@ -100,7 +100,7 @@ impl Sidecar {
                 asker: Asker::machine("sidecar", config.domain.sid, true),
             }),
         };
-        let current = Arc::new(ArcSwap::from_pointee(decider(sidecar, &identify)?));
+        let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
         let (terms, made_of) = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?.unzip();
         let front =
             sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
@@ -119,7 +119,8 @@ impl Sidecar {
         // Connections need not end for what stays as it is.
         let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
-        Ok(Reloaded { sidecar: decider(sidecar, &self.identify)?, proofs, terms })
+        let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?);
+        Ok(Reloaded { sidecar, proofs, terms })
     }
 
     /// Goes by it from now on.
@@ -185,15 +186,15 @@ fn terms(config: &Config, proxy: &config::Proxy) -> anyhow::Result<(Terms, [u8; 
     Ok((Terms::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
-fn decider(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<sidecar::Sidecar> {
-    Ok(sidecar::Sidecar::new(Parts {
+fn parts(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<Parts> {
+    Ok(Parts {
         identify: Arc::clone(identify),
         routes: Routes::new(config.routes.clone()),
         format: config.format.clone(),
         token: config.token.as_ref().map(signer).transpose()?,
         remember: config.remember,
         remembered_max: config.remembered_max,
-    }))
+    })
 }
 
 fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
