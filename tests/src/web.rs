@@ -189,15 +189,15 @@ fn askers() -> String {
 impl Site {
     /// Starts all three.
     pub fn start(server: WebServer) -> Self {
-        Self::start_with(server, "", |text| text)
+        Self::start_with(server, "")
     }
 
-    /// Starts all three; `more` is added to `[sidecar]`, and the web server's configuration is changed.
-    pub fn start_with(server: WebServer, more: &str, change: impl FnOnce(String) -> String) -> Self {
-        Self::start_by(server, more, change, &[])
+    /// Starts all three; `more` is added to `[sidecar]`.
+    pub fn start_with(server: WebServer, more: &str) -> Self {
+        Self::start_by(server, more, |text| text, &[])
     }
 
-    /// The same, with variables in the service's environment.
+    /// The same; the web server's configuration is changed, and there are variables in the service's environment.
     pub fn start_by(
         server: WebServer,
         more: &str,

@@ -66,13 +66,13 @@ pub fn routes<L: Listener>(listener: Arc<L>) -> Routes {
     Routes::new(check.max_decoding_message_size(REQUEST_LEN_MAX)).add_service(health).prepare()
 }
 
-/// `Authorization`, for whoever mounts it alone.
+/// `Authorization`.
 #[derive(Debug)]
-pub struct Check<L>(pub Arc<L>);
+struct Check<L>(Arc<L>);
 
 /// `Health`: of everything (an empty name) and of [`Check`]; other names are not found. Watching is not offered.
 #[derive(Debug)]
-pub struct Ready<L>(pub Arc<L>);
+struct Ready<L>(Arc<L>);
 
 #[async_trait]
 impl<L: Listener> Authorization for Check<L> {

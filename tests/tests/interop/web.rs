@@ -94,7 +94,7 @@ fn reaches_the_page(server: WebServer) {
 /// More groups than web servers have room for, if nobody told them.
 fn has_room_for_many_groups(server: WebServer) {
     for more in ["", "header_len_max = 16384"] {
-        let site = Site::start_with(server, more, |text| text);
+        let site = Site::start_with(server, more);
         for n in 0..60 {
             let name = format!("Department of Very Important Things {n}");
             site.service.rcmpd(&["group", "add", &name, "-c", "rcmpd.toml"]).code(0);
@@ -115,7 +115,7 @@ fn has_room_for_many_groups(server: WebServer) {
 fn goes_by_routes(server: WebServer) {
     let routes = "[[sidecar.route]]\npath = \"/closed\"\ngroups = [\"Domain Admins\"]\n\
                   [[sidecar.route]]\npath = \"/open\"\nhost = \"localhost\"";
-    let site = Site::start_with(server, routes, |text| text);
+    let site = Site::start_with(server, routes);
     let forged = [
         "-H",
         "X-Forwarded-Uri: /open",
@@ -213,7 +213,7 @@ fn the_tls_front_speaks_http2_and_serves_one_host() {
 fn the_tls_front_keeps_its_connections_unless_what_they_were_made_under_changes() {
     const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let route = "[[sidecar.route]]\ndomains = [\"CONTOSO\"]";
-    let site = Site::start_with(WebServer::Own, route, |text| text);
+    let site = Site::start_with(WebServer::Own, route);
     let mut alice = site.connect("alice");
     assert!(alice.ask(GET).contains(" 200 "));
     // Who may come in is no matter of the handshake.

@@ -469,3 +469,65 @@ fn a_service_elsewhere_tells_who_somebody_is() {
     service.start_again();
     eventually("it recovers", || ask_about(&asking, "alice", &[]).status == 200);
 }
+
+#[test]
+fn a_socket_that_nobody_listens_on_is_replaced_and_nothing_else() {
+    let demo = Demo::new();
+    let socket = demo.path("nginx.sock");
+    fs::write(&socket, "").unwrap();
+    demo.configure(&format!(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\nmode = \"0600\"\npeers = [\"{}\"]",
+        user()
+    ));
+    let refused = |demo: &Demo, why: &str| {
+        let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains(why), "{}", done.stderr);
+    };
+    refused(&demo, "nginx.sock ([[sidecar.listen]]): there is a file that is no socket");
+    fs::remove_file(&socket).unwrap();
+    // It stays there when its listener goes.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let service = demo.serve();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(ask_about(&service, "alice", &[]).status, 200);
+    refused(&service, "somebody else listens there");
+    service.edit(|text| text.replace("\"nginx.sock\"", "\"nowhere/nginx.sock\""));
+    refused(&service, "its folder is not there");
+    service.edit(|text| {
+        text.replace("nowhere/", "").replace(&format!("[\"{}\"]", user()), "[\"no-such-user\"]")
+    });
+    refused(&service, "there is no user no-such-user");
+}
+
+#[test]
+fn a_configuration_is_printed_for_what_there_is() {
+    let demo = Demo::new();
+    let print_for = |site: &str, server: &str, more: &[&str]| {
+        let site = ["--site", site, "--listen", "127.0.0.1:443", "--certificate", "c", "--key", "k"];
+        demo.rcmpd(&[&["proxy-config", server, "-c", "rcmpd.toml"], &site[..], more].concat())
+    };
+    let print = |server: &str, more: &[&str]| print_for("app.example", server, more);
+    let refused = |server: &str, more: &[&str], why: &str| {
+        let done = print(server, more);
+        assert!(done.code != 0 && done.stdout.is_empty() && done.stderr.contains(why), "{done:?}");
+    };
+    refused("nginx", &[], "has no [sidecar]");
+    demo.configure(&format!(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"a.sock\"\npeers = [\"{0}\"]\n\
+         [[sidecar.listen]]\ndialect = \"traefik\"\nunix = \"b.sock\"\npeers = [\"{0}\"]\n\
+         [[sidecar.listen]]\ndialect = \"haproxy\"\nunix = \"c.sock\"\npeers = [\"{0}\"]\nupstream = \"http://127.0.0.1:1\"",
+        user()
+    ));
+    refused("caddy", &[], "dialect = \"caddy\"");
+    refused("traefik", &[], "reaches no Unix socket");
+    refused("haproxy", &["--application", "127.0.0.1:2"], "leave --application out");
+    refused("nginx", &["--application", "nonsense"], "write HOST:PORT");
+    refused("nginx", &["--application", "a;b:1"], "write HOST:PORT");
+    assert!(print_for("a b;c", "nginx", &[]).code(1).stderr.contains("no name of a host"));
+    let printed = print("nginx", &["--application", "[::1]:8080"]).code(0).stdout;
+    let socket = fs::canonicalize(demo.path("")).unwrap().join("a.sock");
+    assert!(printed.contains(&format!("server unix:{};", socket.display())), "{printed}");
+    // At the port of https no port is told.
+    assert!(printed.contains("proxy_set_header Host $host;"), "{printed}");
+}

@@ -3,7 +3,7 @@
 use super::identify;
 use crate::config;
 use crate::serve::now;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::{Answer, Mapper};
 use serde::Serialize;
@@ -38,6 +38,9 @@ pub fn explain(
 ) -> anyhow::Result<RouteExplained> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    if host.is_empty() {
+        bail!("--url {url}: there is no host in it; write https://HOST/PATH");
+    }
     let not_after = Certificate::parse(certificate).context("the certificate cannot be read")?.not_after;
     let routes = Routes::new(sidecar.routes.clone());
     let chosen = routes.choose(Some((host, path)));

@@ -117,11 +117,6 @@ impl Dialect {
         }
     }
 
-    /// The dialect of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
-    }
-
     /// Whether the proxy says what came of its own verification. Where it does not, somebody else has to verify.
     pub const fn says_verification(self) -> bool {
         matches!(self, Self::Nginx | Self::Haproxy | Self::Apache)
