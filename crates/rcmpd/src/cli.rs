@@ -54,7 +54,7 @@ pub enum Command {
         /// Where to.
         #[arg(default_value = "rcmpd-demo")]
         dir: PathBuf,
-        /// The port of Netlogon.
+        /// The port of Netlogon; the endpoint mapper's (1135) and that of /metrics (9464) are in rcmpd.toml.
         #[arg(long, default_value_t = 11490, value_name = "N")]
         port: u16,
         #[command(flatten)]

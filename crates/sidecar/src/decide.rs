@@ -75,7 +75,7 @@ pub struct Allowed {
     pub headers: HeaderMap,
     /// Names the decision in the audit.
     pub decision: String,
-    /// By route, in their order: whether it lets in; at the end, where there are no routes.
+    /// By route, in their order: whether it lets in.
     admitted: Vec<Result<(), Refusal>>,
 }
 
@@ -218,8 +218,7 @@ impl Sidecar {
         let presented = presented?.ok_or(Refusal::NoCertificate)?;
         let route = self.routes.choose(target)?;
         let allowed = self.remembered_or_made(&presented, source, now).await?;
-        let admitted = &allowed.admitted[route.number.unwrap_or(self.routes.all().len())];
-        (*admitted)?;
+        route.number.map_or(Ok(()), |number| allowed.admitted[number])?;
         Ok(allowed)
     }
 

@@ -49,10 +49,9 @@ impl Routes {
         &self.0
     }
 
-    /// By route, in their order, whether it lets somebody in; one more at the end, for no routes at all.
+    /// By route, in their order, whether it lets somebody in.
     pub fn admitted(&self, identity: &Identity) -> Vec<Result<(), Refusal>> {
-        let by_route = self.0.iter().map(|route| Chosen { number: None, route: Some(route) }.admit(identity));
-        by_route.chain([Ok(())]).collect()
+        self.0.iter().map(|route| route.admit(identity)).collect()
     }
 
     /// The route for a host and a path, with its query or without.
@@ -111,6 +110,17 @@ impl Route {
         (rest.is_empty() || rest.starts_with('/')).then_some(1 + prefix.len())
     }
 
+    fn admit(&self, identity: &Identity) -> Result<(), Refusal> {
+        if !self.is_for(identity) {
+            return Err(Refusal::NotAllowed);
+        }
+        match identity.assurance {
+            _ if !self.strong => Ok(()),
+            Assurance::Strong(_) => Ok(()),
+            Assurance::Weak | Assurance::Unknown => Err(Refusal::NotStrong),
+        }
+    }
+
     fn is_for(&self, identity: &Identity) -> bool {
         if self.sids.is_empty() && self.groups.is_empty() && self.domains.is_empty() {
             return true;
@@ -132,15 +142,7 @@ impl Route {
 impl Chosen<'_> {
     /// Whether the route lets somebody in.
     pub fn admit(&self, identity: &Identity) -> Result<(), Refusal> {
-        let Some(route) = self.route else { return Ok(()) };
-        if !route.is_for(identity) {
-            return Err(Refusal::NotAllowed);
-        }
-        match identity.assurance {
-            _ if !route.strong => Ok(()),
-            Assurance::Strong(_) => Ok(()),
-            Assurance::Weak | Assurance::Unknown => Err(Refusal::NotStrong),
-        }
+        self.route.map_or(Ok(()), |route| route.admit(identity))
     }
 }
 
@@ -296,9 +298,7 @@ mod tests {
             not_after: FileTime::NEVER,
         };
         let ours = identity("CONTOSO", true, Assurance::Strong(None));
-        let admit = |route: &Route, identity: &Identity| {
-            Chosen { number: Some(0), route: Some(route) }.admit(identity)
-        };
+        let admit = |route: &Route, identity: &Identity| route.admit(identity);
         let by_name = Route { groups: vec!["staff".to_owned()], ..Route::default() };
         assert_eq!(admit(&by_name, &ours), Ok(()));
         let foreign = identity("FABRIKAM", false, Assurance::Strong(None));

@@ -358,7 +358,7 @@ fn what_does_not_fit_is_kept_behind_a_reference() {
 fn routes_let_in_and_explanations_say_which() {
     let demo = Demo::new();
     let editors = format!("{}-1103", demo.domain_sid());
-    let service = sidecar(
+    let mut service = sidecar(
         demo,
         &format!(
             "[[sidecar.route]]\nhost = \"app.example\"\npath = \"/admin\"\ngroups = [\"Engineers\"]\n\
@@ -394,6 +394,16 @@ fn routes_let_in_and_explanations_say_which() {
         assert_eq!(number, route, "{explained:#}");
     }
     assert_eq!(ask_about(&service, "alice", &[]).status, 500, "routes are configured, and nobody said where");
+    let quiet = service.log();
+    assert!(!quiet.contains("A route names"), "{quiet}");
+    service.edit(|text| {
+        text.replace("[\"Engineers\"]", "[\"Enginers\"]")
+            .replace("path = \"/status\"", "domains = [\"CONTSO\"]")
+    });
+    service.reload();
+    service.wait_for_log("A route names a group that is not there route=1 group=\"Enginers\"");
+    service
+        .wait_for_log("A route names a domain that is neither ours nor a peer's route=3 domain=\"CONTSO\"");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::config::{self, Config, StoreKind};
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
-use account_store::MachineStore;
 use account_store::sqlite::SqliteStore;
+use account_store::{AccountAdmin, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
@@ -162,6 +162,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     warn_of_weakness(&mapping.policy);
     warn_of_names(&current.0.load().live);
+    warn_of_routes(&config, machines.as_deref()).await;
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     let running = Running {
@@ -290,6 +291,30 @@ fn warn_of_names(mapper: &Mapper) {
     }
 }
 
+/// Says which routes name somebody whom nobody here knows: a name that is written wrong lets nobody in.
+async fn warn_of_routes(config: &Config, machines: Option<&SqliteStore>) {
+    let Some(sidecar) = config.sidecar.as_ref().filter(|sidecar| sidecar.source == config::Source::Embedded)
+    else {
+        return;
+    };
+    let is_sqlite = config.store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)));
+    for (number, route) in (1..).zip(&sidecar.routes) {
+        let ours = std::iter::once(&config.domain.netbios);
+        let known: Vec<&String> = ours.chain(config.peers.iter().map(|peer| &peer.domain)).collect();
+        for domain in
+            route.domains.iter().filter(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+        {
+            warn!(route = number, domain, "A route names a domain that is neither ours nor a peer's");
+        }
+        let Some(groups) = machines.filter(|_| is_sqlite) else { continue };
+        for group in &route.groups {
+            if let Ok(None) = groups.group_by_name(group).await {
+                warn!(route = number, group, "A route names a group that is not there");
+            }
+        }
+    }
+}
+
 /// What a reload starts from.
 struct Running<'a> {
     config: &'a Config,
@@ -365,6 +390,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
         running.take_over(reloaded);
     }
     warn_of_weakness(&mapping.policy);
+    warn_of_routes(&new, running.machines.map(Arc::as_ref)).await;
     Ok(revision)
 }
 
