@@ -228,3 +228,45 @@ fn the_tls_front_keeps_its_connections_unless_what_they_were_made_under_changes(
     let answer = alice.ask(GET);
     assert!(answer.is_empty() || answer.contains(" 421 "), "{answer}");
 }
+
+/// `ext_authz` over HTTP, with Envoy's `X-Forwarded-Client-Cert`.
+#[test]
+fn envoy_over_http() {
+    let user = rustix::process::geteuid();
+    let users = if user.is_root() { "\"www-data\"".to_owned() } else { format!("\"{}\"", user.as_raw()) };
+    let listen = format!("[[sidecar.listen]]\ndialect = \"envoy\"\nunix = \"http.sock\"\npeers = [{users}]");
+    let over_http = |text: String| {
+        let (before, after) = text.split_once("                      grpc_service:\n").unwrap();
+        let (_, after) = after.split_once("                      include_peer_certificate: true\n").unwrap();
+        let service = r#"                      http_service:
+                        server_uri: { uri: "http://sidecar", cluster: sidecar, timeout: 5s }
+                        authorization_response:
+                          allowed_upstream_headers: { patterns: [{ prefix: remote- }, { prefix: x-identity- }] }
+                      allowed_headers: { patterns: [{ exact: x-forwarded-client-cert }] }
+"#;
+        let options = after.find("      typed_extension_protocol_options:").unwrap();
+        let end = options + after[options..].find("      load_assignment:").unwrap();
+        format!("{before}{service}{}{}", &after[..options], &after[end..])
+            .replace("sidecar.sock", "http.sock")
+            .replace(
+                "details: SANITIZE\n",
+                "details: SANITIZE_SET\n                set_current_client_cert_details: { cert: true }\n",
+            )
+    };
+    let site = Site::start_by(WebServer::Envoy, &listen, over_http, &[]);
+    let alice = site.page(Some("alice"), "/", &["-H", "Remote-User: root", "-H", "X-Identity-Sid: S-1-5-18"]);
+    assert_eq!(values(&alice, "Remote-User"), ["CONTOSO\\alice"]);
+    assert_eq!(values(&alice, "X-Identity-Strength"), ["strong"]);
+    assert!(!values(&alice, "X-Identity-Sid").contains(&"S-1-5-18"));
+    let told = values(&alice, "X-Forwarded-Client-Cert").concat();
+    assert!(told.contains("Cert="), "{told}");
+    site.page.seen();
+    assert_eq!(site.get(Some("mallory"), "/", &[]).0, 403);
+    // What another client's Envoy said of alice.
+    let forged = format!("X-Forwarded-Client-Cert: {told}");
+    for who in [None, Some("mallory")] {
+        let status = if who.is_none() { 401 } else { 403 };
+        assert_eq!(site.get(who, "/", &["-H", &forged]).0, status, "{who:?}");
+    }
+    assert_eq!(site.page.seen().len(), 0);
+}
