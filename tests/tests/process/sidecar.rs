@@ -3,12 +3,15 @@
 use crate::revocation::eventually;
 use rcmpd_tests::openssl::{Authority, openssl};
 use rcmpd_tests::{Demo, Service};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto};
 
 /// An answer of the sidecar.
 struct Answer {
@@ -152,6 +155,26 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     assert_eq!(answered("correct-horse-battery"), "HTTP/1.1 500", "nginx says nothing of a verification");
     silent.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     assert_eq!(silent.read(&mut [0]).unwrap(), 0, "it is closed");
+    // Connections that have proved themselves take nobody's place among those that have not.
+    let proved: Vec<TcpStream> = (0..70)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request("correct-horse-battery").as_bytes()).unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    let strangers: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut one_more = TcpStream::connect(address).unwrap();
+    one_more.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    assert_eq!(one_more.read(&mut [0]).unwrap(), 0, "it is closed before its time is over");
+    assert_eq!(answered("correct-horse-battery"), "HTTP/1.1 500");
+    drop((proved, strangers));
+    eventually("there is room again", || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let sent = stream.write_all(request("correct-horse-battery").as_bytes());
+        sent.and_then(|()| stream.read_exact(&mut [0; 12])).is_ok()
+    });
     // A secret that leaked is worth nothing any more.
     fs::write(service.path("sidecar.secret"), "Tr0ub4dor").unwrap();
     service.reload();
@@ -173,6 +196,27 @@ fn an_account_that_ends_ends_what_is_remembered() {
     service.rcmpd(&["account", "set", "alice", "--expires", &end, "-c", "rcmpd.toml"]).code(0);
     assert_eq!(ask_about(&service, "alice", &[]).status, 200);
     eventually("alice is refused", || ask_about(&service, "alice", &[]).status == 403);
+}
+
+/// A connection of the proxy over TLS on which something was answered.
+fn kept(service: &Service, address: SocketAddr) -> impl Read + Write {
+    let pem = |name: &str| fs::read(service.path(&format!("certs/{name}"))).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&pem("ca.pem")).unwrap()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&pem("proxy.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&pem("proxy.key")).unwrap();
+    let provider = std::sync::Arc::new(crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate], key)
+        .unwrap();
+    let client = ClientConnection::new(std::sync::Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut stream = StreamOwned::new(client, TcpStream::connect(address).unwrap());
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: sidecar\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    stream
 }
 
 #[test]
@@ -229,6 +273,8 @@ fn a_listener_with_tls_hears_proxies_that_are_named() {
         let done = command.arg(format!("https://localhost:{}/", address.port())).output().unwrap();
         String::from_utf8(done.stdout).unwrap()
     };
+    // A proxy keeps as many connections as it likes.
+    let _kept: Vec<_> = (0..70).map(|_| kept(&service, address)).collect();
     assert_eq!(ask(Some("proxy")), "200");
     assert_eq!(ask(Some("other")), "000", "of that authority, and no proxy");
     assert_eq!(ask(Some("alice")), "000");

@@ -321,9 +321,17 @@ async fn over_tls(
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let is_proxy = certificates.first().is_some_and(|certificate| is_named(certificate, &names));
     match is_proxy {
-        true => connection(state, stream, Origin::proved(address)).await,
+        true => {
+            origin.lock().take();
+            connection(state, stream, origin).await;
+        }
         false => state.complaints.say("foreign_proxy", || {
-            warn!(?address, "A certificate that names no proxy was shown, and whoever did is not heard");
+            warn!(
+                ?address,
+                dialect = state.speaks.name(),
+                advice = "if it is the proxy, add a DNS name of its certificate to names of [[sidecar.listen]]",
+                "A certificate that names no proxy was shown, and whoever did is not heard"
+            );
         }),
     }
 }
