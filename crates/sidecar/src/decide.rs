@@ -305,16 +305,16 @@ impl Sidecar {
     }
 
     /// Makes a request ready for the application: the proxy's words about certificates and all copies of identity headers are taken
-    /// away, under whichever name, then the identity is put in.
-    pub fn stamp(&self, allowed: &Allowed, headers: &mut HeaderMap) {
+    /// away, under whichever name, then the identity is put in, or that it is nobody.
+    pub fn stamp(&self, allowed: Option<&Allowed>, headers: &mut HeaderMap) {
         self.strip(headers);
-        for (name, value) in &allowed.headers {
+        for (name, value) in allowed.map_or(&self.nobody, |allowed| &allowed.headers) {
             headers.insert(name.clone(), value.clone());
         }
     }
 
     /// Takes away what only we and the proxy may say.
-    pub fn strip(&self, headers: &mut HeaderMap) {
+    fn strip(&self, headers: &mut HeaderMap) {
         let is_reserved = |name: &&HeaderName| self.reserved.contains(plain_name(name.as_str()).as_ref());
         let forged: Vec<HeaderName> = headers.keys().filter(is_reserved).cloned().collect();
         for name in forged {

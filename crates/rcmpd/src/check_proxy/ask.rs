@@ -82,12 +82,3 @@ impl Ask {
         bytes
     }
 }
-
-/// A header's name as it is usually written.
-pub(super) fn titled(name: &str) -> String {
-    let parts = name.split('-').map(|part| {
-        let (first, rest) = part.split_at(part.len().min(1));
-        format!("{}{rest}", first.to_ascii_uppercase())
-    });
-    parts.collect::<Vec<_>>().join("-")
-}

@@ -1,11 +1,11 @@
 //! Certificates that are not there, not of the right authority, or only in headers.
 
-use super::ask::titled;
 use super::door::Outcome;
 use super::findings::{Seen, Tally};
 use super::{Run, forgery};
 use rustls::ClientConfig;
 use sidecar::Dialect;
+use sidecar::proxy_config::title;
 use std::sync::Arc;
 
 impl Run {
@@ -102,6 +102,6 @@ impl Run {
 
     /// Every header by which a certificate is passed on, as it is usually written.
     pub(super) fn certificate_headers() -> impl Iterator<Item = String> {
-        sidecar::dialect::OWNED.into_iter().map(titled)
+        sidecar::dialect::OWNED.into_iter().map(title)
     }
 }

@@ -1,9 +1,9 @@
 //! Headers that only the proxy and the sidecar may set.
 
 use super::Run;
-use super::ask::titled;
 use super::door::Outcome;
 use super::findings::{Seen, Tally};
+use sidecar::proxy_config::title;
 
 /// A way to write a header, as a line.
 type Form = (&'static str, fn(&str, &str) -> String);
@@ -24,7 +24,7 @@ const FORMS: [Form; 10] = [
 
 impl Run {
     fn identity_headers(&self) -> Vec<String> {
-        self.names.iter().map(|name| titled(name)).collect()
+        self.names.iter().map(|name| title(name)).collect()
     }
 
     pub(super) async fn forged_identity(&self) -> Tally {
@@ -77,7 +77,7 @@ impl Run {
 
     pub(super) async fn hop_by_hop(&self) -> Tally {
         let mut tally = Tally::default();
-        let secret = titled(sidecar::SECRET.as_str());
+        let secret = title(sidecar::SECRET.as_str());
         let names: Vec<String> =
             self.identity_headers().into_iter().chain(Self::certificate_headers()).chain([secret]).collect();
         let all = format!("Connection: close, {}", names.join(", "));
@@ -94,7 +94,7 @@ impl Run {
 
     pub(super) async fn secret(&self) -> Tally {
         let mut tally = Tally::default();
-        let name = titled(sidecar::SECRET.as_str());
+        let name = title(sidecar::SECRET.as_str());
         for (label, form) in FORMS {
             let line = form(&name, &self.nonce);
             let outcome = self.ask(&self.us, &self.get().line(line)).await;

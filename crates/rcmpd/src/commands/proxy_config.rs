@@ -32,9 +32,7 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         );
     };
     let secret = match &listen.secret {
-        Some(secret) if args.with_secret => {
-            Some(secret.read().context("cannot use the secret of [[sidecar.listen]]")?.to_string())
-        }
+        Some(secret) if args.with_secret => Some(crate::sidecar::secret(secret)?.to_string()),
         Some(_) => {
             eprintln!(
                 "rcmpd: put the listener's secret in place of {PLACEHOLDER}, or print it with --with-secret"

@@ -77,21 +77,27 @@ pub(super) struct Proof {
 impl Proof {
     /// Reads what a listener names.
     pub(super) fn read(listen: &Listen) -> anyhow::Result<Self> {
-        if let Some(SecretRef::File(path)) = &listen.secret {
-            check_private(path).context("cannot use the secret of [[sidecar.listen]]")?;
-        }
-        let secret = listen.secret.as_ref().map(SecretRef::read).transpose();
-        let secret = secret.context("cannot use the secret of [[sidecar.listen]]")?;
-        // It stands in the configurations of web servers, each of which has its own way with other characters.
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);
-        if !secret.iter().all(|secret| secret.bytes().all(is_plain)) {
-            bail!(
-                "the secret of [[sidecar.listen]] has other characters than letters, digits and + / = _ . ~ -: openssl rand -base64 32 makes one"
-            );
-        }
+        let secret = listen.secret.as_ref().map(secret).transpose()?;
         let tls = listen.tls.as_ref().map(of_listener).transpose()?;
         let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         Ok(Self { secret, tls: tls.zip(listen.tls.as_ref().map(|tls| tls.names.clone())) })
+    }
+}
+
+/// Reads the secret of a listener.
+pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
+    let unusable = "cannot use the secret of [[sidecar.listen]]";
+    if let SecretRef::File(path) = reference {
+        check_private(path).context(unusable)?;
+    }
+    let secret = reference.read().context(unusable)?;
+    // It stands in the configurations of web servers, each of which has its own way with other characters.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);
+    match secret.bytes().all(is_plain) {
+        true => Ok(secret),
+        false => bail!(
+            "the secret of [[sidecar.listen]] has other characters than letters, digits and + / = _ . ~ -: openssl rand -base64 32 makes one"
+        ),
     }
 }
 
@@ -116,10 +122,6 @@ struct Origin {
 }
 
 impl Origin {
-    const fn proved(address: Option<SocketAddr>) -> Self {
-        Self { address, unproved: Mutex::new(None) }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Option<Slot>> {
         self.unproved.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,7 +238,7 @@ impl Listener {
                     return Ok(());
                 }
                 tokio::spawn(async move {
-                    connection(state, stream, Origin::proved(None)).await;
+                    connection(state, stream, Origin { address: None, unproved: Mutex::new(None) }).await;
                     drop(permit);
                 });
             }
@@ -329,7 +331,8 @@ async fn over_tls(
             warn!(
                 ?address,
                 dialect = state.speaks.name(),
-                advice = "if it is the proxy, add a DNS name of its certificate to names of [[sidecar.listen]]",
+                advice =
+                    "if it is the proxy, add a DNS name of its certificate to names of [[sidecar.listen]]",
                 "A certificate that names no proxy was shown, and whoever did is not heard"
             );
         }),
@@ -427,7 +430,7 @@ async fn respond(
     }
     match (&decided, &state.upstream) {
         (Decided::Allowed(allowed), Some(upstream)) => {
-            upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(allowed, headers)).await
+            upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(Some(allowed), headers)).await
         }
         _ => {
             let mut answer = sidecar.answer(&decided);

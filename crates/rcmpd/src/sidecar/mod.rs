@@ -10,6 +10,7 @@ pub mod front;
 mod identify;
 mod listen;
 pub mod routes;
+mod still;
 mod tls;
 pub mod upstream;
 
@@ -25,6 +26,7 @@ use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
+pub use listen::secret;
 use listen::{Listener, Proof};
 use rcmp_service::Asker;
 use rustls_pki_types::PrivatePkcs8KeyDer;

@@ -233,7 +233,7 @@ impl WebServer {
 }
 
 /// A name as people write headers.
-fn title(name: &str) -> String {
+pub fn title(name: &str) -> String {
     let mut words = name.split('-').map(|word| {
         let (first, rest) = word.split_at(1.min(word.len()));
         first.to_ascii_uppercase() + rest

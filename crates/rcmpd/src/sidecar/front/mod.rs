@@ -285,17 +285,15 @@ impl Connection {
         let behind = Behind::Tls(self.address.ip());
         match sidecar.decide("proxy", ask).await {
             Decided::Allowed(allowed) => {
-                self.front.upstream.forward(request, behind, |headers| sidecar.stamp(&allowed, headers)).await
+                self.front
+                    .upstream
+                    .forward(request, behind, |headers| sidecar.stamp(Some(&allowed), headers))
+                    .await
             }
             Decided::Refused(Refusal::NoCertificate)
                 if self.terms.anonymous && is_for_everybody(&sidecar, target) =>
             {
-                let nobody = sidecar.format().nobody();
-                let stamp = |headers: &mut http::HeaderMap| {
-                    sidecar.strip(headers);
-                    headers.extend(nobody);
-                };
-                self.front.upstream.forward(request, behind, stamp).await
+                self.front.upstream.forward(request, behind, |headers| sidecar.stamp(None, headers)).await
             }
             Decided::Refused(refusal) => {
                 self.tell(refusal);

@@ -2,6 +2,7 @@
 //!
 //! Over HTTP/2 nobody asks a body for more while its client takes nothing, so no timer of the body itself tells.
 
+use crate::sidecar::still::still;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::collections::HashMap;
@@ -9,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
@@ -62,30 +63,20 @@ impl Requests {
 
     /// Waits until there has been none for a while.
     pub(super) async fn idle(&self, limit: Duration) {
-        loop {
-            let since = {
-                let state = self.state();
-                if state.open.is_empty() { state.changed } else { Instant::now() }
-            };
-            let end = since + limit;
-            if end <= Instant::now() {
-                return;
-            }
-            sleep_until(end).await;
-        }
+        still(limit, || {
+            let state = self.state();
+            if state.open.is_empty() { state.changed } else { Instant::now() }
+        })
+        .await;
     }
 
     /// Waits until one has been answered for so long and its client took nothing.
     pub(super) async fn stalled(&self, limit: Duration) {
-        loop {
+        still(limit, || {
             let now = Instant::now();
-            let since = self.state().open.values().flatten().min().map_or(now, |since| now.min(*since));
-            let end = since + limit;
-            if end <= now {
-                return;
-            }
-            sleep_until(end).await;
-        }
+            self.state().open.values().flatten().min().map_or(now, |since| now.min(*since))
+        })
+        .await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
 use super::Place;
+use crate::sidecar::still::still;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -142,17 +143,11 @@ impl Sending {
 
     /// Waits until the application has taken nothing for so long, though there was something to take, or all was taken.
     pub(super) async fn stands_still(&self, limit: Duration) {
-        loop {
-            let since = {
-                let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                // The client's time is measured where it is waited for.
-                if state.is_clients_turn { Instant::now() } else { state.moved }
-            };
-            let end = since + limit;
-            if end <= Instant::now() {
-                return;
-            }
-            sleep_until(end).await;
-        }
+        still(limit, || {
+            let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // The client's time is measured where it is waited for.
+            if state.is_clients_turn { Instant::now() } else { state.moved }
+        })
+        .await;
     }
 }

@@ -3,13 +3,14 @@
 //! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
 
 use super::Place;
+use crate::sidecar::still::still;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 /// Both sides are there: they have just said so.
@@ -43,7 +44,7 @@ async fn copy(client: Upgraded, application: Upgraded) {
     tokio::select! {
         // Who is done says so in frames before (RFC 6455, section 7.1.1), and how it ends is theirs.
         _ = both => {}
-        () = idle(&moved) => {}
+        () = still(IDLE_TIMEOUT, || *moved.lock().unwrap_or_else(PoisonError::into_inner)) => {}
     }
 }
 
@@ -68,16 +69,5 @@ async fn one_way(
             Ok(0) | Err(_) => return to.shutdown().await,
             Ok(_) => {}
         }
-    }
-}
-
-/// Waits until nothing has moved for a while.
-async fn idle(moved: &Mutex<Instant>) {
-    loop {
-        let end = *moved.lock().unwrap_or_else(PoisonError::into_inner) + IDLE_TIMEOUT;
-        if end <= Instant::now() {
-            return;
-        }
-        sleep_until(end).await;
     }
 }
