@@ -115,6 +115,23 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     );
     let odd = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
     assert!(odd.stderr.contains("other characters") && !odd.stderr.contains("horse"), "{}", odd.stderr);
+    let printed = demo.rcmpd(&[
+        "proxy-config",
+        "nginx",
+        "-c",
+        "rcmpd.toml",
+        "--site",
+        "app.example",
+        "--listen",
+        "127.0.0.1:443",
+        "--certificate",
+        "c",
+        "--key",
+        "k",
+        "--with-secret",
+    ]);
+    let (why, shown) = (&printed.stderr, &printed.stdout);
+    assert!(printed.code == 1 && why.contains("other characters") && shown.is_empty(), "{printed:?}");
     fs::write(demo.path("sidecar.secret"), "correct-horse-battery\n").unwrap();
     private(0o644);
     let open = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
