@@ -6,12 +6,14 @@
 mod builtin;
 mod client;
 mod connection;
+mod connection_limiter;
 mod counters;
 mod registry;
 mod server;
 
 pub use builtin::resolve_endpoint;
 pub use client::{CallError, Connection};
+pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit};
 pub use counters::{Counters, Refused};
 pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};
 pub use server::{Limits, Server, Shutdown};

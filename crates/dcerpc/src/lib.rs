@@ -11,6 +11,7 @@ pub mod limits;
 pub mod management;
 pub mod ndr;
 pub mod pdu;
+pub mod quota;
 pub mod security;
 pub mod server;
 mod verification_trailer;
