@@ -1,20 +1,26 @@
 //! One connection: a task that owns the stream and the association.
 //!
 //! Its loop sends what is to be sent, does what is to be done, and only then reads: a peer that does not take its
-//! answers, or whose call takes long, fills its own window and not our memory.
+//! answers, or whose call takes long, fills its own window and not our memory. When its permit is evicted it ends at once,
+//! or after the call in flight where the client has proved who it is.
 
+use crate::connection_limiter::ConnectionPermit;
 use crate::counters::{Counters, count};
 use crate::registry::{Peer, Registry, RpcCall};
 use crate::server::Limits;
-use dcerpc::limits::CALL_ARRIVAL_TIME_MAX;
+use dcerpc::limits::{
+    CALL_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_UNPROVED_MAX, UNPROVED_LEN_FREE,
+};
 use dcerpc::pdu::FaultStatus;
 use dcerpc::server::{Authenticate, Call, Event, Reply, ServerAssociation, ServerConfig, Transmit};
+use dtyp::Sid;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -25,6 +31,12 @@ use tracing::{Instrument, debug, field};
 
 /// Bytes read at once; they live on the stack while a read is polled, so an idle connection holds none.
 const READ_LEN: usize = 8 * 1024;
+
+/// From accept to the first byte. A client sends its bind in the round trip that opens the connection.
+const FIRST_BYTE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// For the call in flight of an evicted connection whose client has proved who it is.
+const EVICTION_GRACE: Duration = Duration::from_secs(5);
 
 /// What a connection needs of its server.
 pub(crate) struct ConnectionContext {
@@ -48,14 +60,25 @@ pub(crate) enum Exit {
     BindTimeout,
     /// Nothing happened for long.
     IdleTimeout,
+    /// A PDU did not arrive in time.
+    PduTimeout,
     /// A call did not arrive in time.
     CallTimeout,
+    /// Its permit was needed for another connection.
+    Evicted,
     /// The server is stopping.
     Stopped,
 }
 
-struct Connection<S> {
+struct Connection<'a, S> {
     stream: S,
+    permit: &'a ConnectionPermit<Sid>,
+    /// Whether the permit counts for an account.
+    is_proved: bool,
+    /// What was last charged to the permit.
+    held: usize,
+    /// The permit was evicted: the connection ends after the call in flight.
+    leaving: &'a AtomicBool,
     peer: Peer,
     association: ServerAssociation,
     context: ConnectionContext,
@@ -64,31 +87,62 @@ struct Connection<S> {
     /// A token to be judged; there is never more than one.
     token: Option<Authenticate>,
     last_read: Instant,
+    has_read_any: bool,
+    /// Since when a PDU has been arriving, and which one.
+    partial: Option<(u64, Instant)>,
     /// Since when a call has been arriving.
     arriving: Option<Instant>,
     accepted: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
-pub(crate) async fn run<S>(stream: S, peer: Peer, context: ConnectionContext) -> Exit
+pub(crate) async fn run<S>(
+    stream: S,
+    peer: Peer,
+    context: ConnectionContext,
+    permit: ConnectionPermit<Sid>,
+) -> Exit
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let now = Instant::now();
+    let leaving = AtomicBool::new(false);
+    let first = FIRST_BYTE_TIME_MAX.min(context.limits.bind_timeout).min(context.limits.idle_timeout);
     let mut connection = Connection {
         stream,
+        permit: &permit,
+        is_proved: false,
+        held: 0,
+        leaving: &leaving,
         peer,
         association: ServerAssociation::new(Arc::clone(&context.config), peer.address.ip()),
         waiting: VecDeque::new(),
         token: None,
         last_read: now,
+        has_read_any: false,
+        partial: None,
         arriving: None,
         accepted: now,
         // Whichever comes first; then it is looked at which of them counts.
-        timer: Box::pin(sleep_until(now + context.limits.bind_timeout.min(context.limits.idle_timeout))),
+        timer: Box::pin(sleep_until(now + first)),
         context,
     };
-    let exit = match connection.serve().await {
+    let evicted = async {
+        permit.evicted().await;
+        if permit.is_proved() {
+            // It is polled in the same task, and sees this in the same turn.
+            leaving.store(true, Ordering::Relaxed);
+            tokio::time::sleep(EVICTION_GRACE).await;
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        () = evicted => Ok(Exit::Evicted),
+        ended = connection.serve() => ended,
+    };
+    let exit = match ended {
+        // What would be sent is of no use to a client that has done nothing.
+        Ok(Exit::Evicted) if !connection.is_proved => return Exit::Evicted,
         Ok(exit) => exit,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             count(&connection.context.counters.write_timeouts);
@@ -101,7 +155,7 @@ where
     exit
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     async fn serve(&mut self) -> io::Result<Exit> {
         loop {
             self.flush().await?;
@@ -110,6 +164,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             if self.step().await? {
                 continue;
+            }
+            self.account(0);
+            self.watch_partial_pdu();
+            let is_leaving = self.leaving.load(Ordering::Relaxed);
+            if is_leaving && self.association.is_idle() {
+                return Ok(Exit::Evicted);
             }
             if *self.context.stop.borrow() && self.association.is_idle() {
                 return Ok(Exit::Stopped);
@@ -125,6 +185,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 },
                 _ = self.context.stop.changed(), if !*self.context.stop.borrow() => None,
                 () = self.timer.as_mut() => self.overdue(),
+                // Whoever evicts wakes the task; then it is seen above.
+                () = poll_fn(|_| match self.leaving.load(Ordering::Relaxed) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }), if !is_leaving => None,
             };
             if let Some(exit) = exit {
                 return Ok(exit);
@@ -132,15 +197,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
+    /// Tells the permit what the peer has proved, and what the connection holds, `writing` included.
+    fn account(&mut self, writing: usize) {
+        if self.is_proved {
+            return;
+        }
+        if let Some(account) = self.association.proved_account() {
+            self.permit.prove(account);
+            self.is_proved = true;
+            return;
+        }
+        if self.association.is_bound() {
+            self.permit.advance();
+        }
+        let held = self.association.held_bytes() + writing;
+        let held = if held > UNPROVED_LEN_FREE { held } else { 0 };
+        if held != self.held {
+            self.held = held;
+            self.permit.hold(held);
+        }
+    }
+
+    /// Notes since when a PDU has been arriving.
+    fn watch_partial_pdu(&mut self) {
+        let number = self.association.partial_pdu();
+        if number == self.partial.map(|(number, _)| number) {
+            return;
+        }
+        self.partial = number.map(|number| (number, self.last_read));
+        if self.partial.is_some() {
+            self.wake_by(self.last_read + self.pdu_time());
+        }
+    }
+
+    fn pdu_time(&self) -> Duration {
+        if self.is_proved { PDU_ARRIVAL_TIME_MAX } else { PDU_ARRIVAL_TIME_UNPROVED_MAX }
+    }
+
+    fn wake_by(&mut self, deadline: Instant) {
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
     fn has_read(&mut self) {
         self.last_read = Instant::now();
+        self.has_read_any = true;
+        self.account(0);
+        self.watch_partial_pdu();
         match (self.association.has_unfinished_calls(), self.arriving) {
             (true, None) => {
                 self.arriving = Some(self.last_read);
-                let deadline = self.last_read + CALL_ARRIVAL_TIME_MAX;
-                if deadline < self.timer.deadline() {
-                    self.timer.as_mut().reset(deadline);
-                }
+                self.wake_by(self.last_read + CALL_ARRIVAL_TIME_MAX);
             }
             (false, Some(_)) => self.arriving = None,
             _ => {}
@@ -155,16 +263,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             true => limits.idle_timeout,
             false => limits.idle_timeout.min(limits.anonymous_idle_timeout),
         };
-        let mut deadline = match self.association.is_bound() {
-            false => (self.accepted + limits.bind_timeout, &counters.bind_timeouts, Exit::BindTimeout),
+        let (mut deadline, mut counter, mut exit) = match self.association.is_bound() {
+            false => {
+                let first = if self.has_read_any { limits.bind_timeout } else { FIRST_BYTE_TIME_MAX };
+                let deadline = self.accepted + first.min(limits.bind_timeout);
+                (deadline, &counters.bind_timeouts, Exit::BindTimeout)
+            }
             true => (self.last_read + idle, &counters.idle_timeouts, Exit::IdleTimeout),
         };
-        if let Some(since) = self.arriving
-            && since + CALL_ARRIVAL_TIME_MAX < deadline.0
-        {
-            deadline = (since + CALL_ARRIVAL_TIME_MAX, &counters.call_timeouts, Exit::CallTimeout);
-        }
-        let (deadline, counter, exit) = deadline;
+        let mut or = |since: Option<Instant>, time: Duration, other, end| {
+            if let Some(since) = since
+                && since + time < deadline
+            {
+                (deadline, counter, exit) = (since + time, other, end);
+            }
+        };
+        or(self.arriving, CALL_ARRIVAL_TIME_MAX, &counters.call_timeouts, Exit::CallTimeout);
+        let partial = self.partial.map(|(_, since)| since);
+        or(partial, self.pdu_time(), &counters.pdu_timeouts, Exit::PduTimeout);
         if Instant::now() >= deadline {
             count(counter);
             return Some(exit);
@@ -176,12 +292,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     async fn flush(&mut self) -> io::Result<()> {
         while let Some(transmit) = self.association.poll_transmit() {
             let bytes = ready(transmit).await;
-            self.write(&bytes).await?;
+            self.write(bytes).await?;
         }
         Ok(())
     }
 
-    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    async fn write(&mut self, message: Vec<u8>) -> io::Result<()> {
+        let mut bytes = &message[..];
         // Nearly always the socket takes everything at once, and no timer is needed.
         let stream = &mut self.stream;
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_write(cx, bytes))).await;
@@ -191,14 +308,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             Poll::Ready(Err(error)) => return Err(error),
             Poll::Pending => {}
         }
-        match bytes {
-            [] => Ok(()),
-            _ => match tokio::time::timeout(self.context.limits.write_timeout, self.stream.write_all(bytes))
-                .await
-            {
-                Ok(result) => result,
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            },
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.account(message.capacity());
+        match tokio::time::timeout(self.context.limits.write_timeout, self.stream.write_all(bytes)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
@@ -327,7 +443,7 @@ fn poll_receive<S: AsyncRead + Unpin>(
     let mut buffer = ReadBuf::uninit(&mut buffer);
     match Pin::new(stream).poll_read(cx, &mut buffer) {
         Poll::Ready(Ok(())) => {
-            association.receive(buffer.filled());
+            association.receive_in_place(buffer.filled_mut());
             Poll::Ready(Ok(buffer.filled().len()))
         }
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

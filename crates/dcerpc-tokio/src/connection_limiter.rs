@@ -1,21 +1,29 @@
 //! Permits for the connections of a listener: clients that have not proved who they are never shut out those that have.
 //!
+//! ```text
+//! admit ─► new ─advance─► started ─prove─► proved
+//!           └──────────────prove────────────┘
+//! ```
+//!
 //! A new connection always gets a permit. It counts for its source address until its client proves an identity, and for
-//! that identity afterwards. Each of the two tables has its own limit. When a table is full, the oldest connection of the
-//! address or identity with the most connections is evicted ([`FairTable`]).
+//! that identity afterwards. Each stage has its own table with its own limits, so connections that have done nothing do not
+//! shut out those that have begun a conversation. When a table is full, the oldest connection of the address or identity
+//! with the most connections is evicted ([`FairTable`]). The memory of connections that have proved nothing has one budget
+//! ([`WeightedTable`]).
 
 use dcerpc::limits::source_of;
-use dcerpc::quota::{FairTable, Ticket};
+use dcerpc::quota::{FairTable, Ticket, WeightedTable};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// How many connections a listener has at once, in all at most `unproved_max + proved_max`.
+/// How many connections a listener has at once, in all at most `unproved_max + proved_max`, and `unproved_max` more where
+/// connections advance ([`ConnectionPermit::advance`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections whose clients have not proved who they are.
+    /// Connections whose clients have not proved who they are: new ones, and as many started ones.
     pub unproved_max: usize,
     /// The same of one source address.
     pub unproved_per_address_max: usize,
@@ -23,6 +31,37 @@ pub struct ConnectionLimits {
     pub proved_max: usize,
     /// The same of one identity.
     pub proved_per_identity_max: usize,
+}
+
+/// Why connections are evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvictionReason {
+    /// Too many connections whose clients have proved nothing.
+    Unproved,
+    /// Too many of one source address.
+    Address,
+    /// Too many connections whose clients have proved who they are.
+    Proved,
+    /// Too many of one identity.
+    Identity,
+    /// Too much memory of connections whose clients have proved nothing.
+    Memory,
+}
+
+impl EvictionReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Unproved, Self::Address, Self::Proved, Self::Identity, Self::Memory];
+
+    /// A stable name, for metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unproved => "unproved",
+            Self::Address => "address",
+            Self::Proved => "proved",
+            Self::Identity => "account",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// Counts the connections of a listener. `I` is the identity that clients prove, such as a machine account's SID.
@@ -40,68 +79,90 @@ impl<I> Clone for ConnectionLimiter<I> {
 #[derive(Debug)]
 struct Shared<I> {
     tables: Mutex<Tables<I>>,
-    evicted_unproved: AtomicU64,
-    evicted_proved: AtomicU64,
+    /// By [`EvictionReason`].
+    evicted: [AtomicU64; EvictionReason::ALL.len()],
 }
 
 #[derive(Debug)]
 struct Tables<I> {
-    unproved: FairTable<IpAddr, Arc<Notify>>,
+    new: FairTable<IpAddr, Arc<Notify>>,
+    started: FairTable<IpAddr, Arc<Notify>>,
     proved: FairTable<I, Arc<Notify>>,
+    memory: WeightedTable<IpAddr, Arc<Notify>>,
 }
 
 /// The permit of one connection, given back when it is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit<I: Clone + Eq + Hash> {
     shared: Arc<Shared<I>>,
+    source: IpAddr,
     entry: Mutex<Entry>,
     evicted: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Entry {
-    Unproved(Ticket),
-    Proved(Ticket),
+struct Entry {
+    stage: Stage,
+    ticket: Ticket,
+    memory: Option<Ticket>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    New,
+    Started,
+    Proved,
 }
 
 impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
-    /// A limiter without connections.
+    /// A limiter without connections, and without a budget of memory.
     pub fn new(limits: ConnectionLimits) -> Self {
+        Self::with_memory(limits, usize::MAX)
+    }
+
+    /// A limiter without connections. The clients that have proved nothing hold at most so many bytes together.
+    pub fn with_memory(limits: ConnectionLimits, unproved_bytes_max: usize) -> Self {
         let tables = Tables {
-            unproved: FairTable::new(limits.unproved_max, limits.unproved_per_address_max),
+            new: FairTable::new(limits.unproved_max, limits.unproved_per_address_max),
+            started: FairTable::new(limits.unproved_max, limits.unproved_per_address_max),
             proved: FairTable::new(limits.proved_max, limits.proved_per_identity_max),
+            memory: WeightedTable::new(unproved_bytes_max),
         };
-        let shared = Shared {
-            tables: Mutex::new(tables),
-            evicted_unproved: AtomicU64::new(0),
-            evicted_proved: AtomicU64::new(0),
-        };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared { tables: Mutex::new(tables), evicted: Default::default() }) }
     }
 
     /// A permit for a new connection; another connection may be evicted for it. IPv6 addresses count by /64.
     pub fn admit(&self, address: IpAddr) -> ConnectionPermit<I> {
-        let evicted = Arc::new(Notify::new());
-        let ticket = {
-            let mut tables = self.shared.lock();
-            let (ticket, other) = tables.unproved.insert(source_of(address), Arc::clone(&evicted));
-            self.shared.evict(other.map(|(_, other)| other), &self.shared.evicted_unproved);
-            ticket
-        };
-        let entry = Mutex::new(Entry::Unproved(ticket));
-        ConnectionPermit { shared: Arc::clone(&self.shared), entry, evicted }
+        let (source, evicted) = (source_of(address), Arc::new(Notify::new()));
+        let mut tables = self.shared.lock();
+        let reasons = (EvictionReason::Unproved, EvictionReason::Address);
+        let ticket = self.shared.insert(&mut tables.new, source, &evicted, reasons);
+        drop(tables);
+        let entry = Mutex::new(Entry { stage: Stage::New, ticket, memory: None });
+        ConnectionPermit { shared: Arc::clone(&self.shared), source, entry, evicted }
     }
 
     /// Connections now: those that have proved nothing, and those that have.
     pub fn open(&self) -> (usize, usize) {
         let tables = self.shared.lock();
-        (tables.unproved.len(), tables.proved.len())
+        (tables.new.len() + tables.started.len(), tables.proved.len())
+    }
+
+    /// Bytes that connections hold whose clients have proved nothing.
+    pub fn unproved_bytes(&self) -> usize {
+        self.shared.lock().memory.used()
     }
 
     /// Connections evicted so far: those that had proved nothing, and those that had.
     pub fn evictions(&self) -> (u64, u64) {
-        let Shared { evicted_unproved, evicted_proved, .. } = &*self.shared;
-        (evicted_unproved.load(Ordering::Relaxed), evicted_proved.load(Ordering::Relaxed))
+        use EvictionReason::{Address, Identity, Memory, Proved, Unproved};
+        let sum = |reasons: &[EvictionReason]| reasons.iter().map(|reason| self.evictions_for(*reason)).sum();
+        (sum(&[Unproved, Address, Memory]), sum(&[Proved, Identity]))
+    }
+
+    /// Connections evicted so far for one reason.
+    pub fn evictions_for(&self, reason: EvictionReason) -> u64 {
+        self.shared.evicted[reason as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -110,9 +171,24 @@ impl<I> Shared<I> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn evict(&self, other: Option<Arc<Notify>>, counter: &AtomicU64) {
-        if let Some(other) = other {
-            counter.fetch_add(1, Ordering::Relaxed);
+    /// Adds a connection to a table and evicts what has to make room. The reasons are that of a full table, and that of a
+    /// holder at its own limit.
+    fn insert<K: Clone + Eq + Hash>(
+        &self,
+        table: &mut FairTable<K, Arc<Notify>>,
+        holder: K,
+        connection: &Arc<Notify>,
+        (full, own): (EvictionReason, EvictionReason),
+    ) -> Ticket {
+        let reason = if table.is_at_its_limit(&holder) { own } else { full };
+        let (ticket, other) = table.insert(holder, Arc::clone(connection));
+        self.evict(other.into_iter().map(|(_, other)| other), reason);
+        ticket
+    }
+
+    fn evict(&self, others: impl IntoIterator<Item = Arc<Notify>>, reason: EvictionReason) {
+        for other in others {
+            self.evicted[reason as usize].fetch_add(1, Ordering::Relaxed);
             other.notify_one();
         }
     }
@@ -124,32 +200,82 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
         self.evicted.notified().await;
     }
 
-    /// Counts the connection for an identity from now on. Later calls change nothing, and neither does a call after the
-    /// eviction.
-    pub fn prove(&self, identity: I) {
-        let mut entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
-        let Entry::Unproved(ticket) = *entry else { return };
-        let mut tables = self.shared.lock();
-        if tables.unproved.remove(ticket).is_some() {
-            let (ticket, other) = tables.proved.insert(identity, Arc::clone(&self.evicted));
-            self.shared.evict(other.map(|(_, other)| other), &self.shared.evicted_proved);
-            *entry = Entry::Proved(ticket);
+    /// Counts the connection among those that have begun a conversation: new connections that do nothing do not evict it
+    /// any more. Later calls change nothing, and neither does a call after the eviction.
+    pub fn advance(&self) {
+        let mut entry = self.entry();
+        if entry.stage != Stage::New {
+            return;
         }
+        let mut tables = self.shared.lock();
+        if tables.new.remove(entry.ticket).is_some() {
+            let reasons = (EvictionReason::Unproved, EvictionReason::Address);
+            entry.ticket = self.shared.insert(&mut tables.started, self.source, &self.evicted, reasons);
+            entry.stage = Stage::Started;
+        }
+    }
+
+    /// Counts the connection for an identity from now on, and its memory no more. Later calls change nothing, and neither
+    /// does a call after the eviction.
+    pub fn prove(&self, identity: I) {
+        let mut entry = self.entry();
+        let mut tables = self.shared.lock();
+        let known = match entry.stage {
+            Stage::New => tables.new.remove(entry.ticket),
+            Stage::Started => tables.started.remove(entry.ticket),
+            Stage::Proved => return,
+        };
+        if known.is_some() {
+            if let Some(memory) = entry.memory.take() {
+                tables.memory.remove(memory);
+            }
+            let reasons = (EvictionReason::Proved, EvictionReason::Identity);
+            entry.ticket = self.shared.insert(&mut tables.proved, identity, &self.evicted, reasons);
+            entry.stage = Stage::Proved;
+        }
+    }
+
+    /// Says how many bytes the connection holds. Of connections that have proved nothing, those are evicted that hold the
+    /// most, when all of them together hold too much; this one, perhaps.
+    pub fn hold(&self, bytes: usize) {
+        let mut entry = self.entry();
+        if entry.stage == Stage::Proved {
+            return;
+        }
+        let mut tables = self.shared.lock();
+        let evicted = match entry.memory {
+            Some(memory) => tables.memory.set(memory, bytes),
+            None if bytes == 0 => return,
+            None => {
+                let (ticket, evicted) = tables.memory.insert(self.source, bytes, Arc::clone(&self.evicted));
+                entry.memory = Some(ticket);
+                evicted
+            }
+        };
+        self.shared.evict(evicted.into_iter().map(|(_, other)| other), EvictionReason::Memory);
     }
 
     /// Whether the client has proved who it is.
     pub fn is_proved(&self) -> bool {
-        matches!(*self.entry.lock().unwrap_or_else(PoisonError::into_inner), Entry::Proved(_))
+        self.entry().stage == Stage::Proved
+    }
+
+    fn entry(&self) -> MutexGuard<'_, Entry> {
+        self.entry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<I: Clone + Eq + Hash> Drop for ConnectionPermit<I> {
     fn drop(&mut self) {
-        let entry = self.entry.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Entry { stage, ticket, memory } = *self.entry();
         let mut tables = self.shared.lock();
-        match *entry {
-            Entry::Unproved(ticket) => drop(tables.unproved.remove(ticket)),
-            Entry::Proved(ticket) => drop(tables.proved.remove(ticket)),
+        match stage {
+            Stage::New => drop(tables.new.remove(ticket)),
+            Stage::Started => drop(tables.started.remove(ticket)),
+            Stage::Proved => drop(tables.proved.remove(ticket)),
+        }
+        if let Some(memory) = memory {
+            tables.memory.remove(memory);
         }
     }
 }
@@ -220,5 +346,60 @@ mod tests {
         assert_eq!(limiter.open(), (2, 0));
         drop(first);
         assert_eq!(limiter.open(), (2, 0));
+    }
+
+    #[test]
+    fn connections_that_do_nothing_do_not_evict_those_that_have_begun() {
+        let limiter = limiter();
+        let begun = limiter.admit(address(1));
+        begun.advance();
+        begun.advance();
+        let silent: Vec<_> = (10..200).map(|n| limiter.admit(address(n))).collect();
+        assert!(!is_evicted(&begun));
+        assert!(is_evicted(&silent[0]));
+        silent[0].advance();
+        assert_eq!(limiter.open(), (5, 0), "four new ones, and the one that has begun");
+        // Of those that have begun, one of another stage is no better.
+        let others: Vec<_> = (1..=4)
+            .map(|n| {
+                let other = limiter.admit(address(n));
+                other.advance();
+                other
+            })
+            .collect();
+        assert!(is_evicted(&begun) && !others.iter().any(is_evicted));
+        begun.prove("WEB1$");
+        others[0].prove("WEB2$");
+        assert_eq!(limiter.open().1, 1);
+    }
+
+    #[test]
+    fn memory_of_clients_that_have_proved_nothing_has_one_budget() {
+        let limits = ConnectionLimits {
+            unproved_max: 100,
+            unproved_per_address_max: 100,
+            proved_max: 100,
+            proved_per_identity_max: 100,
+        };
+        let limiter: ConnectionLimiter<&'static str> = ConnectionLimiter::with_memory(limits, 1000);
+        let honest = limiter.admit(address(1));
+        honest.hold(100);
+        let flood: Vec<_> = (0..20)
+            .map(|_| {
+                let permit = limiter.admit(address(2));
+                permit.hold(100);
+                permit
+            })
+            .collect();
+        assert!(!is_evicted(&honest));
+        assert!(flood[..11].iter().all(is_evicted) && !flood[11..].iter().any(is_evicted), "the oldest go");
+        assert_eq!((limiter.unproved_bytes(), limiter.evictions_for(EvictionReason::Memory)), (1000, 11));
+        honest.prove("WEB1$");
+        honest.hold(5000);
+        assert_eq!(limiter.unproved_bytes(), 900, "what a proved client holds is no part of it");
+        flood[0].hold(5000);
+        assert_eq!(limiter.unproved_bytes(), 900, "nothing is charged after the eviction");
+        drop(flood);
+        assert_eq!(limiter.unproved_bytes(), 0);
     }
 }

@@ -7,14 +7,12 @@ pub struct Counters {
     pub accepted: AtomicU64,
     /// Connections open now.
     pub open: AtomicU64,
-    /// Connections refused because there are too many in all.
-    pub refused_total: AtomicU64,
-    /// Connections refused because there are too many from their address.
-    pub refused_address: AtomicU64,
-    /// Connections closed because no bind was finished in time.
+    /// Connections closed because nothing arrived at all, or no bind was finished in time.
     pub bind_timeouts: AtomicU64,
     /// Connections closed because nothing happened for long.
     pub idle_timeouts: AtomicU64,
+    /// Connections closed because a PDU began to arrive and did not arrive in time.
+    pub pdu_timeouts: AtomicU64,
     /// Connections closed because a call did not arrive in time.
     pub call_timeouts: AtomicU64,
     /// Connections closed because the peer did not take its answers.
@@ -27,15 +25,6 @@ pub struct Counters {
     pub cancelled: AtomicU64,
     /// Connections ended by a panic of a service.
     pub panics: AtomicU64,
-}
-
-/// Why a connection was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Too many connections in all.
-    Total,
-    /// Too many connections from this address.
-    Address,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

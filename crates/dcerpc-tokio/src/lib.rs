@@ -13,7 +13,7 @@ mod server;
 
 pub use builtin::resolve_endpoint;
 pub use client::{CallError, Connection};
-pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit};
-pub use counters::{Counters, Refused};
+pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, EvictionReason};
+pub use counters::Counters;
 pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};
 pub use server::{Limits, Server, Shutdown};

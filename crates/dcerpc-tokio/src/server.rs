@@ -1,16 +1,17 @@
 //! The listener: accepts within the limits, starts a task a connection, and ends them all in good order.
 
 use crate::connection::{self, ConnectionContext};
-use crate::counters::{Counters, Refused, count};
+use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, EvictionReason};
+use crate::counters::{Counters, count};
 use crate::registry::{Peer, Registry};
 use dcerpc::association_group::AssociationGroups;
 use dcerpc::limits::{self, ReassemblyBudget};
 use dcerpc::server::ServerConfig;
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use dtyp::Sid;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -19,11 +20,15 @@ use tracing::{Instrument, debug, warn};
 /// What connections may take, in number and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all: each costs a task, a descriptor and some kilobytes.
+    /// Connections in all: each costs a task, a descriptor and some kilobytes. An eighth is for connections that have
+    /// not finished a bind, an eighth for those that have and whose clients have proved nothing, the rest for clients
+    /// that have proved who they are.
     pub connections_max: usize,
-    /// Connections from one address, so that one client cannot take them all.
+    /// Connections from one address whose clients have proved nothing, before a finished bind and after it.
     pub connections_per_address_max: usize,
-    /// From accept to a finished bind: nobody needs longer who means it.
+    /// Connections of one account.
+    pub connections_per_account_max: usize,
+    /// From accept to a finished bind.
     pub bind_timeout: Duration,
     /// Without any byte from the peer.
     pub idle_timeout: Duration,
@@ -38,10 +43,27 @@ impl Default for Limits {
         Self {
             connections_max: 10_000,
             connections_per_address_max: 1_000,
+            connections_per_account_max: 1_000,
             bind_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(15 * 60),
             anonymous_idle_timeout: Duration::from_secs(2 * 60),
             write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// One part in so many of [`Limits::connections_max`] is for connections in each of the two stages before a proof. A client
+/// that sets up a secure channel is there for milliseconds.
+const UNPROVED_SHARE: usize = 8;
+
+impl Limits {
+    fn of_connections(&self) -> ConnectionLimits {
+        let unproved_max = self.connections_max.div_ceil(UNPROVED_SHARE);
+        ConnectionLimits {
+            unproved_max,
+            unproved_per_address_max: self.connections_per_address_max,
+            proved_max: self.connections_max.saturating_sub(2 * unproved_max),
+            proved_per_identity_max: self.connections_per_account_max,
         }
     }
 }
@@ -89,7 +111,8 @@ pub struct Server {
     reassembly: Arc<ReassemblyBudget>,
     counters: Arc<Counters>,
     shutdown: Shutdown,
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    limiter: ConnectionLimiter<Sid>,
+    warnings: Arc<EvictionWarnings>,
     /// Held by each connection; `drained` waits for the last one.
     open: Arc<watch::Sender<usize>>,
 }
@@ -99,6 +122,24 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 impl Server {
     /// A server for `registry`, which stops when `shutdown` begins.
     pub fn new(registry: Registry, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+        let limiter = ConnectionLimiter::with_memory(limits.of_connections(), limits::UNPROVED_LEN_MAX);
+        Self::with_limiter(registry, limits, shutdown, limiter, Arc::default())
+    }
+
+    /// A server for another registry that has its connections and their memory within the same limits, and stops with
+    /// this one.
+    pub fn beside(&self, registry: Registry) -> Arc<Self> {
+        let (shutdown, limiter) = (self.shutdown.clone(), self.limiter.clone());
+        Self::with_limiter(registry, self.limits, shutdown, limiter, Arc::clone(&self.warnings))
+    }
+
+    fn with_limiter(
+        registry: Registry,
+        limits: Limits,
+        shutdown: Shutdown,
+        limiter: ConnectionLimiter<Sid>,
+        warnings: Arc<EvictionWarnings>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             registry: Arc::new(registry),
             limits,
@@ -106,7 +147,8 @@ impl Server {
             reassembly: Arc::new(ReassemblyBudget::default()),
             counters: Arc::new(Counters::default()),
             shutdown,
-            addresses: Mutex::new(HashMap::new()),
+            limiter,
+            warnings,
             open: Arc::new(watch::Sender::new(0)),
         })
     }
@@ -116,7 +158,12 @@ impl Server {
         &self.counters
     }
 
-    /// Bytes that fragments of unfinished calls take now.
+    /// Who has permits, and who was evicted.
+    pub const fn limiter(&self) -> &ConnectionLimiter<Sid> {
+        &self.limiter
+    }
+
+    /// Bytes that fragments of unfinished calls under a security context take now.
     pub fn reassembly_used(&self) -> usize {
         self.reassembly.used()
     }
@@ -157,23 +204,15 @@ impl Server {
         })
     }
 
-    /// Serves one connection in a task of its own, unless there are too many.
+    /// Serves one connection in a task of its own. Another connection may be evicted for it.
     pub fn spawn<S>(self: &Arc<Self>, stream: S, address: SocketAddr, config: Arc<ServerConfig>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let slot = match self.admit(address.ip()) {
-            Ok(slot) => slot,
-            Err(reason) => {
-                count(match reason {
-                    Refused::Total => &self.counters.refused_total,
-                    Refused::Address => &self.counters.refused_address,
-                });
-                debug!(client.addr = %address, ?reason, "Refused a connection");
-                return;
-            }
-        };
+        let permit = self.limiter.admit(address.ip());
+        self.warnings.look(&self.limiter);
         count(&self.counters.accepted);
+        let open = Open::begin(self, address);
         let peer = Peer { connection: NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed), address };
         let context = ConnectionContext {
             registry: Arc::clone(&self.registry),
@@ -182,38 +221,12 @@ impl Server {
             counters: Arc::clone(&self.counters),
             stop: self.shutdown.subscribe(),
         };
-        let counters = Arc::clone(&self.counters);
         let task = async move {
-            let _slot = slot;
-            let exit = connection::run(stream, peer, context).await;
+            let _open = open;
+            let exit = connection::run(stream, peer, context, permit).await;
             debug!(?exit, "Connection ended");
         };
-        let task = task.instrument(tracing::debug_span!("accept", client.addr = %address));
-        tokio::spawn(async move {
-            // A panic ends this connection alone; it is a fault of ours, so it is said aloud.
-            if let Err(error) = tokio::spawn(task).await
-                && error.is_panic()
-            {
-                count(&counters.panics);
-                warn!(client.addr = %address, "A service panicked; its connection is closed");
-            }
-        });
-    }
-
-    fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refused> {
-        let address = limits::source_of(address);
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if *self.open.borrow() >= self.limits.connections_max {
-            return Err(Refused::Total);
-        }
-        let here = addresses.entry(address).or_insert(0);
-        if *here >= self.limits.connections_per_address_max {
-            return Err(Refused::Address);
-        }
-        *here += 1;
-        self.open.send_modify(|open| *open += 1);
-        count(&self.counters.open);
-        Ok(Slot { server: Arc::clone(self), address })
+        tokio::spawn(task.instrument(tracing::debug_span!("accept", client.addr = %address)));
     }
 
     /// Waits until no connection is left.
@@ -223,23 +236,70 @@ impl Server {
     }
 }
 
-/// One connection's place within the limits.
-struct Slot {
-    server: Arc<Server>,
-    address: IpAddr,
+/// An open connection, for as long as its task lives.
+struct Open {
+    open: Arc<watch::Sender<usize>>,
+    counters: Arc<Counters>,
+    address: SocketAddr,
 }
 
-impl Drop for Slot {
+impl Open {
+    fn begin(server: &Server, address: SocketAddr) -> Self {
+        server.open.send_modify(|open| *open += 1);
+        count(&server.counters.open);
+        Self { open: Arc::clone(&server.open), counters: Arc::clone(&server.counters), address }
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        let mut addresses = self.server.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = addresses.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
-                addresses.remove(&self.address);
-            }
+        // The runtime catches the panic of a task, so this connection ends alone.
+        if std::thread::panicking() {
+            count(&self.counters.panics);
+            warn!(client.addr = %self.address, "A service panicked; its connection is closed");
         }
-        drop(addresses);
-        self.server.counters.open.fetch_sub(1, Ordering::Relaxed);
-        self.server.open.send_modify(|open| *open -= 1);
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        self.open.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Log messages about evictions, at most one in [`WARNINGS_PAUSE`]: a flood causes thousands of evictions a second.
+#[derive(Debug, Default)]
+struct EvictionWarnings {
+    last: std::sync::Mutex<Option<(Instant, [u64; EvictionReason::ALL.len()])>>,
+    looked: AtomicU64,
+}
+
+/// Between two log messages about evictions.
+const WARNINGS_PAUSE: Duration = Duration::from_secs(60);
+
+impl EvictionWarnings {
+    fn look(&self, limiter: &ConnectionLimiter<Sid>) {
+        let evicted = EvictionReason::ALL.map(|reason| limiter.evictions_for(reason));
+        let sum = evicted.iter().sum();
+        if self.looked.swap(sum, Ordering::Relaxed) == sum {
+            return;
+        }
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = Instant::now();
+        let before = match *last {
+            Some((since, _)) if now.duration_since(since) < WARNINGS_PAUSE => return,
+            Some((_, before)) => before,
+            None => Default::default(),
+        };
+        *last = Some((now, evicted));
+        drop(last);
+        let since = |reason: EvictionReason| evicted[reason as usize] - before[reason as usize];
+        let (unproved, proved) = limiter.open();
+        warn!(
+            unproved = since(EvictionReason::Unproved),
+            address = since(EvictionReason::Address),
+            memory = since(EvictionReason::Memory),
+            proved = since(EvictionReason::Proved),
+            account = since(EvictionReason::Identity),
+            open_unproved = unproved,
+            open_proved = proved,
+            "Connections were evicted, because a connection limit or the memory limit was reached"
+        );
     }
 }

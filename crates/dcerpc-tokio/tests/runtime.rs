@@ -2,14 +2,23 @@
 //! stopped wherever no socket is needed.
 
 use dcerpc::client::ClientConfig;
+use dcerpc::limits;
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::pdu::{
-    Bind, ContextElement, FaultBody, FaultStatus, Header, PacketFlags, PacketType, RequestHead, SyntaxId,
-    finish_pdu, start_pdu,
+    Bind, ContextElement, FaultBody, FaultStatus, Header, PacketFlags, PacketType, RequestHead, SecTrailer,
+    SyntaxId, finish_pdu, start_pdu,
 };
-use dcerpc::server::Reply;
-use dcerpc_tokio::{CallError, Connection, Interface, Limits, Registry, RpcCall, Server, Shutdown};
-use dtyp::{Decode, Encode, Guid, Reader};
+use dcerpc::security::{
+    AuthLevel, AuthType, Authentication, Outgoing, ProtectedFragment, Protecting, Protection,
+    SecurityContext, SecurityError,
+};
+use dcerpc::server::{Authenticate, Reply};
+use dcerpc_tokio::{
+    BoxFuture, CallError, Connection, EvictionReason, Interface, Limits, Peer, Registry, RpcCall,
+    SecurityProvider, Server, Shutdown,
+};
+use dtyp::{Decode, Encode, Guid, Reader, Sid};
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +36,65 @@ const SLOW: u16 = 1;
 const PANIC: u16 = 2;
 /// Answers with a mebibyte.
 const LONG: u16 = 3;
+/// Takes two seconds.
+const BRIEF: u16 = 4;
+
+/// Names an account in the token of a bind, and signs with it.
+struct Names;
+
+struct Named(u8);
+
+fn account(name: u8) -> Sid {
+    Sid::new(5, &[21, 1, 2, 3, u32::from(name)]).expect("a SID")
+}
+
+impl SecurityProvider for Names {
+    fn auth_type(&self) -> AuthType {
+        AuthType::NTLM
+    }
+
+    fn accept<'a>(&'a self, _: &'a Peer, request: Authenticate) -> BoxFuture<'a, Authentication> {
+        let context = Box::new(Named(request.token[0]));
+        Box::pin(std::future::ready(Authentication::Accepted { context, token: Vec::new() }))
+    }
+}
+
+impl SecurityContext for Named {
+    fn token_len(&self, _: AuthLevel) -> usize {
+        1
+    }
+
+    fn supports_header_signing(&self) -> bool {
+        false
+    }
+
+    fn unprotect(&mut self, _: Protection, fragment: ProtectedFragment<'_>) -> Result<(), SecurityError> {
+        match fragment.token == [self.0] {
+            true => Ok(()),
+            false => Err(SecurityError::MessageAltered),
+        }
+    }
+
+    fn protect(&mut self, _: Protection, message: Outgoing) -> Protecting {
+        let mut wire = Vec::new();
+        for fragment in message.fragments {
+            wire.extend_from_slice(&fragment.header);
+            wire.extend_from_slice(&message.stub[fragment.body]);
+            wire.resize(wire.len() + usize::from(fragment.pad), 0);
+            wire.extend_from_slice(&fragment.trailer.to_array());
+            wire.push(self.0);
+        }
+        Box::pin(std::future::ready(wire))
+    }
+
+    fn identity(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::new(self.0)
+    }
+
+    fn account(&self) -> Option<Sid> {
+        Some(account(self.0))
+    }
+}
 
 /// Says that a call was given up, by being dropped before it is finished.
 struct GivenUp(Option<Arc<AtomicUsize>>);
@@ -65,6 +133,10 @@ impl Fixture {
                         Ok(Reply::from(b"done".to_vec()))
                     }
                     PANIC => panic!("asked for"),
+                    BRIEF => {
+                        tokio::time::sleep(Duration::from_secs(2)).await;
+                        Ok(Reply::from(b"done".to_vec()))
+                    }
                     LONG => Ok(Reply::from(vec![0x55; 1 << 20])),
                     _ => Err(FaultStatus::OP_RANGE_ERROR),
                 };
@@ -74,6 +146,7 @@ impl Fixture {
         });
         let service = tower::util::BoxCloneSyncService::new(service);
         let registry = Registry::default().interface(Interface { syntax: INTERFACE, name: "test", service });
+        let registry = registry.provider(Arc::new(Names));
         let shutdown = Shutdown::new();
         Self { server: Server::new(registry, limits, shutdown.clone()), shutdown, given_up }
     }
@@ -96,6 +169,17 @@ impl Fixture {
         client
     }
 
+    /// A connection whose client has proved an account.
+    async fn proved(&self, address: &str, name: u8) -> Client {
+        let mut client = self.connect_from(address);
+        client.prove(name).await;
+        client
+    }
+
+    fn evicted(&self, reason: EvictionReason) -> u64 {
+        self.server.limiter().evictions_for(reason)
+    }
+
     fn counter(&self, counter: fn(&dcerpc_tokio::Counters) -> &AtomicU64) -> u64 {
         counter(self.server.counters()).load(Ordering::SeqCst)
     }
@@ -103,6 +187,27 @@ impl Fixture {
 
 struct Client {
     stream: DuplexStream,
+}
+
+fn bind_body() -> Vec<u8> {
+    let context =
+        ContextElement { id: 0, abstract_syntax: INTERFACE, transfer_syntaxes: vec![SyntaxId::NDR] };
+    Bind { max_xmit_frag: 5840, max_recv_frag: 5840, assoc_group_id: 0, contexts: vec![context] }.to_bytes()
+}
+
+fn signed(of: PacketType, flags: PacketFlags, call_id: u32, body: &[u8], name: u8) -> Vec<u8> {
+    let mut pdu = start_pdu(of, flags, call_id);
+    pdu.extend_from_slice(body);
+    let trailer = SecTrailer {
+        auth_type: AuthType::NTLM,
+        auth_level: AuthLevel::INTEGRITY,
+        auth_pad_length: 0,
+        auth_context_id: 1,
+    };
+    pdu.extend_from_slice(&trailer.to_array());
+    pdu.push(name);
+    finish_pdu(&mut pdu, 0, 1);
+    pdu
 }
 
 #[derive(Debug, PartialEq)]
@@ -113,12 +218,8 @@ enum Answer {
 
 impl Client {
     async fn bind(&mut self) {
-        let context =
-            ContextElement { id: 0, abstract_syntax: INTERFACE, transfer_syntaxes: vec![SyntaxId::NDR] };
-        let bind =
-            Bind { max_xmit_frag: 5840, max_recv_frag: 5840, assoc_group_id: 0, contexts: vec![context] };
         let flags = PacketFlags::WHOLE.with(PacketFlags::CONC_MPX);
-        self.send(PacketType::BIND, flags, 1, &bind.to_bytes()).await;
+        self.send(PacketType::BIND, flags, 1, &bind_body()).await;
         let (header, _) = self.pdu().await.expect("an answer");
         assert_eq!(header.packet_type, PacketType::BIND_ACK);
     }
@@ -128,6 +229,25 @@ impl Client {
         pdu.extend_from_slice(body);
         finish_pdu(&mut pdu, 0, 0);
         self.stream.write_all(&pdu).await.expect("the connection is open");
+    }
+
+    /// Binds as an account, and is answered one call.
+    async fn prove(&mut self, name: u8) {
+        let flags = PacketFlags::WHOLE.with(PacketFlags::CONC_MPX);
+        self.send_signed(PacketType::BIND, flags, 1, &bind_body(), name).await;
+        assert_eq!(self.pdu().await.expect("an answer").0.packet_type, PacketType::BIND_ACK);
+        self.signed_request(PacketFlags::WHOLE, 2, ECHO, name).await;
+        assert_eq!(self.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+    }
+
+    async fn signed_request(&mut self, flags: PacketFlags, call_id: u32, opnum: u16, name: u8) {
+        let mut body = RequestHead { alloc_hint: 0, context_id: 0, opnum, object: None }.to_bytes();
+        body.extend_from_slice(&[0; 8]);
+        self.send_signed(PacketType::REQUEST, flags, call_id, &body, name).await;
+    }
+
+    async fn send_signed(&mut self, of: PacketType, flags: PacketFlags, call_id: u32, body: &[u8], name: u8) {
+        self.stream.write_all(&signed(of, flags, call_id, body, name)).await.expect("the connection is open");
     }
 
     async fn request(&mut self, call_id: u32, opnum: u16, stub: &[u8]) {
@@ -164,15 +284,63 @@ impl Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_does_not_bind_is_closed() {
+async fn a_client_that_sends_nothing_is_closed() {
+    let fixture = Fixture::new(Limits::default());
+    let started = Instant::now();
+    assert!(fixture.connect().is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 5);
+    assert_eq!(fixture.counter(|counters| &counters.bind_timeouts), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bind_that_does_not_arrive_is_not_waited_for() {
     let fixture = Fixture::new(Limits::default());
     let started = Instant::now();
     // A byte now and then does not help.
     let mut client = fixture.connect();
-    client.stream.write_all(&[5, 0, 11]).await.expect("the connection is open");
+    for byte in [5, 0, 11] {
+        client.stream.write_all(&[byte]).await.expect("the connection is open");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
     assert!(client.is_closed().await);
-    assert_eq!(started.elapsed().as_secs(), 30);
+    assert_eq!(started.elapsed().as_secs(), 10);
+    assert_eq!(fixture.counter(|counters| &counters.pdu_timeouts), 1);
+    // Less than that where the configuration gives a bind less.
+    let fixture = Fixture::new(Limits { bind_timeout: Duration::from_secs(7), ..Limits::default() });
+    let started = Instant::now();
+    let mut client = fixture.connect();
+    client.stream.write_all(&[5]).await.expect("the connection is open");
+    assert!(client.is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 7);
     assert_eq!(fixture.counter(|counters| &counters.bind_timeouts), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_pdu_is_not_waited_for_long() {
+    let fixture = Fixture::new(Limits::default());
+    // A PDU counts from its own first byte, also when that comes behind another PDU.
+    let mut client = fixture.bound().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    client.request(2, ECHO, b"here").await;
+    client.stream.write_all(&[5, 0, 0]).await.expect("the connection is open");
+    assert_eq!(client.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
+    let started = Instant::now();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    client.stream.write_all(&[3]).await.expect("the connection is open");
+    assert!(client.is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 10);
+    // One that has proved who it is may be slow.
+    let mut client = fixture.proved("192.0.2.1:1", 7).await;
+    let pdu = signed(PacketType::REQUEST, PacketFlags::WHOLE, 3, &[0; 16], 7);
+    let started = Instant::now();
+    client.stream.write_all(&pdu[..10]).await.expect("the connection is open");
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    client.stream.write_all(&pdu[10..]).await.expect("the connection is open");
+    assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+    client.stream.write_all(&pdu[..10]).await.expect("the connection is open");
+    assert!(client.is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 59 + 60);
+    assert_eq!(fixture.counter(|counters| &counters.pdu_timeouts), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,22 +384,143 @@ async fn whoever_takes_no_answers_is_closed() {
     assert_eq!(fixture.counter(|counters| &counters.write_timeouts), 1);
 }
 
+/// Each stage has two of sixteen connections, and clients that have proved an account the other twelve.
+fn few() -> Limits {
+    Limits { connections_max: 16, ..Limits::default() }
+}
+
 #[tokio::test(start_paused = true)]
-async fn there_are_so_many_connections_and_no_more() {
-    let limits = Limits { connections_max: 3, connections_per_address_max: 2, ..Limits::default() };
+async fn clients_that_have_proved_nothing_shut_out_none_that_has() {
+    let fixture = Fixture::new(few());
+    let mut proved = fixture.proved("192.0.2.1:1", 7).await;
+    let mut flood = Vec::new();
+    for n in 0..200 {
+        let mut client = fixture.connect_from(&format!("198.51.100.{n}:1"));
+        if n % 2 == 0 {
+            client.bind().await;
+        }
+        flood.push(client);
+    }
+    assert_eq!(fixture.server.limiter().open(), (4, 1));
+    for client in &mut flood[..196] {
+        assert!(client.is_closed().await);
+    }
+    proved.signed_request(PacketFlags::WHOLE, 3, ECHO, 7).await;
+    assert_eq!(proved.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+    // A new one gets in, whatever comes while it proves who it is.
+    let mut new = fixture.connect_from("192.0.2.2:1");
+    new.bind().await;
+    for n in 0..200 {
+        flood.push(fixture.connect_from(&format!("198.51.100.{n}:1")));
+    }
+    new.request(2, ECHO, b"here").await;
+    assert_eq!(new.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
+    let _other = fixture.proved("192.0.2.2:1", 8).await;
+    assert_eq!(fixture.server.limiter().open().1, 2);
+    assert!(fixture.evicted(EvictionReason::Unproved) >= 196 + 198);
+    assert_eq!(fixture.evicted(EvictionReason::Proved), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_an_address_are_limited_until_they_prove_an_account() {
+    let limits = Limits { connections_max: 1000, connections_per_address_max: 2, ..Limits::default() };
     let fixture = Fixture::new(limits);
+    // Many machines behind one address.
+    let mut proved = Vec::new();
+    for name in 1..20 {
+        proved.push(fixture.proved("192.0.2.1:1", name).await);
+    }
     let mut first = fixture.bound().await;
     let _second = fixture.bound().await;
-    assert!(fixture.connect().is_closed().await, "a third from one address");
-    let _third = fixture.connect_from("192.0.2.2:1");
-    assert!(fixture.connect_from("192.0.2.3:1").is_closed().await, "a fourth in all");
-    assert_eq!(fixture.counter(|counters| &counters.refused_address), 1);
-    assert_eq!(fixture.counter(|counters| &counters.refused_total), 1);
-    first.stream.shutdown().await.expect("the connection is open");
+    let mut silent = fixture.connect();
+    let _third = fixture.bound().await;
+    assert!(first.is_closed().await, "the oldest goes");
+    let _others = [fixture.connect(), fixture.connect()];
+    assert!(silent.is_closed().await, "and the oldest of those that did not bind");
+    assert_eq!(fixture.evicted(EvictionReason::Address), 2);
+    for (name, client) in (1..).zip(&mut proved) {
+        client.signed_request(PacketFlags::WHOLE, 3, ECHO, name).await;
+        assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+    }
+    assert_eq!(fixture.counter(|counters| &counters.open), 19 + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_account_has_so_many_connections_and_its_oldest_ends_in_good_order() {
+    let fixture = Fixture::new(Limits { connections_per_account_max: 2, ..Limits::default() });
+    let mut first = fixture.proved("192.0.2.1:1", 7).await;
+    let mut second = fixture.proved("192.0.2.2:1", 7).await;
+    let mut other = fixture.proved("192.0.2.1:1", 8).await;
+    first.signed_request(PacketFlags::WHOLE, 3, BRIEF, 7).await;
+    // It is only in flight once the server has it.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut third = fixture.proved("192.0.2.3:1", 7).await;
+    assert_eq!(first.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
     assert!(first.is_closed().await);
-    let mut again = fixture.connect();
-    again.bind().await;
-    assert_eq!(fixture.counter(|counters| &counters.open), 3);
+    // A call that takes too long is not waited for.
+    second.signed_request(PacketFlags::WHOLE, 3, SLOW, 7).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let started = Instant::now();
+    let _fourth = fixture.proved("192.0.2.4:1", 7).await;
+    assert!(second.is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 5);
+    for (client, name) in [(&mut third, 7), (&mut other, 8)] {
+        client.signed_request(PacketFlags::WHOLE, 3, ECHO, name).await;
+        assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+    }
+    assert_eq!(fixture.evicted(EvictionReason::Identity), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_clients_that_have_proved_nothing_send_has_one_budget() {
+    let fixture = Fixture::new(Limits::default());
+    let mut honest = fixture.bound().await;
+    let mut flood = Vec::new();
+    for n in 0..600 {
+        // All but the last bytes of the longest bind, or the first fragments of a call.
+        let mut client = fixture.connect_from(&format!("198.51.100.{}:1", n % 100));
+        if n % 2 == 0 {
+            let mut bind = start_pdu(PacketType::BIND, PacketFlags::WHOLE, 1);
+            bind.resize(65_000, 0);
+            bind[8..10].copy_from_slice(&u16::MAX.to_le_bytes());
+            client.stream.write_all(&bind).await.expect("it is the newest");
+        } else {
+            client.bind().await;
+            let mut body = RequestHead { alloc_hint: 0, context_id: 0, opnum: 0, object: None }.to_bytes();
+            body.resize(5_800, 0);
+            for fragment in 0..11 {
+                let flags = if fragment == 0 { PacketFlags::FIRST } else { PacketFlags::default() };
+                client.send(PacketType::REQUEST, flags, 2, &body).await;
+            }
+        }
+        flood.push(client);
+        assert!(fixture.server.limiter().unproved_bytes() <= limits::UNPROVED_LEN_MAX);
+    }
+    let evicted = fixture.evicted(EvictionReason::Memory);
+    assert!((300..400).contains(&evicted), "{evicted} of 600, where 256 fit");
+    assert!(flood[0].is_closed().await && flood[1].is_closed().await, "the oldest");
+    honest.request(2, ECHO, b"here").await;
+    assert_eq!(honest.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
+    drop(flood);
+    honest.stream.shutdown().await.expect("the connection is open");
+    fixture.server.drained().await;
+    assert_eq!(fixture.server.limiter().unproved_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_taken_is_part_of_the_budget() {
+    let fixture = Fixture::new(Limits::default());
+    let mut slow = Vec::new();
+    for n in 0..20 {
+        let mut client = fixture.connect_from(&format!("198.51.100.{n}:1"));
+        client.bind().await;
+        client.request(2, LONG, b"").await;
+        slow.push(client);
+    }
+    // Twenty mebibytes do not fit: some end long before the time for writing is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(fixture.evicted(EvictionReason::Memory) >= 5);
+    assert!(fixture.counter(|counters| &counters.open) <= 15);
 }
 
 #[tokio::test(start_paused = true)]

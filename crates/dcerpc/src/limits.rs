@@ -11,11 +11,17 @@ pub const FRAGMENT_LEN_MAX: usize = 5840;
 pub const FRAGMENT_LEN_MIN: usize = 2048;
 /// Longest stub of a call, together over its fragments ([MS-RPCE] 3.3.3.5.4).
 pub const CALL_LEN_MAX: usize = 0x40_0000;
-/// How much of an unauthenticated call's stub is kept; the methods open to anybody need a few hundred bytes. The
+/// How much of an unauthenticated call's stub is kept; the methods open to every client need a few hundred bytes. The
 /// rest is counted and thrown away.
 pub const ANONYMOUS_CALL_LEN_MAX: usize = 64 * 1024;
-/// All reassembly of one server together, so that many slow callers cannot hold its memory.
+/// Reassembly of all calls under a security context of one server together, so that many slow callers cannot hold its
+/// memory. Unauthenticated calls take none of it: their memory is part of [`UNPROVED_LEN_MAX`].
 pub const REASSEMBLY_LEN_MAX: usize = 64 * 1024 * 1024;
+/// Buffers of all connections of one server whose clients have proved nothing: half PDUs, calls, answers. It holds 256 of
+/// the longest PDU, and a client that sets up a secure channel needs less than [`UNPROVED_LEN_FREE`].
+pub const UNPROVED_LEN_MAX: usize = 16 * 1024 * 1024;
+/// So much of each connection is not charged to [`UNPROVED_LEN_MAX`]: the limit on connections bounds it.
+pub const UNPROVED_LEN_FREE: usize = 4 * 1024;
 /// Presentation contexts of one association; clients use three.
 pub const PRESENTATION_CONTEXTS_MAX: usize = 64;
 /// Transfer syntaxes looked at in one presentation context; there are three in the world.
@@ -24,6 +30,8 @@ pub const TRANSFER_SYNTAXES_MAX: usize = 16;
 pub const SECURITY_CONTEXTS_MAX: usize = 2048;
 /// Security contexts of one association under which nothing was verified yet: these cost memory before the peer is known.
 pub const SECURITY_CONTEXTS_UNFINISHED_MAX: usize = 16;
+/// What a security context counts for in [`UNPROVED_LEN_MAX`]: a provider keeps the keys of a few candidates.
+pub const SECURITY_CONTEXT_LEN: usize = 2048;
 /// Calls of one association that wait for the one before them.
 pub const CALLS_WAITING_MAX: usize = 16;
 /// Calls of one association that are being put together from fragments, when the peer multiplexes.
@@ -31,8 +39,11 @@ pub const CALLS_UNFINISHED_MAX: usize = 8;
 /// How far from the end of a stub a verification trailer is searched: all its commands take 100 bytes.
 pub const VERIFICATION_TRAILER_SEARCH: usize = 1024;
 
-/// Anonymous callers together get one part in so many of [`REASSEMBLY_LEN_MAX`]: the rest is for those who proved who they are.
-pub const ANONYMOUS_REASSEMBLY_SHARE: usize = 4;
+/// How long a PDU may take to arrive, from its first byte to its last, where the client has proved nothing: the whole
+/// set-up of a secure channel takes four round trips.
+pub const PDU_ARRIVAL_TIME_UNPROVED_MAX: Duration = Duration::from_secs(10);
+/// The same where the client has proved who it is, for slow networks.
+pub const PDU_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a call may take to arrive, from its first fragment to its last: unfinished ones hold memory.
 pub const CALL_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// PDUs that wait to be sent while a call takes its time; then nothing more is read.
@@ -49,18 +60,18 @@ pub fn source_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Memory for reassembly that all associations of a server share. Calls of one fragment need none of it.
+/// Memory for the reassembly of calls under a security context, which all associations of a server share. Calls of one
+/// fragment need none of it.
 #[derive(Debug)]
 pub struct ReassemblyBudget {
     used: AtomicUsize,
-    anonymous: AtomicUsize,
     max: usize,
 }
 
 impl ReassemblyBudget {
     /// A budget of `max` bytes.
     pub const fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), anonymous: AtomicUsize::new(0), max }
+        Self { used: AtomicUsize::new(0), max }
     }
 
     /// Bytes in use now.
@@ -68,26 +79,13 @@ impl ReassemblyBudget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn take(&self, len: usize, anonymous: bool) -> bool {
-        let add = |counter: &AtomicUsize, max: usize| {
-            let add = |used: usize| used.checked_add(len).filter(|used| *used <= max);
-            counter.try_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
-        };
-        if anonymous && !add(&self.anonymous, self.max / ANONYMOUS_REASSEMBLY_SHARE) {
-            return false;
-        }
-        let taken = add(&self.used, self.max);
-        if anonymous && !taken {
-            self.anonymous.fetch_sub(len, Ordering::Relaxed);
-        }
-        taken
+    fn take(&self, len: usize) -> bool {
+        let add = |used: usize| used.checked_add(len).filter(|used| *used <= self.max);
+        self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
-    fn give_back(&self, len: usize, anonymous: bool) {
+    fn give_back(&self, len: usize) {
         self.used.fetch_sub(len, Ordering::Relaxed);
-        if anonymous {
-            self.anonymous.fetch_sub(len, Ordering::Relaxed);
-        }
     }
 }
 
@@ -97,15 +95,16 @@ impl Default for ReassemblyBudget {
     }
 }
 
-/// A stub that grows fragment by fragment within a budget, which it gives back when dropped.
+/// A stub that grows fragment by fragment. Under a security context it grows within a budget, which it gives back when
+/// dropped; without one it is part of [`crate::server::ServerAssociation::held_bytes`].
 #[derive(Debug)]
 pub(crate) struct Reassembly {
     bytes: Vec<u8>,
     /// Length of the stub so far, what was not kept included.
     len: usize,
-    anonymous: bool,
+    /// Bytes of `budget` that it has; never more than the capacity of `bytes`.
     charged: usize,
-    budget: Arc<ReassemblyBudget>,
+    budget: Option<Arc<ReassemblyBudget>>,
 }
 
 /// Why a stub may not grow.
@@ -116,13 +115,19 @@ pub(crate) enum ReassemblyError {
 }
 
 impl Reassembly {
-    pub(crate) const fn new(budget: Arc<ReassemblyBudget>, anonymous: bool) -> Self {
-        Self { bytes: Vec::new(), len: 0, anonymous, charged: 0, budget }
+    /// An empty stub; `None` is for an unauthenticated call.
+    pub(crate) const fn new(budget: Option<Arc<ReassemblyBudget>>) -> Self {
+        Self { bytes: Vec::new(), len: 0, charged: 0, budget }
     }
 
-    /// Bytes that it holds.
-    pub(crate) const fn charged(&self) -> usize {
-        self.charged
+    /// Bytes of the stub that are kept.
+    pub(crate) const fn kept(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes of memory.
+    pub(crate) const fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     pub(crate) fn push(&mut self, stub: &[u8]) -> Result<(), ReassemblyError> {
@@ -130,14 +135,29 @@ impl Reassembly {
         if self.len > CALL_LEN_MAX {
             return Err(ReassemblyError::TooLong);
         }
-        let keep_max = if self.anonymous { ANONYMOUS_CALL_LEN_MAX } else { CALL_LEN_MAX };
+        let keep_max = if self.budget.is_none() { ANONYMOUS_CALL_LEN_MAX } else { CALL_LEN_MAX };
         let kept = &stub[..stub.len().min(keep_max - self.bytes.len())];
-        if !self.budget.take(kept.len(), self.anonymous) {
-            return Err(ReassemblyError::OutOfBudget);
+        let needed = self.bytes.len() + kept.len();
+        if needed > self.bytes.capacity() {
+            let doubled = needed.max(2 * self.bytes.capacity()).min(keep_max);
+            if !self.grow(doubled) && !self.grow(needed) {
+                return Err(ReassemblyError::OutOfBudget);
+            }
         }
-        self.charged += kept.len();
         self.bytes.extend_from_slice(kept);
         Ok(())
+    }
+
+    /// Makes room for so many bytes in all, if the budget has them: the capacity is charged, and not the length.
+    fn grow(&mut self, capacity: usize) -> bool {
+        if let Some(budget) = &self.budget {
+            if !budget.take(capacity - self.charged) {
+                return false;
+            }
+            self.charged = capacity;
+        }
+        self.bytes.reserve_exact(capacity - self.bytes.len());
+        true
     }
 
     pub(crate) fn into_stub(mut self) -> Vec<u8> {
@@ -147,6 +167,8 @@ impl Reassembly {
 
 impl Drop for Reassembly {
     fn drop(&mut self) {
-        self.budget.give_back(self.charged, self.anonymous);
+        if let Some(budget) = &self.budget {
+            budget.give_back(self.charged);
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! answered at once by the [`SecurityContext`] that came with it.
 
 use crate::pdu::SecTrailer;
+use dtyp::Sid;
 use std::any::Any;
 use std::future::Future;
 use std::ops::Range;
@@ -114,6 +115,12 @@ pub trait SecurityContext: Send {
 
     /// Who the peer is, for the service behind the interface; it knows the type.
     fn identity(&self) -> Arc<dyn Any + Send + Sync>;
+
+    /// The account for which the peer's connections count, once a fragment was verified under this context. Connections
+    /// under a context without an account count as those of a peer that has proved nothing.
+    fn account(&self) -> Option<Sid> {
+        None
+    }
 }
 
 /// Why a fragment was not accepted.

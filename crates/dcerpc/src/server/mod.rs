@@ -25,7 +25,7 @@ use crate::security::{
     SecurityError,
 };
 use crate::verification_trailer::{self, Negotiated};
-use dtyp::{ByteOrder, Decode, DecodeErrorKind, Encode, Guid, Reader};
+use dtyp::{ByteOrder, Decode, DecodeErrorKind, Encode, Guid, Reader, Sid};
 use negotiation::{PresentationContext, PresentationContexts};
 use std::any::Any;
 use std::collections::VecDeque;
@@ -42,7 +42,7 @@ pub struct ServerConfig {
     pub secondary_address: String,
     /// Association groups of the whole server.
     pub groups: Arc<AssociationGroups>,
-    /// Memory for reassembly of the whole server.
+    /// Memory for reassembly of the whole server's calls under a security context.
     pub reassembly: Arc<ReassemblyBudget>,
 }
 
@@ -172,6 +172,7 @@ struct Pending {
     call_id: u32,
     offers_header_signing: bool,
     security: usize,
+    token_len: usize,
     /// `None` for auth3, which has no answer.
     ack: Option<BindAck>,
 }
@@ -196,6 +197,8 @@ struct CallHead {
 /// A call that waits for its reply.
 struct Outstanding {
     head: CallHead,
+    /// Memory of the parameters, which the owner has.
+    stub_capacity: usize,
     /// Nobody waits for the reply.
     orphaned: bool,
     cancelled: bool,
@@ -206,7 +209,10 @@ pub struct ServerAssociation {
     config: Arc<ServerConfig>,
     client: IpAddr,
     phase: Phase,
+    /// What follows the last PDU that was processed.
     inbound: Vec<u8>,
+    /// PDUs that were processed.
+    processed: u64,
     group: Option<Membership>,
     fragment_len: usize,
     /// Several calls may be outstanding.
@@ -259,6 +265,7 @@ impl ServerAssociation {
             client,
             phase: Phase::Unbound,
             inbound: Vec::new(),
+            processed: 0,
             group: None,
             fragment_len: limits::FRAGMENT_LEN_MAX,
             multiplexes_calls: false,
@@ -283,6 +290,17 @@ impl ServerAssociation {
         }
     }
 
+    /// The same without a copy where whole PDUs arrive. What is in `bytes` afterwards means nothing.
+    pub fn receive_in_place(&mut self, bytes: &mut [u8]) {
+        if !self.inbound.is_empty() || self.phase == Phase::Closing {
+            return self.receive(bytes);
+        }
+        let consumed = self.process_bytes(bytes);
+        if self.phase != Phase::Closing {
+            self.inbound.extend_from_slice(&bytes[consumed..]);
+        }
+    }
+
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -304,6 +322,48 @@ impl ServerAssociation {
     /// Whether the peer has proved who it is, by a fragment that was verified.
     pub fn is_proven(&self) -> bool {
         self.security.iter().any(|security| security.proven)
+    }
+
+    /// The account that the peer has proved, by a fragment that was verified; the first one where there are several.
+    pub fn proved_account(&self) -> Option<Sid> {
+        self.security.iter().find_map(|security| match &security.state {
+            SecurityState::Ready(context) if security.proven => context.account(),
+            _ => None,
+        })
+    }
+
+    /// Bytes that the peer makes this association and its owner hold: input, calls with those that the owner has,
+    /// tokens, presentation and security contexts, and answers that wait. Reassembly of calls under a security context is
+    /// in [`ServerConfig::reassembly`] instead.
+    pub fn held_bytes(&self) -> usize {
+        let anonymous = |call: &&Unfinished| call.head.security.is_none();
+        let unfinished = self.unfinished.iter().filter(anonymous).map(|call| call.stub.capacity());
+        let outstanding = self.outstanding.iter().map(|call| call.stub_capacity);
+        let transmits = self.transmits.iter().map(|transmit| match transmit {
+            Transmit::Ready(bytes) => bytes.capacity(),
+            // There is none without a call that was verified.
+            Transmit::Pending(_) => 0,
+        });
+        self.inbound.capacity()
+            + unfinished.sum::<usize>()
+            + outstanding.sum::<usize>()
+            + transmits.sum::<usize>()
+            + self.pending.as_ref().map_or(0, |pending| pending.token_len)
+            + self.presentation.capacity()
+            + self.security.len() * limits::SECURITY_CONTEXT_LEN
+    }
+
+    /// Whether a PDU has begun to arrive and the association waits for the rest of it. The number differs from one PDU to
+    /// the next.
+    pub fn partial_pdu(&self) -> Option<u64> {
+        let is_partial = !self.inbound.is_empty()
+            && self.phase != Phase::Closing
+            && self.pending.is_none()
+            && match Header::decode(&self.inbound) {
+                Ok(Some(header)) => self.inbound.len() < usize::from(header.frag_length),
+                _ => true,
+            };
+        is_partial.then_some(self.processed)
     }
 
     /// Whether a call has begun to arrive and has not arrived.
@@ -432,6 +492,19 @@ impl ServerAssociation {
     /// Processes the PDUs that are there, as far as the rules let it.
     fn process(&mut self) {
         let mut inbound = std::mem::take(&mut self.inbound);
+        let consumed = self.process_bytes(&mut inbound);
+        // A buffer without bytes is not kept: an idle connection holds none.
+        if self.phase != Phase::Closing && consumed < inbound.len() {
+            inbound.drain(..consumed);
+            if inbound.capacity() > 2 * inbound.len().max(limits::FRAGMENT_LEN_MAX) {
+                inbound.shrink_to_fit();
+            }
+            self.inbound = inbound;
+        }
+    }
+
+    /// The same with PDUs in this buffer. How many bytes were processed.
+    fn process_bytes(&mut self, inbound: &mut [u8]) -> usize {
         let mut consumed = 0;
         while self.phase != Phase::Closing && self.pending.is_none() {
             let rest = &mut inbound[consumed..];
@@ -462,14 +535,9 @@ impl ServerAssociation {
                 self.refuse(header.packet_type, header.call_id, refusal);
             }
             consumed += usize::from(header.frag_length);
+            self.processed += 1;
         }
-        if self.phase != Phase::Closing {
-            inbound.drain(..consumed);
-            if inbound.is_empty() && inbound.capacity() > limits::FRAGMENT_LEN_MAX {
-                inbound = Vec::new();
-            }
-            self.inbound = inbound;
-        }
+        consumed
     }
 
     /// Judges a PDU by its header, before its body is waited for.
@@ -683,6 +751,7 @@ impl ServerAssociation {
             call_id: header.call_id,
             offers_header_signing: header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN),
             security,
+            token_len: auth.token.len(),
             ack,
         });
         self.events.push_back(Event::Authenticate(Authenticate {
@@ -832,16 +901,13 @@ impl ServerAssociation {
                 if flags.contains(PacketFlags::LAST) {
                     return self.complete(head, body.to_vec());
                 }
-                let anonymous = security.is_none();
-                Unfinished {
-                    head,
-                    stub: limits::Reassembly::new(Arc::clone(&self.config.reassembly), anonymous),
-                }
+                let budget = security.map(|_| Arc::clone(&self.config.reassembly));
+                Unfinished { head, stub: limits::Reassembly::new(budget) }
             }
         };
         // Several calls at once may hold together what one may.
-        let held: usize = self.unfinished.iter().map(|call| call.stub.charged()).sum();
-        if held + call.stub.charged() + body.len() > limits::CALL_LEN_MAX && held > 0 {
+        let held: usize = self.unfinished.iter().map(|call| call.stub.kept()).sum();
+        if held + call.stub.kept() + body.len() > limits::CALL_LEN_MAX && held > 0 {
             return Err(fault(FaultStatus::REMOTE_NO_MEMORY));
         }
         call.stub.push(body).map_err(|error| {
@@ -938,7 +1004,8 @@ impl ServerAssociation {
         });
         let sealed =
             security.as_ref().is_some_and(|security: &CallSecurity| security.level == AuthLevel::PRIVACY);
-        self.outstanding.push(Outstanding { head, orphaned: false, cancelled: false });
+        let stub_capacity = stub.capacity();
+        self.outstanding.push(Outstanding { head, stub_capacity, orphaned: false, cancelled: false });
         self.events.push_back(Event::Call(Call {
             id: head.call_id,
             interface,

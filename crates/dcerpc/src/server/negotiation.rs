@@ -44,6 +44,11 @@ impl PresentationContexts {
         self.accepted.iter().find(|context| context.id == id)
     }
 
+    /// Bytes of memory.
+    pub(super) const fn capacity(&self) -> usize {
+        self.accepted.capacity() * size_of::<PresentationContext>()
+    }
+
     /// The interface as the client named it.
     pub(super) fn requested(&self, id: u16, interfaces: &[SyntaxId]) -> SyntaxId {
         self.find(id).map_or(SyntaxId::NIL, |context| SyntaxId {

@@ -655,16 +655,23 @@ fn of_an_anonymous_call_the_beginning_is_kept() {
         let flags = if n == 0 { FIRST } else { MIDDLE };
         server.receive(&request_pdu(flags, 2, 0, 4, &chunk, None));
     }
-    assert_eq!(server.config.reassembly.used(), limits::ANONYMOUS_CALL_LEN_MAX);
+    assert_eq!(server.config.reassembly.used(), 0, "it is the owner's budget that pays");
+    let held = server.held_bytes();
+    assert!(
+        (limits::ANONYMOUS_CALL_LEN_MAX..limits::ANONYMOUS_CALL_LEN_MAX + 1024).contains(&held),
+        "{held}"
+    );
     server.receive(&request_pdu(LAST, 2, 0, 4, &[], None));
     assert_eq!(calls(&mut server)[0].stub.len(), limits::ANONYMOUS_CALL_LEN_MAX);
-    assert_eq!(server.config.reassembly.used(), 0, "it is given back");
+    assert!(server.held_bytes() >= limits::ANONYMOUS_CALL_LEN_MAX, "its owner has the stub");
+    server.reply(2, Ok(Reply::default()));
+    sent(&mut server);
+    assert!(server.held_bytes() < 1024, "it is given back");
 }
 
 #[test]
 fn all_calls_together_have_a_budget() {
     let config = Arc::new(ServerConfig {
-        // A quarter of it is for anybody.
         reassembly: Arc::new(ReassemblyBudget::new(40_000)),
         ..(*config()).clone_parts()
     });
@@ -678,9 +685,9 @@ fn all_calls_together_have_a_budget() {
         .collect();
     servers[0].receive(&request_pdu(FIRST, 2, 0, 4, &[0; 5800], None));
     servers[1].receive(&request_pdu(FIRST, 2, 0, 4, &[0; 5800], None));
-    assert_eq!(answer(&mut servers[0]), Answer::Nothing);
-    assert_eq!(answer(&mut servers[1]), Answer::Fault(FaultStatus::REMOTE_NO_MEMORY));
-    // Whoever proved himself has the rest, and a call of one fragment needs none of it.
+    // Calls without a security context take nothing of it, and neither does a call of one fragment.
+    assert!(servers.iter_mut().all(|server| answer(server) == Answer::Nothing));
+    assert_eq!(config.reassembly.used(), 0);
     let start = |server: &mut ServerAssociation| {
         server.receive(&bind_pdu(
             WHOLE,
@@ -694,7 +701,7 @@ fn all_calls_together_have_a_budget() {
         |flags, n| request_pdu(flags, 2, 0, 39, &[0; 5760], Some((trailer(5, 6), &[n; TOKEN_LEN])));
     let mut proven = ServerAssociation::new(Arc::clone(&config), HERE);
     start(&mut proven);
-    for n in 1..=5 {
+    for n in 1..=6 {
         proven.receive(&fragment(if n == 1 { FIRST } else { MIDDLE }, n));
         assert_eq!(answer(&mut proven), Answer::Nothing, "{n}");
     }
@@ -702,10 +709,53 @@ fn all_calls_together_have_a_budget() {
     start(&mut single);
     single.receive(&fragment(WHOLE, 1));
     assert_eq!(calls(&mut single).len(), 1);
-    proven.receive(&fragment(MIDDLE, 6));
+    assert!(config.reassembly.used() >= 6 * 5760, "{}", config.reassembly.used());
+    proven.receive(&fragment(MIDDLE, 7));
     assert_eq!(answer(&mut proven), Answer::Fault(FaultStatus::REMOTE_NO_MEMORY));
-    servers.remove(0);
     assert_eq!(config.reassembly.used(), 0);
+}
+
+/// What an owner charges to its budget for clients that have proved nothing.
+#[test]
+fn all_that_a_peer_makes_an_association_hold_is_counted() {
+    let bind = |auth| bind_pdu(WHOLE.with(MPX), &bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]), auth);
+    let mut server = server();
+    assert_eq!(server.held_bytes(), 0);
+    // Half a PDU, by what is allocated for it.
+    let pdu = bind(None);
+    server.receive(&pdu[..40]);
+    assert!(server.held_bytes() >= 40);
+    assert_eq!(server.partial_pdu(), Some(0));
+    server.receive(&pdu[40..]);
+    assert_eq!(server.partial_pdu(), None);
+    let answered = server.held_bytes();
+    assert!(answered > 0, "an answer that is not sent yet, and a presentation context");
+    sent(&mut server);
+    let idle = server.held_bytes();
+    assert!(idle < answered && idle < 256, "{idle}");
+    // A whole call, until it is answered; another one behind it, of which only the beginning came.
+    let mut call = request_pdu(WHOLE, 2, 0, 4, &[0; 5000], None);
+    let other = request_pdu(WHOLE, 3, 0, 4, &[0; 5000], None);
+    call.extend_from_slice(&other[..3000]);
+    server.receive_in_place(&mut call);
+    assert!(server.held_bytes() >= 8000, "{}", server.held_bytes());
+    assert_eq!(server.partial_pdu(), Some(2));
+    let Some(Event::Call(performed)) = server.poll_event() else { panic!("a call") };
+    assert!(server.held_bytes() >= 8000, "the owner has its stub");
+    drop(performed);
+    server.receive_in_place(&mut other[3000..].to_vec());
+    assert_eq!(server.partial_pdu(), None);
+    for id in [2, 3] {
+        server.reply(id, Ok(Reply::from(vec![0; 10_000])));
+    }
+    assert!(server.held_bytes() >= 20_000, "answers that wait: {}", server.held_bytes());
+    sent(&mut server);
+    assert_eq!(server.held_bytes(), idle, "an idle connection has no buffer");
+    // A token that is being validated, and the context that comes of it.
+    let mut server = self::server();
+    server.receive(&bind(Some((trailer(5, 6), &[1; 3000]))));
+    assert!(server.held_bytes() >= 3000 + limits::SECURITY_CONTEXT_LEN);
+    assert_eq!(server.proved_account(), None);
 }
 
 #[test]

@@ -263,6 +263,10 @@ impl SecurityContext for ServerContext {
     fn identity(&self) -> Arc<dyn Any + Send + Sync> {
         Arc::clone(&self.candidates[0].0) as _
     }
+
+    fn account(&self) -> Option<Sid> {
+        Some(self.candidates[0].0.sid())
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

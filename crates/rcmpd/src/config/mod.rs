@@ -208,6 +208,7 @@ struct RpcSection {
     response_crypt: Option<Spanned<String>>,
     connections_max: Option<Spanned<usize>>,
     connections_per_address_max: Option<Spanned<usize>>,
+    connections_per_account_max: Option<Spanned<usize>>,
     bind_timeout_s: Option<Spanned<u64>>,
     idle_timeout_s: Option<Spanned<u64>>,
     write_timeout_s: Option<Spanned<u64>>,
@@ -498,12 +499,16 @@ impl<'a> Checker<'a> {
         for (value, limit) in [
             (&section.connections_max, &mut limits.connections_max),
             (&section.connections_per_address_max, &mut limits.connections_per_address_max),
+            (&section.connections_per_account_max, &mut limits.connections_per_account_max),
         ] {
             match value.as_ref().map(|value| (*value.get_ref(), value.span())) {
                 Some((0, span)) => self.problem(span, "this limit lets nobody in", "use at least 1"),
                 Some((value, _)) => *limit = value,
                 None => {}
             }
+        }
+        if section.connections_per_account_max.is_none() {
+            limits.connections_per_account_max = limits.connections_per_address_max;
         }
         for (value, timeout) in [
             (&section.bind_timeout_s, &mut limits.bind_timeout),

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dcerpc_tokio::Server;
+use dcerpc_tokio::{EvictionReason, Server};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -283,22 +283,16 @@ fn rpc_metrics(text: &mut String, server: &Server) {
         ("rcmpd_connections_open", "gauge", "Connections open now.", &counters.open),
         ("rcmpd_connections_total", "counter", "Connections accepted.", &counters.accepted),
         (
-            "rcmpd_connections_refused_total",
-            "counter",
-            "Connections refused because there are too many.",
-            &counters.refused_total,
-        ),
-        (
-            "rcmpd_connections_refused_address_total",
-            "counter",
-            "Connections refused because there are too many from one address.",
-            &counters.refused_address,
-        ),
-        (
             "rcmpd_bind_timeouts_total",
             "counter",
-            "Connections closed because no bind was finished in time.",
+            "Connections closed because nothing was received or no bind was finished in time.",
             &counters.bind_timeouts,
+        ),
+        (
+            "rcmpd_pdu_timeouts_total",
+            "counter",
+            "Connections closed because a PDU did not arrive in time.",
+            &counters.pdu_timeouts,
         ),
         (
             "rcmpd_idle_timeouts_total",
@@ -326,11 +320,52 @@ fn rpc_metrics(text: &mut String, server: &Server) {
         let value = value.load(Ordering::Relaxed);
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
+    let limiter = server.limiter();
+    let evictions = |reasons: &[EvictionReason]| -> u64 {
+        reasons.iter().map(|reason| limiter.evictions_for(*reason)).sum()
+    };
+    for (name, kind, help, value) in [
+        (
+            "rcmpd_connections_refused_total",
+            "counter",
+            "Connections evicted because there are too many.",
+            evictions(&[EvictionReason::Unproved, EvictionReason::Proved]),
+        ),
+        (
+            "rcmpd_connections_refused_address_total",
+            "counter",
+            "Connections evicted because there are too many from one address.",
+            evictions(&[EvictionReason::Address]),
+        ),
+        (
+            "rcmpd_connections_proved",
+            "gauge",
+            "Connections open now whose clients have proved an account.",
+            limiter.open().1 as u64,
+        ),
+        (
+            "rcmpd_unproved_bytes",
+            "gauge",
+            "Bytes held by connections whose clients have proved nothing.",
+            limiter.unproved_bytes() as u64,
+        ),
+        (
+            "rcmpd_reassembly_bytes",
+            "gauge",
+            "Bytes held by unfinished calls of clients that have proved an account.",
+            server.reassembly_used() as u64,
+        ),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
     let _ = writeln!(
         text,
-        "# HELP rcmpd_reassembly_bytes Bytes held by unfinished calls.\n# TYPE rcmpd_reassembly_bytes gauge"
+        "# HELP rcmpd_connections_evicted_total Connections evicted for other connections, by the limit that was reached.\n# TYPE rcmpd_connections_evicted_total counter"
     );
-    let _ = writeln!(text, "rcmpd_reassembly_bytes {}", server.reassembly_used());
+    for reason in EvictionReason::ALL {
+        let (name, count) = (reason.name(), limiter.evictions_for(reason));
+        let _ = writeln!(text, "rcmpd_connections_evicted_total{{reason=\"{name}\"}} {count}");
+    }
 }
 
 /// Answers to proxies, and what is remembered of them.

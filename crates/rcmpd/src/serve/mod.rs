@@ -135,7 +135,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         (Some(rpc), Some(machines)) => {
             let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
             let server = Server::new(registry, rpc.limits, shutdown.clone());
-            listen(rpc, &server, &shutdown, &mut tasks).await?;
+            listen(rpc, &server, &mut tasks).await?;
             Some(server)
         }
         _ => None,
@@ -200,7 +200,6 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 async fn listen(
     rpc: &config::Rpc,
     server: &Arc<Server>,
-    shutdown: &Shutdown,
     tasks: &mut tokio::task::JoinSet<()>,
 ) -> anyhow::Result<()> {
     let mut addresses = Vec::new();
@@ -219,8 +218,7 @@ async fn listen(
             annotation: "rcmpd",
         });
         let registry = Registry::default().endpoint_mapper(endpoints.collect()).management();
-        let mapper = Server::new(registry, rpc.limits, shutdown.clone());
-        tasks.spawn(mapper.listen(listener));
+        tasks.spawn(server.beside(registry).listen(listener));
     }
     Ok(())
 }
