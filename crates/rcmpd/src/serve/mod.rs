@@ -115,7 +115,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             path.display()
         );
     };
-    raise_open_files(config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max));
+    let connections_max = raise_open_files(config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max));
     // What can be missing is looked at before anybody is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
@@ -134,7 +134,8 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let server = match (&config.rpc, &machines) {
         (Some(rpc), Some(machines)) => {
             let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
-            let server = Server::new(registry, rpc.limits, shutdown.clone());
+            let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
+            let server = Server::new(registry, limits, shutdown.clone());
             listen(rpc, &server, &mut tasks).await?;
             Some(server)
         }
@@ -232,20 +233,28 @@ async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyho
 }
 
 /// Asks the kernel for as many open files as it grants, because each connection is one: the usual soft limit of 1,024 is
-/// meant for programs that use `select`.
-fn raise_open_files(connections_max: usize) {
+/// meant for programs that use `select`. How many of these connections there may be: at the limit of open files, no
+/// connection could be accepted any more, from any client.
+fn raise_open_files(connections_max: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let granted = if raised.is_ok() { limit.maximum } else { limit.current };
     // Database, logs, listeners and the runtime's own.
-    let needed = connections_max as u64 + 64;
-    if granted.is_some_and(|granted| granted < needed) {
-        warn!(
-            granted,
-            needed,
-            "Fewer open files are allowed than connections_max needs: raise LimitNOFILE or lower connections_max"
-        );
+    const OTHERS: u64 = 64;
+    let needed = connections_max as u64 + OTHERS;
+    match granted {
+        Some(granted) if granted < needed => {
+            let connections = usize::try_from(granted.saturating_sub(OTHERS)).unwrap_or(1).max(1);
+            warn!(
+                granted,
+                needed,
+                connections,
+                "Fewer open files are allowed than connections_max needs: raise LimitNOFILE or lower connections_max"
+            );
+            connections
+        }
+        _ => connections_max,
     }
 }
 

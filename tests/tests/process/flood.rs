@@ -1,0 +1,251 @@
+//! Clients that prove nothing, by the thousand, and machines that are served meanwhile.
+
+use crate::serving::{channel, question};
+use netlogon_transport::client::Association;
+use rcmp_service::message::PACKAGE_NAME;
+use rcmpd_tests::client::Client;
+use rcmpd_tests::{Demo, Service};
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Of 10,000 connections that prove nothing, together with everything else.
+const RESIDENT_KIB_MAX: u64 = 96 * 1024;
+/// Debug builds on a busy machine are slow; a machine that is shut out waits for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A bind of a header that promises 65,535 bytes, and 65,000 of them.
+fn slow_bind() -> Vec<u8> {
+    let mut bind = vec![5, 0, 11, 3, 0x10, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+    bind.resize(65_000, 0);
+    bind
+}
+
+/// A bind to Netlogon with so many presentation contexts ([C706] 12.6.4.3).
+fn bind(contexts: u8) -> Vec<u8> {
+    let mut pdu = vec![5, 0, 11, 3, 0x10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    pdu.extend_from_slice(&[0xd0, 0x16, 0xd0, 0x16, 0, 0, 0, 0, contexts, 0, 0, 0]);
+    for id in 0..contexts {
+        pdu.extend_from_slice(&[id, 0, 1, 0]);
+        pdu.extend_from_slice(
+            b"\x78\x56\x34\x12\x34\x12\xcd\xab\xef\x00\x01\x23\x45\x67\xcf\xfb\x01\x00\x00\x00",
+        );
+        pdu.extend_from_slice(
+            b"\x04\x5d\x88\x8a\xeb\x1c\xc9\x11\x9f\xe8\x08\x00\x2b\x10\x48\x60\x02\x00\x00\x00",
+        );
+    }
+    let len = (pdu.len() as u16).to_le_bytes();
+    pdu[8..10].copy_from_slice(&len);
+    pdu
+}
+
+/// The first fragments of a call that does not end.
+fn fragments() -> Vec<u8> {
+    let mut bytes = bind(1);
+    for n in 0..12 {
+        let at = bytes.len();
+        let flags = u8::from(n == 0);
+        bytes.extend_from_slice(&[5, 0, 0, flags, 0x10, 0, 0, 0, 0xd0, 0x16, 0, 0, 2, 0, 0, 0]);
+        bytes.resize(at + 5840, 0);
+        bytes[at + 22] = 4;
+    }
+    bytes
+}
+
+async fn connect_from(address: Ipv4Addr, server: SocketAddr, sent: &[u8]) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((address, 0)))?;
+    let mut stream = socket.connect(server).await?;
+    // The server may have closed it already, or not take all of it.
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.write_all(sent)).await;
+    Ok(stream)
+}
+
+/// Connections from so many addresses in turn, some at once, each of which sends something.
+async fn flood(
+    server: SocketAddr,
+    connections: Range<usize>,
+    addresses: usize,
+    sent: Vec<u8>,
+) -> Vec<TcpStream> {
+    const AT_ONCE: usize = 50;
+    let sent = Arc::new(sent);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..AT_ONCE {
+        let (sent, connections) = (Arc::clone(&sent), connections.clone());
+        tasks.spawn(async move {
+            let mut streams = Vec::new();
+            for n in connections.skip(task).step_by(AT_ONCE) {
+                streams.extend(connect_from(address(n % addresses), server, &sent).await.ok());
+            }
+            streams
+        });
+    }
+    tasks.join_all().await.into_iter().flatten().collect()
+}
+
+/// The loopback network has many addresses.
+fn address(n: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0001 + n as u32)
+}
+
+/// A machine that asks one question after the other over its connection, until it is told to stop. How long each took.
+async fn asking(
+    client: Arc<Client>,
+    mut association: Box<dyn Association>,
+    data: Vec<u8>,
+    stop: Arc<AtomicBool>,
+) -> Vec<Duration> {
+    let mut took = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        let answer = client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", &data);
+        let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status.0, 0);
+        took.push(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    took
+}
+
+/// A machine that has no channel sets one up and asks.
+async fn set_up_and_ask(service: &Service, data: &[u8]) {
+    let asked = async {
+        let client = channel(service).await;
+        let mut association = client.open().await.unwrap();
+        let answer = client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", data).await.unwrap();
+        assert_eq!(answer.status.0, 0);
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap();
+}
+
+/// A machine with a connection, and one that comes new, are served while this goes on.
+async fn both_are_served(service: &Service, what: &str, attack: impl AsyncFnOnce() -> Vec<TcpStream>) {
+    let data = question(service, "alice");
+    let client = Arc::new(channel(service).await);
+    let mut association = client.open().await.unwrap();
+    // The proof comes with the first call.
+    client.channel.ask(&mut *association, PACKAGE_NAME, "CONTOSO", &data).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let asking = tokio::spawn(asking(client, association, data.clone(), Arc::clone(&stop)));
+    let attackers = attack().await;
+    let resident = service.resident_kib();
+    for _ in 0..3 {
+        set_up_and_ask(service, &data).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut took = asking.await.unwrap();
+    took.sort();
+    eprintln!(
+        "{what}: {resident} KiB; {} questions, median {:?}, 99 % {:?}, longest {:?}",
+        took.len(),
+        took[took.len() / 2],
+        took[took.len() * 99 / 100],
+        took[took.len() - 1]
+    );
+    assert!(resident < RESIDENT_KIB_MAX, "{resident} KiB");
+    drop(attackers);
+}
+
+fn evicted(service: &Service, reason: &str) -> u64 {
+    service.metric(&format!("rcmpd_connections_evicted_total{{reason=\"{reason}\"}}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_silent_addresses_shut_no_machine_out() {
+    let service = Demo::new().serve();
+    both_are_served(&service, "10,000 silent connections", async || {
+        flood(service.netlogon, 0..10_000, 10, vec![]).await
+    })
+    .await;
+    // Where the flood is slow, most of them end by the deadline for the first byte.
+    assert!(evicted(&service, "unproved") + service.metric("rcmpd_bind_timeouts_total") > 5_000);
+    assert_eq!((evicted(&service, "proved"), evicted(&service, "account")), (0, 0));
+}
+
+/// Twenty connections may have done nothing, and twenty may have bound: each address of ten holds both full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_oldest_that_proved_nothing_goes_when_a_new_connection_comes() {
+    let demo = Demo::new();
+    demo.edit(|text| text.replace("[rpc]\n", "[rpc]\nconnections_max = 160\n"));
+    let service = demo.serve();
+    for (what, sent) in [("silent connections", vec![]), ("bound connections", bind(1))] {
+        let server = service.netlogon;
+        both_are_served(&service, what, async || flood(server, 0..1_000, 10, sent).await).await;
+        assert!(service.metric("rcmpd_connections_open") < 160);
+    }
+    assert!(evicted(&service, "unproved") > 500);
+    assert_eq!((evicted(&service, "proved"), evicted(&service, "account")), (0, 0));
+    assert!(service.log().contains("Connections were evicted"), "{}", service.log());
+}
+
+/// Where the system allows fewer open files than `connections_max`, connections are evicted before files run out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_low_limit_of_open_files_shuts_no_machine_out() {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 224 && exec \"$0\" \"$@\""]).arg(rcmpd_tests::binary());
+    let service = Demo::new().serve_by(command);
+    both_are_served(&service, "few open files", async || flood(service.netlogon, 0..600, 10, vec![]).await)
+        .await;
+    assert!(service.log().contains("LimitNOFILE"), "{}", service.log());
+    assert!(!service.log().contains("Accepting a connection failed"), "{}", service.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_send_that_prove_nothing_is_bounded_in_all() {
+    let service = Demo::new().serve();
+    for (what, sent) in [
+        ("binds that do not end", slow_bind()),
+        ("binds with 64 presentation contexts", bind(64)),
+        ("calls that do not end", fragments()),
+    ] {
+        both_are_served(&service, what, async || flood(service.netlogon, 0..4_000, 100, sent).await).await;
+        assert!(service.metric("rcmpd_unproved_bytes") <= 16 << 20);
+    }
+    assert!(evicted(&service, "memory") > 1_000);
+    let deadline = Instant::now() + PATIENCE;
+    while service.metric("rcmpd_unproved_bytes") > 0 {
+        assert!(Instant::now() < deadline, "what is closed is given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(service.metric("rcmpd_panics_total"), 0);
+}
+
+/// A connection from a new address each, that binds: none of them has more connections than the machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_gets_in_through_a_flood_from_many_addresses() {
+    let service = Demo::new().serve();
+    let stop = Arc::new(AtomicBool::new(false));
+    let attack = {
+        let (server, stop) = (service.netlogon, Arc::clone(&stop));
+        tokio::spawn(async move {
+            let (mut first, mut open) = (0, VecDeque::new());
+            while !stop.load(Ordering::Relaxed) {
+                let sent = if first % 2_000 == 0 { bind(1) } else { vec![] };
+                open.push_back(flood(server, first..first + 1_000, 60_000, sent).await);
+                first += 1_000;
+                // More than there may be, of either kind.
+                if open.len() > 6 {
+                    open.pop_front();
+                }
+            }
+            first
+        })
+    };
+    both_are_served(&service, "a flood from many addresses", async || {
+        let deadline = Instant::now() + 3 * PATIENCE;
+        while evicted(&service, "unproved") < 1_000 {
+            assert!(Instant::now() < deadline, "{}", evicted(&service, "unproved"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        vec![]
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(attack.await.unwrap() > 3_000);
+}
