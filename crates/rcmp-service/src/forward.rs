@@ -70,6 +70,8 @@ pub struct PeerQuestion {
     pub digest: [u8; 32],
     /// NetBIOS name of the domain that is to answer.
     pub logon_domain_name: String,
+    /// The SID of the account that asks here.
+    pub asker: Sid,
     /// What a node of ours is told beside; the trace is for whoever sends it.
     pub context: CallContext,
 }
@@ -253,6 +255,7 @@ impl MapCertificate<'_> {
             request: Bytes::copy_from_slice(&question.request),
             digest,
             logon_domain_name: peer.domain.netbios.clone(),
+            asker: question.asker.sid,
             context,
         };
         let Ok(reply) = service.oneshot(asked).await else {

@@ -1,7 +1,10 @@
 //! Three domains, three processes: NORTHWIND asks FABRIKAM, which asks CONTOSO, whose user alice is.
 
 use super::telemetry::{Collector, attribute};
+use netlogon_transport::client::Association;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use rcmp_service::message::PACKAGE_NAME;
+use rcmpd_tests::client::Client;
 use rcmpd_tests::peers::Rotel;
 use rcmpd_tests::peers::{impacket, question, question_with};
 use rcmpd_tests::{Demo, Service};
@@ -10,6 +13,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SUCCESS: &str = "0x00000000";
@@ -531,6 +535,70 @@ fn more_than_may_wait_are_refused_at_once() {
         first.join().unwrap()
     });
     assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
+}
+
+/// A channel of a machine of A's, and associations on it that have proved it.
+async fn machine(chain: &Chain, name: &str, count: usize) -> (Arc<Client>, Vec<Box<dyn Association>>) {
+    let password = super::serving::password(&chain.a, name);
+    let server = chain.a.netlogon.to_string();
+    let client = Client::establish(&server, "NORTHWIND", &format!("{name}$"), &password).await.unwrap();
+    let mut associations = Vec::new();
+    for _ in 0..count {
+        associations.push(client.open().await.unwrap());
+    }
+    (Arc::new(client), associations)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_fills_the_queue_to_a_slow_domain_shuts_no_other_out() {
+    let told = "connections_max = 4\nqueue_max = 8\ntimeout_s = 60";
+    let chain = chain(&Told { a: told, ..Told::default() });
+    let second = ["machine", "add", "WEB02$", "--secret-file", "machines/WEB02.secret"];
+    chain.a.rcmpd(&[&second[..], &["--permission", "rcmp", "-c", "rcmpd.toml"]].concat()).code(0);
+    let data = super::serving::question(&chain.c, "alice");
+    let (greedy, mut many) = machine(&chain, "WEB01", 20).await;
+    let (modest, mut few) = machine(&chain, "WEB02", 2).await;
+    let ask = async |client: Arc<Client>, mut association: Box<dyn Association>, data: Vec<u8>| {
+        let answer = client.channel.ask(&mut *association, PACKAGE_NAME, "NORTHWIND", &data).await.unwrap();
+        (answer.status.0, association)
+    };
+    // The channel to B is there before B stops.
+    let (status, association) = ask(Arc::clone(&greedy), many.remove(0), data.clone()).await;
+    assert_eq!(status, 0);
+    many.push(association);
+    let metric = |name: &str| {
+        chain.a.metric(&format!(
+            "rcmpd_peer_semaphore_{name}{{domain=\"FABRIKAM\",server=\"{}\"}}",
+            chain.b.netlogon
+        ))
+    };
+    let seen = async |holders: u64, waiters: u64, overflows: u64| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while (metric("holders"), metric("waiters"), metric("overflows_total"))
+            != (holders, waiters, overflows)
+        {
+            assert!(Instant::now() < deadline, "{}", chain.a.get("/metrics").1);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    chain.b.signal(Signal::STOP);
+    let mut asking = tokio::task::JoinSet::new();
+    for association in many {
+        asking.spawn(ask(Arc::clone(&greedy), association, data.clone()));
+    }
+    // Three of four permits, the whole queue; the others are refused.
+    seen(3, 8, 9).await;
+    // The fourth permit is for another asker, and so is a place in the queue.
+    let first = tokio::spawn(ask(Arc::clone(&modest), few.remove(0), data.clone()));
+    seen(4, 8, 9).await;
+    let second = tokio::spawn(ask(Arc::clone(&modest), few.remove(0), data.clone()));
+    seen(4, 8, 10).await;
+    chain.b.signal(Signal::CONT);
+    assert_eq!((first.await.unwrap().0, second.await.unwrap().0), (0, 0));
+    let statuses: Vec<u32> = asking.join_all().await.into_iter().map(|(status, _)| status).collect();
+    let of = |status: u32| statuses.iter().filter(|of| **of == status).count();
+    assert_eq!((of(0), of(0xc000_005e)), (10, 10), "{statuses:x?}");
+    assert!(chain.a.log().contains("The queue for a server is full"), "{}", chain.a.log());
 }
 
 /// A foreign domain's controller, as Impacket plays it, at our server.

@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod discovery;
 pub mod meter;
 pub mod peer;
+pub mod permits;
 pub mod relay;
 pub mod server;
 pub mod servers;

@@ -54,6 +54,7 @@ impl PeerClient {
             package: PACKAGE_NAME,
             logon_domain_name: &question.logon_domain_name,
             data: &question.request,
+            asker: Some(question.asker),
             context: self.is_rcmpd.then_some(&context),
             // Who somebody is can be asked as often as one likes.
             repeatable: true,

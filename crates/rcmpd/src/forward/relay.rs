@@ -119,6 +119,7 @@ impl RelayPackage {
             package: &rule.package,
             logon_domain_name: &rule.domain.netbios,
             data: &call.data,
+            asker: Some(machine.sid),
             context: None,
             // Nobody here knows what it does.
             repeatable: false,

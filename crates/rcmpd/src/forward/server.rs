@@ -9,6 +9,7 @@
 
 use super::breaker::Breaker;
 use super::meter::{Gauge, Meter, count};
+use super::permits::{AskerId, FairPermits, Permit, QueueFull};
 use crate::ask::{AskError, TcpTransport, now};
 use crate::config::SecretRef;
 use crate::trust_secret;
@@ -20,10 +21,9 @@ use netlogon_transport::client::{
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
 use rcmp_service::CallContext;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
@@ -61,6 +61,8 @@ pub struct Asked<'a> {
     pub logon_domain_name: &'a str,
     /// LogonData, in the clear.
     pub data: &'a [u8],
+    /// For whom it is asked: askers have turns when the server is slow.
+    pub asker: AskerId,
     /// What a node of ours is told beside; the time that is left is put in when it is asked.
     pub context: Option<&'a CallContext>,
     /// Whether asking twice harms nobody.
@@ -130,12 +132,12 @@ struct Link {
 pub struct ServerClient {
     server: String,
     identity: Identity,
-    room: Room,
     link: Mutex<Option<Arc<Link>>>,
     /// Held by whoever sets a channel up for all.
     connecting: tokio::sync::Mutex<()>,
-    places: Semaphore,
-    waiting: AtomicUsize,
+    permits: FairPermits,
+    /// When a full queue was last logged.
+    queue_full_logged: Mutex<Option<Instant>>,
     breaker: Mutex<Breaker>,
     /// When a call was last refused over a channel that had been good.
     denied: Mutex<Option<Instant>>,
@@ -160,6 +162,8 @@ const TIME_MIN: Duration = Duration::from_millis(50);
 const TIME_FAIR: Duration = Duration::from_secs(1);
 /// How often a channel is set up in one go, when secrets change meanwhile.
 const SET_UPS_MAX: usize = 3;
+/// Between two log messages about a full queue.
+const QUEUE_FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// How often a question is begun anew, for one reason or another.
 const ATTEMPTS_MAX: usize = 4;
 
@@ -169,11 +173,10 @@ impl ServerClient {
         Self {
             server,
             identity,
-            places: Semaphore::new(room.connections_max),
-            room,
+            permits: FairPermits::new(room.connections_max, room.queue_max),
+            queue_full_logged: Mutex::default(),
             link: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
-            waiting: AtomicUsize::new(0),
             breaker: Mutex::default(),
             denied: Mutex::default(),
             refused_secret: Mutex::default(),
@@ -204,8 +207,8 @@ impl ServerClient {
         }
         // Whether the server has a fair time to answer: how long the asker waits is no fault of its.
         let is_fair;
-        let outcome = match self.place(deadline).await {
-            Ok(_place) => {
+        let outcome = match self.permit(asked.asker, deadline).await {
+            Ok(_permit) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < TIME_MIN {
                     count(&self.meter.timeouts);
@@ -296,26 +299,46 @@ impl ServerClient {
         }
     }
 
-    /// A place among the questions in flight.
-    async fn place(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, ServerFailed> {
-        if let Ok(place) = self.places.try_acquire() {
-            count(&self.meter.acquires);
-            return Ok(place);
-        }
-        let _waiting = Waiting::begin(self)?;
-        let since = Instant::now();
-        let place = timeout_at(deadline, self.places.acquire()).await;
-        self.meter.waited(since.elapsed());
-        match place {
-            Ok(Ok(place)) => {
-                count(&self.meter.acquires);
-                Ok(place)
+    /// A permit for a question in flight.
+    async fn permit(&self, asker: AskerId, deadline: Instant) -> Result<Permit, ServerFailed> {
+        let permit = match self.permits.acquire(asker) {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(mut waiting)) => {
+                let _waiters = Gauge::new(&self.meter.waiters);
+                let since = Instant::now();
+                let permit = timeout_at(deadline, waiting.granted()).await;
+                self.meter.waited(since.elapsed());
+                match permit {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(QueueFull)) => return Err(self.queue_full(asker)),
+                    Err(_) => {
+                        count(&self.meter.timeouts);
+                        return Err(ServerFailed::Waited);
+                    }
+                }
             }
-            _ => {
-                count(&self.meter.timeouts);
-                Err(ServerFailed::Waited)
-            }
+            Err(QueueFull) => return Err(self.queue_full(asker)),
+        };
+        count(&self.meter.acquires);
+        Ok(permit)
+    }
+
+    /// Counts a question that was refused because the queue is full, and logs it now and then.
+    fn queue_full(&self, asker: AskerId) -> ServerFailed {
+        count(&self.meter.overflows);
+        let now = Instant::now();
+        let mut logged = lock(&self.queue_full_logged);
+        if logged.is_none_or(|since| now >= since + QUEUE_FULL_LOG_PAUSE) {
+            *logged = Some(now);
+            drop(logged);
+            warn!(
+                domain = self.identity.domain,
+                server = self.server,
+                asker = asker.map(tracing::field::display),
+                "The queue for a server is full: questions of the asker with the most in it are refused"
+            );
         }
+        ServerFailed::QueueFull
     }
 
     async fn ask_now(&self, asked: &Asked<'_>, deadline: Instant) -> Result<PackageAnswer, ServerFailed> {
@@ -558,29 +581,6 @@ impl Link {
             }
         }
         None
-    }
-}
-
-/// A place in the queue.
-struct Waiting<'a> {
-    client: &'a ServerClient,
-    _gauge: Gauge<'a>,
-}
-
-impl<'a> Waiting<'a> {
-    fn begin(client: &'a ServerClient) -> Result<Self, ServerFailed> {
-        if client.waiting.fetch_add(1, Ordering::Relaxed) >= client.room.queue_max {
-            client.waiting.fetch_sub(1, Ordering::Relaxed);
-            count(&client.meter.overflows);
-            return Err(ServerFailed::QueueFull);
-        }
-        Ok(Self { client, _gauge: Gauge::new(&client.meter.waiters) })
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.client.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -146,6 +146,7 @@ impl Remote {
             package: PACKAGE_NAME,
             logon_domain_name: &self.domain,
             data: &request,
+            asker: None,
             context: context.as_ref(),
             repeatable: true,
         };
