@@ -1,8 +1,9 @@
 //! What a peer can make grow, and how far. Each bound is here with its reason.
 
+use dtyp::Sid;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Longest fragment over TCP: what Windows uses, and four Ethernet frames.
@@ -17,6 +18,9 @@ pub const ANONYMOUS_CALL_LEN_MAX: usize = 64 * 1024;
 /// Reassembly of all calls under a security context of one server together, so that many slow callers cannot hold its
 /// memory. Unauthenticated calls take none of it: their memory is part of [`UNPROVED_LEN_MAX`].
 pub const REASSEMBLY_LEN_MAX: usize = 64 * 1024 * 1024;
+/// One account gets one part in so many of [`REASSEMBLY_LEN_MAX`], so that its calls do not keep those of others from
+/// arriving. It is enough for four of the longest calls.
+pub const REASSEMBLY_ACCOUNT_SHARE: usize = 4;
 /// Buffers of all connections of one server whose clients have proved nothing: half PDUs, calls, answers. It holds 256 of
 /// the longest PDU, and a client that sets up a secure channel needs less than [`UNPROVED_LEN_FREE`].
 pub const UNPROVED_LEN_MAX: usize = 16 * 1024 * 1024;
@@ -64,28 +68,51 @@ pub fn source_of(address: IpAddr) -> IpAddr {
 /// fragment need none of it.
 #[derive(Debug)]
 pub struct ReassemblyBudget {
-    used: AtomicUsize,
+    used: Mutex<Used>,
     max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    total: usize,
+    by_account: HashMap<Option<Sid>, usize>,
 }
 
 impl ReassemblyBudget {
     /// A budget of `max` bytes.
-    pub const fn new(max: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max }
+    pub fn new(max: usize) -> Self {
+        Self { used: Mutex::default(), max }
     }
 
     /// Bytes in use now.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.lock().total
     }
 
-    fn take(&self, len: usize) -> bool {
-        let add = |used: usize| used.checked_add(len).filter(|used| *used <= self.max);
-        self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    fn take(&self, account: Option<Sid>, len: usize) -> bool {
+        let mut used = self.lock();
+        let own = used.by_account.get(&account).copied().unwrap_or(0) + len;
+        let fits = used.total + len <= self.max && own <= self.max / REASSEMBLY_ACCOUNT_SHARE;
+        if fits {
+            used.total += len;
+            used.by_account.insert(account, own);
+        }
+        fits
     }
 
-    fn give_back(&self, len: usize) {
-        self.used.fetch_sub(len, Ordering::Relaxed);
+    fn give_back(&self, account: Option<Sid>, len: usize) {
+        let mut used = self.lock();
+        used.total -= len;
+        if let Some(own) = used.by_account.get_mut(&account) {
+            *own -= len;
+            if *own == 0 {
+                used.by_account.remove(&account);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +131,7 @@ pub(crate) struct Reassembly {
     len: usize,
     /// Bytes of `budget` that it has; never more than the capacity of `bytes`.
     charged: usize,
-    budget: Option<Arc<ReassemblyBudget>>,
+    budget: Option<(Arc<ReassemblyBudget>, Option<Sid>)>,
 }
 
 /// Why a stub may not grow.
@@ -115,8 +142,8 @@ pub(crate) enum ReassemblyError {
 }
 
 impl Reassembly {
-    /// An empty stub; `None` is for an unauthenticated call.
-    pub(crate) const fn new(budget: Option<Arc<ReassemblyBudget>>) -> Self {
+    /// An empty stub, and the account that it is charged to; `None` is for an unauthenticated call.
+    pub(crate) const fn new(budget: Option<(Arc<ReassemblyBudget>, Option<Sid>)>) -> Self {
         Self { bytes: Vec::new(), len: 0, charged: 0, budget }
     }
 
@@ -150,8 +177,8 @@ impl Reassembly {
 
     /// Makes room for so many bytes in all, if the budget has them: the capacity is charged, and not the length.
     fn grow(&mut self, capacity: usize) -> bool {
-        if let Some(budget) = &self.budget {
-            if !budget.take(capacity - self.charged) {
+        if let Some((budget, account)) = &self.budget {
+            if !budget.take(*account, capacity - self.charged) {
                 return false;
             }
             self.charged = capacity;
@@ -167,8 +194,30 @@ impl Reassembly {
 
 impl Drop for Reassembly {
     fn drop(&mut self) {
-        if let Some(budget) = &self.budget {
-            budget.give_back(self.charged);
+        if let Some((budget, account)) = &self.budget {
+            budget.give_back(*account, self.charged);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_account_does_not_hold_all_memory_for_reassembly() {
+        let budget = Arc::new(ReassemblyBudget::new(40_000));
+        let account = |n| Some((Arc::clone(&budget), Sid::new(5, &[21, 1, 2, 3, n])));
+        let mut calls: Vec<Reassembly> = (0..20).map(|_| Reassembly::new(account(1))).collect();
+        let kept = calls.iter_mut().filter_map(|call| call.push(&[0; 1000]).ok()).count();
+        assert_eq!(kept, 10, "a quarter");
+        let mut other = Reassembly::new(account(2));
+        assert_eq!(other.push(&[0; 9000]), Ok(()));
+        assert_eq!(other.push(&[0; 1000]), Ok(()), "what is left, where twice the capacity does not fit");
+        assert_eq!(other.push(&[0]), Err(ReassemblyError::OutOfBudget));
+        assert_eq!(budget.used(), 20_000);
+        drop((calls, other));
+        assert_eq!(budget.used(), 0);
+        assert!(budget.lock().by_account.is_empty());
     }
 }

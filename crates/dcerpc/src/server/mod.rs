@@ -901,7 +901,13 @@ impl ServerAssociation {
                 if flags.contains(PacketFlags::LAST) {
                     return self.complete(head, body.to_vec());
                 }
-                let budget = security.map(|_| Arc::clone(&self.config.reassembly));
+                let budget = security.map(|at| {
+                    let account = match &self.security[at].state {
+                        SecurityState::Ready(context) => context.account(),
+                        _ => None,
+                    };
+                    (Arc::clone(&self.config.reassembly), account)
+                });
                 Unfinished { head, stub: limits::Reassembly::new(budget) }
             }
         };

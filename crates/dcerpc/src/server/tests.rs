@@ -672,7 +672,7 @@ fn of_an_anonymous_call_the_beginning_is_kept() {
 #[test]
 fn all_calls_together_have_a_budget() {
     let config = Arc::new(ServerConfig {
-        reassembly: Arc::new(ReassemblyBudget::new(40_000)),
+        reassembly: Arc::new(ReassemblyBudget::new(limits::REASSEMBLY_ACCOUNT_SHARE * 40_000)),
         ..(*config()).clone_parts()
     });
     let mut servers: Vec<_> = (0..2)
