@@ -11,6 +11,7 @@ pub use deciders::{CurrentPolicy, Deciders};
 pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, StoreKind};
+use crate::connections::BACKLOG;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
@@ -31,7 +32,7 @@ use rcmp_service::{Binding, Mapper, Policy, Validation};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 use tracing::{error, info, warn};
@@ -141,8 +142,11 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         _ => None,
     };
     let mut proxies = tokio::task::JoinSet::new();
+    let mut connections = Vec::new();
     if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
-        proxies.spawn(sidecar.bind(section, &shutdown).await?.serve());
+        let listeners = sidecar.bind(section, &shutdown).await?;
+        connections = listeners.meters();
+        proxies.spawn(listeners.serve());
     }
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
@@ -157,8 +161,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
             config: path.display().to_string(),
+            connections: Arc::default(),
         };
-        tokio::spawn(http::serve(listener, shared));
+        tokio::spawn(http::serve(listener, shared, connections));
     }
     warn_of_weakness(&mapping.policy);
     warn_of_names(&current.0.load().live);
@@ -251,8 +256,15 @@ fn raise_open_files(connections_max: usize) {
     }
 }
 
+/// Listens on a port, with a [`BACKLOG`] that bursts of connections do not fill.
 pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let bound = socket.and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    });
+    bound.with_context(|| {
         format!("cannot listen on {address} ({key}): choose another address or port, or stop who has it")
     })
 }

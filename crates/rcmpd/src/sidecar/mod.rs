@@ -12,17 +12,20 @@ mod listen;
 pub mod routes;
 mod still;
 mod tls;
+mod unix;
 pub mod upstream;
 
 use crate::audit::AuditLog;
 use crate::certificates;
 use crate::config::{self, Config, Source};
+use crate::connections::ConnectionMeter;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
 use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
 use arc_swap::ArcSwap;
+pub(crate) use complaints::Complaints;
 use dcerpc_tokio::Shutdown;
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
@@ -158,6 +161,15 @@ impl Sidecar {
 }
 
 impl Listeners {
+    /// What counts the connections of each.
+    pub(crate) fn meters(&self) -> Vec<ConnectionMeter> {
+        let front = self.front.as_ref().and_then(|(front, listener)| {
+            let address = listener.local_addr().ok()?;
+            Some(front.meter(address.to_string()))
+        });
+        self.proxies.iter().map(Listener::meter).chain(front).collect()
+    }
+
     /// Serves until the shutdown begins and all requests are answered.
     pub async fn serve(self) {
         let mut tasks = tokio::task::JoinSet::new();
