@@ -242,48 +242,96 @@ fn envoy_is_served_while_others_prove_nothing() {
     assert!(connections(&service, "evicted_total", "envoy-grpc", "unproved") > 0);
 }
 
-/// A client of the TLS-terminating proxy with a certificate.
-fn client(service: &Service) -> Arc<ClientConfig> {
+/// A service with the TLS-terminating proxy, and its address.
+fn with_proxy(page: &Page) -> (Service, SocketAddr) {
+    let demo = Demo::new();
+    let address = free_port();
+    demo.configure(&format!(
+        "[sidecar]\n[[sidecar.route]]\nanonymous = true\n[sidecar.proxy]\nlisten = \"{address}\"\n\
+         certificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\nupstream = \"http://{}\"\n\
+         client_certificates = \"optional\"",
+        page.address
+    ));
+    (demo.serve(), address)
+}
+
+/// A client of the TLS-terminating proxy, with a certificate or without.
+fn client(service: &Service, who: Option<&str>) -> Arc<ClientConfig> {
     let pem = |name: &str| fs::read(service.path(&format!("certs/{name}"))).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&pem("ca.pem")).unwrap()).unwrap();
-    let certificate = CertificateDer::from_pem_slice(&pem("alice.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(&pem("alice.key")).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()));
     let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let Some(who) = who else { return Arc::new(config.with_no_client_auth()) };
+    let certificate = CertificateDer::from_pem_slice(&pem(&format!("{who}.pem"))).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&pem(&format!("{who}.key"))).unwrap();
     Arc::new(config.with_client_auth_cert(vec![certificate], key).unwrap())
+}
+
+type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+fn tls(config: &Arc<ClientConfig>, stream: TcpStream) -> Tls {
+    let client = ClientConnection::new(Arc::clone(config), "localhost".try_into().unwrap()).unwrap();
+    StreamOwned::new(client, stream)
+}
+
+fn status_over(stream: &mut Tls) -> Option<u16> {
+    ask(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").map(|(status, _)| status)
 }
 
 #[test]
 fn a_client_with_a_certificate_is_served_while_others_prove_nothing() {
     let page = Page::start();
-    let demo = Demo::new();
-    let address = free_port();
-    demo.configure(&format!(
-        "[sidecar]\n[sidecar.proxy]\nlisten = \"{address}\"\ncertificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\n\
-         upstream = \"http://{}\"\nclient_certificates = \"optional\"",
-        page.address
-    ));
-    let service = demo.serve();
-    let config = client(&service);
-    let connect = || {
-        let tls = ClientConnection::new(Arc::clone(&config), "localhost".try_into().unwrap()).unwrap();
-        StreamOwned::new(tls, tcp(address))
-    };
-    let status = |stream: &mut StreamOwned<ClientConnection, TcpStream>| {
-        ask(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").map(|(status, _)| status)
-    };
-    let mut kept = connect();
-    assert_eq!(status(&mut kept), Some(200));
+    let (service, address) = with_proxy(&page);
+    let config = client(&service, Some("alice"));
+    let mut kept = tls(&config, tcp(address));
+    assert_eq!(status_over(&mut kept), Some(200));
     for (sources, said) in [((2, 10), &b""[..]), ((1, 250), HALF_HELLO)] {
         let _flood = Flood::start(address, sources, said, 4700);
         for attempt in 0..TRIES {
-            assert_eq!(status(&mut connect()), Some(200), "{attempt} in a flood from {sources:?}");
-            assert_eq!(status(&mut kept), Some(200), "{attempt} in the old connection");
+            let mut new = tls(&config, tcp(address));
+            assert_eq!(status_over(&mut new), Some(200), "{attempt} in a flood from {sources:?}");
+            assert_eq!(status_over(&mut kept), Some(200), "{attempt} in the old connection");
         }
     }
     assert!(connections(&service, "evicted_total", "proxy", "unproved") > 0);
     assert_eq!(connections(&service, "evicted_total", "proxy", "proved"), 0);
+}
+
+/// Requests whose bodies do not come hold the application's permits, from as many addresses as it takes to hold all.
+#[test]
+fn a_client_with_a_certificate_reaches_the_application_while_others_hold_requests() {
+    const HELD: usize = 1024;
+    raise_open_files();
+    let page = Page::start();
+    let (service, address) = with_proxy(&page);
+    let (alice, anonymous) = (client(&service, Some("alice")), client(&service, None));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let held: Vec<Tls> = (0..HELD)
+        .map(|n| {
+            let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (n % 4) as u8));
+            let stream = runtime.block_on(connect(source, address)).unwrap().into_std().unwrap();
+            stream.set_nonblocking(false).unwrap();
+            let mut stream = tls(&anonymous, stream);
+            stream.write_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    let deadline = Instant::now() + DEADLINE;
+    let asked = || {
+        let (_, body) = service.get("/metrics");
+        let lines =
+            body.lines().filter(|line| line.starts_with("rcmpd_sidecar_requests_total{dialect=\"proxy\""));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum::<usize>()
+    };
+    while asked() < HELD {
+        assert!(Instant::now() < deadline, "the requests are not there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for attempt in 0..TRIES {
+        assert_eq!(status_over(&mut tls(&alice, tcp(address))), Some(200), "{attempt}");
+    }
+    drop(held);
 }
 
 #[test]

@@ -24,7 +24,7 @@ mod tls;
 pub use tls::server_config;
 
 use super::complaints::Complaints;
-use super::upstream::{Behind, Body, Patience, Upstream, authority, plain};
+use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use crate::serve::now;
 use arc_swap::ArcSwap;
@@ -51,6 +51,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, debug_span, warn};
 
@@ -61,6 +62,8 @@ const PROVED_PER_CERTIFICATE_MAX: usize = 512;
 /// Connections in a handshake, and those of clients without a certificate where these are served. A handshake has to end before so many
 /// others have begun after it. One address may have all of them, because it is the address with most that makes room.
 const UNPROVED_MAX: usize = 4096;
+/// Connections at once: those, and for each request at the application one for the client's WebSocket.
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + PROVED_MAX + REQUESTS_MAX;
 /// For a TLS handshake: a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two of them over HTTP/1.1.
@@ -226,7 +229,11 @@ impl Front {
         };
         let name = tls.server_name().map(host_of);
         let requests = Requests::new(self.upstream.patience().application);
-        Some((Arc::new(Connection { front: self, terms, presented, name, local, address, requests }), stream))
+        let close = CancellationToken::new();
+        Some((
+            Arc::new(Connection { front: self, terms, presented, name, local, address, requests, close }),
+            stream,
+        ))
     }
 }
 
@@ -242,6 +249,8 @@ struct Connection {
     local: IpAddr,
     address: SocketAddr,
     requests: Requests,
+    /// Closes it, when the application's permits are needed for other clients.
+    close: CancellationToken,
 }
 
 impl Connection {
@@ -290,6 +299,7 @@ impl Connection {
             _ = replaced => client,
             () = self.requests.idle(IDLE_TIMEOUT) => client,
             () = self.requests.stalled(client) => leave,
+            () = self.close.cancelled() => return self.closed(),
             () = permit.evicted() => {
                 draining = self.front.connections.evicted(permit);
                 if draining.is_none() {
@@ -303,9 +313,16 @@ impl Connection {
             ended = connection => debug!(error = ended.err(), "A connection ended"),
             () = self.requests.idle(leave) => debug!("A connection was left"),
             () = self.requests.stalled(client + leave) => debug!("A client took nothing of an answer"),
+            () = self.close.cancelled() => self.closed(),
             () = sleep(grace) => debug!("A connection was cut off"),
         }
         drop(draining);
+    }
+
+    fn closed(&self) {
+        self.front.complaints.say("closed", || {
+            warn!(client.addr = %self.address, "Request limit of the application reached: the connection of the client with most is closed");
+        });
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
@@ -320,18 +337,24 @@ impl Connection {
             false => Err(Refusal::Misdirected),
         };
         let ask = Ask { presented, target, source: Some(self.address), now: now() };
-        let behind = Behind::Tls(self.address.ip());
+        let behind =
+            |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
         match sidecar.decide("proxy", ask).await {
             Decided::Allowed(allowed) => {
                 self.front
                     .upstream
-                    .forward(request, behind, |headers| sidecar.stamp(Some(&allowed), headers))
+                    .forward(request, behind(Some(allowed.identity.sid)), |headers| {
+                        sidecar.stamp(Some(&allowed), headers);
+                    })
                     .await
             }
             Decided::Refused(Refusal::NoCertificate)
                 if self.terms.anonymous && is_for_everybody(&sidecar, target) =>
             {
-                self.front.upstream.forward(request, behind, |headers| sidecar.stamp(None, headers)).await
+                self.front
+                    .upstream
+                    .forward(request, behind(None), |headers| sidecar.stamp(None, headers))
+                    .await
             }
             Decided::Refused(refusal) => {
                 self.tell(refusal);
