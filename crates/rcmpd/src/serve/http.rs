@@ -132,6 +132,8 @@ async fn connection(
 const UNPROVED_MAX: usize = 1024;
 /// Connections of operators, who have.
 const OPERATORS_MAX: usize = 64;
+/// Connections at once.
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + OPERATORS_MAX;
 /// For the head of a request, and between two of them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of a request: a token, and what monitoring says of itself. Each unproved connection may hold one.

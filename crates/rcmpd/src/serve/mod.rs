@@ -116,7 +116,12 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             path.display()
         );
     };
-    raise_open_files(config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max));
+    let connections_max = [
+        config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max),
+        config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max),
+        config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX),
+    ];
+    raise_open_files(connections_max.iter().sum());
     // What can be missing is looked at before anybody is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
@@ -251,7 +256,7 @@ fn raise_open_files(connections_max: usize) {
         warn!(
             granted,
             needed,
-            "Fewer open files are allowed than connections_max needs: raise LimitNOFILE or lower connections_max"
+            "Fewer open files are allowed than the listeners' connections may need: raise LimitNOFILE or lower connections_max"
         );
     }
 }

@@ -8,6 +8,7 @@
 use super::Complaints;
 use super::tls::{check_private, of_listener};
 use super::unix::{self, User};
+use super::unproved::Unproved;
 use super::upstream::{Behind, Body, Upstream, authority, whole};
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
@@ -45,7 +46,7 @@ use zeroize::Zeroizing;
 /// Connections of proxies at once, which keep some open for each of their workers. One proxy may have all of them: if another one comes,
 /// that one's oldest connection is evicted.
 const PROVED_MAX: usize = 4096;
-/// Connections whose proof is still to come. Each may hold the head of a request. A proxy that connects has to prove itself before so many
+/// Connections whose proof is still to come; [`Unproved`] says what each may hold. A proxy that connects has to prove itself before so many
 /// others have connected after it: a fifth of a second where 5,000 connect in a second. One address may have all of them, because it is
 /// the address with most that makes room.
 const UNPROVED_MAX: usize = 1024;
@@ -58,6 +59,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
 const HEAD_LEN_MAX: usize = 512 << 10;
+/// The metadata of Envoy's calls: a secret and what names a trace. Certificates are in the message.
+const METADATA_LEN_MAX: u32 = 64 << 10;
 /// The message of a call that shows no secret: a health check names a service.
 const UNPROVED_MESSAGE_LEN_MAX: usize = 4096;
 
@@ -106,6 +109,9 @@ pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
         ),
     }
 }
+
+/// Connections of a listener at once.
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + PROVED_MAX;
 
 /// What connections of a listener share.
 struct State {
@@ -377,7 +383,6 @@ async fn connection<S>(state: Arc<State>, stream: S, origin: Origin)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = TokioIo::new(stream);
     let origin = Arc::new(origin);
     // Carries requests until the connection ends, or the shutdown begins and what is asked is answered. How it ends is the peer's business.
     macro_rules! carry {
@@ -402,6 +407,8 @@ where
     }
     match state.speaks {
         Speaks::Http(dialect) => {
+            let proof = Arc::clone(&origin);
+            let stream = TokioIo::new(Unproved::new(stream, move || proof.permit.is_proved()));
             let service = service_fn(|request| {
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
                 async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }
@@ -411,13 +418,14 @@ where
             carry!(builder.serve_connection(stream, service).with_upgrades());
         }
         Speaks::EnvoyGrpc => {
+            let stream = TokioIo::new(stream);
             let routes = envoy::routes(Arc::clone(&state));
             let service = service_fn(|request| {
                 let (state, origin, routes) = (Arc::clone(&state), Arc::clone(&origin), routes.clone());
                 async move { Ok::<_, Infallible>(call(&state, routes, &origin, request).await) }
             });
             let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new()).max_header_list_size(HEAD_LEN_MAX as u32);
+            builder.timer(TokioTimer::new()).max_header_list_size(METADATA_LEN_MAX);
             // Who is silent is asked whether he is there.
             builder.keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
             carry!(builder.serve_connection(stream, service));

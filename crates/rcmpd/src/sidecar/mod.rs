@@ -13,6 +13,7 @@ pub mod routes;
 mod still;
 mod tls;
 mod unix;
+mod unproved;
 pub mod upstream;
 
 use crate::audit::AuditLog;
@@ -181,6 +182,12 @@ impl Listeners {
         }
         tasks.join_all().await;
     }
+}
+
+/// How many descriptors all connections of a configuration's listeners take.
+pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
+    let proxy = if sidecar.proxy.is_some() { front::CONNECTIONS_MAX } else { 0 };
+    sidecar.listen.len() * listen::CONNECTIONS_MAX + proxy
 }
 
 /// What handshakes with clients are made under, and a hash of all that it is made of. The authorities are those of `[mapping]`.
