@@ -94,9 +94,11 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         limit: Duration,
     ) -> bool {
         tokio::select! {
+            // What has come is looked at before the connection makes room for another one.
+            biased;
             ready = timeout(limit, stream.readable()) => matches!(ready, Ok(Ok(()))),
             () = permit.evicted() => {
-                self.evicted(permit);
+                self.evicted(false);
                 false
             }
         }
@@ -104,8 +106,7 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
 
     /// Is called once [`ConnectionPermit::evicted`] has returned. A connection of a proved client may answer what is in flight for
     /// [`DRAIN_TIMEOUT`], and holds what is returned for as long; without it, the connection has to end at once.
-    pub(crate) fn evicted(&self, permit: &ConnectionPermit<I>) -> Option<OwnedSemaphorePermit> {
-        let is_proved = permit.is_proved();
+    pub(crate) fn evicted(&self, is_proved: bool) -> Option<OwnedSemaphorePermit> {
         let (what, limit) = match is_proved {
             true => ("proved", "Connection limit of a client reached: its oldest connection is evicted"),
             false => ("unproved", "Connection limit reached: the oldest unproved connections are evicted"),

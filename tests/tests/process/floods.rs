@@ -26,6 +26,8 @@ const TRIES: usize = 24;
 /// A client that waits longer is not served: proxies and monitoring give up.
 const PATIENCE: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How many a flood holds: more than a listener.
+const OPEN: usize = 4700;
 /// New connections of a flood: 20 in 5 ms.
 const BURST: usize = 20;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -165,7 +167,7 @@ fn a_proxy_is_served_while_others_prove_nothing() {
     for (sources, said) in
         [((2, 6), &b""[..]), ((1, 1), HALF_HEAD), ((1, 250), HALF_HEAD), ((2, 6), HALF_HELLO)]
     {
-        let _flood = Flood::start(address, sources, said, 1500);
+        let _flood = Flood::start(address, sources, said, OPEN);
         for attempt in 0..TRIES {
             assert_eq!(status(&mut tcp(address)), Some(401), "{attempt} in a flood from {sources:?}");
             assert_eq!(status(&mut kept), Some(401), "{attempt} in the old connection");
@@ -232,7 +234,7 @@ fn envoy_is_served_while_others_prove_nothing() {
     assert_eq!(envoy_asks(&mut kept, 1), Some(true));
     let mut id = 3;
     for (sources, said) in [((2, 6), &b""[..]), ((1, 250), PREFACE)] {
-        let _flood = Flood::start(address, sources, said, 1500);
+        let _flood = Flood::start(address, sources, said, OPEN);
         for attempt in 0..TRIES {
             assert_eq!(envoy_asks(&mut connect(), 1), Some(true), "{attempt} in a flood from {sources:?}");
             assert_eq!(envoy_asks(&mut kept, id), Some(true), "{attempt} in the old connection");
@@ -287,7 +289,7 @@ fn a_client_with_a_certificate_is_served_while_others_prove_nothing() {
     let mut kept = tls(&config, tcp(address));
     assert_eq!(status_over(&mut kept), Some(200));
     for (sources, said) in [((2, 10), &b""[..]), ((1, 250), HALF_HELLO)] {
-        let _flood = Flood::start(address, sources, said, 4700);
+        let _flood = Flood::start(address, sources, said, OPEN);
         for attempt in 0..TRIES {
             let mut new = tls(&config, tcp(address));
             assert_eq!(status_over(&mut new), Some(200), "{attempt} in a flood from {sources:?}");
@@ -338,7 +340,7 @@ fn a_client_with_a_certificate_reaches_the_application_while_others_hold_request
 fn monitoring_is_served_while_others_are_silent() {
     let service = Demo::new().serve();
     for (sources, said) in [((1, 1), &b""[..]), ((2, 6), b"GET /ready HTTP/1.1\r\nHost: "), ((1, 250), b"")] {
-        let _flood = Flood::start(service.admin, sources, said, 1500);
+        let _flood = Flood::start(service.admin, sources, said, OPEN);
         for attempt in 0..TRIES {
             for path in ["/ready", "/metrics"] {
                 let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

@@ -8,7 +8,7 @@
 use super::Complaints;
 use super::tls::{check_private, of_listener};
 use super::unix::{self, User};
-use super::unproved::Unproved;
+use super::unproved::{Long, Unproved};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
@@ -36,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -47,9 +47,9 @@ use zeroize::Zeroizing;
 /// that one's oldest connection is evicted.
 const PROVED_MAX: usize = 4096;
 /// Connections whose proof is still to come; [`Unproved`] says what each may hold. A proxy that connects has to prove itself before so many
-/// others have connected after it: a fifth of a second where 5,000 connect in a second. One address may have all of them, because it is
-/// the address with most that makes room.
-const UNPROVED_MAX: usize = 1024;
+/// others have connected after it: within 0.8 seconds where 5,000 connect in a second. One address may have all of them, because it is the
+/// address with most that makes room.
+const UNPROVED_MAX: usize = 4096;
 /// How long that may take: a proxy connects when it has something to ask.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
@@ -121,6 +121,7 @@ struct State {
     /// Users whose processes are believed; none where that is not asked.
     users: Vec<User>,
     connections: Connections<Proxy>,
+    long: Long,
     upstream: Option<Upstream>,
     complaints: Complaints,
     shutdown: Shutdown,
@@ -141,14 +142,30 @@ enum Proxy {
 /// A connection: where it comes from, and its permit.
 struct Origin {
     address: Option<SocketAddr>,
+    /// What it counts for until it is proved: its address, or its user.
+    source: IpAddr,
     permit: ConnectionPermit<Proxy>,
+    /// When the time for a proof ends.
+    deadline: Instant,
+    /// Whether it has shown the secret, also if it was evicted a moment before.
+    has_shown: AtomicBool,
 }
 
 impl Origin {
+    fn new(state: &State, address: Option<SocketAddr>, source: IpAddr) -> Self {
+        let permit = state.connections.admit(source);
+        let deadline = Instant::now() + PROOF_TIMEOUT;
+        Self { address, source, permit, deadline, has_shown: AtomicBool::new(false) }
+    }
+
+    fn is_proved(&self) -> bool {
+        self.permit.is_proved() || self.has_shown.load(Ordering::Relaxed)
+    }
+
     /// Ends when too much time has passed without a proof, and never where there is one.
     async fn overdue(&self) {
-        sleep(PROOF_TIMEOUT).await;
-        if self.permit.is_proved() {
+        sleep_until(self.deadline).await;
+        if self.is_proved() {
             pending::<()>().await;
         }
     }
@@ -189,6 +206,7 @@ impl Listener {
             proof,
             users,
             connections: Connections::new(dialect, limits),
+            long: Long::new(),
             upstream: listen.upstream.as_ref().map(Upstream::new),
             complaints: Complaints::default(),
             shutdown,
@@ -226,8 +244,8 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
-                let permit = state.connections.admit(address.ip());
-                tasks.spawn(over_tcp(state, stream, Origin { address: Some(address), permit }));
+                let origin = Origin::new(&state, Some(address), address.ip());
+                tasks.spawn(over_tcp(state, stream, origin));
             }
             Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
@@ -244,11 +262,11 @@ impl Listener {
                     });
                     return Ok(());
                 }
-                let permit = state.connections.admit(source_of(user));
+                let origin = Origin::new(&state, None, source_of(user));
                 if is_known {
-                    permit.prove(Proxy::User(user));
+                    origin.permit.prove(Proxy::User(user));
                 }
-                tasks.spawn(connection(state, stream, Origin { address: None, permit }));
+                tasks.spawn(connection(state, stream, origin));
             }
         }
         Ok(())
@@ -265,6 +283,7 @@ impl State {
     fn is_proved(&self, headers: &HeaderMap, origin: &Origin) -> bool {
         let is_proved = self.shows_secret(headers);
         if is_proved {
+            origin.has_shown.store(true, Ordering::Relaxed);
             origin.permit.prove(Proxy::Secret);
         }
         is_proved
@@ -344,8 +363,10 @@ async fn over_tls(
 ) {
     let address = origin.address;
     let accepted = tokio::select! {
-        accepted = timeout(PROOF_TIMEOUT, acceptor.accept(stream)) => accepted,
-        () = origin.permit.evicted() => return drop(state.connections.evicted(&origin.permit)),
+        // What has come is looked at before the connection makes room for another one.
+        biased;
+        accepted = timeout_at(origin.deadline, acceptor.accept(stream)) => accepted,
+        () = origin.permit.evicted() => return drop(state.connections.evicted(false)),
     };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
@@ -389,12 +410,14 @@ where
         ($connection:expr) => {{
             let mut connection = pin!($connection);
             tokio::select! {
+                // What has come is looked at before the connection makes room for another one.
+                biased;
                 _ = connection.as_mut() => return,
                 () = origin.overdue() => {
                     return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
                 }
                 () = origin.permit.evicted() => {
-                    let Some(_draining) = state.connections.evicted(&origin.permit) else { return };
+                    let Some(_draining) = state.connections.evicted(origin.is_proved()) else { return };
                     connection.as_mut().graceful_shutdown();
                     let _ = timeout(DRAIN_TIMEOUT, connection).await;
                     return;
@@ -408,7 +431,8 @@ where
     match state.speaks {
         Speaks::Http(dialect) => {
             let proof = Arc::clone(&origin);
-            let stream = TokioIo::new(Unproved::new(stream, move || proof.permit.is_proved()));
+            let is_proved = move || proof.is_proved();
+            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
             let service = service_fn(|request| {
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
                 async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }

@@ -178,8 +178,10 @@ impl Front {
             }
             let connections = Arc::clone(&front);
             let connection = tokio::select! {
+                // What has come is looked at before the connection makes room for another one.
+                biased;
                 connection = front.connection(Steady::new(stream), address, local.ip()) => connection,
-                () = permit.evicted() => return drop(connections.connections.evicted(&permit)),
+                () = permit.evicted() => return drop(connections.connections.evicted(false)),
             };
             if let Some((connection, stream)) = connection {
                 connection.run(stream, &permit, shutdown).await;
@@ -301,7 +303,7 @@ impl Connection {
             () = self.requests.stalled(client) => leave,
             () = self.close.cancelled() => return self.closed(),
             () = permit.evicted() => {
-                draining = self.front.connections.evicted(permit);
+                draining = self.front.connections.evicted(permit.is_proved());
                 if draining.is_none() {
                     return debug!("A connection was evicted");
                 }
