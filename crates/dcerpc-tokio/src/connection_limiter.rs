@@ -142,6 +142,15 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
         ConnectionPermit { shared: Arc::clone(&self.shared), source, entry, evicted }
     }
 
+    /// Evicts an unproved connection, as [`ConnectionLimiter::admit`] does in a full table: for a listener that cannot accept because the
+    /// process has no file descriptor left. False if there is none.
+    pub fn make_room(&self) -> bool {
+        let other = self.shared.lock().unproved.evict();
+        let is_evicted = other.is_some();
+        self.shared.evict(other.map(|(_, other)| other), &self.shared.evicted_unproved);
+        is_evicted
+    }
+
     /// Connections now: those that have proved nothing, and those that have.
     pub fn open(&self) -> (usize, usize) {
         let tables = self.shared.lock();
@@ -334,6 +343,17 @@ mod tests {
         let third = limiter.admit(address(7));
         third.prove("WEB3$");
         assert!(is_evicted(&machine[1]) && !is_evicted(&other) && !is_evicted(&third));
+    }
+
+    #[test]
+    fn room_is_made_by_unproved_connections_only() {
+        let limiter = limiter();
+        let proved = limiter.admit(address(1));
+        proved.prove("WEB1$");
+        let unproved = limiter.admit(address(1));
+        assert!(limiter.make_room() && !limiter.make_room());
+        assert!(is_evicted(&unproved) && !is_evicted(&proved));
+        assert_eq!((limiter.open(), limiter.evictions()), ((0, 1), (1, 0)));
     }
 
     #[test]

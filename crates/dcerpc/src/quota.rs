@@ -90,6 +90,18 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
         Some((holder, value))
     }
 
+    /// Removes the oldest entry of the holder with the most entries.
+    pub fn evict(&mut self) -> Option<(K, V)> {
+        let ((_, Reverse(oldest)), _) = self.by_size.last_key_value()?;
+        self.remove(*oldest)
+    }
+
+    /// Removes the same for a new entry of this holder, unless that one would then have as many entries as the largest.
+    pub fn evict_for(&mut self, holder: &K) -> Option<(K, V)> {
+        let ((largest, _), _) = self.by_size.last_key_value()?;
+        (self.held_by(holder) + 1 < *largest).then(|| self.evict())?
+    }
+
     fn oldest_of(&self, holder: &K) -> Option<Ticket> {
         self.by_holder.get(holder)?.first().copied()
     }
@@ -273,6 +285,30 @@ mod tests {
         assert_eq!(table.insert(4, "d").1, Some((1, "a")));
         assert_eq!(table.get(first), None);
         assert_eq!(table.insert(5, "e").1, Some((2, "b")));
+    }
+
+    #[test]
+    fn a_smaller_holder_takes_from_the_largest_until_they_are_equal() {
+        let mut table = FairTable::new(8, 8);
+        for n in 0..4 {
+            table.insert("large", n);
+        }
+        for n in 0..2 {
+            assert_eq!(table.evict_for(&"small"), Some(("large", n)));
+            table.insert("small", n);
+        }
+        assert_eq!(table.evict_for(&"small"), None);
+        assert_eq!(table.evict_for(&"large"), None);
+    }
+
+    #[test]
+    fn the_largest_holder_makes_room_on_request() {
+        let mut table = FairTable::new(8, 8);
+        for (holder, n) in [("a", 1), ("flood", 2), ("flood", 3), ("b", 4)] {
+            table.insert(holder, n);
+        }
+        let evicted: Vec<_> = std::iter::from_fn(|| table.evict()).collect();
+        assert_eq!(evicted, [("flood", 2), ("a", 1), ("flood", 3), ("b", 4)]);
     }
 
     #[test]

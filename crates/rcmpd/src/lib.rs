@@ -9,6 +9,7 @@ pub mod check_proxy;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod connections;
 pub mod explain;
 pub mod fetch;
 pub mod forward;

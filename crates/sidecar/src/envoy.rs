@@ -10,6 +10,7 @@
 use crate::decide::{Allowed, Ask, Decided, Sidecar};
 use crate::dialect::{Presented, encoding};
 use crate::refusal::{Broken, Outcome, Refusal};
+use bytes::Bytes;
 use dtyp::FileTime;
 use envoy_types::ext_authz::v3::pb::{
     Authorization, AuthorizationServer, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderAppendAction,
@@ -35,6 +36,11 @@ pub const NAME: &str = "envoy-grpc";
 /// another), and room for attributes that nobody reads.
 pub const REQUEST_LEN_MAX: usize = 1 << 20;
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
+/// The path of a question; `SERVICE` and its method.
+pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// A message without fields, as gRPC frames it: not compressed, and of no length. Whoever carries bytes may put it in place of a question
+/// that shows no secret, so that none of that is kept: the answer is the same.
+pub const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 
 /// What the service needs of whoever carries its bytes.
 pub trait Listener: Send + Sync + 'static {

@@ -9,6 +9,7 @@ mod command_line;
 mod domains;
 mod flood;
 mod issuing;
+mod listener_floods;
 mod load;
 mod mapping;
 mod revocation;

@@ -43,12 +43,12 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
     };
     let path;
     let sidecar = match &listen.at {
-        Place::Unix(socket, _) if args.server == WebServerArg::Traefik => bail!(
+        Place::Unix(socket) if args.server == WebServerArg::Traefik => bail!(
             "Traefik's ForwardAuth reaches no Unix socket such as {}: say address = \"127.0.0.1:9482\" with a secret or tls",
-            socket.display()
+            socket.path.display()
         ),
-        Place::Unix(socket, _) => {
-            path = absolute(socket)?;
+        Place::Unix(socket) => {
+            path = absolute(&socket.path)?;
             Reached::Unix(&path)
         }
         Place::Tcp(address) => Reached::Tcp(*address),

@@ -13,7 +13,9 @@ pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 pub use secret_ref::{SecretMissing, SecretRef};
-pub use sidecar::{Listen, ListenTls, Place, Proxy, Sidecar, Source, Speaks, Token, UpstreamPlace};
+pub use sidecar::{
+    Listen, ListenTls, Place, Proxy, Sidecar, SocketGroup, Source, Speaks, Token, UnixPlace, UpstreamPlace,
+};
 
 use account_store::{DistinguishedName, Domain};
 use dtyp::Sid;

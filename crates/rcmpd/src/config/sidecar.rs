@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
+/// The mode of a Unix socket: a local user who cannot connect to it cannot fill its backlog either.
+const SOCKET_MODE: u32 = 0o660;
 /// Listeners and routes in one file.
 const ENTRIES_MAX: usize = 1024;
 
@@ -90,8 +92,30 @@ pub struct Listen {
 pub enum Place {
     /// A TCP port.
     Tcp(SocketAddr),
-    /// A Unix socket, and its mode.
-    Unix(PathBuf, u32),
+    /// A Unix socket.
+    Unix(UnixPlace),
+}
+
+/// A Unix socket, and which local users can connect to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixPlace {
+    /// Where.
+    pub path: PathBuf,
+    /// Its mode.
+    pub mode: u32,
+    /// Its group.
+    pub group: SocketGroup,
+}
+
+/// The group of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketGroup {
+    /// `group`: a name or a number.
+    Named(String),
+    /// The primary group of `peers`, where neither `mode` nor `group` is set.
+    OfPeers,
+    /// The group that the kernel gives it, where `mode` alone is set.
+    Unchanged,
 }
 
 /// Where an application is.
@@ -174,6 +198,7 @@ struct ListenSection {
     address: Option<Spanned<String>>,
     unix: Option<Spanned<PathBuf>>,
     mode: Option<Spanned<String>>,
+    group: Option<Spanned<String>>,
     #[serde(default)]
     peers: Vec<Spanned<String>>,
     secret: Option<Spanned<String>>,
@@ -293,7 +318,7 @@ impl Checker<'_> {
             let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
             let place = match &listen.at {
                 Place::Tcp(address) => address.to_string(),
-                Place::Unix(path, _) => path.display().to_string(),
+                Place::Unix(socket) => socket.path.display().to_string(),
             };
             let is_free = matches!(listen.at, Place::Tcp(address) if address.port() == 0);
             if !is_free && !places.insert(place) {
@@ -417,17 +442,14 @@ impl Checker<'_> {
         let at = match (&section.address, &section.unix) {
             (Some(address), None) => Place::Tcp(self.address(address)?),
             (None, Some(path)) => {
-                let mode =
-                    section.mode.as_ref().map(|mode| (u32::from_str_radix(mode.get_ref(), 8), mode.span()));
-                let mode = match mode {
-                    None => 0o666,
-                    Some((Ok(mode @ 0..=0o777), _)) => mode,
-                    Some((_, span)) => {
-                        self.problem(span, "this is not a file mode", "write it in octal, as in \"0660\"");
-                        0o600
-                    }
+                let mode = section.mode.as_ref().map(|mode| self.mode(mode));
+                let group = match (&section.group, mode) {
+                    (Some(group), _) => SocketGroup::Named(group.get_ref().clone()),
+                    (None, None) => SocketGroup::OfPeers,
+                    (None, Some(_)) => SocketGroup::Unchanged,
                 };
-                Place::Unix(self.path(path.get_ref()), mode)
+                let mode = mode.unwrap_or(SOCKET_MODE);
+                Place::Unix(UnixPlace { path: self.path(path.get_ref()), mode, group })
             }
             _ => {
                 self.problem(
@@ -457,6 +479,9 @@ impl Checker<'_> {
         if let Some(mode) = section.mode.as_ref().filter(|_| !is_unix) {
             self.problem(mode.span(), "only a Unix socket has a mode", "remove it");
         }
+        if let Some(group) = section.group.as_ref().filter(|_| !is_unix) {
+            self.problem(group.span(), "only a Unix socket has a group", "remove it");
+        }
         let tls = section.tls.filter(|_| !is_unix).map(|tls| self.listen_tls(tls));
         let knows_users = is_unix && !section.peers.is_empty();
         if secret.is_none() && tls.is_none() && !knows_users {
@@ -469,6 +494,16 @@ impl Checker<'_> {
         let upstream = section.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
         let peers = section.peers.into_iter().map(Spanned::into_inner).collect();
         Some(Listen { speaks, at, peers, secret, tls, upstream })
+    }
+
+    fn mode(&mut self, text: &Spanned<String>) -> u32 {
+        match u32::from_str_radix(text.get_ref(), 8) {
+            Ok(mode @ 0..=0o777) => mode,
+            _ => {
+                self.problem(text.span(), "this is not a file mode", "write it in octal, as in \"0660\"");
+                SOCKET_MODE
+            }
+        }
     }
 
     fn listen_tls(&mut self, section: Spanned<ListenTlsSection>) -> ListenTls {

@@ -474,7 +474,17 @@ fn a_sidecar_is_understood() {
     assert_eq!((sidecar.source, sidecar.remember), (Source::Embedded, Duration::from_secs(30)));
     let [nginx, haproxy] = &sidecar.listen[..] else { panic!("{:?}", sidecar.listen) };
     assert_eq!(nginx.speaks, Speaks::Http(Dialect::Nginx));
-    assert_eq!(nginx.at, Place::Unix("/etc/rcmpd/nginx.sock".into(), 0o666));
+    let socket = |mode, group| Place::Unix(UnixPlace { path: "/etc/rcmpd/nginx.sock".into(), mode, group });
+    assert_eq!(nginx.at, socket(0o660, SocketGroup::OfPeers));
+    for (keys, mode, group) in [
+        ("mode = \"0666\"", 0o666, SocketGroup::Unchanged),
+        ("group = \"web\"", 0o660, SocketGroup::Named("web".to_owned())),
+        ("group = \"33\"\nmode = \"0620\"", 0o620, SocketGroup::Named("33".to_owned())),
+    ] {
+        let text = text.replace("unix =", &format!("{keys}\nunix ="));
+        let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
+        assert_eq!(config.sidecar.expect("it is there").listen[0].at, socket(mode, group), "{keys}");
+    }
     assert_eq!(haproxy.upstream, Some(UpstreamPlace::Tcp("127.0.0.1:8080".to_owned())));
     assert_eq!(haproxy.secret, Some(SecretRef::File("/etc/rcmpd/sidecar.secret".into())));
     let [route] = &sidecar.routes[..] else { panic!("{:?}", sidecar.routes) };
@@ -518,6 +528,11 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("unix = \"nginx.sock\"", "", "a listener has one place"),
         ("unix = \"nginx.sock\"", "unix = \"a\"\naddress = \"127.0.0.1:1\"", "a listener has one place"),
         ("unix = \"nginx.sock\"", "unix = \"a\"\nmode = \"rw\"", "this is not a file mode"),
+        (
+            "secret = \"file:sidecar.secret\"",
+            "secret = \"file:s\"\ngroup = \"g\"",
+            "only a Unix socket has a group",
+        ),
         ("upstream = \"http://127.0.0.1:8080\"", "", "this proxy cannot ask beside its requests"),
         ("http://127.0.0.1:8080", "https://127.0.0.1:8080", "this is not where an application is"),
         ("http://127.0.0.1:8080", "http://127.0.0.1", "this is not where an application is"),

@@ -11,6 +11,7 @@ pub use deciders::{CurrentPolicy, Deciders};
 pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, StoreKind};
+use crate::connections::BACKLOG;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
@@ -31,7 +32,7 @@ use rcmp_service::{Binding, Mapper, Policy, Validation};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 use tracing::{error, info, warn};
@@ -115,7 +116,10 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             path.display()
         );
     };
-    let connections_max = raise_open_files(config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max));
+    let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
+    let others = config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
+        + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
+    let connections_max = raise_open_files(rpc_connections, others);
     // What can be missing is looked at before anybody is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
@@ -142,8 +146,11 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         _ => None,
     };
     let mut proxies = tokio::task::JoinSet::new();
+    let mut connections = Vec::new();
     if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
-        proxies.spawn(sidecar.bind(section, &shutdown).await?.serve());
+        let listeners = sidecar.bind(section, &shutdown).await?;
+        connections = listeners.meters();
+        proxies.spawn(listeners.serve());
     }
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
@@ -158,8 +165,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
             config: path.display().to_string(),
+            connections: Arc::default(),
         };
-        tokio::spawn(http::serve(listener, shared));
+        tokio::spawn(http::serve(listener, shared, connections));
     }
     warn_of_weakness(&mapping.policy);
     warn_of_names(&current.0.load().live);
@@ -233,24 +241,26 @@ async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyho
 }
 
 /// Asks the kernel for as many open files as it grants, because each connection is one: the usual soft limit of 1,024 is
-/// meant for programs that use `select`. How many of these connections there may be: at the limit of open files, no
-/// connection could be accepted any more, from any client.
-fn raise_open_files(connections_max: usize) -> usize {
+/// meant for programs that use `select`. Returns how many connections `[rpc]` may have beside the `others` of all other
+/// listeners: at the limit of open files, no connection could be accepted any more, from any client.
+fn raise_open_files(connections_max: usize, others: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     let granted = if raised.is_ok() { limit.maximum } else { limit.current };
     // Database, logs, listeners and the runtime's own.
-    const OTHERS: u64 = 64;
-    let needed = connections_max as u64 + OTHERS;
+    const FILES: u64 = 64;
+    let needed = (connections_max + others) as u64 + FILES;
     match granted {
         Some(granted) if granted < needed => {
-            let connections = usize::try_from(granted.saturating_sub(OTHERS)).unwrap_or(1).max(1);
+            // The listeners' limits are fixed, so [rpc] has what they leave, and half in any case.
+            let left = granted.saturating_sub(FILES + others as u64).max(granted / 2);
+            let connections = usize::try_from(left).unwrap_or(1).clamp(1, connections_max.max(1));
             warn!(
                 granted,
                 needed,
                 connections,
-                "Fewer open files are allowed than connections_max needs: raise LimitNOFILE or lower connections_max"
+                "Fewer open files are allowed than the connection limits need: raise LimitNOFILE or lower connections_max"
             );
             connections
         }
@@ -258,8 +268,15 @@ fn raise_open_files(connections_max: usize) -> usize {
     }
 }
 
+/// Listens on a port, with a [`BACKLOG`] that bursts of connections do not fill.
 pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let bound = socket.and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    });
+    bound.with_context(|| {
         format!("cannot listen on {address} ({key}): choose another address or port, or stop who has it")
     })
 }

@@ -2,49 +2,54 @@
 //!
 //! Nobody is believed for being near. A process on a Unix socket is asked of the kernel whose it is, a connection over TCP shows a
 //! certificate of a proxy or the listener's secret; without one of them there is no listener.
+//!
+//! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
-use super::complaints::Complaints;
-use super::front::slots::{Slot, Slots};
+use super::Complaints;
 use super::tls::{check_private, of_listener};
+use super::unix::{self, User};
+use super::unproved::{Long, Unproved};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
 use crate::config::{Listen, Place, SecretRef, Speaks};
-use crate::serve::now;
+use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use crate::serve::{bind, now};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use dcerpc_tokio::Shutdown;
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
 use dtyp::FileTime;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rcmp_service::certificate::{AlternativeName, Certificate};
+use sha2::{Digest, Sha256};
 use sidecar::dialect::Dialect;
 use sidecar::{Decided, Refusal, Sidecar, envoy};
 use std::convert::Infallible;
 use std::future::pending;
-use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-/// Connections of a listener at once: proxies keep some open for each of their workers.
-const CONNECTIONS_MAX: usize = 4096;
-/// Connections over TCP whose secret or certificate is still to come, in all and of one address. Each may hold the head of a request.
-const UNPROVED_MAX: usize = 256;
-const UNPROVED_PER_ADDRESS_MAX: usize = 64;
+/// Connections of proxies at once, which keep some open for each of their workers. One proxy may have all of them: if another one comes,
+/// that one's oldest connection is evicted.
+const PROVED_MAX: usize = 4096;
+/// Connections whose proof is still to come; [`Unproved`] says what each may hold. A proxy that connects has to prove itself before so many
+/// others have connected after it: within 0.8 seconds where 5,000 connect in a second. One address may have all of them, because it is the
+/// address with most that makes room.
+const UNPROVED_MAX: usize = 4096;
 /// How long that may take: a proxy connects when it has something to ask.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
@@ -54,12 +59,16 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
 const HEAD_LEN_MAX: usize = 512 << 10;
-/// When nothing can be accepted, trying at once changes nothing.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The metadata of Envoy's calls: a secret and what names a trace. Certificates are in the message.
+const METADATA_LEN_MAX: u32 = 64 << 10;
+/// The message of a call that shows no secret: a health check names a service.
+const UNPROVED_MESSAGE_LEN_MAX: usize = 4096;
 
 /// A listener that is bound.
 pub(super) struct Listener {
     socket: Socket,
+    /// Where it is, for metrics.
+    address: String,
     state: Arc<State>,
 }
 
@@ -101,36 +110,62 @@ pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
     }
 }
 
+/// Connections of a listener at once.
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + PROVED_MAX;
+
 /// What connections of a listener share.
 struct State {
     sidecar: Arc<ArcSwap<Sidecar>>,
     speaks: Speaks,
     proof: Arc<ArcSwap<Proof>>,
     /// Users whose processes are believed; none where that is not asked.
-    users: Vec<u32>,
-    unproved: Slots,
+    users: Vec<User>,
+    connections: Connections<Proxy>,
+    long: Long,
     upstream: Option<Upstream>,
     complaints: Complaints,
     shutdown: Shutdown,
     is_ending: AtomicBool,
 }
 
-/// A connection: where it comes from, and its place among those that have still to prove whose they are.
+/// What a proxy has proved: connections with the same proof are one proxy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Proxy {
+    /// By the kernel's word for the process.
+    User(u32),
+    /// By the listener's secret.
+    Secret,
+    /// By a certificate with this SHA-256.
+    Certificate([u8; 32]),
+}
+
+/// A connection: where it comes from, and its permit.
 struct Origin {
     address: Option<SocketAddr>,
-    unproved: Mutex<Option<Slot>>,
+    /// What it counts for until it is proved: its address, or its user.
+    source: IpAddr,
+    permit: ConnectionPermit<Proxy>,
+    /// When the time for a proof ends.
+    deadline: Instant,
+    /// Whether it has shown the secret, also if it was evicted a moment before.
+    has_shown: AtomicBool,
 }
 
 impl Origin {
-    fn lock(&self) -> MutexGuard<'_, Option<Slot>> {
-        self.unproved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(state: &State, address: Option<SocketAddr>, source: IpAddr) -> Self {
+        let permit = state.connections.admit(source);
+        let deadline = Instant::now() + PROOF_TIMEOUT;
+        Self { address, source, permit, deadline, has_shown: AtomicBool::new(false) }
+    }
+
+    fn is_proved(&self) -> bool {
+        self.permit.is_proved() || self.has_shown.load(Ordering::Relaxed)
     }
 
     /// Ends when too much time has passed without a proof, and never where there is one.
     async fn overdue(&self) {
-        sleep(PROOF_TIMEOUT).await;
-        let is_proved = self.lock().is_none();
-        if is_proved {
+        sleep_until(self.deadline).await;
+        if self.is_proved() {
             pending::<()>().await;
         }
     }
@@ -144,89 +179,79 @@ impl Listener {
         proof: Arc<ArcSwap<Proof>>,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
-        let users = listen.peers.iter().map(|name| user(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        let users = unix::users(&listen.peers)?;
         let dialect = listen.speaks.name();
-        let socket = match &listen.at {
+        let (socket, address) = match &listen.at {
             Place::Tcp(address) => {
-                let socket = TcpListener::bind(*address).await.with_context(|| {
-                    format!("cannot listen on {address} ([[sidecar.listen]]): choose another address or port, or stop who has it")
-                })?;
-                info!(dialect, address = %socket.local_addr()?, "Serving proxies");
-                Socket::Tcp(socket)
+                let socket = bind(*address, "[[sidecar.listen]]").await?;
+                let address = socket.local_addr()?;
+                info!(dialect, %address, "Serving proxies");
+                (Socket::Tcp(socket), address.to_string())
             }
-            Place::Unix(path, mode) => {
-                let socket = bind_unix(path, *mode)?;
-                info!(dialect, path = %path.display(), "Serving proxies");
-                Socket::Unix(socket)
+            Place::Unix(place) => {
+                let socket = unix::bind(place, &users)?;
+                info!(dialect, path = %place.path.display(), "Serving proxies");
+                (Socket::Unix(socket), format!("unix:{}", place.path.display()))
             }
+        };
+        let limits = ConnectionLimits {
+            unproved_max: UNPROVED_MAX,
+            unproved_per_address_max: UNPROVED_MAX,
+            proved_max: PROVED_MAX,
+            proved_per_identity_max: PROVED_MAX,
         };
         let state = State {
             sidecar,
             speaks: listen.speaks,
             proof,
             users,
-            unproved: Slots::new(UNPROVED_MAX, UNPROVED_PER_ADDRESS_MAX),
+            connections: Connections::new(dialect, limits),
+            long: Long::new(),
             upstream: listen.upstream.as_ref().map(Upstream::new),
             complaints: Complaints::default(),
             shutdown,
             is_ending: AtomicBool::new(false),
         };
-        Ok(Self { socket, state: Arc::new(state) })
+        Ok(Self { socket, address, state: Arc::new(state) })
     }
 
-    /// Serves until the shutdown begins.
+    /// What counts its connections.
+    pub(super) fn meter(&self) -> ConnectionMeter {
+        self.state.connections.meter(self.address.clone())
+    }
+
+    /// Serves until the shutdown begins and all requests are answered.
     pub(super) async fn serve(self) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let tasks = TaskTracker::new();
         loop {
-            let accept = async {
-                match Arc::clone(&room).acquire_owned().await {
-                    Ok(permit) => self.accept(permit).await,
-                    // It is never closed.
-                    Err(_) => Ok(()),
-                }
-            };
             let accepted = tokio::select! {
                 () = self.state.shutdown.begun() => break,
-                accepted = accept => accepted,
+                accepted = self.accept(&tasks) => accepted,
             };
             if let Err(error) = accepted {
-                warn!(%error, dialect = self.state.speaks.name(), "A connection of a proxy cannot be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                self.state.connections.not_accepted(error).await;
             }
         }
-        let Self { socket, state } = self;
+        let Self { socket, state, .. } = self;
         state.is_ending.store(true, Ordering::Relaxed);
         drop(socket);
-        // Requests in flight are answered.
-        let _ = room.acquire_many(CONNECTIONS_MAX as u32).await;
+        tasks.close();
+        tasks.wait().await;
     }
 
-    async fn accept(&self, permit: OwnedSemaphorePermit) -> std::io::Result<()> {
+    async fn accept(&self, tasks: &TaskTracker) -> std::io::Result<()> {
         let state = Arc::clone(&self.state);
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
-                let _ = stream.set_nodelay(true);
-                let Some(slot) = state.unproved.admit(address.ip()) else {
-                    state.complaints.say("unproved", || {
-                        warn!(%address, dialect = state.speaks.name(), "Too many connect and prove nothing; some are not heard");
-                    });
-                    return Ok(());
-                };
-                let origin = Origin { address: Some(address), unproved: Mutex::new(Some(slot)) };
-                tokio::spawn(async move {
-                    let tls = state.proof.load_full().tls.clone();
-                    match tls {
-                        None => connection(state, stream, origin).await,
-                        Some(tls) => over_tls(state, tls, stream, origin).await,
-                    }
-                    drop(permit);
-                });
+                let origin = Origin::new(&state, Some(address), address.ip());
+                tasks.spawn(over_tcp(state, stream, origin));
             }
             Socket::Unix(socket) => {
                 let (stream, _) = socket.accept().await?;
-                let user = stream.peer_cred()?.uid();
-                if !state.users.is_empty() && !state.users.contains(&user) {
+                let Ok(user) = stream.peer_cred().map(|credentials| credentials.uid()) else { return Ok(()) };
+                let is_known = state.users.iter().any(|known| known.number == user);
+                if !state.users.is_empty() && !is_known {
                     state.complaints.say("foreign_user", || {
                         warn!(
                             user,
@@ -237,14 +262,20 @@ impl Listener {
                     });
                     return Ok(());
                 }
-                tokio::spawn(async move {
-                    connection(state, stream, Origin { address: None, unproved: Mutex::new(None) }).await;
-                    drop(permit);
-                });
+                let origin = Origin::new(&state, None, source_of(user));
+                if is_known {
+                    origin.permit.prove(Proxy::User(user));
+                }
+                tasks.spawn(connection(state, stream, origin));
             }
         }
         Ok(())
     }
+}
+
+/// What unproved connections of a user count for where others count for their address: both have 32 bits.
+fn source_of(user: u32) -> IpAddr {
+    Ipv4Addr::from_bits(user).into()
 }
 
 impl State {
@@ -252,7 +283,8 @@ impl State {
     fn is_proved(&self, headers: &HeaderMap, origin: &Origin) -> bool {
         let is_proved = self.shows_secret(headers);
         if is_proved {
-            origin.lock().take();
+            origin.has_shown.store(true, Ordering::Relaxed);
+            origin.permit.prove(Proxy::Secret);
         }
         is_proved
     }
@@ -308,6 +340,21 @@ impl envoy::Listener for State {
     }
 }
 
+async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
+    let _ = stream.set_nodelay(true);
+    tokio::select! {
+        begins = state.connections.begins(&stream, &origin.permit, PROOF_TIMEOUT) => if !begins {
+            return debug!(address = ?origin.address, "A connection sent nothing, and is closed");
+        },
+        () = state.shutdown.begun() => return,
+    }
+    let tls = state.proof.load_full().tls.clone();
+    match tls {
+        None => connection(state, stream, origin).await,
+        Some(tls) => over_tls(state, tls, stream, origin).await,
+    }
+}
+
 async fn over_tls(
     state: Arc<State>,
     (acceptor, names): (TlsAcceptor, Vec<String>),
@@ -315,19 +362,24 @@ async fn over_tls(
     origin: Origin,
 ) {
     let address = origin.address;
-    let stream = match timeout(PROOF_TIMEOUT, acceptor.accept(stream)).await {
+    let accepted = tokio::select! {
+        // What has come is looked at before the connection makes room for another one.
+        biased;
+        accepted = timeout_at(origin.deadline, acceptor.accept(stream)) => accepted,
+        () = origin.permit.evicted() => return drop(state.connections.evicted(false)),
+    };
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(?address, %error, "A proxy's handshake failed"),
         Err(_) => return debug!(?address, "A proxy's handshake took too long"),
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let is_proxy = certificates.first().is_some_and(|certificate| is_named(certificate, &names));
-    match is_proxy {
-        true => {
-            origin.lock().take();
+    match certificates.first().filter(|certificate| is_named(certificate, &names)) {
+        Some(certificate) => {
+            origin.permit.prove(Proxy::Certificate(Sha256::digest(certificate).into()));
             connection(state, stream, origin).await;
         }
-        false => state.complaints.say("foreign_proxy", || {
+        None => state.complaints.say("foreign_proxy", || {
             warn!(
                 ?address,
                 dialect = state.speaks.name(),
@@ -352,16 +404,23 @@ async fn connection<S>(state: Arc<State>, stream: S, origin: Origin)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = TokioIo::new(stream);
     let origin = Arc::new(origin);
     // Carries requests until the connection ends, or the shutdown begins and what is asked is answered. How it ends is the peer's business.
     macro_rules! carry {
         ($connection:expr) => {{
             let mut connection = pin!($connection);
             tokio::select! {
+                // What has come is looked at before the connection makes room for another one.
+                biased;
                 _ = connection.as_mut() => return,
                 () = origin.overdue() => {
                     return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
+                }
+                () = origin.permit.evicted() => {
+                    let Some(_draining) = state.connections.evicted(origin.is_proved()) else { return };
+                    connection.as_mut().graceful_shutdown();
+                    let _ = timeout(DRAIN_TIMEOUT, connection).await;
+                    return;
                 }
                 () = state.shutdown.begun() => {}
             }
@@ -371,6 +430,9 @@ where
     }
     match state.speaks {
         Speaks::Http(dialect) => {
+            let proof = Arc::clone(&origin);
+            let is_proved = move || proof.is_proved();
+            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
             let service = service_fn(|request| {
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
                 async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }
@@ -380,13 +442,14 @@ where
             carry!(builder.serve_connection(stream, service).with_upgrades());
         }
         Speaks::EnvoyGrpc => {
+            let stream = TokioIo::new(stream);
             let routes = envoy::routes(Arc::clone(&state));
             let service = service_fn(|request| {
                 let (state, origin, routes) = (Arc::clone(&state), Arc::clone(&origin), routes.clone());
                 async move { Ok::<_, Infallible>(call(&state, routes, &origin, request).await) }
             });
             let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new()).max_header_list_size(HEAD_LEN_MAX as u32);
+            builder.timer(TokioTimer::new()).max_header_list_size(METADATA_LEN_MAX);
             // Who is silent is asked whether he is there.
             builder.keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
             carry!(builder.serve_connection(stream, service));
@@ -394,14 +457,20 @@ where
     }
 }
 
-/// A call of Envoy's.
+/// A call of Envoy's. Of one that shows no secret nothing is kept: a question is answered as if it were empty.
 async fn call(
     state: &State,
     routes: tonic::service::Routes,
     origin: &Origin,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
-    state.is_proved(request.headers(), origin);
+    let is_proved = state.is_proved(request.headers(), origin);
+    let is_question = request.uri().path() == envoy::CHECK_PATH;
+    let mut request = request.map(|body| match (is_proved, is_question) {
+        (true, _) => Either::Left(Limited::new(body, usize::MAX)),
+        (false, false) => Either::Left(Limited::new(body, UNPROVED_MESSAGE_LEN_MAX)),
+        (false, true) => Either::Right(Full::new(envoy::EMPTY_MESSAGE)),
+    });
     if let Some(source) = origin.address {
         request.extensions_mut().insert(envoy::Source(source));
     }
@@ -440,40 +509,4 @@ async fn respond(
             whole(answer)
         }
     }
-}
-
-/// Binds a socket, in place of one that nobody listens on any more.
-fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
-    let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
-    if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("{}: somebody else listens there; stop it, or choose another path", failed());
-        }
-        std::fs::remove_file(path).with_context(failed)?;
-    }
-    if path.symlink_metadata().is_ok() {
-        bail!("{}: there is a file that is no socket; remove it, or choose another path", failed());
-    }
-    if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-        bail!("{}: its folder is not there; make it (with systemd: RuntimeDirectory=)", failed());
-    }
-    let socket = UnixListener::bind(path).with_context(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(failed)?;
-    Ok(socket)
-}
-
-/// A user's number.
-fn user(name: &str) -> anyhow::Result<u32> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    let users = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let mut lines = users.lines().map(|line| line.split(':'));
-    let number = lines.find_map(|mut fields| match fields.next() {
-        Some(user) if user == name => fields.nth(1)?.parse().ok(),
-        _ => None,
-    });
-    number.with_context(|| {
-        format!("there is no user {name} in /etc/passwd (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
-    })
 }

@@ -12,17 +12,21 @@ mod listen;
 pub mod routes;
 mod still;
 mod tls;
+mod unix;
+mod unproved;
 pub mod upstream;
 
 use crate::audit::AuditLog;
 use crate::certificates;
 use crate::config::{self, Config, Source};
+use crate::connections::ConnectionMeter;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
 use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
 use arc_swap::ArcSwap;
+pub(crate) use complaints::Complaints;
 use dcerpc_tokio::Shutdown;
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
@@ -158,6 +162,15 @@ impl Sidecar {
 }
 
 impl Listeners {
+    /// What counts the connections of each.
+    pub(crate) fn meters(&self) -> Vec<ConnectionMeter> {
+        let front = self.front.as_ref().and_then(|(front, listener)| {
+            let address = listener.local_addr().ok()?;
+            Some(front.meter(address.to_string()))
+        });
+        self.proxies.iter().map(Listener::meter).chain(front).collect()
+    }
+
     /// Serves until the shutdown begins and all requests are answered.
     pub async fn serve(self) {
         let mut tasks = tokio::task::JoinSet::new();
@@ -169,6 +182,12 @@ impl Listeners {
         }
         tasks.join_all().await;
     }
+}
+
+/// How many descriptors all connections of a configuration's listeners take.
+pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
+    let proxy = if sidecar.proxy.is_some() { front::CONNECTIONS_MAX } else { 0 };
+    sidecar.listen.len() * listen::CONNECTIONS_MAX + proxy
 }
 
 /// What handshakes with clients are made under, and a hash of all that it is made of. The authorities are those of `[mapping]`.

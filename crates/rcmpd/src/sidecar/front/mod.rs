@@ -1,7 +1,7 @@
 //! The TLS front of its own: clients show their certificates here, and the application behind sees who they are.
 //!
 //! ```text
-//! accept ─► slot ─► TLS, client certificate ─► each request: host is that of the handshake ─► sidecar decides ─► upstream
+//! accept ─► permit ─► TLS, client certificate ─► each request: host is that of the handshake ─► sidecar decides ─► upstream
 //! ```
 //!
 //! A decision is for one request, so what is revoked or locked ends with the next one on the same connection. A handshake counts only
@@ -11,21 +11,25 @@
 //! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there: the answer holds one of
 //! the application's places. What else was asked on that connection has a moment to be answered.
 //!
+//! Connections are accepted at once. Until the handshake has shown a validated certificate they are unproved: one of those is evicted for a
+//! newer one, and never a connection whose client has shown its certificate. A WebSocket has no permit here any more: it holds one of the
+//! application's.
+//!
 //! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that outlive this process.
 
 mod requests;
-pub(super) mod slots;
 mod steady;
 mod tls;
 
 pub use tls::server_config;
 
 use super::complaints::Complaints;
-use super::upstream::{Behind, Body, Patience, Upstream, authority, plain};
+use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
+use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use crate::serve::now;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use dcerpc_tokio::Shutdown;
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -34,9 +38,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use requests::{Counted, Requests};
 use rustls::ServerConfig;
+use sha2::{Digest, Sha256};
 use sidecar::routes::host_of;
 use sidecar::{Ask, Decided, Presented, Refusal, Sidecar};
-use slots::Slots;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -47,13 +51,19 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, debug_span, warn};
 
-/// Connections in all: each costs a task, a descriptor, and up to its window of memory.
-const CONNECTIONS_MAX: usize = 4096;
-/// Connections from one address: an office behind one, with a few for each browser.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
+/// Connections of clients that have shown a validated certificate: each costs a task, a descriptor, and up to its window of memory.
+const PROVED_MAX: usize = 4096;
+/// The same with one certificate: a gateway that serves many users with it.
+const PROVED_PER_CERTIFICATE_MAX: usize = 512;
+/// Connections in a handshake, and those of clients without a certificate where these are served. A handshake has to end before so many
+/// others have begun after it. One address may have all of them, because it is the address with most that makes room.
+const UNPROVED_MAX: usize = 4096;
+/// Connections at once: those, and for each request at the application one for the client's WebSocket.
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + PROVED_MAX + REQUESTS_MAX;
 /// For a TLS handshake: a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two of them over HTTP/1.1.
@@ -73,8 +83,6 @@ const SEND_BUFFER_LEN_MAX: usize = 64 << 10;
 /// When a connection over HTTP/2 is asked whether its peer is still there, and how long that may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// When nothing can be accepted, trying at once changes nothing.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a handshake is made under.
 #[derive(Debug)]
@@ -97,20 +105,32 @@ pub struct Front {
     sidecar: Arc<ArcSwap<Sidecar>>,
     upstream: Upstream,
     terms: watch::Sender<Arc<Terms>>,
-    slots: Slots,
+    /// By the SHA-256 of the certificate.
+    connections: Connections<[u8; 32]>,
     complaints: Complaints,
 }
 
 impl Front {
     /// A front that serves nobody yet.
     pub fn new(sidecar: Arc<ArcSwap<Sidecar>>, upstream: Upstream, terms: Terms) -> Arc<Self> {
+        let limits = ConnectionLimits {
+            unproved_max: UNPROVED_MAX,
+            unproved_per_address_max: UNPROVED_MAX,
+            proved_max: PROVED_MAX,
+            proved_per_identity_max: PROVED_PER_CERTIFICATE_MAX,
+        };
         Arc::new(Self {
             sidecar,
             upstream,
             terms: watch::Sender::new(Arc::new(terms)),
-            slots: Slots::new(CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX),
+            connections: Connections::new("proxy", limits),
             complaints: Complaints::default(),
         })
+    }
+
+    /// What counts its connections.
+    pub(super) fn meter(&self, address: String) -> ConnectionMeter {
+        self.connections.meter(address)
     }
 
     /// Serves under other terms from now on. Store the [`Sidecar`] first: whoever comes under new terms is decided about anew.
@@ -129,11 +149,7 @@ impl Front {
             };
             match accepted {
                 Ok((stream, address)) => self.spawn(&tasks, stream, address, shutdown.clone()),
-                Err(error) => {
-                    self.complaints
-                        .say("accept", || warn!(%error, "A connection of a client cannot be accepted"));
-                    sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => self.connections.not_accepted(error).await,
             }
         }
         drop(listener);
@@ -148,17 +164,27 @@ impl Front {
         address: SocketAddr,
         shutdown: Shutdown,
     ) {
-        let Some(slot) = self.slots.admit(address.ip()) else {
-            return debug!(client.addr = %address, "Refused a connection");
-        };
+        let permit = self.connections.admit(address.ip());
         let front = Arc::clone(self);
         let task = async move {
             // An answer's head and the end of its body are written apart.
             let _ = stream.set_nodelay(true);
             let Ok(local) = stream.local_addr() else { return };
-            let connection = front.connection(Steady::new(stream, slot), address, local.ip());
-            if let Some((connection, stream)) = connection.await {
-                connection.run(stream, shutdown).await;
+            tokio::select! {
+                begins = front.connections.begins(&stream, &permit, HANDSHAKE_TIMEOUT) => if !begins {
+                    return debug!("A connection sent nothing, and is closed");
+                },
+                () = shutdown.begun() => return,
+            }
+            let connections = Arc::clone(&front);
+            let connection = tokio::select! {
+                // What has come is looked at before the connection makes room for another one.
+                biased;
+                connection = front.connection(Steady::new(stream), address, local.ip()) => connection,
+                () = permit.evicted() => return drop(connections.connections.evicted(false)),
+            };
+            if let Some((connection, stream)) = connection {
+                connection.run(stream, &permit, shutdown).await;
             }
         };
         let task = task.instrument(debug_span!("accept", client.addr = %address));
@@ -205,7 +231,11 @@ impl Front {
         };
         let name = tls.server_name().map(host_of);
         let requests = Requests::new(self.upstream.patience().application);
-        Some((Arc::new(Connection { front: self, terms, presented, name, local, address, requests }), stream))
+        let close = CancellationToken::new();
+        Some((
+            Arc::new(Connection { front: self, terms, presented, name, local, address, requests, close }),
+            stream,
+        ))
     }
 }
 
@@ -221,10 +251,20 @@ struct Connection {
     local: IpAddr,
     address: SocketAddr,
     requests: Requests,
+    /// Closes it, when the application's permits are needed for other clients.
+    close: CancellationToken,
 }
 
 impl Connection {
-    async fn run(self: Arc<Self>, stream: TlsStream<Steady>, shutdown: Shutdown) {
+    async fn run(
+        self: Arc<Self>,
+        stream: TlsStream<Steady>,
+        permit: &ConnectionPermit<[u8; 32]>,
+        shutdown: Shutdown,
+    ) {
+        if let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            permit.prove(Sha256::digest(certificate).into());
+        }
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
         let mut terms = self.front.terms.subscribe();
         let this = Arc::clone(&self);
@@ -253,6 +293,7 @@ impl Connection {
             std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let Patience { client, leave, .. } = self.front.upstream.patience();
         let replaced = terms.wait_for(|terms| !Arc::ptr_eq(terms, &self.terms));
+        let mut draining = None;
         let grace = tokio::select! {
             ended = connection.as_mut() => return debug!(error = ended.err(), "A connection ended"),
             // Whoever shuts down says how long that may take.
@@ -260,14 +301,30 @@ impl Connection {
             _ = replaced => client,
             () = self.requests.idle(IDLE_TIMEOUT) => client,
             () = self.requests.stalled(client) => leave,
+            () = self.close.cancelled() => return self.closed(),
+            () = permit.evicted() => {
+                draining = self.front.connections.evicted(permit.is_proved());
+                if draining.is_none() {
+                    return debug!("A connection was evicted");
+                }
+                DRAIN_TIMEOUT
+            }
         };
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             ended = connection => debug!(error = ended.err(), "A connection ended"),
             () = self.requests.idle(leave) => debug!("A connection was left"),
             () = self.requests.stalled(client + leave) => debug!("A client took nothing of an answer"),
+            () = self.close.cancelled() => self.closed(),
             () = sleep(grace) => debug!("A connection was cut off"),
         }
+        drop(draining);
+    }
+
+    fn closed(&self) {
+        self.front.complaints.say("closed", || {
+            warn!(client.addr = %self.address, "Request limit of the application reached: the connection of the client with most is closed");
+        });
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
@@ -282,18 +339,24 @@ impl Connection {
             false => Err(Refusal::Misdirected),
         };
         let ask = Ask { presented, target, source: Some(self.address), now: now() };
-        let behind = Behind::Tls(self.address.ip());
+        let behind =
+            |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
         match sidecar.decide("proxy", ask).await {
             Decided::Allowed(allowed) => {
                 self.front
                     .upstream
-                    .forward(request, behind, |headers| sidecar.stamp(Some(&allowed), headers))
+                    .forward(request, behind(Some(allowed.identity.sid)), |headers| {
+                        sidecar.stamp(Some(&allowed), headers);
+                    })
                     .await
             }
             Decided::Refused(Refusal::NoCertificate)
                 if self.terms.anonymous && is_for_everybody(&sidecar, target) =>
             {
-                self.front.upstream.forward(request, behind, |headers| sidecar.stamp(None, headers)).await
+                self.front
+                    .upstream
+                    .forward(request, behind(None), |headers| sidecar.stamp(None, headers))
+                    .await
             }
             Decided::Refused(refusal) => {
                 self.tell(refusal);

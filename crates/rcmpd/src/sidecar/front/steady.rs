@@ -1,6 +1,5 @@
-//! A client's stream, with its place among connections, that does not wait for ever for a client who reads nothing.
+//! A client's stream that does not wait for ever for a client who reads nothing.
 
-use super::slots::Slot;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,12 +15,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Steady {
     stream: TcpStream,
     timer: Option<Pin<Box<Sleep>>>,
-    _slot: Slot,
 }
 
 impl Steady {
-    pub(super) const fn new(stream: TcpStream, slot: Slot) -> Self {
-        Self { stream, timer: None, _slot: slot }
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self { stream, timer: None }
     }
 
     fn in_time<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {

@@ -6,19 +6,21 @@
 //! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
 //! application takes the body.
 //!
-//! A client of ours has a share of the application's places. A request and all that comes of it, WebSockets included, ends within an
+//! The application's permits are shared fairly among clients ([`permits`]). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
 //!
 //! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
 
 mod body;
 mod hop;
+mod permits;
 mod pool;
-mod shares;
 mod tunnel;
 
 pub use body::{Body, BodyError};
 pub use hop::authority;
+pub use permits::Client;
+pub(super) use permits::REQUESTS_MAX;
 
 use super::complaints::Complaints;
 use crate::config::UpstreamPlace;
@@ -27,19 +29,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
+use permits::{Full as NoPermit, Permit, Permits};
 use pool::{Failure, Pool};
-use shares::Shares;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-/// Requests at an application at once: each is a connection and a descriptor.
-const REQUESTS_MAX: usize = 1024;
-/// Of these from one address: an office behind one. It takes four to keep others out.
-const REQUESTS_PER_ADDRESS_MAX: usize = REQUESTS_MAX / 4;
 /// How long a request waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
@@ -54,12 +50,12 @@ const LIFE_MAX: Duration = Duration::from_secs(3600);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What stands before us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Behind {
     /// A proxy, whose `X-Forwarded-…` stay as they are.
     Proxy,
-    /// Nobody: the client spoke TLS with us, from this address. `X-Forwarded-…` and `Forwarded` are ours to say.
-    Tls(IpAddr),
+    /// Nothing: this client spoke TLS with us. `X-Forwarded-…` and `Forwarded` are ours to say.
+    Tls(Client),
 }
 
 /// How long things may take. The defaults are for the world, others for tests.
@@ -94,17 +90,9 @@ impl Default for Patience {
 #[derive(Debug)]
 pub struct Upstream {
     pool: Arc<Pool>,
-    room: Arc<Semaphore>,
-    shares: Shares,
+    permits: Permits,
     patience: Patience,
     complaints: Complaints,
-}
-
-/// A request's place at the application, and in its client's share, until it is dropped.
-#[derive(Debug)]
-struct Place {
-    _room: OwnedSemaphorePermit,
-    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// A whole answer of our own.
@@ -131,8 +119,7 @@ impl Upstream {
     pub(crate) fn with_patience(place: &UpstreamPlace, patience: Patience) -> Self {
         Self {
             pool: Arc::new(Pool::new(place.clone())),
-            room: Arc::new(Semaphore::new(REQUESTS_MAX)),
-            shares: Shares::default(),
+            permits: Permits::new(),
             patience,
             complaints: Complaints::default(),
         }
@@ -142,10 +129,10 @@ impl Upstream {
         self.patience
     }
 
-    /// How many places are free.
+    /// How many permits are free.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
-        self.room.available_permits()
+        self.permits.free()
     }
 
     /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone.
@@ -166,8 +153,13 @@ impl Upstream {
             return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
         };
         let upgrade = hop::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
-        let Some(place) = self.place(behind).await else {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n");
+        let client = match &behind {
+            Behind::Proxy => None,
+            Behind::Tls(client) => Some(client),
+        };
+        let permit = match self.permits.acquire(client, self.patience.turn).await {
+            Ok(permit) => permit,
+            Err(full) => return self.full(full, client),
         };
 
         let (mut parts, body) = request.into_parts();
@@ -179,8 +171,8 @@ impl Upstream {
         parts.headers.remove(header::EXPECT);
         hop::join_lengths(&mut parts.headers);
         hop::join_cookies(&mut parts.headers);
-        if let Behind::Tls(client) = behind {
-            hop::forwarded(&mut parts.headers, client, &host);
+        if let Some(client) = client {
+            hop::forwarded(&mut parts.headers, client.address, &host);
         }
         parts.headers.insert(header::HOST, host);
         stamp(&mut parts.headers);
@@ -202,7 +194,7 @@ impl Upstream {
         };
         match (response.status(), upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if hop::is_websocket(response.headers()) => {
-                tunnel::run(client, hyper::upgrade::on(&mut response), end, place);
+                tunnel::run(client, hyper::upgrade::on(&mut response), end, permit);
                 let (mut parts, _) = response.into_parts();
                 hop::end(&mut parts.headers);
                 hop::websocket(&mut parts.headers);
@@ -221,35 +213,27 @@ impl Upstream {
                     // It has no body, whatever length is told (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                let body = Paced::response(body, self.patience.application, end, place);
+                let body = Paced::response(body, self.patience.application, end, permit);
                 Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
             }
         }
     }
 
-    /// A place, once there is one: first in the client's share, so that whoever waits there is in nobody's way.
-    async fn place(&self, behind: Behind) -> Option<Place> {
-        let end = Instant::now() + self.patience.turn;
-        let share = match behind {
-            Behind::Proxy => None,
-            Behind::Tls(client) => {
-                let Ok(Ok(share)) = timeout_at(end, self.shares.of(client).acquire_owned()).await else {
-                    let limit = REQUESTS_PER_ADDRESS_MAX;
-                    self.complaints.say(
-                        "share",
-                        || warn!(limit, client.addr = %client, "A client has too many requests"),
-                    );
-                    return None;
-                };
-                Some(share)
-            }
-        };
-        let Ok(Ok(room)) = timeout_at(end, Arc::clone(&self.room).acquire_owned()).await else {
-            self.complaints
-                .say("full", || warn!(limit = REQUESTS_MAX, "The application has too many requests"));
-            return None;
-        };
-        Some(Place { _room: room, _share: share })
+    /// Says that there are too many requests.
+    fn full(&self, full: NoPermit, client: Option<&Client>) -> Response<Body> {
+        let client = client.map(|client| tracing::field::display(client.address));
+        match full {
+            NoPermit::Client => self
+                .complaints
+                .say("share", || warn!(client.addr = client, "Request limit of a client reached")),
+            NoPermit::Anonymous => self
+                .complaints
+                .say("anonymous", || warn!("Request limit of clients without a certificate reached")),
+            NoPermit::All => self
+                .complaints
+                .say("full", || warn!(limit = REQUESTS_MAX, "Request limit of the application reached")),
+        }
+        plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n")
     }
 
     /// Says what was wrong: to the log, and in one line to whoever asked.

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use super::permits::PER_CLIENT_MAX;
 use super::*;
 use futures_util::FutureExt;
 use hyper::client::conn::http2;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 const CLIENT: &str = "192.0.2.7";
 /// Nothing that is waited for in a test takes longer, unless it hangs.
@@ -23,7 +25,7 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
     let (stream, _) = listener.accept().await.unwrap();
     let upstream = Arc::new(upstream);
     let service = service_fn(move |request| {
-        let upstream = Arc::clone(&upstream);
+        let (upstream, behind) = (Arc::clone(&upstream), behind.clone());
         async move {
             let stamp = |headers: &mut HeaderMap| {
                 headers.insert("remote-user", HeaderValue::from_static("CONTOSO\\alice"));
@@ -38,8 +40,12 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
     client
 }
 
+fn client(address: &str) -> Client {
+    Client { address: address.parse().unwrap(), account: None, close: CancellationToken::new() }
+}
+
 fn tls() -> Behind {
-    Behind::Tls(CLIENT.parse().unwrap())
+    Behind::Tls(client(CLIENT))
 }
 
 /// An application's place, and where it listens.
@@ -335,7 +341,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
     {
         let (place, listener) = application().await;
         let upstream = Upstream::with_patience(&place, patience);
-        let room = Arc::clone(&upstream.room);
+        let permits = upstream.permits.clone();
         let mut client = hop(upstream, tls()).await;
         client.write_all(request.as_bytes()).await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -348,7 +354,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
         };
         let (got, ()) = tokio::join!(read_all(&mut client), timeout(DEADLINE, busy).map(Result::unwrap));
         assert!(got.contains(piece) && !got.contains("\r\n0\r\n"), "{got}");
-        assert_eq!(room.available_permits(), REQUESTS_MAX);
+        assert_eq!(permits.free(), REQUESTS_MAX);
     }
     // The same for what a client sends, however busily.
     let (place, listener) = application().await;
@@ -477,8 +483,7 @@ const CHANGED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\
 async fn a_websocket_is_bytes_both_ways() {
     let (place, listener) = application().await;
     let upstream = Upstream::new(&place);
-    let room = Arc::clone(&upstream.room);
-    let share = upstream.shares.of(CLIENT.parse().unwrap());
+    let permits = upstream.permits.clone();
     let mut client = hop(upstream, tls()).await;
     client.write_all(OPEN.as_bytes()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
@@ -492,15 +497,30 @@ async fn a_websocket_is_bytes_both_ways() {
     assert!(got.starts_with("HTTP/1.1 101 ") && got.contains("sec-websocket-accept: x\r\n"), "{got}");
     client.write_all(b"from the client").await.unwrap();
     read_until(&mut stream, "from the client").await;
-    assert_eq!(room.available_permits(), REQUESTS_MAX - 1);
-    assert_eq!(share.available_permits(), REQUESTS_PER_ADDRESS_MAX - 1);
+    assert_eq!(permits.free(), REQUESTS_MAX - 1);
     drop(stream);
     assert_eq!(read_all(&mut client).await, "");
     drop(client);
-    let all = room.acquire_many(REQUESTS_MAX as u32);
-    drop(timeout(DEADLINE, all).await.expect("the place is given back"));
-    let all = share.acquire_many(REQUESTS_PER_ADDRESS_MAX as u32);
-    drop(timeout(DEADLINE, all).await.expect("the share is given back"));
+    let all = async {
+        while permits.free() < REQUESTS_MAX {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(DEADLINE, all).await.expect("the permit is given back");
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_evicted_ends() {
+    let (place, listener) = application().await;
+    let client = client(CLIENT);
+    let mut stream = hop(Upstream::new(&place), Behind::Tls(client.clone())).await;
+    stream.write_all(OPEN.as_bytes()).await.unwrap();
+    let (mut application, _) = listener.accept().await.unwrap();
+    read_until(&mut application, "\r\n\r\n").await;
+    application.write_all(format!("{CHANGED}x").as_bytes()).await.unwrap();
+    read_until(&mut stream, "\r\n\r\nx").await;
+    client.close.cancel();
+    assert_eq!(read_all(&mut stream).await, "");
 }
 
 #[tokio::test]
@@ -519,7 +539,10 @@ async fn a_websocket_that_is_refused_is_an_answer_like_others() {
 async fn more_requests_than_there_is_room_for_are_told_so() {
     let (place, _listener) = application().await;
     let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
-    let _all = Arc::clone(&upstream.room).acquire_many_owned(REQUESTS_MAX as u32).await.unwrap();
+    let mut all = Vec::new();
+    for _ in 0..REQUESTS_MAX {
+        all.push(upstream.permits.acquire(None, SHORT).await.unwrap());
+    }
     let mut client = hop(upstream, Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
@@ -529,13 +552,15 @@ async fn more_requests_than_there_is_room_for_are_told_so() {
 #[tokio::test]
 async fn a_client_has_a_share_and_others_have_theirs() {
     for (behind, is_full) in
-        [(tls(), true), (Behind::Tls([192, 0, 2, 8].into()), false), (Behind::Proxy, false)]
+        [(tls(), true), (Behind::Tls(client("192.0.2.8")), false), (Behind::Proxy, false)]
     {
         let (place, listener) = application().await;
         let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
-        let share = upstream.shares.of(CLIENT.parse().unwrap());
-        let _all = share.acquire_many_owned(REQUESTS_PER_ADDRESS_MAX as u32).await.unwrap();
-        let mut client = hop(upstream, behind).await;
+        let mut all = Vec::new();
+        for _ in 0..PER_CLIENT_MAX {
+            all.push(upstream.permits.acquire(Some(&client(CLIENT)), SHORT).await.unwrap());
+        }
+        let mut client = hop(upstream, behind.clone()).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
         tokio::select! {
             got = read_all(&mut client) => {

@@ -2,7 +2,7 @@
 //!
 //! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
 
-use super::Place;
+use super::Permit;
 use crate::sidecar::still::still;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -20,14 +20,16 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Read at once, in each direction.
 const BUFFER_LEN: usize = 16 << 10;
 
-/// Copies until one side is done, in a task of its own. The request's place among the application's is given back at the end.
-pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, place: Place) {
+/// Copies until one side is done, in a task of its own. The request's permit is given back at the end, and ends it when it is
+/// evicted.
+pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, permit: Permit) {
     tokio::spawn(async move {
-        let _place = place;
         let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;
         let Ok(Ok((client, application))) = opened else { return debug!("A WebSocket was not opened") };
-        let ended = timeout_at(end, copy(client, application)).await;
-        debug!(outlived = ended.is_err(), "A WebSocket ended");
+        tokio::select! {
+            ended = timeout_at(end, copy(client, application)) => debug!(outlived = ended.is_err(), "A WebSocket ended"),
+            () = permit.close.cancelled() => debug!("A WebSocket was evicted"),
+        }
     });
 }
 

@@ -1,0 +1,165 @@
+//! Unix sockets of listeners, and the local users whose processes connect to them.
+//!
+//! A local user who can connect to a socket can also fill its backlog, and `peers` are looked at only after that. So a socket is for its
+//! owner and one group. Mode and group are set between `bind` and `listen`: until then nobody can connect, because the kernel refuses it.
+
+use crate::config::{SocketGroup, UnixPlace};
+use crate::connections::BACKLOG;
+use anyhow::{Context, bail};
+use std::collections::BTreeSet;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
+use std::path::Path;
+use tokio::net::{UnixListener, UnixSocket};
+use tracing::warn;
+
+const ROOT: u32 = 0;
+
+/// A local user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) number: u32,
+    /// The primary group, if `/etc/passwd` has the user.
+    group: Option<u32>,
+}
+
+/// The users of `peers`, by name or number.
+pub(super) fn users(names: &[String]) -> anyhow::Result<Vec<User>> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    names.iter().map(|name| user(&passwd, name)).collect()
+}
+
+fn user(passwd: &str, name: &str) -> anyhow::Result<User> {
+    // name:password:number:group:...
+    let known = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (found, number) = (fields.next()?, fields.nth(1)?);
+        (found == name || number == name).then_some((number, fields.next()?))
+    });
+    let number = known.map_or(name, |(number, _)| number).parse().with_context(|| {
+        format!("there is no user {name} in /etc/passwd (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
+    })?;
+    Ok(User { number, group: known.and_then(|(_, group)| group.parse().ok()) })
+}
+
+fn group(groups: &str, name: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    // name:password:number:members
+    let mut lines = groups.lines().map(|line| line.split(':'));
+    let number = lines.find_map(|mut fields| match fields.next() {
+        Some(group) if group == name => fields.nth(1)?.parse().ok(),
+        _ => None,
+    });
+    number.with_context(|| {
+        format!("there is no group {name} in /etc/group (group of [[sidecar.listen]]): write the number that `getent group {name}` prints")
+    })
+}
+
+/// The group by which `peers` connect: their primary group. The socket's owner and root need none.
+fn group_of(peers: &[User], own: u32, path: &Path) -> anyhow::Result<Option<u32>> {
+    let others = peers.iter().filter(|user| ![own, ROOT].contains(&user.number));
+    let groups: BTreeSet<Option<u32>> = others.map(|user| user.group).collect();
+    let mut known = groups.iter().flatten();
+    match (known.next(), known.next()) {
+        (Some(_), Some(_)) => bail!(
+            "the peers of {} ([[sidecar.listen]]) have different primary groups: make them members of one, and set group = \"…\"",
+            path.display()
+        ),
+        (group, None) => {
+            if groups.contains(&None) || peers.is_empty() {
+                warn!(
+                    path = %path.display(),
+                    advice = "set group of [[sidecar.listen]] to a group of the web server's user",
+                    "The web server may have no permission to connect to its socket: the group of its user is not known"
+                );
+            }
+            Ok(group.copied())
+        }
+        (None, Some(_)) => Ok(None),
+    }
+}
+
+/// Binds a socket, in place of one that no process listens on any more.
+pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixListener> {
+    let path = place.path.as_path();
+    let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
+    let group = match &place.group {
+        SocketGroup::Named(name) => {
+            let groups = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
+            Some(group(&groups, name)?)
+        }
+        SocketGroup::OfPeers => group_of(peers, rustix::process::geteuid().as_raw(), path)?,
+        SocketGroup::Unchanged => None,
+    };
+    if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            bail!("{}: somebody else listens there; stop it, or choose another path", failed());
+        }
+        std::fs::remove_file(path).with_context(failed)?;
+    }
+    if path.symlink_metadata().is_ok() {
+        bail!("{}: there is a file that is no socket; remove it, or choose another path", failed());
+    }
+    if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+        bail!("{}: its folder is not there; make it (with systemd: RuntimeDirectory=)", failed());
+    }
+    let socket = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
+    let socket = socket.with_context(failed)?;
+    let listener = permit(path, group, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
+    if listener.is_err() {
+        // Not listened on, so it is of no use.
+        let _ = std::fs::remove_file(path);
+    }
+    listener
+}
+
+/// Sets who can connect to a socket that is not listened on yet.
+fn permit(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> {
+    let socket = path.display();
+    if let Some(group) = group {
+        lchown(path, None, Some(group)).with_context(|| {
+            format!(
+                "cannot give {socket} to group {group} ([[sidecar.listen]]): run the service as a member of that group \
+                 (with systemd: SupplementaryGroups={group}), or choose with group and mode who can connect"
+            )
+        })?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("cannot set the mode of {socket} ([[sidecar.listen]])"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/:/bin/false\nproxy:x:40:41::/:/bin/false\n";
+
+    fn known(names: &[&str]) -> Vec<User> {
+        names.iter().map(|name| user(PASSWD, name).expect("it is there")).collect()
+    }
+
+    #[test]
+    fn users_and_groups_are_found_by_name_and_number() {
+        assert_eq!(known(&["web", "33"]), [User { number: 33, group: Some(34) }; 2]);
+        assert_eq!(known(&["4242"]), [User { number: 4242, group: None }]);
+        assert!(user(PASSWD, "nobody-here").is_err());
+        let groups = "root:x:0:\nweb:x:34:alice,bob\n";
+        assert_eq!((group(groups, "web").ok(), group(groups, "99").ok()), (Some(34), Some(99)));
+        assert!(group(groups, "alice").is_err());
+    }
+
+    #[test]
+    fn the_group_of_a_socket_is_that_of_its_peers() {
+        let group = |names: &[&str]| group_of(&known(names), 7, Path::new("a.sock")).ok();
+        assert_eq!(group(&["web"]), Some(Some(34)));
+        assert_eq!(group(&["web", "root", "7"]), Some(Some(34)), "the owner and root need no group");
+        assert_eq!(group(&["7"]), Some(None));
+        assert_eq!(group(&["4242"]), Some(None), "it is not known");
+        assert_eq!(group(&["web", "proxy"]), None, "a socket has one group");
+    }
+}
