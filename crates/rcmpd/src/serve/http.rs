@@ -259,6 +259,11 @@ async fn metrics(State(shared): State<Shared>) -> String {
         "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_audit_changes_total Changes of the audit log or its heads by other programs.\n# TYPE rcmpd_audit_changes_total counter"
+    );
+    let _ = writeln!(text, "rcmpd_audit_changes_total {}", shared.audit.changes());
     let deciders = shared.policy.0.load();
     revocation_metrics(&mut text, &deciders);
     peer_metrics(&mut text, &deciders);
