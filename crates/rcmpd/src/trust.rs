@@ -177,13 +177,14 @@ fn key_id(certificate: &[u8]) -> anyhow::Result<KeyId> {
 fn read_all(paths: &[std::path::PathBuf], key: &str) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     for path in paths {
-        all.extend(certificates::read_file(path).with_context(|| format!("cannot use {key}"))?);
+        all.extend(certificates::read_trusted(path).with_context(|| format!("cannot use {key}"))?);
     }
     Ok(all)
 }
 
 fn read_one(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
-    let mut certificates = certificates::read_file(path).with_context(|| format!("cannot use the {key}"))?;
+    let mut certificates =
+        certificates::read_trusted(path).with_context(|| format!("cannot use the {key}"))?;
     match certificates.len() {
         1 => Ok(certificates.remove(0)),
         more => bail!("{} has {more} certificates, and one is meant ({key})", path.display()),

@@ -7,6 +7,7 @@ mod chain;
 mod check_proxy;
 mod command_line;
 mod domains;
+mod files;
 mod issuing;
 mod load;
 mod mapping;

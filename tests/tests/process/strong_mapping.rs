@@ -4,7 +4,7 @@ use crate::issuing::{Authority, Wanted};
 use crate::revocation::eventually;
 use crate::serving::{channel, question};
 use rcmp_service::message::PACKAGE_NAME;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
@@ -353,7 +353,7 @@ fn decisions_carry_the_numbers_and_names_that_windows_gives_them() {
 #[test]
 fn operators_are_told_over_http_and_nobody_else_is() {
     let demo = Demo::new();
-    fs::write(demo.path("admin.token"), "correct horse\n").unwrap();
+    write_secret(demo.path("admin.token"), "correct horse\n");
     demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\"\n#"));
     let service = demo.serve();
     let body = fs::read_to_string(service.certificate("carol")).unwrap();

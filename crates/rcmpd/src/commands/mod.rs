@@ -23,6 +23,10 @@ use std::process::ExitCode;
 
 /// Runs a command.
 pub fn run(cli: Cli) -> ExitCode {
+    if let Err(error) = leave_no_core() {
+        eprintln!("rcmpd: cannot turn core dumps off: {error}");
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -41,6 +45,15 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Turns core dumps off: memory holds passwords, keys and tokens. A limit of 0 is not enough where the kernel hands dumps to a program,
+/// and a process that cannot be dumped cannot be traced by other processes of its user either.
+fn leave_no_core() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
 }
 
 async fn dispatch(command: Command) -> anyhow::Result<u8> {
@@ -178,9 +191,13 @@ fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
     let mappings =
         checked.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten();
     let mut warnings = Vec::new();
-    for mapping in mappings {
-        match crate::trust::load(mapping, crate::serve::now()) {
-            Ok(loaded) => warnings.extend(loaded.warnings),
+    let files = std::iter::once(checked.check_files());
+    let trust = mappings.map(|mapping| {
+        crate::trust::load(mapping, crate::serve::now()).map(|loaded| warnings.extend(loaded.warnings))
+    });
+    for checked in files.chain(trust) {
+        match checked {
+            Ok(()) => {}
             Err(error) => {
                 let text = format!("{error:#}");
                 match as_json {

@@ -1,6 +1,8 @@
 //! Secrets by reference: a configuration file can be shown to anybody.
 
+use account_store::FileAccess;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -43,7 +45,7 @@ impl SecretRef {
         }
     }
 
-    /// Fetches the secret, without the end of its line.
+    /// Fetches the secret, without the end of its line. A file that every user can read is refused.
     pub fn read(&self) -> Result<Zeroizing<String>, SecretMissing> {
         let (place, secret) = match self {
             Self::File(path) => (path.display().to_string(), read_file(path)),
@@ -69,6 +71,12 @@ impl SecretRef {
     }
 }
 
+/// A secret in a file that every user can read is no secret.
 fn read_file(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    let bytes = FileAccess::Group.read(path).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied if error.get_ref().is_some() => format!("{} {error}", path.display()),
+        _ => error.to_string(),
+    })?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    Ok(text.to_owned())
 }

@@ -5,7 +5,7 @@
 
 use super::complaints::Complaints;
 use super::front::slots::{Slot, Slots};
-use super::tls::{check_private, of_listener};
+use super::tls::of_listener;
 use super::upstream::{Behind, Body, Upstream, authority, whole};
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::serve::now;
@@ -87,9 +87,6 @@ impl Proof {
 /// Reads the secret of a listener.
 pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
     let unusable = "cannot use the secret of [[sidecar.listen]]";
-    if let SecretRef::File(path) = reference {
-        check_private(path).context(unusable)?;
-    }
     let secret = reference.read().context(unusable)?;
     // It stands in the configurations of web servers, each of which has its own way with other characters.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);

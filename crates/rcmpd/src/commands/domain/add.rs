@@ -5,6 +5,7 @@ use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
 use crate::commands::machine::secret_file;
 use crate::config::{self, Config, ConfigError, Direction};
 use crate::output;
+use crate::quickstart::make_folder;
 use crate::serve::now;
 use crate::stores;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
@@ -13,6 +14,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) -> anyhow::Result<u8> {
@@ -113,7 +115,7 @@ fn section(name: &str, direction: Direction, peer: &PeerArgs, secret: Option<&Pa
 /// Makes a secret, unless there is one.
 fn make_secret(path: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        make_folder(folder, 0o755)?;
     }
     if !path.exists() {
         made.push(path.to_owned());
@@ -167,6 +169,6 @@ fn tempfile_beside(path: &Path) -> anyhow::Result<(PathBuf, std::fs::File)> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let name = PathBuf::from(name);
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&name);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);
     Ok((name.clone(), file.with_context(|| format!("cannot write {}", name.display()))?))
 }
