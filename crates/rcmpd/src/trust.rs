@@ -3,6 +3,7 @@
 use crate::certificates;
 use crate::config::Mapping;
 use crate::lists::{self, Fetcher, FirstLook, List, Lists};
+use crate::output;
 use crate::responder::HttpResponder;
 use crate::serve;
 use account_store::AccountStore;
@@ -83,7 +84,7 @@ pub async fn mapper(
 ) -> anyhow::Result<Mapper> {
     let loaded = load(mapping, serve::now())?;
     for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
-        eprintln!("rcmpd: warning: {warning}");
+        output::message(&format!("warning: {warning}"));
     }
     loaded.mapper(store, server)
 }
@@ -109,7 +110,7 @@ pub async fn mapper_beside(
         }
         _ => {
             for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
-                eprintln!("rcmpd: warning: {warning}");
+                output::message(&format!("warning: {warning}"));
             }
         }
     }

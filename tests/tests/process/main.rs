@@ -11,6 +11,7 @@ mod files;
 mod issuing;
 mod load;
 mod mapping;
+mod names;
 mod revocation;
 mod rogue;
 mod serving;

@@ -294,8 +294,9 @@ pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(1024);
     let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::serve::now());
     let brace = line.len();
-    // Writing JSON to memory does not fail.
-    let _ = serde_json::to_writer(&mut line, event);
+    // Writing JSON to memory does not fail. Logs are looked at on terminals.
+    let event = serde_json::to_string(event).unwrap_or_default();
+    line.extend(crate::output::visible_json(&event).into_bytes());
     match line[brace..] {
         [b'{', b'}'] => line.truncate(brace),
         [b'{', .., b'}'] => {

@@ -32,7 +32,7 @@ pub(super) fn make_key(file: &Path, as_json: bool) -> anyhow::Result<()> {
         true => {
             output::json(&json!({ "key": file, "public_key_file": public_file, "public_key": public.pem() }));
         }
-        false => output::line(public.pem().trim_end()),
+        false => output::lines(public.pem().trim_end()),
     }
     Ok(())
 }
@@ -41,7 +41,7 @@ fn unusable(error: &str, as_json: bool) -> u8 {
     if as_json {
         output::json(&json!({ "verified": false, "error": error, "exit_code": UNUSABLE }));
     }
-    eprintln!("rcmpd: {error}");
+    output::message(error);
     UNUSABLE
 }
 
@@ -66,7 +66,7 @@ fn told(
             }
             if let Some(broken) = &report.broken {
                 let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
-                eprintln!("rcmpd: {file}:{line}: seq {}: {what}", broken.seq);
+                output::message(&format!("{file}:{line}: seq {}: {what}", broken.seq));
             }
             code
         }

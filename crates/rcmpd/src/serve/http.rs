@@ -6,9 +6,10 @@ use crate::audit::AuditLog;
 use crate::certificates::Chain;
 use crate::config::Admin;
 use crate::lists::Lists;
+use crate::output::{visible, visible_json};
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -159,7 +160,9 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     };
     let chain = match Chain::from_bytes(&body) {
         Ok(chain) => chain,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        Err(error) => {
+            return (StatusCode::BAD_REQUEST, format!("{}\n", visible(&error.to_string()))).into_response();
+        }
     };
     let flags = Method::Upn.flag().with(Method::Subject.flag());
     let request = chain
@@ -182,7 +185,10 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     )
     .await
     {
-        Ok((_, explanation)) => Json(explanation).into_response(),
+        Ok((_, explanation)) => {
+            let text = serde_json::to_string(&explanation).unwrap_or_default();
+            ([(CONTENT_TYPE, "application/json")], visible_json(&text)).into_response()
+        }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
     }
 }

@@ -4,13 +4,14 @@ use super::direction;
 use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
 use crate::commands::machine::secret_file;
 use crate::config::{self, Config, ConfigError, Direction};
-use crate::output;
+use crate::output::{self, visible};
 use crate::quickstart::make_folder;
 use crate::serve::now;
 use crate::stores;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
 use account_store::{AccountStore, Put};
 use anyhow::{Context, bail};
+use rcmp_service::explain::{shell_path, shell_quoted};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -57,13 +58,15 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
         return Ok(0);
     }
     made.iter().for_each(|file| output::line(&format!("Made {}", file.display())));
-    output::line(&format!(
-        "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands {name} -c {}\nA running service takes it over at SIGHUP; then try:\n  rcmpd domain test {name} -c {}",
+    let (name, file) = (visible(name), path.display().to_string());
+    // The name is that of a domain by now, so a shell and a terminal take it as it is.
+    let (quoted, config) = (shell_quoted(&name), visible(&shell_path(&file)));
+    output::lines(&format!(
+        "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands -c {config} -- {quoted}\n\
+         A running service takes it over at SIGHUP; then try:\n  rcmpd domain test -c {config} -- {quoted}",
         name.to_uppercase(),
         self::direction(direction),
-        path.display(),
-        path.display(),
-        path.display()
+        visible(&file)
     ));
     Ok(0)
 }
