@@ -119,7 +119,18 @@ fn provider() -> anyhow::Result<SdkTracerProvider> {
 
 #[cfg(test)]
 mod tests {
-    use super::exporting;
+    use super::{VisibleJson, exporting};
+    use std::io::Write;
+
+    #[test]
+    fn events_in_json_have_nothing_that_terminals_obey() {
+        let mut log = VisibleJson(Vec::new());
+        log.write_all("{\"a\":\"\u{9b}2J\u{202e}\u{e0041}\u{e9}\"}\n".as_bytes()).expect("memory takes all");
+        assert_eq!(
+            String::from_utf8(log.0).expect("it is text"),
+            "{\"a\":\"\\u009b2J\\u202e\\udb40\\udc41\u{e9}\"}\n"
+        );
+    }
 
     #[test]
     fn spans_are_exported_when_the_standard_variables_ask_for_it() {
