@@ -156,7 +156,6 @@ fn conclusion(explanation: &Explanation) {
     if let (Some(account), Some(sid), Some(strength)) =
         (&explanation.account, &explanation.sid, explanation.strength)
     {
-        let account = account;
         return line(&format!("{account} ({sid}), {}: {strength}", explanation.text));
     }
     let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();

@@ -20,7 +20,16 @@ pub fn line(text: &str) {
 
 /// Prints text of our own that has several lines. Names in it have gone through [`visible`].
 pub fn lines(text: &str) {
-    text.split('\n').for_each(line);
+    let _ = writeln!(std::io::stdout().lock(), "{}", visible_lines(text));
+}
+
+/// The same with the line breaks and tabs of a text.
+fn visible_lines(text: &str) -> String {
+    let shown = text.split_inclusive(['\n', '\t']).map(|part| match part.strip_suffix(['\n', '\t']) {
+        Some(start) => format!("{}{}", visible(start), &part[start.len()..]),
+        None => visible(part),
+    });
+    shown.collect()
 }
 
 /// Prints a message on standard error, in one line.
@@ -30,8 +39,7 @@ pub fn message(text: &str) {
 
 /// Prints text of our own that has several lines on standard error. Names in it have gone through [`visible`].
 pub fn message_lines(text: &str) {
-    let mut stderr = std::io::stderr().lock();
-    text.split('\n').for_each(|line| drop(writeln!(stderr, "{}", visible(line))));
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible_lines(text));
 }
 
 /// Prints why a command failed.
@@ -315,6 +323,11 @@ mod tests {
             "a\\u{1b}]0;x\\u{7}\\u{9b}2J\\u{202e}\\u{2066}\\u{200b}\\u{a}\\u{d}\\u{9}\\u{2028}\\u{e0041}\\u{feff}b"
         );
         assert!(shown.is_ascii());
+        assert_eq!(
+            visible_lines("a\u{1b}\n\tb\r\n\n"),
+            "a\\u{1b}\n\tb\\u{d}\n\n",
+            "a text of our own has lines"
+        );
         let text = visible_json(&serde_json::to_string_pretty(&json!({ "name": name })).expect("JSON"));
         assert!(text.bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte)), "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), json!({ "name": name }));

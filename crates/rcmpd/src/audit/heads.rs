@@ -126,15 +126,22 @@ impl Heads {
         Ok(Self { file, left, config: config.clone(), key, newest: newest.unwrap_or_default() })
     }
 
-    /// What other programs did to the file, each thing once. Heads that are not found under the path any more go to a new file there.
-    pub(super) fn look_around(&mut self) -> anyhow::Result<Option<Change>> {
-        let change = self.left.look(&self.file)?;
-        if change.is_some_and(Change::is_away) {
-            let newest = self.newest;
-            *self = Self::open(&self.config)?;
-            self.newest = newest;
-        }
-        Ok(change)
+    /// What other programs did to the file, each thing once.
+    pub(super) fn look_around(&mut self) -> io::Result<Option<Change>> {
+        self.left.look(&self.file)
+    }
+
+    /// Whether heads are not found under the path any more.
+    pub(super) const fn is_away(&self) -> bool {
+        self.left.is_away()
+    }
+
+    /// Goes on in the file that is there now.
+    pub(super) fn reopen(&mut self) -> anyhow::Result<()> {
+        let newest = self.newest;
+        *self = Self::open(&self.config)?;
+        self.newest = newest;
+        Ok(())
     }
 
     /// The path under which it is written.

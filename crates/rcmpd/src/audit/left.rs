@@ -28,15 +28,10 @@ pub(super) enum Change {
     Overwritten,
     /// No name leads to it any more.
     Removed,
-    /// Its path leads to another file, or to none, and there was no SIGHUP.
+    /// Its path leads to another file, and no name to it.
     Replaced,
-}
-
-impl Change {
-    /// Whether lines that are written now are not found under the path.
-    pub(super) const fn is_away(self) -> bool {
-        matches!(self, Self::Removed | Self::Replaced)
-    }
+    /// It has another name, and there was no SIGHUP.
+    Moved,
 }
 
 impl fmt::Display for Change {
@@ -47,7 +42,8 @@ impl fmt::Display for Change {
             Self::Extended => "extended by bytes that this service did not write",
             Self::Overwritten => "overwritten",
             Self::Removed => "removed",
-            Self::Replaced => "moved or replaced without SIGHUP",
+            Self::Replaced => "replaced by another file",
+            Self::Moved => "moved away without SIGHUP",
         })
     }
 }
@@ -110,23 +106,26 @@ impl Left {
         if now != before || change.is_some() {
             self.line = None;
         }
-        let is_there = self
-            .path
-            .metadata()
-            .is_ok_and(|there| (there.dev(), there.ino()) == (metadata.dev(), metadata.ino()));
-        if is_there {
+        let there = self.path.metadata().map(|there| (there.dev(), there.ino()));
+        if there.as_ref().is_ok_and(|there| *there == (metadata.dev(), metadata.ino())) {
             (self.away_since, self.is_reported) = (None, false);
             return Ok(change);
         }
         let away_since = *self.away_since.get_or_insert_with(Instant::now);
-        let away = match metadata.nlink() {
-            0 => Some(Change::Removed),
-            _ => (away_since.elapsed() >= ROTATION_MAX).then_some(Change::Replaced),
+        let away = match (metadata.nlink(), there) {
+            (0, Ok(_)) => Some(Change::Replaced),
+            (0, Err(_)) => Some(Change::Removed),
+            _ => (away_since.elapsed() >= ROTATION_MAX).then_some(Change::Moved),
         };
         let away = away.filter(|_| !self.is_reported);
         self.is_reported |= away.is_some();
         // Where it is matters more than what is in it.
         Ok(away.or(change))
+    }
+
+    /// Whether it was reported that what is written now is not found under the path.
+    pub(super) const fn is_away(&self) -> bool {
+        self.is_reported
     }
 
     fn has_last_line(&self, file: &File) -> io::Result<bool> {

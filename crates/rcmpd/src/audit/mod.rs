@@ -53,6 +53,8 @@ pub struct AuditLog {
     failed: AtomicU64,
     /// How often the log or its heads were found changed by another program.
     changed: AtomicU64,
+    /// Whether lines go to a file that has lost its name: that is not where they are kept.
+    is_lost: AtomicBool,
     /// Whether certificates are written whole, each once in a file.
     certificates: AtomicBool,
     written: Mutex<Written>,
@@ -145,6 +147,7 @@ impl AuditLog {
             relays: Mutex::default(),
             failed: AtomicU64::new(0),
             changed: AtomicU64::new(changed),
+            is_lost: AtomicBool::new(false),
             certificates: AtomicBool::new(config.certificates),
             written: Mutex::default(),
             shadow_agreed: AtomicU64::new(0),
@@ -172,6 +175,7 @@ impl AuditLog {
             (file, None) => *file = None,
         }
         self.has_file.store(file.is_some(), Ordering::Relaxed);
+        self.is_lost.store(false, Ordering::Relaxed);
         drop(file);
         self.certificates.store(config.certificates, Ordering::Relaxed);
         lock(&self.written).forget();
@@ -190,18 +194,31 @@ impl AuditLog {
         if let Some(mut heads) = heads {
             let path = heads.path().to_owned();
             self.report(&path, "heads of the audit log", heads.look_around());
+            if heads.is_away()
+                && let Err(error) = heads.reopen()
+            {
+                let (path, error) = (path.display(), format!("{error:#}"));
+                tracing::error!(%path, error, "Heads of the audit log are in a file without a name, and cannot go on under their path");
+            }
         }
         let mut file = lock(&self.file);
         let Some(writer) = file.as_mut() else { return };
         let path = writer.path().to_owned();
         let change = writer.look_around();
-        let is_away = matches!(change, Ok(Some(change)) if change.is_away());
         self.report(&path, "audit log", change);
-        if is_away {
-            if let Err(error) = writer.reopen(&path) {
-                tracing::error!(path = %path.display(), error = format!("{error:#}"), "The audit log cannot go on under its path");
+        if !writer.is_away() {
+            return;
+        }
+        match writer.reopen(&path) {
+            Ok(()) => {
+                self.is_lost.store(false, Ordering::Relaxed);
+                lock(&self.written).forget();
             }
-            lock(&self.written).forget();
+            Err(error) if !self.is_lost.swap(true, Ordering::Relaxed) => {
+                let (path, error) = (path.display(), format!("{error:#}"));
+                tracing::error!(%path, error, "The audit log is in a file without a name, and cannot go on under its path");
+            }
+            Err(_) => {}
         }
     }
 
@@ -382,7 +399,9 @@ impl AuditLog {
             tracing::debug!(target: "audit", %event, "Audit");
             return Ok(false);
         }
-        if self.required && self.heads_failing.load(Ordering::Relaxed) {
+        if self.required
+            && (self.heads_failing.load(Ordering::Relaxed) || self.is_lost.load(Ordering::Relaxed))
+        {
             return Err(AuditUnavailable);
         }
         let line = writer::start_line(event);

@@ -809,10 +809,10 @@ fn what_other_programs_do_to_an_open_log_is_reported_once() {
                 fs::write(place.path("other"), "").expect("it can be written");
                 fs::rename(place.path("other"), place.path("log")).expect("it can be moved");
             },
-            Change::Removed,
+            Change::Replaced,
             false,
         ),
-        (|place| fs::rename(place.path("log"), place.path("log.1")).expect("moved"), Change::Replaced, true),
+        (|place| fs::rename(place.path("log"), place.path("log.1")).expect("moved"), Change::Moved, true),
     ];
     for (act, change, waits) in acts {
         let place = Place::new();

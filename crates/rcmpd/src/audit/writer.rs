@@ -440,7 +440,7 @@ impl Writer {
         Ok(())
     }
 
-    /// What other programs did to the file, each thing once. Lines that nobody would find under the path go to a new file there.
+    /// What other programs did to the file, each thing once.
     pub(super) fn look_around(&mut self) -> io::Result<Option<Change>> {
         let change = self.left.look(&self.file)?;
         if change.is_some() {
@@ -449,6 +449,11 @@ impl Writer {
                 && last_bytes(&self.file, 1)?.0.first().is_some_and(|byte| *byte != b'\n');
         }
         Ok(change)
+    }
+
+    /// Whether lines are not found under the path any more.
+    pub(super) const fn is_away(&self) -> bool {
+        self.left.is_away()
     }
 
     /// The path under which it is written.
