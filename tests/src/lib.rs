@@ -8,4 +8,4 @@ pub mod peers;
 mod service;
 pub mod web;
 
-pub use service::{Demo, Finished, Service, binary};
+pub use service::{Demo, Finished, Service, binary, write_secret};

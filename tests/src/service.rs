@@ -61,6 +61,14 @@ pub(crate) fn finish(mut command: Command) -> Finished {
     }
 }
 
+/// Writes a secret that only its owner can read, into a file that may be there.
+pub fn write_secret(path: impl AsRef<Path>, secret: impl AsRef<[u8]>) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(secret.as_ref())).expect("the folder can be written");
+}
+
 /// What `rcmpd quickstart` makes.
 #[derive(Debug)]
 pub struct Demo {

@@ -1,7 +1,7 @@
 //! Web servers in front of the sidecar of a demo domain, as `rcmpd proxy-config` configures them, and a page behind them.
 
 use crate::peers::web_tool;
-use crate::service::{Demo, Finished, Service, finish};
+use crate::service::{Demo, Finished, Service, finish, write_secret};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -448,7 +448,7 @@ fn listener(
     let place = match server {
         WebServer::Traefik => {
             let secret = rcmpd::quickstart::random_password().expect("randomness");
-            fs::write(demo.path("sidecar.secret"), secret).expect("the folder is ours");
+            write_secret(demo.path("sidecar.secret"), secret);
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
             fs::set_permissions(demo.path("sidecar.secret"), mode).expect("the folder is ours");
             format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())

@@ -11,6 +11,7 @@ pub mod alt_security_identity;
 #[cfg(all(test, feature = "memory"))]
 mod battery;
 pub mod distinguished_name;
+pub mod file_access;
 pub mod fold;
 #[cfg(feature = "memory")]
 mod index;
@@ -32,6 +33,7 @@ pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Members
 pub use admin::{AccountAdmin, Change, Changes, Put};
 pub use alt_security_identity::AltSecurityIdentity;
 pub use distinguished_name::DistinguishedName;
+pub use file_access::FileAccess;
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;

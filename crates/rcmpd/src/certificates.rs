@@ -1,5 +1,6 @@
 //! Certificates from files: PEM as everybody has it, or bare DER.
 
+use account_store::FileAccess;
 use rcmp_service::certificate::Certificate;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -70,6 +71,15 @@ impl Chain {
         }
         Ok(issuers)
     }
+}
+
+/// All certificates of a file that says what is trusted. One that every user can change is refused.
+pub fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
+    let bytes = FileAccess::ReadByAll.read(path).map_err(|error| match error.get_ref() {
+        Some(_) => Unusable(format!("{} {error}", path.display())),
+        None => Unusable(format!("{}: cannot be read: {error}", path.display())),
+    })?;
+    certificates(&bytes).map_err(|error| Unusable(format!("{}: {error}", path.display())))
 }
 
 /// All certificates of a file.

@@ -904,6 +904,9 @@ pub enum AuditCommand {
         /// Who may have signed: a public key as `rcmpd audit key` prints it. Give it again for a key that was replaced.
         #[arg(long, value_name = "PEM", requires = "heads")]
         public_key: Vec<PathBuf>,
+        /// The number of the first line, if older files were removed on purpose. Without it the first line must be the first of the chain.
+        #[arg(long, value_name = "SEQ", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        first_seq: u64,
         #[command(flatten)]
         json: JsonArg,
     },

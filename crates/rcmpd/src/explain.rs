@@ -1,6 +1,6 @@
 //! Why a certificate is mapped or refused: one way to ask, for the command line and for HTTP.
 
-use crate::output::{line, visible};
+use crate::output::line;
 use crate::serve::now;
 use crate::stores::Accounts;
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
@@ -57,7 +57,7 @@ async fn look_through(accounts: &Accounts, mut nearest: Nearest) -> anyhow::Resu
 
 /// Prints it for people.
 pub fn print(explanation: &Explanation) {
-    let fact = |name: &str, value: &str| line(&format!("{name:12} {}", visible(value)));
+    let fact = |name: &str, value: &str| line(&format!("{name:12} {}", value));
     if let Some(certificate) = &explanation.certificate {
         fact("subject", &certificate.subject);
         fact("issuer", &certificate.issuer);
@@ -112,7 +112,7 @@ pub fn print(explanation: &Explanation) {
             None => "weak".to_owned(),
         };
         let found_by = titles(&weighed.found_by);
-        let (account, sid) = (visible(&weighed.account), &weighed.sid);
+        let (account, sid) = (&weighed.account, &weighed.sid);
         line(&format!("{account} ({sid}), made {}, is matched by {found_by}: {strength}", weighed.created));
         for (form, state) in &weighed.evidence {
             let says = match *state {
@@ -138,8 +138,8 @@ fn asked(asked: &Asked) {
         _ => asked.accounts.join(", "),
     };
     let granted = if asked.granted { "" } else { " (not for the certificate's authority to say)" };
-    line(&format!("  {} ({strength}): {} = {}", asked.form, asked.attribute, visible(&asked.value)));
-    line(&format!("    -> {}{granted}", visible(&found)));
+    line(&format!("  {} ({strength}): {} = {}", asked.form, asked.attribute, &asked.value));
+    line(&format!("    -> {}{granted}", &found));
 }
 
 fn conclusion(explanation: &Explanation) {
@@ -150,14 +150,12 @@ fn conclusion(explanation: &Explanation) {
         };
         return line(&format!(
             "{} decides ({}), and is asked{through}; nobody was asked now: `rcmpd map` asks",
-            visible(&routed.domain),
-            routed.by
+            &routed.domain, routed.by
         ));
     }
     if let (Some(account), Some(sid), Some(strength)) =
         (&explanation.account, &explanation.sid, explanation.strength)
     {
-        let account = visible(account);
         return line(&format!("{account} ({sid}), {}: {strength}", explanation.text));
     }
     let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();
@@ -178,9 +176,9 @@ fn conclusion(explanation: &Explanation) {
     ));
     if let Some(miss) = &explanation.nearest {
         line("");
-        line(&format!("nearest miss: {} of {}", miss.attribute, visible(&miss.account)));
-        line(&format!("  asked   {}", visible(&miss.asked)));
-        line(&format!("  stored  {}", visible(&miss.stored)));
+        line(&format!("nearest miss: {} of {}", miss.attribute, &miss.account));
+        line(&format!("  asked   {}", &miss.asked));
+        line(&format!("  stored  {}", &miss.stored));
         // A caret under the byte, where each byte is a column.
         if miss.asked.is_ascii() && miss.stored.is_ascii() {
             line(&format!("          {}^", " ".repeat(miss.differs_at)));
@@ -195,16 +193,19 @@ fn conclusion(explanation: &Explanation) {
         line("what would change that:");
     }
     for remedy in &explanation.remedies {
-        line(&format!("- {}", visible(&remedy.what)));
+        line(&format!("- {}", &remedy.what));
         if let Some(command) = &remedy.command {
-            line(&format!("\n{command}\n"));
+            line("");
+            line(command);
+            line("");
         }
         if let Some(ldif) = &remedy.ldif {
             line("  the same as LDIF:");
             ldif.lines().for_each(|text| line(&format!("    {text}")));
         }
         if let Some(powershell) = &remedy.powershell {
-            line(&format!("  the same in PowerShell:\n    {powershell}"));
+            line("  the same in PowerShell:");
+            line(&format!("    {powershell}"));
         }
     }
 }

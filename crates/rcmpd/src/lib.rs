@@ -2,6 +2,9 @@
 //!
 //! It knows every crate, therefore it decides nothing.
 
+// What is printed goes through `output`, which shows what terminals would obey.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod ask;
 pub mod audit;
 pub mod certificates;

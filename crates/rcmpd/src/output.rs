@@ -1,19 +1,57 @@
 //! What commands print: tables for people, JSON for programs.
 
 use crate::ask::{AskError, Mapped, ProvedPath};
+use crate::config::ConfigError;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use dtyp::Sid;
 use rcmp_service::explain::is_hidden;
 use rcmp_service::proof::{HopStrength, Role, Signed, Verified};
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 
-/// Prints a line; a reader that went away is no error.
+// INVARIANT: nothing else in this crate writes to standard output or standard error, but for completions, the manual page and the log.
+// Names come from certificates, peers, stores and files, and every function here shows them by `visible`.
+
+/// Prints a line; a reader that went away is no error. A line break in it is shown, not made.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", visible(text));
 }
 
-/// Text as it can be shown: what a certificate says must not move the cursor, nor turn the line around.
+/// Prints text of our own that has several lines. Names in it have gone through [`visible`].
+pub fn lines(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{}", visible_lines(text));
+}
+
+/// The same with the line breaks and tabs of a text.
+fn visible_lines(text: &str) -> String {
+    let shown = text.split_inclusive(['\n', '\t']).map(|part| match part.strip_suffix(['\n', '\t']) {
+        Some(start) => format!("{}{}", visible(start), &part[start.len()..]),
+        None => visible(part),
+    });
+    shown.collect()
+}
+
+/// Prints a message on standard error, in one line.
+pub fn message(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "rcmpd: {}", visible(text));
+}
+
+/// Prints text of our own that has several lines on standard error. Names in it have gone through [`visible`].
+pub fn message_lines(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", visible_lines(text));
+}
+
+/// Prints why a command failed.
+pub fn failure(error: &anyhow::Error) {
+    match error.downcast_ref::<ConfigError>() {
+        // It shows lines of a file.
+        Some(error) => message_lines(&format!("rcmpd: {error}")),
+        None => message(&format!("{error:#}")),
+    }
+}
+
+/// Text as it can be shown: what a certificate says must not move the cursor, nor turn the line around, nor make lines.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -25,21 +63,27 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// JSON in which everything that a terminal obeys, or does not show, is escaped. It is the same value.
+pub fn visible_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Between members, JSON has line breaks of its own; in strings they are escaped already.
+        match is_hidden(c) && c != '\n' {
+            true => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(shown, "\\u{unit:04x}");
+                }
+            }
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// Prints JSON.
 pub fn json(value: &Value) {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    // JSON lets these stand as they are, and terminals obey them.
-    let obeyed = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
-    match text.contains(obeyed) {
-        false => line(&text),
-        true => line(&text.chars().fold(String::new(), |mut escaped, c| {
-            match obeyed(c) {
-                true => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
-                false => escaped.push(c),
-            }
-            escaped
-        })),
-    }
+    let _ = writeln!(std::io::stdout().lock(), "{}", visible_json(&text));
 }
 
 /// A table with a head: lines around it on a terminal, none elsewhere.
@@ -57,13 +101,15 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
         rows.iter().any(|row: &Vec<String>| row.get(at).is_some_and(|cell| cell.starts_with("S-1-")))
     };
     let sids: Vec<usize> = (0..head.len()).filter(|at| is_sid(*at)).collect();
-    table.add_rows(rows);
+    table
+        .add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| visible(&cell)).collect::<Vec<_>>()));
     for at in sids {
         if let Some(column) = table.column_mut(at) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
-    line(&table.trim_fmt());
+    // A line of the table is not a cell: what is in cells is visible already.
+    lines(&table.trim_fmt());
 }
 
 /// Facts, one a line.
@@ -223,8 +269,8 @@ pub fn mapped(mapped: &Mapped) {
     if let Some(path) = &mapped.path {
         let rows = path.hops.iter().map(|Verified { hop, signed }| {
             vec![
-                visible(&hop.domain),
-                visible(&hop.server),
+                hop.domain.clone(),
+                hop.server.clone(),
                 role_name(hop.role).to_owned(),
                 strength_name(hop.strength).to_owned(),
                 signature_name(*signed).to_owned(),
@@ -254,9 +300,36 @@ pub fn ask_error(error: &AskError, as_json: bool) {
             &json!({ "error": error.to_string(), "status": status, "exit_code": error.exit_code(), "hint": error.hint() }),
         );
     }
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "rcmpd: {error}");
+    match error {
+        // It may show lines of a configuration.
+        AskError::Input(_) => message_lines(&format!("rcmpd: {error}")),
+        _ => message(&error.to_string()),
+    }
     if !error.hint().is_empty() {
-        let _ = writeln!(stderr, "       {}", error.hint());
+        message_lines(&format!("       {}", error.hint()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_terminals_obey_is_escaped_and_stays_the_same_value() {
+        let name = "a\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\u{2066}\u{200b}\n\r\t\u{2028}\u{e0041}\u{feff}b";
+        let shown = visible(name);
+        assert_eq!(
+            shown,
+            "a\\u{1b}]0;x\\u{7}\\u{9b}2J\\u{202e}\\u{2066}\\u{200b}\\u{a}\\u{d}\\u{9}\\u{2028}\\u{e0041}\\u{feff}b"
+        );
+        assert!(shown.is_ascii());
+        assert_eq!(
+            visible_lines("a\u{1b}\n\tb\r\n\n"),
+            "a\\u{1b}\n\tb\\u{d}\n\n",
+            "a text of our own has lines"
+        );
+        let text = visible_json(&serde_json::to_string_pretty(&json!({ "name": name })).expect("JSON"));
+        assert!(text.bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte)), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), json!({ "name": name }));
     }
 }

@@ -12,9 +12,9 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rcmp_service::certificate::Certificate;
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
@@ -49,8 +49,8 @@ pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
     if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
         bail!("{} exists already, and nothing is overwritten; choose another folder", taken.display());
     }
-    for folder in [dir.to_owned(), at("machines"), at("certs")] {
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (folder, mode) in [(dir.to_owned(), 0o755), (at("machines"), 0o700), (at("certs"), 0o755)] {
+        make_folder(&folder, mode)?;
     }
     let domain_sid = random_domain_sid()?;
     let domain = Domain { netbios: "CONTOSO".into(), dns: DNS.into(), sid: domain_sid };
@@ -92,6 +92,12 @@ pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
     store.put_machine(Put::New, machine, Some(secrets)).await?;
     write_new(&at("rcmpd.toml"), &configuration(&domain, port), 0o644)?;
     Ok(Made { config: at("rcmpd.toml"), files })
+}
+
+/// Makes a folder and those above it with a mode, which a umask may make narrower and never wider. One that is there stays as it is.
+pub(crate) fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.with_context(|| format!("cannot make {}", path.display()))
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! Ed25519 keys in files, for what this program signs: heads of the audit log, hops of a path. Each has a key of its own.
 
-use anyhow::{Context, bail};
+use account_store::FileAccess;
+use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -10,7 +11,7 @@ use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -27,9 +28,11 @@ impl PublicKey {
         der.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(Self)
     }
 
-    /// Reads a SubjectPublicKeyInfo in PEM.
+    /// Reads a SubjectPublicKeyInfo in PEM from a file that not every user can change.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let spki = SubjectPublicKeyInfoDer::from_pem_file(path)
+        let text = FileAccess::ReadByAll.read(path);
+        let text = text.map_err(|error| anyhow!("cannot use {}: it {error}", path.display()))?;
+        let spki = SubjectPublicKeyInfoDer::from_pem_slice(&text)
             .with_context(|| format!("{} is not a public key in PEM", path.display()))?;
         Self::from_spki(&spki).with_context(|| format!("{} is not an Ed25519 key", path.display()))
     }
@@ -72,16 +75,9 @@ impl SigningKey {
 
     /// Reads a key that only its owner can read.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let unreadable = || format!("the signing key {} cannot be read", path.display());
-        let mode = path.metadata().with_context(unreadable)?.permissions().mode();
-        if mode & 0o077 != 0 {
-            bail!(
-                "the signing key {} can be used by others than its owner (mode {:o}): chmod 600",
-                path.display(),
-                mode & 0o777
-            );
-        }
-        let text = Zeroizing::new(std::fs::read(path).with_context(unreadable)?);
+        let text = FileAccess::Owner
+            .read(path)
+            .map_err(|error| anyhow!("cannot use the signing key {}: it {error}", path.display()))?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(&text)
             .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der())

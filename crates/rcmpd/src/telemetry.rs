@@ -1,12 +1,17 @@
 //! Logs, and one span a call by OTLP where OpenTelemetry's standard variables ask for it.
 
 use crate::config::Telemetry;
+use crate::output::{visible, visible_json};
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use std::io::IsTerminal;
+use std::fmt::Debug;
+use std::io::{IsTerminal, Write};
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -34,10 +39,14 @@ impl Exporter {
 pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
     let filter = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&config.log));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt::layer();
     let log = match config.json {
-        true => log.json().boxed(),
-        false => log.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        true => log.with_writer(|| VisibleJson(std::io::stderr())).json().boxed(),
+        false => log
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .fmt_fields(debug_fn(write_field).delimited(" "))
+            .boxed(),
     };
     let provider = exporting(|name| std::env::var(name).ok())?.then(provider).transpose()?;
     let spans = provider.as_ref().map(|provider| {
@@ -51,6 +60,30 @@ pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
     });
     tracing_subscriber::registry().with(log.with_filter(filter)).with(spans).try_init()?;
     Ok(Exporter(provider))
+}
+
+/// Writes a field as text. Names and errors of peers stand in fields, and must not move the cursor, make lines or turn them around.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let value = visible(&format!("{value:?}"));
+    match field.name() {
+        "message" => write!(writer, "{value}"),
+        name => write!(writer, "{}={value}", name.strip_prefix("r#").unwrap_or(name)),
+    }
+}
+
+/// Writes events in JSON with everything escaped that terminals obey.
+struct VisibleJson<W>(W);
+
+impl<W: Write> Write for VisibleJson<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        // Events come one by one, each whole.
+        self.0.write_all(visible_json(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Whether the environment asks for spans, by the variables of OpenTelemetry's specification.
@@ -86,7 +119,18 @@ fn provider() -> anyhow::Result<SdkTracerProvider> {
 
 #[cfg(test)]
 mod tests {
-    use super::exporting;
+    use super::{VisibleJson, exporting};
+    use std::io::Write;
+
+    #[test]
+    fn events_in_json_have_nothing_that_terminals_obey() {
+        let mut log = VisibleJson(Vec::new());
+        log.write_all("{\"a\":\"\u{9b}2J\u{202e}\u{e0041}\u{e9}\"}\n".as_bytes()).expect("memory takes all");
+        assert_eq!(
+            String::from_utf8(log.0).expect("it is text"),
+            "{\"a\":\"\\u009b2J\\u202e\\udb40\\udc41\u{e9}\"}\n"
+        );
+    }
 
     #[test]
     fn spans_are_exported_when_the_standard_variables_ask_for_it() {

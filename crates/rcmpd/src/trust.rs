@@ -3,6 +3,7 @@
 use crate::certificates;
 use crate::config::Mapping;
 use crate::lists::{self, Fetcher, FirstLook, List, Lists};
+use crate::output;
 use crate::responder::HttpResponder;
 use crate::serve;
 use account_store::AccountStore;
@@ -83,7 +84,7 @@ pub async fn mapper(
 ) -> anyhow::Result<Mapper> {
     let loaded = load(mapping, serve::now())?;
     for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
-        eprintln!("rcmpd: warning: {warning}");
+        output::message(&format!("warning: {warning}"));
     }
     loaded.mapper(store, server)
 }
@@ -109,7 +110,7 @@ pub async fn mapper_beside(
         }
         _ => {
             for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
-                eprintln!("rcmpd: warning: {warning}");
+                output::message(&format!("warning: {warning}"));
             }
         }
     }
@@ -177,13 +178,14 @@ fn key_id(certificate: &[u8]) -> anyhow::Result<KeyId> {
 fn read_all(paths: &[std::path::PathBuf], key: &str) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     for path in paths {
-        all.extend(certificates::read_file(path).with_context(|| format!("cannot use {key}"))?);
+        all.extend(certificates::read_trusted(path).with_context(|| format!("cannot use {key}"))?);
     }
     Ok(all)
 }
 
 fn read_one(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
-    let mut certificates = certificates::read_file(path).with_context(|| format!("cannot use the {key}"))?;
+    let mut certificates =
+        certificates::read_trusted(path).with_context(|| format!("cannot use the {key}"))?;
     match certificates.len() {
         1 => Ok(certificates.remove(0)),
         more => bail!("{} has {more} certificates, and one is meant ({key})", path.display()),

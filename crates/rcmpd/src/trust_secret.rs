@@ -98,6 +98,8 @@ mod tests {
         assert_eq!(tried(), None);
         let secret = SecretRef::File(file.clone());
         std::fs::write(&file, "one\n").expect("it can be written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, mode).expect("it is ours");
         assert!(!is_changing(&secret));
         write_next(&file, "two").expect("it can be written");
         assert!(is_changing(&secret));

@@ -6,7 +6,7 @@ use crate::cores::apart;
 use crate::generator::Generator;
 use crate::table::Table;
 use crate::{CALLS, cpu_ns, least, serve};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use std::fs;
 
 const ACCOUNTS: u32 = 1000;
@@ -43,7 +43,7 @@ async fn cost(generator: &Generator, accounts: &Accounts, servers: &[&Service]) 
 fn asking(netbios: &str, address: &str, contoso: &Service, next: &Service, via: &str) -> Service {
     let demo = Demo::domain(netbios, "DC", address, contoso);
     let secret = next.add_trust(netbios);
-    fs::write(demo.path("next.secret"), secret).unwrap();
+    write_secret(demo.path("next.secret"), secret);
     let transit = if via.is_empty() { "" } else { "transit = [\"CONTOSO\"]\n" };
     next.configure(&format!("{}direction = \"inbound\"\nkind = \"rcmpd\"\n{transit}", demo.as_peer()));
     next.edit(|text| text.replace("[audit]\npath = \"audit.log\"\n", ""));

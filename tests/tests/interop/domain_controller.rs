@@ -1,8 +1,8 @@
 //! Our client at a real Samba AD DC: finding it, the channel, opnums 21, 39 and 30, and refusals, beside what Impacket gets there.
 
 use crate::SUCCESS;
-use rcmpd_tests::Demo;
 use rcmpd_tests::peers::SambaDc;
+use rcmpd_tests::{Demo, write_secret};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
@@ -108,7 +108,7 @@ fn rotates_a_secret(dc: &SambaDc) {
 fn the_command_line_says_what_is_wrong(dc: &SambaDc) {
     let demo = Demo::new();
     let secret = demo.path("machines/WEB04.secret");
-    fs::write(&secret, format!("{}\n", dc.secret("WEB04$"))).unwrap();
+    write_secret(&secret, format!("{}\n", dc.secret("WEB04$")));
     let map = |server: &str, secret: &str| {
         let mut command = dc.beside(rcmpd_tests::binary());
         command.args(["map", &demo.certificate("alice"), "--server", server, "--machine", "WEB04$"]);
@@ -167,7 +167,7 @@ fn is_a_peer_that_is_tested_and_rotated(dc: &SambaDc) {
     assert_eq!(domain("test")["servers"][0]["good"], true);
     // A secret that was written down for a rotation, and never told, is the one that is told.
     let pending = "A-secret-that-was-written-down-before-the-lights-went-out";
-    fs::write(demo.path("trusts/FABRIKAM.secret.next"), pending).unwrap();
+    write_secret(demo.path("trusts/FABRIKAM.secret.next"), pending);
     assert_eq!(domain("rotate")["done"], "the secret was changed");
     assert_eq!(fs::read_to_string(demo.path("trusts/FABRIKAM.secret")).unwrap(), pending);
     assert_eq!(domain("test")["servers"][0]["good"], true);

@@ -2,7 +2,7 @@
 
 use crate::SUCCESS;
 use rcmpd_tests::peers::{SambaDc, run};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
@@ -24,7 +24,7 @@ fn relay(dc: &SambaDc, more: &str) -> Service {
             ["machine", "add", &name, "--secret-file", &file, "--permission", "rcmp", "-c", "rcmpd.toml"];
         demo.rcmpd(&arguments).code(0);
     }
-    fs::write(demo.path("relay.secret"), dc.secret("WEB07$")).unwrap();
+    write_secret(demo.path("relay.secret"), dc.secret("WEB07$"));
     demo.configure(&format!(
         "[[relay]]\npackage = \"Kerberos\"\nservers = [\"{}:{}\"]\naccount = \"WEB07$\"\nsecret = \"file:relay.secret\"\n\
          machines = [\"web01$\"]\nresponse_crypt = \"encrypt\"\n{more}",

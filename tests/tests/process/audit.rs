@@ -72,7 +72,12 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     fs::write(service.path(files[0]), whole).unwrap();
     // One file too few, at either end.
     verify(&service, &["audit.log.1"]).code(3);
-    assert_eq!(verify(&service, &["audit.log"]).code(0).json()["first_seq"], old.len() + 1);
+    let newer = verify(&service, &["audit.log"]).code(3);
+    assert!(newer.stderr.contains("the beginning is missing"), "{newer:?}");
+    let first = (old.len() + 1).to_string();
+    let newer = verify(&service, &["audit.log", "--first-seq", &first]).code(0).json();
+    assert_eq!(newer["first_seq"], old.len() + 1);
+    verify(&service, &["audit.log", "--first-seq", "2"]).code(3);
     service.rcmpd(&["audit", "key", "other.key", "--json"]).code(0).json();
     let other =
         ["audit", "verify", files[0], files[1], "--heads", "audit.heads", "--public-key", "other.key.pub"];
@@ -137,6 +142,51 @@ fn openssl_verifies_a_head() {
     let public = openssl(&["pkey", "-in", "audit.key", "-pubout"]).stdout;
     assert_eq!(public, fs::read(service.path("audit.key.pub")).unwrap());
     assert!(String::from_utf8(public).unwrap().contains(head["public_key"].as_str().unwrap()));
+}
+
+/// Waits until the log of the service has a line that has all of these.
+fn wait_for_line(service: &mut Service, parts: &[&str]) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !service.log().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+        assert!(std::time::Instant::now() < deadline, "{parts:?} in {}", service.log());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_emptied_or_exchanged_log_is_reported_while_clients_are_served() {
+    let mut service = chained(1).serve();
+    service.map("alice").code(0);
+    // A rotation is none of that.
+    fs::rename(service.path("audit.log"), service.path("audit.log.1")).unwrap();
+    service.signal(Signal::HUP);
+    service.wait_for_log("Reloaded");
+    service.map("alice").code(0);
+    assert_eq!(service.metric("rcmpd_audit_changes_total"), 0);
+    fs::File::create(service.path("audit.log")).unwrap();
+    wait_for_line(&mut service, &["ERROR", "audit.log", "emptied"]);
+    assert_eq!(service.metric("rcmpd_audit_changes_total"), 1);
+    service.map("alice").code(0);
+    // A file of the attacker's in its place: the service goes on in none that is not of its chain. Lines are required, so it decides
+    // nothing until they are kept again.
+    fs::write(service.path("other"), "{\"event\":\"map\",\"seq\":1,\"prev\":\"\"}\n").unwrap();
+    fs::rename(service.path("other"), service.path("audit.log")).unwrap();
+    wait_for_line(&mut service, &["ERROR", "audit.log", "replaced by another file"]);
+    wait_for_line(&mut service, &["ERROR", "cannot go on under its path"]);
+    assert_ne!(service.map("alice").code, 0);
+    fs::remove_file(service.path("audit.log")).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while service.map("alice").code != 0 {
+        assert!(std::time::Instant::now() < deadline, "{}", service.log());
+    }
+    assert!(lines(&service.path("audit.log")).iter().any(|line| line["account"] == "alice"));
+    // At the start: an emptied log, whose lines were signed.
+    stop(&mut service);
+    fs::File::create(service.path("audit.log")).unwrap();
+    service.start_again();
+    wait_for_line(&mut service, &["ERROR", "ends before its newest signed head"]);
+    assert_eq!(service.metric("rcmpd_audit_changes_total"), 1);
+    verify(&service, &["audit.log"]).code(3);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rcmp_service::message::PACKAGE_NAME;
 use rcmpd_tests::client::Client;
 use rcmpd_tests::peers::Rotel;
 use rcmpd_tests::peers::{impacket, question, question_with};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -47,8 +47,8 @@ fn chain(told: &Told<'_>) -> Chain {
     let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
     let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
     // What is asked of a domain is asked as its trust.
-    fs::write(b.path("contoso.secret"), c.add_trust("FABRIKAM")).unwrap();
-    fs::write(a.path("fabrikam.secret"), b.add_trust("NORTHWIND")).unwrap();
+    write_secret(b.path("contoso.secret"), c.add_trust("FABRIKAM"));
+    write_secret(a.path("fabrikam.secret"), b.add_trust("NORTHWIND"));
 
     c.configure(&format!("{}direction = \"inbound\"\nkind = \"{kind}\"\n{}", b.as_peer(), told.forward[2]));
     c.configure("[audit]\npath = \"audit.log\"");
@@ -240,8 +240,8 @@ fn a_circle_ends_at_once() {
     let c = Demo::new();
     let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
     let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
-    fs::write(b.path("northwind.secret"), a.add_trust("FABRIKAM")).unwrap();
-    fs::write(a.path("fabrikam.secret"), b.add_trust("NORTHWIND")).unwrap();
+    write_secret(b.path("northwind.secret"), a.add_trust("FABRIKAM"));
+    write_secret(a.path("fabrikam.secret"), b.add_trust("NORTHWIND"));
     let [to_a, to_b] = ["127.0.0.1:0", "127.0.0.2:0"]
         .map(|address| std::net::TcpListener::bind(address).unwrap().local_addr().unwrap());
     let both = |other: &Demo, servers, secret: &str| {
@@ -468,7 +468,7 @@ fn an_explanation_says_who_decides_and_asks_nobody() {
 fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
     let c = Demo::new();
     let a = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &c);
-    fs::write(a.path("contoso.secret"), c.add_trust("NORTHWIND")).unwrap();
+    write_secret(a.path("contoso.secret"), c.add_trust("NORTHWIND"));
     c.configure(&format!("{}direction = \"inbound\"\n", a.as_peer()));
     // A second server of the domain: the same accounts, another process.
     let twin = Demo::new();

@@ -1,6 +1,6 @@
 //! Every command, every exit code, every promise of the help.
 
-use rcmpd_tests::{Demo, Finished};
+use rcmpd_tests::{Demo, Finished, write_secret};
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;
@@ -111,7 +111,7 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
         .code(4);
     assert!(done.stderr.contains("did not answer in time"), "{done:?}");
     // 5: no channel.
-    fs::write(service.path("wrong.secret"), "not the password\n").unwrap();
+    write_secret(service.path("wrong.secret"), "not the password\n");
     let done = map("certs/alice.pem", &server, "WEB01$", "wrong.secret").code(5);
     assert!(done.stderr.contains("secret is wrong"), "{done:?}");
     let done = map("certs/alice.pem", &server, "NOBODY$", secret).code(5);

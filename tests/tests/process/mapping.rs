@@ -115,7 +115,11 @@ fn a_slip_in_a_stored_value_is_named_and_mended() {
     let done = demo.rcmpd(&["explain", "certs/new.pem", "-c", "rcmpd.toml"]).code(3);
     assert!(done.stdout.contains("nearest miss: altSecurityIdentities of carol"), "{}", done.stdout);
     assert!(done.stdout.contains("the other way round after <SR>"), "{}", done.stdout);
-    let line = done.stdout.lines().find(|line| line.starts_with("rcmpd account set carol")).unwrap();
+    let line = done
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("rcmpd account set ") && line.ends_with(" -- carol"))
+        .unwrap();
     assert!(line.contains("<SR>563412"), "{line}");
     demo.paste(line).code(0);
     let explained = demo.rcmpd(&["explain", "certs/new.pem", "-c", "rcmpd.toml", "--json"]).code(0).json();
@@ -129,7 +133,7 @@ fn a_stranger_s_certificate_is_not_offered_to_whom_it_resembles() {
         demo.rcmpd(&["explain", "certs/mallory.pem", "-c", "rcmpd.toml", "--json"]).code(3).json();
     assert_eq!(explained["nearest"]["account"], "carol", "their names are alike");
     let line = explained["remedies"][0]["command"].as_str().unwrap();
-    assert!(line.starts_with("rcmpd account set NAME "), "{line}");
+    assert!(line.starts_with("rcmpd account set ") && line.ends_with(" -- NAME"), "{line}");
 }
 
 #[test]

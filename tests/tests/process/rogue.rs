@@ -16,8 +16,8 @@ use pac::{
     UpnDnsInfo, VerifiedPac,
 };
 use rcmp_service::message::{PACKAGE_NAME, Response};
-use rcmpd_tests::Demo;
 use rcmpd_tests::client::Client;
+use rcmpd_tests::{Demo, write_secret};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
@@ -213,7 +213,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         Arc::clone(&speech),
     )
     .await;
-    fs::write(asking.path("contoso.secret"), secret).unwrap();
+    write_secret(asking.path("contoso.secret"), secret);
     asking.configure(&format!(
         "{}direction = \"outbound\"\nservers = [\"{address}\"]\nsecret = \"file:contoso.secret\"",
         honest.as_peer()
@@ -370,7 +370,7 @@ async fn an_opaque_answer_with_data_is_not_passed_on() {
         Arc::clone(&speech),
     )
     .await;
-    fs::write(demo.path("relay.secret"), password).unwrap();
+    write_secret(demo.path("relay.secret"), password);
     demo.configure(&format!(
         "[audit]\npath = \"audit.log\"\n[[relay]]\npackage = \"WDigest\"\nservers = [\"{address}\"]\naccount = \"RELAY$\"\n\
          secret = \"file:relay.secret\"\nmachines = [\"WEB01$\"]\nresponse_crypt = \"encrypt\""

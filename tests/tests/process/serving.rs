@@ -4,7 +4,7 @@ use netlogon_transport::client::{Association, ChannelError, SystemRandomness};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
 use rcmpd::certificates::Chain;
 use rcmpd_tests::client::Client;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
@@ -73,7 +73,7 @@ async fn a_rotated_secret_is_the_secret_from_then_on() {
     assert!(Client::establish(&server, "CONTOSO", "WEB01$", &old).await.is_err());
     // Whoever lost it gives a new one with the command line.
     old = "set-by-the-operator-instead".to_owned();
-    fs::write(service.path("machines/WEB01.secret"), format!("{old}\n")).unwrap();
+    write_secret(service.path("machines/WEB01.secret"), format!("{old}\n"));
     service
         .rcmpd(&["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "-c", "rcmpd.toml"])
         .code(0);

@@ -2,7 +2,7 @@
 
 use crate::revocation::eventually;
 use rcmpd_tests::openssl::{Authority, openssl};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -108,7 +108,7 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(demo.path("sidecar.secret"), mode).unwrap();
     };
-    fs::write(demo.path("sidecar.secret"), "correct horse battery\n").unwrap();
+    write_secret(demo.path("sidecar.secret"), "correct horse battery\n");
     private(0o600);
     demo.configure(
         "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"\nsecret = \"file:sidecar.secret\"",
@@ -132,7 +132,7 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     ]);
     let (why, shown) = (&printed.stderr, &printed.stdout);
     assert!(printed.code == 1 && why.contains("other characters") && shown.is_empty(), "{printed:?}");
-    fs::write(demo.path("sidecar.secret"), "correct-horse-battery\n").unwrap();
+    write_secret(demo.path("sidecar.secret"), "correct-horse-battery\n");
     private(0o644);
     let open = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
     assert!(open.stderr.contains("sidecar.secret can be used by everybody"), "{}", open.stderr);
@@ -173,7 +173,7 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     silent.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     assert_eq!(silent.read(&mut [0]).unwrap(), 0, "it is closed");
     // A secret that leaked is worth nothing any more.
-    fs::write(service.path("sidecar.secret"), "Tr0ub4dor").unwrap();
+    write_secret(service.path("sidecar.secret"), "Tr0ub4dor");
     service.reload();
     assert_eq!(answered("correct-horse-battery"), "HTTP/1.1 500");
     assert_eq!(ask(&[("X-Sidecar-Secret", "correct-horse-battery")]), 500);
@@ -368,7 +368,7 @@ fn decisions_are_remembered_as_long_as_they_are_right() {
 #[test]
 fn what_does_not_fit_is_kept_behind_a_reference() {
     let demo = Demo::new();
-    fs::write(demo.path("admin.token"), "t0ken").unwrap();
+    write_secret(demo.path("admin.token"), "t0ken");
     demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\""));
     for n in 0..30 {
         let name = format!("Department of Things {n}");

@@ -4,7 +4,7 @@ use crate::issuing::{Authority, Wanted};
 use crate::revocation::eventually;
 use crate::serving::{channel, question};
 use rcmp_service::message::PACKAGE_NAME;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
@@ -67,7 +67,11 @@ fn a_refusal_gives_the_line_that_makes_the_next_call_succeed() {
     for said in ["issuer+subject", "weak", "refused by binding full", "event 39"] {
         assert!(done.stdout.contains(said), "{said}: {}", done.stdout);
     }
-    let line = done.stdout.lines().find(|line| line.starts_with("rcmpd account set carol")).unwrap();
+    let line = done
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("rcmpd account set ") && line.ends_with(" -- carol"))
+        .unwrap();
     assert!(line.contains("'X509:<I>O=Contoso,CN=Contoso Demo CA<SR>"), "{line}");
     service.paste(line).code(0);
     let answer = service.map("carol").code(0).json();
@@ -189,7 +193,7 @@ fn a_mapping_of_two_accounts_is_refused_and_found_beforehand() {
     assert_eq!(explain(&service, "bob")["reason"], "ambiguous");
     let line = explain(&service, "bob");
     let line = line["remedies"].as_array().unwrap().iter().find_map(|remedy| {
-        remedy["command"].as_str().filter(|command| command.contains("account set carol")).map(str::to_owned)
+        remedy["command"].as_str().filter(|command| command.ends_with(" -- carol")).map(str::to_owned)
     });
     service.paste(&line.unwrap()).code(0);
     service.map("bob").code(0);
@@ -353,7 +357,7 @@ fn decisions_carry_the_numbers_and_names_that_windows_gives_them() {
 #[test]
 fn operators_are_told_over_http_and_nobody_else_is() {
     let demo = Demo::new();
-    fs::write(demo.path("admin.token"), "correct horse\n").unwrap();
+    write_secret(demo.path("admin.token"), "correct horse\n");
     demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\"\n#"));
     let service = demo.serve();
     let body = fs::read_to_string(service.certificate("carol")).unwrap();

@@ -18,6 +18,7 @@ mod worker;
 
 pub use sealing::SealingKey;
 
+use crate::file_access::{FileAccess, database_files};
 use crate::machines::MachineRecord;
 use crate::store::{Domain, Matches, Query, StoreError};
 use look_up::{GroupNames, Weigh};
@@ -75,9 +76,14 @@ impl SqliteStore {
         schema::create(path, domain)
     }
 
-    /// Opens a file, brought to the present version if it is older. Machines need the key their secrets are sealed
+    /// Opens a file that not every user may change, brought to the present version if it is older. Machines need the key their secrets are sealed
     /// under; without it questions about them are [`StoreError::Unavailable`].
     pub fn open(path: &Path, key: Option<&SealingKey>) -> Result<Self, StoreError> {
+        for file in database_files(path) {
+            FileAccess::ReadByAll
+                .check_path(&file)
+                .map_err(|error| StoreError::Unavailable(format!("{} {error}", file.display())))?;
+        }
         let held = Held::new(path)?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITE_BUSY_TIMEOUT)?;
         let domain = schema::prepare(path, &mut writer)?;

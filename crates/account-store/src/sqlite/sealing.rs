@@ -5,6 +5,7 @@
 //! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
 
 use super::{damaged, failed};
+use crate::file_access::FileAccess;
 use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::StoreError;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
@@ -12,9 +13,9 @@ use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
 use hkdf::Hkdf;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::Sha256;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -58,12 +59,8 @@ impl SealingKey {
     /// Reads a key file. One that others may read, or of another length, is [`StoreError::Unavailable`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::Unavailable(format!("key file {}: {why}", path.display()));
-        let mut file = File::open(path).map_err(|error| unusable(error.to_string()))?;
+        let mut file = FileAccess::Owner.open(path).map_err(|error| unusable(error.to_string()))?;
         let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
-        let mode = metadata.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(unusable(format!("mode {mode:03o} lets others read it; make it 600")));
-        }
         if !metadata.is_file() || metadata.len() != Self::LEN as u64 {
             return Err(unusable(format!("not a file of {} bytes", Self::LEN)));
         }

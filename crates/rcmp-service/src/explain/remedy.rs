@@ -56,10 +56,10 @@ impl Target<'_> {
             what: what.into(),
             value: Some(value.to_owned()),
             command: Some(format!(
-                "rcmpd account set {} --add-mapping {} -c {}",
-                shell_quoted(self.account),
+                "rcmpd account set --add-mapping {} -c {} -- {}",
                 shell_quoted(value),
-                shell_quoted(self.config)
+                shell_path(self.config),
+                shell_quoted(self.account)
             )),
             ldif: Some(self.ldif(value)),
             powershell: Some(self.powershell(value)),
@@ -95,6 +95,14 @@ pub fn shell_quoted(text: &str) -> String {
     match !text.is_empty() && text.bytes().all(is_plain) {
         true => text.to_owned(),
         false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// A path that is the value of an option: one that begins with a hyphen would be taken for another option.
+pub fn shell_path(path: &str) -> String {
+    match path.starts_with('-') {
+        true => shell_quoted(&format!("./{path}")),
+        false => shell_quoted(path),
     }
 }
 
@@ -142,10 +150,16 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
         _ => None,
     });
     let name = weighed.map(|record| record.account.name.as_str());
-    let config = shell_quoted(advice.config);
+    let config = shell_path(advice.config);
     let set = |what: &str, option: &str| {
-        let name = name.filter(|name| !name.chars().any(is_hidden)).unwrap_or("NAME");
-        vec![Remedy::done_by(what, format!("rcmpd account set {} {option} -c {config}", shell_quoted(name)))]
+        let name = name.unwrap_or("NAME");
+        vec![match is_pasteable_name(name) && is_pasteable_name(advice.config) {
+            true => Remedy::done_by(
+                what,
+                format!("rcmpd account set {option} -c {config} -- {}", shell_quoted(name)),
+            ),
+            false => Remedy::told(format!("{what}; {NOT_PASTEABLE}")),
+        }]
     };
     match advice.reason {
         Reason::NoMatch
@@ -243,13 +257,8 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     // Whose value only resembles the certificate's need not be whose certificate it is; whose value is a slip of it, is.
     let nearest =
         advice.nearest.as_ref().filter(|miss| miss.because.is_some()).map(|miss| miss.account.as_str());
-    // A name that cannot be seen is not put where it is to be pasted.
-    let account = name.or(nearest).filter(|name| !name.chars().any(is_hidden));
-    let target = Target {
-        account: account.unwrap_or("NAME"),
-        domain: advice.mapper.store().domain(),
-        config: advice.config,
-    };
+    let account = name.or(nearest).unwrap_or("NAME");
+    let target = Target { account, domain: advice.mapper.store().domain(), config: advice.config };
     let mut remedies = Vec::new();
     if let Some((name, form)) = withheld(advice.steps) {
         // It is stored already; to store it with somebody else would make it ambiguous.
@@ -266,7 +275,11 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
                 (None, Some(name)) => format!("store a strong mapping, with {name} if the certificate is theirs"),
                 (None, None) => "store a strong mapping with the account whose certificate it is".to_owned(),
             };
-            remedies.push(target.store(whose, &value));
+            let remedy = target.store(whose, &value);
+            remedies.push(match is_pasteable_name(account) && is_pasteable_name(advice.config) {
+                true => remedy,
+                false => Remedy { value: remedy.value, ..Remedy::told(format!("{}; {NOT_PASTEABLE}", remedy.what)) },
+            });
         }
         None => remedies.push(Remedy::told(format!(
             "grant the certificate's authority a strong form for this account, in [[mapping.authority]] of {}: grant = [\"issuer-serial\"]",
@@ -298,6 +311,15 @@ fn withheld(steps: &[Step]) -> Option<(&str, Form)> {
     })
 }
 
+/// Why there is no line to paste.
+const NOT_PASTEABLE: &str =
+    "there is no line to paste, because a name has characters that cannot be seen or that terminals obey";
+
+/// Whether a name is the same after it went through a terminal and a shell.
+fn is_pasteable_name(name: &str) -> bool {
+    !name.chars().any(is_hidden)
+}
+
 /// Whether a value means the same after it went through a terminal and a shell.
 fn is_pasteable(identity: &AltSecurityIdentity) -> bool {
     let text = identity.to_string();
@@ -306,14 +328,28 @@ fn is_pasteable(identity: &AltSecurityIdentity) -> bool {
         && text.parse::<AltSecurityIdentity>().is_ok_and(|parsed| parsed.key() == identity.key())
 }
 
-/// Whether a character cannot be seen, moves the cursor or turns the line around.
+/// Whether a character cannot be seen, looks like a space and is none, moves the cursor or turns the line around.
 pub fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
-        )
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
+    // Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt), and a Braille pattern without dots.
+    let is_ignorable = matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    );
+    is_ignorable || !is_printable(c)
+}
+
+/// Whether the standard library prints a character as it is where it debugs text: not the general categories Cc, Cf, Cn, Co, Zl, Zp, and of
+/// Zs only the space. A mark that belongs to the character before it is printable.
+fn is_printable(c: char) -> bool {
+    let mut buffer = [b'a'; 5];
+    let end = 1 + c.encode_utf8(&mut buffer[1..]).len();
+    std::str::from_utf8(&buffer[..end]).is_ok_and(|text| text.escape_debug().nth(1) == Some(c))
 }
 
 fn ambiguous(explanation: &Explanation, config: &str) -> Vec<Remedy> {
@@ -330,19 +366,20 @@ fn ambiguous(explanation: &Explanation, config: &str) -> Vec<Remedy> {
         "leave the certificate's names to one account; now it names {}",
         names.join(" and ")
     ))];
-    let pasteable = |text: &str| !text.chars().any(is_hidden);
-    for asked in
-        found.iter().filter(|asked| asked.attribute == "altSecurityIdentities" && pasteable(&asked.value))
-    {
-        for name in asked.accounts.iter().filter(|name| pasteable(name)) {
-            remedies.push(Remedy::done_by(
-                format!("take this mapping from {name}"),
-                format!(
-                    "rcmpd account set {} --remove-mapping {} -c {config}",
-                    shell_quoted(name),
-                    shell_quoted(&asked.value)
+    for asked in found.iter().filter(|asked| asked.attribute == "altSecurityIdentities") {
+        for name in &asked.accounts {
+            let what = format!("take this mapping from {name}");
+            remedies.push(match [name, &asked.value, config].into_iter().all(is_pasteable_name) {
+                true => Remedy::done_by(
+                    what,
+                    format!(
+                        "rcmpd account set --remove-mapping={} -c {config} -- {}",
+                        shell_quoted(&asked.value),
+                        shell_quoted(name)
+                    ),
                 ),
-            ));
+                false => Remedy::told(format!("{what}; {NOT_PASTEABLE}")),
+            });
         }
     }
     remedies
@@ -365,7 +402,7 @@ mod tests {
         assert_eq!(
             remedy.command.as_deref(),
             Some(
-                r#"rcmpd account set 'o'\''neil' --add-mapping 'X509:<I>O="It'\''s, Ltd.",CN=CA<SR>01' -c 'my files/rcmpd.toml'"#
+                r#"rcmpd account set --add-mapping 'X509:<I>O="It'\''s, Ltd.",CN=CA<SR>01' -c 'my files/rcmpd.toml' -- 'o'\''neil'"#
             )
         );
         assert_eq!(
@@ -381,6 +418,25 @@ mod tests {
                  altSecurityIdentities: X509:<I>O=\"It's, Ltd.\",CN=CA<SR>01\n-\n"
             )
         );
+    }
+
+    #[test]
+    fn characters_that_cannot_be_seen_are_hidden() {
+        // One of each general category and property that the Unicode Character Database has for it, and the ends of their ranges.
+        let hidden = "\u{0}\t\n\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{a0}\u{ad}\u{34f}\u{600}\u{61c}\u{6dd}\u{115f}\u{1160}\u{1680}\u{17b4}\
+                      \u{180b}\u{180e}\u{2000}\u{200b}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{202f}\u{2060}\u{2066}\u{2069}\
+                      \u{206f}\u{2800}\u{3000}\u{3164}\u{e000}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff9}\u{fffb}\u{ffff}\u{1d173}\u{e0001}\u{e007f}\
+                      \u{e0100}\u{f0000}\u{10ffff}";
+        assert_eq!(hidden.chars().filter(|c| !is_hidden(*c)).collect::<String>(), "");
+        // Names of people: letters, marks of their own, right-to-left scripts, an emoji.
+        let seen = " ~a\u{e9}e\u{301}\u{df}\u{416}\u{5d0}\u{5b0}\u{627}\u{64b}\u{915}\u{94d}\u{e01}\u{e34}\u{5c71}\u{ac00}\u{1f600}\\'\"";
+        assert_eq!(seen.chars().filter(|c| is_hidden(*c)).collect::<String>(), "");
+    }
+
+    #[test]
+    fn a_path_is_never_an_option() {
+        assert_eq!(shell_path("-c"), "./-c");
+        assert_eq!(shell_path("rcmpd.toml"), "rcmpd.toml");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A head proves the chain up to its line to whoever has the public key, and that the chain was so long. What it proves is
 //! worth as much as the place to which heads are copied is out of reach of whoever can write here.
 
+use super::left::{Change, Left};
+use super::strict::{self, Flaw};
 use super::writer::{self, Hash, Position};
 use crate::config::AuditHeads;
 use crate::signing::{PublicKey, SigningKey};
@@ -23,6 +25,7 @@ pub(super) const HEAD_LEN_MAX: usize = 4096;
 
 /// A line of the file of heads.
 #[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Head {
     pub(super) version: u32,
     pub(super) time: String,
@@ -32,12 +35,41 @@ pub(super) struct Head {
     pub(super) signature: String,
 }
 
+/// Why a line is no head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoHead {
+    /// It is the first part of one, as a crash leaves it.
+    Torn,
+    /// It is something that is never written.
+    Wrong(&'static str),
+}
+
+/// How each head begins.
+const START: &[u8] = b"{\"version\":1,\"time\":\"";
+
 /// The bytes that are signed.
 fn message(seq: u64, hash: &str, time: &str) -> Vec<u8> {
     format!("rcmpd audit head v1\n{seq}\n{hash}\n{time}\n").into_bytes()
 }
 
 impl Head {
+    /// Reads a line. One that says the same as a head in other bytes is no head: the signature covers only some of them.
+    pub(super) fn read(line: &[u8]) -> Result<Self, NoHead> {
+        match strict::check(line) {
+            Err(Flaw::Twice) => return Err(NoHead::Wrong("a member of this head is there twice")),
+            Err(Flaw::Part) if !line.is_empty() && (line.starts_with(START) || START.starts_with(line)) => {
+                return Err(NoHead::Torn);
+            }
+            Err(_) => return Err(NoHead::Wrong("this is not a head")),
+            Ok(()) => {}
+        }
+        let head: Self = serde_json::from_slice(line).map_err(|_| NoHead::Wrong("this is not a head"))?;
+        match serde_json::to_vec(&head).is_ok_and(|written| written == line) {
+            true => Ok(head),
+            false => Err(NoHead::Wrong("this head is not as heads are written")),
+        }
+    }
+
     /// Whether its own key signed it: that key, and the hash that it is about.
     pub(super) fn verified(&self) -> Option<(PublicKey, Hash)> {
         let key = PublicKey::from_spki(&BASE64.decode(&self.public_key).ok()?)?;
@@ -58,6 +90,8 @@ pub(super) fn sign(key: &SigningKey, position: Position, time: String) -> Head {
 /// The file of heads.
 pub(super) struct Heads {
     file: File,
+    left: Left,
+    config: AuditHeads,
     key: SigningKey,
     /// The newest in the file.
     newest: Position,
@@ -76,7 +110,7 @@ impl Heads {
             .with_context(|| format!("the heads of the audit log in {path} cannot be read"))?;
         let mut is_signed = false;
         let newest = bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
-            let head: Head = serde_json::from_slice(line).ok()?;
+            let head = Head::read(line).ok()?;
             let (signer, hash) = head.verified()?;
             // Anybody who can write here can sign something with a key of his own: it says nothing about our log.
             if signer != key.public && !std::mem::replace(&mut is_signed, true) {
@@ -88,7 +122,31 @@ impl Heads {
         if !is_signed && !bytes.is_empty() {
             bail!("{path} has no head at its end: move it away, and a new one is made");
         }
-        Ok(Self { file, key, newest: newest.unwrap_or_default() })
+        let left = Left::new(&config.path, &file, true);
+        Ok(Self { file, left, config: config.clone(), key, newest: newest.unwrap_or_default() })
+    }
+
+    /// What other programs did to the file, each thing once.
+    pub(super) fn look_around(&mut self) -> io::Result<Option<Change>> {
+        self.left.look(&self.file)
+    }
+
+    /// Whether heads are not found under the path any more.
+    pub(super) const fn is_away(&self) -> bool {
+        self.left.is_away()
+    }
+
+    /// Goes on in the file that is there now.
+    pub(super) fn reopen(&mut self) -> anyhow::Result<()> {
+        let newest = self.newest;
+        *self = Self::open(&self.config)?;
+        self.newest = newest;
+        Ok(())
+    }
+
+    /// The path under which it is written.
+    pub(super) fn path(&self) -> &std::path::Path {
+        self.left.path()
     }
 
     /// What the newest head is about; `seq` 0 when there is none.
@@ -104,8 +162,14 @@ impl Heads {
         log.sync_data()?;
         let head = sign(&self.key, position, crate::serve::now().to_string());
         let mut line = serde_json::to_vec(&head)?;
+        let last = (line.len(), writer::hash(&line));
         line.push(b'\n');
-        writer::append_line(&self.file, &line)?;
+        let written = writer::append_line(&self.file, &line);
+        match &written {
+            Ok(count) => self.left.wrote(*count, Some(last)),
+            Err(_) => self.left.forget(&self.file),
+        }
+        written?;
         self.newest = position;
         Ok(())
     }

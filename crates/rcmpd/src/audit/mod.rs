@@ -8,6 +8,8 @@
 
 mod decision;
 mod heads;
+mod left;
+mod strict;
 pub mod verify;
 mod writer;
 
@@ -17,6 +19,7 @@ use crate::config::Audit as AuditConfig;
 use decision::Written;
 use dtyp::{NtStatus, Sid};
 use heads::Heads;
+use left::Change;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Question, Reason};
@@ -24,10 +27,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use writer::Writer;
+use writer::{Opened, Writer};
 
 /// Writes to a file, or to the log when there is none.
 pub struct AuditLog {
@@ -47,6 +51,10 @@ pub struct AuditLog {
     /// Relayed calls by package and outcome, for metrics; packages are configured, so there are few.
     relays: Mutex<BTreeMap<(String, &'static str), u64>>,
     failed: AtomicU64,
+    /// How often the log or its heads were found changed by another program.
+    changed: AtomicU64,
+    /// Whether lines go to a file that has lost its name: that is not where they are kept.
+    is_lost: AtomicBool,
     /// Whether certificates are written whole, each once in a file.
     certificates: AtomicBool,
     written: Mutex<Written>,
@@ -105,6 +113,9 @@ pub struct Shadows {
     pub divergences: BTreeMap<(&'static str, &'static str), u64>,
 }
 
+/// How often files are looked at for what other programs did to them.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How soon a head that could not be written is tried again, at the latest.
 const HEAD_RETRY: Duration = Duration::from_secs(5);
 
@@ -113,8 +124,13 @@ impl AuditLog {
     pub fn open(config: &AuditConfig) -> anyhow::Result<Self> {
         let heads = config.heads.as_ref().map(Heads::open).transpose()?;
         let newest = heads.as_ref().map(Heads::newest);
+        let mut changed = 0;
         let file = match &config.path {
-            Some(path) if config.chain => Some(Writer::chained(path, newest)?),
+            Some(path) if config.chain => {
+                let (writer, opened) = Writer::chained(path, newest)?;
+                changed = opened.map_or(0, |opened| report_opened(path, opened));
+                Some(writer)
+            }
             Some(path) => Some(Writer::plain(path)?),
             None => None,
         };
@@ -130,6 +146,8 @@ impl AuditLog {
             decisions: Mutex::default(),
             relays: Mutex::default(),
             failed: AtomicU64::new(0),
+            changed: AtomicU64::new(changed),
+            is_lost: AtomicBool::new(false),
             certificates: AtomicBool::new(config.certificates),
             written: Mutex::default(),
             shadow_agreed: AtomicU64::new(0),
@@ -148,12 +166,16 @@ impl AuditLog {
         match (&mut *file, &config.path) {
             (Some(file), Some(path)) => file.reopen(path)?,
             (file, Some(path)) if config.chain => {
-                *file = Some(Writer::chained(path, new_heads.as_ref().map(Heads::newest))?);
+                let (writer, opened) = Writer::chained(path, new_heads.as_ref().map(Heads::newest))?;
+                let changed = opened.map_or(0, |opened| report_opened(path, opened));
+                self.changed.fetch_add(changed, Ordering::Relaxed);
+                *file = Some(writer);
             }
             (file, Some(path)) => *file = Some(Writer::plain(path)?),
             (file, None) => *file = None,
         }
         self.has_file.store(file.is_some(), Ordering::Relaxed);
+        self.is_lost.store(false, Ordering::Relaxed);
         drop(file);
         self.certificates.store(config.certificates, Ordering::Relaxed);
         lock(&self.written).forget();
@@ -163,6 +185,59 @@ impl AuditLog {
         drop(heads);
         self.sign();
         Ok(())
+    }
+
+    /// Looks what other programs did to the log and its heads, and reports each thing once. A log or heads that are not found under their
+    /// path any more go on in a new file there.
+    pub fn watch(&self) {
+        let heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
+        if let Some(mut heads) = heads {
+            let path = heads.path().to_owned();
+            self.report(&path, "heads of the audit log", heads.look_around());
+            if heads.is_away()
+                && let Err(error) = heads.reopen()
+            {
+                let (path, error) = (path.display(), format!("{error:#}"));
+                tracing::error!(%path, error, "Heads of the audit log are in a file without a name, and cannot go on under their path");
+            }
+        }
+        let mut file = lock(&self.file);
+        let Some(writer) = file.as_mut() else { return };
+        let path = writer.path().to_owned();
+        let change = writer.look_around();
+        self.report(&path, "audit log", change);
+        if !writer.is_away() {
+            return;
+        }
+        match writer.reopen(&path) {
+            Ok(()) => {
+                self.is_lost.store(false, Ordering::Relaxed);
+                lock(&self.written).forget();
+            }
+            Err(error) if !self.is_lost.swap(true, Ordering::Relaxed) => {
+                let (path, error) = (path.display(), format!("{error:#}"));
+                tracing::error!(%path, error, "The audit log is in a file without a name, and cannot go on under its path");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn report<E: Display>(&self, path: &Path, file: &'static str, change: Result<Option<Change>, E>) {
+        match change {
+            Ok(None) => {}
+            Ok(Some(change)) => {
+                self.changed.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(path = %path.display(), file, %change, "Another program changed a file of the audit: it was {change}");
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), file, %error, "A file of the audit cannot be looked at")
+            }
+        }
+    }
+
+    /// How often the log or its heads were found emptied, cut, overwritten, removed or replaced, or not as the heads say.
+    pub fn changes(&self) -> u64 {
+        self.changed.load(Ordering::Relaxed)
     }
 
     /// Signs the end of the chain, if heads are configured and there are new lines. Returns when to do so again.
@@ -324,7 +399,9 @@ impl AuditLog {
             tracing::debug!(target: "audit", %event, "Audit");
             return Ok(false);
         }
-        if self.required && self.heads_failing.load(Ordering::Relaxed) {
+        if self.required
+            && (self.heads_failing.load(Ordering::Relaxed) || self.is_lost.load(Ordering::Relaxed))
+        {
             return Err(AuditUnavailable);
         }
         let line = writer::start_line(event);
@@ -372,6 +449,35 @@ impl Audit for AuditLog {
         }))
         .map(drop)
     }
+}
+
+/// Logs what was found when a log was opened, and returns how many changes by other programs that is.
+fn report_opened(path: &Path, opened: Opened) -> u64 {
+    let path = path.display();
+    match opened {
+        Opened::EndsBeforeHead { last, head } => tracing::error!(
+            %path,
+            last,
+            head,
+            "The audit log ends before its newest signed head: lines are missing, or in a file that was moved while the \
+             service was stopped"
+        ),
+        Opened::NoHead { last } => tracing::error!(
+            %path,
+            last,
+            "The audit log has lines and no signed head: unless heads are new here, they were removed"
+        ),
+        Opened::NewChain { is_emptied: false } => {
+            tracing::info!(%path, "A new chain of the audit log starts in a new file");
+            return 0;
+        }
+        // An installer may have made the file, so this is no more than a warning.
+        Opened::NewChain { is_emptied: true } => {
+            tracing::warn!(%path, "A new chain of the audit log starts: the file is there and has no lines, so it may have been emptied");
+            return 0;
+        }
+    }
+    1
 }
 
 /// A stable name for logs and metrics.

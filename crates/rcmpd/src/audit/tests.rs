@@ -1,4 +1,5 @@
-use super::verify::{Report, Unusable, verify};
+use super::left::Change;
+use super::verify::{Against, Report, Unusable, verify};
 use super::writer::Position;
 use super::*;
 use crate::config::AuditHeads;
@@ -41,9 +42,14 @@ impl Place {
     }
 
     fn verify(&self, files: &[&str], heads: bool) -> Result<Report, Unusable> {
+        self.verify_from(1, files, heads)
+    }
+
+    fn verify_from(&self, first_seq: u64, files: &[&str], heads: bool) -> Result<Report, Unusable> {
         let files: Vec<PathBuf> = files.iter().map(|name| self.path(name)).collect();
         let path = self.path("heads");
-        verify(&files, heads.then_some(&*path), &[self.key()], &mut |_| {})
+        let (heads, key) = (heads.then_some(&*path), self.key());
+        verify(&files, &Against { heads, trusted: &[key], first_seq }, &mut |_| {})
     }
 
     #[track_caller]
@@ -144,7 +150,10 @@ fn a_chain_goes_on_over_a_restart_and_a_rotation() {
     assert_eq!(place.lines("log").len(), 2);
     let report = place.good(&["log.1", "log"], false);
     assert_eq!((report.first_seq, report.last_seq), (1, 7));
-    assert_eq!(place.good(&["log"], false).first_seq, 6);
+    // The newer file alone is verified only by an operator who says that it is.
+    assert!(place.broken(&["log"], false).2.contains("the beginning is missing (seq 1 to 5)"));
+    let alone = place.verify_from(6, &["log"], false).expect("it can be used");
+    assert_eq!((alone.broken, alone.first_seq), (None, 6));
     // In the wrong order, and with one too many.
     assert_eq!(place.broken(&["log", "log.1"], false).1, 1);
     assert_eq!(
@@ -204,12 +213,13 @@ fn after_a_restart_a_new_file_goes_on_from_the_newest_head() {
     let report = place.good(&["log.1", "log"], true);
     assert_eq!(report.heads.expect("there are heads").not_covered, 2);
     // The file alone hangs on the head about the line before it.
-    place.good(&["log"], true);
-    let mut first = value(&place.lines("log")[0]);
-    first["prev"] = json!("1".repeat(64));
-    place.put("log", &[first.to_string()]);
-    let found = place.broken(&["log"], true);
-    assert_eq!(found, ("log".to_owned(), 1, "a head was signed for another line before it".to_owned()));
+    let alone = || place.verify_from(3, &["log"], true).expect("it can be used").broken;
+    assert_eq!(alone(), None);
+    let first = place.lines("log").remove(0);
+    let prev = value(&first)["prev"].as_str().expect("a hash").to_owned();
+    place.put("log", &[first.replace(&prev, &"1".repeat(64))]);
+    let found = alone().expect("it is broken");
+    assert_eq!((found.line, &*found.what), (1, "a head was signed for another line before it"));
     // Without heads there is a new chain, and it says so.
     fs::remove_file(place.path("log")).expect("it can be removed");
     tell(&place.open(false), 3);
@@ -224,7 +234,8 @@ fn a_torn_line_stays_and_is_covered() {
     tell(&log, 1);
     drop(log);
     place.append("log", b"{\"version\":1,\"time\":\"20");
-    assert!(place.good(&["log"], false).open_end, "it may be on its way");
+    let cut = place.verify(&["log"], false).expect("it can be used");
+    assert!(cut.open_end && cut.broken.is_some_and(|broken| broken.line == 3), "no service writes it");
     let log = place.open(false);
     tell(&log, 2);
     drop(log);
@@ -425,9 +436,9 @@ fn tampering_is_found() {
     // A chain that was made anew from a changed line on is whole in itself.
     let mut anew: Vec<String> = lines[..4].to_vec();
     for line in &lines[4..] {
-        let mut changed = value(&line.replace("\"number\":5", "\"number\":6"));
-        changed["prev"] = json!(hex(&writer::hash(anew.last().expect("there is one").as_bytes())));
-        anew.push(changed.to_string());
+        let prev = value(line)["prev"].as_str().expect("a hash").to_owned();
+        let changed = hex(&writer::hash(anew.last().expect("there is one").as_bytes()));
+        anew.push(line.replace("\"number\":5", "\"number\":6").replace(&prev, &changed));
     }
     place.put("log", &anew);
     place.good(&["log"], false);
@@ -520,17 +531,19 @@ fn a_forged_head_is_found() {
     check(&changed, 3, "signed by another key");
     let files = [place.path("log")];
     let all = |trusted: &[PublicKey]| {
-        let report = verify(&files, Some(&place.path("heads")), trusted, &mut |_| {}).expect("usable");
+        let path = place.path("heads");
+        let against = Against { heads: Some(&path), trusted, first_seq: 1 };
+        let report = verify(&files, &against, &mut |_| {}).expect("usable");
         assert_eq!(report.broken, None);
         report.heads.expect("there are heads").keys.len()
     };
     let other = PublicKey::read(&place.path("other.pub")).expect("the public half");
     assert_eq!(all(&[]), 2, "told, but not refused");
     assert_eq!(all(&[place.key(), other]), 2);
-    // A torn head is told.
+    // A head that was not written whole is broken, until the service has gone on after it.
     place.put("heads", &heads);
     place.append("heads", b"{\"version\":1,");
-    assert_eq!(place.good(&["log"], true).heads.expect("there are heads").unreadable, 1);
+    assert_eq!(place.broken(&["log"], true).2, "this head is not whole");
     let log = place.open(true);
     tell(&log, 9);
     log.sign();
@@ -593,4 +606,272 @@ fn a_signing_key_is_its_owner_s_alone_and_never_overwritten() {
         assert!(error.to_string().contains(what), "{error}");
     }
     assert!(PublicKey::read(Path::new("/dev/null")).is_err());
+}
+
+/// What other programs append, and what they leave out.
+#[test]
+fn nothing_stands_before_or_after_the_lines() {
+    let place = Place::new();
+    let log = place.open(true);
+    (2..=6).for_each(|number| tell(&log, number));
+    log.sign();
+    drop(log);
+    let whole = fs::read(place.path("log")).expect("it can be read");
+    let ends: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] == b'\n').map(|at| at + 1).collect();
+    let put = |bytes: &[u8]| fs::write(place.path("log"), bytes).expect("it can be written");
+    for heads in [true, false] {
+        for tail in [
+            &b"\0"[..],
+            b"\0\0\0\n",
+            b"\n",
+            b"\n\n",
+            b" ",
+            b"x",
+            b"{}",
+            b"{}\n",
+            b"{\"version\":1",
+            b"\r\n",
+            b"\xff\n",
+        ] {
+            put(&[&whole[..], tail].concat());
+            assert_eq!(place.broken(&["log"], heads).1, 7, "{tail:?}");
+        }
+        // After the last line, before its newline.
+        for tail in [&b"\r\n"[..], b" \n", b"\0\n", b"\0", b"\t"] {
+            put(&[&whole[..whole.len() - 1], tail].concat());
+            assert_eq!(place.broken(&["log"], heads).1, 6, "{tail:?}");
+        }
+        // Before the first line.
+        for lead in [&b"\n"[..], b"\0\n", b" ", b"\0", b"\xef\xbb\xbf", b"x\n"] {
+            put(&[lead, &whole[..]].concat());
+            assert!(place.verify(&["log"], heads).map_or(true, |report| report.broken.is_some()), "{lead:?}");
+        }
+        // Without its beginning; with all heads, one of which is about a line that is there.
+        for end in &ends[..5] {
+            put(&whole[*end..]);
+            assert!(place.broken(&["log"], heads).2.contains("the beginning is missing"));
+        }
+    }
+    put(b"");
+    let found = place.broken(&["log"], true);
+    assert_eq!((&*found.0, found.1), ("heads", 1));
+    assert!(found.2.contains("the log is empty"), "{found:?}");
+    assert!(matches!(place.verify(&["log"], false), Err(Unusable::NotChained(_))));
+}
+
+#[test]
+fn nothing_is_said_twice() {
+    let place = Place::new();
+    let log = place.open(true);
+    (2..=4).for_each(|number| tell(&log, number));
+    log.sign();
+    (5..=6).for_each(|number| tell(&log, number));
+    log.sign();
+    drop(log);
+    let (lines, heads) = (place.lines("log"), place.lines("heads"));
+    // The last line is what no other line covers, and here no head either.
+    for (from, to) in [
+        ("{\"version\":1,", "{\"version\":1,\"seq\":6,"),
+        ("{\"version\":1,", "{\"version\":1,\"s\\u0065q\":6,"),
+        ("\"number\":6", "\"number\":6,\"number\":7"),
+        ("\"number\":6", "\"number\":{\"a\":1,\"a\":2}"),
+        (",\"seq\":6", ",\"seq\": 6"),
+        ("{\"version\":1,", " {\"version\":1,"),
+    ] {
+        let mut changed = lines.clone();
+        changed[5] = changed[5].replacen(from, to, 1);
+        assert_ne!(changed, lines, "{from}");
+        place.put("log", &changed);
+        assert_eq!(place.broken(&["log"], false).1, 6, "{to}");
+    }
+    place.put("log", &lines);
+    for (from, to) in [
+        ("\"seq\":4", "\"seq\":4,\"seq\":4"),
+        ("\"seq\":4", "\"seq\":5,\"seq\":4"),
+        ("\"seq\":4", "\"s\\u0065q\":4,\"seq\":4"),
+        ("\"seq\":4", "\"seq\": 4"),
+        ("\"seq\":4", "\"seq\":4,\"more\":1"),
+        ("\"seq\":4", "\"more\":{\"a\":1,\"a\":1},\"seq\":4"),
+        ("{\"version\":1", "{\"version\":1,\"version\":1"),
+        ("{\"version\":1", " {\"version\":1"),
+    ] {
+        let mut changed = heads.clone();
+        changed[0] = changed[0].replacen(from, to, 1);
+        assert_ne!(changed, heads, "{from}");
+        place.put("heads", &changed);
+        let found = place.broken(&["log"], true);
+        assert_eq!((&*found.0, found.1), ("heads", 1), "{to}: {found:?}");
+    }
+    let whole: String = heads.iter().flat_map(|line| [line, "\n"]).collect();
+    for (tail, line) in [("\0", 3), ("\0\n", 3), ("\n", 3), ("{}", 3), ("nonsense\n", 3), ("{\"ver", 3)] {
+        fs::write(place.path("heads"), format!("{whole}{tail}")).expect("it can be written");
+        assert_eq!(place.broken(&["log"], true).1, line, "{tail:?}");
+    }
+    fs::write(place.path("heads"), whole.replace('\n', "\r\n")).expect("it can be written");
+    assert_eq!(place.broken(&["log"], true).1, 1);
+}
+
+/// What is found when a log is opened again.
+#[test]
+fn a_log_that_is_not_the_one_of_the_heads_is_reported() {
+    let log_of = |count: u64, first: u64| {
+        let place = Place::new();
+        let log = place.open(true);
+        (2..=count).for_each(|number| tell(&log, first + number));
+        log.sign();
+        drop(log);
+        place
+    };
+    let reported = |place: &Place| place.open(true).changes();
+    let place = log_of(5, 0);
+    assert_eq!(reported(&place), 0);
+    File::create(place.path("log")).expect("it is emptied");
+    assert_eq!(reported(&place), 1);
+    // The lines of another chain: as many, more, and fewer.
+    for (count, is_refused) in [(5, true), (9, true), (3, false)] {
+        let place = log_of(5, 0);
+        fs::copy(log_of(count, 100).path("log"), place.path("log")).expect("a copy");
+        match (AuditLog::open(&place.config(true)), is_refused) {
+            (Err(error), true) => assert!(format!("{error:#}").contains("of another chain"), "{error:#}"),
+            (Ok(log), false) => assert_eq!(log.changes(), 1),
+            (opened, _) => panic!("{count}: {:?}", opened.map(|log| log.changes())),
+        }
+    }
+    // After a crash lines follow the newest head, in the same file or in a new one.
+    let place = log_of(5, 0);
+    let log = place.open(true);
+    tell(&log, 6);
+    let crashed = fs::read(place.path("log")).expect("it can be read");
+    fs::rename(place.path("log"), place.path("log.1")).expect("it can be moved");
+    log.reopen(&place.config(true)).expect("a new file is made");
+    tell(&log, 7);
+    drop(log);
+    assert_eq!(reported(&place), 0);
+    fs::write(place.path("log"), crashed).expect("it can be written");
+    assert_eq!(reported(&place), 0);
+    // The heads are gone.
+    let place = log_of(5, 0);
+    fs::remove_file(place.path("heads")).expect("it is there");
+    assert_eq!(reported(&place), 1);
+}
+
+/// A head far before the end of a long file is found there.
+#[test]
+fn a_head_is_compared_in_a_long_file() {
+    let place = Place::new();
+    let log = place.open(true);
+    let long = "x".repeat(100_000);
+    let tell = |number: u64| {
+        log.write(&json!({ "event": "test", "number": number, "long": long })).expect("it is written");
+    };
+    (2..=60).for_each(tell);
+    log.sign();
+    let head = fs::read(place.path("heads")).expect("it can be read");
+    (61..=400).for_each(tell);
+    drop(log);
+    let whole = fs::read_to_string(place.path("log")).expect("it can be read");
+    for (changed, is_refused) in [
+        (whole.clone(), false),
+        (whole.replace("\"number\":60,", "\"number\":61,"), true),
+        (whole.replace("\"number\":61,", "\"number\":62,"), false),
+    ] {
+        fs::write(place.path("log"), changed).expect("it can be written");
+        fs::write(place.path("heads"), &head).expect("it can be written");
+        assert_eq!(AuditLog::open(&place.config(true)).is_err(), is_refused);
+    }
+}
+
+#[test]
+fn what_other_programs_do_to_an_open_log_is_reported_once() {
+    type Act = fn(&Place);
+    let acts: [(Act, Change, bool); 7] = [
+        (|place| drop(File::create(place.path("log"))), Change::Emptied, false),
+        (
+            |place| {
+                let file = OpenOptions::new().write(true).open(place.path("log")).expect("it is there");
+                file.set_len(100).expect("it can be cut");
+            },
+            Change::Cut,
+            false,
+        ),
+        (|place| place.append("log", b"\0"), Change::Extended, false),
+        (
+            |place| {
+                let text = fs::read_to_string(place.path("log")).expect("it can be read");
+                fs::write(place.path("log"), text.replace("\"number\":1", "\"number\":2")).expect("written");
+            },
+            Change::Overwritten,
+            false,
+        ),
+        (|place| fs::remove_file(place.path("log")).expect("it is there"), Change::Removed, false),
+        (
+            |place| {
+                fs::write(place.path("other"), "").expect("it can be written");
+                fs::rename(place.path("other"), place.path("log")).expect("it can be moved");
+            },
+            Change::Replaced,
+            false,
+        ),
+        (|place| fs::rename(place.path("log"), place.path("log.1")).expect("moved"), Change::Moved, true),
+    ];
+    for (act, change, waits) in acts {
+        let place = Place::new();
+        let log = place.open(false);
+        tell(&log, 1);
+        log.watch();
+        assert_eq!(log.changes(), 0, "{change}");
+        act(&place);
+        if waits {
+            log.watch();
+            assert_eq!(log.changes(), 0, "a rotation is no change");
+            lock(&log.file).as_mut().expect("there is a file").age(Duration::from_secs(11));
+        }
+        log.watch();
+        assert_eq!(log.changes(), 1, "{change}");
+        log.watch();
+        tell(&log, 3);
+        log.watch();
+        assert_eq!(log.changes(), 1, "{change} is told once");
+        let lines = place.lines("log");
+        assert!(lines.last().is_some_and(|line| line.contains("\"number\":3")), "{change}: {lines:?}");
+    }
+    // A rotation, and the heads.
+    let place = Place::new();
+    let log = place.open(true);
+    tell(&log, 1);
+    log.sign();
+    fs::rename(place.path("log"), place.path("log.1")).expect("it can be moved");
+    log.watch();
+    log.reopen(&place.config(true)).expect("a new file is made");
+    tell(&log, 2);
+    log.sign();
+    log.watch();
+    assert_eq!(log.changes(), 0);
+    File::create(place.path("heads")).expect("it is emptied");
+    log.watch();
+    assert_eq!(log.changes(), 1);
+    fs::remove_file(place.path("heads")).expect("it is there");
+    log.watch();
+    assert_eq!(log.changes(), 2);
+    tell(&log, 3);
+    log.sign();
+    assert_eq!(place.lines("heads").len(), 1);
+    place.good(&["log.1", "log"], true);
+}
+
+/// A log without a chain may have several writers, and is watched for what is taken away.
+#[test]
+fn a_plain_log_is_watched_too() {
+    let place = Place::new();
+    let config = AuditConfig { chain: false, ..place.config(false) };
+    let log = AuditLog::open(&config).expect("it opens");
+    let other = AuditLog::open(&config).expect("it opens");
+    tell(&log, 1);
+    tell(&other, 2);
+    log.watch();
+    assert_eq!(log.changes(), 0);
+    File::create(place.path("log")).expect("it is emptied");
+    log.watch();
+    log.watch();
+    assert_eq!(log.changes(), 1);
 }

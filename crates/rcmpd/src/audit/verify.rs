@@ -4,12 +4,13 @@
 //! Files are read once, side by side with the heads, in constant memory. The first thing that is wrong ends it: after it,
 //! nothing is proved.
 
-use super::heads::{HEAD_LEN_MAX, Head};
+use super::heads::{HEAD_LEN_MAX, Head, NoHead};
 use super::writer::{self, Hash, LINE_LEN_MAX, Link, Position, Read};
 use crate::signing::PublicKey;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What is proved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Report {
     pub last_seq: u64,
     /// Places where bytes were torn, by a crash or a full disk, and the chain says so.
     pub torn: u64,
-    /// Whether the last line is half written: by a service that is running, or by one that crashed.
+    /// Whether the last line is half written, as a crash leaves it. Then the log is broken until a service has covered it.
     pub open_end: bool,
     /// What the heads say, if there are any.
     pub heads: Option<Heads>,
@@ -39,7 +40,7 @@ pub struct Heads {
     pub last_seq: u64,
     /// Lines after it, which no head covers yet.
     pub not_covered: u64,
-    /// Lines of the file of heads that cannot be read.
+    /// Lines of the file of heads that are part of a head, as a crash leaves them.
     pub unreadable: u64,
     /// The keys that signed, in the order in which they first did; at most [`KEYS_MAX`].
     pub keys: Vec<PublicKey>,
@@ -84,7 +85,15 @@ struct Lines<'a> {
     number: u64,
     len_max: usize,
     line: Vec<u8>,
+    /// Whether a service is writing it.
+    is_live: bool,
 }
+
+/// How long the rest of a line that has no end is waited for: a service writes a line at once, but not so that a reader always sees all
+/// of it or nothing.
+const REST_WAIT: Duration = Duration::from_millis(500);
+/// How often it is looked for.
+const REST_POLL: Duration = Duration::from_millis(10);
 
 /// The bytes up to a newline, which may be missing at the end, are in `line`.
 enum Next {
@@ -94,32 +103,50 @@ enum Next {
 }
 
 impl<'a> Lines<'a> {
-    fn open(path: &'a Path, len_max: usize) -> Result<Self, Unusable> {
+    fn open(path: &'a Path, len_max: usize, is_live: bool) -> Result<Self, Unusable> {
         let unreadable = |error| Unusable::Unreadable { path: path.to_owned(), error };
         let file = File::open(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(unreadable(io::ErrorKind::IsADirectory.into()));
         }
         let file = BufReader::with_capacity(1 << 18, file);
-        Ok(Self { path, file, number: 0, len_max, line: Vec::new() })
+        Ok(Self { path, file, number: 0, len_max, line: Vec::new(), is_live })
     }
 
     fn next(&mut self) -> Result<Next, Unusable> {
         self.line.clear();
-        let count = (&mut self.file)
-            .take(self.len_max as u64 + 1)
-            .read_until(b'\n', &mut self.line)
-            .map_err(|error| Unusable::Unreadable { path: self.path.to_owned(), error })?;
-        if count == 0 {
+        if self.more()? == 0 {
             return Ok(Next::End);
         }
         self.number += 1;
+        let until = Instant::now() + REST_WAIT;
+        while self.is_live
+            && self.line.last() != Some(&b'\n')
+            && self.line.len() <= self.len_max
+            && Instant::now() < until
+        {
+            std::thread::sleep(REST_POLL);
+            self.more()?;
+        }
         let closed = self.line.last() == Some(&b'\n');
         if closed {
             self.line.pop();
         }
         Ok(if self.line.len() > self.len_max { Next::TooLong } else { Next::Line { closed } })
     }
+
+    /// Reads on up to a newline, the longest line or the end of the file.
+    fn more(&mut self) -> Result<usize, Unusable> {
+        (&mut self.file)
+            .take((self.len_max + 1).saturating_sub(self.line.len()) as u64)
+            .read_until(b'\n', &mut self.line)
+            .map_err(|error| Unusable::Unreadable { path: self.path.to_owned(), error })
+    }
+}
+
+/// Whether a service has a log open: it locks the file of a chain.
+fn is_locked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Either nothing can be said, or the end is reached by something broken.
@@ -162,17 +189,23 @@ impl HeadReader<'_> {
         self.before = self.next.map_or(self.before, |head| head.seq);
         self.next = None;
         loop {
-            match self.lines.next()? {
+            let closed = match self.lines.next()? {
                 Next::End => return Ok(()),
                 Next::TooLong => {
                     return Err(self.broken(0, "this is not a head: it is too long".into()).into());
                 }
-                Next::Line { .. } => {}
-            }
-            let Ok(head) = serde_json::from_slice::<Head>(&self.lines.line) else {
-                // A crash can tear a head. Whoever makes one unreadable on purpose could as well have removed it.
-                self.said.unreadable += 1;
-                continue;
+                Next::Line { closed } => closed,
+            };
+            let head = match Head::read(&self.lines.line) {
+                Ok(head) => head,
+                // A crash can tear a head, and the next one follows in a line of its own. A head that was made unreadable on
+                // purpose could as well have been removed.
+                Err(NoHead::Torn) if closed => {
+                    self.said.unreadable += 1;
+                    continue;
+                }
+                Err(NoHead::Torn) => return Err(self.broken(0, "this head is not whole".into()).into()),
+                Err(NoHead::Wrong(what)) => return Err(self.broken(0, what.into()).into()),
             };
             let Some((key, hash)) = head.verified() else {
                 return Err(self.broken(head.seq, "the signature of this head is wrong".into()).into());
@@ -215,6 +248,10 @@ impl HeadReader<'_> {
 struct Verifier<'a, 'b> {
     report: Report,
     heads: Option<HeadReader<'a>>,
+    /// `seq` that the first line must have.
+    first_seq: u64,
+    /// Whether a service is writing one of the files.
+    is_live: bool,
     /// The last line.
     last: Option<Position>,
     /// What the next line must carry.
@@ -230,7 +267,7 @@ const PROGRESS_STEP: u64 = 1 << 20;
 
 impl Verifier<'_, '_> {
     fn file(&mut self, path: &Path) -> Result<(), Stop> {
-        let mut lines = Lines::open(path, LINE_LEN_MAX)?;
+        let mut lines = Lines::open(path, LINE_LEN_MAX, self.is_live)?;
         loop {
             let expected = self.last.map_or(0, |last| last.seq.saturating_add(1));
             let closed = match lines.next()? {
@@ -273,11 +310,19 @@ impl Verifier<'_, '_> {
                 Read::Foreign => {
                     return Err(broken(expected, "this line is not of the chain".into()).into());
                 }
+                Read::Wrong(what) => return Err(broken(expected, what.into()).into()),
                 Read::Torn => {
                     self.prev = writer::torn(&self.prev, &lines.line);
                     self.report.open_end = !closed;
                     self.torn.get_or_insert_with(|| {
-                        broken(expected, "this is not a whole line, and the next one does not say so".into())
+                        let what = match closed {
+                            true => "this is not a whole line, and the next one does not say so",
+                            false => {
+                                "bytes that are not a whole line follow the last one; after a crash, start the service once, \
+                                 which covers them"
+                            }
+                        };
+                        broken(expected, what.into())
                     });
                 }
             }
@@ -306,7 +351,16 @@ impl Verifier<'_, '_> {
                 return Err(format!("this line is out of order: seq {} stands before it", last.seq));
             }
             None if link.seq == 0 => return Err("no line has seq 0".into()),
-            None => self.report.first_seq = link.seq,
+            None if link.seq == self.first_seq => self.report.first_seq = link.seq,
+            None if self.first_seq == 1 => {
+                return Err(format!(
+                    "the beginning is missing (seq 1 to {}): name the files with it, the oldest first, or say --first-seq {} if \
+                     they were removed on purpose",
+                    link.seq - 1,
+                    link.seq
+                ));
+            }
+            None => return Err(format!("this is the first line, and it should be seq {}", self.first_seq)),
         }
         let Some(prev) = writer::parse_hash(&link.prev) else {
             return Err("its prev is not a hash".into());
@@ -345,12 +399,19 @@ impl Verifier<'_, '_> {
             self.file(path)?;
         }
         (self.progress)(self.read);
-        let Some(last) = self.last else {
-            return Err(Unusable::NotChained(files.first().cloned().unwrap_or_default()).into());
-        };
-        if let Some(torn) = self.torn.take().filter(|_| !self.report.open_end) {
+        if let Some(torn) = self.torn.take_if(|_| self.last.is_some() || self.report.open_end) {
             return Err(torn.into());
         }
+        let Some(last) = self.last else {
+            // An empty log and a signature of one of its lines.
+            if let Some(heads) = &self.heads
+                && let Some(head) = heads.next
+            {
+                let what = "this head was signed for a line that is not there: the log is empty".to_owned();
+                return Err(heads.broken(head.seq, what).into());
+            }
+            return Err(Unusable::NotChained(files.first().cloned().unwrap_or_default()).into());
+        };
         if let Some(heads) = &mut self.heads
             && let Some(head) = heads.next
         {
@@ -365,26 +426,36 @@ impl Verifier<'_, '_> {
     }
 }
 
-/// Verifies files in the order in which they were written, with the heads and whoever may have signed them. Without
-/// `trusted` each head is verified by the key that it names, which proves no more than that nothing was damaged by
-/// accident. `progress` learns how many bytes of the files were read.
+/// What a log is verified against.
+#[derive(Clone, Copy, Debug)]
+pub struct Against<'a> {
+    /// The file of heads.
+    pub heads: Option<&'a Path>,
+    /// The keys that may have signed. Without any, each head is verified by the key that it names, which proves no more than that nothing
+    /// was damaged by accident.
+    pub trusted: &'a [PublicKey],
+    /// `seq` of the first line; 1 unless older files were removed on purpose.
+    pub first_seq: u64,
+}
+
+/// Verifies files in the order in which they were written. `progress` learns how many bytes of the files were read.
 pub fn verify(
     files: &[PathBuf],
-    heads: Option<&Path>,
-    trusted: &[PublicKey],
+    against: &Against<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Unusable> {
+    let Against { heads, trusted, first_seq } = *against;
     let heads_path = heads;
-    let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX)).transpose()?.map(|lines| HeadReader {
-        lines,
-        trusted,
-        said: Heads::default(),
-        next: None,
-        before: 0,
-    });
+    let is_live = files.iter().any(|path| is_locked(path));
+    let heads = heads
+        .map(|path| Lines::open(path, HEAD_LEN_MAX, is_live))
+        .transpose()?
+        .map(|lines| HeadReader { lines, trusted, said: Heads::default(), next: None, before: 0 });
     let mut verifier = Verifier {
         report: Report::default(),
         heads,
+        first_seq,
+        is_live,
         last: None,
         prev: Hash::default(),
         torn: None,

@@ -6,6 +6,8 @@
 //! A chained line ends in `"seq"`, which counts from 1, and `"prev"`, the SHA-256 of the line before it without its
 //! newline. After torn bytes `prev` is [`torn`] of what it would have been. Files may change under the chain; it goes on.
 
+use super::left::{Change, Left};
+use super::strict::{self, Flaw};
 use anyhow::{Context, bail};
 use dtyp::hex;
 use serde::Deserialize;
@@ -76,18 +78,27 @@ impl Link {
 pub(super) enum Read {
     /// A line of a chain.
     Chained(Link),
-    /// JSON, but of no chain.
+    /// JSON without the members of a chained line.
     Foreign,
-    /// Part of a line.
+    /// JSON that no writer of a chain writes, and why.
+    Wrong(&'static str),
+    /// Part of a line, or something else that is not JSON.
     Torn,
 }
 
 impl Read {
     pub(super) fn line(line: &[u8]) -> Self {
-        match serde_json::from_slice(line) {
-            Ok(link) => Self::Chained(link),
-            Err(_) if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok() => Self::Foreign,
-            Err(_) => Self::Torn,
+        match strict::check(line) {
+            Err(Flaw::Twice) => return Self::Wrong("a member of this line is there twice"),
+            Err(Flaw::Part | Flaw::NotJson) => return Self::Torn,
+            Ok(()) => {}
+        }
+        let Ok(link) = serde_json::from_slice::<Link>(line) else { return Self::Foreign };
+        // The hash covers bytes, and this reader would take other bytes for the same line.
+        let end = format!(",\"seq\":{},\"prev\":\"{}\"}}", link.seq, link.prev);
+        match line.starts_with(b"{") && line.ends_with(end.as_bytes()) {
+            true => Self::Chained(link),
+            false => Self::Wrong("this line does not begin and end as lines are written"),
         }
     }
 }
@@ -137,6 +148,7 @@ impl Tail {
                     break;
                 }
                 Read::Foreign => return Err(io::Error::other("its last line is not of a chain")),
+                Read::Wrong(what) => return Err(io::Error::other(format!("in its last line: {what}"))),
                 Read::Torn => tail.torn.push(line.to_owned()),
             }
         }
@@ -146,6 +158,63 @@ impl Tail {
             _ => Ok(tail),
         }
     }
+}
+
+/// A binary search for a line ends when no more bytes than these are left, and they are read.
+const SEARCH_LEN: u64 = 8 * LINE_LEN_MAX as u64;
+
+/// The first line of a chain whose `seq` is not less than `seq_min`, among so many bytes from `start` on: where it begins and ends, what
+/// it says, and its hash. `is_inside` says that `start` may be inside of a line.
+fn next_link(
+    file: &File,
+    (start, len): (u64, u64),
+    is_inside: bool,
+    seq_min: u64,
+) -> io::Result<Option<(u64, u64, Link, Hash)>> {
+    let len = file.metadata()?.len().saturating_sub(start).min(len);
+    let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, start)?;
+    let mut at = start;
+    for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let end = at + line.len() as u64 + 1;
+        if (number > 0 || !is_inside)
+            && let Read::Chained(link) = Read::line(line)
+            && link.seq >= seq_min
+        {
+            return Ok(Some((at, end, link, hash(line))));
+        }
+        at = end;
+    }
+    Ok(None)
+}
+
+/// The line of this `seq`, or else the next one after it, in a file whose lines count up.
+fn find_link(file: &File, seq: u64) -> io::Result<Option<(Link, Hash)>> {
+    // After part of a line, a whole one.
+    let step = 2 * LINE_LEN_MAX as u64;
+    let (mut low, mut high) = (0, file.metadata()?.len());
+    while high - low > SEARCH_LEN {
+        let middle = low + (high - low) / 2;
+        match next_link(file, (middle, step), true, 0)? {
+            Some((start, _, link, _)) if link.seq < seq => low = start,
+            // It begins before the end of this line.
+            Some((_, end, ..)) if end < high => high = end,
+            _ => high = middle,
+        }
+    }
+    Ok(next_link(file, (low, SEARCH_LEN + step), false, seq)?.map(|(_, _, link, hash)| (link, hash)))
+}
+
+/// Whether the lines of a file are those that a head was signed for. A file that begins after the head's line and does not follow it
+/// cannot be compared.
+fn is_of_head(file: &File, head: Position) -> io::Result<bool> {
+    Ok(match find_link(file, head.seq)? {
+        Some((link, hash)) if link.seq == head.seq => hash == head.hash,
+        Some((link, _)) if link.seq - 1 == head.seq && !link.is_resumed() => {
+            parse_hash(&link.prev) == Some(head.hash)
+        }
+        _ => true,
+    })
 }
 
 /// Why bytes were not written.
@@ -182,13 +251,15 @@ fn append(mut file: &File, mut bytes: &[u8]) -> Result<(), Failed> {
     Err(Failed { error, restored })
 }
 
-/// Appends a line to a file whose last line may be torn.
-pub(super) fn append_line(file: &File, line: &[u8]) -> io::Result<()> {
+/// Appends a line to a file whose last line may be torn, and returns how many bytes that took.
+pub(super) fn append_line(file: &File, line: &[u8]) -> io::Result<usize> {
     let (last, _) = last_bytes(file, 1)?;
-    if last.first().is_some_and(|byte| *byte != b'\n') {
+    let is_torn = last.first().is_some_and(|byte| *byte != b'\n');
+    if is_torn {
         append(file, b"\n").map_err(|failed| failed.error)?;
     }
-    append(file, line).map_err(|failed| failed.error)
+    append(file, line).map_err(|failed| failed.error)?;
+    Ok(line.len() + usize::from(is_torn))
 }
 
 /// Opens a file to append to.
@@ -223,8 +294,9 @@ pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(1024);
     let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::serve::now());
     let brace = line.len();
-    // Writing JSON to memory does not fail.
-    let _ = serde_json::to_writer(&mut line, event);
+    // Writing JSON to memory does not fail. Logs are looked at on terminals.
+    let event = serde_json::to_string(event).unwrap_or_default();
+    line.extend(crate::output::visible_json(&event).into_bytes());
     match line[brace..] {
         [b'{', b'}'] => line.truncate(brace),
         [b'{', .., b'}'] => {
@@ -236,9 +308,32 @@ pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     line
 }
 
+/// What is noteworthy about the file of a chain when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// Lines that were signed are not in it.
+    EndsBeforeHead {
+        /// `seq` of its last line; 0 if there is none.
+        last: u64,
+        /// `seq` of the newest head.
+        head: u64,
+    },
+    /// Heads are to be signed, it has lines, and there is no head.
+    NoHead {
+        /// `seq` of its last line.
+        last: u64,
+    },
+    /// It has no lines, and no head says that there were any.
+    NewChain {
+        /// Whether the file was there.
+        is_emptied: bool,
+    },
+}
+
 /// Writes lines.
 pub(super) struct Writer {
     file: File,
+    left: Left,
     /// Whether the last line of the file has no newline.
     open_line: bool,
     chain: Option<Chain>,
@@ -270,31 +365,51 @@ impl Chain {
 impl Writer {
     /// Appends lines to a file of any kind.
     pub(super) fn plain(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self { file: open(path, false)?, open_line: false, chain: None })
+        let file = open(path, false)?;
+        let left = Left::new(path, &file, false);
+        Ok(Self { file, left, open_line: false, chain: None })
     }
 
     /// Goes on with the chain of a file, or with that of the newest signed head when that is farther: then lines are
-    /// missing here, or are in a file that was moved away, and whoever verifies learns which.
-    pub(super) fn chained(path: &Path, head: Option<Position>) -> anyhow::Result<Self> {
+    /// missing here, or are in a file that was moved away, and `verify` tells which. A file of another chain than the head's
+    /// is an error.
+    pub(super) fn chained(path: &Path, head: Option<Position>) -> anyhow::Result<(Self, Option<Opened>)> {
+        let was_there = path.exists();
         let file = open_chained(path)?;
         let tail = Tail::read(&file).with_context(|| unusable(path))?;
         let at_end = tail.position.unwrap_or_default();
-        let position = head.filter(|head| head.seq > at_end.seq).unwrap_or(at_end);
-        let mut chain = Chain::after(position, position.hash, &tail);
-        if tail.position.is_some() && position != at_end {
-            tracing::error!(
-                last = at_end.seq,
-                head = position.seq,
-                "The audit log ends before its newest signed head: lines are missing"
+        let signed = head.filter(|head| head.seq > 0);
+        if let Some(head) = signed
+            && head.seq <= at_end.seq
+            && head != at_end
+            && !is_of_head(&file, head).with_context(|| unusable(path))?
+        {
+            bail!(
+                "{}: it is of another chain, because its line {} is not the one that was signed",
+                unusable(path),
+                head.seq
             );
         }
+        let position = signed.filter(|head| head.seq > at_end.seq).unwrap_or(at_end);
+        let mut chain = Chain::after(position, position.hash, &tail);
         if tail.position != Some(position) {
             chain.opened = Some(position.seq == 0);
         }
-        let mut writer = Self { file, open_line: tail.open_line, chain: Some(chain) };
-        // If this fails, so does the next line, which is told to whom it concerns.
+        let opened = match (head, position) {
+            _ if position != at_end => Some(Opened::EndsBeforeHead { last: at_end.seq, head: position.seq }),
+            (Some(head), _) if head.seq == 0 && at_end.seq > 0 => Some(Opened::NoHead { last: at_end.seq }),
+            (_, Position { seq: 0, .. }) => Some(Opened::NewChain { is_emptied: was_there }),
+            _ => None,
+        };
+        if !tail.torn.is_empty() {
+            let bytes: usize = tail.torn.iter().map(Vec::len).sum();
+            tracing::warn!(path = %path.display(), bytes, "The audit log ends in part of a line; the next line covers it");
+        }
+        let left = Left::new(path, &file, true);
+        let mut writer = Self { file, left, open_line: tail.open_line, chain: Some(chain) };
+        // If this fails, so does the next line, and that is told to the client that it concerns.
         let _ = writer.settle();
-        Ok(writer)
+        Ok((writer, opened))
     }
 
     /// Goes on in the file that is there now.
@@ -320,8 +435,36 @@ impl Writer {
         }
         let opened = chain.opened;
         *chain = Chain { opened, ..Chain::after(chain.position, chain.prev, &tail) };
+        self.left = Left::new(path, &file, true);
         (self.file, self.open_line) = (file, tail.open_line);
         Ok(())
+    }
+
+    /// What other programs did to the file, each thing once.
+    pub(super) fn look_around(&mut self) -> io::Result<Option<Change>> {
+        let change = self.left.look(&self.file)?;
+        if change.is_some() {
+            // A file that was cut may end inside of a line.
+            self.open_line = self.chain.is_some()
+                && last_bytes(&self.file, 1)?.0.first().is_some_and(|byte| *byte != b'\n');
+        }
+        Ok(change)
+    }
+
+    /// Whether lines are not found under the path any more.
+    pub(super) const fn is_away(&self) -> bool {
+        self.left.is_away()
+    }
+
+    /// The path under which it is written.
+    pub(super) fn path(&self) -> &Path {
+        self.left.path()
+    }
+
+    /// As if the path had led elsewhere for so long.
+    #[cfg(test)]
+    pub(super) fn age(&mut self, age: std::time::Duration) {
+        self.left.age(age);
     }
 
     /// Where the chain is, and its file.
@@ -385,6 +528,9 @@ impl Writer {
         match append(&self.file, &line) {
             Ok(()) => {
                 self.open_line = false;
+                let last =
+                    position.map(|position| (line.len() - 1 - usize::from(line[0] == b'\n'), position.hash));
+                self.left.wrote(line.len(), last);
                 if let (Some(chain), Some(position)) = (&mut self.chain, position) {
                     (chain.position, chain.prev) = (position, position.hash);
                 }
@@ -392,6 +538,7 @@ impl Writer {
             }
             Err(Failed { error, restored }) => {
                 if !restored {
+                    self.left.forget(&self.file);
                     self.open_line = true;
                     if let Some(chain) = &mut self.chain {
                         chain.damaged = true;

@@ -135,10 +135,10 @@ async fn warn_of_twins(store: &SqliteStore, account: &Account) -> anyhow::Result
             _ => continue,
         };
         let (Query::UserPrincipalName(value) | Query::AltSecurityIdentity(value)) = &query else { continue };
-        eprintln!(
-            "rcmpd: {value} is also that of {}: a certificate that names it maps to nobody",
+        output::message(&format!(
+            "{value} is also that of {}: a certificate that names it maps to no account",
             others.join(", ")
-        );
+        ));
     }
     Ok(())
 }

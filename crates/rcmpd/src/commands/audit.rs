@@ -1,7 +1,7 @@
 //! `rcmpd audit`.
 
 use super::transfer::bar;
-use crate::audit::verify::{Report, Unusable, verify};
+use crate::audit::verify::{Against, Report, Unusable, verify};
 use crate::audit::{self, PublicKey};
 use crate::cli::AuditCommand;
 use crate::output;
@@ -19,8 +19,8 @@ pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
             make_key(&file, json.json)?;
             Ok(0)
         }
-        AuditCommand::Verify { files, heads, public_key, json } => {
-            Ok(told(&files, heads.as_deref(), &public_key, json.json))
+        AuditCommand::Verify { files, heads, public_key, first_seq, json } => {
+            Ok(told(&files, heads.as_deref(), &public_key, first_seq, json.json))
         }
     }
 }
@@ -32,7 +32,7 @@ pub(super) fn make_key(file: &Path, as_json: bool) -> anyhow::Result<()> {
         true => {
             output::json(&json!({ "key": file, "public_key_file": public_file, "public_key": public.pem() }));
         }
-        false => output::line(public.pem().trim_end()),
+        false => output::lines(public.pem().trim_end()),
     }
     Ok(())
 }
@@ -41,16 +41,22 @@ fn unusable(error: &str, as_json: bool) -> u8 {
     if as_json {
         output::json(&json!({ "verified": false, "error": error, "exit_code": UNUSABLE }));
     }
-    eprintln!("rcmpd: {error}");
+    output::message(error);
     UNUSABLE
 }
 
-fn told(files: &[PathBuf], heads: Option<&Path>, public_keys: &[PathBuf], as_json: bool) -> u8 {
+fn told(
+    files: &[PathBuf],
+    heads: Option<&Path>,
+    public_keys: &[PathBuf],
+    first_seq: u64,
+    as_json: bool,
+) -> u8 {
     let trusted: Vec<PublicKey> = match public_keys.iter().map(|path| PublicKey::read(path)).collect() {
         Ok(trusted) => trusted,
         Err(error) => return unusable(&format!("{error:#}"), as_json),
     };
-    match verified(files, heads, &trusted) {
+    match verified(files, &Against { heads, trusted: &trusted, first_seq }) {
         Err(error) => unusable(&error.to_string(), as_json),
         Ok(report) => {
             let code = if report.broken.is_some() { BROKEN } else { 0 };
@@ -60,17 +66,17 @@ fn told(files: &[PathBuf], heads: Option<&Path>, public_keys: &[PathBuf], as_jso
             }
             if let Some(broken) = &report.broken {
                 let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
-                eprintln!("rcmpd: {file}:{line}: seq {}: {what}", broken.seq);
+                output::message(&format!("{file}:{line}: seq {}: {what}", broken.seq));
             }
             code
         }
     }
 }
 
-fn verified(files: &[PathBuf], heads: Option<&Path>, trusted: &[PublicKey]) -> Result<Report, Unusable> {
+fn verified(files: &[PathBuf], against: &Against<'_>) -> Result<Report, Unusable> {
     let len = files.iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum();
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
-    let report = verify(files, heads, trusted, &mut |read| bar.set_position(read));
+    let report = verify(files, against, &mut |read| bar.set_position(read));
     bar.finish_and_clear();
     report
 }
@@ -110,13 +116,14 @@ fn as_text(report: &Report, key_given: bool) {
     };
     let mut facts = vec![("chain", chain)];
     if report.first_seq > 1 {
-        facts.push(("start", format!("seq 1 to {} are in files that are not named", report.first_seq - 1)));
+        let before = report.first_seq - 1;
+        facts.push(("start", format!("seq 1 to {before} are not proved: their files are not named")));
     }
     if report.torn > 0 {
         facts.push(("torn", format!("{} times a line was cut off, and the next one says so", report.torn)));
     }
     if report.open_end {
-        facts.push(("end", "the last line is not whole: it is being written, or the service crashed".into()));
+        facts.push(("end", "the last line is not whole".into()));
     }
     match &report.heads {
         None => facts.push((

@@ -70,7 +70,7 @@ fn failed(error: &str, code: u8, as_json: bool) -> u8 {
     if as_json {
         output::json(&json!({ "error": error, "exit_code": code }));
     }
-    eprintln!("rcmpd: {}", output::visible(error));
+    output::message(error);
     code
 }
 
@@ -101,7 +101,7 @@ fn as_object(url: &str, report: &Report, code: u8) -> Value {
 fn as_text(finding: &Finding) {
     let (check, verdict) = (finding.check, finding.verdict);
     output::line(&format!("{:<20}  {:<35}{}", verdict.text(), check.name(), check.did()));
-    let under = |text: &str| output::line(&format!("{:22}{}", "", output::visible(text)));
+    let under = |text: &str| output::line(&format!("{:22}{}", "", text));
     let seen = &finding.seen[..finding.seen.len().min(SEEN_MAX)];
     seen.iter().for_each(|text| under(text));
     if finding.seen.len() > SEEN_MAX {

@@ -4,7 +4,7 @@ use super::account::new_account;
 use super::load;
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::config::{Config, SecretRef, StoreKind};
-use crate::output;
+use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::serve::now;
 use crate::stores;
@@ -154,7 +154,7 @@ pub(super) fn secret_file(path: &Path) -> anyhow::Result<Zeroizing<String>> {
         .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!("Made a password: {}", path.display());
+    output::message_lines(&visible(&format!("Made a password: {}", path.display())));
     Ok(password)
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
             Ok(error.exit_code())
         }
         Err(Failed::Usage(text)) => {
-            eprintln!("rcmpd: {text}");
+            output::message(&text);
             Ok(2)
         }
     }
@@ -134,13 +134,13 @@ pub(super) async fn explain(
     let chain = match Chain::read(certificate, chain) {
         Ok(chain) => chain,
         Err(error) => {
-            eprintln!("rcmpd: {error}");
+            output::message(&error.to_string());
             return Ok(6);
         }
     };
     let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? };
     let Some(request) = request.encode() else {
-        eprintln!("rcmpd: the certificate or its chain is too long to be asked about");
+        output::message("the certificate or its chain is too long to be asked about");
         return Ok(6);
     };
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;

@@ -6,7 +6,7 @@ use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
 use crate::mapping_audit::{self, Class};
 use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
-use crate::output::{self, visible};
+use crate::output;
 use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
@@ -43,7 +43,7 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
     let chain = match Chain::read(path, None) {
         Ok(chain) => chain,
         Err(error) => {
-            eprintln!("rcmpd: {error}");
+            output::message(&error.to_string());
             return Ok(6);
         }
     };
@@ -63,7 +63,7 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
     // One line each and no table: values are there to be copied.
     for line in &lines {
         let strength = if line.form.is_strong() { "strong" } else { "weak" };
-        output::line(&format!("{:15}{strength:8}{}", line.form.name(), visible(&line.value)));
+        output::line(&format!("{:15}{strength:8}{}", line.form.name(), line.value));
         if !line.note.is_empty() {
             output::line(&format!("{:23}({})", "", line.note));
         }
@@ -135,9 +135,9 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
         return Ok(if found { 3 } else { 0 });
     }
     for finding in &report.findings {
-        output::line(&format!("{}: {}", finding.class.name(), visible(&finding.account)));
-        output::line(&format!("    {} = {}", finding.attribute, visible(&finding.value)));
-        output::line(&format!("    {}", visible(&finding.why)));
+        output::line(&format!("{}: {}", finding.class.name(), finding.account));
+        output::line(&format!("    {} = {}", finding.attribute, finding.value));
+        output::line(&format!("    {}", finding.why));
     }
     if found {
         output::line("");
@@ -194,7 +194,7 @@ async fn rehearse(
         return Ok(0);
     }
     for text in &unreadable {
-        eprintln!("rcmpd: passed over: {}", visible(text));
+        output::message(&format!("passed over: {text}"));
     }
     let mut facts = vec![
         ("decisions", outcome.decisions.to_string()),
@@ -215,13 +215,13 @@ async fn rehearse(
     }
     output::line("");
     let shown = |account: &Option<String>, reason: &str| match account {
-        Some(account) => visible(account),
+        Some(account) => account.clone(),
         None => format!("nobody ({reason})"),
     };
     let rows = outcome.changes.iter().take(CHANGES_SHOWN).map(|change| {
         vec![
             change.change.to_owned(),
-            visible(&change.certificate),
+            change.certificate.clone(),
             shown(&change.account_now, change.reason_now),
             shown(&change.account_then, change.reason_then),
             change.decisions.to_string(),
@@ -243,7 +243,7 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
     let text = match read_rules(file) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("rcmpd: {}: {error}", file.display());
+            output::message(&format!("{}: {error}", file.display()));
             return Ok(6);
         }
     };
@@ -252,7 +252,7 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
         let chain = match Chain::read(path, None) {
             Ok(chain) => chain,
             Err(error) => {
-                eprintln!("rcmpd: {error}");
+                output::message(&error.to_string());
                 return Ok(6);
             }
         };
@@ -262,8 +262,8 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
     match mapping_import::import(dialect, &text, &authorities) {
         Ok(imported) if as_json => output::json(&serde_json::to_value(&imported)?),
         Ok(imported) => {
-            output::line(imported.toml.trim_end());
-            imported.notes.iter().for_each(|note| eprintln!("rcmpd: note: {note}"));
+            output::lines(imported.toml.trim_end());
+            imported.notes.iter().for_each(|note| output::message(&format!("note: {note}")));
         }
         Err(refused) => {
             match as_json {
@@ -273,7 +273,7 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
                     value["exit_code"] = Value::from(3);
                     output::json(&value);
                 }
-                false => eprintln!("{refused}"),
+                false => output::message_lines(&refused.to_string()),
             }
             return Ok(3);
         }

@@ -14,8 +14,9 @@ mod transfer;
 
 use crate::cli::{Cli, Command, ConfigArg, MethodArg};
 use crate::config::{self, Config, ConfigError, Telemetry};
-use crate::output;
+use crate::output::{self, visible};
 use clap::CommandFactory;
+use rcmp_service::explain::shell_path;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;
 use std::io::Write;
@@ -23,18 +24,22 @@ use std::process::ExitCode;
 
 /// Runs a command.
 pub fn run(cli: Cli) -> ExitCode {
+    if let Err(error) = leave_no_core() {
+        output::message(&format!("cannot turn core dumps off: {error}"));
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("rcmpd: cannot start: {error}");
+            output::message(&format!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(dispatch(cli.command)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("rcmpd: {error:#}");
-            // Whoever reads JSON reads it in every case.
+            output::failure(&error);
+            // A program that reads JSON reads it in every case.
             if std::env::args_os().any(|argument| argument == "--json") {
                 output::json(&json!({ "error": format!("{error:#}"), "exit_code": 1 }));
             }
@@ -43,22 +48,31 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
+/// Turns core dumps off: memory holds passwords, keys and tokens. A limit of 0 is not enough where the kernel hands dumps to a program,
+/// and a process that cannot be dumped cannot be traced by other processes of its user either.
+fn leave_no_core() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
 async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Quickstart { dir, port, json } => {
             let made = crate::quickstart::make(&dir, port).await?;
-            let config = made.config.display();
+            let shown = |path: &std::path::Path| visible(&shell_path(&path.display().to_string()));
+            let (config, dir) = (shown(&made.config), shown(&dir));
             match json.json {
                 true => output::json(&json!({ "config": made.config, "files": made.files })),
-                false => output::line(&format!(
+                false => output::lines(&format!(
                     "A demo domain is in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nElsewhere, ask who a certificate is:\n  \
                      rcmpd map {dir}/certs/alice.pem -c {config}     by the name and the SID in it\n  \
                      rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
                      rcmpd map {dir}/certs/carol.pem -c {config}     refused: names are all it has\n  \
                      rcmpd map {dir}/certs/mallory.pem -c {config}   nobody\n\nSee why:\n  \
-                     rcmpd explain {dir}/certs/carol.pem -c {config}",
-                    dir = dir.display()
+                     rcmpd explain {dir}/certs/carol.pem -c {config}"
                 )),
             }
             Ok(0)
@@ -165,7 +179,7 @@ fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
             .collect();
         output::json(&json!({ "good": false, "problems": problems, "error": error.to_string() }));
     } else {
-        eprintln!("{error}");
+        output::message_lines(&error.to_string());
     }
     match error {
         ConfigError::Unreadable { .. } => 2,
@@ -177,17 +191,22 @@ fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
 fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
     let mappings =
         checked.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten();
+    let say = |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
     let mut warnings = Vec::new();
-    for mapping in mappings {
-        match crate::trust::load(mapping, crate::serve::now()) {
-            Ok(loaded) => warnings.extend(loaded.warnings),
+    let files = std::iter::once(checked.check_files());
+    let trust = mappings.map(|mapping| {
+        crate::trust::load(mapping, crate::serve::now()).map(|loaded| warnings.extend(loaded.warnings))
+    });
+    for checked in files.chain(trust) {
+        match checked {
+            Ok(()) => {}
             Err(error) => {
                 let text = format!("{error:#}");
                 match as_json {
                     true => output::json(&json!({
                         "good": false, "problems": [{ "line": null, "column": null, "problem": text, "help": "" }], "error": text,
                     })),
-                    false => eprintln!("{}: {text}", config.config.display()),
+                    false => say(&text),
                 }
                 return 1;
             }
@@ -198,7 +217,7 @@ fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
     match as_json {
         true => output::json(&json!({ "good": true, "problems": [], "warnings": warnings })),
         false => {
-            warnings.iter().for_each(|text| eprintln!("{}: warning: {text}", config.config.display()));
+            warnings.iter().for_each(|text| say(&format!("warning: {text}")));
             output::line(&format!("{}: good", config.config.display()));
         }
     }

@@ -26,17 +26,18 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
     };
     let dialect = speaks.name();
     let Some(listen) = section.listen.iter().find(|listen| listen.speaks == speaks) else {
-        bail!(
-            "no [[sidecar.listen]] has dialect = \"{dialect}\"; add one, for instance:\n\n[[sidecar.listen]]\ndialect = \"{dialect}\"\n{}",
+        output::message_lines(&format!(
+            "rcmpd: no [[sidecar.listen]] has dialect = \"{dialect}\"; add one, for instance:\n\n[[sidecar.listen]]\ndialect = \"{dialect}\"\n{}",
             example(args.server)
-        );
+        ));
+        return Ok(1);
     };
     let secret = match &listen.secret {
         Some(secret) if args.with_secret => Some(crate::sidecar::secret(secret)?.to_string()),
         Some(_) => {
-            eprintln!(
-                "rcmpd: put the listener's secret in place of {PLACEHOLDER}, or print it with --with-secret"
-            );
+            output::message(&format!(
+                "put the listener's secret in place of {PLACEHOLDER}, or print it with --with-secret"
+            ));
             Some(PLACEHOLDER.to_owned())
         }
         None => None,
@@ -73,7 +74,7 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         client_ca: &client_ca,
         application: &application,
     };
-    output::line(server.configuration(&site).trim_end());
+    output::lines(server.configuration(&site).trim_end());
     Ok(0)
 }
 

@@ -47,8 +47,8 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let counts = counts.with_context(|| format!("{}: nothing was imported{hint}", path.display()))?;
     told(&counts, "Imported", path, as_json);
     if counts.machines > 0 {
-        eprintln!(
-            "Machines come without secrets: give each its own by `rcmpd machine set NAME --secret-file F`"
+        output::message_lines(
+            "Machines come without secrets: give each its own by `rcmpd machine set NAME --secret-file F`",
         );
     }
     Ok(0)

@@ -1,5 +1,6 @@
 //! Telling what is wrong with a file, and where.
 
+use crate::output::visible;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -74,29 +75,34 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, text, problems) = match self {
             Self::Unreadable { path, error } => {
-                return write!(f, "{} cannot be read: {error}", path.display());
+                let path = path.display().to_string();
+                return write!(f, "{} cannot be read: {error}", visible(&path));
             }
             Self::Wrong { path, text, problems } => (path, text, problems),
         };
+        let path = visible(&path.display().to_string());
+        // Tabs are how files are indented; everything else that a terminal obeys is shown.
+        let shown = |text: &str| visible(&text.replace('\t', " "));
         for (at, problem) in problems.iter().enumerate() {
             if at > 0 {
                 writeln!(f)?;
             }
             if problem.span.is_empty() {
-                write!(f, "{}: {}", path.display(), problem.what)?;
+                write!(f, "{path}: {}", visible(&problem.what))?;
             } else {
                 let (line, column) = place(text, problem.span.start);
                 let source = text.lines().nth(line - 1).unwrap_or_default();
-                let rest = source.chars().count().saturating_sub(column - 1);
-                let width = text
-                    .get(problem.span.clone())
-                    .map_or(1, |span| span.chars().take_while(|c| *c != '\n').count());
-                writeln!(f, "{}:{line}:{column}: {}", path.display(), problem.what)?;
-                writeln!(f, "{line:>5} | {source}")?;
-                write!(f, "      | {}{}", " ".repeat(column - 1), "^".repeat(width.clamp(1, rest.max(1))))?;
+                let before: String = source.chars().take(column - 1).collect();
+                let indent = shown(&before).chars().count();
+                let rest = shown(source).chars().count().saturating_sub(indent);
+                let span = text.get(problem.span.clone()).and_then(|span| span.lines().next());
+                let width = span.map_or(1, |span| shown(span).chars().count());
+                writeln!(f, "{path}:{line}:{column}: {}", visible(&problem.what))?;
+                writeln!(f, "{line:>5} | {}", shown(source))?;
+                write!(f, "      | {}{}", " ".repeat(indent), "^".repeat(width.clamp(1, rest.max(1))))?;
             }
             if !problem.help.is_empty() {
-                write!(f, "\n      = {}", problem.help)?;
+                write!(f, "\n      = {}", visible(&problem.help))?;
             }
         }
         Ok(())

@@ -4,23 +4,27 @@
 //! everything that has a meaning is checked, and all that is wrong is told at once, each with its place.
 
 mod diagnostics;
+mod files;
 mod mapping;
 mod peers;
 mod secret_ref;
+mod sections;
 mod sidecar;
 
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 pub use secret_ref::{SecretMissing, SecretRef};
+pub use sections::{Gone, Sections};
 pub use sidecar::{
     Listen, ListenTls, Place, Proxy, Sidecar, SocketGroup, Source, Speaks, Token, UnixPlace, UpstreamPlace,
 };
 
-use account_store::{DistinguishedName, Domain};
+use account_store::{DistinguishedName, Domain, FileAccess};
 use dtyp::Sid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -56,6 +60,8 @@ pub struct Config {
     pub forward: Forward,
     /// What web servers are told.
     pub sidecar: Option<Sidecar>,
+    /// What the file has, for a comparison with what it will have.
+    pub sections: Sections,
 }
 
 /// `[rpc]`.
@@ -295,17 +301,32 @@ struct HeadsSection {
     interval_s: Option<Spanned<u64>>,
 }
 
+/// The text of a file that not every user may change.
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
+    let bytes = FileAccess::ReadByAll.read(path).map_err(|error| match error.get_ref() {
+        Some(_) => {
+            let (what, help) = (format!("this file {error}"), String::new());
+            let problems = vec![Problem { span: 0..0, what, help }];
+            ConfigError::Wrong { path: path.to_owned(), text: String::new(), problems }
+        }
+        None => unreadable(error),
+    })?;
+    let text = std::str::from_utf8(&bytes);
+    Ok(text.map_err(|error| unreadable(std::io::Error::new(ErrorKind::InvalidData, error)))?.to_owned())
+}
+
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+    let text = read(path)?;
     parse(&text, base(path)).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
 }
 
 /// Reads and checks text; relative paths start at `base`.
 pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
     let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error)])?;
-    Checker::run(base, |checker| checker.check(file))
+    let config = Checker::run(base, |checker| checker.check(file))?;
+    Ok(Config { sections: Sections::of(text), ..config })
 }
 
 /// Reads the `[mapping]` of a file, which may hold nothing else.
@@ -315,8 +336,7 @@ pub fn load_mapping(path: &Path) -> Result<Mapping, ConfigError> {
     struct Alone {
         mapping: Spanned<mapping::Section>,
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
+    let text = read(path)?;
     let whole = text.parse::<toml::Table>().is_ok_and(|table| table.contains_key("domain"));
     let read = match whole {
         true => parse(&text, base(path)).map(|config| config.mapping),
@@ -411,6 +431,7 @@ impl<'a> Checker<'a> {
             relays: self.relays(file.relay),
             forward: file.forward.map(|forward| self.forward(forward)).unwrap_or_default(),
             sidecar,
+            sections: Sections::default(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Secrets by reference: a configuration file can be shown to anybody.
 
+use account_store::FileAccess;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -19,12 +21,13 @@ pub enum SecretRef {
 #[derive(Debug)]
 pub struct SecretMissing {
     place: String,
+    /// What is wrong with it, as the end of a sentence about it.
     why: String,
 }
 
 impl fmt::Display for SecretMissing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the secret in {} cannot be read: {}", self.place, self.why)
+        write!(f, "the secret in {} {}", self.place, self.why)
     }
 }
 
@@ -43,25 +46,25 @@ impl SecretRef {
         }
     }
 
-    /// Fetches the secret, without the end of its line.
+    /// Fetches the secret, without the end of its line. A file that every user can read is refused.
     pub fn read(&self) -> Result<Zeroizing<String>, SecretMissing> {
         let (place, secret) = match self {
             Self::File(path) => (path.display().to_string(), read_file(path)),
             Self::Environment(name) => (
                 format!("the environment variable {name}"),
-                std::env::var(name).map_err(|error| error.to_string()),
+                std::env::var(name).map_err(|error| format!("cannot be read: {error}")),
             ),
             Self::Credential(name) => {
                 let place = format!("the credential {name}");
                 match std::env::var_os("CREDENTIALS_DIRECTORY") {
                     Some(directory) => (place, read_file(&Path::new(&directory).join(name))),
-                    None => (place, Err("$CREDENTIALS_DIRECTORY is not set; systemd sets it for units with LoadCredential=".into())),
+                    None => (place, Err("cannot be read: $CREDENTIALS_DIRECTORY is not set; systemd sets it for units with LoadCredential=".into())),
                 }
             }
         };
         match secret.map(Zeroizing::new) {
             Ok(secret) => match secret.trim_end_matches(['\r', '\n']) {
-                "" => Err(SecretMissing { place, why: "it is empty".into() }),
+                "" => Err(SecretMissing { place, why: "cannot be read: it is empty".into() }),
                 trimmed => Ok(Zeroizing::new(trimmed.to_owned())),
             },
             Err(why) => Err(SecretMissing { place, why }),
@@ -69,6 +72,12 @@ impl SecretRef {
     }
 }
 
+/// A secret in a file that every user can read is no secret.
 fn read_file(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| error.to_string())
+    let bytes = FileAccess::Group.read(path).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied if error.get_ref().is_some() => error.to_string(),
+        _ => format!("cannot be read: {error}"),
+    })?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| "cannot be read: it is not UTF-8 text".to_owned())?;
+    Ok(text.to_owned())
 }

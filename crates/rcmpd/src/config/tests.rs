@@ -264,10 +264,20 @@ fn a_missing_mapping_does_not_start() {
 #[test]
 fn secrets_come_by_reference_and_without_their_line_s_end() {
     let directory = tempfile::tempdir().expect("a folder");
-    std::fs::write(directory.path().join("secret"), "pass word\r\n").expect("written");
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(path, mode).expect("it is ours");
+    };
+    write("secret", "pass word\r\n", 0o640);
     let secret = SecretRef::parse("file:secret", directory.path()).expect("a reference");
     assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
-    std::fs::write(directory.path().join("empty"), "\n").expect("written");
+    write("secret", "pass word\r\n", 0o644);
+    let refused = secret.read().expect_err("every user can read it").to_string();
+    assert!(refused.contains("can be used by everybody (mode 644): chmod 600"), "{refused}");
+    assert!(!refused.contains("pass word"), "{refused}");
+    write("empty", "\n", 0o600);
     let empty = SecretRef::parse("file:empty", directory.path()).expect("a reference");
     assert!(empty.read().expect_err("it is empty").to_string().contains("it is empty"));
     let missing = SecretRef::parse("env:RCMPD_NO_SUCH_VARIABLE", directory.path()).expect("a reference");

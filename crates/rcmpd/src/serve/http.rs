@@ -7,9 +7,10 @@ use crate::certificates::Chain;
 use crate::config::Admin;
 use crate::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT};
 use crate::lists::Lists;
+use crate::output::{visible, visible_json};
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -205,7 +206,9 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     };
     let chain = match Chain::from_bytes(&body) {
         Ok(chain) => chain,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+        Err(error) => {
+            return (StatusCode::BAD_REQUEST, format!("{}\n", visible(&error.to_string()))).into_response();
+        }
     };
     let flags = Method::Upn.flag().with(Method::Subject.flag());
     let request = chain
@@ -228,7 +231,10 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     )
     .await
     {
-        Ok((_, explanation)) => Json(explanation).into_response(),
+        Ok((_, explanation)) => {
+            let text = serde_json::to_string(&explanation).unwrap_or_default();
+            ([(CONTENT_TYPE, "application/json")], visible_json(&text)).into_response()
+        }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
     }
 }
@@ -305,6 +311,11 @@ async fn metrics(State(shared): State<Shared>) -> String {
         "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
+    let _ = writeln!(
+        text,
+        "# HELP rcmpd_audit_changes_total Changes of the audit log or its heads by other programs.\n# TYPE rcmpd_audit_changes_total counter"
+    );
+    let _ = writeln!(text, "rcmpd_audit_changes_total {}", shared.audit.changes());
     let deciders = shared.policy.0.load();
     revocation_metrics(&mut text, &deciders);
     peer_metrics(&mut text, &deciders);

@@ -10,7 +10,7 @@ pub use channel_secrets::StoredSecrets;
 pub use deciders::{CurrentPolicy, Deciders};
 pub use rcmp_package::RcmpPackage;
 
-use crate::config::{self, Config, StoreKind};
+use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::connections::BACKLOG;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
@@ -120,7 +120,8 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let others = config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
         + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
     let connections_max = raise_open_files(rpc_connections, others);
-    // What can be missing is looked at before anybody is served.
+    config.check_files()?;
+    // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
     let machines = match &config.store {
@@ -348,25 +349,58 @@ struct Running<'a> {
     audit: &'a AuditLog,
 }
 
+/// What the configuration had at the last load.
+struct Loaded {
+    sections: Sections,
+    /// What a file had that lacked rules, and was not taken over for that.
+    refused: Option<Sections>,
+}
+
+impl Loaded {
+    /// Says what a new file lacks. A file that is cut off is well formed, too: one that lacks rules is taken over only when a second signal
+    /// finds it unchanged.
+    fn compare(&mut self, new: &Sections) -> anyhow::Result<()> {
+        let list = |gone: &[Gone]| gone.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let gone = new.lack(&self.sections);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        if gone.iter().any(Gone::is_rule) && self.refused.as_ref() != Some(new) {
+            self.refused = Some(new.clone());
+            bail!(
+                "the file lacks what it had at the last load: {}; if it was cut off, restore it; if these are removed on purpose, send \
+                 SIGHUP again",
+                list(&gone)
+            );
+        }
+        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
+        Ok(())
+    }
+}
+
 /// Reloads on SIGHUP; returns on SIGTERM or SIGINT.
 async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut every_minute = tokio::time::interval(std::time::Duration::from_secs(60));
+    let mut watch = tokio::time::interval(crate::audit::WATCH_INTERVAL);
+    watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Nothing is signed when nothing is to be.
     let mut head_due = tokio::time::Instant::now();
     let mut heads = true;
+    let mut loaded = Loaded { sections: running.config.sections.clone(), refused: None };
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = every_minute.tick() => running.audit.flush(),
+            _ = watch.tick() => running.audit.watch(),
             () = tokio::time::sleep_until(head_due), if heads => match running.audit.sign() {
                 Some(again) => head_due = tokio::time::Instant::now() + again,
                 None => heads = false,
             },
-            _ = hangup.recv() => match reload(path, running).await {
+            _ = hangup.recv() => match reload(path, running, &mut loaded).await {
                 Ok(revision) => info!(policy_revision = revision, "Reloaded"),
                 Err(error) => error!(error = format!("{error:#}"), "Not reloaded: everything stays as it was"),
             },
@@ -375,8 +409,9 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 }
 
 /// Takes over what can change while serving, all of it or nothing.
-async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
+async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<u64> {
     let new = config::load(path)?;
+    loaded.compare(&new.sections)?;
     let old = running.config;
     for (section, same) in [
         ("[domain]", new.domain == old.domain && new.server == old.server),
@@ -398,6 +433,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
             bail!("{section} changed, and that needs a restart");
         }
     }
+    new.check_files()?;
     let accounts = accounts(&new, running.machines).await?;
     let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
     let before = running.current.0.load_full();
@@ -415,6 +451,7 @@ async fn reload(path: &Path, running: &Running<'_>) -> anyhow::Result<u64> {
     }
     warn_of_weakness(&mapping.policy);
     warn_of_routes(&new, running.machines.map(Arc::as_ref)).await;
+    *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)
 }
 

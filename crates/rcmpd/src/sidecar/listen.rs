@@ -6,7 +6,7 @@
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
 use super::Complaints;
-use super::tls::{check_private, of_listener};
+use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
@@ -96,9 +96,6 @@ impl Proof {
 /// Reads the secret of a listener.
 pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
     let unusable = "cannot use the secret of [[sidecar.listen]]";
-    if let SecretRef::File(path) = reference {
-        check_private(path).context(unusable)?;
-    }
     let secret = reference.read().context(unusable)?;
     // It stands in the configurations of web servers, each of which has its own way with other characters.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);

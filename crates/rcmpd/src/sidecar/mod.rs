@@ -194,7 +194,7 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
 fn terms(config: &Config, proxy: &config::Proxy) -> anyhow::Result<(Terms, [u8; 32])> {
     let mut anchors = Vec::new();
     for path in config.mapping.iter().flat_map(|mapping| &mapping.trust.anchors) {
-        anchors.extend(certificates::read_file(path).context("cannot use mapping.anchors")?);
+        anchors.extend(certificates::read_trusted(path).context("cannot use mapping.anchors")?);
     }
     let tls = front::server_config(&proxy.certificate, &proxy.key, &anchors, proxy.anonymous);
     let tls = tls.context("cannot use [sidecar.proxy]")?;
@@ -226,9 +226,7 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
 
 /// A key in PKCS#8 that only its owner can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    tls::check_private(path)?;
-    let text =
-        Zeroizing::new(std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
+    let text = tls::read_private(path)?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
         .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
     Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec()))

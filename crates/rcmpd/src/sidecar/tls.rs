@@ -2,19 +2,20 @@
 
 use crate::certificates;
 use crate::config::ListenTls;
-use anyhow::{Context, bail};
+use account_store::FileAccess;
+use anyhow::{Context, anyhow};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// TLS for proxies, each with a certificate of its own.
 pub(super) fn of_listener(tls: &ListenTls) -> anyhow::Result<ServerConfig> {
     let anchors =
-        certificates::read_file(&tls.client_ca).context("cannot use client_ca of [[sidecar.listen]]")?;
+        certificates::read_trusted(&tls.client_ca).context("cannot use client_ca of [[sidecar.listen]]")?;
     server_config(&tls.certificate, &tls.key, &anchors, false)
 }
 
@@ -43,17 +44,11 @@ pub(super) fn server_config(
 }
 
 fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    check_private(path)?;
-    PrivateKeyDer::from_pem_file(path)
+    PrivateKeyDer::from_pem_slice(&read_private(path)?)
         .with_context(|| format!("{} is not a private key in PEM", path.display()))
 }
 
-/// Refuses a key that everybody can read; a group may, as web servers' keys are often shared with one.
-pub(super) fn check_private(path: &Path) -> anyhow::Result<()> {
-    let mode =
-        path.metadata().with_context(|| format!("cannot read {}", path.display()))?.permissions().mode();
-    match mode & 0o007 {
-        0 => Ok(()),
-        _ => bail!("{} can be used by everybody (mode {:o}): chmod 600", path.display(), mode & 0o777),
-    }
+/// The bytes of a key, which a group may share: web servers have the same.
+pub(super) fn read_private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    FileAccess::Group.read(path).map_err(|error| anyhow!("{} {error}", path.display()))
 }

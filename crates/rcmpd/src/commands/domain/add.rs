@@ -4,15 +4,18 @@ use super::direction;
 use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
 use crate::commands::machine::secret_file;
 use crate::config::{self, Config, ConfigError, Direction};
-use crate::output;
+use crate::output::{self, visible};
+use crate::quickstart::make_folder;
 use crate::serve::now;
 use crate::stores;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
 use account_store::{AccountStore, Put};
 use anyhow::{Context, bail};
+use rcmp_service::explain::{shell_path, shell_quoted};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) -> anyhow::Result<u8> {
@@ -55,13 +58,15 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
         return Ok(0);
     }
     made.iter().for_each(|file| output::line(&format!("Made {}", file.display())));
-    output::line(&format!(
-        "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands {name} -c {}\nA running service takes it over at SIGHUP; then try:\n  rcmpd domain test {name} -c {}",
+    let (name, file) = (visible(name), path.display().to_string());
+    // The name is that of a domain by now, so a shell and a terminal take it as it is.
+    let (quoted, config) = (shell_quoted(&name), visible(&shell_path(&file)));
+    output::lines(&format!(
+        "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands -c {config} -- {quoted}\n\
+         A running service takes it over at SIGHUP; then try:\n  rcmpd domain test -c {config} -- {quoted}",
         name.to_uppercase(),
         self::direction(direction),
-        path.display(),
-        path.display(),
-        path.display()
+        visible(&file)
     ));
     Ok(0)
 }
@@ -113,7 +118,7 @@ fn section(name: &str, direction: Direction, peer: &PeerArgs, secret: Option<&Pa
 /// Makes a secret, unless there is one.
 fn make_secret(path: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        make_folder(folder, 0o755)?;
     }
     if !path.exists() {
         made.push(path.to_owned());
@@ -167,6 +172,6 @@ fn tempfile_beside(path: &Path) -> anyhow::Result<(PathBuf, std::fs::File)> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let name = PathBuf::from(name);
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&name);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);
     Ok((name.clone(), file.with_context(|| format!("cannot write {}", name.display()))?))
 }

@@ -150,7 +150,7 @@ fn failed_with(code: u8, text: &str, as_json: bool) -> u8 {
     if as_json {
         output::json(&json!({ "error": text, "exit_code": code }));
     }
-    eprintln!("rcmpd: {text}");
+    output::message(text);
     code
 }
 

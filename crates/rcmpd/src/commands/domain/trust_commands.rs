@@ -5,7 +5,7 @@ use crate::config::{Config, Direction, Peer, PeerKind, SecretRef};
 use crate::output;
 use account_store::ChannelKind;
 use anyhow::bail;
-use rcmp_service::explain::{powershell_quoted, shell_quoted};
+use rcmp_service::explain::{is_hidden, powershell_quoted, shell_quoted};
 use serde_json::json;
 use std::path::Path;
 
@@ -21,6 +21,14 @@ pub(super) fn print(
         bail!("{} is reached through another peer, so there is nothing to set up at it", peer.domain);
     }
     let trust = Trust { config, peer, path };
+    // Names of domains and accounts are checked when the configuration is read; paths are not.
+    let here = trust.secret_here();
+    let named = [Some(peer.account.as_str()), here.as_deref(), path.to_str()].into_iter().flatten();
+    if let Some(name) = named.into_iter().find(|name| name.chars().any(is_hidden)) {
+        bail!(
+            "there are no lines to paste, because {name} has characters that cannot be seen or that terminals obey"
+        );
+    }
     let all = [SideArg::Ours, SideArg::Samba, SideArg::Powershell];
     let wanted = all.into_iter().filter(|side| sides.is_empty() || sides.contains(side));
     let printed: Vec<(&str, &str, Vec<String>)> = wanted
@@ -40,7 +48,7 @@ pub(super) fn print(
         false => {
             for (at, (_, title, lines)) in printed.iter().enumerate() {
                 let gap = if at == 0 { "" } else { "\n" };
-                output::line(&format!("{gap}# {title}"));
+                output::lines(&format!("{gap}# {title}"));
                 lines.iter().for_each(|line| output::line(line));
             }
         }
@@ -98,7 +106,8 @@ impl Trust<'_> {
         if self.is_member() && self.secret_here().is_some() {
             let kind = if self.peer.channel == ChannelKind::Server { "server" } else { "workstation" };
             lines.push(format!(
-                "rcmpd machine add {} --kind {kind} --secret-file {there}.inbound.secret --permission rcmp -c FILE",
+                "rcmpd machine add --kind {kind} --secret-file {} --permission rcmp -c FILE -- {}",
+                shell_quoted(&format!("{there}.inbound.secret")),
                 shell_quoted(&self.peer.account)
             ));
             if !self.peer.may_ask() {
@@ -111,8 +120,7 @@ impl Trust<'_> {
             Direction::Both => "both",
         };
         let mut command = format!(
-            "rcmpd domain add {} --sid {} --name {} --direction {direction}",
-            shell_quoted(&domain.netbios),
+            "rcmpd domain add --sid {} --name={} --direction {direction}",
             domain.sid,
             shell_quoted(&domain.dns)
         );
@@ -129,7 +137,7 @@ impl Trust<'_> {
                 }
             }
         }
-        lines.push(format!("{command} -c FILE"));
+        lines.push(format!("{command} -c FILE -- {}", shell_quoted(&domain.netbios)));
         lines
     }
 
@@ -144,11 +152,11 @@ impl Trust<'_> {
             );
         }
         lines.push(format!("# with {here} at hand"));
-        lines.push(format!("samba-tool computer create {}", shell_quoted(self.computer())));
+        lines.push(format!("samba-tool computer create -- {}", shell_quoted(self.computer())));
         lines.push(format!(
-            "samba-tool user setpassword {} --newpassword=\"$(head -n 1 {})\"",
-            shell_quoted(&self.peer.account),
-            shell_quoted(&self.secret_file())
+            "samba-tool user setpassword --newpassword=\"$(head -n 1 -- {})\" -- {}",
+            shell_quoted(&self.secret_file()),
+            shell_quoted(&self.peer.account)
         ));
         lines
     }

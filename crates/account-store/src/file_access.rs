@@ -1,0 +1,112 @@
+//! Files that other users must not read or change: keys, secrets, databases, configurations.
+//!
+//! The file that was opened is checked, not its path, so no other file can take its place in between. Who owns a file is not looked at:
+//! services are set up with files of root's, of their own user and of a deployment's.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Who may use a file beside its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileAccess {
+    /// No other user: keys that sign or seal for this service alone.
+    Owner,
+    /// Its group: keys and secrets that two services share, such as a web server and this one.
+    Group,
+    /// Every user may read it, and none but its owner and group may change it: configurations, databases, certificates that are trusted.
+    ReadByAll,
+}
+
+impl FileAccess {
+    /// Opens a file for reading, and refuses it with [`io::ErrorKind::PermissionDenied`] if others may use it.
+    pub fn open(self, path: &Path) -> io::Result<File> {
+        let file = File::open(path)?;
+        self.check(&file.metadata()?)?;
+        Ok(file)
+    }
+
+    /// All bytes of such a file.
+    pub fn read(self, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+        let mut file = self.open(path)?;
+        // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
+        let len = file.metadata()?.len().min(1 << 20);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Refuses a file that others may use.
+    pub fn check(self, metadata: &Metadata) -> io::Result<()> {
+        let mode = metadata.permissions().mode() & 0o7777;
+        let (refused, what, to_do) = match self {
+            Self::Owner => (0o077, "used by others than its owner", "chmod 600"),
+            Self::Group => (0o007, "used by everybody", "chmod 600"),
+            Self::ReadByAll => (0o002, "changed by everybody", "chmod o-w"),
+        };
+        match mode & refused {
+            0 => Ok(()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("can be {what} (mode {mode:03o}): {to_do}"),
+            )),
+        }
+    }
+
+    /// The same for a path, which need not be there.
+    pub fn check_path(self, path: &Path) -> io::Result<()> {
+        match path.metadata() {
+            Ok(metadata) => self.check(&metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The files of an SQLite database: the file itself, its write-ahead log and the index of that.
+pub fn database_files(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        name.into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+
+    #[test]
+    fn a_file_is_refused_by_what_others_may_do_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&path, "secret").expect("it can be written");
+        std::os::unix::fs::symlink(&path, &link).expect("it is new");
+        for (mode, owner, group, by_all) in [
+            (0o600, true, true, true),
+            (0o400, true, true, true),
+            (0o640, false, true, true),
+            (0o660, false, true, true),
+            (0o604, false, false, true),
+            (0o601, false, false, true),
+            (0o644, false, false, true),
+            (0o602, false, false, false),
+            (0o666, false, false, false),
+        ] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("it is ours");
+            for (access, good) in
+                [(FileAccess::Owner, owner), (FileAccess::Group, group), (FileAccess::ReadByAll, by_all)]
+            {
+                for path in [&path, &link] {
+                    let read = access.read(path);
+                    assert_eq!(read.is_ok_and(|bytes| *bytes == b"secret"), good, "{mode:o} {access:?}");
+                    assert_eq!(access.check_path(path).is_ok(), good, "{mode:o} {access:?}");
+                }
+            }
+        }
+        FileAccess::Owner.check_path(&folder.path().join("none")).expect("nothing is there");
+    }
+}

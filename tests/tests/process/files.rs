@@ -1,0 +1,217 @@
+//! Files that other users must not read or change, memory that must not be written to any, and a configuration that was cut off.
+
+use rcmpd_tests::{Demo, Service, binary, write_secret};
+use rustix::process::Signal;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+fn wait_for(service: &Service, text: &str, times: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while service.log().matches(text).count() < times {
+        assert!(Instant::now() < deadline, "{text:?} in {}", service.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A configuration with a secret and a key of each kind.
+fn demo() -> Demo {
+    let demo = Demo::new();
+    write_secret(demo.path("admin.token"), "t0ken-t0ken-t0ken\n");
+    write_secret(demo.path("sidecar.secret"), "correct-horse-battery\n");
+    demo.rcmpd(&["audit", "key", "audit.key"]).code(0);
+    demo.rcmpd(&["audit", "key", "proof.key"]).code(0);
+    demo.edit(|text| text.replace("[admin] ", "[admin]\ntoken = \"file:admin.token\" "));
+    demo.configure(
+        "[forward]\nproof_key = \"proof.key\"\n[audit]\npath = \"audit.log\"\nchain = true\n[audit.heads]\npath = \"audit.heads\"\n\
+         key = \"audit.key\"\n[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"\n\
+         secret = \"file:sidecar.secret\"\n",
+    );
+    demo
+}
+
+#[test]
+fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
+    let demo = demo();
+    let check = ["check-config", "-c", "rcmpd.toml"];
+    demo.rcmpd(&check).code(0);
+    for (name, modes, good) in [
+        ("admin.token", &[0o604, 0o644, 0o602, 0o666][..], 0o640),
+        ("machines/WEB01.secret", &[0o644, 0o606], 0o640),
+        ("sidecar.secret", &[0o644], 0o640),
+        ("accounts.key", &[0o640, 0o604], 0o400),
+        ("audit.key", &[0o640, 0o604], 0o600),
+        ("proof.key", &[0o640, 0o604], 0o600),
+        ("accounts.db", &[0o602, 0o666], 0o644),
+        ("rcmpd.toml", &[0o646, 0o666], 0o664),
+        ("certs/ca.pem", &[0o646, 0o666], 0o664),
+    ] {
+        let path = demo.path(name);
+        let before = path.metadata().unwrap().mode();
+        for mode in modes {
+            chmod(&path, *mode);
+            for done in [demo.rcmpd(&check), demo.rcmpd(&["serve", "-c", "rcmpd.toml"])] {
+                let done = done.code(1);
+                for part in [name, &format!("mode {mode:o}"), "chmod "] {
+                    assert!(done.stderr.contains(part), "{name} {mode:o}: {done:?}");
+                }
+            }
+        }
+        chmod(&path, good);
+        demo.rcmpd(&check).code(0);
+        chmod(&path, before);
+    }
+    // A link is what it leads to.
+    fs::rename(demo.path("admin.token"), demo.path("token")).unwrap();
+    std::os::unix::fs::symlink("token", demo.path("admin.token")).unwrap();
+    chmod(&demo.path("token"), 0o644);
+    demo.rcmpd(&check).code(1);
+    chmod(&demo.path("token"), 0o600);
+    let service = demo.serve();
+    service.map("alice").code(0);
+    // Nor are they taken over while it serves, and clients are served as before.
+    chmod(&service.path("sidecar.secret"), 0o644);
+    service.signal(Signal::HUP);
+    wait_for(&service, "sidecar.secret can be used by everybody", 1);
+    service.map("alice").code(0);
+}
+
+#[test]
+fn commands_take_no_secret_that_every_user_can_read() {
+    let service = Demo::new().serve();
+    let secret = service.path("machines/WEB01.secret");
+    chmod(&secret, 0o644);
+    let done = service.map("alice").code(6);
+    assert!(done.stderr.contains("mode 644") && done.stderr.contains("chmod"), "{done:?}");
+    let set = ["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "-c", "client.toml"];
+    service.rcmpd(&set).code(1);
+    chmod(&secret, 0o600);
+    service.map("alice").code(0);
+    chmod(&service.path("accounts.db"), 0o666);
+    let done = service.rcmpd(&["account", "list", "-c", "client.toml"]).code(1);
+    assert!(done.stderr.contains("accounts.db can be changed by everybody (mode 666)"), "{done:?}");
+    chmod(&service.path("accounts.db"), 0o600);
+    chmod(&service.path("client.toml"), 0o666);
+    service.rcmpd(&["account", "list", "-c", "client.toml"]).code(1);
+}
+
+#[test]
+fn quickstart_under_a_umask_of_0_makes_nothing_that_others_can_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Command::new("sh")
+        .args(["-c", "umask 0 && \"$0\" quickstart a/b/demo && \"$0\" domain add FABRIKAM --sid S-1-5-21-1-2-3 --name f.example \
+               --direction both --server 127.0.0.1:1 -c a/b/demo/rcmpd.toml"])
+        .arg(binary())
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut folders = vec![folder.path().join("a")];
+    let mut seen = 0;
+    while let Some(path) = folders.pop() {
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.mode() & 0o022, 0, "{} {:o}", path.display(), metadata.mode());
+        let name = path.file_name().unwrap().to_string_lossy();
+        if name.ends_with(".key") || name.ends_with(".secret") || name == "machines" || name == "accounts.db"
+        {
+            assert_eq!(metadata.mode() & 0o077, 0, "{} {:o}", path.display(), metadata.mode());
+        }
+        if metadata.is_dir() {
+            folders.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        seen += 1;
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn memory_is_written_to_no_core_file_and_shown_to_no_other_process() {
+    // It may have to run as another user than root, who must be able to execute it.
+    let folder = tempfile::tempdir().unwrap();
+    chmod(folder.path(), 0o777);
+    let program = folder.path().join("rcmpd");
+    fs::copy(binary(), &program).unwrap();
+    let mut command = match rustix::process::geteuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+            command.arg("sh");
+            command
+        }
+        false => Command::new("sh"),
+    };
+    let mut child = command
+        .args(["-c", "ulimit -c unlimited; exec ./rcmpd page --listen 127.0.0.1:0"])
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(folder.path().join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !fs::read_to_string(folder.path().join("log")).unwrap().contains("127.0.0.1:") {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "it listens");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let process = Path::new("/proc").join(child.id().to_string());
+    // proc(5): files of a process that is not dumpable belong to root.
+    assert_eq!(process.join("environ").metadata().unwrap().uid(), 0);
+    let limits = fs::read_to_string(process.join("limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::ABORT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+    let left = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().contains("core")));
+}
+
+#[test]
+fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
+    let demo = Demo::new();
+    demo.configure(
+        "[mapping.shadow]\nbinding = \"compat\"\n[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\ngrant = [\"upn\", \"sid\"]\n",
+    );
+    let service = demo.serve();
+    service.map("alice").code(0);
+    // The strictest rule: bob's certificate is bound by its serial number, which this CA may not vouch by.
+    service.map("bob").code(3);
+    service.edit(|text| text[..text.find("[[mapping.authority]]").unwrap()].to_owned());
+    service.signal(Signal::HUP);
+    wait_for(&service, "[[mapping.authority]] (1 before, 0 now)", 1);
+    wait_for(&service, "Not reloaded", 1);
+    service.map("bob").code(3);
+    service.map("alice").code(0);
+    // A second signal says that it is meant, unless the file is another one again.
+    service.edit(|text| text.replace("[mapping.shadow]\nbinding = \"compat\"\n", ""));
+    service.signal(Signal::HUP);
+    wait_for(&service, "Not reloaded", 2);
+    wait_for(&service, "[mapping.shadow]", 1);
+    service.map("bob").code(3);
+    service.signal(Signal::HUP);
+    wait_for(&service, " Reloaded ", 1);
+    wait_for(&service, "The configuration lacks what it had at the last load", 1);
+    service.map("bob").code(0);
+    // It is compared with the last load, not with the first.
+    service.signal(Signal::HUP);
+    wait_for(&service, " Reloaded ", 2);
+    assert_eq!(service.log().matches("The configuration lacks").count(), 1, "{}", service.log());
+    // What adds rights by being there is only named.
+    service.edit(|text| {
+        let peer = "[[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-1-2-3\"\nnames = [\"f.example\"]\ndirection = \"inbound\"\n";
+        format!("{text}\n{peer}")
+    });
+    service.signal(Signal::HUP);
+    wait_for(&service, " Reloaded ", 3);
+    service.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
+    service.signal(Signal::HUP);
+    wait_for(&service, " Reloaded ", 4);
+    wait_for(&service, "[[peer]] (1 before, 0 now)", 1);
+}
