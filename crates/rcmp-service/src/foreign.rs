@@ -9,6 +9,7 @@
 //! What is absent: whom to ask, and whether the peer's server is the peer's. Both are known before there is an answer.
 
 use crate::answer::{self, GROUP};
+use crate::claim::SidClaim;
 use crate::message::Response;
 use account_store::Domain;
 use bytes::Bytes;
@@ -218,13 +219,13 @@ impl Disbelief {
     }
 }
 
-/// Checks what a peer answered for `from`, and builds what we answer. `certificate_sid` is the one that the certificate
-/// carries, where it counts; `identity_sid` is added as to answers of our own.
+/// Checks what a peer answered for `from`, and builds what we answer. `claim` is which account the certificate that was asked about is
+/// for; `identity_sid` is added as to answers of our own.
 pub fn believe(
     response: &[u8],
     from: &ForeignDomain,
     ours: &Domain,
-    certificate_sid: Option<&Sid>,
+    claim: SidClaim,
     identity_sid: Option<Sid>,
 ) -> Result<Believed, Disbelief> {
     let response = Response::decode(response).map_err(|_| Disbelief::MalformedResponse)?;
@@ -245,7 +246,7 @@ pub fn believe(
         sid if sid != from.sid => return Err(Disbelief::OtherLogonDomainId),
         _ => {}
     }
-    if certificate_sid.is_some_and(|sid| *sid != pac.user_sid) {
+    if !claim.allows(&pac.user_sid) {
         return Err(Disbelief::SidMismatch);
     }
     let account = said.effective_name.text;

@@ -5,6 +5,7 @@
 //! from, nor to a domain that it has been to, nor through more domains than are configured.
 
 use crate::certificate::Certificate;
+use crate::claim::SidClaim;
 use crate::context::CallContext;
 use crate::domains::{Domains, PeerDomain, Route, RoutedBy};
 use crate::foreign::{self, Disbelief};
@@ -226,6 +227,11 @@ impl MapCertificate<'_> {
             elsewhere: Some(elsewhere),
             ..Answer::refused(reason, self.mapper.policy())
         };
+        // Nothing that the peer could answer would be right.
+        let claim = SidClaim::of(certificate);
+        if claim == SidClaim::Contradictory {
+            return answer(Reason::SidMismatch, elsewhere);
+        }
         let may_pass = self.may_pass(question, asker, target, direct, digest);
         let (service, _in_transit) = match (may_pass, &services[direct]) {
             (Err(reason), _) => return answer(reason, elsewhere),
@@ -274,16 +280,11 @@ impl MapCertificate<'_> {
         }
         let data = reply.data.unwrap_or_default();
         let (response, block) = proof::split(&data);
-        // One that cannot be read is for the domain that answers to refuse; what it may not do is bind to another account.
-        let certificate_sid = match certificate.sid() {
-            Ok(sid) => sid,
-            Err(_) => return answer(Reason::SidMismatch, elsewhere),
-        };
         let believed = foreign::believe(
             response,
             &peer.domain,
             domains.ours(),
-            certificate_sid.as_ref(),
+            claim,
             self.mapper.policy().identity_sid,
         );
         match believed {

@@ -6,6 +6,7 @@
 mod answer;
 mod binding;
 pub mod certificate;
+mod claim;
 pub mod context;
 mod der;
 pub mod domains;
@@ -24,6 +25,7 @@ pub mod trace;
 pub mod trust;
 
 pub use answer::logoff_time;
+pub use claim::SidClaim;
 pub use context::{CallContext, TraceParent};
 pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy};
 pub use forward::{

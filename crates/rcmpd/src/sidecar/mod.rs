@@ -23,6 +23,7 @@ use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use complaints::Complaints;
 use dcerpc_tokio::Shutdown;
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
@@ -94,6 +95,7 @@ impl Sidecar {
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
+                    complaints: Complaints::default(),
                 })
             }
             _ => Arc::new(Embedded {
