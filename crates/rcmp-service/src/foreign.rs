@@ -63,6 +63,8 @@ pub struct Believed {
     pub sid: Sid,
     /// NetBIOS name of the account's domain, as it is configured.
     pub domain: String,
+    /// Its groups in the new answer.
+    pub groups: Vec<Sid>,
     /// SIDs that the peer said and the new answer does not.
     pub dropped: Vec<Sid>,
 }
@@ -273,6 +275,9 @@ pub fn believe(
     said.extra_sids.iter().try_for_each(|extra| sids.extra(extra.sid))?;
     said.resource_groups.iter().try_for_each(|resource| sids.resource_groups(resource))?;
     let Sids { kept, dropped, .. } = sids;
+    let own = said.group_ids.iter().map(|group| group.rid).chain([said.primary_group_id]);
+    let own = own.filter_map(|rid| from.sid.with_rid(rid));
+    let groups = own.chain(kept.iter().copied()).collect();
     let member = |sid| SidAndAttributes { sid, attributes: GROUP };
 
     let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
@@ -322,6 +327,7 @@ pub fn believe(
         account,
         sid: pac.user_sid,
         domain: from.netbios.clone(),
+        groups,
         dropped,
     })
 }

@@ -181,13 +181,19 @@ impl MapCertificate<'_> {
             Route::Nowhere(reason) => return refused(reason),
             Route::Peer(peer, by) => (peer, by),
             Route::Here => {
-                let answer = self.mapper.answer_parsed(&request, &certificate, now, trace).await;
+                let scope = &question.asker.scope;
+                let answer = self.mapper.answer_parsed(&request, &certificate, scope, now, trace).await;
                 let home = match answer {
                     Ok(answer) => return answer,
                     // A peer that chose us is not sent on.
                     Err(_) if asker.is_some() && !name.is_empty() => return refused(Reason::OtherDomain),
                     Err(home) => home,
                 };
+                let netbios =
+                    domains.find(&home).map_or(home.as_str(), |peer| &domains.peers()[peer].domain.netbios);
+                if !scope.covers_domain(netbios) {
+                    return refused(Reason::OutOfScope);
+                }
                 match domains.home(&home, request.flags) {
                     Route::Peer(peer, by) => (peer, by),
                     Route::Nowhere(reason) => return refused(reason),
@@ -227,6 +233,10 @@ impl MapCertificate<'_> {
             elsewhere: Some(elsewhere),
             ..Answer::refused(reason, self.mapper.policy())
         };
+        // What would not be told is not asked.
+        if !question.asker.scope.covers_domain(&peer.domain.netbios) {
+            return answer(Reason::OutOfScope, elsewhere);
+        }
         // Nothing that the peer could answer would be right.
         let claim = SidClaim::of(certificate);
         if claim == SidClaim::Contradictory {
@@ -291,6 +301,15 @@ impl MapCertificate<'_> {
             Err(disbelief) => answer(Reason::Disbelieved(disbelief), elsewhere),
             Ok(believed) if must_prove && !is_word_of(peer, &data, &believed.sid, digest, nonce) => {
                 answer(Reason::Unproved, elsewhere)
+            }
+            Ok(believed)
+                if !question.asker.scope.covers(
+                    &believed.sid,
+                    believed.groups.iter().copied(),
+                    &believed.dropped,
+                ) =>
+            {
+                answer(Reason::OutOfScope, elsewhere)
             }
             Ok(believed) => {
                 let response =

@@ -18,6 +18,7 @@ pub mod message;
 pub mod policy;
 pub mod proof;
 mod reason;
+mod scope;
 mod service;
 #[cfg(test)]
 mod test;
@@ -34,4 +35,5 @@ pub use forward::{
 pub use mapping::{Form, Method, Strength};
 pub use policy::{Binding, Contradiction, Policy, Validation};
 pub use reason::Reason;
+pub use scope::Scope;
 pub use service::{Answer, Asker, Mapped, Mapper, MapperParts, OcspTransport, Question};

@@ -14,7 +14,7 @@ use rcmp_service::proof::{self, HopStrength, Role, Signed, Weakness};
 use rcmp_service::trace::Step;
 use rcmp_service::{
     Answer, Asker, Binding, CallContext, Domains, Elsewhere, Forwarder, MapCertificate, Mapper, MapperParts,
-    NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, Reason, RoutedBy,
+    NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, Reason, RoutedBy, Scope,
     TraceParent, Validation,
 };
 use std::future::Future;
@@ -157,6 +157,7 @@ fn road(from: char, to: &Arc<Node>) -> PeerService {
                     account: format!("{}$", netbios(from)),
                     sid: domain_sid(to.letter).with_rid(2000).expect("there is room"),
                     may_map: true,
+                    scope: Scope::default(),
                     trust: Some(netbios(from)),
                 },
                 context: asked.context,
@@ -737,4 +738,60 @@ fn a_peer_s_account_is_the_one_that_the_certificate_names() {
         assert!(answer.elsewhere.is_none_or(|elsewhere| elsewhere.account.is_none()), "{what}");
     }
     drop(b);
+}
+
+/// What a machine of A with a scope is answered about alice of a domain.
+fn scoped(node: &Node, certificate: &[u8], domains: &[&str], groups: &[Sid]) -> Answer {
+    let mut asked = question(certificate, "");
+    let domains: Vec<String> = domains.iter().map(|name| (*name).to_owned()).collect();
+    asked.asker.scope = Scope::new(domains.into(), groups.into());
+    ask(node, &asked).0
+}
+
+#[test]
+fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
+    let [a, _b, c] = chain();
+    let certificate = alice_of('C');
+    let users = domain_sid('C').with_rid(513).expect("there is room");
+    for (domains, groups) in [
+        (&[][..], &[][..]),
+        (&["domc"], &[]),
+        (&["DOMA", "DOMC"], &[]),
+        (&["DOMC"], &[users]),
+        (&[], &[users]),
+    ] {
+        assert_eq!(
+            scoped(&a, &certificate, domains, groups).reason,
+            Reason::Forwarded,
+            "{domains:?} {groups:?}"
+        );
+    }
+    let heard = || c.heard.lock().expect("nobody panicked").len();
+    let before = heard();
+    let unknown = ask(&a, &question(&certificate_with_upn("eve@c.example"), "")).0;
+    let after = heard();
+    assert_eq!(after, before + 1);
+    let admins = domain_sid('C').with_rid(512).expect("there is room");
+    for (domains, groups) in [(&["DOMA"][..], &[][..]), (&["DOMB"], &[]), (&["DOMC"], &[admins])] {
+        let answer = scoped(&a, &certificate, domains, groups);
+        assert_eq!(answer.reason, Reason::OutOfScope, "{domains:?} {groups:?}");
+        assert_eq!((answer.status, answer.authoritative), (unknown.status, unknown.authoritative));
+        assert!(answer.into_response().is_none());
+    }
+    assert_eq!(heard(), after + 1, "a domain out of scope is not asked");
+    // The same for accounts of A itself.
+    let own = alice_of('A');
+    assert!(matches!(scoped(&a, &own, &["DOMA"], &[]).reason, Reason::Mapped(_)));
+    let answer = scoped(&a, &own, &["DOMC"], &[]);
+    assert_eq!((answer.reason, answer.status), (Reason::OutOfScope, NtStatus::LOGON_FAILURE));
+    assert!(answer.authoritative);
+    // bob is disabled, and that is told here; not to a machine that may not be told of him.
+    let bob = certificate_with_upn("bob@a.example");
+    assert_eq!(scoped(&a, &bob, &[], &[]).status, NtStatus::ACCOUNT_DISABLED);
+    assert_eq!(scoped(&a, &bob, &["DOMC"], &[]).status, NtStatus::LOGON_FAILURE);
+    assert_eq!(scoped(&a, &bob, &[], &[admins]).status, NtStatus::LOGON_FAILURE);
+}
+
+fn certificate_with_upn(upn: &str) -> Vec<u8> {
+    certificate(&[upn], &[], None)
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod askers;
 mod audit;
 mod chain;
 mod check_proxy;

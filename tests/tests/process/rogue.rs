@@ -44,6 +44,8 @@ impl ChannelSecrets for Secrets {
             current: SharedSecret::from_password(&self.password),
             previous: None,
             may_map: true,
+            domains: Arc::default(),
+            groups: Arc::default(),
             generation: 0,
         });
         Box::pin(std::future::ready(Ok(machine)))
@@ -343,6 +345,12 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     said.logon.logon_script = r"\\evil\run.cmd".into();
     said.logon.group_ids.push(group(512));
     *speech.lock().unwrap() = said.bytes();
+    // Nor is a machine told of another domain's administrators that is not to be told of them.
+    ask(&alice).code(3);
+    assert_eq!(decision(&asking)["reason"], "out_of_scope");
+    let scope = [format!("{theirs}-513"), format!("{theirs}-512")];
+    let set = ["machine", "set", "WEB01$", "--group", &scope[0], "--group", &scope[1], "-c", "rcmpd.toml"];
+    asking.rcmpd(&set).code(0);
     let done = ask(&alice).code(0).json();
     let groups = done["groups"].to_string();
     assert!(groups.contains(&format!("{theirs}-512")), "its own administrators are its own: {done:#}");

@@ -5,7 +5,7 @@ use crate::forward::trace;
 use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use netlogon_transport::secrets::ChannelType;
-use rcmp_service::{Asker, CallContext, MapCertificate, Question, Reason};
+use rcmp_service::{Asker, CallContext, MapCertificate, Question, Reason, Scope};
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -
         trace::link(span, &Sha256::digest(&call.data).into());
     }
     let mut asker = Asker::machine(machine.name.clone(), machine.sid, machine.may_map);
+    asker.scope = Scope::new(Arc::clone(&machine.domains), Arc::clone(&machine.groups));
     asker.trust = trust;
     let request = std::mem::take(&mut call.data);
     let logon_domain_name = std::mem::take(&mut call.logon_domain_name);
