@@ -88,8 +88,8 @@ impl Identify for Embedded {
             };
             let written =
                 self.audit.decision(&answer, &question, &steps, &asked_from(source), Some(decision));
-            if written.is_err() {
-                return Err(Refusal::Undecided(Reason::AuditUnavailable.name()));
+            if let Err(reason) = written {
+                return Err(Refusal::Undecided(reason.name()));
             }
             let identity = identity(&answer, &deciders.live, not_after(presented), now);
             if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
