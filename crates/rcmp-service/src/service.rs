@@ -404,8 +404,8 @@ impl Mapper {
                 self.find(method, queries, &rules, &mut withheld, trace).await?
             {
                 if let Some(domain) = &record.account.home_domain {
-                    // Whoever disabled the entry meant that nobody is let in by it. Whether the account is in a limited scope is
-                    // for its domain's answer to show, and until then it is not told that there is one.
+                    // An entry that is disabled maps no account. Whether the account is in a limited scope is for its domain's
+                    // answer to show, and until then the asker is not told that there is an entry.
                     if let Some(reason) = mapping::restriction(&record.account, now) {
                         return Err(if scope.is_limited() { Reason::OutOfScope } else { reason });
                     }

@@ -461,7 +461,7 @@ async fn an_answer_for_another_account_than_the_certificate_s_is_rejected_by_who
             assert!(done.stderr.contains(&alices) && done.stderr.contains(&bobs), "{who}: {done:?}");
         }
         let answer = ask_about(&web, who, &[]);
-        assert_eq!(answer.status, 500, "{who}: nobody said no");
+        assert_eq!(answer.status, 500, "{who}: no denial");
         assert!(!answer.headers.iter().any(|(_, value)| value.contains("bob")), "{:?}", answer.headers);
     }
     assert!(

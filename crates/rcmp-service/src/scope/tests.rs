@@ -49,7 +49,7 @@ fn a_scope_covers_members_of_its_groups_and_privileged_accounts_by_name_only() {
     let (users, admins, schema, team) = (ours(513), ours(512), ours(518), ours(1102));
     let theirs = sid(&format!("{OTHER}-512"));
     let cases: &[(&str, &[Sid], Sid, &[Sid], bool)] = &[
-        ("anybody, where no group is named", &[], alice, &[users, team], true),
+        ("every account, where no group is named", &[], alice, &[users, team], true),
         ("an account without groups", &[], alice, &[], true),
         ("a member of Domain Admins", &[], alice, &[users, admins], false),
         ("a member of another domain's", &[], alice, &[users, theirs], false),
@@ -65,7 +65,7 @@ fn a_scope_covers_members_of_its_groups_and_privileged_accounts_by_name_only() {
         ("another domain's privileged group", &[theirs], alice, &[users, admins], false),
         ("Administrator by a group", &[admins], administrator, &[users, admins], true),
         ("Administrator by its SID", &[administrator], administrator, &[users, admins], true),
-        ("somebody else than Administrator", &[administrator], alice, &[users], false),
+        ("another account than Administrator", &[administrator], alice, &[users], false),
         ("a single account", &[alice], alice, &[users], true),
     ];
     for (what, groups, account, is_in, expect) in cases {
