@@ -48,7 +48,9 @@ fn a_scope_covers_members_of_its_groups_and_privileged_accounts_by_name_only() {
     let (alice, administrator) = (ours(1001), ours(500));
     let (users, admins, schema, team) = (ours(513), ours(512), ours(518), ours(1102));
     let theirs = sid(&format!("{OTHER}-512"));
-    let cases: &[(&str, &[Sid], Sid, &[Sid], bool)] = &[
+    // What, the scope's groups, the account, its groups, and whether it is covered.
+    type Case<'a> = (&'a str, &'a [Sid], Sid, &'a [Sid], bool);
+    let cases: &[Case<'_>] = &[
         ("every account, where no group is named", &[], alice, &[users, team], true),
         ("an account without groups", &[], alice, &[], true),
         ("a member of Domain Admins", &[], alice, &[users, admins], false),

@@ -49,8 +49,8 @@ pub struct AuditLog {
     heads_failed: AtomicU64,
     /// Refusals that anybody can cause, by reason.
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
-    /// What askers over a limit were refused since the last flush, by account and reason: its name, and how often.
-    over_limits: Mutex<BTreeMap<(Sid, &'static str), (String, u64)>>,
+    /// What was refused to askers over a limit since the last flush.
+    over_limits: Mutex<OverLimits>,
     /// The same by reason, for metrics.
     over_limits_total: Mutex<BTreeMap<&'static str, u64>>,
     /// Decisions by reason, for metrics.
@@ -65,6 +65,9 @@ pub struct AuditLog {
     shadow_left_out: AtomicU64,
     shadow_divergences: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
+
+/// Refusals by the SID of an account and the reason: the account's name, and how many.
+type OverLimits = BTreeMap<(Sid, &'static str), (String, u64)>;
 
 /// What somebody decided, for comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]

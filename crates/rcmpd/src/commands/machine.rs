@@ -36,7 +36,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             }
             // What can fail comes first.
             let domains = domains(&config, &domain)?;
-            let groups = groups(&*store, &group).await?;
+            let groups = groups(&store, &group).await?;
             let password = secret_file(&file)?;
             let kind = match kind {
                 ChannelArg::Workstation => ChannelKind::Workstation,
@@ -93,7 +93,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 machine.domains = domains(&config, &domain)?;
             }
             if !group.is_empty() || all_groups {
-                machine.groups = groups(&*store, &group).await?;
+                machine.groups = groups(&store, &group).await?;
             }
             if disable || enable {
                 machine.enabled = enable;
