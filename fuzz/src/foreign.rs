@@ -3,6 +3,7 @@
 use account_store::Domain;
 use dtyp::Sid;
 use pac::VerifiedPac;
+use rcmp_service::SidClaim;
 use rcmp_service::foreign::{self, Believed, Disbelief, ForeignDomain, ForeignSids};
 use rcmp_service::message::Response;
 use std::sync::LazyLock;
@@ -13,7 +14,7 @@ const IDENTITY: Sid = Sid::SERVICE_ASSERTED_IDENTITY;
 pub fn check(bytes: &[u8]) {
     let [strict, lax] = [ForeignSids::Refuse, ForeignSids::Drop].map(|foreign_sids| {
         let from = ForeignDomain { foreign_sids, ..FABRIKAM.clone() };
-        foreign::believe(bytes, &from, &CONTOSO, None, Some(IDENTITY))
+        foreign::believe(bytes, &from, &CONTOSO, SidClaim::Absent, Some(IDENTITY))
     });
     for believed in [&strict, &lax].into_iter().filter_map(|outcome| outcome.as_ref().ok()) {
         only_theirs(believed);

@@ -4,6 +4,7 @@ use crate::secret::SharedSecret;
 use dtyp::Sid;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 /// The future of an object-safe async method.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -53,6 +54,10 @@ pub struct Machine {
     pub previous: Option<SharedSecret>,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
+    /// NetBIOS names of the domains whose accounts it may be told of; empty for all.
+    pub domains: Arc<[String]>,
+    /// SIDs of the groups whose members it may be told of; empty for all accounts that are not privileged.
+    pub groups: Arc<[Sid]>,
     /// Changes with the secret: contexts of another generation are closed.
     pub generation: u64,
 }

@@ -175,6 +175,8 @@ fn machine(name: &str, rid: u32) -> Machine {
         current: SharedSecret::from_password(&format!("password of {name}")),
         previous: None,
         may_map: true,
+        domains: Arc::default(),
+        groups: Arc::default(),
         generation: 1,
     }
 }

@@ -4,13 +4,14 @@
 //! the request in every mode, then the binding is weighed, and only then is it looked at whether the account may log on, so
 //! that nobody learns of a restriction by a certificate that is not bound to the account.
 
-use crate::certificate::{Certificate, sids_of};
+use crate::certificate::Certificate;
+use crate::claim::SidClaim;
 use crate::mapping::{self, Form, Strength};
 use crate::policy::{Binding, Policy, Rules};
 use crate::reason::Reason;
 use crate::trace::{Evidence, EvidenceState, Step, Trace};
 use account_store::{AltSecurityIdentity, Record};
-use dtyp::{FileTime, Sid};
+use dtyp::FileTime;
 use std::sync::Arc;
 
 /// Whether the account that was found by `forms` may have this certificate, now, and how strongly it is its own.
@@ -23,12 +24,13 @@ pub(crate) fn judge(
     now: FileTime,
     trace: &mut impl Trace,
 ) -> Result<Strength, Reason> {
-    let sid = sid(certificate, &record.account.sid);
+    let claim = SidClaim::of(certificate);
+    let is_contradicted = !claim.allows(&record.account.sid);
     let mut evidence = Vec::new();
-    if sid == SidEvidence::Contradicts {
+    if is_contradicted {
         evidence.push(Evidence { form: Form::Sid, state: EvidenceState::Contradicts });
     } else {
-        gather(certificate, record, forms, sid, rules, policy, &mut evidence);
+        gather(certificate, record, forms, claim, rules, policy, &mut evidence);
     }
     let counts = |state| matches!(state, EvidenceState::Counts | EvidenceState::StrongByPolicy);
     let strongest = evidence.iter().find(|evidence| counts(evidence.state));
@@ -41,7 +43,7 @@ pub(crate) fn judge(
         strength,
         binding: rules.binding,
     });
-    if sid == SidEvidence::Contradicts {
+    if is_contradicted {
         return Err(Reason::SidMismatch);
     }
     if strength == Strength::Weak {
@@ -73,43 +75,12 @@ fn weak(
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SidEvidence {
-    Absent,
-    Agrees,
-    Contradicts,
-}
-
-/// What the SIDs in a certificate say of an account. All of them have to be its own: a certificate that contradicts itself is
-/// nobody's.
-fn sid(certificate: &Certificate<'_>, account: &Sid) -> SidEvidence {
-    let (Ok(extension), Ok(alternative)) = (certificate.sid(), sids_by_uri(certificate)) else {
-        return SidEvidence::Contradicts;
-    };
-    let sids: Vec<Sid> = extension.into_iter().chain(alternative).collect();
-    match sids.iter().all(|sid| sid == account) {
-        _ if sids.is_empty() => SidEvidence::Absent,
-        true => SidEvidence::Agrees,
-        false => SidEvidence::Contradicts,
-    }
-}
-
-/// A subjectAltName that cannot be read makes only its own method unusable, unless there is a SID in it: whose it is nobody can
-/// say then.
-fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, dtyp::DecodeError> {
-    match certificate.alternative_names() {
-        Ok(names) => sids_of(&names),
-        Err(error) if certificate.may_hold_alternative_sid() => Err(error),
-        Err(_) => Ok(Vec::new()),
-    }
-}
-
 /// Everything strong that binds the certificate to the account, the decisive first.
 fn gather(
     certificate: &Certificate<'_>,
     record: &Record,
     forms: &[Form],
-    sid: SidEvidence,
+    claim: SidClaim,
     rules: &Rules<'_>,
     policy: &Policy,
     evidence: &mut Vec<Evidence>,
@@ -121,7 +92,7 @@ fn gather(
         };
         evidence.push(Evidence { form, state });
     };
-    if sid == SidEvidence::Agrees {
+    if claim == SidClaim::Account(record.account.sid) {
         found(Form::Sid);
     }
     // Names that a policy of the certificate may make strong: those that found the account, and one that is stored with it.

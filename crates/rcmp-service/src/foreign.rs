@@ -9,6 +9,7 @@
 //! What is absent: whom to ask, and whether the peer's server is the peer's. Both are known before there is an answer.
 
 use crate::answer::{self, GROUP};
+use crate::claim::SidClaim;
 use crate::message::Response;
 use account_store::Domain;
 use bytes::Bytes;
@@ -62,6 +63,8 @@ pub struct Believed {
     pub sid: Sid,
     /// NetBIOS name of the account's domain, as it is configured.
     pub domain: String,
+    /// Its groups in the new answer.
+    pub groups: Vec<Sid>,
     /// SIDs that the peer said and the new answer does not.
     pub dropped: Vec<Sid>,
 }
@@ -218,13 +221,13 @@ impl Disbelief {
     }
 }
 
-/// Checks what a peer answered for `from`, and builds what we answer. `certificate_sid` is the one that the certificate
-/// carries, where it counts; `identity_sid` is added as to answers of our own.
+/// Checks what a peer answered for `from`, and builds what we answer. `claim` is which account the certificate that was asked about is
+/// for; `identity_sid` is added as to answers of our own.
 pub fn believe(
     response: &[u8],
     from: &ForeignDomain,
     ours: &Domain,
-    certificate_sid: Option<&Sid>,
+    claim: SidClaim,
     identity_sid: Option<Sid>,
 ) -> Result<Believed, Disbelief> {
     let response = Response::decode(response).map_err(|_| Disbelief::MalformedResponse)?;
@@ -245,7 +248,7 @@ pub fn believe(
         sid if sid != from.sid => return Err(Disbelief::OtherLogonDomainId),
         _ => {}
     }
-    if certificate_sid.is_some_and(|sid| *sid != pac.user_sid) {
+    if !claim.allows(&pac.user_sid) {
         return Err(Disbelief::SidMismatch);
     }
     let account = said.effective_name.text;
@@ -272,6 +275,9 @@ pub fn believe(
     said.extra_sids.iter().try_for_each(|extra| sids.extra(extra.sid))?;
     said.resource_groups.iter().try_for_each(|resource| sids.resource_groups(resource))?;
     let Sids { kept, dropped, .. } = sids;
+    let own = said.group_ids.iter().map(|group| group.rid).chain([said.primary_group_id]);
+    let own = own.filter_map(|rid| from.sid.with_rid(rid));
+    let groups = own.chain(kept.iter().copied()).collect();
     let member = |sid| SidAndAttributes { sid, attributes: GROUP };
 
     let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
@@ -321,6 +327,7 @@ pub fn believe(
         account,
         sid: pac.user_sid,
         domain: from.netbios.clone(),
+        groups,
         dropped,
     })
 }

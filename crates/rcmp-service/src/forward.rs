@@ -5,6 +5,7 @@
 //! from, nor to a domain that it has been to, nor through more domains than are configured.
 
 use crate::certificate::Certificate;
+use crate::claim::SidClaim;
 use crate::context::CallContext;
 use crate::domains::{Domains, PeerDomain, Route, RoutedBy};
 use crate::foreign::{self, Disbelief};
@@ -182,13 +183,19 @@ impl MapCertificate<'_> {
             Route::Nowhere(reason) => return refused(reason),
             Route::Peer(peer, by) => (peer, by),
             Route::Here => {
-                let answer = self.mapper.answer_parsed(&request, &certificate, now, trace).await;
+                let scope = &question.asker.scope;
+                let answer = self.mapper.answer_parsed(&request, &certificate, scope, now, trace).await;
                 let home = match answer {
                     Ok(answer) => return answer,
                     // A peer that chose us is not sent on.
                     Err(_) if asker.is_some() && !name.is_empty() => return refused(Reason::OtherDomain),
                     Err(home) => home,
                 };
+                let netbios =
+                    domains.find(&home).map_or(home.as_str(), |peer| &domains.peers()[peer].domain.netbios);
+                if !scope.covers_domain(netbios) {
+                    return refused(Reason::OutOfScope);
+                }
                 match domains.home(&home, request.flags) {
                     Route::Peer(peer, by) => (peer, by),
                     Route::Nowhere(reason) => return refused(reason),
@@ -228,6 +235,15 @@ impl MapCertificate<'_> {
             elsewhere: Some(elsewhere),
             ..Answer::refused(reason, self.mapper.policy())
         };
+        // What would not be told is not asked.
+        if !question.asker.scope.covers_domain(&peer.domain.netbios) {
+            return answer(Reason::OutOfScope, elsewhere);
+        }
+        // Nothing that the peer could answer would be right.
+        let claim = SidClaim::of(certificate);
+        if claim == SidClaim::Contradictory {
+            return answer(Reason::SidMismatch, elsewhere);
+        }
         let may_pass = self.may_pass(question, asker, target, direct, digest);
         let (service, _in_transit) = match (may_pass, &services[direct]) {
             (Err(reason), _) => return answer(reason, elsewhere),
@@ -277,22 +293,26 @@ impl MapCertificate<'_> {
         }
         let data = reply.data.unwrap_or_default();
         let (response, block) = proof::split(&data);
-        // One that cannot be read is for the domain that answers to refuse; what it may not do is bind to another account.
-        let certificate_sid = match certificate.sid() {
-            Ok(sid) => sid,
-            Err(_) => return answer(Reason::SidMismatch, elsewhere),
-        };
         let believed = foreign::believe(
             response,
             &peer.domain,
             domains.ours(),
-            certificate_sid.as_ref(),
+            claim,
             self.mapper.policy().identity_sid,
         );
         match believed {
             Err(disbelief) => answer(Reason::Disbelieved(disbelief), elsewhere),
             Ok(believed) if must_prove && !is_word_of(peer, &data, &believed.sid, digest, nonce) => {
                 answer(Reason::Unproved, elsewhere)
+            }
+            Ok(believed)
+                if !question.asker.scope.covers(
+                    &believed.sid,
+                    believed.groups.iter().copied(),
+                    &believed.dropped,
+                ) =>
+            {
+                answer(Reason::OutOfScope, elsewhere)
             }
             Ok(believed) => {
                 let response =

@@ -6,6 +6,7 @@
 mod answer;
 mod binding;
 pub mod certificate;
+mod claim;
 pub mod context;
 mod der;
 pub mod domains;
@@ -17,6 +18,7 @@ pub mod message;
 pub mod policy;
 pub mod proof;
 mod reason;
+mod scope;
 mod service;
 #[cfg(test)]
 mod test;
@@ -24,6 +26,7 @@ pub mod trace;
 pub mod trust;
 
 pub use answer::logoff_time;
+pub use claim::SidClaim;
 pub use context::{CallContext, TraceParent};
 pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy};
 pub use forward::{
@@ -32,4 +35,5 @@ pub use forward::{
 pub use mapping::{Form, Method, Strength};
 pub use policy::{Binding, Contradiction, Policy, Validation};
 pub use reason::Reason;
+pub use scope::Scope;
 pub use service::{Answer, Asker, Mapped, Mapper, MapperParts, OcspTransport, Question};

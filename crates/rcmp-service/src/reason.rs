@@ -46,6 +46,12 @@ pub enum Reason {
     LogonHours,
     /// The asker may not ask.
     AskerDenied,
+    /// The account is outside what the asker may be told of.
+    OutOfScope,
+    /// The asker has asked for too many certificates that map no account.
+    MissRate,
+    /// The lines of the asker have taken its part of the audit log.
+    AuditBudget,
     /// The account belongs to a domain that is not served here.
     OtherDomain,
     /// The store could not answer.
@@ -102,6 +108,9 @@ impl Reason {
             Self::Expired => "expired",
             Self::LogonHours => "logon_hours",
             Self::AskerDenied => "asker_denied",
+            Self::OutOfScope => "out_of_scope",
+            Self::MissRate => "asker_miss_rate",
+            Self::AuditBudget => "asker_audit_budget",
             Self::OtherDomain => "other_domain",
             Self::StoreUnavailable => "store_unavailable",
             Self::Unanswerable => "unanswerable",
@@ -152,6 +161,11 @@ impl Reason {
             Self::Expired => "the account is expired",
             Self::LogonHours => "the account may not log on at this hour",
             Self::AskerDenied => "the machine account lacks the permission rcmp",
+            Self::OutOfScope => {
+                "the account is outside the scope of the machine account that asks, or privileged and not named in it"
+            }
+            Self::MissRate => "the machine account asked for too many certificates that map no account",
+            Self::AuditBudget => "the machine account has used its part of the audit log",
             Self::OtherDomain => "the account's domain is not served here",
             Self::StoreUnavailable => "the account store could not answer",
             Self::Unanswerable => "the account cannot be put into an answer",
@@ -185,7 +199,10 @@ impl Reason {
             Self::LogonHours if tell_restrictions => NtStatus::INVALID_LOGON_HOURS,
             Self::AskerDenied => NtStatus::ACCESS_DENIED,
             Self::OtherDomain | Self::TransitDenied => NtStatus::NO_SUCH_USER,
-            Self::StoreUnavailable | Self::RevocationUnknown => NtStatus::DS_BUSY,
+            // Busy, and no denial: a certificate that would map must not be refused for others that do not.
+            Self::StoreUnavailable | Self::RevocationUnknown | Self::MissRate | Self::AuditBudget => {
+                NtStatus::DS_BUSY
+            }
             Self::Unanswerable => NtStatus::INTERNAL_ERROR,
             Self::AuditUnavailable => NtStatus::INSUFFICIENT_RESOURCES,
             Self::MalformedCertificate
@@ -195,6 +212,8 @@ impl Reason {
             | Self::SidMismatch
             | Self::Chain(_)
             | Self::Revoked
+            // As if there were no account, so that the scope tells nothing of those outside.
+            | Self::OutOfScope
             | Self::NoStrongMapping
             | Self::CertificateOlder
             | Self::AuthorityNotAllowed
@@ -225,11 +244,23 @@ impl Reason {
                 | Self::RevocationUnknown
                 | Self::Unanswerable
                 | Self::AuditUnavailable
+                | Self::MissRate
+                | Self::AuditBudget
                 | Self::NoLogonServers
                 | Self::Loop
                 | Self::ChainTooLong
                 | Self::Disbelieved(Disbelief::MalformedResponse)
         )
+    }
+
+    /// Whether an asker asked for what it is told nothing of. An asker that may ask nothing learns nothing by asking.
+    pub const fn is_miss(self) -> bool {
+        !self.is_undecided() && !matches!(self, Self::Mapped(_) | Self::Forwarded | Self::AskerDenied)
+    }
+
+    /// Whether the account was found, is the certificate's, and may not be used now.
+    pub(crate) const fn is_restriction(self) -> bool {
+        matches!(self, Self::Disabled | Self::Locked | Self::Expired | Self::LogonHours)
     }
 
     /// The number under which Windows' key distribution centres log the same (KB5014754, KB5057784).

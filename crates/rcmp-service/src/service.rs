@@ -10,6 +10,7 @@ use crate::mapping::{self, Form, FormQuery, Method, Strength};
 use crate::message::{MappingFlags, Request};
 use crate::policy::{Contradiction, Policy, Rules, Validation};
 use crate::reason::Reason;
+use crate::scope::Scope;
 use crate::trace::{NoTrace, Step, Trace};
 use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust};
 use account_store::fold::Comparison;
@@ -28,6 +29,8 @@ pub struct Asker {
     pub sid: Sid,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
+    /// Of which accounts it may be told.
+    pub scope: Scope,
     /// NetBIOS name of the domain that asks, where the account is a trust's.
     pub trust: Option<String>,
 }
@@ -53,9 +56,9 @@ impl Question {
 }
 
 impl Asker {
-    /// A machine of this domain.
+    /// A machine of this domain, which may be told of every account that is not privileged.
     pub fn machine(account: impl Into<String>, sid: Sid, may_map: bool) -> Self {
-        Self { account: account.into(), sid, may_map, trust: None }
+        Self { account: account.into(), sid, may_map, scope: Scope::default(), trust: None }
     }
 }
 
@@ -233,7 +236,7 @@ impl Mapper {
     /// Answers a question from the accounts of this domain, and takes down how.
     pub async fn answer_traced(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
         let decision = match question.asker.may_map {
-            true => self.decide_here(&question.request, now, trace).await,
+            true => self.decide_here(&question.request, &question.asker.scope, now, trace).await,
             false => Err(Reason::AskerDenied),
         };
         self.conclude(decision, now)
@@ -244,10 +247,11 @@ impl Mapper {
         &self,
         request: &Request<'_>,
         certificate: &Certificate<'_>,
+        scope: &Scope,
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Result<Answer, String> {
-        let decision = match self.decide(request, certificate, now, trace).await {
+        let decision = match self.decide(request, certificate, scope, now, trace).await {
             Ok(Decided::Here(decision)) => Ok(decision),
             Ok(Decided::Elsewhere(domain)) => return Err(domain),
             Err(reason) => Err(reason),
@@ -257,7 +261,7 @@ impl Mapper {
 
     /// Makes the same decision for whoever wants to know why. Nobody's permission is looked at.
     pub async fn explain(&self, request: &[u8], now: FileTime, trace: &mut impl Trace) -> Answer {
-        let decision = self.decide_here(request, now, trace).await;
+        let decision = self.decide_here(request, &Scope::total(), now, trace).await;
         let answer = self.conclude(decision, now);
         trace.step(|| Step::Decided { reason: answer.reason });
         answer
@@ -276,13 +280,15 @@ impl Mapper {
             return self.explain(message, now, trace).await;
         };
         let route = match domains.route("", false, &request, &certificate) {
-            Route::Here => match self.answer_parsed(&request, &certificate, now, trace).await {
-                Ok(answer) => {
-                    trace.step(|| Step::Decided { reason: answer.reason });
-                    return answer;
+            Route::Here => {
+                match self.answer_parsed(&request, &certificate, &Scope::total(), now, trace).await {
+                    Ok(answer) => {
+                        trace.step(|| Step::Decided { reason: answer.reason });
+                        return answer;
+                    }
+                    Err(home) => domains.home(&home, request.flags),
                 }
-                Err(home) => domains.home(&home, request.flags),
-            },
+            }
             route => route,
         };
         let reason = match route {
@@ -310,7 +316,7 @@ impl Mapper {
 
     /// Makes the same decision for whoever does not need the answer, and says for whom it is.
     pub async fn rehearse(&self, request: &[u8], now: FileTime) -> Result<Arc<Record>, Reason> {
-        self.decide_here(request, now, &mut NoTrace).await.map(|decision| decision.record)
+        self.decide_here(request, &Scope::total(), now, &mut NoTrace).await.map(|decision| decision.record)
     }
 
     fn conclude(&self, decision: Result<Decision, Reason>, now: FileTime) -> Answer {
@@ -340,6 +346,7 @@ impl Mapper {
     async fn decide_here(
         &self,
         request: &[u8],
+        scope: &Scope,
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Result<Decision, Reason> {
@@ -347,8 +354,9 @@ impl Mapper {
         self.methods(&request)?;
         let certificate =
             Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
-        match self.decide(&request, &certificate, now, trace).await? {
+        match self.decide(&request, &certificate, scope, now, trace).await? {
             Decided::Here(decision) => Ok(decision),
+            Decided::Elsewhere(domain) if !scope.covers_domain(&domain) => Err(Reason::OutOfScope),
             Decided::Elsewhere(_) => Err(Reason::OtherDomain),
         }
     }
@@ -366,6 +374,7 @@ impl Mapper {
         &self,
         request: &Request<'_>,
         certificate: &Certificate<'_>,
+        scope: &Scope,
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Result<Decided, Reason> {
@@ -395,15 +404,20 @@ impl Mapper {
                 self.find(method, queries, &rules, &mut withheld, trace).await?
             {
                 if let Some(domain) = &record.account.home_domain {
-                    // Whoever disabled the entry meant that nobody is let in by it.
+                    // An entry that is disabled maps no account. Whether the account is in a limited scope is for its domain's
+                    // answer to show, and until then the asker is not told that there is an entry.
                     if let Some(reason) = mapping::restriction(&record.account, now) {
-                        return Err(reason);
+                        return Err(if scope.is_limited() { Reason::OutOfScope } else { reason });
                     }
                     return Ok(Decided::Elsewhere(domain.clone()));
                 }
-                let strength =
-                    binding::judge(certificate, &record, &forms, &rules, &self.policy, now, trace)?;
-                return Ok(Decided::Here(Decision { record, method, strength }));
+                let judged = binding::judge(certificate, &record, &forms, &rules, &self.policy, now, trace);
+                // Other refusals are told as if there were no account; a restriction may be told as what it is.
+                let names_account = judged.as_ref().map_or_else(|reason| reason.is_restriction(), |_| true);
+                if names_account && !scope.covers_record(&self.store.domain().netbios, &record) {
+                    return Err(Reason::OutOfScope);
+                }
+                return judged.map(|strength| Decided::Here(Decision { record, method, strength }));
             }
         }
         Err(match (withheld, rules.is_verified()) {

@@ -329,6 +329,13 @@ fn the_table_of_decisions() {
             ..Case::default()
         },
         Case {
+            what: "a SID of its history",
+            names: Names { sid: Some(1999), ..named(alice) },
+            change: |account| account.extra_sids.push(sid(1999)),
+            expect: Err(Reason::SidMismatch),
+            ..Case::default()
+        },
+        Case {
             what: "a SID that cannot be read",
             names: Names { sid: Some(1001), damaged_sid: true, ..named(alice) },
             expect: Err(Reason::SidMismatch),

@@ -8,13 +8,13 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
-use rcmp_service::foreign::{ForeignDomain, ForeignSids};
+use rcmp_service::foreign::{Disbelief, ForeignDomain, ForeignSids};
 use rcmp_service::message::{MappingFlags, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Role, Signed, Weakness};
 use rcmp_service::trace::Step;
 use rcmp_service::{
     Answer, Asker, Binding, CallContext, Domains, Elsewhere, Forwarder, MapCertificate, Mapper, MapperParts,
-    NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, Reason, RoutedBy,
+    NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, Reason, RoutedBy, Scope,
     TraceParent, Validation,
 };
 use std::future::Future;
@@ -157,6 +157,7 @@ fn road(from: char, to: &Arc<Node>) -> PeerService {
                     account: format!("{}$", netbios(from)),
                     sid: domain_sid(to.letter).with_rid(2000).expect("there is room"),
                     may_map: true,
+                    scope: Scope::default(),
                     trust: Some(netbios(from)),
                 },
                 context: asked.context,
@@ -199,6 +200,15 @@ fn chain() -> [Arc<Node>; 3] {
     [a, b, c]
 }
 
+/// The SID extension of [MS-WCCE] 2.2.2.7.7.4.
+fn sid_extension(sid: &Sid) -> CustomExtension {
+    let wrap = |tag: u8, contents: &[u8]| [&[tag, contents.len() as u8], contents].concat();
+    let id = [0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
+    let value = wrap(0xa0, &wrap(0x04, sid.to_string().as_bytes()));
+    let content = wrap(0x30, &wrap(0xa0, &[&id[..], &value].concat()));
+    CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 311, 25, 2], content)
+}
+
 fn certificate(upns: &[&str], hosts: &[&str], sid: Option<Sid>) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -211,14 +221,7 @@ fn certificate(upns: &[&str], hosts: &[&str], sid: Option<Sid>) -> Vec<u8> {
     for host in hosts {
         params.subject_alt_names.push(SanType::DnsName((*host).try_into().expect("ASCII")));
     }
-    if let Some(sid) = sid {
-        let wrap = |tag: u8, contents: &[u8]| [&[tag, contents.len() as u8], contents].concat();
-        let id = [0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02, 0x01];
-        let value = wrap(0xa0, &wrap(0x04, sid.to_string().as_bytes()));
-        let content = wrap(0x30, &wrap(0xa0, &[&id[..], &value].concat()));
-        params.custom_extensions =
-            vec![CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 311, 25, 2], content)];
-    }
+    params.custom_extensions = sid.iter().map(sid_extension).collect();
     let key = KeyPair::generate().expect("a key");
     params.self_signed(&key).expect("signed").der().to_vec()
 }
@@ -656,4 +659,139 @@ fn a_path_is_proved_when_somebody_asks() {
     let (answer, _) = ask(&c, &Question { asker: Asker { trust: None, ..own.asker.clone() }, ..own.clone() });
     let hops = proved(&answer.into_response().expect("there is one"), &own);
     assert_eq!(hops.iter().map(|hop| hop.hop.role).collect::<Vec<_>>(), [Role::Answered]);
+}
+
+/// A certificate for alice of C with these SIDs: in the extension, and as URIs ([MS-PKCA] 3.1.5.2.1.6).
+fn certificate_with_sids(extension: Option<Sid>, uris: &[&str]) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    let upn = (vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], "alice@c.example".into());
+    params.subject_alt_names = vec![SanType::OtherName(upn)];
+    for uri in uris {
+        params.subject_alt_names.push(SanType::URI((*uri).try_into().expect("ASCII")));
+    }
+    params.custom_extensions = extension.iter().map(sid_extension).collect();
+    let key = KeyPair::generate().expect("a key");
+    params.self_signed(&key).expect("signed").der().to_vec()
+}
+
+#[test]
+fn a_peer_s_account_is_the_one_that_the_certificate_names() {
+    let [a, b, c] = chain();
+    let (alice, other) = (domain_sid('C').with_rid(1001), domain_sid('C').with_rid(1002));
+    let (alice, other) = (alice.expect("there is room"), other.expect("there is room"));
+    let uri = |sid: &dyn std::fmt::Display| format!("tag:microsoft.com,2022-09-14:sid:{sid}");
+    let believed = [
+        ("no SID", None, vec![]),
+        ("the extension", Some(alice), vec![]),
+        ("a URI", None, vec![uri(&alice)]),
+        ("both", Some(alice), vec![uri(&alice)]),
+        ("two URIs, and another one", None, vec![uri(&alice), uri(&alice), "https://c.example/".to_owned()]),
+    ];
+    for (what, extension, uris) in believed {
+        let certificate =
+            certificate_with_sids(extension, &uris.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(reason(&a, &certificate, ""), Reason::Forwarded, "{what}");
+    }
+    // C itself refuses all of these; a peer that does not look is not believed, and what no answer can be right for is not asked.
+    let lying = Arc::clone(&c);
+    let liar = PeerService::new(service_fn(move |asked: PeerQuestion| {
+        let lying = Arc::clone(&lying);
+        async move {
+            let asker = Asker {
+                trust: Some(netbios('B')),
+                ..Asker::machine("DOMB$", domain_sid('C').with_rid(2000).expect("there is room"), true)
+            };
+            let question = Question {
+                logon_domain_name: "DOMC".into(),
+                ..Question::new(request(&alice_of('C'), UPN), asker)
+            };
+            let answer = lying.answer(&question, &mut Vec::new()).await;
+            drop(asked);
+            let data = answer.into_response().map(|response| response.to_vec());
+            Ok(PeerReply { status: NtStatus::SUCCESS, authoritative: true, server: "SRVC".into(), data })
+        }
+    }));
+    let near = Node::new('B');
+    connect(&near, vec![(PeerDomain { proof_keys: vec![], ..peer('C') }, Some(liar))], 4);
+    assert_eq!(reason(&near, &alice_of('C'), ""), Reason::Forwarded, "the truth");
+    let mismatch = Reason::Disbelieved(Disbelief::SidMismatch);
+    let refused = [
+        ("the extension", Some(other), vec![], mismatch),
+        ("a URI", None, vec![uri(&other)], mismatch),
+        (
+            "a URI of another domain",
+            None,
+            vec![uri(&domain_sid('B').with_rid(1001).expect("there is room"))],
+            mismatch,
+        ),
+        ("two that disagree", Some(alice), vec![uri(&other)], Reason::SidMismatch),
+        ("URIs that disagree", None, vec![uri(&alice), uri(&other)], Reason::SidMismatch),
+        ("one that cannot be read", Some(alice), vec![uri(&"S-1-5-21-")], Reason::SidMismatch),
+    ];
+    for (what, extension, uris, expect) in refused {
+        let certificate =
+            certificate_with_sids(extension, &uris.iter().map(String::as_str).collect::<Vec<_>>());
+        let (answer, _) = ask(&near, &question(&certificate, ""));
+        assert_eq!((answer.reason, answer.status), (expect, NtStatus::LOGON_FAILURE), "{what}");
+        let (answer, _) = ask(&a, &question(&certificate, ""));
+        assert_eq!(answer.status, NtStatus::LOGON_FAILURE, "{what}");
+        assert!(answer.elsewhere.is_none_or(|elsewhere| elsewhere.account.is_none()), "{what}");
+    }
+    drop(b);
+}
+
+/// What a machine of A with a scope is answered about alice of a domain.
+fn scoped(node: &Node, certificate: &[u8], domains: &[&str], groups: &[Sid]) -> Answer {
+    let mut asked = question(certificate, "");
+    let domains: Vec<String> = domains.iter().map(|name| (*name).to_owned()).collect();
+    asked.asker.scope = Scope::new(domains.into(), groups.into());
+    ask(node, &asked).0
+}
+
+#[test]
+fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
+    let [a, _b, c] = chain();
+    let certificate = alice_of('C');
+    let users = domain_sid('C').with_rid(513).expect("there is room");
+    for (domains, groups) in [
+        (&[][..], &[][..]),
+        (&["domc"], &[]),
+        (&["DOMA", "DOMC"], &[]),
+        (&["DOMC"], &[users]),
+        (&[], &[users]),
+    ] {
+        assert_eq!(
+            scoped(&a, &certificate, domains, groups).reason,
+            Reason::Forwarded,
+            "{domains:?} {groups:?}"
+        );
+    }
+    let heard = || c.heard.lock().expect("nobody panicked").len();
+    let before = heard();
+    let unknown = ask(&a, &question(&certificate_with_upn("eve@c.example"), "")).0;
+    let after = heard();
+    assert_eq!(after, before + 1);
+    let admins = domain_sid('C').with_rid(512).expect("there is room");
+    for (domains, groups) in [(&["DOMA"][..], &[][..]), (&["DOMB"], &[]), (&["DOMC"], &[admins])] {
+        let answer = scoped(&a, &certificate, domains, groups);
+        assert_eq!(answer.reason, Reason::OutOfScope, "{domains:?} {groups:?}");
+        assert_eq!((answer.status, answer.authoritative), (unknown.status, unknown.authoritative));
+        assert!(answer.into_response().is_none());
+    }
+    assert_eq!(heard(), after + 1, "a domain out of scope is not asked");
+    // The same for accounts of A itself.
+    let own = alice_of('A');
+    assert!(matches!(scoped(&a, &own, &["DOMA"], &[]).reason, Reason::Mapped(_)));
+    let answer = scoped(&a, &own, &["DOMC"], &[]);
+    assert_eq!((answer.reason, answer.status), (Reason::OutOfScope, NtStatus::LOGON_FAILURE));
+    assert!(answer.authoritative);
+    // bob is disabled, and that is told here; not to a machine that may not be told of him.
+    let bob = certificate_with_upn("bob@a.example");
+    assert_eq!(scoped(&a, &bob, &[], &[]).status, NtStatus::ACCOUNT_DISABLED);
+    assert_eq!(scoped(&a, &bob, &["DOMC"], &[]).status, NtStatus::LOGON_FAILURE);
+    assert_eq!(scoped(&a, &bob, &[], &[admins]).status, NtStatus::LOGON_FAILURE);
+}
+
+fn certificate_with_upn(upn: &str) -> Vec<u8> {
+    certificate(&[upn], &[], None)
 }

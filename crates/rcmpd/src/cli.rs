@@ -608,7 +608,7 @@ pub enum ScopeArg {
 pub enum MachineCommand {
     /// Add a machine account, and a computer account of the same name if there is none
     #[command(
-        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret --permission rcmp -c FILE\n\nThe secret file is made with a random password unless it exists."
+        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp --domain CONTOSO --group 'Web Team' -c FILE\n\nThe secret file is made with a random password unless it exists."
     )]
     Add {
         /// Its name, which ends in a dollar sign.
@@ -619,6 +619,12 @@ pub enum MachineCommand {
         /// What it may do.
         #[arg(long)]
         permission: Vec<PermissionArg>,
+        /// A domain whose accounts it may be told of, by NetBIOS name; without one, all.
+        #[arg(long, value_name = "NAME")]
+        domain: Vec<String>,
+        /// A group whose members it may be told of, or a single account by SID; without one, all accounts that are not privileged.
+        #[arg(long, value_name = "NAME|SID")]
+        group: Vec<String>,
         /// The type of channel that it may open; a trust gets no computer account.
         #[arg(long, default_value = "workstation")]
         kind: ChannelArg,
@@ -644,6 +650,9 @@ pub enum MachineCommand {
         json: JsonArg,
     },
     /// Change a machine account; its channels notice at their next call
+    #[command(
+        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE"
+    )]
     Set {
         /// Its name.
         name: String,
@@ -659,6 +668,21 @@ pub enum MachineCommand {
         /// Forbid something.
         #[arg(long)]
         revoke: Vec<PermissionArg>,
+        /// A domain whose accounts it may be told of, by NetBIOS name. All that are given take the place of those before.
+        #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
+        domain: Vec<String>,
+        /// Tell it of accounts of all domains.
+        #[arg(long)]
+        all_domains: bool,
+        /// A group whose members it may be told of, or a single account by SID. All that are given take the place of those before.
+        ///
+        /// Privileged accounts, such as Administrator and the members of Domain Admins, are told only to machines whose scope names a
+        /// privileged group that they are in, or the account itself.
+        #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
+        group: Vec<String>,
+        /// Tell it of all accounts that are not privileged.
+        #[arg(long)]
+        all_groups: bool,
         /// A file with a new password, which must be there; the present one stays good for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,

@@ -192,7 +192,7 @@ fn an_emptied_or_exchanged_log_is_reported_while_clients_are_served() {
 #[test]
 fn a_full_disk_stops_decisions_and_tears_no_line() {
     let demo = Demo::new();
-    demo.edit(|text| format!("{text}\n[audit]\npath = \"small/audit.log\"\nrequired = true\nchain = true\n"));
+    demo.edit(|text| format!("{text}\n[audit]\npath = \"small/audit.log\"\nrequired = true\nchain = true\naccount_mib_per_hour = 0\n"));
     let mut service = demo.serve_with_disk("small", 64);
     fs::write(service.seen("small/filler"), vec![0; 48 * 1024]).unwrap();
     let mut asked = 0;

@@ -19,6 +19,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) common_name: &'a str,
     pub(crate) upn: Option<&'a str>,
     pub(crate) sid: Option<String>,
+    /// A SID as a URI of the subjectAltName ([MS-PKCA] 3.1.5.2.1.6).
+    pub(crate) sid_uri: Option<String>,
     pub(crate) serial: Option<Vec<u8>>,
 }
 
@@ -69,6 +71,10 @@ impl Authority {
         if let Some(upn) = wanted.upn {
             let upn = SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], upn.into()));
             params.subject_alt_names = vec![upn];
+        }
+        if let Some(sid) = &wanted.sid_uri {
+            let uri = format!("tag:microsoft.com,2022-09-14:sid:{sid}");
+            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         }
         if let Some(sid) = &wanted.sid {
             let wrap = |tag: u8, contents: &[u8]| [&[tag, contents.len() as u8], contents].concat();

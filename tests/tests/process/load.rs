@@ -88,7 +88,10 @@ async fn malformed(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_calls_are_each_answered_right_and_leave_nothing() {
-    let service = Demo::new().with_carol().serve();
+    let demo = Demo::new().with_carol();
+    // Every fifth question is a miss.
+    demo.edit(|text| text.replace("[rpc]\n", "[rpc]\nmisses_per_s = 0\n"));
+    let service = demo.serve();
     let accounts = [
         ("alice", Some("alice")),
         ("bob", Some("bob")),

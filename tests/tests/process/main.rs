@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod asker_limits;
+mod askers;
 mod audit;
 mod chain;
 mod check_proxy;

@@ -1,5 +1,7 @@
 //! A peer that lies: it proves who it is as any peer does, and then says what is not its to say.
 
+use crate::issuing::{Authority, Wanted};
+use crate::sidecar::ask_about;
 use bytes::Bytes;
 use dcerpc_tokio::{Interface, Limits, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
 use dtyp::{Encode, FileTime, Guid, NtStatus, Sid};
@@ -17,7 +19,7 @@ use pac::{
 };
 use rcmp_service::message::{PACKAGE_NAME, Response};
 use rcmpd_tests::client::Client;
-use rcmpd_tests::{Demo, write_secret};
+use rcmpd_tests::{Demo, Service, write_secret};
 use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
@@ -42,6 +44,8 @@ impl ChannelSecrets for Secrets {
             current: SharedSecret::from_password(&self.password),
             previous: None,
             may_map: true,
+            domains: Arc::default(),
+            groups: Arc::default(),
             generation: 0,
         });
         Box::pin(std::future::ready(Ok(machine)))
@@ -164,10 +168,8 @@ fn decision(demo: &Demo) -> Value {
         .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_says_what_is_its_own_and_nothing_else() {
-    // The truth comes from a real service of the domain.
-    let honest = Demo::new().serve();
+/// What a service answers about alice.
+async fn truth(honest: &Service) -> Speaking {
     let password = fs::read_to_string(honest.path("machines/WEB01.secret")).unwrap();
     let client =
         Client::establish(&honest.netlogon.to_string(), "CONTOSO", "WEB01$", password.trim()).await.unwrap();
@@ -183,13 +185,28 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     let truth = answer.unwrap().data.unwrap().decrypted();
     let decoded = Response::decode(&truth).unwrap();
     let pac = VerifiedPac::decode(decoded.auth_data).unwrap();
-    let truth = Speaking {
+    Speaking {
         domain: decoded.domain.clone(),
         logon: pac.logon_info,
         client: pac.client_info.unwrap(),
         upn: pac.upn_dns_info.unwrap(),
         requestor: pac.requestor_sid.unwrap(),
-    };
+    }
+}
+
+/// Says that it is bob.
+fn bob(mut said: Speaking) -> Speaking {
+    said.logon.user_id = 1002;
+    said.requestor = said.logon.logon_domain_id.with_rid(1002).unwrap();
+    said.called("bob");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_says_what_is_its_own_and_nothing_else() {
+    // The truth comes from a real service of the domain.
+    let honest = Demo::new().serve();
+    let truth = truth(&honest).await;
 
     let asking = Demo::domain("NORTHWIND", "NORDC1", "127.0.0.1", &honest);
     let (ours, theirs): (Sid, Sid) =
@@ -306,11 +323,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         ),
         (
             "somebody else than the certificate says",
-            Box::new(move |said: &mut Speaking| {
-                said.logon.user_id = 1002;
-                said.requestor = theirs.with_rid(1002).unwrap();
-                said.called("bob");
-            }),
+            Box::new(|said: &mut Speaking| *said = bob(said.clone())),
             "sid_mismatch",
         ),
     ];
@@ -332,11 +345,49 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     said.logon.logon_script = r"\\evil\run.cmd".into();
     said.logon.group_ids.push(group(512));
     *speech.lock().unwrap() = said.bytes();
+    // Nor is a machine told of another domain's administrators that is not to be told of them.
+    ask(&alice).code(3);
+    assert_eq!(decision(&asking)["reason"], "out_of_scope");
+    let scope = [format!("{theirs}-513"), format!("{theirs}-512")];
+    let set = ["machine", "set", "WEB01$", "--group", &scope[0], "--group", &scope[1], "-c", "rcmpd.toml"];
+    asking.rcmpd(&set).code(0);
     let done = ask(&alice).code(0).json();
     let groups = done["groups"].to_string();
     assert!(groups.contains(&format!("{theirs}-512")), "its own administrators are its own: {done:#}");
     assert!(!groups.contains(&format!("{theirs}-1103")), "its local groups mean nothing here: {done:#}");
     assert_eq!(done["pac"]["logon_domain_name"], "CONTOSO");
+    // The SID in a URI counts as the one in the extension does.
+    let [alices, bobs] = [1001, 1002].map(|rid| theirs.with_rid(rid).unwrap().to_string());
+    let upn = Some("alice@contoso.example");
+    let wanted = |sid: Option<&String>, uri: &String| Wanted {
+        common_name: "Alice",
+        upn,
+        sid: sid.cloned(),
+        sid_uri: Some(uri.clone()),
+        ..Wanted::default()
+    };
+    let authority = Authority::of(&honest);
+    for (name, wanted, said, expect) in [
+        ("uri", wanted(None, &alices), truth.clone(), None),
+        ("uri", wanted(None, &alices), bob(truth.clone()), Some("disbelieved")),
+        ("both", wanted(Some(&alices), &alices), truth.clone(), None),
+        ("bobs", wanted(None, &bobs), truth.clone(), Some("disbelieved")),
+        ("torn", wanted(Some(&alices), &bobs), truth.clone(), Some("sid_mismatch")),
+        ("odd", wanted(Some(&alices), &"S-1-5-21".to_owned()), truth.clone(), Some("sid_mismatch")),
+    ] {
+        authority.issue(&honest, name, &wanted);
+        *speech.lock().unwrap() = said.bytes();
+        let done = ask(&honest.certificate(name));
+        match expect {
+            None => assert_eq!(done.code(0).json()["account"], "alice", "{name}"),
+            Some(reason) => {
+                assert_eq!(done.code(3).json()["status"]["name"], "STATUS_LOGON_FAILURE", "{name}");
+                let line = decision(&asking);
+                assert_eq!(line["reason"], reason, "{name}: {line:#}");
+                assert!(reason != "disbelieved" || line["disbelief"] == "sid_mismatch", "{name}: {line:#}");
+            }
+        }
+    }
     // Rubbish is no decision.
     for rubbish in [vec![], vec![0; 64], truth.bytes()[..100].to_vec()] {
         *speech.lock().unwrap() = rubbish;
@@ -349,6 +400,79 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     said.logon.logoff_time = FileTime::NEVER;
     *speech.lock().unwrap() = said.bytes();
     ask(&alice).code(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_for_another_account_than_the_certificate_s_is_rejected_by_who_asked() {
+    let honest = Demo::new().serve();
+    let truth = truth(&honest).await;
+    let sid: Sid = honest.domain_sid().parse().unwrap();
+    let speech = Speech::default();
+    let address = rogue(
+        PACKAGE_NAME,
+        PrimaryDomain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), guid: Guid::NIL, sid },
+        Secrets {
+            account: "WEB01$".into(),
+            channel_type: ChannelType::WORKSTATION,
+            sid: sid.with_rid(1004).unwrap(),
+            password: fs::read_to_string(honest.path("machines/WEB01.secret")).unwrap().trim().to_owned(),
+        },
+        Arc::clone(&speech),
+    )
+    .await;
+    let authority = Authority::of(&honest);
+    let (alices, bobs) = (format!("{sid}-1001"), format!("{sid}-1002"));
+    let wanted = |extension: Option<&String>, uri: Option<&String>| Wanted {
+        common_name: "Alice",
+        upn: Some("alice@contoso.example"),
+        sid: extension.cloned(),
+        sid_uri: uri.cloned(),
+        ..Wanted::default()
+    };
+    for (name, wanted) in [
+        ("uri", wanted(None, Some(&alices))),
+        ("torn", wanted(Some(&alices), Some(&bobs))),
+        ("none", wanted(None, None)),
+    ] {
+        authority.issue(&honest, name, &wanted);
+    }
+    let server = address.to_string();
+    let map = |who: &str, more: &[&str]| {
+        let certificate = honest.certificate(who);
+        let ask = ["map", &certificate, "--server", &server, "--machine", "WEB01$", "--domain", "CONTOSO"];
+        honest.rcmpd(&[&ask[..], &["--secret-file", "machines/WEB01.secret", "--json"], more].concat())
+    };
+    let web = Demo::web(&honest, "", "remember_s = 0\ntimeout_s = 3");
+    web.edit(|text| text.replace(&honest.netlogon.to_string(), &server));
+    let web = web.serve_bare();
+
+    *speech.lock().unwrap() = truth.bytes();
+    for who in ["alice", "uri", "none"] {
+        assert_eq!(map(who, &[]).code(0).json()["account"], "alice", "{who}");
+        assert_eq!(ask_about(&web, who, &[]).status, 200, "{who}: {}", web.log());
+    }
+    // No answer is right for a certificate that contradicts itself.
+    assert!(map("torn", &[]).code(7).stderr.contains("rejected"));
+    assert_eq!(ask_about(&web, "torn", &[]).status, 403);
+    *speech.lock().unwrap() = bob(truth.clone()).bytes();
+    for who in ["alice", "uri"] {
+        for more in [&[][..], &["--require-strong"]] {
+            let done = map(who, more).code(7);
+            assert!(done.stderr.contains(&alices) && done.stderr.contains(&bobs), "{who}: {done:?}");
+        }
+        let answer = ask_about(&web, who, &[]);
+        assert_eq!(answer.status, 500, "{who}: no denial");
+        assert!(!answer.headers.iter().any(|(_, value)| value.contains("bob")), "{:?}", answer.headers);
+    }
+    assert!(
+        web.log().contains("Rejected an answer for another account than the certificate's"),
+        "{}",
+        web.log()
+    );
+    let lines = fs::read_to_string(web.path("web.log")).unwrap();
+    assert!(lines.contains("answer_sid_mismatch"), "{lines}");
+    // What names no account may be the one that the service says.
+    assert_eq!(map("none", &[]).code(0).json()["account"], "bob");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

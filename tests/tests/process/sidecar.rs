@@ -14,9 +14,9 @@ use std::process::Command;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto};
 
 /// An answer of the sidecar.
-struct Answer {
-    status: u16,
-    headers: Vec<(String, String)>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
 }
 
 impl Answer {
@@ -78,7 +78,7 @@ fn sidecar(demo: Demo, more: &str) -> Service {
     demo.serve()
 }
 
-fn ask_about(service: &Service, who: &str, more: &[(&str, &str)]) -> Answer {
+pub(crate) fn ask_about(service: &Service, who: &str, more: &[(&str, &str)]) -> Answer {
     let certificate = escaped(service, who);
     let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
     let headers = [&[("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", &certificate)], more].concat();

@@ -287,6 +287,8 @@ mod tests {
             current: SharedSecret::new([0; 16]),
             previous: None,
             may_map: true,
+            domains: Arc::default(),
+            groups: Arc::default(),
             generation: 0,
         };
         SecureChannel::new(Established {

@@ -18,7 +18,7 @@ struct Case {
     upn_dns_info: Option<UpnDnsInfo>,
     requestor_sid: Option<Sid>,
     from: ForeignDomain,
-    certificate_sid: Option<Sid>,
+    claim: SidClaim,
 }
 
 impl Case {
@@ -45,7 +45,7 @@ impl Case {
                 names: vec!["fabrikam.example".into(), "mail.fabrikam.example".into()],
                 foreign_sids: ForeignSids::Refuse,
             },
-            certificate_sid: Some(user_sid),
+            claim: SidClaim::Account(user_sid),
         }
     }
 
@@ -70,7 +70,7 @@ impl Case {
 
     /// Leaves out what would contradict another RID or domain.
     fn alone(&mut self) -> &mut LogonInfo {
-        (self.upn_dns_info, self.requestor_sid, self.certificate_sid) = (None, None, None);
+        (self.upn_dns_info, self.requestor_sid, self.claim) = (None, None, SidClaim::Absent);
         self.info()
     }
 
@@ -91,7 +91,7 @@ impl Case {
 
     fn believe_bytes(&self, message: &[u8]) -> Result<Believed, Disbelief> {
         let ours = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: sid(OURS) };
-        let believed = believe(message, &self.from, &ours, self.certificate_sid.as_ref(), Some(IDENTITY))?;
+        let believed = believe(message, &self.from, &ours, self.claim, Some(IDENTITY))?;
         only_theirs(&believed);
         Ok(believed)
     }
@@ -254,10 +254,10 @@ const LIES: &[(Disbelief, &str, Edit)] = &[
         case.info().resource_groups = Some(ResourceGroups { domain: sid(THIRD), groups: vec![group(1001)] });
     }),
     (Disbelief::SidMismatch, "an account that is not the certificate's", |case| {
-        case.certificate_sid = Some(sid(&format!("{THEIRS}-500")));
+        case.claim = SidClaim::Account(sid(&format!("{THEIRS}-500")));
     }),
     (Disbelief::SidMismatch, "an account of ours in the certificate", |case| {
-        case.certificate_sid = Some(sid(&format!("{OURS}-1104")));
+        case.claim = SidClaim::Account(sid(&format!("{OURS}-1104")));
     }),
 ];
 
@@ -286,7 +286,7 @@ fn every_disbelief_has_a_lie_a_name_and_a_sentence() {
 fn what_may_be_left_out_or_differ_is_believed() {
     let cases: &[(&str, Edit)] = &[
         ("nothing", |_| {}),
-        ("no SID in the certificate", |case| case.certificate_sid = None),
+        ("no SID in the certificate", |case| case.claim = SidClaim::Absent),
         ("the PAC's one buffer", |case| {
             case.alone();
             case.client_info = None;
@@ -401,7 +401,7 @@ fn sids_of_third_domains_are_dropped_where_that_is_wanted() {
 fn nothing_is_said_of_an_identity_that_is_not_ours() {
     let case = Case::good();
     let ours = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: sid(OURS) };
-    let believed = believe(&case.message(), &case.from, &ours, None, None).expect("it is good");
+    let believed = believe(&case.message(), &case.from, &ours, SidClaim::Absent, None).expect("it is good");
     assert!(read(&believed).logon_info.extra_sids.iter().all(|extra| extra.sid.authority() != 18));
 }
 
@@ -493,7 +493,7 @@ prop_compose! {
         if drops {
             case.from.foreign_sids = ForeignSids::Drop;
         }
-        case.certificate_sid = None;
+        case.claim = SidClaim::Absent;
         let info = &mut case.logon_info;
         info.logon_domain_id = domain.unwrap_or(info.logon_domain_id);
         info.group_ids.extend(rids.into_iter().map(group));

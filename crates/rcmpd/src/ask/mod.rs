@@ -15,7 +15,7 @@ use netlogon_transport::secrets::ChannelType;
 use pac::VerifiedPac;
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, Verified, Weakness};
-use rcmp_service::{CallContext, Method};
+use rcmp_service::{CallContext, Method, SidClaim};
 use std::fmt;
 use std::time::Duration;
 
@@ -114,8 +114,9 @@ impl AskError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused(NtStatus::LOGON_FAILURE) => {
-                "no account is mapped to this certificate, its account may not be used, or it is not accepted there; on the server, \
-                 `rcmpd explain CERT.pem -c FILE` says why"
+                "no account is mapped to this certificate, its account may not be used, it is not accepted there, or this machine may not \
+                 be told of it; on the server, `rcmpd explain CERT.pem -c FILE` says why, and `rcmpd machine show NAME -c FILE` shows \
+                 what the machine may be told"
             }
             Self::Refused(NtStatus::NO_SUCH_PACKAGE | NtStatus::INVALID_PARAMETER) => {
                 "the server does not speak the Remote Certificate Mapping Protocol, or not this request"
@@ -219,6 +220,21 @@ async fn ask(
     });
     let answer = channel.ask_with(&mut *association, PACKAGE_NAME, domain, &question, extension).await;
     let (mut mapped, message) = read(answer.map_err(channel_error)?)?;
+    let account = mapped.pac.user_sid;
+    match SidClaim::of_encoded(chain.certificate()) {
+        claim if claim.allows(&account) => {}
+        SidClaim::Account(sid) => {
+            return Err(AskError::Undecided(format!(
+                "the server's answer is rejected: it is the account {account}, and the certificate is for {sid}"
+            )));
+        }
+        _ => {
+            return Err(AskError::Undecided(format!(
+                "the server's answer is rejected: it is the account {account}, and the SIDs in the certificate disagree or \
+                 cannot be read"
+            )));
+        }
+    }
     if let Some(wanted) = &target.proof {
         let path =
             proved(wanted, &proof::Question::new(&question, nonce), &message, &mapped, &target.domain)?;

@@ -1,11 +1,15 @@
 //! The audit log: one JSON line for each channel and each decision.
 //!
+//! Where lines are required, each account has a budget of them ([`budget`]). Questions beyond it, and beyond the rate limit of misses, are
+//! counted and written once a minute.
+//!
 //! Refusals of callers who proved nothing are counted and written once a minute: anybody can cause them, and nobody may
 //! fill a disk. They are never the reason why a decision stops.
 //!
 //! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a chain that was
 //! made anew or cut.
 
+mod budget;
 mod decision;
 mod heads;
 mod left;
@@ -16,13 +20,14 @@ mod writer;
 pub use crate::signing::{PublicKey, make_key};
 
 use crate::config::Audit as AuditConfig;
+use budget::Budget;
 use decision::Written;
 use dtyp::{NtStatus, Sid};
 use heads::Heads;
 use left::Change;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use rcmp_service::trace::Step;
-use rcmp_service::{Answer, Question, Reason};
+use rcmp_service::{Answer, Asker, Question, Reason};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -30,7 +35,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use writer::{Opened, Writer};
 
 /// Writes to a file, or to the log when there is none.
@@ -39,6 +44,8 @@ pub struct AuditLog {
     /// Whether there is one, for whoever need not wait for it.
     has_file: AtomicBool,
     required: bool,
+    /// What accounts may write, where lines are required.
+    budget: Option<Mutex<Budget>>,
     /// Heads and how often they are signed. Whoever locks both locks this first.
     heads: Option<(Mutex<Heads>, Duration)>,
     /// Whether the last head could not be written.
@@ -46,6 +53,10 @@ pub struct AuditLog {
     heads_failed: AtomicU64,
     /// Refusals that anybody can cause, by reason.
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
+    /// What was refused to askers over a limit since the last flush.
+    over_limits: Mutex<OverLimits>,
+    /// The same by reason, for metrics.
+    over_limits_total: Mutex<BTreeMap<&'static str, u64>>,
     /// Decisions by reason, for metrics.
     decisions: Mutex<BTreeMap<&'static str, u64>>,
     /// Relayed calls by package and outcome, for metrics; packages are configured, so there are few.
@@ -62,6 +73,9 @@ pub struct AuditLog {
     shadow_left_out: AtomicU64,
     shadow_divergences: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
+
+/// Refusals by the SID of an account and the reason: the account's name, and how many.
+type OverLimits = BTreeMap<(Sid, &'static str), (String, u64)>;
 
 /// What somebody decided, for comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,10 +153,14 @@ impl AuditLog {
             has_file: AtomicBool::new(file.is_some()),
             file: Mutex::new(file),
             required: config.required,
+            budget: (config.required && config.account_budget > 0)
+                .then(|| Mutex::new(Budget::new(config.account_budget))),
             heads: heads.map(Mutex::new).zip(interval),
             heads_failing: AtomicBool::new(false),
             heads_failed: AtomicU64::new(0),
             anonymous: Mutex::default(),
+            over_limits: Mutex::default(),
+            over_limits_total: Mutex::default(),
             decisions: Mutex::default(),
             relays: Mutex::default(),
             failed: AtomicU64::new(0),
@@ -268,12 +286,50 @@ impl AuditLog {
         self.heads_failed.load(Ordering::Relaxed)
     }
 
-    /// Writes down how many anonymous callers were refused since the last time.
+    /// Writes down how many anonymous callers, and askers over a limit, were refused since the last time.
     pub fn flush(&self) {
         let counts = std::mem::take(&mut *lock(&self.anonymous));
         if !counts.is_empty() {
-            let _ = self.write(&json!({ "event": "channels_refused", "counts": counts }));
+            let _ = self.write(None, &json!({ "event": "channels_refused", "counts": counts }));
         }
+        for ((sid, reason), (account, count)) in std::mem::take(&mut *lock(&self.over_limits)) {
+            let event = json!({
+                "event": "asker_refused",
+                "asker": account,
+                "asker_sid": sid.to_string(),
+                "reason": reason,
+                "count": count,
+            });
+            let _ = self.write(None, &event);
+        }
+    }
+
+    /// Whether the asker may write a line more, where lines are required.
+    pub fn admits(&self, asker: &Sid) -> bool {
+        let Some(budget) = &self.budget else { return true };
+        lock(budget).admits(asker, Instant::now(), || self.free_bytes())
+    }
+
+    /// Counts a question that is refused because its asker is over a limit.
+    pub fn over_limit(&self, asker: &Asker, reason: Reason) {
+        *lock(&self.decisions).entry(reason.name()).or_default() += 1;
+        self.count_over_limit(&asker.account, asker.sid, reason);
+    }
+
+    fn count_over_limit(&self, account: &str, sid: Sid, reason: Reason) {
+        *lock(&self.over_limits_total).entry(reason.name()).or_default() += 1;
+        let mut over_limits = lock(&self.over_limits);
+        let (_, count) = over_limits.entry((sid, reason.name())).or_insert_with(|| (account.to_owned(), 0));
+        *count += 1;
+        // The counts are taken once a minute, so this is the first of a minute.
+        if *count == 1 {
+            tracing::warn!(account, %sid, reason = reason.text(), "Refused an asker that is over its limit");
+        }
+    }
+
+    /// What was refused to askers over a limit so far, by reason.
+    pub fn over_limits(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.over_limits_total).clone()
     }
 
     /// Decisions so far, by reason.
@@ -292,7 +348,7 @@ impl AuditLog {
     }
 
     /// Writes down a decision and the steps to it, with the name that somebody was told of it. When it must be written and cannot be,
-    /// the decision must not be told.
+    /// the decision must not be told, and what is told instead is returned. What is told is counted.
     pub fn decision(
         &self,
         answer: &Answer,
@@ -300,11 +356,24 @@ impl AuditLog {
         steps: &[Step],
         source: &dyn Display,
         name: Option<&str>,
-    ) -> Result<(), AuditUnavailable> {
-        *lock(&self.decisions).entry(answer.reason.name()).or_default() += 1;
-        if !self.is_written() {
-            return Ok(());
-        }
+    ) -> Result<(), Reason> {
+        let written = match self.is_written() {
+            true => self.write_decision(answer, question, steps, source, name),
+            false => Ok(()),
+        };
+        let told = written.err().unwrap_or(answer.reason);
+        *lock(&self.decisions).entry(told.name()).or_default() += 1;
+        written
+    }
+
+    fn write_decision(
+        &self,
+        answer: &Answer,
+        question: &Question,
+        steps: &[Step],
+        source: &dyn Display,
+        name: Option<&str>,
+    ) -> Result<(), Reason> {
         let is_new = |thumbprint: &[u8; 20]| {
             self.certificates.load(Ordering::Relaxed) && lock(&self.written).is_new(thumbprint)
         };
@@ -312,8 +381,10 @@ impl AuditLog {
         if let (Some(name), Value::Object(fields)) = (name, &mut event) {
             fields.insert("decision".to_owned(), name.into());
         }
+        let asker = &question.asker;
+        let is_in_file = self.write(Some((&asker.account, asker.sid)), &event)?;
         // A certificate whose line could not be written is written with the next decision about it.
-        if let (true, Some(thumbprint)) = (self.write(&event)?, certificate) {
+        if let (true, Some(thumbprint)) = (is_in_file, certificate) {
             lock(&self.written).insert(thumbprint);
         }
         Ok(())
@@ -331,7 +402,8 @@ impl AuditLog {
         *lock(&self.decisions).entry(reason).or_default() += 1;
         match self.is_written() {
             true => {
-                self.write(&decision::identified(decision, reason, account, certificate, source)).map(drop)
+                let event = decision::identified(decision, reason, account, certificate, source);
+                self.write(None, &event).map(drop).map_err(|_| AuditUnavailable)
             }
             false => Ok(()),
         }
@@ -344,7 +416,7 @@ impl AuditLog {
         if !self.is_written() {
             return Ok(());
         }
-        self.write(&json!({
+        let event = json!({
             "event": "relay",
             "package": relayed.package,
             "asker": relayed.account,
@@ -352,8 +424,9 @@ impl AuditLog {
             "source": relayed.source.to_string(),
             "status": format!("0x{:08x}", relayed.status.0),
             "outcome": outcome,
-        }))
-        .map(drop)
+        });
+        let asker = Some((relayed.account, relayed.account_sid));
+        self.write(asker, &event).map(drop).map_err(|_| AuditUnavailable)
     }
 
     /// Calls of packages that are answered elsewhere, by package and outcome.
@@ -368,12 +441,13 @@ impl AuditLog {
             self.shadow_agreed.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let _ = self.write(&decision::shadow_event(
+        let event = decision::shadow_event(
             question,
             (live.reason, live.account.as_deref()),
             (shadow.reason, shadow.account.as_deref()),
             policy_revision,
-        ));
+        );
+        let _ = self.write(Some((&question.asker.account, question.asker.sid)), &event);
         // Whoever sees the count finds the line.
         let reasons = (live.reason.name(), shadow.reason.name());
         *lock(&self.shadow_divergences).entry(reasons).or_default() += 1;
@@ -393,8 +467,9 @@ impl AuditLog {
         }
     }
 
-    /// Writes a line, and says whether it is in a file now.
-    fn write(&self, event: &Value) -> Result<bool, AuditUnavailable> {
+    /// Writes a line that an account caused, and says whether it is in a file now. Lines of no account are once a minute at most, or
+    /// this process's own.
+    fn write(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<bool, Reason> {
         if !self.has_file.load(Ordering::Relaxed) {
             tracing::debug!(target: "audit", %event, "Audit");
             return Ok(false);
@@ -402,34 +477,44 @@ impl AuditLog {
         if self.required
             && (self.heads_failing.load(Ordering::Relaxed) || self.is_lost.load(Ordering::Relaxed))
         {
-            return Err(AuditUnavailable);
+            return Err(Reason::AuditUnavailable);
         }
         let line = writer::start_line(event);
+        let len = line.len();
+        let spending = self.budget.as_ref().zip(account);
+        if let Some((budget, (account, sid))) = spending
+            && !lock(budget).spend(&sid, len, Instant::now(), || self.free_bytes())
+        {
+            self.count_over_limit(account, sid, Reason::AuditBudget);
+            return Err(Reason::AuditBudget);
+        }
         let written = lock(&self.file).as_mut().map_or(Ok(()), |file| file.write(line));
         match written {
             Ok(()) => Ok(true),
             Err(error) => {
+                if let Some((budget, (_, sid))) = spending {
+                    lock(budget).give_back(&sid, len);
+                }
                 if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::error!(%error, "The audit log cannot be written");
                 }
-                if self.required { Err(AuditUnavailable) } else { Ok(false) }
+                if self.required { Err(Reason::AuditUnavailable) } else { Ok(false) }
             }
         }
+    }
+
+    /// Bytes that are free where the file is; `None` where that cannot be told.
+    fn free_bytes(&self) -> Option<u64> {
+        lock(&self.file).as_ref().and_then(Writer::free_bytes)
     }
 }
 
 impl Audit for AuditLog {
     fn channel(&self, event: &ChannelEvent<'_>) -> Result<(), AuditUnavailable> {
-        let (name, reason) = match event.outcome {
-            ChannelOutcome::Established => ("channel_established", None),
-            ChannelOutcome::Rotated => ("secret_rotated", None),
-            ChannelOutcome::Refused(reason) => ("channel_refused", Some(reason)),
-        };
-        match reason {
-            None => tracing::info!(
-                target: "audit", account = event.account, computer = event.computer, source = %event.address, name
-            ),
-            Some(reason) => {
+        let name = match event.outcome {
+            ChannelOutcome::Established => "channel_established",
+            ChannelOutcome::Rotated => "secret_rotated",
+            ChannelOutcome::Refused(reason) => {
                 // A peer cannot fill the log: these are told one by one at debug only.
                 tracing::debug!(
                     target: "audit", account = event.account, computer = event.computer, source = %event.address,
@@ -438,16 +523,21 @@ impl Audit for AuditLog {
                 *lock(&self.anonymous).entry(refusal_name(reason)).or_default() += 1;
                 return Ok(());
             }
-        }
-        self.write(&json!({
+        };
+        let line = json!({
             "event": name,
             "account": event.account,
             "account_sid": event.sid.map(|sid| sid.to_string()),
             "computer": event.computer,
             "channel_type": event.channel_type.0,
             "source": event.address.to_string(),
-        }))
-        .map(drop)
+        });
+        let account = event.sid.map(|sid| (event.account, sid));
+        self.write(account, &line).map_err(|_| AuditUnavailable)?;
+        tracing::info!(
+            target: "audit", account = event.account, computer = event.computer, source = %event.address, name
+        );
+        Ok(())
     }
 }
 

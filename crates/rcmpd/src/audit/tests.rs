@@ -30,7 +30,14 @@ impl Place {
             key: self.path("key"),
             interval: Duration::from_secs(60),
         });
-        AuditConfig { path: Some(self.path("log")), required: true, certificates: true, chain: true, heads }
+        AuditConfig {
+            path: Some(self.path("log")),
+            required: true,
+            certificates: true,
+            chain: true,
+            heads,
+            account_budget: 1 << 30,
+        }
     }
 
     fn open(&self, heads: bool) -> AuditLog {
@@ -84,7 +91,7 @@ impl Place {
 }
 
 fn tell(log: &AuditLog, number: u64) {
-    log.write(&json!({ "event": "test", "number": number })).expect("it is written");
+    log.write(None, &json!({ "event": "test", "number": number })).expect("it is written");
 }
 
 fn value(line: &str) -> Value {
@@ -341,17 +348,17 @@ fn a_full_disk_stops_what_must_be_written() {
     let place = Place::new();
     let full = |required| AuditConfig { path: Some("/dev/full".into()), required, ..AuditConfig::default() };
     let log = AuditLog::open(&full(true)).expect("a device will do without a chain");
-    assert!(log.write(&json!({ "event": "test" })).is_err());
+    assert!(log.write(None, &json!({ "event": "test" })).is_err());
     assert_eq!(log.failures(), 1);
     let log = AuditLog::open(&full(false)).expect("it opens");
-    assert!(log.write(&json!({ "event": "test" })).is_ok());
+    assert!(log.write(None, &json!({ "event": "test" })).is_ok());
     assert_eq!(log.failures(), 1);
     let chained = AuditConfig { chain: true, ..full(true) };
     let error = AuditLog::open(&chained).err().expect("a chain needs a file");
     assert!(error.to_string().contains("/dev/full is none"), "{error}");
     // A line that nobody could verify is not written either.
     let log = place.open(false);
-    assert!(log.write(&json!({ "event": "test", "long": "x".repeat(writer::LINE_LEN_MAX) })).is_err());
+    assert!(log.write(None, &json!({ "event": "test", "long": "x".repeat(writer::LINE_LEN_MAX) })).is_err());
     tell(&log, 1);
     place.good(&["log"], false);
 }
@@ -575,7 +582,7 @@ fn a_head_that_cannot_be_written_stops_decisions_until_it_can() {
     let writable = lock(heads).swap_file(File::open(place.path("heads")).expect("it is there"));
     assert_eq!(log.sign(), Some(HEAD_RETRY));
     assert_eq!(log.head_failures(), 1);
-    assert!(log.write(&json!({ "event": "test" })).is_err());
+    assert!(log.write(None, &json!({ "event": "test" })).is_err());
     lock(heads).swap_file(writable);
     assert_eq!(log.sign(), Some(Duration::from_secs(60)));
     tell(&log, 2);

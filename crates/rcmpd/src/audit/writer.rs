@@ -478,6 +478,11 @@ impl Writer {
         self.put(line)
     }
 
+    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that cannot be told.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        rustix::fs::fstatvfs(&self.file).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Looks what the file ends with, after a write of which part could not be taken back.
     fn look(&mut self) -> io::Result<()> {
         let tail = Tail::read(&self.file)?;

@@ -25,7 +25,7 @@ const PAGE: usize = 1000;
 
 pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
-        MachineCommand::Add { name, secret_file: file, permission, kind, config, json } => {
+        MachineCommand::Add { name, secret_file: file, permission, domain, group, kind, config, json } => {
             let config = load(&config.config)?;
             let store = stores::machines(&config)?;
             if !name.ends_with('$') {
@@ -35,6 +35,8 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("there is a machine account {} already", known.machine.name);
             }
             // What can fail comes first.
+            let domains = domains(&config, &domain)?;
+            let groups = groups(&store, &group).await?;
             let password = secret_file(&file)?;
             let kind = match kind {
                 ChannelArg::Workstation => ChannelKind::Workstation,
@@ -54,8 +56,8 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 kind,
                 enabled: true,
                 rcmp: permission.contains(&PermissionArg::Rcmp),
-                domains: vec![],
-                groups: vec![],
+                domains,
+                groups,
             };
             let secrets =
                 Secrets { current: NtHash::from_password(&password), current_since: now(), previous: None };
@@ -64,15 +66,35 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
         }
         MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
         MachineCommand::List { config, json } => list(&*store(&config)?, json.json).await,
-        MachineCommand::Set { name, disable, enable, permission, revoke, secret_file, config, json } => {
+        MachineCommand::Set {
+            name,
+            disable,
+            enable,
+            permission,
+            revoke,
+            domain,
+            all_domains,
+            group,
+            all_groups,
+            secret_file,
+            config,
+            json,
+        } => {
             if permission.iter().any(|permission| revoke.contains(permission)) {
                 bail!("a permission is either given or revoked");
             }
             // Read before anything is written; a wrong path must not lock a machine out.
             let password = secret_file.map(|file| SecretRef::File(file).read()).transpose()?;
-            let store = store(&config)?;
+            let config = load(&config.config)?;
+            let store = stores::machines(&config)?;
             let record = find(&store, &name).await?;
             let mut machine = record.machine.clone();
+            if !domain.is_empty() || all_domains {
+                machine.domains = domains(&config, &domain)?;
+            }
+            if !group.is_empty() || all_groups {
+                machine.groups = groups(&store, &group).await?;
+            }
             if disable || enable {
                 machine.enabled = enable;
             }
@@ -130,6 +152,41 @@ async fn free_sid(config: &Config, store: &Arc<SqliteStore>, name: &str) -> anyh
     bail!("there is no RID left")
 }
 
+/// The NetBIOS names of domains that are known, as a machine's scope has them.
+fn domains(config: &Config, names: &[String]) -> anyhow::Result<Vec<String>> {
+    let peers = config.peers.iter().map(|peer| &peer.domain);
+    let known: Vec<&String> = [&config.domain.netbios].into_iter().chain(peers).collect();
+    let mut domains = Vec::with_capacity(names.len());
+    for name in names {
+        match known.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+            Some(known) if domains.contains(*known) => {}
+            Some(known) => domains.push((*known).clone()),
+            None => {
+                bail!("{name} is neither [domain] nor a [[peer]] of the configuration; give its NetBIOS name")
+            }
+        }
+    }
+    Ok(domains)
+}
+
+/// The SIDs of groups, as a machine's scope has them. A SID may be of another domain, or of a single account.
+async fn groups(store: &SqliteStore, names: &[String]) -> anyhow::Result<Vec<Sid>> {
+    let mut groups = Vec::with_capacity(names.len());
+    for name in names {
+        let sid = match name.parse::<Sid>() {
+            Ok(sid) => sid,
+            Err(_) => match store.group_by_name(name).await? {
+                Some(group) => group.sid,
+                None => bail!("there is no group {name} in the database of the machines; give its SID"),
+            },
+        };
+        if !groups.contains(&sid) {
+            groups.push(sid);
+        }
+    }
+    Ok(groups)
+}
+
 fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
     stores::machines(&load(&config.config)?)
 }
@@ -175,7 +232,25 @@ fn machine_json(machine: &Machine) -> Value {
         "kind": machine.kind,
         "enabled": machine.enabled,
         "permissions": if machine.rcmp { vec!["rcmp"] } else { vec![] },
+        "domains": machine.domains,
+        "groups": machine.groups.iter().map(Sid::to_string).collect::<Vec<_>>(),
     })
+}
+
+/// The domains of a machine's scope, for people.
+fn domains_text(machine: &Machine) -> String {
+    match machine.domains.is_empty() {
+        true => "all".to_owned(),
+        false => machine.domains.join(", "),
+    }
+}
+
+/// The groups of a machine's scope, for people.
+fn groups_text(machine: &Machine) -> String {
+    match machine.groups.is_empty() {
+        true => "all but privileged".to_owned(),
+        false => machine.groups.iter().map(Sid::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
@@ -200,6 +275,8 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
         ("sid", machine.sid.to_string()),
         ("state", state.to_owned()),
         ("permissions", if machine.rcmp { "rcmp".into() } else { "none".to_owned() }),
+        ("may be told of domains", domains_text(machine)),
+        ("may be told of groups", groups_text(machine)),
         ("secret since", record.secrets.current_since.to_string()),
         (
             "previous secret",
@@ -230,9 +307,12 @@ async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
                     machine.sid.to_string(),
                     state.to_owned(),
                     permissions.to_owned(),
+                    domains_text(machine),
+                    groups_text(machine),
                 ]
             });
-            output::table(&["machine", "kind", "sid", "state", "permissions"], rows.collect());
+            let columns = ["machine", "kind", "sid", "state", "permissions", "domains", "groups"];
+            output::table(&columns, rows.collect());
         }
     }
     Ok(0)

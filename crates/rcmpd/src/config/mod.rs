@@ -79,6 +79,24 @@ pub struct Rpc {
     pub limits: dcerpc_tokio::Limits,
     /// How long calls in flight have at the end.
     pub grace: Duration,
+    /// How often an account may ask for what maps no account.
+    pub misses: Misses,
+}
+
+/// The rate limit of misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misses {
+    /// How many a second, on average; 0 for no limit.
+    pub per_second: u32,
+    /// How many at once.
+    pub burst: u32,
+}
+
+impl Default for Misses {
+    /// A web server sees some certificates that map no account; a machine that guesses at this rate tries some 800,000 a day.
+    fn default() -> Self {
+        Self { per_second: 10, burst: 100 }
+    }
 }
 
 /// `[store]` and `[channels]`.
@@ -162,6 +180,8 @@ pub struct Audit {
     pub chain: bool,
     /// Whether and how the end of the chain is signed.
     pub heads: Option<AuditHeads>,
+    /// Bytes that one account may write in an hour, where lines are required; 0 for no limit.
+    pub account_budget: u64,
 }
 
 /// `[audit.heads]`.
@@ -221,6 +241,8 @@ struct RpcSection {
     idle_timeout_s: Option<Spanned<u64>>,
     write_timeout_s: Option<Spanned<u64>>,
     grace_s: Option<u64>,
+    misses_per_s: Option<Spanned<u64>>,
+    misses_burst: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -291,6 +313,7 @@ struct AuditSection {
     certificates: Option<bool>,
     chain: Option<Spanned<bool>>,
     heads: Option<Spanned<HeadsSection>>,
+    account_mib_per_hour: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -300,6 +323,13 @@ struct HeadsSection {
     key: PathBuf,
     interval_s: Option<Spanned<u64>>,
 }
+
+/// More is no limit.
+const MISSES_MAX: u64 = 1_000_000;
+/// What an account may write into a required audit log in an hour, in MiB: a million decisions, which is no machine's normal load.
+const BUDGET_MIB: u64 = 1024;
+/// More is no limit.
+const BUDGET_MIB_MAX: u64 = 1 << 20;
 
 /// The text of a file that not every user may change.
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -546,7 +576,16 @@ impl<'a> Checker<'a> {
                 None => {}
             }
         }
+        let default = Misses::default();
+        let mut number = |given: &Option<Spanned<u64>>, least, default: u32| {
+            self.within(given.as_ref(), least..=MISSES_MAX, default.into()) as u32
+        };
+        let misses = Misses {
+            per_second: number(&section.misses_per_s, 0, default.per_second),
+            burst: number(&section.misses_burst, 1, default.burst),
+        };
         Rpc {
+            misses,
             listen,
             endpoint_mapper,
             strict_server_name: section.strict_server_name,
@@ -796,7 +835,9 @@ impl<'a> Checker<'a> {
         let path = section.path.map(|path| self.path(&path));
         let heads = section.heads.map(|heads| self.heads(heads.into_inner(), path.as_deref()));
         let certificates = section.certificates.unwrap_or(true);
-        Audit { path, required: section.required, certificates, chain, heads }
+        let budget = self.within(section.account_mib_per_hour.as_ref(), 0..=BUDGET_MIB_MAX, BUDGET_MIB);
+        let account_budget = budget << 20;
+        Audit { path, required: section.required, certificates, chain, heads, account_budget }
     }
 
     fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> AuditHeads {

@@ -74,6 +74,13 @@ fn whatever_is_wrong_is_said() {
         ),
         ("anchors", "grant = [{ form = \"upn\", for = [] }]\nanchors", "this is granted to nobody"),
         ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
+        ("[rpc]\n", "[rpc]\nmisses_burst = 0\n", "this is not a sensible number"),
+        ("[rpc]\n", "[rpc]\nmisses_per_s = 1000001\n", "this is not a sensible number"),
+        (
+            "[client]",
+            "[audit]\npath = \"a\"\naccount_mib_per_hour = 1048577\n[client]",
+            "this is not a sensible number",
+        ),
         ("[client]", "[[mapping.authority]]\n[client]", "missing field `certificate`"),
         (
             "[client]",
@@ -236,7 +243,23 @@ fn an_audit_log_has_its_chain_and_its_heads() {
         interval: Duration::from_secs(60),
     };
     let path = Some("/etc/rcmpd/a".into());
-    assert_eq!(whole, Audit { path, required: false, certificates: true, chain: true, heads: Some(heads) });
+    let heads = Some(heads);
+    let expect =
+        Audit { path, required: false, certificates: true, chain: true, heads, account_budget: 1 << 30 };
+    assert_eq!(whole, expect);
+    for (text, bytes) in [("account_mib_per_hour = 0", 0), ("account_mib_per_hour = 16", 16 << 20)] {
+        assert_eq!(audit(&format!("[audit]\npath = \"a\"\n{text}")).account_budget, bytes);
+    }
+}
+
+#[test]
+fn misses_have_a_rate_and_a_burst() {
+    let misses = |text: &str| {
+        let text = GOOD.replace("[rpc]\n", &format!("[rpc]\n{text}\n"));
+        parse(&text, Path::new(".")).expect("it is good").rpc.expect("it is there").misses
+    };
+    assert_eq!(misses(""), Misses { per_second: 10, burst: 100 });
+    assert_eq!(misses("misses_per_s = 0\nmisses_burst = 1"), Misses { per_second: 0, burst: 1 });
 }
 
 #[test]

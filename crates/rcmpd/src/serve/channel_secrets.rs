@@ -48,8 +48,6 @@ fn unavailable(error: StoreError) -> SecretsUnavailable {
 fn machine(record: &MachineRecord) -> Machine {
     let since = record.secrets.current_since;
     let previous_is_good = super::now().0.saturating_sub(since.0) < PREVIOUS_LIFETIME;
-    // What a machine is restricted to is not enforced yet, so a restricted one may ask nothing.
-    let unrestricted = record.machine.domains.is_empty() && record.machine.groups.is_empty();
     let previous = record.secrets.previous.as_ref().filter(|_| previous_is_good);
     Machine {
         name: record.machine.name.clone(),
@@ -58,7 +56,9 @@ fn machine(record: &MachineRecord) -> Machine {
         enabled: record.is_enabled(),
         current: SharedSecret::new(*record.secrets.current.expose()),
         previous: previous.map(|hash| SharedSecret::new(*hash.expose())),
-        may_map: record.machine.rcmp && unrestricted,
+        may_map: record.machine.rcmp,
+        domains: record.machine.domains.as_slice().into(),
+        groups: record.machine.groups.as_slice().into(),
         generation: since.0,
     }
 }

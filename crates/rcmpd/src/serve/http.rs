@@ -308,6 +308,13 @@ async fn metrics(State(shared): State<Shared>) -> String {
     let _ = writeln!(text, "rcmpd_audit_failures_total {}", shared.audit.failures());
     let _ = writeln!(
         text,
+        "# HELP rcmpd_askers_refused_total What was refused to accounts that are over a limit, by reason.\n# TYPE rcmpd_askers_refused_total counter"
+    );
+    for (reason, count) in shared.audit.over_limits() {
+        let _ = writeln!(text, "rcmpd_askers_refused_total{{reason=\"{reason}\"}} {count}");
+    }
+    let _ = writeln!(
+        text,
         "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());

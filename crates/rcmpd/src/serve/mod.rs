@@ -3,6 +3,7 @@
 mod channel_secrets;
 mod deciders;
 mod http;
+mod miss_limiter;
 mod rcmp_package;
 
 pub use crate::audit::AuditLog;
@@ -22,6 +23,7 @@ use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
 use dtyp::{FileTime, Guid};
+use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{
@@ -68,7 +70,8 @@ pub fn registry(
         let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit));
         packages = packages.with(&rule.package, tower::util::BoxCloneSyncService::new(relay));
     }
-    let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit));
+    let misses = config.rpc.as_ref().map_or(config::Misses::default(), |rpc| rpc.misses);
+    let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit), Arc::new(MissLimits::new(misses)));
     let packages = packages.with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
     let rpc = config.rpc.as_ref();
     let server = NetlogonServer::new(ServerParts {
@@ -425,7 +428,10 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
             new.sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
         ),
         ("[[relay]]", new.relays == old.relays),
-        ("audit.required", new.audit.required == old.audit.required),
+        (
+            "audit.required or audit.account_mib_per_hour",
+            new.audit.required == old.audit.required && new.audit.account_budget == old.audit.account_budget,
+        ),
         ("audit.chain", new.audit.chain == old.audit.chain),
         ("[audit.heads]", new.audit.heads == old.audit.heads),
     ] {

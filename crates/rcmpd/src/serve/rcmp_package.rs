@@ -1,15 +1,17 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
+use super::miss_limiter::MissLimits;
 use super::{AuditLog, CurrentPolicy, Deciders};
 use crate::forward::trace;
 use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use netlogon_transport::secrets::ChannelType;
-use rcmp_service::{Asker, CallContext, MapCertificate, Question, Reason};
+use rcmp_service::{Asker, CallContext, MapCertificate, Question, Reason, Scope};
 use sha2::{Digest, Sha256};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The package.
@@ -17,12 +19,24 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 pub struct RcmpPackage {
     policy: CurrentPolicy,
     audit: Arc<AuditLog>,
+    misses: Arc<MissLimits>,
 }
 
 impl RcmpPackage {
-    /// A package that answers by `policy` and writes to `audit`.
-    pub const fn new(policy: CurrentPolicy, audit: Arc<AuditLog>) -> Self {
-        Self { policy, audit }
+    /// A package that answers by `policy`, writes to `audit` and refuses askers that miss too often.
+    pub const fn new(policy: CurrentPolicy, audit: Arc<AuditLog>, misses: Arc<MissLimits>) -> Self {
+        Self { policy, audit, misses }
+    }
+
+    /// Whether an asker is within its limits.
+    fn admit(&self, asker: &Asker) -> Result<(), Reason> {
+        if !self.misses.of(asker).admits(&asker.sid, Instant::now()) {
+            return Err(Reason::MissRate);
+        }
+        if !self.audit.admits(&asker.sid) {
+            return Err(Reason::AuditBudget);
+        }
+        Ok(())
     }
 
     async fn answer(self, mut call: PackageCall) -> PackageReply {
@@ -33,16 +47,23 @@ impl RcmpPackage {
             Ok(question) => question,
             Err(status) => return PackageReply::refused(status, true),
         };
+        if let Err(reason) = self.admit(&question.asker) {
+            self.audit.over_limit(&question.asker, reason);
+            span.set_attribute("rcmp.reason", reason.name());
+            return PackageReply::refused(reason.status(false), reason.is_authoritative());
+        }
         let mut steps = Vec::new();
         let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
         let answer = match self.audit.is_written() {
             true => map.answer_traced(&question, now, &mut steps).await,
             false => map.answer(&question, now).await,
         };
+        if answer.reason.is_miss() {
+            self.misses.of(&question.asker).missed(&question.asker.sid, Instant::now());
+        }
         span.set_attribute("rcmp.reason", answer.reason.name());
         span.set_attribute("rcmp.status", i64::from(answer.status.0));
-        if self.audit.decision(&answer, &question, &steps, &call.address, None).is_err() {
-            let reason = Reason::AuditUnavailable;
+        if let Err(reason) = self.audit.decision(&answer, &question, &steps, &call.address, None) {
             return PackageReply::refused(reason.status(false), reason.is_authoritative());
         }
         // A shadow decides about accounts of this domain.
@@ -78,6 +99,7 @@ fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -
         trace::link(span, &Sha256::digest(&call.data).into());
     }
     let mut asker = Asker::machine(machine.name.clone(), machine.sid, machine.may_map);
+    asker.scope = Scope::new(Arc::clone(&machine.domains), Arc::clone(&machine.groups));
     asker.trust = trust;
     let request = std::mem::take(&mut call.data);
     let logon_domain_name = std::mem::take(&mut call.logon_domain_name);

@@ -1,5 +1,6 @@
 //! Who somebody is: decided in this process, or asked over Netlogon.
 
+use super::complaints::Complaints;
 use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
 use crate::config::Client;
@@ -15,8 +16,8 @@ use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Signed};
 use rcmp_service::trust::Revocation;
 use rcmp_service::{
-    Answer, Asker, CallContext, MapCertificate, Mapper, Method, Question, Reason, Strength, Validation,
-    logoff_time,
+    Answer, Asker, CallContext, MapCertificate, Mapper, Method, Question, Reason, SidClaim, Strength,
+    Validation, logoff_time,
 };
 use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub(super) struct Remote {
     /// Public keys that may sign hops, by domain.
     pub(super) proof_keys: Vec<(String, [u8; 32])>,
     pub(super) timeout: Duration,
+    pub(super) complaints: Complaints,
 }
 
 impl Remote {
@@ -86,8 +88,8 @@ impl Identify for Embedded {
             };
             let written =
                 self.audit.decision(&answer, &question, &steps, &asked_from(source), Some(decision));
-            if written.is_err() {
-                return Err(Refusal::Undecided(Reason::AuditUnavailable.name()));
+            if let Err(reason) = written {
+                return Err(Refusal::Undecided(reason.name()));
             }
             let identity = identity(&answer, &deciders.live, not_after(presented), now);
             if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
@@ -137,6 +139,10 @@ impl Remote {
         let policy = self.policy.0.load_full();
         policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
         let request = request(presented)?;
+        let claim = SidClaim::of_encoded(&presented.leaf);
+        if claim == SidClaim::Contradictory {
+            return Err(refusal(Reason::SidMismatch));
+        }
         let nonce =
             [SystemRandomness.bytes(), SystemRandomness.bytes()].concat().try_into().unwrap_or_default();
         // Only nodes of ours have keys that prove something, and only they are told anything beside the question.
@@ -151,7 +157,7 @@ impl Remote {
             repeatable: true,
         };
         let deadline = Instant::now() + self.timeout;
-        let Some(Answered { answer, .. }) = self.servers.ask(&asked, deadline).await else {
+        let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
             return Err(Refusal::Undecided(Reason::NoLogonServers.name()));
         };
         let status = answer.status;
@@ -163,6 +169,16 @@ impl Remote {
             }
             Err(_) => return Err(Refusal::Undecided(status.name().unwrap_or("refused"))),
         };
+        // The service is wrong, or is not what it should be: that says nothing of the client.
+        if !claim.allows(&mapped.pac.user_sid) {
+            self.complaints.say("answer_sid_mismatch", || {
+                tracing::warn!(
+                    server, account_sid = %mapped.pac.user_sid, ?claim,
+                    "Rejected an answer for another account than the certificate's"
+                );
+            });
+            return Err(Refusal::Undecided("answer_sid_mismatch"));
+        }
         let (assurance, policy_revision) = match &context {
             Some(_) => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
             None => (Assurance::Unknown, 0),

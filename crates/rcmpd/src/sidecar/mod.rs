@@ -32,7 +32,7 @@ use front::{Front, Terms};
 use identify::{Embedded, Remote};
 pub use listen::secret;
 use listen::{Listener, Proof};
-use rcmp_service::Asker;
+use rcmp_service::{Asker, Scope};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
@@ -98,12 +98,14 @@ impl Sidecar {
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
+                    complaints: Complaints::default(),
                 })
             }
             _ => Arc::new(Embedded {
                 policy: policy.clone(),
                 audit: Arc::clone(audit),
-                asker: Asker::machine("sidecar", config.domain.sid, true),
+                // This process decides for itself which groups may reach what, by its routes.
+                asker: Asker { scope: Scope::total(), ..Asker::machine("sidecar", config.domain.sid, true) },
             }),
         };
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));

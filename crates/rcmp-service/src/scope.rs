@@ -1,0 +1,112 @@
+//! Which accounts an asker may be told of: the scope of a machine account or of a trust.
+//!
+//! A scope is judged on the account that was found, after everything else that could refuse it without naming an account. What it
+//! hides is answered as if no account had been found, so that an asker cannot learn of an account by asking for it.
+
+use account_store::Record;
+use dtyp::Sid;
+use std::sync::Arc;
+
+/// Relative identifiers of the privileged accounts and groups of a domain ([MS-DTYP] 2.4.2.4), as far as the directory protects them
+/// ([MS-ADTS] 3.1.1.6.1, adminSDHolder), and those that can raise themselves to one of them.
+const PRIVILEGED_IN_DOMAIN: [(u32, &str); 12] = [
+    (498, "Enterprise Read-only Domain Controllers"),
+    (500, "Administrator"),
+    (502, "krbtgt"),
+    (512, "Domain Admins"),
+    (516, "Domain Controllers"),
+    (517, "Cert Publishers"),
+    (518, "Schema Admins"),
+    (519, "Enterprise Admins"),
+    (520, "Group Policy Creator Owners"),
+    (521, "Read-only Domain Controllers"),
+    (526, "Key Admins"),
+    (527, "Enterprise Key Admins"),
+];
+
+/// Relative identifiers of the privileged groups of BUILTIN, S-1-5-32 ([MS-DTYP] 2.4.2.4).
+const PRIVILEGED_IN_BUILTIN: [(u32, &str); 6] = [
+    (544, "Administrators"),
+    (548, "Account Operators"),
+    (549, "Server Operators"),
+    (550, "Print Operators"),
+    (551, "Backup Operators"),
+    (552, "Replicator"),
+];
+
+/// The accounts that an asker may be told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    domains: Arc<[String]>,
+    groups: Arc<[Sid]>,
+    is_total: bool,
+}
+
+impl Scope {
+    /// Accounts of these domains, by NetBIOS name, that are in one of these groups, by SID. No domains are all domains. No groups are
+    /// all accounts that are not privileged. A SID among `groups` may also be an account's own.
+    pub const fn new(domains: Arc<[String]>, groups: Arc<[Sid]>) -> Self {
+        Self { domains, groups, is_total: false }
+    }
+
+    /// Every account, privileged ones included: for this process itself, which authorises by other means.
+    pub fn total() -> Self {
+        Self { is_total: true, ..Self::default() }
+    }
+
+    /// Whether accounts of a domain may be told of, by its NetBIOS name.
+    pub fn covers_domain(&self, netbios: &str) -> bool {
+        self.domains.is_empty() || self.domains.iter().any(|name| name.eq_ignore_ascii_case(netbios))
+    }
+
+    /// Whether some account that is not privileged may be outside.
+    pub(crate) fn is_limited(&self) -> bool {
+        !self.domains.is_empty() || !self.groups.is_empty()
+    }
+
+    /// Whether an account of this domain may be told of.
+    pub(crate) fn covers_record(&self, netbios: &str, record: &Record) -> bool {
+        let account = &record.account;
+        let primary =
+            account.sid.split_rid().and_then(|(domain, _)| domain.with_rid(account.primary_group_id));
+        let groups = record.memberships.iter().map(|membership| membership.sid);
+        let groups = groups.chain(account.extra_sids.iter().copied()).chain(primary);
+        self.covers_domain(netbios) && self.covers(&account.sid, groups, &[])
+    }
+
+    /// Whether an account may be told of that is in `groups`. What it is in beside them (`hidden`, which the asker is not told) makes
+    /// it privileged, and brings it into no scope.
+    pub(crate) fn covers(
+        &self,
+        account: &Sid,
+        groups: impl IntoIterator<Item = Sid>,
+        hidden: &[Sid],
+    ) -> bool {
+        let is_named = |sid: &Sid| self.groups.contains(sid);
+        if self.is_total || is_named(account) {
+            return true;
+        }
+        let mut needs_privileged = is_privileged(account) || hidden.iter().any(is_privileged);
+        let (mut has_named, mut has_named_privileged) = (self.groups.is_empty(), false);
+        for group in groups {
+            let (is_privileged, is_named) = (is_privileged(&group), is_named(&group));
+            needs_privileged |= is_privileged;
+            has_named |= is_named;
+            has_named_privileged |= is_privileged && is_named;
+        }
+        if needs_privileged { has_named_privileged } else { has_named }
+    }
+}
+
+/// Whether a SID is a privileged account's or group's, of whichever domain.
+pub(crate) fn is_privileged(sid: &Sid) -> bool {
+    let is_in = |table: &[(u32, &str)], rid: u32| table.iter().any(|(known, _)| *known == rid);
+    match (sid.authority(), sid.sub_authorities()) {
+        (5, [21, _, _, _, rid]) => is_in(&PRIVILEGED_IN_DOMAIN, *rid),
+        (5, [32, rid]) => is_in(&PRIVILEGED_IN_BUILTIN, *rid),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
