@@ -145,9 +145,11 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
     /// Evicts an unproved connection, as [`ConnectionLimiter::admit`] does in a full table: for a listener that cannot accept because the
     /// process has no file descriptor left. False if there is none.
     pub fn make_room(&self) -> bool {
-        let other = self.shared.lock().unproved.evict();
+        let mut tables = self.shared.lock();
+        let other = tables.new.evict().or_else(|| tables.started.evict());
+        drop(tables);
         let is_evicted = other.is_some();
-        self.shared.evict(other.map(|(_, other)| other), &self.shared.evicted_unproved);
+        self.shared.evict(other.map(|(_, other)| other), EvictionReason::Unproved);
         is_evicted
     }
 

@@ -769,7 +769,7 @@ fn a_head_is_compared_in_a_long_file() {
     let log = place.open(true);
     let long = "x".repeat(100_000);
     let tell = |number: u64| {
-        log.write(&json!({ "event": "test", "number": number, "long": long })).expect("it is written");
+        log.write(None, &json!({ "event": "test", "number": number, "long": long })).expect("it is written");
     };
     (2..=60).for_each(tell);
     log.sign();
