@@ -64,6 +64,11 @@ impl Scope {
         !self.domains.is_empty() || !self.groups.is_empty()
     }
 
+    /// Whether it takes an account's groups to say whether it may be told of.
+    pub(crate) fn goes_by_groups(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
     /// Whether an account of this domain may be told of.
     pub(crate) fn covers_record(&self, netbios: &str, record: &Record) -> bool {
         let account = &record.account;

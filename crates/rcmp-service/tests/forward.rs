@@ -790,6 +790,11 @@ fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
     assert_eq!(scoped(&a, &bob, &[], &[]).status, NtStatus::ACCOUNT_DISABLED);
     assert_eq!(scoped(&a, &bob, &["DOMC"], &[]).status, NtStatus::LOGON_FAILURE);
     assert_eq!(scoped(&a, &bob, &[], &[admins]).status, NtStatus::LOGON_FAILURE);
+    // What C tells of its bob is passed on, but not to a machine that is told of members of a group only.
+    let bob = certificate_with_upn("bob@c.example");
+    assert_eq!(scoped(&a, &bob, &["DOMC"], &[]).status, NtStatus::ACCOUNT_DISABLED);
+    let answer = scoped(&a, &bob, &["DOMC"], &[users]);
+    assert_eq!((answer.reason, answer.status), (Reason::OutOfScope, NtStatus::LOGON_FAILURE));
 }
 
 fn certificate_with_upn(upn: &str) -> Vec<u8> {

@@ -208,3 +208,28 @@ fn a_name_that_cannot_be_pasted_gives_no_line_and_says_why() {
     assert!(remedy["value"].is_string(), "{remedy:#}");
     assert!(remedy["what"].as_str().unwrap().contains("there is no line to paste"), "{remedy:#}");
 }
+
+#[test]
+fn a_printed_configuration_is_as_it_is_written() {
+    let demo = Demo::new();
+    demo.configure(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"caddy\"\nunix = \"caddy.sock\"\npeers = [\"0\"]\n",
+    );
+    let print = |certificate: &str| {
+        let site = [
+            "proxy-config",
+            "caddy",
+            "-c",
+            "rcmpd.toml",
+            "--site",
+            "app.example",
+            "--listen",
+            "127.0.0.1:8443",
+        ];
+        demo.rcmpd(&[&site[..], &["--certificate", certificate, "--key", "certs/site.key"]].concat())
+    };
+    let printed = print("certs/site.pem").code(0);
+    assert!(printed.stdout.contains("\n\tadmin off\n") && !printed.stdout.contains("\\u{"), "{printed:?}");
+    let refused = print("certs/\u{202e}site.pem").code(1);
+    assert!(refused.stdout.is_empty() && refused.stderr.contains("\\u{202e}site.pem"), "{refused:?}");
+}

@@ -4,6 +4,7 @@ use crate::cli::{ProxyConfigArgs, WebServerArg};
 use crate::config::{self, Config, Listen, Place, Speaks, UpstreamPlace};
 use crate::output;
 use anyhow::{Context, bail};
+use rcmp_service::explain::is_hidden;
 use sidecar::dialect::Dialect;
 use sidecar::proxy_config::{ProxyTls, Reached, Site, WebServer};
 use std::path::{Path, PathBuf};
@@ -94,7 +95,15 @@ const fn example(server: WebServerArg) -> &'static str {
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot say where {} is", path.display()))
+    let path =
+        std::path::absolute(path).with_context(|| format!("cannot say where {} is", path.display()))?;
+    match path.display().to_string().chars().any(is_hidden) {
+        false => Ok(path),
+        true => bail!(
+            "{} has characters that cannot be seen or that terminals obey, and a configuration with it is not printed",
+            path.display()
+        ),
+    }
 }
 
 fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf> {
