@@ -18,7 +18,8 @@ pub struct FairTable<K, V> {
     max: usize,
     per_holder_max: usize,
     last: u64,
-    entries: HashMap<Ticket, (K, V)>,
+    /// By age: tickets ascend.
+    entries: BTreeMap<Ticket, (K, V)>,
     by_holder: HashMap<K, BTreeSet<Ticket>>,
     /// How many entries a holder has, and its oldest one: the last of these is the next to be evicted.
     by_size: BTreeMap<(usize, Reverse<Ticket>), K>,
@@ -31,7 +32,7 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
             max: max.max(1),
             per_holder_max: per_holder_max.max(1),
             last: 0,
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
             by_holder: HashMap::new(),
             by_size: BTreeMap::new(),
         }
@@ -75,6 +76,16 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
     /// The value of an entry that is still there.
     pub fn get(&self, ticket: Ticket) -> Option<&V> {
         self.entries.get(&ticket).map(|(_, value)| value)
+    }
+
+    /// The value of an entry that is still there, to be changed.
+    pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut V> {
+        self.entries.get_mut(&ticket).map(|(_, value)| value)
+    }
+
+    /// The oldest entry, which is the first to expire where all live equally long.
+    pub fn oldest(&self) -> Option<(Ticket, &V)> {
+        self.entries.first_key_value().map(|(ticket, (_, value))| (*ticket, value))
     }
 
     /// Removes an entry that is still there.
@@ -131,6 +142,19 @@ mod tests {
         assert_eq!(table.insert(4, "d").1, Some((1, "a")));
         assert_eq!(table.get(first), None);
         assert_eq!(table.insert(5, "e").1, Some((2, "b")));
+    }
+
+    #[test]
+    fn the_oldest_entry_is_known_and_a_value_can_be_changed() {
+        let mut table = FairTable::new(4, 4);
+        assert!(table.oldest().is_none());
+        let first = table.insert("a", 1).0;
+        let second = table.insert("b", 2).0;
+        *table.get_mut(first).expect("it is there") = 7;
+        assert_eq!(table.oldest(), Some((first, &7)));
+        table.remove(first);
+        assert_eq!(table.oldest(), Some((second, &2)));
+        assert_eq!(table.get_mut(first), None);
     }
 
     #[test]
