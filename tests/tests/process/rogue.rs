@@ -9,13 +9,14 @@ use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
 use netlogon_transport::server::{
     Audit, AuditUnavailable, ChannelEvent, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt,
-    ServerNames, ServerParts, SystemEnvironment,
+    ServerNames, ServerParts,
 };
 use pac::{
     Buffer, BufferType, ClientInfo, GroupMembership, LogonInfo, Pac, ResourceGroups, SidAndAttributes,
     UpnDnsInfo, VerifiedPac,
 };
 use rcmp_service::message::{PACKAGE_NAME, Response};
+use rcmpd::clock::SystemEnvironment;
 use rcmpd_tests::Demo;
 use rcmpd_tests::client::Client;
 use serde_json::Value;
@@ -42,7 +43,6 @@ impl ChannelSecrets for Secrets {
             current: SharedSecret::from_password(&self.password),
             previous: None,
             may_map: true,
-            generation: 0,
         });
         Box::pin(std::future::ready(Ok(machine)))
     }
@@ -59,8 +59,8 @@ impl ChannelSecrets for Secrets {
         &'a self,
         _: &'a Machine,
         _: SharedSecret,
-    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
-        Box::pin(std::future::ready(Ok(())))
+    ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
+        Box::pin(std::future::ready(Ok(true)))
     }
 }
 

@@ -346,6 +346,7 @@ impl Audit for AuditLog {
         let (name, reason) = match event.outcome {
             ChannelOutcome::Established => ("channel_established", None),
             ChannelOutcome::Rotated => ("secret_rotated", None),
+            ChannelOutcome::RotationDenied => ("secret_rotation_denied", None),
             ChannelOutcome::Refused(reason) => ("channel_refused", Some(reason)),
         };
         match reason {
