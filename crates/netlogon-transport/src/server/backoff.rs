@@ -198,6 +198,10 @@ mod tests {
             Box::pin(std::future::ready(()))
         }
 
+        fn wait_until(&self, _: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
+        }
+
         fn challenge(&self) -> Credential {
             [7; 8]
         }
@@ -275,6 +279,10 @@ mod tests {
             }
 
             fn pause(&self, _: Duration) -> BoxFuture<'static, ()> {
+                Box::pin(std::future::pending())
+            }
+
+            fn wait_until(&self, _: Duration) -> BoxFuture<'static, ()> {
                 Box::pin(std::future::pending())
             }
 

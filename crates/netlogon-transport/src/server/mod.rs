@@ -107,8 +107,10 @@ pub trait Environment: Send + Sync {
     /// Time since some moment in the past. It must be monotonic: setting the wall clock neither ends a channel nor makes it
     /// live longer.
     fn uptime(&self) -> Duration;
-    /// Waits for so long.
+    /// Waits for so long, or some milliseconds longer.
     fn pause(&self, time: Duration) -> BoxFuture<'static, ()>;
+    /// Waits until [`Self::uptime`] is `time`, a little ahead. The end of the wait must not depend on when the wait began.
+    fn wait_until(&self, time: Duration) -> BoxFuture<'static, ()>;
     /// Eight random bytes.
     fn challenge(&self) -> Credential {
         let mut challenge = [0; 8];
@@ -355,8 +357,7 @@ impl Inner {
                     reply.status = NtStatus::INVALID_SERVER_STATE;
                 }
                 if refusal_status(reason) == NtStatus::NO_TRUST_SAM_ACCOUNT {
-                    let left = (begun + NO_ACCOUNT_TIME).saturating_sub(self.now());
-                    self.parts.environment.pause(left).await;
+                    self.parts.environment.wait_until(begun + NO_ACCOUNT_TIME).await;
                 }
             }
         }
