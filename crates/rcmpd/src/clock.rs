@@ -24,6 +24,11 @@ pub fn uptime() -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
+/// Both clocks, for a request of a sidecar.
+pub fn moment() -> sidecar::Moment {
+    sidecar::Moment { wall: now(), uptime: uptime() }
+}
+
 /// Time and randomness of the system, for a Netlogon server under tokio.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEnvironment;

@@ -7,12 +7,11 @@ use super::complaints::Complaints;
 use super::front::slots::{Slot, Slots};
 use super::tls::{check_private, of_listener};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
+use crate::clock::moment;
 use crate::config::{Listen, Place, SecretRef, Speaks};
-use crate::serve::now;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::Shutdown;
-use dtyp::FileTime;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rcmp_service::certificate::{AlternativeName, Certificate};
 use sidecar::dialect::Dialect;
-use sidecar::{Decided, Refusal, Sidecar, envoy};
+use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
@@ -291,8 +290,8 @@ impl envoy::Listener for State {
         self.sidecar.load_full()
     }
 
-    fn now(&self) -> FileTime {
-        now()
+    fn now(&self) -> Moment {
+        moment()
     }
 
     fn is_proved(&self, metadata: &HeaderMap) -> bool {
@@ -423,7 +422,7 @@ async fn respond(
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
-    let from = (origin.address, now());
+    let from = (origin.address, moment());
     let decided = sidecar.check(dialect, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);

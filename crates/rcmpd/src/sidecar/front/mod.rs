@@ -22,7 +22,7 @@ pub use tls::server_config;
 
 use super::complaints::Complaints;
 use super::upstream::{Behind, Body, Patience, Upstream, authority, plain};
-use crate::serve::now;
+use crate::clock::moment;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::Shutdown;
@@ -281,7 +281,7 @@ impl Connection {
             true => self.presented.clone(),
             false => Err(Refusal::Misdirected),
         };
-        let ask = Ask { presented, target, source: Some(self.address), now: now() };
+        let ask = Ask { presented, target, source: Some(self.address), now: moment() };
         let behind = Behind::Tls(self.address.ip());
         match sidecar.decide("proxy", ask).await {
             Decided::Allowed(allowed) => {
