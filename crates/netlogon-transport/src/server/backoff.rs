@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Failures that cost nothing: a machine may be told its new secret in the wrong order.
+/// Failures that cost nothing: a machine may get its new secret before or after the server does.
 const FREE_FAILURES: u32 = 4;
 /// The pause after a wrong proof while few attempts wait: two guesses a second.
 const PAUSE_MAX: Duration = Duration::from_millis(500);

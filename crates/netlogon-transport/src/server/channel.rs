@@ -322,10 +322,10 @@ mod tests {
     fn a_trusted_domain_s_oldest_computer_goes_first() {
         let channels = Channels::default();
         let member = channel(ChannelType::WORKSTATION, 1000, "WEB1", 0);
-        channels.insert(seconds(0), member).expect("nobody has the name");
+        channels.insert(seconds(0), member).expect("no other account has the name");
         for n in 0..200 {
             let other = channel(ChannelType::TRUSTED_DOMAIN, 1001, &format!("DC{n}"), n + 1);
-            channels.insert(seconds(n + 1), other).expect("nobody has the name");
+            channels.insert(seconds(n + 1), other).expect("no other account has the name");
         }
         assert_eq!(channels.by_computer.len(), 1 + COMPUTERS_PER_ACCOUNT_MAX);
         assert!(channels.find(seconds(201), "DC135").is_empty());
@@ -359,7 +359,8 @@ mod tests {
         assert_eq!(rids("DC1").len(), CHANNELS_PER_NAME_MAX);
         assert_eq!(insert(ChannelType::TRUSTED_DOMAIN, 1100, "DC1", 50), Err(BelongsToAnother));
         for n in 0..COMPUTERS_PER_ACCOUNT_MAX as u64 {
-            insert(ChannelType::TRUSTED_DOMAIN, 1002, &format!("X{n}"), 60 + n).expect("nobody has the name");
+            insert(ChannelType::TRUSTED_DOMAIN, 1002, &format!("X{n}"), 60 + n)
+                .expect("no other account has the name");
         }
         assert!(!rids("DC1").contains(&1002), "the oldest of its computers is gone");
         assert!(rids("DC1").contains(&1003), "the others' channels stay");

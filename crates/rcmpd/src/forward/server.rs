@@ -272,7 +272,7 @@ impl ServerClient {
         self.link(deadline).await.map(|link| link.secret.clone())
     }
 
-    /// Sets a channel up with this secret, and leaves the one that is in use alone.
+    /// Sets a channel up with this secret, and keeps the one that is in use.
     pub async fn use_secret(&self, secret: &SharedSecret, deadline: Instant) -> Result<(), ServerFailed> {
         let set_up = async {
             let transport = TcpTransport::resolve(&self.server, CALL_TIMEOUT)
