@@ -769,7 +769,10 @@ mod machines {
             let secrets = machine(store, "web01$").expect("it is there").secrets.clone();
             (secrets.current, secrets.current_since.0, secrets.previous)
         };
-        let rotate = |n, at| now(store.rotate(sid(1105), hash(n), FileTime(at))).expect("it is there");
+        let rotate_from = |expected, n, at| {
+            now(store.rotate(sid(1105), expected, hash(n), FileTime(at))).expect("it is there")
+        };
+        let rotate = |n, at| assert!(rotate_from(None, n, at));
         let forget = |n| now(store.drop_previous(sid(1105), hash(n))).expect("it is there");
         forget(1);
         assert_eq!(told(), (hash(1), 1, None));
@@ -783,9 +786,14 @@ mod machines {
         assert_eq!(told(), (hash(3), 70, Some(hash(2))), "the secret that was used is current no more");
         forget(3);
         assert_eq!(told(), (hash(3), 70, None));
-        for outcome in
-            [now(store.rotate(sid(9), hash(1), FileTime(1))), now(store.drop_previous(sid(9), hash(1)))]
-        {
+        assert!(!rotate_from(Some(hash(2)), 4, 80), "the secret that chose the next one is current no more");
+        assert_eq!(told(), (hash(3), 70, None));
+        assert!(rotate_from(Some(hash(3)), 4, 80));
+        assert_eq!(told(), (hash(4), 80, Some(hash(3))));
+        for outcome in [
+            now(store.rotate(sid(9), None, hash(1), FileTime(1))).map(drop),
+            now(store.drop_previous(sid(9), hash(1))),
+        ] {
             assert!(matches!(outcome, Err(StoreError::Refused(_))));
         }
     }
@@ -809,7 +817,7 @@ mod machines {
         };
         put(store, Put::New, web01(), Some(secrets(1)));
         changed("a new machine");
-        now(store.rotate(sid(1105), NtHash::new([2; 16]), FileTime(2))).expect("it is there");
+        now(store.rotate(sid(1105), None, NtHash::new([2; 16]), FileTime(2))).expect("it is there");
         changed("a new secret");
         now(store.drop_previous(sid(1105), NtHash::new([2; 16]))).expect("it is there");
         changed("no previous secret");

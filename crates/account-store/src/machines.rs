@@ -149,6 +149,12 @@ impl Secrets {
         changes
     }
 
+    /// Whether [`MachineStore::rotate`] may change the secrets.
+    #[cfg(feature = "memory")]
+    pub(crate) fn are_expected(&self, expected: Option<&NtHash>) -> bool {
+        expected.is_none_or(|expected| self.current == *expected)
+    }
+
     /// [`MachineStore::drop_previous`]; whether anything changed.
     #[cfg(feature = "memory")]
     pub(crate) fn drop_previous(&mut self, current: &NtHash) -> bool {
@@ -197,8 +203,15 @@ pub trait MachineStore: Send + Sync {
     fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Makes `secret` the current one and the current one the previous one. A secret that is current already changes
-    /// nothing, so that a repeated request does not cost the previous one.
-    fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// nothing, so that a repeated request does not cost the previous one. With `expected`, nothing changes and the answer is
+    /// `false` if that is not the current secret.
+    fn rotate(
+        &self,
+        sid: Sid,
+        expected: Option<NtHash>,
+        secret: NtHash,
+        now: FileTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Forgets the previous secret, provided that `current` is still the current one.
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>>;

@@ -19,7 +19,8 @@ pub struct FairTable<K, V> {
     max: usize,
     per_holder_max: usize,
     last: u64,
-    entries: HashMap<Ticket, (K, V)>,
+    /// By age: tickets ascend.
+    entries: BTreeMap<Ticket, (K, V)>,
     by_holder: HashMap<K, BTreeSet<Ticket>>,
     /// How many entries a holder has, and its oldest one: the last of these is the next to be evicted.
     by_size: BTreeMap<(usize, Reverse<Ticket>), K>,
@@ -32,7 +33,7 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
             max: max.max(1),
             per_holder_max: per_holder_max.max(1),
             last: 0,
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
             by_holder: HashMap::new(),
             by_size: BTreeMap::new(),
         }
@@ -81,6 +82,16 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
     /// The value of an entry that is still there.
     pub fn get(&self, ticket: Ticket) -> Option<&V> {
         self.entries.get(&ticket).map(|(_, value)| value)
+    }
+
+    /// The value of an entry that is still there, to be changed.
+    pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut V> {
+        self.entries.get_mut(&ticket).map(|(_, value)| value)
+    }
+
+    /// The oldest entry, which is the first to expire where all live equally long.
+    pub fn oldest(&self) -> Option<(Ticket, &V)> {
+        self.entries.first_key_value().map(|(ticket, (_, value))| (*ticket, value))
     }
 
     /// Removes an entry that is still there.
@@ -309,6 +320,19 @@ mod tests {
         }
         let evicted: Vec<_> = std::iter::from_fn(|| table.evict()).collect();
         assert_eq!(evicted, [("flood", 2), ("a", 1), ("flood", 3), ("b", 4)]);
+    }
+
+    #[test]
+    fn the_oldest_entry_is_known_and_a_value_can_be_changed() {
+        let mut table = FairTable::new(4, 4);
+        assert!(table.oldest().is_none());
+        let first = table.insert("a", 1).0;
+        let second = table.insert("b", 2).0;
+        *table.get_mut(first).expect("it is there") = 7;
+        assert_eq!(table.oldest(), Some((first, &7)));
+        table.remove(first);
+        assert_eq!(table.oldest(), Some((second, &2)));
+        assert_eq!(table.get_mut(first), None);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct Machine {
     pub enabled: bool,
     /// Its present secret.
     pub current: SharedSecret,
-    /// The secret before, while it is still good.
+    /// The secret before, while it is accepted: until the present one is used for the first time, and for a day at most.
     pub previous: Option<SharedSecret>,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
@@ -58,8 +58,26 @@ pub struct Machine {
     pub domains: Arc<[String]>,
     /// SIDs of the groups whose members it may be told of; empty for all accounts that are not privileged.
     pub groups: Arc<[Sid]>,
-    /// Changes with the secret: contexts of another generation are closed.
-    pub generation: u64,
+}
+
+/// Which secret of an account a secret is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretAge {
+    /// The present one.
+    Current,
+    /// The one before, which is still accepted.
+    Previous,
+}
+
+impl Machine {
+    /// Which secret of this account `secret` is now; `None` if it is not accepted, or no longer.
+    pub fn age_of(&self, secret: &SharedSecret) -> Option<SecretAge> {
+        match () {
+            () if self.current == *secret => Some(SecretAge::Current),
+            () if self.previous.as_ref() == Some(secret) => Some(SecretAge::Previous),
+            () => None,
+        }
+    }
 }
 
 /// Why the secrets could not be asked. Never a decision.
@@ -83,13 +101,14 @@ pub trait ChannelSecrets: Send + Sync {
     /// to be cheap.
     fn revision(&self) -> Result<u64, SecretsUnavailable>;
 
-    /// The present secret was used: the one before is forgotten.
+    /// The present secret was used: the one before is accepted no more, even if it cannot be removed now.
     fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
 
-    /// Makes `new` the present secret of an account, and the present one the one before, in one step.
+    /// Makes `new` the present secret of an account, and the present one the one before, in one step. Nothing changes, and
+    /// the answer is `false`, unless the present secret is the one that `machine` has.
     fn rotate<'a>(
         &'a self,
         machine: &'a Machine,
         new: SharedSecret,
-    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
+    ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>>;
 }

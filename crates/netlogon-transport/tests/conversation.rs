@@ -9,7 +9,7 @@ use dcerpc::limits::ReassemblyBudget;
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::pdu::FaultStatus;
 use dcerpc::server::{Event, ServerAssociation, ServerConfig, Transmit};
-use dtyp::{FileTime, Guid, NtStatus, Sid};
+use dtyp::{Guid, NtStatus, Sid};
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, Randomness, Transport, TransportError,
 };
@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
@@ -93,15 +94,20 @@ impl ChannelSecrets for Secrets {
         &'a self,
         machine: &'a Machine,
         new: SharedSecret,
-    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
+    ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
         Box::pin(async move {
-            self.change(&machine.name, |machine| {
-                machine.previous = Some(std::mem::replace(&mut machine.current, new));
-                machine.generation += 1;
-            });
-            Ok(())
+            let is_current = self.machine(&machine.name).current == machine.current;
+            if is_current {
+                self.change(&machine.name, |machine| rotate(machine, new));
+            }
+            Ok(is_current)
         })
     }
+}
+
+/// What `rcmpd machine set --secret-file` does.
+fn rotate(machine: &mut Machine, new: SharedSecret) {
+    machine.previous = Some(std::mem::replace(&mut machine.current, new));
 }
 
 #[derive(Default)]
@@ -120,10 +126,12 @@ impl Recorder {
     }
 }
 
-/// A clock that is set, and numbers that count.
+/// A clock that is set, in seconds, and numbers that count.
 #[derive(Default)]
 struct World {
     now: AtomicU64,
+    /// In microseconds.
+    waited: AtomicU64,
     drawn: AtomicU64,
 }
 
@@ -135,8 +143,19 @@ impl World {
 }
 
 impl Environment for World {
-    fn now(&self) -> FileTime {
-        FileTime(self.now.load(Ordering::SeqCst))
+    fn uptime(&self) -> Duration {
+        Duration::from_secs(self.now.load(Ordering::SeqCst))
+    }
+
+    fn pause(&self, time: Duration) -> BoxFuture<'static, ()> {
+        self.now.fetch_add(time.as_secs() + 1, Ordering::SeqCst);
+        Box::pin(std::future::ready(()))
+    }
+
+    fn wait_until(&self, time: Duration) -> BoxFuture<'static, ()> {
+        let left = time.saturating_sub(self.uptime());
+        self.waited.fetch_add(left.as_micros() as u64, Ordering::SeqCst);
+        Box::pin(std::future::ready(()))
     }
 
     fn challenge(&self) -> Credential {
@@ -150,7 +169,6 @@ impl Randomness for World {
     }
 }
 
-const SECOND: u64 = 10_000_000;
 const PACKAGE: &str = "Echo";
 
 struct Domain {
@@ -177,7 +195,6 @@ fn machine(name: &str, rid: u32) -> Machine {
         may_map: true,
         domains: Arc::default(),
         groups: Arc::default(),
-        generation: 1,
     }
 }
 
@@ -196,7 +213,7 @@ fn domain() -> Arc<Domain> {
         .expect("nobody else is here")
         .extend([machine("WEB01$", 1001), machine("WEB02$", 1002)]);
     let (audit, world) = (Arc::new(Recorder::default()), Arc::new(World::default()));
-    world.now.store(1_000_000 * SECOND, Ordering::SeqCst);
+    world.now.store(1_000_000, Ordering::SeqCst);
     let server = NetlogonServer::new(ServerParts {
         names: ServerNames {
             domain: PrimaryDomain {
@@ -468,6 +485,26 @@ fn who_has_no_channel_gets_no_answer() {
 }
 
 #[test]
+fn an_account_that_is_missing_or_unusable_is_refused_after_the_same_time() {
+    let domain = domain();
+    domain.secrets.change("WEB02$", |machine| machine.enabled = false);
+    let times = [
+        identity("WEB09$"),
+        identity("WEB02$"),
+        ClientIdentity { channel_type: ChannelType::SERVER, ..identity("WEB01$") },
+    ]
+    .map(|identity| {
+        let waited = domain.world.waited.load(Ordering::SeqCst);
+        assert_eq!(
+            establish(&honest(&domain), identity).map(|_| ()),
+            Err(ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT))
+        );
+        domain.world.waited.load(Ordering::SeqCst) - waited
+    });
+    assert_eq!(times, [2_000; 3], "microseconds since the call came");
+}
+
+#[test]
 fn a_channel_without_a_handshake_cannot_be_bound_to() {
     let domain = domain();
     let other = self::domain();
@@ -625,22 +662,23 @@ fn a_challenge_is_good_for_one_attempt() {
 }
 
 #[test]
-fn guessing_gets_slow_for_whoever_guesses() {
+fn guessing_gets_slow_and_the_machine_gets_in_from_the_same_address() {
     let domain = domain();
     let guess = || {
         let identity = ClientIdentity { secret: SharedSecret::from_password("guess"), ..identity("WEB01$") };
         let _ = establish(&honest(&domain), identity);
-        domain.audit.last()
+        assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::WrongCredential)));
     };
-    for _ in 0..5 {
-        assert_eq!(guess(), Some(ChannelOutcome::Refused(ChannelRefusal::WrongCredential)));
+    let since = domain.world.uptime();
+    for _ in 0..6 {
+        guess();
     }
-    assert_eq!(guess(), Some(ChannelOutcome::Refused(ChannelRefusal::Backoff)));
-    domain.world.now.fetch_add(2 * SECOND, Ordering::SeqCst);
-    assert!(
-        establish(&honest(&domain), identity("WEB01$")).is_ok(),
-        "the right one is let in after the wait"
-    );
+    assert_eq!(domain.world.uptime(), since, "some failures cost nothing");
+    for n in 0..50 {
+        guess();
+        assert!(establish(&honest(&domain), identity("WEB01$")).is_ok(), "after {n} more guesses");
+    }
+    assert!(domain.world.uptime() >= since + Duration::from_secs(25), "two guesses a second");
 }
 
 #[test]
@@ -652,7 +690,10 @@ fn whatever_changes_under_a_channel_ends_it_at_the_next_call() {
             "another account of that name",
             Box::new(|machine| machine.sid = domain_sid().with_rid(7).expect("a SID")),
         ),
-        ("rotated", Box::new(|machine| machine.generation += 1)),
+        (
+            "another secret, and the one before ended at once",
+            Box::new(|machine| machine.current = SharedSecret::from_password("another")),
+        ),
     ] {
         let domain = domain();
         let (channel, mut association) = connected(&domain, "WEB01$");
@@ -668,7 +709,7 @@ fn whatever_changes_under_a_channel_ends_it_at_the_next_call() {
     let (channel, mut association) = connected(&domain, "WEB01$");
     domain.secrets.change("WEB01$", |machine| machine.may_map = false);
     assert!(ask(&channel, &mut *association, b"x").is_ok(), "a permission is not the channel");
-    domain.world.now.fetch_add(12 * 3600 * SECOND, Ordering::SeqCst);
+    domain.world.now.fetch_add(12 * 3600, Ordering::SeqCst);
     let refused = ask(&channel, &mut *association, b"x").map(|(status, _)| status);
     assert_eq!(refused, Ok(NtStatus::ACCESS_DENIED), "half a day is over");
 }
@@ -703,26 +744,138 @@ fn machines_do_not_disturb_each_other() {
     assert!(ask(&first, &mut *again, b"x").is_ok());
 }
 
+/// The status of a question over an association.
+fn asked(channel: &ClientChannel, association: &mut dyn Association) -> Result<NtStatus, ChannelError> {
+    ask(channel, association, b"x").map(|(status, _)| status)
+}
+
+fn set_password(
+    domain: &Arc<Domain>,
+    (channel, association): &mut (ClientChannel, Box<dyn Association>),
+    password: &str,
+) -> Result<(), ChannelError> {
+    let password = dtyp::utf16le(password);
+    block_on(channel.set_password(&mut **association, &password, &*domain.world))
+}
+
+fn with_secret(account: &str, password: &str) -> ClientIdentity {
+    ClientIdentity { secret: SharedSecret::from_password(password), ..identity(account) }
+}
+
+/// Whether a question over a new connection of a channel is answered. The bind names a computer only, so it succeeds while
+/// another channel of that computer is good.
+fn serves_anew(domain: &Arc<Domain>, channel: &ClientChannel) -> bool {
+    open(&honest(domain), channel).is_ok_and(|mut association| asked(channel, &mut *association) == SERVED)
+}
+
+const ENDED: Result<NtStatus, ChannelError> = Ok(NtStatus::ACCESS_DENIED);
+const SERVED: Result<NtStatus, ChannelError> = Ok(NtStatus::SUCCESS);
+
 #[test]
 fn a_rotated_secret_takes_over_in_one_step() {
     let domain = domain();
-    let (channel, mut association) = connected(&domain, "WEB01$");
-    let password = dtyp::utf16le("the new password of WEB01");
-    block_on(channel.set_password(&mut *association, &password, &*domain.world)).expect("it is taken");
+    let mut before = connected(&domain, "WEB01$");
+    set_password(&domain, &mut before, "the new password of WEB01").expect("it is taken");
     assert_eq!(domain.audit.last(), Some(ChannelOutcome::Rotated));
-    let refused = ask(&channel, &mut *association, b"x").map(|(status, _)| status);
-    assert_eq!(refused, Ok(NtStatus::ACCESS_DENIED), "its channel is at its end");
-    assert_eq!(domain.secrets.machine("WEB02$").generation, 1, "nobody else's secret changed");
+    assert_eq!(asked(&before.0, &mut *before.1), SERVED, "a client goes on over the channel that rotated");
+    assert_eq!(domain.secrets.machine("WEB02$").previous, None, "no other account's secret changed");
     // The old secret still opens a channel, until the new one does.
-    let (old, mut old_association) = connected(&domain, "WEB01$");
-    assert!(ask(&old, &mut *old_association, b"x").is_ok());
-    let new = ClientIdentity { secret: SharedSecret::from_utf16le(&password), ..identity("WEB01$") };
-    assert!(establish(&honest(&domain), new).is_ok());
+    let mut old = connected(&domain, "WEB01$");
+    assert_eq!(asked(&old.0, &mut *old.1), SERVED);
+    let new = with_secret("WEB01$", "the new password of WEB01");
+    let new = establish(&honest(&domain), new).expect("it is the secret now");
     assert_eq!(
         establish(&honest(&domain), identity("WEB01$")).map(|_| ()),
         Err(ChannelError::Refused(NtStatus::ACCESS_DENIED)),
         "the previous secret died at the first use of the current one"
     );
+    for (what, (channel, association)) in [("rotated", &mut before), ("by the secret before", &mut old)] {
+        assert!(!serves_anew(&domain, channel), "{what}: no new connection");
+        assert_ne!(asked(channel, &mut **association), SERVED, "{what}: no call on an open one");
+    }
+    let mut association = open(&honest(&domain), &new).expect("it has a channel");
+    assert_eq!(asked(&new, &mut *association), SERVED);
+}
+
+#[test]
+fn a_secret_that_was_rotated_away_does_not_choose_the_next_one() {
+    let domain = domain();
+    let mut thief = connected(&domain, "WEB01$");
+    domain
+        .secrets
+        .change("WEB01$", |machine| rotate(machine, SharedSecret::from_password("by the operator")));
+    let mut late_thief = connected(&domain, "WEB01$");
+    let denied = Err(ChannelError::Refused(NtStatus::ACCESS_DENIED));
+    for thief in [&mut thief, &mut late_thief] {
+        // Neither a secret of its own, nor a guess at the current one.
+        for password in ["of the thief's own choice", "by the operator"] {
+            assert_eq!(set_password(&domain, thief, password), denied);
+            assert_eq!(domain.audit.last(), Some(ChannelOutcome::RotationDenied));
+        }
+        assert_eq!(asked(&thief.0, &mut *thief.1), SERVED, "it still answers while the new one is unused");
+    }
+    let owner =
+        establish(&honest(&domain), with_secret("WEB01$", "by the operator")).expect("it is the secret");
+    for (channel, association) in [&mut thief, &mut late_thief] {
+        assert_ne!(asked(channel, &mut **association), SERVED);
+        assert!(!serves_anew(&domain, channel));
+    }
+    let machine = domain.secrets.machine("WEB01$");
+    assert_eq!((machine.current, machine.previous), (SharedSecret::from_password("by the operator"), None));
+    let mut association = open(&honest(&domain), &owner).expect("it has a channel");
+    assert_eq!(asked(&owner, &mut *association), SERVED);
+}
+
+#[test]
+fn a_channel_of_the_previous_secret_ends_with_it_even_if_no_change_is_written() {
+    let domain = domain();
+    domain.secrets.change("WEB01$", |machine| rotate(machine, SharedSecret::from_password("new")));
+    let (channel, mut association) = connected(&domain, "WEB01$");
+    assert_eq!(asked(&channel, &mut *association), SERVED);
+    // Its day is over: the store answers differently, at the same revision.
+    let revision = domain.secrets.revision.load(Ordering::SeqCst);
+    domain.secrets.change("WEB01$", |machine| machine.previous = None);
+    domain.secrets.revision.store(revision, Ordering::SeqCst);
+    assert_eq!(asked(&channel, &mut *association), ENDED);
+    domain.secrets.change("WEB01$", |machine| machine.current = identity("WEB01$").secret);
+    assert_ne!(asked(&channel, &mut *association), SERVED, "what was ended stays so");
+}
+
+#[test]
+fn a_secret_that_is_set_again_is_the_current_one() {
+    let domain = domain();
+    let mut channel = connected(&domain, "WEB01$");
+    let own = "password of WEB01$";
+    set_password(&domain, &mut channel, "a second password").expect("it is taken");
+    let mut second = {
+        let network = honest(&domain);
+        let channel = establish(&network, with_secret("WEB01$", "a second password")).expect("it is taken");
+        let association = open(&network, &channel).expect("it has a channel");
+        (channel, association)
+    };
+    assert_ne!(set_password(&domain, &mut channel, own), Ok(()), "its secret is gone");
+    set_password(&domain, &mut second, own).expect("it is taken");
+    let mut third = connected(&domain, "WEB01$");
+    assert_eq!(asked(&third.0, &mut *third.1), SERVED);
+    assert_ne!(asked(&second.0, &mut *second.1), SERVED);
+    assert_ne!(asked(&channel.0, &mut *channel.1), SERVED, "a channel that ended does not come back");
+    set_password(&domain, &mut third, "a fourth password").expect("its secret is the current one");
+}
+
+#[test]
+fn a_rotation_that_comes_after_another_one_is_refused() {
+    let domain = domain();
+    let mut channel = connected(&domain, "WEB01$");
+    // The operator is faster: the server has read the account already.
+    let revision = domain.secrets.revision.load(Ordering::SeqCst);
+    domain
+        .secrets
+        .change("WEB01$", |machine| rotate(machine, SharedSecret::from_password("by the operator")));
+    domain.secrets.revision.store(revision, Ordering::SeqCst);
+    let denied = Err(ChannelError::Refused(NtStatus::ACCESS_DENIED));
+    assert_eq!(set_password(&domain, &mut channel, "of the machine's choice"), denied);
+    assert_eq!(domain.audit.last(), Some(ChannelOutcome::RotationDenied));
+    assert_eq!(domain.secrets.machine("WEB01$").current, SharedSecret::from_password("by the operator"));
 }
 
 #[test]
@@ -758,7 +911,7 @@ fn a_password_that_was_not_encrypted_is_refused() {
         let expect = if what == "in the clear" { NtStatus::WRONG_PASSWORD } else { NtStatus::ACCESS_DENIED };
         assert_eq!(NtStatus(status), expect, "{what}");
     }
-    assert_eq!(domain.secrets.machine("WEB01$").generation, 1);
+    assert_eq!(domain.secrets.machine("WEB01$"), machine("WEB01$", 1001));
 }
 
 #[test]

@@ -651,7 +651,7 @@ pub enum MachineCommand {
     },
     /// Change a machine account; its channels notice at their next call
     #[command(
-        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE"
+        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nAfter a secret leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and no --secret-file, the current secret stays and the previous one ends."
     )]
     Set {
         /// Its name.
@@ -686,6 +686,9 @@ pub enum MachineCommand {
         /// A file with a new password, which must be there; the present one stays good for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,
+        /// End the previous secret at once, and all channels that were set up with it; the machine cannot connect before it has the current one.
+        #[arg(long)]
+        now: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -782,6 +785,9 @@ pub enum DomainCommand {
     Rotate {
         /// NetBIOS or DNS name of the other domain.
         name: String,
+        /// Use the new secret at once, so that the other side ends the one before and all channels that were set up with it.
+        #[arg(long)]
+        now: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -972,6 +978,9 @@ mod tests {
             "rcmpd domain trust-commands FABRIKAM --for samba -c F",
             "rcmpd domain test FABRIKAM --timeout 3 -c F",
             "rcmpd domain rotate FABRIKAM -c F",
+            "rcmpd domain rotate FABRIKAM --now -c F",
+            "rcmpd machine set WEB01$ --now -c F",
+            "rcmpd machine set WEB01$ --secret-file S --now -c F",
             "rcmpd domain key F",
             "rcmpd machine add FABRIKAM$ --kind trusted-domain --secret-file F -c F",
             "rcmpd account add dave --home-domain FABRIKAM -c F",

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod certificates;
 pub mod check_proxy;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 mod connections;

@@ -7,6 +7,7 @@ use crate::refusal::Refusal;
 use dtyp::FileTime;
 use quick_cache::sync::Cache as QuickCache;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a decision was made for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,11 +20,29 @@ pub(crate) struct Key {
     pub(crate) standing: Standing,
 }
 
-/// A decision, and until when it counts.
+/// A time by both clocks of a system. Durations are measured by the monotonic one, because the wall clock can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock, for what carries a date.
+    pub wall: FileTime,
+    /// The monotonic clock: time since some moment in the past.
+    pub uptime: Duration,
+}
+
+/// A decision, and until when it is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Remembered {
     pub(crate) outcome: Result<Arc<Allowed>, Refusal>,
-    pub(crate) until: FileTime,
+    /// By the monotonic clock.
+    pub(crate) until: Duration,
+    /// When the identity itself ends, by the wall clock.
+    pub(crate) not_after: FileTime,
+}
+
+impl Remembered {
+    fn is_over(&self, now: Moment) -> bool {
+        self.until <= now.uptime || self.not_after <= now.wall
+    }
 }
 
 pub(crate) struct Cache(QuickCache<Key, Remembered>);
@@ -38,11 +57,11 @@ impl Cache {
     pub(crate) async fn get_or_make(
         &self,
         key: &Key,
-        now: FileTime,
+        now: Moment,
         make: impl AsyncFnOnce() -> Remembered,
     ) -> (Remembered, bool) {
         match self.0.get(key) {
-            Some(known) if known.until > now => return (known, true),
+            Some(known) if !known.is_over(now) => return (known, true),
             Some(_) => self.forget_what_is_over(key, now),
             None => {}
         }
@@ -59,8 +78,8 @@ impl Cache {
     }
 
     /// Whoever saw it may come late: what is there by now can be new, or about to be made.
-    fn forget_what_is_over(&self, key: &Key, now: FileTime) {
-        self.0.remove_if(key, |known| known.until <= now);
+    fn forget_what_is_over(&self, key: &Key, now: Moment) {
+        self.0.remove_if(key, |known| known.is_over(now));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -81,7 +100,12 @@ mod tests {
     }
 
     fn until(until: u64) -> Remembered {
-        Remembered { outcome: Err(Refusal::NotAllowed), until: FileTime(until) }
+        let until = Duration::from_secs(until);
+        Remembered { outcome: Err(Refusal::NotAllowed), until, not_after: FileTime::NEVER }
+    }
+
+    fn at(uptime: u64) -> Moment {
+        Moment { wall: FileTime(1_000), uptime: Duration::from_secs(uptime) }
     }
 
     #[tokio::test]
@@ -93,29 +117,28 @@ mod tests {
             (20, 20, (20, false)),
             (20, 0, (0, false)),
             (20, 30, (30, false)),
-            // A clock that was set back.
-            (5, 99, (30, true)),
+            (29, 99, (30, true)),
         ] {
-            let (made, was_there) = cache.get_or_make(&key(1), FileTime(now), async || until(end)).await;
-            assert_eq!((made.until.0, was_there), expected, "at {now}");
+            let (made, was_there) = cache.get_or_make(&key(1), at(now), async || until(end)).await;
+            assert_eq!((made.until.as_secs(), was_there), expected, "at {now}");
             assert_eq!(cache.len(), usize::from(expected.0 > now), "at {now}");
         }
-        let (_, was_there) = cache.get_or_make(&key(2), FileTime(10), async || until(20)).await;
+        let (_, was_there) = cache.get_or_make(&key(2), at(10), async || until(20)).await;
         assert!(!was_there);
     }
 
     #[tokio::test]
     async fn who_comes_late_to_what_is_over_does_not_start_again() {
         let cache = Cache::new(8);
-        cache.get_or_make(&key(1), FileTime(0), async || until(10)).await;
-        let (made, now) = (AtomicUsize::new(0), FileTime(10));
+        cache.get_or_make(&key(1), at(0), async || until(10)).await;
+        let (made, now) = (AtomicUsize::new(0), at(10));
         let ask = async || {
             let make = async || {
                 made.fetch_add(1, Ordering::SeqCst);
                 yield_now().await;
                 until(20)
             };
-            cache.get_or_make(&key(1), now, make).await.0.until.0
+            cache.get_or_make(&key(1), now, make).await.0.until.as_secs()
         };
         let late = async {
             assert_eq!(made.load(Ordering::SeqCst), 1, "the first is at work");
@@ -127,11 +150,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_wall_clock_that_is_set_neither_ends_a_decision_nor_makes_it_live_longer() {
+        let cache = Cache::new(8);
+        let not_after = FileTime(5_000);
+        let make = async || Remembered { not_after, ..until(20) };
+        let at = |wall, uptime| Moment { wall: FileTime(wall), uptime: Duration::from_secs(uptime) };
+        for (wall, uptime, was_there) in [
+            (1_000, 10, false),
+            (4_999, 19, true),
+            (1, 19, true),
+            (1, 20, false),
+            // What carries a date ends by the wall clock.
+            (5_000, 19, false),
+        ] {
+            assert_eq!(
+                cache.get_or_make(&key(1), at(wall, uptime), make).await.1,
+                was_there,
+                "{wall}, {uptime}"
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_broken_is_forgotten() {
         let cache = Cache::new(8);
-        let broken = || Remembered { outcome: Err(Refusal::Broken(Broken::TooLong)), until: FileTime(0) };
+        let broken = || Remembered { outcome: Err(Refusal::Broken(Broken::TooLong)), ..until(0) };
         for _ in 0..2 {
-            let (_, was_there) = cache.get_or_make(&key(1), FileTime(10), async || broken()).await;
+            let (_, was_there) = cache.get_or_make(&key(1), at(10), async || broken()).await;
             assert_eq!((was_there, cache.len()), (false, 0));
         }
     }

@@ -1,6 +1,6 @@
 //! From a proxy's request to an answer.
 
-use crate::cache::{Cache, Key, Remembered};
+use crate::cache::{Cache, Key, Moment, Remembered};
 use crate::dialect::{Dialect, Known, Presented, plain_name};
 use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity};
@@ -88,8 +88,8 @@ pub struct Ask<'a> {
     pub target: Option<(&'a str, &'a str)>,
     /// Where the question came from.
     pub source: Option<SocketAddr>,
-    /// Now.
-    pub now: FileTime,
+    /// When it came.
+    pub now: Moment,
 }
 
 /// What came of it.
@@ -187,7 +187,7 @@ impl Sidecar {
         headers: &HeaderMap,
         own: (&str, &str),
         is_proved: bool,
-        (source, now): (Option<SocketAddr>, FileTime),
+        (source, now): (Option<SocketAddr>, Moment),
     ) -> Decided {
         let presented = match is_proved {
             false => Err(Refusal::Broken(Broken::Secret)),
@@ -227,9 +227,9 @@ impl Sidecar {
         &self,
         presented: &Presented,
         source: Option<SocketAddr>,
-        now: FileTime,
+        now: Moment,
     ) -> Result<Arc<Allowed>, Refusal> {
-        let standing = self.identify.standing(presented, now)?;
+        let standing = self.identify.standing(presented, now.wall)?;
         if self.remember.is_zero() || !standing.is_settled {
             self.meter.made.fetch_add(1, Ordering::Relaxed);
             return self.find_out(presented, source, now).await.outcome;
@@ -242,26 +242,26 @@ impl Sidecar {
         known.outcome
     }
 
-    async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: FileTime) -> Remembered {
-        let steps = |time: Duration| u64::try_from(time.as_nanos() / 100).unwrap_or(u64::MAX);
-        let after = |time: Duration| FileTime(now.0.saturating_add(steps(time)));
+    async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: Moment) -> Remembered {
         let outcome = match decision_name() {
-            Some(decision) => match self.identify.identify(presented, &decision, source, now).await {
-                Ok(identity) => Ok(self.allow(identity, presented, decision, now)),
+            Some(decision) => match self.identify.identify(presented, &decision, source, now.wall).await {
+                Ok(identity) => Ok(self.allow(identity, presented, decision, now.wall)),
                 Err(refusal) => Err(refusal),
             },
             None => Err(Refusal::Undecided("no_randomness")),
         };
-        let until = match &outcome {
+        let (time, not_after) = match &outcome {
             Ok(allowed) => {
                 // What is handed out counts at least half as long as a token does.
                 let token = self.token.as_ref().map_or(Duration::MAX, |token| token.lifetime() / 2);
-                after(self.remember.min(token)).min(allowed.identity.not_after)
+                (self.remember.min(token), allowed.identity.not_after)
             }
-            Err(refusal) if refusal.outcome() == Outcome::Denied => after(self.remember.min(DENIAL_MAX)),
-            Err(_) => FileTime(0),
+            Err(refusal) if refusal.outcome() == Outcome::Denied => {
+                (self.remember.min(DENIAL_MAX), FileTime(u64::MAX))
+            }
+            Err(_) => (Duration::ZERO, FileTime(u64::MAX)),
         };
-        Remembered { outcome, until }
+        Remembered { outcome, until: now.uptime.saturating_add(time), not_after }
     }
 
     fn allow(

@@ -7,11 +7,11 @@
 //! call, or an `error_response`, is what `failure_mode_allow` lets in. What never reaches [`Authorization::check`] (a message that is too
 //! long, a listener that is overloaded) fails all the same, so Envoy has to keep `failure_mode_allow: false`.
 
+use crate::cache::Moment;
 use crate::decide::{Allowed, Ask, Decided, Sidecar};
 use crate::dialect::{Presented, encoding};
 use crate::refusal::{Broken, Outcome, Refusal};
 use bytes::Bytes;
-use dtyp::FileTime;
 use envoy_types::ext_authz::v3::pb::{
     Authorization, AuthorizationServer, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderAppendAction,
     HeaderValue, HeaderValueOption, HttpResponse, HttpStatus, OkHttpResponse,
@@ -48,7 +48,7 @@ pub trait Listener: Send + Sync + 'static {
     fn sidecar(&self) -> Arc<Sidecar>;
 
     /// Now.
-    fn now(&self) -> FileTime;
+    fn now(&self) -> Moment;
 
     /// Whether a call shows what this listener wants, if anything: its secret as `x-sidecar-secret` (`initial_metadata` of Envoy's
     /// `grpc_service`).

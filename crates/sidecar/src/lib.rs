@@ -22,6 +22,7 @@ pub mod routes;
 mod scene;
 pub mod token;
 
+pub use cache::Moment;
 pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar, shows_secret};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};

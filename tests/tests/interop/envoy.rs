@@ -83,8 +83,8 @@ impl Listener for Around {
         Arc::clone(&self.sidecar)
     }
 
-    fn now(&self) -> FileTime {
-        std::time::SystemTime::now().into()
+    fn now(&self) -> sidecar::Moment {
+        rcmpd::clock::moment()
     }
 
     fn is_proved(&self, metadata: &HeaderMap) -> bool {

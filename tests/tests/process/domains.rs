@@ -1,5 +1,10 @@
 //! `rcmpd domain …` as somebody uses it who chains two domains: added here, told to the other side, tried, and given new secrets under load.
 
+use dtyp::NtStatus;
+use netlogon_transport::client::Association;
+use netlogon_transport::secrets::ChannelType;
+use rcmp_service::message::PACKAGE_NAME;
+use rcmpd_tests::client::{As, Client};
 use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -328,4 +333,54 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     let made = northwind.rcmpd(&["domain", "key", "proof.key"]).code(0);
     assert_eq!(made.stdout, fs::read_to_string(northwind.path("proof.key.pub")).unwrap());
     northwind.rcmpd(&["domain", "key", "proof.key"]).code(1);
+}
+
+#[tokio::test]
+async fn a_trust_s_secret_that_was_rotated_away_ends_at_once() {
+    let (northwind, contoso) = chained();
+    let leaked = fs::read_to_string(northwind.path("trusts/CONTOSO.secret")).unwrap().trim().to_owned();
+    let server = contoso.netlogon.to_string();
+    let establish = async |password: &str| {
+        let (domain, account, computer) = ("CONTOSO", "NORTHWIND$", "NORDC1");
+        let channel_type = ChannelType::TRUSTED_DOMAIN;
+        Client::establish_as(&server, As { domain, account, password, channel_type, computer }).await
+    };
+    let asks = async |client: &Client, association: &mut dyn Association| {
+        let answer = client.channel.ask(association, PACKAGE_NAME, "CONTOSO", b"not a request").await;
+        answer.is_ok_and(|answer| answer.status != NtStatus::ACCESS_DENIED)
+    };
+    let attacker = establish(&leaked).await.unwrap();
+    let mut association = attacker.open().await.unwrap();
+    assert!(asks(&attacker, &mut *association).await);
+    northwind.rcmpd(&["domain", "rotate", "CONTOSO", "--now", "-c", "rcmpd.toml"]).code(0);
+    assert!(!asks(&attacker, &mut *association).await);
+    assert!(establish(&leaked).await.is_err());
+    northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
+
+    // The other side can do it, too.
+    let present = fs::read_to_string(northwind.path("trusts/CONTOSO.secret")).unwrap();
+    let partner = establish(present.trim()).await.unwrap();
+    let mut association = partner.open().await.unwrap();
+    fs::write(contoso.path("new.secret"), "A-new-secret-of-the-trust\n").unwrap();
+    let set = ["machine", "set", "NORTHWIND$", "--secret-file", "new.secret", "--now", "-c", "rcmpd.toml"];
+    contoso.rcmpd(&set).code(0);
+    assert!(!asks(&partner, &mut *association).await);
+    assert!(establish(present.trim()).await.is_err());
+    establish("A-new-secret-of-the-trust").await.unwrap();
+}
+
+/// Stopped after the other side took the new secret: the one before is still accepted there, but chooses no other.
+#[test]
+fn an_interrupted_rotation_is_finished_while_the_secret_before_is_still_accepted() {
+    let (northwind, contoso) = chained();
+    let present = northwind.path("trusts/CONTOSO.secret");
+    fs::write(northwind.path("trusts/CONTOSO.secret.next"), "A-new-secret-of-the-trust\n").unwrap();
+    fs::copy(northwind.path("trusts/CONTOSO.secret.next"), contoso.path("taken.secret")).unwrap();
+    contoso
+        .rcmpd(&["machine", "set", "NORTHWIND$", "--secret-file", "taken.secret", "-c", "rcmpd.toml"])
+        .code(0);
+    let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
+    assert!(done.stdout.contains("an interrupted rotation was finished"), "{done:?}");
+    assert_eq!(fs::read_to_string(present).unwrap(), "A-new-secret-of-the-trust\n");
+    assert!(!northwind.path("trusts/CONTOSO.secret.next").exists());
 }

@@ -11,13 +11,14 @@ use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
 use netlogon_transport::server::{
     Audit, AuditUnavailable, ChannelEvent, NETLOGON, NetlogonCall, NetlogonServer, ResponseCrypt,
-    ServerNames, ServerParts, SystemEnvironment,
+    ServerNames, ServerParts,
 };
 use pac::{
     Buffer, BufferType, ClientInfo, GroupMembership, LogonInfo, Pac, ResourceGroups, SidAndAttributes,
     UpnDnsInfo, VerifiedPac,
 };
 use rcmp_service::message::{PACKAGE_NAME, Response};
+use rcmpd::clock::SystemEnvironment;
 use rcmpd_tests::client::Client;
 use rcmpd_tests::{Demo, Service, write_secret};
 use serde_json::Value;
@@ -46,7 +47,6 @@ impl ChannelSecrets for Secrets {
             may_map: true,
             domains: Arc::default(),
             groups: Arc::default(),
-            generation: 0,
         });
         Box::pin(std::future::ready(Ok(machine)))
     }
@@ -63,8 +63,8 @@ impl ChannelSecrets for Secrets {
         &'a self,
         _: &'a Machine,
         _: SharedSecret,
-    ) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
-        Box::pin(std::future::ready(Ok(())))
+    ) -> BoxFuture<'a, Result<bool, SecretsUnavailable>> {
+        Box::pin(std::future::ready(Ok(true)))
     }
 }
 

@@ -10,7 +10,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 pub(crate) fn password(service: &Service, machine: &str) -> String {
     let path = service.path("machines").join(format!("{machine}.secret"));
@@ -78,6 +80,135 @@ async fn a_rotated_secret_is_the_secret_from_then_on() {
         .rcmpd(&["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "-c", "rcmpd.toml"])
         .code(0);
     Client::establish(&server, "CONTOSO", "WEB01$", &old).await.unwrap();
+}
+
+/// A channel, and a connection on which it is used.
+struct Open {
+    client: Client,
+    association: Box<dyn Association>,
+}
+
+impl Open {
+    async fn by(service: &Service, password: &str) -> Self {
+        let server = service.netlogon.to_string();
+        let client = Client::establish(&server, "CONTOSO", "WEB01$", password).await.unwrap();
+        let association = client.open().await.unwrap();
+        Self { client, association }
+    }
+
+    async fn asks(&mut self, question: &[u8]) -> bool {
+        matches!(ask(&self.client, &mut *self.association, question).await, Ok(0))
+    }
+
+    /// NetrServerPasswordSet2.
+    async fn sets(&mut self, password: &str) -> Result<(), ChannelError> {
+        let utf16: Vec<u8> = password.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        self.client.channel.set_password(&mut *self.association, &utf16, &SystemRandomness).await
+    }
+
+    /// Whether the channel is good for nothing: no question over an open connection or a new one, and no new secret.
+    async fn has_ended(&mut self, question: &[u8]) -> bool {
+        let anew = match self.client.open().await {
+            Ok(mut association) => matches!(ask(&self.client, &mut *association, question).await, Ok(0)),
+            Err(_) => false,
+        };
+        let sets = self.sets("a secret of the attacker's own").await.is_ok();
+        !anew && !sets && !self.asks(question).await
+    }
+}
+
+fn set_secret(service: &Service, password: &str, more: &[&str]) {
+    fs::write(service.path("new.secret"), format!("{password}\n")).unwrap();
+    let set = ["machine", "set", "WEB01$", "--secret-file", "new.secret", "-c", "rcmpd.toml"];
+    service.rcmpd(&[&set[..], more].concat()).code(0);
+}
+
+#[tokio::test]
+async fn a_secret_that_was_rotated_away_takes_nothing_over() {
+    let service = Demo::new().serve();
+    let (alice, leaked) = (question(&service, "alice"), password(&service, "WEB01"));
+    let server = service.netlogon.to_string();
+    let mut before = Open::by(&service, &leaked).await;
+    set_secret(&service, "the-secret-after-the-leak", &[]);
+    // Both wait for the owner to use the new secret: a channel from before, and one that the leaked secret still sets up.
+    let mut after = Open::by(&service, &leaked).await;
+    assert!(before.asks(&alice).await && after.asks(&alice).await, "a machine has time to learn its secret");
+    for attacker in [&mut before, &mut after] {
+        let refused = attacker.sets("a secret of the attacker's own").await;
+        assert!(matches!(refused, Err(ChannelError::Refused(_))), "{refused:?}");
+    }
+    let mut owner = Open::by(&service, "the-secret-after-the-leak").await;
+    assert!(owner.asks(&alice).await);
+    assert!(before.has_ended(&alice).await && after.has_ended(&alice).await);
+    assert!(Client::establish(&server, "CONTOSO", "WEB01$", &leaked).await.is_err());
+    let own = "a secret of the attacker's own";
+    assert!(Client::establish(&server, "CONTOSO", "WEB01$", own).await.is_err());
+    assert!(owner.asks(&alice).await, "and the owner is served");
+    owner.sets("a secret of the owner's own").await.unwrap();
+    Open::by(&service, "a secret of the owner's own").await;
+}
+
+#[tokio::test]
+async fn an_operator_ends_a_previous_secret_at_once() {
+    let service = Demo::new().serve();
+    let (alice, first) = (question(&service, "alice"), password(&service, "WEB01"));
+    let server = service.netlogon.to_string();
+    let mut by_first = Open::by(&service, &first).await;
+    // One step.
+    set_secret(&service, "the-second-secret", &["--now"]);
+    assert!(by_first.has_ended(&alice).await);
+    assert!(Client::establish(&server, "CONTOSO", "WEB01$", &first).await.is_err());
+    let mut by_second = Open::by(&service, "the-second-secret").await;
+    // Two steps, and the current secret is never used in between.
+    set_secret(&service, "the-third-secret", &[]);
+    let mut again = Open::by(&service, "the-second-secret").await;
+    assert!(by_second.asks(&alice).await && again.asks(&alice).await);
+    service.rcmpd(&["machine", "set", "WEB01$", "--now", "-c", "rcmpd.toml"]).code(0);
+    assert!(by_second.has_ended(&alice).await && again.has_ended(&alice).await);
+    assert!(Client::establish(&server, "CONTOSO", "WEB01$", "the-second-secret").await.is_err());
+    service.rcmpd(&["machine", "set", "WEB01$", "--enable", "-c", "rcmpd.toml"]).code(0);
+    assert!(by_second.has_ended(&alice).await && again.has_ended(&alice).await);
+    assert!(Open::by(&service, "the-third-secret").await.asks(&alice).await);
+    let shown = service.rcmpd(&["machine", "show", "WEB01$", "-c", "rcmpd.toml", "--json"]).code(0).json();
+    assert_eq!(shown["has_previous_secret"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attacker_behind_the_same_address_does_not_keep_a_machine_out() {
+    let service = Demo::new().serve();
+    let (alice, secret) = (question(&service, "alice"), password(&service, "WEB01"));
+    let server = service.netlogon.to_string();
+    let failures = Arc::new(AtomicUsize::new(0));
+    let attackers: Vec<_> = (0..16)
+        .map(|n| {
+            let (server, failures) = (server.clone(), Arc::clone(&failures));
+            tokio::spawn(async move {
+                for guess in 0.. {
+                    let guess = format!("guess {n} {guess}");
+                    assert!(Client::establish(&server, "CONTOSO", "WEB01$", &guess).await.is_err());
+                    failures.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let until = async |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while failures.load(Ordering::Relaxed) < count {
+            assert!(Instant::now() < deadline, "the attackers are not answered");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until(40).await;
+    let begun = (Instant::now(), failures.load(Ordering::Relaxed));
+    for _ in 0..3 {
+        let mut machine = Open::by(&service, &secret).await;
+        assert!(machine.asks(&alice).await);
+    }
+    let guesses = failures.load(Ordering::Relaxed) - begun.1;
+    let seconds = begun.0.elapsed().as_secs_f64();
+    // 2 s for a queue of 17, so 8.5 guesses a second; twice that is far from what a server without queues checks.
+    assert!((guesses as f64) < 17.0 * seconds + 17.0, "{guesses} guesses in {seconds} s");
+    attackers.iter().for_each(|attacker| attacker.abort());
 }
 
 #[tokio::test]

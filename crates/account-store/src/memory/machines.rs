@@ -40,11 +40,23 @@ impl MachineStore for MemoryStore {
         self.apply_one(Change::RemoveMachine(sid))
     }
 
-    fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(self.change(|mut snapshot| {
-            snapshot.secrets(&sid)?.rotate(secret, now);
+    fn rotate(
+        &self,
+        sid: Sid,
+        expected: Option<NtHash>,
+        secret: NtHash,
+        now: FileTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let mut is_expected = false;
+        let changed = self.change(|mut snapshot| {
+            let secrets = snapshot.secrets(&sid)?;
+            is_expected = secrets.are_expected(expected.as_ref());
+            if is_expected {
+                secrets.rotate(secret, now);
+            }
             Ok(snapshot)
-        }))
+        });
+        ready(changed.map(|()| is_expected))
     }
 
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -43,9 +43,22 @@ impl MachineStore for SqliteStore {
         self.apply_one(Change::RemoveMachine(sid))
     }
 
-    fn rotate(&self, sid: Sid, secret: NtHash, now: FileTime) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn rotate(
+        &self,
+        sid: Sid,
+        expected: Option<NtHash>,
+        secret: NtHash,
+        now: FileTime,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
         let inner = self.inner.clone();
-        self.worker.run(move || inner.change_secrets(&sid, |secrets| secrets.rotate(secret, now)))
+        self.worker.run(move || {
+            let mut is_expected = false;
+            inner.change_secrets(&sid, |secrets| {
+                is_expected = secrets.are_expected(expected.as_ref());
+                is_expected && secrets.rotate(secret, now)
+            })?;
+            Ok(is_expected)
+        })
     }
 
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -370,7 +370,7 @@ fn without_its_key_a_store_tells_no_secrets() {
     let without = SqliteStore::open(&path, None).expect("accounts need no key");
     for answer in [
         now(without.machine("web01$")).map(drop),
-        now(without.rotate(sid(1105), crate::NtHash::new([1; 16]), dtyp::FileTime(1))),
+        now(without.rotate(sid(1105), None, crate::NtHash::new([1; 16]), dtyp::FileTime(1))).map(drop),
         now(without.put_machine(Put::Either, web01(), Some(secrets(1)))),
     ] {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");

@@ -28,6 +28,8 @@ pub enum ChannelOutcome {
     Established,
     /// The account has a new secret.
     Rotated,
+    /// A new secret was refused, because the channel was set up with a secret that is no longer the current one.
+    RotationDenied,
     /// The channel was refused.
     Refused(ChannelRefusal),
 }
@@ -53,7 +55,7 @@ pub enum ChannelRefusal {
     WeakChallenge,
     /// The credential is wrong: another secret, or none.
     WrongCredential,
-    /// Too many wrong ones came before.
+    /// Wrong ones came before, and too many attempts from the same source wait for their turn.
     Backoff,
     /// The computer's record belongs to another account.
     RecordOfAnother,
@@ -74,7 +76,7 @@ impl ChannelRefusal {
             Self::NoChallenge => "no challenge came before, or it was used up",
             Self::WeakChallenge => "the challenge is not random",
             Self::WrongCredential => "the secret is wrong",
-            Self::Backoff => "too many wrong secrets came before",
+            Self::Backoff => "too many attempts at this account wait for their turn",
             Self::RecordOfAnother => "another account has a channel of this computer",
             Self::SecretsUnavailable => "the channel secrets cannot be read",
         }

@@ -1,18 +1,23 @@
 //! Challenges between NetrServerReqChallenge and the authentication that uses them up.
 //!
-//! Anybody can fill this table, so it is bounded for each source and in all, and forgets after two minutes.
+//! Any client can fill this table, so it is bounded for each source and in all, and an entry expires after two minutes. Each
+//! call takes time logarithmic in the number of entries.
 
 use crate::credential::Credential;
-use dtyp::FileTime;
-use std::collections::{HashMap, VecDeque};
+use dcerpc::quota::{FairTable, Ticket};
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
-/// "A couple of minutes" ([MS-NRPC] 5.1), in steps of a [`FileTime`].
-const LIFETIME: u64 = 120 * 10_000_000;
+/// "A couple of minutes" ([MS-NRPC] 5.1).
+const LIFETIME: Duration = Duration::from_secs(120);
 /// From one address: as many connections as it may have.
 const PER_SOURCE_MAX: usize = 1_000;
 /// In all: some megabytes.
 const TOTAL_MAX: usize = 50_000;
+/// Expired entries that one call removes. A call adds at most one entry, so with two the table empties, and no call pays for
+/// all entries of a flood that expire together.
+const EXPIRED_PER_CALL_MAX: usize = 2;
 
 /// Both halves of a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,28 +28,43 @@ pub(super) struct Challenge {
 
 #[derive(Debug)]
 struct Entry {
+    connection: u64,
     computer: String,
-    source: IpAddr,
     challenge: Challenge,
-    serial: u64,
+    since: Duration,
 }
 
-#[derive(Debug, Default)]
+impl Entry {
+    fn is_expired(&self, now: Duration) -> bool {
+        now.saturating_sub(self.since) >= LIFETIME
+    }
+}
+
+/// Challenges by connection. Times are monotonic.
+#[derive(Debug)]
 pub(super) struct Challenges {
-    by_connection: HashMap<u64, Entry>,
+    entries: FairTable<IpAddr, Entry>,
+    by_connection: HashMap<u64, Ticket>,
     /// The last connection on which a source used a computer name, for clients that go on over another one.
     by_name: HashMap<(IpAddr, String), u64>,
-    per_source: HashMap<IpAddr, usize>,
-    /// By age; entries that are gone or replaced are passed over, and cleared away before they are many.
-    order: VecDeque<(FileTime, u64, u64)>,
-    last_serial: u64,
+}
+
+impl Default for Challenges {
+    fn default() -> Self {
+        Self {
+            entries: FairTable::new(TOTAL_MAX, PER_SOURCE_MAX),
+            by_connection: HashMap::new(),
+            by_name: HashMap::new(),
+        }
+    }
 }
 
 impl Challenges {
-    /// Keeps a challenge in place of the one this connection had.
+    /// Keeps a challenge in place of the one this connection had. In a full table it takes the place of the oldest entry of
+    /// the source that has the most: a handshake takes milliseconds, so a flood evicts itself.
     pub(super) fn insert(
         &mut self,
-        now: FileTime,
+        now: Duration,
         connection: u64,
         source: IpAddr,
         computer: &str,
@@ -52,79 +72,60 @@ impl Challenges {
     ) {
         self.expire(now);
         self.remove(connection);
-        // Whoever comes next gets the room of whoever has waited longest: a handshake takes milliseconds, and a flood must not
-        // keep others out for minutes.
-        if self.per_source.get(&source).is_some_and(|here| *here >= PER_SOURCE_MAX) {
-            self.remove_oldest(|entry| entry.source == source);
+        let entry = Entry { connection, computer: computer.to_owned(), challenge, since: now };
+        let (ticket, evicted) = self.entries.insert(source, entry);
+        if let Some((source, entry)) = evicted {
+            self.forget(source, &entry);
         }
-        if self.by_connection.len() >= TOTAL_MAX {
-            self.remove_oldest(|_| true);
-        }
-        // A connection that asks again and again leaves an entry each time.
-        if self.order.len() > 2 * self.by_connection.len() + 64 {
-            let present = &self.by_connection;
-            self.order.retain(|(_, connection, serial)| {
-                present.get(connection).is_some_and(|entry| entry.serial == *serial)
-            });
-        }
-        self.last_serial += 1;
-        self.order.push_back((now, connection, self.last_serial));
-        *self.per_source.entry(source).or_insert(0) += 1;
+        self.by_connection.insert(connection, ticket);
         self.by_name.insert((source, computer.to_owned()), connection);
-        let entry = Entry { computer: computer.to_owned(), source, challenge, serial: self.last_serial };
-        self.by_connection.insert(connection, entry);
-    }
-
-    fn remove_oldest(&mut self, of: impl Fn(&Entry) -> bool) {
-        let oldest = self.order.iter().find_map(|(_, connection, serial)| {
-            let entry = self.by_connection.get(connection)?;
-            (entry.serial == *serial && of(entry)).then_some(*connection)
-        });
-        oldest.and_then(|connection| self.remove(connection));
     }
 
     /// Takes out the challenge of this connection, or else the last one of the same source and computer. Whatever comes
     /// of it, it is used up.
     pub(super) fn take(
         &mut self,
-        now: FileTime,
+        now: Duration,
         connection: u64,
         source: IpAddr,
         computer: &str,
     ) -> Option<Challenge> {
         self.expire(now);
-        let own = self.by_connection.contains_key(&connection);
-        let connection = match own {
+        let connection = match self.by_connection.contains_key(&connection) {
             true => connection,
             false => *self.by_name.get(&(source, computer.to_owned()))?,
         };
-        self.remove(connection).filter(|entry| entry.computer == computer).map(|entry| entry.challenge)
+        let entry = self.remove(connection)?;
+        (!entry.is_expired(now) && entry.computer == computer).then_some(entry.challenge)
     }
 
     fn remove(&mut self, connection: u64) -> Option<Entry> {
-        let entry = self.by_connection.remove(&connection)?;
-        let key = (entry.source, entry.computer.clone());
-        if self.by_name.get(&key) == Some(&connection) {
-            self.by_name.remove(&key);
-        }
-        if let Some(here) = self.per_source.get_mut(&entry.source) {
-            *here -= 1;
-            if *here == 0 {
-                self.per_source.remove(&entry.source);
-            }
-        }
+        let ticket = *self.by_connection.get(&connection)?;
+        let (source, entry) = self.entries.remove(ticket)?;
+        self.forget(source, &entry);
         Some(entry)
     }
 
-    fn expire(&mut self, now: FileTime) {
-        while let Some((since, connection, serial)) = self.order.front().copied() {
-            let present = self.by_connection.get(&connection).is_some_and(|entry| entry.serial == serial);
-            match (present, now.0.saturating_sub(since.0) >= LIFETIME) {
-                (true, false) => return,
-                (true, true) => drop(self.remove(connection)),
-                (false, _) => {}
-            }
-            self.order.pop_front();
+    /// Removes what leads to an entry that is gone.
+    fn forget(&mut self, source: IpAddr, entry: &Entry) {
+        self.by_connection.remove(&entry.connection);
+        let name = (source, entry.computer.clone());
+        if self.by_name.get(&name) == Some(&entry.connection) {
+            self.by_name.remove(&name);
+        }
+    }
+
+    fn expire(&mut self, now: Duration) {
+        for _ in 0..EXPIRED_PER_CALL_MAX {
+            let Some(connection) = self
+                .entries
+                .oldest()
+                .filter(|(_, entry)| entry.is_expired(now))
+                .map(|(_, entry)| entry.connection)
+            else {
+                return;
+            };
+            self.remove(connection);
         }
     }
 }
@@ -132,66 +133,118 @@ impl Challenges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+    const NOW: Duration = Duration::from_secs(1);
 
     fn challenge(n: u8) -> Challenge {
         Challenge { client: [n; 8], server: [n + 1; 8] }
     }
 
+    fn other(n: u64) -> IpAddr {
+        IpAddr::V4((0x0a00_0000 + n as u32).into())
+    }
+
+    fn is_empty(table: &Challenges) -> bool {
+        table.entries.is_empty() && table.by_connection.is_empty() && table.by_name.is_empty()
+    }
+
     #[test]
     fn a_challenge_is_used_once() {
         let mut table = Challenges::default();
-        let now = FileTime(1);
-        table.insert(now, 1, HERE, "WEB1", challenge(1));
-        assert_eq!(table.take(now, 1, HERE, "WEB1"), Some(challenge(1)));
-        assert_eq!(table.take(now, 1, HERE, "WEB1"), None);
-        table.insert(now, 1, HERE, "WEB1", challenge(1));
-        assert_eq!(table.take(now, 1, HERE, "WEB2"), None, "another computer's");
-        assert_eq!(table.take(now, 1, HERE, "WEB1"), None, "that look-up used it up");
+        table.insert(NOW, 1, HERE, "WEB1", challenge(1));
+        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), None);
+        table.insert(NOW, 1, HERE, "WEB1", challenge(1));
+        assert_eq!(table.take(NOW, 1, HERE, "WEB2"), None, "another computer's");
+        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), None, "that look-up used it up");
+        assert!(is_empty(&table));
     }
 
     #[test]
     fn another_connection_of_the_same_source_may_go_on() {
         let mut table = Challenges::default();
-        let now = FileTime(1);
-        table.insert(now, 1, HERE, "WEB1", challenge(1));
-        assert_eq!(table.take(now, 2, THERE, "WEB1"), None, "not from elsewhere");
-        assert_eq!(table.take(now, 2, HERE, "WEB1"), Some(challenge(1)));
+        table.insert(NOW, 1, HERE, "WEB1", challenge(1));
+        assert_eq!(table.take(NOW, 2, THERE, "WEB1"), None, "not from elsewhere");
+        assert_eq!(table.take(NOW, 2, HERE, "WEB1"), Some(challenge(1)));
     }
 
     #[test]
-    fn whoever_asks_again_and_again_takes_nobody_s_room() {
+    fn a_connection_that_asks_again_and_again_replaces_its_own_challenge() {
         let mut table = Challenges::default();
-        let now = FileTime(1);
-        table.insert(now, 1, HERE, "WEB1", challenge(1));
+        table.insert(NOW, 1, HERE, "WEB1", challenge(1));
         for _ in 0..2 * TOTAL_MAX {
-            table.insert(now, 2, HERE, "WEB2", challenge(2));
+            table.insert(NOW, 2, HERE, "WEB2", challenge(2));
         }
-        assert!(table.order.len() < 100, "{}", table.order.len());
-        table.insert(now, 3, THERE, "WEB3", challenge(3));
-        assert_eq!(table.take(now, 3, THERE, "WEB3"), Some(challenge(3)));
-        assert_eq!(table.take(now, 1, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!((table.entries.len(), table.by_connection.len(), table.by_name.len()), (2, 2, 2));
+        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), Some(challenge(1)));
     }
 
     #[test]
-    fn it_forgets_after_two_minutes_and_holds_so_many_of_each_source() {
+    fn one_source_and_the_whole_table_are_bounded_and_a_flood_evicts_itself() {
         let mut table = Challenges::default();
-        let now = FileTime(1);
-        for connection in 0..PER_SOURCE_MAX as u64 {
-            table.insert(now, connection, HERE, "WEB1", challenge(1));
+        table.insert(NOW, 0, THERE, "WEB1", challenge(3));
+        let mut connection = 0;
+        for source in 0..60 {
+            for _ in 0..=PER_SOURCE_MAX {
+                connection += 1;
+                table.insert(NOW, connection, other(source), "WEB1", challenge(1));
+            }
         }
-        table.insert(now, 5_000, THERE, "WEB1", challenge(3));
-        table.insert(now, 5_001, HERE, "WEB1", challenge(1));
-        assert_eq!(table.per_source[&HERE], PER_SOURCE_MAX, "the oldest of this source made room");
-        assert!(!table.by_connection.contains_key(&0) && table.by_connection.contains_key(&1));
-        assert_eq!(table.take(now, 5_000, THERE, "WEB1"), Some(challenge(3)), "another source's stays");
-        table.insert(now, 7, HERE, "WEB1", challenge(2));
-        assert!(table.by_connection.contains_key(&1), "in place of its own");
-        let later = FileTime(now.0 + LIFETIME);
-        assert_eq!(table.take(later, 7, HERE, "WEB1"), None);
-        assert!(table.by_connection.is_empty() && table.by_name.is_empty() && table.order.is_empty());
-        assert!(table.per_source.is_empty());
+        assert_eq!(table.entries.len(), TOTAL_MAX);
+        assert_eq!(table.by_connection.len(), TOTAL_MAX);
+        assert!(table.by_name.len() <= TOTAL_MAX);
+        assert_eq!(table.take(NOW, 0, THERE, "WEB1"), Some(challenge(3)), "a source with one entry keeps it");
+    }
+
+    #[test]
+    fn a_challenge_expires_after_two_minutes_also_before_it_is_removed() {
+        let mut table = Challenges::default();
+        for connection in 0..10 {
+            table.insert(NOW, connection, HERE, "WEB1", challenge(1));
+        }
+        let just_before = NOW + LIFETIME - Duration::from_nanos(1);
+        assert_eq!(table.take(just_before, 9, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(table.take(NOW + LIFETIME, 8, HERE, "WEB1"), None);
+        for _ in 0..5 {
+            assert_eq!(table.take(NOW + LIFETIME, 100, THERE, "WEB1"), None);
+        }
+        assert!(is_empty(&table), "calls that follow remove what expired");
+    }
+
+    /// Time for as many handshakes of one client as fit easily into a test.
+    fn handshakes(table: &mut Challenges, now: Duration) -> Duration {
+        (0..5)
+            .map(|_| {
+                let begun = Instant::now();
+                for _ in 0..500 {
+                    table.insert(now, u64::MAX, HERE, "WEB1", challenge(1));
+                    assert_eq!(table.take(now, u64::MAX, HERE, "WEB1"), Some(challenge(1)));
+                }
+                begun.elapsed()
+            })
+            .min()
+            .expect("some were made")
+    }
+
+    #[test]
+    fn work_per_call_does_not_grow_with_the_entries_of_other_sources() {
+        let alone = handshakes(&mut Challenges::default(), NOW);
+        for (what, sources, later) in [
+            ("one entry of each source", 49_000, Duration::ZERO),
+            ("49 sources at their limit", 49, Duration::ZERO),
+            ("all expire together", 49_000, LIFETIME),
+        ] {
+            let mut table = Challenges::default();
+            for connection in 0..49_000 {
+                let name = format!("WEB{connection}");
+                table.insert(NOW, connection, other(connection % sources), &name, challenge(1));
+            }
+            let took = handshakes(&mut table, NOW + later);
+            // A look at each of 49,000 entries is a factor of thousands; the depth of the trees is one of about three.
+            assert!(took < 50 * alone, "{what}: {took:?} instead of {alone:?}");
+        }
     }
 }

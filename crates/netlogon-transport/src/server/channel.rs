@@ -3,18 +3,23 @@
 use crate::credential::{Authenticator, Credential, Seed};
 use crate::protection::{ChannelKeys, Confounder, Protector, Role, token_len};
 use crate::sealer::Sealer;
-use crate::secrets::{ChannelSecrets, ChannelType, Machine, SecretsUnavailable};
+use crate::secret::SharedSecret;
+use crate::secrets::{ChannelSecrets, ChannelType, Machine, SecretAge, SecretsUnavailable};
 use dashmap::DashMap;
 use dcerpc::security::{
     AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
-use dtyp::{FileTime, Sid};
+use dtyp::Sid;
 use std::any::Any;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// A key is used this long, in steps of a [`FileTime`]: half a day.
-const LIFETIME: u64 = 12 * 3600 * 10_000_000;
+/// A key is used for half a day.
+const LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// A revision that no store has: the secrets are read at each call.
+const UNCHECKED: u64 = u64::MAX;
 /// Channels that one account may have at once under one computer's name: processes of one machine set theirs up independently,
 /// and the one must not throw the other out.
 const CHANNELS_PER_COMPUTER_MAX: usize = 8;
@@ -27,7 +32,7 @@ const CHANNELS_PER_NAME_MAX: usize = 4 * CHANNELS_PER_COMPUTER_MAX;
 /// a trusted domain. More would be a table that one peer fills.
 const COMPUTERS_PER_ACCOUNT_MAX: usize = 64;
 
-/// A secure channel: who is at its other end, proved by the shared secret.
+/// A secure channel: who is at its other end, proved by the shared secret. It is good while that secret is accepted.
 #[derive(Debug)]
 pub struct SecureChannel {
     pub(super) computer: String,
@@ -35,9 +40,14 @@ pub struct SecureChannel {
     pub(super) negotiated_flags: u32,
     pub(super) requested_flags: u32,
     pub(super) keys: Arc<ChannelKeys>,
-    established: FileTime,
+    /// The secret that was proved in the handshake.
+    secret: SharedSecret,
+    /// Monotonic.
+    established: Duration,
     seed: Mutex<Seed>,
     machine: Mutex<Arc<Machine>>,
+    /// The revision at which the secret of this channel was the current one. A previous one ends by time, too, so it is looked
+    /// at again at each call.
     checked_revision: AtomicU64,
     revoked: AtomicBool,
 }
@@ -50,15 +60,16 @@ pub(super) struct Established {
     pub(super) negotiated_flags: u32,
     pub(super) requested_flags: u32,
     pub(super) keys: Arc<ChannelKeys>,
+    pub(super) secret: SharedSecret,
     pub(super) client_credential: Credential,
-    pub(super) now: FileTime,
+    pub(super) now: Duration,
     pub(super) revision: u64,
 }
 
 /// Why a channel is of no more use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
-    /// Its account was disabled, removed or got another secret, or the key is too old.
+    /// Its account was disabled or removed, its secret is accepted no more, or the key is too old.
     Revoked,
     /// It cannot be told whether it is.
     Unknown(SecretsUnavailable),
@@ -66,16 +77,19 @@ pub(super) enum Unusable {
 
 impl SecureChannel {
     pub(super) fn new(established: Established) -> Arc<Self> {
+        let age = established.machine.age_of(&established.secret);
+        let checked = if age == Some(SecretAge::Current) { established.revision } else { UNCHECKED };
         Arc::new(Self {
             computer: established.computer,
             channel_type: established.channel_type,
             negotiated_flags: established.negotiated_flags,
             requested_flags: established.requested_flags,
             keys: established.keys,
+            secret: established.secret,
             established: established.now,
             seed: Mutex::new(Seed::new(established.client_credential)),
             machine: Mutex::new(Arc::new(established.machine)),
-            checked_revision: AtomicU64::new(established.revision),
+            checked_revision: AtomicU64::new(checked),
             revoked: AtomicBool::new(false),
         })
     }
@@ -100,9 +114,15 @@ impl SecureChannel {
         lock(&self.seed).check(self.keys.credential_key(), authenticator)
     }
 
-    /// Whether the account still exists, is enabled and has the secret of this channel. Asked for every call; the
-    /// secrets are read only after something changed there.
-    pub(super) async fn check(&self, secrets: &dyn ChannelSecrets, now: FileTime) -> Result<(), Unusable> {
+    /// The account, provided that the secret of this channel is its current one, by what was read last.
+    pub(super) fn machine_with_current_secret(&self) -> Option<Arc<Machine>> {
+        let machine = self.machine();
+        (machine.age_of(&self.secret) == Some(SecretAge::Current)).then_some(machine)
+    }
+
+    /// Whether the account still exists, is enabled and accepts the secret of this channel. Asked for every call; the
+    /// secrets are read only after something changed there, or if the channel's secret is the previous one.
+    pub(super) async fn check(&self, secrets: &dyn ChannelSecrets, now: Duration) -> Result<(), Unusable> {
         if self.is_expired(now) {
             return Err(Unusable::Revoked);
         }
@@ -112,23 +132,21 @@ impl SecureChannel {
         }
         let known = self.machine();
         let found = secrets.find(&known.name).await.map_err(Unusable::Unknown)?;
-        match found {
-            Some(machine)
-                if machine.sid == known.sid && machine.generation == known.generation && machine.enabled =>
-            {
-                *lock(&self.machine) = Arc::new(machine);
-                self.checked_revision.store(revision, Ordering::Release);
-                Ok(())
-            }
-            _ => {
-                self.revoked.store(true, Ordering::Release);
-                Err(Unusable::Revoked)
-            }
+        let usable = found.filter(|machine| machine.sid == known.sid && machine.enabled);
+        let age = usable.as_ref().and_then(|machine| machine.age_of(&self.secret));
+        let (Some(machine), Some(age)) = (usable, age) else {
+            self.revoked.store(true, Ordering::Release);
+            return Err(Unusable::Revoked);
+        };
+        *lock(&self.machine) = Arc::new(machine);
+        if age == SecretAge::Current {
+            self.checked_revision.store(revision, Ordering::Release);
         }
+        Ok(())
     }
 
-    fn is_expired(&self, now: FileTime) -> bool {
-        self.revoked.load(Ordering::Acquire) || now.0.saturating_sub(self.established.0) >= LIFETIME
+    fn is_expired(&self, now: Duration) -> bool {
+        self.revoked.load(Ordering::Acquire) || now.saturating_sub(self.established) >= LIFETIME
     }
 }
 
@@ -136,6 +154,8 @@ impl SecureChannel {
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     by_computer: DashMap<String, Vec<Arc<SecureChannel>>>,
+    /// Computers of the accounts that are not named after theirs, the one with the oldest channels first.
+    computers: Mutex<HashMap<Sid, VecDeque<String>>>,
 }
 
 /// The record of a computer belongs to another account.
@@ -145,7 +165,7 @@ pub(super) struct BelongsToAnother;
 impl Channels {
     /// Adds a channel. A record never replaces another account's, but for a machine that takes back the name which its
     /// account carries. Accounts that are not named after their computer share a name that no machine has.
-    pub(super) fn insert(&self, now: FileTime, channel: Arc<SecureChannel>) -> Result<(), BelongsToAnother> {
+    pub(super) fn insert(&self, now: Duration, channel: Arc<SecureChannel>) -> Result<(), BelongsToAnother> {
         let is_owner = channel.channel_type.names_its_computer();
         if !is_owner {
             self.make_room(&channel);
@@ -170,21 +190,17 @@ impl Channels {
         Ok(())
     }
 
-    /// Forgets the account's oldest computer, when there are enough of them without this one.
+    /// Forgets the account's oldest computer, when there are enough of them without this one. Looks at this account's alone.
     fn make_room(&self, channel: &SecureChannel) {
         let sid = channel.sid();
-        let newest = |channels: &[Arc<SecureChannel>]| {
-            channels.iter().rfind(|newest| newest.sid() == sid).map(|newest| newest.established)
-        };
-        let mut own: Vec<(FileTime, String)> = self
-            .by_computer
-            .iter()
-            .filter(|record| *record.key() != channel.computer)
-            .filter_map(|record| Some((newest(record.value())?, record.key().clone())))
-            .collect();
-        if own.len() >= COMPUTERS_PER_ACCOUNT_MAX {
-            own.sort_unstable();
-            self.by_computer.remove_if_mut(&own[0].1, |_, channels| {
+        let mut computers = lock(&self.computers);
+        let own = computers.entry(sid).or_default();
+        own.retain(|computer| *computer != channel.computer);
+        let oldest = if own.len() >= COMPUTERS_PER_ACCOUNT_MAX { own.pop_front() } else { None };
+        own.push_back(channel.computer.clone());
+        drop(computers);
+        if let Some(oldest) = oldest {
+            self.by_computer.remove_if_mut(&oldest, |_, channels| {
                 channels.retain(|other| other.sid() != sid);
                 channels.is_empty()
             });
@@ -192,7 +208,7 @@ impl Channels {
     }
 
     /// The channels of a computer, the newest first.
-    pub(super) fn find(&self, now: FileTime, computer: &str) -> Vec<Arc<SecureChannel>> {
+    pub(super) fn find(&self, now: Duration, computer: &str) -> Vec<Arc<SecureChannel>> {
         let Some(channels) = self.by_computer.get(computer) else { return Vec::new() };
         channels.iter().rev().filter(|channel| !channel.is_expired(now)).cloned().collect()
     }
@@ -276,7 +292,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::{SessionKey, SharedSecret};
+    use crate::secret::SessionKey;
 
     fn channel(channel_type: ChannelType, rid: u32, computer: &str, now: u64) -> Arc<SecureChannel> {
         let machine = Machine {
@@ -289,7 +305,6 @@ mod tests {
             may_map: true,
             domains: Arc::default(),
             groups: Arc::default(),
-            generation: 0,
         };
         SecureChannel::new(Established {
             computer: computer.to_owned(),
@@ -298,38 +313,43 @@ mod tests {
             negotiated_flags: 0,
             requested_flags: 0,
             keys: Arc::new(ChannelKeys::new(SessionKey::new([rid as u8; 16]))),
+            secret: SharedSecret::new([0; 16]),
             client_credential: [0; 8],
-            now: FileTime(now),
+            now: Duration::from_secs(now),
             revision: 0,
         })
+    }
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     #[test]
     fn a_trusted_domain_s_oldest_computer_goes_first() {
         let channels = Channels::default();
         let member = channel(ChannelType::WORKSTATION, 1000, "WEB1", 0);
-        channels.insert(FileTime(0), member).expect("nobody has the name");
+        channels.insert(seconds(0), member).expect("no other account has the name");
         for n in 0..200 {
             let other = channel(ChannelType::TRUSTED_DOMAIN, 1001, &format!("DC{n}"), n + 1);
-            channels.insert(FileTime(n + 1), other).expect("nobody has the name");
+            channels.insert(seconds(n + 1), other).expect("no other account has the name");
         }
         assert_eq!(channels.by_computer.len(), 1 + COMPUTERS_PER_ACCOUNT_MAX);
-        assert!(channels.find(FileTime(201), "DC135").is_empty());
-        assert_eq!(channels.find(FileTime(201), "DC136").len(), 1);
-        assert_eq!(channels.find(FileTime(201), "WEB1").len(), 1, "another account's stays");
+        assert!(channels.find(seconds(201), "DC135").is_empty());
+        assert_eq!(channels.find(seconds(201), "DC136").len(), 1);
+        assert_eq!(channels.find(seconds(201), "WEB1").len(), 1, "another account's stays");
         let again = channel(ChannelType::TRUSTED_DOMAIN, 1001, "DC199", 300);
-        channels.insert(FileTime(300), again).expect("its own name");
-        assert_eq!(channels.find(FileTime(300), "DC136").len(), 1, "a computer that is there needs no room");
+        channels.insert(seconds(300), again).expect("its own name");
+        assert_eq!(channels.find(seconds(300), "DC136").len(), 1, "a computer that is there needs no room");
     }
 
     #[test]
     fn trusted_domains_share_a_name_that_no_machine_has() {
         let channels = Channels::default();
         let insert = |channel_type, rid, name: &str, now| {
-            channels.insert(FileTime(now), channel(channel_type, rid, name, now))
+            channels.insert(seconds(now), channel(channel_type, rid, name, now))
         };
         let rids = |name| -> Vec<u32> {
-            let found = channels.find(FileTime(100), name);
+            let found = channels.find(seconds(100), name);
             found.iter().map(|channel| channel.sid().split_rid().expect("of an account").1).collect()
         };
         for n in 0..20 {
@@ -345,7 +365,8 @@ mod tests {
         assert_eq!(rids("DC1").len(), CHANNELS_PER_NAME_MAX);
         assert_eq!(insert(ChannelType::TRUSTED_DOMAIN, 1100, "DC1", 50), Err(BelongsToAnother));
         for n in 0..COMPUTERS_PER_ACCOUNT_MAX as u64 {
-            insert(ChannelType::TRUSTED_DOMAIN, 1002, &format!("X{n}"), 60 + n).expect("nobody has the name");
+            insert(ChannelType::TRUSTED_DOMAIN, 1002, &format!("X{n}"), 60 + n)
+                .expect("no other account has the name");
         }
         assert!(!rids("DC1").contains(&1002), "the oldest of its computers is gone");
         assert!(rids("DC1").contains(&1003), "the others' channels stay");
@@ -359,11 +380,11 @@ mod tests {
         let channels = Channels::default();
         for n in 0..20 {
             let channel = channel(ChannelType::WORKSTATION, 1000, "WEB1", n);
-            channels.insert(FileTime(n), channel).expect("its own name");
+            channels.insert(seconds(n), channel).expect("its own name");
         }
-        let found = channels.find(FileTime(20), "WEB1");
+        let found = channels.find(seconds(20), "WEB1");
         assert_eq!(found.len(), CHANNELS_PER_COMPUTER_MAX);
-        assert_eq!(found[0].established, FileTime(19), "the newest first");
-        assert!(channels.find(FileTime(20 + LIFETIME), "WEB1").is_empty(), "keys grow old");
+        assert_eq!(found[0].established, seconds(19), "the newest first");
+        assert!(channels.find(LIFETIME + seconds(20), "WEB1").is_empty(), "keys grow old");
     }
 }

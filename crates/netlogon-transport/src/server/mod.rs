@@ -27,7 +27,7 @@ use crate::package::Packages;
 use crate::protection::{ChannelKeys, random_confounder};
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
-use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine};
+use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
 use backoff::Backoff;
 use challenges::{Challenge, Challenges};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
@@ -36,10 +36,11 @@ use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::security::{AuthLevel, AuthType, Authentication};
 use dcerpc::server::{Authenticate as Token, Call, Reply};
-use dtyp::{FileTime, Guid, NtStatus};
+use dtyp::{Guid, NtStatus};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use zeroize::Zeroize;
 
 /// The interface of [MS-NRPC] 2.1.
@@ -103,21 +104,14 @@ pub enum ResponseCrypt {
 
 /// Time and randomness, so that tests can hold them still.
 pub trait Environment: Send + Sync {
-    /// Now.
-    fn now(&self) -> FileTime;
+    /// Time since some moment in the past. It must be monotonic: setting the wall clock neither ends a channel nor makes it
+    /// live longer.
+    fn uptime(&self) -> Duration;
+    /// Waits for so long, or some milliseconds longer.
+    fn pause(&self, time: Duration) -> BoxFuture<'static, ()>;
+    /// Waits until [`Self::uptime`] is `time`, a little ahead. The end of the wait must not depend on when the wait began.
+    fn wait_until(&self, time: Duration) -> BoxFuture<'static, ()>;
     /// Eight random bytes.
-    fn challenge(&self) -> Credential;
-}
-
-/// The system's clock and randomness.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemEnvironment;
-
-impl Environment for SystemEnvironment {
-    fn now(&self) -> FileTime {
-        std::time::SystemTime::now().into()
-    }
-
     fn challenge(&self) -> Credential {
         let mut challenge = [0; 8];
         random_confounder(&mut challenge);
@@ -150,7 +144,7 @@ pub struct NetlogonServer {
 struct Inner {
     parts: ServerParts,
     challenges: Mutex<Challenges>,
-    backoff: Mutex<Backoff>,
+    backoff: Backoff,
     channels: Channels,
     sealer: Sealer,
 }
@@ -203,7 +197,7 @@ impl NetlogonServer {
         let inner = Inner {
             parts,
             challenges: Mutex::default(),
-            backoff: Mutex::default(),
+            backoff: Backoff::default(),
             channels: Channels::default(),
             sealer: Sealer::default(),
         };
@@ -226,7 +220,7 @@ impl NetlogonServer {
         if !request.domains.iter().any(ours) {
             return Authentication::Rejected;
         }
-        let now = inner.parts.environment.now();
+        let now = inner.now();
         let mut usable = Vec::new();
         for channel in inner.channels.find(now, &index(&request.computer)) {
             if channel.check(&*inner.parts.secrets, now).await.is_ok() {
@@ -295,9 +289,21 @@ fn written(syntax: NdrSyntax, write: impl FnOnce(&mut NdrWriter)) -> Reply {
     writer.into_bytes().into()
 }
 
+/// How long it takes to say that an account does not exist or cannot be used. Reading an account takes microseconds, but more or
+/// fewer of them depending on whether it exists and was read before; the time of the answer must not tell which.
+const NO_ACCOUNT_TIME: Duration = Duration::from_millis(2);
+
+/// What a right proof leads to.
+struct Proved {
+    keys: Arc<ChannelKeys>,
+    /// The secret that was proved.
+    secret: SharedSecret,
+    server_credential: Credential,
+}
+
 impl Inner {
-    fn now(&self) -> FileTime {
-        self.parts.environment.now()
+    fn now(&self) -> Duration {
+        self.parts.environment.uptime()
     }
 
     /// [MS-NRPC] 3.5.4.4.1: any computer may ask for a challenge.
@@ -331,6 +337,7 @@ impl Inner {
     /// [MS-NRPC] 3.5.4.4.2: the order of the checks is part of the protocol.
     async fn authenticate(&self, call: &NetlogonCall, with_rid: bool) -> Result<Reply, FaultStatus> {
         let request = Authenticate::read(&mut reader(call))?;
+        let begun = self.now();
         let (outcome, negotiate_flags) = self.establish(call, &request).await;
         let mut reply = AuthenticateReply {
             server_credential: [0; 8],
@@ -348,6 +355,9 @@ impl Inner {
                 let outcome = ChannelOutcome::Refused(reason);
                 if self.audit(call, &request, outcome, sid).is_err() {
                     reply.status = NtStatus::INVALID_SERVER_STATE;
+                }
+                if refusal_status(reason) == NtStatus::NO_TRUST_SAM_ACCOUNT {
+                    self.parts.environment.wait_until(begun + NO_ACCOUNT_TIME).await;
                 }
             }
         }
@@ -401,12 +411,12 @@ impl Inner {
         let (revision, machine) = machine;
         let negotiated = request.negotiate_flags & flags::OFFERED;
         let sid = machine.sid;
-        let proved = self.prove(call, request, challenge, &machine, now);
-        let (keys, credentials, used_current) = match proved {
-            Ok(proved) => proved,
-            Err(reason) => return (Err((reason, Some(sid))), negotiated),
-        };
-        if used_current
+        let Proved { keys, secret, server_credential } =
+            match self.prove(call, request, challenge, &machine, now).await {
+                Ok(proved) => proved,
+                Err(reason) => return (Err((reason, Some(sid))), negotiated),
+            };
+        if machine.age_of(&secret) == Some(SecretAge::Current)
             && machine.previous.is_some()
             && let Err(error) = secrets.current_used(&machine).await
         {
@@ -420,6 +430,7 @@ impl Inner {
             negotiated_flags: negotiated,
             requested_flags: request.negotiate_flags,
             keys,
+            secret,
             client_credential: request.client_credential,
             now,
             revision,
@@ -429,20 +440,20 @@ impl Inner {
             return (Err((ChannelRefusal::SecretsUnavailable, Some(sid))), negotiated);
         }
         match self.channels.insert(now, channel) {
-            Ok(()) => (Ok((credentials, rid)), negotiated),
+            Ok(()) => (Ok((server_credential, rid)), negotiated),
             Err(_) => (Err((ChannelRefusal::RecordOfAnother, Some(sid))), negotiated),
         }
     }
 
-    /// Whether the client knows the account's secret; the keys, our own proof, and whether it was the present secret.
-    fn prove(
+    /// Whether the client knows a secret of the account that is accepted.
+    async fn prove(
         &self,
         call: &NetlogonCall,
         request: &Authenticate,
         challenge: Option<Challenge>,
         machine: &Machine,
-        now: FileTime,
-    ) -> Result<(Arc<ChannelKeys>, Credential, bool), ChannelRefusal> {
+        now: Duration,
+    ) -> Result<Proved, ChannelRefusal> {
         if !machine.enabled {
             return Err(ChannelRefusal::AccountDisabled);
         }
@@ -458,25 +469,34 @@ impl Inner {
             return Err(ChannelRefusal::NameMismatch);
         }
         let (name, source) = (index(&machine.name), source_of(call.address.ip()));
-        if lock(&self.backoff).is_blocked(now, &name, source) {
-            return Err(ChannelRefusal::Backoff);
-        }
         let Challenge { client, server } = challenge.ok_or(ChannelRefusal::NoChallenge)?;
         if !credential::is_random_enough(&client) {
             return Err(ChannelRefusal::WeakChallenge);
         }
-        let secrets =
-            std::iter::once((&machine.current, true)).chain(machine.previous.iter().map(|s| (s, false)));
-        for (secret, is_current) in secrets {
+        let queue = self.backoff.queue(now, &name, source);
+        let turn = match &queue {
+            Some(queue) => {
+                let turn = queue.turn(&*self.parts.environment).await;
+                Some(turn.map_err(|_| ChannelRefusal::Backoff)?)
+            }
+            None => None,
+        };
+        for secret in std::iter::once(&machine.current).chain(&machine.previous) {
             let key = credential::session_key(secret, &client, &server);
             let expanded = cfb8::Key::new(key.expose());
             if credential::equal(&credential::credential(&expanded, &client), &request.client_credential) {
-                lock(&self.backoff).succeeded(&name, source);
-                let server_credential = credential::credential(&expanded, &server);
-                return Ok((Arc::new(ChannelKeys::new(key)), server_credential, is_current));
+                return Ok(Proved {
+                    keys: Arc::new(ChannelKeys::new(key)),
+                    secret: secret.clone(),
+                    server_credential: credential::credential(&expanded, &server),
+                });
             }
         }
-        lock(&self.backoff).failed(now, &name, source);
+        let now = self.now();
+        self.backoff.failed(now, &name, source);
+        if let Some(turn) = turn {
+            turn.failed(now);
+        }
         Err(ChannelRefusal::WrongCredential)
     }
 
@@ -568,20 +588,33 @@ impl Inner {
         channel.keys.decrypt_inner(&mut decrypted[..]);
         let Some(secret) = new_secret(&decrypted) else { return NtStatus::WRONG_PASSWORD };
         decrypted.zeroize();
+        // A secret that was rotated away must not choose the next one. That includes the channel that rotated it: a client whose
+        // answer got lost sets a new channel up, with the secret that it sent.
+        let current = channel.machine_with_current_secret();
         let machine = channel.machine();
-        let event = ChannelEvent {
-            outcome: ChannelOutcome::Rotated,
-            account: &machine.name,
-            computer: &channel.computer,
-            channel_type: channel.channel_type,
-            sid: Some(machine.sid),
-            address: call.address,
+        let audit = |outcome| {
+            self.parts.audit.channel(&ChannelEvent {
+                outcome,
+                account: &machine.name,
+                computer: &channel.computer,
+                channel_type: channel.channel_type,
+                sid: Some(machine.sid),
+                address: call.address,
+            })
         };
-        if self.parts.audit.channel(&event).is_err() {
+        let denied = || match audit(ChannelOutcome::RotationDenied) {
+            Ok(()) => NtStatus::ACCESS_DENIED,
+            Err(AuditUnavailable) => NtStatus::INVALID_SERVER_STATE,
+        };
+        let Some(current) = current else { return denied() };
+        // Written down before it is done.
+        if audit(ChannelOutcome::Rotated).is_err() {
             return NtStatus::INVALID_SERVER_STATE;
         }
-        match self.parts.secrets.rotate(&machine, secret).await {
-            Ok(()) => NtStatus::SUCCESS,
+        match self.parts.secrets.rotate(&current, secret).await {
+            Ok(true) => NtStatus::SUCCESS,
+            // Another secret came in between.
+            Ok(false) => denied(),
             Err(error) => {
                 tracing::warn!(%error, account = machine.name, "Could not rotate a secret");
                 NtStatus::DS_BUSY

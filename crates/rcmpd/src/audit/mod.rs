@@ -514,6 +514,7 @@ impl Audit for AuditLog {
         let name = match event.outcome {
             ChannelOutcome::Established => "channel_established",
             ChannelOutcome::Rotated => "secret_rotated",
+            ChannelOutcome::RotationDenied => "secret_rotation_denied",
             ChannelOutcome::Refused(reason) => {
                 // A peer cannot fill the log: these are told one by one at debug only.
                 tracing::debug!(

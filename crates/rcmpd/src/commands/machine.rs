@@ -77,6 +77,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             group,
             all_groups,
             secret_file,
+            now: at_once,
             config,
             json,
         } => {
@@ -105,11 +106,22 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 machine.rcmp = false;
             }
             let sid = machine.sid;
-            if machine != record.machine {
-                store.put_machine(Put::Existing, machine, None).await?;
-            }
-            if let Some(password) = password {
-                store.rotate(sid, NtHash::from_password(&password), now()).await?;
+            let secret = password.map(|password| NtHash::from_password(&password));
+            match (secret, at_once) {
+                // In one transaction, so that the secret before never outlives the new one's start.
+                (Some(secret), true) => {
+                    store.put_machine(Put::Existing, machine, Some(Secrets::first(secret, now()))).await?;
+                }
+                (secret, _) => {
+                    if machine != record.machine {
+                        store.put_machine(Put::Existing, machine, None).await?;
+                    }
+                    if let Some(secret) = secret {
+                        store.rotate(sid, None, secret, now()).await?;
+                    } else if at_once {
+                        store.drop_previous(sid, record.secrets.current.clone()).await?;
+                    }
+                }
             }
             show(&store, &name, json.json).await
         }

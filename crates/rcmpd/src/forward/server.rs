@@ -259,12 +259,42 @@ impl ServerClient {
         self.link(deadline).await.map(drop)
     }
 
-    /// The secret that the server takes, of those that may be the present one.
-    pub async fn secret_in_use(&self, deadline: Instant) -> Result<SharedSecret, ServerFailed> {
+    /// The secret that the server takes, of those that may be the present one; `first` is tried before the others.
+    pub async fn secret_in_use(
+        &self,
+        first: Option<&SharedSecret>,
+        deadline: Instant,
+    ) -> Result<SharedSecret, ServerFailed> {
+        if let Some(first) = first {
+            match self.use_secret(first, deadline).await {
+                Ok(()) => return Ok(first.clone()),
+                Err(ServerFailed::Refused(_)) => {}
+                Err(failed) => return Err(failed),
+            }
+        }
         self.link(deadline).await.map(|link| link.secret.clone())
     }
 
-    /// Gives our account a new secret (NetrServerPasswordSet2). After an error nobody knows whether it has it.
+    /// Sets a channel up with this secret, and keeps the one that is in use.
+    pub async fn use_secret(&self, secret: &SharedSecret, deadline: Instant) -> Result<(), ServerFailed> {
+        let set_up = async {
+            let transport = TcpTransport::resolve(&self.server, CALL_TIMEOUT)
+                .await
+                .map_err(|error| ServerFailed::Unreachable(error.to_string()))?;
+            match self.establish(&transport, secret.clone()).await {
+                Ok(_) => Ok(()),
+                Err(ChannelError::Transport(TransportError::Unreachable(text))) => {
+                    Err(ServerFailed::Unreachable(text))
+                }
+                Err(error) => Err(ServerFailed::Refused(error.to_string())),
+            }
+        };
+        timeout_at(deadline, set_up)
+            .await
+            .unwrap_or_else(|_| Err(ServerFailed::Unreachable("no channel in time".into())))
+    }
+
+    /// Gives our account a new secret (NetrServerPasswordSet2). After [`ServerFailed::Silent`] it is not known whether it has it.
     pub async fn set_password(&self, password: &str, deadline: Instant) -> Result<(), ServerFailed> {
         let link = self.link(deadline).await?;
         let mut association = match link.idle() {
@@ -278,6 +308,9 @@ impl ServerClient {
         let call = link.channel.set_password(&mut *association, &units, &SystemRandomness);
         match timeout_at(deadline, call).await {
             Ok(Ok(())) => Ok(()),
+            Ok(Err(ChannelError::Refused(status))) => {
+                Err(ServerFailed::Refused(format!("the server refused the new secret: {status}")))
+            }
             Ok(Err(error)) => Err(ServerFailed::Silent(error.to_string())),
             Err(_) => Err(ServerFailed::Silent("no answer in time".into())),
         }

@@ -7,6 +7,7 @@ mod miss_limiter;
 mod rcmp_package;
 
 pub use crate::audit::AuditLog;
+pub use crate::clock::now;
 pub use channel_secrets::StoredSecrets;
 pub use deciders::{CurrentPolicy, Deciders};
 pub use rcmp_package::RcmpPackage;
@@ -22,13 +23,11 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
-use dtyp::{FileTime, Guid};
+use dtyp::Guid;
 use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
-use netlogon_transport::server::{
-    NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts, SystemEnvironment,
-};
+use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
 use rcmp_service::message::PACKAGE_NAME;
 use rcmp_service::{Binding, Mapper, Policy, Validation};
 use std::net::SocketAddr;
@@ -88,7 +87,7 @@ pub fn registry(
         secrets: Arc::new(StoredSecrets::new(machines, policy)),
         packages,
         audit,
-        environment: Arc::new(SystemEnvironment),
+        environment: Arc::new(crate::clock::SystemEnvironment),
         response_crypt: rpc.map(|rpc| rpc.response_crypt).unwrap_or_default(),
     });
     let service = server.clone().map_request(|call: RpcCall| NetlogonCall {
@@ -104,11 +103,6 @@ pub fn registry(
         })
         .provider(Arc::new(ChannelProvider(server)))
         .management()
-}
-
-/// Now, as the services want it.
-pub fn now() -> FileTime {
-    std::time::SystemTime::now().into()
 }
 
 /// Serves until SIGTERM or SIGINT.

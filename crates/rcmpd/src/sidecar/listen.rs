@@ -10,13 +10,13 @@ use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
+use crate::clock::moment;
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
-use crate::serve::{bind, now};
+use crate::serve::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
-use dtyp::FileTime;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rcmp_service::certificate::{AlternativeName, Certificate};
 use sha2::{Digest, Sha256};
 use sidecar::dialect::Dialect;
-use sidecar::{Decided, Refusal, Sidecar, envoy};
+use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -320,8 +320,8 @@ impl envoy::Listener for State {
         self.sidecar.load_full()
     }
 
-    fn now(&self) -> FileTime {
-        now()
+    fn now(&self) -> Moment {
+        moment()
     }
 
     fn is_proved(&self, metadata: &HeaderMap) -> bool {
@@ -489,7 +489,7 @@ async fn respond(
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
-    let from = (origin.address, now());
+    let from = (origin.address, moment());
     let decided = sidecar.check(dialect, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);

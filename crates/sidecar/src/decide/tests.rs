@@ -90,13 +90,18 @@ fn presented(number: u16, chain: &[&'static [u8]]) -> Presented {
     Presented::new(vec![0x30, 2, high, low], chain).expect("it is short")
 }
 
+/// Both clocks, which agree.
+fn moment(now: FileTime) -> Moment {
+    Moment { wall: now, uptime: Duration::from_nanos((now.0 - at(0).0) * 100) }
+}
+
 /// When the tests are, and some steps of 100 ns.
 fn at(steps: u64) -> FileTime {
     FileTime(FileTime::from_unix(1_900_000_000).0 + steps)
 }
 
 async fn ask(sidecar: &Sidecar, presented: &Presented, now: FileTime) -> Result<Arc<Allowed>, Refusal> {
-    let ask = Ask { presented: Ok(Some(presented.clone())), target: None, source: None, now };
+    let ask = Ask { presented: Ok(Some(presented.clone())), target: None, source: None, now: moment(now) };
     outcome(sidecar.decide("test", ask).await)
 }
 
@@ -341,7 +346,8 @@ async fn routes_decide_about_each_request() {
             (None, Err(Refusal::Broken(Broken::NoTarget))),
         ] {
             let target = path.map(|path| ("app.example", path));
-            let ask = Ask { presented: Ok(Some(presented(1, &[]))), target, source: None, now: at(0) };
+            let ask =
+                Ask { presented: Ok(Some(presented(1, &[]))), target, source: None, now: moment(at(0)) };
             assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), expected, "{path:?}");
         }
     }
@@ -357,7 +363,7 @@ async fn routes_decide_about_each_request() {
         assert_eq!(outcomes[&("test", outcome)], count, "{outcome}");
     }
     // Nobody learns what routes there are.
-    let ask = Ask { presented: Ok(None), target: None, source: None, now: at(0) };
+    let ask = Ask { presented: Ok(None), target: None, source: None, now: moment(at(0)) };
     assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), Err(Refusal::NoCertificate));
 }
 
@@ -394,7 +400,7 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let secret = secret.map(|secret| Zeroizing::new(secret.to_owned()));
         let own = ("app.example", "/");
         let is_proved = secret.is_none_or(|secret| shows_secret(&headers, &secret));
-        let decided = sidecar.check(Dialect::Caddy, &headers, own, is_proved, (None, at(0))).await;
+        let decided = sidecar.check(Dialect::Caddy, &headers, own, is_proved, (None, moment(at(0)))).await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
         assert_eq!(asked, u64::from(expected.is_ok()), "without it nothing is looked at");
@@ -432,7 +438,8 @@ async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_tak
                 headers.remove("x-ssl-client-verify");
             }
             headers.append(sent, HeaderValue::from_static("root"));
-            let decided = sidecar.check(dialect, &headers, ("app.example", "/"), true, (None, at(0))).await;
+            let decided =
+                sidecar.check(dialect, &headers, ("app.example", "/"), true, (None, moment(at(0)))).await;
             // In the path everything is taken away here.
             let expected = if dialect.is_in_path() { Ok("alice") } else { expected };
             assert_eq!(name(&outcome(decided)), expected, "{dialect:?} {sent}");

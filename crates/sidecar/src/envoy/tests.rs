@@ -6,6 +6,7 @@ use crate::routes::{Route, Routes};
 use crate::scene::{self, alice, sid};
 use account_store::BoxFuture;
 use base64::Engine;
+use dtyp::FileTime;
 use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{Peer, Request as Attributes};
@@ -53,8 +54,8 @@ impl Listener for Around {
         Arc::clone(&self.sidecar.lock().expect("nobody panicked"))
     }
 
-    fn now(&self) -> FileTime {
-        FileTime::from_unix(1_750_000_000)
+    fn now(&self) -> Moment {
+        Moment { wall: FileTime::from_unix(1_750_000_000), uptime: Duration::ZERO }
     }
 
     fn is_proved(&self, metadata: &http::HeaderMap) -> bool {

@@ -37,8 +37,8 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
         DomainCommand::Test { name, timeout, config, json } => {
             trust::test(&load(&config.config)?, &name, timeout, json.json).await
         }
-        DomainCommand::Rotate { name, config, json } => {
-            trust::rotate(&load(&config.config)?, &name, json.json).await
+        DomainCommand::Rotate { name, now, config, json } => {
+            trust::rotate(&load(&config.config)?, &name, now, json.json).await
         }
         DomainCommand::Key { file, json } => {
             super::audit::make_key(&file, json.json)?;

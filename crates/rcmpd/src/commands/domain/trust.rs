@@ -91,8 +91,8 @@ fn targets(config: &Config, forwarding: &Forwarding, name: &str) -> anyhow::Resu
     }
 }
 
-/// Gives our account at a domain a new secret.
-pub(super) async fn rotate(config: &Config, name: &str, as_json: bool) -> anyhow::Result<u8> {
+/// Gives our account at a domain a new secret, and with `at_once` uses it, which ends the one before.
+pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: bool) -> anyhow::Result<u8> {
     let peer = super::find(config, name)?;
     let path = match &peer.secret {
         Some(SecretRef::File(path)) => path.clone(),
@@ -105,7 +105,10 @@ pub(super) async fn rotate(config: &Config, name: &str, as_json: bool) -> anyhow
     let interrupted = SecretRef::File(trust_secret::next(&path)).read().ok();
     let mut failed = None;
     for client in servers[0].find(deadline).await {
-        let used = match client.secret_in_use(deadline).await {
+        // A rotation that was interrupted comes first: the other side may know the new secret already, and then it lets the one
+        // before, which it still accepts, choose no other. To know the new one, it has to be used.
+        let next = interrupted.as_ref().map(|next| SharedSecret::from_password(next));
+        let used = match client.secret_in_use(next.as_ref(), deadline).await {
             Ok(used) => used,
             Err(error) => {
                 failed = failed.or(Some((client.server().to_owned(), error)));
@@ -113,11 +116,11 @@ pub(super) async fn rotate(config: &Config, name: &str, as_json: bool) -> anyhow
             }
         };
         // The other side knows the new one already; only the files did not get so far.
-        if interrupted.as_ref().is_some_and(|next| used == SharedSecret::from_password(next)) {
+        if next.as_ref() == Some(&used) {
             trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
             return told(peer, client.server(), "an interrupted rotation was finished", as_json);
         }
-        // What was offered once is offered again: it may have been taken, and the one before is good for a day at most.
+        // What was offered once is offered again: it may yet be taken.
         let new = match &interrupted {
             Some(next) => next.clone(),
             None => {
@@ -137,6 +140,13 @@ pub(super) async fn rotate(config: &Config, name: &str, as_json: bool) -> anyhow
         trust_secret::advance(&path).with_context(|| {
             format!("the secret was changed, and {} cannot be moved: run this again", path.display())
         })?;
+        if at_once && let Err(error) = client.use_secret(&SharedSecret::from_password(&new), deadline).await {
+            let text = format!(
+                "{}: the secret was changed, but it could not be used: {error}; the one before ends at its first use, or after a day",
+                client.server()
+            );
+            return Ok(failed_with(exit_code(&error), &text, as_json));
+        }
         return told(peer, client.server(), "the secret was changed", as_json);
     }
     let (code, text) = match failed {

@@ -26,7 +26,7 @@ pub use tls::server_config;
 use super::complaints::Complaints;
 use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
-use crate::serve::now;
+use crate::clock::moment;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
@@ -338,7 +338,7 @@ impl Connection {
             true => self.presented.clone(),
             false => Err(Refusal::Misdirected),
         };
-        let ask = Ask { presented, target, source: Some(self.address), now: now() };
+        let ask = Ask { presented, target, source: Some(self.address), now: moment() };
         let behind =
             |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
         match sidecar.decide("proxy", ask).await {
