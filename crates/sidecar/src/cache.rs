@@ -24,6 +24,14 @@ pub(crate) struct Key {
 pub(crate) struct Remembered {
     pub(crate) outcome: Result<Arc<Allowed>, Refusal>,
     pub(crate) until: FileTime,
+    /// Whether it was made from exactly what its key says: others may be given it only then.
+    pub(crate) is_of_key: bool,
+}
+
+impl Remembered {
+    fn counts(&self, now: FileTime) -> bool {
+        self.is_of_key && self.until > now
+    }
 }
 
 pub(crate) struct Cache(QuickCache<Key, Remembered>);
@@ -42,12 +50,17 @@ impl Cache {
         make: impl AsyncFnOnce() -> Remembered,
     ) -> (Remembered, bool) {
         match self.0.get(key) {
-            Some(known) if known.until > now => return (known, true),
+            Some(known) if known.counts(now) => return (known, true),
             Some(_) => self.forget_what_is_over(key, now),
             None => {}
         }
         match self.0.get_value_or_guard_async(key).await {
-            Ok(known) => (known, true),
+            Ok(known) if known.is_of_key => (known, true),
+            // It was made while something changed, for a request that came before the change was undone.
+            Ok(_) => {
+                self.forget_what_is_over(key, now);
+                (make().await, false)
+            }
             Err(guard) => {
                 let made = make().await;
                 // INVARIANT: a place that is held is not removed, so this does not fail.
@@ -60,7 +73,7 @@ impl Cache {
 
     /// Whoever saw it may come late: what is there by now can be new, or about to be made.
     fn forget_what_is_over(&self, key: &Key, now: FileTime) {
-        self.0.remove_if(key, |known| known.until <= now);
+        self.0.remove_if(key, |known| !known.counts(now));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -72,16 +85,18 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::refusal::Broken;
+    use account_store::Revision;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::task::yield_now;
 
     fn key(leaf: u8) -> Key {
-        let standing = Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true };
+        let store_revision = Revision::FIXED;
+        let standing = Standing { path: None, policy_revision: 1, store_revision, is_settled: true };
         Key { leaf: [leaf; 32], chain: [0; 32], standing }
     }
 
     fn until(until: u64) -> Remembered {
-        Remembered { outcome: Err(Refusal::NotAllowed), until: FileTime(until) }
+        Remembered { outcome: Err(Refusal::NotAllowed), until: FileTime(until), is_of_key: true }
     }
 
     #[tokio::test]
@@ -127,9 +142,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_made_while_something_changed_is_given_to_no_other_request() {
+        let cache = Cache::new(8);
+        let made = AtomicUsize::new(0);
+        let ask = async || {
+            let make = async || {
+                let n = made.fetch_add(1, Ordering::SeqCst);
+                yield_now().await;
+                // The first is made while the contents change and are restored.
+                Remembered { is_of_key: n > 0, ..until(100 + n as u64) }
+            };
+            let (made, was_there) = cache.get_or_make(&key(1), FileTime(0), make).await;
+            (made.until.0, was_there)
+        };
+        // The second waits for the first, and is not given what that one made.
+        let (first, second) = tokio::join!(biased; ask(), ask());
+        assert_eq!((first, second), ((100, false), (101, false)));
+        assert_eq!(cache.len(), 0, "neither is cached");
+        assert_eq!((ask().await, ask().await), ((102, false), (102, true)));
+    }
+
+    #[tokio::test]
     async fn what_is_broken_is_forgotten() {
         let cache = Cache::new(8);
-        let broken = || Remembered { outcome: Err(Refusal::Broken(Broken::TooLong)), until: FileTime(0) };
+        let broken = || Remembered {
+            outcome: Err(Refusal::Broken(Broken::TooLong)),
+            until: FileTime(0),
+            is_of_key: true,
+        };
         for _ in 0..2 {
             let (_, was_there) = cache.get_or_make(&key(1), FileTime(10), async || broken()).await;
             assert_eq!((was_there, cache.len()), (false, 0));
