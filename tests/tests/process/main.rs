@@ -17,3 +17,4 @@ mod sidecar;
 mod stores;
 mod strong_mapping;
 mod telemetry;
+mod undone;

@@ -14,14 +14,14 @@ use std::process::Command;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto};
 
 /// An answer of the sidecar.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     headers: Vec<(String, String)>,
 }
 
 impl Answer {
     #[track_caller]
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let mut values = self.headers.iter().filter(|(known, _)| known == name);
         let (_, value) = values.next().unwrap_or_else(|| panic!("no {name} in {:?}", self.headers));
         assert_eq!(values.next(), None, "{name} is there twice");
@@ -70,7 +70,7 @@ fn user() -> String {
 }
 
 /// A sidecar for nginx on a Unix socket that hears us.
-fn sidecar(demo: Demo, more: &str) -> Service {
+pub(crate) fn sidecar(demo: Demo, more: &str) -> Service {
     demo.configure(&format!(
         "[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{}\"]",
         user()
@@ -78,7 +78,7 @@ fn sidecar(demo: Demo, more: &str) -> Service {
     demo.serve()
 }
 
-fn ask_about(service: &Service, who: &str, more: &[(&str, &str)]) -> Answer {
+pub(crate) fn ask_about(service: &Service, who: &str, more: &[(&str, &str)]) -> Answer {
     let certificate = escaped(service, who);
     let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
     let headers = [&[("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", &certificate)], more].concat();
