@@ -407,7 +407,7 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let decided = sidecar.check(Dialect::Caddy, &headers, own, is_proved, (None, at(0))).await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
-        assert_eq!(asked, u64::from(expected.is_ok()), "without it nothing is looked at");
+        assert_eq!(asked > 0, expected.is_ok(), "without it nothing is looked at");
     }
     // It stands under its own name only.
     let mut headers = HeaderMap::new();
