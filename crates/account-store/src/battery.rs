@@ -29,6 +29,7 @@ macro_rules! account_store_battery {
             replacing_an_account_moves_its_keys,
             removed_accounts_leave_nothing,
             names_and_sids_are_unique,
+            names_that_look_alike_are_refused,
             relative_identifiers_are_given_once,
             bad_entries_are_refused,
             a_change_is_whole_or_not_at_all,
@@ -499,6 +500,37 @@ pub(crate) fn names_and_sids_are_unique(store: &dyn AccountAdmin) {
     assert_eq!(one(store, name("alice")).account, alice());
 }
 
+pub(crate) fn names_that_look_alike_are_refused(store: &dyn AccountAdmin) {
+    let named = |name: &str, rid| Account { name: name.to_owned(), ..user(rid) };
+    let put_group = |rid, name: &str| Change::PutGroup(Put::New, group(rid, name));
+    apply(
+        store,
+        [add(alice()), add(named("ｂｏｂ", 1014)), put_group(1100, "Staﬀ"), put_group(1101, "Crew")],
+    );
+    for (change, existing) in [
+        (add(named("ａlice", 1015)), "account \"Alice\""),
+        (add(named("ＡＬＩＣＥ", 1015)), "account \"Alice\""),
+        (add(named("ali\u{200b}ce", 1015)), "account \"Alice\""),
+        (add(named("bob", 1015)), "account \"ｂｏｂ\""),
+        (add(named("ｂob", 1015)), "account \"ｂｏｂ\""),
+        (add(named("STAFF", 1015)), "group \"Staﬀ\""),
+        (put_group(1102, "ａlice"), "account \"Alice\""),
+        (put_group(1102, "ｃrew"), "group \"Crew\""),
+        (put_group(1102, "staff"), "group \"Staﬀ\""),
+        (Change::PutGroup(Put::Existing, group(1101, "Bob")), "account \"ｂｏｂ\""),
+        (Change::PutAccount(Put::Existing, Box::new(named("ｃＲＥＷ", 1014))), "group \"Crew\""),
+    ] {
+        let why = refused(store, vec![change]);
+        assert!(why.contains("looks like that of") && why.contains(existing), "{why}");
+    }
+    // Its own name in another spelling, and one that has become free.
+    apply(store, [Change::PutAccount(Put::Existing, Box::new(named("bob", 1014)))]);
+    apply(store, [Change::PutAccount(Put::Existing, Box::new(named("ｂob", 1014)))]);
+    apply(store, [Change::RemoveAccount(sid(1014)), add(named("bob", 1015)), add(named("jos\u{e9}", 1016))]);
+    apply(store, [add(named("jose", 1017))]);
+    assert_eq!(find(store, name("ａlice")), Matches::None, "no look-up goes by it");
+}
+
 pub(crate) fn relative_identifiers_are_given_once(store: &dyn AccountAdmin) {
     let new = |name: &str| Account { name: name.to_owned(), sid: domain().sid, ..user(1) };
     let rid = |text: &str| one(store, name(text)).account.sid.rid_in(&domain().sid);
@@ -832,6 +864,7 @@ mod machines {
 
     pub(crate) fn bad_machines_are_refused(store: &impl MachineStore) {
         for machine in [
+            Machine { sid: sid(0), ..web01() },
             Machine { name: "WEB01".to_owned(), ..web01() },
             Machine { name: String::new(), ..web01() },
             Machine { sid: "S-1-5-21-1-2-3-4".parse().expect("a SID"), ..web01() },

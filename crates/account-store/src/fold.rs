@@ -65,6 +65,19 @@ pub fn casefold(text: &str) -> String {
     }
 }
 
+/// For whether two names look alike: [`casefold`] of the compatibility composition, without characters that are not
+/// shown. Full-width and half-width forms, ligatures and superscripts are the letters that they stand for. No look-up
+/// goes by it.
+pub fn wide(text: &str) -> String {
+    match text.is_ascii() {
+        true => casefold(text),
+        // Folding may leave what composes further.
+        false => casefold(
+            &text.nfkc().map(simple_fold).filter(|c| !is_default_ignorable(*c)).nfkc().collect::<String>(),
+        ),
+    }
+}
+
 /// For `altSecurityIdentities`: what Windows compares with NORM_IGNORECASE, IGNOREKANATYPE, IGNORENONSPACE and
 /// IGNOREWIDTH ([MS-RCMP] note <2>), by public Unicode data instead of Microsoft's weight tables.
 ///

@@ -372,8 +372,16 @@ fn json_error(error: &serde_json::Error) -> String {
     }
 }
 
+/// The SID of an entry. In a [`Change`] the domain's own SID asks for the next relative identifier; in a line that is said
+/// by leaving it out, and a line that has it is mistaken about what the SID is of.
 fn sid(domain: &Domain, text: Option<&str>) -> Result<Sid, String> {
-    text.map_or(Ok(domain.sid), parse_sid)
+    match text.map(parse_sid).transpose()? {
+        None => Ok(domain.sid),
+        Some(sid) if sid == domain.sid => {
+            Err(format!("{sid} is the SID of the domain itself; leave \"sid\" out to get the next free one"))
+        }
+        Some(sid) => Ok(sid),
+    }
 }
 
 fn parse_sid(text: &str) -> Result<Sid, String> {
@@ -624,6 +632,10 @@ mod tests {
     fn a_wrong_line_is_told_by_its_number_and_changes_nothing() {
         let good = r#"{"type":"account","name":"alice"}"#;
         let long = format!(r#"{{"type":"account","name":"{}"}}"#, "a".repeat(LINE_LEN_MAX));
+        let of = |kind: &str, sid: String| format!(r#"{{"type":"{kind}","name":"x$","sid":"{sid}"}}"#);
+        let [own, own_group] = ["account", "group"].map(|kind| of(kind, domain().sid.to_string()));
+        let own_machine = own.replace(r#""account""#, r#""machine","kind":"workstation""#);
+        let no_rid = of("account", sid(0).to_string());
         for (line, why) in [
             ("{", "EOF while parsing"),
             ("[]", "missing field `type`"),
@@ -640,6 +652,12 @@ mod tests {
             (r#"{"type":"account","name":"x","flags":4294967296}"#, "invalid value"),
             (r#"{"type":"account","name":"ALICE"}"#, "has this name already"),
             (r#"{"type":"account","name":""}"#, "the name is empty"),
+            (r#"{"type":"account","name":"ａlice"}"#, "the name looks like that of account \"alice\""),
+            (&own, "is the SID of the domain itself"),
+            (&own_group, "is the SID of the domain itself"),
+            (&own_machine, "is the SID of the domain itself"),
+            (&no_rid, "is not of domain CONTOSO"),
+            (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-1000"}"#, "is not of domain CONTOSO"),
             (&long, "longer than a mebibyte"),
             ("\u{0}", "expected value"),
         ] {
@@ -655,9 +673,10 @@ mod tests {
     #[test]
     fn names_that_are_never_defined_are_told_at_the_end() {
         let store = MemoryStore::new(domain());
+        let before = store.revision().expect("the store answers");
         let error = import_text(&store, r#"{"type":"account","name":"alice","member_of":["nobody"]}"#);
         assert_eq!(error.expect_err("no such group").to_string(), "there is no group \"nobody\"");
-        assert_eq!(store.revision().expect("the store answers").0, 1);
+        assert_eq!(store.revision().expect("the store answers"), before);
     }
 
     #[test]

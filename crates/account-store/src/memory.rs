@@ -28,7 +28,7 @@ pub struct MemoryStore {
 
 #[derive(Clone)]
 struct Snapshot {
-    revision: u64,
+    revision: Revision,
     domain_sid: Sid,
     next_rid: u32,
     accounts: BTreeMap<u32, Arc<Record>>,
@@ -37,6 +37,8 @@ struct Snapshot {
     by_primary_group: HashMap<u32, BTreeSet<u32>>,
     groups: BTreeMap<u32, Group>,
     group_names: HashMap<String, u32>,
+    /// Names by their wider key, where that is another; names that are not used any more may stay.
+    twins: HashMap<String, BTreeSet<String>>,
     members: HashMap<u32, BTreeSet<u32>>,
     parents: HashMap<u32, BTreeSet<u32>>,
     machines: BTreeMap<u32, (Machine, Secrets)>,
@@ -47,7 +49,7 @@ impl MemoryStore {
     /// An empty store.
     pub fn new(domain: Domain) -> Self {
         let snapshot = Snapshot {
-            revision: 1,
+            revision: Revision::unique(),
             domain_sid: domain.sid,
             next_rid: rules::RID_FIRST,
             accounts: BTreeMap::new(),
@@ -56,6 +58,7 @@ impl MemoryStore {
             by_primary_group: HashMap::new(),
             groups: BTreeMap::new(),
             group_names: HashMap::new(),
+            twins: HashMap::new(),
             members: HashMap::new(),
             parents: HashMap::new(),
             machines: BTreeMap::new(),
@@ -73,7 +76,7 @@ impl MemoryStore {
     fn change(&self, work: impl FnOnce(Snapshot) -> Result<Snapshot, StoreError>) -> Result<(), StoreError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = work(Snapshot::clone(&self.snapshot()))?;
-        next.revision += 1;
+        next.revision = Revision::unique();
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(())
     }
@@ -95,7 +98,7 @@ impl AccountStore for MemoryStore {
     }
 
     fn revision(&self) -> Result<Revision, StoreError> {
-        Ok(Revision(self.snapshot.read().unwrap_or_else(PoisonError::into_inner).revision))
+        Ok(self.snapshot.read().unwrap_or_else(PoisonError::into_inner).revision)
     }
 }
 
@@ -234,6 +237,15 @@ impl Rows for Snapshot {
             group: self.group_names.get(name).copied(),
             machine: self.machine_names.get(name).copied(),
         })
+    }
+
+    fn twins(&mut self, wide: &str) -> Result<Vec<String>, StoreError> {
+        Ok(self.twins.get(wide).into_iter().flatten().cloned().collect())
+    }
+
+    fn note_twin(&mut self, name: &str, wide: &str) -> Result<(), StoreError> {
+        self.twins.entry(wide.to_owned()).or_default().insert(name.to_owned());
+        Ok(())
     }
 
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>, StoreError> {

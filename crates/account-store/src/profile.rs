@@ -24,6 +24,7 @@ pub struct Level {
 #[derive(Debug)]
 pub struct ProfileStore {
     domain: Domain,
+    revision: Revision,
     by_issuer: HashMap<String, Arc<Record>>,
     by_name: HashMap<String, Arc<Record>>,
     by_rid: HashMap<u32, Arc<Record>>,
@@ -32,8 +33,13 @@ pub struct ProfileStore {
 impl ProfileStore {
     /// Refused when two levels share an issuer, a name or a SID, or when one is not of the domain.
     pub fn new(domain: Domain, levels: impl IntoIterator<Item = Level>) -> Result<Self, StoreError> {
-        let mut store =
-            Self { domain, by_issuer: HashMap::new(), by_name: HashMap::new(), by_rid: HashMap::new() };
+        let mut store = Self {
+            domain,
+            revision: Revision::unique(),
+            by_issuer: HashMap::new(),
+            by_name: HashMap::new(),
+            by_rid: HashMap::new(),
+        };
         for mut level in levels {
             rules::check_account(&level.record.account)?;
             level.record.memberships.sort_by_key(|membership| membership.sid);
@@ -77,7 +83,7 @@ impl AccountStore for ProfileStore {
     }
 
     fn revision(&self) -> Result<Revision, StoreError> {
-        Ok(Revision(0))
+        Ok(self.revision)
     }
 }
 

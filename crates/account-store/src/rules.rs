@@ -19,6 +19,9 @@ pub(crate) fn rid_to_write(domain: &Domain, put: Put, sid: &Sid) -> Result<Optio
     match sid.rid_in(&domain.sid) {
         Some(rid) if rid != 0 => Ok(Some(rid)),
         None if put == Put::New && *sid == domain.sid => Ok(None),
+        None if *sid == domain.sid => {
+            Err(StoreError::Refused(format!("{sid} is the SID of the domain itself, and no entry has it")))
+        }
         _ => Err(StoreError::Refused(format!("{sid} is not of domain {} ({})", domain.netbios, domain.sid))),
     }
 }

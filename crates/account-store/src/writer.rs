@@ -5,7 +5,7 @@
 
 use crate::account::{Account, Group};
 use crate::admin::{Change, Put};
-use crate::fold::casefold;
+use crate::fold::{self, casefold};
 use crate::rules;
 use crate::store::{Domain, StoreError};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -16,6 +16,11 @@ type Result<T> = std::result::Result<T, StoreError>;
 pub(crate) trait Rows {
     /// Who has this name.
     fn named(&mut self, name: &str) -> Result<Named>;
+
+    /// The folded names that were noted under a wider key; some may be in use no more.
+    fn twins(&mut self, wide: &str) -> Result<Vec<String>>;
+    /// Notes a folded name whose wider key is another text.
+    fn note_twin(&mut self, name: &str, wide: &str) -> Result<()>;
 
     fn account(&mut self, rid: u32) -> Result<Option<Account>>;
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>>;
@@ -160,6 +165,7 @@ impl<'a, R: Rows> Writer<'a, R> {
         {
             return Err(taken("a machine has the same name or the same SID, but not both".to_owned()));
         }
+        self.check_twins("account", rid, &account.name, old.as_ref().map(|old| old.name.as_str()))?;
         self.note_rid(rid)?;
         let moved = old.as_ref().is_none_or(|old| old.primary_group_id != account.primary_group_id);
         let groups = match moved {
@@ -186,8 +192,8 @@ impl<'a, R: Rows> Writer<'a, R> {
             (None, None) => self.take_rid()?,
         };
         machine.sid = self.sid(rid)?;
-        let exists = self.rows.machine(rid)?.is_some();
-        check_put(put, exists, || format!("machine {} ({:?})", machine.sid, machine.name))?;
+        let old = self.rows.machine(rid)?;
+        check_put(put, old.is_some(), || format!("machine {} ({:?})", machine.sid, machine.name))?;
         let taken = |by: &str| {
             Err(StoreError::Refused(format!("machine {:?} ({}): {by}", machine.name, machine.sid)))
         };
@@ -202,8 +208,46 @@ impl<'a, R: Rows> Writer<'a, R> {
         if named.machine.is_some_and(|other| other != rid) {
             return Err(name_taken("machine", &machine.name));
         }
+        self.check_twins("machine", rid, &machine.name, old.as_deref())?;
         self.note_rid(rid)?;
         self.rows.write_machine(rid, machine, secrets)
+    }
+
+    /// Refuses a name that looks like another entry's ([`fold::wide`]): an operator who reads the one in a log or a list
+    /// takes it for the other. The rule of accounts, groups and machines alike. `old` is the entry's present name: twins that
+    /// an older file has are left alone until one of them is renamed.
+    fn check_twins(&mut self, what: &str, rid: u32, name: &str, old: Option<&str>) -> Result<()> {
+        let key = casefold(name);
+        if old.is_some_and(|old| casefold(old) == key) {
+            return Ok(());
+        }
+        let wide = fold::wide(name);
+        let mut others = self.rows.twins(&wide)?;
+        if wide != key {
+            self.rows.note_twin(&key, &wide)?;
+            others.push(wide);
+        }
+        for other in others.into_iter().filter(|other| *other != key) {
+            if let Some(known) = self.name_of(&other, rid)? {
+                return Err(StoreError::Refused(format!(
+                    "{what} {name:?}: the name looks like that of {known}, so the one would be taken for the other"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry with this folded name, as text, unless it is the one with this relative identifier.
+    fn name_of(&mut self, name: &str, except: u32) -> Result<Option<String>> {
+        let named = self.rows.named(name)?;
+        let is_another = |rid: &u32| *rid != except;
+        if let Some(rid) = named.account.filter(is_another) {
+            return Ok(self.rows.account(rid)?.map(|account| format!("account {:?}", account.name)));
+        }
+        if let Some(rid) = named.group.filter(is_another) {
+            return Ok(self.rows.group(rid)?.map(|group| format!("group {:?}", group.name)));
+        }
+        Ok(named.machine.filter(is_another).map(|_| format!("machine {name:?}")))
     }
 
     fn remove_account(&mut self, rid: u32) -> Result<()> {
@@ -236,6 +280,7 @@ impl<'a, R: Rows> Writer<'a, R> {
         {
             return Err(name_taken("group", &group.name));
         }
+        self.check_twins("group", rid, &group.name, old.as_ref().map(|old| old.name.as_str()))?;
         self.note_rid(rid)?;
         self.kinds.insert(rid, Kind::Group);
         self.rows.write_group(rid, &group, old.as_ref())

@@ -97,8 +97,8 @@ pub trait ChannelSecrets: Send + Sync {
     /// The account of a name, compared without case.
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>>;
 
-    /// A number that changes whenever an answer of [`Self::find`] may have changed. It is asked for every call, so it has
-    /// to be cheap.
+    /// A number that changes whenever an answer of [`Self::find`] may have changed, and never comes back, also when a
+    /// back-up is restored. It is asked for every call, so it has to be cheap.
     fn revision(&self) -> Result<u64, SecretsUnavailable>;
 
     /// The present secret was used: the one before is accepted no more, even if it cannot be removed now.

@@ -57,6 +57,13 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     let opened = SqliteStore::open(path, Some(&key))
         .with_context(|| format!("cannot open the account store {}", path.display()))?;
     check_domain(path, opened.domain(), config)?;
+    if let Some(process) = opened.served_otherwise() {
+        eprintln!(
+            "rcmpd: warning: the running service (process {process}) does not read this {}: the file, its -wal or its -shm was \
+             replaced or removed while it was served. What is changed here takes effect when the service is started again",
+            path.display()
+        );
+    }
     Ok(Arc::new(opened))
 }
 

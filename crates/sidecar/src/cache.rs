@@ -37,11 +37,13 @@ pub(crate) struct Remembered {
     pub(crate) until: Duration,
     /// When the identity itself ends, by the wall clock.
     pub(crate) not_after: FileTime,
+    /// Whether it was made from exactly what its key says: others may be given it only then.
+    pub(crate) is_of_key: bool,
 }
 
 impl Remembered {
-    fn is_over(&self, now: Moment) -> bool {
-        self.until <= now.uptime || self.not_after <= now.wall
+    fn counts(&self, now: Moment) -> bool {
+        self.is_of_key && self.until > now.uptime && self.not_after > now.wall
     }
 }
 
@@ -61,12 +63,17 @@ impl Cache {
         make: impl AsyncFnOnce() -> Remembered,
     ) -> (Remembered, bool) {
         match self.0.get(key) {
-            Some(known) if !known.is_over(now) => return (known, true),
+            Some(known) if known.counts(now) => return (known, true),
             Some(_) => self.forget_what_is_over(key, now),
             None => {}
         }
         match self.0.get_value_or_guard_async(key).await {
-            Ok(known) => (known, true),
+            Ok(known) if known.is_of_key => (known, true),
+            // It was made while something changed, for a request that came before the change was undone.
+            Ok(_) => {
+                self.forget_what_is_over(key, now);
+                (make().await, false)
+            }
             Err(guard) => {
                 let made = make().await;
                 // INVARIANT: a place that is held is not removed, so this does not fail.
@@ -79,7 +86,7 @@ impl Cache {
 
     /// Whoever saw it may come late: what is there by now can be new, or about to be made.
     fn forget_what_is_over(&self, key: &Key, now: Moment) {
-        self.0.remove_if(key, |known| known.is_over(now));
+        self.0.remove_if(key, |known| !known.counts(now));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -91,17 +98,19 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::refusal::Broken;
+    use account_store::Revision;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::task::yield_now;
 
     fn key(leaf: u8) -> Key {
-        let standing = Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true };
+        let store_revision = Revision::FIXED;
+        let standing = Standing { path: None, policy_revision: 1, store_revision, is_settled: true };
         Key { leaf: [leaf; 32], chain: [0; 32], standing }
     }
 
     fn until(until: u64) -> Remembered {
         let until = Duration::from_secs(until);
-        Remembered { outcome: Err(Refusal::NotAllowed), until, not_after: FileTime::NEVER }
+        Remembered { outcome: Err(Refusal::NotAllowed), until, not_after: FileTime::NEVER, is_of_key: true }
     }
 
     fn at(uptime: u64) -> Moment {
@@ -169,6 +178,27 @@ mod tests {
                 "{wall}, {uptime}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_made_while_something_changed_is_given_to_no_other_request() {
+        let cache = Cache::new(8);
+        let made = AtomicUsize::new(0);
+        let ask = async || {
+            let make = async || {
+                let n = made.fetch_add(1, Ordering::SeqCst);
+                yield_now().await;
+                // The first is made while the contents change and are restored.
+                Remembered { is_of_key: n > 0, ..until(100 + n as u64) }
+            };
+            let (made, was_there) = cache.get_or_make(&key(1), at(0), make).await;
+            (made.until.as_secs(), was_there)
+        };
+        // The second waits for the first, and is not given what that one made.
+        let (first, second) = tokio::join!(biased; ask(), ask());
+        assert_eq!((first, second), ((100, false), (101, false)));
+        assert_eq!(cache.len(), 0, "neither is cached");
+        assert_eq!((ask().await, ask().await), ((102, false), (102, true)));
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::cache::{Cache, Key, Moment, Remembered};
 use crate::dialect::{Dialect, Known, Presented, plain_name};
 use crate::headers::{Facts, Format};
-use crate::identity::{Identify, Identity};
+use crate::identity::{Identify, Identity, Standing};
 use crate::refusal::{Broken, Outcome, Refusal};
 use crate::routes::Routes;
 use crate::token::TokenSigner;
@@ -235,11 +235,25 @@ impl Sidecar {
             return self.find_out(presented, source, now).await.outcome;
         }
         let key = Key { leaf: presented.sha256, chain: chain_hash(&presented.chain), standing };
-        let (known, was_remembered) =
-            self.cache.get_or_make(&key, now, async || self.find_out(presented, source, now).await).await;
+        let make = async || self.find_out_for(&key.standing, presented, source, now).await;
+        let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
         let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
         count.fetch_add(1, Ordering::Relaxed);
         known.outcome
+    }
+
+    /// Finds out, and whether it was found out of exactly this standing: the accounts or the policy may have changed meanwhile,
+    /// and a restored back-up may bring back what the standing says. Such a decision answers this request, and no other.
+    async fn find_out_for(
+        &self,
+        standing: &Standing,
+        presented: &Presented,
+        source: Option<SocketAddr>,
+        now: Moment,
+    ) -> Remembered {
+        let made = self.find_out(presented, source, now).await;
+        let after = self.identify.standing(presented, now.wall);
+        Remembered { is_of_key: after.is_ok_and(|after| after.is_unbroken_since(standing)), ..made }
     }
 
     async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: Moment) -> Remembered {
@@ -261,7 +275,7 @@ impl Sidecar {
             }
             Err(_) => (Duration::ZERO, FileTime(u64::MAX)),
         };
-        Remembered { outcome, until: now.uptime.saturating_add(time), not_after }
+        Remembered { outcome, until: now.uptime.saturating_add(time), not_after, is_of_key: true }
     }
 
     fn allow(

@@ -2,7 +2,7 @@
 
 use crate::dialect::Presented;
 use crate::refusal::Refusal;
-use account_store::BoxFuture;
+use account_store::{BoxFuture, Revision};
 use dtyp::{FileTime, Sid};
 use rcmp_service::trust::{KeyId, Path};
 use std::hash::{Hash, Hasher};
@@ -83,7 +83,7 @@ pub struct Standing {
     /// The configuration, counted up with each reload.
     pub policy_revision: u64,
     /// The accounts, which change without one.
-    pub store_revision: u64,
+    pub store_revision: Revision,
     /// Whether nobody needs to be asked whether anything on the path is revoked.
     pub is_settled: bool,
 }
@@ -91,6 +91,14 @@ pub struct Standing {
 impl Standing {
     fn authorities(&self) -> Option<&[KeyId]> {
         self.path.as_deref().map(|path| path.authorities.as_slice())
+    }
+}
+
+impl Standing {
+    /// Whether nothing that decisions are made from was changed between `before`, which was taken first, and this one. A decision
+    /// that was made in between is then of exactly this standing.
+    pub fn is_unbroken_since(&self, before: &Self) -> bool {
+        self == before && self.store_revision.is_unbroken_since(&before.store_revision)
     }
 }
 

@@ -30,7 +30,12 @@ struct Known {
 
 impl Identify for Known {
     fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
-        Ok(Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true })
+        Ok(Standing {
+            path: None,
+            policy_revision: 1,
+            store_revision: account_store::Revision::FIXED,
+            is_settled: true,
+        })
     }
 
     fn identify<'a>(

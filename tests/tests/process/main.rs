@@ -23,3 +23,4 @@ mod sidecar;
 mod stores;
 mod strong_mapping;
 mod telemetry;
+mod undone;

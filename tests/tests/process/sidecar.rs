@@ -21,7 +21,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     #[track_caller]
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let mut values = self.headers.iter().filter(|(known, _)| known == name);
         let (_, value) = values.next().unwrap_or_else(|| panic!("no {name} in {:?}", self.headers));
         assert_eq!(values.next(), None, "{name} is there twice");
@@ -70,7 +70,7 @@ fn user() -> String {
 }
 
 /// A sidecar for nginx on a Unix socket that hears us.
-fn sidecar(demo: Demo, more: &str) -> Service {
+pub(crate) fn sidecar(demo: Demo, more: &str) -> Service {
     demo.configure(&format!(
         "[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{}\"]",
         user()

@@ -1,8 +1,10 @@
 //! The kinds of store that a configuration can name, from nothing to an answer.
 
+use crate::undone::copy;
 use rcmpd_tests::Demo;
 use rustix::process::Signal;
 use std::fs;
+use std::path::Path;
 
 const SQLITE: &str = "kind = \"sqlite\"\npath = \"accounts.db\"";
 /// Where the quickstart says of which key the machines' secrets are.
@@ -105,4 +107,129 @@ groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100, name = \"Partner
     service.signal(Signal::HUP);
     service.wait_for_log("Reloaded");
     assert_eq!(ask(&service).code(0).json()["account"], "guest");
+}
+
+/// What stands beside the database.
+fn beside(path: &Path, suffix: &str) -> std::path::PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[test]
+fn a_service_that_stops_leaves_nothing_beside_its_database() {
+    let mut service = Demo::new().serve();
+    service.rcmpd(&["account", "set", "alice", "--disable", "-c", "client.toml"]).code(0);
+    let path = service.path("accounts.db");
+    let all = ["-wal", "-shm", "-serving"].map(|suffix| beside(&path, suffix));
+    assert!(all.iter().all(|path| path.exists()));
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended(), 0);
+    // So a file that is copied to this place now is what is served then.
+    assert!(!all.iter().any(|path| path.exists()), "{all:?}");
+}
+
+#[test]
+fn a_database_that_is_replaced_under_the_service_is_not_served() {
+    type Replace = fn(&Path, &Path);
+    let remove = |path: &Path, suffixes: &[&str]| {
+        suffixes.iter().for_each(|suffix| fs::remove_file(beside(path, suffix)).unwrap());
+    };
+    let cases: [(&str, Replace); 4] = [
+        ("moved over", |path, other| fs::rename(other, path).unwrap()),
+        ("copied over", |path, other| {
+            fs::copy(other, path).unwrap();
+        }),
+        ("moved over, and log and index removed", |path, other| {
+            fs::remove_file(beside(path, "-wal")).unwrap();
+            fs::remove_file(beside(path, "-shm")).unwrap();
+            fs::rename(other, path).unwrap();
+        }),
+        ("log and index removed", |path, _| {
+            fs::remove_file(beside(path, "-wal")).unwrap();
+            fs::remove_file(beside(path, "-shm")).unwrap();
+        }),
+    ];
+    for (what, replace) in cases {
+        let mut service = Demo::new().serve();
+        let (path, other) = (service.path("accounts.db"), service.path("other.db"));
+        let set = |more: &str| service.rcmpd(&["account", "set", "alice", more, "-c", "client.toml"]);
+        set("--disable").code(0);
+        copy(&path, &other);
+        set("--enable").code(0);
+        service.map("alice").code(0);
+        assert_eq!((service.get("/ready").0, service.metric("rcmpd_store_usable")), (200, 1));
+
+        replace(&path, &other);
+        assert_eq!(service.get("/ready").0, 503, "{what}");
+        // Nobody is told anything of the old contents, nor of a mixture.
+        service.map("alice").code(7);
+        service.wait_for_log("Account store unavailable");
+        assert_eq!(service.metric("rcmpd_store_usable"), 0, "{what}");
+        let log = service.log();
+        let line = log.lines().find(|line| line.contains("Account store unavailable")).unwrap();
+        assert!(
+            line.contains("ERROR") && line.contains("accounts.db") && line.contains("stop the service"),
+            "{line}"
+        );
+
+        let set = || service.rcmpd(&["account", "set", "alice", "--full-name", "A", "-c", "client.toml"]);
+        let has_old_log = !what.contains("log and index");
+        if has_old_log {
+            // The log of the file that is gone is applied to no other one.
+            let refused = set().code(1);
+            assert!(
+                refused.stderr.contains("belongs to the file that was there before"),
+                "{what}: {refused:?}"
+            );
+        } else {
+            let warned = set().code(0);
+            let pid = format!("process {}", service.pid());
+            assert!(
+                warned.stderr.contains("does not read this") && warned.stderr.contains(&pid),
+                "{what}: {warned:?}"
+            );
+        }
+        service.map("alice").code(7);
+        service.signal(Signal::TERM);
+        assert_eq!(service.ended(), 0);
+        if has_old_log {
+            let refused = service.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+            assert!(
+                refused.stderr.contains("belongs to the file that was there before"),
+                "{what}: {refused:?}"
+            );
+            remove(&path, &["-wal", "-shm"]);
+        }
+        service.start_again();
+        let expected = if what == "log and index removed" { 0 } else { 3 };
+        if expected == 3 {
+            service.map("alice").code(3);
+            let set = service.rcmpd(&["account", "set", "alice", "--enable", "-c", "client.toml"]).code(0);
+            assert!(!set.stderr.contains("does not read this"), "{set:?}");
+        }
+        // What was lost with a log that was removed cannot be known.
+        service.rcmpd(&["account", "set", "alice", "--enable", "-c", "client.toml"]).code(0);
+        service.map("alice").code(0);
+        assert_eq!(service.get("/ready").0, 200, "{what}");
+    }
+}
+
+#[test]
+fn a_restored_back_up_counts_at_once_also_where_it_is_of_another_domain() {
+    let service = Demo::new().serve();
+    let (path, slot) = (service.path("accounts.db"), service.path("back-up.db"));
+    copy(&path, &slot);
+    service.map("alice").code(0);
+    service.rcmpd(&["account", "set", "alice", "--disable", "-c", "client.toml"]).code(0);
+    service.map("alice").code(3);
+    copy(&slot, &path);
+    service.map("alice").code(0);
+    let stranger = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &service);
+    copy(&stranger.path("accounts.db"), &path);
+    assert_eq!(service.get("/ready").0, 503);
+    service.map("alice").code(7);
+    copy(&slot, &path);
+    assert_eq!(service.get("/ready").0, 200);
+    service.map("alice").code(0);
 }

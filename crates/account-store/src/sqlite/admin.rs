@@ -26,36 +26,34 @@ impl SqliteStore {
         let sid = |row: &Row<'_>| {
             domain.sid.with_rid(row.get(0).map_err(failed)?).ok_or_else(|| super::damaged("a SID"))
         };
-        self.inner.read(|connection| rows::all(connection, sql, [of], sid))
+        self.inner.read_checked(|connection| rows::all(connection, sql, [of], sid))
     }
 }
 
 impl AccountAdmin for SqliteStore {
     fn accounts(&self, after: u32, limit_: usize) -> Answer<'_, Vec<Account>> {
         let account = |row: &Row<'_>| rows::account(&self.inner.domain, row);
-        ready(
-            self.inner.read(|connection| {
-                rows::all(connection, rows::ACCOUNTS_AFTER, (after, limit(limit_)), account)
-            }),
-        )
+        ready(self.inner.read_checked(|connection| {
+            rows::all(connection, rows::ACCOUNTS_AFTER, (after, limit(limit_)), account)
+        }))
     }
 
     fn groups(&self, after: u32, limit_: usize) -> Answer<'_, Vec<Group>> {
         let sql = "SELECT rid, name, scope FROM account_group WHERE rid > ?1 ORDER BY rid LIMIT ?2";
         let group = |row: &Row<'_>| rows::group_of_row(&self.inner.domain, row);
-        ready(self.inner.read(|connection| rows::all(connection, sql, (after, limit(limit_)), group)))
+        ready(self.inner.read_checked(|connection| rows::all(connection, sql, (after, limit(limit_)), group)))
     }
 
     fn group_by_name<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Group>> {
         let sql = "SELECT rid, name, scope FROM account_group WHERE name_key = ?1";
         let group = |row: &Row<'_>| rows::group_of_row(&self.inner.domain, row);
-        ready(self.inner.read(|connection| rows::one(connection, sql, [casefold(name)], group)))
+        ready(self.inner.read_checked(|connection| rows::one(connection, sql, [casefold(name)], group)))
     }
 
     fn group_by_sid<'a>(&'a self, sid: &'a Sid) -> Answer<'a, Option<Group>> {
         let domain = &self.inner.domain;
         let Some(rid) = sid.rid_in(&domain.sid) else { return ready(Ok(None)) };
-        ready(self.inner.read(|connection| rows::group(domain, connection, rid)))
+        ready(self.inner.read_checked(|connection| rows::group(domain, connection, rid)))
     }
 
     fn members<'a>(&'a self, group: &'a Sid) -> Answer<'a, Vec<Sid>> {

@@ -1,6 +1,6 @@
 //! Questions about accounts: from the cache, else by one key and one row.
 
-use super::{Inner, SqliteStore, damaged, failed, rows, watch::Revisions};
+use super::{Inner, SqliteStore, damaged, failed, lock, rows, schema, watch::Revisions};
 use crate::account::{Account, GroupScope, Membership};
 use crate::index::{self, Place};
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
@@ -18,20 +18,45 @@ impl AccountStore for SqliteStore {
     }
 
     fn revision(&self) -> Result<Revision, StoreError> {
-        Ok(Revision(self.inner.revisions()?.accounts))
+        Ok(self.inner.revisions()?.accounts)
     }
 }
 
 /// What the groups with these identifiers were called at a revision of the groups; `None` for those there are not.
+/// The revision is read in the transaction in which the names are, so it is exactly theirs.
 #[derive(Default)]
 pub(super) struct GroupNames {
-    revision: u64,
+    revision: (u64, u64),
     names: HashMap<u32, Option<(String, GroupScope)>>,
 }
 
 impl Inner {
+    /// Reads what questions beside look-ups ask for, at one moment, from files that are still the store's.
+    pub(super) fn read_checked<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.revisions()?;
+        let value = self.read(work)?;
+        self.watch.check()?;
+        Ok(value)
+    }
+
     pub(super) fn revisions(&self) -> Result<Revisions, StoreError> {
-        self.watch.revisions(|| self.with_reader(Revisions::read))
+        self.watch.revisions(|| {
+            let numbers = || self.read(|connection| self.expected().numbers(connection));
+            if let Some(numbers) = numbers()? {
+                return Ok(numbers);
+            }
+            // A back-up of an earlier version was restored.
+            schema::prepare(&self.path, &mut lock(&self.writer))?;
+            numbers()?.ok_or_else(|| {
+                StoreError::Unavailable(format!(
+                    "{}: the restored contents change meanwhile",
+                    self.path.display()
+                ))
+            })
+        })
     }
 
     fn find(&self, query: &Query) -> Result<Matches, StoreError> {
@@ -41,8 +66,6 @@ impl Inner {
         {
             return Ok(matches);
         }
-        // If a commit comes in between, the answer is newer than the revision it is remembered under: that revision
-        // has gone by then, so nobody is given it.
         let matches = match index::place(&self.domain, query) {
             Place::Nowhere => Matches::None,
             Place::Key(kind, key) => {
@@ -51,7 +74,12 @@ impl Inner {
             Place::Name(name) => self.matches(rows::ACCOUNT_BY_NAME, &[&name])?,
             Place::Rid(rid) => self.matches(rows::ACCOUNT_BY_RID, &[&rid])?,
         };
-        self.answers.insert(query.clone(), (revision, matches.clone()));
+        // What was read while something was committed may be newer than `revision`, and a restore can bring that
+        // revision back: only what was read between two looks at the same contents is kept under it. The second look
+        // also finds that the files were replaced meanwhile.
+        if self.revisions()?.accounts.is_unbroken_since(&revision) {
+            self.answers.insert(query.clone(), (revision, matches.clone()));
+        }
         Ok(matches)
     }
 
@@ -105,7 +133,7 @@ impl Inner {
     fn known_memberships(
         &self,
         groups: &[u32],
-        revision: u64,
+        revision: (u64, u64),
     ) -> Option<Result<Vec<Membership>, StoreError>> {
         let known = self.group_names.read().unwrap_or_else(PoisonError::into_inner);
         if known.revision != revision {
@@ -118,7 +146,7 @@ impl Inner {
         &self,
         connection: &Connection,
         groups: &[u32],
-        revision: u64,
+        revision: (u64, u64),
     ) -> Result<Vec<Membership>, StoreError> {
         let mut read = Vec::with_capacity(groups.len());
         for rid in groups {
@@ -127,12 +155,10 @@ impl Inner {
         }
         let memberships = read.iter().map(|(rid, group)| self.membership(*rid, group)).collect();
         let mut known = self.group_names.write().unwrap_or_else(PoisonError::into_inner);
-        if known.revision < revision {
+        if known.revision != revision {
             *known = GroupNames { revision, names: HashMap::new() };
         }
-        if known.revision == revision {
-            known.names.extend(read);
-        }
+        known.names.extend(read);
         memberships
     }
 }
@@ -140,7 +166,7 @@ impl Inner {
 /// What a statement found, and at which revision of the groups.
 enum Found {
     None,
-    One(Box<Account>, Vec<u32>, u64),
+    One(Box<Account>, Vec<u32>, (u64, u64)),
     Many(Vec<String>),
 }
 
@@ -150,8 +176,8 @@ const LIMIT: i64 = Matches::NAMES_MAX as i64;
 #[derive(Clone)]
 pub(super) struct Weigh;
 
-impl quick_cache::Weighter<Query, (u64, Matches)> for Weigh {
-    fn weight(&self, query: &Query, (_, matches): &(u64, Matches)) -> u64 {
+impl quick_cache::Weighter<Query, (Revision, Matches)> for Weigh {
+    fn weight(&self, query: &Query, (_, matches): &(Revision, Matches)) -> u64 {
         let key = match query {
             Query::UserPrincipalName(text)
             | Query::ServicePrincipalName(text)

@@ -24,7 +24,7 @@ impl MachineStore for SqliteStore {
     fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>> {
         let sql = format!("SELECT {COLUMNS} FROM machine WHERE rid > ?1 ORDER BY rid LIMIT ?2");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let page = self.inner.read(|connection| {
+        let page = self.inner.read_checked(|connection| {
             rows::all(connection, &sql, (after, limit), |row| machine(&self.inner.domain, row))
         });
         Box::pin(std::future::ready(page))
@@ -73,7 +73,7 @@ impl MachineStore for SqliteStore {
     }
 
     fn machine_revision(&self) -> Result<Revision, StoreError> {
-        self.inner.machine_revision().map(Revision)
+        Ok(self.inner.revisions()?.machines)
     }
 }
 
@@ -93,15 +93,9 @@ impl Inner {
         self.seal.as_ref().ok_or_else(no_key)
     }
 
-    /// Both counters only grow, so their sum changes with either: a machine depends on its account.
-    fn machine_revision(&self) -> Result<u64, StoreError> {
-        let revisions = self.revisions()?;
-        Ok(revisions.accounts.wrapping_add(revisions.machines))
-    }
-
     fn machine(&self, name: &str) -> Result<Option<Arc<MachineRecord>>, StoreError> {
         let seal = self.seal()?;
-        let revision = self.machine_revision()?;
+        let revision = self.revisions()?.machines;
         if let Some((of, record)) = self.machines.get(name)
             && of == revision
         {
@@ -117,7 +111,9 @@ impl Inner {
                 Ok(Arc::new(MachineRecord { machine, secrets, account: account.map(AccountFlags) }))
             })
         })?;
-        if name.len() <= NAME_CACHED_LEN_MAX {
+        // As in `find`: only what is exactly of this revision is kept under it.
+        let is_unbroken = self.revisions()?.machines.is_unbroken_since(&revision);
+        if is_unbroken && name.len() <= NAME_CACHED_LEN_MAX {
             self.machines.insert(name.to_owned(), (revision, record.clone()));
         }
         Ok(record)
@@ -125,7 +121,7 @@ impl Inner {
 
     fn has_previous(&self, sid: &Sid) -> Result<bool, StoreError> {
         let (seal, rid) = (self.seal()?, rules::rid_named(&self.domain, sid)?);
-        let found = self.read(|connection| read(&self.domain, seal, connection, rid))?;
+        let found = self.read_checked(|connection| read(&self.domain, seal, connection, rid))?;
         found.map(|(_, secrets)| secrets.previous.is_some()).ok_or_else(|| unknown(sid))
     }
 

@@ -5,7 +5,8 @@
 //! for writers. Look-ups run where they are called, each on a read-only connection from a pool; the changes a service
 //! makes run on one thread; [`AccountAdmin::apply`](crate::AccountAdmin::apply) blocks its caller.
 //!
-//! Do not replace the file under a running service: restore into it with `sqlite3 FILE '.restore BACKUP'`.
+//! Restore a back-up under a running service with `sqlite3 FILE '.restore BACKUP'`: that is one more commit. If a file
+//! is replaced, removed or overwritten instead, the store answers no more question until it is opened again.
 
 mod admin;
 mod look_up;
@@ -13,14 +14,16 @@ mod machines;
 mod rows;
 mod schema;
 mod sealing;
+mod serving;
 mod watch;
 mod worker;
 
 pub use sealing::SealingKey;
+pub use serving::Serving;
 
 use crate::file_access::{FileAccess, database_files};
 use crate::machines::MachineRecord;
-use crate::store::{Domain, Matches, Query, StoreError};
+use crate::store::{Domain, Matches, Query, Revision, StoreError};
 use look_up::{GroupNames, Weigh};
 use quick_cache::sync::Cache;
 use rusqlite::config::DbConfig;
@@ -64,9 +67,9 @@ struct Inner {
     writer: Mutex<Connection>,
     // INVARIANT: after the connections; see `Held`.
     watch: Watch,
-    answers: Cache<Query, (u64, Matches), Weigh>,
+    answers: Cache<Query, (Revision, Matches), Weigh>,
     group_names: RwLock<GroupNames>,
-    machines: Cache<String, (u64, Option<Arc<MachineRecord>>)>,
+    machines: Cache<String, (Revision, Option<Arc<MachineRecord>>)>,
 }
 
 impl SqliteStore {
@@ -84,12 +87,13 @@ impl SqliteStore {
                 .check_path(&file)
                 .map_err(|error| StoreError::Unavailable(format!("{} {error}", file.display())))?;
         }
+        serving::check_log(path)?;
         let held = Held::new(path)?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITE_BUSY_TIMEOUT)?;
         let domain = schema::prepare(path, &mut writer)?;
         let seal = key.map(|key| key.seal(&mut writer)).transpose()?;
         let reader = read_connection(path)?;
-        let watch = Watch::open(held, path, &reader)?;
+        let watch = Watch::open(held, path, &writer)?;
         let inner = Inner {
             path: path.to_owned(),
             domain,
@@ -103,9 +107,43 @@ impl SqliteStore {
         };
         Ok(Self { inner: Arc::new(inner), worker: worker::Worker::default() })
     }
+
+    /// Whether questions can be answered: the files are those that were opened, by name and by contents. Questions look
+    /// at less of it, each time; this is for a check at intervals.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        inner.watch.check_names()?;
+        inner.revisions()?;
+        if inner.watch.is_checkpoint_unfinished() {
+            // Until one is finished, other writes to the database file cannot be told from its.
+            let writer = lock(&inner.writer);
+            writer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)?;
+            inner.watch.observe()?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the files without a question. A service does so often: the shorter the time between two looks, the less
+    /// can happen to the files that is not told from the work of SQLite.
+    pub fn observe(&self) -> Result<(), StoreError> {
+        self.inner.watch.observe()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !self.watch.may_checkpoint() {
+            // What was put in the place of the database file is no place for our log.
+            let _ = lock(&self.writer).set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+    }
 }
 
 impl Inner {
+    fn expected(&self) -> schema::Expected<'_> {
+        schema::Expected { path: &self.path, domain: &self.domain, seal: self.seal.as_ref() }
+    }
+
     /// Reads with several statements at one moment.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.with_reader(|connection| {
@@ -122,7 +160,15 @@ impl Inner {
         work: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let idle = lock(&self.readers).pop();
-        let connection = idle.map_or_else(|| read_connection(&self.path), Ok)?;
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let opened = read_connection(&self.path)?;
+                // It was opened by name, so the names have to be those of the store's files still.
+                self.watch.check_names()?;
+                opened
+            }
+        };
         // A connection on which something failed is closed instead of kept: it may hold the moment it began at.
         let value = work(&connection)?;
         let mut readers = lock(&self.readers);
@@ -137,10 +183,20 @@ impl Inner {
         &self,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.revisions()?;
         let mut writer = lock(&self.writer);
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        // Nothing else can be restored into the file until this ends, but it may have been a moment ago.
+        if self.expected().numbers(&transaction)?.is_none() {
+            return Err(StoreError::Unavailable(format!(
+                "{}: the contents were restored meanwhile",
+                self.path.display()
+            )));
+        }
         let value = work(&transaction)?;
+        self.watch.check()?;
         transaction.commit().map_err(failed)?;
+        let _ = self.watch.observe();
         Ok(value)
     }
 }

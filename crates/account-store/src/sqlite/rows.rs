@@ -2,7 +2,7 @@
 
 use super::{damaged, failed, machines, sealing::Seal};
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope};
-use crate::fold::casefold;
+use crate::fold::{casefold, wide};
 use crate::index::{self, KeyKind};
 use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
@@ -60,17 +60,24 @@ macro_rules! columns {
     };
 }
 
+macro_rules! groups_revision {
+    () => {
+        ", (SELECT groups FROM revision), (SELECT groups_epoch FROM revision)"
+    };
+}
+
 // An outer join: a key without its account is damage, not absence.
 pub(super) const ACCOUNTS_BY_KEY: &str = concat!(
     "SELECT ",
     columns!("account."),
-    ", (SELECT groups FROM revision) FROM account_key LEFT JOIN account ON account.rid = account_key.rid",
+    groups_revision!(),
+    " FROM account_key LEFT JOIN account ON account.rid = account_key.rid",
     " WHERE account_key.hash = ?1 LIMIT ?2"
 );
 pub(super) const ACCOUNT_BY_NAME: &str =
-    concat!("SELECT ", columns!(""), ", (SELECT groups FROM revision) FROM account WHERE name_key = ?1");
+    concat!("SELECT ", columns!(""), groups_revision!(), " FROM account WHERE name_key = ?1");
 pub(super) const ACCOUNT_BY_RID: &str =
-    concat!("SELECT ", columns!(""), ", (SELECT groups FROM revision) FROM account WHERE rid = ?1");
+    concat!("SELECT ", columns!(""), groups_revision!(), " FROM account WHERE rid = ?1");
 pub(super) const ACCOUNTS_AFTER: &str =
     concat!("SELECT ", columns!(""), " FROM account WHERE rid > ?1 ORDER BY rid LIMIT ?2");
 
@@ -124,9 +131,9 @@ pub(super) fn group_rids(row: &Row<'_>) -> Result<Vec<u32>, StoreError> {
     }
 }
 
-/// The revision of the groups at the moment of a look-up.
-pub(super) fn groups_revision(row: &Row<'_>) -> Result<u64, StoreError> {
-    row.get(20).map_err(failed)
+/// The revision of the groups at the moment of a look-up, with its random number.
+pub(super) fn groups_revision(row: &Row<'_>) -> Result<(u64, u64), StoreError> {
+    Ok((row.get(20).map_err(failed)?, row.get::<_, i64>(21).map_err(failed)?.cast_unsigned()))
 }
 
 pub(super) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a str, StoreError> {
@@ -243,7 +250,27 @@ pub(super) fn renew_keys(transaction: &Transaction<'_>) -> Result<(), StoreError
     while let Some(row) = rows.next().map_err(failed)? {
         write_keys(transaction, row.get(0).map_err(failed)?, &account(&domain, row)?)?;
     }
+    note_all_twins(transaction)
+}
+
+/// Notes the names of all entries that have twins.
+pub(super) fn note_all_twins(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    run(transaction, "DELETE FROM name_twin", [])?;
+    let sql = "SELECT name FROM account UNION SELECT name FROM account_group UNION SELECT name FROM machine";
+    let mut statement = transaction.prepare(sql).map_err(failed)?;
+    let mut rows = statement.query([]).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let name = row.get_ref(0).map_err(failed)?.as_str().map_err(|_| damaged("a text"))?;
+        let (key, wide) = (casefold(name), wide(name));
+        if key != wide {
+            note_twin(transaction, &key, &wide)?;
+        }
+    }
     Ok(())
+}
+
+fn note_twin(connection: &Connection, name: &str, wide: &str) -> Result<(), StoreError> {
+    run(connection, "INSERT OR REPLACE INTO name_twin (name_key, wide_key) VALUES (?1, ?2)", [name, wide])
 }
 
 fn write_keys(connection: &Connection, rid: u32, account: &Account) -> Result<(), StoreError> {
@@ -315,6 +342,16 @@ impl Rows for Tables<'_> {
             Ok(Named { account: row.get(0)?, group: row.get(1)?, machine: row.get(2)? })
         });
         row.map_err(failed)
+    }
+
+    fn twins(&mut self, wide: &str) -> Result<Vec<String>, StoreError> {
+        all(self.connection, "SELECT name_key FROM name_twin WHERE wide_key = ?1", [wide], |row| {
+            text(row, 0).map(str::to_owned)
+        })
+    }
+
+    fn note_twin(&mut self, name: &str, wide: &str) -> Result<(), StoreError> {
+        note_twin(self.connection, name, wide)
     }
 
     fn primary_group(&mut self, account: u32) -> Result<Option<u32>, StoreError> {

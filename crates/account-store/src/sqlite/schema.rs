@@ -1,6 +1,9 @@
 //! The tables, and how files come to have them.
 
-use super::{LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows};
+use super::{
+    LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows, sealing::Seal,
+    watch::Numbers,
+};
 use crate::fold;
 use crate::rules::RID_FIRST;
 use crate::store::{Domain, StoreError};
@@ -16,8 +19,11 @@ const APPLICATION_ID: i32 = 0x7263_6d70;
 ///
 /// Relative identifiers are the keys. `name_key` holds folded text and `account_key.hash` the hash of such, of the
 /// version of Unicode in `domain.fold`; `group_rids` holds all groups an account is in, ascending, four bytes each, little-endian.
-/// The triggers keep `revision`, so that even a hand with the shell is noticed.
-const MIGRATIONS: &[&str] = &["
+/// The triggers keep `revision`, so that changes by the SQLite shell are noticed, too. With each counter goes a random
+/// number: a back-up that is restored takes the counters back, and another history that counts to the same numbers has
+/// other random ones.
+/// `name_twin` holds the names whose key by [`fold::wide`] is not `name_key`. Rows of names that are not used any more may stay.
+pub(super) const MIGRATIONS: &[&str] = &["
 CREATE TABLE domain (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     netbios TEXT NOT NULL,
@@ -107,7 +113,59 @@ CREATE TRIGGER machine_changed AFTER UPDATE ON machine BEGIN UPDATE revision SET
 CREATE TRIGGER machine_removed AFTER DELETE ON machine BEGIN UPDATE revision SET machines = machines + 1; END;
 ", "
 ALTER TABLE account ADD COLUMN home_domain TEXT;
+", "
+ALTER TABLE revision ADD COLUMN accounts_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE revision ADD COLUMN groups_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE revision ADD COLUMN machines_epoch INTEGER NOT NULL DEFAULT 0;
+UPDATE revision SET accounts_epoch = random(), groups_epoch = random(), machines_epoch = random();
+
+CREATE TABLE name_twin (
+    name_key TEXT PRIMARY KEY,
+    wide_key TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX name_twin_wide ON name_twin (wide_key);
+
+DROP TRIGGER account_added;
+DROP TRIGGER account_changed;
+DROP TRIGGER account_removed;
+DROP TRIGGER group_added;
+DROP TRIGGER group_changed;
+DROP TRIGGER group_removed;
+DROP TRIGGER machine_added;
+DROP TRIGGER machine_changed;
+DROP TRIGGER machine_removed;
+CREATE TRIGGER account_added AFTER INSERT ON account BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random(), machines = machines + 1, machines_epoch = random();
+END;
+CREATE TRIGGER account_changed AFTER UPDATE ON account BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random(), machines = machines + 1, machines_epoch = random();
+END;
+CREATE TRIGGER account_removed AFTER DELETE ON account BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random(), machines = machines + 1, machines_epoch = random();
+    DELETE FROM machine WHERE rid = OLD.rid;
+END;
+CREATE TRIGGER group_added AFTER INSERT ON account_group BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random(), groups = groups + 1, groups_epoch = random();
+END;
+CREATE TRIGGER group_changed AFTER UPDATE ON account_group BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random(), groups = groups + 1, groups_epoch = random();
+END;
+CREATE TRIGGER group_removed AFTER DELETE ON account_group BEGIN
+    UPDATE revision SET accounts = accounts + 1, accounts_epoch = random(), groups = groups + 1, groups_epoch = random();
+END;
+CREATE TRIGGER machine_added AFTER INSERT ON machine BEGIN
+    UPDATE revision SET machines = machines + 1, machines_epoch = random();
+END;
+CREATE TRIGGER machine_changed AFTER UPDATE ON machine BEGIN
+    UPDATE revision SET machines = machines + 1, machines_epoch = random();
+END;
+CREATE TRIGGER machine_removed AFTER DELETE ON machine BEGIN
+    UPDATE revision SET machines = machines + 1, machines_epoch = random();
+END;
 "];
+
+/// The first version whose files know which names are twins.
+const VERSION_WITH_TWINS: usize = 3;
 
 /// A new file, complete before it has its name.
 pub(super) fn create(path: &Path, domain: &Domain) -> Result<(), StoreError> {
@@ -179,11 +237,17 @@ pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<Domain
 
 fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    // After a restore this connection still has the schema of before in memory, and DDL goes by that. A step of a statement
+    // compares it with the file's.
+    transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(failed)?;
     // Another process may have done it in the meantime.
     let version: usize =
         transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(failed)?;
     for migration in MIGRATIONS.iter().skip(version) {
         transaction.execute_batch(migration).map_err(failed)?;
+    }
+    if version < VERSION_WITH_TWINS {
+        rows::note_all_twins(&transaction)?;
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len()).map_err(failed)?;
     transaction.commit().map_err(failed)
@@ -204,6 +268,68 @@ fn renew_keys(connection: &mut Connection) -> Result<(), StoreError> {
         transaction.execute("UPDATE domain SET fold = ?1", [&version]).map_err(failed)?;
     }
     transaction.commit().map_err(failed)
+}
+
+/// What a store checks each time that the contents are others: a back-up of another domain, of another key or of another
+/// version may have been restored into the file.
+pub(super) struct Expected<'a> {
+    pub(super) path: &'a Path,
+    pub(super) domain: &'a Domain,
+    pub(super) seal: Option<&'a Seal>,
+}
+
+impl Expected<'_> {
+    /// The numbers of the present contents, read in a transaction; `None` if [`prepare`] has to bring the contents to
+    /// the present version first.
+    pub(super) fn numbers(&self, connection: &Connection) -> Result<Option<Numbers>, StoreError> {
+        let unusable = |why: String| Err(StoreError::Unavailable(format!("{}: {why}", self.path.display())));
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version",
+            )
+            .map_err(failed)?;
+        let (application, version): (i64, i64) =
+            statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+        let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+        if application != i64::from(APPLICATION_ID) || version > known {
+            return unusable("what was restored is no store of accounts of this version".to_owned());
+        }
+        if version < known {
+            return Ok(None);
+        }
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT netbios, dns, sid, fold, sealing_key_check, accounts, accounts_epoch, machines, machines_epoch
+                 FROM domain, revision",
+            )
+            .map_err(failed)?;
+        let mut rows = statement.query([]).map_err(failed)?;
+        let row = rows.next().map_err(failed)?.ok_or_else(|| damaged("the domain or its revision"))?;
+        let ours = self.domain;
+        let is_ours = row.get::<_, String>(0).map_err(failed)? == ours.netbios
+            && row.get::<_, String>(1).map_err(failed)? == ours.dns
+            && row.get::<_, String>(2).map_err(failed)? == ours.sid.to_string();
+        if !is_ours {
+            return unusable(format!(
+                "what was restored holds the accounts of another domain than {}",
+                ours.netbios
+            ));
+        }
+        let check: Option<Vec<u8>> = row.get(4).map_err(failed)?;
+        if let (Some(seal), Some(check)) = (self.seal, check)
+            && !seal.has_check(&check)
+        {
+            return unusable(
+                "what was restored has secrets that were sealed under another key file".to_owned(),
+            );
+        }
+        if row.get::<_, String>(3).map_err(failed)? != fold::version() {
+            return Ok(None);
+        }
+        let number = |column| row.get::<_, u64>(column).map_err(failed);
+        let epoch = |column| row.get::<_, i64>(column).map(i64::cast_unsigned).map_err(failed);
+        Ok(Some(Numbers { accounts: (number(5)?, epoch(6)?), machines: (number(7)?, epoch(8)?) }))
+    }
 }
 
 fn domain(connection: &Connection) -> Result<Domain, StoreError> {

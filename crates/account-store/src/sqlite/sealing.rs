@@ -93,7 +93,7 @@ impl SealingKey {
         match known(connection).map_err(failed)?.flatten() {
             Some(known) if known.ct_eq(check.as_slice()).into() => {
                 let key = self.derive::<32>("rcmpd account store: machine secrets");
-                Ok(Seal(Aes256GcmSiv::new((&*key).into())))
+                Ok(Seal { cipher: Aes256GcmSiv::new((&*key).into()), check: *check })
             }
             _ => Err(StoreError::Unavailable("the secrets were sealed under another key file".to_owned())),
         }
@@ -101,7 +101,10 @@ impl SealingKey {
 }
 
 /// Seals and opens the secrets of machines.
-pub(super) struct Seal(Aes256GcmSiv);
+pub(super) struct Seal {
+    cipher: Aes256GcmSiv,
+    check: [u8; 16],
+}
 
 /// The current secret, whether there is a previous one, and that or zeros.
 const PLAIN_LEN: usize = 16 + 1 + 16;
@@ -109,6 +112,11 @@ const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 
 impl Seal {
+    /// Whether a file with this check was sealed under the same key.
+    pub(super) fn has_check(&self, check: &[u8]) -> bool {
+        check.ct_eq(&self.check).into()
+    }
+
     /// Nonce, ciphertext, tag.
     pub(super) fn seal(&self, machine: &Machine, secrets: &Secrets) -> Result<Vec<u8>, StoreError> {
         let mut plain = Zeroizing::new([0; PLAIN_LEN]);
@@ -122,7 +130,7 @@ impl Seal {
             .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
         let data = associated_data(machine, secrets.current_since);
         let tag = self
-            .0
+            .cipher
             .encrypt_inout_detached(&Nonce::from(nonce), &data, plain.as_mut_slice().into())
             .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
         Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
@@ -145,7 +153,7 @@ impl Seal {
         let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| broken())?;
         let mut plain = Zeroizing::new(*cipher);
         let data = associated_data(machine, current_since);
-        self.0
+        self.cipher
             .decrypt_inout_detached(&Nonce::from(*nonce), &data, plain.as_mut_slice().into(), &Tag::from(tag))
             .map_err(|_| broken())?;
         let hash = |at: usize| plain[at..].first_chunk::<16>().copied().map(NtHash::new);

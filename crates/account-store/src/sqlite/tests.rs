@@ -101,19 +101,7 @@ fn an_unfinished_migration_is_done_when_the_file_is_opened() {
     let version: i64 = Connection::open(&path)
         .and_then(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))
         .expect("a file");
-    assert_eq!(version, 2);
-}
-
-#[test]
-fn a_file_of_the_first_version_gets_its_column() {
-    let (path, _folder) = new_file();
-    apply(&open(&path), [add(alice())]);
-    shell(&path, "ALTER TABLE account DROP COLUMN home_domain; PRAGMA user_version = 1;");
-    let elsewhere = Account { home_domain: Some("FABRIKAM".to_owned()), ..user(1099) };
-    let store = open(&path);
-    apply(&store, [add(elsewhere.clone())]);
-    assert_eq!(one(&store, name("alice")).account, alice());
-    assert_eq!(one(&store, name("user1099")).account, elsewhere);
+    assert_eq!(version, 3);
 }
 
 #[test]
@@ -584,4 +572,329 @@ fn walked(store: &dyn AccountAdmin, account: &Account) -> Vec<dtyp::Sid> {
             return found.into_iter().collect();
         }
     }
+}
+
+/// A copy as `.backup` of the shell makes it.
+fn back_up(path: &Path, copy: &Path) {
+    shell(path, &format!("VACUUM INTO '{}'", copy.display()));
+}
+
+/// `.restore` of the shell: the backup API of SQLite, into the file.
+fn restore(path: &Path, copy: &Path) {
+    let mut file = Connection::open(path).expect("it opens");
+    file.restore("main", copy, None::<fn(rusqlite::backup::Progress)>).expect("it is restored");
+}
+
+fn unavailable(store: &SqliteStore, what: &str) -> String {
+    let why = match store.revision() {
+        Err(StoreError::Unavailable(why)) => why,
+        other => panic!("{what}: {other:?}"),
+    };
+    for answer in [
+        now(store.find(&name("alice"))).map(drop),
+        now(store.machine("WEB01$")).map(drop),
+        now(store.accounts(0, 9)).map(drop),
+        now(store.groups(0, 9)).map(drop),
+        now(store.members(&sid(1100))).map(drop),
+        battery::try_apply(store, [add(user(3000))]),
+        now(store.rotate(sid(1105), None, crate::NtHash::new([9; 16]), dtyp::FileTime(9))).map(drop),
+    ] {
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{what}: {answer:?}");
+    }
+    why
+}
+
+#[test]
+fn a_restored_back_up_makes_no_undone_answer_count_again() {
+    let (path, folder) = new_file();
+    let copy = folder.path().join("copy.db");
+    let store = open(&path);
+    let owned_by = |n: u16| Account { logon_count: n, ..alice() };
+    let put = |n| Change::PutAccount(Put::Either, Box::new(owned_by(n)));
+    apply(&store, [put(1), Change::PutGroup(Put::New, group(1100, "Staff")), member(1100, 1013)]);
+    now(store.put_machine(Put::New, web01(), Some(secrets(1)))).expect("the rules are kept");
+    back_up(&path, &copy);
+    let ask = || {
+        let record = one(&store, name("alice"));
+        let group = record.memberships[1].name.clone().expect("it has a name");
+        (record.account.logon_count, group, machine(&store, "WEB01$").map(|record| record.secrets.clone()))
+    };
+    let revisions = || (store.revision().expect("it answers"), store.machine_revision().expect("it answers"));
+    let first = (ask(), revisions());
+    let mut undone = Vec::new();
+    for n in 2..6u8 {
+        // Each history counts to the same numbers.
+        let changes = [put(n.into()), Change::PutGroup(Put::Existing, group(1100, &format!("g{n}")))];
+        apply(&open(&path), changes);
+        now(store.rotate(sid(1105), None, crate::NtHash::new([n; 16]), dtyp::FileTime(n.into())))
+            .expect("it is there");
+        let (count, called, held) = ask();
+        assert_eq!((count, called), (n.into(), format!("g{n}")));
+        assert_eq!(held.expect("it is there").current, crate::NtHash::new([n; 16]));
+        let present = revisions();
+        assert!(!undone.contains(&present), "a revision that was undone counts again");
+        assert!(!present.0.is_unbroken_since(&first.1.0) && !present.1.is_unbroken_since(&first.1.1));
+        undone.push(present);
+        restore(&path, &copy);
+        assert_eq!((ask(), revisions()), first, "what was restored is what it was");
+        assert!(!revisions().0.is_unbroken_since(&first.1.0), "and something happened in between");
+    }
+}
+
+#[test]
+fn answers_of_contents_that_are_undone_while_they_are_read_are_not_kept() {
+    let (path, folder) = new_file();
+    let copy = folder.path().join("copy.db");
+    let store = open(&path);
+    let put = |n: u16| Change::PutAccount(Put::Either, Box::new(Account { logon_count: n, ..alice() }));
+    apply(&store, [put(1)]);
+    back_up(&path, &copy);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    // Another spelling each time is another key, so most of these are read anew.
+                    for spelling in ["alice", "Alice", "aLice", "alIce"] {
+                        one_of(&store, spelling);
+                    }
+                }
+            });
+        }
+        for _ in 0..40 {
+            apply(&store, [put(2)]);
+            restore(&path, &copy);
+            for spelling in ["alice", "Alice", "aLice", "alIce"] {
+                assert_eq!(one_of(&store, spelling), 1, "an answer that was undone is served");
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+}
+
+fn one_of(store: &SqliteStore, spelling: &str) -> u16 {
+    match now(store.find(&name(spelling))).expect("the store answers") {
+        Matches::One(record) => record.account.logon_count,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_back_up_of_another_version_domain_or_key_is_noticed() {
+    let (path, folder) = new_file();
+    let at = |name: &str| folder.path().join(name);
+    let store = open(&path);
+    apply(&store, [add(alice())]);
+    now(store.put_machine(Put::New, web01(), Some(secrets(1)))).expect("the rules are kept");
+    back_up(&path, &at("copy.db"));
+
+    // An older one is brought to the present version by the store that has it open.
+    old_file(&at("old.db"), 2);
+    restore(&path, &at("old.db"));
+    assert_eq!(one(&store, name("alice")).account.logon_count, 77);
+    apply(&store, [add(user(1099))]);
+    assert_eq!(one(&store, name("user1099")).account, user(1099));
+    // So is one whose names were folded by other tables.
+    fs::copy(at("copy.db"), at("folded.db")).expect("a copy");
+    shell(&at("folded.db"), "UPDATE domain SET fold = 'older'; UPDATE account SET name_key = 'x'");
+    restore(&path, &at("folded.db"));
+    assert_eq!(one(&store, name("alice")).account, alice());
+
+    let other = crate::Domain { sid: "S-1-5-21-1-2-3".parse().expect("a SID"), ..domain() };
+    SqliteStore::create(&at("other.db"), &other).expect("a new file");
+    restore(&path, &at("other.db"));
+    assert!(unavailable(&store, "another domain").contains("another domain"));
+    restore(&path, &at("copy.db"));
+    assert_eq!(one(&store, name("alice")).account, alice(), "the right one is served again");
+
+    SqliteStore::create(&at("key.db"), &domain()).expect("a new file");
+    drop(SqliteStore::open(&at("key.db"), Some(&SealingKey::new([8; 32]))).expect("it opens"));
+    restore(&path, &at("key.db"));
+    assert!(unavailable(&store, "another key").contains("another key"));
+    shell(&at("any.db"), "CREATE TABLE account (name TEXT)");
+    restore(&path, &at("any.db"));
+    assert!(unavailable(&store, "no store").contains("no store of accounts"));
+}
+
+/// A file as an earlier version made it, with alice in it.
+fn old_file(path: &Path, version: usize) {
+    for migration in &super::schema::MIGRATIONS[..version] {
+        shell(path, migration);
+    }
+    let domain = domain();
+    shell(
+        path,
+        &format!(
+            "PRAGMA application_id = {}; PRAGMA user_version = {version};
+             INSERT INTO domain (id, netbios, dns, sid, next_rid, fold) VALUES (1, '{}', '{}', '{}', 1100, '{}');
+             INSERT INTO account (rid, name, name_key, kind, service_principal_names, alt_security_identities, flags,
+                 primary_group_id, expires, created, password_last_set, password_can_change, password_must_change,
+                 logon_count, bad_password_count, profile, extra_sids, group_rids)
+             VALUES (1013, 'Alice', 'alice', 'user', '[]', '[]', 512, 513, 0, 0, 0, 0, 0, 77, 0, '{{}}', '[]', x'01020000'),
+                    (1014, 'ｂob', 'ｂob', 'user', '[]', '[]', 512, 513, 0, 0, 0, 0, 0, 78, 0, '{{}}', '[]', x'01020000')",
+            0x7263_6d70,
+            domain.netbios,
+            domain.dns,
+            domain.sid,
+            crate::fold::version(),
+        ),
+    );
+}
+
+#[test]
+fn files_of_earlier_versions_are_brought_up() {
+    for version in 1..super::schema::MIGRATIONS.len() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("old.db");
+        old_file(&path, version);
+        let store = open(&path);
+        assert_eq!(one(&store, name("alice")).account.logon_count, 77);
+        let elsewhere = Account { home_domain: Some("FABRIKAM".to_owned()), ..user(1099) };
+        apply(&store, [add(elsewhere.clone())]);
+        assert_eq!(one(&store, name("user1099")).account, elsewhere);
+        let twin = battery::try_apply(&store, [add(Account { name: "bob".to_owned(), ..user(1098) })]);
+        assert!(matches!(&twin, Err(StoreError::Refused(why)) if why.contains("looks like")), "{twin:?}");
+    }
+}
+
+#[test]
+fn a_replaced_file_is_not_served() {
+    type Replace = fn(&Path, &Path);
+    let wal = |path: &Path| path.with_extension("db-wal");
+    let shm = |path: &Path| path.with_extension("db-shm");
+    let cases: [(&str, Replace, &str); 7] = [
+        ("moved over", |path, other| fs::rename(other, path).expect("it moves"), "replaced"),
+        (
+            "moved away and made anew",
+            |path, other| {
+                fs::rename(path, path.with_extension("gone")).expect("it moves");
+                fs::copy(other, path).map(drop).expect("a copy");
+            },
+            "replaced",
+        ),
+        ("moved away", |path, _| fs::rename(path, path.with_extension("gone")).expect("it moves"), "removed"),
+        (
+            "copied over",
+            |path, other| fs::write(path, fs::read(other).expect("it is there")).expect("a copy"),
+            "overwritten",
+        ),
+        (
+            "log removed",
+            |path, _| fs::remove_file(path.with_extension("db-wal")).expect("it is there"),
+            "removed",
+        ),
+        (
+            "index removed",
+            |path, _| fs::remove_file(path.with_extension("db-shm")).expect("it is there"),
+            "removed",
+        ),
+        (
+            "log and index removed",
+            |path, _| {
+                fs::remove_file(path.with_extension("db-wal")).expect("it is there");
+                fs::remove_file(path.with_extension("db-shm")).expect("it is there");
+            },
+            "removed",
+        ),
+    ];
+    for (what, replace, why) in cases {
+        let (path, folder) = new_file();
+        let other = folder.path().join("other.db");
+        let store = open(&path);
+        apply(&store, [add(alice())]);
+        back_up(&path, &other);
+        let changed = Account { logon_count: 5, ..alice() };
+        apply(&store, [Change::PutAccount(Put::Existing, Box::new(changed))]);
+        assert_eq!(one(&store, name("alice")).account.logon_count, 5);
+        // Nothing that SQLite does by itself is a replacement, nor is a change of the mode.
+        shell(&path, "PRAGMA wal_checkpoint(PASSIVE)");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is ours");
+        fs::write(folder.path().join("beside"), "").expect("a file");
+        assert_eq!(one(&store, name("alice")).account.logon_count, 5);
+        assert!(wal(&path).exists() && shm(&path).exists());
+        // The clock of the file system has ticks: what is done within one is one.
+        tick(folder.path());
+        replace(&path, &other);
+        let told = unavailable(&store, what);
+        assert!(told.contains(why) && told.contains("stop the service"), "{what}: {told}");
+        // What was put there is left as it is.
+        let there = fs::read(&path).ok();
+        drop(store);
+        if what != "log removed" {
+            assert_eq!(fs::read(&path).ok(), there, "{what}");
+        }
+    }
+}
+
+/// Waits until the clock of the file system has moved.
+fn tick(folder: &Path) {
+    let probe = folder.join("clock");
+    let time = || {
+        fs::write(&probe, "x").expect("a file");
+        probe.metadata().expect("it is there").modified().expect("it has a time")
+    };
+    let before = time();
+    while time() == before {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn checkpoints_of_any_process_are_no_replacement() {
+    let (path, _folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(alice())]);
+    let other = Connection::open(&path).expect("it opens");
+    for n in 1..60u16 {
+        let changed = Account { logon_count: n, ..alice() };
+        apply(&store, [Change::PutAccount(Put::Existing, Box::new(changed))]);
+        let how = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][usize::from(n) % 4];
+        other.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(())).expect("it runs");
+        assert_eq!(one_of(&store, "alice"), n, "{how}");
+        store.check().expect("the files are ours");
+    }
+    other.execute_batch("VACUUM").expect("it runs");
+    assert_eq!(one_of(&store, "alice"), 59);
+}
+
+#[test]
+fn a_copy_over_the_file_is_noticed_right_after_a_change_by_another_process() {
+    // Whether the log is empty, has frames, or was all written into the file before.
+    for prepare in [
+        "",
+        "UPDATE account SET flags = flags",
+        "UPDATE account SET flags = flags; PRAGMA wal_checkpoint(FULL)",
+    ] {
+        let (path, folder) = new_file();
+        let copy = folder.path().join("copy.db");
+        apply(&open(&path), [add(alice())]);
+        back_up(&path, &copy);
+        let store = open(&path);
+        assert_eq!(one_of(&store, "alice"), 0);
+        shell(&path, prepare);
+        tick(folder.path());
+        assert_eq!(one_of(&store, "alice"), 0);
+        shell(&path, "UPDATE account SET logon_count = 9");
+        tick(folder.path());
+        fs::write(&path, fs::read(&copy).expect("it is there")).expect("a copy");
+        let told = unavailable(&store, prepare);
+        assert!(told.contains("overwritten"), "{prepare}: {told}");
+    }
+}
+
+#[test]
+fn a_link_that_leads_elsewhere_is_noticed() {
+    let (path, folder) = new_file();
+    let (other, links) = (folder.path().join("other.db"), folder.path().join("links"));
+    apply(&open(&path), [add(alice())]);
+    back_up(&path, &other);
+    fs::create_dir(&links).expect("a folder");
+    let link = links.join("accounts.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    let store = open(&link);
+    assert_eq!(one(&store, name("alice")).account, alice());
+    tick(folder.path());
+    std::os::unix::fs::symlink(&other, links.join("new")).expect("a link");
+    fs::rename(links.join("new"), &link).expect("it moves");
+    assert!(unavailable(&store, "another link").contains("replaced"));
 }

@@ -1,92 +1,445 @@
-//! How a change by any process is noticed at the price of one small read.
+//! How a change by any process is noticed, and that the files are still those that were opened.
 //!
-//! Each commit to a write-ahead log ends by writing the header of the index of the log, twice, into the file `-shm`
-//! that all processes map (SQLite, *WAL-mode File Format*, 2.1): 48 bytes with a counter, the log's length, salts and
-//! checksums. As long as these 96 bytes are the same, nothing was committed. A read of them costs a quarter of
-//! `PRAGMA data_version`, which takes and drops a lock. What is read while a commit writes them is equal to nothing
-//! that a finished commit leaves, so it only makes us ask SQLite.
+//! **Commits.** Each commit to a write-ahead log ends by writing the header of the index of the log, twice, into the
+//! file `-shm` that all processes map (SQLite, *WAL-mode File Format*, 2.1): 48 bytes with a counter, the log's length,
+//! salts and checksums. Two equal headers mean that nothing was committed between them: within one log its length and
+//! checksums only go forward, and a log that begins anew gets a new random salt. That holds for a restore as well,
+//! because to SQLite a restore is one more commit. A read of the header costs a quarter of `PRAGMA data_version`.
+//!
+//! **Files.** SQLite does not notice when a file is replaced. Connections that are open go on with files that have no
+//! name any more, new connections open the new ones, and a log is applied to a database that it does not belong to.
+//! So each question first compares what `fstat` tells of the open database file and of its directory with what was
+//! there before. If either differs, the three names have to lead to the same files still, and a database file that was
+//! written to must have been written by a checkpoint. Else the store is unusable until it is opened again:
+//!
+//! - *Another file under one of the names, or none*: the directory has another time then, and the database file that
+//!   was moved away another time of its own.
+//! - *Other contents in the same file* (`cp backup.db accounts.db`): while the log is in use, nothing but a checkpoint
+//!   writes to the database file, and a checkpoint changes its progress in the index before its first write and after
+//!   its last one. So a write without a trace of a checkpoint since the last look is another program's; see
+//!   [`Checkpoint::explains`]. A write that happens between the same two looks as a checkpoint does is not told from it,
+//!   which is why a service looks often ([`Watch::observe`]).
 
 use super::failed;
-use crate::store::StoreError;
+use crate::store::{Revision, StoreError};
 use rusqlite::Connection;
+use rustix::fs::{Stat, fstat};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-/// The counters of the table `revision`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The revisions of the contents.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Revisions {
     /// Of the answers about accounts; every change to a group counts here too.
-    pub(super) accounts: u64,
-    /// Of the names and scopes of groups.
-    pub(super) groups: u64,
-    /// Of machines.
-    pub(super) machines: u64,
+    pub(super) accounts: Revision,
+    /// Of the answers about machines; every change to an account counts here too.
+    pub(super) machines: Revision,
 }
 
-impl Revisions {
-    pub(super) fn read(connection: &Connection) -> Result<Self, StoreError> {
-        let mut statement = connection
-            .prepare_cached("SELECT accounts, groups, machines FROM revision WHERE id = 1")
-            .map_err(failed)?;
-        let row = statement.query_row([], |row| {
-            Ok(Self { accounts: row.get(0)?, groups: row.get(1)?, machines: row.get(2)? })
-        });
-        row.map_err(failed)
-    }
+/// The counters of the table `revision`, each with the random number that came with its last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) accounts: (u64, u64),
+    pub(super) machines: (u64, u64),
 }
 
+/// The header of the index, both copies.
 type Header = [u8; 96];
+/// The rest of what is read of the index: nBackfill, read marks, lock bytes, nBackfillAttempted.
+const INDEX_LEN: usize = 136;
 
 pub(super) struct Watch {
     // INVARIANT: closed before `held` is let go.
-    index: Arc<File>,
+    files: Files,
     seen: RwLock<Option<(Header, Revisions)>>,
     _held: Held,
 }
 
 impl Watch {
-    /// `connection` is open on `path` and stays so, or another one does.
+    /// `connection` is open on the file and stays so, or another one does.
     pub(super) fn open(held: Held, path: &Path, connection: &Connection) -> Result<Self, StoreError> {
-        Revisions::read(connection)?; // The first read makes the index.
-        Ok(Self { index: held.index(path)?, seen: RwLock::new(None), _held: held })
+        // The first read makes the index.
+        connection.query_row("SELECT id FROM revision", [], |_| Ok(())).map_err(failed)?;
+        let files = Files::open(&held, path, connection)?;
+        Ok(Self { files, seen: RwLock::new(None), _held: held })
     }
 
-    /// The present counters; `read` reads them from the database, if need be.
+    /// The present revisions; `read` reads them from the database, if need be.
     pub(super) fn revisions(
         &self,
-        read: impl FnOnce() -> Result<Revisions, StoreError>,
+        read: impl FnOnce() -> Result<Numbers, StoreError>,
     ) -> Result<Revisions, StoreError> {
-        let mut header: Header = [0; 96];
-        self.index
-            .read_exact_at(&mut header, 0)
-            .map_err(|error| StoreError::Unavailable(format!("index of the write-ahead log: {error}")))?;
+        self.files.check()?;
+        let header = self.files.header()?;
         if let Some((seen, revisions)) = *self.seen.read().unwrap_or_else(PoisonError::into_inner)
             && seen == header
         {
             return Ok(revisions);
         }
-        // The header was read first: if a commit comes in between, it belongs to older counters, and the next
-        // question sees another header. Only a header whose copies agree stands for a finished commit.
-        let revisions = read()?;
-        if header[..48] == header[48..] {
-            *self.seen.write().unwrap_or_else(PoisonError::into_inner) = Some((header, revisions));
+        self.files.observe()?;
+        let numbers = read()?;
+        let noticed = Revision::notice();
+        let stored = |(number, epoch)| Revision::stored(number, epoch, noticed);
+        let new = Revisions { accounts: stored(numbers.accounts), machines: stored(numbers.machines) };
+        // Only a header whose copies agree stands for a finished commit, and only if it is the same before and after
+        // the read, the numbers are those of its contents.
+        if header[..48] != header[48..] || self.files.header()? != header {
+            return Ok(new);
         }
-        Ok(revisions)
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        match *seen {
+            // Two questions that notice one commit together count it once.
+            Some((by_another, revisions)) if by_another == header => Ok(revisions),
+            _ => {
+                *seen = Some((header, new));
+                Ok(new)
+            }
+        }
     }
+
+    /// Notes how far checkpoints have come, so that the next write to the database file is compared with that.
+    pub(super) fn observe(&self) -> Result<(), StoreError> {
+        self.files.observe()
+    }
+
+    /// Whether a checkpoint is under way, or was cut off.
+    pub(super) fn is_checkpoint_unfinished(&self) -> bool {
+        self.files.known.read().unwrap_or_else(PoisonError::into_inner).is_writing
+    }
+
+    /// Whether the files are still those that were opened.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.files.check()
+    }
+
+    /// The same, looking at every name whatever the times say.
+    pub(super) fn check_names(&self) -> Result<(), StoreError> {
+        self.files.check_anew(true)
+    }
+
+    /// Whether the log may be written into the database file at the end. It may not when either is another's.
+    pub(super) fn may_checkpoint(&self) -> bool {
+        let _ = self.check_names();
+        self.files.broken.get().is_none_or(|broken| broken.only_log_is_gone)
+    }
+
+    /// Device and inode of the database file and of the log.
+    pub(super) const fn identity(&self) -> [FileId; 2] {
+        [self.files.ids[0], self.files.ids[1]]
+    }
+}
+
+/// Device and inode.
+pub(super) type FileId = (u64, u64);
+
+pub(super) fn file_id(path: &Path) -> std::io::Result<FileId> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// The name of the log (`-wal`) or of its index (`-shm`).
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// What `fstat` tells of a file that changes when its contents, its names or its links do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: (i64, u64),
+    changed: (i64, u64),
+    len: i64,
+}
+
+impl Stamps {
+    fn of(main: &File, folder: &File, link_folder: Option<&File>) -> Result<Self, StoreError> {
+        Ok(Self {
+            main: Stamp::of(main)?,
+            folder: Stamp::of(folder)?,
+            link_folder: link_folder.map(Stamp::of).transpose()?,
+        })
+    }
+}
+
+impl Stamp {
+    fn of(file: &File) -> Result<Self, StoreError> {
+        let Stat { st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, st_size, .. } = fstat(file)
+            .map_err(|error| StoreError::Unavailable(format!("state of the database file: {error}")))?;
+        #[expect(clippy::useless_conversion, reason = "the fields differ in width between platforms")]
+        Ok(Self {
+            modified: (st_mtime.into(), st_mtime_nsec.into()),
+            changed: (st_ctime.into(), st_ctime_nsec.into()),
+            len: st_size.into(),
+        })
+    }
+
+    fn contents(&self) -> ((i64, u64), i64) {
+        (self.modified, self.len)
+    }
+}
+
+/// Of the database file, of its directory, and of the directory of its name where that is a link from another one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamps {
+    main: Stamp,
+    folder: Stamp,
+    link_folder: Option<Stamp>,
+}
+
+/// How far checkpoints have come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Checkpoint {
+    /// Which log it is: new ones each time that it begins anew.
+    salts: [u8; 8],
+    /// mxFrame: frames of the log that are committed.
+    frames: u32,
+    /// nBackfill: those of them that are in the database file.
+    done: u32,
+    /// nBackfillAttempted: those that a checkpoint has begun to write there.
+    begun: u32,
+}
+
+impl Checkpoint {
+    const fn is_unfinished(&self) -> bool {
+        self.begun > self.done
+    }
+
+    /// Whether a checkpoint may have written to the database file between the state `before` and this one.
+    fn explains(&self, before: &Self, was_writing: bool) -> bool {
+        if self.salts == before.salts {
+            return (self.done, self.begun) != (before.done, before.begun)
+                || (was_writing && self.is_unfinished());
+        }
+        // The log began anew, for which a checkpoint has to have finished with the one before: it had work if not all
+        // of that log was in the database file yet. An empty log is what a checkpoint leaves that truncates it; and
+        // then there is nothing that could be mixed with other contents.
+        self.begun > 0 || self.frames == 0 || before.done < before.frames
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    stamps: Stamps,
+    checkpoint: Checkpoint,
+    /// A checkpoint is under way, or one was cut off; until one is finished the database file may change.
+    is_writing: bool,
+}
+
+impl Known {
+    fn note(&mut self, checkpoint: Checkpoint) {
+        if (checkpoint.salts, checkpoint.begun, checkpoint.done)
+            != (self.checkpoint.salts, self.checkpoint.begun, self.checkpoint.done)
+        {
+            self.is_writing = checkpoint.is_unfinished();
+        }
+        self.checkpoint = checkpoint;
+    }
+}
+
+struct Broken {
+    why: String,
+    only_log_is_gone: bool,
+}
+
+/// A look at the files counts for so long: much shorter than a question takes from a socket to the store, so a file that
+/// was replaced before a question was sent is found by it, and one question's several look-ups pay for one look.
+const LOOK_COUNTS: Duration = Duration::from_micros(20);
+
+/// The files of a store, as they were opened.
+struct Files {
+    index: Arc<File>,
+    main: Arc<File>,
+    folder: File,
+    link_folder: Option<File>,
+    /// Of the database file, the log and the index.
+    names: [PathBuf; 3],
+    ids: [FileId; 3],
+    known: RwLock<Known>,
+    opened: Instant,
+    /// When the files were last found to be as they were, in nanoseconds since `opened`.
+    looked: AtomicU64,
+    /// Once set it stays: what was written in between, by which process to which file, cannot be known.
+    broken: OnceLock<Broken>,
+}
+
+impl Files {
+    fn open(held: &Held, path: &Path, connection: &Connection) -> Result<Self, StoreError> {
+        let (main, index) = held.files(path)?;
+        let real = real(path)?;
+        let names = [path.to_owned(), beside(&real, "-wal"), beside(&real, "-shm")];
+        let failed_at = |path: &Path, error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+        let id = |path: &PathBuf| file_id(path).map_err(|error| failed_at(path, error));
+        let ids = [id(&names[0])?, id(&names[1])?, id(&names[2])?];
+        let open = |folder: &Path| File::open(folder).map_err(|error| failed_at(folder, error));
+        let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
+        let link_folder = self::real(&match path.parent() {
+            Some(folder) if folder != Path::new("") => folder.to_owned(),
+            _ => PathBuf::from("."),
+        })?;
+        let folder = folder_of(&real);
+        let link_folder = (link_folder != folder).then(|| open(&link_folder)).transpose()?;
+        let folder = open(&folder)?;
+        if ids[0] != held.0 {
+            return Err(StoreError::Unavailable(format!(
+                "{} was replaced while it was opened",
+                path.display()
+            )));
+        }
+        let mut files = Self {
+            known: RwLock::new(Known {
+                stamps: Stamps::of(&main, &folder, link_folder.as_ref())?,
+                checkpoint: checkpoint(&index)?,
+                is_writing: false,
+            }),
+            index,
+            main,
+            folder,
+            link_folder,
+            names,
+            ids,
+            opened: Instant::now(),
+            looked: AtomicU64::new(0),
+            broken: OnceLock::new(),
+        };
+        let mut known = *files.known.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if known.checkpoint.is_unfinished() {
+            // After a crash the index says that everything was begun. A checkpoint settles that; if others are
+            // reading it may not finish, and a later one will.
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)?;
+            known.stamps = files.stamps()?;
+            known.checkpoint = checkpoint(&files.index)?;
+        }
+        known.is_writing = known.checkpoint.is_unfinished();
+        files.known = RwLock::new(known);
+        Ok(files)
+    }
+
+    fn stamps(&self) -> Result<Stamps, StoreError> {
+        Stamps::of(&self.main, &self.folder, self.link_folder.as_ref())
+    }
+
+    fn header(&self) -> Result<Header, StoreError> {
+        let mut header: Header = [0; 96];
+        self.index.read_exact_at(&mut header, 0).map_err(index_failed)?;
+        Ok(header)
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if self.broken.get().is_none() {
+            let now = u64::try_from(self.opened.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let looked = self.looked.load(Ordering::Acquire);
+            if looked > 0 && now.saturating_sub(looked) < LOOK_COUNTS.as_nanos() as u64 {
+                return Ok(());
+            }
+            let stamps = self.stamps()?;
+            if self.known.read().unwrap_or_else(PoisonError::into_inner).stamps == stamps {
+                self.looked.store(now, Ordering::Release);
+                return Ok(());
+            }
+        }
+        self.check_anew(false)
+    }
+
+    fn observe(&self) -> Result<(), StoreError> {
+        self.check()?;
+        let checkpoint = checkpoint(&self.index)?;
+        if self.known.read().unwrap_or_else(PoisonError::into_inner).checkpoint == checkpoint {
+            return Ok(());
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // If the database file was written to in between, the next question compares that with what was known before.
+        if Stamp::of(&self.main)?.contents() == known.stamps.main.contents() {
+            known.note(checkpoint);
+        }
+        Ok(())
+    }
+
+    fn check_anew(&self, names: bool) -> Result<(), StoreError> {
+        let unusable = |broken: &Broken| {
+            Err(StoreError::Unavailable(format!(
+                "{}: stop the service, move {} and {} away unless they belong to the file that is there now, and start it; \
+                 restore a back-up under a running service with `sqlite3 {} '.restore BACKUP'` only",
+                broken.why,
+                self.names[1].display(),
+                self.names[2].display(),
+                self.names[0].display(),
+            )))
+        };
+        if let Some(broken) = self.broken.get() {
+            return unusable(broken);
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // The times come first: what happens after them, the next question sees by them.
+        let stamps = self.stamps()?;
+        if (names || known.stamps != stamps)
+            && let Some(broken) = self.moved()
+        {
+            return unusable(self.broken.get_or_init(|| broken));
+        }
+        if known.stamps.main.contents() != stamps.main.contents() {
+            let checkpoint = checkpoint(&self.index)?;
+            if !checkpoint.explains(&known.checkpoint, known.is_writing) {
+                let why =
+                    format!("{} was overwritten by a program other than SQLite", self.names[0].display());
+                return unusable(self.broken.get_or_init(|| Broken { why, only_log_is_gone: false }));
+            }
+            known.note(checkpoint);
+        }
+        known.stamps = stamps;
+        Ok(())
+    }
+
+    /// The name that leads to another file, or to none.
+    fn moved(&self) -> Option<Broken> {
+        let is_ours: [bool; 3] =
+            std::array::from_fn(|at| file_id(&self.names[at]).is_ok_and(|id| id == self.ids[at]));
+        let at = is_ours.iter().position(|ours| !ours)?;
+        let name = &self.names[at];
+        let (what, is_gone) = match name.exists() {
+            true => ("replaced", false),
+            false => ("removed", true),
+        };
+        let why = format!("{} was {what} while it was in use", name.display());
+        Some(Broken { why, only_log_is_gone: is_gone && is_ours == [true, false, true] })
+    }
+}
+
+fn index_failed(error: std::io::Error) -> StoreError {
+    StoreError::Unavailable(format!("index of the write-ahead log: {error}"))
+}
+
+fn checkpoint(index: &File) -> Result<Checkpoint, StoreError> {
+    let mut bytes = [0; INDEX_LEN];
+    index.read_exact_at(&mut bytes, 0).map_err(index_failed)?;
+    let number = |at: usize| {
+        let [a, b, c, d] = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+        u32::from_ne_bytes([a, b, c, d])
+    };
+    let salts = std::array::from_fn(|at| bytes[32 + at]);
+    Ok(Checkpoint { salts, frames: number(16), done: number(96), begun: number(128) })
+}
+
+/// Where a file is, without links: SQLite puts the log beside that.
+pub(super) fn real(path: &Path) -> Result<PathBuf, StoreError> {
+    fs::canonicalize(path).map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))
 }
 
 /// A database file that this process has stores of, by device and inode.
 ///
 /// When a process closes any descriptor of a file, POSIX takes *all* its locks on that file away, and SQLite's locks
-/// on the index are what keeps processes apart. So a file has one descriptor of its index for all its stores here; it
-/// is closed when the last store has closed its connections, and a store is counted before it opens any.
-pub(super) struct Held(u64, u64);
+/// on the database file and the index are what keeps processes apart. So a file has one descriptor, and one of its
+/// index, for all its stores here; they are closed when the last store has closed its connections, and a store is
+/// counted before it opens any.
+pub(super) struct Held(FileId);
 
 struct Entry {
-    key: (u64, u64),
+    key: FileId,
     stores: usize,
+    main: Arc<File>,
     index: Option<Arc<File>>,
 }
 
@@ -96,43 +449,54 @@ impl Held {
     /// Before the first connection to `path`.
     pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
         let mut held = super::lock(&HELD);
-        let file = fs::metadata(path)
-            .map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
-        let key = (file.dev(), file.ino());
+        let failed = |error| StoreError::Unavailable(format!("{}: {error}", path.display()));
+        let key = file_id(path).map_err(failed)?;
         match held.iter_mut().find(|entry| entry.key == key) {
             Some(entry) => entry.stores += 1,
-            None => held.push(Entry { key, stores: 1, index: None }),
+            None => {
+                let main = Arc::new(File::open(path).map_err(failed)?);
+                let opened = main.metadata().map_err(failed)?;
+                if (opened.dev(), opened.ino()) != key {
+                    // It may be one that a store here has locks on, so it is not closed.
+                    std::mem::forget(main);
+                    return Err(StoreError::Unavailable(format!(
+                        "{} was replaced while it was opened",
+                        path.display()
+                    )));
+                }
+                held.push(Entry { key, stores: 1, main, index: None });
+            }
         }
-        Ok(Self(key.0, key.1))
+        Ok(Self(key))
     }
 
-    fn index(&self, path: &Path) -> Result<Arc<File>, StoreError> {
-        let mut held = super::lock(&HELD);
-        let mut index = path.as_os_str().to_owned();
-        index.push("-shm");
-        let index = Path::new(&index);
+    /// The database file and the index.
+    fn files(&self, path: &Path) -> Result<(Arc<File>, Arc<File>), StoreError> {
+        let index = beside(&real(path)?, "-shm");
         let failed = |error| StoreError::Unavailable(format!("{}: {error}", index.display()));
+        let mut held = super::lock(&HELD);
         // INVARIANT: the entry is there as long as anything holds it.
-        let entry = held.iter_mut().find(|entry| entry.key == (self.0, self.1)).expect("it is held");
-        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let present = inode(fs::metadata(index).map_err(failed)?);
-        if let Some(file) = &entry.index
-            // Another store may have closed the last connection before the caller opened his, and so have deleted
-            // this file; nobody has locks on it then.
-            && inode(file.metadata().map_err(failed)?) == present
-        {
-            return Ok(file.clone());
+        let entry = held.iter_mut().find(|entry| entry.key == self.0).expect("it is held");
+        let main = entry.main.clone();
+        let present = file_id(&index).map_err(failed)?;
+        if let Some(file) = &entry.index {
+            let metadata = file.metadata().map_err(failed)?;
+            // Another store may have closed the last connection before this one was opened, and so have deleted the
+            // index; there are no locks on it then.
+            if (metadata.dev(), metadata.ino()) == present {
+                return Ok((main, file.clone()));
+            }
         }
-        let file = Arc::new(File::open(index).map_err(failed)?);
+        let file = Arc::new(File::open(&index).map_err(failed)?);
         entry.index = Some(file.clone());
-        Ok(file)
+        Ok((main, file))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         let mut held = super::lock(&HELD);
-        if let Some(at) = held.iter().position(|entry| entry.key == (self.0, self.1)) {
+        if let Some(at) = held.iter().position(|entry| entry.key == self.0) {
             held[at].stores -= 1;
             if held[at].stores == 0 {
                 held.swap_remove(at);

@@ -155,7 +155,8 @@ impl ChannelSecrets for StoredSecrets {
     }
 
     fn revision(&self) -> Result<u64, SecretsUnavailable> {
-        self.accepted.store.machine_revision().map(|revision| revision.0).map_err(unavailable)
+        // It never comes back, also when a restored back-up brings old contents back.
+        self.accepted.store.machine_revision().map(|revision| revision.generation()).map_err(unavailable)
     }
 
     fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {

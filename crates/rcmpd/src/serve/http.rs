@@ -1,6 +1,7 @@
 //! The admin port. Health (live, ready and metrics) tells nothing that needs a secret and is open; explanations show what
 //! accounts have stored, and are for who has the token.
 
+use super::store_health::StoreHealth;
 use super::{CurrentPolicy, Deciders};
 use crate::audit::AuditLog;
 use crate::certificates::Chain;
@@ -50,6 +51,7 @@ impl Health {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) health: Health,
+    pub(super) store: Option<StoreHealth>,
     pub(super) server: Option<Arc<Server>>,
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) audit: Arc<AuditLog>,
@@ -266,9 +268,14 @@ async fn jwks(State(shared): State<Shared>) -> Response {
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    match shared.health.ready.load(Ordering::Acquire) {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    if !shared.health.ready.load(Ordering::Acquire) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
+    }
+    match &shared.store {
+        Some(store) if !store.is_usable().await => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the account store cannot be used, see the log\n")
+        }
+        _ => (StatusCode::OK, "ready\n"),
     }
 }
 
@@ -306,6 +313,13 @@ async fn metrics(State(shared): State<Shared>) -> String {
         "# HELP rcmpd_audit_failures_total Audit lines that could not be written.\n# TYPE rcmpd_audit_failures_total counter"
     );
     let _ = writeln!(text, "rcmpd_audit_failures_total {}", shared.audit.failures());
+    if let Some(store) = &shared.store {
+        let _ = writeln!(
+            text,
+            "# HELP rcmpd_store_usable Whether the account store can be used.\n# TYPE rcmpd_store_usable gauge\nrcmpd_store_usable {}",
+            u8::from(store.was_usable())
+        );
+    }
     let _ = writeln!(
         text,
         "# HELP rcmpd_askers_refused_total What was refused to accounts that are over a limit, by reason.\n# TYPE rcmpd_askers_refused_total counter"

@@ -5,6 +5,7 @@ mod deciders;
 mod http;
 mod miss_limiter;
 mod rcmp_package;
+mod store_health;
 
 pub use crate::audit::AuditLog;
 pub use crate::clock::now;
@@ -33,6 +34,7 @@ use rcmp_service::{Binding, Mapper, Policy, Validation};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use store_health::StoreHealth;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
@@ -125,6 +127,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         Some(_) => Some(stores::machines(&config)?),
         None => None,
     };
+    let store = machines.clone().map(StoreHealth::new);
     let accounts = accounts(&config, machines.as_ref()).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
     let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
@@ -157,6 +160,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         info!(operators = token.is_some(), %address, "Serving health");
         let shared = http::Shared {
             health: health.clone(),
+            store: store.clone(),
             server: server.clone(),
             sidecar: sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
             audit: Arc::clone(&audit),
@@ -166,6 +170,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             connections: Arc::default(),
         };
         tokio::spawn(http::serve(listener, shared, connections));
+    }
+    if let Some(store) = &store {
+        tasks.spawn(store.clone().watch());
     }
     warn_of_weakness(&mapping.policy);
     warn_of_names(&current.0.load().live);

@@ -231,7 +231,7 @@ const fn is_of_account(status: NtStatus) -> bool {
 
 fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
     let store = mapper.store().revision();
-    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.name()))?.0;
+    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.name()))?;
     let policy_revision = mapper.policy().revision;
     let Some(trust) = mapper.trust() else {
         return Ok(Standing { path: None, policy_revision, store_revision, is_settled: true });

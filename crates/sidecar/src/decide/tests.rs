@@ -70,7 +70,12 @@ impl Identify for Oracle {
 }
 
 fn settled() -> Standing {
-    Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true }
+    Standing {
+        path: None,
+        policy_revision: 1,
+        store_revision: account_store::Revision::FIXED,
+        is_settled: true,
+    }
 }
 
 fn parts(oracle: &Arc<Oracle>) -> Parts {
@@ -282,7 +287,7 @@ async fn what_was_decided_for_something_else_does_not_count() {
         (1, &[y, x], settled()),
         (1, &[x, x], settled()),
         (1, &[], Standing { policy_revision: 2, ..settled() }),
-        (1, &[], Standing { store_revision: 2, ..settled() }),
+        (1, &[], Standing { store_revision: account_store::Revision::unique(), ..settled() }),
         (1, &[], with(&long)),
         (1, &[], with(&short)),
     ] {
@@ -293,6 +298,11 @@ async fn what_was_decided_for_something_else_does_not_count() {
             assert_eq!(oracle.identified(), before + 1, "{number} {chain:?} {standing:?}");
         }
     }
+    // Contents that were restored count again, but not as part of what was decided meanwhile.
+    let before = oracle.identified();
+    oracle.stands(settled());
+    assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
+    assert_eq!(oracle.identified(), before, "it was decided for these contents");
     // Whatever is in a chain, its parts are not another's.
     for chain in [[&b"ab"[..], b"c"], [b"a", b"bc"]] {
         let before = oracle.identified();
@@ -403,7 +413,7 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let decided = sidecar.check(Dialect::Caddy, &headers, own, is_proved, (None, moment(at(0)))).await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
-        assert_eq!(asked, u64::from(expected.is_ok()), "without it nothing is looked at");
+        assert_eq!(asked > 0, expected.is_ok(), "without it nothing is looked at");
     }
     // It stands under its own name only.
     let mut headers = HeaderMap::new();

@@ -48,7 +48,12 @@ impl Identify for Oracle {
     fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
         assert!(!self.panics.load(Ordering::SeqCst), "as the test wants it");
         (*self.refusal.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Ok(Standing { path: None, policy_revision: 1, store_revision: 1, is_settled: true })
+        Ok(Standing {
+            path: None,
+            policy_revision: 1,
+            store_revision: account_store::Revision::FIXED,
+            is_settled: true,
+        })
     }
 
     fn identify<'a>(
