@@ -48,6 +48,33 @@ fn a_good_file_is_understood() {
     assert_eq!(mapping.trust.anchors, [Path::new("/etc/rcmpd/certs/ca.pem")]);
 }
 
+/// `connections_max`, then of an address and of an account.
+#[test]
+fn connections_of_an_account_are_as_many_as_of_an_address_unless_the_file_says_otherwise() {
+    for (keys, expected) in [
+        ("", (10_000, 1_000, 1_000)),
+        ("connections_per_address_max = 5000\n", (10_000, 5_000, 5_000)),
+        ("connections_per_address_max = 20\nconnections_per_account_max = 300\n", (10_000, 20, 300)),
+        ("connections_max = 160\nconnections_per_account_max = 8\n", (160, 1_000, 8)),
+    ] {
+        let text = GOOD.replace("[store]", &format!("{keys}[store]"));
+        let rpc = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").rpc.expect("it is there");
+        let dcerpc_tokio::Limits {
+            connections_max,
+            connections_per_address_max,
+            connections_per_account_max,
+            ..
+        } = rpc.limits;
+        assert_eq!(
+            (connections_max, connections_per_address_max, connections_per_account_max),
+            expected,
+            "{keys}"
+        );
+    }
+    let none = GOOD.replace("[store]", "connections_per_account_max = 0\n[store]");
+    assert_eq!(problems(&none).len(), 1);
+}
+
 #[test]
 fn whatever_is_wrong_is_said() {
     for (from, to, expect) in [
