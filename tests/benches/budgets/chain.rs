@@ -7,7 +7,6 @@ use crate::generator::Generator;
 use crate::table::Table;
 use crate::{CALLS, cpu_ns, least, serve};
 use rcmpd_tests::{Demo, Service, write_secret};
-use std::fs;
 
 const ACCOUNTS: u32 = 1000;
 const CONNECTIONS: usize = 8;
