@@ -56,6 +56,12 @@ pub(super) fn print(
     Ok(0)
 }
 
+/// A name for `samba-tool`, to which operators append options such as `-s smb.conf`: with `--` only where it would be taken for an option.
+fn operand(name: &str) -> String {
+    let quoted = shell_quoted(name);
+    if name.starts_with('-') { format!("-- {quoted}") } else { quoted }
+}
+
 struct Trust<'a> {
     config: &'a Config,
     peer: &'a Peer,
@@ -152,11 +158,11 @@ impl Trust<'_> {
             );
         }
         lines.push(format!("# with {here} at hand"));
-        lines.push(format!("samba-tool computer create -- {}", shell_quoted(self.computer())));
+        lines.push(format!("samba-tool computer create {}", operand(self.computer())));
         lines.push(format!(
-            "samba-tool user setpassword --newpassword=\"$(head -n 1 -- {})\" -- {}",
+            "samba-tool user setpassword --newpassword=\"$(head -n 1 -- {})\" {}",
             shell_quoted(&self.secret_file()),
-            shell_quoted(&self.peer.account)
+            operand(&self.peer.account)
         ));
         lines
     }
@@ -190,5 +196,17 @@ impl Trust<'_> {
             ));
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::operand;
+
+    #[test]
+    fn a_name_is_never_an_option_of_samba_tool() {
+        assert_eq!(operand("WEB01$"), "'WEB01$'");
+        assert_eq!(operand("-s"), "-- -s");
+        assert_eq!(operand("--help$"), "-- '--help$'");
     }
 }
