@@ -25,8 +25,8 @@ pub use tls::server_config;
 
 use super::complaints::Complaints;
 use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
-use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use crate::clock::moment;
+use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
