@@ -144,7 +144,7 @@ struct Machine {
 /// What an answer says of alice.
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
-    Nobody,
+    NotMapped,
     Alice {
         name: String,
         engineer: bool,
@@ -156,7 +156,7 @@ enum Seen {
 impl Model {
     fn explains(&self, seen: &Seen) -> bool {
         match (self.alice.as_ref().filter(|alice| !alice.disabled), seen) {
-            (None, Seen::Nobody) => true,
+            (None, Seen::NotMapped) => true,
             (Some(alice), Seen::Alice { name, engineer, group }) => {
                 let called = group_name(self.group);
                 *name == full_name(alice.name)
@@ -360,7 +360,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 fn seen_by_sidecar(service: &Service, domain_sid: &str, names: bool) -> Result<Seen, String> {
     let answer = ask_about(service, "alice", &[]);
     match answer.status {
-        403 => Ok(Seen::Nobody),
+        403 => Ok(Seen::NotMapped),
         200 => {
             let engineer = answer.header("x-identity-group-sids").contains(&format!("{domain_sid}-1101"));
             let group = names.then(|| {
@@ -393,7 +393,7 @@ impl Asking {
         let answer = self.client.channel.ask(&mut *self.association, PACKAGE_NAME, domain, data).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if answer.status.0 == 0xc000_006d {
-            return Ok(Ok(Seen::Nobody));
+            return Ok(Ok(Seen::NotMapped));
         }
         // What a channel gets whose machine was disabled or has another secret.
         if answer.status.0 == 0xc000_0022 {

@@ -853,6 +853,17 @@ fn checkpoints_of_any_process_are_no_replacement() {
         assert_eq!(one_of(&store, "alice"), n, "{how}");
         store.check().expect("the files are ours");
     }
+    // Nor are several between two looks.
+    for n in 0..60usize {
+        for (how, again) in [("RESTART", true), ("TRUNCATE", n % 3 == 0), ("FULL", n % 2 == 0)] {
+            let change = "UPDATE account SET flags = flags";
+            shell(&path, &format!("{change}; PRAGMA wal_checkpoint({how})"));
+            if again {
+                shell(&path, change);
+            }
+        }
+        assert_eq!(one_of(&store, "alice"), 59, "round {n}");
+    }
     other.execute_batch("VACUUM").expect("it runs");
     assert_eq!(one_of(&store, "alice"), 59);
 }

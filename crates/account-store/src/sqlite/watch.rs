@@ -209,7 +209,8 @@ impl Checkpoint {
     }
 
     /// Whether a checkpoint may have written to the database file between the state `before` and this one.
-    fn explains(&self, before: &Self, was_writing: bool) -> bool {
+    /// `beginnings` reads how often the process that began the present log had begun it anew.
+    fn explains(&self, before: &Self, was_writing: bool, beginnings: impl FnOnce() -> u32) -> bool {
         if self.salts == before.salts {
             return (self.done, self.begun) != (before.done, before.begun)
                 || (was_writing && self.is_unfinished());
@@ -217,7 +218,21 @@ impl Checkpoint {
         // The log began anew, for which a checkpoint has to have finished with the one before: it had work if not all
         // of that log was in the database file yet. An empty log is what a checkpoint leaves that truncates it; and
         // then there is nothing that could be mixed with other contents.
-        self.begun > 0 || self.frames == 0 || before.done < before.frames
+        if self.begun > 0 || self.frames == 0 || before.done < before.frames {
+            return true;
+        }
+        // There was no work for that checkpoint. For a second one there was, if the log began anew more than once: each
+        // time counts the first salt up by one. The first frames after an empty log have random salts instead; then
+        // the log's own count of beginnings tells.
+        match before.frames {
+            0 => beginnings() > 0,
+            _ => self.first_salt() != before.first_salt().wrapping_add(1),
+        }
+    }
+
+    fn first_salt(&self) -> u32 {
+        let [a, b, c, d, ..] = self.salts;
+        u32::from_be_bytes([a, b, c, d])
     }
 }
 
@@ -344,6 +359,14 @@ impl Files {
         self.check_anew(false)
     }
 
+    /// The checkpoint sequence number in the header of the log. SQLite has no locks on the log itself, so closing it here
+    /// takes none away.
+    fn beginnings(&self) -> u32 {
+        let mut number = [0; 4];
+        let read = File::open(&self.names[1]).and_then(|log| log.read_exact_at(&mut number, 12));
+        read.map_or(0, |()| u32::from_be_bytes(number))
+    }
+
     fn observe(&self) -> Result<(), StoreError> {
         self.check()?;
         let checkpoint = checkpoint(&self.index)?;
@@ -382,10 +405,15 @@ impl Files {
         }
         if known.stamps.main.contents() != stamps.main.contents() {
             let checkpoint = checkpoint(&self.index)?;
-            if !checkpoint.explains(&known.checkpoint, known.is_writing) {
+            if !checkpoint.explains(&known.checkpoint, known.is_writing, || self.beginnings()) {
                 let why =
                     format!("{} was overwritten by a program other than SQLite", self.names[0].display());
                 return unusable(self.broken.get_or_init(|| Broken { why, only_log_is_gone: false }));
+            }
+            // A checkpoint that wrote again after the times were read may have finished before its progress was: its
+            // write would look like one without a trace to the next question. That one compares with what was known.
+            if self.stamps()?.main.contents() != stamps.main.contents() {
+                return Ok(());
             }
             known.note(checkpoint);
         }

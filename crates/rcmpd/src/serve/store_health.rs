@@ -1,4 +1,4 @@
-//! Whether the account store can be used, looked at when nobody asks, too.
+//! Whether the account store can be used, looked at without a question, too.
 
 use account_store::StoreError;
 use account_store::sqlite::{Serving, SqliteStore};
