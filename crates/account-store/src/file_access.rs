@@ -42,9 +42,9 @@ impl FileAccess {
     pub fn check(self, metadata: &Metadata) -> io::Result<()> {
         let mode = metadata.permissions().mode() & 0o7777;
         let (refused, what, to_do) = match self {
-            Self::Owner => (0o077, "used by others than its owner", "chmod 600"),
-            Self::Group => (0o007, "used by everybody", "chmod 600"),
-            Self::ReadByAll => (0o002, "changed by everybody", "chmod o-w"),
+            Self::Owner => (0o077, "used by users other than its owner", "chmod 600"),
+            Self::Group => (0o007, "used by every user", "chmod 600"),
+            Self::ReadByAll => (0o002, "changed by every user", "chmod o-w"),
         };
         match mode & refused {
             0 => Ok(()),

@@ -2,7 +2,7 @@
 
 use crate::issuing::{Authority, Wanted};
 use rcmpd_tests::peers::{self, impacket};
-use rcmpd_tests::{Demo, Finished};
+use rcmpd_tests::{Demo, Finished, write_secret};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -148,7 +148,7 @@ fn a_scope_holds_over_two_services() {
     with_administrators(&c);
     c.edit(|text| text.replace("\"127.0.0.1:0\"]", "\"127.0.0.3:0\"]"));
     let b = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
-    fs::write(b.path("contoso.secret"), c.add_trust("FABRIKAM")).unwrap();
+    write_secret(b.path("contoso.secret"), c.add_trust("FABRIKAM"));
     c.configure(&format!(
         "{}direction = \"inbound\"\nkind = \"rcmpd\"\n[audit]\npath = \"audit.log\"",
         b.as_peer()

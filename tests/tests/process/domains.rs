@@ -361,7 +361,7 @@ async fn a_trust_s_secret_that_was_rotated_away_ends_at_once() {
     let present = fs::read_to_string(northwind.path("trusts/CONTOSO.secret")).unwrap();
     let partner = establish(present.trim()).await.unwrap();
     let mut association = partner.open().await.unwrap();
-    fs::write(contoso.path("new.secret"), "A-new-secret-of-the-trust\n").unwrap();
+    write_secret(contoso.path("new.secret"), "A-new-secret-of-the-trust\n");
     let set = ["machine", "set", "NORTHWIND$", "--secret-file", "new.secret", "--now", "-c", "rcmpd.toml"];
     contoso.rcmpd(&set).code(0);
     assert!(!asks(&partner, &mut *association).await);
@@ -374,7 +374,7 @@ async fn a_trust_s_secret_that_was_rotated_away_ends_at_once() {
 fn an_interrupted_rotation_is_finished_while_the_secret_before_is_still_accepted() {
     let (northwind, contoso) = chained();
     let present = northwind.path("trusts/CONTOSO.secret");
-    fs::write(northwind.path("trusts/CONTOSO.secret.next"), "A-new-secret-of-the-trust\n").unwrap();
+    write_secret(northwind.path("trusts/CONTOSO.secret.next"), "A-new-secret-of-the-trust\n");
     fs::copy(northwind.path("trusts/CONTOSO.secret.next"), contoso.path("taken.secret")).unwrap();
     contoso
         .rcmpd(&["machine", "set", "NORTHWIND$", "--secret-file", "taken.secret", "-c", "rcmpd.toml"])

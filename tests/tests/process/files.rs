@@ -79,7 +79,7 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     // Nor are they taken over while it serves, and clients are served as before.
     chmod(&service.path("sidecar.secret"), 0o644);
     service.signal(Signal::HUP);
-    wait_for(&service, "sidecar.secret can be used by everybody", 1);
+    wait_for(&service, "sidecar.secret can be used by every user", 1);
     service.map("alice").code(0);
 }
 
@@ -96,7 +96,7 @@ fn commands_take_no_secret_that_every_user_can_read() {
     service.map("alice").code(0);
     chmod(&service.path("accounts.db"), 0o666);
     let done = service.rcmpd(&["account", "list", "-c", "client.toml"]).code(1);
-    assert!(done.stderr.contains("accounts.db can be changed by everybody (mode 666)"), "{done:?}");
+    assert!(done.stderr.contains("accounts.db can be changed by every user (mode 666)"), "{done:?}");
     chmod(&service.path("accounts.db"), 0o600);
     chmod(&service.path("client.toml"), 0o666);
     service.rcmpd(&["account", "list", "-c", "client.toml"]).code(1);

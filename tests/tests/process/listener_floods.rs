@@ -2,7 +2,7 @@
 //! has and in new ones, every time.
 
 use rcmpd_tests::web::{Page, free_port};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use rustls_pki_types::pem::PemObject;
@@ -144,8 +144,7 @@ fn connections(service: &Service, name: &str, listener: &str, client: &str) -> u
 
 fn with_secret(dialect: &str) -> (Service, SocketAddr) {
     let demo = Demo::new();
-    fs::write(demo.path("sidecar.secret"), "correct-horse-battery\n").unwrap();
-    fs::set_permissions(demo.path("sidecar.secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    write_secret(demo.path("sidecar.secret"), "correct-horse-battery\n");
     demo.configure(&format!(
         "[sidecar]\n[[sidecar.listen]]\ndialect = \"{dialect}\"\naddress = \"127.0.0.1:0\"\nsecret = \"file:sidecar.secret\""
     ));

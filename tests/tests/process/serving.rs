@@ -118,7 +118,7 @@ impl Open {
 }
 
 fn set_secret(service: &Service, password: &str, more: &[&str]) {
-    fs::write(service.path("new.secret"), format!("{password}\n")).unwrap();
+    write_secret(service.path("new.secret"), format!("{password}\n"));
     let set = ["machine", "set", "WEB01$", "--secret-file", "new.secret", "-c", "rcmpd.toml"];
     service.rcmpd(&[&set[..], more].concat()).code(0);
 }

@@ -135,7 +135,7 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     write_secret(demo.path("sidecar.secret"), "correct-horse-battery\n");
     private(0o644);
     let open = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
-    assert!(open.stderr.contains("sidecar.secret can be used by everybody"), "{}", open.stderr);
+    assert!(open.stderr.contains("sidecar.secret can be used by every user"), "{}", open.stderr);
     private(0o600);
     let mut service = demo.serve();
     let line = service.log().lines().find(|line| line.contains("Serving proxies")).unwrap().to_owned();

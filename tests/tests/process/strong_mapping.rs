@@ -204,6 +204,8 @@ fn a_mapping_of_two_accounts_is_refused_and_found_beforehand() {
 async fn every_answer_belongs_to_one_policy_while_it_is_changed() {
     let demo = Demo::new();
     demo.edit(|text| format!("{text}\n[audit]\npath = \"audit.jsonl\"\nrequired = true\n"));
+    // Half of the answers to carol are misses, at a rate above the limit.
+    demo.edit(|text| text.replace("[rpc]\n", "[rpc]\nmisses_per_s = 0\n"));
     let mut service = demo.serve();
     let asked = [question(&service, "alice"), question(&service, "carol")];
     let stop = Arc::new(AtomicBool::new(false));

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rcmp_service::message::{PACKAGE_NAME, Response};
 use rcmpd_tests::client::Client;
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
 use std::fmt;
 use std::fs;
@@ -242,7 +242,7 @@ impl Scene {
     fn new() -> Self {
         let demo = Demo::new();
         let other = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &demo);
-        fs::write(other.path("contoso.secret"), demo.add_trust("FABRIKAM")).unwrap();
+        write_secret(other.path("contoso.secret"), demo.add_trust("FABRIKAM"));
         demo.configure(&format!("{}direction = \"inbound\"\nkind = \"rcmpd\"\n", other.as_peer()));
         let secret = demo.path("machines/WEB09.0").display().to_string();
         let add = ["machine", "add", MACHINE, "--permission", "rcmp", "--secret-file", &secret];
@@ -326,7 +326,7 @@ impl Scene {
             Step::Rotate(_) => {
                 let password = rcmpd::quickstart::random_password().unwrap();
                 let path = self.service.path("machines/WEB09.next").display().to_string();
-                fs::write(&path, &password).unwrap();
+                write_secret(&path, &password);
                 // Known before it counts: the client reads it from here.
                 self.secrets.lock().unwrap().push(password);
                 self.command(&["machine", "set", MACHINE, "--secret-file", &path]);

@@ -325,7 +325,7 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
     assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
     write("secret", "pass word\r\n", 0o644);
     let refused = secret.read().expect_err("every user can read it").to_string();
-    assert!(refused.contains("can be used by everybody (mode 644): chmod 600"), "{refused}");
+    assert!(refused.contains("can be used by every user (mode 644): chmod 600"), "{refused}");
     assert!(!refused.contains("pass word"), "{refused}");
     write("empty", "\n", 0o600);
     let empty = SecretRef::parse("file:empty", directory.path()).expect("a reference");
