@@ -1,6 +1,7 @@
 //! The stores that a configuration names: made, opened, read.
 
 use crate::config::{self, Config, StoreKind};
+use crate::output;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
@@ -58,11 +59,11 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
         .with_context(|| format!("cannot open the account store {}", path.display()))?;
     check_domain(path, opened.domain(), config)?;
     if let Some(process) = opened.served_otherwise() {
-        eprintln!(
-            "rcmpd: warning: the running service (process {process}) does not read this {}: the file, its -wal or its -shm was \
+        output::message(&format!(
+            "warning: the running service (process {process}) does not read this {}: the file, its -wal or its -shm was \
              replaced or removed while it was served. What is changed here takes effect when the service is started again",
             path.display()
-        );
+        ));
     }
     Ok(Arc::new(opened))
 }

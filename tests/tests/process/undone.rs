@@ -35,6 +35,9 @@ const SLOTS: usize = 3;
 /// The machine whose channel is used and lost. It has no other purpose, so that the others go on asking.
 const MACHINE: &str = "WEB09$";
 
+/// The rotation that ends the secret before at once.
+const AT_ONCE: u8 = 1;
+
 /// One step, by another process than the service.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
@@ -139,6 +142,15 @@ struct Alice {
 struct Machine {
     enabled: bool,
     secret: usize,
+    /// The secret before, until the present one is used for the first time. That use is no step, so it may be gone.
+    previous: Option<usize>,
+}
+
+impl Machine {
+    /// Whether a channel that was set up with this secret may be answered.
+    fn accepts(&self, secret: usize) -> bool {
+        self.enabled && (self.secret == secret || self.previous == Some(secret))
+    }
 }
 
 /// What an answer says of alice.
@@ -242,6 +254,10 @@ impl Scene {
     fn new() -> Self {
         let demo = Demo::new();
         let other = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &demo);
+        // A missing account is a miss with each question, and these are asked all the time.
+        for domain in [&demo, &other] {
+            domain.edit(|text| text.replace("[rpc]\n", "[rpc]\nmisses_per_s = 0\n"));
+        }
         write_secret(other.path("contoso.secret"), demo.add_trust("FABRIKAM"));
         demo.configure(&format!("{}direction = \"inbound\"\nkind = \"rcmpd\"\n", other.as_peer()));
         let secret = demo.path("machines/WEB09.0").display().to_string();
@@ -295,7 +311,11 @@ impl Scene {
                 alice.engineer = false;
             }
             Step::RenameGroup(n) => next.group = n,
-            Step::Rotate(_) => next.machine.secret = self.secrets.lock().unwrap().len(),
+            Step::Rotate(n) => {
+                let previous =
+                    std::mem::replace(&mut next.machine.secret, self.secrets.lock().unwrap().len());
+                next.machine.previous = (n != AT_ONCE).then_some(previous);
+            }
             Step::MachineOff => next.machine.enabled = false,
             Step::MachineOn => next.machine.enabled = true,
             Step::BackUp(_) | Step::Reload => {}
@@ -323,13 +343,14 @@ impl Scene {
                 self.command(&["account", "set", "alice", "--remove-group", &group_name(model.group)]);
             }
             Step::RenameGroup(n) => rename_group(&self.service, n),
-            Step::Rotate(_) => {
+            Step::Rotate(n) => {
                 let password = rcmpd::quickstart::random_password().unwrap();
                 let path = self.service.path("machines/WEB09.next").display().to_string();
                 write_secret(&path, &password);
                 // Known before it counts: the client reads it from here.
                 self.secrets.lock().unwrap().push(password);
-                self.command(&["machine", "set", MACHINE, "--secret-file", &path]);
+                let now: &[&str] = if n == AT_ONCE { &["--now"] } else { &[] };
+                self.command(&[&["machine", "set", MACHINE, "--secret-file", &path], now].concat());
             }
             Step::MachineOff => self.command(&["machine", "set", MACHINE, "--disable"]),
             Step::MachineOn => self.command(&["machine", "set", MACHINE, "--enable"]),
@@ -395,7 +416,7 @@ impl Asking {
         if answer.status.0 == 0xc000_006d {
             return Ok(Ok(Seen::NotMapped));
         }
-        // What a channel gets whose machine was disabled or has another secret.
+        // What a channel gets whose machine was disabled or no longer has its secret.
         if answer.status.0 == 0xc000_0022 {
             return Err(answer.status.to_string());
         }
@@ -410,20 +431,20 @@ impl Asking {
     }
 }
 
-/// Asks over the machine's channel. Where the channel ends, there has to have been a reason since it was set up; where it does
-/// not, the machine has to have had its secret and been enabled.
+/// Asks over the machine's channel. If the channel ends, there was a reason since it was set up. If it is answered, the machine
+/// was enabled, and the channel's secret was the present one or the one before.
 async fn ask_as_machine(scene: &Scene, history: &History, data: &[u8]) {
     let server = scene.service.netlogon.to_string();
-    let mut asking: Option<(Asking, Machine, usize)> = None;
+    let mut asking: Option<(Asking, usize, usize)> = None;
     while !history.stop.load(SeqCst) {
         let first = history.done.load(SeqCst);
-        let Some((channel, machine, since)) = &mut asking else {
+        let Some((channel, secret, since)) = &mut asking else {
             let machine = history.between(first, first)[0].machine;
             let is_still = first == history.begun.load(SeqCst);
             if machine.enabled && is_still {
                 let password = scene.secrets.lock().unwrap()[machine.secret].clone();
                 match Asking::new(&server, "CONTOSO", MACHINE, &password).await {
-                    Ok(channel) => asking = Some((channel, machine, first)),
+                    Ok(channel) => asking = Some((channel, machine.secret, first)),
                     Err(error) => {
                         let models = history.between(first, history.begun.load(SeqCst));
                         if models.iter().all(|model| model.machine == machine) {
@@ -445,19 +466,21 @@ async fn ask_as_machine(scene: &Scene, history: &History, data: &[u8]) {
             Ok(seen) => {
                 let models = history.between(first, last);
                 // The channel is looked at when the call arrives, and the accounts after that.
-                let since = models.iter().position(|model| model.machine == *machine).unwrap_or(models.len());
+                let since =
+                    models.iter().position(|model| model.machine.accepts(*secret)).unwrap_or(models.len());
                 let explains = |model: &Model| seen.as_ref().is_ok_and(|seen| model.explains(seen));
                 if !models[since..].iter().any(explains) {
                     history.failed(format!(
-                        "the service answered {seen:?} to {machine:?}, and there was {models:#?}"
+                        "the service answered {seen:?} to a channel of secret {secret}, and there was {models:#?}"
                     ));
                 }
                 history.answered[0].store(first + 1, SeqCst);
             }
             Err(error) => {
                 let models = history.between(*since, last);
-                if models.iter().all(|model| model.machine == *machine) {
-                    history.failed(format!("the channel of {machine:?} ended: {error}"));
+                let is_good = |model: &Model| model.machine.enabled && model.machine.secret == *secret;
+                if models.iter().all(is_good) {
+                    history.failed(format!("the channel of secret {secret} ended: {error}"));
                 }
                 asking = None;
             }
@@ -487,7 +510,7 @@ fn run(scene: &Scene, steps: &[Step]) -> Result<(), String> {
     let first = Model {
         alice: Some(Alice { name: 0, disabled: false, engineer: true }),
         group: 0,
-        machine: Machine { enabled: true, secret: 0 },
+        machine: Machine { enabled: true, secret: 0, previous: None },
     };
     let mut slots = vec![None; SLOTS];
     slots[0] = Some(first.clone());
