@@ -133,6 +133,8 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         intermediates: read_all(&files.intermediates, "mapping.intermediates")?,
         extended_key_usages: files.extended_key_usages.clone(),
         require_extended_key_usage: files.require_extended_key_usage,
+        policies: files.policies.clone(),
+        rsa_bits_min: files.client_rsa_bits,
         crls: files.crls.len(),
         ..Parts::default()
     };
