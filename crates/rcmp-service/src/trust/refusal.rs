@@ -9,7 +9,7 @@ pub enum ChainError {
     UnknownIssuer,
     /// A configured CA has the name of its issuer, and another key.
     BadSignature,
-    /// It, or a CA above it, is signed by an algorithm that is not accepted.
+    /// It is signed by an algorithm that is not accepted.
     UnsupportedAlgorithm,
     /// The key of a certificate is too short.
     WeakKey,
@@ -135,9 +135,7 @@ impl ChainError {
         match self {
             Self::UnknownIssuer => "no configured CA has the name of its issuer",
             Self::BadSignature => "its signature is not that of the configured CA with its issuer's name",
-            Self::UnsupportedAlgorithm => {
-                "a certificate of the path is signed by an algorithm that is not accepted"
-            }
+            Self::UnsupportedAlgorithm => "it is signed by an algorithm that is not accepted",
             Self::WeakKey => "the key of a certificate of the path is too short",
             Self::UnsupportedKey => "the key of a certificate of the path is of a kind that is not accepted",
             Self::Expired => "the certificate is expired",
