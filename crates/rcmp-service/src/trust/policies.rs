@@ -179,3 +179,7 @@ fn authority_constrained<'a>(levels: &[Level<'a>]) -> BTreeSet<&'a [u8]> {
     }
     set
 }
+
+#[cfg(test)]
+#[path = "policies/tests.rs"]
+mod tests;
