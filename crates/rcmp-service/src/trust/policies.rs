@@ -181,5 +181,8 @@ fn authority_constrained<'a>(levels: &[Level<'a>]) -> BTreeSet<&'a [u8]> {
 }
 
 #[cfg(test)]
+#[path = "policies/document.rs"]
+pub(super) mod document;
+#[cfg(test)]
 #[path = "policies/tests.rs"]
 mod tests;

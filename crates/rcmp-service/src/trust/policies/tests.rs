@@ -1,12 +1,9 @@
 //! The graph beside the tree of RFC 5280 6.1.
 
-#[path = "document.rs"]
-mod document;
-
+use super::document::{ANY, Said, by_the_document};
 use super::*;
 use crate::trust::name::Name;
 use crate::trust::profile::{Policies, PolicyConstraints};
-use document::{ANY, Said, by_the_document};
 use proptest::prelude::*;
 
 fn profile(said: &Said) -> Profile {
