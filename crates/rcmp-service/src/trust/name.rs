@@ -175,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_relative_name_is_a_set_and_a_name_a_sequence() {
-        let (a, b): ((u8, u8, &[u8]), (u8, u8, &[u8])) = ((3, 0x13, b"a"), (10, 0x13, b"b"));
+        const A: (u8, u8, &[u8]) = (3, 0x13, b"a");
+        const B: (u8, u8, &[u8]) = (10, 0x13, b"b");
+        let (a, b) = (A, B);
         assert_eq!(name(&[&[a, b]]), name(&[&[b, a]]));
         assert_ne!(name(&[&[a], &[b]]), name(&[&[b], &[a]]));
         assert_ne!(name(&[&[a, b]]), name(&[&[a], &[b]]));

@@ -78,7 +78,7 @@ pub(super) struct PolicyConstraints {
 /// Which rules a certificate has to keep by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The operator chose it: what its critical extensions and its policies say is the operator's to judge.
+    /// The operator chose it: its critical extensions, its policies, its serial number and its signature are the operator's to judge.
     Anchor,
     /// Every other certificate of a path.
     Other,
@@ -91,10 +91,10 @@ impl Profile {
             return Err(ChainError::OldVersion.into());
         }
         let octets = certificate.serial.strip_prefix(&[0]).unwrap_or(certificate.serial).len();
-        if octets > SERIAL_LEN_MAX {
+        if octets > SERIAL_LEN_MAX && role == Role::Other {
             return Err(Fault::limit(ChainError::SerialTooLong, "octets", SERIAL_LEN_MAX, octets));
         }
-        if !certificate.algorithms_agree {
+        if !certificate.algorithms_agree && role == Role::Other {
             return Err(ChainError::AlgorithmMismatch.into());
         }
         let malformed = |id: &'static [u8]| move |_: DecodeError| Fault::extension(ChainError::Malformed, id);

@@ -1,7 +1,7 @@
 use super::refusal::{ChainError, Fault};
 
-/// Most comparisons of names, nodes of policies and steps between CAs for one certificate, about five milliseconds. Real
-/// hierarchies, bridges between governments among them, need some thousand.
+/// Most comparisons of names, nodes of policies and steps between CAs for one certificate: tens of milliseconds at
+/// most. Real hierarchies, bridges between governments among them, need some thousand.
 pub(super) const WORK_MAX: usize = 250_000;
 
 /// What is left of the work that one certificate may cause.

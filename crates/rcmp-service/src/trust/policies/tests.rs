@@ -1,4 +1,5 @@
 //! The graph beside the tree of RFC 5280 6.1.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::document::{ANY, Said, by_the_document};
 use super::*;

@@ -718,7 +718,7 @@ fn a_search_is_bounded() {
             mesh.intermediates.push(ca_params(&name).signed_by(&ca.key, &by.issuer).unwrap().der().to_vec());
         }
     }
-    let trusts = Trust::new(mesh).unwrap();
+    let trusts = Trust::new(mesh.clone()).unwrap();
     let leaf = cas[0].leaf("alice");
     let begun = std::time::Instant::now();
     let told = refusal(&trusts, &leaf);
@@ -730,6 +730,16 @@ fn a_search_is_bounded() {
             .replace('7', &told.depth.to_string())
     );
     assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+
+    // Every path is whole, and none has the policy that is required.
+    let root = Ca { der: ca_params("Root").self_signed(&root.key).unwrap().der().to_vec(), ..root };
+    let mut whole = Parts { anchors: vec![root.der.clone()], ..mesh };
+    whole.policies.require_explicit_policy = true;
+    let begun = std::time::Instant::now();
+    let told = refusal(&Trust::new(whole).unwrap(), &leaf);
+    let took = begun.elapsed();
+    assert_eq!(told.error, ChainError::TooComplex);
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
 
     // A path as long as is accepted, and one that is longer.
     let anchor = Ca::root("Anchor");
