@@ -13,6 +13,7 @@ use super::work::Work;
 use crate::certificate::Certificate;
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -95,6 +96,8 @@ pub(super) struct Link {
     pub(super) issuer: KeyId,
     /// The issuer's name. Two CAs with one key, if there are such, count their certificates by name.
     pub(super) issuer_name: Name,
+    /// SHA-1 of the issuer's name as the certificate has it, by which OCSP knows it (RFC 6960 4.1.1).
+    pub(super) issuer_name_hash: [u8; 20],
     pub(super) serial: Serial,
     pub(super) is_ca: bool,
     /// The full names of its distribution points, as they are encoded. Never an address to us, only something to compare.
@@ -114,6 +117,7 @@ impl Link {
             id,
             issuer: issuer.key,
             issuer_name: issuer.subject_name.clone(),
+            issuer_name_hash: Sha1::digest(certificate.issuer).into(),
             serial,
             is_ca,
             // Whatever cannot be read is in the scope of no partition.

@@ -106,8 +106,12 @@ pub struct OcspQuestion {
 
 impl OcspQuestion {
     pub(super) fn new(url: Arc<str>, issuer: &Authority, link: &Link, nonce: Option<Nonce>) -> Self {
-        let (issuer_name_hash, issuer_key_hash) = issuer.ocsp_hashes;
-        let asked = Request { id: CertId { issuer_name_hash, issuer_key_hash, serial: link.serial }, nonce };
+        let id = CertId {
+            issuer_name_hash: link.issuer_name_hash,
+            issuer_key_hash: issuer.ocsp_key_hash,
+            serial: link.serial,
+        };
+        let asked = Request { id, nonce };
         Self {
             url,
             request: asked.encode(),

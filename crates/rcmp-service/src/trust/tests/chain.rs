@@ -305,7 +305,7 @@ fn a_certificate_that_was_changed_anywhere_is_refused() {
 
 /// What a leaf with this keyUsage, and one with this SubjectPublicKeyInfo, comes to. Certificates that no program makes are built
 /// here: an encoded subject, the extensions and the key are given.
-fn raw(ca: &Ca, key: &[u8], extensions: &[Vec<u8>], change: impl Fn(&mut Raw)) -> Vec<u8> {
+pub(super) fn raw(ca: &Ca, key: &[u8], extensions: &[Vec<u8>], change: impl Fn(&mut Raw)) -> Vec<u8> {
     let mut raw = Raw {
         version: vec![0xa0, 0x03, 0x02, 0x01, 0x02],
         serial: vec![0x01],
@@ -335,17 +335,17 @@ fn raw(ca: &Ca, key: &[u8], extensions: &[Vec<u8>], change: impl Fn(&mut Raw)) -
     signed(&der::encode(der::SEQUENCE, &[&tbs.concat()]), &ca.key, &[])
 }
 
-struct Raw {
+pub(super) struct Raw {
     version: Vec<u8>,
     serial: Vec<u8>,
     algorithm: Vec<u8>,
-    issuer: Vec<u8>,
+    pub(super) issuer: Vec<u8>,
     subject: Vec<u8>,
     not_before: (u8, Vec<u8>),
     extensions: Vec<u8>,
 }
 
-fn common_name(tag: u8, text: &[u8]) -> Vec<u8> {
+pub(super) fn common_name(tag: u8, text: &[u8]) -> Vec<u8> {
     rdns(&[(&[0x55, 0x04, 0x03], tag, text)])
 }
 
@@ -359,7 +359,7 @@ fn rdns(attributes: &[(&[u8], u8, &[u8])]) -> Vec<u8> {
 }
 
 /// A P-256 key as certificates have it.
-fn p256() -> Vec<u8> {
+pub(super) fn p256() -> Vec<u8> {
     let leaf = Ca::root("Any").leaf("any");
     Certificate::parse(&leaf).unwrap().public_key.to_vec()
 }

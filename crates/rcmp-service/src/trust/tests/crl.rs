@@ -219,6 +219,23 @@ fn a_list_must_be_current_when_it_is_installed() {
     check(&future, &CrlError::NotYetValid(FileTime::from_unix(now().to_unix() + 301)));
 }
 
+/// RFC 5280 7.1: certificate, CA and list may have the CA's name in three encodings.
+#[test]
+fn a_list_is_its_issuer_s_in_any_encoding() {
+    let root = Ca::root("Contoso Root");
+    let trust = trust(&[&root], &[]);
+    let leaf = super::chain::raw(&root, &super::chain::p256(), &[], |raw| {
+        raw.issuer = super::chain::common_name(0x13, b"CONTOSO  ROOT");
+    });
+    let path = trust.verify(&leaf, now()).unwrap();
+    assert_eq!(trust.revocation(&path, now()), unknown(Which::Leaf, UnknownReason::NoCrl));
+    trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
+    assert_eq!(trust.revocation(&path, now()), Revocation::Good);
+    let held = List { revoked: vec![(vec![0x01], Vec::new())], ..List::default() };
+    trust.install_crl(0, &held.sign(&root), now()).unwrap();
+    assert!(matches!(trust.revocation(&path, now()), Revocation::Revoked { .. }));
+}
+
 /// RFC 5280 5.2.4, as far as it is supported: what a delta list revokes is revoked, and it says nothing else.
 #[test]
 fn a_delta_list_only_revokes() {
