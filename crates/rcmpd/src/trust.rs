@@ -161,7 +161,10 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
     let has_responders = !parts.ocsp.is_empty();
     let trust = Trust::new(parts).context("the certificates of [mapping] cannot be used")?;
     before.iter().for_each(|before| before.remember_ages(&trust));
-    let (mut lists, mut warnings) = (Vec::new(), Vec::new());
+    let closed = trust.authorities().filter_map(|it| Some((it.subject.as_str(), it.closed()?)));
+    let mut warnings: Vec<String> =
+        closed.map(|(subject, why)| format!("no path leads through the CA {subject}: {why}")).collect();
+    let mut lists = Vec::new();
     for (slot, source) in files.crls.iter().enumerate() {
         let list = List::new(slot, source.clone());
         if let Some(warning) = list.begin(&trust, before, now)? {

@@ -125,6 +125,17 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// Why no path leads through it, if none does: its key is too short, or an extension cannot be read.
+    pub fn closed(&self) -> Option<String> {
+        let Fault { error, detail } = self.profile.as_ref().err()?;
+        Some(match detail {
+            Detail::None => error.text().to_owned(),
+            detail => format!("{} ({detail})", error.text()),
+        })
+    }
+}
+
 /// Why a configured certificate cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unusable {

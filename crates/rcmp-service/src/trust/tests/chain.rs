@@ -539,6 +539,9 @@ fn a_ca_s_short_key_is_told_and_not_its_signature() {
         issuer: Issuer::new(ca_params("Short"), copy(&root.key)),
     };
     let trusts = trust(&[&short], &[]);
+    let closed: Vec<Option<String>> = trusts.authorities().map(Authority::closed).collect();
+    let text = "the key of a certificate of the path is too short (bits of the RSA key: 1024, limit 2048)";
+    assert_eq!(closed, [Some(text.to_owned())]);
     let told = refusal(&trusts, &short.leaf("alice"));
     assert_eq!((told.error, told.which, told.depth), (ChainError::WeakKey, Which::Authority(short.id()), 1));
     assert_eq!(
