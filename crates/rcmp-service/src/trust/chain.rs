@@ -199,6 +199,8 @@ pub(super) struct Chains {
     by_name: HashMap<Name, Vec<usize>>,
     /// For each CA those that issued it, by their signatures, in the order in which they are tried; none for anchors.
     issuers: Vec<Vec<usize>>,
+    /// How many CAs are above each on the shortest way to an anchor; none for one that no anchor is above.
+    distances: Vec<Option<usize>>,
     rules: Rules,
 }
 
@@ -215,8 +217,8 @@ impl Chains {
     /// From authorities of which the anchors come first. Who issued whom is found out here, once, so that a request costs one
     /// signature however long its path is. The error tells an intermediate that nothing configured has issued.
     pub(super) fn new(authorities: Vec<Authority>, rules: Rules) -> Result<Self, (usize, Option<Fault>)> {
-        // Not the order of the configuration: which path is found must not depend on it. The CA that is valid longest is tried
-        // first, and among its equals the order is that of their bytes.
+        // Not the order of the configuration: which path is found must not depend on it. Of paths of one length that through the CA
+        // that is valid longest is tried first; then the order is that of the bytes.
         let mut order: Vec<usize> = (0..authorities.len()).collect();
         order.sort_by_key(|at| {
             let it = &authorities[*at];
@@ -226,7 +228,7 @@ impl Chains {
         for at in order {
             by_name.entry(authorities[at].subject_name.clone()).or_default().push(at);
         }
-        let mut chains = Self { issuers: Vec::new(), authorities, by_name, rules };
+        let mut chains = Self { issuers: Vec::new(), distances: Vec::new(), authorities, by_name, rules };
         for (at, authority) in chains.authorities.iter().enumerate() {
             let mut issuers = Vec::new();
             if !authority.is_anchor {
@@ -245,6 +247,7 @@ impl Chains {
             }
             chains.issuers.push(issuers);
         }
+        chains.distances = distances(&chains.authorities, &chains.issuers);
         Ok(chains)
     }
 
@@ -328,12 +331,21 @@ impl Chains {
             now,
             work: Work::new(),
             above: Vec::new(),
+            is_cut: false,
             refusal: None,
         };
-        match search.climb(&issuers) {
-            Some(path) => Ok(path),
-            None => Err(search.refusal.unwrap_or_else(|| leaf(ChainError::UnknownIssuer.into()))),
+        // Shorter paths first, each length once: in a mesh of cross-certificates the way to an anchor is not lost in long detours.
+        let shortest = issuers.iter().filter_map(|at| self.distances[*at]).min().map_or(1, |above| above + 1);
+        for len in shortest.min(PATH_CAS_MAX)..=PATH_CAS_MAX {
+            search.is_cut = false;
+            if let Some(path) = search.climb(&issuers, len) {
+                return Ok(path);
+            }
+            if !search.is_cut {
+                break;
+            }
         }
+        Err(search.refusal.unwrap_or_else(|| leaf(ChainError::UnknownIssuer.into())))
     }
 
     /// The rules that the certificate itself has to keep.
@@ -358,6 +370,24 @@ impl Chains {
         check_key(certificate.public_key, self.rules.rsa_bits_min)?;
         Ok(profile)
     }
+}
+
+/// How many CAs are above each on the shortest way to an anchor.
+fn distances(authorities: &[Authority], issuers: &[Vec<usize>]) -> Vec<Option<usize>> {
+    let mut distances: Vec<Option<usize>> = authorities.iter().map(|it| it.is_anchor.then_some(0)).collect();
+    // Each round settles all that are one step farther away.
+    let mut is_settled = false;
+    while !is_settled {
+        is_settled = true;
+        for (at, issuers) in issuers.iter().enumerate() {
+            let above = issuers.iter().filter_map(|issuer| distances[*issuer]).min();
+            if let Some(above) = above.filter(|above| distances[at].is_none_or(|known| above + 1 < known)) {
+                distances[at] = Some(above + 1);
+                is_settled = false;
+            }
+        }
+    }
+    distances
 }
 
 /// Whether an issuer certified, directly, that a certificate's owner may do something: for OCSP responders. `usage` has to be
@@ -422,8 +452,8 @@ impl Dates {
     }
 }
 
-/// The search for a path of one certificate: depth first, from the certificate to the anchors. Every path is tried until one is
-/// good or [`Work`] is used up.
+/// The search for a path of one certificate, from the certificate to the anchors: depth first, for one length after the other. Every
+/// path is tried until one is good or [`Work`] is used up.
 struct Search<'a> {
     chains: &'a Chains,
     certificate: &'a Certificate<'a>,
@@ -434,17 +464,32 @@ struct Search<'a> {
     work: Work,
     /// The CAs so far, the issuer first.
     above: Vec<usize>,
+    /// Whether there may be longer paths than those of the length that is tried.
+    is_cut: bool,
     /// The reason of the path that got furthest.
     refusal: Option<Refusal>,
 }
 
 impl Search<'_> {
-    /// Tries all CAs that issued what `above` ends with.
-    fn climb(&mut self, issuers: &[usize]) -> Option<Path> {
+    /// Tries all CAs that issued what `above` ends with, for paths of `len` CAs.
+    fn climb(&mut self, issuers: &[usize], len: usize) -> Option<Path> {
         for at in issuers {
             let authority = &self.chains.authorities[*at];
             let depth = self.above.len() + 1;
             let refused = |fault: Fault| fault.at(Which::Authority(authority.key), depth);
+            let Some(left) = self.chains.distances[*at] else { continue };
+            if depth + left > len {
+                if len == PATH_CAS_MAX {
+                    let limit = Fault::limit(ChainError::PathTooLong, "CAs", PATH_CAS_MAX, depth + left);
+                    self.refuse(refused(limit));
+                }
+                self.is_cut = true;
+                continue;
+            }
+            // A path that ends before was tried before.
+            if authority.is_anchor && depth < len {
+                continue;
+            }
             // A CA that is on the path already adds nothing (RFC 4158 2.4.2).
             let is_same = |other: &Authority| {
                 other.key == authority.key && other.subject_name == authority.subject_name
@@ -460,12 +505,7 @@ impl Search<'_> {
             self.above.push(*at);
             let found = match authority.is_anchor {
                 true => self.finish(),
-                false if depth >= PATH_CAS_MAX => {
-                    let found = depth + 1;
-                    self.refuse(refused(Fault::limit(ChainError::PathTooLong, "CAs", PATH_CAS_MAX, found)));
-                    None
-                }
-                false => self.climb(&self.chains.issuers[*at]),
+                false => self.climb(&self.chains.issuers[*at], len),
             };
             self.above.pop();
             if found.is_some() {

@@ -687,12 +687,17 @@ fn every_way_to_an_anchor_is_tried_in_the_same_order() {
             check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &bridge, &ours]));
         }
     }
-    // Two ways are open: the CA's certificate that is valid longest decides, and then an anchor is nearer than an intermediate.
+    // Two ways are open: the shorter one counts.
     let longer = crossed(&direct, &bridge, &|params| params.not_after = date_time_ymd(2031, 1, 1));
-    for parts in [parts(&[&ours, &theirs], &[&direct, &bridge, &longer])] {
-        for parts in [parts.clone(), reversed(parts)] {
-            check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &bridge, &ours]));
-        }
+    let open = parts(&[&ours, &theirs], &[&direct, &bridge, &longer]);
+    for parts in [open.clone(), reversed(open)] {
+        check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &theirs]));
+    }
+    // Of two of one length that through the CA's certificate that is valid longest.
+    let longer = crossed(&direct, &ours, &|params| params.not_after = date_time_ymd(2031, 1, 1));
+    let open = parts(&[&ours, &theirs], &[&direct, &longer]);
+    for parts in [open.clone(), reversed(open)] {
+        check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &ours]));
     }
     // All ways are closed: the reason is the same, whichever is tried first.
     let limited = crossed(&direct, &theirs, &|params| {
@@ -736,7 +741,7 @@ fn a_search_is_bounded() {
 
     // Every path is whole, and none has the policy that is required.
     let root = Ca { der: ca_params("Root").self_signed(&root.key).unwrap().der().to_vec(), ..root };
-    let mut whole = Parts { anchors: vec![root.der.clone()], ..mesh };
+    let mut whole = Parts { anchors: vec![root.der.clone()], ..mesh.clone() };
     whole.policies.require_explicit_policy = true;
     let begun = std::time::Instant::now();
     let told = refusal(&Trust::new(whole).unwrap(), &leaf);
@@ -744,16 +749,30 @@ fn a_search_is_bounded() {
     assert_eq!(told.error, ChainError::TooComplex);
     assert!(took < std::time::Duration::from_secs(5), "{took:?}");
 
+    // A way of four CAs through a mesh, which a search that goes deep first would not find within its bound.
+    let anchor = Ca::root("Anchor");
+    let (first, last) = (&cas[0], cas.last().unwrap());
+    let bridge = anchor.ca("Bridge");
+    let crossed = ca_params("CA 8").signed_by(&last.key, &bridge.issuer).unwrap().der().to_vec();
+    let mut meshed = Parts { anchors: vec![anchor.der.clone()], ..mesh.clone() };
+    meshed.intermediates.retain(|der| !cas.iter().any(|ca| ca.der == *der));
+    meshed.intermediates.extend([bridge.der.clone(), crossed]);
+    check(&Trust::new(meshed).unwrap(), &leaf, Ok(&[first, last, &bridge, &anchor]));
+
     // A path as long as is accepted, and one that is longer.
     let anchor = Ca::root("Anchor");
     let mut line = vec![anchor.ca("Line 1")];
-    for n in 2..=PATH_CAS_MAX {
+    for n in 2..=PATH_CAS_MAX + 5 {
         line.push(line[line.len() - 1].ca(&format!("Line {n}")));
     }
     let trusts = trust(&[&anchor], &line.iter().collect::<Vec<_>>());
     assert!(trusts.verify(&line[PATH_CAS_MAX - 2].leaf("alice"), now()).is_ok());
     let told = refusal(&trusts, &line[PATH_CAS_MAX - 1].leaf("alice"));
-    assert_eq!((told.error, usize::from(told.depth)), (ChainError::PathTooLong, PATH_CAS_MAX));
+    assert_eq!((told.error, told.depth), (ChainError::PathTooLong, 1));
+    assert!(told.text(None).ends_with("(CA at depth 1; CAs: 17, limit 16)"), "{told}");
+
+    let told = refusal(&trusts, &line[PATH_CAS_MAX + 4].leaf("alice"));
+    assert_eq!(told.error, ChainError::PathTooLong);
 
     // Namesakes with keys of their own, of which each costs a signature.
     let twins: Vec<Ca> = (0..=SIGNATURE_CHECKS_MAX).map(|_| Ca::root("Twin")).collect();
