@@ -10,6 +10,7 @@ mod domains;
 mod issuing;
 mod load;
 mod mapping;
+mod paths;
 mod revocation;
 mod rogue;
 mod serving;
