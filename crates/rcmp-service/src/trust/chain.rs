@@ -613,8 +613,8 @@ impl Search<'_> {
     }
 
     fn refuse(&mut self, refusal: Refusal) {
-        if self.refusal.is_none_or(|known| known.rank() < refusal.rank()) {
-            self.refusal = Some(refusal);
-        }
+        let is_temporary = refusal.is_temporary || self.refusal.is_some_and(|known| known.is_temporary);
+        let told = self.refusal.filter(|known| known.rank() >= refusal.rank()).unwrap_or(refusal);
+        self.refusal = Some(Refusal { is_temporary, ..told });
     }
 }

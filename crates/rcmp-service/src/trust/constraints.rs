@@ -347,7 +347,9 @@ fn is_host(host: &str) -> bool {
 fn mailbox(name: &str, base: &str, excluded: bool) -> bool {
     let Some((local, host)) = name.rsplit_once('@') else { return excluded };
     let host = host.strip_suffix('.').unwrap_or(host);
-    if local.is_empty() || !is_host(host) {
+    // Two `@` are one mailbox only when the first is quoted.
+    let is_quoted = local.len() > 1 && local.starts_with('"') && local.ends_with('"');
+    if local.is_empty() || local.contains('@') && !is_quoted || !is_host(host) {
         return excluded;
     }
     match base.rsplit_once('@') {

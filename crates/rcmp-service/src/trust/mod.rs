@@ -358,7 +358,7 @@ impl Trust {
                 Ok(path)
             }
             Err(refusal) => {
-                if !refusal.error.depends_on_time() {
+                if !refusal.is_temporary {
                     self.refusals.insert(id, refusal);
                 }
                 Err(refusal)

@@ -171,7 +171,7 @@ impl ChainError {
     }
 
     /// Whether the same certificate may have a path at another time, or be refused for another reason.
-    pub(super) const fn depends_on_time(self) -> bool {
+    const fn depends_on_time(self) -> bool {
         matches!(
             self,
             Self::Expired
@@ -278,7 +278,8 @@ impl Fault {
     }
 
     pub(super) const fn at(self, which: Which, depth: usize) -> Refusal {
-        Refusal { error: self.error, which, depth: depth as u8, detail: self.detail }
+        let is_temporary = self.error.depends_on_time();
+        Refusal { error: self.error, which, depth: depth as u8, detail: self.detail, is_temporary }
     }
 }
 
@@ -299,6 +300,8 @@ pub struct Refusal {
     pub depth: u8,
     /// What else is known.
     pub detail: Detail,
+    /// Whether the certificate may have a path at another time, by whichever way.
+    pub(super) is_temporary: bool,
 }
 
 impl Refusal {

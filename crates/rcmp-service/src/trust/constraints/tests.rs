@@ -77,6 +77,7 @@ fn each_form_has_its_own_subtrees() {
         (RFC822, "root@example.com", ".example.com", OUT),
         (RFC822, "root@example.com", "@example.com", IN),
         (RFC822, "\"a@good.example\"@evil.example", "good.example", OUT),
+        (RFC822, "a@evil.example@good.example", "good.example", BAD),
         (RFC822, "root", "example.com", BAD),
         (RFC822, "@example.com", "example.com", BAD),
         (RFC822, "root@", "example.com", BAD),

@@ -119,6 +119,24 @@ fn a_remembered_path_does_not_outlive_its_certificates() {
     assert!(trust.verify(&leaf, now()).is_ok(), "and what time refused, time allows again");
 }
 
+/// One way is closed for good, and another one opens: the refusal of today is not that of tomorrow.
+#[test]
+fn a_refusal_is_remembered_only_when_no_way_can_open() {
+    let root = Ca::root("Root");
+    let mut params = ca_params("Issuing");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let closed = root.ca_as(params);
+    let mut params = ca_params("Issuing");
+    params.not_before = date_time_ymd(2026, 7, 1);
+    let early = params.signed_by(&closed.key, &root.issuer).unwrap().der().to_vec();
+    let mut parts = parts(&[&root], &[&closed]);
+    parts.intermediates.push(early);
+    let trust = Trust::new(parts).unwrap();
+    let leaf = closed.leaf("alice");
+    check(&trust, &leaf, Err(ChainError::NotForClientAuthentication));
+    assert!(trust.verify(&leaf, day(2026, 7, 2)).is_ok());
+}
+
 #[test]
 fn what_is_remembered_is_bounded() {
     let root = Ca::root("Root");
