@@ -54,6 +54,7 @@ bench:
 	$(CARGO) build --locked --release -p rcmpd
 	$(CARGO) bench --locked -p rcmpd-tests
 	$(CARGO) bench --locked -p rcmp-service --bench crl
+	$(CARGO) bench --locked -p rcmp-service --bench path
 
 FUZZ_SECONDS ?= 60
 fuzz:

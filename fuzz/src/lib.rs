@@ -5,6 +5,7 @@
 
 pub mod association;
 pub mod certificate;
+pub mod chain;
 pub mod context;
 pub mod crl;
 pub mod dialect;

@@ -113,13 +113,9 @@ fn gather(
             }
         }
     }
-    if !rules.strong_names.is_empty()
-        && let Ok(policies) = certificate.policies()
-    {
-        let strong = names.iter().find(|form| {
-            rules.strong_names.iter().any(|name| name.makes_strong(**form, &policies, &record.account))
-        });
-        evidence.extend(strong.map(|form| Evidence { form: *form, state: EvidenceState::StrongByPolicy }));
-    }
+    let strong = names.iter().find(|form| {
+        rules.strong_names.iter().any(|name| name.makes_strong(**form, rules.policies, &record.account))
+    });
+    evidence.extend(strong.map(|form| Evidence { form: *form, state: EvidenceState::StrongByPolicy }));
     evidence.sort_by_key(|evidence| evidence.state == EvidenceState::NotGranted);
 }

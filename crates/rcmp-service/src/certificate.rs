@@ -36,6 +36,8 @@ const PRINCIPAL_NAME: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x14, 
 pub struct Certificate<'a> {
     /// The whole certificate.
     pub encoded: &'a [u8],
+    /// 1, 2 or 3.
+    pub version: u8,
     /// Content octets of the serial number: big-endian, two's complement.
     pub serial: &'a [u8],
     /// The issuer's encoded name.
@@ -50,6 +52,8 @@ pub struct Certificate<'a> {
     pub not_after: FileTime,
     /// The contents of the sequence of extensions, which [`Certificate::parse`] has been through; empty without one.
     extensions: &'a [u8],
+    /// Whether signatureAlgorithm and the field of what is signed are the same (RFC 5280 4.1.1.2).
+    pub(crate) algorithms_agree: bool,
     subject_alt_name: Option<&'a [u8]>,
     subject_key_identifier: Option<&'a [u8]>,
     sid_extension: Option<&'a [u8]>,
@@ -87,7 +91,7 @@ impl<'a> Certificate<'a> {
         let mut certificate = outer.expect("Certificate", der::SEQUENCE)?.inside();
         outer.finish("Certificate")?;
         let mut tbs = certificate.expect("TBSCertificate", der::SEQUENCE)?.inside();
-        certificate.expect("signatureAlgorithm", der::SEQUENCE)?;
+        let algorithm = certificate.expect("signatureAlgorithm", der::SEQUENCE)?;
         certificate.expect("signatureValue", der::BIT_STRING)?;
         certificate.finish("Certificate")?;
 
@@ -104,7 +108,7 @@ impl<'a> Certificate<'a> {
             }
             _ => {}
         }
-        tbs.expect("signature", der::SEQUENCE)?;
+        let algorithms_agree = tbs.expect("signature", der::SEQUENCE)?.contents == algorithm.contents;
         let issuer = tbs.expect("issuer", der::SEQUENCE)?;
         let mut validity = tbs.expect("validity", der::SEQUENCE)?.inside();
         let not_before = time(&mut validity, "notBefore")?;
@@ -124,6 +128,8 @@ impl<'a> Certificate<'a> {
         tbs.finish("TBSCertificate")?;
         let mut parsed = Self {
             encoded,
+            version,
+            algorithms_agree,
             serial: serial.contents,
             issuer: issuer.encoded,
             subject: subject.encoded,
@@ -168,10 +174,14 @@ impl<'a> Certificate<'a> {
 
     /// The extension with this object identifier (contents octets).
     pub fn extension(&self, id: &[u8]) -> Option<Extension<'a>> {
+        self.extensions().find(|extension| extension.id == id)
+    }
+
+    /// All extensions.
+    pub(crate) fn extensions(&self) -> impl Iterator<Item = Extension<'a>> + use<'a> {
         let mut list = Der::new(self.extensions);
         // `parse` has read all of them: none fails here.
-        std::iter::from_fn(|| (!list.is_empty()).then(|| extension(&mut list).ok()).flatten())
-            .find(|extension| extension.id == id)
+        std::iter::from_fn(move || (!list.is_empty()).then(|| extension(&mut list).ok()).flatten())
     }
 
     /// The names of the subjectAltName, in their order; none without the extension. An error makes the extension unusable,

@@ -286,8 +286,9 @@ fn has_suffix(account: &Account, suffix: &str) -> bool {
 }
 
 impl StrongName {
-    /// Whether a certificate with these policies is strong by a name that was found by `form`, for this account.
-    pub fn makes_strong(&self, form: Form, policies: &[&[u8]], account: &Account) -> bool {
+    /// Whether a certificate whose path is valid for these policies is strong by a name that was found by `form`, for this
+    /// account.
+    pub fn makes_strong(&self, form: Form, policies: &[Box<[u8]>], account: &Account) -> bool {
         let named = match &self.kind {
             StrongNameKind::IssuerSubject => form == Form::IssuerSubject,
             StrongNameKind::UpnSuffix(suffix) => {
@@ -297,7 +298,7 @@ impl StrongName {
         };
         named
             && !self.policies.is_empty()
-            && self.policies.iter().all(|policy| policies.contains(&&policy[..]))
+            && self.policies.iter().all(|policy| policies.iter().any(|valid| **valid == **policy))
     }
 }
 
@@ -312,6 +313,8 @@ pub struct Rules<'a> {
     pub backdating_s: u64,
     /// Names that are strong by policy.
     pub strong_names: &'a [StrongName],
+    /// The certificate policies for which the path is valid; see [`crate::trust::Path::policies`].
+    pub policies: &'a [Box<[u8]>],
     grants: Vec<&'a Grants>,
     verified: bool,
     /// Whether the issuer's name says which issuer it is.
@@ -349,6 +352,7 @@ impl Policy {
             strong_names: path
                 .and_then(|path| self.authorities.get(path.first()?))
                 .map_or(&[], |entry| entry.strong_names.as_slice()),
+            policies: &[],
             grants,
             verified: path.is_some(),
             issuer_is_named: path

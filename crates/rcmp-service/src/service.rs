@@ -380,7 +380,8 @@ impl Mapper {
     ) -> Result<Decided, Reason> {
         let flags = self.methods(request)?;
         let path = self.verify(certificate, now, trace).await?;
-        let rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
+        let mut rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
+        rules.policies = path.as_ref().map_or(&[], |path| &path.policies);
         if !has_method(flags.and(rules.methods)) {
             return Err(Reason::AuthorityNotAllowed);
         }
@@ -440,9 +441,9 @@ impl Mapper {
         };
         let path = trust.verify(certificate.encoded, now);
         trace.step(|| Step::Chain {
-            path: path.as_ref().map(|path| path.authorities.clone()).map_err(|error| *error),
+            path: path.as_ref().map(|path| path.authorities.clone()).map_err(|refusal| *refusal),
         });
-        let path = path.map_err(Reason::Chain)?;
+        let path = path.map_err(|refusal| Reason::Chain(refusal.error))?;
         if self.policy.validation == Validation::ChainAndRevocation {
             let status = self.revocation(trust, &path, now).await;
             trace.step(|| Step::Revocation { status });

@@ -4,7 +4,7 @@ use crate::domains::RoutedBy;
 use crate::mapping::{Form, Method, NotApplicable, Strength};
 use crate::policy::Binding;
 use crate::reason::Reason;
-use crate::trust::{ChainError, KeyId, Revocation};
+use crate::trust::{KeyId, Refusal, Revocation};
 use account_store::{Matches, Query, Record};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub enum Step {
     /// The chain was verified.
     Chain {
         /// The authorities on it, the issuing one first, or why there is none.
-        path: Result<Vec<KeyId>, ChainError>,
+        path: Result<Vec<KeyId>, Refusal>,
     },
     /// The path was looked up in revocation lists and answers.
     Revocation {

@@ -134,6 +134,8 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         intermediates: read_all(&files.intermediates, "mapping.intermediates")?,
         extended_key_usages: files.extended_key_usages.clone(),
         require_extended_key_usage: files.require_extended_key_usage,
+        policies: files.policies.clone(),
+        rsa_bits_min: files.client_rsa_bits,
         crls: files.crls.len(),
         ..Parts::default()
     };
@@ -160,7 +162,10 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
     let has_responders = !parts.ocsp.is_empty();
     let trust = Trust::new(parts).context("the certificates of [mapping] cannot be used")?;
     before.iter().for_each(|before| before.remember_ages(&trust));
-    let (mut lists, mut warnings) = (Vec::new(), Vec::new());
+    let closed = trust.authorities().filter_map(|it| Some((it.subject.as_str(), it.closed()?)));
+    let mut warnings: Vec<String> =
+        closed.map(|(subject, why)| format!("no path leads through the CA {subject}: {why}")).collect();
+    let mut lists = Vec::new();
     for (slot, source) in files.crls.iter().enumerate() {
         let list = List::new(slot, source.clone());
         if let Some(warning) = list.begin(&trust, before, now)? {

@@ -16,6 +16,7 @@ mod listener_floods;
 mod load;
 mod mapping;
 mod names;
+mod paths;
 mod revocation;
 mod rogue;
 mod serving;

@@ -148,7 +148,6 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     };
     refused("cannot be read: No such file");
     for (kind, reason) in [
-        ("delta", "delta revocation lists are not accepted"),
         ("indirect", "indirect revocation lists are not accepted"),
         ("some_reasons", "for some reasons only are not accepted"),
         ("unknown_critical", "a critical extension that is not known"),
@@ -178,8 +177,8 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     // While it is served the same is only a warning: the list before stays, over reloads, too.
     fs::write(&path, pem).unwrap();
     let mut service = demo.serve();
-    authority.list(&path, &["-crlexts", "delta"]);
-    service.wait_for_log("delta revocation lists are not accepted");
+    authority.list(&path, &["-crlexts", "indirect"]);
+    service.wait_for_log("indirect revocation lists are not accepted");
     service.map("alice").code(0);
     fs::remove_file(&path).unwrap();
     service.wait_for_log("cannot be read: No such file");

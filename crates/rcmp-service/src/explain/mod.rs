@@ -17,7 +17,7 @@ use crate::message::Request;
 use crate::reason::Reason;
 use crate::service::{Answer, Mapper};
 use crate::trace::Step;
-use crate::trust::{KeyId, Revocation};
+use crate::trust::{KeyId, Revocation, Which};
 use account_store::{Matches, Query};
 use serde::Serialize;
 use sha1::{Digest, Sha1};
@@ -337,9 +337,13 @@ fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
                 "the chain is not verified here (validation = \"off\"), so no strong form counts"
                     .clone_into(&mut chain.text);
             }
-            Step::Chain { path: Err(error) } => {
-                chain.state = error.name();
-                error.text().clone_into(&mut chain.text);
+            Step::Chain { path: Err(refusal) } => {
+                chain.state = refusal.error.name();
+                let subject = match refusal.which {
+                    Which::Leaf => None,
+                    Which::Authority(key) => Some(authority(mapper, &key).subject),
+                };
+                chain.text = refusal.text(subject.as_deref());
             }
             Step::Chain { path: Ok(path) } => {
                 chain.state = "verified";

@@ -198,7 +198,7 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
 fn chain(error: ChainError, config: &str) -> String {
     match error {
         ChainError::UnknownIssuer | ChainError::BadSignature => format!(
-            "if its issuer is to be believed, add the issuer's certificate to mapping.anchors or mapping.intermediates of {config} \
+            "if its issuer is to be trusted, add the issuer's certificate to mapping.anchors or mapping.intermediates of {config} \
              and reload; otherwise it is refused rightly"
         ),
         ChainError::Expired => "only a new certificate helps: this one is over".to_owned(),
@@ -214,6 +214,33 @@ fn chain(error: ChainError, config: &str) -> String {
         ChainError::NotForClientAuthentication => format!(
             "issue it for client authentication, or add its purpose to mapping.extended_key_usage in {config}"
         ),
+        ChainError::NotForSigning => {
+            "issue it with digitalSignature in keyUsage: a TLS client signs with its key".to_owned()
+        }
+        ChainError::WeakKey => format!(
+            "issue it for a longer key, or put a CA with a longer key in the place of that one; mapping.client_rsa_bits in \
+             {config} is the shortest RSA key of clients"
+        ),
+        ChainError::UnsupportedKey => {
+            "use an RSA key, or one of the curves P-256, P-384 and P-521, or Ed25519".to_owned()
+        }
+        ChainError::UnsupportedAlgorithm => {
+            "issue it with ECDSA, Ed25519 or RSA and SHA-256, SHA-384 or SHA-512; RSASSA-PSS with a salt as long as the hash"
+                .to_owned()
+        }
+        ChainError::NoExplicitPolicy => format!(
+            "a policy that every CA above it is certified for has to be in it; see mapping.policies and \
+             mapping.require_explicit_policy in {config}, and policyConstraints of the CAs"
+        ),
+        ChainError::PathLength | ChainError::PathTooLong => {
+            "issue it from a CA nearer to the anchor, or renew the CA whose path length is too small".to_owned()
+        }
+        ChainError::PolicyMapping | ChainError::UnsupportedNameConstraint => {
+            "renew the CA's certificate without that".to_owned()
+        }
+        ChainError::TooComplex => {
+            format!("remove CAs from mapping.intermediates of {config} that no certificate needs")
+        }
         ChainError::IsACa => {
             "ask with the certificate of a person or a machine: this is an authority's".to_owned()
         }

@@ -41,7 +41,7 @@ fn part(step: &Step, text: &mut String) {
     // Writing to a string cannot fail.
     let _ = match step {
         Step::Chain { path: Ok(_) } => write!(text, "chain=verified"),
-        Step::Chain { path: Err(error) } => write!(text, "chain={}", error.name()),
+        Step::Chain { path: Err(refusal) } => write!(text, "chain={}", refusal.error.name()),
         Step::Revocation { status: Revocation::Good } => write!(text, "revocation=good"),
         Step::Revocation { status: Revocation::Revoked { .. } } => write!(text, "revocation=revoked"),
         Step::Revocation { status: Revocation::Unknown { why, .. } } => {

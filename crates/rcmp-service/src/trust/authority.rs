@@ -1,22 +1,27 @@
-use super::chain::ChainError;
-use super::signature::subject_public_key;
+use super::RSA_BITS_MIN;
+use super::constraints::Names;
+use super::name::Name;
+use super::profile::{Profile, Role};
+use super::refusal::{ChainError, Detail, Fault};
+use super::signature::{check_key, subject_public_key};
 use crate::certificate::{Certificate, Extension};
 use crate::der::{self, Der};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
-use rustls_pki_types::{CertificateDer, TrustAnchor};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
 /// id-ce-keyUsage, 2.5.29.15.
-const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+pub(super) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// id-ce-basicConstraints, 2.5.29.19.
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 /// id-ce-extKeyUsage, 2.5.29.37.
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 
+/// keyUsage digitalSignature (0).
+pub(super) const SIGNS_DIGITALLY: u16 = 0x8000;
 /// keyUsage digitalSignature (0) or nonRepudiation (1).
-pub(super) const SIGNS: u16 = 0x8000 | 0x4000;
+pub(super) const SIGNS: u16 = SIGNS_DIGITALLY | 0x4000;
 /// keyUsage keyCertSign (5).
 const SIGNS_CERTIFICATES: u16 = 0x0400;
 /// keyUsage cRLSign (6).
@@ -65,14 +70,18 @@ pub struct Authority {
     pub not_after: FileTime,
     /// Its key as it is encoded: a SubjectPublicKeyInfo.
     pub(super) public_key: Vec<u8>,
-    /// SHA-1 of its name and of its key, by which OCSP knows it.
-    pub(super) ocsp_hashes: ([u8; 20], [u8; 20]),
+    /// SHA-1 of its key, by which OCSP knows it.
+    pub(super) ocsp_key_hash: [u8; 20],
     pub(super) signs_crls: bool,
-    pub(super) path_len: Option<usize>,
-    /// Object identifiers of the extended key usages that it is limited to.
-    pub(super) usages: Option<Vec<Vec<u8>>>,
-    /// The same as a trust anchor, for what it signs itself.
-    pub(super) anchor: TrustAnchor<'static>,
+    /// Its name and its issuer's, as names are compared.
+    pub(super) subject_name: Name,
+    pub(super) issuer_name: Name,
+    /// Contents of its subjectKeyIdentifier, by which the certificates that it issued may name it.
+    pub(super) key_identifier: Option<Vec<u8>>,
+    /// What its certificate says of paths through it, or why none leads through it.
+    pub(super) profile: Result<Profile, Fault>,
+    /// Its names, for the constraints of the CAs above it.
+    pub(super) names: Result<Names, Fault>,
 }
 
 impl Authority {
@@ -85,12 +94,16 @@ impl Authority {
         if key_usage.is_some_and(|bits| bits & SIGNS_CERTIFICATES == 0) {
             return Err(Unusable::NoKeyCertSign);
         }
-        let der = CertificateDer::from(encoded.as_slice());
-        // The extensions of an anchor are the operator's to judge; those of an intermediate are the path's.
-        let anchor = webpki::anchor_from_trusted_cert(&der).map_err(ChainError::from)?.to_owned();
-        if !is_anchor {
-            webpki::EndEntityCert::try_from(&der).map_err(ChainError::from)?;
+        extended_key_usages(&certificate)?;
+        let role = if is_anchor { Role::Anchor } else { Role::Other };
+        let profile = Profile::read(&certificate, role);
+        if let Err(fault @ Fault { error: ChainError::UnknownCritical, .. }) = profile {
+            return Err(Unusable::Refused(fault.error, fault.detail));
         }
+        let profile = profile.and_then(|profile| {
+            check_key(certificate.public_key, RSA_BITS_MIN)?;
+            Ok(profile)
+        });
         let key = subject_public_key(certificate.public_key)?.1;
         Ok(Self {
             key: KeyId::of(&certificate),
@@ -100,13 +113,25 @@ impl Authority {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             public_key: certificate.public_key.to_vec(),
-            ocsp_hashes: (Sha1::digest(certificate.subject).into(), Sha1::digest(key).into()),
+            ocsp_key_hash: Sha1::digest(key).into(),
             signs_crls: key_usage.is_none_or(|bits| bits & SIGNS_CRLS != 0),
-            path_len: basic_constraints(&certificate)?.1,
-            usages: extended_key_usages(&certificate)?
-                .map(|usages| usages.into_iter().map(<[u8]>::to_vec).collect()),
-            anchor,
+            subject_name: Name::read(certificate.subject)?,
+            issuer_name: Name::read(certificate.issuer)?,
+            key_identifier: certificate.subject_key_identifier().ok().flatten().map(<[u8]>::to_vec),
+            profile,
+            names: Names::of(&certificate),
             der: encoded,
+        })
+    }
+}
+
+impl Authority {
+    /// Why no path leads through it, if none does: its key is too short, or an extension cannot be read.
+    pub fn closed(&self) -> Option<String> {
+        let Fault { error, detail } = self.profile.as_ref().err()?;
+        Some(match detail {
+            Detail::None => error.text().to_owned(),
+            detail => format!("{} ({detail})", error.text()),
         })
     }
 }
@@ -117,7 +142,7 @@ pub enum Unusable {
     /// It cannot be read.
     Malformed(DecodeError),
     /// It breaks a rule of certificates.
-    Refused(ChainError),
+    Refused(ChainError, Detail),
     /// Its basicConstraints do not say that it is a CA.
     NotACa,
     /// Its keyUsage does not allow to sign certificates.
@@ -134,7 +159,8 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed(error) => write!(f, "cannot be read: {error}"),
-            Self::Refused(error) => write!(f, "cannot be used: {}", error.text()),
+            Self::Refused(error, Detail::None) => write!(f, "cannot be used: {}", error.text()),
+            Self::Refused(error, detail) => write!(f, "cannot be used: {} ({detail})", error.text()),
             Self::NotACa => f.write_str("is no CA: its basicConstraints do not say so"),
             Self::NoKeyCertSign => f.write_str("may not sign certificates: its keyUsage lacks keyCertSign"),
             Self::NoIssuer => f.write_str("is not issued by any configured anchor or intermediate"),
@@ -152,12 +178,6 @@ impl From<DecodeError> for Unusable {
     }
 }
 
-impl From<ChainError> for Unusable {
-    fn from(error: ChainError) -> Self {
-        Self::Refused(error)
-    }
-}
-
 /// The one element that an extension's value is.
 pub(super) fn value<'a>(
     extension: &Extension<'a>,
@@ -171,7 +191,7 @@ pub(super) fn value<'a>(
 }
 
 /// RFC 5280 4.2.1.9: whether the subject is a CA, and how many CAs may follow it.
-fn basic_constraints(certificate: &Certificate<'_>) -> Result<(bool, Option<usize>), DecodeError> {
+pub(super) fn basic_constraints(certificate: &Certificate<'_>) -> Result<(bool, Option<usize>), DecodeError> {
     let Some(extension) = certificate.extension(BASIC_CONSTRAINTS) else { return Ok((false, None)) };
     let mut fields = value(&extension, "basicConstraints", der::SEQUENCE)?.inside();
     let ca = fields.optional("cA", der::BOOLEAN)?;
@@ -181,7 +201,10 @@ fn basic_constraints(certificate: &Certificate<'_>) -> Result<(bool, Option<usiz
     let path_len = match path_len.map(|path_len| path_len.contents) {
         None => None,
         Some([len @ 0..=0x7f]) => Some(usize::from(*len)),
-        Some(_) => return Err(bad),
+        // Negative, or not the shortest form.
+        Some([] | [0x80..=0xff, ..] | [0x00, 0x00..=0x7f, ..]) => return Err(bad),
+        // More than any path has.
+        Some(_) => Some(usize::MAX),
     };
     Ok((ca.map(|ca| der::boolean(&ca)).transpose()?.unwrap_or(false), path_len))
 }

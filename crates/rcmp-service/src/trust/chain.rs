@@ -1,192 +1,42 @@
-use super::authority::{Authority, KeyId, extended_key_usages, value};
+//! Paths from a certificate to an anchor: finding them, and what is kept of one.
+
+use super::Which;
+use super::authority::{Authority, KeyId, SIGNS_DIGITALLY, value};
+use super::constraints::Names;
+use super::name::Name;
+use super::policies::{self, PolicyInputs};
+use super::profile::{Profile, Role};
+use super::refusal::{ChainError, Fault, Refusal};
 use super::serial::Serial;
+use super::signature::{SignatureError, Signed, check_key};
+use super::work::Work;
 use crate::certificate::Certificate;
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use std::cell::Cell;
-use std::fmt;
-use std::time::Duration;
-use webpki::{
-    EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
-    RequiredEkuNotFoundContext, VerifiedPath,
-};
+use std::cell::OnceCell;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
+/// Most CAs above a certificate. Bridges between governments have eight.
+pub(super) const PATH_CAS_MAX: usize = 16;
+/// Most keys that a signature is tried with: as many CAs of one name.
+pub(super) const SIGNATURE_CHECKS_MAX: usize = 32;
+/// Most policies that are kept of a path, and most bytes in them: paths are cached. With more, none is kept, and no name is
+/// strong by one.
+const PATH_POLICIES_MAX: usize = 64;
+const PATH_POLICIES_LEN_MAX: usize = 2048;
 /// Most names of distribution points, and most bytes in them; certificates have one or two. With more, none is known, and no
 /// partition covers the certificate.
 const DISTRIBUTION_POINTS_MAX: usize = 16;
 const DISTRIBUTION_POINTS_LEN_MAX: usize = 2048;
+/// What a step to another CA costs, in comparisons.
+const WORK_OF_A_STEP: usize = 50;
+/// id-ce-authorityKeyIdentifier, 2.5.29.35.
+const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 /// id-ce-cRLDistributionPoints, 2.5.29.31.
 const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x55, 0x1d, 0x1f];
-
-/// Why a certificate has no verified path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ChainError {
-    /// No configured CA has the name of its issuer.
-    UnknownIssuer,
-    /// A configured CA has the name of its issuer, and another key.
-    BadSignature,
-    /// It is expired.
-    Expired,
-    /// It is not valid yet.
-    NotYetValid,
-    /// An intermediate above it is expired.
-    IssuerExpired,
-    /// An intermediate above it is not valid yet.
-    IssuerNotYetValid,
-    /// The anchor above it is expired.
-    AnchorExpired,
-    /// The anchor above it is not valid yet.
-    AnchorNotYetValid,
-    /// Its extended key usage, or that of a CA above it, is for something else.
-    NotForClientAuthentication,
-    /// What issued it is no CA.
-    NotACa,
-    /// It is itself a CA's.
-    IsACa,
-    /// More CAs are between it and its anchor than one of them allows.
-    PathLength,
-    /// Its names are not those that a CA above it may issue for.
-    NameConstraints,
-    /// It, or a CA above it, is signed by an algorithm that is not believed.
-    UnsupportedAlgorithm,
-    /// It, or a CA above it, has a critical extension that is not known.
-    UnknownCritical,
-    /// It, or a CA above it, cannot be read.
-    Malformed,
-    /// Its key, or that of a CA above it, is known to be compromised.
-    Distrusted,
-    /// There are too many ways to an anchor.
-    TooComplex,
-}
-
-impl ChainError {
-    /// All of them.
-    pub const ALL: [Self; 18] = [
-        Self::UnknownIssuer,
-        Self::BadSignature,
-        Self::Expired,
-        Self::NotYetValid,
-        Self::IssuerExpired,
-        Self::IssuerNotYetValid,
-        Self::AnchorExpired,
-        Self::AnchorNotYetValid,
-        Self::NotForClientAuthentication,
-        Self::NotACa,
-        Self::IsACa,
-        Self::PathLength,
-        Self::NameConstraints,
-        Self::UnsupportedAlgorithm,
-        Self::UnknownCritical,
-        Self::Malformed,
-        Self::Distrusted,
-        Self::TooComplex,
-    ];
-
-    /// A stable name for logs, metrics and audit.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::BadSignature => "bad_signature",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::IssuerExpired => "issuer_expired",
-            Self::IssuerNotYetValid => "issuer_not_yet_valid",
-            Self::AnchorExpired => "anchor_expired",
-            Self::AnchorNotYetValid => "anchor_not_yet_valid",
-            Self::NotForClientAuthentication => "not_for_client_authentication",
-            Self::NotACa => "not_a_ca",
-            Self::IsACa => "is_a_ca",
-            Self::PathLength => "path_length",
-            Self::NameConstraints => "name_constraints",
-            Self::UnsupportedAlgorithm => "unsupported_algorithm",
-            Self::UnknownCritical => "unknown_critical",
-            Self::Malformed => "malformed",
-            Self::Distrusted => "distrusted",
-            Self::TooComplex => "too_complex",
-        }
-    }
-
-    /// The reason in a few words, for operators.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::UnknownIssuer => "no configured CA has the name of its issuer",
-            Self::BadSignature => "its signature is not that of the configured CA with its issuer's name",
-            Self::Expired => "the certificate is expired",
-            Self::NotYetValid => "the certificate is not valid yet",
-            Self::IssuerExpired => "an intermediate CA above it is expired",
-            Self::IssuerNotYetValid => "an intermediate CA above it is not valid yet",
-            Self::AnchorExpired => "the anchor above it is expired",
-            Self::AnchorNotYetValid => "the anchor above it is not valid yet",
-            Self::NotForClientAuthentication => {
-                "its extended key usage, or that of a CA above it, is for something else"
-            }
-            Self::NotACa => "what issued it is no CA",
-            Self::IsACa => "it is the certificate of a CA",
-            Self::PathLength => "more CAs are between it and its anchor than one of them allows",
-            Self::NameConstraints => "its names are not those that a CA above it may issue for",
-            Self::UnsupportedAlgorithm => {
-                "it, or a CA above it, is signed by an algorithm that is not believed"
-            }
-            Self::UnknownCritical => "it, or a CA above it, has a critical extension that is not known",
-            Self::Malformed => "it, or a CA above it, cannot be read",
-            Self::Distrusted => "its key, or that of a CA above it, is known to be compromised",
-            Self::TooComplex => "there are too many ways from it to an anchor",
-        }
-    }
-
-    /// Whether the same certificate may have a path at another time, or be refused for another reason.
-    pub(super) const fn depends_on_time(self) -> bool {
-        matches!(
-            self,
-            Self::Expired
-                | Self::NotYetValid
-                | Self::IssuerExpired
-                | Self::IssuerNotYetValid
-                | Self::AnchorExpired
-                | Self::AnchorNotYetValid
-                | Self::TooComplex
-        )
-    }
-}
-
-impl fmt::Display for ChainError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl std::error::Error for ChainError {}
-
-/// What webpki says, in our words. Expiry is told as an intermediate's: whose it is, `Chains::verify` tells.
-impl From<Error> for ChainError {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::UnknownIssuer => Self::UnknownIssuer,
-            Error::InvalidSignatureForPublicKey => Self::BadSignature,
-            Error::CertExpired { .. } => Self::IssuerExpired,
-            Error::CertNotValidYet { .. } => Self::IssuerNotYetValid,
-            Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => {
-                Self::NotForClientAuthentication
-            }
-            Error::EndEntityUsedAsCa => Self::NotACa,
-            Error::CaUsedAsEndEntity => Self::IsACa,
-            Error::PathLenConstraintViolated | Error::MaximumPathDepthExceeded => Self::PathLength,
-            Error::NameConstraintViolation
-            | Error::MalformedNameConstraint
-            | Error::InvalidNetworkMaskConstraint => Self::NameConstraints,
-            Error::UnsupportedSignatureAlgorithmContext(_)
-            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Self::UnsupportedAlgorithm,
-            Error::UnsupportedCriticalExtension => Self::UnknownCritical,
-            Error::CertDistrusted => Self::Distrusted,
-            Error::MaximumSignatureChecksExceeded
-            | Error::MaximumPathBuildCallsExceeded
-            | Error::MaximumNameConstraintComparisonsExceeded => Self::TooComplex,
-            _ => Self::Malformed,
-        }
-    }
-}
 
 /// A verified path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +47,9 @@ pub struct Path {
     pub not_before: FileTime,
     /// The last second in which all of them are.
     pub not_after: FileTime,
+    /// The certificate policies for which the path is valid, in the domain of its anchor (the authority-constrained-policy-set of
+    /// RFC 5280 6.1.6), as contents octets of object identifiers; anyPolicy is none.
+    pub policies: Vec<Box<[u8]>>,
     /// The certificate, and then every intermediate: whatever can be revoked.
     pub(super) links: Vec<Link>,
 }
@@ -217,12 +70,13 @@ impl Path {
         is_within(self.not_before, self.not_after, now)
     }
 
-    fn new(links: Vec<(&Certificate<'_>, &Authority)>) -> Result<Self, ChainError> {
+    fn new(links: Vec<(&Certificate<'_>, &Authority)>, policies: Vec<Box<[u8]>>) -> Result<Self, ChainError> {
         let anchor = links.last().ok_or(ChainError::UnknownIssuer)?.1;
         let mut path = Self {
             authorities: links.iter().map(|(_, issuer)| issuer.key).collect(),
             not_before: anchor.not_before,
             not_after: anchor.not_after,
+            policies,
             links: Vec::with_capacity(links.len()),
         };
         for (at, (certificate, issuer)) in links.into_iter().enumerate() {
@@ -240,8 +94,10 @@ pub(super) struct Link {
     /// Names the certificate among all: issuer's key, issuer's name and serial number.
     pub(super) id: [u8; 32],
     pub(super) issuer: KeyId,
-    /// The issuer's encoded name. Two CAs with one key, if there are such, count their certificates by name.
-    pub(super) issuer_name: Box<[u8]>,
+    /// The issuer's name. Two CAs with one key, if there are such, count their certificates by name.
+    pub(super) issuer_name: Name,
+    /// SHA-1 of the issuer's name as the certificate has it, by which OCSP knows it (RFC 6960 4.1.1).
+    pub(super) issuer_name_hash: [u8; 20],
     pub(super) serial: Serial,
     pub(super) is_ca: bool,
     /// The full names of its distribution points, as they are encoded. Never an address to us, only something to compare.
@@ -250,17 +106,18 @@ pub(super) struct Link {
 
 impl Link {
     fn new(certificate: &Certificate<'_>, issuer: &Authority, is_ca: bool) -> Result<Self, ChainError> {
-        let serial = Serial::of(certificate).ok_or(ChainError::Malformed)?;
+        let serial = Serial::of(certificate).ok_or(ChainError::SerialTooLong)?;
         let id = Sha256::new()
             .chain_update(issuer.key.0)
             .chain_update(serial.0)
-            .chain_update(certificate.issuer)
+            .chain_update(issuer.subject_name.as_bytes())
             .finalize()
             .into();
         Ok(Self {
             id,
             issuer: issuer.key,
-            issuer_name: certificate.issuer.into(),
+            issuer_name: issuer.subject_name.clone(),
+            issuer_name_hash: Sha1::digest(certificate.issuer).into(),
             serial,
             is_ca,
             // Whatever cannot be read is in the scope of no partition.
@@ -316,11 +173,6 @@ pub(super) fn is_within(first: FileTime, last: FileTime, now: FileTime) -> bool 
     (first..=last).contains(&FileTime::from_unix(now.to_unix()))
 }
 
-/// The second that webpki calls now.
-pub(super) fn unix_time(now: FileTime) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(now.to_unix().max(0).unsigned_abs()))
-}
-
 /// Which extended key usages a certificate may have.
 #[derive(Clone, Debug)]
 pub(super) struct Usages {
@@ -329,139 +181,440 @@ pub(super) struct Usages {
 }
 
 impl Usages {
-    fn allow(&self, usages: Option<&[Vec<u8>]>) -> bool {
-        let wanted = |usage: &Vec<u8>| self.any_of.contains(usage);
-        self.any_of.is_empty() || usages.is_none_or(|usages| usages.iter().any(wanted))
+    /// Whether the extended key usages of a certificate, and its application policies, allow one of these.
+    fn allow(&self, profile: &Profile) -> bool {
+        let is_wanted = |usage: &[u8]| self.any_of.iter().any(|wanted| wanted == usage);
+        self.any_of.is_empty()
+            || profile.usages.as_ref().is_none_or(|usages| usages.iter().any(|usage| is_wanted(usage)))
+                && profile.application_policies.as_ref().is_none_or(|ids| ids.iter().any(|id| is_wanted(id)))
     }
 }
 
-/// Webpki asks about the certificate and about every intermediate; without the extension it shows an empty list.
-impl ExtendedKeyUsageValidator for Usages {
-    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), Error> {
-        let mut empty = true;
-        let mut found = self.any_of.is_empty();
-        for usage in usages {
-            let usage = usage?;
-            empty = false;
-            found |= self.any_of.iter().any(|wanted| usage == KeyPurposeId::new(wanted));
-        }
-        match found || empty {
-            true => Ok(()),
-            false => Err(wrong_usage()),
-        }
-    }
-}
-
-/// The error that webpki ranks as a wrong usage; what it names is not read by anybody.
-pub(super) fn wrong_usage() -> Error {
-    Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext {
-        required: KeyUsage::client_auth(),
-        present: Vec::new(),
-    })
-}
-
-/// What paths are built from.
+/// What paths are built from, and by which rules.
 #[derive(Debug)]
 pub(super) struct Chains {
     /// The anchors, then the intermediates.
     pub(super) authorities: Vec<Authority>,
-    anchors: Vec<TrustAnchor<'static>>,
-    intermediates: Vec<CertificateDer<'static>>,
-    usages: Usages,
+    /// The CAs of a name, in the order in which they are tried.
+    by_name: HashMap<Name, Vec<usize>>,
+    /// For each CA those that issued it, by their signatures, in the order in which they are tried; none for anchors.
+    issuers: Vec<Vec<usize>>,
+    /// How many CAs are above each on the shortest way to an anchor; none for one that no anchor is above.
+    distances: Vec<Option<usize>>,
+    rules: Rules,
+}
+
+/// What an operator asks of paths.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) usages: Usages,
+    pub(super) policies: PolicyInputs,
+    /// Fewest bits of the RSA key of the certificate that is asked about.
+    pub(super) rsa_bits_min: usize,
 }
 
 impl Chains {
-    /// From authorities of which the anchors come first.
-    pub(super) fn new(authorities: Vec<Authority>, usages: Usages) -> Self {
-        let (anchors, intermediates) = authorities.split_at(authorities.partition_point(|it| it.is_anchor));
-        Self {
-            anchors: anchors.iter().map(|it| it.anchor.clone()).collect(),
-            intermediates: intermediates.iter().map(|it| CertificateDer::from(it.der.clone())).collect(),
-            usages,
-            authorities,
+    /// From authorities of which the anchors come first. Who issued whom is found out here, once, so that a request costs one
+    /// signature however long its path is. The error tells an intermediate that nothing configured has issued.
+    pub(super) fn new(authorities: Vec<Authority>, rules: Rules) -> Result<Self, (usize, Option<Fault>)> {
+        // Not the order of the configuration: which path is found must not depend on it. Of paths of one length that through the CA
+        // that is valid longest is tried first; then the order is that of the bytes.
+        let mut order: Vec<usize> = (0..authorities.len()).collect();
+        order.sort_by_key(|at| {
+            let it = &authorities[*at];
+            (!it.is_anchor, Reverse(it.not_after), &it.der)
+        });
+        let mut by_name: HashMap<Name, Vec<usize>> = HashMap::new();
+        for at in order {
+            by_name.entry(authorities[at].subject_name.clone()).or_default().push(at);
         }
+        let mut chains = Self { issuers: Vec::new(), distances: Vec::new(), authorities, by_name, rules };
+        for (at, authority) in chains.authorities.iter().enumerate() {
+            let mut issuers = Vec::new();
+            if !authority.is_anchor {
+                let found = Signed::parse(&authority.der, "Certificate")
+                    .map_err(|_| Fault::from(ChainError::Malformed))
+                    .and_then(|signed| {
+                        let skipped = |it: &Authority| it.der == authority.der;
+                        chains
+                            .issuers_of(&signed, &authority.issuer_name, None, skipped)
+                            .map_err(|(fault, _)| fault)
+                    });
+                issuers = found.map_err(|fault| {
+                    let told = !matches!(fault.error, ChainError::UnknownIssuer | ChainError::BadSignature);
+                    (at, told.then_some(fault))
+                })?;
+            }
+            chains.issuers.push(issuers);
+        }
+        chains.distances = distances(&chains.authorities, &chains.issuers);
+        Ok(chains)
     }
 
     /// The configured CA of this name and key.
-    pub(super) fn authority(&self, key: KeyId, name: &[u8]) -> Option<&Authority> {
-        self.authorities.iter().find(|authority| authority.key == key && authority.name == name)
+    pub(super) fn authority(&self, key: KeyId, name: &Name) -> Option<&Authority> {
+        self.named(name).find(|authority| authority.key == key)
+    }
+
+    /// The configured CAs of this name.
+    pub(super) fn named(&self, name: &Name) -> impl Iterator<Item = &Authority> {
+        self.by_name.get(name).into_iter().flatten().map(|at| &self.authorities[*at])
+    }
+
+    /// The CAs that signed something: of this name, by one of their keys. The error tells the CA that is at fault, if one is.
+    fn issuers_of(
+        &self,
+        signed: &Signed<'_>,
+        name: &Name,
+        key_identifier: Option<&[u8]>,
+        skipped: impl Fn(&Authority) -> bool,
+    ) -> Result<Vec<usize>, (Fault, Option<KeyId>)> {
+        let named = self.by_name.get(name).filter(|_| !name.is_empty());
+        let mut candidates: Vec<usize> = named.into_iter().flatten().copied().collect();
+        candidates.retain(|at| !skipped(&self.authorities[*at]));
+        // A hint that saves signatures, and decides nothing.
+        let hinted = |at: &usize| {
+            key_identifier.is_some() && self.authorities[*at].key_identifier.as_deref() == key_identifier
+        };
+        let mut keys: Vec<KeyId> = Vec::new();
+        for at in candidates.iter().filter(|at| hinted(at)).chain(&candidates) {
+            if !keys.contains(&self.authorities[*at].key) {
+                keys.push(self.authorities[*at].key);
+            }
+        }
+        let mut error = (Fault::from(ChainError::UnknownIssuer), None);
+        for (count, key) in keys.iter().enumerate() {
+            if count >= SIGNATURE_CHECKS_MAX {
+                let fault = Fault::limit(ChainError::TooComplex, "keys", SIGNATURE_CHECKS_MAX, keys.len());
+                return Err((fault, None));
+            }
+            let of_key = |at: &&usize| self.authorities[**at].key == *key;
+            let Some(first) = candidates.iter().find(of_key) else { continue };
+            let issuer = &self.authorities[*first];
+            match signed.verify(&issuer.public_key) {
+                Ok(()) => return Ok(candidates.iter().filter(of_key).copied().collect()),
+                Err(verdict) => {
+                    let worse = match (verdict, check_key(&issuer.public_key, super::RSA_BITS_MIN)) {
+                        // Signatures of such a key are not looked at, so the key is what is wrong.
+                        (_, Err(fault)) => (fault, Some(*key)),
+                        (SignatureError::UnsupportedAlgorithm, Ok(())) => {
+                            (ChainError::UnsupportedAlgorithm.into(), None)
+                        }
+                        (SignatureError::BadSignature, Ok(())) => (ChainError::BadSignature.into(), None),
+                    };
+                    // Of several namesakes the reason is told that is more than "another key".
+                    if error.0.error == ChainError::UnknownIssuer || worse.0.error > error.0.error {
+                        error = worse;
+                    }
+                }
+            }
+        }
+        Err(error)
     }
 
     /// Finds a path that is good now.
-    pub(super) fn verify(&self, encoded: &[u8], now: FileTime) -> Result<Path, ChainError> {
-        let certificate = Certificate::parse(encoded).map_err(|_| ChainError::Malformed)?;
-        let der = CertificateDer::from(encoded);
-        let end_entity = EndEntityCert::try_from(&der)?;
-        let anchor_error = Cell::new(None);
-        let verified = end_entity
-            .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &self.anchors,
-                &self.intermediates,
-                unix_time(now),
-                &self.usages,
-                None,
-                Some(&|path| self.check_anchor(path, now, &anchor_error)),
-            )
-            .map_err(|error| match ChainError::from(error) {
-                error @ (ChainError::IssuerExpired | ChainError::IssuerNotYetValid) => {
-                    let second = FileTime::from_unix(now.to_unix());
-                    match () {
-                        () if certificate.not_after < second => ChainError::Expired,
-                        () if certificate.not_before > second => ChainError::NotYetValid,
-                        () => anchor_error.get().unwrap_or(error),
-                    }
+    pub(super) fn verify(&self, encoded: &[u8], now: FileTime) -> Result<Path, Refusal> {
+        let leaf = |fault: Fault| fault.at(Which::Leaf, 0);
+        let malformed = |_: DecodeError| leaf(ChainError::Malformed.into());
+        let certificate = Certificate::parse(encoded).map_err(malformed)?;
+        let signed = Signed::parse(encoded, "Certificate").map_err(malformed)?;
+        let profile = self.check_leaf(&certificate, now).map_err(leaf)?;
+        let hint = authority_key_identifier(&certificate);
+        let issuers = self
+            .issuers_of(&signed, &profile.issuer, hint, |_| false)
+            .map_err(|(fault, key)| key.map_or(leaf(fault), |key| fault.at(Which::Authority(key), 1)))?;
+        let mut search = Search {
+            chains: self,
+            certificate: &certificate,
+            profile: &profile,
+            names: OnceCell::new(),
+            now,
+            work: Work::new(),
+            above: Vec::new(),
+            is_cut: false,
+            refusal: None,
+        };
+        // Shorter paths first, each length once: in a mesh of cross-certificates the way to an anchor is not lost in long detours.
+        let shortest = issuers.iter().filter_map(|at| self.distances[*at]).min().map_or(1, |above| above + 1);
+        for len in shortest.min(PATH_CAS_MAX)..=PATH_CAS_MAX {
+            search.is_cut = false;
+            if let Some(path) = search.climb(&issuers, len) {
+                return Ok(path);
+            }
+            if !search.is_cut {
+                break;
+            }
+        }
+        Err(search.refusal.unwrap_or_else(|| leaf(ChainError::UnknownIssuer.into())))
+    }
+
+    /// The rules that the certificate itself has to keep.
+    fn check_leaf(&self, certificate: &Certificate<'_>, now: FileTime) -> Result<Profile, Fault> {
+        let profile = Profile::read(certificate, Role::Other)?;
+        if profile.is_ca {
+            return Err(ChainError::IsACa.into());
+        }
+        match Dates::of(certificate.not_before, certificate.not_after, now) {
+            Dates::Good => {}
+            Dates::Over => return Err(ChainError::Expired.into()),
+            Dates::Early => return Err(ChainError::NotYetValid.into()),
+        }
+        // TLS has the client sign (RFC 8446 4.4.2.2). keyAgreement is for static Diffie-Hellman, which it does not have any more,
+        // and nonRepudiation is for documents.
+        if profile.key_usage.is_some_and(|bits| bits & SIGNS_DIGITALLY == 0) {
+            return Err(Fault::extension(ChainError::NotForSigning, super::authority::KEY_USAGE));
+        }
+        if !self.rules.usages.allow(&profile) || self.rules.usages.required && profile.usages.is_none() {
+            return Err(ChainError::NotForClientAuthentication.into());
+        }
+        check_key(certificate.public_key, self.rules.rsa_bits_min)?;
+        Ok(profile)
+    }
+}
+
+/// How many CAs are above each on the shortest way to an anchor.
+fn distances(authorities: &[Authority], issuers: &[Vec<usize>]) -> Vec<Option<usize>> {
+    let mut distances: Vec<Option<usize>> = authorities.iter().map(|it| it.is_anchor.then_some(0)).collect();
+    // Each round settles all that are one step farther away.
+    let mut is_settled = false;
+    while !is_settled {
+        is_settled = true;
+        for (at, issuers) in issuers.iter().enumerate() {
+            let above = issuers.iter().filter_map(|issuer| distances[*issuer]).min();
+            if let Some(above) = above.filter(|above| distances[at].is_none_or(|known| above + 1 < known)) {
+                distances[at] = Some(above + 1);
+                is_settled = false;
+            }
+        }
+    }
+    distances
+}
+
+/// Whether an issuer certified, directly, that a certificate's owner may do something: for OCSP responders. `usage` has to be
+/// among its extended key usages by its name.
+pub(super) fn check_direct(
+    certificate: &Certificate<'_>,
+    issuer: &Authority,
+    usage: &[u8],
+    now: FileTime,
+) -> Result<Profile, ChainError> {
+    let told = |fault: Fault| fault.error;
+    let profile = Profile::read(certificate, Role::Other).map_err(told)?;
+    if profile.issuer != issuer.subject_name {
+        return Err(ChainError::UnknownIssuer);
+    }
+    let signed = Signed::parse(certificate.encoded, "Certificate").map_err(|_| ChainError::Malformed)?;
+    signed.verify(&issuer.public_key).map_err(|error| match error {
+        SignatureError::BadSignature => ChainError::BadSignature,
+        SignatureError::UnsupportedAlgorithm => ChainError::UnsupportedAlgorithm,
+    })?;
+    if profile.is_ca {
+        return Err(ChainError::IsACa);
+    }
+    match Dates::of(certificate.not_before, certificate.not_after, now) {
+        Dates::Good => {}
+        Dates::Over => return Err(ChainError::Expired),
+        Dates::Early => return Err(ChainError::NotYetValid),
+    }
+    if !profile.usages.as_ref().is_some_and(|usages| usages.iter().any(|it| it == usage)) {
+        return Err(ChainError::NotForClientAuthentication);
+    }
+    check_key(certificate.public_key, super::RSA_BITS_MIN).map_err(told)?;
+    if let Some(constraints) = &issuer.profile.as_ref().map_err(|fault| fault.error)?.constraints {
+        let names = Names::of(certificate).map_err(told)?;
+        constraints.check(&names, &mut Work::new()).map_err(told)?;
+    }
+    Ok(profile)
+}
+
+/// The contents of keyIdentifier in the authorityKeyIdentifier (RFC 5280 4.2.1.1), if it can be read.
+fn authority_key_identifier<'a>(certificate: &Certificate<'a>) -> Option<&'a [u8]> {
+    let extension = certificate.extension(AUTHORITY_KEY_IDENTIFIER)?;
+    let mut fields = value(&extension, "authorityKeyIdentifier", der::SEQUENCE).ok()?.inside();
+    fields.optional("keyIdentifier", 0x80).ok()?.map(|element| element.contents)
+}
+
+/// Whether a certificate is valid at a time.
+enum Dates {
+    Good,
+    Over,
+    Early,
+}
+
+impl Dates {
+    fn of(not_before: FileTime, not_after: FileTime, now: FileTime) -> Self {
+        let second = FileTime::from_unix(now.to_unix());
+        match () {
+            () if not_after < second => Self::Over,
+            () if not_before > second => Self::Early,
+            () => Self::Good,
+        }
+    }
+}
+
+/// The search for a path of one certificate, from the certificate to the anchors: depth first, for one length after the other. Every
+/// path is tried until one is good or [`Work`] is used up.
+struct Search<'a> {
+    chains: &'a Chains,
+    certificate: &'a Certificate<'a>,
+    profile: &'a Profile,
+    /// The certificate's names, which only constraints ask for.
+    names: OnceCell<Result<Names, Fault>>,
+    now: FileTime,
+    work: Work,
+    /// The CAs so far, the issuer first.
+    above: Vec<usize>,
+    /// Whether there may be longer paths than those of the length that is tried.
+    is_cut: bool,
+    /// The reason of the path that got furthest.
+    refusal: Option<Refusal>,
+}
+
+impl Search<'_> {
+    /// Tries all CAs that issued what `above` ends with, for paths of `len` CAs.
+    fn climb(&mut self, issuers: &[usize], len: usize) -> Option<Path> {
+        for at in issuers {
+            let authority = &self.chains.authorities[*at];
+            let depth = self.above.len() + 1;
+            let refused = |fault: Fault| fault.at(Which::Authority(authority.key), depth);
+            let Some(left) = self.chains.distances[*at] else { continue };
+            if depth + left > len {
+                if len == PATH_CAS_MAX {
+                    let limit = Fault::limit(ChainError::PathTooLong, "CAs", PATH_CAS_MAX, depth + left);
+                    self.refuse(refused(limit));
                 }
-                error => error,
-            })?;
-        if self.usages.required
-            && extended_key_usages(&certificate).map_err(|_| ChainError::Malformed)?.is_none()
-        {
-            return Err(ChainError::NotForClientAuthentication);
+                self.is_cut = true;
+                continue;
+            }
+            // A path that ends before was tried before.
+            if authority.is_anchor && depth < len {
+                continue;
+            }
+            // A CA that is on the path already adds nothing (RFC 4158 2.4.2).
+            let is_same = |other: &Authority| {
+                other.key == authority.key && other.subject_name == authority.subject_name
+            };
+            if self.above.iter().any(|at| is_same(&self.chains.authorities[*at])) {
+                continue;
+            }
+            if let Err(fault) = self.work.spend(WORK_OF_A_STEP).and_then(|()| self.check_authority(authority))
+            {
+                self.refuse(refused(fault));
+                continue;
+            }
+            self.above.push(*at);
+            let found = match authority.is_anchor {
+                true => self.finish(),
+                false => self.climb(&self.chains.issuers[*at], len),
+            };
+            self.above.pop();
+            if found.is_some() {
+                return found;
+            }
         }
-        let mut issuers = Vec::new();
-        for intermediate in verified.intermediate_certificates() {
-            let authority = self.authorities.iter().find(|it| it.der == *intermediate.der());
-            issuers.push(authority.expect("intermediates come from the configured ones"));
+        None
+    }
+
+    /// What a CA says by itself of the certificates below it.
+    fn check_authority(&self, authority: &Authority) -> Result<(), Fault> {
+        let profile = authority.profile.as_ref().map_err(|fault| *fault)?;
+        let (over, early) = match authority.is_anchor {
+            true => (ChainError::AnchorExpired, ChainError::AnchorNotYetValid),
+            false => (ChainError::IssuerExpired, ChainError::IssuerNotYetValid),
+        };
+        match Dates::of(authority.not_before, authority.not_after, self.now) {
+            Dates::Good => {}
+            Dates::Over => return Err(over.into()),
+            Dates::Early => return Err(early.into()),
         }
-        issuers.push(self.anchor(&verified));
-        let intermediates = issuers[..issuers.len() - 1]
+        if !self.chains.rules.usages.allow(profile) {
+            return Err(ChainError::NotForClientAuthentication.into());
+        }
+        // Self-issued certificates do not count (RFC 5280 4.2.1.9).
+        let below = self.profiles().filter(|profile| !profile.is_self_issued).count();
+        match profile.path_len {
+            Some(limit) if below > limit => {
+                Err(Fault::limit(ChainError::PathLength, "CAs below it", limit, below))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The CAs of `above`, of which each was checked.
+    fn profiles(&self) -> impl DoubleEndedIterator<Item = &Profile> {
+        self.above.iter().filter_map(|at| self.chains.authorities[*at].profile.as_ref().ok())
+    }
+
+    /// An anchor is reached: what has to be seen from there down.
+    fn finish(&mut self) -> Option<Path> {
+        match self.check_path() {
+            Ok(policies) => {
+                let authorities = self.above.iter().map(|at| &self.chains.authorities[*at]);
+                let path = self.path(authorities.collect(), policies);
+                path.map_err(|error| self.refuse(Fault::from(error).at(Which::Leaf, 0))).ok()
+            }
+            Err((depth, fault)) => {
+                let which = match depth.checked_sub(1) {
+                    None => Which::Leaf,
+                    Some(at) => Which::Authority(self.chains.authorities[self.above[at]].key),
+                };
+                self.refuse(fault.at(which, depth));
+                None
+            }
+        }
+    }
+
+    /// Name constraints and certificate policies. The error tells the depth.
+    fn check_path(&mut self) -> Result<Vec<Box<[u8]>>, (usize, Fault)> {
+        let chains = self.chains;
+        let authorities: Vec<&Authority> = self.above.iter().map(|at| &chains.authorities[*at]).collect();
+        let profiles: Vec<&Profile> = authorities.iter().filter_map(|it| it.profile.as_ref().ok()).collect();
+        let Some((anchor, intermediates)) = profiles.split_last() else {
+            return Err((0, ChainError::UnknownIssuer.into()));
+        };
+        for (at, issuer) in profiles.iter().enumerate() {
+            let Some(constraints) = &issuer.constraints else { continue };
+            // RFC 5280 6.1.3 (b), (c): all below, except self-issued ones that are not the last.
+            for (depth, below) in authorities[..at].iter().enumerate() {
+                if profiles[depth].is_self_issued {
+                    continue;
+                }
+                let check = below.names.as_ref().map_err(|fault| *fault);
+                check
+                    .and_then(|names| constraints.check(names, &mut self.work))
+                    .map_err(|fault| (depth + 1, fault))?;
+            }
+            let names = self.names.get_or_init(|| Names::of(self.certificate));
+            let check = names.as_ref().map_err(|fault| *fault);
+            check.and_then(|names| constraints.check(names, &mut self.work)).map_err(|fault| (0, fault))?;
+        }
+        let mut downwards: Vec<&Profile> = intermediates.iter().rev().copied().collect();
+        downwards.push(self.profile);
+        let last = downwards.len() - 1;
+        let valid = policies::valid(anchor, &downwards, &chains.rules.policies, &mut self.work)
+            .map_err(|(at, fault)| (last - at, fault))?;
+        let len = valid.iter().map(|policy| policy.len()).sum::<usize>();
+        match valid.len() <= PATH_POLICIES_MAX && len <= PATH_POLICIES_LEN_MAX {
+            true => Ok(valid.into_iter().map(Into::into).collect()),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    fn path(&self, authorities: Vec<&Authority>, policies: Vec<Box<[u8]>>) -> Result<Path, ChainError> {
+        let intermediates = authorities[..authorities.len() - 1]
             .iter()
             .map(|authority| Certificate::parse(&authority.der))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| ChainError::Malformed)?;
-        Path::new(std::iter::once(&certificate).chain(&intermediates).zip(issuers).collect())
+        Path::new(
+            std::iter::once(self.certificate).chain(&intermediates).zip(authorities).collect(),
+            policies,
+        )
     }
 
-    /// What webpki leaves to its caller: it takes an anchor as a name and a key.
-    fn check_anchor(
-        &self,
-        path: &VerifiedPath<'_>,
-        now: FileTime,
-        anchor_error: &Cell<Option<ChainError>>,
-    ) -> Result<(), Error> {
-        let anchor = self.anchor(path);
-        let (time, second) = (unix_time(now), FileTime::from_unix(now.to_unix()));
-        if anchor.not_after < second {
-            anchor_error.set(Some(ChainError::AnchorExpired));
-            return Err(Error::CertExpired { time, not_after: time });
-        }
-        if anchor.not_before > second {
-            anchor_error.set(Some(ChainError::AnchorNotYetValid));
-            return Err(Error::CertNotValidYet { time, not_before: time });
-        }
-        if anchor.path_len.is_some_and(|len| path.intermediate_certificates().count() > len) {
-            return Err(Error::PathLenConstraintViolated);
-        }
-        match self.usages.allow(anchor.usages.as_deref()) {
-            true => Ok(()),
-            false => Err(wrong_usage()),
-        }
-    }
-
-    fn anchor(&self, path: &VerifiedPath<'_>) -> &Authority {
-        // By address: a renewed anchor equals the one before in all but its dates, which webpki does not keep.
-        let at = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
-        &self.authorities[at.expect("anchors come from the configured ones")]
+    fn refuse(&mut self, refusal: Refusal) {
+        let is_temporary = refusal.is_temporary || self.refusal.is_some_and(|known| known.is_temporary);
+        let told = self.refusal.filter(|known| known.rank() >= refusal.rank()).unwrap_or(refusal);
+        self.refusal = Some(Refusal { is_temporary, ..told });
     }
 }

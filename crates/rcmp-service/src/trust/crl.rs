@@ -1,10 +1,14 @@
 //! Certificate revocation lists (RFC 5280 section 5): complete lists that a CA signs itself, of version 2.
 //!
-//! A list is read once, when it is installed; what stays is one array per entry. Delta lists, indirect lists and lists by
-//! reason are not accepted: whoever reads them by half misses revocations.
+//! A list is read once, when it is installed; what stays is one array per entry. Indirect lists and lists by reason are not
+//! accepted: a reader that reads them by half misses revocations.
+//!
+//! A delta list (5.2.4) revokes what is in it and nothing else: it never says that a certificate is good, and an entry
+//! removeFromCRL takes nothing off the complete list. So it needs no base to be combined with, and can only add.
 
 use super::authority::{Authority, KeyId, value};
 use super::chain::{Link, full_name};
+use super::name::Name;
 use super::serial::Serial;
 use super::signature::Signed;
 use crate::certificate::{Extension, extension, time};
@@ -55,8 +59,6 @@ pub enum CrlError {
     NotYetValid(FileTime),
     /// It speaks for other issuers too.
     Indirect,
-    /// It tells changes only.
-    Delta,
     /// It tells some reasons only.
     OnlySomeReasons,
     /// It is about attribute certificates.
@@ -65,7 +67,7 @@ pub enum CrlError {
     RelativeDistributionPoint,
     /// It, or an entry of it, has a critical extension that is not known.
     UnknownCritical,
-    /// It takes a certificate off a list, which only delta lists do.
+    /// It takes a certificate off a list, which only delta lists may do.
     RemoveFromCrl,
     /// A serial number is longer than 20 octets.
     SerialTooLong,
@@ -98,7 +100,6 @@ impl CrlError {
             Self::Expired(_) => "expired",
             Self::NotYetValid(_) => "not_yet_valid",
             Self::Indirect => "indirect",
-            Self::Delta => "delta",
             Self::OnlySomeReasons => "only_some_reasons",
             Self::OnlyAttributeCertificates => "only_attribute_certificates",
             Self::RelativeDistributionPoint => "relative_distribution_point",
@@ -128,7 +129,6 @@ impl fmt::Display for CrlError {
             Self::Expired(time) => return write!(f, "the revocation list expired at {time}"),
             Self::NotYetValid(time) => return write!(f, "the revocation list is from the future: {time}"),
             Self::Indirect => "indirect revocation lists are not accepted",
-            Self::Delta => "delta revocation lists are not accepted",
             Self::OnlySomeReasons => "revocation lists for some reasons only are not accepted",
             Self::OnlyAttributeCertificates => "the revocation list is about attribute certificates only",
             Self::RelativeDistributionPoint => {
@@ -137,7 +137,7 @@ impl fmt::Display for CrlError {
             Self::UnknownCritical => {
                 "the revocation list, or an entry of it, has a critical extension that is not known"
             }
-            Self::RemoveFromCrl => "the revocation list has an entry removeFromCRL",
+            Self::RemoveFromCrl => "the revocation list has an entry removeFromCRL and is no delta list",
             Self::SerialTooLong => "the revocation list has a serial number longer than 20 octets",
             Self::UnknownIssuer => "no configured CA has the name of the revocation list's issuer",
             Self::NoCrlSign => "the CA may not sign revocation lists: its keyUsage lacks cRLSign",
@@ -264,6 +264,8 @@ pub struct UnverifiedCrl<'a> {
     pub(super) next_update: FileTime,
     pub(super) number: Option<CrlNumber>,
     pub(super) scope: Scope,
+    /// Whether it has what is revoked since another list.
+    pub is_delta: bool,
     revoked: Option<Element<'a>>,
 }
 
@@ -298,6 +300,7 @@ impl<'a> UnverifiedCrl<'a> {
             next_update: next_update.ok_or(CrlError::NoNextUpdate)?,
             number: None,
             scope: Scope::default(),
+            is_delta: false,
             revoked,
         };
         if let Some(extensions) = extensions {
@@ -319,7 +322,11 @@ impl<'a> UnverifiedCrl<'a> {
                 ISSUING_DISTRIBUTION_POINT if scope.is_some() => return Err(twice.into()),
                 CRL_NUMBER => self.number = Some(crl_number(&extension)?),
                 ISSUING_DISTRIBUTION_POINT => scope = Some(issuing_distribution_point(&extension)?),
-                DELTA_CRL_INDICATOR => return Err(CrlError::Delta),
+                DELTA_CRL_INDICATOR if self.is_delta => return Err(twice.into()),
+                DELTA_CRL_INDICATOR => {
+                    value(&extension, "deltaCRLIndicator", der::INTEGER)?;
+                    self.is_delta = true;
+                }
                 AUTHORITY_KEY_IDENTIFIER => {}
                 _ if extension.critical => return Err(CrlError::UnknownCritical),
                 _ => {}
@@ -337,7 +344,7 @@ impl<'a> UnverifiedCrl<'a> {
         let first = list.clone().any("revokedCertificate").map_or(1, |first| first.encoded.len());
         let mut entries = Vec::with_capacity(revoked.contents.len() / first.max(ENTRY_LEN_MIN) + 1);
         while !list.is_empty() {
-            entries.push(entry(&mut list)?);
+            entries.extend(entry(&mut list, self.is_delta)?);
         }
         Ok(Entries::new(entries))
     }
@@ -357,7 +364,8 @@ const ENTRY_LEN_MIN: usize = 2 // SEQUENCE
     + 2 + 1 // userCertificate
     + 2 + 13; // revocationDate
 
-fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
+/// An entry; none for removeFromCRL in a delta list.
+fn entry(list: &mut Der<'_>, is_delta: bool) -> Result<Option<Entry>, CrlError> {
     let mut fields = list.expect("revokedCertificate", der::SEQUENCE)?.inside();
     let bad = fields.error("userCertificate", dtyp::DecodeErrorKind::BadValue);
     let serial = fields.expect("userCertificate", der::INTEGER)?.contents;
@@ -377,7 +385,7 @@ fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
                 REASON_CODE => {
                     let code = value(&extension, "reasonCode", der::ENUMERATED)?;
                     reason = Some(RevocationReason::new(code.contents).ok_or(bad)?);
-                    if reason == Some(RevocationReason::REMOVE_FROM_CRL) {
+                    if reason == Some(RevocationReason::REMOVE_FROM_CRL) && !is_delta {
                         return Err(CrlError::RemoveFromCrl);
                     }
                 }
@@ -389,7 +397,9 @@ fn entry(list: &mut Der<'_>) -> Result<Entry, CrlError> {
         }
     }
     fields.finish("revokedCertificate")?;
-    Ok(Entry { serial, since: pack(since), reason: reason.unwrap_or(RevocationReason::UNSPECIFIED) })
+    let reason = reason.unwrap_or(RevocationReason::UNSPECIFIED);
+    let entry = Entry { serial, since: pack(since), reason };
+    Ok((reason != RevocationReason::REMOVE_FROM_CRL).then_some(entry))
 }
 
 fn crl_number(extension: &Extension<'_>) -> Result<CrlNumber, DecodeError> {
@@ -535,9 +545,10 @@ fn bucket(hasher: &RandomState, serial: &Serial, buckets: usize) -> u32 {
 #[derive(Debug)]
 pub(super) struct Crl {
     pub(super) authority: KeyId,
-    /// The issuer's encoded name.
-    pub(super) issuer: Box<[u8]>,
+    /// The issuer's name.
+    pub(super) issuer: Name,
     pub(super) scope: Scope,
+    pub(super) is_delta: bool,
     pub(super) this_update: FileTime,
     pub(super) next_update: FileTime,
     pub(super) number: Option<CrlNumber>,
@@ -547,7 +558,7 @@ pub(super) struct Crl {
 impl Crl {
     /// Whether it is of this certificate's issuer: by key and by name.
     pub(super) fn is_of_issuer(&self, link: &Link) -> bool {
-        self.authority == link.issuer && *self.issuer == *link.issuer_name
+        self.authority == link.issuer && self.issuer == link.issuer_name
     }
 
     pub(super) fn facts(&self, issuer: &Authority) -> CrlFacts {

@@ -5,34 +5,45 @@
 //! built from configured anchors and intermediates only, revocation lists and OCSP responses are brought by whoever may
 //! open a socket, and no URL inside a certificate or a list is ever looked at; distribution points are names to compare.
 //!
-//! Path building is webpki's. What it leaves to its caller is done here: an anchor's own dates, path length and extended
-//! key usage, and keyCertSign and cRLSign of every configured CA. Certificate policies are not processed. An anchor's
-//! critical extensions are the operator's to judge, since the anchor is his choice.
+//! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name constraints and policy
+//! constraints count (RFC 5937). Its critical extensions are the operator's to judge, because the operator chose it.
+//!
+//! `refusal` has the reasons, `name` compares names, `profile` reads a certificate, `constraints` and `policies` are about whole
+//! paths, and `chain` finds them.
 
 mod authority;
 mod chain;
+mod constraints;
 pub mod crl;
+mod name;
 pub mod ocsp;
+mod policies;
+mod profile;
+mod refusal;
 mod serial;
 mod signature;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use authority::{Authority, KeyId, Unusable};
-pub use chain::{ChainError, Path};
+pub use chain::Path;
 pub use crl::{CrlError, CrlFacts, RevocationReason};
 pub use ocsp::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus};
+pub use policies::PolicyInputs;
+pub use refusal::{ChainError, Detail, ExtensionId, Refusal};
 pub use serial::Serial;
 
 use arc_swap::ArcSwapOption;
-use chain::{Chains, Link, Usages};
+use chain::{Chains, Link, Rules, Usages};
 use crl::{Crl, CrlNumber, Currency, Scope, UnverifiedCrl};
 use dtyp::FileTime;
+use name::Name;
 use ocsp::{Signer, UnverifiedResponse};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
-use signature::{SignatureError, Signed};
+use signature::SignatureError;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,6 +58,8 @@ pub const REFUSALS_MAX: u64 = 4_096;
 pub const OCSP_ANSWERS_MAX: u64 = 32_768;
 /// Most scopes of revocation lists whose age is remembered: the largest CAs partition into some hundred.
 const SCOPES_MAX: usize = 4_096;
+/// Fewest bits of an RSA key (NIST SP 800-131A).
+pub const RSA_BITS_MIN: usize = 2048;
 
 /// What an operator configured.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +73,10 @@ pub struct Parts {
     pub extended_key_usages: Vec<Vec<u8>>,
     /// Whether a certificate needs the extension.
     pub require_extended_key_usage: bool,
+    /// The inputs of certificate policies.
+    pub policies: PolicyInputs,
+    /// Fewest bits of the RSA key of the certificate that is asked about; [`RSA_BITS_MIN`] when it is not told.
+    pub rsa_bits_min: Option<usize>,
     /// How many revocation lists there may be at one time: as many slots.
     pub crls: usize,
     /// Who may be asked for the status of certificates.
@@ -225,7 +242,7 @@ pub struct Trust {
     chains: Chains,
     responders: HashMap<KeyId, Responder>,
     paths: Cache<[u8; 32], Arc<Path>>,
-    refusals: Cache<[u8; 32], ChainError>,
+    refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
     /// The newest list of each issuer and scope. INVARIANT: locked whenever a slot is stored.
     newest: Mutex<HashMap<[u8; 32], Age>>,
@@ -284,16 +301,21 @@ impl Trust {
             origins.push(which);
             authorities.push(authority);
         }
-        for (which, authority) in origins.into_iter().zip(&authorities) {
-            if !authority.is_anchor && !authorities.iter().any(|issuer| has_issued(issuer, authority)) {
-                let subject = Some(authority.subject.clone());
-                return Err(TrustError::Certificate { which, subject, why: Unusable::NoIssuer });
-            }
-        }
-        let usages = Usages { any_of: parts.extended_key_usages, required: parts.require_extended_key_usage };
+        let rules = Rules {
+            usages: Usages { any_of: parts.extended_key_usages, required: parts.require_extended_key_usage },
+            policies: parts.policies,
+            rsa_bits_min: parts.rsa_bits_min.unwrap_or(RSA_BITS_MIN),
+        };
+        let subjects: Vec<String> = authorities.iter().map(|authority| authority.subject.clone()).collect();
+        let responders = responders(parts.ocsp, &authorities)?;
+        let chains = Chains::new(authorities, rules).map_err(|(at, fault)| TrustError::Certificate {
+            which: origins[at],
+            subject: Some(subjects[at].clone()),
+            why: fault.map_or(Unusable::NoIssuer, |fault| Unusable::Refused(fault.error, fault.detail)),
+        })?;
         Ok(Self {
-            responders: responders(parts.ocsp, &authorities)?,
-            chains: Chains::new(authorities, usages),
+            responders,
+            chains,
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
@@ -311,7 +333,7 @@ impl Trust {
     ///
     /// Paths are remembered under the hash of the whole certificate and hold as long as every certificate in them is valid.
     /// Refusals are remembered unless time could change them.
-    pub fn verify(&self, certificate: &[u8], now: FileTime) -> Result<Arc<Path>, ChainError> {
+    pub fn verify(&self, certificate: &[u8], now: FileTime) -> Result<Arc<Path>, Refusal> {
         self.verify_hashed(certificate, Sha256::digest(certificate).into(), now)
     }
 
@@ -321,13 +343,13 @@ impl Trust {
         certificate: &[u8],
         id: [u8; 32],
         now: FileTime,
-    ) -> Result<Arc<Path>, ChainError> {
+    ) -> Result<Arc<Path>, Refusal> {
         debug_assert_eq!(id, <[u8; 32]>::from(Sha256::digest(certificate)), "of another certificate");
         if let Some(path) = self.paths.get(&id).filter(|path| path.is_valid_at(now)) {
             return Ok(path);
         }
-        if let Some(error) = self.refusals.get(&id) {
-            return Err(error);
+        if let Some(refusal) = self.refusals.get(&id) {
+            return Err(refusal);
         }
         match self.chains.verify(certificate, now) {
             Ok(path) => {
@@ -335,11 +357,11 @@ impl Trust {
                 self.paths.insert(id, Arc::clone(&path));
                 Ok(path)
             }
-            Err(error) => {
-                if !error.depends_on_time() {
-                    self.refusals.insert(id, error);
+            Err(refusal) => {
+                if !refusal.is_temporary {
+                    self.refusals.insert(id, refusal);
                 }
-                Err(error)
+                Err(refusal)
             }
         }
     }
@@ -356,11 +378,12 @@ impl Trust {
         let issuer = self.crl_issuer(&unverified)?;
         let crl = Crl {
             authority: issuer.key,
-            issuer: unverified.issuer.into(),
+            issuer: issuer.subject_name.clone(),
             entries: unverified.entries()?,
             this_update: unverified.this_update,
             next_update: unverified.next_update,
             number: unverified.number,
+            is_delta: unverified.is_delta,
             scope: unverified.scope,
         };
         let facts = crl.facts(issuer);
@@ -392,7 +415,10 @@ impl Trust {
             return false;
         };
         let Some(crl) = from_slot.load_full() else { return false };
-        if !self.authorities().any(|it| it.key == crl.authority && *it.name == *crl.issuer && it.signs_crls) {
+        if !self
+            .authorities()
+            .any(|it| it.key == crl.authority && it.subject_name == crl.issuer && it.signs_crls)
+        {
             return false;
         }
         let key = scope_key(&crl);
@@ -432,7 +458,8 @@ impl Trust {
     fn crl_issuer(&self, crl: &UnverifiedCrl<'_>) -> Result<&Authority, CrlError> {
         let mut error = CrlError::UnknownIssuer;
         let mut tried: Vec<KeyId> = Vec::new();
-        for authority in self.authorities().filter(|authority| authority.name == crl.issuer) {
+        let name = Name::read(crl.issuer)?;
+        for authority in self.chains.named(&name) {
             if !authority.signs_crls {
                 if error == CrlError::UnknownIssuer {
                     error = CrlError::NoCrlSign;
@@ -479,6 +506,7 @@ impl Trust {
 
     fn status(&self, link: &Link, now: FileTime) -> Status {
         let mut good = false;
+        let mut is_delta_over = false;
         let mut why = UnknownReason::NoCrl;
         for slot in &self.crls {
             let crl = slot.load();
@@ -490,11 +518,13 @@ impl Trust {
                 continue;
             }
             match crl.currency(now) {
+                // An operator who has delta lists wants revocations sooner than complete lists have them.
+                Currency::Expired if crl.is_delta => is_delta_over = true,
                 Currency::Expired => why = UnknownReason::CrlExpired,
                 Currency::NotYetValid => why = UnknownReason::CrlNotYetValid,
                 Currency::Current => match crl.entries.find(&link.serial) {
                     Some((since, reason)) => return Status::Revoked { since, reason },
-                    None => good = true,
+                    None => good |= !crl.is_delta,
                 },
             }
         }
@@ -508,6 +538,7 @@ impl Trust {
             }
         }
         match good {
+            _ if is_delta_over => Status::Unknown(UnknownReason::CrlExpired),
             true => Status::Good,
             false => Status::Unknown(why),
         }
@@ -578,12 +609,6 @@ fn subject(der: &[u8]) -> Option<String> {
     certificate.subject_name().ok().map(|name| name.to_string())
 }
 
-fn has_issued(issuer: &Authority, authority: &Authority) -> bool {
-    crate::certificate::Certificate::parse(&authority.der).is_ok_and(|it| it.issuer == issuer.name)
-        && issuer.der != authority.der
-        && Signed::parse(&authority.der, "Certificate").is_ok_and(|it| it.verify(&issuer.public_key).is_ok())
-}
-
 fn responders(
     configured: Vec<OcspResponder>,
     authorities: &[Authority],
@@ -613,9 +638,10 @@ fn responders(
 /// Names a list's issuer and scope.
 fn scope_key(crl: &Crl) -> [u8; 32] {
     let Scope { only, distribution_point } = &crl.scope;
-    let mut hash = Sha256::new().chain_update(crl.authority.0).chain_update([*only as u8]);
-    hash.update((crl.issuer.len() as u64).to_be_bytes());
-    hash.update(&crl.issuer);
+    let mut hash = Sha256::new().chain_update(crl.authority.0);
+    hash.update([*only as u8, u8::from(crl.is_delta)]);
+    hash.update((crl.issuer.as_bytes().len() as u64).to_be_bytes());
+    hash.update(crl.issuer.as_bytes());
     hash.update([u8::from(distribution_point.is_some())]);
     for name in distribution_point.iter().flatten() {
         hash.update(name);

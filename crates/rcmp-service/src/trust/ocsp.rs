@@ -4,19 +4,19 @@
 //! operator named. Whether a certified responder is revoked itself is not asked, with or without id-pkix-ocsp-nocheck: who
 //! else could tell.
 
-use super::authority::{Authority, KeyId, SIGNS, key_usage, value};
-use super::chain::{ChainError, Link, is_within, unix_time, wrong_usage};
+use super::authority::{Authority, KeyId, SIGNS, value};
+use super::chain::{Link, check_direct, is_within};
 use super::crl::{CLOCK_SKEW_SECONDS, Currency, RevocationReason, currency, later};
+use super::name::Name;
+use super::refusal::ChainError;
 use super::serial::Serial;
 use super::signature::{SignatureError, Signed, subject_public_key};
 use crate::certificate::{Certificate, extension, time};
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
-use rustls_pki_types::CertificateDer;
 use sha1::{Digest, Sha1};
 use std::fmt;
 use std::sync::Arc;
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter};
 
 /// Largest response, in bytes: one status and a few certificates have two thousand.
 pub const OCSP_RESPONSE_LEN_MAX: usize = 64 << 10;
@@ -101,13 +101,17 @@ pub struct OcspQuestion {
     /// The CA that issued it.
     pub authority: KeyId,
     pub(super) asked: Request,
-    pub(super) issuer_name: Box<[u8]>,
+    pub(super) issuer_name: Name,
 }
 
 impl OcspQuestion {
     pub(super) fn new(url: Arc<str>, issuer: &Authority, link: &Link, nonce: Option<Nonce>) -> Self {
-        let (issuer_name_hash, issuer_key_hash) = issuer.ocsp_hashes;
-        let asked = Request { id: CertId { issuer_name_hash, issuer_key_hash, serial: link.serial }, nonce };
+        let id = CertId {
+            issuer_name_hash: link.issuer_name_hash,
+            issuer_key_hash: issuer.ocsp_key_hash,
+            serial: link.serial,
+        };
+        let asked = Request { id, nonce };
         Self {
             url,
             request: asked.encode(),
@@ -462,39 +466,13 @@ fn refuse(error: SignatureError) -> OcspError {
     }
 }
 
-/// Whether a CA has certified, directly, that this certificate's owner answers for it.
+/// Whether a CA has certified, directly, that this certificate's owner answers for it: by id-kp-OCSPSigning, and neither by
+/// anyExtendedKeyUsage nor by no extension.
 fn delegated(certificate: &Certificate<'_>, issuer: &Authority, now: FileTime) -> Result<(), ChainError> {
-    let der = CertificateDer::from(certificate.encoded);
-    let time = unix_time(now);
-    let error = |error| match ChainError::from(error) {
-        ChainError::IssuerExpired => ChainError::Expired,
-        ChainError::IssuerNotYetValid => ChainError::NotYetValid,
-        error => error,
-    };
-    let end_entity = EndEntityCert::try_from(&der)?;
-    let anchors = std::slice::from_ref(&issuer.anchor);
-    end_entity
-        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, anchors, &[], time, OcspSigning, None, None)
-        .map_err(error)?;
-    match key_usage(certificate) {
-        Ok(None) => Ok(()),
-        Ok(Some(bits)) if bits & SIGNS != 0 => Ok(()),
-        Ok(Some(_)) => Err(ChainError::from(wrong_usage())),
-        Err(_) => Err(ChainError::Malformed),
-    }
-}
-
-/// id-kp-OCSPSigning by its name; neither anyExtendedKeyUsage nor no extension is that.
-struct OcspSigning;
-
-impl ExtendedKeyUsageValidator for OcspSigning {
-    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        for usage in usages {
-            if usage? == KeyPurposeId::new(OCSP_SIGNING) {
-                return Ok(());
-            }
-        }
-        Err(wrong_usage())
+    let profile = check_direct(certificate, issuer, OCSP_SIGNING, now)?;
+    match profile.key_usage.is_none_or(|bits| bits & SIGNS != 0) {
+        true => Ok(()),
+        false => Err(ChainError::NotForSigning),
     }
 }
 

@@ -1,8 +1,29 @@
 //! What certificates, revocation lists and OCSP responses have in common (RFC 5280 4.1.1): something, who signed it how,
 //! and the signature.
 
+use super::refusal::{ChainError, Fault};
 use crate::der::{self, Der, Element};
 use dtyp::DecodeError;
+
+/// Most bits of an RSA modulus: larger ones cost time and no verifier accepts them.
+const RSA_BITS_MAX: usize = 8192;
+/// rsaEncryption and id-RSASSA-PSS, 1.2.840.113549.1.1.1 and .10.
+const RSA: [&[u8]; 2] = [
+    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01],
+    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a],
+];
+/// id-Ed25519, 1.3.101.112.
+const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+/// id-ml-dsa-44, -65 and -87, 2.16.840.1.101.3.4.3.17 to 19, without the last octet.
+const ML_DSA: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03];
+/// id-ecPublicKey, 1.2.840.10045.2.1.
+const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+/// secp256r1, secp384r1 and secp521r1, each with the length of a coordinate.
+const CURVES: [(&[u8], usize); 3] = [
+    (&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07], 32),
+    (&[0x2b, 0x81, 0x04, 0x00, 0x22], 48),
+    (&[0x2b, 0x81, 0x04, 0x00, 0x23], 66),
+];
 
 /// Something signed, taken apart.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +38,7 @@ pub(super) struct Signed<'a> {
 /// Why a signature is not a key's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignatureError {
-    /// The algorithm is not one that is believed, or not the key's.
+    /// The algorithm is not one that is accepted.
     UnsupportedAlgorithm,
     /// It is wrong.
     BadSignature,
@@ -48,13 +69,15 @@ impl<'a> Signed<'a> {
             subject_public_key(public_key).map_err(|_| SignatureError::UnsupportedAlgorithm)?;
         let mut verdict = Err(SignatureError::UnsupportedAlgorithm);
         for algorithm in webpki::ALL_VERIFICATION_ALGS {
-            if algorithm.signature_alg_id().as_ref() == self.algorithm
-                && algorithm.public_key_alg_id().as_ref() == key_algorithm
+            if algorithm.signature_alg_id().as_ref() != self.algorithm {
+                continue;
+            }
+            // The algorithm is accepted; with a key of another kind it is another key's signature.
+            verdict = Err(SignatureError::BadSignature);
+            if algorithm.public_key_alg_id().as_ref() == key_algorithm
+                && algorithm.verify_signature(key, self.tbs.encoded, self.signature).is_ok()
             {
-                match algorithm.verify_signature(key, self.tbs.encoded, self.signature) {
-                    Ok(()) => return Ok(()),
-                    Err(_) => verdict = Err(SignatureError::BadSignature),
-                }
+                return Ok(());
             }
         }
         verdict
@@ -70,4 +93,53 @@ pub(super) fn subject_public_key(encoded: &[u8]) -> Result<(&[u8], &[u8]), Decod
     let key = der::octets(&fields.expect("subjectPublicKey", der::BIT_STRING)?)?;
     fields.finish("SubjectPublicKeyInfo")?;
     Ok((algorithm, key))
+}
+
+/// Whether a key, an encoded SubjectPublicKeyInfo, is of a kind that is accepted, and long enough: RSA with a modulus from
+/// `rsa_bits_min` to [`RSA_BITS_MAX`] bits, the named curves P-256, P-384 and P-521, Ed25519, ML-DSA.
+pub(super) fn check_key(public_key: &[u8], rsa_bits_min: usize) -> Result<(), Fault> {
+    let unsupported = Fault::from(ChainError::UnsupportedKey);
+    let malformed = |_: DecodeError| unsupported;
+    let (algorithm, key) = subject_public_key(public_key).map_err(malformed)?;
+    let mut algorithm = Der::new(algorithm);
+    let id = algorithm.expect("algorithm", der::OID).map_err(malformed)?.contents;
+    match id {
+        _ if RSA.contains(&id) => {
+            let mut outer = Der::new(key);
+            let mut fields = outer.expect("RSAPublicKey", der::SEQUENCE).map_err(malformed)?.inside();
+            let modulus = fields.expect("modulus", der::INTEGER).map_err(malformed)?.contents;
+            let exponent = fields.expect("publicExponent", der::INTEGER).map_err(malformed)?.contents;
+            fields.finish("RSAPublicKey").and_then(|()| outer.finish("RSAPublicKey")).map_err(malformed)?;
+            let bits = |number: &[u8]| match number {
+                [] | [0x80..=0xff, ..] => 0,
+                [0, rest @ ..] => 8 * rest.len() - rest.first().map_or(0, |it| it.leading_zeros() as usize),
+                [first, ..] => 8 * number.len() - first.leading_zeros() as usize,
+            };
+            let is_odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
+            match bits(modulus) {
+                // With an exponent of 1 everything is its own signature.
+                _ if !is_odd(modulus) || !is_odd(exponent) || bits(exponent) < 2 => Err(unsupported),
+                found if found < rsa_bits_min => {
+                    Err(Fault::limit(ChainError::WeakKey, "bits of the RSA key", rsa_bits_min, found))
+                }
+                found if found > RSA_BITS_MAX => {
+                    Err(Fault::limit(ChainError::UnsupportedKey, "bits of the RSA key", RSA_BITS_MAX, found))
+                }
+                _ => Ok(()),
+            }
+        }
+        EC => {
+            // Parameters that are not a name are the attacker's to choose.
+            let curve = algorithm.expect("namedCurve", der::OID).map_err(malformed)?.contents;
+            let len = CURVES.iter().find(|(id, _)| *id == curve).ok_or(unsupported)?.1;
+            match key {
+                [0x04, point @ ..] if point.len() == 2 * len => Ok(()),
+                [0x02 | 0x03, point @ ..] if point.len() == len => Ok(()),
+                _ => Err(unsupported),
+            }
+        }
+        ED25519 => Ok(()),
+        [prefix @ .., 17..=19] if prefix == ML_DSA => Ok(()),
+        _ => Err(unsupported),
+    }
 }

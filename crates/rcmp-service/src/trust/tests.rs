@@ -4,6 +4,7 @@
 
 mod chain;
 mod crl;
+mod generated;
 mod ocsp;
 mod openssl;
 

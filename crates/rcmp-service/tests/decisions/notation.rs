@@ -55,9 +55,9 @@ pub(crate) enum Role {
     Lookalike,
     /// An anchor that is expired.
     Expired,
-    /// An intermediate below ours.
+    /// An intermediate below ours, which may certify for every policy.
     Intermediate,
-    /// The same intermediate, certified by the partner.
+    /// The same intermediate, certified by the partner for longer, and for no policy.
     Cross,
     /// An intermediate below the partner that has our name.
     Below,
@@ -112,6 +112,13 @@ static AUTHORITIES: LazyLock<HashMap<Role, CertifiedIssuer<'static, KeyPair>>> =
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         if role == Role::Expired {
             params.not_after = date_time_ymd(2024, 1, 1);
+        }
+        if role == Role::Intermediate {
+            // Of two certificates the one that is valid longer is tried first; the cross-certificate is.
+            params.not_after = date_time_ymd(3000, 1, 1);
+            // anyPolicy: it may certify for every policy.
+            let any = wrap(0x30, &wrap(0x30, &wrap(0x06, &oid("2.5.29.32.0"))));
+            params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 32], any));
         }
         let key = match role {
             Role::Intermediate | Role::Cross => KeyPair::try_from(issuing.serialize_der()).expect("a key"),

@@ -8,6 +8,7 @@ use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::{
     AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
 };
+use rcmp_service::trust::PolicyInputs;
 use rcmp_service::{Binding, Form, Policy, Validation};
 use serde::Deserialize;
 use std::ops::Range;
@@ -40,6 +41,10 @@ pub struct TrustFiles {
     pub extended_key_usages: Vec<Vec<u8>>,
     /// Whether a certificate must have one of them, instead of none at all.
     pub require_extended_key_usage: bool,
+    /// What is asked of certificate policies.
+    pub policies: PolicyInputs,
+    /// Fewest bits of a client's RSA key.
+    pub client_rsa_bits: Option<usize>,
     /// Certificate revocation lists.
     pub crls: Vec<CrlSource>,
     /// How often they are looked at again.
@@ -86,6 +91,11 @@ pub(super) struct Section {
     intermediates: Option<Vec<PathBuf>>,
     extended_key_usage: Option<Spanned<Vec<Spanned<String>>>>,
     require_extended_key_usage: Option<bool>,
+    policies: Option<Spanned<Vec<Spanned<String>>>>,
+    require_explicit_policy: Option<bool>,
+    inhibit_policy_mapping: Option<bool>,
+    inhibit_any_policy: Option<bool>,
+    client_rsa_bits: Option<Spanned<u64>>,
     crls: Option<Spanned<Vec<Spanned<String>>>>,
     crl_refresh_s: Option<Spanned<u64>>,
     grant: Option<Vec<Spanned<GrantSection>>>,
@@ -166,6 +176,11 @@ impl Section {
             intermediates,
             extended_key_usage,
             require_extended_key_usage,
+            policies,
+            require_explicit_policy,
+            inhibit_policy_mapping,
+            inhibit_any_policy,
+            client_rsa_bits,
             crls,
             crl_refresh_s,
             grant,
@@ -421,8 +436,55 @@ impl Checker<'_> {
             intermediates: section.intermediates.iter().flatten().map(|path| self.path(path)).collect(),
             extended_key_usages: purposes.into_iter().flatten().collect(),
             require_extended_key_usage: section.require_extended_key_usage.unwrap_or(false),
+            policies: self.policy_inputs(section),
+            client_rsa_bits: section.client_rsa_bits.as_ref().and_then(|bits| self.client_rsa_bits(bits)),
             crls,
             crl_refresh: Duration::from_secs(crl_refresh),
+        }
+    }
+
+    /// The inputs of RFC 5280 6.1.1.
+    fn policy_inputs(&mut self, section: &Section) -> PolicyInputs {
+        let mut initial = Vec::new();
+        if let Some(policies) = &section.policies {
+            if policies.get_ref().is_empty() {
+                self.problem(
+                    policies.span(),
+                    "no certificate policy would do",
+                    "name one, or remove the key: any will do then",
+                );
+            }
+            for policy in policies.get_ref() {
+                match object_identifier(policy.get_ref()) {
+                    // anyPolicy: what is meant when nothing is said.
+                    Some(oid) if oid != [0x55, 0x1d, 0x20, 0x00] => initial.push(oid),
+                    _ => self.problem(
+                        policy.span(),
+                        "this is not a certificate policy",
+                        "use a dotted object identifier; without the key any policy will do",
+                    ),
+                }
+            }
+        }
+        PolicyInputs {
+            initial,
+            require_explicit_policy: section.require_explicit_policy.unwrap_or(false),
+            inhibit_policy_mapping: section.inhibit_policy_mapping.unwrap_or(false),
+            inhibit_any_policy: section.inhibit_any_policy.unwrap_or(false),
+        }
+    }
+
+    fn client_rsa_bits(&mut self, bits: &Spanned<u64>) -> Option<usize> {
+        match *bits.get_ref() {
+            found @ 1024..=8192 => Some(found as usize),
+            _ => {
+                self.problem(
+                    bits.span(),
+                    "this is not a length of RSA keys",
+                    "use 1024 to 8192; 2048 is the default",
+                );
+                None
+            }
         }
     }
 

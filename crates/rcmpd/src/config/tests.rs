@@ -1,6 +1,7 @@
 use super::*;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::{Grant, StrongNameKind, Whom};
+use rcmp_service::trust::PolicyInputs;
 use rcmp_service::{Binding, Form, Validation};
 
 const GOOD: &str = r#"
@@ -90,6 +91,10 @@ fn whatever_is_wrong_is_said() {
         ("\"chain\"", "\"chain+crl\"\ncrls = [\"a\"]\ncrl_refresh_s = 0", "this is not a sensible time"),
         ("anchors", "extended_key_usage = [\"web\"]\nanchors", "this is not a key purpose"),
         ("anchors", "extended_key_usage = []\nanchors", "no certificate would do"),
+        ("anchors", "policies = []\nanchors", "no certificate policy would do"),
+        ("anchors", "policies = [\"smart cards\"]\nanchors", "this is not a certificate policy"),
+        ("anchors", "policies = [\"2.5.29.32.0\"]\nanchors", "this is not a certificate policy"),
+        ("anchors", "client_rsa_bits = 512\nanchors", "this is not a length of RSA keys"),
         ("anchors", "comparison = \"loose\"\nanchors", "this is not a comparison"),
         ("anchors", "name_comparison = \"windows\"\nanchors", "this is not a comparison of names"),
         ("anchors", "sha1_pukey = \"key\"\nanchors", "this is not a reading of SHA1-PUKEY"),
@@ -219,6 +224,27 @@ fn a_shadow_may_verify_less_than_the_live_policy() {
         assert_eq!((shadow.trust.anchors.len(), shadow.trust.crls.len()), (anchors, 0));
         assert!(shadow.authorities.iter().all(|authority| authority.ocsp.is_none()));
     }
+}
+
+#[test]
+fn what_is_asked_of_paths_is_read() {
+    let trust = |keys: &str| {
+        let text = GOOD.replacen("anchors", &format!("{keys}\nanchors"), 1);
+        parse(&text, Path::new("/etc/rcmpd")).expect("it is good").mapping.expect("it is there").trust
+    };
+    let standard = trust("");
+    assert_eq!((standard.policies, standard.client_rsa_bits), (PolicyInputs::default(), None));
+    let told = trust(
+        "policies = [\"1.2.3\"]\nrequire_explicit_policy = true\ninhibit_policy_mapping = true\ninhibit_any_policy = true\n\
+         client_rsa_bits = 3072",
+    );
+    let policies = PolicyInputs {
+        initial: vec![vec![0x2a, 0x03]],
+        require_explicit_policy: true,
+        inhibit_policy_mapping: true,
+        inhibit_any_policy: true,
+    };
+    assert_eq!((told.policies, told.client_rsa_bits), (policies, Some(3072)));
 }
 
 #[test]

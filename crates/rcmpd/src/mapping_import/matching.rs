@@ -31,8 +31,8 @@ const USAGES: &[(&str, Option<&str>, &[&str])] = &[
 const MIT_USAGES: [&str; 4] = ["pkinit", "msScLogin", "clientAuth", "emailProtection"];
 
 /// The note on a key usage that need not be asked for.
-pub(super) const DIGITAL_SIGNATURE: &str = "the key usage digitalSignature is not asked for separately: a client proves its key by a signature, and TLS has checked \
-     that it may sign";
+pub(super) const DIGITAL_SIGNATURE: &str = "the key usage digitalSignature is not asked for separately: where chains are verified, a \
+     certificate whose keyUsage lacks it is refused";
 
 /// Our name for an extended key usage: a word, or its object identifier.
 pub(super) fn usage(name: &str) -> Option<String> {

@@ -237,7 +237,7 @@ fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Sta
         return Ok(Standing { path: None, policy_revision, store_revision, is_settled: true });
     };
     let path = trust.verify_hashed(&presented.leaf, presented.sha256, now);
-    let path = path.map_err(|error| refusal(Reason::Chain(error)))?;
+    let path = path.map_err(|refused| refusal(Reason::Chain(refused.error)))?;
     let is_settled = match mapper.policy().validation {
         Validation::ChainAndRevocation => match trust.revocation(&path, now) {
             Revocation::Good => true,

@@ -5,7 +5,8 @@ use rcgen::{
 
 #[track_caller]
 fn check(trust: &Trust, leaf: &[u8], expect: Result<&[&Ca], ChainError>) {
-    let authorities = trust.verify(leaf, now()).map(|path| path.authorities.clone());
+    let path = trust.verify(leaf, now()).map_err(|refusal| refusal.error);
+    let authorities = path.map(|path| path.authorities.clone());
     assert_eq!(authorities, expect.map(|path| path.iter().map(|ca| ca.id()).collect()));
 }
 
@@ -110,9 +111,30 @@ fn a_remembered_path_does_not_outlive_its_certificates() {
     let leaf = issuing.leaf("alice");
     let path = trust.verify(&leaf, now()).unwrap();
     assert!(Arc::ptr_eq(&path, &trust.verify(&leaf, now()).unwrap()));
-    assert_eq!(trust.verify(&leaf, day(2027, 1, 2)), Err(ChainError::IssuerExpired));
-    assert_eq!(trust.verify(&leaf, day(2024, 1, 2)), Err(ChainError::NotYetValid));
+    for (at, expect) in
+        [(day(2027, 1, 2), ChainError::IssuerExpired), (day(2024, 1, 2), ChainError::NotYetValid)]
+    {
+        assert_eq!(trust.verify(&leaf, at).map_err(|refusal| refusal.error), Err(expect));
+    }
     assert!(trust.verify(&leaf, now()).is_ok(), "and what time refused, time allows again");
+}
+
+/// One way is closed for good, and another one opens: the refusal of today is not that of tomorrow.
+#[test]
+fn a_refusal_is_remembered_only_when_no_way_can_open() {
+    let root = Ca::root("Root");
+    let mut params = ca_params("Issuing");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let closed = root.ca_as(params);
+    let mut params = ca_params("Issuing");
+    params.not_before = date_time_ymd(2026, 7, 1);
+    let early = params.signed_by(&closed.key, &root.issuer).unwrap().der().to_vec();
+    let mut parts = parts(&[&root], &[&closed]);
+    parts.intermediates.push(early);
+    let trust = Trust::new(parts).unwrap();
+    let leaf = closed.leaf("alice");
+    check(&trust, &leaf, Err(ChainError::NotForClientAuthentication));
+    assert!(trust.verify(&leaf, day(2026, 7, 2)).is_ok());
 }
 
 #[test]
@@ -299,11 +321,498 @@ fn a_certificate_that_was_changed_anywhere_is_refused() {
     assert!(trust.verify(&[&leaf[..], &[0]].concat(), now()).is_err());
 }
 
+/// What a leaf with this keyUsage, and one with this SubjectPublicKeyInfo, comes to. Certificates that no program makes are built
+/// here: an encoded subject, the extensions and the key are given.
+pub(super) fn raw(ca: &Ca, key: &[u8], extensions: &[Vec<u8>], change: impl Fn(&mut Raw)) -> Vec<u8> {
+    let mut raw = Raw {
+        version: vec![0xa0, 0x03, 0x02, 0x01, 0x02],
+        serial: vec![0x01],
+        algorithm: algorithm(),
+        issuer: Certificate::parse(&ca.der).unwrap().subject.to_vec(),
+        subject: common_name(0x0c, b"alice"),
+        not_before: (0x17, b"250101000000Z".to_vec()),
+        extensions: extensions.concat(),
+    };
+    change(&mut raw);
+    let (tag, not_before) = &raw.not_before;
+    let validity = [der::encode(*tag, &[not_before]), der::encode(0x17, &[b"300101000000Z"])].concat();
+    let list = match raw.extensions.is_empty() {
+        true => Vec::new(),
+        false => der::encode(0xa3, &[&der::encode(der::SEQUENCE, &[&raw.extensions])]),
+    };
+    let tbs = [
+        raw.version,
+        der::encode(der::INTEGER, &[&raw.serial]),
+        raw.algorithm,
+        raw.issuer,
+        der::encode(der::SEQUENCE, &[&validity]),
+        raw.subject,
+        key.to_vec(),
+        list,
+    ];
+    signed(&der::encode(der::SEQUENCE, &[&tbs.concat()]), &ca.key, &[])
+}
+
+pub(super) struct Raw {
+    version: Vec<u8>,
+    serial: Vec<u8>,
+    algorithm: Vec<u8>,
+    pub(super) issuer: Vec<u8>,
+    subject: Vec<u8>,
+    not_before: (u8, Vec<u8>),
+    extensions: Vec<u8>,
+}
+
+pub(super) fn common_name(tag: u8, text: &[u8]) -> Vec<u8> {
+    rdns(&[(&[0x55, 0x04, 0x03], tag, text)])
+}
+
+fn rdns(attributes: &[(&[u8], u8, &[u8])]) -> Vec<u8> {
+    let rdn = |(id, tag, text): &(&[u8], u8, &[u8])| {
+        let attribute = [der::encode(der::OID, &[id]), der::encode(*tag, &[text])].concat();
+        der::encode(der::SET, &[&der::encode(der::SEQUENCE, &[&attribute])])
+    };
+    let rdns: Vec<u8> = attributes.iter().flat_map(rdn).collect();
+    der::encode(der::SEQUENCE, &[&rdns])
+}
+
+/// A P-256 key as certificates have it.
+pub(super) fn p256() -> Vec<u8> {
+    let leaf = Ca::root("Any").leaf("any");
+    Certificate::parse(&leaf).unwrap().public_key.to_vec()
+}
+
+fn refusal(trust: &Trust, leaf: &[u8]) -> Refusal {
+    trust.verify(leaf, now()).expect_err("it is refused")
+}
+
+#[test]
+fn a_client_s_key_may_sign() {
+    let root = Ca::root("Root");
+    let trusts = trust(&[&root], &[]);
+    use KeyUsagePurpose::{
+        ContentCommitment, DataEncipherment, DigitalSignature, KeyAgreement, KeyCertSign, KeyEncipherment,
+    };
+    for (usages, good) in [
+        (&[][..], true),
+        (&[DigitalSignature], true),
+        (&[DigitalSignature, KeyEncipherment], true),
+        (&[KeyEncipherment, DataEncipherment], false),
+        (&[KeyAgreement], false),
+        (&[ContentCommitment], false),
+        (&[KeyCertSign], false),
+    ] {
+        let mut params = params("alice");
+        params.key_usages = usages.to_vec();
+        let expect = if good { Ok(&[&root][..]) } else { Err(ChainError::NotForSigning) };
+        check(&trusts, &root.leaf_as(&params), expect);
+    }
+    // Whether it is critical does not count.
+    let usage = |critical| extension(&[0x55, 0x1d, 0x0f], critical, &[0x03, 0x02, 0x05, 0x20]);
+    for critical in [false, true] {
+        let leaf = raw(&root, &p256(), &[usage(critical)], |_| {});
+        assert_eq!(
+            refusal(&trusts, &leaf).text(None),
+            "its keyUsage does not allow digital signatures (extension 2.5.29.15)"
+        );
+    }
+}
+
+/// A SubjectPublicKeyInfo.
+fn public_key(algorithm: &[&[u8]], key: &[u8]) -> Vec<u8> {
+    let bits = der::encode(der::BIT_STRING, &[&[0], key]);
+    der::encode(der::SEQUENCE, &[&der::encode(der::SEQUENCE, algorithm), &bits])
+}
+
+fn rsa(bits: usize, exponent: &[u8]) -> Vec<u8> {
+    let mut modulus = vec![0xff; bits.div_ceil(8)];
+    modulus[0] >>= modulus.len() * 8 - bits;
+    let sign: &[u8] = if bits.is_multiple_of(8) { &[0] } else { &[] };
+    let numbers =
+        [der::encode(der::INTEGER, &[sign, &modulus]), der::encode(der::INTEGER, &[exponent])].concat();
+    // rsaEncryption, 1.2.840.113549.1.1.1.
+    let id: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+    public_key(&[id], &der::encode(der::SEQUENCE, &[&numbers]))
+}
+
+#[test]
+fn a_client_s_key_is_long_enough_and_of_a_known_kind() {
+    let root = Ca::root("Root");
+    let trusts = trust(&[&root], &[]);
+    let ec: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    let p256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    // secp192r1 and secp256k1: 1.2.840.10045.3.1.1, 1.3.132.0.10.
+    let p192: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x01];
+    let k256: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a];
+    let dsa: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01];
+    let point = |first: u8, len: usize| [&[first][..], &vec![1; len]].concat();
+    let weak = Err(ChainError::WeakKey);
+    let unsupported = Err(ChainError::UnsupportedKey);
+    for (what, key, expect) in [
+        ("RSA of 512 bits", rsa(512, &[3]), weak),
+        ("RSA of 1024 bits", rsa(1024, &[1, 0, 1]), weak),
+        ("RSA of 2047 bits", rsa(2047, &[1, 0, 1]), weak),
+        ("RSA of 2048 bits", rsa(2048, &[1, 0, 1]), Ok(())),
+        ("RSA of 8192 bits", rsa(8192, &[3]), Ok(())),
+        ("RSA of 8193 bits", rsa(8193, &[3]), unsupported),
+        ("RSA with an exponent of 1", rsa(2048, &[1]), unsupported),
+        ("RSA with an even exponent", rsa(2048, &[4]), unsupported),
+        ("P-256", public_key(&[ec, p256], &point(4, 64)), Ok(())),
+        ("P-256, compressed", public_key(&[ec, p256], &point(2, 32)), Ok(())),
+        ("P-256 with half a point", public_key(&[ec, p256], &point(4, 32)), unsupported),
+        ("P-192", public_key(&[ec, p192], &point(4, 48)), unsupported),
+        ("secp256k1", public_key(&[ec, k256], &point(4, 64)), unsupported),
+        ("parameters that are no name", public_key(&[ec, &[0x30, 0x00]], &point(4, 64)), unsupported),
+        ("no parameters", public_key(&[ec], &point(4, 64)), unsupported),
+        ("DSA", public_key(&[dsa], &[0x02, 0x01, 0x05]), unsupported),
+        ("Ed25519", public_key(&[&[0x06, 0x03, 0x2b, 0x65, 0x70]], &[1; 32]), Ok(())),
+    ] {
+        let leaf = raw(&root, &key, &[], |_| {});
+        let verdict = trusts.verify(&leaf, now()).map(|_| ()).map_err(|refusal| refusal.error);
+        assert_eq!(verdict, expect, "{what}");
+    }
+    let text = refusal(&trusts, &raw(&root, &rsa(512, &[3]), &[], |_| {})).text(None);
+    assert_eq!(
+        text,
+        "the key of a certificate of the path is too short (bits of the RSA key: 512, limit 2048)"
+    );
+    let lenient = Trust::new(Parts { rsa_bits_min: Some(1024), ..parts(&[&root], &[]) }).unwrap();
+    assert!(lenient.verify(&raw(&root, &rsa(1024, &[3]), &[], |_| {}), now()).is_ok());
+    assert!(lenient.verify(&raw(&root, &rsa(1023, &[3]), &[], |_| {}), now()).is_err());
+}
+
+/// RFC 5280 7.1, and whatever else names the CA: its lists.
+#[test]
+fn an_issuer_is_named_in_any_encoding() {
+    let root = Ca::root("Contoso  Root");
+    let trusts = trust(&[&root], &[]);
+    for (tag, issuer) in [
+        (0x13, &b"Contoso Root"[..]),
+        (0x0c, b"CONTOSO root"),
+        (0x13, b" contoso   ROOT "),
+        (0x14, b"Contoso Root"),
+        (0x1e, b"\0C\0o\0n\0t\0o\0s\0o\0 \0R\0o\0o\0t"),
+    ] {
+        let leaf = raw(&root, &p256(), &[], |raw| raw.issuer = common_name(tag, issuer));
+        check(&trusts, &leaf, Ok(&[&root]));
+    }
+    for issuer in [&b"ContosoRoot"[..], b"Contoso Root 2", b""] {
+        let leaf = raw(&root, &p256(), &[], |raw| raw.issuer = common_name(0x0c, issuer));
+        check(&trusts, &leaf, Err(ChainError::UnknownIssuer));
+    }
+    let leaf = raw(&root, &p256(), &[], |raw| raw.issuer = vec![0x30, 0x00]);
+    check(&trusts, &leaf, Err(ChainError::UnknownIssuer));
+}
+
+#[test]
+fn a_refusal_is_told_as_what_it_is() {
+    let root = Ca::root("Root");
+    let trusts = trust(&[&root], &[]);
+    let key = p256();
+    let error = |extensions: &[Vec<u8>], change: &dyn Fn(&mut Raw)| {
+        refusal(&trusts, &raw(&root, &key, extensions, change)).text(None)
+    };
+    assert_eq!(error(&[], &|raw| raw.version = Vec::new()), ChainError::OldVersion.text());
+    assert_eq!(
+        error(&[], &|raw| raw.version = vec![0xa0, 0x03, 0x02, 0x01, 0x01]),
+        ChainError::OldVersion.text()
+    );
+    assert_eq!(
+        error(&[], &|raw| raw.serial = vec![0x7f; 21]),
+        "its serial number is too long (octets: 21, limit 20)"
+    );
+    let mut other = algorithm();
+    *other.last_mut().unwrap() = 3;
+    assert_eq!(error(&[], &|raw| raw.algorithm.clone_from(&other)), ChainError::AlgorithmMismatch.text());
+    assert_eq!(
+        error(&[extension(&[0x2b, 0x06, 0x01], true, &[0x05, 0x00])], &|_| {}),
+        "it, or a CA above it, has a critical extension that is not known (extension 1.3.6.1)"
+    );
+    for (id, value) in [(&[0x55, 0x1d, 0x20][..], &[0x30, 0x00][..]), (&[0x55, 0x1d, 0x24], &[0x30, 0x00])] {
+        let text = error(&[extension(id, false, value)], &|_| {});
+        assert_eq!(text, format!("it, or a CA above it, cannot be read (extension 2.5.29.{})", id[2]));
+    }
+    // RFC 5280 4.1.2.5: dates before 1970 are dates.
+    let good = |change: &dyn Fn(&mut Raw)| trusts.verify(&raw(&root, &key, &[], change), now()).is_ok();
+    assert!(good(&|raw| raw.not_before = (0x17, b"500101000000Z".to_vec())));
+    assert!(good(&|raw| raw.not_before = (0x18, b"19000101000000Z".to_vec())));
+    // Numbers of either sign, of 20 octets, and unique identifiers (4.1.2.8) are no reason.
+    assert!(good(&|raw| raw.serial = vec![0xff]));
+    assert!(good(&|raw| raw.serial = [&[0][..], &[0xff; 20]].concat()));
+}
+
+#[test]
+fn a_ca_s_short_key_is_told_and_not_its_signature() {
+    let root = Ca::root("Root");
+    let short = Ca {
+        der: raw(
+            &root,
+            &rsa(1024, &[1, 0, 1]),
+            &[extension(&[0x55, 0x1d, 0x13], true, &[0x30, 0x03, 0x01, 0x01, 0xff])],
+            |raw| {
+                raw.subject = common_name(0x0c, b"Short");
+            },
+        ),
+        key: copy(&root.key),
+        issuer: Issuer::new(ca_params("Short"), copy(&root.key)),
+    };
+    let trusts = trust(&[&short], &[]);
+    let closed: Vec<Option<String>> = trusts.authorities().map(Authority::closed).collect();
+    let text = "the key of a certificate of the path is too short (bits of the RSA key: 1024, limit 2048)";
+    assert_eq!(closed, [Some(text.to_owned())]);
+    let told = refusal(&trusts, &short.leaf("alice"));
+    assert_eq!((told.error, told.which, told.depth), (ChainError::WeakKey, Which::Authority(short.id()), 1));
+    assert_eq!(
+        told.text(Some("CN=Short")),
+        "the key of a certificate of the path is too short (CA at depth 1: CN=Short; bits of the RSA key: 1024, limit 2048)"
+    );
+}
+
+/// Critical extensions that are read (certificate policies and the SID), and AD CS's application policies beside an extended key
+/// usage, which they have to agree with.
+#[test]
+fn critical_extensions_that_are_read_are_known() {
+    let root = Ca::root("Root");
+    let trusts = trust(&[&root], &[]);
+    let policy = |id: &[u8]| {
+        der::encode(der::SEQUENCE, &[&der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[id])])])
+    };
+    let application: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x15, 0x0a];
+    let usage = extension(
+        &[0x55, 0x1d, 0x25],
+        false,
+        &der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[CLIENT_AUTH])]),
+    );
+    let server_auth: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+    let good = |extensions: &[Vec<u8>]| {
+        trusts.verify(&raw(&root, &p256(), extensions, |_| {}), now()).map(|_| ()).map_err(|it| it.error)
+    };
+    assert_eq!(good(&[extension(&[0x55, 0x1d, 0x20], true, &policy(&[0x2a, 0x03]))]), Ok(()));
+    let sid: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02];
+    assert_eq!(good(&[extension(sid, true, &[0x30, 0x00])]), Ok(()));
+    assert_eq!(good(&[usage.clone(), extension(application, true, &policy(CLIENT_AUTH))]), Ok(()));
+    let wrong = Err(ChainError::NotForClientAuthentication);
+    assert_eq!(good(&[usage.clone(), extension(application, true, &policy(server_auth))]), wrong);
+    assert_eq!(good(&[usage, extension(application, false, &policy(server_auth))]), Ok(()));
+    assert_eq!(good(&[extension(application, true, &policy(CLIENT_AUTH))]), Err(ChainError::UnknownCritical));
+    // A qualifier that is not known, in a critical extension (RFC 5280 4.2.1.4).
+    let qualifier = der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[&[0x2a, 0x03]]), &[0x05, 0x00]]);
+    let information =
+        [der::encode(der::OID, &[&[0x2a, 0x03]]), der::encode(der::SEQUENCE, &[&qualifier])].concat();
+    let policies = der::encode(der::SEQUENCE, &[&der::encode(der::SEQUENCE, &[&information])]);
+    assert_eq!(good(&[extension(&[0x55, 0x1d, 0x20], true, &policies)]), Err(ChainError::UnknownCritical));
+    assert_eq!(good(&[extension(&[0x55, 0x1d, 0x20], false, &policies)]), Ok(()));
+}
+
+/// RFC 5280 4.2.1.10: without an rfc822Name, constraints on mail are those of emailAddress in the subject; and a subjectAltName
+/// that cannot be read does not switch constraints off.
+#[test]
+fn names_in_the_subject_are_constrained() {
+    let root = Ca::root("Root");
+    let mail: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01];
+    let mut params = ca_params("Constrained");
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::Rfc822Name("contoso.example".into())],
+        excluded_subtrees: vec![],
+    });
+    let ca = root.ca_as(params);
+    let trusts = trust(&[&root], &[&ca]);
+    let named = |address: &str, alternative: &[(u8, &str)]| {
+        let names: Vec<u8> =
+            alternative.iter().flat_map(|(tag, text)| der::encode(*tag, &[text.as_bytes()])).collect();
+        let value = der::encode(der::SEQUENCE, &[&names]);
+        let extensions: &[Vec<u8>] = &[extension(&[0x55, 0x1d, 0x11], false, &value)];
+        let subject = rdns(&[(&[0x55, 0x04, 0x03], 0x0c, b"x"), (mail, 0x16, address.as_bytes())]);
+        raw(&ca, &p256(), if alternative.is_empty() { &[] } else { extensions }, |raw| {
+            raw.subject.clone_from(&subject)
+        })
+    };
+    let good = Ok(&[&ca, &root][..]);
+    let wrong = Err(ChainError::NameConstraints);
+    check(&trusts, &named("boss@contoso.example", &[]), good);
+    check(&trusts, &named("boss@evil.example", &[]), wrong);
+    check(&trusts, &named("boss@evil.example", &[(0x82, "www.evil.example")]), wrong);
+    check(&trusts, &named("boss@evil.example", &[(0x81, "boss@contoso.example")]), good);
+    check(&trusts, &named("boss@contoso.example", &[(0x81, "boss@evil.example")]), wrong);
+    let unreadable = raw(&ca, &p256(), &[extension(&[0x55, 0x1d, 0x11], false, &[0x30, 0x05, 0x00])], |_| {});
+    assert_eq!(
+        refusal(&trusts, &unreadable).text(None),
+        "it, or a CA above it, cannot be read (extension 2.5.29.17)"
+    );
+    // Where nothing is constrained it only makes its own forms unusable.
+    let unreadable =
+        raw(&root, &p256(), &[extension(&[0x55, 0x1d, 0x11], false, &[0x30, 0x05, 0x00])], |_| {});
+    check(&trusts, &unreadable, Ok(&[&root]));
+}
+
+/// RFC 5280 4.2.1.9: a new key of a CA, certified by its old one below a path length of 0.
+#[test]
+fn self_issued_certificates_do_not_count() {
+    let root = Ca::root("Root");
+    let mut params = ca_params("Issuing");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let old = root.ca_as(params);
+    let new = old.ca("Issuing");
+    let trusts = trust(&[&root], &[&old, &new]);
+    check(&trusts, &new.leaf("alice"), Ok(&[&new, &old, &root]));
+    check(&trusts, &old.leaf("alice"), Ok(&[&old, &root]));
+    let other = old.ca("Other");
+    check(&trust(&[&root], &[&old, &other]), &other.leaf("alice"), Err(ChainError::PathLength));
+}
+
+/// A certificate that nobody signed, with an anchor's key and key identifier.
+#[test]
+fn an_anchor_s_key_in_a_certificate_is_no_signature() {
+    let root = Ca::root("Root");
+    let trusts = trust(&[&root], &[]);
+    let anchor = Certificate::parse(&root.der).unwrap();
+    let stranger = Ca::root("Root");
+    let identifier = der::encode(der::OCTET_STRING, &[anchor.subject_key_identifier().unwrap().unwrap()]);
+    for subject in [common_name(0x0c, b"alice"), anchor.subject.to_vec()] {
+        let leaf =
+            raw(&stranger, anchor.public_key, &[extension(&[0x55, 0x1d, 0x0e], false, &identifier)], |raw| {
+                raw.subject.clone_from(&subject);
+            });
+        check(&trusts, &leaf, Err(ChainError::BadSignature));
+    }
+}
+
+fn reversed(mut parts: Parts) -> Parts {
+    parts.anchors.reverse();
+    parts.intermediates.reverse();
+    parts
+}
+
+/// A bridge and a rolled-over anchor: one way is closed, another is open, and the order of the configuration does not count.
+#[test]
+fn every_way_to_an_anchor_is_tried_in_the_same_order() {
+    let (ours, theirs) = (Ca::root("Ours"), Ca::root("Theirs"));
+    let bridge = ours.ca("Bridge");
+    let crossed = |ca: &Ca, by: &Ca, change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = ca_params("Issuing");
+        change(&mut params);
+        let der = params.signed_by(&ca.key, &by.issuer).unwrap().der().to_vec();
+        Ca { der, key: copy(&ca.key), issuer: Issuer::new(params, copy(&ca.key)) }
+    };
+    let direct = theirs.ca("Issuing");
+    let expired = crossed(&direct, &theirs, &|params| params.not_after = date_time_ymd(2026, 1, 1));
+    let through = crossed(&direct, &bridge, &|_| {});
+    let leaf = direct.leaf("alice");
+    for parts in
+        [parts(&[&ours, &theirs], &[&expired, &bridge, &through]), parts(&[&ours], &[&bridge, &through])]
+    {
+        for parts in [parts.clone(), reversed(parts)] {
+            check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &bridge, &ours]));
+        }
+    }
+    // Two ways are open: the shorter one counts.
+    let longer = crossed(&direct, &bridge, &|params| params.not_after = date_time_ymd(2031, 1, 1));
+    let open = parts(&[&ours, &theirs], &[&direct, &bridge, &longer]);
+    for parts in [open.clone(), reversed(open)] {
+        check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &theirs]));
+    }
+    // Of two of one length that through the CA's certificate that is valid longest.
+    let longer = crossed(&direct, &ours, &|params| params.not_after = date_time_ymd(2031, 1, 1));
+    let open = parts(&[&ours, &theirs], &[&direct, &longer]);
+    for parts in [open.clone(), reversed(open)] {
+        check(&Trust::new(parts).unwrap(), &leaf, Ok(&[&direct, &ours]));
+    }
+    // All ways are closed: the reason is the same, whichever is tried first.
+    let limited = crossed(&direct, &theirs, &|params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]
+    });
+    let closed = parts(&[&ours, &theirs], &[&expired, &limited]);
+    for parts in [closed.clone(), reversed(closed)] {
+        check(&Trust::new(parts).unwrap(), &leaf, Err(ChainError::NotForClientAuthentication));
+    }
+}
+
+/// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
+#[test]
+fn a_search_is_bounded() {
+    use crate::trust::chain::{PATH_CAS_MAX, SIGNATURE_CHECKS_MAX};
+    let root = Ca::root_as({
+        let mut params = ca_params("Root");
+        params.not_after = date_time_ymd(2026, 1, 1);
+        params
+    });
+    let cas: Vec<Ca> = (0..9).map(|n| root.ca(&format!("CA {n}"))).collect();
+    let mut mesh = parts(&[&root], &cas.iter().collect::<Vec<_>>());
+    for ca in &cas {
+        for by in cas.iter().filter(|by| by.der != ca.der) {
+            let name = format!("CA {}", cas.iter().position(|it| it.der == ca.der).unwrap());
+            mesh.intermediates.push(ca_params(&name).signed_by(&ca.key, &by.issuer).unwrap().der().to_vec());
+        }
+    }
+    let trusts = Trust::new(mesh.clone()).unwrap();
+    let leaf = cas[0].leaf("alice");
+    let begun = std::time::Instant::now();
+    let told = refusal(&trusts, &leaf);
+    let took = begun.elapsed();
+    assert_eq!(told.error, ChainError::TooComplex);
+    assert_eq!(
+        told.text(None),
+        "there are too many ways from it to an anchor (CA at depth 7; comparisons: 250001, limit 250000)"
+            .replace('7', &told.depth.to_string())
+    );
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+
+    // Every path is whole, and none has the policy that is required.
+    let root = Ca { der: ca_params("Root").self_signed(&root.key).unwrap().der().to_vec(), ..root };
+    let mut whole = Parts { anchors: vec![root.der.clone()], ..mesh.clone() };
+    whole.policies.require_explicit_policy = true;
+    let begun = std::time::Instant::now();
+    let told = refusal(&Trust::new(whole).unwrap(), &leaf);
+    let took = begun.elapsed();
+    assert_eq!(told.error, ChainError::TooComplex);
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+
+    // A way of four CAs through a mesh, which a search that goes deep first would not find within its bound.
+    let anchor = Ca::root("Anchor");
+    let (first, last) = (&cas[0], cas.last().unwrap());
+    let bridge = anchor.ca("Bridge");
+    let crossed = ca_params("CA 8").signed_by(&last.key, &bridge.issuer).unwrap().der().to_vec();
+    let mut meshed = Parts { anchors: vec![anchor.der.clone()], ..mesh.clone() };
+    meshed.intermediates.retain(|der| !cas.iter().any(|ca| ca.der == *der));
+    meshed.intermediates.extend([bridge.der.clone(), crossed]);
+    check(&Trust::new(meshed).unwrap(), &leaf, Ok(&[first, last, &bridge, &anchor]));
+
+    // A path as long as is accepted, and one that is longer.
+    let anchor = Ca::root("Anchor");
+    let mut line = vec![anchor.ca("Line 1")];
+    for n in 2..=PATH_CAS_MAX + 5 {
+        line.push(line[line.len() - 1].ca(&format!("Line {n}")));
+    }
+    let trusts = trust(&[&anchor], &line.iter().collect::<Vec<_>>());
+    assert!(trusts.verify(&line[PATH_CAS_MAX - 2].leaf("alice"), now()).is_ok());
+    let told = refusal(&trusts, &line[PATH_CAS_MAX - 1].leaf("alice"));
+    assert_eq!((told.error, told.depth), (ChainError::PathTooLong, 1));
+    assert!(told.text(None).ends_with("(CA at depth 1; CAs: 17, limit 16)"), "{told}");
+
+    let told = refusal(&trusts, &line[PATH_CAS_MAX + 4].leaf("alice"));
+    assert_eq!(told.error, ChainError::PathTooLong);
+
+    // Namesakes with keys of their own, of which each costs a signature.
+    let twins: Vec<Ca> = (0..=SIGNATURE_CHECKS_MAX).map(|_| Ca::root("Twin")).collect();
+    let trusts = trust(&twins.iter().collect::<Vec<_>>(), &[]);
+    check(&trusts, &Ca::root("Twin").leaf("alice"), Err(ChainError::TooComplex));
+}
+
 #[test]
 fn every_refusal_has_a_name_of_its_own() {
     let names: std::collections::BTreeSet<_> = ChainError::ALL.iter().map(|error| error.name()).collect();
     assert_eq!(names.len(), ChainError::ALL.len());
     assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+}
+
+/// The table for operators is made of the code's words.
+#[test]
+fn every_refusal_is_in_the_manual() {
+    let manual = include_str!("../../../../../docs/operating.md");
+    for error in ChainError::ALL {
+        let row = format!("| `{}` | {} |", error.name(), error.text());
+        assert!(manual.lines().any(|line| line == row), "{row}");
+    }
 }
 
 /// Whoever certifies writes the distribution points, and paths are remembered.

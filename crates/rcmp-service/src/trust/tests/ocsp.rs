@@ -260,6 +260,20 @@ fn an_answer_is_about_the_certificate_that_was_asked() {
     assert_eq!(refused(sign(|_| {})), "an answer");
 }
 
+/// RFC 6960 4.1.1: issuerNameHash is of the name in the certificate that is asked about, not of the CA's own encoding.
+#[test]
+fn the_issuer_is_named_as_the_certificate_names_it() {
+    let mut scene = Scene::new();
+    let issuer = super::chain::common_name(0x13, b"ROOT");
+    let leaf =
+        super::chain::raw(&scene.root, &super::chain::p256(), &[], |raw| raw.issuer.clone_from(&issuer));
+    scene.path = scene.trust.verify(&leaf, now()).unwrap();
+    let question = scene.question(None);
+    let hash: [u8; 20] = Sha1::digest(&issuer).into();
+    assert_eq!(question.asked.id.issuer_name_hash, hash);
+    assert!(question.request.windows(hash.len()).any(|bytes| bytes == hash));
+}
+
 #[test]
 fn a_nonce_comes_back_or_is_left_out() {
     let scene = Scene::new();
