@@ -4,6 +4,7 @@
 //! hides is answered as if no account had been found, so that an asker cannot learn of an account by asking for it.
 
 use account_store::Record;
+use account_store::fold::casefold;
 use dtyp::Sid;
 use std::sync::Arc;
 
@@ -110,6 +111,27 @@ pub(crate) fn is_privileged(sid: &Sid) -> bool {
         (5, [21, _, _, _, rid]) => is_in(&PRIVILEGED_IN_DOMAIN, *rid),
         (5, [32, rid]) => is_in(&PRIVILEGED_IN_BUILTIN, *rid),
         _ => false,
+    }
+}
+
+/// The SID of the privileged account or group of `domain`, or of BUILTIN, that has this well-known name.
+pub fn privileged_sid(name: &str, domain: &Sid) -> Option<Sid> {
+    let name = casefold(name);
+    let rid =
+        |table: &[(u32, &str)]| table.iter().find(|(_, known)| casefold(known) == name).map(|(rid, _)| *rid);
+    match rid(&PRIVILEGED_IN_DOMAIN) {
+        Some(rid) => domain.with_rid(rid),
+        None => Sid::new(5, &[32, rid(&PRIVILEGED_IN_BUILTIN)?]),
+    }
+}
+
+/// Whether an account or a group can have this SID: in a domain and in BUILTIN it ends in a relative identifier, and only there.
+pub fn is_account_or_group(sid: &Sid) -> bool {
+    match (sid.authority(), sid.sub_authorities()) {
+        (_, []) => false,
+        (5, [21, rest @ ..]) => matches!(rest, [_, _, _, rid] if *rid != 0),
+        (5, [32, rest @ ..]) => matches!(rest, [rid] if *rid != 0),
+        _ => true,
     }
 }
 
