@@ -67,11 +67,15 @@ impl FileAccess {
 
 /// The files of an SQLite database: the file itself, its write-ahead log and the index of that.
 pub fn database_files(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|end| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        name.into()
-    })
+    [path.to_owned(), beside_database(path, "-wal"), beside_database(path, "-shm")]
+}
+
+/// The name of a file that belongs to a database, by its end. If the name of the database is a link, SQLite puts its files beside the
+/// file that the link leads to, under that file's name.
+pub(crate) fn beside_database(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    name.push(end);
+    name.into()
 }
 
 #[cfg(test)]
@@ -108,5 +112,20 @@ mod tests {
             }
         }
         FileAccess::Owner.check_path(&folder.path().join("none")).expect("nothing is there");
+    }
+
+    #[test]
+    fn the_files_of_a_database_are_beside_what_a_link_leads_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it is there");
+        fs::create_dir(root.join("data")).expect("a folder");
+        let (path, link) = (root.join("data/real.db"), root.join("accounts.db"));
+        std::os::unix::fs::symlink(&path, &link).expect("it is new");
+        fs::write(&path, "").expect("it can be written");
+        let logs = ["data/real.db-wal", "data/real.db-shm"].map(|name| root.join(name));
+        assert_eq!(database_files(&path)[1..], logs);
+        assert_eq!(database_files(&link)[1..], logs);
+        let none = root.join("none.db");
+        assert_eq!(database_files(&none)[1..], ["none.db-wal", "none.db-shm"].map(|name| root.join(name)));
     }
 }
