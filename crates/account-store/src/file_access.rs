@@ -9,6 +9,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
+/// Why a file is not used, as the end of a sentence that begins with its path.
+#[derive(Debug, thiserror::Error)]
+pub enum FileRefused {
+    /// Users may use it who must not.
+    #[error("can be {what} (mode {mode:03o}): {to_do}")]
+    Mode {
+        /// Its permissions.
+        mode: u32,
+        /// What can be done with it, and by which users.
+        what: &'static str,
+        /// The command that helps.
+        to_do: &'static str,
+    },
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+}
+
 /// Who may use a file beside its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileAccess {
@@ -21,25 +39,25 @@ pub enum FileAccess {
 }
 
 impl FileAccess {
-    /// Opens a file for reading, and refuses it with [`io::ErrorKind::PermissionDenied`] if others may use it.
-    pub fn open(self, path: &Path) -> io::Result<File> {
-        let file = File::open(path)?;
-        self.check(&file.metadata()?)?;
+    /// Opens a file for reading, and refuses it if others may use it.
+    pub fn open(self, path: &Path) -> Result<File, FileRefused> {
+        let file = File::open(path).map_err(FileRefused::Io)?;
+        self.check(&file.metadata().map_err(FileRefused::Io)?)?;
         Ok(file)
     }
 
     /// All bytes of such a file.
-    pub fn read(self, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    pub fn read(self, path: &Path) -> Result<Zeroizing<Vec<u8>>, FileRefused> {
         let mut file = self.open(path)?;
         // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
-        let len = file.metadata()?.len().min(1 << 20);
+        let len = file.metadata().map_err(FileRefused::Io)?.len().min(1 << 20);
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
-        file.read_to_end(&mut bytes)?;
+        file.read_to_end(&mut bytes).map_err(FileRefused::Io)?;
         Ok(bytes)
     }
 
     /// Refuses a file that others may use.
-    pub fn check(self, metadata: &Metadata) -> io::Result<()> {
+    pub fn check(self, metadata: &Metadata) -> Result<(), FileRefused> {
         let mode = metadata.permissions().mode() & 0o7777;
         let (refused, what, to_do) = match self {
             Self::Owner => (0o077, "used by users other than its owner", "chmod 600"),
@@ -48,19 +66,16 @@ impl FileAccess {
         };
         match mode & refused {
             0 => Ok(()),
-            _ => Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("can be {what} (mode {mode:03o}): {to_do}"),
-            )),
+            _ => Err(FileRefused::Mode { mode, what, to_do }),
         }
     }
 
     /// The same for a path, which need not be there.
-    pub fn check_path(self, path: &Path) -> io::Result<()> {
+    pub fn check_path(self, path: &Path) -> Result<(), FileRefused> {
         match path.metadata() {
             Ok(metadata) => self.check(&metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(FileRefused::Io(error)),
         }
     }
 }
@@ -111,7 +126,13 @@ mod tests {
                 }
             }
         }
-        FileAccess::Owner.check_path(&folder.path().join("none")).expect("nothing is there");
+        let none = folder.path().join("none");
+        FileAccess::Owner.check_path(&none).expect("nothing is there");
+        let told = FileAccess::Owner.read(&none).expect_err("nothing is there").to_string();
+        assert!(told.starts_with("cannot be read: No such file"), "{told}");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("it is ours");
+        let told = FileAccess::Owner.read(&path).expect_err("others may read it").to_string();
+        assert_eq!(told, "can be used by users other than its owner (mode 644): chmod 600");
     }
 
     #[test]

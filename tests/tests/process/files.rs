@@ -83,6 +83,19 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     service.map("alice").code(0);
 }
 
+/// The error names the file and says what is wrong with it, whichever part reads it.
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let demo = demo();
+    for name in ["audit.key", "proof.key", "accounts.key", "certs/ca.pem"] {
+        let (path, away) = (demo.path(name), demo.path("away"));
+        fs::rename(&path, &away).unwrap();
+        let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains(&format!("{name} cannot be read: No such file")), "{done:?}");
+        fs::rename(&away, &path).unwrap();
+    }
+}
+
 #[test]
 fn commands_take_no_secret_that_every_user_can_read() {
     let service = Demo::new().serve();
