@@ -369,15 +369,14 @@ impl Loaded {
         if gone.is_empty() {
             return Ok(());
         }
+        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
         if gone.iter().any(Gone::is_rule) && self.refused.as_ref() != Some(new) {
             self.refused = Some(new.clone());
             bail!(
-                "the file lacks what it had at the last load: {}; if it was cut off, restore it; if these are removed on purpose, send \
-                 SIGHUP again",
+                "without {} it may allow more: if the file was cut off, restore it; if the removal is intended, send SIGHUP again",
                 list(&gone)
             );
         }
-        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
         Ok(())
     }
 }
@@ -415,8 +414,8 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 /// Takes over what can change while serving, all of it or nothing.
 async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<u64> {
     let new = config::load(path)?;
-    loaded.compare(&new.sections)?;
     let old = running.config;
+    // First, because a second signal does not help against it.
     for (section, same) in [
         ("[domain]", new.domain == old.domain && new.server == old.server),
         ("[rpc]", new.rpc == old.rpc),
@@ -440,6 +439,7 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
             bail!("{section} changed, and that needs a restart");
         }
     }
+    loaded.compare(&new.sections)?;
     new.check_files()?;
     let accounts = accounts(&new, running.machines).await?;
     let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
