@@ -188,6 +188,11 @@ async fn ask(
     flags: MappingFlags,
     logon_domain_name: Option<&str>,
 ) -> Result<Mapped, AskError> {
+    let claim = SidClaim::of_encoded(chain.certificate());
+    if claim == SidClaim::Contradictory {
+        let text = "the SIDs in the certificate disagree or cannot be read, so no account is its own";
+        return Err(AskError::Input(text.into()));
+    }
     let issuers = chain.issuers().map_err(|error| AskError::Input(error.to_string()))?;
     let request = |flags| {
         let request = Request { flags, certificate: chain.certificate(), issuers: issuers.clone() };
@@ -221,19 +226,12 @@ async fn ask(
     let answer = channel.ask_with(&mut *association, PACKAGE_NAME, domain, &question, extension).await;
     let (mut mapped, message) = read(answer.map_err(channel_error)?)?;
     let account = mapped.pac.user_sid;
-    match SidClaim::of_encoded(chain.certificate()) {
-        claim if claim.allows(&account) => {}
-        SidClaim::Account(sid) => {
-            return Err(AskError::Undecided(format!(
-                "the server's answer is rejected: it is the account {account}, and the certificate is for {sid}"
-            )));
-        }
-        _ => {
-            return Err(AskError::Undecided(format!(
-                "the server's answer is rejected: it is the account {account}, and the SIDs in the certificate disagree or \
-                 cannot be read"
-            )));
-        }
+    if let SidClaim::Account(sid) = claim
+        && !claim.allows(&account)
+    {
+        return Err(AskError::Undecided(format!(
+            "the server's answer is rejected: it is the account {account}, and the certificate is for {sid}"
+        )));
     }
     if let Some(wanted) = &target.proof {
         let path =
