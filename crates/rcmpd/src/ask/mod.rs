@@ -133,8 +133,8 @@ impl AskError {
             Self::Refused(_) => "the server's log says why",
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
             Self::Channel(_) => {
-                "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after several \
-                 failures wait a minute"
+                "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after four wrong \
+                 secrets each attempt takes some seconds"
             }
             Self::Input(_) => "",
             Self::Undecided(_) => "the server's log says why; asking again may help",
@@ -146,8 +146,8 @@ fn channel_error(error: ChannelError) -> AskError {
     match error {
         ChannelError::Transport(TransportError::Unreachable(text)) => AskError::Unreachable(text),
         ChannelError::Refused(NtStatus::ACCESS_DENIED) => AskError::Channel(
-            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the machine account's secret is wrong, or it \
-             was wrong too often from here"
+            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the secret of the machine account is probably \
+             wrong"
                 .into(),
         ),
         ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT) => AskError::Channel(
