@@ -687,7 +687,7 @@ pub enum MachineCommand {
         /// A file with a new password, which must be there; the present one stays good for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,
-        /// End the previous secret at once, and all channels that were set up with it; the machine cannot connect before it has the current one.
+        /// End the previous secret at once, and all channels that were set up with it; the machine cannot connect until the secret file is brought to it.
         #[arg(long)]
         now: bool,
         #[command(flatten)]
