@@ -323,7 +323,12 @@ impl AuditLog {
         *count += 1;
         // The counts are taken once a minute, so this is the first of a minute.
         if *count == 1 {
-            tracing::warn!(account, %sid, reason = reason.text(), "Refused an asker that is over its limit");
+            tracing::warn!(
+                account,
+                %sid,
+                reason = reason.text(),
+                "Rate limit of an account reached: questions are rejected with STATUS_DS_BUSY"
+            );
         }
     }
 
