@@ -72,12 +72,7 @@ impl Scope {
 
     /// Whether an account of this domain may be told of.
     pub(crate) fn covers_record(&self, netbios: &str, record: &Record) -> bool {
-        let account = &record.account;
-        let primary =
-            account.sid.split_rid().and_then(|(domain, _)| domain.with_rid(account.primary_group_id));
-        let groups = record.memberships.iter().map(|membership| membership.sid);
-        let groups = groups.chain(account.extra_sids.iter().copied()).chain(primary);
-        self.covers_domain(netbios) && self.covers(&account.sid, groups, &[])
+        self.covers_domain(netbios) && self.covers(&record.account.sid, groups(record), &[])
     }
 
     /// Whether an account may be told of that is in `groups`. What it is in beside them (`hidden`, which the asker is not told) makes
@@ -102,6 +97,20 @@ impl Scope {
         }
         if needs_privileged { has_named_privileged } else { has_named }
     }
+}
+
+/// The SID that a scope has to name for a privileged account: that of a privileged group that the account is in, or its own.
+pub(crate) fn privileged_by(record: &Record) -> Option<Sid> {
+    let account = record.account.sid;
+    groups(record).find(is_privileged).or_else(|| is_privileged(&account).then_some(account))
+}
+
+/// All groups of an account, the primary one included.
+fn groups(record: &Record) -> impl Iterator<Item = Sid> {
+    let account = &record.account;
+    let primary = account.sid.split_rid().and_then(|(domain, _)| domain.with_rid(account.primary_group_id));
+    let groups = record.memberships.iter().map(|membership| membership.sid);
+    groups.chain(account.extra_sids.iter().copied()).chain(primary)
 }
 
 /// Whether a SID is a privileged account's or group's, of whichever domain.

@@ -106,6 +106,18 @@ fn a_machine_is_told_of_administrators_only_if_its_scope_names_them() {
     assert!(refused.len() >= 4 && refused.iter().all(|line| line["account"].is_null()), "{refused:#?}");
     assert!(refused.iter().any(|line| line["trail"].to_string().contains("dave")), "{refused:#?}");
     assert!(service.metric("rcmpd_decisions_total{reason=\"out_of_scope\"}") >= 4);
+    let noted = service.log().matches("Account out of scope").count();
+    assert!((1..=3).contains(&noted), "once a minute: {noted}");
+    // `explain` knows no asker, and says what a scope has to name.
+    for (who, expect) in [("dave", Some(&admins)), ("root", Some(&administrator)), ("alice", None)] {
+        let pem = format!("certs/{who}.pem");
+        let done = service.rcmpd(&["explain", &pem, "-c", "rcmpd.toml"]).code(0);
+        let line = done.stdout.lines().find(|line| line.starts_with("privileged: "));
+        assert_eq!(line.is_some(), expect.is_some(), "{done:?}");
+        if let (Some(line), Some(sid)) = (line, expect) {
+            assert!(line.contains(&format!("rcmpd machine set NAME --group {sid} -c FILE")), "{line}");
+        }
+    }
 
     // A change counts at the next question.
     let cases: [(&[&str], [bool; 3]); 8] = [
