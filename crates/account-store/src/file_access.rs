@@ -9,6 +9,24 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
+/// Why a file is not used, as the end of a sentence that begins with its path.
+#[derive(Debug, thiserror::Error)]
+pub enum FileRefused {
+    /// Users may use it who must not.
+    #[error("can be {what} (mode {mode:03o}): {to_do}")]
+    Mode {
+        /// Its permissions.
+        mode: u32,
+        /// What can be done with it, and by which users.
+        what: &'static str,
+        /// The command that helps.
+        to_do: &'static str,
+    },
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(io::Error),
+}
+
 /// Who may use a file beside its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileAccess {
@@ -21,25 +39,25 @@ pub enum FileAccess {
 }
 
 impl FileAccess {
-    /// Opens a file for reading, and refuses it with [`io::ErrorKind::PermissionDenied`] if others may use it.
-    pub fn open(self, path: &Path) -> io::Result<File> {
-        let file = File::open(path)?;
-        self.check(&file.metadata()?)?;
+    /// Opens a file for reading, and refuses it if others may use it.
+    pub fn open(self, path: &Path) -> Result<File, FileRefused> {
+        let file = File::open(path).map_err(FileRefused::Io)?;
+        self.check(&file.metadata().map_err(FileRefused::Io)?)?;
         Ok(file)
     }
 
     /// All bytes of such a file.
-    pub fn read(self, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    pub fn read(self, path: &Path) -> Result<Zeroizing<Vec<u8>>, FileRefused> {
         let mut file = self.open(path)?;
         // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
-        let len = file.metadata()?.len().min(1 << 20);
+        let len = file.metadata().map_err(FileRefused::Io)?.len().min(1 << 20);
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
-        file.read_to_end(&mut bytes)?;
+        file.read_to_end(&mut bytes).map_err(FileRefused::Io)?;
         Ok(bytes)
     }
 
     /// Refuses a file that others may use.
-    pub fn check(self, metadata: &Metadata) -> io::Result<()> {
+    pub fn check(self, metadata: &Metadata) -> Result<(), FileRefused> {
         let mode = metadata.permissions().mode() & 0o7777;
         let (refused, what, to_do) = match self {
             Self::Owner => (0o077, "used by users other than its owner", "chmod 600"),
@@ -48,30 +66,31 @@ impl FileAccess {
         };
         match mode & refused {
             0 => Ok(()),
-            _ => Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("can be {what} (mode {mode:03o}): {to_do}"),
-            )),
+            _ => Err(FileRefused::Mode { mode, what, to_do }),
         }
     }
 
     /// The same for a path, which need not be there.
-    pub fn check_path(self, path: &Path) -> io::Result<()> {
+    pub fn check_path(self, path: &Path) -> Result<(), FileRefused> {
         match path.metadata() {
             Ok(metadata) => self.check(&metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(FileRefused::Io(error)),
         }
     }
 }
 
 /// The files of an SQLite database: the file itself, its write-ahead log and the index of that.
 pub fn database_files(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|end| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        name.into()
-    })
+    [path.to_owned(), beside_database(path, "-wal"), beside_database(path, "-shm")]
+}
+
+/// The name of a file that belongs to a database, by its end. If the name of the database is a link, SQLite puts its files beside the
+/// file that the link leads to, under that file's name.
+pub(crate) fn beside_database(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    name.push(end);
+    name.into()
 }
 
 #[cfg(test)]
@@ -107,6 +126,27 @@ mod tests {
                 }
             }
         }
-        FileAccess::Owner.check_path(&folder.path().join("none")).expect("nothing is there");
+        let none = folder.path().join("none");
+        FileAccess::Owner.check_path(&none).expect("nothing is there");
+        let told = FileAccess::Owner.read(&none).expect_err("nothing is there").to_string();
+        assert!(told.starts_with("cannot be read: No such file"), "{told}");
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("it is ours");
+        let told = FileAccess::Owner.read(&path).expect_err("others may read it").to_string();
+        assert_eq!(told, "can be used by users other than its owner (mode 644): chmod 600");
+    }
+
+    #[test]
+    fn the_files_of_a_database_are_beside_what_a_link_leads_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it is there");
+        fs::create_dir(root.join("data")).expect("a folder");
+        let (path, link) = (root.join("data/real.db"), root.join("accounts.db"));
+        std::os::unix::fs::symlink(&path, &link).expect("it is new");
+        fs::write(&path, "").expect("it can be written");
+        let logs = ["data/real.db-wal", "data/real.db-shm"].map(|name| root.join(name));
+        assert_eq!(database_files(&path)[1..], logs);
+        assert_eq!(database_files(&link)[1..], logs);
+        let none = root.join("none.db");
+        assert_eq!(database_files(&none)[1..], ["none.db-wal", "none.db-shm"].map(|name| root.join(name)));
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn version() -> String {
     let std = char::UNICODE_VERSION;
     let normalization = unicode_normalization::UNICODE_VERSION;
     format!(
-        "2 {} {} {}",
+        "3 {} {} {}",
         text((std.0.into(), std.1.into(), std.2.into())),
         text((normalization.0.into(), normalization.1.into(), normalization.2.into())),
         text(unicode_properties::UNICODE_VERSION),
@@ -72,9 +72,9 @@ pub fn wide(text: &str) -> String {
     match text.is_ascii() {
         true => casefold(text),
         // Folding may leave what composes further.
-        false => casefold(
-            &text.nfkc().map(simple_fold).filter(|c| !is_default_ignorable(*c)).nfkc().collect::<String>(),
-        ),
+        false => {
+            casefold(&text.nfkc().map(simple_fold).filter(|c| !is_invisible(*c)).nfkc().collect::<String>())
+        }
     }
 }
 
@@ -132,11 +132,12 @@ fn is_dropped(c: char) -> bool {
         && (matches!(c.general_category(), NonspacingMark | Control | Unassigned) || is_default_ignorable(c))
 }
 
-/// Default_Ignorable_Code_Point of the Unicode character database, as far as it is not nonspacing or unassigned.
+/// Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt): characters that are not shown.
 fn is_default_ignorable(c: char) -> bool {
     matches!(
         c,
         '\u{ad}'
+            | '\u{34f}'
             | '\u{61c}'
             | '\u{115f}'..='\u{1160}'
             | '\u{17b4}'..='\u{17b5}'
@@ -148,10 +149,17 @@ fn is_default_ignorable(c: char) -> bool {
             | '\u{fe00}'..='\u{fe0f}'
             | '\u{feff}'
             | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
             | '\u{1bca0}'..='\u{1bca3}'
             | '\u{1d173}'..='\u{1d17a}'
             | '\u{e0000}'..='\u{e0fff}'
     )
+}
+
+/// Whether a character leaves no mark on the paper, spaces and controls aside: Default_Ignorable_Code_Point, or the Braille pattern
+/// without dots, which is no space to any program and looks like one.
+pub fn is_invisible(c: char) -> bool {
+    c == '\u{2800}' || is_default_ignorable(c)
 }
 
 #[cfg(test)]

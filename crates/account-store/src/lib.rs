@@ -33,7 +33,7 @@ pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Members
 pub use admin::{AccountAdmin, Change, Changes, Put};
 pub use alt_security_identity::AltSecurityIdentity;
 pub use distinguished_name::DistinguishedName;
-pub use file_access::FileAccess;
+pub use file_access::{FileAccess, FileRefused};
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;

@@ -164,8 +164,12 @@ impl Reason {
             Self::OutOfScope => {
                 "the account is outside the scope of the machine account that asks, or privileged and not named in it"
             }
-            Self::MissRate => "the machine account asked for too many certificates that map no account",
-            Self::AuditBudget => "the machine account has used its part of the audit log",
+            Self::MissRate => {
+                "the machine account is over its rate limit of misses: rpc.misses_per_s and misses_burst"
+            }
+            Self::AuditBudget => {
+                "the machine account is over its budget of audit lines: audit.account_mib_per_hour, or a quarter of the free disk space"
+            }
             Self::OtherDomain => "the account's domain is not served here",
             Self::StoreUnavailable => "the account store could not answer",
             Self::Unanswerable => "the account cannot be put into an answer",

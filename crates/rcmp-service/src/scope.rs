@@ -4,6 +4,7 @@
 //! hides is answered as if no account had been found, so that an asker cannot learn of an account by asking for it.
 
 use account_store::Record;
+use account_store::fold::casefold;
 use dtyp::Sid;
 use std::sync::Arc;
 
@@ -71,12 +72,7 @@ impl Scope {
 
     /// Whether an account of this domain may be told of.
     pub(crate) fn covers_record(&self, netbios: &str, record: &Record) -> bool {
-        let account = &record.account;
-        let primary =
-            account.sid.split_rid().and_then(|(domain, _)| domain.with_rid(account.primary_group_id));
-        let groups = record.memberships.iter().map(|membership| membership.sid);
-        let groups = groups.chain(account.extra_sids.iter().copied()).chain(primary);
-        self.covers_domain(netbios) && self.covers(&account.sid, groups, &[])
+        self.covers_domain(netbios) && self.covers(&record.account.sid, groups(record), &[])
     }
 
     /// Whether an account may be told of that is in `groups`. What it is in beside them (`hidden`, which the asker is not told) makes
@@ -103,6 +99,20 @@ impl Scope {
     }
 }
 
+/// The SID that a scope has to name for a privileged account: that of a privileged group that the account is in, or its own.
+pub(crate) fn privileged_by(record: &Record) -> Option<Sid> {
+    let account = record.account.sid;
+    groups(record).find(is_privileged).or_else(|| is_privileged(&account).then_some(account))
+}
+
+/// All groups of an account, the primary one included.
+fn groups(record: &Record) -> impl Iterator<Item = Sid> {
+    let account = &record.account;
+    let primary = account.sid.split_rid().and_then(|(domain, _)| domain.with_rid(account.primary_group_id));
+    let groups = record.memberships.iter().map(|membership| membership.sid);
+    groups.chain(account.extra_sids.iter().copied()).chain(primary)
+}
+
 /// Whether a SID is a privileged account's or group's, of whichever domain.
 pub(crate) fn is_privileged(sid: &Sid) -> bool {
     let is_in = |table: &[(u32, &str)], rid: u32| table.iter().any(|(known, _)| *known == rid);
@@ -110,6 +120,27 @@ pub(crate) fn is_privileged(sid: &Sid) -> bool {
         (5, [21, _, _, _, rid]) => is_in(&PRIVILEGED_IN_DOMAIN, *rid),
         (5, [32, rid]) => is_in(&PRIVILEGED_IN_BUILTIN, *rid),
         _ => false,
+    }
+}
+
+/// The SID of the privileged account or group of `domain`, or of BUILTIN, that has this well-known name.
+pub fn privileged_sid(name: &str, domain: &Sid) -> Option<Sid> {
+    let name = casefold(name);
+    let rid =
+        |table: &[(u32, &str)]| table.iter().find(|(_, known)| casefold(known) == name).map(|(rid, _)| *rid);
+    match rid(&PRIVILEGED_IN_DOMAIN) {
+        Some(rid) => domain.with_rid(rid),
+        None => Sid::new(5, &[32, rid(&PRIVILEGED_IN_BUILTIN)?]),
+    }
+}
+
+/// Whether an account or a group can have this SID: in a domain and in BUILTIN it ends in a relative identifier, and only there.
+pub fn is_account_or_group(sid: &Sid) -> bool {
+    match (sid.authority(), sid.sub_authorities()) {
+        (_, []) => false,
+        (5, [21, rest @ ..]) => matches!(rest, [_, _, _, rid] if *rid != 0),
+        (5, [32, rest @ ..]) => matches!(rest, [rid] if *rid != 0),
+        _ => true,
     }
 }
 

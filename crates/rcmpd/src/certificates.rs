@@ -75,10 +75,8 @@ impl Chain {
 
 /// All certificates of a file that says what is trusted. One that every user can change is refused.
 pub fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
-    let bytes = FileAccess::ReadByAll.read(path).map_err(|error| match error.get_ref() {
-        Some(_) => Unusable(format!("{} {error}", path.display())),
-        None => Unusable(format!("{}: cannot be read: {error}", path.display())),
-    })?;
+    let bytes = FileAccess::ReadByAll.read(path);
+    let bytes = bytes.map_err(|error| Unusable(format!("{} {error}", path.display())))?;
     certificates(&bytes).map_err(|error| Unusable(format!("{}: {error}", path.display())))
 }
 

@@ -619,10 +619,10 @@ pub enum MachineCommand {
         /// What it may do.
         #[arg(long)]
         permission: Vec<PermissionArg>,
-        /// A domain whose accounts it may be told of, by NetBIOS name; without one, all.
+        /// A domain whose accounts it gets answers for, by NetBIOS name; without one, all.
         #[arg(long, value_name = "NAME")]
         domain: Vec<String>,
-        /// A group whose members it may be told of, or a single account by SID; without one, all accounts that are not privileged.
+        /// A group whose members it gets answers for, or a single account by SID; without one, all accounts that are not privileged.
         #[arg(long, value_name = "NAME|SID")]
         group: Vec<String>,
         /// The type of channel that it may open; a trust gets no computer account.
@@ -668,25 +668,26 @@ pub enum MachineCommand {
         /// Forbid something.
         #[arg(long)]
         revoke: Vec<PermissionArg>,
-        /// A domain whose accounts it may be told of, by NetBIOS name. All that are given take the place of those before.
+        /// A domain whose accounts it gets answers for, by NetBIOS name. All that are given take the place of those before.
         #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
         domain: Vec<String>,
-        /// Tell it of accounts of all domains.
+        /// Answer it for accounts of all domains.
         #[arg(long)]
         all_domains: bool,
-        /// A group whose members it may be told of, or a single account by SID. All that are given take the place of those before.
+        /// A group whose members it gets answers for, or a single account by SID. All that are given take the place of those before.
         ///
-        /// Privileged accounts, such as Administrator and the members of Domain Admins, are told only to machines whose scope names a
-        /// privileged group that they are in, or the account itself.
+        /// For privileged accounts, such as Administrator and the members of Domain Admins, it gets answers only if its scope names a
+        /// privileged group that the account is in, or the account itself. Privileged is decided by the SID, never by the name. The
+        /// well-known name of a privileged group stands for its SID in this domain or in BUILTIN.
         #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
         group: Vec<String>,
-        /// Tell it of all accounts that are not privileged.
+        /// Answer it for all accounts that are not privileged.
         #[arg(long)]
         all_groups: bool,
         /// A file with a new password, which must be there; the present one stays good for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,
-        /// End the previous secret at once, and all channels that were set up with it; the machine cannot connect before it has the current one.
+        /// End the previous secret at once, and all channels that were set up with it; the machine cannot connect until the secret file is brought to it.
         #[arg(long)]
         now: bool,
         #[command(flatten)]

@@ -156,7 +156,14 @@ fn conclusion(explanation: &Explanation) {
     if let (Some(account), Some(sid), Some(strength)) =
         (&explanation.account, &explanation.sid, explanation.strength)
     {
-        return line(&format!("{account} ({sid}), {}: {strength}", explanation.text));
+        line(&format!("{account} ({sid}), {}: {strength}", explanation.text));
+        if let Some(named) = &explanation.privileged_by {
+            line(&format!(
+                "privileged: only machines whose scope names {named} are answered for this account \
+                 (rcmpd machine set NAME --group {named} -c FILE)"
+            ));
+        }
+        return;
     }
     let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();
     let refused_by = match (explanation.reason, &explanation.weighed) {

@@ -31,7 +31,7 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo in PEM from a file that not every user can change.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = FileAccess::ReadByAll.read(path);
-        let text = text.map_err(|error| anyhow!("cannot use {}: it {error}", path.display()))?;
+        let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;
         let spki = SubjectPublicKeyInfoDer::from_pem_slice(&text)
             .with_context(|| format!("{} is not a public key in PEM", path.display()))?;
         Self::from_spki(&spki).with_context(|| format!("{} is not an Ed25519 key", path.display()))
@@ -77,7 +77,7 @@ impl SigningKey {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = FileAccess::Owner
             .read(path)
-            .map_err(|error| anyhow!("cannot use the signing key {}: it {error}", path.display()))?;
+            .map_err(|error| anyhow!("the signing key {} {error}", path.display()))?;
         let der = PrivatePkcs8KeyDer::from_pem_slice(&text)
             .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der())

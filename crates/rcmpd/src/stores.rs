@@ -8,7 +8,7 @@ use account_store::{
     Account, AccountAdmin, AccountStore, Change, Domain, FileAccess, Group, GroupScope, Membership,
     MemoryStore, Put, Record, json_lines,
 };
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,7 +149,7 @@ fn check_domain(path: &Path, found: &Domain, config: &Config) -> anyhow::Result<
 }
 
 async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
-    let file = FileAccess::ReadByAll.open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = FileAccess::ReadByAll.open(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let store = MemoryStore::new(domain.clone());
     json_lines::import(&store, Put::New, &mut BufReader::new(file), len, &mut |_, _| {})

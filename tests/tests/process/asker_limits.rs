@@ -73,7 +73,7 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     let counted = service.metric("rcmpd_decisions_total{reason=\"asker_miss_rate\"}");
     assert!(counted >= busy, "{counted}");
     assert_eq!(service.metric("rcmpd_askers_refused_total{reason=\"asker_miss_rate\"}"), counted);
-    let warned = service.log().matches("Refused an asker that is over its limit").count();
+    let warned = service.log().matches("Rate limit of an account reached").count();
     assert!((1..=3).contains(&warned), "once a minute: {warned}");
     // Our own client calls it undecided.
     while ask(&guessing, &mut *guess, &mallory).await.0 == LOGON_FAILURE {}

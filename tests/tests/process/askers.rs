@@ -36,6 +36,38 @@ fn with_administrators(demo: &Demo) {
     }
 }
 
+/// In a domain whose database has no privileged group, their well-known names lead to their SIDs ([MS-DTYP] 2.4.2.4), and no group
+/// of another SID gets such a name.
+#[test]
+fn the_name_of_a_privileged_group_is_its_sid() {
+    let demo = Demo::new();
+    let sid = demo.domain_sid();
+    let groups = |scope: &[&str]| set(&demo, "WEB01$", scope).code(0).json()["groups"].clone();
+    assert_eq!(groups(&["--group", "domain admins"]), json!([format!("{sid}-512")]));
+    let ends = ["-512", "-519"].map(|end| format!("{sid}{end}"));
+    assert_eq!(
+        groups(&["--group", "Domain Admins", "--group", "Enterprise Admins", "--group", "Administrators"]),
+        json!([ends[0], ends[1], "S-1-5-32-544"])
+    );
+    for (name, known) in [
+        ("Domain Admins", format!("{sid}-512")),
+        ("\u{ff24}omain Admins", format!("{sid}-512")),
+        ("backup operators", "S-1-5-32-551".to_owned()),
+    ] {
+        let done = demo.rcmpd(&["group", "add", name, "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains("is the name of the privileged group"), "{done:?}");
+        assert!(done.stderr.contains(&format!("{known}; import it with that SID")), "{done:?}");
+    }
+    for (group, expect) in [
+        ("No Such Group", "there is no group No Such Group in "),
+        ("S-1-5-21-1-2", "S-1-5-21-1-2 is not the SID of a group or an account"),
+        (&sid, "is not the SID of a group or an account"),
+    ] {
+        let done = set(&demo, "WEB01$", &["--group", group]).code(1);
+        assert!(done.stderr.contains(expect), "{done:?}");
+    }
+}
+
 #[test]
 fn a_machine_is_told_of_administrators_only_if_its_scope_names_them() {
     let demo = Demo::new();
@@ -74,6 +106,18 @@ fn a_machine_is_told_of_administrators_only_if_its_scope_names_them() {
     assert!(refused.len() >= 4 && refused.iter().all(|line| line["account"].is_null()), "{refused:#?}");
     assert!(refused.iter().any(|line| line["trail"].to_string().contains("dave")), "{refused:#?}");
     assert!(service.metric("rcmpd_decisions_total{reason=\"out_of_scope\"}") >= 4);
+    let noted = service.log().matches("Account out of scope").count();
+    assert!((1..=3).contains(&noted), "once a minute: {noted}");
+    // `explain` knows no asker, and says what a scope has to name.
+    for (who, expect) in [("dave", Some(&admins)), ("root", Some(&administrator)), ("alice", None)] {
+        let pem = format!("certs/{who}.pem");
+        let done = service.rcmpd(&["explain", &pem, "-c", "rcmpd.toml"]).code(0);
+        let line = done.stdout.lines().find(|line| line.starts_with("privileged: "));
+        assert_eq!(line.is_some(), expect.is_some(), "{done:?}");
+        if let (Some(line), Some(sid)) = (line, expect) {
+            assert!(line.contains(&format!("rcmpd machine set NAME --group {sid} -c FILE")), "{line}");
+        }
+    }
 
     // A change counts at the next question.
     let cases: [(&[&str], [bool; 3]); 8] = [

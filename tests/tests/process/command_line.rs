@@ -113,7 +113,7 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     // 5: no channel.
     write_secret(service.path("wrong.secret"), "not the password\n");
     let done = map("certs/alice.pem", &server, "WEB01$", "wrong.secret").code(5);
-    assert!(done.stderr.contains("secret is wrong"), "{done:?}");
+    assert!(done.stderr.contains("the secret of the machine account is probably wrong"), "{done:?}");
     let done = map("certs/alice.pem", &server, "NOBODY$", secret).code(5);
     assert!(done.stderr.contains("no such machine account"), "{done:?}");
     // 6: unusable input, each with its reason.

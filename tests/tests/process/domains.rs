@@ -352,7 +352,8 @@ async fn a_trust_s_secret_that_was_rotated_away_ends_at_once() {
     let attacker = establish(&leaked).await.unwrap();
     let mut association = attacker.open().await.unwrap();
     assert!(asks(&attacker, &mut *association).await);
-    northwind.rcmpd(&["domain", "rotate", "CONTOSO", "--now", "-c", "rcmpd.toml"]).code(0);
+    let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "--now", "-c", "rcmpd.toml"]).code(0);
+    assert!(done.stdout.contains("the secret was changed, and the one before has ended"), "{done:?}");
     assert!(!asks(&attacker, &mut *association).await);
     assert!(establish(&leaked).await.is_err());
     northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);

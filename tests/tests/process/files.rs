@@ -83,6 +83,19 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     service.map("alice").code(0);
 }
 
+/// The error names the file and says what is wrong with it, whichever part reads it.
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let demo = demo();
+    for name in ["audit.key", "proof.key", "accounts.key", "certs/ca.pem"] {
+        let (path, away) = (demo.path(name), demo.path("away"));
+        fs::rename(&path, &away).unwrap();
+        let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains(&format!("{name} cannot be read: No such file")), "{done:?}");
+        fs::rename(&away, &path).unwrap();
+    }
+}
+
 #[test]
 fn commands_take_no_secret_that_every_user_can_read() {
     let service = Demo::new().serve();
@@ -197,12 +210,14 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     service.map("bob").code(3);
     service.signal(Signal::HUP);
     wait_for(&service, " Reloaded ", 1);
-    wait_for(&service, "The configuration lacks what it had at the last load", 1);
     service.map("bob").code(0);
+    // Each of the three signals was logged in the words that the documentation names.
+    let lacks = || service.log().matches("The configuration lacks what it had at the last load").count();
+    assert_eq!(lacks(), 3, "{}", service.log());
     // It is compared with the last load, not with the first.
     service.signal(Signal::HUP);
     wait_for(&service, " Reloaded ", 2);
-    assert_eq!(service.log().matches("The configuration lacks").count(), 1, "{}", service.log());
+    assert_eq!(lacks(), 3, "{}", service.log());
     // What adds rights by being there is only named.
     service.edit(|text| {
         let peer = "[[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-1-2-3\"\nnames = [\"f.example\"]\ndirection = \"inbound\"\n";
@@ -214,4 +229,42 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     service.signal(Signal::HUP);
     wait_for(&service, " Reloaded ", 4);
     wait_for(&service, "[[peer]] (1 before, 0 now)", 1);
+}
+
+/// Where a second signal cannot help, the first one says so: an audit log that is a chain, or whose heads are signed, changes with a
+/// restart only.
+#[test]
+fn a_reload_that_needs_a_restart_says_so_at_once() {
+    let demo = demo();
+    let whole = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let audit = whole.find("[audit]").unwrap();
+    let heads = whole.find("[audit.heads]").unwrap();
+    let sidecar = whole.find("[sidecar]").unwrap();
+    let service = demo.serve();
+    let mut refused = 0;
+    for (from, section) in [(heads, "[audit.heads] changed"), (audit, "audit.chain changed")] {
+        service.edit(|_| format!("{}{}", &whole[..from], &whole[sidecar..]));
+        for _ in 0..2 {
+            service.signal(Signal::HUP);
+            refused += 1;
+            wait_for(&service, "Not reloaded", refused);
+        }
+        assert_eq!(service.log().matches(section).count(), 2, "{section}: {}", service.log());
+    }
+    assert!(!service.log().contains("send SIGHUP again"), "{}", service.log());
+    service.map("alice").code(0);
+}
+
+/// An audit log that has only a path can be removed, by the second signal.
+#[test]
+fn an_audit_log_without_other_keys_is_removed_by_the_second_signal() {
+    let demo = Demo::new();
+    demo.configure("[audit]\npath = \"audit.log\"\n");
+    let service = demo.serve();
+    service.edit(|text| text[..text.find("[audit]").unwrap()].to_owned());
+    service.signal(Signal::HUP);
+    wait_for(&service, "send SIGHUP again", 1);
+    service.signal(Signal::HUP);
+    wait_for(&service, " Reloaded ", 1);
+    service.map("alice").code(0);
 }

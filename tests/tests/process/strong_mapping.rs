@@ -406,7 +406,7 @@ fn what_is_believed_is_named_or_nothing_starts() {
         )
     };
     for (anchors, expect) in [
-        ("anchors = [\"certs/nowhere.pem\"]".to_owned(), "certs/nowhere.pem: cannot be read"),
+        ("anchors = [\"certs/nowhere.pem\"]".to_owned(), "certs/nowhere.pem cannot be read"),
         ("anchors = [\"certs/garbage.pem\"]".to_owned(), "there is no certificate in it"),
         ("anchors = [\"certs/alice.pem\"]".to_owned(), "is no CA"),
         ("anchors = []".to_owned(), "anchors are missing"),

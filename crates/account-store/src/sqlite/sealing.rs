@@ -59,7 +59,9 @@ impl SealingKey {
     /// Reads a key file. One that others may read, or of another length, is [`StoreError::Unavailable`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let unusable = |why: String| StoreError::Unavailable(format!("key file {}: {why}", path.display()));
-        let mut file = FileAccess::Owner.open(path).map_err(|error| unusable(error.to_string()))?;
+        let mut file = FileAccess::Owner
+            .open(path)
+            .map_err(|error| StoreError::Unavailable(format!("key file {} {error}", path.display())))?;
         let metadata = file.metadata().map_err(|error| unusable(error.to_string()))?;
         if !metadata.is_file() || metadata.len() != Self::LEN as u64 {
             return Err(unusable(format!("not a file of {} bytes", Self::LEN)));

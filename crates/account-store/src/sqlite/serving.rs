@@ -8,7 +8,8 @@
 //! the log. The process holds a shared lock (`flock`) on it, which ends with the process however that ends.
 
 use super::SqliteStore;
-use super::watch::{FileId, beside, file_id, real};
+use super::watch::{FileId, file_id};
+use crate::file_access::{beside_database, database_files};
 use crate::store::StoreError;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -29,7 +30,7 @@ struct Note {
 }
 
 fn note_path(path: &Path) -> PathBuf {
-    beside(path, "-serving")
+    beside_database(path, "-serving")
 }
 
 impl Note {
@@ -51,8 +52,7 @@ impl Note {
 /// Refuses to open a file beside which the log of another one stands, because SQLite would apply that log to it.
 pub(super) fn check_log(path: &Path) -> Result<(), StoreError> {
     let Some(note) = Note::read(path) else { return Ok(()) };
-    let Ok(real) = real(path) else { return Ok(()) };
-    let (log, index) = (beside(&real, "-wal"), beside(&real, "-shm"));
+    let [_, log, index] = database_files(path);
     let is_in_use = fs::metadata(&log).is_ok_and(|log| log.len() > 0);
     let is_same = |path: &Path, id| file_id(path).is_ok_and(|present| present == id);
     if !is_in_use || !is_same(&log, note.ids[1]) || is_same(path, note.ids[0]) {

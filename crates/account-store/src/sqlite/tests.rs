@@ -894,6 +894,32 @@ fn a_copy_over_the_file_is_noticed_right_after_a_change_by_another_process() {
 }
 
 #[test]
+fn logs_that_every_user_can_change_are_refused_behind_a_link() {
+    use std::os::unix::fs::PermissionsExt;
+    let (path, folder) = new_file();
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&path, &link).expect("a link");
+    let store = open(&link);
+    apply(&store, [add(alice())]);
+    let serving = store.announce().expect("a note");
+    let beside = |end: &str| std::path::PathBuf::from(format!("{}{end}", path.display()));
+    assert!(beside("-serving").exists(), "the note is beside the file, so that every name leads to it");
+    assert_eq!(open(&path).served_otherwise(), None);
+    for end in ["-wal", "-shm"] {
+        let mode =
+            |mode| fs::set_permissions(beside(end), fs::Permissions::from_mode(mode)).expect("it is ours");
+        mode(0o666);
+        for name in [&path, &link] {
+            let refused = SqliteStore::open(name, None).err().expect("it is refused").to_string();
+            assert!(refused.contains(&format!("{end} can be changed by every user")), "{refused}");
+        }
+        mode(0o600);
+    }
+    open(&link);
+    drop(serving);
+}
+
+#[test]
 fn a_link_that_leads_elsewhere_is_noticed() {
     let (path, folder) = new_file();
     let (other, links) = (folder.path().join("other.db"), folder.path().join("links"));

@@ -21,6 +21,7 @@
 //!   which is why a service looks often ([`Watch::observe`]).
 
 use super::failed;
+use crate::file_access::database_files;
 use crate::store::{Revision, StoreError};
 use rusqlite::Connection;
 use rustix::fs::{Stat, fstat};
@@ -138,13 +139,6 @@ pub(super) type FileId = (u64, u64);
 
 pub(super) fn file_id(path: &Path) -> std::io::Result<FileId> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-/// The name of the log (`-wal`) or of its index (`-shm`).
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// What `fstat` tells of a file that changes when its contents, its names or its links do.
@@ -285,7 +279,7 @@ impl Files {
     fn open(held: &Held, path: &Path, connection: &Connection) -> Result<Self, StoreError> {
         let (main, index) = held.files(path)?;
         let real = real(path)?;
-        let names = [path.to_owned(), beside(&real, "-wal"), beside(&real, "-shm")];
+        let names = database_files(path);
         let failed_at = |path: &Path, error| StoreError::Unavailable(format!("{}: {error}", path.display()));
         let id = |path: &PathBuf| file_id(path).map_err(|error| failed_at(path, error));
         let ids = [id(&names[0])?, id(&names[1])?, id(&names[2])?];
@@ -452,7 +446,7 @@ fn checkpoint(index: &File) -> Result<Checkpoint, StoreError> {
 }
 
 /// Where a file is, without links: SQLite puts the log beside that.
-pub(super) fn real(path: &Path) -> Result<PathBuf, StoreError> {
+fn real(path: &Path) -> Result<PathBuf, StoreError> {
     fs::canonicalize(path).map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))
 }
 
@@ -500,7 +494,7 @@ impl Held {
 
     /// The database file and the index.
     fn files(&self, path: &Path) -> Result<(Arc<File>, Arc<File>), StoreError> {
-        let index = beside(&real(path)?, "-shm");
+        let [_, _, index] = database_files(path);
         let failed = |error| StoreError::Unavailable(format!("{}: {error}", index.display()));
         let mut held = super::lock(&HELD);
         // INVARIANT: the entry is there as long as anything holds it.

@@ -51,6 +51,9 @@ pub struct Explanation {
     pub sid: Option<String>,
     /// How strong the mapping is, when it was mapped.
     pub strength: Option<&'static str>,
+    /// Of a privileged account that was mapped: the SID that the scope of a machine account has to name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privileged_by: Option<String>,
     /// For a refusal: the stored value that came nearest.
     pub nearest: Option<NearMiss>,
     /// For a refusal: what would make it map.
@@ -246,6 +249,9 @@ impl Explanation {
             account: mapped.map(|mapped| mapped.record.account.name.clone()),
             sid: mapped.map(|mapped| mapped.record.account.sid.to_string()),
             strength: mapped.map(|mapped| mapped.strength.name()),
+            privileged_by: mapped
+                .and_then(|mapped| crate::scope::privileged_by(&mapped.record))
+                .map(|sid| sid.to_string()),
             nearest: None,
             remedies: Vec::new(),
         }

@@ -7,7 +7,7 @@ use crate::policy::Sha1PublicKeyInput;
 use crate::reason::Reason;
 use crate::trace::{EvidenceState, Step};
 use crate::trust::ChainError;
-use account_store::fold::casefold;
+use account_store::fold::{casefold, is_invisible};
 use account_store::{AltSecurityIdentity, Domain, Matches};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Serialize;
@@ -360,15 +360,7 @@ pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
     }
-    // Default_Ignorable_Code_Point of the Unicode Character Database (DerivedCoreProperties.txt), and a Braille pattern without dots.
-    let is_ignorable = matches!(
-        c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
-            | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}' | '\u{1bca0}'..='\u{1bca3}'
-            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
-    );
-    is_ignorable || !is_printable(c)
+    is_invisible(c) || !is_printable(c)
 }
 
 /// Whether the standard library prints a character as it is where it debugs text: not the general categories Cc, Cf, Cn, Co, Zl, Zp, and of

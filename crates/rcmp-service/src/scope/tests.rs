@@ -44,6 +44,42 @@ fn privileged_accounts_and_groups_are_those_of_the_document() {
 }
 
 #[test]
+fn well_known_names_lead_to_the_sids_of_the_document() {
+    // [MS-DTYP] 2.4.2.4.
+    for (name, expect) in [
+        ("Domain Admins", Some("S-1-5-21-1-2-3-512")),
+        ("enterprise ADMINS", Some("S-1-5-21-1-2-3-519")),
+        ("Administrator", Some("S-1-5-21-1-2-3-500")),
+        ("Administrators", Some("S-1-5-32-544")),
+        ("Backup Operators", Some("S-1-5-32-551")),
+        ("Domain Users", None),
+        ("Domain  Admins", None),
+        ("", None),
+    ] {
+        assert_eq!(privileged_sid(name, &sid(OURS)), expect.map(sid), "{name}");
+    }
+}
+
+#[test]
+fn a_sid_without_a_relative_identifier_is_no_group() {
+    for (text, expect) in [
+        ("S-1-5-21-1-2-3-512", true),
+        ("S-1-5-32-544", true),
+        ("S-1-5-11", true),
+        ("S-1-18-1", true),
+        ("S-1-5-21", false),
+        ("S-1-5-21-1-2", false),
+        ("S-1-5-21-1-2-3", false),
+        ("S-1-5-21-1-2-3-0", false),
+        ("S-1-5-21-1-2-3-4-512", false),
+        ("S-1-5-32", false),
+        ("S-1-5-32-544-1", false),
+    ] {
+        assert_eq!(is_account_or_group(&sid(text)), expect, "{text}");
+    }
+}
+
+#[test]
 fn a_scope_covers_members_of_its_groups_and_privileged_accounts_by_name_only() {
     let (alice, administrator) = (ours(1001), ours(500));
     let (users, admins, schema, team) = (ours(513), ours(512), ours(518), ours(1102));

@@ -133,8 +133,8 @@ impl AskError {
             Self::Refused(_) => "the server's log says why",
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
             Self::Channel(_) => {
-                "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after several \
-                 failures wait a minute"
+                "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after four wrong \
+                 secrets each attempt takes some seconds"
             }
             Self::Input(_) => "",
             Self::Undecided(_) => "the server's log says why; asking again may help",
@@ -146,8 +146,8 @@ fn channel_error(error: ChannelError) -> AskError {
     match error {
         ChannelError::Transport(TransportError::Unreachable(text)) => AskError::Unreachable(text),
         ChannelError::Refused(NtStatus::ACCESS_DENIED) => AskError::Channel(
-            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the machine account's secret is wrong, or it \
-             was wrong too often from here"
+            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the secret of the machine account is probably \
+             wrong"
                 .into(),
         ),
         ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT) => AskError::Channel(
@@ -188,6 +188,11 @@ async fn ask(
     flags: MappingFlags,
     logon_domain_name: Option<&str>,
 ) -> Result<Mapped, AskError> {
+    let claim = SidClaim::of_encoded(chain.certificate());
+    if claim == SidClaim::Contradictory {
+        let text = "the SIDs in the certificate disagree or cannot be read, so no account is its own";
+        return Err(AskError::Input(text.into()));
+    }
     let issuers = chain.issuers().map_err(|error| AskError::Input(error.to_string()))?;
     let request = |flags| {
         let request = Request { flags, certificate: chain.certificate(), issuers: issuers.clone() };
@@ -221,19 +226,12 @@ async fn ask(
     let answer = channel.ask_with(&mut *association, PACKAGE_NAME, domain, &question, extension).await;
     let (mut mapped, message) = read(answer.map_err(channel_error)?)?;
     let account = mapped.pac.user_sid;
-    match SidClaim::of_encoded(chain.certificate()) {
-        claim if claim.allows(&account) => {}
-        SidClaim::Account(sid) => {
-            return Err(AskError::Undecided(format!(
-                "the server's answer is rejected: it is the account {account}, and the certificate is for {sid}"
-            )));
-        }
-        _ => {
-            return Err(AskError::Undecided(format!(
-                "the server's answer is rejected: it is the account {account}, and the SIDs in the certificate disagree or \
-                 cannot be read"
-            )));
-        }
+    if let SidClaim::Account(sid) = claim
+        && !claim.allows(&account)
+    {
+        return Err(AskError::Undecided(format!(
+            "the server's answer is rejected: it is the account {account}, and the certificate is for {sid}"
+        )));
     }
     if let Some(wanted) = &target.proof {
         let path =

@@ -29,7 +29,7 @@ use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelO
 use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Asker, Question, Reason};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,7 +55,9 @@ pub struct AuditLog {
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused to askers over a limit since the last flush.
     over_limits: Mutex<OverLimits>,
-    /// The same by reason, for metrics.
+    /// Askers that asked for an account out of their scope since the last flush.
+    out_of_scope: Mutex<BTreeSet<String>>,
+    /// What was refused to askers over a limit, by reason, for metrics.
     over_limits_total: Mutex<BTreeMap<&'static str, u64>>,
     /// Decisions by reason, for metrics.
     decisions: Mutex<BTreeMap<&'static str, u64>>,
@@ -160,6 +162,7 @@ impl AuditLog {
             heads_failed: AtomicU64::new(0),
             anonymous: Mutex::default(),
             over_limits: Mutex::default(),
+            out_of_scope: Mutex::default(),
             over_limits_total: Mutex::default(),
             decisions: Mutex::default(),
             relays: Mutex::default(),
@@ -288,6 +291,7 @@ impl AuditLog {
 
     /// Writes down how many anonymous callers, and askers over a limit, were refused since the last time.
     pub fn flush(&self) {
+        lock(&self.out_of_scope).clear();
         let counts = std::mem::take(&mut *lock(&self.anonymous));
         if !counts.is_empty() {
             let _ = self.write(None, &json!({ "event": "channels_refused", "counts": counts }));
@@ -323,7 +327,12 @@ impl AuditLog {
         *count += 1;
         // The counts are taken once a minute, so this is the first of a minute.
         if *count == 1 {
-            tracing::warn!(account, %sid, reason = reason.text(), "Refused an asker that is over its limit");
+            tracing::warn!(
+                account,
+                %sid,
+                reason = reason.text(),
+                "Rate limit of an account reached: questions are rejected with STATUS_DS_BUSY"
+            );
         }
     }
 
@@ -363,7 +372,21 @@ impl AuditLog {
         };
         let told = written.err().unwrap_or(answer.reason);
         *lock(&self.decisions).entry(told.name()).or_default() += 1;
+        if told == Reason::OutOfScope {
+            self.note_out_of_scope(&question.asker);
+        }
         written
+    }
+
+    /// Logs it once a minute for each asker: the client sees the same as if there were no account.
+    fn note_out_of_scope(&self, asker: &Asker) {
+        if lock(&self.out_of_scope).insert(asker.account.clone()) {
+            tracing::info!(
+                account = asker.account,
+                sid = %asker.sid,
+                "Account out of scope: a question was rejected with STATUS_LOGON_FAILURE (rcmpd machine show)"
+            );
+        }
     }
 
     fn write_decision(

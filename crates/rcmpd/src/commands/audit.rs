@@ -115,6 +115,11 @@ fn as_text(report: &Report, key_given: bool) {
         (last, Some(_)) => format!("BROKEN; whole from seq {} to {last}", report.first_seq),
     };
     let mut facts = vec![("chain", chain)];
+    if report.broken.is_some() {
+        // Nothing after the break was read, so that every count would look like that of the whole log.
+        output::facts(&facts);
+        return;
+    }
     if report.first_seq > 1 {
         let before = report.first_seq - 1;
         facts.push(("start", format!("seq 1 to {before} are not proved: their files are not named")));

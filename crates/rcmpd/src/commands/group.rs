@@ -4,8 +4,10 @@ use super::{load, lookup};
 use crate::cli::{ConfigArg, GroupCommand, ScopeArg};
 use crate::output;
 use crate::stores;
+use account_store::fold;
 use account_store::sqlite::SqliteStore;
 use account_store::{AccountAdmin, AccountStore, Change, Group, GroupScope, Matches, Put, Query};
+use anyhow::bail;
 use dtyp::Sid;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -16,6 +18,10 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
     match command {
         GroupCommand::Add { name, scope, config, json } => {
             let store = store(&config)?;
+            // A group of another SID under this name protects nothing and would be taken for the one that does.
+            if let Some(sid) = rcmp_service::privileged_sid(&fold::wide(&name), &store.domain().sid) {
+                bail!("{name:?} is the name of the privileged group {sid}; import it with that SID");
+            }
             let scope = match scope {
                 ScopeArg::Global => GroupScope::Global,
                 ScopeArg::Universal => GroupScope::Universal,

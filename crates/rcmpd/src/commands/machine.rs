@@ -36,7 +36,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             }
             // What can fail comes first.
             let domains = domains(&config, &domain)?;
-            let groups = groups(&store, &group).await?;
+            let groups = groups(&config, &store, &group).await?;
             let password = secret_file(&file)?;
             let kind = match kind {
                 ChannelArg::Workstation => ChannelKind::Workstation,
@@ -94,7 +94,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 machine.domains = domains(&config, &domain)?;
             }
             if !group.is_empty() || all_groups {
-                machine.groups = groups(&store, &group).await?;
+                machine.groups = groups(&config, &store, &group).await?;
             }
             if disable || enable {
                 machine.enabled = enable;
@@ -181,16 +181,29 @@ fn domains(config: &Config, names: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(domains)
 }
 
-/// The SIDs of groups, as a machine's scope has them. A SID may be of another domain, or of a single account.
-async fn groups(store: &SqliteStore, names: &[String]) -> anyhow::Result<Vec<Sid>> {
+/// The SIDs of groups, as a machine's scope has them. A SID may be of another domain, or of a single account. The well-known name of a
+/// privileged group is that group of this domain or of BUILTIN, stored or not.
+async fn groups(config: &Config, store: &SqliteStore, names: &[String]) -> anyhow::Result<Vec<Sid>> {
     let mut groups = Vec::with_capacity(names.len());
     for name in names {
         let sid = match name.parse::<Sid>() {
-            Ok(sid) => sid,
-            Err(_) => match store.group_by_name(name).await? {
-                Some(group) => group.sid,
-                None => bail!("there is no group {name} in the database of the machines; give its SID"),
-            },
+            Ok(sid) if rcmp_service::is_account_or_group(&sid) => sid,
+            Ok(sid) => bail!("{sid} is not the SID of a group or an account: it has no RID in a domain"),
+            Err(_) => {
+                let stored = store.group_by_name(name).await?.map(|group| group.sid);
+                match stored.or_else(|| rcmp_service::privileged_sid(name, &store.domain().sid)) {
+                    Some(sid) => sid,
+                    None => bail!(
+                        "there is no group {name} in {} (rcmpd group list); name a group of another domain, or one that is not stored \
+                         here, by its SID",
+                        config
+                            .store
+                            .as_ref()
+                            .map(|store| store.machines.display().to_string())
+                            .unwrap_or_default()
+                    ),
+                }
+            }
         };
         if !groups.contains(&sid) {
             groups.push(sid);

@@ -3,7 +3,7 @@
 use super::{Config, Mapping, SecretRef, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
-use anyhow::{Context, bail};
+use anyhow::anyhow;
 use std::path::{Path, PathBuf};
 
 impl Config {
@@ -11,13 +11,7 @@ impl Config {
     /// is left to what reads it.
     pub fn check_files(&self) -> anyhow::Result<()> {
         for (path, access) in self.files() {
-            match access.check_path(&path) {
-                Ok(()) => {}
-                Err(error) if error.get_ref().is_some() => bail!("{} {error}", path.display()),
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot look at {}", path.display()));
-                }
-            }
+            access.check_path(&path).map_err(|error| anyhow!("{} {error}", path.display()))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub use sidecar::{
     Listen, ListenTls, Place, Proxy, Sidecar, SocketGroup, Source, Speaks, Token, UnixPlace, UpstreamPlace,
 };
 
-use account_store::{DistinguishedName, Domain, FileAccess};
+use account_store::{DistinguishedName, Domain, FileAccess, FileRefused};
 use dtyp::Sid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -334,13 +334,13 @@ const BUDGET_MIB_MAX: u64 = 1 << 20;
 /// The text of a file that not every user may change.
 fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
-    let bytes = FileAccess::ReadByAll.read(path).map_err(|error| match error.get_ref() {
-        Some(_) => {
+    let bytes = FileAccess::ReadByAll.read(path).map_err(|error| match error {
+        FileRefused::Mode { .. } => {
             let (what, help) = (format!("this file {error}"), String::new());
             let problems = vec![Problem { span: 0..0, what, help }];
             ConfigError::Wrong { path: path.to_owned(), text: String::new(), problems }
         }
-        None => unreadable(error),
+        FileRefused::Io(error) => unreadable(error),
     })?;
     let text = std::str::from_utf8(&bytes);
     Ok(text.map_err(|error| unreadable(std::io::Error::new(ErrorKind::InvalidData, error)))?.to_owned())

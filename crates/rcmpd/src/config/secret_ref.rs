@@ -2,7 +2,6 @@
 
 use account_store::FileAccess;
 use std::fmt;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -74,10 +73,7 @@ impl SecretRef {
 
 /// A secret in a file that every user can read is no secret.
 fn read_file(path: &Path) -> Result<String, String> {
-    let bytes = FileAccess::Group.read(path).map_err(|error| match error.kind() {
-        ErrorKind::PermissionDenied if error.get_ref().is_some() => error.to_string(),
-        _ => format!("cannot be read: {error}"),
-    })?;
+    let bytes = FileAccess::Group.read(path).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(&bytes).map_err(|_| "cannot be read: it is not UTF-8 text".to_owned())?;
     Ok(text.to_owned())
 }

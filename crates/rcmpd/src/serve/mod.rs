@@ -4,6 +4,7 @@ mod channel_secrets;
 mod deciders;
 mod http;
 mod miss_limiter;
+mod open_files;
 mod rcmp_package;
 mod store_health;
 
@@ -118,7 +119,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
     let others = config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
         + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
-    let connections_max = raise_open_files(rpc_connections, others);
+    let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;
     // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
@@ -245,34 +246,6 @@ async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyho
     }
 }
 
-/// Asks the kernel for as many open files as it grants, because each connection is one: the usual soft limit of 1,024 is
-/// meant for programs that use `select`. Returns how many connections `[rpc]` may have beside the `others` of all other
-/// listeners: at the limit of open files, no connection could be accepted any more, from any client.
-fn raise_open_files(connections_max: usize, others: usize) -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let granted = if raised.is_ok() { limit.maximum } else { limit.current };
-    // Database, logs, listeners and the runtime's own.
-    const FILES: u64 = 64;
-    let needed = (connections_max + others) as u64 + FILES;
-    match granted {
-        Some(granted) if granted < needed => {
-            // The listeners' limits are fixed, so [rpc] has what they leave, and half in any case.
-            let left = granted.saturating_sub(FILES + others as u64).max(granted / 2);
-            let connections = usize::try_from(left).unwrap_or(1).clamp(1, connections_max.max(1));
-            warn!(
-                granted,
-                needed,
-                connections,
-                "Fewer open files are allowed than the connection limits need: raise LimitNOFILE or lower connections_max"
-            );
-            connections
-        }
-        _ => connections_max,
-    }
-}
-
 /// Listens on a port, with a [`BACKLOG`] that bursts of connections do not fill.
 pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
@@ -369,15 +342,14 @@ impl Loaded {
         if gone.is_empty() {
             return Ok(());
         }
+        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
         if gone.iter().any(Gone::is_rule) && self.refused.as_ref() != Some(new) {
             self.refused = Some(new.clone());
             bail!(
-                "the file lacks what it had at the last load: {}; if it was cut off, restore it; if these are removed on purpose, send \
-                 SIGHUP again",
+                "without {} it may allow more: if the file was cut off, restore it; if the removal is intended, send SIGHUP again",
                 list(&gone)
             );
         }
-        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
         Ok(())
     }
 }
@@ -415,8 +387,8 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 /// Takes over what can change while serving, all of it or nothing.
 async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<u64> {
     let new = config::load(path)?;
-    loaded.compare(&new.sections)?;
     let old = running.config;
+    // First, because a second signal does not help against it.
     for (section, same) in [
         ("[domain]", new.domain == old.domain && new.server == old.server),
         ("[rpc]", new.rpc == old.rpc),
@@ -440,6 +412,7 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
             bail!("{section} changed, and that needs a restart");
         }
     }
+    loaded.compare(&new.sections)?;
     new.check_files()?;
     let accounts = accounts(&new, running.machines).await?;
     let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };

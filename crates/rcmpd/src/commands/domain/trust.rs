@@ -1,7 +1,7 @@
 //! `rcmpd domain test` and `rotate`: our account at another domain.
 
 use crate::ask::AskError;
-use crate::config::{Config, Peer, SecretRef, Servers as At};
+use crate::config::{Config, Peer, PeerKind, SecretRef, Servers as At};
 use crate::forward::Forwarding;
 use crate::forward::server::ServerFailed;
 use crate::forward::servers::Servers;
@@ -147,7 +147,13 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
             );
             return Ok(failed_with(exit_code(&error), &text, as_json));
         }
-        return told(peer, client.server(), "the secret was changed", as_json);
+        // Another server may keep the one before for longer.
+        let done = match (at_once, peer.kind) {
+            (true, PeerKind::Rcmpd) => "the secret was changed, and the one before has ended",
+            (true, PeerKind::Netlogon) => "the secret was changed, and the new one is in use",
+            (false, _) => "the secret was changed",
+        };
+        return told(peer, client.server(), done, as_json);
     }
     let (code, text) = match failed {
         Some((server, error)) => (exit_code(&error), format!("{server}: {error}; nothing was changed")),
