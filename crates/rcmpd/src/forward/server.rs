@@ -14,6 +14,7 @@ use crate::ask::{AskError, TcpTransport, now};
 use crate::config::SecretRef;
 use crate::trust_secret;
 use dcerpc::pdu::FaultStatus;
+use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, NtStatus};
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
@@ -136,8 +137,7 @@ pub struct ServerClient {
     /// Held by whoever sets a channel up for all.
     connecting: tokio::sync::Mutex<()>,
     permits: FairPermits,
-    /// When a full queue was last logged.
-    queue_full_logged: Mutex<Option<Instant>>,
+    log_limiter: LogLimiter,
     breaker: Mutex<Breaker>,
     /// When a call was last refused over a channel that had been good.
     denied: Mutex<Option<Instant>>,
@@ -162,8 +162,6 @@ const TIME_MIN: Duration = Duration::from_millis(50);
 const TIME_FAIR: Duration = Duration::from_secs(1);
 /// How often a channel is set up in one go, when secrets change meanwhile.
 const SET_UPS_MAX: usize = 3;
-/// Between two log messages about a full queue.
-const QUEUE_FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// How often a question is begun anew, for one reason or another.
 const ATTEMPTS_MAX: usize = 4;
 
@@ -174,7 +172,7 @@ impl ServerClient {
             server,
             identity,
             permits: FairPermits::new(room.connections_max, room.queue_max),
-            queue_full_logged: Mutex::default(),
+            log_limiter: LogLimiter::default(),
             link: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             breaker: Mutex::default(),
@@ -359,18 +357,14 @@ impl ServerClient {
     /// Counts a question that was refused because the queue is full, and logs it now and then.
     fn queue_full(&self, asker: AskerId) -> ServerFailed {
         count(&self.meter.overflows);
-        let now = Instant::now();
-        let mut logged = lock(&self.queue_full_logged);
-        if logged.is_none_or(|since| now >= since + QUEUE_FULL_LOG_PAUSE) {
-            *logged = Some(now);
-            drop(logged);
+        self.log_limiter.once("queue_full", || {
             warn!(
                 domain = self.identity.domain,
                 server = self.server,
                 asker = asker.map(tracing::field::display),
                 "The queue for a server is full: questions of the asker with the most in it are refused"
             );
-        }
+        });
         ServerFailed::QueueFull
     }
 

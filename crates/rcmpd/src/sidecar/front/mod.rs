@@ -23,13 +23,12 @@ mod tls;
 
 pub use tls::server_config;
 
-use super::complaints::Complaints;
 use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
 use crate::clock::moment;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -107,7 +106,7 @@ pub struct Front {
     terms: watch::Sender<Arc<Terms>>,
     /// By the SHA-256 of the certificate.
     connections: Connections<[u8; 32]>,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
 }
 
 impl Front {
@@ -124,7 +123,7 @@ impl Front {
             upstream,
             terms: watch::Sender::new(Arc::new(terms)),
             connections: Connections::new("proxy", limits),
-            complaints: Complaints::default(),
+            log_limiter: LogLimiter::default(),
         })
     }
 
@@ -194,7 +193,7 @@ impl Front {
             if let Err(error) = tokio::spawn(task).await
                 && error.is_panic()
             {
-                front.complaints.say(
+                front.log_limiter.once(
                     "panic",
                     || warn!(client.addr = %address, "A request panicked; its connection is closed"),
                 );
@@ -322,7 +321,7 @@ impl Connection {
     }
 
     fn closed(&self) {
-        self.front.complaints.say("closed", || {
+        self.front.log_limiter.once("closed", || {
             warn!(client.addr = %self.address, "Request limit of the application reached: the connection of the client with most is closed");
         });
     }
@@ -387,7 +386,7 @@ impl Connection {
     fn tell(&self, refusal: Refusal) {
         let reason = refusal.name();
         match refusal {
-            Refusal::Undecided(_) | Refusal::Broken(_) => self.front.complaints.say(reason, || {
+            Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
                 warn!(dialect = "proxy", reason, "Who somebody is could not be decided");
             }),
             Refusal::Chain(error) => debug!(reason, error, "Refused"),

@@ -22,10 +22,10 @@ pub use hop::authority;
 pub use permits::Client;
 pub(super) use permits::REQUESTS_MAX;
 
-use super::complaints::Complaints;
 use crate::config::UpstreamPlace;
 use body::{Paced, Sending};
 use bytes::Bytes;
+use dcerpc_tokio::LogLimiter;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
@@ -92,7 +92,7 @@ pub struct Upstream {
     pool: Arc<Pool>,
     permits: Permits,
     patience: Patience,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
 }
 
 /// A whole answer of our own.
@@ -121,7 +121,7 @@ impl Upstream {
             pool: Arc::new(Pool::new(place.clone())),
             permits: Permits::new(),
             patience,
-            complaints: Complaints::default(),
+            log_limiter: LogLimiter::default(),
         }
     }
 
@@ -224,14 +224,14 @@ impl Upstream {
         let client = client.map(|client| tracing::field::display(client.address));
         match full {
             NoPermit::Client => self
-                .complaints
-                .say("share", || warn!(client.addr = client, "Request limit of a client reached")),
+                .log_limiter
+                .once("share", || warn!(client.addr = client, "Request limit of a client reached")),
             NoPermit::Anonymous => self
-                .complaints
-                .say("anonymous", || warn!("Request limit of clients without a certificate reached")),
+                .log_limiter
+                .once("anonymous", || warn!("Request limit of clients without a certificate reached")),
             NoPermit::All => self
-                .complaints
-                .say("full", || warn!(limit = REQUESTS_MAX, "Request limit of the application reached")),
+                .log_limiter
+                .once("full", || warn!(limit = REQUESTS_MAX, "Request limit of the application reached")),
         }
         plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n")
     }
@@ -246,8 +246,8 @@ impl Upstream {
             };
         }
         let application = self.pool.place();
-        self.complaints
-            .say(failure.name(), || warn!(%application, error = %failure, "The application did not answer"));
+        self.log_limiter
+            .once(failure.name(), || warn!(%application, error = %failure, "The application did not answer"));
         match failure {
             Failure::ConnectLate | Failure::Late => {
                 plain(StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time\n")
