@@ -296,7 +296,7 @@ impl EvictionWarnings {
             account = since(EvictionReason::Identity),
             open_unproved = unproved,
             open_proved = proved,
-            "Connections were evicted, because a connection limit or the memory limit was reached"
+            "Connection limit reached: connections were evicted for new ones or for their memory"
         );
     }
 }
