@@ -181,7 +181,11 @@ async fn the_oldest_that_proved_nothing_goes_when_a_new_connection_comes() {
     }
     assert!(evicted(&service, "unproved") > 500);
     assert_eq!((evicted(&service, "proved"), evicted(&service, "account")), (0, 0));
-    assert!(service.log().contains("Connection limit reached: connections were evicted"), "{}", service.log());
+    assert!(
+        service.log().contains("Connection limit reached: connections were evicted"),
+        "{}",
+        service.log()
+    );
 }
 
 /// Where the system allows fewer open files than `connections_max`, connections are evicted before files run out.
