@@ -209,24 +209,14 @@ impl Remote {
     }
 }
 
-/// Whether a status says something of whoever showed the certificate. Others are about us, the server, or the way between: nothing that
+/// Whether a status says something of the client that showed the certificate. Others are about us, the server, or the way between: nothing that
 /// is not known to be a denial is one.
 const fn is_of_account(status: NtStatus) -> bool {
-    matches!(
-        status,
-        NtStatus::LOGON_FAILURE
-            | NtStatus::WRONG_PASSWORD
-            | NtStatus::ACCOUNT_RESTRICTION
-            | NtStatus::INVALID_LOGON_HOURS
-            | NtStatus::INVALID_WORKSTATION
-            | NtStatus::PASSWORD_EXPIRED
-            | NtStatus::PASSWORD_MUST_CHANGE
-            | NtStatus::ACCOUNT_DISABLED
-            | NtStatus::ACCOUNT_EXPIRED
-            | NtStatus::ACCOUNT_LOCKED_OUT
-            | NtStatus::LOGON_TYPE_NOT_GRANTED
-            | NtStatus::AUTHENTICATION_FIREWALL_FAILED
-    )
+    status.is_account_restriction()
+        || matches!(
+            status,
+            NtStatus::LOGON_FAILURE | NtStatus::WRONG_PASSWORD | NtStatus::AUTHENTICATION_FIREWALL_FAILED
+        )
 }
 
 fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
