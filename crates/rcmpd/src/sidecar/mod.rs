@@ -224,7 +224,7 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
         .with_context(|| format!("cannot use {} ([sidecar.token])", token.key.display()))
 }
 
-/// A key in PKCS#8 that only its owner can read.
+/// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let text = tls::read_private(path)?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(&text)

@@ -9,7 +9,7 @@
 //! are gone, because they are kept beside the old terms. What is open then has a minute to end.
 //!
 //! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there: the answer holds one of
-//! the application's places. What else was asked on that connection has a moment to be answered.
+//! the application's permits. What else was asked on that connection has a moment to be answered.
 //!
 //! Connections are accepted at once. Until the handshake has shown a validated certificate they are unproved: one of those is evicted for a
 //! newer one, and never a connection whose client has shown its certificate. A WebSocket has no permit here any more: it holds one of the
