@@ -293,7 +293,7 @@ impl EvictionWarnings {
             address = since(EvictionReason::Address),
             memory = since(EvictionReason::Memory),
             proved = since(EvictionReason::Proved),
-            account = since(EvictionReason::Identity),
+            account = since(EvictionReason::Account),
             open_unproved = unproved,
             open_proved = proved,
             "Connection limit reached: connections were evicted for new ones or for their memory"

@@ -86,7 +86,7 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
 
     /// Waits for the first bytes of a new connection: until they come, it costs a descriptor and nothing else. False if they do not come
     /// within the limit, or the connection is evicted.
-    pub(crate) async fn begins(
+    pub(crate) async fn wait_for_first_bytes(
         &self,
         stream: &TcpStream,
         permit: &ConnectionPermit<I>,

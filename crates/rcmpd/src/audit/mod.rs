@@ -12,9 +12,9 @@
 mod budget;
 mod decision;
 mod heads;
-mod left;
 mod strict;
 pub mod verify;
+mod watched_file;
 mod writer;
 
 pub use crate::signing::{PublicKey, make_key};
@@ -24,7 +24,6 @@ use budget::Budget;
 use decision::Written;
 use dtyp::{NtStatus, Sid};
 use heads::Heads;
-use left::Change;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Asker, Question, Reason};
@@ -36,6 +35,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use watched_file::Change;
 use writer::{Opened, Writer};
 
 /// Writes to a file, or to the log when there is none.

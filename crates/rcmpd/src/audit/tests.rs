@@ -1,5 +1,5 @@
-use super::left::Change;
 use super::verify::{Against, Report, Unusable, verify};
+use super::watched_file::Change;
 use super::writer::Position;
 use super::*;
 use crate::config::AuditHeads;

@@ -9,7 +9,7 @@
 
 use super::breaker::Breaker;
 use super::meter::{Gauge, Meter, count};
-use super::permits::{AskerId, FairPermits, Permit, QueueFull};
+use super::turns::{AskerId, QueueFull, Turn, Turns};
 use crate::ask::{AskError, TcpTransport, now};
 use crate::config::SecretRef;
 use crate::trust_secret;
@@ -136,7 +136,7 @@ pub struct ServerClient {
     link: Mutex<Option<Arc<Link>>>,
     /// Held by whoever sets a channel up for all.
     connecting: tokio::sync::Mutex<()>,
-    permits: FairPermits,
+    turns: Turns,
     log_limiter: LogLimiter,
     breaker: Mutex<Breaker>,
     /// When a call was last refused over a channel that had been good.
@@ -171,7 +171,7 @@ impl ServerClient {
         Self {
             server,
             identity,
-            permits: FairPermits::new(room.connections_max, room.queue_max),
+            turns: Turns::new(room.connections_max, room.queue_max),
             log_limiter: LogLimiter::default(),
             link: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -205,8 +205,8 @@ impl ServerClient {
         }
         // Whether the server has a fair time to answer: how long the asker waits is no fault of its.
         let is_fair;
-        let outcome = match self.permit(asked.asker, deadline).await {
-            Ok(_permit) => {
+        let outcome = match self.turn(asked.asker, deadline).await {
+            Ok(_turn) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < TIME_MIN {
                     count(&self.meter.timeouts);
@@ -330,17 +330,17 @@ impl ServerClient {
         }
     }
 
-    /// A permit for a question in flight.
-    async fn permit(&self, asker: AskerId, deadline: Instant) -> Result<Permit, ServerFailed> {
-        let permit = match self.permits.acquire(asker) {
-            Ok(Ok(permit)) => permit,
+    /// A turn for a question in flight.
+    async fn turn(&self, asker: AskerId, deadline: Instant) -> Result<Turn, ServerFailed> {
+        let turn = match self.turns.acquire(asker) {
+            Ok(Ok(turn)) => turn,
             Ok(Err(mut waiting)) => {
                 let _waiters = Gauge::new(&self.meter.waiters);
                 let since = Instant::now();
-                let permit = timeout_at(deadline, waiting.granted()).await;
+                let turn = timeout_at(deadline, waiting.granted()).await;
                 self.meter.waited(since.elapsed());
-                match permit {
-                    Ok(Ok(permit)) => permit,
+                match turn {
+                    Ok(Ok(turn)) => turn,
                     Ok(Err(QueueFull)) => return Err(self.queue_full(asker)),
                     Err(_) => {
                         count(&self.meter.timeouts);
@@ -351,7 +351,7 @@ impl ServerClient {
             Err(QueueFull) => return Err(self.queue_full(asker)),
         };
         count(&self.meter.acquires);
-        Ok(permit)
+        Ok(turn)
     }
 
     /// Counts a question that was refused because the queue is full, and logs it now and then.

@@ -106,7 +106,7 @@ async fn connection(
     operators: Option<Arc<Operators>>,
     router: Router,
 ) {
-    if !connections.begins(&stream, &permit, HEAD_TIMEOUT).await {
+    if !connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT).await {
         return;
     }
     let shown = Arc::clone(&permit);
@@ -411,7 +411,7 @@ fn rpc_metrics(text: &mut String, server: &Server) {
             evictions(&[
                 EvictionReason::Unproved,
                 EvictionReason::Proved,
-                EvictionReason::Identity,
+                EvictionReason::Account,
                 EvictionReason::Memory,
             ]),
         ),

@@ -339,7 +339,7 @@ impl envoy::Listener for State {
 async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let _ = stream.set_nodelay(true);
     tokio::select! {
-        begins = state.connections.begins(&stream, &origin.permit, PROOF_TIMEOUT) => if !begins {
+        has_begun = state.connections.wait_for_first_bytes(&stream, &origin.permit, PROOF_TIMEOUT) => if !has_begun {
             return debug!(address = ?origin.address, "A connection sent nothing, and is closed");
         },
         () = state.shutdown.begun() => return,

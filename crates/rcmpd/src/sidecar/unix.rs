@@ -109,7 +109,8 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
     }
     let socket = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
     let socket = socket.with_context(failed)?;
-    let listener = permit(path, group, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
+    let listener =
+        set_access(path, group, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
     if listener.is_err() {
         // Not listened on, so it is of no use.
         let _ = std::fs::remove_file(path);
@@ -118,7 +119,7 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
 }
 
 /// Sets who can connect to a socket that is not listened on yet.
-fn permit(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> {
+fn set_access(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> {
     let socket = path.display();
     if let Some(group) = group {
         lchown(path, None, Some(group)).with_context(|| {

@@ -118,7 +118,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
         // The other side knows the new one already; only the files did not get so far.
         if next.as_ref() == Some(&used) {
             trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
-            return told(peer, client.server(), "an interrupted rotation was finished", as_json);
+            return report(peer, client.server(), "an interrupted rotation was finished", as_json);
         }
         // What was offered once is offered again: it may yet be taken.
         let new = match &interrupted {
@@ -147,7 +147,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
             );
             return Ok(failed_with(exit_code(&error), &text, as_json));
         }
-        return told(peer, client.server(), "the secret was changed", as_json);
+        return report(peer, client.server(), "the secret was changed", as_json);
     }
     let (code, text) = match failed {
         Some((server, error)) => (exit_code(&error), format!("{server}: {error}; nothing was changed")),
@@ -164,7 +164,7 @@ fn failed_with(code: u8, text: &str, as_json: bool) -> u8 {
     code
 }
 
-fn told(peer: &Peer, server: &str, what: &str, as_json: bool) -> anyhow::Result<u8> {
+fn report(peer: &Peer, server: &str, what: &str, as_json: bool) -> anyhow::Result<u8> {
     match as_json {
         true => output::json(
             &json!({ "domain": peer.domain, "server": server, "account": peer.account, "done": what }),

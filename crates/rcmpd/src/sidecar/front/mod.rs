@@ -170,7 +170,7 @@ impl Front {
             let _ = stream.set_nodelay(true);
             let Ok(local) = stream.local_addr() else { return };
             tokio::select! {
-                begins = front.connections.begins(&stream, &permit, HANDSHAKE_TIMEOUT) => if !begins {
+                has_begun = front.connections.wait_for_first_bytes(&stream, &permit, HANDSHAKE_TIMEOUT) => if !has_begun {
                     return debug!("A connection sent nothing, and is closed");
                 },
                 () = shutdown.begun() => return,

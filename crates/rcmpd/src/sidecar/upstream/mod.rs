@@ -6,21 +6,21 @@
 //! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
 //! application takes the body.
 //!
-//! The application's permits are shared fairly among clients ([`permits`]). A request and all that comes of it, WebSockets included, ends within an
+//! The application's permits are shared fairly among clients ([`request_limit`]). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
 //!
 //! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
 
 mod body;
 mod hop;
-mod permits;
 mod pool;
+mod request_limit;
 mod tunnel;
 
 pub use body::{Body, BodyError};
 pub use hop::authority;
-pub use permits::Client;
-pub(super) use permits::REQUESTS_MAX;
+pub use request_limit::Client;
+pub(super) use request_limit::REQUESTS_MAX;
 
 use crate::config::UpstreamPlace;
 use body::{Paced, Sending};
@@ -29,8 +29,8 @@ use dcerpc_tokio::LogLimiter;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
-use permits::{Full as NoPermit, Permit, Permits};
 use pool::{Failure, Pool};
+use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -90,7 +90,7 @@ impl Default for Patience {
 #[derive(Debug)]
 pub struct Upstream {
     pool: Arc<Pool>,
-    permits: Permits,
+    request_limit: RequestLimit,
     patience: Patience,
     log_limiter: LogLimiter,
 }
@@ -119,7 +119,7 @@ impl Upstream {
     pub(crate) fn with_patience(place: &UpstreamPlace, patience: Patience) -> Self {
         Self {
             pool: Arc::new(Pool::new(place.clone())),
-            permits: Permits::new(),
+            request_limit: RequestLimit::new(),
             patience,
             log_limiter: LogLimiter::default(),
         }
@@ -132,7 +132,7 @@ impl Upstream {
     /// How many permits are free.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
-        self.permits.free()
+        self.request_limit.free()
     }
 
     /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone.
@@ -157,7 +157,7 @@ impl Upstream {
             Behind::Proxy => None,
             Behind::Tls(client) => Some(client),
         };
-        let permit = match self.permits.acquire(client, self.patience.turn).await {
+        let permit = match self.request_limit.acquire(client, self.patience.turn).await {
             Ok(permit) => permit,
             Err(full) => return self.full(full, client),
         };

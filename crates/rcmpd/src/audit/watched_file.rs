@@ -50,7 +50,7 @@ impl fmt::Display for Change {
 
 /// A file as this process left it.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct WatchedFile {
     path: PathBuf,
     len: u64,
     /// Whether nothing else may append to it.
@@ -61,7 +61,7 @@ pub(super) struct Left {
     is_reported: bool,
 }
 
-impl Left {
+impl WatchedFile {
     /// The file as it is now.
     pub(super) fn new(path: &Path, file: &File, is_ours: bool) -> Self {
         let len = file.metadata().map_or(0, |metadata| metadata.len());
