@@ -235,7 +235,7 @@ impl MapCertificate<'_> {
             elsewhere: Some(elsewhere),
             ..Answer::refused(reason, self.mapper.policy())
         };
-        // What would not be told is not asked.
+        // A domain out of scope is not asked.
         if !question.asker.scope.covers_domain(&peer.domain.netbios) {
             return answer(Reason::OutOfScope, elsewhere);
         }

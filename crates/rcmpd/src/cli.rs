@@ -619,10 +619,10 @@ pub enum MachineCommand {
         /// What it may do.
         #[arg(long)]
         permission: Vec<PermissionArg>,
-        /// A domain whose accounts it may be told of, by NetBIOS name; without one, all.
+        /// A domain in its scope, by NetBIOS name: it gets answers for accounts of this domain; without one, of all.
         #[arg(long, value_name = "NAME")]
         domain: Vec<String>,
-        /// A group whose members it may be told of, or a single account by SID; without one, all accounts that are not privileged.
+        /// A group in its scope: it gets answers for members of this group, or for a single account by SID; without one, for all accounts that are not privileged.
         #[arg(long, value_name = "NAME|SID")]
         group: Vec<String>,
         /// The type of channel that it may open; a trust gets no computer account.
@@ -668,15 +668,15 @@ pub enum MachineCommand {
         /// Forbid something.
         #[arg(long)]
         revoke: Vec<PermissionArg>,
-        /// A domain whose accounts it may be told of, by NetBIOS name. All that are given take the place of those before.
+        /// A domain in its scope, by NetBIOS name: it gets answers for accounts of this domain. All that are given take the place of those before.
         #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
         domain: Vec<String>,
-        /// Tell it of accounts of all domains.
+        /// Put all domains in its scope.
         #[arg(long)]
         all_domains: bool,
-        /// A group whose members it may be told of, or a single account by SID. All that are given take the place of those before.
+        /// A group in its scope: it gets answers for members of this group, or for a single account by SID. All that are given take the place of those before.
         ///
-        /// Privileged accounts, such as Administrator and the members of Domain Admins, are told only to machines whose scope names a
+        /// Privileged accounts, such as Administrator and the members of Domain Admins, are in the scope only of machines whose scope names a
         /// privileged group that they are in, or the account itself.
         #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
         group: Vec<String>,

@@ -94,7 +94,7 @@ fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x7f01_0001 + n as u32)
 }
 
-/// A machine that asks one question after the other over its connection, until it is told to stop. How long each took.
+/// A machine that asks one question after the other over its connection, until `stop` is set. How long each took.
 async fn asking(
     client: Arc<Client>,
     mut association: Box<dyn Association>,

@@ -347,8 +347,8 @@ impl AuditLog {
         self.has_file.load(Ordering::Relaxed) || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
     }
 
-    /// Writes down a decision and the steps to it, with the name that somebody was told of it. When it must be written and cannot be,
-    /// the decision must not be told, and what is told instead is returned. What is told is counted.
+    /// Writes down a decision and the steps to it, with the name of it that the asker got. If it must be written and cannot be, the
+    /// decision must not be answered; the reason to answer instead is returned and counted.
     pub fn decision(
         &self,
         answer: &Answer,
@@ -361,8 +361,8 @@ impl AuditLog {
             true => self.write_decision(answer, question, steps, source, name),
             false => Ok(()),
         };
-        let told = written.err().unwrap_or(answer.reason);
-        *lock(&self.decisions).entry(told.name()).or_default() += 1;
+        let answered = written.err().unwrap_or(answer.reason);
+        *lock(&self.decisions).entry(answered.name()).or_default() += 1;
         written
     }
 
@@ -503,7 +503,7 @@ impl AuditLog {
         }
     }
 
-    /// Bytes that are free where the file is; `None` where that cannot be told.
+    /// Bytes that are free where the file is; `None` where that is not known.
     fn free_bytes(&self) -> Option<u64> {
         lock(&self.file).as_ref().and_then(Writer::free_bytes)
     }

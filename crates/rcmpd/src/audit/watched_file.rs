@@ -1,6 +1,6 @@
 //! A file as this process left it, and what other programs did to it since.
 //!
-//! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by whoever may write it or its folder. A
+//! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by programs that may write it or its folder. A
 //! rotation renames it and sends SIGHUP at once; everything else is reported.
 
 use super::writer::{self, Hash};
@@ -86,7 +86,7 @@ impl WatchedFile {
         self.line = None;
     }
 
-    /// What other programs did to it since this process last wrote or looked. Each thing is told once.
+    /// What other programs did to it since this process last wrote or looked. Each change is reported once.
     pub(super) fn look(&mut self, file: &File) -> io::Result<Option<Change>> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {

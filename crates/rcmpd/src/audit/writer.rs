@@ -407,7 +407,7 @@ impl Writer {
         }
         let watched = WatchedFile::new(path, &file, true);
         let mut writer = Self { file, watched, open_line: tail.open_line, chain: Some(chain) };
-        // If this fails, so does the next line, and that is told to the client that it concerns.
+        // If this fails, so does the next line, and the client that it concerns gets that error.
         let _ = writer.settle();
         Ok((writer, opened))
     }
@@ -478,7 +478,7 @@ impl Writer {
         self.put(line)
     }
 
-    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that cannot be told.
+    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that is not known.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         rustix::fs::fstatvfs(&self.file).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }

@@ -62,7 +62,7 @@ pub struct Asked<'a> {
     pub logon_domain_name: &'a str,
     /// LogonData, in the clear.
     pub data: &'a [u8],
-    /// For whom it is asked: askers have turns when the server is slow.
+    /// The asker that it is asked for: askers have turns when the server is slow.
     pub asker: AskerId,
     /// What a node of ours is told beside; the time that is left is put in when it is asked.
     pub context: Option<&'a CallContext>,

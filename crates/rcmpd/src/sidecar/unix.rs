@@ -1,7 +1,8 @@
 //! Unix sockets of listeners, and the local users whose processes connect to them.
 //!
 //! A local user who can connect to a socket can also fill its backlog, and `peers` are looked at only after that. So a socket is for its
-//! owner and one group. Mode and group are set between `bind` and `listen`: until then nobody can connect, because the kernel refuses it.
+//! owner and one group. Mode and group are set between `bind` and `listen`: until then the kernel
+//! refuses every connection.
 
 use crate::config::{SocketGroup, UnixPlace};
 use crate::connections::BACKLOG;
