@@ -115,9 +115,9 @@ pub struct Machine {
     pub enabled: bool,
     /// Whether it may ask for certificates to be mapped.
     pub rcmp: bool,
-    /// NetBIOS names of the domains whose accounts it may be told of; empty for all.
+    /// NetBIOS names of the domains whose accounts are in its scope; empty for all.
     pub domains: Vec<String>,
-    /// SIDs of the groups whose members it may be told of, or of single accounts; empty for all accounts that are not privileged.
+    /// SIDs of the groups whose members are in its scope, or of single accounts; empty for all accounts that are not privileged.
     pub groups: Vec<Sid>,
 }
 

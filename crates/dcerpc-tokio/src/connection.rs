@@ -185,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                 },
                 _ = self.context.stop.changed(), if !*self.context.stop.borrow() => None,
                 () = self.timer.as_mut() => self.overdue(),
-                // Whoever evicts wakes the task; then it is seen above.
+                // The limiter wakes the task when it evicts it; then it is seen above.
                 () = poll_fn(|_| match self.leaving.load(Ordering::Relaxed) {
                     true => Poll::Ready(()),
                     false => Poll::Pending,

@@ -42,15 +42,15 @@ pub enum EvictionReason {
     Address,
     /// Too many connections whose clients have proved who they are.
     Proved,
-    /// Too many of one identity.
-    Identity,
+    /// Too many of one identity, such as an account.
+    Account,
     /// Too much memory of connections whose clients have proved nothing.
     Memory,
 }
 
 impl EvictionReason {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Unproved, Self::Address, Self::Proved, Self::Identity, Self::Memory];
+    pub const ALL: [Self; 5] = [Self::Unproved, Self::Address, Self::Proved, Self::Account, Self::Memory];
 
     /// A stable name, for metrics and logs.
     pub const fn name(self) -> &'static str {
@@ -58,7 +58,7 @@ impl EvictionReason {
             Self::Unproved => "unproved",
             Self::Address => "address",
             Self::Proved => "proved",
-            Self::Identity => "account",
+            Self::Account => "account",
             Self::Memory => "memory",
         }
     }
@@ -166,9 +166,9 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
 
     /// Connections evicted so far: those that had proved nothing, and those that had.
     pub fn evictions(&self) -> (u64, u64) {
-        use EvictionReason::{Address, Identity, Memory, Proved, Unproved};
+        use EvictionReason::{Account, Address, Memory, Proved, Unproved};
         let sum = |reasons: &[EvictionReason]| reasons.iter().map(|reason| self.evictions_for(*reason)).sum();
-        (sum(&[Unproved, Address, Memory]), sum(&[Proved, Identity]))
+        (sum(&[Unproved, Address, Memory]), sum(&[Proved, Account]))
     }
 
     /// Connections evicted so far for one reason.
@@ -240,7 +240,7 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
             if let Some(memory) = entry.memory.take() {
                 tables.memory.remove(memory);
             }
-            let reasons = (EvictionReason::Proved, EvictionReason::Identity);
+            let reasons = (EvictionReason::Proved, EvictionReason::Account);
             entry.ticket = self.shared.insert(&mut tables.proved, identity, &self.evicted, reasons);
             entry.stage = Stage::Proved;
         }

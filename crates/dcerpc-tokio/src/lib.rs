@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod connection_limiter;
 mod counters;
+mod log_limiter;
 mod registry;
 mod server;
 
@@ -15,5 +16,6 @@ pub use builtin::resolve_endpoint;
 pub use client::{CallError, Connection};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, EvictionReason};
 pub use counters::Counters;
+pub use log_limiter::LogLimiter;
 pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};
 pub use server::{Limits, Server, Shutdown};

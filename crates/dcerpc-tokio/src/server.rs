@@ -3,6 +3,7 @@
 use crate::connection::{self, ConnectionContext};
 use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, EvictionReason};
 use crate::counters::{Counters, count};
+use crate::log_limiter::LogLimiter;
 use crate::registry::{Peer, Registry};
 use dcerpc::association_group::AssociationGroups;
 use dcerpc::limits::{self, ReassemblyBudget};
@@ -11,7 +12,7 @@ use dtyp::Sid;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -263,43 +264,39 @@ impl Drop for Open {
     }
 }
 
-/// Log messages about evictions, at most one in [`WARNINGS_PAUSE`]: a flood causes thousands of evictions a second.
+/// Log messages about evictions, with what was evicted since the last one: a flood causes thousands of evictions a second.
 #[derive(Debug, Default)]
 struct EvictionWarnings {
-    last: std::sync::Mutex<Option<(Instant, [u64; EvictionReason::ALL.len()])>>,
+    log_limiter: LogLimiter,
+    logged: std::sync::Mutex<[u64; EvictionReason::ALL.len()]>,
     looked: AtomicU64,
 }
-
-/// Between two log messages about evictions.
-const WARNINGS_PAUSE: Duration = Duration::from_secs(60);
 
 impl EvictionWarnings {
     fn look(&self, limiter: &ConnectionLimiter<Sid>) {
         let evicted = EvictionReason::ALL.map(|reason| limiter.evictions_for(reason));
         let sum = evicted.iter().sum();
-        if self.looked.swap(sum, Ordering::Relaxed) == sum {
-            return;
+        if self.looked.swap(sum, Ordering::Relaxed) != sum {
+            self.log_limiter.once("evicted", || self.log(limiter, evicted));
         }
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let now = Instant::now();
-        let before = match *last {
-            Some((since, _)) if now.duration_since(since) < WARNINGS_PAUSE => return,
-            Some((_, before)) => before,
-            None => Default::default(),
-        };
-        *last = Some((now, evicted));
-        drop(last);
-        let since = |reason: EvictionReason| evicted[reason as usize] - before[reason as usize];
+    }
+
+    fn log(&self, limiter: &ConnectionLimiter<Sid>, evicted: [u64; EvictionReason::ALL.len()]) {
+        let mut logged = self.logged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = std::mem::replace(&mut *logged, evicted);
+        drop(logged);
+        // Another task may have looked later and logged first.
+        let since = |reason: EvictionReason| evicted[reason as usize].saturating_sub(before[reason as usize]);
         let (unproved, proved) = limiter.open();
         warn!(
             unproved = since(EvictionReason::Unproved),
             address = since(EvictionReason::Address),
             memory = since(EvictionReason::Memory),
             proved = since(EvictionReason::Proved),
-            account = since(EvictionReason::Identity),
+            account = since(EvictionReason::Account),
             open_unproved = unproved,
             open_proved = proved,
-            "Connections were evicted, because a connection limit or the memory limit was reached"
+            "Connection limit reached: connections were evicted for new ones or for their memory"
         );
     }
 }

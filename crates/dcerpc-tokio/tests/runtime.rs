@@ -468,7 +468,7 @@ async fn one_account_has_so_many_connections_and_its_oldest_ends_in_good_order()
         client.signed_request(PacketFlags::WHOLE, 3, ECHO, name).await;
         assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
     }
-    assert_eq!(fixture.evicted(EvictionReason::Identity), 2);
+    assert_eq!(fixture.evicted(EvictionReason::Account), 2);
 }
 
 #[tokio::test(start_paused = true)]

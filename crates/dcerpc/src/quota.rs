@@ -1,6 +1,6 @@
 //! Bounded tables that their largest holder cannot close to the others.
 //!
-//! A table with a limit alone is full for everybody as soon as one peer has filled it. Here a new entry always gets in: it
+//! A table with a limit alone is full for all clients as soon as one peer has filled it. Here a new entry always gets in: it
 //! takes the place of the oldest entry of the holder with the most entries, or of its own holder's oldest one when that
 //! holder is at its own limit. A peer that fills the table therefore evicts itself. [`WeightedTable`] does the same where
 //! entries differ in size.

@@ -71,6 +71,22 @@ impl NtStatus {
     pub const fn is_success(self) -> bool {
         self.0 == 0
     }
+
+    /// Whether it says that there is an account which may not be used now ([MS-ERREF] 2.3.1).
+    pub const fn is_account_restriction(self) -> bool {
+        matches!(
+            self,
+            Self::ACCOUNT_RESTRICTION
+                | Self::INVALID_LOGON_HOURS
+                | Self::INVALID_WORKSTATION
+                | Self::PASSWORD_EXPIRED
+                | Self::PASSWORD_MUST_CHANGE
+                | Self::ACCOUNT_DISABLED
+                | Self::ACCOUNT_EXPIRED
+                | Self::ACCOUNT_LOCKED_OUT
+                | Self::LOGON_TYPE_NOT_GRANTED
+        )
+    }
 }
 
 impl fmt::Display for NtStatus {

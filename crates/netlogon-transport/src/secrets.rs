@@ -54,9 +54,9 @@ pub struct Machine {
     pub previous: Option<SharedSecret>,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
-    /// NetBIOS names of the domains whose accounts it may be told of; empty for all.
+    /// NetBIOS names of the domains whose accounts are in its scope; empty for all.
     pub domains: Arc<[String]>,
-    /// SIDs of the groups whose members it may be told of; empty for all accounts that are not privileged.
+    /// SIDs of the groups whose members are in its scope, or of single accounts; empty for all accounts that are not privileged.
     pub groups: Arc<[Sid]>,
 }
 

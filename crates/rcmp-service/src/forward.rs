@@ -235,7 +235,7 @@ impl MapCertificate<'_> {
             elsewhere: Some(elsewhere),
             ..Answer::refused(reason, self.mapper.policy())
         };
-        // What would not be told is not asked.
+        // A domain out of scope is not asked.
         if !question.asker.scope.covers_domain(&peer.domain.netbios) {
             return answer(Reason::OutOfScope, elsewhere);
         }
@@ -287,7 +287,7 @@ impl MapCertificate<'_> {
             return answer(Reason::Disbelieved(Disbelief::MalformedResponse), elsewhere);
         }
         // A restriction says that there is an account, and not whether it is in one of the scope's groups.
-        if is_restriction(reply.status) && question.asker.scope.goes_by_groups() {
+        if reply.status.is_account_restriction() && question.asker.scope.goes_by_groups() {
             return answer(Reason::OutOfScope, elsewhere);
         }
         if !reply.status.is_success() {
@@ -447,23 +447,7 @@ impl MapCertificate<'_> {
     }
 }
 
-/// Whether a status says that there is an account which may not be used now ([MS-ERREF] 2.3.1).
-const fn is_restriction(status: NtStatus) -> bool {
-    matches!(
-        status,
-        NtStatus::ACCOUNT_RESTRICTION
-            | NtStatus::INVALID_LOGON_HOURS
-            | NtStatus::INVALID_WORKSTATION
-            | NtStatus::PASSWORD_EXPIRED
-            | NtStatus::PASSWORD_MUST_CHANGE
-            | NtStatus::ACCOUNT_DISABLED
-            | NtStatus::ACCOUNT_EXPIRED
-            | NtStatus::ACCOUNT_LOCKED_OUT
-            | NtStatus::LOGON_TYPE_NOT_GRANTED
-    )
-}
-
-/// A number that nobody can guess.
+/// A random number, which cannot be guessed.
 fn random_nonce() -> Option<[u8; 16]> {
     let mut nonce = [0; 16];
     aws_lc_rs::rand::fill(&mut nonce).ok().map(|()| nonce)

@@ -1,4 +1,4 @@
-//! Which accounts an asker may be told of: the scope of a machine account or of a trust.
+//! Which accounts an asker gets answers for: the scope of a machine account or of a trust.
 //!
 //! A scope is judged on the account that was found, after everything else that could refuse it without naming an account. What it
 //! hides is answered as if no account had been found, so that an asker cannot learn of an account by asking for it.
@@ -35,7 +35,7 @@ const PRIVILEGED_IN_BUILTIN: [(u32, &str); 6] = [
     (552, "Replicator"),
 ];
 
-/// The accounts that an asker may be told of.
+/// The accounts that an asker gets answers for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     domains: Arc<[String]>,
@@ -55,7 +55,7 @@ impl Scope {
         Self { is_total: true, ..Self::default() }
     }
 
-    /// Whether accounts of a domain may be told of, by its NetBIOS name.
+    /// Whether accounts of a domain may be in scope, by its NetBIOS name.
     pub fn covers_domain(&self, netbios: &str) -> bool {
         self.domains.is_empty() || self.domains.iter().any(|name| name.eq_ignore_ascii_case(netbios))
     }
@@ -65,17 +65,17 @@ impl Scope {
         !self.domains.is_empty() || !self.groups.is_empty()
     }
 
-    /// Whether it takes an account's groups to say whether it may be told of.
+    /// Whether an account's groups are needed to say whether it is in scope.
     pub(crate) fn goes_by_groups(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// Whether an account of this domain may be told of.
+    /// Whether an account of this domain may be in scope.
     pub(crate) fn covers_record(&self, netbios: &str, record: &Record) -> bool {
         self.covers_domain(netbios) && self.covers(&record.account.sid, groups(record), &[])
     }
 
-    /// Whether an account may be told of that is in `groups`. What it is in beside them (`hidden`, which the asker is not told) makes
+    /// Whether an account is in scope that is in `groups`. What it is in beside them (`hidden`, which is not in the answer) makes
     /// it privileged, and brings it into no scope.
     pub(crate) fn covers(
         &self,

@@ -29,7 +29,7 @@ pub struct Asker {
     pub sid: Sid,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
-    /// Of which accounts it may be told.
+    /// Which accounts it gets answers for.
     pub scope: Scope,
     /// NetBIOS name of the domain that asks, where the account is a trust's.
     pub trust: Option<String>,
@@ -56,7 +56,7 @@ impl Question {
 }
 
 impl Asker {
-    /// A machine of this domain, which may be told of every account that is not privileged.
+    /// A machine of this domain, whose scope is every account that is not privileged.
     pub fn machine(account: impl Into<String>, sid: Sid, may_map: bool) -> Self {
         Self { account: account.into(), sid, may_map, scope: Scope::default(), trust: None }
     }
@@ -406,14 +406,14 @@ impl Mapper {
             {
                 if let Some(domain) = &record.account.home_domain {
                     // An entry that is disabled maps no account. Whether the account is in a limited scope is for its domain's
-                    // answer to show, and until then the asker is not told that there is an entry.
+                    // answer to show, and until then the answer must not show that there is an entry.
                     if let Some(reason) = mapping::restriction(&record.account, now) {
                         return Err(if scope.is_limited() { Reason::OutOfScope } else { reason });
                     }
                     return Ok(Decided::Elsewhere(domain.clone()));
                 }
                 let judged = binding::judge(certificate, &record, &forms, &rules, &self.policy, now, trace);
-                // Other refusals are told as if there were no account; a restriction may be told as what it is.
+                // Other refusals are answered as if there were no account; a restriction may be answered as what it is.
                 let names_account = judged.as_ref().map_or_else(|reason| reason.is_restriction(), |_| true);
                 if names_account && !scope.covers_record(&self.store.domain().netbios, &record) {
                     return Err(Reason::OutOfScope);

@@ -79,7 +79,7 @@ impl AccountStore for Store {
     }
 
     fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
-        match *self.broken.lock().expect("nobody panicked") {
+        match *self.broken.lock().expect("no test panicked") {
             true => Box::pin(std::future::ready(Err(StoreError::Unavailable("locked".into())))),
             false => self.accounts.find(query),
         }
@@ -162,7 +162,7 @@ fn road(from: char, to: &Arc<Node>) -> PeerService {
                 },
                 context: asked.context,
             };
-            to.heard.lock().expect("nobody panicked").push(question.clone());
+            to.heard.lock().expect("no test panicked").push(question.clone());
             // Futures that call each other need a box.
             let answering: BoxFuture<'_, Answer> =
                 Box::pin(async { to.answer(&question, &mut Vec::new()).await });
@@ -280,7 +280,7 @@ fn a_user_of_the_third_domain_comes_back_in_its_domain_s_name() {
         assert_eq!(pac.logon_info.logon_server.text, "SRVC");
     }
     // The bytes of the request are the same at each hop, and the domain is named by its NetBIOS name.
-    let (at_b, at_c) = (b.heard.lock().expect("nobody panicked"), c.heard.lock().expect("nobody panicked"));
+    let (at_b, at_c) = (b.heard.lock().expect("no test panicked"), c.heard.lock().expect("no test panicked"));
     for (before, after) in at_b.iter().zip(at_c.iter()) {
         assert_eq!(before.request, request(&certificate, UPN));
         assert_eq!(after.request, before.request);
@@ -297,7 +297,7 @@ fn a_trace_goes_through_nodes_that_export_nothing() {
     let context = CallContext { trace_parent, trace_state: "vendor=1".into(), ..CallContext::default() };
     ask(&a, &Question { context: context.clone(), ..question(&alice_of('C'), "") });
     for node in [&b, &c] {
-        let heard = node.heard.lock().expect("nobody panicked")[0].context.clone();
+        let heard = node.heard.lock().expect("no test panicked")[0].context.clone();
         assert_eq!((heard.trace_parent, heard.trace_state), (trace_parent, "vendor=1".to_owned()));
     }
 }
@@ -338,7 +338,7 @@ fn what_is_ours_is_answered_here() {
         assert!(matches!(reason(&a, &alice_of('A'), name), Reason::Mapped(_)), "{name}");
     }
     assert_eq!(reason(&a, &alice_of('X'), ""), Reason::NoMatch, "a suffix of nobody's");
-    assert_eq!(b.heard.lock().expect("nobody panicked").len(), 0);
+    assert_eq!(b.heard.lock().expect("no test panicked").len(), 0);
 }
 
 #[test]
@@ -405,8 +405,8 @@ fn an_issuer_leads_where_it_was_told_to() {
     assert_eq!(ask(&a, &alone("DOMB")).0.reason, Reason::NotForwarded);
     assert_eq!(ask(&a, &alone("")).0.reason, Reason::NoMethod, "our own policy has no such method");
     assert!(
-        b.heard.lock().expect("nobody panicked").is_empty()
-            && c.heard.lock().expect("nobody panicked").is_empty()
+        b.heard.lock().expect("no test panicked").is_empty()
+            && c.heard.lock().expect("no test panicked").is_empty()
     );
 }
 
@@ -429,7 +429,7 @@ fn the_store_may_know_whose_account_it_is() {
     assert!(steps.iter().any(|step| matches!(step, Step::Routed { by: RoutedBy::Store, .. })), "{steps:?}");
     // B decides, and does not know him; an entry never maps.
     assert!(matches!(answer.reason, Reason::RefusedElsewhere { status: NtStatus::LOGON_FAILURE, .. }));
-    assert_eq!(b.heard.lock().expect("nobody panicked").len(), 1);
+    assert_eq!(b.heard.lock().expect("no test panicked").len(), 1);
     let erin = certificate(&["erin@elsewhere.example"], &[], None);
     assert_eq!(reason(&a, &erin, ""), Reason::OtherDomain, "her domain is not known");
 }
@@ -441,7 +441,7 @@ fn refusals_come_back_as_they_were() {
     let (answer, _) = ask(&a, &question(&bob, ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::ACCOUNT_DISABLED, true));
     assert!(answer.into_response().is_none());
-    *c.store.broken.lock().expect("nobody panicked") = true;
+    *c.store.broken.lock().expect("no test panicked") = true;
     let (answer, _) = ask(&a, &question(&alice_of('C'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::DS_BUSY, false));
 }
@@ -483,7 +483,7 @@ fn circles_end_at_once() {
     let (answer, _) = ask(&a, &question(&alice_of('C'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::NO_LOGON_SERVERS, false));
     assert_eq!(
-        (b.heard.lock().expect("nobody panicked").len(), a.heard.lock().expect("nobody panicked").len()),
+        (b.heard.lock().expect("no test panicked").len(), a.heard.lock().expect("no test panicked").len()),
         (1, 0)
     );
 
@@ -496,8 +496,8 @@ fn circles_end_at_once() {
     connect(&c, vec![(open('A'), Some(road('C', &a))), (open('B'), None), (far('A'), None)], 8);
     let (answer, _) = ask(&a, &question(&alice_of('D'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::NO_LOGON_SERVERS, false));
-    assert_eq!(c.heard.lock().expect("nobody panicked").len(), 1);
-    assert_eq!(a.heard.lock().expect("nobody panicked").len(), 0, "C sees that A has sent it on");
+    assert_eq!(c.heard.lock().expect("no test panicked").len(), 1);
+    assert_eq!(a.heard.lock().expect("no test panicked").len(), 0, "C sees that A has sent it on");
 }
 
 /// Here each turn is a call within the one before, so a circle takes a stack that real ones do not.
@@ -516,12 +516,12 @@ fn circle() {
     connect(&c, vec![(open('A'), Some(road('C', &a))), (open('B'), None), (far('A'), None)], 8);
     let (answer, _) = ask(&a, &question(&alice_of('D'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::NO_LOGON_SERVERS, false));
-    let turns = a.heard.lock().expect("nobody panicked").len();
+    let turns = a.heard.lock().expect("no test panicked").len();
     assert!((1..=33).contains(&turns), "{turns}");
     // And nothing is left behind: the same question goes round just as often.
-    a.heard.lock().expect("nobody panicked").clear();
+    a.heard.lock().expect("no test panicked").clear();
     ask(&a, &question(&alice_of('D'), ""));
-    assert_eq!(a.heard.lock().expect("nobody panicked").len(), turns);
+    assert_eq!(a.heard.lock().expect("no test panicked").len(), turns);
 }
 
 #[test]
@@ -544,7 +544,7 @@ fn a_question_passes_so_many_domains() {
     assert_eq!(reason(&nodes[0], &alice_of('C'), ""), Reason::Forwarded);
     let (answer, _) = ask(&nodes[0], &question(&alice_of('D'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::NO_LOGON_SERVERS, false));
-    assert!(nodes[3].heard.lock().expect("nobody panicked").is_empty());
+    assert!(nodes[3].heard.lock().expect("no test panicked").is_empty());
 }
 
 #[test]
@@ -558,7 +558,7 @@ fn a_peer_asks_about_what_it_may_ask_about() {
         reason(&a, &alice_of('C'), ""),
         Reason::RefusedElsewhere { status: NtStatus::NO_SUCH_USER, authoritative: true }
     );
-    assert!(c.heard.lock().expect("nobody panicked").is_empty());
+    assert!(c.heard.lock().expect("no test panicked").is_empty());
     assert_eq!(reason(&a, &alice_of('B'), ""), Reason::Forwarded, "B's own it may");
 
     // A trust that is not configured, or goes the other way, asks nothing; nor does one without the permission.
@@ -589,7 +589,7 @@ fn what_is_no_question_is_not_sent_on() {
         ..question(&alice_of('B'), "DOMB")
     };
     assert_eq!(ask(&a, &denied).0.reason, Reason::AskerDenied);
-    assert!(b.heard.lock().expect("nobody panicked").is_empty());
+    assert!(b.heard.lock().expect("no test panicked").is_empty());
 }
 
 #[test]
@@ -605,7 +605,7 @@ fn nothing_is_told_to_servers_that_are_not_ours() {
     let asked = Question { context, ..question(&alice_of('B'), "") };
     let (answer, _) = ask(&a, &asked);
     assert_eq!(answer.reason, Reason::Forwarded);
-    let heard = &b.heard.lock().expect("nobody panicked")[0].context;
+    let heard = &b.heard.lock().expect("no test panicked")[0].context;
     // The time is for our own client, which keeps it.
     assert_eq!(*heard, CallContext { time_left: Some(Duration::from_secs(3)), ..CallContext::default() });
     // Our own hop says that it could verify nothing.
@@ -692,7 +692,7 @@ fn a_peer_s_account_is_the_one_that_the_certificate_names() {
             certificate_with_sids(extension, &uris.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(reason(&a, &certificate, ""), Reason::Forwarded, "{what}");
     }
-    // C itself refuses all of these; a peer that does not look is not believed, and what no answer can be right for is not asked.
+    // C itself refuses all of these; the answer of a peer that does not look is rejected, and what no answer can be right for is not asked.
     let lying = Arc::clone(&c);
     let liar = PeerService::new(service_fn(move |asked: PeerQuestion| {
         let lying = Arc::clone(&lying);
@@ -766,7 +766,7 @@ fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
             "{domains:?} {groups:?}"
         );
     }
-    let heard = || c.heard.lock().expect("nobody panicked").len();
+    let heard = || c.heard.lock().expect("no test panicked").len();
     let before = heard();
     let unknown = ask(&a, &question(&certificate_with_upn("eve@c.example"), "")).0;
     let after = heard();
@@ -785,12 +785,12 @@ fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
     let answer = scoped(&a, &own, &["DOMC"], &[]);
     assert_eq!((answer.reason, answer.status), (Reason::OutOfScope, NtStatus::LOGON_FAILURE));
     assert!(answer.authoritative);
-    // bob is disabled, and that is told here; not to a machine that may not be told of him.
+    // bob is disabled, and the answer says so; not to a machine whose scope he is not in.
     let bob = certificate_with_upn("bob@a.example");
     assert_eq!(scoped(&a, &bob, &[], &[]).status, NtStatus::ACCOUNT_DISABLED);
     assert_eq!(scoped(&a, &bob, &["DOMC"], &[]).status, NtStatus::LOGON_FAILURE);
     assert_eq!(scoped(&a, &bob, &[], &[admins]).status, NtStatus::LOGON_FAILURE);
-    // What C tells of its bob is passed on, but not to a machine that is told of members of a group only.
+    // What C answers about its bob is forwarded, but not to a machine whose scope is the members of a group.
     let bob = certificate_with_upn("bob@c.example");
     assert_eq!(scoped(&a, &bob, &["DOMC"], &[]).status, NtStatus::ACCOUNT_DISABLED);
     let answer = scoped(&a, &bob, &["DOMC"], &[users]);

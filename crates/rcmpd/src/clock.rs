@@ -55,7 +55,8 @@ impl Environment for SystemEnvironment {
     }
 }
 
-/// Waits that end at a moment that was known before they began, in the order in which they were asked for. A timer of tokio ends
+/// Waits that end at a moment that was known before they began, in the order in which they were asked for. A connection has one call
+/// in progress, so at most as many waits are in the channel as there are connections. A timer of tokio ends
 /// a whole number of milliseconds after its thread went to sleep, so that it shows to a microsecond how long the thread worked before.
 static ALARMS: LazyLock<Option<Sender<Alarm>>> = LazyLock::new(|| {
     let (alarms, next) = channel::<Alarm>();

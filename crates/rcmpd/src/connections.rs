@@ -4,8 +4,7 @@
 //! Each connection is accepted at once. It has a permit of a [`ConnectionLimiter`] and is unproved until its client has proved who it is,
 //! so connections that prove nothing are evicted for each other and for nothing else.
 
-use crate::sidecar::Complaints;
-use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit};
+use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter};
 use rustix::io::Errno;
 use std::fmt;
 use std::hash::Hash;
@@ -37,7 +36,7 @@ pub(crate) struct Connections<I> {
     listener: &'static str,
     limiter: ConnectionLimiter<I>,
     draining: Arc<Semaphore>,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
 }
 
 /// Connections of a listener, counted.
@@ -76,7 +75,7 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
             listener,
             limiter: ConnectionLimiter::new(limits),
             draining: Arc::new(Semaphore::new(DRAINING_MAX)),
-            complaints: Complaints::default(),
+            log_limiter: LogLimiter::default(),
         }
     }
 
@@ -87,7 +86,7 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
 
     /// Waits for the first bytes of a new connection: until they come, it costs a descriptor and nothing else. False if they do not come
     /// within the limit, or the connection is evicted.
-    pub(crate) async fn begins(
+    pub(crate) async fn wait_for_first_bytes(
         &self,
         stream: &TcpStream,
         permit: &ConnectionPermit<I>,
@@ -112,14 +111,14 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
             false => ("unproved", "Connection limit reached: the oldest unproved connections are evicted"),
         };
         let (unproved, proved) = self.limiter.open();
-        self.complaints.say(what, || warn!(listener = self.listener, unproved, proved, "{limit}"));
+        self.log_limiter.once(what, || warn!(listener = self.listener, unproved, proved, "{limit}"));
         if is_proved { Arc::clone(&self.draining).try_acquire_owned().ok() } else { None }
     }
 
     /// Is called when a connection cannot be accepted. If descriptors ran out, an unproved connection is evicted for the next one.
     pub(crate) async fn not_accepted(&self, error: io::Error) {
         let listener = self.listener;
-        self.complaints.say("accept", || warn!(listener, %error, "Cannot accept a connection"));
+        self.log_limiter.once("accept", || warn!(listener, %error, "Cannot accept a connection"));
         let has_run_out = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
         let is_evicted = has_run_out.contains(&error.raw_os_error()) && self.limiter.make_room();
         sleep(if is_evicted { EVICTED_PAUSE } else { ACCEPT_PAUSE }).await;

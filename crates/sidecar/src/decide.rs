@@ -271,9 +271,9 @@ impl Sidecar {
                 (self.remember.min(token), allowed.identity.not_after)
             }
             Err(refusal) if refusal.outcome() == Outcome::Denied => {
-                (self.remember.min(DENIAL_MAX), FileTime(u64::MAX))
+                (self.remember.min(DENIAL_MAX), FileTime::NEVER)
             }
-            Err(_) => (Duration::ZERO, FileTime(u64::MAX)),
+            Err(_) => (Duration::ZERO, FileTime::NEVER),
         };
         Remembered { outcome, until: now.uptime.saturating_add(time), not_after, is_of_key: true }
     }

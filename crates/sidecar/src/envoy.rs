@@ -38,7 +38,7 @@ pub const REQUEST_LEN_MAX: usize = 1 << 20;
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 /// The path of a question; `SERVICE` and its method.
 pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// A message without fields, as gRPC frames it: not compressed, and of no length. Whoever carries bytes may put it in place of a question
+/// A message without fields, as gRPC frames it: not compressed, and of no length. The transport may put it in place of a question
 /// that shows no secret, so that none of that is kept: the answer is the same.
 pub const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 

@@ -92,9 +92,7 @@ impl Standing {
     fn authorities(&self) -> Option<&[KeyId]> {
         self.path.as_deref().map(|path| path.authorities.as_slice())
     }
-}
 
-impl Standing {
     /// Whether nothing that decisions are made from was changed between `before`, which was taken first, and this one. A decision
     /// that was made in between is then of exactly this standing.
     pub fn is_unbroken_since(&self, before: &Self) -> bool {

@@ -68,7 +68,7 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
         while ask(&guessing, &mut *guess, &mallory).await.0 == LOGON_FAILURE {}
         right_guess_refused |= ask(&again, &mut *other, &alice).await.0 == DS_BUSY;
     }
-    assert!(right_guess_refused, "what would map is not told either");
+    assert!(right_guess_refused, "a right guess is not answered either");
     assert_eq!(ask(&serving, &mut *serve, &alice).await, (SUCCESS, true));
     let counted = service.metric("rcmpd_decisions_total{reason=\"asker_miss_rate\"}");
     assert!(counted >= busy, "{counted}");

@@ -137,7 +137,7 @@ fn a_machine_is_told_of_administrators_only_if_its_scope_names_them() {
         set(&service, "WEB01$", scope).code(0);
         assert_eq!(told_of(), expect, "{scope:?}");
     }
-    // A member of a group in Domain Admins that leaves it is told.
+    // A member of a group in Domain Admins that leaves it is in scope.
     let leaves = ["group", "set", "Domain Admins", "--remove-member", "Operations", "-c", "rcmpd.toml"];
     service.rcmpd(&leaves).code(0);
     assert_eq!(told_of(), [true, true, false]);
@@ -217,8 +217,8 @@ fn a_scope_holds_over_two_services() {
     // An administrator of CONTOSO: CONTOSO does not tell FABRIKAM, until the scope of its trust names the group.
     map("dave").code(3);
     assert_eq!((reason(&b), reason(&c)), (json!("refused_elsewhere"), json!("out_of_scope")));
-    let everybody = ["--group", "Domain Users", "--group", "Domain Admins"];
-    set(&c, "FABRIKAM$", &everybody).code(0);
+    let all = ["--group", "Domain Users", "--group", "Domain Admins"];
+    set(&c, "FABRIKAM$", &all).code(0);
     map("alice").code(0);
     // And FABRIKAM does not tell its machine, until that one's scope does.
     map("dave").code(3);

@@ -94,7 +94,7 @@ fn address(n: usize) -> Ipv4Addr {
     Ipv4Addr::from(0x7f01_0001 + n as u32)
 }
 
-/// A machine that asks one question after the other over its connection, until it is told to stop. How long each took.
+/// A machine that asks one question after the other over its connection, until `stop` is set. How long each took.
 async fn asking(
     client: Arc<Client>,
     mut association: Box<dyn Association>,
@@ -181,7 +181,11 @@ async fn the_oldest_that_proved_nothing_goes_when_a_new_connection_comes() {
     }
     assert!(evicted(&service, "unproved") > 500);
     assert_eq!((evicted(&service, "proved"), evicted(&service, "account")), (0, 0));
-    assert!(service.log().contains("Connections were evicted"), "{}", service.log());
+    assert!(
+        service.log().contains("Connection limit reached: connections were evicted"),
+        "{}",
+        service.log()
+    );
 }
 
 /// Where the system allows fewer open files than `connections_max`, connections are evicted before files run out.

@@ -26,7 +26,7 @@ fn is_clean(what: &str, done: &Finished) {
     }
 }
 
-/// Gives accounts other names where they are stored, as a database has them that somebody else prepared.
+/// Gives accounts other names where they are stored, as a database has them that another program prepared.
 fn rename(demo: &Demo, from: &str, to: &str) {
     let script = "import sqlite3, sys\nwith sqlite3.connect('accounts.db') as db:\n \
                   [db.execute(f'UPDATE {table} SET name = ? WHERE name = ?', (sys.argv[2], sys.argv[1])) for table in ('account', 'account_group')]";

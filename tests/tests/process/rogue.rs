@@ -345,7 +345,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     said.logon.logon_script = r"\\evil\run.cmd".into();
     said.logon.group_ids.push(group(512));
     *speech.lock().unwrap() = said.bytes();
-    // Nor is a machine told of another domain's administrators that is not to be told of them.
+    // Nor does a machine get answers for another domain's administrators that are not in its scope.
     ask(&alice).code(3);
     assert_eq!(decision(&asking)["reason"], "out_of_scope");
     let scope = [format!("{theirs}-513"), format!("{theirs}-512")];

@@ -162,7 +162,7 @@ fn a_database_that_is_replaced_under_the_service_is_not_served() {
 
         replace(&path, &other);
         assert_eq!(service.get("/ready").0, 503, "{what}");
-        // No client is told anything of the old contents, nor of a mixture.
+        // No client gets an answer from the old contents, nor from a mixture.
         service.map("alice").code(7);
         service.wait_for_log("Account store unavailable");
         assert_eq!(service.metric("rcmpd_store_usable"), 0, "{what}");

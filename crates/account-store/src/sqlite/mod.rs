@@ -115,7 +115,7 @@ impl SqliteStore {
         inner.watch.check_names()?;
         inner.revisions()?;
         if inner.watch.is_checkpoint_unfinished() {
-            // Until one is finished, other writes to the database file cannot be told from its.
+            // Until one is finished, other writes to the database file cannot be distinguished from those of the checkpoint.
             let writer = lock(&inner.writer);
             writer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(failed)?;
             inner.watch.observe()?;
@@ -124,7 +124,7 @@ impl SqliteStore {
     }
 
     /// Looks at the files without a question. A service does so often: the shorter the time between two looks, the less
-    /// can happen to the files that is not told from the work of SQLite.
+    /// can happen to the files that cannot be distinguished from the work of SQLite.
     pub fn observe(&self) -> Result<(), StoreError> {
         self.inner.watch.observe()
     }
@@ -133,7 +133,7 @@ impl SqliteStore {
 impl Drop for Inner {
     fn drop(&mut self) {
         if !self.watch.may_checkpoint() {
-            // What was put in the place of the database file is no place for our log.
+            // What was put in the place of the database file must not get our log.
             let _ = lock(&self.writer).set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
     }

@@ -17,7 +17,7 @@
 //! - *Other contents in the same file* (`cp backup.db accounts.db`): while the log is in use, nothing but a checkpoint
 //!   writes to the database file, and a checkpoint changes its progress in the index before its first write and after
 //!   its last one. So a write without a trace of a checkpoint since the last look is another program's; see
-//!   [`Checkpoint::explains`]. A write that happens between the same two looks as a checkpoint does is not told from it,
+//!   [`Checkpoint::explains`]. A write that happens between the same two looks as a checkpoint does cannot be distinguished from it,
 //!   which is why a service looks often ([`Watch::observe`]).
 
 use super::failed;

@@ -123,31 +123,31 @@ pub(super) struct QueueFull;
 impl Queue {
     /// Waits until an attempt may be checked.
     pub(super) async fn turn(&self, environment: &dyn Environment) -> Result<Turn<'_>, QueueFull> {
-        let place = Place::take(&self.waiting)?;
+        let waiting = Waiting::take(&self.waiting)?;
         let pace = self.pace.lock().await;
         let pause = pace.next.saturating_sub(environment.uptime());
         if !pause.is_zero() {
             // The pause of a client that goes away now is the next one's: going away saves a guesser nothing.
             environment.pause(pause).await;
         }
-        Ok(Turn { pace, place })
+        Ok(Turn { pace, waiting })
     }
 }
 
 /// Counts an attempt as waiting while it lives.
-struct Place<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a AtomicUsize);
 
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize) -> Result<Self, QueueFull> {
-        let place = Self(waiting);
-        match waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
-            true => Ok(place),
+impl<'a> Waiting<'a> {
+    fn take(count: &'a AtomicUsize) -> Result<Self, QueueFull> {
+        let waiting = Self(count);
+        match count.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
+            true => Ok(waiting),
             false => Err(QueueFull),
         }
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -156,13 +156,13 @@ impl Drop for Place<'_> {
 /// An attempt is being checked, and no other one of its queue.
 pub(super) struct Turn<'a> {
     pace: tokio::sync::MutexGuard<'a, Pace>,
-    place: Place<'a>,
+    waiting: Waiting<'a>,
 }
 
 impl Turn<'_> {
     /// The proof was wrong: the next attempt is checked after a pause.
     pub(super) fn failed(mut self, now: Duration) {
-        let waiting = u32::try_from(self.place.0.load(Ordering::Relaxed)).unwrap_or(u32::MAX).max(1);
+        let waiting = u32::try_from(self.waiting.0.load(Ordering::Relaxed)).unwrap_or(u32::MAX).max(1);
         let pace = &mut *self.pace;
         // A queue that drains must not get slower, and one that was long must not be fast for ever.
         if now >= pace.until {

@@ -28,7 +28,7 @@ const ACCOUNTS_MAX: usize = 65_536;
 #[derive(Debug)]
 pub(super) struct Budget {
     per_period: u64,
-    /// Bytes that are free, and when that was looked at; `None` where it cannot be told.
+    /// Bytes that are free, and when that was looked at; `None` where it is not known.
     free: Option<u64>,
     free_at: Option<Instant>,
     spent: HashMap<Sid, Spent>,
@@ -189,7 +189,7 @@ mod tests {
         assert!(budget.spend(&sid(1001), LINE, now, || Some(0)));
         budget.give_back(&sid(1001), LINE);
         assert_eq!(budget.spent(&sid(1001), now), 0);
-        // Where it cannot be told, the configured budget counts alone.
+        // Where it is not known, the configured budget counts alone.
         let mut budget = Budget::new(10 * TAKEN);
         let lines = (0..20).filter(|_| budget.spend(&sid(1001), LINE, now, || None)).count();
         assert_eq!(lines, 10);

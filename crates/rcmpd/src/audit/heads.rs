@@ -3,8 +3,8 @@
 //! A head proves the chain up to its line to whoever has the public key, and that the chain was so long. What it proves is
 //! worth as much as the place to which heads are copied is out of reach of whoever can write here.
 
-use super::left::{Change, Left};
 use super::strict::{self, Flaw};
+use super::watched_file::{Change, WatchedFile};
 use super::writer::{self, Hash, Position};
 use crate::config::AuditHeads;
 use crate::signing::{PublicKey, SigningKey};
@@ -90,7 +90,7 @@ pub(super) fn sign(key: &SigningKey, position: Position, time: String) -> Head {
 /// The file of heads.
 pub(super) struct Heads {
     file: File,
-    left: Left,
+    watched: WatchedFile,
     config: AuditHeads,
     key: SigningKey,
     /// The newest in the file.
@@ -122,18 +122,18 @@ impl Heads {
         if !is_signed && !bytes.is_empty() {
             bail!("{path} has no head at its end: move it away, and a new one is made");
         }
-        let left = Left::new(&config.path, &file, true);
-        Ok(Self { file, left, config: config.clone(), key, newest: newest.unwrap_or_default() })
+        let watched = WatchedFile::new(&config.path, &file, true);
+        Ok(Self { file, watched, config: config.clone(), key, newest: newest.unwrap_or_default() })
     }
 
     /// What other programs did to the file, each thing once.
     pub(super) fn look_around(&mut self) -> io::Result<Option<Change>> {
-        self.left.look(&self.file)
+        self.watched.look(&self.file)
     }
 
     /// Whether heads are not found under the path any more.
     pub(super) const fn is_away(&self) -> bool {
-        self.left.is_away()
+        self.watched.is_away()
     }
 
     /// Goes on in the file that is there now.
@@ -146,7 +146,7 @@ impl Heads {
 
     /// The path under which it is written.
     pub(super) fn path(&self) -> &std::path::Path {
-        self.left.path()
+        self.watched.path()
     }
 
     /// What the newest head is about; `seq` 0 when there is none.
@@ -166,8 +166,8 @@ impl Heads {
         line.push(b'\n');
         let written = writer::append_line(&self.file, &line);
         match &written {
-            Ok(count) => self.left.wrote(*count, Some(last)),
-            Err(_) => self.left.forget(&self.file),
+            Ok(count) => self.watched.wrote(*count, Some(last)),
+            Err(_) => self.watched.forget(&self.file),
         }
         written?;
         self.newest = position;

@@ -12,9 +12,9 @@
 mod budget;
 mod decision;
 mod heads;
-mod left;
 mod strict;
 pub mod verify;
+mod watched_file;
 mod writer;
 
 pub use crate::signing::{PublicKey, make_key};
@@ -24,7 +24,6 @@ use budget::Budget;
 use decision::Written;
 use dtyp::{NtStatus, Sid};
 use heads::Heads;
-use left::Change;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Asker, Question, Reason};
@@ -36,6 +35,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use watched_file::Change;
 use writer::{Opened, Writer};
 
 /// Writes to a file, or to the log when there is none.
@@ -356,8 +356,8 @@ impl AuditLog {
         self.has_file.load(Ordering::Relaxed) || tracing::enabled!(target: "audit", tracing::Level::DEBUG)
     }
 
-    /// Writes down a decision and the steps to it, with the name that somebody was told of it. When it must be written and cannot be,
-    /// the decision must not be told, and what is told instead is returned. What is told is counted.
+    /// Writes down a decision and the steps to it, with the name of it that the asker got. If it must be written and cannot be, the
+    /// decision must not be answered; the reason to answer instead is returned and counted.
     pub fn decision(
         &self,
         answer: &Answer,
@@ -370,9 +370,9 @@ impl AuditLog {
             true => self.write_decision(answer, question, steps, source, name),
             false => Ok(()),
         };
-        let told = written.err().unwrap_or(answer.reason);
-        *lock(&self.decisions).entry(told.name()).or_default() += 1;
-        if told == Reason::OutOfScope {
+        let answered = written.err().unwrap_or(answer.reason);
+        *lock(&self.decisions).entry(answered.name()).or_default() += 1;
+        if answered == Reason::OutOfScope {
             self.note_out_of_scope(&question.asker);
         }
         written
@@ -526,7 +526,7 @@ impl AuditLog {
         }
     }
 
-    /// Bytes that are free where the file is; `None` where that cannot be told.
+    /// Bytes that are free where the file is; `None` where that is not known.
     fn free_bytes(&self) -> Option<u64> {
         lock(&self.file).as_ref().and_then(Writer::free_bytes)
     }

@@ -1,5 +1,5 @@
-use super::left::Change;
 use super::verify::{Against, Report, Unusable, verify};
+use super::watched_file::Change;
 use super::writer::Position;
 use super::*;
 use crate::config::AuditHeads;
@@ -838,7 +838,7 @@ fn what_other_programs_do_to_an_open_log_is_reported_once() {
         log.watch();
         tell(&log, 3);
         log.watch();
-        assert_eq!(log.changes(), 1, "{change} is told once");
+        assert_eq!(log.changes(), 1, "{change} is reported once");
         let lines = place.lines("log");
         assert!(lines.last().is_some_and(|line| line.contains("\"number\":3")), "{change}: {lines:?}");
     }

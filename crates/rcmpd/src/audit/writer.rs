@@ -6,8 +6,8 @@
 //! A chained line ends in `"seq"`, which counts from 1, and `"prev"`, the SHA-256 of the line before it without its
 //! newline. After torn bytes `prev` is [`torn`] of what it would have been. Files may change under the chain; it goes on.
 
-use super::left::{Change, Left};
 use super::strict::{self, Flaw};
+use super::watched_file::{Change, WatchedFile};
 use anyhow::{Context, bail};
 use dtyp::hex;
 use serde::Deserialize;
@@ -333,7 +333,7 @@ pub(super) enum Opened {
 /// Writes lines.
 pub(super) struct Writer {
     file: File,
-    left: Left,
+    watched: WatchedFile,
     /// Whether the last line of the file has no newline.
     open_line: bool,
     chain: Option<Chain>,
@@ -366,8 +366,8 @@ impl Writer {
     /// Appends lines to a file of any kind.
     pub(super) fn plain(path: &Path) -> anyhow::Result<Self> {
         let file = open(path, false)?;
-        let left = Left::new(path, &file, false);
-        Ok(Self { file, left, open_line: false, chain: None })
+        let watched = WatchedFile::new(path, &file, false);
+        Ok(Self { file, watched, open_line: false, chain: None })
     }
 
     /// Goes on with the chain of a file, or with that of the newest signed head when that is farther: then lines are
@@ -405,9 +405,9 @@ impl Writer {
             let bytes: usize = tail.torn.iter().map(Vec::len).sum();
             tracing::warn!(path = %path.display(), bytes, "The audit log ends in part of a line; the next line covers it");
         }
-        let left = Left::new(path, &file, true);
-        let mut writer = Self { file, left, open_line: tail.open_line, chain: Some(chain) };
-        // If this fails, so does the next line, and that is told to the client that it concerns.
+        let watched = WatchedFile::new(path, &file, true);
+        let mut writer = Self { file, watched, open_line: tail.open_line, chain: Some(chain) };
+        // If this fails, so does the next line, and the client that it concerns gets that error.
         let _ = writer.settle();
         Ok((writer, opened))
     }
@@ -435,14 +435,14 @@ impl Writer {
         }
         let opened = chain.opened;
         *chain = Chain { opened, ..Chain::after(chain.position, chain.prev, &tail) };
-        self.left = Left::new(path, &file, true);
+        self.watched = WatchedFile::new(path, &file, true);
         (self.file, self.open_line) = (file, tail.open_line);
         Ok(())
     }
 
     /// What other programs did to the file, each thing once.
     pub(super) fn look_around(&mut self) -> io::Result<Option<Change>> {
-        let change = self.left.look(&self.file)?;
+        let change = self.watched.look(&self.file)?;
         if change.is_some() {
             // A file that was cut may end inside of a line.
             self.open_line = self.chain.is_some()
@@ -453,18 +453,18 @@ impl Writer {
 
     /// Whether lines are not found under the path any more.
     pub(super) const fn is_away(&self) -> bool {
-        self.left.is_away()
+        self.watched.is_away()
     }
 
     /// The path under which it is written.
     pub(super) fn path(&self) -> &Path {
-        self.left.path()
+        self.watched.path()
     }
 
     /// As if the path had led elsewhere for so long.
     #[cfg(test)]
     pub(super) fn age(&mut self, age: std::time::Duration) {
-        self.left.age(age);
+        self.watched.age(age);
     }
 
     /// Where the chain is, and its file.
@@ -478,7 +478,7 @@ impl Writer {
         self.put(line)
     }
 
-    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that cannot be told.
+    /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that is not known.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         rustix::fs::fstatvfs(&self.file).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
@@ -535,7 +535,7 @@ impl Writer {
                 self.open_line = false;
                 let last =
                     position.map(|position| (line.len() - 1 - usize::from(line[0] == b'\n'), position.hash));
-                self.left.wrote(line.len(), last);
+                self.watched.wrote(line.len(), last);
                 if let (Some(chain), Some(position)) = (&mut self.chain, position) {
                     (chain.position, chain.prev) = (position, position.hash);
                 }
@@ -543,7 +543,7 @@ impl Writer {
             }
             Err(Failed { error, restored }) => {
                 if !restored {
-                    self.left.forget(&self.file);
+                    self.watched.forget(&self.file);
                     self.open_line = true;
                     if let Some(chain) = &mut self.chain {
                         chain.damaged = true;

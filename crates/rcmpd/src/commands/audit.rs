@@ -20,7 +20,7 @@ pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
             Ok(0)
         }
         AuditCommand::Verify { files, heads, public_key, first_seq, json } => {
-            Ok(told(&files, heads.as_deref(), &public_key, first_seq, json.json))
+            Ok(report(&files, heads.as_deref(), &public_key, first_seq, json.json))
         }
     }
 }
@@ -45,7 +45,7 @@ fn unusable(error: &str, as_json: bool) -> u8 {
     UNUSABLE
 }
 
-fn told(
+fn report(
     files: &[PathBuf],
     heads: Option<&Path>,
     public_keys: &[PathBuf],

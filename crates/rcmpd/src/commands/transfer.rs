@@ -22,7 +22,7 @@ pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn told(counts: &Counts, what: &str, path: &Path, as_json: bool) {
+fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
     let Counts { accounts, groups, machines } = counts;
     match as_json {
         true => output::json(&json!({ "accounts": accounts, "groups": groups, "machines": machines })),
@@ -45,7 +45,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     bar.finish_and_clear();
     let hint = if replace { "" } else { "; with --replace, entries that exist are replaced" };
     let counts = counts.with_context(|| format!("{}: nothing was imported{hint}", path.display()))?;
-    told(&counts, "Imported", path, as_json);
+    report(&counts, "Imported", path, as_json);
     if counts.machines > 0 {
         output::message_lines(
             "Machines come without secrets: give each its own by `rcmpd machine set NAME --secret-file F`",
@@ -70,6 +70,6 @@ pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyho
     let mut counts = exported.with_context(|| format!("{} is incomplete", path.display()))?;
     let machines = Machines { store: &*store, with_secrets: false };
     counts.machines = json_lines::export_machines(machines, &mut out).await?.machines;
-    told(&counts, "Exported", path, as_json);
+    report(&counts, "Exported", path, as_json);
     Ok(0)
 }

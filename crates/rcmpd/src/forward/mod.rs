@@ -8,11 +8,11 @@ pub mod breaker;
 pub mod discovery;
 pub mod meter;
 pub mod peer;
-pub mod permits;
 pub mod relay;
 pub mod server;
 pub mod servers;
 pub mod trace;
+pub mod turns;
 
 pub use relay::RelayPackage;
 

@@ -9,11 +9,12 @@
 
 use super::breaker::Breaker;
 use super::meter::{Gauge, Meter, count};
-use super::permits::{AskerId, FairPermits, Permit, QueueFull};
+use super::turns::{AskerId, QueueFull, Turn, Turns};
 use crate::ask::{AskError, TcpTransport, now};
 use crate::config::SecretRef;
 use crate::trust_secret;
 use dcerpc::pdu::FaultStatus;
+use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, NtStatus};
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
@@ -61,7 +62,7 @@ pub struct Asked<'a> {
     pub logon_domain_name: &'a str,
     /// LogonData, in the clear.
     pub data: &'a [u8],
-    /// For whom it is asked: askers have turns when the server is slow.
+    /// The asker that it is asked for: askers have turns when the server is slow.
     pub asker: AskerId,
     /// What a node of ours is told beside; the time that is left is put in when it is asked.
     pub context: Option<&'a CallContext>,
@@ -135,9 +136,8 @@ pub struct ServerClient {
     link: Mutex<Option<Arc<Link>>>,
     /// Held by whoever sets a channel up for all.
     connecting: tokio::sync::Mutex<()>,
-    permits: FairPermits,
-    /// When a full queue was last logged.
-    queue_full_logged: Mutex<Option<Instant>>,
+    turns: Turns,
+    log_limiter: LogLimiter,
     breaker: Mutex<Breaker>,
     /// When a call was last refused over a channel that had been good.
     denied: Mutex<Option<Instant>>,
@@ -162,8 +162,6 @@ const TIME_MIN: Duration = Duration::from_millis(50);
 const TIME_FAIR: Duration = Duration::from_secs(1);
 /// How often a channel is set up in one go, when secrets change meanwhile.
 const SET_UPS_MAX: usize = 3;
-/// Between two log messages about a full queue.
-const QUEUE_FULL_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// How often a question is begun anew, for one reason or another.
 const ATTEMPTS_MAX: usize = 4;
 
@@ -173,8 +171,8 @@ impl ServerClient {
         Self {
             server,
             identity,
-            permits: FairPermits::new(room.connections_max, room.queue_max),
-            queue_full_logged: Mutex::default(),
+            turns: Turns::new(room.connections_max, room.queue_max),
+            log_limiter: LogLimiter::default(),
             link: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
             breaker: Mutex::default(),
@@ -207,8 +205,8 @@ impl ServerClient {
         }
         // Whether the server has a fair time to answer: how long the asker waits is no fault of its.
         let is_fair;
-        let outcome = match self.permit(asked.asker, deadline).await {
-            Ok(_permit) => {
+        let outcome = match self.turn(asked.asker, deadline).await {
+            Ok(_turn) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < TIME_MIN {
                     count(&self.meter.timeouts);
@@ -332,17 +330,17 @@ impl ServerClient {
         }
     }
 
-    /// A permit for a question in flight.
-    async fn permit(&self, asker: AskerId, deadline: Instant) -> Result<Permit, ServerFailed> {
-        let permit = match self.permits.acquire(asker) {
-            Ok(Ok(permit)) => permit,
+    /// A turn for a question in flight.
+    async fn turn(&self, asker: AskerId, deadline: Instant) -> Result<Turn, ServerFailed> {
+        let turn = match self.turns.acquire(asker) {
+            Ok(Ok(turn)) => turn,
             Ok(Err(mut waiting)) => {
                 let _waiters = Gauge::new(&self.meter.waiters);
                 let since = Instant::now();
-                let permit = timeout_at(deadline, waiting.granted()).await;
+                let turn = timeout_at(deadline, waiting.granted()).await;
                 self.meter.waited(since.elapsed());
-                match permit {
-                    Ok(Ok(permit)) => permit,
+                match turn {
+                    Ok(Ok(turn)) => turn,
                     Ok(Err(QueueFull)) => return Err(self.queue_full(asker)),
                     Err(_) => {
                         count(&self.meter.timeouts);
@@ -353,24 +351,20 @@ impl ServerClient {
             Err(QueueFull) => return Err(self.queue_full(asker)),
         };
         count(&self.meter.acquires);
-        Ok(permit)
+        Ok(turn)
     }
 
     /// Counts a question that was refused because the queue is full, and logs it now and then.
     fn queue_full(&self, asker: AskerId) -> ServerFailed {
         count(&self.meter.overflows);
-        let now = Instant::now();
-        let mut logged = lock(&self.queue_full_logged);
-        if logged.is_none_or(|since| now >= since + QUEUE_FULL_LOG_PAUSE) {
-            *logged = Some(now);
-            drop(logged);
+        self.log_limiter.once("queue_full", || {
             warn!(
                 domain = self.identity.domain,
                 server = self.server,
                 asker = asker.map(tracing::field::display),
                 "The queue for a server is full: questions of the asker with the most in it are refused"
             );
-        }
+        });
         ServerFailed::QueueFull
     }
 

@@ -45,7 +45,7 @@ struct PreviousEnd {
 }
 
 impl PreviousEnds {
-    fn of(&mut self, sid: Sid, since: FileTime, now: FileTime, uptime: Duration) -> &mut PreviousEnd {
+    fn entry(&mut self, sid: Sid, since: FileTime, now: FileTime, uptime: Duration) -> &mut PreviousEnd {
         let age = Duration::from_nanos(now.0.saturating_sub(since.0).saturating_mul(100));
         let new =
             PreviousEnd { since, at: uptime + PREVIOUS_LIFETIME.saturating_sub(age), is_removed: false };
@@ -100,7 +100,7 @@ impl Accepted {
             && record.secrets.current == current
         {
             let since = record.secrets.current_since;
-            self.ends().of(machine.sid, since, now(), uptime()).at = Duration::ZERO;
+            self.ends().entry(machine.sid, since, now(), uptime()).at = Duration::ZERO;
         }
         self.store.drop_previous(machine.sid, current).await
     }
@@ -114,7 +114,7 @@ impl Accepted {
             if previous.is_none() {
                 ends.0.remove(&sid);
             } else {
-                let end = ends.of(sid, secrets.current_since, now(), uptime());
+                let end = ends.entry(sid, secrets.current_since, now(), uptime());
                 if uptime() >= end.at {
                     (previous, removes) = (None, !std::mem::replace(&mut end.is_removed, true));
                 }
@@ -193,17 +193,17 @@ mod tests {
         let mut ends = PreviousEnds::default();
         let since = FileTime(YEAR);
         let hours = |hours: u64| hours * 3600 * 10_000_000;
-        assert_eq!(ends.of(sid(), since, FileTime(YEAR + hours(1)), HOUR).at, 24 * HOUR);
+        assert_eq!(ends.entry(sid(), since, FileTime(YEAR + hours(1)), HOUR).at, 24 * HOUR);
         for (what, now) in [("a year on", 2 * YEAR), ("a year back", 0), ("as it was", YEAR + hours(2))] {
-            assert_eq!(ends.of(sid(), since, FileTime(now), 2 * HOUR).at, 24 * HOUR, "{what}");
+            assert_eq!(ends.entry(sid(), since, FileTime(now), 2 * HOUR).at, 24 * HOUR, "{what}");
         }
         let next = FileTime(YEAR + hours(3));
-        assert_eq!(ends.of(sid(), next, next, 3 * HOUR).at, 27 * HOUR, "another rotation has its own day");
+        assert_eq!(ends.entry(sid(), next, next, 3 * HOUR).at, 27 * HOUR, "another rotation has its own day");
         let other = "S-1-5-21-1-2-3-1002".parse().expect("a SID");
-        assert_eq!(ends.of(other, FileTime(0), next, HOUR).at, HOUR, "one that is a day old has ended");
+        assert_eq!(ends.entry(other, FileTime(0), next, HOUR).at, HOUR, "one that is a day old has ended");
         let third = "S-1-5-21-1-2-3-1003".parse().expect("a SID");
         assert_eq!(
-            ends.of(third, next, FileTime(0), HOUR).at,
+            ends.entry(third, next, FileTime(0), HOUR).at,
             25 * HOUR,
             "a day, though it is from the future"
         );

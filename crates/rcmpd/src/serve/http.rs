@@ -106,7 +106,7 @@ async fn connection(
     operators: Option<Arc<Operators>>,
     router: Router,
 ) {
-    if !connections.begins(&stream, &permit, HEAD_TIMEOUT).await {
+    if !connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT).await {
         return;
     }
     let shown = Arc::clone(&permit);
@@ -407,13 +407,18 @@ fn rpc_metrics(text: &mut String, server: &Server) {
         (
             "rcmpd_connections_refused_total",
             "counter",
-            "Connections evicted because there are too many.",
-            evictions(&[EvictionReason::Unproved, EvictionReason::Proved]),
+            "Connections evicted, except for the limit of one address: the sum of rcmpd_connections_evicted_total over the reasons unproved, proved, account and memory.",
+            evictions(&[
+                EvictionReason::Unproved,
+                EvictionReason::Proved,
+                EvictionReason::Account,
+                EvictionReason::Memory,
+            ]),
         ),
         (
             "rcmpd_connections_refused_address_total",
             "counter",
-            "Connections evicted because there are too many from one address.",
+            "Connections evicted because there are too many from one address: rcmpd_connections_evicted_total with the reason address.",
             evictions(&[EvictionReason::Address]),
         ),
         (

@@ -2,7 +2,7 @@
 //!
 //! A machine that guesses misses; a machine that serves users mostly does not. Answers that map are never counted. Once an account is
 //! over the limit, all of its questions are refused until the next token is due, before the store is asked: one that would map, too,
-//! since a guess that is right must not be told either.
+//! because otherwise a right guess would be answered.
 
 use crate::config::Misses;
 use dashmap::DashMap;

@@ -1,4 +1,4 @@
-//! Whether the account store can be used, looked at without a question, too.
+//! Whether the account store can be used, looked at also without questions.
 
 use account_store::StoreError;
 use account_store::sqlite::{Serving, SqliteStore};
@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 /// and the note beside the file only.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is noted what SQLite has done to the files, so that what another program does to them is told from it. It
+/// How often it is noted what SQLite has done to the files, so that it can be distinguished from what another program does to them. It
 /// costs three system calls.
 const OBSERVED_EVERY: Duration = Duration::from_millis(10);
 
@@ -30,7 +30,7 @@ impl StoreHealth {
     pub(super) fn new(store: Arc<SqliteStore>) -> Self {
         let serving = store.announce();
         if let Err(error) = &serving {
-            warn!(%error, "Commands cannot be told which database file is served");
+            warn!(%error, "Cannot write the note about the served database file: commands cannot warn");
         }
         let serving = serving.ok().map(Mutex::new);
         Self(Arc::new(Inner { store, serving, is_usable: AtomicBool::new(true) }))
@@ -59,7 +59,7 @@ impl StoreHealth {
             tokio::select! {
                 _ = looked_at.tick() => drop(self.is_usable().await),
                 _ = observed.tick() => {
-                    // What is wrong is told by the next look.
+                    // The next look reports the error.
                     if self.0.store.observe().is_err() && self.was_usable() {
                         looked_at.reset_immediately();
                     }

@@ -1,6 +1,5 @@
 //! Who somebody is: decided in this process, or asked over Netlogon.
 
-use super::complaints::Complaints;
 use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
 use crate::config::Client;
@@ -8,6 +7,7 @@ use crate::forward::server::Asked;
 use crate::forward::servers::{Answered, Servers};
 use crate::serve::CurrentPolicy;
 use account_store::BoxFuture;
+use dcerpc_tokio::LogLimiter;
 use dtyp::{FileTime, NtStatus, Sid};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
@@ -48,7 +48,7 @@ pub(super) struct Remote {
     /// Public keys that may sign hops, by domain.
     pub(super) proof_keys: Vec<(String, [u8; 32])>,
     pub(super) timeout: Duration,
-    pub(super) complaints: Complaints,
+    pub(super) log_limiter: LogLimiter,
 }
 
 impl Remote {
@@ -171,7 +171,7 @@ impl Remote {
         };
         // The service is wrong, or is not what it should be: that says nothing of the client.
         if !claim.allows(&mapped.pac.user_sid) {
-            self.complaints.say("answer_sid_mismatch", || {
+            self.log_limiter.once("answer_sid_mismatch", || {
                 tracing::warn!(
                     server, account_sid = %mapped.pac.user_sid, ?claim,
                     "Rejected an answer for another account than the certificate's"
@@ -209,24 +209,14 @@ impl Remote {
     }
 }
 
-/// Whether a status says something of whoever showed the certificate. Others are about us, the server, or the way between: nothing that
+/// Whether a status says something of the client that showed the certificate. Others are about us, the server, or the way between: nothing that
 /// is not known to be a denial is one.
 const fn is_of_account(status: NtStatus) -> bool {
-    matches!(
-        status,
-        NtStatus::LOGON_FAILURE
-            | NtStatus::WRONG_PASSWORD
-            | NtStatus::ACCOUNT_RESTRICTION
-            | NtStatus::INVALID_LOGON_HOURS
-            | NtStatus::INVALID_WORKSTATION
-            | NtStatus::PASSWORD_EXPIRED
-            | NtStatus::PASSWORD_MUST_CHANGE
-            | NtStatus::ACCOUNT_DISABLED
-            | NtStatus::ACCOUNT_EXPIRED
-            | NtStatus::ACCOUNT_LOCKED_OUT
-            | NtStatus::LOGON_TYPE_NOT_GRANTED
-            | NtStatus::AUTHENTICATION_FIREWALL_FAILED
-    )
+    status.is_account_restriction()
+        || matches!(
+            status,
+            NtStatus::LOGON_FAILURE | NtStatus::WRONG_PASSWORD | NtStatus::AUTHENTICATION_FIREWALL_FAILED
+        )
 }
 
 fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {

@@ -5,7 +5,6 @@
 //!
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
-use super::Complaints;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
@@ -16,7 +15,7 @@ use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use crate::serve::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -120,7 +119,7 @@ struct State {
     connections: Connections<Proxy>,
     long: Long,
     upstream: Option<Upstream>,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
     shutdown: Shutdown,
     is_ending: AtomicBool,
 }
@@ -205,7 +204,7 @@ impl Listener {
             connections: Connections::new(dialect, limits),
             long: Long::new(),
             upstream: listen.upstream.as_ref().map(Upstream::new),
-            complaints: Complaints::default(),
+            log_limiter: LogLimiter::default(),
             shutdown,
             is_ending: AtomicBool::new(false),
         };
@@ -249,7 +248,7 @@ impl Listener {
                 let Ok(user) = stream.peer_cred().map(|credentials| credentials.uid()) else { return Ok(()) };
                 let is_known = state.users.iter().any(|known| known.number == user);
                 if !state.users.is_empty() && !is_known {
-                    state.complaints.say("foreign_user", || {
+                    state.log_limiter.once("foreign_user", || {
                         warn!(
                             user,
                             dialect = state.speaks.name(),
@@ -294,14 +293,14 @@ impl State {
     fn tell(&self, refusal: Refusal) {
         let (dialect, reason) = (self.speaks.name(), refusal.name());
         match refusal {
-            Refusal::Broken(broken) => self.complaints.say(reason, || {
+            Refusal::Broken(broken) => self.log_limiter.once(reason, || {
                 warn!(dialect, reason, advice = broken.advice(), "A proxy's request cannot be used");
             }),
-            Refusal::Undecided(_) => self.complaints.say(reason, || {
+            Refusal::Undecided(_) => self.log_limiter.once(reason, || {
                 warn!(dialect, reason, "Who somebody is could not be decided");
             }),
             // Clients do this, and so does a proxy of another dialect.
-            Refusal::Forged => self.complaints.say(reason, || {
+            Refusal::Forged => self.log_limiter.once(reason, || {
                 warn!(
                     dialect,
                     reason,
@@ -340,7 +339,7 @@ impl envoy::Listener for State {
 async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let _ = stream.set_nodelay(true);
     tokio::select! {
-        begins = state.connections.begins(&stream, &origin.permit, PROOF_TIMEOUT) => if !begins {
+        has_begun = state.connections.wait_for_first_bytes(&stream, &origin.permit, PROOF_TIMEOUT) => if !has_begun {
             return debug!(address = ?origin.address, "A connection sent nothing, and is closed");
         },
         () = state.shutdown.begun() => return,
@@ -376,7 +375,7 @@ async fn over_tls(
             origin.permit.prove(Proxy::Certificate(Sha256::digest(certificate).into()));
             connection(state, stream, origin).await;
         }
-        None => state.complaints.say("foreign_proxy", || {
+        None => state.log_limiter.once("foreign_proxy", || {
             warn!(
                 ?address,
                 dialect = state.speaks.name(),

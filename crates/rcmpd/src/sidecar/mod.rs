@@ -5,7 +5,6 @@
 //!                                                      └► identify: this process, or a service over Netlogon
 //! ```
 
-mod complaints;
 pub mod front;
 mod identify;
 mod listen;
@@ -26,8 +25,7 @@ use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
 use arc_swap::ArcSwap;
-pub(crate) use complaints::Complaints;
-use dcerpc_tokio::Shutdown;
+use dcerpc_tokio::{LogLimiter, Shutdown};
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
 pub use listen::secret;
@@ -98,7 +96,7 @@ impl Sidecar {
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
-                    complaints: Complaints::default(),
+                    log_limiter: LogLimiter::default(),
                 })
             }
             _ => Arc::new(Embedded {
@@ -226,7 +224,7 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
         .with_context(|| format!("cannot use {} ([sidecar.token])", token.key.display()))
 }
 
-/// A key in PKCS#8 that only its owner can read.
+/// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let text = tls::read_private(path)?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(&text)

@@ -1,7 +1,8 @@
 //! Unix sockets of listeners, and the local users whose processes connect to them.
 //!
 //! A local user who can connect to a socket can also fill its backlog, and `peers` are looked at only after that. So a socket is for its
-//! owner and one group. Mode and group are set between `bind` and `listen`: until then nobody can connect, because the kernel refuses it.
+//! owner and one group. Mode and group are set between `bind` and `listen`: until then the kernel
+//! refuses every connection.
 
 use crate::config::{SocketGroup, UnixPlace};
 use crate::connections::BACKLOG;
@@ -109,7 +110,8 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
     }
     let socket = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
     let socket = socket.with_context(failed)?;
-    let listener = permit(path, group, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
+    let listener =
+        set_access(path, group, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
     if listener.is_err() {
         // Not listened on, so it is of no use.
         let _ = std::fs::remove_file(path);
@@ -118,7 +120,7 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
 }
 
 /// Sets who can connect to a socket that is not listened on yet.
-fn permit(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> {
+fn set_access(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> {
     let socket = path.display();
     if let Some(group) = group {
         lchown(path, None, Some(group)).with_context(|| {

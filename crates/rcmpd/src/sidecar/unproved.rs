@@ -1,11 +1,14 @@
 //! How much is read of a client that has not proved who it is.
 
-use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits};
+use dcerpc::limits::source_of;
+use dcerpc::quota::{FairTable, Ticket};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What each unproved connection of a listener may hold: the head of a request with a usual certificate and its chain.
 const SHORT_LEN_MAX: usize = 16 << 10;
@@ -18,16 +21,38 @@ const LONG_MAX: usize = 512;
 /// The unproved connections of a listener that have sent more than [`SHORT_LEN_MAX`] bytes. The oldest one of the address with most of
 /// them is closed for a new one.
 #[derive(Clone, Debug)]
-pub(super) struct Long(ConnectionLimiter<()>);
+pub(super) struct Long(Arc<Mutex<FairTable<IpAddr, CancellationToken>>>);
 
 impl Long {
     pub(super) fn new() -> Self {
-        Self(ConnectionLimiter::new(ConnectionLimits {
-            unproved_max: LONG_MAX,
-            unproved_per_address_max: LONG_MAX,
-            proved_max: 0,
-            proved_per_identity_max: 0,
-        }))
+        Self(Arc::new(Mutex::new(FairTable::new(LONG_MAX, LONG_MAX))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FairTable<IpAddr, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, address: IpAddr) -> LongEntry {
+        let token = CancellationToken::new();
+        let (ticket, evicted) = self.lock().insert(source_of(address), token.clone());
+        if let Some((_, evicted)) = evicted {
+            evicted.cancel();
+        }
+        LongEntry { long: self.clone(), ticket, evicted: Box::pin(token.cancelled_owned()) }
+    }
+}
+
+/// The entry of one connection, removed when it is dropped.
+struct LongEntry {
+    long: Long,
+    ticket: Ticket,
+    /// Is ready once the connection has to make room for another long one.
+    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Drop for LongEntry {
+    fn drop(&mut self) {
+        self.long.lock().remove(self.ticket);
     }
 }
 
@@ -39,20 +64,20 @@ pub(super) struct Unproved<S, P> {
     read: Option<usize>,
     long: Long,
     source: IpAddr,
-    /// Is ready once the connection has to make room for another long one. Holds its permit.
-    evicted: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// If more than [`SHORT_LEN_MAX`] bytes were read without a proof.
+    entry: Option<LongEntry>,
 }
 
 impl<S, P: Fn() -> bool> Unproved<S, P> {
     /// `source` is the address that the connection counts for.
     pub(super) const fn new(stream: S, is_proved: P, long: Long, source: IpAddr) -> Self {
-        Self { stream, is_proved, read: Some(0), long, source, evicted: None }
+        Self { stream, is_proved, read: Some(0), long, source, entry: None }
     }
 
     fn count(&mut self, len: usize) -> io::Result<()> {
         let Some(read) = self.read else { return Ok(()) };
         if (self.is_proved)() {
-            (self.read, self.evicted) = (None, None);
+            (self.read, self.entry) = (None, None);
             return Ok(());
         }
         let read = read + len;
@@ -60,9 +85,8 @@ impl<S, P: Fn() -> bool> Unproved<S, P> {
         if read > LONG_LEN_MAX {
             return Err(io::Error::other("it sent too much and proved nothing"));
         }
-        if read > SHORT_LEN_MAX && self.evicted.is_none() {
-            let permit = self.long.0.admit(self.source);
-            self.evicted = Some(Box::pin(async move { permit.evicted().await }));
+        if read > SHORT_LEN_MAX && self.entry.is_none() {
+            self.entry = Some(self.long.insert(self.source));
         }
         Ok(())
     }
@@ -74,7 +98,7 @@ impl<S: AsyncRead + Unpin, P: Fn() -> bool + Unpin> AsyncRead for Unproved<S, P>
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.evicted.as_mut().is_some_and(|evicted| evicted.as_mut().poll(cx).is_ready()) {
+        if self.entry.as_mut().is_some_and(|entry| entry.evicted.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Err(io::Error::other("it made room for another one and proved nothing")));
         }
         let before = buf.filled().len();

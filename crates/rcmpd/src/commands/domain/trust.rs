@@ -118,7 +118,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
         // The other side knows the new one already; only the files did not get so far.
         if next.as_ref() == Some(&used) {
             trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
-            return told(peer, client.server(), "an interrupted rotation was finished", as_json);
+            return report(peer, client.server(), "an interrupted rotation was finished", as_json);
         }
         // What was offered once is offered again: it may yet be taken.
         let new = match &interrupted {
@@ -153,7 +153,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
             (true, PeerKind::Netlogon) => "the secret was changed, and the new one is in use",
             (false, _) => "the secret was changed",
         };
-        return told(peer, client.server(), done, as_json);
+        return report(peer, client.server(), done, as_json);
     }
     let (code, text) = match failed {
         Some((server, error)) => (exit_code(&error), format!("{server}: {error}; nothing was changed")),
@@ -170,7 +170,7 @@ fn failed_with(code: u8, text: &str, as_json: bool) -> u8 {
     code
 }
 
-fn told(peer: &Peer, server: &str, what: &str, as_json: bool) -> anyhow::Result<u8> {
+fn report(peer: &Peer, server: &str, what: &str, as_json: bool) -> anyhow::Result<u8> {
     match as_json {
         true => output::json(
             &json!({ "domain": peer.domain, "server": server, "account": peer.account, "done": what }),

@@ -9,7 +9,7 @@
 //! are gone, because they are kept beside the old terms. What is open then has a minute to end.
 //!
 //! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there: the answer holds one of
-//! the application's places. What else was asked on that connection has a moment to be answered.
+//! the application's permits. What else was asked on that connection has a moment to be answered.
 //!
 //! Connections are accepted at once. Until the handshake has shown a validated certificate they are unproved: one of those is evicted for a
 //! newer one, and never a connection whose client has shown its certificate. A WebSocket has no permit here any more: it holds one of the
@@ -23,13 +23,12 @@ mod tls;
 
 pub use tls::server_config;
 
-use super::complaints::Complaints;
 use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
 use crate::clock::moment;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, Shutdown};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -107,7 +106,7 @@ pub struct Front {
     terms: watch::Sender<Arc<Terms>>,
     /// By the SHA-256 of the certificate.
     connections: Connections<[u8; 32]>,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
 }
 
 impl Front {
@@ -124,7 +123,7 @@ impl Front {
             upstream,
             terms: watch::Sender::new(Arc::new(terms)),
             connections: Connections::new("proxy", limits),
-            complaints: Complaints::default(),
+            log_limiter: LogLimiter::default(),
         })
     }
 
@@ -171,7 +170,7 @@ impl Front {
             let _ = stream.set_nodelay(true);
             let Ok(local) = stream.local_addr() else { return };
             tokio::select! {
-                begins = front.connections.begins(&stream, &permit, HANDSHAKE_TIMEOUT) => if !begins {
+                has_begun = front.connections.wait_for_first_bytes(&stream, &permit, HANDSHAKE_TIMEOUT) => if !has_begun {
                     return debug!("A connection sent nothing, and is closed");
                 },
                 () = shutdown.begun() => return,
@@ -194,7 +193,7 @@ impl Front {
             if let Err(error) = tokio::spawn(task).await
                 && error.is_panic()
             {
-                front.complaints.say(
+                front.log_limiter.once(
                     "panic",
                     || warn!(client.addr = %address, "A request panicked; its connection is closed"),
                 );
@@ -322,7 +321,7 @@ impl Connection {
     }
 
     fn closed(&self) {
-        self.front.complaints.say("closed", || {
+        self.front.log_limiter.once("closed", || {
             warn!(client.addr = %self.address, "Request limit of the application reached: the connection of the client with most is closed");
         });
     }
@@ -387,7 +386,7 @@ impl Connection {
     fn tell(&self, refusal: Refusal) {
         let reason = refusal.name();
         match refusal {
-            Refusal::Undecided(_) | Refusal::Broken(_) => self.front.complaints.say(reason, || {
+            Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
                 warn!(dialect = "proxy", reason, "Who somebody is could not be decided");
             }),
             Refusal::Chain(error) => debug!(reason, error, "Refused"),

@@ -1,6 +1,6 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
-use super::Permit;
+use super::RequestPermit;
 use crate::sidecar::still::still;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -36,7 +36,7 @@ pub(super) struct Paced {
     timer: Option<Pin<Box<Sleep>>>,
     /// For a request's body.
     sending: Option<Sending>,
-    _permit: Option<Permit>,
+    _permit: Option<RequestPermit>,
 }
 
 impl Paced {
@@ -44,7 +44,7 @@ impl Paced {
         Self { sending: Some(sending.clone()), ..Self::new(body, timeout, end) }
     }
 
-    pub(super) fn response(body: Incoming, timeout: Duration, end: Instant, permit: Permit) -> Self {
+    pub(super) fn response(body: Incoming, timeout: Duration, end: Instant, permit: RequestPermit) -> Self {
         Self { _permit: Some(permit), ..Self::new(body, timeout, end) }
     }
 

@@ -6,31 +6,31 @@
 //! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
 //! application takes the body.
 //!
-//! The application's permits are shared fairly among clients ([`permits`]). A request and all that comes of it, WebSockets included, ends within an
+//! The application's permits are shared fairly among clients ([`request_limit`]). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
 //!
 //! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
 
 mod body;
 mod hop;
-mod permits;
 mod pool;
+mod request_limit;
 mod tunnel;
 
 pub use body::{Body, BodyError};
 pub use hop::authority;
-pub use permits::Client;
-pub(super) use permits::REQUESTS_MAX;
+pub use request_limit::Client;
+pub(super) use request_limit::REQUESTS_MAX;
 
-use super::complaints::Complaints;
 use crate::config::UpstreamPlace;
 use body::{Paced, Sending};
 use bytes::Bytes;
+use dcerpc_tokio::LogLimiter;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
-use permits::{Full as NoPermit, Permit, Permits};
 use pool::{Failure, Pool};
+use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -90,9 +90,9 @@ impl Default for Patience {
 #[derive(Debug)]
 pub struct Upstream {
     pool: Arc<Pool>,
-    permits: Permits,
+    request_limit: RequestLimit,
     patience: Patience,
-    complaints: Complaints,
+    log_limiter: LogLimiter,
 }
 
 /// A whole answer of our own.
@@ -119,9 +119,9 @@ impl Upstream {
     pub(crate) fn with_patience(place: &UpstreamPlace, patience: Patience) -> Self {
         Self {
             pool: Arc::new(Pool::new(place.clone())),
-            permits: Permits::new(),
+            request_limit: RequestLimit::new(),
             patience,
-            complaints: Complaints::default(),
+            log_limiter: LogLimiter::default(),
         }
     }
 
@@ -132,7 +132,7 @@ impl Upstream {
     /// How many permits are free.
     #[cfg(test)]
     pub(super) fn free(&self) -> usize {
-        self.permits.free()
+        self.request_limit.free()
     }
 
     /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone.
@@ -157,7 +157,7 @@ impl Upstream {
             Behind::Proxy => None,
             Behind::Tls(client) => Some(client),
         };
-        let permit = match self.permits.acquire(client, self.patience.turn).await {
+        let permit = match self.request_limit.acquire(client, self.patience.turn).await {
             Ok(permit) => permit,
             Err(full) => return self.full(full, client),
         };
@@ -224,14 +224,14 @@ impl Upstream {
         let client = client.map(|client| tracing::field::display(client.address));
         match full {
             NoPermit::Client => self
-                .complaints
-                .say("share", || warn!(client.addr = client, "Request limit of a client reached")),
+                .log_limiter
+                .once("share", || warn!(client.addr = client, "Request limit of a client reached")),
             NoPermit::Anonymous => self
-                .complaints
-                .say("anonymous", || warn!("Request limit of clients without a certificate reached")),
+                .log_limiter
+                .once("anonymous", || warn!("Request limit of clients without a certificate reached")),
             NoPermit::All => self
-                .complaints
-                .say("full", || warn!(limit = REQUESTS_MAX, "Request limit of the application reached")),
+                .log_limiter
+                .once("full", || warn!(limit = REQUESTS_MAX, "Request limit of the application reached")),
         }
         plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n")
     }
@@ -246,8 +246,8 @@ impl Upstream {
             };
         }
         let application = self.pool.place();
-        self.complaints
-            .say(failure.name(), || warn!(%application, error = %failure, "The application did not answer"));
+        self.log_limiter
+            .once(failure.name(), || warn!(%application, error = %failure, "The application did not answer"));
         match failure {
             Failure::ConnectLate | Failure::Late => {
                 plain(StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time\n")

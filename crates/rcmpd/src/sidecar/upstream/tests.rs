@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use super::permits::PER_CLIENT_MAX;
+use super::request_limit::PER_CLIENT_MAX;
 use super::*;
 use futures_util::FutureExt;
 use hyper::client::conn::http2;
@@ -341,7 +341,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
     {
         let (place, listener) = application().await;
         let upstream = Upstream::with_patience(&place, patience);
-        let permits = upstream.permits.clone();
+        let permits = upstream.request_limit.clone();
         let mut client = hop(upstream, tls()).await;
         client.write_all(request.as_bytes()).await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -483,7 +483,7 @@ const CHANGED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\
 async fn a_websocket_is_bytes_both_ways() {
     let (place, listener) = application().await;
     let upstream = Upstream::new(&place);
-    let permits = upstream.permits.clone();
+    let permits = upstream.request_limit.clone();
     let mut client = hop(upstream, tls()).await;
     client.write_all(OPEN.as_bytes()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
@@ -541,7 +541,7 @@ async fn more_requests_than_there_is_room_for_are_told_so() {
     let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
     let mut all = Vec::new();
     for _ in 0..REQUESTS_MAX {
-        all.push(upstream.permits.acquire(None, SHORT).await.unwrap());
+        all.push(upstream.request_limit.acquire(None, SHORT).await.unwrap());
     }
     let mut client = hop(upstream, Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -558,7 +558,7 @@ async fn a_client_has_a_share_and_others_have_theirs() {
         let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
         let mut all = Vec::new();
         for _ in 0..PER_CLIENT_MAX {
-            all.push(upstream.permits.acquire(Some(&client(CLIENT)), SHORT).await.unwrap());
+            all.push(upstream.request_limit.acquire(Some(&client(CLIENT)), SHORT).await.unwrap());
         }
         let mut client = hop(upstream, behind.clone()).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
 
-use super::Permit;
+use super::RequestPermit;
 use crate::sidecar::still::still;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ const BUFFER_LEN: usize = 16 << 10;
 
 /// Copies until one side is done, in a task of its own. The request's permit is given back at the end, and ends it when it is
 /// evicted.
-pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, permit: Permit) {
+pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, permit: RequestPermit) {
     tokio::spawn(async move {
         let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;
         let Ok(Ok((client, application))) = opened else { return debug!("A WebSocket was not opened") };

@@ -63,10 +63,10 @@ pub(super) enum Full {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Permits {
+pub(super) struct RequestLimit {
     all: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
-    shares: Arc<Mutex<HashMap<Holder, Arc<Semaphore>>>>,
+    quotas: Arc<Mutex<HashMap<Holder, Arc<Semaphore>>>>,
     held: Arc<Mutex<Held>>,
 }
 
@@ -88,14 +88,14 @@ impl Held {
 
 /// A request's permit, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct RequestPermit {
     entry: Option<(Arc<Mutex<Held>>, Holder, Ticket)>,
     /// Ends what is left of the request, a WebSocket for instance.
     pub(super) close: CancellationToken,
     _permits: [Option<OwnedSemaphorePermit>; 3],
 }
 
-impl Drop for Permit {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         if let Some((held, holder, ticket)) = &self.entry {
             lock(held).of(*holder).remove(*ticket);
@@ -107,13 +107,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Permits {
+impl RequestLimit {
     pub(super) fn new() -> Self {
         let table = || FairTable::new(REQUESTS_MAX, REQUESTS_MAX);
         Self {
             all: Arc::new(Semaphore::new(REQUESTS_MAX)),
             anonymous: Arc::new(Semaphore::new(ANONYMOUS_MAX)),
-            shares: Arc::default(),
+            quotas: Arc::default(),
             held: Arc::new(Mutex::new(Held { accounts: table(), anonymous: table() })),
         }
     }
@@ -126,16 +126,20 @@ impl Permits {
 
     /// A permit, once there is one: first of the client's own, so that a request that waits there is in no other client's way. `client` is
     /// none for a web server in front, which limits its clients itself.
-    pub(super) async fn acquire(&self, client: Option<&Client>, turn: Duration) -> Result<Permit, Full> {
+    pub(super) async fn acquire(
+        &self,
+        client: Option<&Client>,
+        turn: Duration,
+    ) -> Result<RequestPermit, Full> {
         let Some(client) = client else {
             let all = timeout_at(Instant::now() + turn, Arc::clone(&self.all).acquire_owned()).await;
             let all = all.map_err(|_| Full::All)?.map_err(|_| Full::All)?;
             let close = CancellationToken::new();
-            return Ok(Permit { entry: None, close, _permits: [None, None, Some(all)] });
+            return Ok(RequestPermit { entry: None, close, _permits: [None, None, Some(all)] });
         };
         let holder = client.holder();
         let end = Instant::now() + turn;
-        let own = timeout_at(end, self.share(holder).acquire_owned()).await;
+        let own = timeout_at(end, self.quota(holder).acquire_owned()).await;
         let own = own.map_err(|_| Full::Client)?.map_err(|_| Full::Client)?;
         let anonymous = match holder {
             Holder::Address(_) => {
@@ -147,7 +151,7 @@ impl Permits {
         // The semaphores limit what is in the table, so nothing is evicted here.
         let (ticket, _) = lock(&self.held).of(holder).insert(holder, client.close.clone());
         let entry = Some((Arc::clone(&self.held), holder, ticket));
-        Ok(Permit { entry, close: client.close.clone(), _permits: [Some(own), anonymous, Some(all)] })
+        Ok(RequestPermit { entry, close: client.close.clone(), _permits: [Some(own), anonymous, Some(all)] })
     }
 
     async fn fairly(
@@ -169,13 +173,13 @@ impl Permits {
         timeout_at(end, acquired).await.ok()?.ok()
     }
 
-    fn share(&self, holder: Holder) -> Arc<Semaphore> {
-        let mut shares = lock(&self.shares);
-        if shares.len() >= REQUESTS_MAX {
-            // A request that has a permit of a share, or waits for one, holds the share.
-            shares.retain(|_, share| Arc::strong_count(share) > 1);
+    fn quota(&self, holder: Holder) -> Arc<Semaphore> {
+        let mut quotas = lock(&self.quotas);
+        if quotas.len() >= REQUESTS_MAX {
+            // A request that has a permit of a quota, or waits for one, holds the quota.
+            quotas.retain(|_, quota| Arc::strong_count(quota) > 1);
         }
-        Arc::clone(shares.entry(holder).or_insert_with(|| Arc::new(Semaphore::new(PER_CLIENT_MAX))))
+        Arc::clone(quotas.entry(holder).or_insert_with(|| Arc::new(Semaphore::new(PER_CLIENT_MAX))))
     }
 }
 
@@ -194,7 +198,7 @@ mod tests {
         Client { address: [192, 0, 2, n].into(), account: None, close: CancellationToken::new() }
     }
 
-    async fn take(permits: &Permits, client: &Client, count: usize) -> Vec<Permit> {
+    async fn take(permits: &RequestLimit, client: &Client, count: usize) -> Vec<RequestPermit> {
         let mut taken = Vec::new();
         for _ in 0..count {
             taken.push(permits.acquire(Some(client), TURN).await.expect("there is one"));
@@ -203,22 +207,22 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_kept_while_it_is_used() {
-        let permits = Permits::new();
+    fn a_quota_is_kept_while_it_is_used() {
+        let permits = RequestLimit::new();
         let host = |n: usize| Holder::Address(IpAddr::from([10, 0, (n >> 8) as u8, n as u8]));
-        let held = permits.share(host(0));
+        let held = permits.quota(host(0));
         for n in 1..=2 * REQUESTS_MAX {
-            permits.share(host(n));
+            permits.quota(host(n));
         }
-        assert!(Arc::ptr_eq(&held, &permits.share(host(0))));
-        assert!(permits.shares.lock().expect("no test panicked").len() <= REQUESTS_MAX);
+        assert!(Arc::ptr_eq(&held, &permits.quota(host(0))));
+        assert!(permits.quotas.lock().expect("no test panicked").len() <= REQUESTS_MAX);
         let mapped = Client { address: "::ffff:192.0.2.1".parse().expect("an address"), ..anonymous(9) };
         assert_eq!(mapped.holder(), anonymous(1).holder(), "the same host");
     }
 
     #[tokio::test]
     async fn four_accounts_do_not_keep_a_fifth_out() {
-        let permits = Permits::new();
+        let permits = RequestLimit::new();
         let mut held = Vec::new();
         for rid in 1..=4 {
             held.push((account(rid), take(&permits, &account(rid), 0).await));
@@ -242,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn clients_without_a_certificate_leave_half() {
-        let permits = Permits::new();
+        let permits = RequestLimit::new();
         let _first = take(&permits, &anonymous(1), PER_CLIENT_MAX).await;
         let _second = take(&permits, &anonymous(2), PER_CLIENT_MAX).await;
         let third = anonymous(3);
@@ -252,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn equal_clients_wait_for_each_other() {
-        let permits = Permits::new();
+        let permits = RequestLimit::new();
         let clients: Vec<Client> = (0..REQUESTS_MAX as u32).map(account).collect();
         let mut taken = Vec::new();
         for client in &clients {

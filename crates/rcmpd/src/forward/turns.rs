@@ -1,6 +1,6 @@
-//! Permits for the questions in flight at one server, given out round robin over the askers that wait for one.
+//! Turns for the questions in flight at one server, given out round robin over the askers that wait for one.
 //!
-//! One asker alone cannot shut the others out while the server is slow: the last permits go to askers that have none, and
+//! One asker alone cannot shut the others out while the server is slow: the last ones go to askers that have none, and
 //! when the queue is full, the asker with the most questions in it is refused.
 
 use dtyp::Sid;
@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 /// Who asks: the SID of a machine or trust account, or `None` for this process itself.
 pub type AskerId = Option<Sid>;
 
-/// One permit in so many, rounded up, is for askers that have none; a single permit is for all.
+/// One turn in so many, rounded up, is for askers that have none; a single turn is for all.
 const RESERVE_SHARE: usize = 4;
 
-/// The permits of one server.
+/// The turns of one server.
 #[derive(Clone, Debug)]
-pub struct FairPermits {
+pub struct Turns {
     shared: Arc<Shared>,
 }
 
@@ -34,14 +34,14 @@ struct State {
     held: HashMap<AskerId, usize>,
     waiting: usize,
     last: u64,
-    queues: HashMap<AskerId, VecDeque<(u64, oneshot::Sender<Permit>)>>,
+    queues: HashMap<AskerId, VecDeque<(u64, oneshot::Sender<Turn>)>>,
     /// The askers with a queue, whose turn is next in front.
-    turns: VecDeque<AskerId>,
+    order: VecDeque<AskerId>,
 }
 
-/// A permit for one question, given back when it is dropped.
+/// A turn for one question, given back when it is dropped.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Turn {
     shared: Arc<Shared>,
     asker: AskerId,
 }
@@ -49,7 +49,7 @@ pub struct Permit {
 /// A place in the queue, left when it is dropped.
 #[derive(Debug)]
 pub struct Waiting {
-    receiver: oneshot::Receiver<Permit>,
+    receiver: oneshot::Receiver<Turn>,
     shared: Arc<Shared>,
     asker: AskerId,
     number: u64,
@@ -59,22 +59,22 @@ pub struct Waiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueFull;
 
-impl FairPermits {
-    /// `max` permits, and a queue of `queue_max`.
+impl Turns {
+    /// `max` turns, and a queue of `queue_max`.
     pub fn new(max: usize, queue_max: usize) -> Self {
         let reserve = if max > 1 { max.div_ceil(RESERVE_SHARE) } else { 0 };
         Self { shared: Arc::new(Shared { max, reserve, queue_max, state: Mutex::default() }) }
     }
 
-    /// A permit at once, or a place in the queue. For the place, the asker with the most questions in a full queue loses
+    /// A turn at once, or a place in the queue. For the place, the asker with the most questions in a full queue loses
     /// its newest one.
-    pub fn acquire(&self, asker: AskerId) -> Result<Result<Permit, Waiting>, QueueFull> {
+    pub fn acquire(&self, asker: AskerId) -> Result<Result<Turn, Waiting>, QueueFull> {
         let shared = &self.shared;
         let mut state = shared.lock();
-        // INVARIANT: a waiting asker cannot take a permit now, or it would have got one when that was given back.
+        // INVARIANT: a waiting asker cannot take a turn now, or it would have got one when that was given back.
         if shared.may_take(&state, asker) {
             state.take(asker);
-            return Ok(Ok(Permit { shared: Arc::clone(shared), asker }));
+            return Ok(Ok(Turn { shared: Arc::clone(shared), asker }));
         }
         let displaced = match state.waiting >= shared.queue_max {
             true => Some(state.displace(asker).ok_or(QueueFull)?),
@@ -88,7 +88,7 @@ impl FairPermits {
         queue.push_back((number, sender));
         state.waiting += 1;
         if is_first {
-            state.turns.push_back(asker);
+            state.order.push_back(asker);
         }
         drop(state);
         drop(displaced);
@@ -97,8 +97,8 @@ impl FairPermits {
 }
 
 impl Waiting {
-    /// Waits for the permit. An error means that the place was lost to an asker with fewer questions in the queue.
-    pub async fn granted(&mut self) -> Result<Permit, QueueFull> {
+    /// Waits for the turn. An error means that the place was lost to an asker with fewer questions in the queue.
+    pub async fn granted(&mut self) -> Result<Turn, QueueFull> {
         (&mut self.receiver).await.map_err(|_| QueueFull)
     }
 }
@@ -109,13 +109,13 @@ impl Drop for Waiting {
         let queue = state.queues.get(&self.asker);
         let at = queue.and_then(|queue| queue.iter().position(|(number, _)| *number == self.number));
         let removed = at.and_then(|at| state.remove(self.asker, at));
-        // A permit that was granted and not seen is dropped with the receiver, and gives itself back.
+        // A turn that was granted and not seen is dropped with the receiver, and gives itself back.
         drop(state);
         drop(removed);
     }
 }
 
-impl Drop for Permit {
+impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.in_use -= 1;
@@ -128,8 +128,8 @@ impl Drop for Permit {
         let granted = self.shared.next(&mut state);
         drop(state);
         if let Some((asker, sender)) = granted {
-            // When the asker has just stopped waiting, the permit comes back here and is given to the next one.
-            let _ = sender.send(Permit { shared: Arc::clone(&self.shared), asker });
+            // When the asker has just stopped waiting, the turn comes back here and is given to the next one.
+            let _ = sender.send(Turn { shared: Arc::clone(&self.shared), asker });
         }
     }
 }
@@ -145,14 +145,14 @@ impl Shared {
         free > self.reserve || free > 0 && (asker.is_none() || !state.held.contains_key(&asker))
     }
 
-    /// Takes a permit for the next asker in turn that may have one.
-    fn next(&self, state: &mut State) -> Option<(AskerId, oneshot::Sender<Permit>)> {
-        let at = state.turns.iter().position(|asker| self.may_take(state, *asker))?;
-        let asker = state.turns[at];
+    /// Takes a turn for the next asker in turn that may have one.
+    fn next(&self, state: &mut State) -> Option<(AskerId, oneshot::Sender<Turn>)> {
+        let at = state.order.iter().position(|asker| self.may_take(state, *asker))?;
+        let asker = state.order[at];
         let sender = state.remove(asker, 0)?;
         if state.queues.contains_key(&asker) {
-            state.turns.retain(|other| *other != asker);
-            state.turns.push_back(asker);
+            state.order.retain(|other| *other != asker);
+            state.order.push_back(asker);
         }
         state.take(asker);
         Some((asker, sender))
@@ -166,19 +166,19 @@ impl State {
     }
 
     /// Removes a question from its queue, and the asker's turn with its last one.
-    fn remove(&mut self, asker: AskerId, at: usize) -> Option<oneshot::Sender<Permit>> {
+    fn remove(&mut self, asker: AskerId, at: usize) -> Option<oneshot::Sender<Turn>> {
         let queue = self.queues.get_mut(&asker)?;
         let (_, sender) = queue.remove(at)?;
         self.waiting -= 1;
         if queue.is_empty() {
             self.queues.remove(&asker);
-            self.turns.retain(|other| *other != asker);
+            self.order.retain(|other| *other != asker);
         }
         Some(sender)
     }
 
     /// Removes the newest question of the asker with the most, unless this asker would then have as many.
-    fn displace(&mut self, asker: AskerId) -> Option<oneshot::Sender<Permit>> {
+    fn displace(&mut self, asker: AskerId) -> Option<oneshot::Sender<Turn>> {
         let own = self.queues.get(&asker).map_or(0, VecDeque::len);
         let (largest, len) =
             self.queues.iter().map(|(of, queue)| (*of, queue.len())).max_by_key(|(_, len)| *len)?;
@@ -199,88 +199,88 @@ mod tests {
         Some(Sid::new(5, &[21, 1, 2, 3, n]).expect("a SID"))
     }
 
-    fn now(permits: &FairPermits, n: u32) -> Permit {
-        permits.acquire(asker(n)).expect("there is room").expect("there is a permit")
+    fn now(turns: &Turns, n: u32) -> Turn {
+        turns.acquire(asker(n)).expect("there is room").expect("there is a turn")
     }
 
-    fn later(permits: &FairPermits, n: u32) -> Waiting {
-        permits.acquire(asker(n)).expect("there is room").expect_err("there is no permit")
+    fn later(turns: &Turns, n: u32) -> Waiting {
+        turns.acquire(asker(n)).expect("there is room").expect_err("there is no turn")
     }
 
-    fn poll(waiting: &mut Waiting) -> Option<Result<Permit, QueueFull>> {
+    fn poll(waiting: &mut Waiting) -> Option<Result<Turn, QueueFull>> {
         match pin!(waiting.granted()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
         }
     }
 
-    fn granted(waiting: &mut Waiting) -> Permit {
+    fn granted(waiting: &mut Waiting) -> Turn {
         poll(waiting).expect("it is its turn").expect("it was not displaced")
     }
 
     #[test]
     fn askers_that_wait_have_turns() {
-        let permits = FairPermits::new(1, 100);
-        let permit = now(&permits, 1);
-        let mut many: Vec<Waiting> = (0..10).map(|_| later(&permits, 1)).collect();
-        let (mut second, mut third) = (later(&permits, 2), later(&permits, 3));
-        drop(permit);
-        let permit = granted(&mut many[0]);
-        drop(permit);
-        let permit = granted(&mut second);
-        drop(permit);
-        let permit = granted(&mut third);
+        let turns = Turns::new(1, 100);
+        let turn = now(&turns, 1);
+        let mut many: Vec<Waiting> = (0..10).map(|_| later(&turns, 1)).collect();
+        let (mut second, mut third) = (later(&turns, 2), later(&turns, 3));
+        drop(turn);
+        let turn = granted(&mut many[0]);
+        drop(turn);
+        let turn = granted(&mut second);
+        drop(turn);
+        let turn = granted(&mut third);
         assert!(poll(&mut many[1]).is_none());
-        drop(permit);
+        drop(turn);
         drop(granted(&mut many[1]));
         drop(granted(&mut many[2]));
     }
 
     #[test]
-    fn one_asker_leaves_permits_for_others() {
-        let permits = FairPermits::new(8, 100);
-        let held: Vec<Permit> = (0..6).map(|_| now(&permits, 1)).collect();
-        let mut seventh = later(&permits, 1);
-        let others = [now(&permits, 2), now(&permits, 3)];
-        let mut fourth = later(&permits, 4);
+    fn one_asker_leaves_turns_for_others() {
+        let turns = Turns::new(8, 100);
+        let held: Vec<Turn> = (0..6).map(|_| now(&turns, 1)).collect();
+        let mut seventh = later(&turns, 1);
+        let others = [now(&turns, 2), now(&turns, 3)];
+        let mut fourth = later(&turns, 4);
         drop(others);
         drop(granted(&mut fourth));
         assert!(poll(&mut seventh).is_none());
         drop(held);
         drop(granted(&mut seventh));
         // What this process asks for itself has no others beside it.
-        let own: Vec<_> = (0..8).map(|_| permits.acquire(None).expect("room").expect("a permit")).collect();
-        assert!(permits.acquire(None).expect("room").is_err());
+        let own: Vec<_> = (0..8).map(|_| turns.acquire(None).expect("room").expect("a turn")).collect();
+        assert!(turns.acquire(None).expect("room").is_err());
         drop(own);
     }
 
     #[test]
     fn in_a_full_queue_the_asker_with_the_most_is_refused() {
-        let permits = FairPermits::new(1, 4);
-        let _permit = now(&permits, 1);
-        let mut flood: Vec<Waiting> = (0..4).map(|_| later(&permits, 1)).collect();
-        assert_eq!(permits.acquire(asker(1)).err(), Some(QueueFull));
-        let mut other = later(&permits, 2);
+        let turns = Turns::new(1, 4);
+        let _turn = now(&turns, 1);
+        let mut flood: Vec<Waiting> = (0..4).map(|_| later(&turns, 1)).collect();
+        assert_eq!(turns.acquire(asker(1)).err(), Some(QueueFull));
+        let mut other = later(&turns, 2);
         assert!(matches!(poll(&mut flood[3]), Some(Err(QueueFull))), "its newest one");
-        let mut same = later(&permits, 2);
+        let mut same = later(&turns, 2);
         assert!(matches!(poll(&mut flood[2]), Some(Err(QueueFull))));
-        assert_eq!(permits.acquire(asker(2)).err(), Some(QueueFull), "it has as many as the first");
+        assert_eq!(turns.acquire(asker(2)).err(), Some(QueueFull), "it has as many as the first");
         assert!(poll(&mut other).is_none() && poll(&mut same).is_none());
-        assert_eq!(FairPermits::new(0, 0).acquire(asker(1)).err(), Some(QueueFull));
+        assert_eq!(Turns::new(0, 0).acquire(asker(1)).err(), Some(QueueFull));
     }
 
     #[test]
     fn what_is_given_up_leaves_nothing() {
-        let permits = FairPermits::new(1, 4);
-        let permit = now(&permits, 1);
-        let (given_up, granted, mut last) = (later(&permits, 1), later(&permits, 2), later(&permits, 3));
+        let turns = Turns::new(1, 4);
+        let turn = now(&turns, 1);
+        let (given_up, granted, mut last) = (later(&turns, 1), later(&turns, 2), later(&turns, 3));
         drop(given_up);
-        drop(permit);
+        drop(turn);
         // It is granted and not seen: the next one has it.
         drop(granted);
         drop(self::granted(&mut last));
-        let state = permits.shared.lock();
+        let state = turns.shared.lock();
         assert!(state.in_use == 0 && state.waiting == 0);
-        assert!(state.held.is_empty() && state.queues.is_empty() && state.turns.is_empty());
+        assert!(state.held.is_empty() && state.queues.is_empty() && state.order.is_empty());
     }
 }

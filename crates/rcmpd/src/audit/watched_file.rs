@@ -1,6 +1,6 @@
 //! A file as this process left it, and what other programs did to it since.
 //!
-//! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by whoever may write it or its folder. A
+//! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by programs that may write it or its folder. A
 //! rotation renames it and sends SIGHUP at once; everything else is reported.
 
 use super::writer::{self, Hash};
@@ -50,7 +50,7 @@ impl fmt::Display for Change {
 
 /// A file as this process left it.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct WatchedFile {
     path: PathBuf,
     len: u64,
     /// Whether nothing else may append to it.
@@ -61,7 +61,7 @@ pub(super) struct Left {
     is_reported: bool,
 }
 
-impl Left {
+impl WatchedFile {
     /// The file as it is now.
     pub(super) fn new(path: &Path, file: &File, is_ours: bool) -> Self {
         let len = file.metadata().map_or(0, |metadata| metadata.len());
@@ -86,7 +86,7 @@ impl Left {
         self.line = None;
     }
 
-    /// What other programs did to it since this process last wrote or looked. Each thing is told once.
+    /// What other programs did to it since this process last wrote or looked. Each change is reported once.
     pub(super) fn look(&mut self, file: &File) -> io::Result<Option<Change>> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
