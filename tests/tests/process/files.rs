@@ -1,6 +1,7 @@
-//! Files that other users must not read or change, memory that must not be written to any, and a configuration that was cut off.
+//! Files that other users must not read or change, memory that must not be written to any, and a
+//! configuration that was cut off.
 
-use rcmpd_tests::{Demo, Service, binary, write_secret};
+use rcmpd_tests::{Demo, binary, write_secret};
 use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,14 +12,6 @@ use std::time::{Duration, Instant};
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-}
-
-fn wait_for(service: &Service, text: &str, times: usize) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while service.log().matches(text).count() < times {
-        assert!(Instant::now() < deadline, "{text:?} in {}", service.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A configuration with a secret and a key of each kind.
@@ -74,12 +67,12 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     chmod(&demo.path("token"), 0o644);
     demo.rcmpd(&check).code(1);
     chmod(&demo.path("token"), 0o600);
-    let service = demo.serve();
+    let mut service = demo.serve();
     service.map("alice").code(0);
     // Nor are they taken over while it serves, and clients are served as before.
     chmod(&service.path("sidecar.secret"), 0o644);
     service.signal(Signal::HUP);
-    wait_for(&service, "sidecar.secret can be used by every user", 1);
+    service.wait_for_lines(&["sidecar.secret can be used by every user"], 1);
     service.map("alice").code(0);
 }
 
@@ -179,29 +172,29 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     demo.configure(
         "[mapping.shadow]\nbinding = \"compat\"\n[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\ngrant = [\"upn\", \"sid\"]\n",
     );
-    let service = demo.serve();
+    let mut service = demo.serve();
     service.map("alice").code(0);
     // The strictest rule: bob's certificate is bound by its serial number, which this CA may not vouch by.
     service.map("bob").code(3);
     service.edit(|text| text[..text.find("[[mapping.authority]]").unwrap()].to_owned());
     service.signal(Signal::HUP);
-    wait_for(&service, "[[mapping.authority]] (1 before, 0 now)", 1);
-    wait_for(&service, "Not reloaded", 1);
+    service.wait_for_lines(&["[[mapping.authority]] (1 before, 0 now)"], 1);
+    service.wait_for_lines(&["Not reloaded"], 1);
     service.map("bob").code(3);
     service.map("alice").code(0);
     // A second signal says that it is meant, unless the file is another one again.
     service.edit(|text| text.replace("[mapping.shadow]\nbinding = \"compat\"\n", ""));
     service.signal(Signal::HUP);
-    wait_for(&service, "Not reloaded", 2);
-    wait_for(&service, "[mapping.shadow]", 1);
+    service.wait_for_lines(&["Not reloaded"], 2);
+    service.wait_for_lines(&["[mapping.shadow]"], 1);
     service.map("bob").code(3);
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 1);
-    wait_for(&service, "The configuration lacks what it had at the last load", 1);
+    service.wait_for_lines(&[" Reloaded "], 1);
+    service.wait_for_lines(&["The configuration lacks what it had at the last load"], 1);
     service.map("bob").code(0);
     // It is compared with the last load, not with the first.
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 2);
+    service.wait_for_lines(&[" Reloaded "], 2);
     assert_eq!(service.log().matches("The configuration lacks").count(), 1, "{}", service.log());
     // What adds rights by being there is only named.
     service.edit(|text| {
@@ -209,9 +202,9 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
         format!("{text}\n{peer}")
     });
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 3);
+    service.wait_for_lines(&[" Reloaded "], 3);
     service.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 4);
-    wait_for(&service, "[[peer]] (1 before, 0 now)", 1);
+    service.wait_for_lines(&[" Reloaded "], 4);
+    service.wait_for_lines(&["[[peer]] (1 before, 0 now)"], 1);
 }
