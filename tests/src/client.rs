@@ -1,5 +1,6 @@
 //! The product's own Netlogon client, for what the command line does not do.
 
+use crate::service::Service;
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, SystemRandomness,
 };
@@ -49,6 +50,24 @@ impl Client {
         let computer = account.trim_end_matches('$');
         let channel_type = ChannelType::WORKSTATION;
         Self::establish_as(server, As { domain, account, password, channel_type, computer }).await
+    }
+
+    /// Shakes hands as a machine of the demo of `service`, whose domain is `domain`.
+    pub async fn of_machine(service: &Service, domain: &str, name: &str) -> Result<Self, ChannelError> {
+        let password = service.machine_password(name);
+        Self::establish(&service.netlogon.to_string(), domain, &format!("{name}$"), &password).await
+    }
+
+    /// Shakes hands as a member of the domain, and opens a sealed association.
+    pub async fn connect(
+        server: &str,
+        domain: &str,
+        account: &str,
+        password: &str,
+    ) -> Result<(Self, Box<dyn Association>), ChannelError> {
+        let client = Self::establish(server, domain, account, password).await?;
+        let association = client.open().await?;
+        Ok((client, association))
     }
 
     /// Shakes hands.

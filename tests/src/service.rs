@@ -396,6 +396,12 @@ impl Deref for Service {
 }
 
 impl Service {
+    /// The password of a machine of the demo, such as `WEB01`.
+    pub fn machine_password(&self, machine: &str) -> String {
+        let path = self.path("machines").join(format!("{machine}.secret"));
+        fs::read_to_string(path).expect("the machine has a secret").trim_end().to_owned()
+    }
+
     /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("serve.log")).unwrap_or_default()
@@ -404,12 +410,19 @@ impl Service {
     /// Waits until the log has this text.
     #[track_caller]
     pub fn wait_for_log(&mut self, text: &str) {
+        self.wait_for_lines(&[text], 1);
+    }
+
+    /// Waits until the log has so many lines with all of these.
+    #[track_caller]
+    pub fn wait_for_lines(&mut self, parts: &[&str], count: usize) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.log().contains(text) {
+        let has_all = |line: &&str| parts.iter().all(|part| line.contains(part));
+        while self.log().lines().filter(has_all).count() < count {
             if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("rcmpd ended with {status} before it said {text:?}:\n{}", self.log());
+                panic!("rcmpd ended with {status} before it logged {parts:?}:\n{}", self.log());
             }
-            assert!(Instant::now() < deadline, "rcmpd did not say {text:?}:\n{}", self.log());
+            assert!(Instant::now() < deadline, "rcmpd did not log {parts:?}:\n{}", self.log());
             std::thread::sleep(POLL);
         }
     }

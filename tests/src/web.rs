@@ -449,8 +449,6 @@ fn listener(
         WebServer::Traefik => {
             let secret = rcmpd::quickstart::random_password().expect("randomness");
             write_secret(demo.path("sidecar.secret"), secret);
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            fs::set_permissions(demo.path("sidecar.secret"), mode).expect("the folder is ours");
             format!("address = \"{}\"\nsecret = \"file:sidecar.secret\"", free_port())
         }
         _ => format!("unix = \"sidecar.sock\"\npeers = [{}]", askers()),

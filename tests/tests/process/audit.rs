@@ -147,15 +147,6 @@ fn openssl_verifies_a_head() {
     assert!(String::from_utf8(public).unwrap().contains(head["public_key"].as_str().unwrap()));
 }
 
-/// Waits until the log of the service has a line that has all of these.
-fn wait_for_line(service: &mut Service, parts: &[&str]) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !service.log().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
-        assert!(std::time::Instant::now() < deadline, "{parts:?} in {}", service.log());
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn an_emptied_or_exchanged_log_is_reported_while_clients_are_served() {
     let mut service = chained(1).serve();
@@ -167,15 +158,15 @@ fn an_emptied_or_exchanged_log_is_reported_while_clients_are_served() {
     service.map("alice").code(0);
     assert_eq!(service.metric("rcmpd_audit_changes_total"), 0);
     fs::File::create(service.path("audit.log")).unwrap();
-    wait_for_line(&mut service, &["ERROR", "audit.log", "emptied"]);
+    service.wait_for_lines(&["ERROR", "audit.log", "emptied"], 1);
     assert_eq!(service.metric("rcmpd_audit_changes_total"), 1);
     service.map("alice").code(0);
-    // A file of the attacker's in its place: the service goes on in none that is not of its chain. Lines are required, so it decides
-    // nothing until they are kept again.
+    // A file of the attacker's in its place: the service goes on in none that is not of its chain. Lines are
+    // required, so it decides nothing until they are kept again.
     fs::write(service.path("other"), "{\"event\":\"map\",\"seq\":1,\"prev\":\"\"}\n").unwrap();
     fs::rename(service.path("other"), service.path("audit.log")).unwrap();
-    wait_for_line(&mut service, &["ERROR", "audit.log", "replaced by another file"]);
-    wait_for_line(&mut service, &["ERROR", "cannot go on under its path"]);
+    service.wait_for_lines(&["ERROR", "audit.log", "replaced by another file"], 1);
+    service.wait_for_lines(&["ERROR", "cannot go on under its path"], 1);
     assert_ne!(service.map("alice").code, 0);
     fs::remove_file(service.path("audit.log")).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -187,7 +178,7 @@ fn an_emptied_or_exchanged_log_is_reported_while_clients_are_served() {
     stop(&mut service);
     fs::File::create(service.path("audit.log")).unwrap();
     service.start_again();
-    wait_for_line(&mut service, &["ERROR", "ends before its newest signed head"]);
+    service.wait_for_lines(&["ERROR", "ends before its newest signed head"], 1);
     assert_eq!(service.metric("rcmpd_audit_changes_total"), 1);
     verify(&service, &["audit.log"]).code(3);
 }

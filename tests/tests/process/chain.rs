@@ -539,9 +539,7 @@ fn more_than_may_wait_are_refused_at_once() {
 
 /// A channel of a machine of A's, and associations on it that have proved it.
 async fn machine(chain: &Chain, name: &str, count: usize) -> (Arc<Client>, Vec<Box<dyn Association>>) {
-    let password = super::serving::password(&chain.a, name);
-    let server = chain.a.netlogon.to_string();
-    let client = Client::establish(&server, "NORTHWIND", &format!("{name}$"), &password).await.unwrap();
+    let client = Client::of_machine(&chain.a, "NORTHWIND", name).await.unwrap();
     let mut associations = Vec::new();
     for _ in 0..count {
         associations.push(client.open().await.unwrap());

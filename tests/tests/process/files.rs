@@ -1,6 +1,7 @@
-//! Files that other users must not read or change, memory that must not be written to any, and a configuration that was cut off.
+//! Files that other users must not read or change, memory that must not be written to any, and a
+//! configuration that was cut off.
 
-use rcmpd_tests::{Demo, Service, binary, write_secret};
+use rcmpd_tests::{Demo, binary, write_secret};
 use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -11,14 +12,6 @@ use std::time::{Duration, Instant};
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
-}
-
-fn wait_for(service: &Service, text: &str, times: usize) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while service.log().matches(text).count() < times {
-        assert!(Instant::now() < deadline, "{text:?} in {}", service.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A configuration with a secret and a key of each kind.
@@ -74,12 +67,12 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     chmod(&demo.path("token"), 0o644);
     demo.rcmpd(&check).code(1);
     chmod(&demo.path("token"), 0o600);
-    let service = demo.serve();
+    let mut service = demo.serve();
     service.map("alice").code(0);
     // Nor are they taken over while it serves, and clients are served as before.
     chmod(&service.path("sidecar.secret"), 0o644);
     service.signal(Signal::HUP);
-    wait_for(&service, "sidecar.secret can be used by every user", 1);
+    service.wait_for_lines(&["sidecar.secret can be used by every user"], 1);
     service.map("alice").code(0);
 }
 
@@ -192,31 +185,31 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     demo.configure(
         "[mapping.shadow]\nbinding = \"compat\"\n[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\ngrant = [\"upn\", \"sid\"]\n",
     );
-    let service = demo.serve();
+    let mut service = demo.serve();
     service.map("alice").code(0);
     // The strictest rule: bob's certificate is bound by its serial number, which this CA may not vouch by.
     service.map("bob").code(3);
     service.edit(|text| text[..text.find("[[mapping.authority]]").unwrap()].to_owned());
     service.signal(Signal::HUP);
-    wait_for(&service, "[[mapping.authority]] (1 before, 0 now)", 1);
-    wait_for(&service, "Not reloaded", 1);
+    service.wait_for_lines(&["[[mapping.authority]] (1 before, 0 now)"], 1);
+    service.wait_for_lines(&["Not reloaded"], 1);
     service.map("bob").code(3);
     service.map("alice").code(0);
     // A second signal says that it is meant, unless the file is another one again.
     service.edit(|text| text.replace("[mapping.shadow]\nbinding = \"compat\"\n", ""));
     service.signal(Signal::HUP);
-    wait_for(&service, "Not reloaded", 2);
-    wait_for(&service, "[mapping.shadow]", 1);
+    service.wait_for_lines(&["Not reloaded"], 2);
+    service.wait_for_lines(&["[mapping.shadow]"], 1);
     service.map("bob").code(3);
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 1);
+    service.wait_for_lines(&[" Reloaded "], 1);
     service.map("bob").code(0);
     // Each of the three signals was logged in the words that the documentation names.
     let lacks = || service.log().matches("The configuration lacks what it had at the last load").count();
     assert_eq!(lacks(), 3, "{}", service.log());
     // It is compared with the last load, not with the first.
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 2);
+    service.wait_for_lines(&[" Reloaded "], 2);
     assert_eq!(lacks(), 3, "{}", service.log());
     // What adds rights by being there is only named.
     service.edit(|text| {
@@ -224,11 +217,11 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
         format!("{text}\n{peer}")
     });
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 3);
+    service.wait_for_lines(&[" Reloaded "], 3);
     service.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 4);
-    wait_for(&service, "[[peer]] (1 before, 0 now)", 1);
+    service.wait_for_lines(&[" Reloaded "], 4);
+    service.wait_for_lines(&["[[peer]] (1 before, 0 now)"], 1);
 }
 
 /// Where a second signal cannot help, the first one says so: an audit log that is a chain, or whose heads are signed, changes with a
@@ -247,7 +240,7 @@ fn a_reload_that_needs_a_restart_says_so_at_once() {
         for _ in 0..2 {
             service.signal(Signal::HUP);
             refused += 1;
-            wait_for(&service, "Not reloaded", refused);
+            service.wait_for_lines(&["Not reloaded"], refused);
         }
         assert_eq!(service.log().matches(section).count(), 2, "{section}: {}", service.log());
     }
@@ -263,8 +256,8 @@ fn an_audit_log_without_other_keys_is_removed_by_the_second_signal() {
     let service = demo.serve();
     service.edit(|text| text[..text.find("[audit]").unwrap()].to_owned());
     service.signal(Signal::HUP);
-    wait_for(&service, "send SIGHUP again", 1);
+    service.wait_for_lines(&["send SIGHUP again"], 1);
     service.signal(Signal::HUP);
-    wait_for(&service, " Reloaded ", 1);
+    service.wait_for_lines(&[" Reloaded "], 1);
     service.map("alice").code(0);
 }

@@ -14,14 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-pub(crate) fn password(service: &Service, machine: &str) -> String {
-    let path = service.path("machines").join(format!("{machine}.secret"));
-    fs::read_to_string(path).unwrap().trim_end().to_owned()
-}
-
 pub(crate) async fn channel(service: &Service) -> Client {
-    let server = service.netlogon.to_string();
-    Client::establish(&server, "CONTOSO", "WEB01$", &password(service, "WEB01")).await.unwrap()
+    Client::of_machine(service, "CONTOSO", "WEB01").await.unwrap()
 }
 
 pub(crate) fn question(service: &Service, who: &str) -> Vec<u8> {
@@ -66,7 +60,7 @@ async fn a_rotated_secret_is_the_secret_from_then_on() {
     let utf16: Vec<u8> = new.encode_utf16().flat_map(u16::to_le_bytes).collect();
     client.channel.set_password(&mut *association, &utf16, &SystemRandomness).await.unwrap();
     let server = service.netlogon.to_string();
-    let mut old = password(&service, "WEB01");
+    let mut old = service.machine_password("WEB01");
     // The previous one is good until the new one was used.
     Client::establish(&server, "CONTOSO", "WEB01$", &old).await.unwrap();
     let client = Client::establish(&server, "CONTOSO", "WEB01$", new).await.unwrap();
@@ -91,8 +85,7 @@ struct Open {
 impl Open {
     async fn by(service: &Service, password: &str) -> Self {
         let server = service.netlogon.to_string();
-        let client = Client::establish(&server, "CONTOSO", "WEB01$", password).await.unwrap();
-        let association = client.open().await.unwrap();
+        let (client, association) = Client::connect(&server, "CONTOSO", "WEB01$", password).await.unwrap();
         Self { client, association }
     }
 
@@ -106,7 +99,8 @@ impl Open {
         self.client.channel.set_password(&mut *self.association, &utf16, &SystemRandomness).await
     }
 
-    /// Whether the channel is good for nothing: no question over an open connection or a new one, and no new secret.
+    /// Whether the channel is good for nothing: no question over an open connection or a new one, and no new
+    /// secret.
     async fn has_ended(&mut self, question: &[u8]) -> bool {
         let anew = match self.client.open().await {
             Ok(mut association) => matches!(ask(&self.client, &mut *association, question).await, Ok(0)),
@@ -126,11 +120,12 @@ fn set_secret(service: &Service, password: &str, more: &[&str]) {
 #[tokio::test]
 async fn a_secret_that_was_rotated_away_takes_nothing_over() {
     let service = Demo::new().serve();
-    let (alice, leaked) = (question(&service, "alice"), password(&service, "WEB01"));
+    let (alice, leaked) = (question(&service, "alice"), service.machine_password("WEB01"));
     let server = service.netlogon.to_string();
     let mut before = Open::by(&service, &leaked).await;
     set_secret(&service, "the-secret-after-the-leak", &[]);
-    // Both wait for the owner to use the new secret: a channel from before, and one that the leaked secret still sets up.
+    // Both wait for the owner to use the new secret: a channel from before, and one that the leaked secret
+    // still sets up.
     let mut after = Open::by(&service, &leaked).await;
     assert!(before.asks(&alice).await && after.asks(&alice).await, "a machine has time to learn its secret");
     for attacker in [&mut before, &mut after] {
@@ -151,7 +146,7 @@ async fn a_secret_that_was_rotated_away_takes_nothing_over() {
 #[tokio::test]
 async fn an_operator_ends_a_previous_secret_at_once() {
     let service = Demo::new().serve();
-    let (alice, first) = (question(&service, "alice"), password(&service, "WEB01"));
+    let (alice, first) = (question(&service, "alice"), service.machine_password("WEB01"));
     let server = service.netlogon.to_string();
     let mut by_first = Open::by(&service, &first).await;
     // One step.
@@ -176,7 +171,7 @@ async fn an_operator_ends_a_previous_secret_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attacker_behind_the_same_address_does_not_keep_a_machine_out() {
     let service = Demo::new().serve();
-    let (alice, secret) = (question(&service, "alice"), password(&service, "WEB01"));
+    let (alice, secret) = (question(&service, "alice"), service.machine_password("WEB01"));
     let server = service.netlogon.to_string();
     let failures = Arc::new(AtomicUsize::new(0));
     let attackers: Vec<_> = (0..16)
@@ -206,7 +201,8 @@ async fn an_attacker_behind_the_same_address_does_not_keep_a_machine_out() {
     }
     let guesses = failures.load(Ordering::Relaxed) - begun.1;
     let seconds = begun.0.elapsed().as_secs_f64();
-    // 2 s for a queue of 17, so 8.5 guesses a second; twice that is far from what a server without queues checks.
+    // 2 s for a queue of 17, so 8.5 guesses a second; twice that is far from what a server without queues
+    // checks.
     assert!((guesses as f64) < 17.0 * seconds + 17.0, "{guesses} guesses in {seconds} s");
     attackers.iter().for_each(|attacker| attacker.abort());
 }
@@ -230,11 +226,12 @@ async fn one_machine_does_not_disturb_another() {
     let (server, alice) = (service.netlogon.to_string(), question(&service, "alice"));
     let first = channel(&service).await;
     let mut association = first.open().await.unwrap();
-    let second = Client::establish(&server, "CONTOSO", "WEB02$", &password(&service, "WEB02")).await.unwrap();
+    let second =
+        Client::establish(&server, "CONTOSO", "WEB02$", &service.machine_password("WEB02")).await.unwrap();
     let mut other = second.open().await.unwrap();
     // Many more channels of the second: the first keeps its own.
     for _ in 0..20 {
-        Client::establish(&server, "CONTOSO", "WEB02$", &password(&service, "WEB02")).await.unwrap();
+        Client::establish(&server, "CONTOSO", "WEB02$", &service.machine_password("WEB02")).await.unwrap();
     }
     assert_eq!(ask(&first, &mut *association, &alice).await, Ok(0));
     assert_eq!(ask(&second, &mut *other, &alice).await, Ok(0), "a channel in use is not thrown out");
@@ -345,7 +342,7 @@ fn no_secret_is_ever_written() {
     for who in ["alice", "bob", "mallory"] {
         service.map(who);
     }
-    let secret = password(&service, "WEB01");
+    let secret = service.machine_password("WEB01");
     let log = service.log();
     assert!(log.len() > 1000, "there is something to look into");
     assert!(!log.contains(&secret));

@@ -1,10 +1,11 @@
-//! Changes that are undone: whatever other processes do to the accounts, in whichever order, no answer is of contents that
-//! were not there while the question was on its way.
+//! Changes that are undone: whatever other processes do to the accounts, in whichever order, no answer is of
+//! contents that were not there while the question was on its way.
 //!
-//! Sequences of changes, back-ups and restores are drawn at random and run by other processes against a service, while four
-//! clients ask all the time: over a secure channel, through the service's sidecar, through a sidecar that asks the service, and
-//! at another domain that asks the service. A model says what the accounts are after each step. An answer has to be what the
-//! model says of some moment between the question and the answer.
+//! Sequences of changes, back-ups and restores are drawn at random and run by other processes against a
+//! service, while four clients ask all the time: over a secure channel, through the service's sidecar,
+//! through a sidecar that asks the service, and at another domain that asks the service. A model says what
+//! the accounts are after each step. An answer has to be what the model says of some moment between the
+//! question and the answer.
 //!
 //! A failure prints its sequence. `RCMPD_STEPS="name 1; restore 0; name 2"` runs that one instead.
 
@@ -142,7 +143,8 @@ struct Alice {
 struct Machine {
     enabled: bool,
     secret: usize,
-    /// The secret before, until the present one is used for the first time. That use is no step, so it may be gone.
+    /// The secret before, until the present one is used for the first time. That use is no step, so it may be
+    /// gone.
     previous: Option<usize>,
 }
 
@@ -403,9 +405,8 @@ struct Asking {
 
 impl Asking {
     async fn new(server: &str, domain: &str, account: &str, password: &str) -> Result<Self, String> {
-        let client =
-            Client::establish(server, domain, account, password).await.map_err(|error| error.to_string())?;
-        let association = client.open().await.map_err(|error| error.to_string())?;
+        let connected = Client::connect(server, domain, account, password).await;
+        let (client, association) = connected.map_err(|error| error.to_string())?;
         Ok(Self { client, association })
     }
 
@@ -431,8 +432,8 @@ impl Asking {
     }
 }
 
-/// Asks over the machine's channel. If the channel ends, there was a reason since it was set up. If it is answered, the machine
-/// was enabled, and the channel's secret was the present one or the one before.
+/// Asks over the machine's channel. If the channel ends, there was a reason since it was set up. If it is
+/// answered, the machine was enabled, and the channel's secret was the present one or the one before.
 async fn ask_as_machine(scene: &Scene, history: &History, data: &[u8]) {
     let server = scene.service.netlogon.to_string();
     let mut asking: Option<(Asking, usize, usize)> = None;
