@@ -261,7 +261,7 @@ fn a_reload_that_needs_a_restart_says_so_at_once() {
     let sidecar = whole.find("[sidecar]").unwrap();
     let service = demo.serve();
     let mut refused = 0;
-    for (from, section) in [(heads, "[audit.heads] changed"), (audit, "audit.account_mib_per_hour changed")] {
+    for (from, section) in [(heads, "[audit.heads] changed"), (audit, "audit.chain changed")] {
         service.edit(|_| format!("{}{}", &whole[..from], &whole[sidecar..]));
         for _ in 0..2 {
             service.signal(Signal::HUP);
