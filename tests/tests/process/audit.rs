@@ -71,7 +71,7 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     assert!(broken.stderr.contains(&format!("audit.log.1:{line}: seq {line}: ")), "{broken:?}");
     // The counts would be those of the lines before the break.
     let text = service.rcmpd(&["audit", "verify", files[0], files[1], "--heads", "audit.heads"]).code(3);
-    assert_eq!(text.stdout.trim(), format!("chain  BROKEN; whole from seq 1 to {}", line - 1), "{text:?}");
+    assert_eq!(text.stdout.trim(), format!("chain  BROKEN; whole from seq 1 to {}", line - 2), "{text:?}");
     fs::write(service.path(files[0]), whole).unwrap();
     // One file too few, at either end.
     verify(&service, &["audit.log.1"]).code(3);

@@ -76,6 +76,25 @@ fn files_that_others_may_use_are_refused_by_serve_and_check_config() {
     service.map("alice").code(0);
 }
 
+/// `check-config` looks at the users of a Unix socket as `serve` does.
+#[test]
+fn users_of_a_socket_are_looked_up_by_check_config() {
+    let check = |peers: &str| {
+        let demo = Demo::new();
+        demo.configure(&format!(
+            "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"web.sock\"\npeers = [{peers}]\n"
+        ));
+        demo.rcmpd(&["check-config", "-c", "rcmpd.toml"])
+    };
+    let done = check("\"no-such-user\"").code(1);
+    assert!(done.stderr.contains("there is no user no-such-user in /etc/passwd"), "{done:?}");
+    assert!(!done.stderr.contains("invalid digit"), "{done:?}");
+    // Root does not know the user that the service runs as, so that it is warned.
+    let done = check("\"daemon\", \"bin\"");
+    assert!(done.stderr.contains("have different primary groups"), "{done:?}");
+    check("\"daemon\"").code(0);
+}
+
 /// The error names the file and says what is wrong with it, whichever part reads it.
 #[test]
 fn a_file_that_is_not_there_is_named() {

@@ -114,9 +114,9 @@ impl AskError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused(NtStatus::LOGON_FAILURE) => {
-                "no account is mapped to this certificate, its account may not be used, it is not accepted there, or this machine may not \
-                 be told of it; on the server, `rcmpd explain CERT.pem -c FILE` says why, and `rcmpd machine show NAME -c FILE` shows \
-                 what the machine may be told"
+                "no account is mapped to this certificate, its account may not be used, it is not accepted there, or it is outside the \
+                 scope of this machine; on the server, `rcmpd explain CERT.pem -c FILE` says why, and `rcmpd machine show NAME -c FILE` \
+                 shows the scope"
             }
             Self::Refused(NtStatus::NO_SUCH_PACKAGE | NtStatus::INVALID_PARAMETER) => {
                 "the server does not speak the Remote Certificate Mapping Protocol, or not this request"

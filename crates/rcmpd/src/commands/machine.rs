@@ -300,8 +300,8 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
         ("sid", machine.sid.to_string()),
         ("state", state.to_owned()),
         ("permissions", if machine.rcmp { "rcmp".into() } else { "none".to_owned() }),
-        ("may be told of domains", domains_text(machine)),
-        ("may be told of groups", groups_text(machine)),
+        ("answers for domains", domains_text(machine)),
+        ("answers for groups", groups_text(machine)),
         ("secret since", record.secrets.current_since.to_string()),
         (
             "previous secret",

@@ -187,13 +187,16 @@ fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
     }
 }
 
-/// The second half of a check: the certificates and lists that the file names are there and can be used.
+/// The second half of a check: the certificates and lists that the file names are there and can be used, and so are the users and groups
+/// of sockets.
 fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
     let mappings =
         checked.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten();
     let say = |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
     let mut warnings = Vec::new();
-    let files = std::iter::once(checked.check_files());
+    let users = checked.sidecar.as_ref().map_or(Ok(Vec::new()), crate::sidecar::check_users);
+    let users = users.map(|found| warnings.extend(found));
+    let files = [checked.check_files(), users].into_iter();
     let trust = mappings.map(|mapping| {
         crate::trust::load(mapping, crate::serve::now()).map(|loaded| warnings.extend(loaded.warnings))
     });

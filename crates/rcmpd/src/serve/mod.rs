@@ -403,7 +403,9 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
         ("[[relay]]", new.relays == old.relays),
         (
             "audit.required or audit.account_mib_per_hour",
-            new.audit.required == old.audit.required && new.audit.account_budget == old.audit.account_budget,
+            // There is a budget only where lines are required.
+            new.audit.required == old.audit.required
+                && (!new.audit.required || new.audit.account_budget == old.audit.account_budget),
         ),
         ("audit.chain", new.audit.chain == old.audit.chain),
         ("[audit.heads]", new.audit.heads == old.audit.heads),

@@ -184,6 +184,11 @@ impl Listeners {
     }
 }
 
+/// Looks at the users and groups that listeners name. Returns warnings.
+pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<String>> {
+    sidecar.listen.iter().filter_map(|listen| unix::check(listen).transpose()).collect()
+}
+
 /// How many descriptors all connections of a configuration's listeners take.
 pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
     let proxy = if sidecar.proxy.is_some() { front::CONNECTIONS_MAX } else { 0 };

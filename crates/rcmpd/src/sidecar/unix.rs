@@ -4,9 +4,10 @@
 //! owner and one group. Mode and group are set between `bind` and `listen`: until then the kernel
 //! refuses every connection.
 
-use crate::config::{SocketGroup, UnixPlace};
+use crate::config::{Listen, Place, SocketGroup, UnixPlace};
 use crate::connections::BACKLOG;
 use anyhow::{Context, bail};
+use rustix::process::geteuid;
 use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
 use std::path::Path;
@@ -39,7 +40,7 @@ fn user(passwd: &str, name: &str) -> anyhow::Result<User> {
         let (found, number) = (fields.next()?, fields.nth(1)?);
         (found == name || number == name).then_some((number, fields.next()?))
     });
-    let number = known.map_or(name, |(number, _)| number).parse().with_context(|| {
+    let number = known.map_or(name, |(number, _)| number).parse().ok().with_context(|| {
         format!("there is no user {name} in /etc/passwd (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
     })?;
     Ok(User { number, group: known.and_then(|(_, group)| group.parse().ok()) })
@@ -84,18 +85,36 @@ fn group_of(peers: &[User], own: u32, path: &Path) -> anyhow::Result<Option<u32>
     }
 }
 
+/// The group that a socket gets.
+fn group_for(place: &UnixPlace, peers: &[User]) -> anyhow::Result<Option<u32>> {
+    match &place.group {
+        SocketGroup::Named(name) => {
+            let groups = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
+            group(&groups, name).map(Some)
+        }
+        SocketGroup::OfPeers => group_of(peers, geteuid().as_raw(), &place.path),
+        SocketGroup::Unchanged => Ok(None),
+    }
+}
+
+/// Looks at `peers` and `group` of a listener without binding it. Returns a warning where it depends on the user that the service runs as.
+pub(super) fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
+    let users = users(&listen.peers)?;
+    let Place::Unix(place) = &listen.at else { return Ok(None) };
+    match group_for(place, &users) {
+        // The service may run as one of the peers, which then needs no group.
+        Err(error) if geteuid().is_root() && matches!(place.group, SocketGroup::OfPeers) => {
+            Ok(Some(format!("{error:#}, unless the service runs as one of them")))
+        }
+        checked => checked.map(|_| None),
+    }
+}
+
 /// Binds a socket, in place of one that no process listens on any more.
 pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixListener> {
     let path = place.path.as_path();
     let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
-    let group = match &place.group {
-        SocketGroup::Named(name) => {
-            let groups = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
-            Some(group(&groups, name)?)
-        }
-        SocketGroup::OfPeers => group_of(peers, rustix::process::geteuid().as_raw(), path)?,
-        SocketGroup::Unchanged => None,
-    };
+    let group = group_for(place, peers)?;
     if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             bail!("{}: somebody else listens there; stop it, or choose another path", failed());
@@ -149,7 +168,8 @@ mod tests {
     fn users_and_groups_are_found_by_name_and_number() {
         assert_eq!(known(&["web", "33"]), [User { number: 33, group: Some(34) }; 2]);
         assert_eq!(known(&["4242"]), [User { number: 4242, group: None }]);
-        assert!(user(PASSWD, "nobody-here").is_err());
+        let unknown = format!("{:#}", user(PASSWD, "not-here").expect_err("it is not there"));
+        assert!(unknown.ends_with("write the number that `id -u not-here` prints"), "{unknown}");
         let groups = "root:x:0:\nweb:x:34:alice,bob\n";
         assert_eq!((group(groups, "web").ok(), group(groups, "99").ok()), (Some(34), Some(99)));
         assert!(group(groups, "alice").is_err());
