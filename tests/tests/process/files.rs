@@ -1,7 +1,8 @@
 //! Files that other users must not read or change, memory that must not be written to any, and a
 //! configuration that was cut off.
 
-use rcmpd_tests::{Demo, binary, write_secret};
+use crate::sidecar::{ask_about, sidecar};
+use rcmpd_tests::{Demo, Service, binary, write_secret};
 use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -279,4 +280,50 @@ fn an_audit_log_without_other_keys_is_removed_by_the_second_signal() {
     service.signal(Signal::HUP);
     service.wait_for_lines(&[" Reloaded "], 1);
     service.map("alice").code(0);
+}
+
+#[test]
+fn a_configuration_that_is_cut_at_any_line_lets_in_no_more() {
+    let demo = Demo::new();
+    let routes = "[[sidecar.route]]\nhost = \"a.example\"\npath = \"/admin\"\ngroups = [\"Wiki Admins\"]\n\
+                  [[sidecar.route]]\nhost = \"a.example\"\npath = \"/root\"\ngroups = [\"Wiki Admins\"]\n";
+    let service = sidecar(demo, "");
+    let authority = "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\ngrant = [\"upn\", \"sid\"]\n";
+    let before = fs::read_to_string(service.path("rcmpd.toml")).unwrap();
+    let whole = format!("{before}\n{authority}{routes}");
+    let loads = |text: &str| service.log().matches(text).count();
+    let load = |text: &str| {
+        let (taken, refused) = (loads(" Reloaded "), loads("Not reloaded"));
+        service.edit(|_| text.to_owned());
+        service.signal(Signal::HUP);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while loads(" Reloaded ") + loads("Not reloaded") == taken + refused {
+            assert!(Instant::now() < deadline, "no reload in {}", service.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        loads(" Reloaded ") > taken
+    };
+    assert!(load(&whole));
+    let is_kept_out = |cut: &str| {
+        for path in ["/admin", "/root"] {
+            let target = [("X-Original-Host", "a.example"), ("X-Original-URI", path)];
+            assert_eq!(ask_about(&service, "alice", &target).status, 403, "alice at {path} after {cut:?}");
+        }
+        // Its authority may not vouch by serial number.
+        service.map("bob").code(3);
+    };
+    is_kept_out("nothing");
+    let ends =
+        whole.match_indices('\n').map(|(at, _)| at + 1).filter(|at| (before.len()..whole.len()).contains(at));
+    for at in ends.collect::<Vec<_>>() {
+        load(&whole[..at]);
+        is_kept_out(&whole[..at]);
+        assert!(load(&whole), "the whole file is taken over again");
+    }
+    let without = whole.replacen("groups = [\"Wiki Admins\"]\n", "", 1);
+    assert!(!load(&without));
+    assert!(service.log().contains("groups of [[sidecar.route]] number 1"));
+    assert!(!load(&format!("{without}# edited\n")), "other bytes are no confirmation");
+    assert!(!load(&without));
+    assert!(load(&without), "the same bytes are");
 }

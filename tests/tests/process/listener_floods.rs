@@ -243,6 +243,62 @@ fn envoy_is_served_while_others_prove_nothing() {
     assert!(connections(&service, "evicted_total", "envoy-grpc", "unproved") > 0);
 }
 
+/// Calls without the secret whose messages do not end, on a connection of HTTP/2: so many at once.
+fn calls_without_secret(path: &str, count: u32) -> &'static [u8] {
+    let mut fields = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "sidecar"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        fields.push(0);
+        for text in [name, value] {
+            fields.push(text.len() as u8);
+            fields.extend(text.as_bytes());
+        }
+    }
+    let mut said = PREFACE.to_vec();
+    for id in (0..count).map(|n| 2 * n + 1) {
+        for (kind, flags, payload) in [(1, 4, &fields[..]), (0, 0, &[0, 0, 0, 15, 255, 0, 0, 0][..])] {
+            said.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+            said.extend([kind, flags]);
+            said.extend(id.to_be_bytes());
+            said.extend(payload);
+        }
+    }
+    said.leak()
+}
+
+/// What a debug build may hold in all with a listener full of unproved connections; without limits it held 2.2 GB.
+const RESIDENT_KIB_MAX: u64 = 400 << 10;
+
+#[test]
+fn calls_without_the_secret_hold_no_memory() {
+    let (service, address) = with_secret("envoy-grpc");
+    for (path, count) in [
+        ("/envoy.service.auth.v3.Authorization/Check", 100),
+        ("/grpc.health.v1.Health/Check", 100),
+        ("/grpc.health.v1.Health/Watch", 100),
+        ("/grpc.health.v1.Health/Check", 1),
+    ] {
+        let _flood = Flood::start(address, (1, 250), calls_without_secret(path, count), OPEN);
+        for attempt in 0..TRIES {
+            let mut stream = tcp(address);
+            stream.write_all(PREFACE).unwrap();
+            assert_eq!(
+                envoy_asks(&mut stream, 1),
+                Some(true),
+                "{attempt} in a flood of {count} calls of {path}"
+            );
+            let resident = service.resident_kib();
+            assert!(resident < RESIDENT_KIB_MAX, "{resident} KiB in a flood of {count} calls of {path}");
+        }
+    }
+}
+
 /// A service with the TLS-terminating proxy, and its address.
 fn with_proxy(page: &Page) -> (Service, SocketAddr) {
     let demo = Demo::new();

@@ -226,7 +226,16 @@ impl AuditLog {
         let Some(writer) = file.as_mut() else { return };
         let path = writer.path().to_owned();
         let change = writer.look_around();
-        self.report(&path, "audit log", change);
+        match change {
+            // `copytruncate` of a rotation does this, and nothing promises that such a log is whole.
+            Ok(Some(change @ (Change::Emptied | Change::Cut))) if !writer.is_chained() => tracing::warn!(
+                path = %path.display(),
+                %change,
+                advice = "if this was not a rotation, set audit.chain: a log with a chain reports it as an error and counts it",
+                "Another program shortened the audit log, which has no chain"
+            ),
+            change => self.report(&path, "audit log", change),
+        }
         if !writer.is_away() {
             return;
         }

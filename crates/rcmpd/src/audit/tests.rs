@@ -789,6 +789,23 @@ fn a_head_is_compared_in_a_long_file() {
 }
 
 #[test]
+fn a_log_without_a_chain_may_be_truncated() {
+    let place = Place::new();
+    let log = AuditLog::open(&AuditConfig { chain: false, ..place.config(false) }).expect("the log opens");
+    for number in 1..4 {
+        tell(&log, number);
+        log.watch();
+        File::create(place.path("log")).expect("it is emptied");
+        log.watch();
+        assert_eq!(log.changes(), 0, "copytruncate is no change");
+    }
+    tell(&log, 4);
+    fs::remove_file(place.path("log")).expect("it is there");
+    log.watch();
+    assert_eq!(log.changes(), 1, "its removal is");
+}
+
+#[test]
 fn what_other_programs_do_to_an_open_log_is_reported_once() {
     type Act = fn(&Place);
     let acts: [(Act, Change, bool); 7] = [

@@ -472,6 +472,11 @@ impl Writer {
         self.chain.as_ref().map(|chain| (chain.position, self.file.try_clone()))
     }
 
+    /// Whether its lines are a chain.
+    pub(super) const fn is_chained(&self) -> bool {
+        self.chain.is_some()
+    }
+
     /// Writes a line that [`start_line`] began.
     pub(super) fn write(&mut self, line: Vec<u8>) -> io::Result<()> {
         self.settle()?;

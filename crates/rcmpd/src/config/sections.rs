@@ -1,95 +1,147 @@
 //! What a configuration has, and what it had when it was loaded before.
 //!
-//! A file that is cut off between two sections is well formed. It has fewer rules than before, and fewer rules often let in more.
+//! A file that is cut off at the end of a line is often well formed. It has fewer rules than before, and fewer rules often let in more.
 
-use std::collections::BTreeMap;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fmt;
+use toml::{Table, Value};
 
-/// Sections whose entries take something away from what the rest allows: without them a service would go on and allow more, or write less.
-/// `[audit.heads]` is not among them, because it changes with a restart only.
-const RULES: [&str; 3] = ["mapping.authority", "sidecar.route", "audit"];
+/// Sections in which less may allow more, or write less into the audit log: all that a reload takes over.
+const RULES: [&str; 5] = ["mapping", "sidecar", "audit", "forward", "peer"];
+/// Entries that add rights by being there. A key that one of them lacks is still a rule.
+const ADDING: [&str; 2] = ["peer", "relay"];
 
-/// The sections and keys of a configuration, by their paths.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sections(BTreeMap<String, Part>);
+/// The sections and keys of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Sections {
+    table: Table,
+    digest: [u8; 32],
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Key,
     Table,
-    /// So many tables of one name.
-    Tables(usize),
+    /// A key of the entry with this number.
+    KeyOf(usize),
+    /// So many tables of one name, of which so many are left.
+    Tables(usize, usize),
 }
 
 /// Something that a configuration had, and has no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gone {
     path: String,
-    before: Part,
-    now: usize,
+    key: String,
+    part: Part,
 }
 
 impl Gone {
     /// Whether what is left may allow more than before.
     pub fn is_rule(&self) -> bool {
-        RULES.contains(&self.path.as_str())
+        let section = self.path.split('.').next().unwrap_or_default();
+        let is_entry = matches!(self.part, Part::Tables(..));
+        RULES.contains(&section) && !(is_entry && ADDING.contains(&self.path.as_str()))
     }
 }
 
-/// As it is written: `[audit]`, `[[sidecar.route]] (3 before, 2 now)`, `mapping.crls`.
+/// As it is written: `[audit]`, `[[sidecar.route]] (3 before, 2 now)`, `groups of [[sidecar.route]] number 2`, `mapping.crls`.
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.before {
-            Part::Key => f.write_str(&self.path),
-            Part::Table => write!(f, "[{}]", self.path),
-            Part::Tables(before) => write!(f, "[[{}]] ({before} before, {} now)", self.path, self.now),
+        let Self { path, key, part } = self;
+        match part {
+            Part::Key => f.write_str(path),
+            Part::Table => write!(f, "[{path}]"),
+            Part::KeyOf(number) => write!(f, "{key} of [[{path}]] number {number}"),
+            Part::Tables(before, now) => write!(f, "[[{path}]] ({before} before, {now} now)"),
         }
     }
 }
 
 impl Sections {
     pub(super) fn of(text: &str) -> Self {
-        let mut sections = Self::default();
-        if let Ok(table) = text.parse::<toml::Table>() {
-            sections.add(&table, "");
-        }
-        sections
+        Self { table: text.parse().unwrap_or_default(), digest: Sha256::digest(text).into() }
     }
 
-    fn add(&mut self, table: &toml::Table, prefix: &str) {
-        for (name, value) in table {
-            let path = format!("{prefix}{name}");
-            let part = match value {
-                toml::Value::Table(inner) => {
-                    self.add(inner, &format!("{path}."));
-                    Part::Table
-                }
-                toml::Value::Array(items) if !items.is_empty() && items.iter().all(toml::Value::is_table) => {
-                    Part::Tables(items.len())
-                }
-                _ => Part::Key,
-            };
-            self.0.insert(path, part);
-        }
+    /// The SHA-256 of the file.
+    pub const fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// What `before` has and this has not. Of a section that is gone, its keys are not listed.
     pub fn lack(&self, before: &Self) -> Vec<Gone> {
-        let count = |part: Option<&Part>| match part {
-            None => 0,
-            Some(Part::Tables(count)) => *count,
-            Some(_) => 1,
-        };
-        let is_below_gone =
-            |path: &str| path.match_indices('.').any(|(at, _)| !self.0.contains_key(&path[..at]));
-        before
-            .0
-            .iter()
-            .map(|(path, part)| (path, *part, count(self.0.get(path))))
-            .filter(|(path, part, now)| *now < count(Some(part)) && !is_below_gone(path))
-            .map(|(path, before, now)| Gone { path: path.clone(), before, now })
-            .collect()
+        let mut gone = Vec::new();
+        lack(&before.table, &self.table, "", &mut gone);
+        gone
     }
+}
+
+/// Of the same file.
+impl PartialEq for Sections {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Sections {}
+
+/// The entries of an array of tables, which is not empty.
+fn entries(value: &Value) -> Option<Vec<&Table>> {
+    let items = value.as_array().filter(|items| !items.is_empty())?;
+    items.iter().map(Value::as_table).collect()
+}
+
+fn lack(before: &Table, now: &Table, prefix: &str, gone: &mut Vec<Gone>) {
+    for (name, value) in before {
+        let path = format!("{prefix}{name}");
+        let left = now.get(name);
+        let mut lacks = |part| gone.push(Gone { path: path.clone(), key: String::new(), part });
+        if let Some(entries_before) = entries(value) {
+            let entries_now = left.and_then(entries).unwrap_or_default();
+            if entries_now.len() < entries_before.len() {
+                lacks(Part::Tables(entries_before.len(), entries_now.len()));
+            }
+            lack_in_entries(&path, &entries_before, entries_now, gone);
+            continue;
+        }
+        match (value.as_table(), left) {
+            (Some(_), None) => lacks(Part::Table),
+            (None, None) => lacks(Part::Key),
+            (Some(before), Some(now)) => {
+                let empty = Table::new();
+                lack(before, now.as_table().unwrap_or(&empty), &format!("{path}."), gone);
+            }
+            (None, Some(_)) => {}
+        }
+    }
+}
+
+/// Entries that are the same are found wherever they stand now; of the others, the first is compared with the first.
+fn lack_in_entries(path: &str, before: &[&Table], mut now: Vec<&Table>, gone: &mut Vec<Gone>) {
+    let mut changed = Vec::new();
+    for (number, entry) in (1..).zip(before) {
+        match now.iter().position(|other| other == entry) {
+            Some(at) => drop(now.remove(at)),
+            None => changed.push((number, entry)),
+        }
+    }
+    for ((number, before), now) in changed.into_iter().zip(now) {
+        let left = keys(now, "");
+        for key in keys(before, "").difference(&left) {
+            gone.push(Gone { path: path.to_owned(), key: key.clone(), part: Part::KeyOf(number) });
+        }
+    }
+}
+
+/// The keys of an entry and of the tables in it.
+fn keys(table: &Table, prefix: &str) -> BTreeSet<String> {
+    let below = |(name, value): (&String, &Value)| {
+        let path = format!("{prefix}{name}");
+        let inner = value.as_table().map(|inner| keys(inner, &format!("{path}."))).unwrap_or_default();
+        std::iter::once(path).chain(inner)
+    };
+    table.iter().flat_map(below).collect()
 }
 
 #[cfg(test)]
@@ -126,5 +178,44 @@ mod tests {
         };
         assert_eq!(rules(&WHOLE.replace("[[peer]]\ndomain = \"B\"\n", "")), 0);
         assert_eq!(rules(&WHOLE.replace("[[mapping.authority]]\ncertificate = \"b\"\n", "")), 1);
+        assert_eq!(rules(&WHOLE.replace("crls = [\"b\"]\n", "")), 1);
+    }
+
+    const ENTRIES: &str = "[[peer]]\ndomain = \"B\"\nforeign_sids = \"drop\"\n[[sidecar.route]]\npath = \"/a\"\ngroups = [\"x\"]\n\
+         [[sidecar.route]]\npath = \"/b\"\ngroups = [\"y\"]\n";
+
+    fn gone_of_entries(text: &str) -> Vec<(String, bool)> {
+        let gone = Sections::of(text).lack(&Sections::of(ENTRIES));
+        gone.iter().map(|gone| (gone.to_string(), gone.is_rule())).collect()
+    }
+
+    #[test]
+    fn what_an_entry_lacks_is_a_rule() {
+        let groups = |number| vec![(format!("groups of [[sidecar.route]] number {number}"), true)];
+        assert_eq!(gone_of_entries(&ENTRIES.replace("groups = [\"x\"]\n", "")), groups(1));
+        assert_eq!(gone_of_entries(&ENTRIES.replace("groups = [\"y\"]\n", "")), groups(2));
+        let of_peer = vec![("foreign_sids of [[peer]] number 1".to_owned(), true)];
+        assert_eq!(gone_of_entries(&ENTRIES.replace("foreign_sids = \"drop\"\n", "")), of_peer);
+        // In another order, one of them without its groups; and one without any key.
+        let (peer, routes) = ENTRIES.split_at(ENTRIES.find("[[sidecar").unwrap());
+        let (first, second) = routes.split_at(routes.rfind("[[sidecar").unwrap());
+        assert!(gone_of_entries(&format!("{second}{first}{peer}")).is_empty());
+        let without = first.replace("groups = [\"x\"]\n", "");
+        assert_eq!(gone_of_entries(&format!("{second}{without}{peer}")), groups(1));
+        assert_eq!(gone_of_entries(&format!("{peer}{first}[[sidecar.route]]\n")).len(), 2);
+        let none = gone_of_entries(&format!("{peer}[sidecar]\nroute = []\n"));
+        assert_eq!(none, [("[[sidecar.route]] (2 before, 0 now)".to_owned(), true)]);
+        // Changed values are no less.
+        assert!(gone_of_entries(&ENTRIES.replace("\"y\"", "\"z\"")).is_empty());
+    }
+
+    /// Each cut at the end of a line lacks a rule, except one of a peer as a whole and of nothing.
+    #[test]
+    fn each_cut_lacks_a_rule() {
+        let lines: Vec<&str> = ENTRIES.split_inclusive('\n').collect();
+        for at in 1..lines.len() {
+            let gone = gone_of_entries(&lines[..at].concat());
+            assert!(gone.iter().any(|(_, is_rule)| *is_rule), "{at}: {gone:?}");
+        }
     }
 }

@@ -106,9 +106,20 @@ async fn connection(
     operators: Option<Arc<Operators>>,
     router: Router,
 ) {
-    if !connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT).await {
-        return;
+    if connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT).await {
+        // Boxed: until the first bytes come, the task has no room for what follows.
+        Box::pin(begun(connections, stream, permit, operators, router)).await;
     }
+}
+
+/// Serves a connection whose first bytes have come.
+async fn begun(
+    connections: Arc<Connections<Operator>>,
+    stream: TcpStream,
+    permit: Arc<ConnectionPermit<Operator>>,
+    operators: Option<Arc<Operators>>,
+    router: Router,
+) {
     let shown = Arc::clone(&permit);
     let router = router.map_request(move |request: hyper::Request<_>| {
         if operators.as_ref().is_some_and(|operators| operators.admits(request.headers()).is_ok()) {

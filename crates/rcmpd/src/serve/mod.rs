@@ -329,22 +329,23 @@ struct Running<'a> {
 /// What the configuration had at the last load.
 struct Loaded {
     sections: Sections,
-    /// What a file had that lacked rules, and was not taken over for that.
-    refused: Option<Sections>,
+    /// The digest of the file that lacked rules at the last signal, and was not taken over for that.
+    refused: Option<[u8; 32]>,
 }
 
 impl Loaded {
-    /// Says what a new file lacks. A file that is cut off is well formed, too: one that lacks rules is taken over only when a second signal
-    /// finds it unchanged.
+    /// Says what a new file lacks. A file that is cut off may be well formed, too: one that lacks rules is taken over only when the next
+    /// signal finds the same bytes.
     fn compare(&mut self, new: &Sections) -> anyhow::Result<()> {
         let list = |gone: &[Gone]| gone.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let gone = new.lack(&self.sections);
         if gone.is_empty() {
+            self.refused = None;
             return Ok(());
         }
         warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
-        if gone.iter().any(Gone::is_rule) && self.refused.as_ref() != Some(new) {
-            self.refused = Some(new.clone());
+        if gone.iter().any(Gone::is_rule) && self.refused != Some(new.digest()) {
+            self.refused = Some(new.digest());
             bail!(
                 "without {} it may allow more: if the file was cut off, restore it; if the removal is intended, send SIGHUP again",
                 list(&gone)

@@ -15,6 +15,7 @@ use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use crate::serve::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -31,13 +32,16 @@ use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
@@ -60,8 +64,22 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const HEAD_LEN_MAX: usize = 512 << 10;
 /// The metadata of Envoy's calls: a secret and what names a trace. Certificates are in the message.
 const METADATA_LEN_MAX: u32 = 64 << 10;
-/// The message of a call that shows no secret: a health check names a service.
+/// The message of a call without the secret on a connection that is proved: a health check names a service.
 const UNPROVED_MESSAGE_LEN_MAX: usize = 4096;
+/// Calls at once on one connection of Envoy's: RFC 9113, section 6.5.2, calls 100 the least that is useful, and Envoy opens another
+/// connection for more.
+const CALLS_MAX: u32 = 100;
+/// What a client may send ahead of one call's message, and of all: the initial windows of RFC 9113, section 6.9.2. The client uses these
+/// before it has read a setting, so smaller ones would not limit what an unproved connection sends first. A message whose certificate is
+/// longer takes one more round trip for each window.
+const CALL_WINDOW: u32 = 65_535;
+const CALLS_WINDOW: u32 = 65_535;
+/// What waits to be sent of one answer.
+const SEND_BUFFER_LEN_MAX: usize = 64 << 10;
+/// Calls that a client began and ended before they were served, before its connection is closed.
+const RESETS_MAX: usize = 16;
+/// How long an unproved connection has to take the answer to its one call.
+const UNPROVED_CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A listener that is bound.
 pub(super) struct Listener {
@@ -145,17 +163,47 @@ struct Origin {
     deadline: Instant,
     /// Whether it has shown the secret, also if it was evicted a moment before.
     has_shown: AtomicBool,
+    /// Calls of Envoy's without the secret, while it was unproved.
+    unproved_calls: AtomicUsize,
+    /// Is notified of each of them.
+    called: Notify,
 }
 
 impl Origin {
     fn new(state: &State, address: Option<SocketAddr>, source: IpAddr) -> Self {
         let permit = state.connections.admit(source);
         let deadline = Instant::now() + PROOF_TIMEOUT;
-        Self { address, source, permit, deadline, has_shown: AtomicBool::new(false) }
+        Self {
+            address,
+            source,
+            permit,
+            deadline,
+            has_shown: AtomicBool::new(false),
+            unproved_calls: AtomicUsize::new(0),
+            called: Notify::new(),
+        }
     }
 
     fn is_proved(&self) -> bool {
         self.permit.is_proved() || self.has_shown.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call without the secret on a connection that is unproved. True for the first one, which is answered; the connection ends
+    /// with it.
+    fn count_unproved_call(&self) -> bool {
+        let is_first = self.unproved_calls.fetch_add(1, Ordering::Relaxed) == 0;
+        self.called.notify_one();
+        is_first
+    }
+
+    /// Returns after a call without the secret on a connection that is unproved, with how many there were.
+    async fn unproved_call(&self) -> usize {
+        loop {
+            self.called.notified().await;
+            if !self.is_proved() {
+                return self.unproved_calls.load(Ordering::Relaxed);
+            }
+        }
     }
 
     /// Ends when too much time has passed without a proof, and never where there is one.
@@ -346,8 +394,9 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     }
     let tls = state.proof.load_full().tls.clone();
     match tls {
-        None => connection(state, stream, origin).await,
-        Some(tls) => over_tls(state, tls, stream, origin).await,
+        // Boxed: until the first bytes come, the task has no room for what follows.
+        None => Box::pin(connection(state, stream, origin)).await,
+        Some(tls) => Box::pin(over_tls(state, tls, stream, origin)).await,
     }
 }
 
@@ -412,6 +461,18 @@ where
                 () = origin.overdue() => {
                     return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
                 }
+                calls = origin.unproved_call() => {
+                    debug!(address = ?origin.address, "A call showed no secret, and its connection is closed");
+                    if calls == 1 {
+                        connection.as_mut().graceful_shutdown();
+                        tokio::select! {
+                            biased;
+                            _ = timeout(UNPROVED_CALL_TIMEOUT, connection) => {}
+                            _ = origin.unproved_call() => {}
+                        }
+                    }
+                    return;
+                }
                 () = origin.permit.evicted() => {
                     let Some(_draining) = state.connections.evicted(origin.is_proved()) else { return };
                     connection.as_mut().graceful_shutdown();
@@ -438,38 +499,62 @@ where
             carry!(builder.serve_connection(stream, service).with_upgrades());
         }
         Speaks::EnvoyGrpc => {
-            let stream = TokioIo::new(stream);
+            let proof = Arc::clone(&origin);
+            let is_proved = move || proof.is_proved();
+            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
             let routes = envoy::routes(Arc::clone(&state));
-            let service = service_fn(|request| {
+            // The secret is in the metadata, so a connection is proved by the head of its first call, or ends with that call. This is
+            // decided before another head is looked at, and no message is read.
+            let service = service_fn(|request: Request<Incoming>| {
                 let (state, origin, routes) = (Arc::clone(&state), Arc::clone(&origin), routes.clone());
-                async move { Ok::<_, Infallible>(call(&state, routes, &origin, request).await) }
+                let shows_secret = state.is_proved(request.headers(), &origin);
+                let is_answered = shows_secret || origin.is_proved() || origin.count_unproved_call();
+                let request = is_answered.then(|| message_of(request, shows_secret, &origin));
+                async move {
+                    Ok::<_, Infallible>(match request {
+                        Some(request) => call(routes, request).await,
+                        None => Status::unauthenticated("show the secret").into_http(),
+                    })
+                }
             });
             let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new()).max_header_list_size(METADATA_LEN_MAX);
-            // Who is silent is asked whether he is there.
-            builder.keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+            builder
+                .timer(TokioTimer::new())
+                .max_header_list_size(METADATA_LEN_MAX)
+                .max_concurrent_streams(CALLS_MAX)
+                .initial_stream_window_size(CALL_WINDOW)
+                .initial_connection_window_size(CALLS_WINDOW)
+                .max_send_buf_size(SEND_BUFFER_LEN_MAX)
+                .max_pending_accept_reset_streams(RESETS_MAX)
+                .max_local_error_reset_streams(RESETS_MAX)
+                // A silent client is asked whether it is still there.
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT);
             carry!(builder.serve_connection(stream, service));
         }
     }
 }
 
-/// A call of Envoy's. Of one that shows no secret nothing is kept: a question is answered as if it were empty.
-async fn call(
-    state: &State,
-    routes: tonic::service::Routes,
-    origin: &Origin,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let is_proved = state.is_proved(request.headers(), origin);
+/// The message of a call, as much of it as is read.
+type Message = Either<Limited<Incoming>, Full<Bytes>>;
+
+/// A call with what is read of its message. Nothing is read of a question without the secret, nor of any call on an unproved connection: it
+/// is answered as if its message were empty.
+fn message_of(request: Request<Incoming>, shows_secret: bool, origin: &Origin) -> Request<Message> {
     let is_question = request.uri().path() == envoy::CHECK_PATH;
-    let mut request = request.map(|body| match (is_proved, is_question) {
-        (true, _) => Either::Left(Limited::new(body, usize::MAX)),
-        (false, false) => Either::Left(Limited::new(body, UNPROVED_MESSAGE_LEN_MAX)),
-        (false, true) => Either::Right(Full::new(envoy::EMPTY_MESSAGE)),
+    let mut request = request.map(|body| match shows_secret {
+        true => Either::Left(Limited::new(body, usize::MAX)),
+        false if is_question || !origin.is_proved() => Either::Right(Full::new(envoy::EMPTY_MESSAGE)),
+        false => Either::Left(Limited::new(body, UNPROVED_MESSAGE_LEN_MAX)),
     });
     if let Some(source) = origin.address {
         request.extensions_mut().insert(envoy::Source(source));
     }
+    request
+}
+
+/// Answers a call of Envoy's.
+async fn call(routes: Routes, request: Request<Message>) -> Response<Body> {
     match routes.oneshot(request).await {
         Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
         Err(never) => match never {},

@@ -77,6 +77,11 @@ const STREAMS_MAX: u32 = 100;
 /// What a client may send ahead, of one request's body and of all: all that a connection holds.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
+/// The same for a client without a certificate: any number of addresses can have [`UNPROVED_MAX`] of these connections. Browsers ask for
+/// a few files at once.
+const UNPROVED_STREAMS_MAX: u32 = 16;
+const UNPROVED_STREAM_WINDOW: u32 = 32 << 10;
+const UNPROVED_CONNECTION_WINDOW: u32 = 64 << 10;
 /// What waits to be sent of one answer.
 const SEND_BUFFER_LEN_MAX: usize = 64 << 10;
 /// When a connection over HTTP/2 is asked whether its peer is still there, and how long that may take.
@@ -179,11 +184,12 @@ impl Front {
             let connection = tokio::select! {
                 // What has come is looked at before the connection makes room for another one.
                 biased;
-                connection = front.connection(Steady::new(stream), address, local.ip()) => connection,
+                // Boxed: until the first bytes come, the task has no room for what follows.
+                connection = Box::pin(front.connection(Steady::new(stream), address, local.ip())) => connection,
                 () = permit.evicted() => return drop(connections.connections.evicted(false)),
             };
             if let Some((connection, stream)) = connection {
-                connection.run(stream, &permit, shutdown).await;
+                Box::pin(connection.run(stream, &permit, shutdown)).await;
             }
         };
         let task = task.instrument(debug_span!("accept", client.addr = %address));
@@ -274,6 +280,10 @@ impl Connection {
                 Ok::<_, Infallible>(this.respond(request).await.map(|body| Counted::new(body, place)))
             }
         });
+        let (streams_max, stream_window, connection_window) = match permit.is_proved() {
+            true => (STREAMS_MAX, STREAM_WINDOW, CONNECTION_WINDOW),
+            false => (UNPROVED_STREAMS_MAX, UNPROVED_STREAM_WINDOW, UNPROVED_CONNECTION_WINDOW),
+        };
         let builder = auto::Builder::new(TokioExecutor::new());
         // What the handshake agreed on is not guessed at again.
         let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
@@ -282,9 +292,9 @@ impl Connection {
             .http2()
             .timer(TokioTimer::new())
             .max_header_list_size(HEAD_LEN_MAX as u32)
-            .max_concurrent_streams(STREAMS_MAX)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(streams_max)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
             .max_send_buf_size(SEND_BUFFER_LEN_MAX)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
