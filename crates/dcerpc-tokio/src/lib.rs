@@ -10,6 +10,7 @@ mod connection_limiter;
 mod counters;
 mod registry;
 mod server;
+mod turns;
 
 pub use builtin::resolve_endpoint;
 pub use client::{CallError, Connection};
