@@ -57,7 +57,6 @@ async fn one_certificate_that_maps_no_account_shuts_out_no_other_user_of_its_web
         assert_eq!(ask(&client, &mut *association, &mallory).await, (LOGON_FAILURE, true));
         assert_eq!(ask(&client, &mut *association, &alice).await, (SUCCESS, true));
     }
-    assert_eq!(service.metric("rcmpd_askers_refused_total{reason=\"asker_miss_rate\"}"), 0);
     // Certificates without number do not shut out alice either, whose certificate mapped lately.
     let mut busy = 0;
     for number in 0..1000 {
