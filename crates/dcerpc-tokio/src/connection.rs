@@ -3,11 +3,14 @@
 //! Its loop sends what is to be sent, does what is to be done, and only then reads: a peer that does not take its
 //! answers, or whose call takes long, fills its own window and not our memory. When its permit is evicted it ends at once,
 //! or after the call in flight where the client has proved who it is.
+//!
+//! A connection whose client has proved nothing waits for a turn ([`Turns`]) before each call and after each read.
 
 use crate::connection_limiter::ConnectionPermit;
 use crate::counters::{Counters, count};
 use crate::registry::{Peer, Registry, RpcCall};
 use crate::server::Limits;
+use crate::turns::Turns;
 use dcerpc::limits::{
     CALL_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_UNPROVED_MAX, UNPROVED_LEN_FREE,
 };
@@ -44,6 +47,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) turns: Turns,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -82,6 +86,8 @@ struct Connection<'a, S> {
     peer: Peer,
     association: ServerAssociation,
     context: ConnectionContext,
+    /// It has waited for its turn, and has done nothing since.
+    has_turn: bool,
     /// Calls that wait for the one before them; bounded by the association.
     waiting: VecDeque<Call>,
     /// A token to be judged; there is never more than one.
@@ -116,6 +122,7 @@ where
         leaving: &leaving,
         peer,
         association: ServerAssociation::new(Arc::clone(&context.config), peer.address.ip()),
+        has_turn: false,
         waiting: VecDeque::new(),
         token: None,
         last_read: now,
@@ -180,6 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     0 => Some(Exit::Closed),
                     _ => {
                         self.has_read();
+                        self.take_turn().await;
                         None
                     }
                 },
@@ -194,6 +202,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             if let Some(exit) = exit {
                 return Ok(exit);
             }
+        }
+    }
+
+    /// Waits for a turn, unless the client has proved who it is.
+    async fn take_turn(&mut self) {
+        if !self.is_proved {
+            self.context.turns.wait().await;
+            self.has_turn = true;
         }
     }
 
@@ -321,6 +337,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
     /// Does one thing that is to be done; `false` when there is none.
     async fn step(&mut self) -> io::Result<bool> {
         self.sort_events(None);
+        if self.waiting.is_empty() && self.token.is_none() {
+            return Ok(false);
+        }
+        if !std::mem::take(&mut self.has_turn) {
+            self.take_turn().await;
+            self.has_turn = false;
+        }
         if let Some(call) = self.waiting.pop_front() {
             self.perform(call).await?;
             return Ok(true);
@@ -393,6 +416,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     if self.sort_events(Some(id)) {
                         break None;
                     }
+                    // The call goes on after that.
+                    self.take_turn().await;
+                    self.has_turn = false;
                 }
                 Progress::Read(Err(error)) => return Err(error),
             }

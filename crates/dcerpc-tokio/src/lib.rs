@@ -11,6 +11,7 @@ mod counters;
 mod log_limiter;
 mod registry;
 mod server;
+mod turns;
 
 pub use builtin::resolve_endpoint;
 pub use client::{CallError, Connection};

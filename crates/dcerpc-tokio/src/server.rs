@@ -5,6 +5,7 @@ use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, EvictionRea
 use crate::counters::{Counters, count};
 use crate::log_limiter::LogLimiter;
 use crate::registry::{Peer, Registry};
+use crate::turns::Turns;
 use dcerpc::association_group::AssociationGroups;
 use dcerpc::limits::{self, ReassemblyBudget};
 use dcerpc::server::ServerConfig;
@@ -114,6 +115,7 @@ pub struct Server {
     shutdown: Shutdown,
     limiter: ConnectionLimiter<Sid>,
     warnings: Arc<EvictionWarnings>,
+    turns: Turns,
     /// Held by each connection; `drained` waits for the last one.
     open: Arc<watch::Sender<usize>>,
 }
@@ -124,14 +126,15 @@ impl Server {
     /// A server for `registry`, which stops when `shutdown` begins.
     pub fn new(registry: Registry, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
         let limiter = ConnectionLimiter::with_memory(limits.of_connections(), limits::UNPROVED_LEN_MAX);
-        Self::with_limiter(registry, limits, shutdown, limiter, Arc::default())
+        Self::with_limiter(registry, limits, shutdown, limiter, Arc::default(), Turns::new())
     }
 
     /// A server for another registry that has its connections and their memory within the same limits, and stops with
     /// this one.
     pub fn beside(&self, registry: Registry) -> Arc<Self> {
         let (shutdown, limiter) = (self.shutdown.clone(), self.limiter.clone());
-        Self::with_limiter(registry, self.limits, shutdown, limiter, Arc::clone(&self.warnings))
+        let (warnings, turns) = (Arc::clone(&self.warnings), self.turns.clone());
+        Self::with_limiter(registry, self.limits, shutdown, limiter, warnings, turns)
     }
 
     fn with_limiter(
@@ -140,6 +143,7 @@ impl Server {
         shutdown: Shutdown,
         limiter: ConnectionLimiter<Sid>,
         warnings: Arc<EvictionWarnings>,
+        turns: Turns,
     ) -> Arc<Self> {
         Arc::new(Self {
             registry: Arc::new(registry),
@@ -150,6 +154,7 @@ impl Server {
             shutdown,
             limiter,
             warnings,
+            turns,
             open: Arc::new(watch::Sender::new(0)),
         })
     }
@@ -220,6 +225,7 @@ impl Server {
             config,
             limits: self.limits,
             counters: Arc::clone(&self.counters),
+            turns: self.turns.clone(),
             stop: self.shutdown.subscribe(),
         };
         let task = async move {

@@ -523,6 +523,58 @@ async fn an_answer_that_is_not_taken_is_part_of_the_budget() {
     assert!(fixture.counter(|counters| &counters.open) <= 15);
 }
 
+/// Bounded by turns, not by what a task may do in one poll: about a hundred calls of each connection.
+#[tokio::test(start_paused = true)]
+async fn calls_of_clients_that_have_proved_nothing_do_not_go_before_those_of_one_that_has() {
+    const CONNECTIONS: u64 = 50;
+    const CALLS: u64 = 60;
+    let fixture = Fixture::new(Limits::default());
+    let mut proved = fixture.proved("192.0.2.2:1", 1).await;
+    let mut flood = Vec::new();
+    for _ in 0..CONNECTIONS {
+        flood.push(fixture.bound().await);
+    }
+    let done = || fixture.counter(|counters| &counters.faults);
+    for client in &mut flood {
+        for call_id in 0..CALLS {
+            client.request(2 + call_id as u32, 99, b"").await;
+        }
+    }
+    for call_id in 3..13 {
+        let before = done();
+        proved.signed_request(PacketFlags::WHOLE, call_id, ECHO, 1).await;
+        assert_eq!(proved.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+        let meanwhile = done() - before;
+        // Eight of them have a turn at a time, and an answer takes a few.
+        assert!(meanwhile <= 48, "{meanwhile} calls went before");
+    }
+    assert!(done() < CONNECTIONS * CALLS, "they still have calls to be answered");
+    // Nor do they go without.
+    for client in &mut flood {
+        for _ in 0..CALLS {
+            assert!(client.answer().await.is_some());
+        }
+    }
+    assert_eq!(done(), CONNECTIONS * CALLS);
+}
+
+/// A call that takes long holds no turn.
+#[tokio::test(start_paused = true)]
+async fn slow_calls_of_clients_that_have_proved_nothing_delay_no_others() {
+    let fixture = Fixture::new(Limits::default());
+    let mut slow = Vec::new();
+    for _ in 0..50 {
+        let mut client = fixture.bound().await;
+        client.request(2, SLOW, b"").await;
+        slow.push(client);
+    }
+    let begun = Instant::now();
+    let mut client = fixture.bound().await;
+    client.request(2, ECHO, b"here").await;
+    assert_eq!(client.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_call_is_given_up_and_the_next_one_answered() {
     let fixture = Fixture::new(Limits::default());

@@ -35,6 +35,36 @@ async fn ask(client: &Client, association: &mut dyn Association, question: &[u8]
     (answer.status.0, answer.authoritative)
 }
 
+/// The question with another certificate: the last bytes of its signature are a number ([MS-RCMP] 2.2.1 has OffsetCertificate and
+/// CertLength in these places).
+fn guess(question: &[u8], number: u32) -> Vec<u8> {
+    let word = |at: usize| u32::from_le_bytes(question[at..at + 4].try_into().unwrap()) as usize;
+    let end = word(8) + word(12);
+    let mut guess = question.to_vec();
+    guess[end - 4..end].copy_from_slice(&number.to_le_bytes());
+    guess
+}
+
+/// One user with a certificate that maps no account, again and again, through the web server that serves alice.
+#[tokio::test]
+async fn one_certificate_that_maps_no_account_shuts_out_no_other_user_of_its_web_server() {
+    let service = Demo::new().serve();
+    let (mallory, alice) = (question(&service, "mallory"), question(&service, "alice"));
+    let client = channel_of(&service, "WEB01").await;
+    let mut association = client.open().await.unwrap();
+    for _ in 0..1000 {
+        assert_eq!(ask(&client, &mut *association, &mallory).await, (LOGON_FAILURE, true));
+        assert_eq!(ask(&client, &mut *association, &alice).await, (SUCCESS, true));
+    }
+    // Certificates without number do not shut out alice either, whose certificate mapped lately.
+    let mut busy = 0;
+    for number in 0..1000 {
+        busy += u32::from(ask(&client, &mut *association, &guess(&mallory, number)).await.0 == DS_BUSY);
+        assert_eq!(ask(&client, &mut *association, &alice).await, (SUCCESS, true));
+    }
+    assert!(busy > 100, "{busy}");
+}
+
 #[tokio::test]
 async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     let demo = Demo::new();
@@ -44,10 +74,12 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     let mut service = demo.serve();
     let (mallory, alice) = (question(&service, "mallory"), question(&service, "alice"));
     let (guessing, serving) = (channel_of(&service, "WEB01").await, channel_of(&service, "WEB02").await);
-    let (mut guess, mut serve) = (guessing.open().await.unwrap(), serving.open().await.unwrap());
+    let (mut guessed, mut serve) = (guessing.open().await.unwrap(), serving.open().await.unwrap());
     let (begun, mut misses, mut busy) = (Instant::now(), 0_u64, 0_u64);
+    let mut certificates = (0..).map(|number| guess(&mallory, number));
+    let mut next = || certificates.next().unwrap();
     for number in 0..5000 {
-        match ask(&guessing, &mut *guess, &mallory).await {
+        match ask(&guessing, &mut *guessed, &next()).await {
             (LOGON_FAILURE, true) => misses += 1,
             (DS_BUSY, false) => busy += 1,
             other => panic!("{other:x?}"),
@@ -64,8 +96,10 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     let again = channel_of(&service, "WEB01").await;
     let mut other = again.open().await.unwrap();
     let mut right_guess_refused = false;
-    for _ in 0..5 {
-        while ask(&guessing, &mut *guess, &mallory).await.0 == LOGON_FAILURE {}
+    for number in 1..6 {
+        while ask(&guessing, &mut *guessed, &next()).await.0 == LOGON_FAILURE {}
+        // Bytes behind the message mean nothing, and make another question of it, which has not mapped before.
+        let alice = [&alice[..], vec![0; number].as_slice()].concat();
         right_guess_refused |= ask(&again, &mut *other, &alice).await.0 == DS_BUSY;
     }
     assert!(right_guess_refused, "a right guess is not answered either");
@@ -79,9 +113,9 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     // takes that long decides nothing.
     let deadline = Instant::now() + Duration::from_secs(60);
     let code = loop {
-        while ask(&guessing, &mut *guess, &mallory).await.0 != LOGON_FAILURE {}
+        while ask(&guessing, &mut *guessed, &next()).await.0 != LOGON_FAILURE {}
         let missed = Instant::now();
-        while ask(&guessing, &mut *guess, &mallory).await.0 == LOGON_FAILURE {}
+        while ask(&guessing, &mut *guessed, &next()).await.0 == LOGON_FAILURE {}
         let code = service.map("alice").code;
         if missed.elapsed() < Duration::from_millis(900) {
             break code;
@@ -91,7 +125,7 @@ async fn a_machine_that_guesses_is_cut_off_and_another_one_is_served() {
     assert_eq!(code, 7);
     // It comes back.
     let deadline = Instant::now() + Duration::from_secs(30);
-    while ask(&guessing, &mut *guess, &alice).await.0 != SUCCESS {
+    while ask(&guessing, &mut *guessed, &alice).await.0 != SUCCESS {
         assert!(Instant::now() < deadline, "it does not come back");
     }
     // Answers that map are not counted.

@@ -271,3 +271,68 @@ async fn a_machine_gets_in_through_a_flood_from_many_addresses() {
     stop.store(true, Ordering::Relaxed);
     assert!(attack.await.unwrap() > 3_000);
 }
+
+/// A request with an operation number that Netlogon does not have ([C706] 12.6.4.9).
+fn unknown_call(call_id: u32) -> Vec<u8> {
+    let mut pdu = vec![5, 0, 0, 3, 0x10, 0, 0, 0, 24, 0, 0, 0];
+    pdu.extend_from_slice(&call_id.to_le_bytes());
+    pdu.extend_from_slice(&[0, 0, 0, 0, 0, 0, 99, 0]);
+    pdu
+}
+
+/// The median time in which a question is answered.
+async fn median_answer(client: &Client, association: &mut dyn Association, data: &[u8]) -> Duration {
+    let mut took = Vec::new();
+    for _ in 0..50 {
+        let begun = Instant::now();
+        let answer = client.channel.ask(association, PACKAGE_NAME, "CONTOSO", data);
+        assert_eq!(tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().status.0, 0);
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    took[took.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_calls_without_end_do_not_delay_a_machine() {
+    const CONNECTIONS: usize = 400;
+    let service = Demo::new().serve();
+    let data = question(&service, "alice");
+    let client = channel(&service).await;
+    let mut association = client.open().await.unwrap();
+    let quiet = median_answer(&client, &mut *association, &data).await;
+    let streams = flood(service.netlogon, 0..CONNECTIONS, 16, bind(1)).await;
+    assert_eq!(streams.len(), CONNECTIONS);
+    let stop = Arc::new(AtomicBool::new(false));
+    let attack = {
+        let stop = Arc::clone(&stop);
+        tokio::spawn(async move {
+            let calls: Vec<u8> = (0..50).flat_map(unknown_call).collect();
+            let (mut offsets, mut answers) = ([0; CONNECTIONS], vec![0; 64 * 1024]);
+            while !stop.load(Ordering::Relaxed) {
+                for (stream, offset) in streams.iter().zip(&mut offsets) {
+                    // The next bytes go on where these end, so the PDUs stay whole.
+                    *offset = (*offset + stream.try_write(&calls[*offset..]).unwrap_or(0)) % calls.len();
+                    let _ = stream.try_read(&mut answers);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+    };
+    let faults = || service.metric("rcmpd_faults_total");
+    let deadline = Instant::now() + PATIENCE;
+    while faults() < 10_000 {
+        assert!(Instant::now() < deadline, "{} calls", faults());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = faults();
+    let flooded = median_answer(&client, &mut *association, &data).await;
+    eprintln!("small calls: {quiet:?} before, {flooded:?} during {} of them", faults() - before);
+    assert!(faults() > before, "it goes on");
+    // A machine that is busy otherwise delays both.
+    assert!(flooded < 3 * quiet + Duration::from_millis(20), "{quiet:?} before, {flooded:?} meanwhile");
+    set_up_and_ask(&service, &data).await;
+    stop.store(true, Ordering::Relaxed);
+    attack.await.unwrap();
+    assert_eq!(evicted(&service, "proved"), 0);
+}

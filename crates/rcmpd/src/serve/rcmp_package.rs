@@ -28,12 +28,12 @@ impl RcmpPackage {
         Self { policy, audit, misses }
     }
 
-    /// Whether an asker is within its limits.
-    fn admit(&self, asker: &Asker) -> Result<(), Reason> {
-        if !self.misses.of(asker).admits(&asker.sid, Instant::now()) {
+    /// Whether the asker of a question is within its limits.
+    fn admit(&self, question: &Question) -> Result<(), Reason> {
+        if !self.misses.of(&question.asker).admits(question, Instant::now()) {
             return Err(Reason::MissRate);
         }
-        if !self.audit.admits(&asker.sid) {
+        if !self.audit.admits(&question.asker.sid) {
             return Err(Reason::AuditBudget);
         }
         Ok(())
@@ -47,10 +47,13 @@ impl RcmpPackage {
             Ok(question) => question,
             Err(status) => return PackageReply::refused(status, true),
         };
-        if let Err(reason) = self.admit(&question.asker) {
-            self.audit.over_limit(&question.asker, reason);
+        let refused = |asker: &Asker, reason: Reason| {
+            self.audit.over_limit(asker, reason);
             span.set_attribute("rcmp.reason", reason.name());
-            return PackageReply::refused(reason.status(false), reason.is_authoritative());
+            PackageReply::refused(reason.status(false), reason.is_authoritative())
+        };
+        if let Err(reason) = self.admit(&question) {
+            return refused(&question.asker, reason);
         }
         let mut steps = Vec::new();
         let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
@@ -58,8 +61,8 @@ impl RcmpPackage {
             true => map.answer_traced(&question, now, &mut steps).await,
             false => map.answer(&question, now).await,
         };
-        if answer.reason.is_miss() {
-            self.misses.of(&question.asker).missed(&question.asker.sid, Instant::now());
+        if !self.misses.of(&question.asker).tells(&question, answer.reason, Instant::now()) {
+            return refused(&question.asker, Reason::MissRate);
         }
         span.set_attribute("rcmp.reason", answer.reason.name());
         span.set_attribute("rcmp.status", i64::from(answer.status.0));
