@@ -29,7 +29,7 @@ use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
 use backoff::Backoff;
-use challenges::{Challenge, Challenges};
+use challenges::{Challenge, Challenges, Taken};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
 use dcerpc::limits::source_of;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
@@ -388,7 +388,6 @@ impl Inner {
     ) -> (Result<(Credential, u32), (ChannelRefusal, Option<dtyp::Sid>)>, u32) {
         let now = self.now();
         let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
-        // One look-up uses a challenge up, whatever follows.
         let challenge = lock(&self.challenges).take(now, call.connection, source, &computer);
         let refused = |reason| Err((reason, None));
         if request.negotiate_flags & flags::REQUIRED != flags::REQUIRED {
@@ -450,7 +449,7 @@ impl Inner {
         &self,
         call: &NetlogonCall,
         request: &Authenticate,
-        challenge: Option<Challenge>,
+        taken: Option<Taken>,
         machine: &Machine,
         now: Duration,
     ) -> Result<Proved, ChannelRefusal> {
@@ -469,7 +468,8 @@ impl Inner {
             return Err(ChannelRefusal::NameMismatch);
         }
         let (name, source) = (index(&machine.name), source_of(call.address.ip()));
-        let Challenge { client, server } = challenge.ok_or(ChannelRefusal::NoChallenge)?;
+        let taken = taken.ok_or(ChannelRefusal::NoChallenge)?;
+        let Challenge { client, server } = taken.challenge;
         if !credential::is_random_enough(&client) {
             return Err(ChannelRefusal::WeakChallenge);
         }
@@ -485,6 +485,9 @@ impl Inner {
             let key = credential::session_key(secret, &client, &server);
             let expanded = cfb8::Key::new(key.expose());
             if credential::equal(&credential::credential(&expanded, &client), &request.client_credential) {
+                if !lock(&self.challenges).use_up(&taken) {
+                    return Err(ChannelRefusal::NoChallenge);
+                }
                 return Ok(Proved {
                     keys: Arc::new(ChannelKeys::new(key)),
                     secret: secret.clone(),
