@@ -181,7 +181,11 @@ impl Channels {
         }
         let own = channels.iter().filter(|other| other.sid() == sid).count();
         if own >= CHANNELS_PER_COMPUTER_MAX {
-            let oldest = channels.iter().position(|other| other.sid() == sid);
+            let machine = channel.machine();
+            let is_own = |other: &Arc<SecureChannel>| other.sid() == sid;
+            // One of a secret that is no longer the current one goes first.
+            let is_old = |other: &Arc<SecureChannel>| is_own(other) && machine.current != other.secret;
+            let oldest = channels.iter().position(is_old).or_else(|| channels.iter().position(is_own));
             channels.remove(oldest.expect("there are some"));
         } else if channels.len() >= CHANNELS_PER_NAME_MAX {
             return Err(BelongsToAnother);
