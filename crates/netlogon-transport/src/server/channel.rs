@@ -299,6 +299,16 @@ mod tests {
     use crate::secret::SessionKey;
 
     fn channel(channel_type: ChannelType, rid: u32, computer: &str, now: u64) -> Arc<SecureChannel> {
+        channel_of(SharedSecret::new([0; 16]), channel_type, rid, computer, now)
+    }
+
+    fn channel_of(
+        secret: SharedSecret,
+        channel_type: ChannelType,
+        rid: u32,
+        computer: &str,
+        now: u64,
+    ) -> Arc<SecureChannel> {
         let machine = Machine {
             name: format!("M{rid}$"),
             sid: Sid::new(5, &[21, 1, 2, 3, rid]).expect("five parts"),
@@ -317,7 +327,7 @@ mod tests {
             negotiated_flags: 0,
             requested_flags: 0,
             keys: Arc::new(ChannelKeys::new(SessionKey::new([rid as u8; 16]))),
-            secret: SharedSecret::new([0; 16]),
+            secret,
             client_credential: [0; 8],
             now: Duration::from_secs(now),
             revision: 0,
@@ -390,5 +400,25 @@ mod tests {
         assert_eq!(found.len(), CHANNELS_PER_COMPUTER_MAX);
         assert_eq!(found[0].established, seconds(19), "the newest first");
         assert!(channels.find(LIFETIME + seconds(20), "WEB1").is_empty(), "keys grow old");
+    }
+
+    #[test]
+    fn a_channel_of_an_old_secret_makes_room_before_one_of_the_current_secret() {
+        let channels = Channels::default();
+        let insert = |secret: u8, now| {
+            let secret = SharedSecret::new([secret; 16]);
+            let channel = channel_of(secret, ChannelType::WORKSTATION, 1000, "WEB1", now);
+            channels.insert(seconds(now), channel).expect("its own name");
+        };
+        for n in 0..CHANNELS_PER_COMPUTER_MAX as u64 {
+            insert(u8::from(n == 3), n);
+        }
+        insert(0, 100);
+        let times = |now| -> Vec<u64> {
+            channels.find(seconds(now), "WEB1").iter().map(|channel| channel.established.as_secs()).collect()
+        };
+        assert_eq!(times(100), [100, 7, 6, 5, 4, 2, 1, 0]);
+        insert(0, 101);
+        assert_eq!(times(101), [101, 100, 7, 6, 5, 4, 2, 1]);
     }
 }
