@@ -251,7 +251,10 @@ fn guess(n: u64) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_guesses_on_new_connections_does_not_keep_a_machine_out() {
     /// Of the address, in place of 1,000: even a slow flood evicts a connection within the 2 s that its answer waits.
-    const CONNECTIONS_MAX: usize = 200;
+    const CONNECTIONS_MAX: usize = 400;
+    const ATTACKERS: u64 = 8;
+    /// 600 guesses a second.
+    const PERIOD: Duration = Duration::from_micros(1_000_000 * ATTACKERS / 600);
     let demo = Demo::new();
     demo.edit(|text| {
         text.replace("[rpc]\n", &format!("[rpc]\nconnections_per_address_max = {CONNECTIONS_MAX}\n"))
@@ -259,12 +262,14 @@ async fn a_flood_of_guesses_on_new_connections_does_not_keep_a_machine_out() {
     let service = demo.serve();
     let (alice, secret) = (question(&service, "alice"), password(&service, "WEB01"));
     let made = Arc::new(AtomicUsize::new(0));
-    let attackers: Vec<_> = (0..8)
+    let attackers: Vec<_> = (0..ATTACKERS)
         .map(|task| {
             let (server, made) = (service.netlogon, Arc::clone(&made));
             tokio::spawn(async move {
                 let mut open = VecDeque::new();
+                let mut pace = tokio::time::interval(PERIOD);
                 for n in 1.. {
+                    pace.tick().await;
                     let Ok(mut stream) = tokio::net::TcpStream::connect(server).await else { continue };
                     let _ = stream.write_all(&guess(task << 32 | n)).await;
                     made.fetch_add(1, Ordering::Relaxed);
