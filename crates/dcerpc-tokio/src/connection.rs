@@ -76,7 +76,7 @@ pub(crate) enum Exit {
 
 struct Connection<'a, S> {
     stream: S,
-    permit: &'a ConnectionPermit<Sid>,
+    permit: &'a Arc<ConnectionPermit<Sid>>,
     /// Whether the permit counts for an account.
     is_proved: bool,
     /// What was last charged to the permit.
@@ -112,6 +112,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let now = Instant::now();
+    let permit = Arc::new(permit);
     let leaving = AtomicBool::new(false);
     let first = FIRST_BYTE_TIME_MAX.min(context.limits.bind_timeout).min(context.limits.idle_timeout);
     let mut connection = Connection {
@@ -391,7 +392,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         );
         let service = interface.service.clone();
         let peer = self.peer;
-        let mut outcome = pin!(service.oneshot(RpcCall { peer, call }).instrument(span.clone()));
+        self.permit.begin_call();
+        let connection = Arc::clone(self.permit) as _;
+        let call = RpcCall { peer, connection, call };
+        let mut outcome = pin!(service.oneshot(call).instrument(span.clone()));
         let mut watching = true;
         let outcome: Option<Result<Reply, FaultStatus>> = loop {
             let event = poll_fn(|cx| {
@@ -413,7 +417,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     if self.association.is_closing() {
                         return Ok(());
                     }
-                    if self.sort_events(Some(id)) {
+                    if self.sort_events(Some(id)) && !self.permit.ignores_cancel() {
                         break None;
                     }
                     // The call goes on after that.

@@ -13,9 +13,11 @@
 
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket, WeightedTable};
+use dcerpc::server::CallConnection;
+use dtyp::Sid;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -98,6 +100,8 @@ pub struct ConnectionPermit<I: Clone + Eq + Hash> {
     source: IpAddr,
     entry: Mutex<Entry>,
     evicted: Arc<Notify>,
+    /// Whether the call in flight is performed to its end.
+    ignores_cancel: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +143,8 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
         let ticket = self.shared.insert(&mut tables.new, source, &evicted, reasons);
         drop(tables);
         let entry = Mutex::new(Entry { stage: Stage::New, ticket, memory: None });
-        ConnectionPermit { shared: Arc::clone(&self.shared), source, entry, evicted }
+        let shared = Arc::clone(&self.shared);
+        ConnectionPermit { shared, source, entry, evicted, ignores_cancel: AtomicBool::new(false) }
     }
 
     /// Evicts an unproved connection, as [`ConnectionLimiter::admit`] does in a full table: for a listener that cannot accept because the
@@ -266,6 +271,16 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
         self.shared.evict(evicted.into_iter().map(|(_, other)| other), EvictionReason::Memory);
     }
 
+    /// A call begins, which its client may cancel.
+    pub(crate) fn begin_call(&self) {
+        self.ignores_cancel.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the call in flight is performed to its end.
+    pub(crate) fn ignores_cancel(&self) -> bool {
+        self.ignores_cancel.load(Ordering::Relaxed)
+    }
+
     /// Whether the client has proved who it is.
     pub fn is_proved(&self) -> bool {
         self.entry().stage == Stage::Proved
@@ -273,6 +288,16 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
 
     fn entry(&self) -> MutexGuard<'_, Entry> {
         self.entry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CallConnection for ConnectionPermit<Sid> {
+    fn prove(&self, account: Sid) {
+        Self::prove(self, account);
+    }
+
+    fn ignore_cancel(&self) {
+        self.ignores_cancel.store(true, Ordering::Relaxed);
     }
 }
 

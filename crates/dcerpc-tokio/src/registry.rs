@@ -1,6 +1,6 @@
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::security::{AuthType, Authentication};
-use dcerpc::server::{Authenticate, Call, Reply};
+use dcerpc::server::{Authenticate, Call, CallConnection, Reply};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -24,6 +24,8 @@ pub struct Peer {
 pub struct RpcCall {
     /// Who sent it, as far as the network knows.
     pub peer: Peer,
+    /// The connection, for a service whose calls prove an account.
+    pub connection: Arc<dyn CallConnection>,
     /// The call.
     pub call: Call,
 }

@@ -38,6 +38,8 @@ const PANIC: u16 = 2;
 const LONG: u16 = 3;
 /// Takes two seconds.
 const BRIEF: u16 = 4;
+/// Proves an account and takes two seconds, also if it is cancelled.
+const PROVING: u16 = 5;
 
 /// Names an account in the token of a bind, and signs with it.
 struct Names;
@@ -134,6 +136,12 @@ impl Fixture {
                     }
                     PANIC => panic!("asked for"),
                     BRIEF => {
+                        tokio::time::sleep(Duration::from_secs(2)).await;
+                        Ok(Reply::from(b"done".to_vec()))
+                    }
+                    PROVING => {
+                        call.connection.ignore_cancel();
+                        call.connection.prove(account(1));
                         tokio::time::sleep(Duration::from_secs(2)).await;
                         Ok(Reply::from(b"done".to_vec()))
                     }
@@ -590,6 +598,47 @@ async fn a_cancelled_call_is_given_up_and_the_next_one_answered() {
     assert_eq!(started.elapsed().as_secs(), 0);
     assert_eq!(fixture.given_up.load(Ordering::SeqCst), 1);
     assert_eq!(fixture.counter(|counters| &counters.cancelled), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_ignores_its_cancellation_is_performed_to_its_end() {
+    let fixture = Fixture::new(Limits::default());
+    let mut client = fixture.bound().await;
+    let started = Instant::now();
+    client.request(2, PROVING, b"").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.send(PacketType::CO_CANCEL, PacketFlags::WHOLE, 2, &[]).await;
+    assert_eq!(client.answer().await, Some((2, Answer::Response(b"done".to_vec()))));
+    client.request(3, PROVING, b"").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.send(PacketType::ORPHANED, PacketFlags::WHOLE, 3, &[]).await;
+    client.request(4, SLOW, b"").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client.send(PacketType::CO_CANCEL, PacketFlags::WHOLE, 4, &[]).await;
+    assert_eq!(
+        client.answer().await,
+        Some((4, Answer::Fault(FaultStatus::CANCEL))),
+        "the next call is not meant"
+    );
+    assert_eq!(started.elapsed().as_secs(), 6);
+    assert_eq!(fixture.given_up.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_counts_for_an_account_while_the_call_that_proves_it_waits() {
+    let limits = Limits { connections_max: 32, connections_per_address_max: 2, ..Limits::default() };
+    let fixture = Fixture::new(limits);
+    let mut client = fixture.connect_from("192.0.2.1:1");
+    client.bind().await;
+    client.request(2, PROVING, b"").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut others = Vec::new();
+    for n in 2..12 {
+        let mut other = fixture.connect_from(&format!("192.0.2.1:{n}"));
+        other.bind().await;
+        others.push(other);
+    }
+    assert_eq!(client.answer().await, Some((2, Answer::Response(b"done".to_vec()))));
 }
 
 #[tokio::test(start_paused = true)]

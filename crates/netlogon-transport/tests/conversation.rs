@@ -8,7 +8,7 @@ use dcerpc::client::{
 use dcerpc::limits::ReassemblyBudget;
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::pdu::FaultStatus;
-use dcerpc::server::{Event, ServerAssociation, ServerConfig, Transmit};
+use dcerpc::server::{CallConnection, Event, ServerAssociation, ServerConfig, Transmit};
 use dtyp::{Guid, NtStatus, Sid};
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, Randomness, Transport, TransportError,
@@ -25,7 +25,7 @@ use netlogon_transport::server::{
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -48,6 +48,31 @@ struct Secrets {
     machines: Mutex<Vec<Machine>>,
     revision: AtomicU64,
     unavailable: std::sync::atomic::AtomicBool,
+    during_find: Hook,
+    during_current_used: Hook,
+}
+
+/// What happens at some point of a handshake, once.
+#[derive(Default)]
+struct Hook(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+impl Hook {
+    fn set(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.0.lock().expect("no test panics in here") = Some(Box::new(hook));
+    }
+
+    fn run(&self) {
+        let hook = self.0.lock().expect("no test panics in here").take();
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
 }
 
 impl Secrets {
@@ -74,6 +99,7 @@ impl ChannelSecrets for Secrets {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>> {
         Box::pin(async move {
             self.check()?;
+            self.during_find.run();
             let machines = self.machines.lock().expect("no test panics in here");
             Ok(machines.iter().find(|machine| machine.name.eq_ignore_ascii_case(name)).cloned())
         })
@@ -86,6 +112,7 @@ impl ChannelSecrets for Secrets {
     fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>> {
         Box::pin(async move {
             self.change(&machine.name, |machine| machine.previous = None);
+            self.during_current_used.run();
             Ok(())
         })
     }
@@ -127,15 +154,45 @@ impl Recorder {
 }
 
 /// A clock that is set, in seconds, and numbers that count.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct World {
     now: AtomicU64,
     /// In microseconds.
     waited: AtomicU64,
     drawn: AtomicU64,
+    /// What a connection was told, and the pauses.
+    told: Mutex<Vec<Told>>,
+    during_pause: Hook,
+    /// Pauses do not end.
+    stopped: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Proved(Sid),
+    CancelIgnored,
+    Paused(Duration),
+}
+
+impl CallConnection for World {
+    fn prove(&self, account: Sid) {
+        self.tell(Told::Proved(account));
+    }
+
+    fn ignore_cancel(&self) {
+        self.tell(Told::CancelIgnored);
+    }
 }
 
 impl World {
+    fn tell(&self, told: Told) {
+        self.told.lock().expect("no test panics in here").push(told);
+    }
+
+    fn told(&self) -> Vec<Told> {
+        std::mem::take(&mut self.told.lock().expect("no test panics in here"))
+    }
+
     fn draw(&self) -> [u8; 8] {
         let n = self.drawn.fetch_add(1, Ordering::SeqCst) + 1;
         (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes()
@@ -148,8 +205,13 @@ impl Environment for World {
     }
 
     fn pause(&self, time: Duration) -> BoxFuture<'static, ()> {
-        self.now.fetch_add(time.as_secs() + 1, Ordering::SeqCst);
-        Box::pin(std::future::ready(()))
+        self.tell(Told::Paused(time));
+        self.now.fetch_add(time.as_millis().div_ceil(1000) as u64, Ordering::SeqCst);
+        self.during_pause.run();
+        match self.stopped.load(Ordering::SeqCst) {
+            true => Box::pin(std::future::pending()),
+            false => Box::pin(std::future::ready(())),
+        }
     }
 
     fn wait_until(&self, time: Duration) -> BoxFuture<'static, ()> {
@@ -304,7 +366,12 @@ impl Wire {
                     }
                     Event::Call(call) => {
                         let id = call.id;
-                        let call = NetlogonCall { connection: self.connection, address: CLIENT, call };
+                        let call = NetlogonCall {
+                            connection: self.connection,
+                            address: CLIENT,
+                            caller: Arc::clone(&self.domain.world) as _,
+                            call,
+                        };
                         let outcome = self.domain.server.call(call).await;
                         self.server.reply(id, outcome);
                     }
@@ -669,16 +736,113 @@ fn guessing_gets_slow_and_the_machine_gets_in_from_the_same_address() {
         let _ = establish(&honest(&domain), identity);
         assert_eq!(domain.audit.last(), Some(ChannelOutcome::Refused(ChannelRefusal::WrongCredential)));
     };
-    let since = domain.world.uptime();
-    for _ in 0..6 {
-        guess();
+    let seconds = |attempt: &dyn Fn()| {
+        let since = domain.world.uptime();
+        attempt();
+        (domain.world.uptime() - since).as_secs()
+    };
+    for _ in 0..5 {
+        assert_eq!(seconds(&guess), 0, "some failures cost nothing");
     }
-    assert_eq!(domain.world.uptime(), since, "some failures cost nothing");
-    for n in 0..50 {
-        guess();
-        assert!(establish(&honest(&domain), identity("WEB01$")).is_ok(), "after {n} more guesses");
+    assert_eq!(domain.world.told(), []);
+    let sid = domain.secrets.machine("WEB01$").sid;
+    let right = || drop(establish(&honest(&domain), identity("WEB01$")).expect("the secret is right"));
+    for _ in 0..50 {
+        assert_eq!((seconds(&guess), seconds(&right)), (2, 2));
     }
-    assert!(domain.world.uptime() >= since + Duration::from_secs(25), "two guesses a second");
+    let pause = Told::Paused(Duration::from_secs(2));
+    let attempts = [Told::CancelIgnored, pause, Told::CancelIgnored, Told::Proved(sid), pause];
+    assert_eq!(domain.world.told(), attempts.repeat(50), "a right proof counts before its answer");
+    // The time counts from the arrival, whatever took long before the proof was checked.
+    for attempt in [&guess as &dyn Fn(), &right] {
+        let world = Arc::clone(&domain.world);
+        domain.secrets.during_find.set(move || {
+            world.now.fetch_add(1, Ordering::SeqCst);
+        });
+        assert_eq!(seconds(attempt), 2);
+    }
+    let of_another = |secret: &str| {
+        let secret = SharedSecret::from_password(secret);
+        let _ = establish(&honest(&domain), ClientIdentity { secret, ..identity("WEB02$") });
+    };
+    assert_eq!(seconds(&|| of_another("guess")), 0, "another account");
+    assert_eq!(seconds(&|| of_another("password of WEB02$")), 0);
+}
+
+#[test]
+fn a_client_that_hangs_up_while_its_answer_waits_has_made_its_guess() {
+    let domain = domain();
+    let wrong = || ClientIdentity { secret: SharedSecret::from_password("guess"), ..identity("WEB01$") };
+    for _ in 0..5 {
+        assert!(establish(&honest(&domain), wrong()).is_err());
+    }
+    assert_eq!(domain.world.told(), []);
+    domain.world.stopped.store(true, Ordering::SeqCst);
+    let network = honest(&domain);
+    for secret in [wrong(), identity("WEB01$")] {
+        let channel = ClientChannel::establish(&network, secret, &*domain.world, now);
+        let mut channel = std::pin::pin!(channel);
+        assert!(channel.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let refused = ChannelOutcome::Refused(ChannelRefusal::WrongCredential);
+    let outcomes = domain.audit.0.lock().expect("no test panics in here").clone();
+    assert!(outcomes.iter().all(|(outcome, _)| *outcome == refused), "no channel before the answer");
+}
+
+#[test]
+fn a_handshake_is_judged_by_the_account_as_it_is_when_the_channel_is_set_up() {
+    type Change = fn(&mut Machine);
+    let changes: [(&str, Change, NtStatus); 4] = [
+        ("disabled", |machine| machine.enabled = false, NtStatus::NO_TRUST_SAM_ACCOUNT),
+        ("removed", |machine| machine.name = "GONE$".into(), NtStatus::NO_TRUST_SAM_ACCOUNT),
+        (
+            "another secret, and the one before ended at once",
+            |machine| machine.current = SharedSecret::from_password("another"),
+            NtStatus::ACCESS_DENIED,
+        ),
+        (
+            "another account of that name",
+            |machine| machine.sid = domain_sid().with_rid(7).expect("a SID"),
+            NtStatus::NO_TRUST_SAM_ACCOUNT,
+        ),
+    ];
+    for (what, change, status) in changes {
+        let domain = domain();
+        let wrong = SharedSecret::from_password("guess");
+        for _ in 0..5 {
+            let identity = ClientIdentity { secret: wrong.clone(), ..identity("WEB01$") };
+            assert!(establish(&honest(&domain), identity).is_err());
+        }
+        let secrets = Arc::clone(&domain.secrets);
+        domain.world.during_pause.set(move || secrets.change("WEB01$", change));
+        let outcome = establish(&honest(&domain), identity("WEB01$")).map(|_| ());
+        assert_eq!(outcome, Err(ChannelError::Refused(status)), "{what} while the answer waits");
+        assert!(matches!(domain.audit.last(), Some(ChannelOutcome::Refused(_))), "{what}");
+        // The same while the store notes that the current secret was used.
+        let domain = self::domain();
+        let previous = Some(SharedSecret::from_password("the one before"));
+        domain.secrets.change("WEB01$", |machine| machine.previous = previous);
+        let secrets = Arc::clone(&domain.secrets);
+        domain.secrets.during_current_used.set(move || secrets.change("WEB01$", change));
+        let outcome = establish(&honest(&domain), identity("WEB01$")).map(|_| ());
+        assert_eq!(outcome, Err(ChannelError::Refused(status)), "{what} while the use is noted");
+    }
+}
+
+#[test]
+fn a_secret_that_becomes_the_previous_one_while_the_answer_waits_is_accepted() {
+    let domain = domain();
+    for _ in 0..5 {
+        let secret = SharedSecret::from_password("guess");
+        assert!(establish(&honest(&domain), ClientIdentity { secret, ..identity("WEB01$") }).is_err());
+    }
+    let secrets = Arc::clone(&domain.secrets);
+    domain.world.during_pause.set(move || {
+        secrets.change("WEB01$", |machine| rotate(machine, SharedSecret::from_password("the next")));
+    });
+    let channel = establish(&honest(&domain), identity("WEB01$")).expect("the secret is the previous one");
+    let mut association = open(&honest(&domain), &channel).expect("there is a channel");
+    assert!(ask(&channel, &mut *association, b"x").is_ok());
 }
 
 #[test]

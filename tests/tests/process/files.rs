@@ -2,7 +2,7 @@
 //! configuration that was cut off.
 
 use crate::sidecar::{ask_about, sidecar};
-use rcmpd_tests::{Demo, Service, binary, write_secret};
+use rcmpd_tests::{Demo, binary, write_secret};
 use rustix::process::Signal;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -225,12 +225,12 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     service.wait_for_lines(&[" Reloaded "], 1);
     service.map("bob").code(0);
     // Each of the three signals was logged in the words that the documentation names.
-    let lacks = || service.log().matches("The configuration lacks what it had at the last load").count();
-    assert_eq!(lacks(), 3, "{}", service.log());
+    let lacks = "The configuration lacks what it had at the last load";
+    assert_eq!(service.log().matches(lacks).count(), 3, "{}", service.log());
     // It is compared with the last load, not with the first.
     service.signal(Signal::HUP);
     service.wait_for_lines(&[" Reloaded "], 2);
-    assert_eq!(lacks(), 3, "{}", service.log());
+    assert_eq!(service.log().matches(lacks).count(), 3, "{}", service.log());
     // What adds rights by being there is only named.
     service.edit(|text| {
         let peer = "[[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-1-2-3\"\nnames = [\"f.example\"]\ndirection = \"inbound\"\n";
@@ -253,7 +253,7 @@ fn a_reload_that_needs_a_restart_says_so_at_once() {
     let audit = whole.find("[audit]").unwrap();
     let heads = whole.find("[audit.heads]").unwrap();
     let sidecar = whole.find("[sidecar]").unwrap();
-    let service = demo.serve();
+    let mut service = demo.serve();
     let mut refused = 0;
     for (from, section) in [(heads, "[audit.heads] changed"), (audit, "audit.chain changed")] {
         service.edit(|_| format!("{}{}", &whole[..from], &whole[sidecar..]));
@@ -273,7 +273,7 @@ fn a_reload_that_needs_a_restart_says_so_at_once() {
 fn an_audit_log_without_other_keys_is_removed_by_the_second_signal() {
     let demo = Demo::new();
     demo.configure("[audit]\npath = \"audit.log\"\n");
-    let service = demo.serve();
+    let mut service = demo.serve();
     service.edit(|text| text[..text.find("[audit]").unwrap()].to_owned());
     service.signal(Signal::HUP);
     service.wait_for_lines(&["send SIGHUP again"], 1);

@@ -34,7 +34,7 @@ fn slow_bind() -> Vec<u8> {
 }
 
 /// A bind to Netlogon with so many presentation contexts ([C706] 12.6.4.3).
-fn bind(contexts: u8) -> Vec<u8> {
+pub(crate) fn bind(contexts: u8) -> Vec<u8> {
     let mut pdu = vec![5, 0, 11, 3, 0x10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
     pdu.extend_from_slice(&[0xd0, 0x16, 0xd0, 0x16, 0, 0, 0, 0, contexts, 0, 0, 0]);
     for id in 0..contexts {

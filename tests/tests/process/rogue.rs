@@ -111,6 +111,7 @@ async fn rogue(package_name: &str, domain: PrimaryDomain, secrets: Secrets, spee
     let service = server.clone().map_request(|call: RpcCall| NetlogonCall {
         connection: call.peer.connection,
         address: call.peer.address,
+        caller: call.connection,
         call: call.call,
     });
     let registry = Registry::default()

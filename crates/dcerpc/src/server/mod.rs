@@ -57,6 +57,21 @@ pub enum Event {
     Cancel(u32),
 }
 
+/// The connection that a call came on, for services whose calls prove an account outside of a security context.
+pub trait CallConnection: std::fmt::Debug + Send + Sync {
+    /// The client has proved that it is this account.
+    fn prove(&self, account: Sid);
+    /// The call in flight is performed to its end, also if its client cancels it.
+    fn ignore_cancel(&self);
+}
+
+/// A connection that is not counted, and whose calls are not cancelled.
+impl CallConnection for () {
+    fn prove(&self, _: Sid) {}
+
+    fn ignore_cancel(&self) {}
+}
+
 /// A token of a bind, alter_context or auth3.
 pub struct Authenticate {
     /// The provider that is asked for.

@@ -55,8 +55,6 @@ pub enum ChannelRefusal {
     WeakChallenge,
     /// The credential is wrong: another secret, or none.
     WrongCredential,
-    /// Wrong ones came before, and too many attempts from the same source wait for their turn.
-    Backoff,
     /// The computer's record belongs to another account.
     RecordOfAnother,
     /// The secrets could not be read.
@@ -76,7 +74,6 @@ impl ChannelRefusal {
             Self::NoChallenge => "no challenge came before, or it was used up",
             Self::WeakChallenge => "the challenge is not random",
             Self::WrongCredential => "the secret is wrong",
-            Self::Backoff => "too many attempts at this account wait for their turn",
             Self::RecordOfAnother => "another account has a channel of this computer",
             Self::SecretsUnavailable => "the channel secrets cannot be read",
         }

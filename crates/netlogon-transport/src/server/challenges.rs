@@ -1,11 +1,16 @@
 //! Challenges between NetrServerReqChallenge and the authentication that uses them up.
 //!
-//! Any client can fill this table, so it is bounded for each source and in all, and an entry expires after two minutes. Each
-//! call takes time logarithmic in the number of entries.
+//! Any client can fill this table, so it is bounded for each source and in all, an entry has a fixed size, and it expires after
+//! two minutes. Each call takes time logarithmic in the number of entries.
+//!
+//! A challenge is used once by its own connection. Clients may go on over another connection, so it is also lent once to another
+//! connection of the same source and computer. That look-up proves nothing, so it leaves the challenge to its own connection: a
+//! client behind the same address cannot take it away.
 
 use crate::credential::Credential;
 use dcerpc::quota::{FairTable, Ticket};
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -13,7 +18,7 @@ use std::time::Duration;
 const LIFETIME: Duration = Duration::from_secs(120);
 /// From one address: as many connections as it may have.
 const PER_SOURCE_MAX: usize = 1_000;
-/// In all: some megabytes.
+/// In all: about 14 MB of memory if 50 sources fill the table, and 24 MB if each entry has a source of its own.
 const TOTAL_MAX: usize = 50_000;
 /// Expired entries that one call removes. A call adds at most one entry, so with two the table empties, and no call pays for
 /// all entries of a flood that expire together.
@@ -29,9 +34,20 @@ pub(super) struct Challenge {
 #[derive(Debug)]
 struct Entry {
     connection: u64,
-    computer: String,
+    computer: NameHash,
     challenge: Challenge,
     since: Duration,
+}
+
+/// Stands for a computer's name, which may be long: 128 bits under keys that no client knows.
+type NameHash = [u64; 2];
+
+/// A challenge that was looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) challenge: Challenge,
+    /// The connection to which the challenge belongs, if it is another one. It may still use the challenge.
+    lent_by: Option<u64>,
 }
 
 impl Entry {
@@ -46,7 +62,8 @@ pub(super) struct Challenges {
     entries: FairTable<IpAddr, Entry>,
     by_connection: HashMap<u64, Ticket>,
     /// The last connection on which a source used a computer name, for clients that go on over another one.
-    by_name: HashMap<(IpAddr, String), u64>,
+    by_name: HashMap<(IpAddr, NameHash), u64>,
+    hashers: [RandomState; 2],
 }
 
 impl Default for Challenges {
@@ -55,6 +72,7 @@ impl Default for Challenges {
             entries: FairTable::new(TOTAL_MAX, PER_SOURCE_MAX),
             by_connection: HashMap::new(),
             by_name: HashMap::new(),
+            hashers: [RandomState::new(), RandomState::new()],
         }
     }
 }
@@ -72,31 +90,50 @@ impl Challenges {
     ) {
         self.expire(now);
         self.remove(connection);
-        let entry = Entry { connection, computer: computer.to_owned(), challenge, since: now };
+        let computer = self.hash(computer);
+        let entry = Entry { connection, computer, challenge, since: now };
         let (ticket, evicted) = self.entries.insert(source, entry);
         if let Some((source, entry)) = evicted {
             self.forget(source, &entry);
         }
         self.by_connection.insert(connection, ticket);
-        self.by_name.insert((source, computer.to_owned()), connection);
+        self.by_name.insert((source, computer), connection);
     }
 
-    /// Takes out the challenge of this connection, or else the last one of the same source and computer. Whatever comes
-    /// of it, it is used up.
+    /// Takes out the challenge of this connection; whatever follows, it is used up. A connection that has none gets the last
+    /// one of the same source and computer, which is lent once.
     pub(super) fn take(
         &mut self,
         now: Duration,
         connection: u64,
         source: IpAddr,
         computer: &str,
-    ) -> Option<Challenge> {
+    ) -> Option<Taken> {
         self.expire(now);
-        let connection = match self.by_connection.contains_key(&connection) {
-            true => connection,
-            false => *self.by_name.get(&(source, computer.to_owned()))?,
-        };
-        let entry = self.remove(connection)?;
-        (!entry.is_expired(now) && entry.computer == computer).then_some(entry.challenge)
+        let computer = self.hash(computer);
+        if let Some(entry) = self.remove(connection) {
+            let is_good = !entry.is_expired(now) && entry.computer == computer;
+            return is_good.then_some(Taken { challenge: entry.challenge, lent_by: None });
+        }
+        let owner = self.by_name.remove(&(source, computer))?;
+        let entry = self.entry(owner).filter(|entry| !entry.is_expired(now))?;
+        Some(Taken { challenge: entry.challenge, lent_by: Some(owner) })
+    }
+
+    /// Ends a challenge with which a client proved its secret. `false` if its own connection has used it meanwhile: it is good
+    /// for one channel.
+    pub(super) fn use_up(&mut self, taken: &Taken) -> bool {
+        let Some(owner) = taken.lent_by else { return true };
+        let is_there = self.entry(owner).is_some_and(|entry| entry.challenge == taken.challenge);
+        is_there && self.remove(owner).is_some()
+    }
+
+    fn entry(&self, connection: u64) -> Option<&Entry> {
+        self.entries.get(*self.by_connection.get(&connection)?)
+    }
+
+    fn hash(&self, computer: &str) -> NameHash {
+        self.hashers.each_ref().map(|hasher| hasher.hash_one(computer))
     }
 
     fn remove(&mut self, connection: u64) -> Option<Entry> {
@@ -109,7 +146,7 @@ impl Challenges {
     /// Removes what leads to an entry that is gone.
     fn forget(&mut self, source: IpAddr, entry: &Entry) {
         self.by_connection.remove(&entry.connection);
-        let name = (source, entry.computer.clone());
+        let name = (source, entry.computer);
         if self.by_name.get(&name) == Some(&entry.connection) {
             self.by_name.remove(&name);
         }
@@ -143,6 +180,16 @@ mod tests {
         Challenge { client: [n; 8], server: [n + 1; 8] }
     }
 
+    fn take(
+        table: &mut Challenges,
+        now: Duration,
+        connection: u64,
+        source: IpAddr,
+        computer: &str,
+    ) -> Option<Challenge> {
+        table.take(now, connection, source, computer).map(|taken| taken.challenge)
+    }
+
     fn other(n: u64) -> IpAddr {
         IpAddr::V4((0x0a00_0000 + n as u32).into())
     }
@@ -155,11 +202,11 @@ mod tests {
     fn a_challenge_is_used_once() {
         let mut table = Challenges::default();
         table.insert(NOW, 1, HERE, "WEB1", challenge(1));
-        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), Some(challenge(1)));
-        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), None);
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB1"), None);
         table.insert(NOW, 1, HERE, "WEB1", challenge(1));
-        assert_eq!(table.take(NOW, 1, HERE, "WEB2"), None, "another computer's");
-        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), None, "that look-up used it up");
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB2"), None, "another computer's");
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB1"), None, "that look-up used it up");
         assert!(is_empty(&table));
     }
 
@@ -167,8 +214,55 @@ mod tests {
     fn another_connection_of_the_same_source_may_go_on() {
         let mut table = Challenges::default();
         table.insert(NOW, 1, HERE, "WEB1", challenge(1));
-        assert_eq!(table.take(NOW, 2, THERE, "WEB1"), None, "not from elsewhere");
-        assert_eq!(table.take(NOW, 2, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(take(&mut table, NOW, 2, THERE, "WEB1"), None, "not from elsewhere");
+        assert_eq!(take(&mut table, NOW, 2, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(take(&mut table, NOW, 3, HERE, "WEB1"), None, "it is lent once");
+    }
+
+    #[test]
+    fn another_connection_of_the_same_source_does_not_take_a_challenge_away() {
+        let mut table = Challenges::default();
+        table.insert(NOW, 1, HERE, "WEB1", challenge(1));
+        assert!(table.take(NOW, 2, HERE, "WEB1").is_some());
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB1"), Some(challenge(1)));
+        assert!(is_empty(&table));
+    }
+
+    #[test]
+    fn a_challenge_is_good_for_one_channel() {
+        let mut table = Challenges::default();
+        table.insert(NOW, 1, HERE, "WEB1", challenge(1));
+        let lent = table.take(NOW, 2, HERE, "WEB1").expect("it is lent");
+        assert!(table.use_up(&lent));
+        assert_eq!(
+            take(&mut table, NOW, 1, HERE, "WEB1"),
+            None,
+            "the other connection proved a secret with it"
+        );
+        assert!(!table.use_up(&lent), "once");
+        assert!(is_empty(&table));
+        for is_replaced in [false, true] {
+            table.insert(NOW, 1, HERE, "WEB1", challenge(1));
+            let lent = table.take(NOW, 2, HERE, "WEB1").expect("it is lent");
+            let own = table.take(NOW, 1, HERE, "WEB1").expect("it stays");
+            if is_replaced {
+                table.insert(NOW, 1, HERE, "WEB1", challenge(5));
+            }
+            assert!(!table.use_up(&lent), "its own connection used it");
+            assert!(table.use_up(&own));
+        }
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB1"), Some(challenge(5)));
+    }
+
+    #[test]
+    fn an_entry_has_a_fixed_size() {
+        assert_eq!(size_of::<Entry>(), 56);
+        assert_eq!(size_of::<((IpAddr, NameHash), u64)>(), 48);
+        let mut table = Challenges::default();
+        let (long, other) = ("\u{4e00}".repeat(255), "\u{4e00}".repeat(254));
+        table.insert(NOW, 1, HERE, &long, challenge(1));
+        assert_eq!(take(&mut table, NOW, 2, HERE, &other), None);
+        assert_eq!(take(&mut table, NOW, 2, HERE, &long), Some(challenge(1)));
     }
 
     #[test]
@@ -179,7 +273,7 @@ mod tests {
             table.insert(NOW, 2, HERE, "WEB2", challenge(2));
         }
         assert_eq!((table.entries.len(), table.by_connection.len(), table.by_name.len()), (2, 2, 2));
-        assert_eq!(table.take(NOW, 1, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(take(&mut table, NOW, 1, HERE, "WEB1"), Some(challenge(1)));
     }
 
     #[test]
@@ -196,7 +290,11 @@ mod tests {
         assert_eq!(table.entries.len(), TOTAL_MAX);
         assert_eq!(table.by_connection.len(), TOTAL_MAX);
         assert!(table.by_name.len() <= TOTAL_MAX);
-        assert_eq!(table.take(NOW, 0, THERE, "WEB1"), Some(challenge(3)), "a source with one entry keeps it");
+        assert_eq!(
+            take(&mut table, NOW, 0, THERE, "WEB1"),
+            Some(challenge(3)),
+            "a source with one entry keeps it"
+        );
     }
 
     #[test]
@@ -206,10 +304,10 @@ mod tests {
             table.insert(NOW, connection, HERE, "WEB1", challenge(1));
         }
         let just_before = NOW + LIFETIME - Duration::from_nanos(1);
-        assert_eq!(table.take(just_before, 9, HERE, "WEB1"), Some(challenge(1)));
-        assert_eq!(table.take(NOW + LIFETIME, 8, HERE, "WEB1"), None);
+        assert_eq!(take(&mut table, just_before, 9, HERE, "WEB1"), Some(challenge(1)));
+        assert_eq!(take(&mut table, NOW + LIFETIME, 8, HERE, "WEB1"), None);
         for _ in 0..5 {
-            assert_eq!(table.take(NOW + LIFETIME, 100, THERE, "WEB1"), None);
+            assert_eq!(take(&mut table, NOW + LIFETIME, 100, THERE, "WEB1"), None);
         }
         assert!(is_empty(&table), "calls that follow remove what expired");
     }
@@ -221,7 +319,7 @@ mod tests {
                 let begun = Instant::now();
                 for _ in 0..500 {
                     table.insert(now, u64::MAX, HERE, "WEB1", challenge(1));
-                    assert_eq!(table.take(now, u64::MAX, HERE, "WEB1"), Some(challenge(1)));
+                    assert_eq!(take(table, now, u64::MAX, HERE, "WEB1"), Some(challenge(1)));
                 }
                 begun.elapsed()
             })

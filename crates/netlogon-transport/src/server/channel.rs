@@ -181,7 +181,11 @@ impl Channels {
         }
         let own = channels.iter().filter(|other| other.sid() == sid).count();
         if own >= CHANNELS_PER_COMPUTER_MAX {
-            let oldest = channels.iter().position(|other| other.sid() == sid);
+            let machine = channel.machine();
+            let is_own = |other: &Arc<SecureChannel>| other.sid() == sid;
+            // One of a secret that is no longer the current one goes first.
+            let is_old = |other: &Arc<SecureChannel>| is_own(other) && machine.current != other.secret;
+            let oldest = channels.iter().position(is_old).or_else(|| channels.iter().position(is_own));
             channels.remove(oldest.expect("there are some"));
         } else if channels.len() >= CHANNELS_PER_NAME_MAX {
             return Err(BelongsToAnother);
@@ -295,6 +299,16 @@ mod tests {
     use crate::secret::SessionKey;
 
     fn channel(channel_type: ChannelType, rid: u32, computer: &str, now: u64) -> Arc<SecureChannel> {
+        channel_of(SharedSecret::new([0; 16]), channel_type, rid, computer, now)
+    }
+
+    fn channel_of(
+        secret: SharedSecret,
+        channel_type: ChannelType,
+        rid: u32,
+        computer: &str,
+        now: u64,
+    ) -> Arc<SecureChannel> {
         let machine = Machine {
             name: format!("M{rid}$"),
             sid: Sid::new(5, &[21, 1, 2, 3, rid]).expect("five parts"),
@@ -313,7 +327,7 @@ mod tests {
             negotiated_flags: 0,
             requested_flags: 0,
             keys: Arc::new(ChannelKeys::new(SessionKey::new([rid as u8; 16]))),
-            secret: SharedSecret::new([0; 16]),
+            secret,
             client_credential: [0; 8],
             now: Duration::from_secs(now),
             revision: 0,
@@ -386,5 +400,25 @@ mod tests {
         assert_eq!(found.len(), CHANNELS_PER_COMPUTER_MAX);
         assert_eq!(found[0].established, seconds(19), "the newest first");
         assert!(channels.find(LIFETIME + seconds(20), "WEB1").is_empty(), "keys grow old");
+    }
+
+    #[test]
+    fn a_channel_of_an_old_secret_makes_room_before_one_of_the_current_secret() {
+        let channels = Channels::default();
+        let insert = |secret: u8, now| {
+            let secret = SharedSecret::new([secret; 16]);
+            let channel = channel_of(secret, ChannelType::WORKSTATION, 1000, "WEB1", now);
+            channels.insert(seconds(now), channel).expect("its own name");
+        };
+        for n in 0..CHANNELS_PER_COMPUTER_MAX as u64 {
+            insert(u8::from(n == 3), n);
+        }
+        insert(0, 100);
+        let times = |now| -> Vec<u64> {
+            channels.find(seconds(now), "WEB1").iter().map(|channel| channel.established.as_secs()).collect()
+        };
+        assert_eq!(times(100), [100, 7, 6, 5, 4, 2, 1, 0]);
+        insert(0, 101);
+        assert_eq!(times(101), [101, 100, 7, 6, 5, 4, 2, 1]);
     }
 }

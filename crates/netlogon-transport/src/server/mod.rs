@@ -28,14 +28,14 @@ use crate::protection::{ChannelKeys, random_confounder};
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
-use backoff::Backoff;
-use challenges::{Challenge, Challenges};
+use backoff::{ANSWER_TIME, Backoff};
+use challenges::{Challenge, Challenges, Taken};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
 use dcerpc::limits::source_of;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::security::{AuthLevel, AuthType, Authentication};
-use dcerpc::server::{Authenticate as Token, Call, Reply};
+use dcerpc::server::{Authenticate as Token, Call, CallConnection, Reply};
 use dtyp::{Guid, NtStatus};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -162,6 +162,8 @@ pub struct NetlogonCall {
     pub connection: u64,
     /// Where it comes from.
     pub address: SocketAddr,
+    /// The connection, which counts for an account once its client has proved the account's secret.
+    pub caller: Arc<dyn CallConnection>,
     /// The call.
     pub call: Call,
 }
@@ -293,6 +295,9 @@ fn written(syntax: NdrSyntax, write: impl FnOnce(&mut NdrWriter)) -> Reply {
 /// fewer of them depending on whether it exists and was read before; the time of the answer must not tell which.
 const NO_ACCOUNT_TIME: Duration = Duration::from_millis(2);
 
+/// How often an account is read again that changes while it is read.
+const READ_AGAIN_MAX: usize = 4;
+
 /// What a right proof leads to.
 struct Proved {
     keys: Arc<ChannelKeys>,
@@ -388,7 +393,6 @@ impl Inner {
     ) -> (Result<(Credential, u32), (ChannelRefusal, Option<dtyp::Sid>)>, u32) {
         let now = self.now();
         let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
-        // One look-up uses a challenge up, whatever follows.
         let challenge = lock(&self.challenges).take(now, call.connection, source, &computer);
         let refused = |reason| Err((reason, None));
         if request.negotiate_flags & flags::REQUIRED != flags::REQUIRED {
@@ -408,20 +412,18 @@ impl Inner {
                 return (refused(ChannelRefusal::SecretsUnavailable), 0);
             }
         };
-        let (revision, machine) = machine;
         let negotiated = request.negotiate_flags & flags::OFFERED;
-        let sid = machine.sid;
+        let sid = machine.1.sid;
+        let refused = |reason| (Err((reason, Some(sid))), negotiated);
         let Proved { keys, secret, server_credential } =
-            match self.prove(call, request, challenge, &machine, now).await {
+            match self.prove_in_time(call, request, challenge, &machine.1, now).await {
                 Ok(proved) => proved,
-                Err(reason) => return (Err((reason, Some(sid))), negotiated),
+                Err(reason) => return refused(reason),
             };
-        if machine.age_of(&secret) == Some(SecretAge::Current)
-            && machine.previous.is_some()
-            && let Err(error) = secrets.current_used(&machine).await
-        {
-            tracing::warn!(%error, "Could not forget a previous secret");
-        }
+        let (revision, machine) = match self.still_accepted(machine, &secret).await {
+            Ok(machine) => machine,
+            Err(reason) => return refused(reason),
+        };
         let rid = sid.split_rid().map_or(0, |(_, rid)| rid);
         let channel = SecureChannel::new(Established {
             computer,
@@ -437,22 +439,88 @@ impl Inner {
         });
         // Written down before it can be used.
         if self.audit(call, request, ChannelOutcome::Established, Some(sid)).is_err() {
-            return (Err((ChannelRefusal::SecretsUnavailable, Some(sid))), negotiated);
+            return refused(ChannelRefusal::SecretsUnavailable);
         }
         match self.channels.insert(now, channel) {
             Ok(()) => (Ok((server_credential, rid)), negotiated),
-            Err(_) => (Err((ChannelRefusal::RecordOfAnother, Some(sid))), negotiated),
+            Err(_) => refused(ChannelRefusal::RecordOfAnother),
         }
     }
 
-    /// Whether the client knows a secret of the account that is accepted.
-    async fn prove(
+    /// Checks the proof at once. After many wrong ones the outcome, right or wrong, is told [`ANSWER_TIME`] after the call came.
+    async fn prove_in_time(
         &self,
         call: &NetlogonCall,
         request: &Authenticate,
-        challenge: Option<Challenge>,
+        taken: Option<Taken>,
         machine: &Machine,
-        now: Duration,
+        begun: Duration,
+    ) -> Result<Proved, ChannelRefusal> {
+        let is_slow = self.backoff.is_slow(begun, &index(&machine.name), source_of(call.address.ip()));
+        let outcome = self.prove(call, request, taken, machine);
+        let status = outcome.as_ref().map_or_else(|reason| refusal_status(*reason), |_| NtStatus::SUCCESS);
+        // Other refusals do not depend on the secret.
+        if is_slow && matches!(status, NtStatus::SUCCESS | NtStatus::ACCESS_DENIED) {
+            // A client that could cut the wait short would make more guesses over one connection.
+            call.caller.ignore_cancel();
+            if outcome.is_ok() {
+                // Guessers behind the same address evict the connections of that address that have proved nothing.
+                call.caller.prove(machine.sid);
+            }
+            let left = (begun + ANSWER_TIME).saturating_sub(self.now());
+            self.parts.environment.pause(left).await;
+        }
+        outcome
+    }
+
+    /// The account as it is when the channel is set up, and its revision. An operator may have changed it since the proof
+    /// was checked, above all in the time that an answer waits.
+    async fn still_accepted(
+        &self,
+        (mut revision, mut machine): (u64, Machine),
+        secret: &SharedSecret,
+    ) -> Result<(u64, Machine), ChannelRefusal> {
+        let unavailable = |error| {
+            tracing::warn!(%error, "Could not judge a secure channel");
+            ChannelRefusal::SecretsUnavailable
+        };
+        let secrets = &*self.parts.secrets;
+        // Each round is a change while the last one was read. What changes after the last round is seen by the channel's calls.
+        for _ in 0..READ_AGAIN_MAX {
+            if machine.age_of(secret) == Some(SecretAge::Current)
+                && machine.previous.is_some()
+                && let Err(error) = secrets.current_used(&machine).await
+            {
+                tracing::warn!(%error, "Could not forget a previous secret");
+            }
+            let now = secrets.revision().map_err(unavailable)?;
+            if now == revision {
+                break;
+            }
+            let found = secrets.find(&machine.name).await.map_err(unavailable)?;
+            let found =
+                found.filter(|found| found.sid == machine.sid).ok_or(ChannelRefusal::UnknownAccount)?;
+            if !found.enabled {
+                return Err(ChannelRefusal::AccountDisabled);
+            }
+            if found.channel_type != machine.channel_type {
+                return Err(ChannelRefusal::OtherChannelType);
+            }
+            if found.age_of(secret).is_none() {
+                return Err(ChannelRefusal::WrongCredential);
+            }
+            (revision, machine) = (now, found);
+        }
+        Ok((revision, machine))
+    }
+
+    /// Whether the client knows a secret of the account that is accepted.
+    fn prove(
+        &self,
+        call: &NetlogonCall,
+        request: &Authenticate,
+        taken: Option<Taken>,
+        machine: &Machine,
     ) -> Result<Proved, ChannelRefusal> {
         if !machine.enabled {
             return Err(ChannelRefusal::AccountDisabled);
@@ -468,23 +536,18 @@ impl Inner {
         if channel_type.names_its_computer() && !(named_after(account) && named_after(&machine.name)) {
             return Err(ChannelRefusal::NameMismatch);
         }
-        let (name, source) = (index(&machine.name), source_of(call.address.ip()));
-        let Challenge { client, server } = challenge.ok_or(ChannelRefusal::NoChallenge)?;
+        let taken = taken.ok_or(ChannelRefusal::NoChallenge)?;
+        let Challenge { client, server } = taken.challenge;
         if !credential::is_random_enough(&client) {
             return Err(ChannelRefusal::WeakChallenge);
         }
-        let queue = self.backoff.queue(now, &name, source);
-        let turn = match &queue {
-            Some(queue) => {
-                let turn = queue.turn(&*self.parts.environment).await;
-                Some(turn.map_err(|_| ChannelRefusal::Backoff)?)
-            }
-            None => None,
-        };
         for secret in std::iter::once(&machine.current).chain(&machine.previous) {
             let key = credential::session_key(secret, &client, &server);
             let expanded = cfb8::Key::new(key.expose());
             if credential::equal(&credential::credential(&expanded, &client), &request.client_credential) {
+                if !lock(&self.challenges).use_up(&taken) {
+                    return Err(ChannelRefusal::NoChallenge);
+                }
                 return Ok(Proved {
                     keys: Arc::new(ChannelKeys::new(key)),
                     secret: secret.clone(),
@@ -492,11 +555,7 @@ impl Inner {
                 });
             }
         }
-        let now = self.now();
-        self.backoff.failed(now, &name, source);
-        if let Some(turn) = turn {
-            turn.failed(now);
-        }
+        self.backoff.failed(self.now(), &index(&machine.name), source_of(call.address.ip()));
         Err(ChannelRefusal::WrongCredential)
     }
 
@@ -650,7 +709,6 @@ const fn refusal_status(reason: ChannelRefusal) -> NtStatus {
         | ChannelRefusal::NoChallenge
         | ChannelRefusal::WeakChallenge
         | ChannelRefusal::WrongCredential
-        | ChannelRefusal::Backoff
         | ChannelRefusal::RecordOfAnother => NtStatus::ACCESS_DENIED,
     }
 }

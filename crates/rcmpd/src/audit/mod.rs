@@ -615,7 +615,6 @@ const fn refusal_name(reason: ChannelRefusal) -> &'static str {
         ChannelRefusal::NoChallenge => "no_challenge",
         ChannelRefusal::WeakChallenge => "weak_challenge",
         ChannelRefusal::WrongCredential => "wrong_credential",
-        ChannelRefusal::Backoff => "backoff",
         ChannelRefusal::RecordOfAnother => "record_of_another",
         ChannelRefusal::SecretsUnavailable => "secrets_unavailable",
     }

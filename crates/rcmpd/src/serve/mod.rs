@@ -96,6 +96,7 @@ pub fn registry(
     let service = server.clone().map_request(|call: RpcCall| NetlogonCall {
         connection: call.peer.connection,
         address: call.peer.address,
+        caller: call.connection,
         call: call.call,
     });
     Registry::default()
