@@ -209,7 +209,7 @@ mod tests {
         assert!(gone_of_entries(&ENTRIES.replace("\"y\"", "\"z\"")).is_empty());
     }
 
-    /// Each cut at the end of a line lacks a rule, except one of a peer as a whole and of nothing.
+    /// Each cut at the end of a line lacks a rule.
     #[test]
     fn each_cut_lacks_a_rule() {
         let lines: Vec<&str> = ENTRIES.split_inclusive('\n').collect();
