@@ -266,7 +266,7 @@ async fn a_flood_of_guesses_on_new_connections_does_not_keep_a_machine_out() {
                 for n in 1.. {
                     pace.tick().await;
                     let Ok(mut stream) = tokio::net::TcpStream::connect(server).await else { continue };
-                    let _ = stream.write_all(&guess(task << 32 | n)).await;
+                    let _ = stream.write_all(&guess((task << 32) | n)).await;
                     made.fetch_add(1, Ordering::Relaxed);
                     open.push_back(stream);
                     if open.len() > CONNECTIONS_MAX / 4 {
