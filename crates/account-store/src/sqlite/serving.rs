@@ -100,7 +100,11 @@ pub(super) fn check_log(path: &Path) -> Result<(), StoreError> {
             Breach::Overwritten,
             format!("; if it was not, remove {}, and both are used", note_path(path).display()),
         ),
-        false => ("replaced", Breach::Replaced, String::new()),
+        false => (
+            "replaced",
+            Breach::Replaced,
+            format!("; if the former file is back already, remove {}", note_path(path).display()),
+        ),
     };
     Err(StoreError::Unavailable(format!(
         "{} was {what} while process {} served it: stop the service; {}{more}",

@@ -201,10 +201,6 @@ struct Stamp {
 
 impl Stamp {
     #[expect(clippy::useless_conversion, reason = "the fields differ in width between platforms")]
-    #[expect(
-        clippy::unnecessary_fallible_conversions,
-        reason = "the fields differ in width between platforms"
-    )]
     fn new(stat: Stat) -> Self {
         let Stat { st_dev, st_ino, st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, st_size, .. } = stat;
         Self {
