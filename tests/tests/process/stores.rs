@@ -175,11 +175,15 @@ fn a_database_that_is_replaced_under_the_service_is_not_served() {
 
         let set = || service.rcmpd(&["account", "set", "alice", "--full-name", "A", "-c", "client.toml"]);
         let has_old_log = !what.contains("log and index");
+        let why = match what {
+            "copied over" => "was overwritten by a program other than SQLite",
+            _ => "belongs to the file that was there before",
+        };
         if has_old_log {
             // The log of the file that is gone is applied to no other one.
             let refused = set().code(1);
             assert!(
-                refused.stderr.contains("belongs to the file that was there before"),
+                refused.stderr.contains(why) && refused.stderr.contains("undoes the changes"),
                 "{what}: {refused:?}"
             );
         } else {
@@ -196,7 +200,7 @@ fn a_database_that_is_replaced_under_the_service_is_not_served() {
         if has_old_log {
             let refused = service.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
             assert!(
-                refused.stderr.contains("belongs to the file that was there before"),
+                refused.stderr.contains(why) && refused.stderr.contains("undoes the changes"),
                 "{what}: {refused:?}"
             );
             remove(&path, &["-wal", "-shm"]);
@@ -213,6 +217,50 @@ fn a_database_that_is_replaced_under_the_service_is_not_served() {
         service.map("alice").code(0);
         assert_eq!(service.get("/ready").0, 200, "{what}");
     }
+}
+
+#[test]
+fn committed_changes_outlive_alarms_and_no_alarm_comes_of_touch_or_sqlite() {
+    let mut service = Demo::new().serve();
+    let path = service.path("accounts.db");
+    service.rcmpd(&["account", "set", "alice", "--disable", "-c", "client.toml"]).code(0);
+    service.map("alice").code(3);
+    // A touch changes nothing.
+    let touched = std::process::Command::new("touch").arg(&path).status().unwrap();
+    assert!(touched.success());
+    service.wait_for_log("changed the times of the database file");
+    service.map("alice").code(3);
+    assert_eq!((service.get("/ready").0, service.metric("rcmpd_store_usable")), (200, 1));
+    // While the service is stopped, other connections commit and empty the log in turns.
+    let sqlite = |script: &str| {
+        let script = format!(
+            "import sqlite3, sys; a, b = (sqlite3.connect(sys.argv[1], isolation_level=None) for _ in 'ab')
+count = 'UPDATE account SET logon_count = logon_count + 1'
+truncate = 'PRAGMA wal_checkpoint(TRUNCATE)'
+{script}"
+        );
+        let done = std::process::Command::new("python3").args(["-c", &script]).arg(&path).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    for _ in 0..3 {
+        sqlite("b.execute(truncate).fetchall()");
+        assert_eq!(service.get("/ready").0, 200);
+        service.signal(Signal::STOP);
+        sqlite("a.execute(count); b.execute(truncate).fetchall(); a.execute(count)");
+        service.signal(Signal::CONT);
+        assert_eq!(service.get("/ready").0, 200);
+        service.map("alice").code(3);
+    }
+    // The index alone is gone: the file and its log belong together still.
+    fs::remove_file(beside(&path, "-shm")).unwrap();
+    assert_eq!(service.get("/ready").0, 503);
+    service.wait_for_log("Account store unavailable");
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended(), 0);
+    assert!(fs::metadata(beside(&path, "-wal")).unwrap().len() > 0);
+    service.start_again();
+    service.map("alice").code(3);
+    assert_eq!(service.get("/ready").0, 200);
 }
 
 #[test]

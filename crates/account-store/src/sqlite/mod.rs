@@ -9,6 +9,7 @@
 //! is replaced, removed or overwritten instead, the store answers no more question until it is opened again.
 
 mod admin;
+mod contents;
 mod look_up;
 mod machines;
 mod rows;
@@ -21,7 +22,7 @@ mod worker;
 pub use sealing::SealingKey;
 pub use serving::Serving;
 
-use crate::file_access::{FileAccess, database_files};
+use crate::file_access::{FileAccess, beside_database, database_files};
 use crate::machines::MachineRecord;
 use crate::store::{Domain, Matches, Query, Revision, StoreError};
 use look_up::{GroupNames, Weigh};
@@ -88,6 +89,19 @@ impl SqliteStore {
                 .map_err(|error| StoreError::Unavailable(format!("{} {error}", file.display())))?;
         }
         serving::check_log(path)?;
+        let log = beside_database(path, "-wal");
+        let has_log = log.metadata().is_ok_and(|log| log.len() > 0);
+        Self::open_files(path, key).map_err(|error| match error {
+            StoreError::Damaged(why) if has_log => StoreError::Damaged(format!(
+                "{why}: if a copy was put in the place of {0} by hand, {0}-wal belongs to the file that was there before: move \
+                 {0}-wal and {0}-shm away, which undoes the changes that are in {0}-wal only, and put the copy there again",
+                path.display(),
+            )),
+            error => error,
+        })
+    }
+
+    fn open_files(path: &Path, key: Option<&SealingKey>) -> Result<Self, StoreError> {
         let held = Held::new(path)?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITE_BUSY_TIMEOUT)?;
         let domain = schema::prepare(path, &mut writer)?;
@@ -127,6 +141,11 @@ impl SqliteStore {
     /// can happen to the files that cannot be distinguished from the work of SQLite.
     pub fn observe(&self) -> Result<(), StoreError> {
         self.inner.watch.observe()
+    }
+
+    /// How often another program than SQLite changed the times of the database file, and nothing else of it.
+    pub fn touched(&self) -> u64 {
+        self.inner.watch.touched()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The tables, and how files come to have them.
 
+use super::contents::Row;
 use super::{
     LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows, sealing::Seal,
     watch::Numbers,
@@ -281,7 +282,7 @@ pub(super) struct Expected<'a> {
 impl Expected<'_> {
     /// The numbers of the present contents, read in a transaction; `None` if [`prepare`] has to bring the contents to
     /// the present version first.
-    pub(super) fn numbers(&self, connection: &Connection) -> Result<Option<Numbers>, StoreError> {
+    pub(super) fn numbers(&self, connection: &Connection) -> Result<Option<(Numbers, Row)>, StoreError> {
         let unusable = |why: String| Err(StoreError::Unavailable(format!("{}: {why}", self.path.display())));
         let mut statement = connection
             .prepare_cached(
@@ -299,8 +300,9 @@ impl Expected<'_> {
         }
         let mut statement = connection
             .prepare_cached(
-                "SELECT netbios, dns, sid, fold, sealing_key_check, accounts, accounts_epoch, machines, machines_epoch
-                 FROM domain, revision",
+                "SELECT netbios, dns, sid, fold, sealing_key_check, accounts, accounts_epoch, machines, machines_epoch,
+                     schema_version, (SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = 'revision')
+                 FROM domain, revision, pragma_schema_version",
             )
             .map_err(failed)?;
         let mut rows = statement.query([]).map_err(failed)?;
@@ -328,7 +330,9 @@ impl Expected<'_> {
         }
         let number = |column| row.get::<_, u64>(column).map_err(failed);
         let epoch = |column| row.get::<_, i64>(column).map(i64::cast_unsigned).map_err(failed);
-        Ok(Some(Numbers { accounts: (number(5)?, epoch(6)?), machines: (number(7)?, epoch(8)?) }))
+        let numbers = Numbers { accounts: (number(5)?, epoch(6)?), machines: (number(7)?, epoch(8)?) };
+        let row = Row { schema: row.get(9).map_err(failed)?, page: row.get(10).map_err(failed)? };
+        Ok(Some((numbers, row)))
     }
 }
 

@@ -809,6 +809,8 @@ fn a_replaced_file_is_not_served() {
         // Nothing that SQLite does by itself is a replacement, nor is a change of the mode.
         shell(&path, "PRAGMA wal_checkpoint(PASSIVE)");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is ours");
+        tick(folder.path());
+        touch(&path);
         fs::write(folder.path().join("beside"), "").expect("a file");
         assert_eq!(one(&store, name("alice")).account.logon_count, 5);
         assert!(wal(&path).exists() && shm(&path).exists());
@@ -934,4 +936,173 @@ fn a_link_that_leads_elsewhere_is_noticed() {
     std::os::unix::fs::symlink(&other, links.join("new")).expect("a link");
     fs::rename(links.join("new"), &link).expect("it moves");
     assert!(unavailable(&store, "another link").contains("replaced"));
+}
+
+fn touch(path: &Path) {
+    let file = fs::OpenOptions::new().append(true).open(path).expect("it opens");
+    file.set_modified(std::time::SystemTime::now()).expect("it is ours");
+    // When a process closes a file, its locks on it are gone, SQLite's as well.
+    std::mem::forget(file);
+}
+
+#[test]
+fn a_touched_file_is_served_and_counted() {
+    let (path, folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(alice())]);
+    for change in ["SELECT 1", "PRAGMA wal_checkpoint(FULL)", "VACUUM"] {
+        let before = store.touched();
+        Connection::open(&path)
+            .and_then(|connection| connection.query_row(change, [], |_| Ok(())).or(Ok(())))
+            .expect("it runs");
+        assert_eq!(one(&store, name("alice")).account, alice(), "{change}");
+        tick(folder.path());
+        touch(&path);
+        assert_eq!(one(&store, name("alice")).account, alice(), "{change}");
+        assert_eq!(store.touched(), before + 1, "{change}");
+    }
+}
+
+#[test]
+fn checkpoints_of_several_connections_between_two_looks_are_no_replacement() {
+    let (path, folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(alice())]);
+    let copy = folder.path().join("copy.db");
+    back_up(&path, &copy);
+    let connections = [(); 2].map(|()| Connection::open(&path).expect("it opens"));
+    let truncate = |n: usize| {
+        connections[n].query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("it runs");
+    };
+    let change = |n: usize, sql: &str| connections[n].execute_batch(sql).expect("good SQL");
+    let count = "UPDATE account SET logon_count = logon_count + 1";
+    for (round, first) in [count, count, "CREATE TABLE mine (x)", "DROP TABLE mine", count].iter().enumerate()
+    {
+        truncate(1);
+        tick(folder.path());
+        store.check().expect("the files are ours");
+        change(0, first);
+        truncate(1);
+        change(0, count);
+        store.check().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        tick(folder.path());
+        touch(&path);
+        store.check().unwrap_or_else(|error| panic!("touched in round {round}: {error}"));
+    }
+    assert_eq!(one_of(&store, "alice"), 8);
+    // A copy of an earlier time is none of this, whether it is SQLite's or of the file.
+    drop(connections);
+    for made_by_sqlite in [true, false] {
+        let (path, folder) = new_file();
+        let copy = folder.path().join("copy.db");
+        apply(&open(&path), [add(alice())]);
+        match made_by_sqlite {
+            true => back_up(&path, &copy),
+            false => drop(fs::copy(&path, &copy).expect("a copy")),
+        }
+        shell(&path, count);
+        let store = open(&path);
+        assert_eq!(one_of(&store, "alice"), 1);
+        tick(folder.path());
+        shell(&path, count);
+        fs::write(&path, fs::read(&copy).expect("it is there")).expect("a copy");
+        assert!(unavailable(&store, "copied over").contains("overwritten"));
+    }
+}
+
+#[test]
+fn what_was_committed_is_there_when_a_store_is_opened_again_after_an_alarm() {
+    let (path, folder) = new_file();
+    let away = folder.path().join("away");
+    let store = open(&path);
+    let mut serving = store.announce().expect("a note");
+    apply(&store, [add(alice())]);
+    tick(folder.path());
+    fs::rename(&path, &away).expect("it moves");
+    assert!(store.check().is_err());
+    serving.update(&store);
+    // Another file beside the log of this one is not opened, and the message says what each way costs.
+    fs::copy(&away, &path).expect("a copy");
+    serving.update(&store);
+    let told = open_error(&path).to_string();
+    assert!(told.contains("put that file back") && told.contains("undoes the changes"), "{told}");
+    fs::rename(&away, &path).expect("it moves");
+    assert!(store.check().is_err(), "it stays so until it is opened again");
+    serving.update(&store);
+    drop((serving, store));
+    assert_eq!(one(&open(&path), name("alice")).account, alice());
+}
+
+#[test]
+fn an_overwritten_file_is_not_opened_with_the_log_of_its_former_contents() {
+    let (path, folder) = new_file();
+    let copy = folder.path().join("copy.db");
+    apply(&open(&path), [add(alice())]);
+    back_up(&path, &copy);
+    let store = open(&path);
+    let mut serving = store.announce().expect("a note");
+    shell(&path, "UPDATE account SET logon_count = 9");
+    assert_eq!(one_of(&store, "alice"), 9);
+    tick(folder.path());
+    fs::write(&path, fs::read(&copy).expect("it is there")).expect("a copy");
+    assert!(unavailable(&store, "copied over").contains("overwritten"));
+    serving.update(&store);
+    drop((serving, store));
+    let told = open_error(&path).to_string();
+    for part in ["undoes the changes", "back-up", "-serving"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    for suffix in ["-wal", "-shm"] {
+        fs::rename(crate::file_access::beside_database(&path, suffix), folder.path().join(suffix))
+            .expect("it moves");
+    }
+    assert_eq!(one_of(&open(&path), "alice"), 0);
+}
+
+#[test]
+fn a_link_in_a_folder_of_the_path_is_noticed_at_once() {
+    let (path, folder) = new_file();
+    apply(&open(&path), [add(alice())]);
+    let at = |name: &str| folder.path().join(name);
+    for version in ["v1", "v2"] {
+        fs::create_dir(at(version)).expect("a folder");
+        back_up(&path, &at(version).join("accounts.db"));
+    }
+    std::os::unix::fs::symlink("v1", at("current")).expect("a link");
+    let store = open(&at("current").join("accounts.db"));
+    assert_eq!(one(&store, name("alice")).account, alice());
+    std::os::unix::fs::symlink("v2", at("next")).expect("a link");
+    fs::rename(at("next"), at("current")).expect("it moves");
+    // A look counts for 20 µs.
+    std::thread::sleep(std::time::Duration::from_micros(50));
+    assert!(unavailable(&store, "another folder").contains("replaced"));
+}
+
+#[test]
+fn a_note_that_is_no_file_of_ours_is_neither_followed_nor_waited_for() {
+    let (path, folder) = new_file();
+    let note = crate::file_access::beside_database(&path, "-serving");
+    let other = folder.path().join("other");
+    fs::write(&other, "other data").expect("a file");
+    let store = open(&path);
+    let is_refused = || {
+        assert!(matches!(store.announce(), Err(StoreError::Unavailable(_))));
+        assert_eq!(store.served_otherwise(), None);
+        drop(open(&path));
+        fs::remove_file(&note).expect("it is there still");
+    };
+    std::os::unix::fs::symlink(&other, &note).expect("a link");
+    is_refused();
+    fs::hard_link(&other, &note).expect("a link");
+    is_refused();
+    assert!(Command::new("mkfifo").arg(&note).status().expect("it runs").success());
+    is_refused();
+    assert_eq!(fs::read(&other).expect("it is there"), b"other data");
+    // A lock of another program does not stop a service.
+    let locked = fs::File::create(&note).expect("a file");
+    locked.lock().expect("it is free");
+    assert!(!store.announce().expect("a note").is_locked());
+    locked.unlock().expect("it is locked");
+    assert!(store.announce().expect("a note").is_locked());
+    assert!(!note.exists(), "it is removed at the end");
 }

@@ -8,23 +8,28 @@
 //!
 //! **Files.** SQLite does not notice when a file is replaced. Connections that are open go on with files that have no
 //! name any more, new connections open the new ones, and a log is applied to a database that it does not belong to.
-//! So each question first compares what `fstat` tells of the open database file and of its directory with what was
-//! there before. If either differs, the three names have to lead to the same files still, and a database file that was
-//! written to must have been written by a checkpoint. Else the store is unusable until it is opened again:
+//! So each question first compares what `stat` tells of the path of the database file, and `fstat` of its directory, with
+//! what was there before. If either differs, the three names have to lead to the same files still, and a database file
+//! that was written to must have been written by a checkpoint. Else the store is unusable until it is opened again:
 //!
-//! - *Another file under one of the names, or none*: the directory has another time then, and the database file that
-//!   was moved away another time of its own.
+//! - *Another file under one of the names, or none*: the path leads to another inode then, also where a link in one of
+//!   its folders was switched, or the directory has another time.
 //! - *Other contents in the same file* (`cp backup.db accounts.db`): while the log is in use, nothing but a checkpoint
 //!   writes to the database file, and a checkpoint changes its progress in the index before its first write and after
-//!   its last one. So a write without a trace of a checkpoint since the last look is another program's; see
-//!   [`Checkpoint::explains`]. A write that happens between the same two looks as a checkpoint does cannot be distinguished from it,
-//!   which is why a service looks often ([`Watch::observe`]).
+//!   its last one. So a write without a trace of a checkpoint since the last look may be another program's; see
+//!   [`Checkpoint::explains`]. The contents decide then ([`Contents`]). If the log is the same, no checkpoint wrote, and
+//!   they have to be equal: a `touch` changes the times only. If the log began anew, which takes a commit and may have
+//!   taken a checkpoint, they have to be ones that SQLite may have made of those before: a copy of an earlier time has
+//!   smaller numbers. What was committed is read and verified anew in any case (`Expected::numbers`). A write by another
+//!   program between the same two looks as a checkpoint is not told from it, which is why a service looks often
+//!   ([`Watch::observe`]).
 
+use super::contents::{Contents, Row};
 use super::failed;
-use crate::file_access::database_files;
+use crate::file_access::{beside_database, database_files};
 use crate::store::{Revision, StoreError};
 use rusqlite::Connection;
-use rustix::fs::{Stat, fstat};
+use rustix::fs::{Stat, fstat, stat};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -65,14 +70,22 @@ impl Watch {
     pub(super) fn open(held: Held, path: &Path, connection: &Connection) -> Result<Self, StoreError> {
         // The first read makes the index.
         connection.query_row("SELECT id FROM revision", [], |_| Ok(())).map_err(failed)?;
-        let files = Files::open(&held, path, connection)?;
+        let row = connection
+            .query_row(
+                "SELECT schema_version, rootpage FROM sqlite_schema, pragma_schema_version
+                 WHERE type = 'table' AND name = 'revision'",
+                [],
+                |row| Ok(Row { schema: row.get(0)?, page: row.get(1)? }),
+            )
+            .map_err(failed)?;
+        let files = Files::open(&held, path, connection, row)?;
         Ok(Self { files, seen: RwLock::new(None), _held: held })
     }
 
     /// The present revisions; `read` reads them from the database, if need be.
     pub(super) fn revisions(
         &self,
-        read: impl FnOnce() -> Result<Numbers, StoreError>,
+        read: impl FnOnce() -> Result<(Numbers, Row), StoreError>,
     ) -> Result<Revisions, StoreError> {
         self.files.check()?;
         let header = self.files.header()?;
@@ -82,7 +95,8 @@ impl Watch {
             return Ok(revisions);
         }
         self.files.observe()?;
-        let numbers = read()?;
+        let (numbers, row) = read()?;
+        self.files.learn(row);
         let noticed = Revision::notice();
         let stored = |(number, epoch)| Revision::stored(number, epoch, noticed);
         let new = Revisions { accounts: stored(numbers.accounts), machines: stored(numbers.machines) };
@@ -125,7 +139,23 @@ impl Watch {
     /// Whether the log may be written into the database file at the end. It may not when either is another's.
     pub(super) fn may_checkpoint(&self) -> bool {
         let _ = self.check_names();
-        self.files.broken.get().is_none_or(|broken| broken.only_log_is_gone)
+        self.files.broken.get().is_none_or(|broken| broken.what == Breach::LogRemoved)
+    }
+
+    /// Which file the log under its name belongs to.
+    pub(super) fn log_owner(&self) -> LogOwner {
+        let is_ours = |at: usize| file_id(&self.files.names[at]).is_ok_and(|id| id == self.files.ids[at]);
+        match self.files.broken.get() {
+            _ if !is_ours(1) => LogOwner::Unknown,
+            _ if !is_ours(0) => LogOwner::AnotherFile,
+            Some(Broken { what: Breach::Overwritten, .. }) => LogOwner::OtherContents,
+            _ => LogOwner::ThisFile,
+        }
+    }
+
+    /// How often the times of the database file were changed without its contents by a program other than SQLite.
+    pub(super) fn touched(&self) -> u64 {
+        self.files.touched.load(Ordering::Relaxed)
     }
 
     /// Device and inode of the database file and of the log.
@@ -141,47 +171,60 @@ pub(super) fn file_id(path: &Path) -> std::io::Result<FileId> {
     fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// What `fstat` tells of a file that changes when its contents, its names or its links do.
+/// Whose changes the log under its name has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LogOwner {
+    /// The database file that is there.
+    ThisFile,
+    /// This file, but it has been overwritten since.
+    OtherContents,
+    /// The file that was there before.
+    AnotherFile,
+    /// The log is not the one that this store has open.
+    Unknown,
+}
+
+/// What `stat` tells of a file that changes when its contents, its names or its links do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
+    id: FileId,
     modified: (i64, u64),
     changed: (i64, u64),
     len: i64,
 }
 
-impl Stamps {
-    fn of(main: &File, folder: &File, link_folder: Option<&File>) -> Result<Self, StoreError> {
-        Ok(Self {
-            main: Stamp::of(main)?,
-            folder: Stamp::of(folder)?,
-            link_folder: link_folder.map(Stamp::of).transpose()?,
-        })
-    }
-}
-
 impl Stamp {
-    fn of(file: &File) -> Result<Self, StoreError> {
-        let Stat { st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, st_size, .. } = fstat(file)
-            .map_err(|error| StoreError::Unavailable(format!("state of the database file: {error}")))?;
-        #[expect(clippy::useless_conversion, reason = "the fields differ in width between platforms")]
-        Ok(Self {
+    #[expect(clippy::useless_conversion, reason = "the fields differ in width between platforms")]
+    fn new(stat: Stat) -> Self {
+        let Stat { st_dev, st_ino, st_mtime, st_mtime_nsec, st_ctime, st_ctime_nsec, st_size, .. } = stat;
+        Self {
+            id: (st_dev.try_into().unwrap_or(0), st_ino.into()),
             modified: (st_mtime.into(), st_mtime_nsec.into()),
             changed: (st_ctime.into(), st_ctime_nsec.into()),
             len: st_size.into(),
-        })
-    }
-
-    fn contents(&self) -> ((i64, u64), i64) {
-        (self.modified, self.len)
+        }
     }
 }
 
-/// Of the database file, of its directory, and of the directory of its name where that is a link from another one.
+/// Of the path of the database file, all links followed, and of the directory that it is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamps {
-    main: Stamp,
+    /// `None` if the path leads nowhere.
+    main: Option<Stamp>,
     folder: Stamp,
-    link_folder: Option<Stamp>,
+}
+
+impl Stamps {
+    fn of(path: &Path, folder: &File) -> Result<Self, StoreError> {
+        let folder = fstat(folder)
+            .map_err(|error| StoreError::Unavailable(format!("directory of the database file: {error}")))?;
+        Ok(Self { main: stat(path).ok().map(Stamp::new), folder: Stamp::new(folder) })
+    }
+
+    /// What changes when the database file is written to.
+    fn contents(&self) -> Option<(FileId, (i64, u64), i64)> {
+        self.main.map(|main| (main.id, main.modified, main.len))
+    }
 }
 
 /// How far checkpoints have come.
@@ -233,17 +276,23 @@ impl Checkpoint {
 #[derive(Clone, Copy)]
 struct Known {
     stamps: Stamps,
+    row: Row,
+    /// At least as new as `checkpoint`.
+    contents: Option<Contents>,
     checkpoint: Checkpoint,
     /// A checkpoint is under way, or one was cut off; until one is finished the database file may change.
     is_writing: bool,
 }
 
 impl Known {
-    fn note(&mut self, checkpoint: Checkpoint) {
+    /// `file` is the database file, to be read after `checkpoint` was.
+    fn note(&mut self, checkpoint: Checkpoint, file: &File) {
         if (checkpoint.salts, checkpoint.begun, checkpoint.done)
             != (self.checkpoint.salts, self.checkpoint.begun, self.checkpoint.done)
         {
             self.is_writing = checkpoint.is_unfinished();
+            // The clock of the file system has ticks: several checkpoints may have left one time.
+            self.contents = Contents::read(file, self.row);
         }
         self.checkpoint = checkpoint;
     }
@@ -251,7 +300,43 @@ impl Known {
 
 struct Broken {
     why: String,
-    only_log_is_gone: bool,
+    what: Breach,
+}
+
+/// What was done to the files of a store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Breach {
+    /// The database file has contents that SQLite did not write there.
+    Overwritten,
+    /// The name of the database file leads to another one, or to none.
+    Replaced,
+    /// The log has no name any more, and nothing else is amiss.
+    LogRemoved,
+    /// The log or the index is another one, or both are gone.
+    LogReplaced,
+}
+
+impl Breach {
+    /// What an operator can do once the service is stopped, and what each way costs.
+    pub(super) fn advice(self, [main, log, index]: [&Path; 3]) -> String {
+        let (main, log, index) = (main.display(), log.display(), index.display());
+        match self {
+            Self::Overwritten => format!(
+                "{log} may have committed changes that do not belong to these contents: either move {log} and {index} away, \
+                 which undoes the changes that are in {log} only, and {main} is used as it is now; or move all three away and \
+                 put a back-up in the place of {main}"
+            ),
+            Self::Replaced => format!(
+                "{log} belongs to the file that was there before and may have its last changes: either put that file back to \
+                 keep them; or move {log} and {index} away, which undoes the changes that are in {log} only, and {main} is \
+                 used as it is now"
+            ),
+            Self::LogRemoved | Self::LogReplaced => format!(
+                "what was committed to the former {log} only is lost unless that file is put back; {main} is used with the \
+                 {log} that is there then, if any"
+            ),
+        }
+    }
 }
 
 /// A look at the files counts for so long: much shorter than a question takes from a socket to the store, so a file that
@@ -263,7 +348,6 @@ struct Files {
     index: Arc<File>,
     main: Arc<File>,
     folder: File,
-    link_folder: Option<File>,
     /// Of the database file, the log and the index.
     names: [PathBuf; 3],
     ids: [FileId; 3],
@@ -271,27 +355,21 @@ struct Files {
     opened: Instant,
     /// When the files were last found to be as they were, in nanoseconds since `opened`.
     looked: AtomicU64,
+    touched: AtomicU64,
     /// Once set it stays: what was written in between, by which process to which file, cannot be known.
     broken: OnceLock<Broken>,
 }
 
 impl Files {
-    fn open(held: &Held, path: &Path, connection: &Connection) -> Result<Self, StoreError> {
+    fn open(held: &Held, path: &Path, connection: &Connection, row: Row) -> Result<Self, StoreError> {
         let (main, index) = held.files(path)?;
         let real = real(path)?;
         let names = database_files(path);
         let failed_at = |path: &Path, error| StoreError::Unavailable(format!("{}: {error}", path.display()));
         let id = |path: &PathBuf| file_id(path).map_err(|error| failed_at(path, error));
         let ids = [id(&names[0])?, id(&names[1])?, id(&names[2])?];
-        let open = |folder: &Path| File::open(folder).map_err(|error| failed_at(folder, error));
-        let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
-        let link_folder = self::real(&match path.parent() {
-            Some(folder) if folder != Path::new("") => folder.to_owned(),
-            _ => PathBuf::from("."),
-        })?;
-        let folder = folder_of(&real);
-        let link_folder = (link_folder != folder).then(|| open(&link_folder)).transpose()?;
-        let folder = open(&folder)?;
+        let folder = real.parent().unwrap_or(Path::new("/"));
+        let folder = File::open(folder).map_err(|error| failed_at(folder, error))?;
         if ids[0] != held.0 {
             return Err(StoreError::Unavailable(format!(
                 "{} was replaced while it was opened",
@@ -300,18 +378,20 @@ impl Files {
         }
         let mut files = Self {
             known: RwLock::new(Known {
-                stamps: Stamps::of(&main, &folder, link_folder.as_ref())?,
+                stamps: Stamps::of(path, &folder)?,
+                row,
+                contents: None,
                 checkpoint: checkpoint(&index)?,
                 is_writing: false,
             }),
             index,
             main,
             folder,
-            link_folder,
             names,
             ids,
             opened: Instant::now(),
             looked: AtomicU64::new(0),
+            touched: AtomicU64::new(0),
             broken: OnceLock::new(),
         };
         let mut known = *files.known.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -323,12 +403,28 @@ impl Files {
             known.checkpoint = checkpoint(&files.index)?;
         }
         known.is_writing = known.checkpoint.is_unfinished();
+        known.contents = Contents::read(&files.main, row);
         files.known = RwLock::new(known);
         Ok(files)
     }
 
     fn stamps(&self) -> Result<Stamps, StoreError> {
-        Stamps::of(&self.main, &self.folder, self.link_folder.as_ref())
+        Stamps::of(&self.names[0], &self.folder)
+    }
+
+    /// Where the row is under the present schema.
+    fn learn(&self, row: Row) {
+        if self.known.read().unwrap_or_else(PoisonError::into_inner).row == row {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.row = row;
+        // What is found to differ from these is explained by a checkpoint, or was written by another program.
+        let is_as_known = self.stamps().is_ok_and(|stamps| stamps.contents() == known.stamps.contents());
+        let new = Contents::read(&self.main, row);
+        if is_as_known && self.stamps().is_ok_and(|stamps| stamps.contents() == known.stamps.contents()) {
+            known.contents = new;
+        }
     }
 
     fn header(&self) -> Result<Header, StoreError> {
@@ -369,8 +465,8 @@ impl Files {
         }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // If the database file was written to in between, the next question compares that with what was known before.
-        if Stamp::of(&self.main)?.contents() == known.stamps.main.contents() {
-            known.note(checkpoint);
+        if self.stamps()?.contents() == known.stamps.contents() {
+            known.note(checkpoint, &self.main);
         }
         Ok(())
     }
@@ -378,11 +474,10 @@ impl Files {
     fn check_anew(&self, names: bool) -> Result<(), StoreError> {
         let unusable = |broken: &Broken| {
             Err(StoreError::Unavailable(format!(
-                "{}: stop the service, move {} and {} away unless they belong to the file that is there now, and start it; \
-                 restore a back-up under a running service with `sqlite3 {} '.restore BACKUP'` only",
+                "{}: stop the service; {}; then start it. Restore a back-up under a running service with `sqlite3 {} \
+                 '.restore BACKUP'` only",
                 broken.why,
-                self.names[1].display(),
-                self.names[2].display(),
+                broken.what.advice(std::array::from_fn(|at| self.names[at].as_path())),
                 self.names[0].display(),
             )))
         };
@@ -397,19 +492,35 @@ impl Files {
         {
             return unusable(self.broken.get_or_init(|| broken));
         }
-        if known.stamps.main.contents() != stamps.main.contents() {
+        if stamps.main.is_none_or(|main| main.id != self.ids[0]) {
+            // The name leads to our file again; the next look compares with what was known.
+            return Ok(());
+        }
+        if known.stamps.contents() != stamps.contents() {
+            // The contents come before the progress: what a checkpoint wrote of them, the progress tells.
+            let contents = Contents::read(&self.main, known.row);
             let checkpoint = checkpoint(&self.index)?;
-            if !checkpoint.explains(&known.checkpoint, known.is_writing, || self.beginnings()) {
+            let is_explained = checkpoint.explains(&known.checkpoint, known.is_writing, || self.beginnings());
+            let is_same_log = checkpoint.salts == known.checkpoint.salts;
+            let is_sqlite = is_explained
+                || contents.zip(known.contents).is_some_and(|(new, old)| match is_same_log {
+                    true => new == old && len(&stamps) == len(&known.stamps),
+                    false => new.follows(&old),
+                });
+            if !is_sqlite {
                 let why =
                     format!("{} was overwritten by a program other than SQLite", self.names[0].display());
-                return unusable(self.broken.get_or_init(|| Broken { why, only_log_is_gone: false }));
+                return unusable(self.broken.get_or_init(|| Broken { why, what: Breach::Overwritten }));
             }
             // A checkpoint that wrote again after the times were read may have finished before its progress was: its
             // write would look like one without a trace to the next question. That one compares with what was known.
-            if self.stamps()?.main.contents() != stamps.main.contents() {
+            if self.stamps()?.contents() != stamps.contents() {
                 return Ok(());
             }
-            known.note(checkpoint);
+            if !is_explained && is_same_log {
+                self.touched.fetch_add(1, Ordering::Relaxed);
+            }
+            known.note(checkpoint, &self.main);
         }
         known.stamps = stamps;
         Ok(())
@@ -417,17 +528,26 @@ impl Files {
 
     /// The name that leads to another file, or to none.
     fn moved(&self) -> Option<Broken> {
-        let is_ours: [bool; 3] =
+        let mut is_ours: [bool; 3] =
             std::array::from_fn(|at| file_id(&self.names[at]).is_ok_and(|id| id == self.ids[at]));
+        // Another name of the same file has another log.
+        is_ours[0] &=
+            real(&self.names[0]).is_ok() && beside_database(&self.names[0], "-wal") == self.names[1];
         let at = is_ours.iter().position(|ours| !ours)?;
         let name = &self.names[at];
-        let (what, is_gone) = match name.exists() {
-            true => ("replaced", false),
-            false => ("removed", true),
+        let is_gone = !name.exists();
+        let what = match is_ours {
+            [false, ..] => Breach::Replaced,
+            [true, false, true] if is_gone => Breach::LogRemoved,
+            _ => Breach::LogReplaced,
         };
-        let why = format!("{} was {what} while it was in use", name.display());
-        Some(Broken { why, only_log_is_gone: is_gone && is_ours == [true, false, true] })
+        let verb = if is_gone { "removed" } else { "replaced" };
+        Some(Broken { why: format!("{} was {verb} while it was in use", name.display()), what })
     }
+}
+
+fn len(stamps: &Stamps) -> Option<i64> {
+    stamps.main.map(|main| main.len)
 }
 
 fn index_failed(error: std::io::Error) -> StoreError {

@@ -2,7 +2,7 @@
 
 use account_store::StoreError;
 use account_store::sqlite::{Serving, SqliteStore};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -11,8 +11,8 @@ use tracing::{error, info, warn};
 /// and the note beside the file only.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is noted what SQLite has done to the files, so that it can be distinguished from what another program does to them. It
-/// costs three system calls.
+/// How often it is noted what SQLite has done to the files, so that what another program does to them is told from it. It
+/// costs three system calls: two for the files, one for the index.
 const OBSERVED_EVERY: Duration = Duration::from_millis(10);
 
 /// The store of a service, and whether it could be used at the last look.
@@ -23,6 +23,7 @@ struct Inner {
     store: Arc<SqliteStore>,
     serving: Option<Mutex<Serving>>,
     is_usable: AtomicBool,
+    touched: AtomicU64,
 }
 
 impl StoreHealth {
@@ -32,8 +33,12 @@ impl StoreHealth {
         if let Err(error) = &serving {
             warn!(%error, "Cannot write the note about the served database file: commands cannot warn");
         }
-        let serving = serving.ok().map(Mutex::new);
-        Self(Arc::new(Inner { store, serving, is_usable: AtomicBool::new(true) }))
+        let serving = serving.ok();
+        if serving.as_ref().is_some_and(|serving| !serving.is_locked()) {
+            warn!("Another program keeps a lock on the note beside the database file");
+        }
+        let serving = serving.map(Mutex::new);
+        Self(Arc::new(Inner { store, serving, is_usable: AtomicBool::new(true), touched: AtomicU64::new(0) }))
     }
 
     /// Whether it can be used now. Looks at the files, and waits for the disk where a restored back-up has to be read.
@@ -73,11 +78,16 @@ impl Inner {
     fn look(&self) -> bool {
         let found: Result<(), StoreError> = self.store.check();
         let was_usable = self.is_usable.swap(found.is_ok(), Ordering::AcqRel);
+        if self.touched.swap(self.store.touched(), Ordering::AcqRel) != self.store.touched() {
+            warn!(
+                "A program other than SQLite changed the times of the database file; its contents are the same"
+            );
+        }
+        if let (Some(serving), false) = (&self.serving, found.is_ok() && was_usable) {
+            serving.lock().unwrap_or_else(PoisonError::into_inner).update(&self.store);
+        }
         match &found {
             Err(error) => {
-                if let Some(serving) = &self.serving {
-                    serving.lock().unwrap_or_else(PoisonError::into_inner).disown(&self.store);
-                }
                 if was_usable {
                     error!(%error, "Account store unavailable: no question is answered from it");
                 }
