@@ -21,12 +21,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// How many connections a listener has at once, in all at most `unproved_max + proved_max`, and `unproved_max` more where
-/// connections advance ([`ConnectionPermit::advance`]).
+/// How many connections a listener has at once, in all at most `unproved_max + started_max + proved_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections whose clients have not proved who they are: new ones, and as many started ones.
+    /// Connections whose clients have not proved who they are and have not begun a conversation.
     pub unproved_max: usize,
+    /// Connections whose clients have not proved who they are and have begun one ([`ConnectionPermit::advance`]).
+    pub started_max: usize,
     /// The same of one source address.
     pub unproved_per_address_max: usize,
     /// Connections whose clients have proved who they are.
@@ -128,7 +129,7 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
     pub fn with_memory(limits: ConnectionLimits, unproved_bytes_max: usize) -> Self {
         let tables = Tables {
             new: FairTable::new(limits.unproved_max, limits.unproved_per_address_max),
-            started: FairTable::new(limits.unproved_max, limits.unproved_per_address_max),
+            started: FairTable::new(limits.started_max, limits.unproved_per_address_max),
             proved: FairTable::new(limits.proved_max, limits.proved_per_identity_max),
             memory: WeightedTable::new(unproved_bytes_max),
         };
@@ -326,6 +327,7 @@ mod tests {
     fn limiter() -> ConnectionLimiter<&'static str> {
         ConnectionLimiter::new(ConnectionLimits {
             unproved_max: 4,
+            started_max: 4,
             unproved_per_address_max: 2,
             proved_max: 3,
             proved_per_identity_max: 2,
@@ -424,6 +426,7 @@ mod tests {
     fn memory_of_clients_that_have_proved_nothing_has_one_budget() {
         let limits = ConnectionLimits {
             unproved_max: 100,
+            started_max: 100,
             unproved_per_address_max: 100,
             proved_max: 100,
             proved_per_identity_max: 100,

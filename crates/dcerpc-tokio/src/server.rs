@@ -63,6 +63,7 @@ impl Limits {
         let unproved_max = self.connections_max.div_ceil(UNPROVED_SHARE);
         ConnectionLimits {
             unproved_max,
+            started_max: unproved_max,
             unproved_per_address_max: self.connections_per_address_max,
             proved_max: self.connections_max.saturating_sub(2 * unproved_max),
             proved_per_identity_max: self.connections_per_account_max,

@@ -2,6 +2,7 @@
 
 use rcmpd_tests::Demo;
 use rcmpd_tests::web::{Site, WebServer, values};
+use rustix::process::Signal;
 
 const SERVERS: [WebServer; 7] = [
     WebServer::Nginx,
@@ -213,11 +214,13 @@ fn the_tls_front_speaks_http2_and_serves_one_host() {
 fn the_tls_front_keeps_its_connections_unless_what_they_were_made_under_changes() {
     const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let route = "[[sidecar.route]]\ndomains = [\"CONTOSO\"]";
-    let site = Site::start_with(WebServer::Own, route);
+    let mut site = Site::start_with(WebServer::Own, route);
     let mut alice = site.connect("alice");
     assert!(alice.ask(GET).contains(" 200 "));
-    // Who may come in is no matter of the handshake.
+    // Who may come in is no matter of the handshake. A rule is gone, which the second signal confirms.
     site.service.edit(|text| text.replace("domains = [\"CONTOSO\"]", "groups = [\"Engineers\"]"));
+    site.service.signal(Signal::HUP);
+    site.service.wait_for_lines(&["send SIGHUP again"], 1);
     site.service.reload();
     assert!(alice.ask(GET).contains(" 200 "));
     let other = Demo::new();

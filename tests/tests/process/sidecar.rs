@@ -443,6 +443,9 @@ fn routes_let_in_and_explanations_say_which() {
         text.replace("[\"Engineers\"]", "[\"Enginers\"]")
             .replace("path = \"/status\"", "domains = [\"CONTSO\"]")
     });
+    // A path is gone, which the second signal confirms.
+    service.signal(rustix::process::Signal::HUP);
+    service.wait_for_lines(&["send SIGHUP again"], 1);
     service.reload();
     service.wait_for_log("A route names a group that is not there route=1 group=\"Enginers\"");
     service

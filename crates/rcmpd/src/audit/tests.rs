@@ -894,7 +894,7 @@ fn a_plain_log_is_watched_too() {
     tell(&other, 2);
     log.watch();
     assert_eq!(log.changes(), 0);
-    File::create(place.path("log")).expect("it is emptied");
+    fs::remove_file(place.path("log")).expect("it is removed");
     log.watch();
     log.watch();
     assert_eq!(log.changes(), 1);

@@ -8,7 +8,7 @@ use std::fmt;
 use toml::{Table, Value};
 
 /// Sections in which less may allow more, or write less into the audit log: all that a reload takes over.
-const RULES: [&str; 5] = ["mapping", "sidecar", "audit", "forward", "peer"];
+const RULES: [&str; 5] = ["mapping", "sidecar.route", "audit", "forward", "peer"];
 /// Entries that add rights by being there. A key that one of them lacks is still a rule.
 const ADDING: [&str; 2] = ["peer", "relay"];
 
@@ -40,9 +40,13 @@ pub struct Gone {
 impl Gone {
     /// Whether what is left may allow more than before.
     pub fn is_rule(&self) -> bool {
-        let section = self.path.split('.').next().unwrap_or_default();
         let is_entry = matches!(self.part, Part::Tables(..));
-        RULES.contains(&section) && !(is_entry && ADDING.contains(&self.path.as_str()))
+        // A section counts with all that is in it.
+        let is_in = |path: &str, section: &str| {
+            path.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let is_rule = RULES.iter().any(|rule| is_in(&self.path, rule) || is_in(rule, &self.path));
+        is_rule && !(is_entry && ADDING.contains(&self.path.as_str()))
     }
 }
 

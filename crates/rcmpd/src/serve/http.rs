@@ -67,6 +67,7 @@ pub(super) struct Shared {
 pub(super) async fn serve(listener: TcpListener, shared: Shared, mut meters: Vec<ConnectionMeter>) {
     let limits = ConnectionLimits {
         unproved_max: UNPROVED_MAX,
+        started_max: STARTED_MAX,
         unproved_per_address_max: UNPROVED_MAX,
         proved_max: OPERATORS_MAX,
         proved_per_identity_max: OPERATORS_MAX,
@@ -120,6 +121,7 @@ async fn begun(
     operators: Option<Arc<Operators>>,
     router: Router,
 ) {
+    permit.advance();
     let shown = Arc::clone(&permit);
     let router = router.map_request(move |request: hyper::Request<_>| {
         if operators.as_ref().is_some_and(|operators| operators.admits(request.headers()).is_ok()) {
@@ -146,10 +148,12 @@ async fn begun(
 /// Connections whose clients have not shown the token: monitoring, and any other client that reaches the port. A request has to be
 /// answered before so many others have connected: within 0.8 seconds where 5,000 connect in a second.
 const UNPROVED_MAX: usize = 4096;
+/// Those that have sent something: each may hold the head of a request, 16 KiB.
+const STARTED_MAX: usize = 1024;
 /// Connections of operators, who have.
 const OPERATORS_MAX: usize = 64;
 /// Connections at once.
-pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + OPERATORS_MAX;
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + OPERATORS_MAX;
 /// For the head of a request, and between two of them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The head of a request: a token, and what monitoring says of itself. Each unproved connection may hold one.

@@ -53,6 +53,10 @@ const PROVED_MAX: usize = 4096;
 /// others have connected after it: within 0.8 seconds where 5,000 connect in a second. One address may have all of them, because it is the
 /// address with most that makes room.
 const UNPROVED_MAX: usize = 4096;
+/// Those that have sent something. Each may hold the head of a request, or with HTTP/2 about 100 KiB before its first call is read, and
+/// proves itself within milliseconds if it is a proxy's.
+const STARTED_MAX: usize = 1024;
+const STARTED_HTTP2_MAX: usize = 384;
 /// How long that may take: a proxy connects when it has something to ask.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
@@ -125,7 +129,7 @@ pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// Connections of a listener at once.
-pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + PROVED_MAX;
+pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MAX;
 
 /// What connections of a listener share.
 struct State {
@@ -240,6 +244,7 @@ impl Listener {
         };
         let limits = ConnectionLimits {
             unproved_max: UNPROVED_MAX,
+            started_max: started_max(listen.speaks),
             unproved_per_address_max: UNPROVED_MAX,
             proved_max: PROVED_MAX,
             proved_per_identity_max: PROVED_MAX,
@@ -384,6 +389,14 @@ impl envoy::Listener for State {
     }
 }
 
+/// How many unproved connections may have sent something.
+const fn started_max(speaks: Speaks) -> usize {
+    match speaks {
+        Speaks::Http(_) => STARTED_MAX,
+        Speaks::EnvoyGrpc => STARTED_HTTP2_MAX,
+    }
+}
+
 async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let _ = stream.set_nodelay(true);
     tokio::select! {
@@ -392,6 +405,7 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
         },
         () = state.shutdown.begun() => return,
     }
+    origin.permit.advance();
     let tls = state.proof.load_full().tls.clone();
     match tls {
         // Boxed: until the first bytes come, the task has no room for what follows.

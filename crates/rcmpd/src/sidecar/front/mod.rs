@@ -119,6 +119,7 @@ impl Front {
     pub fn new(sidecar: Arc<ArcSwap<Sidecar>>, upstream: Upstream, terms: Terms) -> Arc<Self> {
         let limits = ConnectionLimits {
             unproved_max: UNPROVED_MAX,
+            started_max: UNPROVED_MAX,
             unproved_per_address_max: UNPROVED_MAX,
             proved_max: PROVED_MAX,
             proved_per_identity_max: PROVED_PER_CERTIFICATE_MAX,
