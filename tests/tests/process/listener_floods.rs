@@ -273,11 +273,12 @@ fn calls_without_secret(path: &str, count: u32) -> &'static [u8] {
 }
 
 /// What a debug build may hold in all with a listener full of unproved connections; without limits it held 2.2 GB.
-const RESIDENT_KIB_MAX: u64 = 400 << 10;
+const RESIDENT_KIB_MAX: u64 = 128 << 10;
 
 #[test]
 fn calls_without_the_secret_hold_no_memory() {
     let (service, address) = with_secret("envoy-grpc");
+    let mut most = 0;
     for (path, count) in [
         ("/envoy.service.auth.v3.Authorization/Check", 100),
         ("/grpc.health.v1.Health/Check", 100),
@@ -294,9 +295,11 @@ fn calls_without_the_secret_hold_no_memory() {
                 "{attempt} in a flood of {count} calls of {path}"
             );
             let resident = service.resident_kib();
+            most = most.max(resident);
             assert!(resident < RESIDENT_KIB_MAX, "{resident} KiB in a flood of {count} calls of {path}");
         }
     }
+    println!("{most} KiB at most");
 }
 
 /// A service with the TLS-terminating proxy, and its address.

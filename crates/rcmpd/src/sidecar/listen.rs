@@ -56,7 +56,6 @@ const UNPROVED_MAX: usize = 4096;
 /// Those that have sent something. Each may hold the head of a request, or with HTTP/2 about 100 KiB before its first call is read, and
 /// proves itself within milliseconds if it is a proxy's.
 const STARTED_MAX: usize = 1024;
-const STARTED_HTTP2_MAX: usize = 384;
 /// How long that may take: a proxy connects when it has something to ask.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
@@ -73,6 +72,9 @@ const UNPROVED_MESSAGE_LEN_MAX: usize = 4096;
 /// Calls at once on one connection of Envoy's: RFC 9113, section 6.5.2, calls 100 the least that is useful, and Envoy opens another
 /// connection for more.
 const CALLS_MAX: u32 = 100;
+/// The same on a connection that is unproved when it begins. A client that has sent more heads than these before it read our settings has
+/// them reset, and each head that is kept takes some kilobytes.
+const CALLS_UNPROVED_MAX: u32 = 16;
 /// What a client may send ahead of one call's message, and of all: the initial windows of RFC 9113, section 6.9.2. The client uses these
 /// before it has read a setting, so smaller ones would not limit what an unproved connection sends first. A message whose certificate is
 /// longer takes one more round trip for each window.
@@ -244,7 +246,7 @@ impl Listener {
         };
         let limits = ConnectionLimits {
             unproved_max: UNPROVED_MAX,
-            started_max: started_max(listen.speaks),
+            started_max: STARTED_MAX,
             unproved_per_address_max: UNPROVED_MAX,
             proved_max: PROVED_MAX,
             proved_per_identity_max: PROVED_MAX,
@@ -389,14 +391,6 @@ impl envoy::Listener for State {
     }
 }
 
-/// How many unproved connections may have sent something.
-const fn started_max(speaks: Speaks) -> usize {
-    match speaks {
-        Speaks::Http(_) => STARTED_MAX,
-        Speaks::EnvoyGrpc => STARTED_HTTP2_MAX,
-    }
-}
-
 async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let _ = stream.set_nodelay(true);
     tokio::select! {
@@ -483,6 +477,9 @@ where
                             biased;
                             _ = timeout(UNPROVED_CALL_TIMEOUT, connection) => {}
                             _ = origin.unproved_call() => {}
+                            () = origin.permit.evicted() => {
+                                state.connections.evicted(false);
+                            }
                         }
                     }
                     return;
@@ -535,7 +532,7 @@ where
             builder
                 .timer(TokioTimer::new())
                 .max_header_list_size(METADATA_LEN_MAX)
-                .max_concurrent_streams(CALLS_MAX)
+                .max_concurrent_streams(if origin.is_proved() { CALLS_MAX } else { CALLS_UNPROVED_MAX })
                 .initial_stream_window_size(CALL_WINDOW)
                 .initial_connection_window_size(CALLS_WINDOW)
                 .max_send_buf_size(SEND_BUFFER_LEN_MAX)
