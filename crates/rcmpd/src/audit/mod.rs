@@ -1,6 +1,6 @@
 //! The audit log: one JSON line for each channel and each decision.
 //!
-//! Where lines are required, each account has a budget of them ([`budget`]). Questions beyond it, and beyond the rate limit of misses, are
+//! Where lines are required, each account has a budget of them (`budget`). Questions beyond it, and beyond the rate limit of misses, are
 //! counted and written once a minute.
 //!
 //! Refusals of callers who proved nothing are counted and written once a minute: anybody can cause them, and nobody may

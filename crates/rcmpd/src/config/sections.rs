@@ -201,8 +201,8 @@ mod tests {
         let of_peer = vec![("foreign_sids of [[peer]] number 1".to_owned(), true)];
         assert_eq!(gone_of_entries(&ENTRIES.replace("foreign_sids = \"drop\"\n", "")), of_peer);
         // In another order, one of them without its groups; and one without any key.
-        let (peer, routes) = ENTRIES.split_at(ENTRIES.find("[[sidecar").unwrap());
-        let (first, second) = routes.split_at(routes.rfind("[[sidecar").unwrap());
+        let (peer, routes) = ENTRIES.split_at(ENTRIES.find("[[sidecar").expect("it is there"));
+        let (first, second) = routes.split_at(routes.rfind("[[sidecar").expect("it is there"));
         assert!(gone_of_entries(&format!("{second}{first}{peer}")).is_empty());
         let without = first.replace("groups = [\"x\"]\n", "");
         assert_eq!(gone_of_entries(&format!("{second}{without}{peer}")), groups(1));

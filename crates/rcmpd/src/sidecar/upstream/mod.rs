@@ -6,7 +6,7 @@
 //! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
 //! application takes the body.
 //!
-//! The application's permits are shared fairly among clients ([`request_limit`]). A request and all that comes of it, WebSockets included, ends within an
+//! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
 //!
 //! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
