@@ -9,6 +9,8 @@ use toml::{Table, Value};
 
 /// Sections in which less may allow more, or write less into the audit log: all that a reload takes over.
 const RULES: [&str; 5] = ["mapping", "sidecar.route", "audit", "forward", "peer"];
+/// A policy that never acts: without it nothing is allowed that was not before.
+const SHADOW: &str = "mapping.shadow";
 /// Entries that add rights by being there. A key that one of them lacks is still a rule.
 const ADDING: [&str; 2] = ["peer", "relay"];
 
@@ -46,7 +48,7 @@ impl Gone {
             path.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         let is_rule = RULES.iter().any(|rule| is_in(&self.path, rule) || is_in(rule, &self.path));
-        is_rule && !(is_entry && ADDING.contains(&self.path.as_str()))
+        is_rule && !is_in(&self.path, SHADOW) && !(is_entry && ADDING.contains(&self.path.as_str()))
     }
 }
 
