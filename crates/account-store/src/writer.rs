@@ -215,7 +215,7 @@ impl<'a, R: Rows> Writer<'a, R> {
 
     /// Refuses a name that looks like another entry's ([`fold::wide`]): an operator who reads the one in a log or a list
     /// takes it for the other. The rule of accounts, groups and machines alike. `old` is the entry's present name: twins that
-    /// an older file has are left alone until one of them is renamed.
+    /// an older file has stay until one of them is renamed.
     fn check_twins(&mut self, what: &str, rid: u32, name: &str, old: Option<&str>) -> Result<()> {
         let key = casefold(name);
         if old.is_some_and(|old| casefold(old) == key) {

@@ -37,7 +37,7 @@ struct Case {
 
 /// What became of a case.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the texts are for whoever reads a failure")]
+#[expect(dead_code, reason = "the texts explain a failure")]
 enum Outcome {
     Accepted,
     Refused(ChainError, String),

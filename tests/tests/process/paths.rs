@@ -1,4 +1,4 @@
-//! Paths that break a rule: nobody is mapped by one, the rule is told, and others are served meanwhile.
+//! Paths that break a rule: no account is mapped by one, the rule is reported, and other clients are served.
 
 use rcmpd_tests::Demo;
 use rcmpd_tests::openssl::Authority;

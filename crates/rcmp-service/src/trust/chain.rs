@@ -214,7 +214,7 @@ pub(super) struct Rules {
 }
 
 impl Chains {
-    /// From authorities of which the anchors come first. Who issued whom is found out here, once, so that a request costs one
+    /// From authorities of which the anchors come first. Which CA issued which is found out here, once, so that a request costs one
     /// signature however long its path is. The error tells an intermediate that nothing configured has issued.
     pub(super) fn new(authorities: Vec<Authority>, rules: Rules) -> Result<Self, (usize, Option<Fault>)> {
         // Not the order of the configuration: which path is found must not depend on it. Of paths of one length that through the CA

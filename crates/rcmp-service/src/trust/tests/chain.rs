@@ -660,7 +660,7 @@ fn self_issued_certificates_do_not_count() {
     check(&trust(&[&root], &[&old, &other]), &other.leaf("alice"), Err(ChainError::PathLength));
 }
 
-/// A certificate that nobody signed, with an anchor's key and key identifier.
+/// An unsigned certificate with an anchor's key and key identifier.
 #[test]
 fn an_anchor_s_key_in_a_certificate_is_no_signature() {
     let root = Ca::root("Root");

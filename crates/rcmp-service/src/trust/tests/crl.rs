@@ -251,7 +251,7 @@ fn a_delta_list_only_revokes() {
             &[0x02, 0x01, 0x01],
         ))
     };
-    // Without a complete list nobody knows that a certificate is good.
+    // Without a complete CRL no certificate is known to be good.
     trust.install_crl(1, &delta(vec![]).sign(&root), now()).unwrap();
     assert_eq!(trust.revocation(&path, now()), unknown(Which::Leaf, UnknownReason::NoCrl));
     trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
