@@ -1,4 +1,4 @@
-use super::verify::{Against, Report, Unusable, verify};
+use super::verify::{Report, Unusable, VerifyOptions, verify};
 use super::watched_file::Change;
 use super::writer::Position;
 use super::*;
@@ -56,7 +56,7 @@ impl Place {
         let files: Vec<PathBuf> = files.iter().map(|name| self.path(name)).collect();
         let path = self.path("heads");
         let (heads, key) = (heads.then_some(&*path), self.key());
-        verify(&files, &Against { heads, trusted: &[key], first_seq }, &mut |_| {})
+        verify(&files, &VerifyOptions { heads, trusted: &[key], first_seq }, &mut |_| {})
     }
 
     #[track_caller]
@@ -286,14 +286,17 @@ fn a_torn_line_stays_and_is_covered() {
 }
 
 #[test]
-fn a_whole_line_without_its_newline_is_a_line() {
+fn a_whole_line_without_its_newline_is_told_and_is_a_line() {
     let place = Place::new();
     let log = place.open(false);
     tell(&log, 1);
     drop(log);
     let file = OpenOptions::new().write(true).open(place.path("log")).expect("it is there");
     file.set_len(file.metadata().expect("it is there").len() - 1).expect("it can be cut");
-    assert_eq!(place.good(&["log"], false).last_seq, 2);
+    let report = place.verify(&["log"], false).expect("the file can be used");
+    let broken = report.broken.expect("a byte is missing");
+    assert_eq!((report.last_seq, report.open_end, broken.line), (2, true, 2));
+    assert!(broken.what.contains("newline"), "{}", broken.what);
     tell(&place.open(false), 2);
     let report = place.good(&["log"], false);
     assert_eq!((report.last_seq, report.torn), (3, 0));
@@ -539,8 +542,8 @@ fn a_forged_head_is_found() {
     let files = [place.path("log")];
     let all = |trusted: &[PublicKey]| {
         let path = place.path("heads");
-        let against = Against { heads: Some(&path), trusted, first_seq: 1 };
-        let report = verify(&files, &against, &mut |_| {}).expect("usable");
+        let options = VerifyOptions { heads: Some(&path), trusted, first_seq: 1 };
+        let report = verify(&files, &options, &mut |_| {}).expect("usable");
         assert_eq!(report.broken, None);
         report.heads.expect("there are heads").keys.len()
     };
@@ -644,7 +647,7 @@ fn nothing_stands_before_or_after_the_lines() {
             assert_eq!(place.broken(&["log"], heads).1, 7, "{tail:?}");
         }
         // After the last line, before its newline.
-        for tail in [&b"\r\n"[..], b" \n", b"\0\n", b"\0", b"\t"] {
+        for tail in [&b""[..], b"\r\n", b" \n", b"\0\n", b"\0", b"\t"] {
             put(&[&whole[..whole.len() - 1], tail].concat());
             assert_eq!(place.broken(&["log"], heads).1, 6, "{tail:?}");
         }
@@ -716,6 +719,15 @@ fn nothing_is_said_twice() {
     }
     fs::write(place.path("heads"), whole.replace('\n', "\r\n")).expect("it can be written");
     assert_eq!(place.broken(&["log"], true).1, 1);
+    fs::write(place.path("heads"), whole.trim_end()).expect("it can be written");
+    assert!(place.broken(&["log"], true).2.contains("newline"));
+    for (at, line) in [(0, 2), (1, 3)] {
+        let mut twice = heads.clone();
+        twice.insert(at, heads[at].clone());
+        place.put("heads", &twice);
+        let found = place.broken(&["log"], true);
+        assert_eq!((&*found.0, found.1, &*found.2), ("heads", line, "this head is there twice"));
+    }
 }
 
 /// What is found when a log is opened again.

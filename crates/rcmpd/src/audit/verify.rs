@@ -177,6 +177,8 @@ struct HeadReader<'a> {
     next: Option<Position>,
     /// The `seq` of the head before it.
     before: u64,
+    /// The keys that signed a head about that line or the next one.
+    signers: Vec<PublicKey>,
 }
 
 impl HeadReader<'_> {
@@ -218,6 +220,17 @@ impl HeadReader<'_> {
                     format!("this head is older than the one before it, which is of seq {}", self.before);
                 return Err(self.broken(head.seq, what).into());
             }
+            // A service signs a line once; a service with a new key can sign the last line again.
+            if head.seq > self.before {
+                self.signers.clear();
+            }
+            if self.signers.contains(&key) || self.signers.len() == KEYS_MAX {
+                return Err(self.broken(head.seq, "this head is there twice".into()).into());
+            }
+            self.signers.push(key);
+            if !closed && !self.lines.is_live {
+                return Err(self.broken(head.seq, NO_NEWLINE.into()).into());
+            }
             self.said.signed += 1;
             if !self.said.keys.contains(&key) && self.said.keys.len() < KEYS_MAX {
                 self.said.keys.push(key);
@@ -244,6 +257,9 @@ impl HeadReader<'_> {
     }
 }
 
+/// A line is written with its newline, so a crash or another program cut the file here.
+const NO_NEWLINE: &str = "the newline of this line is missing: the file was cut; after a crash, start the service once, which writes it";
+
 /// Walks over the files.
 struct Verifier<'a, 'b> {
     report: Report,
@@ -258,6 +274,8 @@ struct Verifier<'a, 'b> {
     prev: Hash,
     /// Torn bytes that no `log_resumed` has followed yet, and where they began.
     torn: Option<Broken>,
+    /// The last line, if its newline is missing.
+    no_newline: Option<Broken>,
     read: u64,
     progress: &'b mut dyn FnMut(u64),
 }
@@ -291,6 +309,7 @@ impl Verifier<'_, '_> {
             let broken = |seq, what: String| Broken { file: path.to_owned(), line: lines.number, seq, what };
             // Only the last bytes of all can be half a line; a line after them proves that they are not.
             self.report.open_end = false;
+            self.no_newline = None;
             match Read::line(&lines.line) {
                 Read::Chained(link) => {
                     if let Some(torn) = self.torn.take_if(|_| !link.is_resumed()) {
@@ -303,6 +322,10 @@ impl Verifier<'_, '_> {
                     }
                     // Only now, so that nothing is said to be proved that a head contradicts.
                     self.report.last_seq = link.seq;
+                    if !closed && !self.is_live {
+                        self.report.open_end = true;
+                        self.no_newline = Some(broken(link.seq, NO_NEWLINE.into()));
+                    }
                 }
                 Read::Foreign if self.last.is_none() && self.torn.is_none() => {
                     return Err(Unusable::NotChained(path.to_owned()).into());
@@ -422,13 +445,13 @@ impl Verifier<'_, '_> {
             );
             return Err(heads.broken(head.seq, what).into());
         }
-        Ok(())
+        self.no_newline.take().map_or(Ok(()), |broken| Err(broken.into()))
     }
 }
 
-/// What a log is verified against.
+/// What a log is verified with.
 #[derive(Clone, Copy, Debug)]
-pub struct Against<'a> {
+pub struct VerifyOptions<'a> {
     /// The file of heads.
     pub heads: Option<&'a Path>,
     /// The keys that may have signed. Without any, each head is verified by the key that it names, which proves no more than that nothing
@@ -441,16 +464,15 @@ pub struct Against<'a> {
 /// Verifies files in the order in which they were written. `progress` learns how many bytes of the files were read.
 pub fn verify(
     files: &[PathBuf],
-    against: &Against<'_>,
+    options: &VerifyOptions<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Unusable> {
-    let Against { heads, trusted, first_seq } = *against;
+    let VerifyOptions { heads, trusted, first_seq } = *options;
     let heads_path = heads;
     let is_live = files.iter().any(|path| is_locked(path));
-    let heads = heads
-        .map(|path| Lines::open(path, HEAD_LEN_MAX, is_live))
-        .transpose()?
-        .map(|lines| HeadReader { lines, trusted, said: Heads::default(), next: None, before: 0 });
+    let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX, is_live)).transpose()?.map(|lines| {
+        HeadReader { lines, trusted, said: Heads::default(), next: None, before: 0, signers: Vec::new() }
+    });
     let mut verifier = Verifier {
         report: Report::default(),
         heads,
@@ -459,6 +481,7 @@ pub fn verify(
         last: None,
         prev: Hash::default(),
         torn: None,
+        no_newline: None,
         read: 0,
         progress,
     };

@@ -1,7 +1,7 @@
 //! `rcmpd audit`.
 
 use super::transfer::bar;
-use crate::audit::verify::{Against, Report, Unusable, verify};
+use crate::audit::verify::{Report, Unusable, VerifyOptions, verify};
 use crate::audit::{self, PublicKey};
 use crate::cli::AuditCommand;
 use crate::output;
@@ -56,7 +56,7 @@ fn report(
         Ok(trusted) => trusted,
         Err(error) => return unusable(&format!("{error:#}"), as_json),
     };
-    match verified(files, &Against { heads, trusted: &trusted, first_seq }) {
+    match verified(files, &VerifyOptions { heads, trusted: &trusted, first_seq }) {
         Err(error) => unusable(&error.to_string(), as_json),
         Ok(report) => {
             let code = if report.broken.is_some() { BROKEN } else { 0 };
@@ -73,10 +73,10 @@ fn report(
     }
 }
 
-fn verified(files: &[PathBuf], against: &Against<'_>) -> Result<Report, Unusable> {
+fn verified(files: &[PathBuf], options: &VerifyOptions<'_>) -> Result<Report, Unusable> {
     let len = files.iter().filter_map(|path| path.metadata().ok()).map(|metadata| metadata.len()).sum();
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
-    let report = verify(files, against, &mut |read| bar.set_position(read));
+    let report = verify(files, options, &mut |read| bar.set_position(read));
     bar.finish_and_clear();
     report
 }
