@@ -547,7 +547,7 @@ fn a_socket_that_nobody_listens_on_is_replaced_and_nothing_else() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(ask_about(&service, "alice", &[]).status, 200);
-    refused(&service, "somebody else listens there");
+    refused(&service, "another process listens on this socket");
     service.edit(|text| text.replace("\"nginx.sock\"", "\"nowhere/nginx.sock\""));
     refused(&service, "its folder is not there");
     service.edit(|text| {

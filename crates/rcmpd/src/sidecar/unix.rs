@@ -117,7 +117,7 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
     let group = group_for(place, peers)?;
     if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            bail!("{}: somebody else listens there; stop it, or choose another path", failed());
+            bail!("{}: another process listens on this socket; stop it, or choose another path", failed());
         }
         std::fs::remove_file(path).with_context(failed)?;
     }
