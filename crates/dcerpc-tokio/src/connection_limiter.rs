@@ -16,10 +16,17 @@ use dcerpc::quota::{FairTable, Ticket, WeightedTable};
 use dcerpc::server::CallConnection;
 use dtyp::Sid;
 use std::hash::Hash;
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// How long a listener waits after an error of `accept`, if a connection was evicted for the next one, and if none was: trying at once
+/// changes nothing.
+const EVICTED_PAUSE: Duration = Duration::from_millis(5);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many connections a listener has at once, in all at most `unproved_max + started_max + proved_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,15 +155,20 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
         ConnectionPermit { shared, source, entry, evicted, ignores_cancel: AtomicBool::new(false) }
     }
 
-    /// Evicts an unproved connection, as [`ConnectionLimiter::admit`] does in a full table: for a listener that cannot accept because the
-    /// process has no file descriptor left. False if there is none.
-    pub fn make_room(&self) -> bool {
+    /// How long a listener waits after accepting failed. The process may have no file descriptor left: then an unproved connection is
+    /// evicted, as [`ConnectionLimiter::admit`] does in a full table, and the next connection is accepted when it has closed. Without a
+    /// pause the listener would take a whole core. A connection that its client gave up before it was accepted costs no pause.
+    pub fn not_accepted(&self, error: &io::Error) -> Duration {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            return Duration::ZERO;
+        }
         let mut tables = self.shared.lock();
         let other = tables.new.evict().or_else(|| tables.started.evict());
         drop(tables);
-        let is_evicted = other.is_some();
+        let pause = if other.is_some() { EVICTED_PAUSE } else { ACCEPT_PAUSE };
         self.shared.evict(other.map(|(_, other)| other), EvictionReason::Unproved);
-        is_evicted
+        pause
     }
 
     /// Connections now: those that have proved nothing, and those that have.
@@ -380,7 +392,12 @@ mod tests {
         let proved = limiter.admit(address(1));
         proved.prove("WEB1$");
         let unproved = limiter.admit(address(1));
-        assert!(limiter.make_room() && !limiter.make_room());
+        let given_up = io::Error::from(io::ErrorKind::ConnectionAborted);
+        assert_eq!(limiter.not_accepted(&given_up), Duration::ZERO);
+        // EMFILE on Linux.
+        let no_descriptor = io::Error::from_raw_os_error(24);
+        assert_eq!(limiter.not_accepted(&no_descriptor), EVICTED_PAUSE);
+        assert_eq!(limiter.not_accepted(&no_descriptor), ACCEPT_PAUSE);
         assert!(is_evicted(&unproved) && !is_evicted(&proved));
         assert_eq!((limiter.open(), limiter.evictions()), ((0, 1), (1, 0)));
     }

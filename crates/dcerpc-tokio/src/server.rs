@@ -191,11 +191,13 @@ impl Server {
                     // Answers are written whole; waiting to fill a segment only delays them.
                     let _ = stream.set_nodelay(true);
                     self.spawn(stream, address, Arc::clone(&config));
+                    // An evicted connection closes before the next one is accepted. Otherwise a burst would need more file descriptors than
+                    // the limits count.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     warn!(%error, "Accepting a connection failed");
-                    // Out of descriptors: without a pause this loop would take a whole core.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(self.limiter.not_accepted(&error)).await;
                 }
             }
         }

@@ -5,7 +5,6 @@
 //! so connections that prove nothing are evicted for each other and for nothing else.
 
 use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter};
-use rustix::io::Errno;
 use std::fmt;
 use std::hash::Hash;
 use std::io;
@@ -25,10 +24,6 @@ pub(crate) const BACKLOG: u32 = 4096;
 const DRAINING_MAX: usize = 256;
 /// How long such a connection may take.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a listener waits after an error of `accept`, if a connection was evicted for the next one, and if none was: trying at once
-/// changes nothing.
-const EVICTED_PAUSE: Duration = Duration::from_millis(5);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of one listener. `I` is what its clients prove.
 #[derive(Debug)]
@@ -115,13 +110,11 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         if is_proved { Arc::clone(&self.draining).try_acquire_owned().ok() } else { None }
     }
 
-    /// Is called when a connection cannot be accepted. If descriptors ran out, an unproved connection is evicted for the next one.
+    /// Is called when a connection cannot be accepted.
     pub(crate) async fn not_accepted(&self, error: io::Error) {
         let listener = self.listener;
         self.log_limiter.once("accept", || warn!(listener, %error, "Cannot accept a connection"));
-        let has_run_out = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
-        let is_evicted = has_run_out.contains(&error.raw_os_error()) && self.limiter.make_room();
-        sleep(if is_evicted { EVICTED_PAUSE } else { ACCEPT_PAUSE }).await;
+        sleep(self.limiter.not_accepted(&error)).await;
     }
 
     /// What reads the counts of this listener, at its address or path.

@@ -90,6 +90,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared, mut meters: Vec
                 let permit = Arc::new(connections.admit(address.ip()));
                 let (connections, operators) = (Arc::clone(&connections), operators.clone());
                 tokio::spawn(connection(connections, stream, permit, operators, router.clone()));
+                // An evicted connection closes before the next one is accepted.
+                tokio::task::yield_now().await;
             }
             Err(error) => connections.not_accepted(error).await,
         }

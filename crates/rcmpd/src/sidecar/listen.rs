@@ -282,6 +282,8 @@ impl Listener {
             if let Err(error) = accepted {
                 self.state.connections.not_accepted(error).await;
             }
+            // An evicted connection closes before the next one is accepted.
+            tokio::task::yield_now().await;
         }
         let Self { socket, state, .. } = self;
         state.is_ending.store(true, Ordering::Relaxed);
