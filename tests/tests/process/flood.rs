@@ -20,9 +20,9 @@ const RESIDENT_KIB_MAX: u64 = 96 * 1024;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The median time of an answer to a machine with a connection during a flood, or so many times that without
 /// the flood: where the flood, a debug build and other programs share two cores, half-sent binds were
-/// measured to make it thirty times as long.
+/// measured to make it ten times as long.
 const MEDIAN_MAX: Duration = Duration::from_millis(10);
-const RATIO_MAX: u32 = 100;
+const RATIO_MAX: u32 = 30;
 /// Questions before the flood.
 const CALM_QUESTIONS: usize = 50;
 
