@@ -2,6 +2,9 @@
 
 CARGO  ?= cargo
 PRIVATE = target/private
+# Where cargo builds: CARGO_TARGET_DIR and cargo's own configuration may move it.
+BUILT   = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
+            python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
 .PHONY: help demo demo-web run test test-full check check-arrows bench fuzz peers
@@ -17,16 +20,16 @@ help:
 
 demo:
 	$(CARGO) build --locked --release -p rcmpd
-	@deploy/demo target/release/rcmpd
+	@deploy/demo $(BUILT)/rcmpd
 
 demo-web:
 	$(CARGO) build --locked --release -p rcmpd
-	@deploy/demo-web target/release/rcmpd
+	@deploy/demo-web $(BUILT)/rcmpd
 
 run:
 	$(CARGO) build --locked --release -p rcmpd
-	@test -e rcmpd-demo/rcmpd.toml || target/release/rcmpd quickstart rcmpd-demo
-	target/release/rcmpd serve -c rcmpd-demo/rcmpd.toml
+	@test -e rcmpd-demo/rcmpd.toml || $(BUILT)/rcmpd quickstart rcmpd-demo
+	$(BUILT)/rcmpd serve -c rcmpd-demo/rcmpd.toml
 
 # Peers come first, so that a missing one is said before anything is built. The count of the one run ends it.
 test: peers
