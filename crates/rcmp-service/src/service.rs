@@ -12,7 +12,7 @@ use crate::policy::{Contradiction, Policy, Rules, Validation};
 use crate::reason::Reason;
 use crate::scope::Scope;
 use crate::trace::{NoTrace, Step, Trace};
-use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust};
+use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust, UnknownReason};
 use account_store::fold::Comparison;
 use account_store::{AccountStore, BoxFuture, DistinguishedName, Matches, Record};
 use bytes::Bytes;
@@ -120,8 +120,8 @@ pub struct Mapped {
 /// Asks OCSP responders that the operator configured, and no others. Whoever implements it bounds time, size and how many
 /// questions are open.
 pub trait OcspTransport: Send + Sync {
-    /// A number that nobody can guess, to know an answer by; `None` for responders that answer from a store.
-    fn nonce(&self) -> Option<Nonce>;
+    /// Random octets, so many, to know an answer by; `None` if there are none to be had.
+    fn nonce(&self, len: usize) -> Option<Nonce>;
 
     /// Asks (RFC 6960 A.1), all at once, and brings what comes back to [`Trust::ocsp_answer`]; returns when nothing more is to
     /// be expected. One question about a certificate is enough for all who have it at a time.
@@ -446,7 +446,16 @@ impl Mapper {
         let path = path.map_err(|refusal| Reason::Chain(refusal.error))?;
         if self.policy.validation == Validation::ChainAndRevocation {
             let status = self.revocation(trust, &path, now).await;
-            trace.step(|| Step::Revocation { status });
+            trace.step(|| Step::Revocation {
+                status,
+                detail: match status {
+                    Revocation::Unknown {
+                        which,
+                        why: UnknownReason::OcspNoAnswer | UnknownReason::OcspNotAccepted,
+                    } => trust.ocsp_failure(&path, which),
+                    _ => None,
+                },
+            });
             match status {
                 Revocation::Good => {}
                 Revocation::Revoked { .. } => return Err(Reason::Revoked),
@@ -458,7 +467,7 @@ impl Mapper {
 
     async fn revocation(&self, trust: &Arc<Trust>, path: &Path, now: FileTime) -> Revocation {
         if let Some(responder) = &self.responder {
-            let questions = trust.ocsp_needed(path, now, || responder.nonce());
+            let questions = trust.ocsp_needed(path, now, |len| responder.nonce(len));
             if !questions.is_empty() {
                 responder.ask(trust, questions, now).await;
             }

@@ -6,7 +6,7 @@ use crate::mapping::{self, Form, Method};
 use crate::policy::Sha1PublicKeyInput;
 use crate::reason::Reason;
 use crate::trace::{EvidenceState, Step};
-use crate::trust::ChainError;
+use crate::trust::{ChainError, Revocation, UnknownReason};
 use account_store::fold::{casefold, is_invisible};
 use account_store::{AltSecurityIdentity, Domain, Matches};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -182,15 +182,43 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
             vec![Remedy::told("only another certificate helps: this one is not well formed")]
         }
         Reason::LogonHours => vec![Remedy::told("wait for the hours at which the account may log on")],
-        Reason::RevocationUnknown => vec![Remedy::told(
-            "a current revocation list, or an OCSP responder that answers, for every authority on the path",
-        )],
+        Reason::RevocationUnknown => vec![Remedy::told(revocation_unknown(advice, &config))],
         Reason::NoMethod => {
             vec![Remedy::told(format!(
                 "allow a method: mapping.methods in {config}, or in the client's request"
             ))]
         }
         _ => Vec::new(),
+    }
+}
+
+/// What would tell whether a certificate is revoked.
+fn revocation_unknown(advice: &Advice<'_>, config: &str) -> String {
+    let why = advice.steps.iter().find_map(|step| match step {
+        Step::Revocation { status: Revocation::Unknown { why, .. }, .. } => Some(*why),
+        _ => None,
+    });
+    match why {
+        Some(UnknownReason::CrlExpired) => {
+            "bring the CA's present revocation list to the place that mapping.crls names".to_owned()
+        }
+        Some(UnknownReason::CrlNotYetValid) => {
+            "wait until the revocation list is valid, or look at the clock of this machine".to_owned()
+        }
+        Some(UnknownReason::OcspNoAnswer) => {
+            format!(
+                "see whether the responder of this CA's [[mapping.authority]] in {config} runs and can be reached, or add a list to mapping.crls"
+            )
+        }
+        Some(UnknownReason::OcspNotAccepted) => format!(
+            "see the responder's configuration, and ocsp_signer, ocsp_nonce and ocsp_hash of this CA's [[mapping.authority]] in {config}; \
+             or add a list to mapping.crls"
+        ),
+        Some(UnknownReason::OcspUnknown) => {
+            "let the CA tell its responder of the certificate, or add a list to mapping.crls".to_owned()
+        }
+        _ => "a current revocation list, or an OCSP responder that answers, for every authority on the path"
+            .to_owned(),
     }
 }
 

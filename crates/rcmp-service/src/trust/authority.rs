@@ -1,13 +1,13 @@
 use super::RSA_BITS_MIN;
 use super::constraints::Names;
 use super::name::Name;
+use super::ocsp::Hashes;
 use super::profile::{Profile, Role};
 use super::refusal::{ChainError, Detail, Fault};
 use super::signature::{check_key, subject_public_key};
 use crate::certificate::{Certificate, Extension};
 use crate::der::{self, Der};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -70,8 +70,8 @@ pub struct Authority {
     pub not_after: FileTime,
     /// Its key as it is encoded: a SubjectPublicKeyInfo.
     pub(super) public_key: Vec<u8>,
-    /// SHA-1 of its key, by which OCSP knows it.
-    pub(super) ocsp_key_hash: [u8; 20],
+    /// Hashes of its key, by which OCSP knows it.
+    pub(super) ocsp_key_hashes: Hashes,
     pub(super) signs_crls: bool,
     /// Its name and its issuer's, as names are compared.
     pub(super) subject_name: Name,
@@ -113,7 +113,7 @@ impl Authority {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             public_key: certificate.public_key.to_vec(),
-            ocsp_key_hash: Sha1::digest(key).into(),
+            ocsp_key_hashes: Hashes::of(key),
             signs_crls: key_usage.is_none_or(|bits| bits & SIGNS_CRLS != 0),
             subject_name: Name::read(certificate.subject)?,
             issuer_name: Name::read(certificate.issuer)?,

@@ -4,6 +4,7 @@ use super::Which;
 use super::authority::{Authority, KeyId, SIGNS_DIGITALLY, value};
 use super::constraints::Names;
 use super::name::Name;
+use super::ocsp::Hashes;
 use super::policies::{self, PolicyInputs};
 use super::profile::{Profile, Role};
 use super::refusal::{ChainError, Fault, Refusal};
@@ -13,7 +14,6 @@ use super::work::Work;
 use crate::certificate::Certificate;
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -65,6 +65,11 @@ impl Path {
         self.authorities[self.authorities.len() - 1]
     }
 
+    /// Names the certificate of a link.
+    pub(super) fn which(&self, link: usize) -> Which {
+        link.checked_sub(1).map_or(Which::Leaf, |at| Which::Authority(self.authorities[at]))
+    }
+
     /// Whether all certificates of the path are valid.
     pub fn is_valid_at(&self, now: FileTime) -> bool {
         is_within(self.not_before, self.not_after, now)
@@ -96,8 +101,8 @@ pub(super) struct Link {
     pub(super) issuer: KeyId,
     /// The issuer's name. Two CAs with one key, if there are such, count their certificates by name.
     pub(super) issuer_name: Name,
-    /// SHA-1 of the issuer's name as the certificate has it, by which OCSP knows it (RFC 6960 4.1.1).
-    pub(super) issuer_name_hash: [u8; 20],
+    /// Hashes of the issuer's name as the certificate has it, by which OCSP knows it (RFC 6960 4.1.1).
+    pub(super) issuer_name_hashes: Hashes,
     pub(super) serial: Serial,
     pub(super) is_ca: bool,
     /// The full names of its distribution points, as they are encoded. Never an address to us, only something to compare.
@@ -117,7 +122,7 @@ impl Link {
             id,
             issuer: issuer.key,
             issuer_name: issuer.subject_name.clone(),
-            issuer_name_hash: Sha1::digest(certificate.issuer).into(),
+            issuer_name_hashes: Hashes::of(certificate.issuer),
             serial,
             is_ca,
             // Whatever cannot be read is in the scope of no partition.
@@ -209,6 +214,8 @@ pub(super) struct Chains {
 pub(super) struct Rules {
     pub(super) usages: Usages,
     pub(super) policies: PolicyInputs,
+    /// What is asked beside that of paths through single CAs.
+    pub(super) authority_policies: HashMap<KeyId, PolicyInputs>,
     /// Fewest bits of the RSA key of the certificate that is asked about.
     pub(super) rsa_bits_min: usize,
 }
@@ -591,7 +598,9 @@ impl Search<'_> {
         let mut downwards: Vec<&Profile> = intermediates.iter().rev().copied().collect();
         downwards.push(self.profile);
         let last = downwards.len() - 1;
-        let valid = policies::valid(anchor, &downwards, &chains.rules.policies, &mut self.work)
+        let own = authorities.iter().filter_map(|it| chains.rules.authority_policies.get(&it.key));
+        let inputs: Vec<&PolicyInputs> = std::iter::once(&chains.rules.policies).chain(own).collect();
+        let valid = policies::valid(anchor, &downwards, &inputs, &mut self.work)
             .map_err(|(at, fault)| (last - at, fault))?;
         let len = valid.iter().map(|policy| policy.len()).sum::<usize>();
         match valid.len() <= PATH_POLICIES_MAX && len <= PATH_POLICIES_LEN_MAX {

@@ -29,7 +29,7 @@ mod work;
 pub use authority::{Authority, KeyId, Unusable};
 pub use chain::Path;
 pub use crl::{CrlError, CrlFacts, RevocationReason};
-pub use ocsp::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus};
+pub use ocsp::{CertIdHash, Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;
 pub use refusal::{ChainError, Detail, ExtensionId, Refusal};
 pub use serial::Serial;
@@ -56,6 +56,8 @@ pub const REFUSALS_MAX: u64 = 4_096;
 /// Most OCSP answers that are remembered, of about 100 bytes: a path needs one for each certificate whose CA has a
 /// responder.
 pub const OCSP_ANSWERS_MAX: u64 = 32_768;
+/// Most OCSP questions without an answer whose failure is remembered, of about 200 bytes, for `explain` and the log.
+const OCSP_FAILURES_MAX: u64 = 4_096;
 /// Most scopes of revocation lists whose age is remembered: the largest CAs partition into some hundred.
 const SCOPES_MAX: usize = 4_096;
 /// Fewest bits of an RSA key (NIST SP 800-131A).
@@ -75,6 +77,8 @@ pub struct Parts {
     pub require_extended_key_usage: bool,
     /// The inputs of certificate policies.
     pub policies: PolicyInputs,
+    /// What is asked beside that of paths through single CAs, by their keys.
+    pub authority_policies: HashMap<KeyId, PolicyInputs>,
     /// Fewest bits of the RSA key of the certificate that is asked about; [`RSA_BITS_MIN`] when it is not told.
     pub rsa_bits_min: Option<usize>,
     /// How many revocation lists there may be at one time: as many slots.
@@ -90,8 +94,10 @@ pub struct OcspResponder {
     pub authority: Vec<u8>,
     /// Where it is; not looked at here.
     pub url: String,
-    /// A certificate whose owner is believed, beside the CA itself and whom the CA certified.
+    /// A certificate whose key signs answers, beside that of the CA itself and those that the CA certified for it.
     pub signer: Option<Vec<u8>>,
+    /// How it is asked.
+    pub asking: OcspAsking,
 }
 
 /// Why a configuration makes no trust.
@@ -207,6 +213,10 @@ pub enum UnknownReason {
     CrlNotYetValid,
     /// The responder has not been asked, or not lately; [`Trust::ocsp_needed`] tells what to ask.
     OcspNeeded,
+    /// The responder was asked and has not answered.
+    OcspNoAnswer,
+    /// The responder has answered, and the answer is not accepted; [`Trust::ocsp_failure`] tells why.
+    OcspNotAccepted,
     /// The responder does not know the certificate.
     OcspUnknown,
 }
@@ -220,6 +230,8 @@ impl UnknownReason {
             Self::CrlExpired => "crl_expired",
             Self::CrlNotYetValid => "crl_not_yet_valid",
             Self::OcspNeeded => "ocsp_needed",
+            Self::OcspNoAnswer => "ocsp_no_answer",
+            Self::OcspNotAccepted => "ocsp_not_accepted",
             Self::OcspUnknown => "ocsp_unknown",
         }
     }
@@ -231,7 +243,9 @@ impl UnknownReason {
             Self::NotInScope => "its issuer's revocation lists are about other certificates",
             Self::CrlExpired => "its issuer's revocation list is expired",
             Self::CrlNotYetValid => "its issuer's revocation list is from the future",
-            Self::OcspNeeded => "its issuer's OCSP responder has not answered",
+            Self::OcspNeeded => "its issuer's OCSP responder has not been asked",
+            Self::OcspNoAnswer => "its issuer's OCSP responder has not answered",
+            Self::OcspNotAccepted => "the answer of its issuer's OCSP responder is not accepted",
             Self::OcspUnknown => "its issuer's OCSP responder does not know it",
         }
     }
@@ -247,6 +261,14 @@ pub struct Trust {
     /// The newest list of each issuer and scope. INVARIANT: locked whenever a slot is stored.
     newest: Mutex<HashMap<[u8; 32], Age>>,
     answers: Cache<[u8; 32], OcspAnswer>,
+    /// What came of the last question about a certificate, where that is no answer.
+    failures: Cache<[u8; 32], OcspFailure>,
+}
+
+#[derive(Clone, Debug)]
+struct OcspFailure {
+    why: UnknownReason,
+    text: Arc<str>,
 }
 
 /// How new a list is.
@@ -267,6 +289,7 @@ impl Age {
 struct Responder {
     url: Arc<str>,
     signer: Option<Signer>,
+    asking: OcspAsking,
 }
 
 impl fmt::Debug for Trust {
@@ -304,6 +327,7 @@ impl Trust {
         let rules = Rules {
             usages: Usages { any_of: parts.extended_key_usages, required: parts.require_extended_key_usage },
             policies: parts.policies,
+            authority_policies: parts.authority_policies,
             rsa_bits_min: parts.rsa_bits_min.unwrap_or(RSA_BITS_MIN),
         };
         let subjects: Vec<String> = authorities.iter().map(|authority| authority.subject.clone()).collect();
@@ -321,6 +345,7 @@ impl Trust {
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
             newest: Mutex::default(),
             answers: cache(OCSP_ANSWERS_MAX),
+            failures: cache(OCSP_FAILURES_MAX),
         })
     }
 
@@ -488,10 +513,7 @@ impl Trust {
     pub fn revocation(&self, path: &Path, now: FileTime) -> Revocation {
         let mut verdict = Revocation::Good;
         for (at, link) in path.links.iter().enumerate() {
-            let which = match at {
-                0 => Which::Leaf,
-                at => Which::Authority(path.authorities[at - 1]),
-            };
+            let which = path.which(at);
             match self.status(link, now) {
                 Status::Good => {}
                 Status::Revoked { since, reason } => return Revocation::Revoked { which, since, reason },
@@ -534,7 +556,9 @@ impl Trust {
                 Some(OcspStatus::Revoked { since, reason }) => return Status::Revoked { since, reason },
                 Some(OcspStatus::Good) => good = true,
                 Some(OcspStatus::Unknown) => why = UnknownReason::OcspUnknown,
-                None => why = UnknownReason::OcspNeeded,
+                None => {
+                    why = self.failures.get(&link.id).map_or(UnknownReason::OcspNeeded, |failure| failure.why)
+                }
             }
         }
         match good {
@@ -545,22 +569,27 @@ impl Trust {
     }
 
     /// What has to be asked before [`Trust::revocation`] can tell: one question for each certificate of the path that has a
-    /// responder and nothing current. Each gets its own nonce, if there is one.
+    /// responder and nothing current. Each gets a nonce of its own, of so many octets.
     pub fn ocsp_needed(
         &self,
         path: &Path,
         now: FileTime,
-        mut nonce: impl FnMut() -> Option<Nonce>,
+        mut nonce: impl FnMut(usize) -> Option<Nonce>,
     ) -> Vec<OcspQuestion> {
         let mut questions = Vec::new();
         for link in &path.links {
-            if self.status(link, now) != Status::Unknown(UnknownReason::OcspNeeded) {
+            let Status::Unknown(
+                UnknownReason::OcspNeeded | UnknownReason::OcspNoAnswer | UnknownReason::OcspNotAccepted,
+            ) = self.status(link, now)
+            else {
                 continue;
-            }
+            };
             if let Some(responder) = self.responders.get(&link.issuer)
                 && let Some(issuer) = self.chains.authority(link.issuer, &link.issuer_name)
             {
-                questions.push(OcspQuestion::new(Arc::clone(&responder.url), issuer, link, nonce()));
+                let asking = responder.asking;
+                let nonce = Some(asking.nonce_len).filter(|len| *len > 0).and_then(&mut nonce);
+                questions.push(OcspQuestion::new(Arc::clone(&responder.url), asking, issuer, link, nonce));
             }
         }
         questions
@@ -588,7 +617,23 @@ impl Trust {
             return Err(OcspError::Older);
         }
         self.answers.insert(question.key, answer);
+        self.failures.remove(&question.key);
         Ok(answer)
+    }
+
+    /// Remembers why a question has no answer: the responder `has_answered` something that is not accepted, or nothing.
+    pub fn ocsp_failed(&self, question: &OcspQuestion, has_answered: bool, text: &str) {
+        let why = match has_answered {
+            true => UnknownReason::OcspNotAccepted,
+            false => UnknownReason::OcspNoAnswer,
+        };
+        self.failures.insert(question.key, OcspFailure { why, text: text.into() });
+    }
+
+    /// Why the last question about a certificate of a path has no answer.
+    pub fn ocsp_failure(&self, path: &Path, which: Which) -> Option<Arc<str>> {
+        let link = path.links.iter().enumerate().find(|(at, _)| path.which(*at) == which)?.1;
+        self.failures.get(&link.id).map(|failure| failure.text)
     }
 }
 
@@ -627,7 +672,8 @@ fn responders(
             .iter()
             .find(|authority| authority.der == responder.authority)
             .ok_or_else(|| refuse(which, &responder.authority, Unusable::NotConfigured))?;
-        let known = responders.insert(authority.key, Responder { url: responder.url.into(), signer });
+        let (url, asking) = (responder.url.into(), responder.asking);
+        let known = responders.insert(authority.key, Responder { url, signer, asking });
         if known.is_some() {
             return Err(refuse(which, &responder.authority, Unusable::Duplicate));
         }

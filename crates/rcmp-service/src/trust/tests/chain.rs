@@ -727,6 +727,133 @@ fn every_way_to_an_anchor_is_tried_in_the_same_order() {
     }
 }
 
+/// The inputs of single CAs (RFC 5280 6.1.1, by RFC 5937 those of an anchor) are asked for beside the general ones, and add
+/// strictness alone: flags are joined, sets of policies intersected.
+#[test]
+fn a_ca_s_own_policy_inputs_are_asked_of_paths_through_it() {
+    let (one, two): (&[u8], &[u8]) = (&[0x2a, 0x03], &[0x2a, 0x04]);
+    let certified = |mut params: CertificateParams, policies: &[&[u8]]| {
+        let list: Vec<u8> = policies
+            .iter()
+            .flat_map(|id| der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[id])]))
+            .collect();
+        let value = der::encode(der::SEQUENCE, &[&list]);
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 32], value));
+        params
+    };
+    let (ours, theirs) = (Ca::root("Ours"), Ca::root("Theirs"));
+    let issuing = ours.ca_as(certified(ca_params("Issuing"), &[one, two]));
+    let leaves = |ca: &Ca| {
+        [
+            ca.leaf("alice"),
+            ca.leaf_as(&certified(params("alice"), &[one])),
+            ca.leaf_as(&certified(params("alice"), &[one, two])),
+        ]
+    };
+    let (below_ours, below_theirs) = (leaves(&issuing), leaves(&theirs));
+    let explicit = |policies: &[&[u8]]| PolicyInputs {
+        initial: policies.iter().map(|id| id.to_vec()).collect(),
+        require_explicit_policy: true,
+        ..PolicyInputs::default()
+    };
+    let set = |policies: &[&[u8]]| PolicyInputs { require_explicit_policy: false, ..explicit(policies) };
+    let other: &[u8] = &[0x2a, 0x05];
+    // The general inputs, those of one CA, which of its three leaves pass, and which of the other anchor's.
+    for (general, own, of, expect, others) in [
+        (PolicyInputs::default(), PolicyInputs::default(), &ours, [true; 3], [true; 3]),
+        (PolicyInputs::default(), explicit(&[]), &ours, [false, true, true], [true; 3]),
+        // An intermediate's inputs are for what is below it.
+        (PolicyInputs::default(), explicit(&[]), &issuing, [false, true, true], [true; 3]),
+        (PolicyInputs::default(), explicit(&[two]), &ours, [false, false, true], [true; 3]),
+        (PolicyInputs::default(), explicit(&[other, one]), &ours, [false, true, true], [true; 3]),
+        // A set says nothing while no policy is required, as in RFC 5280 6.1.5 (g).
+        (PolicyInputs::default(), set(&[other]), &ours, [true; 3], [true; 3]),
+        // An entry takes nothing back, and sets are intersected.
+        (explicit(&[]), PolicyInputs::default(), &ours, [false, true, true], [false, true, true]),
+        (explicit(&[two]), set(&[]), &ours, [false, false, true], [false, false, true]),
+        (explicit(&[one]), set(&[two]), &ours, [false; 3], [false, true, true]),
+        (explicit(&[one]), set(&[two, one]), &ours, [false, true, true], [false, true, true]),
+    ] {
+        let trusts = Trust::new(Parts {
+            policies: general.clone(),
+            authority_policies: HashMap::from([(of.id(), own.clone())]),
+            ..parts(&[&ours, &theirs], &[&issuing])
+        });
+        let trusts = trusts.unwrap();
+        for (leaves, expect) in [(&below_ours, expect), (&below_theirs, others)] {
+            let got = leaves.each_ref().map(|leaf| match trusts.verify(leaf, now()) {
+                Ok(_) => true,
+                Err(refusal) => {
+                    assert_eq!(refusal.error, ChainError::NoExplicitPolicy);
+                    false
+                }
+            });
+            assert_eq!(got, expect, "{general:?} {own:?}");
+        }
+    }
+    // anyPolicy on the whole path is every policy, but not one that two sets do not share.
+    let any: &[u8] = &[0x55, 0x1d, 0x20, 0x00];
+    let leaf = theirs.leaf_as(&certified(params("alice"), &[any]));
+    for (own, expect) in [(set(&[one]), true), (set(&[one, two]), true), (set(&[two]), false)] {
+        let trusts = Trust::new(Parts {
+            policies: explicit(&[one]),
+            authority_policies: HashMap::from([(theirs.id(), own)]),
+            ..parts(&[&theirs], &[])
+        });
+        assert_eq!(trusts.unwrap().verify(&leaf, now()).is_ok(), expect);
+    }
+}
+
+/// Which path is found, whose inputs count and what is told does not depend on the order of the configuration: anchors,
+/// intermediates that certify each other, and CAs with inputs of their own, in orders drawn at random.
+#[test]
+fn no_order_of_the_configuration_counts() {
+    let roots: Vec<Ca> = ["A", "B", "C"].map(Ca::root).into_iter().collect();
+    let bridge = roots[0].ca("Bridge");
+    let issuing = roots[1].ca("Issuing");
+    let mut all = parts(&roots.iter().collect::<Vec<_>>(), &[&bridge, &issuing]);
+    let crossed = |name: &str, ca: &Ca, by: &Ca, year: i32| {
+        let mut params = ca_params(name);
+        params.not_after = date_time_ymd(year, 1, 1);
+        params.signed_by(&ca.key, &by.issuer).unwrap().der().to_vec()
+    };
+    all.intermediates.extend([
+        crossed("Issuing", &issuing, &bridge, 2031),
+        crossed("Issuing", &issuing, &roots[2], 2031),
+        crossed("Issuing", &issuing, &roots[2], 2029),
+        crossed("Bridge", &bridge, &roots[1], 2032),
+        crossed("Bridge", &bridge, &issuing, 2032),
+        crossed("B", &roots[1], &roots[2], 2033),
+    ]);
+    let explicit = PolicyInputs { require_explicit_policy: true, ..PolicyInputs::default() };
+    let leaves = [issuing.leaf("alice"), bridge.leaf("bob"), Ca::root("Issuing").leaf("mallory")];
+    // Whose inputs close every way through them.
+    for strict in [&[][..], &[&roots[2]], &[&roots[1], &roots[2]], &[&issuing], &[&bridge, &roots[1]]] {
+        all.authority_policies = strict.iter().map(|ca| (ca.id(), explicit.clone())).collect();
+        let expect = leaves.each_ref().map(|leaf| Trust::new(all.clone()).unwrap().verify(leaf, now()));
+        for path in expect.iter().flatten() {
+            assert!(!path.authorities.iter().any(|key| strict.iter().any(|ca| ca.id() == *key)));
+        }
+        assert_eq!(expect[0].is_err(), strict.iter().any(|ca| ca.id() == issuing.id()));
+        assert!(expect[2].is_err());
+        let mut seed = 1u64;
+        for _ in 0..24 {
+            // Numerical Recipes' generator: the orders differ, and are the same each time.
+            let mut below = |bound: usize| {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (seed >> 33) as usize % bound
+            };
+            let mut shuffled = all.clone();
+            for list in [&mut shuffled.anchors, &mut shuffled.intermediates] {
+                (1..list.len()).for_each(|at| list.swap(at, below(at + 1)));
+            }
+            let trusts = Trust::new(shuffled).unwrap();
+            let got = leaves.each_ref().map(|leaf| trusts.verify(leaf, now()));
+            assert_eq!(got, expect);
+        }
+    }
+}
+
 /// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
 #[test]
 fn a_search_is_bounded() {

@@ -170,9 +170,14 @@ fn openssl_answers_our_questions() {
     openssl.issue(Some("root"), "mallory", "leaf");
     openssl.issue(Some("root"), "responder", "responder");
     openssl.run("root", "ca -revoke mallory.pem -crl_reason superseded");
-    let trust = || {
+    let trust = |hash| {
         let authority = openssl.read("root.der");
-        let responder = OcspResponder { authority, url: "http://ocsp.example/".to_owned(), signer: None };
+        let responder = OcspResponder {
+            authority,
+            url: "http://ocsp.example/".to_owned(),
+            signer: None,
+            asking: OcspAsking { hash, ..OcspAsking::default() },
+        };
         Trust::new(Parts {
             anchors: vec![openssl.read("root.der")],
             ocsp: vec![responder],
@@ -180,18 +185,21 @@ fn openssl_answers_our_questions() {
         })
         .unwrap()
     };
-    for signer in ["root", "responder"] {
-        let trust = trust();
+    let hashes = [CertIdHash::Sha1, CertIdHash::Sha256];
+    for (signer, hash) in ["root", "responder"].into_iter().zip(hashes) {
+        let trust = trust(hash);
         for (name, expect) in [("alice", None), ("mallory", Some(RevocationReason(4)))] {
             let path = trust.verify(&openssl.read(format!("{name}.der")), clock()).unwrap();
-            for (nonce, days) in [(Some([0x5a; 32]), ""), (None, " -ndays 1"), (None, " -resp_key_id")] {
+            let nonces = [1, 16, 32, 128].map(|len| (Some(vec![0x5a; len]), ""));
+            for (nonce, days) in nonces.into_iter().chain([(None, " -ndays 1"), (None, " -resp_key_id")]) {
                 trust.answers.clear();
-                let question = trust.ocsp_needed(&path, clock(), || nonce).remove(0);
+                let question = trust.ocsp_needed(&path, clock(), |_| nonce.clone()).remove(0);
                 std::fs::write(openssl.0.path().join("request.der"), &question.request).unwrap();
                 let files = "-index root/index.txt -CA root.pem -reqin request.der -respout response.der";
                 let signer = format!("-rsigner {signer}.pem -rkey {signer}.key");
                 openssl.run("", &format!("ocsp {files} {signer}{days}"));
                 let answer = trust.ocsp_answer(&question, &openssl.read("response.der"), clock()).unwrap();
+                assert_eq!(answer.has_nonce, nonce.is_some());
                 let reason = match trust.revocation(&path, clock()) {
                     Revocation::Good => None,
                     Revocation::Revoked { reason, .. } => Some(reason),
