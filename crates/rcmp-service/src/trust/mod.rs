@@ -34,8 +34,9 @@ pub use policies::PolicyInputs;
 pub use refusal::{ChainError, Detail, ExtensionId, Refusal};
 pub use serial::Serial;
 
+use crate::certificate::Certificate;
 use arc_swap::ArcSwapOption;
-use chain::{Chains, Link, Rules, Usages};
+use chain::{Chains, Link, Rules, Usages, is_within};
 use crl::{Crl, CrlNumber, Currency, Scope, UnverifiedCrl};
 use dtyp::FileTime;
 use name::Name;
@@ -207,6 +208,8 @@ pub enum UnknownReason {
     NoCrl,
     /// Its issuer's lists are about other certificates.
     NotInScope,
+    /// A list of its issuer's name is signed by another key, which does not sign for this certificate.
+    CrlOtherKey,
     /// Its issuer's list is expired.
     CrlExpired,
     /// Its issuer's list is from the future.
@@ -227,6 +230,7 @@ impl UnknownReason {
         match self {
             Self::NoCrl => "no_crl",
             Self::NotInScope => "not_in_scope",
+            Self::CrlOtherKey => "crl_other_key",
             Self::CrlExpired => "crl_expired",
             Self::CrlNotYetValid => "crl_not_yet_valid",
             Self::OcspNeeded => "ocsp_needed",
@@ -241,6 +245,10 @@ impl UnknownReason {
         match self {
             Self::NoCrl => "no revocation list of its issuer is installed",
             Self::NotInScope => "its issuer's revocation lists are about other certificates",
+            Self::CrlOtherKey => {
+                "the revocation list with its issuer's name is signed by another key than the certificate, and that key's own certificate \
+                 does not let it sign for this one"
+            }
             Self::CrlExpired => "its issuer's revocation list is expired",
             Self::CrlNotYetValid => "its issuer's revocation list is from the future",
             Self::OcspNeeded => "its issuer's OCSP responder has not been asked",
@@ -255,6 +263,7 @@ impl UnknownReason {
 pub struct Trust {
     chains: Chains,
     responders: HashMap<KeyId, Responder>,
+    list_signers: Vec<ListSigner>,
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
@@ -263,6 +272,17 @@ pub struct Trust {
     answers: Cache<[u8; 32], OcspAnswer>,
     /// What came of the last question about a certificate, where that is no answer.
     failures: Cache<[u8; 32], OcspFailure>,
+}
+
+/// A certificate of a key that signs revocation lists for the CA of its name (RFC 5280 6.3.3 (f)).
+#[derive(Debug)]
+struct ListSigner {
+    key: KeyId,
+    name: Name,
+    not_before: FileTime,
+    not_after: FileTime,
+    /// The certificate as each of the CAs that issued it has issued it.
+    links: Vec<Link>,
 }
 
 #[derive(Clone, Debug)]
@@ -339,6 +359,7 @@ impl Trust {
         })?;
         Ok(Self {
             responders,
+            list_signers: list_signers(&chains),
             chains,
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
@@ -349,9 +370,9 @@ impl Trust {
         })
     }
 
-    /// The configured CAs, the anchors first.
+    /// The configured CAs, the anchors first, without keys that sign revocation lists alone.
     pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.chains.authorities.iter()
+        self.chains.authorities.iter().filter(|authority| !authority.is_list_signer)
     }
 
     /// A certificate's path to an anchor.
@@ -441,7 +462,9 @@ impl Trust {
         };
         let Some(crl) = from_slot.load_full() else { return false };
         if !self
-            .authorities()
+            .chains
+            .authorities
+            .iter()
             .any(|it| it.key == crl.authority && it.subject_name == crl.issuer && it.signs_crls)
         {
             return false;
@@ -512,9 +535,9 @@ impl Trust {
     /// is revoked counts more.
     pub fn revocation(&self, path: &Path, now: FileTime) -> Revocation {
         let mut verdict = Revocation::Good;
-        for (at, link) in path.links.iter().enumerate() {
+        for at in 0..path.links.len() {
             let which = path.which(at);
-            match self.status(link, now) {
+            match self.status(path, at, now) {
                 Status::Good => {}
                 Status::Revoked { since, reason } => return Revocation::Revoked { which, since, reason },
                 Status::Unknown(why) if verdict == Revocation::Good => {
@@ -526,15 +549,49 @@ impl Trust {
         verdict
     }
 
-    fn status(&self, link: &Link, now: FileTime) -> Status {
+    /// The status of a certificate of a path.
+    fn status(&self, path: &Path, at: usize, now: FileTime) -> Status {
+        let signs = |crl: &Crl| self.signs_lists_for(crl, &path.links[at..], now);
+        self.status_by(&path.links[at], now, signs)
+    }
+
+    /// Whether the key of a list, which has the name of the first link's issuer, signs lists for it, though it is not the key that
+    /// signed the certificate: by a certificate for lists alone that this issuer, or a CA above it on the same verified path, has
+    /// issued, and that is neither expired nor revoked by a list that its issuer signed itself.
+    ///
+    /// RFC 5280 6.3.3 (f) asks for a path to the same anchor. This is narrower: a CA elsewhere below the anchor that certifies a key
+    /// under the name of another CA gains nothing. A key that signs certificates, too, has lists of its own certificates alone (AD CS
+    /// makes one list for each key of a CA), so nothing would be known of certificates by the other key.
+    fn signs_lists_for(&self, crl: &Crl, above: &[Link], now: FileTime) -> bool {
+        let of_list = |signer: &&ListSigner| signer.key == crl.authority && signer.name == crl.issuer;
+        self.list_signers.iter().filter(of_list).any(|signer| {
+            let is_above = |link: &Link| {
+                above.iter().any(|it| it.issuer == link.issuer && it.issuer_name == link.issuer_name)
+            };
+            is_within(signer.not_before, signer.not_after, now)
+                && signer
+                    .links
+                    .iter()
+                    .any(|link| is_above(link) && self.status_by(link, now, |_| false) == Status::Good)
+        })
+    }
+
+    /// The status of a certificate, by its issuer's lists and answers; `signs` tells which keys sign lists for the issuer beside its own.
+    fn status_by(&self, link: &Link, now: FileTime, signs: impl Fn(&Crl) -> bool) -> Status {
         let mut good = false;
         let mut is_delta_over = false;
         let mut why = UnknownReason::NoCrl;
         for slot in &self.crls {
             let crl = slot.load();
-            let Some(crl) = crl.as_ref().filter(|crl| crl.is_of_issuer(link)) else { continue };
-            if !crl.scope.covers(link) {
+            let Some(crl) = crl.as_ref().filter(|crl| crl.issuer == link.issuer_name) else { continue };
+            if crl.authority != link.issuer && !signs(crl) {
                 if why == UnknownReason::NoCrl {
+                    why = UnknownReason::CrlOtherKey;
+                }
+                continue;
+            }
+            if !crl.scope.covers(link) {
+                if matches!(why, UnknownReason::NoCrl | UnknownReason::CrlOtherKey) {
                     why = UnknownReason::NotInScope;
                 }
                 continue;
@@ -577,10 +634,10 @@ impl Trust {
         mut nonce: impl FnMut(usize) -> Option<Nonce>,
     ) -> Vec<OcspQuestion> {
         let mut questions = Vec::new();
-        for link in &path.links {
+        for (at, link) in path.links.iter().enumerate() {
             let Status::Unknown(
                 UnknownReason::OcspNeeded | UnknownReason::OcspNoAnswer | UnknownReason::OcspNotAccepted,
-            ) = self.status(link, now)
+            ) = self.status(path, at, now)
             else {
                 continue;
             };
@@ -650,7 +707,7 @@ fn cache<T: Clone>(max: u64) -> Cache<[u8; 32], T> {
 }
 
 fn subject(der: &[u8]) -> Option<String> {
-    let certificate = crate::certificate::Certificate::parse(der).ok()?;
+    let certificate = Certificate::parse(der).ok()?;
     certificate.subject_name().ok().map(|name| name.to_string())
 }
 
@@ -679,6 +736,28 @@ fn responders(
         }
     }
     Ok(responders)
+}
+
+/// The certificates of keys for lists alone.
+fn list_signers(chains: &Chains) -> Vec<ListSigner> {
+    let mut signers = Vec::new();
+    for (authority, issuers) in chains.authorities.iter().zip(&chains.issuers) {
+        let Ok(certificate) = Certificate::parse(&authority.der) else { continue };
+        if !authority.is_list_signer {
+            continue;
+        }
+        let is_ca = authority::basic_constraints(&certificate).is_ok_and(|(is_ca, _)| is_ca);
+        let issuers =
+            issuers.iter().map(|at| &chains.authorities[*at]).filter(|issuer| !issuer.is_list_signer);
+        signers.push(ListSigner {
+            key: authority.key,
+            name: authority.subject_name.clone(),
+            not_before: authority.not_before,
+            not_after: authority.not_after,
+            links: issuers.filter_map(|issuer| Link::new(&certificate, issuer, is_ca).ok()).collect(),
+        });
+    }
+    signers
 }
 
 /// Names a list's issuer and scope.

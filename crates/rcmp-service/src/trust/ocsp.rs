@@ -411,7 +411,10 @@ enum ResponderId<'a> {
 impl ResponderId<'_> {
     fn is(&self, name: &[u8], public_key: &[u8]) -> bool {
         match self {
-            Self::Name(id) => *id == name,
+            Self::Name(id) => {
+                let read = |name| Name::read(name).ok();
+                *id == name || read(id).is_some_and(|id| Some(id) == read(name))
+            }
             Self::Key(id) => {
                 subject_public_key(public_key).is_ok_and(|(_, key)| Sha1::digest(key)[..] == **id)
             }

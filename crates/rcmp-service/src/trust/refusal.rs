@@ -31,7 +31,7 @@ pub enum ChainError {
     NotForClientAuthentication,
     /// Its keyUsage does not allow digital signatures.
     NotForSigning,
-    /// What issued it is no CA.
+    /// What issued it may sign revocation lists alone.
     NotACa,
     /// It is itself a CA's.
     IsACa,
@@ -148,7 +148,7 @@ impl ChainError {
                 "its extended key usage, or that of a CA above it, is for something else"
             }
             Self::NotForSigning => "its keyUsage does not allow digital signatures",
-            Self::NotACa => "what issued it is no CA",
+            Self::NotACa => "the keyUsage of what issued it lacks keyCertSign",
             Self::IsACa => "it is the certificate of a CA",
             Self::PathLength => "more CAs are between it and its anchor than one of them allows",
             Self::PathTooLong => "more CAs are between it and its anchor than rcmpd accepts",

@@ -239,8 +239,19 @@ fn a_ca_needs_key_cert_sign_and_an_issuer() {
     let mut params = ca_params("CRLs only");
     params.key_usages = vec![KeyUsagePurpose::CrlSign];
     let ca = root.ca_as(params);
-    assert_eq!(refused(parts(&[&root], &[&ca])), (Configured::Intermediate(0), Unusable::NoKeyCertSign));
+    // A key that signs lists may be told beside the CAs. It issues nothing.
+    let trusts = trust(&[&root], &[&ca]);
+    let told = refusal(&trusts, &ca.leaf("alice"));
+    assert_eq!((told.error, told.depth), (ChainError::NotACa, 1));
+    let text = "the keyUsage of what issued it lacks keyCertSign (CA at depth 1; extension 2.5.29.15)";
+    assert_eq!(told.text(None), text);
+    check(&trusts, &root.leaf("alice"), Ok(&[&root]));
+    assert_eq!(trusts.authorities().count(), 1);
     assert_eq!(refused(parts(&[&ca], &[])), (Configured::Anchor(0), Unusable::NoKeyCertSign));
+    let mut params = ca_params("Neither");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let ca = root.ca_as(params);
+    assert_eq!(refused(parts(&[&root], &[&ca])), (Configured::Intermediate(0), Unusable::NoKeyCertSign));
     let namesake = Ca::root("Root").ca("Issuing");
     assert_eq!(refused(parts(&[&root], &[&namesake])), (Configured::Intermediate(0), Unusable::NoIssuer));
     assert_eq!(Trust::new(parts(&[], &[&namesake])).map(|_| ()), Err(TrustError::NoAnchors));

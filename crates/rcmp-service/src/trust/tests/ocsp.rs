@@ -288,6 +288,35 @@ fn the_issuer_is_named_as_the_certificate_names_it() {
     assert!(question.request.windows(hash.len()).any(|bytes| *bytes == hash[..]));
 }
 
+/// The responder's name is compared by RFC 5280 7.1, and its signature tells whether it is the one.
+#[test]
+fn a_responder_is_named_in_any_encoding() {
+    let scene = Scene::new();
+    let question = scene.question(None);
+    let mut named = scene.root.der.clone();
+    let name = Certificate::parse(&scene.root.der).unwrap().subject.to_vec();
+    let at = |der: &[u8]| der.windows(name.len()).rposition(|bytes| bytes == name).unwrap();
+    // The same name in a certificate to copy it from, with another string type and case.
+    let other = super::chain::common_name(0x13, b"rOOT");
+    assert_eq!(other.len(), name.len());
+    let start = at(&named);
+    named[start..start + name.len()].copy_from_slice(&other);
+    let by = |ca: &Ca| Ca {
+        der: named.clone(),
+        key: copy(&ca.key),
+        issuer: Issuer::new(ca_params("Root"), copy(&ca.key)),
+    };
+    let answer = |ca: &Ca| {
+        refused(scene.trust.ocsp_answer(
+            &question,
+            &Response::default().sign(&question.asked.id, &by(ca)),
+            now(),
+        ))
+    };
+    assert_eq!(answer(&scene.root), "an answer");
+    assert_eq!(answer(&Ca::root("Root")), "bad_signature");
+}
+
 #[test]
 fn a_nonce_comes_back_or_is_left_out() {
     let scene = Scene::new();
