@@ -385,7 +385,7 @@ impl Mapper {
         if !has_method(flags.and(rules.methods)) {
             return Err(Reason::AuthorityNotAllowed);
         }
-        let issuers = self.believable(&request.issuers, path.as_deref(), flags.and(rules.methods));
+        let issuers = self.issuers_on_path(&request.issuers, path.as_deref(), flags.and(rules.methods));
         // Whether something was found by a form that the certificate's authority may not vouch for.
         let mut withheld = false;
         for method in Method::ALL {
@@ -475,20 +475,26 @@ impl Mapper {
         trust.revocation(path, now)
     }
 
-    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those that
-    /// are on it.
-    fn believable<'a>(&self, names: &[&'a [u8]], path: Option<&Path>, flags: MappingFlags) -> Vec<&'a [u8]> {
+    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those of
+    /// CAs on the path, as the configured certificate of the CA encodes them. They are compared by RFC 5280 7.1. The client's
+    /// own encoding is not looked up: another CA may have it, which that comparison does not tell from this one.
+    fn issuers_on_path<'a>(
+        &'a self,
+        names: &[&'a [u8]],
+        path: Option<&Path>,
+        flags: MappingFlags,
+    ) -> Vec<&'a [u8]> {
         let wanted = names.iter().filter(|_| flags.contains(MappingFlags::ISSUER_CHAIN)).copied();
         match (path, &self.trust) {
             (Some(path), Some(trust)) => wanted
-                .filter(|name| {
-                    let on_path =
-                        |known: &&Authority| known.name == **name && path.authorities.contains(&known.key);
+                .filter_map(|name| {
                     // A name that another one has, too, says nothing unless the operator granted it to this one.
-                    trust
-                        .authorities()
-                        .filter(on_path)
-                        .any(|known| self.policy.is_named(&known.key, &self.shared_names))
+                    let counts = |known: &&Authority| {
+                        path.authorities.contains(&known.key)
+                            && known.has_name(name)
+                            && self.policy.is_named(&known.key, &self.shared_names)
+                    };
+                    trust.authorities().find(counts).map(|known| known.name.as_slice())
                 })
                 .collect(),
             _ => wanted.collect(),
@@ -562,17 +568,20 @@ fn has_method(flags: MappingFlags) -> bool {
     Method::ALL.iter().any(|method| flags.contains(method.flag()))
 }
 
-/// The authorities that do not have their name alone, as names are compared. A new key under an old name is one of them.
+/// The authorities that do not have their name alone, as stored values are compared or by RFC 5280 7.1: what an authority issues may
+/// name it in any encoding that is the same by that section. A new key under an old name is one of them.
 fn shared_names(trust: &Trust, comparison: Comparison) -> HashSet<KeyId> {
     let name = |authority: &Authority| match authority.subject.parse::<DistinguishedName>() {
         Ok(name) => name.key_by(comparison),
         // Nothing stored can name it either.
         Err(_) => dtyp::hex(&authority.name),
     };
-    let names: Vec<(String, KeyId)> =
-        trust.authorities().map(|authority| (name(authority), authority.key)).collect();
-    let shares = |(name, key): &&(String, KeyId)| {
-        names.iter().any(|(other, other_key)| other == name && other_key != key)
+    let names: Vec<(String, &Authority)> =
+        trust.authorities().map(|authority| (name(authority), authority)).collect();
+    let shares = |(name, authority): &&(String, &Authority)| {
+        names.iter().any(|(other_name, other)| {
+            other.key != authority.key && (other_name == name || other.has_name(&authority.name))
+        })
     };
-    names.iter().filter(shares).map(|(_, key)| *key).collect()
+    names.iter().filter(shares).map(|(_, authority)| authority.key).collect()
 }
