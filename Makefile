@@ -4,7 +4,7 @@ CARGO  ?= cargo
 PRIVATE = target/private
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web run test test-full check check-arrows bench fuzz peers
+.PHONY: help demo demo-web run test test-full check check-arrows docs bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -12,6 +12,7 @@ help:
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
 	@echo 'make check    format, lints, documentation, dependency rules'
+	@echo 'make docs     write the tables in docs/ that are made from the code'
 	@echo 'make bench    what it costs, beside the budgets'
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
@@ -49,6 +50,10 @@ check: check-arrows
 
 check-arrows:
 	@python3 tests/check_arrows.py
+
+# The tests compare these tables with the code; UPDATE_EXPECT has them written instead.
+docs:
+	UPDATE_EXPECT=1 $(CARGO) nextest run --locked -p rcmp-service -E 'test(tables_of_reasons)'
 
 bench:
 	$(CARGO) build --locked --release -p rcmpd

@@ -322,7 +322,7 @@ impl Chains {
                         // Signatures of such a key are not looked at, so the key is what is wrong.
                         (_, Err(fault)) => (fault, Some(*key)),
                         (SignatureError::UnsupportedAlgorithm, Ok(())) => {
-                            (ChainError::UnsupportedAlgorithm.into(), None)
+                            (Fault::algorithm(signed.algorithm_id()), None)
                         }
                         (SignatureError::BadSignature, Ok(())) => (ChainError::BadSignature.into(), None),
                     };

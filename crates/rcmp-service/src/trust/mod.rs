@@ -19,6 +19,7 @@ mod name;
 pub mod ocsp;
 mod policies;
 mod profile;
+mod pss;
 mod refusal;
 mod serial;
 mod signature;
@@ -31,7 +32,7 @@ pub use chain::Path;
 pub use crl::{CrlError, CrlFacts, RevocationReason};
 pub use ocsp::{CertIdHash, Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;
-pub use refusal::{ChainError, Detail, ExtensionId, Refusal};
+pub use refusal::{CONFIGURATION, ChainError, Detail, ExtensionId, Refusal};
 pub use serial::Serial;
 
 use crate::certificate::Certificate;
@@ -225,6 +226,53 @@ pub enum UnknownReason {
 }
 
 impl UnknownReason {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::NoCrl,
+        Self::NotInScope,
+        Self::CrlOtherKey,
+        Self::CrlExpired,
+        Self::CrlNotYetValid,
+        Self::OcspNeeded,
+        Self::OcspNoAnswer,
+        Self::OcspNotAccepted,
+        Self::OcspUnknown,
+    ];
+
+    /// What would tell whether it is revoked, with [`CONFIGURATION`] for the name of the file.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::NoCrl => {
+                "add a list of its issuer to mapping.crls of CONFIGURATION, or a responder to the issuer's [[mapping.authority]]; the log and \
+                 `rcmpd check-config` say of each list why it is not used"
+            }
+            Self::NotInScope => {
+                "add the list of its distribution point, or a list without one, to mapping.crls of CONFIGURATION, or a responder to the issuer's \
+                 [[mapping.authority]]"
+            }
+            Self::CrlOtherKey => {
+                "add the list that the key of its issuer signed to mapping.crls of CONFIGURATION; if a key for lists alone signs them, add that \
+                 key's certificate to mapping.intermediates, and a list of the CA that issued it to mapping.crls"
+            }
+            Self::CrlExpired => {
+                "bring the CA's present list to the place that mapping.crls of CONFIGURATION names"
+            }
+            Self::CrlNotYetValid => "wait until the list is valid, or look at the clock of this machine",
+            Self::OcspNeeded => "ask again: the responder is asked when a decision needs it",
+            Self::OcspNoAnswer => {
+                "see whether the responder that the issuer's [[mapping.authority]] of CONFIGURATION names runs and can be reached from here, or \
+                 add a list to mapping.crls"
+            }
+            Self::OcspNotAccepted => {
+                "see what the responder answered and why; ocsp_signer, ocsp_nonce and ocsp_hash are in the issuer's [[mapping.authority]] of \
+                 CONFIGURATION; or add a list to mapping.crls"
+            }
+            Self::OcspUnknown => {
+                "let the CA tell its responder of the certificate, or add a list to mapping.crls of CONFIGURATION"
+            }
+        }
+    }
+
     /// A stable name for logs, metrics and audit.
     pub const fn name(self) -> &'static str {
         match self {

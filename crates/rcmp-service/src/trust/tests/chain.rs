@@ -2,6 +2,7 @@ use super::*;
 use rcgen::{
     CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, SanType,
 };
+use std::path::Path as FilePath;
 
 #[track_caller]
 fn check(trust: &Trust, leaf: &[u8], expect: Result<&[&Ca], ChainError>) {
@@ -943,14 +944,34 @@ fn every_refusal_has_a_name_of_its_own() {
     assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
 }
 
-/// The table for operators is made of the code's words.
+/// The tables for operators are made of the code's words. `make docs` writes them.
 #[test]
-fn every_refusal_is_in_the_manual() {
-    let manual = include_str!("../../../../../docs/operating.md");
-    for error in ChainError::ALL {
-        let row = format!("| `{}` | {} |", error.name(), error.text());
-        assert!(manual.lines().any(|line| line == row), "{row}");
+fn the_tables_of_reasons_in_the_manual_are_those_of_the_code() {
+    let path = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating.md");
+    let mut manual = std::fs::read_to_string(&path).unwrap();
+    let chain = ChainError::ALL.map(|it| (it.name(), it.text(), it.remedy()));
+    let revocation = UnknownReason::ALL.map(|it| (it.name(), it.text(), it.remedy()));
+    for (name, rows) in [("path", &chain[..]), ("revocation", &revocation)] {
+        let mut table = "| name | reason | what helps |\n| --- | --- | --- |\n".to_owned();
+        for (name, text, remedy) in rows {
+            let remedy = remedy.replace(CONFIGURATION, "the configuration");
+            table += &format!("| `{name}` | {text} | {remedy} |\n");
+        }
+        let (begin, end) = (
+            format!("<!-- reasons: {name}, by make docs -->\n"),
+            format!("<!-- end of reasons: {name} -->\n"),
+        );
+        let (before, after) = manual.split_once(&begin).unwrap();
+        let after = after.split_once(&end).unwrap().1;
+        manual = [before, &begin, &table, &end, after].concat();
     }
+    expect_test::expect_file![path].assert_eq(&manual);
+}
+
+#[test]
+fn every_reason_of_unknown_revocation_has_a_name_of_its_own() {
+    let names: std::collections::BTreeSet<_> = UnknownReason::ALL.iter().map(|why| why.name()).collect();
+    assert_eq!(names.len(), UnknownReason::ALL.len());
 }
 
 /// Whoever certifies writes the distribution points, and paths are remembered.
