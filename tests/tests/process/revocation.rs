@@ -517,6 +517,44 @@ fn a_revoked_intermediate_takes_everybody_below_with_it() {
     assert!(why.contains("the intermediate with key") && why.contains("(cACompromise)"), "{why}");
 }
 
+/// A list by a key for lists counts when the CA above certified the key, and not when another CA below the same anchor did.
+#[test]
+fn a_list_by_a_separate_key_counts_and_that_of_an_impostor_does_not() {
+    let demo = demo("intermediates = [\"cas.pem\"]\ncrls = [\"root.crl\", \"lists.crl\"]");
+    demo.edit(|text| text.replace("[\"certs/ca.pem\"]", "[\"root/ca.pem\"]"));
+    let root = Authority::root(&demo, "root", "/O=Contoso/CN=Root");
+    let issuing = root.below(&demo, "issuing", "/O=Contoso/CN=Issuing");
+    let sibling = root.below(&demo, "sibling", "/O=Contoso/CN=Sibling");
+    let signer = root.list_signer(&demo, "lists", "/O=Contoso/CN=Issuing");
+    let impostor = sibling.list_signer(&demo, "impostor", "/O=Contoso/CN=Issuing");
+    let pem =
+        [&issuing, &sibling, &signer, &impostor].map(|it| fs::read_to_string(it.certificate()).unwrap());
+    fs::write(demo.path("cas.pem"), pem.concat()).unwrap();
+    issuing.issue(&demo, "one", "");
+    issuing.issue(&demo, "two", "");
+    root.list(&demo.path("root.crl"), &[]);
+    // The impostor says that nothing is revoked; it is a key under the same anchor, and under the name of the CA.
+    impostor.list(&demo.path("lists.crl"), &[]);
+    let why = explain(&demo, "two").code(7).stdout;
+    assert!(why.contains("is signed by another key than the certificate"), "{why}");
+    signer.revoke(&demo.certificate("two"), "keyCompromise");
+    signer.list(&demo.path("lists.crl"), &[]);
+    let mut service = demo.serve();
+    service.map("one").code(0);
+    service.map("two").code(3);
+    // A list of the impostor does not take its place, nor make it say less.
+    impostor.list(&service.path("lists.crl"), &[]);
+    service.wait_for_log("of another authority or scope");
+    service.map("one").code(0);
+    service.map("two").code(3);
+    // Once its own certificate is revoked, it says nothing any more.
+    root.revoke(&signer.certificate(), "keyCompromise");
+    root.list(&service.path("root.crl"), &[]);
+    eventually_maps(&service, "one", 7);
+    let done = service.rcmpd(&["check-config", "-c", "rcmpd.toml"]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
 /// One element of DER.
 fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
     let len: usize = contents.iter().map(|part| part.len()).sum();

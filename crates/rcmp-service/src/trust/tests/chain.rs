@@ -553,6 +553,84 @@ fn a_refusal_is_told_as_what_it_is() {
     assert!(good(&|raw| raw.serial = [&[0][..], &[0xff; 20]].concat()));
 }
 
+/// What is wrong with an intermediate is told when it is configured, or by the refusal of what it issued; never that its issuer is
+/// not configured.
+#[test]
+fn what_is_wrong_with_an_intermediate_is_told_as_what_it_is() {
+    let root = Ca::root("Root");
+    let key = KeyPair::generate().unwrap();
+    let spki = Certificate::parse(&params("x").self_signed(&key).unwrap().der().to_vec())
+        .unwrap()
+        .public_key
+        .to_vec();
+    let ca_of = |extensions: &[Vec<u8>], change: &dyn Fn(&mut Raw)| {
+        let is_ca = extension(&[0x55, 0x1d, 0x13], true, &[0x30, 0x03, 0x01, 0x01, 0xff]);
+        let der = raw(&root, &spki, &[&[is_ca], extensions].concat(), |raw| {
+            raw.subject = common_name(0x0c, b"Issuing");
+            change(raw);
+        });
+        Ca { der, key: copy(&key), issuer: Issuer::new(ca_params("Issuing"), copy(&key)) }
+    };
+    let told = |ca: &Ca| match Trust::new(parts(&[&root], &[ca])) {
+        Err(error) => error.to_string(),
+        Ok(trusts) => refusal(&trusts, &ca.leaf("alice")).text(None),
+    };
+    assert!(
+        Trust::new(parts(&[&root], &[&ca_of(&[], &|_| {})]))
+            .unwrap()
+            .verify(&ca_of(&[], &|_| {}).leaf("a"), now())
+            .is_ok()
+    );
+    // Its signature: by an algorithm that is not accepted, by another key, or with a name inside that is not that outside.
+    let by = |id: &[u8]| {
+        // ecdsa-with-SHA256 in the certificate becomes another algorithm, inside and outside.
+        let known = &algorithm()[2..];
+        let mut der = ca_of(&[], &|_| {}).der;
+        let places: Vec<usize> =
+            (0..der.len() - known.len()).filter(|at| der[*at..].starts_with(known)).collect();
+        places.into_iter().for_each(|at| der[at..at + known.len()].copy_from_slice(id));
+        Ca { der, ..ca_of(&[], &|_| {}) }
+    };
+    let prefix = "intermediate 1 (CN=Issuing) ";
+    for (ca, text) in [
+        // ecdsa-with-SHA1, and an identifier of no algorithm, 1.2.840.10045.4.3.9.
+        (
+            by(&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1, 2]),
+            "algorithm that is not accepted (algorithm 1.2.840.10045.4.1.2)",
+        ),
+        (
+            by(&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 9]),
+            "algorithm that is not accepted (algorithm 1.2.840.10045.4.3.9)",
+        ),
+    ] {
+        assert_eq!(told(&ca), format!("{prefix}cannot be used: it is signed by an {text}"));
+    }
+    let other = Ca { der: Ca::root("Root").ca("Issuing").der, ..ca_of(&[], &|_| {}) };
+    assert_eq!(told(&other), format!("{prefix}is not issued by any configured anchor or intermediate"));
+    let critical = ca_of(&[extension(&[0x2b, 0x06, 0x01], true, &[0x05, 0x00])], &|_| {});
+    assert_eq!(
+        told(&critical),
+        format!(
+            "{prefix}cannot be used: it, or a CA above it, has a critical extension that is not known (extension 1.3.6.1)"
+        )
+    );
+    // These are told of what it issued, with its depth.
+    let mut algorithm = algorithm();
+    *algorithm.last_mut().unwrap() = 3;
+    assert_eq!(
+        told(&ca_of(&[], &|raw| raw.serial = vec![0x7f; 21])),
+        "its serial number is too long (CA at depth 1; octets: 21, limit 20)"
+    );
+    assert_eq!(
+        told(&ca_of(&[], &|raw| raw.algorithm.clone_from(&algorithm))),
+        format!("{} (CA at depth 1)", ChainError::AlgorithmMismatch.text())
+    );
+    assert_eq!(
+        told(&ca_of(&[extension(&[0x55, 0x1d, 0x24], true, &[0x30, 0x00])], &|_| {})),
+        "it, or a CA above it, cannot be read (CA at depth 1; extension 2.5.29.36)"
+    );
+}
+
 #[test]
 fn a_ca_s_short_key_is_told_and_not_its_signature() {
     let root = Ca::root("Root");
