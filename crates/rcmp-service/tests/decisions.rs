@@ -576,6 +576,7 @@ fn certificates_have_limits() {
 /// A CA whose name is the same as another one's by RFC 5280 7.1, and not as stored values are compared, may write the other's name
 /// into what it issues, since paths are built by that comparison. It gains nothing by it.
 #[test]
+#[expect(clippy::unwrap_used, reason = "tests")]
 fn a_ca_gains_nothing_by_a_name_that_is_the_same_in_another_encoding() {
     use rcgen::Issuer;
     let params = |name: &str| {

@@ -422,10 +422,13 @@ impl ResponderId<'_> {
     }
 }
 
+/// The hash, the hashes of the name and of the key, and the serial number.
+type CertIdFields<'a> = (CertIdHash, &'a [u8], &'a [u8], &'a [u8]);
+
 #[derive(Clone, Debug)]
 struct SingleResponse<'a> {
-    /// The hash, the hashes of the name and of the key, and the serial number, if the hash is known.
-    id: Option<(CertIdHash, &'a [u8], &'a [u8], &'a [u8])>,
+    /// None when the hash is not known.
+    id: Option<CertIdFields<'a>>,
     status: OcspStatus,
     this_update: FileTime,
     next_update: Option<FileTime>,

@@ -559,10 +559,7 @@ fn a_refusal_is_told_as_what_it_is() {
 fn what_is_wrong_with_an_intermediate_is_told_as_what_it_is() {
     let root = Ca::root("Root");
     let key = KeyPair::generate().unwrap();
-    let spki = Certificate::parse(&params("x").self_signed(&key).unwrap().der().to_vec())
-        .unwrap()
-        .public_key
-        .to_vec();
+    let spki = Certificate::parse(params("x").self_signed(&key).unwrap().der()).unwrap().public_key.to_vec();
     let ca_of = |extensions: &[Vec<u8>], change: &dyn Fn(&mut Raw)| {
         let is_ca = extension(&[0x55, 0x1d, 0x13], true, &[0x30, 0x03, 0x01, 0x01, 0xff]);
         let der = raw(&root, &spki, &[&[is_ca], extensions].concat(), |raw| {
