@@ -382,6 +382,9 @@ impl Mapper {
         let path = self.verify(certificate, now, trace).await?;
         let mut rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
         rules.policies = path.as_ref().map_or(&[], |path| &path.policies);
+        if path.as_ref().is_some_and(|path| !self.is_issuer_as_configured(certificate, path.issuer())) {
+            rules.withhold_issuer_names();
+        }
         if !has_method(flags.and(rules.methods)) {
             return Err(Reason::AuthorityNotAllowed);
         }
@@ -473,6 +476,24 @@ impl Mapper {
             }
         }
         trust.revocation(path, now)
+    }
+
+    /// Whether the name of the issuer in a certificate is, as stored values are compared, that of the CA which issued it. Paths take a
+    /// name in any encoding that is the same by RFC 5280 7.1; what is looked up is that of the certificate, which may be the name under
+    /// which values are stored for a CA that is not configured.
+    fn is_issuer_as_configured(&self, certificate: &Certificate<'_>, issuer: KeyId) -> bool {
+        let mut names = self.trust.iter().flat_map(|trust| trust.authorities());
+        let is_same = |known: &Authority| {
+            known.name == certificate.issuer
+                || certificate.issuer_name().is_ok_and(|name| {
+                    let name = name.key_by(self.policy.comparison);
+                    known
+                        .subject
+                        .parse::<DistinguishedName>()
+                        .is_ok_and(|known| known.key_by(self.policy.comparison) == name)
+                })
+        };
+        names.any(|known| known.key == issuer && is_same(known))
     }
 
     /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those of

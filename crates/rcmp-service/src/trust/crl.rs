@@ -75,7 +75,7 @@ pub enum CrlError {
     NoCrlSign,
     /// Its signature is not that of a configured CA of this name.
     BadSignature,
-    /// Its algorithm is not one that is believed, or not the CA's.
+    /// Its algorithm is not accepted, or not the CA's.
     UnsupportedAlgorithm,
     /// A newer one for the same key and scope is known.
     Older,
@@ -139,7 +139,7 @@ impl fmt::Display for CrlError {
                 "the signature is not that of the configured CA with the name of the revocation list's issuer"
             }
             Self::UnsupportedAlgorithm => {
-                "the revocation list is signed by an algorithm that is not believed"
+                "the revocation list is signed by an algorithm that is not accepted"
             }
             Self::Older => "a newer revocation list is known",
             Self::TooManyScopes => "there are revocation lists of too many scopes",

@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 /// Largest response, in bytes: one status and a few certificates have two thousand.
 pub const OCSP_RESPONSE_LEN_MAX: usize = 64 << 10;
-/// Longest time for which an answer is believed, whatever it says itself.
+/// Longest time for which an answer is used, whatever it says itself.
 pub const OCSP_ANSWER_SECONDS_MAX: i64 = 3600;
-/// How long an answer is believed that does not say when the next one comes.
+/// How long an answer is used that does not say when the next one comes.
 pub const OCSP_ANSWER_SECONDS_WITHOUT_NEXT_UPDATE: i64 = 600;
 /// Most certificates of a response that are looked at; responders send one.
 const CERTIFICATES_MAX: usize = 8;
@@ -263,7 +263,7 @@ pub enum OcspError {
     BadSigner(ChainError),
     /// The signature is wrong.
     BadSignature,
-    /// It is signed by an algorithm that is not believed.
+    /// It is signed by an algorithm that is not accepted.
     UnsupportedAlgorithm,
     /// It is about another certificate.
     OtherCertificate,
@@ -324,7 +324,7 @@ impl fmt::Display for OcspError {
                 return write!(f, "the certificate of the OCSP responder is of no use: {error}");
             }
             Self::BadSignature => "the signature of the OCSP response is wrong",
-            Self::UnsupportedAlgorithm => "the OCSP response is signed by an algorithm that is not believed",
+            Self::UnsupportedAlgorithm => "the OCSP response is signed by an algorithm that is not accepted",
             Self::OtherCertificate => "the OCSP response is about another certificate",
             Self::Ambiguous => "the OCSP response tells more than one status of the certificate",
             Self::OtherNonce => "the nonce of the OCSP response is not that of the request",
