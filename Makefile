@@ -7,7 +7,7 @@ BUILT   = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
             python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web run test test-full check check-arrows bench fuzz peers
+.PHONY: help demo demo-web run test test-full check check-arrows docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
@@ -15,6 +15,8 @@ help:
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
 	@echo 'make check    format, lints, documentation, dependency rules'
+	@echo 'make docs     write the tables in docs/ that are made from the code'
+	@echo 'make oracle   paths beside certval, another implementation'
 	@echo 'make bench    what it costs, beside the budgets'
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
@@ -49,9 +51,18 @@ check: check-arrows
 	@tests/peers/install tools
 	cargo-deny check bans licenses sources
 	@cd fuzz && $(CARGO) metadata --locked --format-version 1 >/dev/null
+	@cd tests/oracle-certval && $(CARGO) metadata --locked --format-version 1 >/dev/null
 
 check-arrows:
 	@python3 tests/check_arrows.py
+
+# The tests compare these tables with the code; UPDATE_EXPECT has them written instead.
+docs:
+	UPDATE_EXPECT=1 $(CARGO) nextest run --locked -p rcmp-service -E 'test(tables_of_reasons)'
+
+# Some 160 crates of others, so not part of `make test`.
+oracle: peers
+	CARGO_TARGET_DIR=target/oracle-certval $(CARGO) run --locked --manifest-path tests/oracle-certval/Cargo.toml -- $(PRIVATE)
 
 bench:
 	$(CARGO) build --locked --release -p rcmpd

@@ -7,12 +7,13 @@ use rcmp_service::trust::{RevocationReason, Serial};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 /// What OpenSSL signed with the two keys.
-const SIGNED_BY_CA: [&[u8]; 7] = [
+const SIGNED_BY_CA: [&[u8]; 8] = [
     include_bytes!("../corpus/crl/delta"),
     include_bytes!("../corpus/crl/empty"),
     include_bytes!("../corpus/crl/reasons-of-entries"),
     include_bytes!("../corpus/crl/scope-users"),
     include_bytes!("../corpus/crl/scope-authorities"),
+    include_bytes!("../corpus/crl/scope-relative"),
     include_bytes!("../corpus/crl/extension-not-critical"),
     include_bytes!("../corpus/crl/serials"),
 ];

@@ -2,7 +2,7 @@
 //! OpenSSL made them and everything that they signed.
 
 use dtyp::FileTime;
-use rcmp_service::trust::{OcspResponder, Parts, Trust};
+use rcmp_service::trust::{OcspAsking, OcspResponder, Parts, Trust};
 
 pub(crate) const CA: &[u8] = include_bytes!("../pki/ca.der");
 pub(crate) const TWIN: &[u8] = include_bytes!("../pki/twin.der");
@@ -20,6 +20,7 @@ pub(crate) fn trust(ca: &[u8], signer: &[u8]) -> Trust {
         authority: ca.to_vec(),
         url: "http://127.0.0.1/".to_owned(),
         signer: Some(signer.to_vec()),
+        asking: OcspAsking::default(),
     };
     let parts = Parts { anchors: vec![ca.to_vec()], crls: 1, ocsp: vec![responder], ..Parts::default() };
     Trust::new(parts).expect("a CA is enough")

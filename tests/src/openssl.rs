@@ -25,6 +25,8 @@ distinguished_name = none
 basicConstraints = critical,CA:TRUE
 keyUsage = critical,keyCertSign,cRLSign
 subjectKeyIdentifier = hash
+[lists]
+keyUsage = critical,cRLSign
 [ca]
 default_ca = here
 [here]
@@ -73,9 +75,18 @@ impl Authority {
 
     /// A new one below this one.
     pub fn below(&self, demo: &Demo, name: &str, subject: &str) -> Self {
+        self.certified(demo, name, subject, "authority")
+    }
+
+    /// A key below this one that signs lists alone, for the authority with this name.
+    pub fn list_signer(&self, demo: &Demo, name: &str, subject: &str) -> Self {
+        self.certified(demo, name, subject, "lists")
+    }
+
+    fn certified(&self, demo: &Demo, name: &str, subject: &str, section: &str) -> Self {
         let this = Self::with_own_key(demo, name);
         this.run(&["req", "-new"], &["-subj", subject], &["-key", "ca.key", "-out", "ca.csr"]);
-        self.certify(&this.folder.join("ca.csr"), "ca.cnf", "authority", &this.certificate);
+        self.certify(&this.folder.join("ca.csr"), "ca.cnf", section, &this.certificate);
         this
     }
 
@@ -105,6 +116,8 @@ impl Authority {
             [request, &self.certificate, &self.key, certificate].map(|path| path.display().to_string());
         let [request, ca, key, certificate] = &paths;
         let serial = format!("0x{:x}", fs::read_dir(&self.folder).expect("it is there").count() + 0x1000);
+        // Certificates of authorities below are elsewhere, and no two have one number.
+        fs::write(self.folder.join(&serial), "").expect("the folder can be written");
         openssl(
             &self.folder,
             &[

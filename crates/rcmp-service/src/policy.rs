@@ -384,6 +384,11 @@ impl Rules<'_> {
         (self.verified || !form.is_strong()) && (self.issuer_is_named || !form.names_issuer())
     }
 
+    /// Lets no form count that names the issuer.
+    pub const fn withhold_issuer_names(&mut self) {
+        self.issuer_is_named = false;
+    }
+
     /// Whether the chain was verified.
     pub const fn is_verified(&self) -> bool {
         self.verified

@@ -12,7 +12,7 @@ use crate::policy::{Contradiction, Policy, Rules, Validation};
 use crate::reason::Reason;
 use crate::scope::Scope;
 use crate::trace::{NoTrace, Step, Trace};
-use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust};
+use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust, UnknownReason};
 use account_store::fold::Comparison;
 use account_store::{AccountStore, BoxFuture, DistinguishedName, Matches, Record};
 use bytes::Bytes;
@@ -120,8 +120,8 @@ pub struct Mapped {
 /// Asks OCSP responders that the operator configured, and no others. Whoever implements it bounds time, size and how many
 /// questions are open.
 pub trait OcspTransport: Send + Sync {
-    /// A number that nobody can guess, to know an answer by; `None` for responders that answer from a store.
-    fn nonce(&self) -> Option<Nonce>;
+    /// Random octets, so many, to know an answer by; `None` if there are none to be had.
+    fn nonce(&self, len: usize) -> Option<Nonce>;
 
     /// Asks (RFC 6960 A.1), all at once, and brings what comes back to [`Trust::ocsp_answer`]; returns when nothing more is to
     /// be expected. One question about a certificate is enough for all who have it at a time.
@@ -382,10 +382,13 @@ impl Mapper {
         let path = self.verify(certificate, now, trace).await?;
         let mut rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
         rules.policies = path.as_ref().map_or(&[], |path| &path.policies);
+        if path.as_ref().is_some_and(|path| !self.is_issuer_as_configured(certificate, path.issuer())) {
+            rules.withhold_issuer_names();
+        }
         if !has_method(flags.and(rules.methods)) {
             return Err(Reason::AuthorityNotAllowed);
         }
-        let issuers = self.believable(&request.issuers, path.as_deref(), flags.and(rules.methods));
+        let issuers = self.issuers_on_path(&request.issuers, path.as_deref(), flags.and(rules.methods));
         // Whether something was found by a form that the certificate's authority may not vouch for.
         let mut withheld = false;
         for method in Method::ALL {
@@ -446,7 +449,16 @@ impl Mapper {
         let path = path.map_err(|refusal| Reason::Chain(refusal.error))?;
         if self.policy.validation == Validation::ChainAndRevocation {
             let status = self.revocation(trust, &path, now).await;
-            trace.step(|| Step::Revocation { status });
+            trace.step(|| Step::Revocation {
+                status,
+                detail: match status {
+                    Revocation::Unknown {
+                        which,
+                        why: UnknownReason::OcspNoAnswer | UnknownReason::OcspNotAccepted,
+                    } => trust.ocsp_failure(&path, which),
+                    _ => None,
+                },
+            });
             match status {
                 Revocation::Good => {}
                 Revocation::Revoked { .. } => return Err(Reason::Revoked),
@@ -458,7 +470,7 @@ impl Mapper {
 
     async fn revocation(&self, trust: &Arc<Trust>, path: &Path, now: FileTime) -> Revocation {
         if let Some(responder) = &self.responder {
-            let questions = trust.ocsp_needed(path, now, || responder.nonce());
+            let questions = trust.ocsp_needed(path, now, |len| responder.nonce(len));
             if !questions.is_empty() {
                 responder.ask(trust, questions, now).await;
             }
@@ -466,20 +478,44 @@ impl Mapper {
         trust.revocation(path, now)
     }
 
-    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those that
-    /// are on it.
-    fn believable<'a>(&self, names: &[&'a [u8]], path: Option<&Path>, flags: MappingFlags) -> Vec<&'a [u8]> {
+    /// Whether the name of the issuer in a certificate is, as stored values are compared, that of the CA which issued it. Paths take a
+    /// name in any encoding that is the same by RFC 5280 7.1; what is looked up is that of the certificate, which may be the name under
+    /// which values are stored for a CA that is not configured.
+    fn is_issuer_as_configured(&self, certificate: &Certificate<'_>, issuer: KeyId) -> bool {
+        let mut names = self.trust.iter().flat_map(|trust| trust.authorities());
+        let is_same = |known: &Authority| {
+            known.name == certificate.issuer
+                || certificate.issuer_name().is_ok_and(|name| {
+                    let name = name.key_by(self.policy.comparison);
+                    known
+                        .subject
+                        .parse::<DistinguishedName>()
+                        .is_ok_and(|known| known.key_by(self.policy.comparison) == name)
+                })
+        };
+        names.any(|known| known.key == issuer && is_same(known))
+    }
+
+    /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those of
+    /// CAs on the path, as the configured certificate of the CA encodes them. They are compared by RFC 5280 7.1. The client's
+    /// own encoding is not looked up: another CA may have it, which that comparison does not tell from this one.
+    fn issuers_on_path<'a>(
+        &'a self,
+        names: &[&'a [u8]],
+        path: Option<&Path>,
+        flags: MappingFlags,
+    ) -> Vec<&'a [u8]> {
         let wanted = names.iter().filter(|_| flags.contains(MappingFlags::ISSUER_CHAIN)).copied();
         match (path, &self.trust) {
             (Some(path), Some(trust)) => wanted
-                .filter(|name| {
-                    let on_path =
-                        |known: &&Authority| known.name == **name && path.authorities.contains(&known.key);
+                .filter_map(|name| {
                     // A name that another one has, too, says nothing unless the operator granted it to this one.
-                    trust
-                        .authorities()
-                        .filter(on_path)
-                        .any(|known| self.policy.is_named(&known.key, &self.shared_names))
+                    let counts = |known: &&Authority| {
+                        path.authorities.contains(&known.key)
+                            && known.has_name(name)
+                            && self.policy.is_named(&known.key, &self.shared_names)
+                    };
+                    trust.authorities().find(counts).map(|known| known.name.as_slice())
                 })
                 .collect(),
             _ => wanted.collect(),
@@ -553,17 +589,20 @@ fn has_method(flags: MappingFlags) -> bool {
     Method::ALL.iter().any(|method| flags.contains(method.flag()))
 }
 
-/// The authorities that do not have their name alone, as names are compared. A new key under an old name is one of them.
+/// The authorities that do not have their name alone, as stored values are compared or by RFC 5280 7.1: what an authority issues may
+/// name it in any encoding that is the same by that section. A new key under an old name is one of them.
 fn shared_names(trust: &Trust, comparison: Comparison) -> HashSet<KeyId> {
     let name = |authority: &Authority| match authority.subject.parse::<DistinguishedName>() {
         Ok(name) => name.key_by(comparison),
         // Nothing stored can name it either.
         Err(_) => dtyp::hex(&authority.name),
     };
-    let names: Vec<(String, KeyId)> =
-        trust.authorities().map(|authority| (name(authority), authority.key)).collect();
-    let shares = |(name, key): &&(String, KeyId)| {
-        names.iter().any(|(other, other_key)| other == name && other_key != key)
+    let names: Vec<(String, &Authority)> =
+        trust.authorities().map(|authority| (name(authority), authority)).collect();
+    let shares = |(name, authority): &&(String, &Authority)| {
+        names.iter().any(|(other_name, other)| {
+            other.key != authority.key && (other_name == name || other.has_name(&authority.name))
+        })
     };
-    names.iter().filter(shares).map(|(_, key)| *key).collect()
+    names.iter().filter(shares).map(|(_, authority)| authority.key).collect()
 }

@@ -22,6 +22,8 @@ pub enum Step {
     Revocation {
         /// What they say.
         status: Revocation,
+        /// Why an OCSP responder has not answered, or why its answer is not accepted.
+        detail: Option<Arc<str>>,
     },
     /// A method was not asked for, or the policy does not allow it.
     Skipped {

@@ -1,5 +1,6 @@
 //! Certificate, policy and accounts: what is decided. Certificates are made for each case.
 
+use account_store::fold::Comparison;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, BoxFuture, Change, Domain, Group,
     GroupScope, Matches, MemoryStore, Put, Query, Revision, StoreError,
@@ -12,11 +13,12 @@ use rcgen::{
 };
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request, Response};
-use rcmp_service::policy::Grants;
+use rcmp_service::policy::{Grant, Grants};
 use rcmp_service::trace::Step;
 use rcmp_service::trust::{Parts, Trust};
 use rcmp_service::{
-    Answer, Asker, Binding, Contradiction, Mapper, MapperParts, Method, Policy, Question, Reason, Validation,
+    Answer, Asker, Binding, Contradiction, Form, Mapper, MapperParts, Method, Policy, Question, Reason,
+    Validation,
 };
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
@@ -569,4 +571,98 @@ fn certificates_have_limits() {
     };
     assert_eq!(parts(64), Ok(64));
     assert!(parts(65).is_err(), "64 parts of a name are enough");
+}
+
+/// A CA whose name is the same as another one's by RFC 5280 7.1, and not as stored values are compared, may write the other's name
+/// into what it issues, since paths are built by that comparison. It gains nothing by it.
+#[test]
+#[expect(clippy::unwrap_used, reason = "tests")]
+fn a_ca_gains_nothing_by_a_name_that_is_the_same_in_another_encoding() {
+    use rcgen::Issuer;
+    let params = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2049, 1, 1));
+        params
+    };
+    let root = |name: &str| {
+        let (mut params, key) = (params(name), KeyPair::generate().unwrap());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap().der().to_vec(), key)
+    };
+    let leaf = |key: &KeyPair, issuer: &str| {
+        let mut leaf = params("somebody");
+        leaf.serial_number = Some(rcgen::SerialNumber::from_slice(&[0x41, 1, 2, 3]));
+        let issuer = Issuer::new(params(issuer), KeyPair::try_from(key.serialize_der()).unwrap());
+        leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().to_vec()
+    };
+    let name_of = |der: &[u8]| Certificate::parse(der).unwrap().subject.to_vec();
+    let (genuine, genuine_key) = root("Contoso CA");
+    // Whether the configured comparison tells the two names apart; RFC 5280 7.1 tells none of them.
+    for (imitation, comparison, is_told_apart) in [
+        ("contoso ca", Comparison::Exact, true),
+        ("Contoso  CA", Comparison::Casefold, true),
+        ("Conto\u{ad}so CA", Comparison::Casefold, true),
+        ("Contoso\u{200b} CA", Comparison::Windows, false),
+        (" Contoso CA", Comparison::Windows, true),
+    ] {
+        let (imitator, imitator_key) = root(imitation);
+        let by = |anchors: &[&Vec<u8>], mapping: &str| {
+            let policy = Policy {
+                comparison,
+                grants: Grants::new(Form::ALL.map(|form| Grant { form, to: None }).to_vec()),
+                ..policy(MappingFlags::SUBJECT.with(MappingFlags::ISSUER).with(MappingFlags::ISSUER_CHAIN))
+            };
+            let mut alice = account(1001, "alice");
+            alice.alt_security_identities = vec![mapping.to_owned()];
+            let store = MemoryStore::new(domain());
+            let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+            let changes = [Change::PutGroup(Put::New, users), Change::PutAccount(Put::New, Box::new(alice))];
+            block_on(store.apply(&mut changes.into_iter().map(Ok))).unwrap();
+            let anchors = anchors.iter().map(|der| der.to_vec()).collect();
+            let trust = Some(Arc::new(Trust::new(Parts { anchors, ..Parts::default() }).unwrap()));
+            let (store, server) = (Arc::new(store), "DC1".into());
+            Mapper::new(MapperParts { policy, trust, responder: None, store, server }).unwrap()
+        };
+        let reason =
+            |mapper: &Mapper, leaf: &[u8], names: Vec<&[u8]>, flags| ask(mapper, leaf, names, flags).reason;
+        let stored = "X509:<I>CN=Contoso CA<SR>03020141";
+        let subject = MappingFlags::SUBJECT;
+        let mapped = Reason::Mapped(Method::Subject);
+        // Alone, each names its certificates; beside each other, neither does.
+        assert_eq!(
+            reason(&by(&[&genuine], stored), &leaf(&genuine_key, "Contoso CA"), vec![], subject),
+            mapped
+        );
+        let both = by(&[&genuine, &imitator], stored);
+        let forged = leaf(&imitator_key, "Contoso CA");
+        assert_eq!(reason(&both, &forged, vec![], subject), Reason::AuthorityNotAllowed, "{imitation:?}");
+        assert_eq!(both.shared_names().len(), 2, "{imitation:?}");
+        // Nor does it gain by the name under which values are stored for a CA that is not configured any more.
+        let alone = reason(&by(&[&imitator], stored), &forged, vec![], subject);
+        assert_eq!(alone == Reason::AuthorityNotAllowed, is_told_apart, "{imitation:?} {alone:?}");
+        // Its own name in its own encoding is its.
+        let own = by(&[&imitator], &format!("X509:<I>CN=\"{imitation}\"<SR>03020141"));
+        assert_eq!(reason(&own, &leaf(&imitator_key, imitation), vec![], subject), mapped, "{imitation:?}");
+
+        // The names of a request: the CA on the path is found by its name in any encoding, and its own encoding is looked up.
+        let chain = MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN);
+        let encodings = [name_of(&genuine), name_of(&imitator)];
+        for encoding in &encodings {
+            let found = by(&[&genuine], "X509:<I>CN=Contoso CA");
+            let names = vec![encoding.as_slice()];
+            let leaf = leaf(&genuine_key, "Contoso CA");
+            assert_eq!(reason(&found, &leaf, names, chain), Reason::Mapped(Method::Issuer), "{imitation:?}");
+        }
+        for encoding in &encodings {
+            let (names, leaf) = (vec![encoding.as_slice()], leaf(&imitator_key, imitation));
+            let both = by(&[&genuine, &imitator], "X509:<I>CN=Contoso CA");
+            assert_ne!(reason(&both, &leaf, names.clone(), chain), Reason::Mapped(Method::Issuer));
+            let alone = by(&[&imitator], "X509:<I>CN=Contoso CA");
+            let is_mapped = reason(&alone, &leaf, names, chain) == Reason::Mapped(Method::Issuer);
+            assert!(!is_mapped || !is_told_apart, "{imitation:?}");
+        }
+    }
 }

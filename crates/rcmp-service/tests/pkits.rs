@@ -165,7 +165,7 @@ impl Suite {
 fn reasons(section: &str) -> &'static [ChainError] {
     use ChainError::{
         BadSignature, Expired, IsACa, IssuerExpired, IssuerNotYetValid, Malformed, NameConstraints,
-        NoExplicitPolicy, NotYetValid, PathLength, PolicyMapping, UnknownCritical, UnknownIssuer,
+        NoExplicitPolicy, NotACa, NotYetValid, PathLength, PolicyMapping, UnknownCritical, UnknownIssuer,
         UnsupportedKey,
     };
     // A certificate of a CA is no client's, whatever is wrong above it. A CA that cannot be configured is no issuer.
@@ -176,12 +176,12 @@ fn reasons(section: &str) -> &'static [ChainError] {
         Some("3") => &[UnknownIssuer],
         Some("6") => &[PathLength, IsACa, UnknownIssuer],
         // A CA without keyCertSign.
-        Some("7") => &[UnknownIssuer],
+        Some("7") => &[NotACa, UnknownIssuer],
         Some("8" | "9" | "11" | "12") => &[NoExplicitPolicy, IsACa],
         Some("10") => &[NoExplicitPolicy, PolicyMapping],
         Some("13") => &[NameConstraints],
         // The certificate is signed with a key that is for lists alone (4.5.7, 4.5.8); all else is in the lists.
-        Some("5") => &[BadSignature, UnknownIssuer],
+        Some("5") => &[BadSignature, NotACa],
         // A list for users alone, and a CA (4.14.11).
         Some("14") => &[IsACa],
         Some("16") => &[UnknownCritical],

@@ -17,11 +17,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why nothing was had.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// There is nobody to ask by this URL.
+    /// This URL names no host.
     #[error("this is not a URL that can be asked")]
     Url,
-    /// Nobody is there.
-    #[error("nobody can be reached: {0}")]
+    /// No host accepts a connection.
+    #[error("the host cannot be reached: {0}")]
     Unreachable(std::io::Error),
     /// It took too long.
     #[error("no answer within {} s", .0.as_secs())]

@@ -6,9 +6,10 @@
 use crate::fetch::{self, FetchError};
 use account_store::BoxFuture;
 use dtyp::FileTime;
+use hyper::StatusCode;
 use rcmp_service::OcspTransport;
 use rcmp_service::trust::ocsp::OCSP_RESPONSE_LEN_MAX;
-use rcmp_service::trust::{Nonce, OcspQuestion, OcspStatus, Trust};
+use rcmp_service::trust::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus, Trust};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,11 +70,19 @@ struct Responder {
     silent: Option<Instant>,
     /// Whether its last answer was of no use. That is told once, however many certificates are asked about.
     useless: bool,
+    /// Whether it was told that it answers without the nonce.
+    without_nonce: bool,
 }
 
 impl Default for Responder {
     fn default() -> Self {
-        Self { open: Arc::new(Semaphore::new(OPEN_MAX)), heard: None, silent: None, useless: false }
+        Self {
+            open: Arc::new(Semaphore::new(OPEN_MAX)),
+            heard: None,
+            silent: None,
+            useless: false,
+            without_nonce: false,
+        }
     }
 }
 
@@ -85,8 +94,8 @@ impl HttpResponder {
 }
 
 impl OcspTransport for HttpResponder {
-    fn nonce(&self) -> Option<Nonce> {
-        let mut nonce = Nonce::default();
+    fn nonce(&self, len: usize) -> Option<Nonce> {
+        let mut nonce = vec![0; len];
         getrandom::fill(&mut nonce).ok().map(|()| nonce)
     }
 
@@ -132,6 +141,8 @@ impl Shared {
         }
         let responder = known.responders.entry(Arc::clone(&question.url)).or_default();
         if responder.silent.is_some_and(|until| at < until) {
+            drop(known);
+            trust.ocsp_failed(&question, false, "it did not answer another question within the last 5 s");
             return None;
         }
         let turn = Arc::clone(&responder.open);
@@ -140,6 +151,8 @@ impl Shared {
                 .questions
                 .retain(|_, question| !matches!(question, Question::Failed(until) if *until <= at));
             if known.questions.len() >= QUESTIONS_MAX {
+                drop(known);
+                trust.ocsp_failed(&question, false, "it was not asked: too many questions are open");
                 return None;
             }
         }
@@ -182,6 +195,20 @@ impl Shared {
         }
     }
 
+    /// An answer was accepted that does not repeat the nonce: only its own dates bound how old it is. Logged once for each responder.
+    fn without_nonce(&self, url: &Arc<str>) {
+        let mut known = self.lock();
+        let responder = known.responders.entry(Arc::clone(url)).or_default();
+        let was_told = std::mem::replace(&mut responder.without_nonce, true);
+        drop(known);
+        if !was_told {
+            info!(
+                url = &**url,
+                "An OCSP responder answers without the nonce: an answer can be replayed until its nextUpdate"
+            );
+        }
+    }
+
     /// Somebody has waited in vain. If nobody has heard anything since he began, nobody will for a while; otherwise it is about this
     /// one question.
     fn silent(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
@@ -209,30 +236,25 @@ struct Asking {
 impl Asking {
     async fn ask(mut self, trust: Arc<Trust>, question: OcspQuestion, now: FileTime, turn: Arc<Semaphore>) {
         let (since, url) = (Instant::now(), &question.url);
-        let response = fetch::within(TIMEOUT, async {
+        let answer = fetch::within(TIMEOUT, async {
             let _turn = turn.acquire().await;
-            let request = fetch::post(
-                "application/ocsp-request",
-                "application/ocsp-response",
-                question.request.clone(),
-            );
-            fetch::send(url, request, OCSP_RESPONSE_LEN_MAX).await
+            Ok(self.answer(&trust, question.clone(), now).await)
         });
-        let answer = match response.await {
-            Ok(response) => {
-                self.shared.heard(url);
-                trust.ocsp_answer(&question, &response, now).map_err(|error| error.to_string())
-            }
-            Err(error) if error.is_answer() => {
-                self.shared.heard(url);
-                Err(error.to_string())
-            }
+        let answer = match answer.await.and_then(|answer| answer) {
+            Ok(answer) => answer,
             Err(error) => {
+                trust.ocsp_failed(&question, false, &error.to_string());
                 self.shared.count(FAILED);
                 return self.shared.silent(url, since, &error);
             }
         };
+        if let Err(error) = &answer {
+            trust.ocsp_failed(&question, true, error);
+        }
         self.shared.judged(url, answer.as_ref().err().map(String::as_str));
+        if answer.as_ref().is_ok_and(|answer| !answer.has_nonce && question.has_nonce()) {
+            self.shared.without_nonce(url);
+        }
         let outcome = match answer.map(|answer| answer.status) {
             Ok(OcspStatus::Good) => 0,
             Ok(OcspStatus::Revoked { .. }) => 1,
@@ -241,6 +263,46 @@ impl Asking {
         };
         self.shared.count(outcome);
         self.answered = outcome != FAILED;
+    }
+
+    /// Asks, and asks again in another way while the responder refuses. The inner error is why an answer is not accepted.
+    async fn answer(
+        &self,
+        trust: &Trust,
+        mut question: OcspQuestion,
+        now: FileTime,
+    ) -> Result<Result<OcspAnswer, String>, FetchError> {
+        loop {
+            let request = fetch::post(
+                "application/ocsp-request",
+                "application/ocsp-response",
+                question.request.clone(),
+            );
+            let (error, refusal) = match fetch::send(&question.url, request, OCSP_RESPONSE_LEN_MAX).await {
+                Ok(response) => {
+                    self.shared.heard(&question.url);
+                    match trust.ocsp_answer(&question, &response, now) {
+                        Ok(answer) => return Ok(Ok(answer)),
+                        Err(error) => (error.to_string(), error),
+                    }
+                }
+                Err(error) if error.is_answer() => {
+                    self.shared.heard(&question.url);
+                    // Some responders refuse by HTTP instead of a responseStatus.
+                    let refusal = match &error {
+                        FetchError::Status(StatusCode::BAD_REQUEST) => OcspError::NotSuccessful(1),
+                        FetchError::Status(StatusCode::INTERNAL_SERVER_ERROR) => OcspError::NotSuccessful(2),
+                        _ => return Ok(Err(error.to_string())),
+                    };
+                    (error.to_string(), refusal)
+                }
+                Err(error) => return Err(error),
+            };
+            match question.again(&refusal) {
+                Some(next) => question = next,
+                None => return Ok(Err(error)),
+            }
+        }
     }
 }
 
@@ -260,7 +322,7 @@ mod tests {
 
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    use rcmp_service::trust::{self, Parts};
+    use rcmp_service::trust::{self, OcspAsking, Parts};
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -296,7 +358,8 @@ mod tests {
                 let params = CertificateParams::default();
                 params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().to_vec()
             });
-            let ocsp = vec![trust::OcspResponder { authority: authority.clone(), url, signer: None }];
+            let asking = OcspAsking::default();
+            let ocsp = vec![trust::OcspResponder { authority: authority.clone(), url, signer: None, asking }];
             let trust = Trust::new(Parts { anchors: vec![authority], ocsp, ..Parts::default() }).unwrap();
             Self { trust: Arc::new(trust), certificates: certificates.collect(), asked }
         }
@@ -305,7 +368,7 @@ mod tests {
         async fn decide(&self, responder: &HttpResponder, certificate: usize) {
             let now = SystemTime::now().into();
             let path = self.trust.verify(&self.certificates[certificate], now).unwrap();
-            let questions = self.trust.ocsp_needed(&path, now, || responder.nonce());
+            let questions = self.trust.ocsp_needed(&path, now, |len| responder.nonce(len));
             assert_eq!(questions.len(), 1);
             responder.ask(&self.trust, questions, now).await;
         }
@@ -329,6 +392,67 @@ mod tests {
         assert_eq!(scene.asked(), 2);
         assert_eq!(responder.outcomes()[FAILED], ("failed", 2));
         assert!(responder.0.lock().responders.values().all(|responder| responder.silent.is_none()));
+    }
+
+    /// What each refusal leads to: how often it is asked, and what `explain` tells.
+    #[tokio::test]
+    async fn what_a_responder_says_is_told_and_a_refusal_is_asked_around() {
+        for (said, count, why, text) in [
+            (
+                "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+                4,
+                "ocsp_not_accepted",
+                "400 Bad Request",
+            ),
+            ("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", 4, "ocsp_not_accepted", "500"),
+            ("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", 1, "ocsp_not_accepted", "404 Not Found"),
+            (
+                "HTTP/1.1 302 No\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+                1,
+                "ocsp_not_accepted",
+                "302 Found",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n0\x03\n\x01\x01",
+                4,
+                "ocsp_not_accepted",
+                "malformedRequest",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n0\x03\n\x01\x03",
+                1,
+                "ocsp_not_accepted",
+                "tryLater",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n0\x03\n\x01\x06",
+                2,
+                "ocsp_not_accepted",
+                "unauthorized",
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwhat", 1, "ocsp_not_accepted", "cannot be read"),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n",
+                1,
+                "ocsp_not_accepted",
+                "longer than 65536 bytes",
+            ),
+            ("", 1, "ocsp_no_answer", "the answer is broken"),
+        ] {
+            let scene = Scene::new(said).await;
+            let responder = HttpResponder::default();
+            scene.decide(&responder, 0).await;
+            assert_eq!(scene.asked(), count, "{said:?}");
+            let path = scene.trust.verify(&scene.certificates[0], SystemTime::now().into()).unwrap();
+            let trust::Revocation::Unknown { why: told, which } =
+                scene.trust.revocation(&path, SystemTime::now().into())
+            else {
+                panic!("{said:?} is no answer");
+            };
+            assert_eq!(told.name(), why, "{said:?}");
+            let failure = scene.trust.ocsp_failure(&path, which).unwrap();
+            assert!(failure.contains(text), "{said:?}: {failure}");
+        }
     }
 
     #[tokio::test]

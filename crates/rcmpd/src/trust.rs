@@ -10,7 +10,7 @@ use account_store::AccountStore;
 use anyhow::{Context, bail};
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;
-use rcmp_service::trust::{KeyId, OcspResponder, Parts, Trust};
+use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
 use std::path::Path;
 use std::sync::Arc;
@@ -98,13 +98,16 @@ pub async fn mapper_beside(
     server: String,
 ) -> anyhow::Result<Mapper> {
     let mut loaded = load(mapping, serve::now())?;
-    let ocsp = |mapping: &Mapping| -> Vec<_> {
-        let entries = mapping.authorities.iter().filter(|entry| entry.ocsp.is_some());
-        entries.map(|entry| (entry.certificate.clone(), entry.ocsp.clone())).collect()
+    let rules_of_paths = |mapping: &Mapping| -> Vec<_> {
+        let rules = mapping.authorities.iter();
+        let rules = rules.map(|it| (it.certificate.clone(), it.ocsp.clone(), it.path_policies.clone()));
+        rules.filter(|(_, ocsp, policies)| ocsp.is_some() || *policies != PolicyInputs::default()).collect()
     };
     match other_mapper.trust() {
         Some(trust)
-            if loaded.trust.is_some() && mapping.trust == other.trust && ocsp(mapping) == ocsp(other) =>
+            if loaded.trust.is_some()
+                && mapping.trust == other.trust
+                && rules_of_paths(mapping) == rules_of_paths(other) =>
         {
             loaded.trust = Some(Arc::clone(trust));
         }
@@ -154,9 +157,13 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         if policy.authorities.insert(key, entry.policy.clone()).is_some() {
             bail!("{} is the same authority as another [[mapping.authority]]", entry.certificate.display());
         }
+        if entry.path_policies != PolicyInputs::default() {
+            parts.authority_policies.insert(key, entry.path_policies.clone());
+        }
         if let Some(ocsp) = &entry.ocsp {
             let signer = ocsp.signer.as_ref().map(|path| read_one(path, "mapping.authority.ocsp_signer"));
-            parts.ocsp.push(OcspResponder { authority, url: ocsp.url.clone(), signer: signer.transpose()? });
+            let (url, asking) = (ocsp.url.clone(), ocsp.asking);
+            parts.ocsp.push(OcspResponder { authority, url, signer: signer.transpose()?, asking });
         }
     }
     let has_responders = !parts.ocsp.is_empty();

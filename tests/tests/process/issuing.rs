@@ -49,6 +49,15 @@ impl Authority {
         Self { issuer: Issuer::new(authority_params(), key), pem }
     }
 
+    /// One whose own certificate has another common name, and whose certificates are issued under the demo's.
+    pub(crate) fn imitator(common_name: &str) -> Self {
+        let mut params = authority_params();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(authority_params(), key), pem }
+    }
+
     /// Its own certificate.
     pub(crate) fn pem(&self) -> &str {
         &self.pem

@@ -378,6 +378,100 @@ fn a_responder_is_asked_once_and_its_silence_is_no_denial() {
     service.wait_for_log("An OCSP responder answers again");
 }
 
+/// The octets of the nonce in an OCSPRequest, by its encoding: id-pkix-ocsp-nonce, and two OCTET STRINGs.
+fn nonce_len(request: &[u8]) -> Option<u8> {
+    const ID: &[u8] = &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x02];
+    let at = request.windows(ID.len()).position(|bytes| bytes == ID)? + ID.len();
+    Some(request[at + 3])
+}
+
+/// Whether a request names its certificate by SHA-256 (id-sha256).
+fn is_by_sha256(request: &[u8]) -> bool {
+    const ID: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
+    request.windows(ID.len()).any(|bytes| bytes == ID)
+}
+
+/// A responder before RFC 9654 in front of OpenSSL's: what `refuses` gets an OCSPResponse with this responseStatus alone.
+fn old_responder(openssl: SocketAddr, status: u8, refuses: fn(&[u8]) -> bool) -> Host {
+    Host::new(move |mut stream| {
+        let mut request = Vec::new();
+        let len = |request: &[u8]| {
+            let text = String::from_utf8_lossy(request).to_lowercase();
+            let header = text.find("\r\n\r\n")? + 4;
+            let len = text.split("content-length:").nth(1)?.lines().next()?.trim().parse::<usize>().ok()?;
+            Some(header + len)
+        };
+        while len(&request).is_none_or(|len| request.len() < len) {
+            let mut part = [0; 4096];
+            match stream.read(&mut part) {
+                Ok(len @ 1..) => request.extend(&part[..len]),
+                _ => return,
+            }
+        }
+        if refuses(&request) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+            let _ = stream.write_all(&[0x30, 0x03, 0x0a, 0x01, status]);
+            return;
+        }
+        let mut upstream = TcpStream::connect(openssl).unwrap();
+        upstream.write_all(&request).unwrap();
+        let _ = std::io::copy(&mut upstream, &mut stream);
+    })
+}
+
+#[test]
+fn a_responder_that_refuses_is_asked_in_other_ways_and_told() {
+    let demo = demo("");
+    let authority = Authority::of(&demo);
+    authority.know(&demo.certificate("alice"));
+    let openssl = authority.respond();
+    let text = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let ask = |host: &Host, keys: &str| {
+        let entry = "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"";
+        let ocsp = format!("{entry}\nocsp = \"http://{}/\"\n{keys}", host.address);
+        fs::write(demo.path("rcmpd.toml"), format!("{text}\n{ocsp}\n")).unwrap();
+        explain(&demo, "alice")
+    };
+    // Each is a sibling of a responder in the field: no nonce of more than 16 octets, none at all, no SHA-1.
+    for (status, refuses, count, keys) in [
+        (1, (|request| nonce_len(request).is_some_and(|len| len > 16)) as fn(&[u8]) -> bool, 2, ""),
+        (1, |request| nonce_len(request).is_some_and(|len| len > 16), 1, "ocsp_nonce = 16"),
+        (2, |request| nonce_len(request).is_some(), 3, ""),
+        (2, |request| nonce_len(request).is_some(), 1, "ocsp_nonce = 0"),
+        (6, |request| !is_by_sha256(request), 2, ""),
+        (6, |request| !is_by_sha256(request), 1, "ocsp_hash = \"sha256\""),
+        (1, |request| nonce_len(request).is_some_and(|len| len > 16), 2, "ocsp_nonce_required = true"),
+    ] {
+        let host = old_responder(openssl.address, status, refuses);
+        let done = ask(&host, keys).code(0);
+        assert_eq!(host.count(), count, "{keys} {done:?}");
+    }
+    // What it says when nothing helps is told as it is.
+    for (status, refuses, count, keys, why) in [
+        (6, (|_| true) as fn(&[u8]) -> bool, 2, "", "the OCSP responder refuses with unauthorized"),
+        (3, |_| true, 1, "", "the OCSP responder refuses with tryLater"),
+        (
+            1,
+            |request| nonce_len(request).is_some(),
+            3,
+            "ocsp_nonce_required = true",
+            "refuses with malformedRequest",
+        ),
+    ] {
+        let host = old_responder(openssl.address, status, refuses);
+        let done = ask(&host, keys).code(7);
+        assert!(
+            done.stdout.contains("the answer of its issuer's OCSP responder is not accepted"),
+            "{done:?}"
+        );
+        assert!(done.stdout.contains(why), "{done:?}");
+        assert_eq!(host.count(), count, "{keys}");
+    }
+    let gone = Host::new(drop);
+    let done = ask(&gone, "").code(7);
+    assert!(done.stdout.contains("OCSP responder has not answered: the answer is broken"), "{done:?}");
+}
+
 #[test]
 fn no_url_of_a_certificate_is_ever_asked() {
     let named = Host::new(drop);
@@ -421,6 +515,44 @@ fn a_revoked_intermediate_takes_everybody_below_with_it() {
     service.map("two").code(3);
     let why = explain(&service, "two").code(3).stdout;
     assert!(why.contains("the intermediate with key") && why.contains("(cACompromise)"), "{why}");
+}
+
+/// A list by a key for lists counts when the CA above certified the key, and not when another CA below the same anchor did.
+#[test]
+fn a_list_by_a_separate_key_counts_and_that_of_an_impostor_does_not() {
+    let demo = demo("intermediates = [\"cas.pem\"]\ncrls = [\"root.crl\", \"lists.crl\"]");
+    demo.edit(|text| text.replace("[\"certs/ca.pem\"]", "[\"root/ca.pem\"]"));
+    let root = Authority::root(&demo, "root", "/O=Contoso/CN=Root");
+    let issuing = root.below(&demo, "issuing", "/O=Contoso/CN=Issuing");
+    let sibling = root.below(&demo, "sibling", "/O=Contoso/CN=Sibling");
+    let signer = root.list_signer(&demo, "lists", "/O=Contoso/CN=Issuing");
+    let impostor = sibling.list_signer(&demo, "impostor", "/O=Contoso/CN=Issuing");
+    let pem =
+        [&issuing, &sibling, &signer, &impostor].map(|it| fs::read_to_string(it.certificate()).unwrap());
+    fs::write(demo.path("cas.pem"), pem.concat()).unwrap();
+    issuing.issue(&demo, "one", "");
+    issuing.issue(&demo, "two", "");
+    root.list(&demo.path("root.crl"), &[]);
+    // The impostor says that nothing is revoked; it is a key under the same anchor, and under the name of the CA.
+    impostor.list(&demo.path("lists.crl"), &[]);
+    let why = explain(&demo, "two").code(7).stdout;
+    assert!(why.contains("is signed by another key than the certificate"), "{why}");
+    signer.revoke(&demo.certificate("two"), "keyCompromise");
+    signer.list(&demo.path("lists.crl"), &[]);
+    let mut service = demo.serve();
+    service.map("one").code(0);
+    service.map("two").code(3);
+    // A list of the impostor does not take its place, nor make it say less.
+    impostor.list(&service.path("lists.crl"), &[]);
+    service.wait_for_log("of another authority or scope");
+    service.map("one").code(0);
+    service.map("two").code(3);
+    // Once its own certificate is revoked, it says nothing any more.
+    root.revoke(&signer.certificate(), "keyCompromise");
+    root.list(&service.path("root.crl"), &[]);
+    eventually_maps(&service, "one", 7);
+    let done = service.rcmpd(&["check-config", "-c", "rcmpd.toml"]);
+    assert_eq!(done.code, 0, "{done:?}");
 }
 
 /// One element of DER.

@@ -139,6 +139,43 @@ fn strong_forms_from_another_authority_of_our_name_are_refused_under_every_setti
     }
 }
 
+/// A CA that is configured, too, with a name that is ours by RFC 5280 7.1 (a leading blank) and by no comparison of stored values: it may
+/// issue under our name, and its paths are verified.
+#[test]
+fn a_configured_ca_does_not_speak_under_a_name_that_only_nearly_is_its_own() {
+    let demo = Demo::new();
+    let serial = vec![0x41, 1, 2, 3, 4, 5, 6, 7];
+    let genuine = Wanted { common_name: "Genuine", serial: Some(serial), ..Wanted::default() };
+    Authority::of(&demo).issue(&demo, "genuine", &genuine);
+    let line = explain(&demo, "genuine")["remedies"][0]["command"].as_str().unwrap().replace("NAME", "alice");
+    demo.paste(&line).code(0);
+    let imitator = Authority::imitator(" Contoso Demo CA");
+    imitator.issue(&demo, "forged", &genuine);
+    fs::write(demo.path("imitator.pem"), imitator.pem()).unwrap();
+    let grant = |name: &str| {
+        format!("[[mapping.authority]]\ncertificate = \"{name}\"\ngrant = [\"issuer-serial\"]\n")
+    };
+    // Beside our CA, which has a grant of its own; and alone.
+    for (anchors, entries) in [
+        ("[\"certs/ca.pem\", \"imitator.pem\"]", grant("certs/ca.pem")),
+        ("[\"imitator.pem\"]", String::new()),
+    ] {
+        demo.edit(|text| {
+            let lines = text.lines().map(|line| match line.split_whitespace().next() {
+                Some("anchors") => format!("anchors = {anchors}\n"),
+                _ => format!("{line}\n"),
+            });
+            let text: String = lines.collect();
+            format!("{}\n{entries}", text.split("\n[[mapping.authority]]").next().unwrap())
+        });
+        let explained = explain(&demo, "forged");
+        assert_eq!(explained["chain"]["state"], "verified", "{anchors} {explained}");
+        assert_eq!(explained["reason"], "authority_not_allowed", "{anchors}");
+        let is_served = explain(&demo, "genuine")["reason"] == "mapped";
+        assert_eq!(is_served, !entries.is_empty(), "{}", explain(&demo, "genuine"));
+    }
+}
+
 /// What a client sees of a refusal.
 fn seen(service: &Service, who: &str) -> (i32, String, String) {
     let done = service.map(who);

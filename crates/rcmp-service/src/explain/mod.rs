@@ -356,20 +356,25 @@ fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
                 "the chain leads to a configured anchor".clone_into(&mut chain.text);
                 chain.authorities = path.iter().map(|key| authority(mapper, key)).collect();
             }
-            Step::Revocation { status } => chain.revocation = Some(revocation(status)),
+            Step::Revocation { status, detail } => {
+                chain.revocation = Some(revocation(status, detail.as_deref()));
+            }
             _ => {}
         }
     }
     chain
 }
 
-fn revocation(status: &Revocation) -> String {
+fn revocation(status: &Revocation, detail: Option<&str>) -> String {
     match status {
         Revocation::Good => "nothing on the path is revoked".to_owned(),
         Revocation::Revoked { which, since, reason } => {
             format!("{which} is revoked since {since} ({})", reason.name())
         }
-        Revocation::Unknown { which, why } => format!("{which}: {}", why.text()),
+        Revocation::Unknown { which, why } => {
+            let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+            format!("{which}: {}{detail}", why.text())
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::mapping::{self, Form, Method};
 use crate::policy::Sha1PublicKeyInput;
 use crate::reason::Reason;
 use crate::trace::{EvidenceState, Step};
-use crate::trust::ChainError;
+use crate::trust::{CONFIGURATION, Revocation};
 use account_store::fold::{casefold, is_invisible};
 use account_store::{AltSecurityIdentity, Domain, Matches};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -174,7 +174,7 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
         Reason::SidMismatch => vec![Remedy::told(
             "only another certificate helps: this one names another account by its SID, or contradicts itself",
         )],
-        Reason::Chain(error) => vec![Remedy::told(chain(error, &config))],
+        Reason::Chain(error) => vec![Remedy::told(error.remedy().replace(CONFIGURATION, &config))],
         Reason::Revoked => {
             vec![Remedy::told("only another certificate helps: this one, or one of its issuers, is revoked")]
         }
@@ -182,9 +182,7 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
             vec![Remedy::told("only another certificate helps: this one is not well formed")]
         }
         Reason::LogonHours => vec![Remedy::told("wait for the hours at which the account may log on")],
-        Reason::RevocationUnknown => vec![Remedy::told(
-            "a current revocation list, or an OCSP responder that answers, for every authority on the path",
-        )],
+        Reason::RevocationUnknown => revocation_unknown(advice, &config).into_iter().collect(),
         Reason::NoMethod => {
             vec![Remedy::told(format!(
                 "allow a method: mapping.methods in {config}, or in the client's request"
@@ -194,58 +192,14 @@ pub(super) fn remedies(explanation: &Explanation, advice: &Advice<'_>) -> Vec<Re
     }
 }
 
-/// What would give a certificate a path.
-fn chain(error: ChainError, config: &str) -> String {
-    match error {
-        ChainError::UnknownIssuer | ChainError::BadSignature => format!(
-            "if its issuer is to be trusted, add the issuer's certificate to mapping.anchors or mapping.intermediates of {config} \
-             and reload; otherwise it is refused rightly"
-        ),
-        ChainError::Expired => "only a new certificate helps: this one is over".to_owned(),
-        ChainError::NotYetValid => "wait until it is valid, or look at the clock of this machine".to_owned(),
-        ChainError::IssuerExpired | ChainError::AnchorExpired => {
-            format!(
-                "put the authority's present certificate in the place of the expired one, in {config}, and reload"
-            )
+/// What would tell whether a certificate is revoked.
+fn revocation_unknown(advice: &Advice<'_>, config: &str) -> Option<Remedy> {
+    advice.steps.iter().find_map(|step| match step {
+        Step::Revocation { status: Revocation::Unknown { why, .. }, .. } => {
+            Some(Remedy::told(why.remedy().replace(CONFIGURATION, config)))
         }
-        ChainError::IssuerNotYetValid | ChainError::AnchorNotYetValid => {
-            "wait until the authority's certificate is valid, or look at the clock of this machine".to_owned()
-        }
-        ChainError::NotForClientAuthentication => format!(
-            "issue it for client authentication, or add its purpose to mapping.extended_key_usage in {config}"
-        ),
-        ChainError::NotForSigning => {
-            "issue it with digitalSignature in keyUsage: a TLS client signs with its key".to_owned()
-        }
-        ChainError::WeakKey => format!(
-            "issue it for a longer key, or put a CA with a longer key in the place of that one; mapping.client_rsa_bits in \
-             {config} is the shortest RSA key of clients"
-        ),
-        ChainError::UnsupportedKey => {
-            "use an RSA key, or one of the curves P-256, P-384 and P-521, or Ed25519".to_owned()
-        }
-        ChainError::UnsupportedAlgorithm => {
-            "issue it with ECDSA, Ed25519 or RSA and SHA-256, SHA-384 or SHA-512; RSASSA-PSS with a salt as long as the hash"
-                .to_owned()
-        }
-        ChainError::NoExplicitPolicy => format!(
-            "a policy that every CA above it is certified for has to be in it; see mapping.policies and \
-             mapping.require_explicit_policy in {config}, and policyConstraints of the CAs"
-        ),
-        ChainError::PathLength | ChainError::PathTooLong => {
-            "issue it from a CA nearer to the anchor, or renew the CA whose path length is too small".to_owned()
-        }
-        ChainError::PolicyMapping | ChainError::UnsupportedNameConstraint => {
-            "renew the CA's certificate without that".to_owned()
-        }
-        ChainError::TooComplex => {
-            format!("remove CAs from mapping.intermediates of {config} that no certificate needs")
-        }
-        ChainError::IsACa => {
-            "ask with the certificate of a person or a machine: this is an authority's".to_owned()
-        }
-        _ => "only another certificate helps: what is wrong is in this one, or in its authority's".to_owned(),
-    }
+        _ => None,
+    })
 }
 
 /// The value that binds the certificate most durably, of those that its authority may vouch for.

@@ -42,9 +42,9 @@ fn part(step: &Step, text: &mut String) {
     let _ = match step {
         Step::Chain { path: Ok(_) } => write!(text, "chain=verified"),
         Step::Chain { path: Err(refusal) } => write!(text, "chain={}", refusal.error.name()),
-        Step::Revocation { status: Revocation::Good } => write!(text, "revocation=good"),
-        Step::Revocation { status: Revocation::Revoked { .. } } => write!(text, "revocation=revoked"),
-        Step::Revocation { status: Revocation::Unknown { why, .. } } => {
+        Step::Revocation { status: Revocation::Good, .. } => write!(text, "revocation=good"),
+        Step::Revocation { status: Revocation::Revoked { .. }, .. } => write!(text, "revocation=revoked"),
+        Step::Revocation { status: Revocation::Unknown { why, .. }, .. } => {
             write!(text, "revocation={}", why.name())
         }
         Step::NotApplicable { method, .. } => write!(text, "{method}=not_applicable"),

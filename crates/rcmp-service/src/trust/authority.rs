@@ -1,13 +1,13 @@
 use super::RSA_BITS_MIN;
 use super::constraints::Names;
 use super::name::Name;
+use super::ocsp::Hashes;
 use super::profile::{Profile, Role};
 use super::refusal::{ChainError, Detail, Fault};
 use super::signature::{check_key, subject_public_key};
 use crate::certificate::{Certificate, Extension};
 use crate::der::{self, Der};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -70,9 +70,11 @@ pub struct Authority {
     pub not_after: FileTime,
     /// Its key as it is encoded: a SubjectPublicKeyInfo.
     pub(super) public_key: Vec<u8>,
-    /// SHA-1 of its key, by which OCSP knows it.
-    pub(super) ocsp_key_hash: [u8; 20],
+    /// Hashes of its key, by which OCSP knows it.
+    pub(super) ocsp_key_hashes: Hashes,
     pub(super) signs_crls: bool,
+    /// Whether it is the certificate of a key that signs revocation lists for the CA of its name, and no certificates.
+    pub(super) is_list_signer: bool,
     /// Its name and its issuer's, as names are compared.
     pub(super) subject_name: Name,
     pub(super) issuer_name: Name,
@@ -87,11 +89,13 @@ pub struct Authority {
 impl Authority {
     pub(super) fn new(encoded: Vec<u8>, is_anchor: bool) -> Result<Self, Unusable> {
         let certificate = Certificate::parse(&encoded)?;
-        if !basic_constraints(&certificate)?.0 {
+        let key_usage = key_usage(&certificate)?;
+        let is_list_signer = !is_anchor
+            && key_usage.is_some_and(|bits| bits & (SIGNS_CERTIFICATES | SIGNS_CRLS) == SIGNS_CRLS);
+        if !basic_constraints(&certificate)?.0 && !is_list_signer {
             return Err(Unusable::NotACa);
         }
-        let key_usage = key_usage(&certificate)?;
-        if key_usage.is_some_and(|bits| bits & SIGNS_CERTIFICATES == 0) {
+        if key_usage.is_some_and(|bits| bits & SIGNS_CERTIFICATES == 0) && !is_list_signer {
             return Err(Unusable::NoKeyCertSign);
         }
         extended_key_usages(&certificate)?;
@@ -104,6 +108,12 @@ impl Authority {
             check_key(certificate.public_key, RSA_BITS_MIN)?;
             Ok(profile)
         });
+        // Nothing but paths can do with less.
+        let profile = match (is_list_signer, profile) {
+            (true, Ok(_)) => Err(Fault::extension(ChainError::NotACa, KEY_USAGE)),
+            (true, Err(fault)) => return Err(Unusable::Refused(fault.error, fault.detail)),
+            (false, profile) => profile,
+        };
         let key = subject_public_key(certificate.public_key)?.1;
         Ok(Self {
             key: KeyId::of(&certificate),
@@ -113,8 +123,9 @@ impl Authority {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             public_key: certificate.public_key.to_vec(),
-            ocsp_key_hash: Sha1::digest(key).into(),
+            ocsp_key_hashes: Hashes::of(key),
             signs_crls: key_usage.is_none_or(|bits| bits & SIGNS_CRLS != 0),
+            is_list_signer,
             subject_name: Name::read(certificate.subject)?,
             issuer_name: Name::read(certificate.issuer)?,
             key_identifier: certificate.subject_key_identifier().ok().flatten().map(<[u8]>::to_vec),
@@ -126,7 +137,12 @@ impl Authority {
 }
 
 impl Authority {
-    /// Why no path leads through it, if none does: its key is too short, or an extension cannot be read.
+    /// Whether an encoded name is that of this CA, by RFC 5280 7.1.
+    pub fn has_name(&self, encoded: &[u8]) -> bool {
+        Name::read(encoded).is_ok_and(|name| name == self.subject_name)
+    }
+
+    /// Why no path leads through a CA, if none does: its key is too short, or an extension cannot be read.
     pub fn closed(&self) -> Option<String> {
         let Fault { error, detail } = self.profile.as_ref().err()?;
         Some(match detail {

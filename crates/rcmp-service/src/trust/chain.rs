@@ -4,6 +4,7 @@ use super::Which;
 use super::authority::{Authority, KeyId, SIGNS_DIGITALLY, value};
 use super::constraints::Names;
 use super::name::Name;
+use super::ocsp::Hashes;
 use super::policies::{self, PolicyInputs};
 use super::profile::{Profile, Role};
 use super::refusal::{ChainError, Fault, Refusal};
@@ -13,7 +14,6 @@ use super::work::Work;
 use crate::certificate::Certificate;
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
-use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -37,6 +37,9 @@ const WORK_OF_A_STEP: usize = 50;
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 /// id-ce-cRLDistributionPoints, 2.5.29.31.
 const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x55, 0x1d, 0x1f];
+
+/// directoryName (RFC 5280 4.2.1.6).
+const DIRECTORY_NAME: u8 = 0xa4;
 
 /// A verified path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,11 @@ impl Path {
     /// The key of the anchor.
     pub fn anchor(&self) -> KeyId {
         self.authorities[self.authorities.len() - 1]
+    }
+
+    /// Names the certificate of a link.
+    pub(super) fn which(&self, link: usize) -> Which {
+        link.checked_sub(1).map_or(Which::Leaf, |at| Which::Authority(self.authorities[at]))
     }
 
     /// Whether all certificates of the path are valid.
@@ -96,16 +104,20 @@ pub(super) struct Link {
     pub(super) issuer: KeyId,
     /// The issuer's name. Two CAs with one key, if there are such, count their certificates by name.
     pub(super) issuer_name: Name,
-    /// SHA-1 of the issuer's name as the certificate has it, by which OCSP knows it (RFC 6960 4.1.1).
-    pub(super) issuer_name_hash: [u8; 20],
+    /// Hashes of the issuer's name as the certificate has it, by which OCSP knows it (RFC 6960 4.1.1).
+    pub(super) issuer_name_hashes: Hashes,
     pub(super) serial: Serial,
     pub(super) is_ca: bool,
-    /// The full names of its distribution points, as they are encoded. Never an address to us, only something to compare.
+    /// The names of its distribution points, as they are compared. Never an address to us.
     pub(super) distribution_points: Vec<Box<[u8]>>,
 }
 
 impl Link {
-    fn new(certificate: &Certificate<'_>, issuer: &Authority, is_ca: bool) -> Result<Self, ChainError> {
+    pub(super) fn new(
+        certificate: &Certificate<'_>,
+        issuer: &Authority,
+        is_ca: bool,
+    ) -> Result<Self, ChainError> {
         let serial = Serial::of(certificate).ok_or(ChainError::SerialTooLong)?;
         let id = Sha256::new()
             .chain_update(issuer.key.0)
@@ -117,17 +129,17 @@ impl Link {
             id,
             issuer: issuer.key,
             issuer_name: issuer.subject_name.clone(),
-            issuer_name_hash: Sha1::digest(certificate.issuer).into(),
+            issuer_name_hashes: Hashes::of(certificate.issuer),
             serial,
             is_ca,
             // Whatever cannot be read is in the scope of no partition.
-            distribution_points: distribution_points(certificate).unwrap_or_default(),
+            distribution_points: distribution_points(certificate, &issuer.subject_name).unwrap_or_default(),
         })
     }
 }
 
 /// RFC 5280 4.2.1.13, the points that the issuer itself serves.
-fn distribution_points(certificate: &Certificate<'_>) -> Result<Vec<Box<[u8]>>, DecodeError> {
+fn distribution_points(certificate: &Certificate<'_>, issuer: &Name) -> Result<Vec<Box<[u8]>>, DecodeError> {
     let Some(extension) = certificate.extension(CRL_DISTRIBUTION_POINTS) else { return Ok(Vec::new()) };
     let mut list = value(&extension, "cRLDistributionPoints", der::SEQUENCE)?.inside();
     let mut names = Vec::new();
@@ -138,7 +150,7 @@ fn distribution_points(certificate: &Certificate<'_>) -> Result<Vec<Box<[u8]>>, 
         let crl_issuer = point.optional("cRLIssuer", 0xa2)?;
         point.finish("DistributionPoint")?;
         if let (Some(name), None) = (name, crl_issuer) {
-            names.extend(full_name(&name)?.unwrap_or_default());
+            names.extend(point_names(&name, issuer)?);
         }
     }
     // A path is remembered, and whoever certifies writes these.
@@ -149,21 +161,31 @@ fn distribution_points(certificate: &Certificate<'_>) -> Result<Vec<Box<[u8]>>, 
     }
 }
 
-/// The GeneralNames of a DistributionPointName; `None` when it is relative to the CRL's issuer.
-pub(super) fn full_name(name: &Element<'_>) -> Result<Option<Vec<Box<[u8]>>>, DecodeError> {
+/// The names of a DistributionPointName, as they are compared: directory names by RFC 5280 7.1, the one that is relative to the
+/// issuer of the list among them (4.2.1.13), and all others by their encoding.
+pub(super) fn point_names(name: &Element<'_>, issuer: &Name) -> Result<Vec<Box<[u8]>>, DecodeError> {
+    let directory_name = |name: &[&[u8]]| [&[DIRECTORY_NAME], &name.concat()[..]].concat().into_boxed_slice();
     let mut choice = name.inside();
-    let full = choice.any("DistributionPointName")?;
+    let names = choice.any("DistributionPointName")?;
     choice.finish("DistributionPointName")?;
-    match full.tag {
+    match names.tag {
         0xa0 => {
-            let mut list: Der<'_> = full.inside();
+            let mut list: Der<'_> = names.inside();
             let mut names = Vec::new();
             while !list.is_empty() {
-                names.push(list.any("GeneralName")?.encoded.into());
+                let general = list.any("GeneralName")?;
+                names.push(match general.tag {
+                    DIRECTORY_NAME => directory_name(&[Name::read(general.contents)?.as_bytes()]),
+                    _ => general.encoded.into(),
+                });
             }
-            Ok(Some(names))
+            Ok(names)
         }
-        0xa1 => Ok(None),
+        0xa1 => {
+            let rdn = der::encode(der::SET, &[names.contents]);
+            let rdn = Name::read(&der::encode(der::SEQUENCE, &[&rdn]))?;
+            Ok(vec![directory_name(&[issuer.as_bytes(), rdn.as_bytes()])])
+        }
         _ => Err(name.inside().error("DistributionPointName", dtyp::DecodeErrorKind::BadValue)),
     }
 }
@@ -198,7 +220,7 @@ pub(super) struct Chains {
     /// The CAs of a name, in the order in which they are tried.
     by_name: HashMap<Name, Vec<usize>>,
     /// For each CA those that issued it, by their signatures, in the order in which they are tried; none for anchors.
-    issuers: Vec<Vec<usize>>,
+    pub(super) issuers: Vec<Vec<usize>>,
     /// How many CAs are above each on the shortest way to an anchor; none for one that no anchor is above.
     distances: Vec<Option<usize>>,
     rules: Rules,
@@ -209,6 +231,8 @@ pub(super) struct Chains {
 pub(super) struct Rules {
     pub(super) usages: Usages,
     pub(super) policies: PolicyInputs,
+    /// What is asked beside that of paths through single CAs.
+    pub(super) authority_policies: HashMap<KeyId, PolicyInputs>,
     /// Fewest bits of the RSA key of the certificate that is asked about.
     pub(super) rsa_bits_min: usize,
 }
@@ -298,7 +322,7 @@ impl Chains {
                         // Signatures of such a key are not looked at, so the key is what is wrong.
                         (_, Err(fault)) => (fault, Some(*key)),
                         (SignatureError::UnsupportedAlgorithm, Ok(())) => {
-                            (ChainError::UnsupportedAlgorithm.into(), None)
+                            (Fault::algorithm(signed.algorithm_id()), None)
                         }
                         (SignatureError::BadSignature, Ok(())) => (ChainError::BadSignature.into(), None),
                     };
@@ -591,7 +615,9 @@ impl Search<'_> {
         let mut downwards: Vec<&Profile> = intermediates.iter().rev().copied().collect();
         downwards.push(self.profile);
         let last = downwards.len() - 1;
-        let valid = policies::valid(anchor, &downwards, &chains.rules.policies, &mut self.work)
+        let own = authorities.iter().filter_map(|it| chains.rules.authority_policies.get(&it.key));
+        let inputs: Vec<&PolicyInputs> = std::iter::once(&chains.rules.policies).chain(own).collect();
+        let valid = policies::valid(anchor, &downwards, &inputs, &mut self.work)
             .map_err(|(at, fault)| (last - at, fault))?;
         let len = valid.iter().map(|policy| policy.len()).sum::<usize>();
         match valid.len() <= PATH_POLICIES_MAX && len <= PATH_POLICIES_LEN_MAX {

@@ -1,4 +1,4 @@
-//! Certificate revocation lists (RFC 5280 section 5): complete lists that a CA signs itself, of version 2.
+//! Certificate revocation lists (RFC 5280 section 5): complete lists of one CA, of version 2.
 //!
 //! A list is read once, when it is installed; what stays is one array per entry. Indirect lists and lists by reason are not
 //! accepted: a reader that reads them by half misses revocations.
@@ -7,7 +7,7 @@
 //! removeFromCRL takes nothing off the complete list. So it needs no base to be combined with, and can only add.
 
 use super::authority::{Authority, KeyId, value};
-use super::chain::{Link, full_name};
+use super::chain::{Link, point_names};
 use super::name::Name;
 use super::serial::Serial;
 use super::signature::Signed;
@@ -63,8 +63,6 @@ pub enum CrlError {
     OnlySomeReasons,
     /// It is about attribute certificates.
     OnlyAttributeCertificates,
-    /// The name of its distribution point is relative to its issuer.
-    RelativeDistributionPoint,
     /// It, or an entry of it, has a critical extension that is not known.
     UnknownCritical,
     /// It takes a certificate off a list, which only delta lists may do.
@@ -77,7 +75,7 @@ pub enum CrlError {
     NoCrlSign,
     /// Its signature is not that of a configured CA of this name.
     BadSignature,
-    /// Its algorithm is not one that is believed, or not the CA's.
+    /// Its algorithm is not accepted, or not the CA's.
     UnsupportedAlgorithm,
     /// A newer one for the same key and scope is known.
     Older,
@@ -102,7 +100,6 @@ impl CrlError {
             Self::Indirect => "indirect",
             Self::OnlySomeReasons => "only_some_reasons",
             Self::OnlyAttributeCertificates => "only_attribute_certificates",
-            Self::RelativeDistributionPoint => "relative_distribution_point",
             Self::UnknownCritical => "unknown_critical",
             Self::RemoveFromCrl => "remove_from_crl",
             Self::SerialTooLong => "serial_too_long",
@@ -131,9 +128,6 @@ impl fmt::Display for CrlError {
             Self::Indirect => "indirect revocation lists are not accepted",
             Self::OnlySomeReasons => "revocation lists for some reasons only are not accepted",
             Self::OnlyAttributeCertificates => "the revocation list is about attribute certificates only",
-            Self::RelativeDistributionPoint => {
-                "a distribution point with a name relative to the issuer is not accepted"
-            }
             Self::UnknownCritical => {
                 "the revocation list, or an entry of it, has a critical extension that is not known"
             }
@@ -145,7 +139,7 @@ impl fmt::Display for CrlError {
                 "the signature is not that of the configured CA with the name of the revocation list's issuer"
             }
             Self::UnsupportedAlgorithm => {
-                "the revocation list is signed by an algorithm that is not believed"
+                "the revocation list is signed by an algorithm that is not accepted"
             }
             Self::Older => "a newer revocation list is known",
             Self::TooManyScopes => "there are revocation lists of too many scopes",
@@ -227,7 +221,7 @@ impl fmt::Display for RevocationReason {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Scope {
     pub(super) only: Only,
-    /// Names of the distribution point as they are encoded: only certificates with one of them; `None` for all.
+    /// Names of the distribution point as they are compared: only certificates with one of them; `None` for all.
     pub(super) distribution_point: Option<Vec<Box<[u8]>>>,
 }
 
@@ -321,7 +315,9 @@ impl<'a> UnverifiedCrl<'a> {
                 CRL_NUMBER if self.number.is_some() => return Err(twice.into()),
                 ISSUING_DISTRIBUTION_POINT if scope.is_some() => return Err(twice.into()),
                 CRL_NUMBER => self.number = Some(crl_number(&extension)?),
-                ISSUING_DISTRIBUTION_POINT => scope = Some(issuing_distribution_point(&extension)?),
+                ISSUING_DISTRIBUTION_POINT => {
+                    scope = Some(issuing_distribution_point(&extension, self.issuer)?)
+                }
                 DELTA_CRL_INDICATOR if self.is_delta => return Err(twice.into()),
                 DELTA_CRL_INDICATOR => {
                     value(&extension, "deltaCRLIndicator", der::INTEGER)?;
@@ -416,7 +412,7 @@ fn crl_number(extension: &Extension<'_>) -> Result<CrlNumber, DecodeError> {
     Ok(number)
 }
 
-fn issuing_distribution_point(extension: &Extension<'_>) -> Result<Scope, CrlError> {
+fn issuing_distribution_point(extension: &Extension<'_>, issuer: &[u8]) -> Result<Scope, CrlError> {
     let mut fields = value(extension, "issuingDistributionPoint", der::SEQUENCE)?.inside();
     let point = fields.optional("distributionPoint", 0xa0)?;
     let mut flag = |what, tag| -> Result<bool, CrlError> {
@@ -446,7 +442,7 @@ fn issuing_distribution_point(extension: &Extension<'_>) -> Result<Scope, CrlErr
     };
     let distribution_point = match point {
         None => None,
-        Some(point) => Some(full_name(&point)?.ok_or(CrlError::RelativeDistributionPoint)?),
+        Some(point) => Some(point_names(&point, &Name::read(issuer)?)?),
     };
     Ok(Scope { only, distribution_point })
 }
@@ -556,11 +552,6 @@ pub(super) struct Crl {
 }
 
 impl Crl {
-    /// Whether it is of this certificate's issuer: by key and by name.
-    pub(super) fn is_of_issuer(&self, link: &Link) -> bool {
-        self.authority == link.issuer && self.issuer == link.issuer_name
-    }
-
     pub(super) fn facts(&self, issuer: &Authority) -> CrlFacts {
         CrlFacts {
             issuer: issuer.subject.clone(),

@@ -19,6 +19,7 @@ mod name;
 pub mod ocsp;
 mod policies;
 mod profile;
+mod pss;
 mod refusal;
 mod serial;
 mod signature;
@@ -29,13 +30,14 @@ mod work;
 pub use authority::{Authority, KeyId, Unusable};
 pub use chain::Path;
 pub use crl::{CrlError, CrlFacts, RevocationReason};
-pub use ocsp::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus};
+pub use ocsp::{CertIdHash, Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;
-pub use refusal::{ChainError, Detail, ExtensionId, Refusal};
+pub use refusal::{CONFIGURATION, ChainError, Detail, ExtensionId, Refusal};
 pub use serial::Serial;
 
+use crate::certificate::Certificate;
 use arc_swap::ArcSwapOption;
-use chain::{Chains, Link, Rules, Usages};
+use chain::{Chains, Link, Rules, Usages, is_within};
 use crl::{Crl, CrlNumber, Currency, Scope, UnverifiedCrl};
 use dtyp::FileTime;
 use name::Name;
@@ -56,6 +58,8 @@ pub const REFUSALS_MAX: u64 = 4_096;
 /// Most OCSP answers that are remembered, of about 100 bytes: a path needs one for each certificate whose CA has a
 /// responder.
 pub const OCSP_ANSWERS_MAX: u64 = 32_768;
+/// Most OCSP questions without an answer whose failure is remembered, of about 200 bytes, for `explain` and the log.
+const OCSP_FAILURES_MAX: u64 = 4_096;
 /// Most scopes of revocation lists whose age is remembered: the largest CAs partition into some hundred.
 const SCOPES_MAX: usize = 4_096;
 /// Fewest bits of an RSA key (NIST SP 800-131A).
@@ -75,6 +79,8 @@ pub struct Parts {
     pub require_extended_key_usage: bool,
     /// The inputs of certificate policies.
     pub policies: PolicyInputs,
+    /// What is asked beside that of paths through single CAs, by their keys.
+    pub authority_policies: HashMap<KeyId, PolicyInputs>,
     /// Fewest bits of the RSA key of the certificate that is asked about; [`RSA_BITS_MIN`] when it is not told.
     pub rsa_bits_min: Option<usize>,
     /// How many revocation lists there may be at one time: as many slots.
@@ -90,8 +96,10 @@ pub struct OcspResponder {
     pub authority: Vec<u8>,
     /// Where it is; not looked at here.
     pub url: String,
-    /// A certificate whose owner is believed, beside the CA itself and whom the CA certified.
+    /// A certificate whose key signs answers, beside that of the CA itself and those that the CA certified for it.
     pub signer: Option<Vec<u8>>,
+    /// How it is asked.
+    pub asking: OcspAsking,
 }
 
 /// Why a configuration makes no trust.
@@ -201,25 +209,81 @@ pub enum UnknownReason {
     NoCrl,
     /// Its issuer's lists are about other certificates.
     NotInScope,
+    /// A list of its issuer's name is signed by another key, which does not sign for this certificate.
+    CrlOtherKey,
     /// Its issuer's list is expired.
     CrlExpired,
     /// Its issuer's list is from the future.
     CrlNotYetValid,
     /// The responder has not been asked, or not lately; [`Trust::ocsp_needed`] tells what to ask.
     OcspNeeded,
+    /// The responder was asked and has not answered.
+    OcspNoAnswer,
+    /// The responder has answered, and the answer is not accepted; [`Trust::ocsp_failure`] tells why.
+    OcspNotAccepted,
     /// The responder does not know the certificate.
     OcspUnknown,
 }
 
 impl UnknownReason {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::NoCrl,
+        Self::NotInScope,
+        Self::CrlOtherKey,
+        Self::CrlExpired,
+        Self::CrlNotYetValid,
+        Self::OcspNeeded,
+        Self::OcspNoAnswer,
+        Self::OcspNotAccepted,
+        Self::OcspUnknown,
+    ];
+
+    /// What would tell whether it is revoked, with [`CONFIGURATION`] for the name of the file.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::NoCrl => {
+                "add a list of its issuer to mapping.crls of CONFIGURATION, or a responder to the issuer's [[mapping.authority]]; the log and \
+                 `rcmpd check-config` say of each list why it is not used"
+            }
+            Self::NotInScope => {
+                "add the list of its distribution point, or a list without one, to mapping.crls of CONFIGURATION, or a responder to the issuer's \
+                 [[mapping.authority]]"
+            }
+            Self::CrlOtherKey => {
+                "add the list that the key of its issuer signed to mapping.crls of CONFIGURATION; if a key for lists alone signs them, add that \
+                 key's certificate to mapping.intermediates, and a list of the CA that issued it to mapping.crls"
+            }
+            Self::CrlExpired => {
+                "bring the CA's present list to the place that mapping.crls of CONFIGURATION names"
+            }
+            Self::CrlNotYetValid => "wait until the list is valid, or look at the clock of this machine",
+            Self::OcspNeeded => "ask again: the responder is asked when a decision needs it",
+            Self::OcspNoAnswer => {
+                "see whether the responder that the issuer's [[mapping.authority]] of CONFIGURATION names runs and can be reached from here, or \
+                 add a list to mapping.crls"
+            }
+            Self::OcspNotAccepted => {
+                "see what the responder answered and why; ocsp_signer, ocsp_nonce and ocsp_hash are in the issuer's [[mapping.authority]] of \
+                 CONFIGURATION; or add a list to mapping.crls"
+            }
+            Self::OcspUnknown => {
+                "let the CA tell its responder of the certificate, or add a list to mapping.crls of CONFIGURATION"
+            }
+        }
+    }
+
     /// A stable name for logs, metrics and audit.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NoCrl => "no_crl",
             Self::NotInScope => "not_in_scope",
+            Self::CrlOtherKey => "crl_other_key",
             Self::CrlExpired => "crl_expired",
             Self::CrlNotYetValid => "crl_not_yet_valid",
             Self::OcspNeeded => "ocsp_needed",
+            Self::OcspNoAnswer => "ocsp_no_answer",
+            Self::OcspNotAccepted => "ocsp_not_accepted",
             Self::OcspUnknown => "ocsp_unknown",
         }
     }
@@ -229,9 +293,15 @@ impl UnknownReason {
         match self {
             Self::NoCrl => "no revocation list of its issuer is installed",
             Self::NotInScope => "its issuer's revocation lists are about other certificates",
+            Self::CrlOtherKey => {
+                "the revocation list with its issuer's name is signed by another key than the certificate, and that key's own certificate \
+                 does not let it sign for this one"
+            }
             Self::CrlExpired => "its issuer's revocation list is expired",
             Self::CrlNotYetValid => "its issuer's revocation list is from the future",
-            Self::OcspNeeded => "its issuer's OCSP responder has not answered",
+            Self::OcspNeeded => "its issuer's OCSP responder has not been asked",
+            Self::OcspNoAnswer => "its issuer's OCSP responder has not answered",
+            Self::OcspNotAccepted => "the answer of its issuer's OCSP responder is not accepted",
             Self::OcspUnknown => "its issuer's OCSP responder does not know it",
         }
     }
@@ -241,12 +311,32 @@ impl UnknownReason {
 pub struct Trust {
     chains: Chains,
     responders: HashMap<KeyId, Responder>,
+    list_signers: Vec<ListSigner>,
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
     /// The newest list of each issuer and scope. INVARIANT: locked whenever a slot is stored.
     newest: Mutex<HashMap<[u8; 32], Age>>,
     answers: Cache<[u8; 32], OcspAnswer>,
+    /// What came of the last question about a certificate, where that is no answer.
+    failures: Cache<[u8; 32], OcspFailure>,
+}
+
+/// A certificate of a key that signs revocation lists for the CA of its name (RFC 5280 6.3.3 (f)).
+#[derive(Debug)]
+struct ListSigner {
+    key: KeyId,
+    name: Name,
+    not_before: FileTime,
+    not_after: FileTime,
+    /// The certificate as each of the CAs that issued it has issued it.
+    links: Vec<Link>,
+}
+
+#[derive(Clone, Debug)]
+struct OcspFailure {
+    why: UnknownReason,
+    text: Arc<str>,
 }
 
 /// How new a list is.
@@ -267,6 +357,7 @@ impl Age {
 struct Responder {
     url: Arc<str>,
     signer: Option<Signer>,
+    asking: OcspAsking,
 }
 
 impl fmt::Debug for Trust {
@@ -304,6 +395,7 @@ impl Trust {
         let rules = Rules {
             usages: Usages { any_of: parts.extended_key_usages, required: parts.require_extended_key_usage },
             policies: parts.policies,
+            authority_policies: parts.authority_policies,
             rsa_bits_min: parts.rsa_bits_min.unwrap_or(RSA_BITS_MIN),
         };
         let subjects: Vec<String> = authorities.iter().map(|authority| authority.subject.clone()).collect();
@@ -315,18 +407,20 @@ impl Trust {
         })?;
         Ok(Self {
             responders,
+            list_signers: list_signers(&chains),
             chains,
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
             newest: Mutex::default(),
             answers: cache(OCSP_ANSWERS_MAX),
+            failures: cache(OCSP_FAILURES_MAX),
         })
     }
 
-    /// The configured CAs, the anchors first.
+    /// The configured CAs, the anchors first, without keys that sign revocation lists alone.
     pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.chains.authorities.iter()
+        self.chains.authorities.iter().filter(|authority| !authority.is_list_signer)
     }
 
     /// A certificate's path to an anchor.
@@ -416,7 +510,9 @@ impl Trust {
         };
         let Some(crl) = from_slot.load_full() else { return false };
         if !self
-            .authorities()
+            .chains
+            .authorities
+            .iter()
             .any(|it| it.key == crl.authority && it.subject_name == crl.issuer && it.signs_crls)
         {
             return false;
@@ -487,12 +583,9 @@ impl Trust {
     /// is revoked counts more.
     pub fn revocation(&self, path: &Path, now: FileTime) -> Revocation {
         let mut verdict = Revocation::Good;
-        for (at, link) in path.links.iter().enumerate() {
-            let which = match at {
-                0 => Which::Leaf,
-                at => Which::Authority(path.authorities[at - 1]),
-            };
-            match self.status(link, now) {
+        for at in 0..path.links.len() {
+            let which = path.which(at);
+            match self.status(path, at, now) {
                 Status::Good => {}
                 Status::Revoked { since, reason } => return Revocation::Revoked { which, since, reason },
                 Status::Unknown(why) if verdict == Revocation::Good => {
@@ -504,15 +597,49 @@ impl Trust {
         verdict
     }
 
-    fn status(&self, link: &Link, now: FileTime) -> Status {
+    /// The status of a certificate of a path.
+    fn status(&self, path: &Path, at: usize, now: FileTime) -> Status {
+        let signs = |crl: &Crl| self.signs_lists_for(crl, &path.links[at..], now);
+        self.status_by(&path.links[at], now, signs)
+    }
+
+    /// Whether the key of a list, which has the name of the first link's issuer, signs lists for it, though it is not the key that
+    /// signed the certificate: by a certificate for lists alone that this issuer, or a CA above it on the same verified path, has
+    /// issued, and that is neither expired nor revoked by a list that its issuer signed itself.
+    ///
+    /// RFC 5280 6.3.3 (f) asks for a path to the same anchor. This is narrower: a CA elsewhere below the anchor that certifies a key
+    /// under the name of another CA gains nothing. A key that signs certificates, too, has lists of its own certificates alone (AD CS
+    /// makes one list for each key of a CA), so nothing would be known of certificates by the other key.
+    fn signs_lists_for(&self, crl: &Crl, above: &[Link], now: FileTime) -> bool {
+        let of_list = |signer: &&ListSigner| signer.key == crl.authority && signer.name == crl.issuer;
+        self.list_signers.iter().filter(of_list).any(|signer| {
+            let is_above = |link: &Link| {
+                above.iter().any(|it| it.issuer == link.issuer && it.issuer_name == link.issuer_name)
+            };
+            is_within(signer.not_before, signer.not_after, now)
+                && signer
+                    .links
+                    .iter()
+                    .any(|link| is_above(link) && self.status_by(link, now, |_| false) == Status::Good)
+        })
+    }
+
+    /// The status of a certificate, by its issuer's lists and answers; `signs` tells which keys sign lists for the issuer beside its own.
+    fn status_by(&self, link: &Link, now: FileTime, signs: impl Fn(&Crl) -> bool) -> Status {
         let mut good = false;
         let mut is_delta_over = false;
         let mut why = UnknownReason::NoCrl;
         for slot in &self.crls {
             let crl = slot.load();
-            let Some(crl) = crl.as_ref().filter(|crl| crl.is_of_issuer(link)) else { continue };
-            if !crl.scope.covers(link) {
+            let Some(crl) = crl.as_ref().filter(|crl| crl.issuer == link.issuer_name) else { continue };
+            if crl.authority != link.issuer && !signs(crl) {
                 if why == UnknownReason::NoCrl {
+                    why = UnknownReason::CrlOtherKey;
+                }
+                continue;
+            }
+            if !crl.scope.covers(link) {
+                if matches!(why, UnknownReason::NoCrl | UnknownReason::CrlOtherKey) {
                     why = UnknownReason::NotInScope;
                 }
                 continue;
@@ -534,7 +661,9 @@ impl Trust {
                 Some(OcspStatus::Revoked { since, reason }) => return Status::Revoked { since, reason },
                 Some(OcspStatus::Good) => good = true,
                 Some(OcspStatus::Unknown) => why = UnknownReason::OcspUnknown,
-                None => why = UnknownReason::OcspNeeded,
+                None => {
+                    why = self.failures.get(&link.id).map_or(UnknownReason::OcspNeeded, |failure| failure.why)
+                }
             }
         }
         match good {
@@ -545,22 +674,27 @@ impl Trust {
     }
 
     /// What has to be asked before [`Trust::revocation`] can tell: one question for each certificate of the path that has a
-    /// responder and nothing current. Each gets its own nonce, if there is one.
+    /// responder and nothing current. Each gets a nonce of its own, of so many octets.
     pub fn ocsp_needed(
         &self,
         path: &Path,
         now: FileTime,
-        mut nonce: impl FnMut() -> Option<Nonce>,
+        mut nonce: impl FnMut(usize) -> Option<Nonce>,
     ) -> Vec<OcspQuestion> {
         let mut questions = Vec::new();
-        for link in &path.links {
-            if self.status(link, now) != Status::Unknown(UnknownReason::OcspNeeded) {
+        for (at, link) in path.links.iter().enumerate() {
+            let Status::Unknown(
+                UnknownReason::OcspNeeded | UnknownReason::OcspNoAnswer | UnknownReason::OcspNotAccepted,
+            ) = self.status(path, at, now)
+            else {
                 continue;
-            }
+            };
             if let Some(responder) = self.responders.get(&link.issuer)
                 && let Some(issuer) = self.chains.authority(link.issuer, &link.issuer_name)
             {
-                questions.push(OcspQuestion::new(Arc::clone(&responder.url), issuer, link, nonce()));
+                let asking = responder.asking;
+                let nonce = Some(asking.nonce_len).filter(|len| *len > 0).and_then(&mut nonce);
+                questions.push(OcspQuestion::new(Arc::clone(&responder.url), asking, issuer, link, nonce));
             }
         }
         questions
@@ -588,7 +722,23 @@ impl Trust {
             return Err(OcspError::Older);
         }
         self.answers.insert(question.key, answer);
+        self.failures.remove(&question.key);
         Ok(answer)
+    }
+
+    /// Remembers why a question has no answer: the responder `has_answered` something that is not accepted, or nothing.
+    pub fn ocsp_failed(&self, question: &OcspQuestion, has_answered: bool, text: &str) {
+        let why = match has_answered {
+            true => UnknownReason::OcspNotAccepted,
+            false => UnknownReason::OcspNoAnswer,
+        };
+        self.failures.insert(question.key, OcspFailure { why, text: text.into() });
+    }
+
+    /// Why the last question about a certificate of a path has no answer.
+    pub fn ocsp_failure(&self, path: &Path, which: Which) -> Option<Arc<str>> {
+        let link = path.links.iter().enumerate().find(|(at, _)| path.which(*at) == which)?.1;
+        self.failures.get(&link.id).map(|failure| failure.text)
     }
 }
 
@@ -605,7 +755,7 @@ fn cache<T: Clone>(max: u64) -> Cache<[u8; 32], T> {
 }
 
 fn subject(der: &[u8]) -> Option<String> {
-    let certificate = crate::certificate::Certificate::parse(der).ok()?;
+    let certificate = Certificate::parse(der).ok()?;
     certificate.subject_name().ok().map(|name| name.to_string())
 }
 
@@ -627,12 +777,35 @@ fn responders(
             .iter()
             .find(|authority| authority.der == responder.authority)
             .ok_or_else(|| refuse(which, &responder.authority, Unusable::NotConfigured))?;
-        let known = responders.insert(authority.key, Responder { url: responder.url.into(), signer });
+        let (url, asking) = (responder.url.into(), responder.asking);
+        let known = responders.insert(authority.key, Responder { url, signer, asking });
         if known.is_some() {
             return Err(refuse(which, &responder.authority, Unusable::Duplicate));
         }
     }
     Ok(responders)
+}
+
+/// The certificates of keys for lists alone.
+fn list_signers(chains: &Chains) -> Vec<ListSigner> {
+    let mut signers = Vec::new();
+    for (authority, issuers) in chains.authorities.iter().zip(&chains.issuers) {
+        let Ok(certificate) = Certificate::parse(&authority.der) else { continue };
+        if !authority.is_list_signer {
+            continue;
+        }
+        let is_ca = authority::basic_constraints(&certificate).is_ok_and(|(is_ca, _)| is_ca);
+        let issuers =
+            issuers.iter().map(|at| &chains.authorities[*at]).filter(|issuer| !issuer.is_list_signer);
+        signers.push(ListSigner {
+            key: authority.key,
+            name: authority.subject_name.clone(),
+            not_before: authority.not_before,
+            not_after: authority.not_after,
+            links: issuers.filter_map(|issuer| Link::new(&certificate, issuer, is_ca).ok()).collect(),
+        });
+    }
+    signers
 }
 
 /// Names a list's issuer and scope.

@@ -15,14 +15,15 @@ use crate::certificate::{Certificate, extension, time};
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use std::fmt;
 use std::sync::Arc;
 
 /// Largest response, in bytes: one status and a few certificates have two thousand.
 pub const OCSP_RESPONSE_LEN_MAX: usize = 64 << 10;
-/// Longest time for which an answer is believed, whatever it says itself.
+/// Longest time for which an answer is used, whatever it says itself.
 pub const OCSP_ANSWER_SECONDS_MAX: i64 = 3600;
-/// How long an answer is believed that does not say when the next one comes.
+/// How long an answer is used that does not say when the next one comes.
 pub const OCSP_ANSWER_SECONDS_WITHOUT_NEXT_UPDATE: i64 = 600;
 /// Most certificates of a response that are looked at; responders send one.
 const CERTIFICATES_MAX: usize = 8;
@@ -35,24 +36,99 @@ const OCSP_NONCE: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x01, 0x02
 const OCSP_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x09];
 /// id-sha1, 1.3.14.3.2.26.
 const SHA1: &[u8] = &[0x2b, 0x0e, 0x03, 0x02, 0x1a];
+/// id-sha256, 2.16.840.1.101.3.4.2.1.
+const SHA256: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01];
 
-/// A nonce (RFC 8954); whoever asks draws it.
-pub type Nonce = [u8; 32];
+/// Most octets of a nonce (RFC 9654 2.1).
+pub const NONCE_LEN_MAX: usize = 128;
+/// Octets of a nonce that a responder which rejects a longer one is asked with: what OpenSSL sends, so every responder that
+/// supports nonces accepts it.
+const NONCE_LEN_FALLBACK: usize = 16;
 
-/// CertID (RFC 6960 4.1.1), with the hash that every responder knows. It names; it proves nothing.
+/// A nonce (RFC 9654); the transport draws it.
+pub type Nonce = Vec<u8>;
+
+/// How a responder is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OcspAsking {
+    /// Octets of the nonce, up to [`NONCE_LEN_MAX`]; 0 for none.
+    pub nonce_len: usize,
+    /// Whether an answer without the nonce is refused.
+    pub nonce_required: bool,
+    /// The hash in the CertID of the first request.
+    pub hash: CertIdHash,
+}
+
+/// What RFC 9654 2.1 asks of clients, and the hash that every responder knows (RFC 5019 2.1.1).
+impl Default for OcspAsking {
+    fn default() -> Self {
+        Self { nonce_len: 32, nonce_required: false, hash: CertIdHash::Sha1 }
+    }
+}
+
+/// The hash in a CertID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CertIdHash {
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+}
+
+impl CertIdHash {
+    const fn id(self) -> &'static [u8] {
+        match self {
+            Self::Sha1 => SHA1,
+            Self::Sha256 => SHA256,
+        }
+    }
+}
+
+/// SHA-1 and SHA-256 of one thing, by which CertIDs name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hashes {
+    sha1: [u8; 20],
+    sha256: [u8; 32],
+}
+
+impl Hashes {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { sha1: Sha1::digest(bytes).into(), sha256: Sha256::digest(bytes).into() }
+    }
+
+    fn by(&self, hash: CertIdHash) -> Vec<u8> {
+        match hash {
+            CertIdHash::Sha1 => self.sha1.to_vec(),
+            CertIdHash::Sha256 => self.sha256.to_vec(),
+        }
+    }
+}
+
+/// CertID (RFC 6960 4.1.1). It names; it proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertId {
-    /// SHA-1 of the issuer's encoded name.
-    pub issuer_name_hash: [u8; 20],
-    /// SHA-1 of the issuer's key.
-    pub issuer_key_hash: [u8; 20],
+    /// The hash.
+    pub hash: CertIdHash,
+    /// That of the issuer's encoded name.
+    pub issuer_name_hash: Vec<u8>,
+    /// That of the issuer's key.
+    pub issuer_key_hash: Vec<u8>,
     /// The serial number.
     pub serial: Serial,
 }
 
 impl CertId {
+    fn new(hash: CertIdHash, issuer: &Authority, link: &Link) -> Self {
+        Self {
+            hash,
+            issuer_name_hash: link.issuer_name_hashes.by(hash),
+            issuer_key_hash: issuer.ocsp_key_hashes.by(hash),
+            serial: link.serial,
+        }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
-        let algorithm = [der::encode(der::OID, &[SHA1]), der::encode(der::NULL, &[])].concat();
+        let algorithm = [der::encode(der::OID, &[self.hash.id()]), der::encode(der::NULL, &[])].concat();
         der::encode(
             der::SEQUENCE,
             &[
@@ -70,8 +146,12 @@ impl CertId {
 pub struct Request {
     /// Whose status is asked.
     pub id: CertId,
+    /// The same certificate by the other hash: an answer may name it by either.
+    pub same: CertId,
     /// What the answer has to repeat, if the responder does nonces.
     pub nonce: Option<Nonce>,
+    /// Whether it has to repeat it in any case.
+    pub nonce_required: bool,
 }
 
 impl Request {
@@ -79,8 +159,8 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let request = der::encode(der::SEQUENCE, &[&self.id.encode()]);
         let list = der::encode(der::SEQUENCE, &[&request]);
-        let extensions = self.nonce.map_or_else(Vec::new, |nonce| {
-            let nonce = der::encode(der::OCTET_STRING, &[&der::encode(der::OCTET_STRING, &[&nonce])]);
+        let extensions = self.nonce.as_ref().map_or_else(Vec::new, |nonce| {
+            let nonce = der::encode(der::OCTET_STRING, &[&der::encode(der::OCTET_STRING, &[nonce])]);
             let extension = der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[OCSP_NONCE]), &nonce]);
             der::encode(0xa2, &[&der::encode(der::SEQUENCE, &[&extension])])
         });
@@ -102,16 +182,25 @@ pub struct OcspQuestion {
     pub authority: KeyId,
     pub(super) asked: Request,
     pub(super) issuer_name: Name,
+    /// Whether it was asked by both hashes.
+    is_rehashed: bool,
 }
 
 impl OcspQuestion {
-    pub(super) fn new(url: Arc<str>, issuer: &Authority, link: &Link, nonce: Option<Nonce>) -> Self {
-        let id = CertId {
-            issuer_name_hash: link.issuer_name_hash,
-            issuer_key_hash: issuer.ocsp_key_hash,
-            serial: link.serial,
+    pub(super) fn new(
+        url: Arc<str>,
+        asking: OcspAsking,
+        issuer: &Authority,
+        link: &Link,
+        nonce: Option<Nonce>,
+    ) -> Self {
+        let other = match asking.hash {
+            CertIdHash::Sha1 => CertIdHash::Sha256,
+            CertIdHash::Sha256 => CertIdHash::Sha1,
         };
-        let asked = Request { id, nonce };
+        let id = CertId::new(asking.hash, issuer, link);
+        let same = CertId::new(other, issuer, link);
+        let asked = Request { id, same, nonce, nonce_required: asking.nonce_required };
         Self {
             url,
             request: asked.encode(),
@@ -119,7 +208,37 @@ impl OcspQuestion {
             authority: link.issuer,
             asked,
             issuer_name: link.issuer_name.clone(),
+            is_rehashed: false,
         }
+    }
+
+    /// Whether it has a nonce.
+    pub const fn has_nonce(&self) -> bool {
+        self.asked.nonce.is_some()
+    }
+
+    /// The question as it is asked next, after the responder has refused it: with a shorter nonce, then without one unless the
+    /// nonce is required, then with the other hash. `None` when that would not help, or was all tried.
+    pub fn again(&self, refusal: &OcspError) -> Option<Self> {
+        let mut next = self.clone();
+        let len = next.asked.nonce.as_ref().map_or(0, Vec::len);
+        match refusal {
+            // malformedRequest or internalError: responders that do not know RFC 9654 say so of a nonce.
+            OcspError::NotSuccessful(1 | 2) if len > NONCE_LEN_FALLBACK => {
+                next.asked.nonce.iter_mut().for_each(|nonce| nonce.truncate(NONCE_LEN_FALLBACK));
+            }
+            OcspError::NotSuccessful(1 | 2) if len > 0 && !next.asked.nonce_required => {
+                next.asked.nonce = None
+            }
+            // unauthorized: what a responder says of a certificate that it does not find (RFC 5019 2.2.3).
+            OcspError::NotSuccessful(1 | 2 | 6) if !next.is_rehashed => {
+                std::mem::swap(&mut next.asked.id, &mut next.asked.same);
+                next.is_rehashed = true;
+            }
+            _ => return None,
+        }
+        next.request = next.asked.encode();
+        Some(next)
     }
 }
 
@@ -144,14 +263,16 @@ pub enum OcspError {
     BadSigner(ChainError),
     /// The signature is wrong.
     BadSignature,
-    /// It is signed by an algorithm that is not believed.
+    /// It is signed by an algorithm that is not accepted.
     UnsupportedAlgorithm,
     /// It is about another certificate.
     OtherCertificate,
     /// It tells more than one status of the certificate.
     Ambiguous,
-    /// It is an answer to another question.
+    /// Its nonce is not that of the question.
     OtherNonce,
+    /// It has no nonce, and the nonce is required.
+    NoNonce,
     /// It is from the future.
     NotYetValid(FileTime),
     /// There is a newer one by now.
@@ -177,6 +298,7 @@ impl OcspError {
             Self::OtherCertificate => "other_certificate",
             Self::Ambiguous => "ambiguous",
             Self::OtherNonce => "other_nonce",
+            Self::NoNonce => "no_nonce",
             Self::NotYetValid(_) => "not_yet_valid",
             Self::Expired(_) => "expired",
             Self::Older => "older",
@@ -202,10 +324,11 @@ impl fmt::Display for OcspError {
                 return write!(f, "the certificate of the OCSP responder is of no use: {error}");
             }
             Self::BadSignature => "the signature of the OCSP response is wrong",
-            Self::UnsupportedAlgorithm => "the OCSP response is signed by an algorithm that is not believed",
+            Self::UnsupportedAlgorithm => "the OCSP response is signed by an algorithm that is not accepted",
             Self::OtherCertificate => "the OCSP response is about another certificate",
             Self::Ambiguous => "the OCSP response tells more than one status of the certificate",
-            Self::OtherNonce => "the OCSP response is an answer to another question",
+            Self::OtherNonce => "the nonce of the OCSP response is not that of the request",
+            Self::NoNonce => "the OCSP response has no nonce, and ocsp_nonce_required is set",
             Self::NotYetValid(time) => return write!(f, "the OCSP response is from the future: {time}"),
             Self::Expired(time) => return write!(f, "the OCSP response expired at {time}"),
             Self::Older => "a newer OCSP response is known",
@@ -255,8 +378,10 @@ pub struct OcspAnswer {
     pub status: OcspStatus,
     /// When that was so.
     pub this_update: FileTime,
-    /// Until when it is believed.
+    /// Until when it is used.
     pub until: FileTime,
+    /// Whether it repeats the nonce of the question, so that it was made for it.
+    pub has_nonce: bool,
 }
 
 impl OcspAnswer {
@@ -286,7 +411,10 @@ enum ResponderId<'a> {
 impl ResponderId<'_> {
     fn is(&self, name: &[u8], public_key: &[u8]) -> bool {
         match self {
-            Self::Name(id) => *id == name,
+            Self::Name(id) => {
+                let read = |name| Name::read(name).ok();
+                *id == name || read(id).is_some_and(|id| Some(id) == read(name))
+            }
             Self::Key(id) => {
                 subject_public_key(public_key).is_ok_and(|(_, key)| Sha1::digest(key)[..] == **id)
             }
@@ -294,10 +422,13 @@ impl ResponderId<'_> {
     }
 }
 
+/// The hash, the hashes of the name and of the key, and the serial number.
+type CertIdFields<'a> = (CertIdHash, &'a [u8], &'a [u8], &'a [u8]);
+
 #[derive(Clone, Debug)]
 struct SingleResponse<'a> {
-    /// The hashes of the name and of the key, and the serial number, if the hash is SHA-1.
-    id: Option<(&'a [u8], &'a [u8], &'a [u8])>,
+    /// None when the hash is not known.
+    id: Option<CertIdFields<'a>>,
     status: OcspStatus,
     this_update: FileTime,
     next_update: Option<FileTime>,
@@ -391,16 +522,17 @@ impl<'a> UnverifiedResponse<'a> {
         now: FileTime,
     ) -> Result<OcspAnswer, OcspError> {
         let mut until = self.verify(issuer, signer, now)?;
-        if self.nonce.is_some_and(|nonce| asked.nonce.is_none_or(|asked| asked != nonce)) {
-            return Err(OcspError::OtherNonce);
+        match (&asked.nonce, self.nonce) {
+            (Some(asked), Some(nonce)) if asked == nonce => {}
+            (_, Some(_)) => return Err(OcspError::OtherNonce),
+            (_, None) if asked.nonce_required => return Err(OcspError::NoNonce),
+            (_, None) => {}
         }
-        let serial = asked.id.serial.contents();
-        let id = Some((&asked.id.issuer_name_hash[..], &asked.id.issuer_key_hash[..], &serial[..]));
-        let mut responses = self.responses.iter().filter(|response| response.id == id);
-        let response = responses.next().ok_or(OcspError::OtherCertificate)?;
-        if responses.next().is_some() {
-            return Err(OcspError::Ambiguous);
-        }
+        let response = match (self.about(&asked.id)?, self.about(&asked.same)?) {
+            (Some(one), Some(other)) if one.status != other.status => return Err(OcspError::Ambiguous),
+            (Some(response), _) | (None, Some(response)) => response,
+            (None, None) => return Err(OcspError::OtherCertificate),
+        };
         let next_update = match response.next_update {
             Some(next_update) => later(next_update, CLOCK_SKEW_SECONDS),
             None => {
@@ -414,7 +546,19 @@ impl<'a> UnverifiedResponse<'a> {
             Currency::NotYetValid => return Err(OcspError::NotYetValid(response.this_update)),
         }
         until = until.min(next_update).min(later(now, OCSP_ANSWER_SECONDS_MAX));
-        Ok(OcspAnswer { status: response.status, this_update: response.this_update, until })
+        let has_nonce = self.nonce.is_some();
+        Ok(OcspAnswer { status: response.status, this_update: response.this_update, until, has_nonce })
+    }
+
+    /// The one status that is told under this identifier.
+    fn about(&self, id: &CertId) -> Result<Option<&SingleResponse<'a>>, OcspError> {
+        let serial = id.serial.contents();
+        let id = Some((id.hash, &id.issuer_name_hash[..], &id.issuer_key_hash[..], &serial[..]));
+        let mut responses = self.responses.iter().filter(|response| response.id == id);
+        match (responses.next(), responses.next()) {
+            (response, None) => Ok(response),
+            _ => Err(OcspError::Ambiguous),
+        }
     }
 
     /// Finds who signed it; returns until when that counts.
@@ -502,7 +646,8 @@ fn single_response<'a>(list: &mut Der<'a>) -> Result<SingleResponse<'a>, OcspErr
     let mut fields = list.expect("SingleResponse", der::SEQUENCE)?.inside();
     let mut id = fields.expect("certID", der::SEQUENCE)?.inside();
     let mut algorithm = id.expect("hashAlgorithm", der::SEQUENCE)?.inside();
-    let is_sha1 = algorithm.expect("algorithm", der::OID)?.contents == SHA1;
+    let algorithm = algorithm.expect("algorithm", der::OID)?.contents;
+    let hash = [CertIdHash::Sha1, CertIdHash::Sha256].into_iter().find(|hash| hash.id() == algorithm);
     let name = id.expect("issuerNameHash", der::OCTET_STRING)?.contents;
     let key = id.expect("issuerKeyHash", der::OCTET_STRING)?.contents;
     let serial = id.expect("serialNumber", der::INTEGER)?.contents;
@@ -533,7 +678,8 @@ fn single_response<'a>(list: &mut Der<'a>) -> Result<SingleResponse<'a>, OcspErr
     if let Some(extensions) = extensions {
         for_each_extension(&extensions, |_| Ok(false))?;
     }
-    Ok(SingleResponse { id: is_sha1.then_some((name, key, serial)), status, this_update, next_update })
+    let id = hash.map(|hash| (hash, name, key, serial));
+    Ok(SingleResponse { id, status, this_update, next_update })
 }
 
 fn revoked_info(info: &Element<'_>) -> Result<OcspStatus, OcspError> {

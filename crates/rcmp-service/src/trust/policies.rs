@@ -45,11 +45,12 @@ impl Level<'_> {
 }
 
 /// The policies for which a path is valid, in the domain of its anchor: the authority-constrained-policy-set of RFC 5280 6.1.6,
-/// without anyPolicy. `path` is below the anchor first. The error tells the certificate by its index.
+/// without anyPolicy. `path` is below the anchor first. Of several inputs each is asked for: the sets are intersected. The error
+/// tells the certificate by its index.
 pub(super) fn valid<'a>(
     anchor: &Profile,
     path: &[&'a Profile],
-    inputs: &PolicyInputs,
+    inputs: &[&PolicyInputs],
     work: &mut Work,
 ) -> Result<BTreeSet<&'a [u8]>, (usize, Fault)> {
     let last = path.len() - 1;
@@ -58,9 +59,12 @@ pub(super) fn valid<'a>(
         true => 0,
         false => (path.len() + 1).min(own.unwrap_or(usize::MAX)),
     };
-    let mut explicit = initial(inputs.require_explicit_policy, anchor.policy_constraints.require_explicit);
-    let mut mapping = initial(inputs.inhibit_policy_mapping, anchor.policy_constraints.inhibit_mapping);
-    let mut any = initial(inputs.inhibit_any_policy, anchor.inhibit_any);
+    let is_asked = |flag: fn(&PolicyInputs) -> bool| inputs.iter().any(|inputs| flag(inputs));
+    let mut explicit =
+        initial(is_asked(|it| it.require_explicit_policy), anchor.policy_constraints.require_explicit);
+    let mut mapping =
+        initial(is_asked(|it| it.inhibit_policy_mapping), anchor.policy_constraints.inhibit_mapping);
+    let mut any = initial(is_asked(|it| it.inhibit_any_policy), anchor.inhibit_any);
 
     let mut levels = Vec::with_capacity(path.len());
     let mut level = Level { nodes: BTreeMap::new(), any: true };
@@ -97,9 +101,15 @@ pub(super) fn valid<'a>(
     let bottom = &levels[last];
     let set = authority_constrained(&levels);
     // 6.1.5 (g).
-    let is_valid = match inputs.initial.is_empty() {
-        true => !bottom.is_empty(),
-        false => bottom.any || inputs.initial.iter().any(|policy| set.contains(&policy[..])),
+    let mut initial_sets = inputs.iter().map(|inputs| &inputs.initial).filter(|set| !set.is_empty());
+    let is_valid = match initial_sets.next() {
+        None => !bottom.is_empty(),
+        Some(first) => {
+            let others: Vec<_> = initial_sets.collect();
+            first.iter().any(|policy| {
+                (bottom.any || set.contains(&policy[..])) && others.iter().all(|other| other.contains(policy))
+            })
+        }
     };
     match explicit > 0 || is_valid {
         true => Ok(set),

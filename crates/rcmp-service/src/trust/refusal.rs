@@ -2,6 +2,9 @@ use super::Which;
 use crate::der;
 use std::fmt;
 
+/// What stands in a remedy for the name of the configuration file.
+pub const CONFIGURATION: &str = "CONFIGURATION";
+
 /// Why a certificate has no verified path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChainError {
@@ -31,7 +34,7 @@ pub enum ChainError {
     NotForClientAuthentication,
     /// Its keyUsage does not allow digital signatures.
     NotForSigning,
-    /// What issued it is no CA.
+    /// What issued it may sign revocation lists alone.
     NotACa,
     /// It is itself a CA's.
     IsACa,
@@ -148,7 +151,7 @@ impl ChainError {
                 "its extended key usage, or that of a CA above it, is for something else"
             }
             Self::NotForSigning => "its keyUsage does not allow digital signatures",
-            Self::NotACa => "what issued it is no CA",
+            Self::NotACa => "the keyUsage of what issued it lacks keyCertSign",
             Self::IsACa => "it is the certificate of a CA",
             Self::PathLength => "more CAs are between it and its anchor than one of them allows",
             Self::PathTooLong => "more CAs are between it and its anchor than rcmpd accepts",
@@ -167,6 +170,86 @@ impl ChainError {
             Self::TooMany => "an extension of a certificate of the path has more entries than are read",
             Self::Malformed => "it, or a CA above it, cannot be read",
             Self::TooComplex => "there are too many ways from it to an anchor",
+        }
+    }
+
+    /// What would give the certificate a path, with [`CONFIGURATION`] for the name of the file.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::UnknownIssuer => {
+                "if its issuer is to be trusted, add the issuer's certificate to mapping.anchors or mapping.intermediates of CONFIGURATION and \
+                 reload; otherwise it is refused rightly"
+            }
+            Self::BadSignature => {
+                "if its issuer has a new key and is to be trusted, add the issuer's certificate with that key to mapping.anchors or \
+                 mapping.intermediates of CONFIGURATION and reload; otherwise it is forged or damaged, and refused rightly"
+            }
+            Self::UnsupportedAlgorithm => {
+                "issue it with ECDSA, Ed25519, ML-DSA or RSA, and SHA-256, SHA-384 or SHA-512; with RSASSA-PSS, MGF1 has to have the same hash"
+            }
+            Self::WeakKey => {
+                "issue it for a longer key, or put a CA with a longer key in the place of that one; mapping.client_rsa_bits in CONFIGURATION is the \
+                 shortest RSA key of clients"
+            }
+            Self::UnsupportedKey => {
+                "use an RSA key of up to 8192 bits, one of the curves P-256, P-384 and P-521 by name, Ed25519 or ML-DSA"
+            }
+            Self::Expired => "only a new certificate helps: this one is expired",
+            Self::NotYetValid => "wait until it is valid, or look at the clock of this machine",
+            Self::IssuerExpired => {
+                "put the CA's present certificate in the place of the expired one in mapping.intermediates of CONFIGURATION, and reload"
+            }
+            Self::AnchorExpired => {
+                "put the CA's present certificate in the place of the expired one in mapping.anchors of CONFIGURATION, and reload"
+            }
+            Self::IssuerNotYetValid | Self::AnchorNotYetValid => {
+                "wait until the CA's certificate is valid, or look at the clock of this machine"
+            }
+            Self::NotForClientAuthentication => {
+                "issue it, and the CAs above it, for client authentication, or add its purpose to mapping.extended_key_usage in CONFIGURATION"
+            }
+            Self::NotForSigning => {
+                "issue it with digitalSignature in keyUsage: a TLS client signs with its key"
+            }
+            Self::NotACa => {
+                "issue it by the CA's own key: the key that issued it may sign revocation lists alone, or renew the CA with keyCertSign in keyUsage"
+            }
+            Self::IsACa => "use the certificate of a person or a machine: this one is a CA's",
+            Self::PathLength => {
+                "issue it from a CA nearer to the anchor, or renew the CA whose pathLenConstraint is too small"
+            }
+            Self::PathTooLong => {
+                "issue it from a CA nearer to the anchor, or configure a CA that is nearer as an anchor"
+            }
+            Self::NameConstraints => {
+                "issue it with names that all CAs above it may issue for, or renew the CA with other name constraints"
+            }
+            Self::UnsupportedNameConstraint => {
+                "renew the CA without constraints on that kind of name, or issue the certificate without such a name"
+            }
+            Self::NoExplicitPolicy => {
+                "issue it with a policy that every CA above it is certified for; see policies and require_explicit_policy in [mapping] and \
+                 [[mapping.authority]] of CONFIGURATION, and policyConstraints of the CAs"
+            }
+            Self::PolicyMapping => "renew the CA without a mapping to or from anyPolicy",
+            Self::UnknownCritical => {
+                "issue it, or the CA, without that extension, or with one that is not critical; of certificatePolicies only the qualifiers CPS and \
+                 user notice are known"
+            }
+            Self::AlgorithmMismatch => {
+                "only a new certificate helps: this one is damaged, forged, or made by a faulty CA"
+            }
+            Self::OldVersion => {
+                "issue it again with extensions, which makes it version 3: `openssl x509 -req` makes version 1 without -extfile"
+            }
+            Self::SerialTooLong => "issue it again with a serial number of at most 20 octets",
+            Self::TooMany => "issue it, or the CA, with fewer entries in that extension",
+            Self::Malformed => {
+                "only a new certificate helps: what is wrong is in this one, or in that of a CA above it"
+            }
+            Self::TooComplex => {
+                "remove CAs from mapping.intermediates of CONFIGURATION that no certificate needs"
+            }
         }
     }
 
@@ -210,6 +293,8 @@ pub enum Detail {
         /// How many there are.
         found: u32,
     },
+    /// A signature algorithm.
+    Algorithm(ExtensionId),
     /// A kind of name (GeneralName, RFC 5280 4.2.1.6).
     NameForm(&'static str),
 }
@@ -219,13 +304,14 @@ impl fmt::Display for Detail {
         match self {
             Self::None => Ok(()),
             Self::Extension(id) => write!(f, "extension {id}"),
+            Self::Algorithm(id) => write!(f, "algorithm {id}"),
             Self::Limit { what, limit, found } => write!(f, "{what}: {found}, limit {limit}"),
             Self::NameForm(form) => write!(f, "{form}"),
         }
     }
 }
 
-/// Contents octets of an extension's object identifier, as far as they fit.
+/// Contents octets of an object identifier, as far as they fit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExtensionId {
     len: u8,
@@ -270,6 +356,10 @@ pub(super) struct Fault {
 impl Fault {
     pub(super) fn extension(error: ChainError, id: &[u8]) -> Self {
         Self { error, detail: Detail::Extension(ExtensionId::new(id)) }
+    }
+
+    pub(super) fn algorithm(id: &[u8]) -> Self {
+        Self { error: ChainError::UnsupportedAlgorithm, detail: Detail::Algorithm(ExtensionId::new(id)) }
     }
 
     pub(super) fn limit(error: ChainError, what: &'static str, limit: usize, found: usize) -> Self {

@@ -1,17 +1,15 @@
 //! What certificates, revocation lists and OCSP responses have in common (RFC 5280 4.1.1): something, who signed it how,
 //! and the signature.
 
+use super::pss::{Pss, RSASSA_PSS};
 use super::refusal::{ChainError, Fault};
 use crate::der::{self, Der, Element};
 use dtyp::DecodeError;
 
 /// Most bits of an RSA modulus: larger ones cost time and no verifier accepts them.
 const RSA_BITS_MAX: usize = 8192;
-/// rsaEncryption and id-RSASSA-PSS, 1.2.840.113549.1.1.1 and .10.
-const RSA: [&[u8]; 2] = [
-    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01],
-    &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a],
-];
+/// rsaEncryption, 1.2.840.113549.1.1.1.
+const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 /// id-Ed25519, 1.3.101.112.
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 /// id-ml-dsa-44, -65 and -87, 2.16.840.1.101.3.4.3.17 to 19, without the last octet.
@@ -63,10 +61,18 @@ impl<'a> Signed<'a> {
         Ok(signed)
     }
 
+    /// The object identifier of the algorithm.
+    pub(super) fn algorithm_id(&self) -> &'a [u8] {
+        Der::new(self.algorithm).expect("algorithm", der::OID).map_or(&[], |id| id.contents)
+    }
+
     /// Whether the owner of this key, an encoded SubjectPublicKeyInfo, has signed it.
     pub(super) fn verify(&self, public_key: &[u8]) -> Result<(), SignatureError> {
         let (key_algorithm, key) =
             subject_public_key(public_key).map_err(|_| SignatureError::UnsupportedAlgorithm)?;
+        if self.algorithm_id() == RSASSA_PSS {
+            return self.verify_pss(key_algorithm, key);
+        }
         let mut verdict = Err(SignatureError::UnsupportedAlgorithm);
         for algorithm in webpki::ALL_VERIFICATION_ALGS {
             if algorithm.signature_alg_id().as_ref() != self.algorithm {
@@ -81,6 +87,23 @@ impl<'a> Signed<'a> {
             }
         }
         verdict
+    }
+
+    fn verify_pss(&self, key_algorithm: &[u8], key: &[u8]) -> Result<(), SignatureError> {
+        let mut algorithm = Der::new(self.algorithm);
+        let pss = algorithm.expect("algorithm", der::OID).and_then(|_| Pss::read(&mut algorithm));
+        let pss = pss.ok().flatten().filter(|_| algorithm.is_empty());
+        let pss = pss.ok_or(SignatureError::UnsupportedAlgorithm)?;
+        let mut key_algorithm = Der::new(key_algorithm);
+        let is_allowed = match key_algorithm.expect("algorithm", der::OID).map(|id| id.contents) {
+            Ok(RSA_ENCRYPTION) => true,
+            Ok(RSASSA_PSS) => pss.is_allowed_by(key_algorithm),
+            _ => false,
+        };
+        match is_allowed && pss.verify(key, self.tbs.encoded, self.signature) {
+            true => Ok(()),
+            false => Err(SignatureError::BadSignature),
+        }
     }
 }
 
@@ -104,7 +127,7 @@ pub(super) fn check_key(public_key: &[u8], rsa_bits_min: usize) -> Result<(), Fa
     let mut algorithm = Der::new(algorithm);
     let id = algorithm.expect("algorithm", der::OID).map_err(malformed)?.contents;
     match id {
-        _ if RSA.contains(&id) => {
+        RSA_ENCRYPTION | RSASSA_PSS => {
             let mut outer = Der::new(key);
             let mut fields = outer.expect("RSAPublicKey", der::SEQUENCE).map_err(malformed)?.inside();
             let modulus = fields.expect("modulus", der::INTEGER).map_err(malformed)?.contents;

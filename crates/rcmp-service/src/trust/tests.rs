@@ -9,7 +9,7 @@ mod ocsp;
 mod openssl;
 
 use super::*;
-use crate::certificate::Certificate;
+
 use crate::der;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SigningKey,

@@ -8,7 +8,8 @@ use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::{
     AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
 };
-use rcmp_service::trust::PolicyInputs;
+use rcmp_service::trust::ocsp::NONCE_LEN_MAX;
+use rcmp_service::trust::{CertIdHash, OcspAsking, PolicyInputs};
 use rcmp_service::{Binding, Form, Policy, Validation};
 use serde::Deserialize;
 use std::ops::Range;
@@ -67,6 +68,8 @@ pub struct AuthorityEntry {
     pub certificate: PathBuf,
     /// Its rules.
     pub policy: AuthorityPolicy,
+    /// What is asked of certificate policies of paths through it, beside what `[mapping]` asks.
+    pub path_policies: PolicyInputs,
     /// Who tells the state of the certificates it issued.
     pub ocsp: Option<Ocsp>,
 }
@@ -78,6 +81,8 @@ pub struct Ocsp {
     pub url: String,
     /// The certificate that signs its answers, if it is neither the authority's nor issued by it.
     pub signer: Option<PathBuf>,
+    /// How it is asked.
+    pub asking: OcspAsking,
 }
 
 #[derive(Clone, Deserialize)]
@@ -136,8 +141,15 @@ struct AuthoritySection {
     direct: bool,
     #[serde(default)]
     strong_names: Vec<StrongNameSection>,
+    policies: Option<Spanned<Vec<Spanned<String>>>>,
+    require_explicit_policy: Option<bool>,
+    inhibit_policy_mapping: Option<bool>,
+    inhibit_any_policy: Option<bool>,
     ocsp: Option<Spanned<String>>,
     ocsp_signer: Option<Spanned<PathBuf>>,
+    ocsp_nonce: Option<Spanned<usize>>,
+    ocsp_nonce_required: Option<Spanned<bool>>,
+    ocsp_hash: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -161,6 +173,8 @@ impl Section {
                 live.crls = None;
                 for authority in live.authority.iter_mut().flatten() {
                     (authority.ocsp, authority.ocsp_signer) = (None, None);
+                    (authority.ocsp_nonce, authority.ocsp_nonce_required) = (None, None);
+                    authority.ocsp_hash = None;
                 }
             }
         }
@@ -296,6 +310,18 @@ impl Checker<'_> {
                 );
             }
             let checked = self.authority(authority, &bindings);
+            let (general, own) = (&trust.policies.initial, &checked.path_policies.initial);
+            if let Some(policies) = &authority.policies
+                && !general.is_empty()
+                && !own.is_empty()
+                && !own.iter().any(|policy| general.contains(policy))
+            {
+                self.problem(
+                    policies.span(),
+                    "none of these is among mapping.policies, so no certificate policy would do",
+                    "name one that is there, or remove mapping.policies and name the policies of each anchor in its entry",
+                );
+            }
             if let (Some(methods), Some(first)) =
                 (checked.policy.methods, authority.methods.as_ref().and_then(|methods| methods.first()))
                 && methods.and(policy.methods).0 == 0
@@ -436,7 +462,12 @@ impl Checker<'_> {
             intermediates: section.intermediates.iter().flatten().map(|path| self.path(path)).collect(),
             extended_key_usages: purposes.into_iter().flatten().collect(),
             require_extended_key_usage: section.require_extended_key_usage.unwrap_or(false),
-            policies: self.policy_inputs(section),
+            policies: self.policy_inputs(
+                &section.policies,
+                section.require_explicit_policy,
+                section.inhibit_policy_mapping,
+                section.inhibit_any_policy,
+            ),
             client_rsa_bits: section.client_rsa_bits.as_ref().and_then(|bits| self.client_rsa_bits(bits)),
             crls,
             crl_refresh: Duration::from_secs(crl_refresh),
@@ -444,9 +475,15 @@ impl Checker<'_> {
     }
 
     /// The inputs of RFC 5280 6.1.1.
-    fn policy_inputs(&mut self, section: &Section) -> PolicyInputs {
+    fn policy_inputs(
+        &mut self,
+        policies: &Option<Spanned<Vec<Spanned<String>>>>,
+        require_explicit_policy: Option<bool>,
+        inhibit_policy_mapping: Option<bool>,
+        inhibit_any_policy: Option<bool>,
+    ) -> PolicyInputs {
         let mut initial = Vec::new();
-        if let Some(policies) = &section.policies {
+        if let Some(policies) = policies {
             if policies.get_ref().is_empty() {
                 self.problem(
                     policies.span(),
@@ -468,10 +505,56 @@ impl Checker<'_> {
         }
         PolicyInputs {
             initial,
-            require_explicit_policy: section.require_explicit_policy.unwrap_or(false),
-            inhibit_policy_mapping: section.inhibit_policy_mapping.unwrap_or(false),
-            inhibit_any_policy: section.inhibit_any_policy.unwrap_or(false),
+            require_explicit_policy: require_explicit_policy.unwrap_or(false),
+            inhibit_policy_mapping: inhibit_policy_mapping.unwrap_or(false),
+            inhibit_any_policy: inhibit_any_policy.unwrap_or(false),
         }
+    }
+
+    fn ocsp(&mut self, section: &AuthoritySection) -> Option<Ocsp> {
+        let without = [
+            section.ocsp_signer.as_ref().map(Spanned::span),
+            section.ocsp_nonce.as_ref().map(Spanned::span),
+            section.ocsp_nonce_required.as_ref().map(Spanned::span),
+            section.ocsp_hash.as_ref().map(Spanned::span),
+        ];
+        let Some(url) = &section.ocsp else {
+            for span in without.into_iter().flatten() {
+                self.problem(
+                    span,
+                    "no responder is asked",
+                    "say where the responder is: ocsp = \"http://…\"",
+                );
+            }
+            return None;
+        };
+        self.http_url(url);
+        let standard = OcspAsking::default();
+        let nonce_len = section.ocsp_nonce.as_ref().map_or(standard.nonce_len, |len| *len.get_ref());
+        if let Some(len) = section.ocsp_nonce.as_ref().filter(|len| *len.get_ref() > NONCE_LEN_MAX) {
+            self.problem(
+                len.span(),
+                "this is not a length of nonces",
+                format!("use 1 to {NONCE_LEN_MAX} octets, or 0 for no nonce; 32 is the default"),
+            );
+        }
+        let nonce_required = section.ocsp_nonce_required.as_ref().is_some_and(|required| *required.get_ref());
+        if let Some(required) =
+            section.ocsp_nonce_required.as_ref().filter(|_| nonce_required && nonce_len == 0)
+        {
+            self.problem(
+                required.span(),
+                "no nonce is sent, so no answer would have it",
+                "remove ocsp_nonce = 0, or remove this",
+            );
+        }
+        let hashes = [("sha1", CertIdHash::Sha1), ("sha256", CertIdHash::Sha256)];
+        let hash = word(self, &section.ocsp_hash, &hashes, standard.hash, "hash of CertIDs");
+        Some(Ocsp {
+            url: url.get_ref().clone(),
+            signer: section.ocsp_signer.as_ref().map(|path| self.path(path.get_ref())),
+            asking: OcspAsking { nonce_len, nonce_required, hash },
+        })
     }
 
     fn client_rsa_bits(&mut self, bits: &Spanned<u64>) -> Option<usize> {
@@ -581,12 +664,6 @@ impl Checker<'_> {
 
     fn authority(&mut self, section: &AuthoritySection, bindings: &[(&str, Binding)]) -> AuthorityEntry {
         let strong_names = section.strong_names.iter().filter_map(|name| self.strong_name(name)).collect();
-        if let (None, Some(signer)) = (&section.ocsp, &section.ocsp_signer) {
-            self.problem(signer.span(), "nobody is asked", "say where the responder is: ocsp = \"http://…\"");
-        }
-        if let Some(url) = &section.ocsp {
-            self.http_url(url);
-        }
         AuthorityEntry {
             certificate: self.path(&section.certificate),
             policy: AuthorityPolicy {
@@ -600,10 +677,13 @@ impl Checker<'_> {
                 direct: section.direct,
                 strong_names,
             },
-            ocsp: section.ocsp.as_ref().map(|url| Ocsp {
-                url: url.get_ref().clone(),
-                signer: section.ocsp_signer.as_ref().map(|path| self.path(path.get_ref())),
-            }),
+            path_policies: self.policy_inputs(
+                &section.policies,
+                section.require_explicit_policy,
+                section.inhibit_policy_mapping,
+                section.inhibit_any_policy,
+            ),
+            ocsp: self.ocsp(section),
         }
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::{Grant, StrongNameKind, Whom};
-use rcmp_service::trust::PolicyInputs;
+use rcmp_service::trust::{CertIdHash, OcspAsking, PolicyInputs};
 use rcmp_service::{Binding, Form, Validation};
 
 const GOOD: &str = r#"
@@ -137,7 +137,37 @@ fn whatever_is_wrong_is_said() {
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nocsp_signer = \"b\"\n[client]",
-            "nobody is asked",
+            "no responder is asked",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nocsp_nonce = 16\n[client]",
+            "no responder is asked",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\nocsp_nonce = 129\n[client]",
+            "this is not a length of nonces",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\nocsp_nonce = 0\nocsp_nonce_required = true\n[client]",
+            "no nonce is sent",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\nocsp_hash = \"md5\"\n[client]",
+            "this is not a hash of CertIDs",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\npolicies = [\"x\"]\n[client]",
+            "this is not a certificate policy",
+        ),
+        (
+            "anchors = [\"certs/ca.pem\"]\n",
+            "anchors = [\"a\"]\npolicies = [\"1.2.3\"]\nauthority = [{ certificate = \"a\", policies = [\"1.2.4\"] }]\n",
+            "none of these is among mapping.policies",
         ),
         (
             "[client]",
@@ -256,7 +286,12 @@ certificate = \"certs/partner.pem\"
 methods = [\"subject\"]
 grant = [\"issuer-serial\", { form = \"ski\", for = [\"@partner.example\", \"group:Partners\", \"account:S-1-5-21-1-2-3-1001\"] }]
 strong_names = [{ policies = [\"1.2.3\"], names = \"@partner.example\" }]
+policies = [\"1.2.4\"]
+require_explicit_policy = true
 ocsp = \"http://ocsp.partner.example/\"
+ocsp_nonce = 16
+ocsp_nonce_required = true
+ocsp_hash = \"sha256\"
 [client]",
     );
     let mapping = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").mapping.expect("it is there");
@@ -280,7 +315,16 @@ ocsp = \"http://ocsp.partner.example/\"
     let name = &authority.policy.strong_names[0];
     assert_eq!(name.policies, [vec![0x2a, 0x03]]);
     assert_eq!(name.kind, StrongNameKind::UpnSuffix("partner.example".into()));
-    assert_eq!(authority.ocsp.as_ref().map(|ocsp| ocsp.url.as_str()), Some("http://ocsp.partner.example/"));
+    let policies = PolicyInputs {
+        initial: vec![vec![0x2a, 0x04]],
+        require_explicit_policy: true,
+        ..PolicyInputs::default()
+    };
+    assert_eq!(authority.path_policies, policies);
+    let ocsp = authority.ocsp.as_ref().expect("it is there");
+    assert_eq!(ocsp.url, "http://ocsp.partner.example/");
+    let asking = OcspAsking { nonce_len: 16, nonce_required: true, hash: CertIdHash::Sha256 };
+    assert_eq!(ocsp.asking, asking);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn agree(path: &[Said], initial: &[u8], flags: (bool, bool, bool)) {
     let profiles: Vec<Profile> = path.iter().map(profile).collect();
     let profiles: Vec<&Profile> = profiles.iter().collect();
     let anchor = profile(&Said::default());
-    let graph = valid(&anchor, &profiles, &inputs(initial, flags), &mut Work::new());
+    let graph = valid(&anchor, &profiles, &[&inputs(initial, flags)], &mut Work::new());
     let graph = graph.ok().map(|set| set.into_iter().map(|policy| policy[0]).collect());
     assert_eq!(graph, by_the_document(path, initial, flags), "{path:?} {initial:?} {flags:?}");
 }
@@ -95,7 +95,7 @@ fn no_path_makes_the_graph_explode() {
     let path: Vec<&Profile> = path.iter().collect();
     let anchor = profile(&Said::default());
     let begun = std::time::Instant::now();
-    let set = valid(&anchor, &path, &inputs(&[], (true, false, false)), &mut Work::new()).unwrap();
+    let set = valid(&anchor, &path, &[&inputs(&[], (true, false, false))], &mut Work::new()).unwrap();
     assert_eq!(set.len(), 16);
     let took = begun.elapsed();
     assert!(took < std::time::Duration::from_millis(500), "{took:?}");
@@ -108,10 +108,10 @@ fn the_first_certificate_after_which_no_policy_is_left_is_told() {
     let path = [said(&[1, 2]), said(&[3]), said(&[1])].map(|said| profile(&said));
     let path: Vec<&Profile> = path.iter().collect();
     let (at, fault) =
-        valid(&anchor, &path, &inputs(&[], (true, false, false)), &mut Work::new()).unwrap_err();
+        valid(&anchor, &path, &[&inputs(&[], (true, false, false))], &mut Work::new()).unwrap_err();
     assert_eq!((at, fault.error), (1, ChainError::NoExplicitPolicy));
     // RFC 5937: the anchor's own constraints are inputs, too.
     let strict = profile(&Said { require_explicit: Some(0), ..Said::default() });
-    assert!(valid(&anchor, &path, &inputs(&[], (false, false, false)), &mut Work::new()).is_ok());
-    assert!(valid(&strict, &path, &inputs(&[], (false, false, false)), &mut Work::new()).is_err());
+    assert!(valid(&anchor, &path, &[&inputs(&[], (false, false, false))], &mut Work::new()).is_ok());
+    assert!(valid(&strict, &path, &[&inputs(&[], (false, false, false))], &mut Work::new()).is_err());
 }

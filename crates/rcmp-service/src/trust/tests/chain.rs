@@ -2,6 +2,7 @@ use super::*;
 use rcgen::{
     CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, SanType,
 };
+use std::path::Path as FilePath;
 
 #[track_caller]
 fn check(trust: &Trust, leaf: &[u8], expect: Result<&[&Ca], ChainError>) {
@@ -239,8 +240,19 @@ fn a_ca_needs_key_cert_sign_and_an_issuer() {
     let mut params = ca_params("CRLs only");
     params.key_usages = vec![KeyUsagePurpose::CrlSign];
     let ca = root.ca_as(params);
-    assert_eq!(refused(parts(&[&root], &[&ca])), (Configured::Intermediate(0), Unusable::NoKeyCertSign));
+    // A key that signs lists may be told beside the CAs. It issues nothing.
+    let trusts = trust(&[&root], &[&ca]);
+    let told = refusal(&trusts, &ca.leaf("alice"));
+    assert_eq!((told.error, told.depth), (ChainError::NotACa, 1));
+    let text = "the keyUsage of what issued it lacks keyCertSign (CA at depth 1; extension 2.5.29.15)";
+    assert_eq!(told.text(None), text);
+    check(&trusts, &root.leaf("alice"), Ok(&[&root]));
+    assert_eq!(trusts.authorities().count(), 1);
     assert_eq!(refused(parts(&[&ca], &[])), (Configured::Anchor(0), Unusable::NoKeyCertSign));
+    let mut params = ca_params("Neither");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let ca = root.ca_as(params);
+    assert_eq!(refused(parts(&[&root], &[&ca])), (Configured::Intermediate(0), Unusable::NoKeyCertSign));
     let namesake = Ca::root("Root").ca("Issuing");
     assert_eq!(refused(parts(&[&root], &[&namesake])), (Configured::Intermediate(0), Unusable::NoIssuer));
     assert_eq!(Trust::new(parts(&[], &[&namesake])).map(|_| ()), Err(TrustError::NoAnchors));
@@ -541,6 +553,81 @@ fn a_refusal_is_told_as_what_it_is() {
     assert!(good(&|raw| raw.serial = [&[0][..], &[0xff; 20]].concat()));
 }
 
+/// What is wrong with an intermediate is told when it is configured, or by the refusal of what it issued; never that its issuer is
+/// not configured.
+#[test]
+fn what_is_wrong_with_an_intermediate_is_told_as_what_it_is() {
+    let root = Ca::root("Root");
+    let key = KeyPair::generate().unwrap();
+    let spki = Certificate::parse(params("x").self_signed(&key).unwrap().der()).unwrap().public_key.to_vec();
+    let ca_of = |extensions: &[Vec<u8>], change: &dyn Fn(&mut Raw)| {
+        let is_ca = extension(&[0x55, 0x1d, 0x13], true, &[0x30, 0x03, 0x01, 0x01, 0xff]);
+        let der = raw(&root, &spki, &[&[is_ca], extensions].concat(), |raw| {
+            raw.subject = common_name(0x0c, b"Issuing");
+            change(raw);
+        });
+        Ca { der, key: copy(&key), issuer: Issuer::new(ca_params("Issuing"), copy(&key)) }
+    };
+    let told = |ca: &Ca| match Trust::new(parts(&[&root], &[ca])) {
+        Err(error) => error.to_string(),
+        Ok(trusts) => refusal(&trusts, &ca.leaf("alice")).text(None),
+    };
+    assert!(
+        Trust::new(parts(&[&root], &[&ca_of(&[], &|_| {})]))
+            .unwrap()
+            .verify(&ca_of(&[], &|_| {}).leaf("a"), now())
+            .is_ok()
+    );
+    // Its signature: by an algorithm that is not accepted, by another key, or with a name inside that is not that outside.
+    let by = |id: &[u8]| {
+        // ecdsa-with-SHA256 in the certificate becomes another algorithm, inside and outside.
+        let known = &algorithm()[2..];
+        let mut der = ca_of(&[], &|_| {}).der;
+        let places: Vec<usize> =
+            (0..der.len() - known.len()).filter(|at| der[*at..].starts_with(known)).collect();
+        places.into_iter().for_each(|at| der[at..at + known.len()].copy_from_slice(id));
+        Ca { der, ..ca_of(&[], &|_| {}) }
+    };
+    let prefix = "intermediate 1 (CN=Issuing) ";
+    for (ca, text) in [
+        // ecdsa-with-SHA1, and an identifier of no algorithm, 1.2.840.10045.4.3.9.
+        (
+            by(&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1, 2]),
+            "algorithm that is not accepted (algorithm 1.2.840.10045.4.1.2)",
+        ),
+        (
+            by(&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 9]),
+            "algorithm that is not accepted (algorithm 1.2.840.10045.4.3.9)",
+        ),
+    ] {
+        assert_eq!(told(&ca), format!("{prefix}cannot be used: it is signed by an {text}"));
+    }
+    let other = Ca { der: Ca::root("Root").ca("Issuing").der, ..ca_of(&[], &|_| {}) };
+    assert_eq!(told(&other), format!("{prefix}is not issued by any configured anchor or intermediate"));
+    let critical = ca_of(&[extension(&[0x2b, 0x06, 0x01], true, &[0x05, 0x00])], &|_| {});
+    assert_eq!(
+        told(&critical),
+        format!(
+            "{prefix}cannot be used: it, or a CA above it, has a critical extension that is not known (extension 1.3.6.1)"
+        )
+    );
+    // These are told of what it issued, with its depth.
+    let mut algorithm = algorithm();
+    *algorithm.last_mut().unwrap() = 3;
+    assert_eq!(
+        told(&ca_of(&[], &|raw| raw.serial = vec![0x7f; 21])),
+        "its serial number is too long (CA at depth 1; octets: 21, limit 20)"
+    );
+    assert_eq!(
+        told(&ca_of(&[], &|raw| raw.algorithm.clone_from(&algorithm))),
+        format!("{} (CA at depth 1)", ChainError::AlgorithmMismatch.text())
+    );
+    assert_eq!(
+        told(&ca_of(&[extension(&[0x55, 0x1d, 0x24], true, &[0x30, 0x00])], &|_| {})),
+        "it, or a CA above it, cannot be read (CA at depth 1; extension 2.5.29.36)"
+    );
+}
+
 #[test]
 fn a_ca_s_short_key_is_told_and_not_its_signature() {
     let root = Ca::root("Root");
@@ -727,6 +814,133 @@ fn every_way_to_an_anchor_is_tried_in_the_same_order() {
     }
 }
 
+/// The inputs of single CAs (RFC 5280 6.1.1, by RFC 5937 those of an anchor) are asked for beside the general ones, and add
+/// strictness alone: flags are joined, sets of policies intersected.
+#[test]
+fn a_ca_s_own_policy_inputs_are_asked_of_paths_through_it() {
+    let (one, two): (&[u8], &[u8]) = (&[0x2a, 0x03], &[0x2a, 0x04]);
+    let certified = |mut params: CertificateParams, policies: &[&[u8]]| {
+        let list: Vec<u8> = policies
+            .iter()
+            .flat_map(|id| der::encode(der::SEQUENCE, &[&der::encode(der::OID, &[id])]))
+            .collect();
+        let value = der::encode(der::SEQUENCE, &[&list]);
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 32], value));
+        params
+    };
+    let (ours, theirs) = (Ca::root("Ours"), Ca::root("Theirs"));
+    let issuing = ours.ca_as(certified(ca_params("Issuing"), &[one, two]));
+    let leaves = |ca: &Ca| {
+        [
+            ca.leaf("alice"),
+            ca.leaf_as(&certified(params("alice"), &[one])),
+            ca.leaf_as(&certified(params("alice"), &[one, two])),
+        ]
+    };
+    let (below_ours, below_theirs) = (leaves(&issuing), leaves(&theirs));
+    let explicit = |policies: &[&[u8]]| PolicyInputs {
+        initial: policies.iter().map(|id| id.to_vec()).collect(),
+        require_explicit_policy: true,
+        ..PolicyInputs::default()
+    };
+    let set = |policies: &[&[u8]]| PolicyInputs { require_explicit_policy: false, ..explicit(policies) };
+    let other: &[u8] = &[0x2a, 0x05];
+    // The general inputs, those of one CA, which of its three leaves pass, and which of the other anchor's.
+    for (general, own, of, expect, others) in [
+        (PolicyInputs::default(), PolicyInputs::default(), &ours, [true; 3], [true; 3]),
+        (PolicyInputs::default(), explicit(&[]), &ours, [false, true, true], [true; 3]),
+        // An intermediate's inputs are for what is below it.
+        (PolicyInputs::default(), explicit(&[]), &issuing, [false, true, true], [true; 3]),
+        (PolicyInputs::default(), explicit(&[two]), &ours, [false, false, true], [true; 3]),
+        (PolicyInputs::default(), explicit(&[other, one]), &ours, [false, true, true], [true; 3]),
+        // A set says nothing while no policy is required, as in RFC 5280 6.1.5 (g).
+        (PolicyInputs::default(), set(&[other]), &ours, [true; 3], [true; 3]),
+        // An entry takes nothing back, and sets are intersected.
+        (explicit(&[]), PolicyInputs::default(), &ours, [false, true, true], [false, true, true]),
+        (explicit(&[two]), set(&[]), &ours, [false, false, true], [false, false, true]),
+        (explicit(&[one]), set(&[two]), &ours, [false; 3], [false, true, true]),
+        (explicit(&[one]), set(&[two, one]), &ours, [false, true, true], [false, true, true]),
+    ] {
+        let trusts = Trust::new(Parts {
+            policies: general.clone(),
+            authority_policies: HashMap::from([(of.id(), own.clone())]),
+            ..parts(&[&ours, &theirs], &[&issuing])
+        });
+        let trusts = trusts.unwrap();
+        for (leaves, expect) in [(&below_ours, expect), (&below_theirs, others)] {
+            let got = leaves.each_ref().map(|leaf| match trusts.verify(leaf, now()) {
+                Ok(_) => true,
+                Err(refusal) => {
+                    assert_eq!(refusal.error, ChainError::NoExplicitPolicy);
+                    false
+                }
+            });
+            assert_eq!(got, expect, "{general:?} {own:?}");
+        }
+    }
+    // anyPolicy on the whole path is every policy, but not one that two sets do not share.
+    let any: &[u8] = &[0x55, 0x1d, 0x20, 0x00];
+    let leaf = theirs.leaf_as(&certified(params("alice"), &[any]));
+    for (own, expect) in [(set(&[one]), true), (set(&[one, two]), true), (set(&[two]), false)] {
+        let trusts = Trust::new(Parts {
+            policies: explicit(&[one]),
+            authority_policies: HashMap::from([(theirs.id(), own)]),
+            ..parts(&[&theirs], &[])
+        });
+        assert_eq!(trusts.unwrap().verify(&leaf, now()).is_ok(), expect);
+    }
+}
+
+/// Which path is found, whose inputs count and what is told does not depend on the order of the configuration: anchors,
+/// intermediates that certify each other, and CAs with inputs of their own, in orders drawn at random.
+#[test]
+fn no_order_of_the_configuration_counts() {
+    let roots: Vec<Ca> = ["A", "B", "C"].map(Ca::root).into_iter().collect();
+    let bridge = roots[0].ca("Bridge");
+    let issuing = roots[1].ca("Issuing");
+    let mut all = parts(&roots.iter().collect::<Vec<_>>(), &[&bridge, &issuing]);
+    let crossed = |name: &str, ca: &Ca, by: &Ca, year: i32| {
+        let mut params = ca_params(name);
+        params.not_after = date_time_ymd(year, 1, 1);
+        params.signed_by(&ca.key, &by.issuer).unwrap().der().to_vec()
+    };
+    all.intermediates.extend([
+        crossed("Issuing", &issuing, &bridge, 2031),
+        crossed("Issuing", &issuing, &roots[2], 2031),
+        crossed("Issuing", &issuing, &roots[2], 2029),
+        crossed("Bridge", &bridge, &roots[1], 2032),
+        crossed("Bridge", &bridge, &issuing, 2032),
+        crossed("B", &roots[1], &roots[2], 2033),
+    ]);
+    let explicit = PolicyInputs { require_explicit_policy: true, ..PolicyInputs::default() };
+    let leaves = [issuing.leaf("alice"), bridge.leaf("bob"), Ca::root("Issuing").leaf("mallory")];
+    // Whose inputs close every way through them.
+    for strict in [&[][..], &[&roots[2]], &[&roots[1], &roots[2]], &[&issuing], &[&bridge, &roots[1]]] {
+        all.authority_policies = strict.iter().map(|ca| (ca.id(), explicit.clone())).collect();
+        let expect = leaves.each_ref().map(|leaf| Trust::new(all.clone()).unwrap().verify(leaf, now()));
+        for path in expect.iter().flatten() {
+            assert!(!path.authorities.iter().any(|key| strict.iter().any(|ca| ca.id() == *key)));
+        }
+        assert_eq!(expect[0].is_err(), strict.iter().any(|ca| ca.id() == issuing.id()));
+        assert!(expect[2].is_err());
+        let mut seed = 1u64;
+        for _ in 0..24 {
+            // Numerical Recipes' generator: the orders differ, and are the same each time.
+            let mut below = |bound: usize| {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (seed >> 33) as usize % bound
+            };
+            let mut shuffled = all.clone();
+            for list in [&mut shuffled.anchors, &mut shuffled.intermediates] {
+                (1..list.len()).for_each(|at| list.swap(at, below(at + 1)));
+            }
+            let trusts = Trust::new(shuffled).unwrap();
+            let got = leaves.each_ref().map(|leaf| trusts.verify(leaf, now()));
+            assert_eq!(got, expect);
+        }
+    }
+}
+
 /// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
 #[test]
 fn a_search_is_bounded() {
@@ -805,14 +1019,34 @@ fn every_refusal_has_a_name_of_its_own() {
     assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
 }
 
-/// The table for operators is made of the code's words.
+/// The tables for operators are made of the code's words. `make docs` writes them.
 #[test]
-fn every_refusal_is_in_the_manual() {
-    let manual = include_str!("../../../../../docs/operating.md");
-    for error in ChainError::ALL {
-        let row = format!("| `{}` | {} |", error.name(), error.text());
-        assert!(manual.lines().any(|line| line == row), "{row}");
+fn the_tables_of_reasons_in_the_manual_are_those_of_the_code() {
+    let path = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating.md");
+    let mut manual = std::fs::read_to_string(&path).unwrap();
+    let chain = ChainError::ALL.map(|it| (it.name(), it.text(), it.remedy()));
+    let revocation = UnknownReason::ALL.map(|it| (it.name(), it.text(), it.remedy()));
+    for (name, rows) in [("path", &chain[..]), ("revocation", &revocation)] {
+        let mut table = "| name | reason | what helps |\n| --- | --- | --- |\n".to_owned();
+        for (name, text, remedy) in rows {
+            let remedy = remedy.replace(CONFIGURATION, "the configuration");
+            table += &format!("| `{name}` | {text} | {remedy} |\n");
+        }
+        let (begin, end) = (
+            format!("<!-- reasons: {name}, by make docs -->\n"),
+            format!("<!-- end of reasons: {name} -->\n"),
+        );
+        let (before, after) = manual.split_once(&begin).unwrap();
+        let after = after.split_once(&end).unwrap().1;
+        manual = [before, &begin, &table, &end, after].concat();
     }
+    expect_test::expect_file![path].assert_eq(&manual);
+}
+
+#[test]
+fn every_reason_of_unknown_revocation_has_a_name_of_its_own() {
+    let names: std::collections::BTreeSet<_> = UnknownReason::ALL.iter().map(|why| why.name()).collect();
+    assert_eq!(names.len(), UnknownReason::ALL.len());
 }
 
 /// Whoever certifies writes the distribution points, and paths are remembered.

@@ -2,7 +2,7 @@ use super::*;
 use crate::trust::crl::{CRL_LEN_MAX, UnverifiedCrl};
 use rcgen::{
     CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope,
-    KeyIdMethod, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    CustomExtension, KeyIdMethod, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 
 const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
@@ -281,7 +281,6 @@ fn lists_that_tell_half_are_refused() {
     check(&entry(extension(CERTIFICATE_ISSUER, true, &[0x30, 0x00])), &CrlError::Indirect);
     check(&list().scoped(&[&[0x83, 0x02, 0x06, 0x40]]), &CrlError::OnlySomeReasons);
     check(&list().scoped(&[&yes(0x85)]), &CrlError::OnlyAttributeCertificates);
-    check(&list().scoped(&[&[0xa0, 0x02, 0xa1, 0x00]]), &CrlError::RelativeDistributionPoint);
     check(&list().with(extension(UNKNOWN, true, &[0x05, 0x00])), &CrlError::UnknownCritical);
     check(&entry(extension(UNKNOWN, true, &[0x05, 0x00])), &CrlError::UnknownCritical);
     check(&entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x08])), &CrlError::RemoveFromCrl);
@@ -297,6 +296,8 @@ fn lists_that_tell_half_are_refused() {
         list().numbered(1).numbered(1),
         list().numbered(0x80),
         list().scoped(&[]).scoped(&[]),
+        list().scoped(&[&[0xa0, 0x02, 0xa1, 0x00]]),
+        list().scoped(&[&[0xa0, 0x02, 0xa2, 0x00]]),
         entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x07])),
         entry(extension(REASON_CODE, false, &[0x0a, 0x01, 0x01]).repeat(2)),
         List { revoked: vec![(vec![0x00, 0x01], Vec::new())], ..list() },
@@ -328,7 +329,7 @@ fn a_list_counts_only_with_the_signature_of_its_issuer_s_key() {
     let alice = root.leaf("alice");
     let facts = both.install_crl(0, &List::of(&[&alice]).sign(&namesake), now()).unwrap();
     assert_eq!(facts.authority, namesake.id());
-    assert_eq!(status(&both, &alice), unknown(Which::Leaf, UnknownReason::NoCrl));
+    assert_eq!(status(&both, &alice), unknown(Which::Leaf, UnknownReason::CrlOtherKey));
     assert_eq!(both.install_crl(1, &list.sign(&root), now()).unwrap().authority, root.id());
     assert_eq!(status(&both, &alice), Revocation::Good);
 }
@@ -544,4 +545,121 @@ fn an_older_list_is_older_after_a_new_configuration_too() {
     after.remember_ages(&before);
     let older = List::default().numbered(1).sign(&root);
     assert_eq!(after.install_crl(0, &older, now()), Err(CrlError::Older));
+}
+
+/// RFC 5280 6.3.3 (f): a key for lists, which has the name of the CA and a certificate of its own.
+#[test]
+fn a_separate_key_signs_lists_for_the_ca_of_its_name() {
+    let lists_only = |mut params: CertificateParams, is_ca: IsCa| {
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        params.is_ca = is_ca;
+        params
+    };
+    let (root, other) = (Ca::root("Root"), Ca::root("Other"));
+    let issuing = root.ca("Issuing");
+    let (alice, bob) = (issuing.leaf("alice"), issuing.leaf("bob"));
+    let no_key = || unknown(Which::Leaf, UnknownReason::CrlOtherKey);
+    // What the signer, the anchors and the intermediates are; whether its list counts.
+    let status = |signer: &Ca, anchors: &[&Ca], others: &[&Ca], root_revokes: &[&[u8]]| {
+        let intermediates = [&[&issuing, signer], others].concat();
+        let trust = trust(anchors, &intermediates);
+        trust.install_crl(0, &List::of(root_revokes).sign(&root), now()).unwrap();
+        trust.install_crl(1, &List::of(&[&bob]).sign(signer), now()).unwrap();
+        (status(&trust, &alice), status(&trust, &bob))
+    };
+    let counts = (Revocation::Good, revoked(Which::Leaf));
+    // Certified by the CA above, as a CA or not, or by the CA itself: then the CA's own list tells its status.
+    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let signer = root.ca_as(lists_only(params("ISSUING"), is_ca));
+        assert_eq!(status(&signer, &[&root], &[], &[]), counts);
+        // The signer's certificate is revoked.
+        assert_eq!(status(&signer, &[&root], &[], &[&signer.der]), (no_key(), no_key()));
+    }
+    let own = issuing.ca_as(lists_only(params("Issuing"), IsCa::NoCa));
+    assert_eq!(status(&own, &[&root], &[], &[]), (no_key(), no_key()), "nothing tells its status");
+    let trusts = trust(&[&root], &[&issuing, &own]);
+    trusts.install_crl(0, &List::default().sign(&root), now()).unwrap();
+    trusts.install_crl(1, &List::of(&[&bob]).sign(&own), now()).unwrap();
+    // RFC 5280 5.2.5: a list for what is no CA's, by the CA's key, and so not for the certificates by it alone.
+    let point = point("http://a/own.crl");
+    trusts.install_crl(2, &List::default().scoped(&[&point]).sign(&issuing), now()).unwrap();
+    assert_eq!(super::crl::status(&trusts, &bob), unknown(Which::Leaf, UnknownReason::NotInScope));
+    trusts.install_crl(3, &List::default().sign(&issuing), now()).unwrap();
+    assert_eq!(super::crl::status(&trusts, &bob), revoked(Which::Leaf));
+    assert_eq!(super::crl::status(&trusts, &alice), Revocation::Good);
+
+    // Expired, early, of another name, below another anchor, or certified by another CA below the same anchor.
+    let params_of = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = lists_only(params("Issuing"), IsCa::NoCa);
+        change(&mut params);
+        params
+    };
+    for change in
+        [(|params| params.not_after = date_time_ymd(2026, 6, 14)) as fn(&mut CertificateParams), |params| {
+            params.not_before = date_time_ymd(2026, 6, 16)
+        }]
+    {
+        let signer = root.ca_as(params_of(&change));
+        assert_eq!(status(&signer, &[&root], &[], &[]), (no_key(), no_key()));
+    }
+    let stranger = other.ca_as(params_of(&|_| {}));
+    assert_eq!(status(&stranger, &[&root, &other], &[], &[]), (no_key(), no_key()));
+    let sibling = root.ca("Sibling");
+    let impostor = sibling.ca_as(params_of(&|_| {}));
+    assert_eq!(status(&impostor, &[&root], &[&sibling], &[]), (no_key(), no_key()));
+    let renamed = root.ca_as(lists_only(params("Elsewhere"), IsCa::NoCa));
+    let none = unknown(Which::Leaf, UnknownReason::NoCrl);
+    assert_eq!(status(&renamed, &[&root], &[], &[]), (none, none));
+    // A key that signs certificates, too, speaks for its own alone.
+    let twin = root.ca("Issuing");
+    assert_eq!(status(&twin, &[&root], &[], &[]), (no_key(), no_key()));
+
+    // A list is kept over a new configuration, as long as the signer is in it.
+    let signer = root.ca_as(params_of(&|_| {}));
+    let before = trust(&[&root], &[&issuing, &signer]);
+    before.install_crl(0, &List::default().sign(&signer), now()).unwrap();
+    assert!(trust(&[&root], &[&issuing, &signer]).adopt_crl(0, &before, 0));
+    assert!(!trust(&[&root], &[&issuing]).adopt_crl(0, &before, 0));
+}
+
+/// RFC 5280 6.3.3 (b) (2): the names of distribution points are compared as names, in whichever string type and however they are told.
+#[test]
+fn distribution_points_are_compared_as_names() {
+    let root = Ca::root("Root");
+    let rdn = |id: u8, tag: u8, text: &[u8]| {
+        let attribute = [der::encode(der::OID, &[&[0x55, 0x04, id]]), der::encode(tag, &[text])].concat();
+        der::encode(der::SEQUENCE, &[&attribute])
+    };
+    let name = |rdns: &[Vec<u8>]| {
+        let rdns: Vec<u8> = rdns.iter().flat_map(|rdn| der::encode(der::SET, &[rdn])).collect();
+        der::encode(der::SEQUENCE, &[&rdns])
+    };
+    let full = |name: &[u8]| der::encode(0xa0, &[&der::encode(0xa0, &[&der::encode(0xa4, &[name])])]);
+    let relative = |rdn: &[u8]| der::encode(0xa0, &[&der::encode(0xa1, &[rdn])]);
+    let (utf8, printable) = (0x0c, 0x13);
+    let point = |text: &[u8]| full(&name(&[rdn(3, utf8, b"Root"), rdn(11, utf8, text)]));
+    for (of_leaf, of_list, covers) in [
+        (point(b"Users"), point(b"Users"), true),
+        (point(b"Users"), full(&name(&[rdn(3, printable, b"ROOT"), rdn(11, printable, b"  users ")])), true),
+        (point(b"Users"), relative(&rdn(11, printable, b"users")), true),
+        (relative(&rdn(11, utf8, b"Users")), point(b"Users"), true),
+        (relative(&rdn(11, utf8, b"Users")), relative(&rdn(11, printable, b"USERS")), true),
+        (relative(&rdn(11, utf8, b"Users")), relative(&rdn(10, utf8, b"Users")), false),
+        (point(b"Users"), point(b"Others"), false),
+        (point(b"Users"), full(&name(&[rdn(11, utf8, b"Users")])), false),
+        // A URI is what its octets are.
+        (super::crl::point("http://a/x.crl"), super::crl::point("http://a/X.crl"), false),
+    ] {
+        let mut params = params("alice");
+        let value = der::encode(der::SEQUENCE, &[&der::encode(der::SEQUENCE, &[&of_leaf])]);
+        params.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 31], value));
+        let alice = root.leaf_as(&params);
+        let trust = trust(&[&root], &[]);
+        trust.install_crl(0, &List::default().scoped(&[&of_list]).sign(&root), now()).unwrap();
+        let expect = match covers {
+            true => Revocation::Good,
+            false => unknown(Which::Leaf, UnknownReason::NotInScope),
+        };
+        assert_eq!(status(&trust, &alice), expect, "{of_leaf:02x?} {of_list:02x?}");
+    }
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::trust::ocsp::{CertId, OCSP_ANSWER_SECONDS_MAX, OCSP_RESPONSE_LEN_MAX, UnverifiedResponse};
+use crate::trust::ocsp::{
+    CertId, NONCE_LEN_MAX, OCSP_ANSWER_SECONDS_MAX, OCSP_RESPONSE_LEN_MAX, UnverifiedResponse,
+};
 use rcgen::{ExtendedKeyUsagePurpose, KeyUsagePurpose};
 use sha1::Sha1;
 
@@ -22,11 +24,16 @@ impl Scene {
     }
 
     fn with_signer(signer: Option<&Ca>) -> Self {
+        Self::asking(signer, OcspAsking::default())
+    }
+
+    fn asking(signer: Option<&Ca>, asking: OcspAsking) -> Self {
         let root = Ca::root("Root");
         let responder = OcspResponder {
             authority: root.der.clone(),
             url: "http://ocsp.example/".to_owned(),
             signer: signer.map(|signer| signer.der.clone()),
+            asking,
         };
         let trust = Trust::new(Parts { ocsp: vec![responder], ..parts(&[&root], &[]) }).unwrap();
         let path = trust.verify(&root.leaf("alice"), now()).unwrap();
@@ -34,7 +41,7 @@ impl Scene {
     }
 
     fn question(&self, nonce: Option<Nonce>) -> OcspQuestion {
-        let mut questions = self.trust.ocsp_needed(&self.path, now(), || nonce);
+        let mut questions = self.trust.ocsp_needed(&self.path, now(), |_| nonce.clone());
         assert_eq!(questions.len(), 1);
         questions.remove(0)
     }
@@ -69,6 +76,8 @@ struct Response {
     certificates: Vec<Vec<u8>>,
     /// How often the status is told.
     times: usize,
+    /// Encoded SingleResponses beside it.
+    also: Vec<u8>,
 }
 
 impl Default for Response {
@@ -82,6 +91,7 @@ impl Default for Response {
             extensions: Vec::new(),
             certificates: Vec::new(),
             times: 1,
+            also: Vec::new(),
         }
     }
 }
@@ -103,8 +113,8 @@ fn nonce(nonce: &[u8]) -> Vec<u8> {
 }
 
 impl Response {
-    fn sign(&self, id: &CertId, signer: &Ca) -> Vec<u8> {
-        let single = der::encode(
+    fn single(&self, id: &CertId) -> Vec<u8> {
+        der::encode(
             der::SEQUENCE,
             &[
                 &id.encode(),
@@ -113,7 +123,11 @@ impl Response {
                 &self.next_update.map(|next| der::encode(0xa0, &[&time(next)])).unwrap_or_default(),
                 &extensions(&self.single_extensions),
             ],
-        );
+        )
+    }
+
+    fn sign(&self, id: &CertId, signer: &Ca) -> Vec<u8> {
+        let single = self.single(id);
         let certificate = Certificate::parse(&signer.der).unwrap();
         let key = super::super::signature::subject_public_key(certificate.public_key).unwrap().1;
         let responder = match self.by_key {
@@ -125,7 +139,7 @@ impl Response {
             &[
                 &responder,
                 &time("20260615000000Z"),
-                &der::encode(der::SEQUENCE, &[&single.repeat(self.times)]),
+                &der::encode(der::SEQUENCE, &[&single.repeat(self.times), &self.also]),
                 &extensions(&self.extensions),
             ],
         );
@@ -163,10 +177,10 @@ fn an_answer_of_the_ca_itself_is_believed() {
     }
     scene.answer(&Response::default(), &scene.root).unwrap();
     assert_eq!(scene.revocation(now()), Revocation::Good);
-    assert!(scene.trust.ocsp_needed(&scene.path, now(), || None).is_empty());
+    assert!(scene.trust.ocsp_needed(&scene.path, now(), |_| None).is_empty());
     let hour = FileTime::from_unix(now().to_unix() + 3600);
     assert_eq!(scene.revocation(hour), needed, "an answer is not remembered for longer than an hour");
-    assert_eq!(scene.trust.ocsp_needed(&scene.path, hour, || None).len(), 1);
+    assert_eq!(scene.trust.ocsp_needed(&scene.path, hour, |_| None).len(), 1);
 }
 
 #[test]
@@ -269,9 +283,38 @@ fn the_issuer_is_named_as_the_certificate_names_it() {
         super::chain::raw(&scene.root, &super::chain::p256(), &[], |raw| raw.issuer.clone_from(&issuer));
     scene.path = scene.trust.verify(&leaf, now()).unwrap();
     let question = scene.question(None);
-    let hash: [u8; 20] = Sha1::digest(&issuer).into();
-    assert_eq!(question.asked.id.issuer_name_hash, hash);
-    assert!(question.request.windows(hash.len()).any(|bytes| bytes == hash));
+    let hash = Sha1::digest(&issuer);
+    assert_eq!(question.asked.id.issuer_name_hash, hash[..]);
+    assert!(question.request.windows(hash.len()).any(|bytes| *bytes == hash[..]));
+}
+
+/// The responder's name is compared by RFC 5280 7.1, and its signature tells whether it is the one.
+#[test]
+fn a_responder_is_named_in_any_encoding() {
+    let scene = Scene::new();
+    let question = scene.question(None);
+    let mut named = scene.root.der.clone();
+    let name = Certificate::parse(&scene.root.der).unwrap().subject.to_vec();
+    let at = |der: &[u8]| der.windows(name.len()).rposition(|bytes| bytes == name).unwrap();
+    // The same name in a certificate to copy it from, with another string type and case.
+    let other = super::chain::common_name(0x13, b"rOOT");
+    assert_eq!(other.len(), name.len());
+    let start = at(&named);
+    named[start..start + name.len()].copy_from_slice(&other);
+    let by = |ca: &Ca| Ca {
+        der: named.clone(),
+        key: copy(&ca.key),
+        issuer: Issuer::new(ca_params("Root"), copy(&ca.key)),
+    };
+    let answer = |ca: &Ca| {
+        refused(scene.trust.ocsp_answer(
+            &question,
+            &Response::default().sign(&question.asked.id, &by(ca)),
+            now(),
+        ))
+    };
+    assert_eq!(answer(&scene.root), "an answer");
+    assert_eq!(answer(&Ca::root("Root")), "bad_signature");
 }
 
 #[test]
@@ -284,11 +327,11 @@ fn a_nonce_comes_back_or_is_left_out() {
         let response = Response { extensions, ..Response::default() };
         refused(scene.trust.ocsp_answer(&question, &response.sign(&question.asked.id, &scene.root), now()))
     };
-    let (one, two) = (Some([1; 32]), Some([2; 32]));
-    assert_eq!(answer(one, one), "an answer");
-    assert_eq!(answer(one, None), "an answer");
-    assert_eq!(answer(one, two), "other_nonce");
-    assert_eq!(answer(None, two), "other_nonce");
+    let (one, two) = (|| Some(vec![1; 32]), || Some(vec![2; 32]));
+    assert_eq!(answer(one(), one()), "an answer");
+    assert_eq!(answer(one(), None), "an answer");
+    assert_eq!(answer(one(), two()), "other_nonce");
+    assert_eq!(answer(None, two()), "other_nonce");
 }
 
 #[test]
@@ -391,7 +434,7 @@ fn one_good_word_is_enough_and_one_bad_word_too() {
         if !crl_revokes {
             scene.trust.answers.clear();
             assert_eq!(scene.revocation(now()), Revocation::Good);
-            assert!(scene.trust.ocsp_needed(&scene.path, now(), || None).is_empty());
+            assert!(scene.trust.ocsp_needed(&scene.path, now(), |_| None).is_empty());
         }
     }
 }
@@ -399,7 +442,12 @@ fn one_good_word_is_enough_and_one_bad_word_too() {
 #[test]
 fn a_responder_is_of_a_configured_ca() {
     let (root, other) = (Ca::root("Root"), Ca::root("Other"));
-    let responder = |ca: &Ca| OcspResponder { authority: ca.der.clone(), url: String::new(), signer: None };
+    let responder = |ca: &Ca| OcspResponder {
+        authority: ca.der.clone(),
+        url: String::new(),
+        signer: None,
+        asking: OcspAsking::default(),
+    };
     let new = |ocsp| match Trust::new(Parts { ocsp, ..parts(&[&root], &[]) }) {
         Err(TrustError::Certificate { which, why, .. }) => Some((which, why)),
         _ => None,
@@ -416,7 +464,7 @@ fn a_responder_is_of_a_configured_ca() {
 fn a_response_that_was_changed_anywhere_says_nothing_new() {
     let scene = Scene::new();
     let responder = scene.responder(|_| {});
-    let question = scene.question(Some([7; 32]));
+    let question = scene.question(Some(vec![7; 32]));
     let response = Response { extensions: nonce(&[7; 32]), ..Response::default() }.by(&responder);
     let response = response.sign(&question.asked.id, &responder);
     for at in 0..response.len() {
@@ -432,4 +480,128 @@ fn a_response_that_was_changed_anywhere_says_nothing_new() {
     }
     assert!(UnverifiedResponse::parse(&[&response[..], &[0]].concat()).is_err());
     assert!(scene.trust.ocsp_answer(&question, &response, now()).is_ok());
+}
+
+/// RFC 6960 4.1.1: a CertID has the hash that it names.
+#[test]
+fn either_hash_names_the_certificate() {
+    let name = |scene: &Scene| Certificate::parse(&scene.root.der).unwrap().subject.to_vec();
+    for hash in [CertIdHash::Sha1, CertIdHash::Sha256] {
+        let scene = Scene::asking(None, OcspAsking { hash, ..OcspAsking::default() });
+        let question = scene.question(None);
+        let digest = match hash {
+            CertIdHash::Sha1 => Sha1::digest(name(&scene)).to_vec(),
+            CertIdHash::Sha256 => Sha256::digest(name(&scene)).to_vec(),
+        };
+        assert_eq!(question.asked.id.issuer_name_hash, digest);
+        assert!(question.request.windows(digest.len()).any(|bytes| bytes == digest));
+        let answer = |response: &Response, id: &CertId| {
+            scene.trust.answers.clear();
+            refused(scene.trust.ocsp_answer(&question, &response.sign(id, &scene.root), now()))
+        };
+        let (asked, same) = (&question.asked.id, &question.asked.same);
+        let good = Response::default();
+        let revoked = Response { status: der::encode(0xa1, &[&time("20260601000000Z")]), ..good.clone() };
+        assert_eq!(answer(&good, asked), "an answer");
+        assert_eq!(answer(&good, same), "an answer");
+        assert_eq!(answer(&Response { also: good.single(same), ..good.clone() }, asked), "an answer");
+        assert_eq!(answer(&Response { also: revoked.single(same), ..good.clone() }, asked), "ambiguous");
+        assert_eq!(answer(&Response { also: good.single(asked), ..good.clone() }, asked), "ambiguous");
+        // The hashes of one algorithm under the name of the other.
+        let mixed = CertId { hash: same.hash, ..asked.clone() };
+        assert_eq!(answer(&good, &mixed), "other_certificate");
+    }
+}
+
+/// RFC 9654 has nonces of 1 to 128 octets; responders before it refuse long ones, and some refuse all.
+#[test]
+fn a_refused_question_is_asked_again_in_another_way() {
+    let ways = |asking: OcspAsking, status: u8| {
+        let scene = Scene::asking(None, asking);
+        let mut drawn = 0;
+        let mut questions = scene.trust.ocsp_needed(&scene.path, now(), |len| {
+            drawn = len;
+            Some(vec![0x5a; len])
+        });
+        assert_eq!(drawn, asking.nonce_len);
+        let mut question = Some(questions.remove(0));
+        let mut ways = Vec::new();
+        while let Some(asked) = question {
+            let len = asked.asked.nonce.as_ref().map_or(0, Vec::len);
+            // The request says what is expected of the answer.
+            let nonce = der::encode(der::OCTET_STRING, &[&vec![0x5a; len]]);
+            let is_there = asked.request.windows(nonce.len()).any(|bytes| bytes == nonce);
+            assert_eq!(is_there, len > 0);
+            assert_eq!(asked.has_nonce(), len > 0);
+            ways.push((len, asked.asked.id.hash));
+            question = asked.again(&OcspError::NotSuccessful(status));
+        }
+        ways
+    };
+    use CertIdHash::{Sha1, Sha256};
+    let standard = OcspAsking::default();
+    // malformedRequest, internalError.
+    for status in [1, 2] {
+        assert_eq!(ways(standard, status), [(32, Sha1), (16, Sha1), (0, Sha1), (0, Sha256)]);
+    }
+    let long = OcspAsking { nonce_len: NONCE_LEN_MAX, hash: Sha256, ..standard };
+    assert_eq!(ways(long, 1), [(128, Sha256), (16, Sha256), (0, Sha256), (0, Sha1)]);
+    let short = OcspAsking { nonce_len: 1, ..standard };
+    assert_eq!(ways(short, 1), [(1, Sha1), (0, Sha1), (0, Sha256)]);
+    let none = OcspAsking { nonce_len: 0, ..standard };
+    assert_eq!(ways(none, 1), [(0, Sha1), (0, Sha256)]);
+    let required = OcspAsking { nonce_required: true, ..standard };
+    assert_eq!(ways(required, 1), [(32, Sha1), (16, Sha1), (16, Sha256)]);
+    // unauthorized is about the certificate; tryLater and sigRequired are about neither.
+    assert_eq!(ways(standard, 6), [(32, Sha1), (32, Sha256)]);
+    for status in [3, 5, 4, 200] {
+        assert_eq!(ways(standard, status), [(32, Sha1)]);
+    }
+    let scene = Scene::new();
+    for error in
+        [OcspError::BadSignature, OcspError::OtherNonce, OcspError::TooLarge, OcspError::UnknownSigner]
+    {
+        assert_eq!(scene.question(Some(vec![0; 32])).again(&error), None, "{error}");
+    }
+}
+
+#[test]
+fn a_required_nonce_is_in_every_answer() {
+    let scene = Scene::asking(None, OcspAsking { nonce_required: true, ..OcspAsking::default() });
+    let answer = |asked: Option<Nonce>, told: Option<Nonce>| {
+        scene.trust.answers.clear();
+        let question = scene.question(asked);
+        let extensions = told.map_or_else(Vec::new, |told| nonce(&told));
+        let response = Response { extensions, ..Response::default() };
+        let answer =
+            scene.trust.ocsp_answer(&question, &response.sign(&question.asked.id, &scene.root), now());
+        answer.map(|answer| answer.has_nonce).map_err(|error| error.name())
+    };
+    for len in [1, 16, 32, NONCE_LEN_MAX] {
+        assert_eq!(answer(Some(vec![1; len]), Some(vec![1; len])), Ok(true));
+    }
+    assert_eq!(answer(Some(vec![1; 32]), None), Err("no_nonce"));
+    assert_eq!(answer(Some(vec![1; 32]), Some(vec![1; 16])), Err("other_nonce"));
+    assert_eq!(answer(Some(vec![1; 32]), Some(vec![])), Err("other_nonce"));
+    // Where no random octets are to be had.
+    assert_eq!(answer(None, None), Err("no_nonce"));
+}
+
+#[test]
+fn what_came_of_a_question_is_told() {
+    let scene = Scene::new();
+    let question = scene.question(None);
+    let unknown = |why| Revocation::Unknown { which: Which::Leaf, why };
+    let failure = || scene.trust.ocsp_failure(&scene.path, Which::Leaf).map(|text| text.to_string());
+    assert_eq!((scene.revocation(now()), failure()), (unknown(UnknownReason::OcspNeeded), None));
+    scene.trust.ocsp_failed(&question, false, "no answer within 3 s");
+    assert_eq!(scene.revocation(now()), unknown(UnknownReason::OcspNoAnswer));
+    scene.trust.ocsp_failed(&question, true, "the OCSP responder refuses with tryLater");
+    assert_eq!(scene.revocation(now()), unknown(UnknownReason::OcspNotAccepted));
+    assert_eq!(failure().as_deref(), Some("the OCSP responder refuses with tryLater"));
+    // It is asked again, and an answer is all that counts then.
+    let question = scene.question(None);
+    let response = Response::default().sign(&question.asked.id, &scene.root);
+    scene.trust.ocsp_answer(&question, &response, now()).unwrap();
+    assert_eq!((scene.revocation(now()), failure()), (Revocation::Good, None));
 }

@@ -170,9 +170,14 @@ fn openssl_answers_our_questions() {
     openssl.issue(Some("root"), "mallory", "leaf");
     openssl.issue(Some("root"), "responder", "responder");
     openssl.run("root", "ca -revoke mallory.pem -crl_reason superseded");
-    let trust = || {
+    let trust = |hash| {
         let authority = openssl.read("root.der");
-        let responder = OcspResponder { authority, url: "http://ocsp.example/".to_owned(), signer: None };
+        let responder = OcspResponder {
+            authority,
+            url: "http://ocsp.example/".to_owned(),
+            signer: None,
+            asking: OcspAsking { hash, ..OcspAsking::default() },
+        };
         Trust::new(Parts {
             anchors: vec![openssl.read("root.der")],
             ocsp: vec![responder],
@@ -180,18 +185,21 @@ fn openssl_answers_our_questions() {
         })
         .unwrap()
     };
-    for signer in ["root", "responder"] {
-        let trust = trust();
+    let hashes = [CertIdHash::Sha1, CertIdHash::Sha256];
+    for (signer, hash) in ["root", "responder"].into_iter().zip(hashes) {
+        let trust = trust(hash);
         for (name, expect) in [("alice", None), ("mallory", Some(RevocationReason(4)))] {
             let path = trust.verify(&openssl.read(format!("{name}.der")), clock()).unwrap();
-            for (nonce, days) in [(Some([0x5a; 32]), ""), (None, " -ndays 1"), (None, " -resp_key_id")] {
+            let nonces = [1, 16, 32, 128].map(|len| (Some(vec![0x5a; len]), ""));
+            for (nonce, days) in nonces.into_iter().chain([(None, " -ndays 1"), (None, " -resp_key_id")]) {
                 trust.answers.clear();
-                let question = trust.ocsp_needed(&path, clock(), || nonce).remove(0);
+                let question = trust.ocsp_needed(&path, clock(), |_| nonce.clone()).remove(0);
                 std::fs::write(openssl.0.path().join("request.der"), &question.request).unwrap();
                 let files = "-index root/index.txt -CA root.pem -reqin request.der -respout response.der";
                 let signer = format!("-rsigner {signer}.pem -rkey {signer}.key");
                 openssl.run("", &format!("ocsp {files} {signer}{days}"));
                 let answer = trust.ocsp_answer(&question, &openssl.read("response.der"), clock()).unwrap();
+                assert_eq!(answer.has_nonce, nonce.is_some());
                 let reason = match trust.revocation(&path, clock()) {
                     Revocation::Good => None,
                     Revocation::Revoked { reason, .. } => Some(reason),
@@ -200,5 +208,111 @@ fn openssl_answers_our_questions() {
                 assert_eq!(reason, expect, "{answer:?}");
             }
         }
+    }
+}
+
+/// RFC 4055: salts of any length, all three hashes, keys for RSASSA-PSS alone; openssl signs and judges. What is not accepted is told
+/// by its algorithm.
+#[test]
+fn openssl_and_we_agree_on_rsassa_pss() {
+    let openssl = Openssl::new();
+    let ca = |name: &str, kind: &str| {
+        openssl.run("", &format!("genpkey -algorithm {kind} -out {name}.key"));
+        let line = "req -x509 -new -sigopt rsa_padding_mode:pss -extensions authority";
+        openssl.run("", &format!("{line} -key {name}.key -subj /CN={name} -out {name}.pem"));
+        openssl.run("", &format!("x509 -in {name}.pem -outform DER -out {name}.der"));
+    };
+    ca("any", "RSA -pkeyopt rsa_keygen_bits:2048");
+    ca("pss", "RSA-PSS -pkeyopt rsa_keygen_bits:2048");
+    let limits =
+        "rsa_pss_keygen_md:sha384 -pkeyopt rsa_pss_keygen_mgf1_md:sha384 -pkeyopt rsa_pss_keygen_saltlen:40";
+    ca("limited", &format!("RSA-PSS -pkeyopt rsa_keygen_bits:2048 -pkeyopt {limits}"));
+    openssl.run("", "ecparam -name prime256v1 -genkey -noout -out leaf.key");
+    openssl.run("", "req -new -key leaf.key -subj /CN=alice -out leaf.csr");
+    let unsupported = Some(ChainError::UnsupportedAlgorithm);
+    // The key, the hash, the options of the signature, and what we say. openssl accepts all that it signs.
+    for (name, hash, options, expect) in [
+        ("any", "sha256", "rsa_pss_saltlen:32", None),
+        ("any", "sha256", "rsa_pss_saltlen:0", None),
+        ("any", "sha256", "rsa_pss_saltlen:1", None),
+        ("any", "sha256", "rsa_pss_saltlen:20", None),
+        ("any", "sha256", "rsa_pss_saltlen:128", None),
+        ("any", "sha256", "rsa_pss_saltlen:max", None),
+        ("any", "sha384", "rsa_pss_saltlen:max", None),
+        ("any", "sha512", "rsa_pss_saltlen:64", None),
+        ("any", "sha512", "rsa_pss_saltlen:17", None),
+        ("any", "sha256", "rsa_mgf1_md:sha384", unsupported),
+        ("any", "sha224", "rsa_pss_saltlen:28", unsupported),
+        ("any", "sha1", "rsa_pss_saltlen:20", unsupported),
+        ("pss", "sha256", "rsa_pss_saltlen:max", None),
+        ("pss", "sha384", "rsa_pss_saltlen:48", None),
+        ("limited", "sha384", "rsa_pss_saltlen:40", None),
+        ("limited", "sha384", "rsa_pss_saltlen:100", None),
+    ] {
+        let told = format!("{name} {hash} {options}");
+        let sign = format!("-sigopt rsa_padding_mode:pss -sigopt {options} -{hash}");
+        let issue = "x509 -req -days 30 -extfile openssl.cnf -extensions leaf -in leaf.csr";
+        openssl.run("", &format!("{issue} -CA {name}.pem -CAkey {name}.key {sign} -out leaf.pem"));
+        openssl.run("", "x509 -in leaf.pem -outform DER -out leaf.der");
+        let verify = format!("verify -auth_level 0 -CAfile {name}.pem leaf.pem");
+        assert!(openssl.try_run("", &verify).status.success(), "{told}");
+        let anchors = vec![openssl.read(format!("{name}.der"))];
+        let trust = Trust::new(Parts { anchors, ..Parts::default() }).unwrap();
+        let leaf = openssl.read("leaf.der");
+        let verdict = trust.verify(&leaf, clock());
+        assert_eq!(verdict.as_ref().err().map(|refusal| refusal.error), expect, "{told}");
+        if let Err(refusal) = &verdict {
+            let text = "it is signed by an algorithm that is not accepted (algorithm 1.2.840.113549.1.1.10)";
+            assert_eq!(refusal.text(None), text);
+        }
+        // The last octet of the signature.
+        let mut changed = leaf;
+        *changed.last_mut().unwrap() ^= 1;
+        assert!(trust.verify(&changed, clock()).is_err(), "{told}");
+    }
+    // What a key that is limited to SHA-384 and 40 octets did not sign as it says: the parameters are changed.
+    let anchors = vec![openssl.read("limited.der")];
+    let trust = Trust::new(Parts { anchors, ..Parts::default() }).unwrap();
+    let issue =
+        "x509 -req -days 30 -extfile openssl.cnf -extensions leaf -in leaf.csr -CA any.pem -CAkey any.key";
+    openssl.run("", "req -x509 -new -key any.key -subj /CN=limited -extensions authority -out any.pem");
+    for options in ["-sha256", "-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39"] {
+        openssl.run("", &format!("{issue} {options} -out leaf.pem"));
+        openssl.run("", "x509 -in leaf.pem -outform DER -out leaf.der");
+        let refusal = trust.verify(&openssl.read("leaf.der"), clock()).unwrap_err();
+        assert_eq!(refusal.error, ChainError::BadSignature, "{options}");
+    }
+    // The same RSA key with and without the limit: PKCS #1 1.5 and a shorter salt by it are refused with the limit.
+    openssl.run("", "rsa -in any.key -pubout -outform DER -out any.spki");
+    let spki = openssl.read("any.spki");
+    let key = super::super::signature::subject_public_key(&spki).unwrap().1;
+    let parameters = |salt: u8| {
+        let id = der::encode(der::OID, &[&[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02]]);
+        let hash = der::encode(der::SEQUENCE, &[&id]);
+        let mgf1 = der::encode(der::OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08]]);
+        let mask = der::encode(der::SEQUENCE, &[&mgf1, &hash]);
+        let salt = der::encode(0xa2, &[&der::encode(der::INTEGER, &[&[salt]])]);
+        der::encode(der::SEQUENCE, &[&der::encode(0xa0, &[&hash]), &der::encode(0xa1, &[&mask]), &salt])
+    };
+    let limited = |parameters: &[u8]| {
+        let id = der::encode(der::OID, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a]]);
+        let algorithm = der::encode(der::SEQUENCE, &[&id, parameters]);
+        der::encode(der::SEQUENCE, &[&algorithm, &der::encode(der::BIT_STRING, &[&[0], key])])
+    };
+    for (options, parameters, expect) in [
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(39), true),
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(0), true),
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(40), false),
+        ("-sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", Vec::new(), true),
+        ("-sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:39", parameters(39), false),
+        ("-sha384", parameters(39), false),
+        ("-sha384", Vec::new(), false),
+    ] {
+        openssl.run("", &format!("{issue} {options} -out leaf.pem"));
+        openssl.run("", "x509 -in leaf.pem -outform DER -out leaf.der");
+        let leaf = openssl.read("leaf.der");
+        let signed = super::super::signature::Signed::parse(&leaf, "Certificate").unwrap();
+        assert!(signed.verify(&spki).is_ok());
+        assert_eq!(signed.verify(&limited(&parameters)).is_ok(), expect, "{options} {parameters:02x?}");
     }
 }
