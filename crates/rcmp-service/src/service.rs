@@ -394,7 +394,8 @@ impl Mapper {
                 trace.step(|| Step::Skipped { method, asked });
                 continue;
             }
-            let queries = match mapping::queries(method, certificate, &issuers, self.policy.sha1_public_key) {
+            let input = self.policy.sha1_public_key;
+            let queries = match mapping::queries(method, certificate, &issuers, input, flags) {
                 Ok(queries) => queries,
                 Err(why) => {
                     trace.step(|| Step::NotApplicable { method, why });
@@ -467,21 +468,26 @@ impl Mapper {
     }
 
     /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those that
-    /// are on it.
+    /// are on it, in its order: the client has to give them in that order ([MS-RCMP] 2.2.1), and the nearest decides.
     fn believable<'a>(&self, names: &[&'a [u8]], path: Option<&Path>, flags: MappingFlags) -> Vec<&'a [u8]> {
         let wanted = names.iter().filter(|_| flags.contains(MappingFlags::ISSUER_CHAIN)).copied();
         match (path, &self.trust) {
-            (Some(path), Some(trust)) => wanted
-                .filter(|name| {
-                    let on_path =
-                        |known: &&Authority| known.name == **name && path.authorities.contains(&known.key);
-                    // A name that another one has, too, says nothing unless the operator granted it to this one.
-                    trust
-                        .authorities()
-                        .filter(on_path)
-                        .any(|known| self.policy.is_named(&known.key, &self.shared_names))
-                })
-                .collect(),
+            (Some(path), Some(trust)) => {
+                let mut on_path: Vec<(usize, &[u8])> = wanted
+                    .filter_map(|name| {
+                        // A name that another one has, too, says nothing unless the operator granted it to this one.
+                        let is_this = |known: &&Authority| {
+                            known.name == *name && self.policy.is_named(&known.key, &self.shared_names)
+                        };
+                        let place =
+                            |known: &Authority| path.authorities.iter().position(|key| *key == known.key);
+                        let place = trust.authorities().filter(is_this).filter_map(place).min()?;
+                        Some((place, name))
+                    })
+                    .collect();
+                on_path.sort_by_key(|(place, _)| *place);
+                on_path.into_iter().map(|(_, name)| name).collect()
+            }
             _ => wanted.collect(),
         }
     }

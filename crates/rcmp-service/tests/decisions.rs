@@ -16,8 +16,10 @@ use rcmp_service::policy::Grants;
 use rcmp_service::trace::Step;
 use rcmp_service::trust::{Parts, Trust};
 use rcmp_service::{
-    Answer, Asker, Binding, Contradiction, Mapper, MapperParts, Method, Policy, Question, Reason, Validation,
+    Answer, Asker, Binding, Contradiction, Mapper, MapperParts, Method, Policy, Question, Reason, Strength,
+    Validation,
 };
+use sha1::{Digest, Sha1};
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
@@ -569,4 +571,87 @@ fn certificates_have_limits() {
     };
     assert_eq!(parts(64), Ok(64));
     assert!(parts(65).is_err(), "64 parts of a name are enough");
+}
+
+/// A certificate of the authority with other bytes in it, which are as long, signed anew.
+fn resigned(mut encoded: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let at = encoded.windows(old.len()).position(|bytes| bytes == old).expect("it is there");
+    encoded[at..at + old.len()].copy_from_slice(new);
+    // Certificate: header of 4, TBSCertificate: header of 4, then signatureAlgorithm and signatureValue.
+    assert_eq!((encoded[1], encoded[5]), (0x82, 0x82), "both are long");
+    let tbs_len = 4 + usize::from(u16::from_be_bytes([encoded[6], encoded[7]]));
+    let algorithm = 4 + tbs_len..4 + tbs_len + 2 + usize::from(encoded[4 + tbs_len + 1]);
+    let signature = rcgen::SigningKey::sign(AUTHORITY.key(), &encoded[4..4 + tbs_len]).expect("signed");
+    let mut bits = vec![0x03, signature.len() as u8 + 1, 0];
+    bits.extend_from_slice(&signature);
+    let body = [&encoded[4..4 + tbs_len], &encoded[algorithm], &bits].concat();
+    [&[0x30, 0x82][..], &(body.len() as u16).to_be_bytes(), &body].concat()
+}
+
+#[test]
+fn an_unreadable_subject_takes_away_only_the_forms_that_name_it() {
+    let strong = policy(BOTH);
+    let strong = Policy { binding: Binding::Full, ..strong };
+    let upn = ["alice@contoso.example"];
+    let named = Names { subject: "J0se Alice", upn: &upn, ..Names::default() };
+    for (what, tag, bytes) in [
+        ("Latin-1 in PrintableString", 0x13, &b"Jos\xe9 Alice"[..]),
+        ("Latin-1 in UTF8String", 0x0c, b"Jos\xe9 Alice"),
+        ("UTF-8 in PrintableString", 0x13, b"Jos\xc3\xa9Alice"),
+        ("UTF-8 in IA5String", 0x16, b"Jos\xc3\xa9Alice"),
+        ("NUL in UTF8String", 0x0c, b"Jos\0 Alice"),
+        ("NUL in BMPString", 0x1e, b"J0se Ali\0\0"),
+        ("a surrogate in BMPString", 0x1e, b"\xd8\0se Alice"),
+        ("a string in pieces", 0x2c, b"\x0c\x08Se Alice"),
+    ] {
+        let old = [&[0x0c, 10], &b"J0se Alice"[..]].concat();
+        let new = [&[tag, 10], bytes].concat();
+        let encoded = resigned(certificate(&named), &old, &new);
+        let parsed = Certificate::parse(&encoded).expect("the certificate is not concerned");
+        assert!(parsed.subject_name().is_err(), "{what}");
+        let stored = [form(&encoded, "issuer+serial"), thumbprint(&encoded)];
+        for value in stored {
+            let of_alice = Account { alt_security_identities: vec![value.clone()], ..account(1001, "a") };
+            let mapper = mapper(strong.clone(), vec![of_alice]);
+            let answer = ask(&mapper, &encoded, vec![], MappingFlags::SUBJECT);
+            assert_eq!(answer.reason, Reason::Mapped(Method::Subject), "{what}: {value}");
+            assert!(matches!(answer.mapped.expect("mapped").strength, Strength::Strong(_)), "{what}");
+        }
+        // What binds an account that another method found does not depend on the subject either.
+        let value = form(&encoded, "issuer+serial");
+        let of_alice = Account { alt_security_identities: vec![value], ..account(1001, "alice") };
+        let answer = ask(&mapper(strong.clone(), vec![of_alice]), &encoded, vec![], MappingFlags::UPN);
+        assert_eq!(answer.reason, Reason::Mapped(Method::Upn), "{what}");
+    }
+}
+
+fn thumbprint(encoded: &[u8]) -> String {
+    AltSecurityIdentity::Sha1PublicKey(Sha1::digest(encoded).into()).to_string()
+}
+
+#[test]
+fn an_unreadable_mail_address_does_not_take_away_a_user_principal_name() {
+    let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
+    let named = |mail: &[u8], dns: &[u8]| {
+        let upn = ["alice@contoso.example"];
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("ASCII");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("Alice");
+        params.subject_alt_names = vec![
+            SanType::Rfc822Name(text(mail).try_into().expect("ASCII")),
+            SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], upn[0].into())),
+            SanType::DnsName(text(dns).try_into().expect("ASCII")),
+        ];
+        let key = KeyPair::generate().expect("a key");
+        params.signed_by(&key, &*AUTHORITY).expect("signed").der().to_vec()
+    };
+    let encoded = named(b"mXller@contoso.example", b"host.contoso.example");
+    let outcome = |encoded: &[u8]| ask(&mapper, encoded, vec![], MappingFlags::UPN).reason;
+    assert_eq!(outcome(&encoded), Reason::Mapped(Method::Upn));
+    let with = |old: &[u8], new: &[u8]| resigned(encoded.clone(), old, new);
+    assert_eq!(outcome(&with(b"mXller@", b"m\xfcller@")), Reason::Mapped(Method::Upn));
+    // A DNS name is looked up with it, and might name another account.
+    assert_eq!(outcome(&with(b"host.contoso", b"h\xf6st.contoso")), Reason::NoMatch);
+    assert_eq!(outcome(&with(b"alice@contoso.example", b"alic\xff@contoso.example")), Reason::NoMatch);
 }
