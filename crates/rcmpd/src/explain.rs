@@ -71,11 +71,7 @@ pub fn print(explanation: &Explanation) {
         certificate.unreadable.iter().for_each(|what| fact("unreadable", what));
         certificate.beyond_limit.iter().for_each(|what| fact("limit", what));
         for uri in &certificate.misspelled_sids {
-            fact(
-                "no SID",
-                &format!("{uri}: this URI looks like one with a SID and is written otherwise; expected"),
-            );
-            fact("", &format!("{SID_URI_TAG}S-1-..."));
+            fact("no SID", &format!("{uri} looks like a SID and is written otherwise: {SID_URI_TAG}S-1-..."));
         }
     }
     let authorities: Vec<&str> =
@@ -200,7 +196,7 @@ fn conclusion(explanation: &Explanation) {
             line(&format!("          {}^", " ".repeat(miss.differs_at)));
         }
         line(&format!("  they differ from byte {} on", miss.differs_at));
-        if let Some(because) = miss.because {
+        if let Some(because) = &miss.because {
             line(&format!("  {because}"));
         }
     }

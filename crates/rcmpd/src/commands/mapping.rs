@@ -68,9 +68,7 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
         output::message(what);
     }
     for uri in &facts.misspelled_sids {
-        output::message(&format!(
-            "{uri}: this URI looks like one with a SID and is written otherwise; expected {SID_URI_TAG}S-1-..."
-        ));
+        output::message(&format!("{uri} looks like a SID and is written otherwise: {SID_URI_TAG}S-1-..."));
     }
     // One line each and no table: values are there to be copied.
     for line in &lines {
@@ -129,11 +127,11 @@ async fn deciders(config: &ConfigArg) -> anyhow::Result<(Arc<Mapper>, Accounts, 
 }
 
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
-    let (mapper, accounts, _) = deciders(config).await?;
+    let (mapper, accounts, config) = deciders(config).await?;
     if accounts.admin.is_none() {
         anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
     }
-    let mut report = mapping_audit::audit(&accounts, &mapper).await?;
+    let mut report = mapping_audit::audit(&accounts, &*stores::machines(&config)?, &mapper).await?;
     let ignored = |class: Class| ignore.iter().any(|ignored| self::class(*ignored) == class);
     report.findings.retain(|finding| !ignored(finding.class));
     report.counts.retain(|name, _| !ignore.iter().any(|ignored| class(*ignored).name() == *name));
