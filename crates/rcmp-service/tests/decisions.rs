@@ -576,8 +576,12 @@ fn certificates_have_limits() {
 /// A certificate of the authority with other bytes in it, which are as long, signed anew.
 fn resigned(mut encoded: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
     assert_eq!(old.len(), new.len());
-    let at = encoded.windows(old.len()).position(|bytes| bytes == old).expect("it is there");
-    encoded[at..at + old.len()].copy_from_slice(new);
+    assert!(encoded.windows(old.len()).any(|bytes| bytes == old), "it is there");
+    for at in 0..=encoded.len() - old.len() {
+        if encoded[at..].starts_with(old) {
+            encoded[at..at + old.len()].copy_from_slice(new);
+        }
+    }
     // Certificate: header of 4, TBSCertificate: header of 4, then signatureAlgorithm and signatureValue.
     assert_eq!((encoded[1], encoded[5]), (0x82, 0x82), "both are long");
     let tbs_len = 4 + usize::from(u16::from_be_bytes([encoded[6], encoded[7]]));
@@ -654,4 +658,104 @@ fn an_unreadable_mail_address_does_not_take_away_a_user_principal_name() {
     // A DNS name is looked up with it, and might name another account.
     assert_eq!(outcome(&with(b"host.contoso", b"h\xf6st.contoso")), Reason::NoMatch);
     assert_eq!(outcome(&with(b"alice@contoso.example", b"alic\xff@contoso.example")), Reason::NoMatch);
+}
+
+#[test]
+fn an_unreadable_issuer_takes_away_only_the_forms_that_name_it() {
+    // The CA's own certificate and what it signed, with the same bytes in the name.
+    let (old, new) = (&b"Demo CA"[..], &b"D\xe9mo CA"[..]);
+    let anchor = resigned(AUTHORITY.der().to_vec(), old, new);
+    let upn = ["alice@contoso.example"];
+    let named = Names { subject: "Alice", upn: &upn, sid: Some(1001), ..Names::default() };
+    let encoded = resigned(certificate(&named), old, new);
+    let parsed = Certificate::parse(&encoded).expect("the certificate is not concerned");
+    assert!(parsed.issuer_name().is_err() && parsed.subject_name().is_ok());
+    let trust = Trust::new(Parts { anchors: vec![anchor], ..Parts::default() }).expect("an anchor");
+    let trust = Arc::new(trust);
+    let answer = |stored: Option<String>, flags| {
+        let of_alice =
+            Account { alt_security_identities: stored.into_iter().collect(), ..account(1001, "alice") };
+        let store = MemoryStore::new(domain());
+        let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+        let changes = [Change::PutGroup(Put::New, users), Change::PutAccount(Put::New, Box::new(of_alice))];
+        block_on(store.apply(&mut changes.into_iter().map(Ok))).expect("they follow the rules");
+        let policy = Policy { binding: Binding::Full, ..policy(BOTH) };
+        let trust = Some(Arc::clone(&trust));
+        let parts =
+            MapperParts { policy, trust, responder: None, store: Arc::new(store), server: "DC1".into() };
+        ask(&Mapper::new(parts).expect("it makes sense"), &encoded, vec![], flags).reason
+    };
+    assert_eq!(answer(None, MappingFlags::UPN), Reason::Mapped(Method::Upn), "bound by the SID");
+    assert_eq!(answer(Some(thumbprint(&encoded)), MappingFlags::SUBJECT), Reason::Mapped(Method::Subject));
+    let subject = "X509:<S>O=\"Contoso, Ltd.\",CN=Alice".to_owned();
+    assert_eq!(answer(Some(subject), MappingFlags::SUBJECT), Reason::Mapped(Method::Subject));
+    assert_eq!(answer(None, MappingFlags::SUBJECT), Reason::NoMatch);
+}
+
+#[test]
+fn an_unreadable_name_of_an_issuer_hides_no_other_and_the_path_gives_the_order() {
+    let methods = MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN);
+    let encoded = certificate(&Names { subject: "Alice", ..Names::default() });
+    let unreadable = [0x30, 0x0c, 0x31, 0x0a, 0x30, 0x08, 0x06, 0x03, 0x55, 0x04, 0x03, 0x0c, 0x01, 0xff];
+    let root = [0x30, 0x0c, 0x31, 0x0a, 0x30, 0x08, 0x06, 0x03, 0x55, 0x04, 0x03, 0x0c, 0x01, b'R'];
+    let of_root = Account { alt_security_identities: vec!["X509:<I>CN=R".into()], ..account(1001, "alice") };
+    let rules = Policy { validation: Validation::Off, ..policy(methods) };
+    let off = Validation::Off;
+    let rules = Policy { grants: Grants::standard(off), ..rules };
+    let mapper = mapper(rules, vec![of_root]);
+    let own = Certificate::parse(&encoded).expect("our own").issuer;
+    for names in [vec![own, &unreadable, &root], vec![own, &root, &unreadable], vec![&unreadable, &root]] {
+        let answer = ask(&mapper, &encoded, names, methods);
+        assert_eq!(answer.reason, Reason::Mapped(Method::Issuer));
+    }
+}
+
+#[test]
+fn names_of_a_request_are_used_in_the_order_of_the_verified_path() {
+    let ca = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let key = || KeyPair::generate().expect("a key");
+    let root = CertifiedIssuer::self_signed(ca("Root"), key()).expect("signed");
+    let middle = CertifiedIssuer::signed_by(ca("Middle"), key(), &root).expect("signed");
+    let issuing = CertifiedIssuer::signed_by(ca("Issuing"), key(), &middle).expect("signed");
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name("Alice");
+    let encoded = params.signed_by(&key(), &issuing).expect("signed").der().to_vec();
+    let parts = Parts {
+        anchors: vec![root.der().to_vec()],
+        intermediates: vec![middle.der().to_vec(), issuing.der().to_vec()],
+        ..Parts::default()
+    };
+    let of = |rid, name: &str, issuer: &str| Account {
+        alt_security_identities: vec![format!("X509:<I>CN={issuer}")],
+        ..account(rid, name)
+    };
+    let store = MemoryStore::new(domain());
+    let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+    let accounts = [of(1001, "middle", "Middle"), of(1002, "root", "Root")];
+    let accounts = accounts.into_iter().map(|account| Change::PutAccount(Put::New, Box::new(account)));
+    let mut changes = std::iter::once(Change::PutGroup(Put::New, users)).chain(accounts).map(Ok);
+    block_on(store.apply(&mut changes)).expect("they follow the rules");
+    let methods = MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN);
+    let policy = Policy { grants: Grants::standard(Validation::Off), ..policy(methods) };
+    let trust = Some(Arc::new(Trust::new(parts).expect("an anchor")));
+    let parts = MapperParts { policy, trust, responder: None, store: Arc::new(store), server: "DC1".into() };
+    let mapper = Mapper::new(parts).expect("it makes sense");
+    let [of_root, of_middle, of_issuing] = [&root, &middle, &issuing].map(|ca| {
+        let der = ca.der().to_vec();
+        Certificate::parse(&der).expect("our own").subject.to_vec()
+    });
+    for names in [
+        [&of_issuing, &of_middle, &of_root],
+        [&of_issuing, &of_root, &of_middle],
+        [&of_root, &of_middle, &of_issuing],
+    ] {
+        let answer = ask(&mapper, &encoded, names.map(|name| &name[..]).to_vec(), methods);
+        assert_eq!(answer.mapped.map(|mapped| mapped.record.account.name.clone()).as_deref(), Some("middle"));
+    }
 }

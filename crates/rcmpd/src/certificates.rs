@@ -2,8 +2,10 @@
 
 use crate::pem::{self, Purpose};
 use account_store::FileAccess;
+use dtyp::DecodeErrorKind;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::issuers;
+use rcmp_service::message::CERTIFICATE_LEN_MAX;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
@@ -49,8 +51,10 @@ impl Chain {
 
     fn check(&self) -> Result<(), Unusable> {
         for certificate in &self.certificates {
-            Certificate::parse(certificate)
-                .map_err(|error| Unusable(format!("this is not a certificate: {error}")))?;
+            Certificate::parse(certificate).map_err(|error| match error.kind {
+                DecodeErrorKind::TooMany(_) => Unusable(format!("this certificate is not read: {error}")),
+                _ => Unusable(format!("this is not a certificate: {error}")),
+            })?;
         }
         Ok(())
     }
@@ -58,6 +62,14 @@ impl Chain {
     /// The certificate.
     pub fn certificate(&self) -> &[u8] {
         &self.certificates[0]
+    }
+
+    /// Why no request can be made of it. Names of issuers beyond the limits are left out.
+    pub fn too_long(&self) -> String {
+        format!(
+            "the certificate is longer than can be asked about: it has {} bytes, and {CERTIFICATE_LEN_MAX} are the most",
+            self.certificate().len()
+        )
     }
 
     /// The encoded names of its issuers, its own first, as far as the chain leads ([MS-RCMP] 2.2.1).
