@@ -89,9 +89,18 @@ pub fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
 
 /// All certificates of a file.
 pub fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
+    read_for(path, Purpose::Certificates)
+}
+
+/// All certificates of a file that says what is trusted for one run of a command. Its mode is not looked at.
+pub fn read_anchors(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
+    read_for(path, Purpose::TrustedCertificates)
+}
+
+fn read_for(path: &Path, purpose: Purpose) -> Result<Vec<Vec<u8>>, Unusable> {
     let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
-    certificates(&bytes, Purpose::Certificates).map_err(|error| unusable(&error))
+    certificates(&bytes, purpose).map_err(|error| unusable(&error))
 }
 
 fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> {

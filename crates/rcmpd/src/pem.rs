@@ -1,8 +1,9 @@
 //! PEM (RFC 7468), read whole: every section is understood or refused by its name and line. Only text outside of sections is
 //! passed over, as section 2 allows, unless it looks like the line of a section.
 //!
-//! A section that is passed over without a word would make another certificate the first of a file, or leave an anchor
-//! out. So this is the one place that reads PEM from files and requests.
+//! A section that is skipped without a word would make another certificate the first of a file, or leave an anchor out. So
+//! this is the one place that reads PEM from files and from bodies of requests. Headers of proxies have dialects of their own
+//! (`sidecar::dialect`), which refuse what is not exactly one certificate.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -337,11 +338,17 @@ fn looks_like_boundary(line: &[u8]) -> bool {
             '-' | '\u{ad}' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' | '\u{ff0d}'
         )
     };
+    let is_known = |label: &str| LABELS.iter().copied().flatten().any(|known| *known == label);
+    // The end of a line whose beginning is cut off.
+    let is_end = |known: &&str| text.strip_suffix("-----").is_some_and(|text| text.ends_with(*known));
+    if LABELS.iter().copied().flatten().any(is_end) {
+        return true;
+    }
     let hyphens = text.chars().take_while(|c| is_hyphen(*c)).count();
     let bare = text
         .trim_matches(|c: char| is_hyphen(c) || c.is_whitespace() || account_store::fold::is_invisible(c));
     let Some(label) = bare.strip_prefix("BEGIN ").or_else(|| bare.strip_prefix("END ")) else { return false };
-    hyphens >= 2 || LABELS.iter().copied().flatten().any(|known| *known == label.trim())
+    hyphens >= 2 || is_known(label.trim())
 }
 
 /// What to do with a section that is not read.
@@ -529,6 +536,30 @@ mod tests {
         assert_eq!(crl(section(CRL).as_bytes()), Ok(DER.to_vec()));
         assert!(crl((section(CRL) + &section(CRL)).as_bytes()).is_err());
         assert!(crl(section(CERTIFICATE).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn no_damage_makes_another_certificate_the_first_one() {
+        let first = section(CERTIFICATE);
+        // SEQUENCE { INTEGER 2 }.
+        let text = format!("{first}{}", first.replace(BODY, "MAMCAQI="));
+        let whole = read(&text).expect("two certificates");
+        assert_eq!(whole.len(), 2);
+        let end_label = first.len() - "CERTIFICATE-----\n".len();
+        for at in 0..first.len() {
+            // What is cut off within its last word is no section any more.
+            if at <= end_label {
+                assert_ne!(read(&text[at..]).ok().as_deref(), Some(&whole[1..]), "{at}: {}", &text[at..]);
+            }
+            for wrong in [0x00, b' ', b'\n', b'-', b'x', b'A', b':', 0x80, 0xff] {
+                let mut bytes = text.clone().into_bytes();
+                if std::mem::replace(&mut bytes[at], wrong) == wrong {
+                    continue;
+                }
+                let found = certificates(&bytes, Purpose::TrustedCertificates);
+                assert_ne!(found.as_deref().ok(), Some(&whole[1..]), "{at} {wrong:x}");
+            }
+        }
     }
 
     #[test]

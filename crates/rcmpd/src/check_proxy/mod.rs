@@ -382,7 +382,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
     };
     let verifier = match &options.anchors {
         Some(path) => {
-            let anchors = crate::certificates::read_file(path).map_err(anyhow::Error::from)?;
+            let anchors = crate::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
             door::anchored(&anchors).with_context(|| format!("{} cannot be used", path.display()))?
         }
         None => Arc::new(AnyServer::new()),
