@@ -180,10 +180,16 @@ fn one(mut sections: impl Iterator<Item = Section>, what: &str, label: &str) -> 
     }
 }
 
-/// Whether bytes are DER and no text: a SEQUENCE whose length is not a character of ASCII, or fits.
+/// Whether bytes are meant as DER: they begin with the tag of a SEQUENCE, which is the digit 0, and are no text with a section
+/// in it.
 pub(crate) fn is_der(bytes: &[u8]) -> bool {
     match bytes {
-        [0x30, len, rest @ ..] => !len.is_ascii() || usize::from(*len) == rest.len(),
+        [0x30, len, rest @ ..] => {
+            let begin = b"-----BEGIN";
+            !len.is_ascii()
+                || usize::from(*len) == rest.len()
+                || !rest.windows(begin.len()).any(|bytes| bytes == begin)
+        }
         _ => false,
     }
 }
@@ -564,7 +570,7 @@ mod tests {
 
     #[test]
     fn der_is_told_from_text() {
-        assert!(is_der(&DER) && is_der(&[0x30, 0x82, 0x01]));
+        assert!(is_der(&DER) && is_der(&DER[..4]) && is_der(&[0x30, 0x82, 0x01]));
         assert!(!is_der(b"0 s:CN=x\n-----BEGIN CERTIFICATE-----") && !is_der(b"") && !is_der(b"0"));
     }
 }
