@@ -115,7 +115,7 @@ fn byte_order_marks_of_other_files_mean_nothing() {
     };
     mark("rcmpd.toml");
     demo.rcmpd(&[&["check-config"], &C[..]].concat()).code(0);
-    let line = format!("\u{feff}{{\"type\":\"account\",\"name\":\"marked\"}}\r\n");
+    let line = "\u{feff}{\"type\":\"account\",\"name\":\"marked\"}\r\n";
     fs::write(demo.path("lines.jsonl"), line).unwrap();
     demo.rcmpd(&[&["import", "lines.jsonl"], &C[..]].concat()).code(0);
     demo.rcmpd(&[&["account", "show", "marked"], &C[..]].concat()).code(0);
