@@ -236,7 +236,20 @@ pub async fn import(
     len: u64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Counts, LinesError> {
+    import_seen(store, put, lines, len, progress, &mut |_, _| ()).await
+}
+
+/// [`import`], which shows each account with the number of its line to `see`.
+pub async fn import_seen(
+    store: &dyn AccountAdmin,
+    put: Put,
+    lines: &mut (dyn BufRead + Send),
+    len: u64,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+    see: &mut (dyn FnMut(u64, &Account) + Send),
+) -> Result<Counts, LinesError> {
     let mut source = Source {
+        see,
         domain: store.domain(),
         put,
         lines,
@@ -262,6 +275,7 @@ pub async fn import(
 
 /// The changes that the lines ask for.
 struct Source<'a> {
+    see: &'a mut (dyn FnMut(u64, &Account) + Send),
     domain: &'a Domain,
     put: Put,
     lines: &'a mut (dyn BufRead + Send),
@@ -326,14 +340,20 @@ impl Source<'_> {
     }
 
     fn parse(&mut self) -> Result<(), String> {
-        if self.text.trim_ascii().is_empty() {
+        // Editors of Windows and PowerShell begin a file with a byte order mark, and files are put together.
+        let text = self.text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&self.text);
+        if text.trim_ascii().is_empty() {
             return Ok(());
         }
-        match serde_json::from_slice(&self.text).map_err(|error| json_error(&error))? {
+        if text.contains(&0) {
+            return Err("there are NUL bytes in it, as in UTF-16 text; save it as UTF-8".to_owned());
+        }
+        match serde_json::from_slice(text).map_err(|error| json_error(&error))? {
             Line::Account(line) => {
                 self.counts.accounts += 1;
                 let (account, groups) = line.into_account(self.domain)?;
                 let name = account.name.clone();
+                (self.see)(self.line, &account);
                 self.ready.push_back(Change::PutAccount(self.put, Box::new(account)));
                 self.member_of(&name, groups);
             }
@@ -659,7 +679,8 @@ mod tests {
             (&no_rid, "is not of domain CONTOSO"),
             (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-1000"}"#, "is not of domain CONTOSO"),
             (&long, "longer than a mebibyte"),
-            ("\u{0}", "expected value"),
+            ("\u{0}", "there are NUL bytes in it, as in UTF-16"),
+            ("{\u{0}\"", "there are NUL bytes in it, as in UTF-16"),
         ] {
             let store = MemoryStore::new(domain());
             let error = import_text(&store, &format!("{good}\n\n{line}\n{good}")).expect_err("a wrong line");
@@ -668,6 +689,14 @@ mod tests {
             assert!(!text.contains(" at line "), "{text}");
             assert_eq!(find(&store, Query::Name("alice".to_owned())), Matches::None);
         }
+    }
+
+    #[test]
+    fn byte_order_marks_begin_a_file_and_files_that_are_put_together() {
+        let store = MemoryStore::new(domain());
+        let lines = "\u{feff}{\"type\":\"account\",\"name\":\"alice\"}\n\u{feff}{\"type\":\"account\",\"name\":\"bob\"}\n\u{feff}\n";
+        assert_eq!(import_text(&store, lines).expect("good lines").accounts, 2);
+        assert!(import_text(&store, "{\u{feff}\"type\":\"group\",\"name\":\"x\"}").is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod domains;
 pub mod explain;
 pub mod foreign;
 mod forward;
+pub mod issuers;
 pub mod mapping;
 pub mod message;
 pub mod policy;

@@ -21,6 +21,7 @@ mod revocation;
 mod rogue;
 mod serving;
 mod sidecar;
+mod skipped_input;
 mod stores;
 mod strong_mapping;
 mod telemetry;

@@ -56,7 +56,7 @@ impl fmt::Debug for KeyId {
 pub struct Authority {
     /// Its key.
     pub key: KeyId,
-    /// Its name, as text.
+    /// Its name, as text; `#` and the hex of its encoding where a value in it cannot be read.
     pub subject: String,
     /// Its name, as it is encoded.
     pub name: Vec<u8>,
@@ -117,7 +117,10 @@ impl Authority {
         let key = subject_public_key(certificate.public_key)?.1;
         Ok(Self {
             key: KeyId::of(&certificate),
-            subject: certificate.subject_name()?.to_string(),
+            // A name that is no text is a name all the same, and is compared by its bytes.
+            subject: certificate
+                .subject_name()
+                .map_or_else(|_| format!("#{}", dtyp::hex(certificate.subject)), |name| name.to_string()),
             name: certificate.subject.to_vec(),
             is_anchor,
             not_before: certificate.not_before,

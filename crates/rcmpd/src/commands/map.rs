@@ -140,7 +140,7 @@ pub(super) async fn explain(
     };
     let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? };
     let Some(request) = request.encode() else {
-        output::message("the certificate or its chain is too long to be asked about");
+        output::message(&chain.too_long());
         return Ok(6);
     };
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;

@@ -1,10 +1,11 @@
 //! `rcmpd import` and `rcmpd export`.
 
+use super::account::unmatchable_text;
 use crate::config::Config;
 use crate::output;
 use crate::stores;
-use account_store::Put;
 use account_store::json_lines::{self, Counts, Machines};
+use account_store::{Account, Put};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -12,6 +13,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// Values without a match that an import tells one by one.
+const UNMATCHABLE_SHOWN: usize = 20;
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
@@ -40,12 +44,29 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let put = if replace { Put::Either } else { Put::New };
     let mut lines = BufReader::with_capacity(1 << 20, file);
-    let counts =
-        json_lines::import(&*store, put, &mut lines, len, &mut |done, _| bar.set_position(done)).await;
+    let mut unmatchable = Vec::new();
+    let mut count = 0_usize;
+    let mut see = |line: u64, account: &Account| {
+        for found in account.unmatchable() {
+            count += 1;
+            if count <= UNMATCHABLE_SHOWN {
+                unmatchable.push(format!("line {line}: {}", unmatchable_text(&account.name, &found)));
+            }
+        }
+    };
+    let mut progress = |done, _| bar.set_position(done);
+    let counts = json_lines::import_seen(&*store, put, &mut lines, len, &mut progress, &mut see).await;
     bar.finish_and_clear();
     let hint = if replace { "" } else { "; with --replace, entries that exist are replaced" };
     let counts = counts.with_context(|| format!("{}: nothing was imported{hint}", path.display()))?;
     report(&counts, "Imported", path, as_json);
+    unmatchable.iter().for_each(|text| output::message(text));
+    if count > unmatchable.len() {
+        output::message(&format!(
+            "{} more values match no certificate: `rcmpd mapping audit` tells all of them",
+            count - unmatchable.len()
+        ));
+    }
     if counts.machines > 0 {
         output::message_lines(
             "Machines come without secrets: give each its own by `rcmpd machine set NAME --secret-file F`",

@@ -235,8 +235,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         .ok()
         .and_then(|issuers| Request { flags, certificate: chain.certificate(), issuers }.encode());
     let Some(request) = request else {
-        return (StatusCode::BAD_REQUEST, "the certificate or its chain is too long to be asked about\n")
-            .into_response();
+        return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
     };
     let deciders = shared.policy.0.load_full();
     let certificate = chain.certificate();

@@ -12,9 +12,10 @@ use dtyp::{FileTime, NtStatus, Sid};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
+use rcmp_service::issuers;
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Signed};
-use rcmp_service::trust::Revocation;
+use rcmp_service::trust::{Path as TrustPath, Revocation, Trust};
 use rcmp_service::{
     Answer, Asker, CallContext, MapCertificate, Mapper, Method, Question, Reason, SidClaim, Strength,
     Validation, logoff_time,
@@ -78,7 +79,11 @@ impl Identify for Embedded {
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         Box::pin(async move {
             let deciders = self.policy.0.load_full();
-            let request = request(presented)?;
+            // A chain that is refused is refused again by the mapper, which says why.
+            let verified =
+                |trust: &Arc<Trust>| trust.verify_hashed(&presented.leaf, presented.sha256, now).ok();
+            let path = deciders.live.trust().and_then(verified);
+            let request = request(presented, &deciders.live, path.as_deref())?;
             let question = Question::new(request, self.asker.clone());
             let mut steps = Vec::new();
             let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
@@ -137,8 +142,8 @@ impl Identify for Remote {
 impl Remote {
     async fn ask(&self, presented: &Presented, now: FileTime) -> Result<Identity, Refusal> {
         let policy = self.policy.0.load_full();
-        policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
-        let request = request(presented)?;
+        let path = policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
+        let request = request(presented, &policy.live, path.as_deref())?;
         let claim = SidClaim::of_encoded(&presented.leaf);
         if claim == SidClaim::Contradictory {
             return Err(refusal(Reason::SidMismatch));
@@ -240,17 +245,14 @@ fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Sta
     Ok(Standing { path: Some(path), policy_revision, store_revision, is_settled })
 }
 
-/// SSL_CERT_LOGON_REQ, with the names of the issuers that came with the certificate.
-fn request(presented: &Presented) -> Result<Vec<u8>, Refusal> {
-    let unreadable = |_| refusal(Reason::MalformedCertificate);
-    let leaf = Certificate::parse(&presented.leaf).map_err(unreadable)?;
-    let mut issuers = vec![leaf.issuer];
-    for certificate in &presented.chain {
-        let issuer = Certificate::parse(certificate).map_err(unreadable)?.issuer;
-        if issuers.last() != Some(&issuer) {
-            issuers.push(issuer);
-        }
-    }
+/// SSL_CERT_LOGON_REQ, with the names of the issuers: those of the verified path, or, where chains are not verified, of the chain that
+/// came with the certificate.
+fn request(presented: &Presented, mapper: &Mapper, path: Option<&TrustPath>) -> Result<Vec<u8>, Refusal> {
+    let leaf = Certificate::parse(&presented.leaf).map_err(|_| refusal(Reason::MalformedCertificate))?;
+    let issuers = match (path, mapper.trust()) {
+        (Some(path), Some(trust)) => issuers::of_path(&leaf, path, trust),
+        _ => issuers::of_chain(&leaf, presented.chain.iter().map(|certificate| &certificate[..])),
+    };
     let request = Request { flags: METHODS, certificate: &presented.leaf, issuers };
     request.encode().ok_or(Refusal::Broken(sidecar::Broken::TooLong))
 }

@@ -21,6 +21,7 @@ use crate::config::{self, Config, Source};
 use crate::connections::ConnectionMeter;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
+use crate::pem;
 use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
@@ -31,8 +32,6 @@ use identify::{Embedded, Remote};
 pub use listen::secret;
 use listen::{Listener, Proof};
 use rcmp_service::{Asker, Scope};
-use rustls_pki_types::PrivatePkcs8KeyDer;
-use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
 use sidecar::token::TokenSigner;
@@ -232,7 +231,5 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
 /// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let text = tls::read_private(path)?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
-        .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
-    Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+    pem::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))
 }

@@ -2,11 +2,11 @@
 
 use crate::certificates;
 use crate::config::ListenTls;
+use crate::pem;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub(super) fn server_config(
 }
 
 fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read_private(path)?)
+    pem::private_key(&read_private(path)?)
         .with_context(|| format!("{} is not a private key in PEM", path.display()))
 }
 
