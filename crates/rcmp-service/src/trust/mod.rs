@@ -2,7 +2,7 @@
 //! chain is revoked (sections 5 and 6.3, and RFC 6960).
 //!
 //! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go out. Paths are
-//! built from configured anchors and intermediates only, revocation lists and OCSP responses are brought by whoever may
+//! built from configured anchors and intermediates only (in a handshake also from what the client sends), revocation lists and OCSP responses are brought by whoever may
 //! open a socket, and no URL inside a certificate or a list is ever looked at; distribution points are names to compare.
 //!
 //! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name constraints and policy
@@ -20,6 +20,7 @@ pub mod ocsp;
 mod policies;
 mod profile;
 mod refusal;
+mod sent;
 mod serial;
 mod signature;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use crl::{CrlError, CrlFacts, RevocationReason};
 pub use ocsp::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;
 pub use refusal::{ChainError, Detail, ExtensionId, Refusal};
+pub use sent::{Rejected, SENT_CAS_MAX};
 pub use serial::Serial;
 
 use arc_swap::ArcSwapOption;
@@ -47,6 +49,7 @@ use signature::SignatureError;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use work::Work;
 
 /// Most verified paths that are remembered, of about 500 bytes: as many as a busy service has users in a day. More cost
 /// the signatures again, and nothing else.
@@ -326,7 +329,7 @@ impl Trust {
 
     /// The configured CAs, the anchors first.
     pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.chains.authorities.iter()
+        self.chains.authorities.iter().map(|authority| &**authority)
     }
 
     /// A certificate's path to an anchor.
@@ -351,7 +354,7 @@ impl Trust {
         if let Some(refusal) = self.refusals.get(&id) {
             return Err(refusal);
         }
-        match self.chains.verify(certificate, now) {
+        match self.chains.verify(certificate, now, Work::new()) {
             Ok(path) => {
                 let path = Arc::new(path);
                 self.paths.insert(id, Arc::clone(&path));
@@ -363,6 +366,22 @@ impl Trust {
                 }
                 Err(refusal)
             }
+        }
+    }
+
+    /// A path of a certificate that a client shows in a handshake, together with certificates of CAs. They are looked at when
+    /// no path leads through the configured CAs, and lead to these: [`Trust::verify`] goes by the configured ones alone, so
+    /// what is accepted here because of them is not cached.
+    pub fn verify_shown(
+        &self,
+        certificate: &[u8],
+        sent: &[impl AsRef<[u8]>],
+        now: FileTime,
+    ) -> Result<Arc<Path>, Rejected> {
+        match self.verify(certificate, now) {
+            Ok(path) => Ok(path),
+            Err(_) if !sent.is_empty() => self.chains.verify_shown(certificate, sent, now).map(Arc::new),
+            Err(refusal) => Err(self.chains.rejected(refusal)),
         }
     }
 

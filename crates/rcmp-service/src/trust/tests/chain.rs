@@ -730,7 +730,8 @@ fn every_way_to_an_anchor_is_tried_in_the_same_order() {
 /// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
 #[test]
 fn a_search_is_bounded() {
-    use crate::trust::chain::{PATH_CAS_MAX, SIGNATURE_CHECKS_MAX};
+    use crate::trust::chain::PATH_CAS_MAX;
+    use crate::trust::work::SIGNATURE_CHECKS_MAX;
     let root = Ca::root_as({
         let mut params = ca_params("Root");
         params.not_after = date_time_ymd(2026, 1, 1);
