@@ -23,6 +23,7 @@ mod tls;
 
 pub use tls::server_config;
 
+use super::client_verifier::accept;
 use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
 use crate::clock::moment;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
@@ -112,6 +113,8 @@ pub struct Front {
     /// By the SHA-256 of the certificate.
     connections: Connections<[u8; 32]>,
     log_limiter: LogLimiter,
+    /// For certificates that are rejected in a handshake.
+    handshake_log: LogLimiter,
 }
 
 impl Front {
@@ -130,6 +133,7 @@ impl Front {
             terms: watch::Sender::new(Arc::new(terms)),
             connections: Connections::new("proxy", limits),
             log_limiter: LogLimiter::default(),
+            handshake_log: LogLimiter::default(),
         })
     }
 
@@ -216,11 +220,11 @@ impl Front {
         local: IpAddr,
     ) -> Option<(Arc<Connection>, TlsStream<Steady>)> {
         let terms = self.terms.borrow().clone();
-        let accepted = TlsAcceptor::from(Arc::clone(&terms.tls)).accept(stream);
+        let accepted = accept(TlsAcceptor::from(Arc::clone(&terms.tls)), stream);
         let stream = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                debug!(%error, "A handshake failed");
+                error.log("proxy", address, &self.handshake_log);
                 return None;
             }
             Err(_) => {
