@@ -7,14 +7,17 @@ use rcgen::{
 };
 use rcmpd_tests::openssl::openssl;
 use rcmpd_tests::web::{Page, free_port};
-use rcmpd_tests::{Demo, Service};
+use rcmpd_tests::Demo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -396,4 +399,93 @@ fn a_proxys_certificate_is_validated_by_the_same_rules() {
     service.wait_for_lines(&["Client certificate rejected in the handshake", "reason=\"expired\""], 1);
     // A handshake of its own.
     assert_eq!(s_client(&service, address, "short", request, &[]), Seen::Alert(CERTIFICATE_EXPIRED));
+}
+
+/// All that a handshake takes, made to cost as much as it can: by clients that no CA knows, and by one that a CA has certified.
+#[test]
+fn certificates_made_to_cost_much_delay_no_other_client() {
+    let scene = Scene::new();
+    let root = &scene.root;
+    let many = |count: usize| (0..count).map(|n| GeneralSubtree::DnsName(format!("a{n}.example"))).collect();
+    let constraining = |name: &str, count| {
+        let mut params = ca_params(name);
+        params.name_constraints =
+            Some(NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees: many(count) });
+        params
+    };
+    let with_names = |name: &str, count: usize| {
+        let mut params = scene.client(name);
+        let names = (0..count).map(|n| SanType::DnsName(format!("b{n}.example").try_into().unwrap()));
+        params.subject_alt_names.extend(names);
+        params
+    };
+    let key = KeyPair::generate().unwrap();
+    let shown = |params: CertificateParams, issuer: &Ca, sent: Vec<CertificateDer<'static>>| {
+        let leaf = params.signed_by(&key, &issuer.issuer).unwrap().der().clone();
+        [vec![leaf], sent].concat()
+    };
+    let der = |ca: &Ca| CertificateDer::from_pem_slice(ca.pem.as_bytes()).unwrap();
+    let stranger = Ca::root("Root");
+    let wide = root.below(constraining("Wide", 1200));
+    // Each has the anchor's name for its issuer, so each costs a signature.
+    let namesakes = (0..31).map(|n| der(&stranger.below(constraining(&format!("N{n}"), 60)))).collect();
+    let mut line = vec![Ca::root("Elsewhere").below(ca_params("L0"))];
+    for n in 1..31 {
+        line.push(line[n - 1].below(constraining(&format!("L{n}"), 60)));
+    }
+    let far = line.last().unwrap();
+    let empty = CertificateDer::from(vec![0x30, 0x00]);
+    let cases = [
+        ("too_complex", shown(with_names("names", 1200), &wide, vec![der(&wide)])),
+        ("unknown_issuer", shown(with_names("line", 600), far, line.iter().map(der).collect())),
+        ("bad_signature", shown(scene.client("namesakes"), &stranger, namesakes)),
+        ("too_complex", shown(scene.client("empty"), &Ca::root("Other"), vec![empty; 8000])),
+    ];
+    scene.write("good", &scene.client("good"), root, &[]);
+    let mut service = scene.demo.serve();
+    for (reason, chain) in cases {
+        let len: usize = chain.iter().map(|certificate| certificate.len() + 5).sum();
+        assert!((20_000..65_000).contains(&len), "{reason}: {len} bytes");
+        let config = ClientConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        let mut roots = RootCertStore::empty();
+        let ca = fs::read(service.path("certs/ca.pem")).unwrap();
+        roots.add(CertificateDer::from_pem_slice(&ca).unwrap()).unwrap();
+        let config = config.with_root_certificates(roots);
+        let own = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let config = Arc::new(config.with_client_auth_cert(chain, own).unwrap());
+        let flood: Vec<_> = (0..4)
+            .map(|_| {
+                let (config, address) = (Arc::clone(&config), scene.address);
+                std::thread::spawn(move || {
+                    for _ in 0..8 {
+                        let name = "localhost".try_into().unwrap();
+                        let client = ClientConnection::new(Arc::clone(&config), name).unwrap();
+                        let stream = TcpStream::connect(address).unwrap();
+                        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                        let mut stream = StreamOwned::new(client, stream);
+                        let _ = stream.write_all(REQUEST.as_bytes());
+                        let mut answer = Vec::new();
+                        let _ = stream.read_to_end(&mut answer);
+                        assert_eq!(answer, b"");
+                    }
+                })
+            })
+            .collect();
+        let mut slowest = Duration::ZERO;
+        while !flood.iter().all(std::thread::JoinHandle::is_finished) {
+            let begun = Instant::now();
+            assert_eq!(
+                s_client(&service, scene.address, "good", REQUEST, &[]),
+                Seen::Status(200),
+                "{reason}"
+            );
+            slowest = slowest.max(begun.elapsed());
+        }
+        flood.into_iter().for_each(|thread| thread.join().unwrap());
+        println!("{reason}: {slowest:?}");
+        assert!(slowest < Duration::from_secs(5), "{reason}: {slowest:?}");
+        let rejected = "Client certificate rejected in the handshake";
+        service.wait_for_lines(&[rejected, &format!("reason=\"{reason}\"")], 1);
+    }
 }
