@@ -71,9 +71,19 @@ impl fmt::Debug for ConnectionMeter {
 
 impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     pub(crate) fn new(listener: &'static str, limits: ConnectionLimits) -> Self {
+        Self::with_memory(listener, limits, usize::MAX)
+    }
+
+    /// Clients that have proved nothing hold at most so many bytes together, by what their permits say
+    /// ([`ConnectionPermit::hold`]).
+    pub(crate) fn with_memory(
+        listener: &'static str,
+        limits: ConnectionLimits,
+        unproved_bytes_max: usize,
+    ) -> Self {
         Self {
             listener,
-            limiter: ConnectionLimiter::new(limits),
+            limiter: ConnectionLimiter::with_memory(limits, unproved_bytes_max),
             draining: Arc::new(Semaphore::new(DRAINING_MAX)),
             log_limiter: LogLimiter::default(),
         }

@@ -5,9 +5,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, OtherNameValue, SanType, date_time_ymd,
 };
+use rcmpd_tests::Demo;
 use rcmpd_tests::openssl::openssl;
 use rcmpd_tests::web::{Page, free_port};
-use rcmpd_tests::Demo;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;

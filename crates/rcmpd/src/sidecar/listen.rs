@@ -10,6 +10,7 @@ use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
+use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
@@ -521,7 +522,8 @@ where
         Speaks::Http(dialect) => {
             let proof = Arc::clone(&origin);
             let is_proved = move || proof.is_proved();
-            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
+            let unproved = Unproved::new(is_proved, state.long.clone(), origin.source);
+            let stream = TokioIo::new(Watched::new(stream, unproved));
             let service = service_fn(|request| {
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
                 async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }
@@ -533,7 +535,8 @@ where
         Speaks::EnvoyGrpc => {
             let proof = Arc::clone(&origin);
             let is_proved = move || proof.is_proved();
-            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
+            let unproved = Unproved::new(is_proved, state.long.clone(), origin.source);
+            let stream = TokioIo::new(Watched::new(stream, unproved));
             let routes = envoy::routes(Arc::clone(&state));
             // The secret is in the metadata, so a connection is proved by the head of its first call, or ends with that call. This is
             // decided before another head is looked at, and no message is read.

@@ -15,6 +15,7 @@ mod tls;
 mod unix;
 mod unproved;
 pub mod upstream;
+mod watched;
 
 use crate::audit::AuditLog;
 use crate::certificates;
