@@ -82,13 +82,13 @@ impl<P: Fn() -> bool> Watch for Unproved<P> {
         }
     }
 
-    fn read(&mut self, len: usize) -> io::Result<()> {
+    fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(read) = self.read else { return Ok(()) };
         if (self.is_proved)() {
             (self.read, self.entry) = (None, None);
             return Ok(());
         }
-        let read = read + len;
+        let read = read + bytes.len();
         self.read = Some(read);
         if read > LONG_LEN_MAX {
             return Err(io::Error::other("it sent too much and proved nothing"));

@@ -12,8 +12,8 @@ pub(super) trait Watch {
         Ok(())
     }
 
-    /// So many bytes were read; an error ends the stream.
-    fn read(&mut self, len: usize) -> io::Result<()>;
+    /// These bytes were read; an error ends the stream.
+    fn read(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// What a write came to.
     fn written<T>(&mut self, polled: Poll<io::Result<T>>, _: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -42,8 +42,7 @@ impl<S: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<S, W> {
         self.watch.before_read(cx)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let len = buf.filled().len() - before;
-        Poll::Ready(self.watch.read(len))
+        Poll::Ready(self.watch.read(&buf.filled()[before..]))
     }
 }
 

@@ -61,7 +61,7 @@ const PROVED_MAX: usize = 4096;
 /// The same with one certificate: a gateway that serves many users with it.
 const PROVED_PER_CERTIFICATE_MAX: usize = 512;
 /// Connections that have sent nothing. One address may have all of them, because it is the address with most that makes room.
-const UNPROVED_MAX: usize = 4096;
+const UNPROVED_MAX: usize = 2560;
 /// Connections in a handshake, and those of clients without a certificate where these are served. A handshake has to end before so many
 /// others have begun after it: within 0.7 seconds where 2,000 begin in a second. Each takes about 20 KiB, and [`memory`] says what more.
 const STARTED_MAX: usize = 1536;
@@ -322,8 +322,8 @@ impl Connection {
             .max_send_buf_size(SEND_BUFFER_LEN_MAX)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
-        let mut connection =
-            std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let stream = TokioIo::new(Watched::new(stream, memory::Frames::new(&self.memory, is_http2)));
+        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(stream, service));
         let Patience { client, leave, .. } = self.front.upstream.patience();
         let replaced = terms.wait_for(|terms| !Arc::ptr_eq(terms, &self.terms));
         let mut draining = None;
