@@ -457,6 +457,10 @@ fn unproved_clients_of_the_proxy_hold_little_memory() {
             most = most.max(service.resident_kib());
         }
         println!("{name}: {most} KiB at most");
+        let bytes = service
+            .metric(&format!("rcmpd_listener_unproved_bytes{{listener=\"proxy\",address=\"{address}\"}}"));
+        assert!(bytes <= 16 << 20, "{bytes}: {name}");
+        assert!(name.starts_with("silence") || bytes > 8 << 20, "{bytes}: {name}");
         assert!(most < PROXY_RESIDENT_KIB_MAX, "{most} KiB: {name}");
     }
     assert!(connections(&service, "evicted_total", "proxy", "unproved") > 0);
