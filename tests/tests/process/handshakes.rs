@@ -199,8 +199,7 @@ fn a_certificate_that_explain_rejects_is_rejected_in_the_handshake() {
                 (CA at depth 1: CN=Old)";
     case("old", rejected(CERTIFICATE_EXPIRED), told, &client("old"), &old, &[&old]);
 
-    let usage =
-        |usage: KeyUsagePurpose| move |it: &mut CertificateParams| it.key_usages = vec![usage.clone()];
+    let usage = |usage: KeyUsagePurpose| move |it: &mut CertificateParams| it.key_usages = vec![usage];
     for (name, usage) in [
         ("enciphering", usage(KeyUsagePurpose::KeyEncipherment)),
         ("agreeing", usage(KeyUsagePurpose::KeyAgreement)),
