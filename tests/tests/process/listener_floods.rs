@@ -302,6 +302,25 @@ fn calls_without_the_secret_hold_no_memory() {
     println!("{most} KiB at most");
 }
 
+#[test]
+fn heads_without_the_secret_hold_little_memory() {
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: sidecar\r\nX-Sidecar-Secret: correct-horse-battery\r\n\
+                           SSL-Client-Verify: NONE\r\n\r\n";
+    let (service, address) = with_secret("nginx");
+    // As much as each may hold, and as much as few may hold.
+    for (len, open) in [(15_800, 1200), (250_000, 400)] {
+        let said = ["GET / HTTP/1.1\r\nHost: sidecar\r\nX-Long: ", &"x".repeat(len)].concat().into_bytes();
+        let _flood = Flood::start(address, (1, 250), said.leak(), open);
+        for attempt in 0..TRIES {
+            let status = ask(&mut tcp(address), REQUEST).map(|(status, _)| status);
+            assert_eq!(status, Some(401), "{attempt} in a flood of {len} bytes");
+            let resident = service.resident_kib();
+            assert!(resident < RESIDENT_KIB_MAX, "{resident} KiB in a flood of {len} bytes");
+        }
+        println!("{len}: {} KiB", service.resident_kib());
+    }
+}
+
 /// A service with the TLS-terminating proxy, and its address.
 fn with_proxy(page: &Page) -> (Service, SocketAddr) {
     let demo = Demo::new();

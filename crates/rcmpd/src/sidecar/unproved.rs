@@ -15,8 +15,8 @@ const SHORT_LEN_MAX: usize = 16 << 10;
 /// What it may hold if it is one of the [`LONG_MAX`]: twice the head of a request with the longest certificate of [MS-RCMP], 64 KiB, in
 /// percent-encoded PEM, because what follows the head may be read with it.
 const LONG_LEN_MAX: usize = 256 << 10;
-/// How many may hold as much: 128 MiB in all.
-const LONG_MAX: usize = 512;
+/// How many may hold as much: 24 MiB in all. A proxy's head proves it within milliseconds, and has to before so many others have begun.
+const LONG_MAX: usize = 96;
 
 /// The unproved connections of a listener that have sent more than [`SHORT_LEN_MAX`] bytes. The oldest one of the address with most of
 /// them is closed for a new one.
