@@ -11,6 +11,7 @@ mod command_line;
 mod domains;
 mod files;
 mod flood;
+mod handshakes;
 mod issuing;
 mod listener_floods;
 mod load;

@@ -496,6 +496,15 @@ fn connection_metrics(text: &mut String, meters: &[ConnectionMeter]) {
         "counter",
         &|counts| counts.evicted,
     );
+    let name = "rcmpd_listener_unproved_bytes";
+    let help =
+        "Memory of connections whose client has proved nothing, beyond what each may hold in any case.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (meter, counts) in counts.iter().filter(|(_, counts)| counts.has_budget) {
+        let (listener, address) = (meter.listener, label(&meter.address));
+        let bytes = counts.unproved_bytes;
+        let _ = writeln!(text, "{name}{{listener=\"{listener}\",address=\"{address}\"}} {bytes}");
+    }
 }
 
 /// Answers to proxies, and what is remembered of them.

@@ -944,7 +944,8 @@ fn no_order_of_the_configuration_counts() {
 /// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
 #[test]
 fn a_search_is_bounded() {
-    use crate::trust::chain::{PATH_CAS_MAX, SIGNATURE_CHECKS_MAX};
+    use crate::trust::chain::PATH_CAS_MAX;
+    use crate::trust::work::SIGNATURE_CHECKS_MAX;
     let root = Ca::root_as({
         let mut params = ca_params("Root");
         params.not_after = date_time_ymd(2026, 1, 1);
