@@ -106,7 +106,7 @@ pub(crate) async fn measure(table: &mut Table) {
         },
         Variant {
             what: "the sidecar, decision remembered",
-            budget: Some(1.25),
+            budget: Some(1.2),
             site: site("", None),
             is_bare: false,
             least: f64::INFINITY,
