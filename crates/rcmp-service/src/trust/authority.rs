@@ -118,8 +118,7 @@ impl Authority {
     }
 
     /// One that a client sent. What a configured CA is refused for is a fault of each path through this one.
-    pub(super) fn sent(encoded: &[u8]) -> Result<Self, Unusable> {
-        let certificate = Certificate::parse(encoded)?;
+    pub(super) fn sent(certificate: Certificate<'_>) -> Result<Self, Unusable> {
         let profile = Profile::read(&certificate, Role::Other).and_then(|profile| {
             if !profile.is_ca {
                 return Err(Fault::extension(ChainError::NotACa, BASIC_CONSTRAINTS));
@@ -141,10 +140,7 @@ impl Authority {
         let key = subject_public_key(certificate.public_key)?.1;
         Ok(Self {
             key: KeyId::of(certificate),
-            // A name that is no text is a name all the same, and is compared by its bytes.
-            subject: certificate
-                .subject_name()
-                .map_or_else(|_| format!("#{}", dtyp::hex(certificate.subject)), |name| name.to_string()),
+            subject: subject_text(certificate),
             name: certificate.subject.to_vec(),
             is_anchor,
             not_before: certificate.not_before,
@@ -161,6 +157,13 @@ impl Authority {
             der: certificate.encoded.to_vec(),
         })
     }
+}
+
+/// The subject as text. A name that is no text is a name all the same, and is compared by its bytes.
+pub(super) fn subject_text(certificate: &Certificate<'_>) -> String {
+    certificate
+        .subject_name()
+        .map_or_else(|_| format!("#{}", dtyp::hex(certificate.subject)), |name| name.to_string())
 }
 
 impl Authority {

@@ -1,7 +1,7 @@
 //! Paths from a certificate to an anchor: finding them, and what is kept of one.
 
 use super::Which;
-use super::authority::{Authority, KeyId, SIGNS_DIGITALLY, value};
+use super::authority::{Authority, KeyId, SIGNS_DIGITALLY, basic_constraints, value};
 use super::constraints::Names;
 use super::name::Name;
 use super::ocsp::Hashes;
@@ -373,10 +373,11 @@ impl Chains {
 
     /// The rules that the certificate itself has to keep.
     fn check_leaf(&self, certificate: &Certificate<'_>, now: FileTime) -> Result<Profile, Fault> {
-        let profile = Profile::read(certificate, Role::Other)?;
-        if profile.is_ca {
+        // First: what else is read of a CA's certificate can be much, and comes from a client that nothing is known of.
+        if basic_constraints(certificate).is_ok_and(|(is_ca, _)| is_ca) {
             return Err(ChainError::IsACa.into());
         }
+        let profile = Profile::read(certificate, Role::Other)?;
         match Dates::of(certificate.not_before, certificate.not_after, now) {
             Dates::Good => {}
             Dates::Over => return Err(ChainError::Expired.into()),

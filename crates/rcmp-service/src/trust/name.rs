@@ -5,6 +5,11 @@ use crate::der::{self, Der};
 use dtyp::{DecodeError, DecodeErrorKind};
 use unicode_normalization::UnicodeNormalization;
 
+/// Most characters of the text of one name that is not all ASCII, before and after its preparation. Each bound of X.520 for the attributes of
+/// one certificate together allows about as many. U+FDFA alone becomes 18 characters, so without a limit 64 KiB of names would
+/// take 0.1 s.
+pub(super) const PREPARED_CHARS_MAX: usize = 2048;
+
 /// A distinguished name as it is compared: two names are one exactly when these bytes are equal, and a name lies in the
 /// subtree of another one exactly when its bytes begin with the other's.
 ///
@@ -23,6 +28,7 @@ impl Name {
         let mut sequence = outer.expect("Name", der::SEQUENCE)?.inside();
         outer.finish("Name")?;
         let mut bytes = Vec::with_capacity(encoded.len() + 32);
+        let mut left = PREPARED_CHARS_MAX;
         while !sequence.is_empty() {
             let mut set = sequence.expect("RelativeDistinguishedName", der::SET)?.inside();
             let mut attributes = Vec::new();
@@ -37,7 +43,8 @@ impl Name {
                 match der::text(&value) {
                     Some(text) => {
                         body.push(0);
-                        body.extend_from_slice(prepare(&text).as_bytes());
+                        let long = set.error("text of Name", DecodeErrorKind::TooLong);
+                        body.extend_from_slice(prepare(&text, &mut left).ok_or(long)?.as_bytes());
                     }
                     None => {
                         body.push(value.tag);
@@ -80,11 +87,18 @@ fn prefixed(bytes: &mut Vec<u8>, part: &[u8]) {
 }
 
 /// RFC 4518 2: white space and what is mapped to nothing, case, NFKC, insignificant spaces. Code points that it prohibits stay
-/// as they are and equal themselves alone.
-fn prepare(text: &str) -> String {
-    let folded: String = match text.is_ascii() {
-        true => text.chars().filter_map(map).map(|c| c.to_ascii_lowercase()).collect(),
-        false => text.chars().filter_map(map).nfkc().flat_map(fold).nfkc().collect(),
+/// as they are and equal themselves alone. Takes the characters of text that is not ASCII from `left`; `None` if there are not so many.
+fn prepare(text: &str, left: &mut usize) -> Option<String> {
+    let folded: String = if text.is_ascii() {
+        text.chars().filter_map(map).map(|c| c.to_ascii_lowercase()).collect()
+    } else {
+        if text.chars().nth(*left).is_some() {
+            return None;
+        }
+        let before = text.chars().filter_map(map).nfkc().take(*left + 1).collect::<String>();
+        let folded: String = before.chars().flat_map(fold).nfkc().take(*left + 1).collect();
+        *left = left.checked_sub(before.chars().count().max(folded.chars().count()))?;
+        folded
     };
     let mut prepared = String::with_capacity(folded.len());
     for word in folded.split(' ').filter(|word| !word.is_empty()) {
@@ -93,7 +107,7 @@ fn prepare(text: &str) -> String {
         }
         prepared.push_str(word);
     }
-    prepared
+    Some(prepared)
 }
 
 /// RFC 4518 2.2, without case.
@@ -170,6 +184,40 @@ mod tests {
             (cn(PRINTABLE, b"a"), name(&[&[(10, PRINTABLE, b"a")]]), false),
         ] {
             assert_eq!(left == right, same, "{left:?} {right:?}");
+        }
+    }
+
+    /// U+FDFA is 18 characters in NFKC, U+0390 is three when it is folded.
+    #[test]
+    fn the_text_of_a_name_is_bounded() {
+        let read = |values: &[String]| {
+            let rdns: Vec<u8> = values
+                .iter()
+                .flat_map(|value| {
+                    let id = der::encode(der::OID, &[&[0x55, 0x04, 3]]);
+                    let value = der::encode(0x0c, &[value.as_bytes()]);
+                    der::encode(der::SET, &[&der::encode(der::SEQUENCE, &[&id, &value])])
+                })
+                .collect();
+            Name::read(&der::encode(der::SEQUENCE, &[&rdns])).map(|_| ()).map_err(|error| error.kind)
+        };
+        let long = Err(DecodeErrorKind::TooLong);
+        let max = PREPARED_CHARS_MAX;
+        for (values, expect) in [
+            (vec!["a".repeat(30_000)], Ok(())),
+            (vec!["\u{416}".repeat(max)], Ok(())),
+            (vec!["\u{416}".repeat(max + 1)], long),
+            (vec!["\u{416}".repeat(max), "a".repeat(1000)], Ok(())),
+            (vec!["\u{416}".repeat(max / 2), "\u{416}".repeat(max / 2)], Ok(())),
+            (vec!["\u{416}".repeat(max / 2), "\u{416}".repeat(max / 2 + 1)], long),
+            (vec!["\u{fdfa}".repeat(max / 18)], Ok(())),
+            (vec!["\u{fdfa}".repeat(max / 18 + 1)], long),
+            (vec!["\u{fdfa}".repeat(10_000)], long),
+            (vec!["e\u{301}".repeat(max / 2)], Ok(())),
+            (vec!["e\u{301}".repeat(max)], long),
+            (vec!["\u{301}".repeat(20_000)], long),
+        ] {
+            assert_eq!(read(&values), expect, "{} values", values.len());
         }
     }
 

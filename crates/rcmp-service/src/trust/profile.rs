@@ -147,6 +147,8 @@ impl Profile {
                         .ok_or_else(|| Fault::extension(ChainError::Malformed, extension.id))?,
                 );
             }
+            // What issues nothing constrains nothing (RFC 5280 4.2.1.10).
+            NAME_CONSTRAINTS if !self.is_ca => {}
             NAME_CONSTRAINTS => self.constraints = Some(Constraints::read(extension)?),
             APPLICATION_POLICIES if extension.critical && self.usages.is_some() => {
                 self.application_policies = Some(policies(extension)?.ids);

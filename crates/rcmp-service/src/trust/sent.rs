@@ -5,7 +5,7 @@
 //! at most.
 
 use super::Which;
-use super::authority::{Authority, KeyId};
+use super::authority::{Authority, KeyId, subject_text};
 use super::chain::{Chains, Path, authority_key_identifier, distances};
 use super::name::Name;
 use super::refusal::{ChainError, Fault, Refusal};
@@ -36,10 +36,21 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
-/// A sent certificate that no CA has signed which counts, and what was wrong with it.
-struct Unsigned {
-    authority: Authority,
+/// A sent certificate that no CA has signed which counts, and what was wrong with it. Nothing else is read of it: names can be long, and cost
+/// more than a signature.
+struct Unsigned<'a> {
+    certificate: Certificate<'a>,
+    issuer: Name,
     fault: Fault,
+}
+
+impl<'a> Unsigned<'a> {
+    /// What cannot be read has no name, so no path leads through it.
+    fn read(encoded: &'a [u8]) -> Option<Self> {
+        let certificate = Certificate::parse(encoded).ok()?;
+        let issuer = Name::read(certificate.issuer).ok()?;
+        Some(Self { certificate, issuer, fault: ChainError::UnknownIssuer.into() })
+    }
 }
 
 impl Chains {
@@ -73,24 +84,22 @@ impl Chains {
     }
 
     /// These CAs with the sent ones that count, if any does, and the sent ones that do not.
-    fn extended(
+    fn extended<'a>(
         &self,
-        sent: &[impl AsRef<[u8]>],
+        sent: &'a [impl AsRef<[u8]>],
         work: &mut Work,
-    ) -> Result<(Option<Self>, Vec<Unsigned>), Fault> {
+    ) -> Result<(Option<Self>, Vec<Unsigned<'a>>), Fault> {
         if sent.len() > SENT_CAS_MAX {
             let what = "CAs' certificates from the client";
             return Err(Fault::limit(ChainError::TooComplex, what, SENT_CAS_MAX, sent.len()));
         }
-        // What cannot be read has no name, so no path leads through it.
-        let read = sent.iter().filter_map(|encoded| Authority::sent(encoded.as_ref()).ok());
         let unknown = Fault::from(ChainError::UnknownIssuer);
-        let mut waiting: Vec<Unsigned> =
-            read.map(|authority| Unsigned { authority, fault: unknown }).collect();
         // The order in which they were sent decides nothing.
-        let order = |it: &Unsigned| (Reverse(it.authority.not_after), it.authority.der.clone());
-        waiting.sort_by_cached_key(order);
-        waiting.dedup_by(|a, b| a.authority.der == b.authority.der);
+        let mut sent: Vec<&[u8]> = sent.iter().map(AsRef::as_ref).collect();
+        sent.sort_unstable();
+        sent.dedup();
+        let mut waiting: Vec<Unsigned<'_>> = sent.into_iter().filter_map(Unsigned::read).collect();
+        waiting.sort_by_key(|it| Reverse(it.certificate.not_after));
         let mut extended: Option<Self> = None;
         // By CA that counts: the key that signed it.
         let mut keys: Vec<KeyId> = Vec::new();
@@ -102,8 +111,8 @@ impl Chains {
             let mut signed = Vec::new();
             let mut unsigned = Vec::new();
             for mut it in waiting {
-                match chains.signer_of(&it.authority, skipped, work) {
-                    Ok(key) => signed.push((it.authority, key)),
+                match chains.signer_of(&it, skipped, work) {
+                    Ok(key) => signed.extend(Authority::sent(it.certificate).ok().map(|it| (it, key))),
                     Err(fault) if fault.error == ChainError::TooComplex => return Err(fault),
                     Err(fault) => {
                         it.fault = if fault == unknown { it.fault } else { fault };
@@ -140,31 +149,30 @@ impl Chains {
 
     fn signer_of(
         &self,
-        authority: &Authority,
+        sent: &Unsigned<'_>,
         skipped: impl Fn(usize) -> bool,
         work: &mut Work,
     ) -> Result<KeyId, Fault> {
-        let malformed = |_| Fault::from(ChainError::Malformed);
-        let certificate = Certificate::parse(&authority.der).map_err(malformed)?;
-        let signed = Signed::parse(&authority.der, "Certificate").map_err(malformed)?;
-        let hint = authority_key_identifier(&certificate);
-        let issuers = self.issuers_of(&signed, &authority.issuer_name, hint, skipped, work);
+        let signed = Signed::parse(sent.certificate.encoded, "Certificate")
+            .map_err(|_| Fault::from(ChainError::Malformed))?;
+        let hint = authority_key_identifier(&sent.certificate);
+        let issuers = self.issuers_of(&signed, &sent.issuer, hint, skipped, work);
         issuers.map(|issuers| self.authorities[issuers[0]].key).map_err(|(fault, _)| fault)
     }
 }
 
-/// Where the sent certificates end on the way to a configured CA.
-fn why_unknown(encoded: &[u8], unsigned: &[Unsigned]) -> Option<Rejected> {
-    let mut wanted = Certificate::parse(encoded).ok().and_then(|it| Name::read(it.issuer).ok())?;
+/// Where the sent certificates end on the way to a configured CA. Names are compared as they are encoded: this is for the words alone.
+fn why_unknown(encoded: &[u8], unsigned: &[Unsigned<'_>]) -> Option<Rejected> {
+    let mut wanted = Certificate::parse(encoded).ok()?.issuer;
     let mut last = None;
     for depth in 1..=SENT_CAS_MAX {
-        let Some(it) = unsigned.iter().find(|it| it.authority.subject_name == wanted) else { break };
-        let refusal = it.fault.at(Which::Authority(it.authority.key), depth);
-        last = Some(Rejected { refusal, subject: Some(it.authority.subject.clone()) });
-        if it.fault.error != ChainError::UnknownIssuer || it.authority.issuer_name == wanted {
+        let Some(it) = unsigned.iter().find(|it| it.certificate.subject == wanted) else { break };
+        let refusal = it.fault.at(Which::Authority(KeyId::of(&it.certificate)), depth);
+        last = Some(Rejected { refusal, subject: Some(subject_text(&it.certificate)) });
+        if it.fault.error != ChainError::UnknownIssuer || it.certificate.issuer == wanted {
             break;
         }
-        wanted = it.authority.issuer_name.clone();
+        wanted = it.certificate.issuer;
     }
     last
 }
