@@ -230,6 +230,9 @@ fn sections(text: &[u8], known: &[&[&'static str]], expected: &str) -> Result<Ve
                 };
                 return wrong(at, what);
             }
+            if is_bare_base64(line) {
+                return wrong(at, "base64 outside of a section: the BEGIN line before it is missing");
+            }
             continue;
         };
         let label =
@@ -345,6 +348,19 @@ fn looks_like_boundary(line: &[u8]) -> bool {
         )
     };
     let is_known = |label: &str| LABELS.iter().copied().flatten().any(|known| *known == label);
+    // Whatever stands in the place of hyphens, such as bytes of another encoding.
+    let written = String::from_utf8_lossy(line);
+    let has_words = |words: &str| {
+        written.match_indices(words).any(|(at, _)| {
+            let before = written[..at].chars().next_back();
+            let label = &written[at + words.len()..];
+            !before.is_some_and(|c| c.is_ascii_alphabetic())
+                && LABELS.iter().copied().flatten().any(|known| label.starts_with(known))
+        })
+    };
+    if has_words("BEGIN ") || has_words("END ") {
+        return true;
+    }
     // The end of a line whose beginning is cut off.
     let is_end = |known: &&str| text.strip_suffix("-----").is_some_and(|text| text.ends_with(*known));
     if LABELS.iter().copied().flatten().any(is_end) {
@@ -355,6 +371,16 @@ fn looks_like_boundary(line: &[u8]) -> bool {
         .trim_matches(|c: char| is_hyphen(c) || c.is_whitespace() || account_store::fold::is_invisible(c));
     let Some(label) = bare.strip_prefix("BEGIN ").or_else(|| bare.strip_prefix("END ")) else { return false };
     hyphens >= 2 || is_known(label.trim())
+}
+
+/// Whether a line outside of sections is one of base64, as the lines of a section are: 64 characters, in some programs 76.
+fn is_bare_base64(line: &[u8]) -> bool {
+    let is_of = |kind: fn(&u8) -> bool| line.iter().any(kind);
+    line.len() >= 60
+        && line.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte))
+        && is_of(u8::is_ascii_uppercase)
+        && is_of(u8::is_ascii_lowercase)
+        && is_of(u8::is_ascii_digit)
 }
 
 /// What to do with a section that is not read.
@@ -381,6 +407,41 @@ mod tests {
 
     fn section(label: &str) -> String {
         format!("-----BEGIN {label}-----\n{BODY}\n-----END {label}-----\n")
+    }
+
+    /// Dashes of other encodings, rules of other characters, HTML: a section that is meant is never passed over.
+    #[test]
+    fn a_section_with_other_rules_is_not_passed_over() {
+        let other = format!("-----BEGIN CERTIFICATE-----\n{BODY}\n-----END CERTIFICATE-----\n");
+        for rule in [
+            &b"\x96\x96\x96\x96\x96"[..],
+            b"\x97\x97",
+            b"\xad\xad\xad\xad\xad",
+            "\u{2500}\u{2500}".as_bytes(),
+            "\u{2e3a}".as_bytes(),
+            "\u{2043}\u{2043}".as_bytes(),
+            "\u{30fc}\u{30fc}".as_bytes(),
+            b"=====",
+            b"*****",
+            b"~~~~~",
+            b"&#45;&#45;&#45;&#45;&#45;",
+            b"",
+        ] {
+            let text = [rule, b"BEGIN CERTIFICATE", rule, b"\nAAAA\n", other.as_bytes()].concat();
+            let error = read(&text).expect_err("it is not passed over");
+            assert!(error.contains("line 1"), "{rule:?}: {error}");
+        }
+        let base64 = "MIIBszCCAVmgAwIBAgIUf0K2bqgFQ3J9pN3cU0vV0q1o5YkwCgYIKoZIzj0EAwIw";
+        let error = read(format!("text\n{base64}\n{other}")).expect_err("its BEGIN line is missing");
+        assert!(error.contains("line 2") && error.contains("BEGIN line before it"), "{error}");
+        for comment in [
+            "subject=CN=Weekend Certificate",
+            "# The end certificate of the chain",
+            "============================================================================",
+            "Modulus=ABCDEF0123456789ABCDEF0123456789ABCDEF0123456789ABCDEF0123456789",
+        ] {
+            assert_eq!(read(format!("{comment}\n{other}")), Ok(vec![DER.to_vec()]), "{comment}");
+        }
     }
 
     #[test]

@@ -79,7 +79,16 @@ impl ClientVerifier {
     /// `anchors` are those of the rules, in DER. With `is_optional`, a client without a certificate is served, too.
     pub(super) fn new(rules: Rules, anchors: &[Vec<u8>], is_optional: bool) -> Self {
         let mut named = RootCertStore::empty();
-        named.add_parsable_certificates(anchors.iter().map(|der| CertificateDer::from(der.as_slice())));
+        // A name with a value that is no text of its type would stop the handshakes of all OpenSSL clients, which read every name.
+        let is_text = |der: &&Vec<u8>| Certificate::parse(der).is_ok_and(|it| it.subject_name().is_ok());
+        let (text, other): (Vec<_>, Vec<_>) = anchors.iter().partition(is_text);
+        named.add_parsable_certificates(text.into_iter().map(|der| CertificateDer::from(der.as_slice())));
+        if !other.is_empty() {
+            tracing::warn!(
+                count = other.len(),
+                "CAs whose names cannot be read are not among the names that clients are asked for"
+            );
+        }
         let (hints, algorithms) = (named.subjects(), default_provider().signature_verification_algorithms);
         Self { rules, hints, is_optional, algorithms }
     }
@@ -95,7 +104,9 @@ pub(super) fn check(
     trust.verify_shown(certificate, sent, now).map(drop).map_err(|rejected| {
         let subject = Certificate::parse(certificate).and_then(|it| it.subject_name());
         let subject = subject.map(|name| name.to_string()).unwrap_or_default();
-        Box::new(Rejection { subject: subject.chars().take(SUBJECT_LEN_MAX).collect(), rejected })
+        let cut = |name: String| name.chars().take(SUBJECT_LEN_MAX).collect();
+        let rejected = Rejected { subject: rejected.subject.map(cut), ..rejected };
+        Box::new(Rejection { subject: cut(subject), rejected })
     })
 }
 
@@ -176,10 +187,10 @@ fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKe
 fn certificate_error(rejected: &Rejected) -> CertificateError {
     use ChainError::{
         AlgorithmMismatch, AnchorExpired, AnchorNotYetValid, BadSignature, Expired, IsACa, IssuerExpired,
-        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NoKeyCertSign, NotACa, NotForClientAuthentication,
-        NotForSigning, NotYetValid, OldVersion, PathLength, PathTooLong, PolicyMapping, SerialTooLong,
-        TooComplex, TooMany, UnknownCritical, UnknownIssuer, UnsupportedAlgorithm, UnsupportedKey,
-        UnsupportedNameConstraint, WeakKey,
+        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NoKeyCertSign, NotACa,
+        NotForClientAuthentication, NotForSigning, NotYetValid, OldVersion, PathLength, PathTooLong,
+        PolicyMapping, SerialTooLong, TooComplex, TooMany, UnknownCritical, UnknownIssuer,
+        UnsupportedAlgorithm, UnsupportedKey, UnsupportedNameConstraint, WeakKey,
     };
     match rejected.refusal.error {
         Expired | IssuerExpired | AnchorExpired => CertificateError::Expired,
