@@ -269,12 +269,20 @@ fn whatever_is_wrong_is_said() {
         ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
+        ("[mapping]", "[sso]\n[mapping]", "[sso] is not part of this version"),
         ("listen", "listne", "unknown field `listne`"),
     ] {
         let wrong = GOOD.replacen(from, to, 1);
         assert_ne!(wrong, GOOD, "{from}");
         assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
     }
+}
+
+#[test]
+fn only_sections_that_are_served_are_proposed() {
+    let [unknown] = &problems(&GOOD.replace("[mapping]", "[mappings]"))[..] else { panic!("one problem") };
+    assert!(unknown.contains("`mapping`") && unknown.contains("`sidecar`"), "{unknown}");
+    assert!(!unknown.contains("sso") && !unknown.contains("tlsnego"), "{unknown}");
 }
 
 #[test]
