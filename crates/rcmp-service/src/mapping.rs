@@ -268,9 +268,11 @@ pub(crate) fn is_same(query: &Query, account: &Account, policy: &Policy) -> bool
             account.user_principal_name.as_ref() == Some(name)
         }
         Query::ServicePrincipalName(name) if policy.name_comparison == Comparison::Exact => {
-            // The class of a service is a word of the protocol, not of the certificate.
-            let host = |name: &str| name.split_once('/').map(|(_, host)| host.to_owned());
-            account.service_principal_names.iter().any(|known| host(known) == host(name))
+            // The class of a service is a word of the protocol, which has no case; the host is the certificate's.
+            let parts = |name: &str| {
+                name.split_once('/').map(|(class, host)| (class.to_ascii_lowercase(), host.to_owned()))
+            };
+            account.service_principal_names.iter().any(|known| parts(known) == parts(name))
         }
         Query::AltSecurityIdentity(value) if policy.comparison != Comparison::Windows => {
             let key = |value: &str| {

@@ -79,7 +79,7 @@ impl MappingFlags {
 pub struct Request<'a> {
     /// Which methods to try.
     pub flags: MappingFlags,
-    /// The certificate, DER or BER.
+    /// The certificate. [MS-RCMP] 2.2.1 allows BER; readers of this crate take DER alone.
     pub certificate: &'a [u8],
     /// Encoded X.501 names, the certificate's issuer first.
     pub issuers: Vec<&'a [u8]>,

@@ -275,7 +275,8 @@ impl fmt::Display for Whom {
     }
 }
 
-fn has_suffix(account: &Account, suffix: &str) -> bool {
+/// Whether an account's user principal name ends in `@` and this suffix, or a computer's service is at a host below it.
+pub fn has_suffix(account: &Account, suffix: &str) -> bool {
     let suffix = casefold(suffix);
     let below = |name: &str, separator: char| {
         casefold(name).strip_suffix(&*suffix).is_some_and(|before| before.ends_with(separator))

@@ -5,6 +5,9 @@
 //! choose, `differs` tells so. The rest of a case is what `decisions/notation.rs` says, and it is read strictly: a key that nobody
 //! knows fails. All cases of a file run, and all that fail are told.
 //!
+//! [MS-RCMP] is cited as v16.0 (2024-04-23) has it, and so are its notes: <2> the comparison of names, which v11.0 has in 3.5.2, <3> and
+//! <4> the strings of altSecurityIdentities, which are <2> and <3> in v11.0.
+//!
 //! What accounts have stored is never made by the code that is tested: `decisions/stored.rs` reads the certificate with another
 //! parser and writes the value as the digest of [MS-RCMP], section 5, says.
 

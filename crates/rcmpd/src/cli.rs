@@ -54,9 +54,9 @@ pub enum Command {
         /// Where to.
         #[arg(default_value = "rcmpd-demo")]
         dir: PathBuf,
-        /// The port of Netlogon; the endpoint mapper's (1135) and that of /metrics (9464) are in rcmpd.toml.
-        #[arg(long, default_value_t = 11490, value_name = "N")]
-        port: u16,
+        /// The port of Netlogon; the endpoint mapper gets the next one, /metrics the one after. Without it: 11490, 1135 and 9464.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::quickstart::PORT_MAX)))]
+        port: Option<u16>,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -1015,6 +1015,8 @@ mod tests {
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --trust-any-server",
             "rcmpd quickstart --port 70000",
+            "rcmpd quickstart --port 65534",
+            "rcmpd quickstart --port 0",
             "rcmpd account set a --enable --disable -c F",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).expect_err(line).exit_code(), 2, "{line}");

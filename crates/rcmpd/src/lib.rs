@@ -16,6 +16,7 @@ pub mod config;
 mod connections;
 pub mod explain;
 pub mod fetch;
+pub mod findings;
 pub mod forward;
 pub mod lists;
 pub mod mapping_audit;

@@ -30,8 +30,20 @@ pub struct Made {
 const DNS: &str = "contoso.example";
 const PEOPLE: [&str; 5] = ["alice", "bob", "carol", "web01", "mallory"];
 
-/// Makes everything in `dir`, or nothing when one of the files exists.
-pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
+/// The last port that has two behind it.
+pub const PORT_MAX: u16 = u16::MAX - 2;
+
+/// The ports of Netlogon, the endpoint mapper and `/metrics`.
+const fn ports(first: Option<u16>) -> [u16; 3] {
+    match first {
+        None => [11490, 1135, 9464],
+        Some(first) => [first, first.saturating_add(1), first.saturating_add(2)],
+    }
+}
+
+/// Makes everything in `dir`, or nothing when one of the files exists. With a port Netlogon, the endpoint mapper and `/metrics` are served at
+/// it and the two behind it, so no two are the same; it is at most [`PORT_MAX`] and not 0.
+pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
     let at = |name: &str| dir.join(name);
     let mut files = vec![
         at("rcmpd.toml"),
@@ -90,7 +102,7 @@ pub async fn make(dir: &Path, port: u16) -> anyhow::Result<Made> {
     };
     let secrets = Secrets { current: NtHash::from_password(&password), current_since: now, previous: None };
     store.put_machine(Put::New, machine, Some(secrets)).await?;
-    write_new(&at("rcmpd.toml"), &configuration(&domain, port), 0o644)?;
+    write_new(&at("rcmpd.toml"), &configuration(&domain, ports(port)), 0o644)?;
     Ok(Made { config: at("rcmpd.toml"), files })
 }
 
@@ -300,7 +312,7 @@ async fn fill(
     Ok(())
 }
 
-fn configuration(domain: &Domain, port: u16) -> String {
+fn configuration(domain: &Domain, [port, mapper, admin]: [u16; 3]) -> String {
     format!(
         r#"# A demo domain, made by `rcmpd quickstart`. Relative paths start at this file.
 
@@ -312,7 +324,7 @@ server  = "DC1"            # NetBIOS name of this server
 
 [rpc]
 listen          = ["127.0.0.1:{port}"]
-endpoint_mapper = "127.0.0.1:1135"
+endpoint_mapper = "127.0.0.1:{mapper}"
 
 [store]
 kind = "sqlite"
@@ -334,7 +346,7 @@ account = "WEB01$"
 secret  = "file:machines/WEB01.secret"
 
 [admin]                     # /live, /ready and /metrics; with a token also /explain
-listen = "127.0.0.1:9464"
+listen = "127.0.0.1:{admin}"
 "#,
         netbios = domain.netbios,
         dns = domain.dns,

@@ -6,6 +6,7 @@
 use crate::identity::{Assurance, Identity};
 use crate::refusal::{Broken, Refusal};
 use dtyp::Sid;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Who is let in by a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -202,6 +203,66 @@ pub fn plain_path(path: &str) -> Option<String> {
     (segments.is_empty() || segments.split('/').all(is_plain)).then_some(plain)
 }
 
+/// Most bytes of a host name, and of one label (RFC 1035 2.3.4).
+const HOST_LEN_MAX: usize = 253;
+const LABEL_LEN_MAX: usize = 63;
+
+/// The host of a route as [`Routes::choose`] compares it; the error says why no request has such a host.
+pub fn route_host(text: &str) -> Result<String, &'static str> {
+    let name = text.to_ascii_lowercase();
+    let (plain, is_pattern) = name.strip_prefix("*.").map_or((&*name, false), |plain| (plain, true));
+    if !plain.is_ascii() {
+        return Err("requests have letters outside ASCII as xn--…: write that form");
+    }
+    if let Some(address) = plain.strip_prefix('[') {
+        let address = address.strip_suffix(']').and_then(|address| address.parse::<Ipv6Addr>().ok());
+        return match address {
+            Some(_) if is_pattern => Err("no name is below an address"),
+            Some(address) if format!("[{address}]") == plain => Ok(name),
+            Some(_) => Err("browsers write this address in its shortest form (RFC 5952): write that form"),
+            None => Err("this is no IPv6 address in brackets"),
+        };
+    }
+    if plain.ends_with('.') {
+        return Err("the dot at the end of a host is taken away before routes are chosen: remove it");
+    }
+    if plain.contains('*') {
+        return Err("a star stands for all names below a name only as \"*.\" at the beginning");
+    }
+    if plain.contains(':') {
+        return Err("the port is taken away before routes are chosen: remove it");
+    }
+    let is_label = |label: &str| {
+        (1..=LABEL_LEN_MAX).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    if plain.len() > HOST_LEN_MAX || !plain.split('.').all(is_label) {
+        return Err("a host is letters, digits, hyphens and dots");
+    }
+    let last = plain.rsplit('.').next().unwrap_or_default();
+    match (last.bytes().all(|byte| byte.is_ascii_digit()), plain.parse::<Ipv4Addr>()) {
+        (false, _) => Ok(name),
+        (true, Ok(_)) if is_pattern => Err("no name is below an address"),
+        (true, Ok(_)) => Ok(name),
+        (true, Err(_)) => Err("this is no IPv4 address"),
+    }
+}
+
+/// Characters of patterns and quotes. RFC 3986 3.3 has all but the first for a path only as percent-encoding, and the first is what people write
+/// for "everything below".
+const PATTERN: &str = "*^|{}[]<>\"`";
+
+/// Whether [`Routes::choose`] can find a route by this path; the error says why no request that is meant has such a path.
+pub fn route_path(text: &str) -> Result<(), &'static str> {
+    if text.contains(|character| PATTERN.contains(character)) || text.contains(".+") || text.ends_with('$') {
+        return Err("a path is no pattern: it stands for itself and everything below it");
+    }
+    match plain_path(text) {
+        Some(plain) if plain == *text || format!("{plain}/") == *text => Ok(()),
+        _ => Err("begin it with a slash, and write it without percent-encoding, dots, parameters and query"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +333,125 @@ mod tests {
         }
         assert_eq!(routes.choose(None), Err(Refusal::Broken(Broken::NoTarget)));
         assert_eq!(Routes::default().choose(None).map(|chosen| chosen.number), Ok(None));
+    }
+
+    /// What is configured is compared with a request's host without its port, without a dot at its end and in lower case.
+    #[test]
+    fn a_host_that_is_configured_is_one_that_requests_have() {
+        for (host, asked) in [
+            ("App.Example", "app.example:8443"),
+            ("*.example", "a.b.example."),
+            ("xn--bcher-kva.example", "XN--bcher-kva.example"),
+            ("localhost", "localhost"),
+            ("my_app.internal", "my_app.internal"),
+            ("127.0.0.1", "127.0.0.1:443"),
+            ("[2001:db8::1]", "[2001:db8::1]:443"),
+            ("10.example", "10.example"),
+        ] {
+            let host = route_host(host).unwrap_or_else(|why| panic!("{host}: {why}"));
+            let routes = Routes::new(vec![route(Some(&host), None)]);
+            assert_eq!(chosen(&routes, asked, "/"), Ok(Some(0)), "{host}");
+        }
+        for host in [
+            "",
+            "*",
+            "*.",
+            ".",
+            "app.example.",
+            "*.example.",
+            "a..example",
+            ".example",
+            "*.*.example",
+            "a*.example",
+            "*a.example",
+            "b\u{fc}cher.example",
+            "\u{4f8b}.example",
+            "app,b.example",
+            "app.example,b.example",
+            "app.example b.example",
+            "app.example:443",
+            "http://app.example",
+            "app.example/x",
+            "user@app.example",
+            "^app\\.example$",
+            "~app",
+            "(app|b).example",
+            "app.example;",
+            "%61pp.example",
+            "[::1",
+            "::1",
+            "[::1]:443",
+            "[0:0:0:0:0:0:0:1]",
+            "[2001:DB8:0::1]",
+            "*.[::1]",
+            "*.127.0.0.1",
+            "256.0.0.1",
+            "10.0.0",
+            "\tapp.example",
+            &"a".repeat(64),
+            &["a"; 128].join("."),
+        ] {
+            assert!(route_host(host).is_err(), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_configured_is_one_that_requests_have() {
+        for path in [
+            "/",
+            "/admin",
+            "/admin/",
+            "/a b",
+            "/b\u{fc}ro",
+            "/c++",
+            "/$metadata",
+            "/v1/x:cancel",
+            "/Users(1)",
+            "/a.b",
+            "/...",
+        ] {
+            assert_eq!(route_path(path), Ok(()), "{path}");
+            let routes = Routes::new(vec![route(None, Some(path))]);
+            let asked = path.trim_end_matches('/').replace(' ', "%20");
+            assert_eq!(chosen(&routes, "a", &format!("{asked}/below")), Ok(Some(0)), "{path}");
+        }
+        for path in [
+            "",
+            "*",
+            "/*",
+            "/admin/*",
+            "/admin*",
+            "/*/admin",
+            "/**",
+            "^/admin",
+            "/admin$",
+            "/^admin",
+            "/admin/.*",
+            "/admin/.+",
+            "/(a|b)",
+            "/{id}",
+            "/users/{id}/x",
+            "/[a-z]",
+            "~ /admin",
+            "admin",
+            "/a%20b",
+            "/a%2fb",
+            "/a/../b",
+            "/./a",
+            "//a",
+            "/a//b",
+            "/a;x",
+            "/a?x=1",
+            "/a#b",
+            "/a\\.b",
+            "http://app.example/admin",
+            "app.example/admin",
+            "\"/admin\"",
+            " /admin",
+            "/a\n",
+        ] {
+            assert!(route_path(path).is_err(), "{path}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod asker_limits;
 mod askers;
 mod audit;
 mod chain;
+mod check_config;
 mod check_proxy;
 mod command_line;
 mod domains;

@@ -439,17 +439,28 @@ fn routes_let_in_and_explanations_say_which() {
     assert_eq!(ask_about(&service, "alice", &[]).status, 500, "routes are configured, and nobody said where");
     let quiet = service.log();
     assert!(!quiet.contains("A route names"), "{quiet}");
-    service.edit(|text| {
-        text.replace("[\"Engineers\"]", "[\"Enginers\"]")
-            .replace("path = \"/status\"", "domains = [\"CONTSO\"]")
-    });
-    // A path is gone, which the second signal confirms.
-    service.signal(rustix::process::Signal::HUP);
-    service.wait_for_lines(&["send SIGHUP again"], 1);
+    // What can match no request and no account is not taken over, and the routes stay as they were.
+    for (at, (from, to, why)) in [
+        ("path = \"/status\"", "path = \"/status/*\"", "a path is no pattern"),
+        ("path = \"/status\"", "domains = [\"CONTSO\"]", "CONTSO is neither [domain] nor a [[peer]]"),
+        ("path = \"/admin\"", "host = \"app,b.example\"", "this is not a host"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let good = fs::read_to_string(service.path("rcmpd.toml")).unwrap();
+        service.edit(|text| text.replace(from, to).replacen("host = \"app.example\"\nhost", "host", 1));
+        let checked = service.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(1);
+        assert!(checked.stderr.contains(why), "{checked:?}");
+        service.signal(rustix::process::Signal::HUP);
+        service.wait_for_lines(&["Not reloaded"], at + 1);
+        let admin = [("X-Original-Host", "app.example"), ("X-Original-URI", "/admin")];
+        assert_eq!(ask_about(&service, "bob", &admin).status, 403);
+        service.edit(|_| good);
+    }
+    service.edit(|text| text.replace("[\"Engineers\"]", "[\"Enginers\"]"));
     service.reload();
     service.wait_for_log("A route names a group that is not there route=1 group=\"Enginers\"");
-    service
-        .wait_for_log("A route names a domain that is neither ours nor a peer's route=3 domain=\"CONTSO\"");
 }
 
 #[test]

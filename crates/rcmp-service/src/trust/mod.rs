@@ -294,7 +294,9 @@ impl UnknownReason {
     /// The reason in a few words, for operators.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::NoCrl => "no revocation list of its issuer is installed",
+            Self::NoCrl => {
+                "no revocation list of its issuer is in use: none is configured, or it cannot be used, as when it has expired"
+            }
             Self::NotInScope => "its issuer's revocation lists are about other certificates",
             Self::CrlOtherKey => {
                 "the revocation list with its issuer's name is signed by another key than the certificate, and that key's own certificate \

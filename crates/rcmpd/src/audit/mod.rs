@@ -135,6 +135,14 @@ pub const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// How soon a head that could not be written is tried again, at the latest.
 const HEAD_RETRY: Duration = Duration::from_secs(5);
 
+/// Whether an audit log can be opened, as far as that can be told without writing.
+pub fn check(config: &AuditConfig) -> anyhow::Result<()> {
+    let heads = config.heads.as_ref();
+    heads.map(|heads| crate::signing::SigningKey::read(&heads.key)).transpose()?;
+    let paths = config.path.iter().chain(heads.map(|heads| &heads.path));
+    paths.map(|path| path.as_path()).try_for_each(crate::findings::has_folder)
+}
+
 impl AuditLog {
     /// Opens the log.
     pub fn open(config: &AuditConfig) -> anyhow::Result<Self> {

@@ -147,7 +147,7 @@ async fn warn_of_twins(store: &SqliteStore, account: &Account) -> anyhow::Result
         };
         let (Query::UserPrincipalName(value) | Query::AltSecurityIdentity(value)) = &query else { continue };
         output::message(&format!(
-            "{value} is also that of {}: a certificate that names it maps to no account",
+            "warning: {value} is also that of {}: a certificate that names it maps to no account",
             others.join(", ")
         ));
     }

@@ -90,7 +90,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             let (chain, url) = (chain.as_deref(), url.as_deref());
             map::explain(&certificate, chain, &config.config, flags(&methods), url, json.json).await
         }
-        Command::CheckConfig { config, json } => Ok(check_config(&config, json.json)),
+        Command::CheckConfig { config, json } => Ok(check_config(&config, json.json).await),
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
@@ -163,9 +163,9 @@ fn flags(methods: &[MethodArg]) -> MappingFlags {
     })
 }
 
-fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
+async fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
     let error = match config::load(&config.config) {
-        Ok(checked) => return check_files(config, &checked, as_json),
+        Ok(checked) => return check_named(config, &checked, as_json).await,
         Err(error) => error,
     };
     if as_json {
@@ -187,42 +187,26 @@ fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
     }
 }
 
-/// The second half of a check: the certificates and lists that the file names are there and can be used, and so are the users and groups
-/// of sockets.
-fn check_files(config: &ConfigArg, checked: &Config, as_json: bool) -> u8 {
-    let mappings =
-        checked.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten();
-    let say = |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
-    let mut warnings = Vec::new();
-    let users = checked.sidecar.as_ref().map_or(Ok(Vec::new()), crate::sidecar::check_users);
-    let users = users.map(|found| warnings.extend(found));
-    let files = [checked.check_files(), users].into_iter();
-    let trust = mappings.map(|mapping| {
-        crate::trust::load(mapping, crate::serve::now()).map(|loaded| warnings.extend(loaded.warnings))
-    });
-    for checked in files.chain(trust) {
-        match checked {
-            Ok(()) => {}
-            Err(error) => {
-                let text = format!("{error:#}");
-                match as_json {
-                    true => output::json(&json!({
-                        "good": false, "problems": [{ "line": null, "column": null, "problem": text, "help": "" }], "error": text,
-                    })),
-                    false => say(&text),
-                }
-                return 1;
-            }
+/// The second half of a check: everything that the file names is there and can be used.
+async fn check_named(config: &ConfigArg, named: &Config, as_json: bool) -> u8 {
+    let found = crate::findings::check(named).await;
+    let (problems, warnings) = (&found.problems, &found.warnings);
+    if as_json {
+        let told =
+            problems.iter().map(|text| json!({ "line": null, "column": null, "problem": text, "help": "" }));
+        let mut value = json!({ "good": problems.is_empty(), "problems": told.collect::<Vec<_>>(), "warnings": warnings });
+        if !problems.is_empty() {
+            value["error"] = json!(problems.join("\n"));
         }
-    }
-    // A shadow has the same lists, unless it says otherwise.
-    warnings.dedup();
-    match as_json {
-        true => output::json(&json!({ "good": true, "problems": [], "warnings": warnings })),
-        false => {
-            warnings.iter().for_each(|text| say(&format!("warning: {text}")));
+        output::json(&value);
+    } else {
+        let say =
+            |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
+        warnings.iter().for_each(|text| say(&format!("warning: {text}")));
+        problems.iter().for_each(|text| say(text));
+        if problems.is_empty() {
             output::line(&format!("{}: good", config.config.display()));
         }
     }
-    0
+    u8::from(!problems.is_empty())
 }

@@ -18,7 +18,9 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn from_parser(error: &toml::de::Error) -> Self {
-        let what = error.message().lines().next().unwrap_or("this cannot be read").to_owned();
+        let what = error.message().lines().next().unwrap_or("this cannot be read");
+        // Sections that are read so that they can be refused are none to be written.
+        let what = GONE.iter().fold(what.to_owned(), |what, name| what.replace(&format!(", `{name}`"), ""));
         let help = match what.starts_with("unknown field") {
             true => "remove it, or correct its name",
             false => "",
@@ -26,6 +28,9 @@ impl Problem {
         Self { span: error.span().unwrap_or(0..0), what, help: help.to_owned() }
     }
 }
+
+/// Sections that this version knows and refuses.
+pub(super) const GONE: [&str; 2] = ["sso", "tlsnego"];
 
 /// Why there is no configuration.
 #[derive(Debug)]

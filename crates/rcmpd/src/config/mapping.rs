@@ -88,7 +88,7 @@ pub struct Ocsp {
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
-    methods: Option<Vec<Spanned<String>>>,
+    methods: Option<Spanned<Vec<Spanned<String>>>>,
     binding: Option<Spanned<String>>,
     backdating_s: Option<u64>,
     validation: Option<Spanned<String>>,
@@ -133,7 +133,7 @@ struct GrantTo {
 #[serde(deny_unknown_fields)]
 struct AuthoritySection {
     certificate: PathBuf,
-    methods: Option<Vec<Spanned<String>>>,
+    methods: Option<Spanned<Vec<Spanned<String>>>>,
     binding: Option<Spanned<String>>,
     backdating_s: Option<u64>,
     grant: Option<Vec<Spanned<GrantSection>>>,
@@ -268,7 +268,7 @@ impl Checker<'_> {
         ];
         let standard = Policy::default();
         let policy = Policy {
-            methods: section.methods.as_ref().map_or(standard.methods, |names| self.methods(names)),
+            methods: section.methods.as_ref().map_or(standard.methods, |names| self.some_methods(names)),
             binding,
             backdating_s: section.backdating_s.unwrap_or(standard.backdating_s),
             validation,
@@ -322,9 +322,10 @@ impl Checker<'_> {
                     "name one that is there, or remove mapping.policies and name the policies of each anchor in its entry",
                 );
             }
-            if let (Some(methods), Some(first)) =
-                (checked.policy.methods, authority.methods.as_ref().and_then(|methods| methods.first()))
-                && methods.and(policy.methods).0 == 0
+            if let (Some(methods), Some(first)) = (
+                checked.policy.methods,
+                authority.methods.as_ref().and_then(|methods| methods.get_ref().first()),
+            ) && methods.and(policy.methods).0 == 0
             {
                 self.problem(
                     first.span(),
@@ -341,6 +342,26 @@ impl Checker<'_> {
                 "use validation = \"chain\", or remove the rules",
             );
         }
+        let grants = || {
+            let of_entries =
+                authorities.iter().filter_map(|entry: &AuthorityEntry| entry.policy.grants.as_ref());
+            std::iter::once(&policy.grants).chain(of_entries).flat_map(Grants::iter)
+        };
+        let is_strong_by_policy = authorities.iter().any(|entry| !entry.policy.strong_names.is_empty());
+        if grants().next().is_none() {
+            let help = "name the forms that count: grant = [\"sid\", \"upn\"], or remove grant";
+            self.problem(span.clone(), "no form is granted, so no certificate is mapped", help);
+        } else if binding == Binding::Full
+            && validation != Validation::Off
+            && !is_strong_by_policy
+            && !grants().any(|grant| grant.form.is_strong())
+        {
+            self.problem(
+                section.binding.as_ref().map_or(span.clone(), Spanned::span),
+                "no strong form is granted, so no certificate is mapped",
+                "grant one that accounts are bound by, such as \"sid\" or \"issuer-serial\", or use another binding",
+            );
+        }
         if validation == Validation::ChainAndRevocation
             && trust.crls.is_empty()
             && authorities.iter().all(|authority| authority.ocsp.is_none())
@@ -352,6 +373,15 @@ impl Checker<'_> {
             );
         }
         Mapping { policy, trust, authorities, shadow: None }
+    }
+
+    /// The flags of at least one method.
+    fn some_methods(&mut self, names: &Spanned<Vec<Spanned<String>>>) -> MappingFlags {
+        if names.get_ref().is_empty() {
+            let help = "name \"upn\", \"subject\", \"issuer\" or \"issuer-chain\", or remove methods";
+            self.problem(names.span(), "without a method no certificate is mapped", help);
+        }
+        self.methods(names.get_ref())
     }
 
     /// The flags that names of methods stand for.
@@ -647,7 +677,22 @@ impl Checker<'_> {
         let sid = rest.parse::<Sid>().ok();
         match (kind, sid) {
             (_, _) if rest.is_empty() => {}
+            ("@", _) if !is_suffix(rest) => {
+                self.problem(
+                    span,
+                    format!("{text:?} is the end of no user principal name and no host"),
+                    "write the suffix as accounts have it, without wildcards and without a dot at an end: \"@contoso.example\"",
+                );
+                return None;
+            }
             ("@", _) => return Some(Whom::Suffix(rest.to_owned())),
+            ("group" | "account", Some(sid))
+                if self.domain_sid.is_some_and(|domain| sid.rid_in(&domain).is_none()) =>
+            {
+                let what = format!("{sid} is not of this domain, so no account has this grant");
+                self.problem(span, what, "write the SID of an account or a group in [store]");
+                return None;
+            }
             ("group", Some(sid)) => return Some(Whom::Group(sid)),
             ("group", None) => return Some(Whom::NamedGroup(rest.to_owned())),
             ("account", Some(sid)) => return Some(Whom::Account(sid)),
@@ -668,7 +713,7 @@ impl Checker<'_> {
         AuthorityEntry {
             certificate: self.path(&section.certificate),
             policy: AuthorityPolicy {
-                methods: section.methods.as_ref().map(|names| self.methods(names)),
+                methods: section.methods.as_ref().map(|names| self.some_methods(names)),
                 binding: section
                     .binding
                     .is_some()
@@ -710,7 +755,7 @@ impl Checker<'_> {
         let kind = match section.names.get_ref().as_str() {
             "issuer-subject" => StrongNameKind::IssuerSubject,
             text => match text.strip_prefix('@') {
-                Some(suffix) if !suffix.is_empty() => StrongNameKind::UpnSuffix(suffix.to_owned()),
+                Some(suffix) if is_suffix(suffix) => StrongNameKind::UpnSuffix(suffix.to_owned()),
                 _ => {
                     self.problem(
                         section.names.span(),
@@ -723,6 +768,12 @@ impl Checker<'_> {
         };
         Some(StrongName { policies, kind })
     }
+}
+
+/// Whether a user principal name or a host can end in this: no wildcard, no white space, one part behind the `@`.
+fn is_suffix(text: &str) -> bool {
+    !text.contains(|character: char| "*@/\\,;:\"<>|".contains(character) || character.is_whitespace())
+        && text.split('.').all(|label| !label.is_empty())
 }
 
 /// Lists of a large authority are renewed every few hours; a look at a file costs nothing.

@@ -260,7 +260,7 @@ struct StoreSection {
 struct LevelSection {
     name: String,
     rid: Spanned<u32>,
-    issuers: Vec<Spanned<String>>,
+    issuers: Spanned<Vec<Spanned<String>>>,
     groups: Spanned<Vec<LevelGroupSection>>,
 }
 
@@ -295,7 +295,7 @@ struct AdminSection {
     listen: Spanned<String>,
     token: Option<Spanned<String>>,
     #[serde(default)]
-    hosts: Vec<String>,
+    hosts: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -393,13 +393,15 @@ pub(crate) fn base(path: &Path) -> &Path {
 
 struct Checker<'a> {
     base: &'a Path,
+    /// The SID of `[domain]`; none where a file has `[mapping]` alone.
+    domain_sid: Option<Sid>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Checker<'a> {
     /// Checks something, and tells all that is wrong with it.
     fn run<T>(base: &'a Path, check: impl FnOnce(&mut Self) -> T) -> Result<T, Vec<Problem>> {
-        let mut checker = Checker { base, problems: Vec::new() };
+        let mut checker = Checker { base, domain_sid: None, problems: Vec::new() };
         let checked = check(&mut checker);
         match checker.problems.is_empty() {
             true => Ok(checked),
@@ -425,6 +427,7 @@ impl<'a> Checker<'a> {
             }
         }
         let domain = self.domain(&file.domain);
+        self.domain_sid = Some(domain.sid).filter(Sid::is_domain);
         let peers = self.peers(file.peer, &domain);
         let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
         let serves = file.rpc.is_some();
@@ -450,6 +453,7 @@ impl<'a> Checker<'a> {
             store: store.as_ref(),
             client: client.as_ref(),
             peers: &peers,
+            domain: &domain,
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
         Config {
@@ -714,8 +718,12 @@ impl<'a> Checker<'a> {
                 "name it first: groups = [{ rid = 513, name = \"Domain Users\" }]",
             );
         }
-        let mut issuers = Vec::with_capacity(section.issuers.len());
-        for issuer in &section.issuers {
+        if section.issuers.get_ref().is_empty() {
+            let help = "name the CAs whose clients it is for";
+            self.problem(section.issuers.span(), "without an issuer no certificate is of this level", help);
+        }
+        let mut issuers = Vec::with_capacity(section.issuers.get_ref().len());
+        for issuer in section.issuers.get_ref() {
             match issuer.get_ref().parse() {
                 Ok(name) => issuers.push(name),
                 Err(error) => self.problem(
@@ -774,8 +782,32 @@ impl<'a> Checker<'a> {
 
     fn admin(&mut self, section: AdminSection) -> Option<Admin> {
         let token = section.token.as_ref().map(|token| self.secret(token));
-        let hosts = section.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let hosts = section.hosts.iter().map(|host| self.admin_host(host)).collect();
         Some(Admin { listen: self.address(&section.listen)?, token, hosts })
+    }
+
+    /// A host as clients name it, in lower case: in a Host header, or in a certificate.
+    fn host(&mut self, host: &Spanned<String>) -> String {
+        let name = host.get_ref().strip_suffix('.').unwrap_or(host.get_ref());
+        match ::sidecar::routes::route_host(name) {
+            Ok(name) if !name.starts_with('*') => name,
+            checked => {
+                let why = checked.err().unwrap_or("it is a pattern");
+                let help = "write one name, as in \"app.example\"";
+                self.problem(host.span(), format!("this is not a host: {why}"), help);
+                host.get_ref().clone()
+            }
+        }
+    }
+
+    /// A host, with a port where clients ask at another one than that of `admin.listen`.
+    fn admin_host(&mut self, host: &Spanned<String>) -> String {
+        match host.get_ref().rsplit_once(':') {
+            Some((name, port)) if port.parse::<u16>().is_ok() => {
+                format!("{}:{port}", self.host(&Spanned::new(host.span(), name.to_owned())))
+            }
+            _ => self.host(host),
+        }
     }
 
     fn client(&mut self, section: &ClientSection) -> Client {

@@ -1,13 +1,14 @@
 //! `[sidecar]`: who asks on behalf of web servers, how they are trusted, and what they are told.
 
 use super::{Checker, Client, Mapping, Peer, SecretRef, Store, StoreKind};
+use account_store::Domain;
 use dtyp::Sid;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Method, Validation, has_method};
 use serde::Deserialize;
 use sidecar::dialect::Dialect;
 use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
-use sidecar::routes::{Route, plain_path};
+use sidecar::routes::{Route, route_host, route_path};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
@@ -255,6 +256,29 @@ struct TokenSection {
 
 /// The methods of a question where the file names none: those that need no more than names of the client itself.
 pub const SIDECAR_METHODS: MappingFlags = Method::Upn.flag().with(Method::Subject.flag());
+/// Where a route names what may not exist.
+struct RouteSpans {
+    /// The first group that is named and not written as a SID.
+    group: Option<(String, Range<usize>)>,
+    domains: Vec<Range<usize>>,
+    sids: Vec<(Sid, Range<usize>)>,
+    strength: Option<Range<usize>>,
+}
+
+impl RouteSpans {
+    fn of(section: &RouteSection) -> Self {
+        let is_named = |group: &&Spanned<String>| !group.get_ref().starts_with("S-1-");
+        let group = section.groups.iter().find(is_named);
+        let sids = section.sids.iter().chain(&section.groups);
+        Self {
+            group: group.map(|group| (group.get_ref().clone(), group.span())),
+            domains: section.domains.iter().map(Spanned::span).collect(),
+            sids: sids.filter_map(|sid| Some((sid.get_ref().parse().ok()?, sid.span()))).collect(),
+            strength: section.strength.as_ref().map(Spanned::span),
+        }
+    }
+}
+
 const SOURCES: [(&str, Source); 2] = [("embedded", Source::Embedded), ("remote", Source::Remote)];
 const PRESETS: [(&str, Preset); 4] = [
     ("remote", Preset::Remote),
@@ -291,6 +315,7 @@ pub(super) struct Beside<'a> {
     pub(super) store: Option<&'a Store>,
     pub(super) client: Option<&'a Client>,
     pub(super) peers: &'a [Peer],
+    pub(super) domain: &'a Domain,
 }
 
 impl Beside<'_> {
@@ -351,7 +376,7 @@ impl Checker<'_> {
             source,
             methods,
             listen,
-            routes: section.route.into_iter().map(|route| self.route(route, has_anonymous)).collect(),
+            routes: self.routes(section.route, &format, has_anonymous, source, beside),
             proxy,
             format,
             token: section.token.map(|token| self.token(token)),
@@ -571,7 +596,7 @@ impl Checker<'_> {
                 "name the proxies: names = [\"proxy.contoso.example\"]",
             );
         }
-        let names = section.names.get_ref().iter().map(|name| self.dns_name(name).to_lowercase()).collect();
+        let names = section.names.get_ref().iter().map(|name| self.host(name)).collect();
         ListenTls {
             certificate: self.path(&section.certificate),
             key: self.path(&section.key),
@@ -604,31 +629,120 @@ impl Checker<'_> {
         }
     }
 
+    /// The routes. One that can let no account in, or that another one takes all requests from, is refused: a request that it is meant
+    /// for goes by another route.
+    fn routes(
+        &mut self,
+        sections: Vec<Spanned<RouteSection>>,
+        format: &Format,
+        has_anonymous: bool,
+        source: Source,
+        beside: &Beside<'_>,
+    ) -> Vec<Route> {
+        let mut targets = HashSet::new();
+        let mut routes = Vec::with_capacity(sections.len());
+        for section in sections {
+            let (span, at) = (section.span(), RouteSpans::of(section.get_ref()));
+            let route = self.route(section, has_anonymous);
+            self.route_matches(&route, &at, format, source, beside);
+            let path = route.path.as_deref().map(|path| path.trim_end_matches('/').to_owned());
+            if !targets.insert((route.host.clone(), path)) {
+                let help = "make them one: a request goes by the first of them alone";
+                self.problem(span, "another route is for the same host and path", help);
+            }
+            routes.push(route);
+        }
+        routes
+    }
+
+    /// Looks whether any identity that this sidecar can come to know is let in by a route.
+    fn route_matches(
+        &mut self,
+        route: &Route,
+        at: &RouteSpans,
+        format: &Format,
+        source: Source,
+        beside: &Beside<'_>,
+    ) {
+        if let (Source::Remote, Some((name, span))) = (source, at.group.clone()) {
+            let known =
+                format.group_names.iter().find(|(_, known)| known.to_lowercase() == name.to_lowercase());
+            let help = known.map_or_else(
+                || "write the group's SID: groups = [\"S-1-5-21-A-B-C-RID\"]".to_owned(),
+                |(sid, _)| format!("write the group's SID: groups = [\"{sid}\"]"),
+            );
+            self.problem(
+                span,
+                "with source = \"remote\" only SIDs of groups are known, so this lets no account in",
+                help,
+            );
+        }
+        let is_ours = |domain: &String| beside.domain.netbios.eq_ignore_ascii_case(domain);
+        let is_known = |domain: &String| {
+            is_ours(domain) || beside.peers.iter().any(|peer| peer.domain.eq_ignore_ascii_case(domain))
+        };
+        if source == Source::Embedded {
+            for (domain, span) in
+                route.domains.iter().zip(&at.domains).filter(|(domain, _)| !is_known(domain))
+            {
+                let what = format!("{domain} is neither [domain] nor a [[peer]], so this lets no account in");
+                self.problem(span.clone(), what, "write the NetBIOS name of the domain, or add its [[peer]]");
+            }
+        }
+        for (sid, span) in at.sids.iter().filter(|(sid, _)| sid.is_domain()) {
+            let help = "write the SID of an account or group, or the domain's NetBIOS name in domains";
+            self.problem(span.clone(), format!("{sid} is a domain's SID, so this lets no account in"), help);
+        }
+        let Some(span) = at.strength.clone().filter(|_| route.strong) else { return };
+        match source {
+            Source::Remote if beside.client.is_some_and(|client| client.proof_keys.is_empty()) => self.problem(
+                span,
+                "without proof_keys in [client] no answer says how strongly a certificate is bound, so this lets no account in",
+                "name the public keys of the servers' domains: proof_keys = { CONTOSO = \"contoso.pub\" }",
+            ),
+            Source::Embedded
+                if beside.mapping.is_some_and(|mapping| mapping.policy.validation == Validation::Off) =>
+            {
+                self.problem(
+                    span,
+                    "without validation no certificate is strongly bound, so this lets no account in",
+                    "use validation = \"chain\" in [mapping], or remove strength",
+                );
+            }
+            Source::Embedded
+                if !route.domains.is_empty()
+                    && !route.domains.iter().any(is_ours)
+                    && route.sids.is_empty()
+                    && route.groups.is_empty() =>
+            {
+                self.problem(
+                    span,
+                    "how strongly another domain binds its accounts is not known here, so this lets no account in",
+                    "remove strength, or let the web server ask that domain itself: source = \"remote\"",
+                );
+            }
+            _ => {}
+        }
+    }
+
     fn route(&mut self, section: Spanned<RouteSection>, has_anonymous: bool) -> Route {
         let section = section.into_inner();
         let host = section.host.as_ref().map(|host| {
-            let name = host.get_ref().to_ascii_lowercase();
-            let plain = name.strip_prefix("*.").unwrap_or(&name);
-            if plain.is_empty() || plain.contains(['*', '/', ' ']) || (plain.contains(':') && !plain.starts_with('[')) {
+            route_host(host.get_ref()).unwrap_or_else(|why| {
                 self.problem(
                     host.span(),
-                    "this is not a host",
+                    format!("this is not a host: {why}"),
                     "write a name without a port, as in \"app.example\", or \"*.example\" for all names below",
                 );
-            }
-            name
+                host.get_ref().clone()
+            })
         });
         let path = section.path.as_ref().map(|path| {
-            let text = path.get_ref();
-            let plain = plain_path(text);
-            if plain.is_none_or(|plain| plain != *text && format!("{plain}/") != *text) {
-                self.problem(
-                    path.span(),
-                    "this is not a plain path",
-                    "begin it with a slash, and write it without percent-encoding, dots and parameters",
-                );
+            if let Err(why) = route_path(path.get_ref()) {
+                let help = "write it as in \"/admin\": that is /admin and everything below it";
+                self.problem(path.span(), format!("this is not a plain path: {why}"), help);
             }
-            text.clone()
+            path.get_ref().clone()
         });
         let mut sids = Vec::new();
         let mut sid = |checker: &mut Self, text: &Spanned<String>| match text.get_ref().parse::<Sid>() {

@@ -105,6 +105,56 @@ fn whatever_is_wrong_is_said() {
             "\"all\" does not say for whom",
         ),
         ("anchors", "grant = [{ form = \"upn\", for = [] }]\nanchors", "this is granted to nobody"),
+        (
+            "anchors",
+            "grant = [{ form = \"sid\", for = [\"@*.example\"] }]\nanchors",
+            "\"@*.example\" is the end of no",
+        ),
+        (
+            "anchors",
+            "grant = [{ form = \"sid\", for = [\"@a.example.\"] }]\nanchors",
+            "\"@a.example.\" is the end of no",
+        ),
+        (
+            "anchors",
+            "grant = [{ form = \"sid\", for = [\"@b@a.example\"] }]\nanchors",
+            "\"@b@a.example\" is the end of no",
+        ),
+        (
+            "anchors",
+            "grant = [{ form = \"sid\", for = [\"group:S-1-5-21-1-2-4-512\"] }]\nanchors",
+            "S-1-5-21-1-2-4-512 is not of this domain",
+        ),
+        (
+            "anchors",
+            "grant = [{ form = \"sid\", for = [\"account:S-1-5-32-544\"] }]\nanchors",
+            "S-1-5-32-544 is not of this domain",
+        ),
+        (
+            "anchors",
+            "grant = [{ form = \"sid\", for = [\"group:S-1-5-21-1-2-3\"] }]\nanchors",
+            "S-1-5-21-1-2-3 is not of this domain",
+        ),
+        ("anchors", "grant = []\nanchors", "no form is granted"),
+        ("anchors", "grant = [\"upn\", \"issuer-subject\"]\nanchors", "no strong form is granted"),
+        ("methods = [\"upn\", \"subject\"]", "methods = []", "without a method no certificate is mapped"),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nmethods = []\n[client]",
+            "without a method no certificate is mapped",
+        ),
+        (
+            "[client]",
+            "[[mapping.authority]]\ncertificate = \"a\"\nstrong_names = [{ policies = [\"1.2\"], names = \"@*.a\" }]\n[client]",
+            "this is not a kind of name",
+        ),
+        ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"a,b\"]\n[client]", "this is not a host"),
+        (
+            "[client]",
+            "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"b\u{fc}cher\"]\n[client]",
+            "this is not a host",
+        ),
+        ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"*.a\"]\n[client]", "this is not a host"),
         ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
         ("[rpc]\n", "[rpc]\nmisses_burst = 0\n", "this is not a sensible number"),
         ("[rpc]\n", "[rpc]\nmisses_per_s = 1000001\n", "this is not a sensible number"),
@@ -219,12 +269,20 @@ fn whatever_is_wrong_is_said() {
         ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
+        ("[mapping]", "[sso]\n[mapping]", "[sso] is not part of this version"),
         ("listen", "listne", "unknown field `listne`"),
     ] {
         let wrong = GOOD.replacen(from, to, 1);
         assert_ne!(wrong, GOOD, "{from}");
         assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
     }
+}
+
+#[test]
+fn only_sections_that_are_served_are_proposed() {
+    let [unknown] = &problems(&GOOD.replace("[mapping]", "[mappings]"))[..] else { panic!("one problem") };
+    assert!(unknown.contains("`mapping`") && unknown.contains("`sidecar`"), "{unknown}");
+    assert!(!unknown.contains("sso") && !unknown.contains("tlsnego"), "{unknown}");
 }
 
 #[test]
@@ -429,10 +487,11 @@ path = \"machines.db\"",
     assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
     // Accounts that are found by their issuer alone, and a sidecar that does not ask by issuer.
     let all = text.replace("[\"upn\", \"subject\"]", "[\"upn\", \"subject\", \"issuer-chain\"]");
-    let found = problems(&format!("{all}{SIDECAR}"));
+    let (alone, _) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
+    let found = problems(&format!("{all}{alone}"));
     assert!(matches!(&found[..], [what] if what.contains("found by their issuers alone")), "{found:?}");
     for methods in ["issuer", "issuer-chain"] {
-        let sidecar = SIDECAR.replace("[sidecar]", &format!("[sidecar]\nmethods = [\"{methods}\"]"));
+        let sidecar = alone.replace("[sidecar]", &format!("[sidecar]\nmethods = [\"{methods}\"]"));
         let config = parse(&format!("{all}{sidecar}"), Path::new("/etc/rcmpd")).expect("it is good");
         let flags = config.sidecar.expect("it is there").methods;
         assert_eq!(flags.contains(MappingFlags::ISSUER_CHAIN), methods == "issuer-chain");
@@ -604,6 +663,13 @@ path = "/admin"
 groups = ["Staff", "S-1-5-21-1-2-3-512"]
 domains = ["fabrikam"]
 strength = "strong"
+[[peer]]
+domain = "FABRIKAM"
+sid = "S-1-5-21-7-8-9"
+names = ["fabrikam.example"]
+direction = "outbound"
+servers = ["127.0.0.1:11491"]
+secret = "file:trusts/FABRIKAM.secret"
 "#;
 
 #[test]
@@ -693,6 +759,28 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ),
         ("host = \"App.Example\"", "host = \"app.example:443\"", "this is not a host"),
         ("host = \"App.Example\"", "host = \"*\"", "this is not a host"),
+        ("host = \"App.Example\"", "host = \"app.example.\"", "this is not a host: the dot"),
+        ("host = \"App.Example\"", "host = \"b\u{fc}cher.example\"", "this is not a host: requests have"),
+        ("host = \"App.Example\"", "host = \"app,b.example\"", "this is not a host"),
+        ("path = \"/admin\"", "path = \"/admin/*\"", "this is not a plain path: a path is no pattern"),
+        ("path = \"/admin\"", "path = \"/admin/.*\"", "this is not a plain path: a path is no pattern"),
+        ("[\"fabrikam\"]", "[\"fabricam\"]", "FABRICAM is neither [domain] nor a [[peer]]"),
+        ("S-1-5-21-1-2-3-512", "S-1-5-21-1-2-3", "S-1-5-21-1-2-3 is a domain's SID"),
+        (
+            "groups = [\"Staff\", \"S-1-5-21-1-2-3-512\"]\n",
+            "",
+            "how strongly another domain binds its accounts is not known",
+        ),
+        (
+            "[[sidecar.route]]",
+            "[[sidecar.route]]\nhost = \"app.EXAMPLE\"\npath = \"/admin/\"\n[[sidecar.route]]",
+            "another route is for the same host and path",
+        ),
+        (
+            "secret = \"file:sidecar.secret\"",
+            "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"*.example\"] }",
+            "this is not a host: it is a pattern",
+        ),
         ("path = \"/admin\"", "path = \"admin\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a%2fb\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a/../b\"", "this is not a plain path"),
@@ -722,6 +810,10 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         let found = problems(&text);
         assert!(found.iter().any(|what| what.contains(expect)), "{from} -> {to}: {found:?}");
     }
+    let remote = |more: &str| {
+        let source = format!("source = \"remote\"\n{more}remember_s");
+        format!("{GOOD}{}", SIDECAR.replace("remember_s", &source))
+    };
     let without = |section: &str| format!("{}{SIDECAR}", GOOD.replace(section, ""));
     for (text, expect) in [
         (without("[store]\nkind = \"sqlite\"\npath = \"accounts.db\"\n"), "the sidecar knows nobody"),
@@ -745,8 +837,27 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             ),
             "the sidecar can ask nobody",
         ),
+        (remote(""), "write the group's SID: groups = [\"S-1-5-21-A-B-C-RID\"]"),
+        (
+            remote("group_names = { \"S-1-5-21-1-2-3-1102\" = \"staff\" }\n"),
+            "write the group's SID: groups = [\"S-1-5-21-1-2-3-1102\"]",
+        ),
+        (remote(""), "without proof_keys in [client] no answer says how strongly"),
+        (
+            off(&format!("{GOOD}{SIDECAR}"))
+                .replace("\"full\"", "\"off\"")
+                .replace("remember_s", "validation = \"off\"\nremember_s"),
+            "without validation no certificate is strongly bound",
+        ),
     ] {
-        let found = problems(&text);
+        let found = parse(&text, Path::new("/etc/rcmpd")).err().unwrap_or_default();
+        let found: Vec<_> =
+            found.iter().map(|problem| format!("{}: {}", problem.what, problem.help)).collect();
         assert!(found.iter().any(|what| what.contains(expect)), "{expect}: {found:?}");
     }
+    // With a key of the server's domain, and groups by SID, all of a route can match.
+    let good = remote("")
+        .replace("secret = \"file:machines", "proof_keys = { CONTOSO = \"c.pub\" }\nsecret = \"file:machines")
+        .replace("\"Staff\", ", "");
+    assert_eq!(problems(&good), [""; 0]);
 }

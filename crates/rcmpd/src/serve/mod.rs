@@ -16,11 +16,12 @@ pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::connections::BACKLOG;
+use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
+use account_store::MachineStore;
 use account_store::sqlite::SqliteStore;
-use account_store::{AccountAdmin, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
@@ -31,7 +32,6 @@ use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
 use rcmp_service::message::PACKAGE_NAME;
-use rcmp_service::{Binding, Mapper, Policy, Validation};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -176,9 +176,10 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     if let Some(store) = &store {
         tasks.spawn(store.clone().watch());
     }
-    warn_of_weakness(&mapping.policy);
-    warn_of_names(&current.0.load().live);
-    warn_of_routes(&config, machines.as_deref()).await;
+    let deciders = current.0.load_full();
+    findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
+    warn_of_findings(&config, &deciders, machines.as_deref()).await;
+    drop(deciders);
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     let running = Running {
@@ -260,62 +261,12 @@ pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpLi
     })
 }
 
-/// Says what is believed that should not be.
-fn warn_of_weakness(policy: &Policy) {
-    let (binding, validation) = (policy.binding.name(), policy.validation.name());
-    if policy.validation == Validation::Off {
-        warn!(
-            binding,
-            validation,
-            "Certificates are not verified here, so they are mapped by names alone: whoever gets any trusted issuer to write a \
-             name into a certificate becomes that account"
-        );
-    } else if policy.binding != Binding::Full {
-        warn!(
-            binding,
-            validation,
-            "Names alone are enough: whoever gets a configured authority to write a name into a certificate becomes that account"
-        );
-    }
-}
-
-/// Says which authorities cannot be told apart by name.
-fn warn_of_names(mapper: &Mapper) {
-    let authorities = mapper.trust().into_iter().flat_map(|trust| trust.authorities());
-    for authority in authorities.filter(|authority| mapper.shared_names().contains(&authority.key)) {
-        if mapper.policy().authorities.get(&authority.key).is_none_or(|entry| entry.grants.is_none()) {
-            warn!(
-                subject = authority.subject,
-                key = %authority.key,
-                "Another authority has the same name: mappings that name it do not count for this one, unless a \
-                 [[mapping.authority]] for it grants them"
-            );
-        }
-    }
-}
-
-/// Says which routes name somebody whom nobody here knows: a name that is written wrong lets nobody in.
-async fn warn_of_routes(config: &Config, machines: Option<&SqliteStore>) {
-    let Some(sidecar) = config.sidecar.as_ref().filter(|sidecar| sidecar.source == config::Source::Embedded)
-    else {
-        return;
-    };
-    let is_sqlite = config.store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)));
-    for (number, route) in (1..).zip(&sidecar.routes) {
-        let ours = std::iter::once(&config.domain.netbios);
-        let known: Vec<&String> = ours.chain(config.peers.iter().map(|peer| &peer.domain)).collect();
-        for domain in
-            route.domains.iter().filter(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
-        {
-            warn!(route = number, domain, "A route names a domain that is neither ours nor a peer's");
-        }
-        let Some(groups) = machines.filter(|_| is_sqlite) else { continue };
-        for group in &route.groups {
-            if let Ok(None) = groups.group_by_name(group).await {
-                warn!(route = number, group, "A route names a group that is not there");
-            }
-        }
-    }
+/// Says what is laxer than the defaults, and what matches nothing today.
+async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option<&SqliteStore>) {
+    let levels = deciders.live.trust().into_iter().flat_map(|trust| findings::levels(config, trust));
+    findings::lax(config).into_iter().chain(levels).for_each(|warning| warning.log());
+    let nothing = findings::matches_nothing(config, &deciders.accounts, machines).await;
+    nothing.iter().for_each(findings::Warning::log);
 }
 
 /// What a reload starts from.
@@ -428,13 +379,12 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     let sidecar = sidecar.transpose()?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
-    warn_of_names(&deciders.live);
+    findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
     running.current.0.store(Arc::new(deciders));
     if let Some((running, reloaded)) = sidecar {
         running.take_over(reloaded);
     }
-    warn_of_weakness(&mapping.policy);
-    warn_of_routes(&new, running.machines.map(Arc::as_ref)).await;
+    warn_of_findings(&new, &running.current.0.load_full(), running.machines.map(Arc::as_ref)).await;
     *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)
 }

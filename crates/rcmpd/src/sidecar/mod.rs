@@ -193,6 +193,27 @@ pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<Strin
     sidecar.listen.iter().filter_map(|listen| unix::check(listen).transpose()).collect()
 }
 
+/// Reads what a sidecar names: secrets, certificates, keys. What is in the environment of the service alone is left out.
+pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<anyhow::Result<()>> {
+    let mut checked = Vec::new();
+    for listen in &sidecar.listen {
+        // A secret that cannot be read is told with the others.
+        if let Some(secret) = listen.secret.as_ref().filter(|secret| secret.read().is_ok()) {
+            checked.push(self::secret(secret).map(drop));
+        }
+        checked.extend(listen.tls.as_ref().map(|tls| tls::of_listener(tls).map(drop)));
+    }
+    if let Some(proxy) = &sidecar.proxy {
+        let pair = tls::check_pair(&proxy.certificate, &proxy.key);
+        checked.push(pair.context("cannot use [sidecar.proxy]"));
+    }
+    checked.extend(sidecar.token.as_ref().map(|token| signer(token).map(drop)));
+    let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
+    let keys = client.flat_map(|client| &client.proof_keys);
+    checked.extend(keys.map(|(_, path)| PublicKey::read(path).map(drop)));
+    checked
+}
+
 /// How many descriptors all connections of a configuration's listeners take.
 pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
     let proxy = if sidecar.proxy.is_some() { front::CONNECTIONS_MAX } else { 0 };

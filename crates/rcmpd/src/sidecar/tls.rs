@@ -50,6 +50,18 @@ pub(super) fn server_config(
         .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
 }
 
+/// Whether a certificate and a key can be read and belong together.
+pub(super) fn check_pair(certificate: &Path, key: &Path) -> anyhow::Result<()> {
+    let chain = certificates::read_file(certificate)?.into_iter().map(CertificateDer::from).collect();
+    let checked = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, private_key(key)?);
+    checked
+        .map(drop)
+        .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
+}
+
 fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
     pem::private_key(&read_private(path)?)
         .with_context(|| format!("{} is not a private key in PEM", path.display()))

@@ -1,0 +1,420 @@
+//! What `serve` and `check-config` look at beyond the text of a configuration: what it leaves open, what matches nothing today, and
+//! whether everything that it names is there.
+
+use crate::audit;
+use crate::config::{Config, Level, Mapping, Place, SecretRef, Source, StoreKind};
+use crate::forward::Forwarding;
+use crate::serve;
+use crate::sidecar;
+use crate::stores::{self, Accounts};
+use crate::trust::{self, Loaded};
+use account_store::fold::{Comparison, casefold};
+use account_store::sqlite::SqliteStore;
+use account_store::{DistinguishedName, MachineStore, Matches, Query};
+use anyhow::Context;
+use dtyp::Sid;
+use rcmp_service::policy::{Whom, has_suffix};
+use rcmp_service::trust::Trust;
+use rcmp_service::{Binding, Mapper, Validation};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use tracing::warn;
+
+/// Permission of all other users to write, which connecting to a Unix socket takes.
+const OTHERS_WRITE: u32 = 0o002;
+
+/// What an operator should look at, though it can be served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Warning {
+    what: &'static str,
+    /// The number of the route, from 1.
+    route: Option<usize>,
+    group: Option<String>,
+    account: Option<String>,
+    machine: Option<String>,
+    sid: Option<String>,
+    suffix: Option<String>,
+    /// A CA's name or file, for which the setting is.
+    authority: Option<String>,
+    key: Option<String>,
+    listener: Option<String>,
+    level: Option<String>,
+    binding: Option<&'static str>,
+    validation: Option<&'static str>,
+}
+
+impl Warning {
+    fn new(what: &'static str) -> Self {
+        Self { what, ..Self::default() }
+    }
+
+    /// Writes it to the log.
+    pub fn log(&self) {
+        warn!(
+            binding = self.binding,
+            validation = self.validation,
+            route = self.route,
+            group = self.group.as_deref(),
+            account = self.account.as_deref(),
+            machine = self.machine.as_deref(),
+            sid = self.sid.as_deref(),
+            suffix = self.suffix.as_deref(),
+            authority = self.authority.as_deref(),
+            key = self.key.as_deref(),
+            listener = self.listener.as_deref(),
+            level = self.level.as_deref(),
+            "{}",
+            self.what
+        );
+    }
+}
+
+/// As one line: what it is, and its facts.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut letters = self.what.chars();
+        let first = letters.next().into_iter().flat_map(char::to_lowercase);
+        write!(f, "{}{}", first.collect::<String>(), letters.as_str())?;
+        let facts = [
+            ("binding", self.binding),
+            ("validation", self.validation),
+            ("group", self.group.as_deref()),
+            ("account", self.account.as_deref()),
+            ("machine", self.machine.as_deref()),
+            ("sid", self.sid.as_deref()),
+            ("suffix", self.suffix.as_deref()),
+            ("authority", self.authority.as_deref()),
+            ("key", self.key.as_deref()),
+            ("listener", self.listener.as_deref()),
+            ("level", self.level.as_deref()),
+        ];
+        let mut facts = facts.into_iter().filter_map(|(name, value)| Some((name, value?))).peekable();
+        if self.route.is_some() || facts.peek().is_some() {
+            f.write_str(":")?;
+        }
+        self.route.map_or(Ok(()), |route| write!(f, " route={route}"))?;
+        facts.try_for_each(|(name, value)| write!(f, " {name}={value:?}"))
+    }
+}
+
+/// Settings that are laxer than the defaults.
+pub fn lax(config: &Config) -> Vec<Warning> {
+    let mut found = Vec::new();
+    if let Some(mapping) = &config.mapping {
+        let policy = &mapping.policy;
+        let what = match (policy.validation, policy.binding) {
+            (Validation::Off, _) => Some(
+                "Certificates are not verified here, so they are mapped by names alone: whoever gets any trusted issuer to write a \
+                 name into a certificate becomes that account",
+            ),
+            (_, Binding::Full) => None,
+            _ => Some(
+                "Names alone are enough: whoever gets a configured authority to write a name into a certificate becomes that account",
+            ),
+        };
+        let (binding, validation) = (Some(policy.binding.name()), Some(policy.validation.name()));
+        found.extend(what.map(|what| Warning { binding, validation, ..Warning::new(what) }));
+    }
+    if config.rpc.as_ref().is_some_and(|rpc| rpc.misses.per_second == 0) {
+        found.push(Warning::new(
+            "Machines can ask about any number of certificates that map no account: misses_per_s is 0",
+        ));
+    }
+    for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
+        let (what, listener) = match &listen.at {
+            Place::Unix(socket) if socket.mode & OTHERS_WRITE != 0 => {
+                ("Every local user can connect to this socket", socket.path.display().to_string())
+            }
+            Place::Tcp(address) if listen.tls.is_none() && !address.ip().is_loopback() => {
+                ("The secret of this listener goes over the network without TLS", address.to_string())
+            }
+            _ => continue,
+        };
+        found.push(Warning { listener: Some(listener), ..Warning::new(what) });
+    }
+    found
+}
+
+/// CAs that cannot be told apart by name.
+pub fn shared_names(mapper: &Mapper) -> Vec<Warning> {
+    let authorities = mapper.trust().into_iter().flat_map(|trust| trust.authorities());
+    let shared = authorities.filter(|authority| mapper.shared_names().contains(&authority.key));
+    let has_no_grant = |key| mapper.policy().authorities.get(key).is_none_or(|entry| entry.grants.is_none());
+    let shared = shared.filter(|authority| has_no_grant(&authority.key)).map(|authority| Warning {
+        authority: Some(authority.subject.clone()),
+        key: Some(authority.key.to_string()),
+        ..Warning::new(
+            "Another authority has the same name: mappings that name it do not count for this one, unless a \
+             [[mapping.authority]] for it grants them",
+        )
+    });
+    shared.collect()
+}
+
+/// Levels whose issuers are no configured CA: no path leads to them.
+pub fn levels(config: &Config, trust: &Trust) -> Vec<Warning> {
+    let Some(StoreKind::Profile(levels)) = config.store.as_ref().map(|store| &store.kind) else {
+        return Vec::new();
+    };
+    let key = |name: &DistinguishedName| name.key_by(Comparison::Windows);
+    let known: Vec<_> = trust.authorities().filter_map(|it| Some(key(&it.subject.parse().ok()?))).collect();
+    let mut found = Vec::new();
+    for level in levels {
+        for issuer in level.issuers.iter().filter(|issuer| !known.contains(&key(issuer))) {
+            found.push(Warning {
+                level: Some(level.name.clone()),
+                authority: Some(issuer.to_string()),
+                ..Warning::new("A level names an issuer that is not among the configured CAs")
+            });
+        }
+    }
+    found
+}
+
+/// The accounts and groups of a configuration, as far as they can be looked up.
+struct Known<'a> {
+    accounts: &'a Accounts,
+    levels: &'a [Level],
+    domain: Sid,
+}
+
+impl Known<'_> {
+    /// Whether there is a group of this name. A store that cannot answer says nothing.
+    async fn has_group(&self, name: &str) -> bool {
+        match &self.accounts.admin {
+            Some(admin) => !matches!(admin.group_by_name(name).await, Ok(None)),
+            None => {
+                let mut groups = self.levels.iter().flat_map(|level| &level.groups);
+                groups.any(|(_, known)| known.as_ref().is_some_and(|known| casefold(known) == casefold(name)))
+            }
+        }
+    }
+
+    async fn has_group_sid(&self, sid: &Sid) -> bool {
+        match &self.accounts.admin {
+            Some(admin) => !matches!(admin.group_by_sid(sid).await, Ok(None)),
+            None => {
+                let mut groups = self.levels.iter().flat_map(|level| &level.groups);
+                groups.any(|(rid, _)| sid.rid_in(&self.domain) == Some(*rid))
+            }
+        }
+    }
+
+    async fn has_account(&self, query: Query) -> bool {
+        !matches!(self.accounts.store.find(&query).await, Ok(Matches::None))
+    }
+
+    async fn has_suffix(&self, suffix: &str) -> bool {
+        let mut has = self.accounts.admin.is_none();
+        let looked = self.accounts.each(|account| {
+            has |= has_suffix(account, suffix);
+            !has
+        });
+        looked.await.is_err() || has
+    }
+}
+
+/// Names of accounts, groups, SIDs and machines that are there today for none: they may come, or are written wrong.
+pub async fn matches_nothing(
+    config: &Config,
+    accounts: &Accounts,
+    machines: Option<&SqliteStore>,
+) -> Vec<Warning> {
+    if config.store.is_none() {
+        return Vec::new();
+    }
+    let levels: &[Level] = match config.store.as_ref().map(|store| &store.kind) {
+        Some(StoreKind::Profile(levels)) => levels,
+        _ => &[],
+    };
+    let known = Known { accounts, levels, domain: config.domain.sid };
+    let mut found = Vec::new();
+    let sidecar = config.sidecar.iter().filter(|sidecar| sidecar.source == Source::Embedded);
+    for (route, rule) in sidecar.flat_map(|sidecar| (1..).zip(&sidecar.routes)) {
+        let route = Some(route);
+        for group in &rule.groups {
+            if !known.has_group(group).await {
+                let what = "A route names a group that is not there";
+                found.push(Warning { route, group: Some(group.clone()), ..Warning::new(what) });
+            }
+        }
+        for sid in &rule.sids {
+            let domain = sid.split_rid().map(|(domain, _)| domain);
+            let is_peer = config.peers.iter().any(|peer| Some(peer.sid) == domain);
+            let is_there = match domain == Some(config.domain.sid) {
+                true => known.has_group_sid(sid).await || known.has_account(Query::Sid(*sid)).await,
+                false => is_peer,
+            };
+            if !is_there {
+                let what = "A route names a SID that no account and no group has";
+                found.push(Warning { route, sid: Some(sid.to_string()), ..Warning::new(what) });
+            }
+        }
+    }
+    let mappings = config.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]);
+    for mapping in mappings.flatten() {
+        grants(mapping, &known, &mut found).await;
+    }
+    for machine in config.relays.iter().flat_map(|relay| &relay.machines) {
+        if let Some(machines) = machines
+            && let Ok(None) = machines.machine(machine).await
+        {
+            let what = "A relay names a machine that is not there";
+            found.push(Warning { machine: Some(machine.clone()), ..Warning::new(what) });
+        }
+    }
+    found.dedup();
+    found
+}
+
+async fn grants(mapping: &Mapping, known: &Known<'_>, found: &mut Vec<Warning>) {
+    let entries = mapping.authorities.iter();
+    let entries = entries.filter_map(|entry| Some((Some(&entry.certificate), entry.policy.grants.as_ref()?)));
+    for (authority, grants) in entries.chain([(None, &mapping.policy.grants)]) {
+        let authority = authority.map(|path| path.display().to_string());
+        for whom in grants.iter().flat_map(|grant| grant.to.iter().flatten()) {
+            let warning = match whom {
+                Whom::NamedGroup(name) if !known.has_group(name).await => Warning {
+                    group: Some(name.clone()),
+                    ..Warning::new("A grant is for a group that is not there")
+                },
+                Whom::Group(sid) if !known.has_group_sid(sid).await => Warning {
+                    group: Some(sid.to_string()),
+                    ..Warning::new("A grant is for a group that is not there")
+                },
+                Whom::NamedAccount(name) if !known.has_account(Query::Name(name.clone())).await => Warning {
+                    account: Some(name.clone()),
+                    ..Warning::new("A grant is for an account that is not there")
+                },
+                Whom::Account(sid) if !known.has_account(Query::Sid(*sid)).await => Warning {
+                    account: Some(sid.to_string()),
+                    ..Warning::new("A grant is for an account that is not there")
+                },
+                Whom::Suffix(suffix) if !known.has_suffix(suffix).await => Warning {
+                    suffix: Some(suffix.clone()),
+                    ..Warning::new("A grant is for a suffix that no account has")
+                },
+                _ => continue,
+            };
+            let warning = Warning { authority: authority.clone(), ..warning };
+            if !found.contains(&warning) {
+                found.push(warning);
+            }
+        }
+    }
+}
+
+/// What is wrong with what a configuration names, and what is only worth a warning.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// `serve` would not start, or the setting could do nothing.
+    pub problems: Vec<String>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
+}
+
+impl Checked {
+    fn add<T>(&mut self, checked: anyhow::Result<T>) -> Option<T> {
+        checked.map_err(|error| self.problems.push(format!("{error:#}"))).ok()
+    }
+
+    /// A secret that has to be there. The environment of this command need not be that of the service.
+    fn secret(&mut self, key: &str, secret: &SecretRef, is_needed_at_start: bool) {
+        let Err(error) = secret.read() else { return };
+        match secret {
+            SecretRef::File(_) if is_needed_at_start => {
+                self.problems.push(format!("cannot use {key}: {error}"))
+            }
+            SecretRef::File(_) => self.warnings.push(format!("cannot use {key}: {error}")),
+            SecretRef::Environment(_) | SecretRef::Credential(_) => {
+                self.warnings.push(format!("{key} was not checked: {error}"));
+            }
+        }
+    }
+}
+
+/// Looks at everything that `serve` looks at, without listening, writing, or asking anything over the network.
+pub async fn check(config: &Config) -> Checked {
+    let mut checked = Checked::default();
+    checked.add(config.check_files());
+    checked.warnings.extend(lax(config).iter().map(Warning::to_string));
+    secrets(config, &mut checked);
+    if let Some(sidecar) = &config.sidecar {
+        let users = checked.add(sidecar::check_users(sidecar));
+        checked.warnings.extend(users.into_iter().flatten());
+        sidecar::check_files(config, sidecar).into_iter().for_each(|file| _ = checked.add(file));
+    }
+    checked.add(audit::check(&config.audit));
+    checked.add(Forwarding::load(config, None));
+    let machines = config.store.as_ref().and_then(|_| checked.add(stores::machines(config)));
+    let accounts = match &machines {
+        Some(machines) => checked.add(stores::accounts(config, machines).await),
+        None => None,
+    };
+    let mut loaded = Vec::new();
+    for mapping in
+        config.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten()
+    {
+        loaded.extend(checked.add(trust::load(mapping, serve::now())));
+    }
+    for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
+        // A shadow has the same lists, unless it says otherwise.
+        if !checked.warnings.contains(warning) {
+            checked.warnings.push(warning.clone());
+        }
+    }
+    let accounts = accounts.unwrap_or_else(|| Accounts::nobody(config.domain.clone()));
+    if let Some(live) = loaded.first() {
+        of_trust(config, live, &accounts, &mut checked);
+    }
+    if machines.is_some() {
+        let nothing = matches_nothing(config, &accounts, machines.as_deref()).await;
+        checked.warnings.extend(nothing.iter().map(Warning::to_string));
+    }
+    checked
+}
+
+fn of_trust(config: &Config, live: &Loaded, accounts: &Accounts, checked: &mut Checked) {
+    let mapper = checked.add(live.mapper(Arc::clone(&accounts.store), config.server.clone()));
+    let names = mapper.iter().flat_map(shared_names);
+    let levels = live.trust.iter().flat_map(|trust| levels(config, trust));
+    let found: Vec<String> = names.chain(levels).map(|warning| warning.to_string()).collect();
+    checked.warnings.extend(found);
+}
+
+fn secrets(config: &Config, checked: &mut Checked) {
+    if let Some(token) = config.admin.as_ref().and_then(|admin| admin.token.as_ref()) {
+        checked.secret("admin.token", token, true);
+    }
+    let is_remote = config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == Source::Remote);
+    if let Some(client) = &config.client {
+        checked.secret("client.secret", &client.secret, is_remote);
+    }
+    for peer in &config.peers {
+        if let Some(secret) = &peer.secret {
+            checked.secret(&format!("the secret of [[peer]] {}", peer.domain), secret, false);
+        }
+    }
+    for relay in &config.relays {
+        checked.secret(&format!("the secret of [[relay]] {}", relay.package), &relay.secret, false);
+    }
+    for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
+        if let Some(secret) = &listen.secret {
+            checked.secret("the secret of [[sidecar.listen]]", secret, true);
+        }
+    }
+}
+
+/// Whether a file can be made in the folder of this path.
+pub(crate) fn has_folder(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = folder.metadata().with_context(|| format!("{} cannot be made", path.display()))?;
+    anyhow::ensure!(
+        found.is_dir(),
+        "{} cannot be made: {} is not a folder",
+        path.display(),
+        folder.display()
+    );
+    Ok(())
+}
