@@ -438,7 +438,7 @@ mod tests {
             "subject=CN=Weekend Certificate",
             "# The end certificate of the chain",
             "============================================================================",
-            "Modulus=ABCDEF0123456789ABCDEF0123456789ABCDEF0123456789ABCDEF0123456789",
+            "sha256 Fingerprint=AB:CD:EF:01:23:45:67:89:AB:CD:EF:01:23:45:67:89:AB:CD:EF:01",
         ] {
             assert_eq!(read(format!("{comment}\n{other}")), Ok(vec![DER.to_vec()]), "{comment}");
         }
