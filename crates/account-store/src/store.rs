@@ -148,6 +148,9 @@ pub enum StoreError {
     /// What was to be written breaks a rule of the store, such as a name that is taken.
     #[error("{0}")]
     Refused(String),
+    /// What was to be written as new exists already, and could be replaced.
+    #[error("{0} exists already")]
+    Exists(String),
     /// This backend does not take writes.
     #[error("this kind of store is read-only")]
     ReadOnly,

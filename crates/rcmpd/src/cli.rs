@@ -117,9 +117,9 @@ pub enum Command {
     Mapping(MappingCommand),
     /// Read accounts, groups and machines from JSON Lines, all of them or none
     Import {
-        /// The file, one JSON object a line.
+        /// The file, one JSON object a line; - for standard input.
         file: PathBuf,
-        /// Replace entries that exist; otherwise one that exists stops the import.
+        /// Make entries that exist what the file says, memberships included; otherwise one that exists stops the import.
         #[arg(long)]
         replace: bool,
         #[command(flatten)]
@@ -129,7 +129,7 @@ pub enum Command {
     },
     /// Write accounts, groups and machines as JSON Lines; secrets stay here
     Export {
-        /// The file to write; it must not exist.
+        /// The file to write; it must not exist. - for standard output.
         file: PathBuf,
         #[command(flatten)]
         config: ConfigArg,

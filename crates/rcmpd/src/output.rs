@@ -86,6 +86,27 @@ pub fn json(value: &Value) {
     let _ = writeln!(std::io::stdout().lock(), "{}", visible_json(&text));
 }
 
+/// Standard output for JSON, one value a line, written as [`visible_json`] has it.
+#[derive(Debug, Default)]
+pub struct JsonLines {
+    unfinished: Vec<u8>,
+}
+
+impl Write for JsonLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.unfinished.extend(bytes);
+        if let Some(end) = self.unfinished.iter().rposition(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = self.unfinished.drain(..=end).collect();
+            std::io::stdout().lock().write_all(visible_json(&String::from_utf8_lossy(&whole)).as_bytes())?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stdout().lock().flush()
+    }
+}
+
 /// A table with a head: lines around it on a terminal, none elsewhere.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();

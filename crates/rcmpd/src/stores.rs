@@ -152,9 +152,15 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     let file = FileAccess::ReadByAll.open(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let store = MemoryStore::new(domain.clone());
-    json_lines::import(&store, Put::New, &mut BufReader::new(file), len, &mut |_, _| {})
-        .await
-        .with_context(|| format!("cannot use the accounts in {}", path.display()))?;
+    json_lines::import(
+        &store,
+        json_lines::ImportOptions::NEW,
+        &mut BufReader::new(file),
+        len,
+        &mut |_, _| {},
+    )
+    .await
+    .with_context(|| format!("cannot use the accounts in {}", path.display()))?;
     Ok(store)
 }
 

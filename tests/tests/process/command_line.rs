@@ -349,6 +349,69 @@ fn what_is_exported_can_be_imported_elsewhere() {
 }
 
 #[test]
+fn an_import_that_replaces_leaves_what_its_lines_say() {
+    let demo = Demo::new();
+    let bob = || run(&demo, &["account", "show", "bob", "--json"]).code(0).json();
+    let groups = |account: &Value| names(&account["groups"]).join(",");
+    assert_ne!(groups(&bob()), "Domain Users", "the demo has bob in another group");
+    run(&demo, &["export", "all.jsonl"]).code(0);
+    let all = fs::read_to_string(demo.path("all.jsonl")).unwrap();
+    let mut lines: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = lines.iter_mut().find(|line| line["name"] == "bob").unwrap();
+    line["member_of"] = json!([]);
+    fs::write(demo.path("bob.jsonl"), format!("{line}\n")).unwrap();
+    run(&demo, &["import", "bob.jsonl", "--replace"]).code(0);
+    assert_eq!(groups(&bob()), "Domain Users");
+
+    // The list of a directory knows no SIDs: new names are made, known ones replaced, and again the same.
+    let list = "{\"type\":\"account\",\"name\":\"bob\",\"member_of\":[\"Night\"]}\n{\"type\":\"group\",\"name\":\"Night\"}\n\
+                {\"type\":\"account\",\"name\":\"newone\",\"user_principal_name\":\"newone@contoso.example\"}\n";
+    fs::write(demo.path("list.jsonl"), list).unwrap();
+    let exported = |name: &'static str| {
+        run(&demo, &["export", name]).code(0);
+        fs::read_to_string(demo.path(name)).unwrap()
+    };
+    let before = bob();
+    run(&demo, &["import", "list.jsonl", "--replace"]).code(0);
+    assert_eq!(groups(&bob()), "Domain Users,Night");
+    assert_eq!((&bob()["sid"], &bob()["created"]), (&before["sid"], &before["created"]));
+    let first = exported("first.jsonl");
+    run(&demo, &["import", "list.jsonl", "--replace"]).code(0);
+    assert_eq!(exported("second.jsonl"), first);
+    let newone = run(&demo, &["account", "show", "newone", "--json"]).code(0).json();
+    let year = |account: &Value| account["created"].as_str().unwrap().get(..4).map(str::to_owned);
+    let made = run(&demo, &["account", "add", "madenow", "--json"]).code(0).json();
+    assert_eq!(year(&newone), year(&made), "an account of an import is created when it is imported");
+
+    // --replace is advised where it helps, and nowhere else.
+    let told = |text: &str| {
+        fs::write(demo.path("told.jsonl"), text).unwrap();
+        let done = run(&demo, &["import", "told.jsonl"]);
+        assert_ne!(done.code, 0);
+        done.stderr
+    };
+    let exists = told("{\"type\":\"account\",\"name\":\"bob\"}\n");
+    assert!(exists.contains("line 1: ") && exists.contains("--replace"), "{exists}");
+    for text in [
+        "name,upn\n",
+        "{\"type\":\"account\",\"name\":\"x\",\"colour\":1}",
+        "{\"type\":\"account\",\"name\":\"Night\"}",
+    ] {
+        let why = told(text);
+        assert!(why.contains("line 1: ") && !why.contains("--replace"), "{why}");
+    }
+    fs::create_dir(demo.path("folder")).unwrap();
+    let folder = run(&demo, &["import", "folder"]);
+    assert!(folder.code != 0 && !folder.stderr.contains("--replace"), "{folder:?}");
+
+    // Standard output and input.
+    let piped = run(&demo, &["export", "-"]).code(0).stdout;
+    assert_eq!(piped, exported("third.jsonl"));
+    demo.paste("rcmpd import - --replace -c rcmpd.toml < third.jsonl").code(0);
+    assert_eq!(exported("fourth.jsonl"), piped);
+}
+
+#[test]
 fn every_command_explains_itself() {
     let demo = Demo::new();
     let help = demo.rcmpd(&["--help"]).code(0).stdout;
