@@ -151,6 +151,9 @@ pub enum StoreError {
     /// What was to be written as new exists already, and could be replaced.
     #[error("{0} exists already")]
     Exists(String),
+    /// The key file is not the one that the secrets were sealed under.
+    #[error("the secrets were sealed under another key file")]
+    OtherKey,
     /// This backend does not take writes.
     #[error("this kind of store is read-only")]
     ReadOnly,

@@ -750,6 +750,20 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Make a new key file when the one of the database is lost
+    ///
+    /// The key file seals the secrets of machines and nothing else. Without it the accounts stay as they are, and the secrets
+    /// are lost: each machine and trust gets a random secret, which no machine has, until `rcmpd machine set NAME --secret-file F`
+    /// gives it one. A key file that is there has to be moved away first. Restart the service afterwards.
+    Rekey {
+        /// Forget all secrets of machines. There is no other way yet.
+        #[arg(long, required = true)]
+        forget_secrets: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Print what to run on the other side of a trust
     TrustCommands {
         /// NetBIOS or DNS name of the other domain.
@@ -923,10 +937,10 @@ pub enum AuditCommand {
     },
     /// Verify that a chained log is as it was written
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input.\n\nExample:\n  rcmpd audit verify audit.log.2 audit.log.1 audit.log --heads audit.heads --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input,\n7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads --public-key audit-signing.key.pub"
     )]
     Verify {
-        /// The files of the log, the oldest first.
+        /// The files of the log, unpacked, in any order.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// The file of signed heads.

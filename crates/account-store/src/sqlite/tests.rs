@@ -354,7 +354,7 @@ fn without_its_key_a_store_tells_no_secrets() {
     let (path, _folder) = new_file();
     now(open(&path).put_machine(Put::New, web01(), Some(secrets(1)))).expect("the rules are kept");
     let other = SqliteStore::open(&path, Some(&SealingKey::new([8; 32])));
-    assert!(matches!(other, Err(StoreError::Unavailable(why)) if why.contains("another key")));
+    assert!(matches!(other, Err(StoreError::OtherKey)));
     let without = SqliteStore::open(&path, None).expect("accounts need no key");
     for answer in [
         now(without.machine("web01$")).map(drop),
@@ -365,6 +365,33 @@ fn without_its_key_a_store_tells_no_secrets() {
     }
     assert_eq!(now(without.machines(0, 9)).expect("names are no secrets"), [web01()]);
     assert_eq!(find(&without, name("web01$")), Matches::None);
+}
+
+#[test]
+fn secrets_of_a_lost_key_are_forgotten_and_nothing_else() {
+    let (path, _folder) = new_file();
+    let former = open(&path);
+    apply(&former, [add(alice())]);
+    let off = Machine { name: "X$".to_owned(), sid: sid(1106), enabled: false, ..web01() };
+    for machine in [web01(), off.clone()] {
+        now(former.put_machine(Put::New, machine, Some(secrets(1)))).expect("the rules are kept");
+    }
+    let key = SealingKey::new([8; 32]);
+    let without = SqliteStore::open(&path, None).expect("accounts need no key");
+    assert_eq!(without.forget_secrets(&key, dtyp::FileTime(7)).expect("it is written"), ["WEB01$", "X$"]);
+    let why = unavailable(&former, "a service under the former key");
+    assert!(why.contains("another key file"), "{why}");
+    assert!(matches!(SqliteStore::open(&path, Some(&SealingKey::new([7; 32]))), Err(StoreError::OtherKey)));
+    let store = SqliteStore::open(&path, Some(&key)).expect("the new key opens it");
+    let held = |name| machine(&store, name).expect("it is there");
+    let (first, second) = (held("web01$"), held("x$"));
+    assert_eq!((&first.machine, &second.machine), (&web01(), &off));
+    assert_ne!(first.secrets.current, second.secrets.current);
+    for held in [&first.secrets, &second.secrets] {
+        assert_ne!(held.current, secrets(1).current);
+        assert_eq!((held.current_since, &held.previous), (dtyp::FileTime(7), &None));
+    }
+    assert_eq!(one(&store, name("alice")).account, alice());
 }
 
 #[test]
