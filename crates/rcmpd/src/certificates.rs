@@ -1,7 +1,8 @@
 //! Certificates from files: PEM as everybody has it, or bare DER.
 
 use account_store::FileAccess;
-use rcmp_service::certificate::Certificate;
+use account_store::fold::Comparison;
+use rcmp_service::certificate::{self, Certificate};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::borrow::Cow;
@@ -29,9 +30,16 @@ impl fmt::Display for Unusable {
 impl std::error::Error for Unusable {}
 
 impl Chain {
-    /// Reads a certificate, the first of its file, and the chain that follows it there or stands in `chain`.
+    /// Reads a certificate, the first of its file, and the chain that follows it there or stands in `chain`. If the first is a CA's and the
+    /// file has the certificate of one client, that is meant: some programs write chains from the root on.
     pub fn read(path: &Path, chain: Option<&Path>) -> Result<Self, Unusable> {
         let mut certificates = read_file(path)?;
+        if certificates.first().is_some_and(|first| is_ca(first)) {
+            let mut clients = (0..certificates.len()).filter(|at| !is_ca(&certificates[*at]));
+            if let (Some(client), None) = (clients.next(), clients.next()) {
+                certificates[..=client].rotate_right(1);
+            }
+        }
         if let Some(chain) = chain {
             certificates.extend(read_file(chain)?);
         }
@@ -60,17 +68,61 @@ impl Chain {
         &self.certificates[0]
     }
 
-    /// The encoded names of its issuers, its own first ([MS-RCMP] 3.5.1).
+    /// The other certificates, as they were given.
+    pub fn others(&self) -> &[Vec<u8>] {
+        &self.certificates[1..]
+    }
+
+    /// The encoded names of its issuers, its own first ([MS-RCMP] 3.5.1), whichever order the certificates are in. One that is no issuer
+    /// of the chain is refused: its issuer's name would be sent as if it were.
     pub fn issuers(&self) -> Result<Vec<&[u8]>, Unusable> {
-        let mut issuers: Vec<&[u8]> = Vec::new();
-        for certificate in &self.certificates {
-            let parsed = Certificate::parse(certificate).map_err(|error| Unusable(error.to_string()))?;
-            if issuers.last() != Some(&parsed.issuer) {
-                issuers.push(parsed.issuer);
+        let parsed = self.certificates.iter().map(|certificate| Certificate::parse(certificate));
+        let parsed: Vec<_> = parsed.collect::<Result<_, _>>().map_err(|error| Unusable(error.to_string()))?;
+        let mut path = vec![&parsed[0]];
+        let mut issuers = vec![parsed[0].issuer];
+        let mut others: Vec<_> =
+            parsed[1..].iter().filter(|other| other.encoded != parsed[0].encoded).collect();
+        let mut last = path[0];
+        while !is_same_name(last.issuer, last.subject)
+            && let Some(at) = others.iter().position(|other| is_same_name(other.subject, last.issuer))
+        {
+            last = others.remove(at);
+            path.push(last);
+            if issuers.last() != Some(&last.issuer) {
+                issuers.push(last.issuer);
             }
         }
-        Ok(issuers)
+        // A CA may have several certificates.
+        let is_known = |name| path.iter().any(|known| is_same_name(known.subject, name));
+        match others.iter().find(|other| !is_known(other.subject)) {
+            None => Ok(issuers),
+            Some(other) => {
+                let text = |name| certificate::name(name).map(|name| name.to_string()).unwrap_or_default();
+                Err(Unusable(format!(
+                    "the certificate of {} is not in the chain, which ends at {}, issued by {}: give the certificates of its issuers alone",
+                    text(other.subject),
+                    text(last.subject),
+                    text(last.issuer)
+                )))
+            }
+        }
     }
+}
+
+/// Whether a certificate is a CA's, by its basicConstraints (RFC 5280 4.2.1.9).
+fn is_ca(certificate: &[u8]) -> bool {
+    let constraints = Certificate::parse(certificate).ok().and_then(|it| it.extension(BASIC_CONSTRAINTS));
+    // SEQUENCE { cA BOOLEAN TRUE, … }
+    constraints.is_some_and(|it| matches!(it.value, [0x30, _, 0x01, 0x01, 0xff, ..]))
+}
+
+/// The contents octets of 2.5.29.19.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+
+/// Whether two names are the same, in whichever types of strings.
+fn is_same_name(a: &[u8], b: &[u8]) -> bool {
+    let key = |name| certificate::name(name).ok().map(|name| name.key_by(Comparison::Windows));
+    a == b || key(a).is_some_and(|a| Some(a) == key(b))
 }
 
 /// All certificates of a file that says what is trusted. One that every user can change is refused.

@@ -71,8 +71,12 @@ pub enum Command {
     /// Ask a service over Netlogon and print the account and its groups
     ///
     /// Whom to ask and as whom stands in [client] of the configuration, or in --server, --machine and --secret-file.
+    ///
+    /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command makes neither: whether the certificate is
+    /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says whom the certificate
+    /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
-        after_help = "Exit codes: 0 mapped, 2 wrong use, 3 refused, 4 server not reachable, 5 secure channel refused,\n6 unusable input, 7 the server could not decide.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
+        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong,\nnot proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused,\n6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
     )]
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody
@@ -84,7 +88,7 @@ pub enum Command {
         /// Methods that the client would ask for.
         #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
         methods: Vec<MethodArg>,
-        /// Certificates of the issuers.
+        /// Certificates of the issuers, in any order.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
         /// Say, too, whether the routes of [sidecar] let it in there.
@@ -201,9 +205,17 @@ pub struct MapArgs {
     /// Mapping methods to ask for.
     #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
     pub methods: Vec<MethodArg>,
-    /// Certificates of the issuers.
+    /// Certificates of the issuers, in any order.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
+    /// Ask only if the chain of the certificate is valid now, by [mapping] of the configuration (anchors, intermediates, revocation) or
+    /// --anchors.
+    #[arg(long)]
+    pub verify: bool,
+    /// Certificates of the CAs that --verify trusts, in place of [mapping]. The certificates between are those of --chain, and revocation is
+    /// not checked.
+    #[arg(long, value_name = "PEM", requires = "verify")]
+    pub anchors: Vec<PathBuf>,
     /// Ask for a proof of the answer's path, and print it: who answered, by which policy, how strongly.
     #[arg(long)]
     pub proof: bool,

@@ -132,11 +132,18 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     assert!(done.stderr.contains("its END line is missing"), "{done:?}");
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
-    // 3: a machine that may not ask.
+    // 5: a domain that is asked about in vain; and a machine that may not ask, whoever the certificate is of.
+    let ask = ["map", "certs/alice.pem", "-c", "client.toml", "--domain", "ELSEWHERE", "--json"];
+    assert_eq!(service.rcmpd(&ask).code(5).json()["status"]["name"], "STATUS_NO_SUCH_USER");
     run(&service, &["machine", "set", "WEB01$", "--revoke", "rcmp"]).code(0);
-    let done = service.map("alice").code(3);
-    assert_eq!(done.json()["status"]["name"], "STATUS_ACCESS_DENIED");
-    assert!(done.stderr.contains("rcmpd machine set"), "{done:?}");
+    for who in ["alice", "mallory"] {
+        let done = service.map(who).code(5);
+        assert_eq!(done.json()["status"]["name"], "STATUS_ACCESS_DENIED");
+        assert!(done.stderr.contains("rcmpd machine set"), "{done:?}");
+    }
+    let log = service.log();
+    let told = log.lines().filter(|line| line.contains("Question rejected") && line.contains("asker_denied"));
+    assert_eq!(told.count(), 1, "once a minute: {log}");
 }
 
 /// A store that cannot be read is not a store without accounts.
@@ -152,13 +159,131 @@ fn a_server_that_cannot_decide_does_not_say_no() {
     for who in ["alice", "bob", "mallory"] {
         let done = service.map(who).code(7);
         assert!(done.stderr.contains("could not decide: STATUS_DS_BUSY"), "{done:?}");
+        assert!(done.stderr.contains("the server's log says why"), "{done:?}");
+        assert_eq!(done.json()["status"]["name"], "STATUS_DS_BUSY");
     }
+    let log = service.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("Question not decided")).collect();
+    assert!(
+        matches!(&told[..], [line] if line.contains("WARN") && line.contains("reason=\"store_unavailable\"")),
+        "{log}"
+    );
     // It is back, and so are the answers.
     database
         .execute_batch("ALTER TABLE lost RENAME TO account_key; UPDATE revision SET accounts = accounts + 1")
         .unwrap();
     service.map("alice").code(0);
     service.map("mallory").code(3);
+}
+
+/// Arguments that fail, each in its own way, with the code that each promises.
+const FAILURES: [(&str, i32); 26] = [
+    ("account", 2),
+    ("account list --nope", 2),
+    ("map", 2),
+    ("map certs/alice.pem", 2),
+    ("serve --nope", 2),
+    ("page", 2),
+    ("nonsense", 2),
+    // A configuration that is not there.
+    ("map certs/alice.pem -c nowhere.toml", 2),
+    ("explain certs/alice.pem -c nowhere.toml", 2),
+    ("check-config -c nowhere.toml", 2),
+    ("account list -c nowhere.toml", 2),
+    ("machine list -c nowhere.toml", 2),
+    ("domain show -c nowhere.toml", 2),
+    ("export - -c nowhere.toml", 2),
+    ("mapping rehearse --policy nowhere.toml --certs certs -c rcmpd.toml", 2),
+    // Another file that is not there.
+    ("map nowhere.pem -c rcmpd.toml", 6),
+    ("explain nowhere.pem -c rcmpd.toml", 6),
+    ("mapping strings nowhere.pem", 6),
+    ("mapping import --from sssd nowhere", 6),
+    ("import nowhere.jsonl -c rcmpd.toml", 6),
+    ("audit verify nowhere.log", 6),
+    // What is there is wrong.
+    ("import rcmpd.toml -c rcmpd.toml", 1),
+    ("account show nowhere -c rcmpd.toml", 1),
+    ("explain certs/mallory.pem -c rcmpd.toml", 3),
+    ("mapping audit -c rcmpd.toml", 3),
+    ("check-config -c bad.toml", 1),
+];
+
+#[test]
+fn every_failure_is_one_json_value_and_a_message() {
+    let demo = Demo::new();
+    fs::write(demo.path("bad.toml"), "[domain\n").unwrap();
+    for (line, code) in FAILURES {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let plain = demo.rcmpd(&arguments).code(code);
+        let done = demo.rcmpd(&[&arguments[..], &["--json"]].concat()).code(code);
+        let value: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{line}: {done:?}"));
+        assert_eq!(value["exit_code"], code, "{line}: {value}");
+        assert!(value["error"].as_str().is_some_and(|error| !error.is_empty()), "{line}: {value}");
+        assert!(!done.stderr.is_empty(), "{line}: {done:?}");
+        assert!(code == 3 || !plain.stderr.is_empty(), "{line}: {plain:?}");
+    }
+    // Commands without --json, too.
+    for line in ["serve --json", "man --json", "completions --json", "proxy-config --json"] {
+        let done = demo.rcmpd(&line.split(' ').collect::<Vec<_>>()).code(2);
+        assert_eq!(done.json()["exit_code"], 2, "{line}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let service = Demo::new().serve();
+    for line in [
+        "map certs/alice.pem -c client.toml",
+        "map certs/alice.pem -c client.toml --json",
+        "explain certs/alice.pem -c rcmpd.toml",
+        "explain certs/alice.pem -c rcmpd.toml --json",
+        "account list -c rcmpd.toml",
+        "account show alice -c rcmpd.toml",
+        "group list -c rcmpd.toml",
+        "machine list -c rcmpd.toml",
+        "domain show -c rcmpd.toml",
+        "mapping strings certs/alice.pem",
+        "export - -c rcmpd.toml",
+        "check-config -c rcmpd.toml",
+        "completions bash",
+        "man",
+        "--help",
+        "--version",
+        "account --help",
+    ] {
+        let done = service.paste(&format!("rcmpd {line} > /dev/full"));
+        assert!(done.code == 1 && done.stderr.contains("No space left on device"), "{line}: {done:?}");
+        // A reader that has seen enough is no failure.
+        let done = service.paste(&format!("(rcmpd {line}; echo $? >&2) | head -c 1 > /dev/null"));
+        assert_eq!(done.stderr.trim().lines().last(), Some("0"), "{line}: {done:?}");
+    }
+}
+
+#[test]
+fn logs_keep_no_color_and_dumb_terminals() {
+    let demo = Demo::new();
+    // The program of the person at the terminal, with what it answers as the first line.
+    let script = "import os, pty, subprocess, sys
+master, slave = pty.openpty()
+child = subprocess.Popen(['rcmpd', 'page', '--listen', '127.0.0.1:0'], stderr=slave, stdin=subprocess.DEVNULL)
+os.close(slave)
+seen = b''
+while b'\\n' not in seen:
+    seen += os.read(master, 4096)
+child.terminate(); child.wait()
+print(repr(seen))";
+    fs::write(demo.path("terminal.py"), script).unwrap();
+    for (environment, coloured) in [
+        ("TERM=xterm", true),
+        ("TERM=xterm NO_COLOR=1", false),
+        ("TERM=dumb", false),
+        ("TERM=xterm NO_COLOR=", true),
+    ] {
+        let done = demo.paste(&format!("env -u NO_COLOR {environment} python3 terminal.py")).code(0);
+        assert!(done.stdout.contains("127.0.0.1:"), "{done:?}");
+        assert_eq!(done.stdout.contains("\\x1b["), coloured, "{environment}: {done:?}");
+    }
 }
 
 #[test]

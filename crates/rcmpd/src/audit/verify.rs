@@ -286,6 +286,13 @@ struct Verifier<'a, 'b> {
 /// How a file begins that gzip wrote (RFC 1952 2.3.1).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
+fn is_packed(path: &Path) -> bool {
+    let mut start = [0; GZIP.len()];
+    path.is_file()
+        && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+        && start == *GZIP
+}
+
 /// Bytes between two reports of progress.
 const PROGRESS_STEP: u64 = 1 << 20;
 
@@ -296,9 +303,6 @@ impl Verifier<'_, '_> {
             let expected = self.last.map_or(0, |last| last.seq.saturating_add(1));
             let closed = match lines.next()? {
                 Next::End => return Ok(()),
-                _ if lines.number == 1 && lines.line.starts_with(GZIP) => {
-                    return Err(Unusable::Packed(path.to_owned()).into());
-                }
                 Next::TooLong if self.last.is_none() => {
                     return Err(Unusable::NotChained(path.to_owned()).into());
                 }
@@ -512,6 +516,9 @@ pub fn verify(
 ) -> Result<Report, Unusable> {
     let VerifyOptions { heads, trusted, first_seq } = *options;
     let heads_path = heads;
+    if let Some(path) = files.iter().find(|path| is_packed(path)) {
+        return Err(Unusable::Packed(path.clone()));
+    }
     let is_live = files.iter().any(|path| is_locked(path));
     let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX, is_live)).transpose()?.map(|lines| {
         HeadReader { lines, trusted, said: Heads::default(), next: None, before: 0, signers: Vec::new() }

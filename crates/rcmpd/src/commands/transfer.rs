@@ -1,5 +1,6 @@
 //! `rcmpd import` and `rcmpd export`.
 
+use super::UNUSABLE;
 use crate::config::Config;
 use crate::output;
 use crate::serve::now;
@@ -10,7 +11,7 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -19,7 +20,7 @@ const STANDARD: &str = "-";
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !output::is_drawable() {
         return ProgressBar::hidden();
     }
     let bar = len.map_or_else(ProgressBar::no_length, ProgressBar::new);
@@ -42,7 +43,9 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match path.as_os_str() == STANDARD {
         true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
         false => {
-            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file = File::open(path).map_err(|error| {
+                super::failed(UNUSABLE, format!("{} cannot be read: {error}", path.display()))
+            })?;
             let len = file.metadata().map_or(0, |metadata| metadata.len());
             (len, Box::new(BufReader::with_capacity(1 << 20, file)))
         }

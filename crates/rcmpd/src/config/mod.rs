@@ -12,7 +12,7 @@ mod sections;
 mod sidecar;
 
 pub use diagnostics::{ConfigError, Problem};
-pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
+pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles, usual_key_purposes};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
