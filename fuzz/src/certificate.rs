@@ -34,6 +34,9 @@ pub fn check(bytes: &[u8]) {
         match extension.parsed_extension() {
             ParsedExtension::SubjectAlternativeName(theirs) => {
                 let Ok(ours) = &names else { continue };
+                if ours.iter().any(|name| matches!(name, AlternativeName::Unreadable(_))) {
+                    continue;
+                }
                 let plain = theirs.general_names.iter().filter_map(|name| match name {
                     GeneralName::DNSName(name) => Some(AlternativeName::Dns((*name).into())),
                     GeneralName::RFC822Name(name) => Some(AlternativeName::Rfc822((*name).into())),

@@ -71,8 +71,18 @@ fn ca() -> Vec<u8> {
 }
 
 fn verify(parts: &Parts, leaf: &[u8]) -> Option<Result<Vec<Box<[u8]>>, Refusal>> {
+    // The same CAs as a client sends them in a handshake.
+    let anchored = Trust::new(Parts { intermediates: Vec::new(), ..parts.clone() });
+    let shown = anchored.map(|trust| trust.verify_shown(leaf, &parts.intermediates, signed::now()));
     let trust = Trust::new(parts.clone()).ok()?;
-    Some(trust.verify(leaf, signed::now()).map(|path| path.policies.clone()))
+    let policies = trust.verify(leaf, signed::now()).map(|path| path.policies.clone());
+    let shown = shown.expect("an anchor is enough").ok().map(|path| path.policies.clone());
+    assert_eq!(
+        shown,
+        policies.as_ref().ok().cloned(),
+        "a CA that is sent counts like one that is configured"
+    );
+    Some(policies)
 }
 
 fn extensions(choices: &mut Choices<'_>) {

@@ -262,6 +262,9 @@ impl Site {
             "--expect-user",
             "CONTOSO\\alice",
             "--json",
+            // Several builds and servers may share the machine. An answer that never comes is late all the same.
+            "--timeout",
+            "60",
         ];
         arguments.extend(more);
         site.service.rcmpd(&arguments)

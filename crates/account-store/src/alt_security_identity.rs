@@ -82,7 +82,8 @@ pub enum Ignored {
     Sid,
 }
 
-const TAGS: [&str; 7] = ["I", "S", "SR", "SKI", "SHA1-PUKEY", "RFC822", "SID"];
+/// The tags of all forms.
+pub(crate) const TAGS: [&str; 7] = ["I", "S", "SR", "SKI", "SHA1-PUKEY", "RFC822", "SID"];
 
 /// The index key of a value: equal mappings have equal keys, whatever their spelling. `None` for what names nothing.
 pub fn key(value: &str) -> Option<String> {

@@ -2,8 +2,10 @@
 //!
 //! Order is the certificate's (root-most first), values are quoted as CertNameToStr quotes X.500 names, relative
 //! names are joined by a bare `,` and the values of one by ` + `. Reading accepts what operators type: a space
-//! after the comma, `ST` for `S`, `emailAddress` for `E`, dotted object identifiers. A `,` or `+` that should
-//! have been quoted makes the text unreadable instead of making it another name.
+//! after the comma, `ST` for `S`, `emailAddress` for `E`, dotted object identifiers. It accepts values of one relative
+//! name that are joined by a space, as Active Directory's own tools store them (CERT_NAME_STR_NO_PLUS_FLAG of
+//! CertNameToStr): a value with a `=` is quoted, so a known word and a `=` after a space begin the next value. A `,` or
+//! `+` that should have been quoted makes the text unreadable instead of making it another name.
 
 use crate::fold::Comparison;
 use std::borrow::Cow;
@@ -60,6 +62,8 @@ const KEYWORDS: &[(&str, &str, &[&str])] = &[
     ("2.5.4.13", "Description", &[]),
     ("2.5.4.17", "PostalCode", &[]),
     ("2.5.4.18", "POBox", &["POSTOFFICEBOX"]),
+    ("2.5.4.20", "Phone", &["TELEPHONENUMBER"]),
+    ("2.5.4.24", "X21Address", &["X121ADDRESS"]),
     ("0.9.2342.19200300.100.1.1", "OID.0.9.2342.19200300.100.1.1", &["UID", "USERID"]),
 ];
 
@@ -102,12 +106,27 @@ impl Attribute {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a certificate can have it: its object identifier is known. A word of another program that is not known here is
+    /// kept and matches nothing.
+    pub fn is_known(&self) -> bool {
+        self.0.starts_with("OID.") || KEYWORDS.iter().any(|(_, own, _)| *own == self.0)
+    }
 }
 
 impl DistinguishedName {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The first attribute type that no certificate has, because its word is not known.
+    pub fn unknown_attribute(&self) -> Option<&Attribute> {
+        self.0
+            .iter()
+            .flat_map(|rdn| &rdn.0)
+            .map(|part| &part.attribute)
+            .find(|attribute| !attribute.is_known())
     }
 
     /// The text that is the same for all spellings of this name: names are equal when their keys are.
@@ -206,20 +225,32 @@ impl FromStr for DistinguishedName {
             let (value, after) = value(after.trim_start_matches(' '))?;
             rdn.push(AttributeTypeAndValue { attribute, value });
             let mut separator = after.chars();
-            match separator.next() {
-                Some('+') => {}
-                Some(',') => rdns.push(Rdn(std::mem::take(&mut rdn))),
-                _ => {
+            rest = match separator.next() {
+                Some('+') => separator.as_str(),
+                Some(',') => {
+                    rdns.push(Rdn(std::mem::take(&mut rdn)));
+                    separator.as_str()
+                }
+                // The next value of the same relative name, behind a space.
+                Some(_) => after,
+                None => {
                     rdns.push(Rdn(rdn));
                     return Ok(Self(rdns));
                 }
-            }
-            rest = separator.as_str();
+            };
         }
     }
 }
 
-/// One value, and what follows it: nothing, or a separator.
+/// Whether a text begins with a known word and a `=`: with the next value of a relative name whose values are joined by a space.
+fn begins_value(text: &str) -> bool {
+    let word = text.split_once('=').map(|(word, _)| word.trim_end_matches(' '));
+    word.is_some_and(|word| {
+        !word.contains(' ') && Attribute::from_word(word).is_some_and(|attribute| attribute.is_known())
+    })
+}
+
+/// One value, and what follows it: nothing, a separator, or the next value of the same relative name.
 fn value(text: &str) -> Result<(Value, &str), ParseNameError> {
     if let Some(quoted) = text.strip_prefix('"') {
         let mut value = String::new();
@@ -233,8 +264,10 @@ fn value(text: &str) -> Result<(Value, &str), ParseNameError> {
                     rest = after;
                 }
                 None => {
+                    let spaced = after.starts_with(' ');
                     let after = after.trim_start_matches(' ');
-                    return match after.is_empty() || after.starts_with([',', '+']) {
+                    let is_next = spaced && begins_value(after);
+                    return match after.is_empty() || after.starts_with([',', '+']) || is_next {
                         true => Ok((Value::Text(value), after)),
                         false => Err(ParseNameError::Quote),
                     };
@@ -242,7 +275,13 @@ fn value(text: &str) -> Result<(Value, &str), ParseNameError> {
             }
         }
     }
-    let (value, after) = text.split_at(text.find([',', '+']).unwrap_or(text.len()));
+    let end = text.find([',', '+']).unwrap_or(text.len());
+    // The first `=` can only be that of the next value, whose word begins behind the last space before it.
+    let next = text[..end].split_once('=').and_then(|(before, _)| {
+        let at = before.trim_end_matches(' ').rfind(' ')? + 1;
+        begins_value(&text[at..end]).then_some(at)
+    });
+    let (value, after) = text.split_at(next.unwrap_or(end));
     let value = value.trim_matches(' ');
     if value.is_empty() {
         return Err(ParseNameError::Empty);
@@ -286,6 +325,9 @@ mod tests {
             ("CN=#0403AbCd", "CN=#0403abcd"),
             (r##"CN="#0403""##, r##"CN="#0403""##),
             ("X-UNKNOWN=x", "X-UNKNOWN=x"),
+            ("Phone=49 30 1,telephoneNumber=1", "Phone=49 30 1,Phone=1"),
+            (r#"OID.2.5.4.20="+49 30 1",2.5.4.24=1"#, r#"Phone="+49 30 1",X21Address=1"#),
+            ("x121address=1,X21ADDRESS=2", "X21Address=1,X21Address=2"),
             ("CN=a  b", "CN=a  b"),
             ("CN=a\\b", "CN=a\\b"),
         ] {
@@ -293,6 +335,52 @@ mod tests {
             assert_eq!(name.to_string(), canonical, "{text}");
             assert_eq!(canonical.parse(), Ok(name), "{text}");
         }
+    }
+
+    #[test]
+    fn reads_multi_valued_names_as_active_directory_stores_them() {
+        let parsed = |text: &str| text.parse::<DistinguishedName>();
+        for (stored, canonical) in [
+            (
+                "C=US,O=Agency,OID.0.9.2342.19200300.100.1.1=1337 CN=JANE DOE (Affiliate)",
+                "C=US,O=Agency,OID.0.9.2342.19200300.100.1.1=1337 + CN=JANE DOE (Affiliate)",
+            ),
+            ("CN=JANE DOE UID=1337,O=x", "CN=JANE DOE + OID.0.9.2342.19200300.100.1.1=1337,O=x"),
+            ("CN=a  SERIALNUMBER=b E=c@d", "CN=a + SERIALNUMBER=b + E=c@d"),
+            ("CN=a OU =b", "CN=a + OU=b"),
+            (r#"UID=1 CN="DOE, JANE",C=US"#, r#"OID.0.9.2342.19200300.100.1.1=1 + CN="DOE, JANE",C=US"#),
+            (r#"O="Contoso, Ltd." CN=a"#, r#"O="Contoso, Ltd." + CN=a"#),
+            (r#"CN="a OU=b""#, r#"CN="a OU=b""#),
+            ("CN=a OID.1.2.3=#0401aa", "CN=a + OID.1.2.3=#0401aa"),
+        ] {
+            let name = parsed(stored).unwrap_or_else(|error| panic!("{stored}: {error}"));
+            assert_eq!(name.to_string(), canonical, "{stored}");
+            assert_eq!(parsed(canonical).map(|name| name.to_string()).as_deref(), Ok(canonical));
+        }
+        // A set has no order; and a value that pretends to be two is quoted.
+        let key = |text: &str| parsed(text).expect("it is a name").key_by(Comparison::Windows);
+        assert_eq!(key("CN=a OU=b"), key("OU=b + CN=a"));
+        assert_ne!(key("CN=a OU=b"), key(r#"CN="a OU=b""#));
+        for (text, error) in [
+            // A word that is not known may be part of a value.
+            ("CN=a FOO=b", ParseNameError::Value),
+            ("CN=a 1+1=b", ParseNameError::Attribute),
+            ("CN=OU=b", ParseNameError::Value),
+            (r#"CN="a"OU=b"#, ParseNameError::Quote),
+            ("CN=a OU=", ParseNameError::Empty),
+        ] {
+            assert_eq!(parsed(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn words_of_other_programs_are_told() {
+        let unknown = |text: &str| {
+            let name = text.parse::<DistinguishedName>().expect("it is a name");
+            name.unknown_attribute().map(|attribute| attribute.as_str().to_owned())
+        };
+        assert_eq!(unknown("CN=a,Phone=1,UID=b,OID.1.2.3=c,emailAddress=d"), None);
+        assert_eq!(unknown("CN=a,pseudonym=b").as_deref(), Some("PSEUDONYM"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) fn version() -> String {
     let std = char::UNICODE_VERSION;
     let normalization = unicode_normalization::UNICODE_VERSION;
     format!(
-        "3 {} {} {}",
+        "4 {} {} {}",
         text((std.0.into(), std.1.into(), std.2.into())),
         text((normalization.0.into(), normalization.1.into(), normalization.2.into())),
         text(unicode_properties::UNICODE_VERSION),

@@ -12,7 +12,7 @@
 //! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they are
 //! defined. An entry without `sid` gets the next relative identifier, or replaces the entry of its name. Secrets are NT
 //! hashes in hex and are exported only when asked for; a new machine without one gets a random one. A byte order mark at
-//! the start is skipped.
+//! the start of a line is skipped.
 
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
 use crate::admin::{AccountAdmin, Change, Put};
@@ -26,9 +26,6 @@ use std::io::{BufRead, Read, Write};
 
 /// A line longer than this is refused.
 pub const LINE_LEN_MAX: usize = 1 << 20;
-
-/// U+FEFF in UTF-8, which editors of Windows write at the start of a file.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How many entries are read from a store at once.
 const PAGE_LEN: usize = 1000;
@@ -263,7 +260,20 @@ pub async fn import(
     len: u64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Counts, LinesError> {
+    import_seen(store, options, lines, len, progress, &mut |_, _| ()).await
+}
+
+/// [`import`], which shows each account with the number of its line to `see`.
+pub async fn import_seen(
+    store: &dyn AccountAdmin,
+    options: ImportOptions,
+    lines: &mut (dyn BufRead + Send),
+    len: u64,
+    progress: &mut (dyn FnMut(u64, u64) + Send),
+    see: &mut (dyn FnMut(u64, &Account) + Send),
+) -> Result<Counts, LinesError> {
     let mut source = Source {
+        see,
         domain: store.domain(),
         options,
         lines,
@@ -289,6 +299,7 @@ pub async fn import(
 
 /// The changes that the lines ask for.
 struct Source<'a> {
+    see: &'a mut (dyn FnMut(u64, &Account) + Send),
     domain: &'a Domain,
     options: ImportOptions,
     lines: &'a mut (dyn BufRead + Send),
@@ -343,9 +354,6 @@ impl Source<'_> {
         }
         self.read += len as u64;
         self.line += 1;
-        if self.line == 1 && self.text.starts_with(BYTE_ORDER_MARK) {
-            self.text.drain(..BYTE_ORDER_MARK.len());
-        }
         let line = self.line;
         let parsed = match len > LINE_LEN_MAX {
             true => Err("the line is longer than a mebibyte".to_owned()),
@@ -356,16 +364,22 @@ impl Source<'_> {
     }
 
     fn parse(&mut self) -> Result<(), String> {
-        if self.text.trim_ascii().is_empty() {
+        // Editors of Windows and PowerShell begin a file with a byte order mark, and files are put together.
+        let text = self.text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&self.text);
+        if text.trim_ascii().is_empty() {
             return Ok(());
         }
-        let is_object = self.text.trim_ascii_start().starts_with(b"{");
-        match serde_json::from_slice(&self.text).map_err(|error| json_error(&error, is_object))? {
+        if text.contains(&0) {
+            return Err("there are NUL bytes in it, as in UTF-16 text; save it as UTF-8".to_owned());
+        }
+        let is_object = text.trim_ascii_start().starts_with(b"{");
+        match serde_json::from_slice(text).map_err(|error| json_error(&error, is_object))? {
             Line::Account(line) => {
                 self.counts.accounts += 1;
                 let put = self.options.put(line.created.is_none());
                 let (account, groups) = line.into_account(self.domain, self.options.created)?;
                 let name = account.name.clone();
+                (self.see)(self.line, &account);
                 self.ready.push_back(Change::PutAccount(put, Box::new(account)));
                 self.member_of(&name, groups);
             }
@@ -700,7 +714,8 @@ mod tests {
             (&no_rid, "is not of domain CONTOSO"),
             (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-1000"}"#, "is not of domain CONTOSO"),
             (&long, "longer than a mebibyte"),
-            ("\u{0}", "expected value"),
+            ("\u{0}", "there are NUL bytes in it, as in UTF-16"),
+            ("{\u{0}\"", "there are NUL bytes in it, as in UTF-16"),
         ] {
             let store = MemoryStore::new(domain());
             let error = import_text(&store, &format!("{good}\n\n{line}\n{good}")).expect_err("a wrong line");
@@ -712,16 +727,20 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_skipped_and_what_is_no_object_says_so() {
+    fn byte_order_marks_begin_a_file_and_files_that_are_put_together() {
         let store = MemoryStore::new(domain());
-        import_text(&store, "\u{feff}{\"type\":\"account\",\"name\":\"alice\"}").expect("good lines");
-        one(&store, Query::Name("alice".to_owned()));
+        let lines = "\u{feff}{\"type\":\"account\",\"name\":\"alice\"}\n\u{feff}{\"type\":\"account\",\"name\":\"bob\"}\n\u{feff}\n";
+        assert_eq!(import_text(&store, lines).expect("good lines").accounts, 2);
+        assert!(import_text(&store, "{\u{feff}\"type\":\"group\",\"name\":\"x\"}").is_err());
+    }
+
+    #[test]
+    fn what_is_no_object_says_so() {
+        let store = MemoryStore::new(domain());
         for text in ["name,upn\n", "[]", "alice"] {
             let error = import_text(&store, text).expect_err("a wrong line").to_string();
             assert!(error.contains("each line is a JSON object"), "{error}");
         }
-        let error = import_text(&store, "\n\u{feff}{}").expect_err("only the start of the file has one");
-        assert!(error.to_string().starts_with("line 2: "), "{error}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod rules;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
+pub mod unmatchable;
 #[cfg(feature = "memory")]
 mod writer;
 
@@ -42,3 +43,4 @@ pub use profile::ProfileStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SealingKey, SqliteStore};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
+pub use unmatchable::Unmatchable;

@@ -259,7 +259,9 @@ impl<'a, R: Rows> Writer<'a, R> {
         for other in others.into_iter().filter(|other| *other != key) {
             if let Some(known) = self.name_of(&other, rid)? {
                 return Err(StoreError::Refused(format!(
-                    "{what} {name:?}: the name looks like that of {known}, so the one would be taken for the other"
+                    "{what} {}: the name looks like that of {known}, so the one would be taken for the other; rename one \
+                     of them (in the lines of an import: change its \"name\")",
+                    spelled(name)
                 )));
             }
         }
@@ -271,12 +273,12 @@ impl<'a, R: Rows> Writer<'a, R> {
         let named = self.rows.named(name)?;
         let is_another = |rid: &u32| *rid != except;
         if let Some(rid) = named.account.filter(is_another) {
-            return Ok(self.rows.account(rid)?.map(|account| format!("account {:?}", account.name)));
+            return Ok(self.rows.account(rid)?.map(|account| format!("account {}", spelled(&account.name))));
         }
         if let Some(rid) = named.group.filter(is_another) {
-            return Ok(self.rows.group(rid)?.map(|group| format!("group {:?}", group.name)));
+            return Ok(self.rows.group(rid)?.map(|group| format!("group {}", spelled(&group.name))));
         }
-        Ok(named.machine.filter(is_another).map(|_| format!("machine {name:?}")))
+        Ok(named.machine.filter(is_another).map(|_| format!("machine {}", spelled(name))))
     }
 
     fn remove_account(&mut self, rid: u32) -> Result<()> {
@@ -525,5 +527,13 @@ fn check_put(put: Put, exists: bool, what: impl FnOnce() -> String) -> Result<()
         (Put::New, true) => Err(StoreError::Exists(what())),
         (Put::Existing, false) => Err(StoreError::Refused(format!("there is no {}", what()))),
         _ => Ok(()),
+    }
+}
+
+/// A name in quotes, and its code points where some of them may look like others.
+fn spelled(name: &str) -> String {
+    match name.is_ascii() {
+        true => format!("{name:?}"),
+        false => format!("{name:?} ({})", name.escape_default()),
     }
 }

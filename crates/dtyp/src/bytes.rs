@@ -33,6 +33,8 @@ pub enum DecodeErrorKind {
     Trailing,
     /// A count or length is above what this field may have.
     TooLong,
+    /// There are more entries than this many, which is as many as are read.
+    TooMany(usize),
     /// An offset and length point outside the message.
     OutOfBounds,
     /// An offset does not have the alignment its document demands.
@@ -52,6 +54,9 @@ pub enum DecodeErrorKind {
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rule = match self.kind {
+            DecodeErrorKind::TooMany(max) => {
+                return write!(f, "{} at byte {} has more than {max} entries", self.what, self.offset);
+            }
             DecodeErrorKind::Truncated => "ends too early",
             DecodeErrorKind::Trailing => "has bytes left over",
             DecodeErrorKind::TooLong => "is longer than allowed",

@@ -98,12 +98,11 @@ fn gather(
     // Names that a policy of the certificate may make strong: those that found the account, and one that is stored with it.
     let mut names = if rules.strong_names.is_empty() { Vec::new() } else { forms.to_vec() };
     let stored = &record.account.alt_security_identities;
-    if !stored.is_empty()
-        && let Ok(own) = mapping::identities(certificate, policy.sha1_public_key)
-    {
+    if !stored.is_empty() {
+        let own = mapping::identities(certificate, policy.sha1_public_key);
         let key = |identity: &AltSecurityIdentity| identity.key_by(policy.comparison);
         let keys: Vec<(Form, String)> =
-            own.iter().map(|identity| (Form::of(identity), key(identity))).collect();
+            own.iter().map(|own| (Form::of(&own.identity), key(&own.identity))).collect();
         for identity in stored.iter().filter_map(|value| value.parse().ok()) {
             let stored = key(&identity);
             match keys.iter().find(|(_, own)| *own == stored) {

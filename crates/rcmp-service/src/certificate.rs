@@ -7,9 +7,10 @@ use crate::der::{self, Der, Element};
 use account_store::distinguished_name::{Attribute, AttributeTypeAndValue, DistinguishedName, Rdn, Value};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime, Sid};
 
-/// Most names in a subjectAltName that are looked at; more make the extension unusable.
+/// Most names in a subjectAltName that are read, because each may cost a question to the store; more make the extension
+/// unusable.
 pub const SUBJECT_ALT_NAMES_MAX: usize = 64;
-/// Most certificate policies that are looked at; more make the extension unusable.
+/// Most certificate policies that are read; more make the extension unusable.
 pub const POLICIES_MAX: usize = 64;
 /// What a uniformResourceIdentifier begins with that carries a SID ([MS-PKCA] 3.1.5.2.1.6).
 pub const SID_URI_TAG: &str = "tag:microsoft.com,2022-09-14:sid:";
@@ -70,6 +71,41 @@ pub struct Extension<'a> {
     pub value: &'a [u8],
 }
 
+/// The kinds of names in a subjectAltName that mapping reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NameKind {
+    /// otherName, which may be a user principal name.
+    Other,
+    /// dNSName.
+    Dns,
+    /// rfc822Name.
+    Rfc822,
+    /// uniformResourceIdentifier.
+    Uri,
+}
+
+impl NameKind {
+    /// Its name in the document (RFC 5280 4.2.1.6).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Other => "otherName",
+            Self::Dns => "dNSName",
+            Self::Rfc822 => "rfc822Name",
+            Self::Uri => "uniformResourceIdentifier",
+        }
+    }
+
+    /// The same with the extension that it is in.
+    pub(crate) const fn in_subject_alt_name(self) -> &'static str {
+        match self {
+            Self::Other => "otherName in subjectAltName",
+            Self::Dns => "dNSName in subjectAltName",
+            Self::Rfc822 => "rfc822Name in subjectAltName",
+            Self::Uri => "uniformResourceIdentifier in subjectAltName",
+        }
+    }
+}
+
 /// A name in a subjectAltName, as far as mapping knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AlternativeName {
@@ -81,6 +117,9 @@ pub enum AlternativeName {
     Rfc822(String),
     /// uniformResourceIdentifier.
     Uri(String),
+    /// A name of this kind whose value cannot be read. Names that it may contradict, those that have to agree with its kind,
+    /// are unusable; see [`has_unreadable`].
+    Unreadable(NameKind),
 }
 
 impl<'a> Certificate<'a> {
@@ -159,7 +198,7 @@ impl<'a> Certificate<'a> {
                 return Err(list.error("extensions", DecodeErrorKind::BadValue));
             }
             if seen.len() >= EXTENSIONS_MAX {
-                return Err(list.error("extensions", DecodeErrorKind::TooLong));
+                return Err(list.error("extensions", DecodeErrorKind::TooMany(EXTENSIONS_MAX)));
             }
             seen.push(id);
             match id {
@@ -185,7 +224,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// The names of the subjectAltName, in their order; none without the extension. An error makes the extension unusable,
-    /// not the certificate.
+    /// not the certificate; a single name that cannot be read is told as such.
     pub fn alternative_names(&self) -> Result<Vec<AlternativeName>, DecodeError> {
         let Some(extension) = self.subject_alt_name else { return Ok(Vec::new()) };
         let mut outer = Der::new(extension);
@@ -196,19 +235,24 @@ impl<'a> Certificate<'a> {
         while !list.is_empty() {
             count += 1;
             if count > SUBJECT_ALT_NAMES_MAX {
-                return Err(list.error("subjectAltName", DecodeErrorKind::TooLong));
+                return Err(list.error("subjectAltName", DecodeErrorKind::TooMany(SUBJECT_ALT_NAMES_MAX)));
             }
             let name = list.any("GeneralName")?;
-            let ia5 = |what: &'static str| match name.contents.is_ascii() && !name.contents.contains(&0) {
-                true => Ok(String::from_utf8_lossy(name.contents).into_owned()),
-                false => Err(name.inside().error(what, DecodeErrorKind::BadText)),
+            let ia5 = |kind, make: fn(String) -> AlternativeName| match name.contents.is_ascii()
+                && !name.contents.contains(&0)
+            {
+                true => make(String::from_utf8_lossy(name.contents).into_owned()),
+                false => AlternativeName::Unreadable(kind),
             };
             match name.tag {
-                0xa0 => names.extend(principal_name(&name)?.map(AlternativeName::PrincipalName)),
-                0x81 => names.push(AlternativeName::Rfc822(ia5("rfc822Name")?)),
-                0x82 => names.push(AlternativeName::Dns(ia5("dNSName")?)),
-                0x86 => names.push(AlternativeName::Uri(ia5("uniformResourceIdentifier")?)),
-                // The same kinds, not in the form that DER has for them.
+                0xa0 => match principal_name(&name) {
+                    Ok(name) => names.extend(name.map(AlternativeName::PrincipalName)),
+                    Err(_) => names.push(AlternativeName::Unreadable(NameKind::Other)),
+                },
+                0x81 => names.push(ia5(NameKind::Rfc822, AlternativeName::Rfc822)),
+                0x82 => names.push(ia5(NameKind::Dns, AlternativeName::Dns)),
+                0x86 => names.push(ia5(NameKind::Uri, AlternativeName::Uri)),
+                // The same kinds, not in the form that DER has for them. A value in pieces may be anything.
                 0x80 | 0xa1 | 0xa2 | 0xa6 => return Err(list.error("GeneralName", DecodeErrorKind::BadValue)),
                 _ => {}
             }
@@ -258,10 +302,33 @@ impl<'a> Certificate<'a> {
         sids_of(&self.alternative_names()?)
     }
 
-    /// Whether the beginning of a SID in a URI is anywhere in the subjectAltName, readable or not.
-    pub(crate) fn may_hold_alternative_sid(&self) -> bool {
+    /// Whether there may be a SID in a part of the subjectAltName that cannot be read: the beginning of one is anywhere outside
+    /// of the URIs that were read, or there is a URI in pieces (X.690 8.21), which other readers put together.
+    pub(crate) fn may_hide_alternative_sid(&self, read: &[AlternativeName]) -> bool {
+        let Some(extension) = self.subject_alt_name else { return false };
         let tag = SID_URI_TAG.as_bytes();
-        self.subject_alt_name.is_some_and(|extension| extension.windows(tag.len()).any(|bytes| bytes == tag))
+        let count = |bytes: &[u8]| bytes.windows(tag.len()).filter(|at| at.eq_ignore_ascii_case(tag)).count();
+        let in_uris = read.iter().map(|name| match name {
+            AlternativeName::Uri(uri) => count(uri.as_bytes()),
+            _ => 0,
+        });
+        count(extension) > in_uris.sum() || has_uri_in_pieces(extension)
+    }
+
+    /// URIs of the subjectAltName that look as if they carried a SID, and are written otherwise than [`SID_URI_TAG`]: they
+    /// carry none.
+    pub fn misspelled_sid_uris(&self) -> Vec<String> {
+        let names = self.alternative_names().unwrap_or_default().into_iter();
+        let uris = names.filter_map(|name| match name {
+            AlternativeName::Uri(uri) => Some(uri),
+            _ => None,
+        });
+        uris.filter(|uri| {
+            let lower = uri.to_ascii_lowercase();
+            let is_like = lower.contains("s-1-") && (lower.starts_with("tag:") || lower.contains("sid"));
+            is_like && !uri.starts_with(SID_URI_TAG)
+        })
+        .collect()
     }
 
     /// The certificate policies (RFC 5280 4.2.1.4), in their order, as the contents octets of their object identifiers; none
@@ -282,7 +349,7 @@ impl<'a> Certificate<'a> {
                 return Err(bad);
             }
             if policies.len() >= POLICIES_MAX {
-                return Err(list.error("certificatePolicies", DecodeErrorKind::TooLong));
+                return Err(list.error("certificatePolicies", DecodeErrorKind::TooMany(POLICIES_MAX)));
             }
             policies.push(id);
             if list.is_empty() {
@@ -328,14 +395,30 @@ pub(crate) fn extension<'a>(list: &mut Der<'a>) -> Result<Extension<'a>, DecodeE
     Ok(Extension { id, critical, value })
 }
 
+/// Whether a name of one of these kinds is there and cannot be read.
+pub(crate) fn has_unreadable(names: &[AlternativeName], kinds: &[NameKind]) -> bool {
+    names.iter().any(|name| matches!(name, AlternativeName::Unreadable(kind) if kinds.contains(kind)))
+}
+
+/// Whether a subjectAltName has a uniformResourceIdentifier in pieces, as far as its names can be told apart.
+fn has_uri_in_pieces(extension: &[u8]) -> bool {
+    let Ok(outer) = Der::new(extension).any("subjectAltName") else { return false };
+    let mut list = outer.inside();
+    std::iter::from_fn(|| list.any("GeneralName").ok()).any(|name| name.tag == 0x86 | der::CONSTRUCTED)
+}
+
 /// The SIDs in the URIs of a subjectAltName; see [`Certificate::alternative_sids`].
 pub(crate) fn sids_of(names: &[AlternativeName]) -> Result<Vec<Sid>, DecodeError> {
-    let texts = names.iter().filter_map(|name| match name {
-        AlternativeName::Uri(uri) => uri.strip_prefix(SID_URI_TAG),
+    let error = |kind| DecodeError { what: "SID in a URI", offset: 0, kind };
+    let sid = |name: &AlternativeName| match name {
+        AlternativeName::Uri(uri) => {
+            let text = uri.strip_prefix(SID_URI_TAG)?;
+            Some(text.parse().map_err(|_| error(DecodeErrorKind::BadValue)))
+        }
+        AlternativeName::Unreadable(NameKind::Uri) => Some(Err(error(DecodeErrorKind::BadText))),
         _ => None,
-    });
-    let bad = || DecodeError { what: "SID in a URI", offset: 0, kind: DecodeErrorKind::BadValue };
-    texts.map(|text| text.parse().map_err(|_| bad())).collect()
+    };
+    names.iter().filter_map(sid).collect()
 }
 
 /// An encoded X.501 `Name` as Windows orders it, which is the order of the certificate.
@@ -367,7 +450,7 @@ pub fn name(encoded: &[u8]) -> Result<DistinguishedName, DecodeError> {
             return Err(sequence.error("RelativeDistinguishedName", DecodeErrorKind::BadValue));
         }
         if attributes.len() > NAME_PARTS_MAX || rdns.len() >= NAME_PARTS_MAX {
-            return Err(sequence.error("Name", DecodeErrorKind::TooLong));
+            return Err(sequence.error("Name", DecodeErrorKind::TooMany(NAME_PARTS_MAX)));
         }
         rdns.push(Rdn(attributes));
     }

@@ -1,8 +1,8 @@
 //! Which account a certificate says that it is for, by the SIDs in it: the one rule for answers that are made here, by another domain
 //! and by a service that was asked.
 
-use crate::certificate::{Certificate, sids_of};
-use dtyp::Sid;
+use crate::certificate::{AlternativeName, Certificate, sids_of};
+use dtyp::{DecodeError, DecodeErrorKind, Sid};
 
 /// The account that a certificate names by SID: in the extension of [MS-WCCE] 2.2.2.7.7.4, or in a URI of the subjectAltName.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +45,73 @@ impl SidClaim {
     }
 }
 
-/// A subjectAltName that cannot be read makes only its own method unusable, unless there may be a SID in it.
-fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, dtyp::DecodeError> {
+/// A subjectAltName that cannot be read, or a name in it, makes only its own forms unusable, unless there may be a SID in it.
+fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, DecodeError> {
     match certificate.alternative_names() {
-        Ok(names) => sids_of(&names),
-        Err(error) if certificate.may_hold_alternative_sid() => Err(error),
+        Ok(mut names) => {
+            let count = names.len();
+            names.retain(|name| !matches!(name, AlternativeName::Unreadable(_)));
+            if names.len() < count && certificate.may_hide_alternative_sid(&names) {
+                return Err(DecodeError { what: "SID in a URI", offset: 0, kind: DecodeErrorKind::BadText });
+            }
+            sids_of(&names)
+        }
+        Err(error) if certificate.may_hide_alternative_sid(&[]) => Err(error),
         Err(_) => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::der::{self, encode};
+    use crate::test::{ALICE, unhex};
+
+    const SID: &str = "S-1-5-21-1-2-3-1001";
+    const URI: &[u8] = b"tag:microsoft.com,2022-09-14:sid:S-1-5-21-1-2-3-1001";
+
+    /// What alice's certificate says with another subjectAltName, and without the SID extension.
+    fn claim(names: &[(u8, &[u8])]) -> SidClaim {
+        let encoded = unhex(ALICE);
+        let names: Vec<Vec<u8>> = names.iter().map(|(tag, contents)| encode(*tag, &[contents])).collect();
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let value = encode(der::OCTET_STRING, &[&encode(der::SEQUENCE, &names)]);
+        let extension = encode(der::SEQUENCE, &[&encode(der::OID, &[&[0x55, 0x1d, 0x11]]), &value]);
+        let extensions = encode(0xa3, &[&encode(der::SEQUENCE, &[&extension])]);
+        let mut outer = der::Der::new(&encoded).any("Certificate").expect("it is well formed").inside();
+        let mut fields = outer.any("TBSCertificate").expect("it is well formed").inside();
+        let mut tbs: Vec<&[u8]> = Vec::new();
+        while fields.peek().is_some_and(|tag| tag != 0xa3) {
+            tbs.push(fields.any("field").expect("it is well formed").encoded);
+        }
+        tbs.push(&extensions);
+        let tbs = encode(der::SEQUENCE, &tbs);
+        SidClaim::of_encoded(&encode(der::SEQUENCE, &[&tbs, outer.rest()]))
+    }
+
+    #[test]
+    fn a_sid_is_read_beside_names_that_cannot_be_read_and_hides_in_none_of_them() {
+        let account = SidClaim::Account(SID.parse().expect("a SID"));
+        let hidden = [b"\xff", URI].concat();
+        let upper = URI.to_ascii_uppercase();
+        let in_pieces = [encode(0x16, &[&URI[..12]]), encode(0x16, &[&URI[12..]])].concat();
+        for (what, names, expect) in [
+            ("nothing", &[][..], SidClaim::Absent),
+            ("a SID", &[(0x86, URI)], account),
+            ("a bad DNS name", &[(0x82, b"\xff".as_slice())], SidClaim::Absent),
+            ("a SID beside a bad DNS name", &[(0x86, URI), (0x82, b"\xff")], account),
+            ("a SID beside a bad mail address", &[(0x81, b"m\xfcller@x"), (0x86, URI)], account),
+            ("a SID beside a URI beyond ASCII", &[(0x86, URI), (0x86, b"http://m\xfcller/")], account),
+            ("a URI beyond ASCII", &[(0x86, b"http://m\xfcller/")], SidClaim::Absent),
+            ("a SID in a URI beyond ASCII", &[(0x86, &hidden)], SidClaim::Contradictory),
+            ("the same beside a SID", &[(0x86, URI), (0x86, &hidden)], SidClaim::Contradictory),
+            ("a SID in a bad DNS name", &[(0x82, &hidden)], SidClaim::Contradictory),
+            ("a SID in pieces", &[(0xa6, &in_pieces)], SidClaim::Contradictory),
+            ("a SID beside a SID in pieces", &[(0x86, URI), (0xa6, &in_pieces)], SidClaim::Contradictory),
+            ("a mail address in pieces", &[(0xa1, b"\x16\x01a")], SidClaim::Absent),
+            ("capitals, which are no tag", &[(0x86, &upper)], SidClaim::Absent),
+        ] {
+            assert_eq!(claim(names), expect, "{what}");
+        }
     }
 }

@@ -4,9 +4,10 @@
 //! this order: its issuer, its user principal names, its DNS names. What is left is answered here, and the store may say of an account
 //! that its domain is another one. Where a question goes decides nothing: whoever gets it decides by the whole certificate.
 
-use crate::certificate::{AlternativeName, Certificate};
+use crate::certificate::{AlternativeName, Certificate, has_unreadable};
 use crate::context::HOPS_MAX;
 use crate::foreign::ForeignDomain;
+use crate::mapping;
 use crate::message::{MappingFlags, Request};
 use crate::reason::Reason;
 use account_store::fold::Comparison;
@@ -221,9 +222,14 @@ impl Domains {
         if let Some(peer) = by_certificate {
             return Route::Peer(peer, RoutedBy::Issuer);
         }
-        // Names count only for whoever asks by them.
+        // Names count only for an asker that asks by them, and only as far as they are looked up.
         match certificate.alternative_names() {
-            Ok(names) if request.flags.contains(MappingFlags::UPN) => self.by_names(&names),
+            Ok(names)
+                if request.flags.contains(MappingFlags::UPN)
+                    && !has_unreadable(&names, &mapping::LOOKED_UP_TOGETHER) =>
+            {
+                self.by_names(&names)
+            }
             _ => Route::Here,
         }
     }

@@ -5,14 +5,16 @@
 //! not the certificate's own ends the request. Otherwise a disabled account's certificate would fall through to whomever
 //! another of its names names.
 
-use crate::certificate::{AlternativeName, Certificate, name};
+use crate::certificate::{
+    AlternativeName, Certificate, NameKind, SUBJECT_ALT_NAMES_MAX, has_unreadable, name,
+};
 use crate::message::MappingFlags;
 use crate::policy::{Policy, Sha1PublicKeyInput};
 use crate::reason::Reason;
 use account_store::alt_security_identity::AltSecurityIdentity;
 use account_store::fold::Comparison;
 use account_store::{Account, AccountFlags, DistinguishedName, Query};
-use dtyp::FileTime;
+use dtyp::{DecodeErrorKind, FileTime};
 use sha1::{Digest, Sha1};
 use std::fmt;
 
@@ -206,19 +208,28 @@ impl Strength {
 pub enum NotApplicable {
     /// There is no subjectAltName with a user principal name or a DNS name.
     NoAlternativeName,
-    /// The subjectAltName cannot be read.
+    /// The subjectAltName, or a name in it that is looked up, cannot be read.
     MalformedAlternativeName,
-    /// A distinguished name cannot be read.
+    /// The subjectAltName has more than [`SUBJECT_ALT_NAMES_MAX`] names.
+    TooManyAlternativeNames,
+    /// The name of the issuer cannot be read.
     MalformedName,
 }
 
 impl NotApplicable {
     /// The reason in a few words.
     pub const fn text(self) -> &'static str {
+        // A constant in a text: the compiler rejects the text when the constant changes.
+        const { assert!(SUBJECT_ALT_NAMES_MAX == 64) };
         match self {
             Self::NoAlternativeName => "the certificate has no user principal name and no DNS name",
-            Self::MalformedAlternativeName => "the subjectAltName cannot be read",
-            Self::MalformedName => "a distinguished name cannot be read",
+            Self::MalformedAlternativeName => {
+                "the subjectAltName, or a user principal name or DNS name in it, cannot be read"
+            }
+            Self::TooManyAlternativeNames => {
+                "the subjectAltName has more than 64 names, and none of them is looked up"
+            }
+            Self::MalformedName => "the name of the issuer cannot be read",
         }
     }
 }
@@ -228,18 +239,22 @@ pub type FormQuery = (Form, Query);
 
 /// The queries of a method, the decisive ones and those that may only propose an account when the first found none. With
 /// [`Method::Issuer`] the first that finds anything decides; with the others all are asked, and all that are found must be one
-/// account. `issuers` are the encoded names behind the certificate's own issuer that may be believed.
+/// account. `issuers` are the encoded names behind the certificate's own issuer that may be believed, and `flags` are those of
+/// the request: without REQ_UPN_MAPPING nothing is looked up that comes from the subjectAltName ([MS-RCMP] 2.2.1).
 pub fn queries(
     method: Method,
     certificate: &Certificate<'_>,
     issuers: &[&[u8]],
     input: Sha1PublicKeyInput,
+    flags: MappingFlags,
 ) -> Result<Vec<FormQuery>, NotApplicable> {
     match method {
         Method::Upn => alternative_names(certificate),
         Method::Subject => {
-            let forms = identities(certificate, input)?.into_iter();
-            let forms = forms.map(|identity| (Form::of(&identity), identity));
+            let found = identities(certificate, input).into_iter();
+            let is_asked =
+                |found: &Identity| !found.is_of_alternative_name || flags.contains(MappingFlags::UPN);
+            let forms = found.filter(is_asked).map(|found| (Form::of(&found.identity), found.identity));
             Ok(forms.map(|(form, identity)| (form, query(&identity))).collect())
         }
         Method::Issuer => issuer_names(certificate, issuers),
@@ -272,8 +287,18 @@ fn query(identity: &AltSecurityIdentity) -> Query {
     Query::AltSecurityIdentity(identity.to_string())
 }
 
+/// Kinds of names in the subjectAltName that are looked up together: all accounts that they find must be one, so one that cannot
+/// be read makes all of them unusable.
+pub(crate) const LOOKED_UP_TOGETHER: [NameKind; 2] = [NameKind::Other, NameKind::Dns];
+
 fn alternative_names(certificate: &Certificate<'_>) -> Result<Vec<FormQuery>, NotApplicable> {
-    let names = certificate.alternative_names().map_err(|_| NotApplicable::MalformedAlternativeName)?;
+    let names = certificate.alternative_names().map_err(|error| match error.kind {
+        DecodeErrorKind::TooMany(_) => NotApplicable::TooManyAlternativeNames,
+        _ => NotApplicable::MalformedAlternativeName,
+    })?;
+    if has_unreadable(&names, &LOOKED_UP_TOGETHER) {
+        return Err(NotApplicable::MalformedAlternativeName);
+    }
     let mut queries = Vec::new();
     for name in &names {
         if let AlternativeName::PrincipalName(name) = name {
@@ -299,77 +324,109 @@ fn is_host_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// Every value of altSecurityIdentities that names this certificate, but for the issuer alone: strong ones and the one of
-/// issuer and subject first, then those that only propose.
-pub fn identities(
-    certificate: &Certificate<'_>,
-    input: Sha1PublicKeyInput,
-) -> Result<Vec<AltSecurityIdentity>, NotApplicable> {
-    let issuer = certificate.issuer_name().map_err(|_| NotApplicable::MalformedName)?;
-    let subject = certificate.subject_name().map_err(|_| NotApplicable::MalformedName)?;
+/// A value of altSecurityIdentities that names a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The value.
+    pub identity: AltSecurityIdentity,
+    /// Whether it is made of a name in the subjectAltName.
+    pub is_of_alternative_name: bool,
+}
+
+/// Every value of altSecurityIdentities that names this certificate, except the issuer alone: strong ones and the one of
+/// issuer and subject first, then those that only propose. A field that cannot be read takes away the values that it is part
+/// of, and no others.
+pub fn identities(certificate: &Certificate<'_>, input: Sha1PublicKeyInput) -> Vec<Identity> {
+    let readable = |name: Result<DistinguishedName, _>| name.ok().filter(|name| !name.is_empty());
+    let issuer = readable(certificate.issuer_name());
+    let subject = readable(certificate.subject_name());
     let mut forms = Vec::with_capacity(8);
-    if !subject.is_empty() {
-        forms.push(AltSecurityIdentity::IssuerSubject { issuer: issuer.clone(), subject: subject.clone() });
+    if let (Some(issuer), Some(subject)) = (&issuer, &subject) {
+        forms.push(of_field(AltSecurityIdentity::IssuerSubject {
+            issuer: issuer.clone(),
+            subject: subject.clone(),
+        }));
     }
-    forms.extend(strong_identities(certificate, &issuer, input));
-    if !subject.is_empty() {
-        forms.push(AltSecurityIdentity::Subject(subject));
+    forms.extend(strong_identities(certificate, issuer, input));
+    forms.extend(subject.map(AltSecurityIdentity::Subject).map(of_field));
+    let names = certificate.alternative_names().unwrap_or_default();
+    if has_unreadable(&names, &[NameKind::Rfc822]) {
+        return forms;
     }
-    for name in certificate.alternative_names().unwrap_or_default() {
+    for name in names {
         if let AlternativeName::Rfc822(mail) = name
             && !mail.trim().is_empty()
         {
-            forms.push(AltSecurityIdentity::Rfc822(mail));
+            forms.push(of_alternative_name(AltSecurityIdentity::Rfc822(mail)));
         }
-    }
-    Ok(forms)
-}
-
-/// The strong values among them.
-pub fn strong_identities(
-    certificate: &Certificate<'_>,
-    issuer: &DistinguishedName,
-    input: Sha1PublicKeyInput,
-) -> Vec<AltSecurityIdentity> {
-    let mut forms = Vec::with_capacity(5);
-    if !issuer.is_empty() {
-        forms.push(AltSecurityIdentity::issuer_serial(issuer.clone(), certificate.serial));
-    }
-    if let Ok(Some(identifier)) = certificate.subject_key_identifier()
-        && !identifier.is_empty()
-    {
-        forms.push(AltSecurityIdentity::SubjectKeyIdentifier(identifier.to_vec()));
-    }
-    let hash = |bytes: &[u8]| AltSecurityIdentity::Sha1PublicKey(Sha1::digest(bytes).into());
-    match input {
-        Sha1PublicKeyInput::Thumbprint => forms.push(hash(certificate.encoded)),
-        Sha1PublicKeyInput::PublicKey => {
-            forms.push(hash(certificate.public_key));
-            forms.extend(certificate.public_key_bits().map(hash));
-        }
-    }
-    if !issuer.is_empty() {
-        let sids = match certificate.sid() {
-            Ok(None) => certificate.alternative_sids().unwrap_or_default(),
-            Ok(Some(sid)) => vec![sid],
-            Err(_) => Vec::new(),
-        };
-        let of_issuer = |sid| AltSecurityIdentity::IssuerSid { issuer: issuer.clone(), sid };
-        forms.extend(sids.into_iter().map(of_issuer));
     }
     forms
 }
 
+const fn of_field(identity: AltSecurityIdentity) -> Identity {
+    Identity { identity, is_of_alternative_name: false }
+}
+
+const fn of_alternative_name(identity: AltSecurityIdentity) -> Identity {
+    Identity { identity, is_of_alternative_name: true }
+}
+
+/// The hashes by which a certificate is known.
+pub fn sha1_identities(
+    certificate: &Certificate<'_>,
+    input: Sha1PublicKeyInput,
+) -> impl Iterator<Item = AltSecurityIdentity> {
+    let hash = |bytes: &[u8]| AltSecurityIdentity::Sha1PublicKey(Sha1::digest(bytes).into());
+    let hashed = match input {
+        Sha1PublicKeyInput::Thumbprint => [Some(certificate.encoded), None],
+        Sha1PublicKeyInput::PublicKey => [Some(certificate.public_key), certificate.public_key_bits()],
+    };
+    hashed.into_iter().flatten().map(hash)
+}
+
+/// The strong values among them. `issuer` is the issuer's name, where it can be read.
+fn strong_identities(
+    certificate: &Certificate<'_>,
+    issuer: Option<DistinguishedName>,
+    input: Sha1PublicKeyInput,
+) -> Vec<Identity> {
+    let mut forms = Vec::with_capacity(5);
+    if let Some(issuer) = &issuer {
+        forms.push(of_field(AltSecurityIdentity::issuer_serial(issuer.clone(), certificate.serial)));
+    }
+    if let Ok(Some(identifier)) = certificate.subject_key_identifier()
+        && !identifier.is_empty()
+    {
+        forms.push(of_field(AltSecurityIdentity::SubjectKeyIdentifier(identifier.to_vec())));
+    }
+    forms.extend(sha1_identities(certificate, input).map(of_field));
+    if let Some(issuer) = issuer {
+        let of_issuer = |sid| AltSecurityIdentity::IssuerSid { issuer: issuer.clone(), sid };
+        match certificate.sid() {
+            Ok(None) => {
+                let sids = certificate.alternative_sids().unwrap_or_default().into_iter();
+                forms.extend(sids.map(of_issuer).map(of_alternative_name));
+            }
+            Ok(Some(sid)) => forms.push(of_field(of_issuer(sid))),
+            Err(_) => {}
+        }
+    }
+    forms
+}
+
+/// The issuer's own name, and the others that can be read: one that cannot does not hide those behind it.
 fn issuer_names(certificate: &Certificate<'_>, issuers: &[&[u8]]) -> Result<Vec<FormQuery>, NotApplicable> {
     // The first is nearly always the certificate's own issuer again.
     let others = issuers.iter().filter(|issuer| **issuer != certificate.issuer).copied();
-    std::iter::once(certificate.issuer)
-        .chain(others)
-        .map(|encoded| match name(encoded) {
-            Ok(name) if !name.is_empty() => Ok((Form::Issuer, query(&AltSecurityIdentity::Issuer(name)))),
-            _ => Err(NotApplicable::MalformedName),
-        })
-        .collect()
+    let names = std::iter::once(certificate.issuer).chain(others).filter_map(|encoded| name(encoded).ok());
+    let queries: Vec<FormQuery> = names
+        .filter(|name| !name.is_empty())
+        .map(|name| (Form::Issuer, query(&AltSecurityIdentity::Issuer(name))))
+        .collect();
+    match queries.is_empty() {
+        true => Err(NotApplicable::MalformedName),
+        false => Ok(queries),
+    }
 }
 
 /// What forbids the account to log on now.

@@ -397,7 +397,8 @@ impl Mapper {
                 trace.step(|| Step::Skipped { method, asked });
                 continue;
             }
-            let queries = match mapping::queries(method, certificate, &issuers, self.policy.sha1_public_key) {
+            let input = self.policy.sha1_public_key;
+            let queries = match mapping::queries(method, certificate, &issuers, input, flags) {
                 Ok(queries) => queries,
                 Err(why) => {
                     trace.step(|| Step::NotApplicable { method, why });
@@ -497,7 +498,8 @@ impl Mapper {
     }
 
     /// The names of issuers' issuers that count: those that the client gave, and, where the chain was verified, only those of
-    /// CAs on the path, as the configured certificate of the CA encodes them. They are compared by RFC 5280 7.1. The client's
+    /// CAs on the path, in its order (the client has to give them in that order, [MS-RCMP] 2.2.1, and the nearest decides), as the
+    /// configured certificate of the CA encodes them. They are compared by RFC 5280 7.1. The client's
     /// own encoding is not looked up: another CA may have it, which that comparison does not tell from this one.
     fn issuers_on_path<'a>(
         &'a self,
@@ -507,17 +509,24 @@ impl Mapper {
     ) -> Vec<&'a [u8]> {
         let wanted = names.iter().filter(|_| flags.contains(MappingFlags::ISSUER_CHAIN)).copied();
         match (path, &self.trust) {
-            (Some(path), Some(trust)) => wanted
-                .filter_map(|name| {
-                    // A name that another one has, too, says nothing unless the operator granted it to this one.
-                    let counts = |known: &&Authority| {
-                        path.authorities.contains(&known.key)
-                            && known.has_name(name)
-                            && self.policy.is_named(&known.key, &self.shared_names)
-                    };
-                    trust.authorities().find(counts).map(|known| known.name.as_slice())
-                })
-                .collect(),
+            (Some(path), Some(trust)) => {
+                let mut on_path: Vec<(usize, &[u8])> = wanted
+                    .filter_map(|name| {
+                        let place =
+                            |known: &Authority| path.authorities.iter().position(|key| *key == known.key);
+                        // A name that another one has, too, says nothing unless the operator granted it to this one.
+                        trust
+                            .authorities()
+                            .filter(|known| {
+                                known.has_name(name) && self.policy.is_named(&known.key, &self.shared_names)
+                            })
+                            .filter_map(|known| Some((place(known)?, known.name.as_slice())))
+                            .min_by_key(|(place, _)| *place)
+                    })
+                    .collect();
+                on_path.sort_by_key(|(place, _)| *place);
+                on_path.into_iter().map(|(_, name)| name).collect()
+            }
             _ => wanted.collect(),
         }
     }
@@ -585,7 +594,8 @@ impl Mapper {
 }
 
 /// Whether there is a method among the flags.
-fn has_method(flags: MappingFlags) -> bool {
+/// Whether flags name a method; the issuer chain alone is none ([MS-RCMP] 2.2.1).
+pub fn has_method(flags: MappingFlags) -> bool {
     Method::ALL.iter().any(|method| flags.contains(method.flag()))
 }
 

@@ -18,8 +18,9 @@ use rcmp_service::trace::Step;
 use rcmp_service::trust::{Parts, Trust};
 use rcmp_service::{
     Answer, Asker, Binding, Contradiction, Form, Mapper, MapperParts, Method, Policy, Question, Reason,
-    Validation,
+    Strength, Validation,
 };
+use sha1::{Digest, Sha1};
 use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
@@ -664,5 +665,192 @@ fn a_ca_gains_nothing_by_a_name_that_is_the_same_in_another_encoding() {
             let is_mapped = reason(&alone, &leaf, names, chain) == Reason::Mapped(Method::Issuer);
             assert!(!is_mapped || !is_told_apart, "{imitation:?}");
         }
+    }
+}
+
+/// A certificate of the authority with other bytes in it, which are as long, signed anew.
+fn resigned(mut encoded: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    assert!(encoded.windows(old.len()).any(|bytes| bytes == old), "it is there");
+    for at in 0..=encoded.len() - old.len() {
+        if encoded[at..].starts_with(old) {
+            encoded[at..at + old.len()].copy_from_slice(new);
+        }
+    }
+    // Certificate: header of 4, TBSCertificate: header of 4, then signatureAlgorithm and signatureValue.
+    assert_eq!((encoded[1], encoded[5]), (0x82, 0x82), "both are long");
+    let tbs_len = 4 + usize::from(u16::from_be_bytes([encoded[6], encoded[7]]));
+    let algorithm = 4 + tbs_len..4 + tbs_len + 2 + usize::from(encoded[4 + tbs_len + 1]);
+    let signature = rcgen::SigningKey::sign(AUTHORITY.key(), &encoded[4..4 + tbs_len]).expect("signed");
+    let mut bits = vec![0x03, signature.len() as u8 + 1, 0];
+    bits.extend_from_slice(&signature);
+    let body = [&encoded[4..4 + tbs_len], &encoded[algorithm], &bits].concat();
+    [&[0x30, 0x82][..], &(body.len() as u16).to_be_bytes(), &body].concat()
+}
+
+#[test]
+fn an_unreadable_subject_takes_away_only_the_forms_that_name_it() {
+    let strong = policy(BOTH);
+    let strong = Policy { binding: Binding::Full, ..strong };
+    let upn = ["alice@contoso.example"];
+    let named = Names { subject: "J0se Alice", upn: &upn, ..Names::default() };
+    for (what, tag, bytes) in [
+        ("Latin-1 in PrintableString", 0x13, &b"Jos\xe9 Alice"[..]),
+        ("Latin-1 in UTF8String", 0x0c, b"Jos\xe9 Alice"),
+        ("UTF-8 in PrintableString", 0x13, b"Jos\xc3\xa9Alice"),
+        ("UTF-8 in IA5String", 0x16, b"Jos\xc3\xa9Alice"),
+        ("NUL in UTF8String", 0x0c, b"Jos\0 Alice"),
+        ("NUL in BMPString", 0x1e, b"J0se Ali\0\0"),
+        ("a surrogate in BMPString", 0x1e, b"\xd8\0se Alice"),
+        ("a string in pieces", 0x2c, b"\x0c\x08Se Alice"),
+    ] {
+        let old = [&[0x0c, 10], &b"J0se Alice"[..]].concat();
+        let new = [&[tag, 10], bytes].concat();
+        let encoded = resigned(certificate(&named), &old, &new);
+        let parsed = Certificate::parse(&encoded).expect("the certificate is not concerned");
+        assert!(parsed.subject_name().is_err(), "{what}");
+        let stored = [form(&encoded, "issuer+serial"), thumbprint(&encoded)];
+        for value in stored {
+            let of_alice = Account { alt_security_identities: vec![value.clone()], ..account(1001, "a") };
+            let mapper = mapper(strong.clone(), vec![of_alice]);
+            let answer = ask(&mapper, &encoded, vec![], MappingFlags::SUBJECT);
+            assert_eq!(answer.reason, Reason::Mapped(Method::Subject), "{what}: {value}");
+            assert!(matches!(answer.mapped.expect("mapped").strength, Strength::Strong(_)), "{what}");
+        }
+        // What binds an account that another method found does not depend on the subject either.
+        let value = form(&encoded, "issuer+serial");
+        let of_alice = Account { alt_security_identities: vec![value], ..account(1001, "alice") };
+        let answer = ask(&mapper(strong.clone(), vec![of_alice]), &encoded, vec![], MappingFlags::UPN);
+        assert_eq!(answer.reason, Reason::Mapped(Method::Upn), "{what}");
+    }
+}
+
+fn thumbprint(encoded: &[u8]) -> String {
+    AltSecurityIdentity::Sha1PublicKey(Sha1::digest(encoded).into()).to_string()
+}
+
+#[test]
+fn an_unreadable_mail_address_does_not_take_away_a_user_principal_name() {
+    let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
+    let named = |mail: &[u8], dns: &[u8]| {
+        let upn = ["alice@contoso.example"];
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("ASCII");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("Alice");
+        params.subject_alt_names = vec![
+            SanType::Rfc822Name(text(mail).try_into().expect("ASCII")),
+            SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], upn[0].into())),
+            SanType::DnsName(text(dns).try_into().expect("ASCII")),
+        ];
+        let key = KeyPair::generate().expect("a key");
+        params.signed_by(&key, &*AUTHORITY).expect("signed").der().to_vec()
+    };
+    let encoded = named(b"mXller@contoso.example", b"host.contoso.example");
+    let outcome = |encoded: &[u8]| ask(&mapper, encoded, vec![], MappingFlags::UPN).reason;
+    assert_eq!(outcome(&encoded), Reason::Mapped(Method::Upn));
+    let with = |old: &[u8], new: &[u8]| resigned(encoded.clone(), old, new);
+    assert_eq!(outcome(&with(b"mXller@", b"m\xfcller@")), Reason::Mapped(Method::Upn));
+    // A DNS name is looked up with it, and might name another account.
+    assert_eq!(outcome(&with(b"host.contoso", b"h\xf6st.contoso")), Reason::NoMatch);
+    assert_eq!(outcome(&with(b"alice@contoso.example", b"alic\xff@contoso.example")), Reason::NoMatch);
+}
+
+#[test]
+fn an_unreadable_issuer_takes_away_only_the_forms_that_name_it() {
+    // The CA's own certificate and what it signed, with the same bytes in the name.
+    let (old, new) = (&b"Demo CA"[..], &b"D\xe9mo CA"[..]);
+    let anchor = resigned(AUTHORITY.der().to_vec(), old, new);
+    let upn = ["alice@contoso.example"];
+    let named = Names { subject: "Alice", upn: &upn, sid: Some(1001), ..Names::default() };
+    let encoded = resigned(certificate(&named), old, new);
+    let parsed = Certificate::parse(&encoded).expect("the certificate is not concerned");
+    assert!(parsed.issuer_name().is_err() && parsed.subject_name().is_ok());
+    let trust = Trust::new(Parts { anchors: vec![anchor], ..Parts::default() }).expect("an anchor");
+    let trust = Arc::new(trust);
+    let answer = |stored: Option<String>, flags| {
+        let of_alice =
+            Account { alt_security_identities: stored.into_iter().collect(), ..account(1001, "alice") };
+        let store = MemoryStore::new(domain());
+        let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+        let changes = [Change::PutGroup(Put::New, users), Change::PutAccount(Put::New, Box::new(of_alice))];
+        block_on(store.apply(&mut changes.into_iter().map(Ok))).expect("they follow the rules");
+        let policy = Policy { binding: Binding::Full, ..policy(BOTH) };
+        let trust = Some(Arc::clone(&trust));
+        let parts =
+            MapperParts { policy, trust, responder: None, store: Arc::new(store), server: "DC1".into() };
+        ask(&Mapper::new(parts).expect("it makes sense"), &encoded, vec![], flags).reason
+    };
+    assert_eq!(answer(None, MappingFlags::UPN), Reason::Mapped(Method::Upn), "bound by the SID");
+    assert_eq!(answer(Some(thumbprint(&encoded)), MappingFlags::SUBJECT), Reason::Mapped(Method::Subject));
+    let subject = "X509:<S>O=\"Contoso, Ltd.\",CN=Alice".to_owned();
+    assert_eq!(answer(Some(subject), MappingFlags::SUBJECT), Reason::Mapped(Method::Subject));
+    assert_eq!(answer(None, MappingFlags::SUBJECT), Reason::NoMatch);
+}
+
+#[test]
+fn an_unreadable_name_of_an_issuer_hides_no_other_and_the_path_gives_the_order() {
+    let methods = MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN);
+    let encoded = certificate(&Names { subject: "Alice", ..Names::default() });
+    let unreadable = [0x30, 0x0c, 0x31, 0x0a, 0x30, 0x08, 0x06, 0x03, 0x55, 0x04, 0x03, 0x0c, 0x01, 0xff];
+    let root = [0x30, 0x0c, 0x31, 0x0a, 0x30, 0x08, 0x06, 0x03, 0x55, 0x04, 0x03, 0x0c, 0x01, b'R'];
+    let of_root = Account { alt_security_identities: vec!["X509:<I>CN=R".into()], ..account(1001, "alice") };
+    let rules = Policy { validation: Validation::Off, ..policy(methods) };
+    let off = Validation::Off;
+    let rules = Policy { grants: Grants::standard(off), ..rules };
+    let mapper = mapper(rules, vec![of_root]);
+    let own = Certificate::parse(&encoded).expect("our own").issuer;
+    for names in [vec![own, &unreadable, &root], vec![own, &root, &unreadable], vec![&unreadable, &root]] {
+        let answer = ask(&mapper, &encoded, names, methods);
+        assert_eq!(answer.reason, Reason::Mapped(Method::Issuer));
+    }
+}
+
+#[test]
+fn names_of_a_request_are_used_in_the_order_of_the_verified_path() {
+    let ca = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let key = || KeyPair::generate().expect("a key");
+    let root = CertifiedIssuer::self_signed(ca("Root"), key()).expect("signed");
+    let middle = CertifiedIssuer::signed_by(ca("Middle"), key(), &root).expect("signed");
+    let issuing = CertifiedIssuer::signed_by(ca("Issuing"), key(), &middle).expect("signed");
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name("Alice");
+    let encoded = params.signed_by(&key(), &issuing).expect("signed").der().to_vec();
+    let parts = Parts {
+        anchors: vec![root.der().to_vec()],
+        intermediates: vec![middle.der().to_vec(), issuing.der().to_vec()],
+        ..Parts::default()
+    };
+    let of = |rid, name: &str, issuer: &str| Account {
+        alt_security_identities: vec![format!("X509:<I>CN={issuer}")],
+        ..account(rid, name)
+    };
+    let store = MemoryStore::new(domain());
+    let users = Group { name: "Domain Users".into(), sid: sid(513), scope: GroupScope::Global };
+    let accounts = [of(1001, "middle", "Middle"), of(1002, "root", "Root")];
+    let accounts = accounts.into_iter().map(|account| Change::PutAccount(Put::New, Box::new(account)));
+    let mut changes = std::iter::once(Change::PutGroup(Put::New, users)).chain(accounts).map(Ok);
+    block_on(store.apply(&mut changes)).expect("they follow the rules");
+    let methods = MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN);
+    let policy = Policy { grants: Grants::standard(Validation::Off), ..policy(methods) };
+    let trust = Some(Arc::new(Trust::new(parts).expect("an anchor")));
+    let parts = MapperParts { policy, trust, responder: None, store: Arc::new(store), server: "DC1".into() };
+    let mapper = Mapper::new(parts).expect("it makes sense");
+    let [of_root, of_middle, of_issuing] = [&root, &middle, &issuing].map(|ca| {
+        let der = ca.der().to_vec();
+        Certificate::parse(&der).expect("our own").subject.to_vec()
+    });
+    for names in [
+        [&of_issuing, &of_middle, &of_root],
+        [&of_issuing, &of_root, &of_middle],
+        [&of_root, &of_middle, &of_issuing],
+    ] {
+        let answer = ask(&mapper, &encoded, names.map(|name| &name[..]).to_vec(), methods);
+        assert_eq!(answer.mapped.map(|mapped| mapped.record.account.name.clone()).as_deref(), Some("middle"));
     }
 }

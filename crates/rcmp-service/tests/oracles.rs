@@ -41,12 +41,13 @@ fn view(fields: [(&str, String); 8]) -> String {
 fn our_view(read: &Certificate<'_>) -> String {
     let names = read.alternative_names().map(|names| {
         let name = |name: &AlternativeName| match name {
-            AlternativeName::PrincipalName(name) => format!("upn {name}"),
-            AlternativeName::Dns(name) => format!("dns {name}"),
-            AlternativeName::Rfc822(name) => format!("mail {name}"),
-            AlternativeName::Uri(name) => format!("uri {name}"),
+            AlternativeName::PrincipalName(name) => Ok(format!("upn {name}")),
+            AlternativeName::Dns(name) => Ok(format!("dns {name}")),
+            AlternativeName::Rfc822(name) => Ok(format!("mail {name}")),
+            AlternativeName::Uri(name) => Ok(format!("uri {name}")),
+            AlternativeName::Unreadable(kind) => Err(kind.name()),
         };
-        names.iter().map(name).collect::<Vec<_>>().join(", ")
+        names.iter().map(name).collect::<Result<Vec<_>, _>>().map(|names| names.join(", "))
     });
     let identifier = read.subject_key_identifier().map(|found| found.map(dtyp::hex).unwrap_or_default());
     let policies =
@@ -57,7 +58,7 @@ fn our_view(read: &Certificate<'_>) -> String {
         ("subject", dtyp::hex(read.subject)),
         ("not before", read.not_before.to_unix().to_string()),
         ("not after", read.not_after.to_unix().to_string()),
-        ("names", names.unwrap_or_else(|_| "refused".into())),
+        ("names", names.ok().and_then(Result::ok).unwrap_or_else(|| "refused".into())),
         ("key identifier", identifier.unwrap_or_else(|_| "refused".into())),
         ("policies", policies.unwrap_or_else(|_| "refused".into())),
     ])

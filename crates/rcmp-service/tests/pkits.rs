@@ -138,6 +138,18 @@ impl Suite {
                 Err(error) => panic!("{error}"),
             }
         };
+        // The same CAs in a handshake, as a client sends them.
+        let anchored = Trust::new(Parts { intermediates: Vec::new(), ..parts.clone() }).unwrap();
+        let shown = anchored.verify_shown(leaf, &self.above(leaf), now);
+        match (&shown, trust.verify(leaf, now)) {
+            (Ok(shown), Ok(path)) => assert_eq!(shown.policies, path.policies, "{}", case.section),
+            (Err(_), Err(_)) => {}
+            (shown, path) => panic!("{}: sent {shown:?}, configured {path:?}", case.section),
+        }
+        if let Err(rejected) = shown {
+            let is_told = case.valid || reasons_sent(&case.section).contains(&rejected.refusal.error);
+            assert!(is_told, "{}: {rejected}", case.section);
+        }
         parts.intermediates.reverse();
         let other_way = Trust::new(parts).unwrap().verify(leaf, now);
         assert_eq!(other_way, trust.verify(leaf, now), "{}: the order does not count", case.section);
@@ -165,8 +177,8 @@ impl Suite {
 fn reasons(section: &str) -> &'static [ChainError] {
     use ChainError::{
         BadSignature, Expired, IsACa, IssuerExpired, IssuerNotYetValid, Malformed, NameConstraints,
-        NoExplicitPolicy, NotACa, NotYetValid, PathLength, PolicyMapping, UnknownCritical, UnknownIssuer,
-        UnsupportedKey,
+        NoExplicitPolicy, NoKeyCertSign, NotYetValid, PathLength, PolicyMapping, UnknownCritical,
+        UnknownIssuer, UnsupportedKey,
     };
     // A certificate of a CA is no client's, whatever is wrong above it. A CA that cannot be configured is no issuer.
     match section.split('.').nth(1) {
@@ -176,16 +188,26 @@ fn reasons(section: &str) -> &'static [ChainError] {
         Some("3") => &[UnknownIssuer],
         Some("6") => &[PathLength, IsACa, UnknownIssuer],
         // A CA without keyCertSign.
-        Some("7") => &[NotACa, UnknownIssuer],
+        Some("7") => &[NoKeyCertSign, UnknownIssuer],
         Some("8" | "9" | "11" | "12") => &[NoExplicitPolicy, IsACa],
         Some("10") => &[NoExplicitPolicy, PolicyMapping],
         Some("13") => &[NameConstraints],
         // The certificate is signed with a key that is for lists alone (4.5.7, 4.5.8); all else is in the lists.
-        Some("5") => &[BadSignature, NotACa],
+        Some("5") => &[BadSignature, NoKeyCertSign],
         // A list for users alone, and a CA (4.14.11).
         Some("14") => &[IsACa],
         Some("16") => &[UnknownCritical],
         _ => &[],
+    }
+}
+
+/// The same where CAs are sent: a configured CA that is of no use is left out, a sent one is told of.
+fn reasons_sent(section: &str) -> &'static [ChainError] {
+    match section.split('.').nth(1) {
+        Some("1") => &[ChainError::BadSignature, ChainError::UnsupportedKey, ChainError::Malformed],
+        Some("6") => &[ChainError::NotACa, ChainError::PathLength, ChainError::IsACa],
+        Some("5" | "7") => &[ChainError::NoKeyCertSign, ChainError::NotACa, ChainError::BadSignature],
+        _ => reasons(section),
     }
 }
 

@@ -201,18 +201,25 @@ fn alternative_names_are_found_or_the_extension_is_unusable() {
     table("san", |case: &Case| {
         let certificate = with_extension("2.5.29.17", &case.san);
         let certificate = Certificate::parse(&certificate).expect("the certificate is not concerned");
-        let names = certificate.alternative_names().map(|names| {
+        let names = certificate.alternative_names().map_err(|error| error.to_string()).and_then(|names| {
             let name = |name: &AlternativeName| match name {
-                AlternativeName::PrincipalName(name) => format!("upn {name}"),
-                AlternativeName::Dns(name) => format!("dns {name}"),
-                AlternativeName::Rfc822(name) => format!("mail {name}"),
-                AlternativeName::Uri(name) => format!("uri {name}"),
+                AlternativeName::PrincipalName(name) => Ok(format!("upn {name}")),
+                AlternativeName::Dns(name) => Ok(format!("dns {name}")),
+                AlternativeName::Rfc822(name) => Ok(format!("mail {name}")),
+                AlternativeName::Uri(name) => Ok(format!("uri {name}")),
+                AlternativeName::Unreadable(kind) => Err(kind.name().to_owned()),
             };
             names.iter().map(name).collect()
         });
         expect(names, case.names.clone(), case.malformed);
-        let queries = mapping::queries(Method::Upn, &certificate, &[], Sha1PublicKeyInput::Thumbprint)
-            .unwrap_or_default();
+        let queries = mapping::queries(
+            Method::Upn,
+            &certificate,
+            &[],
+            Sha1PublicKeyInput::Thumbprint,
+            MappingFlags::ALL,
+        )
+        .unwrap_or_default();
         let key = |(_, query): &FormQuery| match query {
             Query::UserPrincipalName(name) => format!("upn {name}"),
             Query::ServicePrincipalName(name) => format!("spn {name}"),

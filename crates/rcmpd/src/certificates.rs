@@ -1,10 +1,11 @@
-//! Certificates from files: PEM as everybody has it, or bare DER.
+//! Certificates from files, in PEM or DER.
 
+use crate::pem::{self, Purpose};
 use account_store::FileAccess;
-use account_store::fold::Comparison;
-use rcmp_service::certificate::{self, Certificate};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use dtyp::DecodeErrorKind;
+use rcmp_service::certificate::Certificate;
+use rcmp_service::issuers;
+use rcmp_service::message::CERTIFICATE_LEN_MAX;
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
@@ -50,15 +51,17 @@ impl Chain {
 
     /// The same from memory.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Unusable> {
-        let this = Self { certificates: certificates(bytes).map_err(Unusable)? };
+        let this = Self { certificates: certificates(bytes, Purpose::Certificates).map_err(Unusable)? };
         this.check()?;
         Ok(this)
     }
 
     fn check(&self) -> Result<(), Unusable> {
         for certificate in &self.certificates {
-            Certificate::parse(certificate)
-                .map_err(|error| Unusable(format!("this is not a certificate: {error}")))?;
+            Certificate::parse(certificate).map_err(|error| match error.kind {
+                DecodeErrorKind::TooMany(_) => Unusable(format!("this certificate is not read: {error}")),
+                _ => Unusable(format!("this is not a certificate: {error}")),
+            })?;
         }
         Ok(())
     }
@@ -73,39 +76,18 @@ impl Chain {
         &self.certificates[1..]
     }
 
-    /// The encoded names of its issuers, its own first ([MS-RCMP] 3.5.1), whichever order the certificates are in. One that is no issuer
-    /// of the chain is refused: its issuer's name would be sent as if it were.
+    /// Why no request can be made of it. Names of issuers beyond the limits are left out.
+    pub fn too_long(&self) -> String {
+        format!(
+            "the certificate is longer than can be asked about: it has {} bytes, and {CERTIFICATE_LEN_MAX} are the most",
+            self.certificate().len()
+        )
+    }
+
+    /// The encoded names of its issuers, its own first, as far as the chain leads ([MS-RCMP] 2.2.1).
     pub fn issuers(&self) -> Result<Vec<&[u8]>, Unusable> {
-        let parsed = self.certificates.iter().map(|certificate| Certificate::parse(certificate));
-        let parsed: Vec<_> = parsed.collect::<Result<_, _>>().map_err(|error| Unusable(error.to_string()))?;
-        let mut path = vec![&parsed[0]];
-        let mut issuers = vec![parsed[0].issuer];
-        let mut others: Vec<_> =
-            parsed[1..].iter().filter(|other| other.encoded != parsed[0].encoded).collect();
-        let mut last = path[0];
-        while !is_same_name(last.issuer, last.subject)
-            && let Some(at) = others.iter().position(|other| is_same_name(other.subject, last.issuer))
-        {
-            last = others.remove(at);
-            path.push(last);
-            if issuers.last() != Some(&last.issuer) {
-                issuers.push(last.issuer);
-            }
-        }
-        // A CA may have several certificates.
-        let is_known = |name| path.iter().any(|known| is_same_name(known.subject, name));
-        match others.iter().find(|other| !is_known(other.subject)) {
-            None => Ok(issuers),
-            Some(other) => {
-                let text = |name| certificate::name(name).map(|name| name.to_string()).unwrap_or_default();
-                Err(Unusable(format!(
-                    "the certificate of {} is not in the chain, which ends at {}, issued by {}: give the certificates of its issuers alone",
-                    text(other.subject),
-                    text(last.subject),
-                    text(last.issuer)
-                )))
-            }
-        }
+        let parsed = Certificate::parse(self.certificate()).map_err(|error| Unusable(error.to_string()))?;
+        Ok(issuers::of_chain(&parsed, self.certificates[1..].iter().map(Vec::as_slice)))
     }
 }
 
@@ -119,44 +101,34 @@ fn is_ca(certificate: &[u8]) -> bool {
 /// The contents octets of 2.5.29.19.
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
-/// Whether two names are the same, in whichever types of strings.
-fn is_same_name(a: &[u8], b: &[u8]) -> bool {
-    let key = |name| certificate::name(name).ok().map(|name| name.key_by(Comparison::Windows));
-    a == b || key(a).is_some_and(|a| Some(a) == key(b))
-}
-
 /// All certificates of a file that says what is trusted. One that every user can change is refused.
 pub fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
     let bytes = FileAccess::ReadByAll.read(path);
     let bytes = bytes.map_err(|error| Unusable(format!("{} {error}", path.display())))?;
-    certificates(&bytes).map_err(|error| Unusable(format!("{}: {error}", path.display())))
+    certificates(&bytes, Purpose::TrustedCertificates)
+        .map_err(|error| Unusable(format!("{}: {error}", path.display())))
 }
 
 /// All certificates of a file.
 pub fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
-    let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
-    certificates(&bytes).map_err(|error| unusable(&error))
+    read_for(path, Purpose::Certificates)
 }
 
-fn certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    if bytes.first() == Some(&0x30) {
-        return Ok(vec![bytes.to_vec()]);
-    }
-    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(bytes)
-        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
-        .collect::<Result<_, _>>()
-        .map_err(|error| match error {
-            // The library prints the bytes of these lines one by one.
-            pem::Error::MissingSectionEnd { .. } => "the PEM is cut off: its END line is missing".to_owned(),
-            pem::Error::IllegalSectionStart { .. } => {
-                "the PEM is damaged: its BEGIN line is broken".to_owned()
-            }
-            error => format!("the PEM is damaged: {error}"),
-        })?;
-    match certificates.is_empty() {
-        true => Err("there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)".to_owned()),
-        false => Ok(certificates),
+/// All certificates of a file that says what is trusted for one run of a command. Its mode is not looked at.
+pub fn read_anchors(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
+    read_for(path, Purpose::TrustedCertificates)
+}
+
+fn read_for(path: &Path, purpose: Purpose) -> Result<Vec<Vec<u8>>, Unusable> {
+    let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    certificates(&bytes, purpose).map_err(|error| unusable(&error))
+}
+
+fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> {
+    match pem::is_der(bytes) {
+        true => Ok(vec![bytes.to_vec()]),
+        false => pem::certificates(bytes, purpose).map_err(|error| error.to_string()),
     }
 }
 
@@ -175,19 +147,8 @@ pub fn read_file_up_to(path: &Path, len_max: u64) -> Result<Vec<u8>, Unusable> {
 
 /// The DER of a certificate revocation list in DER or PEM.
 pub fn der_of_crl(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
-    if bytes.first() == Some(&0x30) {
-        return Ok(bytes.into());
-    }
-    let unusable = |why: &str| Unusable(why.to_owned());
-    let mut lists = CertificateRevocationListDer::pem_slice_iter(bytes);
-    let list = lists
-        .next()
-        .ok_or_else(|| {
-            unusable("there is no revocation list in it (expected PEM with BEGIN X509 CRL, or DER)")
-        })?
-        .map_err(|_| unusable("the PEM is damaged"))?;
-    match lists.next() {
-        None => Ok(list.to_vec().into()),
-        Some(_) => Err(unusable("there is more than one revocation list in it: name a file for each")),
+    match pem::is_der(bytes) {
+        true => Ok(bytes.into()),
+        false => pem::crl(bytes).map(Cow::from).map_err(|error| Unusable(error.to_string())),
     }
 }

@@ -30,6 +30,7 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Connections<I> {
     listener: &'static str,
     limiter: ConnectionLimiter<I>,
+    has_budget: bool,
     draining: Arc<Semaphore>,
     log_limiter: LogLimiter,
 }
@@ -41,6 +42,9 @@ pub(crate) struct Counts {
     pub(crate) open: (usize, usize),
     /// Evicted since the start: unproved, proved.
     pub(crate) evicted: (u64, u64),
+    /// Whether memory of unproved connections is counted, and how much there is.
+    pub(crate) has_budget: bool,
+    pub(crate) unproved_bytes: usize,
 }
 
 /// Reads the counts of a listener, for `/metrics`.
@@ -66,9 +70,20 @@ impl fmt::Debug for ConnectionMeter {
 
 impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     pub(crate) fn new(listener: &'static str, limits: ConnectionLimits) -> Self {
+        Self::with_memory(listener, limits, usize::MAX)
+    }
+
+    /// Clients that have proved nothing hold at most so many bytes together, by what their permits say
+    /// ([`ConnectionPermit::hold`]).
+    pub(crate) fn with_memory(
+        listener: &'static str,
+        limits: ConnectionLimits,
+        unproved_bytes_max: usize,
+    ) -> Self {
         Self {
             listener,
-            limiter: ConnectionLimiter::new(limits),
+            limiter: ConnectionLimiter::with_memory(limits, unproved_bytes_max),
+            has_budget: unproved_bytes_max < usize::MAX,
             draining: Arc::new(Semaphore::new(DRAINING_MAX)),
             log_limiter: LogLimiter::default(),
         }
@@ -106,7 +121,9 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
             false => ("unproved", "Connection limit reached: the oldest unproved connections are evicted"),
         };
         let (unproved, proved) = self.limiter.open();
-        self.log_limiter.once(what, || warn!(listener = self.listener, unproved, proved, "{limit}"));
+        let unproved_bytes = self.limiter.unproved_bytes();
+        self.log_limiter
+            .once(what, || warn!(listener = self.listener, unproved, unproved_bytes, proved, "{limit}"));
         if is_proved { Arc::clone(&self.draining).try_acquire_owned().ok() } else { None }
     }
 
@@ -123,7 +140,13 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         I: Sync,
     {
         let limiter = self.limiter.clone();
-        let counts = move || Counts { open: limiter.open(), evicted: limiter.evictions() };
+        let has_budget = self.has_budget;
+        let counts = move || Counts {
+            open: limiter.open(),
+            evicted: limiter.evictions(),
+            has_budget,
+            unproved_bytes: limiter.unproved_bytes(),
+        };
         ConnectionMeter { listener: self.listener, address, counts: Box::new(counts) }
     }
 }

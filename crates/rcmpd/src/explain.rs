@@ -3,6 +3,7 @@
 use crate::output::line;
 use crate::serve::now;
 use crate::stores::Accounts;
+use rcmp_service::certificate::SID_URI_TAG;
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
 use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Domains, Form, Mapper};
@@ -68,6 +69,10 @@ pub fn print(explanation: &Explanation) {
         }
         certificate.sids.iter().for_each(|sid| fact("sid", sid));
         certificate.unreadable.iter().for_each(|what| fact("unreadable", what));
+        certificate.beyond_limit.iter().for_each(|what| fact("limit", what));
+        for uri in &certificate.misspelled_sids {
+            fact("no SID", &format!("{uri} looks like a SID and is written otherwise: {SID_URI_TAG}S-1-..."));
+        }
     }
     let authorities: Vec<&str> =
         explanation.chain.authorities.iter().map(|authority| authority.subject.as_str()).collect();
@@ -201,7 +206,7 @@ fn conclusion(explanation: &Explanation) {
             line(&format!("          {}^", " ".repeat(miss.differs_at)));
         }
         line(&format!("  they differ from byte {} on", miss.differs_at));
-        if let Some(because) = miss.because {
+        if let Some(because) = &miss.because {
             line(&format!("  {because}"));
         }
     }

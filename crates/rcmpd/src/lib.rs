@@ -21,6 +21,7 @@ pub mod lists;
 pub mod mapping_audit;
 pub mod mapping_import;
 pub mod output;
+mod pem;
 pub mod quickstart;
 pub mod rehearsal;
 pub mod responder;

@@ -4,8 +4,9 @@
 //! accounts need some hundred bytes each, and no text.
 
 use crate::stores::Accounts;
-use account_store::fold::{Comparison, casefold, windows};
-use account_store::{Account, AltSecurityIdentity, DistinguishedName};
+use account_store::fold::{Comparison, casefold, wide, windows};
+use account_store::{Account, AltSecurityIdentity, DistinguishedName, MachineStore};
+use dtyp::Sid;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Form, Mapper, Method, Policy};
 use serde::Serialize;
@@ -75,6 +76,9 @@ pub struct Report {
 const UPN: &str = "userPrincipalName";
 const SPN: &str = "servicePrincipalName";
 const MAPPING: &str = "altSecurityIdentities";
+const NAME: &str = "sAMAccountName";
+/// Names read at once.
+const PAGE: usize = 1000;
 
 /// A value of an account, and by what it is found.
 struct Stored<'a> {
@@ -86,9 +90,15 @@ struct Stored<'a> {
     narrow: String,
 }
 
-/// Looks at all accounts of a store, by the policy of a mapper.
-pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Report> {
+/// Looks at all accounts of a store, by the policy of a mapper. Names of accounts are compared with those of groups and of
+/// `machines`, too.
+pub async fn audit(
+    accounts: &Accounts,
+    machines: &dyn MachineStore,
+    mapper: &Mapper,
+) -> anyhow::Result<Report> {
     let rules = Rules::new(mapper);
+    let others = other_names(accounts, machines).await?;
     let mut seen: HashMap<[u8; 16], u32> = HashMap::new();
     let mut shared: HashSet<[u8; 16]> = HashSet::new();
     let mut report = Report { accounts: 0, values: 0, counts: BTreeMap::new(), findings: Vec::new() };
@@ -96,8 +106,10 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
         .each(|account| {
             report.accounts += 1;
             let rid = account.sid.split_rid().map_or(0, |(_, rid)| rid);
+            report.values += (usize::from(account.user_principal_name.is_some())
+                + account.service_principal_names.len()
+                + account.alt_security_identities.len()) as u64;
             for stored in values(account) {
-                report.values += 1;
                 let hash = hash(&stored);
                 if *seen.entry(hash).or_insert(rid) != rid {
                     shared.insert(hash);
@@ -107,6 +119,12 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
             true
         })
         .await?;
+    for (name, rid) in &others {
+        let hash = hash(&of_name(name));
+        if *seen.entry(hash).or_insert(*rid) != *rid {
+            shared.insert(hash);
+        }
+    }
     drop(seen);
     // Who shares what, each with the value as it is stored.
     let mut groups: BTreeMap<[u8; 16], Vec<Shared>> = BTreeMap::new();
@@ -127,6 +145,21 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
                 true
             })
             .await?;
+        for (name, _) in &others {
+            let stored = of_name(name);
+            let hash = hash(&stored);
+            // A machine and its account have one name.
+            if shared.contains(&hash)
+                && !groups.get(&hash).is_some_and(|group| group.iter().any(|known| known.account == *name))
+            {
+                groups.entry(hash).or_default().push(Shared {
+                    account: name.clone(),
+                    attribute: NAME,
+                    value: name.clone(),
+                    narrow: stored.narrow,
+                });
+            }
+        }
     }
     for group in groups.values() {
         report.findings.extend(group.iter().filter_map(|stored| collision(stored, group)));
@@ -137,6 +170,31 @@ pub async fn audit(accounts: &Accounts, mapper: &Mapper) -> anyhow::Result<Repor
         report.counts.insert(class.name(), count as u64);
     }
     Ok(report)
+}
+
+/// Names of groups and machines, each with its relative identifier.
+async fn other_names(accounts: &Accounts, machines: &dyn MachineStore) -> anyhow::Result<Vec<(String, u32)>> {
+    let rid = |sid: &Sid| sid.split_rid().map_or(0, |(_, rid)| rid);
+    let mut names = Vec::new();
+    let mut after = 0;
+    while let Some(admin) = &accounts.admin {
+        let page = admin.groups(after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = rid(&last.sid);
+        names.extend(page.into_iter().map(|group| (group.name, rid(&group.sid))));
+    }
+    after = 0;
+    loop {
+        let page = machines.machines(after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(names) };
+        after = rid(&last.sid);
+        names.extend(page.into_iter().map(|machine| (machine.name, rid(&machine.sid))));
+    }
+}
+
+/// A name as operators read it: two that look alike are told apart by none of them.
+fn of_name(name: &str) -> Stored<'_> {
+    Stored { attribute: NAME, value: name, wide: wide(name), narrow: casefold(name) }
 }
 
 fn values(account: &Account) -> impl Iterator<Item = Stored<'_>> {
@@ -157,7 +215,7 @@ fn values(account: &Account) -> impl Iterator<Item = Stored<'_>> {
         let (wide, narrow) = (identity.key(), identity.key_by(Comparison::Casefold));
         Some(Stored { attribute: MAPPING, value, wide, narrow })
     });
-    names.chain(mappings)
+    std::iter::once(of_name(&account.name)).chain(names).chain(mappings)
 }
 
 fn hash(stored: &Stored<'_>) -> [u8; 16] {
@@ -197,6 +255,15 @@ fn collision(shared: &Shared, group: &[Shared]) -> Option<Finding> {
             Class::Twin,
             format!("the same, to Windows' comparison, as that of {}: it maps nobody", twins.join(", ")),
         ),
+        (true, false) if shared.attribute == NAME => (
+            Class::Twin,
+            format!(
+                "looks like {}, and newer versions refuse to store both: rename one, by its line of `rcmpd export` with another \
+                 \"name\", imported with --replace (this name is {})",
+                others_names(group, shared),
+                shared.value.escape_default()
+            ),
+        ),
         (true, false) => (Class::Twin, format!("looks like that of {}", twins.join(", "))),
         (true, true) => return None,
     };
@@ -207,6 +274,15 @@ fn collision(shared: &Shared, group: &[Shared]) -> Option<Finding> {
         value: shared.value.clone(),
         why,
     })
+}
+
+/// The other names of a group, each with its code points.
+fn others_names(group: &[Shared], shared: &Shared) -> String {
+    let others = group.iter().filter(|other| other.account != shared.account);
+    let mut names: Vec<String> =
+        others.map(|other| format!("{} ({})", other.value, other.value.escape_default())).collect();
+    names.sort();
+    names.join(", ")
 }
 
 /// What a policy makes of single values.
@@ -245,10 +321,18 @@ impl<'a> Rules<'a> {
     }
 
     fn look_at(&self, account: &Account, findings: &mut Vec<Finding>) {
-        let mut finding = |class, value: &str, why: String| {
+        let of_attribute = |attribute, class, value: &str, why: String| {
             let (account, value) = (account.name.clone(), value.to_owned());
-            findings.push(Finding { class, account, attribute: MAPPING, value, why });
+            Finding { class, account, attribute, value, why }
         };
+        let unmatchable: Vec<_> = account.unmatchable().collect();
+        let told = unmatchable
+            .iter()
+            .map(|found| of_attribute(found.attribute, Class::NeverMatching, found.value, found.why.clone()));
+        findings.extend(told);
+        let is_told =
+            |value: &str| unmatchable.iter().any(|found| found.attribute == MAPPING && found.value == value);
+        let mut finding = |class, value: &str, why| findings.push(of_attribute(MAPPING, class, value, why));
         let parsed: Vec<_> = account
             .alt_security_identities
             .iter()
@@ -258,15 +342,11 @@ impl<'a> Rules<'a> {
             .iter()
             .any(|(_, identity)| identity.as_ref().is_ok_and(|identity| self.counts(identity, account)));
         for (value, identity) in &parsed {
-            let identity = match identity {
-                Ok(identity) => identity,
-                // Names of other systems stand in the same attribute, and are none of ours.
-                Err(account_store::alt_security_identity::Ignored::OtherKind) => continue,
-                Err(error) => {
-                    finding(Class::NeverMatching, value, format!("it cannot be read: {error}"));
-                    continue;
-                }
-            };
+            // Values of other systems stand in the same attribute, and are none of ours.
+            let Ok(identity) = identity else { continue };
+            if is_told(value) {
+                continue;
+            }
             let form = Form::of(identity);
             if let Some(why) = self.never(identity, account) {
                 finding(Class::NeverMatching, value, why);

@@ -1,13 +1,12 @@
 //! Ed25519 keys in files, for what this program signs: heads of the audit log, hops of a path. Each has a key of its own.
 
+use crate::pem;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -32,7 +31,7 @@ impl PublicKey {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = FileAccess::ReadByAll.read(path);
         let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;
-        let spki = SubjectPublicKeyInfoDer::from_pem_slice(&text)
+        let spki = pem::public_key(&text)
             .with_context(|| format!("{} is not a public key in PEM", path.display()))?;
         Self::from_spki(&spki).with_context(|| format!("{} is not an Ed25519 key", path.display()))
     }
@@ -44,7 +43,7 @@ impl PublicKey {
 
     /// As PEM.
     pub fn pem(&self) -> String {
-        pem("PUBLIC KEY", &self.to_string())
+        section("PUBLIC KEY", &self.to_string())
     }
 }
 
@@ -56,7 +55,7 @@ impl fmt::Display for PublicKey {
 }
 
 /// PEM of something whose base64 fits one line, as all of an Ed25519 key does.
-fn pem(label: &str, base64: &str) -> String {
+fn section(label: &str, base64: &str) -> String {
     format!("-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n")
 }
 
@@ -78,9 +77,9 @@ impl SigningKey {
         let text = FileAccess::Owner
             .read(path)
             .map_err(|error| anyhow!("the signing key {} {error}", path.display()))?;
-        let der = PrivatePkcs8KeyDer::from_pem_slice(&text)
-            .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
-        let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der())
+        let der =
+            pem::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
+        let pair = Ed25519KeyPair::from_pkcs8(&der)
             .with_context(|| format!("{} is not an Ed25519 key", path.display()))?;
         Self::from_pair(pair)
     }
@@ -97,7 +96,7 @@ pub fn make_key(path: &Path) -> anyhow::Result<(PathBuf, PublicKey)> {
     let key = SigningKey::from_pair(Ed25519KeyPair::generate().context("no key could be made")?)?;
     // Version 1 of PKCS#8, which OpenSSL reads, too.
     let pkcs8 = key.pair.to_pkcs8v1().context("no key could be made")?;
-    let text = Zeroizing::new(pem("PRIVATE KEY", &Zeroizing::new(BASE64.encode(pkcs8.as_ref()))));
+    let text = Zeroizing::new(section("PRIVATE KEY", &Zeroizing::new(BASE64.encode(pkcs8.as_ref()))));
     for (path, text, mode) in [(path, &*text, 0o600), (&public_path, &key.public.pem(), 0o644)] {
         OpenOptions::new()
             .write(true)

@@ -6,12 +6,13 @@ use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
     Account, AccountAdmin, AccountStore, Change, Domain, FileAccess, Group, GroupScope, Membership,
-    MemoryStore, Put, Record, StoreError, json_lines,
+    MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tracing::warn;
 
 /// Groups that every domain has, and that new accounts are in.
 const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers")];
@@ -205,15 +206,33 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     let file = FileAccess::ReadByAll.open(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let store = MemoryStore::new(domain.clone());
-    json_lines::import(
+    let mut count = 0_u64;
+    let mut see = |line: u64, account: &Account| {
+        for found in account.unmatchable() {
+            if count == 0 {
+                let Unmatchable { attribute, value, why } = found;
+                warn!(
+                    file = %path.display(), line, account = account.name, attribute, value, why,
+                    "A stored value matches no certificate"
+                );
+            }
+            count += 1;
+        }
+    };
+    let mut lines = BufReader::new(file);
+    let imported = json_lines::import_seen(
         &store,
         json_lines::ImportOptions::NEW,
-        &mut BufReader::new(file),
+        &mut lines,
         len,
         &mut |_, _| {},
+        &mut see,
     )
-    .await
-    .with_context(|| format!("cannot use the accounts in {}", path.display()))?;
+    .await;
+    if count > 1 {
+        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` tells all of them");
+    }
+    imported.with_context(|| format!("cannot use the accounts in {}", path.display()))?;
     Ok(store)
 }
 

@@ -1,5 +1,6 @@
 //! Why somebody is not let in.
 
+use crate::dialect::{CERTIFICATE_LEN_MAX, CHAIN_LEN_MAX, CHAIN_MAX};
 use http::StatusCode;
 
 /// Why a request is not let in. Each has a stable name, for logs and metrics, and one of three meanings.
@@ -82,7 +83,13 @@ impl Broken {
             Self::Certificate => "the header is not in the dialect of the listener",
             Self::ManyCertificates => "the proxy must replace the header, not append to it",
             Self::NoTarget => "routes are configured, so the proxy must pass on the original host and path",
-            Self::TooLong => "the certificate or its chain is longer than is read",
+            // A constant in a text: the compiler rejects the text when the constant changes.
+            Self::TooLong => {
+                const {
+                    assert!(CERTIFICATE_LEN_MAX == 64 << 10 && CHAIN_MAX == 63 && CHAIN_LEN_MAX == 128 << 10);
+                };
+                "the certificate is longer than 64 KiB, or its chain has more than 63 certificates or 128 KiB"
+            }
         }
     }
 }

@@ -173,3 +173,120 @@ fn rules_of_others_are_translated_or_refused() {
     assert!(done.stderr.contains("uid={subject_principal.short_name}"), "{done:?}");
     demo.rcmpd(&["mapping", "import", "--from", "mit", "nowhere"]).code(6);
 }
+
+#[test]
+fn stored_values_that_no_certificate_matches_are_told_wherever_they_are_met() {
+    let demo = Demo::new();
+    let wanted = Wanted { common_name: "New", serial: Some(vec![1, 2, 3, 4, 5]), ..Wanted::default() };
+    Authority::of(&demo).issue(&demo, "new", &wanted);
+    let right = "X509:<I>O=Contoso,CN=Contoso Demo CA<SR>0504030201";
+    let values = [
+        ("prefix", right.replace("X509:", "X509N:"), "it does not begin with X509:"),
+        ("dot", right.replace("X509:", "X.509:"), "it does not begin with X509:"),
+        ("none", right.replace("X509:", ""), "it does not begin with X509:"),
+        ("mark", format!("\u{feff}{right}"), "begins with U+FEFF"),
+        ("space", format!("X509: {}\u{200b}", &right[5..]), "U+200B"),
+        ("word", right.replace("O=Contoso", "ORG=Contoso"), "ORG is no word"),
+        ("tag", right.replace("<SR>", "<SERIAL>"), "unknown tag"),
+    ];
+    let line = |name: &str, value: &str| {
+        let account =
+            serde_json::json!({"type": "account", "name": name, "alt_security_identities": [value]});
+        format!("{account}\n")
+    };
+    let lines: String = values.iter().map(|(name, value, _)| line(name, value)).collect();
+    let others = line("kerberos", "Kerberos:alice@EXAMPLE.COM") + &line("phone", "X509:<S>CN=x,Phone=1");
+    fs::write(demo.path("lines.jsonl"), lines + &others).unwrap();
+    let imported = run(&demo, &["import", "lines.jsonl"]).code(0);
+    let report = run(&demo, &["mapping", "audit", "--json", "--ignore", "weak,dangling"]).code(3).json();
+    let found = findings(&report);
+    for (at, (name, value, why)) in values.iter().enumerate() {
+        let told = format!("line {}: {name}: no certificate matches", at + 1);
+        assert!(imported.stderr.contains(&told) && imported.stderr.contains(why), "{name}: {imported:?}");
+        let is_found = |(class, account, text): &(String, String, String)| {
+            class == "never-matching" && account == name && text.contains(why)
+        };
+        assert!(found.iter().any(is_found), "{name}: {report:#}");
+        // The command line refuses what cannot be read at all.
+        let add = run(&demo, &["account", "set", "carol", &format!("--add-mapping={value}")]);
+        assert!(add.stderr.contains(why), "{name}: {add:?}");
+        if *name == "word" {
+            run(&demo, &["account", "set", "carol", &format!("--remove-mapping={value}")]).code(0);
+        }
+    }
+    for (name, ..) in &values {
+        run(&demo, &["account", "remove", name]).code(0);
+    }
+    for (name, value, why) in &values {
+        let only = line("only", value);
+        fs::write(demo.path("lines.jsonl"), only).unwrap();
+        run(&demo, &["import", "lines.jsonl"]).code(0);
+        let explained = run(&demo, &["explain", "certs/new.pem", "--json"]).code(3).json();
+        if *name != "tag" {
+            assert_eq!(explained["nearest"]["account"], "only", "{name}: {explained:#}");
+            let because = explained["nearest"]["because"].as_str().unwrap_or_default();
+            assert!(because.contains(why), "{name}: {explained:#}");
+        }
+        run(&demo, &["account", "remove", "only"]).code(0);
+    }
+    assert!(!imported.stderr.contains("kerberos") && !imported.stderr.contains("phone:"), "{imported:?}");
+    assert_eq!(report["counts"]["never-matching"], values.len());
+}
+
+#[test]
+fn names_that_look_alike_in_an_older_database_are_told_with_the_way_to_rename_them() {
+    let demo = Demo::new();
+    run(&demo, &["machine", "add", "WEB02$", "--secret-file", "machines/WEB02.secret"]).code(0);
+    run(&demo, &["account", "add", "dave"]).code(0);
+    // What an older version stored: it compared names without their width, and did not see what is not shown.
+    let database = rusqlite::Connection::open(demo.path("accounts.db")).unwrap();
+    for (table, old, new) in [
+        ("account", "dave", "\u{ff41}lice"),
+        ("account", "WEB02$", "WEB0\u{200b}1$"),
+        ("machine", "WEB02$", "WEB0\u{200b}1$"),
+    ] {
+        let key = new.to_lowercase();
+        let sql = format!("UPDATE {table} SET name = ?1, name_key = ?2 WHERE name = ?3");
+        database.execute(&sql, [new, &key, old]).unwrap();
+    }
+    drop(database);
+    let audit = |code: u8| {
+        run(&demo, &["mapping", "audit", "--json", "--ignore", "weak,ambiguous,dangling,never-matching"])
+            .code(code.into())
+            .json()
+    };
+    let report = audit(3);
+    let twins: Vec<_> = report["findings"].as_array().unwrap().iter().collect();
+    assert!(twins.iter().all(|twin| twin["attribute"] == "sAMAccountName"), "{report:#}");
+    let told = |name: &str, other: &str| {
+        let is_it = |twin: &&&Value| {
+            twin["account"] == name && twin["why"].as_str().is_some_and(|why| why.contains(other))
+        };
+        assert!(twins.iter().any(|twin| is_it(&twin)), "{name} {other}: {report:#}");
+    };
+    told("alice", r"\u{ff41}lice");
+    told("\u{ff41}lice", "alice");
+    told("WEB01$", r"WEB0\u{200b}1$");
+    told("WEB0\u{200b}1$", "WEB01$");
+    // What is exported cannot be imported elsewhere, which is told with both names.
+    run(&demo, &["export", "old.jsonl"]).code(0);
+    let lines = fs::read_to_string(demo.path("old.jsonl")).unwrap();
+    let other = Demo::new();
+    fs::write(other.path("old.jsonl"), lines.replace(&demo.domain_sid(), &other.domain_sid())).unwrap();
+    let refused = |name: &str, other_name: &str| {
+        let refused = run(&other, &["import", "--replace", "old.jsonl"]).code(1);
+        assert!(refused.stderr.contains(name) && refused.stderr.contains(other_name), "{refused:?}");
+        assert!(refused.stderr.contains("rename one of them"), "{refused:?}");
+    };
+    refused(r"(WEB0\u{200b}1$)", "\"WEB01$\"");
+    let others = lines.lines().filter(|line| !line.contains('\u{200b}')).collect::<Vec<_>>().join("\n");
+    fs::write(other.path("old.jsonl"), others.replace(&demo.domain_sid(), &other.domain_sid())).unwrap();
+    refused(r"(\u{ff41}lice)", "\"alice\"");
+    // As the audit says: the line with another name, imported over the entry.
+    let line = lines.lines().find(|line| line.contains("\u{ff41}lice")).unwrap();
+    fs::write(demo.path("renamed.jsonl"), line.replace("\u{ff41}lice", "dave")).unwrap();
+    run(&demo, &["import", "--replace", "renamed.jsonl"]).code(0);
+    let report = audit(3);
+    let names: Vec<_> = report["findings"].as_array().unwrap().iter().map(|twin| &twin["account"]).collect();
+    assert!(!names.iter().any(|name| **name == "alice"), "{names:?}");
+}

@@ -168,7 +168,7 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     fs::write(&path, format!("{pem}{pem}")).unwrap();
     refused("there is more than one revocation list in it");
     fs::write(&path, &pem[..pem.len() / 2]).unwrap();
-    refused("the PEM is damaged");
+    refused("is cut off");
     fs::write(&path, "").unwrap();
     refused("there is no revocation list in it");
     fs::write(&path, [0x30, 0x03, 0x02, 0x01]).unwrap();

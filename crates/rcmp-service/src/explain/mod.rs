@@ -11,14 +11,15 @@ pub use nearest::{NearMiss, Nearest};
 pub use remedy::{Remedy, is_hidden, powershell_quoted, shell_path, shell_quoted};
 pub use trail::trail;
 
-use crate::certificate::{AlternativeName, Certificate};
+use crate::certificate::{AlternativeName, Certificate, sids_of};
 use crate::mapping::{Form, Method, Strength};
 use crate::message::Request;
 use crate::reason::Reason;
 use crate::service::{Answer, Mapper};
 use crate::trace::Step;
 use crate::trust::{KeyId, Revocation, Which};
-use account_store::{Matches, Query};
+use account_store::{DistinguishedName, Matches, Query};
+use dtyp::{DecodeError, DecodeErrorKind};
 use serde::Serialize;
 use sha1::{Digest, Sha1};
 
@@ -92,6 +93,12 @@ pub struct CertificateFacts {
     pub sids: Vec<String>,
     /// What is in it and cannot be read.
     pub unreadable: Vec<&'static str>,
+    /// What is in it and has more entries than are read, each with the limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub beyond_limit: Vec<String>,
+    /// URIs of the subjectAltName that look as if they carried a SID, and are written otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub misspelled_sids: Vec<String>,
 }
 
 /// How the chain was verified.
@@ -284,28 +291,49 @@ pub struct Advice<'a> {
 impl CertificateFacts {
     /// Reads what can be read.
     pub fn new(certificate: &Certificate<'_>) -> Self {
-        let mut unreadable = Vec::new();
-        let mut name = |name: Result<account_store::DistinguishedName, _>, what| {
-            name.map(|name| name.to_string()).unwrap_or_else(|_: dtyp::DecodeError| {
-                unreadable.push(what);
-                String::new()
-            })
+        let (mut unreadable, mut beyond_limit) = (Vec::new(), Vec::new());
+        let mut refused = |what: &'static str, error: DecodeError| match error.kind {
+            DecodeErrorKind::TooMany(max) => {
+                beyond_limit.push(format!("{what} has more than {max} entries, so none of them is used"));
+            }
+            _ => unreadable.push(what),
         };
-        let (issuer, subject) =
-            (name(certificate.issuer_name(), "issuer"), name(certificate.subject_name(), "subject"));
-        let names = certificate.alternative_names().unwrap_or_else(|_| {
-            unreadable.push("subjectAltName");
-            Vec::new()
+        let name = |name: DistinguishedName| name.to_string();
+        let issuer = certificate.issuer_name().map(name).unwrap_or_else(|error| {
+            refused("issuer", error);
+            String::new()
+        });
+        let subject = certificate.subject_name().map(name).unwrap_or_else(|error| {
+            refused("subject", error);
+            String::new()
         });
         let mut sids = Vec::new();
         match certificate.sid() {
             Ok(sid) => sids.extend(sid.map(|sid| sid.to_string())),
-            Err(_) => unreadable.push("SID extension"),
+            Err(error) => refused("SID extension", error),
         }
-        match certificate.alternative_sids() {
-            Ok(found) => sids.extend(found.iter().map(ToString::to_string)),
-            Err(_) if unreadable.contains(&"subjectAltName") => {}
-            Err(_) => unreadable.push("SID in subjectAltName"),
+        if let Err(error) = certificate.subject_key_identifier() {
+            refused("subjectKeyIdentifier", error);
+        }
+        let names = match certificate.alternative_names() {
+            Ok(names) => {
+                match sids_of(&names) {
+                    Ok(found) => sids.extend(found.iter().map(ToString::to_string)),
+                    Err(error) => refused("SID in subjectAltName", error),
+                }
+                names
+            }
+            Err(error) => {
+                refused("subjectAltName", error);
+                Vec::new()
+            }
+        };
+        for name in &names {
+            if let AlternativeName::Unreadable(kind) = name
+                && !unreadable.contains(&kind.in_subject_alt_name())
+            {
+                unreadable.push(kind.in_subject_alt_name());
+            }
         }
         Self {
             issuer,
@@ -316,15 +344,18 @@ impl CertificateFacts {
             not_after: certificate.not_after.to_string(),
             names: names
                 .into_iter()
-                .map(|name| match name {
-                    AlternativeName::PrincipalName(name) => ("upn", name),
-                    AlternativeName::Dns(name) => ("dns", name),
-                    AlternativeName::Rfc822(name) => ("rfc822", name),
-                    AlternativeName::Uri(name) => ("uri", name),
+                .filter_map(|name| match name {
+                    AlternativeName::PrincipalName(name) => Some(("upn", name)),
+                    AlternativeName::Dns(name) => Some(("dns", name)),
+                    AlternativeName::Rfc822(name) => Some(("rfc822", name)),
+                    AlternativeName::Uri(name) => Some(("uri", name)),
+                    AlternativeName::Unreadable(_) => None,
                 })
                 .collect(),
             sids,
             unreadable,
+            beyond_limit,
+            misspelled_sids: certificate.misspelled_sid_uris(),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::explain::attribute;
 use crate::trace::Step;
-use account_store::fold::{casefold, windows};
+use account_store::fold::{casefold, is_invisible, windows};
+use account_store::unmatchable::unmatchable;
 use account_store::{Account, AltSecurityIdentity, DistinguishedName, Matches};
 use serde::Serialize;
 
@@ -20,7 +21,7 @@ pub struct NearMiss {
     /// The first byte, from 0, in which the stored value differs from the one that was asked for.
     pub differs_at: usize,
     /// What was probably done wrong.
-    pub because: Option<&'static str>,
+    pub because: Option<String>,
 }
 
 /// Looks for the nearest miss in one account after the other.
@@ -85,7 +86,9 @@ impl Nearest {
             let folded = fold(attribute, stored);
             let identity = stored.parse::<AltSecurityIdentity>().ok();
             for asked in self.asked.iter().filter(|asked| asked.attribute == attribute) {
-                let because = slip(asked.identity.as_ref(), &asked.bare, identity.as_ref(), stored);
+                let because = slip(asked.identity.as_ref(), &asked.bare, identity.as_ref(), stored)
+                    .map(ToOwned::to_owned)
+                    .or_else(|| unmatchable_slip(asked.identity.as_ref()?, stored));
                 let same_kind = match (&asked.identity, &identity) {
                     (Some(asked), Some(stored)) => {
                         std::mem::discriminant(asked) == std::mem::discriminant(stored)
@@ -94,7 +97,7 @@ impl Nearest {
                     // A value that cannot be read may still be meant.
                     _ => attribute == "altSecurityIdentities",
                 };
-                let score = match (because, same_kind) {
+                let score = match (&because, same_kind) {
                     (Some(_), _) => KNOWN_SLIP,
                     (None, true) => likeness(&asked.folded, &folded),
                     (None, false) => 0,
@@ -140,6 +143,47 @@ fn likeness(left: &str, right: &str) -> u64 {
     match longer {
         0 => 0,
         longer => (prefix + suffix) as u64 * 1000 / longer as u64,
+    }
+}
+
+/// Why a stored value that is the one that was asked for, apart from what no certificate matches, does not match: the value
+/// without characters that cannot be seen, with the right prefix, and with any word for an attribute type that is not known.
+fn unmatchable_slip(asked: &AltSecurityIdentity, stored: &str) -> Option<String> {
+    let why = unmatchable(stored)?;
+    let seen: String = stored.chars().filter(|c| !is_invisible(*c) && !c.is_control()).collect();
+    let tags = seen.find('<').map_or(seen.trim(), |at| &seen[at..]);
+    let repaired: AltSecurityIdentity = format!("X509:{tags}").parse().ok()?;
+    is_same_but_for_words(asked, &repaired).then_some(why)
+}
+
+/// Whether two values are the same when an attribute type whose word is not known may be any.
+fn is_same_but_for_words(asked: &AltSecurityIdentity, stored: &AltSecurityIdentity) -> bool {
+    use AltSecurityIdentity::{Issuer, IssuerSerial, IssuerSid, IssuerSubject, Subject};
+    let name = |asked: &DistinguishedName, stored: &DistinguishedName| {
+        let mut stored = stored.clone();
+        for (stored, asked) in stored.0.iter_mut().zip(&asked.0) {
+            for (stored, asked) in stored.0.iter_mut().zip(&asked.0) {
+                if !stored.attribute.is_known() {
+                    stored.attribute = asked.attribute.clone();
+                }
+            }
+        }
+        key(asked) == key(&stored)
+    };
+    match (asked, stored) {
+        (
+            IssuerSubject { issuer, subject },
+            IssuerSubject { issuer: stored_issuer, subject: stored_subject },
+        ) => name(issuer, stored_issuer) && name(subject, stored_subject),
+        (
+            IssuerSerial { issuer, serial_reversed },
+            IssuerSerial { issuer: stored_issuer, serial_reversed: stored_serial },
+        ) => serial_reversed == stored_serial && name(issuer, stored_issuer),
+        (IssuerSid { issuer, sid }, IssuerSid { issuer: stored_issuer, sid: stored_sid }) => {
+            sid == stored_sid && name(issuer, stored_issuer)
+        }
+        (Subject(asked), Subject(stored)) | (Issuer(asked), Issuer(stored)) => name(asked, stored),
+        _ => asked.key() == stored.key(),
     }
 }
 
@@ -241,14 +285,25 @@ mod tests {
         ] {
             let miss = nearest(Query::AltSecurityIdentity(ASKED.to_owned()), &account(stored));
             let miss = miss.unwrap_or_else(|| panic!("{stored} is near"));
-            assert!(miss.because.is_some_and(|text| text.contains(because)), "{miss:?}");
+            assert!(miss.because.as_ref().is_some_and(|text| text.contains(because)), "{miss:?}");
         }
         let asked = r#"X509:<I>O="Contoso, Ltd.",CN=CA<S>CN=Alice"#;
         let miss = nearest(
             Query::AltSecurityIdentity(asked.to_owned()),
             &account("X509:<I>O=Contoso, Ltd.,CN=CA<S>CN=Alice"),
         );
-        assert_eq!(miss.and_then(|miss| miss.because), Some("a value in it has to be quoted"));
+        assert_eq!(miss.and_then(|miss| miss.because).as_deref(), Some("a value in it has to be quoted"));
+        for (stored, because) in [
+            (format!("X509N:{}", &ASKED[5..]), "does not begin with X509:"),
+            (ASKED[5..].to_owned(), "does not begin with X509:"),
+            (format!("\u{feff}{ASKED}"), "begins with U+FEFF"),
+            (ASKED.replace("<SR>", "\u{200b}<SR>\u{feff}"), "U+FEFF"),
+            (ASKED.replace("CN=CONTOSO-CA", "COMMON=CONTOSO-CA"), "COMMON is no word"),
+        ] {
+            let miss = nearest(Query::AltSecurityIdentity(ASKED.to_owned()), &account(&stored));
+            let told = miss.and_then(|miss| miss.because).unwrap_or_else(|| panic!("{stored:?} is a slip"));
+            assert!(told.contains(because), "{stored:?}: {told}");
+        }
     }
 
     #[test]

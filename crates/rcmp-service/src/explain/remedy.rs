@@ -217,9 +217,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
         )];
     }
     let Ok(certificate) = Certificate::parse(advice.certificate) else { return Vec::new() };
-    let Ok(identities) = mapping::identities(&certificate, Sha1PublicKeyInput::Thumbprint) else {
-        return Vec::new();
-    };
+    let identities = mapping::identities(&certificate, Sha1PublicKeyInput::Thumbprint);
     // Only the account that was found can say whether the authority may vouch for it; of others the grant for anybody tells.
     let found = advice.steps.iter().find_map(|step| match step {
         Step::Weighed { record, .. } => Some(record),
@@ -232,8 +230,8 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
         .into_iter()
         .filter(|form| counts(*form) && (*form != Form::Sha1PublicKey || thumbprint))
         .find_map(|form| {
-            let identity = identities.iter().find(|identity| Form::of(identity) == form)?;
-            is_pasteable(identity).then(|| identity.to_string())
+            let found = identities.iter().find(|found| Form::of(&found.identity) == form)?;
+            is_pasteable(&found.identity).then(|| found.identity.to_string())
         });
     // Whose value only resembles the certificate's need not be whose certificate it is; whose value is a slip of it, is.
     let nearest =

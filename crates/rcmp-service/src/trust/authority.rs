@@ -56,7 +56,7 @@ impl fmt::Debug for KeyId {
 pub struct Authority {
     /// Its key.
     pub key: KeyId,
-    /// Its name, as text.
+    /// Its name, as text; `#` and the hex of its encoding where a value in it cannot be read.
     pub subject: String,
     /// Its name, as it is encoded.
     pub name: Vec<u8>,
@@ -110,28 +110,55 @@ impl Authority {
         });
         // Nothing but paths can do with less.
         let profile = match (is_list_signer, profile) {
-            (true, Ok(_)) => Err(Fault::extension(ChainError::NotACa, KEY_USAGE)),
+            (true, Ok(_)) => Err(Fault::extension(ChainError::NoKeyCertSign, KEY_USAGE)),
             (true, Err(fault)) => return Err(Unusable::Refused(fault.error, fault.detail)),
             (false, profile) => profile,
         };
+        Self::assemble(&certificate, (is_anchor, is_list_signer), profile)
+    }
+
+    /// One that a client sent. What a configured CA is refused for is a fault of each path through this one.
+    pub(super) fn sent(encoded: &[u8]) -> Result<Self, Unusable> {
+        let certificate = Certificate::parse(encoded)?;
+        let profile = Profile::read(&certificate, Role::Other).and_then(|profile| {
+            if !profile.is_ca {
+                return Err(Fault::extension(ChainError::NotACa, BASIC_CONSTRAINTS));
+            }
+            if profile.key_usage.is_some_and(|bits| bits & SIGNS_CERTIFICATES == 0) {
+                return Err(Fault::extension(ChainError::NoKeyCertSign, KEY_USAGE));
+            }
+            check_key(certificate.public_key, RSA_BITS_MIN)?;
+            Ok(profile)
+        });
+        Self::assemble(&certificate, (false, false), profile)
+    }
+
+    fn assemble(
+        certificate: &Certificate<'_>,
+        (is_anchor, is_list_signer): (bool, bool),
+        profile: Result<Profile, Fault>,
+    ) -> Result<Self, Unusable> {
         let key = subject_public_key(certificate.public_key)?.1;
         Ok(Self {
-            key: KeyId::of(&certificate),
-            subject: certificate.subject_name()?.to_string(),
+            key: KeyId::of(certificate),
+            // A name that is no text is a name all the same, and is compared by its bytes.
+            subject: certificate
+                .subject_name()
+                .map_or_else(|_| format!("#{}", dtyp::hex(certificate.subject)), |name| name.to_string()),
             name: certificate.subject.to_vec(),
             is_anchor,
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             public_key: certificate.public_key.to_vec(),
             ocsp_key_hashes: Hashes::of(key),
-            signs_crls: key_usage.is_none_or(|bits| bits & SIGNS_CRLS != 0),
+            signs_crls: key_usage(certificate)?.is_none_or(|bits| bits & SIGNS_CRLS != 0),
             is_list_signer,
             subject_name: Name::read(certificate.subject)?,
             issuer_name: Name::read(certificate.issuer)?,
             key_identifier: certificate.subject_key_identifier().ok().flatten().map(<[u8]>::to_vec),
             profile,
-            names: Names::of(&certificate),
-            der: encoded,
+            names: Names::of(certificate),
+            der: certificate.encoded.to_vec(),
         })
     }
 }

@@ -18,11 +18,10 @@ use sha2::{Digest, Sha256};
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Most CAs above a certificate. Bridges between governments have eight.
 pub(super) const PATH_CAS_MAX: usize = 16;
-/// Most keys that a signature is tried with: as many CAs of one name.
-pub(super) const SIGNATURE_CHECKS_MAX: usize = 32;
 /// Most policies that are kept of a path, and most bytes in them: paths are cached. With more, none is kept, and no name is
 /// strong by one.
 const PATH_POLICIES_MAX: usize = 64;
@@ -213,17 +212,17 @@ impl Usages {
 }
 
 /// What paths are built from, and by which rules.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Chains {
     /// The anchors, then the intermediates.
-    pub(super) authorities: Vec<Authority>,
+    pub(super) authorities: Vec<Arc<Authority>>,
     /// The CAs of a name, in the order in which they are tried.
-    by_name: HashMap<Name, Vec<usize>>,
+    pub(super) by_name: HashMap<Name, Vec<usize>>,
     /// For each CA those that issued it, by their signatures, in the order in which they are tried; none for anchors.
     pub(super) issuers: Vec<Vec<usize>>,
     /// How many CAs are above each on the shortest way to an anchor; none for one that no anchor is above.
-    distances: Vec<Option<usize>>,
-    rules: Rules,
+    pub(super) distances: Vec<Option<usize>>,
+    rules: Arc<Rules>,
 }
 
 /// What an operator asks of paths.
@@ -252,6 +251,8 @@ impl Chains {
         for at in order {
             by_name.entry(authorities[at].subject_name.clone()).or_default().push(at);
         }
+        let authorities = authorities.into_iter().map(Arc::new).collect();
+        let rules = Arc::new(rules);
         let mut chains = Self { issuers: Vec::new(), distances: Vec::new(), authorities, by_name, rules };
         for (at, authority) in chains.authorities.iter().enumerate() {
             let mut issuers = Vec::new();
@@ -259,9 +260,9 @@ impl Chains {
                 let found = Signed::parse(&authority.der, "Certificate")
                     .map_err(|_| Fault::from(ChainError::Malformed))
                     .and_then(|signed| {
-                        let skipped = |it: &Authority| it.der == authority.der;
+                        let skipped = |at: usize| chains.authorities[at].der == authority.der;
                         chains
-                            .issuers_of(&signed, &authority.issuer_name, None, skipped)
+                            .issuers_of(&signed, &authority.issuer_name, None, skipped, &mut Work::new())
                             .map_err(|(fault, _)| fault)
                     });
                 issuers = found.map_err(|fault| {
@@ -282,20 +283,21 @@ impl Chains {
 
     /// The configured CAs of this name.
     pub(super) fn named(&self, name: &Name) -> impl Iterator<Item = &Authority> {
-        self.by_name.get(name).into_iter().flatten().map(|at| &self.authorities[*at])
+        self.by_name.get(name).into_iter().flatten().map(|at| &*self.authorities[*at])
     }
 
     /// The CAs that signed something: of this name, by one of their keys. The error tells the CA that is at fault, if one is.
-    fn issuers_of(
+    pub(super) fn issuers_of(
         &self,
         signed: &Signed<'_>,
         name: &Name,
         key_identifier: Option<&[u8]>,
-        skipped: impl Fn(&Authority) -> bool,
+        skipped: impl Fn(usize) -> bool,
+        work: &mut Work,
     ) -> Result<Vec<usize>, (Fault, Option<KeyId>)> {
         let named = self.by_name.get(name).filter(|_| !name.is_empty());
         let mut candidates: Vec<usize> = named.into_iter().flatten().copied().collect();
-        candidates.retain(|at| !skipped(&self.authorities[*at]));
+        candidates.retain(|at| !skipped(*at));
         // A hint that saves signatures, and decides nothing.
         let hinted = |at: &usize| {
             key_identifier.is_some() && self.authorities[*at].key_identifier.as_deref() == key_identifier
@@ -307,13 +309,10 @@ impl Chains {
             }
         }
         let mut error = (Fault::from(ChainError::UnknownIssuer), None);
-        for (count, key) in keys.iter().enumerate() {
-            if count >= SIGNATURE_CHECKS_MAX {
-                let fault = Fault::limit(ChainError::TooComplex, "keys", SIGNATURE_CHECKS_MAX, keys.len());
-                return Err((fault, None));
-            }
+        for key in &keys {
             let of_key = |at: &&usize| self.authorities[**at].key == *key;
             let Some(first) = candidates.iter().find(of_key) else { continue };
+            work.spend_signature().map_err(|fault| (fault, None))?;
             let issuer = &self.authorities[*first];
             match signed.verify(&issuer.public_key) {
                 Ok(()) => return Ok(candidates.iter().filter(of_key).copied().collect()),
@@ -336,8 +335,8 @@ impl Chains {
         Err(error)
     }
 
-    /// Finds a path that is good now.
-    pub(super) fn verify(&self, encoded: &[u8], now: FileTime) -> Result<Path, Refusal> {
+    /// Finds a path that is good now, with what is left of the work.
+    pub(super) fn verify(&self, encoded: &[u8], now: FileTime, mut work: Work) -> Result<Path, Refusal> {
         let leaf = |fault: Fault| fault.at(Which::Leaf, 0);
         let malformed = |_: DecodeError| leaf(ChainError::Malformed.into());
         let certificate = Certificate::parse(encoded).map_err(malformed)?;
@@ -345,7 +344,7 @@ impl Chains {
         let profile = self.check_leaf(&certificate, now).map_err(leaf)?;
         let hint = authority_key_identifier(&certificate);
         let issuers = self
-            .issuers_of(&signed, &profile.issuer, hint, |_| false)
+            .issuers_of(&signed, &profile.issuer, hint, |_| false, &mut work)
             .map_err(|(fault, key)| key.map_or(leaf(fault), |key| fault.at(Which::Authority(key), 1)))?;
         let mut search = Search {
             chains: self,
@@ -353,7 +352,7 @@ impl Chains {
             profile: &profile,
             names: OnceCell::new(),
             now,
-            work: Work::new(),
+            work,
             above: Vec::new(),
             is_cut: false,
             refusal: None,
@@ -397,7 +396,7 @@ impl Chains {
 }
 
 /// How many CAs are above each on the shortest way to an anchor.
-fn distances(authorities: &[Authority], issuers: &[Vec<usize>]) -> Vec<Option<usize>> {
+pub(super) fn distances(authorities: &[Arc<Authority>], issuers: &[Vec<usize>]) -> Vec<Option<usize>> {
     let mut distances: Vec<Option<usize>> = authorities.iter().map(|it| it.is_anchor.then_some(0)).collect();
     // Each round settles all that are one step farther away.
     let mut is_settled = false;
@@ -452,7 +451,7 @@ pub(super) fn check_direct(
 }
 
 /// The contents of keyIdentifier in the authorityKeyIdentifier (RFC 5280 4.2.1.1), if it can be read.
-fn authority_key_identifier<'a>(certificate: &Certificate<'a>) -> Option<&'a [u8]> {
+pub(super) fn authority_key_identifier<'a>(certificate: &Certificate<'a>) -> Option<&'a [u8]> {
     let extension = certificate.extension(AUTHORITY_KEY_IDENTIFIER)?;
     let mut fields = value(&extension, "authorityKeyIdentifier", der::SEQUENCE).ok()?.inside();
     fields.optional("keyIdentifier", 0x80).ok()?.map(|element| element.contents)
@@ -573,7 +572,7 @@ impl Search<'_> {
     fn finish(&mut self) -> Option<Path> {
         match self.check_path() {
             Ok(policies) => {
-                let authorities = self.above.iter().map(|at| &self.chains.authorities[*at]);
+                let authorities = self.above.iter().map(|at| &*self.chains.authorities[*at]);
                 let path = self.path(authorities.collect(), policies);
                 path.map_err(|error| self.refuse(Fault::from(error).at(Which::Leaf, 0))).ok()
             }
@@ -591,7 +590,7 @@ impl Search<'_> {
     /// Name constraints and certificate policies. The error tells the depth.
     fn check_path(&mut self) -> Result<Vec<Box<[u8]>>, (usize, Fault)> {
         let chains = self.chains;
-        let authorities: Vec<&Authority> = self.above.iter().map(|at| &chains.authorities[*at]).collect();
+        let authorities: Vec<&Authority> = self.above.iter().map(|at| &*chains.authorities[*at]).collect();
         let profiles: Vec<&Profile> = authorities.iter().filter_map(|it| it.profile.as_ref().ok()).collect();
         let Some((anchor, intermediates)) = profiles.split_last() else {
             return Err((0, ChainError::UnknownIssuer.into()));

@@ -2,7 +2,7 @@
 //! chain is revoked (sections 5 and 6.3, and RFC 6960).
 //!
 //! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go out. Paths are
-//! built from configured anchors and intermediates only, revocation lists and OCSP responses are brought by whoever may
+//! built from configured anchors and intermediates only (in a handshake also from what the client sends), revocation lists and OCSP responses are brought by whoever may
 //! open a socket, and no URL inside a certificate or a list is ever looked at; distribution points are names to compare.
 //!
 //! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name constraints and policy
@@ -21,6 +21,7 @@ mod policies;
 mod profile;
 mod pss;
 mod refusal;
+mod sent;
 mod serial;
 mod signature;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use crl::{CrlError, CrlFacts, RevocationReason};
 pub use ocsp::{CertIdHash, Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;
 pub use refusal::{CONFIGURATION, ChainError, Detail, ExtensionId, Refusal};
+pub use sent::{Rejected, SENT_CAS_MAX};
 pub use serial::Serial;
 
 use crate::certificate::Certificate;
@@ -49,6 +51,7 @@ use signature::SignatureError;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use work::Work;
 
 /// Most verified paths that are remembered, of about 500 bytes: as many as a busy service has users in a day. More cost
 /// the signatures again, and nothing else.
@@ -420,7 +423,11 @@ impl Trust {
 
     /// The configured CAs, the anchors first, without keys that sign revocation lists alone.
     pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.chains.authorities.iter().filter(|authority| !authority.is_list_signer)
+        self.chains
+            .authorities
+            .iter()
+            .map(|authority| &**authority)
+            .filter(|authority| !authority.is_list_signer)
     }
 
     /// A certificate's path to an anchor.
@@ -445,7 +452,7 @@ impl Trust {
         if let Some(refusal) = self.refusals.get(&id) {
             return Err(refusal);
         }
-        match self.chains.verify(certificate, now) {
+        match self.chains.verify(certificate, now, Work::new()) {
             Ok(path) => {
                 let path = Arc::new(path);
                 self.paths.insert(id, Arc::clone(&path));
@@ -457,6 +464,22 @@ impl Trust {
                 }
                 Err(refusal)
             }
+        }
+    }
+
+    /// A path of a certificate that a client shows in a handshake, together with certificates of CAs. They are looked at when
+    /// no path leads through the configured CAs, and lead to these: [`Trust::verify`] goes by the configured ones alone, so
+    /// what is accepted here because of them is not cached.
+    pub fn verify_shown(
+        &self,
+        certificate: &[u8],
+        sent: &[impl AsRef<[u8]>],
+        now: FileTime,
+    ) -> Result<Arc<Path>, Rejected> {
+        match self.verify(certificate, now) {
+            Ok(path) => Ok(path),
+            Err(_) if !sent.is_empty() => self.chains.verify_shown(certificate, sent, now).map(Arc::new),
+            Err(refusal) => Err(self.chains.rejected(refusal)),
         }
     }
 

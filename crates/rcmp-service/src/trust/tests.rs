@@ -7,6 +7,7 @@ mod crl;
 mod generated;
 mod ocsp;
 mod openssl;
+mod sent;
 
 use super::*;
 

@@ -244,9 +244,7 @@ async fn ask(
     let issuers = chain.issuers().map_err(|error| AskError::Input(error.to_string()))?;
     let request = |flags| {
         let request = Request { flags, certificate: chain.certificate(), issuers: issuers.clone() };
-        request.encode().ok_or_else(|| {
-            AskError::Input("the certificate or its chain is too long to be asked about".into())
-        })
+        request.encode().ok_or_else(|| AskError::Input(chain.too_long()))
     };
     let secret = target.secret.read().map_err(|error| AskError::Input(error.to_string()))?;
     let transport = TcpTransport::resolve(&target.server, target.timeout).await?;

@@ -23,14 +23,14 @@ mod wire;
 pub use findings::{Check, Finding, Verdict};
 pub use page::serve as serve_page;
 
-use anyhow::{Context, anyhow};
+use crate::pem;
+use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
 use findings::{Seen, Tally};
 use identity::Identity;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use sidecar::headers::Preset;
@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use visitor::Visitor;
+use zeroize::Zeroizing;
 
 /// What to check, and with what.
 #[derive(Clone, Debug)]
@@ -381,7 +382,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
     };
     let verifier = match &options.anchors {
         Some(path) => {
-            let anchors = crate::certificates::read_file(path).map_err(anyhow::Error::from)?;
+            let anchors = crate::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
             door::anchored(&anchors).with_context(|| format!("{} cannot be used", path.display()))?
         }
         None => Arc::new(AnyServer::new()),
@@ -405,9 +406,8 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Failed> {
 fn pair(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     let chain = crate::certificates::read_file(certificate)?;
     let chain = chain.into_iter().map(CertificateDer::from).collect();
-    // What the library says of a broken key may show it.
-    let key_der = PrivateKeyDer::from_pem_file(key)
-        .map_err(|_| anyhow!("{}: there is no private key in PEM in it", key.display()))?;
+    let text = Zeroizing::new(std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?);
+    let key_der = pem::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;
     certified(chain, key_der)
         .with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
 }

@@ -6,9 +6,10 @@ use crate::output;
 use crate::serve::now;
 use crate::stores;
 use account_store::sqlite::SqliteStore;
+use account_store::unmatchable::unmatchable;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches, Put,
-    Query, Record,
+    Query, Record, Unmatchable,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -74,7 +75,8 @@ async fn write(
     }
     for mapping in &fields.add_mapping {
         if let Err(error) = mapping.parse::<AltSecurityIdentity>() {
-            bail!("{mapping}: this maps nothing: {error}");
+            let why = unmatchable(mapping).unwrap_or_else(|| error.to_string());
+            bail!("{mapping}: this maps nothing: {why}");
         }
     }
     edit(&mut account.service_principal_names, fields.add_spn, &fields.remove_spn, "service principal name")?;
@@ -112,6 +114,9 @@ async fn write(
         leave.push(group.sid);
     }
     warn_of_twins(store, &account).await?;
+    for found in account.unmatchable() {
+        output::message(&unmatchable_text(&account.name, &found));
+    }
     let name = account.name.clone();
     store.apply(&mut [Ok(Change::PutAccount(put, Box::new(account)))].into_iter()).await?;
     if join.is_empty() && leave.is_empty() {
@@ -122,6 +127,12 @@ async fn write(
     let leaves = leave.into_iter().map(|group| Change::RemoveMember { group, member });
     store.apply(&mut joins.chain(leaves).map(Ok)).await?;
     Ok(())
+}
+
+/// What is told of a stored value that no certificate matches.
+pub(super) fn unmatchable_text(account: &str, found: &Unmatchable<'_>) -> String {
+    let Unmatchable { attribute, value, why } = found;
+    format!("{account}: no certificate matches {attribute} {value}: {why}")
 }
 
 /// Says what will make certificates ambiguous: the same principal name, or the same mapping, at another account.

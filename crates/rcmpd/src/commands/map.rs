@@ -2,7 +2,7 @@
 
 use super::{UNUSABLE, failed};
 use crate::ask::{self, AskError, ProofWanted, Target};
-use crate::certificates::{Chain, read_trusted};
+use crate::certificates::{Chain, read_anchors};
 use crate::cli::MapArgs;
 use crate::config::{self, Config, ConfigError, SecretRef, usual_key_purposes};
 use crate::forward::Forwarding;
@@ -110,7 +110,7 @@ async fn verify(chain: &Chain, anchors: &[PathBuf], config: Option<&Config>) -> 
         _ if !anchors.is_empty() => {
             let mut parts = Parts { extended_key_usages: usual_key_purposes(), ..Parts::default() };
             for path in anchors {
-                parts.anchors.extend(read_trusted(path).map_err(|error| input(error.to_string()))?);
+                parts.anchors.extend(read_anchors(path).map_err(|error| input(error.to_string()))?);
             }
             let between = chain.others().iter().filter(|certificate| !parts.anchors.contains(certificate));
             parts.intermediates = between.cloned().collect();
@@ -188,7 +188,7 @@ pub(super) async fn explain(
     let chain = Chain::read(certificate, chain).map_err(|error| failed(UNUSABLE, error))?;
     let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? };
     let Some(request) = request.encode() else {
-        return Err(failed(UNUSABLE, "the certificate or its chain is too long to be asked about"));
+        return Err(failed(UNUSABLE, chain.too_long()));
     };
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;

@@ -12,8 +12,9 @@ use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
 use anyhow::Context;
-use rcmp_service::certificate::Certificate;
+use rcmp_service::certificate::{Certificate, SID_URI_TAG};
 use rcmp_service::mapping::{self, Method};
+use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::Sha1PublicKeyInput;
 use rcmp_service::{Form, Mapper, explain};
 use serde_json::{Value, json};
@@ -44,6 +45,7 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
     let chain = Chain::read(path, None).map_err(|error| failed(UNUSABLE, error))?;
     let certificate = Certificate::parse(chain.certificate())?;
     let lines = lines(&certificate);
+    let facts = explain::CertificateFacts::new(&certificate);
     if as_json {
         let forms = lines.iter().map(|line| {
             json!({
@@ -51,9 +53,17 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
                 "note": (!line.note.is_empty()).then_some(line.note),
             })
         });
-        let facts = explain::CertificateFacts::new(&certificate);
         output::json(&json!({ "certificate": facts, "forms": forms.collect::<Vec<_>>() }));
         return Ok(0);
+    }
+    for what in &facts.unreadable {
+        output::message(&format!("the {what} cannot be read, so no string that needs it is printed"));
+    }
+    for what in &facts.beyond_limit {
+        output::message(what);
+    }
+    for uri in &facts.misspelled_sids {
+        output::message(&format!("{uri} looks like a SID and is written otherwise: {SID_URI_TAG}S-1-..."));
     }
     // One line each and no table: values are there to be copied.
     for line in &lines {
@@ -69,9 +79,9 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
 fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
     let thumbprint = Sha1PublicKeyInput::Thumbprint;
     let mut lines = Vec::new();
-    let queries = Method::ALL
-        .into_iter()
-        .flat_map(|method| mapping::queries(method, certificate, &[], thumbprint).unwrap_or_default());
+    let queries = Method::ALL.into_iter().flat_map(|method| {
+        mapping::queries(method, certificate, &[], thumbprint, MappingFlags::ALL).unwrap_or_default()
+    });
     for (form, query) in queries {
         let (attribute, value) = explain::attribute(&query);
         let note = match form {
@@ -82,21 +92,17 @@ fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
         };
         lines.push(Line { form, attribute, value, note });
     }
-    if let Ok(issuer) = certificate.issuer_name() {
-        let others = mapping::strong_identities(certificate, &issuer, Sha1PublicKeyInput::PublicKey);
-        let keys = others.iter().filter(|identity| Form::of(identity) == Form::Sha1PublicKey);
-        let notes = [
-            "of the SubjectPublicKeyInfo, for sha1_pukey = \"public-key\"",
-            "of the key in it, for sha1_pukey = \"public-key\"",
-        ];
-        for (identity, note) in keys.zip(notes) {
-            lines.push(Line {
-                form: Form::Sha1PublicKey,
-                attribute: "altSecurityIdentities",
-                value: identity.to_string(),
-                note,
-            });
-        }
+    let notes = [
+        "of the SubjectPublicKeyInfo, for sha1_pukey = \"public-key\"",
+        "of the key in it, for sha1_pukey = \"public-key\"",
+    ];
+    for (identity, note) in mapping::sha1_identities(certificate, Sha1PublicKeyInput::PublicKey).zip(notes) {
+        lines.push(Line {
+            form: Form::Sha1PublicKey,
+            attribute: "altSecurityIdentities",
+            value: identity.to_string(),
+            note,
+        });
     }
     let sids = certificate.sid().ok().flatten().into_iter();
     for sid in sids.chain(certificate.alternative_sids().unwrap_or_default()) {
@@ -116,11 +122,11 @@ async fn deciders(config: &ConfigArg) -> anyhow::Result<(Arc<Mapper>, Accounts, 
 }
 
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
-    let (mapper, accounts, _) = deciders(config).await?;
+    let (mapper, accounts, config) = deciders(config).await?;
     if accounts.admin.is_none() {
         anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
     }
-    let mut report = mapping_audit::audit(&accounts, &mapper).await?;
+    let mut report = mapping_audit::audit(&accounts, &*stores::machines(&config)?, &mapper).await?;
     let ignored = |class: Class| ignore.iter().any(|ignored| self::class(*ignored) == class);
     report.findings.retain(|finding| !ignored(finding.class));
     report.counts.retain(|name, _| !ignore.iter().any(|ignored| class(*ignored).name() == *name));

@@ -1,12 +1,13 @@
 //! `rcmpd import` and `rcmpd export`.
 
 use super::UNUSABLE;
+use super::account::unmatchable_text;
 use crate::config::Config;
 use crate::output;
 use crate::serve::now;
 use crate::stores;
-use account_store::StoreError;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines};
+use account_store::{Account, StoreError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -17,6 +18,9 @@ use std::path::Path;
 
 /// The file name that stands for standard input or output.
 const STANDARD: &str = "-";
+
+/// Values without a match that an import tells one by one.
+const UNMATCHABLE_SHOWN: usize = 20;
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
@@ -52,8 +56,18 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     };
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
     let options = ImportOptions { replace, created: now() };
-    let imported =
-        json_lines::import(&*store, options, &mut *lines, len, &mut |done, _| bar.set_position(done)).await;
+    let mut unmatchable = Vec::new();
+    let mut count = 0_usize;
+    let mut see = |line: u64, account: &Account| {
+        for found in account.unmatchable() {
+            count += 1;
+            if count <= UNMATCHABLE_SHOWN {
+                unmatchable.push(format!("line {line}: {}", unmatchable_text(&account.name, &found)));
+            }
+        }
+    };
+    let mut progress = |done, _| bar.set_position(done);
+    let imported = json_lines::import_seen(&*store, options, &mut *lines, len, &mut progress, &mut see).await;
     bar.finish_and_clear();
     let counts = imported.map_err(|error| {
         let hint = match &error {
@@ -65,6 +79,13 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
         anyhow::anyhow!("{}: nothing was imported: {error}{hint}", path.display())
     })?;
     report(&counts, "Imported", path, as_json);
+    unmatchable.iter().for_each(|text| output::message(text));
+    if count > unmatchable.len() {
+        output::message(&format!(
+            "{} more values match no certificate: `rcmpd mapping audit` tells all of them",
+            count - unmatchable.len()
+        ));
+    }
     if counts.machines > 0 {
         output::message_lines(
             "A new machine comes without a secret: give it one by `rcmpd machine set NAME --secret-file F`",

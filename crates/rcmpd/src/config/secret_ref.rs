@@ -75,5 +75,13 @@ impl SecretRef {
 fn read_file(path: &Path) -> Result<String, String> {
     let bytes = FileAccess::Group.read(path).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(&bytes).map_err(|_| "cannot be read: it is not UTF-8 text".to_owned())?;
-    Ok(text.to_owned())
+    // Editors of Windows and PowerShell write a byte order mark, and UTF-16 has NULs.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match text.contains('\0') {
+        true => {
+            Err("cannot be read: there are NUL characters in it, as in UTF-16 text; save it as UTF-8"
+                .to_owned())
+        }
+        false => Ok(text.to_owned()),
+    }
 }

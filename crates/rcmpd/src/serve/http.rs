@@ -235,8 +235,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         .ok()
         .and_then(|issuers| Request { flags, certificate: chain.certificate(), issuers }.encode());
     let Some(request) = request else {
-        return (StatusCode::BAD_REQUEST, "the certificate or its chain is too long to be asked about\n")
-            .into_response();
+        return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
     };
     let deciders = shared.policy.0.load_full();
     let certificate = chain.certificate();
@@ -497,6 +496,15 @@ fn connection_metrics(text: &mut String, meters: &[ConnectionMeter]) {
         "counter",
         &|counts| counts.evicted,
     );
+    let name = "rcmpd_listener_unproved_bytes";
+    let help =
+        "Memory of connections whose client has proved nothing, beyond what each may hold in any case.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (meter, counts) in counts.iter().filter(|(_, counts)| counts.has_budget) {
+        let (listener, address) = (meter.listener, label(&meter.address));
+        let bytes = counts.unproved_bytes;
+        let _ = writeln!(text, "{name}{{listener=\"{listener}\",address=\"{address}\"}} {bytes}");
+    }
 }
 
 /// Answers to proxies, and what is remembered of them.

@@ -5,19 +5,20 @@ use crate::audit::AuditLog;
 use crate::config::Client;
 use crate::forward::server::Asked;
 use crate::forward::servers::{Answered, Servers};
-use crate::serve::CurrentPolicy;
+use crate::serve::{CurrentPolicy, Deciders};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{FileTime, Sid};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
-use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
+use rcmp_service::issuers;
+use rcmp_service::message::{PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Signed};
-use rcmp_service::trust::Revocation;
+use rcmp_service::trust::{Path as TrustPath, Revocation, Trust};
 use rcmp_service::{
-    Answer, Asker, CallContext, MapCertificate, Mapper, Method, Question, Reason, SidClaim, Strength,
-    Validation, logoff_time,
+    Answer, Asker, CallContext, MapCertificate, Mapper, Question, Reason, SidClaim, Strength, Validation,
+    logoff_time,
 };
 use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
 use std::net::SocketAddr;
@@ -25,8 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Methods that are asked for; the policy may allow fewer.
-const METHODS: MappingFlags = Method::Upn.flag().with(Method::Subject.flag());
 /// Attributes of groups ([MS-PAC] 2.2.1): one that is enabled, and one that only denies.
 const SE_GROUP_ENABLED: u32 = 0x0000_0004;
 const SE_GROUP_USE_FOR_DENY_ONLY: u32 = 0x0000_0010;
@@ -78,7 +77,11 @@ impl Identify for Embedded {
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         Box::pin(async move {
             let deciders = self.policy.0.load_full();
-            let request = request(presented)?;
+            // A chain that is refused is refused again by the mapper, which says why.
+            let verified =
+                |trust: &Arc<Trust>| trust.verify_hashed(&presented.leaf, presented.sha256, now).ok();
+            let path = deciders.live.trust().and_then(verified);
+            let request = request(presented, &deciders, path.as_deref())?;
             let question = Question::new(request, self.asker.clone());
             let mut steps = Vec::new();
             let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
@@ -137,8 +140,8 @@ impl Identify for Remote {
 impl Remote {
     async fn ask(&self, presented: &Presented, now: FileTime) -> Result<Identity, Refusal> {
         let policy = self.policy.0.load_full();
-        policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
-        let request = request(presented)?;
+        let path = policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
+        let request = request(presented, &policy, path.as_deref())?;
         let claim = SidClaim::of_encoded(&presented.leaf);
         if claim == SidClaim::Contradictory {
             return Err(refusal(Reason::SidMismatch));
@@ -230,18 +233,15 @@ fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Sta
     Ok(Standing { path: Some(path), policy_revision, store_revision, is_settled })
 }
 
-/// SSL_CERT_LOGON_REQ, with the names of the issuers that came with the certificate.
-fn request(presented: &Presented) -> Result<Vec<u8>, Refusal> {
-    let unreadable = |_| refusal(Reason::MalformedCertificate);
-    let leaf = Certificate::parse(&presented.leaf).map_err(unreadable)?;
-    let mut issuers = vec![leaf.issuer];
-    for certificate in &presented.chain {
-        let issuer = Certificate::parse(certificate).map_err(unreadable)?.issuer;
-        if issuers.last() != Some(&issuer) {
-            issuers.push(issuer);
-        }
-    }
-    let request = Request { flags: METHODS, certificate: &presented.leaf, issuers };
+/// SSL_CERT_LOGON_REQ, with the names of the issuers: those of the verified path, or, where chains are not verified, of the chain that
+/// came with the certificate.
+fn request(presented: &Presented, deciders: &Deciders, path: Option<&TrustPath>) -> Result<Vec<u8>, Refusal> {
+    let leaf = Certificate::parse(&presented.leaf).map_err(|_| refusal(Reason::MalformedCertificate))?;
+    let issuers = match (path, deciders.live.trust()) {
+        (Some(path), Some(trust)) => issuers::of_path(&leaf, path, trust),
+        _ => issuers::of_chain(&leaf, presented.chain.iter().map(|certificate| &certificate[..])),
+    };
+    let request = Request { flags: deciders.sidecar_methods, certificate: &presented.leaf, issuers };
     request.encode().ok_or(Refusal::Broken(sidecar::Broken::TooLong))
 }
 

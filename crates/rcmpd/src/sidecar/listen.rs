@@ -5,11 +5,13 @@
 //!
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
+use super::client_verifier::{HandshakeError, accept, check};
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{Behind, Body, Upstream, authority, whole};
-use crate::clock::moment;
+use super::watched::Watched;
+use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use crate::serve::bind;
@@ -24,6 +26,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rcmp_service::certificate::{AlternativeName, Certificate};
+use rcmp_service::trust::Trust;
+use rustls::HandshakeKind;
 use sha2::{Digest, Sha256};
 use sidecar::dialect::Dialect;
 use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
@@ -103,16 +107,27 @@ enum Socket {
 /// What proxies prove themselves by that is read from files, anew when the configuration is reloaded.
 pub(super) struct Proof {
     secret: Option<Zeroizing<String>>,
-    tls: Option<(TlsAcceptor, Vec<String>)>,
+    tls: Option<Tls>,
+}
+
+/// How proxies prove themselves by a certificate.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    trust: Arc<Trust>,
+    /// DNS names, one of which a proxy's certificate has.
+    names: Vec<String>,
 }
 
 impl Proof {
     /// Reads what a listener names.
     pub(super) fn read(listen: &Listen) -> anyhow::Result<Self> {
         let secret = listen.secret.as_ref().map(secret).transpose()?;
-        let tls = listen.tls.as_ref().map(of_listener).transpose()?;
-        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-        Ok(Self { secret, tls: tls.zip(listen.tls.as_ref().map(|tls| tls.names.clone())) })
+        let tls = listen.tls.as_ref().map(|tls| {
+            let (config, trust) = of_listener(tls)?;
+            anyhow::Ok(Tls { acceptor: Arc::new(config).into(), trust, names: tls.names.clone() })
+        });
+        Ok(Self { secret, tls: tls.transpose()? })
     }
 }
 
@@ -144,6 +159,8 @@ struct State {
     long: Long,
     upstream: Option<Upstream>,
     log_limiter: LogLimiter,
+    /// For certificates that are rejected in a handshake.
+    handshake_log: LogLimiter,
     shutdown: Shutdown,
     is_ending: AtomicBool,
 }
@@ -260,6 +277,7 @@ impl Listener {
             long: Long::new(),
             upstream: listen.upstream.as_ref().map(Upstream::new),
             log_limiter: LogLimiter::default(),
+            handshake_log: LogLimiter::default(),
             shutdown,
             is_ending: AtomicBool::new(false),
         };
@@ -410,33 +428,37 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     }
 }
 
-async fn over_tls(
-    state: Arc<State>,
-    (acceptor, names): (TlsAcceptor, Vec<String>),
-    stream: TcpStream,
-    origin: Origin,
-) {
-    let address = origin.address;
+async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin) {
+    let Some(address) = origin.address else { return };
     let accepted = tokio::select! {
         // What has come is looked at before the connection makes room for another one.
         biased;
-        accepted = timeout_at(origin.deadline, acceptor.accept(stream)) => accepted,
+        accepted = timeout_at(origin.deadline, accept(tls.acceptor, stream)) => accepted,
         () = origin.permit.evicted() => return drop(state.connections.evicted(false)),
     };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(?address, %error, "A proxy's handshake failed"),
-        Err(_) => return debug!(?address, "A proxy's handshake took too long"),
+        Ok(Err(error)) => return error.log(state.speaks.name(), address, &state.handshake_log),
+        Err(_) => return debug!(%address, "A proxy's handshake took too long"),
     };
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    match certificates.first().filter(|certificate| is_named(certificate, &names)) {
+    let connection_state = stream.get_ref().1;
+    let certificates = connection_state.peer_certificates().unwrap_or_default();
+    // A certificate is not validated when a session is resumed, and may have expired since.
+    if connection_state.handshake_kind() == Some(HandshakeKind::Resumed)
+        && let Some((certificate, sent)) = certificates.split_first()
+        && let Err(rejection) = check(&tls.trust, (certificate, sent), now())
+    {
+        let error = HandshakeError::Rejected(rejection);
+        return error.log(state.speaks.name(), address, &state.handshake_log);
+    }
+    match certificates.first().filter(|certificate| is_named(certificate, &tls.names)) {
         Some(certificate) => {
             origin.permit.prove(Proxy::Certificate(Sha256::digest(certificate).into()));
             connection(state, stream, origin).await;
         }
         None => state.log_limiter.once("foreign_proxy", || {
             warn!(
-                ?address,
+                %address,
                 dialect = state.speaks.name(),
                 advice =
                     "if it is the proxy, add a DNS name of its certificate to names of [[sidecar.listen]]",
@@ -502,7 +524,8 @@ where
         Speaks::Http(dialect) => {
             let proof = Arc::clone(&origin);
             let is_proved = move || proof.is_proved();
-            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
+            let unproved = Unproved::new(is_proved, state.long.clone(), origin.source);
+            let stream = TokioIo::new(Watched::new(stream, unproved));
             let service = service_fn(|request| {
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
                 async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }
@@ -514,7 +537,8 @@ where
         Speaks::EnvoyGrpc => {
             let proof = Arc::clone(&origin);
             let is_proved = move || proof.is_proved();
-            let stream = TokioIo::new(Unproved::new(stream, is_proved, state.long.clone(), origin.source));
+            let unproved = Unproved::new(is_proved, state.long.clone(), origin.source);
+            let stream = TokioIo::new(Watched::new(stream, unproved));
             let routes = envoy::routes(Arc::clone(&state));
             // The secret is in the metadata, so a connection is proved by the head of its first call, or ends with that call. This is
             // decided before another head is looked at, and no message is read.

@@ -5,6 +5,7 @@
 //!                                                      └► identify: this process, or a service over Netlogon
 //! ```
 
+mod client_verifier;
 pub mod front;
 mod identify;
 mod listen;
@@ -14,6 +15,7 @@ mod tls;
 mod unix;
 mod unproved;
 pub mod upstream;
+mod watched;
 
 use crate::audit::AuditLog;
 use crate::certificates;
@@ -21,23 +23,23 @@ use crate::config::{self, Config, Source};
 use crate::connections::ConnectionMeter;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
+use crate::pem;
 use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use client_verifier::{ClientVerifier, Rules};
 use dcerpc_tokio::{LogLimiter, Shutdown};
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
 pub use listen::secret;
 use listen::{Listener, Proof};
 use rcmp_service::{Asker, Scope};
-use rustls_pki_types::PrivatePkcs8KeyDer;
-use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
 use sidecar::token::TokenSigner;
 use sidecar::{Identify, Parts};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tracing::info;
@@ -56,6 +58,7 @@ pub struct Sidecar {
     /// By listener.
     proofs: Vec<Arc<ArcSwap<Proof>>>,
     front: Option<Arc<Front>>,
+    policy: CurrentPolicy,
     /// What the front's handshakes are made under was made of.
     made_of: Arc<ArcSwap<[u8; 32]>>,
 }
@@ -107,7 +110,8 @@ impl Sidecar {
             }),
         };
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
-        let (terms, made_of) = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?.unzip();
+        let (terms, made_of) =
+            sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();
         let front =
             sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
                 Front::new(Arc::clone(&current), Upstream::new(&proxy.upstream), terms)
@@ -116,12 +120,12 @@ impl Sidecar {
         let proofs =
             sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(Proof::read(listen)?))));
         let proofs = proofs.collect::<anyhow::Result<_>>()?;
-        Ok(Self { current, identify, proofs, front, made_of })
+        Ok(Self { current, identify, proofs, front, policy: policy.clone(), made_of })
     }
 
     /// What another configuration makes of it; nothing changes yet.
     pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
-        let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy)).transpose()?;
+        let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, &self.policy)).transpose()?;
         // Connections need not end for what stays as it is.
         let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
@@ -195,20 +199,36 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
     sidecar.listen.len() * listen::CONNECTIONS_MAX + proxy
 }
 
-/// What handshakes with clients are made under, and a hash of all that it is made of. The authorities are those of `[mapping]`.
-fn terms(config: &Config, proxy: &config::Proxy) -> anyhow::Result<(Terms, [u8; 32])> {
-    let mut anchors = Vec::new();
-    for path in config.mapping.iter().flat_map(|mapping| &mapping.trust.anchors) {
-        anchors.extend(certificates::read_trusted(path).context("cannot use mapping.anchors")?);
-    }
-    let tls = front::server_config(&proxy.certificate, &proxy.key, &anchors, proxy.anonymous);
+/// What handshakes with clients are made under, and a hash of all that it is made of. Certificates are validated as `[mapping]` has it.
+fn terms(
+    config: &Config,
+    proxy: &config::Proxy,
+    policy: &CurrentPolicy,
+) -> anyhow::Result<(Terms, [u8; 32])> {
+    let read = |paths: fn(&config::TrustFiles) -> &[PathBuf], unusable: &'static str| {
+        let mut all = Vec::new();
+        for path in config.mapping.iter().flat_map(|mapping| paths(&mapping.trust)) {
+            all.extend(certificates::read_trusted(path).context(unusable)?);
+        }
+        anyhow::Ok(all)
+    };
+    let mut made_of = read(|files| &files.anchors, "cannot use mapping.anchors")?;
+    let verifier = ClientVerifier::new(Rules::Mapping(policy.clone()), &made_of, proxy.anonymous);
+    let tls = front::server_config(&proxy.certificate, &proxy.key, verifier);
     let tls = tls.context("cannot use [sidecar.proxy]")?;
-    let mut hash = Sha256::new().chain_update([proxy.anonymous.into()]);
+    made_of.extend(read(|files| &files.intermediates, "cannot use mapping.intermediates")?);
+    let rules = config.mapping.as_ref().map(|mapping| {
+        let files = &mapping.trust;
+        let usages = (&files.extended_key_usages, files.require_extended_key_usage);
+        format!("{:?}", (usages, &files.policies, files.client_rsa_bits, proxy.anonymous))
+    });
+    made_of.push(rules.unwrap_or_default().into_bytes());
     for path in [&proxy.certificate, &proxy.key] {
         let bytes = Zeroizing::new(std::fs::read(path).context("cannot use [sidecar.proxy]")?);
-        anchors.push(Sha256::digest(&bytes).to_vec());
+        made_of.push(Sha256::digest(&bytes).to_vec());
     }
-    anchors.iter().for_each(|part| hash.update(Sha256::digest(part)));
+    let mut hash = Sha256::new();
+    made_of.iter().for_each(|part| hash.update(Sha256::digest(part)));
     Ok((Terms::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
@@ -232,7 +252,5 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
 /// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let text = tls::read_private(path)?;
-    let key = PrivatePkcs8KeyDer::from_pem_slice(&text)
-        .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
-    Ok(Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+    pem::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))
 }

@@ -1,50 +1,57 @@
 //! TLS of listeners: certificates and keys from files, and who may show which.
 
+use super::client_verifier::{ClientVerifier, Rules};
 use crate::certificates;
 use crate::config::ListenTls;
+use crate::pem;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
+use rcmp_service::trust::{Parts, Trust};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::Path;
 use std::sync::Arc;
+use tracing::warn;
 use zeroize::Zeroizing;
 
-/// TLS for proxies, each with a certificate of its own.
-pub(super) fn of_listener(tls: &ListenTls) -> anyhow::Result<ServerConfig> {
-    let anchors =
-        certificates::read_trusted(&tls.client_ca).context("cannot use client_ca of [[sidecar.listen]]")?;
-    server_config(&tls.certificate, &tls.key, &anchors, false)
+/// id-kp-clientAuth, 1.3.6.1.5.5.7.3.2.
+const CLIENT_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
+
+/// TLS for proxies, each with a certificate of its own, and what validates these.
+pub(super) fn of_listener(tls: &ListenTls) -> anyhow::Result<(ServerConfig, Arc<Trust>)> {
+    let unusable = "cannot use client_ca of [[sidecar.listen]]";
+    let anchors = certificates::read_trusted(&tls.client_ca).context(unusable)?;
+    let trust = Trust::new(Parts {
+        anchors: anchors.clone(),
+        extended_key_usages: vec![CLIENT_AUTH.to_vec()],
+        ..Parts::default()
+    });
+    let trust = trust.context(unusable)?;
+    for (authority, why) in trust.authorities().filter_map(|it| Some((it, it.closed()?))) {
+        warn!(subject = authority.subject, why, "No path leads through a CA of client_ca");
+    }
+    let trust = Arc::new(trust);
+    let verifier = ClientVerifier::new(Rules::Own(Arc::clone(&trust)), &anchors, false);
+    Ok((server_config(&tls.certificate, &tls.key, verifier)?, trust))
 }
 
-/// A configuration with a certificate from a file, which asks for client certificates of these authorities. With `optional`, whoever
-/// has none is served, too.
+/// A configuration with a certificate from a file, which asks for client certificates that this verifier accepts.
 pub(super) fn server_config(
     certificate: &Path,
     key: &Path,
-    anchors: &[Vec<u8>],
-    optional: bool,
+    verifier: ClientVerifier,
 ) -> anyhow::Result<ServerConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    for anchor in anchors {
-        roots.add(CertificateDer::from(anchor.as_slice())).context("an authority cannot be used for TLS")?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let verifier = if optional { verifier.allow_unauthenticated() } else { verifier };
-    let verifier = verifier.build().context("the authorities cannot be used for TLS")?;
     let chain = certificates::read_file(certificate)?.into_iter().map(CertificateDer::from).collect();
-    ServerConfig::builder_with_provider(provider)
+    ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(chain, private_key(key)?)
         .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
 }
 
 fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read_private(path)?)
+    pem::private_key(&read_private(path)?)
         .with_context(|| format!("{} is not a private key in PEM", path.display()))
 }
 

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 pub const CERTIFICATE_LEN_MAX: usize = 64 << 10;
 /// Certificates of a chain that are read, and their bytes in all: issuers of RCMP.
 pub const CHAIN_MAX: usize = 63;
-const CHAIN_LEN_MAX: usize = 128 << 10;
+pub(crate) const CHAIN_LEN_MAX: usize = 128 << 10;
 
 /// A client certificate, as the proxy's TLS handshake proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]

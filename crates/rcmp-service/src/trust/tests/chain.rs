@@ -243,7 +243,7 @@ fn a_ca_needs_key_cert_sign_and_an_issuer() {
     // A key that signs lists may be told beside the CAs. It issues nothing.
     let trusts = trust(&[&root], &[&ca]);
     let told = refusal(&trusts, &ca.leaf("alice"));
-    assert_eq!((told.error, told.depth), (ChainError::NotACa, 1));
+    assert_eq!((told.error, told.depth), (ChainError::NoKeyCertSign, 1));
     let text = "the keyUsage of what issued it lacks keyCertSign (CA at depth 1; extension 2.5.29.15)";
     assert_eq!(told.text(None), text);
     check(&trusts, &root.leaf("alice"), Ok(&[&root]));
@@ -944,7 +944,8 @@ fn no_order_of_the_configuration_counts() {
 /// CAs that certify each other in every direction, below an anchor that leads nowhere: hostile or careless, the search ends.
 #[test]
 fn a_search_is_bounded() {
-    use crate::trust::chain::{PATH_CAS_MAX, SIGNATURE_CHECKS_MAX};
+    use crate::trust::chain::PATH_CAS_MAX;
+    use crate::trust::work::SIGNATURE_CHECKS_MAX;
     let root = Ca::root_as({
         let mut params = ca_params("Root");
         params.not_after = date_time_ymd(2026, 1, 1);

@@ -2,6 +2,7 @@
 //!
 //! Over HTTP/2 nobody asks a body for more while its client takes nothing, so no timer of the body itself tells.
 
+use super::memory::RequestMemory;
 use crate::sidecar::still::still;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -33,6 +34,7 @@ struct State {
 pub(super) struct Place {
     requests: Requests,
     number: u64,
+    _memory: Option<RequestMemory>,
 }
 
 /// The body of an answer, with the place of its request.
@@ -52,13 +54,13 @@ impl Requests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begin(&self) -> Place {
+    pub(super) fn begin(&self, memory: impl Into<Option<RequestMemory>>) -> Place {
         let mut state = self.state();
         state.begun += 1;
         state.changed = Instant::now();
         let number = state.begun;
         state.open.insert(number, None);
-        Place { requests: self.clone(), number }
+        Place { requests: self.clone(), number, _memory: memory.into() }
     }
 
     /// Waits until there has been none for a while.
@@ -137,7 +139,7 @@ mod tests {
     async fn an_application_has_its_time_before_the_client() {
         let (short, long) = (Duration::from_millis(20), Duration::from_millis(200));
         let requests = Requests::new(long);
-        let asked = requests.begin();
+        let asked = requests.begin(None);
         assert!(timeout(2 * short, requests.stalled(short)).await.is_err(), "there is nothing to take");
         let silent = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
         let mut answer = Counted::new(StreamBody::new(silent), asked);

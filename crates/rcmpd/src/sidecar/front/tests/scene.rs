@@ -2,6 +2,7 @@
 
 use super::super::*;
 use crate::config::UpstreamPlace;
+use crate::sidecar::client_verifier::{ClientVerifier, Rules};
 use account_store::BoxFuture;
 use dtyp::FileTime;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -11,6 +12,7 @@ use hyper::server::conn::http1;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
+use rcmp_service::trust::{Parts as TrustParts, Trust};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidecar::headers::Format;
@@ -281,7 +283,10 @@ impl Scene {
 }
 
 fn terms(server: &Owned, anchor: &CertificateDer<'_>, optional: bool) -> Terms {
-    let config = server_config(&server.files.0, &server.files.1, &[anchor.to_vec()], optional).unwrap();
+    let anchors = [anchor.to_vec()];
+    let trust = Trust::new(TrustParts { anchors: anchors.to_vec(), ..TrustParts::default() }).unwrap();
+    let verifier = ClientVerifier::new(Rules::Own(Arc::new(trust)), &anchors, optional);
+    let config = server_config(&server.files.0, &server.files.1, verifier).unwrap();
     Terms::new(config, optional)
 }
 

@@ -1,0 +1,236 @@
+//! Client certificates in TLS handshakes, for every listener that asks for them: by the rules of paths that mapping goes by
+//! ([`rcmp_service::trust`]), with the reasons that `rcmpd explain` has.
+//!
+//! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
+
+use crate::serve::CurrentPolicy;
+use dcerpc_tokio::LogLimiter;
+use dtyp::FileTime;
+use rcmp_service::certificate::Certificate;
+use rcmp_service::trust::{ChainError, Rejected, Trust};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved,
+    RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info};
+use webpki::RawPublicKeyEntity;
+
+/// Most characters of a client's name in the log: a certificate may have 64 KiB of them.
+const SUBJECT_LEN_MAX: usize = 256;
+
+tokio::task_local! {
+    /// Why the certificate of the handshake in progress was rejected. rustls has no place for it beside an alert of its choice.
+    static REJECTION: Cell<Option<Box<Rejection>>>;
+}
+
+/// By which trust client certificates are validated.
+pub(super) enum Rules {
+    /// That of `[mapping]`, as it is at each handshake. Its cache of paths is that of decisions, so that a path is validated once.
+    Mapping(CurrentPolicy),
+    /// One of the listener's own.
+    Own(Arc<Trust>),
+}
+
+/// Validates client certificates.
+pub struct ClientVerifier {
+    rules: Rules,
+    /// Names of the anchors, which clients choose their certificate by.
+    hints: Vec<DistinguishedName>,
+    is_optional: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier").field("is_optional", &self.is_optional).finish_non_exhaustive()
+    }
+}
+
+/// A client certificate that was rejected.
+#[derive(Debug)]
+pub(super) struct Rejection {
+    subject: String,
+    rejected: Rejected,
+}
+
+/// Why there is no connection after a handshake.
+#[derive(Debug)]
+pub(super) enum HandshakeError {
+    /// The client's certificate was rejected.
+    Rejected(Box<Rejection>),
+    /// Anything else.
+    Failed(io::Error),
+}
+
+impl ClientVerifier {
+    /// `anchors` are those of the rules, in DER. With `is_optional`, a client without a certificate is served, too.
+    pub(super) fn new(rules: Rules, anchors: &[Vec<u8>], is_optional: bool) -> Self {
+        let mut named = RootCertStore::empty();
+        named.add_parsable_certificates(anchors.iter().map(|der| CertificateDer::from(der.as_slice())));
+        let (hints, algorithms) = (named.subjects(), default_provider().signature_verification_algorithms);
+        Self { rules, hints, is_optional, algorithms }
+    }
+}
+
+/// Validates a certificate with what came with it.
+pub(super) fn check(
+    trust: &Trust,
+    shown: (&[u8], &[CertificateDer<'_>]),
+    now: FileTime,
+) -> Result<(), Box<Rejection>> {
+    let (certificate, sent) = shown;
+    trust.verify_shown(certificate, sent, now).map(drop).map_err(|rejected| {
+        let subject = Certificate::parse(certificate).and_then(|it| it.subject_name());
+        let subject = subject.map(|name| name.to_string()).unwrap_or_default();
+        Box::new(Rejection { subject: subject.chars().take(SUBJECT_LEN_MAX).collect(), rejected })
+    })
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.is_optional
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let now = FileTime::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        let shown = (certificate.as_ref(), sent);
+        let checked = match &self.rules {
+            Rules::Own(trust) => check(trust, shown, now),
+            Rules::Mapping(policy) => match policy.0.load().live.trust() {
+                Some(trust) => check(trust, shown, now),
+                None => return Err(Error::General("no CA is trusted".to_owned())),
+            },
+        };
+        let Err(rejection) = checked else { return Ok(ClientCertVerified::assertion()) };
+        let error = Error::InvalidCertificate(certificate_error(&rejection.rejected));
+        // Outside of a handshake of ours there is no log message to make.
+        let _ = REJECTION.try_with(|place| place.set(Some(rejection)));
+        Err(error)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let mut schemes = self.algorithms.mapping.iter();
+        let Some((_, algorithms)) = schemes.find(|(scheme, _)| *scheme == signed.scheme) else {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        };
+        let key = public_key(certificate)?;
+        let key = RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
+        // A scheme of TLS 1.2 does not name the curve.
+        let is_signed =
+            algorithms.iter().any(|it| key.verify_signature(*it, message, signed.signature()).is_ok());
+        match is_signed {
+            true => Ok(HandshakeSignatureValid::assertion()),
+            false => Err(CertificateError::BadSignature.into()),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(message, &public_key(certificate)?, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// The key of a certificate. rustls reads the whole certificate for it, and rejects critical extensions that paths are validated with.
+fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, Error> {
+    let certificate = Certificate::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    Ok(certificate.public_key.into())
+}
+
+/// The error of rustls that leads to the alert of a reason (RFC 8446 6.2): certificate_expired, unknown_ca, decrypt_error,
+/// unsupported_certificate, bad_certificate, or certificate_unknown.
+fn certificate_error(rejected: &Rejected) -> CertificateError {
+    use ChainError::{
+        AlgorithmMismatch, AnchorExpired, AnchorNotYetValid, BadSignature, Expired, IsACa, IssuerExpired,
+        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NoKeyCertSign, NotACa,
+        NotForClientAuthentication, NotForSigning, NotYetValid, OldVersion, PathLength, PathTooLong,
+        PolicyMapping, SerialTooLong, TooComplex, TooMany, UnknownCritical, UnknownIssuer,
+        UnsupportedAlgorithm, UnsupportedKey, UnsupportedNameConstraint, WeakKey,
+    };
+    match rejected.refusal.error {
+        Expired | IssuerExpired | AnchorExpired => CertificateError::Expired,
+        NotYetValid | IssuerNotYetValid | AnchorNotYetValid => CertificateError::NotValidYet,
+        UnknownIssuer | NotACa | NoKeyCertSign | PathLength | PathTooLong => CertificateError::UnknownIssuer,
+        BadSignature => CertificateError::BadSignature,
+        NotForClientAuthentication
+        | NotForSigning
+        | IsACa
+        | WeakKey
+        | UnsupportedKey
+        | UnsupportedAlgorithm
+        | OldVersion => CertificateError::InvalidPurpose,
+        UnknownCritical => CertificateError::UnhandledCriticalExtension,
+        AlgorithmMismatch | SerialTooLong | TooMany | Malformed => CertificateError::BadEncoding,
+        NameConstraints | UnsupportedNameConstraint | NoExplicitPolicy | PolicyMapping | TooComplex => {
+            CertificateError::Other(OtherError(Arc::new(rejected.clone())))
+        }
+    }
+}
+
+/// Makes a handshake under a configuration with a [`ClientVerifier`].
+pub(super) async fn accept<S>(acceptor: TlsAcceptor, stream: S) -> Result<TlsStream<S>, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let accepted = async {
+        acceptor.accept(stream).await.map_err(|error| match REJECTION.with(Cell::take) {
+            Some(rejection) => HandshakeError::Rejected(rejection),
+            None => HandshakeError::Failed(error),
+        })
+    };
+    REJECTION.scope(Cell::new(None), accepted).await
+}
+
+impl HandshakeError {
+    /// Logs why there is no connection: each at debug level, and rejected certificates also where an operator sees them.
+    pub(super) fn log(&self, listener: &'static str, address: SocketAddr, log_limiter: &LogLimiter) {
+        match self {
+            Self::Failed(error) => debug!(listener, client.addr = %address, %error, "A handshake failed"),
+            Self::Rejected(rejection) => {
+                let Rejection { subject, rejected } = &**rejection;
+                let (reason, depth) = (rejected.refusal.error.name(), rejected.refusal.depth);
+                debug!(listener, client.addr = %address, reason, depth, subject, error = %rejected, "A handshake failed");
+                log_limiter.once(reason, || {
+                    info!(
+                        listener, client.addr = %address, reason, depth, subject, error = %rejected,
+                        "Client certificate rejected in the handshake"
+                    );
+                });
+            }
+        }
+    }
+}
