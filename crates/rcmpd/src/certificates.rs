@@ -1,5 +1,6 @@
 //! Certificates from files, in PEM or DER.
 
+use crate::der_kind;
 use crate::pem::{self, Purpose};
 use account_store::FileAccess;
 use dtyp::DecodeErrorKind;
@@ -121,14 +122,43 @@ pub fn read_anchors(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
 
 fn read_for(path: &Path, purpose: Purpose) -> Result<Vec<Vec<u8>>, Unusable> {
     let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    let bytes = match path.as_os_str() == STANDARD_INPUT {
+        true => read_standard_input(),
+        false => std::fs::read(path),
+    };
+    let bytes = bytes.map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
     certificates(&bytes, purpose).map_err(|error| unusable(&error))
 }
 
+/// The file name that stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+fn read_standard_input() -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> {
-    match pem::is_der(bytes) {
-        true => Ok(vec![bytes.to_vec()]),
-        false => pem::certificates(bytes, purpose).map_err(|error| error.to_string()),
+    if pem::is_der(bytes) {
+        return of_der(bytes.to_vec());
+    }
+    match (purpose, pem::bare_base64(bytes)) {
+        (Purpose::Certificates, Some(der)) => of_der(der),
+        (Purpose::TrustedCertificates, Some(_)) => {
+            Err("this is base64 without BEGIN and END lines; put -----BEGIN CERTIFICATE----- before it and -----END CERTIFICATE----- behind it"
+                .to_owned())
+        }
+        (_, None) => pem::certificates(bytes, purpose).map_err(|error| error.to_string()),
+    }
+}
+
+/// The certificate of a file in DER, or what the file is instead.
+fn of_der(der: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
+    match Certificate::parse(&der) {
+        Err(_) if let Some(kind) = der_kind::of(&der) => Err(kind.to_owned()),
+        // What is wrong with a certificate is told by those who read it.
+        _ => Ok(vec![der]),
     }
 }
 

@@ -81,7 +81,7 @@ pub enum Command {
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody
     Explain {
-        /// The certificate, PEM or DER.
+        /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,
         #[command(flatten)]
         config: ConfigArg,
@@ -185,7 +185,7 @@ pub enum Command {
 /// What to ask, and whom.
 #[derive(Args, Debug)]
 pub struct MapArgs {
-    /// The certificate, PEM or DER; certificates that follow it in the file are its issuers'.
+    /// The certificate, PEM, DER or base64; - for standard input. Certificates that follow it in the file are its issuers'.
     pub certificate: PathBuf,
     /// The configuration file, for its [client] and [domain].
     #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
@@ -466,7 +466,7 @@ pub enum MappingCommand {
     ///
     /// Nobody is asked, and no configuration is needed.
     Strings {
-        /// The certificate, PEM or DER.
+        /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,
         #[command(flatten)]
         json: JsonArg,

@@ -176,6 +176,116 @@ fn a_server_that_cannot_decide_does_not_say_no() {
     service.map("mallory").code(3);
 }
 
+#[test]
+fn files_that_people_have_are_read_or_named() {
+    let demo = Demo::new();
+    // What OpenSSL, an editor and a database make of it.
+    let script = r"set -e
+openssl x509 -in certs/alice.pem -outform DER -out der
+(printf '\357\273\277'; cat certs/alice.pem) > marked
+sed 's/$/\r/' certs/alice.pem > crlf
+grep -v -- - certs/alice.pem > bare
+grep -v -- - certs/alice.pem | tr -d '\n' > line
+(printf '\357\273\277'; cat bare) > markedbare
+cat certs/ca.pem certs/alice.pem > cafirst
+cat certs/alice.pem certs/ca.pem > leaffirst
+cat certs/alice.key certs/alice.pem > keyfirst
+openssl req -new -key certs/alice.key -subj /CN=alice -out csr.pem
+openssl req -in csr.pem -outform DER -out csr.der
+openssl req -new -key certs/alice.key -subj / -outform DER -out nameless.der
+openssl pkcs12 -export -in certs/alice.pem -inkey certs/alice.key -passout pass:x -out alice.p12
+openssl crl2pkcs7 -nocrl -certfile certs/alice.pem -out p7.pem
+openssl crl2pkcs7 -nocrl -certfile certs/alice.pem -outform DER -out p7.der
+openssl pkey -in certs/alice.key -outform DER -out key.der
+openssl pkey -in certs/alice.key -traditional -outform DER -out old.der
+openssl pkcs8 -topk8 -in certs/alice.key -passout pass:x -outform DER -out locked.der
+openssl pkey -in certs/alice.key -pubout -out public.pem
+openssl pkey -in certs/alice.key -pubout -outform DER -out public.der";
+    demo.paste(script).code(0);
+    let plain = run(&demo, &["explain", "certs/alice.pem"]).code(0).stdout;
+    for file in ["der", "marked", "crlf", "bare", "line", "markedbare", "cafirst", "leaffirst", "keyfirst"] {
+        assert_eq!(run(&demo, &["explain", file]).code(0).stdout, plain, "{file}");
+        let piped = demo.paste(&format!("rcmpd explain - -c rcmpd.toml < {file}")).code(0);
+        assert_eq!(piped.stdout, plain, "{file}");
+    }
+    assert!(demo.paste("rcmpd mapping strings - < der").code(0).stdout.contains("alice@contoso.example"));
+    for (file, name, advice) in [
+        ("csr.pem", "CERTIFICATE REQUEST", "a CA issues the certificate"),
+        ("csr.der", "request for a certificate", "a CA issues the certificate"),
+        ("nameless.der", "request for a certificate", "a CA issues the certificate"),
+        ("alice.p12", "PKCS#12", "openssl pkcs12 -in FILE -nokeys"),
+        ("p7.pem", "PKCS7", "openssl pkcs7 -print_certs"),
+        ("p7.der", "PKCS#7", "openssl pkcs7 -inform DER -print_certs"),
+        ("certs/alice.key", "PRIVATE KEY", "another file"),
+        ("key.der", "private key", "another file"),
+        ("old.der", "private key", "another file"),
+        ("locked.der", "private key", "another file"),
+        ("public.pem", "PUBLIC KEY", "another file"),
+        ("public.der", "public key", "not a certificate"),
+    ] {
+        let done = run(&demo, &["explain", file]).code(6);
+        assert!(done.stderr.contains(name) && done.stderr.contains(advice), "{file}: {done:?}");
+    }
+}
+
+#[test]
+fn errors_of_syntax_have_a_line_a_column_and_a_caret() {
+    let demo = Demo::new();
+    for (text, line) in [
+        ("[mapping\n", 1),
+        ("\n[mapping]\nmethods = [\"upn\" \"subject\"]\n", 3),
+        ("\n[mapping]\nmethods =\n", 3),
+        ("\n[mapping]\nmethods = [\"upn\"", 3),
+        ("\n[mapping]\nmethods = \"upn\nbinding = \"full\"\n", 3),
+        ("\n[mapping]\nbinding\n", 3),
+        ("\n[mapping]\nbinding = full\n", 3),
+    ] {
+        fs::write(demo.path("wrong.toml"), text).unwrap();
+        let rehearse =
+            ["mapping", "rehearse", "--policy", "wrong.toml", "--certs", "certs", "-c", "rcmpd.toml"];
+        for arguments in [&["check-config", "-c", "wrong.toml"][..], &rehearse] {
+            let done = demo.rcmpd(arguments).code(1);
+            assert!(done.stderr.contains(&format!("wrong.toml:{line}:")), "{text:?}: {done:?}");
+            assert!(done.stderr.contains('^'), "{text:?}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn map_verifies_the_chain_where_it_is_told_to() {
+    let service = Demo::new().serve();
+    let script = r"set -e
+openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.pem -subj /CN=Other -days 2
+openssl req -new -newkey rsa:2048 -nodes -keyout leaf.key -subj /CN=forged -out forged.csr
+openssl req -new -newkey rsa:2048 -nodes -keyout between.key -subj /CN=Between -out between.csr
+printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n' > ca.ext
+printf 'keyUsage=digitalSignature\n' > leaf.ext
+openssl x509 -req -in between.csr -CA other.pem -CAkey other.key -extfile ca.ext -out between.pem -days 2
+openssl x509 -req -in forged.csr -CA other.pem -CAkey other.key -extfile leaf.ext -out forged.pem -days 2
+openssl x509 -req -in forged.csr -CA between.pem -CAkey between.key -extfile leaf.ext -out deep.pem -days 2
+cat other.pem between.pem > chain.pem
+sed -n '/^\[domain\]/,/^$/p;/^\[client\]/,/^$/p' client.toml > asker.toml";
+    service.paste(script).code(0);
+    let map = |arguments: &str, config: &str| service.paste(&format!("rcmpd map {arguments} -c {config}"));
+    // By [mapping], and by --anchors.
+    map("certs/alice.pem --verify", "client.toml").code(0);
+    map("certs/alice.pem --verify --anchors certs/ca.pem", "asker.toml").code(0);
+    // What is not valid is not asked about: the code is that of input, and no decision.
+    let refused = map("forged.pem --verify", "client.toml").code(6);
+    assert!(refused.stderr.contains("not asked about"), "{refused:?}");
+    map("certs/alice.pem --verify --anchors other.pem", "asker.toml").code(6);
+    map("forged.pem", "asker.toml").code(3);
+    // Certificates between, in any order, and with the anchor among them; the server then knows no such CA.
+    map("deep.pem --verify --anchors other.pem --chain chain.pem", "asker.toml").code(3);
+    map("deep.pem --verify --anchors other.pem", "asker.toml").code(6);
+    // There has to be something to verify by.
+    assert!(map("certs/alice.pem --verify", "asker.toml").code(2).stderr.contains("--anchors"));
+    map("certs/alice.pem --anchors certs/ca.pem", "asker.toml").code(2);
+    // The help says what is not checked without it.
+    let help = service.rcmpd(&["map", "--help"]).code(0).stdout;
+    assert!(help.contains("private key") && help.contains("5.1") && help.contains("--verify"), "{help}");
+}
+
 /// Arguments that fail, each in its own way, with the code that each promises.
 const FAILURES: [(&str, i32); 26] = [
     ("account", 2),
