@@ -148,7 +148,7 @@ fn asked(asked: &Asked) {
 }
 
 /// The decision in a sentence.
-pub fn verdict(explanation: &Explanation) -> String {
+fn verdict(explanation: &Explanation) -> String {
     if let Some(routed) = &explanation.routed {
         let through = match routed.peer == routed.domain {
             true => String::new(),

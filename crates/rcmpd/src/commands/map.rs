@@ -222,13 +222,6 @@ pub(super) async fn explain(
             if let Some(route) = &route {
                 value["route"] = serde_json::to_value(route)?;
             }
-            value["exit_code"] = code.into();
-            if code != 0 {
-                let why = route.filter(|_| explanation.account.is_some()).map(|route| route.to_string());
-                let why = why.unwrap_or_else(|| crate::explain::verdict(&explanation));
-                value["error"] = why.clone().into();
-                output::message(&why);
-            }
             output::json(&value);
         }
         false => {
