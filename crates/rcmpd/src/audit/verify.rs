@@ -379,7 +379,7 @@ impl Verifier<'_, '_> {
             }
             Some(last) if link.seq == 1 => {
                 return Err(format!(
-                    "a new chain starts here, and the one before it ended with seq {}; are they files of two services?",
+                    "a new chain starts here, and the one before it ended with seq {}; is a file named twice, or of another service?",
                     last.seq
                 ));
             }
