@@ -123,7 +123,8 @@ fn stored(accounts: u32) -> &'static Stored {
     let len = lines.metadata().expect("it was written").len();
     time("imported in", &mut || {
         let mut file = BufReader::new(std::fs::File::open(&lines).expect("a file"));
-        now(json_lines::import(&store, Put::New, &mut file, len, &mut |_, _| ())).expect("good lines");
+        now(json_lines::import(&store, json_lines::ImportOptions::NEW, &mut file, len, &mut |_, _| ()))
+            .expect("good lines");
     });
     eprintln!(
         "{accounts} accounts: {} MiB of lines, {} MiB in the file",

@@ -11,23 +11,30 @@ pub enum Put {
     New,
     /// Something has this SID and is replaced.
     Existing,
-    /// Either.
-    Either,
+    /// Either. The entry with this SID is replaced or, where the SID is the domain's own, the entry of this name; if there
+    /// is none, a new one is written. When the whole change is done, an account or a group has no direct memberships but
+    /// those that the change makes. One change replaces an entry once.
+    Replace {
+        /// Whether an account that exists keeps its `created`.
+        keep_created: bool,
+    },
 }
 
 /// One step of a change. Stores of accounts alone refuse what concerns machines.
 ///
 /// The rules: SIDs are of the store's domain, and no two accounts or groups share a SID or a name. UPNs, SPNs and
 /// `altSecurityIdentities` may be shared; the look-up then finds many. An account or group to be written as
-/// [`Put::New`] whose SID is the domain's own gets the next relative identifier; none is given twice.
+/// [`Put::New`] or [`Put::Replace`] whose SID is the domain's own gets the next relative identifier; none is given twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Writes an account with all its fields; memberships stay.
+    /// Writes an account with all its fields; except with [`Put::Replace`], memberships stay.
     PutAccount(Put, Box<Account>),
     /// Removes an account, its memberships and its machine.
     RemoveAccount(Sid),
-    /// Writes a group; members stay.
+    /// Writes a group; members stay, and except with [`Put::Replace`] the groups that it is in.
     PutGroup(Put, Group),
+    /// When the whole change is done, the group of this name has no direct members but those that the change makes.
+    OnlyNamedMembers(String),
     /// Removes a group and its memberships.
     RemoveGroup(Sid),
     /// Makes an account or a group a direct member. Both have to exist when the whole change is done; a membership

@@ -63,11 +63,15 @@ macro_rules! machine_store_battery {
             a_machine_without_a_secret_gets_one_nobody_knows,
             machine_revisions_follow_changes,
             bad_machines_are_refused,
-            lines_carry_everything_to_another_store
+            lines_carry_everything_to_another_store,
+            replaced_entries_are_as_their_lines_say
         );
     };
 }
 pub(crate) use machine_store_battery;
+
+/// New or not.
+pub(crate) const REPLACE: Put = Put::Replace { keep_created: false };
 
 /// The domain of the stores under test.
 pub(crate) fn domain() -> Domain {
@@ -141,7 +145,7 @@ pub(crate) fn apply(store: &dyn AccountAdmin, changes: impl IntoIterator<Item = 
 
 fn refused(store: &dyn AccountAdmin, changes: Vec<Change>) -> String {
     match try_apply(store, changes.clone()) {
-        Err(StoreError::Refused(why)) => why,
+        Err(error @ (StoreError::Refused(_) | StoreError::Exists(_))) => error.to_string(),
         other => panic!("{changes:?}: {other:?}"),
     }
 }
@@ -463,7 +467,7 @@ pub(crate) fn replacing_an_account_moves_its_keys(store: &dyn AccountAdmin) {
         assert_eq!(one(store, query).account, renamed);
     }
     assert_eq!(groups_of(store, 1013), [513, 1100], "memberships stay");
-    apply(store, [Change::PutAccount(Put::Either, Box::new(alice()))]);
+    apply(store, [Change::PutAccount(REPLACE, Box::new(alice()))]);
     assert_eq!(one(store, name("alice")).account, alice());
 }
 
@@ -752,7 +756,7 @@ mod machines {
             (AccountFlags::WORKSTATION_TRUST.with(AccountFlags::DISABLED, true), false),
             (AccountFlags::WORKSTATION_TRUST.with(AccountFlags::LOCKED, true), true),
         ] {
-            apply(store, [Change::PutAccount(Put::Either, account(flags))]);
+            apply(store, [Change::PutAccount(REPLACE, account(flags))]);
             let record = machine(store, "web01$").expect("it is there");
             assert_eq!((record.account, record.is_enabled()), (Some(flags), enabled));
         }
@@ -788,7 +792,7 @@ mod machines {
             Machine { name: "CREW$".to_owned(), sid: sid(1500), ..web01() },
             Machine { name: "WEB01$".to_owned(), sid: new, ..web01() },
         ] {
-            let outcome = now(store.put_machine(Put::Either, machine.clone(), Some(secrets(3))));
+            let outcome = now(store.put_machine(REPLACE, machine.clone(), Some(secrets(3))));
             assert!(matches!(outcome, Err(StoreError::Refused(_))), "{machine:?}: {outcome:?}");
         }
         // An account that comes after its machine gets the machine's SID.
@@ -858,9 +862,9 @@ mod machines {
         changed("no previous secret");
         apply(store, [add(full())]);
         changed("an account");
-        let disabled = full().flags.with(AccountFlags::DISABLED, true);
-        apply(store, [Change::PutAccount(Put::Existing, Box::new(Account { flags: disabled, ..full() }))]);
-        changed("a disabled account");
+        let flags = full().flags.with(AccountFlags::DISABLED, !full().flags.contains(AccountFlags::DISABLED));
+        apply(store, [Change::PutAccount(Put::Existing, Box::new(Account { flags, ..full() }))]);
+        changed("another flag of the account");
         now(store.remove_machine(sid(1105))).expect("it is there");
         changed("no machine");
     }
@@ -882,7 +886,7 @@ mod machines {
         assert!(matches!(missing, Err(StoreError::Refused(_))));
         put(store, Put::New, web01(), Some(secrets(1)));
         let twice = now(store.put_machine(Put::New, web01(), Some(secrets(1))));
-        assert!(matches!(twice, Err(StoreError::Refused(_))));
+        assert!(matches!(twice, Err(StoreError::Exists(_))));
     }
 
     fn exported<S: AccountAdmin + MachineStore>(store: &S, with_secrets: bool) -> (String, Counts) {
@@ -915,24 +919,117 @@ mod machines {
         put(&other, Put::New, web01(), Some(rotated));
         let (text, counts) = exported(&other, true);
         assert_eq!(counts, Counts { accounts: 3, groups: 2, machines: 1 });
-        let import = |put| {
+        let import = |replace| {
             let mut last = None;
             let len = text.len() as u64;
-            let done = now(json_lines::import(store, put, &mut text.as_bytes(), len, &mut |read, of| {
+            let options = json_lines::ImportOptions { replace, ..json_lines::ImportOptions::NEW };
+            let done = now(json_lines::import(store, options, &mut text.as_bytes(), len, &mut |read, of| {
                 last = Some((read, of));
             }));
             done.map(|counts| (counts, last))
         };
         assert_eq!(
-            import(Put::New).expect("good lines"),
+            import(false).expect("good lines"),
             (counts, Some((text.len() as u64, text.len() as u64)))
         );
         assert_eq!(exported(store, true), (text.clone(), counts));
         assert_eq!(groups_of(store, 1013), groups_of(&other, 1013));
-        let twice = import(Put::New).expect_err("nothing is new").to_string();
+        let twice = import(false).expect_err("nothing is new").to_string();
         assert!(twice.starts_with("line 1: group") && twice.ends_with("exists already"), "{twice}");
-        import(Put::Either).expect("the same again");
+        import(true).expect("the same again");
         assert_eq!(exported(store, true), (text, counts));
         assert!(!exported(store, false).0.contains("secret"));
+    }
+
+    fn replace(store: &dyn AccountAdmin, text: &str) -> Result<Counts, json_lines::LinesError> {
+        let options = json_lines::ImportOptions { replace: true, created: FileTime(77) };
+        now(json_lines::import(store, options, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
+    }
+
+    fn direct(store: &dyn AccountAdmin, rid: u32) -> Vec<u32> {
+        let groups = now(store.member_of(&sid(rid))).expect("the store answers");
+        groups.iter().map(|group| group.split_rid().expect("it has a RID").1).collect()
+    }
+
+    pub(crate) fn replaced_entries_are_as_their_lines_say<S: AccountAdmin + MachineStore>(store: &S) {
+        let groups = [(1100, "Staff"), (1101, "Night"), (1102, "All")];
+        apply(store, groups.map(|(rid, name)| Change::PutGroup(Put::New, group(rid, name))));
+        let old = Account { created: FileTime(5), logon_count: 9, ..alice() };
+        apply(store, [add(old), add(user(1014)), member(1100, 1013), member(1101, 1013), member(1102, 1100)]);
+        apply(store, [member(1101, 1014)]);
+        put(store, Put::New, web01(), Some(secrets(2)));
+
+        // By name and by SID, new and old; a group without `members` keeps them, one with them has no others.
+        let lines = format!(
+            r#"
+            {{"type":"account","name":"ALICE","member_of":["Later","staff"]}}
+            {{"type":"group","name":"Staff"}}
+            {{"type":"group","name":"night","members":["newone"]}}
+            {{"type":"group","name":"Later","member_of":["All"]}}
+            {{"type":"account","name":"newone"}}
+            {{"type":"account","name":"dated","created":6}}
+            {{"type":"machine","name":"web01$","kind":"workstation","rcmp":false}}
+            {{"type":"account","name":"{}","sid":"{}","created":"unset","member_of":["All"]}}"#,
+            user(1014).name,
+            sid(1014)
+        );
+        let counts = replace(store, &lines).expect("good lines");
+        assert_eq!(counts, Counts { accounts: 4, groups: 3, machines: 1 });
+        let later = now(store.group_by_name("Later")).expect("it answers").expect("it was made").sid;
+        let later = later.split_rid().expect("it has a RID").1;
+        let account = |name_: &str| one(store, name(name_)).account.clone();
+        assert_eq!(
+            account("alice"),
+            Account { created: FileTime(5), name: "ALICE".to_owned(), ..Account::new("alice", sid(1013)) }
+        );
+        let direct_groups = direct(store, 1013);
+        assert_eq!(direct_groups.len(), 2, "{direct_groups:?}");
+        assert!(direct_groups.contains(&1100) && direct_groups.contains(&later), "not Night any more");
+        assert_eq!(groups_of(store, 1013).len(), 4, "Domain Users, Staff, Later, All");
+        assert_eq!(direct(store, 1100), [] as [u32; 0], "the line of Staff names no group above it");
+        assert_eq!(direct(store, 1014), [1102]);
+        assert_eq!(account(&user(1014).name).created, FileTime::UNSET);
+        let new = account("newone");
+        assert_eq!((new.created, account("dated").created), (FileTime(77), FileTime(6)));
+        assert_eq!(direct(store, new.sid.split_rid().expect("it has a RID").1), [1101]);
+        assert_eq!(now(store.members(&sid(1101))).expect("it answers"), [new.sid]);
+        let machine = now(store.machine("WEB01$")).expect("it answers").expect("it is there");
+        assert_eq!((machine.machine.sid, machine.machine.rcmp), (web01().sid, false));
+        assert_eq!(machine.secrets, secrets(2), "a line has no secret, so the machine keeps its own");
+
+        // Once more: nothing changes.
+        let before = exported(store, true);
+        replace(store, &lines).expect("good lines");
+        assert_eq!(exported(store, true), before);
+        let counts = replace(store, &before.0).expect("good lines");
+        assert_eq!((counts, exported(store, true)), (before.1, before.clone()));
+
+        // A name of another SID, another kind, and two lines of one entry are told as what they are.
+        for (line, why) in [
+            (
+                format!(r#"{{"type":"account","name":"alice","sid":"{}"}}"#, sid(1014)),
+                format!("the account {} has this name already", sid(1013)),
+            ),
+            (
+                r#"{"type":"group","name":"alice"}"#.to_owned(),
+                format!("the account {} has this name already", sid(1013)),
+            ),
+            (
+                r#"{"type":"account","name":"Night"}"#.to_owned(),
+                format!("the group {} has this name already", sid(1101)),
+            ),
+            (
+                format!(r#"{0}{1}{0}"#, r#"{"type":"account","name":"bob"}"#, '\n'),
+                "is to be replaced twice".to_owned(),
+            ),
+            (
+                r#"{"type":"account","name":"bob","member_of":["Nowhere"]}"#.to_owned(),
+                "no group \"Nowhere\"".to_owned(),
+            ),
+        ] {
+            let error = replace(store, &line).expect_err("it is refused").to_string();
+            assert!(error.contains(&why), "{line}: {error}");
+            assert_eq!(exported(store, true), before);
+        }
     }
 }

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! `members` and `member_of` name entries of the file or the store by SID or by name, before or after they are
-//! defined. An entry without `sid` gets the next relative identifier. Secrets are NT hashes in hex and are exported
-//! only when asked for; a new machine without one gets one that nobody knows.
+//! defined. An entry without `sid` gets the next relative identifier, or replaces the entry of its name. Secrets are NT
+//! hashes in hex and are exported only when asked for; a new machine without one gets a random one. A byte order mark at
+//! the start of a line is skipped.
 
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
 use crate::admin::{AccountAdmin, Change, Put};
@@ -100,8 +101,8 @@ struct AccountLine {
     primary_group_id: Option<u32>,
     #[serde(default = "never", skip_serializing_if = "is_never")]
     expires: Time,
-    #[serde(default, skip_serializing_if = "is_unset")]
-    created: Time,
+    #[serde(default)]
+    created: Option<Time>,
     #[serde(default, skip_serializing_if = "is_unset")]
     password_last_set: Time,
     #[serde(default, skip_serializing_if = "is_unset")]
@@ -134,8 +135,8 @@ struct GroupLine {
     scope: GroupScope,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     member_of: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    members: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    members: Option<Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -225,24 +226,47 @@ fn yes() -> bool {
     true
 }
 
-/// Reads lines and makes all their changes, or none. `put` says whether the entries have to be new; with
-/// [`Put::Either`] entries with the same SID are replaced, and memberships are added to those that exist.
+/// What an import does with the entries of its lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// An entry that exists, by SID or, in a line without one, by name, becomes what its line says: its direct memberships are
+    /// those that the lines name, in `member_of` of a member or `members` of a group. A group whose line has no `members`
+    /// keeps its members, and an account whose line has no `created` keeps its own. Otherwise an entry that exists ends the
+    /// import.
+    pub replace: bool,
+    /// `created` of new accounts whose lines do not say.
+    pub created: FileTime,
+}
+
+impl ImportOptions {
+    /// All entries are new, and what lines do not say is unset.
+    pub const NEW: Self = Self { replace: false, created: FileTime::UNSET };
+
+    fn put(&self, keep_created: bool) -> Put {
+        match self.replace {
+            true => Put::Replace { keep_created },
+            false => Put::New,
+        }
+    }
+}
+
+/// Reads lines and makes all their changes, or none.
 ///
 /// `progress` is told, now and then, how many bytes of `len` have been read. Blocks as [`AccountAdmin::apply`] does.
 pub async fn import(
     store: &dyn AccountAdmin,
-    put: Put,
+    options: ImportOptions,
     lines: &mut (dyn BufRead + Send),
     len: u64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<Counts, LinesError> {
-    import_seen(store, put, lines, len, progress, &mut |_, _| ()).await
+    import_seen(store, options, lines, len, progress, &mut |_, _| ()).await
 }
 
 /// [`import`], which shows each account with the number of its line to `see`.
 pub async fn import_seen(
     store: &dyn AccountAdmin,
-    put: Put,
+    options: ImportOptions,
     lines: &mut (dyn BufRead + Send),
     len: u64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
@@ -251,7 +275,7 @@ pub async fn import_seen(
     let mut source = Source {
         see,
         domain: store.domain(),
-        put,
+        options,
         lines,
         len,
         progress,
@@ -277,7 +301,7 @@ pub async fn import_seen(
 struct Source<'a> {
     see: &'a mut (dyn FnMut(u64, &Account) + Send),
     domain: &'a Domain,
-    put: Put,
+    options: ImportOptions,
     lines: &'a mut (dyn BufRead + Send),
     len: u64,
     progress: &'a mut (dyn FnMut(u64, u64) + Send),
@@ -348,13 +372,15 @@ impl Source<'_> {
         if text.contains(&0) {
             return Err("there are NUL bytes in it, as in UTF-16 text; save it as UTF-8".to_owned());
         }
-        match serde_json::from_slice(text).map_err(|error| json_error(&error))? {
+        let is_object = text.trim_ascii_start().starts_with(b"{");
+        match serde_json::from_slice(text).map_err(|error| json_error(&error, is_object))? {
             Line::Account(line) => {
                 self.counts.accounts += 1;
-                let (account, groups) = line.into_account(self.domain)?;
+                let put = self.options.put(line.created.is_none());
+                let (account, groups) = line.into_account(self.domain, self.options.created)?;
                 let name = account.name.clone();
                 (self.see)(self.line, &account);
-                self.ready.push_back(Change::PutAccount(self.put, Box::new(account)));
+                self.ready.push_back(Change::PutAccount(put, Box::new(account)));
                 self.member_of(&name, groups);
             }
             Line::Group(line) => {
@@ -362,16 +388,19 @@ impl Source<'_> {
                 let sid = sid(self.domain, line.sid.as_deref())?;
                 let name = line.name.clone();
                 let group = Group { name: line.name, sid, scope: line.scope };
-                self.ready.push_back(Change::PutGroup(self.put, group));
+                self.ready.push_back(Change::PutGroup(self.options.put(false), group));
                 self.member_of(&name, line.member_of);
-                let members = line.members.into_iter();
+                if self.options.replace && line.members.is_some() {
+                    self.ready.push_back(Change::OnlyNamedMembers(name.clone()));
+                }
+                let members = line.members.into_iter().flatten();
                 self.ready
                     .extend(members.map(|member| Change::AddNamedMember { group: name.clone(), member }));
             }
             Line::Machine(line) => {
                 self.counts.machines += 1;
                 let (machine, secrets) = line.into_machine(self.domain)?;
-                self.ready.push_back(Change::PutMachine(self.put, Box::new(machine), secrets));
+                self.ready.push_back(Change::PutMachine(self.options.put(false), Box::new(machine), secrets));
             }
         }
         Ok(())
@@ -384,11 +413,17 @@ impl Source<'_> {
 }
 
 /// Without the place: every text is one line, which is counted by us.
-fn json_error(error: &serde_json::Error) -> String {
+fn json_error(error: &serde_json::Error, is_object: bool) -> String {
     let text = error.to_string();
-    match text.rsplit_once(" at line ") {
+    let why = match text.rsplit_once(" at line ") {
         Some((why, _)) => format!("{why} (column {})", error.column()),
         None => text,
+    };
+    match is_object {
+        true => why,
+        false => {
+            format!("{why}; each line is a JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}")
+        }
     }
 }
 
@@ -409,7 +444,7 @@ fn parse_sid(text: &str) -> Result<Sid, String> {
 }
 
 impl AccountLine {
-    fn into_account(self, domain: &Domain) -> Result<(Account, Vec<String>), String> {
+    fn into_account(self, domain: &Domain, created: FileTime) -> Result<(Account, Vec<String>), String> {
         let kind = self.kind.unwrap_or(match self.name.ends_with('$') {
             true => AccountKind::Computer,
             false => AccountKind::User,
@@ -432,7 +467,7 @@ impl AccountLine {
             flags: self.flags.unwrap_or(flags),
             primary_group_id: self.primary_group_id.unwrap_or(primary),
             expires: self.expires.0,
-            created: self.created.0,
+            created: self.created.map_or(created, |time| time.0),
             password_last_set: self.password_last_set.0,
             password_can_change: self.password_can_change.0,
             password_must_change: self.password_must_change.0,
@@ -457,7 +492,7 @@ impl AccountLine {
             flags: Some(account.flags),
             primary_group_id: Some(account.primary_group_id),
             expires: Time(account.expires),
-            created: Time(account.created),
+            created: Some(Time(account.created)),
             password_last_set: Time(account.password_last_set),
             password_can_change: Time(account.password_can_change),
             password_must_change: Time(account.password_must_change),
@@ -558,7 +593,7 @@ pub async fn export(
                 sid: Some(group.sid.to_string()),
                 scope: group.scope,
                 member_of,
-                members: Vec::new(),
+                members: None,
             };
             write_line(out, &Line::Group(line))?;
             counts.groups += 1;
@@ -621,7 +656,7 @@ mod tests {
     use crate::{AccountStore, Matches, MemoryStore, Query};
 
     fn import_text(store: &MemoryStore, text: &str) -> Result<Counts, LinesError> {
-        now(import(store, Put::New, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
+        now(import(store, ImportOptions::NEW, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
     }
 
     #[test]
@@ -670,7 +705,7 @@ mod tests {
             (r#"{"type":"account","name":"x","expires":-1}"#, "a FILETIME"),
             (r#"{"type":"account","name":"x","logon_hours":"00"}"#, "42 hex digits"),
             (r#"{"type":"account","name":"x","flags":4294967296}"#, "invalid value"),
-            (r#"{"type":"account","name":"ALICE"}"#, "has this name already"),
+            (r#"{"type":"account","name":"ALICE"}"#, "exists already"),
             (r#"{"type":"account","name":""}"#, "the name is empty"),
             (r#"{"type":"account","name":"ａlice"}"#, "the name looks like that of account \"alice\""),
             (&own, "is the SID of the domain itself"),
@@ -697,6 +732,15 @@ mod tests {
         let lines = "\u{feff}{\"type\":\"account\",\"name\":\"alice\"}\n\u{feff}{\"type\":\"account\",\"name\":\"bob\"}\n\u{feff}\n";
         assert_eq!(import_text(&store, lines).expect("good lines").accounts, 2);
         assert!(import_text(&store, "{\u{feff}\"type\":\"group\",\"name\":\"x\"}").is_err());
+    }
+
+    #[test]
+    fn what_is_no_object_says_so() {
+        let store = MemoryStore::new(domain());
+        for text in ["name,upn\n", "[]", "alice"] {
+            let error = import_text(&store, text).expect_err("a wrong line").to_string();
+            assert!(error.contains("each line is a JSON object"), "{error}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ const LIST_LEN_MAX: usize = 1024;
 pub(crate) fn rid_to_write(domain: &Domain, put: Put, sid: &Sid) -> Result<Option<u32>, StoreError> {
     match sid.rid_in(&domain.sid) {
         Some(rid) if rid != 0 => Ok(Some(rid)),
-        None if put == Put::New && *sid == domain.sid => Ok(None),
+        None if put != Put::Existing && *sid == domain.sid => Ok(None),
         None if *sid == domain.sid => {
             Err(StoreError::Refused(format!("{sid} is the SID of the domain itself, and no entry has it")))
         }

@@ -148,6 +148,12 @@ pub enum StoreError {
     /// What was to be written breaks a rule of the store, such as a name that is taken.
     #[error("{0}")]
     Refused(String),
+    /// What was to be written as new exists already, and could be replaced.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// The key file is not the one that the secrets were sealed under.
+    #[error("the secrets were sealed under another key file")]
+    OtherKey,
     /// This backend does not take writes.
     #[error("this kind of store is read-only")]
     ReadOnly,

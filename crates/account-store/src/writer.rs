@@ -91,6 +91,14 @@ pub(crate) struct Writer<'a, R> {
     unproven: Vec<(u32, u32)>,
     /// Memberships whose names nobody had when they were written.
     unnamed: Vec<(String, String)>,
+    /// Memberships that this change made.
+    made: HashSet<(u32, u32)>,
+    /// Accounts and groups of [`Put::Replace`]: they keep the memberships in `made` alone.
+    replaced: BTreeSet<u32>,
+    /// Machines of [`Put::Replace`].
+    replaced_machines: BTreeSet<u32>,
+    /// Groups that keep the members in `made` alone.
+    only_members: BTreeSet<u32>,
 }
 
 impl<'a, R: Rows> Writer<'a, R> {
@@ -105,6 +113,10 @@ impl<'a, R: Rows> Writer<'a, R> {
             stale_groups: BTreeSet::new(),
             unproven: Vec::new(),
             unnamed: Vec::new(),
+            made: HashSet::new(),
+            replaced: BTreeSet::new(),
+            replaced_machines: BTreeSet::new(),
+            only_members: BTreeSet::new(),
         }
     }
 
@@ -113,6 +125,12 @@ impl<'a, R: Rows> Writer<'a, R> {
             Change::PutAccount(put, account) => self.put_account(put, *account),
             Change::RemoveAccount(sid) => self.remove_account(rules::rid_named(self.domain, &sid)?),
             Change::PutGroup(put, group) => self.put_group(put, group),
+            Change::OnlyNamedMembers(group) => {
+                let rid = self.group_named(&group)?;
+                let rid = rid.ok_or_else(|| StoreError::Refused(format!("there is no group {group:?}")))?;
+                self.only_members.insert(rid);
+                Ok(())
+            }
             Change::RemoveGroup(sid) => self.remove_group(rules::rid_named(self.domain, &sid)?),
             Change::AddMember { group, member } => {
                 let domain = self.domain;
@@ -144,22 +162,29 @@ impl<'a, R: Rows> Writer<'a, R> {
         rules::check_account(&account)?;
         let name = casefold(&account.name);
         let named = self.rows.named(&name)?;
-        let rid = match (rules::rid_to_write(self.domain, put, &account.sid)?, named.machine) {
-            (Some(rid), _) => rid,
-            (None, Some(machine)) => machine,
-            (None, None) => self.take_rid()?,
-        };
+        let rid =
+            match (rules::rid_to_write(self.domain, put, &account.sid)?, named.account.or(named.machine)) {
+                (Some(rid), _) => rid,
+                (None, Some(named)) => named,
+                (None, None) => self.take_rid()?,
+            };
         account.sid = self.sid(rid)?;
         let old = self.rows.account(rid)?;
         check_put(put, old.is_some(), || format!("account {} ({:?})", account.sid, account.name))?;
+        if let Put::Replace { keep_created } = put {
+            if !self.replaced.insert(rid) {
+                return Err(replaced_twice("account", &account.name, &account.sid));
+            }
+            if let Some(old) = old.as_ref().filter(|_| keep_created) {
+                account.created = old.created;
+            }
+        }
         let taken =
             |by: String| StoreError::Refused(format!("account {:?} ({}): {by}", account.name, account.sid));
         if let Some(group) = self.rows.group(rid)? {
             return Err(taken(format!("the SID is that of group {:?}", group.name)));
         }
-        if named.account.is_some_and(|other| other != rid) || named.group.is_some() {
-            return Err(name_taken("account", &account.name));
-        }
+        self.check_name("account", &account.name, Named { machine: None, ..named }, rid)?;
         if named.machine.is_some_and(|machine| machine != rid)
             || self.rows.machine(rid)?.is_some_and(|machine| machine != name)
         {
@@ -173,7 +198,10 @@ impl<'a, R: Rows> Writer<'a, R> {
             false => None,
         };
         self.kinds.insert(rid, Kind::Account);
-        self.rows.write_account(rid, &account, old.as_ref(), groups.as_deref())
+        match old {
+            Some(old) if old == account => Ok(()),
+            old => self.rows.write_account(rid, &account, old.as_ref(), groups.as_deref()),
+        }
     }
 
     fn put_machine(
@@ -186,14 +214,17 @@ impl<'a, R: Rows> Writer<'a, R> {
         let name = casefold(&machine.name);
         let named = self.rows.named(&name)?;
         let account = named.account;
-        let rid = match (rules::rid_to_write(self.domain, put, &machine.sid)?, account) {
+        let rid = match (rules::rid_to_write(self.domain, put, &machine.sid)?, named.machine.or(account)) {
             (Some(rid), _) => rid,
-            (None, Some(account)) => account,
+            (None, Some(named)) => named,
             (None, None) => self.take_rid()?,
         };
         machine.sid = self.sid(rid)?;
         let old = self.rows.machine(rid)?;
         check_put(put, old.is_some(), || format!("machine {} ({:?})", machine.sid, machine.name))?;
+        if matches!(put, Put::Replace { .. }) && !self.replaced_machines.insert(rid) {
+            return Err(replaced_twice("machine", &machine.name, &machine.sid));
+        }
         let taken = |by: &str| {
             Err(StoreError::Refused(format!("machine {:?} ({}): {by}", machine.name, machine.sid)))
         };
@@ -205,9 +236,7 @@ impl<'a, R: Rows> Writer<'a, R> {
         {
             return taken("an account has the same name or the same SID, but not both");
         }
-        if named.machine.is_some_and(|other| other != rid) {
-            return Err(name_taken("machine", &machine.name));
-        }
+        self.check_name("machine", &machine.name, Named { machine: named.machine, ..Named::default() }, rid)?;
         self.check_twins("machine", rid, &machine.name, old.as_deref())?;
         self.note_rid(rid)?;
         self.rows.write_machine(rid, machine, secrets)
@@ -265,27 +294,31 @@ impl<'a, R: Rows> Writer<'a, R> {
     fn put_group(&mut self, put: Put, mut group: Group) -> Result<()> {
         rules::check_name("group", &group.name)?;
         let name = casefold(&group.name);
-        let rid = match rules::rid_to_write(self.domain, put, &group.sid)? {
-            Some(rid) => rid,
-            None => self.take_rid()?,
+        let named = self.rows.named(&name)?;
+        let rid = match (rules::rid_to_write(self.domain, put, &group.sid)?, named.group) {
+            (Some(rid), _) => rid,
+            (None, Some(named)) => named,
+            (None, None) => self.take_rid()?,
         };
         group.sid = self.sid(rid)?;
         let old = self.rows.group(rid)?;
         check_put(put, old.is_some(), || format!("group {} ({:?})", group.sid, group.name))?;
+        if matches!(put, Put::Replace { .. }) && !self.replaced.insert(rid) {
+            return Err(replaced_twice("group", &group.name, &group.sid));
+        }
         let taken =
             |by: &str| Err(StoreError::Refused(format!("group {:?} ({}): {by}", group.name, group.sid)));
         if self.rows.primary_group(rid)?.is_some() || self.rows.machine(rid)?.is_some() {
             return taken("the SID is that of an account");
         }
-        let named = self.rows.named(&name)?;
-        if named.group.is_some_and(|other| other != rid) || named.account.is_some() || named.machine.is_some()
-        {
-            return Err(name_taken("group", &group.name));
-        }
+        self.check_name("group", &group.name, named, rid)?;
         self.check_twins("group", rid, &group.name, old.as_ref().map(|old| old.name.as_str()))?;
         self.note_rid(rid)?;
         self.kinds.insert(rid, Kind::Group);
-        self.rows.write_group(rid, &group, old.as_ref())
+        match old {
+            Some(old) if old == group => Ok(()),
+            old => self.rows.write_group(rid, &group, old.as_ref()),
+        }
     }
 
     fn remove_group(&mut self, rid: u32) -> Result<()> {
@@ -305,6 +338,7 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     fn add_member(&mut self, group: u32, member: u32) -> Result<()> {
+        self.made.insert((group, member));
         self.rows.insert_member(group, member)?;
         if self.kind(group)? != Some(Kind::Group) || !self.moved(member)? {
             self.unproven.push((group, member));
@@ -329,6 +363,7 @@ impl<'a, R: Rows> Writer<'a, R> {
 
     fn remove_member(&mut self, group: u32, member: u32) -> Result<()> {
         self.rows.delete_member(group, member)?;
+        self.made.remove(&(group, member));
         self.unproven.retain(|edge| *edge != (group, member));
         self.moved(member).map(drop)
     }
@@ -366,6 +401,7 @@ impl<'a, R: Rows> Writer<'a, R> {
             let below = self.entry_named(&member)?.ok_or_else(|| unknown("account or group", &member))?;
             self.add_member(above, below)?;
         }
+        self.end_other_memberships()?;
         for (group, member) in std::mem::take(&mut self.unproven) {
             // What was removed after it was made a member has left no membership behind.
             if !self.rows.parents(member)?.contains(&group) {
@@ -400,6 +436,34 @@ impl<'a, R: Rows> Writer<'a, R> {
             self.rows.set_next_rid(rid)?;
         }
         Ok(self.rows)
+    }
+
+    /// Ends the memberships of replaced entries that this change has not made.
+    fn end_other_memberships(&mut self) -> Result<()> {
+        let mut ended = Vec::new();
+        for member in std::mem::take(&mut self.replaced) {
+            let edges = self.rows.parents(member)?.into_iter().map(|group| (group, member));
+            ended.extend(edges.filter(|edge| !self.made.contains(edge)));
+        }
+        for group in std::mem::take(&mut self.only_members) {
+            let edges = self.rows.members(group)?.into_iter().map(|member| (group, member));
+            ended.extend(edges.filter(|edge| !self.made.contains(edge)));
+        }
+        ended.into_iter().try_for_each(|(group, member)| self.remove_member(group, member))
+    }
+
+    /// Refuses a name that another entry has: that of `named`, unless it is the one with this relative identifier.
+    fn check_name(&self, what: &str, name: &str, named: Named, rid: u32) -> Result<()> {
+        for (kind, other) in [("account", named.account), ("group", named.group), ("machine", named.machine)]
+        {
+            if let Some(other) = other.filter(|other| *other != rid) {
+                let other = self.sid(other)?;
+                return Err(StoreError::Refused(format!(
+                    "{what} {name:?}: the {kind} {other} has this name already"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// All groups an account is in, ascending.
@@ -452,13 +516,15 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 }
 
-fn name_taken(what: &str, name: &str) -> StoreError {
-    StoreError::Refused(format!("{what} {name:?}: an account, a group or a machine has this name already"))
+fn replaced_twice(what: &str, name: &str, sid: &dtyp::Sid) -> StoreError {
+    StoreError::Refused(format!(
+        "{what} {name:?} ({sid}) is to be replaced twice, by two entries of the same change"
+    ))
 }
 
 fn check_put(put: Put, exists: bool, what: impl FnOnce() -> String) -> Result<()> {
     match (put, exists) {
-        (Put::New, true) => Err(StoreError::Refused(format!("{} exists already", what()))),
+        (Put::New, true) => Err(StoreError::Exists(what())),
         (Put::Existing, false) => Err(StoreError::Refused(format!("there is no {}", what()))),
         _ => Ok(()),
     }

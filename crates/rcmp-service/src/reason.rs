@@ -150,7 +150,7 @@ impl Reason {
                 "the account is found by names alone, which is weak, and binding asks for more"
             }
             Self::CertificateOlder => {
-                "the account is found by names alone, and the certificate is older than the account"
+                "the account is found by names alone, and the certificate is older than the account, or it is not known when the account was created"
             }
             Self::AuthorityNotAllowed => "the certificate's authority was not granted what would map it",
             Self::NotVerified => {

@@ -1,5 +1,6 @@
 //! Certificates from files, in PEM or DER.
 
+use crate::der_kind;
 use crate::pem::{self, Purpose};
 use account_store::FileAccess;
 use dtyp::DecodeErrorKind;
@@ -31,9 +32,16 @@ impl fmt::Display for Unusable {
 impl std::error::Error for Unusable {}
 
 impl Chain {
-    /// Reads a certificate, the first of its file, and the chain that follows it there or stands in `chain`.
+    /// Reads a certificate, the first of its file, and the chain that follows it there or stands in `chain`. If the first is a CA's and the
+    /// file has the certificate of one client, that is meant: some programs write chains from the root on.
     pub fn read(path: &Path, chain: Option<&Path>) -> Result<Self, Unusable> {
         let mut certificates = read_file(path)?;
+        if certificates.first().is_some_and(|first| is_ca(first)) {
+            let mut clients = (0..certificates.len()).filter(|at| !is_ca(&certificates[*at]));
+            if let (Some(client), None) = (clients.next(), clients.next()) {
+                certificates[..=client].rotate_right(1);
+            }
+        }
         if let Some(chain) = chain {
             certificates.extend(read_file(chain)?);
         }
@@ -64,6 +72,11 @@ impl Chain {
         &self.certificates[0]
     }
 
+    /// The other certificates, as they were given.
+    pub fn others(&self) -> &[Vec<u8>] {
+        &self.certificates[1..]
+    }
+
     /// Why no request can be made of it. Names of issuers beyond the limits are left out.
     pub fn too_long(&self) -> String {
         format!(
@@ -78,6 +91,16 @@ impl Chain {
         Ok(issuers::of_chain(&parsed, self.certificates[1..].iter().map(Vec::as_slice)))
     }
 }
+
+/// Whether a certificate is a CA's, by its basicConstraints (RFC 5280 4.2.1.9).
+fn is_ca(certificate: &[u8]) -> bool {
+    let constraints = Certificate::parse(certificate).ok().and_then(|it| it.extension(BASIC_CONSTRAINTS));
+    // SEQUENCE { cA BOOLEAN TRUE, … }
+    constraints.is_some_and(|it| matches!(it.value, [0x30, _, 0x01, 0x01, 0xff, ..]))
+}
+
+/// The contents octets of 2.5.29.19.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
 /// All certificates of a file that says what is trusted. One that every user can change is refused.
 pub fn read_trusted(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
@@ -99,14 +122,43 @@ pub fn read_anchors(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
 
 fn read_for(path: &Path, purpose: Purpose) -> Result<Vec<Vec<u8>>, Unusable> {
     let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    let bytes = match path.as_os_str() == STANDARD_INPUT {
+        true => read_standard_input(),
+        false => std::fs::read(path),
+    };
+    let bytes = bytes.map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
     certificates(&bytes, purpose).map_err(|error| unusable(&error))
 }
 
+/// The file name that stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+fn read_standard_input() -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> {
-    match pem::is_der(bytes) {
-        true => Ok(vec![bytes.to_vec()]),
-        false => pem::certificates(bytes, purpose).map_err(|error| error.to_string()),
+    if pem::is_der(bytes) {
+        return of_der(bytes.to_vec());
+    }
+    match (purpose, pem::bare_base64(bytes)) {
+        (Purpose::Certificates, Some(der)) => of_der(der),
+        (Purpose::TrustedCertificates, Some(_)) => {
+            Err("this is base64 without BEGIN and END lines; put -----BEGIN CERTIFICATE----- before it and -----END CERTIFICATE----- behind it"
+                .to_owned())
+        }
+        (_, None) => pem::certificates(bytes, purpose).map_err(|error| error.to_string()),
+    }
+}
+
+/// The certificate of a file in DER, or what the file is instead.
+fn of_der(der: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
+    match Certificate::parse(&der) {
+        Err(_) if let Some(kind) = der_kind::of(&der) => Err(kind.to_owned()),
+        // What is wrong with a certificate is told by those who read it.
+        _ => Ok(vec![der]),
     }
 }
 

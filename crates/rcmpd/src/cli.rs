@@ -71,20 +71,24 @@ pub enum Command {
     /// Ask a service over Netlogon and print the account and its groups
     ///
     /// Whom to ask and as whom stands in [client] of the configuration, or in --server, --machine and --secret-file.
+    ///
+    /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command makes neither: whether the certificate is
+    /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says whom the certificate
+    /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
-        after_help = "Exit codes: 0 mapped, 2 wrong use, 3 refused, 4 server not reachable, 5 secure channel refused,\n6 unusable input, 7 the server could not decide.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
+        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong,\nnot proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused,\n6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
     )]
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody
     Explain {
-        /// The certificate, PEM or DER.
+        /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,
         #[command(flatten)]
         config: ConfigArg,
         /// Methods that the client would ask for.
         #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
         methods: Vec<MethodArg>,
-        /// Certificates of the issuers.
+        /// Certificates of the issuers, in any order.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
         /// Say, too, whether the routes of [sidecar] let it in there.
@@ -117,9 +121,9 @@ pub enum Command {
     Mapping(MappingCommand),
     /// Read accounts, groups and machines from JSON Lines, all of them or none
     Import {
-        /// The file, one JSON object a line.
+        /// The file, one JSON object a line; - for standard input.
         file: PathBuf,
-        /// Replace entries that exist; otherwise one that exists stops the import.
+        /// Make entries that exist what the file says, memberships included; otherwise one that exists stops the import.
         #[arg(long)]
         replace: bool,
         #[command(flatten)]
@@ -129,7 +133,7 @@ pub enum Command {
     },
     /// Write accounts, groups and machines as JSON Lines; secrets stay here
     Export {
-        /// The file to write; it must not exist.
+        /// The file to write; it must not exist. - for standard output.
         file: PathBuf,
         #[command(flatten)]
         config: ConfigArg,
@@ -181,7 +185,7 @@ pub enum Command {
 /// What to ask, and whom.
 #[derive(Args, Debug)]
 pub struct MapArgs {
-    /// The certificate, PEM or DER; certificates that follow it in the file are its issuers'.
+    /// The certificate, PEM, DER or base64; - for standard input. Certificates that follow it in the file are its issuers'.
     pub certificate: PathBuf,
     /// The configuration file, for its [client] and [domain].
     #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
@@ -201,9 +205,17 @@ pub struct MapArgs {
     /// Mapping methods to ask for.
     #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
     pub methods: Vec<MethodArg>,
-    /// Certificates of the issuers.
+    /// Certificates of the issuers, in any order.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
+    /// Ask only if the chain of the certificate is valid now, by [mapping] of the configuration (anchors, intermediates, revocation) or
+    /// --anchors.
+    #[arg(long)]
+    pub verify: bool,
+    /// Certificates of the CAs that --verify trusts, in place of [mapping]. The certificates between are those of --chain, and revocation is
+    /// not checked.
+    #[arg(long, value_name = "PEM", requires = "verify")]
+    pub anchors: Vec<PathBuf>,
     /// Ask for a proof of the answer's path, and print it: who answered, by which policy, how strongly.
     #[arg(long)]
     pub proof: bool,
@@ -454,7 +466,7 @@ pub enum MappingCommand {
     ///
     /// Nobody is asked, and no configuration is needed.
     Strings {
-        /// The certificate, PEM or DER.
+        /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,
         #[command(flatten)]
         json: JsonArg,
@@ -750,6 +762,20 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Make a new key file when the one of the database is lost
+    ///
+    /// The key file seals the secrets of machines and nothing else. Without it the accounts stay as they are, and the secrets
+    /// are lost: each machine and trust gets a random secret, which no machine has, until `rcmpd machine set NAME --secret-file F`
+    /// gives it one. A key file that is there has to be moved away first. Restart the service afterwards.
+    Rekey {
+        /// Forget all secrets of machines. There is no other way yet.
+        #[arg(long, required = true)]
+        forget_secrets: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Print what to run on the other side of a trust
     TrustCommands {
         /// NetBIOS or DNS name of the other domain.
@@ -923,10 +949,10 @@ pub enum AuditCommand {
     },
     /// Verify that a chained log is as it was written
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input.\n\nExample:\n  rcmpd audit verify audit.log.2 audit.log.1 audit.log --heads audit.heads --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input,\n7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads --public-key audit-signing.key.pub"
     )]
     Verify {
-        /// The files of the log, the oldest first.
+        /// The files of the log, unpacked, in any order.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// The file of signed heads.

@@ -147,28 +147,22 @@ fn asked(asked: &Asked) {
     line(&format!("    -> {}{granted}", &found));
 }
 
-fn conclusion(explanation: &Explanation) {
+/// The decision in a sentence.
+fn verdict(explanation: &Explanation) -> String {
     if let Some(routed) = &explanation.routed {
         let through = match routed.peer == routed.domain {
             true => String::new(),
             false => format!(", through {}", routed.peer),
         };
-        return line(&format!(
-            "{} decides ({}), and is asked{through}; nobody was asked now: `rcmpd map` asks",
+        return format!(
+            "{} decides ({}), and is asked{through}; no server was asked now: `rcmpd map` asks",
             &routed.domain, routed.by
-        ));
+        );
     }
     if let (Some(account), Some(sid), Some(strength)) =
         (&explanation.account, &explanation.sid, explanation.strength)
     {
-        line(&format!("{account} ({sid}), {}: {strength}", explanation.text));
-        if let Some(named) = &explanation.privileged_by {
-            line(&format!(
-                "privileged: only machines whose scope names {named} are answered for this account \
-                 (rcmpd machine set NAME --group {named} -c FILE)"
-            ));
-        }
-        return;
+        return format!("{account} ({sid}), {}: {strength}", explanation.text);
     }
     let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();
     let refused_by = match (explanation.reason, &explanation.weighed) {
@@ -180,12 +174,28 @@ fn conclusion(explanation: &Explanation) {
         }
         _ => String::new(),
     };
-    line(&format!(
+    format!(
         "nobody: {} ({}{event}){refused_by}; the client is told {}",
         explanation.text,
         explanation.reason,
         explanation.status.as_ref().map_or("", |status| status.name.unwrap_or(&status.value))
-    ));
+    )
+}
+
+fn conclusion(explanation: &Explanation) {
+    line(&verdict(explanation));
+    if explanation.routed.is_some() {
+        return;
+    }
+    if explanation.account.is_some() {
+        if let Some(named) = &explanation.privileged_by {
+            line(&format!(
+                "privileged: only machines whose scope names {named} are answered for this account \
+                 (rcmpd machine set NAME --group {named} -c FILE)"
+            ));
+        }
+        return;
+    }
     if let Some(miss) = &explanation.nearest {
         line("");
         line(&format!("nearest miss: {} of {}", miss.attribute, &miss.account));

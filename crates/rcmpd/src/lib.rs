@@ -14,6 +14,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod connections;
+mod der_kind;
 pub mod explain;
 pub mod fetch;
 pub mod findings;

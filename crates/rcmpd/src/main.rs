@@ -4,5 +4,8 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    rcmpd::commands::run(rcmpd::cli::Cli::parse())
+    match rcmpd::cli::Cli::try_parse() {
+        Ok(cli) => rcmpd::commands::run(cli),
+        Err(error) => rcmpd::commands::wrong_use(&error),
+    }
 }

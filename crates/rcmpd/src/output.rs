@@ -9,18 +9,68 @@ use rcmp_service::proof::{HopStrength, Role, Signed, Verified};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-// INVARIANT: nothing else in this crate writes to standard output or standard error, but for completions, the manual page and the log.
+// INVARIANT: nothing else in this crate writes to standard output or standard error, except the log.
 // Names come from certificates, peers, stores and files, and every function here shows them by `visible`.
 
-/// Prints a line; a reader that went away is no error. A line break in it is shown, not made.
+/// The first write to standard output that failed, until [`finish`] tells it.
+static FAILED: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Whether JSON was printed.
+static HAS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Remembers that a write failed. A reader that went away is no failure: it has what it wanted.
+fn note(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        FAILED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// Ends the output of a command, and says whether all of it was written. What was printed on a full disk is not there.
+pub fn finish() -> std::io::Result<()> {
+    note(std::io::stdout().lock().flush());
+    FAILED.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+}
+
+/// Prints a line. A line break in it is shown, not made.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", visible(text));
+    note(writeln!(std::io::stdout().lock(), "{}", visible(text)));
 }
 
 /// Prints text of our own that has several lines. Names in it have gone through [`visible`].
 pub fn lines(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{}", visible_lines(text));
+    note(writeln!(std::io::stdout().lock(), "{}", visible_lines(text)));
+}
+
+/// Prints a file of our own as it is: completions and the manual page, which have no names in them.
+pub fn file(bytes: &[u8]) {
+    note(std::io::stdout().lock().write_all(bytes));
+}
+
+/// Prints what the parser of the command line has to say: help, the version, or what is wrong with the arguments.
+pub fn usage(error: &clap::Error) {
+    note(error.print());
+}
+
+/// Whether a terminal shows more than plain text: colours, boxes, and lines that are drawn again. `NO_COLOR` (no-color.org) and
+/// `TERM=dumb` are kept.
+pub fn takes_colour(is_terminal: bool) -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_terminal && !is_set("NO_COLOR") && !is_dumb()
+}
+
+/// Whether the terminal can do no more than print one line after the other.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
+}
+
+/// Whether progress can be drawn on standard error.
+pub fn is_drawable() -> bool {
+    std::io::stderr().is_terminal() && !is_dumb()
 }
 
 /// The same with the line breaks and tabs of a text.
@@ -80,17 +130,49 @@ pub fn visible_json(text: &str) -> String {
     shown
 }
 
-/// Prints JSON.
+/// Prints JSON: the one value of a command.
 pub fn json(value: &Value) {
+    HAS_JSON.store(true, Ordering::Relaxed);
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    let _ = writeln!(std::io::stdout().lock(), "{}", visible_json(&text));
+    note(writeln!(std::io::stdout().lock(), "{}", visible_json(&text)));
+}
+
+/// Whether the command has printed its JSON.
+pub fn has_json() -> bool {
+    HAS_JSON.load(Ordering::Relaxed)
+}
+
+/// Standard output for JSON, one value a line, written as [`visible_json`] has it.
+#[derive(Debug, Default)]
+pub struct JsonLines {
+    unfinished: Vec<u8>,
+}
+
+impl Write for JsonLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.unfinished.extend(bytes);
+        if let Some(end) = self.unfinished.iter().rposition(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = self.unfinished.drain(..=end).collect();
+            let text = visible_json(&String::from_utf8_lossy(&whole));
+            match std::io::stdout().lock().write_all(text.as_bytes()) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(error),
+                written => note(written),
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        note(std::io::stdout().lock().flush());
+        Ok(())
+    }
 }
 
 /// A table with a head: lines around it on a terminal, none elsewhere.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.load_style(if std::io::stdout().is_terminal() {
+    table.load_style(if std::io::stdout().is_terminal() && !is_dumb() {
         presets::UTF8_BORDERS_ONLY
     } else {
         presets::NOTHING
@@ -290,12 +372,8 @@ pub fn mapped(mapped: &Mapped) {
 /// A failure, with what to do.
 pub fn ask_error(error: &AskError, as_json: bool) {
     if as_json {
-        let status = match error {
-            AskError::Refused(status) => {
-                Some(json!({ "name": status.name(), "value": format!("0x{:08x}", status.0) }))
-            }
-            _ => None,
-        };
+        let status = error.status();
+        let status = status.map(|it| json!({ "name": it.name(), "value": format!("0x{:08x}", it.0) }));
         json(
             &json!({ "error": error.to_string(), "status": status, "exit_code": error.exit_code(), "hint": error.hint() }),
         );

@@ -81,9 +81,15 @@ pub(crate) fn certificates(text: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>
         .map(|section| certificate(section, purpose))
         .collect::<Result<_, _>>()?;
     match certificates.is_empty() {
-        true => {
-            wrong(0, "there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)".to_owned())
-        }
+        true => match sections.first() {
+            Some(Section { label, line, .. }) => wrong(
+                *line,
+                format!(
+                    "there is no certificate in it, only the section {label}; the certificate of a key is another file"
+                ),
+            ),
+            None => wrong(0, "there is no certificate in it (expected PEM with BEGIN CERTIFICATE, or DER)"),
+        },
         false => Ok(certificates),
     }
 }
@@ -194,6 +200,14 @@ pub(crate) fn is_der(bytes: &[u8]) -> bool {
     }
 }
 
+/// The DER in a text that is base64 alone, as a database or a header of HTTP has it.
+pub(crate) fn bare_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let base64: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let der = BASE64.decode(&base64).ok()?;
+    (der_len(&der) == Some(der.len())).then_some(der)
+}
+
 /// The length of the first element with its header, where it is a SEQUENCE (X.690 8.1.3).
 fn der_len(bytes: &[u8]) -> Option<usize> {
     let [0x30, first, rest @ ..] = bytes else { return None };
@@ -242,7 +256,7 @@ fn sections(text: &[u8], known: &[&[&'static str]], expected: &str) -> Result<Ve
                     line: at,
                     what: format!(
                         "the section {label:?} is not read here; expected {expected}{}",
-                        advice(&label)
+                        advice(&label, expected)
                     ),
                 }
             })?;
@@ -384,11 +398,16 @@ fn is_bare_base64(line: &[u8]) -> bool {
 }
 
 /// What to do with a section that is not read.
-fn advice(label: &str) -> &'static str {
+fn advice(label: &str, expected: &str) -> &'static str {
     match label {
         "PKCS7" | "CMS" => "; write the certificates out of it: openssl pkcs7 -print_certs -in FILE",
         CRL => "; revocation lists are named by crls",
-        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => "; a request is no certificate",
+        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
+            "; a request is no certificate: a CA issues the certificate for it"
+        }
+        PKCS8 | PKCS1 | SEC1 | ENCRYPTED | PUBLIC_KEY if expected == CERTIFICATE => {
+            "; a key is no certificate: its certificate is another file"
+        }
         "OPENSSH PRIVATE KEY" => "; convert the key: ssh-keygen -p -m PKCS8 -f FILE",
         _ => "",
     }

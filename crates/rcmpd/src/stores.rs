@@ -6,7 +6,7 @@ use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
     Account, AccountAdmin, AccountStore, Change, Domain, FileAccess, Group, GroupScope, Membership,
-    MemoryStore, Put, Record, Unmatchable, json_lines,
+    MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use std::io::BufReader;
@@ -41,12 +41,64 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
         anyhow::Ok(Change::PutGroup(Put::New, group))
     });
     let groups = groups.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    machines(config)?.apply(&mut groups.into_iter().map(Ok)).await?;
+    machines_with_secrets(config)?.apply(&mut groups.into_iter().map(Ok)).await?;
     Ok(made)
 }
 
-/// The database with the machines.
+/// What helps when the key file of the database is not there, or is another one.
+const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd domain rekey --forget-secrets -c FILE` makes \
+                        a new key file, and then each machine needs a new secret";
+
+/// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read and changed,
+/// questions about the secrets of machines fail, and a warning says so.
 pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+    match open_with_secrets(config)? {
+        Ok(store) => Ok(store),
+        Err(lost) => {
+            output::message(&format!("warning: the secrets of machines cannot be used: {lost}: {LOST_KEY}"));
+            open(config, None)?.context("it was opened without a key")
+        }
+    }
+}
+
+/// The database with the machines and their secrets.
+pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+    open_with_secrets(config)?
+        .map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}: {LOST_KEY}"))
+}
+
+/// Makes a new key file for the database with the machines, and forgets all secrets in it. Returns the names of the machines.
+pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
+    let key = &section(config)?.key;
+    if key.exists() {
+        let shown = key.display();
+        bail!(
+            "{shown} is there; if it is the wrong file or damaged, move it away (mv {shown} {shown}.old), and run this again. \
+             Nothing was changed"
+        );
+    }
+    let store = open(config, None)?.context("it was opened without a key")?;
+    let made = SealingKey::create(key)?;
+    store.forget_secrets(&made, crate::serve::now()).map_err(|error| {
+        let _ = std::fs::remove_file(key);
+        error.into()
+    })
+}
+
+fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>, String>> {
+    let path = &section(config)?.key;
+    match SealingKey::open(path) {
+        Ok(key) => {
+            Ok(open(config, Some(&key))?
+                .ok_or_else(|| format!("{}: {}", path.display(), StoreError::OtherKey)))
+        }
+        Err(StoreError::Unavailable(why)) => Ok(Err(why)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the database; `None` if its secrets are sealed under another key.
+fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<SqliteStore>>> {
     let store = section(config)?;
     let path = &store.machines;
     if !path.exists() {
@@ -55,9 +107,10 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
             path.display()
         );
     }
-    let key = SealingKey::open(&store.key)?;
-    let opened = SqliteStore::open(path, Some(&key))
-        .with_context(|| format!("cannot open the account store {}", path.display()))?;
+    let opened = match SqliteStore::open(path, key) {
+        Err(StoreError::OtherKey) => return Ok(None),
+        opened => opened.with_context(|| format!("cannot open the account store {}", path.display()))?,
+    };
     check_domain(path, opened.domain(), config)?;
     if let Some(process) = opened.served_otherwise() {
         output::message(&format!(
@@ -66,7 +119,7 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
             path.display()
         ));
     }
-    Ok(Arc::new(opened))
+    Ok(Some(Arc::new(opened)))
 }
 
 /// The database with the accounts, to be changed.
@@ -167,7 +220,15 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
         }
     };
     let mut lines = BufReader::new(file);
-    let imported = json_lines::import_seen(&store, Put::New, &mut lines, len, &mut |_, _| {}, &mut see).await;
+    let imported = json_lines::import_seen(
+        &store,
+        json_lines::ImportOptions::NEW,
+        &mut lines,
+        len,
+        &mut |_, _| {},
+        &mut see,
+    )
+    .await;
     if count > 1 {
         warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` tells all of them");
     }

@@ -1,7 +1,7 @@
 //! Logs, and one span a call by OTLP where OpenTelemetry's standard variables ask for it.
 
 use crate::config::Telemetry;
-use crate::output::{visible, visible_json};
+use crate::output::{takes_colour, visible, visible_json};
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
@@ -44,7 +44,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<Exporter> {
         true => log.with_writer(|| VisibleJson(std::io::stderr())).json().boxed(),
         false => log
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(takes_colour(std::io::stderr().is_terminal()))
             .fmt_fields(debug_fn(write_field).delimited(" "))
             .boxed(),
     };

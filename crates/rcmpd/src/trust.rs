@@ -64,6 +64,11 @@ impl Loaded {
         }
     }
 
+    /// What verifies chains; `None` where they are not verified.
+    pub const fn trust(&self) -> Option<&Arc<Trust>> {
+        self.trust.as_ref()
+    }
+
     /// Looks after the lists from now on.
     pub(crate) fn keep_fresh(
         &self,

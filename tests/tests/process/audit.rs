@@ -62,6 +62,15 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     assert!(text.stdout.contains("without --public-key this proves only"), "{text:?}");
     let text = service.rcmpd(&["audit", "verify", files[0], files[1]]).code(0);
     assert!(text.stdout.contains("not who wrote them"), "{text:?}");
+    // In the order of a shell's `audit.log*`, and with an empty file among them.
+    fs::write(service.path("audit.log.0"), "").unwrap();
+    for order in [&[files[1], files[0]][..], &[files[1], "audit.log.0", files[0]]] {
+        assert_eq!(verify(&service, order).code(0).json()["last_seq"], report["last_seq"]);
+    }
+    let packed = service.paste(
+        "gzip --keep --stdout audit.log.1 > audit.log.1.gz; rcmpd audit verify audit.log audit.log.1.gz",
+    );
+    assert!(packed.code == 6 && packed.stderr.contains("unpack it first"), "{packed:?}");
 
     let whole = fs::read_to_string(service.path(files[0])).unwrap();
     fs::write(service.path(files[0]), whole.replace("\"alice\"", "\"alicf\"")).unwrap();

@@ -193,6 +193,13 @@ fn whatever_happens_to_the_last_server_nobody_is_let_in_and_it_recovers_by_itsel
         // Starting Impacket takes its time, too.
         assert!(took < Duration::from_secs(8), "{what}: {took:?}");
         assert_eq!(last_decision(&chain.a)["reason"], "no_logon_servers", "{what}");
+        let log = chain.a.log();
+        let mut told =
+            log.lines().filter(|line| line.contains("WARN") && line.contains("Question not decided"));
+        assert!(
+            told.any(|line| line.contains("reason=\"no_logon_servers\"") && line.contains("peer=")),
+            "{what}: {log}"
+        );
     };
     let undecided = |chain: &Chain, what: &str| undecided_about(chain, "alice", what);
     let recovers = |chain: &Chain, what: &str| {

@@ -114,6 +114,8 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     write_secret(service.path("wrong.secret"), "not the password\n");
     let done = map("certs/alice.pem", &server, "WEB01$", "wrong.secret").code(5);
     assert!(done.stderr.contains("the secret of the machine account is probably wrong"), "{done:?}");
+    let json = ["map", "certs/alice.pem", "-c", "client.toml", "--secret-file", "wrong.secret", "--json"];
+    assert_eq!(service.rcmpd(&json).code(5).json()["status"]["name"], "STATUS_ACCESS_DENIED");
     let done = map("certs/alice.pem", &server, "NOBODY$", secret).code(5);
     assert!(done.stderr.contains("no such machine account"), "{done:?}");
     // 6: unusable input, each with its reason.
@@ -132,11 +134,18 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     assert!(done.stderr.contains("its END line is missing"), "{done:?}");
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
-    // 3: a machine that may not ask.
+    // 5: a domain that is asked about in vain; and a machine that may not ask, whoever the certificate is of.
+    let ask = ["map", "certs/alice.pem", "-c", "client.toml", "--domain", "ELSEWHERE", "--json"];
+    assert_eq!(service.rcmpd(&ask).code(5).json()["status"]["name"], "STATUS_NO_SUCH_USER");
     run(&service, &["machine", "set", "WEB01$", "--revoke", "rcmp"]).code(0);
-    let done = service.map("alice").code(3);
-    assert_eq!(done.json()["status"]["name"], "STATUS_ACCESS_DENIED");
-    assert!(done.stderr.contains("rcmpd machine set"), "{done:?}");
+    for who in ["alice", "mallory"] {
+        let done = service.map(who).code(5);
+        assert_eq!(done.json()["status"]["name"], "STATUS_ACCESS_DENIED");
+        assert!(done.stderr.contains("rcmpd machine set"), "{done:?}");
+    }
+    let log = service.log();
+    let told = log.lines().filter(|line| line.contains("Question rejected") && line.contains("asker_denied"));
+    assert_eq!(told.count(), 1, "once a minute: {log}");
 }
 
 /// A store that cannot be read is not a store without accounts.
@@ -152,13 +161,240 @@ fn a_server_that_cannot_decide_does_not_say_no() {
     for who in ["alice", "bob", "mallory"] {
         let done = service.map(who).code(7);
         assert!(done.stderr.contains("could not decide: STATUS_DS_BUSY"), "{done:?}");
+        assert!(done.stderr.contains("the server's log says why"), "{done:?}");
+        assert_eq!(done.json()["status"]["name"], "STATUS_DS_BUSY");
     }
+    let log = service.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("Question not decided")).collect();
+    assert!(
+        matches!(&told[..], [line] if line.contains("WARN") && line.contains("reason=\"store_unavailable\"")),
+        "{log}"
+    );
     // It is back, and so are the answers.
     database
         .execute_batch("ALTER TABLE lost RENAME TO account_key; UPDATE revision SET accounts = accounts + 1")
         .unwrap();
     service.map("alice").code(0);
     service.map("mallory").code(3);
+}
+
+#[test]
+fn files_that_people_have_are_read_or_named() {
+    let demo = Demo::new();
+    // What OpenSSL, an editor and a database make of it.
+    let script = r"set -e
+openssl x509 -in certs/alice.pem -outform DER -out der
+(printf '\357\273\277'; cat certs/alice.pem) > marked
+sed 's/$/\r/' certs/alice.pem > crlf
+grep -v -- - certs/alice.pem > bare
+grep -v -- - certs/alice.pem | tr -d '\n' > line
+(printf '\357\273\277'; cat bare) > markedbare
+cat certs/ca.pem certs/alice.pem > cafirst
+cat certs/alice.pem certs/ca.pem > leaffirst
+cat certs/alice.key certs/alice.pem > keyfirst
+openssl req -new -key certs/alice.key -subj /CN=alice -out csr.pem
+openssl req -in csr.pem -outform DER -out csr.der
+openssl req -new -key certs/alice.key -subj / -outform DER -out nameless.der
+openssl pkcs12 -export -in certs/alice.pem -inkey certs/alice.key -passout pass:x -out alice.p12
+openssl crl2pkcs7 -nocrl -certfile certs/alice.pem -out p7.pem
+openssl crl2pkcs7 -nocrl -certfile certs/alice.pem -outform DER -out p7.der
+openssl pkey -in certs/alice.key -outform DER -out key.der
+openssl pkey -in certs/alice.key -traditional -outform DER -out old.der
+openssl pkcs8 -topk8 -in certs/alice.key -passout pass:x -outform DER -out locked.der
+openssl pkey -in certs/alice.key -pubout -out public.pem
+openssl pkey -in certs/alice.key -pubout -outform DER -out public.der";
+    demo.paste(script).code(0);
+    let plain = run(&demo, &["explain", "certs/alice.pem"]).code(0).stdout;
+    for file in ["der", "marked", "crlf", "bare", "line", "markedbare", "cafirst", "leaffirst", "keyfirst"] {
+        assert_eq!(run(&demo, &["explain", file]).code(0).stdout, plain, "{file}");
+        let piped = demo.paste(&format!("rcmpd explain - -c rcmpd.toml < {file}")).code(0);
+        assert_eq!(piped.stdout, plain, "{file}");
+    }
+    assert!(demo.paste("rcmpd mapping strings - < der").code(0).stdout.contains("alice@contoso.example"));
+    for (file, name, advice) in [
+        ("csr.pem", "CERTIFICATE REQUEST", "a CA issues the certificate"),
+        ("csr.der", "request for a certificate", "a CA issues the certificate"),
+        ("nameless.der", "request for a certificate", "a CA issues the certificate"),
+        ("alice.p12", "PKCS#12", "openssl pkcs12 -in FILE -nokeys"),
+        ("p7.pem", "PKCS7", "openssl pkcs7 -print_certs"),
+        ("p7.der", "PKCS#7", "openssl pkcs7 -inform DER -print_certs"),
+        ("certs/alice.key", "PRIVATE KEY", "another file"),
+        ("key.der", "private key", "another file"),
+        ("old.der", "private key", "another file"),
+        ("locked.der", "private key", "another file"),
+        ("public.pem", "PUBLIC KEY", "another file"),
+        ("public.der", "public key", "not a certificate"),
+    ] {
+        let done = run(&demo, &["explain", file]).code(6);
+        assert!(done.stderr.contains(name) && done.stderr.contains(advice), "{file}: {done:?}");
+    }
+}
+
+#[test]
+fn errors_of_syntax_have_a_line_a_column_and_a_caret() {
+    let demo = Demo::new();
+    for (text, line) in [
+        ("[mapping\n", 1),
+        ("\n[mapping]\nmethods = [\"upn\" \"subject\"]\n", 3),
+        ("\n[mapping]\nmethods =\n", 3),
+        ("\n[mapping]\nmethods = [\"upn\"", 3),
+        ("\n[mapping]\nmethods = \"upn\nbinding = \"full\"\n", 3),
+        ("\n[mapping]\nbinding\n", 3),
+        ("\n[mapping]\nbinding = full\n", 3),
+    ] {
+        fs::write(demo.path("wrong.toml"), text).unwrap();
+        let rehearse =
+            ["mapping", "rehearse", "--policy", "wrong.toml", "--certs", "certs", "-c", "rcmpd.toml"];
+        for arguments in [&["check-config", "-c", "wrong.toml"][..], &rehearse] {
+            let done = demo.rcmpd(arguments).code(1);
+            assert!(done.stderr.contains(&format!("wrong.toml:{line}:")), "{text:?}: {done:?}");
+            assert!(done.stderr.contains('^'), "{text:?}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn map_verifies_the_chain_where_it_is_told_to() {
+    let service = Demo::new().serve();
+    let script = r"set -e
+openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.pem -subj /CN=Other -days 2
+openssl req -new -newkey rsa:2048 -nodes -keyout leaf.key -subj /CN=forged -out forged.csr
+openssl req -new -newkey rsa:2048 -nodes -keyout between.key -subj /CN=Between -out between.csr
+printf 'basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n' > ca.ext
+printf 'keyUsage=digitalSignature\n' > leaf.ext
+openssl x509 -req -in between.csr -CA other.pem -CAkey other.key -extfile ca.ext -out between.pem -days 2
+openssl x509 -req -in forged.csr -CA other.pem -CAkey other.key -extfile leaf.ext -out forged.pem -days 2
+openssl x509 -req -in forged.csr -CA between.pem -CAkey between.key -extfile leaf.ext -out deep.pem -days 2
+cat other.pem between.pem > chain.pem
+sed -n '/^\[domain\]/,/^$/p;/^\[client\]/,/^$/p' client.toml > asker.toml";
+    service.paste(script).code(0);
+    let map = |arguments: &str, config: &str| service.paste(&format!("rcmpd map {arguments} -c {config}"));
+    // By [mapping], and by --anchors.
+    map("certs/alice.pem --verify", "client.toml").code(0);
+    map("certs/alice.pem --verify --anchors certs/ca.pem", "asker.toml").code(0);
+    // What is not valid is not asked about: the code is that of input, and no decision.
+    let refused = map("forged.pem --verify", "client.toml").code(6);
+    assert!(refused.stderr.contains("not asked about"), "{refused:?}");
+    map("certs/alice.pem --verify --anchors other.pem", "asker.toml").code(6);
+    map("forged.pem", "asker.toml").code(3);
+    // Certificates between, in any order, and with the anchor among them; the server then knows no such CA.
+    map("deep.pem --verify --anchors other.pem --chain chain.pem", "asker.toml").code(3);
+    map("deep.pem --verify --anchors other.pem", "asker.toml").code(6);
+    // There has to be something to verify by.
+    assert!(map("certs/alice.pem --verify", "asker.toml").code(2).stderr.contains("--anchors"));
+    map("certs/alice.pem --anchors certs/ca.pem", "asker.toml").code(2);
+    // The help says what is not checked without it.
+    let help = service.rcmpd(&["map", "--help"]).code(0).stdout;
+    assert!(help.contains("private key") && help.contains("5.1") && help.contains("--verify"), "{help}");
+}
+
+/// Arguments that fail, each in its own way, with the code that each promises.
+const FAILURES: [(&str, i32); 25] = [
+    ("account", 2),
+    ("account list --nope", 2),
+    ("map", 2),
+    ("map certs/alice.pem", 2),
+    ("serve --nope", 2),
+    ("page", 2),
+    ("nonsense", 2),
+    // A configuration that is not there.
+    ("map certs/alice.pem -c nowhere.toml", 2),
+    ("explain certs/alice.pem -c nowhere.toml", 2),
+    ("check-config -c nowhere.toml", 2),
+    ("account list -c nowhere.toml", 2),
+    ("machine list -c nowhere.toml", 2),
+    ("domain show -c nowhere.toml", 2),
+    ("export - -c nowhere.toml", 2),
+    ("mapping rehearse --policy nowhere.toml --certs certs -c rcmpd.toml", 2),
+    // Another file that is not there.
+    ("map nowhere.pem -c rcmpd.toml", 6),
+    ("explain nowhere.pem -c rcmpd.toml", 6),
+    ("mapping strings nowhere.pem", 6),
+    ("mapping import --from sssd nowhere", 6),
+    ("import nowhere.jsonl -c rcmpd.toml", 6),
+    ("audit verify nowhere.log", 6),
+    // What is there is wrong.
+    ("import rcmpd.toml -c rcmpd.toml", 1),
+    ("account show nowhere -c rcmpd.toml", 1),
+    ("mapping audit -c rcmpd.toml", 3),
+    ("check-config -c bad.toml", 1),
+];
+
+#[test]
+fn every_failure_is_one_json_value_and_a_message() {
+    let demo = Demo::new();
+    fs::write(demo.path("bad.toml"), "[domain\n").unwrap();
+    for (line, code) in FAILURES {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let plain = demo.rcmpd(&arguments).code(code);
+        let done = demo.rcmpd(&[&arguments[..], &["--json"]].concat()).code(code);
+        let value: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{line}: {done:?}"));
+        assert_eq!(value["exit_code"], code, "{line}: {value}");
+        assert!(value["error"].as_str().is_some_and(|error| !error.is_empty()), "{line}: {value}");
+        assert!(!done.stderr.is_empty(), "{line}: {done:?}");
+        assert!(code == 3 || !plain.stderr.is_empty(), "{line}: {plain:?}");
+    }
+    // Commands without --json, too.
+    for line in ["serve --json", "man --json", "completions --json", "proxy-config --json"] {
+        let done = demo.rcmpd(&line.split(' ').collect::<Vec<_>>()).code(2);
+        assert_eq!(done.json()["exit_code"], 2, "{line}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure() {
+    let service = Demo::new().serve();
+    for line in [
+        "map certs/alice.pem -c client.toml",
+        "map certs/alice.pem -c client.toml --json",
+        "explain certs/alice.pem -c rcmpd.toml",
+        "explain certs/alice.pem -c rcmpd.toml --json",
+        "account list -c rcmpd.toml",
+        "account show alice -c rcmpd.toml",
+        "group list -c rcmpd.toml",
+        "machine list -c rcmpd.toml",
+        "domain show -c rcmpd.toml",
+        "mapping strings certs/alice.pem",
+        "export - -c rcmpd.toml",
+        "check-config -c rcmpd.toml",
+        "completions bash",
+        "man",
+        "--help",
+        "--version",
+        "account --help",
+    ] {
+        let done = service.paste(&format!("rcmpd {line} > /dev/full"));
+        assert!(done.code == 1 && done.stderr.contains("No space left on device"), "{line}: {done:?}");
+        // A reader that has seen enough is no failure.
+        let done = service.paste(&format!("(rcmpd {line}; echo $? >&2) | head -c 1 > /dev/null"));
+        assert_eq!(done.stderr.trim().lines().last(), Some("0"), "{line}: {done:?}");
+    }
+}
+
+#[test]
+fn logs_keep_no_color_and_dumb_terminals() {
+    let demo = Demo::new();
+    // The program of the person at the terminal, with what it answers as the first line.
+    let script = "import os, pty, subprocess, sys
+master, slave = pty.openpty()
+child = subprocess.Popen(['rcmpd', 'page', '--listen', '127.0.0.1:0'], stderr=slave, stdin=subprocess.DEVNULL)
+os.close(slave)
+seen = b''
+while b'\\n' not in seen:
+    seen += os.read(master, 4096)
+child.terminate(); child.wait()
+print(repr(seen))";
+    fs::write(demo.path("terminal.py"), script).unwrap();
+    for (environment, coloured) in [
+        ("TERM=xterm", true),
+        ("TERM=xterm NO_COLOR=1", false),
+        ("TERM=dumb", false),
+        ("TERM=xterm NO_COLOR=", true),
+    ] {
+        let done = demo.paste(&format!("env -u NO_COLOR {environment} python3 terminal.py")).code(0);
+        assert!(done.stdout.contains("127.0.0.1:"), "{done:?}");
+        assert_eq!(done.stdout.contains("\\x1b["), coloured, "{environment}: {done:?}");
+    }
 }
 
 #[test]
@@ -346,6 +582,69 @@ fn what_is_exported_can_be_imported_elsewhere() {
     fs::write(demo.path("good.jsonl"), format!("{group}\n")).unwrap();
     run(&demo, &["import", "good.jsonl"]).code(0);
     run(&demo, &["group", "show", "Newcomers"]).code(0);
+}
+
+#[test]
+fn an_import_that_replaces_leaves_what_its_lines_say() {
+    let demo = Demo::new();
+    let bob = || run(&demo, &["account", "show", "bob", "--json"]).code(0).json();
+    let groups = |account: &Value| names(&account["groups"]).join(",");
+    assert_ne!(groups(&bob()), "Domain Users", "the demo has bob in another group");
+    run(&demo, &["export", "all.jsonl"]).code(0);
+    let all = fs::read_to_string(demo.path("all.jsonl")).unwrap();
+    let mut lines: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = lines.iter_mut().find(|line| line["name"] == "bob").unwrap();
+    line["member_of"] = json!([]);
+    fs::write(demo.path("bob.jsonl"), format!("{line}\n")).unwrap();
+    run(&demo, &["import", "bob.jsonl", "--replace"]).code(0);
+    assert_eq!(groups(&bob()), "Domain Users");
+
+    // The list of a directory knows no SIDs: new names are made, known ones replaced, and again the same.
+    let list = "{\"type\":\"account\",\"name\":\"bob\",\"member_of\":[\"Night\"]}\n{\"type\":\"group\",\"name\":\"Night\"}\n\
+                {\"type\":\"account\",\"name\":\"newone\",\"user_principal_name\":\"newone@contoso.example\"}\n";
+    fs::write(demo.path("list.jsonl"), list).unwrap();
+    let exported = |name: &'static str| {
+        run(&demo, &["export", name]).code(0);
+        fs::read_to_string(demo.path(name)).unwrap()
+    };
+    let before = bob();
+    run(&demo, &["import", "list.jsonl", "--replace"]).code(0);
+    assert_eq!(groups(&bob()), "Domain Users,Night");
+    assert_eq!((&bob()["sid"], &bob()["created"]), (&before["sid"], &before["created"]));
+    let first = exported("first.jsonl");
+    run(&demo, &["import", "list.jsonl", "--replace"]).code(0);
+    assert_eq!(exported("second.jsonl"), first);
+    let newone = run(&demo, &["account", "show", "newone", "--json"]).code(0).json();
+    let year = |account: &Value| account["created"].as_str().unwrap().get(..4).map(str::to_owned);
+    let made = run(&demo, &["account", "add", "madenow", "--json"]).code(0).json();
+    assert_eq!(year(&newone), year(&made), "an account of an import is created when it is imported");
+
+    // --replace is advised where it helps, and nowhere else.
+    let told = |text: &str| {
+        fs::write(demo.path("told.jsonl"), text).unwrap();
+        let done = run(&demo, &["import", "told.jsonl"]);
+        assert_ne!(done.code, 0);
+        done.stderr
+    };
+    let exists = told("{\"type\":\"account\",\"name\":\"bob\"}\n");
+    assert!(exists.contains("line 1: ") && exists.contains("--replace"), "{exists}");
+    for text in [
+        "name,upn\n",
+        "{\"type\":\"account\",\"name\":\"x\",\"colour\":1}",
+        "{\"type\":\"account\",\"name\":\"Night\"}",
+    ] {
+        let why = told(text);
+        assert!(why.contains("line 1: ") && !why.contains("--replace"), "{why}");
+    }
+    fs::create_dir(demo.path("folder")).unwrap();
+    let folder = run(&demo, &["import", "folder"]);
+    assert!(folder.code != 0 && !folder.stderr.contains("--replace"), "{folder:?}");
+
+    // Standard output and input.
+    let piped = run(&demo, &["export", "-"]).code(0).stdout;
+    assert_eq!(piped, exported("third.jsonl"));
+    demo.paste("rcmpd import - --replace -c rcmpd.toml < third.jsonl").code(0);
+    assert_eq!(exported("fourth.jsonl"), piped);
 }
 
 #[test]

@@ -81,6 +81,83 @@ fn accounts_in_memory_come_from_a_file_and_are_read_again() {
 }
 
 #[test]
+fn accounts_outlive_the_loss_of_the_key_file() {
+    let demo = Demo::new();
+    let run = |arguments: &[&str]| demo.rcmpd(&[arguments, &["-c", "rcmpd.toml"]].concat());
+    let key = demo.path("accounts.key");
+    let copy = fs::read(&key).unwrap();
+    run(&["account", "set", "bob", "--full-name", "Bob Brown"]).code(0);
+    let whole = run(&["export", "-"]).code(0).stdout;
+    let way_out = |text: &str| {
+        assert!(
+            text.contains("accounts.key") && text.contains("rcmpd domain rekey --forget-secrets"),
+            "{text}"
+        );
+    };
+    for other in [false, true] {
+        match other {
+            true => rcmpd_tests::write_secret(&key, [9; 32]),
+            false => fs::remove_file(&key).unwrap(),
+        }
+        let exported = run(&["export", "-"]).code(0);
+        assert_eq!(exported.stdout, whole);
+        way_out(&exported.stderr);
+        for command in [
+            &["account", "list"][..],
+            &["account", "set", "bob", "--full-name", "Bob Brown"],
+            &["group", "list"],
+            &["machine", "list"],
+            &["explain", "certs/alice.pem"],
+            &["import", "/dev/null"],
+        ] {
+            way_out(&run(command).code(0).stderr);
+        }
+        for command in
+            [&["machine", "show", "WEB01$"][..], &["machine", "set", "WEB01$", "--disable"], &["serve"]]
+        {
+            way_out(&run(command).code(1).stderr);
+        }
+        if other {
+            let told = run(&["domain", "rekey", "--forget-secrets"]).code(1).stderr;
+            assert!(told.contains("move it away"), "{told}");
+            assert_eq!(fs::read(&key).unwrap(), [9; 32], "nothing was changed");
+        }
+    }
+    // The key comes back, and nothing was lost.
+    fs::remove_file(&key).unwrap();
+    rcmpd_tests::write_secret(&key, &copy);
+    run(&["machine", "show", "WEB01$"]).code(0);
+
+    // It does not.
+    fs::remove_file(&key).unwrap();
+    let forgot = run(&["domain", "rekey", "--forget-secrets", "--json"]).code(0).json();
+    assert_eq!(forgot["forgotten"], serde_json::json!(["WEB01$"]));
+    let service = demo.serve();
+    service.map("alice").code(5);
+    let set = ["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "-c", "rcmpd.toml"];
+    service.rcmpd(&set).code(0);
+    service.map("alice").code(0);
+}
+
+#[test]
+fn a_sidecar_is_served_without_the_key_file() {
+    let demo = Demo::new();
+    fs::remove_file(demo.path("accounts.key")).unwrap();
+    let user = rustix::process::geteuid().as_raw();
+    demo.configure(&format!(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"nginx.sock\"\npeers = [\"{user}\"]"
+    ));
+    // Without [rpc] no machine has to prove anything.
+    demo.edit(|text| {
+        let (before, rest) = text.split_once("[rpc]").unwrap();
+        format!("{before}{}", &rest[rest.find("[store]").unwrap()..])
+    });
+    let service = demo.serve_bare();
+    assert!(service.log().contains("rcmpd domain rekey --forget-secrets"), "{}", service.log());
+    assert_eq!(crate::sidecar::ask_about(&service, "alice", &[]).status, 200);
+}
+
+#[test]
 fn an_issuer_is_a_fixed_account() {
     let demo = Demo::new();
     let level = "kind = \"profile\"

@@ -300,10 +300,8 @@ impl Scene {
             Step::Remove => {
                 next.alice.take()?;
             }
-            Step::Import(n) => {
-                let engineer = next.alice.as_ref().is_some_and(|alice| alice.engineer);
-                next.alice = Some(Alice { name: n, disabled: false, engineer });
-            }
+            // The line names no group.
+            Step::Import(n) => next.alice = Some(Alice { name: n, disabled: false, engineer: false }),
             Step::Join => next.alice.as_mut()?.engineer = true,
             Step::Leave => {
                 let alice = next.alice.as_mut()?;

@@ -1,6 +1,6 @@
 //! Machines and their sealed secrets.
 
-use super::{Inner, SqliteStore, damaged, failed, rows, sealing::Seal};
+use super::{Inner, SealingKey, SqliteStore, damaged, failed, rows, sealing::Seal};
 use crate::account::AccountFlags;
 use crate::admin::{Change, Put};
 use crate::fold::casefold;
@@ -78,6 +78,24 @@ impl MachineStore for SqliteStore {
 }
 
 impl SqliteStore {
+    /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no previous one.
+    /// Everything else of the machines stays. Returns their names, in ascending order of relative identifier.
+    ///
+    /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`] from then on.
+    pub fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Vec<String>, StoreError> {
+        let seal = key.new_seal();
+        self.inner.write(|transaction| {
+            let sql = format!("SELECT {COLUMNS} FROM machine ORDER BY rid");
+            let machines = rows::all(transaction, &sql, [], |row| machine(&self.inner.domain, row))?;
+            for machine in &machines {
+                let rid = rules::rid_named(&self.inner.domain, &machine.sid)?;
+                write(&seal, transaction, rid, machine, &Secrets::first(NtHash::unknown()?, now))?;
+            }
+            seal.note(transaction)?;
+            Ok(machines.into_iter().map(|machine| machine.name).collect())
+        })
+    }
+
     fn apply_one(&self, change: Change) -> BoxFuture<'_, Result<(), StoreError>> {
         let inner = self.inner.clone();
         self.worker.run(move || inner.apply(&mut std::iter::once(Ok(change))))
@@ -85,7 +103,7 @@ impl SqliteStore {
 }
 
 pub(super) fn no_key() -> StoreError {
-    StoreError::Unavailable("no key file is configured for the machines' secrets".to_owned())
+    StoreError::Unavailable("without their key file, the secrets of machines cannot be used".to_owned())
 }
 
 impl Inner {

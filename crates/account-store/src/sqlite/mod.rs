@@ -81,7 +81,7 @@ impl SqliteStore {
     }
 
     /// Opens a file that not every user may change, brought to the present version if it is older. Machines need the key their secrets are sealed
-    /// under; without it questions about them are [`StoreError::Unavailable`].
+    /// under ([`StoreError::OtherKey`] for another one); without a key, questions about them are [`StoreError::Unavailable`].
     pub fn open(path: &Path, key: Option<&SealingKey>) -> Result<Self, StoreError> {
         for file in database_files(path) {
             FileAccess::ReadByAll

@@ -83,22 +83,26 @@ impl SealingKey {
 
     /// What seals the rows of a store; a store that was sealed with another key is refused.
     pub(super) fn seal(&self, connection: &mut Connection) -> Result<Seal, StoreError> {
-        let check = self.derive::<16>("rcmpd account store: which key");
+        let seal = self.new_seal();
         let known = |connection: &Connection| {
             let mut statement = connection.prepare("SELECT sealing_key_check FROM domain")?;
             statement.query_row([], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()
         };
         if known(connection).map_err(failed)?.flatten().is_none() {
             let sql = "UPDATE domain SET sealing_key_check = ?1 WHERE sealing_key_check IS NULL";
-            connection.execute(sql, [check.as_slice()]).map_err(failed)?;
+            connection.execute(sql, [seal.check.as_slice()]).map_err(failed)?;
         }
         match known(connection).map_err(failed)?.flatten() {
-            Some(known) if known.ct_eq(check.as_slice()).into() => {
-                let key = self.derive::<32>("rcmpd account store: machine secrets");
-                Ok(Seal { cipher: Aes256GcmSiv::new((&*key).into()), check: *check })
-            }
-            _ => Err(StoreError::Unavailable("the secrets were sealed under another key file".to_owned())),
+            Some(known) if seal.has_check(&known) => Ok(seal),
+            _ => Err(StoreError::OtherKey),
         }
+    }
+
+    /// What seals rows under this key, whichever key a store was sealed with.
+    pub(super) fn new_seal(&self) -> Seal {
+        let check = self.derive::<16>("rcmpd account store: which key");
+        let key = self.derive::<32>("rcmpd account store: machine secrets");
+        Seal { cipher: Aes256GcmSiv::new((&*key).into()), check: *check }
     }
 }
 
@@ -117,6 +121,12 @@ impl Seal {
     /// Whether a file with this check was sealed under the same key.
     pub(super) fn has_check(&self, check: &[u8]) -> bool {
         check.ct_eq(&self.check).into()
+    }
+
+    /// Notes in the file that its secrets are sealed under this key.
+    pub(super) fn note(&self, connection: &Connection) -> Result<(), StoreError> {
+        let sql = "UPDATE domain SET sealing_key_check = ?1";
+        connection.execute(sql, [self.check.as_slice()]).map(drop).map_err(failed)
     }
 
     /// Nonce, ciphertext, tag.

@@ -155,7 +155,7 @@ fn what_others_commit_is_seen_by_the_next_question() {
 fn readers_on_all_threads_see_each_commit_at_once() {
     let (store, _folder) = empty();
     let pair = |n| [alice(), user(1014)].map(|account| Account { logon_count: n, ..account });
-    let put = |n| pair(n).map(|account| Change::PutAccount(Put::Either, Box::new(account)));
+    let put = |n| pair(n).map(|account| Change::PutAccount(battery::REPLACE, Box::new(account)));
     apply(&store, put(0));
     let committed = AtomicU16::new(0);
     std::thread::scope(|scope| {
@@ -354,17 +354,44 @@ fn without_its_key_a_store_tells_no_secrets() {
     let (path, _folder) = new_file();
     now(open(&path).put_machine(Put::New, web01(), Some(secrets(1)))).expect("the rules are kept");
     let other = SqliteStore::open(&path, Some(&SealingKey::new([8; 32])));
-    assert!(matches!(other, Err(StoreError::Unavailable(why)) if why.contains("another key")));
+    assert!(matches!(other, Err(StoreError::OtherKey)));
     let without = SqliteStore::open(&path, None).expect("accounts need no key");
     for answer in [
         now(without.machine("web01$")).map(drop),
         now(without.rotate(sid(1105), None, crate::NtHash::new([1; 16]), dtyp::FileTime(1))).map(drop),
-        now(without.put_machine(Put::Either, web01(), Some(secrets(1)))),
+        now(without.put_machine(battery::REPLACE, web01(), Some(secrets(1)))),
     ] {
         assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     }
     assert_eq!(now(without.machines(0, 9)).expect("names are no secrets"), [web01()]);
     assert_eq!(find(&without, name("web01$")), Matches::None);
+}
+
+#[test]
+fn secrets_of_a_lost_key_are_forgotten_and_nothing_else() {
+    let (path, _folder) = new_file();
+    let former = open(&path);
+    apply(&former, [add(alice())]);
+    let off = Machine { name: "X$".to_owned(), sid: sid(1106), enabled: false, ..web01() };
+    for machine in [web01(), off.clone()] {
+        now(former.put_machine(Put::New, machine, Some(secrets(1)))).expect("the rules are kept");
+    }
+    let key = SealingKey::new([8; 32]);
+    let without = SqliteStore::open(&path, None).expect("accounts need no key");
+    assert_eq!(without.forget_secrets(&key, dtyp::FileTime(7)).expect("it is written"), ["WEB01$", "X$"]);
+    let why = unavailable(&former, "a service under the former key");
+    assert!(why.contains("another key file"), "{why}");
+    assert!(matches!(SqliteStore::open(&path, Some(&SealingKey::new([7; 32]))), Err(StoreError::OtherKey)));
+    let store = SqliteStore::open(&path, Some(&key)).expect("the new key opens it");
+    let held = |name| machine(&store, name).expect("it is there");
+    let (first, second) = (held("web01$"), held("x$"));
+    assert_eq!((&first.machine, &second.machine), (&web01(), &off));
+    assert_ne!(first.secrets.current, second.secrets.current);
+    for held in [&first.secrets, &second.secrets] {
+        assert_ne!(held.current, secrets(1).current);
+        assert_eq!((held.current_since, &held.previous), (dtyp::FileTime(7), &None));
+    }
+    assert_eq!(one(&store, name("alice")).account, alice());
 }
 
 #[test]
@@ -401,16 +428,20 @@ const KILLS: u32 = 60;
 
 /// Both accounts and a machine carry the same number; each change counts them on together.
 fn numbered(n: u16) -> Vec<Change> {
-    let put =
-        |account: Account| Change::PutAccount(Put::Either, Box::new(Account { logon_count: n, ..account }));
-    let mut changes =
-        vec![put(alice()), put(user(1014)), Change::PutGroup(Put::Either, group(1100, &format!("g{n}")))];
+    let put = |account: Account| {
+        Change::PutAccount(battery::REPLACE, Box::new(Account { logon_count: n, ..account }))
+    };
+    let mut changes = vec![
+        put(alice()),
+        put(user(1014)),
+        Change::PutGroup(battery::REPLACE, group(1100, &format!("g{n}"))),
+    ];
     changes.push(match n % 2 {
         0 => member(1100, 1013),
         _ => Change::RemoveMember { group: sid(1100), member: sid(1013) },
     });
     let machine = Machine { domains: vec![n.to_string()], ..web01() };
-    changes.push(Change::PutMachine(Put::Either, Box::new(machine), Some(secrets(n as u8))));
+    changes.push(Change::PutMachine(battery::REPLACE, Box::new(machine), Some(secrets(n as u8))));
     changes
 }
 
@@ -505,7 +536,7 @@ fn a_torn_log_loses_only_what_was_not_committed() {
 
 fn any_change() -> impl Strategy<Value = Change> {
     let (account, group) = (1000..1006u32, 1100..1105u32);
-    let put = prop_oneof![Just(Put::New), Just(Put::Existing), Just(Put::Either)];
+    let put = prop_oneof![Just(Put::New), Just(Put::Existing), Just(battery::REPLACE)];
     let entry = prop_oneof![account.clone(), group.clone()];
     let put_account = (put.clone(), account.clone(), 0..4u32, group.clone(), 0..3u32).prop_map(
         |(put, rid, name, primary_group_id, key)| {
@@ -610,8 +641,8 @@ fn a_restored_back_up_makes_no_undone_answer_count_again() {
     let copy = folder.path().join("copy.db");
     let store = open(&path);
     let owned_by = |n: u16| Account { logon_count: n, ..alice() };
-    let put = |n| Change::PutAccount(Put::Either, Box::new(owned_by(n)));
-    apply(&store, [put(1), Change::PutGroup(Put::New, group(1100, "Staff")), member(1100, 1013)]);
+    let put = |n| Change::PutAccount(Put::Existing, Box::new(owned_by(n)));
+    apply(&store, [add(owned_by(1)), Change::PutGroup(Put::New, group(1100, "Staff")), member(1100, 1013)]);
     now(store.put_machine(Put::New, web01(), Some(secrets(1)))).expect("the rules are kept");
     back_up(&path, &copy);
     let ask = || {
@@ -646,7 +677,7 @@ fn answers_of_contents_that_are_undone_while_they_are_read_are_not_kept() {
     let (path, folder) = new_file();
     let copy = folder.path().join("copy.db");
     let store = open(&path);
-    let put = |n: u16| Change::PutAccount(Put::Either, Box::new(Account { logon_count: n, ..alice() }));
+    let put = |n: u16| Change::PutAccount(battery::REPLACE, Box::new(Account { logon_count: n, ..alice() }));
     apply(&store, [put(1)]);
     back_up(&path, &copy);
     let stop = std::sync::atomic::AtomicBool::new(false);

@@ -70,12 +70,14 @@ pub struct Mapped {
 /// Why nothing was answered, or no account.
 #[derive(Debug)]
 pub enum AskError {
-    /// The server said no.
+    /// The server answered with this status, and no account.
     Refused(NtStatus),
     /// The server could not be reached.
     Unreachable(String),
     /// No secure channel.
     Channel(String),
+    /// The server refused the secure channel: with this status, which probably has this cause.
+    ChannelRefused(NtStatus, &'static str),
     /// The server said yes, and it is not proved that everybody on the way had good reason to.
     NotStrong(String),
     /// What was to be asked cannot be asked.
@@ -87,7 +89,14 @@ pub enum AskError {
 impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(status) => write!(f, "refused: {status}"),
+            Self::Refused(status) if says_not_mapped(*status) => write!(f, "refused: {status}"),
+            Self::Refused(status) if says_may_not_ask(*status) => {
+                write!(f, "the server does not answer this question: {status}")
+            }
+            Self::Refused(status) => write!(f, "the server could not decide: {status}"),
+            Self::ChannelRefused(status, cause) => {
+                write!(f, "the server refused the secure channel: {status}, so {cause}")
+            }
             Self::NotStrong(text) => write!(f, "refused here: {text}"),
             Self::Unreachable(text) | Self::Channel(text) | Self::Input(text) | Self::Undecided(text) => {
                 f.write_str(text)
@@ -102,11 +111,21 @@ impl AskError {
     /// The exit code of an asking command.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused(_) | Self::NotStrong(_) => 3,
+            Self::Refused(status) if says_not_mapped(*status) => 3,
+            Self::Refused(status) if says_may_not_ask(*status) => 5,
+            Self::NotStrong(_) => 3,
             Self::Unreachable(_) => 4,
-            Self::Channel(_) => 5,
+            Self::Channel(_) | Self::ChannelRefused(..) => 5,
             Self::Input(_) => 6,
-            Self::Undecided(_) => 7,
+            Self::Refused(_) | Self::Undecided(_) => 7,
+        }
+    }
+
+    /// The status of the server that says it, if one does.
+    pub const fn status(&self) -> Option<NtStatus> {
+        match self {
+            Self::Refused(status) | Self::ChannelRefused(status, _) => Some(*status),
+            _ => None,
         }
     }
 
@@ -130,32 +149,52 @@ impl AskError {
             Self::NotStrong(_) => {
                 "each domain on the way signs its hop when [forward] proof_key is set there; its public key is for [client] proof_keys here"
             }
-            Self::Refused(_) => "the server's log says why",
+            Self::Refused(_) => {
+                "the server's log says why (Question not decided), once a minute for each reason; asking again may help"
+            }
             Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
-            Self::Channel(_) => {
+            Self::Channel(_) | Self::ChannelRefused(..) => {
                 "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after four wrong \
                  secrets each attempt takes some seconds"
             }
             Self::Input(_) => "",
-            Self::Undecided(_) => "the server's log says why; asking again may help",
+            Self::Undecided(_) => "asking again may help",
         }
     }
+}
+
+/// Whether a status says something of the certificate or its account. Others are about us, the server, or the way between: nothing that
+/// is not known to be a denial is one.
+pub(crate) const fn says_not_mapped(status: NtStatus) -> bool {
+    status.is_account_restriction()
+        || matches!(
+            status,
+            NtStatus::LOGON_FAILURE | NtStatus::WRONG_PASSWORD | NtStatus::AUTHENTICATION_FIREWALL_FAILED
+        )
+}
+
+/// Whether a status says that this machine gets no answer to this question from this server, whichever certificate it is about.
+const fn says_may_not_ask(status: NtStatus) -> bool {
+    matches!(
+        status,
+        NtStatus::ACCESS_DENIED
+            | NtStatus::NO_SUCH_USER
+            | NtStatus::NO_SUCH_PACKAGE
+            | NtStatus::INVALID_PARAMETER
+    )
 }
 
 fn channel_error(error: ChannelError) -> AskError {
     match error {
         ChannelError::Transport(TransportError::Unreachable(text)) => AskError::Unreachable(text),
-        ChannelError::Refused(NtStatus::ACCESS_DENIED) => AskError::Channel(
-            "the server refused the secure channel: STATUS_ACCESS_DENIED (0xc0000022), so the secret of the machine account is probably \
-             wrong"
-                .into(),
-        ),
-        ChannelError::Refused(NtStatus::NO_TRUST_SAM_ACCOUNT) => AskError::Channel(
-            "the server refused the secure channel: STATUS_NO_TRUST_SAM_ACCOUNT (0xc000018b), so it has no such machine account, or it is disabled"
-                .into(),
-        ),
-        ChannelError::Refused(NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE) => {
-            AskError::Undecided("the server cannot judge secure channels now".into())
+        ChannelError::Refused(status @ NtStatus::ACCESS_DENIED) => {
+            AskError::ChannelRefused(status, "the secret of the machine account is probably wrong")
+        }
+        ChannelError::Refused(status @ NtStatus::NO_TRUST_SAM_ACCOUNT) => {
+            AskError::ChannelRefused(status, "it has no such machine account, or it is disabled")
+        }
+        ChannelError::Refused(status @ (NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE)) => {
+            AskError::Refused(status)
         }
         error => AskError::Channel(error.to_string()),
     }
@@ -175,10 +214,18 @@ pub async fn map(
     logon_domain_name: Option<&str>,
 ) -> Result<Mapped, AskError> {
     let deadline = tokio::time::Instant::now() + target.timeout;
-    let work = ask(target, chain, flags, logon_domain_name);
-    match tokio::time::timeout_at(deadline, work).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(AskError::Unreachable(format!("{} did not answer in time", target.server))),
+    let mut answered = None;
+    let work = ask(target, chain, flags, logon_domain_name, &mut answered);
+    let outcome = tokio::time::timeout_at(deadline, work).await;
+    match (outcome, answered) {
+        (Ok(Err(error)), _) => Err(error),
+        // Where the time is over before it is known by which method, the account is known all the same.
+        (_, Some(mapped)) => Ok(mapped),
+        (_, None) => Err(AskError::Unreachable(format!(
+            "{} did not answer in time ({} s, --timeout)",
+            target.server,
+            target.timeout.as_secs()
+        ))),
     }
 }
 
@@ -187,7 +234,8 @@ async fn ask(
     chain: &Chain,
     flags: MappingFlags,
     logon_domain_name: Option<&str>,
-) -> Result<Mapped, AskError> {
+    answered: &mut Option<Mapped>,
+) -> Result<(), AskError> {
     let claim = SidClaim::of_encoded(chain.certificate());
     if claim == SidClaim::Contradictory {
         let text = "the SIDs in the certificate disagree or cannot be read, so no account is its own";
@@ -239,6 +287,7 @@ async fn ask(
             _ => mapped.path = Some(path),
         }
     }
+    let mapped = answered.insert(mapped);
     let methods: Vec<Method> =
         Method::ALL.into_iter().filter(|method| flags.contains(method.flag())).collect();
     for method in &methods {
@@ -258,7 +307,7 @@ async fn ask(
             break;
         }
     }
-    Ok(mapped)
+    Ok(())
 }
 
 /// Reads the answer, encrypted as [MS-NRPC] 4.1 has it or, from servers that do not, in the clear.
@@ -266,13 +315,6 @@ pub(crate) fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError>
     let data = match (answer.status, answer.data) {
         (NtStatus::SUCCESS, Some(data)) => data,
         (NtStatus::SUCCESS, None) => return Err(AskError::Undecided("the server's answer is empty".into())),
-        (
-            status @ (NtStatus::DS_BUSY
-            | NtStatus::NO_LOGON_SERVERS
-            | NtStatus::INSUFFICIENT_RESOURCES
-            | NtStatus::INTERNAL_ERROR),
-            _,
-        ) => return Err(AskError::Undecided(format!("the server could not decide: {status}"))),
         (status, _) => return Err(AskError::Refused(status)),
     };
     let decrypted = data.decrypted();

@@ -55,8 +55,9 @@ pub struct AuditLog {
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused to askers over a limit since the last flush.
     over_limits: Mutex<OverLimits>,
-    /// Askers that asked for an account out of their scope since the last flush.
-    out_of_scope: Mutex<BTreeSet<String>>,
+    /// Askers, by name, that got no account since the last flush, and why: the log has a line for each. At most as many as there are
+    /// accounts that can ask, times the reasons.
+    refused: Mutex<BTreeSet<(String, &'static str)>>,
     /// What was refused to askers over a limit, by reason, for metrics.
     over_limits_total: Mutex<BTreeMap<&'static str, u64>>,
     /// Decisions by reason, for metrics.
@@ -170,7 +171,7 @@ impl AuditLog {
             heads_failed: AtomicU64::new(0),
             anonymous: Mutex::default(),
             over_limits: Mutex::default(),
-            out_of_scope: Mutex::default(),
+            refused: Mutex::default(),
             over_limits_total: Mutex::default(),
             decisions: Mutex::default(),
             relays: Mutex::default(),
@@ -308,9 +309,10 @@ impl AuditLog {
 
     /// Writes down how many anonymous callers, and askers over a limit, were refused since the last time.
     pub fn flush(&self) {
-        lock(&self.out_of_scope).clear();
+        lock(&self.refused).clear();
         let counts = std::mem::take(&mut *lock(&self.anonymous));
         if !counts.is_empty() {
+            tracing::info!(?counts, "Secure channels refused in the last minute");
             let _ = self.write(None, &json!({ "event": "channels_refused", "counts": counts }));
         }
         for ((sid, reason), (account, count)) in std::mem::take(&mut *lock(&self.over_limits)) {
@@ -389,20 +391,36 @@ impl AuditLog {
         };
         let answered = written.err().unwrap_or(answer.reason);
         *lock(&self.decisions).entry(answered.name()).or_default() += 1;
-        if answered == Reason::OutOfScope {
-            self.note_out_of_scope(&question.asker);
-        }
+        self.note_refusal(answer, answered, &question.asker);
         written
     }
 
-    /// Logs it once a minute for each asker: the client sees the same as if there were no account.
-    fn note_out_of_scope(&self, asker: &Asker) {
-        if lock(&self.out_of_scope).insert(asker.account.clone()) {
-            tracing::info!(
-                account = asker.account,
-                sid = %asker.sid,
+    /// Logs a question that was answered with no account, once a minute for each asker and reason: `rcmpd map` sends its user here.
+    fn note_refusal(&self, answer: &Answer, reason: Reason, asker: &Asker) {
+        if matches!(reason, Reason::Mapped(_) | Reason::Forwarded)
+            || !lock(&self.refused).insert((asker.account.clone(), reason.name()))
+        {
+            return;
+        }
+        let (account, sid, name, why) = (&asker.account, &asker.sid, reason.name(), reason.text());
+        let status = reason.status(false);
+        let elsewhere = answer.elsewhere.as_ref();
+        let (domain, peer) = (elsewhere.map(|it| &it.domain), elsewhere.map(|it| &it.peer));
+        let server = elsewhere.and_then(|it| it.server.as_ref());
+        match reason {
+            // The client sees the same as if there were no account.
+            Reason::OutOfScope => tracing::info!(
+                account,
+                %sid,
+                reason = name,
                 "Account out of scope: a question was rejected with STATUS_LOGON_FAILURE (rcmpd machine show)"
-            );
+            ),
+            _ if reason.is_undecided() => {
+                tracing::warn!(account, %sid, reason = name, why, %status, domain, peer, server, "Question not decided");
+            }
+            _ => {
+                tracing::info!(account, %sid, reason = name, why, %status, domain, peer, server, "Question rejected");
+            }
         }
     }
 

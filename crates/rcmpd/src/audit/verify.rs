@@ -73,6 +73,9 @@ pub enum Unusable {
         /// Why.
         error: io::Error,
     },
+    /// It is packed.
+    #[error("{} is packed by gzip: unpack it first (gunzip --keep)", .0.display())]
+    Packed(PathBuf),
     /// There is no line of a chain.
     #[error("{} is not a chained audit log", .0.display())]
     NotChained(PathBuf),
@@ -280,6 +283,16 @@ struct Verifier<'a, 'b> {
     progress: &'b mut dyn FnMut(u64),
 }
 
+/// How a file begins that gzip wrote (RFC 1952 2.3.1).
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+fn is_packed(path: &Path) -> bool {
+    let mut start = [0; GZIP.len()];
+    path.is_file()
+        && File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+        && start == *GZIP
+}
+
 /// Bytes between two reports of progress.
 const PROGRESS_STEP: u64 = 1 << 20;
 
@@ -366,7 +379,7 @@ impl Verifier<'_, '_> {
             }
             Some(last) if link.seq == 1 => {
                 return Err(format!(
-                    "a new chain starts here, and the one before it ended with seq {}; are the files named oldest first?",
+                    "a new chain starts here, and the one before it ended with seq {}; is a file named twice, or of another service?",
                     last.seq
                 ));
             }
@@ -377,7 +390,7 @@ impl Verifier<'_, '_> {
             None if link.seq == self.first_seq => self.report.first_seq = link.seq,
             None if self.first_seq == 1 => {
                 return Err(format!(
-                    "the beginning is missing (seq 1 to {}): name the files with it, the oldest first, or say --first-seq {} if \
+                    "the beginning is missing (seq 1 to {}): name the files with it, too, or say --first-seq {} if \
                      they were removed on purpose",
                     link.seq - 1,
                     link.seq
@@ -414,7 +427,7 @@ impl Verifier<'_, '_> {
         Ok(())
     }
 
-    fn all(&mut self, files: &[PathBuf]) -> Result<(), Stop> {
+    fn all(&mut self, files: &[&PathBuf]) -> Result<(), Stop> {
         if let Some(heads) = &mut self.heads {
             heads.step()?;
         }
@@ -433,7 +446,7 @@ impl Verifier<'_, '_> {
                 let what = "this head was signed for a line that is not there: the log is empty".to_owned();
                 return Err(heads.broken(head.seq, what).into());
             }
-            return Err(Unusable::NotChained(files.first().cloned().unwrap_or_default()).into());
+            return Err(Unusable::NotChained(files.first().copied().cloned().unwrap_or_default()).into());
         };
         if let Some(heads) = &mut self.heads
             && let Some(head) = heads.next
@@ -461,7 +474,41 @@ pub struct VerifyOptions<'a> {
     pub first_seq: u64,
 }
 
-/// Verifies files in the order in which they were written. `progress` learns how many bytes of the files were read.
+/// Lines of a file in which its first `seq` is looked for: after a crash, torn bytes may stand before it.
+const ORDER_LINES_MAX: usize = 16;
+
+/// The files in the order in which they were written, by the `seq` of their first lines, because a shell expands `audit.log*` in
+/// another one. The given order stays where a file has no `seq` to go by, or can be read only once.
+fn in_order(files: &[PathBuf]) -> Vec<&PathBuf> {
+    let given: Vec<&PathBuf> = files.iter().collect();
+    let firsts: Option<Vec<Option<u64>>> = given.iter().map(|path| first_seq(path)).collect();
+    let Some(firsts) = firsts else { return given };
+    let mut ordered: Vec<_> = firsts.into_iter().zip(given).collect();
+    // An empty file has no lines to be in the wrong order.
+    ordered.sort_by_key(|(first, _)| first.unwrap_or(u64::MAX));
+    ordered.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The `seq` of the first line of a file, `Some(None)` of one that is empty.
+fn first_seq(path: &Path) -> Option<Option<u64>> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    if metadata.len() == 0 {
+        return Some(None);
+    }
+    let mut lines = Lines::open(path, LINE_LEN_MAX, false).ok()?;
+    for _ in 0..ORDER_LINES_MAX {
+        match lines.next().ok()? {
+            Next::Line { .. } => {}
+            Next::TooLong | Next::End => return None,
+        }
+        if let Read::Chained(link) = Read::line(&lines.line) {
+            return Some(Some(link.seq));
+        }
+    }
+    None
+}
+
+/// Verifies files, whose order is found by `seq`. `progress` learns how many bytes of the files were read.
 pub fn verify(
     files: &[PathBuf],
     options: &VerifyOptions<'_>,
@@ -469,6 +516,9 @@ pub fn verify(
 ) -> Result<Report, Unusable> {
     let VerifyOptions { heads, trusted, first_seq } = *options;
     let heads_path = heads;
+    if let Some(path) = files.iter().find(|path| is_packed(path)) {
+        return Err(Unusable::Packed(path.clone()));
+    }
     let is_live = files.iter().any(|path| is_locked(path));
     let heads = heads.map(|path| Lines::open(path, HEAD_LEN_MAX, is_live)).transpose()?.map(|lines| {
         HeadReader { lines, trusted, said: Heads::default(), next: None, before: 0, signers: Vec::new() }
@@ -485,7 +535,7 @@ pub fn verify(
         read: 0,
         progress,
     };
-    let stop = verifier.all(files).err();
+    let stop = verifier.all(&in_order(files)).err();
     let Verifier { mut report, heads, .. } = verifier;
     report.heads = heads.map(|heads| Heads {
         not_covered: match heads.said.last_seq {

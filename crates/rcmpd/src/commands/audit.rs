@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 const BROKEN: u8 = 3;
 /// There is nothing that could be verified.
 const UNUSABLE: u8 = 6;
+/// Heads were named, and none is about these lines, so it is not verified who wrote them.
+const NOT_SIGNED: u8 = 7;
 
 pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
     match command {
@@ -59,15 +61,25 @@ fn report(
     match verified(files, &VerifyOptions { heads, trusted: &trusted, first_seq }) {
         Err(error) => unusable(&error.to_string(), as_json),
         Ok(report) => {
-            let code = if report.broken.is_some() { BROKEN } else { 0 };
+            let (code, error) = match (&report.broken, &report.heads) {
+                (Some(broken), _) => {
+                    let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
+                    (BROKEN, Some(format!("{file}:{line}: seq {}: {what}", broken.seq)))
+                }
+                (None, Some(heads)) if heads.last_seq == 0 => (
+                    NOT_SIGNED,
+                    Some(
+                        "no head is about a line of these files, so it is not verified who wrote them"
+                            .to_owned(),
+                    ),
+                ),
+                _ => (0, None),
+            };
             match as_json {
-                true => as_object(&report, !trusted.is_empty(), code),
+                true => as_object(&report, !trusted.is_empty(), code, error.as_deref()),
                 false => as_text(&report, !trusted.is_empty()),
             }
-            if let Some(broken) = &report.broken {
-                let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
-                output::message(&format!("{file}:{line}: seq {}: {what}", broken.seq));
-            }
+            error.iter().for_each(|error| output::message(error));
             code
         }
     }
@@ -81,7 +93,7 @@ fn verified(files: &[PathBuf], options: &VerifyOptions<'_>) -> Result<Report, Un
     report
 }
 
-fn as_object(report: &Report, key_given: bool, code: u8) {
+fn as_object(report: &Report, key_given: bool, code: u8, error: Option<&str>) {
     let heads = report.heads.as_ref().map(|heads| {
         json!({
             "signed": heads.signed,
@@ -97,7 +109,8 @@ fn as_object(report: &Report, key_given: bool, code: u8) {
         |broken| json!({ "file": broken.file, "line": broken.line, "seq": broken.seq, "what": broken.what }),
     );
     output::json(&json!({
-        "verified": report.broken.is_none(),
+        "verified": code == 0,
+        "error": error,
         "first_seq": report.first_seq,
         "last_seq": report.last_seq,
         "torn": report.torn,

@@ -1,13 +1,19 @@
 //! Finding what a command names, and showing it.
 
-use account_store::{Account, AccountAdmin, AccountFlags, AccountStore, Group, Matches, Query, Record};
-use anyhow::bail;
+use account_store::{
+    Account, AccountAdmin, AccountFlags, AccountStore, Group, Matches, Query, Record, StoreError,
+};
+use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The one account of a name, SID or user principal name.
 pub(super) async fn account(store: &dyn AccountStore, name: &str) -> anyhow::Result<Arc<Record>> {
+    find_account(store, name).await?.with_context(|| format!("there is no account {name}"))
+}
+
+async fn find_account(store: &dyn AccountStore, name: &str) -> anyhow::Result<Option<Arc<Record>>> {
     let mut queries = vec![Query::Name(name.to_owned())];
     if let Ok(sid) = name.parse::<Sid>() {
         queries.push(Query::Sid(sid));
@@ -18,33 +24,34 @@ pub(super) async fn account(store: &dyn AccountStore, name: &str) -> anyhow::Res
     for query in &queries {
         match store.find(query).await? {
             Matches::None => {}
-            Matches::One(record) => return Ok(record),
+            Matches::One(record) => return Ok(Some(record)),
             Matches::Many(names) => bail!("{name} names more than one account: {}", names.join(", ")),
         }
     }
-    bail!("there is no account {name}")
+    Ok(None)
+}
+
+/// The group of a name or SID, if there is one.
+async fn find_group(store: &dyn AccountAdmin, name: &str) -> Result<Option<Group>, StoreError> {
+    match name.parse::<Sid>() {
+        Ok(sid) => store.group_by_sid(&sid).await,
+        Err(_) => store.group_by_name(name).await,
+    }
 }
 
 /// The group of a name or SID.
 pub(super) async fn group(store: &dyn AccountAdmin, name: &str) -> anyhow::Result<Group> {
-    let found = match name.parse::<Sid>() {
-        Ok(sid) => store.group_by_sid(&sid).await?,
-        Err(_) => store.group_by_name(name).await?,
-    };
-    match found {
-        Some(group) => Ok(group),
-        None => bail!("there is no group {name}"),
-    }
+    find_group(store, name).await?.with_context(|| format!("there is no group {name}"))
 }
 
 /// The SID of an account or group.
 pub(super) async fn member(store: &dyn AccountAdmin, name: &str) -> anyhow::Result<Sid> {
-    if let Ok(group) = group(store, name).await {
+    if let Some(group) = find_group(store, name).await? {
         return Ok(group.sid);
     }
-    match account(store, name).await {
-        Ok(record) => Ok(record.account.sid),
-        Err(_) => bail!("there is no account and no group {name}"),
+    match find_account(store, name).await? {
+        Some(record) => Ok(record.account.sid),
+        None => bail!("there is no account and no group {name}"),
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     match command {
         MachineCommand::Add { name, secret_file: file, permission, domain, group, kind, config, json } => {
             let config = load(&config.config)?;
-            let store = stores::machines(&config)?;
+            let store = stores::machines_with_secrets(&config)?;
             if !name.ends_with('$') {
                 bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
             }
@@ -87,7 +87,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             // Read before anything is written; a wrong path must not lock a machine out.
             let password = secret_file.map(|file| SecretRef::File(file).read()).transpose()?;
             let config = load(&config.config)?;
-            let store = stores::machines(&config)?;
+            let store = stores::machines_with_secrets(&config)?;
             let record = find(&store, &name).await?;
             let mut machine = record.machine.clone();
             if !domain.is_empty() || all_domains {

@@ -1,16 +1,19 @@
 //! `rcmpd map` and `rcmpd explain`.
 
+use super::{UNUSABLE, failed};
 use crate::ask::{self, AskError, ProofWanted, Target};
-use crate::certificates::Chain;
+use crate::certificates::{Chain, read_anchors};
 use crate::cli::MapArgs;
-use crate::config::{self, SecretRef};
+use crate::config::{self, Config, ConfigError, SecretRef, usual_key_purposes};
 use crate::forward::Forwarding;
 use crate::output;
+use crate::serve::now;
 use crate::signing::PublicKey;
 use crate::{stores, trust};
-use rcmp_service::Reason;
 use rcmp_service::message::{MappingFlags, Request};
-use std::path::Path;
+use rcmp_service::trust::{Parts, Revocation, Trust};
+use rcmp_service::{Reason, Validation};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,16 +31,15 @@ pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
             output::ask_error(&error, as_json);
             Ok(error.exit_code())
         }
-        Err(Failed::Usage(text)) => {
-            output::message(&text);
-            Ok(2)
-        }
+        Err(Failed::Usage(text)) => Err(failed(2, text)),
+        Err(Failed::Config(error)) => Err(error.into()),
     }
 }
 
 enum Failed {
     Asking(AskError),
     Usage(String),
+    Config(ConfigError),
 }
 
 impl From<AskError> for Failed {
@@ -48,7 +50,7 @@ impl From<AskError> for Failed {
 
 async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     let config = match &args.config {
-        Some(path) => Some(config::load(path).map_err(|error| AskError::Input(error.to_string()))?),
+        Some(path) => Some(config::load(path).map_err(Failed::Config)?),
         None => None,
     };
     let client = config.as_ref().and_then(|config| config.client.clone());
@@ -84,6 +86,9 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     };
     let chain = Chain::read(&args.certificate, args.chain.as_deref())
         .map_err(|error| AskError::Input(error.to_string()))?;
+    if args.verify {
+        verify(&chain, &args.anchors, config.as_ref()).await?;
+    }
     let proof = proof_wanted(
         args.proof || args.require_strong,
         args.require_strong,
@@ -94,6 +99,55 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     let target =
         Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
     Ok(ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?)
+}
+
+/// Checks the chain of a certificate before it is asked about.
+async fn verify(chain: &Chain, anchors: &[PathBuf], config: Option<&Config>) -> Result<(), Failed> {
+    let input = |why: String| Failed::Asking(AskError::Input(why));
+    let mapping = config.and_then(|config| config.mapping.as_ref());
+    let loaded;
+    let (trust, validation) = match mapping {
+        _ if !anchors.is_empty() => {
+            let mut parts = Parts { extended_key_usages: usual_key_purposes(), ..Parts::default() };
+            for path in anchors {
+                parts.anchors.extend(read_anchors(path).map_err(|error| input(error.to_string()))?);
+            }
+            let between = chain.others().iter().filter(|certificate| !parts.anchors.contains(certificate));
+            parts.intermediates = between.cloned().collect();
+            let trust =
+                Trust::new(parts).map_err(|error| input(format!("--anchors cannot be used: {error}")))?;
+            (Arc::new(trust), Validation::Chain)
+        }
+        Some(mapping) if mapping.policy.validation != Validation::Off => {
+            loaded = trust::load(mapping, now()).map_err(|error| input(format!("{error:#}")))?;
+            for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
+                output::message(&format!("warning: {warning}"));
+            }
+            let trust = loaded.trust().ok_or_else(|| input("[mapping] has no anchors".to_owned()))?;
+            (Arc::clone(trust), mapping.policy.validation)
+        }
+        _ => {
+            let text = "--verify needs [mapping] with anchors in the configuration, or --anchors PEM";
+            return Err(Failed::Usage(text.to_owned()));
+        }
+    };
+    let path = trust.verify(chain.certificate(), now());
+    let path =
+        path.map_err(|refused| input(format!("not asked about, because its chain is not valid: {refused}")))?;
+    if validation != Validation::ChainAndRevocation {
+        return Ok(());
+    }
+    match trust.revocation(&path, now()) {
+        Revocation::Good => Ok(()),
+        Revocation::Revoked { since, .. } => Err(input(format!(
+            "not asked about, because the certificate, or one of its issuers, is revoked since {since}"
+        ))),
+        Revocation::Unknown { why, .. } => {
+            let text =
+                format!("not asked about, because it is not known whether it is revoked: {}", why.text());
+            Err(Failed::Asking(AskError::Undecided(text)))
+        }
+    }
 }
 
 /// The keys that are trusted: those of the configuration, and those that were given.
@@ -131,17 +185,10 @@ pub(super) async fn explain(
     let path = config.display().to_string();
     let config = config::load(config)?;
     let Some(mapping) = &config.mapping else { anyhow::bail!("the configuration has no [mapping]") };
-    let chain = match Chain::read(certificate, chain) {
-        Ok(chain) => chain,
-        Err(error) => {
-            output::message(&error.to_string());
-            return Ok(6);
-        }
-    };
+    let chain = Chain::read(certificate, chain).map_err(|error| failed(UNUSABLE, error))?;
     let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? };
     let Some(request) = request.encode() else {
-        output::message(&chain.too_long());
-        return Ok(6);
+        return Err(failed(UNUSABLE, chain.too_long()));
     };
     let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
@@ -162,11 +209,18 @@ pub(super) async fn explain(
             Some(crate::sidecar::routes::explain(sidecar, url, &answer, &mapper, chain.certificate())?)
         }
     };
+    let code = match answer.reason {
+        Reason::Mapped(_) if route.as_ref().is_some_and(|route| route.refused.is_some()) => 3,
+        Reason::Mapped(_) => 0,
+        _ if explanation.routed.is_some() => 7,
+        reason if reason.is_undecided() => 7,
+        _ => 3,
+    };
     match as_json {
         true => {
             let mut value = serde_json::to_value(&explanation)?;
-            if let (Some(route), Some(fields)) = (&route, value.as_object_mut()) {
-                fields.insert("route".to_owned(), serde_json::to_value(route)?);
+            if let Some(route) = &route {
+                value["route"] = serde_json::to_value(route)?;
             }
             output::json(&value);
         }
@@ -175,11 +229,5 @@ pub(super) async fn explain(
             route.iter().for_each(|route| output::line(&route.to_string()));
         }
     }
-    Ok(match answer.reason {
-        Reason::Mapped(_) if route.is_some_and(|route| route.refused.is_some()) => 3,
-        Reason::Mapped(_) => 0,
-        _ if explanation.routed.is_some() => 7,
-        reason if reason.is_undecided() => 7,
-        _ => 3,
-    })
+    Ok(code)
 }

@@ -1,6 +1,7 @@
 //! `rcmpd mapping …`
 
 use super::transfer::bar;
+use super::{UNUSABLE, failed};
 use crate::certificates::Chain;
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
@@ -41,13 +42,7 @@ struct Line {
 }
 
 fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
-    let chain = match Chain::read(path, None) {
-        Ok(chain) => chain,
-        Err(error) => {
-            output::message(&error.to_string());
-            return Ok(6);
-        }
-    };
+    let chain = Chain::read(path, None).map_err(|error| failed(UNUSABLE, error))?;
     let certificate = Certificate::parse(chain.certificate())?;
     let lines = lines(&certificate);
     let facts = explain::CertificateFacts::new(&certificate);
@@ -136,9 +131,17 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
     report.findings.retain(|finding| !ignored(finding.class));
     report.counts.retain(|name, _| !ignore.iter().any(|ignored| class(*ignored).name() == *name));
     let found = !report.findings.is_empty();
+    let code = if found { 3 } else { 0 };
     if as_json {
-        output::json(&serde_json::to_value(&report)?);
-        return Ok(if found { 3 } else { 0 });
+        let mut value = serde_json::to_value(&report)?;
+        value["exit_code"] = code.into();
+        if found {
+            let error = format!("{} names and mappings need a look", report.findings.len());
+            value["error"] = error.as_str().into();
+            output::message(&error);
+        }
+        output::json(&value);
+        return Ok(code);
     }
     for finding in &report.findings {
         output::line(&format!("{}: {}", finding.class.name(), finding.account));
@@ -155,7 +158,7 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
         report.values,
         counts.join(", ")
     ));
-    Ok(if found { 3 } else { 0 })
+    Ok(code)
 }
 
 const fn class(class: ClassArg) -> Class {
@@ -246,22 +249,11 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
         DialectArg::Mit => Dialect::Mit,
         DialectArg::Keycloak => Dialect::Keycloak,
     };
-    let text = match read_rules(file) {
-        Ok(text) => text,
-        Err(error) => {
-            output::message(&format!("{}: {error}", file.display()));
-            return Ok(6);
-        }
-    };
+    let text = read_rules(file)
+        .map_err(|error| failed(UNUSABLE, format_args!("{} cannot be read: {error}", file.display())))?;
     let mut authorities = Vec::new();
     for path in issuers {
-        let chain = match Chain::read(path, None) {
-            Ok(chain) => chain,
-            Err(error) => {
-                output::message(&error.to_string());
-                return Ok(6);
-            }
-        };
+        let chain = Chain::read(path, None).map_err(|error| failed(UNUSABLE, error))?;
         let subject = Certificate::parse(chain.certificate())?.subject_name()?;
         authorities.push(KnownAuthority { file: path.display().to_string(), subject });
     }
@@ -272,15 +264,13 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
             imported.notes.iter().for_each(|note| output::message(&format!("note: {note}")));
         }
         Err(refused) => {
-            match as_json {
-                true => {
-                    let mut value = serde_json::to_value(&refused)?;
-                    value["error"] = refused.to_string().into();
-                    value["exit_code"] = Value::from(3);
-                    output::json(&value);
-                }
-                false => output::message_lines(&refused.to_string()),
+            if as_json {
+                let mut value = serde_json::to_value(&refused)?;
+                value["error"] = refused.to_string().into();
+                value["exit_code"] = Value::from(3);
+                output::json(&value);
             }
+            output::message_lines(&refused.to_string());
             return Ok(3);
         }
     }

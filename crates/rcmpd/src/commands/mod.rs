@@ -1,4 +1,4 @@
-//! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with 1.
+//! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with [`exit_code`].
 
 mod account;
 mod audit;
@@ -19,32 +19,107 @@ use clap::CommandFactory;
 use rcmp_service::explain::shell_path;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;
+use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
+
+/// A file that was given cannot be read or used.
+const UNUSABLE: u8 = 6;
+
+/// Why a command failed, with an exit code of its own.
+#[derive(Debug)]
+struct Failed {
+    code: u8,
+    why: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+fn failed(code: u8, why: impl fmt::Display) -> anyhow::Error {
+    Failed { code, why: why.to_string() }.into()
+}
+
+/// The exit code of a failure. A configuration that cannot be read has the same one for every command.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(Failed { code, .. }), _) => *code,
+        (_, Some(error)) => exit_code_of(error),
+        _ => 1,
+    }
+}
+
+fn exit_code_of(error: &ConfigError) -> u8 {
+    match error {
+        ConfigError::Unreadable { .. } => 2,
+        ConfigError::Wrong { .. } => 1,
+    }
+}
+
+/// Whether the arguments ask for JSON. They may be wrong otherwise.
+fn wants_json() -> bool {
+    std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json")
+}
+
+/// Ends a command. What it printed and could not be written is a failure.
+fn end(code: u8) -> ExitCode {
+    match output::finish() {
+        Ok(()) => ExitCode::from(code),
+        Err(error) => {
+            output::message(&format!("cannot write to standard output: {error}"));
+            ExitCode::from(code.max(1))
+        }
+    }
+}
+
+/// Tells why a command failed: on standard error, and in JSON where that was asked for.
+fn end_failed(error: &anyhow::Error) -> ExitCode {
+    let code = exit_code(error);
+    output::failure(error);
+    // A program that reads JSON reads one value in every case.
+    if wants_json() && !output::has_json() {
+        output::json(&json!({ "error": format!("{error:#}"), "exit_code": code }));
+    }
+    end(code)
+}
+
+/// Ends a command that was not understood, or asked for help.
+pub fn wrong_use(error: &clap::Error) -> ExitCode {
+    output::usage(error);
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    if code != 0 && wants_json() {
+        let text = error.render().to_string();
+        let text = text.trim_end().strip_prefix("error: ").unwrap_or(&text);
+        output::json(&json!({ "error": text, "exit_code": code }));
+    }
+    end(code)
+}
 
 /// Runs a command.
 pub fn run(cli: Cli) -> ExitCode {
     if let Err(error) = leave_no_core() {
-        output::message(&format!("cannot turn core dumps off: {error}"));
-        return ExitCode::FAILURE;
+        return end_failed(&anyhow::Error::from(error).context("cannot turn core dumps off"));
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            output::message(&format!("cannot start: {error}"));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return end_failed(&anyhow::Error::from(error).context("cannot start")),
     };
-    match runtime.block_on(dispatch(cli.command)) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            output::failure(&error);
-            // A program that reads JSON reads it in every case.
-            if std::env::args_os().any(|argument| argument == "--json") {
-                output::json(&json!({ "error": format!("{error:#}"), "exit_code": 1 }));
-            }
-            ExitCode::FAILURE
-        }
+    let has_timeout = matches!(cli.command, Command::Map(_));
+    let outcome = runtime.block_on(dispatch(cli.command));
+    match has_timeout {
+        // A thread that still waits for a resolver does not keep the command beyond its time.
+        true => runtime.shutdown_background(),
+        // Other threads finish what they do: databases are closed.
+        false => drop(runtime),
+    }
+    match outcome {
+        Ok(code) => end(code),
+        Err(error) => end_failed(&error),
     }
 }
 
@@ -112,7 +187,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::CheckProxy(args) => Ok(check_proxy::run(args).await),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut script);
+            output::file(&script);
             Ok(0)
         }
         Command::Man => {
@@ -121,7 +198,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             let mut page = Vec::new();
             clap_mangen::Man::new(command.clone()).render(&mut page)?;
             manual(&command, &mut page)?;
-            std::io::stdout().write_all(&page)?;
+            output::file(&page);
             Ok(0)
         }
     }
@@ -168,6 +245,7 @@ async fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
         Ok(checked) => return check_named(config, &checked, as_json).await,
         Err(error) => error,
     };
+    let code = exit_code_of(&error);
     if as_json {
         let problems: Vec<_> = error
             .places()
@@ -177,14 +255,12 @@ async fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
                 json!({ "line": line, "column": column, "problem": problem.what, "help": problem.help })
             })
             .collect();
-        output::json(&json!({ "good": false, "problems": problems, "error": error.to_string() }));
-    } else {
-        output::message_lines(&error.to_string());
+        output::json(
+            &json!({ "good": false, "problems": problems, "error": error.to_string(), "exit_code": code }),
+        );
     }
-    match error {
-        ConfigError::Unreadable { .. } => 2,
-        ConfigError::Wrong { .. } => 1,
-    }
+    output::message_lines(&error.to_string());
+    code
 }
 
 /// The second half of a check: everything that the file names is there and can be used.
@@ -197,16 +273,17 @@ async fn check_named(config: &ConfigArg, named: &Config, as_json: bool) -> u8 {
         let mut value = json!({ "good": problems.is_empty(), "problems": told.collect::<Vec<_>>(), "warnings": warnings });
         if !problems.is_empty() {
             value["error"] = json!(problems.join("\n"));
+            value["exit_code"] = json!(1);
         }
         output::json(&value);
-    } else {
-        let say =
-            |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
+    }
+    let say = |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
+    if !as_json {
         warnings.iter().for_each(|text| say(&format!("warning: {text}")));
-        problems.iter().for_each(|text| say(text));
-        if problems.is_empty() {
-            output::line(&format!("{}: good", config.config.display()));
-        }
+    }
+    problems.iter().for_each(|text| say(text));
+    if !as_json && problems.is_empty() {
+        output::line(&format!("{}: good", config.config.display()));
     }
     u8::from(!problems.is_empty())
 }

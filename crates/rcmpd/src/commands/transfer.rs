@@ -1,25 +1,30 @@
 //! `rcmpd import` and `rcmpd export`.
 
+use super::UNUSABLE;
 use super::account::unmatchable_text;
 use crate::config::Config;
 use crate::output;
+use crate::serve::now;
 use crate::stores;
-use account_store::json_lines::{self, Counts, Machines};
-use account_store::{Account, Put};
-use anyhow::Context;
+use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines};
+use account_store::{Account, StoreError};
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, IsTerminal};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+/// The file name that stands for standard input or output.
+const STANDARD: &str = "-";
 
 /// Values without a match that an import tells one by one.
 const UNMATCHABLE_SHOWN: usize = 20;
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !output::is_drawable() {
         return ProgressBar::hidden();
     }
     let bar = len.map_or_else(ProgressBar::no_length, ProgressBar::new);
@@ -39,11 +44,18 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
 
 pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let store = stores::database(config)?;
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let len = file.metadata().map_or(0, |metadata| metadata.len());
+    let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match path.as_os_str() == STANDARD {
+        true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
+        false => {
+            let file = File::open(path).map_err(|error| {
+                super::failed(UNUSABLE, format!("{} cannot be read: {error}", path.display()))
+            })?;
+            let len = file.metadata().map_or(0, |metadata| metadata.len());
+            (len, Box::new(BufReader::with_capacity(1 << 20, file)))
+        }
+    };
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
-    let put = if replace { Put::Either } else { Put::New };
-    let mut lines = BufReader::with_capacity(1 << 20, file);
+    let options = ImportOptions { replace, created: now() };
     let mut unmatchable = Vec::new();
     let mut count = 0_usize;
     let mut see = |line: u64, account: &Account| {
@@ -55,10 +67,17 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
         }
     };
     let mut progress = |done, _| bar.set_position(done);
-    let counts = json_lines::import_seen(&*store, put, &mut lines, len, &mut progress, &mut see).await;
+    let imported = json_lines::import_seen(&*store, options, &mut *lines, len, &mut progress, &mut see).await;
     bar.finish_and_clear();
-    let hint = if replace { "" } else { "; with --replace, entries that exist are replaced" };
-    let counts = counts.with_context(|| format!("{}: nothing was imported{hint}", path.display()))?;
+    let counts = imported.map_err(|error| {
+        let hint = match &error {
+            LinesError::Entry { error: StoreError::Exists(_), .. } => {
+                "; with --replace, entries that exist become what the file says"
+            }
+            _ => "",
+        };
+        anyhow::anyhow!("{}: nothing was imported: {error}{hint}", path.display())
+    })?;
     report(&counts, "Imported", path, as_json);
     unmatchable.iter().for_each(|text| output::message(text));
     if count > unmatchable.len() {
@@ -69,7 +88,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     }
     if counts.machines > 0 {
         output::message_lines(
-            "Machines come without secrets: give each its own by `rcmpd machine set NAME --secret-file F`",
+            "A new machine comes without a secret: give it one by `rcmpd machine set NAME --secret-file F`",
         );
     }
     Ok(0)
@@ -77,20 +96,31 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let store = stores::database(config)?;
-    if path.exists() {
-        anyhow::bail!("{} exists already; choose another name", path.display());
-    }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut out = BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?);
+    let to_standard_output = path.as_os_str() == STANDARD;
+    let mut out: Box<dyn Write + Send> = match to_standard_output {
+        true if as_json => bail!("with - the lines are on standard output, so --json cannot be there too"),
+        true => Box::new(BufWriter::new(output::JsonLines::default())),
+        false if path.exists() => {
+            bail!("{} exists already; choose another name, or - for standard output", path.display())
+        }
+        false => {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            Box::new(BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?))
+        }
+    };
     let bar = bar(None, "{spinner} {msg}");
     let exported = json_lines::export(&*store, &mut out, &mut |counts| {
         bar.set_message(format!("{} groups, {} accounts", counts.groups, counts.accounts));
     })
     .await;
     bar.finish_and_clear();
-    let mut counts = exported.with_context(|| format!("{} is incomplete", path.display()))?;
+    let incomplete = || format!("{} is incomplete", path.display());
+    let mut counts = exported.with_context(incomplete)?;
     let machines = Machines { store: &*store, with_secrets: false };
-    counts.machines = json_lines::export_machines(machines, &mut out).await?.machines;
-    report(&counts, "Exported", path, as_json);
+    counts.machines =
+        json_lines::export_machines(machines, &mut out).await.with_context(incomplete)?.machines;
+    if !to_standard_output {
+        report(&counts, "Exported", path, as_json);
+    }
     Ok(0)
 }

@@ -17,7 +17,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn from_parser(error: &toml::de::Error) -> Self {
+    pub(super) fn from_parser(error: &toml::de::Error, text: &str) -> Self {
         let what = error.message().lines().next().unwrap_or("this cannot be read");
         // Sections that are read so that they can be refused are none to be written.
         let what = GONE.iter().fold(what.to_owned(), |what, name| what.replace(&format!(", `{name}`"), ""));
@@ -25,7 +25,26 @@ impl Problem {
             true => "remove it, or correct its name",
             false => "",
         };
-        Self { span: error.span().unwrap_or(0..0), what, help: help.to_owned() }
+        let span = error.span().map_or(0..0, |span| shown_span(text, span));
+        Self { span, what, help: help.to_owned() }
+    }
+}
+
+/// The span of an error with at least one character in it. The parser tells errors of syntax by the place where something is
+/// missing, which has no length, and may be behind the last line.
+fn shown_span(text: &str, span: Range<usize>) -> Range<usize> {
+    if !span.is_empty() {
+        return span;
+    }
+    let is_line_end = |c: char| matches!(c, '\n' | '\r');
+    let here = text.get(span.start..).and_then(|rest| rest.chars().next()).filter(|c| !is_line_end(*c));
+    match here {
+        Some(c) => span.start..span.start + c.len_utf8(),
+        // The last character before it.
+        None => {
+            let before = text.get(..span.start).unwrap_or(text).trim_end_matches(is_line_end);
+            before.char_indices().next_back().map_or(0..0, |(at, _)| at..before.len())
+        }
     }
 }
 

@@ -231,6 +231,14 @@ fn word<T: Copy>(
     }
 }
 
+/// The key purposes of clients, unless mapping.extended_key_usage says others: contents octets of object identifiers.
+pub fn usual_key_purposes() -> Vec<Vec<u8>> {
+    [CLIENT_AUTH, SMART_CARD_LOGON, ANY_EXTENDED_KEY_USAGE]
+        .into_iter()
+        .filter_map(object_identifier)
+        .collect()
+}
+
 impl Checker<'_> {
     pub(super) fn mapping(&mut self, section: Spanned<Section>) -> Mapping {
         let span = section.span();
@@ -475,8 +483,8 @@ impl Checker<'_> {
                 CRL_REFRESH_S
             }
         };
-        let purposes = match &section.extended_key_usage {
-            None => [CLIENT_AUTH, SMART_CARD_LOGON, ANY_EXTENDED_KEY_USAGE].map(object_identifier).to_vec(),
+        let purposes: Vec<Option<Vec<u8>>> = match &section.extended_key_usage {
+            None => usual_key_purposes().into_iter().map(Some).collect(),
             Some(names) => {
                 if names.get_ref().is_empty() {
                     self.problem(

@@ -12,7 +12,7 @@ mod sections;
 mod sidecar;
 
 pub use diagnostics::{ConfigError, Problem};
-pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles};
+pub use mapping::{AuthorityEntry, CrlSource, Mapping, Ocsp, TrustFiles, usual_key_purposes};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
@@ -355,7 +355,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 
 /// Reads and checks text; relative paths start at `base`.
 pub fn parse(text: &str, base: &Path) -> Result<Config, Vec<Problem>> {
-    let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error)])?;
+    let file: File = toml::from_str(text).map_err(|error| vec![Problem::from_parser(&error, text)])?;
     let config = Checker::run(base, |checker| checker.check(file))?;
     Ok(Config { sections: Sections::of(text), ..config })
 }
@@ -372,7 +372,7 @@ pub fn load_mapping(path: &Path) -> Result<Mapping, ConfigError> {
     let read = match whole {
         true => parse(&text, base(path)).map(|config| config.mapping),
         false => toml::from_str::<Alone>(&text)
-            .map_err(|error| vec![Problem::from_parser(&error)])
+            .map_err(|error| vec![Problem::from_parser(&error, &text)])
             .and_then(|file| Checker::run(base(path), |checker| Some(checker.mapping(file.mapping)))),
     };
     let missing = || {

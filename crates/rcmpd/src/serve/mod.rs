@@ -126,6 +126,13 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
     let machines = match &config.store {
+        Some(_) if config.rpc.is_some() => {
+            let machines = stores::machines_with_secrets(&config);
+            Some(machines.context(
+                "[rpc] cannot be served, because each secure channel needs the secret of its machine",
+            )?)
+        }
+        // Sidecars and their accounts need no secret of a machine.
         Some(_) => Some(stores::machines(&config)?),
         None => None,
     };

@@ -8,7 +8,7 @@ use crate::forward::servers::{Answered, Servers};
 use crate::serve::{CurrentPolicy, Deciders};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
-use dtyp::{FileTime, NtStatus, Sid};
+use dtyp::{FileTime, Sid};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
@@ -167,7 +167,7 @@ impl Remote {
         let (mapped, message) = match ask::read(answer) {
             Ok(read) => read,
             Err(_) if status.is_success() => return Err(Refusal::Undecided("answer_not_believed")),
-            Err(_) if is_of_account(status) => {
+            Err(_) if ask::says_not_mapped(status) => {
                 return Err(Refusal::NotMapped(status.name().unwrap_or("refused")));
             }
             Err(_) => return Err(Refusal::Undecided(status.name().unwrap_or("refused"))),
@@ -210,16 +210,6 @@ impl Remote {
             Err(_) => (Assurance::Unknown, revision),
         }
     }
-}
-
-/// Whether a status says something of the client that showed the certificate. Others are about us, the server, or the way between: nothing that
-/// is not known to be a denial is one.
-const fn is_of_account(status: NtStatus) -> bool {
-    status.is_account_restriction()
-        || matches!(
-            status,
-            NtStatus::LOGON_FAILURE | NtStatus::WRONG_PASSWORD | NtStatus::AUTHENTICATION_FIREWALL_FAILED
-        )
 }
 
 fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
@@ -346,7 +336,7 @@ const fn is_no_decision(reason: Reason) -> bool {
             Reason::MalformedRequest | Reason::NoMethod | Reason::AskerDenied | Reason::Disbelieved(_) => {
                 true
             }
-            Reason::RefusedElsewhere { status, .. } => !is_of_account(status),
+            Reason::RefusedElsewhere { status, .. } => !ask::says_not_mapped(status),
             _ => false,
         }
 }

@@ -133,7 +133,7 @@ async fn make_account(
     secret: &Path,
     made: &mut Vec<PathBuf>,
 ) -> anyhow::Result<()> {
-    let store = stores::machines(config)?;
+    let store = stores::machines_with_secrets(config)?;
     let account = format!("{name}$");
     if let Some(known) = store.machine(&account).await? {
         bail!(

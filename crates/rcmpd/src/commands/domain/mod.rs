@@ -31,6 +31,23 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             list(&load(&config.config)?, json.json);
             Ok(0)
         }
+        DomainCommand::Rekey { forget_secrets: _, config, json } => {
+            let config = load(&config.config)?;
+            let machines = crate::stores::forget_secrets(&config)?;
+            let key = config.store.as_ref().map(|store| &store.key);
+            match json.json {
+                true => output::json(&json!({ "key": key, "forgotten": machines })),
+                false => {
+                    key.iter().for_each(|key| output::line(&format!("Made {}", key.display())));
+                    machines.iter().for_each(|name| output::line(&format!("Forgot the secret of {name}")));
+                }
+            }
+            output::message_lines(
+                "Restart the service. Then give each machine and trust a new secret, here by `rcmpd machine set NAME --secret-file F`, \
+                 and at the other end",
+            );
+            Ok(0)
+        }
         DomainCommand::TrustCommands { name, side, config, json } => {
             trust_commands::print(&load(&config.config)?, &name, &side, &config.config, json.json)
         }

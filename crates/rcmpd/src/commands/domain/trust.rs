@@ -47,9 +47,18 @@ pub(super) async fn test(config: &Config, name: &str, timeout: u64, as_json: boo
             let servers = results.iter().map(|(server, outcome, took)| {
                 json!({ "server": server, "good": outcome.is_ok(), "result": text(outcome), "ms": took.as_millis() as u64 })
             });
-            output::json(
-                &json!({ "domain": name, "servers": servers.collect::<Vec<_>>(), "exit_code": code }),
-            );
+            let bad = results.iter().filter(|(_, outcome, _)| outcome.is_err());
+            let bad: Vec<_> =
+                bad.map(|(server, outcome, _)| format!("{server}: {}", text(outcome))).collect();
+            let error = match code {
+                0 => None,
+                _ if bad.is_empty() => Some(format!("{name} has no server that could be asked")),
+                _ => Some(bad.join("; ")),
+            };
+            error.iter().for_each(|error| output::message(error));
+            output::json(&json!({
+                "domain": name, "servers": servers.collect::<Vec<_>>(), "error": error, "exit_code": code,
+            }));
         }
         false => {
             let rows = results.iter().map(|(server, outcome, took)| {
