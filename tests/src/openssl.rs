@@ -150,7 +150,12 @@ impl Authority {
 
     /// Certifies a client as `certs/NAME.pem`: alice's user principal name and SID, and what else is told.
     pub fn issue(&self, demo: &Demo, name: &str, extensions: &str) {
-        let mut text = String::from("[client]\nextendedKeyUsage = clientAuth\n");
+        self.issue_for(demo, name, "clientAuth", extensions);
+    }
+
+    /// The same with another extended key usage.
+    pub fn issue_for(&self, demo: &Demo, name: &str, purpose: &str, extensions: &str) {
+        let mut text = format!("[client]\nextendedKeyUsage = {purpose}\n");
         text.push_str("subjectAltName = otherName:1.3.6.1.4.1.311.20.2.3;UTF8:alice@contoso.example\n");
         text.push_str("1.3.6.1.4.1.311.25.2 = ASN1:SEQUENCE:names\n");
         text.push_str(extensions);

@@ -18,6 +18,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +31,9 @@ use webpki::RawPublicKeyEntity;
 
 /// Most characters of a client's name in the log: a certificate may have 64 KiB of them.
 const SUBJECT_LEN_MAX: usize = 256;
+/// Most bytes of CA names in a handshake: the extension has room for 64 KiB (RFC 8446 4.2.4), and each handshake carries them. Without
+/// names a client chooses among all its certificates.
+const HINTS_LEN_MAX: usize = 32 << 10;
 
 tokio::task_local! {
     /// Why the certificate of the handshake in progress was rejected. rustls has no place for it beside an alert of its choice.
@@ -47,7 +51,7 @@ pub(super) enum Rules {
 /// Validates client certificates.
 pub struct ClientVerifier {
     rules: Rules,
-    /// Names of the anchors, which clients choose their certificate by.
+    /// Names of CAs, which clients choose their certificate by.
     hints: Vec<DistinguishedName>,
     is_optional: bool,
     algorithms: WebPkiSupportedAlgorithms,
@@ -76,13 +80,26 @@ pub(super) enum HandshakeError {
 }
 
 impl ClientVerifier {
-    /// `anchors` are those of the rules, in DER. With `is_optional`, a client without a certificate is served, too.
-    pub(super) fn new(rules: Rules, anchors: &[Vec<u8>], is_optional: bool) -> Self {
-        let mut named = RootCertStore::empty();
-        named.add_parsable_certificates(anchors.iter().map(|der| CertificateDer::from(der.as_slice())));
-        let (hints, algorithms) = (named.subjects(), default_provider().signature_verification_algorithms);
-        Self { rules, hints, is_optional, algorithms }
+    /// `named` are the CAs in DER whose names clients are told: anchors, and intermediates, because many clients look for the issuer of
+    /// their certificate alone. With `is_optional`, a client without a certificate is served, too.
+    pub(super) fn new(rules: Rules, named: &[Vec<u8>], is_optional: bool) -> Self {
+        let algorithms = default_provider().signature_verification_algorithms;
+        Self { rules, hints: hints(named), is_optional, algorithms }
     }
+}
+
+/// The names of CAs, each once; none if they are longer than [`HINTS_LEN_MAX`].
+fn hints(named: &[Vec<u8>]) -> Vec<DistinguishedName> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(named.iter().map(|der| CertificateDer::from(der.as_slice())));
+    let mut hints = store.subjects();
+    let mut seen = HashSet::new();
+    hints.retain(|name| seen.insert(name.as_ref().to_vec()));
+    let len: usize = hints.iter().map(|name| name.as_ref().len() + 2).sum();
+    if len > HINTS_LEN_MAX {
+        hints.clear();
+    }
+    hints
 }
 
 /// Validates a certificate with what came with it.
