@@ -3,6 +3,8 @@
 //! Frameworks go by them. A client that sends one chooses its address, or is served another path or host than the one that was decided
 //! about, so none of a client's reaches an application.
 
+use crate::dialect::plain_name;
+
 /// Their names, in lower case. A name of `x-forwarded-…` that is not here is one, too.
 pub const NAMES: [&str; 33] = [
     "forwarded",
@@ -43,3 +45,25 @@ pub const NAMES: [&str; 33] = [
     "x-script-name",
     "x-original-path",
 ];
+
+/// Whether a name is one of these for an application that folds case and what is neither letter nor digit.
+pub fn is_one(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let name = plain_name(&name);
+    name.starts_with("x-forwarded-") || NAMES.contains(&name.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_whatever_stands_between_their_words() {
+        for name in ["X-Original-URL", "x_original.url", "X_Forwarded-Anything", "forwarded", "X-Real_Ip"] {
+            assert!(is_one(name), "{name}");
+        }
+        for name in ["x-original", "host", "x-forwarded", "x-request-id", "accept"] {
+            assert!(!is_one(name), "{name}");
+        }
+    }
+}
