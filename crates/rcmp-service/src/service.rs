@@ -594,7 +594,8 @@ impl Mapper {
 }
 
 /// Whether there is a method among the flags.
-fn has_method(flags: MappingFlags) -> bool {
+/// Whether flags name a method; the issuer chain alone is none ([MS-RCMP] 2.2.1).
+pub fn has_method(flags: MappingFlags) -> bool {
     Method::ALL.iter().any(|method| flags.contains(method.flag()))
 }
 

@@ -177,7 +177,7 @@ impl Suite {
 fn reasons(section: &str) -> &'static [ChainError] {
     use ChainError::{
         BadSignature, Expired, IsACa, IssuerExpired, IssuerNotYetValid, Malformed, NameConstraints,
-        NoExplicitPolicy, NotACa, NotYetValid, PathLength, PolicyMapping, UnknownCritical, UnknownIssuer,
+        NoExplicitPolicy, NoKeyCertSign, NotYetValid, PathLength, PolicyMapping, UnknownCritical, UnknownIssuer,
         UnsupportedKey,
     };
     // A certificate of a CA is no client's, whatever is wrong above it. A CA that cannot be configured is no issuer.
@@ -188,12 +188,12 @@ fn reasons(section: &str) -> &'static [ChainError] {
         Some("3") => &[UnknownIssuer],
         Some("6") => &[PathLength, IsACa, UnknownIssuer],
         // A CA without keyCertSign.
-        Some("7") => &[NotACa, UnknownIssuer],
+        Some("7") => &[NoKeyCertSign, UnknownIssuer],
         Some("8" | "9" | "11" | "12") => &[NoExplicitPolicy, IsACa],
         Some("10") => &[NoExplicitPolicy, PolicyMapping],
         Some("13") => &[NameConstraints],
         // The certificate is signed with a key that is for lists alone (4.5.7, 4.5.8); all else is in the lists.
-        Some("5") => &[BadSignature, NotACa],
+        Some("5") => &[BadSignature, NoKeyCertSign],
         // A list for users alone, and a CA (4.14.11).
         Some("14") => &[IsACa],
         Some("16") => &[UnknownCritical],
@@ -206,7 +206,7 @@ fn reasons_sent(section: &str) -> &'static [ChainError] {
     match section.split('.').nth(1) {
         Some("1") => &[ChainError::BadSignature, ChainError::UnsupportedKey, ChainError::Malformed],
         Some("6") => &[ChainError::NotACa, ChainError::PathLength, ChainError::IsACa],
-        Some("5" | "7") => &[ChainError::NotACa, ChainError::BadSignature],
+        Some("5" | "7") => &[ChainError::NoKeyCertSign, ChainError::NotACa, ChainError::BadSignature],
         _ => reasons(section),
     }
 }

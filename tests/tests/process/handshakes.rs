@@ -218,7 +218,7 @@ fn a_certificate_that_explain_rejects_is_rejected_in_the_handshake() {
     let told = "reason=\"not_a_ca\" depth=1 subject=\"CN=of-client\" error=what issued it is no CA (CA at depth 1: CN=mail;";
     case("of-client", rejected(UNKNOWN_CA), told, &client("of-client"), &mail, &[&mail]);
     let lists = below("Lists", &|it| it.key_usages = vec![KeyUsagePurpose::CrlSign]);
-    let told = "reason=\"not_a_ca\" depth=1 subject=\"CN=of-lists\"";
+    let told = "reason=\"no_key_cert_sign\" depth=1 subject=\"CN=of-lists\"";
     case("of-lists", rejected(UNKNOWN_CA), told, &client("of-lists"), &lists, &[&lists]);
     let last = below("Last", &|it| it.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
     let beyond = last.below(ca_params("Beyond"));

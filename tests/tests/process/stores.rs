@@ -1,7 +1,9 @@
 //! The kinds of store that a configuration can name, from nothing to an answer.
 
+use crate::sidecar::ask_about;
 use crate::undone::copy;
-use rcmpd_tests::Demo;
+use rcmpd_tests::openssl::{Authority, openssl};
+use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;
@@ -107,6 +109,119 @@ groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100, name = \"Partner
     service.signal(Signal::HUP);
     service.wait_for_log("Reloaded");
     assert_eq!(ask(&service).code(0).json()["account"], "guest");
+}
+
+/// [MS-RCMP] 3.1: a web server with three levels of service by three issuers, as docs/configuration.md prints it.
+const LEVELS: &str = include_str!("../../../docs/configuration.md");
+
+/// The printed example in a demo's configuration, with the certificates that it names and clients of each level.
+fn three_levels() -> Demo {
+    let demo = Demo::new();
+    let (_, example) =
+        LEVELS.split_once("```toml\n[store]\nkind = \"profile\"").expect("there is an example");
+    let (example, _) = example.split_once("```").expect("the example ends");
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let example = example.replace("www-data", &user);
+    demo.edit(|text| {
+        let (domain, rest) = text.split_once("[store]").expect("the quickstart has a store");
+        let (_, client) = rest.split_once("[client]").expect("the quickstart has a client");
+        format!("{domain}[client]{client}\n[store]\nkind = \"profile\"{example}")
+    });
+    fs::rename(demo.path("accounts.db"), demo.path("machines.db")).unwrap();
+    fs::rename(demo.path("accounts.key"), demo.path("machines.key")).unwrap();
+    let subject = |name: &str| format!("/C=US/O=Partners, Inc./CN={name}");
+    let bronze = Authority::root(&demo, "bronze", &subject("Bronze CA"));
+    let silver = Authority::root(&demo, "silver", &subject("Silver CA"));
+    let gold = bronze.below(&demo, "gold", &subject("Gold CA"));
+    let issuing = gold.below(&demo, "gold-issuing", &subject("Gold Issuing CA"));
+    let stranger = Authority::root(&demo, "stranger", &subject("Gold CA"));
+    for (name, ca, client) in [
+        ("bronze", bronze, "b"),
+        ("silver", silver, "s"),
+        ("gold", gold, "g"),
+        ("gold-issuing", issuing, "i"),
+        ("stranger", stranger, "x"),
+    ] {
+        fs::copy(ca.certificate(), demo.certificate(name)).unwrap();
+        // No name and no SID of an account: the issuer is all there is to go by.
+        let (key, request, certificate) =
+            (format!("{client}.key"), format!("{client}.csr"), demo.certificate(client));
+        let folder = demo.path(name);
+        let new = ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        openssl(&folder, &[&new[..], &["-keyout", &key, "-out", &request, "-subj", "/CN=visitor"]].concat());
+        fs::write(folder.join("client.cnf"), "extendedKeyUsage = clientAuth\n").unwrap();
+        let ca = [
+            "-extfile",
+            "client.cnf",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-days",
+            "30",
+            "-out",
+            &certificate,
+        ];
+        openssl(&folder, &[&["x509", "-req", "-in", &request], &ca[..]].concat());
+    }
+    demo
+}
+
+/// The level by the certificate of a client, and what it gets at the route for gold.
+fn level_of(service: &Service, client: &str) -> (u16, String, u16) {
+    let at = |path: &str| {
+        ask_about(service, client, &[("X-Original-Host", "shop.example"), ("X-Original-URI", path)])
+    };
+    let answer = at("/");
+    let user = if answer.status == 200 { answer.header("remote-user").to_owned() } else { String::new() };
+    (answer.status, user, at("/orders").status)
+}
+
+#[test]
+fn three_issuers_are_three_levels_of_service() {
+    let demo = three_levels();
+    demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(0);
+    let mut service = demo.serve();
+    let levels = |service: &Service| {
+        for (client, expected) in [
+            ("b", (200, "CONTOSO\\bronze", 403)),
+            ("s", (200, "CONTOSO\\silver", 403)),
+            // By their issuer, and by the CA above it.
+            ("g", (200, "CONTOSO\\gold", 200)),
+            ("i", (200, "CONTOSO\\gold", 200)),
+            // Another CA with the name of one in a level.
+            ("x", (403, "", 403)),
+        ] {
+            let (status, user, orders) = level_of(service, client);
+            assert_eq!((status, user.as_str(), orders), expected, "{client}: {}", service.log());
+        }
+    };
+    levels(&service);
+    // By the issuer alone, the CA above it says nothing.
+    service.edit(|text| text.replace("methods = [\"issuer-chain\"]", "methods = [\"issuer\"]"));
+    service.reload();
+    assert_eq!(level_of(&service, "i"), (403, String::new(), 403));
+    assert_eq!(level_of(&service, "g").1, "CONTOSO\\gold");
+    service.edit(|text| text.replace("methods = [\"issuer\"]", "methods = [\"issuer-chain\"]"));
+    service.reload();
+    levels(&service);
+
+    // A sidecar elsewhere asks the same service by the same methods.
+    let orders = format!("{}-5102", service.domain_sid());
+    let routes = format!("[[sidecar.route]]\npath = \"/orders\"\nsids = [\"{orders}\"]\n[[sidecar.route]]");
+    let web = |methods: &str| {
+        let demo = Demo::web(&service, "", &format!("{methods}\ntimeout_s = 5\n{routes}"));
+        demo.edit(|text| {
+            let trusted = "anchors = [\"certs/bronze.pem\", \"certs/silver.pem\"]\n\
+                           intermediates = [\"certs/gold.pem\", \"certs/gold-issuing.pem\"]";
+            text.replace("anchors = [\"certs/ca.pem\"]", trusted)
+        });
+        demo.serve_bare()
+    };
+    levels(&web("methods = [\"issuer-chain\"]"));
+    assert_eq!(level_of(&web("methods = [\"issuer\"]"), "i").0, 403);
+    // The service allows no other method ([MS-RCMP] 3.5.2: STATUS_LOGON_FAILURE).
+    assert_eq!(level_of(&web(""), "g").0, 403);
 }
 
 /// What stands beside the database.

@@ -110,7 +110,7 @@ impl Authority {
         });
         // Nothing but paths can do with less.
         let profile = match (is_list_signer, profile) {
-            (true, Ok(_)) => Err(Fault::extension(ChainError::NotACa, KEY_USAGE)),
+            (true, Ok(_)) => Err(Fault::extension(ChainError::NoKeyCertSign, KEY_USAGE)),
             (true, Err(fault)) => return Err(Unusable::Refused(fault.error, fault.detail)),
             (false, profile) => profile,
         };
@@ -125,7 +125,7 @@ impl Authority {
                 return Err(Fault::extension(ChainError::NotACa, BASIC_CONSTRAINTS));
             }
             if profile.key_usage.is_some_and(|bits| bits & SIGNS_CERTIFICATES == 0) {
-                return Err(Fault::extension(ChainError::NotACa, KEY_USAGE));
+                return Err(Fault::extension(ChainError::NoKeyCertSign, KEY_USAGE));
             }
             check_key(certificate.public_key, RSA_BITS_MIN)?;
             Ok(profile)

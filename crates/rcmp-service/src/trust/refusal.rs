@@ -34,8 +34,10 @@ pub enum ChainError {
     NotForClientAuthentication,
     /// Its keyUsage does not allow digital signatures.
     NotForSigning,
-    /// What issued it may sign revocation lists alone.
+    /// What issued it is no CA: its basicConstraints do not say so.
     NotACa,
+    /// What issued it is a CA whose keyUsage lacks keyCertSign, such as a key for revocation lists alone.
+    NoKeyCertSign,
     /// It is itself a CA's.
     IsACa,
     /// More CAs are between it and its anchor than one of them allows.
@@ -68,7 +70,7 @@ pub enum ChainError {
 
 impl ChainError {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::UnknownIssuer,
         Self::BadSignature,
         Self::UnsupportedAlgorithm,
@@ -83,6 +85,7 @@ impl ChainError {
         Self::NotForClientAuthentication,
         Self::NotForSigning,
         Self::NotACa,
+        Self::NoKeyCertSign,
         Self::IsACa,
         Self::PathLength,
         Self::PathTooLong,
@@ -116,6 +119,7 @@ impl ChainError {
             Self::NotForClientAuthentication => "not_for_client_authentication",
             Self::NotForSigning => "not_for_signing",
             Self::NotACa => "not_a_ca",
+            Self::NoKeyCertSign => "no_key_cert_sign",
             Self::IsACa => "is_a_ca",
             Self::PathLength => "path_length",
             Self::PathTooLong => "path_too_long",
@@ -151,7 +155,8 @@ impl ChainError {
                 "its extended key usage, or that of a CA above it, is for something else"
             }
             Self::NotForSigning => "its keyUsage does not allow digital signatures",
-            Self::NotACa => "the keyUsage of what issued it lacks keyCertSign",
+            Self::NotACa => "what issued it is no CA",
+            Self::NoKeyCertSign => "the keyUsage of what issued it lacks keyCertSign",
             Self::IsACa => "it is the certificate of a CA",
             Self::PathLength => "more CAs are between it and its anchor than one of them allows",
             Self::PathTooLong => "more CAs are between it and its anchor than rcmpd accepts",
@@ -211,7 +216,8 @@ impl ChainError {
             Self::NotForSigning => {
                 "issue it with digitalSignature in keyUsage: a TLS client signs with its key"
             }
-            Self::NotACa => {
+            Self::NotACa => "issue it by a CA: the certificate above it is a person's or a machine's",
+            Self::NoKeyCertSign => {
                 "issue it by the CA's own key: the key that issued it may sign revocation lists alone, or renew the CA with keyCertSign in keyUsage"
             }
             Self::IsACa => "use the certificate of a person or a machine: this one is a CA's",

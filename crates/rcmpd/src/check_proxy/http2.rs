@@ -127,8 +127,16 @@ impl Run {
         tally
     }
 
-    /// One request over a connection of its own, and its answer.
+    /// One request over a connection of its own, and its answer. An answer that does not come is asked for once more: some hundred requests
+    /// are made, and one lost connection would leave all of them unchecked.
     async fn say(&self, config: &Arc<ClientConfig>, said: Said) -> Outcome {
+        match self.say_once(config, said.clone()).await {
+            Outcome::Late => self.say_once(config, said).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn say_once(&self, config: &Arc<ClientConfig>, said: Said) -> Outcome {
         let secured = match self.door.open(config, None).await {
             Ok(secured) => secured,
             Err(outcome) => return outcome,

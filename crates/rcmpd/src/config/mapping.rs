@@ -268,7 +268,7 @@ impl Checker<'_> {
         ];
         let standard = Policy::default();
         let policy = Policy {
-            methods: self.methods(&section.methods).unwrap_or(standard.methods),
+            methods: section.methods.as_ref().map_or(standard.methods, |names| self.methods(names)),
             binding,
             backdating_s: section.backdating_s.unwrap_or(standard.backdating_s),
             validation,
@@ -354,9 +354,10 @@ impl Checker<'_> {
         Mapping { policy, trust, authorities, shadow: None }
     }
 
-    fn methods(&mut self, names: &Option<Vec<Spanned<String>>>) -> Option<MappingFlags> {
+    /// The flags that names of methods stand for.
+    pub(super) fn methods(&mut self, names: &[Spanned<String>]) -> MappingFlags {
         let mut methods = MappingFlags(0);
-        for name in names.as_ref()? {
+        for name in names {
             methods = match name.get_ref().as_str() {
                 "upn" => methods.with(MappingFlags::UPN),
                 "subject" => methods.with(MappingFlags::SUBJECT),
@@ -372,7 +373,7 @@ impl Checker<'_> {
                 }
             };
         }
-        Some(methods)
+        methods
     }
 
     fn identity_sid(&mut self, sid: &Option<Spanned<String>>) -> Option<Sid> {
@@ -667,7 +668,7 @@ impl Checker<'_> {
         AuthorityEntry {
             certificate: self.path(&section.certificate),
             policy: AuthorityPolicy {
-                methods: self.methods(&section.methods),
+                methods: section.methods.as_ref().map(|names| self.methods(names)),
                 binding: section
                     .binding
                     .is_some()

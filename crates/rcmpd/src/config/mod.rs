@@ -17,7 +17,8 @@ pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Server
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
 pub use sidecar::{
-    Listen, ListenTls, Place, Proxy, Sidecar, SocketGroup, Source, Speaks, Token, UnixPlace, UpstreamPlace,
+    Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks, Token, UnixPlace,
+    UpstreamPlace,
 };
 
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused};
@@ -444,8 +445,12 @@ impl<'a> Checker<'a> {
             );
         }
         let client = file.client.map(|client| self.client(&client));
-        let beside =
-            sidecar::Beside { mapping: mapping.as_ref(), store: store.as_ref(), client: client.as_ref() };
+        let beside = sidecar::Beside {
+            mapping: mapping.as_ref(),
+            store: store.as_ref(),
+            client: client.as_ref(),
+            peers: &peers,
+        };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
         Config {
             domain,

@@ -1,8 +1,9 @@
 //! `[sidecar]`: who asks on behalf of web servers, how they are trusted, and what they are told.
 
-use super::{Checker, Client, Mapping, SecretRef, Store};
+use super::{Checker, Client, Mapping, Peer, SecretRef, Store, StoreKind};
 use dtyp::Sid;
-use rcmp_service::Validation;
+use rcmp_service::message::MappingFlags;
+use rcmp_service::{Method, Validation, has_method};
 use serde::Deserialize;
 use sidecar::dialect::Dialect;
 use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
@@ -24,6 +25,8 @@ const ENTRIES_MAX: usize = 1024;
 pub struct Sidecar {
     /// Who tells whose certificates are.
     pub source: Source,
+    /// The methods of a question (Flags of SSL_CERT_LOGON_REQ, [MS-RCMP] 2.2.1).
+    pub methods: MappingFlags,
     /// Who asks.
     pub listen: Vec<Listen>,
     /// The TLS front of its own.
@@ -172,6 +175,7 @@ pub struct Token {
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
     source: Option<Spanned<String>>,
+    methods: Option<Spanned<Vec<Spanned<String>>>>,
     validation: Option<Spanned<String>>,
     headers: Option<Spanned<String>>,
     user: Option<Spanned<String>>,
@@ -249,6 +253,8 @@ struct TokenSection {
     lifetime_s: Option<Spanned<u64>>,
 }
 
+/// The methods of a question where the file names none: those that need no more than names of the client itself.
+pub const SIDECAR_METHODS: MappingFlags = Method::Upn.flag().with(Method::Subject.flag());
 const SOURCES: [(&str, Source); 2] = [("embedded", Source::Embedded), ("remote", Source::Remote)];
 const PRESETS: [(&str, Preset); 4] = [
     ("remote", Preset::Remote),
@@ -284,6 +290,15 @@ pub(super) struct Beside<'a> {
     pub(super) mapping: Option<&'a Mapping>,
     pub(super) store: Option<&'a Store>,
     pub(super) client: Option<&'a Client>,
+    pub(super) peers: &'a [Peer],
+}
+
+impl Beside<'_> {
+    /// Whether every account that can be found is one of `[[store.level]]`.
+    fn knows_issuers_alone(&self) -> bool {
+        let is_profile = self.store.is_some_and(|store| matches!(store.kind, StoreKind::Profile(_)));
+        is_profile && self.peers.is_empty()
+    }
 }
 
 impl Checker<'_> {
@@ -293,7 +308,11 @@ impl Checker<'_> {
         let source = self.one_of(section.source.as_ref(), &SOURCES, "source").unwrap_or(Source::Embedded);
         let is_off = self.sidecar_needs(&section, &span, source, beside);
         if section.listen.is_empty() && section.proxy.is_none() {
-            self.problem(span, "nobody can ask this sidecar", "add [[sidecar.listen]] or [sidecar.proxy]");
+            self.problem(
+                span.clone(),
+                "nobody can ask this sidecar",
+                "add [[sidecar.listen]] or [sidecar.proxy]",
+            );
         }
         if section.listen.len() > ENTRIES_MAX || section.route.len() > ENTRIES_MAX {
             self.problem(
@@ -309,6 +328,7 @@ impl Checker<'_> {
                 "verify certificates: validation = \"chain\" and anchors in [mapping]",
             );
         }
+        let methods = self.sidecar_methods(&section, &span, source, beside);
         let format = self.format(&section);
         let proxy = section.proxy.and_then(|proxy| self.proxy(proxy));
         let has_anonymous = proxy.as_ref().is_some_and(|proxy| proxy.anonymous);
@@ -329,6 +349,7 @@ impl Checker<'_> {
         let listen = listen.collect();
         Sidecar {
             source,
+            methods,
             listen,
             routes: section.route.into_iter().map(|route| self.route(route, has_anonymous)).collect(),
             proxy,
@@ -383,6 +404,41 @@ impl Checker<'_> {
             Some(_) => {}
         }
         wants_off
+    }
+
+    /// The methods of a question. One that the policy of this process never answers is refused: each client would get an error.
+    fn sidecar_methods(
+        &mut self,
+        section: &Section,
+        span: &Range<usize>,
+        source: Source,
+        beside: &Beside<'_>,
+    ) -> MappingFlags {
+        let given = section.methods.as_ref();
+        let methods = given.map_or(SIDECAR_METHODS, |names| self.methods(names.get_ref()));
+        let at = given.map_or_else(|| span.clone(), Spanned::span);
+        if methods.0 == 0 {
+            let help = "name \"upn\", \"subject\", \"issuer\" or \"issuer-chain\", or remove methods";
+            self.problem(at, "a question without a method maps no certificate", help);
+            return methods;
+        }
+        // With `source = "remote"` the policy that answers is the server's.
+        let Some(mapping) = beside.mapping.filter(|_| source == Source::Embedded) else { return methods };
+        let common = methods.and(mapping.policy.methods);
+        if !has_method(common) {
+            self.problem(
+                at,
+                "the sidecar asks by no method that mapping.methods allows, so it maps no certificate",
+                "name a method in both",
+            );
+        } else if !common.contains(MappingFlags::ISSUER) && beside.knows_issuers_alone() {
+            self.problem(
+                at,
+                "accounts of kind = \"profile\" are found by their issuers alone, and the sidecar does not ask by issuer",
+                "say methods = [\"issuer\"] or [\"issuer-chain\"], here and in [mapping]",
+            );
+        }
+        methods
     }
 
     fn format(&mut self, section: &Section) -> Format {

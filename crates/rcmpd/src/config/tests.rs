@@ -427,6 +427,17 @@ path = \"machines.db\"",
     assert_eq!(levels[0].groups, [(513, Some("Domain Users".to_owned())), (5100, None)]);
     let wrong = text.replace("rid = 5001", "rid = 0").replace("CN=Partner CA", "CN");
     assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
+    // Accounts that are found by their issuer alone, and a sidecar that does not ask by issuer.
+    let all = text.replace("[\"upn\", \"subject\"]", "[\"upn\", \"subject\", \"issuer-chain\"]");
+    let found = problems(&format!("{all}{SIDECAR}"));
+    assert!(matches!(&found[..], [what] if what.contains("found by their issuers alone")), "{found:?}");
+    for methods in ["issuer", "issuer-chain"] {
+        let sidecar = SIDECAR.replace("[sidecar]", &format!("[sidecar]\nmethods = [\"{methods}\"]"));
+        let config = parse(&format!("{all}{sidecar}"), Path::new("/etc/rcmpd")).expect("it is good");
+        let flags = config.sidecar.expect("it is there").methods;
+        assert_eq!(flags.contains(MappingFlags::ISSUER_CHAIN), methods == "issuer-chain");
+        assert!(flags.contains(MappingFlags::ISSUER) && !flags.contains(MappingFlags::UPN));
+    }
 }
 
 /// Two peers, one behind the other, a relay, and how questions are sent on.
@@ -602,6 +613,7 @@ fn a_sidecar_is_understood() {
     let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
     let sidecar = config.sidecar.expect("it is there");
     assert_eq!((sidecar.source, sidecar.remember), (Source::Embedded, Duration::from_secs(30)));
+    assert_eq!(sidecar.methods, MappingFlags::UPN.with(MappingFlags::SUBJECT));
     let [nginx, haproxy] = &sidecar.listen[..] else { panic!("{:?}", sidecar.listen) };
     assert_eq!(nginx.speaks, Speaks::Http(Dialect::Nginx));
     let socket = |mode, group| Place::Unix(UnixPlace { path: "/etc/rcmpd/nginx.sock".into(), mode, group });
@@ -640,6 +652,13 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("remember_s = 30", "user = \"short\"", "this is no form of names"),
         ("remember_s = 30", "groups = \"all\"", "this is no form of groups"),
         ("remember_s = 30", "group_names = { x = \"y\" }", "this is not a SID"),
+        ("remember_s = 30", "methods = [\"serial\"]", "this is not a mapping method"),
+        ("remember_s = 30", "methods = []", "a question without a method maps no certificate"),
+        (
+            "remember_s = 30",
+            "methods = [\"issuer\"]",
+            "the sidecar asks by no method that mapping.methods allows",
+        ),
         (
             "remember_s = 30",
             "validation = \"off\"",

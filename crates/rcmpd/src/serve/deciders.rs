@@ -2,12 +2,13 @@
 //! pointer, so every answer belongs to one configuration.
 
 use crate::audit::{AuditLog, Decided};
-use crate::config::{Config, Mapping};
+use crate::config::{self, Config, Mapping};
 use crate::forward::Forwarding;
 use crate::lists::{FirstLook, Lists};
 use crate::stores::Accounts;
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
+use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, Mapper, Question};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +25,8 @@ pub struct Deciders {
     pub shadow: Option<Shadow>,
     /// The accounts of both.
     pub accounts: Accounts,
+    /// The methods by which the sidecar asks under this policy.
+    pub sidecar_methods: MappingFlags,
     /// The way to other domains.
     pub forwarding: Arc<Forwarding>,
     lists: Option<Arc<Lists>>,
@@ -76,7 +79,10 @@ impl Deciders {
             }
         };
         FirstLook::wait(looks.into_iter().flatten()).await;
-        Ok(Self { live, lists, shadow, accounts, forwarding: Arc::new(forwarding), remote })
+        let sidecar_methods =
+            config.sidecar.as_ref().map_or(config::SIDECAR_METHODS, |sidecar| sidecar.methods);
+        let forwarding = Arc::new(forwarding);
+        Ok(Self { live, lists, shadow, accounts, sidecar_methods, forwarding, remote })
     }
 
     /// The revocation lists of the live policy.

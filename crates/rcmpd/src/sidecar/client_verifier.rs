@@ -193,7 +193,7 @@ fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKe
 fn certificate_error(rejected: &Rejected) -> CertificateError {
     use ChainError::{
         AlgorithmMismatch, AnchorExpired, AnchorNotYetValid, BadSignature, Expired, IsACa, IssuerExpired,
-        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NotACa, NotForClientAuthentication,
+        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NoKeyCertSign, NotACa, NotForClientAuthentication,
         NotForSigning, NotYetValid, OldVersion, PathLength, PathTooLong, PolicyMapping, SerialTooLong,
         TooComplex, TooMany, UnknownCritical, UnknownIssuer, UnsupportedAlgorithm, UnsupportedKey,
         UnsupportedNameConstraint, WeakKey,
@@ -201,7 +201,7 @@ fn certificate_error(rejected: &Rejected) -> CertificateError {
     match rejected.refusal.error {
         Expired | IssuerExpired | AnchorExpired => CertificateError::Expired,
         NotYetValid | IssuerNotYetValid | AnchorNotYetValid => CertificateError::NotValidYet,
-        UnknownIssuer | NotACa | PathLength | PathTooLong => CertificateError::UnknownIssuer,
+        UnknownIssuer | NotACa | NoKeyCertSign | PathLength | PathTooLong => CertificateError::UnknownIssuer,
         BadSignature => CertificateError::BadSignature,
         NotForClientAuthentication
         | NotForSigning

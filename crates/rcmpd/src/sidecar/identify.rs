@@ -5,7 +5,7 @@ use crate::audit::AuditLog;
 use crate::config::Client;
 use crate::forward::server::Asked;
 use crate::forward::servers::{Answered, Servers};
-use crate::serve::CurrentPolicy;
+use crate::serve::{CurrentPolicy, Deciders};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{FileTime, NtStatus, Sid};
@@ -13,12 +13,12 @@ use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::issuers;
-use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request, Response};
+use rcmp_service::message::{PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Signed};
 use rcmp_service::trust::{Path as TrustPath, Revocation, Trust};
 use rcmp_service::{
-    Answer, Asker, CallContext, MapCertificate, Mapper, Method, Question, Reason, SidClaim, Strength,
-    Validation, logoff_time,
+    Answer, Asker, CallContext, MapCertificate, Mapper, Question, Reason, SidClaim, Strength, Validation,
+    logoff_time,
 };
 use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
 use std::net::SocketAddr;
@@ -26,8 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Methods that are asked for; the policy may allow fewer.
-const METHODS: MappingFlags = Method::Upn.flag().with(Method::Subject.flag());
 /// Attributes of groups ([MS-PAC] 2.2.1): one that is enabled, and one that only denies.
 const SE_GROUP_ENABLED: u32 = 0x0000_0004;
 const SE_GROUP_USE_FOR_DENY_ONLY: u32 = 0x0000_0010;
@@ -83,7 +81,7 @@ impl Identify for Embedded {
             let verified =
                 |trust: &Arc<Trust>| trust.verify_hashed(&presented.leaf, presented.sha256, now).ok();
             let path = deciders.live.trust().and_then(verified);
-            let request = request(presented, &deciders.live, path.as_deref())?;
+            let request = request(presented, &deciders, path.as_deref())?;
             let question = Question::new(request, self.asker.clone());
             let mut steps = Vec::new();
             let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
@@ -143,7 +141,7 @@ impl Remote {
     async fn ask(&self, presented: &Presented, now: FileTime) -> Result<Identity, Refusal> {
         let policy = self.policy.0.load_full();
         let path = policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
-        let request = request(presented, &policy.live, path.as_deref())?;
+        let request = request(presented, &policy, path.as_deref())?;
         let claim = SidClaim::of_encoded(&presented.leaf);
         if claim == SidClaim::Contradictory {
             return Err(refusal(Reason::SidMismatch));
@@ -247,13 +245,13 @@ fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Sta
 
 /// SSL_CERT_LOGON_REQ, with the names of the issuers: those of the verified path, or, where chains are not verified, of the chain that
 /// came with the certificate.
-fn request(presented: &Presented, mapper: &Mapper, path: Option<&TrustPath>) -> Result<Vec<u8>, Refusal> {
+fn request(presented: &Presented, deciders: &Deciders, path: Option<&TrustPath>) -> Result<Vec<u8>, Refusal> {
     let leaf = Certificate::parse(&presented.leaf).map_err(|_| refusal(Reason::MalformedCertificate))?;
-    let issuers = match (path, mapper.trust()) {
+    let issuers = match (path, deciders.live.trust()) {
         (Some(path), Some(trust)) => issuers::of_path(&leaf, path, trust),
         _ => issuers::of_chain(&leaf, presented.chain.iter().map(|certificate| &certificate[..])),
     };
-    let request = Request { flags: METHODS, certificate: &presented.leaf, issuers };
+    let request = Request { flags: deciders.sidecar_methods, certificate: &presented.leaf, issuers };
     request.encode().ok_or(Refusal::Broken(sidecar::Broken::TooLong))
 }
 

@@ -243,7 +243,7 @@ fn a_ca_needs_key_cert_sign_and_an_issuer() {
     // A key that signs lists may be told beside the CAs. It issues nothing.
     let trusts = trust(&[&root], &[&ca]);
     let told = refusal(&trusts, &ca.leaf("alice"));
-    assert_eq!((told.error, told.depth), (ChainError::NotACa, 1));
+    assert_eq!((told.error, told.depth), (ChainError::NoKeyCertSign, 1));
     let text = "the keyUsage of what issued it lacks keyCertSign (CA at depth 1; extension 2.5.29.15)";
     assert_eq!(told.text(None), text);
     check(&trusts, &root.leaf("alice"), Ok(&[&root]));

@@ -56,7 +56,7 @@ fn a_sent_ca_vouches_for_nothing_that_no_anchor_vouches_for() {
     lists.key_usages = vec![KeyUsagePurpose::CrlSign];
     let lists = root.ca_as(lists);
     let facts = "CA at depth 1: CN=Lists; extension 2.5.29.15";
-    told(&trust, &lists.leaf("alice"), &[&lists], ChainError::NotACa, facts);
+    told(&trust, &lists.leaf("alice"), &[&lists], ChainError::NoKeyCertSign, facts);
     let mut last = ca_params("Last");
     last.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let last = root.ca_as(last);
