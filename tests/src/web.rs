@@ -240,10 +240,10 @@ impl Site {
     }
 
     /// The same for a demo domain that is changed first.
-    pub fn start_in(server: WebServer, prepare: &dyn Fn(&Demo)) -> Self {
+    pub fn start_in(server: WebServer, more: &str, prepare: &dyn Fn(&Demo)) -> Self {
         let page = Page::start();
         let application = page.address;
-        Self::start_before(server, page, application, "", |text| text, &[], prepare)
+        Self::start_before(server, page, application, more, |text| text, &[], prepare)
     }
 
     /// A web server with two sites, each as it is printed: localhost and [`SECOND_SITE`].

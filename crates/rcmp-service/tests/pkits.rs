@@ -177,8 +177,8 @@ impl Suite {
 fn reasons(section: &str) -> &'static [ChainError] {
     use ChainError::{
         BadSignature, Expired, IsACa, IssuerExpired, IssuerNotYetValid, Malformed, NameConstraints,
-        NoExplicitPolicy, NoKeyCertSign, NotYetValid, PathLength, PolicyMapping, UnknownCritical, UnknownIssuer,
-        UnsupportedKey,
+        NoExplicitPolicy, NoKeyCertSign, NotYetValid, PathLength, PolicyMapping, UnknownCritical,
+        UnknownIssuer, UnsupportedKey,
     };
     // A certificate of a CA is no client's, whatever is wrong above it. A CA that cannot be configured is no issuer.
     match section.split('.').nth(1) {

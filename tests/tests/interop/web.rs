@@ -1,8 +1,8 @@
 //! Real web servers, configured by `rcmpd proxy-config`, with curl as their client.
 
 use rcmpd_tests::Demo;
-use rcmpd_tests::openssl::Authority;
-use rcmpd_tests::web::{SECOND_SITE, SLOW, Site, WebServer, values};
+use rcmpd_tests::openssl::{Authority, three_levels_of_certificates};
+use rcmpd_tests::web::{SECOND_SITE, SLOW, Site, WebServer, free_port, values};
 use rustix::process::Signal;
 use std::thread;
 use std::time::Duration;
@@ -271,7 +271,7 @@ fn caddy_with_client_cert() {
 
 /// The issuing CA is an intermediate of `[mapping]`, and its client sends its own certificate alone.
 fn knows_intermediates(server: WebServer) {
-    let site = Site::start_in(server, &|demo| {
+    let site = Site::start_in(server, "", &|demo| {
         let root = Authority::root(demo, "root", "/O=Contoso/CN=Contoso Root");
         let issuing = root.below(demo, "issuing", "/O=Contoso/CN=Contoso Issuing");
         issuing.issue(demo, "dora", "");
@@ -302,7 +302,7 @@ fn every_one_serves_clients_that_send_their_certificate_alone() {
 #[test]
 fn key_purposes_are_those_of_the_mapping() {
     for server in SERVERS {
-        let site = Site::start_in(server, &|demo| {
+        let site = Site::start_in(server, "", &|demo| {
             Authority::of(demo).issue_for(demo, "card", "1.3.6.1.4.1.311.20.2.2", "");
             std::fs::copy(demo.path("openssl/card.key"), demo.path("certs/card.key")).unwrap();
         });
@@ -374,4 +374,76 @@ fn every_one_has_two_sites() {
             assert!(site.curl_at(host, Some("mallory"), "/").stdout.ends_with("\n403"), "{server:?} {host}");
         }
     }
+}
+
+/// [MS-RCMP] 3.1: three levels of service by three issuers, behind nginx. The store and the mapping are those of docs/configuration.md. Each client
+/// sends its certificate alone, and the one of Gold CA's own issuing CA is known by the chain.
+#[test]
+fn nginx_with_three_levels_of_service() {
+    let more = "methods = [\"issuer-chain\"]\n[[sidecar.route]]\npath = \"/orders\"\ngroups = [\"Orders\"]\n[[sidecar.route]]";
+    let site = Site::start_in(WebServer::Nginx, more, &|demo| {
+        let example = CONFIGURATION.split_once("```toml\n[store]\nkind = \"profile\"").unwrap().1;
+        let example = example.split_once("\n[sidecar]").unwrap().0;
+        demo.edit(|text| {
+            let (domain, rest) = text.split_once("[store]").unwrap();
+            let (_, client) = rest.split_once("[client]").unwrap();
+            format!("{domain}[client]{client}\n[store]\nkind = \"profile\"{example}")
+        });
+        std::fs::rename(demo.path("accounts.db"), demo.path("machines.db")).unwrap();
+        std::fs::rename(demo.path("accounts.key"), demo.path("machines.key")).unwrap();
+        three_levels_of_certificates(demo);
+    });
+    for (client, level, orders) in
+        [("b", "bronze", 403), ("s", "silver", 403), ("g", "gold", 200), ("i", "gold", 200)]
+    {
+        let page = site.page(Some(client), "/", &[]);
+        assert_eq!(values(&page, "Remote-User"), [format!("CONTOSO\\{level}")], "{client}");
+        assert_eq!(site.get(Some(client), "/orders", &[]).0, orders, "{client}");
+    }
+    // Another CA that calls itself the same: nginx answers it.
+    assert_eq!(site.get(Some("x"), "/", &[]).0, 400);
+}
+
+const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+const WEB_SERVERS: &str = include_str!("../../../docs/web-servers.md");
+const README: &str = include_str!("../../../README.md");
+
+/// What is pasted: the `sh` blocks of "In five minutes", and the lines of the README, which are for the same demo; each line of the README
+/// is followed by what it prints. Ports of the machine may be taken, so others are put in their place.
+#[test]
+fn the_five_minutes_work_as_they_are_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let section = WEB_SERVERS.split_once("## In five minutes").unwrap().1.split_once("\n## ").unwrap().0;
+    let blocks: Vec<&str> =
+        section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [start, ask, check] = blocks[..] else { panic!("there are other blocks: {blocks:#?}") };
+    let behind = README.split_once("## Behind a web server").unwrap().1.split_once("\n## ").unwrap().0;
+    let readme: Vec<&str> = behind.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert_eq!(readme.len(), 3);
+    let (page, site) = (free_port().port().to_string(), free_port().port().to_string());
+    let free = "sed -i 's/127.0.0.1:\\(11490\\|1135\\|9464\\)/127.0.0.1:0/' rcmpd-demo/rcmpd.toml";
+    let start = start.replacen("rcmpd quickstart\n", &format!("rcmpd quickstart\n{free}\n"), 1);
+    let script = format!(
+        "trap 'kill $(jobs -p); wait' EXIT\nchmod 755 .\n{start}\n{ask}\necho ==\n{}\necho ==\n{check}\n",
+        readme.join("\n")
+    );
+    let script = script.replace(":8080", &format!(":{page}")).replace(":8443", &format!(":{site}"));
+    let binary = rcmpd_tests::binary();
+    let path = format!("{}:/usr/sbin:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let done = std::process::Command::new("bash")
+        .args(["-c", &script])
+        .env("PATH", path)
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let parts: Vec<&str> = told.split("==\n").collect();
+    let [asked, readme, checked] = parts[..] else { panic!("{told}\n{errors}") };
+    for part in [asked, readme] {
+        assert!(part.contains("CONTOSO\\alice"), "{part}\n{errors}");
+    }
+    assert!(readme.ends_with("403\n401\n"), "{readme}");
+    assert!(checked.contains("forged-identity"), "{checked}");
+    assert_eq!(done.status.code(), Some(0), "{told}\n{errors}");
 }

@@ -193,10 +193,10 @@ fn public_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKe
 fn certificate_error(rejected: &Rejected) -> CertificateError {
     use ChainError::{
         AlgorithmMismatch, AnchorExpired, AnchorNotYetValid, BadSignature, Expired, IsACa, IssuerExpired,
-        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NoKeyCertSign, NotACa, NotForClientAuthentication,
-        NotForSigning, NotYetValid, OldVersion, PathLength, PathTooLong, PolicyMapping, SerialTooLong,
-        TooComplex, TooMany, UnknownCritical, UnknownIssuer, UnsupportedAlgorithm, UnsupportedKey,
-        UnsupportedNameConstraint, WeakKey,
+        IssuerNotYetValid, Malformed, NameConstraints, NoExplicitPolicy, NoKeyCertSign, NotACa,
+        NotForClientAuthentication, NotForSigning, NotYetValid, OldVersion, PathLength, PathTooLong,
+        PolicyMapping, SerialTooLong, TooComplex, TooMany, UnknownCritical, UnknownIssuer,
+        UnsupportedAlgorithm, UnsupportedKey, UnsupportedNameConstraint, WeakKey,
     };
     match rejected.refusal.error {
         Expired | IssuerExpired | AnchorExpired => CertificateError::Expired,
