@@ -278,7 +278,7 @@ impl Site {
             }
             _ => first + "\n" + &second,
         };
-        let proxy = Some(start(server, &service, &both, address));
+        let proxy = Some(start(server, &service, &both));
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
@@ -303,7 +303,7 @@ impl Site {
             _ => Some(printed(server, &demo, address, application, &[])),
         };
         let service = demo.serve_with(environment);
-        let proxy = printed.map(|printed| start(server, &service, &change(printed), address));
+        let proxy = printed.map(|printed| start(server, &service, &change(printed)));
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
@@ -635,7 +635,7 @@ fn printed(
     demo.rcmpd(&arguments).code(0).stdout
 }
 
-fn start(server: WebServer, service: &Service, printed: &str, address: SocketAddr) -> Child {
+fn start(server: WebServer, service: &Service, printed: &str) -> Child {
     let folder = service.path("");
     let at = |name: &str| service.path(name).display().to_string();
     let write = |name: &str, text: &str| fs::write(service.path(name), text).expect("the folder is ours");

@@ -251,3 +251,27 @@ impl HandshakeError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    #[test]
+    fn clients_are_told_each_name_once_and_none_where_there_are_too_many() {
+        let key = KeyPair::generate().unwrap();
+        let named = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.self_signed(&key).unwrap().der().to_vec()
+        };
+        let (one, another) = (named("one"), named("another"));
+        assert_eq!(hints(&[one.clone(), another.clone(), one.clone()]).len(), 2);
+        // Each is longer than 512 bytes.
+        let many: Vec<Vec<u8>> = (0..64).map(|n| named(&format!("{n}{}", "x".repeat(512)))).collect();
+        assert_eq!(hints(&many[..32]).len(), 32);
+        assert!(hints(&many).is_empty());
+    }
+}
