@@ -147,7 +147,7 @@ fn level_of(service: &Service, client: &str) -> (u16, String, u16) {
 fn three_issuers_are_three_levels_of_service() {
     let demo = three_levels();
     demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(0);
-    let mut service = demo.serve();
+    let service = demo.serve();
     let levels = |service: &Service| {
         for (client, expected) in [
             ("b", (200, "CONTOSO\\bronze", 403)),
