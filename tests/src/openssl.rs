@@ -150,7 +150,12 @@ impl Authority {
 
     /// Certifies a client as `certs/NAME.pem`: alice's user principal name and SID, and what else is told.
     pub fn issue(&self, demo: &Demo, name: &str, extensions: &str) {
-        let mut text = String::from("[client]\nextendedKeyUsage = clientAuth\n");
+        self.issue_for(demo, name, "clientAuth", extensions);
+    }
+
+    /// The same with another extended key usage.
+    pub fn issue_for(&self, demo: &Demo, name: &str, purpose: &str, extensions: &str) {
+        let mut text = format!("[client]\nextendedKeyUsage = {purpose}\n");
         text.push_str("subjectAltName = otherName:1.3.6.1.4.1.311.20.2.3;UTF8:alice@contoso.example\n");
         text.push_str("1.3.6.1.4.1.311.25.2 = ASN1:SEQUENCE:names\n");
         text.push_str(extensions);
@@ -248,5 +253,47 @@ impl Drop for Responder {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// The CAs of the example with three levels of service in docs/configuration.md, and for each a client with nothing but a common name: `b` of
+/// Bronze CA, `s` of Silver CA, `g` of Gold CA, `i` of the CA below that, `x` of another CA with the name of Gold CA.
+pub fn three_levels_of_certificates(demo: &Demo) {
+    let subject = |name: &str| format!("/C=US/O=Partners, Inc./CN={name}");
+    let bronze = Authority::root(demo, "bronze", &subject("Bronze CA"));
+    let silver = Authority::root(demo, "silver", &subject("Silver CA"));
+    let gold = bronze.below(demo, "gold", &subject("Gold CA"));
+    let issuing = gold.below(demo, "gold-issuing", &subject("Gold Issuing CA"));
+    let stranger = Authority::root(demo, "stranger", &subject("Gold CA"));
+    for (name, ca, client) in [
+        ("bronze", bronze, "b"),
+        ("silver", silver, "s"),
+        ("gold", gold, "g"),
+        ("gold-issuing", issuing, "i"),
+        ("stranger", stranger, "x"),
+    ] {
+        fs::copy(ca.certificate(), demo.certificate(name)).expect("the folder can be written");
+        // No name and no SID of an account: the issuer is all there is to go by.
+        let (key, request, certificate) =
+            (format!("{client}.key"), format!("{client}.csr"), demo.certificate(client));
+        let folder = demo.path(name);
+        let new = ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        openssl(&folder, &[&new[..], &["-keyout", &key, "-out", &request, "-subj", "/CN=visitor"]].concat());
+        fs::write(folder.join("client.cnf"), "extendedKeyUsage = clientAuth\n")
+            .expect("the folder can be written");
+        let ca = [
+            "-extfile",
+            "client.cnf",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-days",
+            "30",
+            "-out",
+            &certificate,
+        ];
+        openssl(&folder, &[&["x509", "-req", "-in", &request], &ca[..]].concat());
+        fs::copy(folder.join(&key), demo.path(&format!("certs/{key}"))).expect("the folder can be written");
     }
 }

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// A web server starts in less, also on a busy machine.
@@ -27,33 +27,54 @@ pub enum WebServer {
     Caddy,
     /// Traefik.
     Traefik,
-    /// Envoy.
+    /// Envoy, over gRPC.
     Envoy,
+    /// Envoy, over HTTP.
+    EnvoyHttp,
+    /// Caddy, with `Client-Cert`.
+    CaddyClientCert,
     /// None: the sidecar's own TLS front.
     Own,
 }
 
 impl WebServer {
-    /// Its name.
+    /// Its name, as `rcmpd proxy-config` has it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Apache => "apache",
-            Self::Caddy => "caddy",
+            Self::Caddy | Self::CaddyClientCert => "caddy",
             Self::Traefik => "traefik",
-            Self::Envoy => "envoy",
-            Self::Own => "the TLS front",
+            Self::Envoy | Self::EnvoyHttp => "envoy",
+            Self::Own => "the TLS-terminating proxy",
+        }
+    }
+
+    /// The dialect of its listener.
+    const fn dialect(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy-grpc",
+            Self::CaddyClientCert => "client-cert",
+            _ => self.name(),
         }
     }
 }
+
+/// A path that the page answers late: after more than half a minute, and more than the 15 seconds after which Envoy ends an answer.
+pub const SLOW: &str = "/slow";
+/// A path that it answers with a line, and another one as late.
+pub const STREAM: &str = "/stream";
+const SLOWNESS: Duration = Duration::from_secs(31);
+/// The other name in the certificate of the site.
+pub const SECOND_SITE: &str = "site.contoso.example";
 
 /// A page that tells what it is told: the request as it arrived, header by header.
 #[derive(Debug)]
 pub struct Page {
     /// Where it is.
     pub address: SocketAddr,
-    requests: mpsc::Receiver<Value>,
+    requests: Mutex<mpsc::Receiver<Value>>,
 }
 
 impl Page {
@@ -68,12 +89,12 @@ impl Page {
                 std::thread::spawn(move || while answer(&stream, &sender).is_some() {});
             }
         });
-        Self { address, requests }
+        Self { address, requests: Mutex::new(requests) }
     }
 
     /// What has arrived since the last time.
     pub fn seen(&self) -> Vec<Value> {
-        self.requests.try_iter().collect()
+        self.requests.lock().expect("no test panics with it").try_iter().collect()
     }
 }
 
@@ -115,6 +136,15 @@ fn answer(mut stream: &TcpStream, seen: &mpsc::Sender<Value>) -> Option<()> {
         }
     }
     std::io::copy(&mut reader.take(length), &mut std::io::sink()).ok()?;
+    if target == SLOW {
+        std::thread::sleep(SLOWNESS);
+    }
+    if target == STREAM {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nfirst\n\r\n";
+        stream.write_all(head.as_bytes()).ok()?;
+        std::thread::sleep(SLOWNESS);
+        return stream.write_all(b"5\r\nlast\n\r\n0\r\n\r\n").ok();
+    }
     let request = json!({ "page": "rcmpd", "method": method, "target": target, "headers": headers });
     let body = request.to_string();
     let _ = seen.send(request);
@@ -206,7 +236,52 @@ impl Site {
     ) -> Self {
         let page = Page::start();
         let application = page.address;
-        Self::start_before(server, page, application, more, change, environment)
+        Self::start_before(server, page, application, more, change, environment, &|_| {})
+    }
+
+    /// The same for a demo domain that is changed first.
+    pub fn start_in(server: WebServer, more: &str, prepare: &dyn Fn(&Demo)) -> Self {
+        let page = Page::start();
+        let application = page.address;
+        Self::start_before(server, page, application, more, |text| text, &[], prepare)
+    }
+
+    /// A web server with two sites, each as it is printed: localhost and [`SECOND_SITE`].
+    pub fn start_two(server: WebServer) -> Self {
+        let page = Page::start();
+        let demo = Demo::new();
+        open(&demo);
+        let address = free_port();
+        demo.configure(&listener(server, &demo, "", address, page.address));
+        let first = printed(server, &demo, address, page.address, &[]);
+        let second = printed(server, &demo, address, page.address, &["--site", SECOND_SITE, "--beside"]);
+        let service = demo.serve_with(&[]);
+        let both = match server {
+            // A file of its own in the folder that its file provider reads.
+            WebServer::Traefik => {
+                fs::create_dir(service.path("sites")).expect("the folder is ours");
+                fs::write(service.path("sites/second.yaml"), second).expect("the folder is ours");
+                first
+            }
+            // What the comments say where it goes.
+            WebServer::Haproxy => {
+                let line = second
+                    .lines()
+                    .find_map(|line| line.strip_prefix("#     "))
+                    .expect("a line for the frontend");
+                first.replacen("    default_backend", &format!("    {line}\n    default_backend"), 1)
+                    + &second
+            }
+            WebServer::Envoy | WebServer::EnvoyHttp => {
+                let (chain, clusters) = second.split_once("# Under clusters:\n").expect("it has two parts");
+                first.replacen("  clusters:\n", &format!("{chain}  clusters:\n{clusters}"), 1)
+            }
+            _ => first + "\n" + &second,
+        };
+        let proxy = Some(start(server, &service, &both));
+        let mut site = Self { service, page, address, proxy };
+        site.wait();
+        site
     }
 
     fn start_before(
@@ -216,20 +291,19 @@ impl Site {
         more: &str,
         change: impl FnOnce(String) -> String,
         environment: &[(&str, &str)],
+        prepare: &dyn Fn(&Demo),
     ) -> Self {
         let demo = Demo::new();
-        // Web servers run as other users than the one who tests.
-        let folder = demo.path("");
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&folder, mode).expect("the folder is ours");
+        open(&demo);
+        prepare(&demo);
         let address = free_port();
         demo.configure(&listener(server, &demo, more, address, application));
         let printed = match server {
             WebServer::Own => None,
-            _ => Some(printed(server, &demo, address, application)),
+            _ => Some(printed(server, &demo, address, application, &[])),
         };
         let service = demo.serve_with(environment);
-        let proxy = printed.map(|printed| start(server, &service, &change(printed), address));
+        let proxy = printed.map(|printed| start(server, &service, &change(printed)));
         let mut site = Self { service, page, address, proxy };
         site.wait();
         site
@@ -244,7 +318,7 @@ impl Site {
         more: &[&str],
     ) -> Finished {
         let behind = PageProcess::start();
-        let site = Self::start_before(server, Page::start(), behind.address, "", change, &[]);
+        let site = Self::start_before(server, Page::start(), behind.address, "", change, &[], &|_| {});
         let url = format!("https://localhost:{}{path}", site.address.port());
         let mut arguments = vec![
             "check-proxy",
@@ -304,8 +378,17 @@ impl Site {
         (status.parse().expect("a number"), body.to_owned())
     }
 
-    /// curl with somebody's certificate, or none.
+    /// curl with a client certificate, or none.
     pub fn curl(&self, who: Option<&str>, path: &str, more: &[&str]) -> Finished {
+        finish(self.curl_command("localhost", who, path, more))
+    }
+
+    /// The same for another name of the web server.
+    pub fn curl_at(&self, host: &str, who: Option<&str>, path: &str) -> Finished {
+        finish(self.curl_command(host, who, path, &[]))
+    }
+
+    fn curl_command(&self, host: &str, who: Option<&str>, path: &str, more: &[&str]) -> Command {
         let mut command = Command::new("curl");
         command.args(["--silent", "--max-time", "30", "--write-out", "\n%{http_code}", "--cacert"]);
         command.arg(self.service.path("certs/ca.pem"));
@@ -313,8 +396,45 @@ impl Site {
             let file = |kind: &str| self.service.path(&format!("certs/{who}.{kind}"));
             command.arg("--cert").arg(file("pem")).arg("--key").arg(file("key"));
         }
-        command.args(more).arg(format!("https://localhost:{}{path}", self.address.port()));
-        finish(command)
+        let port = self.address.port();
+        command.arg("--resolve").arg(format!("{host}:{port}:127.0.0.1"));
+        command.args(more).arg(format!("https://{host}:{port}{path}"));
+        command
+    }
+
+    /// Whether the first line of [`STREAM`] arrives before the last one is sent, and the last one at all.
+    pub fn streams(&self, who: &str) -> (bool, bool) {
+        let more = ["--no-buffer", "--max-time", "120"];
+        let mut command = self.curl_command("localhost", Some(who), STREAM, &more);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("curl starts");
+        let mut lines =
+            BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        let is_first = lines.next().is_some_and(|line| line == "first");
+        let is_open = child.try_wait().expect("it is ours").is_none();
+        let is_last = lines.next().is_some_and(|line| line == "last");
+        let _ = child.wait();
+        (is_first && is_open, is_last)
+    }
+
+    /// What the web server's process has written.
+    pub fn proxy_log(&self) -> String {
+        fs::read_to_string(self.service.path("proxy.log")).unwrap_or_default()
+    }
+
+    /// The CAs that a handshake asks for certificates of, as `openssl s_client` prints them.
+    pub fn told_cas(&self) -> String {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-servername", "localhost", "-connect", &self.address.to_string()]);
+        let done = finish(command).stdout;
+        let names = done.split_once("Acceptable client certificate CA names").map_or("", |(_, names)| names);
+        names
+            .split("\n---")
+            .next()
+            .unwrap_or_default()
+            .split("Requested Signature")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// A connection of `openssl s_client` with somebody's certificate, for whatever curl does not say.
@@ -349,6 +469,11 @@ impl Site {
 
     /// Whether a WebSocket passes: what the web server answers to the wish for one, and what comes back of what is then said.
     pub fn websocket(&self, who: &str) -> (String, String) {
+        self.websocket_after(who, Duration::ZERO)
+    }
+
+    /// The same, with nothing said for a while.
+    pub fn websocket_after(&self, who: &str, idle: Duration) -> (String, String) {
         let mut connection = self.connect(who);
         let status = connection.ask(
             "GET /socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -356,7 +481,8 @@ impl Site {
         );
         let mut back = String::new();
         if status.contains(" 101 ") {
-            connection.input.write_all(b"anybody there?\n").expect("it listens");
+            std::thread::sleep(idle);
+            let _ = connection.input.write_all(b"anybody there?\n");
             let _ = connection.output.read_line(&mut back);
         }
         (status, back)
@@ -460,12 +586,24 @@ fn listener(
         WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{application}\""),
         _ => String::new(),
     };
-    let dialect = if server == WebServer::Envoy { "envoy-grpc" } else { server.name() };
+    let dialect = server.dialect();
     format!("[sidecar]\n{more}\n[[sidecar.listen]]\ndialect = \"{dialect}\"\n{place}\n{upstream}")
 }
 
+/// Web servers run as other users than the one who tests.
+fn open(demo: &Demo) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(demo.path(""), mode).expect("the folder is ours");
+}
+
 /// What `rcmpd proxy-config` prints.
-fn printed(server: WebServer, demo: &Demo, address: SocketAddr, application: SocketAddr) -> String {
+fn printed(
+    server: WebServer,
+    demo: &Demo,
+    address: SocketAddr,
+    application: SocketAddr,
+    more: &[&str],
+) -> String {
     // HAProxy wants the key beside the certificate.
     let certificate = match server {
         WebServer::Haproxy => {
@@ -477,7 +615,11 @@ fn printed(server: WebServer, demo: &Demo, address: SocketAddr, application: Soc
         _ => "certs/site.pem",
     };
     let (listen, application) = (address.to_string(), application.to_string());
-    let mut arguments = vec!["proxy-config", server.name(), "-c", "rcmpd.toml", "--site", "localhost"];
+    let mut arguments = vec!["proxy-config", server.name(), "-c", "rcmpd.toml"];
+    if !more.contains(&"--site") {
+        arguments.extend(["--site", "localhost"]);
+    }
+    arguments.extend(more);
     arguments.extend([
         "--listen",
         &listen,
@@ -493,7 +635,7 @@ fn printed(server: WebServer, demo: &Demo, address: SocketAddr, application: Soc
     demo.rcmpd(&arguments).code(0).stdout
 }
 
-fn start(server: WebServer, service: &Service, printed: &str, address: SocketAddr) -> Child {
+fn start(server: WebServer, service: &Service, printed: &str) -> Child {
     let folder = service.path("");
     let at = |name: &str| service.path(name).display().to_string();
     let write = |name: &str, text: &str| fs::write(service.path(name), text).expect("the folder is ours");
@@ -533,7 +675,7 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
             command.args(["-D", "FOREGROUND", "-f", &at("apache.conf")]);
             command
         }
-        WebServer::Caddy => {
+        WebServer::Caddy | WebServer::CaddyClientCert => {
             write("Caddyfile", printed);
             let mut command = as_asked(web_tool("caddy"), service, is_root);
             let _ = fs::create_dir(service.path("caddy"));
@@ -546,21 +688,22 @@ fn start(server: WebServer, service: &Service, printed: &str, address: SocketAdd
                 .env("HOME", at("caddy"));
             command
         }
-        WebServer::Envoy => {
+        WebServer::Envoy | WebServer::EnvoyHttp => {
             write("envoy.yaml", printed);
             let mut command = as_asked(crate::peers::envoy(), service, is_root);
             command.args(["--disable-hot-restart", "--concurrency", "1", "-c", &at("envoy.yaml")]);
             command
         }
         WebServer::Traefik => {
-            write("site.yaml", printed);
+            let _ = fs::create_dir(service.path("sites"));
+            write("sites/site.yaml", printed);
+            // The static configuration is in comments.
+            let lines = printed.lines().filter_map(|line| line.strip_prefix("#   "));
+            let lines = lines.map(|line| line.replace("/etc/traefik/sites", &at("sites")) + "\n");
+            let quiet = "global: { checkNewVersion: false, sendAnonymousUsage: false }\n";
+            write("traefik.yaml", &(lines.collect::<String>() + quiet));
             let mut command = Command::new(web_tool("traefik"));
-            command.args([
-                &format!("--entryPoints.websecure.address={address}"),
-                &format!("--providers.file.filename={}", at("site.yaml")),
-                "--global.checkNewVersion=false",
-                "--global.sendAnonymousUsage=false",
-            ]);
+            command.arg(format!("--configFile={}", at("traefik.yaml")));
             command
         }
     };

@@ -170,7 +170,7 @@ pub enum Command {
     /// The URL leads through the web server to `rcmpd page`; of another page only statuses can be judged. Everything that is
     /// sent is harmless to the page, but the web server and the sidecar log some hundred refusals.
     #[command(
-        after_help = "Exit codes: 0 nothing leaks, 2 wrong use, 3 something leaks, 4 not reachable, or the server is not believed,\n6 unusable input, 7 nothing leaks as far as it could be checked.\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
+        after_help = "Exit codes: 0 nothing leaks, 2 wrong use, 3 something leaks, 4 not reachable, or the server's certificate is rejected,\n6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
     )]
     CheckProxy(CheckProxyArgs),
     /// Print completions for a shell
@@ -268,6 +268,12 @@ pub struct CheckProxyArgs {
     /// Identity headers that the application believes beside X-Identity-…; all that are known, unless it is said.
     #[arg(long, value_name = "PRESET")]
     pub preset: Vec<PresetArg>,
+    /// The name of another header that the application takes an identity from, such as X-WEBAUTH-USER; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub header: Vec<String>,
+    /// Another path of the same web server, for which it may have other rules; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<String>,
     /// The port where the web server may speak HTTP without TLS.
     #[arg(long, default_value_t = 80, value_name = "N")]
     pub plain_port: u16,
@@ -423,10 +429,16 @@ pub struct ProxyConfigArgs {
     /// Its key.
     #[arg(long, default_value = "/etc/ssl/app.key", value_name = "FILE")]
     pub key: PathBuf,
-    /// The authorities of clients' certificates; otherwise the anchor of [mapping].
-    #[arg(long, value_name = "PEM")]
+    /// The CAs of client certificates in one file; otherwise the anchors and intermediates of [mapping].
+    #[arg(long, value_name = "PEM", conflicts_with = "write_client_ca")]
     pub client_ca: Option<PathBuf>,
-    /// Where the application is; otherwise the listener's upstream.
+    /// Where to write these CAs if they are in more than one file; otherwise client-ca-bundle.pem beside the configuration file.
+    #[arg(long, value_name = "PEM")]
+    pub write_client_ca: Option<PathBuf>,
+    /// Print what goes beside another site of this command in the same web server, without what a web server has once.
+    #[arg(long)]
+    pub beside: bool,
+    /// Where the application is; if the sidecar stands between, the upstream of one of its listeners.
     #[arg(long, value_name = "HOST:PORT")]
     pub application: Option<String>,
     /// The certificate that the web server shows to a listener with tls.
@@ -447,13 +459,13 @@ pub struct ProxyConfigArgs {
 pub enum WebServerArg {
     /// auth_request.
     Nginx,
-    /// ext_authz over gRPC.
+    /// ext_authz over gRPC, or over HTTP if no listener is for gRPC.
     Envoy,
     /// The sidecar stands behind it.
     Haproxy,
     /// ForwardAuth.
     Traefik,
-    /// forward_auth.
+    /// forward_auth; with Client-Cert if no listener has dialect "caddy" and one has "client-cert".
     Caddy,
     /// The sidecar stands behind it.
     Apache,

@@ -80,7 +80,7 @@ pub(crate) async fn measure(table: &mut Table) {
     let site = |more: &str, socket: Option<&Path>| {
         let change = |text: String| {
             // What nginx does for itself is the least it can: a pixel.
-            let text = text.replace("proxy_pass http://rcmpd_application;", "empty_gif;");
+            let text = text.replace("proxy_pass http://rcmpd_application_localhost;", "empty_gif;");
             // By default it ends a connection after a thousand requests.
             let text = text.replace("keepalive 16;", "keepalive 16;\n    keepalive_requests 1000000;");
             let text = text

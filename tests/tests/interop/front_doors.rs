@@ -12,7 +12,7 @@ fn with<'a>(report: &'a Value, verdict: &str) -> Vec<&'a str> {
 }
 
 fn is_clean(server: WebServer) {
-    let done = Site::checked(server, |text| text, "/", &[]);
+    let done = Site::checked(server, |text| text, "/", &["--path", "/private", "--path", "/app/x?y=z"]);
     let report = done.json();
     assert_eq!(with(&report, "leak"), [""; 0], "{report:#}");
     assert_eq!(with(&report, "not_checked"), [""; 0], "{report:#}");
@@ -54,6 +54,16 @@ fn traefik_is_clean() {
 #[test]
 fn envoy_is_clean() {
     is_clean(WebServer::Envoy);
+}
+
+#[test]
+fn envoy_over_http_is_clean() {
+    is_clean(WebServer::EnvoyHttp);
+}
+
+#[test]
+fn caddy_with_client_cert_is_clean() {
+    is_clean(WebServer::CaddyClientCert);
 }
 
 #[test]
@@ -109,16 +119,47 @@ fn nginx_that_takes_the_certificate_from_a_header() {
 #[test]
 fn nginx_that_asks_about_one_spelling_of_a_path() {
     leaks(WebServer::Nginx, "/private", &[], "paths", |text| {
-        let open = "    location / {\n        proxy_pass http://rcmpd_application;\n    }\n";
+        let open = "    location / {\n        proxy_pass http://rcmpd_application_localhost;\n    }\n";
         text.replacen("    location / {", &format!("{open}    location = /private {{"), 1)
+    });
+}
+
+/// nginx takes the outer `proxy_set_header` into a location that has none of its own, and none of them into one that has.
+#[test]
+fn nginx_with_a_nested_location_that_sets_a_header() {
+    leaks(WebServer::Nginx, "/", &[], "paths", |text| {
+        let nested = "        location ~ \\.php$ { proxy_set_header X-Script yes; proxy_pass http://rcmpd_application_localhost; }\n";
+        text.replacen("    location / {\n", &format!("    location / {{\n{nested}"), 1)
+    });
+}
+
+#[test]
+fn nginx_with_a_location_of_its_own_for_a_path() {
+    leaks(WebServer::Nginx, "/", &["--path", "/legacy"], "other-paths", |text| {
+        let open = "    location /legacy { proxy_pass http://rcmpd_application_localhost; }\n";
+        text.replacen("    location / {", &format!("{open}    location / {{"), 1)
+    });
+}
+
+#[test]
+fn nginx_that_passes_a_path_of_the_client_on() {
+    leaks(WebServer::Nginx, "/", &[], "forwarding-headers", |text| {
+        without(&text.replace("X-Original-Uri \"\"", "GONE"), &["GONE"])
+    });
+}
+
+/// A header that no preset has is tried if it is named.
+#[test]
+fn nginx_before_an_application_that_takes_another_header() {
+    leaks(WebServer::Nginx, "/", &["--header", "X-WEBAUTH-USER"], "forged-identity", |text| {
+        format!("{text}\n")
     });
 }
 
 #[test]
 fn nginx_that_lets_another_method_pass() {
     leaks(WebServer::Nginx, "/", &[], "methods", |text| {
-        let open =
-            "    error_page 418 = @open;\n    location @open { proxy_pass http://rcmpd_application; }\n";
+        let open = "    error_page 418 = @open;\n    location @open { proxy_pass http://rcmpd_application_localhost; }\n";
         let text = text.replacen("    location / {", &format!("{open}    location / {{"), 1);
         text.replacen(
             "        auth_request /",
@@ -131,8 +172,7 @@ fn nginx_that_lets_another_method_pass() {
 #[test]
 fn nginx_that_shows_the_page_in_place_of_a_refusal() {
     leaks(WebServer::Nginx, "/", &[], "no-certificate", |text| {
-        let open =
-            "    error_page 401 =200 @open;\n    location @open { proxy_pass http://rcmpd_application; }\n";
+        let open = "    error_page 401 =200 @open;\n    location @open { proxy_pass http://rcmpd_application_localhost; }\n";
         text.replacen("    location / {", &format!("{open}    location / {{"), 1)
     });
 }
@@ -142,7 +182,9 @@ fn nginx_with_an_open_port_beside() {
     let port = free_port();
     let plain = port.port().to_string();
     leaks(WebServer::Nginx, "/", &["--plain-port", &plain], "plain-http", |text| {
-        format!("{text}server {{ listen {port}; location / {{ proxy_pass http://rcmpd_application; }} }}\n")
+        format!(
+            "{text}server {{ listen {port}; location / {{ proxy_pass http://rcmpd_application_localhost; }} }}\n"
+        )
     });
 }
 
@@ -154,7 +196,7 @@ fn nginx_that_serves_hosts_it_does_not_know() {
         let listen = text.lines().find(|line| line.contains("listen ")).unwrap();
         let (listen, certificate) = (listen.replace(" ssl;", " ssl default_server;"), certificate.join("\n"));
         format!(
-            "{text}server {{\n{listen}\n{certificate}\n    location / {{ proxy_pass http://rcmpd_application; }}\n}}\n"
+            "{text}server {{\n{listen}\n{certificate}\n    location / {{ proxy_pass http://rcmpd_application_localhost; }}\n}}\n"
         )
     });
 }
@@ -208,7 +250,7 @@ fn caddy_that_drops_what_connection_names() {
 
 #[test]
 fn traefik_that_tells_the_secret() {
-    leaks(WebServer::Traefik, "/", &[], "certificate", |text| text.replace(", rcmpd-done]", "]"));
+    leaks(WebServer::Traefik, "/", &[], "certificate", |text| text.replace(", rcmpd-done-localhost]", "]"));
 }
 
 #[test]
@@ -216,9 +258,9 @@ fn envoy_that_asks_about_one_spelling_of_a_path() {
     leaks(WebServer::Envoy, "/private", &[], "paths", |text| {
         let disabled = r#"typed_per_filter_config: { envoy.filters.http.ext_authz: { "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, disabled: true } }"#;
         text.replace(
-            "routes: [{ match: { prefix: \"/\" }, route: { cluster: application } }]",
+            "routes: [{ match: { prefix: \"/\" }, route: { cluster: rcmpd_application_localhost, timeout: 0s } }]",
             &format!(
-                "routes: [{{ match: {{ path: /private }}, route: {{ cluster: application }} }}, {{ match: {{ prefix: \"/\" }}, route: {{ cluster: application }}, {disabled} }}]"
+                "routes: [{{ match: {{ path: /private }}, route: {{ cluster: rcmpd_application_localhost }} }}, {{ match: {{ prefix: \"/\" }}, route: {{ cluster: rcmpd_application_localhost }}, {disabled} }}]"
             ),
         )
     });

@@ -1,16 +1,21 @@
 //! Real web servers, configured by `rcmpd proxy-config`, with curl as their client.
 
 use rcmpd_tests::Demo;
-use rcmpd_tests::web::{Site, WebServer, values};
+use rcmpd_tests::openssl::{Authority, three_levels_of_certificates};
+use rcmpd_tests::web::{SECOND_SITE, SLOW, Site, WebServer, free_port, values};
 use rustix::process::Signal;
+use std::thread;
+use std::time::Duration;
 
-const SERVERS: [WebServer; 7] = [
+const SERVERS: [WebServer; 9] = [
     WebServer::Nginx,
     WebServer::Haproxy,
     WebServer::Apache,
     WebServer::Caddy,
     WebServer::Traefik,
     WebServer::Envoy,
+    WebServer::EnvoyHttp,
+    WebServer::CaddyClientCert,
     WebServer::Own,
 ];
 
@@ -232,44 +237,213 @@ fn the_tls_front_keeps_its_connections_unless_what_they_were_made_under_changes(
     assert!(answer.is_empty() || answer.contains(" 421 "), "{answer}");
 }
 
-/// `ext_authz` over HTTP, with Envoy's `X-Forwarded-Client-Cert`.
 #[test]
 fn envoy_over_http() {
-    let user = rustix::process::geteuid();
-    let users = if user.is_root() { "\"www-data\"".to_owned() } else { format!("\"{}\"", user.as_raw()) };
-    let listen = format!("[[sidecar.listen]]\ndialect = \"envoy\"\nunix = \"http.sock\"\npeers = [{users}]");
-    let over_http = |text: String| {
-        let (before, after) = text.split_once("                      grpc_service:\n").unwrap();
-        let (_, after) = after.split_once("                      include_peer_certificate: true\n").unwrap();
-        let service = r#"                      http_service:
-                        server_uri: { uri: "http://sidecar", cluster: sidecar, timeout: 5s }
-                        authorization_response:
-                          allowed_upstream_headers: { patterns: [{ prefix: remote- }, { prefix: x-identity- }] }
-                      allowed_headers: { patterns: [{ exact: x-forwarded-client-cert }] }
-"#;
-        let options = after.find("      typed_extension_protocol_options:").unwrap();
-        let end = options + after[options..].find("      load_assignment:").unwrap();
-        format!("{before}{service}{}{}", &after[..options], &after[end..])
-            .replace("sidecar.sock", "http.sock")
-            .replace(
-                "details: SANITIZE\n",
-                "details: SANITIZE_SET\n                set_current_client_cert_details: { cert: true }\n",
-            )
-    };
-    let site = Site::start_by(WebServer::Envoy, &listen, over_http, &[]);
-    let alice = site.page(Some("alice"), "/", &["-H", "Remote-User: root", "-H", "X-Identity-Sid: S-1-5-18"]);
-    assert_eq!(values(&alice, "Remote-User"), ["CONTOSO\\alice"]);
-    assert_eq!(values(&alice, "X-Identity-Strength"), ["strong"]);
-    assert!(!values(&alice, "X-Identity-Sid").contains(&"S-1-5-18"));
-    let told = values(&alice, "X-Forwarded-Client-Cert").concat();
-    assert!(told.contains("Cert="), "{told}");
-    site.page.seen();
-    assert_eq!(site.get(Some("mallory"), "/", &[]).0, 403);
-    // What another client's Envoy said of alice.
-    let forged = format!("X-Forwarded-Client-Cert: {told}");
-    for who in [None, Some("mallory")] {
-        let status = if who.is_none() { 401 } else { 403 };
+    reaches_the_page(WebServer::EnvoyHttp);
+    // What an Envoy says about alice's certificate, sent by another client.
+    let site = Site::start(WebServer::EnvoyHttp);
+    let pem = std::fs::read_to_string(site.service.path("certs/alice.pem")).unwrap();
+    let escaped: String = pem.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let forged = format!("X-Forwarded-Client-Cert: Cert=\"{escaped}\"");
+    for (who, status) in [(None, 401), (Some("mallory"), 403)] {
         assert_eq!(site.get(who, "/", &["-H", &forged]).0, status, "{who:?}");
     }
-    assert_eq!(site.page.seen().len(), 0);
+    let bob = site.page(Some("bob"), "/", &["-H", &forged]);
+    assert_eq!(values(&bob, "Remote-User"), ["CONTOSO\\bob"]);
+    assert!(values(&bob, "X-Forwarded-Client-Cert").is_empty(), "{bob:#}");
+}
+
+/// An Envoy whose sidecar is gone denies nobody: 403 would say that the account may not.
+#[test]
+fn envoy_without_its_sidecar_answers_500() {
+    for server in [WebServer::Envoy, WebServer::EnvoyHttp] {
+        let gone = |text: String| text.replace("/sidecar.sock", "/gone.sock");
+        let site = Site::start_by(server, "", gone, &[]);
+        assert_eq!(site.get(Some("alice"), "/", &[]).0, 500, "{server:?}");
+        assert_eq!(site.page.seen().len(), 0);
+    }
+}
+
+#[test]
+fn caddy_with_client_cert() {
+    reaches_the_page(WebServer::CaddyClientCert);
+}
+
+/// The issuing CA is an intermediate of `[mapping]`, and its client sends its own certificate alone.
+fn knows_intermediates(server: WebServer) {
+    let site = Site::start_in(server, "", &|demo| {
+        let root = Authority::root(demo, "root", "/O=Contoso/CN=Contoso Root");
+        let issuing = root.below(demo, "issuing", "/O=Contoso/CN=Contoso Issuing");
+        issuing.issue(demo, "dora", "");
+        std::fs::copy(demo.path("issuing/dora.key"), demo.path("certs/dora.key")).unwrap();
+        demo.edit(|text| {
+            let anchors =
+                "anchors = [\"certs/ca.pem\", \"root/ca.pem\"]\nintermediates = [\"issuing/ca.pem\"]";
+            let lines = text.lines().map(|line| if line.starts_with("anchors") { anchors } else { line });
+            lines.collect::<Vec<_>>().join("\n")
+        });
+    });
+    assert_eq!(values(&site.page(Some("dora"), "/", &[]), "Remote-User"), ["CONTOSO\\alice"], "{server:?}");
+    assert_eq!(values(&site.page(Some("bob"), "/", &[]), "Remote-User"), ["CONTOSO\\bob"], "{server:?}");
+    assert_eq!(site.get(Some("mallory"), "/", &[]).0, 403, "{server:?}");
+    let told = site.told_cas();
+    for name in ["Contoso Root", "Contoso Issuing"] {
+        assert!(told.contains(name), "{server:?}: {told}");
+    }
+}
+
+#[test]
+fn every_one_serves_clients_that_send_their_certificate_alone() {
+    SERVERS.into_iter().for_each(knows_intermediates);
+}
+
+/// `extended_key_usage` allows smart card logon (1.3.6.1.4.1.311.20.2.2), which no TLS library takes for client authentication. nginx and
+/// Apache cannot be told to accept it, and what is printed for them says so.
+#[test]
+fn key_purposes_are_those_of_the_mapping() {
+    for server in SERVERS {
+        let site = Site::start_in(server, "", &|demo| {
+            Authority::of(demo).issue_for(demo, "card", "1.3.6.1.4.1.311.20.2.2", "");
+            std::fs::copy(demo.path("openssl/card.key"), demo.path("certs/card.key")).unwrap();
+        });
+        match server {
+            WebServer::Nginx => assert_eq!(site.get(Some("card"), "/", &[]).0, 400),
+            WebServer::Apache => assert_ne!(site.curl(Some("card"), "/", &[]).code, 0),
+            _ => assert_eq!(
+                values(&site.page(Some("card"), "/", &[]), "Remote-User"),
+                ["CONTOSO\\alice"],
+                "{server:?}"
+            ),
+        }
+        // What the mapping does not accept is not accepted.
+        assert_eq!(site.get(Some("mallory"), "/", &[]).0, 403, "{server:?}");
+    }
+}
+
+/// Longer than the minute after which nginx, HAProxy and Apache end a connection that says nothing, unless they are told otherwise.
+const IDLE: Duration = Duration::from_secs(65);
+
+/// A late answer, a stream and an idle WebSocket, for all at once: each of them takes time.
+#[test]
+fn every_one_waits_for_slow_applications_and_idle_websockets() {
+    let check = |server: WebServer| {
+        let site = Site::start(server);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (status, _) = site.get(Some("alice"), SLOW, &["--max-time", "120"]);
+                assert_eq!(status, 200, "{server:?}");
+            });
+            scope.spawn(|| assert_eq!(site.streams("alice"), (true, true), "{server:?}"));
+            scope.spawn(|| {
+                let (status, back) = site.websocket_after("alice", IDLE);
+                assert!(status.contains(" 101 "), "{server:?}: {status}");
+                assert_eq!(back, "ANYBODY THERE?\n", "{server:?}");
+            });
+        });
+    };
+    thread::scope(|scope| SERVERS.into_iter().for_each(|server| _ = scope.spawn(move || check(server))));
+}
+
+#[test]
+fn every_one_passes_ninety_headers() {
+    for server in SERVERS {
+        let site = Site::start(server);
+        // curl sends Host, User-Agent and Accept.
+        let headers: Vec<String> = (0..87).map(|n| format!("X-Custom-{n}: {n}")).collect();
+        let more: Vec<&str> = headers.iter().flat_map(|header| ["-H", header]).collect();
+        let page = site.page(Some("alice"), "/", &more);
+        assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\alice"], "{server:?}");
+        for n in 0..87 {
+            assert_eq!(values(&page, &format!("X-Custom-{n}")), [n.to_string().as_str()], "{server:?}");
+        }
+    }
+}
+
+/// What is printed for a second site stands beside what is printed for the first.
+#[test]
+fn every_one_has_two_sites() {
+    for server in SERVERS.into_iter().filter(|server| *server != WebServer::Own) {
+        let site = Site::start_two(server);
+        for host in ["localhost", SECOND_SITE] {
+            let done = site.curl_at(host, Some("alice"), "/").code(0);
+            assert!(done.stdout.ends_with("\n200"), "{server:?} {host}: {done:?}\n{}", site.proxy_log());
+            let page = site.page.seen().pop().unwrap();
+            assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\alice"], "{server:?} {host}");
+            assert!(values(&page, "Host").concat().starts_with(host), "{server:?} {host}: {page:#}");
+            assert!(site.curl_at(host, None, "/").stdout.ends_with("\n401"), "{server:?} {host}");
+            assert!(site.curl_at(host, Some("mallory"), "/").stdout.ends_with("\n403"), "{server:?} {host}");
+        }
+    }
+}
+
+/// [MS-RCMP] 3.1: three levels of service by three issuers, behind nginx. The store and the mapping are those of docs/configuration.md. Each client
+/// sends its certificate alone, and the one of Gold CA's own issuing CA is known by the chain.
+#[test]
+fn nginx_with_three_levels_of_service() {
+    let more = "methods = [\"issuer-chain\"]\n[[sidecar.route]]\npath = \"/orders\"\ngroups = [\"Orders\"]\n[[sidecar.route]]";
+    let site = Site::start_in(WebServer::Nginx, more, &|demo| {
+        let example = CONFIGURATION.split_once("```toml\n[store]\nkind = \"profile\"").unwrap().1;
+        let example = example.split_once("\n[sidecar]").unwrap().0;
+        demo.edit(|text| {
+            let (domain, rest) = text.split_once("[store]").unwrap();
+            let (_, client) = rest.split_once("[client]").unwrap();
+            format!("{domain}[client]{client}\n[store]\nkind = \"profile\"{example}")
+        });
+        std::fs::rename(demo.path("accounts.db"), demo.path("machines.db")).unwrap();
+        std::fs::rename(demo.path("accounts.key"), demo.path("machines.key")).unwrap();
+        three_levels_of_certificates(demo);
+    });
+    for (client, level, orders) in
+        [("b", "bronze", 403), ("s", "silver", 403), ("g", "gold", 200), ("i", "gold", 200)]
+    {
+        let page = site.page(Some(client), "/", &[]);
+        assert_eq!(values(&page, "Remote-User"), [format!("CONTOSO\\{level}")], "{client}");
+        assert_eq!(site.get(Some(client), "/orders", &[]).0, orders, "{client}");
+    }
+    // Another CA that calls itself the same: nginx answers it.
+    assert_eq!(site.get(Some("x"), "/", &[]).0, 400);
+}
+
+const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
+const WEB_SERVERS: &str = include_str!("../../../docs/web-servers.md");
+const README: &str = include_str!("../../../README.md");
+
+/// What is pasted: the `sh` blocks of "In five minutes", and the lines of the README, which are for the same demo; each line of the README
+/// is followed by what it prints. Ports of the machine may be taken, so others are put in their place.
+#[test]
+fn the_five_minutes_work_as_they_are_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let section = WEB_SERVERS.split_once("## In five minutes").unwrap().1.split_once("\n## ").unwrap().0;
+    let blocks: Vec<&str> =
+        section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [start, ask, check] = blocks[..] else { panic!("there are other blocks: {blocks:#?}") };
+    let behind = README.split_once("## Behind a web server").unwrap().1.split_once("\n## ").unwrap().0;
+    let readme: Vec<&str> = behind.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    assert_eq!(readme.len(), 3);
+    let (page, site) = (free_port().port().to_string(), free_port().port().to_string());
+    let free = "sed -i 's/127.0.0.1:\\(11490\\|1135\\|9464\\)/127.0.0.1:0/' rcmpd-demo/rcmpd.toml";
+    let start = start.replacen("rcmpd quickstart\n", &format!("rcmpd quickstart\n{free}\n"), 1);
+    let script = format!(
+        "trap 'kill $(jobs -p); wait' EXIT\nchmod 755 .\n{start}\n{ask}\necho ==\n{}\necho ==\n{check}\n",
+        readme.join("\n")
+    );
+    let script = script.replace(":8080", &format!(":{page}")).replace(":8443", &format!(":{site}"));
+    let binary = rcmpd_tests::binary();
+    let path = format!("{}:/usr/sbin:{}", binary.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let done = std::process::Command::new("bash")
+        .args(["-c", &script])
+        .env("PATH", path)
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let parts: Vec<&str> = told.split("==\n").collect();
+    let [asked, readme, checked] = parts[..] else { panic!("{told}\n{errors}") };
+    for part in [asked, readme] {
+        assert!(part.contains("CONTOSO\\alice"), "{part}\n{errors}");
+    }
+    assert!(readme.ends_with("403\n401\n"), "{readme}");
+    assert!(checked.contains("forged-identity"), "{checked}");
+    assert_eq!(done.status.code(), Some(0), "{told}\n{errors}");
 }

@@ -1,5 +1,6 @@
 //! The page behind a proxy, and what `rcmpd check-proxy` says when there is nothing to check.
 
+use rcmpd_tests::web::free_port;
 use rcmpd_tests::{Demo, binary};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -151,4 +152,46 @@ fn whoever_cannot_be_checked_is_not_clean() {
         let line = pem.lines().nth(1).unwrap();
         assert!(!done.stdout.contains(line) && !done.stderr.contains(line), "{done:?}");
     }
+}
+
+/// Another page than `rcmpd page`, which says hello to each request.
+fn another_page() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 8192]);
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+                let _ = stream.write_all(answer.as_bytes());
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn what_was_not_seen_is_not_clean_and_a_wrong_name_is_called_one() {
+    let demo = Demo::new();
+    let (page, address) = (another_page(), free_port());
+    demo.configure(&format!(
+        "[sidecar]\n[sidecar.proxy]\nlisten = \"{address}\"\ncertificate = \"certs/site.pem\"\n\
+         key = \"certs/site.key\"\nupstream = \"http://{page}\""
+    ));
+    let service = demo.serve();
+    let check = |url: &str, more: &[&str]| {
+        let arguments = ["check-proxy", url, "--certificate", "certs/alice.pem", "--key", "certs/alice.key"];
+        let gone = free_port().port().to_string();
+        let rest = ["--ca", "certs/ca.pem", "--plain-port", &gone, "--timeout", "60", "--json"];
+        service.rcmpd(&[&arguments[..], &rest, more].concat())
+    };
+    let report = check(&format!("https://localhost:{}/", address.port()), &[]).code(7).json();
+    let checks = report["checks"].as_array().unwrap();
+    let certificate = checks.iter().find(|check| check["name"] == "certificate").unwrap();
+    assert_eq!((&certificate["verdict"], &report["exit_code"]), (&json!("not_seen"), &json!(7)));
+    // The certificate is for localhost, and the CA is the right one.
+    let connect = address.to_string();
+    let done = check("https://app.example/", &["--connect", &connect]).code(4);
+    assert!(done.stderr.contains("localhost") && done.stderr.contains("app.example"), "{done:?}");
+    assert!(!done.stderr.contains("--ca"), "{done:?}");
 }

@@ -598,3 +598,81 @@ fn a_configuration_is_printed_for_what_there_is() {
     // At the port of https no port is told.
     assert!(printed.contains("proxy_set_header Host $host;"), "{printed}");
 }
+
+/// A client may send its certificate alone, so web servers get intermediates, too.
+#[test]
+fn what_is_printed_has_all_cas_of_the_mapping() {
+    let demo = Demo::new();
+    let site = ["--site", "app.example", "--certificate", "c", "--key", "k"];
+    let print = |server: &str, more: &[&str]| {
+        demo.rcmpd(&[&["proxy-config", server, "-c", "rcmpd.toml"], &site[..], more].concat())
+    };
+    demo.configure(&format!(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"a.sock\"\npeers = [\"{}\"]",
+        user()
+    ));
+    let folder = fs::canonicalize(demo.path("")).unwrap();
+    let names = |file: &str| format!("ssl_client_certificate {}/{file};", folder.display());
+    // One file is named as it is.
+    let printed = print("nginx", &[]).code(0);
+    assert!(printed.stdout.contains(&names("certs/ca.pem")) && printed.stderr.is_empty(), "{printed:?}");
+    let root = Authority::root(&demo, "root", "/CN=Root");
+    root.below(&demo, "issuing", "/CN=Issuing");
+    let below = "anchors = [\"certs/ca.pem\", \"root/ca.pem\"]\nintermediates = [\"issuing/ca.pem\"]";
+    demo.edit(|text| {
+        let lines = text.lines().map(|line| if line.starts_with("anchors") { below } else { line });
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    let bundle = demo.path("client-ca-bundle.pem");
+    // A file of that name that was not made here stays.
+    fs::write(&bundle, "mine").unwrap();
+    let refused = print("nginx", &[]).code(1);
+    assert!(refused.stderr.contains("--write-client-ca") && refused.stdout.is_empty(), "{refused:?}");
+    assert_eq!(fs::read_to_string(&bundle).unwrap(), "mine");
+    fs::remove_file(&bundle).unwrap();
+    let printed = print("nginx", &[]).code(0);
+    assert!(printed.stdout.contains(&names("client-ca-bundle.pem")), "{printed:?}");
+    assert!(printed.stderr.contains("3 CAs"), "{printed:?}");
+    let subjects = |path: &std::path::Path| {
+        let path = path.display().to_string();
+        openssl(&folder, &["storeutl", "-noout", "-text", "-certs", &path]).matches("Subject:").count()
+    };
+    assert_eq!(subjects(&bundle), 3);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&bundle).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o644, "web servers are other users");
+    // What is the same is not written again; what has changed is.
+    assert!(print("nginx", &[]).code(0).stderr.is_empty());
+    demo.edit(|text| text.replace("intermediates = [\"issuing/ca.pem\"]", ""));
+    assert!(print("nginx", &[]).code(0).stderr.contains("2 CAs"));
+    assert_eq!(subjects(&bundle), 2);
+    let printed = print("nginx", &["--write-client-ca", "own.pem"]).code(0);
+    assert!(printed.stdout.contains(&names("own.pem")) && demo.path("own.pem").exists(), "{printed:?}");
+    let printed = print("nginx", &["--client-ca", "certs/ca.pem"]).code(0);
+    assert!(printed.stdout.contains(&names("certs/ca.pem")), "{printed:?}");
+}
+
+/// An application behind HAProxy or Apache has a listener of its own.
+#[test]
+fn the_listener_of_an_application_is_found_by_it() {
+    let demo = Demo::new();
+    let listener = |socket: &str, upstream: &str| {
+        format!(
+            "[[sidecar.listen]]\ndialect = \"haproxy\"\nunix = \"{socket}\"\npeers = [\"{}\"]\nupstream = \"http://{upstream}\"\n",
+            user()
+        )
+    };
+    let (first, second) = (listener("a.sock", "127.0.0.1:1"), listener("b.sock", "127.0.0.1:2"));
+    demo.configure(&format!("[sidecar]\n{first}{second}"));
+    let print = |more: &[&str]| {
+        let site = ["--site", "b.example", "--certificate", "c", "--key", "k"];
+        demo.rcmpd(&[&["proxy-config", "haproxy", "-c", "rcmpd.toml"], &site[..], more].concat())
+    };
+    assert!(print(&[]).code(0).stdout.contains("/a.sock"));
+    let beside = print(&["--application", "127.0.0.1:2", "--beside"]).code(0).stdout;
+    assert!(beside.contains("/b.sock") && beside.contains("backend rcmpd_sidecar_b_example"), "{beside}");
+    for once in ["global", "defaults", "frontend rcmpd"] {
+        assert!(!beside.lines().any(|line| line.starts_with(once)), "{beside}");
+    }
+    let refused = print(&["--application", "127.0.0.1:3"]).code(1);
+    assert!(refused.stderr.contains("upstream = \"http://127.0.0.1:3\""), "{refused:?}");
+}

@@ -2,7 +2,7 @@
 
 use crate::sidecar::ask_about;
 use crate::undone::copy;
-use rcmpd_tests::openssl::{Authority, openssl};
+use rcmpd_tests::openssl::three_levels_of_certificates;
 use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
 use std::fs;
@@ -206,41 +206,7 @@ fn three_levels() -> Demo {
     });
     fs::rename(demo.path("accounts.db"), demo.path("machines.db")).unwrap();
     fs::rename(demo.path("accounts.key"), demo.path("machines.key")).unwrap();
-    let subject = |name: &str| format!("/C=US/O=Partners, Inc./CN={name}");
-    let bronze = Authority::root(&demo, "bronze", &subject("Bronze CA"));
-    let silver = Authority::root(&demo, "silver", &subject("Silver CA"));
-    let gold = bronze.below(&demo, "gold", &subject("Gold CA"));
-    let issuing = gold.below(&demo, "gold-issuing", &subject("Gold Issuing CA"));
-    let stranger = Authority::root(&demo, "stranger", &subject("Gold CA"));
-    for (name, ca, client) in [
-        ("bronze", bronze, "b"),
-        ("silver", silver, "s"),
-        ("gold", gold, "g"),
-        ("gold-issuing", issuing, "i"),
-        ("stranger", stranger, "x"),
-    ] {
-        fs::copy(ca.certificate(), demo.certificate(name)).unwrap();
-        // No name and no SID of an account: the issuer is all there is to go by.
-        let (key, request, certificate) =
-            (format!("{client}.key"), format!("{client}.csr"), demo.certificate(client));
-        let folder = demo.path(name);
-        let new = ["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-        openssl(&folder, &[&new[..], &["-keyout", &key, "-out", &request, "-subj", "/CN=visitor"]].concat());
-        fs::write(folder.join("client.cnf"), "extendedKeyUsage = clientAuth\n").unwrap();
-        let ca = [
-            "-extfile",
-            "client.cnf",
-            "-CA",
-            "ca.pem",
-            "-CAkey",
-            "ca.key",
-            "-days",
-            "30",
-            "-out",
-            &certificate,
-        ];
-        openssl(&folder, &[&["x509", "-req", "-in", &request], &ca[..]].concat());
-    }
+    three_levels_of_certificates(&demo);
     demo
 }
 

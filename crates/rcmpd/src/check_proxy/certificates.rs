@@ -89,8 +89,8 @@ impl Run {
         match (&self.baseline, told) {
             (Some(baseline), Some(told)) => {
                 let identity = told.identity(&self.names);
-                match identity.account() {
-                    Some(account) if !baseline.is_called(account) => Seen::Good,
+                match identity.account(&self.named) {
+                    Some(account) if !baseline.is_called(account, &self.named) => Seen::Good,
                     Some(account) => Seen::Leak(format!("the page is told that this is {account}")),
                     None => Seen::Leak("the page is shown, and told nobody's name".to_owned()),
                 }

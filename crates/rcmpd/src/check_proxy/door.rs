@@ -7,8 +7,8 @@ use rustls::client::{ClientSessionStore, Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, HandshakeKind, RootCertStore, SignatureScheme,
-    SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, RootCertStore,
+    SignatureScheme, SupportedProtocolVersion,
 };
 use std::io;
 use std::sync::Arc;
@@ -165,9 +165,29 @@ impl Door {
 
 fn failed(error: &io::Error) -> Outcome {
     match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
-        Some(error @ Error::InvalidCertificate(_)) => Outcome::Unbelieved(error.to_string()),
+        Some(error @ Error::InvalidCertificate(cause)) => {
+            Outcome::Unbelieved(format!("{error}: {}", advice(cause)))
+        }
         Some(error) => Outcome::Refused(error.to_string()),
         None => Outcome::Refused(format!("the connection broke: {error}")),
+    }
+}
+
+/// What to do about a server's certificate that is rejected.
+const fn advice(cause: &CertificateError) -> &'static str {
+    match cause {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "the CA is right and the name is not; ask with a URL whose host is in the certificate, and say where the web server is with --connect HOST:PORT if the name leads elsewhere"
+        }
+        CertificateError::UnknownIssuer => {
+            "give the CA of the server's certificate with --ca, and let the web server send its intermediates"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "renew it",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "look at the clocks",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not for servers; give the web server one that is"
+        }
+        _ => "give the web server another certificate",
     }
 }
 

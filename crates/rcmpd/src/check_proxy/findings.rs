@@ -108,6 +108,10 @@ checks! {
         "sent another certificate in each dialect's headers beside the one that was shown in the handshake",
         "whoever has any certificate can be somebody else",
         "overwrite the certificate headers, do not add to them";
+    ForwardingHeaders = "forwarding-headers",
+        "sent headers that move address, scheme, host or path, such as X-Forwarded-For, X-Original-URL and X-Rewrite-URL: as they are, in other cases, with _ and . for -, doubled, with spaces before the colon, after a bare line feed",
+        "a client chooses its address, or is served another path or host than the sidecar was asked about",
+        "remove or overwrite these headers before the application is asked, under each name that it takes for the same";
     HopByHop = "hop-by-hop",
         "named each certificate and identity header in Connection, which makes proxies drop it",
         "a client takes away what the proxy says of it, and the application goes by what is left",
@@ -117,9 +121,13 @@ checks! {
         "a client speaks to the sidecar as the proxy does, or the application learns how to",
         "overwrite X-Sidecar-Secret in the request to the sidecar, and remove it from the one to the application";
     Paths = "paths",
-        "asked for the page by other spellings of its path and by a whole URL, with and without the certificate",
-        "there is a way to the page that the sidecar is not asked about",
-        "put the question to the sidecar where all paths pass, not into a location for some of them";
+        "asked for the page by other spellings of its path and by a whole URL, and for paths below it that web servers have rules for (endings of files, folders, probes), with and without the certificate and identity headers",
+        "there is a way to the page that the sidecar is not asked about, or where headers of a client pass",
+        "put the question to the sidecar, and the removal of headers, where all paths pass, not into a location for some of them; in nginx a nested location with a proxy_set_header of its own has none of the outer ones, and one with auth_request off asks nothing";
+    OtherPaths = "other-paths",
+        "asked the main questions at each --path",
+        "another path has other rules than the page",
+        "give the location of that path the rules of the page: the question to the sidecar, and all headers that are set or removed";
     Hosts = "hosts",
         "asked by another Host, by none and by two, and by a whole URL of one host beside the Host of another, with and without the certificate",
         "there is a host by which the page is served and the sidecar is not asked, or is asked about another one",
@@ -156,6 +164,17 @@ checks! {
         "asked with the certificate once more, so that what was refused was refused for what it was",
         "the application is told something else than at first",
         "find out what changed while this ran";
+}
+
+impl Check {
+    /// Whether there may be nothing to try: not every web server resumes sessions or speaks HTTP/2, and other hosts and paths are given by the
+    /// operator. Any other check that saw nothing was not done.
+    pub const fn is_optional(self) -> bool {
+        matches!(
+            self,
+            Self::Resumption | Self::AnonymousSession | Self::OtherHost | Self::Http2 | Self::OtherPaths
+        )
+    }
 }
 
 /// What a check comes to, and why.

@@ -3,7 +3,12 @@
 use super::Run;
 use super::door::Outcome;
 use super::findings::{Seen, Tally};
+use sidecar::forwarding;
 use sidecar::proxy_config::title;
+use std::collections::BTreeSet;
+
+/// An address for documentation (RFC 5737), which no client has.
+const FORGED_ADDRESS: &str = "198.51.100.77";
 
 /// A way to write a header, as a line.
 type Form = (&'static str, fn(&str, &str) -> String);
@@ -73,6 +78,54 @@ impl Run {
         let ask = self.get().method("POST").line("Transfer-Encoding: chunked").line("TE: trailers");
         let ask = ask.line(format!("Trailer: {}", names.join(", ")));
         ask.body(format!("1\r\nx\r\n0\r\n{fields}\r\n")).bytes()
+    }
+
+    /// Headers that say for an application where a request comes from, and for which host and path it is.
+    pub(super) async fn forwarding_headers(&self) -> Tally {
+        let mut tally = Tally::default();
+        if self.baseline.is_none() {
+            tally
+                .add("with the certificate", Seen::Untold("this page does not tell what arrived".to_owned()));
+            return tally;
+        }
+        let names = forwarding::NAMES.map(title);
+        let spelled = |label: &str| ["as it is", "with _ for -", "with . for -"].contains(&label);
+        for (label, form) in FORMS {
+            // Where only an address is taken, a word proves nothing.
+            let values = [Some(self.nonce.as_str()), spelled(label).then_some(FORGED_ADDRESS)];
+            for value in values.into_iter().flatten().filter(|_| label != "with ~ for -") {
+                let lines: Vec<String> = names.iter().map(|name| form(name, value)).collect();
+                let outcome = self.ask(&self.us, &self.get().lines(lines)).await;
+                tally.add(label, self.without_forwarding(&outcome));
+                // One that is refused may hide others that are not.
+                if !matches!(&outcome, Outcome::Answered(answer) if answer.told.is_some()) {
+                    for name in &names {
+                        let outcome = self.ask(&self.us, &self.get().line(form(name, value))).await;
+                        tally.add(&format!("{name} {label}"), self.without_forwarding(&outcome));
+                    }
+                }
+            }
+        }
+        tally
+    }
+
+    /// Judges an answer to us: no header of [`forwarding::NAMES`] has what was sent.
+    pub(super) fn without_forwarding(&self, outcome: &Outcome) -> Seen {
+        let names: BTreeSet<String> = forwarding::NAMES.into_iter().map(str::to_owned).collect();
+        let told = match outcome {
+            Outcome::Answered(answer) => answer.told.as_ref(),
+            _ => None,
+        };
+        let arrived: Vec<&str> = told
+            .iter()
+            .flat_map(|told| {
+                [self.nonce.as_str(), FORGED_ADDRESS].into_iter().flat_map(|it| told.arrived(&names, it))
+            })
+            .collect();
+        match arrived.is_empty() {
+            true => self.ours(outcome),
+            false => Seen::Leak(format!("what was sent arrives as {}", super::some_of(&arrived))),
+        }
     }
 
     pub(super) async fn hop_by_hop(&self) -> Tally {

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
+use sidecar::forwarding;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -81,6 +82,10 @@ impl Run {
             outcome => super::unanswered(outcome),
         };
         tally.add("the certificate", seen);
+        let forwarding: Vec<(String, String)> =
+            forwarding::NAMES.iter().map(|name| ((*name).to_owned(), self.nonce.clone())).collect();
+        let outcome = self.say(&us, Said::headers(headers(&forwarding))).await;
+        tally.add("forwarding headers", self.without_forwarding(&outcome));
         for (label, pairs) in &forms {
             let outcome = self.say(&us, Said::headers(headers(pairs))).await;
             tally.add(label, self.ours(&outcome));

@@ -111,16 +111,19 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// What the account is called, if that is said.
-    pub(super) fn account(&self) -> Option<&str> {
-        let value = |name: &&str| self.values.get(*name)?.iter().find(|value| !value.is_empty());
-        ACCOUNT.iter().find_map(value).map(String::as_str)
+    /// The name of the account, if a header has it; `others` are further headers that may.
+    pub(super) fn account(&self, others: &[String]) -> Option<&str> {
+        self.names(others).find(|value| !value.is_empty()).map(String::as_str)
     }
 
     /// Whether any header calls the account this.
-    pub(super) fn is_called(&self, name: &str) -> bool {
-        let named = ACCOUNT.iter().filter_map(|header| self.values.get(*header)).flatten();
-        named.into_iter().any(|value| value == name)
+    pub(super) fn is_called(&self, name: &str, others: &[String]) -> bool {
+        self.names(others).any(|value| value == name)
+    }
+
+    fn names(&self, others: &[String]) -> impl Iterator<Item = &String> {
+        let headers = ACCOUNT.into_iter().chain(others.iter().map(String::as_str));
+        headers.filter_map(|header| self.values.get(header)).flatten()
     }
 
     /// Headers that are there more than once.
@@ -170,8 +173,8 @@ mod tests {
     fn what_is_escaped_is_what_arrived() {
         let told =
             identity(json!([["Remote%5FUser", "CONTOSO%5cJ%C3%BCrgen 100%25"], ["X-Identity-Upn", "%zz%4"]]));
-        assert_eq!(told.account(), Some("CONTOSO\\Jürgen 100%"));
-        assert!(told.is_called("%zz%4"));
+        assert_eq!(told.account(&[]), Some("CONTOSO\\Jürgen 100%"));
+        assert!(told.is_called("%zz%4", &[]));
     }
 
     #[test]
@@ -193,7 +196,9 @@ mod tests {
         let without = identity(json!([["X-Identity-Decision", "1"]]));
         assert_eq!(one.difference(&without).unwrap(), "remote-user");
         let doubled = identity(json!([["Remote-User", "a"], ["REMOTE_USER", "b"]]));
-        assert_eq!((doubled.doubled(), doubled.account()), (vec!["remote-user"], Some("a")));
-        assert!(doubled.is_called("b") && !doubled.is_called("c"));
+        assert_eq!((doubled.doubled(), doubled.account(&[])), (vec!["remote-user"], Some("a")));
+        let own = identity(json!([["X-Webauth-User", "a"]]));
+        assert_eq!(own.account(&["x-webauth-user".to_owned()]), None, "it is not among the names");
+        assert!(doubled.is_called("b", &[]) && !doubled.is_called("c", &[]));
     }
 }

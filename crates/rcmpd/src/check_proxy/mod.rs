@@ -60,6 +60,10 @@ pub struct Options {
     pub other_host: Option<String>,
     /// Header names of these presets; all, where there are none.
     pub presets: Vec<Preset>,
+    /// Names of other headers that the application takes an identity from.
+    pub headers: Vec<String>,
+    /// Other paths of the same web server, which other rules may apply to.
+    pub paths: Vec<String>,
     /// Where HTTP without TLS may be.
     pub plain_port: u16,
     /// For each answer.
@@ -120,6 +124,9 @@ struct Run {
     plain_port: u16,
     /// Identity headers, folded.
     names: BTreeSet<String>,
+    /// Those that the operator named.
+    named: Vec<String>,
+    paths: Vec<String>,
     /// Stands in whatever is forged, and nowhere else.
     nonce: String,
     /// What the page is told with the certificate, if it is ours.
@@ -151,9 +158,11 @@ async fn check_these(
             Check::ForgedCertificate => run.forged_certificate(&run.nobody).await,
             Check::ForgedCertificateWrongAuthority => run.forged_certificate(&run.twin).await,
             Check::ForgedCertificateBeside => run.forged_certificate_beside().await,
+            Check::ForwardingHeaders => run.forwarding_headers().await,
             Check::HopByHop => run.hop_by_hop().await,
             Check::Secret => run.secret().await,
             Check::Paths => run.paths().await,
+            Check::OtherPaths => run.other_paths().await,
             Check::Hosts => run.hosts().await,
             Check::Methods => run.methods().await,
             Check::Resumption => run.resumption().await?,
@@ -168,7 +177,7 @@ async fn check_these(
         tell(&finding);
         findings.push(finding);
     }
-    let user = run.baseline.as_ref().and_then(Identity::account).map(str::to_owned);
+    let user = run.baseline.as_ref().and_then(|identity| identity.account(&run.named)).map(str::to_owned);
     Ok(Report { is_page: run.baseline.is_some(), user, findings })
 }
 
@@ -199,6 +208,7 @@ impl Run {
             [] => &identity::PRESETS[..],
             presets => presets,
         };
+        let named = options.headers.iter().map(|name| header_name(name)).collect::<Result<Vec<_>, _>>()?;
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).context("there is no randomness")?;
         Ok(Self {
@@ -214,7 +224,9 @@ impl Run {
             expect_user: options.expect_user.clone(),
             other_host,
             plain_port: options.plain_port,
-            names: identity::names(presets),
+            names: identity::names(presets).into_iter().chain(named.iter().cloned()).collect(),
+            named,
+            paths: options.paths.iter().map(|path| other_path(path)).collect::<Result<_, _>>()?,
             nonce: format!("forged-{}", dtyp::hex(&nonce)),
             baseline: None,
             status: 0,
@@ -287,9 +299,7 @@ impl Run {
                 return Ok(tally);
             }
             Outcome::Unbelieved(why) => {
-                return Err(Failed::Unreachable(format!(
-                    "the server is not believed ({why}): give its authority as --ca"
-                )));
+                return Err(Failed::Unreachable(format!("the server's certificate is rejected: {why}")));
             }
             Outcome::Unreachable(why) => return Err(Failed::Unreachable(why)),
             Outcome::Late => return Err(Failed::Unreachable("no answer in time".to_owned())),
@@ -312,11 +322,12 @@ impl Run {
         if !told.values(sidecar::SECRET.as_str()).is_empty() {
             tally.add(request, Seen::Leak("the application is told the sidecar's secret".to_owned()));
         }
-        match (identity.account(), &self.expect_user) {
+        match (identity.account(&self.named), &self.expect_user) {
             (None, _) => {
-                tally.add(request, Seen::Untried("the page is told nobody's name".to_owned()));
+                let why = "no header that is known names an account; name the application's with --header";
+                tally.add(request, Seen::Untried(why.to_owned()));
             }
-            (Some(account), Some(expected)) if !identity.is_called(expected) => {
+            (Some(account), Some(expected)) if !identity.is_called(expected, &self.named) => {
                 tally.add(request, Seen::Leak(format!("this is {account}, not {expected}")));
             }
             (Some(account), _) => {
@@ -400,6 +411,24 @@ fn door(options: &Options) -> Result<Door, Failed> {
 fn server_name(host: &str) -> Result<ServerName<'static>, Failed> {
     let bare = host.trim_matches(['[', ']']).to_owned();
     ServerName::try_from(bare).map_err(|_| Failed::Usage(format!("{host} is no name of a host")))
+}
+
+/// A header's name that an operator gives, folded.
+fn header_name(name: &str) -> Result<String, Failed> {
+    match http::HeaderName::try_from(name) {
+        Ok(parsed) => Ok(wire::folded(parsed.as_str().as_bytes())),
+        Err(_) => Err(Failed::Usage(format!("--header {name}: this is no name of a header"))),
+    }
+}
+
+/// A path that an operator gives.
+fn other_path(path: &str) -> Result<String, Failed> {
+    match path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        true => Ok(path.to_owned()),
+        false => {
+            Err(Failed::Usage(format!("--path {path}: write a path that begins with /, percent-encoded")))
+        }
+    }
 }
 
 /// A certificate with its chain, and its key.

@@ -9,6 +9,24 @@ use super::wire::Incoming;
 /// A name that nobody has (RFC 6761, section 6.4).
 pub(super) const OTHER_HOST: &str = "elsewhere.invalid";
 
+/// Paths below the page that configurations of web servers have locations of their own for.
+const NESTED: [&str; 14] = [
+    "/x/y",
+    "/x.php",
+    "/x.js",
+    "/x.css",
+    "/x.png",
+    "/x.html",
+    "/static/x",
+    "/assets/x",
+    "/api/x",
+    "/public/x",
+    "/health",
+    "/favicon.ico",
+    "/robots.txt",
+    "/.well-known/x",
+];
+
 impl Run {
     /// Sends requests with and without the certificate.
     async fn both_ways(&self, asks: Vec<(String, Ask)>) -> Tally {
@@ -46,7 +64,52 @@ impl Run {
             "*".to_owned(),
         ];
         let targets = targets.into_iter().filter(|target| !target.is_empty());
-        self.both_ways(targets.map(|target| (target.clone(), self.get().target(target))).collect()).await
+        let mut tally =
+            self.both_ways(targets.map(|target| (target.clone(), self.get().target(target))).collect()).await;
+        // Paths that web servers have rules of their own for: files by their endings, folders, probes. `rcmpd page` is at each of them.
+        if self.baseline.is_some() {
+            let below = self.door.path.split('?').next().unwrap_or_default().trim_end_matches('/');
+            let nested = NESTED.iter().map(|path| format!("{below}{path}"));
+            let at_root = NESTED.iter().filter(|_| !below.is_empty()).map(|path| (*path).to_owned());
+            for target in nested.chain(at_root).collect::<Vec<_>>() {
+                self.at(&target, &mut tally).await;
+            }
+        }
+        tally
+    }
+
+    /// Paths that the operator gave.
+    pub(super) async fn other_paths(&self) -> Tally {
+        let mut tally = Tally::default();
+        if self.paths.is_empty() {
+            tally.note("no --path is given");
+        }
+        for path in &self.paths {
+            self.at(path, &mut tally).await;
+            let target = || self.get().target(path.as_str());
+            tally.add(
+                &format!("{path} with a certificate of another authority"),
+                self.nobodys(&self.ask(&self.twin, &target()).await),
+            );
+            for (dialect, lines) in Self::dialects(&self.certificate) {
+                let outcome = self.ask(&self.nobody, &target().lines(lines)).await;
+                tally.add(&format!("{path} with a certificate for {dialect}"), self.nobodys(&outcome));
+            }
+        }
+        tally
+    }
+
+    /// The main questions at another path, whose rules may be others: without a certificate, and with identity headers beside it.
+    async fn at(&self, target: &str, tally: &mut Tally) {
+        let ask = || self.get().target(target);
+        let forged = || ask().lines(self.names.iter().map(|name| format!("{name}: {}", self.nonce)));
+        tally.add(target, self.nobodys(&self.ask(&self.nobody, &ask()).await));
+        let outcome = self.ask(&self.nobody, &forged()).await;
+        tally.add(&format!("{target} with identity headers"), self.nobodys(&outcome));
+        for (label, ask) in [("the certificate", ask()), ("the certificate and identity headers", forged())] {
+            let outcome = self.ask(&self.us, &ask).await;
+            tally.add(&format!("{target} with {label}"), self.ours(&outcome));
+        }
     }
 
     pub(super) async fn hosts(&self) -> Tally {

@@ -51,6 +51,18 @@ enum Hole {
     PassesSecret,
     BelievesSecret,
     SkipsDoubleSlash,
+    /// Has a location for scripts that asks nothing.
+    SkipsScripts,
+    /// Has a location for scripts that is asked about, and keeps what a client says.
+    KeepsInScripts,
+    /// Has another rule for a path that the operator names.
+    SkipsPrivate,
+    /// Passes on a header that moves the path.
+    KeepsOriginalUrl,
+    /// The same under another spelling.
+    KeepsSpelledAddress,
+    /// Passes on a header that the operator names.
+    KeepsNamed,
     SkipsAbsolute,
     SkipsOtherHost,
     SkipsNoHost,
@@ -156,6 +168,8 @@ impl Proxy {
         let skips = match self.hole {
             Hole::LetsEverybodyIn => true,
             Hole::SkipsDoubleSlash => target.starts_with("//"),
+            Hole::SkipsScripts => target.ends_with(".php"),
+            Hole::SkipsPrivate => target == "/private",
             Hole::SkipsAbsolute => target.starts_with("http"),
             Hole::SkipsOtherHost => hosts == [b"elsewhere.invalid"],
             Hole::SkipsNoHost => hosts.is_empty(),
@@ -221,12 +235,15 @@ impl Proxy {
 
     /// The request as the page gets it.
     fn forwarded(&self, mut request: Head, account: Option<&str>) -> Head {
+        let is_script = request.start.windows(5).any(|part| part == b".php ");
         let is_kept = |field: &Field| {
             let name = String::from_utf8_lossy(&field.name).into_owned();
             match self.hole {
                 Hole::KeepsUnderscores => name.contains('_'),
                 Hole::KeepsOtherCase => name.contains('-') && name == name.to_ascii_lowercase(),
                 Hole::KeepsSpaced => name != name.trim(),
+                Hole::KeepsInScripts => is_script,
+                Hole::KeepsNamed => folded(&field.name) == "x-webauth-user",
                 _ => false,
             }
         };
@@ -239,6 +256,16 @@ impl Proxy {
             .collect();
         request.fields.retain(|field| {
             let name = folded(&field.name);
+            if sidecar::forwarding::NAMES.contains(&name.as_str()) {
+                return match self.hole {
+                    Hole::KeepsOriginalUrl => name == "x-original-url",
+                    // By an address alone.
+                    Hole::KeepsSpelledAddress => {
+                        field.name.contains(&b'.') && field.value.first().is_some_and(u8::is_ascii_digit)
+                    }
+                    _ => false,
+                };
+            }
             match self.names.contains(&name) || name == "x-sidecar-secret" {
                 true if name == "x-sidecar-secret" => self.hole == Hole::PassesSecret,
                 true => is_kept(field) || self.hole == Hole::KeepsDoubled && doubled,
@@ -467,6 +494,8 @@ fn options(address: SocketAddr, plain: SocketAddr) -> Options {
         anchors: Some(path("ca.pem")),
         other_host: Some(format!("other.example:{}", address.port())),
         presets: Vec::new(),
+        headers: vec!["X-WEBAUTH-USER".to_owned()],
+        paths: vec!["/private".to_owned()],
         plain_port: plain.port(),
         timeout: Duration::from_secs(30),
     }
@@ -474,7 +503,8 @@ fn options(address: SocketAddr, plain: SocketAddr) -> Options {
 
 /// What these checks find out about a proxy with this hole.
 async fn checked(hole: Hole, checks: &[Check], change: impl FnOnce(&mut Options)) -> Report {
-    let names = identity::names(&identity::PRESETS);
+    let mut names = identity::names(&identity::PRESETS);
+    names.insert("x-webauth-user".to_owned());
     let proxy = Arc::new(Proxy { hole, names, remembers: AtomicBool::new(false) });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -557,7 +587,14 @@ async fn every_hole_is_found_by_its_check() {
         (Hole::DropsHopByHop, Check::HopByHop),
         (Hole::PassesSecret, Check::Secret),
         (Hole::BelievesSecret, Check::Secret),
+        (Hole::KeepsNamed, Check::ForgedIdentity),
+        (Hole::KeepsOriginalUrl, Check::ForwardingHeaders),
+        (Hole::KeepsSpelledAddress, Check::ForwardingHeaders),
+        (Hole::KeepsOriginalUrl, Check::Http2),
         (Hole::SkipsDoubleSlash, Check::Paths),
+        (Hole::SkipsScripts, Check::Paths),
+        (Hole::KeepsInScripts, Check::Paths),
+        (Hole::SkipsPrivate, Check::OtherPaths),
         (Hole::SkipsAbsolute, Check::Paths),
         (Hole::SkipsOtherHost, Check::Hosts),
         (Hole::SkipsNoHost, Check::Hosts),
@@ -604,9 +641,16 @@ async fn another_page_is_judged_by_its_status_and_nothing_is_changed_there() {
     let verdict = |check: Check| {
         report.findings.iter().find(|finding| finding.check == check).map(|finding| finding.verdict).unwrap()
     };
-    for check in [Check::Certificate, Check::ForgedIdentity, Check::Resumption, Check::CertificateAgain] {
+    for check in [
+        Check::Certificate,
+        Check::ForgedIdentity,
+        Check::ForwardingHeaders,
+        Check::Resumption,
+        Check::CertificateAgain,
+    ] {
         assert_eq!(verdict(check), Verdict::NotSeen, "{report:#?}");
     }
+    assert!(!Check::Certificate.is_optional() && Check::Resumption.is_optional());
     for check in [Check::NoCertificate, Check::WrongAuthority, Check::ForgedCertificate, Check::Methods] {
         assert_eq!(verdict(check), Verdict::Pass, "{report:#?}");
     }
@@ -673,6 +717,15 @@ async fn nothing_is_found_out_where_nobody_is_believed() {
     drop(closed);
     let (kind, text) = failed(&|options| options.anchors = Some(path("alice.pem"))).await;
     assert!(kind == "unreachable" && text.contains("--ca"), "{kind}: {text}");
+    // The CA is right, and the certificate is for another name: advice about CAs would be wrong.
+    let elsewhere = |options: &mut Options| options.url = options.url.replace(HOST, "elsewhere.example");
+    let (kind, text) = failed(&elsewhere).await;
+    assert!(kind == "unreachable" && text.contains(HOST) && text.contains("--connect"), "{kind}: {text}");
+    assert!(!text.contains("--ca"), "{text}");
+    let (kind, text) = failed(&|options| options.headers = vec!["X WEBAUTH".to_owned()]).await;
+    assert!(kind == "usage" && text.contains("--header X WEBAUTH"), "{kind}: {text}");
+    let (kind, text) = failed(&|options| options.paths = vec!["private".to_owned()]).await;
+    assert!(kind == "usage" && text.contains("--path private"), "{kind}: {text}");
     let (kind, text) = failed(&|options| options.connect = Some(nowhere.clone())).await;
     assert!(kind == "unreachable", "{kind}: {text}");
     let (kind, text) = failed(&|options| options.url = options.url.replace("https", "http")).await;

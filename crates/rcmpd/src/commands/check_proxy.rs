@@ -15,7 +15,7 @@ const LEAKS: u8 = 3;
 const UNREACHABLE: u8 = 4;
 /// What was given cannot be used.
 const UNUSABLE: u8 = 6;
-/// Something could not be checked.
+/// Something could not be checked, or a check that each web server has to pass saw nothing.
 const NOT_CHECKED: u8 = 7;
 
 /// What is told of one finding to people; JSON has it all.
@@ -54,6 +54,8 @@ fn options(args: CheckProxyArgs) -> Options {
     });
     Options {
         presets: presets.collect(),
+        headers: args.header,
+        paths: args.path,
         url: args.url,
         connect: args.connect,
         pair: (args.certificate, args.key),
@@ -75,9 +77,14 @@ fn failed(error: &str, code: u8, as_json: bool) -> u8 {
 }
 
 fn code(report: &Report) -> u8 {
-    match (report.count(Verdict::Leak), report.count(Verdict::NotChecked)) {
-        (0, 0) => 0,
-        (0, _) => NOT_CHECKED,
+    let is_open = |finding: &Finding| match finding.verdict {
+        Verdict::NotChecked => true,
+        Verdict::NotSeen => !finding.check.is_optional(),
+        Verdict::Pass | Verdict::Leak => false,
+    };
+    match report.count(Verdict::Leak) {
+        0 if report.findings.iter().any(is_open) => NOT_CHECKED,
+        0 => 0,
         _ => LEAKS,
     }
 }

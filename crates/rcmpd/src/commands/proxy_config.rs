@@ -3,30 +3,47 @@
 use crate::cli::{ProxyConfigArgs, WebServerArg};
 use crate::config::{self, Config, Listen, Place, Speaks, UpstreamPlace};
 use crate::output;
+use crate::{certificates, pem};
 use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rcmp_service::Validation;
 use rcmp_service::explain::is_hidden;
 use sidecar::dialect::Dialect;
 use sidecar::proxy_config::{ProxyTls, Reached, Site, WebServer};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What stands for a secret that is not printed.
 const PLACEHOLDER: &str = "REPLACE-WITH-THE-SECRET";
+
+/// The file of CAs beside the configuration file, for web servers that read one file.
+const BUNDLE: &str = "client-ca-bundle.pem";
+/// The first line of such a file. A file without it is another one, and stays.
+const BUNDLE_MARK: &str = "# CAs of client certificates: anchors and intermediates of [mapping], written by `rcmpd proxy-config`.\n";
 
 pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
     let config = config::load(&args.config.config)?;
     let Some(section) = &config.sidecar else {
         bail!("{} has no [sidecar]; add it, and a [[sidecar.listen]] in it", args.config.config.display());
     };
-    let (server, speaks) = match args.server {
-        WebServerArg::Nginx => (WebServer::Nginx, Speaks::Http(Dialect::Nginx)),
-        WebServerArg::Envoy => (WebServer::Envoy, Speaks::EnvoyGrpc),
-        WebServerArg::Haproxy => (WebServer::Haproxy, Speaks::Http(Dialect::Haproxy)),
-        WebServerArg::Traefik => (WebServer::Traefik, Speaks::Http(Dialect::Traefik)),
-        WebServerArg::Caddy => (WebServer::Caddy, Speaks::Http(Dialect::Caddy)),
-        WebServerArg::Apache => (WebServer::Apache, Speaks::Http(Dialect::Apache)),
+    let candidates: &[(WebServer, Speaks)] = match args.server {
+        WebServerArg::Nginx => &[(WebServer::Nginx, Speaks::Http(Dialect::Nginx))],
+        WebServerArg::Envoy => {
+            &[(WebServer::Envoy, Speaks::EnvoyGrpc), (WebServer::EnvoyHttp, Speaks::Http(Dialect::Envoy))]
+        }
+        WebServerArg::Haproxy => &[(WebServer::Haproxy, Speaks::Http(Dialect::Haproxy))],
+        WebServerArg::Traefik => &[(WebServer::Traefik, Speaks::Http(Dialect::Traefik))],
+        WebServerArg::Caddy => &[
+            (WebServer::Caddy, Speaks::Http(Dialect::Caddy)),
+            (WebServer::CaddyClientCert, Speaks::Http(Dialect::ClientCert)),
+        ],
+        WebServerArg::Apache => &[(WebServer::Apache, Speaks::Http(Dialect::Apache))],
     };
-    let dialect = speaks.name();
-    let Some(listen) = section.listen.iter().find(|listen| listen.speaks == speaks) else {
+    let Some((server, listen)) = listener(args, &section.listen, candidates)? else {
+        let dialect = candidates[0].1.name();
         output::message_lines(&format!(
             "rcmpd: no [[sidecar.listen]] has dialect = \"{dialect}\"; add one, for instance:\n\n[[sidecar.listen]]\ndialect = \"{dialect}\"\n{}",
             example(args.server)
@@ -73,6 +90,8 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         certificate: &certificate,
         key: &key,
         client_ca: &client_ca,
+        is_validated: config.mapping.as_ref().is_some_and(|it| it.policy.validation != Validation::Off),
+        is_beside: args.beside,
         application: &application,
     };
     output::lines(server.configuration(&site).trim_end());
@@ -106,16 +125,109 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf> {
-    let anchors = config.mapping.as_ref().map(|mapping| mapping.trust.anchors.as_slice()).unwrap_or_default();
-    match (&args.client_ca, anchors) {
-        (Some(path), _) => Ok(path.clone()),
-        (None, [anchor]) => Ok(anchor.clone()),
-        (None, _) => bail!(
-            "[mapping] has {} files of anchors, and web servers want one: put what they need into one file, and say --client-ca FILE",
-            anchors.len()
+/// The listener that a web server asks, and as which web server. If `--application` is given and the sidecar stands between, the listener is
+/// the one in front of that application.
+fn listener<'a>(
+    args: &ProxyConfigArgs,
+    listeners: &'a [Listen],
+    candidates: &[(WebServer, Speaks)],
+) -> anyhow::Result<Option<(WebServer, &'a Listen)>> {
+    let all = candidates.iter().flat_map(|(server, speaks)| {
+        listeners.iter().filter(|it| it.speaks == *speaks).map(|it| (*server, it))
+    });
+    // With an upstream the sidecar answers for the application, and not beside it.
+    let mut all =
+        all.filter(|(server, listen)| *server != WebServer::CaddyClientCert || listen.upstream.is_none());
+    let Some(first) = all.next() else { return Ok(None) };
+    let (Some(application), Some(_)) = (&args.application, &first.1.upstream) else { return Ok(Some(first)) };
+    let is_meant = |listen: &Listen| matches!(&listen.upstream, Some(UpstreamPlace::Tcp(authority)) if authority == application);
+    match [first].into_iter().chain(all).find(|(_, listen)| is_meant(listen)) {
+        Some(found) => Ok(Some(found)),
+        None => bail!(
+            "--application {application}: no [[sidecar.listen]] with dialect = \"{}\" has upstream = \"http://{application}\", and the sidecar passes requests on to its listener's upstream; add a listener, or leave --application out",
+            first.1.speaks.name()
         ),
     }
+}
+
+/// The file of CAs that the web server names to clients and validates certificates by. Clients may send their certificate alone, so issuing CAs
+/// are among them; if that takes more than one file of `[mapping]`, one is written.
+fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &args.client_ca {
+        return Ok(path.clone());
+    }
+    let trust = config.mapping.as_ref().map(|mapping| &mapping.trust);
+    let files: Vec<&PathBuf> =
+        trust.iter().flat_map(|trust| trust.anchors.iter().chain(&trust.intermediates)).collect();
+    match files[..] {
+        [] => bail!(
+            "[mapping] has no anchors: say --client-ca FILE, with the CAs of client certificates in PEM"
+        ),
+        [one] if args.write_client_ca.is_none() && !fs::read(one).is_ok_and(|bytes| pem::is_der(&bytes)) => {
+            return Ok(one.clone());
+        }
+        _ => {}
+    }
+    let mut text = BUNDLE_MARK.to_owned();
+    let mut written = Vec::new();
+    for path in files {
+        for certificate in certificates::read_trusted(path)? {
+            if !written.contains(&certificate) {
+                text.push_str(&as_pem(&certificate));
+                written.push(certificate);
+            }
+        }
+    }
+    let beside = || config_folder(args).join(BUNDLE);
+    let path = args.write_client_ca.clone().unwrap_or_else(beside);
+    match fs::read(&path) {
+        Ok(old) if old == text.as_bytes() => return Ok(path),
+        Ok(old) if !old.starts_with(BUNDLE_MARK.as_bytes()) => bail!(
+            "{} exists and was not written by `rcmpd proxy-config`: say --write-client-ca FILE with another name",
+            path.display()
+        ),
+        _ => {}
+    }
+    replace(&path, &text).with_context(|| {
+        format!(
+            "cannot write {}: say --write-client-ca FILE, or --client-ca FILE with the CAs in PEM",
+            path.display()
+        )
+    })?;
+    output::message(&format!(
+        "wrote {} with the {} CAs of [mapping]; run this again when they change, and reload the web server",
+        path.display(),
+        written.len()
+    ));
+    Ok(path)
+}
+
+fn config_folder(args: &ProxyConfigArgs) -> PathBuf {
+    args.config.config.parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+fn as_pem(certificate: &[u8]) -> String {
+    let base64 = BASE64.encode(certificate);
+    let lines = base64.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n");
+    format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>())
+}
+
+/// Puts a file in place at once. Web servers read it as other users.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let new = PathBuf::from(name);
+    let written =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&new).and_then(|mut file| {
+            file.set_permissions(fs::Permissions::from_mode(0o644))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, path)
+        });
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
 }
 
 fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(String, String, String)>> {
@@ -136,9 +248,6 @@ fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(
 
 fn application(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<String> {
     Ok(match (&args.application, &listen.upstream) {
-        (Some(_), Some(_)) => {
-            bail!("the sidecar passes requests on to the upstream of its listener: leave --application out")
-        }
         (Some(application), None) => {
             let is_place = application.rsplit_once(':').is_some_and(|(host, port)| {
                 !host.is_empty()
@@ -150,8 +259,8 @@ fn application(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<String
             }
             application.clone()
         }
-        (None, Some(UpstreamPlace::Tcp(authority))) => authority.clone(),
-        (None, Some(UpstreamPlace::Unix(path))) => format!("unix:{}", absolute(path)?.display()),
+        (_, Some(UpstreamPlace::Tcp(authority))) => authority.clone(),
+        (_, Some(UpstreamPlace::Unix(path))) => format!("unix:{}", absolute(path)?.display()),
         (None, None) => "127.0.0.1:8080".to_owned(),
     })
 }

@@ -18,6 +18,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +31,9 @@ use webpki::RawPublicKeyEntity;
 
 /// Most characters of a client's name in the log: a certificate may have 64 KiB of them.
 const SUBJECT_LEN_MAX: usize = 256;
+/// Most bytes of CA names in a handshake: the extension has room for 64 KiB (RFC 8446 4.2.4), and each handshake carries them. Without
+/// names a client chooses among all its certificates.
+const HINTS_LEN_MAX: usize = 32 << 10;
 
 tokio::task_local! {
     /// Why the certificate of the handshake in progress was rejected. rustls has no place for it beside an alert of its choice.
@@ -47,7 +51,7 @@ pub(super) enum Rules {
 /// Validates client certificates.
 pub struct ClientVerifier {
     rules: Rules,
-    /// Names of the anchors, which clients choose their certificate by.
+    /// Names of CAs, which clients choose their certificate by.
     hints: Vec<DistinguishedName>,
     is_optional: bool,
     algorithms: WebPkiSupportedAlgorithms,
@@ -76,22 +80,28 @@ pub(super) enum HandshakeError {
 }
 
 impl ClientVerifier {
-    /// `anchors` are those of the rules, in DER. With `is_optional`, a client without a certificate is served, too.
-    pub(super) fn new(rules: Rules, anchors: &[Vec<u8>], is_optional: bool) -> Self {
-        let mut named = RootCertStore::empty();
-        // A name with a value that is no text of its type would stop the handshakes of all OpenSSL clients, which read every name.
-        let is_text = |der: &&Vec<u8>| Certificate::parse(der).is_ok_and(|it| it.subject_name().is_ok());
-        let (text, other): (Vec<_>, Vec<_>) = anchors.iter().partition(is_text);
-        named.add_parsable_certificates(text.into_iter().map(|der| CertificateDer::from(der.as_slice())));
-        if !other.is_empty() {
-            tracing::warn!(
-                count = other.len(),
-                "CAs whose names cannot be read are not among the names that clients are asked for"
-            );
-        }
-        let (hints, algorithms) = (named.subjects(), default_provider().signature_verification_algorithms);
-        Self { rules, hints, is_optional, algorithms }
+    /// `named` are the CAs in DER whose names clients are told: anchors, and intermediates, because many clients look for the issuer of
+    /// their certificate alone. With `is_optional`, a client without a certificate is served, too.
+    pub(super) fn new(rules: Rules, named: &[Vec<u8>], is_optional: bool) -> Self {
+        let algorithms = default_provider().signature_verification_algorithms;
+        Self { rules, hints: hints(named), is_optional, algorithms }
     }
+}
+
+/// The names of CAs, each once; none if they are longer than [`HINTS_LEN_MAX`], or if one has a value that is no text of its type: OpenSSL's
+/// clients read every name, and end the handshake at such a one. Without names, clients choose among all their certificates.
+fn hints(named: &[Vec<u8>]) -> Vec<DistinguishedName> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(named.iter().map(|der| CertificateDer::from(der.as_slice())));
+    let mut hints = store.subjects();
+    let mut seen = HashSet::new();
+    hints.retain(|name| seen.insert(name.as_ref().to_vec()));
+    let len: usize = hints.iter().map(|name| name.as_ref().len() + 2).sum();
+    let is_text = |der: &Vec<u8>| Certificate::parse(der).is_ok_and(|it| it.subject_name().is_ok());
+    if len > HINTS_LEN_MAX || !named.iter().all(is_text) {
+        hints.clear();
+    }
+    hints
 }
 
 /// Validates a certificate with what came with it.
@@ -243,5 +253,29 @@ impl HandshakeError {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    #[test]
+    fn clients_are_told_each_name_once_and_none_where_there_are_too_many() {
+        let key = KeyPair::generate().unwrap();
+        let named = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.self_signed(&key).unwrap().der().to_vec()
+        };
+        let (one, another) = (named("one"), named("another"));
+        assert_eq!(hints(&[one.clone(), another.clone(), one.clone()]).len(), 2);
+        // Each is longer than 512 bytes.
+        let many: Vec<Vec<u8>> = (0..64).map(|n| named(&format!("{n}{}", "x".repeat(512)))).collect();
+        assert_eq!(hints(&many[..32]).len(), 32);
+        assert!(hints(&many).is_empty());
     }
 }

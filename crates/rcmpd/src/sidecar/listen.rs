@@ -67,6 +67,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// When a connection of Envoy's is asked whether its peer is still there, and how long that may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most headers of a proxy's question: those of a client, of which web servers take 100 by default, and a dozen of the proxy's own.
+const HEADERS_MAX: usize = 192;
 /// All headers of a request: a certificate of 64 KiB in percent-encoded PEM, and a chain.
 const HEAD_LEN_MAX: usize = 512 << 10;
 /// The metadata of Envoy's calls: a secret and what names a trace. Certificates are in the message.
@@ -532,6 +534,10 @@ where
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+            // hyper has room for 100 without an allocation, and nginx's question has no header of the client.
+            if dialect != Dialect::Nginx {
+                builder.max_headers(HEADERS_MAX);
+            }
             carry!(builder.serve_connection(stream, service).with_upgrades());
         }
         Speaks::EnvoyGrpc => {

@@ -234,10 +234,10 @@ fn terms(
         anyhow::Ok(all)
     };
     let mut made_of = read(|files| &files.anchors, "cannot use mapping.anchors")?;
+    made_of.extend(read(|files| &files.intermediates, "cannot use mapping.intermediates")?);
     let verifier = ClientVerifier::new(Rules::Mapping(policy.clone()), &made_of, proxy.anonymous);
     let tls = front::server_config(&proxy.certificate, &proxy.key, verifier);
     let tls = tls.context("cannot use [sidecar.proxy]")?;
-    made_of.extend(read(|files| &files.intermediates, "cannot use mapping.intermediates")?);
     let rules = config.mapping.as_ref().map(|mapping| {
         let files = &mapping.trust;
         let usages = (&files.extended_key_usages, files.require_extended_key_usage);

@@ -1,6 +1,10 @@
 //! Complete configurations of web servers for a sidecar, written from what it advertises: what a person would forget is in them.
+//!
+//! A template has `{{name}}` for values. Lines between `{{#once}}` and `{{/once}}` are what a web server has once for all sites, and those
+//! between `{{#beside}}` and `{{/beside}}` stand in their place where another site has them already.
 
 use crate::dialect::OWNED;
+use crate::forwarding;
 use crate::headers::{self, Format};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -13,12 +17,16 @@ pub enum WebServer {
     Nginx,
     /// Envoy, with `ext_authz` over gRPC.
     Envoy,
+    /// Envoy, with `ext_authz` over HTTP.
+    EnvoyHttp,
     /// HAProxy, in front of the sidecar.
     Haproxy,
     /// Traefik, with ForwardAuth.
     Traefik,
     /// Caddy, with `forward_auth`.
     Caddy,
+    /// Caddy, with `forward_auth` and `Client-Cert` (RFC 9440).
+    CaddyClientCert,
     /// Apache, in front of the sidecar.
     Apache,
 }
@@ -62,8 +70,12 @@ pub struct Site<'a> {
     pub certificate: &'a str,
     /// Its key.
     pub key: &'a str,
-    /// Who certifies clients.
+    /// The CAs of client certificates, issuing ones included: a client may send its own certificate alone.
     pub client_ca: &'a str,
+    /// Whether the sidecar validates certificates. If it does, a web server need not reject what `[mapping]` accepts.
+    pub is_validated: bool,
+    /// Whether the web server has another of these sites, and with it what it has once.
+    pub is_beside: bool,
     /// The application, as `HOST:PORT`.
     pub application: &'a str,
 }
@@ -76,10 +88,12 @@ impl WebServer {
                 (include_str!("nginx.conf"), format!("unix:{}", path.display()))
             }
             (Self::Nginx, Reached::Tcp(address)) => (include_str!("nginx.conf"), address.to_string()),
-            (Self::Caddy, Reached::Unix(path)) => {
+            (Self::Caddy | Self::CaddyClientCert, Reached::Unix(path)) => {
                 (include_str!("Caddyfile"), format!("unix/{}", path.display()))
             }
-            (Self::Caddy, Reached::Tcp(address)) => (include_str!("Caddyfile"), address.to_string()),
+            (Self::Caddy | Self::CaddyClientCert, Reached::Tcp(address)) => {
+                (include_str!("Caddyfile"), address.to_string())
+            }
             (Self::Haproxy, Reached::Unix(path)) => {
                 (include_str!("haproxy.cfg"), format!("unix@{}", path.display()))
             }
@@ -98,10 +112,10 @@ impl WebServer {
             (Self::Traefik, Reached::Unix(path)) => {
                 (include_str!("traefik.yaml"), format!("unix://{}", path.display()))
             }
-            (Self::Envoy, Reached::Unix(path)) => {
+            (Self::Envoy | Self::EnvoyHttp, Reached::Unix(path)) => {
                 (include_str!("envoy.yaml"), format!("{{ pipe: {{ path: {} }} }}", path.display()))
             }
-            (Self::Envoy, Reached::Tcp(address)) => {
+            (Self::Envoy | Self::EnvoyHttp, Reached::Tcp(address)) => {
                 (include_str!("envoy.yaml"), socket_address(&address.to_string()))
             }
         };
@@ -113,8 +127,10 @@ impl WebServer {
         };
         let application_address = socket_address(site.application);
         let blocks = self.blocks(site);
+        let id = identifier(site.server_name);
         let plain = [
-            ("sidecar", sidecar.as_str()),
+            ("id", id.as_str()),
+            ("sidecar", &sidecar),
             ("listen", &listen),
             ("host", &host),
             ("address", &address),
@@ -126,11 +142,11 @@ impl WebServer {
             ("application", site.application),
             ("application_address", &application_address),
         ];
+        // Blocks have values in them.
         let blocks = blocks.iter().map(|(name, block)| (*name, block.as_str()));
-        plain
-            .into_iter()
-            .chain(blocks)
-            .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value))
+        blocks.chain(plain).fold(parts(template, site.is_beside), |text, (name, value)| {
+            text.replace(&format!("{{{{{name}}}}}"), value)
+        })
     }
 
     /// The parts that depend on what is advertised.
@@ -147,8 +163,24 @@ impl WebServer {
         };
         let secret =
             |line: &dyn Fn(&str) -> String| site.secret.map(|secret| line(secret) + "\n").unwrap_or_default();
+        let forwarding = forwarding::NAMES.map(title);
+        // All of x-forwarded-…, and what differs from one of these names in what is neither letter nor digit.
+        let forwarding_patterns = || {
+            let others = forwarding::NAMES.iter().filter(|name| !name.starts_with("x-forwarded-"));
+            let others = others.map(|name| pattern(name));
+            [format!("{}.*", pattern("x-forwarded-"))].into_iter().chain(others).collect::<Vec<_>>()
+        };
         match self {
             Self::Nginx => {
+                let own = [
+                    "X-Forwarded-For",
+                    "X-Forwarded-Proto",
+                    "X-Forwarded-Host",
+                    "X-Forwarded-Port",
+                    "X-Real-Ip",
+                ];
+                let forwarding: Vec<String> =
+                    forwarding.into_iter().filter(|name| !own.contains(&name.as_str())).collect();
                 let variable = |name: &String| format!("$rcmpd_{}", name.to_lowercase().replace('-', "_"));
                 let upstream =
                     |name: &String| format!("$upstream_http_{}", name.to_lowercase().replace('-', "_"));
@@ -167,6 +199,10 @@ impl WebServer {
                             format!("        proxy_set_header {name} {};", variable(name))
                         }),
                     ),
+                    (
+                        "forwarding",
+                        lines(&forwarding, &|name| format!("        proxy_set_header {name} \"\";")),
+                    ),
                     ("drop", lines(&dropped, &|name| format!("        proxy_set_header {name} \"\";"))),
                     (
                         "secret",
@@ -174,11 +210,32 @@ impl WebServer {
                     ),
                 ]
             }
-            Self::Caddy => {
+            Self::Caddy | Self::CaddyClientCert => {
                 let dropped: Vec<String> = prefixes(known.iter().chain(&owned).chain([&secret_name]));
+                let mut moved = vec!["X-Forwarded-*".to_owned()];
+                moved.extend(prefixes(forwarding.iter().filter(|name| !name.starts_with("X-Forwarded-"))));
+                moved.retain(|pattern| !dropped.contains(pattern));
+                let (shown, question, forget) = match self {
+                    Self::Caddy => (
+                        String::new(),
+                        "\t\t\turi /\n\t\t\theader_up X-Tls-Client-Cert {http.request.tls.client.certificate_der_base64}\n",
+                        "",
+                    ),
+                    _ => (
+                        "\t\t# The certificate of the handshake, if there is one (RFC 9440).\n\
+                         \t\t@certificate `{http.request.tls.client.certificate_der_base64} != \"\"`\n\
+                         \t\trequest_header @certificate Client-Cert \":{http.request.tls.client.certificate_der_base64}:\"\n"
+                            .to_owned(),
+                        "\t\t\t# The sidecar is asked about the path of the request.\n\t\t\turi {uri}\n",
+                        "\t\trequest_header -Client-Cert\n",
+                    ),
+                };
                 vec![
                     ("take", lines(&advertised, &|name| format!("\t\t\t\t{name}"))),
-                    ("drop", lines(&dropped, &|name| format!("\t\trequest_header -{name}"))),
+                    ("forwarding", lines(&moved, &|name| format!("\t\trequest_header -{name}"))),
+                    ("drop", lines(&dropped, &|name| format!("\t\trequest_header -{name}")) + &shown),
+                    ("question", question.to_owned()),
+                    ("forget", forget.to_owned()),
                     ("secret", secret(&|secret| format!("\t\t\theader_up X-Sidecar-Secret {secret}"))),
                 ]
             }
@@ -194,25 +251,65 @@ impl WebServer {
                     )
                 });
                 let secret = secret(&|secret| format!("          X-Sidecar-Secret: \"{secret}\""));
+                // Its entry point has set these, and dropped a client's.
+                let own = [
+                    "X-Forwarded-For",
+                    "X-Forwarded-Host",
+                    "X-Forwarded-Port",
+                    "X-Forwarded-Proto",
+                    "X-Forwarded-Server",
+                    "X-Real-Ip",
+                ];
+                let forwarding: Vec<String> = forwarding
+                    .iter()
+                    .flat_map(|name| spellings(name, &["-", "_", "."]))
+                    .filter(|name| !own.contains(&name.as_str()))
+                    .collect();
                 vec![
+                    ("forwarding", lines(&forwarding, &|name| format!("          {name}: \"\""))),
                     ("clean", lines(&names, &|name| format!("          {name}: \"\"")) + &secret),
                     ("take", lines(&advertised, &|name| format!("          - {name}"))),
                     ("tls", tls),
                 ]
             }
-            Self::Haproxy => vec![
-                (
-                    "drop",
-                    lines(&owned, &|name| format!("    http-request del-header ^{}$ -m reg", pattern(name))),
-                ),
-                (
-                    "secret",
-                    secret(&|secret| format!("    http-request set-header X-Sidecar-Secret {secret}")),
-                ),
-            ],
+            Self::Haproxy => {
+                let (ignored, verified) = match site.is_validated {
+                    true => (
+                        " crt-ignore-err 26",
+                        "    # 26: the certificate is for another purpose, and nothing else is wrong. The sidecar goes by extended_key_usage in\n\
+                         \x20   # [mapping].\n\
+                         \x20   http-request set-header X-SSL-Client-Verify 0 if { ssl_c_verify 26 }\n",
+                    ),
+                    false => ("", ""),
+                };
+                vec![
+                    (
+                        "forwarding",
+                        format!(
+                            "    http-request del-header ^({})$ -m reg\n",
+                            forwarding_patterns().join("|")
+                        ),
+                    ),
+                    (
+                        "drop",
+                        lines(&owned, &|name| {
+                            format!("    http-request del-header ^{}$ -m reg", pattern(name))
+                        }),
+                    ),
+                    ("purposes", ignored.to_owned()),
+                    ("purpose_verified", verified.to_owned()),
+                    (
+                        "secret",
+                        secret(&|secret| format!("    http-request set-header X-Sidecar-Secret {secret}")),
+                    ),
+                ]
+            }
             Self::Apache => {
                 let names: Vec<String> = owned.iter().flat_map(|name| aliases(name)).collect();
+                let forwarding: Vec<String> =
+                    forwarding.iter().flat_map(|name| spellings(name, &["-", "_", "."])).collect();
                 vec![
+                    ("forwarding", lines(&forwarding, &|name| format!("    RequestHeader unset {name}"))),
                     ("drop", lines(&names, &|name| format!("    RequestHeader unset {name}"))),
                     (
                         "secret",
@@ -220,16 +317,113 @@ impl WebServer {
                     ),
                 ]
             }
-            Self::Envoy => vec![(
-                "secret",
-                secret(&|secret| {
-                    format!(
-                        "                        initial_metadata: [{{ key: x-sidecar-secret, value: \"{secret}\" }}]"
-                    )
-                }),
-            )],
+            Self::Envoy | Self::EnvoyHttp => {
+                // Envoy takes regular expressions up to some length, so each name has its own.
+                let mut removed = vec![format!("{}.*", pattern("x-envoy-"))];
+                removed.extend(forwarding_patterns());
+                let names = known.iter().chain(&owned).chain([&secret_name]);
+                removed
+                    .extend(names.filter(|name| !name.starts_with("X-Forwarded-")).map(|name| pattern(name)));
+                let mut blocks = vec![(
+                    "forwarding",
+                    lines(&removed, &|regex| {
+                        format!(
+                            "                        - remove_on_match: {{ key_matcher: {{ safe_regex: {{ regex: \"{regex}\" }} }} }}"
+                        )
+                    }),
+                )];
+                blocks.extend(self.envoy(site, &advertised));
+                blocks
+            }
         }
     }
+
+    /// How Envoy asks, over gRPC or HTTP.
+    fn envoy(self, site: &Site<'_>, advertised: &[String]) -> [(&'static str, String); 5] {
+        const AT: &str = "                      ";
+        if self == Self::Envoy {
+            let secret = site.secret.map_or_else(String::new, |secret| {
+                format!("{AT}  initial_metadata: [{{ key: x-sidecar-secret, value: \"{secret}\" }}]\n")
+            });
+            return [
+                ("protocol", "gRPC".to_owned()),
+                ("certificate_details", "                forward_client_cert_details: SANITIZE\n".to_owned()),
+                (
+                    "ask",
+                    format!(
+                        "{AT}grpc_service:\n{AT}  envoy_grpc: {{ cluster_name: rcmpd_sidecar_{{{{id}}}} }}\n{AT}  timeout: 5s\n\
+                         {secret}{AT}include_peer_certificate: true\n"
+                    ),
+                ),
+                ("forget", String::new()),
+                (
+                    "sidecar_protocol",
+                    "      typed_extension_protocol_options:\n\
+                     \x20       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n\
+                     \x20         \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n\
+                     \x20         explicit_http_config: { http2_protocol_options: {} }\n"
+                        .to_owned(),
+                ),
+            ];
+        }
+        let secret = site.secret.map_or_else(String::new, |secret| {
+            format!("{AT}  authorization_request: {{ headers_to_add: [{{ key: x-sidecar-secret, value: \"{secret}\" }}] }}\n")
+        });
+        let taken: Vec<String> =
+            advertised.iter().map(|name| format!("{{ exact: {} }}", name.to_lowercase())).collect();
+        [
+            ("protocol", "HTTP".to_owned()),
+            (
+                "certificate_details",
+                "                # The sidecar reads the certificate from X-Forwarded-Client-Cert: Envoy writes it anew, with the certificate.\n\
+                 \x20               forward_client_cert_details: SANITIZE_SET\n\
+                 \x20               set_current_client_cert_details: { cert: true }\n"
+                    .to_owned(),
+            ),
+            (
+                "ask",
+                format!(
+                    "{AT}http_service:\n\
+                     {AT}  server_uri: {{ uri: \"http://rcmpd-sidecar\", cluster: rcmpd_sidecar_{{{{id}}}}, timeout: 5s }}\n{secret}\
+                     {AT}  authorization_response:\n\
+                     {AT}    # Each of these is in every answer, empty where there is nothing to say.\n\
+                     {AT}    allowed_upstream_headers: {{ patterns: [{}] }}\n\
+                     {AT}# Of the request the sidecar gets method, host, path and this header.\n\
+                     {AT}allowed_headers: {{ patterns: [{{ exact: x-forwarded-client-cert }}] }}\n",
+                    taken.join(", ")
+                ),
+            ),
+            (
+                "forget",
+                "                      request_headers_to_remove: [x-forwarded-client-cert]\n".to_owned(),
+            ),
+            ("sidecar_protocol", String::new()),
+        ]
+    }
+}
+
+/// The parts of a template that stand for a web server's first site, or for one beside another.
+fn parts(template: &str, is_beside: bool) -> String {
+    let mut text = String::with_capacity(template.len());
+    let mut is_left_out = false;
+    for line in template.lines() {
+        match line {
+            "{{#once}}" => is_left_out = is_beside,
+            "{{#beside}}" => is_left_out = !is_beside,
+            "{{/once}}" | "{{/beside}}" => is_left_out = false,
+            _ if is_left_out => {}
+            line => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// A site's name as an identifier; no two names of hosts have the same.
+fn identifier(server_name: &str) -> String {
+    server_name.to_ascii_lowercase().replace('-', "__").replace('.', "_")
 }
 
 /// A name as people write headers.
@@ -248,26 +442,34 @@ pub fn title(name: &str) -> String {
 
 /// A name with each hyphen as it is or as an underscore.
 fn aliases(name: &str) -> Vec<String> {
+    spellings(name, &["-", "_"])
+}
+
+/// A name with each hyphen as any of these.
+fn spellings(name: &str, separators: &[&str]) -> Vec<String> {
     name.split('-').fold(Vec::new(), |known: Vec<String>, word| {
         if known.is_empty() {
             return vec![word.to_owned()];
         }
-        known.iter().flat_map(|start| [format!("{start}-{word}"), format!("{start}_{word}")]).collect()
+        let longer =
+            |start: &String| separators.iter().map(|it| format!("{start}{it}{word}")).collect::<Vec<_>>();
+        known.iter().flat_map(longer).collect()
     })
 }
 
-/// The same as a regular expression.
+/// A regular expression for a name, in lower case, and for others that an application may take for it.
 fn pattern(name: &str) -> String {
-    name.to_lowercase().replace('-', "[-_]")
+    name.to_lowercase().replace('-', "[-_.~]")
 }
 
-/// Patterns with a star that cover names and all that only differ by an underscore.
+/// Patterns with a star that cover names, and others that only differ by an underscore or a dot.
 fn prefixes<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     let mut patterns: Vec<String> = Vec::new();
     for name in names {
         let hyphens: Vec<usize> = name.match_indices('-').map(|(at, _)| at).collect();
-        // With its first hyphens, then an underscore, then whatever.
-        let aliases = hyphens.iter().map(|at| format!("{}_*", &name[..*at]));
+        // With its first hyphens, then another separator, then anything.
+        let aliases =
+            hyphens.iter().flat_map(|at| ["_", "."].map(|separator| format!("{}{separator}*", &name[..*at])));
         for pattern in aliases.chain([name.clone()]) {
             if !patterns.contains(&pattern) {
                 patterns.push(pattern);
@@ -293,7 +495,7 @@ mod tests {
         assert_eq!(aliases("X-A-B"), ["X-A-B", "X-A_B", "X_A-B", "X_A_B"]);
         assert_eq!(
             prefixes(["X-A-B".to_owned(), "X-A-C".to_owned()].iter()),
-            ["X_*", "X-A_*", "X-A-B", "X-A-C"]
+            ["X_*", "X.*", "X-A_*", "X-A.*", "X-A-B", "X-A-C"]
         );
         assert_eq!(title("x-identity-sid"), "X-Identity-Sid");
     }
@@ -304,9 +506,11 @@ mod tests {
         for server in [
             WebServer::Nginx,
             WebServer::Envoy,
+            WebServer::EnvoyHttp,
             WebServer::Haproxy,
             WebServer::Traefik,
             WebServer::Caddy,
+            WebServer::CaddyClientCert,
             WebServer::Apache,
         ] {
             let site = Site {
@@ -319,6 +523,8 @@ mod tests {
                 certificate: "/etc/app.pem",
                 key: "/etc/app.key",
                 client_ca: "/etc/ca.pem",
+                is_validated: true,
+                is_beside: false,
                 application: "127.0.0.1:8080",
             };
             let text = server.configuration(&site);

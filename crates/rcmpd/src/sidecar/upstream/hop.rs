@@ -3,6 +3,7 @@
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::{Body, Incoming};
+use sidecar::forwarding;
 use std::net::IpAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -35,7 +36,7 @@ pub(super) fn end(headers: &mut HeaderMap) {
     };
     let named: Vec<HeaderName> = headers.get_all(header::CONNECTION).iter().flat_map(named).collect();
     // What a proxy before us says of the client is not the client's to take away.
-    for name in named.into_iter().filter(|name| !is_forwarding(name.as_str())) {
+    for name in named.into_iter().filter(|name| !forwarding::is_one(name.as_str())) {
         headers.remove(name);
     }
     let always: Vec<HeaderName> = headers.keys().filter(|name| is_of_hop(name.as_str())).cloned().collect();
@@ -54,15 +55,10 @@ fn is_of_hop(name: &str) -> bool {
     }
 }
 
-/// Whether a field says whom we got a request from. Some servers take `_` for `-`.
-fn is_forwarding(name: &str) -> bool {
-    let name = name.replace('_', "-");
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
-}
-
 /// Says whom we got a request from, and nothing of what it says itself.
 pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
-    let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect();
+    let said: Vec<HeaderName> =
+        headers.keys().filter(|name| forwarding::is_one(name.as_str())).cloned().collect();
     for name in said {
         headers.remove(name);
     }

@@ -1,0 +1,69 @@
+//! Headers by which a proxy tells an application about the request that it got: who asked, and for which scheme, host and path.
+//!
+//! Frameworks go by them. A client that sends one chooses its address, or is served another path or host than the one that was decided
+//! about, so none of a client's reaches an application.
+
+use crate::dialect::plain_name;
+
+/// Their names, in lower case. A name of `x-forwarded-…` that is not here is one, too.
+pub const NAMES: [&str; 33] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-by",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-path",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-forwarded-uri",
+    "x-forwarded-url",
+    // The address.
+    "client-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-for",
+    "x-real-ip",
+    // The scheme.
+    "front-end-https",
+    "x-original-proto",
+    "x-scheme",
+    "x-url-scheme",
+    // The host.
+    "x-host",
+    "x-http-host-override",
+    "x-original-host",
+    // The path: IIS and Symfony, ingresses, WSGI.
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-script-name",
+    "x-original-path",
+];
+
+/// Whether a name is one of these for an application that folds case and what is neither letter nor digit.
+pub fn is_one(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let name = plain_name(&name);
+    name.starts_with("x-forwarded-") || NAMES.contains(&name.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_whatever_stands_between_their_words() {
+        for name in ["X-Original-URL", "x_original.url", "X_Forwarded-Anything", "forwarded", "X-Real_Ip"] {
+            assert!(is_one(name), "{name}");
+        }
+        for name in ["x-original", "host", "x-forwarded", "x-request-id", "accept"] {
+            assert!(!is_one(name), "{name}");
+        }
+    }
+}
