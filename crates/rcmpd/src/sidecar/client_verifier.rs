@@ -201,15 +201,19 @@ fn certificate_error(rejected: &Rejected) -> CertificateError {
     }
 }
 
-/// Makes a handshake under a configuration with a [`ClientVerifier`].
-pub(super) async fn accept<S>(acceptor: TlsAcceptor, stream: S) -> Result<TlsStream<S>, HandshakeError>
+/// Makes a handshake under a configuration with a [`ClientVerifier`]. If it fails, the alert is written, and the stream is still to be shut
+/// down.
+pub(super) async fn accept<S>(acceptor: TlsAcceptor, stream: S) -> Result<TlsStream<S>, (HandshakeError, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let accepted = async {
-        acceptor.accept(stream).await.map_err(|error| match REJECTION.with(Cell::take) {
-            Some(rejection) => HandshakeError::Rejected(rejection),
-            None => HandshakeError::Failed(error),
+        acceptor.accept(stream).into_fallible().await.map_err(|(error, stream)| {
+            let error = match REJECTION.with(Cell::take) {
+                Some(rejection) => HandshakeError::Rejected(rejection),
+                None => HandshakeError::Failed(error),
+            };
+            (error, stream)
         })
     };
     REJECTION.scope(Cell::new(None), accepted).await

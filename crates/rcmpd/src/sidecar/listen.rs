@@ -6,10 +6,11 @@
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
 use super::client_verifier::{HandshakeError, accept, check};
+use super::lingering::Lingering;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
-use super::upstream::{Behind, Body, Upstream, authority, whole};
+use super::upstream::{Behind, Body, Upstream, authority, closing, refusal, whole};
 use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
@@ -19,7 +20,7 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -38,7 +39,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -337,7 +338,7 @@ impl Listener {
                 if is_known {
                     origin.permit.prove(Proxy::User(user));
                 }
-                tasks.spawn(connection(state, stream, origin));
+                tasks.spawn(connection(state, Lingering::new(stream), origin));
             }
         }
         Ok(())
@@ -423,7 +424,7 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let tls = state.proof.load_full().tls.clone();
     match tls {
         // Boxed: until the first bytes come, the task has no room for what follows.
-        None => Box::pin(connection(state, stream, origin)).await,
+        None => Box::pin(connection(state, Lingering::new(stream), origin)).await,
         Some(tls) => Box::pin(over_tls(state, tls, stream, origin)).await,
     }
 }
@@ -433,12 +434,20 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
     let accepted = tokio::select! {
         // What has come is looked at before the connection makes room for another one.
         biased;
-        accepted = timeout_at(origin.deadline, accept(tls.acceptor, stream)) => accepted,
+        accepted = timeout_at(origin.deadline, accept(tls.acceptor, Lingering::new(stream))) => accepted,
         () = origin.permit.evicted() => return drop(state.connections.evicted(false)),
     };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return error.log(state.speaks.name(), address, &state.handshake_log),
+        Ok(Err((error, mut stream))) => {
+            error.log(state.speaks.name(), address, &state.handshake_log);
+            // The proxy reads the alert before the connection is gone.
+            tokio::select! {
+                _ = stream.shutdown() => {}
+                () = origin.permit.evicted() => drop(state.connections.evicted(false)),
+            }
+            return;
+        }
         Err(_) => return debug!(%address, "A proxy's handshake took too long"),
     };
     let connection_state = stream.get_ref().1;
@@ -620,11 +629,8 @@ async fn respond(
             upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(Some(allowed), headers)).await
         }
         _ => {
-            let mut answer = sidecar.answer(&decided);
-            if !is_proved {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            whole(answer)
+            let answer = refusal(request, whole(sidecar.answer(&decided)));
+            if is_proved { answer } else { closing(answer) }
         }
     }
 }

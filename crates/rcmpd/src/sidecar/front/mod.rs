@@ -24,7 +24,10 @@ mod tls;
 pub use tls::server_config;
 
 use super::client_verifier::accept;
-use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
+use super::lingering::Lingering;
+use super::upstream::{
+    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse,
+};
 use super::watched::Watched;
 use crate::clock::moment;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
@@ -47,6 +50,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -225,13 +229,15 @@ impl Front {
         address: SocketAddr,
         local: IpAddr,
     ) -> Option<(Arc<Connection>, Stream)> {
-        let stream = Watched::new(stream, memory::Client::new(Arc::clone(&memory)));
+        let stream = Watched::new(Lingering::new(stream), memory::Client::new(Arc::clone(&memory)));
         let terms = self.terms.borrow().clone();
         let accepted = accept(TlsAcceptor::from(Arc::clone(&terms.tls)), stream);
         let stream = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+            Ok(Err((error, mut stream))) => {
                 error.log("proxy", address, &self.handshake_log);
+                // The client reads the alert before the connection is gone.
+                let _ = stream.shutdown().await;
                 return None;
             }
             Err(_) => {
@@ -266,7 +272,7 @@ impl Front {
     }
 }
 
-type Stream = TlsStream<Watched<TcpStream, memory::Client>>;
+type Stream = TlsStream<Watched<Lingering<TcpStream>, memory::Client>>;
 
 /// A client's connection, after its handshake.
 #[derive(Debug)]
@@ -362,7 +368,7 @@ impl Connection {
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
         let Some(host) = authority(&request) else {
-            return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
+            return refuse(request, plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
         };
         let sidecar = self.front.sidecar.load_full();
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
@@ -393,7 +399,7 @@ impl Connection {
             }
             Decided::Refused(refusal) => {
                 self.tell(refusal);
-                plain(refusal.status(), refusal.text())
+                refuse(request, plain(refusal.status(), refusal.text()))
             }
         }
     }

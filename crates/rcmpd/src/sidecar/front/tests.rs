@@ -94,6 +94,44 @@ async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_all_of_its_body_before_it_reads_gets_its_answer() {
+    let scene = Scene::new().await;
+    scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+    let long = format!("X-Long: {}\r\n", "x".repeat(HEAD_LEN_MAX));
+    for (fields, body, status) in [
+        ("Host: localhost\r\n", 1 << 20, "403"),
+        ("Host: other.example\r\n", 1 << 20, "421"),
+        ("", 1 << 20, "400"),
+        (&long, 1 << 20, "431"),
+        ("No colon\r\n", 1 << 20, "400"),
+    ] {
+        let mut stream = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+        let head = format!("POST /x HTTP/1.1\r\n{fields}Content-Length: {body}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let sent = timeout(DEADLINE, stream.write_all(&vec![0; body])).await.expect("in time");
+        sent.unwrap_or_else(|error| panic!("{status}: {error}"));
+        let mut answer = String::new();
+        let read = timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time");
+        read.unwrap_or_else(|error| panic!("{status}: {error}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_on_after_a_failed_handshake_gets_the_alert() {
+    let scene = Scene::new().await;
+    let others = Scene::new().await;
+    // TLS 1.3 lets a client send before its certificate is rejected.
+    for _ in 0..5 {
+        let mut stream = scene.connect("localhost", Some(&others.alice)).await.unwrap();
+        let _ = timeout(DEADLINE, stream.write_all(&vec![0; 1 << 20])).await.expect("in time");
+        let error = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap_err();
+        assert!(error.to_string().contains("fatal alert: "), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_revoked_ends_with_the_next_request_of_the_same_connection() {
     let scene = Scene::new().await;
     let mut stream = scene.connect("localhost", Some(&scene.alice)).await.unwrap();

@@ -2,6 +2,7 @@
 
 use super::request_limit::PER_CLIENT_MAX;
 use super::*;
+use crate::sidecar::lingering::Lingering;
 use futures_util::FutureExt;
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
@@ -35,7 +36,8 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
     });
     tokio::spawn(async move {
         let builder = auto::Builder::new(TokioExecutor::new());
-        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        let stream = TokioIo::new(Lingering::new(stream));
+        let _ = builder.serve_connection_with_upgrades(stream, service).await;
     });
     client
 }
@@ -329,6 +331,32 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         let got = read_all(&mut client).await;
         assert!(got.contains("12345") && !got.contains("\r\n0\r\n"), "{answer:?}: {got}");
         drop(held);
+    }
+}
+
+#[tokio::test]
+async fn an_application_may_answer_before_the_end_of_a_body_and_close() {
+    const LEN: usize = 4 << 20;
+    for _ in 0..10 {
+        let (place, listener) = application().await;
+        let mut client = hop(Upstream::new(&place), tls()).await;
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_until(&mut stream, "\r\n\r\n").await;
+            let answer = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // It is closed with the body unread, so it is reset.
+            drop(stream);
+        };
+        let asking = async {
+            let head =
+                format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {LEN}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            timeout(DEADLINE, client.write_all(&vec![0; LEN])).await.expect("in time").unwrap();
+            read_all(&mut client).await
+        };
+        let (got, ()) = tokio::join!(asking, serving);
+        assert!(got.starts_with("HTTP/1.1 413 ") && got.ends_with("\r\n\r\ntoo large"), "{got}");
     }
 }
 
