@@ -3,6 +3,7 @@
 //!
 //! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
 
+use crate::connections::{self, Connections};
 use crate::serve::CurrentPolicy;
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
@@ -19,6 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use std::cell::Cell;
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -220,14 +222,27 @@ where
 }
 
 impl HandshakeError {
-    /// Logs why there is no connection: each at debug level, and rejected certificates also where an operator sees them.
-    pub(super) fn log(&self, listener: &'static str, address: SocketAddr, log_limiter: &LogLimiter) {
+    /// Counts and logs why there is no connection: each at debug level, and what was rejected also where an operator sees it.
+    pub(super) fn report<I: Clone + Eq + Hash + Send + 'static>(
+        &self,
+        connections: &Connections<I>,
+        address: SocketAddr,
+        log_limiter: &LogLimiter,
+    ) {
+        let listener = connections.listener();
         match self {
-            Self::Failed(error) => debug!(listener, client.addr = %address, %error, "A handshake failed"),
+            Self::Failed(error) => {
+                debug!(listener, client.addr = %address, %error, "A handshake failed");
+                // A client that leaves has rejected nothing, and nothing of it was.
+                if error.kind() == io::ErrorKind::InvalidData {
+                    connections.rejected(connections::Rejection::Handshake, Some(address), error);
+                }
+            }
             Self::Rejected(rejection) => {
                 let Rejection { subject, rejected } = &**rejection;
                 let (reason, depth) = (rejected.refusal.error.name(), rejected.refusal.depth);
                 debug!(listener, client.addr = %address, reason, depth, subject, error = %rejected, "A handshake failed");
+                connections.count_rejected(connections::Rejection::Certificate);
                 log_limiter.once(reason, || {
                     info!(
                         listener, client.addr = %address, reason, depth, subject, error = %rejected,

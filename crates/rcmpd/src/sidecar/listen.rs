@@ -14,7 +14,7 @@ use super::upstream::{Behind, Body, Upstream, authority, closing, refusal, whole
 use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
-use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use crate::serve::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
@@ -440,7 +440,7 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, mut stream))) => {
-            error.log(state.speaks.name(), address, &state.handshake_log);
+            error.report(&state.connections, address, &state.handshake_log);
             // The proxy reads the alert before the connection is gone.
             tokio::select! {
                 _ = stream.shutdown() => {}
@@ -448,7 +448,10 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
             }
             return;
         }
-        Err(_) => return debug!(%address, "A proxy's handshake took too long"),
+        Err(_) => {
+            let why = Rejection::HandshakeTimeout;
+            return state.connections.rejected(why, Some(address), &"the handshake took too long");
+        }
     };
     let connection_state = stream.get_ref().1;
     let certificates = connection_state.peer_certificates().unwrap_or_default();
@@ -458,7 +461,7 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
         && let Err(rejection) = check(&tls.trust, (certificate, sent), now())
     {
         let error = HandshakeError::Rejected(rejection);
-        return error.log(state.speaks.name(), address, &state.handshake_log);
+        return error.report(&state.connections, address, &state.handshake_log);
     }
     match certificates.first().filter(|certificate| is_named(certificate, &tls.names)) {
         Some(certificate) => {
@@ -498,7 +501,13 @@ where
             tokio::select! {
                 // What has come is looked at before the connection makes room for another one.
                 biased;
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        let is_http2 = state.speaks == Speaks::EnvoyGrpc;
+                        state.connections.ended(&error, is_http2, origin.address);
+                    }
+                    return;
+                }
                 () = origin.overdue() => {
                     return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
                 }
