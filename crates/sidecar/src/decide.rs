@@ -1,7 +1,7 @@
 //! From a proxy's request to an answer.
 
 use crate::cache::{Cache, Key, Moment, Remembered};
-use crate::dialect::{Dialect, Known, Presented, plain_name};
+use crate::dialect::{Dialect, Known, Presented, Target, plain_name};
 use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity, Standing};
 use crate::refusal::{Broken, Outcome, Refusal};
@@ -180,10 +180,10 @@ impl Sidecar {
     }
 
     /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes from the proxy; `own` is host
-    /// and path of the request itself.
+    /// and path of the request itself, `target` where those are that the client asked for.
     pub async fn check(
         &self,
-        dialect: Dialect,
+        (dialect, target): (Dialect, Target),
         headers: &HeaderMap,
         own: (&str, &str),
         is_proved: bool,
@@ -195,7 +195,7 @@ impl Sidecar {
             true if !dialect.is_in_path() && self.has_alias(headers) => Err(Refusal::Forged),
             true => dialect.read(headers, Some(&self.known)),
         };
-        let target = dialect.target(headers, own);
+        let target = target.read(headers, own);
         self.decide(dialect.name(), Ask { presented, target, source, now }).await
     }
 

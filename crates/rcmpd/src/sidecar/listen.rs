@@ -10,7 +10,7 @@ use super::lingering::Lingering;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
-use super::upstream::{Behind, Body, Upstream, authority, closing, refusal, whole};
+use super::upstream::{Behind, Body, Upstream, authority, closing, plain, refusal, whole};
 use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -30,7 +30,7 @@ use rcmp_service::certificate::{AlternativeName, Certificate};
 use rcmp_service::trust::Trust;
 use rustls::HandshakeKind;
 use sha2::{Digest, Sha256};
-use sidecar::dialect::Dialect;
+use sidecar::dialect::{Dialect, Target};
 use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
 use std::convert::Infallible;
 use std::future::pending;
@@ -153,6 +153,7 @@ pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MA
 struct State {
     sidecar: Arc<ArcSwap<Sidecar>>,
     speaks: Speaks,
+    target: Target,
     proof: Arc<ArcSwap<Proof>>,
     /// Users whose processes are believed; none where that is not asked.
     users: Vec<User>,
@@ -272,6 +273,7 @@ impl Listener {
         let state = State {
             sidecar,
             speaks: listen.speaks,
+            target: listen.target,
             proof,
             users,
             connections: Connections::new(dialect, limits),
@@ -625,11 +627,15 @@ async fn respond(
     let sidecar = state.sidecar.load_full();
     // Of two hosts none is asked for.
     let authority = authority(&request);
+    if authority.is_none() && state.target == Target::Request {
+        return closing(plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+    }
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
     let from = (origin.address, moment());
-    let decided = sidecar.check(dialect, request.headers(), (host, path), is_proved, from).await;
+    let decided =
+        sidecar.check((dialect, state.target), request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);
     }

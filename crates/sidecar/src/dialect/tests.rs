@@ -1,6 +1,7 @@
 //! Values are encoded here as each server does it, by hand.
 
 use super::*;
+use crate::routes::{Route, Routes};
 use crate::scene::certificate;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -521,7 +522,7 @@ fn targets_are_where_each_proxy_puts_them() {
             for (name, value) in headers {
                 map.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
             }
-            dialect.target(&map, own).map(|(host, path)| (host.to_owned(), path.to_owned()))
+            dialect.target(false).read(&map, own).map(|(host, path)| (host.to_owned(), path.to_owned()))
         };
         let asked = Some(("app.example".to_owned(), "/a?b".to_owned()));
         assert_eq!(target(&[(host, "app.example"), (path, "/a?b")]), asked);
@@ -529,8 +530,23 @@ fn targets_are_where_each_proxy_puts_them() {
         assert_eq!(target(&[(path, "/a")]), None);
         assert_eq!(target(&[(host, "app.example"), (path, "/a"), (path, "/b")]), None, "whose is it?");
         assert_eq!(target(&[(host, "a"), (host, "b"), (path, "/a")]), None);
+        let mut odd = HeaderMap::new();
+        odd.insert(host, HeaderValue::from_static("app.example"));
+        odd.insert(path, HeaderValue::from_bytes(b"/caf\xe9").expect("a value"));
+        let of = |route: Route, headers: &HeaderMap| {
+            let routes = Routes::new(vec![route]);
+            routes.choose(dialect.target(false).read(headers, own)).map(|chosen| chosen.number)
+        };
+        let by_path = || Route { path: Some("/admin".to_owned()), ..Route::default() };
+        assert_eq!(of(by_path(), &odd), Err(Refusal::AmbiguousPath), "a client's doing");
+        assert_eq!(of(Route::default(), &odd), Ok(Some(0)), "where no route goes by path");
+        odd.insert(host, HeaderValue::from_bytes(b"caf\xe9.example").expect("a value"));
+        assert_eq!(of(Route::default(), &odd), Err(Refusal::NotAllowed));
     }
     for dialect in [Dialect::Haproxy, Dialect::Apache, Dialect::Envoy, Dialect::ClientCert] {
-        assert_eq!(dialect.target(&HeaderMap::new(), own), Some(own));
+        assert_eq!(dialect.target(true).read(&HeaderMap::new(), own), Some(own));
+    }
+    for dialect in [Dialect::Envoy, Dialect::ClientCert] {
+        assert_eq!(dialect.target(false).read(&HeaderMap::new(), own), None, "it has to be configured");
     }
 }

@@ -255,7 +255,7 @@ impl Front {
             Some(leaf) => Presented::new(leaf, certificates.collect()).map(Some),
             None => Ok(None),
         };
-        let name = tls.server_name().map(host_of);
+        let name = tls.server_name().and_then(host_of);
         let requests = Requests::new(self.upstream.patience().application);
         let close = CancellationToken::new();
         Some((
@@ -463,7 +463,7 @@ impl Connection {
         if !Arc::ptr_eq(&self.terms, &self.front.terms.borrow()) {
             return false;
         }
-        let host = host_of(host.as_str());
+        let Some(host) = host_of(host.as_str()) else { return false };
         match &self.name {
             Some(name) => *name == host,
             // Addresses have no place in a handshake (RFC 6066, section 3).

@@ -64,6 +64,14 @@ async fn a_request_is_for_the_host_of_the_handshake() {
         ("localhost", "Host: other.example\r\n".to_owned(), "421"),
         ("localhost", "Host: 127.0.0.1\r\n".to_owned(), "421"),
         ("localhost", String::new(), "400"),
+        ("localhost", "Host: localhost:\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:x\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:443x\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:+443\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:65536\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost, localhost\r\n".to_owned(), "400"),
+        ("localhost", "Host: x@localhost\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost..\r\n".to_owned(), "400"),
         ("localhost", "Host: localhost\r\nHost: localhost\r\n".to_owned(), "400"),
         ("127.0.0.1", format!("Host: 127.0.0.1:{port}\r\n"), "200"),
         ("127.0.0.1", "Host: 127.0.0.2\r\n".to_owned(), "421"),
@@ -71,6 +79,9 @@ async fn a_request_is_for_the_host_of_the_handshake() {
     ] {
         assert_eq!(status(name, &fields).await, expected, "{name} {fields:?}");
     }
+    let target = "GET https://localhost:443x/ HTTP/1.1\r\nHost: localhost:443x\r\nConnection: close\r\n\r\n";
+    let got = scene.ask("localhost", Some(&scene.alice), target).await;
+    assert!(got.starts_with("HTTP/1.1 400 "), "a port that is no number: {got}");
     let target = "GET http://localhost/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let got = scene.ask("localhost", Some(&scene.alice), target).await;
     assert!(got.starts_with("HTTP/1.1 421 "), "a URL without TLS: {got}");

@@ -3,6 +3,7 @@
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::{Body, Incoming};
+use sidecar::routes::host_of;
 use std::net::IpAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -11,8 +12,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
-/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where it is missing, unreadable,
-/// there twice, or where the two differ: what is read in two ways is decided about in one and answered in the other.
+/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where it is missing, there twice, no
+/// host with a port or without ([`host_of`]), or where the two differ: what is read in two ways is decided about in one and answered in the other.
 pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -24,7 +25,7 @@ pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
         (Some(target), Some(host)) if target != host => return None,
         (target, host) => target.or(host)?,
     };
-    (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
+    host_of(authority.as_str()).is_some().then_some(authority)
 }
 
 /// Takes away what a message says to the next hop alone: the fields that `Connection` names, and those that always are.
