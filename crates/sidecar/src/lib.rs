@@ -13,6 +13,7 @@ mod cache;
 mod decide;
 pub mod dialect;
 pub mod envoy;
+pub mod forwarding;
 pub mod headers;
 mod identity;
 pub mod proxy_config;

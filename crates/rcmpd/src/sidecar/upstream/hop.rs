@@ -3,6 +3,7 @@
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::{Body, Incoming};
+use sidecar::forwarding::{is_clients, is_forwarding};
 use sidecar::routes::host_of;
 use std::net::IpAddr;
 
@@ -55,18 +56,22 @@ fn is_of_hop(name: &str) -> bool {
     }
 }
 
-/// Whether a field says whom we got a request from. Some servers take `_` for `-`.
-fn is_forwarding(name: &str) -> bool {
-    let name = name.replace('_', "-");
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+/// Takes away the fields whose names are as `is_clients` has it.
+fn remove(headers: &mut HeaderMap, is_clients: fn(&str) -> bool) {
+    let said: Vec<HeaderName> = headers.keys().filter(|name| is_clients(name.as_str())).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+}
+
+/// Takes away what says where a request comes from and is not the word of the proxy that we got it from.
+pub(super) fn forwarded_by_proxy(headers: &mut HeaderMap) {
+    remove(headers, is_clients);
 }
 
 /// Says whom we got a request from, and nothing of what it says itself.
 pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
-    let said: Vec<HeaderName> = headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect();
-    for name in said {
-        headers.remove(name);
-    }
+    remove(headers, is_forwarding);
     if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
         headers.insert(X_FORWARDED_FOR, client);
     }

@@ -195,8 +195,9 @@ impl Upstream {
         parts.headers.remove(header::EXPECT);
         hop::join_lengths(&mut parts.headers);
         hop::join_cookies(&mut parts.headers);
-        if let Some(client) = client {
-            hop::forwarded(&mut parts.headers, client.address, &host);
+        match client {
+            Some(client) => hop::forwarded(&mut parts.headers, client.address, &host),
+            None => hop::forwarded_by_proxy(&mut parts.headers),
         }
         parts.headers.insert(header::HOST, host);
         stamp(&mut parts.headers);
