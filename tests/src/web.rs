@@ -584,6 +584,7 @@ fn listener(
     };
     let upstream = match server {
         WebServer::Haproxy | WebServer::Apache => format!("upstream = \"http://{application}\""),
+        WebServer::EnvoyHttp | WebServer::CaddyClientCert => "target = \"request\"".to_owned(),
         _ => String::new(),
     };
     let dialect = server.dialect();

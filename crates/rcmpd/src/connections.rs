@@ -5,16 +5,18 @@
 //! so connections that prove nothing are evicted for each other and for nothing else.
 
 use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter};
+use std::error::Error;
 use std::fmt;
 use std::hash::Hash;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tracing::warn;
+use tracing::{debug, info, warn};
 
 /// Connections that the kernel holds until they are accepted; it allows `net.core.somaxconn`, 4096 by default. The 128 of the standard
 /// library are used up by one burst, and the next client then waits a second to try again.
@@ -32,7 +34,71 @@ pub(crate) struct Connections<I> {
     limiter: ConnectionLimiter<I>,
     has_budget: bool,
     draining: Arc<Semaphore>,
+    /// By [`Rejection`].
+    rejected: Arc<[AtomicU64; Rejection::ALL.len()]>,
     log_limiter: LogLimiter,
+}
+
+/// Why a connection or a request was rejected before a handler had a request to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// The client's certificate, in the handshake.
+    Certificate,
+    /// A TLS alert was sent or received, or what came is not TLS.
+    Handshake,
+    /// The handshake took too long.
+    HandshakeTimeout,
+    /// What came is not HTTP/1.1: 400, or no answer.
+    BadRequest,
+    /// The head of a request, or its URI, is longer than the limit: 431 or 414.
+    HeadTooLarge,
+    /// A bad preface, or a frame that breaks the rules of HTTP/2: the connection ends with GOAWAY.
+    Http2Connection,
+    /// A request that breaks the rules of HTTP/2, a head that is too long (431), or one stream too many: the stream is reset.
+    Http2Stream,
+}
+
+impl Rejection {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Certificate,
+        Self::Handshake,
+        Self::HandshakeTimeout,
+        Self::BadRequest,
+        Self::HeadTooLarge,
+        Self::Http2Connection,
+        Self::Http2Stream,
+    ];
+
+    /// A stable name, for logs and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Handshake => "handshake",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::BadRequest => "bad_request",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Http2Connection => "http2_connection",
+            Self::Http2Stream => "http2_stream",
+        }
+    }
+
+    /// What the end of an HTTP connection says of its peer. None if the peer has left, or was too slow.
+    fn of(error: &hyper::Error, is_http2: bool) -> Option<Self> {
+        match error {
+            error if error.is_parse_too_large() => Some(Self::HeadTooLarge),
+            error if error.is_parse() => Some(Self::BadRequest),
+            error if error.is_timeout() || error.is_canceled() || error.is_user() => None,
+            // hyper tells errors of HTTP/2 from others by their cause alone.
+            error
+                if is_http2
+                    && error.source().is_some()
+                    && !causes(error).any(<dyn Error>::is::<io::Error>) =>
+            {
+                Some(Self::Http2Connection)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Connections of a listener, counted.
@@ -45,6 +111,8 @@ pub(crate) struct Counts {
     /// Whether memory of unproved connections is counted, and how much there is.
     pub(crate) has_budget: bool,
     pub(crate) unproved_bytes: usize,
+    /// By [`Rejection`], in the order of `ALL`.
+    pub(crate) rejected: [u64; Rejection::ALL.len()],
 }
 
 /// Reads the counts of a listener, for `/metrics`.
@@ -68,6 +136,26 @@ impl fmt::Debug for ConnectionMeter {
     }
 }
 
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+        (**error).source()
+    }
+    std::iter::successors(error.source(), source)
+}
+
+/// An error with its causes: hyper names the part of HTTP alone.
+struct Causes<'a>(&'a hyper::Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        for cause in causes(self.0) {
+            write!(f, ": {cause}")?;
+        }
+        Ok(())
+    }
+}
+
 impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     pub(crate) fn new(listener: &'static str, limits: ConnectionLimits) -> Self {
         Self::with_memory(listener, limits, usize::MAX)
@@ -85,8 +173,14 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
             limiter: ConnectionLimiter::with_memory(limits, unproved_bytes_max),
             has_budget: unproved_bytes_max < usize::MAX,
             draining: Arc::new(Semaphore::new(DRAINING_MAX)),
+            rejected: Arc::default(),
             log_limiter: LogLimiter::default(),
         }
+    }
+
+    /// The name of this listener in logs and metrics.
+    pub(crate) const fn listener(&self) -> &'static str {
+        self.listener
     }
 
     /// A permit for a new connection.
@@ -127,6 +221,29 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         if is_proved { Arc::clone(&self.draining).try_acquire_owned().ok() } else { None }
     }
 
+    /// Counts what was rejected.
+    pub(crate) fn count_rejected(&self, why: Rejection) {
+        self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts and logs what was rejected. `address` is none for a Unix socket.
+    pub(crate) fn rejected(&self, why: Rejection, address: Option<SocketAddr>, error: &dyn fmt::Display) {
+        self.count_rejected(why);
+        let (listener, reason) = (self.listener, why.name());
+        let client = address.map(tracing::field::display);
+        self.log_limiter.once(reason, || {
+            info!(listener, client.addr = client, reason, %error, "Rejected before a request could be handled");
+        });
+    }
+
+    /// Is called when an HTTP connection has ended with an error.
+    pub(crate) fn ended(&self, error: &hyper::Error, is_http2: bool, address: Option<SocketAddr>) {
+        match Rejection::of(error, is_http2) {
+            Some(why) => self.rejected(why, address, &Causes(error)),
+            None => debug!(listener = self.listener, error = %Causes(error), "A connection ended"),
+        }
+    }
+
     /// Is called when a connection cannot be accepted.
     pub(crate) async fn not_accepted(&self, error: io::Error) {
         let listener = self.listener;
@@ -141,11 +258,13 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     {
         let limiter = self.limiter.clone();
         let has_budget = self.has_budget;
+        let rejected = Arc::clone(&self.rejected);
         let counts = move || Counts {
             open: limiter.open(),
             evicted: limiter.evictions(),
             has_budget,
             unproved_bytes: limiter.unproved_bytes(),
+            rejected: std::array::from_fn(|at| rejected[at].load(Ordering::Relaxed)),
         };
         ConnectionMeter { listener: self.listener, address, counts: Box::new(counts) }
     }

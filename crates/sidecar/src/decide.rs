@@ -1,7 +1,8 @@
 //! From a proxy's request to an answer.
 
 use crate::cache::{Cache, Key, Moment, Remembered};
-use crate::dialect::{Dialect, Known, Presented, plain_name};
+use crate::dialect::{Dialect, Known, Presented, Target, plain_name};
+use crate::forwarding;
 use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity, Standing};
 use crate::refusal::{Broken, Outcome, Refusal};
@@ -180,10 +181,10 @@ impl Sidecar {
     }
 
     /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes from the proxy; `own` is host
-    /// and path of the request itself.
+    /// and path of the request itself, `target` where those are that the client asked for.
     pub async fn check(
         &self,
-        dialect: Dialect,
+        (dialect, target): (Dialect, Target),
         headers: &HeaderMap,
         own: (&str, &str),
         is_proved: bool,
@@ -195,7 +196,7 @@ impl Sidecar {
             true if !dialect.is_in_path() && self.has_alias(headers) => Err(Refusal::Forged),
             true => dialect.read(headers, Some(&self.known)),
         };
-        let target = dialect.target(headers, own);
+        let target = target.read(headers, own);
         self.decide(dialect.name(), Ask { presented, target, source, now }).await
     }
 
@@ -287,7 +288,9 @@ impl Sidecar {
     ) -> Arc<Allowed> {
         let mut facts = Facts { decision: &decision, certificate: &presented.sha256, token: None };
         let user = self.format.user(&identity);
-        let token = self.token.as_ref().and_then(|token| token.sign(&identity, &user, &facts, now));
+        let len_max = self.format.essential_len_max();
+        let token =
+            self.token.as_ref().and_then(|token| token.sign(&identity, &user, &facts, (now, len_max)));
         facts.token = token.as_deref();
         let written = self.format.write(&identity, facts);
         if written.is_cut {
@@ -342,7 +345,8 @@ impl Sidecar {
         let reserved = self.reserved.iter();
         let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
         let aliases = reserved.map(|name| name.replace('-', "_"));
-        let of_request = names.map(str::to_ascii_lowercase).filter(|name| self.is_alias(name));
+        let of_request = names.map(str::to_ascii_lowercase);
+        let of_request = of_request.filter(|name| self.is_alias(name) || forwarding::is_clients(name));
         unadvertised.chain(aliases).chain(of_request).collect()
     }
 

@@ -5,8 +5,19 @@
 
 use crate::dialect::plain_name;
 
+/// Those that move the path or the host. No web server of a dialect sets one of them for an application.
+const MOVING: [&str; 7] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-original-uri",
+    "x-original-path",
+    "x-original-host",
+    "x-host",
+    "x-http-host-override",
+];
+
 /// Their names, in lower case. A name of `x-forwarded-…` that is not here is one, too.
-pub const NAMES: [&str; 33] = [
+pub const NAMES: [&str; 34] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-by",
@@ -28,6 +39,7 @@ pub const NAMES: [&str; 33] = [
     "x-client-ip",
     "x-cluster-client-ip",
     "x-original-for",
+    "x-original-forwarded-for",
     "x-real-ip",
     // The scheme.
     "front-end-https",
@@ -53,6 +65,13 @@ pub fn is_one(name: &str) -> bool {
     name.starts_with("x-forwarded-") || NAMES.contains(&name.as_ref())
 }
 
+/// Whether such a header is a client's although a proxy is trusted to say where requests come from: under a name that no proxy uses, or one
+/// that moves the request. `name` is in lower case.
+pub fn is_clients(name: &str) -> bool {
+    let plain = plain_name(name);
+    is_one(name) && (*plain != *name || MOVING.contains(&&*plain))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +83,29 @@ mod tests {
         }
         for name in ["x-original", "host", "x-forwarded", "x-request-id", "accept"] {
             assert!(!is_one(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_servers_take_for_the_same_are_the_same() {
+        for (name, is_said, is_of_client) in [
+            ("x-forwarded-for", true, false),
+            ("x_forwarded_for", true, true),
+            ("x-forwarded_for", true, true),
+            ("x.forwarded.for", true, true),
+            ("x-forwarded-prefix", true, false),
+            ("forwarded", true, false),
+            ("x-real-ip", true, false),
+            ("x-real_ip", true, true),
+            ("x-original-url", true, true),
+            ("x_original_url", true, true),
+            ("x-rewrite-url", true, true),
+            ("x.rewrite.url", true, true),
+            ("x-forward", false, false),
+            ("x_custom", false, false),
+            ("host", false, false),
+        ] {
+            assert_eq!((is_one(name), is_clients(name)), (is_said, is_of_client), "{name}");
         }
     }
 }

@@ -11,6 +11,8 @@ use std::fmt::Write;
 
 /// The longest value of one header, unless another one is configured.
 pub const VALUE_LEN_DEFAULT: usize = 4096;
+/// The longest SID, account, user or token. A smaller `header_len_max` does not take them away: without them the others mean nothing.
+const ESSENTIAL_LEN_MAX: usize = VALUE_LEN_DEFAULT;
 /// All values together: applications read 8 KiB of a request's headers, most of them.
 const VALUES_LEN_MAX: usize = 3 * VALUE_LEN_DEFAULT / 2;
 
@@ -220,10 +222,13 @@ impl Format {
         let sids: Vec<String> = identity.groups.iter().map(|group| group.sid.to_string()).collect();
         let text = |text: &str| self.encoding.text(text);
         let optional = |value: Option<&str>| value.map(text).unwrap_or_default();
-        let mut values = vec![
+        let mut essential = vec![
             (SID, identity.sid.to_string()),
-            (DOMAIN, text(&identity.domain)),
             (ACCOUNT, text(&identity.account)),
+            (TOKEN, facts.token.unwrap_or_default().to_owned()),
+        ];
+        let mut values = vec![
+            (DOMAIN, text(&identity.domain)),
             (UPN, optional(identity.upn.as_deref())),
             (METHOD, identity.method.unwrap_or_default().to_owned()),
             (STRENGTH, identity.assurance.name().to_owned()),
@@ -242,7 +247,7 @@ impl Format {
         for (name, meaning) in self.preset.headers() {
             let name = HeaderName::from_static(name);
             match meaning {
-                Meaning::User => values.push((name, text(&user))),
+                Meaning::User => essential.push((name, text(&user))),
                 Meaning::Name => values.push((name, optional(identity.full_name.as_deref()))),
                 // An account has no address; its UPN looks like one and need not be.
                 Meaning::Email => values.push((name, String::new())),
@@ -251,15 +256,17 @@ impl Format {
                 }
             }
         }
-        long.push((TOKEN, facts.token.unwrap_or_default().to_owned()));
         let mut is_cut = false;
         let mut room = VALUES_LEN_MAX.max(self.value_len_max);
         let mut headers: HeaderMap = HeaderMap::with_capacity(OWN.len() + 4);
-        for (name, value) in values.into_iter().chain(long) {
-            let fits = value.len() <= self.value_len_max.min(room);
+        let essential = essential.into_iter().map(|value| (value, self.essential_len_max(), true));
+        let others = values.into_iter().chain(long).map(|value| (value, self.value_len_max, false));
+        for ((name, value), len_max, is_essential) in essential.chain(others) {
+            let fits = value.len() <= len_max && (is_essential || value.len() <= room);
             is_cut |= !fits;
+            // What does not fit takes its room away all the same: with more groups, nothing comes back that fewer have pushed out.
+            room = room.saturating_sub(value.len());
             let value = if fits { value } else { String::new() };
-            room -= value.len();
             // Nothing that is written is more than a header can hold.
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
             headers.insert(name, value);
@@ -267,6 +274,11 @@ impl Format {
         let reference = if is_cut { facts.decision } else { "" };
         headers.insert(REFERENCE, HeaderValue::from_str(reference).unwrap_or(HeaderValue::from_static("")));
         Written { headers, is_cut }
+    }
+
+    /// The longest value of a header that is not left out for others.
+    pub(crate) fn essential_len_max(&self) -> usize {
+        self.value_len_max.max(ESSENTIAL_LEN_MAX)
     }
 
     /// The account's name, as it is wanted.

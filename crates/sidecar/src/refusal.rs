@@ -82,7 +82,9 @@ impl Broken {
             }
             Self::Certificate => "the header is not in the dialect of the listener",
             Self::ManyCertificates => "the proxy must replace the header, not append to it",
-            Self::NoTarget => "routes are configured, so the proxy must pass on the original host and path",
+            Self::NoTarget => {
+                "routes are configured, so the proxy must pass on the original host and path, and a listener for envoy or client-cert needs target"
+            }
             // A constant in a text: the compiler rejects the text when the constant changes.
             Self::TooLong => {
                 const {

@@ -61,11 +61,8 @@ impl Routes {
             return Ok(Chosen { number: None, route: None });
         }
         let Some((host, path)) = target else { return Err(Refusal::Broken(Broken::NoTarget)) };
-        let host = host_of(host);
         // What is no host, a list for one, is no route's.
-        if !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte)) {
-            return Err(Refusal::NotAllowed);
-        }
+        let host = host_of(host).ok_or(Refusal::NotAllowed)?;
         let mut of_host =
             self.0.iter().enumerate().filter(|(_, route)| route.host_rank(&host).is_some()).peekable();
         if of_host.peek().is_none() {
@@ -147,14 +144,29 @@ impl Chosen<'_> {
     }
 }
 
-/// The host of `Host`, without its port and in lower case.
-pub fn host_of(authority: &str) -> String {
-    let host = match authority.rfind(':') {
-        // An IPv6 address has its colons in brackets.
-        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
-        _ => authority,
+/// The host of `Host`, without its port, without a dot at its end, and in lower case: a name of letters, digits, `-`, `_` and dots, or an IPv6
+/// address in brackets. None for anything else (RFC 9110, section 7.2): a port that is no number from 0 to 65535, user information, or
+/// characters after a port or a bracket. Programs read such a value differently.
+pub fn host_of(authority: &str) -> Option<String> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (address, after) = rest.split_once(']')?;
+            address.parse::<Ipv6Addr>().ok()?;
+            (&authority[..address.len() + 2], after)
+        }
+        None => {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            let host = host.strip_suffix('.').unwrap_or(host);
+            let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            if host.is_empty() || host.ends_with('.') || !host.bytes().all(is_of_name) {
+                return None;
+            }
+            (host, port)
+        }
     };
-    host.trim_end_matches('.').to_ascii_lowercase()
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    is_good.then(|| host.to_ascii_lowercase())
 }
 
 /// The path of a request's target, which may be a whole URL (RFC 9112, section 3.2.2). `None` where that is of another host: of the two
@@ -166,7 +178,7 @@ fn path_of<'a>(host: &str, target: &'a str) -> Option<&'a str> {
     let (authority, path) = after.split_at(after.find(['/', '?', '#']).unwrap_or(after.len()));
     let is_http = ["http", "https"].iter().any(|http| http.eq_ignore_ascii_case(scheme));
     let path = if path.is_empty() { "/" } else { path };
-    (is_http && host_of(authority) == host).then_some(path)
+    (is_http && host_of(authority).as_deref() == Some(host)).then_some(path)
 }
 
 /// A path as every program reads it: without its query, percent-encoding undone. `None` for one that programs read differently: with
@@ -456,9 +468,53 @@ mod tests {
 
     #[test]
     fn an_address_has_no_port_either() {
-        assert_eq!(host_of("[::1]:443"), "[::1]");
-        assert_eq!(host_of("[::1]"), "[::1]");
-        assert_eq!(host_of("127.0.0.1:443"), "127.0.0.1");
+        for (authority, host) in [
+            ("[::1]:443", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("127.0.0.1:443", "127.0.0.1"),
+            ("App.Example.:65535", "app.example"),
+            ("app_1.example", "app_1.example"),
+        ] {
+            assert_eq!(host_of(authority).as_deref(), Some(host), "{authority}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host_with_a_port_is_no_routes() {
+        let routes = Routes::new(vec![route(None, None)]);
+        for authority in [
+            "",
+            ":443",
+            ".",
+            "app.example..",
+            "app.example:",
+            "app.example:x",
+            "app.example:443x",
+            "app.example:+443",
+            "app.example:-1",
+            "app.example:65536",
+            "app.example:443:443",
+            "app.example:443,other.example",
+            "app.example,other.example",
+            "app.example/",
+            "app.example:443/admin",
+            "a b",
+            "app.example:443#",
+            "user@app.example",
+            "app%2eexample",
+            "caf\u{e9}.example",
+            "[::1]x",
+            "[::1]443",
+            "[::1]:x",
+            "[::1",
+            "::1",
+            "[]",
+            "[app.example]",
+            "[::1%25eth0]",
+        ] {
+            assert_eq!(host_of(authority), None, "{authority}");
+            assert_eq!(chosen(&routes, authority, "/"), Err(Refusal::NotAllowed), "{authority}");
+        }
     }
 
     #[test]

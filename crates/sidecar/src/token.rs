@@ -16,8 +16,18 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Groups in a token; with more, `groups` is left out and `groups_omitted` is there: a token has to fit a header.
+/// Groups in a token; with more, or where the token would be longer than a header may be, `groups` is left out and `groups_omitted` is there: a token has to fit a header.
 const GROUPS_MAX: usize = 32;
+
+/// What a token says of an account.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    Groups,
+    /// No groups.
+    Names,
+    /// Neither groups nor the UPN and the display name.
+    Account,
+}
 
 enum Key {
     Ed25519(Ed25519KeyPair),
@@ -99,8 +109,33 @@ impl TokenSigner {
         json!({ "keys": [self.jwk] })
     }
 
-    /// A token for somebody; it ends with the certificate at the latest.
-    pub fn sign(&self, identity: &Identity, user: &str, facts: &Facts<'_>, now: FileTime) -> Option<String> {
+    /// A token for an account; it ends with the certificate at the latest. If it would be longer than `len_max`, groups are left out, then the
+    /// names that the account does not need.
+    pub fn sign(
+        &self,
+        identity: &Identity,
+        user: &str,
+        facts: &Facts<'_>,
+        (now, len_max): (FileTime, usize),
+    ) -> Option<String> {
+        let groups = (identity.groups.len() <= GROUPS_MAX).then_some(Detail::Groups);
+        let mut details = groups.into_iter().chain([Detail::Names, Detail::Account]).peekable();
+        while let Some(detail) = details.next() {
+            let token = self.sign_with(identity, user, facts, (now, detail))?;
+            if token.len() <= len_max || details.peek().is_none() {
+                return Some(token);
+            }
+        }
+        None
+    }
+
+    fn sign_with(
+        &self,
+        identity: &Identity,
+        user: &str,
+        facts: &Facts<'_>,
+        (now, detail): (FileTime, Detail),
+    ) -> Option<String> {
         let algorithm = match self.key {
             Key::Ed25519(_) => "EdDSA",
             Key::P256(_) => "ES256",
@@ -126,7 +161,10 @@ impl TokenSigner {
             "cnf": { "x5t#S256": BASE64URL.encode(facts.certificate) },
         });
         if let Value::Object(members) = &mut claims {
-            match identity.groups.len() <= GROUPS_MAX {
+            if detail == Detail::Account {
+                members.retain(|name, _| !matches!(name.as_str(), "upn" | "name"));
+            }
+            match detail == Detail::Groups {
                 true => {
                     let sids: Vec<_> = identity.groups.iter().map(|group| group.sid.to_string()).collect();
                     members.insert("groups".to_owned(), sids.into());
@@ -195,7 +233,8 @@ mod tests {
     }
 
     fn claims(signer: &TokenSigner, identity: &Identity) -> Value {
-        let token = signer.sign(identity, "CONTOSO\\alice", &facts(), now()).expect("it can be signed");
+        let token =
+            signer.sign(identity, "CONTOSO\\alice", &facts(), (now(), usize::MAX)).expect("it can be signed");
         json_of(token.split('.').nth(1).expect("three parts"))
     }
 
@@ -230,7 +269,8 @@ mod tests {
                 [kty, crv, alg, "sig"].map(Value::from).each_ref()
             );
             assert!(jwk.get("d").is_none(), "it is public");
-            let token = signer.sign(&alice(), "alice", &facts(), now()).expect("it can be signed");
+            let token =
+                signer.sign(&alice(), "alice", &facts(), (now(), usize::MAX)).expect("it can be signed");
             assert_eq!(token.split('.').count(), 3);
             assert_eq!(json_of(token.split('.').next().expect("a header"))["typ"], "JWT");
             assert!(verifies(&jwks, &token));
@@ -239,7 +279,8 @@ mod tests {
                 .encode(String::from_utf8(decoded(parts[1])).expect("UTF-8").replace("alice", "admin"));
             assert!(!verifies(&jwks, &format!("{}.{other}.{}", parts[0], parts[2])));
         }
-        let of_another = signer(&ed25519(), Duration::ZERO).sign(&alice(), "alice", &facts(), now());
+        let of_another =
+            signer(&ed25519(), Duration::ZERO).sign(&alice(), "alice", &facts(), (now(), usize::MAX));
         let jwks = signer(&ed25519(), Duration::ZERO).jwks();
         assert!(!verifies(&jwks, &of_another.expect("it can be signed")));
     }
@@ -329,7 +370,8 @@ mod tests {
             assert_eq!(claims["groups"].as_array().map(Vec::len), is_there.then_some(count));
             assert_eq!(claims.get("groups_omitted"), (!is_there).then_some(&Value::Bool(true)));
             assert!(claims.get("upn").is_none() && claims.get("name").is_none());
-            let token = signer.sign(&identity, "alice", &facts(), now()).expect("it can be signed");
+            let token =
+                signer.sign(&identity, "alice", &facts(), (now(), usize::MAX)).expect("it can be signed");
             assert!(token.len() <= crate::headers::VALUE_LEN_DEFAULT, "{}", token.len());
         }
     }

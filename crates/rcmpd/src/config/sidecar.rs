@@ -6,7 +6,7 @@ use dtyp::Sid;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Method, Validation, has_method};
 use serde::Deserialize;
-use sidecar::dialect::Dialect;
+use sidecar::dialect::{Dialect, Target};
 use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
 use sidecar::routes::{Route, route_host, route_path};
 use std::collections::{BTreeMap, HashSet};
@@ -79,6 +79,8 @@ impl Speaks {
 pub struct Listen {
     /// What is spoken.
     pub speaks: Speaks,
+    /// Where the host and the path are that a client asked for; for HTTP.
+    pub target: Target,
     /// Where.
     pub at: Place,
     /// Users whose processes are believed, by name or number; on a Unix socket.
@@ -209,6 +211,7 @@ struct ListenSection {
     secret: Option<Spanned<String>>,
     tls: Option<Spanned<ListenTlsSection>>,
     upstream: Option<Spanned<String>>,
+    target: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -301,6 +304,8 @@ const SPEAKS: [(&str, Speaks); 8] = [
     ("client-cert", Speaks::Http(Dialect::ClientCert)),
     ("envoy-grpc", Speaks::EnvoyGrpc),
 ];
+const TARGETS: [(&str, Target); 3] =
+    [("request", Target::Request), ("x-original", Target::XOriginal), ("x-forwarded", Target::XForwarded)];
 const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
 const CLIENT_CERTIFICATES: [(&str, bool); 2] = [("required", false), ("optional", true)];
 const HEADER_LEN: RangeInclusive<u64> = 256..=16_384;
@@ -520,6 +525,7 @@ impl Checker<'_> {
             }
             _ => {}
         }
+        let target = self.target(&section, speaks);
         let at = match (&section.address, &section.unix) {
             (Some(address), None) => Place::Tcp(self.address(address)?),
             (None, Some(path)) => {
@@ -574,7 +580,26 @@ impl Checker<'_> {
         }
         let upstream = section.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
         let peers = section.peers.into_iter().map(Spanned::into_inner).collect();
-        Some(Listen { speaks, at, peers, secret, tls, upstream })
+        Some(Listen { speaks, target, at, peers, secret, tls, upstream })
+    }
+
+    /// Where a listener reads what the client asked for: as its dialect has it, or as it is configured where the dialect leaves that open.
+    fn target(&mut self, section: &ListenSection, speaks: Speaks) -> Target {
+        let of_dialect = match speaks {
+            Speaks::Http(dialect) => dialect.target(section.upstream.is_some()),
+            Speaks::EnvoyGrpc => Target::Request,
+        };
+        match &section.target {
+            Some(target) if of_dialect != Target::Unknown => {
+                self.problem(
+                    target.span(),
+                    "this dialect has the client's host and path in one place",
+                    "remove target: it is for dialects envoy and client-cert without upstream",
+                );
+                of_dialect
+            }
+            given => self.one_of(given.as_ref(), &TARGETS, "place of host and path").unwrap_or(of_dialect),
+        }
     }
 
     fn mode(&mut self, text: &Spanned<String>) -> u32 {

@@ -6,7 +6,7 @@ use super::{CurrentPolicy, Deciders};
 use crate::audit::AuditLog;
 use crate::certificates::Chain;
 use crate::config::Admin;
-use crate::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT};
+use crate::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT, Rejection};
 use crate::lists::Lists;
 use crate::output::{visible, visible_json};
 use arc_swap::ArcSwap;
@@ -496,6 +496,19 @@ fn connection_metrics(text: &mut String, meters: &[ConnectionMeter]) {
         "counter",
         &|counts| counts.evicted,
     );
+    let name = "rcmpd_listener_rejected_total";
+    let help = "Connections and requests rejected before a request could be handled, by reason.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    for (meter, counts) in &counts {
+        let (listener, address) = (meter.listener, label(&meter.address));
+        for (reason, count) in Rejection::ALL.into_iter().zip(counts.rejected) {
+            let reason = reason.name();
+            let _ = writeln!(
+                text,
+                "{name}{{listener=\"{listener}\",address=\"{address}\",reason=\"{reason}\"}} {count}"
+            );
+        }
+    }
     let name = "rcmpd_listener_unproved_bytes";
     let help =
         "Memory of connections whose client has proved nothing, beyond what each may hold in any case.";

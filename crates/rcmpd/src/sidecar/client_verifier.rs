@@ -3,6 +3,7 @@
 //!
 //! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
 
+use crate::connections::{self, Connections};
 use crate::serve::CurrentPolicy;
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
@@ -20,6 +21,7 @@ use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -222,29 +224,46 @@ fn certificate_error(rejected: &Rejected) -> CertificateError {
     }
 }
 
-/// Makes a handshake under a configuration with a [`ClientVerifier`].
-pub(super) async fn accept<S>(acceptor: TlsAcceptor, stream: S) -> Result<TlsStream<S>, HandshakeError>
+/// Makes a handshake under a configuration with a [`ClientVerifier`]. If it fails, the alert is written, and the stream is still to be shut
+/// down.
+pub(super) async fn accept<S>(acceptor: TlsAcceptor, stream: S) -> Result<TlsStream<S>, (HandshakeError, S)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let accepted = async {
-        acceptor.accept(stream).await.map_err(|error| match REJECTION.with(Cell::take) {
-            Some(rejection) => HandshakeError::Rejected(rejection),
-            None => HandshakeError::Failed(error),
+        acceptor.accept(stream).into_fallible().await.map_err(|(error, stream)| {
+            let error = match REJECTION.with(Cell::take) {
+                Some(rejection) => HandshakeError::Rejected(rejection),
+                None => HandshakeError::Failed(error),
+            };
+            (error, stream)
         })
     };
     REJECTION.scope(Cell::new(None), accepted).await
 }
 
 impl HandshakeError {
-    /// Logs why there is no connection: each at debug level, and rejected certificates also where an operator sees them.
-    pub(super) fn log(&self, listener: &'static str, address: SocketAddr, log_limiter: &LogLimiter) {
+    /// Counts and logs why there is no connection: each at debug level, and what was rejected also where an operator sees it.
+    pub(super) fn report<I: Clone + Eq + Hash + Send + 'static>(
+        &self,
+        connections: &Connections<I>,
+        address: SocketAddr,
+        log_limiter: &LogLimiter,
+    ) {
+        let listener = connections.listener();
         match self {
-            Self::Failed(error) => debug!(listener, client.addr = %address, %error, "A handshake failed"),
+            Self::Failed(error) => {
+                debug!(listener, client.addr = %address, %error, "A handshake failed");
+                // A client that leaves has rejected nothing, and nothing of it was.
+                if error.kind() == io::ErrorKind::InvalidData {
+                    connections.rejected(connections::Rejection::Handshake, Some(address), error);
+                }
+            }
             Self::Rejected(rejection) => {
                 let Rejection { subject, rejected } = &**rejection;
                 let (reason, depth) = (rejected.refusal.error.name(), rejected.refusal.depth);
                 debug!(listener, client.addr = %address, reason, depth, subject, error = %rejected, "A handshake failed");
+                connections.count_rejected(connections::Rejection::Certificate);
                 log_limiter.once(reason, || {
                     info!(
                         listener, client.addr = %address, reason, depth, subject, error = %rejected,

@@ -6,20 +6,21 @@
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
 use super::client_verifier::{HandshakeError, accept, check};
+use super::lingering::Lingering;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
-use super::upstream::{Behind, Body, Upstream, authority, whole};
+use super::upstream::{Behind, Body, Upstream, authority, closing, plain, refusal, whole};
 use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
-use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use crate::serve::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -29,7 +30,7 @@ use rcmp_service::certificate::{AlternativeName, Certificate};
 use rcmp_service::trust::Trust;
 use rustls::HandshakeKind;
 use sha2::{Digest, Sha256};
-use sidecar::dialect::Dialect;
+use sidecar::dialect::{Dialect, Target};
 use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
 use std::convert::Infallible;
 use std::future::pending;
@@ -38,7 +39,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -154,6 +155,7 @@ pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MA
 struct State {
     sidecar: Arc<ArcSwap<Sidecar>>,
     speaks: Speaks,
+    target: Target,
     proof: Arc<ArcSwap<Proof>>,
     /// Users whose processes are believed; none where that is not asked.
     users: Vec<User>,
@@ -273,6 +275,7 @@ impl Listener {
         let state = State {
             sidecar,
             speaks: listen.speaks,
+            target: listen.target,
             proof,
             users,
             connections: Connections::new(dialect, limits),
@@ -339,7 +342,7 @@ impl Listener {
                 if is_known {
                     origin.permit.prove(Proxy::User(user));
                 }
-                tasks.spawn(connection(state, stream, origin));
+                tasks.spawn(connection(state, Lingering::new(stream), origin));
             }
         }
         Ok(())
@@ -425,7 +428,7 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let tls = state.proof.load_full().tls.clone();
     match tls {
         // Boxed: until the first bytes come, the task has no room for what follows.
-        None => Box::pin(connection(state, stream, origin)).await,
+        None => Box::pin(connection(state, Lingering::new(stream), origin)).await,
         Some(tls) => Box::pin(over_tls(state, tls, stream, origin)).await,
     }
 }
@@ -435,13 +438,24 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
     let accepted = tokio::select! {
         // What has come is looked at before the connection makes room for another one.
         biased;
-        accepted = timeout_at(origin.deadline, accept(tls.acceptor, stream)) => accepted,
+        accepted = timeout_at(origin.deadline, accept(tls.acceptor, Lingering::new(stream))) => accepted,
         () = origin.permit.evicted() => return drop(state.connections.evicted(false)),
     };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return error.log(state.speaks.name(), address, &state.handshake_log),
-        Err(_) => return debug!(%address, "A proxy's handshake took too long"),
+        Ok(Err((error, mut stream))) => {
+            error.report(&state.connections, address, &state.handshake_log);
+            // The proxy reads the alert before the connection is gone.
+            tokio::select! {
+                _ = stream.shutdown() => {}
+                () = origin.permit.evicted() => drop(state.connections.evicted(false)),
+            }
+            return;
+        }
+        Err(_) => {
+            let why = Rejection::HandshakeTimeout;
+            return state.connections.rejected(why, Some(address), &"the handshake took too long");
+        }
     };
     let connection_state = stream.get_ref().1;
     let certificates = connection_state.peer_certificates().unwrap_or_default();
@@ -451,7 +465,7 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
         && let Err(rejection) = check(&tls.trust, (certificate, sent), now())
     {
         let error = HandshakeError::Rejected(rejection);
-        return error.log(state.speaks.name(), address, &state.handshake_log);
+        return error.report(&state.connections, address, &state.handshake_log);
     }
     match certificates.first().filter(|certificate| is_named(certificate, &tls.names)) {
         Some(certificate) => {
@@ -491,7 +505,13 @@ where
             tokio::select! {
                 // What has come is looked at before the connection makes room for another one.
                 biased;
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        let is_http2 = state.speaks == Speaks::EnvoyGrpc;
+                        state.connections.ended(&error, is_http2, origin.address);
+                    }
+                    return;
+                }
                 () = origin.overdue() => {
                     return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
                 }
@@ -613,11 +633,15 @@ async fn respond(
     let sidecar = state.sidecar.load_full();
     // Of two hosts none is asked for.
     let authority = authority(&request);
+    if authority.is_none() && state.target == Target::Request {
+        return closing(plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+    }
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
     let from = (origin.address, moment());
-    let decided = sidecar.check(dialect, request.headers(), (host, path), is_proved, from).await;
+    let decided =
+        sidecar.check((dialect, state.target), request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);
     }
@@ -626,11 +650,8 @@ async fn respond(
             upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(Some(allowed), headers)).await
         }
         _ => {
-            let mut answer = sidecar.answer(&decided);
-            if !is_proved {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            whole(answer)
+            let answer = refusal(request, whole(sidecar.answer(&decided)));
+            if is_proved { answer } else { closing(answer) }
         }
     }
 }

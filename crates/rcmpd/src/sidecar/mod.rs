@@ -8,6 +8,7 @@
 mod client_verifier;
 pub mod front;
 mod identify;
+mod lingering;
 mod listen;
 pub mod routes;
 mod still;

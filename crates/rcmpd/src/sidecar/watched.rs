@@ -15,6 +15,9 @@ pub(super) trait Watch {
     /// These bytes were read; an error ends the stream.
     fn read(&mut self, bytes: &[u8]) -> io::Result<()>;
 
+    /// These bytes were written.
+    fn wrote(&mut self, _: &[u8]) {}
+
     /// What a write came to.
     fn written<T>(&mut self, polled: Poll<io::Result<T>>, _: &mut Context<'_>) -> Poll<io::Result<T>> {
         polled
@@ -49,6 +52,9 @@ impl<S: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<S, W> {
 impl<S: AsyncWrite + Unpin, W: Watch + Unpin> AsyncWrite for Watched<S, W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(len)) = polled {
+            self.watch.wrote(&buf[..len]);
+        }
         self.watch.written(polled, cx)
     }
 
@@ -67,6 +73,13 @@ impl<S: AsyncWrite + Unpin, W: Watch + Unpin> AsyncWrite for Watched<S, W> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if let Poll::Ready(Ok(mut len)) = polled {
+            for buf in bufs {
+                let written = len.min(buf.len());
+                self.watch.wrote(&buf[..written]);
+                len -= written;
+            }
+        }
         self.watch.written(polled, cx)
     }
 

@@ -410,7 +410,9 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let secret = secret.map(|secret| Zeroizing::new(secret.to_owned()));
         let own = ("app.example", "/");
         let is_proved = secret.is_none_or(|secret| shows_secret(&headers, &secret));
-        let decided = sidecar.check(Dialect::Caddy, &headers, own, is_proved, (None, moment(at(0)))).await;
+        let decided = sidecar
+            .check((Dialect::Caddy, Target::XForwarded), &headers, own, is_proved, (None, moment(at(0))))
+            .await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
         assert_eq!(asked > 0, expected.is_ok(), "without it nothing is looked at");
@@ -448,8 +450,15 @@ async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_tak
                 headers.remove("x-ssl-client-verify");
             }
             headers.append(sent, HeaderValue::from_static("root"));
-            let decided =
-                sidecar.check(dialect, &headers, ("app.example", "/"), true, (None, moment(at(0)))).await;
+            let decided = sidecar
+                .check(
+                    (dialect, dialect.target(true)),
+                    &headers,
+                    ("app.example", "/"),
+                    true,
+                    (None, moment(at(0))),
+                )
+                .await;
             // In the path everything is taken away here.
             let expected = if dialect.is_in_path() { Ok("alice") } else { expected };
             assert_eq!(name(&outcome(decided)), expected, "{dialect:?} {sent}");

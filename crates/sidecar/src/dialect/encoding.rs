@@ -3,7 +3,9 @@
 use super::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
 use crate::refusal::{Broken, Refusal};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::alphabet::STANDARD as STANDARD_ALPHABET;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD as BASE64};
 use bytes::Bytes;
 use std::borrow::Cow;
 
@@ -12,6 +14,14 @@ const END: &[u8] = b"-----END CERTIFICATE-----";
 const UNREADABLE: Refusal = Refusal::Broken(Broken::Certificate);
 /// Base64 of the longest certificate, with a line's end in each of its lines.
 const TEXT_LEN_MAX: usize = CERTIFICATE_LEN_MAX * 3 / 2;
+
+/// Base64 as structured fields have it (RFC 9651 4.2.7): padding may be missing, and its bits may be set.
+const UNPADDED: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD_ALPHABET,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// DER in base64 (RFC 4648, section 4), in one line.
 pub(super) fn base64(value: &[u8]) -> Result<Vec<u8>, Refusal> {
@@ -97,7 +107,7 @@ pub(super) fn byte_sequence(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     match after.first() {
         // A list where one is meant: somebody appended, and parameters do not hide it.
         Some(_) if after.contains(&b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
-        None | Some(b';') => base64(&inner[..end]),
+        None | Some(b';') => UNPADDED.decode(&inner[..end]).map_err(|_| UNREADABLE),
         Some(_) => Err(UNREADABLE),
     }
 }

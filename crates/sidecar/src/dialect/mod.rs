@@ -69,6 +69,40 @@ pub enum Dialect {
     ClientCert,
 }
 
+/// Where the host and the path are that a client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// They are those of the request to the sidecar.
+    Request,
+    /// `X-Original-Host` and `X-Original-URI`.
+    XOriginal,
+    /// `X-Forwarded-Host` and `X-Forwarded-Uri`.
+    XForwarded,
+    /// The configuration does not say.
+    Unknown,
+}
+
+impl Target {
+    /// Host and path, if each is there once. `own` are those of the request. What is not UTF-8 is neither a host nor a path for which there is
+    /// a route, as the client's doing: no proxy makes it.
+    pub fn read<'a>(self, headers: &'a HeaderMap, own: (&'a str, &'a str)) -> Option<(&'a str, &'a str)> {
+        let text = |name: &'static str, other: &'static str| {
+            let value = one(headers, name).ok().flatten()?;
+            Some(str::from_utf8(value).unwrap_or(other))
+        };
+        let both = |host, path| Some((text(host, NO_HOST)?, text(path, NO_PATH)?));
+        match self {
+            Self::Request => Some(own),
+            Self::XOriginal => both(X_ORIGINAL_HOST, X_ORIGINAL_URI),
+            Self::XForwarded => both(X_FORWARDED_HOST, X_FORWARDED_URI),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Neither of them is one that a route can be for.
+const NO_HOST: &str = "?";
+const NO_PATH: &str = "";
 const SSL_CLIENT_CERT: &str = "ssl-client-cert";
 const SSL_CLIENT_VERIFY: &str = "ssl-client-verify";
 const X_FORWARDED_TLS_CLIENT_CERT: &str = "x-forwarded-tls-client-cert";
@@ -228,15 +262,15 @@ impl Dialect {
         }
     }
 
-    /// The host and the path that the client asked for. `own` is how the sidecar was asked, for dialects in the path.
-    pub fn target<'a>(self, headers: &'a HeaderMap, own: (&'a str, &'a str)) -> Option<(&'a str, &'a str)> {
-        let text = |name: &'static str| {
-            one(headers, name).ok().flatten().and_then(|value| str::from_utf8(value).ok())
-        };
+    /// Where this dialect has what the client asked for. `is_between` is whether the sidecar passes the request on.
+    pub const fn target(self, is_between: bool) -> Target {
         match self {
-            Self::Nginx => Some((text(X_ORIGINAL_HOST)?, text(X_ORIGINAL_URI)?)),
-            Self::Traefik | Self::Caddy => Some((text(X_FORWARDED_HOST)?, text(X_FORWARDED_URI)?)),
-            Self::Haproxy | Self::Apache | Self::Envoy | Self::ClientCert => Some(own),
+            Self::Nginx => Target::XOriginal,
+            Self::Traefik | Self::Caddy => Target::XForwarded,
+            Self::Haproxy | Self::Apache => Target::Request,
+            // A question has a path of its own, or the client's behind a prefix: that is the proxy's configuration.
+            Self::Envoy | Self::ClientCert if !is_between => Target::Unknown,
+            Self::Envoy | Self::ClientCert => Target::Request,
         }
     }
 

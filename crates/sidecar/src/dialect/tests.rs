@@ -1,6 +1,7 @@
 //! Values are encoded here as each server does it, by hand.
 
 use super::*;
+use crate::routes::{Route, Routes};
 use crate::scene::certificate;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -271,8 +272,9 @@ fn a_proxy_that_appends_is_found_out() {
         (format!("{xfcc},{xfcc}"), many),
         (format!("Cert=\"{}\";x,{xfcc}", percent(&pem(&scene.leaf))), many),
         (format!("x,{xfcc}"), many),
-        (format!("{xfcc};Cert=x"), broken(Broken::Twice)),
-        (format!("{xfcc};hash=x"), broken(Broken::Twice)),
+        // URI and DNS are the last: what follows is part of their value.
+        (format!("{xfcc};Cert=x"), many),
+        (format!("{xfcc};hash=x"), many),
     ] {
         check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &value)], expected);
     }
@@ -340,7 +342,10 @@ fn what_is_no_certificate_is_not_read() {
     for text in ["MAA", "M", "====", "MAA=MAA=", "MA B=", "MAB=", &trailing] {
         one(Dialect::Caddy, X_TLS_CLIENT_CERT, text);
         one(Dialect::Traefik, X_FORWARDED_TLS_CLIENT_CERT, text);
-        one(Dialect::ClientCert, CLIENT_CERT, &format!(":{text}:"));
+        // Structured fields take these two for MAA= (RFC 9651, section 4.2.7).
+        if !matches!(text, "MAA" | "MAB=") {
+            one(Dialect::ClientCert, CLIENT_CERT, &format!(":{text}:"));
+        }
         one(Dialect::Envoy, X_FORWARDED_CLIENT_CERT, &format!("Cert=\"{start}{text}{end}\""));
     }
     for text in [",", &format!("{leaf},"), &format!(",{leaf}"), &format!("{leaf}%2"), &format!("{leaf}%zz")] {
@@ -521,7 +526,7 @@ fn targets_are_where_each_proxy_puts_them() {
             for (name, value) in headers {
                 map.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
             }
-            dialect.target(&map, own).map(|(host, path)| (host.to_owned(), path.to_owned()))
+            dialect.target(false).read(&map, own).map(|(host, path)| (host.to_owned(), path.to_owned()))
         };
         let asked = Some(("app.example".to_owned(), "/a?b".to_owned()));
         assert_eq!(target(&[(host, "app.example"), (path, "/a?b")]), asked);
@@ -529,8 +534,76 @@ fn targets_are_where_each_proxy_puts_them() {
         assert_eq!(target(&[(path, "/a")]), None);
         assert_eq!(target(&[(host, "app.example"), (path, "/a"), (path, "/b")]), None, "whose is it?");
         assert_eq!(target(&[(host, "a"), (host, "b"), (path, "/a")]), None);
+        let mut odd = HeaderMap::new();
+        odd.insert(host, HeaderValue::from_static("app.example"));
+        odd.insert(path, HeaderValue::from_bytes(b"/caf\xe9").expect("a value"));
+        let of = |route: Route, headers: &HeaderMap| {
+            let routes = Routes::new(vec![route]);
+            routes.choose(dialect.target(false).read(headers, own)).map(|chosen| chosen.number)
+        };
+        let by_path = || Route { path: Some("/admin".to_owned()), ..Route::default() };
+        assert_eq!(of(by_path(), &odd), Err(Refusal::AmbiguousPath), "a client's doing");
+        assert_eq!(of(Route::default(), &odd), Ok(Some(0)), "where no route goes by path");
+        odd.insert(host, HeaderValue::from_bytes(b"caf\xe9.example").expect("a value"));
+        assert_eq!(of(Route::default(), &odd), Err(Refusal::NotAllowed));
     }
     for dialect in [Dialect::Haproxy, Dialect::Apache, Dialect::Envoy, Dialect::ClientCert] {
-        assert_eq!(dialect.target(&HeaderMap::new(), own), Some(own));
+        assert_eq!(dialect.target(true).read(&HeaderMap::new(), own), Some(own));
+    }
+    for dialect in [Dialect::Envoy, Dialect::ClientCert] {
+        assert_eq!(dialect.target(false).read(&HeaderMap::new(), own), None, "it has to be configured");
+    }
+}
+
+#[test]
+fn xfcc_is_read_as_envoy_writes_it() {
+    let scene = Scene::new();
+    let hash = dtyp::hex(&Sha256::digest(&scene.leaf));
+    let element = |der: &[u8]| {
+        let hash = dtyp::hex(&Sha256::digest(der));
+        format!("Hash={hash};Cert=\"{}\";Subject=\"CN=alice,O=Contoso\"", percent(&pem(der)))
+    };
+    let (real, other) = (element(&scene.leaf), element(&scene.chain[0]));
+    let expected = scene.presented(&[]);
+    // Envoy does not quote URIs and DNS names, and writes them last.
+    for names in [
+        "URI=tag:microsoft.com,2022-09-14:sid:S-1-5-21-1-2-3-1000",
+        "URI=urn:abc:p(grpc;None;1)",
+        "URI=spiffe://x;URI=urn:a,b=c;DNS=a.example",
+        "URI=urn:x;y=\"z",
+        "DNS=a.example",
+        "URI=",
+    ] {
+        check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &format!("{real};{names}"))], Ok(Some(&expected)));
+    }
+    // A client whose element comes first hides the next one in a value that is not quoted, or the reverse.
+    let many = broken(Broken::ManyCertificates);
+    for value in [
+        format!("{other};URI=urn:x,{real}"),
+        format!("{other};URI=urn:x, {real}"),
+        format!("{other};URI=urn:x;{real}"),
+        format!("{other};URI=urn:x,By=spiffe://proxy;{real};URI=spiffe://y"),
+        format!("{other};DNS=x,\thash={hash}"),
+        format!("{real};URI=urn:x;Cert=\"{}\"", percent(&pem(&scene.chain[0]))),
+        format!("{real};URI=urn:x,SUBJECT=\"\""),
+        format!("URI=urn:x,{real}"),
+    ] {
+        check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &value)], many);
+    }
+    // Without a certificate it is nobody's.
+    let none = format!("By=x;Hash={hash};URI=spiffe://x");
+    check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &none)], broken(Broken::Certificate));
+}
+
+#[test]
+fn a_byte_sequence_may_lack_its_padding() {
+    // RFC 9651, section 4.2.7. A certificate of each length modulo 3.
+    for len in 6..9_u8 {
+        let der = [&[0x30, len - 2], &vec![1; usize::from(len) - 2][..]].concat();
+        let whole = base64(&der);
+        let expected = Presented::new(der, Vec::new()).expect("it is one");
+        for text in [&*whole, whole.trim_end_matches('=')] {
+            check(Dialect::ClientCert, &[(CLIENT_CERT, &format!(":{text}:"))], Ok(Some(&expected)));
+        }
     }
 }

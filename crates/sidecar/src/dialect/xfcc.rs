@@ -1,6 +1,9 @@
 //! `X-Forwarded-Client-Cert`, as Envoy writes it: elements separated by commas, one for each proxy on the way; `key=value` pairs separated
 //! by semicolons; values that hold separators in double quotes, with `\"` for a quote.
 //!
+//! Envoy writes the values of `By`, `URI` and `DNS` without quotes, whatever is in them. `URI` and `DNS` come last and are not read, so all of
+//! the rest belongs to them, if nothing in it looks like the beginning of another element or a key that is read: each element has `Hash`.
+//!
 //! Only the proxy in front speaks of a handshake that it has seen, so there must be one element. Where there are more, somebody's was
 //! appended to, and whose it is cannot be told.
 
@@ -14,6 +17,12 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
     let (mut leaf, mut chain, mut hash) = (None, None, None);
     let mut rest = value;
     loop {
+        if let Some(names) = unquoted_names(rest) {
+            if has_key(names) {
+                return Err(Refusal::Broken(Broken::ManyCertificates));
+            }
+            break;
+        }
         let (key, value, after) = pair(rest)?;
         // In front of a key without a value stands what somebody else began.
         if !key.iter().all(u8::is_ascii_alphanumeric) {
@@ -61,6 +70,22 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
         return Err(Refusal::Broken(Broken::Contradiction));
     }
     Ok(presented)
+}
+
+/// What follows `URI=` or `DNS=` without quotes, which may hold separators. A value without any is read like others.
+fn unquoted_names(text: &[u8]) -> Option<&[u8]> {
+    let (key, names) = text.split_at_checked(4)?;
+    let is_key = key.eq_ignore_ascii_case(b"uri=") || key.eq_ignore_ascii_case(b"dns=");
+    (is_key && !names.starts_with(b"\"")).then_some(names)
+}
+
+/// Whether something in a text looks like a key of an element, other than `URI` and `DNS`.
+fn has_key(text: &[u8]) -> bool {
+    const KEYS: [&[u8]; 5] = [b"by", b"hash", b"cert", b"chain", b"subject"];
+    text.split(|byte| matches!(byte, b';' | b',')).skip(1).any(|part| {
+        let key = part.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        part.contains(&b'=') && KEYS.iter().any(|known| known.eq_ignore_ascii_case(key))
+    })
 }
 
 type Pair<'a> = (&'a [u8], Vec<u8>, &'a [u8]);

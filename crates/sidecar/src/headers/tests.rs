@@ -1,7 +1,13 @@
 use super::*;
 use crate::identity::Assurance;
 use crate::scene::{alice, sid};
+use crate::token::TokenSigner;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const PRESETS: [Preset; 4] = [Preset::Remote, Preset::Forwarded, Preset::LookupIdentity, Preset::None];
 const ENCODINGS: [Encoding; 3] = [Encoding::Percent, Encoding::Utf8, Encoding::Structured];
@@ -258,4 +264,64 @@ fn what_is_too_long_is_left_out_whole() {
     check(&many, 4096, &[("remote-groups", &many.join(",")), ("x-identity-group-sids", "")], true);
     let written = Format::default().write(&alice(), Facts { token: Some(&"t".repeat(4097)), ..facts() });
     assert!(written.is_cut && written.headers["x-identity-token"].is_empty());
+}
+
+#[test]
+fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
+    let random = SystemRandom::new();
+    let key = Ed25519KeyPair::generate_pkcs8(&random).expect("a key can be made");
+    let (issuer, audience) = ("https://proxy.example".to_owned(), "app".to_owned());
+    let signer = TokenSigner::new(key.as_ref(), issuer, audience, Duration::from_secs(60)).expect("a key");
+    let counts = || (0..=70).chain((70..=2000).step_by(193)).chain([2000]);
+    for (preset, encoding) in
+        PRESETS.into_iter().flat_map(|preset| ENCODINGS.map(|encoding| (preset, encoding)))
+    {
+        for (value_len_max, name_len) in
+            [256, 1100, 4096, 16_384].into_iter().flat_map(|max| [1, 40, 255].map(|len| (max, len)))
+        {
+            let format = Format { preset, encoding, value_len_max, ..Format::default() };
+            let name = "ü".repeat(name_len);
+            let mut lost = BTreeSet::new();
+            for count in counts() {
+                let identity = Identity {
+                    full_name: Some(name.clone()),
+                    ..groups(alice(), &vec![name.as_str(); count])
+                };
+                let user = format.user(&identity);
+                let now = dtyp::FileTime::from_unix(1_900_000_000);
+                let facts = Facts { token: None, ..facts() };
+                let token = signer.sign(&identity, &user, &facts, (now, format.essential_len_max()));
+                let written = format.write(&identity, Facts { token: token.as_deref(), ..facts });
+                let said = format!("{preset:?} {encoding:?} {value_len_max} {name_len} {count}");
+                let user_header = preset.headers().first().map(|(name, _)| *name);
+                for name in ["x-identity-sid", "x-identity-account", "x-identity-token"]
+                    .into_iter()
+                    .chain(user_header)
+                {
+                    assert!(!written.headers[name].is_empty(), "{name}: {said}");
+                }
+                let empty = written
+                    .headers
+                    .iter()
+                    .filter(|(_, value)| value.is_empty())
+                    .map(|(name, _)| name.to_string());
+                let mut empty: BTreeSet<_> = empty.collect();
+                // An account without groups has an empty list, which is not cut; the reference is there when something is.
+                if count == 0 {
+                    empty.retain(|name| !name.contains("group"));
+                }
+                empty.remove("x-identity-reference");
+                let claims = token.as_deref().and_then(|token| token.split('.').nth(1)).expect("claims");
+                let claims = BASE64URL.decode(claims).expect("base64url");
+                let claims: serde_json::Value = serde_json::from_slice(&claims).expect("JSON");
+                if claims.get("groups").is_none() {
+                    empty.insert("groups of the token".to_owned());
+                }
+                assert!(empty.is_superset(&lost), "{lost:?} and then {empty:?}: {said}");
+                lost = empty;
+                let all: usize = written.headers.values().map(HeaderValue::len).sum();
+                assert!(all <= VALUES_LEN_MAX.max(value_len_max) + 2 * ESSENTIAL_LEN_MAX, "{all}: {said}");
+            }
+        }
+    }
 }

@@ -24,20 +24,23 @@ mod tls;
 pub use tls::server_config;
 
 use super::client_verifier::accept;
-use super::upstream::{Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain};
+use super::lingering::Lingering;
+use super::upstream::{
+    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse,
+};
 use super::watched::Watched;
 use crate::clock::moment;
-use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
+use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use memory::{Memory, UNPROVED_LEN_MAX};
+use memory::{Memory, Resets, UNPROVED_LEN_MAX};
 use requests::{Counted, Requests};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
@@ -45,8 +48,11 @@ use sidecar::routes::host_of;
 use sidecar::{Ask, Decided, Presented, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -225,17 +231,20 @@ impl Front {
         address: SocketAddr,
         local: IpAddr,
     ) -> Option<(Arc<Connection>, Stream)> {
-        let stream = Watched::new(stream, memory::Client::new(Arc::clone(&memory)));
+        let stream = Watched::new(Lingering::new(stream), memory::Client::new(Arc::clone(&memory)));
         let terms = self.terms.borrow().clone();
         let accepted = accept(TlsAcceptor::from(Arc::clone(&terms.tls)), stream);
         let stream = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                error.log("proxy", address, &self.handshake_log);
+            Ok(Err((error, mut stream))) => {
+                error.report(&self.connections, address, &self.handshake_log);
+                // The client reads the alert before the connection is gone.
+                let _ = stream.shutdown().await;
                 return None;
             }
             Err(_) => {
-                debug!("A handshake took too long");
+                let why = Rejection::HandshakeTimeout;
+                self.connections.rejected(why, Some(address), &"the handshake took too long");
                 return None;
             }
         };
@@ -246,7 +255,7 @@ impl Front {
             Some(leaf) => Presented::new(leaf, certificates.collect()).map(Some),
             None => Ok(None),
         };
-        let name = tls.server_name().map(host_of);
+        let name = tls.server_name().and_then(host_of);
         let requests = Requests::new(self.upstream.patience().application);
         let close = CancellationToken::new();
         Some((
@@ -259,6 +268,7 @@ impl Front {
                 address,
                 memory,
                 requests,
+                answers: Arc::default(),
                 close,
             }),
             stream,
@@ -266,7 +276,7 @@ impl Front {
     }
 }
 
-type Stream = TlsStream<Watched<TcpStream, memory::Client>>;
+type Stream = TlsStream<Watched<Lingering<TcpStream>, memory::Client>>;
 
 /// A client's connection, after its handshake.
 #[derive(Debug)]
@@ -281,6 +291,8 @@ struct Connection {
     address: SocketAddr,
     memory: Arc<Memory>,
     requests: Requests,
+    /// Over HTTP/2: answers that are not written yet.
+    answers: Arc<AtomicUsize>,
     /// Closes it, when the application's permits are needed for other clients.
     close: CancellationToken,
 }
@@ -295,25 +307,35 @@ impl Connection {
             true => self.memory.proved(),
             false => self.memory.established(is_http2),
         }
-        let mut terms = self.front.terms.subscribe();
+        let terms = self.front.terms.subscribe();
         let this = Arc::clone(&self);
         let service = service_fn(move |request| {
             let this = Arc::clone(&this);
             async move {
                 let place = this.requests.begin(this.memory.begin(request.headers()));
-                Ok::<_, Infallible>(this.respond(request).await.map(|body| Counted::new(body, place)))
+                let answer = this.respond(request).await;
+                this.answers.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, place)))
             }
         });
+        let watched = memory::Frames::new(&self.memory, is_http2, self.resets(is_http2));
+        let stream = TokioIo::new(Watched::new(stream, watched));
+        // What the handshake agreed on is spoken, and nothing else: hyper-util's builder of both versions looks at the first bytes where
+        // upgrades are served, whichever version it is told.
+        if !is_http2 {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+            let connection = builder.serve_connection(stream, service).with_upgrades();
+            let carried =
+                self.carry(connection, |it| it.graceful_shutdown(), permit, (terms, shutdown, is_http2));
+            return Box::pin(carried).await;
+        }
         let (streams_max, stream_window, connection_window) = match permit.is_proved() {
             true => (STREAMS_MAX, STREAM_WINDOW, CONNECTION_WINDOW),
             false => (UNPROVED_STREAMS_MAX, UNPROVED_STREAM_WINDOW, UNPROVED_CONNECTION_WINDOW),
         };
-        let builder = auto::Builder::new(TokioExecutor::new());
-        // What the handshake agreed on is not guessed at again.
-        let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http2()
             .timer(TokioTimer::new())
             .max_header_list_size(HEAD_LEN_MAX as u32)
             .max_concurrent_streams(streams_max)
@@ -322,13 +344,26 @@ impl Connection {
             .max_send_buf_size(SEND_BUFFER_LEN_MAX)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
-        let stream = TokioIo::new(Watched::new(stream, memory::Frames::new(&self.memory, is_http2)));
-        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(stream, service));
+        let connection = builder.serve_connection(stream, service);
+        let carried =
+            self.carry(connection, |it| it.graceful_shutdown(), permit, (terms, shutdown, is_http2));
+        Box::pin(carried).await;
+    }
+
+    /// Carries requests until the connection ends.
+    async fn carry<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        connection: C,
+        shut_down: fn(Pin<&mut C>),
+        permit: &ConnectionPermit<[u8; 32]>,
+        (mut terms, shutdown, is_http2): (watch::Receiver<Arc<Terms>>, Shutdown, bool),
+    ) {
+        let mut connection = std::pin::pin!(connection);
         let Patience { client, leave, .. } = self.front.upstream.patience();
         let replaced = terms.wait_for(|terms| !Arc::ptr_eq(terms, &self.terms));
         let mut draining = None;
         let grace = tokio::select! {
-            ended = connection.as_mut() => return debug!(error = ended.err(), "A connection ended"),
+            ended = connection.as_mut() => return self.ended(ended, is_http2),
             // Whoever shuts down says how long that may take.
             () = shutdown.begun() => Duration::MAX,
             _ = replaced => client,
@@ -343,15 +378,31 @@ impl Connection {
                 DRAIN_TIMEOUT
             }
         };
-        connection.as_mut().graceful_shutdown();
+        shut_down(connection.as_mut());
         tokio::select! {
-            ended = connection => debug!(error = ended.err(), "A connection ended"),
+            ended = connection => self.ended(ended, is_http2),
             () = self.requests.idle(leave) => debug!("A connection was left"),
             () = self.requests.stalled(client + leave) => debug!("A client took nothing of an answer"),
             () = self.close.cancelled() => self.closed(),
             () = sleep(grace) => debug!("A connection was cut off"),
         }
         drop(draining);
+    }
+
+    /// Counts and logs the streams that HTTP/2 resets before a request is there.
+    fn resets(&self, is_http2: bool) -> Option<Resets> {
+        let (front, address) = (Arc::clone(&self.front), self.address);
+        let rejected = move |error: &'static str| {
+            front.connections.rejected(Rejection::Http2Stream, Some(address), &error);
+        };
+        is_http2.then(|| Resets::new(Arc::clone(&self.answers), Box::new(rejected)))
+    }
+
+    fn ended(&self, ended: hyper::Result<()>, is_http2: bool) {
+        match ended {
+            Ok(()) => debug!("A connection ended"),
+            Err(error) => self.front.connections.ended(&error, is_http2, Some(self.address)),
+        }
     }
 
     fn closed(&self) {
@@ -361,8 +412,14 @@ impl Connection {
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
+        if head_len(&request) > HEAD_LEN_MAX {
+            let (why, error) = (Rejection::HeadTooLarge, "message head is too large");
+            self.front.connections.rejected(why, Some(self.address), &error);
+            let text = "the headers are too long\n";
+            return refuse(request, plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
+        }
         let Some(host) = authority(&request) else {
-            return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
+            return refuse(request, plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
         };
         let sidecar = self.front.sidecar.load_full();
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
@@ -393,7 +450,7 @@ impl Connection {
             }
             Decided::Refused(refusal) => {
                 self.tell(refusal);
-                plain(refusal.status(), refusal.text())
+                refuse(request, plain(refusal.status(), refusal.text()))
             }
         }
     }
@@ -406,7 +463,7 @@ impl Connection {
         if !Arc::ptr_eq(&self.terms, &self.front.terms.borrow()) {
             return false;
         }
-        let host = host_of(host.as_str());
+        let Some(host) = host_of(host.as_str()) else { return false };
         match &self.name {
             Some(name) => *name == host,
             // Addresses have no place in a handshake (RFC 6066, section 3).
@@ -427,6 +484,13 @@ impl Connection {
             _ => debug!(reason, "Refused"),
         }
     }
+}
+
+/// The length of a request's head over HTTP/1.1. hyper looks at its limit between two reads, so the last read may go beyond it.
+fn head_len(request: &Request<Incoming>) -> usize {
+    let fields =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    request.uri().path_and_query().map_or(0, |path| path.as_str().len()) + fields.sum::<usize>()
 }
 
 /// Whether the route for a target lets everybody in.

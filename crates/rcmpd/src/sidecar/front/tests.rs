@@ -64,6 +64,14 @@ async fn a_request_is_for_the_host_of_the_handshake() {
         ("localhost", "Host: other.example\r\n".to_owned(), "421"),
         ("localhost", "Host: 127.0.0.1\r\n".to_owned(), "421"),
         ("localhost", String::new(), "400"),
+        ("localhost", "Host: localhost:\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:x\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:443x\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:+443\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost:65536\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost, localhost\r\n".to_owned(), "400"),
+        ("localhost", "Host: x@localhost\r\n".to_owned(), "400"),
+        ("localhost", "Host: localhost..\r\n".to_owned(), "400"),
         ("localhost", "Host: localhost\r\nHost: localhost\r\n".to_owned(), "400"),
         ("127.0.0.1", format!("Host: 127.0.0.1:{port}\r\n"), "200"),
         ("127.0.0.1", "Host: 127.0.0.2\r\n".to_owned(), "421"),
@@ -71,6 +79,9 @@ async fn a_request_is_for_the_host_of_the_handshake() {
     ] {
         assert_eq!(status(name, &fields).await, expected, "{name} {fields:?}");
     }
+    let target = "GET https://localhost:443x/ HTTP/1.1\r\nHost: localhost:443x\r\nConnection: close\r\n\r\n";
+    let got = scene.ask("localhost", Some(&scene.alice), target).await;
+    assert!(got.starts_with("HTTP/1.1 400 "), "a port that is no number: {got}");
     let target = "GET http://localhost/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let got = scene.ask("localhost", Some(&scene.alice), target).await;
     assert!(got.starts_with("HTTP/1.1 421 "), "a URL without TLS: {got}");
@@ -91,6 +102,119 @@ async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
         assert!(!got.to_lowercase().contains("remote-"), "names of headers are not told: {got}");
     }
     assert_eq!(scene.asked.load(Ordering::SeqCst), before);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_of_its_body_before_it_reads_gets_its_answer() {
+    let scene = Scene::new().await;
+    scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+    let long = format!("X-Long: {}\r\n", "x".repeat(HEAD_LEN_MAX));
+    for (fields, body, status) in [
+        ("Host: localhost\r\n", 1 << 20, "403"),
+        ("Host: other.example\r\n", 1 << 20, "421"),
+        ("", 1 << 20, "400"),
+        (&long, 1 << 20, "431"),
+        ("No colon\r\n", 1 << 20, "400"),
+    ] {
+        let mut stream = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
+        let head = format!("POST /x HTTP/1.1\r\n{fields}Content-Length: {body}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let sent = timeout(DEADLINE, stream.write_all(&vec![0; body])).await.expect("in time");
+        sent.unwrap_or_else(|error| panic!("{status}: {error}"));
+        let mut answer = String::new();
+        let read = timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time");
+        read.unwrap_or_else(|error| panic!("{status}: {error}"));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_on_after_a_failed_handshake_gets_the_alert() {
+    let scene = Scene::new().await;
+    let others = Scene::new().await;
+    // TLS 1.3 lets a client send before its certificate is rejected.
+    for _ in 0..5 {
+        let mut stream = scene.connect("localhost", Some(&others.alice)).await.unwrap();
+        let _ = timeout(DEADLINE, stream.write_all(&vec![0; 1 << 20])).await.expect("in time");
+        let error = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap_err();
+        assert!(error.to_string().contains("fatal alert: "), "{error}");
+    }
+}
+
+/// HTTP/2 frames after the preface and empty SETTINGS (RFC 9113, sections 3.4 and 4.1).
+fn frames(frames: &[(u8, u8, u32, &[u8])]) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for (kind, flags, stream, payload) in frames {
+        bytes.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+        bytes.extend([*kind, *flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(*payload);
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn what_is_rejected_before_a_request_is_there_is_counted() {
+    let scene = Scene::new().await;
+    let others = Scene::new().await;
+    let meter = scene.front.meter(String::new());
+    let count = |why: Rejection| meter.counts().rejected[why as usize];
+    let long = format!("GET / HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(HEAD_LEN_MAX));
+    // A request has :method and :scheme (RFC 9113, section 8.3.1); 0x82 is ":method: GET" alone.
+    let malformed = frames(&[(1, 5, 1, &[0x82])]);
+    // DATA on stream 0 is an error of the connection (section 6.1).
+    let bad_data = frames(&[(0, 0, 0, b"x")]);
+    let (http_1, http_2) = (&[][..], &[&b"h2"[..]][..]);
+    for (why, protocols, sent) in [
+        (Rejection::BadRequest, http_1, &b"GET / HTTP/1.1\r\nNo colon\r\n\r\n"[..]),
+        (Rejection::BadRequest, http_1, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        (Rejection::HeadTooLarge, http_1, long.as_bytes()),
+        (Rejection::Http2Connection, http_2, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        (Rejection::Http2Connection, http_2, &bad_data),
+        (Rejection::Http2Stream, http_2, &malformed),
+    ] {
+        let before = count(why);
+        let mut stream = scene.connect_with("localhost", Some(&scene.alice), protocols).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let counted = async {
+            let mut read = [0; 1024];
+            while count(why) == before {
+                let read = timeout(Duration::from_millis(10), stream.read(&mut read)).await;
+                // After its end, only the count is waited for.
+                if !matches!(read, Ok(Ok(1..)) | Err(_)) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        timeout(DEADLINE, counted).await.unwrap_or_else(|_| panic!("{why:?}: {:?}", meter.counts()));
+        assert_eq!(count(why), before + 1, "{why:?}");
+    }
+    // Headers that are too long over HTTP/2.
+    let (mut sender, _connection) = scene.http2(WINDOW).await;
+    let request = Request::get("https://localhost/x").header("x-long", "x".repeat(HEAD_LEN_MAX));
+    let answer = sender.send_request(request.body(Full::default()).unwrap());
+    let answer = timeout(DEADLINE, answer).await.expect("in time");
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status() == 431));
+    let counted = async {
+        while count(Rejection::Http2Stream) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, counted).await.expect("in time");
+    // What is no TLS, and the certificate of another CA.
+    let mut stream = TcpStream::connect(scene.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("in time");
+    if let Ok(mut stream) = scene.connect("localhost", Some(&others.alice)).await {
+        let _ = timeout(DEADLINE, stream.read(&mut [0; 1])).await.expect("in time");
+    }
+    assert_eq!((count(Rejection::Handshake), count(Rejection::Certificate)), (1, 1));
+    // A client that leaves, and one that is served, count for nothing.
+    let before = meter.counts().rejected;
+    drop(scene.connect("localhost", Some(&scene.alice)).await.unwrap());
+    assert!(scene.get("localhost", Some(&scene.alice), "").await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(meter.counts().rejected, before);
 }
 
 #[tokio::test]

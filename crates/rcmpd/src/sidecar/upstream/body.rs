@@ -1,6 +1,7 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
 use super::RequestPermit;
+use crate::sidecar::lingering::discard;
 use crate::sidecar::still::still;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -36,20 +37,41 @@ pub(super) struct Paced {
     timer: Option<Pin<Box<Sleep>>>,
     /// For a request's body.
     sending: Option<Sending>,
+    /// Whether that comes over HTTP/2.
+    is_http2: bool,
     _permit: Option<RequestPermit>,
 }
 
 impl Paced {
-    pub(super) fn request(body: Incoming, timeout: Duration, end: Instant, sending: &Sending) -> Self {
-        Self { sending: Some(sending.clone()), ..Self::new(body, timeout, end) }
+    /// `limits` are the time between two pieces, and when it ends in any case.
+    pub(super) fn request(
+        body: Incoming,
+        is_http2: bool,
+        limits: (Duration, Instant),
+        sending: &Sending,
+    ) -> Self {
+        let (timeout, end) = limits;
+        let mut paced = Self::new(body, timeout, end);
+        (paced.sending, paced.is_http2) = (Some(sending.clone()), is_http2);
+        paced
     }
 
     pub(super) fn response(body: Incoming, timeout: Duration, end: Instant, permit: RequestPermit) -> Self {
-        Self { _permit: Some(permit), ..Self::new(body, timeout, end) }
+        let mut paced = Self::new(body, timeout, end);
+        paced._permit = Some(permit);
+        paced
     }
 
     fn new(body: Incoming, timeout: Duration, end: Instant) -> Self {
-        Self { body: Some(body), timeout, end: Some(end), ..Self::default() }
+        Self {
+            body: Some(body),
+            timeout,
+            end: Some(end),
+            timer: None,
+            sending: None,
+            is_http2: false,
+            _permit: None,
+        }
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -104,6 +126,15 @@ impl HttpBody for Paced {
 
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for Paced {
+    /// If the application has answered before it took all of a request, the client may still be sending.
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take_if(|_| self.is_http2) {
+            discard(body);
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::{Body, Incoming};
-use sidecar::forwarding;
+use sidecar::forwarding::{is_clients, is_one};
+use sidecar::routes::host_of;
 use std::net::IpAddr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -12,8 +13,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
-/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where it is missing, unreadable,
-/// there twice, or where the two differ: what is read in two ways is decided about in one and answered in the other.
+/// The authority that a request is for: the target's, or that of `Host` (RFC 9112, section 3.3). None where it is missing, there twice, no
+/// host with a port or without ([`host_of`]), or where the two differ: what is read in two ways is decided about in one and answered in the other.
 pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -25,7 +26,7 @@ pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
         (Some(target), Some(host)) if target != host => return None,
         (target, host) => target.or(host)?,
     };
-    (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
+    host_of(authority.as_str()).is_some().then_some(authority)
 }
 
 /// Takes away what a message says to the next hop alone: the fields that `Connection` names, and those that always are.
@@ -36,7 +37,7 @@ pub(super) fn end(headers: &mut HeaderMap) {
     };
     let named: Vec<HeaderName> = headers.get_all(header::CONNECTION).iter().flat_map(named).collect();
     // What a proxy before us says of the client is not the client's to take away.
-    for name in named.into_iter().filter(|name| !forwarding::is_one(name.as_str())) {
+    for name in named.into_iter().filter(|name| !is_one(name.as_str())) {
         headers.remove(name);
     }
     let always: Vec<HeaderName> = headers.keys().filter(|name| is_of_hop(name.as_str())).cloned().collect();
@@ -55,13 +56,22 @@ fn is_of_hop(name: &str) -> bool {
     }
 }
 
-/// Says whom we got a request from, and nothing of what it says itself.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
-    let said: Vec<HeaderName> =
-        headers.keys().filter(|name| forwarding::is_one(name.as_str())).cloned().collect();
+/// Takes away the fields whose names are as `is_clients` has it.
+fn remove(headers: &mut HeaderMap, is_clients: fn(&str) -> bool) {
+    let said: Vec<HeaderName> = headers.keys().filter(|name| is_clients(name.as_str())).cloned().collect();
     for name in said {
         headers.remove(name);
     }
+}
+
+/// Takes away what says where a request comes from and is not the word of the proxy that we got it from.
+pub(super) fn forwarded_by_proxy(headers: &mut HeaderMap) {
+    remove(headers, is_clients);
+}
+
+/// Says whom we got a request from, and nothing of what it says itself.
+pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
+    remove(headers, is_one);
     if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
         headers.insert(X_FORWARDED_FOR, client);
     }

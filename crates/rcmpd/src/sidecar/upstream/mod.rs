@@ -22,6 +22,7 @@ pub use hop::authority;
 pub use request_limit::Client;
 pub(super) use request_limit::REQUESTS_MAX;
 
+use super::lingering::discard;
 use crate::config::UpstreamPlace;
 use body::{Paced, Sending};
 use bytes::Bytes;
@@ -110,6 +111,26 @@ pub fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     whole(response)
 }
 
+/// Whether an answer that is given now comes before the end of the request's body, and its connection is closed for that: over HTTP/1.1.
+fn is_last(request: &Request<Incoming>) -> bool {
+    request.version() < Version::HTTP_2 && !request.body().is_end_stream()
+}
+
+/// An answer of our own to a request of which nothing is read.
+pub fn refusal(request: Request<Incoming>, answer: Response<Body>) -> Response<Body> {
+    if is_last(&request) {
+        return closing(answer);
+    }
+    discard(request.into_body());
+    answer
+}
+
+/// An answer after which the connection is closed. A client that is told so sends no further request on it (RFC 9112 9.6).
+pub fn closing(mut answer: Response<Body>) -> Response<Body> {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 impl Upstream {
     /// Nobody is connected to yet.
     pub fn new(place: &UpstreamPlace) -> Self {
@@ -146,11 +167,11 @@ impl Upstream {
         stamp: impl FnOnce(&mut HeaderMap),
     ) -> Response<Body> {
         if let Some(refused) = refused(&request) {
-            return refused;
+            return refusal(request, refused);
         }
         let Some(host) = authority(&request).and_then(|host| HeaderValue::from_str(host.as_str()).ok())
         else {
-            return plain(StatusCode::BAD_REQUEST, "one host has to be named\n");
+            return refusal(request, plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
         };
         let upgrade = hop::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
         let client = match &behind {
@@ -159,9 +180,12 @@ impl Upstream {
         };
         let permit = match self.request_limit.acquire(client, self.patience.turn).await {
             Ok(permit) => permit,
-            Err(full) => return self.full(full, client),
+            Err(full) => return refusal(request, self.full(full, client)),
         };
+        let is_last = is_last(&request);
+        let own = |answer| if is_last { closing(answer) } else { answer };
 
+        let is_http2 = request.version() == Version::HTTP_2;
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
         parts.version = Version::HTTP_11;
@@ -171,8 +195,9 @@ impl Upstream {
         parts.headers.remove(header::EXPECT);
         hop::join_lengths(&mut parts.headers);
         hop::join_cookies(&mut parts.headers);
-        if let Some(client) = client {
-            hop::forwarded(&mut parts.headers, client.address, &host);
+        match client {
+            Some(client) => hop::forwarded(&mut parts.headers, client.address, &host),
+            None => hop::forwarded_by_proxy(&mut parts.headers),
         }
         parts.headers.insert(header::HOST, host);
         stamp(&mut parts.headers);
@@ -181,7 +206,8 @@ impl Upstream {
         }
         let end = Instant::now() + self.patience.life;
         let sending = Sending::default();
-        let body = (!body.is_end_stream()).then(|| Paced::request(body, self.patience.client, end, &sending));
+        let body = (!body.is_end_stream())
+            .then(|| Paced::request(body, is_http2, (self.patience.client, end), &sending));
         let request = Request::from_parts(parts, body.unwrap_or_default());
 
         let answered = tokio::select! {
@@ -190,7 +216,7 @@ impl Upstream {
         };
         let mut response = match answered {
             Ok(response) => response,
-            Err(failure) => return self.failed(&sending, failure),
+            Err(failure) => return own(self.failed(&sending, failure)),
         };
         match (response.status(), upgrade) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if hop::is_websocket(response.headers()) => {
@@ -201,8 +227,8 @@ impl Upstream {
                 parts.extensions.clear();
                 whole(Response::from_parts(parts, Bytes::new()))
             }
-            (StatusCode::SWITCHING_PROTOCOLS, _) => self.failed(&sending, Failure::Protocol),
-            _ if hop::has_unknown_coding(response.headers()) => self.failed(&sending, Failure::Protocol),
+            (StatusCode::SWITCHING_PROTOCOLS, _) => own(self.failed(&sending, Failure::Protocol)),
+            _ if hop::has_unknown_coding(response.headers()) => own(self.failed(&sending, Failure::Protocol)),
             (status, _) => {
                 let (mut parts, body) = response.into_parts();
                 parts.extensions.clear();

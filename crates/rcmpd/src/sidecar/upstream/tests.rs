@@ -2,6 +2,7 @@
 
 use super::request_limit::PER_CLIENT_MAX;
 use super::*;
+use crate::sidecar::lingering::Lingering;
 use futures_util::FutureExt;
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
@@ -35,7 +36,8 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
     });
     tokio::spawn(async move {
         let builder = auto::Builder::new(TokioExecutor::new());
-        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        let stream = TokioIo::new(Lingering::new(stream));
+        let _ = builder.serve_connection_with_upgrades(stream, service).await;
     });
     client
 }
@@ -111,7 +113,8 @@ async fn what_belongs_to_a_hop_ends_there() {
 #[tokio::test]
 async fn the_front_says_whom_it_got_a_request_from_and_a_proxy_is_believed() {
     let fields = "Connection: X-Forwarded-For\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Port: 1\r\n\
-        X_Forwarded_Host: other\r\nForwarded: for=198.51.100.1\r\nX-Real-IP: 198.51.100.1\r\n";
+        X_Forwarded_Host: other\r\nForwarded: for=198.51.100.1\r\nX-Real-IP: 198.51.100.1\r\nX-Original-URL: /moved\r\n\
+        X-Rewrite-URL: /moved\r\nX_Original.URL: /moved\r\nX-Real_IP: 198.51.100.2\r\nX.Forwarded.Proto: moved\r\n";
     let expected = [
         "GET /a?b HTTP/1.1",
         "host: app.example",
@@ -122,6 +125,9 @@ async fn the_front_says_whom_it_got_a_request_from_and_a_proxy_is_believed() {
     ];
     assert_eq!(seen(tls(), fields).await, expected);
     let kept = seen(Behind::Proxy, fields).await;
+    let is_clients =
+        |line: &String| line.contains("moved") || line.contains('_') || line.ends_with("198.51.100.2");
+    assert!(!kept.iter().any(is_clients), "{kept:?}");
     assert!(kept.contains(&"x-forwarded-for: 198.51.100.1".to_owned()), "{kept:?}");
     assert!(kept.contains(&"forwarded: for=198.51.100.1".to_owned()), "{kept:?}");
 }
@@ -329,6 +335,32 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         let got = read_all(&mut client).await;
         assert!(got.contains("12345") && !got.contains("\r\n0\r\n"), "{answer:?}: {got}");
         drop(held);
+    }
+}
+
+#[tokio::test]
+async fn an_application_may_answer_before_the_end_of_a_body_and_close() {
+    const LEN: usize = 4 << 20;
+    for _ in 0..10 {
+        let (place, listener) = application().await;
+        let mut client = hop(Upstream::new(&place), tls()).await;
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_until(&mut stream, "\r\n\r\n").await;
+            let answer = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // It is closed with the body unread, so it is reset.
+            drop(stream);
+        };
+        let asking = async {
+            let head =
+                format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {LEN}\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            timeout(DEADLINE, client.write_all(&vec![0; LEN])).await.expect("in time").unwrap();
+            read_all(&mut client).await
+        };
+        let (got, ()) = tokio::join!(asking, serving);
+        assert!(got.starts_with("HTTP/1.1 413 ") && got.ends_with("\r\n\r\ntoo large"), "{got}");
     }
 }
 

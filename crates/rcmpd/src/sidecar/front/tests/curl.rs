@@ -90,6 +90,30 @@ async fn a_refused_upload_is_not_asked_for() {
     assert_eq!(got, "this certificate is not let in\n403 0");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_the_body_arrives() {
+    let scene = Scene::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("body");
+    let upload = format!("@{}", file.display());
+    let early = async |len: u64, arguments: &[&str], expected: &str| {
+        std::fs::File::create(&file).unwrap().set_len(len).unwrap();
+        // Each is lost every other time, if it is.
+        for version in ["--http1.1", "--http2"].repeat(6) {
+            let given = [version, "--data-binary", &upload, "-H", "Expect:", "-w", " %{http_code}"];
+            let got = text(&curl(&scene, &[&given, arguments].concat(), "/x").await);
+            assert!(got.ends_with(expected), "{len} {version} {arguments:?}: {got}");
+        }
+    };
+    for len in [1000, 1 << 20] {
+        early(len, &["-H", "Host: other.example"], " 421").await;
+        early(len, &["--request", "TRACE"], " 501").await;
+        scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+        early(len, &[], " 403").await;
+        scene.oracle.says(Ok(()));
+    }
+}
+
 #[tokio::test]
 async fn openssl_finds_no_older_tls_and_no_renegotiation() {
     let scene = Scene::new().await;
