@@ -691,8 +691,8 @@ fn critical_extensions_that_are_read_are_known() {
     assert_eq!(good(&[extension(&[0x55, 0x1d, 0x20], false, &policies)]), Ok(()));
 }
 
-/// RFC 5280 4.2.1.10: without an rfc822Name, constraints on mail are those of emailAddress in the subject; and a subjectAltName
-/// that cannot be read does not switch constraints off.
+/// RFC 5280 4.2.1.10 constrains emailAddress in the subject without an rfc822Name; OpenSSL does with one, too, and so do we. A
+/// subjectAltName that cannot be read does not switch constraints off.
 #[test]
 fn names_in_the_subject_are_constrained() {
     let root = Ca::root("Root");
@@ -719,7 +719,8 @@ fn names_in_the_subject_are_constrained() {
     check(&trusts, &named("boss@contoso.example", &[]), good);
     check(&trusts, &named("boss@evil.example", &[]), wrong);
     check(&trusts, &named("boss@evil.example", &[(0x82, "www.evil.example")]), wrong);
-    check(&trusts, &named("boss@evil.example", &[(0x81, "boss@contoso.example")]), good);
+    check(&trusts, &named("boss@evil.example", &[(0x81, "boss@contoso.example")]), wrong);
+    check(&trusts, &named("boss@contoso.example", &[(0x81, "x@contoso.example")]), good);
     check(&trusts, &named("boss@contoso.example", &[(0x81, "boss@evil.example")]), wrong);
     let unreadable = raw(&ca, &p256(), &[extension(&[0x55, 0x1d, 0x11], false, &[0x30, 0x05, 0x00])], |_| {});
     assert_eq!(
