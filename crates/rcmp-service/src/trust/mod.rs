@@ -430,6 +430,13 @@ impl Trust {
             .filter(|authority| !authority.is_list_signer)
     }
 
+    /// The configured CA at a place of a path, by its key and its name: a CA that was renamed may have kept its key.
+    pub fn path_authority(&self, path: &Path, at: usize) -> Option<&Authority> {
+        let link = path.links.get(at)?;
+        let mut named = self.chains.named(&link.issuer_name);
+        named.find(|authority| authority.key == link.issuer && !authority.is_list_signer)
+    }
+
     /// A certificate's path to an anchor.
     ///
     /// Paths are remembered under the hash of the whole certificate and hold as long as every certificate in them is valid.
