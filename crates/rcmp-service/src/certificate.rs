@@ -303,7 +303,8 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether there may be a SID in a part of the subjectAltName that cannot be read: the beginning of one is anywhere outside
-    /// of the URIs that were read, or there is a URI in pieces (X.690 8.21), which other readers put together.
+    /// of the URIs that were read, there is a URI in pieces (X.690 8.21), which other readers put together, or the names cannot
+    /// be told apart, so that there may be one.
     pub(crate) fn may_hide_alternative_sid(&self, read: &[AlternativeName]) -> bool {
         let Some(extension) = self.subject_alt_name else { return false };
         let tag = SID_URI_TAG.as_bytes();
@@ -312,7 +313,7 @@ impl<'a> Certificate<'a> {
             AlternativeName::Uri(uri) => count(uri.as_bytes()),
             _ => 0,
         });
-        count(extension) > in_uris.sum() || has_uri_in_pieces(extension)
+        count(extension) > in_uris.sum() || may_have_uri_in_pieces(extension)
     }
 
     /// URIs of the subjectAltName that look as if they carried a SID, and are written otherwise than [`SID_URI_TAG`]: they
@@ -400,11 +401,22 @@ pub(crate) fn has_unreadable(names: &[AlternativeName], kinds: &[NameKind]) -> b
     names.iter().any(|name| matches!(name, AlternativeName::Unreadable(kind) if kinds.contains(kind)))
 }
 
-/// Whether a subjectAltName has a uniformResourceIdentifier in pieces, as far as its names can be told apart.
-fn has_uri_in_pieces(extension: &[u8]) -> bool {
-    let Ok(outer) = Der::new(extension).any("subjectAltName") else { return false };
-    let mut list = outer.inside();
-    std::iter::from_fn(|| list.any("GeneralName").ok()).any(|name| name.tag == 0x86 | der::CONSTRUCTED)
+/// Whether a subjectAltName may have a uniformResourceIdentifier in pieces: it has one, or its names cannot be told apart up to
+/// its end by DER. Readers of BER tell names apart that DER does not.
+fn may_have_uri_in_pieces(extension: &[u8]) -> bool {
+    let mut outer = Der::new(extension);
+    let Ok(names) = outer.expect("subjectAltName", der::SEQUENCE) else { return true };
+    if outer.finish("subjectAltName").is_err() {
+        return true;
+    }
+    let mut names = names.inside();
+    while !names.is_empty() {
+        match names.any("GeneralName") {
+            Ok(name) if name.tag != 0x86 | der::CONSTRUCTED => {}
+            _ => return true,
+        }
+    }
+    false
 }
 
 /// The SIDs in the URIs of a subjectAltName; see [`Certificate::alternative_sids`].

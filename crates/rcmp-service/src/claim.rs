@@ -72,10 +72,14 @@ mod tests {
 
     /// What alice's certificate says with another subjectAltName, and without the SID extension.
     fn claim(names: &[(u8, &[u8])]) -> SidClaim {
-        let encoded = unhex(ALICE);
         let names: Vec<Vec<u8>> = names.iter().map(|(tag, contents)| encode(*tag, &[contents])).collect();
-        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let value = encode(der::OCTET_STRING, &[&encode(der::SEQUENCE, &names)]);
+        claim_of(&encode(der::SEQUENCE, &[&names.concat()]))
+    }
+
+    /// The same with these octets as the value of the extension.
+    fn claim_of(subject_alt_name: &[u8]) -> SidClaim {
+        let encoded = unhex(ALICE);
+        let value = encode(der::OCTET_STRING, &[subject_alt_name]);
         let extension = encode(der::SEQUENCE, &[&encode(der::OID, &[&[0x55, 0x1d, 0x11]]), &value]);
         let extensions = encode(0xa3, &[&encode(der::SEQUENCE, &[&extension])]);
         let mut outer = der::Der::new(&encoded).any("Certificate").expect("it is well formed").inside();
@@ -113,5 +117,25 @@ mod tests {
         ] {
             assert_eq!(claim(names), expect, "{what}");
         }
+    }
+
+    /// X.690 10.1: DER has definite lengths in the fewest octets. OpenSSL reads a SID in pieces behind each of these names.
+    #[test]
+    fn a_sid_in_pieces_is_not_hidden_by_what_der_cannot_tell_apart() {
+        let in_pieces = encode(0xa6, &[&encode(0x16, &[&URI[..12]]), &encode(0x16, &[&URI[12..]])]);
+        let sequence = |names: &[&[u8]]| encode(der::SEQUENCE, names);
+        for (what, value) in [
+            ("a tag of several octets", sequence(&[b"\x9f\x1f\x01a", &in_pieces])),
+            ("a length in more octets than it needs", sequence(&[b"\x82\x81\x01a", &in_pieces])),
+            ("an indefinite length", sequence(&[b"\xa1\x80\x16\x01a\0\0", &in_pieces])),
+            ("the outer length is indefinite", [b"\x30\x80", &in_pieces[..], b"\0\0"].concat()),
+            ("the outer length has a leading zero", [b"\x30\x82\0", &sequence(&[&in_pieces])[1..]].concat()),
+            ("the outer tag is no SEQUENCE", encode(der::SET, &[&in_pieces])),
+            ("octets behind the names", [&sequence(&[b"\xa1\x03\x16\x01a"])[..], &in_pieces].concat()),
+        ] {
+            assert_eq!(claim_of(&value), SidClaim::Contradictory, "{what}");
+        }
+        let readable = sequence(&[b"\xa1\x03\x16\x01a", b"\x82\x01a"]);
+        assert_eq!(claim_of(&readable), SidClaim::Absent, "each name is told apart, and none is a URI");
     }
 }

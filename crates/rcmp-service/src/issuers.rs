@@ -21,10 +21,8 @@ const KEY_IDENTIFIER: u8 = 0x80;
 pub fn of_path<'a>(certificate: &Certificate<'a>, path: &Path, trust: &'a Trust) -> Vec<&'a [u8]> {
     let mut names = Names::new(certificate);
     // The first is the certificate's issuer, as it is written there.
-    for key in path.authorities.iter().skip(1) {
-        if let Some(authority) = trust.authorities().find(|authority| authority.key == *key) {
-            names.push(&authority.name);
-        }
+    for authority in (1..path.authorities.len()).filter_map(|at| trust.path_authority(path, at)) {
+        names.push(&authority.name);
     }
     names.names
 }
@@ -216,6 +214,30 @@ mod tests {
         let path = trust.verify(&alice, NOW).expect("it leads to the anchor");
         let certificate = Certificate::parse(&alice).expect("it is well formed");
         assert_eq!(text(&of_path(&certificate, &path, &trust)), ["CN=Issuing", "CN=Root"]);
+    }
+
+    /// A CA that was renamed and kept its key.
+    #[test]
+    fn of_two_names_of_one_key_the_one_on_the_path_is_meant() {
+        let key = KeyPair::generate().expect("a key");
+        let copy = || KeyPair::try_from(key.serialize_der()).expect("a key");
+        let root = |name| CertifiedIssuer::self_signed(params(name, true), copy()).expect("signed");
+        let (old, new) = (root("Old Root"), root("New Root"));
+        for (top, expect) in [(&old, "CN=Old Root"), (&new, "CN=New Root")] {
+            let issuing = below(top, "Issuing");
+            let alice = leaf(&issuing);
+            for anchors in [[&old, &new], [&new, &old]] {
+                let anchors = anchors.iter().map(|anchor| anchor.der().to_vec()).collect();
+                let intermediates = vec![issuing.der().to_vec()];
+                let trust =
+                    Trust::new(Parts { anchors, intermediates, ..Parts::default() }).expect("anchors");
+                let path = trust.verify(&alice, NOW).expect("it leads to the anchor");
+                let certificate = Certificate::parse(&alice).expect("it is well formed");
+                assert_eq!(text(&of_path(&certificate, &path, &trust)), ["CN=Issuing", expect]);
+                let known = trust.path_authority(&path, 1).map(|authority| authority.subject.as_str());
+                assert_eq!(known, Some(expect));
+            }
+        }
     }
 
     #[test]

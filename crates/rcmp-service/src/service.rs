@@ -444,9 +444,7 @@ impl Mapper {
             return Ok(None);
         };
         let path = trust.verify(certificate.encoded, now);
-        trace.step(|| Step::Chain {
-            path: path.as_ref().map(|path| path.authorities.clone()).map_err(|refusal| *refusal),
-        });
+        trace.step(|| Step::Chain { path: path.clone() });
         let path = path.map_err(|refusal| Reason::Chain(refusal.error))?;
         if self.policy.validation == Validation::ChainAndRevocation {
             let status = self.revocation(trust, &path, now).await;

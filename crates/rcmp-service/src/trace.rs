@@ -4,7 +4,7 @@ use crate::domains::RoutedBy;
 use crate::mapping::{Form, Method, NotApplicable, Strength};
 use crate::policy::Binding;
 use crate::reason::Reason;
-use crate::trust::{KeyId, Refusal, Revocation};
+use crate::trust::{Path, Refusal, Revocation};
 use account_store::{Matches, Query, Record};
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ pub enum Step {
     ChainNotVerified,
     /// The chain was verified.
     Chain {
-        /// The authorities on it, the issuing one first, or why there is none.
-        path: Result<Vec<KeyId>, Refusal>,
+        /// The path, or why there is none.
+        path: Result<Arc<Path>, Refusal>,
     },
     /// The path was looked up in revocation lists and answers.
     Revocation {

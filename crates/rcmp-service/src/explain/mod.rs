@@ -17,7 +17,7 @@ use crate::message::Request;
 use crate::reason::Reason;
 use crate::service::{Answer, Mapper};
 use crate::trace::Step;
-use crate::trust::{KeyId, Revocation, Which};
+use crate::trust::{Path, Revocation, Which};
 use account_store::{DistinguishedName, Matches, Query};
 use dtyp::{DecodeError, DecodeErrorKind};
 use serde::Serialize;
@@ -220,7 +220,7 @@ impl Explanation {
         let request = Request::decode(request).ok();
         let certificate = request.as_ref().and_then(|request| Certificate::parse(request.certificate).ok());
         let path = steps.iter().find_map(|step| match step {
-            Step::Chain { path: Ok(path) } => Some(path.as_slice()),
+            Step::Chain { path: Ok(path) } => Some(path.authorities.as_slice()),
             _ => None,
         });
         let policy = mapper.policy();
@@ -378,14 +378,18 @@ fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
                 chain.state = refusal.error.name();
                 let subject = match refusal.which {
                     Which::Leaf => None,
-                    Which::Authority(key) => Some(authority(mapper, &key).subject),
+                    Which::Authority(key) => mapper
+                        .trust()
+                        .and_then(|trust| trust.authorities().find(|known| known.key == key))
+                        .map(|known| known.subject.clone()),
                 };
                 chain.text = refusal.text(subject.as_deref());
             }
             Step::Chain { path: Ok(path) } => {
                 chain.state = "verified";
                 "the chain leads to a configured anchor".clone_into(&mut chain.text);
-                chain.authorities = path.iter().map(|key| authority(mapper, key)).collect();
+                chain.authorities =
+                    (0..path.authorities.len()).map(|at| authority(mapper, path, at)).collect();
             }
             Step::Revocation { status, detail } => {
                 chain.revocation = Some(revocation(status, detail.as_deref()));
@@ -409,8 +413,9 @@ fn revocation(status: &Revocation, detail: Option<&str>) -> String {
     }
 }
 
-fn authority(mapper: &Mapper, key: &KeyId) -> AuthorityFacts {
-    let known = mapper.trust().and_then(|trust| trust.authorities().find(|known| known.key == *key));
+fn authority(mapper: &Mapper, path: &Path, at: usize) -> AuthorityFacts {
+    let known = mapper.trust().and_then(|trust| trust.path_authority(path, at));
+    let key = &path.authorities[at];
     AuthorityFacts {
         subject: known.map(|known| known.subject.clone()).unwrap_or_default(),
         key: key.to_string(),

@@ -206,7 +206,7 @@ fn revocation_unknown(advice: &Advice<'_>, config: &str) -> Option<Remedy> {
 fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&str>) -> Vec<Remedy> {
     let policy = advice.mapper.policy();
     let path = advice.steps.iter().find_map(|step| match step {
-        Step::Chain { path: Ok(path) } => Some(path.as_slice()),
+        Step::Chain { path: Ok(path) } => Some(path.authorities.as_slice()),
         _ => None,
     });
     let rules = advice.mapper.rules(path);

@@ -1,7 +1,8 @@
 //! Name constraints (RFC 5280 4.2.1.10) on all forms of names.
 //!
 //! Where the document leaves open how to read a name, permitted subtrees are read narrowly and excluded ones widely: a name
-//! that is not well formed in a form that is constrained is in no permitted subtree and in every excluded one.
+//! that is not well formed in a form that is constrained is in no permitted subtree and in every excluded one. Text is in an excluded
+//! subtree, too, when a look-up of an account finds it equal: otherwise a name that is excluded maps in another spelling.
 
 use super::authority::value;
 use super::name::Name;
@@ -9,7 +10,9 @@ use super::refusal::{ChainError, Detail, Fault};
 use super::work::Work;
 use crate::certificate::{Certificate, Extension};
 use crate::der::{self, Der, Element};
+use account_store::fold::Comparison;
 use dtyp::{DecodeError, DecodeErrorKind};
+use std::sync::OnceLock;
 
 /// id-ce-nameConstraints, 2.5.29.30.
 pub(super) const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x1e];
@@ -72,7 +75,66 @@ struct General {
 enum Value {
     Text(String),
     Octets(Vec<u8>),
-    Name(Name),
+    Name(Directory),
+}
+
+/// A directoryName.
+#[derive(Clone, Debug)]
+struct Directory {
+    name: Name,
+    encoded: Box<[u8]>,
+    /// See [`Directory::widened`].
+    widened: OnceLock<Vec<Name>>,
+}
+
+impl Directory {
+    fn read(encoded: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { name: Name::read(encoded)?, encoded: encoded.into(), widened: OnceLock::new() })
+    }
+
+    /// The name with the text of its values folded as look-ups fold it, before it is prepared for 7.1. It is made when an excluded
+    /// subtree asks for it, which is after the signatures of the path were verified.
+    fn widened(&self) -> &[Name] {
+        let casefold = |text: &str| Comparison::Casefold.key(text).into_owned();
+        let windows = |text: &str| casefold(&Comparison::Windows.key(text));
+        self.widened.get_or_init(|| {
+            let both = [widened(&self.encoded, casefold), widened(&self.encoded, windows)];
+            both.into_iter().flatten().collect()
+        })
+    }
+
+    /// Whether it lies in the subtree of `base`: by 7.1, and where the subtree is excluded, also by that and a comparison of a
+    /// look-up together.
+    fn is_within(&self, base: &Self, excluded: bool) -> bool {
+        let widened = || self.widened().iter().zip(base.widened());
+        self.name.is_within(&base.name) || excluded && widened().any(|(name, base)| name.is_within(base))
+    }
+}
+
+/// A name with the text of its values folded.
+fn widened(encoded: &[u8], fold: impl Fn(&str) -> String) -> Result<Name, DecodeError> {
+    const UTF8_STRING: u8 = 0x0c;
+    let mut rdns = Vec::with_capacity(encoded.len());
+    let mut sequence = Der::new(encoded).expect("Name", der::SEQUENCE)?.inside();
+    while !sequence.is_empty() {
+        let mut set = sequence.expect("RelativeDistinguishedName", der::SET)?.inside();
+        let mut attributes = Vec::new();
+        while !set.is_empty() {
+            let mut attribute = set.expect("AttributeTypeAndValue", der::SEQUENCE)?.inside();
+            let id = attribute.expect("type", der::OID)?.encoded;
+            let value = attribute.any("value")?;
+            let folded = der::text(&value).map(|text| der::encode(UTF8_STRING, &[fold(&text).as_bytes()]));
+            let value = folded.as_deref().unwrap_or(value.encoded);
+            attributes.extend(der::encode(der::SEQUENCE, &[id, value]));
+        }
+        rdns.extend(der::encode(der::SET, &[&attributes]));
+    }
+    Name::read(&der::encode(der::SEQUENCE, &[&rdns]))
+}
+
+/// Whether a look-up may find two texts equal, by any comparison that an account is looked for with.
+fn is_same_to_a_lookup(left: &str, right: &str) -> bool {
+    Comparison::ALL.iter().any(|comparison| comparison.key(left) == comparison.key(right))
 }
 
 /// The names of a certificate that constraints are about.
@@ -88,7 +150,8 @@ pub(super) struct Constraints {
 }
 
 impl Names {
-    /// The names in the subject and in the subjectAltName. emailAddress in the subject counts where there is no rfc822Name.
+    /// The names in the subject and in the subjectAltName. emailAddress in the subject counts as an rfc822Name, also beside
+    /// others in the subjectAltName: RFC 5280 4.2.1.10 demands it without them, and the subject is mapped in either case.
     pub(super) fn of(certificate: &Certificate<'_>) -> Result<Self, Fault> {
         let mut names = Vec::new();
         if let Some(extension) = certificate.extension(SUBJECT_ALT_NAME) {
@@ -100,11 +163,9 @@ impl Names {
             }
         }
         let malformed = |_| Fault::from(ChainError::Malformed);
-        if !names.iter().any(|name| name.form == Form::Rfc822) {
-            addresses(certificate.subject, &mut names).map_err(malformed)?;
-        }
-        let subject = Name::read(certificate.subject).map_err(malformed)?;
-        if !subject.is_empty() {
+        addresses(certificate.subject, &mut names).map_err(malformed)?;
+        let subject = Directory::read(certificate.subject).map_err(malformed)?;
+        if !subject.name.is_empty() {
             names.push(General { form: Form::Directory, value: Some(Value::Name(subject)) });
         }
         Ok(Self(names))
@@ -145,7 +206,7 @@ impl General {
                 let mut explicit = element.inside();
                 let name = explicit.expect("directoryName", der::SEQUENCE)?;
                 explicit.finish("directoryName")?;
-                (Form::Directory, Some(Value::Name(Name::read(name.encoded)?)))
+                (Form::Directory, Some(Value::Name(Directory::read(name.encoded)?)))
             }
             0x87 => {
                 let lens: &[usize] = if is_base { &[8, 32] } else { &[4, 16] };
@@ -283,7 +344,7 @@ fn is_base(base: &General) -> bool {
 /// Whether a name lies in a subtree of its form. What is not well formed lies in every excluded one.
 fn lies_in(name: &General, base: &General, excluded: bool) -> bool {
     match (&name.value, &base.value) {
-        (Some(Value::Name(name)), Some(Value::Name(base))) => name.is_within(base),
+        (Some(Value::Name(name)), Some(Value::Name(base))) => name.is_within(base, excluded),
         (Some(Value::Octets(name)), Some(Value::Octets(base))) => {
             let (address, mask) = base.split_at(base.len() / 2);
             name.len() == address.len()
@@ -343,7 +404,8 @@ fn is_host(host: &str) -> bool {
 
 /// rfc822Name, and userPrincipalName in the same way: `user@host`, `host`, `@host` (as AD CS writes it) or `.host`.
 ///
-/// The local part is compared as it is. For an excluded mailbox its case does not count, and a quoted one may be any.
+/// The local part is compared as it is. For an excluded mailbox it is the same when a look-up finds it equal, and a quoted one may be
+/// any. Hosts are ASCII here ([`is_host`]), so that case is all that a look-up folds in them.
 fn mailbox(name: &str, base: &str, excluded: bool) -> bool {
     let Some((local, host)) = name.rsplit_once('@') else { return excluded };
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -357,7 +419,7 @@ fn mailbox(name: &str, base: &str, excluded: bool) -> bool {
         Some(("", base)) => host_is_in(host, base, false),
         Some((base_local, base)) => {
             let same = match excluded {
-                true => local.eq_ignore_ascii_case(base_local) || local.contains(['"', '\\']),
+                true => is_same_to_a_lookup(local, base_local) || local.contains(['"', '\\']),
                 false => local == base_local,
             };
             same && host.eq_ignore_ascii_case(base)

@@ -549,6 +549,8 @@ pub(super) struct Crl {
     pub(super) next_update: FileTime,
     pub(super) number: Option<CrlNumber>,
     pub(super) entries: Entries,
+    /// Whether it was current when it was installed. Another is kept for what it leaves undecided alone, and is told as none.
+    pub(super) was_current: bool,
 }
 
 impl Crl {

@@ -88,6 +88,9 @@ pub struct Parts {
     pub rsa_bits_min: Option<usize>,
     /// How many revocation lists there may be at one time: as many slots.
     pub crls: usize,
+    /// Whether a list makes a certificate good only when each slot has had a list: a list that was never had may be any CA's
+    /// delta list, which would revoke the certificate.
+    pub require_all_crls: bool,
     /// Who may be asked for the status of certificates.
     pub ocsp: Vec<OcspResponder>,
 }
@@ -218,6 +221,8 @@ pub enum UnknownReason {
     CrlExpired,
     /// Its issuer's list is from the future.
     CrlNotYetValid,
+    /// A list says that it is good, and a configured list was never had, which may be its issuer's.
+    CrlMissing,
     /// The responder has not been asked, or not lately; [`Trust::ocsp_needed`] tells what to ask.
     OcspNeeded,
     /// The responder was asked and has not answered.
@@ -230,12 +235,13 @@ pub enum UnknownReason {
 
 impl UnknownReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoCrl,
         Self::NotInScope,
         Self::CrlOtherKey,
         Self::CrlExpired,
         Self::CrlNotYetValid,
+        Self::CrlMissing,
         Self::OcspNeeded,
         Self::OcspNoAnswer,
         Self::OcspNotAccepted,
@@ -261,6 +267,10 @@ impl UnknownReason {
                 "bring the CA's present list to the place that mapping.crls of CONFIGURATION names"
             }
             Self::CrlNotYetValid => "wait until the list is valid, or look at the clock of this machine",
+            Self::CrlMissing => {
+                "see in the log, or by `rcmpd check-config`, which list of mapping.crls of CONFIGURATION cannot be had and why; add a responder \
+                 to the issuer's [[mapping.authority]], or take the list out of mapping.crls if no certificate needs it"
+            }
             Self::OcspNeeded => "ask again: the responder is asked when a decision needs it",
             Self::OcspNoAnswer => {
                 "see whether the responder that the issuer's [[mapping.authority]] of CONFIGURATION names runs and can be reached from here, or \
@@ -284,6 +294,7 @@ impl UnknownReason {
             Self::CrlOtherKey => "crl_other_key",
             Self::CrlExpired => "crl_expired",
             Self::CrlNotYetValid => "crl_not_yet_valid",
+            Self::CrlMissing => "crl_missing",
             Self::OcspNeeded => "ocsp_needed",
             Self::OcspNoAnswer => "ocsp_no_answer",
             Self::OcspNotAccepted => "ocsp_not_accepted",
@@ -304,6 +315,9 @@ impl UnknownReason {
             }
             Self::CrlExpired => "its issuer's revocation list is expired",
             Self::CrlNotYetValid => "its issuer's revocation list is from the future",
+            Self::CrlMissing => {
+                "a configured revocation list has not been had since the start, and it may be a list of its issuer"
+            }
             Self::OcspNeeded => "its issuer's OCSP responder has not been asked",
             Self::OcspNoAnswer => "its issuer's OCSP responder has not answered",
             Self::OcspNotAccepted => "the answer of its issuer's OCSP responder is not accepted",
@@ -320,6 +334,7 @@ pub struct Trust {
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
+    require_all_crls: bool,
     /// The newest list of each issuer and scope. INVARIANT: locked whenever a slot is stored.
     newest: Mutex<HashMap<[u8; 32], Age>>,
     answers: Cache<[u8; 32], OcspAnswer>,
@@ -417,6 +432,7 @@ impl Trust {
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
+            require_all_crls: parts.require_all_crls,
             newest: Mutex::default(),
             answers: cache(OCSP_ANSWERS_MAX),
             failures: cache(OCSP_FAILURES_MAX),
@@ -430,6 +446,13 @@ impl Trust {
             .iter()
             .map(|authority| &**authority)
             .filter(|authority| !authority.is_list_signer)
+    }
+
+    /// The configured CA at a place of a path, by its key and its name: a CA that was renamed may have kept its key.
+    pub fn path_authority(&self, path: &Path, at: usize) -> Option<&Authority> {
+        let link = path.links.get(at)?;
+        let mut named = self.chains.named(&link.issuer_name);
+        named.find(|authority| authority.key == link.issuer && !authority.is_list_signer)
     }
 
     /// A certificate's path to an anchor.
@@ -489,22 +512,17 @@ impl Trust {
     /// that its signature is looked at; it takes a third of a second for fifty million bytes, so whoever calls it in a runtime
     /// does so on a thread of its own. Decisions go on meanwhile.
     ///
-    /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and scope is refused.
+    /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and scope is refused. One that
+    /// is expired, or from the future, is refused, and kept where there is none that is current: nothing in its scope is known to
+    /// be good by a delta list that is not current.
     pub fn install_crl(&self, slot: usize, encoded: &[u8], now: FileTime) -> Result<CrlFacts, CrlError> {
         let slot = self.crls.get(slot).ok_or(CrlError::NoSuchSlot)?;
         let unverified = UnverifiedCrl::parse(encoded)?;
-        unverified.check_dates(now)?;
-        let issuer = self.crl_issuer(&unverified)?;
-        let crl = Crl {
-            authority: issuer.key,
-            issuer: issuer.subject_name.clone(),
-            entries: unverified.entries()?,
-            this_update: unverified.this_update,
-            next_update: unverified.next_update,
-            number: unverified.number,
-            is_delta: unverified.is_delta,
-            scope: unverified.scope,
-        };
+        if let Err(error) = unverified.check_dates(now) {
+            self.keep_out_of_date(slot, unverified, now);
+            return Err(error);
+        }
+        let (crl, issuer) = self.verified_crl(unverified, true)?;
         let facts = crl.facts(issuer);
         let age = Age { this_update: crl.this_update, number: crl.number };
         let key = scope_key(&crl);
@@ -527,8 +545,58 @@ impl Trust {
         Ok(facts)
     }
 
+    /// Verifies a list that is expired or from the future, and puts it into a slot that has none, or another such list of the same
+    /// CA and scope that is older.
+    fn keep_out_of_date(&self, slot: &ArcSwapOption<Crl>, unverified: UnverifiedCrl<'_>, now: FileTime) {
+        // The same list again, at each look: its signature was looked at.
+        let is_same = |known: &Crl| {
+            (known.this_update, known.next_update, known.number, known.is_delta)
+                == (unverified.this_update, unverified.next_update, unverified.number, unverified.is_delta)
+                && known.scope == unverified.scope
+                && Name::read(unverified.issuer).is_ok_and(|name| name == known.issuer)
+        };
+        if slot.load().as_ref().is_some_and(|known| is_same(known)) {
+            return;
+        }
+        let Ok((crl, _)) = self.verified_crl(unverified, false) else { return };
+        let age = Age { this_update: crl.this_update, number: crl.number };
+        let key = scope_key(&crl);
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let gives_way = |known: &Crl| {
+            let known_age = Age { this_update: known.this_update, number: known.number };
+            known.currency(now) != Currency::Current && scope_key(known) == key && !age.is_before(&known_age)
+        };
+        let known = slot.load();
+        if !newest.get(&key).is_some_and(|newest| age.is_before(newest))
+            && known.as_ref().is_none_or(|known| gives_way(known))
+        {
+            slot.store(Some(Arc::new(crl)));
+        }
+    }
+
+    /// A list whose signature is that of a configured CA, which is returned, too.
+    fn verified_crl(
+        &self,
+        unverified: UnverifiedCrl<'_>,
+        was_current: bool,
+    ) -> Result<(Crl, &Authority), CrlError> {
+        let issuer = self.crl_issuer(&unverified)?;
+        let crl = Crl {
+            authority: issuer.key,
+            issuer: issuer.subject_name.clone(),
+            entries: unverified.entries()?,
+            this_update: unverified.this_update,
+            next_update: unverified.next_update,
+            number: unverified.number,
+            is_delta: unverified.is_delta,
+            scope: unverified.scope,
+            was_current,
+        };
+        Ok((crl, issuer))
+    }
+
     /// Takes over what another trust, from a configuration before this, has in a slot, if its issuer is still configured;
-    /// nothing is read or verified again. Returns whether there is something now.
+    /// nothing is read or verified again. Returns whether there is something now that was current once.
     pub fn adopt_crl(&self, slot: usize, from: &Self, from_slot: usize) -> bool {
         let (Some(slot), Some(from_slot)) = (self.crls.get(slot), from.crls.get(from_slot)) else {
             return false;
@@ -551,8 +619,9 @@ impl Trust {
             }
             newest.insert(key, age);
         }
+        let was_current = crl.was_current;
         slot.store(Some(crl));
-        true
+        was_current
     }
 
     /// Takes over how old lists may be, of all lists that a trust from a configuration before this ever had: what is older
@@ -567,10 +636,10 @@ impl Trust {
         }
     }
 
-    /// What the list in a slot says about itself, if there is one; it may be expired by now.
+    /// What the list in a slot says about itself, if there is one; it may be expired by now, and was not when it was installed.
     pub fn crl_facts(&self, slot: usize) -> Option<CrlFacts> {
         let crl = self.crls.get(slot)?.load();
-        let crl = crl.as_ref()?;
+        let crl = crl.as_ref().filter(|crl| crl.was_current)?;
         let issuer = self.chains.authority(crl.authority, &crl.issuer)?;
         Some(crl.facts(issuer))
     }
@@ -651,11 +720,14 @@ impl Trust {
 
     /// The status of a certificate, by its issuer's lists and answers; `signs` tells which keys sign lists for the issuer beside its own.
     fn status_by(&self, link: &Link, now: FileTime, signs: impl Fn(&Crl) -> bool) -> Status {
-        let mut good = false;
-        let mut is_delta_over = false;
+        let mut good_by_list = false;
+        let mut good_by_answer = false;
+        let mut delta_out_of_date = None;
+        let mut is_list_missing = false;
         let mut why = UnknownReason::NoCrl;
         for slot in &self.crls {
             let crl = slot.load();
+            is_list_missing |= self.require_all_crls && crl.is_none();
             let Some(crl) = crl.as_ref().filter(|crl| crl.issuer == link.issuer_name) else { continue };
             if crl.authority != link.issuer && !signs(crl) {
                 if why == UnknownReason::NoCrl {
@@ -671,30 +743,39 @@ impl Trust {
             }
             match crl.currency(now) {
                 // An operator who has delta lists wants revocations sooner than complete lists have them.
-                Currency::Expired if crl.is_delta => is_delta_over = true,
+                Currency::Expired if crl.is_delta => delta_out_of_date = Some(UnknownReason::CrlExpired),
+                Currency::NotYetValid if crl.is_delta => {
+                    delta_out_of_date = Some(UnknownReason::CrlNotYetValid);
+                }
                 Currency::Expired => why = UnknownReason::CrlExpired,
                 Currency::NotYetValid => why = UnknownReason::CrlNotYetValid,
                 Currency::Current => match crl.entries.find(&link.serial) {
                     Some((since, reason)) => return Status::Revoked { since, reason },
-                    None => good |= !crl.is_delta,
+                    None => good_by_list |= !crl.is_delta,
                 },
             }
         }
-        if self.responders.contains_key(&link.issuer) {
+        let has_responder = self.responders.contains_key(&link.issuer);
+        if has_responder {
             let answer = self.answers.get(&link.id).filter(|answer| answer.is_current(now));
             match answer.map(|answer| answer.status) {
                 Some(OcspStatus::Revoked { since, reason }) => return Status::Revoked { since, reason },
-                Some(OcspStatus::Good) => good = true,
+                Some(OcspStatus::Good) => good_by_answer = true,
                 Some(OcspStatus::Unknown) => why = UnknownReason::OcspUnknown,
                 None => {
                     why = self.failures.get(&link.id).map_or(UnknownReason::OcspNeeded, |failure| failure.why)
                 }
             }
         }
-        match good {
-            _ if is_delta_over => Status::Unknown(UnknownReason::CrlExpired),
-            true => Status::Good,
-            false => Status::Unknown(why),
+        match delta_out_of_date {
+            Some(why) => Status::Unknown(why),
+            None if good_by_answer => Status::Good,
+            // An answer would say more than the lists.
+            None if good_by_list && is_list_missing && !has_responder => {
+                Status::Unknown(UnknownReason::CrlMissing)
+            }
+            None if good_by_list && !is_list_missing => Status::Good,
+            None => Status::Unknown(why),
         }
     }
 

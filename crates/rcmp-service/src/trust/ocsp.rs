@@ -321,7 +321,16 @@ impl fmt::Display for OcspError {
                 "whoever signed the OCSP response is neither the CA, nor certified by it, nor configured"
             }
             Self::BadSigner(error) => {
-                return write!(f, "the certificate of the OCSP responder is of no use: {error}");
+                let why = match error {
+                    ChainError::UnknownIssuer | ChainError::BadSignature => {
+                        "it was not issued by the CA that is asked about"
+                    }
+                    ChainError::NotForClientAuthentication => {
+                        "its extended key usage does not name OCSPSigning (1.3.6.1.5.5.7.3.9)"
+                    }
+                    error => error.text(),
+                };
+                return write!(f, "the certificate of the OCSP responder is of no use: {why}");
             }
             Self::BadSignature => "the signature of the OCSP response is wrong",
             Self::UnsupportedAlgorithm => "the OCSP response is signed by an algorithm that is not accepted",

@@ -197,7 +197,8 @@ impl ChainError {
                  shortest RSA key of clients"
             }
             Self::UnsupportedKey => {
-                "use an RSA key of up to 8192 bits, one of the curves P-256, P-384 and P-521 by name, Ed25519 or ML-DSA"
+                "use an RSA key of up to 8192 bits, one of the curves P-256, P-384 and P-521 by name and with a point that is not compressed, Ed25519 \
+                 or ML-DSA"
             }
             Self::Expired => "only a new certificate helps: this one is expired",
             Self::NotYetValid => "wait until it is valid, or look at the clock of this machine",
@@ -303,6 +304,8 @@ pub enum Detail {
     Algorithm(ExtensionId),
     /// A kind of name (GeneralName, RFC 5280 4.2.1.6).
     NameForm(&'static str),
+    /// What is wrong with a key.
+    Key(&'static str),
 }
 
 impl fmt::Display for Detail {
@@ -312,7 +315,7 @@ impl fmt::Display for Detail {
             Self::Extension(id) => write!(f, "extension {id}"),
             Self::Algorithm(id) => write!(f, "algorithm {id}"),
             Self::Limit { what, limit, found } => write!(f, "{what}: {found}, limit {limit}"),
-            Self::NameForm(form) => write!(f, "{form}"),
+            Self::NameForm(what) | Self::Key(what) => f.write_str(what),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! and the signature.
 
 use super::pss::{Pss, RSASSA_PSS};
-use super::refusal::{ChainError, Fault};
+use super::refusal::{ChainError, Detail, Fault};
 use crate::der::{self, Der, Element};
 use dtyp::DecodeError;
 
@@ -12,8 +12,12 @@ const RSA_BITS_MAX: usize = 8192;
 const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 /// id-Ed25519, 1.3.101.112.
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+/// Octets of a key of Ed25519 (RFC 8032 5.1.5).
+const ED25519_LEN: usize = 32;
 /// id-ml-dsa-44, -65 and -87, 2.16.840.1.101.3.4.3.17 to 19, without the last octet.
 const ML_DSA: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03];
+/// The last octet of each, and the octets of its keys (FIPS 204, table 2).
+const ML_DSA_LENS: [(u8, usize); 3] = [(17, 1312), (18, 1952), (19, 2592)];
 /// id-ecPublicKey, 1.2.840.10045.2.1.
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 /// secp256r1, secp384r1 and secp521r1, each with the length of a coordinate.
@@ -118,14 +122,32 @@ pub(super) fn subject_public_key(encoded: &[u8]) -> Result<(&[u8], &[u8]), Decod
     Ok((algorithm, key))
 }
 
+/// The octets of a positive number, from the contents of an INTEGER of DER: neither padded nor negative (X.690 8.3.2), nor 0.
+const fn positive(contents: &[u8]) -> Option<&[u8]> {
+    match contents {
+        [] | [0x80..=0xff, ..] | [0, 0..=0x7f, ..] | [0] => None,
+        [0, rest @ ..] => Some(rest),
+        number => Some(number),
+    }
+}
+
+fn key_fault(what: &'static str) -> Fault {
+    Fault { error: ChainError::UnsupportedKey, detail: Detail::Key(what) }
+}
+
 /// Whether a key, an encoded SubjectPublicKeyInfo, is of a kind that is accepted, and long enough: RSA with a modulus from
-/// `rsa_bits_min` to [`RSA_BITS_MAX`] bits, the named curves P-256, P-384 and P-521, Ed25519, ML-DSA.
+/// `rsa_bits_min` to [`RSA_BITS_MAX`] bits, the named curves P-256, P-384 and P-521 with a point that is not compressed, Ed25519,
+/// ML-DSA.
 pub(super) fn check_key(public_key: &[u8], rsa_bits_min: usize) -> Result<(), Fault> {
     let unsupported = Fault::from(ChainError::UnsupportedKey);
     let malformed = |_: DecodeError| unsupported;
     let (algorithm, key) = subject_public_key(public_key).map_err(malformed)?;
     let mut algorithm = Der::new(algorithm);
     let id = algorithm.expect("algorithm", der::OID).map_err(malformed)?.contents;
+    let octets = |key: &[u8], len| match key.len() == len {
+        true => Ok(()),
+        false => Err(Fault::limit(ChainError::UnsupportedKey, "octets of the key", len, key.len())),
+    };
     match id {
         RSA_ENCRYPTION | RSASSA_PSS => {
             let mut outer = Der::new(key);
@@ -133,15 +155,19 @@ pub(super) fn check_key(public_key: &[u8], rsa_bits_min: usize) -> Result<(), Fa
             let modulus = fields.expect("modulus", der::INTEGER).map_err(malformed)?.contents;
             let exponent = fields.expect("publicExponent", der::INTEGER).map_err(malformed)?.contents;
             fields.finish("RSAPublicKey").and_then(|()| outer.finish("RSAPublicKey")).map_err(malformed)?;
-            let bits = |number: &[u8]| match number {
-                [] | [0x80..=0xff, ..] => 0,
-                [0, rest @ ..] => 8 * rest.len() - rest.first().map_or(0, |it| it.leading_zeros() as usize),
-                [first, ..] => 8 * number.len() - first.leading_zeros() as usize,
+            let (modulus, exponent) = (positive(modulus), positive(exponent));
+            let modulus = modulus.ok_or(key_fault("the modulus is no positive INTEGER of DER"))?;
+            let exponent = exponent.ok_or(key_fault("the public exponent is no positive INTEGER of DER"))?;
+            let bits = |number: &[u8]| {
+                8 * number.len() - number.first().map_or(0, |first| first.leading_zeros() as usize)
             };
             let is_odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
             match bits(modulus) {
+                _ if !is_odd(modulus) => Err(key_fault("the modulus is even")),
                 // With an exponent of 1 everything is its own signature.
-                _ if !is_odd(modulus) || !is_odd(exponent) || bits(exponent) < 2 => Err(unsupported),
+                _ if !is_odd(exponent) || bits(exponent) < 2 => {
+                    Err(key_fault("the public exponent is even, or 1"))
+                }
                 found if found < rsa_bits_min => {
                     Err(Fault::limit(ChainError::WeakKey, "bits of the RSA key", rsa_bits_min, found))
                 }
@@ -157,12 +183,16 @@ pub(super) fn check_key(public_key: &[u8], rsa_bits_min: usize) -> Result<(), Fa
             let len = CURVES.iter().find(|(id, _)| *id == curve).ok_or(unsupported)?.1;
             match key {
                 [0x04, point @ ..] if point.len() == 2 * len => Ok(()),
-                [0x02 | 0x03, point @ ..] if point.len() == len => Ok(()),
-                _ => Err(unsupported),
+                // No verifier here reads it, and RFC 5480 2.2 leaves it to each whether it does.
+                [0x02 | 0x03, ..] => Err(key_fault("a compressed point")),
+                _ => Err(key_fault("the point has not the length of its curve")),
             }
         }
-        ED25519 => Ok(()),
-        [prefix @ .., 17..=19] if prefix == ML_DSA => Ok(()),
+        ED25519 => octets(key, ED25519_LEN),
+        [prefix @ .., last] if prefix == ML_DSA => match ML_DSA_LENS.iter().find(|(id, _)| id == last) {
+            Some((_, len)) => octets(key, *len),
+            None => Err(unsupported),
+        },
         _ => Err(unsupported),
     }
 }

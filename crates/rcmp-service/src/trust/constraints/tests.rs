@@ -112,6 +112,18 @@ fn each_form_has_its_own_subtrees() {
         ("alice@sub.contoso.example", ".contoso.example", IN),
         ("alice@fabrikam.example", "contoso.example", OUT),
         ("alice", "contoso.example", BAD),
+        ("boss@contoso.example", "boss@contoso.example", IN),
+        // The store finds the account of `boss` by each of these (UnicodeData.txt: U+017F and U+212A have the simple upper cases
+        // and lower cases S and k; U+03C2 has that of U+03C3; U+FF42 is a full-width b). Permitted is what is told, alone.
+        ("bo\u{17f}s@contoso.example", "boss@contoso.example", BAD),
+        ("bo\u{17f}\u{17f}@contoso.example", "boss@contoso.example", BAD),
+        ("\u{ff42}oss@contoso.example", "boss@contoso.example", BAD),
+        ("BOSS@contoso.example", "boss@contoso.example", BAD),
+        ("\u{212a}arl@contoso.example", "karl@contoso.example", BAD),
+        ("mu\u{308}ller@contoso.example", "m\u{fc}ller@contoso.example", BAD),
+        ("\u{3c0}\u{3b1}\u{3c2}@contoso.example", "\u{3c0}\u{3b1}\u{3c3}@contoso.example", BAD),
+        ("boss@conto\u{17f}o.example", "contoso.example", BAD),
+        ("bob@contoso.example", "boss@contoso.example", OUT),
     ] {
         assert_eq!(verdict(principal_name(name), principal_name(base)), expect, "{name} {base}");
     }
@@ -193,4 +205,60 @@ fn the_work_is_bounded() {
     let names = names(&vec![general(URI, b"x"); 1000]);
     let refused = constraints.check(&names, &mut Work::new()).unwrap_err();
     assert_eq!(refused.error, ChainError::TooComplex);
+}
+
+/// A directoryName of one relative name for each value, which is organizationalUnitName.
+fn directory_name(values: &[(u8, &str)]) -> Vec<u8> {
+    let rdn = |(tag, text): &(u8, &str)| {
+        let attribute =
+            [der::encode(der::OID, &[&[0x55, 0x04, 0x0b]]), der::encode(*tag, &[text.as_bytes()])];
+        der::encode(der::SET, &[&der::encode(der::SEQUENCE, &[&attribute.concat()])])
+    };
+    let rdns: Vec<u8> = values.iter().flat_map(rdn).collect();
+    der::encode(0xa4, &[&der::encode(der::SEQUENCE, &[&rdns])])
+}
+
+/// [MS-RCMP] note <2>: altSecurityIdentities are compared without case, nonspacing marks, width and kind of kana.
+#[test]
+fn an_excluded_directory_name_is_excluded_in_each_spelling_that_maps() {
+    const UTF8: u8 = 0x0c;
+    for (name, base, expect) in [
+        ("Admins", "admins", (true, false)),
+        ("\u{c1}dmins", "Admins", (false, false)),
+        ("A\u{301}dmins", "Admins", (false, false)),
+        ("\u{ff21}dmins", "Admins", (true, false)),
+        ("Admin\u{17f}", "Admins", (true, false)),
+        ("\u{3042}", "\u{30a2}", (false, false)),
+        ("\u{131}ntern", "Intern", (false, false)),
+        // Both kinds of folding at once: by 7.1 `\u{df}` is `ss`.
+        ("STRASSE \u{c1}", "stra\u{df}e a", (false, false)),
+        ("Users", "Admins", (false, true)),
+    ] {
+        let (name, base) =
+            ([(UTF8, "Contoso"), (UTF8, name), (UTF8, "x")], [(UTF8, "contoso"), (UTF8, base)]);
+        assert_eq!(verdict(directory_name(&name), directory_name(&base)), expect, "{name:?} {base:?}");
+    }
+    let whole = directory_name(&[(UTF8, "Contoso"), (UTF8, "Admins")]);
+    assert_eq!(verdict(directory_name(&[(UTF8, "Contoso")]), whole), (false, true), "it is above the base");
+}
+
+/// Each comparison of the store is within the one of excluded subtrees, whatever character it folds.
+#[test]
+fn what_the_store_folds_is_excluded() {
+    for c in char::MIN..=char::MAX {
+        let text = format!("x{c}x");
+        for comparison in Comparison::ALL {
+            let folded = comparison.key(&text);
+            if c == '\0' || folded == text {
+                continue;
+            }
+            assert!(is_same_to_a_lookup(&text, &folded), "{c:?} {comparison:?}");
+            let read = |text: &str| {
+                let name = directory_name(&[(0x0c, text)]);
+                let name = Der::new(&name).any("name").unwrap();
+                Directory::read(name.contents).unwrap()
+            };
+            assert!(read(&text).is_within(&read(&folded), true), "{c:?} {comparison:?}");
+        }
+    }
 }

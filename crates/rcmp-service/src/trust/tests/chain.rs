@@ -440,8 +440,12 @@ fn rsa(bits: usize, exponent: &[u8]) -> Vec<u8> {
     let mut modulus = vec![0xff; bits.div_ceil(8)];
     modulus[0] >>= modulus.len() * 8 - bits;
     let sign: &[u8] = if bits.is_multiple_of(8) { &[0] } else { &[] };
-    let numbers =
-        [der::encode(der::INTEGER, &[sign, &modulus]), der::encode(der::INTEGER, &[exponent])].concat();
+    rsa_of(&[sign, &modulus].concat(), exponent)
+}
+
+/// A key with these contents of its two INTEGERs.
+fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+    let numbers = [der::encode(der::INTEGER, &[modulus]), der::encode(der::INTEGER, &[exponent])].concat();
     // rsaEncryption, 1.2.840.113549.1.1.1.
     let id: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     public_key(&[id], &der::encode(der::SEQUENCE, &[&numbers]))
@@ -457,6 +461,8 @@ fn a_client_s_key_is_long_enough_and_of_a_known_kind() {
     let p192: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x01];
     let k256: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a];
     let dsa: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01];
+    let ed25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+    let ml_dsa_44: &[u8] = &[0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03, 0x11];
     let point = |first: u8, len: usize| [&[first][..], &vec![1; len]].concat();
     let weak = Err(ChainError::WeakKey);
     let unsupported = Err(ChainError::UnsupportedKey);
@@ -470,14 +476,25 @@ fn a_client_s_key_is_long_enough_and_of_a_known_kind() {
         ("RSA with an exponent of 1", rsa(2048, &[1]), unsupported),
         ("RSA with an even exponent", rsa(2048, &[4]), unsupported),
         ("P-256", public_key(&[ec, p256], &point(4, 64)), Ok(())),
-        ("P-256, compressed", public_key(&[ec, p256], &point(2, 32)), Ok(())),
+        ("P-256, compressed", public_key(&[ec, p256], &point(2, 32)), unsupported),
         ("P-256 with half a point", public_key(&[ec, p256], &point(4, 32)), unsupported),
         ("P-192", public_key(&[ec, p192], &point(4, 48)), unsupported),
         ("secp256k1", public_key(&[ec, k256], &point(4, 64)), unsupported),
         ("parameters that are no name", public_key(&[ec, &[0x30, 0x00]], &point(4, 64)), unsupported),
         ("no parameters", public_key(&[ec], &point(4, 64)), unsupported),
         ("DSA", public_key(&[dsa], &[0x02, 0x01, 0x05]), unsupported),
-        ("Ed25519", public_key(&[&[0x06, 0x03, 0x2b, 0x65, 0x70]], &[1; 32]), Ok(())),
+        ("Ed25519", public_key(&[ed25519], &[1; 32]), Ok(())),
+        ("Ed25519 of 5 octets", public_key(&[ed25519], b"abcde"), unsupported),
+        ("ML-DSA-44 (FIPS 204, table 2)", public_key(&[ml_dsa_44], &[1; 1312]), Ok(())),
+        ("ML-DSA-44 with the length of ML-DSA-65", public_key(&[ml_dsa_44], &[1; 1952]), unsupported),
+        // X.690 8.3.2: the first nine bits of an INTEGER are not all 0.
+        ("512 bits padded to 2064", rsa_of(&[&[0; 194][..], &[0xff; 64]].concat(), &[3]), unsupported),
+        ("2048 bits padded by an octet", rsa_of(&[&[0; 2][..], &[0xff; 256]].concat(), &[3]), unsupported),
+        ("a negative modulus", rsa_of(&[0xff; 256], &[3]), unsupported),
+        ("an empty modulus", rsa_of(&[], &[3]), unsupported),
+        ("an exponent of 1, padded", rsa(2048, &[0, 0, 1]), unsupported),
+        ("an exponent of 3, padded", rsa(2048, &[0, 3]), unsupported),
+        ("a negative exponent", rsa(2048, &[0x81]), unsupported),
     ] {
         let leaf = raw(&root, &key, &[], |_| {});
         let verdict = trusts.verify(&leaf, now()).map(|_| ()).map_err(|refusal| refusal.error);
@@ -488,6 +505,18 @@ fn a_client_s_key_is_long_enough_and_of_a_known_kind() {
         text,
         "the key of a certificate of the path is too short (bits of the RSA key: 512, limit 2048)"
     );
+    for (key, why) in [
+        (rsa_of(&[&[0; 194][..], &[0xff; 64]].concat(), &[3]), "the modulus is no positive INTEGER of DER"),
+        (rsa(2048, &[0, 1]), "the public exponent is no positive INTEGER of DER"),
+        (rsa(2048, &[1]), "the public exponent is even, or 1"),
+        (public_key(&[ec, p256], &point(3, 32)), "a compressed point"),
+        (public_key(&[ec, p256], &point(4, 96)), "the point has not the length of its curve"),
+        (public_key(&[ed25519], &[1; 5]), "octets of the key: 5, limit 32"),
+    ] {
+        let text = refusal(&trusts, &raw(&root, &key, &[], |_| {})).text(None);
+        let kind = "the key of a certificate of the path is of a kind that is not accepted";
+        assert_eq!(text, format!("{kind} ({why})"));
+    }
     let lenient = Trust::new(Parts { rsa_bits_min: Some(1024), ..parts(&[&root], &[]) }).unwrap();
     assert!(lenient.verify(&raw(&root, &rsa(1024, &[3]), &[], |_| {}), now()).is_ok());
     assert!(lenient.verify(&raw(&root, &rsa(1023, &[3]), &[], |_| {}), now()).is_err());
@@ -691,8 +720,8 @@ fn critical_extensions_that_are_read_are_known() {
     assert_eq!(good(&[extension(&[0x55, 0x1d, 0x20], false, &policies)]), Ok(()));
 }
 
-/// RFC 5280 4.2.1.10: without an rfc822Name, constraints on mail are those of emailAddress in the subject; and a subjectAltName
-/// that cannot be read does not switch constraints off.
+/// RFC 5280 4.2.1.10 constrains emailAddress in the subject without an rfc822Name; OpenSSL does with one, too, and so do we. A
+/// subjectAltName that cannot be read does not switch constraints off.
 #[test]
 fn names_in_the_subject_are_constrained() {
     let root = Ca::root("Root");
@@ -719,7 +748,8 @@ fn names_in_the_subject_are_constrained() {
     check(&trusts, &named("boss@contoso.example", &[]), good);
     check(&trusts, &named("boss@evil.example", &[]), wrong);
     check(&trusts, &named("boss@evil.example", &[(0x82, "www.evil.example")]), wrong);
-    check(&trusts, &named("boss@evil.example", &[(0x81, "boss@contoso.example")]), good);
+    check(&trusts, &named("boss@evil.example", &[(0x81, "boss@contoso.example")]), wrong);
+    check(&trusts, &named("boss@contoso.example", &[(0x81, "x@contoso.example")]), good);
     check(&trusts, &named("boss@contoso.example", &[(0x81, "boss@evil.example")]), wrong);
     let unreadable = raw(&ca, &p256(), &[extension(&[0x55, 0x1d, 0x11], false, &[0x30, 0x05, 0x00])], |_| {});
     assert_eq!(

@@ -103,11 +103,15 @@ fn point(url: &str) -> Vec<u8> {
 }
 
 fn check(list: &List, expect: &CrlError) {
+    check_with(list, expect, UnknownReason::NoCrl);
+}
+
+fn check_with(list: &List, expect: &CrlError, why: UnknownReason) {
     let root = Ca::root("Root");
     let trust = trust(&[&root], &[]);
     assert_eq!(trust.install_crl(0, &list.sign(&root), now()).as_ref(), Err(expect));
     let path = trust.verify(&root.leaf("alice"), now()).unwrap();
-    assert_eq!(trust.revocation(&path, now()), unknown(Which::Leaf, UnknownReason::NoCrl));
+    assert_eq!(trust.revocation(&path, now()), unknown(Which::Leaf, why));
 }
 
 fn unknown(which: Which, why: UnknownReason) -> Revocation {
@@ -210,13 +214,14 @@ fn a_list_that_is_not_current_makes_nothing_good() {
 fn a_list_must_be_current_when_it_is_installed() {
     let expired =
         List { this_update: "260601000000Z", next_update: Some("260615000000Z"), ..List::default() };
-    check(&expired, &CrlError::Expired(day(2026, 6, 15)));
+    check_with(&expired, &CrlError::Expired(day(2026, 6, 15)), UnknownReason::CrlExpired);
     check(&List { next_update: None, ..List::default() }, &CrlError::NoNextUpdate);
     let skewed = List { this_update: "260615000500Z", ..List::default() };
     let root = Ca::root("Root");
     assert!(trust(&[&root], &[]).install_crl(0, &skewed.sign(&root), now()).is_ok());
     let future = List { this_update: "260615000501Z", ..List::default() };
-    check(&future, &CrlError::NotYetValid(FileTime::from_unix(now().to_unix() + 301)));
+    let early = CrlError::NotYetValid(FileTime::from_unix(now().to_unix() + 301));
+    check_with(&future, &early, UnknownReason::CrlNotYetValid);
 }
 
 /// RFC 5280 7.1: certificate, CA and list may have the CA's name in three encodings.
@@ -377,6 +382,72 @@ fn a_list_has_a_scope() {
     assert_eq!(status(&users, &issuing.leaf("bob")), not_in_scope(Which::Authority(issuing.id())));
     users.install_crl(2, &List::default().scoped(&[&yes(0x82)]).sign(&root), now()).unwrap();
     assert_eq!(status(&users, &issuing.leaf("bob")), Revocation::Good);
+}
+
+/// A process that starts has no delta list from before.
+#[test]
+fn a_delta_list_that_is_not_current_at_the_start_leaves_its_scope_undecided() {
+    let (root, other) = (Ca::root("Root"), Ca::root("Other"));
+    let (alice, bob) = (root.leaf("alice"), other.leaf("bob"));
+    let indicator = extension(DELTA_CRL_INDICATOR, true, &[0x02, 0x01, 0x01]);
+    let expired =
+        List { this_update: "260601000000Z", next_update: Some("260615000000Z"), ..List::default() };
+    let early = List { this_update: "260616000000Z", ..List::default() };
+    for (delta, error, why) in [
+        (expired, CrlError::Expired(day(2026, 6, 15)), UnknownReason::CrlExpired),
+        (early, CrlError::NotYetValid(day(2026, 6, 16)), UnknownReason::CrlNotYetValid),
+    ] {
+        let delta = delta.with(indicator.clone());
+        let trust = trust(&[&root, &other], &[]);
+        trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
+        trust.install_crl(1, &List::default().sign(&other), now()).unwrap();
+        assert_eq!(status(&trust, &alice), Revocation::Good);
+        for _ in 0..2 {
+            assert_eq!(trust.install_crl(2, &delta.sign(&root), now()).as_ref(), Err(&error));
+            assert_eq!(status(&trust, &alice), unknown(Which::Leaf, why));
+            assert_eq!(trust.crl_facts(2), None, "it is none to use");
+        }
+        let after = self::trust(&[&root, &other], &[]);
+        assert!(after.adopt_crl(0, &trust, 0) && !after.adopt_crl(2, &trust, 2));
+        assert_eq!(status(&after, &alice), unknown(Which::Leaf, why), "over a reload, too");
+        assert_eq!(status(&trust, &bob), Revocation::Good, "it is another CA's");
+        assert!(trust.install_crl(0, &delta.sign(&root), now()).is_err());
+        let current = List::of(&[&alice]).with(indicator.clone());
+        trust.install_crl(2, &current.sign(&root), now()).unwrap();
+        assert_eq!(status(&trust, &alice), revoked(Which::Leaf));
+        // The complete list is in its place still, and so is the delta list that is current.
+        assert!(trust.install_crl(2, &delta.sign(&root), now()).is_err());
+        assert_eq!(status(&trust, &alice), revoked(Which::Leaf));
+    }
+}
+
+#[test]
+fn an_expired_list_of_another_key_is_not_kept() {
+    let (root, namesake) = (Ca::root("Root"), Ca::root("Root"));
+    let trust = trust(&[&root], &[]);
+    let indicator = extension(DELTA_CRL_INDICATOR, true, &[0x02, 0x01, 0x01]);
+    let expired =
+        List { this_update: "260601000000Z", next_update: Some("260615000000Z"), ..List::default() };
+    trust.install_crl(0, &List::default().sign(&root), now()).unwrap();
+    assert!(trust.install_crl(1, &expired.with(indicator).sign(&namesake), now()).is_err());
+    assert_eq!(trust.crl_facts(1), None);
+    assert_eq!(status(&trust, &root.leaf("alice")), Revocation::Good);
+}
+
+/// A delta list that was never had may revoke anything.
+#[test]
+fn a_list_that_was_never_had_leaves_undecided_what_lists_say() {
+    let root = Ca::root("Root");
+    let strict = Parts { crls: 2, require_all_crls: true, ..parts(&[&root], &[]) };
+    let trust = Trust::new(strict).unwrap();
+    let (alice, mallory) = (root.leaf("alice"), root.leaf("mallory"));
+    assert_eq!(status(&trust, &alice), unknown(Which::Leaf, UnknownReason::NoCrl));
+    trust.install_crl(0, &List::of(&[&mallory]).sign(&root), now()).unwrap();
+    assert_eq!(status(&trust, &alice), unknown(Which::Leaf, UnknownReason::CrlMissing));
+    assert_eq!(status(&trust, &mallory), revoked(Which::Leaf));
+    let delta = List::default().with(extension(DELTA_CRL_INDICATOR, true, &[0x02, 0x01, 0x01]));
+    trust.install_crl(1, &delta.sign(&root), now()).unwrap();
+    assert_eq!(status(&trust, &alice), Revocation::Good);
 }
 
 #[test]

@@ -262,14 +262,9 @@ fn differs(
     let maps_any = |ca: &Drawn| {
         !ca.mappings.is_empty() && ca.policies.as_ref().is_some_and(|policies| policies.contains(&ANY))
     };
-    let has_mail = leaf.names.iter().any(|at| NAMES[*at].0 == 0x81);
     match refusal {
         // keyAgreement is enough for it (RFC 5280 4.2.1.12); TLS has the client sign.
         Some(ChainError::NotForSigning) if leaf.key_usage == 3 => Some("keyAgreement"),
-        // It constrains emailAddress in the subject beside rfc822Name, RFC 5280 4.2.1.10 only without.
-        None if has_mail && leaf.mail_in_subject.is_some() && told.contains("subtree violation") => {
-            Some("emailAddress beside rfc822Name")
-        }
         // Where a CA asserts anyPolicy and maps policies, it maps from an anyPolicy that is inhibited, and loses mappings below
         // another anyPolicy. The tree of RFC 5280, step by step, decides.
         Some(ChainError::NoExplicitPolicy) if !by_the_document && cas.iter().any(maps_any) => {
