@@ -347,7 +347,9 @@ pub async fn check(config: &Config) -> Checked {
     }
     checked.add(audit::check(&config.audit));
     checked.add(Forwarding::load(config, None));
-    let machines = config.store.as_ref().and_then(|_| checked.add(stores::machines(config)));
+    // Secure channels need the secrets of machines.
+    let open = if config.rpc.is_some() { stores::machines_with_secrets } else { stores::machines };
+    let machines = config.store.as_ref().and_then(|_| checked.add(open(config)));
     let accounts = match &machines {
         Some(machines) => checked.add(stores::accounts(config, machines).await),
         None => None,

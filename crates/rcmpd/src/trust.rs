@@ -145,7 +145,7 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         policies: files.policies.clone(),
         rsa_bits_min: files.client_rsa_bits,
         crls: files.crls.len(),
-        require_all_crls: true,
+        require_all_crls: files.require_all_crls,
         ..Parts::default()
     };
     for entry in &mapping.authorities {

@@ -121,7 +121,7 @@ fn the_command_line_says_what_is_wrong(dc: &SambaDc) {
     // With a port; and without one, where Samba's endpoint mapper tells it.
     for server in [format!("{address}:{}", dc.text("port")), address.clone()] {
         let (code, answer, stderr) = map(&server, &right);
-        assert_eq!(code, 3, "{answer:#} {stderr}");
+        assert_eq!(code, 5, "{answer:#} {stderr}");
         assert_eq!(answer["status"]["name"], "STATUS_INVALID_PARAMETER");
         assert!(stderr.contains("does not speak the Remote Certificate Mapping Protocol"), "{stderr}");
     }

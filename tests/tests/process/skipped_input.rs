@@ -52,7 +52,7 @@ fn the_first_certificate_of_a_file_is_the_one_that_is_read() {
         ("lower case", alice.replace("CERTIFICATE", "certificate"), "line 1: the section \"certificate\""),
         ("four hyphens", alice.replace("-----", "----"), "line 1: this looks like the line of a section"),
         ("an en dash", alice.replace("-----", "\u{2013}"), "line 1: this looks like the line of a section"),
-        ("no BEGIN", alice.split_once('\n').unwrap().1.to_owned(), "an END line without a BEGIN line"),
+        ("no BEGIN", alice.split_once('\n').unwrap().1.to_owned(), "the BEGIN line before it is missing"),
         ("no END", alice.split_once("-----END").unwrap().0.to_owned(), "a line of hyphens that does not end"),
         ("no line end", alice.trim_end().to_owned(), "a line of hyphens that does not end"),
         (

@@ -42,6 +42,8 @@ pub struct TrustFiles {
     pub extended_key_usages: Vec<Vec<u8>>,
     /// Whether a certificate must have one of them, instead of none at all.
     pub require_extended_key_usage: bool,
+    /// Whether no list makes a certificate good until each configured list was had once.
+    pub require_all_crls: bool,
     /// What is asked of certificate policies.
     pub policies: PolicyInputs,
     /// Fewest bits of a client's RSA key.
@@ -96,6 +98,7 @@ pub(super) struct Section {
     intermediates: Option<Vec<PathBuf>>,
     extended_key_usage: Option<Spanned<Vec<Spanned<String>>>>,
     require_extended_key_usage: Option<bool>,
+    require_all_crls: Option<bool>,
     policies: Option<Spanned<Vec<Spanned<String>>>>,
     require_explicit_policy: Option<bool>,
     inhibit_policy_mapping: Option<bool>,
@@ -190,6 +193,7 @@ impl Section {
             intermediates,
             extended_key_usage,
             require_extended_key_usage,
+            require_all_crls,
             policies,
             require_explicit_policy,
             inhibit_policy_mapping,
@@ -501,6 +505,7 @@ impl Checker<'_> {
             intermediates: section.intermediates.iter().flatten().map(|path| self.path(path)).collect(),
             extended_key_usages: purposes.into_iter().flatten().collect(),
             require_extended_key_usage: section.require_extended_key_usage.unwrap_or(false),
+            require_all_crls: section.require_all_crls.unwrap_or(true),
             policies: self.policy_inputs(
                 &section.policies,
                 section.require_explicit_policy,

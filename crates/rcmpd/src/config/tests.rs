@@ -322,10 +322,12 @@ fn what_is_asked_of_paths_is_read() {
     };
     let standard = trust("");
     assert_eq!((standard.policies, standard.client_rsa_bits), (PolicyInputs::default(), None));
+    assert!(standard.require_all_crls);
     let told = trust(
         "policies = [\"1.2.3\"]\nrequire_explicit_policy = true\ninhibit_policy_mapping = true\ninhibit_any_policy = true\n\
-         client_rsa_bits = 3072",
+         client_rsa_bits = 3072\nrequire_all_crls = false",
     );
+    assert!(!told.require_all_crls);
     let policies = PolicyInputs {
         initial: vec![vec![0x2a, 0x03]],
         require_explicit_policy: true,
