@@ -118,7 +118,7 @@ pub enum AlternativeName {
     /// uniformResourceIdentifier.
     Uri(String),
     /// A name of this kind whose value cannot be read. Names that it may contradict, those that have to agree with its kind,
-    /// are unusable; see [`has_unreadable`].
+    /// are unusable.
     Unreadable(NameKind),
 }
 

@@ -1,4 +1,4 @@
-//! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with [`exit_code`].
+//! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with the code of its kind.
 
 mod account;
 mod audit;
