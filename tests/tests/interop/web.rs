@@ -326,8 +326,7 @@ const IDLE: Duration = Duration::from_secs(65);
 /// A late answer, a stream and an idle WebSocket, for all at once: each of them takes time.
 #[test]
 fn every_one_waits_for_slow_applications_and_idle_websockets() {
-    let check = |server: WebServer| {
-        let site = Site::start(server);
+    let check = |server: WebServer, site: &Site| {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let (status, _) = site.get(Some("alice"), SLOW, &["--max-time", "120"]);
@@ -341,7 +340,11 @@ fn every_one_waits_for_slow_applications_and_idle_websockets() {
             });
         });
     };
-    thread::scope(|scope| SERVERS.into_iter().for_each(|server| _ = scope.spawn(move || check(server))));
+    // One after the other: each takes the ports that are free at that moment.
+    let sites: Vec<_> = SERVERS.into_iter().map(|server| (server, Site::start(server))).collect();
+    thread::scope(|scope| {
+        sites.iter().for_each(|(server, site)| _ = scope.spawn(move || check(*server, site)))
+    });
 }
 
 #[test]
