@@ -84,7 +84,7 @@ struct Directory {
     name: Name,
     encoded: Box<[u8]>,
     /// See [`Directory::widened`].
-    widened: OnceLock<Vec<Name>>,
+    widened: OnceLock<[Option<Name>; 2]>,
 }
 
 impl Directory {
@@ -93,21 +93,23 @@ impl Directory {
     }
 
     /// The name with the text of its values folded as look-ups fold it, before it is prepared for 7.1. It is made when an excluded
-    /// subtree asks for it, which is after the signatures of the path were verified.
-    fn widened(&self) -> &[Name] {
+    /// subtree asks for it, which is after the signatures of the path were verified. `None`: its text became too long.
+    fn widened(&self) -> &[Option<Name>; 2] {
         let casefold = |text: &str| Comparison::Casefold.key(text).into_owned();
         let windows = |text: &str| casefold(&Comparison::Windows.key(text));
-        self.widened.get_or_init(|| {
-            let both = [widened(&self.encoded, casefold), widened(&self.encoded, windows)];
-            both.into_iter().flatten().collect()
-        })
+        self.widened
+            .get_or_init(|| [widened(&self.encoded, casefold).ok(), widened(&self.encoded, windows).ok()])
     }
 
     /// Whether it lies in the subtree of `base`: by 7.1, and where the subtree is excluded, also by that and a comparison of a
-    /// look-up together.
+    /// look-up together. A name that cannot be folded is in every excluded subtree.
     fn is_within(&self, base: &Self, excluded: bool) -> bool {
+        let is_within = |(name, base): (&Option<Name>, &Option<Name>)| match (name, base) {
+            (Some(name), Some(base)) => name.is_within(base),
+            _ => true,
+        };
         let widened = || self.widened().iter().zip(base.widened());
-        self.name.is_within(&base.name) || excluded && widened().any(|(name, base)| name.is_within(base))
+        self.name.is_within(&base.name) || excluded && widened().any(is_within)
     }
 }
 

@@ -262,3 +262,15 @@ fn what_the_store_folds_is_excluded() {
         }
     }
 }
+
+/// By 7.1 `ẞ` is one character, and two as look-ups fold it, so that the folded name is beyond the limit of names.
+#[test]
+fn a_name_that_cannot_be_folded_is_excluded() {
+    const UTF8: u8 = 0x0c;
+    let long = "\u{1e9e}".repeat(crate::trust::name::PREPARED_CHARS_MAX - 10);
+    let base = directory_name(&[(UTF8, "Contoso"), (UTF8, "Admins")]);
+    for unit in ["\u{c1}dmins", "Users"] {
+        let name = directory_name(&[(UTF8, "Contoso"), (UTF8, unit), (UTF8, &long)]);
+        assert_eq!(verdict(name, base.clone()), (false, false), "{unit}");
+    }
+}
