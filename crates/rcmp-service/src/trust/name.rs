@@ -16,7 +16,7 @@ pub(super) const PREPARED_CHARS_MAX: usize = 2048;
 /// ```text
 /// name       RDNs
 /// RDN        Length 4, Attributes in the order of their bytes
-/// attribute  Length 4, OIDLength 4, OID, Kind 1 (0 text, else the tag), Value
+/// attribute  Length 4, OIDLength 4, OID, Kind 1 (0 text, 1 other), Value (of another kind: its tag 1 and its contents)
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Name(Box<[u8]>);
@@ -47,7 +47,7 @@ impl Name {
                         body.extend_from_slice(prepare(&text, &mut left).ok_or(long)?.as_bytes());
                     }
                     None => {
-                        body.push(value.tag);
+                        body.extend_from_slice(&[1, value.tag]);
                         body.extend_from_slice(value.contents);
                     }
                 }
@@ -182,6 +182,10 @@ mod tests {
             (cn(PRINTABLE, b"M\xfcller"), cn(PRINTABLE, b"M\xfcller"), true),
             (cn(PRINTABLE, b"M\xfcller"), cn(PRINTABLE, b"M\xfcLLER"), false),
             (cn(PRINTABLE, b"a"), name(&[&[(10, PRINTABLE, b"a")]]), false),
+            // Tags that are of no string type.
+            (cn(0, b"a"), cn(PRINTABLE, b"a"), false),
+            (cn(1, b"a"), cn(PRINTABLE, b"a"), false),
+            (cn(0, b"a"), cn(0, b"a"), true),
         ] {
             assert_eq!(left == right, same, "{left:?} {right:?}");
         }
