@@ -514,10 +514,8 @@ impl Mapper {
                             |known: &Authority| path.authorities.iter().position(|key| *key == known.key);
                         // A name that another one has, too, says nothing unless the operator granted it to this one.
                         trust
-                            .authorities()
-                            .filter(|known| {
-                                known.has_name(name) && self.policy.is_named(&known.key, &self.shared_names)
-                            })
+                            .named(name)
+                            .filter(|known| self.policy.is_named(&known.key, &self.shared_names))
                             .filter_map(|known| Some((place(known)?, known.name.as_slice())))
                             .min_by_key(|(place, _)| *place)
                     })
@@ -608,9 +606,9 @@ fn shared_names(trust: &Trust, comparison: Comparison) -> HashSet<KeyId> {
     let names: Vec<(String, &Authority)> =
         trust.authorities().map(|authority| (name(authority), authority)).collect();
     let shares = |(name, authority): &&(String, &Authority)| {
-        names.iter().any(|(other_name, other)| {
-            other.key != authority.key && (other_name == name || other.has_name(&authority.name))
-        })
+        let is_other = |other: &Authority| other.key != authority.key;
+        trust.named(&authority.name).any(is_other)
+            || names.iter().any(|(other_name, other)| is_other(other) && other_name == name)
     };
     names.iter().filter(shares).map(|(_, authority)| authority.key).collect()
 }

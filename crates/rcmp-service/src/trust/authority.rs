@@ -167,11 +167,6 @@ pub(super) fn subject_text(certificate: &Certificate<'_>) -> String {
 }
 
 impl Authority {
-    /// Whether an encoded name is that of this CA, by RFC 5280 7.1.
-    pub fn has_name(&self, encoded: &[u8]) -> bool {
-        Name::read(encoded).is_ok_and(|name| name == self.subject_name)
-    }
-
     /// Why no path leads through a CA, if none does: its key is too short, or an extension cannot be read.
     pub fn closed(&self) -> Option<String> {
         let Fault { error, detail } = self.profile.as_ref().err()?;

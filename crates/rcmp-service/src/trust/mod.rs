@@ -448,6 +448,13 @@ impl Trust {
             .filter(|authority| !authority.is_list_signer)
     }
 
+    /// The configured CAs of a name in whichever encoding (RFC 5280 7.1), without keys that sign revocation lists alone.
+    pub fn named(&self, encoded: &[u8]) -> impl Iterator<Item = &Authority> {
+        let name = Name::read(encoded).ok();
+        let named = name.and_then(|name| self.chains.by_name.get(&name)).into_iter().flatten();
+        named.map(|at| &*self.chains.authorities[*at]).filter(|authority| !authority.is_list_signer)
+    }
+
     /// The configured CA at a place of a path, by its key and its name: a CA that was renamed may have kept its key.
     pub fn path_authority(&self, path: &Path, at: usize) -> Option<&Authority> {
         let link = path.links.get(at)?;
