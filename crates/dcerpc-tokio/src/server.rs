@@ -196,7 +196,9 @@ impl Server {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    warn!(%error, "Accepting a connection failed");
+                    self.warnings
+                        .log_limiter
+                        .once("accept", || warn!(%error, "Accepting a connection failed"));
                     tokio::time::sleep(self.limiter.not_accepted(&error)).await;
                 }
             }
