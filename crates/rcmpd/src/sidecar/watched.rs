@@ -13,7 +13,17 @@ pub(super) trait Watch {
     }
 
     /// These bytes were read; an error ends the stream.
-    fn read(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn read(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// There is nothing more to read: the peer has closed, or reading failed.
+    fn ended(&mut self) {}
+
+    /// Is called before each write; what it returns is what the write comes to.
+    fn before_write(&mut self, _: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        None
+    }
 
     /// These bytes were written.
     fn wrote(&mut self, _: &[u8]) {}
@@ -44,13 +54,20 @@ impl<S: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<S, W> {
     ) -> Poll<io::Result<()>> {
         self.watch.before_read(cx)?;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let polled = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        if polled.is_err() || buf.filled().len() == before && buf.remaining() > 0 {
+            self.watch.ended();
+        }
+        polled?;
         Poll::Ready(self.watch.read(&buf.filled()[before..]))
     }
 }
 
 impl<S: AsyncWrite + Unpin, W: Watch + Unpin> AsyncWrite for Watched<S, W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(polled) = self.watch.before_write(cx) {
+            return polled;
+        }
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(len)) = polled {
             self.watch.wrote(&buf[..len]);
@@ -72,6 +89,9 @@ impl<S: AsyncWrite + Unpin, W: Watch + Unpin> AsyncWrite for Watched<S, W> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(polled) = self.watch.before_write(cx) {
+            return polled;
+        }
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut len)) = polled {
             for buf in bufs {

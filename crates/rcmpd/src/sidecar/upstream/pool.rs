@@ -3,6 +3,7 @@
 //! An application may answer before it has read a request's body, and close. Writes fail then while its answer is still to be read, and hyper
 //! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
 
+use super::super::watched::{Watch, Watched};
 use super::body::Paced;
 use crate::config::UpstreamPlace;
 use http::{Method, Request, Response};
@@ -11,12 +12,11 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -168,10 +168,9 @@ impl Pool {
     }
 }
 
-/// A stream to an application on which a write that fails waits until nothing is left to read.
-#[derive(Debug)]
-struct AnswerFirst<S> {
-    stream: S,
+/// On a stream to an application, a write that fails waits until nothing is left to read.
+#[derive(Debug, Default)]
+struct AnswerFirst {
     /// The error of a write that is kept back.
     failed: Option<io::Error>,
     /// Whether the application has closed, or reading failed.
@@ -180,12 +179,18 @@ struct AnswerFirst<S> {
     writer: Option<Waker>,
 }
 
-impl<S> AnswerFirst<S> {
-    const fn new(stream: S) -> Self {
-        Self { stream, failed: None, is_read: false, writer: None }
+impl Watch for AnswerFirst {
+    fn ended(&mut self) {
+        self.is_read = true;
+        self.writer.take().into_iter().for_each(Waker::wake);
     }
 
-    fn written<T>(&mut self, polled: Poll<io::Result<T>>, cx: &Context<'_>) -> Poll<io::Result<T>> {
+    fn before_write(&mut self, cx: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        let error = self.failed.take()?;
+        Some(self.written(Poll::Ready(Err(error)), cx))
+    }
+
+    fn written<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         match polled {
             Poll::Ready(Err(error)) if !self.is_read => {
                 self.failed = Some(error);
@@ -194,67 +199,6 @@ impl<S> AnswerFirst<S> {
             }
             polled => polled,
         }
-    }
-
-    /// The error that was kept back, if it is time for it.
-    fn before_write<T>(&mut self, cx: &Context<'_>) -> Option<Poll<io::Result<T>>> {
-        let error = self.failed.take()?;
-        Some(self.written(Poll::Ready(Err(error)), cx))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for AnswerFirst<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let is_end = match &polled {
-            Poll::Ready(Ok(())) => buf.filled().len() == before && buf.remaining() > 0,
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        };
-        if is_end {
-            self.is_read = true;
-            self.writer.take().into_iter().for_each(Waker::wake);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for AnswerFirst<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(kept_back) = self.before_write(cx) {
-            return kept_back;
-        }
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.written(polled, cx)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if let Some(kept_back) = self.before_write(cx) {
-            return kept_back;
-        }
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.written(polled, cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
@@ -265,8 +209,10 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER_LEN_MAX);
-    let (sender, connection) =
-        builder.handshake(TokioIo::new(AnswerFirst::new(stream))).await.map_err(Failure::Broken)?;
+    let (sender, connection) = builder
+        .handshake(TokioIo::new(Watched::new(stream, AnswerFirst::default())))
+        .await
+        .map_err(Failure::Broken)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             debug!(%error, "A connection to the application ended");
