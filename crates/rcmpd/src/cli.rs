@@ -73,7 +73,7 @@ pub enum Command {
     /// Whom to ask and as whom stands in [client] of the configuration, or in --server, --machine and --secret-file.
     ///
     /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command makes neither: whether the certificate is
-    /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says whom the certificate
+    /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says which account the certificate
     /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
         after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong,\nnot proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused,\n6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"

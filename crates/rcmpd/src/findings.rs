@@ -105,12 +105,12 @@ pub fn lax(config: &Config) -> Vec<Warning> {
         let policy = &mapping.policy;
         let what = match (policy.validation, policy.binding) {
             (Validation::Off, _) => Some(
-                "Certificates are not verified here, so they are mapped by names alone: whoever gets any trusted issuer to write a \
+                "Certificates are not verified here, so they are mapped by names alone: a person who gets any trusted issuer to write a \
                  name into a certificate becomes that account",
             ),
             (_, Binding::Full) => None,
             _ => Some(
-                "Names alone are enough: whoever gets a configured authority to write a name into a certificate becomes that account",
+                "Names alone are enough: a person who gets a configured CA to write a name into a certificate becomes that account",
             ),
         };
         let (binding, validation) = (Some(policy.binding.name()), Some(policy.validation.name()));

@@ -253,7 +253,7 @@ fn envoy_over_http() {
     assert!(values(&bob, "X-Forwarded-Client-Cert").is_empty(), "{bob:#}");
 }
 
-/// An Envoy whose sidecar is gone denies nobody: 403 would say that the account may not.
+/// An Envoy whose sidecar is gone denies no account: 403 would say that the account may not.
 #[test]
 fn envoy_without_its_sidecar_answers_500() {
     for server in [WebServer::Envoy, WebServer::EnvoyHttp] {

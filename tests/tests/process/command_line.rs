@@ -134,7 +134,7 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     assert!(done.stderr.contains("its END line is missing"), "{done:?}");
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
-    // 5: a domain that is asked about in vain; and a machine that may not ask, whoever the certificate is of.
+    // 5: a domain that is asked about in vain; and a machine that may not ask, whichever certificate it asks about.
     let ask = ["map", "certs/alice.pem", "-c", "client.toml", "--domain", "ELSEWHERE", "--json"];
     assert_eq!(service.rcmpd(&ask).code(5).json()["status"]["name"], "STATUS_NO_SUCH_USER");
     run(&service, &["machine", "set", "WEB01$", "--revoke", "rcmp"]).code(0);

@@ -2,7 +2,7 @@
 //! chain is revoked (sections 5 and 6.3, and RFC 6960).
 //!
 //! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go out. Paths are
-//! built from configured anchors and intermediates only (in a handshake also from what the client sends), revocation lists and OCSP responses are brought by whoever may
+//! built from configured anchors and intermediates only (in a handshake also from what the client sends), revocation lists and OCSP responses are brought by the program that may
 //! open a socket, and no URL inside a certificate or a list is ever looked at; distribution points are names to compare.
 //!
 //! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name constraints and policy

@@ -590,7 +590,7 @@ fn xfcc_is_read_as_envoy_writes_it() {
     ] {
         check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &value)], many);
     }
-    // Without a certificate it is nobody's.
+    // Without a certificate it names no account.
     let none = format!("By=x;Hash={hash};URI=spiffe://x");
     check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &none)], broken(Broken::Certificate));
 }
