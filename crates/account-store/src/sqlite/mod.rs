@@ -213,7 +213,7 @@ impl Inner {
             )));
         }
         let value = work(&transaction)?;
-        self.watch.check()?;
+        self.watch.check_now()?;
         transaction.commit().map_err(failed)?;
         let _ = self.watch.observe();
         Ok(value)
