@@ -17,8 +17,10 @@ ALLOWED = {
     "account-store": {"dtyp"},
     "rcmp-service": {"dtyp", "account-store", "pac"},
     "sidecar": {"dtyp", "account-store", "rcmp-service"},
+    "pem-file": {"account-store"},
     "rcmpd": {
         "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service", "sidecar",
+        "pem-file",
     },
 }
 # Sockets, tasks, clocks and randomness stay out of the core; a runtime stays out of the services.
@@ -28,6 +30,7 @@ FORBIDDEN = {
     "rcmp-service": {"tokio", "getrandom"},
     "account-store": {"tokio"},
     "sidecar": {"tokio"},
+    "pem-file": {"tokio", "getrandom"},
 }
 
 metadata = json.loads(

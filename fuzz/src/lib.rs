@@ -16,6 +16,7 @@ pub mod ocsp;
 pub mod pac;
 pub mod path;
 pub mod pdu;
+pub mod pem;
 pub mod proof;
 pub mod rcmp;
 mod signed;

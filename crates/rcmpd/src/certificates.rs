@@ -1,9 +1,8 @@
 //! Certificates from files, in PEM or DER.
 
-use crate::der_kind;
-use crate::pem::{self, Purpose};
 use account_store::FileAccess;
 use dtyp::DecodeErrorKind;
+use pem_file::Purpose;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::issuers;
 use rcmp_service::message::CERTIFICATE_LEN_MAX;
@@ -140,23 +139,23 @@ fn read_standard_input() -> std::io::Result<Vec<u8>> {
 }
 
 fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> {
-    if pem::is_der(bytes) {
+    if pem_file::is_der(bytes) {
         return of_der(bytes.to_vec());
     }
-    match (purpose, pem::bare_base64(bytes)) {
+    match (purpose, pem_file::bare_base64(bytes)) {
         (Purpose::Certificates, Some(der)) => of_der(der),
         (Purpose::TrustedCertificates, Some(_)) => {
             Err("this is base64 without BEGIN and END lines; put -----BEGIN CERTIFICATE----- before it and -----END CERTIFICATE----- behind it"
                 .to_owned())
         }
-        (_, None) => pem::certificates(bytes, purpose).map_err(|error| error.to_string()),
+        (_, None) => pem_file::certificates(bytes, purpose).map_err(|error| error.to_string()),
     }
 }
 
 /// The certificate of a file in DER, or what the file is instead.
 fn of_der(der: Vec<u8>) -> Result<Vec<Vec<u8>>, String> {
     match Certificate::parse(&der) {
-        Err(_) if let Some(kind) = der_kind::of(&der) => Err(kind.to_owned()),
+        Err(_) if let Some(kind) = pem_file::der_kind::of(&der) => Err(kind.to_owned()),
         // What is wrong with a certificate is told by those who read it.
         _ => Ok(vec![der]),
     }
@@ -177,8 +176,8 @@ pub fn read_file_up_to(path: &Path, len_max: u64) -> Result<Vec<u8>, Unusable> {
 
 /// The DER of a certificate revocation list in DER or PEM.
 pub fn der_of_crl(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
-    match pem::is_der(bytes) {
+    match pem_file::is_der(bytes) {
         true => Ok(bytes.into()),
-        false => pem::crl(bytes).map(Cow::from).map_err(|error| Unusable(error.to_string())),
+        false => pem_file::crl(bytes).map(Cow::from).map_err(|error| Unusable(error.to_string())),
     }
 }

@@ -1,6 +1,5 @@
 //! Ed25519 keys in files, for what this program signs: heads of the audit log, hops of a path. Each has a key of its own.
 
-use crate::pem;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
@@ -31,7 +30,7 @@ impl PublicKey {
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = FileAccess::ReadByAll.read(path);
         let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;
-        let spki = pem::public_key(&text)
+        let spki = pem_file::public_key(&text)
             .with_context(|| format!("{} is not a public key in PEM", path.display()))?;
         Self::from_spki(&spki).with_context(|| format!("{} is not an Ed25519 key", path.display()))
     }
@@ -77,8 +76,8 @@ impl SigningKey {
         let text = FileAccess::Owner
             .read(path)
             .map_err(|error| anyhow!("the signing key {} {error}", path.display()))?;
-        let der =
-            pem::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
+        let der = pem_file::pkcs8(&text)
+            .with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))?;
         let pair = Ed25519KeyPair::from_pkcs8(&der)
             .with_context(|| format!("{} is not an Ed25519 key", path.display()))?;
         Self::from_pair(pair)

@@ -23,7 +23,6 @@ mod wire;
 pub use findings::{Check, Finding, Verdict};
 pub use page::serve as serve_page;
 
-use crate::pem;
 use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
@@ -436,7 +435,7 @@ fn pair(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
     let chain = crate::certificates::read_file(certificate)?;
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     let text = Zeroizing::new(std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?);
-    let key_der = pem::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;
+    let key_der = pem_file::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;
     certified(chain, key_der)
         .with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
 }

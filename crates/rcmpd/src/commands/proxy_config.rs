@@ -1,9 +1,9 @@
 //! `rcmpd proxy-config`.
 
+use crate::certificates;
 use crate::cli::{ProxyConfigArgs, WebServerArg};
 use crate::config::{self, Config, Listen, Place, Speaks, UpstreamPlace};
 use crate::output;
-use crate::{certificates, pem};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -163,7 +163,10 @@ fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf>
         [] => bail!(
             "[mapping] has no anchors: say --client-ca FILE, with the CAs of client certificates in PEM"
         ),
-        [one] if args.write_client_ca.is_none() && !fs::read(one).is_ok_and(|bytes| pem::is_der(&bytes)) => {
+        [one]
+            if args.write_client_ca.is_none()
+                && !fs::read(one).is_ok_and(|bytes| pem_file::is_der(&bytes)) =>
+        {
             return Ok(one.clone());
         }
         _ => {}

@@ -24,7 +24,6 @@ use crate::config::{self, Config, Source};
 use crate::connections::ConnectionMeter;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
-use crate::pem;
 use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
 use anyhow::Context;
@@ -274,5 +273,5 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
 /// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let text = tls::read_private(path)?;
-    pem::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))
+    pem_file::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))
 }

@@ -3,7 +3,6 @@
 use super::client_verifier::{ClientVerifier, Rules};
 use crate::certificates;
 use crate::config::ListenTls;
-use crate::pem;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow};
 use rcmp_service::trust::{Parts, Trust};
@@ -63,7 +62,7 @@ pub(super) fn check_pair(certificate: &Path, key: &Path) -> anyhow::Result<()> {
 }
 
 fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    pem::private_key(&read_private(path)?)
+    pem_file::private_key(&read_private(path)?)
         .with_context(|| format!("{} is not a private key in PEM", path.display()))
 }
 

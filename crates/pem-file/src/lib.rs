@@ -5,6 +5,8 @@
 //! this is the one place that reads PEM from files and from bodies of requests. Headers of proxies have dialects of their own
 //! (`sidecar::dialect`), which refuse what is not exactly one certificate.
 
+pub mod der_kind;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
@@ -34,7 +36,7 @@ const LABELS: [&[&str]; 4] = [&CERTIFICATES, &PRIVATE_KEYS, &PARAMETERS, &[CRL, 
 
 /// Why a text is no PEM that is read here. No error holds what is in a section.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct PemError {
+pub struct PemError {
     /// From 1; 0 where the whole text is meant.
     line: usize,
     what: String,
@@ -57,7 +59,7 @@ fn wrong<T>(line: usize, what: impl Into<String>) -> Result<T, PemError> {
 
 /// What a file is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Certificates that are asked about or shown.
     Certificates,
     /// Certificates of CAs that are trusted.
@@ -73,7 +75,7 @@ struct Section {
 }
 
 /// The DER of all certificates of a text, in their order; keys and parameters beside them are passed over.
-pub(crate) fn certificates(text: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, PemError> {
+pub fn certificates(text: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, PemError> {
     let sections = sections(text, &[&CERTIFICATES, &PRIVATE_KEYS, &PARAMETERS, &[ENCRYPTED]], CERTIFICATE)?;
     let certificates: Vec<Vec<u8>> = sections
         .iter()
@@ -122,7 +124,7 @@ fn certificate(section: &Section, purpose: Purpose) -> Result<Vec<u8>, PemError>
 }
 
 /// The one private key of a text; certificates and parameters beside it are passed over.
-pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+pub fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     let (label, der) = one_private_key(text)?;
     let der = der.to_vec();
     Ok(match label {
@@ -133,7 +135,7 @@ pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemErro
 }
 
 /// The one private key of a text, as PKCS#8.
-pub(crate) fn pkcs8(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, PemError> {
+pub fn pkcs8(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, PemError> {
     match one_private_key(text)? {
         (PKCS8, der) => Ok(der),
         (label, _) => wrong(
@@ -156,13 +158,13 @@ const ENCRYPTED_KEY: &str = "the private key is encrypted, and there is no place
                              pkey -in FILE -out FILE";
 
 /// The one public key of a text: a SubjectPublicKeyInfo.
-pub(crate) fn public_key(text: &[u8]) -> Result<Vec<u8>, PemError> {
+pub fn public_key(text: &[u8]) -> Result<Vec<u8>, PemError> {
     let sections = sections(text, &[&[PUBLIC_KEY]], PUBLIC_KEY)?;
     one(sections.into_iter(), "public key", PUBLIC_KEY).map(|section| section.der.to_vec())
 }
 
 /// The one revocation list of a text.
-pub(crate) fn crl(text: &[u8]) -> Result<Vec<u8>, PemError> {
+pub fn crl(text: &[u8]) -> Result<Vec<u8>, PemError> {
     let sections = sections(text, &[&[CRL]], CRL)?;
     let mut sections = sections.into_iter();
     let Some(crl) = sections.next() else {
@@ -188,7 +190,7 @@ fn one(mut sections: impl Iterator<Item = Section>, what: &str, label: &str) -> 
 
 /// Whether bytes are meant as DER: they begin with the tag of a SEQUENCE, which is the digit 0, and are no text with a section
 /// in it.
-pub(crate) fn is_der(bytes: &[u8]) -> bool {
+pub fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, len, rest @ ..] => {
             let begin = b"-----BEGIN";
@@ -201,7 +203,7 @@ pub(crate) fn is_der(bytes: &[u8]) -> bool {
 }
 
 /// The DER in a text that is base64 alone, as a database or a header of HTTP has it.
-pub(crate) fn bare_base64(text: &[u8]) -> Option<Vec<u8>> {
+pub fn bare_base64(text: &[u8]) -> Option<Vec<u8>> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let base64: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let der = BASE64.decode(&base64).ok()?;

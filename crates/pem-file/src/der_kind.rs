@@ -3,7 +3,7 @@
 /// A kind of file, with what helps; `None` for what is not known.
 ///
 /// Only as much is looked at as tells the kinds apart: the tags of the first elements, and object identifiers.
-pub(crate) fn of(der: &[u8]) -> Option<&'static str> {
+pub fn of(der: &[u8]) -> Option<&'static str> {
     let (SEQUENCE, outer, []) = element(der)? else { return None };
     let (tag, first, rest) = element(outer)?;
     let (next, ..) = element(rest).unwrap_or((0, &[], &[]));
