@@ -134,8 +134,8 @@ impl Sidecar {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
         let nobody = format.nobody();
         let owned = crate::dialect::OWNED.map(str::to_owned);
-        let known = crate::headers::known().map(|name| name.as_str().to_owned());
-        let reserved = known.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
+        let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+        let reserved = known.into_iter().chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
         // Whatever is remembered may stand for one.
         let references = Arc::new(QuickCache::new(remembered_max.max(REFERENCES_MAX)));

@@ -117,6 +117,33 @@ fn has_room_for_many_groups(server: WebServer) {
     }
 }
 
+/// An application that wants the account under a name of its own gets it there, and never a client's copy of it or of the usual name.
+fn has_names_of_the_operator(server: WebServer) {
+    let site = Site::start_with(
+        server,
+        "headers = \"none\"\n[sidecar.header_names]\nuser = \"X-WEBAUTH-USER\"\nsid = \"X-WebAuth-Sid\"",
+    );
+    let sid = format!("{}-1001", site.service.domain_sid());
+    let names = ["X-WEBAUTH-USER", "X-WebAuth-Sid", "X_WEBAUTH_USER", "Remote-User", "X-Identity-Sid"];
+    let forged: Vec<String> = names.iter().map(|name| format!("{name}: root")).collect();
+    let forged: Vec<&str> = forged.iter().flat_map(|header| ["-H", header]).collect();
+    for more in [&[][..], &forged] {
+        let alice = site.page(Some("alice"), "/", more);
+        assert_eq!(values(&alice, "X-WEBAUTH-USER"), ["CONTOSO\\alice"], "{server:?}");
+        assert_eq!(values(&alice, "X-WebAuth-Sid"), [sid.as_str()], "{server:?}");
+        for header in alice["headers"].as_array().unwrap() {
+            assert_ne!(header[1], "root", "{server:?}: {header}");
+        }
+    }
+    let (status, body) = site.get(Some("alice"), "/", &["-H", "X~WEBAUTH~USER: root"]);
+    assert!(status == 403 || status == 200 && !body.contains("root"), "{server:?}: {status} {body}");
+}
+
+#[test]
+fn every_one_has_names_of_the_operator() {
+    SERVERS.into_iter().for_each(has_names_of_the_operator);
+}
+
 /// Routes go by what the web server says of the host and the path, whatever else a client says.
 fn goes_by_routes(server: WebServer) {
     let routes = "[[sidecar.route]]\npath = \"/closed\"\ngroups = [\"Domain Admins\"]\n\

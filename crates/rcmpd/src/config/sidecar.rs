@@ -3,11 +3,14 @@
 use super::{Checker, Client, Mapping, Peer, SecretRef, Store, StoreKind};
 use account_store::Domain;
 use dtyp::Sid;
+use http::HeaderName;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Method, Validation, has_method};
 use serde::Deserialize;
 use sidecar::dialect::{Dialect, Target};
-use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
+use sidecar::headers::{
+    Encoding, Format, GroupForm, Meaning, Preset, UserForm, VALUE_LEN_DEFAULT, custom_name,
+};
 use sidecar::routes::{Route, route_host, route_path};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -181,6 +184,8 @@ pub(super) struct Section {
     methods: Option<Spanned<Vec<Spanned<String>>>>,
     validation: Option<Spanned<String>>,
     headers: Option<Spanned<String>>,
+    #[serde(default)]
+    header_names: BTreeMap<Spanned<String>, Spanned<String>>,
     user: Option<Spanned<String>>,
     groups: Option<Spanned<String>>,
     #[serde(default)]
@@ -479,8 +484,10 @@ impl Checker<'_> {
                 Err(_) => self.problem(sid.span(), "this is not a SID", "write it as S-1-5-21-A-B-C-RID"),
             }
         }
+        let preset = self.one_of(section.headers.as_ref(), &PRESETS, "set of headers").unwrap_or_default();
         Format {
-            preset: self.one_of(section.headers.as_ref(), &PRESETS, "set of headers").unwrap_or_default(),
+            preset,
+            names: self.header_names(section, preset),
             user: self.one_of(section.user.as_ref(), &USERS, "form of names").unwrap_or_default(),
             groups: self.one_of(section.groups.as_ref(), &GROUPS, "form of groups").unwrap_or_default(),
             group_names,
@@ -488,6 +495,40 @@ impl Checker<'_> {
             value_len_max: self.within(section.header_len_max.as_ref(), HEADER_LEN, VALUE_LEN_DEFAULT as u64)
                 as usize,
         }
+    }
+
+    /// `[sidecar.header_names]`: each header has one name, and no other one.
+    fn header_names(&mut self, section: &Section, preset: Preset) -> BTreeMap<Meaning, HeaderName> {
+        let (mut names, mut places) = (BTreeMap::new(), Vec::new());
+        for (key, name) in &section.header_names {
+            let known = Meaning::KEYS.iter().find(|(known, _)| known == key.get_ref());
+            let Some((_, meaning)) = known else {
+                let known: Vec<&str> = Meaning::KEYS.iter().map(|(key, _)| *key).collect();
+                let help = format!("name one of {}", known.join(", "));
+                self.problem(key.span(), "no identity header says this", help);
+                continue;
+            };
+            match custom_name(name.get_ref()) {
+                Ok(parsed) => {
+                    places.push((parsed.clone(), name.span()));
+                    names.insert(*meaning, parsed);
+                }
+                Err(why) => self.problem(
+                    name.span(),
+                    format!("this is no name for an identity header: {why}"),
+                    "write it as in \"X-WEBAUTH-USER\"",
+                ),
+            }
+        }
+        let format = Format { preset, names, ..Format::default() };
+        let advertised: Vec<HeaderName> = format.advertised().collect();
+        for (name, place) in places {
+            if advertised.iter().filter(|known| **known == name).count() > 1 {
+                let help = "give each header another name; headers = \"none\" leaves out the set's";
+                self.problem(place, "two identity headers have this name", help);
+            }
+        }
+        format.names
     }
 
     fn sidecar_listen(

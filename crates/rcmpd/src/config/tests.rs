@@ -707,6 +707,26 @@ fn a_sidecar_is_understood() {
     assert!(route.strong);
 }
 
+/// A name takes the place of the set's, or adds a header that the set does not have.
+#[test]
+fn identity_headers_have_the_names_of_the_file() {
+    let advertised = |keys: &str| {
+        let text = format!("{GOOD}{}", SIDECAR.replace("remember_s = 30", keys));
+        let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
+        let format = config.sidecar.expect("it is there").format;
+        format.advertised().map(|name| name.to_string()).collect::<Vec<_>>()
+    };
+    let has = |names: &[String], name: &str| names.iter().any(|known| known == name);
+    let renamed = advertised("header_names = { user = \"X-WEBAUTH-USER\", sid = \"X-Account-Sid\" }");
+    assert!(
+        has(&renamed, "x-webauth-user") && has(&renamed, "x-account-sid") && has(&renamed, "remote-groups")
+    );
+    assert!(!has(&renamed, "remote-user") && !has(&renamed, "x-identity-sid"), "{renamed:?}");
+    assert_eq!(renamed.len(), advertised("").len());
+    let added = advertised("headers = \"none\"\nheader_names = { user = \"Remote-User\" }");
+    assert!(has(&added, "remote-user") && !has(&added, "remote-groups"), "{added:?}");
+}
+
 #[test]
 fn whatever_is_wrong_with_a_sidecar_is_said() {
     let off = |text: &str| {
@@ -720,6 +740,19 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("remember_s = 30", "user = \"short\"", "this is no form of names"),
         ("remember_s = 30", "groups = \"all\"", "this is no form of groups"),
         ("remember_s = 30", "group_names = { x = \"y\" }", "this is not a SID"),
+        ("remember_s = 30", "header_names = { boss = \"X-Boss\" }", "no identity header says this"),
+        (
+            "remember_s = 30",
+            "header_names = { user = \"Remote-Name\" }",
+            "two identity headers have this name",
+        ),
+        (
+            "remember_s = 30",
+            "header_names = { user = \"X-User\", account = \"x-uSER\" }",
+            "two identity headers have this name",
+        ),
+        ("remember_s = 30", "header_names = { user = \"X_User\" }", "a name is letters, digits"),
+        ("remember_s = 30", "header_names = { user = \"Authorization\" }", "another meaning for this name"),
         ("remember_s = 30", "methods = [\"serial\"]", "this is not a mapping method"),
         ("remember_s = 30", "methods = []", "a question without a method maps no certificate"),
         (

@@ -588,3 +588,50 @@ async fn what_did_not_fit_is_found_by_its_reference() {
     assert!(short.headers["x-identity-reference"].is_empty());
     assert!(sidecar.referenced(&short.decision).is_none() && sidecar.referenced("").is_none());
 }
+
+/// A name that the operator gives is reserved as ours are, and ours stay reserved where another one is used.
+#[tokio::test]
+async fn a_clients_copy_of_a_name_of_the_operator_goes_away() {
+    use crate::headers::{Meaning, custom_name};
+    let oracle = Oracle::new();
+    let name = custom_name("X-WEBAUTH-USER").expect("a name");
+    let format = Format { names: [(Meaning::User, name)].into(), ..Format::default() };
+    let sidecar = Sidecar::new(Parts { format, ..parts(&oracle) });
+    let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
+    let forged = [
+        "x-webauth-user",
+        "X_WEBAUTH_USER",
+        "x.webauth.user",
+        "x~webauth-user",
+        "x!webauth#user",
+        "remote-user",
+        "remote_user",
+        "x-identity-sid",
+    ];
+    let mut headers = HeaderMap::new();
+    for name in forged {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        headers.append(name, HeaderValue::from_static("forged"));
+    }
+    sidecar.stamp(Some(&allowed), &mut headers);
+    assert!(headers.values().all(|value| value != "forged"), "{headers:?}");
+    assert_eq!(headers["x-webauth-user"], r"CONTOSO\alice");
+    assert!(!headers.contains_key("remote-user"));
+    // An anonymous client has an empty one.
+    sidecar.stamp(None, &mut headers);
+    assert_eq!(headers["x-webauth-user"], "");
+    let answer = sidecar.answer(&Decided::Refused(Refusal::NoCertificate));
+    assert_eq!(answer.headers()["x-webauth-user"], "");
+    // A proxy that asks beside its request takes away what it is told, and other spellings are refused.
+    let taken = sidecar.taken_away(["x.webauth.user", "accept"].into_iter());
+    for name in ["x_webauth_user", "x.webauth.user", "remote-user", "remote_user"] {
+        assert!(taken.contains(name), "{name}");
+    }
+    assert!(!taken.contains("x-webauth-user"), "it is put in");
+    let mut headers = HeaderMap::new();
+    headers.append("x~webauth~user", HeaderValue::from_static("root"));
+    let decided = sidecar
+        .check((Dialect::Caddy, Target::XForwarded), &headers, ("a", "/"), true, (None, moment(at(0))))
+        .await;
+    assert_eq!(self::name(&outcome(decided)), Err(Refusal::Forged));
+}

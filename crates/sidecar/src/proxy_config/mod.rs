@@ -5,7 +5,7 @@
 
 use crate::dialect::OWNED;
 use crate::forwarding;
-use crate::headers::{self, Format};
+use crate::headers::Format;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -152,7 +152,7 @@ impl WebServer {
     /// The parts that depend on what is advertised.
     fn blocks(self, site: &Site<'_>) -> Vec<(&'static str, String)> {
         let advertised: Vec<String> = site.format.advertised().map(|name| title(name.as_str())).collect();
-        let known: Vec<String> = headers::known().map(|name| title(name.as_str())).collect();
+        let known: Vec<String> = site.format.known().map(|name| title(name.as_str())).collect();
         let owned: Vec<String> = OWNED.iter().map(|name| title(name)).collect();
         let secret_name = "X-Sidecar-Secret".to_owned();
         let lines = |names: &[String], line: &dyn Fn(&String) -> String| {
