@@ -486,6 +486,7 @@ async fn every_answer_has_every_header() {
         (Refusal::Broken(Broken::Verification), 500),
         (Refusal::Broken(Broken::Contradiction), 500),
         (Refusal::Broken(Broken::Certificate), 500),
+        (Refusal::Broken(Broken::NoXfccCertificate), 500),
         (Refusal::Broken(Broken::ManyCertificates), 500),
         (Refusal::Broken(Broken::NoTarget), 500),
         (Refusal::Broken(Broken::TooLong), 500),
