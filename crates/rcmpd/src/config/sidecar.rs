@@ -367,10 +367,19 @@ impl Checker<'_> {
         let format = self.format(&section);
         let proxy = section.proxy.and_then(|proxy| self.proxy(proxy));
         let has_anonymous = proxy.as_ref().is_some_and(|proxy| proxy.anonymous);
+        let has_routes = !section.route.is_empty();
         let mut places = HashSet::new();
         let listen = section.listen.into_iter().filter_map(|listen| {
             let span = listen.span();
+            let dialect = listen.get_ref().dialect.span();
             let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
+            if listen.target == Target::Unknown && has_routes {
+                self.problem(
+                    dialect,
+                    "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
+                    "say target = \"request\" if a question has the path of the request, else \"x-original\" or \"x-forwarded\"",
+                );
+            }
             let place = match &listen.at {
                 Place::Tcp(address) => address.to_string(),
                 Place::Unix(socket) => socket.path.display().to_string(),
