@@ -85,9 +85,9 @@ pub enum Command {
         certificate: PathBuf,
         #[command(flatten)]
         config: ConfigArg,
-        /// Methods that the client would ask for.
-        #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
-        methods: Vec<MethodArg>,
+        /// Methods that the client would ask for: upn,subject unless it is said, and with --url those of sidecar.methods.
+        #[arg(long, value_delimiter = ',', value_name = "LIST")]
+        methods: Option<Vec<MethodArg>>,
         /// Certificates of the issuers, in any order.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,

@@ -463,6 +463,32 @@ fn routes_let_in_and_explanations_say_which() {
     service.wait_for_log("A route names a group that is not there route=1 group=\"Enginers\"");
 }
 
+/// `explain --url` decides as the sidecar does, which asks by its own methods.
+#[test]
+fn explanations_of_a_url_ask_by_the_methods_of_the_sidecar() {
+    let service = sidecar(Demo::new(), "methods = [\"subject\"]\n[[sidecar.route]]");
+    let target = [("X-Original-Host", "app.example"), ("X-Original-URI", "/")];
+    let explain = |who: &str, more: &[&str]| {
+        let certificate = service.certificate(who);
+        let url = ["explain", &certificate, "-c", "rcmpd.toml", "--url", "https://app.example/"];
+        service.rcmpd(&[&url[..], more].concat())
+    };
+    // alice's name is in her certificate, and only a question by upn looks for it. bob is found by issuer and serial number.
+    for (who, status) in [("alice", 403), ("bob", 200)] {
+        assert_eq!(ask_about(&service, who, &target).status, status, "{who}");
+        let explained = explain(who, &["--json"]).code(if status == 200 { 0 } else { 3 }).json();
+        assert_eq!(explained["route"]["status"], status, "{explained:#}");
+        assert_eq!(explained["route"]["methods"], serde_json::json!(["subject"]), "{explained:#}");
+        let text = explain(who, &[]).stdout;
+        assert!(text.lines().any(|line| line == "the sidecar asks by subject"), "{text}");
+    }
+    let other = explain("alice", &["--methods", "upn"]).code(0);
+    assert!(
+        other.stdout.contains("the sidecar asks by subject, and this was decided by --methods"),
+        "{other:?}"
+    );
+}
+
 #[test]
 fn an_identity_is_signed_for_whoever_asks_for_the_key() {
     for (key, algorithm) in [("ed25519", "EdDSA"), ("p256", "ES256")] {
