@@ -181,10 +181,11 @@ impl Sidecar {
     }
 
     /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes from the proxy; `own` is host
-    /// and path of the request itself, `target` where those are that the client asked for.
+    /// and path of the request itself, `target` where those are that the client asked for, and `is_between` whether the sidecar passes the request
+    /// on ([`Self::stamp`]).
     pub async fn check(
         &self,
-        (dialect, target): (Dialect, Target),
+        (dialect, target, is_between): (Dialect, Target, bool),
         headers: &HeaderMap,
         own: (&str, &str),
         is_proved: bool,
@@ -193,7 +194,7 @@ impl Sidecar {
         let presented = match is_proved {
             false => Err(Refusal::Broken(Broken::Secret)),
             // What a proxy that asks beside its request could not take away reaches the application, which may take it for ours.
-            true if !dialect.is_in_path() && self.has_alias(headers) => Err(Refusal::Forged),
+            true if !is_between && self.has_alias(headers) => Err(Refusal::Forged),
             true => dialect.read(headers, Some(&self.known)),
         };
         let target = target.read(headers, own);
@@ -350,9 +351,12 @@ impl Sidecar {
         unadvertised.chain(aliases).chain(of_request).collect()
     }
 
+    /// Whether a name is there that some servers take for one of ours, or for one that says where a request comes from, and that a web
+    /// server cannot take away by its name: there are too many spellings.
     fn has_alias(&self, headers: &HeaderMap) -> bool {
         let is_odd = |name: &&HeaderName| !plain_name(name.as_str()).eq(name.as_str());
-        headers.keys().filter(is_odd).any(|name| self.is_alias(name.as_str()))
+        let is_alias = |name: &str| self.is_alias(name) || forwarding::is_one(name);
+        headers.keys().filter(is_odd).any(|name| is_alias(name.as_str()))
     }
 
     /// Whether some servers take a name for a reserved one: `_` is `-` to them.

@@ -640,8 +640,8 @@ async fn respond(
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
     let from = (origin.address, moment());
-    let decided =
-        sidecar.check((dialect, state.target), request.headers(), (host, path), is_proved, from).await;
+    let speaks = (dialect, state.target, state.upstream.is_some());
+    let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);
     }

@@ -411,7 +411,13 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let own = ("app.example", "/");
         let is_proved = secret.is_none_or(|secret| shows_secret(&headers, &secret));
         let decided = sidecar
-            .check((Dialect::Caddy, Target::XForwarded), &headers, own, is_proved, (None, moment(at(0))))
+            .check(
+                (Dialect::Caddy, Target::XForwarded, false),
+                &headers,
+                own,
+                is_proved,
+                (None, moment(at(0))),
+            )
             .await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
@@ -430,8 +436,13 @@ async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_tak
     let sidecar = Sidecar::new(parts(&oracle));
     let leaf = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate("alice"));
     let forged = Err(Refusal::Forged);
-    for (dialect, header) in [(Dialect::Caddy, "x-tls-client-cert"), (Dialect::Haproxy, "x-ssl-client-cert")]
-    {
+    let odd: Vec<String> = NO_LETTERS.chars().map(|odd| format!("x{odd}identity-sid")).collect();
+    for (dialect, header, is_between) in [
+        (Dialect::Caddy, "x-tls-client-cert", false),
+        (Dialect::Haproxy, "x-ssl-client-cert", true),
+        (Dialect::ClientCert, "client-cert", false),
+        (Dialect::ClientCert, "client-cert", true),
+    ] {
         for (sent, expected) in [
             ("remote-user", Ok("alice")),
             ("accept-language", Ok("alice")),
@@ -440,27 +451,40 @@ async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_tak
             ("remote.user", forged),
             ("x~identity.sid", forged),
             ("x_sidecar_secret", forged),
-        ] {
+            ("x-forwarded-for", Ok("alice")),
+            ("x_forwarded_for", forged),
+            ("x~forwarded~for", forged),
+            ("x^original^url", forged),
+        ]
+        .into_iter()
+        .chain(odd.iter().map(|name| (name.as_str(), forged)))
+        {
             let mut headers = HeaderMap::new();
             headers.append(header, leaf.parse().expect("base64"));
             headers.append("x-ssl-client-used", HeaderValue::from_static("1"));
             headers.append("x-ssl-client-verify", HeaderValue::from_static("0"));
-            if dialect == Dialect::Caddy {
+            if dialect == Dialect::ClientCert {
+                headers.insert(header, format!(":{leaf}:").parse().expect("base64"));
+            }
+            if dialect != Dialect::Haproxy {
                 headers.remove("x-ssl-client-used");
                 headers.remove("x-ssl-client-verify");
             }
-            headers.append(sent, HeaderValue::from_static("root"));
+            headers.append(
+                HeaderName::from_bytes(sent.as_bytes()).expect("a name"),
+                HeaderValue::from_static("root"),
+            );
             let decided = sidecar
                 .check(
-                    (dialect, dialect.target(true)),
+                    (dialect, dialect.target(true), is_between),
                     &headers,
                     ("app.example", "/"),
                     true,
                     (None, moment(at(0))),
                 )
                 .await;
-            // In the path everything is taken away here.
-            let expected = if dialect.is_in_path() { Ok("alice") } else { expected };
+            // Between web server and application everything is taken away here.
+            let expected = if is_between { Ok("alice") } else { expected };
             assert_eq!(name(&outcome(decided)), expected, "{dialect:?} {sent}");
         }
     }
@@ -516,6 +540,9 @@ async fn every_answer_has_every_header() {
     }
 }
 
+/// What a name may have beside letters, digits and the hyphen (RFC 9110, section 5.6.2), each of which CGI takes for an underscore.
+const NO_LETTERS: &str = "!#$%&'*+.^_`|~";
+
 #[tokio::test]
 async fn an_application_sees_our_headers_and_nobody_elses() {
     let oracle = Oracle::new();
@@ -540,10 +567,12 @@ async fn an_application_sees_our_headers_and_nobody_elses() {
         "x-sidecar-secret",
         "x_sidecar_secret",
     ];
+    let odd: Vec<String> = NO_LETTERS.chars().map(|odd| format!("x-identity{odd}sid")).collect();
+    let forged: Vec<&str> = forged.into_iter().chain(odd.iter().map(String::as_str)).collect();
     let kept = [("accept", "text/html"), ("remote-users", "x"), ("x-request-id", "1"), ("x_request_id", "2")];
     let request = || {
         let mut headers = HeaderMap::new();
-        for name in forged {
+        for name in &forged {
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
             headers.append(name.clone(), HeaderValue::from_static("forged"));
             headers.append(name, HeaderValue::from_static("forged"));
@@ -632,7 +661,7 @@ async fn a_clients_copy_of_a_name_of_the_operator_goes_away() {
     let mut headers = HeaderMap::new();
     headers.append("x~webauth~user", HeaderValue::from_static("root"));
     let decided = sidecar
-        .check((Dialect::Caddy, Target::XForwarded), &headers, ("a", "/"), true, (None, moment(at(0))))
+        .check((Dialect::Caddy, Target::XForwarded, false), &headers, ("a", "/"), true, (None, moment(at(0))))
         .await;
     assert_eq!(self::name(&outcome(decided)), Err(Refusal::Forged));
 }
