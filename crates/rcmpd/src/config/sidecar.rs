@@ -11,7 +11,7 @@ use sidecar::dialect::{Dialect, Target};
 use sidecar::headers::{
     Encoding, Format, GroupForm, Meaning, Preset, UserForm, VALUE_LEN_DEFAULT, custom_name,
 };
-use sidecar::routes::{Route, route_host, route_path};
+use sidecar::routes::{Route, route_audience, route_host, route_path};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
@@ -169,6 +169,8 @@ pub struct Proxy {
 pub struct Token {
     /// An Ed25519 or P-256 key in PKCS#8.
     pub key: PathBuf,
+    /// Public keys that are published beside it: the next one, and the previous one.
+    pub published: Vec<PathBuf>,
     /// `iss`.
     pub issuer: String,
     /// `aud`.
@@ -240,6 +242,7 @@ struct RouteSection {
     #[serde(default)]
     domains: Vec<Spanned<String>>,
     strength: Option<Spanned<String>>,
+    audience: Option<Spanned<String>>,
     anonymous: Option<Spanned<bool>>,
 }
 
@@ -257,6 +260,7 @@ struct ProxySection {
 #[serde(deny_unknown_fields)]
 struct TokenSection {
     key: PathBuf,
+    published: Option<Spanned<Vec<PathBuf>>>,
     issuer: Spanned<String>,
     audience: Spanned<String>,
     lifetime_s: Option<Spanned<u64>>,
@@ -317,6 +321,8 @@ const HEADER_LEN: RangeInclusive<u64> = 256..=16_384;
 const REMEMBER_S: RangeInclusive<u64> = 0..=3600;
 const REMEMBERED: RangeInclusive<u64> = 1..=1_000_000;
 const TIMEOUT_S: RangeInclusive<u64> = 1..=120;
+/// Keys that are published beside the one that signs: applications read the set often.
+const PUBLISHED_MAX: usize = 16;
 const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
 
 /// What else of the file a sidecar needs.
@@ -395,7 +401,13 @@ impl Checker<'_> {
             source,
             methods,
             listen,
-            routes: self.routes(section.route, &format, has_anonymous, source, beside),
+            routes: self.routes(
+                section.route,
+                &format,
+                (has_anonymous, section.token.is_some()),
+                source,
+                beside,
+            ),
             proxy,
             format,
             token: section.token.map(|token| self.token(token)),
@@ -710,7 +722,7 @@ impl Checker<'_> {
         &mut self,
         sections: Vec<Spanned<RouteSection>>,
         format: &Format,
-        has_anonymous: bool,
+        (has_anonymous, has_token): (bool, bool),
         source: Source,
         beside: &Beside<'_>,
     ) -> Vec<Route> {
@@ -718,7 +730,7 @@ impl Checker<'_> {
         let mut routes = Vec::with_capacity(sections.len());
         for section in sections {
             let (span, at) = (section.span(), RouteSpans::of(section.get_ref()));
-            let route = self.route(section, has_anonymous);
+            let route = self.route(section, (has_anonymous, has_token));
             self.route_matches(&route, &at, format, source, beside);
             let path = route.path.as_deref().map(|path| path.trim_end_matches('/').to_owned());
             if !targets.insert((route.host.clone(), path)) {
@@ -800,7 +812,7 @@ impl Checker<'_> {
         }
     }
 
-    fn route(&mut self, section: Spanned<RouteSection>, has_anonymous: bool) -> Route {
+    fn route(&mut self, section: Spanned<RouteSection>, (has_anonymous, has_token): (bool, bool)) -> Route {
         let section = section.into_inner();
         let host = section.host.as_ref().map(|host| {
             route_host(host.get_ref()).unwrap_or_else(|why| {
@@ -850,7 +862,24 @@ impl Checker<'_> {
                 "[sidecar.proxy] with client_certificates = \"optional\" lets handshakes without one through; web servers decide that themselves",
             );
         }
-        Route { host, path, sids, groups, domains, strong, anonymous: anonymous.is_some() }
+        if let Some(audience) = &section.audience {
+            if let Err(why) = route_audience(audience.get_ref()) {
+                self.problem(
+                    audience.span(),
+                    format!("this is no audience: {why}"),
+                    "write the name or the URI that the application expects in aud",
+                );
+            }
+            if !has_token {
+                self.problem(
+                    audience.span(),
+                    "no identity is signed, so there is no audience",
+                    "add [sidecar.token], or remove audience",
+                );
+            }
+        }
+        let audience = section.audience.map(Spanned::into_inner);
+        Route { host, path, sids, groups, domains, strong, audience, anonymous: anonymous.is_some() }
     }
 
     fn proxy(&mut self, section: ProxySection) -> Option<Proxy> {
@@ -875,8 +904,15 @@ impl Checker<'_> {
                 );
             }
         }
+        if let Some(published) = section.published.as_ref().filter(|it| it.get_ref().len() > PUBLISHED_MAX) {
+            let help = format!("at most {PUBLISHED_MAX}: the next key and the previous ones");
+            self.problem(published.span(), "there are too many keys", help);
+        }
+        let published = section.published.iter().flat_map(Spanned::get_ref).map(|path| self.path(path));
+        let published = published.collect();
         Token {
             key: self.path(&section.key),
+            published,
             issuer: section.issuer.into_inner(),
             audience: section.audience.into_inner(),
             lifetime: Duration::from_secs(self.within(section.lifetime_s.as_ref(), LIFETIME_S, 300)),

@@ -853,6 +853,15 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "[sidecar.token]\nkey = \"k\"\nissuer = \"\"\naudience = \"a\"\n[[sidecar.route]]",
             "a token is from somebody",
         ),
+        ("path = \"/admin\"", "audience = \"orders\"", "no identity is signed, so there is no audience"),
+        ("path = \"/admin\"", "audience = \"\"", "this is no audience: it has between 1 and 255 bytes"),
+        ("path = \"/admin\"", "audience = \" orders\"", "this is no audience: it has no control characters"),
+        ("path = \"/admin\"", "audience = \"a\\tb\"", "this is no audience: it has no control characters"),
+        (
+            "path = \"/admin\"",
+            "audience = \"1:orders\"",
+            "this is no audience: with a colon in it, it is a URI",
+        ),
         (
             "dialect = \"nginx\"",
             "dialect = \"envoy\"",

@@ -5,6 +5,7 @@ use super::store_health::StoreHealth;
 use super::{CurrentPolicy, Deciders};
 use crate::audit::AuditLog;
 use crate::certificates::Chain;
+use crate::clock::moment;
 use crate::config::Admin;
 use crate::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT, Rejection};
 use crate::lists::Lists;
@@ -275,9 +276,9 @@ async fn identity(
     }
 }
 
-/// The public key of signed identities (RFC 7517): nothing that needs a secret.
+/// The public keys of signed identities (RFC 7517): nothing that needs a secret.
 async fn jwks(State(shared): State<Shared>) -> Response {
-    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().jwks()) {
+    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().jwks(moment().uptime)) {
         Some(keys) => Json(keys).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }

@@ -665,3 +665,104 @@ async fn a_clients_copy_of_a_name_of_the_operator_goes_away() {
         .await;
     assert_eq!(self::name(&outcome(decided)), Err(Refusal::Forged));
 }
+
+fn signer(audience: &str, lifetime: Duration) -> (TokenSigner, String) {
+    let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key can be made");
+    let signer = TokenSigner::new(key.as_ref(), "issuer".to_owned(), audience.to_owned(), lifetime);
+    let signer = signer.expect("the key is good");
+    let kid = PublicJwk::set(std::iter::once(signer.public()))["keys"][0]["kid"].clone();
+    (signer, kid.as_str().expect("it has one").to_owned())
+}
+
+/// The claims of the token in an answer.
+fn claims(allowed: &Allowed) -> Value {
+    use base64::Engine;
+    let token = allowed.headers["x-identity-token"].to_str().expect("ASCII");
+    let claims = token.split('.').nth(1).expect("three parts");
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).expect("base64url");
+    serde_json::from_slice(&claims).expect("JSON")
+}
+
+/// One certificate at four routes, with a decision that is remembered and one that is not.
+#[tokio::test]
+async fn a_token_is_for_its_route_and_no_other_one() {
+    let route = |path: &str, audience: Option<&str>| Route {
+        path: Some(path.to_owned()),
+        audience: audience.map(str::to_owned),
+        ..Route::default()
+    };
+    let routes =
+        [route("/a", Some("a")), route("/b", Some("b")), route("/plain", None), route("/a2", Some("a"))];
+    for remember in [Duration::from_secs(60), Duration::ZERO] {
+        let oracle = Oracle::new();
+        let (token, _) = signer("all", Duration::from_secs(100));
+        let sidecar = Sidecar::new(Parts {
+            routes: Routes::new(routes.to_vec()),
+            token: Some(token),
+            remember,
+            ..parts(&oracle)
+        });
+        let asked = async |path: &str, now: u64| {
+            let presented = Ok(Some(presented(1, &[])));
+            let target = Some(("app.example", path));
+            let ask = Ask { presented, target, source: None, now: moment(at(now)) };
+            outcome(sidecar.decide("test", ask).await).expect(path)
+        };
+        for round in 0..3 {
+            let now = round * 10 * SECOND;
+            for (path, audience) in [("/a", "a"), ("/b", "b"), ("/plain", "all"), ("/a2", "a"), ("/b/x", "b")]
+            {
+                let allowed = asked(path, now).await;
+                let claims = claims(&allowed);
+                assert_eq!(claims["aud"], audience, "{path}");
+                assert_eq!(allowed.headers["x-identity-decision"], allowed.decision.as_str());
+                assert_eq!(
+                    (&claims["jti"], &claims["sub"]),
+                    (&allowed.decision.as_str().into(), &"S-1-5-21-1-2-3-1000".into())
+                );
+                let left = claims["exp"].as_i64().expect("a time") - at(now).to_unix();
+                assert!((50..=100).contains(&left), "{path}: {left} s");
+            }
+        }
+        let expected = if remember.is_zero() { 15 } else { 1 };
+        assert_eq!(oracle.identified(), expected, "one decision for all routes where it is remembered");
+        // The same token is handed out again.
+        if !remember.is_zero() {
+            assert!(Arc::ptr_eq(&asked("/a", 0).await, &asked("/a2", SECOND).await));
+        }
+    }
+    // Without a signer there is none for anybody.
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(Parts { routes: Routes::new(routes.to_vec()), ..parts(&oracle) });
+    let presented = Ok(Some(presented(1, &[])));
+    let ask = Ask { presented, target: Some(("app.example", "/a")), source: None, now: moment(at(0)) };
+    let allowed = outcome(sidecar.decide("test", ask).await).expect("alice");
+    assert_eq!(allowed.headers["x-identity-token"], "");
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_is_published_as_long_as_its_tokens_count() {
+    let oracle = Oracle::new();
+    let with = |token: Option<TokenSigner>| Parts { token, ..parts(&oracle) };
+    let lifetime = Duration::from_secs(300);
+    let (first, first_kid) = signer("all", lifetime);
+    let (second, second_kid) = signer("all", lifetime);
+    let at = Duration::from_secs;
+    let kids = |sidecar: &Sidecar, uptime: Duration| -> Vec<String> {
+        let jwks = sidecar.jwks(uptime).unwrap_or_default();
+        let keys = jwks["keys"].as_array().cloned().unwrap_or_default();
+        keys.iter().map(|key| key["kid"].as_str().expect("text").to_owned()).collect()
+    };
+    let sidecar = Sidecar::new(with(Some(first)));
+    assert_eq!(kids(&sidecar, at(0)), [first_kid.as_str()]);
+    let sidecar = sidecar.successor(with(Some(second)), at(1000));
+    let both = [second_kid.as_str(), first_kid.as_str()];
+    assert_eq!(kids(&sidecar, at(1000)), both);
+    assert_eq!(kids(&sidecar, at(1300)), both, "a token of the first key may count until now");
+    assert_eq!(kids(&sidecar, at(1360)), [second_kid.as_str()]);
+    // A further reload in between forgets nothing, and without a signer the keys stay, too.
+    let sidecar = sidecar.successor(with(None), at(1200));
+    assert_eq!(kids(&sidecar, at(1200)), [first_kid.as_str(), second_kid.as_str()]);
+    assert_eq!(kids(&sidecar, at(1400)), [second_kid.as_str()]);
+    assert_eq!(sidecar.jwks(at(1560)), None);
+}

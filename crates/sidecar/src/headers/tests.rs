@@ -290,7 +290,7 @@ fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
                 let user = format.user(&identity);
                 let now = dtyp::FileTime::from_unix(1_900_000_000);
                 let facts = Facts { token: None, ..facts() };
-                let token = signer.sign(&identity, &user, &facts, (now, format.essential_len_max()));
+                let token = signer.sign((&identity, None), &user, &facts, (now, format.essential_len_max()));
                 let written = format.write(&identity, Facts { token: token.as_deref(), ..facts });
                 let said = format!("{preset:?} {encoding:?} {value_len_max} {name_len} {count}");
                 let user_header = preset.headers().first().map(|(name, _)| *name);
