@@ -10,6 +10,7 @@ pub mod front;
 mod identify;
 mod lingering;
 mod listen;
+mod resets;
 pub mod routes;
 mod still;
 mod tls;
