@@ -205,7 +205,7 @@ pub struct MapArgs {
     /// Mapping methods to ask for.
     #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
     pub methods: Vec<MethodArg>,
-    /// Certificates of the issuers, in any order.
+    /// Certificates of the issuers, in any order. Those that are not in the chain of the certificate are left out, with a warning.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
     /// Ask only if the chain of the certificate is valid now, by [mapping] of the configuration (anchors, intermediates, revocation) or

@@ -86,6 +86,7 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     };
     let chain = Chain::read(&args.certificate, args.chain.as_deref())
         .map_err(|error| AskError::Input(error.to_string()))?;
+    warn_of_strays(&chain);
     if args.verify {
         verify(&chain, &args.anchors, config.as_ref()).await?;
     }
@@ -99,6 +100,15 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     let target =
         Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
     Ok(ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?)
+}
+
+/// Says which certificates are left out of a question. Another file may be meant.
+fn warn_of_strays(chain: &Chain) {
+    for subject in chain.strays() {
+        output::message(&format!(
+            "warning: {subject} is not in the chain of the certificate, and its name is not sent"
+        ));
+    }
 }
 
 /// Checks the chain of a certificate before it is asked about.
@@ -186,6 +196,7 @@ pub(super) async fn explain(
     let config = config::load(config)?;
     let Some(mapping) = &config.mapping else { anyhow::bail!("the configuration has no [mapping]") };
     let chain = Chain::read(certificate, chain).map_err(|error| failed(UNUSABLE, error))?;
+    warn_of_strays(&chain);
     let of_sidecar = config.sidecar.as_ref().filter(|_| url.is_some()).map(|sidecar| sidecar.methods);
     let flags = asked_by.or(of_sidecar).unwrap_or(SIDECAR_METHODS);
     let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? };
