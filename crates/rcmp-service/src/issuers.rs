@@ -30,19 +30,48 @@ pub fn of_path<'a>(certificate: &Certificate<'a>, path: &Path, trust: &'a Trust)
 /// The names of the issuers of a certificate, as far as certificates that came with it lead. One that cannot be read hides no
 /// other.
 pub fn of_chain<'a>(certificate: &Certificate<'a>, chain: impl Iterator<Item = &'a [u8]>) -> Vec<&'a [u8]> {
-    let mut others: Vec<(NameKey<'a>, Certificate<'a>)> = chain
-        .filter_map(|encoded| Certificate::parse(encoded).ok())
-        .take(ISSUERS_MAX)
-        .map(|other| (NameKey::of(other.subject), other))
-        .collect();
+    follow(certificate, chain).0
+}
+
+/// The certificates that [`of_chain`] leaves out: those that lead nowhere from the certificate. Copies of the certificate itself and of others are
+/// none of them.
+pub fn left_out<'a>(certificate: &Certificate<'a>, chain: &[&'a [u8]], itself: &[u8]) -> Vec<&'a [u8]> {
+    let left = follow(certificate, chain.iter().copied()).1;
+    let is_used =
+        |encoded: &[u8]| chain.iter().enumerate().any(|(at, other)| !left.contains(&at) && *other == encoded);
+    let mut out: Vec<&[u8]> = Vec::new();
+    for encoded in left.iter().map(|at| chain[*at]) {
+        if encoded != itself && !is_used(encoded) && !out.contains(&encoded) {
+            out.push(encoded);
+        }
+    }
+    out
+}
+
+/// The names of the issuers, and the places of certificates that were not needed.
+fn follow<'a>(
+    certificate: &Certificate<'a>,
+    chain: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<&'a [u8]>, Vec<usize>) {
+    let mut unread = Vec::new();
+    let mut others: Vec<(usize, NameKey<'a>, Certificate<'a>)> = Vec::new();
+    for (at, encoded) in chain.enumerate() {
+        match Certificate::parse(encoded) {
+            Ok(other) if others.len() < ISSUERS_MAX => others.push((at, NameKey::of(other.subject), other)),
+            _ => unread.push(at),
+        }
+    }
     let mut names = Names::new(certificate);
     let mut last = certificate.clone();
     loop {
-        let issued: Vec<usize> = (0..others.len()).filter(|at| others[*at].0 == names.last).collect();
+        let issued: Vec<usize> = (0..others.len()).filter(|at| others[*at].1 == names.last).collect();
         // Several certificates of one name are told apart by their keys, where both say which.
-        let by_key = issued.iter().find(|at| has_key(&others[**at].1, &last));
-        let Some(at) = by_key.or(issued.first()) else { return names.names };
-        last = others.remove(*at).1;
+        let by_key = issued.iter().find(|at| has_key(&others[**at].2, &last));
+        let Some(at) = by_key.or(issued.first()) else {
+            let left = others.iter().map(|(at, ..)| *at).chain(unread).collect();
+            return (names.names, left);
+        };
+        last = others.remove(*at).2;
         names.push(last.issuer);
     }
 }
@@ -170,6 +199,12 @@ mod tests {
             let broken =
                 [&stranger, &b"\x30\x03\x02\x01\x01"[..], &alice, chain[0], chain[1], chain[2], chain[0]];
             assert_eq!(chained(&alice, &broken), whole, "others are left out, and broken ones hide none");
+            let certificate = Certificate::parse(&alice).expect("it is well formed");
+            assert_eq!(
+                left_out(&certificate, &broken, &alice),
+                [&stranger[..], &b"\x30\x03\x02\x01\x01"[..]]
+            );
+            assert_eq!(left_out(&certificate, &chain, &alice), [&b""[..]; 0]);
         }
         assert_eq!(chained(&alice, &[]), whole[..1]);
         assert_eq!(chained(&alice, &[&top]), whole[..1], "the link between is missing");

@@ -76,6 +76,21 @@ impl Chain {
         &self.certificates[1..]
     }
 
+    /// The subjects of certificates that came with it and are not in its chain: their names are not sent.
+    pub fn strays(&self) -> Vec<String> {
+        let Ok(parsed) = Certificate::parse(self.certificate()) else { return Vec::new() };
+        let others: Vec<&[u8]> = self.certificates[1..].iter().map(Vec::as_slice).collect();
+        let strays = issuers::left_out(&parsed, &others, self.certificate());
+        let subject =
+            |encoded: &&[u8]| Some(Certificate::parse(encoded).ok()?.subject_name().ok()?.to_string());
+        strays
+            .iter()
+            .map(|encoded| {
+                subject(encoded).unwrap_or_else(|| "a certificate without a readable name".to_owned())
+            })
+            .collect()
+    }
+
     /// Why no request can be made of it. Names of issuers beyond the limits are left out.
     pub fn too_long(&self) -> String {
         format!(

@@ -85,9 +85,9 @@ pub enum Command {
         certificate: PathBuf,
         #[command(flatten)]
         config: ConfigArg,
-        /// Methods that the client would ask for.
-        #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
-        methods: Vec<MethodArg>,
+        /// Methods that the client would ask for: upn,subject unless it is said, and with --url those of sidecar.methods.
+        #[arg(long, value_delimiter = ',', value_name = "LIST")]
+        methods: Option<Vec<MethodArg>>,
         /// Certificates of the issuers, in any order.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
@@ -170,7 +170,7 @@ pub enum Command {
     /// The URL leads through the web server to `rcmpd page`; of another page only statuses can be judged. Everything that is
     /// sent is harmless to the page, but the web server and the sidecar log some hundred refusals.
     #[command(
-        after_help = "Exit codes: 0 nothing leaks, 2 wrong use, 3 something leaks, 4 not reachable, or the server's certificate is rejected,\n6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
+        after_help = "Exit codes: 0 nothing leaks, 2 wrong use or no readable configuration, 3 something leaks, 4 not reachable, or the server's certificate is rejected,\n6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
     )]
     CheckProxy(CheckProxyArgs),
     /// Print completions for a shell
@@ -205,7 +205,7 @@ pub struct MapArgs {
     /// Mapping methods to ask for.
     #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
     pub methods: Vec<MethodArg>,
-    /// Certificates of the issuers, in any order.
+    /// Certificates of the issuers, in any order. Those that are not in the chain of the certificate are left out, with a warning.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
     /// Ask only if the chain of the certificate is valid now, by [mapping] of the configuration (anchors, intermediates, revocation) or
@@ -271,6 +271,9 @@ pub struct CheckProxyArgs {
     /// The name of another header that the application takes an identity from, such as X-WEBAUTH-USER; may be given several times.
     #[arg(long, value_name = "NAME")]
     pub header: Vec<String>,
+    /// The sidecar's configuration file, for the names of identity headers in its [sidecar.header_names].
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Another path of the same web server, for which it may have other rules; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub path: Vec<String>,
@@ -1032,6 +1035,7 @@ mod tests {
             "rcmpd page --unix P --anywhere",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --expect-user U --json",
             "rcmpd check-proxy https://a/ --certificate C --key K --trust-any-server --preset remote --connect h:1",
+            "rcmpd check-proxy https://a/ --certificate C --key K --ca A -c F --header X-User",
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C --other-key K --other-host b",
             "rcmpd completions bash",
             "rcmpd man",

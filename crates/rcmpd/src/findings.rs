@@ -2,7 +2,7 @@
 //! whether everything that it names is there.
 
 use crate::audit;
-use crate::config::{Config, Level, Mapping, Place, SecretRef, Source, StoreKind};
+use crate::config::{Config, Level, Mapping, Peer, Place, SecretRef, Source, StoreKind};
 use crate::forward::Forwarding;
 use crate::serve;
 use crate::sidecar;
@@ -35,6 +35,7 @@ pub struct Warning {
     machine: Option<String>,
     sid: Option<String>,
     suffix: Option<String>,
+    peer: Option<String>,
     /// A CA's name or file, for which the setting is.
     authority: Option<String>,
     key: Option<String>,
@@ -60,6 +61,7 @@ impl Warning {
             machine = self.machine.as_deref(),
             sid = self.sid.as_deref(),
             suffix = self.suffix.as_deref(),
+            peer = self.peer.as_deref(),
             authority = self.authority.as_deref(),
             key = self.key.as_deref(),
             listener = self.listener.as_deref(),
@@ -84,6 +86,7 @@ impl fmt::Display for Warning {
             ("machine", self.machine.as_deref()),
             ("sid", self.sid.as_deref()),
             ("suffix", self.suffix.as_deref()),
+            ("peer", self.peer.as_deref()),
             ("authority", self.authority.as_deref()),
             ("key", self.key.as_deref()),
             ("listener", self.listener.as_deref()),
@@ -256,6 +259,7 @@ pub async fn matches_nothing(
     for mapping in mappings.flatten() {
         grants(mapping, &known, &mut found).await;
     }
+    found.extend(names_of_peers(config, accounts).await);
     for machine in config.relays.iter().flat_map(|relay| &relay.machines) {
         if let Some(machines) = machines
             && let Ok(None) = machines.machine(machine).await
@@ -265,6 +269,38 @@ pub async fn matches_nothing(
         }
     }
     found.dedup();
+    found
+}
+
+/// Names of peers that local accounts have, too: certificates with them are asked about at the peer and not looked up here. An account whose
+/// home is another domain is meant to be. A store that cannot be read as a whole says nothing.
+async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
+    let asked = config.peers.iter().filter(|peer| peer.is_asked());
+    let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (peer, name)));
+    let mut open: Vec<(&Peer, &String)> = names.collect();
+    let mut found = Vec::new();
+    if open.is_empty() {
+        return found;
+    }
+    let looked = accounts.each(|account| {
+        open.retain(|(peer, name)| {
+            let is_theirs = account.home_domain.is_none() && has_suffix(account, name);
+            if is_theirs {
+                found.push(Warning {
+                    account: Some(account.name.clone()),
+                    suffix: Some((*name).clone()),
+                    peer: Some(peer.domain.clone()),
+                    ..Warning::new(
+                        "A local account has a name of a peer: its certificates are asked about at the peer, and not looked up here",
+                    )
+                });
+            }
+            !is_theirs
+        });
+        !open.is_empty()
+    });
+    // An error ends the look; what was found by then is told.
+    let _ = looked.await;
     found
 }
 

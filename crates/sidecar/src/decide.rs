@@ -7,7 +7,7 @@ use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity, Standing};
 use crate::refusal::{Broken, Outcome, Refusal};
 use crate::routes::Routes;
-use crate::token::TokenSigner;
+use crate::token::{PublicJwk, TokenSigner};
 use bytes::Bytes;
 use dtyp::FileTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -17,13 +17,16 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// How long it is remembered that nobody is mapped, at most.
 const DENIAL_MAX: Duration = Duration::from_secs(5);
+/// How much longer than a token's lifetime the key of a replaced signer is published: what was asked before may be signed a moment later,
+/// and applications keep a key set for a while.
+const RETIRED_MORE: Duration = Duration::from_secs(60);
 /// Identities that are kept for those whose headers did not hold them, at least.
 const REFERENCES_MAX: usize = 1024;
 /// The header in which a proxy shows the listener's secret.
@@ -54,6 +57,12 @@ pub struct Sidecar {
     /// Names that only we and the proxy may use.
     reserved: HashSet<String>,
     token: Option<TokenSigner>,
+    /// Keys of signers that this one's took the place of, and until when they are published, by the monotonic clock.
+    retired: Vec<(PublicJwk, Duration)>,
+    /// Audiences of routes, each once.
+    audiences: Vec<String>,
+    /// By route, in their order, its audience's place among them; none for that of all tokens.
+    audience_of: Vec<Option<usize>>,
     remember: Duration,
     cache: Cache,
     known: Arc<Known>,
@@ -78,6 +87,8 @@ pub struct Allowed {
     pub decision: String,
     /// By route, in their order: whether it lets in.
     admitted: Vec<Result<(), Refusal>>,
+    /// By audience of routes: the same with a token for that audience, made for the first request that needs it.
+    for_audience: Box<[OnceLock<Arc<Allowed>>]>,
 }
 
 /// A request of a proxy, as its dialect has it.
@@ -134,20 +145,52 @@ impl Sidecar {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
         let nobody = format.nobody();
         let owned = crate::dialect::OWNED.map(str::to_owned);
-        let known = crate::headers::known().map(|name| name.as_str().to_owned());
-        let reserved = known.chain(owned).chain([SECRET.as_str().to_owned()]).collect();
+        let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+        let reserved = known.into_iter().chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
         // Whatever is remembered may stand for one.
         let references = Arc::new(QuickCache::new(remembered_max.max(REFERENCES_MAX)));
         let meter = Arc::default();
         let known = Arc::new(Known::new());
-        Self { identify, routes, format, nobody, reserved, token, remember, cache, known, references, meter }
+        let mut audiences: Vec<String> = Vec::new();
+        let mut place = |audience: &String| match audiences.iter().position(|known| known == audience) {
+            Some(at) => at,
+            None => {
+                audiences.push(audience.clone());
+                audiences.len() - 1
+            }
+        };
+        let audience_of = routes.all().iter().map(|route| route.audience.as_ref().map(&mut place)).collect();
+        Self {
+            identify,
+            routes,
+            format,
+            nobody,
+            reserved,
+            token,
+            retired: Vec::new(),
+            audiences,
+            audience_of,
+            remember,
+            cache,
+            known,
+            references,
+            meter,
+        }
     }
 
-    /// A sidecar that takes this one's place: it decides anew, counts on, and knows what references stand for.
-    pub fn successor(&self, parts: Parts) -> Self {
+    /// A sidecar that takes this one's place: it decides anew, counts on, knows what references stand for, and publishes the key that signed
+    /// until now for as long as a token of it counts.
+    pub fn successor(&self, parts: Parts, uptime: Duration) -> Self {
         let (known, references) = (Arc::clone(&self.known), Arc::clone(&self.references));
-        Self { known, references, meter: Arc::clone(&self.meter), ..Self::new(parts) }
+        let new = Self::new(parts);
+        let mut retired: Vec<_> = self.retired.iter().filter(|(_, until)| *until > uptime).cloned().collect();
+        if let Some(token) = &self.token {
+            let until = uptime.saturating_add(token.lifetime()).saturating_add(RETIRED_MORE);
+            retired.retain(|(key, _)| key != token.public());
+            retired.push((token.public().clone(), until));
+        }
+        Self { known, references, retired, meter: Arc::clone(&self.meter), ..new }
     }
 
     /// What is counted.
@@ -170,9 +213,13 @@ impl Sidecar {
         self.cache.len()
     }
 
-    /// The public key of signed identities.
-    pub fn jwks(&self) -> Option<Value> {
-        self.token.as_ref().map(TokenSigner::jwks)
+    /// The public keys of signed identities; none where no identity is signed, and none was until a moment ago.
+    pub fn jwks(&self, uptime: Duration) -> Option<Value> {
+        let published = self.token.iter().flat_map(TokenSigner::published);
+        let retired = self.retired.iter().filter(|(_, until)| *until > uptime).map(|(key, _)| key);
+        let mut keys = published.chain(retired).peekable();
+        keys.peek()?;
+        Some(PublicJwk::set(keys))
     }
 
     /// The whole of an identity that did not fit its headers.
@@ -181,10 +228,11 @@ impl Sidecar {
     }
 
     /// Decides about a request that carries a certificate in its headers. `is_proved` is whether it comes from the proxy; `own` is host
-    /// and path of the request itself, `target` where those are that the client asked for.
+    /// and path of the request itself, `target` where those are that the client asked for, and `is_between` whether the sidecar passes the request
+    /// on ([`Self::stamp`]).
     pub async fn check(
         &self,
-        (dialect, target): (Dialect, Target),
+        (dialect, target, is_between): (Dialect, Target, bool),
         headers: &HeaderMap,
         own: (&str, &str),
         is_proved: bool,
@@ -193,7 +241,7 @@ impl Sidecar {
         let presented = match is_proved {
             false => Err(Refusal::Broken(Broken::Secret)),
             // What a proxy that asks beside its request could not take away reaches the application, which may take it for ours.
-            true if !dialect.is_in_path() && self.has_alias(headers) => Err(Refusal::Forged),
+            true if !is_between && self.has_alias(headers) => Err(Refusal::Forged),
             true => dialect.read(headers, Some(&self.known)),
         };
         let target = target.read(headers, own);
@@ -219,8 +267,13 @@ impl Sidecar {
         let presented = presented?.ok_or(Refusal::NoCertificate)?;
         let route = self.routes.choose(target)?;
         let allowed = self.remembered_or_made(&presented, source, now).await?;
-        route.number.map_or(Ok(()), |number| allowed.admitted[number])?;
-        Ok(allowed)
+        let Some(number) = route.number else { return Ok(allowed) };
+        allowed.admitted[number]?;
+        let (Some(audience), Some(_)) = (self.audience_of[number], &self.token) else { return Ok(allowed) };
+        let make = || {
+            self.allow(allowed.identity.clone(), &presented, &allowed.decision, (now.wall, Some(audience)))
+        };
+        Ok(Arc::clone(allowed.for_audience[audience].get_or_init(make)))
     }
 
     /// Who somebody is, remembered or found out.
@@ -260,7 +313,7 @@ impl Sidecar {
     async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: Moment) -> Remembered {
         let outcome = match decision_name() {
             Some(decision) => match self.identify.identify(presented, &decision, source, now.wall).await {
-                Ok(identity) => Ok(self.allow(identity, presented, decision, now.wall)),
+                Ok(identity) => Ok(self.allow(identity, presented, &decision, (now.wall, None))),
                 Err(refusal) => Err(refusal),
             },
             None => Err(Refusal::Undecided("no_randomness")),
@@ -279,28 +332,35 @@ impl Sidecar {
         Remembered { outcome, until: now.uptime.saturating_add(time), not_after, is_of_key: true }
     }
 
+    /// What a decision allows, with a token for the audience of a route, by its place, or for that of all tokens.
     fn allow(
         &self,
         identity: Identity,
         presented: &Presented,
-        decision: String,
-        now: FileTime,
+        decision: &str,
+        (now, audience): (FileTime, Option<usize>),
     ) -> Arc<Allowed> {
-        let mut facts = Facts { decision: &decision, certificate: &presented.sha256, token: None };
+        let mut facts = Facts { decision, certificate: &presented.sha256, token: None };
         let user = self.format.user(&identity);
         let len_max = self.format.essential_len_max();
-        let token =
-            self.token.as_ref().and_then(|token| token.sign(&identity, &user, &facts, (now, len_max)));
+        let audience = audience.map(|audience| self.audiences[audience].as_str());
+        let sign = |token: &TokenSigner| token.sign((&identity, audience), &user, &facts, (now, len_max));
+        let token = self.token.as_ref().and_then(sign);
         facts.token = token.as_deref();
         let written = self.format.write(&identity, facts);
         if written.is_cut {
-            self.references.insert(decision.clone(), Arc::new(whole(&identity, &decision, &user)));
+            self.references.insert(decision.to_owned(), Arc::new(whole(&identity, decision, &user)));
         }
         Arc::new(Allowed {
             admitted: self.routes.admitted(&identity),
             headers: written.headers,
             identity,
-            decision,
+            decision: decision.to_owned(),
+            // Nothing is made for an audience of what was made for one.
+            for_audience: match audience {
+                None => self.audiences.iter().map(|_| OnceLock::new()).collect(),
+                Some(_) => Box::default(),
+            },
         })
     }
 
@@ -350,9 +410,12 @@ impl Sidecar {
         unadvertised.chain(aliases).chain(of_request).collect()
     }
 
+    /// Whether a name is there that some servers take for one of ours, or for one that says where a request comes from, and that a web
+    /// server cannot take away by its name: there are too many spellings.
     fn has_alias(&self, headers: &HeaderMap) -> bool {
         let is_odd = |name: &&HeaderName| !plain_name(name.as_str()).eq(name.as_str());
-        headers.keys().filter(is_odd).any(|name| self.is_alias(name.as_str()))
+        let is_alias = |name: &str| self.is_alias(name) || forwarding::is_one(name);
+        headers.keys().filter(is_odd).any(|name| is_alias(name.as_str()))
     }
 
     /// Whether some servers take a name for a reserved one: `_` is `-` to them.

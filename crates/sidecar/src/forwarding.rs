@@ -86,6 +86,18 @@ mod tests {
         }
     }
 
+    /// RFC 9110, section 5.6.2: what a name may have beside letters, digits and the hyphen.
+    #[test]
+    fn every_character_of_a_name_that_is_no_letter_is_a_hyphen() {
+        for odd in "!#$%&'*+.^_`|~".chars() {
+            for name in
+                [format!("x{odd}forwarded-for"), format!("x-original{odd}url"), format!("X{odd}Real{odd}IP")]
+            {
+                assert!(is_one(&name) && is_clients(&name.to_lowercase()), "{name}");
+            }
+        }
+    }
+
     #[test]
     fn names_that_servers_take_for_the_same_are_the_same() {
         for (name, is_said, is_of_client) in [

@@ -3,10 +3,13 @@
 //! Every header that is ever set is in every answer, empty where there is nothing to say: proxies put in what they are given, and a
 //! client's copy survives exactly where they are given nothing.
 
+use crate::decide::SECRET;
+use crate::dialect::OWNED;
+use crate::forwarding;
 use crate::identity::{Group, Identity};
 use dtyp::Sid;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
 /// The longest value of one header, unless another one is configured.
@@ -70,6 +73,9 @@ pub enum Encoding {
 pub struct Format {
     /// The headers beside `X-Identity-…`.
     pub preset: Preset,
+    /// Names that the operator gives, in place of those of the preset and of `X-Identity-…` ([`custom_name`]). A meaning that the preset
+    /// has no header for gets one by it.
+    pub names: BTreeMap<Meaning, HeaderName>,
     /// How the account is named.
     pub user: UserForm,
     /// How groups are named.
@@ -86,6 +92,7 @@ impl Default for Format {
     fn default() -> Self {
         Self {
             preset: Preset::default(),
+            names: BTreeMap::new(),
             user: UserForm::default(),
             groups: GroupForm::default(),
             group_names: HashMap::new(),
@@ -95,50 +102,209 @@ impl Default for Format {
     }
 }
 
-macro_rules! names {
-    ($($name:ident = $text:literal;)*) => { $(const $name: HeaderName = HeaderName::from_static($text);)* };
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Meaning {
+    /// The account's name, as [`UserForm`] has it.
+    User,
+    /// The groups, as [`GroupForm`] has them.
+    Groups,
+    /// The display name.
+    Name,
+    /// Always empty: accounts have no address.
+    Email,
+    /// The account's SID.
+    Sid,
+    /// NetBIOS name of the account's domain.
+    Domain,
+    /// The account's bare name.
+    Account,
+    /// The user principal name.
+    Upn,
+    /// The groups' SIDs.
+    GroupSids,
+    /// The mapping method.
+    Method,
+    /// How strongly the certificate is bound to the account.
+    Strength,
+    /// The form that binds it.
+    Rule,
+    /// The id of the decision in the audit.
+    Decision,
+    /// The revision of the policy.
+    PolicyRevision,
+    /// SHA-256 of the certificate.
+    Certificate,
+    /// Where the whole identity is, if something did not fit.
+    Reference,
+    /// A signed identity.
+    Token,
 }
 
-names! {
-    SID = "x-identity-sid";
-    DOMAIN = "x-identity-domain";
-    ACCOUNT = "x-identity-account";
-    UPN = "x-identity-upn";
-    GROUP_SIDS = "x-identity-group-sids";
-    METHOD = "x-identity-method";
-    STRENGTH = "x-identity-strength";
-    RULE = "x-identity-rule";
-    DECISION = "x-identity-decision";
-    POLICY = "x-identity-policy-revision";
-    CERTIFICATE = "x-identity-certificate-sha256";
-    REFERENCE = "x-identity-reference";
-    TOKEN = "x-identity-token";
+impl Meaning {
+    /// All of them, by their keys in the configuration.
+    pub const KEYS: [(&'static str, Self); 17] = [
+        ("user", Self::User),
+        ("groups", Self::Groups),
+        ("name", Self::Name),
+        ("email", Self::Email),
+        ("sid", Self::Sid),
+        ("domain", Self::Domain),
+        ("account", Self::Account),
+        ("upn", Self::Upn),
+        ("group_sids", Self::GroupSids),
+        ("method", Self::Method),
+        ("strength", Self::Strength),
+        ("rule", Self::Rule),
+        ("decision", Self::Decision),
+        ("policy_revision", Self::PolicyRevision),
+        ("certificate_sha256", Self::Certificate),
+        ("reference", Self::Reference),
+        ("token", Self::Token),
+    ];
+
+    /// Whether it names the account.
+    pub const fn is_account(self) -> bool {
+        matches!(self, Self::User | Self::Sid | Self::Account | Self::Upn)
+    }
+
+    /// Whether it is a decision's and not the account's: it differs where the decision is made again.
+    pub const fn is_of_decision(self) -> bool {
+        matches!(self, Self::Decision | Self::Reference | Self::Token)
+    }
+
+    /// The order in which values get room. What comes first is left out last, and what is of rank 0 never.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Sid | Self::Account | Self::Token | Self::User => 0,
+            Self::Name | Self::Email => 2,
+            Self::Groups => 3,
+            Self::GroupSids => 4,
+            _ => 1,
+        }
+    }
 }
 
 /// `X-Identity-…`, always.
-const OWN: [HeaderName; 13] = [
-    SID,
-    DOMAIN,
-    ACCOUNT,
-    UPN,
-    GROUP_SIDS,
-    METHOD,
-    STRENGTH,
-    RULE,
-    DECISION,
-    POLICY,
-    CERTIFICATE,
-    REFERENCE,
-    TOKEN,
+const OWN: [(&str, Meaning); 13] = [
+    ("x-identity-sid", Meaning::Sid),
+    ("x-identity-domain", Meaning::Domain),
+    ("x-identity-account", Meaning::Account),
+    ("x-identity-upn", Meaning::Upn),
+    ("x-identity-group-sids", Meaning::GroupSids),
+    ("x-identity-method", Meaning::Method),
+    ("x-identity-strength", Meaning::Strength),
+    ("x-identity-rule", Meaning::Rule),
+    ("x-identity-decision", Meaning::Decision),
+    ("x-identity-policy-revision", Meaning::PolicyRevision),
+    ("x-identity-certificate-sha256", Meaning::Certificate),
+    ("x-identity-reference", Meaning::Reference),
+    ("x-identity-token", Meaning::Token),
 ];
 
-/// What a name in a preset means.
-#[derive(Clone, Copy)]
-enum Meaning {
-    User,
-    Groups,
-    Name,
-    Email,
+/// Most bytes of a name that an operator gives: nginx has room for 64 of a variable's name, which is the header's with a prefix.
+const NAME_LEN_MAX: usize = 40;
+/// Names, and beginnings of names, that HTTP (RFC 9110, RFC 9112 and those beside them), CGI or a web server has a meaning for: framing,
+/// hop by hop, authentication, conditions, what a response says of itself, and what web servers obey in an answer.
+const HTTP_NAMES: [&str; 60] = [
+    "accept",
+    "age",
+    "allow",
+    "alt-svc",
+    "authentication-info",
+    "authorization",
+    "cache-control",
+    "connection",
+    "cookie",
+    "cookie2",
+    "date",
+    "dav",
+    "depth",
+    "destination",
+    "early-data",
+    "etag",
+    "expect",
+    "expires",
+    "from",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "last-modified",
+    "link",
+    "location",
+    "lock-token",
+    "max-forwards",
+    "origin",
+    "overwrite",
+    "pragma",
+    "priority",
+    "proxy",
+    "range",
+    "referer",
+    "refresh",
+    "retry-after",
+    "server",
+    "set-cookie",
+    "set-cookie2",
+    "status",
+    "strict-transport-security",
+    "te",
+    "timeout",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "vary",
+    "via",
+    "warning",
+    "www-authenticate",
+    "x-method-override",
+    "x-powered-by",
+    "x-rcmpd-page",
+    "x-request-id",
+    "x-requested-with",
+    "x-sendfile",
+];
+const HTTP_PREFIXES: [&str; 10] = [
+    "accept-",
+    "access-control-",
+    "content-",
+    "grpc-",
+    "if-",
+    "proxy-",
+    "sec-",
+    "x-accel-",
+    "x-envoy-",
+    "x-http-method",
+];
+
+/// A name that an operator gives an identity header; the error says why no identity header can have it.
+pub fn custom_name(text: &str) -> Result<HeaderName, &'static str> {
+    let name = text.to_ascii_lowercase();
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_plain = name.len() <= NAME_LEN_MAX && name.split('-').all(is_word);
+    if !is_plain || !name.starts_with(|first: char| first.is_ascii_lowercase()) {
+        return Err(
+            "a name is letters, digits and single hyphens, at most 40: servers drop other characters, or take them for a hyphen",
+        );
+    }
+    if OWN.iter().any(|(own, _)| *own == name) {
+        return Err("it is the name of another identity header, or already the name of this one");
+    }
+    if OWNED.contains(&name.as_str()) || SECRET == *name {
+        return Err("web servers pass certificates, or the secret of a listener, by this name");
+    }
+    let is_of_preset = known().any(|known| known == *name);
+    if forwarding::is_one(&name) && !is_of_preset {
+        return Err("such a header says where a request comes from, or for which host and path it is");
+    }
+    if HTTP_NAMES.contains(&name.as_str()) || HTTP_PREFIXES.iter().any(|start| name.starts_with(start)) {
+        return Err("HTTP or a web server has another meaning for this name");
+    }
+    HeaderName::try_from(name).map_err(|_| "this is not a name of a header")
 }
 
 impl Preset {
@@ -181,7 +347,7 @@ impl Preset {
 /// Every header that some set has: what an application may read, whichever set is chosen, is nothing for a client to say.
 pub fn known() -> impl Iterator<Item = HeaderName> {
     let sets = Preset::ALL.into_iter().flat_map(|preset| preset.headers());
-    sets.map(|(name, _)| HeaderName::from_static(name)).chain(OWN)
+    sets.chain(&OWN).map(|(name, _)| HeaderName::from_static(name))
 }
 
 /// Facts of a decision that are not the account's.
@@ -205,9 +371,27 @@ pub struct Written {
 }
 
 impl Format {
+    /// Every header that is ever set, and what it says.
+    fn named(&self) -> impl Iterator<Item = (HeaderName, Meaning)> {
+        let set = self.preset.headers().iter().chain(&OWN);
+        let own = set.map(|(name, meaning)| {
+            (self.names.get(meaning).cloned().unwrap_or_else(|| HeaderName::from_static(name)), *meaning)
+        });
+        let has =
+            |meaning: Meaning| self.preset.headers().iter().chain(&OWN).any(|(_, known)| *known == meaning);
+        let more = self.names.iter().filter(move |(meaning, _)| !has(**meaning));
+        own.chain(more.map(|(meaning, name)| (name.clone(), *meaning)))
+    }
+
     /// Every header that is ever set.
     pub fn advertised(&self) -> impl Iterator<Item = HeaderName> {
-        self.preset.headers().iter().map(|(name, _)| HeaderName::from_static(name)).chain(OWN)
+        self.named().map(|(name, _)| name)
+    }
+
+    /// Every header that an application may read: those of all sets, and those that the operator has named. None is a client's to send.
+    pub fn known(&self) -> impl Iterator<Item = HeaderName> {
+        let more = self.names.values().filter(|name| !known().any(|known| known == **name));
+        known().chain(more.cloned())
     }
 
     /// Nobody: every header, empty.
@@ -222,57 +406,54 @@ impl Format {
         let sids: Vec<String> = identity.groups.iter().map(|group| group.sid.to_string()).collect();
         let text = |text: &str| self.encoding.text(text);
         let optional = |value: Option<&str>| value.map(text).unwrap_or_default();
-        let mut essential = vec![
-            (SID, identity.sid.to_string()),
-            (ACCOUNT, text(&identity.account)),
-            (TOKEN, facts.token.unwrap_or_default().to_owned()),
-        ];
-        let mut values = vec![
-            (DOMAIN, text(&identity.domain)),
-            (UPN, optional(identity.upn.as_deref())),
-            (METHOD, identity.method.unwrap_or_default().to_owned()),
-            (STRENGTH, identity.assurance.name().to_owned()),
-            (RULE, identity.assurance.rule().unwrap_or_default().to_owned()),
-            (DECISION, facts.decision.to_owned()),
-            (
-                POLICY,
-                Some(identity.policy_revision)
-                    .filter(|known| *known != 0)
-                    .map(|known| known.to_string())
-                    .unwrap_or_default(),
-            ),
-            (CERTIFICATE, dtyp::hex(facts.certificate)),
-        ];
-        let mut long = vec![(GROUP_SIDS, sids.join(","))];
-        for (name, meaning) in self.preset.headers() {
-            let name = HeaderName::from_static(name);
-            match meaning {
-                Meaning::User => essential.push((name, text(&user))),
-                Meaning::Name => values.push((name, optional(identity.full_name.as_deref()))),
-                // An account has no address; its UPN looks like one and need not be.
-                Meaning::Email => values.push((name, String::new())),
-                Meaning::Groups => {
-                    long.insert(0, (name, self.encoding.list(&groups, self.preset.separator())));
-                }
+        let value = |meaning: Meaning| match meaning {
+            Meaning::Sid => identity.sid.to_string(),
+            Meaning::Account => text(&identity.account),
+            Meaning::Token => facts.token.unwrap_or_default().to_owned(),
+            Meaning::User => text(&user),
+            Meaning::Domain => text(&identity.domain),
+            Meaning::Upn => optional(identity.upn.as_deref()),
+            Meaning::Method => identity.method.unwrap_or_default().to_owned(),
+            Meaning::Strength => identity.assurance.name().to_owned(),
+            Meaning::Rule => identity.assurance.rule().unwrap_or_default().to_owned(),
+            Meaning::Decision => facts.decision.to_owned(),
+            Meaning::PolicyRevision => {
+                let revision = Some(identity.policy_revision).filter(|known| *known != 0);
+                revision.map(|known| known.to_string()).unwrap_or_default()
             }
-        }
+            Meaning::Certificate => dtyp::hex(facts.certificate),
+            Meaning::Name => optional(identity.full_name.as_deref()),
+            // An account has no address; its UPN looks like one and need not be. What the reference says comes last.
+            Meaning::Email | Meaning::Reference => String::new(),
+            Meaning::Groups => self.encoding.list(&groups, self.preset.separator()),
+            Meaning::GroupSids => sids.join(","),
+        };
+        let mut named: Vec<_> = self.named().collect();
+        named.sort_by_key(|(_, meaning)| meaning.rank());
         let mut is_cut = false;
         let mut room = VALUES_LEN_MAX.max(self.value_len_max);
-        let mut headers: HeaderMap = HeaderMap::with_capacity(OWN.len() + 4);
-        let essential = essential.into_iter().map(|value| (value, self.essential_len_max(), true));
-        let others = values.into_iter().chain(long).map(|value| (value, self.value_len_max, false));
-        for ((name, value), len_max, is_essential) in essential.chain(others) {
+        let mut headers: HeaderMap = HeaderMap::with_capacity(named.len());
+        let mut reference_name = None;
+        for (name, meaning) in named {
+            let is_essential = meaning.rank() == 0;
+            let len_max = if is_essential { self.essential_len_max() } else { self.value_len_max };
+            let value = value(meaning);
             let fits = value.len() <= len_max && (is_essential || value.len() <= room);
             is_cut |= !fits;
             // What does not fit takes its room away all the same: with more groups, nothing comes back that fewer have pushed out.
             room = room.saturating_sub(value.len());
             let value = if fits { value } else { String::new() };
+            if meaning == Meaning::Reference {
+                reference_name = Some(name.clone());
+            }
             // Nothing that is written is more than a header can hold.
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
             headers.insert(name, value);
         }
-        let reference = if is_cut { facts.decision } else { "" };
-        headers.insert(REFERENCE, HeaderValue::from_str(reference).unwrap_or(HeaderValue::from_static("")));
+        if let Some(name) = reference_name.filter(|_| is_cut) {
+            let reference = HeaderValue::from_str(facts.decision);
+            headers.insert(name, reference.unwrap_or(HeaderValue::from_static("")));
+        }
         Written { headers, is_cut }
     }
 

@@ -45,6 +45,8 @@ pub enum Broken {
     Contradiction,
     /// The certificate cannot be read.
     Certificate,
+    /// `X-Forwarded-Client-Cert` is there and has no certificate in it.
+    NoXfccCertificate,
     /// There is more than one certificate that could be the handshake's.
     ManyCertificates,
     /// The original host or path is missing.
@@ -63,6 +65,7 @@ impl Broken {
             Self::Verification => "unknown_verification",
             Self::Contradiction => "contradicting_headers",
             Self::Certificate => "unreadable_certificate",
+            Self::NoXfccCertificate => "no_certificate_in_xfcc",
             Self::ManyCertificates => "many_certificates",
             Self::NoTarget => "no_original_target",
             Self::TooLong => "too_long",
@@ -81,6 +84,7 @@ impl Broken {
                 "the proxy passes on a certificate and says that there is none, or the reverse"
             }
             Self::Certificate => "the header is not in the dialect of the listener",
+            Self::NoXfccCertificate => XFCC_ADVICE,
             Self::ManyCertificates => "the proxy must replace the header, not append to it",
             Self::NoTarget => {
                 "routes are configured, so the proxy must pass on the original host and path, and a listener for envoy or client-cert needs target"
@@ -95,6 +99,10 @@ impl Broken {
         }
     }
 }
+
+/// What Envoy has to be told, so that the header has more than a hash; as a line of an answer, too.
+const XFCC_ANSWER: &str = "X-Forwarded-Client-Cert has no certificate: set cert: true in set_current_client_cert_details of Envoy\n";
+const XFCC_ADVICE: &str = XFCC_ANSWER.trim_ascii_end();
 
 /// The three meanings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +155,7 @@ impl Refusal {
     pub const fn text(self) -> &'static str {
         match (self, self.outcome()) {
             (Self::Misdirected, _) => "this host is not served over this connection\n",
+            (Self::Broken(Broken::NoXfccCertificate), _) => XFCC_ANSWER,
             (_, Outcome::Anonymous) => "a client certificate is needed\n",
             (_, Outcome::Denied) => "this certificate is not let in\n",
             (_, Outcome::Broken) => "who this is could not be decided\n",

@@ -23,6 +23,8 @@ pub struct Route {
     pub domains: Vec<String>,
     /// Whether only those whose certificate is strongly bound to their account are let in.
     pub strong: bool,
+    /// Whom signed identities are for behind it; none for the audience of all others.
+    pub audience: Option<String>,
     /// Whether whoever shows no certificate passes, too, as nobody. Only the TLS front passes somebody on of whom nothing is known.
     pub anonymous: bool,
 }
@@ -257,6 +259,32 @@ pub fn route_host(text: &str) -> Result<String, &'static str> {
         (true, Ok(_)) if is_pattern => Err("no name is below an address"),
         (true, Ok(_)) => Ok(name),
         (true, Err(_)) => Err("this is no IPv4 address"),
+    }
+}
+
+/// Most bytes of an audience: it is in each token, which has to fit a header.
+const AUDIENCE_LEN_MAX: usize = 255;
+
+/// Whether a signed identity can be for this audience: a StringOrURI (RFC 7519, section 2) that applications compare letter by letter. The error
+/// says why not.
+pub fn route_audience(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > AUDIENCE_LEN_MAX {
+        return Err("it has between 1 and 255 bytes");
+    }
+    if text.trim() != text || text.chars().any(char::is_control) {
+        return Err("it has no control characters, and no space at its ends");
+    }
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    match text.split_once(':') {
+        Some((scheme, rest))
+            if !is_scheme(scheme) || rest.is_empty() || text.contains(char::is_whitespace) =>
+        {
+            Err("with a colon in it, it is a URI (RFC 7519, section 2)")
+        }
+        _ => Ok(()),
     }
 }
 

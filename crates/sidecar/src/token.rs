@@ -46,11 +46,68 @@ impl std::fmt::Display for UnusableKey {
 
 impl std::error::Error for UnusableKey {}
 
+/// A public key that applications verify tokens by, as a JWK (RFC 7517).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicJwk {
+    kid: String,
+    jwk: Value,
+}
+
+/// RFC 8410, section 4, and RFC 5480, section 2: a SubjectPublicKeyInfo up to the key. The second ends with the mark of an uncompressed point.
+const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const P256_SPKI: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+impl PublicJwk {
+    fn ed25519(key: &[u8]) -> Self {
+        Self::of(json!({ "crv": "Ed25519", "kty": "OKP", "x": BASE64URL.encode(key) }), "EdDSA")
+    }
+
+    /// An uncompressed point (SEC 1, section 2.3.3): 0x04 and two coordinates.
+    fn p256(point: &[u8]) -> Option<Self> {
+        let (x, y) = point.strip_prefix(&[4])?.split_at_checked(32).filter(|(_, y)| y.len() == 32)?;
+        let (x, y) = (BASE64URL.encode(x), BASE64URL.encode(y));
+        Some(Self::of(json!({ "crv": "P-256", "kty": "EC", "x": x, "y": y }), "ES256"))
+    }
+
+    fn of(mut jwk: Value, algorithm: &str) -> Self {
+        let kid = thumbprint(&jwk);
+        if let Value::Object(members) = &mut jwk {
+            members.insert("kid".to_owned(), kid.as_str().into());
+            members.insert("alg".to_owned(), algorithm.into());
+            members.insert("use".to_owned(), "sig".into());
+        }
+        Self { kid, jwk }
+    }
+
+    /// From a SubjectPublicKeyInfo in DER, of an Ed25519 or P-256 key.
+    pub fn from_spki(der: &[u8]) -> Option<Self> {
+        match der.strip_prefix(&ED25519_SPKI) {
+            Some(key) => (key.len() == 32).then(|| Self::ed25519(key)),
+            None => Self::p256(der.strip_prefix(&P256_SPKI)?),
+        }
+    }
+
+    /// The same keys, each once, as a JWK set (RFC 7517, section 5).
+    pub(crate) fn set<'a>(keys: impl Iterator<Item = &'a Self>) -> Value {
+        let mut known: Vec<&Self> = Vec::new();
+        for key in keys {
+            if !known.iter().any(|known| known.kid == key.kid) {
+                known.push(key);
+            }
+        }
+        json!({ "keys": known.iter().map(|key| &key.jwk).collect::<Vec<_>>() })
+    }
+}
+
 /// Signs identities.
 pub struct TokenSigner {
     key: Key,
-    kid: String,
-    jwk: Value,
+    public: PublicJwk,
+    /// Public keys that are published beside the own one: the next one and the previous one.
+    others: Vec<PublicJwk>,
     issuer: String,
     audience: String,
     lifetime: Duration,
@@ -59,7 +116,7 @@ pub struct TokenSigner {
 
 impl std::fmt::Debug for TokenSigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TokenSigner {} for {}", self.kid, self.audience)
+        write!(f, "TokenSigner {} for {}", self.public.kid, self.audience)
     }
 }
 
@@ -71,32 +128,25 @@ impl TokenSigner {
         audience: String,
         lifetime: Duration,
     ) -> Result<Self, UnusableKey> {
-        let (key, mut jwk) = match Ed25519KeyPair::from_pkcs8(pkcs8) {
+        let (key, public) = match Ed25519KeyPair::from_pkcs8(pkcs8) {
             Ok(pair) => {
-                let x = BASE64URL.encode(pair.public_key().as_ref());
-                (Key::Ed25519(pair), json!({ "crv": "Ed25519", "kty": "OKP", "x": x }))
+                let public = PublicJwk::ed25519(pair.public_key().as_ref());
+                (Key::Ed25519(pair), public)
             }
             Err(_) => {
                 let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
                     .map_err(|_| UnusableKey)?;
-                // An uncompressed point (SEC 1, section 2.3.3): 0x04 and two coordinates.
-                let point = pair.public_key().as_ref();
-                let (x, y) = point.get(1..).and_then(|xy| xy.split_at_checked(32)).ok_or(UnusableKey)?;
-                let (x, y) = (BASE64URL.encode(x), BASE64URL.encode(y));
-                (Key::P256(pair), json!({ "crv": "P-256", "kty": "EC", "x": x, "y": y }))
+                let public = PublicJwk::p256(pair.public_key().as_ref()).ok_or(UnusableKey)?;
+                (Key::P256(pair), public)
             }
         };
-        let kid = thumbprint(&jwk);
-        let algorithm = match key {
-            Key::Ed25519(_) => "EdDSA",
-            Key::P256(_) => "ES256",
-        };
-        if let Value::Object(members) = &mut jwk {
-            members.insert("kid".to_owned(), kid.as_str().into());
-            members.insert("alg".to_owned(), algorithm.into());
-            members.insert("use".to_owned(), "sig".into());
-        }
-        Ok(Self { key, kid, jwk, issuer, audience, lifetime, random: SystemRandom::new() })
+        Ok(Self { key, public, others: Vec::new(), issuer, audience, lifetime, random: SystemRandom::new() })
+    }
+
+    /// Publishes these keys beside the own one.
+    pub fn publishing(mut self, others: Vec<PublicJwk>) -> Self {
+        self.others = others;
+        self
     }
 
     /// How long a token counts.
@@ -104,24 +154,30 @@ impl TokenSigner {
         self.lifetime
     }
 
-    /// The public half, as a JWK set (RFC 7517, section 5).
-    pub fn jwks(&self) -> Value {
-        json!({ "keys": [self.jwk] })
+    /// The public key that verifies what this signs.
+    pub(crate) const fn public(&self) -> &PublicJwk {
+        &self.public
     }
 
-    /// A token for an account; it ends with the certificate at the latest. If it would be longer than `len_max`, groups are left out, then the
-    /// names that the account does not need.
+    /// All keys that are published, the own one first.
+    pub(crate) fn published(&self) -> impl Iterator<Item = &PublicJwk> {
+        std::iter::once(&self.public).chain(&self.others)
+    }
+
+    /// A token for an account and the configured audience, or another one; it ends with the certificate at the latest. If it would be longer
+    /// than `len_max`, groups are left out, then the names that the account does not need.
     pub fn sign(
         &self,
-        identity: &Identity,
+        (identity, audience): (&Identity, Option<&str>),
         user: &str,
         facts: &Facts<'_>,
         (now, len_max): (FileTime, usize),
     ) -> Option<String> {
+        let audience = audience.unwrap_or(&self.audience);
         let groups = (identity.groups.len() <= GROUPS_MAX).then_some(Detail::Groups);
         let mut details = groups.into_iter().chain([Detail::Names, Detail::Account]).peekable();
         while let Some(detail) = details.next() {
-            let token = self.sign_with(identity, user, facts, (now, detail))?;
+            let token = self.sign_with((identity, audience), user, facts, (now, detail))?;
             if token.len() <= len_max || details.peek().is_none() {
                 return Some(token);
             }
@@ -131,7 +187,7 @@ impl TokenSigner {
 
     fn sign_with(
         &self,
-        identity: &Identity,
+        (identity, audience): (&Identity, &str),
         user: &str,
         facts: &Facts<'_>,
         (now, detail): (FileTime, Detail),
@@ -145,7 +201,7 @@ impl TokenSigner {
         let end = now.saturating_add(lifetime).min(identity.not_after.to_unix());
         let mut claims = json!({
             "iss": self.issuer,
-            "aud": self.audience,
+            "aud": audience,
             "sub": identity.sid.to_string(),
             "iat": now,
             "nbf": now,
@@ -173,7 +229,7 @@ impl TokenSigner {
             }
             members.retain(|_, value| !value.is_null());
         }
-        let header = json!({ "alg": algorithm, "kid": self.kid, "typ": "JWT" });
+        let header = json!({ "alg": algorithm, "kid": self.public.kid, "typ": "JWT" });
         let part = |value: &Value| BASE64URL.encode(value.to_string());
         let signed = format!("{}.{}", part(&header), part(&claims));
         let signature = match &self.key {
@@ -233,8 +289,9 @@ mod tests {
     }
 
     fn claims(signer: &TokenSigner, identity: &Identity) -> Value {
-        let token =
-            signer.sign(identity, "CONTOSO\\alice", &facts(), (now(), usize::MAX)).expect("it can be signed");
+        let token = signer
+            .sign((identity, None), "CONTOSO\\alice", &facts(), (now(), usize::MAX))
+            .expect("it can be signed");
         json_of(token.split('.').nth(1).expect("three parts"))
     }
 
@@ -262,15 +319,16 @@ mod tests {
         for (key, kty, crv, alg) in [(ed25519(), "OKP", "Ed25519", "EdDSA"), (p256(), "EC", "P-256", "ES256")]
         {
             let signer = signer(&key, Duration::from_secs(60));
-            let jwks = signer.jwks();
+            let jwks = PublicJwk::set(signer.published());
             let jwk = &jwks["keys"][0];
             assert_eq!(
                 [&jwk["kty"], &jwk["crv"], &jwk["alg"], &jwk["use"]],
                 [kty, crv, alg, "sig"].map(Value::from).each_ref()
             );
             assert!(jwk.get("d").is_none(), "it is public");
-            let token =
-                signer.sign(&alice(), "alice", &facts(), (now(), usize::MAX)).expect("it can be signed");
+            let token = signer
+                .sign((&alice(), None), "alice", &facts(), (now(), usize::MAX))
+                .expect("it can be signed");
             assert_eq!(token.split('.').count(), 3);
             assert_eq!(json_of(token.split('.').next().expect("a header"))["typ"], "JWT");
             assert!(verifies(&jwks, &token));
@@ -280,8 +338,8 @@ mod tests {
             assert!(!verifies(&jwks, &format!("{}.{other}.{}", parts[0], parts[2])));
         }
         let of_another =
-            signer(&ed25519(), Duration::ZERO).sign(&alice(), "alice", &facts(), (now(), usize::MAX));
-        let jwks = signer(&ed25519(), Duration::ZERO).jwks();
+            signer(&ed25519(), Duration::ZERO).sign((&alice(), None), "alice", &facts(), (now(), usize::MAX));
+        let jwks = PublicJwk::set(signer(&ed25519(), Duration::ZERO).published());
         assert!(!verifies(&jwks, &of_another.expect("it can be signed")));
     }
 
@@ -313,11 +371,63 @@ mod tests {
         let okp = json!({ "x": x, "kty": "OKP", "crv": "Ed25519" });
         assert_eq!(thumbprint(&okp), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
         for key in [ed25519(), p256()] {
-            let mut jwk = signer(&key, Duration::ZERO).jwks()["keys"][0].take();
+            let mut jwk = PublicJwk::set(signer(&key, Duration::ZERO).published())["keys"][0].take();
             let kid = jwk["kid"].take();
             let Value::Object(members) = &mut jwk else { panic!("{jwk}") };
             members.retain(|name, _| ["crv", "kty", "x", "y"].contains(&name.as_str()));
             assert_eq!(kid, thumbprint(&jwk));
+        }
+    }
+
+    /// The next key is published before it signs, and the previous one after it did.
+    #[test]
+    fn other_keys_are_published_from_their_public_halves() {
+        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+        let spki = |pkcs8: &[u8]| -> Vec<u8> {
+            match Ed25519KeyPair::from_pkcs8(pkcs8) {
+                Ok(pair) => {
+                    let der: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("it has one");
+                    der.as_ref().to_vec()
+                }
+                Err(_) => {
+                    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8);
+                    let pair = pair.expect("it is P-256");
+                    let der: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("it has one");
+                    der.as_ref().to_vec()
+                }
+            }
+        };
+        let keys = [ed25519(), p256(), ed25519()];
+        let [own, others @ ..] = &keys;
+        let public = others.iter().map(|key| PublicJwk::from_spki(&spki(key)).expect("it is one")).collect();
+        let own = signer(own, Duration::from_secs(60)).publishing(public);
+        let jwks = PublicJwk::set(own.published());
+        assert_eq!(jwks["keys"].as_array().map(Vec::len), Some(3));
+        for key in &keys {
+            let token = signer(key, Duration::from_secs(60)).sign(
+                (&alice(), None),
+                "alice",
+                &facts(),
+                (now(), usize::MAX),
+            );
+            assert!(verifies(&jwks, &token.expect("it can be signed")));
+        }
+        // Its own key among them is there once.
+        let twice = signer(&keys[0], Duration::ZERO).publishing(vec![own.public().clone()]);
+        assert_eq!(PublicJwk::set(twice.published())["keys"].as_array().map(Vec::len), Some(1));
+        let whole = spki(&keys[1]);
+        for odd in [&b""[..], b"key", &whole[..whole.len() - 1], &[&whole[..], &[0]].concat(), &keys[1]] {
+            assert_eq!(PublicJwk::from_spki(odd), None);
+        }
+    }
+
+    #[test]
+    fn a_token_is_for_the_audience_of_its_route() {
+        let signer = signer(&p256(), Duration::from_secs(60));
+        for (audience, expected) in [(None, "app"), (Some("orders"), "orders")] {
+            let token = signer.sign((&alice(), audience), "alice", &facts(), (now(), usize::MAX));
+            let token = token.expect("it can be signed");
+            assert_eq!(json_of(token.split('.').nth(1).expect("three parts"))["aud"], expected);
         }
     }
 
@@ -370,8 +480,9 @@ mod tests {
             assert_eq!(claims["groups"].as_array().map(Vec::len), is_there.then_some(count));
             assert_eq!(claims.get("groups_omitted"), (!is_there).then_some(&Value::Bool(true)));
             assert!(claims.get("upn").is_none() && claims.get("name").is_none());
-            let token =
-                signer.sign(&identity, "alice", &facts(), (now(), usize::MAX)).expect("it can be signed");
+            let token = signer
+                .sign((&identity, None), "alice", &facts(), (now(), usize::MAX))
+                .expect("it can be signed");
             assert!(token.len() <= crate::headers::VALUE_LEN_DEFAULT, "{}", token.len());
         }
     }

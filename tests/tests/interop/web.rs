@@ -70,9 +70,15 @@ fn reaches_the_page(server: WebServer) {
     }
     assert_eq!(values(&page, "Remote-User"), ["CONTOSO\\bob"]);
     // Names that cannot be listed one by one are taken away, or refused.
-    for alias in ["Remote.User: root", "X~Identity.Sid: root"] {
-        let (status, body) = site.get(Some("bob"), "/", &["-H", alias]);
-        assert!(status == 403 || status == 200 && !body.contains("root"), "{status} {body}");
+    for odd in "!#$%&'*+.^_`|~".chars() {
+        for alias in
+            [format!("Remote{odd}User"), format!("X{odd}Identity-Sid"), format!("X-Forwarded{odd}For")]
+        {
+            let header = format!("{alias}: root");
+            let (status, body) = site.get(Some("bob"), "/", &["-H", &header]);
+            let is_gone = matches!(status, 400 | 403) || status == 200 && !body.contains("root");
+            assert!(is_gone, "{alias}: {status} {body}");
+        }
     }
     // Of two hosts the application is told the one that was decided about.
     let whole = format!("https://localhost:{}/", site.address.port());
@@ -115,6 +121,34 @@ fn has_room_for_many_groups(server: WebServer) {
             }
         }
     }
+}
+
+/// An application that wants the account under a name of its own gets it there, and never a client's copy of it or of the usual name.
+fn has_names_of_the_operator(server: WebServer) {
+    // As long as a name may be: nginx has no room for a longer one.
+    let long = format!("X-{}", "a".repeat(38));
+    let names = format!("user = \"X-WEBAUTH-USER\"\nsid = \"X-WebAuth-Sid\"\nupn = \"{long}\"");
+    let site = Site::start_with(server, &format!("headers = \"none\"\n[sidecar.header_names]\n{names}"));
+    let sid = format!("{}-1001", site.service.domain_sid());
+    let names = ["X-WEBAUTH-USER", "X-WebAuth-Sid", "X_WEBAUTH_USER", "Remote-User", "X-Identity-Sid"];
+    let forged: Vec<String> = names.iter().map(|name| format!("{name}: root")).collect();
+    let forged: Vec<&str> = forged.iter().flat_map(|header| ["-H", header]).collect();
+    for more in [&[][..], &forged] {
+        let alice = site.page(Some("alice"), "/", more);
+        assert_eq!(values(&alice, "X-WEBAUTH-USER"), ["CONTOSO\\alice"], "{server:?}");
+        assert_eq!(values(&alice, "X-WebAuth-Sid"), [sid.as_str()], "{server:?}");
+        assert_eq!(values(&alice, &long), ["alice@contoso.example"], "{server:?}");
+        for header in alice["headers"].as_array().unwrap() {
+            assert_ne!(header[1], "root", "{server:?}: {header}");
+        }
+    }
+    let (status, body) = site.get(Some("alice"), "/", &["-H", "X~WEBAUTH~USER: root"]);
+    assert!(status == 403 || status == 200 && !body.contains("root"), "{server:?}: {status} {body}");
+}
+
+#[test]
+fn every_one_has_names_of_the_operator() {
+    SERVERS.into_iter().for_each(has_names_of_the_operator);
 }
 
 /// Routes go by what the web server says of the host and the path, whatever else a client says.

@@ -103,6 +103,33 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     service.rcmpd(&["audit", "key", "audit.key"]).code(1);
 }
 
+/// Heads of older lines say nothing about newer ones: these belong together, and who wrote them is not verified.
+#[test]
+fn lines_that_no_head_is_about_are_not_verified() {
+    let mut service = chained(3600).serve();
+    service.map("alice").code(0);
+    stop(&mut service);
+    fs::rename(service.path("audit.log"), service.path("audit.log.1")).unwrap();
+    let old_heads = fs::read_to_string(service.path("audit.heads")).unwrap();
+    assert!(!old_heads.is_empty(), "it signs at its end");
+    service.start_again();
+    service.map("bob").code(0);
+    stop(&mut service);
+    let first = (lines(&service.path("audit.log.1")).len() + 1).to_string();
+    let newer = ["audit.log", "--first-seq", &first];
+    let whole = verify(&service, &newer).code(0).json();
+    assert_eq!((&whole["verified"], &whole["heads"]["not_covered"]), (&true.into(), &0.into()), "{whole:#}");
+    fs::write(service.path("audit.heads"), old_heads).unwrap();
+    let done = verify(&service, &newer).code(7);
+    let report = done.json();
+    assert_eq!((&report["verified"], &report["exit_code"]), (&false.into(), &7.into()), "{report:#}");
+    assert!(done.stderr.contains("it is not verified who wrote them"), "{done:?}");
+    // What is broken stays broken, whatever is signed.
+    let text = fs::read_to_string(service.path("audit.log")).unwrap();
+    fs::write(service.path("audit.log"), text.replacen("\"bob\"", "\"bab\"", 1)).unwrap();
+    verify(&service, &newer).code(3);
+}
+
 /// OpenSSL knows nothing of us: it gets the public key, the bytes that docs/operating.md says are signed, and the signature.
 #[test]
 fn openssl_verifies_a_head() {

@@ -154,6 +154,43 @@ fn what_is_lax_or_matches_nothing_is_warned_about() {
     }
 }
 
+/// A name that a peer and local accounts have sends their certificates to the peer.
+#[test]
+fn a_name_of_a_peer_that_local_accounts_have_is_warned_about() {
+    let demo = Demo::new();
+    write_secret(demo.path("fabrikam.secret"), "correct-horse-battery\n");
+    let peer = |names: &str, direction: &str| {
+        let servers = match direction {
+            "outbound" => "servers = [\"127.0.0.1:1\"]\nsecret = \"file:fabrikam.secret\"\n",
+            _ => "",
+        };
+        format!(
+            "[[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-7-8-9\"\nnames = [{names}]\ndirection = \"{direction}\"\n{servers}"
+        )
+    };
+    let text = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    demo.rcmpd(&["account", "set", "bob", "--upn", "bob@Partners.example", "-c", "rcmpd.toml"]).code(0);
+    let both = "\"fabrikam.example\", \"partners.example\"";
+    let told = "A local account has a name of a peer";
+    for (names, direction, is_told) in
+        [("\"fabrikam.example\"", "outbound", false), (both, "inbound", false), (both, "outbound", true)]
+    {
+        demo.edit(|_| format!("{text}\n{}", peer(names, direction)));
+        let done = demo.rcmpd(&CHECK).code(0);
+        let fact = "account=\"bob\" suffix=\"partners.example\" peer=\"FABRIKAM\"";
+        assert_eq!(done.stderr.contains(fact), is_told, "{names} {direction}: {done:?}");
+        assert_eq!(done.stderr.matches("warning: ").count(), usize::from(is_told), "{done:?}");
+    }
+    let mut service = demo.serve();
+    service.wait_for_lines(&["WARN", told, "account=\"bob\"", "suffix=\"partners.example\""], 1);
+    service.reload();
+    service.wait_for_lines(&["WARN", told, "account=\"bob\"", "suffix=\"partners.example\""], 2);
+    // An account whose home is the peer's domain is meant to be asked about there.
+    service.rcmpd(&["account", "set", "bob", "--home-domain", "FABRIKAM", "-c", "rcmpd.toml"]).code(0);
+    let done = service.rcmpd(&CHECK).code(0);
+    assert!(!done.stderr.contains("warning: "), "{done:?}");
+}
+
 /// Two demos at the ports of their users do not meet, and no port is given twice.
 #[test]
 fn a_demo_has_three_ports_of_its_own() {

@@ -154,6 +154,37 @@ fn whoever_cannot_be_checked_is_not_clean() {
     }
 }
 
+/// The names of identity headers are those of the sidecar's configuration.
+#[test]
+fn names_of_the_operator_are_checked() {
+    let demo = Demo::new();
+    let page = Page::serve(&demo, &["--listen", "127.0.0.1:0"]);
+    let (behind, address) = (page.addresses().remove(0), free_port());
+    demo.configure(&format!(
+        "[sidecar]\nheaders = \"none\"\n[sidecar.header_names]\nuser = \"X-WEBAUTH-USER\"\ndecision = \"X-Decision\"\n\
+         [sidecar.proxy]\nlisten = \"{address}\"\ncertificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\n\
+         upstream = \"http://{behind}\""
+    ));
+    let service = demo.serve();
+    let url = format!("https://localhost:{}/", address.port());
+    let gone = free_port().port().to_string();
+    let check = |more: &[&str]| {
+        let arguments = ["check-proxy", &url, "--certificate", "certs/alice.pem", "--key", "certs/alice.key"];
+        let rest = ["--ca", "certs/ca.pem", "--plain-port", &gone, "--timeout", "60", "--json"];
+        let expected = ["--expect-user", "CONTOSO\\alice"];
+        service.rcmpd(&[&arguments[..], &rest, &expected, more].concat())
+    };
+    // No header that is known without the file has this name.
+    let without = check(&[]).code(3).json();
+    assert_eq!(without["checks"][0]["verdict"], "leak", "{without:#}");
+    let with = check(&["-c", "rcmpd.toml"]).code(0).json();
+    assert_eq!(with["counts"]["leak"], 0, "{with:#}");
+    service.paste(r"sed '/^\[sidecar/,$d' rcmpd.toml > bare.toml").code(0);
+    let done = check(&["-c", "bare.toml"]).code(6);
+    assert!(done.stderr.contains("has no [sidecar]"), "{done:?}");
+    check(&["-c", "nothing.toml"]).code(2);
+}
+
 /// Another page than `rcmpd page`, which says hello to each request.
 fn another_page() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,9 +1,12 @@
 //! Every command, every exit code, every promise of the help.
 
+use rcmpd_tests::openssl::Authority;
 use rcmpd_tests::{Demo, Finished, write_secret};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 const CONFIG: [&str; 2] = ["-c", "rcmpd.toml"];
 
@@ -286,6 +289,88 @@ sed -n '/^\[domain\]/,/^$/p;/^\[client\]/,/^$/p' client.toml > asker.toml";
     // The help says what is not checked without it.
     let help = service.rcmpd(&["map", "--help"]).code(0).stdout;
     assert!(help.contains("private key") && help.contains("5.1") && help.contains("--verify"), "{help}");
+}
+
+/// A peer that sends a byte now and then is no quicker than a silent one: the limit is for the question, not for a read.
+#[test]
+fn a_question_takes_no_longer_than_its_timeout() {
+    let demo = Demo::new();
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = slow.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in slow.incoming().flatten() {
+            std::thread::spawn(move || {
+                // bind_ack of DCE/RPC (C706, 12.6.4.4) of 4096 bytes, byte by byte.
+                let head = [5, 0, 12, 3, 0x10, 0, 0, 0, 0, 16, 0, 0, 1, 0, 0, 0];
+                for byte in head.into_iter().chain(std::iter::repeat(0)) {
+                    if stream.write_all(&[byte]).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            });
+        }
+    });
+    let asked = Instant::now();
+    let secret = "machines/WEB01.secret";
+    let question =
+        ["map", "certs/alice.pem", "-c", "rcmpd.toml", "--server", &address, "--machine", "WEB01$"];
+    let done = demo.rcmpd(&[&question[..], &["--secret-file", secret, "--timeout", "2"]].concat()).code(4);
+    let took = asked.elapsed();
+    assert!(done.stderr.contains("did not answer in time"), "{done:?}");
+    // A debug build on a busy machine starts and ends in seconds.
+    assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&took), "{took:?}");
+}
+
+/// What is revoked, or may be, is not asked about.
+#[test]
+fn map_verifies_that_nothing_is_revoked() {
+    let demo = Demo::new();
+    let crls = "validation = \"chain+crl\"\ncrls = [\"ca.crl\"]";
+    demo.edit(|text| text.replace("validation = \"chain\"", crls));
+    let authority = Authority::of(&demo);
+    authority.list(&demo.path("ca.crl"), &[]);
+    let service = demo.serve();
+    let map = |who: &str| {
+        let certificate = service.certificate(who);
+        service.rcmpd(&["map", &certificate, "--verify", "-c", "client.toml"])
+    };
+    map("alice").code(0);
+    authority.revoke(&service.certificate("alice"), "keyCompromise");
+    authority.list(&service.path("ca.crl"), &[]);
+    let done = map("alice").code(6);
+    assert!(done.stderr.contains("not asked about") && done.stderr.contains("is revoked since"), "{done:?}");
+    map("bob").code(0);
+    // Without a list that counts nothing is decided.
+    let (from, to) = ("20200101000000Z", "20200102000000Z");
+    authority.list(&service.path("ca.crl"), &["-crl_lastupdate", from, "-crl_nextupdate", to]);
+    let done = map("bob").code(7);
+    assert!(done.stderr.contains("it is not known whether it is revoked"), "{done:?}");
+    std::fs::remove_file(service.path("ca.crl")).unwrap();
+    let done = map("bob");
+    assert!(matches!(done.code, 6 | 7) && !done.stderr.contains("is revoked since"), "{done:?}");
+}
+
+#[test]
+fn certificates_that_are_not_in_the_chain_are_left_out_and_named() {
+    let service = Demo::new().serve();
+    let script = r"set -e
+openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.pem -subj /CN=Stray -days 2
+cat other.pem certs/ca.pem certs/alice.pem other.pem > strays.pem
+cat certs/alice.pem certs/ca.pem > whole.pem";
+    service.paste(script).code(0);
+    for command in ["map", "explain"] {
+        let config = if command == "map" { "client.toml" } else { "rcmpd.toml" };
+        let ask = |chain: &str| {
+            service.rcmpd(&[command, "certs/alice.pem", "--chain", chain, "-c", config, "--json"]).code(0)
+        };
+        let done = ask("strays.pem");
+        let warning =
+            "rcmpd: warning: CN=Stray is not in the chain of the certificate, and its name is not sent\n";
+        assert_eq!(done.stderr, warning, "{command}: {done:?}");
+        done.json();
+        assert_eq!(ask("whole.pem").stderr, "", "{command}: the certificate itself is no stray");
+    }
 }
 
 /// Arguments that fail, each in its own way, with the code that each promises.

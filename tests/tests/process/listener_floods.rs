@@ -257,6 +257,62 @@ fn envoy_is_served_while_others_prove_nothing() {
     assert!(connections(&service, "evicted_total", "envoy-grpc", "unproved") > 0);
 }
 
+/// What is rejected below the handlers is counted and logged with the address, and nothing else is.
+#[test]
+fn what_http_rejects_is_counted_and_logged() {
+    let (mut service, address) = with_secret("envoy-grpc");
+    let count = |service: &Service, listener: &str, reason: &str| {
+        let metrics = service.get("/metrics").1;
+        let line = |line: &&str| {
+            line.starts_with("rcmpd_listener_rejected_total{")
+                && line.contains(&format!("listener=\"{listener}\""))
+                && line.contains(&format!("reason=\"{reason}\""))
+        };
+        let line = metrics.lines().find(line).unwrap_or_else(|| panic!("no {listener} {reason}: {metrics}"));
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    // Questions that are answered, with trailers, are none of it.
+    let mut kept = tcp(address);
+    kept.write_all(PREFACE).unwrap();
+    for id in [1, 3, 5] {
+        assert_eq!(envoy_asks(&mut kept, id), Some(true));
+    }
+    let frames = |kind: u8, payload: &[u8]| {
+        let head = [&(payload.len() as u32).to_be_bytes()[1..], &[kind, 5, 0, 0, 0, 1]].concat();
+        [PREFACE, &head, payload].concat()
+    };
+    // A request has :method and :scheme (RFC 9113, section 8.3.1); 0x82 is ":method: GET" alone. DATA on an idle stream is an error of the
+    // connection (section 5.1).
+    let long = format!("GET /live HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(20 << 10));
+    for (listener, reason, at, said) in [
+        ("envoy-grpc", "http2_stream", address, &frames(1, &[0x82])[..]),
+        ("envoy-grpc", "http2_connection", address, &frames(0, b"x")),
+        ("envoy-grpc", "http2_connection", address, b"GET / HTTP/1.1\r\nHost: sidecar\r\n\r\n"),
+        ("admin", "bad_request", service.admin, b"GET /live HTTP/1.1\r\nNo colon\r\n\r\n"),
+        ("admin", "bad_request", service.admin, b"\x16\x03\x01\x02\x00\x01"),
+        ("admin", "head_too_large", service.admin, long.as_bytes()),
+    ] {
+        let before = count(&service, listener, reason);
+        let mut stream = tcp(at);
+        stream.write_all(said).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while count(&service, listener, reason) == before {
+            assert!(Instant::now() < deadline, "{listener} {reason}: {}", service.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(count(&service, listener, reason), before + 1, "{listener} {reason}");
+        let listener = format!("listener=\"{listener}\"");
+        let reason = format!("reason=\"{reason}\"");
+        service.wait_for_lines(
+            &["Rejected before a request could be handled", &listener, "127.0.0.1", &reason],
+            1,
+        );
+    }
+    assert_eq!(envoy_asks(&mut kept, 7), Some(true), "Envoy is served all the while");
+    assert_eq!(count(&service, "envoy-grpc", "http2_stream"), 1);
+    assert_eq!(service.get("/live").0, 200);
+}
+
 /// Calls without the secret whose messages do not end, on a connection of HTTP/2: so many at once.
 fn calls_without_secret(path: &str, count: u32) -> &'static [u8] {
     let mut fields = Vec::new();

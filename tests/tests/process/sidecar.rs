@@ -463,6 +463,120 @@ fn routes_let_in_and_explanations_say_which() {
     service.wait_for_log("A route names a group that is not there route=1 group=\"Enginers\"");
 }
 
+/// PyJWT verifies tokens of the next, the present and the previous key by the published set, over a reload and a restart.
+#[test]
+fn keys_of_signed_identities_are_replaced_without_a_gap() {
+    let demo = Demo::new();
+    let curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    demo.rcmpd(&["audit", "key", "old.key"]).code(0);
+    openssl(&demo.path(""), &[&["genpkey", "-out", "new.key"], &curve[..]].concat());
+    openssl(&demo.path(""), &["pkey", "-in", "new.key", "-pubout", "-out", "new.key.pub"]);
+    fs::set_permissions(demo.path("new.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let section = "[sidecar.token]\nkey = \"old.key\"\nissuer = \"https://id.example\"\naudience = \"wiki\"";
+    let mut service = sidecar(demo, section);
+    let keys = |service: &Service| service.get("/.well-known/jwks.json").1;
+    let count = |service: &Service| {
+        serde_json::from_str::<Value>(&keys(service)).unwrap()["keys"].as_array().unwrap().len()
+    };
+    let token = |service: &Service| ask_about(service, "alice", &[]).header("x-identity-token").to_owned();
+    let algorithm = |token: &str, keys: &str| {
+        let verified = rcmpd_tests::peers::verify_jwt(token, keys, "wiki", "https://id.example");
+        verified["header"]["alg"].as_str().unwrap_or_else(|| panic!("{verified}")).to_owned()
+    };
+    let old = token(&service);
+    assert_eq!((count(&service), algorithm(&old, &keys(&service)).as_str()), (1, "EdDSA"));
+    // The next key is published before it signs.
+    service
+        .edit(|text| text.replace("key = \"old.key\"", "key = \"old.key\"\npublished = [\"new.key.pub\"]"));
+    service.reload();
+    let before = keys(&service);
+    assert_eq!((count(&service), algorithm(&token(&service), &before).as_str()), (2, "EdDSA"));
+    // A reload keeps the previous one, though the file does not name it.
+    service.edit(|text| text.replace("\"old.key\"\npublished = [\"new.key.pub\"]", "\"new.key\""));
+    service.reload();
+    let new = token(&service);
+    assert_eq!(algorithm(&new, &before), "ES256", "an application that has the set from before takes it");
+    for (token, expected) in [(&old, "EdDSA"), (&new, "ES256")] {
+        assert_eq!(algorithm(token, &keys(&service)), expected);
+    }
+    // A restart keeps what the file names.
+    service.edit(|text| text.replace("\"new.key\"\n", "\"new.key\"\npublished = [\"old.key.pub\"]\n"));
+    service.kill();
+    service.start_again();
+    for (token, expected) in [(&old, "EdDSA"), (&new, "ES256")] {
+        assert_eq!(algorithm(token, &keys(&service)), expected);
+    }
+    // A private key is not published, nor is what is no key.
+    for odd in ["new.key", "certs/ca.pem", "nothing.pub"] {
+        service.edit(|text| text.replace("\"old.key.pub\"", &format!("\"{odd}\"")));
+        let done = service.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains(odd), "{done:?}");
+        service.edit(|text| text.replace(&format!("[\"{odd}\"]"), "[\"old.key.pub\"]"));
+    }
+    let private = fs::read_to_string(service.path("new.key")).unwrap();
+    assert!(!service.log().contains(private.lines().nth(1).unwrap()));
+}
+
+/// PyJWT takes a token for the audience of its route, and for no other one.
+#[test]
+fn a_signed_identity_is_for_the_audience_of_its_route() {
+    let demo = Demo::new();
+    demo.rcmpd(&["audit", "key", "token.key"]).code(0);
+    let service = sidecar(
+        demo,
+        "[sidecar.token]\nkey = \"token.key\"\nissuer = \"https://id.example\"\naudience = \"all\"\n\
+         [[sidecar.route]]\npath = \"/orders\"\naudience = \"https://orders.example\"\n\
+         [[sidecar.route]]\npath = \"/wiki\"\naudience = \"wiki\"\n[[sidecar.route]]",
+    );
+    let (_, keys) = service.get("/.well-known/jwks.json");
+    let audiences = ["https://orders.example", "wiki", "all"];
+    // From a decision that is made, and from the cached one.
+    for _ in 0..2 {
+        for (path, expected) in
+            [("/wiki/a", "wiki"), ("/orders", audiences[0]), ("/", "all"), ("/wiki", "wiki")]
+        {
+            let target = [("X-Original-Host", "app.example"), ("X-Original-URI", path)];
+            let answer = ask_about(&service, "alice", &target);
+            for audience in audiences {
+                let token = answer.header("x-identity-token");
+                let verified = rcmpd_tests::peers::verify_jwt(token, &keys, audience, "https://id.example");
+                match audience == expected {
+                    true => assert_eq!(verified["claims"]["aud"], audience, "{path}: {verified}"),
+                    false => assert_eq!(verified["error"], "InvalidAudienceError", "{path}"),
+                }
+            }
+        }
+    }
+    let metrics = service.get("/metrics").1;
+    assert!(metrics.contains("rcmpd_sidecar_decisions_total{how=\"made\"} 1\n"), "{metrics}");
+}
+
+/// `explain --url` decides as the sidecar does, which asks by its own methods.
+#[test]
+fn explanations_of_a_url_ask_by_the_methods_of_the_sidecar() {
+    let service = sidecar(Demo::new(), "methods = [\"subject\"]\n[[sidecar.route]]");
+    let target = [("X-Original-Host", "app.example"), ("X-Original-URI", "/")];
+    let explain = |who: &str, more: &[&str]| {
+        let certificate = service.certificate(who);
+        let url = ["explain", &certificate, "-c", "rcmpd.toml", "--url", "https://app.example/"];
+        service.rcmpd(&[&url[..], more].concat())
+    };
+    // alice's name is in her certificate, and only a question by upn looks for it. bob is found by issuer and serial number.
+    for (who, status) in [("alice", 403), ("bob", 200)] {
+        assert_eq!(ask_about(&service, who, &target).status, status, "{who}");
+        let explained = explain(who, &["--json"]).code(if status == 200 { 0 } else { 3 }).json();
+        assert_eq!(explained["route"]["status"], status, "{explained:#}");
+        assert_eq!(explained["route"]["methods"], serde_json::json!(["subject"]), "{explained:#}");
+        let text = explain(who, &[]).stdout;
+        assert!(text.lines().any(|line| line == "the sidecar asks by subject"), "{text}");
+    }
+    let other = explain("alice", &["--methods", "upn"]).code(0);
+    assert!(
+        other.stdout.contains("the sidecar asks by subject, and this was decided by --methods"),
+        "{other:?}"
+    );
+}
+
 #[test]
 fn an_identity_is_signed_for_whoever_asks_for_the_key() {
     for (key, algorithm) in [("ed25519", "EdDSA"), ("p256", "ES256")] {

@@ -14,7 +14,7 @@ const FORGED_ADDRESS: &str = "198.51.100.77";
 type Form = (&'static str, fn(&str, &str) -> String);
 
 /// Ways in which programs take a header for another one.
-const FORMS: [Form; 10] = [
+const FORMS: [Form; 11] = [
     ("as it is", |name, value| format!("{name}: {value}")),
     ("in lower case", |name, value| format!("{}: {value}", name.to_ascii_lowercase())),
     ("in upper case", |name, value| format!("{}: {value}", name.to_ascii_uppercase())),
@@ -22,10 +22,27 @@ const FORMS: [Form; 10] = [
     ("with _ for the first -", |name, value| format!("{}: {value}", name.replacen('-', "_", 1))),
     ("with . for -", |name, value| format!("{}: {value}", name.replace('-', "."))),
     ("with ~ for -", |name, value| format!("{}: {value}", name.replace('-', "~"))),
+    ("with another character for -", |name, value| format!("{}: {value}", with_others(name))),
     ("doubled", |name, value| format!("{name}: {value}\r\n{name}: {value}")),
     ("with a space before the colon", |name, value| format!("{name} : {value}")),
     ("after a bare line feed", |name, value| format!("X-Trial: 1\n{name}: {value}")),
 ];
+
+/// Characters of a name beside letters, digits, hyphens and those that have a form of their own (RFC 9110, section 5.6.2).
+const OTHERS: &[u8] = b"!#$%&'*+^`|";
+
+/// A name with another character for each hyphen, other ones in other names: a request has no room for all of them.
+fn with_others(name: &str) -> String {
+    let mut at = name.bytes().map(usize::from).sum::<usize>();
+    let other = |letter: char| match letter {
+        '-' => {
+            at += 1;
+            char::from(OTHERS[at % OTHERS.len()])
+        }
+        letter => letter,
+    };
+    name.chars().map(other).collect()
+}
 
 impl Run {
     fn identity_headers(&self) -> Vec<String> {
@@ -93,7 +110,7 @@ impl Run {
         for (label, form) in FORMS {
             // Where only an address is taken, a word proves nothing.
             let values = [Some(self.nonce.as_str()), spelled(label).then_some(FORGED_ADDRESS)];
-            for value in values.into_iter().flatten().filter(|_| label != "with ~ for -") {
+            for value in values.into_iter().flatten() {
                 let lines: Vec<String> = names.iter().map(|name| form(name, value)).collect();
                 let outcome = self.ask(&self.us, &self.get().lines(lines)).await;
                 tally.add(label, self.without_forwarding(&outcome));

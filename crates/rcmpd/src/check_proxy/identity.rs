@@ -137,11 +137,14 @@ impl Identity {
         self.values.keys().map(String::as_str)
     }
 
-    /// The first header in which this identity is not another one.
-    pub(super) fn difference(&self, other: &Self) -> Option<String> {
+    /// The first header in which this identity is not another one; `of_decision` are further headers that differ where the decision is made
+    /// again.
+    pub(super) fn difference(&self, other: &Self, of_decision: &[String]) -> Option<String> {
         let names: BTreeSet<&String> = self.values.keys().chain(other.values.keys()).collect();
         let differs = |name: &&&String| match (self.values.get(**name), other.values.get(**name)) {
-            (Some(one), Some(another)) if PER_DECISION.contains(&name.as_str()) => {
+            (Some(one), Some(another))
+                if PER_DECISION.contains(&name.as_str()) || of_decision.contains(**name) =>
+            {
                 one.len() != another.len()
                     || one.iter().zip(another).any(|(one, another)| one.is_empty() != another.is_empty())
             }
@@ -190,11 +193,17 @@ mod tests {
     fn an_identity_is_the_same_whatever_its_decision_is_called() {
         let one = identity(json!([["Remote-User", "a"], ["X-Identity-Decision", "1"]]));
         let same = identity(json!([["remote_user", "a"], ["X-Identity-Decision", "2"], ["Other", "x"]]));
-        assert_eq!(one.difference(&same), None);
+        assert_eq!(one.difference(&same, &[]), None);
         let unnamed = identity(json!([["Remote-User", "a"], ["X-Identity-Decision", ""]]));
-        assert_eq!(one.difference(&unnamed).unwrap(), "x-identity-decision");
+        assert_eq!(one.difference(&unnamed, &[]).unwrap(), "x-identity-decision");
         let without = identity(json!([["X-Identity-Decision", "1"]]));
-        assert_eq!(one.difference(&without).unwrap(), "remote-user");
+        assert_eq!(one.difference(&without, &[]).unwrap(), "remote-user");
+        let page = |value: &str| {
+            let page = json!({ "page": "rcmpd", "headers": [["X-Token", value]], "trailers": [] });
+            Told::parse(page.to_string().as_bytes()).unwrap().identity(&["x-token".to_owned()].into())
+        };
+        assert_eq!(page("1").difference(&page("2"), &["x-token".to_owned()]), None);
+        assert_eq!(page("1").difference(&page("2"), &[]).unwrap(), "x-token");
         let doubled = identity(json!([["Remote-User", "a"], ["REMOTE_USER", "b"]]));
         assert_eq!((doubled.doubled(), doubled.account(&[])), (vec!["remote-user"], Some("a")));
         let own = identity(json!([["X-Webauth-User", "a"]]));

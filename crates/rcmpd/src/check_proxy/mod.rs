@@ -32,7 +32,7 @@ use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use sidecar::headers::Preset;
+use sidecar::headers::{Meaning, Preset};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,8 +59,8 @@ pub struct Options {
     pub other_host: Option<String>,
     /// Header names of these presets; all, where there are none.
     pub presets: Vec<Preset>,
-    /// Names of other headers that the application takes an identity from.
-    pub headers: Vec<String>,
+    /// Names of other headers that the application takes an identity from, and what they say.
+    pub headers: Vec<(String, Meaning)>,
     /// Other paths of the same web server, which other rules may apply to.
     pub paths: Vec<String>,
     /// Where HTTP without TLS may be.
@@ -123,8 +123,10 @@ struct Run {
     plain_port: u16,
     /// Identity headers, folded.
     names: BTreeSet<String>,
-    /// Those that the operator named.
+    /// Those that the operator named and that name the account.
     named: Vec<String>,
+    /// Those that the operator named and that differ where the decision is made again.
+    of_decision: Vec<String>,
     paths: Vec<String>,
     /// Stands in whatever is forged, and nowhere else.
     nonce: String,
@@ -207,7 +209,13 @@ impl Run {
             [] => &identity::PRESETS[..],
             presets => presets,
         };
-        let named = options.headers.iter().map(|name| header_name(name)).collect::<Result<Vec<_>, _>>()?;
+        let given = options.headers.iter().map(|(name, meaning)| Ok((header_name(name)?, *meaning)));
+        let given = given.collect::<Result<Vec<_>, Failed>>()?;
+        let of = |is: fn(Meaning) -> bool| {
+            let names = given.iter().filter(|(_, meaning)| is(*meaning));
+            names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        let (named, of_decision) = (of(Meaning::is_account), of(Meaning::is_of_decision));
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).context("there is no randomness")?;
         Ok(Self {
@@ -223,8 +231,9 @@ impl Run {
             expect_user: options.expect_user.clone(),
             other_host,
             plain_port: options.plain_port,
-            names: identity::names(presets).into_iter().chain(named.iter().cloned()).collect(),
+            names: identity::names(presets).into_iter().chain(of(|_| true)).collect(),
             named,
+            of_decision,
             paths: options.paths.iter().map(|path| other_path(path)).collect::<Result<_, _>>()?,
             nonce: format!("forged-{}", dtyp::hex(&nonce)),
             baseline: None,
@@ -275,7 +284,8 @@ impl Run {
             (None, _) => Seen::Untold("this page does not tell what arrived".to_owned()),
             (Some(baseline), Some(told)) => {
                 let arrived = told.arrived(&self.names, &self.nonce);
-                match (arrived.as_slice(), told.identity(&self.names).difference(baseline)) {
+                match (arrived.as_slice(), told.identity(&self.names).difference(baseline, &self.of_decision))
+                {
                     ([], None) => Seen::Good,
                     ([], Some(name)) => Seen::Leak(format!("{name} is not what the sidecar says")),
                     (arrived, _) => Seen::Leak(format!("what was sent arrives as {}", some_of(arrived))),

@@ -14,6 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use sidecar::Dialect;
+use sidecar::headers::Meaning;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -494,7 +495,7 @@ fn options(address: SocketAddr, plain: SocketAddr) -> Options {
         anchors: Some(path("ca.pem")),
         other_host: Some(format!("other.example:{}", address.port())),
         presets: Vec::new(),
-        headers: vec!["X-WEBAUTH-USER".to_owned()],
+        headers: vec![("X-WEBAUTH-USER".to_owned(), Meaning::User)],
         paths: vec!["/private".to_owned()],
         plain_port: plain.port(),
         timeout: Duration::from_secs(30),
@@ -722,7 +723,8 @@ async fn nothing_is_found_out_where_nobody_is_believed() {
     let (kind, text) = failed(&elsewhere).await;
     assert!(kind == "unreachable" && text.contains(HOST) && text.contains("--connect"), "{kind}: {text}");
     assert!(!text.contains("--ca"), "{text}");
-    let (kind, text) = failed(&|options| options.headers = vec!["X WEBAUTH".to_owned()]).await;
+    let (kind, text) =
+        failed(&|options| options.headers = vec![("X WEBAUTH".to_owned(), Meaning::User)]).await;
     assert!(kind == "usage" && text.contains("--header X WEBAUTH"), "{kind}: {text}");
     let (kind, text) = failed(&|options| options.paths = vec!["private".to_owned()]).await;
     assert!(kind == "usage" && text.contains("--path private"), "{kind}: {text}");

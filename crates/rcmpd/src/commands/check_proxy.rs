@@ -2,9 +2,10 @@
 
 use crate::check_proxy::{self, Check, Failed, Finding, Options, Report, Verdict};
 use crate::cli::{CheckProxyArgs, PresetArg};
+use crate::config;
 use crate::output;
 use serde_json::{Value, json};
-use sidecar::headers::Preset;
+use sidecar::headers::{Meaning, Preset};
 use std::time::Duration;
 
 /// This is not how it is asked for.
@@ -24,7 +25,17 @@ const SEEN_MAX: usize = 4;
 pub(super) async fn run(args: CheckProxyArgs) -> u8 {
     let as_json = args.json.json;
     let url = args.url.clone();
-    let options = options(args);
+    let options = match options(args) {
+        Ok(options) => options,
+        Err(error) => {
+            let code = super::exit_code(&error);
+            output::failure(&error);
+            if as_json {
+                output::json(&json!({ "error": format!("{error:#}"), "exit_code": code }));
+            }
+            return code;
+        }
+    };
     let mut tell = |finding: &Finding| {
         if !as_json {
             as_text(finding);
@@ -45,16 +56,23 @@ pub(super) async fn run(args: CheckProxyArgs) -> u8 {
     }
 }
 
-fn options(args: CheckProxyArgs) -> Options {
+fn options(args: CheckProxyArgs) -> anyhow::Result<Options> {
+    let mut headers: Vec<_> = args.header.into_iter().map(|name| (name, Meaning::User)).collect();
+    if let Some(path) = &args.config {
+        let config = config::load(path)?;
+        let missing = || super::failed(UNUSABLE, format!("{} has no [sidecar]", path.display()));
+        let sidecar = config.sidecar.as_ref().ok_or_else(missing)?;
+        headers.extend(sidecar.format.names.iter().map(|(meaning, name)| (name.to_string(), *meaning)));
+    }
     let presets = args.preset.into_iter().map(|preset| match preset {
         PresetArg::Remote => Preset::Remote,
         PresetArg::Forwarded => Preset::Forwarded,
         PresetArg::LookupIdentity => Preset::LookupIdentity,
         PresetArg::None => Preset::None,
     });
-    Options {
+    Ok(Options {
         presets: presets.collect(),
-        headers: args.header,
+        headers,
         paths: args.path,
         url: args.url,
         connect: args.connect,
@@ -65,7 +83,7 @@ fn options(args: CheckProxyArgs) -> Options {
         other_host: args.other_host,
         plain_port: args.plain_port,
         timeout: Duration::from_secs(args.timeout),
-    }
+    })
 }
 
 fn failed(error: &str, code: u8, as_json: bool) -> u8 {

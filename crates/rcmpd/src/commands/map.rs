@@ -4,7 +4,7 @@ use super::{UNUSABLE, failed};
 use crate::ask::{self, AskError, ProofWanted, Target};
 use crate::certificates::{Chain, read_anchors};
 use crate::cli::MapArgs;
-use crate::config::{self, Config, ConfigError, SecretRef, usual_key_purposes};
+use crate::config::{self, Config, ConfigError, SIDECAR_METHODS, SecretRef, usual_key_purposes};
 use crate::forward::Forwarding;
 use crate::output;
 use crate::serve::now;
@@ -86,6 +86,7 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     };
     let chain = Chain::read(&args.certificate, args.chain.as_deref())
         .map_err(|error| AskError::Input(error.to_string()))?;
+    warn_of_strays(&chain);
     if args.verify {
         verify(&chain, &args.anchors, config.as_ref()).await?;
     }
@@ -99,6 +100,15 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     let target =
         Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
     Ok(ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?)
+}
+
+/// Says which certificates are left out of a question. Another file may be meant.
+fn warn_of_strays(chain: &Chain) {
+    for subject in chain.strays() {
+        output::message(&format!(
+            "warning: {subject} is not in the chain of the certificate, and its name is not sent"
+        ));
+    }
 }
 
 /// Checks the chain of a certificate before it is asked about.
@@ -178,7 +188,7 @@ pub(super) async fn explain(
     certificate: &Path,
     chain: Option<&Path>,
     config: &Path,
-    flags: MappingFlags,
+    asked_by: Option<MappingFlags>,
     url: Option<&str>,
     as_json: bool,
 ) -> anyhow::Result<u8> {
@@ -186,6 +196,9 @@ pub(super) async fn explain(
     let config = config::load(config)?;
     let Some(mapping) = &config.mapping else { anyhow::bail!("the configuration has no [mapping]") };
     let chain = Chain::read(certificate, chain).map_err(|error| failed(UNUSABLE, error))?;
+    warn_of_strays(&chain);
+    let of_sidecar = config.sidecar.as_ref().filter(|_| url.is_some()).map(|sidecar| sidecar.methods);
+    let flags = asked_by.or(of_sidecar).unwrap_or(SIDECAR_METHODS);
     let request = Request { flags, certificate: chain.certificate(), issuers: chain.issuers()? };
     let Some(request) = request.encode() else {
         return Err(failed(UNUSABLE, chain.too_long()));
@@ -205,9 +218,13 @@ pub(super) async fn explain(
     let route = match (url, &config.sidecar) {
         (None, _) => None,
         (Some(_), None) => anyhow::bail!("--url asks about the routes of [sidecar], and there is none"),
-        (Some(url), Some(sidecar)) => {
-            Some(crate::sidecar::routes::explain(sidecar, url, &answer, &mapper, chain.certificate())?)
-        }
+        (Some(url), Some(sidecar)) => Some(crate::sidecar::routes::explain(
+            sidecar,
+            url,
+            &answer,
+            &mapper,
+            (chain.certificate(), flags),
+        )?),
     };
     let code = match answer.reason {
         Reason::Mapped(_) if route.as_ref().is_some_and(|route| route.refused.is_some()) => 3,
@@ -226,7 +243,7 @@ pub(super) async fn explain(
         }
         false => {
             crate::explain::print(&explanation);
-            route.iter().for_each(|route| output::line(&route.to_string()));
+            route.iter().for_each(|route| route.to_string().lines().for_each(output::line));
         }
     }
     Ok(code)

@@ -163,7 +163,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Map(args) => map::map(args).await,
         Command::Explain { certificate, config, methods, chain, url, json } => {
             let (chain, url) = (chain.as_deref(), url.as_deref());
-            map::explain(&certificate, chain, &config.config, flags(&methods), url, json.json).await
+            let methods = methods.as_deref().map(flags);
+            map::explain(&certificate, chain, &config.config, methods, url, json.json).await
         }
         Command::CheckConfig { config, json } => Ok(check_config(&config, json.json).await),
         Command::Account(command) => account::run(command).await,

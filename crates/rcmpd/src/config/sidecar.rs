@@ -3,12 +3,15 @@
 use super::{Checker, Client, Mapping, Peer, SecretRef, Store, StoreKind};
 use account_store::Domain;
 use dtyp::Sid;
+use http::HeaderName;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Method, Validation, has_method};
 use serde::Deserialize;
 use sidecar::dialect::{Dialect, Target};
-use sidecar::headers::{Encoding, Format, GroupForm, Preset, UserForm, VALUE_LEN_DEFAULT};
-use sidecar::routes::{Route, route_host, route_path};
+use sidecar::headers::{
+    Encoding, Format, GroupForm, Meaning, Preset, UserForm, VALUE_LEN_DEFAULT, custom_name,
+};
+use sidecar::routes::{Route, route_audience, route_host, route_path};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
@@ -166,6 +169,8 @@ pub struct Proxy {
 pub struct Token {
     /// An Ed25519 or P-256 key in PKCS#8.
     pub key: PathBuf,
+    /// Public keys that are published beside it: the next one, and the previous one.
+    pub published: Vec<PathBuf>,
     /// `iss`.
     pub issuer: String,
     /// `aud`.
@@ -181,6 +186,8 @@ pub(super) struct Section {
     methods: Option<Spanned<Vec<Spanned<String>>>>,
     validation: Option<Spanned<String>>,
     headers: Option<Spanned<String>>,
+    #[serde(default)]
+    header_names: BTreeMap<Spanned<String>, Spanned<String>>,
     user: Option<Spanned<String>>,
     groups: Option<Spanned<String>>,
     #[serde(default)]
@@ -235,6 +242,7 @@ struct RouteSection {
     #[serde(default)]
     domains: Vec<Spanned<String>>,
     strength: Option<Spanned<String>>,
+    audience: Option<Spanned<String>>,
     anonymous: Option<Spanned<bool>>,
 }
 
@@ -252,6 +260,7 @@ struct ProxySection {
 #[serde(deny_unknown_fields)]
 struct TokenSection {
     key: PathBuf,
+    published: Option<Spanned<Vec<PathBuf>>>,
     issuer: Spanned<String>,
     audience: Spanned<String>,
     lifetime_s: Option<Spanned<u64>>,
@@ -312,6 +321,8 @@ const HEADER_LEN: RangeInclusive<u64> = 256..=16_384;
 const REMEMBER_S: RangeInclusive<u64> = 0..=3600;
 const REMEMBERED: RangeInclusive<u64> = 1..=1_000_000;
 const TIMEOUT_S: RangeInclusive<u64> = 1..=120;
+/// Keys that are published beside the one that signs: applications read the set often.
+const PUBLISHED_MAX: usize = 16;
 const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
 
 /// What else of the file a sidecar needs.
@@ -362,10 +373,19 @@ impl Checker<'_> {
         let format = self.format(&section);
         let proxy = section.proxy.and_then(|proxy| self.proxy(proxy));
         let has_anonymous = proxy.as_ref().is_some_and(|proxy| proxy.anonymous);
+        let has_routes = !section.route.is_empty();
         let mut places = HashSet::new();
         let listen = section.listen.into_iter().filter_map(|listen| {
             let span = listen.span();
+            let dialect = listen.get_ref().dialect.span();
             let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
+            if listen.target == Target::Unknown && has_routes {
+                self.problem(
+                    dialect,
+                    "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
+                    "say target = \"request\" if a question has the path of the request, else \"x-original\" or \"x-forwarded\"",
+                );
+            }
             let place = match &listen.at {
                 Place::Tcp(address) => address.to_string(),
                 Place::Unix(socket) => socket.path.display().to_string(),
@@ -381,7 +401,13 @@ impl Checker<'_> {
             source,
             methods,
             listen,
-            routes: self.routes(section.route, &format, has_anonymous, source, beside),
+            routes: self.routes(
+                section.route,
+                &format,
+                (has_anonymous, section.token.is_some()),
+                source,
+                beside,
+            ),
             proxy,
             format,
             token: section.token.map(|token| self.token(token)),
@@ -479,8 +505,10 @@ impl Checker<'_> {
                 Err(_) => self.problem(sid.span(), "this is not a SID", "write it as S-1-5-21-A-B-C-RID"),
             }
         }
+        let preset = self.one_of(section.headers.as_ref(), &PRESETS, "set of headers").unwrap_or_default();
         Format {
-            preset: self.one_of(section.headers.as_ref(), &PRESETS, "set of headers").unwrap_or_default(),
+            preset,
+            names: self.header_names(section, preset),
             user: self.one_of(section.user.as_ref(), &USERS, "form of names").unwrap_or_default(),
             groups: self.one_of(section.groups.as_ref(), &GROUPS, "form of groups").unwrap_or_default(),
             group_names,
@@ -488,6 +516,40 @@ impl Checker<'_> {
             value_len_max: self.within(section.header_len_max.as_ref(), HEADER_LEN, VALUE_LEN_DEFAULT as u64)
                 as usize,
         }
+    }
+
+    /// `[sidecar.header_names]`: each header has one name, and no other one.
+    fn header_names(&mut self, section: &Section, preset: Preset) -> BTreeMap<Meaning, HeaderName> {
+        let (mut names, mut places) = (BTreeMap::new(), Vec::new());
+        for (key, name) in &section.header_names {
+            let known = Meaning::KEYS.iter().find(|(known, _)| known == key.get_ref());
+            let Some((_, meaning)) = known else {
+                let known: Vec<&str> = Meaning::KEYS.iter().map(|(key, _)| *key).collect();
+                let help = format!("name one of {}", known.join(", "));
+                self.problem(key.span(), "no identity header says this", help);
+                continue;
+            };
+            match custom_name(name.get_ref()) {
+                Ok(parsed) => {
+                    places.push((parsed.clone(), name.span()));
+                    names.insert(*meaning, parsed);
+                }
+                Err(why) => self.problem(
+                    name.span(),
+                    format!("this is no name for an identity header: {why}"),
+                    "write it as in \"X-WEBAUTH-USER\"",
+                ),
+            }
+        }
+        let format = Format { preset, names, ..Format::default() };
+        let advertised: Vec<HeaderName> = format.advertised().collect();
+        for (name, place) in places {
+            if advertised.iter().filter(|known| **known == name).count() > 1 {
+                let help = "give each header another name; headers = \"none\" leaves out the set's";
+                self.problem(place, "two identity headers have this name", help);
+            }
+        }
+        format.names
     }
 
     fn sidecar_listen(
@@ -660,7 +722,7 @@ impl Checker<'_> {
         &mut self,
         sections: Vec<Spanned<RouteSection>>,
         format: &Format,
-        has_anonymous: bool,
+        (has_anonymous, has_token): (bool, bool),
         source: Source,
         beside: &Beside<'_>,
     ) -> Vec<Route> {
@@ -668,7 +730,7 @@ impl Checker<'_> {
         let mut routes = Vec::with_capacity(sections.len());
         for section in sections {
             let (span, at) = (section.span(), RouteSpans::of(section.get_ref()));
-            let route = self.route(section, has_anonymous);
+            let route = self.route(section, (has_anonymous, has_token));
             self.route_matches(&route, &at, format, source, beside);
             let path = route.path.as_deref().map(|path| path.trim_end_matches('/').to_owned());
             if !targets.insert((route.host.clone(), path)) {
@@ -750,7 +812,7 @@ impl Checker<'_> {
         }
     }
 
-    fn route(&mut self, section: Spanned<RouteSection>, has_anonymous: bool) -> Route {
+    fn route(&mut self, section: Spanned<RouteSection>, (has_anonymous, has_token): (bool, bool)) -> Route {
         let section = section.into_inner();
         let host = section.host.as_ref().map(|host| {
             route_host(host.get_ref()).unwrap_or_else(|why| {
@@ -800,7 +862,24 @@ impl Checker<'_> {
                 "[sidecar.proxy] with client_certificates = \"optional\" lets handshakes without one through; web servers decide that themselves",
             );
         }
-        Route { host, path, sids, groups, domains, strong, anonymous: anonymous.is_some() }
+        if let Some(audience) = &section.audience {
+            if let Err(why) = route_audience(audience.get_ref()) {
+                self.problem(
+                    audience.span(),
+                    format!("this is no audience: {why}"),
+                    "write the name or the URI that the application expects in aud",
+                );
+            }
+            if !has_token {
+                self.problem(
+                    audience.span(),
+                    "no identity is signed, so there is no audience",
+                    "add [sidecar.token], or remove audience",
+                );
+            }
+        }
+        let audience = section.audience.map(Spanned::into_inner);
+        Route { host, path, sids, groups, domains, strong, audience, anonymous: anonymous.is_some() }
     }
 
     fn proxy(&mut self, section: ProxySection) -> Option<Proxy> {
@@ -825,8 +904,15 @@ impl Checker<'_> {
                 );
             }
         }
+        if let Some(published) = section.published.as_ref().filter(|it| it.get_ref().len() > PUBLISHED_MAX) {
+            let help = format!("at most {PUBLISHED_MAX}: the next key and the previous ones");
+            self.problem(published.span(), "there are too many keys", help);
+        }
+        let published = section.published.iter().flat_map(Spanned::get_ref).map(|path| self.path(path));
+        let published = published.collect();
         Token {
             key: self.path(&section.key),
+            published,
             issuer: section.issuer.into_inner(),
             audience: section.audience.into_inner(),
             lifetime: Duration::from_secs(self.within(section.lifetime_s.as_ref(), LIFETIME_S, 300)),

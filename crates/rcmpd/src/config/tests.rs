@@ -707,6 +707,51 @@ fn a_sidecar_is_understood() {
     assert!(route.strong);
 }
 
+/// Only where routes are configured does a listener need to know where the host and the path are.
+#[test]
+fn a_target_is_needed_for_routes_alone() {
+    let (listeners, rest) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
+    let (_, peer) = rest.split_once("[[peer]]").expect("there is a peer");
+    for dialect in ["envoy", "client-cert"] {
+        let beside = format!("dialect = \"{dialect}\"");
+        let without_routes =
+            format!("{GOOD}{listeners}[[peer]]{peer}").replacen("dialect = \"nginx\"", &beside, 1);
+        assert_eq!(problems(&without_routes), [""; 0]);
+        for target in ["request", "x-original", "x-forwarded"] {
+            let said = format!("{beside}\ntarget = \"{target}\"");
+            assert_eq!(
+                problems(&format!("{GOOD}{SIDECAR}").replacen("dialect = \"nginx\"", &said, 1)),
+                [""; 0]
+            );
+        }
+        let between = format!("{beside}\nupstream = \"http://127.0.0.1:1\"");
+        assert_eq!(
+            problems(&format!("{GOOD}{SIDECAR}").replacen("dialect = \"nginx\"", &between, 1)),
+            [""; 0]
+        );
+    }
+}
+
+/// A name takes the place of the set's, or adds a header that the set does not have.
+#[test]
+fn identity_headers_have_the_names_of_the_file() {
+    let advertised = |keys: &str| {
+        let text = format!("{GOOD}{}", SIDECAR.replace("remember_s = 30", keys));
+        let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
+        let format = config.sidecar.expect("it is there").format;
+        format.advertised().map(|name| name.to_string()).collect::<Vec<_>>()
+    };
+    let has = |names: &[String], name: &str| names.iter().any(|known| known == name);
+    let renamed = advertised("header_names = { user = \"X-WEBAUTH-USER\", sid = \"X-Account-Sid\" }");
+    assert!(
+        has(&renamed, "x-webauth-user") && has(&renamed, "x-account-sid") && has(&renamed, "remote-groups")
+    );
+    assert!(!has(&renamed, "remote-user") && !has(&renamed, "x-identity-sid"), "{renamed:?}");
+    assert_eq!(renamed.len(), advertised("").len());
+    let added = advertised("headers = \"none\"\nheader_names = { user = \"Remote-User\" }");
+    assert!(has(&added, "remote-user") && !has(&added, "remote-groups"), "{added:?}");
+}
+
 #[test]
 fn whatever_is_wrong_with_a_sidecar_is_said() {
     let off = |text: &str| {
@@ -720,6 +765,19 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("remember_s = 30", "user = \"short\"", "this is no form of names"),
         ("remember_s = 30", "groups = \"all\"", "this is no form of groups"),
         ("remember_s = 30", "group_names = { x = \"y\" }", "this is not a SID"),
+        ("remember_s = 30", "header_names = { boss = \"X-Boss\" }", "no identity header says this"),
+        (
+            "remember_s = 30",
+            "header_names = { user = \"Remote-Name\" }",
+            "two identity headers have this name",
+        ),
+        (
+            "remember_s = 30",
+            "header_names = { user = \"X-User\", account = \"x-uSER\" }",
+            "two identity headers have this name",
+        ),
+        ("remember_s = 30", "header_names = { user = \"X_User\" }", "a name is letters, digits"),
+        ("remember_s = 30", "header_names = { user = \"Authorization\" }", "another meaning for this name"),
         ("remember_s = 30", "methods = [\"serial\"]", "this is not a mapping method"),
         ("remember_s = 30", "methods = []", "a question without a method maps no certificate"),
         (
@@ -794,6 +852,25 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "[[sidecar.route]]",
             "[sidecar.token]\nkey = \"k\"\nissuer = \"\"\naudience = \"a\"\n[[sidecar.route]]",
             "a token is from somebody",
+        ),
+        ("path = \"/admin\"", "audience = \"orders\"", "no identity is signed, so there is no audience"),
+        ("path = \"/admin\"", "audience = \"\"", "this is no audience: it has between 1 and 255 bytes"),
+        ("path = \"/admin\"", "audience = \" orders\"", "this is no audience: it has no control characters"),
+        ("path = \"/admin\"", "audience = \"a\\tb\"", "this is no audience: it has no control characters"),
+        (
+            "path = \"/admin\"",
+            "audience = \"1:orders\"",
+            "this is no audience: with a colon in it, it is a URI",
+        ),
+        (
+            "dialect = \"nginx\"",
+            "dialect = \"envoy\"",
+            "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
+        ),
+        (
+            "dialect = \"nginx\"",
+            "dialect = \"client-cert\"",
+            "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
         ),
         ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener is there already"),
         (

@@ -5,6 +5,7 @@ use super::store_health::StoreHealth;
 use super::{CurrentPolicy, Deciders};
 use crate::audit::AuditLog;
 use crate::certificates::Chain;
+use crate::clock::moment;
 use crate::config::Admin;
 use crate::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT, Rejection};
 use crate::lists::Lists;
@@ -89,7 +90,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared, mut meters: Vec
             Ok((stream, address)) => {
                 let permit = Arc::new(connections.admit(address.ip()));
                 let (connections, operators) = (Arc::clone(&connections), operators.clone());
-                tokio::spawn(connection(connections, stream, permit, operators, router.clone()));
+                let origin = (stream, address);
+                tokio::spawn(connection(connections, origin, permit, operators, router.clone()));
                 // An evicted connection closes before the next one is accepted.
                 tokio::task::yield_now().await;
             }
@@ -104,21 +106,21 @@ struct Operator;
 
 async fn connection(
     connections: Arc<Connections<Operator>>,
-    stream: TcpStream,
+    (stream, address): (TcpStream, SocketAddr),
     permit: Arc<ConnectionPermit<Operator>>,
     operators: Option<Arc<Operators>>,
     router: Router,
 ) {
     if connections.wait_for_first_bytes(&stream, &permit, HEAD_TIMEOUT).await {
         // Boxed: until the first bytes come, the task has no room for what follows.
-        Box::pin(begun(connections, stream, permit, operators, router)).await;
+        Box::pin(begun(connections, (stream, address), permit, operators, router)).await;
     }
 }
 
 /// Serves a connection whose first bytes have come.
 async fn begun(
     connections: Arc<Connections<Operator>>,
-    stream: TcpStream,
+    (stream, address): (TcpStream, SocketAddr),
     permit: Arc<ConnectionPermit<Operator>>,
     operators: Option<Arc<Operators>>,
     router: Router,
@@ -135,11 +137,12 @@ async fn begun(
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
-    // How it ends is the peer's business.
     tokio::select! {
         // What has come is answered before the connection makes room for another one.
         biased;
-        _ = timeout(CONNECTION_TIMEOUT, connection.as_mut()) => {}
+        ended = timeout(CONNECTION_TIMEOUT, connection.as_mut()) => if let Ok(Err(error)) = ended {
+            connections.ended(&error, false, Some(address));
+        },
         () = permit.evicted() => if let Some(_draining) = connections.evicted(permit.is_proved()) {
             connection.as_mut().graceful_shutdown();
             let _ = timeout(DRAIN_TIMEOUT, connection).await;
@@ -275,9 +278,9 @@ async fn identity(
     }
 }
 
-/// The public key of signed identities (RFC 7517): nothing that needs a secret.
+/// The public keys of signed identities (RFC 7517): nothing that needs a secret.
 async fn jwks(State(shared): State<Shared>) -> Response {
-    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().jwks()) {
+    match shared.sidecar.as_ref().and_then(|sidecar| sidecar.load().jwks(moment().uptime)) {
         Some(keys) => Json(keys).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }

@@ -7,6 +7,7 @@
 
 use super::client_verifier::{HandshakeError, accept, check};
 use super::lingering::Lingering;
+use super::resets::Resets;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
@@ -564,7 +565,14 @@ where
             let proof = Arc::clone(&origin);
             let is_proved = move || proof.is_proved();
             let unproved = Unproved::new(is_proved, state.long.clone(), origin.source);
-            let stream = TokioIo::new(Watched::new(stream, unproved));
+            // Streams that HTTP/2 resets, or answers itself, reach no service.
+            let answers = Arc::new(AtomicUsize::new(0));
+            let (counting, address) = (Arc::clone(&state), origin.address);
+            let rejected = move |error: &'static str| {
+                counting.connections.rejected(Rejection::Http2Stream, address, &error);
+            };
+            let resets = Resets::new(Arc::clone(&answers), Box::new(rejected));
+            let stream = TokioIo::new(Watched::new(Watched::new(stream, unproved), resets));
             let routes = envoy::routes(Arc::clone(&state));
             // The secret is in the metadata, so a connection is proved by the head of its first call, or ends with that call. This is
             // decided before another head is looked at, and no message is read.
@@ -573,11 +581,14 @@ where
                 let shows_secret = state.is_proved(request.headers(), &origin);
                 let is_answered = shows_secret || origin.is_proved() || origin.count_unproved_call();
                 let request = is_answered.then(|| message_of(request, shows_secret, &origin));
+                let answers = Arc::clone(&answers);
                 async move {
-                    Ok::<_, Infallible>(match request {
+                    let answer = match request {
                         Some(request) => call(routes, request).await,
                         None => Status::unauthenticated("show the secret").into_http(),
-                    })
+                    };
+                    answers.fetch_add(1, Ordering::Relaxed);
+                    Ok::<_, Infallible>(answer)
                 }
             });
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -640,8 +651,8 @@ async fn respond(
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
     let from = (origin.address, moment());
-    let decided =
-        sidecar.check((dialect, state.target), request.headers(), (host, path), is_proved, from).await;
+    let speaks = (dialect, state.target, state.upstream.is_some());
+    let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
         state.tell(refusal);
     }

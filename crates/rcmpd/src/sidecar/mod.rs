@@ -10,6 +10,7 @@ pub mod front;
 mod identify;
 mod lingering;
 mod listen;
+mod resets;
 pub mod routes;
 mod still;
 mod tls;
@@ -20,13 +21,15 @@ mod watched;
 
 use crate::audit::AuditLog;
 use crate::certificates;
+use crate::clock::moment;
 use crate::config::{self, Config, Source};
 use crate::connections::ConnectionMeter;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
 use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
-use anyhow::Context;
+use account_store::FileAccess;
+use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use client_verifier::{ClientVerifier, Rules};
 use dcerpc_tokio::{LogLimiter, Shutdown};
@@ -37,7 +40,7 @@ use listen::{Listener, Proof};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
-use sidecar::token::TokenSigner;
+use sidecar::token::{PublicJwk, TokenSigner};
 use sidecar::{Identify, Parts};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,7 +132,7 @@ impl Sidecar {
         // Connections need not end for what stays as it is.
         let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
-        let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?);
+        let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
         Ok(Reloaded { sidecar, proofs, terms })
     }
 
@@ -266,8 +269,24 @@ fn parts(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Resu
 
 fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
     let der = private(&token.key).context("cannot use the key of [sidecar.token]")?;
-    TokenSigner::new(&der, token.issuer.clone(), token.audience.clone(), token.lifetime)
-        .with_context(|| format!("cannot use {} ([sidecar.token])", token.key.display()))
+    let published = token.published.iter().map(|path| published(path)).collect::<anyhow::Result<_>>()?;
+    let signer = TokenSigner::new(&der, token.issuer.clone(), token.audience.clone(), token.lifetime);
+    let signer = signer.with_context(|| format!("cannot use {} ([sidecar.token])", token.key.display()))?;
+    Ok(signer.publishing(published))
+}
+
+/// A public key that is published beside the one that signs. Tokens of the key in a file that every user can change would count.
+fn published(path: &Path) -> anyhow::Result<PublicJwk> {
+    let text = FileAccess::ReadByAll.read(path);
+    let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;
+    let unusable = || {
+        format!(
+            "{} ([sidecar.token] published) is not a public key in PEM of Ed25519 or P-256",
+            path.display()
+        )
+    };
+    let spki = pem::public_key(&text).with_context(unusable)?;
+    PublicJwk::from_spki(&spki).with_context(unusable)
 }
 
 /// A key in PKCS#8 that not every user can read.

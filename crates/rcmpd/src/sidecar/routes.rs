@@ -5,6 +5,7 @@ use crate::config;
 use crate::serve::now;
 use anyhow::{Context, bail};
 use rcmp_service::certificate::Certificate;
+use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, Mapper};
 use serde::Serialize;
 use sidecar::Refusal;
@@ -22,6 +23,11 @@ pub struct RouteExplained {
     pub number: Option<usize>,
     /// Whom it names.
     pub names: Vec<String>,
+    /// The methods by which the sidecar asks.
+    pub methods: Vec<&'static str>,
+    /// Whether the decision was made by other methods, which the command names.
+    #[serde(skip)]
+    pub is_by_others: bool,
     /// Why nobody, or not this one, is let in, by its stable name.
     pub refused: Option<&'static str>,
     /// The status that the web server is told.
@@ -34,7 +40,7 @@ pub fn explain(
     url: &str,
     answer: &Answer,
     mapper: &Mapper,
-    certificate: &[u8],
+    (certificate, asked_by): (&[u8], MappingFlags),
 ) -> anyhow::Result<RouteExplained> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (host, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
@@ -61,13 +67,29 @@ pub fn explain(
         path: path.to_owned(),
         number: number.map(|number| number + 1),
         names: names.unwrap_or_default(),
+        methods: names_of(sidecar.methods),
+        is_by_others: asked_by != sidecar.methods,
         refused: refused.map(Refusal::name),
         status: refused.map_or(200, |refusal| refusal.status().as_u16()),
     })
 }
 
+/// Methods, as the configuration names them.
+fn names_of(flags: MappingFlags) -> Vec<&'static str> {
+    let has_chain = flags.contains(MappingFlags::ISSUER_CHAIN);
+    let names = [
+        ("upn", flags.contains(MappingFlags::UPN)),
+        ("subject", flags.contains(MappingFlags::SUBJECT)),
+        ("issuer", flags.contains(MappingFlags::ISSUER) && !has_chain),
+        ("issuer-chain", has_chain),
+    ];
+    names.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
+}
+
 impl fmt::Display for RouteExplained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let others = if self.is_by_others { ", and this was decided by --methods" } else { "" };
+        writeln!(f, "the sidecar asks by {}{others}", self.methods.join(", "))?;
         write!(f, "{}{}: ", self.host, self.path)?;
         match self.number {
             Some(number) => write!(f, "route {number}")?,

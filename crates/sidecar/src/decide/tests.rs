@@ -411,7 +411,13 @@ async fn a_proxy_shows_the_secret_of_its_listener() {
         let own = ("app.example", "/");
         let is_proved = secret.is_none_or(|secret| shows_secret(&headers, &secret));
         let decided = sidecar
-            .check((Dialect::Caddy, Target::XForwarded), &headers, own, is_proved, (None, moment(at(0))))
+            .check(
+                (Dialect::Caddy, Target::XForwarded, false),
+                &headers,
+                own,
+                is_proved,
+                (None, moment(at(0))),
+            )
             .await;
         assert_eq!(name(&outcome(decided)), expected, "{shown:?}");
         let asked = oracle.asked.load(Ordering::SeqCst) - before;
@@ -430,8 +436,13 @@ async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_tak
     let sidecar = Sidecar::new(parts(&oracle));
     let leaf = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate("alice"));
     let forged = Err(Refusal::Forged);
-    for (dialect, header) in [(Dialect::Caddy, "x-tls-client-cert"), (Dialect::Haproxy, "x-ssl-client-cert")]
-    {
+    let odd: Vec<String> = NO_LETTERS.chars().map(|odd| format!("x{odd}identity-sid")).collect();
+    for (dialect, header, is_between) in [
+        (Dialect::Caddy, "x-tls-client-cert", false),
+        (Dialect::Haproxy, "x-ssl-client-cert", true),
+        (Dialect::ClientCert, "client-cert", false),
+        (Dialect::ClientCert, "client-cert", true),
+    ] {
         for (sent, expected) in [
             ("remote-user", Ok("alice")),
             ("accept-language", Ok("alice")),
@@ -440,27 +451,40 @@ async fn what_an_application_may_take_for_ours_is_refused_where_it_cannot_be_tak
             ("remote.user", forged),
             ("x~identity.sid", forged),
             ("x_sidecar_secret", forged),
-        ] {
+            ("x-forwarded-for", Ok("alice")),
+            ("x_forwarded_for", forged),
+            ("x~forwarded~for", forged),
+            ("x^original^url", forged),
+        ]
+        .into_iter()
+        .chain(odd.iter().map(|name| (name.as_str(), forged)))
+        {
             let mut headers = HeaderMap::new();
             headers.append(header, leaf.parse().expect("base64"));
             headers.append("x-ssl-client-used", HeaderValue::from_static("1"));
             headers.append("x-ssl-client-verify", HeaderValue::from_static("0"));
-            if dialect == Dialect::Caddy {
+            if dialect == Dialect::ClientCert {
+                headers.insert(header, format!(":{leaf}:").parse().expect("base64"));
+            }
+            if dialect != Dialect::Haproxy {
                 headers.remove("x-ssl-client-used");
                 headers.remove("x-ssl-client-verify");
             }
-            headers.append(sent, HeaderValue::from_static("root"));
+            headers.append(
+                HeaderName::from_bytes(sent.as_bytes()).expect("a name"),
+                HeaderValue::from_static("root"),
+            );
             let decided = sidecar
                 .check(
-                    (dialect, dialect.target(true)),
+                    (dialect, dialect.target(true), is_between),
                     &headers,
                     ("app.example", "/"),
                     true,
                     (None, moment(at(0))),
                 )
                 .await;
-            // In the path everything is taken away here.
-            let expected = if dialect.is_in_path() { Ok("alice") } else { expected };
+            // Between web server and application everything is taken away here.
+            let expected = if is_between { Ok("alice") } else { expected };
             assert_eq!(name(&outcome(decided)), expected, "{dialect:?} {sent}");
         }
     }
@@ -486,6 +510,7 @@ async fn every_answer_has_every_header() {
         (Refusal::Broken(Broken::Verification), 500),
         (Refusal::Broken(Broken::Contradiction), 500),
         (Refusal::Broken(Broken::Certificate), 500),
+        (Refusal::Broken(Broken::NoXfccCertificate), 500),
         (Refusal::Broken(Broken::ManyCertificates), 500),
         (Refusal::Broken(Broken::NoTarget), 500),
         (Refusal::Broken(Broken::TooLong), 500),
@@ -515,6 +540,9 @@ async fn every_answer_has_every_header() {
     }
 }
 
+/// What a name may have beside letters, digits and the hyphen (RFC 9110, section 5.6.2), each of which CGI takes for an underscore.
+const NO_LETTERS: &str = "!#$%&'*+.^_`|~";
+
 #[tokio::test]
 async fn an_application_sees_our_headers_and_nobody_elses() {
     let oracle = Oracle::new();
@@ -539,10 +567,12 @@ async fn an_application_sees_our_headers_and_nobody_elses() {
         "x-sidecar-secret",
         "x_sidecar_secret",
     ];
+    let odd: Vec<String> = NO_LETTERS.chars().map(|odd| format!("x-identity{odd}sid")).collect();
+    let forged: Vec<&str> = forged.into_iter().chain(odd.iter().map(String::as_str)).collect();
     let kept = [("accept", "text/html"), ("remote-users", "x"), ("x-request-id", "1"), ("x_request_id", "2")];
     let request = || {
         let mut headers = HeaderMap::new();
-        for name in forged {
+        for name in &forged {
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
             headers.append(name.clone(), HeaderValue::from_static("forged"));
             headers.append(name, HeaderValue::from_static("forged"));
@@ -587,4 +617,152 @@ async fn what_did_not_fit_is_found_by_its_reference() {
     let short = ask(&sidecar, &presented(3, &[]), at(0)).await.expect("alice");
     assert!(short.headers["x-identity-reference"].is_empty());
     assert!(sidecar.referenced(&short.decision).is_none() && sidecar.referenced("").is_none());
+}
+
+/// A name that the operator gives is reserved as ours are, and ours stay reserved where another one is used.
+#[tokio::test]
+async fn a_clients_copy_of_a_name_of_the_operator_goes_away() {
+    use crate::headers::{Meaning, custom_name};
+    let oracle = Oracle::new();
+    let name = custom_name("X-WEBAUTH-USER").expect("a name");
+    let format = Format { names: [(Meaning::User, name)].into(), ..Format::default() };
+    let sidecar = Sidecar::new(Parts { format, ..parts(&oracle) });
+    let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
+    let forged = [
+        "x-webauth-user",
+        "X_WEBAUTH_USER",
+        "x.webauth.user",
+        "x~webauth-user",
+        "x!webauth#user",
+        "remote-user",
+        "remote_user",
+        "x-identity-sid",
+    ];
+    let mut headers = HeaderMap::new();
+    for name in forged {
+        let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        headers.append(name, HeaderValue::from_static("forged"));
+    }
+    sidecar.stamp(Some(&allowed), &mut headers);
+    assert!(headers.values().all(|value| value != "forged"), "{headers:?}");
+    assert_eq!(headers["x-webauth-user"], r"CONTOSO\alice");
+    assert!(!headers.contains_key("remote-user"));
+    // An anonymous client has an empty one.
+    sidecar.stamp(None, &mut headers);
+    assert_eq!(headers["x-webauth-user"], "");
+    let answer = sidecar.answer(&Decided::Refused(Refusal::NoCertificate));
+    assert_eq!(answer.headers()["x-webauth-user"], "");
+    // A proxy that asks beside its request takes away what it is told, and other spellings are refused.
+    let taken = sidecar.taken_away(["x.webauth.user", "accept"].into_iter());
+    for name in ["x_webauth_user", "x.webauth.user", "remote-user", "remote_user"] {
+        assert!(taken.contains(name), "{name}");
+    }
+    assert!(!taken.contains("x-webauth-user"), "it is put in");
+    let mut headers = HeaderMap::new();
+    headers.append("x~webauth~user", HeaderValue::from_static("root"));
+    let decided = sidecar
+        .check((Dialect::Caddy, Target::XForwarded, false), &headers, ("a", "/"), true, (None, moment(at(0))))
+        .await;
+    assert_eq!(self::name(&outcome(decided)), Err(Refusal::Forged));
+}
+
+fn signer(audience: &str, lifetime: Duration) -> (TokenSigner, String) {
+    let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("a key can be made");
+    let signer = TokenSigner::new(key.as_ref(), "issuer".to_owned(), audience.to_owned(), lifetime);
+    let signer = signer.expect("the key is good");
+    let kid = PublicJwk::set(std::iter::once(signer.public()))["keys"][0]["kid"].clone();
+    (signer, kid.as_str().expect("it has one").to_owned())
+}
+
+/// The claims of the token in an answer.
+fn claims(allowed: &Allowed) -> Value {
+    use base64::Engine;
+    let token = allowed.headers["x-identity-token"].to_str().expect("ASCII");
+    let claims = token.split('.').nth(1).expect("three parts");
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).expect("base64url");
+    serde_json::from_slice(&claims).expect("JSON")
+}
+
+/// One certificate at four routes, with a decision that is remembered and one that is not.
+#[tokio::test]
+async fn a_token_is_for_its_route_and_no_other_one() {
+    let route = |path: &str, audience: Option<&str>| Route {
+        path: Some(path.to_owned()),
+        audience: audience.map(str::to_owned),
+        ..Route::default()
+    };
+    let routes =
+        [route("/a", Some("a")), route("/b", Some("b")), route("/plain", None), route("/a2", Some("a"))];
+    for remember in [Duration::from_secs(60), Duration::ZERO] {
+        let oracle = Oracle::new();
+        let (token, _) = signer("all", Duration::from_secs(100));
+        let sidecar = Sidecar::new(Parts {
+            routes: Routes::new(routes.to_vec()),
+            token: Some(token),
+            remember,
+            ..parts(&oracle)
+        });
+        let asked = async |path: &str, now: u64| {
+            let presented = Ok(Some(presented(1, &[])));
+            let target = Some(("app.example", path));
+            let ask = Ask { presented, target, source: None, now: moment(at(now)) };
+            outcome(sidecar.decide("test", ask).await).expect(path)
+        };
+        for round in 0..3 {
+            let now = round * 10 * SECOND;
+            for (path, audience) in [("/a", "a"), ("/b", "b"), ("/plain", "all"), ("/a2", "a"), ("/b/x", "b")]
+            {
+                let allowed = asked(path, now).await;
+                let claims = claims(&allowed);
+                assert_eq!(claims["aud"], audience, "{path}");
+                assert_eq!(allowed.headers["x-identity-decision"], allowed.decision.as_str());
+                assert_eq!(
+                    (&claims["jti"], &claims["sub"]),
+                    (&allowed.decision.as_str().into(), &"S-1-5-21-1-2-3-1000".into())
+                );
+                let left = claims["exp"].as_i64().expect("a time") - at(now).to_unix();
+                assert!((50..=100).contains(&left), "{path}: {left} s");
+            }
+        }
+        let expected = if remember.is_zero() { 15 } else { 1 };
+        assert_eq!(oracle.identified(), expected, "one decision for all routes where it is remembered");
+        // The same token is handed out again.
+        if !remember.is_zero() {
+            assert!(Arc::ptr_eq(&asked("/a", 0).await, &asked("/a2", SECOND).await));
+        }
+    }
+    // Without a signer there is none for anybody.
+    let oracle = Oracle::new();
+    let sidecar = Sidecar::new(Parts { routes: Routes::new(routes.to_vec()), ..parts(&oracle) });
+    let presented = Ok(Some(presented(1, &[])));
+    let ask = Ask { presented, target: Some(("app.example", "/a")), source: None, now: moment(at(0)) };
+    let allowed = outcome(sidecar.decide("test", ask).await).expect("alice");
+    assert_eq!(allowed.headers["x-identity-token"], "");
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_is_published_as_long_as_its_tokens_count() {
+    let oracle = Oracle::new();
+    let with = |token: Option<TokenSigner>| Parts { token, ..parts(&oracle) };
+    let lifetime = Duration::from_secs(300);
+    let (first, first_kid) = signer("all", lifetime);
+    let (second, second_kid) = signer("all", lifetime);
+    let at = Duration::from_secs;
+    let kids = |sidecar: &Sidecar, uptime: Duration| -> Vec<String> {
+        let jwks = sidecar.jwks(uptime).unwrap_or_default();
+        let keys = jwks["keys"].as_array().cloned().unwrap_or_default();
+        keys.iter().map(|key| key["kid"].as_str().expect("text").to_owned()).collect()
+    };
+    let sidecar = Sidecar::new(with(Some(first)));
+    assert_eq!(kids(&sidecar, at(0)), [first_kid.as_str()]);
+    let sidecar = sidecar.successor(with(Some(second)), at(1000));
+    let both = [second_kid.as_str(), first_kid.as_str()];
+    assert_eq!(kids(&sidecar, at(1000)), both);
+    assert_eq!(kids(&sidecar, at(1300)), both, "a token of the first key may count until now");
+    assert_eq!(kids(&sidecar, at(1360)), [second_kid.as_str()]);
+    // A further reload in between forgets nothing, and without a signer the keys stay, too.
+    let sidecar = sidecar.successor(with(None), at(1200));
+    assert_eq!(kids(&sidecar, at(1200)), [first_kid.as_str(), second_kid.as_str()]);
+    assert_eq!(kids(&sidecar, at(1400)), [second_kid.as_str()]);
+    assert_eq!(sidecar.jwks(at(1560)), None);
 }

@@ -590,9 +590,24 @@ fn xfcc_is_read_as_envoy_writes_it() {
     ] {
         check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &value)], many);
     }
-    // Without a certificate it names no account.
-    let none = format!("By=x;Hash={hash};URI=spiffe://x");
-    check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &none)], broken(Broken::Certificate));
+    // Without a certificate it names no account, and the operator is told what to set.
+    for none in [
+        format!("By=x;Hash={hash};URI=spiffe://x"),
+        format!("Hash={hash}"),
+        format!("Hash={hash};Subject=\"CN=alice\""),
+        format!("Hash={hash};Cert=\"\";URI=spiffe://x"),
+        format!("Hash={hash};Cert="),
+    ] {
+        check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, &none)], broken(Broken::NoXfccCertificate));
+    }
+    let refusal = Refusal::Broken(Broken::NoXfccCertificate);
+    for text in [refusal.text(), Broken::NoXfccCertificate.advice()] {
+        assert!(text.contains("cert: true") && text.contains("set_current_client_cert_details"), "{text}");
+    }
+    // What is there and is no certificate is another fault.
+    for odd in ["Cert=\"x\"", "Cert=\"-----BEGIN CERTIFICATE-----\"", "x", "Hash"] {
+        check(Dialect::Envoy, &[(X_FORWARDED_CLIENT_CERT, odd)], broken(Broken::Certificate));
+    }
 }
 
 #[test]

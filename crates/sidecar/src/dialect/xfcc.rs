@@ -53,6 +53,7 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
     }
     .into_iter();
     let first = certificates.next();
+    let leaf = leaf.filter(|leaf: &Vec<u8>| !leaf.is_empty());
     let leaf = match (leaf, first) {
         (Some(leaf), first) => {
             let leaf = encoding::escaped_pem(&leaf)?;
@@ -62,7 +63,8 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
             leaf.into()
         }
         (None, Some(first)) => first,
-        // A hash alone is nobody's certificate.
+        // Envoy writes the hash in any case, and the certificate where it is told to. A hash alone is no account's certificate.
+        (None, None) if hash.is_some() => return Err(Refusal::Broken(Broken::NoXfccCertificate)),
         (None, None) => return Err(UNREADABLE),
     };
     let presented = Presented::new(leaf, certificates.collect())?;

@@ -290,7 +290,7 @@ fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
                 let user = format.user(&identity);
                 let now = dtyp::FileTime::from_unix(1_900_000_000);
                 let facts = Facts { token: None, ..facts() };
-                let token = signer.sign(&identity, &user, &facts, (now, format.essential_len_max()));
+                let token = signer.sign((&identity, None), &user, &facts, (now, format.essential_len_max()));
                 let written = format.write(&identity, Facts { token: token.as_deref(), ..facts });
                 let said = format!("{preset:?} {encoding:?} {value_len_max} {name_len} {count}");
                 let user_header = preset.headers().first().map(|(name, _)| *name);
@@ -323,5 +323,103 @@ fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
                 assert!(all <= VALUES_LEN_MAX.max(value_len_max) + 2 * ESSENTIAL_LEN_MAX, "{all}: {said}");
             }
         }
+    }
+}
+
+#[test]
+fn a_name_of_the_operator_takes_the_place_of_ours() {
+    let name = |text: &str| custom_name(text).expect(text);
+    let names = [(Meaning::User, name("X-WEBAUTH-USER")), (Meaning::Token, name("X-Token"))];
+    for preset in PRESETS {
+        let format = Format { preset, names: names.clone().into(), ..Format::default() };
+        check(&format, &alice(), &[("x-webauth-user", r"CONTOSO\alice"), ("x-token", "a.b.c")]);
+        let written = format.write(&alice(), facts()).headers;
+        let advertised: BTreeSet<_> = format.advertised().map(|name| name.to_string()).collect();
+        let is: BTreeSet<_> = written.keys().map(ToString::to_string).collect();
+        assert_eq!(is, advertised);
+        for (plain, _) in preset
+            .headers()
+            .iter()
+            .chain(&OWN)
+            .filter(|(_, meaning)| matches!(meaning, Meaning::User | Meaning::Token))
+        {
+            assert!(!written.contains_key(*plain), "{plain}");
+        }
+        // The names that are not used stay ours, and so are the new ones.
+        let known: Vec<_> = format.known().map(|name| name.to_string()).collect();
+        for name in ["remote-user", "x-forwarded-user", "x-identity-token", "x-webauth-user", "x-token"] {
+            assert_eq!(known.iter().filter(|known| *known == name).count(), 1, "{name}");
+        }
+    }
+    // The longest identity: the account stays under its new name, and the reference under its own.
+    let names = [(Meaning::User, name("X-WEBAUTH-USER")), (Meaning::Reference, name("X-Whole"))];
+    let format = Format { names: names.into(), value_len_max: 256, ..Format::default() };
+    let many: Vec<String> = (0..2000).map(|n| format!("Group {n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let written = format.write(&groups(alice(), &many), facts());
+    assert!(written.is_cut);
+    check(
+        &format,
+        &groups(alice(), &many),
+        &[("x-webauth-user", r"CONTOSO\alice"), ("x-whole", "d0"), ("remote-groups", "")],
+    );
+}
+
+#[test]
+fn names_with_another_meaning_are_no_names_of_identity_headers() {
+    for name in
+        ["X-WEBAUTH-USER", "x-user", "Remote-User", "X-Forwarded-User", "X-Auth-Request-Email", "Oidc2"]
+    {
+        assert_eq!(custom_name(name).map(|name| name.to_string()), Ok(name.to_lowercase()), "{name}");
+    }
+    let long = format!("X-{}", "a".repeat(NAME_LEN_MAX - 1));
+    for name in [
+        "",
+        " ",
+        "X User",
+        "X-User ",
+        "X_User",
+        "X.User",
+        "X~User",
+        "X-User:",
+        "X-User\r\nY",
+        "X\u{dc}ser",
+        "-User",
+        "X-",
+        "X--User",
+        "1-User",
+        &long,
+        // Framing, hop by hop, authentication.
+        "Host",
+        "content-length",
+        "Content-Type",
+        "Transfer-Encoding",
+        "Connection",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Keep-Alive",
+        "Proxy",
+        "Proxy-Authorization",
+        "Authorization",
+        "Cookie",
+        "Set-Cookie",
+        "WWW-Authenticate",
+        "Location",
+        "X-Accel-Redirect",
+        // Address, scheme, host and path.
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Anything",
+        "X-Real-IP",
+        "X-Original-URL",
+        // Ours, and the proxy's.
+        "X-Identity-Sid",
+        "X-Sidecar-Secret",
+        "SSL-Client-Verify",
+        "Client-Cert",
+        "X-Forwarded-Client-Cert",
+    ] {
+        assert!(custom_name(name).is_err(), "{name}");
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::dialect::OWNED;
 use crate::forwarding;
-use crate::headers::{self, Format};
+use crate::headers::Format;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -152,7 +152,7 @@ impl WebServer {
     /// The parts that depend on what is advertised.
     fn blocks(self, site: &Site<'_>) -> Vec<(&'static str, String)> {
         let advertised: Vec<String> = site.format.advertised().map(|name| title(name.as_str())).collect();
-        let known: Vec<String> = headers::known().map(|name| title(name.as_str())).collect();
+        let known: Vec<String> = site.format.known().map(|name| title(name.as_str())).collect();
         let owned: Vec<String> = OWNED.iter().map(|name| title(name)).collect();
         let secret_name = "X-Sidecar-Secret".to_owned();
         let lines = |names: &[String], line: &dyn Fn(&String) -> String| {
@@ -457,9 +457,10 @@ fn spellings(name: &str, separators: &[&str]) -> Vec<String> {
     })
 }
 
-/// A regular expression for a name, in lower case, and for others that an application may take for it.
+/// A regular expression for a name, in lower case, and for others that an application may take for it: CGI folds all that is neither letter
+/// nor digit.
 fn pattern(name: &str) -> String {
-    name.to_lowercase().replace('-', "[-_.~]")
+    name.to_lowercase().replace('-', "[^a-z0-9]")
 }
 
 /// Patterns with a star that cover names, and others that only differ by an underscore or a dot.
@@ -500,38 +501,74 @@ mod tests {
         assert_eq!(title("x-identity-sid"), "X-Identity-Sid");
     }
 
+    const SERVERS: [WebServer; 8] = [
+        WebServer::Nginx,
+        WebServer::Envoy,
+        WebServer::EnvoyHttp,
+        WebServer::Haproxy,
+        WebServer::Traefik,
+        WebServer::Caddy,
+        WebServer::CaddyClientCert,
+        WebServer::Apache,
+    ];
+
+    fn printed(server: WebServer, format: &Format) -> String {
+        server.configuration(&Site {
+            sidecar: Reached::Unix(Path::new("/run/rcmpd/sidecar.sock")),
+            secret: Some("s3cret"),
+            tls: None,
+            format,
+            listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            server_name: "app.example",
+            certificate: "/etc/app.pem",
+            key: "/etc/app.key",
+            client_ca: "/etc/ca.pem",
+            is_validated: true,
+            is_beside: false,
+            application: "127.0.0.1:8080",
+        })
+    }
+
     #[test]
     fn nothing_is_left_to_fill_in() {
-        let format = Format::default();
-        for server in [
-            WebServer::Nginx,
-            WebServer::Envoy,
-            WebServer::EnvoyHttp,
-            WebServer::Haproxy,
-            WebServer::Traefik,
-            WebServer::Caddy,
-            WebServer::CaddyClientCert,
-            WebServer::Apache,
-        ] {
-            let site = Site {
-                sidecar: Reached::Unix(Path::new("/run/rcmpd/sidecar.sock")),
-                secret: Some("s3cret"),
-                tls: None,
-                format: &format,
-                listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
-                server_name: "app.example",
-                certificate: "/etc/app.pem",
-                key: "/etc/app.key",
-                client_ca: "/etc/ca.pem",
-                is_validated: true,
-                is_beside: false,
-                application: "127.0.0.1:8080",
-            };
-            let text = server.configuration(&site);
+        for server in SERVERS {
+            let text = printed(server, &Format::default());
             assert!(!text.contains("{{"), "{server:?}: {text}");
             assert!(
                 text.contains("s3cret") && text.contains("/run/rcmpd/sidecar.sock"),
                 "{server:?}: {text}"
+            );
+        }
+    }
+
+    /// A web server that asks beside its requests takes a client's copies away under the new name and the usual one. Behind the others the sidecar
+    /// does.
+    #[test]
+    fn names_of_the_operator_are_written() {
+        use crate::headers::{Meaning, custom_name};
+        let name = custom_name("X-WEBAUTH-USER").expect("a name");
+        let format = Format { names: [(Meaning::User, name)].into(), ..Format::default() };
+        for server in SERVERS.into_iter().filter(|it| !matches!(it, WebServer::Haproxy | WebServer::Apache)) {
+            let text = printed(server, &format).to_lowercase();
+            let taken = match server {
+                WebServer::Nginx => "proxy_set_header x-webauth-user $rcmpd_x_webauth_user;",
+                WebServer::Envoy => "x[^a-z0-9]webauth[^a-z0-9]user",
+                WebServer::EnvoyHttp => "{ exact: x-webauth-user }",
+                WebServer::Traefik => "          - x-webauth-user\n",
+                _ => "\t\t\t\tx-webauth-user\n",
+            };
+            let dropped = match server {
+                WebServer::Nginx => "proxy_set_header remote-user \"\";",
+                WebServer::Envoy | WebServer::EnvoyHttp => "remote[^a-z0-9]user",
+                WebServer::Traefik => "          remote_user: \"\"\n",
+                _ => "request_header -remote-user\n",
+            };
+            for line in [taken, dropped] {
+                assert!(text.contains(line), "{server:?}: no {line:?} in {text}");
+            }
+            assert!(
+                !text.contains("$upstream_http_remote_user") && !text.contains("{ exact: remote-user }"),
+                "{text}"
             );
         }
     }

@@ -25,6 +25,7 @@ pub use tls::server_config;
 
 use super::client_verifier::accept;
 use super::lingering::Lingering;
+use super::resets::Resets;
 use super::upstream::{
     Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse,
 };
@@ -40,7 +41,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use memory::{Memory, Resets, UNPROVED_LEN_MAX};
+use memory::{Memory, UNPROVED_LEN_MAX};
 use requests::{Counted, Requests};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
