@@ -745,7 +745,7 @@ pub enum DomainCommand {
     /// Nothing that exists is touched. With a NAME another domain is added: a [[peer]] is written to the end of the configuration,
     /// and the secrets and the account that go with it are made.
     #[command(
-        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example --direction outbound \\\n      --server dc1.fabrikam.example --kind rcmpd -c FILE"
+        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example \\\n      --direction outbound --server dc1.fabrikam.example --kind rcmpd -c FILE\n\n`rcmpd domain show` prints the SID of a domain, there."
     )]
     Add {
         /// NetBIOS name of another domain.
@@ -783,6 +783,17 @@ pub enum DomainCommand {
         /// Forget all secrets of machines. There is no other way yet.
         #[arg(long, required = true)]
         forget_secrets: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Remove another domain: its [[peer]] from the configuration, and the account by which it asks here
+    ///
+    /// The files with secrets stay where they are.
+    Remove {
+        /// NetBIOS or DNS name of the other domain.
+        name: String,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
