@@ -8,6 +8,7 @@
 )]
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dtyp::FileTime;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -315,13 +316,13 @@ pub enum MethodArg {
 pub enum AccountCommand {
     /// Add an account
     #[command(
-        after_help = "Example:\n  rcmpd account add dave --upn dave@contoso.example --group Engineers -c FILE"
+        after_help = "Example:\n  rcmpd account add dave --upn dave@contoso.example --group Engineers \\\n      --expires 2027-01-01 -c FILE"
     )]
     Add {
         /// Its name; a computer's ends in a dollar sign.
         name: String,
         #[command(flatten)]
-        fields: AccountFields,
+        fields: Box<AccountFields>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -338,6 +339,8 @@ pub enum AccountCommand {
     },
     /// List accounts
     List {
+        /// Only accounts that have this text in their name, user principal name or full name, in upper or lower case.
+        text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -347,8 +350,13 @@ pub enum AccountCommand {
     Set {
         /// Its name, SID or user principal name.
         name: String,
+        /// Give it another name; its SID, groups and mappings stay.
+        #[arg(long, value_name = "NAME")]
+        rename: Option<String>,
         #[command(flatten)]
-        fields: AccountFields,
+        fields: Box<AccountFields>,
+        #[command(flatten)]
+        changes: AccountChanges,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -377,39 +385,44 @@ pub struct AccountFields {
     /// Add a servicePrincipalName, such as host/web01.contoso.example.
     #[arg(long, value_name = "SPN")]
     pub add_spn: Vec<String>,
-    /// Remove a servicePrincipalName.
-    #[arg(long, value_name = "SPN")]
-    pub remove_spn: Vec<String>,
     /// Add a value of altSecurityIdentities, such as 'X509:<I>…<SR>…'.
     #[arg(long, value_name = "X509:…")]
     pub add_mapping: Vec<String>,
-    /// Remove a value of altSecurityIdentities.
-    #[arg(long, value_name = "X509:…")]
-    pub remove_mapping: Vec<String>,
     /// Put it into a group.
     #[arg(long, value_name = "GROUP")]
     pub group: Vec<String>,
-    /// Take it out of a group.
-    #[arg(long, value_name = "GROUP")]
-    pub remove_group: Vec<String>,
     /// Disable it.
-    #[arg(long, conflicts_with = "enable")]
+    #[arg(long)]
     pub disable: bool,
-    /// Enable it.
-    #[arg(long)]
-    pub enable: bool,
     /// Lock it.
-    #[arg(long, conflicts_with = "unlock")]
-    pub lock: bool,
-    /// Unlock it.
     #[arg(long)]
-    pub unlock: bool,
+    pub lock: bool,
     /// NetBIOS name of the domain that answers for it, which makes it an entry that only says where to ask; empty to remove it.
     #[arg(long, value_name = "DOMAIN")]
     pub home_domain: Option<String>,
-    /// When it expires: seconds since 1970, or "never".
-    #[arg(long, value_name = "WHEN")]
-    pub expires: Option<String>,
+    /// When it expires: a date such as 2027-01-01, which begins at 00:00 UTC; a time such as 2027-01-01T12:00:00Z; seconds since 1970; or "never".
+    #[arg(long, value_name = "WHEN", value_parser = crate::clock::instant)]
+    pub expires: Option<FileTime>,
+}
+
+/// What only an account that is there can lose.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AccountChanges {
+    /// Remove a servicePrincipalName.
+    #[arg(long, value_name = "SPN")]
+    pub remove_spn: Vec<String>,
+    /// Remove a value of altSecurityIdentities.
+    #[arg(long, value_name = "X509:…")]
+    pub remove_mapping: Vec<String>,
+    /// Take it out of a group.
+    #[arg(long, value_name = "GROUP")]
+    pub remove_group: Vec<String>,
+    /// Enable it.
+    #[arg(long, conflicts_with = "disable")]
+    pub enable: bool,
+    /// Unlock it.
+    #[arg(long, conflicts_with = "lock")]
+    pub unlock: bool,
 }
 
 /// Which web server, and what it serves.
@@ -590,10 +603,16 @@ pub enum GroupCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Change a group's members
+    /// Change a group's members, scope or name
     Set {
         /// Its name or SID.
         name: String,
+        /// Give it another name; its SID and members stay.
+        #[arg(long, value_name = "NAME")]
+        rename: Option<String>,
+        /// Where it may be used.
+        #[arg(long)]
+        scope: Option<ScopeArg>,
         /// Add an account or a group.
         #[arg(long, value_name = "NAME")]
         add_member: Vec<String>,
