@@ -1022,6 +1022,38 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_in_front_of_the_command_is_that_of_the_command() {
+        for (typed, moved) in [
+            ("rcmpd -c F map C.pem", "rcmpd map C.pem -c F"),
+            ("rcmpd --config F account list", "rcmpd account list --config F"),
+            ("rcmpd --config=F account list", "rcmpd account list --config=F"),
+            ("rcmpd -cF account show -- -x", "rcmpd account show -cF -- -x"),
+            // The parser says what is wrong with these.
+            ("rcmpd -c", "rcmpd -c"),
+            ("rcmpd -c F", "rcmpd"),
+            ("rcmpd -- -c", "rcmpd -- -c"),
+            ("rcmpd --configure F map", "rcmpd --configure F map"),
+            ("rcmpd map -c F", "rcmpd map -c F"),
+            ("rcmpd", "rcmpd"),
+        ] {
+            let moved: Vec<OsString> = moved.split(' ').map(OsString::from).collect();
+            assert_eq!(arguments(typed.split(' ').map(OsString::from)), moved, "{typed}");
+        }
+    }
+
+    #[test]
+    fn lines_to_paste_are_not_wrapped_by_a_terminal() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
     fn promised_forms_are_understood() {
         for line in [
             "rcmpd quickstart",

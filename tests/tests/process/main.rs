@@ -28,3 +28,4 @@ mod stores;
 mod strong_mapping;
 mod telemetry;
 mod undone;
+mod upkeep;
