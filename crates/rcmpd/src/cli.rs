@@ -9,6 +9,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dtyp::FileTime;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -19,9 +20,9 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(
     name = "rcmpd",
-    version,
+    version = VERSION,
     arg_required_else_help = true,
-    after_help = "First steps:\n  rcmpd quickstart                                        a complete demo domain in ./rcmpd-demo\n  rcmpd serve -c rcmpd-demo/rcmpd.toml                    serve it\n  rcmpd map rcmpd-demo/certs/alice.pem -c rcmpd-demo/rcmpd.toml   elsewhere: ask who alice is"
+    after_help = "First steps:\n  rcmpd quickstart                            # a demo domain in ./rcmpd-demo\n  export RCMPD_CONFIG=rcmpd-demo/rcmpd.toml   # in place of -c FILE\n  rcmpd serve                                 # serve it\n  rcmpd map rcmpd-demo/certs/alice.pem        # elsewhere: who is alice?\n\nCommands that need a configuration take -c FILE, before the command or after it. Without -c they take the environment variable RCMPD_CONFIG."
 )]
 pub struct Cli {
     /// What to do.
@@ -29,11 +30,55 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The version, with the commit that was built and its date if it was built in a checkout.
+pub const VERSION: &str = env!("RCMPD_VERSION");
+
+/// Arguments with a `-c FILE` in front of the command moved behind it, where the command takes it.
+pub fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = all.into_iter().collect();
+    let starts = |text: Option<&OsString>, start| {
+        text.is_some_and(|text| text.as_encoded_bytes().starts_with(start) && text.len() > start.len())
+    };
+    let is = |text: Option<&OsString>, name| text.is_some_and(|text| text == OsStr::new(name));
+    let taken = match all.get(1) {
+        first if (is(first, "-c") || is(first, "--config")) && all.len() > 2 => 2,
+        first if starts(first, b"--config=") || starts(first, b"-c") => 1,
+        _ => return all,
+    };
+    let moved: Vec<OsString> = all.drain(1..=taken).collect();
+    let end = all.iter().position(|argument| argument == "--").unwrap_or(all.len());
+    // Without a command the parser says what is missing.
+    if end > 1 {
+        all.splice(end..end, moved);
+    }
+    all
+}
+
+/// The configuration of commands that take it as FILE, too.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigFileArg {
+    /// The configuration file, in place of -c FILE.
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// The configuration file; without FILE and -c, the environment variable RCMPD_CONFIG names it.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigFileArg {
+    /// The configuration file.
+    pub fn path(&self) -> Option<PathBuf> {
+        let variable =
+            || std::env::var_os("RCMPD_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.file.clone().or_else(|| self.config.clone()).or_else(variable)
+    }
+}
+
 /// The configuration of commands that need one.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArg {
     /// The configuration file.
-    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: PathBuf,
 }
 
@@ -52,7 +97,7 @@ pub enum Command {
     ///
     /// Nothing is overwritten: if one of the files exists, nothing is written at all.
     Quickstart {
-        /// Where to.
+        /// The folder to make it in.
         #[arg(default_value = "rcmpd-demo")]
         dir: PathBuf,
         /// The port of Netlogon; the endpoint mapper gets the next one, /metrics the one after. Without it: 11490, 1135 and 9464.
@@ -67,7 +112,7 @@ pub enum Command {
     /// stop.
     Serve {
         #[command(flatten)]
-        config: ConfigArg,
+        config: ConfigFileArg,
     },
     /// Ask a service over Netlogon and print the account and its groups
     ///
@@ -77,7 +122,7 @@ pub enum Command {
     /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says which account the certificate
     /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
-        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong,\nnot proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused,\n6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
+        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody
@@ -101,7 +146,7 @@ pub enum Command {
     /// Say whether a configuration is good: exit 0 good, 1 wrong (what and where), 2 not readable
     CheckConfig {
         #[command(flatten)]
-        config: ConfigArg,
+        config: ConfigFileArg,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -146,7 +191,7 @@ pub enum Command {
     Audit(AuditCommand),
     /// Print a complete, safe configuration of a web server for the sidecar of a configuration
     #[command(
-        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --certificate alice.pem --key alice.key --ca site-ca.pem\n\nExample:\n  rcmpd proxy-config nginx -c FILE --site app.example --listen 0.0.0.0:443 --certificate /etc/ssl/app.pem --key /etc/ssl/app.key"
+        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
     )]
     ProxyConfig(ProxyConfigArgs),
     /// Serve a page that shows whatever it is told, for trying a web server with client certificates out
@@ -171,16 +216,24 @@ pub enum Command {
     /// The URL leads through the web server to `rcmpd page`; of another page only statuses can be judged. Everything that is
     /// sent is harmless to the page, but the web server and the sidecar log some hundred refusals.
     #[command(
-        after_help = "Exit codes: 0 nothing leaks, 2 wrong use, 3 something leaks, 4 not reachable, or the server's certificate is rejected,\n6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
+        after_help = "Exit codes: 0 nothing leaks, 2 wrong use, 3 something leaks, 4 not reachable, or the server's certificate is rejected, 6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --ca server-ca.pem \\\n      --certificate alice.pem --key alice.key"
     )]
     CheckProxy(CheckProxyArgs),
     /// Print completions for a shell
+    #[command(
+        after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
+    )]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
+    /// Print the manual page, in troff
+    #[command(
+        after_help = "To read it:\n  rcmpd man | man -l -\n\nTo install it, so that `man rcmpd` finds it:\n  rcmpd man > /usr/local/share/man/man1/rcmpd.1"
+    )]
     Man,
+    /// Print the version, and the commit and date that it was built from
+    Version,
 }
 
 /// What to ask, and whom.
@@ -189,9 +242,9 @@ pub struct MapArgs {
     /// The certificate, PEM, DER or base64; - for standard input. Certificates that follow it in the file are its issuers'.
     pub certificate: PathBuf,
     /// The configuration file, for its [client] and [domain].
-    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// The server; without a port its endpoint mapper on port 135 is asked.
+    /// The server; without a port, its endpoint mapper on port 135 is asked for the port.
     #[arg(long, value_name = "HOST[:PORT]", requires = "machine")]
     pub server: Option<String>,
     /// The machine account, such as 'WEB01$'.
@@ -498,7 +551,7 @@ pub enum MappingCommand {
     },
     /// Look for mappings that are weak, ambiguous, twins, dangling or never match
     #[command(
-        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            names are all it goes by, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values that are the same to a comparison that folds case, accents and width\n  dangling        its issuer is no configured authority\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
+        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            it goes by names alone, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values, the same if case, accents and width are folded\n  dangling        its issuer is no configured CA\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
     )]
     Audit {
         /// Classes that are not reported.
@@ -511,14 +564,14 @@ pub enum MappingCommand {
     },
     /// Decide certificates by another policy, and tell who would gain or lose
     #[command(
-        after_help = "The other policy is the [mapping] of a file, which may hold nothing else. Certificates come from a folder (.pem, .crt,\n.cer, .der), or from an audit log that has them.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
+        after_help = "The other policy is the [mapping] of a file, which may hold nothing else. Certificates come from a folder (.pem, .crt, .cer, .der), from the file of one certificate, or from an audit log that has them.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
     )]
     Rehearse {
         /// A file with the other [mapping].
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
-        /// A folder of certificates, or an audit log.
-        #[arg(long, value_name = "DIR|LOG")]
+        /// A folder of certificates, one certificate, or an audit log.
+        #[arg(long, value_name = "DIR|CERT|LOG")]
         certs: PathBuf,
         /// Methods that clients would ask for, where the log does not say.
         #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
@@ -651,7 +704,7 @@ pub enum ScopeArg {
 pub enum MachineCommand {
     /// Add a machine account, and a computer account of the same name if there is none
     #[command(
-        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp --domain CONTOSO --group 'Web Team' -c FILE\n\nThe secret file is made with a random password unless it exists."
+        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret \\\n      --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp \\\n      --domain CONTOSO --group 'Web Team' -c FILE\n\nThe secret file is made with a random password unless it exists."
     )]
     Add {
         /// Its name, which ends in a dollar sign.
@@ -694,7 +747,7 @@ pub enum MachineCommand {
     },
     /// Change a machine account; its channels notice at their next call
     #[command(
-        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nAfter a secret leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and no --secret-file, the current secret stays and the previous one ends."
+        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' \\\n      --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nAfter a secret leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and no --secret-file, the current secret stays and the previous one ends."
     )]
     Set {
         /// Its name.
@@ -991,7 +1044,7 @@ pub enum AuditCommand {
     },
     /// Verify that a chained log is as it was written
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input,\n7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
         /// The files of the log, unpacked, in any order.
@@ -1085,6 +1138,14 @@ mod tests {
             "rcmpd domain key F",
             "rcmpd machine add FABRIKAM$ --kind trusted-domain --secret-file F -c F",
             "rcmpd account add dave --home-domain FABRIKAM -c F",
+            "rcmpd account add dave --expires 2027-01-01 -c F",
+            "rcmpd account set dave --rename david --remove-group G --enable -c F",
+            "rcmpd account list smith -c F",
+            "rcmpd group set G --scope local --rename H -c F",
+            "rcmpd domain remove FABRIKAM -c F",
+            "rcmpd serve F",
+            "rcmpd check-config F --json",
+            "rcmpd version",
             "rcmpd import FILE -c F",
             "rcmpd export FILE -c F",
             "rcmpd audit key F",
@@ -1118,6 +1179,11 @@ mod tests {
             "rcmpd quickstart --port 65534",
             "rcmpd quickstart --port 0",
             "rcmpd account set a --enable --disable -c F",
+            "rcmpd account set a --unlock --lock -c F",
+            "rcmpd account add a --enable -c F",
+            "rcmpd account add a --remove-group G -c F",
+            "rcmpd account add a --expires tomorrow -c F",
+            "rcmpd serve F -c F",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -21,6 +21,7 @@ mod names;
 mod paths;
 mod revocation;
 mod rogue;
+mod screens;
 mod serving;
 mod sidecar;
 mod skipped_input;
