@@ -8,6 +8,8 @@
 )]
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dtyp::FileTime;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -18,9 +20,9 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(
     name = "rcmpd",
-    version,
+    version = VERSION,
     arg_required_else_help = true,
-    after_help = "First steps:\n  rcmpd quickstart                                        a complete demo domain in ./rcmpd-demo\n  rcmpd serve -c rcmpd-demo/rcmpd.toml                    serve it\n  rcmpd map rcmpd-demo/certs/alice.pem -c rcmpd-demo/rcmpd.toml   elsewhere: ask who alice is"
+    after_help = "First steps:\n  rcmpd quickstart                            # a demo domain in ./rcmpd-demo\n  export RCMPD_CONFIG=rcmpd-demo/rcmpd.toml   # in place of -c FILE\n  rcmpd serve                                 # serve it\n  rcmpd map rcmpd-demo/certs/alice.pem        # elsewhere: who is alice?\n\nCommands that need a configuration take -c FILE, before the command or after it. Without -c they take the environment variable RCMPD_CONFIG."
 )]
 pub struct Cli {
     /// What to do.
@@ -28,11 +30,55 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The version, with the commit that was built and its date if it was built in a checkout.
+pub const VERSION: &str = env!("RCMPD_VERSION");
+
+/// Arguments with a `-c FILE` in front of the command moved behind it, where the command takes it.
+pub fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = all.into_iter().collect();
+    let starts = |text: Option<&OsString>, start| {
+        text.is_some_and(|text| text.as_encoded_bytes().starts_with(start) && text.len() > start.len())
+    };
+    let is = |text: Option<&OsString>, name| text.is_some_and(|text| text == OsStr::new(name));
+    let taken = match all.get(1) {
+        first if (is(first, "-c") || is(first, "--config")) && all.len() > 2 => 2,
+        first if starts(first, b"--config=") || starts(first, b"-c") => 1,
+        _ => return all,
+    };
+    let moved: Vec<OsString> = all.drain(1..=taken).collect();
+    let end = all.iter().position(|argument| argument == "--").unwrap_or(all.len());
+    // Without a command the parser says what is missing.
+    if end > 1 {
+        all.splice(end..end, moved);
+    }
+    all
+}
+
+/// The configuration of commands that take it as FILE, too.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigFileArg {
+    /// The configuration file, in place of -c FILE.
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// The configuration file; without FILE and -c, the environment variable RCMPD_CONFIG names it.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+impl ConfigFileArg {
+    /// The configuration file.
+    pub fn path(&self) -> Option<PathBuf> {
+        let variable =
+            || std::env::var_os("RCMPD_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.file.clone().or_else(|| self.config.clone()).or_else(variable)
+    }
+}
+
 /// The configuration of commands that need one.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArg {
     /// The configuration file.
-    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: PathBuf,
 }
 
@@ -51,7 +97,7 @@ pub enum Command {
     ///
     /// Nothing is overwritten: if one of the files exists, nothing is written at all.
     Quickstart {
-        /// Where to.
+        /// The folder to make it in.
         #[arg(default_value = "rcmpd-demo")]
         dir: PathBuf,
         /// The port of Netlogon; the endpoint mapper gets the next one, /metrics the one after. Without it: 11490, 1135 and 9464.
@@ -66,7 +112,7 @@ pub enum Command {
     /// stop.
     Serve {
         #[command(flatten)]
-        config: ConfigArg,
+        config: ConfigFileArg,
     },
     /// Ask a service over Netlogon and print the account and its groups
     ///
@@ -76,7 +122,7 @@ pub enum Command {
     /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says which account the certificate
     /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
-        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong,\nnot proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused,\n6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --machine 'WEB01$' --secret-file WEB01.secret --domain CONTOSO"
+        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody
@@ -100,7 +146,7 @@ pub enum Command {
     /// Say whether a configuration is good: exit 0 good, 1 wrong (what and where), 2 not readable
     CheckConfig {
         #[command(flatten)]
-        config: ConfigArg,
+        config: ConfigFileArg,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -145,7 +191,7 @@ pub enum Command {
     Audit(AuditCommand),
     /// Print a complete, safe configuration of a web server for the sidecar of a configuration
     #[command(
-        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --certificate alice.pem --key alice.key --ca site-ca.pem\n\nExample:\n  rcmpd proxy-config nginx -c FILE --site app.example --listen 0.0.0.0:443 --certificate /etc/ssl/app.pem --key /etc/ssl/app.key"
+        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
     )]
     ProxyConfig(ProxyConfigArgs),
     /// Serve a page that shows whatever it is told, for trying a web server with client certificates out
@@ -170,16 +216,24 @@ pub enum Command {
     /// The URL leads through the web server to `rcmpd page`; of another page only statuses can be judged. Everything that is
     /// sent is harmless to the page, but the web server and the sidecar log some hundred refusals.
     #[command(
-        after_help = "Exit codes: 0 nothing leaks, 2 wrong use or no readable configuration, 3 something leaks, 4 not reachable, or the server's certificate is rejected,\n6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --certificate alice.pem --key alice.key --ca server-ca.pem"
+        after_help = "Exit codes: 0 nothing leaks, 2 wrong use or no readable configuration, 3 something leaks, 4 not reachable, or the server's certificate is rejected, 6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --ca server-ca.pem \\\n      --certificate alice.pem --key alice.key"
     )]
     CheckProxy(CheckProxyArgs),
     /// Print completions for a shell
+    #[command(
+        after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
+    )]
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
+    /// Print the manual page, in troff
+    #[command(
+        after_help = "To read it:\n  rcmpd man | man -l -\n\nTo install it, so that `man rcmpd` finds it:\n  rcmpd man > /usr/local/share/man/man1/rcmpd.1"
+    )]
     Man,
+    /// Print the version, and the commit and date that it was built from
+    Version,
 }
 
 /// What to ask, and whom.
@@ -188,9 +242,9 @@ pub struct MapArgs {
     /// The certificate, PEM, DER or base64; - for standard input. Certificates that follow it in the file are its issuers'.
     pub certificate: PathBuf,
     /// The configuration file, for its [client] and [domain].
-    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG")]
+    #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// The server; without a port its endpoint mapper on port 135 is asked.
+    /// The server; without a port, its endpoint mapper on port 135 is asked for the port.
     #[arg(long, value_name = "HOST[:PORT]", requires = "machine")]
     pub server: Option<String>,
     /// The machine account, such as 'WEB01$'.
@@ -318,13 +372,13 @@ pub enum MethodArg {
 pub enum AccountCommand {
     /// Add an account
     #[command(
-        after_help = "Example:\n  rcmpd account add dave --upn dave@contoso.example --group Engineers -c FILE"
+        after_help = "Example:\n  rcmpd account add dave --upn dave@contoso.example --group Engineers \\\n      --expires 2027-01-01 -c FILE"
     )]
     Add {
         /// Its name; a computer's ends in a dollar sign.
         name: String,
         #[command(flatten)]
-        fields: AccountFields,
+        fields: Box<AccountFields>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -341,6 +395,8 @@ pub enum AccountCommand {
     },
     /// List accounts
     List {
+        /// Only accounts that have this text in their name, user principal name or full name, in upper or lower case.
+        text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -350,8 +406,13 @@ pub enum AccountCommand {
     Set {
         /// Its name, SID or user principal name.
         name: String,
+        /// Give it another name; its SID, groups and mappings stay.
+        #[arg(long, value_name = "NAME")]
+        rename: Option<String>,
         #[command(flatten)]
-        fields: AccountFields,
+        fields: Box<AccountFields>,
+        #[command(flatten)]
+        changes: AccountChanges,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -380,39 +441,44 @@ pub struct AccountFields {
     /// Add a servicePrincipalName, such as host/web01.contoso.example.
     #[arg(long, value_name = "SPN")]
     pub add_spn: Vec<String>,
-    /// Remove a servicePrincipalName.
-    #[arg(long, value_name = "SPN")]
-    pub remove_spn: Vec<String>,
     /// Add a value of altSecurityIdentities, such as 'X509:<I>…<SR>…'.
     #[arg(long, value_name = "X509:…")]
     pub add_mapping: Vec<String>,
-    /// Remove a value of altSecurityIdentities.
-    #[arg(long, value_name = "X509:…")]
-    pub remove_mapping: Vec<String>,
     /// Put it into a group.
     #[arg(long, value_name = "GROUP")]
     pub group: Vec<String>,
-    /// Take it out of a group.
-    #[arg(long, value_name = "GROUP")]
-    pub remove_group: Vec<String>,
     /// Disable it.
-    #[arg(long, conflicts_with = "enable")]
+    #[arg(long)]
     pub disable: bool,
-    /// Enable it.
-    #[arg(long)]
-    pub enable: bool,
     /// Lock it.
-    #[arg(long, conflicts_with = "unlock")]
-    pub lock: bool,
-    /// Unlock it.
     #[arg(long)]
-    pub unlock: bool,
+    pub lock: bool,
     /// NetBIOS name of the domain that answers for it, which makes it an entry that only says where to ask; empty to remove it.
     #[arg(long, value_name = "DOMAIN")]
     pub home_domain: Option<String>,
-    /// When it expires: seconds since 1970, or "never".
-    #[arg(long, value_name = "WHEN")]
-    pub expires: Option<String>,
+    /// When it expires: a date such as 2027-01-01, which begins at 00:00 UTC; a time such as 2027-01-01T12:00:00Z; seconds since 1970; or "never".
+    #[arg(long, value_name = "WHEN", value_parser = crate::clock::instant)]
+    pub expires: Option<FileTime>,
+}
+
+/// What only an account that is there can lose.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AccountChanges {
+    /// Remove a servicePrincipalName.
+    #[arg(long, value_name = "SPN")]
+    pub remove_spn: Vec<String>,
+    /// Remove a value of altSecurityIdentities.
+    #[arg(long, value_name = "X509:…")]
+    pub remove_mapping: Vec<String>,
+    /// Take it out of a group.
+    #[arg(long, value_name = "GROUP")]
+    pub remove_group: Vec<String>,
+    /// Enable it.
+    #[arg(long, conflicts_with = "disable")]
+    pub enable: bool,
+    /// Unlock it.
+    #[arg(long, conflicts_with = "lock")]
+    pub unlock: bool,
 }
 
 /// Which web server, and what it serves.
@@ -488,7 +554,7 @@ pub enum MappingCommand {
     },
     /// Look for mappings that are weak, ambiguous, twins, dangling or never match
     #[command(
-        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            names are all it goes by, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values that are the same to a comparison that folds case, accents and width\n  dangling        its issuer is no configured authority\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
+        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            it goes by names alone, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values, the same if case, accents and width are folded\n  dangling        its issuer is no configured CA\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
     )]
     Audit {
         /// Classes that are not reported.
@@ -501,14 +567,14 @@ pub enum MappingCommand {
     },
     /// Decide certificates by another policy, and tell who would gain or lose
     #[command(
-        after_help = "The other policy is the [mapping] of a file, which may hold nothing else. Certificates come from a folder (.pem, .crt,\n.cer, .der), or from an audit log that has them.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
+        after_help = "The other policy is the [mapping] of a file, which may hold nothing else. Certificates come from a folder (.pem, .crt, .cer, .der), from the file of one certificate, or from an audit log that has them.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
     )]
     Rehearse {
         /// A file with the other [mapping].
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
-        /// A folder of certificates, or an audit log.
-        #[arg(long, value_name = "DIR|LOG")]
+        /// A folder of certificates, one certificate, or an audit log.
+        #[arg(long, value_name = "DIR|CERT|LOG")]
         certs: PathBuf,
         /// Methods that clients would ask for, where the log does not say.
         #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
@@ -593,10 +659,16 @@ pub enum GroupCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Change a group's members
+    /// Change a group's members, scope or name
     Set {
         /// Its name or SID.
         name: String,
+        /// Give it another name; its SID and members stay.
+        #[arg(long, value_name = "NAME")]
+        rename: Option<String>,
+        /// Where it may be used.
+        #[arg(long)]
+        scope: Option<ScopeArg>,
         /// Add an account or a group.
         #[arg(long, value_name = "NAME")]
         add_member: Vec<String>,
@@ -635,7 +707,7 @@ pub enum ScopeArg {
 pub enum MachineCommand {
     /// Add a machine account, and a computer account of the same name if there is none
     #[command(
-        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp --domain CONTOSO --group 'Web Team' -c FILE\n\nThe secret file is made with a random password unless it exists."
+        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret \\\n      --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp \\\n      --domain CONTOSO --group 'Web Team' -c FILE\n\nThe secret file is made with a random password unless it exists."
     )]
     Add {
         /// Its name, which ends in a dollar sign.
@@ -678,7 +750,7 @@ pub enum MachineCommand {
     },
     /// Change a machine account; its channels notice at their next call
     #[command(
-        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nAfter a secret leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and no --secret-file, the current secret stays and the previous one ends."
+        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' \\\n      --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nAfter a secret leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and no --secret-file, the current secret stays and the previous one ends."
     )]
     Set {
         /// Its name.
@@ -748,7 +820,7 @@ pub enum DomainCommand {
     /// Nothing that exists is touched. With a NAME another domain is added: a [[peer]] is written to the end of the configuration,
     /// and the secrets and the account that go with it are made.
     #[command(
-        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example --direction outbound \\\n      --server dc1.fabrikam.example --kind rcmpd -c FILE"
+        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example \\\n      --direction outbound --server dc1.fabrikam.example --kind rcmpd -c FILE\n\n`rcmpd domain show` prints the SID of a domain, there."
     )]
     Add {
         /// NetBIOS name of another domain.
@@ -786,6 +858,17 @@ pub enum DomainCommand {
         /// Forget all secrets of machines. There is no other way yet.
         #[arg(long, required = true)]
         forget_secrets: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Remove another domain: its [[peer]] from the configuration, and the account by which it asks here
+    ///
+    /// The files with secrets stay where they are.
+    Remove {
+        /// NetBIOS or DNS name of the other domain.
+        name: String,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -964,7 +1047,7 @@ pub enum AuditCommand {
     },
     /// Verify that a chained log is as it was written
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input,\n7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
         /// The files of the log, unpacked, in any order.
@@ -992,6 +1075,38 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_configuration_in_front_of_the_command_is_that_of_the_command() {
+        for (typed, moved) in [
+            ("rcmpd -c F map C.pem", "rcmpd map C.pem -c F"),
+            ("rcmpd --config F account list", "rcmpd account list --config F"),
+            ("rcmpd --config=F account list", "rcmpd account list --config=F"),
+            ("rcmpd -cF account show -- -x", "rcmpd account show -cF -- -x"),
+            // The parser says what is wrong with these.
+            ("rcmpd -c", "rcmpd -c"),
+            ("rcmpd -c F", "rcmpd"),
+            ("rcmpd -- -c", "rcmpd -- -c"),
+            ("rcmpd --configure F map", "rcmpd --configure F map"),
+            ("rcmpd map -c F", "rcmpd map -c F"),
+            ("rcmpd", "rcmpd"),
+        ] {
+            let moved: Vec<OsString> = moved.split(' ').map(OsString::from).collect();
+            assert_eq!(arguments(typed.split(' ').map(OsString::from)), moved, "{typed}");
+        }
+    }
+
+    #[test]
+    fn lines_to_paste_are_not_wrapped_by_a_terminal() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]
@@ -1026,6 +1141,14 @@ mod tests {
             "rcmpd domain key F",
             "rcmpd machine add FABRIKAM$ --kind trusted-domain --secret-file F -c F",
             "rcmpd account add dave --home-domain FABRIKAM -c F",
+            "rcmpd account add dave --expires 2027-01-01 -c F",
+            "rcmpd account set dave --rename david --remove-group G --enable -c F",
+            "rcmpd account list smith -c F",
+            "rcmpd group set G --scope local --rename H -c F",
+            "rcmpd domain remove FABRIKAM -c F",
+            "rcmpd serve F",
+            "rcmpd check-config F --json",
+            "rcmpd version",
             "rcmpd import FILE -c F",
             "rcmpd export FILE -c F",
             "rcmpd audit key F",
@@ -1060,6 +1183,11 @@ mod tests {
             "rcmpd quickstart --port 65534",
             "rcmpd quickstart --port 0",
             "rcmpd account set a --enable --disable -c F",
+            "rcmpd account set a --unlock --lock -c F",
+            "rcmpd account add a --enable -c F",
+            "rcmpd account add a --remove-group G -c F",
+            "rcmpd account add a --expires tomorrow -c F",
+            "rcmpd serve F -c F",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).expect_err(line).exit_code(), 2, "{line}");
         }

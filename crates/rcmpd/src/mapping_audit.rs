@@ -91,11 +91,12 @@ struct Stored<'a> {
 }
 
 /// Looks at all accounts of a store, by the policy of a mapper. Names of accounts are compared with those of groups and of
-/// `machines`, too.
+/// `machines`, too. `progress` is told how many accounts were read.
 pub async fn audit(
     accounts: &Accounts,
     machines: &dyn MachineStore,
     mapper: &Mapper,
+    progress: &mut (dyn FnMut(u64) + Send),
 ) -> anyhow::Result<Report> {
     let rules = Rules::new(mapper);
     let others = other_names(accounts, machines).await?;
@@ -105,6 +106,7 @@ pub async fn audit(
     accounts
         .each(|account| {
             report.accounts += 1;
+            progress(report.accounts);
             let rid = account.sid.split_rid().map_or(0, |(_, rid)| rid);
             report.values += (usize::from(account.user_principal_name.is_some())
                 + account.service_principal_names.len()

@@ -2,15 +2,16 @@
 
 use crate::ask::{AskError, Mapped, ProvedPath};
 use crate::config::ConfigError;
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use dtyp::Sid;
 use rcmp_service::explain::is_hidden;
 use rcmp_service::proof::{HopStrength, Role, Signed, Verified};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 // INVARIANT: nothing else in this crate writes to standard output or standard error, except the log.
 // Names come from certificates, peers, stores and files, and every function here shows them by `visible`.
@@ -85,6 +86,16 @@ fn visible_lines(text: &str) -> String {
 /// Prints a message on standard error, in one line.
 pub fn message(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "rcmpd: {}", visible(text));
+}
+
+/// Prints a warning on standard error: the command goes on, and its exit code says nothing of it.
+pub fn warning(text: &str) {
+    message(&format!("warning: {text}"));
+}
+
+/// A number with what it counts: the plural takes an s.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Prints text of our own that has several lines on standard error. Names in it have gone through [`visible`].
@@ -168,30 +179,152 @@ impl Write for JsonLines {
     }
 }
 
-/// A table with a head: lines around it on a terminal, none elsewhere.
-pub fn table(head: &[&str], rows: Vec<Vec<String>>) {
-    let mut table = Table::new();
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.load_style(if std::io::stdout().is_terminal() && !is_dumb() {
-        presets::UTF8_BORDERS_ONLY
-    } else {
-        presets::NOTHING
-    });
-    table.set_header(head.iter().map(|name| name.to_uppercase()));
-    // A SID that is cut in two can be neither copied nor searched.
-    let is_sid = |at: usize| {
-        rows.iter().any(|row: &Vec<String>| row.get(at).is_some_and(|cell| cell.starts_with("S-1-")))
-    };
-    let sids: Vec<usize> = (0..head.len()).filter(|at| is_sid(*at)).collect();
-    table
-        .add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| visible(&cell)).collect::<Vec<_>>()));
-    for at in sids {
-        if let Some(column) = table.column_mut(at) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
+/// A table with a head. In a pipe no cell is cut. On a terminal it is the same text if it fits; otherwise cells are cut or columns left out,
+/// because lines that a terminal wraps cannot be read as a table. Says whether all of it was printed.
+pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> bool {
+    let mut table = Table::new(head, &rows);
+    table.fit(terminal_columns().unwrap_or(usize::MAX), ellipsis());
+    for text in table.lines() {
+        line(text.trim_end());
+    }
+    if !table.left_out.is_empty() {
+        line(&format!("(the terminal is too narrow for {})", table.left_out.join(", ")));
+    }
+    !table.is_cut && table.left_out.is_empty()
+}
+
+/// How many columns the terminal on standard output has; `None` if there is no terminal, or it does not tell.
+fn terminal_columns() -> Option<usize> {
+    let stdout = std::io::stdout();
+    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// What stands for the part of a text that is cut off, in the character set of the terminal.
+fn ellipsis() -> &'static str {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(value).unwrap_or_default().to_lowercase();
+    if locale.contains("utf-8") || locale.contains("utf8") { "…" } else { "..." }
+}
+
+/// Spaces between two columns.
+const COLUMN_GAP: usize = 2;
+/// A column is not cut to less than this: a few letters of each cell say nothing. Columns at the end are left out instead.
+const CUT_MIN: usize = 12;
+
+struct Table {
+    /// The cells of each column, its name first.
+    columns: Vec<Vec<String>>,
+    widths: Vec<usize>,
+    left_out: Vec<String>,
+    is_cut: bool,
+}
+
+impl Table {
+    fn new(head: &[&str], rows: &[Vec<String>]) -> Self {
+        let cells = |at: usize| rows.iter().map(move |row| row.get(at).map_or("", String::as_str));
+        let column = |(at, name): (usize, &&str)| {
+            std::iter::once(name.to_uppercase()).chain(cells(at).map(visible)).collect()
+        };
+        let columns: Vec<Vec<String>> = head.iter().enumerate().map(column).collect();
+        let widths = columns.iter().map(|column| width(column)).collect();
+        Self { columns, widths, left_out: Vec::new(), is_cut: false }
+    }
+
+    /// Makes the table fit into so many columns of a terminal, as far as there is something left to cut.
+    fn fit(&mut self, room: usize, ellipsis: &str) {
+        // SIDs go first: they are long, start alike, and other commands print each of them whole.
+        if self.width() > room
+            && let Some(at) = self.columns.iter().position(|column| column.iter().any(|cell| is_sid(cell)))
+        {
+            self.edit(at, |cell| shortened_sid(cell, ellipsis));
+            if self.width() > room && at > 0 {
+                self.leave_out(at);
+            }
+        }
+        while self.width() > room {
+            let Some((at, widest)) = self.widths.iter().copied().enumerate().max_by_key(|(_, width)| *width)
+            else {
+                return;
+            };
+            let left = room.saturating_sub(self.width() - widest);
+            let name = self.columns[at][0].width();
+            match self.columns.len() {
+                1 => return self.edit(0, |cell| cut(cell, left, ellipsis)),
+                _ if left >= name.max(CUT_MIN) => return self.edit(at, |cell| cut(cell, left, ellipsis)),
+                columns => self.leave_out(columns - 1),
+            }
         }
     }
-    // A line of the table is not a cell: what is in cells is visible already.
-    lines(&table.trim_fmt());
+
+    fn leave_out(&mut self, at: usize) {
+        self.widths.remove(at);
+        let column = self.columns.remove(at);
+        self.left_out.extend(column.into_iter().next());
+    }
+
+    fn edit(&mut self, at: usize, change: impl Fn(&str) -> String) {
+        self.is_cut = true;
+        self.columns[at] = self.columns[at].iter().map(|cell| change(cell)).collect();
+        self.widths[at] = width(&self.columns[at]);
+    }
+
+    /// With the space in front of the first column.
+    fn width(&self) -> usize {
+        1 + self.widths.iter().sum::<usize>() + COLUMN_GAP * self.widths.len().saturating_sub(1)
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        let rows = self.columns.first().map_or(0, Vec::len);
+        (0..rows).map(|row| {
+            let mut text = String::new();
+            for (column, width) in self.columns.iter().zip(&self.widths) {
+                let gap = if text.is_empty() { 1 } else { COLUMN_GAP };
+                let cell = &column[row];
+                let _ = write!(text, "{:gap$}{cell}{:rest$}", "", "", rest = width - cell.width());
+            }
+            text
+        })
+    }
+}
+
+/// The columns of a terminal that the widest of some cells takes.
+fn width(cells: &[String]) -> usize {
+    cells.iter().map(|cell| cell.width()).max().unwrap_or(0)
+}
+
+fn is_sid(cell: &str) -> bool {
+    cell.starts_with("S-1-")
+}
+
+/// A SID without the middle, which all SIDs of a domain share: `S-1-5-21-…-1101`. Other text stays.
+fn shortened_sid(cell: &str, ellipsis: &str) -> String {
+    match cell.split('-').collect::<Vec<_>>()[..] {
+        ["S", "1", authority, first, _, .., last] => format!("S-1-{authority}-{first}-{ellipsis}-{last}"),
+        _ => cell.to_owned(),
+    }
+}
+
+/// A text in at most so many columns, cut between two words if that leaves half of it.
+fn cut(text: &str, room: usize, ellipsis: &str) -> String {
+    if text.width() <= room {
+        return text.to_owned();
+    }
+    let room = room.saturating_sub(ellipsis.width());
+    let (mut end, mut used) = (0, 0);
+    for (at, c) in text.char_indices() {
+        used += c.width().unwrap_or(0);
+        if used > room {
+            break;
+        }
+        end = at + c.len_utf8();
+    }
+    let end = match text[..end].rfind(' ') {
+        Some(space) if !text[end..].starts_with(' ') && space * 2 >= end => space,
+        _ => end,
+    };
+    format!("{}{ellipsis}", text[..end].trim_end())
 }
 
 /// Facts, one a line.
@@ -227,14 +360,19 @@ pub fn well_known(sid: &Sid) -> Option<&'static str> {
     })
 }
 
-/// An answer as JSON. Scripts rely on its names: add to them, do not rename them.
-pub fn mapped_json(mapped: &Mapped) -> Value {
+/// The name of a group: one that is the same everywhere, or the one that it has in the store here.
+fn group_name<'a>(sid: &Sid, names: &'a HashMap<Sid, String>) -> Option<&'a str> {
+    names.get(sid).map(String::as_str).or_else(|| well_known(sid))
+}
+
+/// An answer as JSON, with names of groups from the store here. Scripts rely on its names: add to them, do not rename them.
+pub fn mapped_json(mapped: &Mapped, names: &HashMap<Sid, String>) -> Value {
     let info = &mapped.pac.logon_info;
     let groups: Vec<Value> = info
         .groups()
         .iter()
         .map(|group| {
-            json!({ "sid": group.sid.to_string(), "name": well_known(&group.sid), "attributes": group.attributes })
+            json!({ "sid": group.sid.to_string(), "name": group_name(&group.sid, names), "attributes": group.attributes })
         })
         .collect();
     let upn = mapped.pac.upn_dns_info.as_ref();
@@ -317,8 +455,8 @@ const fn signature_name(signed: Signed) -> &'static str {
     }
 }
 
-/// An answer for people.
-pub fn mapped(mapped: &Mapped) {
+/// An answer for people, with names of groups from the store here.
+pub fn mapped(mapped: &Mapped, names: &HashMap<Sid, String>) {
     let info = &mapped.pac.logon_info;
     let mut lines = vec![
         ("account", format!("{}\\{}", mapped.domain, info.effective_name.text)),
@@ -339,15 +477,24 @@ pub fn mapped(mapped: &Mapped) {
     facts(&lines);
     line("");
     let groups = info.groups();
+    let mut has_all_names = true;
     let rows = groups.iter().map(|group| {
+        let name = group_name(&group.sid, names);
+        has_all_names &= name.is_some();
         let kind = match group.attributes & 0x2000_0000 {
             0 if group.sid.rid_in(&info.logon_domain_id).is_some() => "domain",
             0 => "extra",
             _ => "local",
         };
-        vec![group.sid.to_string(), kind.to_owned(), well_known(&group.sid).unwrap_or_default().to_owned()]
+        vec![group.sid.to_string(), kind.to_owned(), name.unwrap_or_default().to_owned()]
     });
-    table(&["group", "kind", "name"], rows.collect());
+    let rows = rows.collect();
+    table(&["group", "kind", "name"], rows);
+    if !has_all_names {
+        line("");
+        line("An answer has the SIDs of groups and not their names.");
+        line("On the server, `rcmpd group show SID -c FILE` has them.");
+    }
     if let Some(path) = &mapped.path {
         let rows = path.hops.iter().map(|Verified { hop, signed }| {
             vec![
@@ -409,5 +556,82 @@ mod tests {
         let text = visible_json(&serde_json::to_string_pretty(&json!({ "name": name })).expect("JSON"));
         assert!(text.bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte)), "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), json!({ "name": name }));
+    }
+
+    fn machines() -> Table {
+        let row = |name: &str, groups: &str| {
+            let sid = "S-1-5-21-451409223-2545928661-1868369843-1004";
+            [name, "workstation", sid, "enabled", "rcmp", groups].map(str::to_owned).to_vec()
+        };
+        let rows = [row("WEB01$", "all but privileged"), row("ビルド$", "")];
+        Table::new(&["machine", "kind", "sid", "state", "permissions", "groups"], &rows)
+    }
+
+    fn fitted(mut table: Table, room: usize) -> (Vec<String>, Vec<String>) {
+        table.fit(room, "…");
+        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        assert!(lines.iter().all(|line| line.width() <= room), "{lines:#?}");
+        (lines, table.left_out)
+    }
+
+    #[test]
+    fn a_table_is_whole_where_there_is_room() {
+        let (lines, left_out) = fitted(machines(), usize::MAX);
+        assert_eq!(
+            lines,
+            [
+                " MACHINE  KIND         SID                                            STATE    PERMISSIONS  GROUPS",
+                " WEB01$   workstation  S-1-5-21-451409223-2545928661-1868369843-1004  enabled  rcmp         all but privileged",
+                " ビルド$  workstation  S-1-5-21-451409223-2545928661-1868369843-1004  enabled  rcmp",
+            ]
+        );
+        assert!(left_out.is_empty());
+        assert_eq!(fitted(machines(), 110).0, lines, "it is as wide as that");
+    }
+
+    #[test]
+    fn a_table_on_a_narrow_terminal_loses_sids_then_letters_then_columns() {
+        let (lines, left_out) = fitted(machines(), 63);
+        assert_eq!(
+            lines,
+            [
+                " MACHINE  KIND         STATE    PERMISSIONS  GROUPS",
+                " WEB01$   workstation  enabled  rcmp         all but privileged",
+                " ビルド$  workstation  enabled  rcmp",
+            ]
+        );
+        assert_eq!(left_out, ["SID"]);
+        assert_eq!(fitted(machines(), 60).0[1], " WEB01$   workstation  enabled  rcmp         all but…");
+        let (lines, left_out) = fitted(machines(), 50);
+        assert_eq!(lines[1], " WEB01$   workstation  enabled  rcmp");
+        assert_eq!(left_out, ["SID", "GROUPS"]);
+        for room in 4..120 {
+            fitted(machines(), room);
+        }
+    }
+
+    #[test]
+    fn sids_in_front_are_shortened_in_the_middle() {
+        let rows = [
+            ["S-1-5-21-451409223-2545928661-1868369843-513", "Domain Users"],
+            ["S-1-18-1", "Authentication authority asserted identity"],
+            ["S-1-5-32-544", ""],
+        ];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        let (lines, left_out) = fitted(Table::new(&["group", "name"], &rows), 60);
+        assert_eq!(
+            lines,
+            [
+                " GROUP           NAME",
+                " S-1-5-21-…-513  Domain Users",
+                " S-1-18-1        Authentication authority asserted identity",
+                " S-1-5-32-544",
+            ]
+        );
+        assert!(left_out.is_empty());
+        assert_eq!(
+            fitted(Table::new(&["group", "name"], &rows), 40).0[2],
+            " S-1-18-1        Authentication…"
+        );
     }
 }

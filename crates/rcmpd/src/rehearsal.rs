@@ -1,9 +1,9 @@
 //! Decisions under another policy: who would gain, who would lose.
 //!
-//! Certificates come from a folder, or from an audit log that has them. A certificate is decided once by either
+//! Certificates come from a folder, from the file of one certificate, or from an audit log that has them. A certificate is decided once by either
 //! policy for each set of methods that was asked for, on all processors, however often it occurs.
 
-use crate::certificates::Chain;
+use crate::certificates::{Chain, Unusable};
 use crate::serve::now;
 use account_store::Record;
 use anyhow::{Context, bail};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,17 +114,33 @@ struct Line<'a> {
     flags: Option<u32>,
 }
 
+/// The certificate of a file.
+fn case(file: &Path, flags: MappingFlags) -> Result<Case, Unusable> {
+    let chain = Chain::read(file, None)?;
+    let certificate = Arc::new(chain.certificate().to_vec());
+    let issuers = chain.issuers()?.into_iter().map(<[u8]>::to_vec).collect();
+    let thumbprint = Sha1::digest(certificate.as_slice()).into();
+    let label = Some(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    Ok(Case { certificate, issuers, flags, thumbprint, label, count: 1 })
+}
+
 impl Cases {
     /// How many decisions they are.
     pub fn decisions(&self) -> u64 {
         self.cases.iter().map(|case| case.count).sum()
     }
 
-    /// Reads a folder of certificates, or an audit log; tells how far it is.
+    /// Reads a folder of certificates, one certificate, or an audit log; tells how far it is.
     pub fn read(path: &Path, flags: MappingFlags, progress: &mut impl FnMut(u64)) -> anyhow::Result<Self> {
-        match path.is_dir() {
-            true => Self::read_folder(path, flags, progress),
-            false => Self::read_log(path, flags, progress),
+        if path.is_dir() {
+            return Self::read_folder(path, flags, progress);
+        }
+        // A line of a log is an object, and no file of a certificate begins like one.
+        let mut start = [0];
+        let read = File::open(path).and_then(|mut file| file.read(&mut start));
+        match read.is_ok_and(|len| len == 1 && start != *b"{").then(|| case(path, flags)) {
+            Some(Ok(case)) => Ok(Self { cases: vec![case], ..Self::default() }),
+            _ => Self::read_log(path, flags, progress),
         }
     }
 
@@ -141,14 +157,7 @@ impl Cases {
         }
         files.sort();
         for (at, file) in files.iter().enumerate() {
-            let request = Chain::read(file, None).and_then(|chain| {
-                let certificate = Arc::new(chain.certificate().to_vec());
-                let issuers = chain.issuers()?.into_iter().map(<[u8]>::to_vec).collect();
-                let thumbprint = Sha1::digest(certificate.as_slice()).into();
-                let label = Some(file.file_name().unwrap_or_default().to_string_lossy().into_owned());
-                Ok(Case { certificate, issuers, flags, thumbprint, label, count: 1 })
-            });
-            match request {
+            match case(file, flags) {
                 Ok(case) => cases.cases.push(case),
                 Err(error) => cases.unreadable.push(error.to_string()),
             }

@@ -9,6 +9,8 @@ use account_store::{
     MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
+use dtyp::Sid;
+use std::collections::HashMap;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +29,17 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     let mut made = Vec::new();
     if store.machines.exists() {
         bail!("{} exists already", store.machines.display());
+    }
+    for path in [&store.machines, &store.key] {
+        if let Some(folder) =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        {
+            bail!(
+                "cannot make {}: the folder {} is not there; make it first, for the user of the service",
+                path.display(),
+                folder.display()
+            );
+        }
     }
     if !store.key.exists() {
         SealingKey::create(&store.key)?;
@@ -55,7 +68,7 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     match open_with_secrets(config)? {
         Ok(store) => Ok(store),
         Err(lost) => {
-            output::message(&format!("warning: the secrets of machines cannot be used: {lost}: {LOST_KEY}"));
+            output::warning(&format!("the secrets of machines cannot be used: {lost}: {LOST_KEY}"));
             open(config, None)?.context("it was opened without a key")
         }
     }
@@ -113,13 +126,26 @@ fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<
     };
     check_domain(path, opened.domain(), config)?;
     if let Some(process) = opened.served_otherwise() {
-        output::message(&format!(
-            "warning: the running service (process {process}) does not read this {}: the file, its -wal or its -shm was \
+        output::warning(&format!(
+            "the running service (process {process}) does not read this {}: the file, its -wal or its -shm was \
              replaced or removed while it was served. What is changed here takes effect when the service is started again",
             path.display()
         ));
     }
     Ok(Some(Arc::new(opened)))
+}
+
+/// The names that groups have in the database of a configuration. There are none if it has no database, or one that this user cannot read.
+pub async fn group_names(config: &Config, groups: impl Iterator<Item = Sid>) -> HashMap<Sid, String> {
+    let is_database = config.store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)));
+    let mut names = HashMap::new();
+    let Some(Ok(Some(store))) = is_database.then(|| open(config, None)) else { return names };
+    for sid in groups {
+        if let Ok(Some(group)) = store.group_by_sid(&sid).await {
+            names.insert(sid, group.name);
+        }
+    }
+    names
 }
 
 /// The database with the accounts, to be changed.

@@ -89,7 +89,7 @@ pub async fn mapper(
 ) -> anyhow::Result<Mapper> {
     let loaded = load(mapping, serve::now())?;
     for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
-        output::message(&format!("warning: {warning}"));
+        output::warning(warning);
     }
     loaded.mapper(store, server)
 }
@@ -118,7 +118,7 @@ pub async fn mapper_beside(
         }
         _ => {
             for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
-                output::message(&format!("warning: {warning}"));
+                output::warning(warning);
             }
         }
     }

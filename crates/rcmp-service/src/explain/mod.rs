@@ -244,7 +244,10 @@ impl Explanation {
                 validation: policy.validation.name(),
                 forms: forms.map(Form::name).collect(),
             },
-            methods: Method::ALL.into_iter().map(|method| tried(method, steps)).collect(),
+            methods: Method::ALL
+                .into_iter()
+                .map(|method| tried(method, steps, rules.methods.contains(method.flag())))
+                .collect(),
             weighed: steps.iter().find_map(weighed),
             reason: if routed.is_some() { "routed" } else { answer.reason.name() },
             text: if routed.is_some() { "another domain decides" } else { answer.reason.text() },
@@ -423,8 +426,10 @@ fn authority(mapper: &Mapper, path: &Path, at: usize) -> AuthorityFacts {
     }
 }
 
-fn tried(method: Method, steps: &[Step]) -> MethodTried {
-    let mut tried = MethodTried { method: method.name(), state: "not_reached", why: None, asked: Vec::new() };
+fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
+    // The service looks no further than the method that finds an account.
+    let state = if is_allowed { "not_reached" } else { "not_allowed" };
+    let mut tried = MethodTried { method: method.name(), state, why: None, asked: Vec::new() };
     for step in steps {
         match step {
             Step::Skipped { method: of, asked } if *of == method => {

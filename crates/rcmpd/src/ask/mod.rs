@@ -152,7 +152,9 @@ impl AskError {
             Self::Refused(_) => {
                 "the server's log says why (Question not decided), once a minute for each reason; asking again may help"
             }
-            Self::Unreachable(_) => "check the address, and whether `rcmpd serve` runs there",
+            Self::Unreachable(_) => {
+                "check the address and the port ([rpc] listen of the server), and whether `rcmpd serve` runs there"
+            }
             Self::Channel(_) | Self::ChannelRefused(..) => {
                 "check that this is a Netlogon port, the domain, and the machine account with its secret on both sides; after four wrong \
                  secrets each attempt takes some seconds"
@@ -197,6 +199,36 @@ fn channel_error(error: ChannelError) -> AskError {
             AskError::Refused(status)
         }
         error => AskError::Channel(error.to_string()),
+    }
+}
+
+/// Why a server did not agree to a secure channel, with what is probably wrong.
+fn establish_error(error: ChannelError, target: &Target) -> AskError {
+    match error {
+        ChannelError::Refused(status @ NtStatus::NO_TRUST_SAM_ACCOUNT) if !target.account.ends_with('$') => {
+            AskError::ChannelRefused(
+                status,
+                "it has no such machine account: the name of a machine account ends in a dollar sign, as in 'WEB01$'",
+            )
+        }
+        ChannelError::Transport(TransportError::Protocol(text)) => AskError::Channel(format!(
+            "{} does not answer as a Netlogon server: {text}; is it the port of [rpc] listen, and not one of HTTP or TLS?",
+            target.server
+        )),
+        error => channel_error(error),
+    }
+}
+
+/// Why a server refused the bind of a secure channel. The secret was proved before, and a bind names the domain.
+fn bind_error(error: ChannelError, target: &Target) -> AskError {
+    match error {
+        ChannelError::Transport(TransportError::Refused(text)) if text.starts_with("the server refused") => {
+            AskError::Channel(format!(
+                "{text}; probably {} is not the domain of {}",
+                target.domain, target.server
+            ))
+        }
+        error => channel_error(error),
     }
 }
 
@@ -258,8 +290,9 @@ async fn ask(
     };
     let channel = ClientChannel::establish(&transport, identity, &SystemRandomness, now)
         .await
-        .map_err(channel_error)?;
-    let mut association = channel.open(&transport, &SystemRandomness).await.map_err(channel_error)?;
+        .map_err(|error| establish_error(error, target))?;
+    let mut association =
+        channel.open(&transport, &SystemRandomness).await.map_err(|error| bind_error(error, target))?;
     channel.check_capabilities(&mut *association).await.map_err(channel_error)?;
     let domain = logon_domain_name.unwrap_or(&target.domain);
     let question = request(flags)?;

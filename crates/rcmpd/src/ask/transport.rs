@@ -12,6 +12,9 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::Instant;
 
+/// The port of the endpoint mapper ([MS-RPCE] 2.1.1.1).
+const ENDPOINT_MAPPER: u16 = 135;
+
 /// Connections to one server.
 #[derive(Debug)]
 pub struct TcpTransport {
@@ -36,7 +39,12 @@ impl TcpTransport {
         let unreachable = |error: &dyn std::fmt::Display| AskError::Unreachable(format!("{server}: {error}"));
         let port = match port {
             Some(port) => port,
-            None => endpoint(&host, timeout).await.map_err(|error| unreachable(&error))?,
+            None => endpoint(&host, timeout).await.map_err(|error| {
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                AskError::Unreachable(format!(
+                    "{host}:{ENDPOINT_MAPPER} (the endpoint mapper, because {server} has no port): {error}"
+                ))
+            })?,
         };
         let addresses: Vec<_> =
             lookup_host((host.as_str(), port)).await.map_err(|error| unreachable(&error))?.collect();
@@ -54,7 +62,7 @@ impl TcpTransport {
 
 /// Asks the endpoint mapper on port 135 where Netlogon is.
 async fn endpoint(host: &str, timeout: Duration) -> Result<u16, CallError> {
-    dcerpc_tokio::resolve_endpoint((host, 135), &NETLOGON, Instant::now() + timeout).await
+    dcerpc_tokio::resolve_endpoint((host, ENDPOINT_MAPPER), &NETLOGON, Instant::now() + timeout).await
 }
 
 fn transport_error(error: CallError) -> TransportError {

@@ -1,18 +1,21 @@
 //! `rcmpd account …`
 
 use super::{load, lookup};
-use crate::cli::{AccountCommand, AccountFields, ConfigArg};
+use crate::cli::{AccountChanges, AccountCommand, AccountFields, ConfigArg};
 use crate::output;
 use crate::serve::now;
 use crate::stores;
+use account_store::fold::casefold;
+use account_store::machines::MachineStore;
 use account_store::sqlite::SqliteStore;
 use account_store::unmatchable::unmatchable;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches, Put,
     Query, Record, Unmatchable,
 };
-use anyhow::{Context, bail};
-use dtyp::{FileTime, Sid};
+use anyhow::bail;
+use dtyp::Sid;
+use rcmp_service::explain::shell_quoted;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -22,19 +25,34 @@ const PAGE: usize = 1000;
 pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     match command {
         AccountCommand::Add { name, fields, config, json } => {
+            check_name(&name)?;
             let store = store(&config)?;
             let account = new_account(&store, &name);
-            write(&store, Put::New, account, fields).await?;
+            write(&store, Put::New, account, *fields, AccountChanges::default()).await?;
             show(&store, &name, json.json).await
         }
-        AccountCommand::Set { name, fields, config, json } => {
+        AccountCommand::Set { name, rename, fields, changes, config, json } => {
             let store = store(&config)?;
             let record = lookup::account(&*store, &name).await?;
-            write(&store, Put::Existing, record.account.clone(), fields).await?;
-            show(&store, &record.account.name, json.json).await
+            let mut account = record.account.clone();
+            if let Some(name) = rename {
+                check_name(&name)?;
+                if account.name.ends_with('$') && store.machine(&account.name).await?.is_some() {
+                    bail!(
+                        "{} is the computer of a machine account, which keeps its name: add one of the other name, and remove this one",
+                        account.name
+                    );
+                }
+                account.name = name;
+            }
+            let name = account.name.clone();
+            write(&store, Put::Existing, account, *fields, changes).await?;
+            show(&store, &name, json.json).await
         }
         AccountCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
-        AccountCommand::List { config, json } => list(&*store(&config)?, json.json).await,
+        AccountCommand::List { text, config, json } => {
+            list(&*store(&config)?, text.as_deref(), json.json).await
+        }
         AccountCommand::Remove { name, config, json } => {
             let store = store(&config)?;
             let record = lookup::account(&*store, &name).await?;
@@ -52,6 +70,15 @@ fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
     stores::database(&load(&config.config)?)
 }
 
+/// Refuses a name that is a user principal name: the account would have the name, and no user principal name.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let Some((start, _)) = name.split_once('@') else { return Ok(()) };
+    let (start, upn) = (shell_quoted(if start.is_empty() { "NAME" } else { start }), shell_quoted(name));
+    bail!(
+        "{name}: the name of an account has no @; for a user principal name: rcmpd account add {start} --upn {upn}"
+    )
+}
+
 /// An account with nothing but a name. The domain's own SID stands for the next free one.
 pub(super) fn new_account(store: &SqliteStore, name: &str) -> Account {
     Account { created: now(), ..Account::new(name, store.domain().sid) }
@@ -63,6 +90,7 @@ async fn write(
     put: Put,
     mut account: Account,
     fields: AccountFields,
+    changes: AccountChanges,
 ) -> anyhow::Result<()> {
     if let Some(upn) = fields.upn {
         account.user_principal_name = (!upn.is_empty()).then_some(upn);
@@ -79,30 +107,28 @@ async fn write(
             bail!("{mapping}: this maps nothing: {why}");
         }
     }
-    edit(&mut account.service_principal_names, fields.add_spn, &fields.remove_spn, "service principal name")?;
-    edit(&mut account.alt_security_identities, fields.add_mapping, &fields.remove_mapping, "mapping")?;
+    edit(
+        &mut account.service_principal_names,
+        fields.add_spn,
+        &changes.remove_spn,
+        "service principal name",
+    )?;
+    edit(&mut account.alt_security_identities, fields.add_mapping, &changes.remove_mapping, "mapping")?;
     for (set, clear, flag) in [
-        (fields.disable, fields.enable, AccountFlags::DISABLED),
-        (fields.lock, fields.unlock, AccountFlags::LOCKED),
+        (fields.disable, changes.enable, AccountFlags::DISABLED),
+        (fields.lock, changes.unlock, AccountFlags::LOCKED),
     ] {
         if set || clear {
             account.flags = account.flags.with(flag, set);
         }
     }
-    match fields.expires.as_deref() {
-        None => {}
-        Some("never") => account.expires = FileTime::NEVER,
-        Some(seconds) => {
-            let seconds = seconds.parse().context("--expires takes seconds since 1970, or \"never\"")?;
-            account.expires = FileTime::from_unix(seconds);
-        }
-    }
+    account.expires = fields.expires.unwrap_or(account.expires);
     let mut join = Vec::new();
     let mut leave = Vec::new();
     for name in &fields.group {
         join.push(lookup::group(store, name).await?.sid);
     }
-    for name in &fields.remove_group {
+    for name in &changes.remove_group {
         let group = lookup::group(store, name).await?;
         // The domain's own SID stands for an account that is not there yet.
         if group.sid.rid_in(&store.domain().sid) == Some(account.primary_group_id) {
@@ -115,7 +141,7 @@ async fn write(
     }
     warn_of_twins(store, &account).await?;
     for found in account.unmatchable() {
-        output::message(&unmatchable_text(&account.name, &found));
+        output::warning(&unmatchable_text(&account.name, &found));
     }
     let name = account.name.clone();
     store.apply(&mut [Ok(Change::PutAccount(put, Box::new(account)))].into_iter()).await?;
@@ -139,15 +165,20 @@ pub(super) fn unmatchable_text(account: &str, found: &Unmatchable<'_>) -> String
 async fn warn_of_twins(store: &SqliteStore, account: &Account) -> anyhow::Result<()> {
     let names = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
     let mappings = account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
+    // The name that is stored, which a change may replace.
+    let own = match store.find(&Query::Sid(account.sid)).await? {
+        Matches::One(record) => record.account.name.clone(),
+        _ => account.name.clone(),
+    };
     for query in names.chain(mappings) {
         let others = match store.find(&query).await? {
             Matches::One(record) if record.account.sid != account.sid => vec![record.account.name.clone()],
-            Matches::Many(names) => names.into_iter().filter(|name| *name != account.name).collect(),
+            Matches::Many(names) => names.into_iter().filter(|name| *name != own).collect(),
             _ => continue,
         };
         let (Query::UserPrincipalName(value) | Query::AltSecurityIdentity(value)) = &query else { continue };
-        output::message(&format!(
-            "warning: {value} is also that of {}: a certificate that names it maps to no account",
+        output::warning(&format!(
+            "{value} is also that of {}: a certificate that names it maps to no account",
             others.join(", ")
         ));
     }
@@ -211,14 +242,23 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
     Ok(0)
 }
 
-async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
+/// Whether a text is in a name by which people know an account.
+fn has_text(account: &Account, text: &str) -> bool {
+    let names = [Some(&account.name), account.user_principal_name.as_ref(), Some(&account.profile.full_name)];
+    names.into_iter().flatten().any(|name| casefold(name).contains(text))
+}
+
+async fn list(store: &SqliteStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
+    let text = text.map(casefold);
     let mut all = Vec::new();
     let mut after = 0;
     loop {
         let page = store.accounts(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.sid.split_rid().map_or(u32::MAX, |(_, rid): (Sid, u32)| rid);
-        all.extend(page);
+        all.extend(
+            page.into_iter().filter(|account| text.as_ref().is_none_or(|text| has_text(account, text))),
+        );
     }
     match as_json {
         true => output::json(&all.iter().map(lookup::account_json).collect()),

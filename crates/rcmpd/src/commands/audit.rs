@@ -4,7 +4,7 @@ use super::transfer::bar;
 use crate::audit::verify::{Report, Unusable, VerifyOptions, verify};
 use crate::audit::{self, PublicKey};
 use crate::cli::AuditCommand;
-use crate::output;
+use crate::output::{self, counted};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -138,7 +138,10 @@ fn as_text(report: &Report, key_given: bool) {
         facts.push(("start", format!("seq 1 to {before} are not proved: their files are not named")));
     }
     if report.torn > 0 {
-        facts.push(("torn", format!("{} times a line was cut off, and the next one says so", report.torn)));
+        facts.push((
+            "torn",
+            format!("{} a line was cut off, and the next one says so", counted(report.torn, "time")),
+        ));
     }
     if report.open_end {
         facts.push(("end", "the last line is not whole".into()));
@@ -153,13 +156,13 @@ fn as_text(report: &Report, key_given: bool) {
         Some(heads) => {
             facts.push(("heads", format!("{} signed, {} of them about these lines", heads.signed, heads.matched)));
             let covered = match (heads.last_seq, heads.not_covered) {
-                (0, lines) => format!("nothing yet: {lines} lines"),
+                (0, lines) => format!("nothing yet: {}", counted(lines, "line")),
                 (last, 0) => format!("up to seq {last}, the last line"),
-                (last, lines) => format!("up to seq {last}; {lines} lines after it are not covered yet"),
+                (last, lines) => format!("up to seq {last}; not yet the {} after it", counted(lines, "line")),
             };
             facts.push(("signed", covered));
             if heads.unreadable > 0 {
-                facts.push(("", format!("{} lines of the heads cannot be read", heads.unreadable)));
+                facts.push(("", format!("{} of the heads cannot be read", counted(heads.unreadable, "line"))));
             }
             for key in &heads.keys {
                 facts.push(("key", key.to_string()));

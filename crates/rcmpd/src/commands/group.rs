@@ -18,25 +18,28 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
     match command {
         GroupCommand::Add { name, scope, config, json } => {
             let store = store(&config)?;
-            // A group of another SID under this name protects nothing and would be taken for the one that does.
-            if let Some(sid) = rcmp_service::privileged_sid(&fold::wide(&name), &store.domain().sid) {
-                bail!("{name:?} is the name of the privileged group {sid}; import it with that SID");
-            }
-            let scope = match scope {
-                ScopeArg::Global => GroupScope::Global,
-                ScopeArg::Universal => GroupScope::Universal,
-                ScopeArg::Local => GroupScope::Local,
-            };
-            let group = Group { name: name.clone(), sid: store.domain().sid, scope };
+            check_name(&name, &store)?;
+            let group = Group { name: name.clone(), sid: store.domain().sid, scope: self::scope(scope) };
             store.apply(&mut [Ok(Change::PutGroup(Put::New, group))].into_iter()).await?;
             show(&store, &name, json.json).await
         }
         GroupCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
         GroupCommand::List { config, json } => list(&*store(&config)?, json.json).await,
-        GroupCommand::Set { name, add_member, remove_member, config, json } => {
+        GroupCommand::Set { name, rename, scope, add_member, remove_member, config, json } => {
             let store = store(&config)?;
-            let group = lookup::group(&*store, &name).await?.sid;
+            let known = lookup::group(&*store, &name).await?;
+            let group = known.sid;
+            let mut changed = known.clone();
+            if let Some(name) = rename {
+                check_name(&name, &store)?;
+                changed.name = name;
+            }
+            changed.scope = scope.map_or(changed.scope, self::scope);
+            let name = changed.name.clone();
             let mut changes = Vec::new();
+            if changed != known {
+                changes.push(Change::PutGroup(Put::Existing, changed));
+            }
             for member in &add_member {
                 changes.push(Change::AddMember { group, member: lookup::member(&*store, member).await? });
             }
@@ -56,6 +59,22 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
             }
             Ok(0)
         }
+    }
+}
+
+const fn scope(scope: ScopeArg) -> GroupScope {
+    match scope {
+        ScopeArg::Global => GroupScope::Global,
+        ScopeArg::Universal => GroupScope::Universal,
+        ScopeArg::Local => GroupScope::Local,
+    }
+}
+
+/// Refuses the name of a privileged group. A group of another SID under this name protects nothing and would be taken for the one that does.
+fn check_name(name: &str, store: &SqliteStore) -> anyhow::Result<()> {
+    match rcmp_service::privileged_sid(&fold::wide(name), &store.domain().sid) {
+        Some(sid) => bail!("{name:?} is the name of the privileged group {sid}; import it with that SID"),
+        None => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore,
 use account_store::sqlite::SqliteStore;
 use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Query};
 use anyhow::{Context, bail};
-use dtyp::Sid;
+use dtyp::{FileTime, Sid};
 use serde_json::{Value, json};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -37,7 +37,16 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             // What can fail comes first.
             let domains = domains(&config, &domain)?;
             let groups = groups(&config, &store, &group).await?;
-            let password = secret_file(&file)?;
+            let password = match secret_file(&file)? {
+                SecretFile::Read(password) => {
+                    warn_of_short_secret(&password);
+                    password
+                }
+                SecretFile::Made(password) => {
+                    output::message_lines(&visible(&format!("Made a password: {}", file.display())));
+                    password
+                }
+            };
             let kind = match kind {
                 ChannelArg::Workstation => ChannelKind::Workstation,
                 ChannelArg::Server => ChannelKind::Server,
@@ -86,6 +95,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             }
             // Read before anything is written; a wrong path must not lock a machine out.
             let password = secret_file.map(|file| SecretRef::File(file).read()).transpose()?;
+            password.iter().for_each(|password| warn_of_short_secret(password));
             let config = load(&config.config)?;
             let store = stores::machines_with_secrets(&config)?;
             let record = find(&store, &name).await?;
@@ -108,8 +118,9 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             let sid = machine.sid;
             let secret = password.map(|password| NtHash::from_password(&password));
             match (secret, at_once) {
-                // In one transaction, so that the secret before never outlives the new one's start.
-                (Some(secret), true) => {
+                // In one transaction, so that the secret before never outlives the new one's start. An imported machine without a secret has
+                // one that no machine knows, so there is none before.
+                (Some(secret), at_once) if at_once || record.secrets.current_since == FileTime::UNSET => {
                     store.put_machine(Put::Existing, machine, Some(Secrets::first(secret, now()))).await?;
                 }
                 (secret, _) => {
@@ -223,10 +234,30 @@ async fn find(store: &SqliteStore, name: &str) -> anyhow::Result<Arc<MachineReco
     }
 }
 
+/// The password of a machine account, and where it is from.
+pub(super) enum SecretFile {
+    Read(Zeroizing<String>),
+    Made(Zeroizing<String>),
+}
+
+/// Fewer characters than this are a password that a person made up. An attacker who records one handshake can try such passwords against it.
+const SECRET_LEN_MIN: usize = 16;
+
+fn warn_of_short_secret(password: &str) {
+    let len = password.chars().count();
+    if len < SECRET_LEN_MIN {
+        output::warning(&format!(
+            "the secret has {}, and can be guessed from one recorded handshake; `rcmpd machine add` makes a random secret if the file is \
+             not there",
+            output::counted(len as u64, "character")
+        ));
+    }
+}
+
 /// The password in a file, or a new one that is written there.
-pub(super) fn secret_file(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+pub(super) fn secret_file(path: &Path) -> anyhow::Result<SecretFile> {
     if path.exists() {
-        return Ok(SecretRef::File(path.to_owned()).read()?);
+        return Ok(SecretFile::Read(SecretRef::File(path.to_owned()).read()?));
     }
     let password = Zeroizing::new(random_password()?);
     let mut file = OpenOptions::new()
@@ -236,8 +267,7 @@ pub(super) fn secret_file(path: &Path) -> anyhow::Result<Zeroizing<String>> {
         .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
-    output::message_lines(&visible(&format!("Made a password: {}", path.display())));
-    Ok(password)
+    Ok(SecretFile::Made(password))
 }
 
 const fn kind_name(kind: ChannelKind) -> &'static str {

@@ -10,9 +10,11 @@ use crate::output;
 use crate::serve::now;
 use crate::signing::PublicKey;
 use crate::{stores, trust};
+use dtyp::Sid;
 use rcmp_service::message::{MappingFlags, Request};
 use rcmp_service::trust::{Parts, Revocation, Trust};
 use rcmp_service::{Reason, Validation};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +22,10 @@ use std::time::Duration;
 pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
     let as_json = args.json.json;
     match asked(args).await {
-        Ok(mapped) => {
+        Ok((mapped, names)) => {
             match as_json {
-                true => output::json(&output::mapped_json(&mapped)),
-                false => output::mapped(&mapped),
+                true => output::json(&output::mapped_json(&mapped, &names)),
+                false => output::mapped(&mapped, &names),
             }
             Ok(0)
         }
@@ -48,7 +50,8 @@ impl From<AskError> for Failed {
     }
 }
 
-async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
+/// The answer, and the names that its groups have in the store of the configuration.
+async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Failed> {
     let config = match &args.config {
         Some(path) => Some(config::load(path).map_err(Failed::Config)?),
         None => None,
@@ -99,7 +102,15 @@ async fn asked(args: MapArgs) -> Result<ask::Mapped, Failed> {
     .map_err(|error| AskError::Input(format!("{error:#}")))?;
     let target =
         Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
-    Ok(ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?)
+    let mapped = ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?;
+    let names = match &config {
+        Some(config) => {
+            let groups = mapped.pac.logon_info.groups();
+            stores::group_names(config, groups.iter().map(|group| group.sid)).await
+        }
+        None => HashMap::new(),
+    };
+    Ok((mapped, names))
 }
 
 /// Says which certificates are left out of a question. Another file may be meant.
@@ -131,7 +142,7 @@ async fn verify(chain: &Chain, anchors: &[PathBuf], config: Option<&Config>) -> 
         Some(mapping) if mapping.policy.validation != Validation::Off => {
             loaded = trust::load(mapping, now()).map_err(|error| input(format!("{error:#}")))?;
             for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
-                output::message(&format!("warning: {warning}"));
+                output::warning(warning);
             }
             let trust = loaded.trust().ok_or_else(|| input("[mapping] has no anchors".to_owned()))?;
             (Arc::clone(trust), mapping.policy.validation)

@@ -126,7 +126,12 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
     if accounts.admin.is_none() {
         anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
     }
-    let mut report = mapping_audit::audit(&accounts, &*stores::machines(&config)?, &mapper).await?;
+    let bar = bar(None, "{spinner} {human_pos} accounts read");
+    let machines = stores::machines(&config)?;
+    let mut progress = |read| bar.set_position(read);
+    let audited = mapping_audit::audit(&accounts, &*machines, &mapper, &mut progress).await;
+    bar.finish_and_clear();
+    let mut report = audited?;
     let ignored = |class: Class| ignore.iter().any(|ignored| self::class(*ignored) == class);
     report.findings.retain(|finding| !ignored(finding.class));
     report.counts.retain(|name, _| !ignore.iter().any(|ignored| class(*ignored).name() == *name));
@@ -153,9 +158,12 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
     }
     let counts: Vec<String> = report.counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
     output::line(&format!(
-        "{} accounts, {} names and mappings: {}",
-        report.accounts,
-        report.values,
+        "{}, {}: {}",
+        output::counted(report.accounts, "account"),
+        match report.values {
+            1 => "1 name or mapping".to_owned(),
+            values => format!("{values} names and mappings"),
+        },
         counts.join(", ")
     ));
     Ok(code)

@@ -7,12 +7,13 @@ mod domain;
 mod group;
 mod lookup;
 mod machine;
+mod man;
 mod map;
 mod mapping;
 mod proxy_config;
 mod transfer;
 
-use crate::cli::{Cli, Command, ConfigArg, MethodArg};
+use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg};
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
 use clap::CommandFactory;
@@ -20,7 +21,8 @@ use rcmp_service::explain::shell_path;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;
 use std::fmt;
-use std::io::Write;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A file that was given cannot be read or used.
@@ -136,7 +138,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Quickstart { dir, port, json } => {
             let made = crate::quickstart::make(&dir, port).await?;
-            let shown = |path: &std::path::Path| visible(&shell_path(&path.display().to_string()));
+            let shown = |path: &Path| visible(&shell_path(&path.display().to_string()));
             let (config, dir) = (shown(&made.config), shown(&dir));
             match json.json {
                 true => output::json(&json!({ "config": made.config, "files": made.files })),
@@ -146,14 +148,14 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
                      rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
                      rcmpd map {dir}/certs/carol.pem -c {config}     refused: names are all it has\n  \
-                     rcmpd map {dir}/certs/mallory.pem -c {config}   nobody\n\nSee why:\n  \
+                     rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
                      rcmpd explain {dir}/certs/carol.pem -c {config}"
                 )),
             }
             Ok(0)
         }
         Command::Serve { config } => {
-            let path = config.config;
+            let path = config_file(&config)?;
             let config = load(&path)?;
             let exporter = crate::telemetry::init(&config.telemetry)?;
             let served = crate::serve::run(&path, config).await;
@@ -166,7 +168,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             let methods = methods.as_deref().map(flags);
             map::explain(&certificate, chain, &config.config, methods, url, json.json).await
         }
-        Command::CheckConfig { config, json } => Ok(check_config(&config, json.json).await),
+        Command::CheckConfig { config, json } => Ok(check_config(&config_file(&config)?, json.json).await),
         Command::Account(command) => account::run(command).await,
         Command::Group(command) => group::run(command).await,
         Command::Machine(command) => machine::run(command).await,
@@ -188,44 +190,36 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::CheckProxy(args) => Ok(check_proxy::run(args).await),
         Command::Completions { shell } => {
+            if std::io::stdout().is_terminal() {
+                output::message(
+                    "this is a file for the shell; `rcmpd completions --help` says where it goes",
+                );
+            }
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut script);
             output::file(&script);
             Ok(0)
         }
         Command::Man => {
-            let mut command = Cli::command();
-            command.build();
-            let mut page = Vec::new();
-            clap_mangen::Man::new(command.clone()).render(&mut page)?;
-            manual(&command, &mut page)?;
-            output::file(&page);
+            match std::io::stdout().is_terminal() {
+                true => output::lines(man::HOW_TO_READ),
+                false => output::file(&man::page(Cli::command())?),
+            }
+            Ok(0)
+        }
+        Command::Version => {
+            output::line(&format!("rcmpd {}", cli::VERSION));
             Ok(0)
         }
     }
 }
 
-/// Appends what each subcommand takes, with what comes after it in its help.
-fn manual(command: &clap::Command, page: &mut Vec<u8>) -> anyhow::Result<()> {
-    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
-        let man = clap_mangen::Man::new(command.clone());
-        let name = command.get_bin_name().unwrap_or(command.get_name());
-        writeln!(page, ".SH {}", name.to_uppercase())?;
-        let mut sections = Vec::new();
-        man.render_description_section(&mut sections)?;
-        man.render_synopsis_section(&mut sections)?;
-        if command.get_arguments().next().is_some() {
-            man.render_options_section(&mut sections)?;
-        }
-        man.render_extra_section(&mut sections)?;
-        // Sections of a command are subsections of the page.
-        page.extend_from_slice(String::from_utf8_lossy(&sections).replace(".SH ", ".SS ").as_bytes());
-        manual(command, page)?;
-    }
-    Ok(())
+/// The configuration file of a command that takes it in more than one way.
+fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {
+    config.path().ok_or_else(|| failed(2, "which configuration? give FILE or -c FILE, or set RCMPD_CONFIG"))
 }
 
-fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(config::load(path)?)
 }
 
@@ -241,8 +235,8 @@ fn flags(methods: &[MethodArg]) -> MappingFlags {
     })
 }
 
-async fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
-    let error = match config::load(&config.config) {
+async fn check_config(config: &Path, as_json: bool) -> u8 {
+    let error = match config::load(config) {
         Ok(checked) => return check_named(config, &checked, as_json).await,
         Err(error) => error,
     };
@@ -265,7 +259,7 @@ async fn check_config(config: &ConfigArg, as_json: bool) -> u8 {
 }
 
 /// The second half of a check: everything that the file names is there and can be used.
-async fn check_named(config: &ConfigArg, named: &Config, as_json: bool) -> u8 {
+async fn check_named(config: &Path, named: &Config, as_json: bool) -> u8 {
     let found = crate::findings::check(named).await;
     let (problems, warnings) = (&found.problems, &found.warnings);
     if as_json {
@@ -278,13 +272,13 @@ async fn check_named(config: &ConfigArg, named: &Config, as_json: bool) -> u8 {
         }
         output::json(&value);
     }
-    let say = |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.config.display())));
+    let say = |text: &str| output::message_lines(&visible(&format!("{}: {text}", config.display())));
     if !as_json {
         warnings.iter().for_each(|text| say(&format!("warning: {text}")));
     }
     problems.iter().for_each(|text| say(text));
     if !as_json && problems.is_empty() {
-        output::line(&format!("{}: good", config.config.display()));
+        output::line(&format!("{}: good", config.display()));
     }
     u8::from(!problems.is_empty())
 }

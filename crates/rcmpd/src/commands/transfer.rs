@@ -3,7 +3,7 @@
 use super::UNUSABLE;
 use super::account::unmatchable_text;
 use crate::config::Config;
-use crate::output;
+use crate::output::{self, counted};
 use crate::serve::now;
 use crate::stores;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines};
@@ -36,7 +36,10 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
     match as_json {
         true => output::json(&json!({ "accounts": accounts, "groups": groups, "machines": machines })),
         false => output::line(&format!(
-            "{what} {accounts} accounts, {groups} groups and {machines} machines: {}",
+            "{what} {}, {} and {}: {}",
+            counted(*accounts, "account"),
+            counted(*groups, "group"),
+            counted(*machines, "machine"),
             path.display()
         )),
     }
@@ -79,9 +82,9 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
         anyhow::anyhow!("{}: nothing was imported: {error}{hint}", path.display())
     })?;
     report(&counts, "Imported", path, as_json);
-    unmatchable.iter().for_each(|text| output::message(text));
+    unmatchable.iter().for_each(|text| output::warning(text));
     if count > unmatchable.len() {
-        output::message(&format!(
+        output::warning(&format!(
             "{} more values match no certificate: `rcmpd mapping audit` tells all of them",
             count - unmatchable.len()
         ));

@@ -2,7 +2,7 @@
 
 use super::direction;
 use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
-use crate::commands::machine::secret_file;
+use crate::commands::machine::{SecretFile, secret_file};
 use crate::config::{self, Config, ConfigError, Direction};
 use crate::output::{self, visible};
 use crate::quickstart::make_folder;
@@ -17,6 +17,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) -> anyhow::Result<u8> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -31,6 +32,12 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
         Some(DirectionArg::Both) => Direction::Both,
         None => bail!("say --direction: inbound, outbound or both"),
     };
+    let has_place = !peer.server.is_empty() || peer.discovery || peer.via.is_some();
+    if direction != Direction::Inbound && !has_place {
+        bail!(
+            "{name} is to be asked, so say where: --server HOST[:PORT], --discovery (by DNS), or --via DOMAIN (another domain asks it)"
+        );
+    }
     let is_direct = direction != Direction::Inbound && peer.via.is_none();
     let secret =
         is_direct.then(|| peer.secret_file.clone().unwrap_or_else(|| format!("trusts/{name}.secret").into()));
@@ -63,10 +70,21 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
     let (quoted, config) = (shell_quoted(&name), visible(&shell_path(&file)));
     output::lines(&format!(
         "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands -c {config} -- {quoted}\n\
-         A running service takes it over at SIGHUP; then try:\n  rcmpd domain test -c {config} -- {quoted}",
+         A running service takes it over at SIGHUP; then try{}",
         name.to_uppercase(),
         self::direction(direction),
-        visible(&file)
+        visible(&file),
+        match (direction, &peer.via) {
+            (Direction::Inbound, _) => {
+                format!(
+                    " on the other side:\n  rcmpd domain test -c FILE -- {}",
+                    visible(&shell_quoted(&old.domain.netbios))
+                )
+            }
+            (_, Some(via)) =>
+                format!(":\n  rcmpd domain test -c {config} -- {}", visible(&shell_quoted(via))),
+            (_, None) => format!(":\n  rcmpd domain test -c {config} -- {quoted}"),
+        }
     ));
     Ok(0)
 }
@@ -116,14 +134,17 @@ fn section(name: &str, direction: Direction, peer: &PeerArgs, secret: Option<&Pa
 }
 
 /// Makes a secret, unless there is one.
-fn make_secret(path: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+fn make_secret(path: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<Zeroizing<String>> {
     if let Some(folder) = path.parent() {
         make_folder(folder, 0o755)?;
     }
-    if !path.exists() {
-        made.push(path.to_owned());
-    }
-    secret_file(path).map(drop)
+    Ok(match secret_file(path)? {
+        SecretFile::Read(password) => password,
+        SecretFile::Made(password) => {
+            made.push(path.to_owned());
+            password
+        }
+    })
 }
 
 /// The account by which the peer asks us.
@@ -141,8 +162,7 @@ async fn make_account(
             known.machine.name
         );
     }
-    make_secret(secret, made)?;
-    let password = secret_file(secret)?;
+    let password = make_secret(secret, made)?;
     let machine = Machine {
         name: account,
         sid: store.domain().sid,
@@ -158,7 +178,7 @@ async fn make_account(
 }
 
 /// Puts new text into the place of a file, all of it or nothing.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut file = tempfile_beside(path)?;
     let mode = std::fs::metadata(path).with_context(failed)?.permissions();

@@ -1,6 +1,7 @@
 //! `rcmpd domain …`: the domain that is served, and the others.
 
 mod add;
+mod remove;
 mod trust;
 mod trust_commands;
 
@@ -47,6 +48,9 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
                  and at the other end",
             );
             Ok(0)
+        }
+        DomainCommand::Remove { name, config, json } => {
+            remove::remove(&name, &config.config, json.json).await
         }
         DomainCommand::TrustCommands { name, side, config, json } => {
             trust_commands::print(&load(&config.config)?, &name, &side, &config.config, json.json)

@@ -64,7 +64,13 @@ pub(super) async fn test(config: &Config, name: &str, timeout: u64, as_json: boo
             let rows = results.iter().map(|(server, outcome, took)| {
                 vec![server.clone(), text(outcome), format!("{} ms", took.as_millis())]
             });
-            output::table(&["server", "channel", "took"], rows.collect());
+            // A cut text would lose the cause.
+            if !output::table(&["server", "channel", "took"], rows.collect()) {
+                output::line("");
+                results
+                    .iter()
+                    .for_each(|(server, outcome, _)| output::line(&format!("{server}: {}", text(outcome))));
+            }
         }
     }
     Ok(code)
@@ -85,7 +91,11 @@ fn targets(config: &Config, forwarding: &Forwarding, name: &str) -> anyhow::Resu
             let peer = super::find(config, name)?;
             match &peer.servers {
                 Some(At::Via(via)) => bail!("{} is reached through {via}: test that", peer.domain),
-                None => bail!("{} is not asked: it asks us", peer.domain),
+                None => bail!(
+                    "{} is not asked: it asks us (direction inbound); test it there: rcmpd domain test {}",
+                    peer.domain,
+                    config.domain.netbios
+                ),
                 Some(_) => (peer.domain.clone(), false),
             }
         }
