@@ -284,6 +284,18 @@ impl Site {
         site
     }
 
+    /// The TLS-terminating proxy before an application that the test starts: `upstream` are its keys of `[sidecar.proxy]`.
+    pub fn start_at(page: Page, upstream: &str, prepare: &dyn Fn(&Demo)) -> Self {
+        let demo = Demo::new();
+        open(&demo);
+        prepare(&demo);
+        let address = free_port();
+        demo.configure(&own(address, "", upstream));
+        let mut site = Self { service: demo.serve_with(&[]), page, address, proxy: None };
+        site.wait();
+        site
+    }
+
     fn start_before(
         server: WebServer,
         page: Page,
@@ -543,19 +555,65 @@ pub fn values<'a>(page: &'a Value, name: &str) -> Vec<&'a str> {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let Some(proxy) = &mut self.proxy else { return };
-        // nginx and Apache have workers, which end with their master when that is asked.
-        let pid = rustix::process::Pid::from_child(proxy);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if let Ok(Some(_)) = proxy.try_wait() {
-                return;
-            }
+        self.proxy.as_mut().into_iter().for_each(end);
+    }
+}
+
+/// Ends a web server: nginx and Apache have workers, which end with their master when that is asked.
+fn end(server: &mut Child) {
+    let pid = rustix::process::Pid::from_child(server);
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        if let Ok(Some(_)) = server.try_wait() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = server.kill();
+    let _ = server.wait();
+}
+
+/// `[sidecar]` with the TLS-terminating proxy.
+fn own(address: SocketAddr, more: &str, upstream: &str) -> String {
+    format!(
+        "[sidecar]\n{more}\n[sidecar.proxy]\nlisten = \"{address}\"\n\
+         certificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\n{upstream}\n\
+         client_certificates = \"optional\""
+    )
+}
+
+/// nginx as an application: it ends with this value.
+#[derive(Debug)]
+pub struct Nginx(Child);
+
+impl Nginx {
+    /// Serves these `server` blocks in a folder of its own, and waits until it listens at an address.
+    pub fn start(folder: &Path, servers: &str, address: SocketAddr) -> Self {
+        fs::write(folder.join("site.conf"), servers).expect("the folder is ours");
+        let is_root = rustix::process::geteuid().is_root();
+        let configuration = folder.join("nginx.conf");
+        fs::write(&configuration, nginx(folder, is_root)).expect("the folder is ours");
+        let (prefix, log) = (folder.display().to_string(), folder.join("nginx.log"));
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.args(["-p", &prefix, "-g", "daemon off;", "-c"]).arg(configuration).arg("-e").arg(&log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("nginx is installed: tests/peers/install");
+        let mut nginx = Self(child);
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).is_err() {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let ended = nginx.0.try_wait().expect("it is ours");
+            assert!(ended.is_none() && Instant::now() < deadline, "nginx does not listen: {ended:?}\n{log}");
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = proxy.kill();
-        let _ = proxy.wait();
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        end(&mut self.0);
     }
 }
 
@@ -568,11 +626,7 @@ fn listener(
     application: SocketAddr,
 ) -> String {
     if server == WebServer::Own {
-        return format!(
-            "[sidecar]\n{more}\n[sidecar.proxy]\nlisten = \"{address}\"\n\
-             certificate = \"certs/site.pem\"\nkey = \"certs/site.key\"\nupstream = \"http://{application}\"\n\
-             client_certificates = \"optional\""
-        );
+        return own(address, more, &format!("upstream = \"http://{application}\""));
     }
     let place = match server {
         WebServer::Traefik => {

@@ -122,11 +122,25 @@ pub(crate) struct ConnectionMeter {
     /// The address or the path.
     pub(crate) address: String,
     counts: Box<dyn Fn() -> Counts + Send + Sync>,
+    /// Of the application behind the listener, if there is one.
+    pub(crate) upstream: Option<UpstreamMeter>,
+}
+
+/// Reads the failures of a listener's application, for `/metrics`.
+pub(crate) struct UpstreamMeter {
+    /// The URL, or the path.
+    pub(crate) application: String,
+    /// By reason.
+    pub(crate) failures: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
 
 impl ConnectionMeter {
     pub(crate) fn counts(&self) -> Counts {
         (self.counts)()
+    }
+
+    pub(crate) fn with_upstream(self, upstream: Option<UpstreamMeter>) -> Self {
+        Self { upstream, ..self }
     }
 }
 
@@ -136,7 +150,8 @@ impl fmt::Debug for ConnectionMeter {
     }
 }
 
-fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+/// The causes of an error, the nearest first.
+pub(crate) fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
         (**error).source()
     }
@@ -144,7 +159,7 @@ fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> 
 }
 
 /// An error with its causes: hyper names the part of HTTP alone.
-struct Causes<'a>(&'a hyper::Error);
+pub(crate) struct Causes<'a>(pub(crate) &'a hyper::Error);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,6 +281,6 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
             unproved_bytes: limiter.unproved_bytes(),
             rejected: std::array::from_fn(|at| rejected[at].load(Ordering::Relaxed)),
         };
-        ConnectionMeter { listener: self.listener, address, counts: Box::new(counts) }
+        ConnectionMeter { listener: self.listener, address, counts: Box::new(counts), upstream: None }
     }
 }

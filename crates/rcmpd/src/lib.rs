@@ -26,6 +26,7 @@ pub mod quickstart;
 pub mod rehearsal;
 pub mod responder;
 pub mod serve;
+mod server_verifier;
 pub mod sidecar;
 pub mod signing;
 pub mod stores;

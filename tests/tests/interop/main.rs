@@ -12,6 +12,7 @@ mod oracles;
 mod relay;
 mod samba;
 mod trusts;
+mod upstream;
 mod web;
 
 // The tables of rcmp-service and their notation: the oracles here answer them too.

@@ -3,12 +3,12 @@
 use super::identity::Told;
 use super::wire::{Framing, Head, Incoming};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientSessionStore, Resumption, WebPkiServerVerifier};
+use rustls::client::{ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, RootCertStore,
-    SignatureScheme, SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, SignatureScheme,
+    SupportedProtocolVersion,
 };
 use std::io;
 use std::sync::Arc;
@@ -219,16 +219,6 @@ async fn answer<S: AsyncRead + Unpin>(
 fn status(head: &Head) -> Option<u16> {
     let rest = head.start.strip_prefix(b"HTTP/1.")?;
     str::from_utf8(rest.get(2..5)?).ok()?.parse().ok().filter(|status| (100..600).contains(status))
-}
-
-/// Believes a server whose certificate leads to one of these.
-pub(super) fn anchored(anchors: &[Vec<u8>]) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
-    let mut roots = RootCertStore::empty();
-    for anchor in anchors {
-        roots.add(CertificateDer::from(anchor.as_slice()))?;
-    }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    Ok(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?)
 }
 
 /// Believes whoever has the key of the certificate that it shows.

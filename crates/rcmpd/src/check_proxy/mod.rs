@@ -23,6 +23,7 @@ mod wire;
 pub use findings::{Check, Finding, Verdict};
 pub use page::serve as serve_page;
 
+use crate::server_verifier;
 use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
@@ -403,7 +404,8 @@ fn door(options: &Options) -> Result<Door, Failed> {
     let verifier = match &options.anchors {
         Some(path) => {
             let anchors = crate::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
-            door::anchored(&anchors).with_context(|| format!("{} cannot be used", path.display()))?
+            server_verifier::anchored(&anchors)
+                .with_context(|| format!("{} cannot be used", path.display()))?
         }
         None => Arc::new(AnyServer::new()),
     };

@@ -140,7 +140,7 @@ fn listener<'a>(
         all.filter(|(server, listen)| *server != WebServer::CaddyClientCert || listen.upstream.is_none());
     let Some(first) = all.next() else { return Ok(None) };
     let (Some(application), Some(_)) = (&args.application, &first.1.upstream) else { return Ok(Some(first)) };
-    let is_meant = |listen: &Listen| matches!(&listen.upstream, Some(UpstreamPlace::Tcp(authority)) if authority == application);
+    let is_meant = |listen: &Listen| matches!(listen.upstream.as_ref().map(|it| &it.place), Some(UpstreamPlace::Tcp(authority)) if authority == application);
     match [first].into_iter().chain(all).find(|(_, listen)| is_meant(listen)) {
         Some(found) => Ok(Some(found)),
         None => bail!(
@@ -250,7 +250,7 @@ fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(
 }
 
 fn application(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<String> {
-    Ok(match (&args.application, &listen.upstream) {
+    Ok(match (&args.application, listen.upstream.as_ref().map(|it| &it.place)) {
         (Some(application), None) => {
             let is_place = application.rsplit_once(':').is_some_and(|(host, port)| {
                 !host.is_empty()

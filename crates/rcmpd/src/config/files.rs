@@ -46,6 +46,12 @@ impl Config {
                 add(&tls.key, Group);
                 add(&tls.client_ca, ReadByAll);
             }
+            let upstreams = listeners().filter_map(|listen| listen.upstream.as_ref());
+            let upstreams = upstreams.chain(sidecar.proxy.iter().map(|proxy| &proxy.upstream));
+            for tls in upstreams.filter_map(|upstream| upstream.tls.as_ref()) {
+                add(&tls.ca, ReadByAll);
+                tls.own.iter().for_each(|(_, key)| add(key, Group));
+            }
             let keys = sidecar.proxy.iter().map(|proxy| &proxy.key);
             keys.chain(sidecar.token.iter().map(|token| &token.key)).for_each(|key| add(key, Group));
         }

@@ -17,8 +17,8 @@ pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Server
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
 pub use sidecar::{
-    Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks, Token, UnixPlace,
-    UpstreamPlace,
+    Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
+    Token, UnixPlace, UpstreamPlace, UpstreamTls,
 };
 
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused};

@@ -6,6 +6,7 @@ use dtyp::Sid;
 use http::HeaderName;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Method, Validation, has_method};
+use rustls_pki_types::ServerName;
 use serde::Deserialize;
 use sidecar::dialect::{Dialect, Target};
 use sidecar::headers::{
@@ -93,7 +94,7 @@ pub struct Listen {
     /// TLS with certificates of proxies.
     pub tls: Option<ListenTls>,
     /// The application, where the sidecar stands between it and the proxy.
-    pub upstream: Option<UpstreamPlace>,
+    pub upstream: Option<Application>,
 }
 
 /// Where a listener is.
@@ -127,10 +128,30 @@ pub enum SocketGroup {
     Unchanged,
 }
 
+/// An application, and how it is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Where.
+    pub place: UpstreamPlace,
+    /// For `https://`.
+    pub tls: Option<UpstreamTls>,
+}
+
+/// TLS to an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The CAs of its certificate.
+    pub ca: PathBuf,
+    /// The DNS name or address that its certificate has: `upstream_name`, or the host of the URL.
+    pub name: String,
+    /// The certificate that is shown to it, with its chain, and the key.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
 /// Where an application is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamPlace {
-    /// `http://HOST:PORT`, without the scheme.
+    /// `http://HOST:PORT` or `https://HOST:PORT`, without the scheme.
     Tcp(String),
     /// `unix:PATH`.
     Unix(PathBuf),
@@ -159,7 +180,7 @@ pub struct Proxy {
     /// Its key.
     pub key: PathBuf,
     /// The application.
-    pub upstream: UpstreamPlace,
+    pub upstream: Application,
     /// Whether whoever has no certificate reaches the application too, as nobody.
     pub anonymous: bool,
 }
@@ -218,6 +239,10 @@ struct ListenSection {
     secret: Option<Spanned<String>>,
     tls: Option<Spanned<ListenTlsSection>>,
     upstream: Option<Spanned<String>>,
+    upstream_ca: Option<Spanned<PathBuf>>,
+    upstream_name: Option<Spanned<String>>,
+    upstream_certificate: Option<Spanned<PathBuf>>,
+    upstream_key: Option<Spanned<PathBuf>>,
     target: Option<Spanned<String>>,
 }
 
@@ -253,7 +278,27 @@ struct ProxySection {
     certificate: PathBuf,
     key: PathBuf,
     upstream: Spanned<String>,
+    upstream_ca: Option<Spanned<PathBuf>>,
+    upstream_name: Option<Spanned<String>>,
+    upstream_certificate: Option<Spanned<PathBuf>>,
+    upstream_key: Option<Spanned<PathBuf>>,
     client_certificates: Option<Spanned<String>>,
+}
+
+/// The keys beside `upstream`.
+struct UpstreamKeys<'a> {
+    ca: Option<&'a Spanned<PathBuf>>,
+    name: Option<&'a Spanned<String>>,
+    certificate: Option<&'a Spanned<PathBuf>>,
+    key: Option<&'a Spanned<PathBuf>>,
+}
+
+impl UpstreamKeys<'_> {
+    /// Those of TLS that are there.
+    fn of_tls(&self) -> impl Iterator<Item = Range<usize>> {
+        let paths = [self.ca, self.certificate, self.key].into_iter().flatten().map(Spanned::span);
+        paths.chain(self.name.map(Spanned::span))
+    }
 }
 
 #[derive(Deserialize)]
@@ -640,7 +685,20 @@ impl Checker<'_> {
                 "say who may ask: peers = [\"www-data\"] on a Unix socket, secret = \"file:…\", or tls with client_ca and names",
             );
         }
-        let upstream = section.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
+        let keys = UpstreamKeys {
+            ca: section.upstream_ca.as_ref(),
+            name: section.upstream_name.as_ref(),
+            certificate: section.upstream_certificate.as_ref(),
+            key: section.upstream_key.as_ref(),
+        };
+        let upstream = match &section.upstream {
+            Some(upstream) => self.upstream(upstream, &keys),
+            None => {
+                let help = "say where the application is: upstream = \"https://HOST:PORT\", or remove this";
+                keys.of_tls().for_each(|span| self.problem(span, "this listener has no upstream", help));
+                None
+            }
+        };
         let peers = section.peers.into_iter().map(Spanned::into_inner).collect();
         Some(Listen { speaks, target, at, peers, secret, tls, upstream })
     }
@@ -692,28 +750,84 @@ impl Checker<'_> {
         }
     }
 
-    fn upstream(&mut self, text: &Spanned<String>) -> Option<UpstreamPlace> {
+    fn upstream(&mut self, text: &Spanned<String>, keys: &UpstreamKeys<'_>) -> Option<Application> {
         let given = text.get_ref().as_str();
-        let authority = given.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-        let has_port = |authority: &&str| {
+        let url =
+            given.split_once("://").map(|(scheme, rest)| (scheme, rest.strip_suffix('/').unwrap_or(rest)));
+        let has_port = |(_, authority): &(&str, &str)| {
             authority.rsplit_once(':').is_some_and(|(host, port)| {
                 !host.is_empty()
                     && port.parse::<u16>().is_ok_and(|port| port != 0)
                     && !authority.contains(['/', '@', '?'])
             })
         };
-        match (authority.filter(has_port), given.strip_prefix("unix:")) {
-            (Some(authority), _) => Some(UpstreamPlace::Tcp(authority.to_owned())),
-            (None, Some(path)) if !path.is_empty() => Some(UpstreamPlace::Unix(self.base.join(path))),
+        match (url.filter(has_port), given.strip_prefix("unix:")) {
+            (Some(("https", authority)), _) => {
+                let tls = self.upstream_tls(text.span(), authority, keys)?;
+                Some(Application { place: UpstreamPlace::Tcp(authority.to_owned()), tls: Some(tls) })
+            }
+            (Some(("http", authority)), _) => {
+                self.no_upstream_tls(keys);
+                Some(Application { place: UpstreamPlace::Tcp(authority.to_owned()), tls: None })
+            }
+            (None, Some(path)) if !path.is_empty() => {
+                self.no_upstream_tls(keys);
+                Some(Application { place: UpstreamPlace::Unix(self.base.join(path)), tls: None })
+            }
             _ => {
                 self.problem(
                     text.span(),
                     "this is not where an application is",
-                    "write http://HOST:PORT or unix:PATH",
+                    "write http://HOST:PORT, https://HOST:PORT or unix:PATH",
                 );
                 None
             }
         }
+    }
+
+    fn no_upstream_tls(&mut self, keys: &UpstreamKeys<'_>) {
+        let help = "remove it, or reach the application over TLS: upstream = \"https://HOST:PORT\"";
+        keys.of_tls().for_each(|span| self.problem(span, "there is no TLS to this upstream", help));
+    }
+
+    fn upstream_tls(
+        &mut self,
+        span: Range<usize>,
+        authority: &str,
+        keys: &UpstreamKeys<'_>,
+    ) -> Option<UpstreamTls> {
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        let name = keys.name.map_or_else(
+            || host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            |name| name.get_ref().clone(),
+        );
+        if ServerName::try_from(name.as_str()).is_err() {
+            self.problem(
+                keys.name.map_or_else(|| span.clone(), Spanned::span),
+                format!("{name} is no name that a certificate can have"),
+                "say the DNS name or the address of the application's certificate: upstream_name = \"app.example\"",
+            );
+        }
+        let own = match (keys.certificate, keys.key) {
+            (Some(certificate), Some(key)) => {
+                Some((self.path(certificate.get_ref()), self.path(key.get_ref())))
+            }
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => {
+                let help = "say both upstream_certificate and upstream_key";
+                self.problem(one.span(), "a certificate and its key belong together", help);
+                None
+            }
+        };
+        let Some(ca) = keys.ca else {
+            self.problem(
+                span,
+                "nothing says which CA the application's certificate is from, and those of the system are not asked",
+                "say upstream_ca = \"certs/app-ca.pem\"",
+            );
+            return None;
+        };
+        Some(UpstreamTls { ca: self.path(ca.get_ref()), name, own })
     }
 
     /// The routes. One that can let no account in, or that another one takes all requests from, is refused: a request that it is meant
@@ -889,7 +1003,15 @@ impl Checker<'_> {
             listen: self.address(&section.listen)?,
             certificate: self.path(&section.certificate),
             key: self.path(&section.key),
-            upstream: self.upstream(&section.upstream)?,
+            upstream: {
+                let keys = UpstreamKeys {
+                    ca: section.upstream_ca.as_ref(),
+                    name: section.upstream_name.as_ref(),
+                    certificate: section.upstream_certificate.as_ref(),
+                    key: section.upstream_key.as_ref(),
+                };
+                self.upstream(&section.upstream, &keys)?
+            },
             anonymous: anonymous.unwrap_or(false),
         })
     }

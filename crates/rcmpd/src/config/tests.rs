@@ -695,7 +695,24 @@ fn a_sidecar_is_understood() {
         let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
         assert_eq!(config.sidecar.expect("it is there").listen[0].at, socket(mode, group), "{keys}");
     }
-    assert_eq!(haproxy.upstream, Some(UpstreamPlace::Tcp("127.0.0.1:8080".to_owned())));
+    let place = UpstreamPlace::Tcp("127.0.0.1:8080".to_owned());
+    assert_eq!(haproxy.upstream, Some(Application { place: place.clone(), tls: None }));
+    for (keys, name, own) in [
+        ("", "127.0.0.1", None),
+        ("upstream_name = \"app.example\"", "app.example", None),
+        (
+            "upstream_certificate = \"us.pem\"\nupstream_key = \"us.key\"",
+            "127.0.0.1",
+            Some(("/etc/rcmpd/us.pem".into(), "/etc/rcmpd/us.key".into())),
+        ),
+    ] {
+        let url = format!("https://127.0.0.1:8080\"\nupstream_ca = \"app-ca.pem\"\n{keys}\n#");
+        let text = text.replace("http://127.0.0.1:8080", &url);
+        let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
+        let tls = UpstreamTls { ca: "/etc/rcmpd/app-ca.pem".into(), name: name.to_owned(), own };
+        let expected = Application { place: place.clone(), tls: Some(tls) };
+        assert_eq!(config.sidecar.expect("it is there").listen[1].upstream, Some(expected), "{keys}");
+    }
     assert_eq!(haproxy.secret, Some(SecretRef::File("/etc/rcmpd/sidecar.secret".into())));
     let [route] = &sidecar.routes[..] else { panic!("{:?}", sidecar.routes) };
     assert_eq!((route.host.as_deref(), route.path.as_deref()), (Some("app.example"), Some("/admin")));
@@ -809,7 +826,38 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "only a Unix socket has a group",
         ),
         ("upstream = \"http://127.0.0.1:8080\"", "", "this proxy cannot ask beside its requests"),
-        ("http://127.0.0.1:8080", "https://127.0.0.1:8080", "this is not where an application is"),
+        (
+            "http://127.0.0.1:8080",
+            "https://127.0.0.1:8080",
+            "nothing says which CA the application's certificate is from",
+        ),
+        ("http://127.0.0.1:8080", "https://127.0.0.1", "this is not where an application is"),
+        ("http://127.0.0.1:8080", "ftp://127.0.0.1:80", "this is not where an application is"),
+        (
+            "http://127.0.0.1:8080\"",
+            "http://127.0.0.1:8080\"\nupstream_ca = \"ca.pem\"",
+            "there is no TLS to this upstream",
+        ),
+        (
+            "http://127.0.0.1:8080\"",
+            "unix:app.sock\"\nupstream_name = \"app.example\"",
+            "there is no TLS to this upstream",
+        ),
+        (
+            "http://127.0.0.1:8080\"",
+            "https://127.0.0.1:8080\"\nupstream_ca = \"ca.pem\"\nupstream_name = \"app example\"",
+            "app example is no name that a certificate can have",
+        ),
+        (
+            "http://127.0.0.1:8080\"",
+            "https://127.0.0.1:8080\"\nupstream_ca = \"ca.pem\"\nupstream_key = \"app.key\"",
+            "a certificate and its key belong together",
+        ),
+        (
+            "unix = \"nginx.sock\"",
+            "unix = \"nginx.sock\"\nupstream_ca = \"ca.pem\"",
+            "this listener has no upstream",
+        ),
         ("http://127.0.0.1:8080", "http://127.0.0.1", "this is not where an application is"),
         ("http://127.0.0.1:8080", "http://a:80/path", "this is not where an application is"),
         (

@@ -512,6 +512,19 @@ fn connection_metrics(text: &mut String, meters: &[ConnectionMeter]) {
             );
         }
     }
+    let name = "rcmpd_upstream_failures_total";
+    let help = "Requests that the application behind a listener did not answer, by reason.";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+    for (meter, upstream) in meters.iter().filter_map(|meter| Some((meter, meter.upstream.as_ref()?))) {
+        let (listener, address) = (meter.listener, label(&meter.address));
+        let application = label(&upstream.application);
+        for (reason, count) in (upstream.failures)() {
+            let _ = writeln!(
+                text,
+                "{name}{{listener=\"{listener}\",address=\"{address}\",upstream=\"{application}\",reason=\"{reason}\"}} {count}"
+            );
+        }
+    }
     let name = "rcmpd_listener_unproved_bytes";
     let help =
         "Memory of connections whose client has proved nothing, beyond what each may hold in any case.";

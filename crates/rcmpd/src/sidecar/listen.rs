@@ -162,7 +162,7 @@ struct State {
     users: Vec<User>,
     connections: Connections<Proxy>,
     long: Long,
-    upstream: Option<Upstream>,
+    upstream: Option<Arc<Upstream>>,
     log_limiter: LogLimiter,
     /// For certificates that are rejected in a handshake.
     handshake_log: LogLimiter,
@@ -248,7 +248,7 @@ impl Listener {
     pub(super) async fn bind(
         listen: &Listen,
         sidecar: Arc<ArcSwap<Sidecar>>,
-        proof: Arc<ArcSwap<Proof>>,
+        (proof, upstream): (Arc<ArcSwap<Proof>>, Option<Arc<Upstream>>),
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let users = unix::users(&listen.peers)?;
@@ -281,7 +281,7 @@ impl Listener {
             users,
             connections: Connections::new(dialect, limits),
             long: Long::new(),
-            upstream: listen.upstream.as_ref().map(Upstream::new),
+            upstream,
             log_limiter: LogLimiter::default(),
             handshake_log: LogLimiter::default(),
             shutdown,
@@ -292,7 +292,8 @@ impl Listener {
 
     /// What counts its connections.
     pub(super) fn meter(&self) -> ConnectionMeter {
-        self.state.connections.meter(self.address.clone())
+        let upstream = self.state.upstream.as_ref().map(|upstream| upstream.meter());
+        self.state.connections.meter(self.address.clone()).with_upstream(upstream)
     }
 
     /// Serves until the shutdown begins and all requests are answered.

@@ -60,6 +60,8 @@ pub struct Sidecar {
     identify: Arc<dyn Identify>,
     /// By listener.
     proofs: Vec<Arc<ArcSwap<Proof>>>,
+    /// The application behind each listener.
+    upstreams: Vec<Option<Arc<Upstream>>>,
     front: Option<Arc<Front>>,
     policy: CurrentPolicy,
     /// What the front's handshakes are made under was made of.
@@ -70,6 +72,8 @@ pub struct Sidecar {
 pub struct Reloaded {
     sidecar: sidecar::Sidecar,
     proofs: Vec<Proof>,
+    /// By application, that of the front last, where they are other ones.
+    tls: Vec<Option<upstream::Tls>>,
     /// Where they are other ones.
     terms: Option<(Terms, [u8; 32])>,
 }
@@ -115,15 +119,21 @@ impl Sidecar {
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
         let (terms, made_of) =
             sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();
-        let front =
-            sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
-                Front::new(Arc::clone(&current), Upstream::new(&proxy.upstream), terms)
-            });
+        let front = sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
+            let upstream = Upstream::new(&proxy.upstream).context("cannot use [sidecar.proxy]")?;
+            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), terms))
+        });
+        let front = front.transpose()?;
         let made_of = Arc::new(ArcSwap::from_pointee(made_of.unwrap_or_default()));
         let proofs =
             sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(Proof::read(listen)?))));
         let proofs = proofs.collect::<anyhow::Result<_>>()?;
-        Ok(Self { current, identify, proofs, front, policy: policy.clone(), made_of })
+        let upstreams = sidecar.listen.iter().map(|listen| {
+            let upstream = listen.upstream.as_ref().map(Upstream::new).transpose();
+            upstream.map(|upstream| upstream.map(Arc::new)).context("cannot use [[sidecar.listen]]")
+        });
+        let upstreams = upstreams.collect::<anyhow::Result<_>>()?;
+        Ok(Self { current, identify, proofs, upstreams, front, policy: policy.clone(), made_of })
     }
 
     /// What another configuration makes of it; nothing changes yet.
@@ -132,8 +142,14 @@ impl Sidecar {
         // Connections need not end for what stays as it is.
         let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
+        let tls = self.applications().map(Upstream::reload).collect::<anyhow::Result<_>>()?;
         let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
-        Ok(Reloaded { sidecar, proofs, terms })
+        Ok(Reloaded { sidecar, proofs, tls, terms })
+    }
+
+    fn applications(&self) -> impl Iterator<Item = &Upstream> {
+        let front = self.front.iter().map(|front| front.upstream());
+        self.upstreams.iter().flatten().map(Arc::as_ref).chain(front)
     }
 
     /// Goes by it from now on.
@@ -142,6 +158,9 @@ impl Sidecar {
         // Listeners stay the same ones.
         for (proof, new) in self.proofs.iter().zip(reloaded.proofs) {
             proof.store(Arc::new(new));
+        }
+        for (upstream, tls) in self.applications().zip(reloaded.tls) {
+            tls.into_iter().for_each(|tls| upstream.replace(tls));
         }
         if let (Some(front), Some((terms, made_of))) = (&self.front, reloaded.terms) {
             self.made_of.store(Arc::new(made_of));
@@ -152,9 +171,10 @@ impl Sidecar {
     /// Binds everything that proxies and clients reach.
     pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
         let mut proxies = Vec::with_capacity(sidecar.listen.len());
-        for (listen, proof) in sidecar.listen.iter().zip(&self.proofs) {
-            let (current, proof) = (Arc::clone(&self.current), Arc::clone(proof));
-            proxies.push(Listener::bind(listen, current, proof, shutdown.clone()).await?);
+        for (listen, (proof, upstream)) in sidecar.listen.iter().zip(self.proofs.iter().zip(&self.upstreams))
+        {
+            let (current, behind) = (Arc::clone(&self.current), (Arc::clone(proof), upstream.clone()));
+            proxies.push(Listener::bind(listen, current, behind, shutdown.clone()).await?);
         }
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
@@ -205,16 +225,25 @@ pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<any
             checked.push(self::secret(secret).map(drop));
         }
         checked.extend(listen.tls.as_ref().map(|tls| tls::of_listener(tls).map(drop)));
+        let upstream = listen.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+        checked.extend(upstream.map(|tls| upstream_tls(tls, "cannot use [[sidecar.listen]]")));
     }
     if let Some(proxy) = &sidecar.proxy {
         let pair = tls::check_pair(&proxy.certificate, &proxy.key);
         checked.push(pair.context("cannot use [sidecar.proxy]"));
+        checked
+            .extend(proxy.upstream.tls.as_ref().map(|tls| upstream_tls(tls, "cannot use [sidecar.proxy]")));
     }
     checked.extend(sidecar.token.as_ref().map(|token| signer(token).map(drop)));
     let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
     let keys = client.flat_map(|client| &client.proof_keys);
     checked.extend(keys.map(|(_, path)| PublicKey::read(path).map(drop)));
     checked
+}
+
+/// Reads what TLS to an application is made with.
+fn upstream_tls(tls: &config::UpstreamTls, unusable: &'static str) -> anyhow::Result<()> {
+    upstream::Tls::read(tls).map(drop).context(unusable)
 }
 
 /// How many descriptors all connections of a configuration's listeners take.
@@ -285,7 +314,7 @@ fn published(path: &Path) -> anyhow::Result<PublicJwk> {
             path.display()
         )
     };
-    let spki = pem::public_key(&text).with_context(unusable)?;
+    let spki = pem_file::public_key(&text).with_context(unusable)?;
     PublicJwk::from_spki(&spki).with_context(unusable)
 }
 

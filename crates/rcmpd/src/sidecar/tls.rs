@@ -61,7 +61,8 @@ pub(super) fn check_pair(certificate: &Path, key: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("{} and {} cannot be used together", certificate.display(), key.display()))
 }
 
-fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
+/// A key of a certificate.
+pub(super) fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
     pem_file::private_key(&read_private(path)?)
         .with_context(|| format!("{} is not a private key in PEM", path.display()))
 }

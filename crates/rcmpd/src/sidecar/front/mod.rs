@@ -118,7 +118,7 @@ impl Terms {
 #[derive(Debug)]
 pub struct Front {
     sidecar: Arc<ArcSwap<Sidecar>>,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     terms: watch::Sender<Arc<Terms>>,
     /// By the SHA-256 of the certificate.
     connections: Connections<[u8; 32]>,
@@ -129,7 +129,7 @@ pub struct Front {
 
 impl Front {
     /// A front that serves nobody yet.
-    pub fn new(sidecar: Arc<ArcSwap<Sidecar>>, upstream: Upstream, terms: Terms) -> Arc<Self> {
+    pub fn new(sidecar: Arc<ArcSwap<Sidecar>>, upstream: Arc<Upstream>, terms: Terms) -> Arc<Self> {
         let limits = ConnectionLimits {
             unproved_max: UNPROVED_MAX,
             started_max: STARTED_MAX,
@@ -147,9 +147,14 @@ impl Front {
         })
     }
 
+    /// The application behind it.
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
     /// What counts its connections.
     pub(super) fn meter(&self, address: String) -> ConnectionMeter {
-        self.connections.meter(address)
+        self.connections.meter(address).with_upstream(Some(self.upstream.meter()))
     }
 
     /// Serves under other terms from now on. Store the [`Sidecar`] first: whoever comes under new terms is decided about anew.

@@ -1,4 +1,4 @@
-//! The way to an application: HTTP/1.1 over TCP or a Unix socket, with connections that are kept, and bodies that are passed on as they
+//! The way to an application: HTTP/1.1 over TCP, TLS or a Unix socket, with connections that are kept, and bodies that are passed on as they
 //! come.
 //!
 //! What belongs to a hop ends here, both ways (RFC 9110, section 7.6.1), and what we say is put in after that, so that no client's
@@ -9,28 +9,37 @@
 //! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
 //!
-//! Absent on purpose: HTTP/2 and TLS towards the application, `CONNECT`, and any change of a path.
+//! The application's certificate is validated by the CAs of `upstream_ca` and nothing else. When these are replaced, so is the pool: what is
+//! open ends by itself, and no connection that was made by other CAs gets another request.
+//!
+//! Absent on purpose: HTTP/2 towards the application, `CONNECT`, and any change of a path.
 
 mod body;
+mod failure;
 mod hop;
 mod pool;
 mod request_limit;
+mod tls;
 mod tunnel;
 
 pub use body::{Body, BodyError};
 pub use hop::authority;
 pub use request_limit::Client;
 pub(super) use request_limit::REQUESTS_MAX;
+pub use tls::Tls;
 
 use super::lingering::discard;
-use crate::config::UpstreamPlace;
+use crate::config::Application;
+use crate::connections::UpstreamMeter;
+use arc_swap::ArcSwap;
 use body::{Paced, Sending};
 use bytes::Bytes;
 use dcerpc_tokio::LogLimiter;
+use failure::{Failure, Failures};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
-use pool::{Failure, Pool};
+use pool::Pool;
 use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +99,9 @@ impl Default for Patience {
 /// An application.
 #[derive(Debug)]
 pub struct Upstream {
-    pool: Arc<Pool>,
+    application: Application,
+    pool: ArcSwap<Pool>,
+    failures: Failures,
     request_limit: RequestLimit,
     patience: Patience,
     log_limiter: LogLimiter,
@@ -132,17 +143,40 @@ pub fn closing(mut answer: Response<Body>) -> Response<Body> {
 }
 
 impl Upstream {
-    /// Nobody is connected to yet.
-    pub fn new(place: &UpstreamPlace) -> Self {
-        Self::with_patience(place, Patience::default())
+    /// Reads the files that the configuration names. Nothing is connected to yet.
+    pub fn new(application: &Application) -> anyhow::Result<Self> {
+        Self::with_patience(application, Patience::default())
     }
 
-    pub(crate) fn with_patience(place: &UpstreamPlace, patience: Patience) -> Self {
-        Self {
-            pool: Arc::new(Pool::new(place.clone())),
+    pub(crate) fn with_patience(application: &Application, patience: Patience) -> anyhow::Result<Self> {
+        let tls = application.tls.as_ref().map(Tls::read).transpose()?;
+        Ok(Self {
+            pool: ArcSwap::from_pointee(Pool::new(application, tls)),
+            application: application.clone(),
+            failures: Failures::default(),
             request_limit: RequestLimit::new(),
             patience,
             log_limiter: LogLimiter::default(),
+        })
+    }
+
+    /// Reads the files anew: what is to be used from now on, if it is other than before.
+    pub fn reload(&self) -> anyhow::Result<Option<Tls>> {
+        let tls = self.application.tls.as_ref().map(Tls::read).transpose()?;
+        Ok(tls.filter(|tls| !self.pool.load().is_made_with(tls)))
+    }
+
+    /// Makes connections with other CAs and certificates from now on. Those that are kept get no further request.
+    pub fn replace(&self, tls: Tls) {
+        self.pool.store(Arc::new(Pool::new(&self.application, Some(tls))));
+    }
+
+    /// What counts its failures.
+    pub(super) fn meter(&self) -> UpstreamMeter {
+        let failures = self.failures.clone();
+        UpstreamMeter {
+            application: self.application.to_string(),
+            failures: Box::new(move || failures.counts()),
         }
     }
 
@@ -210,8 +244,9 @@ impl Upstream {
             .then(|| Paced::request(body, is_http2, (self.patience.client, end), &sending));
         let request = Request::from_parts(parts, body.unwrap_or_default());
 
+        let pool = self.pool.load_full();
         let answered = tokio::select! {
-            answered = self.pool.send(request) => answered,
+            answered = pool.send(request) => answered,
             () = sending.stands_still(self.patience.head) => Err(Failure::Late),
         };
         let mut response = match answered {
@@ -271,17 +306,14 @@ impl Upstream {
                 BodyError::Broken(_) => plain(StatusCode::BAD_REQUEST, "the request broke off\n"),
             };
         }
-        let application = self.pool.place();
-        self.log_limiter
-            .once(failure.name(), || warn!(%application, error = %failure, "The application did not answer"));
-        match failure {
-            Failure::ConnectLate | Failure::Late => {
-                plain(StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time\n")
-            }
-            Failure::Unreachable(_) | Failure::Broken(_) | Failure::Protocol => {
-                plain(StatusCode::BAD_GATEWAY, "the application did not answer\n")
-            }
-        }
+        let kind = failure.reason();
+        self.failures.count(kind);
+        let (application, reason, advice) = (&self.application, kind.name(), kind.advice());
+        self.log_limiter.once(reason, || {
+            warn!(%application, reason, error = %failure, advice, "The application did not answer");
+        });
+        let (status, text) = failure.answer();
+        plain(status, text)
     }
 }
 

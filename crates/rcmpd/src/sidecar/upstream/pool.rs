@@ -5,7 +5,9 @@
 
 use super::super::watched::{Watch, Watched};
 use super::body::Paced;
-use crate::config::UpstreamPlace;
+use super::failure::Failure;
+use super::tls::Tls;
+use crate::config::{Application, UpstreamPlace};
 use http::{Method, Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -15,13 +17,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-/// How long a connection may take: an application that is there takes as long as light does.
+/// How long a connection may take, with its TLS handshake: an application that is there takes as long as light does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection is kept that nobody uses: less than applications keep theirs (Node.js five seconds), because whoever closes
 /// while the other writes leaves a request of which nobody knows whether it was heard.
@@ -31,36 +32,10 @@ const KEPT_MAX: usize = 256;
 /// The head of an answer, and what is read of its body ahead.
 const BUFFER_LEN_MAX: usize = 128 << 10;
 
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub(super) enum Failure {
-    #[error("it cannot be reached: {0}")]
-    Unreachable(io::Error),
-    #[error("it cannot be reached in time")]
-    ConnectLate,
-    #[error("it is silent")]
-    Late,
-    #[error("it broke off or does not speak HTTP: {0}")]
-    Broken(hyper::Error),
-    #[error("it does not keep to HTTP: its answer is coded unheard of, or changes the protocol unasked")]
-    Protocol,
-}
-
-impl Failure {
-    pub(super) const fn name(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "unreachable",
-            Self::ConnectLate => "connect_late",
-            Self::Late => "late",
-            Self::Broken(_) => "broken",
-            Self::Protocol => "protocol",
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Pool {
     place: UpstreamPlace,
+    tls: Option<Tls>,
     /// The last used is used first, so that those that are not needed grow old.
     kept: Mutex<Vec<Kept>>,
 }
@@ -71,22 +46,25 @@ struct Kept {
     since: Instant,
 }
 
-impl fmt::Display for UpstreamPlace {
+impl fmt::Display for Application {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(host) => write!(f, "http://{host}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        match (&self.place, &self.tls) {
+            (UpstreamPlace::Tcp(host), None) => write!(f, "http://{host}"),
+            (UpstreamPlace::Tcp(host), Some(_)) => write!(f, "https://{host}"),
+            (UpstreamPlace::Unix(path), _) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
 impl Pool {
-    pub(super) const fn new(place: UpstreamPlace) -> Self {
-        Self { place, kept: Mutex::new(Vec::new()) }
+    /// A pool without a connection; `tls` is for an application at an `https` URL.
+    pub(super) fn new(application: &Application, tls: Option<Tls>) -> Self {
+        Self { place: application.place.clone(), tls, kept: Mutex::new(Vec::new()) }
     }
 
-    pub(super) const fn place(&self) -> &UpstreamPlace {
-        &self.place
+    /// Whether its connections are made with these CAs and certificates.
+    pub(super) fn is_made_with(&self, tls: &Tls) -> bool {
+        self.tls.as_ref().is_some_and(|own| own.is_same(tls))
     }
 
     /// Sends a request, on a kept connection if there is one.
@@ -157,7 +135,10 @@ impl Pool {
                     let stream = TcpStream::connect(host).await.map_err(Failure::Unreachable)?;
                     // Heads and pieces of bodies are written whole.
                     let _ = stream.set_nodelay(true);
-                    started(stream).await
+                    match &self.tls {
+                        None => started(stream).await,
+                        Some(tls) => started(tls.connect(stream).await?).await,
+                    }
                 }
                 UpstreamPlace::Unix(path) => {
                     started(UnixStream::connect(path).await.map_err(Failure::Unreachable)?).await

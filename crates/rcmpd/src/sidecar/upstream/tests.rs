@@ -2,6 +2,7 @@
 
 use super::request_limit::PER_CLIENT_MAX;
 use super::*;
+use crate::config::UpstreamPlace;
 use crate::sidecar::lingering::Lingering;
 use futures_util::FutureExt;
 use hyper::client::conn::http2;
@@ -18,6 +19,15 @@ use tokio_util::sync::CancellationToken;
 const CLIENT: &str = "192.0.2.7";
 /// Nothing that is waited for in a test takes longer, unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The application at a place, without TLS.
+fn upstream(place: &UpstreamPlace) -> Upstream {
+    impatient(place, Patience::default())
+}
+
+fn impatient(place: &UpstreamPlace, patience: Patience) -> Upstream {
+    Upstream::with_patience(&Application { place: place.clone(), tls: None }, patience).unwrap()
+}
 
 /// Somewhere to send requests, which are passed on.
 async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
@@ -78,7 +88,7 @@ async fn read_all(stream: &mut TcpStream) -> String {
 /// What an application sees of a request, and the client of its answer.
 async fn through(behind: Behind, request: &str, end: &str, answer: &str) -> (Vec<String>, String) {
     let (place, listener) = application().await;
-    let mut client = hop(Upstream::new(&place), behind).await;
+    let mut client = hop(upstream(&place), behind).await;
     client.write_all(request.as_bytes()).await.unwrap();
     let serving = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -158,7 +168,7 @@ async fn a_body_has_one_length() {
 async fn over_http2_too_a_body_has_one_length() {
     for (other, is_passed_on) in [("5", true), ("6", false)] {
         let (place, listener) = application().await;
-        let client = TokioIo::new(hop(Upstream::new(&place), Behind::Proxy).await);
+        let client = TokioIo::new(hop(upstream(&place), Behind::Proxy).await);
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), client).await.unwrap();
         tokio::spawn(connection);
         let request = Request::post("http://app.example/");
@@ -185,7 +195,7 @@ async fn over_http2_too_a_body_has_one_length() {
 /// What is answered to a request that must not reach the application.
 async fn refuses(request: &str, status: &str) {
     let (place, listener) = application().await;
-    let mut client = hop(Upstream::new(&place), Behind::Proxy).await;
+    let mut client = hop(upstream(&place), Behind::Proxy).await;
     client.write_all(request.as_bytes()).await.unwrap();
     let got = tokio::select! {
         got = read_all(&mut client) => got,
@@ -276,7 +286,7 @@ async fn an_application_that_is_down_is_a_bad_gateway() {
     let (place, listener) = application().await;
     drop(listener);
     for place in [place, UpstreamPlace::Unix("/nonexistent/app.sock".into())] {
-        let mut client = hop(Upstream::new(&place), Behind::Proxy).await;
+        let mut client = hop(upstream(&place), Behind::Proxy).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
         let got = read_all(&mut client).await;
         assert!(got.starts_with("HTTP/1.1 502 "), "{place:?}: {got}");
@@ -291,7 +301,7 @@ async fn an_application_that_is_silent_is_a_gateway_timeout() {
     let (place, _listener) = application().await;
     let patience =
         Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG, ..Patience::default() };
-    let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
+    let mut client = hop(impatient(&place, patience), Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
     assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
@@ -302,7 +312,7 @@ async fn a_client_that_stops_is_not_the_applications_fault() {
     let (place, listener) = application().await;
     let patience =
         Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG, ..Patience::default() };
-    let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
+    let mut client = hop(impatient(&place, patience), Behind::Proxy).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n12345")
         .await
@@ -325,7 +335,7 @@ async fn an_answer_that_breaks_off_is_not_made_whole() {
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", false),
     ] {
         let (place, listener) = application().await;
-        let mut client = hop(Upstream::with_patience(&place, patience), Behind::Proxy).await;
+        let mut client = hop(impatient(&place, patience), Behind::Proxy).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         read_until(&mut stream, "\r\n\r\n").await;
@@ -343,7 +353,7 @@ async fn an_application_may_answer_before_the_end_of_a_body_and_close() {
     const LEN: usize = 4 << 20;
     for _ in 0..10 {
         let (place, listener) = application().await;
-        let mut client = hop(Upstream::new(&place), tls()).await;
+        let mut client = hop(upstream(&place), tls()).await;
         let serving = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             read_until(&mut stream, "\r\n\r\n").await;
@@ -372,7 +382,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
         [("GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked, "1\r\nx\r\n"), (OPEN, CHANGED, "x")]
     {
         let (place, listener) = application().await;
-        let upstream = Upstream::with_patience(&place, patience);
+        let upstream = impatient(&place, patience);
         let permits = upstream.request_limit.clone();
         let mut client = hop(upstream, tls()).await;
         client.write_all(request.as_bytes()).await.unwrap();
@@ -390,7 +400,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
     }
     // The same for what a client sends, however busily.
     let (place, listener) = application().await;
-    let mut client = hop(Upstream::with_patience(&place, patience), tls()).await;
+    let mut client = hop(impatient(&place, patience), tls()).await;
     let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     let (_stream, _) = listener.accept().await.unwrap();
@@ -411,7 +421,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
 #[tokio::test]
 async fn whoever_waits_for_100_gets_it_when_the_body_is_taken() {
     let (place, listener) = application().await;
-    let mut client = hop(Upstream::new(&place), Behind::Proxy).await;
+    let mut client = hop(upstream(&place), Behind::Proxy).await;
     client
         .write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         .await
@@ -437,8 +447,8 @@ async fn is_kept(pool: &Pool) {
 #[tokio::test]
 async fn connections_are_kept_and_one_that_was_closed_is_no_failure() {
     let (place, listener) = application().await;
-    let upstream = Upstream::new(&place);
-    let pool = Arc::clone(&upstream.pool);
+    let upstream = upstream(&place);
+    let pool = upstream.pool.load_full();
     let mut client = hop(upstream, Behind::Proxy).await;
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
@@ -469,8 +479,8 @@ async fn connections_are_kept_and_one_that_was_closed_is_no_failure() {
 #[tokio::test]
 async fn what_is_not_safe_is_not_sent_twice() {
     let (place, listener) = application().await;
-    let upstream = Upstream::new(&place);
-    let pool = Arc::clone(&upstream.pool);
+    let upstream = upstream(&place);
+    let pool = upstream.pool.load_full();
     let mut client = hop(upstream, Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
@@ -496,7 +506,7 @@ async fn an_application_may_be_at_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let mut client = hop(Upstream::new(&UpstreamPlace::Unix(path)), Behind::Proxy).await;
+    let mut client = hop(upstream(&UpstreamPlace::Unix(path)), Behind::Proxy).await;
     client.write_all(b"GET /u HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut start = [0; 16];
@@ -514,7 +524,7 @@ const CHANGED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\
 #[tokio::test]
 async fn a_websocket_is_bytes_both_ways() {
     let (place, listener) = application().await;
-    let upstream = Upstream::new(&place);
+    let upstream = upstream(&place);
     let permits = upstream.request_limit.clone();
     let mut client = hop(upstream, tls()).await;
     client.write_all(OPEN.as_bytes()).await.unwrap();
@@ -545,7 +555,7 @@ async fn a_websocket_is_bytes_both_ways() {
 async fn a_websocket_that_is_evicted_ends() {
     let (place, listener) = application().await;
     let client = client(CLIENT);
-    let mut stream = hop(Upstream::new(&place), Behind::Tls(client.clone())).await;
+    let mut stream = hop(upstream(&place), Behind::Tls(client.clone())).await;
     stream.write_all(OPEN.as_bytes()).await.unwrap();
     let (mut application, _) = listener.accept().await.unwrap();
     read_until(&mut application, "\r\n\r\n").await;
@@ -570,7 +580,7 @@ async fn a_websocket_that_is_refused_is_an_answer_like_others() {
 #[tokio::test]
 async fn more_requests_than_there_is_room_for_are_told_so() {
     let (place, _listener) = application().await;
-    let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
+    let upstream = impatient(&place, Patience { turn: SHORT, ..Patience::default() });
     let mut all = Vec::new();
     for _ in 0..REQUESTS_MAX {
         all.push(upstream.request_limit.acquire(None, SHORT).await.unwrap());
@@ -587,7 +597,7 @@ async fn a_client_has_a_share_and_others_have_theirs() {
         [(tls(), true), (Behind::Tls(client("192.0.2.8")), false), (Behind::Proxy, false)]
     {
         let (place, listener) = application().await;
-        let upstream = Upstream::with_patience(&place, Patience { turn: SHORT, ..Patience::default() });
+        let upstream = impatient(&place, Patience { turn: SHORT, ..Patience::default() });
         let mut all = Vec::new();
         for _ in 0..PER_CLIENT_MAX {
             all.push(upstream.request_limit.acquire(Some(&client(CLIENT)), SHORT).await.unwrap());

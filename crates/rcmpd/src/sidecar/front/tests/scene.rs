@@ -1,7 +1,7 @@
 //! An application that tells what it was asked, the front before it, and clients with certificates that are made here.
 
 use super::super::*;
-use crate::config::UpstreamPlace;
+use crate::config::{Application, UpstreamPlace};
 use crate::sidecar::client_verifier::{ClientVerifier, Rules};
 use account_store::BoxFuture;
 use dtyp::FileTime;
@@ -165,8 +165,8 @@ impl Scene {
         let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let place = application(Arc::clone(&asked), Arc::clone(&release)).await;
         let terms = terms(&server, &ca.0, optional);
-        let upstream = Upstream::with_patience(&place, patience);
-        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), upstream, terms);
+        let upstream = Upstream::with_patience(&Application { place, tls: None }, patience).unwrap();
+        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), terms);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = Shutdown::new();

@@ -1,0 +1,83 @@
+//! TLS to an application: by the CAs of `upstream_ca` alone, never those of the system.
+
+use super::failure::Failure;
+use crate::certificates;
+use crate::config::UpstreamTls;
+use crate::server_verifier::anchored;
+use crate::sidecar::tls::{private_key, read_private};
+use anyhow::{Context, anyhow};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls_pki_types::{CertificateDer, ServerName};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// What is offered by ALPN (RFC 7301).
+const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// What connections to an application are made with, read from files.
+#[derive(Clone)]
+pub struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    made_of: [u8; 32],
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads what a configuration names.
+    pub(crate) fn read(config: &UpstreamTls) -> anyhow::Result<Self> {
+        let anchors = certificates::read_trusted(&config.ca).context("cannot use upstream_ca")?;
+        let mut made_of = Sha256::new();
+        anchors.iter().for_each(|anchor| made_of.update(Sha256::digest(anchor)));
+        let verifier = anchored(&anchors)
+            .with_context(|| format!("cannot use upstream_ca: {} cannot be used", config.ca.display()))?;
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut tls = match &config.own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let unusable = "cannot use upstream_certificate and upstream_key";
+                let chain = certificates::read_file(certificate).context(unusable)?;
+                chain.iter().for_each(|certificate| made_of.update(Sha256::digest(certificate)));
+                made_of.update(Sha256::digest(read_private(key).context(unusable)?));
+                let chain = chain.into_iter().map(CertificateDer::from).collect();
+                builder.with_client_auth_cert(chain, private_key(key).context(unusable)?).context(unusable)?
+            }
+        };
+        // A certificate is not validated when a session is resumed, and may have expired since.
+        tls.resumption = Resumption::disabled();
+        tls.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        let name = ServerName::try_from(config.name.clone());
+        Ok(Self {
+            connector: Arc::new(tls).into(),
+            name: name.map_err(|_| anyhow!("{} is no name that a certificate can have", config.name))?,
+            made_of: made_of.finalize().into(),
+        })
+    }
+
+    /// Whether it was read from the same contents.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.made_of == other.made_of
+    }
+
+    /// Makes the handshake.
+    pub(super) async fn connect<S>(&self, stream: S) -> Result<TlsStream<S>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.connector.connect(self.name.clone(), stream).await.map_err(Failure::Tls)
+    }
+}
