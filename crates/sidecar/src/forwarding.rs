@@ -6,7 +6,10 @@
 use crate::dialect::plain_name;
 
 /// Those that move the path or the host. No web server of a dialect sets one of them for an application.
-const MOVING: [&str; 7] = [
+const MOVING: [&str; 10] = [
+    "script-name",
+    "path-info",
+    "x-envoy-original-path",
     "x-original-url",
     "x-rewrite-url",
     "x-original-uri",
@@ -17,7 +20,7 @@ const MOVING: [&str; 7] = [
 ];
 
 /// Their names, in lower case. A name of `x-forwarded-…` that is not here is one, too.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 50] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-by",
@@ -34,10 +37,19 @@ pub const NAMES: [&str; 34] = [
     "x-forwarded-uri",
     "x-forwarded-url",
     // The address.
+    "cf-connecting-ip",
     "client-ip",
+    "fastly-client-ip",
+    "forwarded-for",
     "true-client-ip",
+    "wl-proxy-client-ip",
+    "x-azure-clientip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-forwarded",
+    "x-originating-ip",
+    "x-remote-addr",
+    "x-remote-ip",
     "x-original-for",
     "x-original-forwarded-for",
     "x-real-ip",
@@ -50,7 +62,15 @@ pub const NAMES: [&str; 34] = [
     "x-host",
     "x-http-host-override",
     "x-original-host",
-    // The path: IIS and Symfony, ingresses, WSGI.
+    // The certificate, as other proxies tell it.
+    "wl-proxy-client-cert",
+    "x-arr-clientcert",
+    "x-client-cert",
+    "x-ssl-cert",
+    // The path: IIS and Symfony, ingresses, Envoy, WSGI. gunicorn takes SCRIPT_NAME and PATH_INFO from a header of that name.
+    "script-name",
+    "path-info",
+    "x-envoy-original-path",
     "x-original-uri",
     "x-original-url",
     "x-rewrite-url",
@@ -62,7 +82,8 @@ pub const NAMES: [&str; 34] = [
 pub fn is_one(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let name = plain_name(&name);
-    name.starts_with("x-forwarded-") || NAMES.contains(&name.as_ref())
+    // WebSphere takes all about a request from $WS…: its address, its user, its certificate.
+    name.starts_with("x-forwarded-") || name.starts_with("-ws") || NAMES.contains(&name.as_ref())
 }
 
 /// Whether such a header is a client's although a proxy is trusted to say where requests come from: under a name that no proxy uses, or one
@@ -81,7 +102,7 @@ mod tests {
         for name in ["X-Original-URL", "x_original.url", "X_Forwarded-Anything", "forwarded", "X-Real_Ip"] {
             assert!(is_one(name), "{name}");
         }
-        for name in ["x-original", "host", "x-forwarded", "x-request-id", "accept"] {
+        for name in ["x-original", "host", "x-forward", "x-request-id", "accept", "ws", "name"] {
             assert!(!is_one(name), "{name}");
         }
     }
@@ -113,11 +134,20 @@ mod tests {
             ("x_original_url", true, true),
             ("x-rewrite-url", true, true),
             ("x.rewrite.url", true, true),
+            ("SCRIPT_NAME", true, true),
+            ("script-name", true, true),
+            ("path_info", true, true),
+            ("path-info", true, true),
+            ("x-script-name", true, false),
+            ("$wsru", true, true),
+            ("$wscc", true, true),
+            ("wl-proxy-client-cert", true, false),
+            ("cf-connecting-ip", true, false),
             ("x-forward", false, false),
             ("x_custom", false, false),
             ("host", false, false),
         ] {
-            assert_eq!((is_one(name), is_clients(name)), (is_said, is_of_client), "{name}");
+            assert_eq!((is_one(name), is_clients(&name.to_lowercase())), (is_said, is_of_client), "{name}");
         }
     }
 }
