@@ -440,8 +440,11 @@ impl Format {
             let value = value(meaning);
             let fits = value.len() <= len_max && (is_essential || value.len() <= room);
             is_cut |= !fits;
-            // What does not fit takes its room away all the same: with more groups, nothing comes back that fewer have pushed out.
-            room = room.saturating_sub(value.len());
+            // What does not fit takes its room away all the same: with more groups, nothing comes back that fewer have pushed out. A token
+            // takes none, because it gets shorter when its groups are left out.
+            if meaning != Meaning::Token {
+                room = room.saturating_sub(value.len());
+            }
             let value = if fits { value } else { String::new() };
             if meaning == Meaning::Reference {
                 reference_name = Some(name.clone());

@@ -276,17 +276,23 @@ fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
     for (preset, encoding) in
         PRESETS.into_iter().flat_map(|preset| ENCODINGS.map(|encoding| (preset, encoding)))
     {
-        for (value_len_max, name_len) in
-            [256, 1100, 4096, 16_384].into_iter().flat_map(|max| [1, 40, 255].map(|len| (max, len)))
+        for (value_len_max, name_len) in [256, 1100, 4096, 16_384]
+            .into_iter()
+            .flat_map(|max| [1, 40, 60, 240].map(|len| (max, len)))
         {
             let format = Format { preset, encoding, value_len_max, ..Format::default() };
-            let name = "ü".repeat(name_len);
+            // One that percent-encoding makes longer, and one that it does not.
+            let name = if name_len % 40 == 0 { "ü" } else { "g" }.repeat(name_len);
             let mut lost = BTreeSet::new();
             for count in counts() {
-                let identity = Identity {
+                let mut identity = Identity {
                     full_name: Some(name.clone()),
                     ..groups(alice(), &vec![name.as_str(); count])
                 };
+                // SIDs are as long as those of a domain.
+                for (at, group) in identity.groups.iter_mut().enumerate() {
+                    group.sid = sid(&format!("S-1-5-21-1111111111-2222222222-3333333333-{}", 1000 + at));
+                }
                 let user = format.user(&identity);
                 let now = dtyp::FileTime::from_unix(1_900_000_000);
                 let facts = Facts { token: None, ..facts() };
