@@ -2,20 +2,22 @@
 //! whether everything that it names is there.
 
 use crate::audit;
-use crate::config::{Config, Level, Mapping, Peer, Place, SecretRef, Source, StoreKind};
+use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, StoreKind};
 use crate::forward::Forwarding;
 use crate::serve;
 use crate::sidecar;
 use crate::stores::{self, Accounts};
 use crate::trust::{self, Loaded};
+use ::sidecar::dialect::Target;
 use account_store::fold::{Comparison, casefold};
 use account_store::sqlite::SqliteStore;
-use account_store::{DistinguishedName, MachineStore, Matches, Query};
+use account_store::{Account, AccountKind, DistinguishedName, MachineStore, Matches, Query};
 use anyhow::Context;
 use dtyp::Sid;
 use rcmp_service::policy::{Whom, has_suffix};
 use rcmp_service::trust::Trust;
 use rcmp_service::{Binding, Mapper, Validation};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -125,18 +127,33 @@ pub fn lax(config: &Config) -> Vec<Warning> {
         ));
     }
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
-        let (what, listener) = match &listen.at {
+        let what = match &listen.at {
             Place::Unix(socket) if socket.mode & OTHERS_WRITE != 0 => {
-                ("Every local user can connect to this socket", socket.path.display().to_string())
+                "Every local user can connect to this socket"
             }
             Place::Tcp(address) if listen.tls.is_none() && !address.ip().is_loopback() => {
-                ("The secret of this listener goes over the network without TLS", address.to_string())
+                "The secret of this listener goes over the network without TLS"
             }
             _ => continue,
         };
-        found.push(Warning { listener: Some(listener), ..Warning::new(what) });
+        found.push(Warning { listener: Some(listen.at.to_string()), ..Warning::new(what) });
     }
     found
+}
+
+/// Listeners that answer every question with 500, because routes go by a host and a path that they do not know.
+pub fn without_target(config: &Config) -> Vec<Warning> {
+    let sidecar = config.sidecar.iter().filter(|sidecar| !sidecar.routes.is_empty());
+    let listeners = sidecar.flat_map(|sidecar| &sidecar.listen);
+    let unknown = listeners.filter(|listen| listen.target == Target::Unknown);
+    let warning = |listen: &Listen| Warning {
+        listener: Some(listen.at.to_string()),
+        ..Warning::new(
+            "Routes are configured, and where this listener has the host and the path of a request is not said, so it answers 500: \
+             set target to \"request\" if a question has the path of the request, else to \"x-original\" or \"x-forwarded\"",
+        )
+    };
+    unknown.map(warning).collect()
 }
 
 /// CAs that cannot be told apart by name.
@@ -276,32 +293,37 @@ pub async fn matches_nothing(
 /// home is another domain is meant to be. A store that cannot be read as a whole says nothing.
 async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
     let asked = config.peers.iter().filter(|peer| peer.is_asked());
-    let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (peer, name)));
-    let mut open: Vec<(&Peer, &String)> = names.collect();
+    let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (casefold(name), (peer, name))));
+    let mut open: HashMap<String, (&Peer, &String)> = names.collect();
     let mut found = Vec::new();
     if open.is_empty() {
         return found;
     }
     let looked = accounts.each(|account| {
-        open.retain(|(peer, name)| {
-            let is_theirs = account.home_domain.is_none() && has_suffix(account, name);
-            if is_theirs {
-                found.push(Warning {
-                    account: Some(account.name.clone()),
-                    suffix: Some((*name).clone()),
-                    peer: Some(peer.domain.clone()),
-                    ..Warning::new(
-                        "A local account has a name of a peer: its certificates are asked about at the peer, and not looked up here",
-                    )
-                });
-            }
-            !is_theirs
-        });
+        for suffix in suffixes(account).filter(|_| account.home_domain.is_none()) {
+            let Some((peer, name)) = open.remove(&casefold(suffix)) else { continue };
+            found.push(Warning {
+                account: Some(account.name.clone()),
+                suffix: Some(name.clone()),
+                peer: Some(peer.domain.clone()),
+                ..Warning::new(
+                    "A local account has a name of a peer: its certificates are asked about at the peer, and not looked up here",
+                )
+            });
+        }
         !open.is_empty()
     });
     // An error ends the look; what was found by then is told.
     let _ = looked.await;
     found
+}
+
+/// The suffixes that an account has by [`has_suffix`].
+fn suffixes(account: &Account) -> impl Iterator<Item = &str> {
+    let hosts = account.service_principal_names.iter().filter(|_| account.kind == AccountKind::Computer);
+    let above = hosts.flat_map(|name| name.match_indices('.').map(move |(at, _)| &name[at + 1..]));
+    let principal = account.user_principal_name.as_deref().and_then(|name| name.rsplit_once('@'));
+    principal.map(|(_, suffix)| suffix).into_iter().chain(above)
 }
 
 async fn grants(mapping: &Mapping, known: &Known<'_>, found: &mut Vec<Warning>) {
@@ -374,7 +396,7 @@ impl Checked {
 pub async fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
     checked.add(config.check_files());
-    checked.warnings.extend(lax(config).iter().map(Warning::to_string));
+    checked.warnings.extend(lax(config).iter().chain(&without_target(config)).map(Warning::to_string));
     secrets(config, &mut checked);
     if let Some(sidecar) = &config.sidecar {
         let users = checked.add(sidecar::check_users(sidecar));

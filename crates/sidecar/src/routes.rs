@@ -23,7 +23,7 @@ pub struct Route {
     pub domains: Vec<String>,
     /// Whether only those whose certificate is strongly bound to their account are let in.
     pub strong: bool,
-    /// Whom signed identities are for behind it; none for the audience of all others.
+    /// `aud` of signed identities behind it; none for that of all others.
     pub audience: Option<String>,
     /// Whether whoever shows no certificate passes, too, as nobody. Only the TLS front passes somebody on of whom nothing is known.
     pub anonymous: bool,

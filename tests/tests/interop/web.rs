@@ -287,6 +287,21 @@ fn envoy_over_http() {
     assert!(values(&bob, "X-Forwarded-Client-Cert").is_empty(), "{bob:#}");
 }
 
+/// An Envoy that is not told to pass on the certificate writes its hash alone. The log and a metric say what to set; Envoy shows no client the text of
+/// a 500.
+#[test]
+fn envoy_that_passes_on_no_certificate_is_told_what_to_set() {
+    let without = |text: String| text.replace("{ cert: true }", "{ subject: true }");
+    let mut site = Site::start_by(WebServer::EnvoyHttp, "", without, &[]);
+    let (status, body) = site.get(Some("alice"), "/", &[]);
+    assert_eq!(status, 500, "{body}");
+    site.service.wait_for_lines(&["WARN", "reason=\"no_certificate_in_xfcc\"", "cert: true"], 1);
+    let metrics = site.service.get("/metrics").1;
+    let line = "rcmpd_sidecar_requests_total{dialect=\"envoy\",outcome=\"no_certificate_in_xfcc\"} 1\n";
+    assert!(metrics.contains(line), "{metrics}");
+    assert_eq!(site.page.seen().len(), 0);
+}
+
 /// An Envoy whose sidecar is gone denies no account: 403 would say that the account may not.
 #[test]
 fn envoy_without_its_sidecar_answers_500() {

@@ -185,10 +185,51 @@ fn a_name_of_a_peer_that_local_accounts_have_is_warned_about() {
     service.wait_for_lines(&["WARN", told, "account=\"bob\"", "suffix=\"partners.example\""], 1);
     service.reload();
     service.wait_for_lines(&["WARN", told, "account=\"bob\"", "suffix=\"partners.example\""], 2);
+    // The host of a computer below a name of the peer.
+    let host = ["account", "set", "WEB01$", "--add-spn", "HOST/web.eu.fabrikam.example", "-c", "rcmpd.toml"];
+    service.rcmpd(&host).code(0);
+    let done = service.rcmpd(&CHECK).code(0);
+    assert!(done.stderr.contains("account=\"WEB01$\" suffix=\"fabrikam.example\""), "{done:?}");
+    service.rcmpd(&["account", "set", "WEB01$", "--home-domain", "FABRIKAM", "-c", "rcmpd.toml"]).code(0);
     // An account whose home is the peer's domain is meant to be asked about there.
     service.rcmpd(&["account", "set", "bob", "--home-domain", "FABRIKAM", "-c", "rcmpd.toml"]).code(0);
     let done = service.rcmpd(&CHECK).code(0);
     assert!(!done.stderr.contains("warning: "), "{done:?}");
+}
+
+/// A listener that knows no host and no path answers 500 where routes are configured, and that is said before a request comes.
+#[test]
+fn a_listener_without_a_target_is_warned_about_where_there_are_routes() {
+    let demo = Demo::new();
+    let text = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let user = rustix::process::geteuid().as_raw();
+    let told = "where this listener has the host and the path of a request is not said";
+    let route = "[[sidecar.route]]\npath = \"/a\"\n";
+    let upstream = "upstream = \"http://127.0.0.1:1\"\n";
+    let configure = |dialect: &str, more: &str, route: &str| {
+        let listen =
+            format!("[[sidecar.listen]]\ndialect = \"{dialect}\"\nunix = \"a.sock\"\npeers = [\"{user}\"]\n");
+        demo.edit(|_| format!("{text}\n[sidecar]\n{listen}{more}{route}"));
+    };
+    for (dialect, more, route, is_told) in [
+        ("envoy", "", route, true),
+        ("client-cert", "", route, true),
+        ("envoy", "", "", false),
+        ("envoy", "target = \"request\"\n", route, false),
+        ("client-cert", "target = \"x-original\"\n", route, false),
+        ("client-cert", upstream, route, false),
+        ("nginx", "", route, false),
+    ] {
+        configure(dialect, more, route);
+        let done = demo.rcmpd(&CHECK).code(0);
+        assert_eq!(done.stderr.contains(told), is_told, "{dialect} {more} {route}: {done:?}");
+        assert_eq!(done.stderr.contains("a.sock"), is_told, "{done:?}");
+    }
+    configure("envoy", "", route);
+    let mut service = demo.serve();
+    service.wait_for_lines(&["WARN", told, "a.sock"], 1);
+    service.reload();
+    service.wait_for_lines(&["WARN", told, "a.sock"], 2);
 }
 
 /// Two demos at the ports of their users do not meet, and no port is given twice.

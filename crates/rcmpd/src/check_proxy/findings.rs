@@ -89,7 +89,7 @@ checks! {
         "whoever makes a certificate themselves is who they say they are",
         "verify client certificates against your authority in the proxy, and keep validation = \"chain\"";
     ForgedIdentity = "forged-identity",
-        "sent every identity header beside the certificate: as it is, in other cases, with _ . ~ for -, doubled, with spaces before the colon, after a bare line feed, in a trailer",
+        "sent every identity header beside the certificate: as it is, in other cases, with _ . ~ and other characters for -, doubled, with spaces before the colon, after a bare line feed, in a trailer",
         "whoever has any certificate chooses who the application takes them for",
         "remove or overwrite every identity header before the application is asked, under each name that it takes for the same, even where the sidecar's is empty";
     ForgedIdentityAnonymous = "forged-identity-anonymous",
@@ -109,7 +109,7 @@ checks! {
         "whoever has any certificate can be somebody else",
         "overwrite the certificate headers, do not add to them";
     ForwardingHeaders = "forwarding-headers",
-        "sent headers that move address, scheme, host or path, such as X-Forwarded-For, X-Original-URL and X-Rewrite-URL: as they are, in other cases, with _ and . for -, doubled, with spaces before the colon, after a bare line feed",
+        "sent headers that move address, scheme, host or path, such as X-Forwarded-For, X-Original-URL and X-Rewrite-URL: as they are, in other cases, with _ . ~ and other characters for -, doubled, with spaces before the colon, after a bare line feed",
         "a client chooses its address, or is served another path or host than the sidecar was asked about",
         "remove or overwrite these headers before the application is asked, under each name that it takes for the same";
     HopByHop = "hop-by-hop",

@@ -14,6 +14,7 @@ use sidecar::headers::{
 };
 use sidecar::routes::{Route, route_audience, route_host, route_path};
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
@@ -104,6 +105,15 @@ pub enum Place {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(UnixPlace),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(socket) => socket.path.display().fmt(f),
+        }
+    }
 }
 
 /// A Unix socket, and which local users can connect to it.
@@ -418,25 +428,12 @@ impl Checker<'_> {
         let format = self.format(&section);
         let proxy = section.proxy.and_then(|proxy| self.proxy(proxy));
         let has_anonymous = proxy.as_ref().is_some_and(|proxy| proxy.anonymous);
-        let has_routes = !section.route.is_empty();
         let mut places = HashSet::new();
         let listen = section.listen.into_iter().filter_map(|listen| {
             let span = listen.span();
-            let dialect = listen.get_ref().dialect.span();
             let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
-            if listen.target == Target::Unknown && has_routes {
-                self.problem(
-                    dialect,
-                    "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
-                    "say target = \"request\" if a question has the path of the request, else \"x-original\" or \"x-forwarded\"",
-                );
-            }
-            let place = match &listen.at {
-                Place::Tcp(address) => address.to_string(),
-                Place::Unix(socket) => socket.path.display().to_string(),
-            };
             let is_free = matches!(listen.at, Place::Tcp(address) if address.port() == 0);
-            if !is_free && !places.insert(place) {
+            if !is_free && !places.insert(listen.at.to_string()) {
                 self.problem(span, "another listener is there already", "choose another address or path");
             }
             Some(listen)

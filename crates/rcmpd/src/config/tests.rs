@@ -724,31 +724,6 @@ fn a_sidecar_is_understood() {
     assert!(route.strong);
 }
 
-/// Only where routes are configured does a listener need to know where the host and the path are.
-#[test]
-fn a_target_is_needed_for_routes_alone() {
-    let (listeners, rest) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
-    let (_, peer) = rest.split_once("[[peer]]").expect("there is a peer");
-    for dialect in ["envoy", "client-cert"] {
-        let beside = format!("dialect = \"{dialect}\"");
-        let without_routes =
-            format!("{GOOD}{listeners}[[peer]]{peer}").replacen("dialect = \"nginx\"", &beside, 1);
-        assert_eq!(problems(&without_routes), [""; 0]);
-        for target in ["request", "x-original", "x-forwarded"] {
-            let said = format!("{beside}\ntarget = \"{target}\"");
-            assert_eq!(
-                problems(&format!("{GOOD}{SIDECAR}").replacen("dialect = \"nginx\"", &said, 1)),
-                [""; 0]
-            );
-        }
-        let between = format!("{beside}\nupstream = \"http://127.0.0.1:1\"");
-        assert_eq!(
-            problems(&format!("{GOOD}{SIDECAR}").replacen("dialect = \"nginx\"", &between, 1)),
-            [""; 0]
-        );
-    }
-}
-
 /// A name takes the place of the set's, or adds a header that the set does not have.
 #[test]
 fn identity_headers_have_the_names_of_the_file() {
@@ -909,16 +884,6 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "path = \"/admin\"",
             "audience = \"1:orders\"",
             "this is no audience: with a colon in it, it is a URI",
-        ),
-        (
-            "dialect = \"nginx\"",
-            "dialect = \"envoy\"",
-            "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
-        ),
-        (
-            "dialect = \"nginx\"",
-            "dialect = \"client-cert\"",
-            "routes go by the host and the path that a client asked for, and where this proxy says them is unknown",
         ),
         ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener is there already"),
         (

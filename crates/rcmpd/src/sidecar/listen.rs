@@ -6,8 +6,8 @@
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
 use super::client_verifier::{HandshakeError, accept, check};
+use super::front::memory::Resets;
 use super::lingering::Lingering;
-use super::resets::Resets;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
@@ -589,7 +589,13 @@ where
                         None => Status::unauthenticated("show the secret").into_http(),
                     };
                     answers.fetch_add(1, Ordering::Relaxed);
-                    Ok::<_, Infallible>(answer)
+                    // Trailers are HEADERS, too.
+                    Ok::<_, Infallible>(answer.map(|body| {
+                        body.map_frame(move |frame| {
+                            answers.fetch_add(usize::from(frame.is_trailers()), Ordering::Relaxed);
+                            frame
+                        })
+                    }))
                 }
             });
             let mut builder = http2::Builder::new(TokioExecutor::new());

@@ -10,7 +10,6 @@ pub mod front;
 mod identify;
 mod lingering;
 mod listen;
-mod resets;
 pub mod routes;
 mod still;
 mod tls;

@@ -731,7 +731,7 @@ async fn a_token_is_for_its_route_and_no_other_one() {
             assert!(Arc::ptr_eq(&asked("/a", 0).await, &asked("/a2", SECOND).await));
         }
     }
-    // Without a signer there is none for anybody.
+    // Without a signer there is no token.
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(Parts { routes: Routes::new(routes.to_vec()), ..parts(&oracle) });
     let presented = Ok(Some(presented(1, &[])));

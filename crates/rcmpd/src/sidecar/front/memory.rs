@@ -3,13 +3,12 @@
 //! What such a connection holds is estimated: [`FREE_LEN`] and what goes beyond it, of which all connections together have one budget
 //! ([`UNPROVED_LEN_MAX`]). A connection in a usual handshake holds nothing beyond it, so no budget ends it.
 
-use crate::sidecar::resets::{DATA, HEADERS, Heads, Resets};
 use crate::sidecar::watched::Watch;
 use dcerpc_tokio::ConnectionPermit;
 use http::HeaderMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -168,6 +167,11 @@ impl Watch for Client {
 
 /// The preface of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE_LEN: usize = 24;
+/// The head of a frame (RFC 9113, section 4.1): length (3), type (1), flags (1), stream identifier (4).
+const FRAME_HEAD_LEN: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
@@ -179,6 +183,107 @@ pub(super) struct Frames {
     memory: Option<Arc<Memory>>,
     heads: Heads,
     resets: Option<Resets>,
+}
+
+/// Where the heads of frames are in what is read or written.
+#[derive(Debug)]
+struct Heads {
+    head: [u8; FRAME_HEAD_LEN],
+    len: usize,
+    /// What is left of the preface, or of the payload of a frame.
+    left: usize,
+}
+
+/// Tells of requests that HTTP/2 itself rejects: of RST_STREAM with a code that says so, and of HEADERS that no handler has answered with.
+pub(in crate::sidecar) struct Resets {
+    heads: Heads,
+    /// The code as far as it was written, in a frame of this type.
+    code: u32,
+    /// Answers of handlers whose HEADERS are not written.
+    answers: Arc<AtomicUsize>,
+    rejected: Box<dyn Fn(&'static str) + Send>,
+}
+
+impl std::fmt::Debug for Resets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resets").finish_non_exhaustive()
+    }
+}
+
+impl Heads {
+    const fn new(left: usize) -> Self {
+        Self { head: [0; FRAME_HEAD_LEN], len: 0, left }
+    }
+
+    /// The next head that is complete, whose payload follows in `bytes`.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<(u8, u8)> {
+        loop {
+            let skipped = self.left.min(bytes.len());
+            self.left -= skipped;
+            *bytes = &bytes[skipped..];
+            let (first, rest) = bytes.split_first()?;
+            self.head[self.len] = *first;
+            self.len += 1;
+            *bytes = rest;
+            if self.len == FRAME_HEAD_LEN {
+                self.len = 0;
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                return Some((kind, flags));
+            }
+        }
+    }
+}
+
+impl Resets {
+    /// `answers` is counted up with each answer of a handler.
+    pub(in crate::sidecar) fn new(
+        answers: Arc<AtomicUsize>,
+        rejected: Box<dyn Fn(&'static str) + Send>,
+    ) -> Self {
+        Self { heads: Heads::new(0), code: 0, answers, rejected }
+    }
+
+    fn wrote(&mut self, mut bytes: &[u8]) {
+        loop {
+            // The payload of RST_STREAM is its code (RFC 9113, section 6.4).
+            while self.heads.len == 0 && self.heads.left > 0 && self.heads.head[3] == RST_STREAM {
+                let Some((first, rest)) = bytes.split_first() else { return };
+                bytes = rest;
+                self.heads.left -= 1;
+                self.code = self.code << 8 | u32::from(*first);
+                if self.heads.left == 0
+                    && let Some(why) = rejected(self.code)
+                {
+                    (self.rejected)(why);
+                }
+            }
+            let Some((kind, _)) = self.heads.next(&mut bytes) else { return };
+            let one_less = |answers: usize| answers.checked_sub(1);
+            if kind == HEADERS
+                && self.answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
+            {
+                (self.rejected)("431: the headers are too long");
+            }
+        }
+    }
+}
+
+impl Watch for Resets {
+    fn wrote(&mut self, bytes: &[u8]) {
+        Self::wrote(self, bytes);
+    }
+}
+
+/// What a code of HTTP/2 (RFC 9113, section 7) says of a request that was rejected.
+const fn rejected(code: u32) -> Option<&'static str> {
+    match code {
+        0x1 => Some("PROTOCOL_ERROR: the request is malformed"),
+        0x3 => Some("FLOW_CONTROL_ERROR: more was sent than the window allows"),
+        0x6 => Some("FRAME_SIZE_ERROR: a frame has a wrong length"),
+        0x7 => Some("REFUSED_STREAM: the headers are too long, or there are too many streams"),
+        _ => None,
+    }
 }
 
 impl Frames {
@@ -201,8 +306,8 @@ impl Watch for Frames {
                         held.block = 0;
                         held.blocks_ahead += 1;
                     }
-                    HEADERS | CONTINUATION => held.block = held.block.saturating_add(heads.left()),
-                    DATA => held.data = held.data.saturating_add(heads.left()),
+                    HEADERS | CONTINUATION => held.block = held.block.saturating_add(heads.left),
+                    DATA => held.data = held.data.saturating_add(heads.left),
                     _ => {}
                 }
             }

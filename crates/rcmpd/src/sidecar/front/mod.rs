@@ -17,7 +17,7 @@
 //!
 //! Absent on purpose: HTTP/2 without TLS, `CONNECT` with a protocol (RFC 8441), early data, and tickets that outlive this process.
 
-mod memory;
+pub(super) mod memory;
 mod requests;
 mod tls;
 
@@ -25,7 +25,6 @@ pub use tls::server_config;
 
 use super::client_verifier::accept;
 use super::lingering::Lingering;
-use super::resets::Resets;
 use super::upstream::{
     Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse,
 };
@@ -41,7 +40,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use memory::{Memory, UNPROVED_LEN_MAX};
+use memory::{Memory, Resets, UNPROVED_LEN_MAX};
 use requests::{Counted, Requests};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
