@@ -5,6 +5,7 @@
 use crate::Service;
 use serde_json::{Map, Value, json};
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -42,6 +43,49 @@ pub fn envoy() -> PathBuf {
 pub fn verify_jwt(token: &str, keys: &str, audience: &str, issuer: &str) -> Value {
     let given = json!({ "token": token, "keys": keys, "audience": audience, "issuer": issuer });
     run(Command::new(private().join("web/bin/python")), "verify_jwt.py", &given)
+}
+
+/// An application that speaks gRPC, by gRPC's own server. It ends with this value.
+#[derive(Debug)]
+pub struct GrpcServer {
+    child: Child,
+    /// Where it is.
+    pub address: SocketAddr,
+}
+
+impl GrpcServer {
+    /// Starts one, over TLS if there is a certificate with its key.
+    pub fn start(tls: Option<(&Path, &Path)>) -> Self {
+        let given = match tls {
+            None => json!({}),
+            Some((certificate, key)) => json!({ "certificate": certificate, "key": key }),
+        };
+        let mut child = Command::new(web_tool("python"))
+            .arg(script("grpc_server.py"))
+            .arg(given.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("gRPC's server does not start ({error}): tests/peers/install"));
+        let mut port = String::new();
+        let output = child.stdout.take().expect("it is piped");
+        BufReader::new(output).read_line(&mut port).expect("it says its port");
+        let port = port.trim().parse().expect("it says its port");
+        Self { child, address: ([127, 0, 0, 1], port).into() }
+    }
+}
+
+impl Drop for GrpcServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What gRPC's own client makes of an application behind the TLS-terminating proxy.
+#[track_caller]
+pub fn grpc_client(given: &Value) -> Value {
+    run(Command::new(web_tool("python")), "grpc_client.py", given)
 }
 
 /// A collector of OpenTelemetry's: what it receives it sends on. It ends with this value.

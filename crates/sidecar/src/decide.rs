@@ -391,7 +391,7 @@ impl Sidecar {
     }
 
     /// Takes away what only we and the proxy may say.
-    fn strip(&self, headers: &mut HeaderMap) {
+    pub fn strip(&self, headers: &mut HeaderMap) {
         let is_reserved = |name: &&HeaderName| self.reserved.contains(plain_name(name.as_str()).as_ref());
         let forged: Vec<HeaderName> = headers.keys().filter(is_reserved).cloned().collect();
         for name in forged {

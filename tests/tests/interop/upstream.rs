@@ -1,11 +1,14 @@
-//! Applications behind the TLS-terminating proxy, by programs that nobody here wrote: nginx over TLS.
+//! Applications behind the TLS-terminating proxy, by programs that nobody here wrote: nginx over TLS and HTTP/2, and gRPC's own server with its
+//! own client.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
     date_time_ymd,
 };
+use rcmpd_tests::peers::{GrpcServer, grpc_client};
 use rcmpd_tests::web::{Nginx, Page, Site, free_port, values};
 use rcmpd_tests::{Demo, write_secret};
+use serde_json::{Value, json};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -67,6 +70,11 @@ struct Application {
 
 impl Application {
     fn start(certificate: &CertificateParams) -> Self {
+        Self::start_with(certificate, "")
+    }
+
+    /// The same with more in `listen`.
+    fn start_with(certificate: &CertificateParams, listen: &str) -> Self {
         let (folder, page, address) = (tempfile::tempdir().unwrap(), Page::start(), free_port());
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), mode).unwrap();
@@ -79,11 +87,12 @@ impl Application {
         let at = |name: &str| folder.path().join(name).display().to_string();
         let servers = format!(
             "map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}\n\
-             server {{\n  listen {address} ssl;\n  ssl_certificate {};\n  ssl_certificate_key {};\n\
+             server {{\n  listen {address} ssl{listen};\n  ssl_certificate {};\n  ssl_certificate_key {};\n\
              ssl_client_certificate {};\n  ssl_verify_client optional;\n  location / {{\n\
              proxy_pass http://{};\n  proxy_http_version 1.1;\n  proxy_set_header Host $http_host;\n\
              proxy_set_header Upgrade $http_upgrade;\n  proxy_set_header Connection $connection_upgrade;\n\
-             proxy_set_header X-Seen-Certificate $ssl_client_verify;\n  }}\n}}\n",
+             proxy_set_header X-Seen-Certificate $ssl_client_verify;\n  client_max_body_size 64m;\n\
+             proxy_set_header X-Seen-Protocol $server_protocol;\n  }}\n}}\n",
             at("application.pem"),
             at("application.key"),
             at("ca.pem"),
@@ -188,4 +197,130 @@ fn an_application_with_an_expired_certificate_is_rejected() {
     let mut expired = server(vec![local()]);
     (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
     is_rejected(&expired, "certificate_expired");
+}
+
+#[test]
+fn an_application_over_tls_chooses_the_protocol() {
+    for (listen, keys, protocol) in [
+        ("", "", "HTTP/1.1"),
+        (" http2", "", "HTTP/2.0"),
+        (" http2", "upstream_protocol = \"http/1.1\"", "HTTP/1.1"),
+        (" http2", "upstream_protocol = \"h2\"", "HTTP/2.0"),
+    ] {
+        let mut application = Application::start_with(&server(vec![local()]), listen);
+        let site = application.site(keys);
+        for version in ["--http1.1", "--http2"] {
+            let page = site.page(Some("alice"), "/x", &[version, "-H", "Remote-User: root"]);
+            assert_eq!(values(&page, "x-seen-protocol"), [protocol], "{listen} {keys} {version}");
+            assert_eq!(values(&page, "remote-user"), ["CONTOSO\\alice"]);
+            let host = format!("localhost:{}", site.address.port());
+            assert_eq!(values(&page, "host"), [host], "{listen} {keys} {version}");
+        }
+        // A WebSocket needs HTTP/1.1.
+        let (status, back) = site.websocket("alice");
+        let is_open = status.contains(" 101 ") && back == "ANYBODY THERE?\n";
+        assert_eq!(is_open, !keys.contains("h2"), "{listen} {keys}: {status}{back}");
+        let body = application.folder.path().join("body");
+        fs::File::create(&body).unwrap().set_len(32 << 20).unwrap();
+        let upload = format!("@{}", body.display());
+        let page = site.page(Some("alice"), "/", &["--http2", "--data-binary", &upload]);
+        assert_eq!(values(&page, "content-length"), [(32 << 20).to_string()], "{listen} {keys}");
+    }
+}
+
+#[test]
+fn an_application_that_does_not_agree_to_http2_is_none() {
+    let mut application = Application::start(&server(vec![local()]));
+    let mut site = application.site("upstream_protocol = \"h2\"");
+    assert_eq!(site.get(Some("alice"), "/", &[]).0, 502);
+    site.service.wait_for_lines(&["The application did not answer", "upstream_protocol"], 1);
+    // It may say so with an alert, or go on without a protocol (RFC 7301, section 3.2).
+    assert_eq!(failures(&site, "no_protocol"), 1);
+}
+
+/// What gRPC's client is told as alice, bob or carol, or as nobody.
+fn called(site: &Site, who: Option<&str>) -> Value {
+    let mut given = json!({
+        "target": site.address.to_string(),
+        "name": "localhost",
+        "ca": site.service.path("certs/ca.pem"),
+    });
+    for (name, kind) in [("certificate", "pem"), ("key", "key")] {
+        if let Some(who) = who {
+            given[name] = json!(site.service.path(&format!("certs/{who}.{kind}")));
+        }
+    }
+    grpc_client(&given)
+}
+
+/// gRPC from end to end, before an application that is reached by these keys.
+fn speaks_grpc(upstream: &str, prepare: &dyn Fn(&Demo)) -> Site {
+    let site = Site::start_at(Page::start(), upstream, prepare);
+    let mut got = called(&site, Some("alice"));
+    assert_eq!(got["unary"], "abab", "{got:#}");
+    // An answer without a date gets one (RFC 9110, section 6.6.1); one without a message has it among its trailers.
+    let trailing = got["refuse"]["trailing"].as_array_mut().expect("it is refused");
+    trailing.retain(|pair| pair[0] != "date");
+    let pairs = got["metadata"].as_array().unwrap_or_else(|| panic!("{got:#}"));
+    let of = |name: &str| -> Vec<&str> {
+        let named = pairs.iter().filter(|pair| pair[0] == name);
+        named.filter_map(|pair| pair[1].as_str()).collect()
+    };
+    assert_eq!(of("remote-user"), ["CONTOSO\\alice"]);
+    assert_eq!(of("remote_user"), [""; 0]);
+    assert_eq!(of("x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!((of("x-own"), of("x-own-bin")), (vec!["kept"], vec!["00fe"]));
+    let has = |place: &str, name: &str, value: &str| {
+        assert!(got[place].as_array().unwrap().contains(&json!([name, value])), "{got:#}");
+    };
+    has("initial", "x-first", "1");
+    has("trailing", "x-last", "2");
+    has("trailing", "x-bytes-bin", "00ff");
+    assert_eq!((&got["download"], &got["upload"]), (&json!(16 << 20), &json!("256 16777216")), "{got:#}");
+    assert_eq!(got["chat"], json!(["one", "two", "three", 0]));
+    let refused =
+        json!({ "code": "PERMISSION_DENIED", "details": "nicht für dich", "trailing": [["x-last", "2"]] });
+    assert_eq!(got["refuse"], refused);
+    assert_eq!(
+        (&got["fail"]["said"], &got["fail"]["code"]),
+        (&json!(["first"]), &json!("RESOURCE_EXHAUSTED"))
+    );
+    assert_eq!(
+        (&got["fail"]["details"], &got["deadline"]["code"]),
+        (&json!("no more"), &json!("DEADLINE_EXCEEDED"))
+    );
+    assert_eq!((&got["cancel"], &got["cancelled"]), (&json!("first"), &json!(2)), "{got:#}");
+    let parallel: Vec<String> = (0..20).map(|n| format!("{n}{n}")).collect();
+    assert_eq!(got["parallel"], json!(parallel));
+    // Trailers are no answers that HTTP/2 gave by itself.
+    let (_, metrics) = site.service.get("/metrics");
+    let rejected = metrics.lines().filter(|line| line.contains("rejected_total{listener=\"proxy\""));
+    let rejected: Vec<_> = rejected.filter(|line| !line.ends_with(" 0")).collect();
+    assert!(rejected.is_empty(), "{rejected:?}");
+    // What gRPC makes of 401 and 403.
+    for (who, code) in [(None, "UNAUTHENTICATED"), (Some("carol"), "PERMISSION_DENIED")] {
+        let got = called(&site, who);
+        assert_eq!(got["unary"]["code"], code, "{got:#}");
+    }
+    site
+}
+
+#[test]
+fn grpc_reaches_an_application_without_tls() {
+    let application = GrpcServer::start(None);
+    let upstream = format!("upstream = \"http://{}\"\nupstream_protocol = \"h2\"", application.address);
+    let site = speaks_grpc(&upstream, &|_| {});
+    // And of 502.
+    drop(application);
+    assert_eq!(called(&site, Some("alice"))["unary"]["code"], "UNAVAILABLE");
+}
+
+#[test]
+fn grpc_reaches_an_application_over_tls() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), Ca::new("CA of applications"));
+    ca.issue(folder.path(), "application", &server(vec![local()]));
+    let at = |name: &str| folder.path().join(name);
+    let application = GrpcServer::start(Some((&at("application.pem"), &at("application.key"))));
+    let upstream = format!("upstream = \"https://{}\"\nupstream_ca = \"certs/app.pem\"", application.address);
+    speaks_grpc(&upstream, &|demo| fs::write(demo.path("certs/app.pem"), &ca.pem).unwrap());
 }

@@ -18,7 +18,7 @@ pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
-    Token, UnixPlace, UpstreamPlace, UpstreamTls,
+    Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused};

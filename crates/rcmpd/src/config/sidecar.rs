@@ -145,6 +145,17 @@ pub struct Application {
     pub place: UpstreamPlace,
     /// For `https://`.
     pub tls: Option<UpstreamTls>,
+    /// `upstream_protocol`. Without it, an application at an `https` URL chooses, and every other one is spoken to in HTTP/1.1.
+    pub protocol: Option<UpstreamProtocol>,
+}
+
+/// What an application speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, without TLS by prior knowledge (RFC 9113, section 3.3).
+    Http2,
 }
 
 /// TLS to an application.
@@ -253,6 +264,7 @@ struct ListenSection {
     upstream_name: Option<Spanned<String>>,
     upstream_certificate: Option<Spanned<PathBuf>>,
     upstream_key: Option<Spanned<PathBuf>>,
+    upstream_protocol: Option<Spanned<String>>,
     target: Option<Spanned<String>>,
 }
 
@@ -292,6 +304,7 @@ struct ProxySection {
     upstream_name: Option<Spanned<String>>,
     upstream_certificate: Option<Spanned<PathBuf>>,
     upstream_key: Option<Spanned<PathBuf>>,
+    upstream_protocol: Option<Spanned<String>>,
     client_certificates: Option<Spanned<String>>,
 }
 
@@ -301,6 +314,7 @@ struct UpstreamKeys<'a> {
     name: Option<&'a Spanned<String>>,
     certificate: Option<&'a Spanned<PathBuf>>,
     key: Option<&'a Spanned<PathBuf>>,
+    protocol: Option<&'a Spanned<String>>,
 }
 
 impl UpstreamKeys<'_> {
@@ -371,6 +385,8 @@ const SPEAKS: [(&str, Speaks); 8] = [
 const TARGETS: [(&str, Target); 3] =
     [("request", Target::Request), ("x-original", Target::XOriginal), ("x-forwarded", Target::XForwarded)];
 const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
+const PROTOCOLS: [(&str, UpstreamProtocol); 2] =
+    [("http/1.1", UpstreamProtocol::Http1), ("h2", UpstreamProtocol::Http2)];
 const CLIENT_CERTIFICATES: [(&str, bool); 2] = [("required", false), ("optional", true)];
 const HEADER_LEN: RangeInclusive<u64> = 256..=16_384;
 const REMEMBER_S: RangeInclusive<u64> = 0..=3600;
@@ -687,12 +703,14 @@ impl Checker<'_> {
             name: section.upstream_name.as_ref(),
             certificate: section.upstream_certificate.as_ref(),
             key: section.upstream_key.as_ref(),
+            protocol: section.upstream_protocol.as_ref(),
         };
         let upstream = match &section.upstream {
             Some(upstream) => self.upstream(upstream, &keys),
             None => {
                 let help = "say where the application is: upstream = \"https://HOST:PORT\", or remove this";
-                keys.of_tls().for_each(|span| self.problem(span, "this listener has no upstream", help));
+                let spans = keys.of_tls().chain(keys.protocol.map(Spanned::span));
+                spans.for_each(|span| self.problem(span, "this listener has no upstream", help));
                 None
             }
         };
@@ -748,6 +766,7 @@ impl Checker<'_> {
     }
 
     fn upstream(&mut self, text: &Spanned<String>, keys: &UpstreamKeys<'_>) -> Option<Application> {
+        let protocol = self.one_of(keys.protocol, &PROTOCOLS, "protocol of an application");
         let given = text.get_ref().as_str();
         let url =
             given.split_once("://").map(|(scheme, rest)| (scheme, rest.strip_suffix('/').unwrap_or(rest)));
@@ -761,15 +780,19 @@ impl Checker<'_> {
         match (url.filter(has_port), given.strip_prefix("unix:")) {
             (Some(("https", authority)), _) => {
                 let tls = self.upstream_tls(text.span(), authority, keys)?;
-                Some(Application { place: UpstreamPlace::Tcp(authority.to_owned()), tls: Some(tls) })
+                Some(Application {
+                    place: UpstreamPlace::Tcp(authority.to_owned()),
+                    tls: Some(tls),
+                    protocol,
+                })
             }
             (Some(("http", authority)), _) => {
                 self.no_upstream_tls(keys);
-                Some(Application { place: UpstreamPlace::Tcp(authority.to_owned()), tls: None })
+                Some(Application { place: UpstreamPlace::Tcp(authority.to_owned()), tls: None, protocol })
             }
             (None, Some(path)) if !path.is_empty() => {
                 self.no_upstream_tls(keys);
-                Some(Application { place: UpstreamPlace::Unix(self.base.join(path)), tls: None })
+                Some(Application { place: UpstreamPlace::Unix(self.base.join(path)), tls: None, protocol })
             }
             _ => {
                 self.problem(
@@ -1006,6 +1029,7 @@ impl Checker<'_> {
                     name: section.upstream_name.as_ref(),
                     certificate: section.upstream_certificate.as_ref(),
                     key: section.upstream_key.as_ref(),
+                    protocol: section.upstream_protocol.as_ref(),
                 };
                 self.upstream(&section.upstream, &keys)?
             },

@@ -696,7 +696,7 @@ fn a_sidecar_is_understood() {
         assert_eq!(config.sidecar.expect("it is there").listen[0].at, socket(mode, group), "{keys}");
     }
     let place = UpstreamPlace::Tcp("127.0.0.1:8080".to_owned());
-    assert_eq!(haproxy.upstream, Some(Application { place: place.clone(), tls: None }));
+    assert_eq!(haproxy.upstream, Some(Application { place: place.clone(), tls: None, protocol: None }));
     for (keys, name, own) in [
         ("", "127.0.0.1", None),
         ("upstream_name = \"app.example\"", "app.example", None),
@@ -710,8 +710,15 @@ fn a_sidecar_is_understood() {
         let text = text.replace("http://127.0.0.1:8080", &url);
         let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
         let tls = UpstreamTls { ca: "/etc/rcmpd/app-ca.pem".into(), name: name.to_owned(), own };
-        let expected = Application { place: place.clone(), tls: Some(tls) };
+        let expected = Application { place: place.clone(), tls: Some(tls), protocol: None };
         assert_eq!(config.sidecar.expect("it is there").listen[1].upstream, Some(expected), "{keys}");
+    }
+    for (name, protocol) in [("h2", UpstreamProtocol::Http2), ("http/1.1", UpstreamProtocol::Http1)] {
+        let keys = format!("http://127.0.0.1:8080\"\nupstream_protocol = \"{name}\"\n#");
+        let config = parse(&text.replace("http://127.0.0.1:8080", &keys), Path::new("/etc/rcmpd"));
+        let expected = Application { place: place.clone(), tls: None, protocol: Some(protocol) };
+        let listen = &config.expect("it is good").sidecar.expect("it is there").listen[1];
+        assert_eq!(listen.upstream, Some(expected), "{name}");
     }
     assert_eq!(haproxy.secret, Some(SecretRef::File("/etc/rcmpd/sidecar.secret".into())));
     let [route] = &sidecar.routes[..] else { panic!("{:?}", sidecar.routes) };
@@ -807,6 +814,16 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "nothing says which CA the application's certificate is from",
         ),
         ("http://127.0.0.1:8080", "https://127.0.0.1", "this is not where an application is"),
+        (
+            "http://127.0.0.1:8080\"",
+            "http://127.0.0.1:8080\"\nupstream_protocol = \"grpc\"",
+            "this is no protocol of an application",
+        ),
+        (
+            "unix = \"nginx.sock\"",
+            "unix = \"nginx.sock\"\nupstream_protocol = \"h2\"",
+            "this listener has no upstream",
+        ),
         ("http://127.0.0.1:8080", "ftp://127.0.0.1:80", "this is not where an application is"),
         (
             "http://127.0.0.1:8080\"",

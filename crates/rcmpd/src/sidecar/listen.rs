@@ -11,7 +11,7 @@ use super::lingering::Lingering;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
-use super::upstream::{Behind, Body, Upstream, authority, closing, plain, refusal, whole};
+use super::upstream::{Behind, Body, Upstream, authority, closing, plain, refusal, strip, whole};
 use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
@@ -665,7 +665,9 @@ async fn respond(
     }
     match (&decided, &state.upstream) {
         (Decided::Allowed(allowed), Some(upstream)) => {
-            upstream.forward(request, Behind::Proxy, |headers| sidecar.stamp(Some(allowed), headers)).await
+            let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(allowed), headers);
+            // Boxed: a connection that asks for nothing has no room for it.
+            Box::pin(upstream.forward(request, Behind::Proxy, stamp, strip(&sidecar))).await
         }
         _ => {
             let answer = refusal(request, whole(sidecar.answer(&decided)));

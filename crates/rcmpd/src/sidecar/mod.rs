@@ -224,25 +224,19 @@ pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<any
             checked.push(self::secret(secret).map(drop));
         }
         checked.extend(listen.tls.as_ref().map(|tls| tls::of_listener(tls).map(drop)));
-        let upstream = listen.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
-        checked.extend(upstream.map(|tls| upstream_tls(tls, "cannot use [[sidecar.listen]]")));
+        let upstream = listen.upstream.as_ref().map(upstream::Tls::of);
+        checked.extend(upstream.map(|tls| tls.map(drop).context("cannot use [[sidecar.listen]]")));
     }
     if let Some(proxy) = &sidecar.proxy {
         let pair = tls::check_pair(&proxy.certificate, &proxy.key);
         checked.push(pair.context("cannot use [sidecar.proxy]"));
-        checked
-            .extend(proxy.upstream.tls.as_ref().map(|tls| upstream_tls(tls, "cannot use [sidecar.proxy]")));
+        checked.push(upstream::Tls::of(&proxy.upstream).map(drop).context("cannot use [sidecar.proxy]"));
     }
     checked.extend(sidecar.token.as_ref().map(|token| signer(token).map(drop)));
     let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
     let keys = client.flat_map(|client| &client.proof_keys);
     checked.extend(keys.map(|(_, path)| PublicKey::read(path).map(drop)));
     checked
-}
-
-/// Reads what TLS to an application is made with.
-fn upstream_tls(tls: &config::UpstreamTls, unusable: &'static str) -> anyhow::Result<()> {
-    upstream::Tls::read(tls).map(drop).context(unusable)
 }
 
 /// How many descriptors all connections of a configuration's listeners take.

@@ -182,6 +182,9 @@ pub(super) struct Frames {
     /// If frames are looked at.
     memory: Option<Arc<Memory>>,
     heads: Heads,
+    /// The newest stream, and whether the last header block was for an older one: trailers.
+    newest: u32,
+    is_trailers: bool,
     resets: Option<Resets>,
 }
 
@@ -199,7 +202,7 @@ pub(in crate::sidecar) struct Resets {
     heads: Heads,
     /// The code as far as it was written, in a frame of this type.
     code: u32,
-    /// Answers of handlers whose HEADERS are not written.
+    /// HEADERS of handlers that are not written: of answers and of trailers.
     answers: Arc<AtomicUsize>,
     rejected: Box<dyn Fn(&'static str) + Send>,
 }
@@ -213,6 +216,12 @@ impl std::fmt::Debug for Resets {
 impl Heads {
     const fn new(left: usize) -> Self {
         Self { head: [0; FRAME_HEAD_LEN], len: 0, left }
+    }
+
+    /// The stream of the last head (RFC 9113, section 4.1).
+    const fn stream(&self) -> u32 {
+        let [.., a, b, c, d] = self.head;
+        u32::from_be_bytes([a, b, c, d]) & (u32::MAX >> 1)
     }
 
     /// The next head that is complete, whose payload follows in `bytes`.
@@ -236,7 +245,7 @@ impl Heads {
 }
 
 impl Resets {
-    /// `answers` is counted up with each answer of a handler.
+    /// `answers` is counted up with each answer of a handler, and with its trailers.
     pub(in crate::sidecar) fn new(
         answers: Arc<AtomicUsize>,
         rejected: Box<dyn Fn(&'static str) + Send>,
@@ -290,21 +299,26 @@ impl Frames {
     pub(super) fn new(memory: &Arc<Memory>, is_http2: bool, resets: Option<Resets>) -> Self {
         let is_counted = is_http2 && !memory.is_proved.load(Ordering::Relaxed);
         let memory = is_counted.then(|| Arc::clone(memory));
-        Self { memory, heads: Heads::new(PREFACE_LEN), resets }
+        Self { memory, heads: Heads::new(PREFACE_LEN), newest: 0, is_trailers: false, resets }
     }
 }
 
 impl Watch for Frames {
     fn read(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let Some(memory) = &self.memory else { return Ok(()) };
-        let heads = &mut self.heads;
+        let (heads, newest, is_trailers) = (&mut self.heads, &mut self.newest, &mut self.is_trailers);
         memory.change(|held| {
             while let Some((kind, flags)) = heads.next(&mut bytes) {
+                if kind == HEADERS {
+                    // A client numbers its streams upwards (RFC 9113, section 5.1.1).
+                    *is_trailers = heads.stream() <= *newest;
+                    *newest = heads.stream().max(*newest);
+                }
                 // A frame that has begun counts as a whole: its buffer is there.
                 match kind {
                     HEADERS | CONTINUATION if flags & END_HEADERS != 0 => {
                         held.block = 0;
-                        held.blocks_ahead += 1;
+                        held.blocks_ahead += usize::from(!*is_trailers);
                     }
                     HEADERS | CONTINUATION => held.block = held.block.saturating_add(heads.left),
                     DATA => held.data = held.data.saturating_add(heads.left),
@@ -329,7 +343,11 @@ mod tests {
     use http::HeaderValue;
 
     fn frame(kind: u8, flags: u8, len: usize) -> Vec<u8> {
-        [&(len as u32).to_be_bytes()[1..], &[kind, flags, 0, 0, 0, 1], &vec![0; len]].concat()
+        on_stream(1, kind, flags, len)
+    }
+
+    fn on_stream(stream: u8, kind: u8, flags: u8, len: usize) -> Vec<u8> {
+        [&(len as u32).to_be_bytes()[1..], &[kind, flags, 0, 0, 0, stream], &vec![0; len]].concat()
     }
 
     #[test]
@@ -371,12 +389,19 @@ mod tests {
         frames.read(&frame(DATA, 0, 50_000)).expect("it is read");
         assert!(held() >= idle + 88_000, "and its body: {}", held());
         // Another head came before the first request is answered.
-        frames.read(&frame(HEADERS, END_HEADERS, 100)).expect("it is read");
+        frames.read(&on_stream(3, HEADERS, END_HEADERS, 100)).expect("it is read");
         drop(request);
         assert!(held() >= idle + 48_000, "whose body may be part of it: {}", held());
         drop(memory.begin(&HeaderMap::new()));
         assert_eq!(held(), idle);
-        frames.read(&frame(HEADERS, 0, 16_000)).expect("it is read");
+        // Trailers begin no request, so nothing is left of theirs.
+        frames.read(&on_stream(5, HEADERS, END_HEADERS, 100)).expect("it is read");
+        let request = memory.begin(&HeaderMap::new());
+        frames.read(&on_stream(5, DATA, 0, 50_000)).expect("it is read");
+        frames.read(&on_stream(5, HEADERS, END_HEADERS, 100)).expect("it is read");
+        drop(request);
+        assert_eq!(held(), idle);
+        frames.read(&on_stream(7, HEADERS, 0, 16_000)).expect("it is read");
         permit.prove([0; 32]);
         memory.proved();
         assert_eq!(held(), 0);

@@ -26,7 +26,7 @@ pub use tls::server_config;
 use super::client_verifier::accept;
 use super::lingering::Lingering;
 use super::upstream::{
-    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse,
+    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse, strip,
 };
 use super::watched::Watched;
 use crate::clock::moment;
@@ -35,7 +35,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -296,7 +296,7 @@ struct Connection {
     address: SocketAddr,
     memory: Arc<Memory>,
     requests: Requests,
-    /// Over HTTP/2: answers that are not written yet.
+    /// Over HTTP/2: heads and trailers of answers that are not written yet.
     answers: Arc<AtomicUsize>,
     /// Closes it, when the application's permits are needed for other clients.
     close: CancellationToken,
@@ -320,7 +320,7 @@ impl Connection {
                 let place = this.requests.begin(this.memory.begin(request.headers()));
                 let answer = this.respond(request).await;
                 this.answers.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, place)))
+                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, place, Arc::clone(&this.answers))))
             }
         });
         let watched = memory::Frames::new(&self.memory, is_http2, self.resets(is_http2));
@@ -438,20 +438,16 @@ impl Connection {
             |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
         match sidecar.decide("proxy", ask).await {
             Decided::Allowed(allowed) => {
-                self.front
-                    .upstream
-                    .forward(request, behind(Some(allowed.identity.sid)), |headers| {
-                        sidecar.stamp(Some(&allowed), headers);
-                    })
-                    .await
+                let behind = behind(Some(allowed.identity.sid));
+                let stamp = |headers: &mut HeaderMap| sidecar.stamp(Some(&allowed), headers);
+                // Boxed: a connection that asks for nothing has no room for it.
+                Box::pin(self.front.upstream.forward(request, behind, stamp, strip(&sidecar))).await
             }
             Decided::Refused(Refusal::NoCertificate)
                 if self.terms.anonymous && is_for_everybody(&sidecar, target) =>
             {
-                self.front
-                    .upstream
-                    .forward(request, behind(None), |headers| sidecar.stamp(None, headers))
-                    .await
+                let stamp = |headers: &mut HeaderMap| sidecar.stamp(None, headers);
+                Box::pin(self.front.upstream.forward(request, behind(None), stamp, strip(&sidecar))).await
             }
             Decided::Refused(refusal) => {
                 self.tell(refusal);

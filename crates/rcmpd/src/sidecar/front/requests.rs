@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub(super) struct Place {
 pub(super) struct Counted<B> {
     body: B,
     place: Place,
+    /// Is counted up with each header block that is to be written.
+    blocks: Arc<AtomicUsize>,
 }
 
 impl Requests {
@@ -98,9 +101,10 @@ impl Drop for Place {
 }
 
 impl<B> Counted<B> {
-    pub(super) fn new(body: B, place: Place) -> Self {
+    /// `blocks` is counted up with trailers.
+    pub(super) fn new(body: B, place: Place, blocks: Arc<AtomicUsize>) -> Self {
         place.moved(Duration::ZERO);
-        Self { body, place }
+        Self { body, place, blocks }
     }
 }
 
@@ -116,6 +120,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
         // A body gives up on the application by itself, when it is asked then.
         let application = if polled.is_pending() { self.place.requests.application } else { Duration::ZERO };
         self.place.moved(application);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && frame.is_trailers()
+        {
+            self.blocks.fetch_add(1, Ordering::Relaxed);
+        }
         polled
     }
 
@@ -142,7 +151,7 @@ mod tests {
         let asked = requests.begin(None);
         assert!(timeout(2 * short, requests.stalled(short)).await.is_err(), "there is nothing to take");
         let silent = futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>();
-        let mut answer = Counted::new(StreamBody::new(silent), asked);
+        let mut answer = Counted::new(StreamBody::new(silent), asked, Arc::default());
         let begun = Instant::now();
         let polled = Pin::new(&mut answer).poll_frame(&mut Context::from_waker(std::task::Waker::noop()));
         assert!(polled.is_pending());

@@ -49,6 +49,20 @@ async fn whatever_a_client_says_of_itself_is_gone() {
 }
 
 #[tokio::test]
+async fn trailers_say_nothing_of_the_client() {
+    let scene = Scene::new().await;
+    let names = "X-Sum, Remote-User, remote_groups, X-Identity-Sid, X.Identity.Account, Client-Cert, X-Sidecar-Secret, \
+        X-Forwarded-For, X.Real.IP, X-Original-URL, Authorization, Cookie, Content-Length, Transfer-Encoding, Host";
+    let trailers: String = names.split(", ").map(|name| format!("{name}: 1\r\n")).collect();
+    let request = format!(
+        "POST /trailers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: {names}\r\n\r\n1\r\nx\r\n0\r\n{trailers}\r\n"
+    );
+    let got = scene.ask("localhost", Some(&scene.alice), &request).await;
+    assert_eq!(body_of(&got), "x-sum: \"1\"\n", "{got}");
+}
+
+#[tokio::test]
 async fn a_request_is_for_the_host_of_the_handshake() {
     let scene = Scene::new().await;
     let port = scene.address.port();

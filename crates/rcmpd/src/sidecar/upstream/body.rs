@@ -1,13 +1,19 @@
 //! Bodies that are passed on piece by piece, by whoever keeps them coming.
 
 use super::RequestPermit;
+use super::hop;
+use super::pool::Lease;
+use crate::connections::causes;
 use crate::sidecar::lingering::discard;
 use crate::sidecar::still::still;
 use bytes::Bytes;
+use h2::Reason;
+use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
@@ -25,9 +31,40 @@ pub enum BodyError {
     /// Whoever sent it broke off.
     #[error("it broke off: {0}")]
     Broken(Arc<hyper::Error>),
+    /// Whoever sent it reset the stream, with a code that the next hop gets, too.
+    #[error("it was reset: {0}")]
+    Reset(#[source] Arc<h2::Error>),
 }
 
-/// A body without its trailers, that comes within its time. None of it is kept.
+impl From<hyper::Error> for BodyError {
+    /// Codes that say of a request that it breaks the rules, or was not begun, are this hop's alone.
+    fn from(error: hyper::Error) -> Self {
+        let reset = causes(&error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
+        match reset {
+            Some(reason @ (Reason::NO_ERROR | Reason::CANCEL | Reason::ENHANCE_YOUR_CALM)) => {
+                Self::Reset(Arc::new(reason.into()))
+            }
+            _ => Self::Broken(Arc::new(error)),
+        }
+    }
+}
+
+/// Takes away from trailers what the sender may not say.
+pub(super) struct Strip(Box<dyn Fn(&mut HeaderMap) + Send>);
+
+impl Strip {
+    pub(super) fn new(strip: impl Fn(&mut HeaderMap) + Send + 'static) -> Self {
+        Self(Box::new(strip))
+    }
+}
+
+impl fmt::Debug for Strip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Strip").finish_non_exhaustive()
+    }
+}
+
+/// A body with its trailers, as far as these are passed on, that comes within its time. None of it is kept.
 #[derive(Debug, Default)]
 pub(super) struct Paced {
     body: Option<Incoming>,
@@ -39,7 +76,12 @@ pub(super) struct Paced {
     sending: Option<Sending>,
     /// Whether that comes over HTTP/2.
     is_http2: bool,
-    _permit: Option<RequestPermit>,
+    strip: Option<Strip>,
+    /// Where the application is spoken to in HTTP/2: the exchange that this is one direction of.
+    exchange: Option<Sending>,
+    /// The stream there, until the end of this direction.
+    lease: Option<Arc<Lease>>,
+    _permit: Option<Arc<RequestPermit>>,
 }
 
 impl Paced {
@@ -49,20 +91,33 @@ impl Paced {
         is_http2: bool,
         limits: (Duration, Instant),
         sending: &Sending,
+        strip: Strip,
+        permit: &Arc<RequestPermit>,
     ) -> Self {
-        let (timeout, end) = limits;
-        let mut paced = Self::new(body, timeout, end);
-        (paced.sending, paced.is_http2) = (Some(sending.clone()), is_http2);
+        let mut paced = Self::new(body, limits, permit);
+        (paced.sending, paced.is_http2, paced.strip) = (Some(sending.clone()), is_http2, Some(strip));
         paced
     }
 
-    pub(super) fn response(body: Incoming, timeout: Duration, end: Instant, permit: RequestPermit) -> Self {
-        let mut paced = Self::new(body, timeout, end);
-        paced._permit = Some(permit);
+    /// `stream` is that of the application, if it is spoken to in HTTP/2, with what is told of the request.
+    pub(super) fn response(
+        body: Incoming,
+        limits: (Duration, Instant),
+        permit: &Arc<RequestPermit>,
+        stream: Option<(Arc<Lease>, &Sending)>,
+    ) -> Self {
+        let is_over = body.is_end_stream();
+        let mut paced = Self::new(body, limits, permit);
+        if let Some((lease, sending)) = stream {
+            (paced.lease, paced.exchange) = (Some(lease), Some(sending.clone()));
+        }
+        if is_over {
+            paced.finish();
+        }
         paced
     }
 
-    fn new(body: Incoming, timeout: Duration, end: Instant) -> Self {
+    fn new(body: Incoming, (timeout, end): (Duration, Instant), permit: &Arc<RequestPermit>) -> Self {
         Self {
             body: Some(body),
             timeout,
@@ -70,38 +125,80 @@ impl Paced {
             timer: None,
             sending: None,
             is_http2: false,
-            _permit: None,
+            strip: None,
+            exchange: None,
+            lease: None,
+            _permit: Some(Arc::clone(permit)),
         }
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    /// A request goes over a stream of HTTP/2. From now on its body may pause for as long as the answer's may, and neither direction is
+    /// late while the other one moves: a client may have said all that it has to say for now, and wait for events.
+    pub(super) fn on_stream(&mut self, lease: &Arc<Lease>, idle: Duration) {
+        (self.timeout, self.exchange, self.timer) = (idle, self.sending.clone(), None);
+        self.lease = Some(Arc::clone(lease));
+        if self.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    /// This direction is at its end, without a reset.
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finished();
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let (Some(body), Some(end)) = (&mut self.body, self.end) else { return Poll::Ready(None) };
         if end <= Instant::now() {
             return Poll::Ready(Some(Err(BodyError::Late)));
         }
-        loop {
-            match Pin::new(&mut *body).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    self.timer = None;
-                    match frame {
-                        Some(Ok(frame)) => match frame.into_data() {
-                            Ok(data) => return Poll::Ready(Some(Ok(data))),
-                            Err(_trailers) => {}
-                        },
-                        Some(Err(error)) => {
-                            return Poll::Ready(Some(Err(BodyError::Broken(Arc::new(error)))));
-                        }
-                        None => return Poll::Ready(None),
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+            let is_over = body.is_end_stream();
+            self.timer = None;
+            if let Some(exchange) = &self.exchange {
+                exchange.pass();
+            }
+            return Poll::Ready(match frame {
+                Some(Ok(frame)) => match frame.into_trailers() {
+                    Ok(trailers) => {
+                        self.finish();
+                        self.trailers(trailers).map(Ok)
                     }
+                    Err(data) => {
+                        if is_over {
+                            self.finish();
+                        }
+                        Some(Ok(data))
+                    }
+                },
+                Some(Err(error)) => Some(Err(error.into())),
+                None => {
+                    self.finish();
+                    None
                 }
-                Poll::Pending => {
-                    let late = || Box::pin(sleep_until(end.min(Instant::now() + self.timeout)));
-                    let timer = self.timer.get_or_insert_with(late);
-                    ready!(timer.as_mut().poll(cx));
-                    return Poll::Ready(Some(Err(BodyError::Late)));
-                }
+            });
+        }
+        loop {
+            let now = Instant::now();
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end.min(now + self.timeout))));
+            ready!(timer.as_mut().poll(cx));
+            let due = self.exchange.as_ref().map(|exchange| exchange.passed() + self.timeout);
+            match due.filter(|due| *due > now && end > now) {
+                Some(due) => timer.as_mut().reset(end.min(due)),
+                None => return Poll::Ready(Some(Err(BodyError::Late))),
             }
         }
+    }
+
+    /// What is passed on of trailers, if anything.
+    fn trailers(&self, mut trailers: HeaderMap) -> Option<Frame<Bytes>> {
+        hop::end_trailers(&mut trailers);
+        if let Some(Strip(strip)) = &self.strip {
+            strip(&mut trailers);
+        }
+        (!trailers.is_empty()).then(|| Frame::trailers(trailers))
     }
 }
 
@@ -113,11 +210,11 @@ impl HttpBody for Paced {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = self.poll_data(cx);
+        let polled = self.poll(cx);
         if let Some(sending) = &self.sending {
             sending.note(&polled);
         }
-        polled.map(|data| data.map(|data| data.map(Frame::data)))
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -149,17 +246,32 @@ struct State {
     /// Whether it waits for the client.
     is_clients_turn: bool,
     failed: Option<BodyError>,
+    /// When something of the request or the answer last passed.
+    passed: Instant,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { moved: Instant::now(), is_clients_turn: false, failed: None }
+        let now = Instant::now();
+        Self { moved: now, is_clients_turn: false, failed: None, passed: now }
     }
 }
 
 impl Sending {
-    fn note(&self, polled: &Poll<Option<Result<Bytes, BodyError>>>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass(&self) {
+        self.state().passed = Instant::now();
+    }
+
+    fn passed(&self) -> Instant {
+        self.state().passed
+    }
+
+    fn note(&self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let mut state = self.state();
         state.is_clients_turn = polled.is_pending();
         state.moved = Instant::now();
         if let Poll::Ready(Some(Err(error))) = polled {
@@ -169,13 +281,13 @@ impl Sending {
 
     /// Why the client's part failed, if it did.
     pub(super) fn failed(&self) -> Option<BodyError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed.clone()
+        self.state().failed.clone()
     }
 
     /// Waits until the application has taken nothing for so long, though there was something to take, or all was taken.
     pub(super) async fn stands_still(&self, limit: Duration) {
         still(limit, || {
-            let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = self.state();
             // The client's time is measured where it is waited for.
             if state.is_clients_turn { Instant::now() } else { state.moved }
         })

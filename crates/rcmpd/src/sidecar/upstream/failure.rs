@@ -2,7 +2,7 @@
 
 use crate::connections::{Causes, causes};
 use http::StatusCode;
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ pub(super) enum Failure {
     ConnectLate,
     #[error("the TLS handshake failed: {0}")]
     Tls(io::Error),
+    #[error("it did not agree to HTTP/2 in the TLS handshake")]
+    NoProtocol,
     #[error("it is silent")]
     Late,
     #[error("it broke off or does not speak HTTP: {}", Causes(.0))]
@@ -44,6 +46,8 @@ pub(super) enum Reason {
     Certificate,
     /// An alert of either side, or what came is not TLS.
     Tls,
+    /// None of the protocols that we offer by ALPN is the application's, or it did not agree to the one that is configured.
+    NoProtocol,
     /// Nothing was taken of a request, or no answer begun, in time.
     Late,
     /// The connection ended, a stream was reset, or what came is not HTTP.
@@ -53,7 +57,7 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Unreachable,
         Self::ConnectLate,
         Self::CertificateUntrusted,
@@ -62,6 +66,7 @@ impl Reason {
         Self::CertificateNotYetValid,
         Self::Certificate,
         Self::Tls,
+        Self::NoProtocol,
         Self::Late,
         Self::Broken,
         Self::Protocol,
@@ -78,6 +83,7 @@ impl Reason {
             Self::CertificateNotYetValid => "certificate_not_yet_valid",
             Self::Certificate => "certificate",
             Self::Tls => "tls",
+            Self::NoProtocol => "no_protocol",
             Self::Late => "late",
             Self::Broken => "broken",
             Self::Protocol => "protocol",
@@ -95,6 +101,7 @@ impl Reason {
             }
             Self::CertificateExpired => "renew the application's certificate",
             Self::CertificateNotYetValid => "compare the clocks",
+            Self::NoProtocol => "compare upstream_protocol with what the application offers by ALPN",
             _ => return None,
         })
     }
@@ -123,13 +130,21 @@ impl Failure {
             Self::ConnectLate => Reason::ConnectLate,
             Self::Tls(error) => match of_rustls(error) {
                 Some(rustls::Error::InvalidCertificate(error)) => Reason::of_certificate(error),
+                Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                    Reason::NoProtocol
+                }
                 _ => Reason::Tls,
             },
+            Self::NoProtocol => Reason::NoProtocol,
             Self::Late => Reason::Late,
             // With TLS 1.3 an application rejects our certificate when the handshake is over for us.
             Self::Broken(error) => {
-                let mut errors = causes(error).filter_map(|cause| cause.downcast_ref());
-                if errors.any(|error| of_rustls(error).is_some()) { Reason::Tls } else { Reason::Broken }
+                let is_tls = causes(error).any(|cause| {
+                    let of_stream = cause.downcast_ref::<io::Error>();
+                    let of_http2 = || cause.downcast_ref::<h2::Error>()?.get_io();
+                    of_stream.or_else(of_http2).is_some_and(|error| of_rustls(error).is_some())
+                });
+                if is_tls { Reason::Tls } else { Reason::Broken }
             }
             Self::Protocol => Reason::Protocol,
         }
@@ -141,7 +156,7 @@ impl Failure {
             Self::ConnectLate | Self::Late => {
                 (StatusCode::GATEWAY_TIMEOUT, "the application did not answer in time\n")
             }
-            Self::Unreachable(_) | Self::Tls(_) | Self::Broken(_) | Self::Protocol => {
+            Self::Unreachable(_) | Self::Tls(_) | Self::NoProtocol | Self::Broken(_) | Self::Protocol => {
                 (StatusCode::BAD_GATEWAY, "the application did not answer\n")
             }
         }

@@ -31,11 +31,7 @@ pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
 
 /// Takes away what a message says to the next hop alone: the fields that `Connection` names, and those that always are.
 pub(super) fn end(headers: &mut HeaderMap) {
-    let named = |value: &HeaderValue| {
-        let names = value.as_bytes().split(|byte| *byte == b',');
-        names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect::<Vec<_>>()
-    };
-    let named: Vec<HeaderName> = headers.get_all(header::CONNECTION).iter().flat_map(named).collect();
+    let named: Vec<HeaderName> = names(headers, header::CONNECTION).collect();
     // What a proxy before us says of the client is not the client's to take away.
     for name in named.into_iter().filter(|name| !is_one(name.as_str())) {
         headers.remove(name);
@@ -44,6 +40,77 @@ pub(super) fn end(headers: &mut HeaderMap) {
     for name in always {
         headers.remove(name);
     }
+}
+
+/// The elements of a field that is a list of tokens.
+fn elements(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(field).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// The fields that a field names.
+fn names(headers: &HeaderMap, field: HeaderName) -> impl Iterator<Item = HeaderName> {
+    elements(headers, field).filter_map(|name| HeaderName::from_bytes(name).ok())
+}
+
+/// Whether a client reads trailers (RFC 9110, section 10.1.4). Over HTTP/1.1 `TE` is for this hop where `Connection` says so.
+pub(super) fn reads_trailers<B>(request: &Request<B>) -> bool {
+    let has = |field, option: &[u8]| {
+        elements(request.headers(), field).any(|element| element.eq_ignore_ascii_case(option))
+    };
+    has(header::TE, b"trailers") && (request.version() == Version::HTTP_2 || has(header::CONNECTION, b"te"))
+}
+
+/// The trailers that a message announces (RFC 9110, section 6.6.2), as far as they are passed on.
+pub(super) fn announced(headers: &HeaderMap, strip: impl Fn(&mut HeaderMap)) -> Option<HeaderValue> {
+    let mut announced: HeaderMap =
+        names(headers, header::TRAILER).map(|name| (name, HeaderValue::from_static(""))).collect();
+    end_trailers(&mut announced);
+    strip(&mut announced);
+    let names: Vec<&str> = announced.keys().map(HeaderName::as_str).collect();
+    if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
+}
+
+/// Takes away what no trailer may say: what belongs to a hop, where a request comes from, and what says how a message is framed, routed,
+/// authenticated or read (RFC 9110, section 6.5.1).
+pub(super) fn end_trailers(trailers: &mut HeaderMap) {
+    let bad: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    for name in bad {
+        trailers.remove(name);
+    }
+}
+
+fn may_trail(name: &HeaderName) -> bool {
+    !is_of_hop(name.as_str())
+        && !is_one(name.as_str())
+        && !matches!(
+            *name,
+            header::HOST
+                | header::CONTENT_LENGTH
+                | header::CONTENT_ENCODING
+                | header::CONTENT_TYPE
+                | header::CONTENT_RANGE
+                | header::AUTHORIZATION
+                | header::WWW_AUTHENTICATE
+                | header::COOKIE
+                | header::SET_COOKIE
+                | header::EXPECT
+                | header::MAX_FORWARDS
+                | header::RANGE
+                | header::IF_MATCH
+                | header::IF_NONE_MATCH
+                | header::IF_MODIFIED_SINCE
+                | header::IF_UNMODIFIED_SINCE
+                | header::IF_RANGE
+                | header::CACHE_CONTROL
+                | header::PRAGMA
+                | header::AGE
+                | header::EXPIRES
+                | header::DATE
+                | header::VARY
+                | header::LOCATION
+                | header::RETRY_AFTER
+        )
 }
 
 fn is_of_hop(name: &str) -> bool {
@@ -123,11 +190,7 @@ pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
         (Some(protocol), None) => protocol.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"),
         _ => false,
     };
-    let mut options = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    is_only && options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    is_only && elements(headers, header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
 /// Asks the next hop for a WebSocket, or says yes.

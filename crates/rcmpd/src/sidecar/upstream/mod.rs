@@ -1,10 +1,11 @@
-//! The way to an application: HTTP/1.1 over TCP, TLS or a Unix socket, with connections that are kept, and bodies that are passed on as they
+//! The way to an application: HTTP/1.1 or HTTP/2 over TCP, TLS or a Unix socket, with connections that are kept, and bodies that are passed on as they
 //! come.
 //!
 //! What belongs to a hop ends here, both ways (RFC 9110, section 7.6.1), and what we say is put in after that, so that no client's
 //! `Connection` takes it away again. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
-//! the latter, and the application sees no other. Trailers are dropped, and so is `Expect`: whoever waits for 100 gets it here, when the
-//! application takes the body.
+//! the latter, and the application sees no other. `Expect` is dropped: a client that waits for 100 gets it here, when the application takes
+//! the body. Trailers pass, except for those that say what only headers may; over HTTP/1.1, where `Trailer` announces them and, in an
+//! answer, the client reads them.
 //!
 //! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
@@ -12,7 +13,8 @@
 //! The application's certificate is validated by the CAs of `upstream_ca` and nothing else. When these are replaced, so is the pool: what is
 //! open ends by itself, and no connection that was made by other CAs gets another request.
 //!
-//! Absent on purpose: HTTP/2 towards the application, `CONNECT`, and any change of a path.
+//! Absent on purpose: `CONNECT`, pings over HTTP/2 (gRPC's servers close connections with more than one in five minutes), and any change
+//! of a path.
 
 mod body;
 mod failure;
@@ -29,18 +31,20 @@ pub(super) use request_limit::REQUESTS_MAX;
 pub use tls::Tls;
 
 use super::lingering::discard;
-use crate::config::Application;
+use crate::config::{Application, UpstreamProtocol};
 use crate::connections::UpstreamMeter;
 use arc_swap::ArcSwap;
-use body::{Paced, Sending};
+use body::{Paced, Sending, Strip};
 use bytes::Bytes;
 use dcerpc_tokio::LogLimiter;
 use failure::{Failure, Failures};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
-use pool::Pool;
+use pool::{Pool, Target};
 use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
+use sidecar::Sidecar;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -149,7 +153,7 @@ impl Upstream {
     }
 
     pub(crate) fn with_patience(application: &Application, patience: Patience) -> anyhow::Result<Self> {
-        let tls = application.tls.as_ref().map(Tls::read).transpose()?;
+        let tls = Tls::of(application)?;
         Ok(Self {
             pool: ArcSwap::from_pointee(Pool::new(application, tls)),
             application: application.clone(),
@@ -162,7 +166,7 @@ impl Upstream {
 
     /// Reads the files anew: what is to be used from now on, if it is other than before.
     pub fn reload(&self) -> anyhow::Result<Option<Tls>> {
-        let tls = self.application.tls.as_ref().map(Tls::read).transpose()?;
+        let tls = Tls::of(&self.application)?;
         Ok(tls.filter(|tls| !self.pool.load().is_made_with(tls)))
     }
 
@@ -180,6 +184,11 @@ impl Upstream {
         }
     }
 
+    /// Whether HTTP/1.1 can be spoken, which alone opens WebSockets.
+    fn opens_websockets(&self) -> bool {
+        self.application.protocol != Some(UpstreamProtocol::Http2)
+    }
+
     pub(super) const fn patience(&self) -> Patience {
         self.patience
     }
@@ -190,7 +199,8 @@ impl Upstream {
         self.request_limit.free()
     }
 
-    /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone.
+    /// Asks the application. `stamp` writes what we say of the client, after everything that is not to be passed on is gone; `strip` takes
+    /// away from trailers what only we say.
     ///
     /// What it cannot have answered is answered here: 400 and 501 for requests that are not passed on, 408 for a body that stops, 502,
     /// 503 and 504 for an application that is not there, not right, or not in time. A connection is cut where that is noticed later.
@@ -199,58 +209,73 @@ impl Upstream {
         mut request: Request<Incoming>,
         behind: Behind,
         stamp: impl FnOnce(&mut HeaderMap),
+        strip: impl Fn(&mut HeaderMap) + Send + 'static,
     ) -> Response<Body> {
         if let Some(refused) = refused(&request) {
             return refusal(request, refused);
         }
-        let Some(host) = authority(&request).and_then(|host| HeaderValue::from_str(host.as_str()).ok())
-        else {
+        let named = authority(&request);
+        let named = named.and_then(|it| HeaderValue::from_str(it.as_str()).ok().map(|host| (it, host)));
+        let Some((authority, host)) = named else {
             return refusal(request, plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
         };
-        let upgrade = hop::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+        let is_websocket = hop::wants_websocket(&request) && self.opens_websockets();
+        let upgrade = is_websocket.then(|| hyper::upgrade::on(&mut request));
         let client = match &behind {
             Behind::Proxy => None,
             Behind::Tls(client) => Some(client),
         };
         let permit = match self.request_limit.acquire(client, self.patience.turn).await {
-            Ok(permit) => permit,
+            Ok(permit) => Arc::new(permit),
             Err(full) => return refusal(request, self.full(full, client)),
         };
         let is_last = is_last(&request);
         let own = |answer| if is_last { closing(answer) } else { answer };
 
         let is_http2 = request.version() == Version::HTTP_2;
+        let reads_trailers = hop::reads_trailers(&request);
         let (mut parts, body) = request.into_parts();
         parts.extensions.clear();
-        parts.version = Version::HTTP_11;
-        // Only what `refused` has looked at gets here.
-        parts.uri = parts.uri.path_and_query().map(|path| Uri::from(path.clone())).unwrap_or_default();
+        let target = Target {
+            authority,
+            host,
+            // Only what `refused` has looked at gets here.
+            path: parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+            is_websocket,
+            idle: self.patience.application,
+        };
+        let has_body = !body.is_end_stream();
+        let trailer = has_body.then(|| hop::announced(&parts.headers, &strip)).flatten();
         hop::end(&mut parts.headers);
+        if reads_trailers {
+            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if let Some(trailer) = trailer {
+            parts.headers.insert(header::TRAILER, trailer);
+        }
         parts.headers.remove(header::EXPECT);
         hop::join_lengths(&mut parts.headers);
         hop::join_cookies(&mut parts.headers);
         match client {
-            Some(client) => hop::forwarded(&mut parts.headers, client.address, &host),
+            Some(client) => hop::forwarded(&mut parts.headers, client.address, &target.host),
             None => hop::forwarded_by_proxy(&mut parts.headers),
         }
-        parts.headers.insert(header::HOST, host);
         stamp(&mut parts.headers);
-        if upgrade.is_some() {
-            hop::websocket(&mut parts.headers);
-        }
         let end = Instant::now() + self.patience.life;
         let sending = Sending::default();
-        let body = (!body.is_end_stream())
-            .then(|| Paced::request(body, is_http2, (self.patience.client, end), &sending));
+        let body = has_body.then(|| {
+            let limits = (self.patience.client, end);
+            Paced::request(body, is_http2, limits, &sending, Strip::new(strip), &permit)
+        });
         let request = Request::from_parts(parts, body.unwrap_or_default());
 
         let pool = self.pool.load_full();
         let answered = tokio::select! {
-            answered = pool.send(request) => answered,
+            answered = pool.send(request, &target) => answered,
             () = sending.stands_still(self.patience.head) => Err(Failure::Late),
         };
-        let mut response = match answered {
-            Ok(response) => response,
+        let (mut response, lease) = match answered {
+            Ok(answered) => answered,
             Err(failure) => return own(self.failed(&sending, failure)),
         };
         match (response.status(), upgrade) {
@@ -268,13 +293,19 @@ impl Upstream {
                 let (mut parts, body) = response.into_parts();
                 parts.extensions.clear();
                 parts.version = Version::HTTP_11;
+                let may_trail = !body.is_end_stream() && (is_http2 || reads_trailers);
+                let trailer = may_trail.then(|| hop::announced(&parts.headers, |_| {})).flatten();
                 hop::end(&mut parts.headers);
+                if let Some(trailer) = trailer {
+                    parts.headers.insert(header::TRAILER, trailer);
+                }
                 hop::join_lengths(&mut parts.headers);
                 if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
                     // It has no body, whatever length is told (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                let body = Paced::response(body, self.patience.application, end, permit);
+                let stream = lease.map(|lease| (lease, &sending));
+                let body = Paced::response(body, (self.patience.application, end), &permit, stream);
                 Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
             }
         }
@@ -303,7 +334,9 @@ impl Upstream {
             debug!(%error, "A request broke off");
             return match error {
                 BodyError::Late => plain(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time\n"),
-                BodyError::Broken(_) => plain(StatusCode::BAD_REQUEST, "the request broke off\n"),
+                BodyError::Broken(_) | BodyError::Reset(_) => {
+                    plain(StatusCode::BAD_REQUEST, "the request broke off\n")
+                }
             };
         }
         let kind = failure.reason();
@@ -315,6 +348,12 @@ impl Upstream {
         let (status, text) = failure.answer();
         plain(status, text)
     }
+}
+
+/// Takes away from trailers what only a sidecar says.
+pub fn strip(sidecar: &Arc<Sidecar>) -> impl Fn(&mut HeaderMap) + Send + 'static {
+    let sidecar = Arc::clone(sidecar);
+    move |trailers| sidecar.strip(trailers)
 }
 
 /// What is not passed on.

@@ -1,20 +1,27 @@
 //! Connections to an application: made when they are needed, kept for a moment.
 //!
+//! A connection carries one request at a time, over HTTP/2, too. Requests of different clients would share its windows otherwise, and one
+//! client whose body the application does not read would hold up all others; so would one that does not take its answer.
+//!
 //! An application may answer before it has read a request's body, and close. Writes fail then while its answer is still to be read, and hyper
 //! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
 
 use super::super::watched::{Watch, Watched};
 use super::body::Paced;
 use super::failure::Failure;
+use super::hop;
 use super::tls::Tls;
-use crate::config::{Application, UpstreamPlace};
-use http::{Method, Request, Response};
+use crate::config::{Application, UpstreamPlace, UpstreamProtocol};
+use crate::connections::causes;
+use http::uri::{self, Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,19 +38,107 @@ const KEPT_TIMEOUT: Duration = Duration::from_secs(4);
 const KEPT_MAX: usize = 256;
 /// The head of an answer, and what is read of its body ahead.
 const BUFFER_LEN_MAX: usize = 128 << 10;
+/// What waits to be sent of a request's body over HTTP/2.
+const SEND_BUFFER_LEN_MAX: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Pool {
     place: UpstreamPlace,
     tls: Option<Tls>,
+    protocol: Option<UpstreamProtocol>,
     /// The last used is used first, so that those that are not needed grow old.
     kept: Mutex<Vec<Kept>>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    sender: SendRequest<Paced>,
+    sender: Sender,
     since: Instant,
+}
+
+/// A connection that nothing uses.
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Paced>),
+    Http2(http2::SendRequest<Paced>),
+}
+
+impl Sender {
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+/// A stream over HTTP/2, until nothing holds it any more. If both of its directions came to their end, its connection is kept. One with a
+/// reset stream is not: applications count these, and close connections with many.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pool: Arc<Pool>,
+    sender: http2::SendRequest<Paced>,
+    /// Directions that are at their end.
+    finished: AtomicUsize,
+}
+
+impl Lease {
+    /// One direction is at its end.
+    pub(super) fn finished(&self) {
+        self.finished.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if *self.finished.get_mut() == 2 {
+            self.pool.put(Sender::Http2(self.sender.clone()));
+        }
+    }
+}
+
+/// What a request is for.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) authority: Authority,
+    pub(super) host: HeaderValue,
+    pub(super) path: PathAndQuery,
+    pub(super) is_websocket: bool,
+    /// How long an exchange over HTTP/2 may pause.
+    pub(super) idle: Duration,
+}
+
+impl Target {
+    /// Names the target as HTTP/1.1 has it (RFC 9112, section 3.2.1), or with a scheme as HTTP/2 has it (RFC 9113, section 8.3.1).
+    fn name(&self, request: &mut Request<Paced>, scheme: Option<&Scheme>) {
+        let mut parts = uri::Parts::default();
+        parts.path_and_query = Some(self.path.clone());
+        if let Some(scheme) = scheme {
+            (parts.scheme, parts.authority) = (Some(scheme.clone()), Some(self.authority.clone()));
+        }
+        // What is valid apart is so together.
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.version_mut() = if scheme.is_some() { Version::HTTP_2 } else { Version::HTTP_11 };
+        let headers = request.headers_mut();
+        if scheme.is_some() {
+            headers.remove(header::HOST);
+            headers.remove(header::CONNECTION);
+            return;
+        }
+        headers.insert(header::HOST, self.host.clone());
+        if self.is_websocket {
+            hop::websocket(headers);
+        } else if headers.contains_key(header::TE) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
 }
 
 impl fmt::Display for Application {
@@ -59,7 +154,8 @@ impl fmt::Display for Application {
 impl Pool {
     /// A pool without a connection; `tls` is for an application at an `https` URL.
     pub(super) fn new(application: &Application, tls: Option<Tls>) -> Self {
-        Self { place: application.place.clone(), tls, kept: Mutex::new(Vec::new()) }
+        let Application { place, protocol, .. } = application.clone();
+        Self { place, tls, protocol, kept: Mutex::new(Vec::new()) }
     }
 
     /// Whether its connections are made with these CAs and certificates.
@@ -67,29 +163,47 @@ impl Pool {
         self.tls.as_ref().is_some_and(|own| own.is_same(tls))
     }
 
-    /// Sends a request, on a kept connection if there is one.
+    /// Sends a request, on a kept connection if there is one. Over HTTP/2, the stream comes with the answer.
     ///
     /// It is sent again when a kept connection turns out to be closed: if none of it was written, or if it is safe and has no body (RFC
     /// 9110, section 9.2.2).
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<Paced>,
-    ) -> Result<Response<Incoming>, Failure> {
+        target: &Target,
+    ) -> Result<(Response<Incoming>, Option<Arc<Lease>>), Failure> {
+        let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         loop {
-            let kept = self.take();
+            let kept = self.take(target.is_websocket);
             let again = kept.is_some().then(|| repeated(&request)).flatten();
-            let mut sender = match kept {
+            let sender = match kept {
                 Some(sender) => sender,
-                None => self.connect().await?,
+                // Boxed: a request that waits for its answer holds no room for a TLS handshake.
+                None => Box::pin(self.connect(target.is_websocket)).await?,
             };
-            let mut error = match sender.try_send_request(request).await {
-                Ok(response) => {
-                    self.keep(sender);
-                    return Ok(response);
+            let mut error = match sender {
+                Sender::Http1(mut sender) => {
+                    target.name(&mut request, None);
+                    match sender.try_send_request(request).await {
+                        Ok(response) => {
+                            self.keep(sender);
+                            return Ok((response, None));
+                        }
+                        Err(error) => error,
+                    }
                 }
-                Err(error) => error,
+                Sender::Http2(mut sender) => {
+                    target.name(&mut request, Some(&scheme));
+                    let (pool, finished) = (Arc::clone(self), AtomicUsize::new(0));
+                    let lease = Arc::new(Lease { pool, sender: sender.clone(), finished });
+                    request.body_mut().on_stream(&lease, target.idle);
+                    match sender.try_send_request(request).await {
+                        Ok(response) => return Ok((response, Some(lease))),
+                        Err(error) => error,
+                    }
+                }
             };
-            let is_closed = error.error().is_incomplete_message() || error.error().is_canceled();
+            let is_closed = is_closed(error.error());
             request = match error.take_message().or(again.filter(|_| is_closed)) {
                 Some(request) => request,
                 None => return Err(Failure::Broken(error.into_error())),
@@ -100,12 +214,18 @@ impl Pool {
     /// How many connections are kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.kept().len()
     }
 
-    fn take(&self) -> Option<SendRequest<Paced>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(Kept { sender, since }) = kept.pop() {
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, is_websocket: bool) -> Option<Sender> {
+        let mut kept = self.kept();
+        let fits = |kept: &Kept| !is_websocket || matches!(kept.sender, Sender::Http1(_));
+        while let Some(at) = kept.iter().rposition(fits) {
+            let Kept { sender, since } = kept.remove(at);
             if since.elapsed() < KEPT_TIMEOUT && sender.is_ready() {
                 return Some(sender);
             }
@@ -113,22 +233,26 @@ impl Pool {
         None
     }
 
+    fn put(&self, sender: Sender) {
+        let mut kept = self.kept();
+        kept.retain(|kept| kept.since.elapsed() < KEPT_TIMEOUT && !kept.sender.is_closed());
+        if kept.len() < KEPT_MAX {
+            kept.push(Kept { sender, since: Instant::now() });
+        }
+    }
+
     /// Keeps a connection once its answer is read; one that is left before that is closed.
-    fn keep(self: &Arc<Self>, mut sender: SendRequest<Paced>) {
+    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<Paced>) {
         let pool = Arc::clone(self);
         tokio::spawn(async move {
-            if sender.ready().await.is_err() {
-                return;
-            }
-            let mut kept = pool.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.retain(|kept| kept.since.elapsed() < KEPT_TIMEOUT && !kept.sender.is_closed());
-            if kept.len() < KEPT_MAX {
-                kept.push(Kept { sender, since: Instant::now() });
+            if sender.ready().await.is_ok() {
+                pool.put(Sender::Http1(sender));
             }
         });
     }
 
-    async fn connect(&self) -> Result<SendRequest<Paced>, Failure> {
+    async fn connect(&self, is_websocket: bool) -> Result<Sender, Failure> {
+        let is_http2 = self.protocol == Some(UpstreamProtocol::Http2);
         let connected = timeout(CONNECT_TIMEOUT, async {
             match &self.place {
                 UpstreamPlace::Tcp(host) => {
@@ -136,12 +260,16 @@ impl Pool {
                     // Heads and pieces of bodies are written whole.
                     let _ = stream.set_nodelay(true);
                     match &self.tls {
-                        None => started(stream).await,
-                        Some(tls) => started(tls.connect(stream).await?).await,
+                        None => started(stream, is_http2).await,
+                        Some(tls) => {
+                            let (stream, is_http2) = tls.connect(stream, is_websocket).await?;
+                            started(stream, is_http2).await
+                        }
                     }
                 }
                 UpstreamPlace::Unix(path) => {
-                    started(UnixStream::connect(path).await.map_err(Failure::Unreachable)?).await
+                    let stream = UnixStream::connect(path).await.map_err(Failure::Unreachable)?;
+                    started(stream, is_http2).await
                 }
             }
         });
@@ -183,23 +311,43 @@ impl Watch for AnswerFirst {
     }
 }
 
-/// Speaks HTTP/1.1 on a stream, for as long as anybody holds the sender or the application talks.
-async fn started<S>(stream: S) -> Result<SendRequest<Paced>, Failure>
+/// Speaks HTTP on a stream, for as long as anything holds the sender or the application talks.
+async fn started<S>(stream: S, is_http2: bool) -> Result<Sender, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = TokioIo::new(Watched::new(stream, AnswerFirst::default()));
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .initial_stream_window_size(BUFFER_LEN_MAX as u32)
+            .initial_connection_window_size(BUFFER_LEN_MAX as u32)
+            .max_header_list_size(BUFFER_LEN_MAX as u32)
+            .max_send_buf_size(SEND_BUFFER_LEN_MAX);
+        let (sender, connection) = builder.handshake(stream).await.map_err(Failure::Broken)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "A connection to the application ended");
+            }
+        });
+        return Ok(Sender::Http2(sender));
+    }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER_LEN_MAX);
-    let (sender, connection) = builder
-        .handshake(TokioIo::new(Watched::new(stream, AnswerFirst::default())))
-        .await
-        .map_err(Failure::Broken)?;
+    let (sender, connection) = builder.handshake(stream).await.map_err(Failure::Broken)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             debug!(%error, "A connection to the application ended");
         }
     });
-    Ok(sender)
+    Ok(Sender::Http1(sender))
+}
+
+/// Whether a request got no answer because its connection was closed.
+fn is_closed(error: &hyper::Error) -> bool {
+    let mut errors = causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>());
+    let is_http2 = errors.any(|error| error.is_io() || error.is_go_away());
+    error.is_incomplete_message() || error.is_canceled() || is_http2
 }
 
 /// The same request once more, if that does no harm.

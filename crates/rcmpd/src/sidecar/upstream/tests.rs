@@ -1,11 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod http2;
+
 use super::request_limit::PER_CLIENT_MAX;
 use super::*;
 use crate::config::UpstreamPlace;
 use crate::sidecar::lingering::Lingering;
 use futures_util::FutureExt;
-use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -26,7 +27,8 @@ fn upstream(place: &UpstreamPlace) -> Upstream {
 }
 
 fn impatient(place: &UpstreamPlace, patience: Patience) -> Upstream {
-    Upstream::with_patience(&Application { place: place.clone(), tls: None }, patience).unwrap()
+    Upstream::with_patience(&Application { place: place.clone(), tls: None, protocol: None }, patience)
+        .unwrap()
 }
 
 /// Somewhere to send requests, which are passed on.
@@ -41,7 +43,10 @@ async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
             let stamp = |headers: &mut HeaderMap| {
                 headers.insert("remote-user", HeaderValue::from_static("CONTOSO\\alice"));
             };
-            Ok::<_, Infallible>(upstream.forward(request, behind, stamp).await)
+            let strip = |trailers: &mut HeaderMap| {
+                trailers.remove("remote-user");
+            };
+            Ok::<_, Infallible>(upstream.forward(request, behind, stamp, strip).await)
         }
     });
     tokio::spawn(async move {
@@ -165,11 +170,31 @@ async fn a_body_has_one_length() {
 }
 
 #[tokio::test]
+async fn announced_trailers_pass_over_http_1() {
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close, TE\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+        Trailer: X-Sum, Remote-User, X-Forwarded-For\r\nTrailer: Content-Length\r\n\r\n1\r\nx\r\n0\r\nX-Sum: 1\r\n\
+        Remote-User: root\r\nX-Forwarded-For: 1\r\nContent-Length: 9\r\nX-Other: 1\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n1\r\ny\r\n0\r\nX-Sum: 2\r\nX-Other: 2\r\n\r\n";
+    let (seen, got) = through(tls(), request, "0\r\nx-sum: 1\r\n\r\n", answer).await;
+    for line in ["connection: te", "te: trailers", "trailer: x-sum", "remote-user: CONTOSO\\alice"] {
+        assert!(seen.contains(&line.to_owned()), "{line}: {seen:?}");
+    }
+    assert!(!seen.iter().any(|line| line.contains("root") || line.contains("other")), "{seen:?}");
+    assert!(got.contains("trailer: x-sum\r\n") && got.ends_with("\r\n0\r\nx-sum: 2\r\n\r\n"), "{got}");
+    // A client that does not say that it reads them gets none.
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTE: trailers\r\n\r\n";
+    let (seen, got) = through(tls(), request, "\r\n\r\n", answer).await;
+    assert!(!seen.iter().any(|line| line.starts_with("te:")), "{seen:?}");
+    assert!(!got.contains("x-sum") && got.ends_with("\r\n0\r\n\r\n"), "{got}");
+}
+
+#[tokio::test]
 async fn over_http2_too_a_body_has_one_length() {
     for (other, is_passed_on) in [("5", true), ("6", false)] {
         let (place, listener) = application().await;
         let client = TokioIo::new(hop(upstream(&place), Behind::Proxy).await);
-        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), client).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), client).await.unwrap();
         tokio::spawn(connection);
         let request = Request::post("http://app.example/");
         let request = request.header("content-length", "5").header("content-length", other);

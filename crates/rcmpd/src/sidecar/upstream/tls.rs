@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use crate::certificates;
-use crate::config::UpstreamTls;
+use crate::config::{Application, UpstreamProtocol, UpstreamTls};
 use crate::server_verifier::anchored;
 use crate::sidecar::tls::{private_key, read_private};
 use anyhow::{Context, anyhow};
@@ -17,14 +17,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// What is offered by ALPN (RFC 7301).
+/// Protocols of ALPN (RFC 7301).
+const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// What connections to an application are made with, read from files.
 #[derive(Clone)]
 pub struct Tls {
-    connector: TlsConnector,
+    /// For requests, by the protocols that are configured.
+    requests: TlsConnector,
+    /// For WebSockets, which HTTP/1.1 alone opens.
+    websockets: TlsConnector,
     name: ServerName<'static>,
+    needs_http2: bool,
     made_of: [u8; 32],
 }
 
@@ -35,8 +40,13 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
+    /// What an application needs, if that is TLS.
+    pub(crate) fn of(application: &Application) -> anyhow::Result<Option<Self>> {
+        application.tls.as_ref().map(|tls| Self::read(tls, application.protocol)).transpose()
+    }
+
     /// Reads what a configuration names.
-    pub(crate) fn read(config: &UpstreamTls) -> anyhow::Result<Self> {
+    fn read(config: &UpstreamTls, protocol: Option<UpstreamProtocol>) -> anyhow::Result<Self> {
         let anchors = certificates::read_trusted(&config.ca).context("cannot use upstream_ca")?;
         let mut made_of = Sha256::new();
         anchors.iter().for_each(|anchor| made_of.update(Sha256::digest(anchor)));
@@ -59,10 +69,21 @@ impl Tls {
         };
         // A certificate is not validated when a session is resumed, and may have expired since.
         tls.resumption = Resumption::disabled();
-        tls.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        let with = |protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(tls))
+        };
+        let requests = with(match protocol {
+            None => &[H2, HTTP_1_1],
+            Some(UpstreamProtocol::Http1) => &[HTTP_1_1],
+            Some(UpstreamProtocol::Http2) => &[H2],
+        });
         let name = ServerName::try_from(config.name.clone());
         Ok(Self {
-            connector: Arc::new(tls).into(),
+            requests,
+            websockets: with(&[HTTP_1_1]),
+            needs_http2: protocol == Some(UpstreamProtocol::Http2),
             name: name.map_err(|_| anyhow!("{} is no name that a certificate can have", config.name))?,
             made_of: made_of.finalize().into(),
         })
@@ -73,11 +94,21 @@ impl Tls {
         self.made_of == other.made_of
     }
 
-    /// Makes the handshake.
-    pub(super) async fn connect<S>(&self, stream: S) -> Result<TlsStream<S>, Failure>
+    /// Makes the handshake, and says whether HTTP/2 was agreed on.
+    pub(super) async fn connect<S>(
+        &self,
+        stream: S,
+        is_websocket: bool,
+    ) -> Result<(TlsStream<S>, bool), Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.connector.connect(self.name.clone(), stream).await.map_err(Failure::Tls)
+        let connector = if is_websocket { &self.websockets } else { &self.requests };
+        let stream = connector.connect(self.name.clone(), stream).await.map_err(Failure::Tls)?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
+        match is_http2 || !self.needs_http2 {
+            true => Ok((stream, is_http2)),
+            false => Err(Failure::NoProtocol),
+        }
     }
 }

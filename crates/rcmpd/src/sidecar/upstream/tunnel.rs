@@ -7,7 +7,7 @@ use crate::sidecar::still::still;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -22,7 +22,7 @@ const BUFFER_LEN: usize = 16 << 10;
 
 /// Copies until one side is done, in a task of its own. The request's permit is given back at the end, and ends it when it is
 /// evicted.
-pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, permit: RequestPermit) {
+pub(super) fn run(client: OnUpgrade, application: OnUpgrade, end: Instant, permit: Arc<RequestPermit>) {
     tokio::spawn(async move {
         let opened = timeout(OPEN_TIMEOUT, async { tokio::try_join!(client, application) }).await;
         let Ok(Ok((client, application))) = opened else { return debug!("A WebSocket was not opened") };

@@ -165,7 +165,8 @@ impl Scene {
         let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let place = application(Arc::clone(&asked), Arc::clone(&release)).await;
         let terms = terms(&server, &ca.0, optional);
-        let upstream = Upstream::with_patience(&Application { place, tls: None }, patience).unwrap();
+        let upstream =
+            Upstream::with_patience(&Application { place, tls: None, protocol: None }, patience).unwrap();
         let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), terms);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -313,7 +314,8 @@ pub(super) fn body_of(answer: &str) -> &str {
 /// Pieces in which `/big` comes.
 const PIECE: Bytes = Bytes::from_static(&[b'x'; 64 << 10]);
 
-/// Answers with what it was asked; `/big/N` with N pieces of 64 KiB, `/count` with the length of the body, `/held` when it may.
+/// Answers with what it was asked; `/big/N` with N pieces of 64 KiB, `/count` with the length of the body, `/trailers` with its
+/// trailers, `/held` when it may.
 async fn application(asked: Arc<AtomicUsize>, release: Arc<Notify>) -> UpstreamPlace {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = UpstreamPlace::Tcp(listener.local_addr().unwrap().to_string());
@@ -341,7 +343,11 @@ async fn application(asked: Arc<AtomicUsize>, release: Arc<Notify>) -> UpstreamP
                     for (name, value) in request.headers() {
                         text += &format!("{name}: {}\n", value.to_str().unwrap());
                     }
-                    if path == "/count" {
+                    if path == "/trailers" {
+                        let collected = request.into_body().collect().await?;
+                        let trailers = collected.trailers().into_iter().flatten();
+                        text = trailers.map(|(name, value)| format!("{name}: {value:?}\n")).collect();
+                    } else if path == "/count" {
                         let mut body = request.into_body();
                         let mut len = 0;
                         while let Some(frame) = body.frame().await {
