@@ -19,6 +19,8 @@ fn a_principal_name_is_no_name_of_an_account() {
     assert!(done.stderr.contains("rcmpd account add alice --upn alice@contoso.example"), "{done:?}");
     assert_eq!(show(&demo, "account show alice@contoso.example")["name"], "alice");
     run(&demo, "account set bob --rename bob@contoso.example").code(1);
+    let done = run(&demo, "account add 'CONTOSO\\dave'").code(1);
+    assert!(done.stderr.ends_with("no domain in front: dave\n"), "{done:?}");
 }
 
 #[test]
@@ -112,6 +114,14 @@ fn warnings_say_that_they_are_warnings() {
 }
 
 #[test]
+fn a_value_that_was_copied_in_part_is_named() {
+    let demo = Demo::new();
+    let done =
+        run(&demo, "account set carol --add-mapping 'X509:<I>O=Contoso,CN=Contoso Demo CA<SR>7e0c…'").code(1);
+    assert!(done.stderr.contains("rcmpd explain"), "{done:?}");
+}
+
+#[test]
 fn a_secret_that_a_person_made_up_is_warned_about() {
     let demo = Demo::new();
     write_secret(demo.path("short"), "abc\n");
@@ -188,13 +198,24 @@ fn a_domain_is_removed_with_its_account_and_nothing_else() {
     // Another domain is reached through it: what is wrong then is said, and nothing is changed.
     add("FAR", 5, "--direction outbound --via LITWARE");
     let done = run(&demo, "domain remove LITWARE").code(1);
-    assert!(done.stderr.contains("via"), "{done:?}");
+    assert!(
+        done.stderr.contains("LITWARE was not removed") && !done.stderr.contains("rcmpd.toml:"),
+        "{done:?}"
+    );
     run(&demo, "domain show LITWARE").code(0);
     run(&demo, "domain remove FAR --json").code(0);
     run(&demo, "domain remove LITWARE").code(0);
     assert_eq!(fs::read_to_string(demo.path("rcmpd.toml")).unwrap().trim_end(), before.trim_end());
     run(&demo, "domain remove CONTOSO").code(1);
     run(&demo, "domain remove NORTHWIND").code(1);
+}
+
+#[test]
+fn a_private_key_is_not_written_to_a_file_of_an_odd_name() {
+    let demo = Demo::new();
+    demo.rcmpd(&["audit", "key", "-"]).code(1);
+    demo.rcmpd(&["domain", "key", "-"]).code(1);
+    assert!(!demo.path("-").exists() && !demo.path("-.pub").exists());
 }
 
 #[test]
