@@ -651,6 +651,8 @@ pub enum GroupCommand {
     },
     /// List groups
     List {
+        /// Only groups that have this text in their name, in upper or lower case.
+        text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -740,6 +742,8 @@ pub enum MachineCommand {
     },
     /// List machine accounts
     List {
+        /// Only machine accounts that have this text in their name, in upper or lower case.
+        text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]

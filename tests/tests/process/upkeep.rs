@@ -53,7 +53,7 @@ fn an_account_expires_on_a_date() {
 }
 
 #[test]
-fn accounts_are_listed_by_a_part_of_their_names() {
+fn entries_are_listed_by_a_part_of_their_names() {
     let demo = Demo::new();
     run(&demo, "account add müller --full-name 'Alicia MÜLLER'").code(0);
     let listed = |text: &str| {
@@ -67,6 +67,16 @@ fn accounts_are_listed_by_a_part_of_their_names() {
     assert_eq!(listed("Müll"), ["müller"]);
     assert_eq!(listed("nothing"), [""; 0]);
     assert_eq!(listed("").len(), 5);
+    for (line, names) in [
+        ("group list WEB", json!(["Web Team", "Web Servers"])),
+        ("group list none", json!([])),
+        ("machine list web", json!(["WEB01$"])),
+        ("machine list none", json!([])),
+    ] {
+        let all = show(&demo, line);
+        let found: Vec<&Value> = all.as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
+        assert_eq!(json!(found), names, "{line}");
+    }
 }
 
 #[test]
