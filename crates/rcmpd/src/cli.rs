@@ -554,7 +554,7 @@ pub enum MappingCommand {
     },
     /// Look for mappings that are weak, ambiguous, twins, dangling or never match
     #[command(
-        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            it goes by names alone, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values, the same if case, accents and width are folded\n  dangling        its issuer is no configured CA\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
+        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            it goes by names alone, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values, equal if case, accents and width are folded\n  dangling        its issuer is no configured CA\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
     )]
     Audit {
         /// Classes that are not reported.
@@ -654,6 +654,8 @@ pub enum GroupCommand {
     },
     /// List groups
     List {
+        /// Only groups that have this text in their name, in upper or lower case.
+        text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -743,6 +745,8 @@ pub enum MachineCommand {
     },
     /// List machine accounts
     List {
+        /// Only machine accounts that have this text in their name, in upper or lower case.
+        text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]

@@ -3,10 +3,10 @@
 use crate::output::line;
 use crate::serve::now;
 use crate::stores::Accounts;
-use rcmp_service::certificate::SID_URI_TAG;
-use rcmp_service::explain::{Advice, Asked, Explanation, Nearest};
+use rcmp_service::certificate::{Certificate, SID_URI_TAG};
+use rcmp_service::explain::{Advice, Asked, Explanation, Nearest, Remedy};
 use rcmp_service::trace::Step;
-use rcmp_service::{Answer, Domains, Form, Mapper};
+use rcmp_service::{Answer, Domains, Form, Mapper, Reason};
 use std::time::{Duration, Instant};
 
 /// Decides, and explains the decision.
@@ -35,8 +35,37 @@ pub async fn explain(
         }
         let (reason, nearest) = (answer.reason, nearest.into_miss());
         explanation.advise(&Advice { certificate, reason, mapper, steps: &steps, nearest, config });
+        if reason == Reason::NoMatch {
+            explanation.remedies.extend(send_to_another_domain(domains, certificate, config));
+        }
     }
     Ok((answer, explanation))
+}
+
+/// The line that sends questions about certificates of this issuer to another domain. Which domain the user is of, the certificate does not say.
+fn send_to_another_domain(domains: &Domains, certificate: &[u8], config: &str) -> Option<Remedy> {
+    let asked: Vec<&str> = domains
+        .peers()
+        .iter()
+        .filter(|peer| peer.is_asked)
+        .map(|peer| peer.domain.netbios.as_str())
+        .collect();
+    let issuer = Certificate::parse(certificate).ok()?.issuer_name().ok()?;
+    if asked.is_empty() {
+        return None;
+    }
+    let issuer = toml::Value::String(issuer.to_string());
+    Some(Remedy {
+        what: format!(
+            "or, if users of {} have certificates of this issuer, and users here have none: add `issuers = [{issuer}]` to the [[peer]] of \
+             that domain in {config}",
+            asked.join(" or ")
+        ),
+        value: None,
+        command: None,
+        ldif: None,
+        powershell: None,
+    })
 }
 
 /// How long somebody waits for the nearest miss. What was found by then is told.

@@ -146,6 +146,21 @@ fn two_domains_are_chained_by_commands() {
 }
 
 #[test]
+fn explain_names_the_line_that_sends_an_issuer_to_its_domain() {
+    let (northwind, contoso) = chained();
+    let explain = || northwind.rcmpd(&["explain", &contoso.certificate("bob"), "-c", "rcmpd.toml"]);
+    let line = r#"issuers = ["O=Contoso,CN=Contoso Demo CA"]"#;
+    let done = explain().code(3);
+    assert!(done.stdout.contains(line) && done.stdout.contains("users of CONTOSO"), "{done:?}");
+    northwind.edit(|text| text.replace("[[peer]]\n", &format!("[[peer]]\n{line}\n")));
+    let done = explain().code(7);
+    assert!(done.stdout.contains("CONTOSO decides (issuer)"), "{done:?}");
+    // Without another domain there is no such line.
+    let done = contoso.rcmpd(&["explain", "certs/mallory.pem", "-c", "rcmpd.toml"]).code(3);
+    assert!(!done.stdout.contains("issuers ="), "{done:?}");
+}
+
+#[test]
 fn a_wrong_secret_is_told_and_a_right_one_taken_at_once() {
     let (northwind, contoso) = chained();
     let secret = northwind.path("trusts/CONTOSO.secret");
@@ -266,7 +281,12 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
             "this SID is claimed by FABRIKAM already",
         ),
         ("OTHER", "nonsense", &["--direction", "inbound"], "this is not the SID of a domain"),
-        ("OTHER", "S-1-5-21-6-6-6", &["--direction", "outbound"], "it is not said where to ask this peer"),
+        (
+            "OTHER",
+            "S-1-5-21-6-6-6",
+            &["--direction", "outbound"],
+            "--server HOST[:PORT], --discovery (by DNS), or --via DOMAIN",
+        ),
         (
             "OTHER",
             "S-1-5-21-6-6-6",
@@ -277,6 +297,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     ] {
         let done = add(name, sid, more).code(1);
         assert!(done.stderr.contains(told), "{told}: {done:?}");
+        assert!(!done.stderr.contains("rcmpd.toml:"), "a line that the file does not have: {done:?}");
     }
     assert_eq!(fs::read_to_string(northwind.path("rcmpd.toml")).unwrap(), before);
     assert!(!northwind.path("trusts/OTHER.inbound.secret").exists());

@@ -19,6 +19,8 @@ fn a_principal_name_is_no_name_of_an_account() {
     assert!(done.stderr.contains("rcmpd account add alice --upn alice@contoso.example"), "{done:?}");
     assert_eq!(show(&demo, "account show alice@contoso.example")["name"], "alice");
     run(&demo, "account set bob --rename bob@contoso.example").code(1);
+    let done = run(&demo, "account add 'CONTOSO\\dave'").code(1);
+    assert!(done.stderr.ends_with("no domain in front: dave\n"), "{done:?}");
 }
 
 #[test]
@@ -51,7 +53,7 @@ fn an_account_expires_on_a_date() {
 }
 
 #[test]
-fn accounts_are_listed_by_a_part_of_their_names() {
+fn entries_are_listed_by_a_part_of_their_names() {
     let demo = Demo::new();
     run(&demo, "account add müller --full-name 'Alicia MÜLLER'").code(0);
     let listed = |text: &str| {
@@ -65,6 +67,16 @@ fn accounts_are_listed_by_a_part_of_their_names() {
     assert_eq!(listed("Müll"), ["müller"]);
     assert_eq!(listed("nothing"), [""; 0]);
     assert_eq!(listed("").len(), 5);
+    for (line, names) in [
+        ("group list WEB", json!(["Web Team", "Web Servers"])),
+        ("group list none", json!([])),
+        ("machine list web", json!(["WEB01$"])),
+        ("machine list none", json!([])),
+    ] {
+        let all = show(&demo, line);
+        let found: Vec<&Value> = all.as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
+        assert_eq!(json!(found), names, "{line}");
+    }
 }
 
 #[test]
@@ -109,6 +121,14 @@ fn warnings_say_that_they_are_warnings() {
     assert!(done.stderr.contains("rcmpd: warning: line 1: odd: no certificate matches"), "{done:?}");
     let done = run(&demo, "account set odd --full-name Odd").code(0);
     assert!(done.stderr.contains("rcmpd: warning: odd: no certificate matches"), "{done:?}");
+}
+
+#[test]
+fn a_value_that_was_copied_in_part_is_named() {
+    let demo = Demo::new();
+    let done =
+        run(&demo, "account set carol --add-mapping 'X509:<I>O=Contoso,CN=Contoso Demo CA<SR>7e0c…'").code(1);
+    assert!(done.stderr.contains("rcmpd explain"), "{done:?}");
 }
 
 #[test]
@@ -188,13 +208,24 @@ fn a_domain_is_removed_with_its_account_and_nothing_else() {
     // Another domain is reached through it: what is wrong then is said, and nothing is changed.
     add("FAR", 5, "--direction outbound --via LITWARE");
     let done = run(&demo, "domain remove LITWARE").code(1);
-    assert!(done.stderr.contains("via"), "{done:?}");
+    assert!(
+        done.stderr.contains("LITWARE was not removed") && !done.stderr.contains("rcmpd.toml:"),
+        "{done:?}"
+    );
     run(&demo, "domain show LITWARE").code(0);
     run(&demo, "domain remove FAR --json").code(0);
     run(&demo, "domain remove LITWARE").code(0);
     assert_eq!(fs::read_to_string(demo.path("rcmpd.toml")).unwrap().trim_end(), before.trim_end());
     run(&demo, "domain remove CONTOSO").code(1);
     run(&demo, "domain remove NORTHWIND").code(1);
+}
+
+#[test]
+fn a_private_key_is_not_written_to_a_file_of_an_odd_name() {
+    let demo = Demo::new();
+    demo.rcmpd(&["audit", "key", "-"]).code(1);
+    demo.rcmpd(&["domain", "key", "-"]).code(1);
+    assert!(!demo.path("-").exists() && !demo.path("-.pub").exists());
 }
 
 #[test]

@@ -70,8 +70,11 @@ fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
     stores::database(&load(&config.config)?)
 }
 
-/// Refuses a name that is a user principal name: the account would have the name, and no user principal name.
+/// Refuses a user principal name, and a name with its domain: the account would have another name than was meant.
 fn check_name(name: &str) -> anyhow::Result<()> {
+    if let Some((_, own)) = name.split_once('\\') {
+        bail!("{name}: the name of an account has no domain in front: {}", shell_quoted(own));
+    }
     let Some((start, _)) = name.split_once('@') else { return Ok(()) };
     let (start, upn) = (shell_quoted(if start.is_empty() { "NAME" } else { start }), shell_quoted(name));
     bail!(
@@ -103,7 +106,10 @@ async fn write(
     }
     for mapping in &fields.add_mapping {
         if let Err(error) = mapping.parse::<AltSecurityIdentity>() {
-            let why = unmatchable(mapping).unwrap_or_else(|| error.to_string());
+            let why = match mapping.contains('…') {
+                true => "… stands for a part that was left out: take the whole value, which `rcmpd explain` prints".to_owned(),
+                false => unmatchable(mapping).unwrap_or_else(|| error.to_string()),
+            };
             bail!("{mapping}: this maps nothing: {why}");
         }
     }

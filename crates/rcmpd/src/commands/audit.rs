@@ -29,6 +29,9 @@ pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
 
 /// Makes a signing key, and tells its public half.
 pub(super) fn make_key(file: &Path, as_json: bool) -> anyhow::Result<()> {
+    if file.as_os_str() == "-" {
+        anyhow::bail!("a private key is not printed: name the file to write");
+    }
     let (public_file, public) = audit::make_key(file)?;
     match as_json {
         true => {

@@ -24,7 +24,9 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
             show(&store, &name, json.json).await
         }
         GroupCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
-        GroupCommand::List { config, json } => list(&*store(&config)?, json.json).await,
+        GroupCommand::List { text, config, json } => {
+            list(&*store(&config)?, text.as_deref(), json.json).await
+        }
         GroupCommand::Set { name, rename, scope, add_member, remove_member, config, json } => {
             let store = store(&config)?;
             let known = lookup::group(&*store, &name).await?;
@@ -120,14 +122,17 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
     Ok(0)
 }
 
-async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
+async fn list(store: &SqliteStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
+    let text = text.map(fold::casefold);
     let mut all = Vec::new();
     let mut after = 0;
     loop {
         let page = store.groups(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
-        all.extend(page);
+        let has_text =
+            |group: &Group| text.as_ref().is_none_or(|text| fold::casefold(&group.name).contains(text));
+        all.extend(page.into_iter().filter(has_text));
     }
     match as_json {
         true => output::json(&all.iter().map(group_json).collect()),

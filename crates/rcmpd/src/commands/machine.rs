@@ -8,6 +8,7 @@ use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::serve::now;
 use crate::stores;
+use account_store::fold::casefold;
 use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use account_store::sqlite::SqliteStore;
 use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Query};
@@ -74,7 +75,9 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             show(&store, &name, json.json).await
         }
         MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
-        MachineCommand::List { config, json } => list(&*store(&config)?, json.json).await,
+        MachineCommand::List { text, config, json } => {
+            list(&*store(&config)?, text.as_deref(), json.json).await
+        }
         MachineCommand::Set {
             name,
             disable,
@@ -341,14 +344,17 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
     Ok(0)
 }
 
-async fn list(store: &SqliteStore, as_json: bool) -> anyhow::Result<u8> {
+async fn list(store: &SqliteStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
+    let text = text.map(casefold);
     let mut all = Vec::new();
     let mut after = 0;
     loop {
         let page = store.machines(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
-        all.extend(page);
+        let has_text =
+            |machine: &Machine| text.as_ref().is_none_or(|text| casefold(&machine.name).contains(text));
+        all.extend(page.into_iter().filter(has_text));
     }
     match as_json {
         true => output::json(&all.iter().map(machine_json).collect()),

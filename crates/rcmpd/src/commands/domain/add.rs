@@ -3,7 +3,7 @@
 use super::direction;
 use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
 use crate::commands::machine::{SecretFile, secret_file};
-use crate::config::{self, Config, ConfigError, Direction};
+use crate::config::{self, Config, Direction, Problem};
 use crate::output::{self, visible};
 use crate::quickstart::make_folder;
 use crate::serve::now;
@@ -45,7 +45,7 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
     let whole = format!("{}\n\n{section}", text.trim_end());
     // What can be wrong comes before anything is written.
     if let Err(problems) = config::parse(&whole, base) {
-        return Err(ConfigError::Wrong { path: path.to_owned(), text: whole, problems }.into());
+        bail!("{name} was not added: {}", without_lines(&problems));
     }
     let mut made = Vec::new();
     if let Some(secret) = &secret {
@@ -87,6 +87,15 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
         }
     ));
     Ok(0)
+}
+
+/// Problems of a text that is not written, so that no line of a file is named.
+pub(super) fn without_lines(problems: &[Problem]) -> String {
+    let told = problems.iter().map(|problem| match problem.help.is_empty() {
+        true => problem.what.clone(),
+        false => format!("{} ({})", problem.what, problem.help),
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// The lines of the section.

@@ -1,7 +1,7 @@
 //! `rcmpd domain remove NAME`: takes a [[peer]] out of the configuration, and the account by which it asks out of the store.
 
-use super::add::replace;
-use crate::config::{self, Config, ConfigError, SecretRef};
+use super::add::{replace, without_lines};
+use crate::config::{self, Config, SecretRef};
 use crate::output::{self, visible};
 use crate::stores;
 use account_store::machines::{ChannelKind, MachineStore};
@@ -26,11 +26,10 @@ pub(super) async fn remove(name: &str, path: &Path, as_json: bool) -> anyhow::Re
         )
     };
     let whole = without_peer(&text, at, old.peers.len()).with_context(by_hand)?;
-    let new = config::parse(&whole, base).map_err(|problems| ConfigError::Wrong {
-        path: path.to_owned(),
-        text: whole.clone(),
-        problems,
-    })?;
+    let new = match config::parse(&whole, base) {
+        Ok(new) => new,
+        Err(problems) => bail!("{} was not removed: {}", peer.domain, without_lines(&problems)),
+    };
     // A section that was found by its lines is the one that was meant, and nothing else went with it.
     let domains = |config: &Config| config.peers.iter().map(|peer| peer.domain.clone()).collect::<Vec<_>>();
     let expected: Vec<_> = domains(&old).into_iter().filter(|domain| *domain != peer.domain).collect();
