@@ -32,9 +32,14 @@ pub enum BodyError {
     #[error("it broke off: {0}")]
     Broken(Arc<hyper::Error>),
     /// Whoever sent it reset the stream, with a code that the next hop gets, too.
-    #[error("it was reset: {0}")]
-    Reset(#[source] Arc<h2::Error>),
+    #[error(transparent)]
+    Reset(Arc<Reset>),
 }
+
+/// A reset of a stream. hyper finds the code of its own reset among the causes of an error.
+#[derive(Debug, Error)]
+#[error("it was reset: {0}")]
+pub struct Reset(#[source] h2::Error);
 
 impl From<hyper::Error> for BodyError {
     /// Codes that say of a request that it breaks the rules, or was not begun, are this hop's alone.
@@ -42,7 +47,7 @@ impl From<hyper::Error> for BodyError {
         let reset = causes(&error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
         match reset {
             Some(reason @ (Reason::NO_ERROR | Reason::CANCEL | Reason::ENHANCE_YOUR_CALM)) => {
-                Self::Reset(Arc::new(reason.into()))
+                Self::Reset(Arc::new(Reset(reason.into())))
             }
             _ => Self::Broken(Arc::new(error)),
         }

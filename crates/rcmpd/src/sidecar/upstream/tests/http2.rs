@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::UpstreamProtocol;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{Empty, StreamBody};
 use hyper::body::Frame;
@@ -33,7 +33,7 @@ fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
 
 /// `/trailers` tells the request's target, headers and trailers, and has trailers. `/held` answers when it may, `/refused` before it reads the
 /// body, `/endless` with a piece now and then, `/flood` as
-/// fast as it can, `/reset/N` with one piece and the code N.
+/// fast as it can, `/reset/N` with one piece, and the code N when it may.
 async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Answer, hyper::Error> {
     let path = request.uri().path().to_owned();
     match path.as_str() {
@@ -60,8 +60,11 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Answer, hyp
         }
         path if path.starts_with("/reset/") => {
             let code: u32 = path["/reset/".len()..].parse().unwrap();
-            let reset = Err(h2::Error::from(h2::Reason::from(code)));
-            let pieces = stream::iter([Ok(Frame::data(PIECE)), reset]);
+            let reset = h2::Error::from(h2::Reason::from(code));
+            let pieces = stream::once(async { Ok(Frame::data(PIECE)) }).chain(stream::once(async move {
+                app.release.notified().await;
+                Err(reset)
+            }));
             return Ok(Response::new(BodyExt::boxed(StreamBody::new(pieces))));
         }
         _ => {}
@@ -225,17 +228,15 @@ async fn a_client_that_leaves_ends_the_stream() {
 
 #[tokio::test]
 async fn the_code_of_a_reset_passes_unless_it_is_about_a_hop() {
-    let (_, upstream) = application(Patience::default()).await;
+    let (app, upstream) = application(Patience::default()).await;
     let mut client = client_of(upstream).await;
     // RFC 9113, section 7: CANCEL and ENHANCE_YOUR_CALM; PROTOCOL_ERROR and REFUSED_STREAM, for which there is INTERNAL_ERROR.
     for (code, expected) in [(8, 8), (11, 11), (1, 2), (7, 2)] {
-        // A reset takes over what is not sent yet, the head of the answer included.
-        let asked = client.send_request(post(&format!("/reset/{code}"), Empty::new().boxed()));
-        let error = match timeout(DEADLINE, asked).await.expect("in time") {
-            Ok(answer) if answer.status() == 502 => continue,
-            Ok(answer) => answer.into_body().collect().await.unwrap_err(),
-            Err(error) => error,
-        };
+        let mut answer =
+            ask(&mut client, post(&format!("/reset/{code}"), Empty::new().boxed())).await.into_body();
+        timeout(DEADLINE, answer.frame()).await.expect("in time").unwrap().expect("a piece");
+        app.release.notify_one();
+        let error = timeout(DEADLINE, answer.collect()).await.expect("in time").unwrap_err();
         let reset =
             crate::connections::causes(&error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
         assert_eq!(reset, Some(h2::Reason::from(expected)), "{code}: {error}");
