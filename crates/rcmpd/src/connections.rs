@@ -6,7 +6,7 @@
 
 use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter};
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -88,6 +88,8 @@ impl Rejection {
             error if error.is_parse_too_large() => Some(Self::HeadTooLarge),
             error if error.is_parse() => Some(Self::BadRequest),
             error if error.is_timeout() || error.is_canceled() || error.is_user() => None,
+            // The peer ended it: with GOAWAY, or a reset.
+            error if h2_errors(error).any(h2::Error::is_remote) => None,
             // hyper tells errors of HTTP/2 from others by their cause alone.
             error
                 if is_http2
@@ -158,16 +160,25 @@ pub(crate) fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error +
     std::iter::successors(error.source(), source)
 }
 
+fn h2_errors(error: &hyper::Error) -> impl Iterator<Item = &h2::Error> {
+    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>())
+}
+
+/// Bytes of an error in the log.
+const CAUSES_LEN_MAX: usize = 240;
+
 /// An error with its causes: hyper names the part of HTTP alone.
 pub(crate) struct Causes<'a>(pub(crate) &'a hyper::Error);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut text = self.0.to_string();
         for cause in causes(self.0) {
-            write!(f, ": {cause}")?;
+            let _ = write!(text, ": {cause}");
         }
-        Ok(())
+        // GOAWAY may have as much text of the peer's as fits into a frame (RFC 9113, section 6.8).
+        text.truncate(text.floor_char_boundary(CAUSES_LEN_MAX));
+        f.write_str(&text)
     }
 }
 
