@@ -149,7 +149,9 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderVa
 /// HTTP/2 leaves equal lengths apart, and whoever comes next may not (RFC 9110, section 8.6).
 pub(super) fn join_lengths(headers: &mut HeaderMap) {
     if let Some(length) = headers.remove(header::CONTENT_LENGTH) {
-        headers.insert(header::CONTENT_LENGTH, length);
+        // Without leading zeros, of which readers make different numbers.
+        let number = length.to_str().ok().and_then(|length| length.trim().parse::<u64>().ok());
+        headers.insert(header::CONTENT_LENGTH, number.map_or(length, HeaderValue::from));
     }
 }
 
