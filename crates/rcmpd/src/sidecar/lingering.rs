@@ -21,18 +21,18 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// What a peer may still send after the answer.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+pub(super) struct Limits {
     /// How long it may take to close, however busily it sends.
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// How long it may be silent meanwhile.
-    idle: Duration,
+    pub(super) idle: Duration,
     /// Bytes that are discarded.
     len_max: usize,
 }
 
 /// Apache as a proxy sends a whole body before it reads the answer; a longer body than this is cut off, and its answer may be lost. A peer that
 /// has read the answer closes at once.
-const LIMITS: Limits =
+pub(super) const LIMITS: Limits =
     Limits { timeout: Duration::from_secs(10), idle: Duration::from_secs(2), len_max: 64 << 20 };
 /// Discarded at once, on the stack: a lingering connection holds no memory for it.
 const BUFFER_LEN: usize = 16 << 10;

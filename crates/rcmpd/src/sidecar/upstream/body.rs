@@ -4,7 +4,7 @@ use super::RequestPermit;
 use super::hop;
 use super::pool::Lease;
 use crate::connections::causes;
-use crate::sidecar::lingering::discard;
+use crate::sidecar::lingering::{LIMITS, discard};
 use crate::sidecar::still::still;
 use bytes::Bytes;
 use h2::Reason;
@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// The body of an answer, whoever makes it.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -86,6 +88,8 @@ pub(super) struct Paced {
     exchange: Option<Sending>,
     /// The stream there, until the end of this direction.
     lease: Option<Arc<Lease>>,
+    /// For an answer's body that may come to its end before the request does.
+    early: Option<Sending>,
     _permit: Option<Arc<RequestPermit>>,
 }
 
@@ -122,6 +126,16 @@ impl Paced {
         paced
     }
 
+    /// The answer comes while the request is still being sent over this connection. Once the answer is over, the rest of the request has the
+    /// time of a lingering connection.
+    pub(super) fn before_the_end(&mut self, sending: &Sending, connection: AbortHandle) {
+        if sending.is_over() {
+            return;
+        }
+        self.early = Some(sending.clone());
+        tokio::spawn(sending.clone().linger(connection));
+    }
+
     fn new(body: Incoming, (timeout, end): (Duration, Instant), permit: &Arc<RequestPermit>) -> Self {
         Self {
             body: Some(body),
@@ -133,6 +147,7 @@ impl Paced {
             strip: None,
             exchange: None,
             lease: None,
+            early: None,
             _permit: Some(Arc::clone(permit)),
         }
     }
@@ -237,15 +252,31 @@ impl Drop for Paced {
         if let Some(body) = self.body.take_if(|_| self.is_http2) {
             discard(body);
         }
+        if let Some(request) = &self.sending {
+            request.end();
+        }
+        if let Some(request) = &self.early {
+            request.0.answered.notify_one();
+        }
     }
 }
 
 /// Where a request is on its way to the application, told by its body.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sending(Arc<Mutex<State>>);
+pub(super) struct Sending(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The request's body was sent, or given up.
+    over: Notify,
+    /// The answer to a request that is not over has come to its end, or was given up.
+    answered: Notify,
+}
 
 #[derive(Debug)]
 struct State {
+    is_over: bool,
     /// When the application last took something.
     moved: Instant,
     /// Whether it waits for the client.
@@ -258,13 +289,41 @@ struct State {
 impl Default for State {
     fn default() -> Self {
         let now = Instant::now();
-        Self { moved: now, is_clients_turn: false, failed: None, passed: now }
+        Self { is_over: false, moved: now, is_clients_turn: false, failed: None, passed: now }
     }
 }
 
 impl Sending {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.state().is_over = true;
+        self.0.over.notify_one();
+    }
+
+    fn is_over(&self) -> bool {
+        self.state().is_over
+    }
+
+    /// Waits for the end of the answer, and then for the end of the request within the time of a lingering connection; else ends the
+    /// connection to the application. The application may neither take the rest nor close, and the client may send as slowly as it likes.
+    async fn linger(self, connection: AbortHandle) {
+        tokio::select! {
+            () = self.0.over.notified() => return,
+            () = self.0.answered.notified() => {}
+        }
+        let is_late = async {
+            tokio::select! {
+                () = sleep(LIMITS.timeout) => {}
+                () = still(LIMITS.idle, || self.state().moved) => {}
+            }
+        };
+        tokio::select! {
+            () = self.0.over.notified() => {}
+            () = is_late => connection.abort(),
+        }
     }
 
     fn pass(&self) {

@@ -42,12 +42,13 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
-use pool::{Pool, Target};
+use pool::{Answered, Pool, Target};
 use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
 use sidecar::Sidecar;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
 /// How long a request waits for its turn.
@@ -60,6 +61,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 /// For a request with all that comes of it: a certificate that is revoked is good there until then.
 const LIFE_MAX: Duration = Duration::from_secs(3600);
+/// How long a request counts whose client took it back: the application may not notice, or work on.
+const TAKEN_BACK_TIME: Duration = Duration::from_secs(1);
 /// For a peer to leave that was told to, when nothing is left to wait for.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -98,6 +101,33 @@ impl Default for Patience {
             leave: LEAVE_TIMEOUT,
         }
     }
+}
+
+/// Holds the permit of a request whose client takes it back before its answer comes. A client that begins requests and resets them has no more
+/// of them at once than others (RFC 9113, section 10.5).
+struct Unanswered(Option<Arc<RequestPermit>>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        // Without a runtime, its connections are gone.
+        if let (Some(permit), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                sleep(TAKEN_BACK_TIME).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// In an answer of ours: why the request was not passed on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotPassedOn(pub(super) &'static str);
+
+/// An answer to a request that is not passed on because of what it is.
+pub(super) fn not_passed_on(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut answer = plain(status, text);
+    answer.extensions_mut().insert(NotPassedOn(text.trim_ascii_end()));
+    answer
 }
 
 /// An application.
@@ -217,7 +247,7 @@ impl Upstream {
         let named = authority(&request);
         let named = named.and_then(|it| HeaderValue::from_str(it.as_str()).ok().map(|host| (it, host)));
         let Some((authority, host)) = named else {
-            return refusal(request, plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+            return refusal(request, not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n"));
         };
         let is_websocket = hop::wants_websocket(&request) && self.opens_websockets();
         let upgrade = is_websocket.then(|| hyper::upgrade::on(&mut request));
@@ -229,6 +259,7 @@ impl Upstream {
             Ok(permit) => Arc::new(permit),
             Err(full) => return refusal(request, self.full(full, client)),
         };
+        let mut unanswered = Unanswered(Some(Arc::clone(&permit)));
         let is_last = is_last(&request);
         let own = |answer| if is_last { closing(answer) } else { answer };
 
@@ -274,7 +305,8 @@ impl Upstream {
             answered = pool.send(request, &target) => answered,
             () = sending.stands_still(self.patience.head) => Err(Failure::Late),
         };
-        let (mut response, lease) = match answered {
+        unanswered.0 = None;
+        let Answered { mut response, lease, task } = match answered {
             Ok(answered) => answered,
             Err(failure) => return own(self.failed(&sending, failure)),
         };
@@ -305,7 +337,10 @@ impl Upstream {
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
                 let stream = lease.map(|lease| (lease, &sending));
-                let body = Paced::response(body, (self.patience.application, end), &permit, stream);
+                let mut body = Paced::response(body, (self.patience.application, end), &permit, stream);
+                if has_body {
+                    body.before_the_end(&sending, task);
+                }
                 Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
             }
         }
@@ -359,15 +394,15 @@ pub fn strip(sidecar: &Arc<Sidecar>) -> impl Fn(&mut HeaderMap) + Send + 'static
 /// What is not passed on.
 fn refused(request: &Request<Incoming>) -> Option<Response<Body>> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Some(plain(StatusCode::NOT_IMPLEMENTED, "this method is not served\n"));
+        return Some(not_passed_on(StatusCode::NOT_IMPLEMENTED, "this method is not served\n"));
     }
     if hop::has_unknown_coding(request.headers()) {
-        return Some(plain(StatusCode::NOT_IMPLEMENTED, "this transfer coding is not served\n"));
+        return Some(not_passed_on(StatusCode::NOT_IMPLEMENTED, "this transfer coding is not served\n"));
     }
     match request.uri().path_and_query() {
         Some(path) if path.as_str().starts_with('/') => None,
         // An absolute URL may have no path (RFC 9112, section 3.2.1).
-        _ => Some(plain(StatusCode::BAD_REQUEST, "a path is needed\n")),
+        _ => Some(not_passed_on(StatusCode::BAD_REQUEST, "a path is needed\n")),
     }
 }
 

@@ -26,6 +26,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -52,11 +53,18 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Kept {
-    sender: Sender,
+    connection: Connection,
     since: Instant,
 }
 
 /// A connection that nothing uses.
+#[derive(Debug)]
+struct Connection {
+    sender: Sender,
+    /// What reads and writes it.
+    task: AbortHandle,
+}
+
 #[derive(Debug)]
 enum Sender {
     Http1(http1::SendRequest<Paced>),
@@ -85,6 +93,7 @@ impl Sender {
 pub(super) struct Lease {
     pool: Arc<Pool>,
     sender: http2::SendRequest<Paced>,
+    task: AbortHandle,
     /// Directions that are at their end.
     finished: AtomicUsize,
 }
@@ -99,7 +108,28 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if *self.finished.get_mut() == 2 {
-            self.pool.put(Sender::Http2(self.sender.clone()));
+            self.pool.put(Connection { sender: Sender::Http2(self.sender.clone()), task: self.task.clone() });
+        }
+    }
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) response: Response<Incoming>,
+    /// The stream, over HTTP/2.
+    pub(super) lease: Option<Arc<Lease>>,
+    /// The connection that it comes over.
+    pub(super) task: AbortHandle,
+}
+
+/// Ends a connection, unless its answer comes: one that waits to write does not notice that its request was given up.
+struct Unanswered(Option<AbortHandle>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
         }
     }
 }
@@ -165,29 +195,32 @@ impl Pool {
 
     /// Sends a request, on a kept connection if there is one. Over HTTP/2, the stream comes with the answer.
     ///
-    /// It is sent again when a kept connection turns out to be closed: if none of it was written, or if it is safe and has no body (RFC
-    /// 9110, section 9.2.2).
+    /// If a kept connection turns out to be closed, it is sent once more, on a new connection: if none of it was written, or if it is safe and
+    /// has no body (RFC 9110, section 9.2.2).
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<Paced>,
         target: &Target,
-    ) -> Result<(Response<Incoming>, Option<Arc<Lease>>), Failure> {
+    ) -> Result<Answered, Failure> {
         let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let mut kept = self.take(target.is_websocket);
         loop {
-            let kept = self.take(target.is_websocket);
-            let again = kept.is_some().then(|| repeated(&request)).flatten();
-            let sender = match kept {
-                Some(sender) => sender,
+            let is_kept = kept.is_some();
+            let again = is_kept.then(|| repeated(&request)).flatten();
+            let Connection { sender, task } = match kept.take() {
+                Some(connection) => connection,
                 // Boxed: a request that waits for its answer holds no room for a TLS handshake.
                 None => Box::pin(self.connect(target.is_websocket)).await?,
             };
+            let mut unanswered = Unanswered(Some(task.clone()));
             let mut error = match sender {
                 Sender::Http1(mut sender) => {
                     target.name(&mut request, None);
                     match sender.try_send_request(request).await {
                         Ok(response) => {
-                            self.keep(sender);
-                            return Ok((response, None));
+                            unanswered.0 = None;
+                            self.keep(sender, task.clone());
+                            return Ok(Answered { response, lease: None, task });
                         }
                         Err(error) => error,
                     }
@@ -195,18 +228,22 @@ impl Pool {
                 Sender::Http2(mut sender) => {
                     target.name(&mut request, Some(&scheme));
                     let (pool, finished) = (Arc::clone(self), AtomicUsize::new(0));
-                    let lease = Arc::new(Lease { pool, sender: sender.clone(), finished });
+                    let lease =
+                        Arc::new(Lease { pool, sender: sender.clone(), task: task.clone(), finished });
                     request.body_mut().on_stream(&lease, target.idle);
                     match sender.try_send_request(request).await {
-                        Ok(response) => return Ok((response, Some(lease))),
+                        Ok(response) => {
+                            unanswered.0 = None;
+                            return Ok(Answered { response, lease: Some(lease), task });
+                        }
                         Err(error) => error,
                     }
                 }
             };
             let is_closed = is_closed(error.error());
             request = match error.take_message().or(again.filter(|_| is_closed)) {
-                Some(request) => request,
-                None => return Err(Failure::Broken(error.into_error())),
+                Some(request) if is_kept => request,
+                _ => return Err(Failure::Broken(error.into_error())),
             };
         }
     }
@@ -221,37 +258,37 @@ impl Pool {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, is_websocket: bool) -> Option<Sender> {
+    fn take(&self, is_websocket: bool) -> Option<Connection> {
         let mut kept = self.kept();
-        let fits = |kept: &Kept| !is_websocket || matches!(kept.sender, Sender::Http1(_));
+        let fits = |kept: &Kept| !is_websocket || matches!(kept.connection.sender, Sender::Http1(_));
         while let Some(at) = kept.iter().rposition(fits) {
-            let Kept { sender, since } = kept.remove(at);
-            if since.elapsed() < KEPT_TIMEOUT && sender.is_ready() {
-                return Some(sender);
+            let Kept { connection, since } = kept.remove(at);
+            if since.elapsed() < KEPT_TIMEOUT && connection.sender.is_ready() {
+                return Some(connection);
             }
         }
         None
     }
 
-    fn put(&self, sender: Sender) {
+    fn put(&self, connection: Connection) {
         let mut kept = self.kept();
-        kept.retain(|kept| kept.since.elapsed() < KEPT_TIMEOUT && !kept.sender.is_closed());
+        kept.retain(|kept| kept.since.elapsed() < KEPT_TIMEOUT && !kept.connection.sender.is_closed());
         if kept.len() < KEPT_MAX {
-            kept.push(Kept { sender, since: Instant::now() });
+            kept.push(Kept { connection, since: Instant::now() });
         }
     }
 
     /// Keeps a connection once its answer is read; one that is left before that is closed.
-    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<Paced>) {
+    fn keep(self: &Arc<Self>, mut sender: http1::SendRequest<Paced>, task: AbortHandle) {
         let pool = Arc::clone(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok() {
-                pool.put(Sender::Http1(sender));
+                pool.put(Connection { sender: Sender::Http1(sender), task });
             }
         });
     }
 
-    async fn connect(&self, is_websocket: bool) -> Result<Sender, Failure> {
+    async fn connect(&self, is_websocket: bool) -> Result<Connection, Failure> {
         let is_http2 = self.protocol == Some(UpstreamProtocol::Http2);
         let connected = timeout(CONNECT_TIMEOUT, async {
             match &self.place {
@@ -312,7 +349,7 @@ impl Watch for AnswerFirst {
 }
 
 /// Speaks HTTP on a stream, for as long as anything holds the sender or the application talks.
-async fn started<S>(stream: S, is_http2: bool) -> Result<Sender, Failure>
+async fn started<S>(stream: S, is_http2: bool) -> Result<Connection, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -325,22 +362,22 @@ where
             .max_header_list_size(BUFFER_LEN_MAX as u32)
             .max_send_buf_size(SEND_BUFFER_LEN_MAX);
         let (sender, connection) = builder.handshake(stream).await.map_err(Failure::Broken)?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "A connection to the application ended");
             }
         });
-        return Ok(Sender::Http2(sender));
+        return Ok(Connection { sender: Sender::Http2(sender), task: task.abort_handle() });
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER_LEN_MAX);
     let (sender, connection) = builder.handshake(stream).await.map_err(Failure::Broken)?;
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             debug!(%error, "A connection to the application ended");
         }
     });
-    Ok(Sender::Http1(sender))
+    Ok(Connection { sender: Sender::Http1(sender), task: task.abort_handle() })
 }
 
 /// Whether a request got no answer because its connection was closed.

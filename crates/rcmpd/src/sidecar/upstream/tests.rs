@@ -33,10 +33,13 @@ fn impatient(place: &UpstreamPlace, patience: Patience) -> Upstream {
 
 /// Somewhere to send requests, which are passed on.
 async fn hop(upstream: Upstream, behind: Behind) -> TcpStream {
+    hop_to(Arc::new(upstream), behind).await
+}
+
+async fn hop_to(upstream: Arc<Upstream>, behind: Behind) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    let upstream = Arc::new(upstream);
     let service = service_fn(move |request| {
         let (upstream, behind) = (Arc::clone(&upstream), behind.clone());
         async move {
@@ -648,4 +651,131 @@ fn cookies_are_one_field() {
     hop::join_cookies(&mut headers);
     let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
     assert_eq!(cookies, ["a=1; b=2; c=3"]);
+}
+
+/// Waits until all permits are free.
+async fn all_are_free(permits: &RequestLimit) {
+    let all = async {
+        while permits.free() < REQUESTS_MAX {
+            tokio::time::sleep(SHORT / 10).await;
+        }
+    };
+    timeout(DEADLINE, all).await.expect("the permit is given back");
+}
+
+/// Applications may refuse an upload by its head, and neither read nor close.
+#[tokio::test]
+async fn the_rest_of_an_answered_request_has_its_permit_and_ends_soon() {
+    let (place, listener) = application().await;
+    let upstream = upstream(&place);
+    let permits = upstream.request_limit.clone();
+    let mut client = hop(upstream, tls()).await;
+    client
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        .await
+        .unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_until(&mut stream, "x\r\n").await;
+    stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
+    assert!(read_until(&mut client, "no").await.starts_with("HTTP/1.1 413 "));
+    assert_eq!(permits.free(), REQUESTS_MAX - 1, "the application still has the request");
+    // Neither the application nor the client does anything more.
+    let ended = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("in time");
+    assert!(ended.is_ok_and(|len| len == 0));
+    all_are_free(&permits).await;
+}
+
+/// The request is larger than the buffers between, and the application reads nothing of it.
+#[tokio::test]
+async fn an_answer_arrives_at_a_client_that_sends_everything_first() {
+    const LEN: usize = 32 << 20;
+    let (place, listener) = application().await;
+    let mut client = hop(upstream(&place), Behind::Proxy).await;
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n");
+    let serving = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await.unwrap();
+        stream
+    };
+    let asking = async {
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'x'; LEN]).await.unwrap();
+        read_until(&mut client, "no").await
+    };
+    let (_stream, got) = tokio::join!(serving, timeout(DEADLINE, asking));
+    assert!(got.expect("in time").starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn a_request_that_is_taken_back_counts_for_a_moment() {
+    let (place, listener) = application().await;
+    let upstream = upstream(&place);
+    let permits = upstream.request_limit.clone();
+    let mut client = hop(upstream, tls()).await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    read_until(&mut stream, "\r\n\r\n").await;
+    drop(client);
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("the connection ends");
+    assert_eq!(permits.free(), REQUESTS_MAX - 1, "the application may work on");
+    all_are_free(&permits).await;
+}
+
+/// RFC 9110, section 9.2.2: a client does not repeat a repeated request.
+#[tokio::test]
+async fn a_request_that_ends_connections_is_sent_twice_at_most() {
+    let (place, listener) = application().await;
+    let upstream = upstream(&place);
+    let pool = upstream.pool.load_full();
+    let upstream = Arc::new(upstream);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(hop_to(Arc::clone(&upstream), Behind::Proxy).await);
+    }
+    let mut streams = Vec::new();
+    for client in &mut clients {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        streams.push(stream);
+    }
+    for (client, stream) in clients.iter_mut().zip(&mut streams) {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        read_until(client, "ok").await;
+    }
+    let kept = async {
+        while pool.len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, kept).await.expect("in time");
+    // Each of them ends without an answer from now on, and so do new ones.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let crash = |mut stream: TcpStream| {
+        let asked = Arc::clone(&asked);
+        tokio::spawn(async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            asked.fetch_add(1, Ordering::SeqCst);
+        });
+    };
+    streams.into_iter().for_each(crash);
+    clients[0].write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let serving = async {
+        loop {
+            crash(listener.accept().await.unwrap().0);
+        }
+    };
+    tokio::select! {
+        () = serving => unreachable!(),
+        got = read_until(&mut clients[0], "\r\n\r\n") => assert!(got.starts_with("HTTP/1.1 502 "), "{got}"),
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_length_of_a_body_is_written_anew() {
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 03\r\n\r\nabc";
+    let (lines, _) = through(tls(), request, "abc", DONE).await;
+    assert!(lines.iter().any(|line| line.eq_ignore_ascii_case("content-length: 3")), "{lines:?}");
 }
