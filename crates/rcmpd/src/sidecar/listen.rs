@@ -11,7 +11,9 @@ use super::lingering::Lingering;
 use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
-use super::upstream::{Behind, Body, Upstream, authority, closing, plain, refusal, strip, whole};
+use super::upstream::{
+    Behind, Body, NotPassedOn, Upstream, authority, closing, not_passed_on, refusal, strip, whole,
+};
 use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
@@ -552,7 +554,13 @@ where
             let stream = TokioIo::new(Watched::new(stream, unproved));
             let service = service_fn(|request| {
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
-                async move { Ok::<_, Infallible>(respond(&state, dialect, &origin, request).await) }
+                async move {
+                    let answer = respond(&state, dialect, &origin, request).await;
+                    if let Some(NotPassedOn(why)) = answer.extensions().get() {
+                        state.connections.rejected(Rejection::BadRequest, origin.address, why);
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
@@ -652,7 +660,7 @@ async fn respond(
     // Of two hosts none is asked for.
     let authority = authority(&request);
     if authority.is_none() && state.target == Target::Request {
-        return closing(plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+        return closing(not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n"));
     }
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());

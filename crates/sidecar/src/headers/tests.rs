@@ -276,9 +276,8 @@ fn what_is_essential_stays_and_more_groups_bring_nothing_back() {
     for (preset, encoding) in
         PRESETS.into_iter().flat_map(|preset| ENCODINGS.map(|encoding| (preset, encoding)))
     {
-        for (value_len_max, name_len) in [256, 1100, 4096, 16_384]
-            .into_iter()
-            .flat_map(|max| [1, 40, 60, 240].map(|len| (max, len)))
+        for (value_len_max, name_len) in
+            [256, 1100, 4096, 16_384].into_iter().flat_map(|max| [1, 40, 60, 240].map(|len| (max, len)))
         {
             let format = Format { preset, encoding, value_len_max, ..Format::default() };
             // One that percent-encoding makes longer, and one that it does not.

@@ -26,7 +26,8 @@ pub use tls::server_config;
 use super::client_verifier::accept;
 use super::lingering::Lingering;
 use super::upstream::{
-    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, plain, refusal as refuse, strip,
+    Behind, Body, Client, NotPassedOn, Patience, REQUESTS_MAX, Upstream, authority, not_passed_on, plain,
+    refusal as refuse, strip,
 };
 use super::watched::Watched;
 use crate::clock::moment;
@@ -319,6 +320,9 @@ impl Connection {
             async move {
                 let place = this.requests.begin(this.memory.begin(request.headers()));
                 let answer = this.respond(request).await;
+                if let Some(NotPassedOn(why)) = answer.extensions().get() {
+                    this.front.connections.rejected(Rejection::BadRequest, Some(this.address), why);
+                }
                 this.answers.fetch_add(1, Ordering::Relaxed);
                 Ok::<_, Infallible>(answer.map(|body| Counted::new(body, place, Arc::clone(&this.answers))))
             }
@@ -339,10 +343,12 @@ impl Connection {
             true => (STREAMS_MAX, STREAM_WINDOW, CONNECTION_WINDOW),
             false => (UNPROVED_STREAMS_MAX, UNPROVED_STREAM_WINDOW, UNPROVED_CONNECTION_WINDOW),
         };
+        // What is a little too long is refused by us: after 431, h2 resets a stream whose body comes, and its client loses the answer.
+        let header_list_max = if permit.is_proved() { 2 * HEAD_LEN_MAX } else { HEAD_LEN_MAX };
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .max_header_list_size(HEAD_LEN_MAX as u32)
+            .max_header_list_size(header_list_max as u32)
             .max_concurrent_streams(streams_max)
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(connection_window)
@@ -424,7 +430,7 @@ impl Connection {
             return refuse(request, plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
         }
         let Some(host) = authority(&request) else {
-            return refuse(request, plain(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+            return refuse(request, not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n"));
         };
         let sidecar = self.front.sidecar.load_full();
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
