@@ -753,6 +753,21 @@ impl<'a> Checker<'a> {
         found
     }
 
+    /// The entries of a list that restricts something. Without the key nothing is restricted. An empty list reads as "none" and would
+    /// mean "all", so it is refused.
+    fn restricting<'t, T>(
+        &mut self,
+        key: &str,
+        list: &'t Option<Spanned<Vec<T>>>,
+        help: &'static str,
+    ) -> &'t [T] {
+        let Some(list) = list else { return &[] };
+        if list.get_ref().is_empty() {
+            self.problem(list.span(), format!("{key} is an empty list"), help);
+        }
+        list.get_ref()
+    }
+
     /// A number, or its default.
     fn within(&mut self, given: Option<&Spanned<u64>>, range: RangeInclusive<u64>, default: u64) -> u64 {
         match given {

@@ -647,6 +647,33 @@ fn whatever_is_wrong_with_other_domains_is_said() {
     assert_eq!(problems(&format!("{GOOD}{}", relay.repeat(257))), ["there are too many relays"]);
 }
 
+/// Without the key nothing is restricted, so an empty list is refused and not taken for one that is absent.
+#[test]
+fn empty_lists_do_not_let_all_in() {
+    let of_route = |list: &str| SIDECAR.replace("groups = [\"Staff\", \"S-1-5-21-1-2-3-512\"]", list);
+    let without =
+        || of_route("").replace("domains = [\"fabrikam\"]\n", "").replace("strength = \"strong\"\n", "");
+    assert_eq!(problems(&format!("{GOOD}{}", without())), [""; 0]);
+    for key in ["groups", "sids", "domains"] {
+        let alone = without().replace("path =", &format!("{key} = []\npath ="));
+        assert_eq!(problems(&format!("{GOOD}{alone}")), [format!("{key} is an empty list")]);
+    }
+    assert_eq!(
+        problems(&format!("{GOOD}{}", of_route("groups = []"))).len(),
+        2,
+        "with domains and strength, too"
+    );
+    let (listeners, rest) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
+    let (_, peer) = rest.split_once("[[peer]]").expect("there is a peer");
+    let no_route = format!("{GOOD}{listeners}[[peer]]{peer}").replace("remember_s", "route = []\nremember_s");
+    assert_eq!(problems(&no_route), ["route is an empty list"]);
+    let no_user = SIDECAR.replace("[\"www-data\"]", "[]\nsecret = \"file:nginx.secret\"");
+    assert_eq!(problems(&format!("{GOOD}{no_user}")), ["peers is an empty list"]);
+    let no_server =
+        PEERS.replace("servers = [\"dc1.fabrikam.example:11490\"]", "discovery = \"dns\"\ndns = []");
+    assert_eq!(problems(&format!("{GOOD}{no_server}")), ["dns is an empty list"]);
+}
+
 const SIDECAR: &str = r#"
 [sidecar]
 remember_s = 30
