@@ -21,7 +21,7 @@ pub use sidecar::{
     Token, UnixPlace, UpstreamPlace, UpstreamTls,
 };
 
-use account_store::{DistinguishedName, Domain, FileAccess, FileRefused};
+use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
 use dtyp::Sid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -708,8 +708,9 @@ impl<'a> Checker<'a> {
     }
 
     fn level(&mut self, section: &LevelSection) -> Level {
-        if *section.rid.get_ref() == 0 {
-            self.problem(section.rid.span(), "0 is nobody's RID", "use 1000 or more, as accounts have it");
+        if *section.rid.get_ref() < RID_FIRST {
+            let help = format!("use {RID_FIRST} or more, as accounts have it");
+            self.problem(section.rid.span(), "this is the RID of a built-in account or group", help);
         }
         if section.groups.get_ref().is_empty() {
             self.problem(
