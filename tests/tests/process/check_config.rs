@@ -36,6 +36,24 @@ fn demo() -> Demo {
     demo
 }
 
+/// A configuration whose domain was not added yet has neither a database nor its key. Nothing is lost, so no new key is proposed.
+#[test]
+fn a_domain_that_was_not_added_yet_is_told_to_add() {
+    let demo = Demo::new();
+    for name in ["accounts.db", "accounts.key"] {
+        fs::remove_file(demo.path(name)).unwrap();
+    }
+    let rekey = ["domain", "rekey", "--forget-secrets", "-c", "rcmpd.toml"];
+    let list = ["account", "list", "-c", "rcmpd.toml"];
+    for command in [&CHECK[..], &SERVE, &list, &rekey] {
+        let told = demo.rcmpd(command).code(1).stderr;
+        assert!(told.contains("`rcmpd domain add` makes it"), "{command:?}: {told}");
+        assert!(!told.contains("rekey") && !told.contains("key file") && !told.contains(".key"), "{told}");
+    }
+    demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
+    demo.rcmpd(&CHECK).code(0);
+}
+
 #[test]
 fn what_serve_would_refuse_is_refused_before() {
     let demo = demo();
