@@ -139,6 +139,24 @@ pub fn lax(config: &Config) -> Vec<Warning> {
     found
 }
 
+/// CAs whose rules map no certificate.
+pub fn useless_entries(config: &Config) -> Vec<Warning> {
+    let mappings = config.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]);
+    let entries = mappings.flatten().flat_map(Mapping::useless_entries);
+    let mut found: Vec<Warning> = entries
+        .map(|entry| Warning {
+            authority: Some(entry.certificate.display().to_string()),
+            ..Warning::new(
+                "No certificate of this authority is mapped: no method that is allowed for it finds an account by a form that is granted, \
+                 or nothing that is granted binds the account strongly enough",
+            )
+        })
+        .collect();
+    // A shadow has the same entries, unless it says otherwise.
+    found.dedup();
+    found
+}
+
 /// CAs that cannot be told apart by name.
 pub fn shared_names(mapper: &Mapper) -> Vec<Warning> {
     let authorities = mapper.trust().into_iter().flat_map(|trust| trust.authorities());
@@ -374,7 +392,7 @@ impl Checked {
 pub async fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
     checked.add(config.check_files());
-    checked.warnings.extend(lax(config).iter().map(Warning::to_string));
+    checked.warnings.extend(lax(config).iter().chain(&useless_entries(config)).map(Warning::to_string));
     secrets(config, &mut checked);
     if let Some(sidecar) = &config.sidecar {
         let users = checked.add(sidecar::check_users(sidecar));

@@ -432,6 +432,7 @@ impl<'a> Checker<'a> {
         let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
         let serves = file.rpc.is_some();
         let rpc = file.rpc.map(|rpc| self.rpc(rpc));
+        let mapping_span = file.mapping.as_ref().map(Spanned::span);
         let mapping = file.mapping.map(|mapping| self.mapping(mapping));
         if serves && mapping.is_none() {
             self.problem(
@@ -445,6 +446,21 @@ impl<'a> Checker<'a> {
                 0..0,
                 "[store] is missing",
                 "say where the accounts are: kind = \"sqlite\", path = \"accounts.db\"",
+            );
+        }
+        let is_profile = store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Profile(_)));
+        if let (Some(span), Some(mapping)) = (mapping_span, &mapping)
+            && is_profile
+            && peers.is_empty()
+            && [Some(mapping), mapping.shadow.as_deref()]
+                .into_iter()
+                .flatten()
+                .any(|it| !it.looks_up_issuers())
+        {
+            self.problem(
+                span,
+                "accounts of kind = \"profile\" are found by their issuers alone, and no certificate is looked up by its issuer",
+                "say methods = [\"issuer\"] or [\"issuer-chain\"], and grant = [\"issuer\"], in [mapping]",
             );
         }
         let client = file.client.map(|client| self.client(&client));

@@ -278,6 +278,76 @@ fn whatever_is_wrong_is_said() {
     }
 }
 
+/// A method looks accounts up by some forms ([MS-RCMP] 3.5.2); the SID in a certificate finds no account.
+#[test]
+fn a_policy_that_maps_no_certificate_is_refused() {
+    let of = |methods: &str, rest: &str| {
+        let text = GOOD.replace("methods = [\"upn\", \"subject\"]", &format!("methods = {methods}"));
+        text.replace("[client]", &format!("{rest}\n[client]"))
+    };
+    let (no_look_up, no_strong) = ("no method looks accounts up", "no strong form is granted");
+    let entry = |rest: &str| format!("[[mapping.authority]]\ncertificate = \"a\"\n{rest}");
+    let upn_sid = "grant = [\"upn\", \"sid\"]";
+    for (methods, rest, expect) in [
+        ("[\"upn\", \"subject\"]", "grant = [\"sid\"]".to_owned(), no_look_up),
+        ("[\"upn\"]", "grant = [\"issuer-serial\"]".to_owned(), no_look_up),
+        ("[\"subject\"]", upn_sid.to_owned(), no_look_up),
+        ("[\"issuer\"]", String::new(), no_look_up),
+        ("[\"issuer\"]", "grant = [\"sid\", \"ski\"]".to_owned(), no_look_up),
+        ("[\"upn\"]", "grant = [\"upn\", \"dns\"]".to_owned(), no_strong),
+        ("[\"issuer\"]", "grant = [\"issuer\"]".to_owned(), no_strong),
+        // By the rules of an authority alone, and in a shadow.
+        ("[\"subject\"]", format!("grant = []\n{}", entry(upn_sid)), no_look_up),
+        (
+            "[\"upn\", \"subject\"]",
+            format!("grant = []\n{}", entry(&format!("methods = [\"subject\"]\n{upn_sid}"))),
+            no_look_up,
+        ),
+        ("[\"upn\", \"subject\"]", "[mapping.shadow]\ngrant = [\"sid\"]".to_owned(), no_look_up),
+        ("[\"upn\", \"subject\"]", "[mapping.shadow]\nmethods = [\"issuer\"]".to_owned(), no_look_up),
+    ] {
+        let found = problems(&of(methods, &rest));
+        assert!(matches!(&found[..], [what] if what.starts_with(expect)), "{methods} {rest}: {found:?}");
+    }
+    // Forms that only propose an account need something strong with any binding.
+    let proposal = of("[\"subject\"]", "grant = [\"subject\", \"rfc822\"]").replace("\"full\"", "\"off\"");
+    assert!(matches!(&problems(&proposal)[..], [what] if what.starts_with(no_strong)));
+    let strong_names = entry("strong_names = [{ policies = [\"1.2\"], names = \"@contoso.example\" }]");
+    for (methods, rest) in [
+        ("[\"upn\"]", upn_sid.to_owned()),
+        // Stored values bind accounts that another name found.
+        ("[\"upn\"]", "grant = [\"upn\", \"issuer-serial\"]".to_owned()),
+        ("[\"subject\"]", "grant = [\"issuer-serial\"]".to_owned()),
+        ("[\"subject\"]", "grant = [\"rfc822\", \"sid\"]".to_owned()),
+        ("[\"issuer-chain\"]", "grant = [\"issuer\", \"sid\"]".to_owned()),
+        ("[\"upn\"]", format!("grant = [\"upn\"]\n{strong_names}")),
+        ("[\"upn\"]", format!("grant = []\n{}", entry(upn_sid))),
+        ("[\"upn\"]", format!("grant = [\"sid\"]\n{}", entry(upn_sid))),
+    ] {
+        assert_eq!(problems(&of(methods, &rest)), [""; 0], "{methods} {rest}");
+    }
+    let names = of("[\"upn\"]", "grant = [\"upn\"]").replace("\"full\"", "\"compat\"");
+    assert_eq!(problems(&names), [""; 0]);
+    // One authority of several may be meant to vouch for nothing. That is a warning.
+    let useless = |rest: &str| {
+        let text = of("[\"upn\", \"subject\"]", &entry(rest));
+        let config = parse(&text, Path::new("/")).unwrap_or_else(|problems| panic!("{rest}: {problems:?}"));
+        let found = crate::findings::useless_entries(&config);
+        assert!(found.iter().all(|warning| warning.to_string().contains("\"/a\"")), "{found:?}");
+        found.len()
+    };
+    for (rest, expect) in [
+        ("grant = [\"sid\"]", 1),
+        ("methods = [\"subject\"]\ngrant = [\"upn\", \"sid\"]", 1),
+        ("grant = [\"upn\"]", 1),
+        ("grant = []", 0),
+        ("methods = [\"subject\"]", 0),
+        ("grant = [\"issuer-serial\"]", 0),
+    ] {
+        assert_eq!(useless(rest), expect, "{rest}");
+    }
+}
+
 #[test]
 fn only_sections_that_are_served_are_proposed() {
     let [unknown] = &problems(&GOOD.replace("[mapping]", "[mappings]"))[..] else { panic!("one problem") };
@@ -466,9 +536,10 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
 
 #[test]
 fn levels_are_accounts_by_issuer() {
-    let text = GOOD.replace(
-        "kind = \"sqlite\"\npath = \"accounts.db\"",
-        "kind = \"profile\"
+    let text =
+        GOOD.replace("[\"upn\", \"subject\"]", "[\"issuer-chain\"]\ngrant = [\"issuer\", \"sid\"]").replace(
+            "kind = \"sqlite\"\npath = \"accounts.db\"",
+            "kind = \"profile\"
 [[store.level]]
 name = \"partner\"
 rid = 5001
@@ -477,7 +548,7 @@ groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100 }]
 [channels]
 store = \"sqlite\"
 path = \"machines.db\"",
-    );
+        );
     let store = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
     assert_eq!(store.machines, Path::new("/etc/rcmpd/machines.db"));
     assert_eq!(store.key, Path::new("/etc/rcmpd/machines.key"));
@@ -485,10 +556,25 @@ path = \"machines.db\"",
     assert_eq!((levels[0].name.as_str(), levels[0].rid), ("partner", 5001));
     assert_eq!(levels[0].issuers[0].to_string(), "C=US,O=\"Partners, Inc.\",CN=Partner CA");
     assert_eq!(levels[0].groups, [(513, Some("Domain Users".to_owned())), (5100, None)]);
-    let wrong = text.replace("rid = 5001", "rid = 0").replace("CN=Partner CA", "CN");
-    assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
+    for rid in [0, 500, 513, 999] {
+        let wrong = text.replace("rid = 5001", &format!("rid = {rid}")).replace("CN=Partner CA", "CN");
+        assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
+    }
+    assert_eq!(problems(&text.replace("rid = 5001", "rid = 1000")), [""; 0]);
     // Accounts that are found by their issuer alone, and a sidecar that does not ask by issuer.
-    let all = text.replace("[\"upn\", \"subject\"]", "[\"upn\", \"subject\", \"issuer-chain\"]");
+    let all = text.replace("[\"issuer-chain\"]", "[\"upn\", \"subject\", \"issuer-chain\"]");
+    // Accounts that are found by their issuer alone, and a policy that looks up by other forms, or a shadow.
+    for (from, to) in [
+        ("grant = [\"issuer\", \"sid\"]", "grant = [\"sid\", \"upn\"]"),
+        ("grant = [\"issuer\", \"sid\"]\n", ""),
+        ("[client]", "[mapping.shadow]\ngrant = [\"upn\", \"sid\"]\n[client]"),
+    ] {
+        let found = problems(&all.replacen(from, to, 1));
+        assert!(
+            matches!(&found[..], [what] if what.contains("found by their issuers alone")),
+            "{to}: {found:?}"
+        );
+    }
     let (alone, _) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
     let found = problems(&format!("{all}{alone}"));
     assert!(matches!(&found[..], [what] if what.contains("found by their issuers alone")), "{found:?}");

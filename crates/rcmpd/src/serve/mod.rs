@@ -271,7 +271,8 @@ pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpLi
 /// Says what is laxer than the defaults, and what matches nothing today.
 async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option<&SqliteStore>) {
     let levels = deciders.live.trust().into_iter().flat_map(|trust| findings::levels(config, trust));
-    findings::lax(config).into_iter().chain(levels).for_each(|warning| warning.log());
+    let useless = findings::useless_entries(config);
+    findings::lax(config).into_iter().chain(useless).chain(levels).for_each(|warning| warning.log());
     let nothing = findings::matches_nothing(config, &deciders.accounts, machines).await;
     nothing.iter().for_each(findings::Warning::log);
 }
