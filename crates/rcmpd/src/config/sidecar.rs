@@ -439,13 +439,10 @@ impl Checker<'_> {
                     "say target = \"request\" if a question has the path of the request, else \"x-original\" or \"x-forwarded\"",
                 );
             }
-            let place = match &listen.at {
-                Place::Tcp(address) => address.to_string(),
-                Place::Unix(socket) => socket.path.display().to_string(),
-            };
-            let is_free = matches!(listen.at, Place::Tcp(address) if address.port() == 0);
-            if !is_free && !places.insert(place) {
-                self.problem(span, "another listener is there already", "choose another address or path");
+            if let Place::Unix(socket) = &listen.at
+                && !places.insert(socket.path.clone())
+            {
+                self.problem(span, "another listener is there already", "choose another path");
             }
             Some(listen)
         });
@@ -642,7 +639,7 @@ impl Checker<'_> {
         }
         let target = self.target(&section, speaks);
         let at = match (&section.address, &section.unix) {
-            (Some(address), None) => Place::Tcp(self.address(address)?),
+            (Some(address), None) => Place::Tcp(self.listens(address)?),
             (None, Some(path)) => {
                 let mode = section.mode.as_ref().map(|mode| self.mode(mode));
                 let group = match (&section.group, mode) {
@@ -1012,7 +1009,7 @@ impl Checker<'_> {
         let certificates = section.client_certificates.as_ref();
         let anonymous = self.one_of(certificates, &CLIENT_CERTIFICATES, "way with client certificates");
         Some(Proxy {
-            listen: self.address(&section.listen)?,
+            listen: self.listens(&section.listen)?,
             certificate: self.path(&section.certificate),
             key: self.path(&section.key),
             upstream: {

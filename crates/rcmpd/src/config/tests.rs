@@ -244,6 +244,12 @@ fn whatever_is_wrong_is_said() {
         ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
         ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
         ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
+        ("[client]", "[telemetry]\nlog = \"inof\"\n[client]", "this is no level and no target of the log"),
+        (
+            "[client]",
+            "[telemetry]\nlog = \"rcmpdd::serve,hyper\"\n[client]",
+            "this is no level and no target",
+        ),
         ("[client]", "[sso]\n[client]", "[sso] is not part of this version"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
         ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
@@ -346,6 +352,71 @@ fn a_policy_that_maps_no_certificate_is_refused() {
     ] {
         assert_eq!(useless(rest), expect, "{rest}");
     }
+}
+
+#[test]
+fn levels_and_targets_of_the_log_are_understood() {
+    for log in [
+        "info",
+        "WARN",
+        "off",
+        "3",
+        "info,dcerpc_tokio=debug",
+        "rcmpd::sidecar",
+        "audit",
+        "info, hyper",
+        "hyper=debug",
+    ] {
+        let text = GOOD.replace("[client]", &format!("[telemetry]\nlog = \"{log}\"\n[client]"));
+        assert_eq!(problems(&text), [""; 0], "{log}");
+    }
+}
+
+/// Whoever listens second gets EADDRINUSE (bind(2), ip(7)): on the same address and port, and where one of both is unspecified.
+#[test]
+fn an_address_is_listened_on_once() {
+    let sidecar = SIDECAR.replace(
+        "[[sidecar.route]]",
+        "[sidecar.proxy]\nlisten = \"127.0.0.1:9443\"\ncertificate = \"a\"\nkey = \"b\"\nupstream = \"http://127.0.0.1:1\"\n\
+         [[sidecar.route]]",
+    );
+    let rest = "endpoint_mapper = \"127.0.0.1:1135\"\n[admin]\nlisten = \"127.0.0.1:9470\"\n";
+    let all = format!("{}{sidecar}", GOOD.replace("[store]", &format!("{rest}[store]")));
+    assert_eq!(problems(&all), [""; 0]);
+    let listeners = [
+        "127.0.0.1:11490\"]",
+        "127.0.0.1:1135\"",
+        "127.0.0.1:9470\"",
+        "127.0.0.1:9481\"",
+        "127.0.0.1:9443\"",
+    ];
+    for (at, from) in listeners.iter().enumerate() {
+        let port = 20_000 + at;
+        let end = &from[from.find('"').expect("a quote")..];
+        for (one, other) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("[::1]", "[::]"),
+            ("127.0.0.1", "[::ffff:127.0.0.1]"),
+        ] {
+            let next = listeners[(at + 1) % listeners.len()];
+            let next_end = &next[next.find('"').expect("a quote")..];
+            let text = all.replacen(from, &format!("{one}:{port}{end}"), 1);
+            let text = text.replacen(next, &format!("{other}:{port}{next_end}"), 1);
+            let found = problems(&text);
+            assert!(
+                matches!(&found[..], [what] if what.contains("is listened on already")),
+                "{text}: {found:?}"
+            );
+        }
+        let text = all.replacen(from, &format!("127.0.0.2:9481{end}"), 1);
+        assert_eq!(problems(&text), [""; 0], "another address");
+    }
+    let twice = GOOD.replace("[\"127.0.0.1:11490\"]", "[\"127.0.0.1:1\", \"127.0.0.1:1\"]");
+    assert_eq!(problems(&twice).len(), 1);
+    let free = GOOD.replace("[\"127.0.0.1:11490\"]", "[\"127.0.0.1:0\", \"127.0.0.1:0\"]");
+    assert_eq!(problems(&free), [""; 0], "the kernel chooses");
 }
 
 #[test]
