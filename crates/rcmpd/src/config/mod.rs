@@ -514,6 +514,7 @@ impl<'a> Checker<'a> {
         let client = file.client.map(|client| self.client(&client));
         let beside = sidecar::Beside {
             mapping: mapping.as_ref(),
+            has_store: file.store.is_some(),
             store: store.as_ref(),
             client: client.as_ref(),
             peers: &peers,

@@ -375,6 +375,8 @@ const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
 /// What else of the file a sidecar needs.
 pub(super) struct Beside<'a> {
     pub(super) mapping: Option<&'a Mapping>,
+    /// Whether there is a `[store]`; if it is wrong, `store` is none.
+    pub(super) has_store: bool,
     pub(super) store: Option<&'a Store>,
     pub(super) client: Option<&'a Client>,
     pub(super) peers: &'a [Peer],
@@ -477,8 +479,8 @@ impl Checker<'_> {
     ) -> bool {
         let given = section.validation.as_ref();
         let wants_off = self.one_of(given, &[("chain", false), ("off", true)], "validation").unwrap_or(false);
-        match (source, beside.store, beside.client) {
-            (Source::Embedded, None, _) => self.problem(
+        match (source, beside.has_store, beside.client) {
+            (Source::Embedded, false, _) => self.problem(
                 span.clone(),
                 "the sidecar knows nobody: [store] is missing",
                 "say where the accounts are, or ask a service: source = \"remote\" with [client]",
@@ -963,6 +965,10 @@ impl Checker<'_> {
         for group in self.restricting("groups", &section.groups, ROUTE_OPEN) {
             match group.get_ref().starts_with("S-1-") {
                 true => sid(self, group),
+                false if group.get_ref().trim() != group.get_ref() || group.get_ref().is_empty() => {
+                    let help = "write it as `rcmpd group list` prints it, without spaces at its ends";
+                    self.problem(group.span(), "this is not the name of a group", help);
+                }
                 false => groups.push(group.get_ref().clone()),
             }
         }

@@ -1073,6 +1073,8 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"*.example\"] }",
             "this is not a host: it is a pattern",
         ),
+        ("\"Staff\"", "\"\"", "this is not the name of a group"),
+        ("\"Staff\"", "\" Staff\"", "this is not the name of a group"),
         ("path = \"/admin\"", "path = \"admin\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a%2fb\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a/../b\"", "this is not a plain path"),
@@ -1166,6 +1168,9 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             found.iter().map(|problem| format!("{}: {}", problem.what, problem.help)).collect();
         assert!(found.iter().any(|what| what.contains(expect)), "{expect}: {found:?}");
     }
+    // A section that is wrong is not one that is missing.
+    let misspelt = format!("{GOOD}{SIDECAR}").replace("\"sqlite\"", "\"sqllite\"");
+    assert_eq!(problems(&misspelt), ["this is not a kind of store"]);
     // With a key of the server's domain, and groups by SID, all of a route can match.
     let good = remote("")
         .replace("secret = \"file:machines", "proof_keys = { CONTOSO = \"c.pub\" }\nsecret = \"file:machines")
