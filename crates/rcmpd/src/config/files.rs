@@ -14,8 +14,8 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 }
 
 impl Config {
-    /// Refuses a configuration that names a file which users of this machine can read or change that must not. A file that is not there
-    /// is left to what reads it.
+    /// Refuses a configuration that names a file which users of this machine can read or change that must not, or whose audit log would
+    /// be written into another file that is named. A file that is not there is left to what reads it.
     pub fn check_files(&self) -> anyhow::Result<()> {
         let files = self.files();
         for (path, access) in &files {
@@ -44,7 +44,7 @@ impl Config {
         written.find(|(_, written)| is_same_file(written, path)).map(|(key, _)| key)
     }
 
-    /// Files that every user may change nothing in, and that are looked at when they are read.
+    /// The other files that are named, which are secret to no user: certificates, CRLs and public keys.
     fn public_files(&self) -> impl Iterator<Item = PathBuf> {
         let sidecar = || self.sidecar.iter();
         let listeners = || sidecar().flat_map(|sidecar| &sidecar.listen);

@@ -663,8 +663,8 @@ impl Checker<'_> {
         };
         let is_unix = matches!(at, Place::Unix(..));
         let secret = section.secret.as_ref().map(|secret| self.secret(secret));
-        let help = "name the users of the proxy's processes, or remove the key: without it every local user's process may ask \
-                    that knows the secret";
+        let help = "name the users of the proxy's processes, or remove the key: without it each local process that knows the \
+                    secret may ask";
         let peers = self.restricting("peers", &section.peers, help);
         if let Some(peer) = peers.first().filter(|_| !is_unix) {
             self.problem(
