@@ -40,6 +40,8 @@ pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Se
 pub use memory::MemoryStore;
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
+#[cfg(feature = "memory")]
+pub use rules::RID_FIRST;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SealingKey, SqliteStore};
 pub use store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};

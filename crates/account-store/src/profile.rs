@@ -1,13 +1,14 @@
-//! The degenerate store that [MS-RCMP] 3.1 allows: whoever an issuer certified is one of a few fixed accounts.
+//! The degenerate store that [MS-RCMP] 3.1 allows: each client of an issuer is one of a few fixed accounts.
 //!
 //! Nothing is kept of people. An account is found by `X509:<I>issuer`, by its name and by its SID.
 
 use crate::alt_security_identity::AltSecurityIdentity;
 use crate::distinguished_name::DistinguishedName;
-use crate::fold::casefold;
+use crate::fold::{casefold, wide};
 use crate::index::{self, KeyKind, Place};
 use crate::rules;
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
+use dtyp::Sid;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,8 +31,43 @@ pub struct ProfileStore {
     by_rid: HashMap<u32, Arc<Record>>,
 }
 
+/// The accounts and groups of all levels: each SID is one entry, with one name, which no other entry has.
+#[derive(Default)]
+struct Entries {
+    /// `account` or `group`, and the name if it has one.
+    by_sid: HashMap<Sid, (&'static str, Option<String>)>,
+    /// By what names look like, as in stores that are written.
+    by_name: HashMap<String, Sid>,
+}
+
+impl Entries {
+    /// Takes an entry that may be known already, as a group of several levels is; what contradicts one that is known is refused.
+    fn add(&mut self, kind: &'static str, sid: Sid, name: Option<&str>) -> Result<(), StoreError> {
+        let refuse = |what: String| Err(StoreError::Refused(what));
+        let (known_kind, known_name) = self.by_sid.entry(sid).or_insert((kind, None));
+        if *known_kind != kind {
+            return refuse(format!("{sid} is an account in one place and a group in another one"));
+        }
+        let Some(name) = name else { return Ok(()) };
+        rules::check_name(kind, name)?;
+        match known_name {
+            Some(known) if casefold(known) != casefold(name) => {
+                return refuse(format!("{kind} {sid} has two names: {known:?} and {name:?}"));
+            }
+            _ => *known_name = Some(name.to_owned()),
+        }
+        match *self.by_name.entry(wide(name)).or_insert(sid) {
+            known if known != sid => {
+                refuse(format!("{known} and {sid} have the same name, or names that look alike: {name:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl ProfileStore {
-    /// Refused when two levels share an issuer, a name or a SID, or when one is not of the domain.
+    /// Refused when two levels share an issuer, a name or a SID, when one is not of the domain or has the RID of a built-in account,
+    /// when a level has the SID or the name of a group, and when a group has two names or two groups have one.
     pub fn new(domain: Domain, levels: impl IntoIterator<Item = Level>) -> Result<Self, StoreError> {
         let mut store = Self {
             domain,
@@ -40,6 +76,7 @@ impl ProfileStore {
             by_name: HashMap::new(),
             by_rid: HashMap::new(),
         };
+        let mut entries = Entries::default();
         for mut level in levels {
             rules::check_account(&level.record.account)?;
             level.record.memberships.sort_by_key(|membership| membership.sid);
@@ -47,13 +84,31 @@ impl ProfileStore {
             let record = Arc::new(level.record);
             let account = &record.account;
             let refuse = |what: String| StoreError::Refused(format!("level {:?}: {what}", account.name));
-            let rid = account.sid.rid_in(&store.domain.sid).filter(|rid| *rid != 0);
+            let rid = account.sid.rid_in(&store.domain.sid);
             let rid = rid.ok_or_else(|| refuse(format!("{} is not of the domain", account.sid)))?;
+            if rid < rules::RID_FIRST {
+                let first = rules::RID_FIRST;
+                return Err(refuse(format!(
+                    "{} is the SID of a built-in account or group: use a RID of {first} or more",
+                    account.sid
+                )));
+            }
             if store.by_rid.insert(rid, record.clone()).is_some() {
                 return Err(refuse(format!("another one has SID {}", account.sid)));
             }
             if store.by_name.insert(casefold(&account.name), record.clone()).is_some() {
                 return Err(refuse("another one has this name".to_owned()));
+            }
+            let of_level = |refused| match refused {
+                StoreError::Refused(what) => refuse(what),
+                other => other,
+            };
+            entries.add("account", account.sid, Some(&account.name)).map_err(of_level)?;
+            for group in &record.memberships {
+                if group.sid.rid_in(&store.domain.sid) == Some(0) {
+                    return Err(refuse("0 is the RID of no group".to_owned()));
+                }
+                entries.add("group", group.sid, group.name.as_deref()).map_err(of_level)?;
             }
             for issuer in level.issuers {
                 let identity = AltSecurityIdentity::Issuer(issuer);
@@ -97,7 +152,7 @@ mod tests {
 
     fn level(rid: u32, issuers: &[&str]) -> Level {
         let membership =
-            |rid| Membership { sid: sid(rid), name: Some("g".to_owned()), scope: GroupScope::Global };
+            |rid| Membership { sid: sid(rid), name: Some(format!("g{rid}")), scope: GroupScope::Global };
         let account = Account { name: format!("Level{rid}"), ..user(rid) };
         Level {
             record: Record { account, memberships: vec![membership(514), membership(513), membership(514)] },
@@ -148,5 +203,40 @@ mod tests {
         ] {
             assert!(matches!(ProfileStore::new(domain(), levels), Err(StoreError::Refused(_))));
         }
+    }
+
+    /// A level whose groups are those of [`level`] and this one.
+    fn member(rid: u32, group: u32, name: Option<&str>) -> Level {
+        let mut level = level(rid, &[]);
+        let name = name.map(str::to_owned);
+        level.record.memberships.push(Membership { sid: sid(group), name, scope: GroupScope::Global });
+        level
+    }
+
+    /// One SID is one account or one group, with one name, as in stores that are written.
+    #[test]
+    fn levels_and_groups_are_told_apart() {
+        for (levels, expected) in [
+            ([level(1000, &[]), member(1001, 1000, None)], "an account in one place and a group in another"),
+            ([member(1001, 1000, None), level(1000, &[])], "an account in one place and a group in another"),
+            ([level(1000, &[]), member(1001, 1001, None)], "an account in one place and a group in another"),
+            ([member(1000, 1100, Some("Staff")), member(1001, 1100, Some("Guests"))], "has two names"),
+            ([member(1000, 1100, Some("Staff")), member(1001, 1101, Some("STAFF"))], "have the same name"),
+            ([member(1000, 1100, Some("Staff")), member(1001, 1101, Some("\u{ff33}taff"))], "look alike"),
+            ([level(1000, &[]), member(1001, 1100, Some("Level1000"))], "have the same name"),
+            ([level(1000, &[]), member(1001, 1100, Some(""))], "is empty"),
+            ([level(1000, &[]), member(1001, 0, None)], "0 is the RID of no group"),
+            ([level(1000, &[]), level(999, &[])], "use a RID of 1000 or more"),
+            ([level(500, &[]), level(1001, &[])], "use a RID of 1000 or more"),
+        ] {
+            let refused = ProfileStore::new(domain(), levels).map(|_| ()).expect_err(expected).to_string();
+            assert!(refused.contains(expected) && refused.contains("level \"Level"), "{expected}: {refused}");
+        }
+        let same = [member(1000, 1100, Some("Staff")), member(1001, 1100, Some("staff"))];
+        assert!(ProfileStore::new(domain(), same).is_ok());
+        assert!(
+            ProfileStore::new(domain(), [member(1000, 1100, Some("Staff")), member(1001, 1100, None)])
+                .is_ok()
+        );
     }
 }

@@ -6,7 +6,7 @@ use crate::store::{Domain, StoreError};
 use dtyp::Sid;
 
 /// The smallest relative identifier that is given to new entries; smaller ones are well known.
-pub(crate) const RID_FIRST: u32 = 1000;
+pub const RID_FIRST: u32 = 1000;
 
 /// The largest one, as in the directory's default.
 pub(crate) const RID_LAST: u32 = 0x3fff_ffff;

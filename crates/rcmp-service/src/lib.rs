@@ -34,7 +34,7 @@ pub use forward::{
     Elsewhere, ForeignAccount, Forwarder, MapCertificate, NoServers, PeerQuestion, PeerReply, PeerService,
 };
 pub use mapping::{Form, Method, Strength};
-pub use policy::{Binding, Contradiction, Policy, Validation};
+pub use policy::{Binding, Contradiction, MapsNothing, Policy, Validation};
 pub use reason::Reason;
 pub use scope::{Scope, is_account_or_group, privileged_sid};
 pub use service::{Answer, Asker, Mapped, Mapper, MapperParts, OcspTransport, Question, has_method};

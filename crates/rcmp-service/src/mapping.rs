@@ -141,6 +141,22 @@ impl Form {
         Self::ALL.into_iter().find(|form| form.name() == name)
     }
 
+    /// The method that looks accounts up by it; `None` for the SID in the certificate, which finds no account.
+    pub const fn method(self) -> Option<Method> {
+        match self {
+            Self::Upn | Self::Dns => Some(Method::Upn),
+            Self::IssuerSubject
+            | Self::IssuerSerial
+            | Self::SubjectKeyIdentifier
+            | Self::Sha1PublicKey
+            | Self::IssuerSid
+            | Self::Subject
+            | Self::Rfc822 => Some(Method::Subject),
+            Self::Issuer => Some(Method::Issuer),
+            Self::Sid => None,
+        }
+    }
+
     /// Whether it binds the account by more than names ([MS-PKCA] 3.1.5.2.1.5).
     pub const fn is_strong(self) -> bool {
         matches!(

@@ -4,7 +4,7 @@
 //! ([`AuthorityPolicy`]) are for the certificates below it, and can only take away: a form counts when all authorities on the
 //! verified path that say anything about forms grant it. Where none says anything, the policy's own grants are in force.
 
-use crate::mapping::Form;
+use crate::mapping::{Form, Method};
 use crate::message::MappingFlags;
 use crate::trust::KeyId;
 use account_store::fold::{Comparison, casefold};
@@ -144,6 +144,17 @@ impl fmt::Display for Contradiction {
 
 impl std::error::Error for Contradiction {}
 
+/// Why rules map no certificate, whatever is in it and whatever is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MapsNothing {
+    /// No form is granted.
+    NoForm,
+    /// No method that is allowed looks up by a form that is granted.
+    NoLookUp,
+    /// An account can be found, and no form that is granted binds it strongly enough.
+    NoStrongForm,
+}
+
 /// Rules for the certificates below one authority.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthorityPolicy {
@@ -243,6 +254,35 @@ impl Grants {
     /// Whether the form counts for anybody.
     pub fn mention(&self, form: Form) -> bool {
         self.0.iter().any(|grant| grant.form == form)
+    }
+
+    /// Whether some certificate could be mapped by these grants, with these methods and this binding. `has_strong_names` says whether
+    /// certificate policies make names strong.
+    pub fn check(
+        &self,
+        methods: MappingFlags,
+        binding: Binding,
+        validation: Validation,
+        has_strong_names: bool,
+    ) -> Result<(), MapsNothing> {
+        if self.0.is_empty() {
+            return Err(MapsNothing::NoForm);
+        }
+        let is_verified = validation != Validation::Off;
+        let sound = || self.0.iter().map(|grant| grant.form).filter(|form| is_verified || !form.is_strong());
+        let is_looked_up =
+            |form: &Form| form.method().is_some_and(|method: Method| methods.contains(method.flag()));
+        let mut found = sound().filter(is_looked_up).peekable();
+        if found.peek().is_none() {
+            return Err(MapsNothing::NoLookUp);
+        }
+        // Forms that only propose an account need something strong with any binding.
+        let is_enough_alone = |form: Form| binding != Binding::Full && !form.is_proposal();
+        let is_bound = is_verified && (has_strong_names || sound().any(Form::is_strong));
+        match is_bound || found.any(is_enough_alone) {
+            true => Ok(()),
+            false => Err(MapsNothing::NoStrongForm),
+        }
     }
 }
 

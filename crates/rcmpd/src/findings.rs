@@ -156,6 +156,24 @@ pub fn without_target(config: &Config) -> Vec<Warning> {
     unknown.map(warning).collect()
 }
 
+/// CAs whose rules map no certificate.
+pub fn useless_entries(config: &Config) -> Vec<Warning> {
+    let mappings = config.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]);
+    let entries = mappings.flatten().flat_map(Mapping::useless_entries);
+    let mut found: Vec<Warning> = entries
+        .map(|entry| Warning {
+            authority: Some(entry.certificate.display().to_string()),
+            ..Warning::new(
+                "No certificate of this authority is mapped: no method that is allowed for it finds an account by a form that is granted, \
+                 or nothing that is granted binds the account strongly enough",
+            )
+        })
+        .collect();
+    // A shadow has the same entries, unless it says otherwise.
+    found.dedup();
+    found
+}
+
 /// CAs that cannot be told apart by name.
 pub fn shared_names(mapper: &Mapper) -> Vec<Warning> {
     let authorities = mapper.trust().into_iter().flat_map(|trust| trust.authorities());
@@ -396,7 +414,8 @@ impl Checked {
 pub async fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
     checked.add(config.check_files());
-    checked.warnings.extend(lax(config).iter().chain(&without_target(config)).map(Warning::to_string));
+    let known = [lax(config), without_target(config), useless_entries(config)];
+    checked.warnings.extend(known.iter().flatten().map(Warning::to_string));
     secrets(config, &mut checked);
     if let Some(sidecar) = &config.sidecar {
         let users = checked.add(sidecar::check_users(sidecar));

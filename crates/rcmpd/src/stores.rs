@@ -82,7 +82,7 @@ pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>
 
 /// Makes a new key file for the database with the machines, and forgets all secrets in it. Returns the names of the machines.
 pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
-    let key = &section(config)?.key;
+    let key = &database_made(config)?.key;
     if key.exists() {
         let shown = key.display();
         bail!(
@@ -98,8 +98,21 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     })
 }
 
+/// `[store]` and `[channels]`, where their database is there. Without it nothing is said of its key, which is made with it.
+fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
+    let store = section(config)?;
+    let path = &store.machines;
+    if !path.try_exists().with_context(|| format!("cannot open the account store {}", path.display()))? {
+        bail!(
+            "{} is not there; `rcmpd domain add` makes it, for the domain of the configuration",
+            path.display()
+        );
+    }
+    Ok(store)
+}
+
 fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>, String>> {
-    let path = &section(config)?.key;
+    let path = &database_made(config)?.key;
     match SealingKey::open(path) {
         Ok(key) => {
             Ok(open(config, Some(&key))?
@@ -112,14 +125,7 @@ fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>,
 
 /// Opens the database; `None` if its secrets are sealed under another key.
 fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<SqliteStore>>> {
-    let store = section(config)?;
-    let path = &store.machines;
-    if !path.exists() {
-        bail!(
-            "{} is not there; `rcmpd domain add` makes it, for the domain of the configuration",
-            path.display()
-        );
-    }
+    let path = &database_made(config)?.machines;
     let opened = match SqliteStore::open(path, key) {
         Err(StoreError::OtherKey) => return Ok(None),
         opened => opened.with_context(|| format!("cannot open the account store {}", path.display()))?,

@@ -36,6 +36,24 @@ fn demo() -> Demo {
     demo
 }
 
+/// A configuration whose domain was not added yet has neither a database nor its key. Nothing is lost, so no new key is proposed.
+#[test]
+fn a_domain_that_was_not_added_yet_is_told_to_add() {
+    let demo = Demo::new();
+    for name in ["accounts.db", "accounts.key"] {
+        fs::remove_file(demo.path(name)).unwrap();
+    }
+    let rekey = ["domain", "rekey", "--forget-secrets", "-c", "rcmpd.toml"];
+    let list = ["account", "list", "-c", "rcmpd.toml"];
+    for command in [&CHECK[..], &SERVE, &list, &rekey] {
+        let told = demo.rcmpd(command).code(1).stderr;
+        assert!(told.contains("`rcmpd domain add` makes it"), "{command:?}: {told}");
+        assert!(!told.contains("rekey") && !told.contains("key file") && !told.contains(".key"), "{told}");
+    }
+    demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
+    demo.rcmpd(&CHECK).code(0);
+}
+
 #[test]
 fn what_serve_would_refuse_is_refused_before() {
     let demo = demo();
@@ -88,6 +106,54 @@ fn what_serve_would_refuse_is_refused_before() {
     demo.edit(|_| whole.replacen("file:sidecar.secret", "cred:sidecar", 1));
     let done = demo.rcmpd(&CHECK).code(0);
     assert!(done.stderr.contains("the secret of [[sidecar.listen]] was not checked"), "{done:?}");
+}
+
+/// `serve` cannot listen there, or would write lines of the audit log into a file that is something else.
+#[test]
+fn what_cannot_be_listened_on_or_written_is_refused_before() {
+    let demo = demo();
+    let whole = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    std::os::unix::fs::symlink(demo.path("accounts.db"), demo.path("log/link")).unwrap();
+    let long = "s".repeat(120);
+    let log = "path = \"log/audit.log\"";
+    let contents = |name: &str| fs::read(demo.path(name)).unwrap();
+    let (database, certificate) = (contents("accounts.db"), contents("certs/ca.pem"));
+    for (from, to, why) in [
+        ("unix = \"web.sock\"", format!("unix = \"{long}\""), "that of a socket at most 107"),
+        ("unix = \"web.sock\"", "unix = \"certs\"".to_owned(), "there is a file that is no socket"),
+        ("unix = \"web.sock\"", "unix = \"rcmpd.toml\"".to_owned(), "there is a file that is no socket"),
+        (log, "path = \"log\"".to_owned(), "audit"),
+        (log, "path = \"/dev/null\"".to_owned(), "audit.chain needs a file"),
+        (log, "path = \"accounts.db\"".to_owned(), "names for something else"),
+        (log, "path = \"log/link\"".to_owned(), "names for something else"),
+        (log, "path = \"log/../token.key\"".to_owned(), "names for something else"),
+        (log, "path = \"certs/ca.pem\"".to_owned(), "names for something else"),
+        (log, "path = \"certs/site.pem\"".to_owned(), "names for something else"),
+        (log, "path = \"rcmpd.toml\"".to_owned(), "audit.path is this file itself"),
+        ("path = \"log/heads.log\"", "path = \"accounts.db\"".to_owned(), "audit.heads.path is"),
+        ("path = \"log/heads.log\"", "path = \"log/../log/audit.log\"".to_owned(), "audit.heads.path is"),
+    ] {
+        demo.edit(|_| whole.replacen(from, &to, 1));
+        if to.contains("audit.log") {
+            fs::write(demo.path("log/audit.log"), "").unwrap();
+        }
+        for command in [CHECK, SERVE] {
+            let done = demo.rcmpd(&command).code(1);
+            assert!(done.stderr.contains(why), "{command:?} {to}: {done:?}");
+        }
+    }
+    assert!(
+        contents("accounts.db") == database && contents("certs/ca.pem") == certificate,
+        "nothing was written"
+    );
+    // Whether the user's processes can connect is not known. `serve` says so, too.
+    demo.edit(|_| {
+        let user = format!("peers = [\"{}\"]", rustix::process::geteuid().as_raw());
+        whole.replacen(&user, "peers = [\"99999\"]", 1)
+    });
+    let done = demo.rcmpd(&CHECK).code(0);
+    assert!(done.stderr.contains("the group of its user is not known"), "{done:?}");
+    assert!(demo.serve().log().contains("the group of its user is not known"));
 }
 
 #[test]

@@ -705,7 +705,16 @@ fn a_configuration_is_printed_for_what_there_is() {
     refused("haproxy", &["--application", "127.0.0.1:2"], "leave --application out");
     refused("nginx", &["--application", "nonsense"], "write HOST:PORT");
     refused("nginx", &["--application", "a;b:1"], "write HOST:PORT");
-    assert!(print_for("a b;c", "nginx", &[]).code(1).stderr.contains("no name of a host"));
+    for site in ["a b;c", "", "app.example."] {
+        let done = print_for(site, "nginx", &[]).code(2);
+        assert!(done.stderr.contains("no name of a host") && done.stdout.is_empty(), "{done:?}");
+    }
+    let missing = print("nginx", &["--client-ca", "no-file.pem"]).code(0);
+    assert!(missing.stderr.contains("no-file.pem"), "{missing:?}");
+    let odd = print("nginx", &["--client-ca", "certs/my ca;1.pem"]).code(0).stdout;
+    assert!(odd.lines().any(|it| it.contains("certificate \"/") && it.ends_with("/my ca;1.pem\";")), "{odd}");
+    let refused = print("nginx", &["--client-ca", "certs/$ca.pem"]).code(2);
+    assert!(refused.stdout.is_empty() && refused.stderr.contains("use one without $"), "{refused:?}");
     let printed = print("nginx", &["--application", "[::1]:8080"]).code(0).stdout;
     let socket = fs::canonicalize(demo.path("")).unwrap().join("a.sock");
     assert!(printed.contains(&format!("server unix:{};", socket.display())), "{printed}");

@@ -141,7 +141,16 @@ pub fn check(config: &AuditConfig) -> anyhow::Result<()> {
     let heads = config.heads.as_ref();
     heads.map(|heads| crate::signing::SigningKey::read(&heads.key)).transpose()?;
     let paths = config.path.iter().chain(heads.map(|heads| &heads.path));
-    paths.map(|path| path.as_path()).try_for_each(crate::findings::has_folder)
+    paths.map(|path| path.as_path()).try_for_each(|path| {
+        crate::findings::has_folder(path)?;
+        anyhow::ensure!(
+            !path.is_dir(),
+            "cannot write the audit log {}: it is a folder; name a file",
+            path.display()
+        );
+        Ok(())
+    })?;
+    config.path.iter().filter(|_| config.chain).try_for_each(|path| writer::check_chained(path))
 }
 
 impl AuditLog {

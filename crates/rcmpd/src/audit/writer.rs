@@ -273,11 +273,17 @@ pub(super) fn open(path: &Path, read: bool) -> anyhow::Result<File> {
         .with_context(|| format!("cannot write the audit log {}", path.display()))
 }
 
-/// Opens the file of a chain, for this process alone.
-fn open_chained(path: &Path) -> anyhow::Result<File> {
+/// Refuses what is there and cannot hold a chain.
+pub(super) fn check_chained(path: &Path) -> anyhow::Result<()> {
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         bail!("audit.chain needs a file, and {} is none: name a file, or turn the chain off", path.display());
     }
+    Ok(())
+}
+
+/// Opens the file of a chain, for this process alone.
+fn open_chained(path: &Path) -> anyhow::Result<File> {
+    check_chained(path)?;
     let file = open(path, true)?;
     if let Err(error) = file.try_lock() {
         bail!("cannot have the audit log {} alone: {error}; another process writes it", path.display());

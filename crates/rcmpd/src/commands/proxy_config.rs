@@ -77,9 +77,6 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
     let client_ca = text(&client_ca(args, &config)?)?;
     let proxy = proxy_tls(args, listen)?;
     let application = application(args, listen)?;
-    if !args.site.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
-        bail!("--site {}: this is no name of a host", args.site);
-    }
     let site = Site {
         sidecar,
         secret: secret.as_deref(),
@@ -94,7 +91,8 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         is_beside: args.beside,
         application: &application,
     };
-    output::lines(server.configuration(&site).trim_end());
+    let printed = server.configuration(&site).map_err(|why| super::failed(2, why))?;
+    output::lines(printed.trim_end());
     Ok(0)
 }
 
@@ -154,6 +152,10 @@ fn listener<'a>(
 /// are among them; if that takes more than one file of `[mapping]`, one is written.
 fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf> {
     if let Some(path) = &args.client_ca {
+        // The web server may be elsewhere, with files of its own.
+        if let Err(error) = certificates::read_trusted(path) {
+            output::warning(&format!("--client-ca cannot be used as it is here: {error:#}"));
+        }
         return Ok(path.clone());
     }
     let trust = config.mapping.as_ref().map(|mapping| &mapping.trust);

@@ -1,19 +1,69 @@
 //! The files that a configuration names, and who else may use them.
 
-use super::{Config, Mapping, SecretRef, StoreKind};
+use super::{Config, CrlSource, Mapping, SecretRef, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Whether two paths lead to one file: they are the same, or links.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
 impl Config {
-    /// Refuses a configuration that names a file which users of this machine can read or change that must not. A file that is not there
-    /// is left to what reads it.
+    /// Refuses a configuration that names a file which users of this machine can read or change that must not, or whose audit log would
+    /// be written into another file that is named. A file that is not there is left to what reads it.
     pub fn check_files(&self) -> anyhow::Result<()> {
-        for (path, access) in self.files() {
-            access.check_path(&path).map_err(|error| anyhow!("{} {error}", path.display()))?;
+        let files = self.files();
+        for (path, access) in &files {
+            access.check_path(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
+        }
+        for path in files.into_iter().map(|(path, _)| path).chain(self.public_files()) {
+            if let Some(key) = self.is_written_to(&path) {
+                bail!(
+                    "{key} is {}, which the configuration names for something else: name a file of its own",
+                    path.display()
+                );
+            }
+        }
+        if let (Some(log), Some(heads)) = (&self.audit.path, &self.audit.heads)
+            && is_same_file(log, &heads.path)
+        {
+            bail!("audit.heads.path is the audit log itself ({}): name another file", heads.path.display());
         }
         Ok(())
+    }
+
+    /// The key by which lines of the audit log, or its heads, would be written into this file.
+    pub(super) fn is_written_to(&self, path: &Path) -> Option<&'static str> {
+        let log = self.audit.path.iter().map(|log| ("audit.path", log));
+        let mut written = log.chain(self.audit.heads.iter().map(|heads| ("audit.heads.path", &heads.path)));
+        written.find(|(_, written)| is_same_file(written, path)).map(|(key, _)| key)
+    }
+
+    /// The other files that are named, which are secret to no user: certificates, CRLs and public keys.
+    fn public_files(&self) -> impl Iterator<Item = PathBuf> {
+        let sidecar = || self.sidecar.iter();
+        let listeners = || sidecar().flat_map(|sidecar| &sidecar.listen);
+        let upstreams = listeners().filter_map(|listen| listen.upstream.as_ref());
+        let upstreams = upstreams.chain(sidecar().filter_map(|it| Some(&it.proxy.as_ref()?.upstream)));
+        let own = upstreams.filter_map(|upstream| upstream.tls.as_ref()?.own.as_ref()).map(|(own, _)| own);
+        let certificates = listeners().filter_map(|listen| Some(&listen.tls.as_ref()?.certificate));
+        let certificates =
+            certificates.chain(sidecar().filter_map(|it| Some(&it.proxy.as_ref()?.certificate)));
+        let published = sidecar().filter_map(|it| it.token.as_ref()).flat_map(|token| &token.published);
+        let mappings = self.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]);
+        let of_mappings = mappings.flatten().flat_map(|mapping: &Mapping| {
+            let crls = mapping.trust.crls.iter().filter_map(|crl| match crl {
+                CrlSource::File(path) => Some(path),
+                CrlSource::Url(_) => None,
+            });
+            crls.chain(mapping.authorities.iter().filter_map(|entry| entry.ocsp.as_ref()?.signer.as_ref()))
+        });
+        own.chain(certificates).chain(published).chain(of_mappings).cloned()
     }
 
     fn files(&self) -> Vec<(PathBuf, FileAccess)> {

@@ -10,7 +10,7 @@ use rcmp_service::policy::{
 };
 use rcmp_service::trust::ocsp::NONCE_LEN_MAX;
 use rcmp_service::trust::{CertIdHash, OcspAsking, PolicyInputs};
-use rcmp_service::{Binding, Form, Policy, Validation};
+use rcmp_service::{Binding, Form, MapsNothing, Policy, Validation, has_method};
 use serde::Deserialize;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -212,6 +212,58 @@ impl Section {
     }
 }
 
+impl Mapping {
+    /// Whether some certificate can be mapped: by the general rules, or by those of one authority.
+    fn check(&self) -> Result<(), MapsNothing> {
+        let granting = self.authorities.iter().filter(|entry| entry.policy.grants.is_some());
+        let general = self.check_grants(&self.policy.grants, &AuthorityPolicy::default());
+        granting.fold(general, |checked, entry| match (checked, self.check_entry(entry)) {
+            (Ok(()), _) | (_, Ok(())) => Ok(()),
+            (Err(one), Err(other)) => Err(one.max(other)),
+        })
+    }
+
+    /// Whether some certificate below an authority can be mapped. Where its entry has no grant, those of the other ones on a path may be
+    /// in force, or the general one.
+    fn check_entry(&self, entry: &AuthorityEntry) -> Result<(), MapsNothing> {
+        if let Some(own) = &entry.policy.grants {
+            return self.check_grants(own, &entry.policy);
+        }
+        let others = self.authorities.iter().filter_map(|other| other.policy.grants.as_ref());
+        let general = self.check_grants(&self.policy.grants, &entry.policy);
+        others.fold(general, |checked, grants| checked.or_else(|_| self.check_grants(grants, &entry.policy)))
+    }
+
+    fn check_grants(&self, grants: &Grants, entry: &AuthorityPolicy) -> Result<(), MapsNothing> {
+        let policy = &self.policy;
+        let methods = entry.methods.map_or(policy.methods, |methods| methods.and(policy.methods));
+        let binding = entry.binding.map_or(policy.binding, |binding| binding.max(policy.binding));
+        let has_strong_names = self.authorities.iter().any(|entry| !entry.policy.strong_names.is_empty());
+        grants.check(methods, binding, policy.validation, has_strong_names)
+    }
+
+    /// Entries of authorities below which no certificate can be mapped, though their grant is not empty: that may be meant, or not.
+    pub fn useless_entries(&self) -> impl Iterator<Item = &AuthorityEntry> {
+        let is_meant = |entry: &&AuthorityEntry| self.check_entry(entry) == Err(MapsNothing::NoForm);
+        self.authorities
+            .iter()
+            .filter(|entry| self.check_entry(entry).is_err())
+            .filter(move |it| !is_meant(it))
+    }
+
+    /// Whether an account can be found by its issuer alone, as those of `kind = "profile"` are.
+    pub(super) fn looks_up_issuers(&self) -> bool {
+        let of_entries = self.authorities.iter().filter_map(|entry| entry.policy.grants.as_ref());
+        let mut grants = std::iter::once(&self.policy.grants).chain(of_entries);
+        self.policy.methods.contains(MappingFlags::ISSUER)
+            && grants.any(|grants| grants.mention(Form::Issuer))
+    }
+}
+
+/// What helps where no method looks up by a form that is granted.
+const LOOK_UPS: &str = "\"upn\" looks up by \"upn\" and \"dns\", \"issuer\" by \"issuer\", \"subject\" by all other forms except \"sid\", which finds no \
+                        account and binds one that was found";
+
 /// A word of the file that is one of a few.
 fn word<T: Copy>(
     checker: &mut Checker<'_>,
@@ -354,37 +406,39 @@ impl Checker<'_> {
                 "use validation = \"chain\", or remove the rules",
             );
         }
-        let grants = || {
-            let of_entries =
-                authorities.iter().filter_map(|entry: &AuthorityEntry| entry.policy.grants.as_ref());
-            std::iter::once(&policy.grants).chain(of_entries).flat_map(Grants::iter)
-        };
-        let is_strong_by_policy = authorities.iter().any(|entry| !entry.policy.strong_names.is_empty());
-        if grants().next().is_none() {
-            let help = "name the forms that count: grant = [\"sid\", \"upn\"], or remove grant";
-            self.problem(span.clone(), "no form is granted, so no certificate is mapped", help);
-        } else if binding == Binding::Full
-            && validation != Validation::Off
-            && !is_strong_by_policy
-            && !grants().any(|grant| grant.form.is_strong())
-        {
-            self.problem(
-                section.binding.as_ref().map_or(span.clone(), Spanned::span),
+        let mapping = Mapping { policy, trust, authorities, shadow: None };
+        let at = |given: &Option<Spanned<String>>| given.as_ref().map_or(span.clone(), Spanned::span);
+        match mapping.check() {
+            // What is said of these is said above.
+            _ if (binding, validation) == (Binding::Full, Validation::Off) => {}
+            _ if !has_method(mapping.policy.methods) => {}
+            Ok(()) => {}
+            Err(MapsNothing::NoForm) => {
+                let help = "name the forms that count: grant = [\"sid\", \"upn\"], or remove grant";
+                self.problem(span.clone(), "no form is granted, so no certificate is mapped", help);
+            }
+            Err(MapsNothing::NoLookUp) => self.problem(
+                section.methods.as_ref().map_or(span.clone(), Spanned::span),
+                "no method looks accounts up by a form that is granted, so no certificate is mapped",
+                LOOK_UPS,
+            ),
+            Err(MapsNothing::NoStrongForm) => self.problem(
+                at(&section.binding),
                 "no strong form is granted, so no certificate is mapped",
                 "grant one that accounts are bound by, such as \"sid\" or \"issuer-serial\", or use another binding",
-            );
+            ),
         }
         if validation == Validation::ChainAndRevocation
-            && trust.crls.is_empty()
-            && authorities.iter().all(|authority| authority.ocsp.is_none())
+            && mapping.trust.crls.is_empty()
+            && mapping.authorities.iter().all(|authority| authority.ocsp.is_none())
         {
             self.problem(
-                section.validation.as_ref().map_or(span, Spanned::span),
+                at(&section.validation),
                 "nothing says what is revoked",
                 "name lists: crls = [\"certs/ca.crl\"], or an OCSP responder in [[mapping.authority]]",
             );
         }
-        Mapping { policy, trust, authorities, shadow: None }
+        mapping
     }
 
     /// The flags of at least one method.

@@ -21,12 +21,12 @@ pub use sidecar::{
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 
-use account_store::{DistinguishedName, Domain, FileAccess, FileRefused};
+use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
 use dtyp::Sid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -325,6 +325,30 @@ struct HeadsSection {
     interval_s: Option<Spanned<u64>>,
 }
 
+/// Targets of the log: the crates, and the audit log where it has no file.
+const LOG_TARGETS: [&str; 11] = [
+    "account_store",
+    "audit",
+    "dcerpc",
+    "dcerpc_tokio",
+    "dtyp",
+    "netlogon_transport",
+    "pac",
+    "pem_file",
+    "rcmp_service",
+    "rcmpd",
+    "sidecar",
+];
+
+/// Whether a filter directive says a level, or names what this program logs. A word that is neither is the target of another program.
+fn is_log_directive(directive: &str) -> bool {
+    let directive = directive.trim();
+    let target = directive.split("::").next().unwrap_or_default();
+    directive.contains(['=', '['])
+        || directive.parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
+        || LOG_TARGETS.contains(&target)
+}
+
 /// More is no limit.
 const MISSES_MAX: u64 = 1_000_000;
 /// What an account may write into a required audit log in an hour, in MiB: a million decisions, which is no machine's normal load.
@@ -350,7 +374,14 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
     let text = read(path)?;
-    parse(&text, base(path)).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
+    let checked = parse(&text, base(path)).and_then(|config| match config.is_written_to(path) {
+        None => Ok(config),
+        Some(key) => {
+            let what = format!("{key} is this file itself");
+            Err(vec![Problem { span: 0..0, what, help: "name a file of its own".to_owned() }])
+        }
+    });
+    checked.map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })
 }
 
 /// Reads and checks text; relative paths start at `base`.
@@ -391,8 +422,25 @@ pub(crate) fn base(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Whether the kernel refuses to listen on both addresses. The unspecified address is every one of its family; that of IPv6 is every one
+/// of IPv4, too, unless the system says otherwise. With port 0 the kernel chooses.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let covers = |all: IpAddr, ip: IpAddr| {
+        all.is_unspecified() && (all.is_ipv4() == ip.is_ipv4() || (all.is_ipv6() && !is_ipv6_alone()))
+    };
+    one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
+}
+
+/// Whether sockets for `[::]` take no connections over IPv4 (ipv6(7), `bindv6only`).
+fn is_ipv6_alone() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|setting| setting.trim() == "1")
+}
+
 struct Checker<'a> {
     base: &'a Path,
+    /// The addresses that are listened on, as far as the file was read.
+    listened: Vec<SocketAddr>,
     /// The SID of `[domain]`; none where a file has `[mapping]` alone.
     domain_sid: Option<Sid>,
     problems: Vec<Problem>,
@@ -401,7 +449,7 @@ struct Checker<'a> {
 impl<'a> Checker<'a> {
     /// Checks something, and tells all that is wrong with it.
     fn run<T>(base: &'a Path, check: impl FnOnce(&mut Self) -> T) -> Result<T, Vec<Problem>> {
-        let mut checker = Checker { base, domain_sid: None, problems: Vec::new() };
+        let mut checker = Checker { base, listened: Vec::new(), domain_sid: None, problems: Vec::new() };
         let checked = check(&mut checker);
         match checker.problems.is_empty() {
             true => Ok(checked),
@@ -432,6 +480,7 @@ impl<'a> Checker<'a> {
         let store = file.store.as_ref().and_then(|store| self.store(store, file.channels.as_ref()));
         let serves = file.rpc.is_some();
         let rpc = file.rpc.map(|rpc| self.rpc(rpc));
+        let mapping_span = file.mapping.as_ref().map(Spanned::span);
         let mapping = file.mapping.map(|mapping| self.mapping(mapping));
         if serves && mapping.is_none() {
             self.problem(
@@ -447,9 +496,25 @@ impl<'a> Checker<'a> {
                 "say where the accounts are: kind = \"sqlite\", path = \"accounts.db\"",
             );
         }
+        let is_profile = store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Profile(_)));
+        if let (Some(span), Some(mapping)) = (mapping_span, &mapping)
+            && is_profile
+            && peers.is_empty()
+            && [Some(mapping), mapping.shadow.as_deref()]
+                .into_iter()
+                .flatten()
+                .any(|it| !it.looks_up_issuers())
+        {
+            self.problem(
+                span,
+                "accounts of kind = \"profile\" are found by their issuers alone, and no certificate is looked up by its issuer",
+                "say methods = [\"issuer\"] or [\"issuer-chain\"], and grant = [\"issuer\"], in [mapping]",
+            );
+        }
         let client = file.client.map(|client| self.client(&client));
         let beside = sidecar::Beside {
             mapping: mapping.as_ref(),
+            has_store: file.store.is_some(),
             store: store.as_ref(),
             client: client.as_ref(),
             peers: &peers,
@@ -533,6 +598,18 @@ impl<'a> Checker<'a> {
         parsed
     }
 
+    /// An address that is listened on. The kernel gives it to one listener.
+    fn listens(&mut self, address: &Spanned<String>) -> Option<SocketAddr> {
+        let parsed = self.address(address)?;
+        if let Some(other) = self.listened.iter().find(|other| overlap(**other, parsed)) {
+            let what =
+                format!("{other} is listened on already, and this is the same address or one of the same");
+            self.problem(address.span(), what, "choose another address or port");
+        }
+        self.listened.push(parsed);
+        Some(parsed)
+    }
+
     fn rpc(&mut self, section: RpcSection) -> Rpc {
         use netlogon_transport::server::ResponseCrypt;
         if section.listen.get_ref().is_empty() {
@@ -542,8 +619,8 @@ impl<'a> Checker<'a> {
                 "name an address, or remove [rpc] if nothing is to be served",
             );
         }
-        let listen = section.listen.get_ref().iter().filter_map(|address| self.address(address)).collect();
-        let endpoint_mapper = section.endpoint_mapper.as_ref().and_then(|address| self.address(address));
+        let listen = section.listen.get_ref().iter().filter_map(|address| self.listens(address)).collect();
+        let endpoint_mapper = section.endpoint_mapper.as_ref().and_then(|address| self.listens(address));
         let response_crypt =
             match section.response_crypt.as_ref().map(|text| (text.get_ref().as_str(), text.span())) {
                 None | Some(("encrypt", _)) => ResponseCrypt::Encrypt,
@@ -708,8 +785,9 @@ impl<'a> Checker<'a> {
     }
 
     fn level(&mut self, section: &LevelSection) -> Level {
-        if *section.rid.get_ref() == 0 {
-            self.problem(section.rid.span(), "0 is nobody's RID", "use 1000 or more, as accounts have it");
+        if *section.rid.get_ref() < RID_FIRST {
+            let help = format!("use {RID_FIRST} or more, as accounts have it");
+            self.problem(section.rid.span(), "this is the RID of a built-in account or group", help);
         }
         if section.groups.get_ref().is_empty() {
             self.problem(
@@ -753,6 +831,21 @@ impl<'a> Checker<'a> {
         found
     }
 
+    /// The entries of a list that restricts something. Without the key nothing is restricted. An empty list reads as "none" and would
+    /// mean "all", so it is refused.
+    fn restricting<'t, T>(
+        &mut self,
+        key: &str,
+        list: &'t Option<Spanned<Vec<T>>>,
+        help: &'static str,
+    ) -> &'t [T] {
+        let Some(list) = list else { return &[] };
+        if list.get_ref().is_empty() {
+            self.problem(list.span(), format!("{key} is an empty list"), help);
+        }
+        list.get_ref()
+    }
+
     /// A number, or its default.
     fn within(&mut self, given: Option<&Spanned<u64>>, range: RangeInclusive<u64>, default: u64) -> u64 {
         match given {
@@ -783,7 +876,7 @@ impl<'a> Checker<'a> {
     fn admin(&mut self, section: AdminSection) -> Option<Admin> {
         let token = section.token.as_ref().map(|token| self.secret(token));
         let hosts = section.hosts.iter().map(|host| self.admin_host(host)).collect();
-        Some(Admin { listen: self.address(&section.listen)?, token, hosts })
+        Some(Admin { listen: self.listens(&section.listen)?, token, hosts })
     }
 
     /// A host as clients name it, in lower case: in a Host header, or in a certificate.
@@ -844,14 +937,17 @@ impl<'a> Checker<'a> {
                 false
             }
         };
-        if let Some(log) = &section.log
-            && tracing_subscriber::filter::EnvFilter::try_new(log.get_ref()).is_err()
-        {
-            self.problem(
-                log.span(),
-                "these are not filter directives",
-                "write a level, or target=level pairs, as in \"info,dcerpc_tokio=debug\"",
-            );
+        if let Some(log) = &section.log {
+            let help = "write a level, or target=level pairs, as in \"info,dcerpc_tokio=debug\"";
+            if tracing_subscriber::filter::EnvFilter::try_new(log.get_ref()).is_err() {
+                self.problem(log.span(), "these are not filter directives", help);
+            } else if !log.get_ref().split(',').any(is_log_directive) {
+                self.problem(
+                    log.span(),
+                    "this is no level and no target of the log, so nothing is logged",
+                    help,
+                );
+            }
         }
         Telemetry { log: section.log.map_or_else(|| "info".into(), Spanned::into_inner), json }
     }

@@ -472,7 +472,8 @@ impl Checker<'_> {
             return Some(Servers::Listed(self.hosts(servers)));
         }
         self.one_of(section.discovery.as_ref(), &[("dns", ())], "discovery")?;
-        let dns = section.dns.as_ref().map(Spanned::get_ref).into_iter().flatten();
+        let help = "name a DNS server, or remove the key: without it the resolver of the system is asked";
+        let dns = self.restricting("dns", &section.dns, help).iter();
         let dns = dns.filter_map(|address| self.address(address)).collect();
         if let Some(site) =
             section.site.as_ref().filter(|site| !crate::forward::discovery::is_label(site.get_ref()))

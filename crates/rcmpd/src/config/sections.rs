@@ -101,7 +101,7 @@ fn entries(value: &Value) -> Option<Vec<&Table>> {
 fn lack(before: &Table, now: &Table, prefix: &str, gone: &mut Vec<Gone>) {
     for (name, value) in before {
         let path = format!("{prefix}{name}");
-        let left = now.get(name);
+        let left = now.get(name).filter(|left| !is_emptied(value, left));
         let mut lacks = |part| gone.push(Gone { path: path.clone(), key: String::new(), part });
         if let Some(entries_before) = entries(value) {
             let entries_now = left.and_then(entries).unwrap_or_default();
@@ -123,6 +123,12 @@ fn lack(before: &Table, now: &Table, prefix: &str, gone: &mut Vec<Gone>) {
     }
 }
 
+/// Whether a list had entries and has none: as much as one that is removed.
+fn is_emptied(before: &Value, now: &Value) -> bool {
+    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    is_empty(now) && !is_empty(before)
+}
+
 /// Entries that are the same are found wherever they stand now; of the others, the first is compared with the first.
 fn lack_in_entries(path: &str, before: &[&Table], mut now: Vec<&Table>, gone: &mut Vec<Gone>) {
     let mut changed = Vec::new();
@@ -140,14 +146,15 @@ fn lack_in_entries(path: &str, before: &[&Table], mut now: Vec<&Table>, gone: &m
     }
 }
 
-/// The keys of an entry and of the tables in it.
+/// The keys of an entry and of the tables in it, without lists that have no entry.
 fn keys(table: &Table, prefix: &str) -> BTreeSet<String> {
+    let has_entries = |(_, value): &(&String, &Value)| value.as_array().is_none_or(|list| !list.is_empty());
     let below = |(name, value): (&String, &Value)| {
         let path = format!("{prefix}{name}");
         let inner = value.as_table().map(|inner| keys(inner, &format!("{path}."))).unwrap_or_default();
         std::iter::once(path).chain(inner)
     };
-    table.iter().flat_map(below).collect()
+    table.iter().filter(has_entries).flat_map(below).collect()
 }
 
 #[cfg(test)]
@@ -179,6 +186,7 @@ mod tests {
             assert_eq!(gone(&WHOLE[..at]), expected, "cut before {cut}");
         }
         assert_eq!(gone(&WHOLE.replace("crls = [\"b\"]\n", "")), ["mapping.crls"]);
+        assert_eq!(gone(&WHOLE.replace("crls = [\"b\"]", "crls = []")), ["mapping.crls"]);
         let rules = |text: &str| {
             Sections::of(text).lack(&Sections::of(WHOLE)).iter().filter(|gone| gone.is_rule()).count()
         };
@@ -211,6 +219,9 @@ mod tests {
         assert_eq!(gone_of_entries(&format!("{peer}{first}[[sidecar.route]]\n")).len(), 2);
         let none = gone_of_entries(&format!("{peer}[sidecar]\nroute = []\n"));
         assert_eq!(none, [("[[sidecar.route]] (2 before, 0 now)".to_owned(), true)]);
+        // An emptied list is a removed one.
+        assert_eq!(gone_of_entries(&ENTRIES.replace("[\"x\"]", "[]")), groups(1));
+        assert!(gone_of_entries(&ENTRIES.replace("path = \"/a\"", "path = \"/a\"\nsids = []")).is_empty());
         // Changed values are no less.
         assert!(gone_of_entries(&ENTRIES.replace("\"y\"", "\"z\"")).is_empty());
     }

@@ -241,8 +241,7 @@ pub(super) struct Section {
     timeout_s: Option<Spanned<u64>>,
     #[serde(default)]
     listen: Vec<Spanned<ListenSection>>,
-    #[serde(default)]
-    route: Vec<Spanned<RouteSection>>,
+    route: Option<Vec<Spanned<RouteSection>>>,
     proxy: Option<ProxySection>,
     token: Option<TokenSection>,
 }
@@ -255,8 +254,7 @@ struct ListenSection {
     unix: Option<Spanned<PathBuf>>,
     mode: Option<Spanned<String>>,
     group: Option<Spanned<String>>,
-    #[serde(default)]
-    peers: Vec<Spanned<String>>,
+    peers: Option<Spanned<Vec<Spanned<String>>>>,
     secret: Option<Spanned<String>>,
     tls: Option<Spanned<ListenTlsSection>>,
     upstream: Option<Spanned<String>>,
@@ -282,12 +280,9 @@ struct ListenTlsSection {
 struct RouteSection {
     host: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
-    #[serde(default)]
-    groups: Vec<Spanned<String>>,
-    #[serde(default)]
-    sids: Vec<Spanned<String>>,
-    #[serde(default)]
-    domains: Vec<Spanned<String>>,
+    groups: Option<Spanned<Vec<Spanned<String>>>>,
+    sids: Option<Spanned<Vec<Spanned<String>>>>,
+    domains: Option<Spanned<Vec<Spanned<String>>>>,
     strength: Option<Spanned<String>>,
     audience: Option<Spanned<String>>,
     anonymous: Option<Spanned<bool>>,
@@ -349,15 +344,20 @@ struct RouteSpans {
 impl RouteSpans {
     fn of(section: &RouteSection) -> Self {
         let is_named = |group: &&Spanned<String>| !group.get_ref().starts_with("S-1-");
-        let group = section.groups.iter().find(is_named);
-        let sids = section.sids.iter().chain(&section.groups);
+        let group = entries(&section.groups).iter().find(is_named);
+        let sids = entries(&section.sids).iter().chain(entries(&section.groups));
         Self {
             group: group.map(|group| (group.get_ref().clone(), group.span())),
-            domains: section.domains.iter().map(Spanned::span).collect(),
+            domains: entries(&section.domains).iter().map(Spanned::span).collect(),
             sids: sids.filter_map(|sid| Some((sid.get_ref().parse().ok()?, sid.span()))).collect(),
             strength: section.strength.as_ref().map(Spanned::span),
         }
     }
+}
+
+/// The entries of a list, or none without the key.
+fn entries<T>(list: &Option<Spanned<Vec<T>>>) -> &[T] {
+    list.as_ref().map_or(&[], |list| list.get_ref())
 }
 
 const SOURCES: [(&str, Source); 2] = [("embedded", Source::Embedded), ("remote", Source::Remote)];
@@ -384,6 +384,8 @@ const SPEAKS: [(&str, Speaks); 8] = [
 ];
 const TARGETS: [(&str, Target); 3] =
     [("request", Target::Request), ("x-original", Target::XOriginal), ("x-forwarded", Target::XForwarded)];
+/// What helps where a list of a route is empty.
+const ROUTE_OPEN: &str = "name at least one, or remove the key: a route without groups, sids and domains lets every mapped account in";
 const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
 const PROTOCOLS: [(&str, UpstreamProtocol); 2] =
     [("http/1.1", UpstreamProtocol::Http1), ("h2", UpstreamProtocol::Http2)];
@@ -399,6 +401,8 @@ const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
 /// What else of the file a sidecar needs.
 pub(super) struct Beside<'a> {
     pub(super) mapping: Option<&'a Mapping>,
+    /// Whether there is a `[store]`; if it is wrong, `store` is none.
+    pub(super) has_store: bool,
     pub(super) store: Option<&'a Store>,
     pub(super) client: Option<&'a Client>,
     pub(super) peers: &'a [Peer],
@@ -426,7 +430,13 @@ impl Checker<'_> {
                 "add [[sidecar.listen]] or [sidecar.proxy]",
             );
         }
-        if section.listen.len() > ENTRIES_MAX || section.route.len() > ENTRIES_MAX {
+        let routes = section.route.as_deref();
+        if routes.is_some_and(<[_]>::is_empty) {
+            let help =
+                "write a [[sidecar.route]], or remove the key: without routes every mapped account is let in";
+            self.problem(span.clone(), "route is an empty list", help);
+        }
+        if section.listen.len() > ENTRIES_MAX || routes.is_some_and(|routes| routes.len() > ENTRIES_MAX) {
             self.problem(
                 0..0,
                 "there are too many listeners or routes",
@@ -448,9 +458,10 @@ impl Checker<'_> {
         let listen = section.listen.into_iter().filter_map(|listen| {
             let span = listen.span();
             let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
-            let is_free = matches!(listen.at, Place::Tcp(address) if address.port() == 0);
-            if !is_free && !places.insert(listen.at.to_string()) {
-                self.problem(span, "another listener is there already", "choose another address or path");
+            if let Place::Unix(socket) = &listen.at
+                && !places.insert(socket.path.clone())
+            {
+                self.problem(span, "another listener is there already", "choose another path");
             }
             Some(listen)
         });
@@ -460,7 +471,7 @@ impl Checker<'_> {
             methods,
             listen,
             routes: self.routes(
-                section.route,
+                section.route.unwrap_or_default(),
                 &format,
                 (has_anonymous, section.token.is_some()),
                 source,
@@ -485,8 +496,8 @@ impl Checker<'_> {
     ) -> bool {
         let given = section.validation.as_ref();
         let wants_off = self.one_of(given, &[("chain", false), ("off", true)], "validation").unwrap_or(false);
-        match (source, beside.store, beside.client) {
-            (Source::Embedded, None, _) => self.problem(
+        match (source, beside.has_store, beside.client) {
+            (Source::Embedded, false, _) => self.problem(
                 span.clone(),
                 "the sidecar knows nobody: [store] is missing",
                 "say where the accounts are, or ask a service: source = \"remote\" with [client]",
@@ -647,7 +658,7 @@ impl Checker<'_> {
         }
         let target = self.target(&section, speaks);
         let at = match (&section.address, &section.unix) {
-            (Some(address), None) => Place::Tcp(self.address(address)?),
+            (Some(address), None) => Place::Tcp(self.listens(address)?),
             (None, Some(path)) => {
                 let mode = section.mode.as_ref().map(|mode| self.mode(mode));
                 let group = match (&section.group, mode) {
@@ -669,7 +680,10 @@ impl Checker<'_> {
         };
         let is_unix = matches!(at, Place::Unix(..));
         let secret = section.secret.as_ref().map(|secret| self.secret(secret));
-        if let Some(peer) = section.peers.first().filter(|_| !is_unix) {
+        let help = "name the users of the proxy's processes, or remove the key: without it each local process that knows the \
+                    secret may ask";
+        let peers = self.restricting("peers", &section.peers, help);
+        if let Some(peer) = peers.first().filter(|_| !is_unix) {
             self.problem(
                 peer.span(),
                 "only a Unix socket tells whose process asks",
@@ -690,7 +704,7 @@ impl Checker<'_> {
             self.problem(group.span(), "only a Unix socket has a group", "remove it");
         }
         let tls = section.tls.filter(|_| !is_unix).map(|tls| self.listen_tls(tls));
-        let knows_users = is_unix && !section.peers.is_empty();
+        let knows_users = is_unix && !peers.is_empty();
         if secret.is_none() && tls.is_none() && !knows_users {
             self.problem(
                 span.clone(),
@@ -714,7 +728,7 @@ impl Checker<'_> {
                 None
             }
         };
-        let peers = section.peers.into_iter().map(Spanned::into_inner).collect();
+        let peers = peers.iter().map(|peer| peer.get_ref().clone()).collect();
         Some(Listen { speaks, target, at, peers, secret, tls, upstream })
     }
 
@@ -970,15 +984,20 @@ impl Checker<'_> {
             Ok(sid) => sids.push(sid),
             Err(_) => checker.problem(text.span(), "this is not a SID", "write it as S-1-5-21-A-B-C-RID"),
         };
-        section.sids.iter().for_each(|text| sid(self, text));
+        self.restricting("sids", &section.sids, ROUTE_OPEN).iter().for_each(|text| sid(self, text));
         let mut groups = Vec::new();
-        for group in &section.groups {
+        for group in self.restricting("groups", &section.groups, ROUTE_OPEN) {
             match group.get_ref().starts_with("S-1-") {
                 true => sid(self, group),
+                false if group.get_ref().trim() != group.get_ref() || group.get_ref().is_empty() => {
+                    let help = "write it as `rcmpd group list` prints it, without spaces at its ends";
+                    self.problem(group.span(), "this is not the name of a group", help);
+                }
                 false => groups.push(group.get_ref().clone()),
             }
         }
-        let domains: Vec<String> = section.domains.iter().map(|domain| self.netbios(domain)).collect();
+        let domains = self.restricting("domains", &section.domains, ROUTE_OPEN);
+        let domains: Vec<String> = domains.iter().map(|domain| self.netbios(domain)).collect();
         let strong = self.one_of(section.strength.as_ref(), &STRENGTHS, "strength").unwrap_or(false);
         let anonymous = section.anonymous.filter(|anonymous| *anonymous.get_ref());
         let names_somebody = strong || !(sids.is_empty() && groups.is_empty() && domains.is_empty());
@@ -1020,7 +1039,7 @@ impl Checker<'_> {
         let certificates = section.client_certificates.as_ref();
         let anonymous = self.one_of(certificates, &CLIENT_CERTIFICATES, "way with client certificates");
         Some(Proxy {
-            listen: self.address(&section.listen)?,
+            listen: self.listens(&section.listen)?,
             certificate: self.path(&section.certificate),
             key: self.path(&section.key),
             upstream: {

@@ -244,6 +244,12 @@ fn whatever_is_wrong_is_said() {
         ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
         ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
         ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
+        ("[client]", "[telemetry]\nlog = \"inof\"\n[client]", "this is no level and no target of the log"),
+        (
+            "[client]",
+            "[telemetry]\nlog = \"rcmpdd::serve,hyper\"\n[client]",
+            "this is no level and no target",
+        ),
         ("[client]", "[sso]\n[client]", "[sso] is not part of this version"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
         ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
@@ -276,6 +282,141 @@ fn whatever_is_wrong_is_said() {
         assert_ne!(wrong, GOOD, "{from}");
         assert!(problems(&wrong).iter().any(|what| what.starts_with(expect)), "{to}: {:?}", problems(&wrong));
     }
+}
+
+/// A method looks accounts up by some forms ([MS-RCMP] 3.5.2); the SID in a certificate finds no account.
+#[test]
+fn a_policy_that_maps_no_certificate_is_refused() {
+    let of = |methods: &str, rest: &str| {
+        let text = GOOD.replace("methods = [\"upn\", \"subject\"]", &format!("methods = {methods}"));
+        text.replace("[client]", &format!("{rest}\n[client]"))
+    };
+    let (no_look_up, no_strong) = ("no method looks accounts up", "no strong form is granted");
+    let entry = |rest: &str| format!("[[mapping.authority]]\ncertificate = \"a\"\n{rest}");
+    let upn_sid = "grant = [\"upn\", \"sid\"]";
+    for (methods, rest, expect) in [
+        ("[\"upn\", \"subject\"]", "grant = [\"sid\"]".to_owned(), no_look_up),
+        ("[\"upn\"]", "grant = [\"issuer-serial\"]".to_owned(), no_look_up),
+        ("[\"subject\"]", upn_sid.to_owned(), no_look_up),
+        ("[\"issuer\"]", String::new(), no_look_up),
+        ("[\"issuer\"]", "grant = [\"sid\", \"ski\"]".to_owned(), no_look_up),
+        ("[\"upn\"]", "grant = [\"upn\", \"dns\"]".to_owned(), no_strong),
+        ("[\"issuer\"]", "grant = [\"issuer\"]".to_owned(), no_strong),
+        // By the rules of an authority alone, and in a shadow.
+        ("[\"subject\"]", format!("grant = []\n{}", entry(upn_sid)), no_look_up),
+        (
+            "[\"upn\", \"subject\"]",
+            format!("grant = []\n{}", entry(&format!("methods = [\"subject\"]\n{upn_sid}"))),
+            no_look_up,
+        ),
+        ("[\"upn\", \"subject\"]", "[mapping.shadow]\ngrant = [\"sid\"]".to_owned(), no_look_up),
+        ("[\"upn\", \"subject\"]", "[mapping.shadow]\nmethods = [\"issuer\"]".to_owned(), no_look_up),
+    ] {
+        let found = problems(&of(methods, &rest));
+        assert!(matches!(&found[..], [what] if what.starts_with(expect)), "{methods} {rest}: {found:?}");
+    }
+    // Forms that only propose an account need something strong with any binding.
+    let proposal = of("[\"subject\"]", "grant = [\"subject\", \"rfc822\"]").replace("\"full\"", "\"off\"");
+    assert!(matches!(&problems(&proposal)[..], [what] if what.starts_with(no_strong)));
+    let strong_names = entry("strong_names = [{ policies = [\"1.2\"], names = \"@contoso.example\" }]");
+    for (methods, rest) in [
+        ("[\"upn\"]", upn_sid.to_owned()),
+        // Stored values bind accounts that another name found.
+        ("[\"upn\"]", "grant = [\"upn\", \"issuer-serial\"]".to_owned()),
+        ("[\"subject\"]", "grant = [\"issuer-serial\"]".to_owned()),
+        ("[\"subject\"]", "grant = [\"rfc822\", \"sid\"]".to_owned()),
+        ("[\"issuer-chain\"]", "grant = [\"issuer\", \"sid\"]".to_owned()),
+        ("[\"upn\"]", format!("grant = [\"upn\"]\n{strong_names}")),
+        ("[\"upn\"]", format!("grant = []\n{}", entry(upn_sid))),
+        ("[\"upn\"]", format!("grant = [\"sid\"]\n{}", entry(upn_sid))),
+    ] {
+        assert_eq!(problems(&of(methods, &rest)), [""; 0], "{methods} {rest}");
+    }
+    let names = of("[\"upn\"]", "grant = [\"upn\"]").replace("\"full\"", "\"compat\"");
+    assert_eq!(problems(&names), [""; 0]);
+    // One authority of several may be meant to vouch for nothing. That is a warning.
+    let useless = |rest: &str| {
+        let text = of("[\"upn\", \"subject\"]", &entry(rest));
+        let config = parse(&text, Path::new("/")).unwrap_or_else(|problems| panic!("{rest}: {problems:?}"));
+        let found = crate::findings::useless_entries(&config);
+        assert!(found.iter().all(|warning| warning.to_string().contains("\"/a\"")), "{found:?}");
+        found.len()
+    };
+    for (rest, expect) in [
+        ("grant = [\"sid\"]", 1),
+        ("methods = [\"subject\"]\ngrant = [\"upn\", \"sid\"]", 1),
+        ("grant = [\"upn\"]", 1),
+        ("grant = []", 0),
+        ("methods = [\"subject\"]", 0),
+        ("grant = [\"issuer-serial\"]", 0),
+    ] {
+        assert_eq!(useless(rest), expect, "{rest}");
+    }
+}
+
+#[test]
+fn levels_and_targets_of_the_log_are_understood() {
+    for log in [
+        "info",
+        "WARN",
+        "off",
+        "3",
+        "info,dcerpc_tokio=debug",
+        "rcmpd::sidecar",
+        "audit",
+        "info, hyper",
+        "hyper=debug",
+    ] {
+        let text = GOOD.replace("[client]", &format!("[telemetry]\nlog = \"{log}\"\n[client]"));
+        assert_eq!(problems(&text), [""; 0], "{log}");
+    }
+}
+
+/// The second listener gets EADDRINUSE (bind(2), ip(7)): on the same address and port, and where one of both is unspecified.
+#[test]
+fn an_address_is_listened_on_once() {
+    let sidecar = SIDECAR.replace(
+        "[[sidecar.route]]",
+        "[sidecar.proxy]\nlisten = \"127.0.0.1:9443\"\ncertificate = \"a\"\nkey = \"b\"\nupstream = \"http://127.0.0.1:1\"\n\
+         [[sidecar.route]]",
+    );
+    let rest = "endpoint_mapper = \"127.0.0.1:1135\"\n[admin]\nlisten = \"127.0.0.1:9470\"\n";
+    let all = format!("{}{sidecar}", GOOD.replace("[store]", &format!("{rest}[store]")));
+    assert_eq!(problems(&all), [""; 0]);
+    let listeners = [
+        "127.0.0.1:11490\"]",
+        "127.0.0.1:1135\"",
+        "127.0.0.1:9470\"",
+        "127.0.0.1:9481\"",
+        "127.0.0.1:9443\"",
+    ];
+    for (at, from) in listeners.iter().enumerate() {
+        let port = 20_000 + at;
+        let end = &from[from.find('"').expect("a quote")..];
+        for (one, other) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("[::1]", "[::]"),
+            ("127.0.0.1", "[::ffff:127.0.0.1]"),
+        ] {
+            let next = listeners[(at + 1) % listeners.len()];
+            let next_end = &next[next.find('"').expect("a quote")..];
+            let text = all.replacen(from, &format!("{one}:{port}{end}"), 1);
+            let text = text.replacen(next, &format!("{other}:{port}{next_end}"), 1);
+            let found = problems(&text);
+            assert!(
+                matches!(&found[..], [what] if what.contains("is listened on already")),
+                "{text}: {found:?}"
+            );
+        }
+        let text = all.replacen(from, &format!("127.0.0.2:9481{end}"), 1);
+        assert_eq!(problems(&text), [""; 0], "another address");
+    }
+    let twice = GOOD.replace("[\"127.0.0.1:11490\"]", "[\"127.0.0.1:1\", \"127.0.0.1:1\"]");
+    assert_eq!(problems(&twice).len(), 1);
+    let free = GOOD.replace("[\"127.0.0.1:11490\"]", "[\"127.0.0.1:0\", \"127.0.0.1:0\"]");
+    assert_eq!(problems(&free), [""; 0], "the kernel chooses");
 }
 
 #[test]
@@ -466,9 +607,10 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
 
 #[test]
 fn levels_are_accounts_by_issuer() {
-    let text = GOOD.replace(
-        "kind = \"sqlite\"\npath = \"accounts.db\"",
-        "kind = \"profile\"
+    let text =
+        GOOD.replace("[\"upn\", \"subject\"]", "[\"issuer-chain\"]\ngrant = [\"issuer\", \"sid\"]").replace(
+            "kind = \"sqlite\"\npath = \"accounts.db\"",
+            "kind = \"profile\"
 [[store.level]]
 name = \"partner\"
 rid = 5001
@@ -477,7 +619,7 @@ groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100 }]
 [channels]
 store = \"sqlite\"
 path = \"machines.db\"",
-    );
+        );
     let store = parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there");
     assert_eq!(store.machines, Path::new("/etc/rcmpd/machines.db"));
     assert_eq!(store.key, Path::new("/etc/rcmpd/machines.key"));
@@ -485,10 +627,25 @@ path = \"machines.db\"",
     assert_eq!((levels[0].name.as_str(), levels[0].rid), ("partner", 5001));
     assert_eq!(levels[0].issuers[0].to_string(), "C=US,O=\"Partners, Inc.\",CN=Partner CA");
     assert_eq!(levels[0].groups, [(513, Some("Domain Users".to_owned())), (5100, None)]);
-    let wrong = text.replace("rid = 5001", "rid = 0").replace("CN=Partner CA", "CN");
-    assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
+    for rid in [0, 500, 513, 999] {
+        let wrong = text.replace("rid = 5001", &format!("rid = {rid}")).replace("CN=Partner CA", "CN");
+        assert_eq!(problems(&wrong).len(), 2, "{:?}", problems(&wrong));
+    }
+    assert_eq!(problems(&text.replace("rid = 5001", "rid = 1000")), [""; 0]);
     // Accounts that are found by their issuer alone, and a sidecar that does not ask by issuer.
-    let all = text.replace("[\"upn\", \"subject\"]", "[\"upn\", \"subject\", \"issuer-chain\"]");
+    let all = text.replace("[\"issuer-chain\"]", "[\"upn\", \"subject\", \"issuer-chain\"]");
+    // Accounts that are found by their issuer alone, and a policy that looks up by other forms, or a shadow.
+    for (from, to) in [
+        ("grant = [\"issuer\", \"sid\"]", "grant = [\"sid\", \"upn\"]"),
+        ("grant = [\"issuer\", \"sid\"]\n", ""),
+        ("[client]", "[mapping.shadow]\ngrant = [\"upn\", \"sid\"]\n[client]"),
+    ] {
+        let found = problems(&all.replacen(from, to, 1));
+        assert!(
+            matches!(&found[..], [what] if what.contains("found by their issuers alone")),
+            "{to}: {found:?}"
+        );
+    }
     let (alone, _) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
     let found = problems(&format!("{all}{alone}"));
     assert!(matches!(&found[..], [what] if what.contains("found by their issuers alone")), "{found:?}");
@@ -645,6 +802,33 @@ fn whatever_is_wrong_with_other_domains_is_said() {
         &PEERS[PEERS.find("[[peer]]").expect("it is there")..PEERS.find("[[relay]]").expect("it is there")];
     assert_eq!(problems(&format!("{GOOD}{}", peer.repeat(129))), ["there are too many peers"]);
     assert_eq!(problems(&format!("{GOOD}{}", relay.repeat(257))), ["there are too many relays"]);
+}
+
+/// Without the key nothing is restricted, so an empty list is refused and not taken for one that is absent.
+#[test]
+fn empty_lists_do_not_let_all_in() {
+    let of_route = |list: &str| SIDECAR.replace("groups = [\"Staff\", \"S-1-5-21-1-2-3-512\"]", list);
+    let without =
+        || of_route("").replace("domains = [\"fabrikam\"]\n", "").replace("strength = \"strong\"\n", "");
+    assert_eq!(problems(&format!("{GOOD}{}", without())), [""; 0]);
+    for key in ["groups", "sids", "domains"] {
+        let alone = without().replace("path =", &format!("{key} = []\npath ="));
+        assert_eq!(problems(&format!("{GOOD}{alone}")), [format!("{key} is an empty list")]);
+    }
+    assert_eq!(
+        problems(&format!("{GOOD}{}", of_route("groups = []"))).len(),
+        2,
+        "with domains and strength, too"
+    );
+    let (listeners, rest) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
+    let (_, peer) = rest.split_once("[[peer]]").expect("there is a peer");
+    let no_route = format!("{GOOD}{listeners}[[peer]]{peer}").replace("remember_s", "route = []\nremember_s");
+    assert_eq!(problems(&no_route), ["route is an empty list"]);
+    let no_user = SIDECAR.replace("[\"www-data\"]", "[]\nsecret = \"file:nginx.secret\"");
+    assert_eq!(problems(&format!("{GOOD}{no_user}")), ["peers is an empty list"]);
+    let no_server =
+        PEERS.replace("servers = [\"dc1.fabrikam.example:11490\"]", "discovery = \"dns\"\ndns = []");
+    assert_eq!(problems(&format!("{GOOD}{no_server}")), ["dns is an empty list"]);
 }
 
 const SIDECAR: &str = r#"
@@ -881,6 +1065,8 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"*.example\"] }",
             "this is not a host: it is a pattern",
         ),
+        ("\"Staff\"", "\"\"", "this is not the name of a group"),
+        ("\"Staff\"", "\" Staff\"", "this is not the name of a group"),
         ("path = \"/admin\"", "path = \"admin\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a%2fb\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a/../b\"", "this is not a plain path"),
@@ -964,6 +1150,9 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
             found.iter().map(|problem| format!("{}: {}", problem.what, problem.help)).collect();
         assert!(found.iter().any(|what| what.contains(expect)), "{expect}: {found:?}");
     }
+    // A section that is wrong is not one that is missing.
+    let misspelt = format!("{GOOD}{SIDECAR}").replace("\"sqlite\"", "\"sqllite\"");
+    assert_eq!(problems(&misspelt), ["this is not a kind of store"]);
     // With a key of the server's domain, and groups by SID, all of a route can match.
     let good = remote("")
         .replace("secret = \"file:machines", "proof_keys = { CONTOSO = \"c.pub\" }\nsecret = \"file:machines")

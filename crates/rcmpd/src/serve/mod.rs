@@ -274,6 +274,7 @@ async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option
     findings::lax(config)
         .into_iter()
         .chain(findings::without_target(config))
+        .chain(findings::useless_entries(config))
         .chain(levels)
         .for_each(|warning| warning.log());
     let nothing = findings::matches_nothing(config, &deciders.accounts, machines).await;

@@ -212,7 +212,8 @@ impl Listeners {
 
 /// Looks at the users and groups that listeners name. Returns warnings.
 pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<String>> {
-    sidecar.listen.iter().filter_map(|listen| unix::check(listen).transpose()).collect()
+    let warnings = sidecar.listen.iter().map(unix::check).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(warnings.into_iter().flatten().collect())
 }
 
 /// Reads what a sidecar names: secrets, certificates, keys. What is in the environment of the service alone is left out.

@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixSocket};
 use tracing::warn;
 
 const ROOT: u32 = 0;
+/// The longest path of a socket: `sun_path` has 108 bytes, of which one ends it (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
 
 /// A local user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +63,16 @@ fn group(groups: &str, name: &str) -> anyhow::Result<u32> {
     })
 }
 
+/// The group that a socket gets; none where the kernel chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Group {
+    number: Option<u32>,
+    /// Whether each of `peers` is known to be in it.
+    is_known: bool,
+}
+
 /// The group by which `peers` connect: their primary group. The socket's owner and root need none.
-fn group_of(peers: &[User], own: u32, path: &Path) -> anyhow::Result<Option<u32>> {
+fn group_of(peers: &[User], own: u32, path: &Path) -> anyhow::Result<Group> {
     let others = peers.iter().filter(|user| ![own, ROOT].contains(&user.number));
     let groups: BTreeSet<Option<u32>> = others.map(|user| user.group).collect();
     let mut known = groups.iter().flatten();
@@ -72,57 +82,78 @@ fn group_of(peers: &[User], own: u32, path: &Path) -> anyhow::Result<Option<u32>
             path.display()
         ),
         (group, None) => {
-            if groups.contains(&None) || peers.is_empty() {
-                warn!(
-                    path = %path.display(),
-                    advice = "set group of [[sidecar.listen]] to a group of the web server's user",
-                    "The web server may have no permission to connect to its socket: the group of its user is not known"
-                );
-            }
-            Ok(group.copied())
+            let is_known = !groups.contains(&None) && !peers.is_empty();
+            Ok(Group { number: group.copied(), is_known })
         }
-        (None, Some(_)) => Ok(None),
+        (None, Some(_)) => Ok(Group { number: None, is_known: true }),
     }
 }
 
 /// The group that a socket gets.
-fn group_for(place: &UnixPlace, peers: &[User]) -> anyhow::Result<Option<u32>> {
+fn group_for(place: &UnixPlace, peers: &[User]) -> anyhow::Result<Group> {
+    let given = |number| Group { number, is_known: true };
     match &place.group {
         SocketGroup::Named(name) => {
             let groups = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
-            group(&groups, name).map(Some)
+            group(&groups, name).map(|number| given(Some(number)))
         }
         SocketGroup::OfPeers => group_of(peers, geteuid().as_raw(), &place.path),
-        SocketGroup::Unchanged => Ok(None),
+        SocketGroup::Unchanged => Ok(given(None)),
     }
 }
 
-/// Looks at `peers` and `group` of a listener without binding it. Returns a warning where it depends on the user that the service runs as.
+/// What happens if the group of a socket is not known, and what helps.
+const UNKNOWN_GROUP: &str =
+    "The web server may have no permission to connect to its socket: the group of its user is not known";
+const UNKNOWN_GROUP_ADVICE: &str = "set group of [[sidecar.listen]] to a group of the web server's user";
+
+/// Looks at the path, `peers` and `group` of a listener without binding it. Returns a warning where it depends on the user that the
+/// service runs as.
 pub(super) fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
     let users = users(&listen.peers)?;
     let Place::Unix(place) = &listen.at else { return Ok(None) };
+    check_path(&place.path)?;
     match group_for(place, &users) {
         // The service may run as one of the peers, which then needs no group.
         Err(error) if geteuid().is_root() && matches!(place.group, SocketGroup::OfPeers) => {
             Ok(Some(format!("{error:#}, unless the service runs as one of them")))
         }
-        checked => checked.map(|_| None),
+        checked => Ok(checked.map(|group| !group.is_known)?.then(|| {
+            format!("{UNKNOWN_GROUP}: path={:?} advice={UNKNOWN_GROUP_ADVICE:?}", place.path.display())
+        })),
     }
+}
+
+/// Refuses a path that no socket can have, or that a file has which is no socket.
+fn check_path(path: &Path) -> anyhow::Result<()> {
+    let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
+    let len = path.as_os_str().len();
+    if len > SOCKET_PATH_MAX {
+        bail!(
+            "{}: the path has {len} bytes, and that of a socket at most {SOCKET_PATH_MAX}: choose a shorter one",
+            failed()
+        );
+    }
+    if path.symlink_metadata().is_ok_and(|there| !there.file_type().is_socket()) {
+        bail!("{}: there is a file that is no socket; remove it, or choose another path", failed());
+    }
+    Ok(())
 }
 
 /// Binds a socket, in place of one that no process listens on any more.
 pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixListener> {
     let path = place.path.as_path();
     let failed = || format!("cannot listen on {} ([[sidecar.listen]])", path.display());
+    check_path(path)?;
     let group = group_for(place, peers)?;
+    if !group.is_known {
+        warn!(path = %path.display(), advice = UNKNOWN_GROUP_ADVICE, "{UNKNOWN_GROUP}");
+    }
     if path.symlink_metadata().is_ok_and(|there| there.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             bail!("{}: another process listens on this socket; stop it, or choose another path", failed());
         }
         std::fs::remove_file(path).with_context(failed)?;
-    }
-    if path.symlink_metadata().is_ok() {
-        bail!("{}: there is a file that is no socket; remove it, or choose another path", failed());
     }
     if path.parent().is_some_and(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
         bail!("{}: its folder is not there; make it (with systemd: RuntimeDirectory=)", failed());
@@ -130,7 +161,7 @@ pub(super) fn bind(place: &UnixPlace, peers: &[User]) -> anyhow::Result<UnixList
     let socket = UnixSocket::new_stream().and_then(|socket| socket.bind(path).map(|()| socket));
     let socket = socket.with_context(failed)?;
     let listener =
-        set_access(path, group, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
+        set_access(path, group.number, place.mode).and_then(|()| socket.listen(BACKLOG).with_context(failed));
     if listener.is_err() {
         // Not listened on, so it is of no use.
         let _ = std::fs::remove_file(path);
@@ -176,12 +207,32 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_has_a_short_path_and_takes_the_place_of_no_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let of_len = |len: usize| {
+            let rest = len - folder.path().as_os_str().len() - 1;
+            folder.path().join("s".repeat(rest))
+        };
+        for len in [107, 108] {
+            let path = of_len(len);
+            // The kernel's own word for it.
+            let bound = std::os::unix::net::UnixListener::bind(&path).is_ok();
+            assert_eq!((bound, check_path(&path).is_ok()), (len == 107, len == 107), "{len}");
+        }
+        std::fs::write(folder.path().join("file"), "").expect("written");
+        assert!(check_path(&folder.path().join("file")).is_err() && check_path(folder.path()).is_err());
+        assert!(check_path(&folder.path().join("free")).is_ok());
+    }
+
+    #[test]
     fn the_group_of_a_socket_is_that_of_its_peers() {
-        let group = |names: &[&str]| group_of(&known(names), 7, Path::new("a.sock")).ok();
-        assert_eq!(group(&["web"]), Some(Some(34)));
-        assert_eq!(group(&["web", "root", "7"]), Some(Some(34)), "the owner and root need no group");
-        assert_eq!(group(&["7"]), Some(None));
-        assert_eq!(group(&["4242"]), Some(None), "it is not known");
+        let group = |names: &[&str]| {
+            group_of(&known(names), 7, Path::new("a.sock")).ok().map(|group| (group.number, group.is_known))
+        };
+        assert_eq!(group(&["web"]), Some((Some(34), true)));
+        assert_eq!(group(&["web", "root", "7"]), Some((Some(34), true)), "the owner and root need no group");
+        assert_eq!(group(&["7"]), Some((None, true)));
+        assert_eq!(group(&["4242"]), Some((None, false)), "it is not known");
         assert_eq!(group(&["web", "proxy"]), None, "a socket has one group");
     }
 }

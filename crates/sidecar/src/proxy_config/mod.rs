@@ -3,9 +3,14 @@
 //! A template has `{{name}}` for values. Lines between `{{#once}}` and `{{/once}}` are what a web server has once for all sites, and those
 //! between `{{#beside}}` and `{{/beside}}` stand in their place where another site has them already.
 
+mod quote;
+
+pub use quote::Unprintable;
+
 use crate::dialect::OWNED;
 use crate::forwarding;
 use crate::headers::Format;
+use crate::routes::route_host;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -81,25 +86,33 @@ pub struct Site<'a> {
 }
 
 impl WebServer {
-    /// The configuration.
-    pub fn configuration(self, site: &Site<'_>) -> String {
+    /// The configuration. Paths are quoted as this web server reads them; what it cannot be made to read is refused, as is a name that no
+    /// request has.
+    pub fn configuration(self, site: &Site<'_>) -> Result<String, Unprintable> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+        if !site.server_name.bytes().all(is_name) || route_host(site.server_name).is_err() {
+            return Err(Unprintable::new(
+                site.server_name,
+                "this is no name of a host: write it as in app.example, without a port and a dot at the end",
+            ));
+        }
+        let (certificate, key) = (self.file(site.certificate)?, self.file(site.key)?);
+        let client_ca = self.file(site.client_ca)?;
+        let socket =
+            |before: &str, path: &Path, after: &str| self.socket(before, &path.display().to_string(), after);
         let (template, sidecar) = match (self, site.sidecar) {
-            (Self::Nginx, Reached::Unix(path)) => {
-                (include_str!("nginx.conf"), format!("unix:{}", path.display()))
-            }
+            (Self::Nginx, Reached::Unix(path)) => (include_str!("nginx.conf"), socket("unix:", path, "")?),
             (Self::Nginx, Reached::Tcp(address)) => (include_str!("nginx.conf"), address.to_string()),
             (Self::Caddy | Self::CaddyClientCert, Reached::Unix(path)) => {
-                (include_str!("Caddyfile"), format!("unix/{}", path.display()))
+                (include_str!("Caddyfile"), socket("unix/", path, "")?)
             }
             (Self::Caddy | Self::CaddyClientCert, Reached::Tcp(address)) => {
                 (include_str!("Caddyfile"), address.to_string())
             }
-            (Self::Haproxy, Reached::Unix(path)) => {
-                (include_str!("haproxy.cfg"), format!("unix@{}", path.display()))
-            }
+            (Self::Haproxy, Reached::Unix(path)) => (include_str!("haproxy.cfg"), socket("unix@", path, "")?),
             (Self::Haproxy, Reached::Tcp(address)) => (include_str!("haproxy.cfg"), address.to_string()),
             (Self::Apache, Reached::Unix(path)) => {
-                (include_str!("apache.conf"), format!("unix:{}|http://localhost/", path.display()))
+                (include_str!("apache.conf"), socket("unix:", path, "|http://localhost/")?)
             }
             (Self::Apache, Reached::Tcp(address)) => {
                 (include_str!("apache.conf"), format!("http://{address}/"))
@@ -108,12 +121,12 @@ impl WebServer {
                 let scheme = if site.tls.is_some() { "https" } else { "http" };
                 (include_str!("traefik.yaml"), format!("{scheme}://{address}/"))
             }
-            // Traefik reaches no Unix socket with ForwardAuth; whoever prints this is told so.
+            // Traefik reaches no Unix socket with ForwardAuth; the command refuses it.
             (Self::Traefik, Reached::Unix(path)) => {
-                (include_str!("traefik.yaml"), format!("unix://{}", path.display()))
+                (include_str!("traefik.yaml"), socket("unix://", path, "")?)
             }
             (Self::Envoy | Self::EnvoyHttp, Reached::Unix(path)) => {
-                (include_str!("envoy.yaml"), format!("{{ pipe: {{ path: {} }} }}", path.display()))
+                (include_str!("envoy.yaml"), format!("{{ pipe: {{ path: {} }} }}", socket("", path, "")?))
             }
             (Self::Envoy | Self::EnvoyHttp, Reached::Tcp(address)) => {
                 (include_str!("envoy.yaml"), socket_address(&address.to_string()))
@@ -126,7 +139,7 @@ impl WebServer {
             port => format!("$host:{port}"),
         };
         let application_address = socket_address(site.application);
-        let blocks = self.blocks(site);
+        let blocks = self.blocks(site)?;
         let id = identifier(site.server_name);
         let plain = [
             ("id", id.as_str()),
@@ -136,21 +149,21 @@ impl WebServer {
             ("address", &address),
             ("port", &port),
             ("server_name", site.server_name),
-            ("certificate", site.certificate),
-            ("key", site.key),
-            ("client_ca", site.client_ca),
+            ("certificate", &certificate),
+            ("key", &key),
+            ("client_ca", &client_ca),
             ("application", site.application),
             ("application_address", &application_address),
         ];
         // Blocks have values in them.
         let blocks = blocks.iter().map(|(name, block)| (*name, block.as_str()));
-        blocks.chain(plain).fold(parts(template, site.is_beside), |text, (name, value)| {
+        Ok(blocks.chain(plain).fold(parts(template, site.is_beside), |text, (name, value)| {
             text.replace(&format!("{{{{{name}}}}}"), value)
-        })
+        }))
     }
 
     /// The parts that depend on what is advertised.
-    fn blocks(self, site: &Site<'_>) -> Vec<(&'static str, String)> {
+    fn blocks(self, site: &Site<'_>) -> Result<Vec<(&'static str, String)>, Unprintable> {
         let advertised: Vec<String> = site.format.advertised().map(|name| title(name.as_str())).collect();
         let known: Vec<String> = site.format.known().map(|name| title(name.as_str())).collect();
         let owned: Vec<String> = OWNED.iter().map(|name| title(name)).collect();
@@ -170,7 +183,7 @@ impl WebServer {
             let others = others.map(|name| pattern(name));
             [format!("{}.*", pattern("x-forwarded-"))].into_iter().chain(others).collect::<Vec<_>>()
         };
-        match self {
+        let blocks = match self {
             Self::Nginx => {
                 let own = [
                     "X-Forwarded-For",
@@ -244,12 +257,15 @@ impl WebServer {
                 // What Traefik itself says under this name is the secret's line.
                 let names: Vec<String> =
                     names.filter(|name| site.secret.is_none() || *name != secret_name).collect();
-                let tls = site.tls.map_or_else(String::new, |tls| {
-                    format!(
+                let tls = match site.tls {
+                    Some(ProxyTls { certificate, key, ca }) => format!(
                         "        tls: {{ ca: {}, cert: {}, key: {} }}\n",
-                        tls.ca, tls.certificate, tls.key
-                    )
-                });
+                        self.file(ca)?,
+                        self.file(certificate)?,
+                        self.file(key)?
+                    ),
+                    None => String::new(),
+                };
                 let secret = secret(&|secret| format!("          X-Sidecar-Secret: \"{secret}\""));
                 // Its entry point has set these, and dropped a client's.
                 let own = [
@@ -335,7 +351,8 @@ impl WebServer {
                 blocks.extend(self.envoy(site, &advertised));
                 blocks
             }
-        }
+        };
+        Ok(blocks)
     }
 
     /// How Envoy asks, over gRPC or HTTP.
@@ -513,7 +530,11 @@ mod tests {
     ];
 
     fn printed(server: WebServer, format: &Format) -> String {
-        server.configuration(&Site {
+        server.configuration(&site(format)).expect("it can be printed")
+    }
+
+    fn site(format: &Format) -> Site<'_> {
+        Site {
             sidecar: Reached::Unix(Path::new("/run/rcmpd/sidecar.sock")),
             secret: Some("s3cret"),
             tls: None,
@@ -526,7 +547,37 @@ mod tests {
             is_validated: true,
             is_beside: false,
             application: "127.0.0.1:8080",
-        })
+        }
+    }
+
+    /// Each path of a site is quoted, and names that no request has are refused.
+    #[test]
+    fn paths_with_spaces_are_words() {
+        let format = Format::default();
+        let odd = Site {
+            sidecar: Reached::Unix(Path::new("/run/s s.sock")),
+            certificate: "/c c.pem",
+            key: "/k k.pem",
+            client_ca: "/a a.pem",
+            ..site(&format)
+        };
+        for server in SERVERS {
+            let text = server.configuration(&odd).expect("it can be printed");
+            let paths = ["/c c.pem", "/k k.pem", "/a a.pem", "/run/s s.sock"];
+            // HAProxy reads the key beside the certificate.
+            for path in paths.iter().filter(|path| server != WebServer::Haproxy || **path != "/k k.pem") {
+                let lines = text.lines().filter(|line| line.contains(path)).collect::<Vec<_>>();
+                let is_word = |line: &&str| {
+                    let (before, after) = line.split_once(path).expect("it is there");
+                    before.matches(['"', '\'', '`']).count() % 2 == 1 && after.contains(['"', '\'', '`'])
+                };
+                assert!(!lines.is_empty() && lines.iter().all(is_word), "{server:?} {path}: {lines:?}");
+            }
+            for name in ["", "app.example.", "*.example", "a b", "a..b", "app.example:443"] {
+                let refused = server.configuration(&Site { server_name: name, ..site(&format) });
+                assert!(refused.is_err_and(|why| why.to_string().contains("no name of a host")), "{name}");
+            }
+        }
     }
 
     #[test]
