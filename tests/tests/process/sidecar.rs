@@ -397,6 +397,28 @@ fn what_does_not_fit_is_kept_behind_a_reference() {
     assert!(ask("/identity/00112233445566778899aabbccddeeff").starts_with("HTTP/1.1 404"));
 }
 
+/// An operator who empties a list of groups lets no account in. Neither a start nor a reload takes the route for an open one, also if the
+/// signal is sent again.
+#[test]
+fn a_route_whose_groups_are_emptied_does_not_open() {
+    let mut service = sidecar(Demo::new(), "[[sidecar.route]]\ngroups = [\"Engineers\"]");
+    let status = |service: &Service, who: &str| {
+        ask_about(service, who, &[("X-Original-Host", "app.example"), ("X-Original-URI", "/")]).status
+    };
+    assert_eq!((status(&service, "alice"), status(&service, "bob")), (200, 403));
+    service.edit(|text| text.replace("[\"Engineers\"]", "[]"));
+    for count in 1..=2 {
+        service.signal(rustix::process::Signal::HUP);
+        service.wait_for_lines(&["Not reloaded"], count);
+        service.wait_for_lines(&["groups is an empty list"], count);
+        assert_eq!((status(&service, "alice"), status(&service, "bob")), (200, 403));
+    }
+    for command in ["check-config", "serve"] {
+        let done = service.rcmpd(&[command, "-c", "rcmpd.toml"]).code(1);
+        assert!(done.stderr.contains("groups is an empty list"), "{done:?}");
+    }
+}
+
 #[test]
 fn routes_let_in_and_explanations_say_which() {
     let demo = Demo::new();
