@@ -30,6 +30,7 @@ macro_rules! account_store_battery {
             removed_accounts_leave_nothing,
             names_and_sids_are_unique,
             names_that_look_alike_are_refused,
+            groups_have_the_name_of_a_privileged_group_with_its_sid_only,
             relative_identifiers_are_given_once,
             bad_entries_are_refused,
             a_change_is_whole_or_not_at_all,
@@ -536,6 +537,32 @@ pub(crate) fn names_that_look_alike_are_refused(store: &dyn AccountAdmin) {
     apply(store, [Change::RemoveAccount(sid(1014)), add(named("bob", 1015)), add(named("jos\u{e9}", 1016))]);
     apply(store, [add(named("jose", 1017))]);
     assert_eq!(find(store, name("ａlice")), Matches::None, "no look-up goes by it");
+}
+
+/// [MS-DTYP] 2.4.2.4.
+pub(crate) fn groups_have_the_name_of_a_privileged_group_with_its_sid_only(store: &dyn AccountAdmin) {
+    let put = |put, rid, name: &str| Change::PutGroup(put, group(rid, name));
+    apply(store, [put(Put::New, 512, "Domain Admins"), put(Put::New, 1100, "Staff")]);
+    for (change, known) in [
+        (
+            Change::PutGroup(Put::New, Group { sid: domain().sid, ..group(1, "Schema Admins") }),
+            sid(518).to_string(),
+        ),
+        (put(Put::New, 1101, "schema ADMINS"), sid(518).to_string()),
+        (put(Put::New, 1101, "\u{ff33}chema Admins"), sid(518).to_string()),
+        (put(Put::New, 513, "Schema Admins"), sid(518).to_string()),
+        (put(REPLACE, 1101, "Enterprise Admins"), sid(519).to_string()),
+        (put(Put::Existing, 1100, "Enterprise Admins"), sid(519).to_string()),
+        (put(Put::New, 1101, "Administrators"), "S-1-5-32-544".to_owned()),
+    ] {
+        let why = refused(store, vec![change]);
+        assert!(why.contains(&format!("is the name of the privileged group {known}")), "{why}");
+    }
+    // By its name alone, it is the group that has the SID.
+    let named = Group { sid: domain().sid, scope: GroupScope::Universal, ..group(1, "Domain Admins") };
+    apply(store, [Change::PutGroup(REPLACE, named)]);
+    let found = now(store.group_by_sid(&sid(512))).expect("the store answers").expect("it is there");
+    assert_eq!(found.scope, GroupScope::Universal);
 }
 
 pub(crate) fn relative_identifiers_are_given_once(store: &dyn AccountAdmin) {

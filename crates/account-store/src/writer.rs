@@ -6,6 +6,7 @@
 use crate::account::{Account, Group};
 use crate::admin::{Change, Put};
 use crate::fold::{self, casefold};
+use crate::privileged;
 use crate::rules;
 use crate::store::{Domain, StoreError};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -313,6 +314,12 @@ impl<'a, R: Rows> Writer<'a, R> {
         }
         self.check_name("group", &group.name, named, rid)?;
         self.check_twins("group", rid, &group.name, old.as_ref().map(|old| old.name.as_str()))?;
+        // A group that an older file has under such a name stays until it is renamed, as twins do.
+        if old.as_ref().is_none_or(|old| casefold(&old.name) != name)
+            && let Some(why) = privileged::group_name_refused(&group.name, &group.sid, &self.domain.sid)
+        {
+            return Err(StoreError::Refused(why));
+        }
         self.note_rid(rid)?;
         self.kinds.insert(rid, Kind::Group);
         match old {

@@ -202,7 +202,8 @@ async fn groups(config: &Config, store: &SqliteStore, names: &[String]) -> anyho
             Ok(sid) => bail!("{sid} is not the SID of a group or an account: it has no RID in a domain"),
             Err(_) => {
                 let stored = store.group_by_name(name).await?.map(|group| group.sid);
-                match stored.or_else(|| rcmp_service::privileged_sid(name, &store.domain().sid)) {
+                match stored.or_else(|| account_store::privileged::privileged_sid(name, &store.domain().sid))
+                {
                     Some(sid) => sid,
                     None => bail!(
                         "there is no group {name} in {} (rcmpd group list); name a group of another domain, or one that is not stored \
