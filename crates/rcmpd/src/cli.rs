@@ -1047,7 +1047,7 @@ pub enum AuditCommand {
     },
     /// Verify that a chained log is as it was written
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but not verified who wrote it: no --heads, or none of them is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
         /// The files of the log, unpacked, in any order.
