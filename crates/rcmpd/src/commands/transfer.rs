@@ -1,13 +1,14 @@
 //! `rcmpd import` and `rcmpd export`.
 
 use super::UNUSABLE;
-use super::account::unmatchable_text;
+use super::account::{twins, unmatchable_text};
 use crate::config::Config;
 use crate::output::{self, counted};
 use crate::serve::now;
 use crate::stores;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines};
-use account_store::{Account, StoreError};
+use account_store::sqlite::SqliteStore;
+use account_store::{Account, AccountStore, Matches, Query, StoreError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -21,6 +22,12 @@ const STANDARD: &str = "-";
 
 /// Values without a match that an import tells one by one.
 const UNMATCHABLE_SHOWN: usize = 20;
+
+/// Values that other accounts have, too, of which an import tells.
+const TWINS_SHOWN: usize = 20;
+
+/// Accounts of an import whose values are compared with those of all others afterwards: some look-ups each, so that this takes seconds.
+const TWINS_LOOKED_FOR: usize = 20_000;
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
@@ -61,7 +68,17 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let options = ImportOptions { replace, created: now() };
     let mut unmatchable = Vec::new();
     let mut count = 0_usize;
+    let (mut named, mut accounts) = (Vec::new(), 0_usize);
     let mut see = |line: u64, account: &Account| {
+        let has_values = account.user_principal_name.is_some()
+            || !account.service_principal_names.is_empty()
+            || !account.alt_security_identities.is_empty();
+        if has_values {
+            accounts += 1;
+            if named.len() < TWINS_LOOKED_FOR {
+                named.push((line, account.name.clone()));
+            }
+        }
         for found in account.unmatchable() {
             count += 1;
             if count <= UNMATCHABLE_SHOWN {
@@ -89,12 +106,40 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
             count - unmatchable.len()
         ));
     }
+    warn_of_twins(&store, &named, accounts).await?;
     if counts.machines > 0 {
         output::message_lines(
             "A new machine comes without a secret: give it one by `rcmpd machine set NAME --secret-file F`",
         );
     }
     Ok(0)
+}
+
+/// Warns of values of imported accounts, by line and name, that other accounts have, too. `accounts` is how many have values.
+async fn warn_of_twins(store: &SqliteStore, named: &[(u64, String)], accounts: usize) -> anyhow::Result<()> {
+    let mut count = 0_usize;
+    for (line, name) in named {
+        let Matches::One(record) = store.find(&Query::Name(name.clone())).await? else { continue };
+        for text in twins(store, &record.account).await? {
+            count += 1;
+            if count <= TWINS_SHOWN {
+                output::warning(&format!("line {line}: {name}: {text}"));
+            }
+        }
+    }
+    if count > TWINS_SHOWN {
+        output::warning(&format!(
+            "{} more values are those of several accounts: `rcmpd mapping audit` tells all of them",
+            count - TWINS_SHOWN
+        ));
+    }
+    if accounts > named.len() {
+        output::warning(&format!(
+            "only the first {} accounts were compared with others: `rcmpd mapping audit` compares all",
+            named.len()
+        ));
+    }
+    Ok(())
 }
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
