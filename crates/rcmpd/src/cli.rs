@@ -250,7 +250,7 @@ pub struct MapArgs {
     /// The machine account, such as 'WEB01$'.
     #[arg(long, value_name = "NAME", requires = "secret_file")]
     pub machine: Option<String>,
-    /// A file with the machine account's password in its first line.
+    /// A file with the machine account's password, in one line.
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
     /// NetBIOS name of the domain to ask about; without a configuration also the server's own.
