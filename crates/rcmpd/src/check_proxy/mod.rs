@@ -135,6 +135,8 @@ struct Run {
     baseline: Option<Identity>,
     /// What the page answers with the certificate.
     status: u16,
+    /// Why the other certificate is not let in, if it is not.
+    other_refused: Option<String>,
 }
 
 /// Checks a proxy, and tells each finding as it is made.
@@ -152,7 +154,11 @@ async fn check_these(
     let mut findings = Vec::new();
     for check in checks {
         let tally = match check {
-            Check::Certificate => run.certificate().await?,
+            Check::Certificate => {
+                let tally = run.certificate().await?;
+                run.other_certificate().await?;
+                tally
+            }
             Check::NoCertificate => run.no_certificate().await,
             Check::WrongAuthority => run.wrong_authority().await,
             Check::ForgedIdentity => run.forged_identity().await,
@@ -239,6 +245,7 @@ impl Run {
             nonce: format!("forged-{}", dtyp::hex(&nonce)),
             baseline: None,
             status: 0,
+            other_refused: None,
         })
     }
 
@@ -348,6 +355,33 @@ impl Run {
         }
         self.baseline = Some(identity);
         Ok(tally)
+    }
+
+    /// Asks with the other certificate, which is of another account and let in: otherwise what it is sent with proves nothing.
+    async fn other_certificate(&mut self) -> Result<(), Failed> {
+        let Some(other) = &self.other else { return Ok(()) };
+        let refused = match self.ask(other, &self.get()).await {
+            Outcome::Answered(Answer { told: Some(told), .. }) => {
+                let identity = told.identity(&self.names);
+                let account = identity.account(&self.named);
+                let is_ours = |account: &&str| {
+                    self.baseline.as_ref().is_some_and(|baseline| baseline.is_called(account, &self.named))
+                };
+                if let Some(account) = account.filter(is_ours) {
+                    return Err(Failed::Usage(format!(
+                        "--other-certificate is of {account}, as --certificate is: give one of another account; if it is of \
+                         another account, the proxy or the sidecar takes the one for the other"
+                    )));
+                }
+                None
+            }
+            Outcome::Answered(answer) if answer.is_success() => None,
+            Outcome::Answered(answer) => Some(answer.status.to_string()),
+            Outcome::Refused(why) | Outcome::Unbelieved(why) | Outcome::Unreachable(why) => Some(why),
+            Outcome::Late => Some("no answer in time".to_owned()),
+        };
+        self.other_refused = refused;
+        Ok(())
     }
 
     async fn certificate_again(&self) -> Tally {

@@ -670,6 +670,29 @@ async fn a_certificate_that_is_not_let_in_proves_nothing() {
     assert!(finding.seen[0].contains("403"), "{finding:?}");
 }
 
+/// The certificate of a made-up CA is another one that is not let in.
+#[tokio::test]
+async fn another_certificate_proves_something_only_if_it_is_let_in_and_of_another_account() {
+    let checks = [Check::Certificate, Check::ForgedCertificateBeside];
+    let other = |name: &str| Some((path(&format!("{name}.pem")), path(&format!("{name}.key"))));
+    for hole in [Hole::None, Hole::PrefersHeader] {
+        let report = checked(hole, &checks, |options| options.other = other("server")).await;
+        let finding = &report.findings[1];
+        assert_eq!(finding.verdict, Verdict::NotChecked, "{finding:?}");
+        assert_eq!(finding.seen, ["--other-certificate: this certificate is not let in: 403"]);
+    }
+    let names = identity::names(&identity::PRESETS);
+    let proxy = Arc::new(Proxy { hole: Hole::None, names, remembers: AtomicBool::new(false) });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(proxy.serve(listener));
+    let options = Options { other: other("alice"), ..options(address, address) };
+    let failed = check_these(&checks, &options, &mut |_| {}).await.unwrap_err();
+    let Failed::Usage(text) = failed else { panic!("{failed:?}") };
+    assert!(text.contains("--other-certificate is of alice"), "{text}");
+    serving.abort();
+}
+
 #[tokio::test]
 async fn the_wrong_account_leaks() {
     let report = checked(Hole::None, &[Check::Certificate], |options| {
