@@ -241,6 +241,11 @@ impl Tally {
         self.notes.push(text.into());
     }
 
+    /// Whether something leaks.
+    pub(super) fn leaks(&self) -> bool {
+        !self.leaks.is_empty()
+    }
+
     /// What it comes to. What leaks counts before what could not be tried, and that before what was good.
     pub(super) fn finding(self, check: Check) -> Finding {
         let verdict = match (&self.leaks[..], &self.untried[..], self.good) {

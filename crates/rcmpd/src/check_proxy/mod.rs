@@ -37,6 +37,7 @@ use sidecar::headers::{Meaning, Preset};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use visitor::Visitor;
 use zeroize::Zeroizing;
@@ -133,7 +134,7 @@ struct Run {
     nonce: String,
     /// What the page is told with the certificate, if it is ours.
     baseline: Option<Identity>,
-    /// What the page answers with the certificate.
+    /// What the page answers with the certificate; 0 if no answer comes.
     status: u16,
     /// Why the other certificate is not let in, if it is not.
     other_refused: Option<String>,
@@ -285,6 +286,10 @@ impl Run {
     fn ours(&self, outcome: &Outcome) -> Seen {
         let answer = match outcome {
             Outcome::Answered(answer) => answer,
+            // Where the certificate is never answered, a refusal says nothing of what was sent with it.
+            Outcome::Refused(why) if self.status == 0 => {
+                return Seen::Untried(format!("the certificate is not let in: {why}"));
+            }
             Outcome::Refused(_) => return Seen::Good,
             outcome => return unanswered(outcome),
         };
@@ -312,6 +317,7 @@ impl Run {
         let answer = match outcome {
             Outcome::Answered(answer) => answer,
             Outcome::Refused(why) => {
+                self.is_web_server(&why).await?;
                 tally.add(request, Seen::Untried(format!("the certificate is not let in: {why}")));
                 return Ok(tally);
             }
@@ -355,6 +361,20 @@ impl Run {
         }
         self.baseline = Some(identity);
         Ok(tally)
+    }
+
+    /// Fails if no TLS and no HTTP was spoken, neither with the certificate (`why`) nor without one: refusals of such a server prove
+    /// nothing. A page that is served without TLS is a finding.
+    async fn is_web_server(&self, why: &str) -> Result<(), Failed> {
+        let outcome = self.ask(&self.nobody, &self.get()).await;
+        let is_refused = matches!(outcome, Outcome::Refused(_));
+        if !is_refused || self.door.is_web.load(Ordering::Relaxed) || self.plain_http().await.leaks() {
+            return Ok(());
+        }
+        let (host, port) = &self.door.connect;
+        Err(Failed::Unreachable(format!(
+            "no TLS or HTTP server answers at {host} port {port}, neither with the certificate nor without one: {why}"
+        )))
     }
 
     /// Asks with the other certificate, which is of another account and let in: otherwise what it is sent with proves nothing.
@@ -450,6 +470,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
         path: url.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         verifier,
         timeout: options.timeout,
+        is_web: AtomicBool::new(false),
     })
 }
 
