@@ -27,7 +27,7 @@ use crate::server_verifier;
 use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
-use findings::{Seen, Tally};
+use findings::{SEE_FORGED_IDENTITY, Seen, Tally};
 use identity::Identity;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -138,6 +138,8 @@ struct Run {
     status: u16,
     /// Why the other certificate is not let in, if it is not.
     other_refused: Option<String>,
+    /// Whether identity headers of a client arrive at the page as they are.
+    passes_headers: AtomicBool,
 }
 
 /// Checks a proxy, and tells each finding as it is made.
@@ -182,7 +184,13 @@ async fn check_these(
             Check::PlainHttp => run.plain_http().await,
             Check::CertificateAgain => run.certificate_again().await,
         };
-        let finding = tally.finding(*check);
+        let mut finding = tally.finding(*check);
+        if finding.is_of_headers
+            && *check != Check::ForgedIdentity
+            && run.passes_headers.load(Ordering::Relaxed)
+        {
+            finding.advice = SEE_FORGED_IDENTITY;
+        }
         tell(&finding);
         findings.push(finding);
     }
@@ -247,6 +255,7 @@ impl Run {
             baseline: None,
             status: 0,
             other_refused: None,
+            passes_headers: AtomicBool::new(false),
         })
     }
 
@@ -301,7 +310,7 @@ impl Run {
                 {
                     ([], None) => Seen::Good,
                     ([], Some(name)) => Seen::Leak(format!("{name} is not what the sidecar says")),
-                    (arrived, _) => Seen::Leak(format!("what was sent arrives as {}", some_of(arrived))),
+                    (arrived, _) => Seen::Arrived(some_of(arrived)),
                 }
             }
             (Some(_), None) if answer.is_page => Seen::Untold("this answer has no body".to_owned()),

@@ -778,6 +778,24 @@ async fn a_certificate_that_no_handshake_takes_proves_nothing() {
     serving.abort();
 }
 
+/// Where identity headers pass as they are, other checks see them arrive, and advice about locations and lengths would mislead.
+#[tokio::test]
+async fn headers_that_simply_pass_have_one_remedy() {
+    let checks = [Check::Certificate, Check::ForgedIdentity, Check::Paths, Check::Pipelining];
+    let report = checked(Hole::KeepsNamed, &checks, |_| {}).await;
+    assert_eq!(leaks(&report), ["forged-identity", "paths", "pipelining"]);
+    assert_eq!(report.findings[1].advice, Check::ForgedIdentity.advice());
+    for finding in &report.findings[2..] {
+        assert!(finding.advice.contains("forged-identity"), "{finding:#?}");
+    }
+    // What passes in one location only is that location's, and a page without a question is no header.
+    for hole in [Hole::KeepsInScripts, Hole::SkipsScripts, Hole::KeepsUnderscores] {
+        let report = checked(hole, &checks, |_| {}).await;
+        let of_paths = report.findings.iter().find(|finding| finding.check == Check::Paths).unwrap();
+        assert_eq!(of_paths.advice, Check::Paths.advice(), "{hole:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_wrong_account_leaks() {
     let report = checked(Hole::None, &[Check::Certificate], |options| {
