@@ -263,14 +263,23 @@ pub async fn import(
     import_seen(store, options, lines, len, progress, &mut |_, _| ()).await
 }
 
-/// [`import`], which shows each account with the number of its line to `see`.
+/// An entry of a line.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// An account.
+    Account(&'a Account),
+    /// A machine whose line has no secret, by name.
+    MachineWithoutSecret(&'a str),
+}
+
+/// [`import`], which shows accounts, and machines without a secret, with the number of their lines to `see`.
 pub async fn import_seen(
     store: &dyn AccountAdmin,
     options: ImportOptions,
     lines: &mut (dyn BufRead + Send),
     len: u64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
-    see: &mut (dyn FnMut(u64, &Account) + Send),
+    see: &mut (dyn FnMut(u64, Seen<'_>) + Send),
 ) -> Result<Counts, LinesError> {
     let mut source = Source {
         see,
@@ -299,7 +308,7 @@ pub async fn import_seen(
 
 /// The changes that the lines ask for.
 struct Source<'a> {
-    see: &'a mut (dyn FnMut(u64, &Account) + Send),
+    see: &'a mut (dyn FnMut(u64, Seen<'_>) + Send),
     domain: &'a Domain,
     options: ImportOptions,
     lines: &'a mut (dyn BufRead + Send),
@@ -379,7 +388,7 @@ impl Source<'_> {
                 let put = self.options.put(line.created.is_none());
                 let (account, groups) = line.into_account(self.domain, self.options.created)?;
                 let name = account.name.clone();
-                (self.see)(self.line, &account);
+                (self.see)(self.line, Seen::Account(&account));
                 self.ready.push_back(Change::PutAccount(put, Box::new(account)));
                 self.member_of(&name, groups);
             }
@@ -393,13 +402,19 @@ impl Source<'_> {
                 if self.options.replace && line.members.is_some() {
                     self.ready.push_back(Change::OnlyNamedMembers(name.clone()));
                 }
-                let members = line.members.into_iter().flatten();
-                self.ready
-                    .extend(members.map(|member| Change::AddNamedMember { group: name.clone(), member }));
+                let (members, number) = (line.members.into_iter().flatten(), self.line);
+                self.ready.extend(members.map(|member| Change::AddNamedMember {
+                    group: name.clone(),
+                    member,
+                    line: number,
+                }));
             }
             Line::Machine(line) => {
                 self.counts.machines += 1;
                 let (machine, secrets) = line.into_machine(self.domain)?;
+                if secrets.is_none() {
+                    (self.see)(self.line, Seen::MachineWithoutSecret(&machine.name));
+                }
                 self.ready.push_back(Change::PutMachine(self.options.put(false), Box::new(machine), secrets));
             }
         }
@@ -407,7 +422,8 @@ impl Source<'_> {
     }
 
     fn member_of(&mut self, name: &str, groups: Vec<String>) {
-        let add = |group| Change::AddNamedMember { group, member: name.to_owned() };
+        let line = self.line;
+        let add = |group| Change::AddNamedMember { group, member: name.to_owned(), line };
         self.ready.extend(groups.into_iter().map(add));
     }
 }
@@ -419,11 +435,12 @@ fn json_error(error: &serde_json::Error, is_object: bool) -> String {
         Some((why, _)) => format!("{why} (column {})", error.column()),
         None => text,
     };
-    match is_object {
+    match is_object && !error.is_eof() {
         true => why,
-        false => {
-            format!("{why}; each line is a JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}")
-        }
+        // Such as the first line of a table, or of an object over several lines.
+        false => format!(
+            "{why}; each line is one JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}"
+        ),
     }
 }
 
@@ -737,9 +754,9 @@ mod tests {
     #[test]
     fn what_is_no_object_says_so() {
         let store = MemoryStore::new(domain());
-        for text in ["name,upn\n", "[]", "alice"] {
+        for text in ["name,upn\n", "[]", "alice", "{\n  \"type\": \"account\",\n  \"name\": \"alice\"\n}\n"] {
             let error = import_text(&store, text).expect_err("a wrong line").to_string();
-            assert!(error.contains("each line is a JSON object"), "{error}");
+            assert!(error.contains("each line is one JSON object"), "{error}");
         }
     }
 
@@ -747,8 +764,21 @@ mod tests {
     fn names_that_are_never_defined_are_told_at_the_end() {
         let store = MemoryStore::new(domain());
         let before = store.revision().expect("the store answers");
-        let error = import_text(&store, r#"{"type":"account","name":"alice","member_of":["nobody"]}"#);
-        assert_eq!(error.expect_err("no such group").to_string(), "there is no group \"nobody\"");
+        for (line, why) in [
+            (r#"{"type":"account","name":"alice","member_of":["Nowhere"]}"#, r#"group "Nowhere""#),
+            (r#"{"type":"group","name":"Staff","members":["noone"]}"#, r#"account or group "noone""#),
+            (
+                r#"{"type":"account","name":"x","member_of":["S-1-5-21-1004336348-1177238915-682003330-7777"]}"#,
+                "group S-",
+            ),
+        ] {
+            let line = line.replace("S-1-5-21-1004336348-1177238915-682003330", &domain().sid.to_string());
+            let text = format!(
+                "{{\"type\":\"account\",\"name\":\"bob\"}}\n\n{line}\n{{\"type\":\"account\",\"name\":\"carol\"}}"
+            );
+            let error = import_text(&store, &text).expect_err("no such entry").to_string();
+            assert!(error.starts_with(&format!("line 3: there is no {why}")), "{error}");
+        }
         assert_eq!(store.revision().expect("the store answers"), before);
     }
 

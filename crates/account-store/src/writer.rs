@@ -88,10 +88,10 @@ pub(crate) struct Writer<'a, R> {
     kinds: HashMap<u32, Kind>,
     stale_accounts: BTreeSet<u32>,
     stale_groups: BTreeSet<u32>,
-    /// Memberships whose ends did not both exist when they were written.
-    unproven: Vec<(u32, u32)>,
-    /// Memberships whose names nobody had when they were written.
-    unnamed: Vec<(String, String)>,
+    /// Memberships whose ends did not both exist when they were written, with the lines that say so.
+    unproven: Vec<(u32, u32, u64)>,
+    /// Memberships whose names no entry had when they were written, with the lines that say so.
+    unnamed: Vec<(String, String, u64)>,
     /// Memberships that this change made.
     made: HashSet<(u32, u32)>,
     /// Accounts and groups of [`Put::Replace`]: they keep the memberships in `made` alone.
@@ -135,13 +135,13 @@ impl<'a, R: Rows> Writer<'a, R> {
             Change::RemoveGroup(sid) => self.remove_group(rules::rid_named(self.domain, &sid)?),
             Change::AddMember { group, member } => {
                 let domain = self.domain;
-                self.add_member(rules::rid_named(domain, &group)?, rules::rid_named(domain, &member)?)
+                self.add_member(rules::rid_named(domain, &group)?, rules::rid_named(domain, &member)?, 0)
             }
-            Change::AddNamedMember { group, member } => {
+            Change::AddNamedMember { group, member, line } => {
                 match (self.group_named(&group)?, self.entry_named(&member)?) {
-                    (Some(group), Some(member)) => self.add_member(group, member),
+                    (Some(group), Some(member)) => self.add_member(group, member, line),
                     _ => {
-                        self.unnamed.push((group, member));
+                        self.unnamed.push((group, member, line));
                         Ok(())
                     }
                 }
@@ -344,11 +344,11 @@ impl<'a, R: Rows> Writer<'a, R> {
         self.rows.delete_group(rid, &group)
     }
 
-    fn add_member(&mut self, group: u32, member: u32) -> Result<()> {
+    fn add_member(&mut self, group: u32, member: u32, line: u64) -> Result<()> {
         self.made.insert((group, member));
         self.rows.insert_member(group, member)?;
         if self.kind(group)? != Some(Kind::Group) || !self.moved(member)? {
-            self.unproven.push((group, member));
+            self.unproven.push((group, member, line));
         }
         Ok(())
     }
@@ -371,7 +371,7 @@ impl<'a, R: Rows> Writer<'a, R> {
     fn remove_member(&mut self, group: u32, member: u32) -> Result<()> {
         self.rows.delete_member(group, member)?;
         self.made.remove(&(group, member));
-        self.unproven.retain(|edge| *edge != (group, member));
+        self.unproven.retain(|(above, below, _)| (*above, *below) != (group, member));
         self.moved(member).map(drop)
     }
 
@@ -402,23 +402,24 @@ impl<'a, R: Rows> Writer<'a, R> {
 
     /// The last step: everything that is derived is made true again.
     pub(crate) fn finish(mut self) -> Result<R> {
-        for (group, member) in std::mem::take(&mut self.unnamed) {
-            let unknown = |what, name| StoreError::Refused(format!("there is no {what} {name:?}"));
+        for (group, member, line) in std::mem::take(&mut self.unnamed) {
+            let unknown =
+                |what, name| StoreError::Refused(at_line(line, format!("there is no {what} {name:?}")));
             let above = self.group_named(&group)?.ok_or_else(|| unknown("group", &group))?;
             let below = self.entry_named(&member)?.ok_or_else(|| unknown("account or group", &member))?;
-            self.add_member(above, below)?;
+            self.add_member(above, below, line)?;
         }
         self.end_other_memberships()?;
-        for (group, member) in std::mem::take(&mut self.unproven) {
+        for (group, member, line) in std::mem::take(&mut self.unproven) {
             // What was removed after it was made a member has left no membership behind.
             if !self.rows.parents(member)?.contains(&group) {
                 continue;
             }
             if self.kind(group)? != Some(Kind::Group) {
-                return Err(self.unknown("group", group));
+                return Err(self.unknown_at(line, "group", group));
             }
             if !self.moved(member)? {
-                return Err(self.unknown("account or group", member));
+                return Err(self.unknown_at(line, "account or group", member));
             }
         }
         let mut below: Vec<u32> = std::mem::take(&mut self.stale_groups).into_iter().collect();
@@ -519,7 +520,19 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     fn unknown(&self, what: &str, rid: u32) -> StoreError {
-        StoreError::Refused(format!("there is no {what} {}-{rid}", self.domain.sid))
+        self.unknown_at(0, what, rid)
+    }
+
+    fn unknown_at(&self, line: u64, what: &str, rid: u32) -> StoreError {
+        StoreError::Refused(at_line(line, format!("there is no {what} {}-{rid}", self.domain.sid)))
+    }
+}
+
+/// An error with the line of a file that it is about; 0 is none.
+fn at_line(line: u64, error: String) -> String {
+    match line {
+        0 => error,
+        line => format!("line {line}: {error}"),
     }
 }
 

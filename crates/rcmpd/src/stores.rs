@@ -233,7 +233,8 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let store = MemoryStore::new(domain.clone());
     let mut count = 0_u64;
-    let mut see = |line: u64, account: &Account| {
+    let mut see = |line: u64, seen: json_lines::Seen<'_>| {
+        let json_lines::Seen::Account(account) = seen else { return };
         for found in account.unmatchable() {
             if count == 0 {
                 let Unmatchable { attribute, value, why } = found;

@@ -1,7 +1,7 @@
 //! `rcmpd machine …`
 
 use super::account::new_account;
-use super::load;
+use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::config::{Config, SecretRef, StoreKind};
 use crate::output::{self, visible};
@@ -94,7 +94,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("a permission is either given or revoked");
             }
             // Read before anything is written; a wrong path must not lock a machine out.
-            let password = secret_file.map(|file| SecretRef::File(file).read()).transpose()?;
+            let password = secret_file.map(|file| read_secret(&file)).transpose()?;
             password.iter().for_each(|password| warn_of_short_secret(password));
             let config = load(&config.config)?;
             let store = stores::machines_with_secrets(&config)?;
@@ -255,10 +255,15 @@ fn warn_of_short_secret(password: &str) {
     }
 }
 
+/// The password in a file that has to be there.
+fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    SecretRef::File(path.to_owned()).read().map_err(|error| failed(UNUSABLE, error))
+}
+
 /// The password in a file, or a new one that is written there.
 pub(super) fn secret_file(path: &Path) -> anyhow::Result<SecretFile> {
     if path.exists() {
-        return Ok(SecretFile::Read(SecretRef::File(path.to_owned()).read()?));
+        return Ok(SecretFile::Read(read_secret(path)?));
     }
     let password = Zeroizing::new(random_password()?);
     let mut file = OpenOptions::new()

@@ -197,7 +197,8 @@ async fn rehearse(
     let then_by = Arc::new(then_by);
     let reading = bar(None, "{spinner} {human_pos} read");
     let flags = super::flags(methods);
-    let mut cases = Cases::read(certs, flags, &mut |done| reading.set_position(done))?;
+    let cases = Cases::read(certs, flags, &mut |done| reading.set_position(done));
+    let mut cases = cases.map_err(|error| failed(UNUSABLE, format!("{error:#}")))?;
     reading.finish_and_clear();
     let unreadable = std::mem::take(&mut cases.unreadable);
     let bar = bar(Some(cases.decisions()), "{wide_bar} {human_pos}/{human_len} decisions {eta}");
