@@ -287,7 +287,7 @@ pub(crate) fn full() -> Account {
         flags: AccountFlags(0x8001_0202),
         primary_group_id: 515,
         expires: FileTime(1),
-        created: FileTime(2),
+        created: FileTime(94_354_848_000_000_000),
         password_last_set: FileTime(3),
         password_can_change: FileTime(4),
         password_must_change: FileTime(0x7fff_ffff_ffff_fffe),
@@ -969,7 +969,7 @@ mod machines {
     }
 
     fn replace(store: &dyn AccountAdmin, text: &str) -> Result<Counts, json_lines::LinesError> {
-        let options = json_lines::ImportOptions { replace: true, created: FileTime(77) };
+        let options = json_lines::ImportOptions { replace: true, created: FileTime(130_000_000_000_000_077) };
         now(json_lines::import(store, options, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
     }
 
@@ -981,7 +981,7 @@ mod machines {
     pub(crate) fn replaced_entries_are_as_their_lines_say<S: AccountAdmin + MachineStore>(store: &S) {
         let groups = [(1100, "Staff"), (1101, "Night"), (1102, "All")];
         apply(store, groups.map(|(rid, name)| Change::PutGroup(Put::New, group(rid, name))));
-        let old = Account { created: FileTime(5), logon_count: 9, ..alice() };
+        let old = Account { created: FileTime(130_000_000_000_000_005), logon_count: 9, ..alice() };
         apply(store, [add(old), add(user(1014)), member(1100, 1013), member(1101, 1013), member(1102, 1100)]);
         apply(store, [member(1101, 1014)]);
         put(store, Put::New, web01(), Some(secrets(2)));
@@ -994,7 +994,7 @@ mod machines {
             {{"type":"group","name":"night","members":["newone"]}}
             {{"type":"group","name":"Later","member_of":["All"]}}
             {{"type":"account","name":"newone"}}
-            {{"type":"account","name":"dated","created":6}}
+            {{"type":"account","name":"dated","created":130000000000000006}}
             {{"type":"machine","name":"web01$","kind":"workstation","rcmp":false}}
             {{"type":"account","name":"{}","sid":"{}","created":"unset","member_of":["All"]}}"#,
             user(1014).name,
@@ -1007,7 +1007,11 @@ mod machines {
         let account = |name_: &str| one(store, name(name_)).account.clone();
         assert_eq!(
             account("alice"),
-            Account { created: FileTime(5), name: "ALICE".to_owned(), ..Account::new("alice", sid(1013)) }
+            Account {
+                created: FileTime(130_000_000_000_000_005),
+                name: "ALICE".to_owned(),
+                ..Account::new("alice", sid(1013))
+            }
         );
         let direct_groups = direct(store, 1013);
         assert_eq!(direct_groups.len(), 2, "{direct_groups:?}");
@@ -1017,7 +1021,10 @@ mod machines {
         assert_eq!(direct(store, 1014), [1102]);
         assert_eq!(account(&user(1014).name).created, FileTime::UNSET);
         let new = account("newone");
-        assert_eq!((new.created, account("dated").created), (FileTime(77), FileTime(6)));
+        assert_eq!(
+            (new.created, account("dated").created),
+            (FileTime(130_000_000_000_000_077), FileTime(130_000_000_000_000_006))
+        );
         assert_eq!(direct(store, new.sid.split_rid().expect("it has a RID").1), [1101]);
         assert_eq!(now(store.members(&sid(1101))).expect("it answers"), [new.sid]);
         let machine = now(store.machine("WEB01$")).expect("it answers").expect("it is there");

@@ -226,6 +226,10 @@ fn yes() -> bool {
     true
 }
 
+/// 1900-01-01: no account is older. A smaller number is no FILETIME but most often a Unix time, and would make the account older than
+/// every certificate, so that a weak mapping counts with `binding = "compat"`.
+const CREATED_MIN: FileTime = FileTime(94_354_848_000_000_000);
+
 /// What an import does with the entries of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -474,6 +478,16 @@ impl AccountLine {
                 Some(bytes.ok_or("logon_hours: 42 hex digits expected")?)
             }
         };
+        if let Some(Time(created)) = self.created
+            && created != FileTime::UNSET
+            && created < CREATED_MIN
+        {
+            return Err(format!(
+                "created: {} is before 1900: a FILETIME counts 100 ns since 1601; of a Unix time it is (seconds + 11644473600) * \
+                 10000000; \"unset\" is for a time that is not known",
+                created.0
+            ));
+        }
         let account = Account {
             sid: sid(domain, self.sid.as_deref())?,
             name: self.name,
@@ -681,7 +695,7 @@ mod tests {
         let store = MemoryStore::new(domain());
         let lines = r#"
             {"type":"account","name":"alice","member_of":["staff","Later"]}
-            {"type":"account","name":"WEB01$","expires":"unset","created":5,"logon_hours":"000102030405060708090a0b0c0d0e0f1011121314"}
+            {"type":"account","name":"WEB01$","expires":"unset","created":130000000000000005,"logon_hours":"000102030405060708090a0b0c0d0e0f1011121314"}
 
             {"type":"group","name":"Staff","members":["web01$"]}
             {"type":"group","name":"Later","scope":"local"}"#;
@@ -695,7 +709,10 @@ mod tests {
         assert_eq!(names, [None, Some("Staff"), Some("Later")]);
         let web01 = one(&store, Query::Name("WEB01$".to_owned()));
         assert_eq!((web01.account.kind, web01.account.primary_group_id), (AccountKind::Computer, 515));
-        assert_eq!((web01.account.expires, web01.account.created), (FileTime::UNSET, FileTime(5)));
+        assert_eq!(
+            (web01.account.expires, web01.account.created),
+            (FileTime::UNSET, FileTime(130_000_000_000_000_005))
+        );
         assert_eq!(web01.account.logon_hours, Some(std::array::from_fn(|n| n as u8)));
         assert_eq!(web01.memberships[1].name.as_deref(), Some("Staff"));
     }
@@ -720,6 +737,12 @@ mod tests {
             (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-4"}"#, "is not of domain CONTOSO"),
             (r#"{"type":"account","name":"x","expires":"soon"}"#, "a FILETIME"),
             (r#"{"type":"account","name":"x","expires":-1}"#, "a FILETIME"),
+            (r#"{"type":"account","name":"x","created":1}"#, "created: 1 is before 1900"),
+            // Seconds, milliseconds and microseconds of a Unix time in 2026.
+            (r#"{"type":"account","name":"x","created":1767225600}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","created":1767225600000}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","created":1767225600000000}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","created":94354847999999999}"#, "is before 1900"),
             (r#"{"type":"account","name":"x","logon_hours":"00"}"#, "42 hex digits"),
             (r#"{"type":"account","name":"x","flags":4294967296}"#, "invalid value"),
             (r#"{"type":"account","name":"ALICE"}"#, "exists already"),
