@@ -122,7 +122,7 @@ pub enum Command {
     /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says which account the certificate
     /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
-        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
+        after_help = "Exit codes: 0 mapped, 1 any other failure, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody

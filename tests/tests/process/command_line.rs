@@ -135,6 +135,11 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     }
     let done = map("half.pem", &server, "WEB01$", secret);
     assert!(done.stderr.contains("its END line is missing"), "{done:?}");
+    // A key that is written wrongly is wrong use, one that is not there an input file.
+    let proof = ["map", "certs/alice.pem", "-c", "rcmpd.toml", "--proof", "--proof-key"];
+    let done = service.rcmpd(&[&proof[..], &["contoso.pub"]].concat()).code(2);
+    assert!(done.stderr.contains("write DOMAIN=FILE"), "{done:?}");
+    service.rcmpd(&[&proof[..], &["CONTOSO=nowhere.pub"]].concat()).code(6);
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
     // 5: a domain that is asked about in vain; and a machine that may not ask, whichever certificate it asks about.
