@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config, StoreKind};
 use crate::output;
+use account_store::file_access::database_files;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
@@ -41,6 +42,19 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
             );
         }
     }
+    let filled = fill(config, &mut made).await;
+    if filled.is_err() {
+        // What is half made would stand in the way of the next try.
+        for path in made.iter().flat_map(|path| database_files(path)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    filled.map(|()| made)
+}
+
+/// The files themselves; `made` has those that were not there before.
+async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let store = section(config)?;
     if !store.key.exists() {
         SealingKey::create(&store.key)?;
         made.push(store.key.clone());
@@ -55,7 +69,7 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     });
     let groups = groups.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     machines_with_secrets(config)?.apply(&mut groups.into_iter().map(Ok)).await?;
-    Ok(made)
+    Ok(())
 }
 
 /// What helps when the key file of the database is not there, or is another one.

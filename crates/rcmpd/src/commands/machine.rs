@@ -8,15 +8,13 @@ use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::serve::now;
 use crate::stores;
+use account_store::file_access;
 use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use account_store::sqlite::SqliteStore;
 use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Query};
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
 use serde_json::{Value, json};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -266,13 +264,9 @@ pub(super) fn secret_file(path: &Path) -> anyhow::Result<SecretFile> {
         return Ok(SecretFile::Read(read_secret(path)?));
     }
     let password = Zeroizing::new(random_password()?);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    let line = Zeroizing::new(format!("{}\n", password.as_str()));
+    file_access::write_new(path, line.as_bytes(), 0o600)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(SecretFile::Made(password))
 }
 
