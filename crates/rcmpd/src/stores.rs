@@ -82,7 +82,7 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     match open_with_secrets(config)? {
         Ok(store) => Ok(store),
         Err(lost) => {
-            output::warning(&format!("the secrets of machines cannot be used: {lost}: {LOST_KEY}"));
+            output::warning(&format!("the secrets of machines cannot be used: {lost}"));
             open(config, None)?.context("it was opened without a key")
         }
     }
@@ -90,8 +90,7 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
 
 /// The database with the machines and their secrets.
 pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    open_with_secrets(config)?
-        .map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}: {LOST_KEY}"))
+    open_with_secrets(config)?.map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}"))
 }
 
 /// Makes a new key file for the database with the machines, and forgets all secrets in it. Returns the names of the machines.
@@ -112,14 +111,15 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     })
 }
 
+/// The database with the machines and their secrets, or why its key file cannot be used and what to do about it.
 fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>, String>> {
     let path = &section(config)?.key;
     match SealingKey::open(path) {
-        Ok(key) => {
-            Ok(open(config, Some(&key))?
-                .ok_or_else(|| format!("{}: {}", path.display(), StoreError::OtherKey)))
-        }
-        Err(StoreError::Unavailable(why)) => Ok(Err(why)),
+        Ok(key) => Ok(open(config, Some(&key))?
+            .ok_or_else(|| format!("{}: {}: {LOST_KEY}", path.display(), StoreError::OtherKey))),
+        // The error says what to do, and a new key would cost every machine its secret.
+        Err(StoreError::Unavailable(why)) if FileAccess::Owner.check_path(path).is_err() => Ok(Err(why)),
+        Err(StoreError::Unavailable(why)) => Ok(Err(format!("{why}: {LOST_KEY}"))),
         Err(error) => Err(error.into()),
     }
 }

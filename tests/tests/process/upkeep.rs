@@ -133,6 +133,32 @@ fn a_full_disk_leaves_no_empty_files() {
     demo.paste("rcmpd audit key audit.key").code(0);
 }
 
+/// A key file that others may read is there: a new one would cost every machine its secret. Each command warns once.
+#[test]
+fn a_key_file_of_a_wrong_mode_needs_a_chmod_and_no_new_key() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let demo = Demo::new();
+    let key = demo.path("accounts.key");
+    for (make_unusable, advice, other) in [("chmod 644", "chmod 600", "rekey"), ("rm", "rekey", "chmod")] {
+        demo.paste(&format!("{make_unusable} accounts.key")).code(0);
+        for command in ["mapping audit", "mapping audit --json", "account list"] {
+            let done = run(&demo, command);
+            assert_eq!(
+                done.stderr.matches("the secrets of machines cannot be used").count(),
+                1,
+                "{command}: {done:?}"
+            );
+            assert!(done.stderr.contains(advice) && !done.stderr.contains(other), "{command}: {done:?}");
+        }
+        let done = run(&demo, "machine list");
+        assert!(!done.stderr.contains(other), "{done:?}");
+        if key.exists() {
+            set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn warnings_say_that_they_are_warnings() {
     let demo = Demo::new();
