@@ -31,6 +31,7 @@ macro_rules! account_store_battery {
             names_and_sids_are_unique,
             names_that_look_alike_are_refused,
             groups_have_the_name_of_a_privileged_group_with_its_sid_only,
+            home_domains_have_names_of_domains,
             relative_identifiers_are_given_once,
             bad_entries_are_refused,
             a_change_is_whole_or_not_at_all,
@@ -531,6 +532,10 @@ pub(crate) fn names_that_look_alike_are_refused(store: &dyn AccountAdmin) {
         let why = refused(store, vec![change]);
         assert!(why.contains("looks like that of") && why.contains(existing), "{why}");
     }
+    for change in [add(named(r"CONTOSO\carol", 1015)), put_group(1102, r"CONTOSO\Staff")] {
+        let why = refused(store, vec![change]);
+        assert!(why.contains("stands between a domain and a name"), "{why}");
+    }
     // Its own name in another spelling, and one that has become free.
     apply(store, [Change::PutAccount(Put::Existing, Box::new(named("bob", 1014)))]);
     apply(store, [Change::PutAccount(Put::Existing, Box::new(named("ｂob", 1014)))]);
@@ -563,6 +568,19 @@ pub(crate) fn groups_have_the_name_of_a_privileged_group_with_its_sid_only(store
     apply(store, [Change::PutGroup(REPLACE, named)]);
     let found = now(store.group_by_sid(&sid(512))).expect("the store answers").expect("it is there");
     assert_eq!(found.scope, GroupScope::Universal);
+}
+
+pub(crate) fn home_domains_have_names_of_domains(store: &dyn AccountAdmin) {
+    let at_home = |domain: &str, rid| Account { home_domain: Some(domain.to_owned()), ..user(rid) };
+    for domain in ["no pe", "FABRIKAM\\", "a/b", "fabrikam:1", "a*", "\"FABRIKAM\"", " FABRIKAM", "a,b"] {
+        let why = refused(store, vec![add(at_home(domain, 1014))]);
+        assert!(why.contains("is no name of a domain"), "{why}");
+    }
+    apply(
+        store,
+        [add(at_home("FABRIKAM", 1014)), add(at_home("R&D-1", 1015)), add(at_home("fabrikam.example", 1016))],
+    );
+    refused(store, vec![Change::PutAccount(Put::Existing, Box::new(at_home("no pe", 1014)))]);
 }
 
 pub(crate) fn relative_identifiers_are_given_once(store: &dyn AccountAdmin) {

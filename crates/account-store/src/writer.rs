@@ -191,6 +191,9 @@ impl<'a, R: Rows> Writer<'a, R> {
         {
             return Err(taken("a machine has the same name or the same SID, but not both".to_owned()));
         }
+        if old.as_ref().is_none_or(|old| old.home_domain != account.home_domain) {
+            rules::check_home_domain(&account)?;
+        }
         self.check_twins("account", rid, &account.name, old.as_ref().map(|old| old.name.as_str()))?;
         self.note_rid(rid)?;
         let moved = old.as_ref().is_none_or(|old| old.primary_group_id != account.primary_group_id);
@@ -244,12 +247,17 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     /// Refuses a name that looks like another entry's ([`fold::wide`]): an operator who reads the one in a log or a list
-    /// takes it for the other. The rule of accounts, groups and machines alike. `old` is the entry's present name: twins that
-    /// an older file has stay until one of them is renamed.
+    /// takes it for the other. So does a name with a backslash for one of another domain. The rule of accounts, groups and machines
+    /// alike. `old` is the entry's present name: what an older file has stays until it is renamed.
     fn check_twins(&mut self, what: &str, rid: u32, name: &str, old: Option<&str>) -> Result<()> {
         let key = casefold(name);
         if old.is_some_and(|old| casefold(old) == key) {
             return Ok(());
+        }
+        if name.contains('\\') {
+            return Err(StoreError::Refused(format!(
+                "{what} {name:?}: a name has no \\, which stands between a domain and a name"
+            )));
         }
         let wide = fold::wide(name);
         let mut others = self.rows.twins(&wide)?;
