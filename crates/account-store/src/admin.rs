@@ -51,6 +51,8 @@ pub enum Change {
         group: String,
         /// The member.
         member: String,
+        /// The line of a file that says so, from 1, which the error names if there is no such group or member; 0 for none.
+        line: u64,
     },
     /// Writes a machine. Without secrets those of the existing one stay; a new one gets one that nobody knows.
     PutMachine(Put, Box<crate::Machine>, Option<crate::Secrets>),

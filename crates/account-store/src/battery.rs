@@ -30,6 +30,8 @@ macro_rules! account_store_battery {
             removed_accounts_leave_nothing,
             names_and_sids_are_unique,
             names_that_look_alike_are_refused,
+            groups_have_the_name_of_a_privileged_group_with_its_sid_only,
+            home_domains_have_names_of_domains,
             relative_identifiers_are_given_once,
             bad_entries_are_refused,
             a_change_is_whole_or_not_at_all,
@@ -286,7 +288,7 @@ pub(crate) fn full() -> Account {
         flags: AccountFlags(0x8001_0202),
         primary_group_id: 515,
         expires: FileTime(1),
-        created: FileTime(2),
+        created: FileTime(94_354_848_000_000_000),
         password_last_set: FileTime(3),
         password_can_change: FileTime(4),
         password_must_change: FileTime(0x7fff_ffff_ffff_fffe),
@@ -530,12 +532,55 @@ pub(crate) fn names_that_look_alike_are_refused(store: &dyn AccountAdmin) {
         let why = refused(store, vec![change]);
         assert!(why.contains("looks like that of") && why.contains(existing), "{why}");
     }
+    for change in [add(named(r"CONTOSO\carol", 1015)), put_group(1102, r"CONTOSO\Staff")] {
+        let why = refused(store, vec![change]);
+        assert!(why.contains("stands between a domain and a name"), "{why}");
+    }
     // Its own name in another spelling, and one that has become free.
     apply(store, [Change::PutAccount(Put::Existing, Box::new(named("bob", 1014)))]);
     apply(store, [Change::PutAccount(Put::Existing, Box::new(named("ｂob", 1014)))]);
     apply(store, [Change::RemoveAccount(sid(1014)), add(named("bob", 1015)), add(named("jos\u{e9}", 1016))]);
     apply(store, [add(named("jose", 1017))]);
     assert_eq!(find(store, name("ａlice")), Matches::None, "no look-up goes by it");
+}
+
+/// [MS-DTYP] 2.4.2.4.
+pub(crate) fn groups_have_the_name_of_a_privileged_group_with_its_sid_only(store: &dyn AccountAdmin) {
+    let put = |put, rid, name: &str| Change::PutGroup(put, group(rid, name));
+    apply(store, [put(Put::New, 512, "Domain Admins"), put(Put::New, 1100, "Staff")]);
+    for (change, known) in [
+        (
+            Change::PutGroup(Put::New, Group { sid: domain().sid, ..group(1, "Schema Admins") }),
+            sid(518).to_string(),
+        ),
+        (put(Put::New, 1101, "schema ADMINS"), sid(518).to_string()),
+        (put(Put::New, 1101, "\u{ff33}chema Admins"), sid(518).to_string()),
+        (put(Put::New, 513, "Schema Admins"), sid(518).to_string()),
+        (put(REPLACE, 1101, "Enterprise Admins"), sid(519).to_string()),
+        (put(Put::Existing, 1100, "Enterprise Admins"), sid(519).to_string()),
+        (put(Put::New, 1101, "Administrators"), "S-1-5-32-544".to_owned()),
+    ] {
+        let why = refused(store, vec![change]);
+        assert!(why.contains(&format!("is the name of the privileged group {known}")), "{why}");
+    }
+    // By its name alone, it is the group that has the SID.
+    let named = Group { sid: domain().sid, scope: GroupScope::Universal, ..group(1, "Domain Admins") };
+    apply(store, [Change::PutGroup(REPLACE, named)]);
+    let found = now(store.group_by_sid(&sid(512))).expect("the store answers").expect("it is there");
+    assert_eq!(found.scope, GroupScope::Universal);
+}
+
+pub(crate) fn home_domains_have_names_of_domains(store: &dyn AccountAdmin) {
+    let at_home = |domain: &str, rid| Account { home_domain: Some(domain.to_owned()), ..user(rid) };
+    for domain in ["no pe", "FABRIKAM\\", "a/b", "fabrikam:1", "a*", "\"FABRIKAM\"", " FABRIKAM", "a,b"] {
+        let why = refused(store, vec![add(at_home(domain, 1014))]);
+        assert!(why.contains("is no name of a domain"), "{why}");
+    }
+    apply(
+        store,
+        [add(at_home("FABRIKAM", 1014)), add(at_home("R&D-1", 1015)), add(at_home("fabrikam.example", 1016))],
+    );
+    refused(store, vec![Change::PutAccount(Put::Existing, Box::new(at_home("no pe", 1014)))]);
 }
 
 pub(crate) fn relative_identifiers_are_given_once(store: &dyn AccountAdmin) {
@@ -942,7 +987,7 @@ mod machines {
     }
 
     fn replace(store: &dyn AccountAdmin, text: &str) -> Result<Counts, json_lines::LinesError> {
-        let options = json_lines::ImportOptions { replace: true, created: FileTime(77) };
+        let options = json_lines::ImportOptions { replace: true, created: FileTime(130_000_000_000_000_077) };
         now(json_lines::import(store, options, &mut text.as_bytes(), text.len() as u64, &mut |_, _| ()))
     }
 
@@ -954,7 +999,7 @@ mod machines {
     pub(crate) fn replaced_entries_are_as_their_lines_say<S: AccountAdmin + MachineStore>(store: &S) {
         let groups = [(1100, "Staff"), (1101, "Night"), (1102, "All")];
         apply(store, groups.map(|(rid, name)| Change::PutGroup(Put::New, group(rid, name))));
-        let old = Account { created: FileTime(5), logon_count: 9, ..alice() };
+        let old = Account { created: FileTime(130_000_000_000_000_005), logon_count: 9, ..alice() };
         apply(store, [add(old), add(user(1014)), member(1100, 1013), member(1101, 1013), member(1102, 1100)]);
         apply(store, [member(1101, 1014)]);
         put(store, Put::New, web01(), Some(secrets(2)));
@@ -967,7 +1012,7 @@ mod machines {
             {{"type":"group","name":"night","members":["newone"]}}
             {{"type":"group","name":"Later","member_of":["All"]}}
             {{"type":"account","name":"newone"}}
-            {{"type":"account","name":"dated","created":6}}
+            {{"type":"account","name":"dated","created":130000000000000006}}
             {{"type":"machine","name":"web01$","kind":"workstation","rcmp":false}}
             {{"type":"account","name":"{}","sid":"{}","created":"unset","member_of":["All"]}}"#,
             user(1014).name,
@@ -980,7 +1025,11 @@ mod machines {
         let account = |name_: &str| one(store, name(name_)).account.clone();
         assert_eq!(
             account("alice"),
-            Account { created: FileTime(5), name: "ALICE".to_owned(), ..Account::new("alice", sid(1013)) }
+            Account {
+                created: FileTime(130_000_000_000_000_005),
+                name: "ALICE".to_owned(),
+                ..Account::new("alice", sid(1013))
+            }
         );
         let direct_groups = direct(store, 1013);
         assert_eq!(direct_groups.len(), 2, "{direct_groups:?}");
@@ -990,7 +1039,10 @@ mod machines {
         assert_eq!(direct(store, 1014), [1102]);
         assert_eq!(account(&user(1014).name).created, FileTime::UNSET);
         let new = account("newone");
-        assert_eq!((new.created, account("dated").created), (FileTime(77), FileTime(6)));
+        assert_eq!(
+            (new.created, account("dated").created),
+            (FileTime(130_000_000_000_000_077), FileTime(130_000_000_000_000_006))
+        );
         assert_eq!(direct(store, new.sid.split_rid().expect("it has a RID").1), [1101]);
         assert_eq!(now(store.members(&sid(1101))).expect("it answers"), [new.sid]);
         let machine = now(store.machine("WEB01$")).expect("it answers").expect("it is there");

@@ -3,9 +3,9 @@
 //! The file that was opened is checked, not its path, so no other file can take its place in between. Who owns a file is not looked at:
 //! services are set up with files of root's, of their own user and of a deployment's.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -78,6 +78,18 @@ impl FileAccess {
             Err(error) => Err(FileRefused::Io(error)),
         }
     }
+}
+
+/// Writes a new file, which is on the disk afterwards. If a file of this name exists, it stays and the kind of the error is
+/// `AlreadyExists`. If the file cannot be written as a whole, such as to a full disk, no part of it is left: an empty key would look
+/// like a key, and stand in the way of the next try.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 /// The files of an SQLite database: the file itself, its write-ahead log and the index of that.

@@ -226,6 +226,10 @@ fn yes() -> bool {
     true
 }
 
+/// 1900-01-01: no account is older. A smaller number is no FILETIME but most often a Unix time, and would make the account older than
+/// every certificate, so that a weak mapping counts with `binding = "compat"`.
+const CREATED_MIN: FileTime = FileTime(94_354_848_000_000_000);
+
 /// What an import does with the entries of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -263,14 +267,23 @@ pub async fn import(
     import_seen(store, options, lines, len, progress, &mut |_, _| ()).await
 }
 
-/// [`import`], which shows each account with the number of its line to `see`.
+/// An entry of a line.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// An account.
+    Account(&'a Account),
+    /// A machine whose line has no secret, by name.
+    MachineWithoutSecret(&'a str),
+}
+
+/// [`import`], which shows accounts, and machines without a secret, with the number of their lines to `see`.
 pub async fn import_seen(
     store: &dyn AccountAdmin,
     options: ImportOptions,
     lines: &mut (dyn BufRead + Send),
     len: u64,
     progress: &mut (dyn FnMut(u64, u64) + Send),
-    see: &mut (dyn FnMut(u64, &Account) + Send),
+    see: &mut (dyn FnMut(u64, Seen<'_>) + Send),
 ) -> Result<Counts, LinesError> {
     let mut source = Source {
         see,
@@ -299,7 +312,7 @@ pub async fn import_seen(
 
 /// The changes that the lines ask for.
 struct Source<'a> {
-    see: &'a mut (dyn FnMut(u64, &Account) + Send),
+    see: &'a mut (dyn FnMut(u64, Seen<'_>) + Send),
     domain: &'a Domain,
     options: ImportOptions,
     lines: &'a mut (dyn BufRead + Send),
@@ -379,7 +392,7 @@ impl Source<'_> {
                 let put = self.options.put(line.created.is_none());
                 let (account, groups) = line.into_account(self.domain, self.options.created)?;
                 let name = account.name.clone();
-                (self.see)(self.line, &account);
+                (self.see)(self.line, Seen::Account(&account));
                 self.ready.push_back(Change::PutAccount(put, Box::new(account)));
                 self.member_of(&name, groups);
             }
@@ -393,13 +406,19 @@ impl Source<'_> {
                 if self.options.replace && line.members.is_some() {
                     self.ready.push_back(Change::OnlyNamedMembers(name.clone()));
                 }
-                let members = line.members.into_iter().flatten();
-                self.ready
-                    .extend(members.map(|member| Change::AddNamedMember { group: name.clone(), member }));
+                let (members, number) = (line.members.into_iter().flatten(), self.line);
+                self.ready.extend(members.map(|member| Change::AddNamedMember {
+                    group: name.clone(),
+                    member,
+                    line: number,
+                }));
             }
             Line::Machine(line) => {
                 self.counts.machines += 1;
                 let (machine, secrets) = line.into_machine(self.domain)?;
+                if secrets.is_none() {
+                    (self.see)(self.line, Seen::MachineWithoutSecret(&machine.name));
+                }
                 self.ready.push_back(Change::PutMachine(self.options.put(false), Box::new(machine), secrets));
             }
         }
@@ -407,7 +426,8 @@ impl Source<'_> {
     }
 
     fn member_of(&mut self, name: &str, groups: Vec<String>) {
-        let add = |group| Change::AddNamedMember { group, member: name.to_owned() };
+        let line = self.line;
+        let add = |group| Change::AddNamedMember { group, member: name.to_owned(), line };
         self.ready.extend(groups.into_iter().map(add));
     }
 }
@@ -419,11 +439,12 @@ fn json_error(error: &serde_json::Error, is_object: bool) -> String {
         Some((why, _)) => format!("{why} (column {})", error.column()),
         None => text,
     };
-    match is_object {
+    match is_object && !error.is_eof() {
         true => why,
-        false => {
-            format!("{why}; each line is a JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}")
-        }
+        // Such as the first line of a table, or of an object over several lines.
+        false => format!(
+            "{why}; each line is one JSON object, such as {{\"type\":\"account\",\"name\":\"alice\"}}"
+        ),
     }
 }
 
@@ -457,6 +478,16 @@ impl AccountLine {
                 Some(bytes.ok_or("logon_hours: 42 hex digits expected")?)
             }
         };
+        if let Some(Time(created)) = self.created
+            && created != FileTime::UNSET
+            && created < CREATED_MIN
+        {
+            return Err(format!(
+                "created: {} is before 1900: a FILETIME counts 100 ns since 1601; of a Unix time it is (seconds + 11644473600) * \
+                 10000000; \"unset\" is for a time that is not known",
+                created.0
+            ));
+        }
         let account = Account {
             sid: sid(domain, self.sid.as_deref())?,
             name: self.name,
@@ -664,7 +695,7 @@ mod tests {
         let store = MemoryStore::new(domain());
         let lines = r#"
             {"type":"account","name":"alice","member_of":["staff","Later"]}
-            {"type":"account","name":"WEB01$","expires":"unset","created":5,"logon_hours":"000102030405060708090a0b0c0d0e0f1011121314"}
+            {"type":"account","name":"WEB01$","expires":"unset","created":130000000000000005,"logon_hours":"000102030405060708090a0b0c0d0e0f1011121314"}
 
             {"type":"group","name":"Staff","members":["web01$"]}
             {"type":"group","name":"Later","scope":"local"}"#;
@@ -678,7 +709,10 @@ mod tests {
         assert_eq!(names, [None, Some("Staff"), Some("Later")]);
         let web01 = one(&store, Query::Name("WEB01$".to_owned()));
         assert_eq!((web01.account.kind, web01.account.primary_group_id), (AccountKind::Computer, 515));
-        assert_eq!((web01.account.expires, web01.account.created), (FileTime::UNSET, FileTime(5)));
+        assert_eq!(
+            (web01.account.expires, web01.account.created),
+            (FileTime::UNSET, FileTime(130_000_000_000_000_005))
+        );
         assert_eq!(web01.account.logon_hours, Some(std::array::from_fn(|n| n as u8)));
         assert_eq!(web01.memberships[1].name.as_deref(), Some("Staff"));
     }
@@ -703,6 +737,12 @@ mod tests {
             (r#"{"type":"account","name":"x","sid":"S-1-5-21-1-2-3-4"}"#, "is not of domain CONTOSO"),
             (r#"{"type":"account","name":"x","expires":"soon"}"#, "a FILETIME"),
             (r#"{"type":"account","name":"x","expires":-1}"#, "a FILETIME"),
+            (r#"{"type":"account","name":"x","created":1}"#, "created: 1 is before 1900"),
+            // Seconds, milliseconds and microseconds of a Unix time in 2026.
+            (r#"{"type":"account","name":"x","created":1767225600}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","created":1767225600000}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","created":1767225600000000}"#, "is before 1900"),
+            (r#"{"type":"account","name":"x","created":94354847999999999}"#, "is before 1900"),
             (r#"{"type":"account","name":"x","logon_hours":"00"}"#, "42 hex digits"),
             (r#"{"type":"account","name":"x","flags":4294967296}"#, "invalid value"),
             (r#"{"type":"account","name":"ALICE"}"#, "exists already"),
@@ -737,9 +777,9 @@ mod tests {
     #[test]
     fn what_is_no_object_says_so() {
         let store = MemoryStore::new(domain());
-        for text in ["name,upn\n", "[]", "alice"] {
+        for text in ["name,upn\n", "[]", "alice", "{\n  \"type\": \"account\",\n  \"name\": \"alice\"\n}\n"] {
             let error = import_text(&store, text).expect_err("a wrong line").to_string();
-            assert!(error.contains("each line is a JSON object"), "{error}");
+            assert!(error.contains("each line is one JSON object"), "{error}");
         }
     }
 
@@ -747,8 +787,21 @@ mod tests {
     fn names_that_are_never_defined_are_told_at_the_end() {
         let store = MemoryStore::new(domain());
         let before = store.revision().expect("the store answers");
-        let error = import_text(&store, r#"{"type":"account","name":"alice","member_of":["nobody"]}"#);
-        assert_eq!(error.expect_err("no such group").to_string(), "there is no group \"nobody\"");
+        for (line, why) in [
+            (r#"{"type":"account","name":"alice","member_of":["Nowhere"]}"#, r#"group "Nowhere""#),
+            (r#"{"type":"group","name":"Staff","members":["noone"]}"#, r#"account or group "noone""#),
+            (
+                r#"{"type":"account","name":"x","member_of":["S-1-5-21-1004336348-1177238915-682003330-7777"]}"#,
+                "group S-",
+            ),
+        ] {
+            let line = line.replace("S-1-5-21-1004336348-1177238915-682003330", &domain().sid.to_string());
+            let text = format!(
+                "{{\"type\":\"account\",\"name\":\"bob\"}}\n\n{line}\n{{\"type\":\"account\",\"name\":\"carol\"}}"
+            );
+            let error = import_text(&store, &text).expect_err("no such entry").to_string();
+            assert!(error.starts_with(&format!("line 3: there is no {why}")), "{error}");
+        }
         assert_eq!(store.revision().expect("the store answers"), before);
     }
 

@@ -19,6 +19,7 @@ pub mod json_lines;
 pub mod machines;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod privileged;
 #[cfg(feature = "profile")]
 pub mod profile;
 #[cfg(feature = "memory")]

@@ -91,6 +91,18 @@ pub(crate) fn check_account(account: &Account) -> Result<(), StoreError> {
     }
 }
 
+/// The same for a home domain that an account gets: no domain has another name.
+pub(crate) fn check_home_domain(account: &Account) -> Result<(), StoreError> {
+    let allowed = |c: char| c.is_alphanumeric() || "!@#$%^&'(){}_-~.".contains(c);
+    match &account.home_domain {
+        Some(domain) if !domain.chars().all(allowed) => Err(StoreError::Refused(format!(
+            "account {:?}: {domain:?} is no name of a domain; write the NetBIOS name of the account's home domain",
+            account.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The same for the name of an account or a group.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), StoreError> {
     let reason = match name {

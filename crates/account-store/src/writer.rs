@@ -6,6 +6,7 @@
 use crate::account::{Account, Group};
 use crate::admin::{Change, Put};
 use crate::fold::{self, casefold};
+use crate::privileged;
 use crate::rules;
 use crate::store::{Domain, StoreError};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -87,10 +88,10 @@ pub(crate) struct Writer<'a, R> {
     kinds: HashMap<u32, Kind>,
     stale_accounts: BTreeSet<u32>,
     stale_groups: BTreeSet<u32>,
-    /// Memberships whose ends did not both exist when they were written.
-    unproven: Vec<(u32, u32)>,
-    /// Memberships whose names nobody had when they were written.
-    unnamed: Vec<(String, String)>,
+    /// Memberships whose ends did not both exist when they were written, with the lines that say so.
+    unproven: Vec<(u32, u32, u64)>,
+    /// Memberships whose names no entry had when they were written, with the lines that say so.
+    unnamed: Vec<(String, String, u64)>,
     /// Memberships that this change made.
     made: HashSet<(u32, u32)>,
     /// Accounts and groups of [`Put::Replace`]: they keep the memberships in `made` alone.
@@ -134,13 +135,13 @@ impl<'a, R: Rows> Writer<'a, R> {
             Change::RemoveGroup(sid) => self.remove_group(rules::rid_named(self.domain, &sid)?),
             Change::AddMember { group, member } => {
                 let domain = self.domain;
-                self.add_member(rules::rid_named(domain, &group)?, rules::rid_named(domain, &member)?)
+                self.add_member(rules::rid_named(domain, &group)?, rules::rid_named(domain, &member)?, 0)
             }
-            Change::AddNamedMember { group, member } => {
+            Change::AddNamedMember { group, member, line } => {
                 match (self.group_named(&group)?, self.entry_named(&member)?) {
-                    (Some(group), Some(member)) => self.add_member(group, member),
+                    (Some(group), Some(member)) => self.add_member(group, member, line),
                     _ => {
-                        self.unnamed.push((group, member));
+                        self.unnamed.push((group, member, line));
                         Ok(())
                     }
                 }
@@ -189,6 +190,9 @@ impl<'a, R: Rows> Writer<'a, R> {
             || self.rows.machine(rid)?.is_some_and(|machine| machine != name)
         {
             return Err(taken("a machine has the same name or the same SID, but not both".to_owned()));
+        }
+        if old.as_ref().is_none_or(|old| old.home_domain != account.home_domain) {
+            rules::check_home_domain(&account)?;
         }
         self.check_twins("account", rid, &account.name, old.as_ref().map(|old| old.name.as_str()))?;
         self.note_rid(rid)?;
@@ -243,12 +247,17 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     /// Refuses a name that looks like another entry's ([`fold::wide`]): an operator who reads the one in a log or a list
-    /// takes it for the other. The rule of accounts, groups and machines alike. `old` is the entry's present name: twins that
-    /// an older file has stay until one of them is renamed.
+    /// takes it for the other. So does a name with a backslash for one of another domain. The rule of accounts, groups and machines
+    /// alike. `old` is the entry's present name: what an older file has stays until it is renamed.
     fn check_twins(&mut self, what: &str, rid: u32, name: &str, old: Option<&str>) -> Result<()> {
         let key = casefold(name);
         if old.is_some_and(|old| casefold(old) == key) {
             return Ok(());
+        }
+        if name.contains('\\') {
+            return Err(StoreError::Refused(format!(
+                "{what} {name:?}: a name has no \\, which stands between a domain and a name"
+            )));
         }
         let wide = fold::wide(name);
         let mut others = self.rows.twins(&wide)?;
@@ -313,6 +322,12 @@ impl<'a, R: Rows> Writer<'a, R> {
         }
         self.check_name("group", &group.name, named, rid)?;
         self.check_twins("group", rid, &group.name, old.as_ref().map(|old| old.name.as_str()))?;
+        // A group that an older file has under such a name stays until it is renamed, as twins do.
+        if old.as_ref().is_none_or(|old| casefold(&old.name) != name)
+            && let Some(why) = privileged::group_name_refused(&group.name, &group.sid, &self.domain.sid)
+        {
+            return Err(StoreError::Refused(why));
+        }
         self.note_rid(rid)?;
         self.kinds.insert(rid, Kind::Group);
         match old {
@@ -337,11 +352,11 @@ impl<'a, R: Rows> Writer<'a, R> {
         self.rows.delete_group(rid, &group)
     }
 
-    fn add_member(&mut self, group: u32, member: u32) -> Result<()> {
+    fn add_member(&mut self, group: u32, member: u32, line: u64) -> Result<()> {
         self.made.insert((group, member));
         self.rows.insert_member(group, member)?;
         if self.kind(group)? != Some(Kind::Group) || !self.moved(member)? {
-            self.unproven.push((group, member));
+            self.unproven.push((group, member, line));
         }
         Ok(())
     }
@@ -364,7 +379,7 @@ impl<'a, R: Rows> Writer<'a, R> {
     fn remove_member(&mut self, group: u32, member: u32) -> Result<()> {
         self.rows.delete_member(group, member)?;
         self.made.remove(&(group, member));
-        self.unproven.retain(|edge| *edge != (group, member));
+        self.unproven.retain(|(above, below, _)| (*above, *below) != (group, member));
         self.moved(member).map(drop)
     }
 
@@ -395,23 +410,24 @@ impl<'a, R: Rows> Writer<'a, R> {
 
     /// The last step: everything that is derived is made true again.
     pub(crate) fn finish(mut self) -> Result<R> {
-        for (group, member) in std::mem::take(&mut self.unnamed) {
-            let unknown = |what, name| StoreError::Refused(format!("there is no {what} {name:?}"));
+        for (group, member, line) in std::mem::take(&mut self.unnamed) {
+            let unknown =
+                |what, name| StoreError::Refused(at_line(line, format!("there is no {what} {name:?}")));
             let above = self.group_named(&group)?.ok_or_else(|| unknown("group", &group))?;
             let below = self.entry_named(&member)?.ok_or_else(|| unknown("account or group", &member))?;
-            self.add_member(above, below)?;
+            self.add_member(above, below, line)?;
         }
         self.end_other_memberships()?;
-        for (group, member) in std::mem::take(&mut self.unproven) {
+        for (group, member, line) in std::mem::take(&mut self.unproven) {
             // What was removed after it was made a member has left no membership behind.
             if !self.rows.parents(member)?.contains(&group) {
                 continue;
             }
             if self.kind(group)? != Some(Kind::Group) {
-                return Err(self.unknown("group", group));
+                return Err(self.unknown_at(line, "group", group));
             }
             if !self.moved(member)? {
-                return Err(self.unknown("account or group", member));
+                return Err(self.unknown_at(line, "account or group", member));
             }
         }
         let mut below: Vec<u32> = std::mem::take(&mut self.stale_groups).into_iter().collect();
@@ -512,7 +528,19 @@ impl<'a, R: Rows> Writer<'a, R> {
     }
 
     fn unknown(&self, what: &str, rid: u32) -> StoreError {
-        StoreError::Refused(format!("there is no {what} {}-{rid}", self.domain.sid))
+        self.unknown_at(0, what, rid)
+    }
+
+    fn unknown_at(&self, line: u64, what: &str, rid: u32) -> StoreError {
+        StoreError::Refused(at_line(line, format!("there is no {what} {}-{rid}", self.domain.sid)))
+    }
+}
+
+/// An error with the line of a file that it is about; 0 is none.
+fn at_line(line: u64, error: String) -> String {
+    match line {
+        0 => error,
+        line => format!("line {line}: {error}"),
     }
 }
 

@@ -36,5 +36,5 @@ pub use forward::{
 pub use mapping::{Form, Method, Strength};
 pub use policy::{Binding, Contradiction, MapsNothing, Policy, Validation};
 pub use reason::Reason;
-pub use scope::{Scope, is_account_or_group, privileged_sid};
+pub use scope::{Scope, is_account_or_group};
 pub use service::{Answer, Asker, Mapped, Mapper, MapperParts, OcspTransport, Question, has_method};

@@ -4,36 +4,9 @@
 //! hides is answered as if no account had been found, so that an asker cannot learn of an account by asking for it.
 
 use account_store::Record;
-use account_store::fold::casefold;
+use account_store::privileged::is_privileged;
 use dtyp::Sid;
 use std::sync::Arc;
-
-/// Relative identifiers of the privileged accounts and groups of a domain ([MS-DTYP] 2.4.2.4), as far as the directory protects them
-/// ([MS-ADTS] 3.1.1.6.1, adminSDHolder), and those that can raise themselves to one of them.
-const PRIVILEGED_IN_DOMAIN: [(u32, &str); 12] = [
-    (498, "Enterprise Read-only Domain Controllers"),
-    (500, "Administrator"),
-    (502, "krbtgt"),
-    (512, "Domain Admins"),
-    (516, "Domain Controllers"),
-    (517, "Cert Publishers"),
-    (518, "Schema Admins"),
-    (519, "Enterprise Admins"),
-    (520, "Group Policy Creator Owners"),
-    (521, "Read-only Domain Controllers"),
-    (526, "Key Admins"),
-    (527, "Enterprise Key Admins"),
-];
-
-/// Relative identifiers of the privileged groups of BUILTIN, S-1-5-32 ([MS-DTYP] 2.4.2.4).
-const PRIVILEGED_IN_BUILTIN: [(u32, &str); 6] = [
-    (544, "Administrators"),
-    (548, "Account Operators"),
-    (549, "Server Operators"),
-    (550, "Print Operators"),
-    (551, "Backup Operators"),
-    (552, "Replicator"),
-];
 
 /// The accounts that an asker gets answers for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,27 +84,6 @@ fn groups(record: &Record) -> impl Iterator<Item = Sid> {
     let primary = account.sid.split_rid().and_then(|(domain, _)| domain.with_rid(account.primary_group_id));
     let groups = record.memberships.iter().map(|membership| membership.sid);
     groups.chain(account.extra_sids.iter().copied()).chain(primary)
-}
-
-/// Whether a SID is a privileged account's or group's, of whichever domain.
-pub(crate) fn is_privileged(sid: &Sid) -> bool {
-    let is_in = |table: &[(u32, &str)], rid: u32| table.iter().any(|(known, _)| *known == rid);
-    match (sid.authority(), sid.sub_authorities()) {
-        (5, [21, _, _, _, rid]) => is_in(&PRIVILEGED_IN_DOMAIN, *rid),
-        (5, [32, rid]) => is_in(&PRIVILEGED_IN_BUILTIN, *rid),
-        _ => false,
-    }
-}
-
-/// The SID of the privileged account or group of `domain`, or of BUILTIN, that has this well-known name.
-pub fn privileged_sid(name: &str, domain: &Sid) -> Option<Sid> {
-    let name = casefold(name);
-    let rid =
-        |table: &[(u32, &str)]| table.iter().find(|(_, known)| casefold(known) == name).map(|(rid, _)| *rid);
-    match rid(&PRIVILEGED_IN_DOMAIN) {
-        Some(rid) => domain.with_rid(rid),
-        None => Sid::new(5, &[32, rid(&PRIVILEGED_IN_BUILTIN)?]),
-    }
 }
 
 /// Whether an account or a group can have this SID: in a domain and in BUILTIN it ends in a relative identifier, and only there.

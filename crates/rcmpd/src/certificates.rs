@@ -31,29 +31,42 @@ impl fmt::Display for Unusable {
 impl std::error::Error for Unusable {}
 
 impl Chain {
-    /// Reads a certificate, the first of its file, and the chain that follows it there or stands in `chain`. If the first is a CA's and the
-    /// file has the certificate of one client, that is meant: some programs write chains from the root on.
+    /// Reads the certificate of a file and the chain that follows it there or stands in `chain`.
     pub fn read(path: &Path, chain: Option<&Path>) -> Result<Self, Unusable> {
-        let mut certificates = read_file(path)?;
-        if certificates.first().is_some_and(|first| is_ca(first)) {
-            let mut clients = (0..certificates.len()).filter(|at| !is_ca(&certificates[*at]));
-            if let (Some(client), None) = (clients.next(), clients.next()) {
-                certificates[..=client].rotate_right(1);
-            }
-        }
+        let named = |error| Unusable(format!("{}: {error}", path.display()));
+        let mut this = Self::new(read_file(path)?).map_err(named)?;
         if let Some(chain) = chain {
-            certificates.extend(read_file(chain)?);
+            this.certificates.extend(read_file(chain)?);
         }
-        let this = Self { certificates };
-        this.check().map_err(|error| Unusable(format!("{}: {error}", path.display())))?;
+        this.check().map_err(named)?;
         Ok(this)
     }
 
     /// The same from memory.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Unusable> {
-        let this = Self { certificates: certificates(bytes, Purpose::Certificates).map_err(Unusable)? };
+        let this = Self::new(certificates(bytes, Purpose::Certificates).map_err(Unusable)?)?;
         this.check()?;
         Ok(this)
+    }
+
+    /// The certificate that is asked about is the first, unless that is a CA's and one client's follows: some programs write chains
+    /// from the root on. Behind a CA's certificate, those of several clients leave open which of them is asked about.
+    fn new(mut certificates: Vec<Vec<u8>>) -> Result<Self, Unusable> {
+        if certificates.first().is_some_and(|first| is_ca(first)) {
+            let mut clients = (0..certificates.len()).filter(|at| !is_ca(&certificates[*at]));
+            match (clients.next(), clients.count()) {
+                (None, _) => {}
+                (Some(client), 0) => certificates[..=client].rotate_right(1),
+                (Some(_), more) => {
+                    return Err(Unusable(format!(
+                        "this begins with the certificate of a CA, and those of {} clients follow: leave the one that is asked \
+                         about, or put it first",
+                        more + 1
+                    )));
+                }
+            }
+        }
+        Ok(Self { certificates })
     }
 
     fn check(&self) -> Result<(), Unusable> {

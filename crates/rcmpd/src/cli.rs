@@ -122,7 +122,7 @@ pub enum Command {
     /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says which account the certificate
     /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
     #[command(
-        after_help = "Exit codes: 0 mapped, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
+        after_help = "Exit codes: 0 mapped, 1 any other failure, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
     Map(MapArgs),
     /// Show the whole decision about a certificate, step by step, without asking anybody
@@ -250,7 +250,7 @@ pub struct MapArgs {
     /// The machine account, such as 'WEB01$'.
     #[arg(long, value_name = "NAME", requires = "secret_file")]
     pub machine: Option<String>,
-    /// A file with the machine account's password in its first line.
+    /// A file with the machine account's password, in one line.
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
     /// NetBIOS name of the domain to ask about; without a configuration also the server's own.
@@ -1051,7 +1051,7 @@ pub enum AuditCommand {
     },
     /// Verify that a chained log is as it was written
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but no head of --heads is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but not verified who wrote it: no --heads, or none of them is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
         /// The files of the log, unpacked, in any order.

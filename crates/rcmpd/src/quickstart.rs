@@ -1,5 +1,6 @@
 //! `rcmpd quickstart`: a domain to try everything on.
 
+use account_store::file_access;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
@@ -12,9 +13,8 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rcmp_service::certificate::Certificate;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
@@ -113,13 +113,8 @@ pub(crate) fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    file_access::write_new(path, text.as_bytes(), mode)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

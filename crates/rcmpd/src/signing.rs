@@ -1,15 +1,13 @@
 //! Ed25519 keys in files, for what this program signs: heads of the audit log, hops of a path. Each has a key of its own.
 
 use account_store::FileAccess;
+use account_store::file_access::write_new;
 use anyhow::{Context, anyhow, bail};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -96,14 +94,12 @@ pub fn make_key(path: &Path) -> anyhow::Result<(PathBuf, PublicKey)> {
     // Version 1 of PKCS#8, which OpenSSL reads, too.
     let pkcs8 = key.pair.to_pkcs8v1().context("no key could be made")?;
     let text = Zeroizing::new(section("PRIVATE KEY", &Zeroizing::new(BASE64.encode(pkcs8.as_ref()))));
-    for (path, text, mode) in [(path, &*text, 0o600), (&public_path, &key.public.pem(), 0o644)] {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    let cannot_write = |path: &Path| format!("cannot write {}", path.display());
+    write_new(path, text.as_bytes(), 0o600).with_context(|| cannot_write(path))?;
+    if let Err(error) = write_new(&public_path, key.public.pem().as_bytes(), 0o644) {
+        // Without its public half the key is of no use, and would stand in the way of the next try.
+        let _ = std::fs::remove_file(path);
+        return Err(error).with_context(|| cannot_write(&public_path));
     }
     Ok((public_path, key.public))
 }

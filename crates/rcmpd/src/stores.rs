@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config, StoreKind};
 use crate::output;
+use account_store::file_access::database_files;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
@@ -41,6 +42,19 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
             );
         }
     }
+    let filled = fill(config, &mut made).await;
+    if filled.is_err() {
+        // What is half made would stand in the way of the next try.
+        for path in made.iter().flat_map(|path| database_files(path)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    filled.map(|()| made)
+}
+
+/// The files themselves; `made` has those that were not there before.
+async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let store = section(config)?;
     if !store.key.exists() {
         SealingKey::create(&store.key)?;
         made.push(store.key.clone());
@@ -55,7 +69,7 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     });
     let groups = groups.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     machines_with_secrets(config)?.apply(&mut groups.into_iter().map(Ok)).await?;
-    Ok(made)
+    Ok(())
 }
 
 /// What helps when the key file of the database is not there, or is another one.
@@ -68,7 +82,7 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     match open_with_secrets(config)? {
         Ok(store) => Ok(store),
         Err(lost) => {
-            output::warning(&format!("the secrets of machines cannot be used: {lost}: {LOST_KEY}"));
+            output::warning(&format!("the secrets of machines cannot be used: {lost}"));
             open(config, None)?.context("it was opened without a key")
         }
     }
@@ -76,8 +90,7 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
 
 /// The database with the machines and their secrets.
 pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    open_with_secrets(config)?
-        .map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}: {LOST_KEY}"))
+    open_with_secrets(config)?.map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}"))
 }
 
 /// Makes a new key file for the database with the machines, and forgets all secrets in it. Returns the names of the machines.
@@ -111,14 +124,15 @@ fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     Ok(store)
 }
 
+/// The database with the machines and their secrets, or why its key file cannot be used and what to do about it.
 fn open_with_secrets(config: &Config) -> anyhow::Result<Result<Arc<SqliteStore>, String>> {
     let path = &database_made(config)?.key;
     match SealingKey::open(path) {
-        Ok(key) => {
-            Ok(open(config, Some(&key))?
-                .ok_or_else(|| format!("{}: {}", path.display(), StoreError::OtherKey)))
-        }
-        Err(StoreError::Unavailable(why)) => Ok(Err(why)),
+        Ok(key) => Ok(open(config, Some(&key))?
+            .ok_or_else(|| format!("{}: {}: {LOST_KEY}", path.display(), StoreError::OtherKey))),
+        // The error says what to do, and a new key would cost every machine its secret.
+        Err(StoreError::Unavailable(why)) if FileAccess::Owner.check_path(path).is_err() => Ok(Err(why)),
+        Err(StoreError::Unavailable(why)) => Ok(Err(format!("{why}: {LOST_KEY}"))),
         Err(error) => Err(error.into()),
     }
 }
@@ -239,7 +253,8 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     let store = MemoryStore::new(domain.clone());
     let mut count = 0_u64;
-    let mut see = |line: u64, account: &Account| {
+    let mut see = |line: u64, seen: json_lines::Seen<'_>| {
+        let json_lines::Seen::Account(account) = seen else { return };
         for found in account.unmatchable() {
             if count == 0 {
                 let Unmatchable { attribute, value, why } = found;

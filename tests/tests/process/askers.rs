@@ -50,13 +50,32 @@ fn the_name_of_a_privileged_group_is_its_sid() {
         json!([ends[0], ends[1], "S-1-5-32-544"])
     );
     for (name, known) in [
-        ("Domain Admins", format!("{sid}-512")),
-        ("\u{ff24}omain Admins", format!("{sid}-512")),
-        ("backup operators", "S-1-5-32-551".to_owned()),
+        ("Domain Admins", format!("{sid}-512; import it with that SID")),
+        ("\u{ff24}omain Admins", format!("{sid}-512; import it with that SID")),
+        // No database has a group of BUILTIN.
+        ("backup operators", "S-1-5-32-551, which is in BUILTIN".to_owned()),
     ] {
-        let done = demo.rcmpd(&["group", "add", name, "-c", "rcmpd.toml"]).code(1);
-        assert!(done.stderr.contains("is the name of the privileged group"), "{done:?}");
-        assert!(done.stderr.contains(&format!("{known}; import it with that SID")), "{done:?}");
+        let of = |more: Value| {
+            let mut line = json!({ "type": "group", "name": name });
+            line.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            format!("{line}\n")
+        };
+        fs::write(demo.path("new.jsonl"), of(json!({}))).unwrap();
+        fs::write(demo.path("other.jsonl"), of(json!({ "sid": format!("{sid}-1120") }))).unwrap();
+        for command in [
+            &["group", "add", name][..],
+            &["group", "set", "Engineers", "--rename", name],
+            &["import", "new.jsonl"],
+            &["import", "new.jsonl", "--replace"],
+            &["import", "other.jsonl"],
+        ] {
+            let done = demo.rcmpd(&[command, &["-c", "rcmpd.toml"]].concat()).code(1);
+            assert!(
+                done.stderr.contains(&format!("is the name of the privileged group {known}")),
+                "{done:?}"
+            );
+            assert_eq!(done.stderr.contains("line 1: "), command[0] == "import", "{done:?}");
+        }
     }
     for (group, expect) in [
         ("No Such Group", "there is no group No Such Group in "),

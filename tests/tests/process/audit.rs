@@ -60,8 +60,26 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     assert_eq!(report["heads"]["matched"], report["heads"]["signed"]);
     let text = service.rcmpd(&["audit", "verify", files[0], files[1], "--heads", "audit.heads"]).code(0);
     assert!(text.stdout.contains("without --public-key this proves only"), "{text:?}");
-    let text = service.rcmpd(&["audit", "verify", files[0], files[1]]).code(0);
+    // Without heads nothing says who wrote the lines.
+    let text = service.rcmpd(&["audit", "verify", files[0], files[1]]).code(7);
     assert!(text.stdout.contains("not who wrote them"), "{text:?}");
+    let unsigned = service.rcmpd(&["audit", "verify", files[0], files[1], "--json"]).code(7).json();
+    assert_eq!((&unsigned["verified"], &unsigned["exit_code"]), (&false.into(), &7.into()), "{unsigned:#}");
+    assert_eq!(unsigned["last_seq"], report["last_seq"]);
+    // A file without a head proves as much as none.
+    fs::write(service.path("empty.heads"), "").unwrap();
+    let empty = ["audit", "verify", files[0], files[1], "--heads", "empty.heads", "--json"];
+    assert_eq!(service.rcmpd(&empty).code(7).json()["verified"], false);
+    // What is no log is no log, whatever the heads are.
+    fs::write(service.path("notes"), "Monday: all is well").unwrap();
+    for other in ["rcmpd.toml", "notes", "audit.key", "audit.heads"] {
+        for heads in
+            [&[][..], &["--heads", "audit.heads"], &["--heads", "empty.heads"], &["--heads", "notes"]]
+        {
+            let done = service.rcmpd(&[&["audit", "verify", other], heads].concat()).code(6);
+            assert!(done.stderr.contains("is not a chained audit log"), "{done:?}");
+        }
+    }
     // In the order of a shell's `audit.log*`, and with an empty file among them.
     fs::write(service.path("audit.log.0"), "").unwrap();
     for order in [&[files[1], files[0]][..], &[files[1], "audit.log.0", files[0]]] {
@@ -238,8 +256,8 @@ fn a_full_disk_stops_decisions_and_tears_no_line() {
     service.map("alice").code(0);
     assert_eq!(service.metric("rcmpd_audit_failures_total"), failures);
     fs::copy(service.seen("small/audit.log"), service.path("audit.log")).unwrap();
-    let report = service.rcmpd(&["audit", "verify", "audit.log", "--json"]).code(0).json();
-    assert_eq!(report["torn"], 0);
+    let report = service.rcmpd(&["audit", "verify", "audit.log", "--json"]).code(7).json();
+    assert_eq!((&report["broken"], &report["torn"]), (&Value::Null, &0.into()), "{report:#}");
     assert!(report["last_seq"].as_u64().unwrap() > 8, "{report:#}");
     stop(&mut service);
 }

@@ -135,6 +135,11 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     }
     let done = map("half.pem", &server, "WEB01$", secret);
     assert!(done.stderr.contains("its END line is missing"), "{done:?}");
+    // A key that is written wrongly is wrong use, one that is not there an input file.
+    let proof = ["map", "certs/alice.pem", "-c", "rcmpd.toml", "--proof", "--proof-key"];
+    let done = service.rcmpd(&[&proof[..], &["contoso.pub"]].concat()).code(2);
+    assert!(done.stderr.contains("write DOMAIN=FILE"), "{done:?}");
+    service.rcmpd(&[&proof[..], &["CONTOSO=nowhere.pub"]].concat()).code(6);
     let done = map("certs/alice.pem", &server, "WEB01$", "nowhere.secret").code(6);
     assert!(done.stderr.contains("nowhere.secret"), "{done:?}");
     // 5: a domain that is asked about in vain; and a machine that may not ask, whichever certificate it asks about.
@@ -374,7 +379,7 @@ cat certs/alice.pem certs/ca.pem > whole.pem";
 }
 
 /// Arguments that fail, each in its own way, with the code that each promises.
-const FAILURES: [(&str, i32); 25] = [
+const FAILURES: [(&str, i32); 28] = [
     ("account", 2),
     ("account list --nope", 2),
     ("map", 2),
@@ -398,8 +403,11 @@ const FAILURES: [(&str, i32); 25] = [
     ("mapping import --from sssd nowhere", 6),
     ("import nowhere.jsonl -c rcmpd.toml", 6),
     ("audit verify nowhere.log", 6),
+    ("mapping rehearse --policy rcmpd.toml --certs nowhere -c rcmpd.toml", 6),
+    ("machine set WEB01$ --secret-file nowhere -c rcmpd.toml", 6),
     // What is there is wrong.
-    ("import rcmpd.toml -c rcmpd.toml", 1),
+    ("import rcmpd.toml -c rcmpd.toml", 6),
+    ("import certs -c rcmpd.toml", 6),
     ("account show nowhere -c rcmpd.toml", 1),
     ("mapping audit -c rcmpd.toml", 3),
     ("check-config -c bad.toml", 1),
@@ -724,6 +732,35 @@ fn an_import_that_replaces_leaves_what_its_lines_say() {
     fs::create_dir(demo.path("folder")).unwrap();
     let folder = run(&demo, &["import", "folder"]);
     assert!(folder.code != 0 && !folder.stderr.contains("--replace"), "{folder:?}");
+    // A file that is missing or something else is an input file that cannot be used, whatever reads it.
+    let utf16: Vec<u8> = list.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(demo.path("utf16.jsonl"), utf16).unwrap();
+    fs::write(demo.path("table.csv"), "name,upn\n").unwrap();
+    for file in ["nowhere", "folder", "utf16.jsonl", "table.csv", "certs/alice.pem"] {
+        let done = run(&demo, &["import", file]).code(6);
+        assert!(done.stderr.contains(file), "{done:?}");
+    }
+    run(&demo, &["machine", "set", "WEB01$", "--secret-file", "nowhere"]).code(6);
+    fs::write(demo.path("policy.toml"), "[mapping]\nanchors = [\"certs/ca.pem\"]\n").unwrap();
+    run(&demo, &["mapping", "rehearse", "--policy", "policy.toml", "--certs", "nowhere"]).code(6);
+    // What the database refuses is no fault of the file.
+    run(&demo, &["import", "told.jsonl"]).code(1);
+    let object = "{\n  \"type\": \"account\",\n  \"name\": \"x\"\n}\n";
+    assert!(told(object).contains("line 1: ") && told(object).contains("each line is one JSON object"));
+    let unknown = told("\n{\"type\":\"account\",\"name\":\"x\",\"member_of\":[\"Nowhere\"]}\n");
+    assert!(unknown.contains("line 2: there is no group \"Nowhere\""), "{unknown}");
+    // Only machines that have no secret need one.
+    let machine = |name: &str, more: &str| {
+        format!("{{\"type\":\"machine\",\"name\":\"{name}\",\"kind\":\"workstation\"{more}}}\n")
+    };
+    let secret = ",\"current_secret\":\"0cb6948805f797bf2a82807973b89537\"";
+    let lines = machine("WEB01$", ",\"rcmp\":true") + &machine("WEB08$", secret);
+    fs::write(demo.path("machines.jsonl"), &lines).unwrap();
+    let done = run(&demo, &["import", "machines.jsonl", "--replace"]).code(0);
+    assert!(!done.stderr.contains("without a secret"), "{done:?}");
+    fs::write(demo.path("machines.jsonl"), lines + &machine("WEB09$", "")).unwrap();
+    let done = run(&demo, &["import", "machines.jsonl", "--replace"]).code(0);
+    assert!(done.stderr.contains("New machines without a secret: WEB09$. "), "{done:?}");
 
     // Standard output and input.
     let piped = run(&demo, &["export", "-"]).code(0).stdout;

@@ -233,6 +233,52 @@ fn stored_values_that_no_certificate_matches_are_told_wherever_they_are_met() {
     assert_eq!(report["counts"]["never-matching"], values.len());
 }
 
+/// An import warns of the values that `account set` warns of: both accounts map to nobody from then on.
+#[test]
+fn values_of_two_accounts_are_told_by_an_import() {
+    let demo = Demo::new();
+    let carol = "X509:<I>O=Contoso,CN=Contoso Demo CA<SR>0504030201";
+    run(&demo, &["account", "set", "carol", "--add-mapping", carol, "--add-spn", "HTTP/carol"]).code(0);
+    let lines = [
+        serde_json::json!({"type": "account", "name": "one", "user_principal_name": "ALICE@contoso.example"}),
+        serde_json::json!({"type": "account", "name": "two", "service_principal_names": ["http/CAROL"]}),
+        serde_json::json!({"type": "account", "name": "three", "alt_security_identities": [carol]}),
+        serde_json::json!({"type": "account", "name": "four", "user_principal_name": "four@contoso.example"}),
+        serde_json::json!({"type": "account", "name": "five", "user_principal_name": "Four@contoso.example"}),
+        serde_json::json!({"type": "account", "name": "six", "user_principal_name": "six@contoso.example"}),
+    ];
+    let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(demo.path("lines.jsonl"), &lines).unwrap();
+    for options in [&[][..], &["--replace"]] {
+        let done = run(&demo, &[&["import", "lines.jsonl"], options].concat()).code(0);
+        for (line, value, other) in [
+            ("line 1: one", "ALICE@contoso.example", "alice"),
+            ("line 2: two", "http/CAROL", "carol"),
+            ("line 3: three", carol, "carol"),
+            ("line 4: four", "four@contoso.example", "five"),
+            ("line 5: five", "Four@contoso.example", "four"),
+        ] {
+            let told = format!("warning: {line}: {value} is also that of {other}: ");
+            assert!(done.stderr.contains(&told), "{told}: {}", done.stderr);
+        }
+        assert!(!done.stderr.contains("six"), "{}", done.stderr);
+    }
+    let done = run(&demo, &["account", "set", "bob", "--add-spn", "HTTP/carol"]).code(0);
+    assert!(done.stderr.contains("HTTP/carol is also that of "), "{done:?}");
+    // Many are counted.
+    let many: String = (0..30)
+        .map(|n| {
+            format!(
+                "{{\"type\":\"account\",\"name\":\"m{n}\",\"user_principal_name\":\"bob@contoso.example\"}}\n"
+            )
+        })
+        .collect();
+    fs::write(demo.path("many.jsonl"), many).unwrap();
+    let done = run(&demo, &["import", "many.jsonl"]).code(0);
+    assert_eq!(done.stderr.matches("bob@contoso.example is also that of ").count(), 20, "{}", done.stderr);
+    assert!(done.stderr.contains("warning: 10 more values"), "{}", done.stderr);
+}
+
 #[test]
 fn names_that_look_alike_in_an_older_database_are_told_with_the_way_to_rename_them() {
     let demo = Demo::new();

@@ -58,7 +58,13 @@ fn no_command_prints_what_terminals_obey() {
     };
     // What can be stored, and what was stored by others.
     demo.rcmpd(&["account", "set", "alice", "--full-name", &evil, "--add-spn", &evil, c[0], c[1]]).code(0);
-    demo.rcmpd(&["account", "set", "web01$", "--upn", &upn, "--home-domain", &evil, c[0], c[1]]).code(0);
+    demo.rcmpd(&["account", "set", "web01$", "--upn", &upn, c[0], c[1]]).code(0);
+    // An older version stored this.
+    let refused = demo.rcmpd(&["account", "set", "web01$", "--home-domain", &evil, c[0], c[1]]).code(1);
+    is_clean("account set", &refused);
+    let database = rusqlite::Connection::open(demo.path("accounts.db")).unwrap();
+    database.execute("UPDATE account SET home_domain = ?1 WHERE name = 'WEB01$'", [&evil]).unwrap();
+    drop(database);
     demo.rcmpd(&["group", "add", &hidden, c[0], c[1]]).code(0);
     demo.rcmpd(&["machine", "add", &machine, "--secret-file", "machines/x.secret", c[0], c[1]]).code(0);
     demo.rcmpd(&["account", "add", "twin", "--upn", &upn, c[0], c[1]]).code(0);
@@ -151,9 +157,15 @@ fn no_command_prints_what_terminals_obey() {
     }
 }
 
-/// Gives carol another name, as `rcmpd import` takes it.
+/// Gives carol another name, as `rcmpd import` takes it, or as an older version stored it.
 fn carol_as(name: &str) -> Demo {
     let demo = Demo::new();
+    if name.contains('\\') {
+        let database = rusqlite::Connection::open(demo.path("accounts.db")).unwrap();
+        let sql = "UPDATE account SET name = ?1, name_key = ?1 WHERE name = 'carol'";
+        assert_eq!(database.execute(sql, [name]).unwrap(), 1);
+        return demo;
+    }
     demo.rcmpd(&["export", "accounts.jsonl", "-c", "rcmpd.toml"]).code(0);
     let text = fs::read_to_string(demo.path("accounts.jsonl")).unwrap();
     let renamed =

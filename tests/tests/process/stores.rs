@@ -60,8 +60,8 @@ fn accounts_in_memory_come_from_a_file_and_are_read_again() {
     let machine = demo.rcmpd(&add).code(0).json();
     assert_eq!(machine["sid"], format!("{}-{}", demo.domain_sid(), 1 << 30), "{machine}");
     let set = ["machine", "set", "WEB02$", "--secret-file", "nowhere", "--json", "-c", "rcmpd.toml"];
-    let failed = demo.rcmpd(&set).code(1).json();
-    assert_eq!(failed["exit_code"], 1, "{failed}");
+    let failed = demo.rcmpd(&set).code(6).json();
+    assert_eq!(failed["exit_code"], 6, "{failed}");
     assert!(!demo.path("nowhere").exists());
     let mut service = demo.serve();
     let answer = service.map("alice").code(0).json();

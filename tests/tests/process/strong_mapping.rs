@@ -420,6 +420,26 @@ fn operators_are_told_over_http_and_nobody_else_is() {
     // The commands name the file as either was given it; everything else is the same.
     explained["remedies"] = told["remedies"].clone();
     assert_eq!(told, explained);
+    // From the root on, as some programs write chains: the client is meant, as for the command. Of two clients, neither is.
+    let ca = fs::read_to_string(service.path("certs/ca.pem")).unwrap();
+    let alice = fs::read_to_string(service.certificate("alice")).unwrap();
+    let authorized = [("Authorization", "Bearer correct horse")];
+    let (code, text) = service.post("/explain", &authorized, &format!("{ca}{alice}"));
+    assert_eq!(
+        (code, &serde_json::from_str::<Value>(&text).unwrap()["account"]),
+        (200, &"alice".into()),
+        "{text}"
+    );
+    let (code, text) = service.post("/explain", &authorized, &format!("{ca}{alice}{body}"));
+    assert!(code == 400 && text.contains("those of 2 clients follow"), "{code} {text}");
+    fs::write(service.path("two.pem"), format!("{ca}{alice}{body}")).unwrap();
+    for command in [&["explain", "two.pem", "-c", "rcmpd.toml"][..], &["mapping", "strings", "two.pem"]] {
+        let done = service.rcmpd(command).code(6);
+        assert!(
+            done.stderr.contains("two.pem: ") && done.stderr.contains("those of 2 clients follow"),
+            "{done:?}"
+        );
+    }
     for (headers, code) in [
         (vec![], 401),
         (vec![("Authorization", "Bearer wrong")], 401),

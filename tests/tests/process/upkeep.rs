@@ -106,6 +106,71 @@ fn what_is_renamed_stays_what_it_was() {
     run(&service, "group set Builders --rename 'web team'").code(1);
 }
 
+/// A limit of the size of files stands for a full disk: files can be made, and nothing written to them.
+#[test]
+fn a_full_disk_leaves_no_empty_files() {
+    let demo = Demo::new();
+    let names = || {
+        let mut names = Vec::new();
+        for folder in ["", "machines", "trusts"] {
+            let entries = std::fs::read_dir(demo.path(folder)).into_iter().flatten();
+            names.extend(entries.map(|entry| format!("{folder}/{}", entry.unwrap().file_name().display())));
+        }
+        // Of the database that is open.
+        names.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
+        names.sort();
+        names
+    };
+    std::fs::create_dir(demo.path("trusts")).unwrap();
+    let text = std::fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    std::fs::write(
+        demo.path("new.toml"),
+        text.replace("accounts.db", "new.db").replace("accounts.key", "new.key"),
+    )
+    .unwrap();
+    let before = names();
+    let full = |command: &str| demo.paste(&format!("trap '' XFSZ; ulimit -f 0; rcmpd {command}"));
+    for command in [
+        "audit key audit.key",
+        "domain key hop.key",
+        "machine add 'WEB09$' --secret-file machines/WEB09.secret -c rcmpd.toml",
+        "domain add -c new.toml",
+        "domain add FABRIKAM --sid S-1-5-21-7-8-9 --direction outbound --server 127.0.0.1:9 -c rcmpd.toml",
+    ] {
+        let done = full(command);
+        assert_ne!(done.code, 0, "{command}: {done:?}");
+        assert_eq!(names(), before, "{command}: {done:?}");
+    }
+    // The next try succeeds, as no file stands in the way.
+    demo.paste("rcmpd audit key audit.key").code(0);
+}
+
+/// A key file that others may read is there: a new one would cost every machine its secret. Each command warns once.
+#[test]
+fn a_key_file_of_a_wrong_mode_needs_a_chmod_and_no_new_key() {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let demo = Demo::new();
+    let key = demo.path("accounts.key");
+    for (make_unusable, advice, other) in [("chmod 644", "chmod 600", "rekey"), ("rm", "rekey", "chmod")] {
+        demo.paste(&format!("{make_unusable} accounts.key")).code(0);
+        for command in ["mapping audit", "mapping audit --json", "account list"] {
+            let done = run(&demo, command);
+            assert_eq!(
+                done.stderr.matches("the secrets of machines cannot be used").count(),
+                1,
+                "{command}: {done:?}"
+            );
+            assert!(done.stderr.contains(advice) && !done.stderr.contains(other), "{command}: {done:?}");
+        }
+        let done = run(&demo, "machine list");
+        assert!(!done.stderr.contains(other), "{done:?}");
+        if key.exists() {
+            set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn warnings_say_that_they_are_warnings() {
     let demo = Demo::new();
@@ -234,7 +299,7 @@ fn one_certificate_is_rehearsed() {
     let done = run(&demo, "mapping rehearse --policy rcmpd.toml --certs certs/alice.pem").code(0);
     assert!(done.stdout.contains("certificates  1\nunchanged     1\n"), "{done:?}");
     // A file of something else is named as what it is not.
-    let done = run(&demo, "mapping rehearse --policy rcmpd.toml --certs certs/alice.key").code(1);
+    let done = run(&demo, "mapping rehearse --policy rcmpd.toml --certs certs/alice.key").code(6);
     assert!(done.stderr.contains("has no decisions about certificates"), "{done:?}");
 }
 

@@ -5,6 +5,7 @@ use super::{
     LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows, sealing::Seal,
     watch::Numbers,
 };
+use crate::file_access::beside_database;
 use crate::fold;
 use crate::rules::RID_FIRST;
 use crate::store::{Domain, StoreError};
@@ -185,6 +186,10 @@ pub(super) fn create(path: &Path, domain: &Domain) -> Result<(), StoreError> {
         // A link, unlike a move, takes no existing file's place.
         .and_then(|()| fs::hard_link(unfinished, path).map_err(failed_at));
     let removed = fs::remove_file(unfinished).map_err(failed_at);
+    // What SQLite keeps beside a file that it could not fill.
+    for end in ["-journal", "-wal", "-shm"] {
+        let _ = fs::remove_file(beside_database(unfinished, end));
+    }
     filled.and(removed)
 }
 

@@ -5,7 +5,7 @@
 //! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
 
 use super::{damaged, failed};
-use crate::file_access::FileAccess;
+use crate::file_access::{FileAccess, write_new};
 use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::StoreError;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
@@ -13,9 +13,7 @@ use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
 use hkdf::Hkdf;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::Sha256;
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::Path;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -50,9 +48,7 @@ impl SealingKey {
         let mut key = Self([0; Self::LEN]);
         getrandom::fill(&mut key.0)
             .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        file.write_all(&key.0).and_then(|()| file.sync_all()).map_err(failed)?;
+        write_new(path, &key.0, 0o600).map_err(failed)?;
         Ok(key)
     }
 

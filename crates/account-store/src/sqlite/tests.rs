@@ -557,7 +557,7 @@ fn any_change() -> impl Strategy<Value = Change> {
         1 => account.prop_map(|rid| Change::RemoveAccount(sid(rid))),
         1 => group.clone().prop_map(|rid| Change::RemoveGroup(sid(rid))),
         6 => (group.clone(), entry.clone()).prop_map(|(group, rid)| member(group, rid)),
-        1 => (0..7u32, 0..7u32).prop_map(|(a, b)| Change::AddNamedMember { group: format!("n{a}"), member: format!("N{b}") }),
+        1 => (0..7u32, 0..7u32).prop_map(|(a, b)| Change::AddNamedMember { group: format!("n{a}"), member: format!("N{b}"), line: 0 }),
         2 => (group, entry).prop_map(|(group, rid)| Change::RemoveMember { group: sid(group), member: sid(rid) }),
     ]
 }

@@ -1,4 +1,5 @@
 use super::*;
+use account_store::privileged::privileged_sid;
 use account_store::{Account, GroupScope, Membership};
 
 const OURS: &str = "S-1-5-21-1-2-3";

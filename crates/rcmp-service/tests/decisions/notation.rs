@@ -477,8 +477,11 @@ impl Setting {
     fn store(&self) -> MemoryStore {
         let store = MemoryStore::new(domain());
         let group = |name: &str, rid| Group { name: name.into(), sid: sid(rid), scope: GroupScope::Global };
-        let member =
-            |group: &str, member: &str| Change::AddNamedMember { group: group.into(), member: member.into() };
+        let member = |group: &str, member: &str| Change::AddNamedMember {
+            group: group.into(),
+            member: member.into(),
+            line: 0,
+        };
         let mut changes = vec![
             Change::PutGroup(Put::New, group("Domain Users", 513)),
             Change::PutGroup(Put::New, group("Domain Computers", 515)),

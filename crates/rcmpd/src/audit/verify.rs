@@ -428,6 +428,9 @@ impl Verifier<'_, '_> {
     }
 
     fn all(&mut self, files: &[&PathBuf]) -> Result<(), Stop> {
+        if let Some(other) = other_than_a_log(files)? {
+            return Err(Unusable::NotChained(other.to_owned()).into());
+        }
         if let Some(heads) = &mut self.heads {
             heads.step()?;
         }
@@ -508,6 +511,35 @@ fn first_seq(path: &Path) -> Option<Option<u64>> {
     None
 }
 
+/// The first file with bytes, if it is something other than a chained log: that is said whatever the heads are. A file that can be read
+/// only once is not looked at. What a crash left of a first line begins with a brace.
+fn other_than_a_log<'a>(files: &[&'a PathBuf]) -> Result<Option<&'a Path>, Unusable> {
+    for path in files.iter().copied().filter(|path| path.is_file() || !path.exists()) {
+        let mut lines = Lines::open(path, LINE_LEN_MAX, false)?;
+        let mut starts_as_line = None;
+        for _ in 0..ORDER_LINES_MAX {
+            match lines.next()? {
+                Next::End => break,
+                Next::TooLong => return Ok(Some(path)),
+                Next::Line { .. } => {}
+            }
+            match Read::line(&lines.line) {
+                Read::Chained(_) | Read::Wrong(_) => return Ok(None),
+                Read::Foreign if starts_as_line.is_none() => return Ok(Some(path)),
+                Read::Foreign => return Ok(None),
+                Read::Torn => _ = starts_as_line.get_or_insert(lines.line.starts_with(b"{")),
+            }
+        }
+        match starts_as_line {
+            Some(true) => return Ok(None),
+            Some(false) => return Ok(Some(path)),
+            // It is empty.
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
 /// Verifies files, whose order is found by `seq`. `progress` learns how many bytes of the files were read.
 pub fn verify(
     files: &[PathBuf],
@@ -515,7 +547,6 @@ pub fn verify(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Unusable> {
     let VerifyOptions { heads, trusted, first_seq } = *options;
-    let heads_path = heads;
     if let Some(path) = files.iter().find(|path| is_packed(path)) {
         return Err(Unusable::Packed(path.clone()));
     }
@@ -548,13 +579,6 @@ pub fn verify(
         Some(Stop::Unusable(error)) => return Err(error),
         Some(Stop::Broken(broken)) => report.broken = Some(broken),
         None => {}
-    }
-    // Whoever names a file of heads wants them to prove something.
-    if let (None, Some(path), Some(said)) = (&report.broken, heads_path, &report.heads)
-        && said.signed == 0
-    {
-        let what = "there is no signed head in it, so it proves nothing".to_owned();
-        report.broken = Some(Broken { file: path.to_owned(), line: 1, seq: 0, what });
     }
     Ok(report)
 }

@@ -73,6 +73,10 @@ impl Run {
             }
             return tally;
         };
+        if let Some(why) = &self.other_refused {
+            tally.add("--other-certificate", Seen::Untried(format!("this certificate is not let in: {why}")));
+            return tally;
+        }
         for (label, lines) in Self::dialects(&self.certificate) {
             let outcome = self.ask(other, &self.get().lines(lines)).await;
             tally.add(&label, self.others(&outcome));

@@ -12,6 +12,7 @@ use rustls::{
 };
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -36,6 +37,8 @@ pub(super) struct Door {
     pub(super) path: String,
     pub(super) verifier: Arc<dyn ServerCertVerifier>,
     pub(super) timeout: Duration,
+    /// Whether a TLS server or an HTTP server answered: with an alert or a certificate, or with a status.
+    pub(super) is_web: AtomicBool,
 }
 
 /// What came back.
@@ -103,7 +106,7 @@ impl Door {
         let shaken = TlsConnector::from(Arc::clone(config)).connect(name, stream);
         match tokio::time::timeout(self.timeout, shaken).await {
             Ok(Ok(stream)) => Ok(Incoming::new(stream)),
-            Ok(Err(error)) => Err(failed(&error)),
+            Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(Outcome::Late),
         }
     }
@@ -145,14 +148,17 @@ impl Door {
             let sent = incoming.stream.write_all(request).await;
             let _ = incoming.stream.flush().await;
             match answer(incoming, request.starts_with(b"HEAD ")).await {
-                Ok(Some(answer)) => Ok(Outcome::Answered(answer)),
+                Ok(Some(answer)) => {
+                    self.is_web.store(true, Ordering::Relaxed);
+                    Ok(Outcome::Answered(answer))
+                }
                 Ok(None) => sent.map(|()| Outcome::Refused("closed without an answer".to_owned())),
                 Err(error) => Err(error),
             }
         };
         match tokio::time::timeout(self.timeout, answered).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => failed(&error),
+            Ok(Err(error)) => self.failed(&error),
             Err(_) => Outcome::Late,
         }
     }
@@ -161,15 +167,19 @@ impl Door {
     pub(super) async fn next(&self, secured: &mut Secured) -> Outcome {
         self.exchange(secured, b"").await
     }
-}
 
-fn failed(error: &io::Error) -> Outcome {
-    match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
-        Some(error @ Error::InvalidCertificate(cause)) => {
-            Outcome::Unbelieved(format!("{error}: {}", advice(cause)))
+    fn failed(&self, error: &io::Error) -> Outcome {
+        let error = match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+            Some(error) => error,
+            None => return Outcome::Refused(format!("the connection broke: {error}")),
+        };
+        if matches!(error, Error::AlertReceived(_) | Error::InvalidCertificate(_)) {
+            self.is_web.store(true, Ordering::Relaxed);
         }
-        Some(error) => Outcome::Refused(error.to_string()),
-        None => Outcome::Refused(format!("the connection broke: {error}")),
+        match error {
+            Error::InvalidCertificate(cause) => Outcome::Unbelieved(format!("{error}: {}", advice(cause))),
+            error => Outcome::Refused(error.to_string()),
+        }
     }
 }
 

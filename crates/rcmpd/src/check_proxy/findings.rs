@@ -177,6 +177,10 @@ impl Check {
     }
 }
 
+/// What to change where identity headers pass unchanged, and a later check sees no more than that.
+pub(super) const SEE_FORGED_IDENTITY: &str =
+    "identity headers of a client pass everywhere: first do what forged-identity says, then check again";
+
 /// What a check comes to, and why.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -186,6 +190,10 @@ pub struct Finding {
     pub verdict: Verdict,
     /// What was seen, a line each: what leaks first.
     pub seen: Vec<String>,
+    /// Whether nothing leaks but headers of a client, which arrive at the page.
+    pub is_of_headers: bool,
+    /// What to change, if something leaks.
+    pub advice: &'static str,
 }
 
 impl Finding {
@@ -197,7 +205,7 @@ impl Finding {
             "verdict": self.verdict.name(),
             "did": self.check.did(),
             "means": leaks.then(|| self.check.means()),
-            "change": leaks.then(|| self.check.advice()),
+            "change": leaks.then_some(self.advice),
             "seen": self.seen,
         })
     }
@@ -208,6 +216,8 @@ impl Finding {
 pub(super) enum Seen {
     Good,
     Leak(String),
+    /// Headers of a client arrive at the page: these.
+    Arrived(String),
     /// The answer does not say.
     Untold(String),
     /// There is no answer.
@@ -219,6 +229,8 @@ pub(super) enum Seen {
 pub(super) struct Tally {
     good: usize,
     leaks: Vec<String>,
+    /// How many of these are headers that arrive.
+    arrived: usize,
     untold: Vec<String>,
     untried: Vec<String>,
     notes: Vec<String>,
@@ -231,6 +243,10 @@ impl Tally {
         match seen {
             Seen::Good => self.good += 1,
             Seen::Leak(text) => self.leaks.push(line(text)),
+            Seen::Arrived(names) => {
+                self.arrived += 1;
+                self.leaks.push(line(format!("what was sent arrives as {names}")));
+            }
             Seen::Untold(text) => self.untold.push(line(text)),
             Seen::Untried(text) => self.untried.push(line(text)),
         }
@@ -241,6 +257,11 @@ impl Tally {
         self.notes.push(text.into());
     }
 
+    /// Whether something leaks.
+    pub(super) fn leaks(&self) -> bool {
+        !self.leaks.is_empty()
+    }
+
     /// What it comes to. What leaks counts before what could not be tried, and that before what was good.
     pub(super) fn finding(self, check: Check) -> Finding {
         let verdict = match (&self.leaks[..], &self.untried[..], self.good) {
@@ -249,7 +270,8 @@ impl Tally {
             ([], [], 0) => Verdict::NotSeen,
             ([], [], _) => Verdict::Pass,
         };
+        let is_of_headers = self.arrived > 0 && self.arrived == self.leaks.len();
         let seen = [self.leaks, self.untried, self.notes, self.untold].concat();
-        Finding { check, verdict, seen }
+        Finding { check, verdict, seen, is_of_headers, advice: check.advice() }
     }
 }

@@ -6,6 +6,7 @@ use super::findings::{Seen, Tally};
 use sidecar::forwarding;
 use sidecar::proxy_config::title;
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 /// An address for documentation (RFC 5737), which no client has.
 const FORGED_ADDRESS: &str = "198.51.100.77";
@@ -13,9 +14,12 @@ const FORGED_ADDRESS: &str = "198.51.100.77";
 /// A way to write a header, as a line.
 type Form = (&'static str, fn(&str, &str) -> String);
 
+/// The form in which a proxy sets a header.
+const AS_IT_IS: &str = "as it is";
+
 /// Ways in which programs take a header for another one.
 const FORMS: [Form; 11] = [
-    ("as it is", |name, value| format!("{name}: {value}")),
+    (AS_IT_IS, |name, value| format!("{name}: {value}")),
     ("in lower case", |name, value| format!("{}: {value}", name.to_ascii_lowercase())),
     ("in upper case", |name, value| format!("{}: {value}", name.to_ascii_uppercase())),
     ("with _ for -", |name, value| format!("{}: {value}", name.replace('-', "_"))),
@@ -55,7 +59,11 @@ impl Run {
         for (label, form) in FORMS {
             let lines: Vec<String> = names.iter().map(|name| form(name, &self.nonce)).collect();
             let outcome = self.ask(&self.us, &self.get().lines(lines)).await;
-            tally.add(label, self.ours(&outcome));
+            let seen = self.ours(&outcome);
+            if label == AS_IT_IS && matches!(seen, Seen::Arrived(_)) {
+                self.passes_headers.store(true, Ordering::Relaxed);
+            }
+            tally.add(label, seen);
             // One that is refused may hide others that are not.
             if !matches!(&outcome, Outcome::Answered(answer) if answer.told.is_some()) {
                 for name in &names {
@@ -106,7 +114,7 @@ impl Run {
             return tally;
         }
         let names = forwarding::NAMES.map(title);
-        let spelled = |label: &str| ["as it is", "with _ for -", "with . for -"].contains(&label);
+        let spelled = |label: &str| [AS_IT_IS, "with _ for -", "with . for -"].contains(&label);
         for (label, form) in FORMS {
             // Where only an address is taken, a word proves nothing.
             let values = [Some(self.nonce.as_str()), spelled(label).then_some(FORGED_ADDRESS)];
@@ -141,7 +149,7 @@ impl Run {
             .collect();
         match arrived.is_empty() {
             true => self.ours(outcome),
-            false => Seen::Leak(format!("what was sent arrives as {}", super::some_of(&arrived))),
+            false => Seen::Arrived(super::some_of(&arrived)),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::server_verifier;
 use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
-use findings::{Seen, Tally};
+use findings::{SEE_FORGED_IDENTITY, Seen, Tally};
 use identity::Identity;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
@@ -37,6 +37,7 @@ use sidecar::headers::{Meaning, Preset};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use visitor::Visitor;
 use zeroize::Zeroizing;
@@ -133,8 +134,12 @@ struct Run {
     nonce: String,
     /// What the page is told with the certificate, if it is ours.
     baseline: Option<Identity>,
-    /// What the page answers with the certificate.
+    /// What the page answers with the certificate; 0 if no answer comes.
     status: u16,
+    /// Why the other certificate is not let in, if it is not.
+    other_refused: Option<String>,
+    /// Whether identity headers of a client arrive at the page as they are.
+    passes_headers: AtomicBool,
 }
 
 /// Checks a proxy, and tells each finding as it is made.
@@ -152,7 +157,11 @@ async fn check_these(
     let mut findings = Vec::new();
     for check in checks {
         let tally = match check {
-            Check::Certificate => run.certificate().await?,
+            Check::Certificate => {
+                let tally = run.certificate().await?;
+                run.other_certificate().await?;
+                tally
+            }
             Check::NoCertificate => run.no_certificate().await,
             Check::WrongAuthority => run.wrong_authority().await,
             Check::ForgedIdentity => run.forged_identity().await,
@@ -175,7 +184,13 @@ async fn check_these(
             Check::PlainHttp => run.plain_http().await,
             Check::CertificateAgain => run.certificate_again().await,
         };
-        let finding = tally.finding(*check);
+        let mut finding = tally.finding(*check);
+        if finding.is_of_headers
+            && *check != Check::ForgedIdentity
+            && run.passes_headers.load(Ordering::Relaxed)
+        {
+            finding.advice = SEE_FORGED_IDENTITY;
+        }
         tell(&finding);
         findings.push(finding);
     }
@@ -239,6 +254,8 @@ impl Run {
             nonce: format!("forged-{}", dtyp::hex(&nonce)),
             baseline: None,
             status: 0,
+            other_refused: None,
+            passes_headers: AtomicBool::new(false),
         })
     }
 
@@ -278,6 +295,10 @@ impl Run {
     fn ours(&self, outcome: &Outcome) -> Seen {
         let answer = match outcome {
             Outcome::Answered(answer) => answer,
+            // Where the certificate is never answered, a refusal says nothing of what was sent with it.
+            Outcome::Refused(why) if self.status == 0 => {
+                return Seen::Untried(format!("the certificate is not let in: {why}"));
+            }
             Outcome::Refused(_) => return Seen::Good,
             outcome => return unanswered(outcome),
         };
@@ -289,7 +310,7 @@ impl Run {
                 {
                     ([], None) => Seen::Good,
                     ([], Some(name)) => Seen::Leak(format!("{name} is not what the sidecar says")),
-                    (arrived, _) => Seen::Leak(format!("what was sent arrives as {}", some_of(arrived))),
+                    (arrived, _) => Seen::Arrived(some_of(arrived)),
                 }
             }
             (Some(_), None) if answer.is_page => Seen::Untold("this answer has no body".to_owned()),
@@ -305,6 +326,7 @@ impl Run {
         let answer = match outcome {
             Outcome::Answered(answer) => answer,
             Outcome::Refused(why) => {
+                self.is_web_server(&why).await?;
                 tally.add(request, Seen::Untried(format!("the certificate is not let in: {why}")));
                 return Ok(tally);
             }
@@ -348,6 +370,47 @@ impl Run {
         }
         self.baseline = Some(identity);
         Ok(tally)
+    }
+
+    /// Fails if no TLS and no HTTP was spoken, neither with the certificate (`why`) nor without one: refusals of such a server prove
+    /// nothing. A page that is served without TLS is a finding.
+    async fn is_web_server(&self, why: &str) -> Result<(), Failed> {
+        let outcome = self.ask(&self.nobody, &self.get()).await;
+        let is_refused = matches!(outcome, Outcome::Refused(_));
+        if !is_refused || self.door.is_web.load(Ordering::Relaxed) || self.plain_http().await.leaks() {
+            return Ok(());
+        }
+        let (host, port) = &self.door.connect;
+        Err(Failed::Unreachable(format!(
+            "no TLS or HTTP server answers at {host} port {port}, neither with the certificate nor without one: {why}"
+        )))
+    }
+
+    /// Asks with the other certificate, which is of another account and let in: otherwise what it is sent with proves nothing.
+    async fn other_certificate(&mut self) -> Result<(), Failed> {
+        let Some(other) = &self.other else { return Ok(()) };
+        let refused = match self.ask(other, &self.get()).await {
+            Outcome::Answered(Answer { told: Some(told), .. }) => {
+                let identity = told.identity(&self.names);
+                let account = identity.account(&self.named);
+                let is_ours = |account: &&str| {
+                    self.baseline.as_ref().is_some_and(|baseline| baseline.is_called(account, &self.named))
+                };
+                if let Some(account) = account.filter(is_ours) {
+                    return Err(Failed::Usage(format!(
+                        "--other-certificate is of {account}, as --certificate is: give one of another account; if it is of \
+                         another account, the proxy or the sidecar takes the one for the other"
+                    )));
+                }
+                None
+            }
+            Outcome::Answered(answer) if answer.is_success() => None,
+            Outcome::Answered(answer) => Some(answer.status.to_string()),
+            Outcome::Refused(why) | Outcome::Unbelieved(why) | Outcome::Unreachable(why) => Some(why),
+            Outcome::Late => Some("no answer in time".to_owned()),
+        };
+        self.other_refused = refused;
+        Ok(())
     }
 
     async fn certificate_again(&self) -> Tally {
@@ -416,6 +479,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
         path: url.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         verifier,
         timeout: options.timeout,
+        is_web: AtomicBool::new(false),
     })
 }
 

@@ -298,8 +298,9 @@ impl Run {
     ) -> Option<(Outcome, Outcome)> {
         let mut secured = match self.door.open(config, None).await {
             Ok(secured) => secured,
-            Err(Outcome::Refused(_)) => {
-                tally.add("the handshake", Seen::Good);
+            Err(outcome @ Outcome::Refused(_)) => {
+                let is_us = std::sync::Arc::ptr_eq(config, &self.us);
+                tally.add("the handshake", if is_us { self.ours(&outcome) } else { self.nobodys(&outcome) });
                 return None;
             }
             Err(outcome) => {

@@ -670,6 +670,132 @@ async fn a_certificate_that_is_not_let_in_proves_nothing() {
     assert!(finding.seen[0].contains("403"), "{finding:?}");
 }
 
+/// The certificate of a made-up CA is another one that is not let in.
+#[tokio::test]
+async fn another_certificate_proves_something_only_if_it_is_let_in_and_of_another_account() {
+    let checks = [Check::Certificate, Check::ForgedCertificateBeside];
+    let other = |name: &str| Some((path(&format!("{name}.pem")), path(&format!("{name}.key"))));
+    for hole in [Hole::None, Hole::PrefersHeader] {
+        let report = checked(hole, &checks, |options| options.other = other("server")).await;
+        let finding = &report.findings[1];
+        assert_eq!(finding.verdict, Verdict::NotChecked, "{finding:?}");
+        assert_eq!(finding.seen, ["--other-certificate: this certificate is not let in: 403"]);
+    }
+    let names = identity::names(&identity::PRESETS);
+    let proxy = Arc::new(Proxy { hole: Hole::None, names, remembers: AtomicBool::new(false) });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(proxy.serve(listener));
+    let options = Options { other: other("alice"), ..options(address, address) };
+    let failed = check_these(&checks, &options, &mut |_| {}).await.unwrap_err();
+    let Failed::Usage(text) = failed else { panic!("{failed:?}") };
+    assert!(text.contains("--other-certificate is of alice"), "{text}");
+    serving.abort();
+}
+
+/// Says something else than TLS, or nothing, to each connection.
+async fn no_web_server(listener: TcpListener, says: &'static [u8]) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let _ = stream.write_all(says).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+/// Shakes hands by TLS, and says this.
+async fn tls_without_http(listener: TcpListener, says: &'static [u8]) {
+    let names = identity::names(&identity::PRESETS);
+    let acceptor = Proxy { hole: Hole::None, names, remembers: AtomicBool::new(false) }.acceptor(&[]);
+    while let Ok((stream, _)) = listener.accept().await {
+        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        let _ = stream.write_all(says).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_web_server_passes_nothing() {
+    for (is_tls, says) in [
+        (false, &b"SSH-2.0-OpenSSH_9.9\r\n"[..]),
+        (false, b"\x00\xff\x00\xff\x00\xff\x00\xff"),
+        (false, b""),
+        (true, b"220 mail.example ESMTP\r\n"),
+        (true, b""),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = match is_tls {
+            true => tokio::spawn(tls_without_http(listener, says)),
+            false => tokio::spawn(no_web_server(listener, says)),
+        };
+        let failed = check_these(Check::ALL, &options(address, address), &mut |_| {}).await.unwrap_err();
+        let Failed::Unreachable(text) = failed else { panic!("{failed:?}") };
+        assert!(text.contains("no TLS or HTTP server answers"), "{text}");
+        serving.abort();
+    }
+}
+
+/// A web server that refuses our certificate in the handshake is one; what it refuses then says nothing of what was sent.
+#[tokio::test]
+async fn a_certificate_that_no_handshake_takes_proves_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(MADE.authority.clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+    let key = PrivatePkcs8KeyDer::from(MADE.server_key.clone());
+    let config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![MADE.server.clone()], key.into())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let stranger = CertificateParams::default().self_signed(&key).unwrap();
+    let files = (folder.path().join("stranger.pem"), folder.path().join("stranger.key"));
+    std::fs::write(&files.0, stranger.pem()).unwrap();
+    std::fs::write(&files.1, key.serialize_pem()).unwrap();
+    let options = Options { pair: files, other: None, expect_user: None, ..options(address, address) };
+    let report = check_these(Check::ALL, &options, &mut |_| {}).await.unwrap();
+    for check in [
+        Check::Certificate,
+        Check::ForgedIdentity,
+        Check::ForgedCertificateBeside,
+        Check::HopByHop,
+        Check::Paths,
+        Check::Hosts,
+        Check::Pipelining,
+        Check::CertificateAgain,
+    ] {
+        let finding = report.findings.iter().find(|finding| finding.check == check).unwrap();
+        assert_eq!(finding.verdict, Verdict::NotChecked, "{finding:#?}");
+    }
+    assert_eq!(leaks(&report), Vec::<&str>::new());
+    serving.abort();
+}
+
+/// Where identity headers pass as they are, other checks see them arrive, and advice about locations and lengths would mislead.
+#[tokio::test]
+async fn headers_that_simply_pass_have_one_remedy() {
+    let checks = [Check::Certificate, Check::ForgedIdentity, Check::Paths, Check::Pipelining];
+    let report = checked(Hole::KeepsNamed, &checks, |_| {}).await;
+    assert_eq!(leaks(&report), ["forged-identity", "paths", "pipelining"]);
+    assert_eq!(report.findings[1].advice, Check::ForgedIdentity.advice());
+    for finding in &report.findings[2..] {
+        assert!(finding.advice.contains("forged-identity"), "{finding:#?}");
+    }
+    // What passes in one location only is that location's, and a page without a question is no header.
+    for hole in [Hole::KeepsInScripts, Hole::SkipsScripts, Hole::KeepsUnderscores] {
+        let report = checked(hole, &checks, |_| {}).await;
+        let of_paths = report.findings.iter().find(|finding| finding.check == Check::Paths).unwrap();
+        assert_eq!(of_paths.advice, Check::Paths.advice(), "{hole:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_wrong_account_leaks() {
     let report = checked(Hole::None, &[Check::Certificate], |options| {

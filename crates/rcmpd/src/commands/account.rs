@@ -145,7 +145,7 @@ async fn write(
         }
         leave.push(group.sid);
     }
-    warn_of_twins(store, &account).await?;
+    twins(store, &account).await?.iter().for_each(|text| output::warning(text));
     for found in account.unmatchable() {
         output::warning(&unmatchable_text(&account.name, &found));
     }
@@ -167,28 +167,35 @@ pub(super) fn unmatchable_text(account: &str, found: &Unmatchable<'_>) -> String
     format!("{account}: no certificate matches {attribute} {value}: {why}")
 }
 
-/// Says what will make certificates ambiguous: the same principal name, or the same mapping, at another account.
-async fn warn_of_twins(store: &SqliteStore, account: &Account) -> anyhow::Result<()> {
+/// What makes certificates ambiguous, a text each: the same principal name, or the same mapping, at another account.
+pub(super) async fn twins(store: &SqliteStore, account: &Account) -> anyhow::Result<Vec<String>> {
     let names = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
+    let services = account.service_principal_names.iter().cloned().map(Query::ServicePrincipalName);
     let mappings = account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
     // The name that is stored, which a change may replace.
     let own = match store.find(&Query::Sid(account.sid)).await? {
         Matches::One(record) => record.account.name.clone(),
         _ => account.name.clone(),
     };
-    for query in names.chain(mappings) {
+    let mut told = Vec::new();
+    for query in names.chain(services).chain(mappings) {
         let others = match store.find(&query).await? {
             Matches::One(record) if record.account.sid != account.sid => vec![record.account.name.clone()],
             Matches::Many(names) => names.into_iter().filter(|name| *name != own).collect(),
             _ => continue,
         };
-        let (Query::UserPrincipalName(value) | Query::AltSecurityIdentity(value)) = &query else { continue };
-        output::warning(&format!(
+        let (Query::UserPrincipalName(value)
+        | Query::ServicePrincipalName(value)
+        | Query::AltSecurityIdentity(value)) = &query
+        else {
+            continue;
+        };
+        told.push(format!(
             "{value} is also that of {}: a certificate that names it maps to no account",
             others.join(", ")
         ));
     }
-    Ok(())
+    Ok(told)
 }
 
 fn edit(values: &mut Vec<String>, add: Vec<String>, remove: &[String], what: &str) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const BROKEN: u8 = 3;
 /// There is nothing that could be verified.
 const UNUSABLE: u8 = 6;
-/// Heads were named, and none is about these lines, so it is not verified who wrote them.
+/// No head is about these lines, or no heads were named, so it is not verified who wrote them.
 const NOT_SIGNED: u8 = 7;
 
 pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
@@ -69,14 +69,15 @@ fn report(
                     let (file, line, what) = (broken.file.display(), broken.line, &broken.what);
                     (BROKEN, Some(format!("{file}:{line}: seq {}: {what}", broken.seq)))
                 }
-                (None, Some(heads)) if heads.last_seq == 0 => (
-                    NOT_SIGNED,
-                    Some(
-                        "no head is about a line of these files, so it is not verified who wrote them"
-                            .to_owned(),
-                    ),
-                ),
-                _ => (0, None),
+                (None, Some(heads)) if heads.last_seq > 0 => (0, None),
+                (None, heads) => {
+                    let why = match heads {
+                        None => "no --heads are named for these files",
+                        Some(heads) if heads.signed == 0 => "no head of these files is in that of --heads",
+                        Some(_) => "no head is about a line of these files",
+                    };
+                    (NOT_SIGNED, Some(format!("{why}, so it is not verified who wrote them")))
+                }
             };
             match as_json {
                 true => as_object(&report, !trusted.is_empty(), code, error.as_deref()),

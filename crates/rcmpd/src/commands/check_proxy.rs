@@ -134,7 +134,7 @@ fn as_text(finding: &Finding) {
     }
     if verdict == Verdict::Leak {
         under(&format!("means:  {}", check.means()));
-        under(&format!("change: {}", check.advice()));
+        under(&format!("change: {}", finding.advice));
     }
 }
 

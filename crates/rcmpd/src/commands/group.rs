@@ -7,7 +7,6 @@ use crate::stores;
 use account_store::fold;
 use account_store::sqlite::SqliteStore;
 use account_store::{AccountAdmin, AccountStore, Change, Group, GroupScope, Matches, Put, Query};
-use anyhow::bail;
 use dtyp::Sid;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -18,7 +17,6 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
     match command {
         GroupCommand::Add { name, scope, config, json } => {
             let store = store(&config)?;
-            check_name(&name, &store)?;
             let group = Group { name: name.clone(), sid: store.domain().sid, scope: self::scope(scope) };
             store.apply(&mut [Ok(Change::PutGroup(Put::New, group))].into_iter()).await?;
             show(&store, &name, json.json).await
@@ -33,7 +31,6 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
             let group = known.sid;
             let mut changed = known.clone();
             if let Some(name) = rename {
-                check_name(&name, &store)?;
                 changed.name = name;
             }
             changed.scope = scope.map_or(changed.scope, self::scope);
@@ -69,14 +66,6 @@ const fn scope(scope: ScopeArg) -> GroupScope {
         ScopeArg::Global => GroupScope::Global,
         ScopeArg::Universal => GroupScope::Universal,
         ScopeArg::Local => GroupScope::Local,
-    }
-}
-
-/// Refuses the name of a privileged group. A group of another SID under this name protects nothing and would be taken for the one that does.
-fn check_name(name: &str, store: &SqliteStore) -> anyhow::Result<()> {
-    match rcmp_service::privileged_sid(&fold::wide(name), &store.domain().sid) {
-        Some(sid) => bail!("{name:?} is the name of the privileged group {sid}; import it with that SID"),
-        None => Ok(()),
     }
 }
 

@@ -1,13 +1,14 @@
 //! `rcmpd machine …`
 
 use super::account::new_account;
-use super::load;
+use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::config::{Config, SecretRef, StoreKind};
 use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::serve::now;
 use crate::stores;
+use account_store::file_access;
 use account_store::fold::casefold;
 use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use account_store::sqlite::SqliteStore;
@@ -15,9 +16,6 @@ use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Q
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
 use serde_json::{Value, json};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -97,7 +95,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("a permission is either given or revoked");
             }
             // Read before anything is written; a wrong path must not lock a machine out.
-            let password = secret_file.map(|file| SecretRef::File(file).read()).transpose()?;
+            let password = secret_file.map(|file| read_secret(&file)).transpose()?;
             password.iter().for_each(|password| warn_of_short_secret(password));
             let config = load(&config.config)?;
             let store = stores::machines_with_secrets(&config)?;
@@ -205,7 +203,8 @@ async fn groups(config: &Config, store: &SqliteStore, names: &[String]) -> anyho
             Ok(sid) => bail!("{sid} is not the SID of a group or an account: it has no RID in a domain"),
             Err(_) => {
                 let stored = store.group_by_name(name).await?.map(|group| group.sid);
-                match stored.or_else(|| rcmp_service::privileged_sid(name, &store.domain().sid)) {
+                match stored.or_else(|| account_store::privileged::privileged_sid(name, &store.domain().sid))
+                {
                     Some(sid) => sid,
                     None => bail!(
                         "there is no group {name} in {} (rcmpd group list); name a group of another domain, or one that is not stored \
@@ -257,19 +256,20 @@ fn warn_of_short_secret(password: &str) {
     }
 }
 
+/// The password in a file that has to be there.
+fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    SecretRef::File(path.to_owned()).read().map_err(|error| failed(UNUSABLE, error))
+}
+
 /// The password in a file, or a new one that is written there.
 pub(super) fn secret_file(path: &Path) -> anyhow::Result<SecretFile> {
     if path.exists() {
-        return Ok(SecretFile::Read(SecretRef::File(path.to_owned()).read()?));
+        return Ok(SecretFile::Read(read_secret(path)?));
     }
     let password = Zeroizing::new(random_password()?);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    let line = Zeroizing::new(format!("{}\n", password.as_str()));
+    file_access::write_new(path, line.as_bytes(), 0o600)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{}", password.as_str()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(SecretFile::Made(password))
 }
 

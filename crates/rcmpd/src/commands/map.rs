@@ -98,8 +98,7 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
         args.require_strong,
         &args.proof_key,
         config.as_ref(),
-    )
-    .map_err(|error| AskError::Input(format!("{error:#}")))?;
+    )?;
     let target =
         Target { server, domain, account, secret, timeout: Duration::from_secs(args.timeout), proof };
     let mapped = ask::map(&target, &chain, super::flags(&args.methods), args.domain.as_deref()).await?;
@@ -177,20 +176,25 @@ fn proof_wanted(
     strong: bool,
     given: &[String],
     config: Option<&config::Config>,
-) -> anyhow::Result<Option<ProofWanted>> {
+) -> Result<Option<ProofWanted>, Failed> {
+    let public_key = |path: &Path| match PublicKey::read(path) {
+        Ok(key) => Ok(key.bytes()),
+        Err(error) => Err(AskError::Input(format!("{error:#}"))),
+    };
     if !is_wanted {
         return Ok(None);
     }
     let configured = config.and_then(|config| config.client.as_ref()).into_iter();
     let mut keys = Vec::new();
     for (domain, path) in configured.flat_map(|client| &client.proof_keys) {
-        keys.push((domain.clone(), PublicKey::read(path)?.bytes()));
+        keys.push((domain.clone(), public_key(path)?));
     }
     for key in given {
         let Some((domain, path)) = key.split_once('=') else {
-            anyhow::bail!("--proof-key {key}: write DOMAIN=FILE, as in CONTOSO=contoso.pub");
+            let text = format!("--proof-key {key}: write DOMAIN=FILE, as in CONTOSO=contoso.pub");
+            return Err(Failed::Usage(text));
         };
-        keys.push((domain.to_owned(), PublicKey::read(Path::new(path))?.bytes()));
+        keys.push((domain.to_owned(), public_key(Path::new(path))?));
     }
     Ok(Some(ProofWanted { keys, strong }))
 }

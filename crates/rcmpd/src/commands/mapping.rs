@@ -11,6 +11,7 @@ use crate::output;
 use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
+use account_store::sqlite::SqliteStore;
 use anyhow::Context;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
 use rcmp_service::mapping::{self, Method};
@@ -113,21 +114,23 @@ fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
 }
 
 /// Everything a configuration decides by, for a look at its accounts.
-async fn deciders(config: &ConfigArg) -> anyhow::Result<(Arc<Mapper>, Accounts, config::Config)> {
+async fn deciders(
+    config: &ConfigArg,
+) -> anyhow::Result<(Arc<Mapper>, Accounts, Arc<SqliteStore>, config::Config)> {
     let config = config::load(&config.config)?;
     let mapping = config.mapping.as_ref().context("the configuration has no [mapping]")?;
-    let accounts = stores::accounts(&config, &stores::machines(&config)?).await?;
+    let machines = stores::machines(&config)?;
+    let accounts = stores::accounts(&config, &machines).await?;
     let mapper = trust::mapper(mapping, Arc::clone(&accounts.store), config.server.clone()).await?;
-    Ok((Arc::new(mapper), accounts, config))
+    Ok((Arc::new(mapper), accounts, machines, config))
 }
 
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
-    let (mapper, accounts, config) = deciders(config).await?;
+    let (mapper, accounts, machines, _) = deciders(config).await?;
     if accounts.admin.is_none() {
         anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
     }
     let bar = bar(None, "{spinner} {human_pos} accounts read");
-    let machines = stores::machines(&config)?;
     let mut progress = |read| bar.set_position(read);
     let audited = mapping_audit::audit(&accounts, &*machines, &mapper, &mut progress).await;
     bar.finish_and_clear();
@@ -189,7 +192,7 @@ async fn rehearse(
     config: &ConfigArg,
     as_json: bool,
 ) -> anyhow::Result<u8> {
-    let (now_by, accounts, config) = deciders(config).await?;
+    let (now_by, accounts, _, config) = deciders(config).await?;
     let other = config::load_mapping(policy)?;
     let live = config.mapping.as_ref().context("the configuration has no [mapping]")?;
     let store = Arc::clone(&accounts.store);
@@ -197,7 +200,8 @@ async fn rehearse(
     let then_by = Arc::new(then_by);
     let reading = bar(None, "{spinner} {human_pos} read");
     let flags = super::flags(methods);
-    let mut cases = Cases::read(certs, flags, &mut |done| reading.set_position(done))?;
+    let cases = Cases::read(certs, flags, &mut |done| reading.set_position(done));
+    let mut cases = cases.map_err(|error| failed(UNUSABLE, format!("{error:#}")))?;
     reading.finish_and_clear();
     let unreadable = std::mem::take(&mut cases.unreadable);
     let bar = bar(Some(cases.decisions()), "{wide_bar} {human_pos}/{human_len} decisions {eta}");

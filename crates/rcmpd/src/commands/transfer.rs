@@ -1,16 +1,20 @@
 //! `rcmpd import` and `rcmpd export`.
 
 use super::UNUSABLE;
-use super::account::unmatchable_text;
+use super::account::{twins, unmatchable_text};
 use crate::config::Config;
 use crate::output::{self, counted};
 use crate::serve::now;
 use crate::stores;
-use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines};
-use account_store::{Account, StoreError};
+use account_store::fold::casefold;
+use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen};
+use account_store::machines::MachineStore;
+use account_store::sqlite::SqliteStore;
+use account_store::{AccountStore, Matches, Query, StoreError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,6 +25,18 @@ const STANDARD: &str = "-";
 
 /// Values without a match that an import tells one by one.
 const UNMATCHABLE_SHOWN: usize = 20;
+
+/// Values that other accounts have, too, of which an import tells.
+const TWINS_SHOWN: usize = 20;
+
+/// Accounts of an import whose values are compared with those of all others afterwards: some look-ups each, so that this takes seconds.
+const TWINS_LOOKED_FOR: usize = 20_000;
+
+/// New machines without a secret that an import names.
+const MACHINES_SHOWN: usize = 20;
+
+/// Machines read at once.
+const MACHINES_PAGE: usize = 1000;
 
 /// A bar on a terminal, nothing elsewhere.
 pub(super) fn bar(len: Option<u64>, template: &str) -> ProgressBar {
@@ -58,10 +74,26 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
         }
     };
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
+    let known = known_machines(&store).await?;
     let options = ImportOptions { replace, created: now() };
     let mut unmatchable = Vec::new();
     let mut count = 0_usize;
-    let mut see = |line: u64, account: &Account| {
+    let (mut named, mut accounts) = (Vec::new(), 0_usize);
+    let mut without_secret = Vec::new();
+    let mut see = |line: u64, seen: Seen<'_>| {
+        let account = match seen {
+            Seen::Account(account) => account,
+            Seen::MachineWithoutSecret(name) => return without_secret.push(name.to_owned()),
+        };
+        let has_values = account.user_principal_name.is_some()
+            || !account.service_principal_names.is_empty()
+            || !account.alt_security_identities.is_empty();
+        if has_values {
+            accounts += 1;
+            if named.len() < TWINS_LOOKED_FOR {
+                named.push((line, account.name.clone()));
+            }
+        }
         for found in account.unmatchable() {
             count += 1;
             if count <= UNMATCHABLE_SHOWN {
@@ -73,13 +105,18 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let imported = json_lines::import_seen(&*store, options, &mut *lines, len, &mut progress, &mut see).await;
     bar.finish_and_clear();
     let counts = imported.map_err(|error| {
-        let hint = match &error {
+        let (hint, is_of_file) = match &error {
             LinesError::Entry { error: StoreError::Exists(_), .. } => {
-                "; with --replace, entries that exist become what the file says"
+                ("; with --replace, entries that exist become what the file says", false)
             }
-            _ => "",
+            LinesError::Line { .. } | LinesError::Io(_) => ("", true),
+            _ => ("", false),
         };
-        anyhow::anyhow!("{}: nothing was imported: {error}{hint}", path.display())
+        let why = format!("{}: nothing was imported: {error}{hint}", path.display());
+        match is_of_file {
+            true => super::failed(UNUSABLE, why),
+            false => anyhow::anyhow!(why),
+        }
     })?;
     report(&counts, "Imported", path, as_json);
     unmatchable.iter().for_each(|text| output::warning(text));
@@ -89,12 +126,59 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
             count - unmatchable.len()
         ));
     }
-    if counts.machines > 0 {
-        output::message_lines(
-            "A new machine comes without a secret: give it one by `rcmpd machine set NAME --secret-file F`",
-        );
+    warn_of_twins(&store, &named, accounts).await?;
+    without_secret.retain(|name| !known.contains(&casefold(name)));
+    if !without_secret.is_empty() {
+        let shown =
+            without_secret.iter().take(MACHINES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = match without_secret.len().saturating_sub(MACHINES_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        output::message_lines(&format!(
+            "New machines without a secret: {shown}{more}. Give each one by `rcmpd machine set NAME --secret-file F`",
+        ));
     }
     Ok(0)
+}
+
+/// The folded names of all machines: an import leaves them their secrets.
+async fn known_machines(store: &SqliteStore) -> anyhow::Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    let mut after = 0;
+    loop {
+        let page = store.machines(after, MACHINES_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(names) };
+        after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
+        names.extend(page.iter().map(|machine| casefold(&machine.name)));
+    }
+}
+
+/// Warns of values of imported accounts, by line and name, that other accounts have, too. `accounts` is how many have values.
+async fn warn_of_twins(store: &SqliteStore, named: &[(u64, String)], accounts: usize) -> anyhow::Result<()> {
+    let mut count = 0_usize;
+    for (line, name) in named {
+        let Matches::One(record) = store.find(&Query::Name(name.clone())).await? else { continue };
+        for text in twins(store, &record.account).await? {
+            count += 1;
+            if count <= TWINS_SHOWN {
+                output::warning(&format!("line {line}: {name}: {text}"));
+            }
+        }
+    }
+    if count > TWINS_SHOWN {
+        output::warning(&format!(
+            "{} more values are those of several accounts: `rcmpd mapping audit` tells all of them",
+            count - TWINS_SHOWN
+        ));
+    }
+    if accounts > named.len() {
+        output::warning(&format!(
+            "only the first {} accounts were compared with others: `rcmpd mapping audit` compares all",
+            named.len()
+        ));
+    }
+    Ok(())
 }
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// Where a secret is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretRef {
-    /// The first line of a file.
+    /// A file of one line.
     File(PathBuf),
     /// An environment variable.
     Environment(String),
@@ -45,7 +45,8 @@ impl SecretRef {
         }
     }
 
-    /// Fetches the secret, without the end of its line. A file that every user can read is refused.
+    /// Fetches the secret, without the end of its line. A file that every user can read is refused, and so are several lines: other
+    /// programs take the first of them.
     pub fn read(&self) -> Result<Zeroizing<String>, SecretMissing> {
         let (place, secret) = match self {
             Self::File(path) => (path.display().to_string(), read_file(path)),
@@ -64,6 +65,11 @@ impl SecretRef {
         match secret.map(Zeroizing::new) {
             Ok(secret) => match secret.trim_end_matches(['\r', '\n']) {
                 "" => Err(SecretMissing { place, why: "cannot be read: it is empty".into() }),
+                trimmed if trimmed.contains('\n') => {
+                    let why = "cannot be used: it has more than one line; leave the secret alone in one line"
+                        .into();
+                    Err(SecretMissing { place, why })
+                }
                 trimmed => Ok(Zeroizing::new(trimmed.to_owned())),
             },
             Err(why) => Err(SecretMissing { place, why }),

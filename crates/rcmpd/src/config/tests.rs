@@ -594,6 +594,16 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
     write("secret", "pass word\r\n", 0o640);
     let secret = SecretRef::parse("file:secret", directory.path()).expect("a reference");
     assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
+    // Several lines are no secret: other programs take the first of them.
+    for several in ["pass word\nnext\n", "pass word\r\n\r\nnext", "\npass word\n"] {
+        write("secret", several, 0o640);
+        let refused = secret.read().expect_err("it has several lines").to_string();
+        assert!(refused.contains("secret cannot be used: it has more than one line"), "{refused}");
+    }
+    for one in ["pass word", "pass word\n", "pass word\n\r\n\n"] {
+        write("secret", one, 0o640);
+        assert_eq!(secret.read().expect("it is there").as_str(), "pass word");
+    }
     write("secret", "pass word\r\n", 0o644);
     let refused = secret.read().expect_err("every user can read it").to_string();
     assert!(refused.contains("can be used by every user (mode 644): chmod 600"), "{refused}");

@@ -8,14 +8,13 @@ use crate::output::{self, visible};
 use crate::quickstart::make_folder;
 use crate::serve::now;
 use crate::stores;
+use account_store::file_access::write_new;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
 use account_store::{AccountStore, Put};
 use anyhow::{Context, bail};
 use rcmp_service::explain::{shell_path, shell_quoted};
 use serde_json::json;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -189,18 +188,14 @@ async fn make_account(
 /// Puts new text into the place of a file, all of it or nothing.
 pub(super) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", path.display());
-    let mut file = tempfile_beside(path)?;
     let mode = std::fs::metadata(path).with_context(failed)?.permissions();
-    file.1.set_permissions(mode).with_context(failed)?;
-    file.1.write_all(text.as_bytes()).with_context(failed)?;
-    file.1.sync_all().with_context(failed)?;
-    std::fs::rename(&file.0, path).with_context(failed)
-}
-
-fn tempfile_beside(path: &Path) -> anyhow::Result<(PathBuf, std::fs::File)> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let name = PathBuf::from(name);
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&name);
-    Ok((name.clone(), file.with_context(|| format!("cannot write {}", name.display()))?))
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}.new", std::process::id()));
+    let new = PathBuf::from(new);
+    write_new(&new, text.as_bytes(), 0o600).with_context(|| format!("cannot write {}", new.display()))?;
+    let moved = std::fs::set_permissions(&new, mode).and_then(|()| std::fs::rename(&new, path));
+    if moved.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    moved.with_context(failed)
 }

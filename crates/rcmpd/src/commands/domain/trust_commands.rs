@@ -160,7 +160,7 @@ impl Trust<'_> {
         lines.push(format!("# with {here} at hand"));
         lines.push(format!("samba-tool computer create {}", operand(self.computer())));
         lines.push(format!(
-            "samba-tool user setpassword --newpassword=\"$(head -n 1 -- {})\" {}",
+            "samba-tool user setpassword --newpassword=\"$(head -n 1 -- {} | tr -d '\\r')\" {}",
             shell_quoted(&self.secret_file()),
             operand(&self.peer.account)
         ));
