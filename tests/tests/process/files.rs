@@ -117,7 +117,7 @@ fn commands_take_no_secret_that_every_user_can_read() {
     let done = service.map("alice").code(6);
     assert!(done.stderr.contains("mode 644") && done.stderr.contains("chmod"), "{done:?}");
     let set = ["machine", "set", "WEB01$", "--secret-file", "machines/WEB01.secret", "-c", "client.toml"];
-    service.rcmpd(&set).code(1);
+    service.rcmpd(&set).code(6);
     chmod(&secret, 0o600);
     service.map("alice").code(0);
     chmod(&service.path("accounts.db"), 0o666);
