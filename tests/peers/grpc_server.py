@@ -25,11 +25,17 @@ PIECE = b"x" * (64 << 10)
 CANCELLED = []
 
 
-def until_cancelled(context):
+def cancellation(context):
+    """An event for the end of a call that only a cancellation ends, which is counted."""
     done = threading.Event()
-    if context.add_callback(done.set):
-        done.wait()
-    CANCELLED.append(1)
+
+    def end():
+        CANCELLED.append(1)
+        done.set()
+
+    if not context.add_callback(end):
+        end()
+    return done
 
 
 def unary(request, context):
@@ -60,8 +66,10 @@ def chat(requests, context):
 
 
 def watch(request, context):
+    # Before the first message: gRPC does not resume a generator whose call was cancelled meanwhile.
+    cancelled = cancellation(context)
     yield b"first"
-    until_cancelled(context)
+    cancelled.wait()
 
 
 def refuse(requests, context):
@@ -75,7 +83,7 @@ def fail(request, context):
 
 
 def slow(request, context):
-    until_cancelled(context)
+    cancellation(context).wait()
     return b""
 
 
