@@ -17,7 +17,7 @@ use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 /// How long a connection may take, with its TLS handshake: an application that is there takes as long as light does.
@@ -61,7 +62,7 @@ struct Kept {
 #[derive(Debug)]
 struct Connection {
     sender: Sender,
-    /// What reads and writes it.
+    /// Its task: aborting it ends the connection and all that runs on it.
     task: AbortHandle,
 }
 
@@ -348,6 +349,19 @@ impl Watch for AnswerFirst {
     }
 }
 
+/// Runs everything that hyper starts for one connection over HTTP/2, so that it can be ended together.
+#[derive(Clone, Debug)]
+struct Tasks(CancellationToken);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let ended = self.0.clone();
+        tokio::spawn(async move {
+            let _ = ended.run_until_cancelled(task).await;
+        });
+    }
+}
+
 /// Speaks HTTP on a stream, for as long as anything holds the sender or the application talks.
 async fn started<S>(stream: S, is_http2: bool) -> Result<Connection, Failure>
 where
@@ -355,17 +369,22 @@ where
 {
     let stream = TokioIo::new(Watched::new(stream, AnswerFirst::default()));
     if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let tasks = CancellationToken::new();
+        let mut builder = http2::Builder::new(Tasks(tasks.clone()));
         builder
             .initial_stream_window_size(BUFFER_LEN_MAX as u32)
             .initial_connection_window_size(BUFFER_LEN_MAX as u32)
             .max_header_list_size(BUFFER_LEN_MAX as u32)
             .max_send_buf_size(SEND_BUFFER_LEN_MAX);
         let (sender, connection) = builder.handshake(stream).await.map_err(Failure::Broken)?;
+        // hyper reads, writes and sends bodies in tasks of its own: an abort of this one ends those, too.
+        let tasks = tasks.drop_guard();
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "A connection to the application ended");
             }
+            // It ended by itself: what is still to be written is written.
+            tasks.disarm();
         });
         return Ok(Connection { sender: Sender::Http2(sender), task: task.abort_handle() });
     }

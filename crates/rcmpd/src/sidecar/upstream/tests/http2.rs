@@ -314,3 +314,31 @@ async fn an_application_that_speaks_http_1_alone_is_a_bad_gateway() {
     assert_eq!(ask(&mut client, post("/", Empty::new().boxed())).await.status(), 502);
     serving.await.unwrap();
 }
+
+/// The application has answered and gives the request no window: it neither reads nor resets.
+#[tokio::test]
+async fn the_rest_of_an_answered_request_ends_soon_without_a_window() {
+    let (place, listener) = super::application().await;
+    let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
+    let upstream = Upstream::with_patience(&application, Patience::default()).unwrap();
+    let permits = upstream.request_limit.clone();
+    let mut client = hop(upstream, tls()).await;
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();
+    let serving = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        respond.send_response(Response::builder().status(413).body(()).unwrap(), true).unwrap();
+        let ended = connection.accept().await;
+        drop(request);
+        assert!(!matches!(ended, Some(Ok(_))));
+    };
+    let asking = async {
+        let _ = client.write_all(&vec![b'x'; 1_000_000]).await;
+        read_until(&mut client, "\r\n\r\n").await
+    };
+    let both = async { tokio::join!(serving, asking) };
+    let ((), got) = timeout(DEADLINE, both).await.expect("in time");
+    assert!(got.starts_with("HTTP/1.1 413 "), "{got}");
+    all_are_free(&permits).await;
+}
