@@ -66,18 +66,26 @@ const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x0
 /// The first element: its tag, its contents and what follows (X.690 8.1). Of an indefinite length, as OpenSSL and Windows write
 /// PKCS#12 and PKCS#7, the contents are all that follows.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let [tag, first, rest @ ..] = bytes else { return None };
-    let (len, rest) = match *first {
-        0x80 => (rest.len(), rest),
-        short @ 0..=0x7f => (usize::from(short), rest),
-        long @ 0x81..=0x84 => {
-            let (octets, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
-            (octets.iter().fold(0_usize, |len, octet| len << 8 | usize::from(*octet)), rest)
-        }
-        _ => return None,
+    let (tag, rest) = bytes.split_first()?;
+    let (len, rest) = match rest {
+        [0x80, rest @ ..] => (rest.len(), rest),
+        rest => length(rest)?,
     };
     let (contents, rest) = rest.split_at_checked(len)?;
     Some((*tag, contents, rest))
+}
+
+/// A definite length of at most four octets, and what follows it (X.690 8.1.3).
+pub(crate) fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    match *first {
+        short @ 0..=0x7f => Some((usize::from(short), rest)),
+        long @ 0x81..=0x84 => {
+            let (octets, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
+            Some((octets.iter().fold(0_usize, |len, octet| len << 8 | usize::from(*octet)), rest))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 /// The byte order mark of UTF-8, which editors of Windows and PowerShell write.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
-/// Labels that are read somewhere. Others are refused everywhere.
+// Labels that are read somewhere. Others are refused everywhere.
+
 const CERTIFICATE: &str = "CERTIFICATE";
 /// What OpenSSL wrote before 0.9, and still reads, for [`CERTIFICATE`].
 const X509_CERTIFICATE: &str = "X509 CERTIFICATE";
@@ -212,16 +213,8 @@ pub fn bare_base64(text: &[u8]) -> Option<Vec<u8>> {
 
 /// The length of the first element with its header, where it is a SEQUENCE (X.690 8.1.3).
 fn der_len(bytes: &[u8]) -> Option<usize> {
-    let [0x30, first, rest @ ..] = bytes else { return None };
-    match *first {
-        short @ 0..=0x7f => Some(2 + usize::from(short)),
-        long @ 0x81..=0x84 => {
-            let octets = rest.get(..usize::from(long & 0x7f))?;
-            let len = octets.iter().fold(0_usize, |len, octet| len << 8 | usize::from(*octet));
-            len.checked_add(2 + octets.len())
-        }
-        _ => None,
-    }
+    let (len, contents) = der_kind::length(bytes.strip_prefix(&[0x30])?)?;
+    len.checked_add(bytes.len() - contents.len())
 }
 
 /// All sections of a text, each of which must have one of these labels.
