@@ -295,7 +295,7 @@ fn is_owned(name: &str) -> bool {
 
 /// A header's name as it is where names become variables: there `_` is written for all that is neither letter nor digit, by some servers
 /// for `-` alone.
-pub(crate) fn plain_name(name: &str) -> Cow<'_, str> {
+pub fn plain_name(name: &str) -> Cow<'_, str> {
     match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         true => name.into(),
         false => name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").into(),

@@ -52,7 +52,8 @@ async fn whatever_a_client_says_of_itself_is_gone() {
 async fn trailers_say_nothing_of_the_client() {
     let scene = Scene::new().await;
     let names = "X-Sum, Remote-User, remote_groups, X-Identity-Sid, X.Identity.Account, Client-Cert, X-Sidecar-Secret, \
-        X-Forwarded-For, X.Real.IP, X-Original-URL, Authorization, Cookie, Content-Length, Transfer-Encoding, Host";
+        X-Forwarded-For, X.Real.IP, X-Original-URL, Authorization, Cookie, Content-Length, Transfer-Encoding, Host, \
+        Content_Length, Transfer.Encoding, Set_Cookie, Proxy~Authorization, Keep_Alive";
     let trailers: String = names.split(", ").map(|name| format!("{name}: 1\r\n")).collect();
     let request = format!(
         "POST /trailers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\

@@ -3,6 +3,7 @@
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::{Body, Incoming};
+use sidecar::dialect::plain_name;
 use sidecar::forwarding::{is_clients, is_one};
 use sidecar::routes::host_of;
 use std::net::IpAddr;
@@ -74,7 +75,12 @@ pub(super) fn announced(headers: &HeaderMap, strip: impl Fn(&mut HeaderMap)) -> 
 /// Takes away what no trailer may say: what belongs to a hop, where a request comes from, and what says how a message is framed, routed,
 /// authenticated or read (RFC 9110, section 6.5.1).
 pub(super) fn end_trailers(trailers: &mut HeaderMap) {
-    let bad: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    // An application may take `content_length` for `content-length`, as it may in headers.
+    let is_bad = |name: &&HeaderName| {
+        let plain = HeaderName::try_from(&*plain_name(name.as_str()));
+        !may_trail(name) || plain.is_ok_and(|plain| !may_trail(&plain))
+    };
+    let bad: Vec<HeaderName> = trailers.keys().filter(is_bad).cloned().collect();
     for name in bad {
         trailers.remove(name);
     }
