@@ -160,7 +160,8 @@ pub(crate) fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error +
     std::iter::successors(error.source(), source)
 }
 
-fn h2_errors(error: &hyper::Error) -> impl Iterator<Item = &h2::Error> {
+/// The errors of HTTP/2 among the causes of an error.
+pub(crate) fn h2_errors(error: &hyper::Error) -> impl Iterator<Item = &h2::Error> {
     causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>())
 }
 

@@ -356,7 +356,7 @@ impl Sidecar {
             headers: written.headers,
             identity,
             decision: decision.to_owned(),
-            // Nothing is made for an audience of what was made for one.
+            // What is made for one audience is never asked for another one.
             for_audience: match audience {
                 None => self.audiences.iter().map(|_| OnceLock::new()).collect(),
                 Some(_) => Box::default(),

@@ -90,7 +90,7 @@ impl PublicJwk {
         }
     }
 
-    /// The same keys, each once, as a JWK set (RFC 7517, section 5).
+    /// A JWK set of these keys (RFC 7517, section 5), each once.
     pub(crate) fn set<'a>(keys: impl Iterator<Item = &'a Self>) -> Value {
         let mut known: Vec<&Self> = Vec::new();
         for key in keys {

@@ -12,7 +12,7 @@ use super::tls::of_listener;
 use super::unix::{self, User};
 use super::unproved::{Long, Unproved};
 use super::upstream::{
-    Behind, Body, NotPassedOn, Upstream, authority, closing, not_passed_on, refusal, strip, whole,
+    Behind, Body, Upstream, authority, closing, count_not_passed_on, no_host, refusal, strip, whole,
 };
 use super::watched::Watched;
 use crate::clock::{moment, now};
@@ -23,7 +23,7 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -556,9 +556,7 @@ where
                 let (state, origin) = (Arc::clone(&state), Arc::clone(&origin));
                 async move {
                     let answer = respond(&state, dialect, &origin, request).await;
-                    if let Some(NotPassedOn(why)) = answer.extensions().get() {
-                        state.connections.rejected(Rejection::BadRequest, origin.address, why);
-                    }
+                    count_not_passed_on(&answer, &state.connections, origin.address);
                     Ok::<_, Infallible>(answer)
                 }
             });
@@ -660,7 +658,7 @@ async fn respond(
     // Of two hosts none is asked for.
     let authority = authority(&request);
     if authority.is_none() && state.target == Target::Request {
-        return closing(not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+        return closing(no_host());
     }
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());

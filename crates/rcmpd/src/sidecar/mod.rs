@@ -298,7 +298,8 @@ fn signer(token: &config::Token) -> anyhow::Result<TokenSigner> {
     Ok(signer.publishing(published))
 }
 
-/// A public key that is published beside the one that signs. Tokens of the key in a file that every user can change would count.
+/// A public key that is published beside the one that signs. A file that every user can change is refused: applications accept tokens by
+/// the keys in it.
 fn published(path: &Path) -> anyhow::Result<PublicJwk> {
     let text = FileAccess::ReadByAll.read(path);
     let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;

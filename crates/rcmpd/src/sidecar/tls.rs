@@ -14,6 +14,10 @@ use std::sync::Arc;
 use tracing::warn;
 use zeroize::Zeroizing;
 
+/// Protocols of ALPN (RFC 7301).
+pub(super) const H2: &[u8] = b"h2";
+pub(super) const HTTP_1_1: &[u8] = b"http/1.1";
+
 /// id-kp-clientAuth, 1.3.6.1.5.5.7.3.2.
 const CLIENT_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 
@@ -62,9 +66,13 @@ pub(super) fn check_pair(certificate: &Path, key: &Path) -> anyhow::Result<()> {
 }
 
 /// A key of a certificate.
-pub(super) fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    pem_file::private_key(&read_private(path)?)
-        .with_context(|| format!("{} is not a private key in PEM", path.display()))
+fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
+    private_key_in(&read_private(path)?, path)
+}
+
+/// The key in a text, which is that of this file.
+pub(super) fn private_key_in(text: &[u8], path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
+    pem_file::private_key(text).with_context(|| format!("{} is not a private key in PEM", path.display()))
 }
 
 /// The bytes of a key, which a group may share: web servers have the same.

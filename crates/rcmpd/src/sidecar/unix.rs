@@ -67,7 +67,7 @@ fn group(groups: &str, name: &str) -> anyhow::Result<u32> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Group {
     number: Option<u32>,
-    /// Whether each of `peers` is known to be in it.
+    /// False if it had to be the group of `peers`, and that of one of them is not known. Nothing is said of a configured group's members.
     is_known: bool,
 }
 
@@ -107,8 +107,8 @@ const UNKNOWN_GROUP: &str =
     "The web server may have no permission to connect to its socket: the group of its user is not known";
 const UNKNOWN_GROUP_ADVICE: &str = "set group of [[sidecar.listen]] to a group of the web server's user";
 
-/// Looks at the path, `peers` and `group` of a listener without binding it. Returns a warning where it depends on the user that the
-/// service runs as.
+/// Looks at the path, `peers` and `group` of a listener without binding it. Returns a warning where the group depends on the user that
+/// the service runs as, or is not known.
 pub(super) fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
     let users = users(&listen.peers)?;
     let Place::Unix(place) = &listen.at else { return Ok(None) };

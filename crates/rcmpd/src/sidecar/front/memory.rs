@@ -182,7 +182,7 @@ pub(super) struct Frames {
     /// If frames are looked at.
     memory: Option<Arc<Memory>>,
     heads: Heads,
-    /// The newest stream, and whether the last header block was for an older one: trailers.
+    /// The newest stream, and whether the last header block was for that one again, or for an older one: trailers.
     newest: u32,
     is_trailers: bool,
     resets: Option<Resets>,

@@ -25,8 +25,9 @@ pub use tls::server_config;
 
 use super::client_verifier::accept;
 use super::lingering::Lingering;
+use super::tls::H2;
 use super::upstream::{
-    Behind, Body, Client, NotPassedOn, Patience, REQUESTS_MAX, Upstream, authority, not_passed_on, plain,
+    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, count_not_passed_on, no_host, plain,
     refusal as refuse, strip,
 };
 use super::watched::Watched;
@@ -308,7 +309,7 @@ impl Connection {
         if let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
             permit.prove(Sha256::digest(certificate).into());
         }
-        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(tls::H2);
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(H2);
         match permit.is_proved() {
             true => self.memory.proved(),
             false => self.memory.established(is_http2),
@@ -320,9 +321,7 @@ impl Connection {
             async move {
                 let place = this.requests.begin(this.memory.begin(request.headers()));
                 let answer = this.respond(request).await;
-                if let Some(NotPassedOn(why)) = answer.extensions().get() {
-                    this.front.connections.rejected(Rejection::BadRequest, Some(this.address), why);
-                }
+                count_not_passed_on(&answer, &this.front.connections, Some(this.address));
                 this.answers.fetch_add(1, Ordering::Relaxed);
                 Ok::<_, Infallible>(answer.map(|body| Counted::new(body, place, Arc::clone(&this.answers))))
             }
@@ -430,7 +429,7 @@ impl Connection {
             return refuse(request, plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
         }
         let Some(host) = authority(&request) else {
-            return refuse(request, not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+            return refuse(request, no_host());
         };
         let sidecar = self.front.sidecar.load_full();
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());

@@ -1,12 +1,9 @@
 //! TLS as a front speaks it.
 
 use crate::sidecar::client_verifier::ClientVerifier;
-use crate::sidecar::tls;
+use crate::sidecar::tls::{self, H2, HTTP_1_1};
 use rustls::ServerConfig;
 use std::path::Path;
-
-pub(super) const H2: &[u8] = b"h2";
-const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// TLS 1.2 and 1.3 with a certificate and its chain and key from PEM files, for clients whose certificates this verifier accepts.
 ///

@@ -1,9 +1,9 @@
-//! Bodies that are passed on piece by piece, by whoever keeps them coming.
+//! Bodies that are passed on piece by piece.
 
 use super::RequestPermit;
 use super::hop;
 use super::pool::Lease;
-use crate::connections::causes;
+use crate::connections::h2_errors;
 use crate::sidecar::lingering::{LIMITS, discard};
 use crate::sidecar::still::still;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-/// The body of an answer, whoever makes it.
+/// The body of an answer, of the application or our own.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Why a body ends early.
@@ -30,10 +30,10 @@ pub enum BodyError {
     /// Nothing came for too long, or it lasted too long.
     #[error("it did not come in time")]
     Late,
-    /// Whoever sent it broke off.
+    /// Its sender broke off.
     #[error("it broke off: {0}")]
     Broken(Arc<hyper::Error>),
-    /// Whoever sent it reset the stream, with a code that the next hop gets, too.
+    /// Its sender reset the stream, with a code that the next hop gets, too.
     #[error(transparent)]
     Reset(Arc<Reset>),
 }
@@ -46,7 +46,7 @@ pub struct Reset(#[source] h2::Error);
 impl From<hyper::Error> for BodyError {
     /// Codes that say of a request that it breaks the rules, or was not begun, are this hop's alone.
     fn from(error: hyper::Error) -> Self {
-        let reset = causes(&error).find_map(|cause| cause.downcast_ref::<h2::Error>()?.reason());
+        let reset = h2_errors(&error).find_map(h2::Error::reason);
         match reset {
             Some(reason @ (Reason::NO_ERROR | Reason::CANCEL | Reason::ENHANCE_YOUR_CALM)) => {
                 Self::Reset(Arc::new(Reset(reason.into())))

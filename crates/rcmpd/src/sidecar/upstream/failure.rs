@@ -23,7 +23,9 @@ pub(super) enum Failure {
     Late,
     #[error("it broke off or does not speak HTTP: {}", Causes(.0))]
     Broken(hyper::Error),
-    #[error("it does not keep to HTTP: its answer is coded unheard of, or changes the protocol unasked")]
+    #[error(
+        "it does not keep to HTTP: its answer has an unknown transfer coding, or changes the protocol unasked"
+    )]
     Protocol,
 }
 

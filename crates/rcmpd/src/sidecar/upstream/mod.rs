@@ -4,8 +4,8 @@
 //! What belongs to a hop ends here, both ways (RFC 9110, section 7.6.1), and what we say is put in after that, so that no client's
 //! `Connection` takes it away again. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
 //! the latter, and the application sees no other. `Expect` is dropped: a client that waits for 100 gets it here, when the application takes
-//! the body. Trailers pass, except for those that say what only headers may; over HTTP/1.1, where `Trailer` announces them and, in an
-//! answer, the client reads them.
+//! the body. Trailers pass, except for those that say what only headers may. Over HTTP/1.1 they pass only if `Trailer` announces them, and
+//! those of an answer only if the client says that it reads them (`TE: trailers`).
 //!
 //! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes of it, WebSockets included, ends within an
 //! hour, because nobody decides about it again.
@@ -32,7 +32,7 @@ pub use tls::Tls;
 
 use super::lingering::discard;
 use crate::config::{Application, UpstreamProtocol};
-use crate::connections::UpstreamMeter;
+use crate::connections::{Connections, Rejection, UpstreamMeter};
 use arc_swap::ArcSwap;
 use body::{Paced, Sending, Strip};
 use bytes::Bytes;
@@ -45,6 +45,8 @@ use hyper::body::{Body as _, Incoming};
 use pool::{Answered, Pool, Target};
 use request_limit::{Full as NoPermit, RequestLimit, RequestPermit};
 use sidecar::Sidecar;
+use std::hash::Hash;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -55,9 +57,10 @@ use tracing::{debug, warn};
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces that a client sends or takes: a network that is there takes less.
+/// Between two pieces that a client sends or takes: a network that is there takes less. To an application over HTTP/2 a client may pause for
+/// [`APPLICATION_TIMEOUT`] in what it sends, and for longer while the answer goes on.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two pieces of an answer's body. Streams of events are silent for a while, and whoever writes them knows that hops forget.
+/// Between two pieces of an answer's body. Streams of events are silent for a while, and their authors know that hops forget.
 const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 /// For a request with all that comes of it: a certificate that is revoked is good there until then.
 const LIFE_MAX: Duration = Duration::from_secs(3600);
@@ -80,9 +83,9 @@ pub enum Behind {
 pub(crate) struct Patience {
     pub(crate) turn: Duration,
     pub(crate) head: Duration,
-    /// Between two pieces of a request's body that come, or of an answer's that are taken.
+    /// Between two pieces of a request's body that come, if the application is not spoken to in HTTP/2, or of an answer's that are taken.
     pub(crate) client: Duration,
-    /// Between two pieces of an answer's body.
+    /// Between two pieces of an answer's body; over HTTP/2, in which neither direction moves.
     pub(crate) application: Duration,
     /// In all, once the application is asked.
     pub(crate) life: Duration,
@@ -121,13 +124,29 @@ impl Drop for Unanswered {
 
 /// In an answer of ours: why the request was not passed on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NotPassedOn(pub(super) &'static str);
+struct NotPassedOn(&'static str);
 
 /// An answer to a request that is not passed on because of what it is.
-pub(super) fn not_passed_on(status: StatusCode, text: &'static str) -> Response<Body> {
+fn not_passed_on(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut answer = plain(status, text);
     answer.extensions_mut().insert(NotPassedOn(text.trim_ascii_end()));
     answer
+}
+
+/// The answer to a request that names no host, or two.
+pub(super) fn no_host() -> Response<Body> {
+    not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n")
+}
+
+/// Counts and logs an answer of [`not_passed_on`], and no other.
+pub(super) fn count_not_passed_on<I: Clone + Eq + Hash + Send + 'static>(
+    answer: &Response<Body>,
+    connections: &Connections<I>,
+    client: Option<SocketAddr>,
+) {
+    if let Some(NotPassedOn(why)) = answer.extensions().get() {
+        connections.rejected(Rejection::BadRequest, client, why);
+    }
 }
 
 /// An application.
@@ -146,7 +165,7 @@ pub fn whole(response: Response<Bytes>) -> Response<Body> {
     response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())
 }
 
-/// A line of text for whoever asked.
+/// A line of text for the client.
 pub fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Bytes::from_static(text.as_bytes()));
     *response.status_mut() = status;
@@ -247,7 +266,7 @@ impl Upstream {
         let named = authority(&request);
         let named = named.and_then(|it| HeaderValue::from_str(it.as_str()).ok().map(|host| (it, host)));
         let Some((authority, host)) = named else {
-            return refusal(request, not_passed_on(StatusCode::BAD_REQUEST, "one host has to be named\n"));
+            return refusal(request, no_host());
         };
         let is_websocket = hop::wants_websocket(&request) && self.opens_websockets();
         let upgrade = is_websocket.then(|| hyper::upgrade::on(&mut request));
@@ -363,7 +382,7 @@ impl Upstream {
         plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n")
     }
 
-    /// Says what was wrong: to the log, and in one line to whoever asked.
+    /// Says what was wrong: to the log, and in one line to the client.
     fn failed(&self, sending: &Sending, failure: Failure) -> Response<Body> {
         if let Some(error) = sending.failed() {
             debug!(%error, "A request broke off");

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::hop;
 use super::tls::Tls;
 use crate::config::{Application, UpstreamPlace, UpstreamProtocol};
-use crate::connections::causes;
+use crate::connections::h2_errors;
 use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Incoming};
@@ -401,8 +401,7 @@ where
 
 /// Whether a request got no answer because its connection was closed.
 fn is_closed(error: &hyper::Error) -> bool {
-    let mut errors = causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>());
-    let is_http2 = errors.any(|error| error.is_io() || error.is_go_away());
+    let is_http2 = h2_errors(error).any(|error| error.is_io() || error.is_go_away());
     error.is_incomplete_message() || error.is_canceled() || is_http2
 }
 

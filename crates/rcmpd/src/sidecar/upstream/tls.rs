@@ -4,7 +4,7 @@ use super::failure::Failure;
 use crate::certificates;
 use crate::config::{Application, UpstreamProtocol, UpstreamTls};
 use crate::server_verifier::anchored;
-use crate::sidecar::tls::{private_key, read_private};
+use crate::sidecar::tls::{H2, HTTP_1_1, private_key_in, read_private};
 use anyhow::{Context, anyhow};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -16,10 +16,6 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-/// Protocols of ALPN (RFC 7301).
-const H2: &[u8] = b"h2";
-const HTTP_1_1: &[u8] = b"http/1.1";
 
 /// What connections to an application are made with, read from files.
 #[derive(Clone)]
@@ -51,7 +47,7 @@ impl Tls {
         let mut made_of = Sha256::new();
         anchors.iter().for_each(|anchor| made_of.update(Sha256::digest(anchor)));
         let verifier = anchored(&anchors)
-            .with_context(|| format!("cannot use upstream_ca: {} cannot be used", config.ca.display()))?;
+            .with_context(|| format!("cannot use upstream_ca ({})", config.ca.display()))?;
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -62,9 +58,11 @@ impl Tls {
                 let unusable = "cannot use upstream_certificate and upstream_key";
                 let chain = certificates::read_file(certificate).context(unusable)?;
                 chain.iter().for_each(|certificate| made_of.update(Sha256::digest(certificate)));
-                made_of.update(Sha256::digest(read_private(key).context(unusable)?));
+                let text = read_private(key).context(unusable)?;
+                made_of.update(Sha256::digest(&text));
+                let key = private_key_in(&text, key).context(unusable)?;
                 let chain = chain.into_iter().map(CertificateDer::from).collect();
-                builder.with_client_auth_cert(chain, private_key(key).context(unusable)?).context(unusable)?
+                builder.with_client_auth_cert(chain, key).context(unusable)?
             }
         };
         // A certificate is not validated when a session is resumed, and may have expired since.
