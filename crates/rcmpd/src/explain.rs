@@ -1,7 +1,7 @@
 //! Why a certificate is mapped or refused: one way to ask, for the command line and for HTTP.
 
+use crate::clock::now;
 use crate::output::line;
-use crate::serve::now;
 use crate::stores::Accounts;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest, Remedy};

@@ -2,9 +2,9 @@
 //! whether everything that it names is there.
 
 use crate::audit;
+use crate::clock::now;
 use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, StoreKind};
 use crate::forward::Forwarding;
-use crate::serve;
 use crate::sidecar;
 use crate::stores::{self, Accounts};
 use crate::trust::{self, Loaded};
@@ -12,14 +12,12 @@ use ::sidecar::dialect::Target;
 use account_store::fold::{Comparison, casefold};
 use account_store::sqlite::SqliteStore;
 use account_store::{Account, AccountKind, DistinguishedName, MachineStore, Matches, Query};
-use anyhow::Context;
 use dtyp::Sid;
 use rcmp_service::policy::{Whom, has_suffix};
 use rcmp_service::trust::Trust;
 use rcmp_service::{Binding, Mapper, Validation};
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use tracing::warn;
 
@@ -435,7 +433,7 @@ pub async fn check(config: &Config) -> Checked {
     for mapping in
         config.mapping.iter().flat_map(|mapping| [Some(mapping), mapping.shadow.as_deref()]).flatten()
     {
-        loaded.extend(checked.add(trust::load(mapping, serve::now())));
+        loaded.extend(checked.add(trust::load(mapping, now())));
     }
     for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
         // A shadow has the same lists, unless it says otherwise.
@@ -483,17 +481,4 @@ fn secrets(config: &Config, checked: &mut Checked) {
             checked.secret("the secret of [[sidecar.listen]]", secret, true);
         }
     }
-}
-
-/// Whether a file can be made in the folder of this path.
-pub(crate) fn has_folder(path: &Path) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let found = folder.metadata().with_context(|| format!("{} cannot be made", path.display()))?;
-    anyhow::ensure!(
-        found.is_dir(),
-        "{} cannot be made: {} is not a folder",
-        path.display(),
-        folder.display()
-    );
-    Ok(())
 }

@@ -7,24 +7,22 @@
 
 pub mod ask;
 pub mod audit;
-pub mod certificates;
 pub mod check_proxy;
 pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
 mod connections;
+pub mod deciders;
 pub mod explain;
-pub mod fetch;
 pub mod findings;
 pub mod forward;
-pub mod lists;
 pub mod mapping_audit;
 pub mod mapping_import;
+mod net;
 pub mod output;
 pub mod quickstart;
 pub mod rehearsal;
-pub mod responder;
 pub mod serve;
 mod server_verifier;
 pub mod sidecar;

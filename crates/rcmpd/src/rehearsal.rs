@@ -3,8 +3,8 @@
 //! Certificates come from a folder, from the file of one certificate, or from an audit log that has them. A certificate is decided once by either
 //! policy for each set of methods that was asked for, on all processors, however often it occurs.
 
-use crate::certificates::{Chain, Unusable};
-use crate::serve::now;
+use crate::clock::now;
+use crate::trust::certificates::{Chain, Unusable};
 use account_store::Record;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};

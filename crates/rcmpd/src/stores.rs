@@ -105,7 +105,7 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     }
     let store = open(config, None)?.context("it was opened without a key")?;
     let made = SealingKey::create(key)?;
-    store.forget_secrets(&made, crate::serve::now()).map_err(|error| {
+    store.forget_secrets(&made, crate::clock::now()).map_err(|error| {
         let _ = std::fs::remove_file(key);
         error.into()
     })

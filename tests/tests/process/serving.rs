@@ -5,7 +5,7 @@ use dcerpc::ndr::{NdrSyntax, NdrWriter};
 use netlogon_transport::client::{Association, ChannelError, SystemRandomness};
 use netlogon_transport::message::{Authenticate, ReqChallenge, opnum};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
-use rcmpd::certificates::Chain;
+use rcmpd::trust::certificates::Chain;
 use rcmpd_tests::client::Client;
 use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;

@@ -4,8 +4,8 @@ mod transport;
 
 pub use transport::TcpTransport;
 
-use crate::certificates::Chain;
 use crate::config::SecretRef;
+use crate::trust::certificates::Chain;
 use dtyp::{Encode, NtStatus};
 use netlogon_transport::client::{
     ChannelError, ClientChannel, ClientIdentity, PackageAnswer, Randomness, SystemRandomness, TransportError,

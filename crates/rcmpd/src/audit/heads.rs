@@ -160,7 +160,7 @@ impl Heads {
             return Ok(());
         }
         log.sync_data()?;
-        let head = sign(&self.key, position, crate::serve::now().to_string());
+        let head = sign(&self.key, position, crate::clock::now().to_string());
         let mut line = serde_json::to_vec(&head)?;
         let last = (line.len(), writer::hash(&line));
         line.push(b'\n');

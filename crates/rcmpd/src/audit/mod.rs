@@ -142,7 +142,7 @@ pub fn check(config: &AuditConfig) -> anyhow::Result<()> {
     heads.map(|heads| crate::signing::SigningKey::read(&heads.key)).transpose()?;
     let paths = config.path.iter().chain(heads.map(|heads| &heads.path));
     paths.map(|path| path.as_path()).try_for_each(|path| {
-        crate::findings::has_folder(path)?;
+        crate::config::files::has_folder(path)?;
         anyhow::ensure!(
             !path.is_dir(),
             "cannot write the audit log {}: it is a folder; name a file",

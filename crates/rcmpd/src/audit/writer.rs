@@ -298,7 +298,7 @@ fn unusable(path: &Path) -> String {
 /// The start of a line: everything but the end that a [`Writer`] gives it. No event has fields `seq` or `prev`.
 pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(1024);
-    let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::serve::now());
+    let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::clock::now());
     let brace = line.len();
     // Writing JSON to memory does not fail. Logs are looked at on terminals.
     let event = serde_json::to_string(event).unwrap_or_default();

@@ -466,7 +466,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
     };
     let verifier = match &options.anchors {
         Some(path) => {
-            let anchors = crate::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
+            let anchors = crate::trust::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
             server_verifier::anchored(&anchors)
                 .with_context(|| format!("{} cannot be used", path.display()))?
         }
@@ -508,7 +508,7 @@ fn other_path(path: &str) -> Result<String, Failed> {
 
 /// A certificate with its chain, and its key.
 fn pair(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
-    let chain = crate::certificates::read_file(certificate)?;
+    let chain = crate::trust::certificates::read_file(certificate)?;
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     let text = Zeroizing::new(std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?);
     let key_der = pem_file::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;

@@ -429,7 +429,7 @@ impl Proxy {
 fn is_issued(certificate: &CertificateDer<'_>) -> bool {
     ["alice.pem", "bob.pem"]
         .iter()
-        .any(|name| crate::certificates::read_file(&path(name)).unwrap()[0] == certificate.as_ref())
+        .any(|name| crate::trust::certificates::read_file(&path(name)).unwrap()[0] == certificate.as_ref())
 }
 
 /// Leaves certificates of other authorities to the sidecar, as `ssl_verify_client optional_no_ca` does.

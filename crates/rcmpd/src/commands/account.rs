@@ -2,8 +2,8 @@
 
 use super::{load, lookup};
 use crate::cli::{AccountChanges, AccountCommand, AccountFields, ConfigArg};
+use crate::clock::now;
 use crate::output;
-use crate::serve::now;
 use crate::stores;
 use account_store::fold::casefold;
 use account_store::machines::MachineStore;

@@ -3,10 +3,10 @@
 use super::account::new_account;
 use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
+use crate::clock::now;
 use crate::config::{Config, SecretRef, StoreKind};
 use crate::output::{self, visible};
 use crate::quickstart::random_password;
-use crate::serve::now;
 use crate::stores;
 use account_store::file_access;
 use account_store::fold::casefold;

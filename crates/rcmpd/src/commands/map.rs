@@ -2,13 +2,13 @@
 
 use super::{UNUSABLE, failed};
 use crate::ask::{self, AskError, ProofWanted, Target};
-use crate::certificates::{Chain, read_anchors};
 use crate::cli::MapArgs;
+use crate::clock::now;
 use crate::config::{self, Config, ConfigError, SIDECAR_METHODS, SecretRef, usual_key_purposes};
 use crate::forward::Forwarding;
 use crate::output;
-use crate::serve::now;
 use crate::signing::PublicKey;
+use crate::trust::certificates::{Chain, read_anchors};
 use crate::{stores, trust};
 use dtyp::Sid;
 use rcmp_service::message::{MappingFlags, Request};

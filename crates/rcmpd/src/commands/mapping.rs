@@ -2,7 +2,6 @@
 
 use super::transfer::bar;
 use super::{UNUSABLE, failed};
-use crate::certificates::Chain;
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
 use crate::mapping_audit::{self, Class};
@@ -11,6 +10,7 @@ use crate::output;
 use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
+use crate::trust::certificates::Chain;
 use account_store::sqlite::SqliteStore;
 use anyhow::Context;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};

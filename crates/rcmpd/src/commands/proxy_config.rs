@@ -1,9 +1,9 @@
 //! `rcmpd proxy-config`.
 
-use crate::certificates;
 use crate::cli::{ProxyConfigArgs, WebServerArg};
 use crate::config::{self, Config, Listen, Place, Speaks, UpstreamPlace};
 use crate::output;
+use crate::trust::certificates;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -2,9 +2,9 @@
 
 use super::UNUSABLE;
 use super::account::{twins, unmatchable_text};
+use crate::clock::now;
 use crate::config::Config;
 use crate::output::{self, counted};
-use crate::serve::now;
 use crate::stores;
 use account_store::fold::casefold;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen};

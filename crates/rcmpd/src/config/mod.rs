@@ -4,7 +4,7 @@
 //! everything that has a meaning is checked, and all that is wrong is told at once, each with its place.
 
 mod diagnostics;
-mod files;
+pub(crate) mod files;
 mod mapping;
 mod peers;
 mod secret_ref;

@@ -1,7 +1,7 @@
 //! Machines of the store as the Netlogon server wants them.
 
-use super::CurrentPolicy;
 use crate::clock::{now, uptime};
+use crate::deciders::CurrentPolicy;
 use account_store::StoreError;
 use account_store::machines::{ChannelKind, MachineRecord, MachineStore, NtHash};
 use dtyp::{FileTime, Sid};

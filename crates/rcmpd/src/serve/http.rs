@@ -2,14 +2,14 @@
 //! accounts have stored, and are for who has the token.
 
 use super::store_health::StoreHealth;
-use super::{CurrentPolicy, Deciders};
 use crate::audit::AuditLog;
-use crate::certificates::Chain;
 use crate::clock::moment;
 use crate::config::Admin;
 use crate::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT, Rejection};
-use crate::lists::Lists;
+use crate::deciders::{CurrentPolicy, Deciders};
 use crate::output::{visible, visible_json};
+use crate::trust::certificates::Chain;
+use crate::trust::lists::Lists;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};

@@ -1,7 +1,6 @@
 //! `rcmpd serve`: from a configuration to listeners, and from a signal to the end.
 
 mod channel_secrets;
-mod deciders;
 mod http;
 mod miss_limiter;
 mod open_files;
@@ -9,15 +8,14 @@ mod rcmp_package;
 mod store_health;
 
 pub use crate::audit::AuditLog;
-pub use crate::clock::now;
 pub use channel_secrets::StoredSecrets;
-pub use deciders::{CurrentPolicy, Deciders};
 pub use rcmp_package::RcmpPackage;
 
 use crate::config::{self, Config, Gone, Sections, StoreKind};
-use crate::connections::BACKLOG;
+use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
+use crate::net::bind;
 use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::MachineStore;
@@ -32,11 +30,9 @@ use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
 use rcmp_service::message::PACKAGE_NAME;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::ServiceExt;
 use tracing::{error, info, warn};
@@ -60,7 +56,7 @@ impl SecurityProvider for ChannelProvider {
 
 /// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
 /// method, then the package. There is no timeout here: everything behind answers from
-/// this machine, but for OCSP responders and other domains, and those have their own ([`crate::responder`], [`crate::forward`]).
+/// this machine, but for OCSP responders and other domains, and those have their own ([`crate::trust::responder`], [`crate::forward`]).
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
@@ -253,19 +249,6 @@ async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyho
         Some(machines) => stores::accounts(config, machines).await,
         None => Ok(stores::Accounts::nobody(config.domain.clone())),
     }
-}
-
-/// Listens on a port, with a [`BACKLOG`] that bursts of connections do not fill.
-pub(crate) async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let bound = socket.and_then(|socket| {
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    });
-    bound.with_context(|| {
-        format!("cannot listen on {address} ({key}): choose another address or port, or stop who has it")
-    })
 }
 
 /// Says what is laxer than the defaults, and what matches nothing today.

@@ -1,7 +1,9 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
 use super::miss_limiter::MissLimits;
-use super::{AuditLog, CurrentPolicy, Deciders};
+use crate::audit::AuditLog;
+use crate::clock::now;
+use crate::deciders::{CurrentPolicy, Deciders};
 use crate::forward::trace;
 use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
@@ -41,7 +43,7 @@ impl RcmpPackage {
 
     async fn answer(self, mut call: PackageCall) -> PackageReply {
         let deciders = self.policy.0.load_full();
-        let now = super::now();
+        let now = now();
         let span = tracing::Span::current();
         let question = match question(&deciders, &span, &mut call) {
             Ok(question) => question,

@@ -4,7 +4,7 @@
 //! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
 
 use crate::connections::{self, Connections};
-use crate::serve::CurrentPolicy;
+use crate::deciders::CurrentPolicy;
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;

@@ -3,9 +3,9 @@
 use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
 use crate::config::Client;
+use crate::deciders::{CurrentPolicy, Deciders};
 use crate::forward::server::Asked;
 use crate::forward::servers::{Answered, Servers};
-use crate::serve::{CurrentPolicy, Deciders};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{FileTime, Sid};

@@ -18,7 +18,7 @@ use super::watched::Watched;
 use crate::clock::{moment, now};
 use crate::config::{Listen, Place, SecretRef, Speaks};
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
-use crate::serve::bind;
+use crate::net::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use bytes::Bytes;

@@ -19,14 +19,14 @@ pub mod upstream;
 mod watched;
 
 use crate::audit::AuditLog;
-use crate::certificates;
 use crate::clock::moment;
 use crate::config::{self, Config, Source};
 use crate::connections::ConnectionMeter;
+use crate::deciders::CurrentPolicy;
 use crate::forward::server::Room;
 use crate::forward::servers::{Servers, Whereabouts};
-use crate::serve::CurrentPolicy;
 use crate::signing::PublicKey;
+use crate::trust::certificates;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
@@ -177,7 +177,7 @@ impl Sidecar {
         }
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
-                let listener = crate::serve::bind(proxy.listen, "sidecar.proxy.listen").await?;
+                let listener = crate::net::bind(proxy.listen, "sidecar.proxy.listen").await?;
                 info!(address = %listener.local_addr()?, "Serving clients");
                 Some((Arc::clone(front), listener))
             }

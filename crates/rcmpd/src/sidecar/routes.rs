@@ -1,8 +1,8 @@
 //! Whether somebody is let in somewhere, for whoever asks why.
 
 use super::identify;
+use crate::clock::now;
 use crate::config;
-use crate::serve::now;
 use anyhow::{Context, bail};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::MappingFlags;

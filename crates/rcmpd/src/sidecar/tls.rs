@@ -1,8 +1,8 @@
 //! TLS of listeners: certificates and keys from files, and who may show which.
 
 use super::client_verifier::{ClientVerifier, Rules};
-use crate::certificates;
 use crate::config::ListenTls;
+use crate::trust::certificates;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow};
 use rcmp_service::trust::{Parts, Trust};

@@ -2,11 +2,11 @@
 
 use super::direction;
 use crate::cli::{DirectionArg, PeerArgs, PeerKindArg};
+use crate::clock::now;
 use crate::commands::machine::{SecretFile, secret_file};
 use crate::config::{self, Config, Direction, Problem};
 use crate::output::{self, visible};
 use crate::quickstart::make_folder;
-use crate::serve::now;
 use crate::stores;
 use account_store::file_access::write_new;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};

@@ -1,10 +1,10 @@
 //! TLS to an application: by the CAs of `upstream_ca` alone, never those of the system.
 
 use super::failure::Failure;
-use crate::certificates;
 use crate::config::{Application, UpstreamProtocol, UpstreamTls};
 use crate::server_verifier::anchored;
 use crate::sidecar::tls::{H2, HTTP_1_1, private_key_in, read_private};
+use crate::trust::certificates;
 use anyhow::{Context, anyhow};
 use rustls::ClientConfig;
 use rustls::client::Resumption;

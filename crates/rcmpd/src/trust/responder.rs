@@ -3,7 +3,7 @@
 //! A question is a task of its own, so it goes on when the decision that began it is cancelled. Nothing is locked while
 //! anybody waits.
 
-use crate::fetch::{self, FetchError};
+use super::fetch::{self, FetchError};
 use account_store::BoxFuture;
 use dtyp::FileTime;
 use hyper::StatusCode;

@@ -2,10 +2,11 @@
 //! pointer, so every answer belongs to one configuration.
 
 use crate::audit::{AuditLog, Decided};
+use crate::clock::now;
 use crate::config::{self, Config, Mapping};
 use crate::forward::Forwarding;
-use crate::lists::{FirstLook, Lists};
 use crate::stores::Accounts;
+use crate::trust::lists::{FirstLook, Lists};
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
 use rcmp_service::message::MappingFlags;
@@ -57,14 +58,14 @@ impl Deciders {
         let load = async |mapping: &Mapping, known: Vec<Arc<Lists>>| {
             let of = mapping.clone();
             // Large lists take a second, and calls are answered meanwhile.
-            let loaded = tokio::task::spawn_blocking(move || trust::load_after(&of, &known, super::now()));
+            let loaded = tokio::task::spawn_blocking(move || trust::load_after(&of, &known, now()));
             let mut loaded = loaded.await??;
             for warning in &loaded.warnings {
                 warn!(warning, "A revocation list cannot be used now");
             }
             loaded.policy.revision = revision;
             let mapper = loaded.mapper_asking(&remote, Arc::clone(&accounts.store), config.server.clone())?;
-            let (lists, first) = loaded.keep_fresh(mapping, &remote, super::now).unzip();
+            let (lists, first) = loaded.keep_fresh(mapping, &remote, now).unzip();
             anyhow::Ok((Arc::new(mapper), lists.map(Arc::new), first))
         };
         let (live, lists, first) = load(mapping, known().collect()).await?;
@@ -110,7 +111,7 @@ impl Shadow {
         let (mapper, audit) = (Arc::clone(&self.mapper), Arc::clone(audit));
         let (live, revision) = (Decided::from(live), live.policy_revision);
         tokio::spawn(async move {
-            let answer = mapper.answer(&question, super::now()).await;
+            let answer = mapper.answer(&question, now()).await;
             audit.shadow(&question, &live, &Decided::from(&answer), revision);
             drop(permit);
         });

@@ -1,17 +1,21 @@
-//! The certificates and revocation lists that a configuration names: read, and believed.
+//! The CA certificates, CRLs and OCSP responders that a configuration names: read from files, fetched, and made into a policy.
 
-use crate::certificates;
+pub mod certificates;
+pub mod fetch;
+pub mod lists;
+pub mod responder;
+
+use crate::clock::now;
 use crate::config::Mapping;
-use crate::lists::{self, Fetcher, FirstLook, List, Lists};
 use crate::output;
-use crate::responder::HttpResponder;
-use crate::serve;
 use account_store::AccountStore;
 use anyhow::{Context, bail};
 use dtyp::FileTime;
+use lists::{Fetcher, FirstLook, List, Lists};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
+use responder::HttpResponder;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -87,8 +91,8 @@ pub async fn mapper(
     store: Arc<dyn AccountStore>,
     server: String,
 ) -> anyhow::Result<Mapper> {
-    let loaded = load(mapping, serve::now())?;
-    for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
+    let loaded = load(mapping, now())?;
+    for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
         output::warning(warning);
     }
     loaded.mapper(store, server)
@@ -102,7 +106,7 @@ pub async fn mapper_beside(
     store: Arc<dyn AccountStore>,
     server: String,
 ) -> anyhow::Result<Mapper> {
-    let mut loaded = load(mapping, serve::now())?;
+    let mut loaded = load(mapping, now())?;
     let rules_of_paths = |mapping: &Mapping| -> Vec<_> {
         let rules = mapping.authorities.iter();
         let rules = rules.map(|it| (it.certificate.clone(), it.ocsp.clone(), it.path_policies.clone()));
@@ -117,7 +121,7 @@ pub async fn mapper_beside(
             loaded.trust = Some(Arc::clone(trust));
         }
         _ => {
-            for warning in loaded.warnings.iter().chain(&loaded.fetch(serve::now).await) {
+            for warning in loaded.warnings.iter().chain(&loaded.fetch(now).await) {
                 output::warning(warning);
             }
         }

@@ -2,9 +2,9 @@
 //!
 //! A list that cannot be used never takes the place of one that can. What is unchanged is not parsed again.
 
-use crate::certificates;
+use super::certificates;
+use super::fetch;
 use crate::config::CrlSource;
-use crate::fetch;
 use anyhow::Context;
 use dtyp::FileTime;
 use rcmp_service::trust::crl::CRL_LEN_MAX;
