@@ -18,9 +18,10 @@ ALLOWED = {
     "rcmp-service": {"dtyp", "account-store", "pac"},
     "sidecar": {"dtyp", "account-store", "rcmp-service"},
     "pem-file": {"account-store"},
+    "proxy-check": {"dtyp", "rcmp-service", "sidecar"},
     "rcmpd": {
         "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service", "sidecar",
-        "pem-file",
+        "pem-file", "proxy-check",
     },
 }
 # Sockets, tasks, clocks and randomness stay out of the core; a runtime stays out of the services.

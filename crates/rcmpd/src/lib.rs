@@ -7,7 +7,6 @@
 
 pub mod ask;
 pub mod audit;
-pub mod check_proxy;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -184,7 +184,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Page { listen, unix, anywhere } => {
             let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
-            let served = crate::check_proxy::serve_page(listen, unix.as_deref(), anywhere).await;
+            let served = proxy_check::serve_page(listen, unix.as_deref(), anywhere).await;
             exporter.finish().await;
             served.map(|()| 0)
         }

@@ -1,8 +1,11 @@
-//! Does a web server in front of the sidecar let through what it must not?
+//! An attack scanner for a web server in front of the sidecar, and the page that it looks for behind it.
 //!
-//! `rcmpd check-proxy` goes through the real front door to the page of `rcmpd page`, which tells what arrived: first with a certificate,
-//! for what is right, then in every way by which somebody might get there as somebody else. A page that is another one can be judged by
-//! its status only. Nothing is sent but requests for the one page, and none that could change something unless the page is ours.
+//! [`check`] connects to the web server as clients do. It first asks with a certificate, to learn what is right. Then it tries each known
+//! way to reach the page under another identity. The page of [`serve_page`] answers with the headers that reached it. Of any other page
+//! only the status is seen. The scanner sends requests for this one page, and for the paths that the operator names. Methods that could
+//! change something are sent only if the page is the one of [`serve_page`].
+//!
+//! The crate reads no files and no configuration, and it sees no accounts: certificates, keys and trusted CAs are handed in.
 
 mod ask;
 mod certificates;
@@ -23,24 +26,22 @@ mod wire;
 pub use findings::{Check, Finding, Verdict};
 pub use page::serve as serve_page;
 
-use crate::server_verifier;
 use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
 use findings::{SEE_FORGED_IDENTITY, Seen, Tally};
 use identity::Identity;
 use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 use sidecar::headers::{Meaning, Preset};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use visitor::Visitor;
-use zeroize::Zeroizing;
 
 /// What to check, and with what.
 #[derive(Clone, Debug)]
@@ -49,14 +50,14 @@ pub struct Options {
     pub url: String,
     /// Whom to connect to in place of the URL's host.
     pub connect: Option<String>,
-    /// A certificate that is let in, with its chain, and its key.
-    pub pair: (PathBuf, PathBuf),
-    /// Another one that is let in.
-    pub other: Option<(PathBuf, PathBuf)>,
+    /// A certificate that is let in, with its chain and its key.
+    pub pair: Arc<CertifiedKey>,
+    /// A certificate of another account that is let in, with its chain and its key.
+    pub other: Option<Arc<CertifiedKey>>,
     /// What the first one's account is called.
     pub expect_user: Option<String>,
-    /// Whom to believe as the server; nobody in particular, if that is said.
-    pub anchors: Option<PathBuf>,
+    /// Validates the certificate of the web server. Without it any certificate is accepted.
+    pub verifier: Option<Arc<dyn ServerCertVerifier>>,
     /// Another host of the same proxy.
     pub other_host: Option<String>,
     /// Header names of these presets; all, where there are none.
@@ -208,15 +209,15 @@ impl Run {
             }
             None => None,
         };
-        let ours = pair(&options.pair.0, &options.pair.1)?;
-        let certificate = ours.cert[0].to_vec();
+        let ours = Arc::clone(&options.pair);
+        let certificate = ours.end_entity_cert().context("there is no certificate")?.to_vec();
         let (twin_certificate, twin_key) = forgery::twin(&certificate)?;
         let twin_key = PrivatePkcs8KeyDer::from(twin_key.serialize_der());
         let twin = certified(vec![twin_certificate.clone().into()], twin_key.into())?;
-        let (visitor, twin_visitor) = (Visitor::with(Arc::new(ours)), Visitor::with(Arc::new(twin)));
+        let (visitor, twin_visitor) = (Visitor::with(ours), Visitor::with(Arc::new(twin)));
         let other = match &options.other {
-            Some((certificate, key)) => {
-                let visitor = Visitor::with(Arc::new(pair(certificate, key)?));
+            Some(other) => {
+                let visitor = Visitor::with(Arc::clone(other));
                 Some(door.config(&visitor, None, None)?)
             }
             None => None,
@@ -464,14 +465,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
             .and_then(|(host, port)| Some((bare(host), port.parse().ok()?)))
             .ok_or_else(|| usage(format!("--connect {connect}: write HOST:PORT")))?,
     };
-    let verifier = match &options.anchors {
-        Some(path) => {
-            let anchors = crate::trust::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
-            server_verifier::anchored(&anchors)
-                .with_context(|| format!("{} cannot be used", path.display()))?
-        }
-        None => Arc::new(AnyServer::new()),
-    };
+    let verifier = options.verifier.clone().unwrap_or_else(|| Arc::new(AnyServer::new()));
     Ok(Door {
         authority: authority.as_str().to_owned(),
         name: server_name(authority.host())?,
@@ -504,16 +498,6 @@ fn other_path(path: &str) -> Result<String, Failed> {
             Err(Failed::Usage(format!("--path {path}: write a path that begins with /, percent-encoded")))
         }
     }
-}
-
-/// A certificate with its chain, and its key.
-fn pair(certificate: &Path, key: &Path) -> anyhow::Result<CertifiedKey> {
-    let chain = crate::trust::certificates::read_file(certificate)?;
-    let chain = chain.into_iter().map(CertificateDer::from).collect();
-    let text = Zeroizing::new(std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?);
-    let key_der = pem_file::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;
-    certified(chain, key_der)
-        .with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
 }
 
 fn certified(

@@ -174,7 +174,7 @@ impl Run {
         }
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
-        let is_marked = response.headers().contains_key(super::page::PAGE_HEADER);
+        let is_marked = response.headers().contains_key(super::identity::PAGE_HEADER);
         let body = Limited::new(response.into_body(), BODY_LEN_MAX).collect().await;
         connection.abort();
         // A body that breaks off says nothing, and the status counts.

@@ -220,7 +220,7 @@ async fn answer<S: AsyncRead + Unpin>(
         };
         let body = incoming.body(framing).await?;
         let told = Told::parse(&body.bytes);
-        let is_marked = head.values(super::page::PAGE_HEADER).next().is_some();
+        let is_marked = head.values(super::identity::PAGE_HEADER).next().is_some();
         return Ok(Some(Answer { status, is_page: told.is_some() || is_marked, told, is_resumed: false }));
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, "interim answers without end"))

@@ -3,15 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::wire::{Field, Framing, Head, Incoming, folded};
-use super::{Check, Failed, Finding, Options, Report, Verdict, check_these, identity, page};
+use super::{Check, Failed, Finding, Options, Report, Verdict, certified, check_these, identity, page};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming as Streamed;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 use sidecar::Dialect;
 use sidecar::headers::Meaning;
@@ -127,6 +131,20 @@ static MADE: LazyLock<Made> = LazyLock::new(|| {
 
 fn path(name: &str) -> PathBuf {
     MADE.folder.path().join(name)
+}
+
+/// A certificate of the folder, with its key.
+fn pair(name: &str) -> Arc<CertifiedKey> {
+    let chain = CertificateDer::pem_file_iter(path(&format!("{name}.pem"))).unwrap().map(Result::unwrap);
+    let key = PrivateKeyDer::from_pem_file(path(&format!("{name}.key"))).unwrap();
+    Arc::new(certified(chain.collect(), key).unwrap())
+}
+
+/// Validates web servers by this CA.
+fn trusting(name: &str) -> Arc<dyn ServerCertVerifier> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(path(name)).unwrap()).unwrap();
+    WebPkiServerVerifier::builder(Arc::new(roots)).build().unwrap()
 }
 
 /// The common name of a certificate, which is all that these proxies go by.
@@ -355,7 +373,7 @@ impl Proxy {
             Ok(account) => {
                 let page = page::answer(&self.forwarded(request, account), &[], false);
                 let body = page.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-                let answer = answer.header(page::PAGE_HEADER, page::PAGE);
+                let answer = answer.header(identity::PAGE_HEADER, identity::PAGE);
                 answer.body(Full::from(page[body..].to_vec())).unwrap()
             }
         }
@@ -429,7 +447,7 @@ impl Proxy {
 fn is_issued(certificate: &CertificateDer<'_>) -> bool {
     ["alice.pem", "bob.pem"]
         .iter()
-        .any(|name| crate::trust::certificates::read_file(&path(name)).unwrap()[0] == certificate.as_ref())
+        .any(|name| CertificateDer::from_pem_file(path(name)).unwrap() == *certificate)
 }
 
 /// Leaves certificates of other authorities to the sidecar, as `ssl_verify_client optional_no_ca` does.
@@ -489,10 +507,10 @@ fn options(address: SocketAddr, plain: SocketAddr) -> Options {
     Options {
         url: format!("https://{HOST}:{}/", address.port()),
         connect: Some(address.to_string()),
-        pair: (path("alice.pem"), path("alice.key")),
-        other: Some((path("bob.pem"), path("bob.key"))),
+        pair: pair("alice"),
+        other: Some(pair("bob")),
         expect_user: Some("alice".to_owned()),
-        anchors: Some(path("ca.pem")),
+        verifier: Some(trusting("ca.pem")),
         other_host: Some(format!("other.example:{}", address.port())),
         presets: Vec::new(),
         headers: vec![("X-WEBAUTH-USER".to_owned(), Meaning::User)],
@@ -661,7 +679,7 @@ async fn another_page_is_judged_by_its_status_and_nothing_is_changed_there() {
 #[tokio::test]
 async fn a_certificate_that_is_not_let_in_proves_nothing() {
     let report = checked(Hole::None, Check::ALL, |options| {
-        options.pair = (path("server.pem"), path("server.key"));
+        options.pair = pair("server");
         options.expect_user = None;
     })
     .await;
@@ -674,7 +692,7 @@ async fn a_certificate_that_is_not_let_in_proves_nothing() {
 #[tokio::test]
 async fn another_certificate_proves_something_only_if_it_is_let_in_and_of_another_account() {
     let checks = [Check::Certificate, Check::ForgedCertificateBeside];
-    let other = |name: &str| Some((path(&format!("{name}.pem")), path(&format!("{name}.key"))));
+    let other = |name: &str| Some(pair(name));
     for hole in [Hole::None, Hole::PrefersHeader] {
         let report = checked(hole, &checks, |options| options.other = other("server")).await;
         let finding = &report.findings[1];
@@ -753,13 +771,12 @@ async fn a_certificate_that_no_handshake_takes_proves_nothing() {
             let _ = acceptor.accept(stream).await;
         }
     });
-    let folder = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
     let stranger = CertificateParams::default().self_signed(&key).unwrap();
-    let files = (folder.path().join("stranger.pem"), folder.path().join("stranger.key"));
-    std::fs::write(&files.0, stranger.pem()).unwrap();
-    std::fs::write(&files.1, key.serialize_pem()).unwrap();
-    let options = Options { pair: files, other: None, expect_user: None, ..options(address, address) };
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let pair = certified(vec![stranger.der().clone()], key.into()).unwrap();
+    let options =
+        Options { pair: Arc::new(pair), other: None, expect_user: None, ..options(address, address) };
     let report = check_these(Check::ALL, &options, &mut |_| {}).await.unwrap();
     for check in [
         Check::Certificate,
@@ -842,7 +859,7 @@ async fn nothing_is_found_out_where_nobody_is_believed() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nowhere = closed.local_addr().unwrap().to_string();
     drop(closed);
-    let (kind, text) = failed(&|options| options.anchors = Some(path("alice.pem"))).await;
+    let (kind, text) = failed(&|options| options.verifier = Some(trusting("alice.pem"))).await;
     assert!(kind == "unreachable" && text.contains("--ca"), "{kind}: {text}");
     // The CA is right, and the certificate is for another name: advice about CAs would be wrong.
     let elsewhere = |options: &mut Options| options.url = options.url.replace(HOST, "elsewhere.example");
@@ -858,12 +875,8 @@ async fn nothing_is_found_out_where_nobody_is_believed() {
     assert!(kind == "unreachable", "{kind}: {text}");
     let (kind, text) = failed(&|options| options.url = options.url.replace("https", "http")).await;
     assert!(kind == "usage" && text.contains("https"), "{kind}: {text}");
-    let (kind, text) = failed(&|options| options.pair.1 = path("bob.key")).await;
-    assert!(kind == "input" && text.contains("does not go with"), "{kind}: {text}");
-    let (kind, text) = failed(&|options| options.pair.1 = path("alice.pem")).await;
-    assert!(kind == "input" && text.contains("no private key"), "{kind}: {text}");
     serving.abort();
-    // Whoever believes anybody says so.
-    let report = checked(Hole::None, &[Check::Certificate], |options| options.anchors = None).await;
+    // Any certificate is accepted only if that is asked for.
+    let report = checked(Hole::None, &[Check::Certificate], |options| options.verifier = None).await;
     assert_eq!(report.findings[0].verdict, Verdict::Pass);
 }

@@ -3,6 +3,7 @@
 //! It decides nothing and knows nothing, and whoever reaches it sees what the proxy says of them. It is for trying a proxy's
 //! configuration out, and for `rcmpd check-proxy`, which tells it by its `"page": "rcmpd"`.
 
+use super::identity::{PAGE, PAGE_HEADER};
 use super::wire::{Field, Framing, Head, Incoming, folded};
 use anyhow::{Context, bail};
 use serde_json::json;
@@ -17,11 +18,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
-
-/// What its answers say it is.
-pub(super) const PAGE: &str = "rcmpd";
-/// The header that says the same, for answers that have no body.
-pub(super) const PAGE_HEADER: &str = "X-Rcmpd-Page";
 
 /// Connections at once: one proxy's.
 const CONNECTIONS_MAX: usize = 256;

@@ -5,6 +5,11 @@ use serde_json::Value;
 use sidecar::headers::{Format, Preset};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The value of `page` in an answer of the page of [`super::serve_page`], and of its header.
+pub(super) const PAGE: &str = "rcmpd";
+/// The header that says the same, for answers without a body.
+pub(super) const PAGE_HEADER: &str = "X-Rcmpd-Page";
+
 /// All presets that have names of their own.
 pub(super) const PRESETS: [Preset; 3] = [Preset::Remote, Preset::Forwarded, Preset::LookupIdentity];
 
@@ -42,7 +47,7 @@ impl Told {
     /// What the page's answer says, if it is the page's.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(body).ok()?;
-        if value["page"] != super::page::PAGE {
+        if value["page"] != PAGE {
             return None;
         }
         let fields = [&value["headers"], &value["trailers"]]
