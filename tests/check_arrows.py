@@ -14,13 +14,14 @@ ALLOWED = {
     "pac": {"dtyp", "dcerpc"},
     "dcerpc-tokio": {"dtyp", "dcerpc"},
     "netlogon-transport": {"dtyp", "dcerpc"},
+    "netlogon-tokio": {"dtyp", "dcerpc", "dcerpc-tokio", "netlogon-transport"},
     "account-store": {"dtyp"},
     "rcmp-service": {"dtyp", "account-store", "pac"},
     "sidecar": {"dtyp", "account-store", "rcmp-service"},
     "pem-file": {"account-store"},
     "rcmpd": {
-        "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service", "sidecar",
-        "pem-file",
+        "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "netlogon-tokio", "account-store", "rcmp-service",
+        "sidecar", "pem-file",
     },
 }
 # Sockets, tasks, clocks and randomness stay out of the core; a runtime stays out of the services.
