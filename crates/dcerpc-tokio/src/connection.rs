@@ -8,8 +8,8 @@
 
 use crate::connection_limiter::ConnectionPermit;
 use crate::counters::{Counters, count};
+use crate::limits::Limits;
 use crate::registry::{Peer, Registry, RpcCall};
-use crate::server::Limits;
 use crate::turns::Turns;
 use dcerpc::limits::{
     CALL_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_UNPROVED_MAX, UNPROVED_LEN_FREE,

@@ -1,75 +1,23 @@
 //! The listener: accepts within the limits, starts a task a connection, and ends them all in good order.
 
 use crate::connection::{self, ConnectionContext};
-use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, EvictionReason};
+use crate::connection_limiter::{ConnectionLimiter, EvictionReason};
 use crate::counters::{Counters, count};
+use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::registry::{Peer, Registry};
 use crate::turns::Turns;
 use dcerpc::association_group::AssociationGroups;
-use dcerpc::limits::{self, ReassemblyBudget};
+use dcerpc::limits::{ReassemblyBudget, UNPROVED_LEN_MAX};
 use dcerpc::server::ServerConfig;
 use dtyp::Sid;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{Instrument, debug, warn};
-
-/// What connections may take, in number and time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections in all: each costs a task, a descriptor and some kilobytes. An eighth is for connections that have
-    /// not finished a bind, an eighth for those that have and whose clients have proved nothing, the rest for clients
-    /// that have proved who they are.
-    pub connections_max: usize,
-    /// Connections from one address whose clients have proved nothing, before a finished bind and after it.
-    pub connections_per_address_max: usize,
-    /// Connections of one account.
-    pub connections_per_account_max: usize,
-    /// From accept to a finished bind.
-    pub bind_timeout: Duration,
-    /// Without any byte from the peer.
-    pub idle_timeout: Duration,
-    /// The same of a peer that has not proved who it is; it needs a connection for a handshake or a look-up, not to keep.
-    pub anonymous_idle_timeout: Duration,
-    /// For the peer to take an answer.
-    pub write_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 10_000,
-            connections_per_address_max: 1_000,
-            connections_per_account_max: 1_000,
-            bind_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(15 * 60),
-            anonymous_idle_timeout: Duration::from_secs(2 * 60),
-            write_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-/// One part in so many of [`Limits::connections_max`] is for connections in each of the two stages before a proof. A client
-/// that sets up a secure channel is there for milliseconds.
-const UNPROVED_SHARE: usize = 8;
-
-impl Limits {
-    fn of_connections(&self) -> ConnectionLimits {
-        let unproved_max = self.connections_max.div_ceil(UNPROVED_SHARE);
-        ConnectionLimits {
-            unproved_max,
-            started_max: unproved_max,
-            unproved_per_address_max: self.connections_per_address_max,
-            proved_max: self.connections_max.saturating_sub(2 * unproved_max),
-            proved_per_identity_max: self.connections_per_account_max,
-        }
-    }
-}
 
 /// Tells connections to finish. Cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -126,7 +74,7 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 impl Server {
     /// A server for `registry`, which stops when `shutdown` begins.
     pub fn new(registry: Registry, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
-        let limiter = ConnectionLimiter::with_memory(limits.of_connections(), limits::UNPROVED_LEN_MAX);
+        let limiter = ConnectionLimiter::with_memory(limits.of_connections(), UNPROVED_LEN_MAX);
         Self::with_limiter(registry, limits, shutdown, limiter, Arc::default(), Turns::new())
     }
 

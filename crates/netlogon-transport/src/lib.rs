@@ -8,6 +8,7 @@
 pub mod cfb8;
 pub mod client;
 pub mod credential;
+mod keys;
 pub mod message;
 pub mod package;
 pub mod protection;

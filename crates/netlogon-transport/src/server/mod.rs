@@ -18,13 +18,14 @@ pub use channel::SecureChannel;
 
 use crate::cfb8;
 use crate::credential::{self, Authenticator, Credential};
+use crate::keys::ChannelKeys;
 use crate::message::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GetDomainInfoReply,
     GetDomainInfoRequest, LogonMethod, NL_AUTH_RESPONSE, NlAuthRequest, PasswordSet2, PasswordSet2Reply,
     PrimaryDomain, ReqChallenge, ReqChallengeReply, opnum, unsupported,
 };
 use crate::package::Packages;
-use crate::protection::{ChannelKeys, random_confounder};
+use crate::protection::random_confounder;
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
