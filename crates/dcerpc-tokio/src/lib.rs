@@ -3,6 +3,7 @@
 //! One task a connection owns the stream and the association; it has one loop and one exit. It knows no interface:
 //! what is served stands in a [`Registry`], who is believed in its security providers.
 
+mod accept;
 mod builtin;
 mod client;
 mod connection;
@@ -21,4 +22,4 @@ pub use counters::Counters;
 pub use limits::Limits;
 pub use log_limiter::LogLimiter;
 pub use registry::{BoxFuture, Interface, Peer, Registry, RpcCall, RpcService, SecurityProvider};
-pub use server::{Server, Shutdown};
+pub use server::Server;
