@@ -14,14 +14,15 @@ ALLOWED = {
     "pac": {"dtyp", "dcerpc"},
     "dcerpc-tokio": {"dtyp", "dcerpc"},
     "netlogon-transport": {"dtyp", "dcerpc"},
+    "netlogon-tokio": {"dtyp", "dcerpc", "dcerpc-tokio", "netlogon-transport"},
     "account-store": {"dtyp"},
     "rcmp-service": {"dtyp", "account-store", "pac"},
     "sidecar": {"dtyp", "account-store", "rcmp-service"},
     "pem-file": {"account-store"},
     "proxy-check": {"dtyp", "rcmp-service", "sidecar"},
     "rcmpd": {
-        "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service", "sidecar",
-        "pem-file", "proxy-check",
+        "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "netlogon-tokio", "account-store", "rcmp-service",
+        "sidecar", "pem-file", "proxy-check",
     },
 }
 # Sockets, tasks, clocks and randomness stay out of the core; a runtime stays out of the services.

@@ -8,8 +8,8 @@
 
 use crate::connection_limiter::ConnectionPermit;
 use crate::counters::{Counters, count};
+use crate::limits::Limits;
 use crate::registry::{Peer, Registry, RpcCall};
-use crate::server::Limits;
 use crate::turns::Turns;
 use dcerpc::limits::{
     CALL_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_UNPROVED_MAX, UNPROVED_LEN_FREE,
@@ -27,8 +27,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{Instrument, debug, field};
 
@@ -48,7 +48,7 @@ pub(crate) struct ConnectionContext {
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<Counters>,
     pub(crate) turns: Turns,
-    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 /// Why a connection ended.
@@ -179,7 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             if is_leaving && self.association.is_idle() {
                 return Ok(Exit::Evicted);
             }
-            if *self.context.stop.borrow() && self.association.is_idle() {
+            let is_stopping = self.context.shutdown.is_cancelled();
+            if is_stopping && self.association.is_idle() {
                 return Ok(Exit::Stopped);
             }
             let exit = tokio::select! {
@@ -192,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                         None
                     }
                 },
-                _ = self.context.stop.changed(), if !*self.context.stop.borrow() => None,
+                () = self.context.shutdown.cancelled(), if !is_stopping => None,
                 () = self.timer.as_mut() => self.overdue(),
                 // The limiter wakes the task when it evicts it; then it is seen above.
                 () = poll_fn(|_| match self.leaving.load(Ordering::Relaxed) {

@@ -5,44 +5,13 @@
 //! answered at once by the [`SecurityContext`] that came with it.
 
 use crate::pdu::SecTrailer;
+pub use crate::pdu::{AuthLevel, AuthType};
 use dtyp::Sid;
 use std::any::Any;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-
-/// `auth_type` of a security trailer ([MS-RPCE] 2.2.1.1.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AuthType(pub u8);
-
-impl AuthType {
-    /// No provider.
-    pub const NONE: Self = Self(0);
-    /// SPNEGO.
-    pub const SPNEGO: Self = Self(9);
-    /// NTLM.
-    pub const NTLM: Self = Self(10);
-    /// Kerberos.
-    pub const KERBEROS: Self = Self(16);
-    /// The Netlogon secure channel.
-    pub const NETLOGON: Self = Self(0x44);
-}
-
-/// `auth_level` of a security trailer ([MS-RPCE] 2.2.1.1.8), by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AuthLevel(pub u8);
-
-impl AuthLevel {
-    /// No authentication.
-    pub const NONE: Self = Self(1);
-    /// The peer is known, nothing is protected.
-    pub const CONNECT: Self = Self(2);
-    /// Each fragment is signed.
-    pub const INTEGRITY: Self = Self(5);
-    /// Each fragment is signed and sealed.
-    pub const PRIVACY: Self = Self(6);
-}
 
 /// How the fragments of a security context are protected, as agreed when it was set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,15 +4,16 @@
 //! an attacker's work.
 
 use crate::credential::{self, Authenticator, Credential, Seed};
+use crate::flags;
+use crate::keys::ChannelKeys;
 use crate::message::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GenericCall, LogonMethod,
     NlAuthRequest, PasswordSet2, PasswordSet2Reply, ReqChallenge, ReqChallengeReply, SamLogonReply, opnum,
 };
-use crate::protection::{ChannelKeys, ClientContext, random_confounder};
+use crate::protection::{ClientContext, random_confounder};
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelType};
-use crate::server::flags;
 use dcerpc::client::{ClientSecurity, ReplyStub, RequestStub};
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::FaultStatus;

@@ -8,6 +8,8 @@
 pub mod cfb8;
 pub mod client;
 pub mod credential;
+pub mod flags;
+mod keys;
 pub mod message;
 pub mod package;
 pub mod protection;

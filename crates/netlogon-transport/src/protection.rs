@@ -3,14 +3,13 @@
 //! One counter numbers every protected fragment of a security context in either direction, so both sides agree on it
 //! only while one asks and the other answers. A fault carries no token and takes no number.
 
-use crate::cfb8;
+pub use crate::keys::ChannelKeys;
+
+use crate::keys::twice;
 use crate::sealer::{Job, Sealer};
-use crate::secret::SessionKey;
 use dcerpc::security::{
     AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -30,65 +29,6 @@ const SIGNED_TOKEN_LEN_MIN: usize = TOKEN_LEN - 8;
 
 const SEALED: [u8; 8] = [0x13, 0x00, 0x1a, 0x00, 0xff, 0xff, 0x00, 0x00];
 const SIGNED: [u8; 8] = [0x13, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00];
-
-/// The session key of a channel, expanded for everything that is done with it. Shared by all its contexts.
-pub struct ChannelKeys {
-    /// The key itself, for credentials and the inner encryption.
-    pub(crate) inner: cfb8::Key,
-    /// The key that seals: every byte of the session key with 0xf0.
-    pub(crate) outer: cfb8::Key,
-    mac: Hmac<Sha256>,
-}
-
-impl std::fmt::Debug for ChannelKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl ChannelKeys {
-    /// Expands a session key.
-    pub fn new(key: SessionKey) -> Self {
-        let outer = SessionKey::new(key.expose().map(|byte| byte ^ 0xf0));
-        Self {
-            inner: cfb8::Key::new(key.expose()),
-            outer: cfb8::Key::new(outer.expose()),
-            mac: Hmac::new_from_slice(key.expose()).expect("HMAC takes keys of any length"),
-        }
-    }
-
-    /// The key for credentials and authenticators.
-    pub(crate) const fn credential_key(&self) -> &cfb8::Key {
-        &self.inner
-    }
-
-    /// Decrypts generic data ([MS-NRPC] 3.4.5.3.2) in place.
-    pub fn decrypt_inner(&self, data: &mut [u8]) {
-        self.inner.decrypt([0; 16], data);
-    }
-
-    /// Encrypts generic data in place. Answers do not need it: their context does it while it seals.
-    pub fn encrypt_inner(&self, data: &mut [u8]) {
-        self.inner.encrypt([0; 16], data);
-    }
-
-    fn checksum(&self, parts: &[&[u8]]) -> [u8; 8] {
-        let mut mac = self.mac.clone();
-        parts.iter().for_each(|part| mac.update(part));
-        let digest = mac.finalize().into_bytes();
-        std::array::from_fn(|n| digest[n])
-    }
-
-    fn encrypted_sequence(&self, checksum: [u8; 8], sequence: [u8; 8]) -> [u8; 8] {
-        let mut sequence = sequence;
-        self.inner.encrypt(twice(checksum), &mut sequence);
-        sequence
-    }
-}
-
-fn twice(half: [u8; 8]) -> [u8; 16] {
-    std::array::from_fn(|n| half[n % 8])
-}
 
 /// Which end of a channel a context is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

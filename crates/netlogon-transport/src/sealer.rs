@@ -8,7 +8,7 @@
 //! turn, and whoever waits for a message first seals up to [`JOBS_MAX`] of what is there by then.
 
 use crate::cfb8::{LANES_MAX, Lanes};
-use crate::protection::ChannelKeys;
+use crate::keys::ChannelKeys;
 use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

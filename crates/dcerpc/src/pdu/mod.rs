@@ -12,5 +12,5 @@ mod syntax;
 pub use bind::{Bind, BindAck, BindNak, BindNakReason, ContextElement, ContextResult, ResultReason};
 pub use call::{FaultBody, FaultStatus, RequestHead, ResponseHead};
 pub use header::{Header, PacketFlags, PacketType, finish_pdu, start_pdu};
-pub use sec_trailer::{AuthVerifier, SecTrailer, split_auth};
+pub use sec_trailer::{AuthLevel, AuthType, AuthVerifier, SecTrailer, split_auth};
 pub use syntax::{Features, SyntaxId};

@@ -1,7 +1,8 @@
 //! Channels that are set up, and the security contexts that use them.
 
 use crate::credential::{Authenticator, Credential, Seed};
-use crate::protection::{ChannelKeys, Confounder, Protector, Role, token_len};
+use crate::keys::ChannelKeys;
+use crate::protection::{Confounder, Protector, Role, token_len};
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{ChannelSecrets, ChannelType, Machine, SecretAge, SecretsUnavailable};

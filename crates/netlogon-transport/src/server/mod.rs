@@ -18,13 +18,15 @@ pub use channel::SecureChannel;
 
 use crate::cfb8;
 use crate::credential::{self, Authenticator, Credential};
+use crate::flags;
+use crate::keys::ChannelKeys;
 use crate::message::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GetDomainInfoReply,
     GetDomainInfoRequest, LogonMethod, NL_AUTH_RESPONSE, NlAuthRequest, PasswordSet2, PasswordSet2Reply,
     PrimaryDomain, ReqChallenge, ReqChallengeReply, opnum, unsupported,
 };
 use crate::package::Packages;
-use crate::protection::{ChannelKeys, random_confounder};
+use crate::protection::random_confounder;
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
@@ -49,37 +51,6 @@ pub const NETLOGON: SyntaxId = SyntaxId::new(
     1,
     0,
 );
-
-/// Bits of NegotiateFlags ([MS-NRPC] 3.1.4.2).
-pub mod flags {
-    /// Generic pass-through.
-    pub const GENERIC_PASS_THROUGH: u32 = 0x0000_0400;
-    /// AES-128 in CFB8, and SHA-256.
-    pub const AES: u32 = 0x0100_0000;
-    /// Secure RPC.
-    pub const SECURE_RPC: u32 = 0x4000_0000;
-    /// Without these there is no channel.
-    pub const REQUIRED: u32 = AES | SECURE_RPC;
-    /// What a server of ours offers: what the methods need, and the habits of forests that change nothing here. Never
-    /// 0x80000000: with it, peers leave the inner encryption out.
-    pub const OFFERED: u32 = 0x0000_0001
-        | 0x0000_0002
-        | 0x0000_0040
-        | GENERIC_PASS_THROUGH
-        | 0x0000_0800
-        | 0x0000_3000
-        | 0x0000_4000
-        | 0x0000_8000
-        | 0x0001_0000
-        | 0x0002_0000
-        | 0x0004_0000
-        | 0x0008_0000
-        | 0x0010_0000
-        | 0x0020_0000
-        | AES
-        | 0x2000_0000
-        | SECURE_RPC;
-}
 
 /// Who the server is.
 #[derive(Clone, Debug)]
@@ -306,6 +277,27 @@ struct Proved {
     server_credential: Credential,
 }
 
+/// What became of an attempt to set a channel up.
+struct Attempt {
+    outcome: Result<Grant, Rejection>,
+    /// NegotiateFlags of the answer: 0 if no account was looked at.
+    negotiated: u32,
+}
+
+/// A channel is set up.
+struct Grant {
+    server_credential: Credential,
+    /// AccountRid of the answer.
+    rid: u32,
+}
+
+/// No channel is set up.
+struct Rejection {
+    reason: ChannelRefusal,
+    /// The account, if there is one of that name.
+    sid: Option<dtyp::Sid>,
+}
+
 impl Inner {
     fn now(&self) -> Duration {
         self.parts.environment.uptime()
@@ -343,19 +335,19 @@ impl Inner {
     async fn authenticate(&self, call: &NetlogonCall, with_rid: bool) -> Result<Reply, FaultStatus> {
         let request = Authenticate::read(&mut reader(call))?;
         let begun = self.now();
-        let (outcome, negotiate_flags) = self.establish(call, &request).await;
+        let Attempt { outcome, negotiated } = self.establish(call, &request).await;
         let mut reply = AuthenticateReply {
             server_credential: [0; 8],
-            negotiate_flags,
+            negotiate_flags: negotiated,
             account_rid: with_rid.then_some(0),
             status: NtStatus::SUCCESS,
         };
         match outcome {
-            Ok((server_credential, rid)) => {
+            Ok(Grant { server_credential, rid }) => {
                 reply.server_credential = server_credential;
                 reply.account_rid = with_rid.then_some(rid);
             }
-            Err((reason, sid)) => {
+            Err(Rejection { reason, sid }) => {
                 reply.status = refusal_status(reason);
                 let outcome = ChannelOutcome::Refused(reason);
                 if self.audit(call, &request, outcome, sid).is_err() {
@@ -386,35 +378,31 @@ impl Inner {
         })
     }
 
-    async fn establish(
-        &self,
-        call: &NetlogonCall,
-        request: &Authenticate,
-    ) -> (Result<(Credential, u32), (ChannelRefusal, Option<dtyp::Sid>)>, u32) {
+    async fn establish(&self, call: &NetlogonCall, request: &Authenticate) -> Attempt {
         let now = self.now();
         let (source, computer) = (source_of(call.address.ip()), index(&request.computer_name));
         let challenge = lock(&self.challenges).take(now, call.connection, source, &computer);
-        let refused = |reason| Err((reason, None));
+        let refused = |reason| Attempt { outcome: Err(Rejection { reason, sid: None }), negotiated: 0 };
         if request.negotiate_flags & flags::REQUIRED != flags::REQUIRED {
-            return (refused(ChannelRefusal::Downgrade), 0);
+            return refused(ChannelRefusal::Downgrade);
         }
         let channel_type = ChannelType(request.channel_type);
         if !channel_type.is_channel() {
-            return (refused(ChannelRefusal::ChannelType), 0);
+            return refused(ChannelRefusal::ChannelType);
         }
         let account = request.account_name.trim_end_matches('.');
         let secrets = &*self.parts.secrets;
         let machine = match (secrets.revision(), secrets.find(account).await) {
             (Ok(revision), Ok(Some(machine))) => (revision, machine),
-            (Ok(_), Ok(None)) => return (refused(ChannelRefusal::UnknownAccount), 0),
+            (Ok(_), Ok(None)) => return refused(ChannelRefusal::UnknownAccount),
             (Err(error), _) | (_, Err(error)) => {
                 tracing::warn!(%error, "Could not judge a secure channel");
-                return (refused(ChannelRefusal::SecretsUnavailable), 0);
+                return refused(ChannelRefusal::SecretsUnavailable);
             }
         };
         let negotiated = request.negotiate_flags & flags::OFFERED;
         let sid = machine.1.sid;
-        let refused = |reason| (Err((reason, Some(sid))), negotiated);
+        let refused = |reason| Attempt { outcome: Err(Rejection { reason, sid: Some(sid) }), negotiated };
         let Proved { keys, secret, server_credential } =
             match self.prove_in_time(call, request, challenge, &machine.1, now).await {
                 Ok(proved) => proved,
@@ -442,7 +430,7 @@ impl Inner {
             return refused(ChannelRefusal::SecretsUnavailable);
         }
         match self.channels.insert(now, channel) {
-            Ok(()) => (Ok((server_credential, rid)), negotiated),
+            Ok(()) => Attempt { outcome: Ok(Grant { server_credential, rid }), negotiated },
             Err(_) => refused(ChannelRefusal::RecordOfAnother),
         }
     }

@@ -475,9 +475,7 @@ impl Checker<'_> {
         let help = "name a DNS server, or remove the key: without it the resolver of the system is asked";
         let dns = self.restricting("dns", &section.dns, help).iter();
         let dns = dns.filter_map(|address| self.address(address)).collect();
-        if let Some(site) =
-            section.site.as_ref().filter(|site| !crate::forward::discovery::is_label(site.get_ref()))
-        {
+        if let Some(site) = section.site.as_ref().filter(|site| !netlogon_tokio::is_label(site.get_ref())) {
             self.problem(
                 site.span(),
                 "this is not the name of a site",

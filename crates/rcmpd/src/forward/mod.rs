@@ -4,15 +4,9 @@
 //! rcmp-service decides whither ─► peer (time, trace) ─► servers (failover, budget) ─► server (channel, connections, breaker)
 //! ```
 
-pub mod breaker;
-pub mod discovery;
-pub mod meter;
 pub mod peer;
 pub mod relay;
-pub mod server;
-pub mod servers;
 pub mod trace;
-pub mod turns;
 
 pub use relay::RelayPackage;
 
@@ -20,14 +14,12 @@ use crate::config::{self, Config};
 use crate::signing::{PublicKey, SigningKey};
 use account_store::ChannelKind;
 use anyhow::Context;
-use discovery::Discovery;
+use netlogon_tokio::{Discovery, Identity, Room, Servers, Whereabouts};
 use netlogon_transport::secrets::ChannelType;
 use peer::PeerClient;
 use rcmp_service::foreign::ForeignDomain;
 use rcmp_service::{Domains, Forwarder, PeerDomain, PeerService};
 use relay::Rule;
-use server::{Identity, Room};
-use servers::{Servers, Whereabouts};
 use std::sync::Arc;
 
 /// Everything that is asked of others.
@@ -160,7 +152,8 @@ fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Ser
             _ => peer.account.clone(),
         },
         channel_type: ChannelType(peer.channel.value()),
-        secret,
+        secrets: Arc::new(secret),
+        now: crate::ask::now,
     };
     let room = Room { connections_max: peer.connections_max, queue_max: peer.queue_max };
     Ok(Some(Servers::new(at, named_after_account(identity), room, peer.hedge)))
@@ -172,7 +165,8 @@ fn rule(config: &Config, relay: &config::Relay) -> Rule {
         computer: config.server.clone(),
         account: relay.account.clone(),
         channel_type: ChannelType(relay.channel.value()),
-        secret: relay.secret.clone(),
+        secrets: Arc::new(relay.secret.clone()),
+        now: crate::ask::now,
     };
     let room = Room { connections_max: relay.connections_max, queue_max: relay.queue_max };
     Rule {

@@ -1,13 +1,13 @@
 //! A peer as a service: a question in, what its servers answer out. Here the call's context meets the clock and the trace.
 
-use super::server::Asked;
-use super::servers::{Answered, Servers};
 use super::trace;
 use crate::config::ResponseCrypt;
 use dcerpc_tokio::BoxFuture;
+use dtyp::Encode;
+use netlogon_tokio::{Answered, Asked, Servers};
 use netlogon_transport::client::ValidationData;
 use rcmp_service::message::{PACKAGE_NAME, Response};
-use rcmp_service::{NoServers, PeerQuestion, PeerReply};
+use rcmp_service::{CallContext, NoServers, PeerQuestion, PeerReply};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,12 +50,13 @@ impl PeerClient {
             // Nothing is sent there; the other half of the trace can be found by what both ends have in common.
             trace::link(&span, &question.digest);
         }
+        let extension = |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes();
         let asked = Asked {
             package: PACKAGE_NAME,
             logon_domain_name: &question.logon_domain_name,
             data: &question.request,
             asker: Some(question.asker),
-            context: self.is_rcmpd.then_some(&context),
+            extension: self.is_rcmpd.then_some(&extension),
             // Who somebody is can be asked as often as one likes.
             repeatable: true,
         };

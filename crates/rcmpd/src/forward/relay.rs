@@ -3,14 +3,13 @@
 //! "Kerberos" ([MS-APDS] 2.2.2.1) checks a PAC's signature and answers with a status alone. An answer with data would be one that says
 //! who somebody is, and nobody here can check what it says: it is refused.
 
-use super::server::Asked;
-use super::servers::{Answered, Servers};
 use crate::audit::{AuditLog, Relayed};
 use crate::config::ResponseCrypt;
 use account_store::Domain;
 use account_store::fold::casefold;
 use dcerpc_tokio::BoxFuture;
 use dtyp::NtStatus;
+use netlogon_tokio::{Answered, Asked, Servers};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -120,7 +119,7 @@ impl RelayPackage {
             logon_domain_name: &rule.domain.netbios,
             data: &call.data,
             asker: Some(machine.sid),
-            context: None,
+            extension: None,
             // Nobody here knows what it does.
             repeatable: false,
         };

@@ -23,7 +23,7 @@ use account_store::sqlite::SqliteStore;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
-use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
+use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server};
 use dtyp::Guid;
 use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
@@ -34,6 +34,8 @@ use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{error, info, warn};
 
@@ -139,24 +141,24 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
     let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
     let sidecar = sidecar.transpose()?;
-    let shutdown = Shutdown::new();
-    let mut tasks = tokio::task::JoinSet::new();
+    // What serves clients is one tree: cancelling the token closes every listener, and connections end after what is in flight is
+    // answered. The tracker knows each of these tasks.
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let server = match (&config.rpc, &machines) {
         (Some(rpc), Some(machines)) => {
             let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
             let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
-            let server = Server::new(registry, limits, shutdown.clone());
-            listen(rpc, &server, &mut tasks).await?;
+            let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
+            listen(rpc, &server, &tasks).await?;
             Some(server)
         }
         _ => None,
     };
-    let mut proxies = tokio::task::JoinSet::new();
     let mut connections = Vec::new();
     if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
         let listeners = sidecar.bind(section, &shutdown).await?;
         connections = listeners.meters();
-        proxies.spawn(listeners.serve());
+        tasks.spawn(listeners.serve());
     }
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
@@ -177,7 +179,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         tokio::spawn(http::serve(listener, shared, connections));
     }
     if let Some(store) = &store {
-        tasks.spawn(store.clone().watch());
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));
     }
     let deciders = current.0.load_full();
     findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
@@ -196,15 +198,10 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
 
     health.set_ready(false);
     info!("Stopping: calls in flight are answered");
-    shutdown.begin();
+    shutdown.cancel();
+    tasks.close();
     let grace = config.rpc.as_ref().map_or(GRACE, |rpc| rpc.grace);
-    let drained = async {
-        if let Some(server) = &server {
-            server.drained().await;
-        }
-        proxies.join_all().await;
-    };
-    match tokio::time::timeout(grace, drained).await {
+    match tokio::time::timeout(grace, tasks.wait()).await {
         Ok(()) => info!("Stopped"),
         Err(_) => warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered"),
     }
@@ -217,11 +214,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Binds Netlogon and the endpoint mapper.
-async fn listen(
-    rpc: &config::Rpc,
-    server: &Arc<Server>,
-    tasks: &mut tokio::task::JoinSet<()>,
-) -> anyhow::Result<()> {
+async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) -> anyhow::Result<()> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
         let listener = bind(*address, "rpc.listen").await?;

@@ -4,11 +4,10 @@ use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
 use crate::config::Client;
 use crate::deciders::{CurrentPolicy, Deciders};
-use crate::forward::server::Asked;
-use crate::forward::servers::{Answered, Servers};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
-use dtyp::{FileTime, Sid};
+use dtyp::{Encode, FileTime, Sid};
+use netlogon_tokio::{Answered, Asked, Servers};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
@@ -52,13 +51,14 @@ pub(super) struct Remote {
 
 impl Remote {
     /// As whom the service is asked.
-    pub(super) fn identity_of(client: &Client, domain: &str) -> crate::forward::server::Identity {
-        crate::forward::server::Identity {
+    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::Identity {
+        netlogon_tokio::Identity {
             domain: domain.to_owned(),
             computer: client.account.trim_end_matches('$').to_owned(),
             account: client.account.clone(),
             channel_type: netlogon_transport::secrets::ChannelType::WORKSTATION,
-            secret: client.secret.clone(),
+            secrets: Arc::new(client.secret.clone()),
+            now: ask::now,
         }
     }
 }
@@ -151,12 +151,15 @@ impl Remote {
         // Only nodes of ours have keys that prove something, and only they are told anything beside the question.
         let context = (!self.proof_keys.is_empty())
             .then(|| CallContext { proof_nonce: Some(nonce), ..CallContext::default() });
+        let extension = context.as_ref().map(|context| {
+            |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes()
+        });
         let asked = Asked {
             package: PACKAGE_NAME,
             logon_domain_name: &self.domain,
             data: &request,
             asker: None,
-            context: context.as_ref(),
+            extension: extension.as_ref().map(|extension| extension as &netlogon_tokio::Extension<'_>),
             repeatable: true,
         };
         let deadline = Instant::now() + self.timeout;

@@ -22,7 +22,7 @@ use crate::net::bind;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -47,6 +47,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::service::Routes;
@@ -168,7 +169,7 @@ struct State {
     log_limiter: LogLimiter,
     /// For certificates that are rejected in a handshake.
     handshake_log: LogLimiter,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
     is_ending: AtomicBool,
 }
 
@@ -251,7 +252,7 @@ impl Listener {
         listen: &Listen,
         sidecar: Arc<ArcSwap<Sidecar>>,
         (proof, upstream): (Arc<ArcSwap<Proof>>, Option<Arc<Upstream>>),
-        shutdown: Shutdown,
+        shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
         let users = unix::users(&listen.peers)?;
         let dialect = listen.speaks.name();
@@ -303,7 +304,7 @@ impl Listener {
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
-                () = self.state.shutdown.begun() => break,
+                () = self.state.shutdown.cancelled() => break,
                 accepted = self.accept(&tasks) => accepted,
             };
             if let Err(error) = accepted {
@@ -426,7 +427,7 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
         has_begun = state.connections.wait_for_first_bytes(&stream, &origin.permit, PROOF_TIMEOUT) => if !has_begun {
             return debug!(address = ?origin.address, "A connection sent nothing, and is closed");
         },
-        () = state.shutdown.begun() => return,
+        () = state.shutdown.cancelled() => return,
     }
     origin.permit.advance();
     let tls = state.proof.load_full().tls.clone();
@@ -502,6 +503,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let origin = Arc::new(origin);
+    // One for each connection: waiting takes no lock that other connections take.
+    let shutdown = state.shutdown.child_token();
     // Carries requests until the connection ends, or the shutdown begins and what is asked is answered. How it ends is the peer's business.
     macro_rules! carry {
         ($connection:expr) => {{
@@ -540,7 +543,7 @@ where
                     let _ = timeout(DRAIN_TIMEOUT, connection).await;
                     return;
                 }
-                () = state.shutdown.begun() => {}
+                () = shutdown.cancelled() => {}
             }
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

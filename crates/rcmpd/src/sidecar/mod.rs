@@ -23,19 +23,18 @@ use crate::clock::moment;
 use crate::config::{self, Config, Source};
 use crate::connections::ConnectionMeter;
 use crate::deciders::CurrentPolicy;
-use crate::forward::server::Room;
-use crate::forward::servers::{Servers, Whereabouts};
 use crate::signing::PublicKey;
 use crate::trust::certificates;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
 use client_verifier::{ClientVerifier, Rules};
-use dcerpc_tokio::{LogLimiter, Shutdown};
+use dcerpc_tokio::LogLimiter;
 use front::{Front, Terms};
 use identify::{Embedded, Remote};
 pub use listen::secret;
 use listen::{Listener, Proof};
+use netlogon_tokio::{Room, Servers, Whereabouts};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
@@ -44,6 +43,7 @@ use sidecar::{Identify, Parts};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 use upstream::Upstream;
 use zeroize::Zeroizing;
@@ -81,7 +81,7 @@ pub struct Reloaded {
 pub struct Listeners {
     proxies: Vec<Listener>,
     front: Option<(Arc<Front>, TcpListener)>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
 impl Sidecar {
@@ -168,7 +168,11 @@ impl Sidecar {
     }
 
     /// Binds everything that proxies and clients reach.
-    pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
+    pub async fn bind(
+        &self,
+        sidecar: &config::Sidecar,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Listeners> {
         let mut proxies = Vec::with_capacity(sidecar.listen.len());
         for (listen, (proof, upstream)) in sidecar.listen.iter().zip(self.proofs.iter().zip(&self.upstreams))
         {

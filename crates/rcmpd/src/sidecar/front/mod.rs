@@ -35,7 +35,7 @@ use crate::clock::moment;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, Shutdown};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter};
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -165,15 +165,15 @@ impl Front {
 
     /// Serves until the shutdown begins and all requests are answered; the caller says how long that may take. WebSockets are not waited
     /// for.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
-                () = shutdown.begun() => break,
+                () = shutdown.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, address)) => self.spawn(&tasks, stream, address, shutdown.clone()),
+                Ok((stream, address)) => self.spawn(&tasks, stream, address, shutdown.child_token()),
                 Err(error) => self.connections.not_accepted(error).await,
             }
         }
@@ -187,7 +187,7 @@ impl Front {
         tasks: &TaskTracker,
         stream: TcpStream,
         address: SocketAddr,
-        shutdown: Shutdown,
+        shutdown: CancellationToken,
     ) {
         let permit = Arc::new(self.connections.admit(address.ip()));
         let front = Arc::clone(self);
@@ -199,7 +199,7 @@ impl Front {
                 has_begun = front.connections.wait_for_first_bytes(&stream, &permit, HANDSHAKE_TIMEOUT) => if !has_begun {
                     return debug!("A connection sent nothing, and is closed");
                 },
-                () = shutdown.begun() => return,
+                () = shutdown.cancelled() => return,
             }
             permit.advance();
             let memory = Memory::new(Arc::clone(&permit));
@@ -305,7 +305,12 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self: Arc<Self>, stream: Stream, permit: &ConnectionPermit<[u8; 32]>, shutdown: Shutdown) {
+    async fn run(
+        self: Arc<Self>,
+        stream: Stream,
+        permit: &ConnectionPermit<[u8; 32]>,
+        shutdown: CancellationToken,
+    ) {
         if let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
             permit.prove(Sha256::digest(certificate).into());
         }
@@ -366,7 +371,7 @@ impl Connection {
         connection: C,
         shut_down: fn(Pin<&mut C>),
         permit: &ConnectionPermit<[u8; 32]>,
-        (mut terms, shutdown, is_http2): (watch::Receiver<Arc<Terms>>, Shutdown, bool),
+        (mut terms, shutdown, is_http2): (watch::Receiver<Arc<Terms>>, CancellationToken, bool),
     ) {
         let mut connection = std::pin::pin!(connection);
         let Patience { client, leave, .. } = self.front.upstream.patience();
@@ -375,7 +380,7 @@ impl Connection {
         let grace = tokio::select! {
             ended = connection.as_mut() => return self.ended(ended, is_http2),
             // Whoever shuts down says how long that may take.
-            () = shutdown.begun() => Duration::MAX,
+            () = shutdown.cancelled() => Duration::MAX,
             _ = replaced => client,
             () = self.requests.idle(IDLE_TIMEOUT) => client,
             () = self.requests.stalled(client) => leave,

@@ -448,7 +448,7 @@ async fn a_shutdown_does_not_wait_for_clients_that_take_nothing() {
     let scene = Scene::impatient(PATIENCE).await;
     let (mut sender, _connection) = scene.http2(0).await;
     let _answer = sender.send_request(get("/x")).await.unwrap();
-    scene.shutdown.begin();
+    scene.shutdown.cancel();
     timeout(DEADLINE, scene.serving).await.expect("in time").unwrap();
 }
 
@@ -459,7 +459,7 @@ async fn a_shutdown_answers_what_was_asked() {
     let mut busy = scene.connect("localhost", Some(&scene.alice)).await.unwrap();
     busy.write_all(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     scene.until_asked(1).await;
-    scene.shutdown.begin();
+    scene.shutdown.cancel();
     let end = timeout(DEADLINE, idle.read(&mut [0; 1])).await.expect("in time");
     // Before the first request hyper leaves without a word of TLS.
     let is_over = match &end {

@@ -98,7 +98,7 @@ pub(super) struct Scene {
     pub(super) asked: Arc<AtomicUsize>,
     /// Lets the application answer `/held`.
     pub(super) release: Arc<Notify>,
-    pub(super) shutdown: Shutdown,
+    pub(super) shutdown: CancellationToken,
     pub(super) serving: JoinHandle<()>,
     pub(super) alice: Owned,
     pub(super) ca: (CertificateDer<'static>, PathBuf),
@@ -170,7 +170,7 @@ impl Scene {
         let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), terms);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shutdown = Shutdown::new();
+        let shutdown = CancellationToken::new();
         let serving = tokio::spawn(Arc::clone(&front).serve(listener, shutdown.clone()));
         Self { front, address, oracle, asked, release, shutdown, serving, alice, ca, server, _folder: folder }
     }

@@ -7,21 +7,18 @@
 //! A call that the server has surely not performed is made again on a new connection or a new channel; one that it may have performed,
 //! only when asking twice harms nobody.
 
-use super::breaker::Breaker;
-use super::meter::{Gauge, Meter, count};
-use super::turns::{AskerId, QueueFull, Turn, Turns};
-use crate::ask::{AskError, TcpTransport, now};
-use crate::config::SecretRef;
-use crate::trust_secret;
+use crate::breaker::Breaker;
+use crate::meter::{Gauge, Meter, count};
+use crate::transport::TcpTransport;
+use crate::turns::{AskerId, QueueFull, Turn, Turns};
 use dcerpc::pdu::FaultStatus;
 use dcerpc_tokio::LogLimiter;
-use dtyp::{Encode, NtStatus};
+use dtyp::NtStatus;
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
 };
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
-use rcmp_service::CallContext;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,8 +26,23 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
+/// An error of the caller's.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The secret of an account, which may be changed while channels are set up.
+pub trait AccountSecrets: Send + Sync + std::fmt::Debug {
+    /// The secrets to try, the present one first. Read before each channel, so it has to be cheap and must not wait for the network.
+    fn candidates(&self) -> Result<Vec<SharedSecret>, BoxError>;
+
+    /// Whether the secret is being changed now, so that a refused call may be due to that.
+    fn is_changing(&self) -> bool;
+}
+
+/// Makes the extension of a request ([`dcerpc::client::RequestStub::extension`]) from the time that is left for it.
+pub type Extension<'a> = dyn Fn(Duration) -> Vec<u8> + Sync + 'a;
+
 /// As whom servers of a domain are asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// NetBIOS name of their domain.
     pub domain: String,
@@ -41,7 +53,9 @@ pub struct Identity {
     /// The type of channel it is for.
     pub channel_type: ChannelType,
     /// Its secret.
-    pub secret: SecretRef,
+    pub secrets: Arc<dyn AccountSecrets>,
+    /// The wall clock for authenticators, in seconds since 1970.
+    pub now: fn() -> u32,
 }
 
 /// What a server may be burdened with.
@@ -54,7 +68,7 @@ pub struct Room {
 }
 
 /// A question for a package of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy)]
 pub struct Asked<'a> {
     /// PackageName.
     pub package: &'a str,
@@ -64,8 +78,8 @@ pub struct Asked<'a> {
     pub data: &'a [u8],
     /// The asker that it is asked for: askers have turns when the server is slow.
     pub asker: AskerId,
-    /// What a node of ours is told beside; the time that is left is put in when it is asked.
-    pub context: Option<&'a CallContext>,
+    /// What a server that knows it is told beside.
+    pub extension: Option<&'a Extension<'a>>,
     /// Whether asking twice harms nobody.
     pub repeatable: bool,
 }
@@ -385,7 +399,9 @@ impl ServerClient {
                 asked.package,
                 asked.logon_domain_name,
                 asked.data,
-                asked.context.map(|context| context_for(context, deadline)),
+                asked
+                    .extension
+                    .map(|extension| extension(deadline.saturating_duration_since(Instant::now()))),
             );
             match timeout_at(deadline, call).await {
                 Err(_) => return Err(ServerFailed::Silent("no answer in time".into())),
@@ -430,7 +446,7 @@ impl ServerClient {
     /// Whether a refused call is worth a new channel: this one was good before, its secret is being changed, or the last time is long
     /// ago. A server that refuses every call is not asked for a channel for each.
     fn may_set_up_again(&self, link: &Link) -> bool {
-        let is_changing = trust_secret::is_changing(&self.identity.secret)
+        let is_changing = self.identity.secrets.is_changing()
             || self.secrets().is_ok_and(|secrets| secrets.first() != Some(&link.secret));
         let mut denied = lock(&self.denied);
         let now = Instant::now();
@@ -488,17 +504,13 @@ impl ServerClient {
 
     /// The secrets to try, the present one first.
     fn secrets(&self) -> Result<Vec<SharedSecret>, ServerFailed> {
-        let secrets = trust_secret::candidates(&self.identity.secret);
-        let secrets = secrets.map_err(|error| ServerFailed::Refused(error.to_string()))?;
-        Ok(secrets.iter().map(|text: &Zeroizing<String>| SharedSecret::from_password(text)).collect())
+        self.identity.secrets.candidates().map_err(|error| ServerFailed::Refused(error.to_string()))
     }
 
     async fn set_up(&self) -> Result<Link, ServerFailed> {
-        let transport =
-            TcpTransport::resolve(&self.server, CALL_TIMEOUT).await.map_err(|error| match error {
-                AskError::Unreachable(text) => ServerFailed::Unreachable(text),
-                error => ServerFailed::Unreachable(error.to_string()),
-            })?;
+        let transport = TcpTransport::resolve(&self.server, CALL_TIMEOUT)
+            .await
+            .map_err(|error| ServerFailed::Unreachable(error.to_string()))?;
         let mut refused = ServerFailed::Refused("there is no secret".into());
         let mut tried = Vec::new();
         for _ in 0..SET_UPS_MAX {
@@ -585,17 +597,12 @@ impl ServerClient {
             channel_type: self.identity.channel_type,
             secret,
         };
-        let channel = ClientChannel::establish(transport, identity, &SystemRandomness, now).await?;
+        let channel =
+            ClientChannel::establish(transport, identity, &SystemRandomness, self.identity.now).await?;
         let mut association = channel.open(transport, &SystemRandomness).await?;
         channel.check_capabilities(&mut *association).await?;
         Ok((channel, association))
     }
-}
-
-/// A call's context with the time that is left now: whoever works on when nobody waits any more works for nothing.
-fn context_for(context: &CallContext, deadline: Instant) -> Vec<u8> {
-    let time_left = Some(deadline.saturating_duration_since(Instant::now()));
-    CallContext { time_left, ..context.clone() }.to_bytes()
 }
 
 impl Link {

@@ -1,8 +1,8 @@
 //! The servers of one domain: the next one is asked when one does not answer, within the time and the budget that there are.
 
-use super::discovery::Discovery;
-use super::meter::count;
-use super::server::{Asked, Identity, Room, ServerClient, ServerFailed};
+use crate::discovery::Discovery;
+use crate::meter::count;
+use crate::server::{Asked, Identity, Room, ServerClient, ServerFailed};
 use arc_swap::ArcSwap;
 use dtyp::NtStatus;
 use futures_util::future::join_all;

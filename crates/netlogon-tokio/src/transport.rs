@@ -1,6 +1,5 @@
 //! The Netlogon client's transport, over the runtime's connections.
 
-use super::AskError;
 use dcerpc::client::{ClientConfig, ClientError, ClientSecurity, ReplyStub, RequestStub};
 use dcerpc::ndr::NdrSyntax;
 use dcerpc_tokio::{CallError, Connection};
@@ -15,6 +14,25 @@ use tokio::time::Instant;
 /// The port of the endpoint mapper ([MS-RPCE] 2.1.1.1).
 const ENDPOINT_MAPPER: u16 = 135;
 
+/// Why the address of a server is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResolveError {
+    /// What is behind the last colon is no port.
+    InvalidPort(String),
+    /// The name has no address, or the endpoint mapper does not tell the port.
+    Unreachable(String),
+}
+
+impl std::fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::InvalidPort(text) | Self::Unreachable(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for ResolveError {}
+
 /// Connections to one server.
 #[derive(Debug)]
 pub struct TcpTransport {
@@ -25,23 +43,24 @@ pub struct TcpTransport {
 
 impl TcpTransport {
     /// Finds the server: `HOST:PORT`, or `HOST` and what its endpoint mapper says.
-    pub async fn resolve(server: &str, timeout: Duration) -> Result<Self, AskError> {
+    pub async fn resolve(server: &str, timeout: Duration) -> Result<Self, ResolveError> {
         let (host, port) = match server.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
                 let port = port
                     .parse()
-                    .map_err(|_| AskError::Input(format!("{server}: the port is not a number")))?;
+                    .map_err(|_| ResolveError::InvalidPort(format!("{server}: the port is not a number")))?;
                 (host, Some(port))
             }
             _ => (server, None),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let unreachable = |error: &dyn std::fmt::Display| AskError::Unreachable(format!("{server}: {error}"));
+        let unreachable =
+            |error: &dyn std::fmt::Display| ResolveError::Unreachable(format!("{server}: {error}"));
         let port = match port {
             Some(port) => port,
             None => endpoint(&host, timeout).await.map_err(|error| {
                 let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-                AskError::Unreachable(format!(
+                ResolveError::Unreachable(format!(
                     "{host}:{ENDPOINT_MAPPER} (the endpoint mapper, because {server} has no port): {error}"
                 ))
             })?,

@@ -1,12 +1,9 @@
 //! Asking a service over Netlogon, as `rcmpd map` does.
 
-mod transport;
-
-pub use transport::TcpTransport;
-
 use crate::config::SecretRef;
 use crate::trust::certificates::Chain;
 use dtyp::{Encode, NtStatus};
+use netlogon_tokio::{ResolveError, TcpTransport};
 use netlogon_transport::client::{
     ChannelError, ClientChannel, ClientIdentity, PackageAnswer, Randomness, SystemRandomness, TransportError,
 };
@@ -106,6 +103,15 @@ impl fmt::Display for AskError {
 }
 
 impl std::error::Error for AskError {}
+
+impl From<ResolveError> for AskError {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::InvalidPort(text) => Self::Input(text),
+            ResolveError::Unreachable(text) => Self::Unreachable(text),
+        }
+    }
+}
 
 impl AskError {
     /// The exit code of an asking command.

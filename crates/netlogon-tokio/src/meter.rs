@@ -34,16 +34,16 @@ pub struct Meter {
 }
 
 /// Counts up by one.
-pub fn count(counter: &AtomicU64) {
+pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Something that is counted for as long as this lives.
-pub struct Gauge<'a>(&'a AtomicU64);
+pub(crate) struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {
     /// Counts one more.
-    pub fn new(counter: &'a AtomicU64) -> Self {
+    pub(crate) fn new(counter: &'a AtomicU64) -> Self {
         count(counter);
         Self(counter)
     }
@@ -61,12 +61,12 @@ fn add(counter: &AtomicU64, time: Duration) {
 
 impl Meter {
     /// A question waited so long.
-    pub fn waited(&self, time: Duration) {
+    pub(crate) fn waited(&self, time: Duration) {
         add(&self.wait_us, time);
     }
 
     /// A question had a connection for so long.
-    pub fn held(&self, time: Duration) {
+    pub(crate) fn held(&self, time: Duration) {
         add(&self.hold_us, time);
     }
 

@@ -5,7 +5,6 @@
 //! a server asked whether it is alive, as Windows does with an LDAP ping: setting up a channel shows it. DNS is not
 //! authenticated and need not be: a host that is not the domain's does not know the shared secret.
 
-use anyhow::Context;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
@@ -49,7 +48,7 @@ impl std::fmt::Debug for Discovery {
 
 /// The servers of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Servers {
+pub struct Located {
     /// In the order in which to try them; never empty.
     pub found: Vec<Found>,
     /// How long to go by this: the smallest TTL of the records, within bounds; not for long when DNS told only a part.
@@ -63,6 +62,20 @@ pub struct Found {
     pub host: String,
     /// Whether it is one of the site's.
     pub in_site: bool,
+}
+
+/// Why the servers of a domain cannot be looked for.
+#[derive(Debug, Error)]
+pub enum SetUpError {
+    /// The domain has no DNS name.
+    #[error("{0:?} is not the DNS name of a domain")]
+    Domain(String),
+    /// The site has no name.
+    #[error("{0:?} is not the name of a site")]
+    Site(String),
+    /// The resolver of the system is of no use.
+    #[error("the system's resolver configuration cannot be used")]
+    Resolver(#[source] NetError),
 }
 
 /// Why no server is known.
@@ -109,15 +122,16 @@ impl Discovery {
     }
 
     /// `dns_servers`: resolvers to ask; empty for the system's own (/etc/resolv.conf).
-    pub fn new(domain: &str, site: Option<&str>, dns_servers: &[SocketAddr]) -> anyhow::Result<Self> {
+    pub fn new(domain: &str, site: Option<&str>, dns_servers: &[SocketAddr]) -> Result<Self, SetUpError> {
         let domain = domain.strip_suffix('.').unwrap_or(domain);
-        anyhow::ensure!(is_host(domain), "{domain:?} is not the DNS name of a domain");
-        if let Some(site) = site {
-            anyhow::ensure!(is_label(site), "{site:?} is not the name of a site");
+        if !is_host(domain) {
+            return Err(SetUpError::Domain(domain.to_owned()));
+        }
+        if let Some(site) = site.filter(|site| !is_label(site)) {
+            return Err(SetUpError::Site(site.to_owned()));
         }
         let mut builder = match dns_servers {
-            [] => TokioResolver::builder_tokio()
-                .context("the system's resolver configuration cannot be used")?,
+            [] => TokioResolver::builder_tokio().map_err(SetUpError::Resolver)?,
             servers => {
                 let servers = servers.iter().copied().map(name_server).collect();
                 let config = ResolverConfig::from_name_servers(servers);
@@ -131,12 +145,13 @@ impl Discovery {
         // Two places that keep answers would keep them twice as long.
         options.cache_size = 0;
         let (domain, site) = (domain.to_owned(), site.map(str::to_owned));
-        Ok(Self { resolver: builder.build()?, domain, site, has_resolvers: !dns_servers.is_empty() })
+        let resolver = builder.build().map_err(SetUpError::Resolver)?;
+        Ok(Self { resolver, domain, site, has_resolvers: !dns_servers.is_empty() })
     }
 
     /// The servers in the order in which to try them: the site's first, then the others; among these by priority, and within
     /// a priority by chance and weight. A site that has none, or is not known, leaves all the others.
-    pub async fn servers(&self) -> Result<Servers, DiscoveryError> {
+    pub async fn servers(&self) -> Result<Located, DiscoveryError> {
         let all = format!("_ldap._tcp.dc._msdcs.{}.", self.domain);
         let (in_site, in_domain) = match &self.site {
             Some(site) => {
@@ -168,7 +183,7 @@ impl Discovery {
         let random = |bound| u64::from_le_bytes(SystemRandomness.bytes()) % bound;
         let servers = servers_of(in_site, in_domain, random);
         servers
-            .map(|servers| Servers { ttl: servers.ttl.min(ttl_max), ..servers })
+            .map(|servers| Located { ttl: servers.ttl.min(ttl_max), ..servers })
             .ok_or(DiscoveryError::NotAvailable { domain, name })
     }
 
@@ -243,7 +258,8 @@ fn host(target: &Name) -> Option<String> {
     Some(labels.join(".")).filter(|host| is_host(host))
 }
 
-pub(crate) fn is_label(label: &str) -> bool {
+/// Whether a text can be a label of a host's name, or the name of a site: 1 to 63 letters, digits, `-` and `_`.
+pub fn is_label(label: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=63).contains(&label.len())
         && label.bytes().all(known)
@@ -261,7 +277,7 @@ fn servers_of(
     in_site: Vec<Service>,
     in_domain: Vec<Service>,
     mut random: impl FnMut(u64) -> u64,
-) -> Option<Servers> {
+) -> Option<Located> {
     let ttl = in_site.iter().chain(&in_domain).map(|service| service.ttl).min()?;
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -276,7 +292,7 @@ fn servers_of(
         }
     }
     let ttl = Duration::from_secs(ttl.into()).clamp(TTL_MIN, TTL_MAX);
-    (!found.is_empty()).then_some(Servers { found, ttl })
+    (!found.is_empty()).then_some(Located { found, ttl })
 }
 
 /// The order of RFC 2782: the lowest priority first, and within one, again and again, one of the rest by weight.
@@ -324,7 +340,7 @@ mod tests {
     }
 
     /// The hosts, with `*` before those of the site.
-    fn hosts(servers: &Servers) -> Vec<String> {
+    fn hosts(servers: &Located) -> Vec<String> {
         let star = |found: &Found| format!("{}{}", if found.in_site { "*" } else { "" }, found.host);
         servers.found.iter().map(star).collect()
     }

@@ -14,7 +14,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(45);
 
 /// The state of one server.
 #[derive(Debug, Default)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     failures: u32,
     open_until: Option<Instant>,
     /// One question is trying, since when.
@@ -25,7 +25,7 @@ pub struct Breaker {
 impl Breaker {
     /// Whether a question may be asked now. Of those that come after a pause, one tries for all; if it is never heard of again, so does
     /// the next one after `patience`.
-    pub fn admits(&mut self, now: Instant, patience: Duration) -> bool {
+    pub(crate) fn admits(&mut self, now: Instant, patience: Duration) -> bool {
         match self.open_until {
             None => true,
             Some(until) if now < until => false,
@@ -38,27 +38,27 @@ impl Breaker {
     }
 
     /// Whether the server is left alone at present.
-    pub fn is_open(&self, now: Instant) -> bool {
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
         self.open_until.is_some_and(|until| now < until)
     }
 
     /// Whether it failed often enough to be left alone, and has not answered since.
-    pub const fn is_tripped(&self) -> bool {
+    pub(crate) const fn is_tripped(&self) -> bool {
         self.open_until.is_some()
     }
 
     /// Whether it is because the server refused the channel.
-    pub const fn is_refused(&self) -> bool {
+    pub(crate) const fn is_refused(&self) -> bool {
         self.refused
     }
 
     /// The server answered.
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         *self = Self::default();
     }
 
     /// It did not.
-    pub fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.trying = None;
         if let Some(over) = self.failures.checked_sub(FAILURES_MAX) {
@@ -68,7 +68,7 @@ impl Breaker {
     }
 
     /// It does not let us in.
-    pub fn refused(&mut self, now: Instant) {
+    pub(crate) fn refused(&mut self, now: Instant) {
         self.trying = None;
         self.refused = true;
         self.open_until = Some(now + REFUSED_PAUSE);

@@ -16,7 +16,7 @@ const RESERVE_SHARE: usize = 4;
 
 /// The turns of one server.
 #[derive(Clone, Debug)]
-pub struct Turns {
+pub(crate) struct Turns {
     shared: Arc<Shared>,
 }
 
@@ -41,14 +41,14 @@ struct State {
 
 /// A turn for one question, given back when it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     shared: Arc<Shared>,
     asker: AskerId,
 }
 
 /// A place in the queue, left when it is dropped.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     receiver: oneshot::Receiver<Turn>,
     shared: Arc<Shared>,
     asker: AskerId,
@@ -57,18 +57,18 @@ pub struct Waiting {
 
 /// The queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueFull;
+pub(crate) struct QueueFull;
 
 impl Turns {
     /// `max` turns, and a queue of `queue_max`.
-    pub fn new(max: usize, queue_max: usize) -> Self {
+    pub(crate) fn new(max: usize, queue_max: usize) -> Self {
         let reserve = if max > 1 { max.div_ceil(RESERVE_SHARE) } else { 0 };
         Self { shared: Arc::new(Shared { max, reserve, queue_max, state: Mutex::default() }) }
     }
 
     /// A turn at once, or a place in the queue. For the place, the asker with the most questions in a full queue loses
     /// its newest one.
-    pub fn acquire(&self, asker: AskerId) -> Result<Result<Turn, Waiting>, QueueFull> {
+    pub(crate) fn acquire(&self, asker: AskerId) -> Result<Result<Turn, Waiting>, QueueFull> {
         let shared = &self.shared;
         let mut state = shared.lock();
         // INVARIANT: a waiting asker cannot take a turn now, or it would have got one when that was given back.
@@ -98,7 +98,7 @@ impl Turns {
 
 impl Waiting {
     /// Waits for the turn. An error means that the place was lost to an asker with fewer questions in the queue.
-    pub async fn granted(&mut self) -> Result<Turn, QueueFull> {
+    pub(crate) async fn granted(&mut self) -> Result<Turn, QueueFull> {
         (&mut self.receiver).await.map_err(|_| QueueFull)
     }
 }
