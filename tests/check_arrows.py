@@ -18,9 +18,10 @@ ALLOWED = {
     "rcmp-service": {"dtyp", "account-store", "pac"},
     "sidecar": {"dtyp", "account-store", "rcmp-service"},
     "pem-file": {"account-store"},
+    "sidecar-tokio": {"dtyp", "dcerpc", "dcerpc-tokio", "rcmp-service", "sidecar", "pem-file"},
     "rcmpd": {
         "dtyp", "dcerpc", "pac", "dcerpc-tokio", "netlogon-transport", "account-store", "rcmp-service", "sidecar",
-        "pem-file",
+        "pem-file", "sidecar-tokio",
     },
 }
 # Sockets, tasks, clocks and randomness stay out of the core; a runtime stays out of the services.

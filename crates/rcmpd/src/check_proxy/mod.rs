@@ -23,7 +23,6 @@ mod wire;
 pub use findings::{Check, Finding, Verdict};
 pub use page::serve as serve_page;
 
-use crate::server_verifier;
 use anyhow::Context;
 use ask::Ask;
 use door::{Answer, AnyServer, Door, Outcome};
@@ -467,7 +466,7 @@ fn door(options: &Options) -> Result<Door, Failed> {
     let verifier = match &options.anchors {
         Some(path) => {
             let anchors = crate::trust::certificates::read_anchors(path).map_err(anyhow::Error::from)?;
-            server_verifier::anchored(&anchors)
+            sidecar_tokio::server_verifier::anchored(&anchors)
                 .with_context(|| format!("{} cannot be used", path.display()))?
         }
         None => Arc::new(AnyServer::new()),

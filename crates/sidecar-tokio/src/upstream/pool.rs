@@ -11,14 +11,13 @@ use super::body::Paced;
 use super::failure::Failure;
 use super::hop;
 use super::tls::Tls;
-use crate::config::{Application, UpstreamPlace, UpstreamProtocol};
 use crate::connections::h2_errors;
+use crate::settings::{Application, UpstreamPlace, UpstreamProtocol};
 use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -168,16 +167,6 @@ impl Target {
             hop::websocket(headers);
         } else if headers.contains_key(header::TE) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-        }
-    }
-}
-
-impl fmt::Display for Application {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.place, &self.tls) {
-            (UpstreamPlace::Tcp(host), None) => write!(f, "http://{host}"),
-            (UpstreamPlace::Tcp(host), Some(_)) => write!(f, "https://{host}"),
-            (UpstreamPlace::Unix(path), _) => write!(f, "unix:{}", path.display()),
         }
     }
 }
