@@ -6,6 +6,7 @@
 //! ```
 //!
 //! - [`listen`]: listeners for web servers and Envoy. A proxy proves itself by its process, a secret or a certificate.
+//! - [`envoy`]: Envoy's `ext_authz` over gRPC, which listeners serve.
 //! - [`front`]: the TLS-terminating proxy for clients.
 //! - [`upstream`]: requests to an application, over HTTP/1.1 or HTTP/2.
 //! - [`connections`]: connection limits by address, evictions, and the counters of a listener.
@@ -17,6 +18,7 @@
 
 pub mod client_verifier;
 pub mod connections;
+pub mod envoy;
 mod files;
 pub mod front;
 mod lingering;

@@ -17,6 +17,7 @@ use super::upstream::{
 use super::watched::Watched;
 use crate::Clock;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
+use crate::envoy;
 use crate::files::ReadFiles;
 use crate::settings::{Listen, ListenTls, Place, Speaks};
 use arc_swap::ArcSwap;
@@ -33,7 +34,7 @@ use rcmp_service::trust::Trust;
 use rustls::HandshakeKind;
 use sha2::{Digest, Sha256};
 use sidecar::dialect::{Dialect, Target};
-use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
+use sidecar::{Decided, Moment, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

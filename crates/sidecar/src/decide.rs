@@ -401,7 +401,7 @@ impl Sidecar {
 
     /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved and not advertised, and
     /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
-    pub(crate) fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    pub fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         let reserved = self.reserved.iter();
         let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
         let aliases = reserved.map(|name| name.replace('-', "_"));

@@ -12,7 +12,6 @@
 mod cache;
 mod decide;
 pub mod dialect;
-pub mod envoy;
 pub mod forwarding;
 pub mod headers;
 mod identity;

@@ -4,7 +4,7 @@
 //! a header's own in what is neither letter nor digit, which some servers take for the same. What the proxy itself verified is required and checked
 //! wherever its dialect can say so.
 
-pub(crate) mod encoding;
+mod encoding;
 mod known;
 mod xfcc;
 
@@ -47,6 +47,11 @@ impl Presented {
         }
         let sha256 = Sha256::digest(&leaf).into();
         Ok(Self { leaf, chain, sha256 })
+    }
+
+    /// One certificate in percent-encoded PEM, as nginx and Envoy write it, without a chain.
+    pub fn from_escaped_pem(text: &[u8]) -> Result<Self, Refusal> {
+        Self::new(encoding::escaped_pem(text)?, Vec::new())
     }
 }
 
@@ -195,8 +200,7 @@ impl Dialect {
             Self::Nginx => {
                 let verified = verified(one(SSL_CLIENT_VERIFY)?)?;
                 let leaf = present(one(SSL_CLIENT_CERT)?);
-                let leaf = leaf
-                    .map(|text| alone(text, |text| Presented::new(encoding::escaped_pem(text)?, Vec::new())));
+                let leaf = leaf.map(|text| alone(text, Presented::from_escaped_pem));
                 as_verified(verified, leaf.transpose()?)
             }
             Self::Traefik => {
