@@ -360,7 +360,7 @@ impl Upstream {
                     // It has no body, whatever length is told (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                let stream = lease.map(|lease| (lease, &sending));
+                let stream = lease.map(|lease| (lease as _, &sending));
                 let mut body = Paced::response(body, (self.patience.application, end), &permit, stream);
                 if has_body {
                     body.before_the_end(&sending, task);

@@ -7,7 +7,7 @@
 //! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
 
 use super::super::watched::{Watch, Watched};
-use super::body::Paced;
+use super::body::{Paced, Stream};
 use super::failure::Failure;
 use super::hop;
 use super::tls::Tls;
@@ -98,9 +98,8 @@ pub(super) struct Lease {
     finished: AtomicUsize,
 }
 
-impl Lease {
-    /// One direction is at its end.
-    pub(super) fn finished(&self) {
+impl Stream for Lease {
+    fn finished(&self) {
         self.finished.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -220,7 +219,7 @@ impl Pool {
                     let (pool, finished) = (Arc::clone(self), AtomicUsize::new(0));
                     let lease =
                         Arc::new(Lease { pool, sender: sender.clone(), task: task.clone(), finished });
-                    request.body_mut().on_stream(&lease, target.idle);
+                    request.body_mut().on_stream(Arc::clone(&lease) as _, target.idle);
                     match sender.try_send_request(request).await {
                         Ok(response) => {
                             unanswered.0 = None;

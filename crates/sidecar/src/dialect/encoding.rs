@@ -1,6 +1,6 @@
 //! How certificates are written into headers.
 
-use super::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
+use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
 use crate::refusal::{Broken, Refusal};
 use base64::Engine;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;

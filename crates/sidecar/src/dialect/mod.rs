@@ -10,17 +10,14 @@ mod xfcc;
 
 pub(crate) use known::Known;
 
+pub use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
+
+use crate::limits::CHAIN_LEN_MAX;
 use crate::refusal::{Broken, Refusal};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-
-/// The longest certificate that is read, in bytes of DER: that of RCMP.
-pub const CERTIFICATE_LEN_MAX: usize = 64 << 10;
-/// Certificates of a chain that are read, and their bytes in all: issuers of RCMP.
-pub const CHAIN_MAX: usize = 63;
-pub(crate) const CHAIN_LEN_MAX: usize = 128 << 10;
 
 /// A client certificate, as the proxy's TLS handshake proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
