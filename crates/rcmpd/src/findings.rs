@@ -125,16 +125,16 @@ pub fn lax(config: &Config) -> Vec<Warning> {
         ));
     }
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
-        let what = match &listen.at {
+        let what = match &listen.settings.at {
             Place::Unix(socket) if socket.mode & OTHERS_WRITE != 0 => {
                 "Every local user can connect to this socket"
             }
-            Place::Tcp(address) if listen.tls.is_none() && !address.ip().is_loopback() => {
+            Place::Tcp(address) if listen.settings.tls.is_none() && !address.ip().is_loopback() => {
                 "The secret of this listener goes over the network without TLS"
             }
             _ => continue,
         };
-        found.push(Warning { listener: Some(listen.at.to_string()), ..Warning::new(what) });
+        found.push(Warning { listener: Some(listen.settings.at.to_string()), ..Warning::new(what) });
     }
     found
 }
@@ -143,9 +143,9 @@ pub fn lax(config: &Config) -> Vec<Warning> {
 pub fn without_target(config: &Config) -> Vec<Warning> {
     let sidecar = config.sidecar.iter().filter(|sidecar| !sidecar.routes.is_empty());
     let listeners = sidecar.flat_map(|sidecar| &sidecar.listen);
-    let unknown = listeners.filter(|listen| listen.target == Target::Unknown);
+    let unknown = listeners.filter(|listen| listen.settings.target == Target::Unknown);
     let warning = |listen: &Listen| Warning {
-        listener: Some(listen.at.to_string()),
+        listener: Some(listen.settings.at.to_string()),
         ..Warning::new(
             "Routes are configured, and where this listener has the host and the path of a request is not said, so it answers 500: \
              set target to \"request\" if a question has the path of the request, else to \"x-original\" or \"x-forwarded\"",

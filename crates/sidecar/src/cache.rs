@@ -1,7 +1,7 @@
 //! Decisions that are remembered for a while: bounded, made once however many ask at a time, and counting only while what they were
 //! made from is the same.
 
-use crate::decide::Allowed;
+use crate::allowed::Allowed;
 use crate::identity::Standing;
 use crate::refusal::Refusal;
 use dtyp::FileTime;

@@ -1,5 +1,6 @@
 //! From a proxy's request to an answer.
 
+use crate::allowed::Allowed;
 use crate::cache::{Cache, Key, Moment, Remembered};
 use crate::dialect::{Dialect, Known, Presented, Target, plain_name};
 use crate::forwarding;
@@ -7,6 +8,7 @@ use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity, Standing};
 use crate::refusal::{Broken, Outcome, Refusal};
 use crate::routes::Routes;
+use crate::secret::SECRET;
 use crate::token::{PublicJwk, TokenSigner};
 use bytes::Bytes;
 use dtyp::FileTime;
@@ -19,8 +21,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 /// How long it is remembered that nobody is mapped, at most.
 const DENIAL_MAX: Duration = Duration::from_secs(5);
@@ -29,9 +29,6 @@ const DENIAL_MAX: Duration = Duration::from_secs(5);
 const RETIRED_MORE: Duration = Duration::from_secs(60);
 /// Identities that are kept for those whose headers did not hold them, at least.
 const REFERENCES_MAX: usize = 1024;
-/// The header in which a proxy shows the listener's secret.
-pub const SECRET: HeaderName = HeaderName::from_static("x-sidecar-secret");
-
 /// What a sidecar is made of.
 pub struct Parts {
     /// Tells who somebody is.
@@ -74,21 +71,6 @@ impl std::fmt::Debug for Sidecar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Sidecar with {} routes", self.routes.all().len())
     }
-}
-
-/// Somebody who is known.
-#[derive(Debug)]
-pub struct Allowed {
-    /// Who.
-    pub identity: Identity,
-    /// The headers that say so, all that are advertised.
-    pub headers: HeaderMap,
-    /// Names the decision in the audit.
-    pub decision: String,
-    /// By route, in their order: whether it lets in.
-    admitted: Vec<Result<(), Refusal>>,
-    /// By audience of routes: the same with a token for that audience, made for the first request that needs it.
-    for_audience: Box<[OnceLock<Arc<Allowed>>]>,
 }
 
 /// A request of a proxy, as its dialect has it.
@@ -401,7 +383,7 @@ impl Sidecar {
 
     /// The names that a proxy takes away which puts in every advertised header itself: all that are reserved and not advertised, and
     /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
-    pub(crate) fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    pub fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         let reserved = self.reserved.iter();
         let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
         let aliases = reserved.map(|name| name.replace('-', "_"));
@@ -422,14 +404,6 @@ impl Sidecar {
     fn is_alias(&self, name: &str) -> bool {
         !self.reserved.contains(name) && self.reserved.contains(plain_name(name).as_ref())
     }
-}
-
-/// Whether a proxy shows the listener's secret, once.
-pub fn shows_secret(headers: &HeaderMap, secret: &Zeroizing<String>) -> bool {
-    let mut values = headers.get_all(SECRET).iter();
-    let (value, more) = (values.next(), values.next());
-    let is_it = |value: &HeaderValue| bool::from(value.as_bytes().ct_eq(secret.as_bytes()));
-    more.is_none() && value.is_some_and(is_it)
 }
 
 /// SHA-256 over a chain, each certificate with its length; zeros where there is none.

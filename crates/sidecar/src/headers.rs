@@ -3,10 +3,10 @@
 //! Every header that is ever set is in every answer, empty where there is nothing to say: proxies put in what they are given, and a
 //! client's copy survives exactly where they are given nothing.
 
-use crate::decide::SECRET;
 use crate::dialect::OWNED;
 use crate::forwarding;
 use crate::identity::{Group, Identity};
+use crate::secret::SECRET;
 use dtyp::Sid;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::{BTreeMap, HashMap};

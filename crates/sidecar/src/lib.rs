@@ -9,22 +9,26 @@
 //! proxy's. Three things are never mixed up: nobody (401), somebody who may not (403), and whatever is broken (500), which is never a
 //! denial in disguise.
 
+mod allowed;
 mod cache;
 mod decide;
 pub mod dialect;
-pub mod envoy;
 pub mod forwarding;
 pub mod headers;
 mod identity;
+mod limits;
 pub mod proxy_config;
 mod refusal;
 pub mod routes;
 #[cfg(test)]
 mod scene;
+mod secret;
 pub mod token;
 
+pub use allowed::Allowed;
 pub use cache::Moment;
-pub use decide::{Allowed, Ask, Decided, Meter, Parts, SECRET, Sidecar, shows_secret};
+pub use decide::{Ask, Decided, Meter, Parts, Sidecar};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};
 pub use refusal::{Broken, Outcome, Refusal};
+pub use secret::{SECRET, shows_secret};

@@ -1,6 +1,6 @@
 //! Why somebody is not let in.
 
-use crate::dialect::{CERTIFICATE_LEN_MAX, CHAIN_LEN_MAX, CHAIN_MAX};
+use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_LEN_MAX, CHAIN_MAX};
 use http::StatusCode;
 
 /// Why a request is not let in. Each has a stable name, for logs and metrics, and one of three meanings.

@@ -1,15 +1,15 @@
-//! Envoy's messages and gRPC's own client ask [`sidecar::envoy`]. The account is made up here: other tests say who it is.
+//! Envoy's messages and gRPC's own client ask [`sidecar_tokio::envoy`]. The account is made up here: other tests say who it is.
 
 use account_store::BoxFuture;
 use dtyp::{FileTime, Sid};
 use rcmpd_tests::peers::{run, web_tool};
 use serde_json::{Value, json};
-use sidecar::envoy::{Listener, NAME, routes};
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
 use sidecar::{
     Assurance, Broken, Group, Identify, Identity, Parts, Presented, Refusal, SECRET, Sidecar, Standing,
 };
+use sidecar_tokio::envoy::{Listener, NAME, routes};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;

@@ -3,7 +3,6 @@
 use crate::cli::{CheckProxyArgs, PresetArg};
 use crate::config;
 use crate::output;
-use crate::server_verifier;
 use crate::trust::certificates;
 use anyhow::Context;
 use proxy_check::{Check, Failed, Finding, Options, Report, Verdict};
@@ -12,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use sidecar::headers::{Meaning, Preset};
+use sidecar_tokio::server_verifier;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -326,7 +326,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 11] = [
+const LOG_TARGETS: [&str; 12] = [
     "account_store",
     "audit",
     "dcerpc",
@@ -338,6 +338,7 @@ const LOG_TARGETS: [&str; 11] = [
     "rcmp_service",
     "rcmpd",
     "sidecar",
+    "sidecar_tokio",
 ];
 
 /// Whether a filter directive says a level, or names what this program logs. A word that is neither is the target of another program.

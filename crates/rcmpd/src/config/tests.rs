@@ -877,9 +877,9 @@ fn a_sidecar_is_understood() {
     assert_eq!((sidecar.source, sidecar.remember), (Source::Embedded, Duration::from_secs(30)));
     assert_eq!(sidecar.methods, MappingFlags::UPN.with(MappingFlags::SUBJECT));
     let [nginx, haproxy] = &sidecar.listen[..] else { panic!("{:?}", sidecar.listen) };
-    assert_eq!(nginx.speaks, Speaks::Http(Dialect::Nginx));
+    assert_eq!(nginx.settings.speaks, Speaks::Http(Dialect::Nginx));
     let socket = |mode, group| Place::Unix(UnixPlace { path: "/etc/rcmpd/nginx.sock".into(), mode, group });
-    assert_eq!(nginx.at, socket(0o660, SocketGroup::OfPeers));
+    assert_eq!(nginx.settings.at, socket(0o660, SocketGroup::OfPeers));
     for (keys, mode, group) in [
         ("mode = \"0666\"", 0o666, SocketGroup::Unchanged),
         ("group = \"web\"", 0o660, SocketGroup::Named("web".to_owned())),
@@ -887,10 +887,13 @@ fn a_sidecar_is_understood() {
     ] {
         let text = text.replace("unix =", &format!("{keys}\nunix ="));
         let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
-        assert_eq!(config.sidecar.expect("it is there").listen[0].at, socket(mode, group), "{keys}");
+        assert_eq!(config.sidecar.expect("it is there").listen[0].settings.at, socket(mode, group), "{keys}");
     }
     let place = UpstreamPlace::Tcp("127.0.0.1:8080".to_owned());
-    assert_eq!(haproxy.upstream, Some(Application { place: place.clone(), tls: None, protocol: None }));
+    assert_eq!(
+        haproxy.settings.upstream,
+        Some(Application { place: place.clone(), tls: None, protocol: None })
+    );
     for (keys, name, own) in [
         ("", "127.0.0.1", None),
         ("upstream_name = \"app.example\"", "app.example", None),
@@ -905,14 +908,18 @@ fn a_sidecar_is_understood() {
         let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
         let tls = UpstreamTls { ca: "/etc/rcmpd/app-ca.pem".into(), name: name.to_owned(), own };
         let expected = Application { place: place.clone(), tls: Some(tls), protocol: None };
-        assert_eq!(config.sidecar.expect("it is there").listen[1].upstream, Some(expected), "{keys}");
+        assert_eq!(
+            config.sidecar.expect("it is there").listen[1].settings.upstream,
+            Some(expected),
+            "{keys}"
+        );
     }
     for (name, protocol) in [("h2", UpstreamProtocol::Http2), ("http/1.1", UpstreamProtocol::Http1)] {
         let keys = format!("http://127.0.0.1:8080\"\nupstream_protocol = \"{name}\"\n#");
         let config = parse(&text.replace("http://127.0.0.1:8080", &keys), Path::new("/etc/rcmpd"));
         let expected = Application { place: place.clone(), tls: None, protocol: Some(protocol) };
         let listen = &config.expect("it is good").sidecar.expect("it is there").listen[1];
-        assert_eq!(listen.upstream, Some(expected), "{name}");
+        assert_eq!(listen.settings.upstream, Some(expected), "{name}");
     }
     assert_eq!(haproxy.secret, Some(SecretRef::File("/etc/rcmpd/sidecar.secret".into())));
     let [route] = &sidecar.routes[..] else { panic!("{:?}", sidecar.routes) };

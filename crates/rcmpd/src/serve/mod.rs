@@ -15,7 +15,6 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
-use crate::net::bind;
 use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::MachineStore;
@@ -23,7 +22,7 @@ use account_store::sqlite::SqliteStore;
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
-use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server};
+use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use dtyp::Guid;
 use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
@@ -162,7 +161,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
-        let listener = bind(admin.listen, "admin.listen").await?;
+        let listener = listen_on(admin.listen, "admin.listen").await?;
         let address = listener.local_addr()?;
         info!(operators = token.is_some(), %address, "Serving health");
         let shared = http::Shared {
@@ -217,13 +216,13 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) -> anyhow::Result<()> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
-        let listener = bind(*address, "rpc.listen").await?;
+        let listener = listen_on(*address, "rpc.listen").await?;
         addresses.push(listener.local_addr()?);
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
     if let Some(address) = rpc.endpoint_mapper {
-        let listener = bind(address, "rpc.endpoint_mapper").await?;
+        let listener = listen_on(address, "rpc.endpoint_mapper").await?;
         info!(address = %listener.local_addr()?, "Serving the endpoint mapper");
         let endpoints = addresses.iter().map(|address| Endpoint {
             interface: NETLOGON,

@@ -1,51 +1,41 @@
 //! The sidecar: proxies ask who a client certificate is, and applications get to know.
 //!
 //! ```text
-//! proxy ─► listen (whose process, which dialect) ─► sidecar (decides) ─► answer, or ─► upstream
-//!                                                      └► identify: this process, or a service over Netlogon
+//! proxy ─► sidecar_tokio::listen ─► sidecar (decides) ─► answer, or ─► sidecar_tokio::upstream
+//!                                        └► identify: this process, or a service over Netlogon
 //! ```
 
-mod client_verifier;
-pub mod front;
 mod identify;
-mod lingering;
-mod listen;
 pub mod routes;
-mod still;
-mod tls;
-mod unix;
-mod unproved;
-pub mod upstream;
-mod watched;
 
 use crate::audit::AuditLog;
 use crate::clock::moment;
-use crate::config::{self, Config, Source};
-use crate::connections::ConnectionMeter;
+use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
 use crate::signing::PublicKey;
 use crate::trust::certificates;
 use account_store::FileAccess;
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
-use client_verifier::{ClientVerifier, Rules};
-use dcerpc_tokio::LogLimiter;
-use front::{Front, Terms};
+use dcerpc_tokio::{LogLimiter, listen_on};
 use identify::{Embedded, Remote};
-pub use listen::secret;
-use listen::{Listener, Proof};
 use netlogon_tokio::{Room, Servers, Whereabouts};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
 use sidecar::token::{PublicJwk, TokenSigner};
 use sidecar::{Identify, Parts};
+use sidecar_tokio::client_verifier::ClientVerifier;
+use sidecar_tokio::connections::ConnectionMeter;
+use sidecar_tokio::front::{self, Front, Terms};
+use sidecar_tokio::listen::{self, Listener, Proof};
+use sidecar_tokio::upstream::{self, Upstream};
+use sidecar_tokio::{ReadFiles, tls, unix};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use upstream::Upstream;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.
@@ -119,16 +109,16 @@ impl Sidecar {
         let (terms, made_of) =
             sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();
         let front = sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
-            let upstream = Upstream::new(&proxy.upstream).context("cannot use [sidecar.proxy]")?;
-            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), terms))
+            let upstream = Upstream::new(&proxy.upstream, &Files).context("cannot use [sidecar.proxy]")?;
+            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), terms, moment))
         });
         let front = front.transpose()?;
         let made_of = Arc::new(ArcSwap::from_pointee(made_of.unwrap_or_default()));
-        let proofs =
-            sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(Proof::read(listen)?))));
+        let proofs = sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(proof(listen)?))));
         let proofs = proofs.collect::<anyhow::Result<_>>()?;
         let upstreams = sidecar.listen.iter().map(|listen| {
-            let upstream = listen.upstream.as_ref().map(Upstream::new).transpose();
+            let upstream = listen.settings.upstream.as_ref();
+            let upstream = upstream.map(|upstream| Upstream::new(upstream, &Files)).transpose();
             upstream.map(|upstream| upstream.map(Arc::new)).context("cannot use [[sidecar.listen]]")
         });
         let upstreams = upstreams.collect::<anyhow::Result<_>>()?;
@@ -140,8 +130,9 @@ impl Sidecar {
         let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, &self.policy)).transpose()?;
         // Connections need not end for what stays as it is.
         let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
-        let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
-        let tls = self.applications().map(Upstream::reload).collect::<anyhow::Result<_>>()?;
+        let proofs = sidecar.listen.iter().map(proof).collect::<anyhow::Result<_>>()?;
+        let tls =
+            self.applications().map(|upstream| upstream.reload(&Files)).collect::<anyhow::Result<_>>()?;
         let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
         Ok(Reloaded { sidecar, proofs, tls, terms })
     }
@@ -177,11 +168,11 @@ impl Sidecar {
         for (listen, (proof, upstream)) in sidecar.listen.iter().zip(self.proofs.iter().zip(&self.upstreams))
         {
             let (current, behind) = (Arc::clone(&self.current), (Arc::clone(proof), upstream.clone()));
-            proxies.push(Listener::bind(listen, current, behind, shutdown.clone()).await?);
+            proxies.push(Listener::bind(&listen.settings, current, behind, moment, shutdown.clone()).await?);
         }
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
-                let listener = crate::net::bind(proxy.listen, "sidecar.proxy.listen").await?;
+                let listener = listen_on(proxy.listen, "sidecar.proxy.listen").await?;
                 info!(address = %listener.local_addr()?, "Serving clients");
                 Some((Arc::clone(front), listener))
             }
@@ -214,9 +205,50 @@ impl Listeners {
     }
 }
 
+/// Files of the configuration, with the access that each kind may have.
+struct Files;
+
+impl ReadFiles for Files {
+    fn trusted(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        Ok(certificates::read_trusted(path)?)
+    }
+
+    fn chain(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        Ok(certificates::read_file(path)?)
+    }
+
+    /// A group may share a key: web servers have the same one.
+    fn private_key(&self, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        FileAccess::Group.read(path).map_err(|error| anyhow!("{} {error}", path.display()))
+    }
+}
+
+/// Reads what proxies prove themselves by at a listener.
+fn proof(listen: &config::Listen) -> anyhow::Result<Proof> {
+    Proof::new(listen.secret.as_ref().map(secret).transpose()?, listen.settings.tls.as_ref(), &Files)
+}
+
+/// Reads the secret of a listener.
+pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
+    let unusable = "cannot use the secret of [[sidecar.listen]]";
+    let secret = reference.read().context(unusable)?;
+    // It stands in the configurations of web servers, each of which has its own way with other characters.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);
+    match secret.bytes().all(is_plain) {
+        true => Ok(secret),
+        false => bail!(
+            "the secret of [[sidecar.listen]] has other characters than letters, digits and + / = _ . ~ -: openssl rand -base64 32 makes one"
+        ),
+    }
+}
+
 /// Looks at the users and groups that listeners name. Returns warnings.
 pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<String>> {
-    let warnings = sidecar.listen.iter().map(unix::check).collect::<anyhow::Result<Vec<_>>>()?;
+    let warnings = sidecar
+        .listen
+        .iter()
+        .map(|listen| unix::check(&listen.settings))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     Ok(warnings.into_iter().flatten().collect())
 }
 
@@ -228,14 +260,16 @@ pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<any
         if let Some(secret) = listen.secret.as_ref().filter(|secret| secret.read().is_ok()) {
             checked.push(self::secret(secret).map(drop));
         }
-        checked.extend(listen.tls.as_ref().map(|tls| tls::of_listener(tls).map(drop)));
-        let upstream = listen.upstream.as_ref().map(upstream::Tls::of);
+        let settings = &listen.settings;
+        checked.extend(settings.tls.as_ref().map(|tls| tls::of_listener(tls, &Files).map(drop)));
+        let upstream = settings.upstream.as_ref().map(|upstream| upstream::Tls::of(upstream, &Files));
         checked.extend(upstream.map(|tls| tls.map(drop).context("cannot use [[sidecar.listen]]")));
     }
     if let Some(proxy) = &sidecar.proxy {
-        let pair = tls::check_pair(&proxy.certificate, &proxy.key);
+        let pair = tls::check_pair(&proxy.certificate, &proxy.key, &Files);
         checked.push(pair.context("cannot use [sidecar.proxy]"));
-        checked.push(upstream::Tls::of(&proxy.upstream).map(drop).context("cannot use [sidecar.proxy]"));
+        checked
+            .push(upstream::Tls::of(&proxy.upstream, &Files).map(drop).context("cannot use [sidecar.proxy]"));
     }
     checked.extend(sidecar.token.as_ref().map(|token| signer(token).map(drop)));
     let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
@@ -265,8 +299,10 @@ fn terms(
     };
     let mut made_of = read(|files| &files.anchors, "cannot use mapping.anchors")?;
     made_of.extend(read(|files| &files.intermediates, "cannot use mapping.intermediates")?);
-    let verifier = ClientVerifier::new(Rules::Mapping(policy.clone()), &made_of, proxy.anonymous);
-    let tls = front::server_config(&proxy.certificate, &proxy.key, verifier);
+    let current = policy.clone();
+    let trust = move || current.0.load().live.trust().cloned();
+    let verifier = ClientVerifier::new(Box::new(trust), &made_of, proxy.anonymous);
+    let tls = front::server_config((&proxy.certificate, &proxy.key), &Files, verifier);
     let tls = tls.context("cannot use [sidecar.proxy]")?;
     let rules = config.mapping.as_ref().map(|mapping| {
         let files = &mapping.trust;
@@ -319,6 +355,6 @@ fn published(path: &Path) -> anyhow::Result<PublicJwk> {
 
 /// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let text = tls::read_private(path)?;
+    let text = Files.private_key(path)?;
     pem_file::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))
 }

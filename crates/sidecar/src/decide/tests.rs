@@ -3,6 +3,7 @@ use crate::headers::Preset;
 use crate::identity::{Assurance, Group, Standing};
 use crate::routes::Route;
 use crate::scene::{alice, certificate, sid};
+use crate::secret::shows_secret;
 use account_store::BoxFuture;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
@@ -10,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rcmp_service::trust::{self, Path, Trust};
 use std::sync::atomic::AtomicBool;
 use tokio::task::{JoinSet, yield_now};
+use zeroize::Zeroizing;
 
 const SECOND: u64 = 10_000_000;
 

@@ -1,6 +1,6 @@
 //! How certificates are written into headers.
 
-use super::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
+use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
 use crate::refusal::{Broken, Refusal};
 use base64::Engine;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;
@@ -49,7 +49,7 @@ pub(super) fn unescaped(value: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
 }
 
 /// One certificate in percent-encoded PEM, as nginx and Envoy write it.
-pub(crate) fn escaped_pem(value: &[u8]) -> Result<Vec<u8>, Refusal> {
+pub(super) fn escaped_pem(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     spaced_pem(&unescaped(value)?)
 }
 

@@ -4,23 +4,20 @@
 //! a header's own in what is neither letter nor digit, which some servers take for the same. What the proxy itself verified is required and checked
 //! wherever its dialect can say so.
 
-pub(crate) mod encoding;
+mod encoding;
 mod known;
 mod xfcc;
 
 pub(crate) use known::Known;
 
+pub use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
+
+use crate::limits::CHAIN_LEN_MAX;
 use crate::refusal::{Broken, Refusal};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-
-/// The longest certificate that is read, in bytes of DER: that of RCMP.
-pub const CERTIFICATE_LEN_MAX: usize = 64 << 10;
-/// Certificates of a chain that are read, and their bytes in all: issuers of RCMP.
-pub const CHAIN_MAX: usize = 63;
-pub(crate) const CHAIN_LEN_MAX: usize = 128 << 10;
 
 /// A client certificate, as the proxy's TLS handshake proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +44,11 @@ impl Presented {
         }
         let sha256 = Sha256::digest(&leaf).into();
         Ok(Self { leaf, chain, sha256 })
+    }
+
+    /// One certificate in percent-encoded PEM, as nginx and Envoy write it, without a chain.
+    pub fn from_escaped_pem(text: &[u8]) -> Result<Self, Refusal> {
+        Self::new(encoding::escaped_pem(text)?, Vec::new())
     }
 }
 
@@ -195,8 +197,7 @@ impl Dialect {
             Self::Nginx => {
                 let verified = verified(one(SSL_CLIENT_VERIFY)?)?;
                 let leaf = present(one(SSL_CLIENT_CERT)?);
-                let leaf = leaf
-                    .map(|text| alone(text, |text| Presented::new(encoding::escaped_pem(text)?, Vec::new())));
+                let leaf = leaf.map(|text| alone(text, Presented::from_escaped_pem));
                 as_verified(verified, leaf.transpose()?)
             }
             Self::Traefik => {

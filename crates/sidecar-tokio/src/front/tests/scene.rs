@@ -1,8 +1,9 @@
 //! An application that tells what it was asked, the front before it, and clients with certificates that are made here.
 
 use super::super::*;
-use crate::config::{Application, UpstreamPlace};
-use crate::sidecar::client_verifier::{ClientVerifier, Rules};
+use crate::client_verifier::ClientVerifier;
+use crate::files::test::AnyFile;
+use crate::settings::{Application, UpstreamPlace};
 use account_store::BoxFuture;
 use dtyp::FileTime;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -17,12 +18,13 @@ use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidecar::headers::Format;
 use sidecar::routes::Routes;
-use sidecar::{Assurance, Identify, Identity, Parts, Standing};
+use sidecar::{Assurance, Identify, Identity, Moment, Parts, Standing};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -166,8 +168,9 @@ impl Scene {
         let place = application(Arc::clone(&asked), Arc::clone(&release)).await;
         let terms = terms(&server, &ca.0, optional);
         let upstream =
-            Upstream::with_patience(&Application { place, tls: None, protocol: None }, patience).unwrap();
-        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), terms);
+            Upstream::with_patience(&Application { place, tls: None, protocol: None }, patience, &AnyFile)
+                .unwrap();
+        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), terms, moment);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -283,11 +286,20 @@ impl Scene {
     }
 }
 
+/// The time since the first call stands for that of the system.
+fn moment() -> Moment {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    Moment { wall: SystemTime::now().into(), uptime: BEGUN.elapsed() }
+}
+
 fn terms(server: &Owned, anchor: &CertificateDer<'_>, optional: bool) -> Terms {
     let anchors = [anchor.to_vec()];
     let trust = Trust::new(TrustParts { anchors: anchors.to_vec(), ..TrustParts::default() }).unwrap();
-    let verifier = ClientVerifier::new(Rules::Own(Arc::new(trust)), &anchors, optional);
-    let config = server_config(&server.files.0, &server.files.1, verifier).unwrap();
+    let verifier = {
+        let trust = Arc::new(trust);
+        ClientVerifier::new(Box::new(move || Some(Arc::clone(&trust))), &anchors, optional)
+    };
+    let config = server_config((&server.files.0, &server.files.1), &AnyFile, verifier).unwrap();
     Terms::new(config, optional)
 }
 

@@ -7,10 +7,6 @@
 //! call, or an `error_response`, is what `failure_mode_allow` lets in. What never reaches [`Authorization::check`] (a message that is too
 //! long, a listener that is overloaded) fails all the same, so Envoy has to keep `failure_mode_allow: false`.
 
-use crate::cache::Moment;
-use crate::decide::{Allowed, Ask, Decided, Sidecar};
-use crate::dialect::{Presented, encoding};
-use crate::refusal::{Broken, Outcome, Refusal};
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::{
     Authorization, AuthorizationServer, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderAppendAction,
@@ -21,6 +17,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
 use http::HeaderMap;
+use sidecar::{Allowed, Ask, Broken, Decided, Moment, Outcome, Presented, Refusal, Sidecar};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::codegen::BoxStream;
@@ -131,7 +128,7 @@ impl<L: Listener> Health for Ready<L> {
 fn presented(certificate: &str) -> Result<Option<Presented>, Refusal> {
     match certificate {
         "" => Ok(None),
-        escaped => Presented::new(encoding::escaped_pem(escaped.as_bytes())?, Vec::new()).map(Some),
+        escaped => Presented::from_escaped_pem(escaped.as_bytes()).map(Some),
     }
 }
 

@@ -18,18 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-/// Connections that the kernel holds until they are accepted; it allows `net.core.somaxconn`, 4096 by default. The 128 of the standard
-/// library are used up by one burst, and the next client then waits a second to try again.
-pub(crate) const BACKLOG: u32 = 4096;
 /// Evicted connections of proved clients that may still be answering. They have no permit any more, so more than these end at once: a
 /// client that opens connections faster than its requests are answered would hold descriptors without a limit.
 const DRAINING_MAX: usize = 256;
 /// How long such a connection may take.
-pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connections of one listener. `I` is what its clients prove.
 #[derive(Debug)]
-pub(crate) struct Connections<I> {
+pub struct Connections<I> {
     listener: &'static str,
     limiter: ConnectionLimiter<I>,
     has_budget: bool,
@@ -41,7 +38,7 @@ pub(crate) struct Connections<I> {
 
 /// Why a connection or a request was rejected before a handler had a request to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejection {
+pub enum Rejection {
     /// The client's certificate, in the handshake.
     Certificate,
     /// A TLS alert was sent or received, or what came is not TLS.
@@ -59,7 +56,8 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
-    pub(crate) const ALL: [Self; 7] = [
+    /// All of them, in the order of [`Counts::rejected`].
+    pub const ALL: [Self; 7] = [
         Self::Certificate,
         Self::Handshake,
         Self::HandshakeTimeout,
@@ -70,7 +68,7 @@ impl Rejection {
     ];
 
     /// A stable name, for logs and metrics.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
             Self::Handshake => "handshake",
@@ -105,43 +103,46 @@ impl Rejection {
 
 /// Connections of a listener, counted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Open now: unproved, proved.
-    pub(crate) open: (usize, usize),
+    pub open: (usize, usize),
     /// Evicted since the start: unproved, proved.
-    pub(crate) evicted: (u64, u64),
+    pub evicted: (u64, u64),
     /// Whether memory of unproved connections is counted, and how much there is.
-    pub(crate) has_budget: bool,
-    pub(crate) unproved_bytes: usize,
+    pub has_budget: bool,
+    /// Bytes held by unproved connections, by what their permits say.
+    pub unproved_bytes: usize,
     /// By [`Rejection`], in the order of `ALL`.
-    pub(crate) rejected: [u64; Rejection::ALL.len()],
+    pub rejected: [u64; Rejection::ALL.len()],
 }
 
 /// Reads the counts of a listener, for `/metrics`.
-pub(crate) struct ConnectionMeter {
+pub struct ConnectionMeter {
     /// The dialect of a listener for web servers, `proxy` or `admin`.
-    pub(crate) listener: &'static str,
+    pub listener: &'static str,
     /// The address or the path.
-    pub(crate) address: String,
+    pub address: String,
     counts: Box<dyn Fn() -> Counts + Send + Sync>,
     /// Of the application behind the listener, if there is one.
-    pub(crate) upstream: Option<UpstreamMeter>,
+    pub upstream: Option<UpstreamMeter>,
 }
 
 /// Reads the failures of a listener's application, for `/metrics`.
-pub(crate) struct UpstreamMeter {
+pub struct UpstreamMeter {
     /// The URL, or the path.
-    pub(crate) application: String,
+    pub application: String,
     /// By reason.
-    pub(crate) failures: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    pub failures: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
 }
 
 impl ConnectionMeter {
-    pub(crate) fn counts(&self) -> Counts {
+    /// The counts now.
+    pub fn counts(&self) -> Counts {
         (self.counts)()
     }
 
-    pub(crate) fn with_upstream(self, upstream: Option<UpstreamMeter>) -> Self {
+    /// The same with the failures of the listener's application.
+    pub fn with_upstream(self, upstream: Option<UpstreamMeter>) -> Self {
         Self { upstream, ..self }
     }
 }
@@ -153,7 +154,7 @@ impl fmt::Debug for ConnectionMeter {
 }
 
 /// The causes of an error, the nearest first.
-pub(crate) fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+pub fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
         (**error).source()
     }
@@ -161,7 +162,7 @@ pub(crate) fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn Error +
 }
 
 /// The errors of HTTP/2 among the causes of an error.
-pub(crate) fn h2_errors(error: &hyper::Error) -> impl Iterator<Item = &h2::Error> {
+pub fn h2_errors(error: &hyper::Error) -> impl Iterator<Item = &h2::Error> {
     causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>())
 }
 
@@ -169,7 +170,7 @@ pub(crate) fn h2_errors(error: &hyper::Error) -> impl Iterator<Item = &h2::Error
 const CAUSES_LEN_MAX: usize = 240;
 
 /// An error with its causes: hyper names the part of HTTP alone.
-pub(crate) struct Causes<'a>(pub(crate) &'a hyper::Error);
+pub struct Causes<'a>(pub &'a hyper::Error);
 
 impl fmt::Display for Causes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,17 +185,14 @@ impl fmt::Display for Causes<'_> {
 }
 
 impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
-    pub(crate) fn new(listener: &'static str, limits: ConnectionLimits) -> Self {
+    /// `listener` is its name in logs and metrics.
+    pub fn new(listener: &'static str, limits: ConnectionLimits) -> Self {
         Self::with_memory(listener, limits, usize::MAX)
     }
 
     /// Clients that have proved nothing hold at most so many bytes together, by what their permits say
     /// ([`ConnectionPermit::hold`]).
-    pub(crate) fn with_memory(
-        listener: &'static str,
-        limits: ConnectionLimits,
-        unproved_bytes_max: usize,
-    ) -> Self {
+    pub fn with_memory(listener: &'static str, limits: ConnectionLimits, unproved_bytes_max: usize) -> Self {
         Self {
             listener,
             limiter: ConnectionLimiter::with_memory(limits, unproved_bytes_max),
@@ -206,18 +204,18 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     }
 
     /// The name of this listener in logs and metrics.
-    pub(crate) const fn listener(&self) -> &'static str {
+    pub const fn listener(&self) -> &'static str {
         self.listener
     }
 
     /// A permit for a new connection.
-    pub(crate) fn admit(&self, address: IpAddr) -> ConnectionPermit<I> {
+    pub fn admit(&self, address: IpAddr) -> ConnectionPermit<I> {
         self.limiter.admit(address)
     }
 
     /// Waits for the first bytes of a new connection: until they come, it costs a descriptor and nothing else. False if they do not come
     /// within the limit, or the connection is evicted.
-    pub(crate) async fn wait_for_first_bytes(
+    pub async fn wait_for_first_bytes(
         &self,
         stream: &TcpStream,
         permit: &ConnectionPermit<I>,
@@ -236,7 +234,7 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
 
     /// Is called once [`ConnectionPermit::evicted`] has returned. A connection of a proved client may answer what is in flight for
     /// [`DRAIN_TIMEOUT`], and holds what is returned for as long; without it, the connection has to end at once.
-    pub(crate) fn evicted(&self, is_proved: bool) -> Option<OwnedSemaphorePermit> {
+    pub fn evicted(&self, is_proved: bool) -> Option<OwnedSemaphorePermit> {
         let (what, limit) = match is_proved {
             true => ("proved", "Connection limit of a client reached: its oldest connection is evicted"),
             false => ("unproved", "Connection limit reached: the oldest unproved connections are evicted"),
@@ -249,12 +247,12 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     }
 
     /// Counts what was rejected.
-    pub(crate) fn count_rejected(&self, why: Rejection) {
+    pub fn count_rejected(&self, why: Rejection) {
         self.rejected[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts and logs what was rejected. `address` is none for a Unix socket.
-    pub(crate) fn rejected(&self, why: Rejection, address: Option<SocketAddr>, error: &dyn fmt::Display) {
+    pub fn rejected(&self, why: Rejection, address: Option<SocketAddr>, error: &dyn fmt::Display) {
         self.count_rejected(why);
         let (listener, reason) = (self.listener, why.name());
         let client = address.map(tracing::field::display);
@@ -264,7 +262,7 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     }
 
     /// Is called when an HTTP connection has ended with an error.
-    pub(crate) fn ended(&self, error: &hyper::Error, is_http2: bool, address: Option<SocketAddr>) {
+    pub fn ended(&self, error: &hyper::Error, is_http2: bool, address: Option<SocketAddr>) {
         match Rejection::of(error, is_http2) {
             Some(why) => self.rejected(why, address, &Causes(error)),
             None => debug!(listener = self.listener, error = %Causes(error), "A connection ended"),
@@ -272,14 +270,14 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
     }
 
     /// Is called when a connection cannot be accepted.
-    pub(crate) async fn not_accepted(&self, error: io::Error) {
+    pub async fn not_accepted(&self, error: io::Error) {
         let listener = self.listener;
         self.log_limiter.once("accept", || warn!(listener, %error, "Cannot accept a connection"));
         sleep(self.limiter.not_accepted(&error)).await;
     }
 
     /// What reads the counts of this listener, at its address or path.
-    pub(crate) fn meter(&self, address: String) -> ConnectionMeter
+    pub fn meter(&self, address: String) -> ConnectionMeter
     where
         I: Sync,
     {

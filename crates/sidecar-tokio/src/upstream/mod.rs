@@ -31,8 +31,9 @@ pub(super) use request_limit::REQUESTS_MAX;
 pub use tls::Tls;
 
 use super::lingering::discard;
-use crate::config::{Application, UpstreamProtocol};
 use crate::connections::{Connections, Rejection, UpstreamMeter};
+use crate::files::ReadFiles;
+use crate::settings::{Application, UpstreamProtocol};
 use arc_swap::ArcSwap;
 use body::{Paced, Sending, Strip};
 use bytes::Bytes;
@@ -197,12 +198,16 @@ pub fn closing(mut answer: Response<Body>) -> Response<Body> {
 
 impl Upstream {
     /// Reads the files that the configuration names. Nothing is connected to yet.
-    pub fn new(application: &Application) -> anyhow::Result<Self> {
-        Self::with_patience(application, Patience::default())
+    pub fn new(application: &Application, files: &dyn ReadFiles) -> anyhow::Result<Self> {
+        Self::with_patience(application, Patience::default(), files)
     }
 
-    pub(crate) fn with_patience(application: &Application, patience: Patience) -> anyhow::Result<Self> {
-        let tls = Tls::of(application)?;
+    pub(crate) fn with_patience(
+        application: &Application,
+        patience: Patience,
+        files: &dyn ReadFiles,
+    ) -> anyhow::Result<Self> {
+        let tls = Tls::of(application, files)?;
         Ok(Self {
             pool: ArcSwap::from_pointee(Pool::new(application, tls)),
             application: application.clone(),
@@ -214,8 +219,8 @@ impl Upstream {
     }
 
     /// Reads the files anew: what is to be used from now on, if it is other than before.
-    pub fn reload(&self) -> anyhow::Result<Option<Tls>> {
-        let tls = Tls::of(&self.application)?;
+    pub fn reload(&self, files: &dyn ReadFiles) -> anyhow::Result<Option<Tls>> {
+        let tls = Tls::of(&self.application, files)?;
         Ok(tls.filter(|tls| !self.pool.load().is_made_with(tls)))
     }
 
@@ -355,7 +360,7 @@ impl Upstream {
                     // It has no body, whatever length is told (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                let stream = lease.map(|lease| (lease, &sending));
+                let stream = lease.map(|lease| (lease as _, &sending));
                 let mut body = Paced::response(body, (self.patience.application, end), &permit, stream);
                 if has_body {
                     body.before_the_end(&sending, task);

@@ -3,7 +3,7 @@
 //! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
 
 use super::RequestPermit;
-use crate::sidecar::still::still;
+use crate::still::still;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;

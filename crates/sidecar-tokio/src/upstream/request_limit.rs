@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Requests at an application at once: each is a connection and a descriptor.
-pub(in crate::sidecar) const REQUESTS_MAX: usize = 1024;
+pub(crate) const REQUESTS_MAX: usize = 1024;
 /// Of these without a certificate, so that the others are for clients that have shown one.
 pub(super) const ANONYMOUS_MAX: usize = REQUESTS_MAX / 2;
 /// Of these from one account, or from one address without a certificate: an office behind one.
@@ -120,7 +120,7 @@ impl RequestLimit {
 
     /// How many are free.
     #[cfg(test)]
-    pub(in crate::sidecar) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.all.available_permits()
     }
 

@@ -4,9 +4,9 @@
 //! owner and one group. Mode and group are set between `bind` and `listen`: until then the kernel
 //! refuses every connection.
 
-use crate::config::{Listen, Place, SocketGroup, UnixPlace};
-use crate::connections::BACKLOG;
+use crate::settings::{Listen, Place, SocketGroup, UnixPlace};
 use anyhow::{Context, bail};
+use dcerpc_tokio::BACKLOG;
 use rustix::process::geteuid;
 use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, lchown};
@@ -109,7 +109,7 @@ const UNKNOWN_GROUP_ADVICE: &str = "set group of [[sidecar.listen]] to a group o
 
 /// Looks at the path, `peers` and `group` of a listener without binding it. Returns a warning where the group depends on the user that
 /// the service runs as, or is not known.
-pub(super) fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
+pub fn check(listen: &Listen) -> anyhow::Result<Option<String>> {
     let users = users(&listen.peers)?;
     let Place::Unix(place) = &listen.at else { return Ok(None) };
     check_path(&place.path)?;

@@ -2,10 +2,9 @@
 
 use super::RequestPermit;
 use super::hop;
-use super::pool::Lease;
 use crate::connections::h2_errors;
-use crate::sidecar::lingering::{LIMITS, discard};
-use crate::sidecar::still::still;
+use crate::lingering::{LIMITS, discard};
+use crate::still::still;
 use bytes::Bytes;
 use h2::Reason;
 use http::HeaderMap;
@@ -71,6 +70,12 @@ impl fmt::Debug for Strip {
     }
 }
 
+/// A stream of HTTP/2 to the application.
+pub(super) trait Stream: fmt::Debug + Send + Sync {
+    /// One direction is at its end, without a reset.
+    fn finished(&self);
+}
+
 /// A body with its trailers, as far as these are passed on, that comes within its time. None of it is kept.
 #[derive(Debug, Default)]
 pub(super) struct Paced {
@@ -87,7 +92,7 @@ pub(super) struct Paced {
     /// Where the application is spoken to in HTTP/2: the exchange that this is one direction of.
     exchange: Option<Sending>,
     /// The stream there, until the end of this direction.
-    lease: Option<Arc<Lease>>,
+    stream: Option<Arc<dyn Stream>>,
     /// For an answer's body that may come to its end before the request does.
     early: Option<Sending>,
     _permit: Option<Arc<RequestPermit>>,
@@ -113,12 +118,12 @@ impl Paced {
         body: Incoming,
         limits: (Duration, Instant),
         permit: &Arc<RequestPermit>,
-        stream: Option<(Arc<Lease>, &Sending)>,
+        stream: Option<(Arc<dyn Stream>, &Sending)>,
     ) -> Self {
         let is_over = body.is_end_stream();
         let mut paced = Self::new(body, limits, permit);
-        if let Some((lease, sending)) = stream {
-            (paced.lease, paced.exchange) = (Some(lease), Some(sending.clone()));
+        if let Some((stream, sending)) = stream {
+            (paced.stream, paced.exchange) = (Some(stream), Some(sending.clone()));
         }
         if is_over {
             paced.finish();
@@ -146,7 +151,7 @@ impl Paced {
             is_http2: false,
             strip: None,
             exchange: None,
-            lease: None,
+            stream: None,
             early: None,
             _permit: Some(Arc::clone(permit)),
         }
@@ -154,9 +159,9 @@ impl Paced {
 
     /// A request goes over a stream of HTTP/2. From now on its body may pause for as long as the answer's may, and neither direction is
     /// late while the other one moves: a client may have said all that it has to say for now, and wait for events.
-    pub(super) fn on_stream(&mut self, lease: &Arc<Lease>, idle: Duration) {
+    pub(super) fn on_stream(&mut self, stream: Arc<dyn Stream>, idle: Duration) {
         (self.timeout, self.exchange, self.timer) = (idle, self.sending.clone(), None);
-        self.lease = Some(Arc::clone(lease));
+        self.stream = Some(stream);
         if self.is_end_stream() {
             self.finish();
         }
@@ -164,8 +169,8 @@ impl Paced {
 
     /// This direction is at its end, without a reset.
     fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.finished();
+        if let Some(stream) = self.stream.take() {
+            stream.finished();
         }
     }
 

@@ -4,8 +4,9 @@ mod http2;
 
 use super::request_limit::PER_CLIENT_MAX;
 use super::*;
-use crate::config::UpstreamPlace;
-use crate::sidecar::lingering::Lingering;
+use crate::files::test::AnyFile;
+use crate::lingering::Lingering;
+use crate::settings::UpstreamPlace;
 use futures_util::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -27,8 +28,12 @@ fn upstream(place: &UpstreamPlace) -> Upstream {
 }
 
 fn impatient(place: &UpstreamPlace, patience: Patience) -> Upstream {
-    Upstream::with_patience(&Application { place: place.clone(), tls: None, protocol: None }, patience)
-        .unwrap()
+    Upstream::with_patience(
+        &Application { place: place.clone(), tls: None, protocol: None },
+        patience,
+        &AnyFile,
+    )
+    .unwrap()
 }
 
 /// Somewhere to send requests, which are passed on.

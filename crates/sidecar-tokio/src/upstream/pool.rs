@@ -7,18 +7,17 @@
 //! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
 
 use super::super::watched::{Watch, Watched};
-use super::body::Paced;
+use super::body::{Paced, Stream};
 use super::failure::Failure;
 use super::hop;
 use super::tls::Tls;
-use crate::config::{Application, UpstreamPlace, UpstreamProtocol};
 use crate::connections::h2_errors;
+use crate::settings::{Application, UpstreamPlace, UpstreamProtocol};
 use http::uri::{self, Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,9 +98,8 @@ pub(super) struct Lease {
     finished: AtomicUsize,
 }
 
-impl Lease {
-    /// One direction is at its end.
-    pub(super) fn finished(&self) {
+impl Stream for Lease {
+    fn finished(&self) {
         self.finished.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -172,16 +170,6 @@ impl Target {
     }
 }
 
-impl fmt::Display for Application {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.place, &self.tls) {
-            (UpstreamPlace::Tcp(host), None) => write!(f, "http://{host}"),
-            (UpstreamPlace::Tcp(host), Some(_)) => write!(f, "https://{host}"),
-            (UpstreamPlace::Unix(path), _) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
 impl Pool {
     /// A pool without a connection; `tls` is for an application at an `https` URL.
     pub(super) fn new(application: &Application, tls: Option<Tls>) -> Self {
@@ -231,7 +219,7 @@ impl Pool {
                     let (pool, finished) = (Arc::clone(self), AtomicUsize::new(0));
                     let lease =
                         Arc::new(Lease { pool, sender: sender.clone(), task: task.clone(), finished });
-                    request.body_mut().on_stream(&lease, target.idle);
+                    request.body_mut().on_stream(Arc::clone(&lease) as _, target.idle);
                     match sender.try_send_request(request).await {
                         Ok(response) => {
                             unanswered.0 = None;

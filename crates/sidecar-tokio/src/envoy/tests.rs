@@ -1,15 +1,14 @@
 use super::*;
-use crate::Parts;
-use crate::headers::Format;
-use crate::identity::{Identify, Identity, Standing};
-use crate::routes::{Route, Routes};
-use crate::scene::{self, alice, sid};
 use account_store::BoxFuture;
 use base64::Engine;
-use dtyp::FileTime;
+use dtyp::{FileTime, Sid};
 use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{Peer, Request as Attributes};
+use rcgen::{CertificateParams, DnType, KeyPair};
+use sidecar::headers::Format;
+use sidecar::routes::{Route, Routes};
+use sidecar::{Assurance, Group, Identify, Identity, Parts, Standing};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -64,7 +63,7 @@ impl Listener for Around {
     }
 
     fn is_proved(&self, metadata: &http::HeaderMap) -> bool {
-        self.secret.as_ref().is_none_or(|secret| crate::shows_secret(metadata, secret))
+        self.secret.as_ref().is_none_or(|secret| sidecar::shows_secret(metadata, secret))
     }
 
     fn is_ready(&self) -> bool {
@@ -76,14 +75,37 @@ impl Listener for Around {
     }
 }
 
+fn sid(text: &str) -> Sid {
+    text.parse().expect("a SID")
+}
+
 /// Somebody of whom one thing is not known, by a policy whose number no double can hold.
 fn somebody() -> Identity {
-    Identity { upn: None, policy_revision: (1 << 53) + 1, ..alice() }
+    let group = |rid: u32, name: &str| Group {
+        sid: sid(&format!("S-1-5-21-1-2-3-{rid}")),
+        name: Some(name.to_owned()),
+    };
+    Identity {
+        domain: "CONTOSO".to_owned(),
+        is_ours: true,
+        account: "alice".to_owned(),
+        upn: None,
+        full_name: Some("Alice Liddell".to_owned()),
+        sid: sid("S-1-5-21-1-2-3-1000"),
+        groups: vec![group(513, "Domain Users"), group(1100, "Staff")],
+        method: Some("upn"),
+        assurance: Assurance::Strong(Some("sid_extension")),
+        policy_revision: (1 << 53) + 1,
+        not_after: FileTime::from_unix(2_000_000_000),
+    }
 }
 
 /// A new certificate: DER, and PEM with everything escaped but what never needs it.
 fn certificate() -> (Vec<u8>, String) {
-    let leaf = scene::certificate("alice");
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "alice");
+    let key = KeyPair::generate().expect("a key can be made");
+    let leaf = params.self_signed(&key).expect("a certificate can be made").der().to_vec();
     let text = base64::engine::general_purpose::STANDARD.encode(&leaf);
     let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
     let escaped = pem.bytes().map(|byte| match byte {

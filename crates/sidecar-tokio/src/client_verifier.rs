@@ -4,7 +4,6 @@
 //! Revocation is not looked at: a decision does that for each request, where `[mapping]` asks for it.
 
 use crate::connections::{self, Connections};
-use crate::deciders::CurrentPolicy;
 use dcerpc_tokio::LogLimiter;
 use dtyp::FileTime;
 use rcmp_service::certificate::Certificate;
@@ -42,17 +41,13 @@ tokio::task_local! {
     static REJECTION: Cell<Option<Box<Rejection>>>;
 }
 
-/// By which trust client certificates are validated.
-pub(super) enum Rules {
-    /// That of `[mapping]`, as it is at each handshake. Its cache of paths is that of decisions, so that a path is validated once.
-    Mapping(CurrentPolicy),
-    /// One of the listener's own.
-    Own(Arc<Trust>),
-}
+/// The trust that client certificates are validated by, at each handshake. If it is the trust of decisions, its cache of paths is, too, and
+/// a path is validated once. None if no CA is trusted.
+pub type CurrentTrust = Box<dyn Fn() -> Option<Arc<Trust>> + Send + Sync>;
 
 /// Validates client certificates.
 pub struct ClientVerifier {
-    rules: Rules,
+    trust: CurrentTrust,
     /// Names of CAs, which clients choose their certificate by.
     hints: Vec<DistinguishedName>,
     is_optional: bool,
@@ -84,9 +79,9 @@ pub(super) enum HandshakeError {
 impl ClientVerifier {
     /// `named` are the CAs in DER whose names clients are told: anchors, and intermediates, because many clients look for the issuer of
     /// their certificate alone. With `is_optional`, a client without a certificate is served, too.
-    pub(super) fn new(rules: Rules, named: &[Vec<u8>], is_optional: bool) -> Self {
+    pub fn new(trust: CurrentTrust, named: &[Vec<u8>], is_optional: bool) -> Self {
         let algorithms = default_provider().signature_verification_algorithms;
-        Self { rules, hints: hints(named), is_optional, algorithms }
+        Self { trust, hints: hints(named), is_optional, algorithms }
     }
 }
 
@@ -139,14 +134,10 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, Error> {
         let now = FileTime::from_unix(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         let shown = (certificate.as_ref(), sent);
-        let checked = match &self.rules {
-            Rules::Own(trust) => check(trust, shown, now),
-            Rules::Mapping(policy) => match policy.0.load().live.trust() {
-                Some(trust) => check(trust, shown, now),
-                None => return Err(Error::General("no CA is trusted".to_owned())),
-            },
+        let Some(trust) = (self.trust)() else {
+            return Err(Error::General("no CA is trusted".to_owned()));
         };
-        let Err(rejection) = checked else { return Ok(ClientCertVerified::assertion()) };
+        let Err(rejection) = check(&trust, shown, now) else { return Ok(ClientCertVerified::assertion()) };
         let error = Error::InvalidCertificate(certificate_error(&rejection.rejected));
         // Outside of a handshake of ours there is no log message to make.
         let _ = REJECTION.try_with(|place| place.set(Some(rejection)));

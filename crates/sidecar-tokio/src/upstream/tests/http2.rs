@@ -1,7 +1,7 @@
 //! Applications that speak HTTP/2 without TLS.
 
 use super::*;
-use crate::config::UpstreamProtocol;
+use crate::settings::UpstreamProtocol;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{Empty, StreamBody};
@@ -100,7 +100,7 @@ async fn application(patience: Patience) -> (Arc<App>, Upstream) {
         }
     });
     let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
-    (app, Upstream::with_patience(&application, patience).unwrap())
+    (app, Upstream::with_patience(&application, patience, &AnyFile).unwrap())
 }
 
 type Sent = BoxBody<Bytes, Infallible>;
@@ -304,7 +304,8 @@ async fn neither_direction_is_read_faster_than_it_is_taken() {
 async fn an_application_that_speaks_http_1_alone_is_a_bad_gateway() {
     let (place, listener) = super::application().await;
     let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
-    let mut client = client_of(Upstream::with_patience(&application, Patience::default()).unwrap()).await;
+    let mut client =
+        client_of(Upstream::with_patience(&application, Patience::default(), &AnyFile).unwrap()).await;
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_until(&mut stream, "SM\r\n\r\n").await;
@@ -320,7 +321,7 @@ async fn an_application_that_speaks_http_1_alone_is_a_bad_gateway() {
 async fn the_rest_of_an_answered_request_ends_soon_without_a_window() {
     let (place, listener) = super::application().await;
     let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
-    let upstream = Upstream::with_patience(&application, Patience::default()).unwrap();
+    let upstream = Upstream::with_patience(&application, Patience::default(), &AnyFile).unwrap();
     let permits = upstream.request_limit.clone();
     let mut client = hop(upstream, tls()).await;
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();

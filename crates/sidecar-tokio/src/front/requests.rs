@@ -3,7 +3,7 @@
 //! Over HTTP/2 nobody asks a body for more while its client takes nothing, so no timer of the body itself tells.
 
 use super::memory::RequestMemory;
-use crate::sidecar::still::still;
+use crate::still::still;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::collections::HashMap;

@@ -15,14 +15,14 @@ use super::upstream::{
     Behind, Body, Upstream, authority, closing, count_not_passed_on, no_host, refusal, strip, whole,
 };
 use super::watched::Watched;
-use crate::clock::{moment, now};
-use crate::config::{Listen, Place, SecretRef, Speaks};
+use crate::Clock;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
-use crate::net::bind;
-use anyhow::{Context, bail};
+use crate::envoy;
+use crate::files::ReadFiles;
+use crate::settings::{Listen, ListenTls, Place, Speaks};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, listen_on};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ use rcmp_service::trust::Trust;
 use rustls::HandshakeKind;
 use sha2::{Digest, Sha256};
 use sidecar::dialect::{Dialect, Target};
-use sidecar::{Decided, Moment, Refusal, Sidecar, envoy};
+use sidecar::{Decided, Moment, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -99,7 +99,7 @@ const RESETS_MAX: usize = 16;
 const UNPROVED_CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A listener that is bound.
-pub(super) struct Listener {
+pub struct Listener {
     socket: Socket,
     /// Where it is, for metrics.
     address: String,
@@ -112,7 +112,7 @@ enum Socket {
 }
 
 /// What proxies prove themselves by that is read from files, anew when the configuration is reloaded.
-pub(super) struct Proof {
+pub struct Proof {
     secret: Option<Zeroizing<String>>,
     tls: Option<Tls>,
 }
@@ -127,33 +127,22 @@ struct Tls {
 }
 
 impl Proof {
-    /// Reads what a listener names.
-    pub(super) fn read(listen: &Listen) -> anyhow::Result<Self> {
-        let secret = listen.secret.as_ref().map(secret).transpose()?;
-        let tls = listen.tls.as_ref().map(|tls| {
-            let (config, trust) = of_listener(tls)?;
+    /// `secret` is the text that proxies show; the files of `tls` are read.
+    pub fn new(
+        secret: Option<Zeroizing<String>>,
+        tls: Option<&ListenTls>,
+        files: &dyn ReadFiles,
+    ) -> anyhow::Result<Self> {
+        let tls = tls.map(|tls| {
+            let (config, trust) = of_listener(tls, files)?;
             anyhow::Ok(Tls { acceptor: Arc::new(config).into(), trust, names: tls.names.clone() })
         });
         Ok(Self { secret, tls: tls.transpose()? })
     }
 }
 
-/// Reads the secret of a listener.
-pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
-    let unusable = "cannot use the secret of [[sidecar.listen]]";
-    let secret = reference.read().context(unusable)?;
-    // It stands in the configurations of web servers, each of which has its own way with other characters.
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);
-    match secret.bytes().all(is_plain) {
-        true => Ok(secret),
-        false => bail!(
-            "the secret of [[sidecar.listen]] has other characters than letters, digits and + / = _ . ~ -: openssl rand -base64 32 makes one"
-        ),
-    }
-}
-
 /// Connections of a listener at once.
-pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MAX;
+pub const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MAX;
 
 /// What connections of a listener share.
 struct State {
@@ -169,6 +158,7 @@ struct State {
     log_limiter: LogLimiter,
     /// For certificates that are rejected in a handshake.
     handshake_log: LogLimiter,
+    clock: Clock,
     shutdown: CancellationToken,
     is_ending: AtomicBool,
 }
@@ -248,17 +238,18 @@ impl Origin {
 
 impl Listener {
     /// Binds what a configuration names.
-    pub(super) async fn bind(
+    pub async fn bind(
         listen: &Listen,
         sidecar: Arc<ArcSwap<Sidecar>>,
         (proof, upstream): (Arc<ArcSwap<Proof>>, Option<Arc<Upstream>>),
+        clock: Clock,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
         let users = unix::users(&listen.peers)?;
         let dialect = listen.speaks.name();
         let (socket, address) = match &listen.at {
             Place::Tcp(address) => {
-                let socket = bind(*address, "[[sidecar.listen]]").await?;
+                let socket = listen_on(*address, "[[sidecar.listen]]").await?;
                 let address = socket.local_addr()?;
                 info!(dialect, %address, "Serving proxies");
                 (Socket::Tcp(socket), address.to_string())
@@ -287,6 +278,7 @@ impl Listener {
             upstream,
             log_limiter: LogLimiter::default(),
             handshake_log: LogLimiter::default(),
+            clock,
             shutdown,
             is_ending: AtomicBool::new(false),
         };
@@ -294,13 +286,13 @@ impl Listener {
     }
 
     /// What counts its connections.
-    pub(super) fn meter(&self) -> ConnectionMeter {
+    pub fn meter(&self) -> ConnectionMeter {
         let upstream = self.state.upstream.as_ref().map(|upstream| upstream.meter());
         self.state.connections.meter(self.address.clone()).with_upstream(upstream)
     }
 
     /// Serves until the shutdown begins and all requests are answered.
-    pub(super) async fn serve(self) {
+    pub async fn serve(self) {
         let tasks = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -405,7 +397,7 @@ impl envoy::Listener for State {
     }
 
     fn now(&self) -> Moment {
-        moment()
+        (self.clock)()
     }
 
     fn is_proved(&self, metadata: &HeaderMap) -> bool {
@@ -467,7 +459,7 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
     // A certificate is not validated when a session is resumed, and may have expired since.
     if connection_state.handshake_kind() == Some(HandshakeKind::Resumed)
         && let Some((certificate, sent)) = certificates.split_first()
-        && let Err(rejection) = check(&tls.trust, (certificate, sent), now())
+        && let Err(rejection) = check(&tls.trust, (certificate, sent), (state.clock)().wall)
     {
         let error = HandshakeError::Rejected(rejection);
         return error.report(&state.connections, address, &state.handshake_log);
@@ -666,7 +658,7 @@ async fn respond(
     let host = authority.as_ref().map_or("", |authority| authority.as_str());
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let is_proved = state.is_proved(request.headers(), origin);
-    let from = (origin.address, moment());
+    let from = (origin.address, (state.clock)());
     let speaks = (dialect, state.target, state.upstream.is_some());
     let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {

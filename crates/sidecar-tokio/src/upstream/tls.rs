@@ -1,10 +1,10 @@
 //! TLS to an application: by the CAs of `upstream_ca` alone, never those of the system.
 
 use super::failure::Failure;
-use crate::config::{Application, UpstreamProtocol, UpstreamTls};
+use crate::files::ReadFiles;
 use crate::server_verifier::anchored;
-use crate::sidecar::tls::{H2, HTTP_1_1, private_key_in, read_private};
-use crate::trust::certificates;
+use crate::settings::{Application, UpstreamProtocol, UpstreamTls};
+use crate::tls::{H2, HTTP_1_1, private_key_in};
 use anyhow::{Context, anyhow};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -37,13 +37,17 @@ impl fmt::Debug for Tls {
 
 impl Tls {
     /// What an application needs, if that is TLS.
-    pub(crate) fn of(application: &Application) -> anyhow::Result<Option<Self>> {
-        application.tls.as_ref().map(|tls| Self::read(tls, application.protocol)).transpose()
+    pub fn of(application: &Application, files: &dyn ReadFiles) -> anyhow::Result<Option<Self>> {
+        application.tls.as_ref().map(|tls| Self::read(tls, application.protocol, files)).transpose()
     }
 
     /// Reads what a configuration names.
-    fn read(config: &UpstreamTls, protocol: Option<UpstreamProtocol>) -> anyhow::Result<Self> {
-        let anchors = certificates::read_trusted(&config.ca).context("cannot use upstream_ca")?;
+    fn read(
+        config: &UpstreamTls,
+        protocol: Option<UpstreamProtocol>,
+        files: &dyn ReadFiles,
+    ) -> anyhow::Result<Self> {
+        let anchors = files.trusted(&config.ca).context("cannot use upstream_ca")?;
         let mut made_of = Sha256::new();
         anchors.iter().for_each(|anchor| made_of.update(Sha256::digest(anchor)));
         let verifier = anchored(&anchors)
@@ -56,9 +60,9 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let unusable = "cannot use upstream_certificate and upstream_key";
-                let chain = certificates::read_file(certificate).context(unusable)?;
+                let chain = files.chain(certificate).context(unusable)?;
                 chain.iter().for_each(|certificate| made_of.update(Sha256::digest(certificate)));
-                let text = read_private(key).context(unusable)?;
+                let text = files.private_key(key).context(unusable)?;
                 made_of.update(Sha256::digest(&text));
                 let key = private_key_in(&text, key).context(unusable)?;
                 let chain = chain.into_iter().map(CertificateDer::from).collect();

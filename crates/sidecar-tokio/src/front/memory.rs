@@ -3,7 +3,7 @@
 //! What such a connection holds is estimated: [`FREE_LEN`] and what goes beyond it, of which all connections together have one budget
 //! ([`UNPROVED_LEN_MAX`]). A connection in a usual handshake holds nothing beyond it, so no budget ends it.
 
-use crate::sidecar::watched::Watch;
+use crate::watched::Watch;
 use dcerpc_tokio::ConnectionPermit;
 use http::HeaderMap;
 use std::io;
@@ -198,7 +198,7 @@ struct Heads {
 }
 
 /// Tells of requests that HTTP/2 itself rejects: of RST_STREAM with a code that says so, and of HEADERS that no handler has answered with.
-pub(in crate::sidecar) struct Resets {
+pub(crate) struct Resets {
     heads: Heads,
     /// The code as far as it was written, in a frame of this type.
     code: u32,
@@ -246,10 +246,7 @@ impl Heads {
 
 impl Resets {
     /// `answers` is counted up with each answer of a handler, and with its trailers.
-    pub(in crate::sidecar) fn new(
-        answers: Arc<AtomicUsize>,
-        rejected: Box<dyn Fn(&'static str) + Send>,
-    ) -> Self {
+    pub(crate) fn new(answers: Arc<AtomicUsize>, rejected: Box<dyn Fn(&'static str) + Send>) -> Self {
         Self { heads: Heads::new(0), code: 0, answers, rejected }
     }
 

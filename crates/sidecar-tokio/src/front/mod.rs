@@ -31,7 +31,7 @@ use super::upstream::{
     refusal as refuse, strip,
 };
 use super::watched::Watched;
-use crate::clock::moment;
+use crate::Clock;
 use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -74,7 +74,7 @@ const UNPROVED_MAX: usize = 2560;
 /// others have begun after it: within 0.7 seconds where 2,000 begin in a second. Each takes about 20 KiB, and [`memory`] says what more.
 const STARTED_MAX: usize = 1536;
 /// Connections at once: those, and for each request at the application one for the client's WebSocket.
-pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MAX + REQUESTS_MAX;
+pub const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + PROVED_MAX + REQUESTS_MAX;
 /// For a TLS handshake: a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the head of a request, and between two of them over HTTP/1.1.
@@ -126,11 +126,17 @@ pub struct Front {
     log_limiter: LogLimiter,
     /// For certificates that are rejected in a handshake.
     handshake_log: LogLimiter,
+    clock: Clock,
 }
 
 impl Front {
     /// A front that serves nobody yet.
-    pub fn new(sidecar: Arc<ArcSwap<Sidecar>>, upstream: Arc<Upstream>, terms: Terms) -> Arc<Self> {
+    pub fn new(
+        sidecar: Arc<ArcSwap<Sidecar>>,
+        upstream: Arc<Upstream>,
+        terms: Terms,
+        clock: Clock,
+    ) -> Arc<Self> {
         let limits = ConnectionLimits {
             unproved_max: UNPROVED_MAX,
             started_max: STARTED_MAX,
@@ -145,16 +151,17 @@ impl Front {
             connections: Connections::with_memory("proxy", limits, UNPROVED_LEN_MAX),
             log_limiter: LogLimiter::default(),
             handshake_log: LogLimiter::default(),
+            clock,
         })
     }
 
     /// The application behind it.
-    pub(super) fn upstream(&self) -> &Upstream {
+    pub fn upstream(&self) -> &Upstream {
         &self.upstream
     }
 
     /// What counts its connections.
-    pub(super) fn meter(&self, address: String) -> ConnectionMeter {
+    pub fn meter(&self, address: String) -> ConnectionMeter {
         self.connections.meter(address).with_upstream(Some(self.upstream.meter()))
     }
 
@@ -443,7 +450,7 @@ impl Connection {
             true => self.presented.clone(),
             false => Err(Refusal::Misdirected),
         };
-        let ask = Ask { presented, target, source: Some(self.address), now: moment() };
+        let ask = Ask { presented, target, source: Some(self.address), now: (self.front.clock)() };
         let behind =
             |account| Behind::Tls(Client { address: self.address.ip(), account, close: self.close.clone() });
         match sidecar.decide("proxy", ask).await {

@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
 /// Accepts a server whose certificate leads to one of these CAs (in DER) and has the name that was connected to.
-pub(crate) fn anchored(anchors: &[Vec<u8>]) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
+pub fn anchored(anchors: &[Vec<u8>]) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
     let mut roots = RootCertStore::empty();
     for anchor in anchors {
         roots.add(CertificateDer::from(anchor.as_slice()))?;
