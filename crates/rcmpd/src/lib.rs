@@ -31,3 +31,4 @@ pub mod stores;
 pub mod telemetry;
 pub mod trust;
 pub mod trust_secret;
+mod visible;

@@ -1,6 +1,6 @@
 //! Lists and changes.
 
-use super::{Inner, SqliteStore, failed, rows, rows::Tables};
+use super::{Inner, SqliteStore, failed, rows, tables::Tables};
 use crate::account::{Account, Group};
 use crate::admin::{AccountAdmin, Changes};
 use crate::fold::casefold;

@@ -16,6 +16,7 @@ mod rows;
 mod schema;
 mod sealing;
 mod serving;
+mod tables;
 mod watch;
 mod worker;
 

@@ -1,9 +1,8 @@
 //! The tables, and how files come to have them.
 
-use super::contents::Row;
+use super::contents::{Numbers, Row};
 use super::{
     LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows, sealing::Seal,
-    watch::Numbers,
 };
 use crate::file_access::beside_database;
 use crate::fold;

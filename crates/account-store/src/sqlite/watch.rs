@@ -24,7 +24,7 @@
 //!   program between the same two looks as a checkpoint is not told from it, which is why a service looks often
 //!   ([`Watch::observe`]).
 
-use super::contents::{Contents, Row};
+use super::contents::{Contents, Numbers, Row};
 use super::failed;
 use crate::file_access::{beside_database, database_files};
 use crate::store::{Revision, StoreError};
@@ -44,13 +44,6 @@ pub(super) struct Revisions {
     pub(super) accounts: Revision,
     /// Of the answers about machines; every change to an account counts here too.
     pub(super) machines: Revision,
-}
-
-/// The counters of the table `revision`, each with the random number that came with its last change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbers {
-    pub(super) accounts: (u64, u64),
-    pub(super) machines: (u64, u64),
 }
 
 /// The header of the index, both copies.
