@@ -15,9 +15,9 @@
 //! the start of a line is skipped.
 
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
-use crate::admin::{AccountAdmin, Change, Put};
+use crate::admin::{AccountAdmin, AccountListing, Change, MachineAdmin, Put};
 use crate::distinguished_name::from_hex;
-use crate::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+use crate::machines::{ChannelKind, Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
 use dtyp::{FileTime, Sid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -598,14 +598,14 @@ impl MachineLine {
 #[derive(Clone, Copy)]
 pub struct Machines<'a> {
     /// Where they are.
-    pub store: &'a dyn MachineStore,
+    pub store: &'a dyn MachineAdmin,
     /// Whether their secrets are written too. Whoever has the file then is each of these machines.
     pub with_secrets: bool,
 }
 
 /// Writes groups, then accounts, in ascending order of SID. Refused when the store changes meanwhile.
 pub async fn export(
-    store: &dyn AccountAdmin,
+    store: &dyn AccountListing,
     out: &mut (dyn Write + Send),
     progress: &mut (dyn FnMut(&Counts) + Send),
 ) -> Result<Counts, LinesError> {

@@ -1,10 +1,10 @@
 //! `rcmpd quickstart`: a domain to try everything on.
 
 use account_store::file_access;
-use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+use account_store::machines::{ChannelKind, Machine, NtHash, Secrets};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AltSecurityIdentity, Change, Domain, Group, GroupScope, Profile, Put,
+    Account, AccountAdmin, AltSecurityIdentity, Change, Domain, Group, GroupScope, MachineAdmin, Profile, Put,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};

@@ -6,8 +6,8 @@ use account_store::file_access::database_files;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AccountStore, Change, Domain, FileAccess, Group, GroupScope, Membership,
-    MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
+    Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, FileAccess, Group, GroupScope,
+    Membership, MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use dtyp::Sid;

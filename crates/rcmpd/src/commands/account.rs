@@ -10,8 +10,8 @@ use account_store::machines::MachineStore;
 use account_store::sqlite::SqliteStore;
 use account_store::unmatchable::unmatchable;
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches, Put,
-    Query, Record, Unmatchable,
+    Account, AccountAdmin, AccountFlags, AccountListing, AccountStore, AltSecurityIdentity, Change,
+    GroupScope, Matches, Put, Query, Record, Unmatchable,
 };
 use anyhow::bail;
 use dtyp::Sid;

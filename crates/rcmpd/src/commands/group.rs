@@ -6,7 +6,9 @@ use crate::output;
 use crate::stores;
 use account_store::fold;
 use account_store::sqlite::SqliteStore;
-use account_store::{AccountAdmin, AccountStore, Change, Group, GroupScope, Matches, Put, Query};
+use account_store::{
+    AccountAdmin, AccountListing, AccountStore, Change, Group, GroupScope, Matches, Put, Query,
+};
 use dtyp::Sid;
 use serde_json::{Value, json};
 use std::sync::Arc;

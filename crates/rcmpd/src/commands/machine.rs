@@ -12,7 +12,9 @@ use account_store::file_access;
 use account_store::fold::casefold;
 use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use account_store::sqlite::SqliteStore;
-use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Query};
+use account_store::{
+    Account, AccountAdmin, AccountListing, AccountStore, Change, MachineAdmin, Matches, Put, Query,
+};
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
 use serde_json::{Value, json};

@@ -10,7 +10,7 @@ use crate::quickstart::make_folder;
 use crate::stores;
 use account_store::file_access::write_new;
 use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
-use account_store::{AccountStore, Put};
+use account_store::{AccountStore, MachineAdmin, Put};
 use anyhow::{Context, bail};
 use rcmp_service::explain::{shell_path, shell_quoted};
 use serde_json::json;

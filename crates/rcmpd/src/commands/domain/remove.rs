@@ -4,6 +4,7 @@ use super::add::{replace, without_lines};
 use crate::config::{self, Config, SecretRef};
 use crate::output::{self, visible};
 use crate::stores;
+use account_store::MachineAdmin;
 use account_store::machines::{ChannelKind, MachineStore};
 use anyhow::{Context, bail};
 use serde_json::json;
