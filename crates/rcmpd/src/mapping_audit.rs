@@ -179,8 +179,8 @@ async fn other_names(accounts: &Accounts, machines: &dyn MachineAdmin) -> anyhow
     let rid = |sid: &Sid| sid.split_rid().map_or(0, |(_, rid)| rid);
     let mut names = Vec::new();
     let mut after = 0;
-    while let Some(admin) = &accounts.admin {
-        let page = admin.groups(after, PAGE).await?;
+    while let Some(listing) = &accounts.listing {
+        let page = listing.groups(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = rid(&last.sid);
         names.extend(page.into_iter().map(|group| (group.name, rid(&group.sid))));
