@@ -253,7 +253,12 @@ peers   = ["{user}"]
 
     /// `rcmpd` with the arguments, run in the folder.
     pub fn rcmpd(&self, arguments: &[&str]) -> Finished {
-        let mut command = Command::new(binary());
+        self.run(&binary(), arguments)
+    }
+
+    /// Another program with the arguments, run in the folder.
+    pub fn run(&self, program: &Path, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(program);
         command.args(arguments).current_dir(self.path(""));
         finish(command)
     }

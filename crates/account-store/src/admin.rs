@@ -165,3 +165,22 @@ pub async fn free_machine_sid(
     }
     Err(StoreError::Refused("there is no RID left".to_owned()))
 }
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::battery::{add, apply, domain, now, sid, user};
+    use crate::{Account, MemoryStore};
+
+    #[test]
+    fn a_machine_apart_from_the_accounts_has_a_sid_that_neither_store_has() {
+        let [accounts, machines] = [(); 2].map(|()| MemoryStore::new(domain()));
+        let free = |name: &str| now(free_machine_sid(&accounts, &machines, name));
+        assert_eq!(free("WEB01$").expect("there is room"), sid(1 << 30));
+        let at = |rid, name: &str| add(Account { name: name.to_owned(), ..user(rid) });
+        apply(&machines, [at(1 << 30, "WEB01$"), at((1 << 30) + 2, "WEB03$")]);
+        apply(&accounts, [at((1 << 30) + 1, "WEB02$")]);
+        assert_eq!(free("WEB04$").expect("there is room"), sid((1 << 30) + 3));
+        assert_eq!(free("web02$").expect("it is an account"), sid((1 << 30) + 1), "the account of this name");
+    }
+}

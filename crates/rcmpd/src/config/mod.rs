@@ -742,7 +742,7 @@ impl<'a> Checker<'a> {
             );
         }
         let is_added = added().any(|added| added == kind);
-        if let Some(settings) = section.settings.as_ref().filter(|_| !is_added) {
+        if let Some(settings) = section.settings.as_ref().filter(|_| BUILT_IN.contains(&kind)) {
             self.problem(
                 settings.span(),
                 format!("[store.settings] does not belong to kind = \"{kind}\""),
