@@ -312,7 +312,7 @@ pub fn fields_come_back_as_they_were_written(store: &dyn AccountAdmin) {
 
 /// Accounts that may not log on are found.
 pub fn disabled_locked_and_expired_accounts_are_found(store: &dyn AccountAdmin) {
-    // Whether they map is decided elsewhere, and a store that hid them would say that somebody else may map.
+    // Whether they map is decided elsewhere, and if a store hid them, another account could map.
     let flags = AccountFlags::NORMAL.with(AccountFlags::DISABLED, true).with(AccountFlags::LOCKED, true);
     let barred = Account { flags, expires: FileTime(1), logon_hours: Some([0; 21]), ..alice() };
     apply(store, [add(barred.clone())]);

@@ -1,6 +1,6 @@
 //! Machine accounts and trusts: who may open a secure channel, with which secret.
 //!
-//! A channel is its account: a machine that shares its name and relative identifier with a computer account is
+//! A channel belongs to its account: a machine that shares its name and relative identifier with a computer account is
 //! usable only while that account exists and is enabled. What passwords are is not known here: only their NT
 //! hashes, which leave this module by [`NtHash::expose`] alone.
 
@@ -24,7 +24,7 @@ impl NtHash {
         Self(hash)
     }
 
-    /// One that nobody knows, for a machine that has to be given one before it can connect.
+    /// A random hash, which no machine knows: for a machine that gets its secret later.
     pub fn unknown() -> Result<Self, StoreError> {
         let mut hash = [0; 16];
         getrandom::fill(&mut hash)

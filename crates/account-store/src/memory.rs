@@ -185,7 +185,7 @@ impl Snapshot {
         groups.iter().filter_map(membership).collect()
     }
 
-    /// A group got another name or scope, came or went: whoever is in it tells so.
+    /// Updates the memberships of a group that got another name or scope, was added or was removed.
     fn renew_members_of(&mut self, group: u32) {
         let Some(sid) = self.domain_sid.with_rid(group) else { return };
         let mut accounts = std::mem::take(&mut self.accounts);

@@ -138,7 +138,8 @@ impl Revision {
     /// Of contents that never change, and of one store only.
     pub const FIXED: Self = Self { number: 0, epoch: 0, noticed: 0 };
 
-    /// A revision that equals no other of this process: for stores whose contents end with the process.
+    /// A revision that equals no other one of this process: for contents that are read once, and for each change that a store without stored revisions
+    /// notices.
     pub fn unique() -> Self {
         let noticed = Self::notice();
         Self { number: noticed, epoch: 0, noticed }
@@ -150,7 +151,7 @@ impl Revision {
         Self { number, epoch, noticed }
     }
 
-    /// Counts a change, or what may be one.
+    /// Counts a change, or what may be a change.
     pub(crate) fn notice() -> u64 {
         NOTICED.fetch_add(1, Ordering::Relaxed) + 1
     }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing::warn;
 
-/// Groups that every domain has, and that new accounts are in.
+/// Groups that every domain has, and that new accounts are members of.
 const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers")];
 
 /// Makes the database that a configuration names, with the groups that every domain has, and the key that seals its secrets.
@@ -51,7 +51,7 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     }
     let filled = fill(config, &mut made).await;
     if filled.is_err() {
-        // What is half made would stand in the way of the next try.
+        // A file that is left would be in the way of the next try.
         for path in made.iter().flat_map(|path| database_files(path)) {
             let _ = std::fs::remove_file(path);
         }
@@ -79,7 +79,7 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What helps when the key file of the database is not there, or is another one.
+/// What an operator can do if the key file of the database is missing or is another one.
 const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd domain rekey --forget-secrets -c FILE` makes \
                         a new key file, and then each machine needs a new secret";
 
@@ -128,7 +128,7 @@ fn open_whole(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     open_with_secrets(config)?.map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}"))
 }
 
-/// Makes a new key file for the database with the machines, and forgets all secrets in it. Returns the names of the machines.
+/// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones. Returns the names of the machines.
 pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     let key = &database_made(config)?.key;
     if key.exists() {
@@ -146,7 +146,7 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     })
 }
 
-/// `[store]` and `[channels]`, where their database is there. Without it nothing is said of its key, which is made with it.
+/// `[store]` and `[channels]`, if their database exists. If it does not, the error does not mention the key file, which is made with it.
 fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     let store = section(config)?;
     let path = &store.machines;
@@ -190,7 +190,7 @@ fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<
     Ok(Some(Arc::new(opened)))
 }
 
-/// The names that groups have in the database of a configuration. There are none if it has no database, or one that this user cannot read.
+/// The names that groups have in the database of a configuration; none if it has no database with accounts, or this user cannot read it.
 pub async fn group_names(config: &Config, groups: impl Iterator<Item = Sid>) -> HashMap<Sid, String> {
     let mut names = HashMap::new();
     let Some(Ok(Some(store))) = is_one_database(config).then(|| open(config, None)) else { return names };
@@ -303,7 +303,7 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     )
     .await;
     if count > 1 {
-        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` tells all of them");
+        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` lists all of them");
     }
     imported.with_context(|| format!("cannot use the accounts in {}", path.display()))?;
     Ok(store)

@@ -1,4 +1,4 @@
-//! What tells the contents of the database file apart, read from the file itself: SQLite shows the file with the log applied.
+//! What distinguishes the contents of the database file from others, read from the file itself: SQLite shows the file with the log applied.
 //!
 //! Every write of SQLite to the first page counts the change counter up (SQLite, *Database File Format*, 1.3.7), every change of the
 //! schema, `VACUUM` and restore counts the schema cookie up as well (1.3.9), and every change to an account, a group or a machine

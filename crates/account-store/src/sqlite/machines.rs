@@ -11,7 +11,7 @@ use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, Row, params};
 use std::sync::Arc;
 
-/// Names longer than this are looked up but not remembered.
+/// Names longer than this are looked up but not cached.
 const NAME_CACHED_LEN_MAX: usize = 256;
 
 const COLUMNS: &str = "machine.rid, machine.name, machine.kind, machine.enabled, machine.rcmp, machine.domains, machine.groups, machine.current_since, machine.sealed";

@@ -120,7 +120,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     unmatchable.iter().for_each(|text| output::warning(text));
     if count > unmatchable.len() {
         output::warning(&format!(
-            "{} more values match no certificate: `rcmpd mapping audit` tells all of them",
+            "{} more values match no certificate: `rcmpd mapping audit` lists all of them",
             count - unmatchable.len()
         ));
     }
@@ -170,7 +170,7 @@ async fn warn_of_twins(
     }
     if count > TWINS_SHOWN {
         output::warning(&format!(
-            "{} more values are those of several accounts: `rcmpd mapping audit` tells all of them",
+            "{} more values are those of several accounts: `rcmpd mapping audit` lists all of them",
             count - TWINS_SHOWN
         ));
     }
