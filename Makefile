@@ -46,6 +46,7 @@ test-full: test
 
 check: check-arrows
 	$(CARGO) fmt --all --check
+	rustfmt --edition 2024 --check examples/csv-store/src/*.rs examples/csv-store/tests/*.rs
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 	@tests/peers/install tools

@@ -27,3 +27,17 @@ pub mod stores;
 pub mod telemetry;
 pub mod trust;
 pub mod trust_secret;
+mod visible;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Carries out the command line of this process: all of `rcmpd`, with kinds of store that a build adds.
+pub fn main_with(kinds: stores::Kinds) -> ExitCode {
+    kinds.install();
+    let arguments = cli::arguments(std::env::args_os());
+    match cli::Cli::try_parse_from(arguments) {
+        Ok(cli) => commands::run(cli),
+        Err(error) => commands::wrong_use(&error),
+    }
+}

@@ -21,6 +21,7 @@ pub use sidecar::{
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
 
+use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
 use dtyp::Sid;
 use serde::Deserialize;
@@ -33,7 +34,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 /// What an operator configured, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The domain that is served.
     pub domain: Domain,
@@ -101,7 +102,7 @@ impl Default for Misses {
 }
 
 /// `[store]` and `[channels]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     /// Where accounts are.
     pub kind: StoreKind,
@@ -112,7 +113,7 @@ pub struct Store {
 }
 
 /// `store.kind`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum StoreKind {
     /// The embedded database, with this file.
     Sqlite(PathBuf),
@@ -120,6 +121,8 @@ pub enum StoreKind {
     Memory(PathBuf),
     /// Fixed accounts by issuer, `[[store.level]]`.
     Profile(Vec<Level>),
+    /// A kind that this build adds, with its settings.
+    Added(String, Settings),
 }
 
 /// `[[store.level]]`: whoever these issuers certified is this account.
@@ -253,6 +256,7 @@ struct StoreSection {
     path: Option<PathBuf>,
     #[serde(default)]
     level: Vec<LevelSection>,
+    settings: Option<Spanned<toml::Table>>,
 }
 
 #[derive(Deserialize)]
@@ -436,6 +440,14 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 /// Whether sockets for `[::]` take no connections over IPv4 (ipv6(7), `bindv6only`).
 fn is_ipv6_alone() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|setting| setting.trim() == "1")
+}
+
+/// Says which kinds of store this build has.
+fn store_kinds() -> String {
+    let mut kinds: Vec<String> =
+        BUILT_IN.into_iter().chain(added()).map(|kind| format!("\"{kind}\"")).collect();
+    let last = kinds.pop().unwrap_or_default();
+    format!("use kind = {} or {last}", kinds.join(", "))
 }
 
 struct Checker<'a> {
@@ -730,7 +742,21 @@ impl<'a> Checker<'a> {
                 "remove the levels, or say kind = \"profile\"",
             );
         }
+        let is_added = added().any(|added| added == kind);
+        if let Some(settings) = section.settings.as_ref().filter(|_| BUILT_IN.contains(&kind)) {
+            self.problem(
+                settings.span(),
+                format!("[store.settings] does not belong to kind = \"{kind}\""),
+                "remove it: only kinds of store that a build adds have settings",
+            );
+        }
         match (kind, &section.path) {
+            (_, path) if is_added => {
+                let table =
+                    section.settings.as_ref().map_or_else(toml::Table::new, |it| it.get_ref().clone());
+                let settings = Settings::new(path.as_deref(), self.base, table);
+                Some(StoreKind::Added(kind.to_owned(), settings))
+            }
             ("sqlite", Some(path)) => Some(StoreKind::Sqlite(self.path(path))),
             ("memory", Some(path)) => Some(StoreKind::Memory(self.path(path))),
             ("sqlite", None) => {
@@ -770,16 +796,12 @@ impl<'a> Checker<'a> {
                 self.problem(
                     section.kind.span(),
                     format!("kind = \"{kind}\" cannot be served by this version"),
-                    "use kind = \"sqlite\", \"memory\" or \"profile\"",
+                    store_kinds(),
                 );
                 None
             }
             _ => {
-                self.problem(
-                    section.kind.span(),
-                    "this is not a kind of store",
-                    "use kind = \"sqlite\", \"memory\" or \"profile\"",
-                );
+                self.problem(section.kind.span(), "this is not a kind of store", store_kinds());
                 None
             }
         }

@@ -242,6 +242,11 @@ fn whatever_is_wrong_is_said() {
         ("\"sqlite\"", "\"profile\"", "this kind of store has no file"),
         ("\"sqlite\"", "\"profile\"", "there are no levels"),
         ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
+        (
+            "path = \"accounts.db\"",
+            "path = \"accounts.db\"\nsettings = { x = 1 }",
+            "[store.settings] does not belong to kind = \"sqlite\"",
+        ),
         ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
         ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
         ("[client]", "[telemetry]\nlog = \"inof\"\n[client]", "this is no level and no target of the log"),
@@ -613,6 +618,44 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
     assert!(empty.read().expect_err("it is empty").to_string().contains("it is empty"));
     let missing = SecretRef::parse("env:RCMPD_NO_SUCH_VARIABLE", directory.path()).expect("a reference");
     assert!(missing.read().is_err());
+}
+
+#[test]
+fn an_added_kind_of_store_has_a_path_and_settings() {
+    let open = |domain, _| async move { Ok(crate::stores::Accounts::none(domain)) };
+    crate::stores::Kinds::default().with("shelf", open).install();
+    let kind = |rest: &str| {
+        let text = GOOD.replace(
+            "kind = \"sqlite\"\npath = \"accounts.db\"",
+            &format!("kind = \"shelf\"\n{rest}\n[channels]\npath = \"machines.db\""),
+        );
+        parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there").kind
+    };
+    let StoreKind::Added(name, settings) = kind("path = \"shelf.txt\"\nsettings = { row = 3 }") else {
+        panic!("the kind was added")
+    };
+    assert_eq!((name.as_str(), settings.path.as_deref()), ("shelf", Some(Path::new("/etc/rcmpd/shelf.txt"))));
+    assert_eq!(settings.resolve(Path::new("a")), Path::new("/etc/rcmpd/a"));
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Row {
+        row: u8,
+    }
+    assert_eq!(settings.read::<Row>().expect("a row").row, 3);
+    for (rest, why) in
+        [("", "missing field `row`"), ("settings = { row = 1, rwo = 2 }", "unknown field `rwo`")]
+    {
+        let StoreKind::Added(_, settings) = kind(rest) else { panic!("the kind was added") };
+        let error = settings.read::<Row>().map(|_| ()).expect_err(rest).to_string();
+        assert!(error.contains("[store.settings]") && error.contains(why), "{error}");
+    }
+    // An added kind keeps its accounts only, as the other kinds but "sqlite" do.
+    let text = GOOD.replace("\"sqlite\"", "\"shelf\"");
+    assert_eq!(problems(&text), ["this kind of store keeps no machines"]);
+    // It is a name like the others in the help for a wrong name.
+    let text = GOOD.replace("\"sqlite\"", "\"shlef\"");
+    let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
+    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"memory\", \"profile\" or \"shelf\"");
 }
 
 #[test]

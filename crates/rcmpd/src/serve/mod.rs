@@ -17,8 +17,7 @@ use crate::findings;
 use crate::forward::RelayPackage;
 use crate::sidecar::Sidecar;
 use crate::stores;
-use account_store::MachineStore;
-use account_store::sqlite::SqliteStore;
+use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
@@ -122,22 +121,24 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let machines = match &config.store {
+    let (machines, database) = match &config.store {
         Some(_) if config.rpc.is_some() => {
-            let machines = stores::machines_with_secrets(&config);
-            Some(machines.context(
+            let opened = stores::served_machines(&config, true);
+            let opened = opened.context(
                 "[rpc] cannot be served, because each secure channel needs the secret of its machine",
-            )?)
+            )?;
+            Some(opened)
         }
         // Sidecars and their accounts need no secret of a machine.
-        Some(_) => Some(stores::machines(&config)?),
+        Some(_) => Some(stores::served_machines(&config, false)?),
         None => None,
-    };
-    let store = machines.clone().map(StoreHealth::new);
+    }
+    .unzip();
     let accounts = accounts(&config, machines.as_ref()).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
     let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
+    let store = database.map(|database| StoreHealth::new(database, current.clone()));
     let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
     let sidecar = sidecar.transpose()?;
     // What serves clients is one tree: cancelling the token closes every listener, and connections end after what is in flight is
@@ -235,16 +236,19 @@ async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) ->
     Ok(())
 }
 
-/// The accounts that are decided about: none where a sidecar asks somebody else.
-async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyhow::Result<stores::Accounts> {
+/// The accounts that are decided about: none where a sidecar asks another server.
+async fn accounts(
+    config: &Config,
+    machines: Option<&Arc<dyn DomainStore>>,
+) -> anyhow::Result<stores::Accounts> {
     match machines {
         Some(machines) => stores::accounts(config, machines).await,
-        None => Ok(stores::Accounts::nobody(config.domain.clone())),
+        None => Ok(stores::Accounts::none(config.domain.clone())),
     }
 }
 
 /// Says what is laxer than the defaults, and what matches nothing today.
-async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option<&SqliteStore>) {
+async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option<&dyn DomainStore>) {
     let levels = deciders.live.trust().into_iter().flat_map(|trust| findings::levels(config, trust));
     findings::lax(config)
         .into_iter()
@@ -259,7 +263,7 @@ async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option
 /// What a reload starts from.
 struct Running<'a> {
     config: &'a Config,
-    machines: Option<&'a Arc<SqliteStore>>,
+    machines: Option<&'a Arc<dyn DomainStore>>,
     current: &'a CurrentPolicy,
     sidecar: Option<&'a Sidecar>,
     audit: &'a AuditLog,
