@@ -31,11 +31,11 @@ impl StoreHealth {
     pub(super) fn new(store: Arc<SqliteStore>) -> Self {
         let serving = store.announce();
         if let Err(error) = &serving {
-            warn!(%error, "Cannot write the note about the served database file: commands cannot warn");
+            warn!(%error, "Cannot write the note beside the database file: commands cannot warn that the database is served");
         }
         let serving = serving.ok();
         if serving.as_ref().is_some_and(|serving| !serving.is_locked()) {
-            warn!("Another program keeps a lock on the note beside the database file");
+            warn!("Another program holds a lock on the note beside the database file");
         }
         let serving = serving.map(Mutex::new);
         Self(Arc::new(Inner { store, serving, is_usable: AtomicBool::new(true), touched: AtomicU64::new(0) }))
@@ -80,7 +80,7 @@ impl Inner {
         let was_usable = self.is_usable.swap(found.is_ok(), Ordering::AcqRel);
         if self.touched.swap(self.store.touched(), Ordering::AcqRel) != self.store.touched() {
             warn!(
-                "A program other than SQLite changed the times of the database file; its contents are the same"
+                "A program other than SQLite changed the timestamps of the database file; its contents are unchanged"
             );
         }
         if let (Some(serving), false) = (&self.serving, found.is_ok() && was_usable) {
@@ -89,7 +89,7 @@ impl Inner {
         match &found {
             Err(error) => {
                 if was_usable {
-                    error!(%error, "Account store unavailable: no question is answered from it");
+                    error!(%error, "Account store unavailable: no certificate can be mapped");
                 }
             }
             Ok(()) if !was_usable => info!("Account store available again"),
