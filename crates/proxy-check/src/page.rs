@@ -43,7 +43,7 @@ pub async fn serve(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bo
         Some(address) => {
             let listener = TcpListener::bind(address).await;
             let listener = listener.with_context(|| format!("cannot listen on {address} (--listen)"))?;
-            info!(address = %listener.local_addr()?, "Serving the page");
+            info!(address = %listener.local_addr()?, "Serving the test page");
             Some(listener)
         }
         None => None,
@@ -55,7 +55,7 @@ pub async fn serve(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bo
             let listener =
                 listener.with_context(|| format!("cannot listen on {} (--unix)", path.display()))?;
             _socket = Removed(path);
-            info!(address = %path.display(), "Serving the page");
+            info!(address = %path.display(), "Serving the test page");
             Some(listener)
         }
         None => None,
@@ -74,7 +74,7 @@ pub async fn serve(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bo
             } } => accepted,
         };
         if let Err(error) = accepted {
-            warn!(%error, "A connection cannot be accepted");
+            warn!(%error, "Cannot accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }

@@ -29,15 +29,13 @@ pub mod trust;
 pub mod trust_secret;
 mod visible;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 /// Carries out the command line of this process: all of `rcmpd`, with kinds of store that a build adds.
 pub fn main_with(kinds: stores::Kinds) -> ExitCode {
     kinds.install();
-    let arguments = cli::arguments(std::env::args_os());
-    match cli::Cli::try_parse_from(arguments) {
-        Ok(cli) => commands::run(cli),
-        Err(error) => commands::wrong_use(&error),
+    match cli::parse(std::env::args_os()) {
+        Ok(parsed) => commands::run(parsed),
+        Err(wrong) => commands::wrong_use(&wrong),
     }
 }

@@ -69,6 +69,11 @@ fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
+/// Whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Whether progress can be drawn on standard error.
 pub fn is_drawable() -> bool {
     std::io::stderr().is_terminal() && !is_dumb()

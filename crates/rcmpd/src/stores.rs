@@ -286,7 +286,7 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
                 let Unmatchable { attribute, value, why } = found;
                 warn!(
                     file = %path.display(), line, account = account.name, attribute, value, why,
-                    "A stored value matches no certificate"
+                    "Stored value matches no certificate"
                 );
             }
             count += 1;
@@ -303,7 +303,7 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     )
     .await;
     if count > 1 {
-        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` lists all of them");
+        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` lists them all");
     }
     imported.with_context(|| format!("cannot use the accounts in {}", path.display()))?;
     Ok(store)

@@ -291,7 +291,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
             "OTHER",
             "S-1-5-21-6-6-6",
             &["--direction", "outbound", "--via", "BEHIND"],
-            "no peer that is asked directly",
+            "not a peer that is asked directly",
         ),
         ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "there is a domain NORTHWIND already"),
     ] {

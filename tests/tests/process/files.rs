@@ -225,7 +225,7 @@ fn a_configuration_that_was_cut_off_says_so_at_a_reload() {
     service.wait_for_lines(&[" Reloaded "], 1);
     service.map("bob").code(0);
     // Each of the three signals was logged in the words that the documentation names.
-    let lacks = "The configuration lacks what it had at the last load";
+    let lacks = "Configuration lacks settings that it had at the last load";
     assert_eq!(service.log().matches(lacks).count(), 3, "{}", service.log());
     // It is compared with the last load, not with the first.
     service.signal(Signal::HUP);

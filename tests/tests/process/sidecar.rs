@@ -283,7 +283,10 @@ fn without_a_proxy_that_can_be_known_nothing_is_served() {
     let demo = Demo::new();
     demo.configure("[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"");
     let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
-    assert!(done.stderr.contains("whoever reaches this listener would be believed"), "{done:?}");
+    assert!(
+        done.stderr.contains("this listener would trust every process that can connect to it"),
+        "{done:?}"
+    );
 }
 
 #[test]

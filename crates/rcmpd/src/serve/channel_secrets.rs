@@ -121,7 +121,7 @@ impl Accepted {
             }
         }
         if removes && let Err(error) = self.store.drop_previous(sid, secrets.current.clone()).await {
-            tracing::warn!(%error, account = record.machine.name, "Could not remove a previous secret that expired");
+            tracing::warn!(%error, account = record.machine.name, "Cannot remove an expired previous secret");
         }
         machine(record, previous)
     }

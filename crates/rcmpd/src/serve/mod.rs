@@ -197,13 +197,15 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     signals(path, &running).await?;
 
     health.set_ready(false);
-    info!("Stopping: calls in flight are answered");
+    info!("Stopping: answering calls in flight");
     shutdown.cancel();
     tasks.close();
     let grace = config.rpc.as_ref().map_or(GRACE, |rpc| rpc.grace);
     match tokio::time::timeout(grace, tasks.wait()).await {
         Ok(()) => info!("Stopped"),
-        Err(_) => warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered"),
+        Err(_) => {
+            warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered: grace period timed out")
+        }
     }
     audit.flush();
     audit.sign();
@@ -286,7 +288,7 @@ impl Loaded {
             self.refused = None;
             return Ok(());
         }
-        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
+        warn!(gone = list(&gone), "Configuration lacks settings that it had at the last load");
         if gone.iter().any(Gone::is_rule) && self.refused != Some(new.digest()) {
             self.refused = Some(new.digest());
             bail!(
@@ -322,7 +324,7 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
             },
             _ = hangup.recv() => match reload(path, running, &mut loaded).await {
                 Ok(revision) => info!(policy_revision = revision, "Reloaded"),
-                Err(error) => error!(error = format!("{error:#}"), "Not reloaded: everything stays as it was"),
+                Err(error) => error!(error = format!("{error:#}"), "Not reloaded: the previous configuration stays in use"),
             },
         }
     }
@@ -331,32 +333,9 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 /// Takes over what can change while serving, all of it or nothing.
 async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<u64> {
     let new = config::load(path)?;
-    let old = running.config;
     // First, because a second signal does not help against it.
-    for (section, same) in [
-        ("[domain]", new.domain == old.domain && new.server == old.server),
-        ("[rpc]", new.rpc == old.rpc),
-        ("[store] and [channels]", same_store(&new, old)),
-        ("[admin]", new.admin == old.admin),
-        ("[telemetry]", new.telemetry == old.telemetry),
-        ("[client] of a sidecar", !is_remote(old) || new.client == old.client),
-        (
-            "[sidecar] source, listen, proxy or timeout_s",
-            new.sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
-        ),
-        ("[[relay]]", new.relays == old.relays),
-        (
-            "audit.required or audit.account_mib_per_hour",
-            // There is a budget only where lines are required.
-            new.audit.required == old.audit.required
-                && (!new.audit.required || new.audit.account_budget == old.audit.account_budget),
-        ),
-        ("audit.chain", new.audit.chain == old.audit.chain),
-        ("[audit.heads]", new.audit.heads == old.audit.heads),
-    ] {
-        if !same {
-            bail!("{section} changed, and that needs a restart");
-        }
+    if let Some(section) = needs_restart(&new, running.config) {
+        bail!("{section} changed, and that needs a restart");
     }
     loaded.compare(&new.sections)?;
     new.check_files()?;
@@ -380,6 +359,60 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     Ok(revision)
 }
 
+/// The section whose change a reload cannot apply. Every field is named, so that a new section is either compared here or applied by
+/// [`reload`].
+fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
+    let Config {
+        domain,
+        server,
+        rpc,
+        store,
+        client,
+        admin,
+        telemetry,
+        audit,
+        relays,
+        sidecar,
+        // A reload applies these.
+        mapping: _,
+        peers: _,
+        forward: _,
+        // `Loaded::compare` looks at it.
+        sections: _,
+    } = new;
+    let config::Audit {
+        required,
+        chain,
+        heads,
+        account_budget,
+        // A reload reopens the file with these.
+        path: _,
+        certificates: _,
+    } = audit;
+    [
+        ("[domain]", *domain == old.domain && *server == old.server),
+        ("[rpc]", *rpc == old.rpc),
+        ("[store] and [channels]", same_store(store.as_ref(), old.store.as_ref())),
+        ("[admin]", *admin == old.admin),
+        ("[telemetry]", *telemetry == old.telemetry),
+        ("[client] of a sidecar", !is_remote(old) || *client == old.client),
+        (
+            "[sidecar] source, listen, proxy or timeout_s",
+            sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
+        ),
+        ("[[relay]]", *relays == old.relays),
+        (
+            "audit.required or audit.account_mib_per_hour",
+            // There is a budget only where lines are required.
+            *required == old.audit.required && (!required || *account_budget == old.audit.account_budget),
+        ),
+        ("audit.chain", *chain == old.audit.chain),
+        ("[audit.heads]", *heads == old.audit.heads),
+    ]
+    .into_iter()
+    .find_map(|(section, is_same)| (!is_same).then_some(section))
+}
+
 fn is_remote(config: &Config) -> bool {
     config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == config::Source::Remote)
 }
@@ -392,8 +425,8 @@ const fn reached_by(
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.
-fn same_store(new: &Config, old: &Config) -> bool {
-    match (&new.store, &old.store) {
+fn same_store(new: Option<&config::Store>, old: Option<&config::Store>) -> bool {
+    match (new, old) {
         (Some(new), Some(old)) => {
             let both_profiles =
                 matches!((&new.kind, &old.kind), (StoreKind::Profile(_), StoreKind::Profile(_)));

@@ -75,7 +75,7 @@ impl Inner {
         match &found {
             Err(error) => {
                 if was_usable {
-                    error!(%error, "Account store unavailable: no question is answered from it");
+                    error!(%error, "Account store unavailable: no certificate can be mapped");
                 }
             }
             Ok(()) if !was_usable => info!("Account store available again"),
