@@ -1,30 +1,32 @@
 #!/usr/bin/env python3
-"""Runs the command blocks of a Markdown page as they are printed, in order, in one shell and one empty folder.
+"""Runs the command blocks of a Markdown page as printed, in order, in one shell and one empty folder.
 
     run_docs.py PAGE NOT_RUN     NOT_RUN: how many blocks of the page are marked as not run
 
 Blocks by the word after the fence:
 
-    console    each line that begins with `$ ` is a command (one that ends in a backslash goes on). The lines below it are its output;
-               without such lines the output is not compared. A command that ends in `# leave it running` runs in the background; the next
-               command starts when the log of the first says that it is ready.
-    sh         a script, pasted as a whole.
-    others     data. A block without a word is a picture, and has no commands.
+    console    Each line that begins with `$ ` is a command. A command that ends in a backslash continues in the
+               next line. The lines below it are its output. If there are none, the output is not compared.
+               A command that ends in `# leave it running` runs in the background. The next command starts when
+               the log of the first says that it is ready.
+    sh         A script, pasted as a whole.
+    others     Data. A block without a word is a picture, and has no commands.
 
-In the output `…` stands for any text, and for any lines where it is alone. SIDs of domains, times, long hexadecimal numbers and the widths of
-columns are not compared.
+In the output, `…` stands for any text, and for any lines if it is alone. SIDs of domains, times, long
+hexadecimal numbers and the widths of columns are not compared.
 
 Comments in the page, above a block:
 
-    <!-- not run: REASON -->     it is not run
-    <!-- file: NAME -->          it is written to this file; `append:` in place of `file:` adds to one
-    <!-- exits with N -->        the exit status of its last command; without it 0
-    <!-- before                  commands that readers have no need of, such as a set-up
+    <!-- not run: REASON -->     It is not run.
+    <!-- file: NAME -->          It is written to this file; `append:` in place of `file:` adds to one.
+    <!-- exits with N -->        The exit status of its last command; by default 0.
+    <!-- before                  Commands that readers do not need, such as a set-up. They stop at a failure.
     COMMANDS
     -->
 
-The shell has network, mount and process namespaces of its own, so fixed ports are free, and what it starts ends with it. `/run` is empty there,
-the host names below resolve to addresses of this machine, and `$PAGES` is the folder of the repository.
+The shell has network, mount and process namespaces of its own. So fixed ports are free, and what the shell
+starts ends with it. `/run` is empty there, the host names below resolve to addresses of this machine, and
+`$PAGES` is the folder of the repository.
 """
 import os
 import re
@@ -140,7 +142,8 @@ class Shell:
         script, told, ended = (self.folder.parent / f"{self.count}.{name}" for name in ("sh", "out", "end"))
         script.write_text(f"exec {text}\n" if background else f"{text}\n")
         source = f". {script} >{told} 2>&1 </dev/null"
-        self.bash.stdin.write(f"{source} &\n" if background else f"{source}\necho $? >{ended}.new; mv {ended}.new {ended}\n")
+        end = " &" if background else f"\necho $? >{ended}.new; mv {ended}.new {ended}"
+        self.bash.stdin.write(f"{source}{end}\n")
         self.bash.stdin.flush()
         deadline = time.monotonic() + COMMAND_TIME_S
         while True:
@@ -149,8 +152,10 @@ class Shell:
                 return 0, output
             if ended.exists():
                 return int(ended.read_text()), told.read_text(errors="replace")
-            if time.monotonic() > deadline or self.bash.poll() is not None:
-                raise Wrong(f"does not end, or does not get ready:\n$ {text}\n{output}")
+            if self.bash.poll() is not None:
+                raise Wrong(f"ends the shell:\n$ {text}\n{output}")
+            if time.monotonic() > deadline:
+                raise Wrong(f"does not end, or does not get ready, in {COMMAND_TIME_S} s:\n$ {text}\n{output}")
             time.sleep(0.02)
 
     def expect(self, line, text, status, background=False):
@@ -185,7 +190,8 @@ def run(name, page, not_run, shell):
                 told = shell.expect(block.line, command, block.status if last else 0, background)
                 if output and not agrees(output, told):
                     shown = "\n".join(output)
-                    raise Wrong(f"line {block.line}: $ {command}\n--- as printed\n{shown}\n--- as it is\n{told}")
+                    both = f"--- as printed\n{shown}\n--- as it is\n{told}"
+                    raise Wrong(f"line {block.line}: $ {command}\n{both}")
                 count += 1
         elif not block.word and re.search(r"^ *(\$ |rcmpd |make |openssl |curl )", block.text, re.M):
             raise Wrong(f"line {block.line}: a block with commands is `console` or `sh`")
@@ -196,7 +202,7 @@ def run(name, page, not_run, shell):
 
 def enter(arguments):
     """Starts this script again in namespaces of its own."""
-    environment = {**os.environ, INSIDE: "1", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8", "COLUMNS": "110"}
+    environment = {**os.environ, INSIDE: "1", "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
     environment.pop("RCMPD_CONFIG", None)
     namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() != 0:
