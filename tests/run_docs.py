@@ -10,6 +10,7 @@ Blocks by the word after the fence:
                A command that ends in `# leave it running` runs in the background. The next command starts when
                the log of the first says that it is ready.
     sh         A script, pasted as a whole.
+    toml       Data that has to be TOML.
     others     Data. A block without a word is a picture, and has no commands.
 
 In the output, `…` stands for any text, and for any lines if it is alone. SIDs of domains, times, long
@@ -34,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 INSIDE = "RCMPD_DOCS_INSIDE"
@@ -172,6 +174,11 @@ def run(name, page, not_run, shell):
             shell.expect(step[0], "set -e; " + step[1] + "\nset +e", 0)
             continue
         block = step
+        if block.word == "toml":
+            try:
+                tomllib.loads(block.text)
+            except tomllib.TOMLDecodeError as error:
+                raise Wrong(f"line {block.line}: {error}") from error
         if block.reason is not None:
             reasons.append(f"line {block.line}: {block.reason}")
         elif block.file:
