@@ -7,14 +7,14 @@ BUILT   = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
             python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web run test test-full check check-arrows docs oracle bench fuzz peers
+.PHONY: help demo demo-web run test test-full check check-arrows check-docs docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
 	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
-	@echo 'make check    format, lints, documentation, dependency rules'
+	@echo 'make check    format, lints, documentation and its links, dependency rules'
 	@echo 'make docs     write the tables in docs/ that are made from the code'
 	@echo 'make oracle   paths beside certval, another implementation'
 	@echo 'make bench    what it costs, beside the budgets'
@@ -44,7 +44,7 @@ peers:
 test-full: test
 	$(MAKE) fuzz FUZZ_SECONDS=600
 
-check: check-arrows
+check: check-arrows check-docs
 	$(CARGO) fmt --all --check
 	rustfmt --edition 2024 --check examples/csv-store/src/*.rs examples/csv-store/tests/*.rs
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
@@ -56,6 +56,9 @@ check: check-arrows
 
 check-arrows:
 	@python3 tests/check_arrows.py
+
+check-docs:
+	@python3 tests/check_docs.py
 
 # The tests compare these tables with the code; UPDATE_EXPECT has them written instead.
 docs:

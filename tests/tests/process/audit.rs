@@ -148,7 +148,7 @@ fn lines_that_no_head_is_about_are_not_verified() {
     verify(&service, &newer).code(3);
 }
 
-/// OpenSSL knows nothing of us: it gets the public key, the bytes that docs/operating.md says are signed, and the signature.
+/// OpenSSL knows nothing of us: it gets the public key, the bytes that docs/audit-log.md says are signed, and the signature.
 #[test]
 fn openssl_verifies_a_head() {
     let mut service = chained(1).serve();

@@ -1,0 +1,82 @@
+//! The command blocks of README, CONTRIBUTING and `docs/`, run as they are printed. `tests/run_docs.py` says
+//! how a page marks them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+/// A test for each page, and the pages with the number of their blocks that are not run. Such a block has its
+/// reason above it, in a comment.
+macro_rules! pages {
+    ($($name:ident: $page:literal, $not_run:literal;)*) => {
+        const PAGES: &[(&str, usize)] = &[$(($page, $not_run)),*];
+
+        mod commands_run_as_printed {
+            $(
+                #[test]
+                fn $name() {
+                    super::run($page, $not_run);
+                }
+            )*
+        }
+    };
+}
+
+pages! {
+    readme: "README.md", 2;
+    contributing: "CONTRIBUTING.md", 2;
+    index: "docs/README.md", 0;
+    accounts: "docs/accounts.md", 0;
+    audit_log: "docs/audit-log.md", 0;
+    backup: "docs/backup.md", 0;
+    certificates: "docs/certificates.md", 0;
+    commands: "docs/commands.md", 0;
+    concepts: "docs/concepts.md", 0;
+    configuration: "docs/configuration.md", 0;
+    domains: "docs/domains.md", 0;
+    embedding: "docs/embedding.md", 0;
+    glossary: "docs/glossary.md", 0;
+    headers: "docs/headers.md", 0;
+    import_accounts: "docs/import-accounts.md", 0;
+    importing_rules: "docs/importing-rules.md", 0;
+    metrics: "docs/metrics.md", 0;
+    operating: "docs/operating.md", 0;
+    smart_cards: "docs/smart-cards.md", 0;
+    tutorial: "docs/tutorial.md", 0;
+    web_servers: "docs/web-servers.md", 0;
+}
+
+/// The most blocks that are not run, on all pages together: those that build the product.
+const NOT_RUN_MAX: usize = 6;
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn run(page: &str, not_run: usize) {
+    let binary = rcmpd_tests::binary();
+    let inherited = std::env::var("PATH").unwrap();
+    let path = format!("{}:{inherited}:/usr/sbin:/sbin", binary.parent().unwrap().display());
+    let done = Command::new("python3")
+        .args(["tests/run_docs.py", page, &not_run.to_string()])
+        .env("PATH", path)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let (told, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{told}{errors}");
+}
+
+#[test]
+fn every_page_is_run_and_few_blocks_are_left_out() {
+    let mut found = BTreeSet::from(["README.md".to_owned(), "CONTRIBUTING.md".to_owned()]);
+    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            found.insert(format!("docs/{name}"));
+        }
+    }
+    let listed: BTreeSet<String> = PAGES.iter().map(|(page, _)| (*page).to_owned()).collect();
+    assert_eq!(found, listed);
+    assert!(PAGES.iter().map(|(_, not_run)| not_run).sum::<usize>() <= NOT_RUN_MAX);
+}
