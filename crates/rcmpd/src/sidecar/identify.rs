@@ -7,7 +7,7 @@ use crate::deciders::{CurrentPolicy, Deciders};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
-use netlogon_tokio::{Answered, Asked, Servers};
+use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
@@ -154,7 +154,7 @@ impl Remote {
         let extension = context.as_ref().map(|context| {
             |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes()
         });
-        let asked = Asked {
+        let asked = PackageRequest {
             package: PACKAGE_NAME,
             logon_domain_name: &self.domain,
             data: &request,

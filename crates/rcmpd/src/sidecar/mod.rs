@@ -34,7 +34,7 @@ use front::{Front, Terms};
 use identify::{Embedded, Remote};
 pub use listen::secret;
 use listen::{Listener, Proof};
-use netlogon_tokio::{Room, Servers, Whereabouts};
+use netlogon_tokio::{PoolLimits, ServerSource, Servers};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
@@ -49,7 +49,7 @@ use upstream::Upstream;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.
-const ROOM: Room = Room { connections_max: 32, queue_max: 1024 };
+const ROOM: PoolLimits = PoolLimits { connections_max: 32, queue_max: 1024 };
 
 /// A sidecar that serves.
 #[derive(Clone)]
@@ -97,7 +97,7 @@ impl Sidecar {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
-                let at = Whereabouts::Listed(vec![client.server.clone()]);
+                let at = ServerSource::Listed(vec![client.server.clone()]);
                 Arc::new(Remote {
                     policy: policy.clone(),
                     audit: Arc::clone(audit),
