@@ -55,7 +55,8 @@ pub struct GetDomainInfoReply {
     pub status: NtStatus,
 }
 
-/// IN_FOREST, TREE_ROOT, PRIMARY, NATIVE; then no parent, trust type 2, no attributes: what a domain says of itself.
+/// IN_FOREST, TREE_ROOT, PRIMARY, NATIVE; then no parent, trust type 2, no attributes: what a domain says of
+/// itself.
 const TRUST_EXTENSION: [u16; 8] = [0x1d, 0, 0, 0, 2, 0, 0, 0];
 
 impl GetDomainInfoReply {
