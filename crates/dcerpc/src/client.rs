@@ -294,7 +294,7 @@ impl ClientAssociation {
         }
     }
 
-    /// The next thing to tell.
+    /// The next event for the owner, if there is one.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         self.events.pop_front()
     }

@@ -14,7 +14,7 @@ const COMMAND_END: u16 = 0x4000;
 const MUST_PROCESS: u16 = 0x8000;
 const CLIENT_SUPPORTS_HEADER_SIGNING: u32 = 1;
 
-/// What the server knows of a call, to be compared with what the client says.
+/// The negotiated values of a call, to be compared with those in the trailer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Negotiated {
     pub(crate) interface: SyntaxId,
@@ -83,7 +83,7 @@ fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<Option<Vec<u8>>, 
                 let bytes = data.take("data", usize::from(length)).map_err(|_| Mismatch)?;
                 extension.replace(bytes.to_vec()).is_none()
             }
-            // What we do not know is passed over, unless the client insists.
+            // An unknown command is skipped, unless it is marked as mandatory.
             _ if command & MUST_PROCESS == 0 => {
                 data.take("data", usize::from(length)).map_err(|_| Mismatch)?;
                 true
@@ -99,7 +99,7 @@ fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<Option<Vec<u8>>, 
     }
 }
 
-/// What a trailer says of the negotiation.
+/// The negotiated values in a trailer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim<'a> {
     pub(crate) interface: &'a SyntaxId,

@@ -196,7 +196,7 @@ const ATTEMPTS_MAX: usize = 4;
 
 impl ServerClient {
     /// A client without a connection. `server` is `HOST` or `HOST:PORT`; without a port, the endpoint mapper
-    /// of the host tells it.
+    /// of the host is asked.
     pub fn new(server: String, identity: Identity, limits: PoolLimits) -> Self {
         Self {
             server,

@@ -15,7 +15,7 @@ pub struct PackageCall {
     /// LogonData.
     pub data: Vec<u8>,
     /// LogonDomainName, as the client gave it: the server's own domain, which may be empty, or another one,
-    /// and whether that can be asked is for the package to say.
+    /// and the package decides whether that can be asked.
     pub logon_domain_name: String,
     /// The channel it came over, verified and sealed: proof of who asks.
     pub channel: Arc<SecureChannel>,

@@ -2,7 +2,7 @@ use super::{Header, PacketFlags, PacketType, finish_pdu, start_pdu};
 use dtyp::{Decode, DecodeError, Encode, Guid, Reader};
 use std::fmt;
 
-/// What a request says before its stub (\[C706\] 12.6.4.9).
+/// The fields of a request before its stub (\[C706\] 12.6.4.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
     /// `alloc_hint`: the length of the whole stub, if the peer sets it; never trusted.
@@ -47,7 +47,7 @@ impl Encode for RequestHead {
     }
 }
 
-/// What a response says before its stub (\[C706\] 12.6.4.10).
+/// The fields of a response before its stub (\[C706\] 12.6.4.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// `alloc_hint`: bytes of stub from here to the end of the message.

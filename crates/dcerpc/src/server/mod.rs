@@ -82,7 +82,7 @@ pub struct Authenticate {
     pub auth_level: AuthLevel,
     /// The provider's token.
     pub token: Vec<u8>,
-    /// What the provider said to remember at the leg before this one.
+    /// The provider's state from the leg before this one.
     pub state: Option<Box<dyn Any + Send>>,
 }
 
@@ -415,7 +415,7 @@ impl ServerAssociation {
         }
     }
 
-    /// Says what became of a call. A reply to a call that is not outstanding, or that the client has
+    /// Reports the results of a call. A reply to a call that is not outstanding, or that the client has
     /// orphaned, is dropped.
     pub fn reply(&mut self, call_id: u32, outcome: Result<Reply, FaultStatus>) {
         let Some(at) = self.outstanding.iter().position(|call| call.head.call_id == call_id) else { return };

@@ -5,7 +5,7 @@ use crate::credential::Authenticator;
 use dcerpc::ndr::{NdrReader, NdrWriter, UnicodeStringHeader};
 use dtyp::{DecodeError, Guid, NtStatus, Sid};
 
-/// Parameters, up to the level; what the client tells of itself behind it is not read.
+/// Parameters, up to the level; the client's information about itself, which follows, is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GetDomainInfoRequest {
     /// The server, as the client dialled it.

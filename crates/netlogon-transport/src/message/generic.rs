@@ -65,7 +65,7 @@ pub struct SamLogonRequest<'a> {
     pub extra_flags: u32,
 }
 
-/// [MS-NRPC] 2.2.1.4.2 NETLOGON_GENERIC_INFO, as far as it says anything.
+/// [MS-NRPC] 2.2.1.4.2 NETLOGON_GENERIC_INFO, the fields that have a meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct GenericLogon<'a> {
     /// NetBIOS (or DNS) name of the account's domain.
@@ -242,7 +242,7 @@ pub(crate) struct GenericCall<'a> {
 }
 
 impl GenericCall<'_> {
-    /// Writes the parameters, and tells which bytes are the LogonData that is to be encrypted.
+    /// Writes the parameters. Returns the range of LogonData, which is to be encrypted.
     pub(crate) fn write(&self, writer: &mut NdrWriter, method: LogonMethod) -> Range<usize> {
         writer.unique_string(Some(self.logon_server));
         writer.unique_string(Some(self.computer_name));
@@ -297,7 +297,7 @@ pub struct SamLogonReply<D> {
 }
 
 impl<D: AsRef<[u8]>> SamLogonReply<D> {
-    /// Writes the results, and tells which bytes are the validation data that is to be encrypted.
+    /// Writes the results. Returns the range of the validation data, which is to be encrypted.
     pub fn write(&self, writer: &mut NdrWriter, method: LogonMethod) -> Range<usize> {
         if method.has_authenticators() {
             writer.pointer(self.return_authenticator.is_some());

@@ -109,7 +109,7 @@ pub struct AuthenticateReply {
     pub server_credential: Credential,
     /// What both offer.
     pub negotiate_flags: u32,
-    /// The account's RID; opnum 15 does not tell it.
+    /// The account's RID; `None` for opnum 15, which does not have it.
     pub account_rid: Option<u32>,
     /// The return value.
     pub status: NtStatus,

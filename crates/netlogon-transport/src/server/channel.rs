@@ -54,7 +54,7 @@ pub struct SecureChannel {
     revoked: AtomicBool,
 }
 
-/// What a handshake leads to.
+/// The parameters of a new channel, from its handshake.
 pub(super) struct Established {
     pub(super) computer: String,
     pub(super) machine: Machine,
@@ -68,12 +68,12 @@ pub(super) struct Established {
     pub(super) revision: u64,
 }
 
-/// Why a channel is of no more use.
+/// Why a channel cannot be used for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
     /// Its account was disabled or removed, its secret is accepted no more, or the key is too old.
     Revoked,
-    /// It cannot be told whether it is.
+    /// The secrets cannot be read, so it is unknown whether the channel is still valid.
     Unknown(SecretsUnavailable),
 }
 
@@ -154,7 +154,7 @@ impl SecureChannel {
     }
 }
 
-/// Channels by the name of their computer, which is all that a bind tells.
+/// Channels by the name of their computer, because a bind has no other key.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     by_computer: DashMap<String, Vec<Arc<SecureChannel>>>,

@@ -267,7 +267,7 @@ fn written(syntax: NdrSyntax, write: impl FnOnce(&mut NdrWriter)) -> Reply {
 
 /// Time of the answer that an account does not exist or cannot be used. Reading an account takes
 /// microseconds, but more or fewer of them depending on whether it exists and was read before; the time of
-/// the answer must not tell which.
+/// the answer must not reveal which.
 const NO_ACCOUNT_TIME: Duration = Duration::from_millis(2);
 
 /// How often an account is read again if it changes while it is read.
