@@ -18,7 +18,7 @@
 //!
 //! ```
 //! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/mod.rs"));
-//! use netlogon_tokio::{Identity, PackageRequest, PoolLimits, ServerSource, Servers};
+//! use netlogon_tokio::{ClientAccount, PackageRequest, PoolLimits, ServerSource, Servers};
 //! use netlogon_transport::secret::SharedSecret;
 //! use netlogon_transport::secrets::ChannelType;
 //! use std::sync::Arc;
@@ -28,7 +28,7 @@
 //! # async fn main() {
 //! # let server = echo_server("secret of WEB01").await;
 //! // `server` is "HOST:PORT", or "HOST" if its endpoint mapper knows the port.
-//! let account = Identity {
+//! let account = ClientAccount {
 //!     domain: "CONTOSO".into(),
 //!     computer: "WEB01".into(),
 //!     account: "WEB01$".into(),
@@ -64,7 +64,8 @@ mod turns;
 pub use discovery::{Discovery, DiscoveryConfigError, DiscoveryError, Found, Located, is_label};
 pub use meter::Meter;
 pub use server::{
-    AccountSecrets, BoxError, Extension, Identity, PackageRequest, PoolLimits, ServerClient, ServerFailed,
+    AccountSecrets, BoxError, ClientAccount, Extension, PackageRequest, PoolLimits, ServerClient,
+    ServerFailed,
 };
 pub use servers::{Answered, ServerSource, Servers};
 pub use transport::{ResolveError, TcpTransport};

@@ -56,7 +56,7 @@ pub type Extension<'a> = dyn Fn(Duration) -> Vec<u8> + Sync + 'a;
 
 /// The account under which the servers of a domain are called.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct ClientAccount {
     /// NetBIOS name of the servers' domain.
     pub domain: String,
     /// NetBIOS name of this server.
@@ -159,7 +159,7 @@ struct Link {
 /// The client of one server.
 pub struct ServerClient {
     server: String,
-    identity: Identity,
+    identity: ClientAccount,
     link: Mutex<Option<Arc<Link>>>,
     /// Held by the request that sets the channel up for all requests.
     connecting: tokio::sync::Mutex<()>,
@@ -197,7 +197,7 @@ const ATTEMPTS_MAX: usize = 4;
 impl ServerClient {
     /// A client without a connection. `server` is `HOST` or `HOST:PORT`; without a port, the endpoint mapper
     /// of the host is asked.
-    pub fn new(server: String, identity: Identity, limits: PoolLimits) -> Self {
+    pub fn new(server: String, identity: ClientAccount, limits: PoolLimits) -> Self {
         Self {
             server,
             identity,

@@ -3,7 +3,7 @@
 
 use crate::discovery::Discovery;
 use crate::meter::count;
-use crate::server::{Identity, PackageRequest, PoolLimits, ServerClient, ServerFailed};
+use crate::server::{ClientAccount, PackageRequest, PoolLimits, ServerClient, ServerFailed};
 use arc_swap::ArcSwap;
 use dtyp::NtStatus;
 use futures_util::future::join_all;
@@ -47,7 +47,7 @@ pub struct Answered {
 /// The known servers of a domain, refreshed from DNS.
 struct Directory {
     domain: String,
-    identity: Identity,
+    identity: ClientAccount,
     limits: PoolLimits,
     discovery: Option<Discovery>,
     known: ArcSwap<Known>,
@@ -77,7 +77,12 @@ impl std::fmt::Debug for Servers {
 impl Servers {
     /// Opens no connection yet. With `hedge`, a repeatable request that takes longer than that is sent to a
     /// second server, too.
-    pub fn new(at: ServerSource, identity: Identity, limits: PoolLimits, hedge: Option<Duration>) -> Self {
+    pub fn new(
+        at: ServerSource,
+        identity: ClientAccount,
+        limits: PoolLimits,
+        hedge: Option<Duration>,
+    ) -> Self {
         let client = |server: String| Arc::new(ServerClient::new(server, identity.clone(), limits));
         let (clients, discovery, fresh_until) = match at {
             ServerSource::Listed(servers) => (servers.into_iter().map(client).collect(), None, None),

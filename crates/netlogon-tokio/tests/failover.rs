@@ -2,7 +2,7 @@
 
 include!("server/mod.rs");
 
-use netlogon_tokio::{Identity, PackageRequest, PoolLimits, ServerSource, Servers};
+use netlogon_tokio::{ClientAccount, PackageRequest, PoolLimits, ServerSource, Servers};
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const REQUEST: PackageRequest<'_> = PackageRequest {
 };
 
 fn servers(listed: Vec<String>, password: &str) -> Servers {
-    let account = Identity {
+    let account = ClientAccount {
         domain: "CONTOSO".into(),
         computer: "WEB01".into(),
         account: "WEB01$".into(),

@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::signing::{PublicKey, SigningKey};
 use account_store::ChannelKind;
 use anyhow::Context;
-use netlogon_tokio::{Discovery, Identity, PoolLimits, ServerSource, Servers};
+use netlogon_tokio::{ClientAccount, Discovery, PoolLimits, ServerSource, Servers};
 use netlogon_transport::secrets::ChannelType;
 use peer::PeerClient;
 use rcmp_service::foreign::ForeignDomain;
@@ -143,7 +143,7 @@ fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Ser
         Some(config::Servers::Via(_)) | None => return Ok(None),
     };
     let Some(secret) = peer.secret.clone() else { return Ok(None) };
-    let identity = Identity {
+    let identity = ClientAccount {
         domain: peer.domain.clone(),
         computer: config.server.clone(),
         // Type 3 names the trusted domain by its DNS name ([MS-NRPC] 3.5.4.4.2).
@@ -160,7 +160,7 @@ fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Ser
 }
 
 fn rule(config: &Config, relay: &config::Relay) -> Rule {
-    let identity = Identity {
+    let identity = ClientAccount {
         domain: config.domain.netbios.clone(),
         computer: config.server.clone(),
         account: relay.account.clone(),
@@ -185,7 +185,7 @@ fn rule(config: &Config, relay: &config::Relay) -> Rule {
 }
 
 /// Members and controllers are named after their account.
-fn named_after_account(mut identity: Identity) -> Identity {
+fn named_after_account(mut identity: ClientAccount) -> ClientAccount {
     if identity.channel_type.names_its_computer() {
         identity.computer = identity.account.trim_end_matches('$').to_owned();
     }

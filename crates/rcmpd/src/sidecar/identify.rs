@@ -51,8 +51,8 @@ pub(super) struct Remote {
 
 impl Remote {
     /// As whom the service is asked.
-    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::Identity {
-        netlogon_tokio::Identity {
+    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::ClientAccount {
+        netlogon_tokio::ClientAccount {
             domain: domain.to_owned(),
             computer: client.account.trim_end_matches('$').to_owned(),
             account: client.account.clone(),
