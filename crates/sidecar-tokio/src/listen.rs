@@ -384,7 +384,7 @@ impl State {
                     "Certificate headers of another dialect, or names that look like ours, were sent"
                 );
             }),
-            Refusal::Chain(error) => debug!(dialect, reason, error, "Refused"),
+            Refusal::Chain(error) => debug!(dialect, reason, error = error.name(), "Refused"),
             _ => debug!(dialect, reason, "Refused"),
         }
     }

@@ -6,7 +6,7 @@ use crate::dialect::{Dialect, Known, Presented, Target, plain_name};
 use crate::forwarding;
 use crate::headers::{Facts, Format};
 use crate::identity::{Identify, Identity, Standing};
-use crate::refusal::{Broken, Outcome, Refusal};
+use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
 use crate::token::{PublicJwk, TokenSigner};
@@ -298,7 +298,7 @@ impl Sidecar {
                 Ok(identity) => Ok(self.allow(identity, presented, &decision, (now.wall, None))),
                 Err(refusal) => Err(refusal),
             },
-            None => Err(Refusal::Undecided("no_randomness")),
+            None => Err(Refusal::Undecided(Undecided::NoRandomness)),
         };
         let (time, not_after) = match &outcome {
             Ok(allowed) => {

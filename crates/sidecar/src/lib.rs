@@ -30,5 +30,5 @@ pub use cache::Moment;
 pub use decide::{Ask, Decided, Meter, Parts, Sidecar};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};
-pub use refusal::{Broken, Outcome, Refusal};
+pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};

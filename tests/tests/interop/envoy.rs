@@ -2,6 +2,7 @@
 
 use account_store::BoxFuture;
 use dtyp::{FileTime, Sid};
+use rcmp_service::Reason;
 use rcmpd_tests::peers::{run, web_tool};
 use serde_json::{Value, json};
 use sidecar::headers::Format;
@@ -47,8 +48,8 @@ impl Identify for Known {
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         let outcome = match &presented.leaf[..] {
             leaf if leaf == self.alice => Ok(alice()),
-            leaf if leaf == self.unlucky => Err(Refusal::Undecided("store_unavailable")),
-            _ => Err(Refusal::NotMapped("no_account")),
+            leaf if leaf == self.unlucky => Err(Refusal::Undecided(Reason::StoreUnavailable.into())),
+            _ => Err(Refusal::NotMapped(Reason::NoMatch.into())),
         };
         Box::pin(async move { outcome })
     }
@@ -231,9 +232,9 @@ fn its_client_is_denied_and_never_failed() {
     let refused = served.listener.refused.lock().unwrap();
     let expected = [
         Refusal::NoCertificate,
-        Refusal::NotMapped("no_account"),
+        Refusal::NotMapped(Reason::NoMatch.into()),
         Refusal::NotAllowed,
-        Refusal::Undecided("store_unavailable"),
+        Refusal::Undecided(Reason::StoreUnavailable.into()),
         Refusal::Broken(Broken::Certificate),
         Refusal::Broken(Broken::Secret),
     ];

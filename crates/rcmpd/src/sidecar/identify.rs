@@ -20,7 +20,7 @@ use rcmp_service::{
     Answer, Asker, CallContext, MapCertificate, Mapper, Question, Reason, SidClaim, Strength, Validation,
     logoff_time,
 };
-use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
+use sidecar::{Assurance, Group, Identify, Identity, NotMapped, Presented, Refusal, Standing, Undecided};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,7 @@ impl Identify for Embedded {
             let written =
                 self.audit.decision(&answer, &question, &steps, &asked_from(source), Some(decision));
             if let Err(reason) = written {
-                return Err(Refusal::Undecided(reason.name()));
+                return Err(Refusal::Undecided(reason.into()));
             }
             let identity = identity(&answer, &deciders.live, not_after(presented), now);
             if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
@@ -131,7 +131,7 @@ impl Identify for Remote {
             );
             match written {
                 Ok(()) => outcome,
-                Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.name())),
+                Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.into())),
             }
         })
     }
@@ -161,16 +161,16 @@ impl Remote {
         };
         let deadline = Instant::now() + self.timeout;
         let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
-            return Err(Refusal::Undecided(Reason::NoLogonServers.name()));
+            return Err(Refusal::Undecided(Reason::NoLogonServers.into()));
         };
         let status = answer.status;
         let (mapped, message) = match ask::read(answer) {
             Ok(read) => read,
-            Err(_) if status.is_success() => return Err(Refusal::Undecided("answer_not_believed")),
+            Err(_) if status.is_success() => return Err(Refusal::Undecided(Undecided::InvalidAnswer)),
             Err(_) if ask::says_not_mapped(status) => {
-                return Err(Refusal::NotMapped(status.name().unwrap_or("refused")));
+                return Err(Refusal::NotMapped(NotMapped::Status(status)));
             }
-            Err(_) => return Err(Refusal::Undecided(status.name().unwrap_or("refused"))),
+            Err(_) => return Err(Refusal::Undecided(Undecided::Status(status))),
         };
         // The service is wrong, or is not what it should be: that says nothing of the client.
         if !claim.allows(&mapped.pac.user_sid) {
@@ -180,7 +180,7 @@ impl Remote {
                     "Rejected an answer for another account than the certificate's"
                 );
             });
-            return Err(Refusal::Undecided("answer_sid_mismatch"));
+            return Err(Refusal::Undecided(Undecided::AnswerSidMismatch));
         }
         let (assurance, policy_revision) = match &context {
             Some(_) => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
@@ -214,7 +214,7 @@ impl Remote {
 
 fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
     let store = mapper.store().revision();
-    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.name()))?;
+    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.into()))?;
     let policy_revision = mapper.policy().revision;
     let Some(trust) = mapper.trust() else {
         return Ok(Standing { path: None, policy_revision, store_revision, is_settled: true });
@@ -323,9 +323,9 @@ fn of_pac(domain: String, is_ours: bool, pac: &VerifiedPac, not_after: FileTime)
 /// A reason as the sidecar has it.
 fn refusal(reason: Reason) -> Refusal {
     match reason {
-        Reason::Chain(error) => Refusal::Chain(error.name()),
-        reason if is_no_decision(reason) => Refusal::Undecided(reason.name()),
-        reason => Refusal::NotMapped(reason.name()),
+        Reason::Chain(error) => Refusal::Chain(error),
+        reason if is_no_decision(reason) => Refusal::Undecided(reason.into()),
+        reason => Refusal::NotMapped(reason.into()),
     }
 }
 

@@ -493,7 +493,7 @@ impl Connection {
             Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
                 warn!(dialect = "proxy", reason, "Who somebody is could not be decided");
             }),
-            Refusal::Chain(error) => debug!(reason, error, "Refused"),
+            Refusal::Chain(error) => debug!(reason, error = error.name(), "Refused"),
             _ => debug!(reason, "Refused"),
         }
     }

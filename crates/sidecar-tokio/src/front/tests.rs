@@ -5,6 +5,8 @@ mod scene;
 
 use super::*;
 use http_body_util::{BodyExt, Full};
+use rcmp_service::Reason;
+use rcmp_service::trust::ChainError;
 use scene::{DEADLINE, Scene, body_of};
 use sidecar::routes::{Route, Routes};
 use std::sync::atomic::Ordering;
@@ -107,9 +109,9 @@ async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
     let scene = Scene::new().await;
     let before = scene.asked.load(Ordering::SeqCst);
     for (refusal, status, text) in [
-        (Refusal::NotMapped("no_mapping"), "403", "this certificate is not let in\n"),
-        (Refusal::Chain("revoked"), "403", "this certificate is not let in\n"),
-        (Refusal::Undecided("store"), "500", "who this is could not be decided\n"),
+        (Refusal::NotMapped(Reason::NoMatch.into()), "403", "this certificate is not let in\n"),
+        (Refusal::Chain(ChainError::Expired), "403", "this certificate is not let in\n"),
+        (Refusal::Undecided(Reason::StoreUnavailable.into()), "500", "who this is could not be decided\n"),
     ] {
         scene.oracle.says(Err(refusal));
         let got = scene.get("localhost", Some(&scene.alice), "").await;
@@ -122,7 +124,7 @@ async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
 #[tokio::test]
 async fn a_client_that_sends_all_of_its_body_before_it_reads_gets_its_answer() {
     let scene = Scene::new().await;
-    scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+    scene.oracle.says(Err(Refusal::NotMapped(Reason::NoMatch.into())));
     let long = format!("X-Long: {}\r\n", "x".repeat(HEAD_LEN_MAX));
     for (fields, body, status) in [
         ("Host: localhost\r\n", 1 << 20, "403"),
@@ -250,7 +252,7 @@ async fn what_is_revoked_ends_with_the_next_request_of_the_same_connection() {
     stream.write_all(request).await.unwrap();
     let first = scene::read_answer(&mut stream).await;
     assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
-    scene.oracle.says(Err(Refusal::Chain("revoked")));
+    scene.oracle.says(Err(Refusal::Chain(ChainError::Expired)));
     stream.write_all(request).await.unwrap();
     let second = scene::read_answer(&mut stream).await;
     assert!(second.starts_with("HTTP/1.1 403 "), "{second}");
@@ -318,7 +320,7 @@ async fn over_http2_each_request_is_decided_about() {
     assert!(seen.contains("cookie: a=1; b=2\n"), "{seen}");
     assert_eq!(ask("https://other.example/x").await.0, 421);
     assert_eq!(ask("http://localhost/x").await.0, 421);
-    scene.oracle.says(Err(Refusal::Chain("revoked")));
+    scene.oracle.says(Err(Refusal::Chain(ChainError::Expired)));
     assert_eq!(ask("https://localhost/x").await.0, 403);
 }
 

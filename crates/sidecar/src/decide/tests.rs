@@ -8,7 +8,8 @@ use account_store::BoxFuture;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rcmp_service::trust::{self, Path, Trust};
+use rcmp_service::Reason;
+use rcmp_service::trust::{self, ChainError, Path, Trust};
 use std::sync::atomic::AtomicBool;
 use tokio::task::{JoinSet, yield_now};
 use zeroize::Zeroizing;
@@ -125,8 +126,10 @@ fn name(outcome: &Result<Arc<Allowed>, Refusal>) -> Result<&str, Refusal> {
 
 #[tokio::test]
 async fn many_at_once_are_one_question() {
-    let undecided = Refusal::Undecided("store");
-    for (told, after) in [(Ok(alice()), 1), (Err(Refusal::NotMapped("no_account")), 1), (Err(undecided), 2)] {
+    let undecided = Refusal::Undecided(Reason::StoreUnavailable.into());
+    for (told, after) in
+        [(Ok(alice()), 1), (Err(Refusal::NotMapped(Reason::NoMatch.into())), 1), (Err(undecided), 2)]
+    {
         let oracle = Oracle::new();
         oracle.tells(told.clone());
         oracle.is_open.store(false, Ordering::SeqCst);
@@ -179,7 +182,7 @@ async fn whoever_waits_goes_on_when_the_first_leaves() {
 
 #[tokio::test]
 async fn a_decision_counts_as_long_as_it_may() {
-    let denied = || Err(Refusal::NotMapped("no_account"));
+    let denied = || Err(Refusal::NotMapped(Reason::NoMatch.into()));
     let ends_in = |seconds: u64| Ok(Identity { not_after: at(seconds * SECOND), ..alice() });
     for (told, remember, token, expected) in [
         (Ok(alice()), 60, None, 60),
@@ -190,8 +193,8 @@ async fn a_decision_counts_as_long_as_it_may() {
         (denied(), 60, None, 5),
         (denied(), 2, None, 2),
         (denied(), 60, Some(2), 5),
-        (Err(Refusal::Chain("expired")), 60, None, 5),
-        (Err(Refusal::Undecided("store")), 60, None, 0),
+        (Err(Refusal::Chain(ChainError::Expired)), 60, None, 5),
+        (Err(Refusal::Undecided(Reason::StoreUnavailable.into())), 60, None, 0),
         (Err(Refusal::Broken(Broken::TooLong)), 60, None, 0),
         (ends_in(0), 60, None, 0),
         (Ok(alice()), 0, None, 0),
@@ -241,9 +244,9 @@ async fn a_chain_that_is_refused_asks_nobody() {
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(parts(&oracle));
     assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
-    *oracle.standing.lock().expect("nobody panicked") = Err(Refusal::Chain("revoked"));
+    *oracle.standing.lock().expect("nobody panicked") = Err(Refusal::Chain(ChainError::Expired));
     let refused = ask(&sidecar, &presented(1, &[]), at(0)).await;
-    assert_eq!(name(&refused), Err(Refusal::Chain("revoked")), "whatever is remembered");
+    assert_eq!(name(&refused), Err(Refusal::Chain(ChainError::Expired)), "whatever is remembered");
     assert_eq!(oracle.identified(), 1);
 }
 
@@ -499,13 +502,13 @@ async fn every_answer_has_every_header() {
         (Refusal::NoCertificate, 401),
         (Refusal::NotVerified, 403),
         (Refusal::Forged, 403),
-        (Refusal::NotMapped("no_account"), 403),
-        (Refusal::Chain("expired"), 403),
+        (Refusal::NotMapped(Reason::NoMatch.into()), 403),
+        (Refusal::Chain(ChainError::Expired), 403),
         (Refusal::NotAllowed, 403),
         (Refusal::NotStrong, 403),
         (Refusal::AmbiguousPath, 403),
         (Refusal::Misdirected, 421),
-        (Refusal::Undecided("store"), 500),
+        (Refusal::Undecided(Reason::StoreUnavailable.into()), 500),
         (Refusal::Broken(Broken::Secret), 500),
         (Refusal::Broken(Broken::Twice), 500),
         (Refusal::Broken(Broken::NoVerification), 500),

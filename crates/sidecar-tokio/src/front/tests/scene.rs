@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
+use rcmp_service::Reason;
 use rcmp_service::trust::{Parts as TrustParts, Trust};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -81,7 +82,9 @@ impl Identify for Oracle {
             policy_revision: 1,
             not_after: FileTime::NEVER,
         };
-        Box::pin(async move { is_alice.then_some(identity).ok_or(Refusal::NotMapped("no_mapping")) })
+        Box::pin(
+            async move { is_alice.then_some(identity).ok_or(Refusal::NotMapped(Reason::NoMatch.into())) },
+        )
     }
 }
 
