@@ -9,6 +9,7 @@ use crate::identity::{Group, Identity};
 use crate::secret::SECRET;
 use dtyp::Sid;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
@@ -533,9 +534,8 @@ impl Encoding {
                 escaped.push(c);
                 continue;
             }
-            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                let _ = write!(escaped, "%{byte:02X}");
-            }
+            // Every character that does not stand is in this set.
+            escaped.extend(utf8_percent_encode(c.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC));
         }
         escaped
     }

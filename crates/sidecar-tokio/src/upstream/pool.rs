@@ -3,6 +3,9 @@
 //! A connection carries one request at a time, over HTTP/2, too. Requests of different clients would share its windows otherwise, and one
 //! client whose body the application does not read would hold up all others; so would one that does not take its answer.
 //!
+//! The client of `hyper_util` is not used. It sends requests of several clients over one connection of HTTP/2, and it gives no handle to the
+//! connection of a request, so one that is given up could not be aborted, nor a stream be watched to the end of both directions.
+//!
 //! An application may answer before it has read a request's body, and close. Writes fail then while its answer is still to be read, and hyper
 //! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
 

@@ -619,3 +619,24 @@ fn a_byte_sequence_may_lack_its_padding() {
         }
     }
 }
+
+#[test]
+fn parameters_of_a_byte_sequence_have_their_syntax_and_no_meaning() {
+    let der = [0x30, 1, 1];
+    let (item, expected) = (format!(":{}:", base64(&der)), Presented::new(der.to_vec(), Vec::new()));
+    let expected = expected.expect("it is one");
+    // RFC 9651, section 3.1.2: a key begins with a lower-case letter or `*`.
+    for good in [";a", "; a=1", ";*b=?0;c=\"x,y\""] {
+        check(Dialect::ClientCert, &[(CLIENT_CERT, &format!("{item}{good}"))], Ok(Some(&expected)));
+    }
+    let broken = |text: &str| {
+        check(Dialect::ClientCert, &[(CLIENT_CERT, text)], Err(Refusal::Broken(Broken::Certificate)));
+    };
+    for bad in [";", ";A=1", ";=1", "; a=", "x", " ;a"] {
+        broken(&format!("{item}{bad}"));
+    }
+    // An inner list, a string and a token are no byte sequence.
+    for bad in [format!("({item})"), format!("\"{item}\""), "MAEB".to_owned()] {
+        broken(&bad);
+    }
+}
