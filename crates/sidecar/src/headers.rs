@@ -1,4 +1,4 @@
-//! Who somebody is, as headers for an application.
+//! An identity, as headers for an application.
 //!
 //! Every header that is ever set is in every answer, empty where there is nothing to say: proxies put in what they are given, and a
 //! client's copy survives exactly where they are given nothing.
@@ -395,12 +395,12 @@ impl Format {
         known().chain(more.cloned())
     }
 
-    /// Nobody: every header, empty.
+    /// The headers of a request without an account: every header, empty.
     pub fn nobody(&self) -> HeaderMap {
         self.advertised().map(|name| (name, HeaderValue::from_static(""))).collect()
     }
 
-    /// Somebody. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
+    /// The headers of an account. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
     pub fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
         let user = self.user(identity);
         let groups: Vec<String> = identity.groups.iter().map(|group| self.group(identity, group)).collect();

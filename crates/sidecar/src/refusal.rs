@@ -1,4 +1,4 @@
-//! Why somebody is not let in.
+//! Why a request is not let in.
 
 use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_LEN_MAX, CHAIN_MAX};
 use dtyp::NtStatus;
@@ -173,12 +173,12 @@ impl Broken {
 const XFCC_ANSWER: &str = "X-Forwarded-Client-Cert has no certificate: set cert: true in set_current_client_cert_details of Envoy\n";
 const XFCC_ADVICE: &str = XFCC_ANSWER.trim_ascii_end();
 
-/// The three meanings.
+/// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nobody.
+    /// There is no client certificate.
     Anonymous,
-    /// Somebody who may not.
+    /// The client is not let in.
     Denied,
     /// Not decided.
     Broken,
@@ -221,7 +221,7 @@ impl Refusal {
         }
     }
 
-    /// What whoever asked reads. The log says more.
+    /// The text for the client or proxy. The log has more.
     pub const fn text(self) -> &'static str {
         match (self, self.outcome()) {
             (Self::Misdirected, _) => "this host is not served over this connection\n",

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
 use sidecar::{
-    Assurance, Broken, Group, Identify, Identity, Parts, Presented, Refusal, SECRET, Sidecar, Standing,
+    Assurance, Broken, ClientCertificate, DecisionInputs, Group, Identify, Identity, Parts, Refusal, SECRET,
+    Sidecar,
 };
 use sidecar_tokio::envoy::{Listener, NAME, routes};
 use std::collections::BTreeMap;
@@ -30,8 +31,8 @@ struct Known {
 }
 
 impl Identify for Known {
-    fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
-        Ok(Standing {
+    fn decision_inputs(&self, _: &ClientCertificate, _: FileTime) -> Result<DecisionInputs, Refusal> {
+        Ok(DecisionInputs {
             path: None,
             policy_revision: 1,
             store_revision: account_store::Revision::FIXED,
@@ -41,7 +42,7 @@ impl Identify for Known {
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         _: &'a str,
         _: Option<SocketAddr>,
         _: FileTime,

@@ -9,7 +9,7 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rcmp_service::Reason;
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
-use sidecar::{Assurance, Group, Identify, Identity, Parts, Standing};
+use sidecar::{Assurance, DecisionInputs, Group, Identify, Identity, Parts};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -23,8 +23,8 @@ struct Known {
 }
 
 impl Identify for Known {
-    fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
-        Ok(Standing {
+    fn decision_inputs(&self, _: &ClientCertificate, _: FileTime) -> Result<DecisionInputs, Refusal> {
+        Ok(DecisionInputs {
             path: None,
             policy_revision: 7,
             store_revision: account_store::Revision::FIXED,
@@ -34,7 +34,7 @@ impl Identify for Known {
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         _: &'a str,
         source: Option<SocketAddr>,
         _: FileTime,

@@ -335,11 +335,11 @@ async fn a_handshake_counts_only_under_its_terms() {
     half.write_all(request).await.unwrap();
     scene::read_answer(&mut half).await;
     half.write_all(&request[..20]).await.unwrap();
-    // It is resumed as long as the terms are the same.
+    // It is resumed as long as the TLS settings are the same.
     let client = scene.client(Some(&scene.alice), &[]);
     assert_eq!(scene.resumed(&client).await, [false, true]);
     let others = Scene::new().await;
-    scene.front.replace(others.terms(false));
+    scene.front.replace(others.tls_settings(false));
     let end = timeout(DEADLINE, idle.read(&mut [0; 1])).await.expect("in time");
     assert!(matches!(end, Ok(0)), "an idle connection is closed: {end:?}");
     // Whether the half request is still heard depends on who was first; it is not passed on.
@@ -362,7 +362,7 @@ async fn a_handshake_counts_only_under_its_terms() {
 /// What browsers give.
 const WINDOW: u32 = 64 << 10;
 /// Long enough that a test's client is in time.
-const PATIENCE: Patience = Patience {
+const PATIENCE: Timeouts = Timeouts {
     turn: DEADLINE,
     head: DEADLINE,
     client: Duration::from_millis(300),
@@ -406,7 +406,7 @@ async fn a_client_that_takes_nothing_holds_nothing() {
 
 #[tokio::test]
 async fn what_is_taken_slowly_ends_with_its_time() {
-    let scene = Scene::impatient(Patience { life: PATIENCE.client, ..PATIENCE }).await;
+    let scene = Scene::impatient(Timeouts { life: PATIENCE.client, ..PATIENCE }).await;
     let (mut sender, _connection) = scene.http2(WINDOW).await;
     let mut body = sender.send_request(get("/big/64")).await.unwrap().into_body();
     let read = async {
@@ -419,7 +419,7 @@ async fn what_is_taken_slowly_ends_with_its_time() {
 
 #[tokio::test]
 async fn what_is_asked_beside_an_answer_that_is_not_taken_is_answered() {
-    let scene = Scene::impatient(Patience { leave: DEADLINE, ..PATIENCE }).await;
+    let scene = Scene::impatient(Timeouts { leave: DEADLINE, ..PATIENCE }).await;
     let (mut sender, _connection) = scene.http2(WINDOW).await;
     let _untaken = sender.send_request(get("/big/64")).await.unwrap();
     let held = tokio::spawn(sender.send_request(get("/held")));
@@ -440,7 +440,7 @@ async fn what_is_open_under_other_terms_ends() {
     scene.until_asked(1).await;
     sleep(2 * PATIENCE.client).await;
     assert!(!held.is_finished(), "an application has its time");
-    scene.front.replace(scene.terms(false));
+    scene.front.replace(scene.tls_settings(false));
     assert!(timeout(DEADLINE, held).await.expect("in time").unwrap().is_err());
     timeout(DEADLINE, connection).await.expect("in time").unwrap().ok();
 }

@@ -35,8 +35,8 @@ use tracing::debug;
 
 /// How long a connection may take, with its TLS handshake: an application that is there takes as long as light does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection is kept that nobody uses: less than applications keep theirs (Node.js five seconds), because whoever closes
-/// while the other writes leaves a request of which nobody knows whether it was heard.
+/// Idle timeout of a kept connection: less than that of applications (Node.js five seconds). If the application closes while a request is
+/// written, it is not known whether the application has the request.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Connections that are kept: more are not used again within that time.
 const KEPT_MAX: usize = 256;
