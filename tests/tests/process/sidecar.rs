@@ -96,7 +96,7 @@ fn a_process_of_another_user_gets_nothing() {
     let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
     let headers = [("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", certificate.as_str())];
     assert!(ask(&mut stream, &headers).is_none());
-    service.wait_for_log("A process of another user asks, and is not heard");
+    service.wait_for_log("Rejected Unix-socket connection: the user of the process is not in peers");
     let (_, metrics) = service.get("/metrics");
     assert!(!metrics.contains("dialect=\"nginx\""), "nothing was decided");
 }

@@ -1,4 +1,4 @@
-//! The sidecar: proxies ask who a client certificate is, and applications get to know.
+//! The sidecar: proxies ask for the account of a client certificate, and applications get it in headers.
 //!
 //! ```text
 //! proxy ─► sidecar_tokio::listen ─► sidecar (decides) ─► answer, or ─► sidecar_tokio::upstream
@@ -27,7 +27,7 @@ use sidecar::token::{PublicJwk, TokenSigner};
 use sidecar::{Identify, Parts};
 use sidecar_tokio::client_verifier::ClientVerifier;
 use sidecar_tokio::connections::ConnectionMeter;
-use sidecar_tokio::front::{self, Front, Terms};
+use sidecar_tokio::front::{self, Front, TlsSettings};
 use sidecar_tokio::listen::{self, Listener, Proof};
 use sidecar_tokio::upstream::{self, Upstream};
 use sidecar_tokio::{ReadFiles, tls, unix};
@@ -64,7 +64,7 @@ pub struct Reloaded {
     /// By application, that of the front last, where they are other ones.
     tls: Vec<Option<upstream::Tls>>,
     /// Where they are other ones.
-    terms: Option<(Terms, [u8; 32])>,
+    tls_settings: Option<(TlsSettings, [u8; 32])>,
 }
 
 /// Everything that proxies and clients reach.
@@ -75,7 +75,7 @@ pub struct Listeners {
 }
 
 impl Sidecar {
-    /// Makes what a configuration asks for; nobody is asked yet.
+    /// Makes what a configuration asks for; no service is asked yet.
     pub fn load(
         config: &Config,
         sidecar: &config::Sidecar,
@@ -106,11 +106,11 @@ impl Sidecar {
             }),
         };
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
-        let (terms, made_of) =
-            sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();
-        let front = sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
+        let (tls_settings, made_of) =
+            sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, policy)).transpose()?.unzip();
+        let front = sidecar.proxy.as_ref().zip(tls_settings).map(|(proxy, tls_settings)| {
             let upstream = Upstream::new(&proxy.upstream, &Files).context("cannot use [sidecar.proxy]")?;
-            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), terms, moment))
+            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), tls_settings, moment))
         });
         let front = front.transpose()?;
         let made_of = Arc::new(ArcSwap::from_pointee(made_of.unwrap_or_default()));
@@ -127,14 +127,15 @@ impl Sidecar {
 
     /// What another configuration makes of it; nothing changes yet.
     pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
-        let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, &self.policy)).transpose()?;
+        let tls_settings =
+            sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, &self.policy)).transpose()?;
         // Connections need not end for what stays as it is.
-        let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
+        let tls_settings = tls_settings.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(proof).collect::<anyhow::Result<_>>()?;
         let tls =
             self.applications().map(|upstream| upstream.reload(&Files)).collect::<anyhow::Result<_>>()?;
         let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
-        Ok(Reloaded { sidecar, proofs, tls, terms })
+        Ok(Reloaded { sidecar, proofs, tls, tls_settings })
     }
 
     fn applications(&self) -> impl Iterator<Item = &Upstream> {
@@ -152,9 +153,9 @@ impl Sidecar {
         for (upstream, tls) in self.applications().zip(reloaded.tls) {
             tls.into_iter().for_each(|tls| upstream.replace(tls));
         }
-        if let (Some(front), Some((terms, made_of))) = (&self.front, reloaded.terms) {
+        if let (Some(front), Some((tls_settings, made_of))) = (&self.front, reloaded.tls_settings) {
             self.made_of.store(Arc::new(made_of));
-            front.replace(terms);
+            front.replace(tls_settings);
         }
     }
 
@@ -285,11 +286,11 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
 }
 
 /// What handshakes with clients are made under, and a hash of all that it is made of. Certificates are validated as `[mapping]` has it.
-fn terms(
+fn tls_settings(
     config: &Config,
     proxy: &config::Proxy,
     policy: &CurrentPolicy,
-) -> anyhow::Result<(Terms, [u8; 32])> {
+) -> anyhow::Result<(TlsSettings, [u8; 32])> {
     let read = |paths: fn(&config::TrustFiles) -> &[PathBuf], unusable: &'static str| {
         let mut all = Vec::new();
         for path in config.mapping.iter().flat_map(|mapping| paths(&mapping.trust)) {
@@ -316,7 +317,7 @@ fn terms(
     }
     let mut hash = Sha256::new();
     made_of.iter().for_each(|part| hash.update(Sha256::digest(part)));
-    Ok((Terms::new(tls, proxy.anonymous), hash.finalize().into()))
+    Ok((TlsSettings::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
 fn parts(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<Parts> {

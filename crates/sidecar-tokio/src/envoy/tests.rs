@@ -6,9 +6,10 @@ use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{Peer, Request as Attributes};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rcmp_service::Reason;
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
-use sidecar::{Assurance, Group, Identify, Identity, Parts, Standing};
+use sidecar::{Assurance, DecisionInputs, Group, Identify, Identity, Parts};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -22,8 +23,8 @@ struct Known {
 }
 
 impl Identify for Known {
-    fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
-        Ok(Standing {
+    fn decision_inputs(&self, _: &ClientCertificate, _: FileTime) -> Result<DecisionInputs, Refusal> {
+        Ok(DecisionInputs {
             path: None,
             policy_revision: 7,
             store_revision: account_store::Revision::FIXED,
@@ -33,14 +34,15 @@ impl Identify for Known {
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         _: &'a str,
         source: Option<SocketAddr>,
         _: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         self.sources.lock().expect("nobody panicked").push(source);
         let is_known = presented.leaf == self.leaf && presented.chain.is_empty();
-        let outcome = if is_known { self.outcome.clone() } else { Err(Refusal::NotMapped("no_account")) };
+        let outcome =
+            if is_known { self.outcome.clone() } else { Err(Refusal::NotMapped(Reason::NoMatch.into())) };
         Box::pin(async move { outcome })
     }
 }
@@ -319,7 +321,7 @@ async fn whoever_may_not_is_denied() {
 #[tokio::test]
 async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
     let (leaf, escaped) = certificate();
-    let (undecided, _) = sidecar(&leaf, Err(Refusal::Undecided("store_unavailable")), Vec::new());
+    let (undecided, _) = sidecar(&leaf, Err(Refusal::Undecided(Reason::StoreUnavailable.into())), Vec::new());
     let listener = around(undecided);
     let at = || Some(http("app.example", "/", &[]));
     let twice = format!("{escaped}{escaped}");
@@ -329,7 +331,7 @@ async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
         assert_eq!((status(&response), code(&response)), (500, 13), "{certificate}");
     }
     let refused = listener.refused.lock().expect("nobody panicked");
-    assert_eq!(refused[0], Refusal::Undecided("store_unavailable"));
+    assert_eq!(refused[0], Refusal::Undecided(Reason::StoreUnavailable.into()));
     assert_eq!(refused[1], Refusal::Broken(Broken::Certificate));
     assert_eq!(refused[4], Refusal::Broken(Broken::ManyCertificates));
 }
@@ -363,13 +365,13 @@ async fn a_listener_with_a_secret_wants_it_once() {
 async fn decides_by_what_was_loaded_last() {
     let (leaf, escaped) = certificate();
     let (before, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
-    let (after, _) = sidecar(&leaf, Err(Refusal::NotMapped("account_disabled")), Vec::new());
+    let (after, _) = sidecar(&leaf, Err(Refusal::NotMapped(Reason::Disabled.into())), Vec::new());
     let listener = around(before);
     let at = || Some(http("app.example", "/", &[]));
     ok(&ask(&listener, request(&escaped, at())).await);
     *listener.sidecar.lock().expect("nobody panicked") = Arc::clone(&after);
     assert_eq!(status(&ask(&listener, request(&escaped, at())).await), 403);
-    assert_eq!(after.meter().outcomes(), BTreeMap::from([(("envoy-grpc", "account_disabled"), 1)]));
+    assert_eq!(after.meter().outcomes(), BTreeMap::from([(("envoy-grpc", "disabled"), 1)]));
 }
 
 #[tokio::test]
