@@ -3,6 +3,7 @@
 use crate::clock::now;
 use crate::output::line;
 use crate::stores::Accounts;
+use bytes::Bytes;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
 use rcmp_service::explain::{Advice, Asked, Explanation, Nearest, Remedy};
 use rcmp_service::trace::Step;
@@ -14,7 +15,7 @@ pub async fn explain(
     mapper: &Mapper,
     domains: &Domains,
     accounts: &Accounts,
-    request: &[u8],
+    request: &Bytes,
     certificate: &[u8],
     config: &str,
 ) -> anyhow::Result<(Answer, Explanation)> {
@@ -50,11 +51,11 @@ fn send_to_another_domain(domains: &Domains, certificate: &[u8], config: &str) -
         .filter(|peer| peer.is_asked)
         .map(|peer| peer.domain.netbios.as_str())
         .collect();
-    let issuer = Certificate::parse(certificate).ok()?.issuer_name().ok()?;
+    let issuer = Certificate::parse(certificate).ok()?.issuer_name().ok()?.to_string();
     if asked.is_empty() {
         return None;
     }
-    let issuer = toml::Value::String(issuer.to_string());
+    let issuer = toml::Value::String(issuer);
     Some(Remedy {
         what: format!(
             "or, if users of {} have certificates of this issuer, and users here have none: add `issuers = [{issuer}]` to the [[peer]] of \

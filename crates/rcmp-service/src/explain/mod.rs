@@ -22,7 +22,6 @@ use crate::trust::{Path, Revocation, Which};
 use account_store::{DistinguishedName, Matches, Query};
 use dtyp::{DecodeError, DecodeErrorKind};
 use serde::Serialize;
-use sha1::{Digest, Sha1};
 
 /// The whole decision about one certificate.
 #[derive(Clone, Debug, Serialize)]
@@ -302,7 +301,7 @@ impl CertificateFacts {
             }
             _ => unreadable.push(what),
         };
-        let name = |name: DistinguishedName| name.to_string();
+        let name = |name: &DistinguishedName| name.to_string();
         let issuer = certificate.issuer_name().map(name).unwrap_or_else(|error| {
             refused("issuer", error);
             String::new()
@@ -321,7 +320,7 @@ impl CertificateFacts {
         }
         let names = match certificate.alternative_names() {
             Ok(names) => {
-                match sids_of(&names) {
+                match sids_of(names) {
                     Ok(found) => sids.extend(found.iter().map(ToString::to_string)),
                     Err(error) => refused("SID in subjectAltName", error),
                 }
@@ -329,10 +328,10 @@ impl CertificateFacts {
             }
             Err(error) => {
                 refused("subjectAltName", error);
-                Vec::new()
+                &[]
             }
         };
-        for name in &names {
+        for name in names {
             if let AlternativeName::Unreadable(kind) = name
                 && !unreadable.contains(&kind.in_subject_alt_name())
             {
@@ -343,16 +342,16 @@ impl CertificateFacts {
             issuer,
             subject,
             serial: dtyp::hex(certificate.serial),
-            thumbprint: dtyp::hex(&Sha1::digest(certificate.encoded)),
+            thumbprint: dtyp::hex(certificate.sha1()),
             not_before: certificate.not_before.to_string(),
             not_after: certificate.not_after.to_string(),
             names: names
-                .into_iter()
+                .iter()
                 .filter_map(|name| match name {
-                    AlternativeName::PrincipalName(name) => Some(("upn", name)),
-                    AlternativeName::Dns(name) => Some(("dns", name)),
-                    AlternativeName::Rfc822(name) => Some(("rfc822", name)),
-                    AlternativeName::Uri(name) => Some(("uri", name)),
+                    AlternativeName::PrincipalName(name) => Some(("upn", name.clone())),
+                    AlternativeName::Dns(name) => Some(("dns", name.clone())),
+                    AlternativeName::Rfc822(name) => Some(("rfc822", name.clone())),
+                    AlternativeName::Uri(name) => Some(("uri", name.clone())),
                     AlternativeName::Unreadable(_) => None,
                 })
                 .collect(),

@@ -473,7 +473,12 @@ impl Trust {
         self.verify_hashed(certificate, Sha256::digest(certificate).into(), now)
     }
 
-    /// The same for whoever has the SHA-256 of this certificate at hand.
+    /// The same for a certificate that was read.
+    pub fn verify_parsed(&self, certificate: &Certificate<'_>, now: FileTime) -> Result<Arc<Path>, Refusal> {
+        self.cached(*certificate.sha256(), now, || self.chains.verify_parsed(certificate, now, Work::new()))
+    }
+
+    /// The same for a certificate whose SHA-256 is known.
     pub fn verify_hashed(
         &self,
         certificate: &[u8],
@@ -481,13 +486,22 @@ impl Trust {
         now: FileTime,
     ) -> Result<Arc<Path>, Refusal> {
         debug_assert_eq!(id, <[u8; 32]>::from(Sha256::digest(certificate)), "of another certificate");
+        self.cached(id, now, || self.chains.verify(certificate, now, Work::new()))
+    }
+
+    fn cached(
+        &self,
+        id: [u8; 32],
+        now: FileTime,
+        verify: impl FnOnce() -> Result<Path, Refusal>,
+    ) -> Result<Arc<Path>, Refusal> {
         if let Some(path) = self.paths.get(&id).filter(|path| path.is_valid_at(now)) {
             return Ok(path);
         }
         if let Some(refusal) = self.refusals.get(&id) {
             return Err(refusal);
         }
-        match self.chains.verify(certificate, now, Work::new()) {
+        match verify() {
             Ok(path) => {
                 let path = Arc::new(path);
                 self.paths.insert(id, Arc::clone(&path));

@@ -34,7 +34,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Forwarding {
     /// Decides whom to ask, and what of the answer is believed.
-    pub forwarder: Forwarder,
+    pub forwarder: Arc<Forwarder>,
     /// Servers of peers, with what they were made from.
     peers: Vec<(config::Peer, Option<Arc<Servers>>)>,
     /// What is relayed.
@@ -81,7 +81,7 @@ impl Forwarding {
             (relay.clone(), rule)
         });
         let relays = relays.collect();
-        Ok(Self { forwarder: Forwarder::new(domains, services, key), peers, relays })
+        Ok(Self { forwarder: Arc::new(Forwarder::new(domains, services, key)), peers, relays })
     }
 
     /// The rules by which opaque packages are relayed.

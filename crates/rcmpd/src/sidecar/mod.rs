@@ -33,7 +33,7 @@ use arc_swap::ArcSwap;
 use client_verifier::{ClientVerifier, Rules};
 use dcerpc_tokio::{LogLimiter, Shutdown};
 use front::{Front, Terms};
-use identify::{Embedded, Remote};
+use identify::{Identifier, Remote};
 pub use listen::secret;
 use listen::{Listener, Proof};
 use rcmp_service::{Asker, Scope};
@@ -92,15 +92,13 @@ impl Sidecar {
         policy: &CurrentPolicy,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let identify: Arc<dyn Identify> = match (sidecar.source, &config.client) {
+        let source = match (sidecar.source, &config.client) {
             (Source::Remote, Some(client)) => {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
                 let at = Whereabouts::Listed(vec![client.server.clone()]);
-                Arc::new(Remote {
-                    policy: policy.clone(),
-                    audit: Arc::clone(audit),
+                identify::Source::Remote(Remote {
                     servers: Servers::new(at, identity, ROOM, None),
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
@@ -108,13 +106,14 @@ impl Sidecar {
                     log_limiter: LogLimiter::default(),
                 })
             }
-            _ => Arc::new(Embedded {
-                policy: policy.clone(),
-                audit: Arc::clone(audit),
+            _ => {
+                let asker = Asker::machine("sidecar", config.domain.sid, true);
                 // This process decides for itself which groups may reach what, by its routes.
-                asker: Asker { scope: Scope::total(), ..Asker::machine("sidecar", config.domain.sid, true) },
-            }),
+                identify::Source::Embedded { asker: Arc::new(Asker { scope: Scope::total(), ..asker }) }
+            }
         };
+        let identify: Arc<dyn Identify> =
+            Arc::new(Identifier { policy: policy.clone(), audit: Arc::clone(audit), source });
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
         let (terms, made_of) =
             sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();

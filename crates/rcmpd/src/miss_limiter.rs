@@ -165,7 +165,7 @@ impl MissLimiter {
     }
 
     fn key(&self, question: &Question) -> u64 {
-        self.hasher.hash_one((&question.request, &question.logon_domain_name))
+        self.hasher.hash_one((question.message(), &question.logon_domain_name))
     }
 
     fn nanoseconds(&self, now: Instant) -> u64 {
@@ -259,7 +259,8 @@ mod tests {
     }
 
     fn question(rid: u32, certificate: u32) -> Question {
-        Question::new(certificate.to_le_bytes().to_vec(), Asker::machine("WEB01$", sid(rid), true))
+        let asker = Asker::machine("WEB01$", sid(rid), true);
+        Question::new(certificate.to_le_bytes().to_vec(), asker, dtyp::FileTime(0))
     }
 
     const MISS: Reason = Reason::NoMatch;
@@ -362,9 +363,11 @@ mod tests {
         assert!(limiter.admits(&alice, now) && limiter.tells(&alice, MAPPED, now));
         assert!(limiter.tells(&alice, MISS, now), "her account was disabled");
         assert!(!limiter.admits(&guess, now) && !limiter.tells(&guess, MAPPED, now));
-        let elsewhere = Question { logon_domain_name: "FABRIKAM".to_owned(), ..alice.clone() };
+        let mut elsewhere = alice.clone();
+        "FABRIKAM".clone_into(&mut elsewhere.logon_domain_name);
         assert!(!limiter.admits(&elsewhere, now), "the same certificate in another domain is a guess");
-        let other = Question { asker: Asker::machine("WEB02$", sid(1002), true), ..alice.clone() };
+        let mut other = alice.clone();
+        other.asker = Asker::machine("WEB02$", sid(1002), true).into();
         misses(&limiter, 1002, now);
         assert!(!limiter.admits(&other, now), "another account has its own");
         let later = now + Duration::from_secs(REMEMBERED + 1);
