@@ -10,7 +10,7 @@ use rcmp_service::policy::{
 };
 use rcmp_service::trust::ocsp::NONCE_LEN_MAX;
 use rcmp_service::trust::{CertIdHash, OcspAsking, PolicyInputs};
-use rcmp_service::{Binding, Form, MapsNothing, Policy, Validation, has_method};
+use rcmp_service::{Binding, Form, MapsNothing, PolicyDraft, Validation, has_method};
 use serde::Deserialize;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use toml::Spanned;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// The policy, without the rules of single authorities.
-    pub policy: Policy,
+    pub policy: PolicyDraft,
     /// What chains are verified by.
     pub trust: TrustFiles,
     /// `[[mapping.authority]]`.
@@ -330,8 +330,8 @@ impl Checker<'_> {
             ("casefold", Comparison::Casefold),
             ("exact", Comparison::Exact),
         ];
-        let standard = Policy::default();
-        let policy = Policy {
+        let standard = PolicyDraft::default();
+        let policy = PolicyDraft {
             methods: section.methods.as_ref().map_or(standard.methods, |names| self.some_methods(names)),
             binding,
             backdating_s: section.backdating_s.unwrap_or(standard.backdating_s),
@@ -361,7 +361,6 @@ impl Checker<'_> {
             ),
             tell_restrictions: section.tell_restrictions.unwrap_or(false),
             identity_sid: self.identity_sid(&section.identity_sid),
-            ..standard
         };
         let trust = self.trust(&span, &section, validation);
         let mut authorities = Vec::new();
