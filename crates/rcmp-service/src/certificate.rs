@@ -300,7 +300,8 @@ impl<'a> Certificate<'a> {
         let mut list = explicit.expect("extensions", der::SEQUENCE)?.inside();
         explicit.finish("extensions")?;
         self.extensions = list.rest();
-        let mut seen: Vec<&[u8]> = Vec::new();
+        // Certificates have ten.
+        let mut seen: Vec<&[u8]> = Vec::with_capacity(16);
         while !list.is_empty() {
             let Extension { id, value, .. } = extension(&mut list)?;
             if seen.contains(&id) {
@@ -461,7 +462,12 @@ impl<'a> Certificate<'a> {
 
     /// SHA-256 of the certificate.
     pub fn sha256(&self) -> &[u8; 32] {
-        self.decoded.sha256.get_or_init(|| Sha256::digest(self.encoded).into())
+        self.sha256_by(|encoded| Sha256::digest(encoded).into())
+    }
+
+    /// The same, by a function that may know it.
+    pub(crate) fn sha256_by(&self, digest: impl FnOnce(&[u8]) -> [u8; 32]) -> &[u8; 32] {
+        self.decoded.sha256.get_or_init(|| digest(self.encoded))
     }
 }
 

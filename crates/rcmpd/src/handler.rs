@@ -28,7 +28,6 @@ use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 use tower::{Service, ServiceBuilder};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -81,7 +80,7 @@ struct RateLimited<S> {
 
 impl<S> RateLimited<S> {
     fn admit(&self, question: &Question) -> Result<(), Reason> {
-        if !self.misses.of(&question.asker).admits(question, Instant::now()) {
+        if !self.misses.admits(question) {
             return Err(Reason::MissRate);
         }
         if !self.audit.admits(&question.asker.sid) {
@@ -109,7 +108,7 @@ impl<S: Handler> Service<Question> for RateLimited<S> {
         let answering = self.inner.call(question.clone());
         Box::pin(async move {
             let answer = answering.await?;
-            match misses.of(&question.asker).tells(&question, answer.reason, Instant::now()) {
+            match misses.tells(&question, answer.reason) {
                 true => Ok(answer),
                 false => Ok(Answer::refused(Reason::MissRate, mapper.policy())),
             }

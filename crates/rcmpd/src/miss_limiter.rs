@@ -16,7 +16,7 @@ use dtyp::Sid;
 use rcmp_service::{Asker, Question, Reason};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -59,8 +59,20 @@ impl MissLimits {
         Self { machines: of(1), trusts: of(MACHINES_PER_TRUST) }
     }
 
+    /// Whether a question may be asked now; see [`MissLimiter::admits`].
+    pub fn admits(&self, question: &Question) -> bool {
+        let limiter = self.of(&question.asker);
+        limiter.is_unused() || limiter.admits(question, Instant::now())
+    }
+
+    /// Whether an answer may be told now; see [`MissLimiter::tells`].
+    pub fn tells(&self, question: &Question, reason: Reason) -> bool {
+        let limiter = self.of(&question.asker);
+        !reason.is_miss() && limiter.is_unused() || limiter.tells(question, reason, Instant::now())
+    }
+
     /// The limit of an asker.
-    pub const fn of(&self, asker: &Asker) -> &MissLimiter {
+    const fn of(&self, asker: &Asker) -> &MissLimiter {
         match asker.trust {
             None => &self.machines,
             Some(_) => &self.trusts,
@@ -80,6 +92,8 @@ pub struct MissLimiter {
     /// Of the keys of questions: no client can find two questions of one key.
     hasher: RandomState,
     accounts: DashMap<Sid, Account>,
+    /// Whether any account has ever had an entry.
+    is_used: AtomicBool,
 }
 
 /// An account that has missed.
@@ -97,7 +111,13 @@ impl MissLimiter {
         let capacity = interval.saturating_mul(burst.max(1).into());
         let missed_max = MISSED_MAX.min(burst.max(1) as usize);
         let (hasher, accounts) = (RandomState::new(), DashMap::new());
-        Self { interval, capacity, missed_max, start: Instant::now(), hasher, accounts }
+        let (start, is_used) = (Instant::now(), AtomicBool::new(false));
+        Self { interval, capacity, missed_max, start, hasher, accounts, is_used }
+    }
+
+    /// Whether no account has missed yet, so that every question may be asked, and every answer but a miss told.
+    fn is_unused(&self) -> bool {
+        !self.is_used.load(Ordering::Relaxed)
     }
 
     /// Whether a question may be asked: its account has a token, or it mapped lately.
@@ -125,6 +145,7 @@ impl MissLimiter {
             if self.accounts.len() >= ACCOUNTS_MAX {
                 self.accounts.retain(|_, account| *account.full_at.get_mut() > now);
             }
+            self.is_used.store(true, Ordering::Relaxed);
             let remembers_mapped = self.accounts.len() < ACCOUNTS_WITH_MAPPED_MAX;
             let account = self.accounts.entry(sid).or_insert_with(|| Account::new(remembers_mapped));
             return self.tells_miss(&account, key, now);

@@ -15,6 +15,7 @@ mod authority;
 mod chain;
 mod constraints;
 pub mod crl;
+mod digests;
 mod extensions;
 mod hashes;
 mod name;
@@ -44,6 +45,7 @@ use crate::certificate::Certificate;
 use arc_swap::ArcSwapOption;
 use chain::{Chains, Link, Rules, Usages, is_within};
 use crl::{Crl, CrlNumber, Currency, Scope, UnverifiedCrl};
+use digests::Digests;
 use dtyp::FileTime;
 use name::Name;
 use ocsp::{Signer, UnverifiedResponse};
@@ -334,6 +336,7 @@ pub struct Trust {
     chains: Chains,
     responders: HashMap<KeyId, Responder>,
     list_signers: Vec<ListSigner>,
+    digests: Digests,
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
@@ -432,6 +435,7 @@ impl Trust {
             responders,
             list_signers: list_signers(&chains),
             chains,
+            digests: Digests::default(),
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
@@ -475,7 +479,8 @@ impl Trust {
 
     /// The same for a certificate that was read.
     pub fn verify_parsed(&self, certificate: &Certificate<'_>, now: FileTime) -> Result<Arc<Path>, Refusal> {
-        self.cached(*certificate.sha256(), now, || self.chains.verify_parsed(certificate, now, Work::new()))
+        let id = *certificate.sha256_by(|encoded| self.digests.of(encoded));
+        self.cached(id, now, || self.chains.verify_parsed(certificate, now, Work::new()))
     }
 
     /// The same for a certificate whose SHA-256 is known.
