@@ -239,12 +239,12 @@ fn sid_extension(sid: &Sid) -> CustomExtension {
 /// The value of altSecurityIdentities that the demo stores for a certificate.
 fn mapping(who: &str, der: &[u8]) -> anyhow::Result<Vec<String>> {
     let certificate = Certificate::parse(der)?;
-    let issuer = certificate.issuer_name()?;
+    let issuer = certificate.issuer_name()?.clone();
     Ok(match who {
         "bob" => vec![AltSecurityIdentity::issuer_serial(issuer, certificate.serial).to_string()],
         "carol" => {
             vec![
-                AltSecurityIdentity::IssuerSubject { issuer, subject: certificate.subject_name()? }
+                AltSecurityIdentity::IssuerSubject { issuer, subject: certificate.subject_name()?.clone() }
                     .to_string(),
             ]
         }

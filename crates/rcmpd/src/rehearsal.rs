@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request};
-use rcmp_service::{Mapper, Reason};
+use rcmp_service::{Asked, Mapper, Reason};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -43,8 +43,8 @@ impl Case {
     }
 
     fn label(&self) -> String {
-        let subject = || Certificate::parse(&self.certificate).ok()?.subject_name().ok();
-        self.label.clone().unwrap_or_else(|| subject().map(|name| name.to_string()).unwrap_or_default())
+        let subject = || Some(Certificate::parse(&self.certificate).ok()?.subject_name().ok()?.to_string());
+        self.label.clone().unwrap_or_else(|| subject().unwrap_or_default())
     }
 }
 
@@ -266,13 +266,14 @@ pub async fn rehearse(
                 let mut done = 0;
                 for case in batch {
                     done += case.count;
-                    let Some(request) = case.request() else {
+                    let asked = case.request().and_then(|request| Asked::read(&request.into()).ok());
+                    let Some(asked) = asked else {
                         part.decisions += case.count;
                         part.undecided += case.count;
                         continue;
                     };
-                    let live = now_by.rehearse(&request, now()).await;
-                    let other = then_by.rehearse(&request, now()).await;
+                    let live = now_by.rehearse(&asked, now()).await;
+                    let other = then_by.rehearse(&asked, now()).await;
                     part.compare(case, &live, &other);
                 }
                 progress(done);

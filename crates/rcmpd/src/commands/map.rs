@@ -225,7 +225,7 @@ pub(super) async fn explain(
         &mapper,
         forwarding.forwarder.domains(),
         &accounts,
-        &request,
+        &request.into(),
         chain.certificate(),
         &path,
     )

@@ -270,7 +270,7 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
     let mut authorities = Vec::new();
     for path in issuers {
         let chain = Chain::read(path, None).map_err(|error| failed(UNUSABLE, error))?;
-        let subject = Certificate::parse(chain.certificate())?.subject_name()?;
+        let subject = Certificate::parse(chain.certificate())?.subject_name()?.clone();
         authorities.push(KnownAuthority { file: path.display().to_string(), subject });
     }
     match mapping_import::import(dialect, &text, &authorities) {

@@ -246,7 +246,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         &deciders.live,
         deciders.forwarding.forwarder.domains(),
         &deciders.accounts,
-        &request,
+        &request.into(),
         certificate,
         &shared.config,
     )

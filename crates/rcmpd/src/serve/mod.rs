@@ -2,7 +2,6 @@
 
 mod channel_secrets;
 mod http;
-mod miss_limiter;
 mod open_files;
 mod rcmp_package;
 mod store_health;
@@ -15,6 +14,7 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
+use crate::miss_limiter::MissLimits;
 use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::{DomainStore, MachineStore};
@@ -23,7 +23,6 @@ use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use dtyp::Guid;
-use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
@@ -55,8 +54,7 @@ impl SecurityProvider for ChannelProvider {
 }
 
 /// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
-/// method, then the package. There is no timeout here: everything behind answers from
-/// this machine, but for OCSP responders and other domains, and those have their own ([`crate::trust::responder`], [`crate::forward`]).
+/// method, then the package, whose layers are in [`crate::handler`].
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,

@@ -18,7 +18,7 @@ use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::{LogLimiter, listen_on};
-use identify::{Embedded, Remote};
+use identify::{Identifier, Remote};
 use netlogon_tokio::{PoolLimits, ServerSource, Servers};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
@@ -82,15 +82,13 @@ impl Sidecar {
         policy: &CurrentPolicy,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let identify: Arc<dyn Identify> = match (sidecar.source, &config.client) {
+        let source = match (sidecar.source, &config.client) {
             (Source::Remote, Some(client)) => {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
                 let at = ServerSource::Listed(vec![client.server.clone()]);
-                Arc::new(Remote {
-                    policy: policy.clone(),
-                    audit: Arc::clone(audit),
+                identify::Source::Remote(Remote {
                     servers: Servers::new(at, identity, ROOM, None),
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
@@ -98,13 +96,14 @@ impl Sidecar {
                     log_limiter: LogLimiter::default(),
                 })
             }
-            _ => Arc::new(Embedded {
-                policy: policy.clone(),
-                audit: Arc::clone(audit),
+            _ => {
+                let asker = Asker::machine("sidecar", config.domain.sid, true);
                 // This process decides for itself which groups may reach what, by its routes.
-                asker: Asker { scope: Scope::total(), ..Asker::machine("sidecar", config.domain.sid, true) },
-            }),
+                identify::Source::Embedded { asker: Arc::new(Asker { scope: Scope::total(), ..asker }) }
+            }
         };
+        let identify: Arc<dyn Identify> =
+            Arc::new(Identifier { policy: policy.clone(), audit: Arc::clone(audit), source });
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
         let (tls_settings, made_of) =
             sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, policy)).transpose()?.unzip();

@@ -16,6 +16,7 @@ use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
 use responder::HttpResponder;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -136,8 +137,9 @@ pub fn load(mapping: &Mapping, now: FileTime) -> anyhow::Result<Loaded> {
 
 /// Reads everything that a mapping names, but for the revocation lists that are there already.
 pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> anyhow::Result<Loaded> {
-    let mut policy = mapping.policy.clone();
-    if policy.validation == Validation::Off {
+    let (draft, mut rules) = (mapping.policy.clone(), HashMap::new());
+    if draft.validation == Validation::Off {
+        let policy = draft.complete(rules);
         return Ok(Loaded { policy, trust: None, warnings: vec![], lists: vec![], has_responders: false });
     }
     let files = &mapping.trust;
@@ -164,7 +166,7 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
                 entry.certificate.display()
             );
         };
-        if policy.authorities.insert(key, entry.policy.clone()).is_some() {
+        if rules.insert(key, entry.policy.clone()).is_some() {
             bail!("{} is the same authority as another [[mapping.authority]]", entry.certificate.display());
         }
         if entry.path_policies != PolicyInputs::default() {
@@ -190,6 +192,7 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         }
         lists.push(Arc::new(list));
     }
+    let policy = draft.complete(rules);
     Ok(Loaded { policy, trust: Some(Arc::new(trust)), warnings, lists, has_responders })
 }
 
