@@ -482,3 +482,27 @@ fn secrets(config: &Config, checked: &mut Checked) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use account_store::{Domain, MemoryStore};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn nothing_is_said_of_groups_in_a_store_that_cannot_be_listed() {
+        let domain: Sid = "S-1-5-21-1-2-3".parse().expect("a SID");
+        let group = domain.with_rid(1100).expect("room for a RID");
+        let of = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: domain };
+        let listed = Accounts::none(of.clone());
+        let read_only = Accounts::read_only(Arc::new(MemoryStore::new(of)));
+        for (accounts, levels, is_known) in
+            [(&listed, None, false), (&read_only, Some(&[][..]), false), (&read_only, None, true)]
+        {
+            let known = Known { accounts, levels, domain };
+            assert_eq!(known.has_group("Staff").await, is_known);
+            assert_eq!(known.has_group_sid(&group).await, is_known);
+            assert!(!known.has_account(Query::Name("alice".to_owned())).await, "it can be looked up");
+        }
+    }
+}
