@@ -36,6 +36,7 @@ run:
 # Peers come first, so that a missing one is said before anything is built. The count of the one run ends it.
 test: peers
 	$(CARGO) build --locked -p rcmpd
+	$(CARGO) test --locked --workspace --doc --quiet
 	$(CARGO) nextest run --locked --workspace --no-fail-fast
 
 peers:
@@ -46,6 +47,7 @@ test-full: test
 
 check: check-arrows check-docs
 	$(CARGO) fmt --all --check
+	rustfmt --edition 2024 --check examples/csv-store/src/*.rs examples/csv-store/tests/*.rs
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 	@tests/peers/install tools

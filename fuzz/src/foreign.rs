@@ -3,8 +3,9 @@
 use account_store::Domain;
 use dtyp::Sid;
 use pac::VerifiedPac;
+use rcmp_service::Disbelief;
 use rcmp_service::SidClaim;
-use rcmp_service::foreign::{self, Believed, Disbelief, ForeignDomain, ForeignSids};
+use rcmp_service::foreign::{self, Believed, ForeignDomain, ForeignSids};
 use rcmp_service::message::Response;
 use std::sync::LazyLock;
 

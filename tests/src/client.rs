@@ -1,12 +1,12 @@
 //! The product's own Netlogon client, for what the command line does not do.
 
 use crate::service::Service;
+use netlogon_tokio::TcpTransport;
 use netlogon_transport::client::{
     Association, ChannelError, ClientChannel, ClientIdentity, SystemRandomness,
 };
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
-use rcmpd::ask::TcpTransport;
 use std::time::{Duration, SystemTime};
 
 /// How long anything may take.

@@ -186,7 +186,8 @@ peers   = ["{user}"]
 
     /// Gives a trusted domain an account, and says with which secret.
     pub fn add_trust(&self, netbios: &str) -> String {
-        use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+        use account_store::MachineAdmin;
+        use account_store::machines::{ChannelKind, Machine, NtHash, Secrets};
         let key = account_store::SealingKey::open(&self.path("accounts.key")).expect("the key is there");
         let store = account_store::SqliteStore::open(&self.path("accounts.db"), Some(&key));
         let store = store.expect("the database is there");
@@ -252,7 +253,12 @@ peers   = ["{user}"]
 
     /// `rcmpd` with the arguments, run in the folder.
     pub fn rcmpd(&self, arguments: &[&str]) -> Finished {
-        let mut command = Command::new(binary());
+        self.run(&binary(), arguments)
+    }
+
+    /// Another program with the arguments, run in the folder.
+    pub fn run(&self, program: &Path, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(program);
         command.args(arguments).current_dir(self.path(""));
         finish(command)
     }

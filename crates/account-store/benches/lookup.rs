@@ -194,7 +194,7 @@ fn cold(bencher: Bencher<'_, '_>, accounts: u32, query: impl Fn(u32) -> Query) {
     let store = &stored(accounts).store;
     let mut next = walk(accounts);
     if accounts < 100_000 {
-        // Small enough to be remembered whole: ask in a spelling that was not asked in before.
+        // Small enough to be cached whole: ask in a spelling that was not asked in before.
         let mut spelling = 0u64;
         return bencher
             .with_inputs(|| {

@@ -44,7 +44,7 @@ pub struct Account {
     pub profile: Profile,
     /// `sIDHistory`, and groups of other domains: they become extra SIDs.
     pub extra_sids: Vec<Sid>,
-    /// NetBIOS name of the domain that answers for whoever this is: an entry with one says where to ask, and nothing else. `None`
+    /// NetBIOS name of the domain that answers for this account: an entry with one says where to ask, and nothing else. `None`
     /// for the accounts of this domain.
     pub home_domain: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! Values of `altSecurityIdentities`: which certificates an account says are its own ([MS-PKCA] 3.1.5.2.1).
 //!
 //! What is no known form (`Kerberos:…`, tags of the future, a slip of the pen) is data: it is kept with the account
-//! and finds nobody.
+//! and finds no account.
 
 use crate::distinguished_name::{DistinguishedName, ParseNameError, from_hex};
 use crate::fold::Comparison;
@@ -46,7 +46,7 @@ pub enum AltSecurityIdentity {
         /// The SID in the certificate.
         sid: Sid,
     },
-    /// `X509:<I>issuer` and nothing after it: whoever this issuer certified ([MS-RCMP] note <4>); weakest.
+    /// `X509:<I>issuer` and nothing after it: every client of this issuer ([MS-RCMP] note <4>); weakest.
     Issuer(DistinguishedName),
 }
 

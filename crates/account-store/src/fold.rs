@@ -42,9 +42,8 @@ impl Comparison {
     }
 }
 
-/// The version of the tables behind the keys. Keys kept on disk under another version are made anew.
-#[cfg(feature = "sqlite")]
-pub(crate) fn version() -> String {
+/// The version of the tables behind the keys. A store that keeps keys on disk notes it, and makes the keys again if it differs.
+pub fn version() -> String {
     let text = |(major, minor, micro): (u64, u64, u64)| format!("{major}.{minor}.{micro}");
     let std = char::UNICODE_VERSION;
     let normalization = unicode_normalization::UNICODE_VERSION;

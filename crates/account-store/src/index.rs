@@ -1,4 +1,32 @@
-//! What accounts are found by: the keys of an account and the key of a question, made in one place for all backends.
+//! By what accounts are found: the places of an account, and the place of a query. All stores use these, so that all stores
+//! compare names and mappings alike.
+//!
+//! A store that keeps its accounts in memory maps each [`Place`] of [`places`] to its accounts and answers a query from [`place`]:
+//!
+//! ```
+//! use account_store::index::{Place, place, places};
+//! use account_store::{Account, Domain, Matches, Query, Record};
+//! use std::collections::HashMap;
+//! use std::sync::Arc;
+//!
+//! let domain = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: "S-1-5-21-1-2-3".parse()? };
+//! let mut alice = Account::new("alice", "S-1-5-21-1-2-3-1001".parse()?);
+//! alice.user_principal_name = Some("alice@contoso.example".into());
+//! let alice = Arc::new(Record { account: alice, memberships: vec![] });
+//!
+//! let mut index: HashMap<Place, Vec<Arc<Record>>> = HashMap::new();
+//! for place in places(&domain, &alice.account) {
+//!     index.entry(place).or_default().push(Arc::clone(&alice));
+//! }
+//!
+//! let query = Query::UserPrincipalName("ALICE@Contoso.Example".into());
+//! let found: Matches = index.get(&place(&domain, &query)).into_iter().flatten().cloned().collect();
+//! assert_eq!(found, Matches::One(alice));
+//! # Ok::<(), dtyp::ParseSidError>(())
+//! ```
+//!
+//! A database stores the text of each [`keys`] entry, or a hash of it, beside the kind. Keys can change with the version of this crate (a new version of
+//! Unicode): a database notes [`crate::fold::version`] and makes its keys again when that differs.
 
 use crate::account::Account;
 use crate::alt_security_identity;
@@ -6,16 +34,19 @@ use crate::fold::casefold;
 use crate::store::{Domain, Query};
 use std::collections::BTreeSet;
 
-/// The attribute a key is of. The values are kept on disk.
+/// The attribute that a key is of. The values may be stored: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum KeyKind {
+pub enum KeyKind {
+    /// `userPrincipalName`.
     UserPrincipalName = 1,
+    /// One value of `servicePrincipalName`.
     ServicePrincipalName = 2,
+    /// One value of `altSecurityIdentities`.
     AltSecurityIdentity = 3,
 }
 
-/// The keys of an account that other accounts may share, each once.
-pub(crate) fn keys(account: &Account) -> BTreeSet<(KeyKind, String)> {
+/// The keys of an account that other accounts may share, each once. A value of `altSecurityIdentities` that no certificate matches has none.
+pub fn keys(account: &Account) -> BTreeSet<(KeyKind, String)> {
     let upn = account.user_principal_name.iter().map(|name| (KeyKind::UserPrincipalName, casefold(name)));
     let spns =
         account.service_principal_names.iter().map(|name| (KeyKind::ServicePrincipalName, casefold(name)));
@@ -26,11 +57,12 @@ pub(crate) fn keys(account: &Account) -> BTreeSet<(KeyKind, String)> {
     upn.chain(spns).chain(identities).collect()
 }
 
-/// Where to look for the answer to a question.
-pub(crate) enum Place {
+/// Where an account is found, and where a query looks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
     /// Among the keys of this kind.
     Key(KeyKind, String),
-    /// Among the folded names.
+    /// Among the names, folded by [`casefold`].
     Name(String),
     /// At this relative identifier.
     Rid(u32),
@@ -38,7 +70,8 @@ pub(crate) enum Place {
     Nowhere,
 }
 
-pub(crate) fn place(domain: &Domain, query: &Query) -> Place {
+/// The place at which a query looks.
+pub fn place(domain: &Domain, query: &Query) -> Place {
     match query {
         Query::UserPrincipalName(name) => Place::Key(KeyKind::UserPrincipalName, casefold(name)),
         Query::ServicePrincipalName(name) => Place::Key(KeyKind::ServicePrincipalName, casefold(name)),
@@ -49,4 +82,11 @@ pub(crate) fn place(domain: &Domain, query: &Query) -> Place {
         Query::Name(name) => Place::Name(casefold(name)),
         Query::Sid(sid) => sid.rid_in(&domain.sid).map_or(Place::Nowhere, Place::Rid),
     }
+}
+
+/// All places at which an account is found, each once. An account whose SID is of another domain is not found by its SID.
+pub fn places(domain: &Domain, account: &Account) -> impl Iterator<Item = Place> {
+    let keys = keys(account).into_iter().map(|(kind, key)| Place::Key(kind, key));
+    let rid = account.sid.rid_in(&domain.sid).map(Place::Rid);
+    keys.chain([Place::Name(casefold(&account.name))]).chain(rid)
 }

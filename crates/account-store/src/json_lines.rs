@@ -1,4 +1,4 @@
-//! The whole store as text: one JSON object a line, for copies between stores and for whoever writes such lines.
+//! The whole store as text, one JSON object a line: for copies between stores, and for scripts that write such lines.
 //!
 //! Each line has a `type`. Fields have the names of [`Account`], [`Group`] and [`Machine`]; those with
 //! a usual value may be left out, unknown ones are errors. Times are FILETIME numbers, `"never"` or `"unset"`.
@@ -15,9 +15,9 @@
 //! the start of a line is skipped.
 
 use crate::account::{Account, AccountFlags, AccountKind, Group, GroupScope, Profile};
-use crate::admin::{AccountAdmin, Change, Put};
+use crate::admin::{AccountAdmin, AccountListing, Change, MachineAdmin, Put};
 use crate::distinguished_name::from_hex;
-use crate::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
+use crate::machines::{ChannelKind, Machine, NtHash, Secrets};
 use crate::store::{Domain, StoreError};
 use dtyp::{FileTime, Sid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -256,7 +256,7 @@ impl ImportOptions {
 
 /// Reads lines and makes all their changes, or none.
 ///
-/// `progress` is told, now and then, how many bytes of `len` have been read. Blocks as [`AccountAdmin::apply`] does.
+/// `progress` is called from time to time with the bytes that have been read and `len`. Blocks as [`AccountAdmin::apply`] does.
 pub async fn import(
     store: &dyn AccountAdmin,
     options: ImportOptions,
@@ -293,7 +293,7 @@ pub async fn import_seen(
         len,
         progress,
         read: 0,
-        told: 0,
+        reported: 0,
         line: 0,
         text: Vec::new(),
         ready: VecDeque::new(),
@@ -319,7 +319,7 @@ struct Source<'a> {
     len: u64,
     progress: &'a mut (dyn FnMut(u64, u64) + Send),
     read: u64,
-    told: u64,
+    reported: u64,
     line: u64,
     text: Vec<u8>,
     ready: VecDeque<Change>,
@@ -343,9 +343,9 @@ impl Iterator for Source<'_> {
                     return None;
                 }
                 Err(error) => {
-                    let told = StoreError::Refused(error.to_string());
+                    let refused = StoreError::Refused(error.to_string());
                     self.error = Some(error);
-                    return Some(Err(told));
+                    return Some(Err(refused));
                 }
             }
         }
@@ -358,9 +358,9 @@ impl Source<'_> {
         self.text.clear();
         let limit = LINE_LEN_MAX as u64 + 1;
         let len = (&mut *self.lines).take(limit).read_until(b'\n', &mut self.text)?;
-        if self.read - self.told >= PROGRESS_STEP || len == 0 {
+        if self.read - self.reported >= PROGRESS_STEP || len == 0 {
             (self.progress)(self.read, self.len);
-            self.told = self.read;
+            self.reported = self.read;
         }
         if len == 0 {
             return Ok(false);
@@ -598,14 +598,14 @@ impl MachineLine {
 #[derive(Clone, Copy)]
 pub struct Machines<'a> {
     /// Where they are.
-    pub store: &'a dyn MachineStore,
-    /// Whether their secrets are written too. Whoever has the file then is each of these machines.
+    pub store: &'a dyn MachineAdmin,
+    /// Whether their secrets are written too. A reader of the file can then authenticate as each of these machines.
     pub with_secrets: bool,
 }
 
 /// Writes groups, then accounts, in ascending order of SID. Refused when the store changes meanwhile.
 pub async fn export(
-    store: &dyn AccountAdmin,
+    store: &dyn AccountListing,
     out: &mut (dyn Write + Send),
     progress: &mut (dyn FnMut(&Counts) + Send),
 ) -> Result<Counts, LinesError> {

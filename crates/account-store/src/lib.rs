@@ -1,20 +1,53 @@
-//! Who is known here: accounts with their groups, behind one object-safe trait.
+//! Accounts with their groups, and machines with their secrets, behind object-safe traits.
 //!
 //! A reader may rely on this: a look-up answers with a value. *Absence* and *more than one* are values of
 //! [`Matches`]; `Err` means that the store could not answer, which is never the same as no. Text is compared
-//! by the keys of [`fold`], so every backend finds the same accounts; what the battery
-//! (`account_store_battery!`) does not check is not promised.
+//! by the keys of [`index`], so every store finds the same accounts. The [contract](store) says what a store keeps and what a caller may
+//! expect; the `battery` (feature `battery`) tests it.
+//!
+//! | trait | who needs it |
+//! | --- | --- |
+//! | [`AccountStore`] | a service that decides |
+//! | [`AccountListing`] | `mapping audit`, explanations, warnings about names that are not there |
+//! | [`AccountAdmin`] | commands that change accounts and groups |
+//! | [`MachineStore`], [`MachineAdmin`] | a service with secure channels; commands that change machines |
+//!
+//! ```
+//! use account_store::{Account, AccountAdmin, AccountStore, Change, Domain, Matches, MemoryStore, Put, Query};
+//! # fn now<T>(future: impl Future<Output = T>) -> T {
+//! #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+//! #     match std::pin::pin!(future).poll(&mut context) {
+//! #         std::task::Poll::Ready(value) => value,
+//! #         std::task::Poll::Pending => unreachable!("a store in memory answers at once"),
+//! #     }
+//! # }
+//! # now(async {
+//! let domain = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: "S-1-5-21-1-2-3".parse()? };
+//! let store = MemoryStore::new(domain);
+//!
+//! // The SID of the domain stands for the next free one.
+//! let mut alice = Account::new("alice", store.domain().sid);
+//! alice.user_principal_name = Some("alice@contoso.example".into());
+//! store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(alice)))].into_iter()).await?;
+//!
+//! let query = Query::UserPrincipalName("ALICE@contoso.example".into());
+//! let Matches::One(record) = store.find(&query).await? else { panic!("alice is there") };
+//! assert_eq!(record.account.sid.to_string(), "S-1-5-21-1-2-3-1000");
+//! assert_eq!(store.find(&Query::Name("bob".into())).await?, Matches::None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod account;
 pub mod admin;
 pub mod alt_security_identity;
-#[cfg(all(test, feature = "memory"))]
-mod battery;
+#[cfg(any(feature = "battery", all(test, feature = "memory")))]
+pub mod battery;
 pub mod distinguished_name;
 pub mod file_access;
 pub mod fold;
-#[cfg(feature = "memory")]
-mod index;
+pub mod index;
 pub mod json_lines;
 pub mod machines;
 #[cfg(feature = "memory")]
@@ -22,8 +55,7 @@ pub mod memory;
 pub mod privileged;
 #[cfg(feature = "profile")]
 pub mod profile;
-#[cfg(feature = "memory")]
-mod rules;
+pub mod rules;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod store;
@@ -32,7 +64,7 @@ pub mod unmatchable;
 mod writer;
 
 pub use account::{Account, AccountFlags, AccountKind, Group, GroupScope, Membership, Profile};
-pub use admin::{AccountAdmin, Change, Changes, Put};
+pub use admin::{AccountAdmin, AccountListing, Change, Changes, DomainStore, MachineAdmin, Put};
 pub use alt_security_identity::AltSecurityIdentity;
 pub use distinguished_name::DistinguishedName;
 pub use file_access::{FileAccess, FileRefused};
@@ -41,7 +73,6 @@ pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Se
 pub use memory::MemoryStore;
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
-#[cfg(feature = "memory")]
 pub use rules::RID_FIRST;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SealingKey, SqliteStore};

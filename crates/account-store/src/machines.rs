@@ -1,11 +1,10 @@
 //! Machine accounts and trusts: who may open a secure channel, with which secret.
 //!
-//! A channel is its account: a machine that shares its name and relative identifier with a computer account is
+//! A channel belongs to its account: a machine that shares its name and relative identifier with a computer account is
 //! usable only while that account exists and is enabled. What passwords are is not known here: only their NT
 //! hashes, which leave this module by [`NtHash::expose`] alone.
 
 use crate::account::AccountFlags;
-use crate::admin::Put;
 use crate::store::{BoxFuture, Revision, StoreError};
 use dtyp::{FileTime, Sid};
 use md4::{Digest, Md4};
@@ -25,7 +24,7 @@ impl NtHash {
         Self(hash)
     }
 
-    /// One that nobody knows, for a machine that has to be given one before it can connect.
+    /// A random hash, which no machine knows: for a machine that gets its secret later.
     pub fn unknown() -> Result<Self, StoreError> {
         let mut hash = [0; 16];
         getrandom::fill(&mut hash)
@@ -180,31 +179,24 @@ impl MachineRecord {
     }
 }
 
-/// Machines and their secrets. The same as [`crate::AccountStore`]: absence is a value, `Err` means *do not know*.
+/// Machines and their secrets, as a service asks for them. The contract of [`crate::store`] holds here too.
 ///
-/// The rules: a machine's SID is its computer account's when there is one of the same name, else one that no account
-/// and no group has; the domain's own SID stands for this choice. Whoever has the SID has the name.
+/// If a machine has the name of a computer account, it has the SID of that account. Otherwise no account and no group has its SID.
+///
+/// A service asks for a machine when it authenticates a secure channel, and for the revision at every call of the channel. An `Err` refuses
+/// the call with a status that lets the client try again.
 pub trait MachineStore: Send + Sync {
-    /// The machine of this account name, enabled or not.
+    /// The machine with this account name, enabled or not, and its secrets. Names are compared by [`crate::fold::casefold`].
+    ///
+    /// A dropped future leaves nothing behind.
     fn machine<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<MachineRecord>>, StoreError>>;
 
-    /// A page of machines as in [`crate::AccountAdmin`], without the work of unsealing their secrets.
-    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>>;
-
-    /// Writes a machine. Without secrets those of the existing one stay; a new one gets one that nobody knows.
-    fn put_machine(
-        &self,
-        put: Put,
-        machine: Machine,
-        secrets: Option<Secrets>,
-    ) -> BoxFuture<'_, Result<(), StoreError>>;
-
-    /// Removes a machine; its computer account stays.
-    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>>;
-
-    /// Makes `secret` the current one and the current one the previous one. A secret that is current already changes
-    /// nothing, so that a repeated request does not cost the previous one. With `expected`, nothing changes and the answer is
-    /// `false` if that is not the current secret.
+    /// Makes `secret` the current secret, and the current secret the previous one. If `secret` is current already, nothing changes: a
+    /// repeated request must not remove the previous secret. If `expected` is given and is not the current secret, nothing changes and the
+    /// answer is `false`.
+    ///
+    /// All of it is one change. If the future is dropped, the change is either made whole or not at all. `Ok(true)` means that it is on disk.
+    /// A machine that is not there is [`StoreError::Refused`].
     fn rotate(
         &self,
         sid: Sid,
@@ -213,10 +205,14 @@ pub trait MachineStore: Send + Sync {
         now: FileTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
-    /// Forgets the previous secret, provided that `current` is still the current one.
+    /// Removes the previous secret if `current` is still the current one. A service calls this for every channel that is set up with the
+    /// current secret, so the usual case, in which there is no previous secret, must not write.
+    ///
+    /// A dropped future removes the secret or leaves it. A machine that is not there is [`StoreError::Refused`].
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// Changes whenever an answer of [`MachineStore::machine`] may have changed; cheap enough to ask for every call.
+    /// Changes whenever an answer of [`MachineStore::machine`] may have changed, also when the account of a machine is disabled. Its cost and
+    /// its errors are those of [`crate::AccountStore::revision`]: it is asked for at every call of every channel.
     fn machine_revision(&self) -> Result<Revision, StoreError>;
 }
 

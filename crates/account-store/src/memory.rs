@@ -4,7 +4,7 @@
 //! to many accounts are slow; make them as one.
 
 use crate::account::{Account, Group, GroupScope, Membership};
-use crate::admin::{AccountAdmin, Changes};
+use crate::admin::{AccountAdmin, AccountListing, Changes};
 use crate::fold::casefold;
 use crate::index::{self, KeyKind, Place};
 mod machines;
@@ -102,7 +102,7 @@ impl AccountStore for MemoryStore {
     }
 }
 
-impl AccountAdmin for MemoryStore {
+impl AccountListing for MemoryStore {
     fn accounts(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Account>, StoreError>> {
         let snapshot = self.snapshot();
         let page = snapshot.accounts.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
@@ -135,7 +135,9 @@ impl AccountAdmin for MemoryStore {
         let snapshot = self.snapshot();
         ready(Ok(snapshot.edges(&snapshot.parents, member)))
     }
+}
 
+impl AccountAdmin for MemoryStore {
     fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
         ready(self.change(|snapshot| {
             let mut writer = Writer::new(&self.domain, snapshot);
@@ -163,19 +165,7 @@ impl Snapshot {
             }
             Place::Nowhere => &none,
         };
-        let mut records = rids.iter().filter_map(|rid| self.accounts.get(rid));
-        match (records.next(), records.next()) {
-            (None, _) => Matches::None,
-            (Some(record), None) => Matches::One(record.clone()),
-            (Some(first), Some(second)) => Matches::Many(
-                [first, second]
-                    .into_iter()
-                    .chain(records)
-                    .take(Matches::NAMES_MAX)
-                    .map(|record| record.account.name.clone())
-                    .collect(),
-            ),
-        }
+        rids.iter().filter_map(|rid| self.accounts.get(rid)).cloned().collect()
     }
 
     fn edges(&self, of: &HashMap<u32, BTreeSet<u32>>, sid: &Sid) -> Vec<Sid> {
@@ -195,7 +185,7 @@ impl Snapshot {
         groups.iter().filter_map(membership).collect()
     }
 
-    /// A group got another name or scope, came or went: whoever is in it tells so.
+    /// Updates the memberships of a group that got another name or scope, was added or was removed.
     fn renew_members_of(&mut self, group: u32) {
         let Some(sid) = self.domain_sid.with_rid(group) else { return };
         let mut accounts = std::mem::take(&mut self.accounts);

@@ -1,23 +1,22 @@
-//! The degenerate store that [MS-RCMP] 3.1 allows: each client of an issuer is one of a few fixed accounts.
+//! The store without users that [MS-RCMP] 3.1 allows: each client of a CA is one of a few fixed accounts.
 //!
-//! Nothing is kept of people. An account is found by `X509:<I>issuer`, by its name and by its SID.
+//! An account is found by `X509:<I>issuer`, by its name and by its SID.
 
 use crate::alt_security_identity::AltSecurityIdentity;
 use crate::distinguished_name::DistinguishedName;
-use crate::fold::{casefold, wide};
+use crate::fold::casefold;
 use crate::index::{self, KeyKind, Place};
-use crate::rules;
+use crate::rules::{self, Entries, EntryKind};
 use crate::store::{AccountStore, BoxFuture, Domain, Matches, Query, Record, Revision, StoreError};
-use dtyp::Sid;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// One of the fixed accounts, and whose certificates mean it.
+/// One of the fixed accounts, and the CAs whose certificates map to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Level {
-    /// The account and its groups, as they will be told.
+    /// The account and its groups.
     pub record: Record,
-    /// The issuers.
+    /// Names of CAs.
     pub issuers: Vec<DistinguishedName>,
 }
 
@@ -29,40 +28,6 @@ pub struct ProfileStore {
     by_issuer: HashMap<String, Arc<Record>>,
     by_name: HashMap<String, Arc<Record>>,
     by_rid: HashMap<u32, Arc<Record>>,
-}
-
-/// The accounts and groups of all levels: each SID is one entry, with one name, which no other entry has.
-#[derive(Default)]
-struct Entries {
-    /// `account` or `group`, and the name if it has one.
-    by_sid: HashMap<Sid, (&'static str, Option<String>)>,
-    /// By what names look like, as in stores that are written.
-    by_name: HashMap<String, Sid>,
-}
-
-impl Entries {
-    /// Takes an entry that may be known already, as a group of several levels is; what contradicts one that is known is refused.
-    fn add(&mut self, kind: &'static str, sid: Sid, name: Option<&str>) -> Result<(), StoreError> {
-        let refuse = |what: String| Err(StoreError::Refused(what));
-        let (known_kind, known_name) = self.by_sid.entry(sid).or_insert((kind, None));
-        if *known_kind != kind {
-            return refuse(format!("{sid} is an account in one place and a group in another one"));
-        }
-        let Some(name) = name else { return Ok(()) };
-        rules::check_name(kind, name)?;
-        match known_name {
-            Some(known) if casefold(known) != casefold(name) => {
-                return refuse(format!("{kind} {sid} has two names: {known:?} and {name:?}"));
-            }
-            _ => *known_name = Some(name.to_owned()),
-        }
-        match *self.by_name.entry(wide(name)).or_insert(sid) {
-            known if known != sid => {
-                refuse(format!("{known} and {sid} have the same name, or names that look alike: {name:?}"))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl ProfileStore {
@@ -103,12 +68,12 @@ impl ProfileStore {
                 StoreError::Refused(what) => refuse(what),
                 other => other,
             };
-            entries.add("account", account.sid, Some(&account.name)).map_err(of_level)?;
+            entries.add(EntryKind::Account, account.sid, Some(&account.name)).map_err(of_level)?;
             for group in &record.memberships {
                 if group.sid.rid_in(&store.domain.sid) == Some(0) {
                     return Err(refuse("0 is the RID of no group".to_owned()));
                 }
-                entries.add("group", group.sid, group.name.as_deref()).map_err(of_level)?;
+                entries.add(EntryKind::Group, group.sid, group.name.as_deref()).map_err(of_level)?;
             }
             for issuer in level.issuers {
                 let identity = AltSecurityIdentity::Issuer(issuer);

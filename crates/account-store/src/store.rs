@@ -1,4 +1,33 @@
-//! The trait every backend implements, and its question and answer.
+//! The trait that every store implements, its query and its answer.
+//!
+//! # The contract
+//!
+//! It holds for all methods of [`AccountStore`], [`crate::MachineStore`] and the traits of [`crate::admin`]. The battery
+//! (feature `battery`) tests what can be tested of it.
+//!
+//! - **An `Err` means that the store could not answer.** It never means that there is no account: absence is [`Matches::None`]. A service answers
+//!   an `Err` with STATUS_DS_BUSY over RPC and with 503 to a web server, and caches neither. So a store that has lost its connection, or whose data
+//!   is damaged, returns `Err`. It never returns an empty answer instead.
+//! - **A dropped future leaves nothing half done.** A service drops the future of a look-up when the client cancels the call or closes its
+//!   connection. The next call must work: a connection of a pool that was in the middle of an answer is closed, not reused.
+//! - **The store ends a slow call.** A service sets no time limit for a look-up. A store that asks over a network has a limit of its own, at most a
+//!   few seconds, and returns [`StoreError::Unavailable`] when it is over. Retries are within that limit.
+//! - **A method does not block its thread for long.** Methods run on the threads of an async runtime. Microseconds of work, or a read of a local
+//!   file, may be done in place. Everything else is awaited, or runs on a thread of the store.
+//! - **Methods are called from many threads at once.** A look-up does not wait for another look-up.
+//! - **A panic ends the connection that asked, and no more.** The RPC server and the web listeners catch it for each connection and log it. It is a
+//!   fault of the store nevertheless. Whatever the store shares must stay usable: take the value out of a poisoned lock only if it is whole.
+//! - **Contents are published before their revision, or together with it.** If a new revision is seen before the contents that it names, an
+//!   old answer is cached under the new revision and stays there.
+//!
+//! # A store whose accounts are elsewhere
+//!
+//! [`AccountStore::revision`] is asked for at every cached decision, so it cannot ask a server. A remote store runs a task beside it:
+//! the task asks the server at an interval whether something changed (a change counter, the highest sequence number, a timestamp), and stores
+//! [`Revision::unique`] in an atomic or behind a lock when it did. `revision` reads what the task stored. The interval is how long a
+//! cached decision may outlive a change, so it is seconds. If the server could not be asked for longer than the operator allows, `revision` returns
+//! [`StoreError::Unavailable`], and cached decisions are not used until the task has reached the server again. The task holds a weak reference to
+//! the store and ends with it: a service opens its stores again at each reload and drops the former ones.
 
 use crate::account::{Account, Membership};
 use dtyp::Sid;
@@ -30,7 +59,8 @@ impl Domain {
     }
 }
 
-/// By what an account is looked for. Text is as the certificate or the operator gave it; the store folds it.
+/// By what an account is looked for. Text is as the certificate or the operator gave it, of any length; the store folds it
+/// ([`crate::index::place`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Query {
@@ -53,13 +83,28 @@ pub enum Matches {
     None,
     /// Exactly one.
     One(Arc<Record>),
-    /// More than one: this never maps. Some of their names (at most [`Matches::NAMES_MAX`]), for whoever explains the refusal.
+    /// More than one: this never maps. Some of their names (at most [`Matches::NAMES_MAX`]), for the explanation of the refusal.
     Many(Vec<String>),
 }
 
 impl Matches {
-    /// How many names of ambiguous accounts are told.
+    /// How many names of ambiguous accounts an answer has at most.
     pub const NAMES_MAX: usize = 8;
+}
+
+/// The answer for all accounts that match, each once.
+impl FromIterator<Arc<Record>> for Matches {
+    fn from_iter<I: IntoIterator<Item = Arc<Record>>>(records: I) -> Self {
+        let mut records = records.into_iter();
+        match (records.next(), records.next()) {
+            (None, _) => Self::None,
+            (Some(record), None) => Self::One(record),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(records).take(Self::NAMES_MAX);
+                Self::Many(all.map(|record| record.account.name.clone()).collect())
+            }
+        }
+    }
 }
 
 /// An account with everything that depends on other entries, read at one moment.
@@ -93,7 +138,8 @@ impl Revision {
     /// Of contents that never change, and of one store only.
     pub const FIXED: Self = Self { number: 0, epoch: 0, noticed: 0 };
 
-    /// A revision that equals no other of this process: for stores whose contents end with the process.
+    /// A revision that equals no other one of this process: for contents that are read once, and for each change that a store without stored revisions
+    /// notices.
     pub fn unique() -> Self {
         let noticed = Self::notice();
         Self { number: noticed, epoch: 0, noticed }
@@ -105,7 +151,7 @@ impl Revision {
         Self { number, epoch, noticed }
     }
 
-    /// Counts a change, or what may be one.
+    /// Counts a change, or what may be a change.
     pub(crate) fn notice() -> u64 {
         NOTICED.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -159,14 +205,44 @@ pub enum StoreError {
     ReadOnly,
 }
 
-/// Accounts and their groups.
+/// Accounts and their groups, as a service looks them up. The contract is that of the [module](self).
 pub trait AccountStore: Send + Sync {
-    /// The domain these accounts are of.
+    /// The domain that these accounts are of. It is the same for as long as the store lives, and costs nothing.
     fn domain(&self) -> &Domain;
 
-    /// The accounts that `query` names.
+    /// The accounts that `query` names. A service makes one decision from a few look-ups.
+    ///
+    /// Accounts that are disabled, locked or expired are found: the service decides about them. [`Matches::One`] has the memberships of the same
+    /// moment as the account. A query of any text is answered; one that can match no account is [`Matches::None`].
     fn find<'a>(&'a self, query: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>>;
 
-    /// The present revision; cheap enough to ask for every call. An error if the contents cannot be relied on.
+    /// The present revision of everything that [`AccountStore::find`] answers from, groups included.
+    ///
+    /// A service asks for it at every request to a web listener, cached decisions included, and before and after each decision
+    /// that it caches. It is not async and may cost about a microsecond: an atomic load, an uncontended lock, a `stat`. A store that
+    /// cannot change returns the [`Revision::unique`] that it was made with. An `Err` says that the contents cannot be relied on now;
+    /// nothing is answered from a cache then.
     fn revision(&self) -> Result<Revision, StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_are_none_one_or_many_with_some_names() {
+        let sid: Sid = "S-1-5-21-1-2-3-1000".parse().expect("a SID");
+        let record =
+            |name: &str| Arc::new(Record { account: Account::new(name, sid), memberships: Vec::new() });
+        assert_eq!(Matches::from_iter([]), Matches::None);
+        assert_eq!(Matches::from_iter([record("a")]), Matches::One(record("a")));
+        assert_eq!(
+            Matches::from_iter([record("a"), record("b")]),
+            Matches::Many(vec!["a".to_owned(), "b".to_owned()])
+        );
+        let Matches::Many(names) = (0..100).map(|n| record(&format!("a{n}"))).collect() else {
+            panic!("many")
+        };
+        assert_eq!(names.len(), Matches::NAMES_MAX);
+    }
 }

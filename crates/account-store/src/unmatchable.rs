@@ -1,5 +1,5 @@
 //! Stored values that no certificate matches, whatever the policy is: slips, words of other programs, characters that cannot be
-//! seen. They are kept, and told to the operator who stores them or looks for them.
+//! seen. They are kept, and reported to the operator who stores them or looks for them.
 
 use crate::account::Account;
 use crate::alt_security_identity::{AltSecurityIdentity, Ignored, TAGS};
@@ -93,7 +93,7 @@ fn is_of_other_system(value: &str) -> bool {
     is_kind(kind) && !has_tag && !kind.contains("509")
 }
 
-/// What is told of a value with a character that cannot be seen, where none belongs.
+/// The report of a value with a character that cannot be seen, where none belongs.
 fn hidden(value: &str) -> Option<String> {
     let at_end = value.chars().next().into_iter().chain(value.chars().next_back());
     let found = at_end

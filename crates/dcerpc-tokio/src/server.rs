@@ -1,111 +1,26 @@
 //! The listener: accepts within the limits, starts a task a connection, and ends them all in good order.
 
 use crate::connection::{self, ConnectionContext};
-use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, EvictionReason};
+use crate::connection_limiter::{ConnectionLimiter, EvictionReason};
 use crate::counters::{Counters, count};
+use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::registry::{Peer, Registry};
 use crate::turns::Turns;
 use dcerpc::association_group::AssociationGroups;
-use dcerpc::limits::{self, ReassemblyBudget};
+use dcerpc::limits::{ReassemblyBudget, UNPROVED_LEN_MAX};
 use dcerpc::server::ServerConfig;
 use dtyp::Sid;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, warn};
 
-/// What connections may take, in number and time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections in all: each costs a task, a descriptor and some kilobytes. An eighth is for connections that have
-    /// not finished a bind, an eighth for those that have and whose clients have proved nothing, the rest for clients
-    /// that have proved who they are.
-    pub connections_max: usize,
-    /// Connections from one address whose clients have proved nothing, before a finished bind and after it.
-    pub connections_per_address_max: usize,
-    /// Connections of one account.
-    pub connections_per_account_max: usize,
-    /// From accept to a finished bind.
-    pub bind_timeout: Duration,
-    /// Without any byte from the peer.
-    pub idle_timeout: Duration,
-    /// The same of a peer that has not proved who it is; it needs a connection for a handshake or a look-up, not to keep.
-    pub anonymous_idle_timeout: Duration,
-    /// For the peer to take an answer.
-    pub write_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: 10_000,
-            connections_per_address_max: 1_000,
-            connections_per_account_max: 1_000,
-            bind_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(15 * 60),
-            anonymous_idle_timeout: Duration::from_secs(2 * 60),
-            write_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-/// One part in so many of [`Limits::connections_max`] is for connections in each of the two stages before a proof. A client
-/// that sets up a secure channel is there for milliseconds.
-const UNPROVED_SHARE: usize = 8;
-
-impl Limits {
-    fn of_connections(&self) -> ConnectionLimits {
-        let unproved_max = self.connections_max.div_ceil(UNPROVED_SHARE);
-        ConnectionLimits {
-            unproved_max,
-            started_max: unproved_max,
-            unproved_per_address_max: self.connections_per_address_max,
-            proved_max: self.connections_max.saturating_sub(2 * unproved_max),
-            proved_per_identity_max: self.connections_per_account_max,
-        }
-    }
-}
-
-/// Tells connections to finish. Cloning it is cheap.
-#[derive(Clone, Debug)]
-pub struct Shutdown {
-    stop: Arc<watch::Sender<bool>>,
-}
-
-impl Shutdown {
-    /// Nothing is to be ended yet.
-    pub fn new() -> Self {
-        Self { stop: Arc::new(watch::Sender::new(false)) }
-    }
-
-    /// Closes listeners; connections answer the calls in flight and close.
-    pub fn begin(&self) {
-        self.stop.send_replace(true);
-    }
-
-    pub(crate) fn subscribe(&self) -> watch::Receiver<bool> {
-        self.stop.subscribe()
-    }
-
-    /// Waits until the shutdown begins.
-    pub async fn begun(&self) {
-        // The sender is held by `self`, so the wait ends only with the value.
-        let _ = self.subscribe().wait_for(|stop| *stop).await;
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What is served, and to how many.
+/// A server of one registry: its limits, counters and connections.
 #[derive(Debug)]
 pub struct Server {
     registry: Arc<Registry>,
@@ -113,35 +28,41 @@ pub struct Server {
     groups: Arc<AssociationGroups>,
     reassembly: Arc<ReassemblyBudget>,
     counters: Arc<Counters>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
+    connections: TaskTracker,
     limiter: ConnectionLimiter<Sid>,
     warnings: Arc<EvictionWarnings>,
     turns: Turns,
-    /// Held by each connection; `drained` waits for the last one.
-    open: Arc<watch::Sender<usize>>,
 }
 
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
 impl Server {
-    /// A server for `registry`, which stops when `shutdown` begins.
-    pub fn new(registry: Registry, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
-        let limiter = ConnectionLimiter::with_memory(limits.of_connections(), limits::UNPROVED_LEN_MAX);
-        Self::with_limiter(registry, limits, shutdown, limiter, Arc::default(), Turns::new())
+    /// A server for `registry`. Once `shutdown` is cancelled it accepts no connection, and each connection
+    /// closes after its calls in flight are answered. The tasks of connections are spawned on `connections`,
+    /// by which the caller waits for their end.
+    pub fn new(
+        registry: Registry,
+        limits: Limits,
+        shutdown: CancellationToken,
+        connections: TaskTracker,
+    ) -> Arc<Self> {
+        let limiter = ConnectionLimiter::with_memory(limits.of_connections(), UNPROVED_LEN_MAX);
+        Self::with_limiter(registry, limits, (shutdown, connections), limiter, Arc::default(), Turns::new())
     }
 
-    /// A server for another registry that has its connections and their memory within the same limits, and stops with
-    /// this one.
+    /// A server for another registry that has its connections and their memory within the same limits, and
+    /// stops with this one.
     pub fn beside(&self, registry: Registry) -> Arc<Self> {
-        let (shutdown, limiter) = (self.shutdown.clone(), self.limiter.clone());
-        let (warnings, turns) = (Arc::clone(&self.warnings), self.turns.clone());
-        Self::with_limiter(registry, self.limits, shutdown, limiter, warnings, turns)
+        let lifetime = (self.shutdown.clone(), self.connections.clone());
+        let (limiter, warnings) = (self.limiter.clone(), Arc::clone(&self.warnings));
+        Self::with_limiter(registry, self.limits, lifetime, limiter, warnings, self.turns.clone())
     }
 
     fn with_limiter(
         registry: Registry,
         limits: Limits,
-        shutdown: Shutdown,
+        (shutdown, connections): (CancellationToken, TaskTracker),
         limiter: ConnectionLimiter<Sid>,
         warnings: Arc<EvictionWarnings>,
         turns: Turns,
@@ -153,19 +74,19 @@ impl Server {
             reassembly: Arc::new(ReassemblyBudget::default()),
             counters: Arc::new(Counters::default()),
             shutdown,
+            connections,
             limiter,
             warnings,
             turns,
-            open: Arc::new(watch::Sender::new(0)),
         })
     }
 
-    /// What was done so far.
+    /// The counters of this registry's connections and calls.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Who has permits, and who was evicted.
+    /// The permits of connections, and the counts of evictions.
     pub const fn limiter(&self) -> &ConnectionLimiter<Sid> {
         &self.limiter
     }
@@ -175,37 +96,22 @@ impl Server {
         self.reassembly.used()
     }
 
-    /// Accepts connections until the shutdown begins. Errors of accepting are logged, and it goes on.
+    /// Accepts connections until the shutdown is cancelled. Errors of accepting are logged, and it goes on.
     pub async fn listen(self: Arc<Self>, listener: TcpListener) {
         let port = listener.local_addr().map_or(0, |address| address.port());
         let config = self.config(port);
-        let mut stop = self.shutdown.subscribe();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, address)) => {
-                    // Answers are written whole; waiting to fill a segment only delays them.
-                    let _ = stream.set_nodelay(true);
-                    self.spawn(stream, address, Arc::clone(&config));
-                    // An evicted connection closes before the next one is accepted. Otherwise a burst would need more file descriptors than
-                    // the limits count.
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => {
-                    self.warnings
-                        .log_limiter
-                        .once("accept", || warn!(%error, "Accepting a connection failed"));
-                    tokio::time::sleep(self.limiter.not_accepted(&error)).await;
-                }
-            }
+        let accept = || listener.accept();
+        let failed = |error: &std::io::Error| {
+            self.warnings.log_limiter.once("accept", || warn!(%error, "Accepting a connection failed"));
+        };
+        while let Some((stream, address)) = self.limiter.accept_next(&self.shutdown, accept, failed).await {
+            // Answers are written whole; waiting to fill a segment only delays them.
+            let _ = stream.set_nodelay(true);
+            self.spawn(stream, address, Arc::clone(&config));
         }
     }
 
-    /// What associations on `port` share.
+    /// The configuration that associations on `port` share.
     pub fn config(&self, port: u16) -> Arc<ServerConfig> {
         Arc::new(ServerConfig {
             interfaces: self.registry.syntaxes(),
@@ -231,35 +137,28 @@ impl Server {
             limits: self.limits,
             counters: Arc::clone(&self.counters),
             turns: self.turns.clone(),
-            stop: self.shutdown.subscribe(),
+            // A token of its own: the connection's loop locks nothing that other connections lock.
+            shutdown: self.shutdown.child_token(),
         };
         let task = async move {
             let _open = open;
             let exit = connection::run(stream, peer, context, permit).await;
             debug!(?exit, "Connection ended");
         };
-        tokio::spawn(task.instrument(tracing::debug_span!("accept", client.addr = %address)));
-    }
-
-    /// Waits until no connection is left.
-    pub async fn drained(&self) {
-        // The sender is held by `self`, so the wait ends only with the value.
-        let _ = self.open.subscribe().wait_for(|open| *open == 0).await;
+        self.connections.spawn(task.instrument(tracing::debug_span!("accept", client.addr = %address)));
     }
 }
 
 /// An open connection, for as long as its task lives.
 struct Open {
-    open: Arc<watch::Sender<usize>>,
     counters: Arc<Counters>,
     address: SocketAddr,
 }
 
 impl Open {
     fn begin(server: &Server, address: SocketAddr) -> Self {
-        server.open.send_modify(|open| *open += 1);
         count(&server.counters.open);
-        Self { open: Arc::clone(&server.open), counters: Arc::clone(&server.counters), address }
+        Self { counters: Arc::clone(&server.counters), address }
     }
 }
 
@@ -268,14 +167,14 @@ impl Drop for Open {
         // The runtime catches the panic of a task, so this connection ends alone.
         if std::thread::panicking() {
             count(&self.counters.panics);
-            warn!(client.addr = %self.address, "A service panicked; its connection is closed");
+            warn!(client.addr = %self.address, "Service panicked: connection closed");
         }
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
-        self.open.send_modify(|open| *open -= 1);
     }
 }
 
-/// Log messages about evictions, with what was evicted since the last one: a flood causes thousands of evictions a second.
+/// Log messages about evictions, with what was evicted since the last one: a flood causes thousands of
+/// evictions a second.
 #[derive(Debug, Default)]
 struct EvictionWarnings {
     log_limiter: LogLimiter,

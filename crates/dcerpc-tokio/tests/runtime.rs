@@ -1,5 +1,5 @@
-//! Connections over time: limits, slow peers, cancellation, shutdown, and the client's connections. Streams are in memory and the clock is
-//! stopped wherever no socket is needed.
+//! Connections over time: limits, slow peers, cancellation, shutdown, and the client's connections. Streams
+//! are in memory and the clock is stopped wherever no socket is needed.
 
 use dcerpc::client::ClientConfig;
 use dcerpc::limits;
@@ -15,7 +15,7 @@ use dcerpc::security::{
 use dcerpc::server::{Authenticate, Reply};
 use dcerpc_tokio::{
     BoxFuture, CallError, Connection, EvictionReason, Interface, Limits, Peer, Registry, RpcCall,
-    SecurityProvider, Server, Shutdown,
+    SecurityProvider, Server,
 };
 use dtyp::{Decode, Encode, Guid, Reader, Sid};
 use std::any::Any;
@@ -26,6 +26,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 const INTERFACE: SyntaxId =
     SyntaxId::new(Guid::new(0x1234_5678, 0x1234, 0xabcd, [0xef, 0, 1, 0x23, 0x45, 0x67, 0xcf, 0xfb]), 1, 0);
@@ -117,7 +119,8 @@ impl Drop for GivenUp {
 
 struct Fixture {
     server: Arc<Server>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
+    connections: TaskTracker,
     given_up: Arc<AtomicUsize>,
 }
 
@@ -155,8 +158,9 @@ impl Fixture {
         let service = tower::util::BoxCloneSyncService::new(service);
         let registry = Registry::default().interface(Interface { syntax: INTERFACE, name: "test", service });
         let registry = registry.provider(Arc::new(Names));
-        let shutdown = Shutdown::new();
-        Self { server: Server::new(registry, limits, shutdown.clone()), shutdown, given_up }
+        let (shutdown, connections) = (CancellationToken::new(), TaskTracker::new());
+        let server = Server::new(registry, limits, shutdown.clone(), connections.clone());
+        Self { server, shutdown, connections, given_up }
     }
 
     /// A connection as from this address.
@@ -182,6 +186,12 @@ impl Fixture {
         let mut client = self.connect_from(address);
         client.prove(name).await;
         client
+    }
+
+    /// Waits until no connection is left.
+    async fn drained(&self) {
+        self.connections.close();
+        self.connections.wait().await;
     }
 
     fn evicted(&self, reason: EvictionReason) -> u64 {
@@ -387,7 +397,7 @@ async fn whoever_takes_no_answers_is_closed() {
     let mut client = fixture.bound().await;
     client.request(2, LONG, b"").await;
     let started = Instant::now();
-    fixture.server.drained().await;
+    fixture.drained().await;
     assert_eq!(started.elapsed().as_secs(), 30);
     assert_eq!(fixture.counter(|counters| &counters.write_timeouts), 1);
 }
@@ -511,7 +521,7 @@ async fn what_clients_that_have_proved_nothing_send_has_one_budget() {
     assert_eq!(honest.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
     drop(flood);
     honest.stream.shutdown().await.expect("the connection is open");
-    fixture.server.drained().await;
+    fixture.drained().await;
     assert_eq!(fixture.server.limiter().unproved_bytes(), 0);
 }
 
@@ -692,11 +702,11 @@ async fn calls_in_flight_are_answered_before_the_end() {
     busy.request(2, SLOW, b"").await;
     // It is only in flight once the server has it.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    fixture.shutdown.begin();
+    fixture.shutdown.cancel();
     assert!(idle.is_closed().await);
     assert_eq!(busy.answer().await, Some((2, Answer::Response(b"done".to_vec()))));
     assert!(busy.is_closed().await);
-    fixture.server.drained().await;
+    fixture.drained().await;
 }
 
 /// A listener on loopback.

@@ -5,44 +5,13 @@
 //! answered at once by the [`SecurityContext`] that came with it.
 
 use crate::pdu::SecTrailer;
+pub use crate::pdu::{AuthLevel, AuthType};
 use dtyp::Sid;
 use std::any::Any;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-
-/// `auth_type` of a security trailer ([MS-RPCE] 2.2.1.1.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AuthType(pub u8);
-
-impl AuthType {
-    /// No provider.
-    pub const NONE: Self = Self(0);
-    /// SPNEGO.
-    pub const SPNEGO: Self = Self(9);
-    /// NTLM.
-    pub const NTLM: Self = Self(10);
-    /// Kerberos.
-    pub const KERBEROS: Self = Self(16);
-    /// The Netlogon secure channel.
-    pub const NETLOGON: Self = Self(0x44);
-}
-
-/// `auth_level` of a security trailer ([MS-RPCE] 2.2.1.1.8), by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AuthLevel(pub u8);
-
-impl AuthLevel {
-    /// No authentication.
-    pub const NONE: Self = Self(1);
-    /// The peer is known, nothing is protected.
-    pub const CONNECT: Self = Self(2);
-    /// Each fragment is signed.
-    pub const INTEGRITY: Self = Self(5);
-    /// Each fragment is signed and sealed.
-    pub const PRIVACY: Self = Self(6);
-}
 
 /// How the fragments of a security context are protected, as agreed when it was set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +35,7 @@ pub struct ProtectedFragment<'a> {
     pub token: &'a [u8],
 }
 
-/// A message of one or more fragments, ready but for its protection.
+/// A message of one or more fragments, complete except for its protection.
 #[derive(Debug)]
 pub struct Outgoing {
     /// Stub and verification trailer of the whole message.
@@ -91,8 +60,8 @@ pub struct OutgoingFragment {
     pub trailer: SecTrailer,
 }
 
-/// The protected message, ready for the wire. Polling it needs no runtime: it waits at most for other messages
-/// that are sealed side by side with it.
+/// The protected message, ready for the wire. Polling it needs no runtime: it waits at most for other
+/// messages that are sealed side by side with it.
 pub type Protecting = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
 
 /// A security context that is set up: it knows the peer and protects fragments.
@@ -116,8 +85,8 @@ pub trait SecurityContext: Send {
     /// Who the peer is, for the service behind the interface; it knows the type.
     fn identity(&self) -> Arc<dyn Any + Send + Sync>;
 
-    /// The account for which the peer's connections count, once a fragment was verified under this context. Connections
-    /// under a context without an account count as those of a peer that has proved nothing.
+    /// The account for which the peer's connections count, once a fragment was verified under this context.
+    /// Connections under a context without an account count as those of a peer that has proved nothing.
     fn account(&self) -> Option<Sid> {
         None
     }

@@ -1,22 +1,22 @@
 //! The Netlogon security provider's protection of fragments ([MS-NRPC] 3.3.4.2): NL_AUTH_SHA2_SIGNATURE.
 //!
-//! One counter numbers every protected fragment of a security context in either direction, so both sides agree on it
-//! only while one asks and the other answers. A fault carries no token and takes no number.
+//! One counter numbers every protected fragment of a security context in either direction, so both sides
+//! agree on it only while one asks and the other answers. A fault carries no token and takes no number.
 
-use crate::cfb8;
+pub use crate::keys::ChannelKeys;
+
+use crate::keys::twice;
 use crate::sealer::{Job, Sealer};
-use crate::secret::SessionKey;
 use dcerpc::security::{
     AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
 use std::any::Any;
 use std::cell::RefCell;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// [MS-NRPC] 2.2.1.3.3 NL_AUTH_SHA2_SIGNATURE as it is on the wire: confounder at 24, the last 24 bytes unused.
+/// [MS-NRPC] 2.2.1.3.3 NL_AUTH_SHA2_SIGNATURE as it is on the wire: confounder at 24, the last 24 bytes
+/// unused.
 const TOKEN_LEN: usize = 2 // SignatureAlgorithm
     + 2 // SealAlgorithm
     + 2 // Pad
@@ -30,65 +30,6 @@ const SIGNED_TOKEN_LEN_MIN: usize = TOKEN_LEN - 8;
 
 const SEALED: [u8; 8] = [0x13, 0x00, 0x1a, 0x00, 0xff, 0xff, 0x00, 0x00];
 const SIGNED: [u8; 8] = [0x13, 0x00, 0xff, 0xff, 0xff, 0xff, 0x00, 0x00];
-
-/// The session key of a channel, expanded for everything that is done with it. Shared by all its contexts.
-pub struct ChannelKeys {
-    /// The key itself, for credentials and the inner encryption.
-    pub(crate) inner: cfb8::Key,
-    /// The key that seals: every byte of the session key with 0xf0.
-    pub(crate) outer: cfb8::Key,
-    mac: Hmac<Sha256>,
-}
-
-impl std::fmt::Debug for ChannelKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl ChannelKeys {
-    /// Expands a session key.
-    pub fn new(key: SessionKey) -> Self {
-        let outer = SessionKey::new(key.expose().map(|byte| byte ^ 0xf0));
-        Self {
-            inner: cfb8::Key::new(key.expose()),
-            outer: cfb8::Key::new(outer.expose()),
-            mac: Hmac::new_from_slice(key.expose()).expect("HMAC takes keys of any length"),
-        }
-    }
-
-    /// The key for credentials and authenticators.
-    pub(crate) const fn credential_key(&self) -> &cfb8::Key {
-        &self.inner
-    }
-
-    /// Decrypts generic data ([MS-NRPC] 3.4.5.3.2) in place.
-    pub fn decrypt_inner(&self, data: &mut [u8]) {
-        self.inner.decrypt([0; 16], data);
-    }
-
-    /// Encrypts generic data in place. Answers do not need it: their context does it while it seals.
-    pub fn encrypt_inner(&self, data: &mut [u8]) {
-        self.inner.encrypt([0; 16], data);
-    }
-
-    fn checksum(&self, parts: &[&[u8]]) -> [u8; 8] {
-        let mut mac = self.mac.clone();
-        parts.iter().for_each(|part| mac.update(part));
-        let digest = mac.finalize().into_bytes();
-        std::array::from_fn(|n| digest[n])
-    }
-
-    fn encrypted_sequence(&self, checksum: [u8; 8], sequence: [u8; 8]) -> [u8; 8] {
-        let mut sequence = sequence;
-        self.inner.encrypt(twice(checksum), &mut sequence);
-        sequence
-    }
-}
-
-fn twice(half: [u8; 8]) -> [u8; 16] {
-    std::array::from_fn(|n| half[n % 8])
-}
 
 /// Which end of a channel a context is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +49,8 @@ impl Role {
     }
 }
 
-/// The number of a fragment as it is encrypted: low word, high word, each big-endian, and a bit for the client.
+/// The number of a fragment as it is encrypted: low word, high word, each big-endian, and a bit for the
+/// client.
 fn sequence_bytes(number: u64, sender: Role) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&(number as u32).to_be_bytes());
@@ -122,8 +64,8 @@ fn sequence_bytes(number: u64, sender: Role) -> [u8; 8] {
 /// Draws confounders.
 pub type Confounder = fn(&mut [u8; 8]);
 
-/// Random bytes from the operating system, fetched for many confounders at once: asking for each costs as much as its
-/// checksum. Each is used once, and goes over the wire encrypted.
+/// Random bytes from the operating system, fetched for many confounders at once: asking for each costs as
+/// much as its checksum. Each is used once, and goes over the wire encrypted.
 pub fn random_confounder(confounder: &mut [u8; 8]) {
     const LEN: usize = 512;
     thread_local! {
@@ -132,7 +74,8 @@ pub fn random_confounder(confounder: &mut [u8; 8]) {
     }
     DRAWN.with_borrow_mut(|(bytes, left)| {
         if *left == 0 {
-            // A confounder hides equal beginnings; were the system's source ever to fail, sealing must not go on.
+            // A confounder hides equal beginnings; were the system's source ever to fail, sealing must not go
+            // on.
             getrandom::fill(bytes).expect("the operating system has a source of randomness");
             *left = LEN;
         }
@@ -290,7 +233,7 @@ impl Piece {
     }
 }
 
-/// The security context of a client: one key, and nobody to be told apart.
+/// The security context of a client: one channel, whose keys are known.
 pub struct ClientContext {
     protector: Protector,
 }

@@ -1,6 +1,6 @@
 //! The answer for an account: its PAC ([MS-KILE] 3.3.5.6.4, [MS-PAC] 2.4) in a response message.
 
-use crate::mapping::end_of_allowed_hours;
+use crate::logon_hours::end_of_allowed_hours;
 use crate::message::Response;
 use account_store::{Account, Domain, GroupScope, Record};
 use bytes::Bytes;

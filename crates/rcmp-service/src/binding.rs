@@ -6,7 +6,8 @@
 
 use crate::certificate::Certificate;
 use crate::claim::SidClaim;
-use crate::mapping::{self, Form, Strength};
+use crate::form::{Form, Strength};
+use crate::mapping;
 use crate::policy::{Binding, Policy, Rules};
 use crate::reason::Reason;
 use crate::trace::{Evidence, EvidenceState, Step, Trace};

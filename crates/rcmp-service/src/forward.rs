@@ -8,12 +8,14 @@ use crate::certificate::Certificate;
 use crate::claim::SidClaim;
 use crate::context::CallContext;
 use crate::domains::{Domains, PeerDomain, Route, RoutedBy};
-use crate::foreign::{self, Disbelief};
-use crate::mapping::Strength;
+use crate::foreign;
+use crate::form::Strength;
 use crate::message::{Request, Response};
 use crate::proof::{self, Hop, HopStrength, Role, Signed, Verified, Weakness};
+use crate::question::{Answer, Elsewhere, ForeignAccount, Question};
 use crate::reason::Reason;
-use crate::service::{Answer, Mapper, Question};
+use crate::response_rejection::Disbelief;
+use crate::service::Mapper;
 use crate::trace::{NoTrace, Step, Trace};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use bytes::Bytes;
@@ -31,36 +33,6 @@ use tower::util::BoxCloneSyncService;
 const SAME_IN_TRANSIT_MAX: u32 = 32;
 /// The same of a machine of ours, which may serve many connections of one client at once.
 const SAME_OF_MACHINE_MAX: u32 = 256;
-
-/// What was heard from another domain.
-#[derive(Clone, Debug)]
-pub struct Elsewhere {
-    /// NetBIOS name of the domain that is to answer.
-    pub domain: String,
-    /// NetBIOS name of the peer that was asked.
-    pub peer: String,
-    /// By what it was chosen.
-    pub by: RoutedBy,
-    /// The server that answered, where one did.
-    pub server: Option<String>,
-    /// SHA-256 of the request: what the two ends of a call have in common, whoever is between them.
-    pub digest: [u8; 32],
-    /// The account that was found.
-    pub account: Option<ForeignAccount>,
-}
-
-/// An account of another domain.
-#[derive(Clone, Debug)]
-pub struct ForeignAccount {
-    /// Its name, which means something with its domain's only.
-    pub name: String,
-    /// Its SID.
-    pub sid: Sid,
-    /// SIDs that were said and mean nothing here.
-    pub dropped: Vec<Sid>,
-    /// SSL_CERT_LOGON_RESP, written from what was checked.
-    pub response: Bytes,
-}
 
 /// A question for a peer.
 #[derive(Clone, Debug)]

@@ -12,13 +12,17 @@ mod der;
 pub mod domains;
 pub mod explain;
 pub mod foreign;
+mod form;
 mod forward;
 pub mod issuers;
+mod logon_hours;
 pub mod mapping;
 pub mod message;
 pub mod policy;
 pub mod proof;
+mod question;
 mod reason;
+mod response_rejection;
 mod scope;
 mod service;
 #[cfg(test)]
@@ -30,11 +34,11 @@ pub use answer::logoff_time;
 pub use claim::SidClaim;
 pub use context::{CallContext, TraceParent};
 pub use domains::{Domains, DomainsError, PeerDomain, RoutedBy};
-pub use forward::{
-    Elsewhere, ForeignAccount, Forwarder, MapCertificate, NoServers, PeerQuestion, PeerReply, PeerService,
-};
-pub use mapping::{Form, Method, Strength};
+pub use form::{Form, Method, Strength};
+pub use forward::{Forwarder, MapCertificate, NoServers, PeerQuestion, PeerReply, PeerService};
 pub use policy::{Binding, Contradiction, MapsNothing, Policy, Validation};
+pub use question::{Answer, Asker, Elsewhere, ForeignAccount, Mapped, Question};
 pub use reason::Reason;
+pub use response_rejection::Disbelief;
 pub use scope::{Scope, is_account_or_group};
-pub use service::{Answer, Asker, Mapped, Mapper, MapperParts, OcspTransport, Question, has_method};
+pub use service::{Mapper, MapperParts, OcspTransport, has_method};

@@ -4,7 +4,7 @@
 //! ([`AuthorityPolicy`]) are for the certificates below it, and can only take away: a form counts when all authorities on the
 //! verified path that say anything about forms grant it. Where none says anything, the policy's own grants are in force.
 
-use crate::mapping::{Form, Method};
+use crate::form::{Form, Method};
 use crate::message::MappingFlags;
 use crate::trust::KeyId;
 use account_store::fold::{Comparison, casefold};

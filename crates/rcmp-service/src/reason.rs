@@ -1,7 +1,7 @@
 //! Why a request was answered as it was: one list for logs, metrics, audit and the status that the client is told.
 
-use crate::foreign::Disbelief;
-use crate::mapping::Method;
+use crate::form::Method;
+use crate::response_rejection::Disbelief;
 use crate::trust::ChainError;
 use dtyp::NtStatus;
 

@@ -1,7 +1,8 @@
 //! What happened on the way to a decision, for whoever has to explain it. The hot path traces nothing and pays nothing.
 
 use crate::domains::RoutedBy;
-use crate::mapping::{Form, Method, NotApplicable, Strength};
+use crate::form::{Form, Method, Strength};
+use crate::mapping::NotApplicable;
 use crate::policy::Binding;
 use crate::reason::Reason;
 use crate::trust::{Path, Refusal, Revocation};

@@ -7,22 +7,22 @@
     reason = "these comments are the help, which terminals show as it stands"
 )]
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dtyp::FileTime;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Tells which account and groups an X.509 client certificate belongs to.
+/// Map X.509 client certificates to accounts and groups
 ///
-/// rcmpd answers that question by the Remote Certificate Mapping Protocol over a sealed Netlogon channel, and asks it of any
-/// server that speaks it.
+/// A web server has checked a client certificate; rcmpd tells it the account and its groups. It speaks the Remote Certificate
+/// Mapping Protocol ([MS-RCMP]) over a sealed Netlogon channel, as a server and as a client.
 #[derive(Debug, Parser)]
 #[command(
     name = "rcmpd",
     version = VERSION,
     arg_required_else_help = true,
-    after_help = "First steps:\n  rcmpd quickstart                            # a demo domain in ./rcmpd-demo\n  export RCMPD_CONFIG=rcmpd-demo/rcmpd.toml   # in place of -c FILE\n  rcmpd serve                                 # serve it\n  rcmpd map rcmpd-demo/certs/alice.pem        # elsewhere: who is alice?\n\nCommands that need a configuration take -c FILE, before the command or after it. Without -c they take the environment variable RCMPD_CONFIG."
+    after_help = "First steps:\n  rcmpd quickstart                            # a demo domain in ./rcmpd-demo\n  export RCMPD_CONFIG=rcmpd-demo/rcmpd.toml   # in place of -c FILE\n  rcmpd serve                                 # serve it\n  rcmpd map rcmpd-demo/certs/alice.pem        # elsewhere: who is alice?\n\nCommands that need a configuration take -c FILE, before or after the command. Without -c they use the environment variable RCMPD_CONFIG."
 )]
 pub struct Cli {
     /// What to do.
@@ -33,8 +33,48 @@ pub struct Cli {
 /// The version, with the commit that was built and its date if it was built in a checkout.
 pub const VERSION: &str = env!("RCMPD_VERSION");
 
+/// A command line that was understood.
+#[derive(Debug)]
+pub struct Parsed {
+    /// What was typed.
+    pub cli: Cli,
+    /// Whether its result, or its error, is printed as JSON.
+    pub as_json: bool,
+}
+
+/// A command line that was not understood, or asks for help.
+#[derive(Debug)]
+pub struct WrongUse {
+    /// What the parser says.
+    pub error: clap::Error,
+    /// Whether there is a `--json` in it.
+    pub as_json: bool,
+}
+
+/// Parses a command line, the program's name first.
+pub fn parse(all: impl IntoIterator<Item = OsString>) -> Result<Parsed, WrongUse> {
+    let all = arguments(all);
+    let parsed = Cli::command().try_get_matches_from(&all).and_then(|matches| {
+        Ok(Parsed { cli: Cli::from_arg_matches(&matches)?, as_json: has_json(&matches) })
+    });
+    parsed.map_err(|error| {
+        // The parser has no result, so its options are not known.
+        let as_json =
+            all.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+        WrongUse { error, as_json }
+    })
+}
+
+/// Whether the command has `--json`.
+fn has_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, matches)) => has_json(matches),
+        None => matches.try_get_one("json").ok().flatten().copied().unwrap_or(false),
+    }
+}
+
 /// Arguments with a `-c FILE` in front of the command moved behind it, where the command takes it.
-pub fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = all.into_iter().collect();
     let starts = |text: Option<&OsString>, start| {
         text.is_some_and(|text| text.as_encoded_bytes().starts_with(start) && text.len() > start.len())
@@ -57,10 +97,10 @@ pub fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 /// The configuration of commands that take it as FILE, too.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigFileArg {
-    /// The configuration file, in place of -c FILE.
+    /// The configuration file, instead of -c FILE.
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
-    /// The configuration file; without FILE and -c, the environment variable RCMPD_CONFIG names it.
+    /// The configuration file. Without FILE and -c, the environment variable RCMPD_CONFIG names it.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -93,14 +133,14 @@ pub struct JsonArg {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make a complete demo domain: configuration, accounts, a machine account, certificates
+    /// Create a complete demo domain: configuration, accounts, a machine account, certificates
     ///
-    /// Nothing is overwritten: if one of the files exists, nothing is written at all.
+    /// Existing files are not overwritten: if one of the files exists, nothing is written.
     Quickstart {
-        /// The folder to make it in.
+        /// The folder to create.
         #[arg(default_value = "rcmpd-demo")]
         dir: PathBuf,
-        /// The port of Netlogon; the endpoint mapper gets the next one, /metrics the one after. Without it: 11490, 1135 and 9464.
+        /// The port of Netlogon. The endpoint mapper uses N+1 and /metrics N+2. [default: 11490, 1135 and 9464]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::quickstart::PORT_MAX)))]
         port: Option<u16>,
         #[command(flatten)]
@@ -108,68 +148,68 @@ pub enum Command {
     },
     /// Run every role that the configuration enables
     ///
-    /// SIGHUP reloads what can change while serving, all of it or nothing; SIGTERM and SIGINT answer the calls in flight and
-    /// stop.
+    /// SIGHUP reloads the configuration: if one part is wrong, nothing changes. After SIGTERM or SIGINT the service answers the
+    /// calls in flight and stops.
     Serve {
         #[command(flatten)]
         config: ConfigFileArg,
     },
-    /// Ask a service over Netlogon and print the account and its groups
+    /// Ask a server over Netlogon for the account and groups of a certificate
     ///
-    /// Whom to ask and as whom stands in [client] of the configuration, or in --server, --machine and --secret-file.
+    /// The server and the machine account are those of [client] in the configuration, or of --server, --machine and --secret-file.
     ///
-    /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command makes neither: whether the certificate is
-    /// valid (its chain, its dates, revocation), and whether its holder has the private key. An answer says which account the certificate
-    /// names, not who has shown it. --verify checks the chain first. Only a TLS handshake or a signature proves the key.
+    /// The protocol leaves two checks to the client ([MS-RCMP] 3.5 and 5.1), and this command does neither: that the certificate is
+    /// valid (chain, dates, revocation), and that the client has the private key. The answer names the account of the certificate; it
+    /// does not prove who presented it. --verify checks the chain first. Only a TLS handshake or a signature proves possession of the key.
     #[command(
         after_help = "Exit codes: 0 mapped, 1 any other failure, 2 wrong use or no readable configuration, 3 not mapped (or, with --require-strong, not proved), 4 server not reachable in time, 5 this machine may not ask, or its secure channel was refused, 6 unusable input (or, with --verify, no valid chain), 7 nothing was decided.\n\nExample:\n  rcmpd map alice.pem --server dc1.contoso.example:11490 --domain CONTOSO \\\n      --machine 'WEB01$' --secret-file WEB01.secret"
     )]
     Map(MapArgs),
-    /// Show the whole decision about a certificate, step by step, without asking anybody
+    /// Show each step of the decision about a certificate, without a network connection
     Explain {
         /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,
         #[command(flatten)]
         config: ConfigArg,
-        /// Methods that the client would ask for: upn,subject unless it is said, and with --url those of sidecar.methods.
+        /// Mapping methods that the client asks for [default: upn,subject; with --url: sidecar.methods]
         #[arg(long, value_delimiter = ',', value_name = "LIST")]
         methods: Option<Vec<MethodArg>>,
         /// Certificates of the issuers, in any order.
         #[arg(long, value_name = "PEM")]
         chain: Option<PathBuf>,
-        /// Say, too, whether the routes of [sidecar] let it in there.
+        /// Also check this URL against the [sidecar] routes.
         #[arg(long, value_name = "URL")]
         url: Option<String>,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Say whether a configuration is good: exit 0 good, 1 wrong (what and where), 2 not readable
+    /// Check a configuration: exit 0 good, 1 wrong (the errors with line and column), 2 not readable
     CheckConfig {
         #[command(flatten)]
         config: ConfigFileArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Accounts of the store
+    /// Manage accounts of the store
     #[command(subcommand)]
     Account(AccountCommand),
-    /// Groups of the store
+    /// Manage groups of the store
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Machine accounts: who may open a secure channel
+    /// Manage machine accounts: the clients that may open a secure channel
     #[command(subcommand)]
     Machine(MachineCommand),
-    /// The domain that is served
+    /// Manage the served domain and its trusted domains
     #[command(subcommand)]
     Domain(DomainCommand),
-    /// How certificates name accounts: every form, what is wrong with stored ones, what another policy would change
+    /// Inspect mappings: list the forms of a certificate, audit stored mappings, compare policies, import rules
     #[command(subcommand)]
     Mapping(MappingCommand),
-    /// Read accounts, groups and machines from JSON Lines, all of them or none
+    /// Import accounts, groups and machines from JSON Lines, all of them or none
     Import {
         /// The file, one JSON object a line; - for standard input.
         file: PathBuf,
-        /// Make entries that exist what the file says, memberships included; otherwise one that exists stops the import.
+        /// Replace existing entries, memberships included. Without it, an existing entry stops the import.
         #[arg(long)]
         replace: bool,
         #[command(flatten)]
@@ -177,7 +217,7 @@ pub enum Command {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Write accounts, groups and machines as JSON Lines; secrets stay here
+    /// Export accounts, groups and machines as JSON Lines, without secrets
     Export {
         /// The file to write; it must not exist. - for standard output.
         file: PathBuf,
@@ -186,19 +226,19 @@ pub enum Command {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// The audit log: its signing key, and whether it is whole
+    /// Create a signing key for the audit log, or verify the log
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Print a complete, safe configuration of a web server for the sidecar of a configuration
+    /// Print a complete, safe web server configuration for the sidecar
     #[command(
-        after_help = "What is printed goes by the [[sidecar.listen]] of that dialect. Check what you made of it:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
+        after_help = "The printed configuration matches the [[sidecar.listen]] of that dialect. Check the running web server:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
     )]
     ProxyConfig(ProxyConfigArgs),
-    /// Serve a page that shows whatever it is told, for trying a web server with client certificates out
+    /// Run a test application that echoes the request headers it receives
     ///
-    /// It is the application behind the web server: it answers every request with the headers that arrived, in JSON or, for
-    /// browsers, as a table. It believes everything and protects nothing, so it is for trial only, and listens on loopback
-    /// addresses unless --anywhere is given. In JSON, bytes that are not visible ASCII are percent-encoded, and % too.
+    /// It stands in for the application behind the web server. It answers every request with the received headers, in JSON or, for
+    /// browsers, as a table. It trusts every header and protects nothing: use it for tests only. Without --anywhere it listens on
+    /// loopback addresses only. In JSON, % and bytes that are not visible ASCII are percent-encoded.
     #[command(after_help = "Example:\n  rcmpd page --listen 127.0.0.1:8080")]
     Page {
         /// The address to listen on.
@@ -207,76 +247,82 @@ pub enum Command {
         /// A Unix socket to listen on, which must not exist.
         #[arg(long, value_name = "PATH")]
         unix: Option<PathBuf>,
-        /// Listen even where others can reach it.
+        /// Allow addresses that other hosts can reach.
         #[arg(long)]
         anywhere: bool,
     },
-    /// Go through a web server's front door as an attacker would, and tell what leaks
+    /// Attack a web server from outside and report what leaks
     ///
-    /// The URL leads through the web server to `rcmpd page`; of another page only statuses can be judged. Everything that is
-    /// sent is harmless to the page, but the web server and the sidecar log some hundred refusals.
+    /// The URL leads through the web server to `rcmpd page`. With another application, only status codes can be checked. The requests
+    /// are harmless to the application, but the web server and the sidecar log some hundred refusals.
     #[command(
         after_help = "Exit codes: 0 nothing leaks, 2 wrong use or no readable configuration, 3 something leaks, 4 not reachable, or the server's certificate is rejected, 6 unusable input, 7 nothing leaks as far as it could be checked (also where the page is not `rcmpd page`).\n\nExample:\n  rcmpd check-proxy https://app.contoso.example/ --ca server-ca.pem \\\n      --certificate alice.pem --key alice.key"
     )]
     CheckProxy(CheckProxyArgs),
-    /// Print completions for a shell
+    /// Print shell completions
     #[command(
         after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
     )]
     Completions {
-        /// Which shell.
+        /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, in troff
+    /// Print the manual page of a command in troff, or write all manual pages
     #[command(
-        after_help = "To read it:\n  rcmpd man | man -l -\n\nTo install it, so that `man rcmpd` finds it:\n  rcmpd man > /usr/local/share/man/man1/rcmpd.1"
+        after_help = "To read a page:\n  rcmpd man | man -l -\n  rcmpd man machine add | man -l -\n\nTo install all pages, so that `man rcmpd` and `man rcmpd-machine-add` find them:\n  rcmpd man --dir /usr/local/share/man/man1"
     )]
-    Man,
+    Man {
+        /// The command; without one, the page of rcmpd itself.
+        #[arg(value_name = "COMMAND", conflicts_with = "dir")]
+        command: Vec<String>,
+        /// Write the pages of all commands to this folder, and replace the ones there.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Print the version, and the commit and date that it was built from
     Version,
 }
 
-/// What to ask, and whom.
+/// Arguments of `rcmpd map`.
 #[derive(Args, Debug)]
 pub struct MapArgs {
-    /// The certificate, PEM, DER or base64; - for standard input. Certificates that follow it in the file are its issuers'.
+    /// The certificate, PEM, DER or base64; - for standard input. The certificates after it in the file are those of its issuers.
     pub certificate: PathBuf,
-    /// The configuration file, for its [client] and [domain].
+    /// The configuration file, for [client] and [domain].
     #[arg(short, long, value_name = "FILE", env = "RCMPD_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// The server; without a port, its endpoint mapper on port 135 is asked for the port.
+    /// The server. Without a port, the port is looked up at its endpoint mapper on port 135.
     #[arg(long, value_name = "HOST[:PORT]", requires = "machine")]
     pub server: Option<String>,
     /// The machine account, such as 'WEB01$'.
     #[arg(long, value_name = "NAME", requires = "secret_file")]
     pub machine: Option<String>,
-    /// A file with the machine account's password, in one line.
+    /// A file with the password of the machine account, in one line.
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
-    /// NetBIOS name of the domain to ask about; without a configuration also the server's own.
+    /// NetBIOS name of the domain to ask about. Without a configuration it is also the domain of the server.
     #[arg(long, value_name = "D")]
     pub domain: Option<String>,
     /// Mapping methods to ask for.
     #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
     pub methods: Vec<MethodArg>,
-    /// Certificates of the issuers, in any order. Those that are not in the chain of the certificate are left out, with a warning.
+    /// Certificates of the issuers, in any order. Certificates that are not in the chain are skipped with a warning.
     #[arg(long, value_name = "PEM")]
     pub chain: Option<PathBuf>,
-    /// Ask only if the chain of the certificate is valid now, by [mapping] of the configuration (anchors, intermediates, revocation) or
-    /// --anchors.
+    /// First verify the certificate chain by [mapping] (anchors, intermediates, revocation) or --anchors; do not ask if it is not valid.
     #[arg(long)]
     pub verify: bool,
-    /// Certificates of the CAs that --verify trusts, in place of [mapping]. The certificates between are those of --chain, and revocation is
-    /// not checked.
+    /// Certificates of the CAs that --verify trusts, instead of [mapping]. Intermediate certificates come from --chain. Revocation is not
+    /// checked.
     #[arg(long, value_name = "PEM", requires = "verify")]
     pub anchors: Vec<PathBuf>,
-    /// Ask for a proof of the answer's path, and print it: who answered, by which policy, how strongly.
+    /// Request a proof of the path, and print it: the domains on the path, their policy revisions, and how strong each mapping is.
     #[arg(long)]
     pub proof: bool,
-    /// A domain's public key that may sign its hops, as DOMAIN=FILE; also [client] proof_keys.
+    /// The public key that verifies the hops of a domain, as DOMAIN=FILE, in addition to proof_keys of [client].
     #[arg(long, value_name = "DOMAIN=FILE")]
     pub proof_key: Vec<String>,
-    /// Refuse an answer that is not proved to be strong at every hop.
+    /// Reject an answer without a proof that the mapping is strong at every hop.
     #[arg(long)]
     pub require_strong: bool,
     /// How long to wait for the answer, in seconds.
@@ -286,52 +332,52 @@ pub struct MapArgs {
     pub json: JsonArg,
 }
 
-/// Which web server to check, and with what.
+/// Arguments of `rcmpd check-proxy`.
 #[derive(Args, Debug)]
 pub struct CheckProxyArgs {
-    /// The page, through the web server.
+    /// The URL of the test application, through the web server.
     #[arg(value_name = "URL")]
     pub url: String,
-    /// A client certificate that is let in, PEM, with its chain.
+    /// A client certificate that is allowed, PEM, with its chain.
     #[arg(long, value_name = "PEM")]
     pub certificate: PathBuf,
-    /// Its key, PEM.
+    /// The key of --certificate, PEM.
     #[arg(long, value_name = "KEY")]
     pub key: PathBuf,
-    /// What its account is called, as an identity header has it.
+    /// The account name that an identity header is expected to have.
     #[arg(long, value_name = "NAME")]
     pub expect_user: Option<String>,
-    /// Certificates of the authorities that the web server's own certificate may be of.
+    /// Certificates of the CAs that are trusted for the certificate of the web server.
     #[arg(long, value_name = "PEM", required_unless_present = "trust_any_server")]
     pub ca: Option<PathBuf>,
-    /// Believe whoever answers as the web server: what is found out may be somebody else's.
+    /// Accept any certificate of the web server: the findings may be about another server.
     #[arg(long, conflicts_with = "ca")]
     pub trust_any_server: bool,
-    /// Another client certificate that is let in, of another account.
+    /// A second client certificate that is allowed, of another account.
     #[arg(long, value_name = "PEM", requires = "other_key")]
     pub other_certificate: Option<PathBuf>,
-    /// Its key.
+    /// The key of --other-certificate.
     #[arg(long, value_name = "KEY", requires = "other_certificate")]
     pub other_key: Option<PathBuf>,
-    /// Another host of the same web server.
+    /// Another host name of the same web server.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub other_host: Option<String>,
-    /// Connect to this in place of the URL's host.
+    /// Connect to this address instead of the host of the URL.
     #[arg(long, value_name = "HOST:PORT")]
     pub connect: Option<String>,
-    /// Identity headers that the application believes beside X-Identity-…; all that are known, unless it is said.
+    /// Identity headers that the application trusts, beside X-Identity-… [default: all known sets]
     #[arg(long, value_name = "PRESET")]
     pub preset: Vec<PresetArg>,
-    /// The name of another header that the application takes an identity from, such as X-WEBAUTH-USER; may be given several times.
+    /// Another header that the application trusts as an identity, such as X-WEBAUTH-USER; repeat for several.
     #[arg(long, value_name = "NAME")]
     pub header: Vec<String>,
-    /// The sidecar's configuration file, for the names of identity headers in its [sidecar.header_names].
+    /// The configuration file of the sidecar, for the header names in [sidecar.header_names].
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Another path of the same web server, for which it may have other rules; may be given several times.
+    /// Another path of the same web server, which may have other rules; repeat for several.
     #[arg(long, value_name = "PATH")]
     pub path: Vec<String>,
-    /// The port where the web server may speak HTTP without TLS.
+    /// The port of the web server for HTTP without TLS.
     #[arg(long, default_value_t = 80, value_name = "N")]
     pub plain_port: u16,
     /// How long to wait for each answer, in seconds.
@@ -344,7 +390,7 @@ pub struct CheckProxyArgs {
 /// A set of identity headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PresetArg {
-    /// Remote-User and others.
+    /// Remote-User, Remote-Groups and others.
     Remote,
     /// X-Forwarded-User and others.
     Forwarded,
@@ -359,11 +405,11 @@ pub enum PresetArg {
 pub enum MethodArg {
     /// By a name in the subjectAltName.
     Upn,
-    /// By issuer and subject, or a strong form.
+    /// By issuer and subject, or by a strong form.
     Subject,
-    /// By the issuer alone.
+    /// By the issuer only.
     Issuer,
-    /// By the issuers of the chain, too.
+    /// By the issuer, or by another CA of the chain.
     IssuerChain,
 }
 
@@ -375,7 +421,7 @@ pub enum AccountCommand {
         after_help = "Example:\n  rcmpd account add dave --upn dave@contoso.example --group Engineers \\\n      --expires 2027-01-01 -c FILE"
     )]
     Add {
-        /// Its name; a computer's ends in a dollar sign.
+        /// The account name. The name of a computer ends in a dollar sign.
         name: String,
         #[command(flatten)]
         fields: Box<AccountFields>,
@@ -386,7 +432,7 @@ pub enum AccountCommand {
     },
     /// Show an account with its groups
     Show {
-        /// Its name, SID or user principal name.
+        /// Name, SID or user principal name of the account.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
@@ -395,7 +441,7 @@ pub enum AccountCommand {
     },
     /// List accounts
     List {
-        /// Only accounts that have this text in their name, user principal name or full name, in upper or lower case.
+        /// Only accounts with this text in the name, user principal name or full name; case is ignored.
         text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
@@ -404,9 +450,9 @@ pub enum AccountCommand {
     },
     /// Change an account
     Set {
-        /// Its name, SID or user principal name.
+        /// Name, SID or user principal name of the account.
         name: String,
-        /// Give it another name; its SID, groups and mappings stay.
+        /// The new name. SID, groups and mappings stay.
         #[arg(long, value_name = "NAME")]
         rename: Option<String>,
         #[command(flatten)]
@@ -418,9 +464,9 @@ pub enum AccountCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Remove an account, and the machine account of the same name
+    /// Remove an account, and the machine account with the same name
     Remove {
-        /// Its name, SID or user principal name.
+        /// Name, SID or user principal name of the account.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
@@ -429,10 +475,10 @@ pub enum AccountCommand {
     },
 }
 
-/// Fields of an account that can be given.
+/// Fields of an account.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AccountFields {
-    /// userPrincipalName; empty to remove it.
+    /// userPrincipalName; an empty value removes it.
     #[arg(long)]
     pub upn: Option<String>,
     /// displayName.
@@ -444,24 +490,24 @@ pub struct AccountFields {
     /// Add a value of altSecurityIdentities, such as 'X509:<I>…<SR>…'.
     #[arg(long, value_name = "X509:…")]
     pub add_mapping: Vec<String>,
-    /// Put it into a group.
+    /// Add the account to a group; repeat for several.
     #[arg(long, value_name = "GROUP")]
     pub group: Vec<String>,
-    /// Disable it.
+    /// Disable the account.
     #[arg(long)]
     pub disable: bool,
-    /// Lock it.
+    /// Lock the account.
     #[arg(long)]
     pub lock: bool,
-    /// NetBIOS name of the domain that answers for it, which makes it an entry that only says where to ask; empty to remove it.
+    /// NetBIOS name of the domain that answers for this account. The entry here then only says where to ask; an empty value removes it.
     #[arg(long, value_name = "DOMAIN")]
     pub home_domain: Option<String>,
-    /// When it expires: a date such as 2027-01-01, which begins at 00:00 UTC; a time such as 2027-01-01T12:00:00Z; seconds since 1970; or "never".
+    /// Expiry: a date such as 2027-01-01 (00:00 UTC), a time such as 2027-01-01T12:00:00Z, seconds since 1970, or "never".
     #[arg(long, value_name = "WHEN", value_parser = crate::clock::instant)]
     pub expires: Option<FileTime>,
 }
 
-/// What only an account that is there can lose.
+/// Changes that need an existing account.
 #[derive(Args, Clone, Debug, Default)]
 pub struct AccountChanges {
     /// Remove a servicePrincipalName.
@@ -470,53 +516,53 @@ pub struct AccountChanges {
     /// Remove a value of altSecurityIdentities.
     #[arg(long, value_name = "X509:…")]
     pub remove_mapping: Vec<String>,
-    /// Take it out of a group.
+    /// Remove the account from a group; repeat for several.
     #[arg(long, value_name = "GROUP")]
     pub remove_group: Vec<String>,
-    /// Enable it.
+    /// Enable the account.
     #[arg(long, conflicts_with = "disable")]
     pub enable: bool,
-    /// Unlock it.
+    /// Unlock the account.
     #[arg(long, conflicts_with = "lock")]
     pub unlock: bool,
 }
 
-/// Which web server, and what it serves.
+/// Arguments of `rcmpd proxy-config`.
 #[derive(Args, Debug)]
 pub struct ProxyConfigArgs {
-    /// Which web server.
+    /// The web server.
     pub server: WebServerArg,
-    /// The name by which clients know it.
+    /// The host name that clients use.
     #[arg(long, default_value = "app.example", value_name = "NAME")]
     pub site: String,
-    /// Where it listens.
+    /// The address that the web server listens on.
     #[arg(long, default_value = "0.0.0.0:443", value_name = "ADDR")]
     pub listen: std::net::SocketAddr,
-    /// Its certificate with the chain; for HAProxy with the key in the same file.
+    /// The certificate of the web server with its chain. For HAProxy the file also has the key.
     #[arg(long, default_value = "/etc/ssl/app.pem", value_name = "FILE")]
     pub certificate: PathBuf,
-    /// Its key.
+    /// The key of --certificate.
     #[arg(long, default_value = "/etc/ssl/app.key", value_name = "FILE")]
     pub key: PathBuf,
-    /// The CAs of client certificates in one file; otherwise the anchors and intermediates of [mapping].
+    /// The CAs of client certificates, in one file [default: anchors and intermediates of [mapping]]
     #[arg(long, value_name = "PEM", conflicts_with = "write_client_ca")]
     pub client_ca: Option<PathBuf>,
-    /// Where to write these CAs if they are in more than one file; otherwise client-ca-bundle.pem beside the configuration file.
+    /// Where to write these CAs if they are in several files [default: client-ca-bundle.pem beside the configuration file]
     #[arg(long, value_name = "PEM")]
     pub write_client_ca: Option<PathBuf>,
-    /// Print what goes beside another site of this command in the same web server, without what a web server has once.
+    /// Print an additional site for a web server that already has one from this command, without the settings that may stand only once.
     #[arg(long)]
     pub beside: bool,
-    /// Where the application is; if the sidecar stands between, the upstream of one of its listeners.
+    /// The address of the application [default: the upstream of the listener, or 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT")]
     pub application: Option<String>,
-    /// The certificate that the web server shows to a listener with tls.
+    /// The client certificate of the web server, for a listener with tls.
     #[arg(long, value_name = "PEM", requires = "proxy_key")]
     pub proxy_certificate: Option<PathBuf>,
-    /// The key of that.
+    /// The key of --proxy-certificate.
     #[arg(long, value_name = "FILE")]
     pub proxy_key: Option<PathBuf>,
-    /// Put the listener's secret into what is printed, instead of a word to replace.
+    /// Print the secret of the listener, instead of a placeholder.
     #[arg(long)]
     pub with_secret: bool,
     #[command(flatten)]
@@ -530,34 +576,34 @@ pub enum WebServerArg {
     Nginx,
     /// ext_authz over gRPC, or over HTTP if no listener is for gRPC.
     Envoy,
-    /// The sidecar stands behind it.
+    /// A TLS-terminating proxy in front of the sidecar.
     Haproxy,
     /// ForwardAuth.
     Traefik,
     /// forward_auth; with Client-Cert if no listener has dialect "caddy" and one has "client-cert".
     Caddy,
-    /// The sidecar stands behind it.
+    /// A TLS-terminating proxy in front of the sidecar.
     Apache,
 }
 
 /// `rcmpd mapping …`
 #[derive(Debug, Subcommand)]
 pub enum MappingCommand {
-    /// Print every form in which a certificate can name an account
+    /// Print every mapping string of a certificate
     ///
-    /// Nobody is asked, and no configuration is needed.
+    /// Needs no configuration and no network.
     Strings {
         /// The certificate, PEM, DER or base64; - for standard input.
         certificate: PathBuf,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Look for mappings that are weak, ambiguous, twins, dangling or never match
+    /// Find mappings that are weak, ambiguous, near-duplicates (twins), dangling, or that never match
     #[command(
-        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            it goes by names alone, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps nobody\n  twin            different values, equal if case, accents and width are folded\n  dangling        its issuer is no configured CA\n  never-matching  it cannot be read, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
+        after_help = "Exit codes: 0 nothing found, 3 something found, 1 the store or the configuration cannot be read.\n\n  weak            uses only names, and the account has no strong mapping\n  ambiguous       several accounts have it: it maps no account\n  twin            values that differ only in case, accents or width\n  dangling        its issuer is not a configured CA\n  never-matching  malformed, or the policy lets no certificate match it\n\nExample, for continuous integration:\n  rcmpd mapping audit --ignore weak -c FILE"
     )]
     Audit {
-        /// Classes that are not reported.
+        /// Classes to leave out of the report.
         #[arg(long, value_delimiter = ',', value_name = "CLASS")]
         ignore: Vec<ClassArg>,
         #[command(flatten)]
@@ -565,18 +611,18 @@ pub enum MappingCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Decide certificates by another policy, and tell who would gain or lose
+    /// Dry run of another policy: list the accounts whose access would change
     #[command(
-        after_help = "The other policy is the [mapping] of a file, which may hold nothing else. Certificates come from a folder (.pem, .crt, .cer, .der), from the file of one certificate, or from an audit log that has them.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
+        after_help = "The other policy is the [mapping] section of a file, which needs no other section. Certificates come from a folder (.pem, .crt, .cer, .der), from a file with one certificate, or from an audit log with certificates.\n\nExample:\n  rcmpd mapping rehearse --policy strict.toml --certs audit.log -c FILE"
     )]
     Rehearse {
-        /// A file with the other [mapping].
+        /// The file with the other [mapping]; - for standard input.
         #[arg(long, value_name = "FILE")]
         policy: PathBuf,
         /// A folder of certificates, one certificate, or an audit log.
         #[arg(long, value_name = "DIR|CERT|LOG")]
         certs: PathBuf,
-        /// Methods that clients would ask for, where the log does not say.
+        /// Mapping methods that clients ask for, if the log does not have them.
         #[arg(long, value_delimiter = ',', default_value = "upn,subject", value_name = "LIST")]
         methods: Vec<MethodArg>,
         #[command(flatten)]
@@ -584,17 +630,17 @@ pub enum MappingCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Translate rules of other programs into a [mapping], or say which cannot be
+    /// Translate rules of other programs into a [mapping] section
     #[command(
-        after_help = "Exit codes: 0 translated, 3 something cannot be expressed, 6 unusable input. Nothing is written: the result is printed.\n\nExample:\n  rcmpd mapping import --from sssd sssd.conf --issuer certs/issuing.pem"
+        after_help = "Exit codes: 0 translated, 3 a rule cannot be expressed, 6 unusable input. The result is printed; no file is written.\n\nExample:\n  rcmpd mapping import --from sssd sssd.conf --issuer certs/issuing.pem"
     )]
     Import {
-        /// Whose rules they are.
+        /// The program that the rules are from.
         #[arg(long)]
         from: DialectArg,
-        /// The file with the rules, or - for standard input.
+        /// The file with the rules; - for standard input.
         file: PathBuf,
-        /// Certificates of authorities that rules may name.
+        /// Certificates of CAs that rules refer to.
         #[arg(long, value_name = "PEM")]
         issuer: Vec<PathBuf>,
         #[command(flatten)]
@@ -605,19 +651,19 @@ pub enum MappingCommand {
 /// A class of findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClassArg {
-    /// Names alone.
+    /// Uses only names.
     Weak,
-    /// Of several accounts.
+    /// Several accounts have it.
     Ambiguous,
-    /// Different, and the same to a wide comparison.
+    /// Differs only in case, accents or width.
     Twin,
-    /// Of an issuer that is not configured.
+    /// Its issuer is not a configured CA.
     Dangling,
-    /// Of no use under the policy.
+    /// No certificate can match it under the policy.
     NeverMatching,
 }
 
-/// Whose rules are imported.
+/// The program whose rules are imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DialectArg {
     /// sss_certmap rules, as in sssd.conf.
@@ -633,9 +679,9 @@ pub enum DialectArg {
 pub enum GroupCommand {
     /// Add a group
     Add {
-        /// Its name.
+        /// The group name.
         name: String,
-        /// Where it may be used.
+        /// The scope of the group.
         #[arg(long, default_value = "global")]
         scope: ScopeArg,
         #[command(flatten)]
@@ -645,7 +691,7 @@ pub enum GroupCommand {
     },
     /// Show a group with its direct members
     Show {
-        /// Its name or SID.
+        /// Name or SID of the group.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
@@ -654,7 +700,7 @@ pub enum GroupCommand {
     },
     /// List groups
     List {
-        /// Only groups that have this text in their name, in upper or lower case.
+        /// Only groups with this text in the name; case is ignored.
         text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
@@ -663,18 +709,18 @@ pub enum GroupCommand {
     },
     /// Change a group's members, scope or name
     Set {
-        /// Its name or SID.
+        /// Name or SID of the group.
         name: String,
-        /// Give it another name; its SID and members stay.
+        /// The new name. SID and members stay.
         #[arg(long, value_name = "NAME")]
         rename: Option<String>,
-        /// Where it may be used.
+        /// The new scope.
         #[arg(long)]
         scope: Option<ScopeArg>,
-        /// Add an account or a group.
+        /// Add an account or a group as a member; repeat for several.
         #[arg(long, value_name = "NAME")]
         add_member: Vec<String>,
-        /// Take an account or a group out.
+        /// Remove a member; repeat for several.
         #[arg(long, value_name = "NAME")]
         remove_member: Vec<String>,
         #[command(flatten)]
@@ -684,7 +730,7 @@ pub enum GroupCommand {
     },
     /// Remove a group
     Remove {
-        /// Its name or SID.
+        /// Name or SID of the group.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
@@ -696,11 +742,11 @@ pub enum GroupCommand {
 /// The scope of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ScopeArg {
-    /// In GroupIds.
+    /// Global group: GroupIds of a PAC.
     Global,
-    /// In GroupIds.
+    /// Universal group: GroupIds of a PAC.
     Universal,
-    /// In ResourceGroupIds.
+    /// Local group: ResourceGroupIds of a PAC; it does not count in other domains.
     Local,
 }
 
@@ -709,24 +755,24 @@ pub enum ScopeArg {
 pub enum MachineCommand {
     /// Add a machine account, and a computer account of the same name if there is none
     #[command(
-        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret \\\n      --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp \\\n      --domain CONTOSO --group 'Web Team' -c FILE\n\nThe secret file is made with a random password unless it exists."
+        after_help = "Example:\n  rcmpd machine add 'WEB02$' --secret-file WEB02.secret \\\n      --permission rcmp -c FILE\n  rcmpd machine add 'WEB03$' --secret-file WEB03.secret --permission rcmp \\\n      --domain CONTOSO --group 'Web Team' -c FILE\n\nIf the secret file does not exist, it is created with a random password."
     )]
     Add {
-        /// Its name, which ends in a dollar sign.
+        /// The machine account name, which ends in a dollar sign.
         name: String,
-        /// The file with its password: read if it exists, made if it does not.
+        /// The file with the password: read if it exists, otherwise created.
         #[arg(long, value_name = "F")]
         secret_file: PathBuf,
-        /// What it may do.
+        /// A permission of the machine.
         #[arg(long)]
         permission: Vec<PermissionArg>,
-        /// A domain whose accounts it gets answers for, by NetBIOS name; without one, all.
+        /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several [default: all domains]
         #[arg(long, value_name = "NAME")]
         domain: Vec<String>,
-        /// A group whose members it gets answers for, or a single account by SID; without one, all accounts that are not privileged.
+        /// A group whose members the machine gets answers for, or the SID of one account [default: all accounts that are not privileged]
         #[arg(long, value_name = "NAME|SID")]
         group: Vec<String>,
-        /// The type of channel that it may open; a trust gets no computer account.
+        /// The type of secure channel. A trusted domain gets no computer account.
         #[arg(long, default_value = "workstation")]
         kind: ChannelArg,
         #[command(flatten)]
@@ -736,7 +782,7 @@ pub enum MachineCommand {
     },
     /// Show a machine account
     Show {
-        /// Its name.
+        /// The machine account name.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
@@ -745,52 +791,52 @@ pub enum MachineCommand {
     },
     /// List machine accounts
     List {
-        /// Only machine accounts that have this text in their name, in upper or lower case.
+        /// Only machine accounts with this text in the name; case is ignored.
         text: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Change a machine account; its channels notice at their next call
+    /// Change a machine account; open channels apply the change at their next call
     #[command(
-        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' \\\n      --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nAfter a secret leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and no --secret-file, the current secret stays and the previous one ends."
+        after_help = "Examples:\n  rcmpd machine set 'WEB02$' --domain CONTOSO --group 'Domain Users' \\\n      --group 'Domain Admins' -c FILE\n  rcmpd machine set 'WEB02$' --all-domains --all-groups -c FILE\n\nIf a secret has leaked:\n  rcmpd machine set 'WEB01$' --secret-file WEB01.secret --now -c FILE\n\nWith --now and without --secret-file, the current secret stays valid and the previous one ends."
     )]
     Set {
-        /// Its name.
+        /// The machine account name.
         name: String,
-        /// Disable it.
+        /// Disable the machine account.
         #[arg(long, conflicts_with = "enable")]
         disable: bool,
-        /// Enable it.
+        /// Enable the machine account.
         #[arg(long)]
         enable: bool,
-        /// Permit something.
+        /// Give a permission.
         #[arg(long)]
         permission: Vec<PermissionArg>,
-        /// Forbid something.
+        /// Take a permission away.
         #[arg(long)]
         revoke: Vec<PermissionArg>,
-        /// A domain whose accounts it gets answers for, by NetBIOS name. All that are given take the place of those before.
+        /// NetBIOS name of a domain whose accounts the machine gets answers for; repeat for several. Replaces the previous list.
         #[arg(long, value_name = "NAME", conflicts_with = "all_domains")]
         domain: Vec<String>,
-        /// Answer it for accounts of all domains.
+        /// Remove the restriction to domains.
         #[arg(long)]
         all_domains: bool,
-        /// A group whose members it gets answers for, or a single account by SID. All that are given take the place of those before.
+        /// A group whose members the machine gets answers for, or the SID of one account; repeat for several. Replaces the previous list.
         ///
-        /// For privileged accounts, such as Administrator and the members of Domain Admins, it gets answers only if its scope names a
-        /// privileged group that the account is in, or the account itself. Privileged is decided by the SID, never by the name. The
-        /// well-known name of a privileged group stands for its SID in this domain or in BUILTIN.
+        /// Privileged accounts are, for example, Administrator and the members of Domain Admins. The machine gets answers for a
+        /// privileged account only if this list has a privileged group of the account, or the account itself. An account or group is
+        /// privileged by its SID, never by its name. The well-known name of a privileged group means its SID in this domain or in BUILTIN.
         #[arg(long, value_name = "NAME|SID", conflicts_with = "all_groups")]
         group: Vec<String>,
-        /// Answer it for all accounts that are not privileged.
+        /// Remove the restriction to groups: the machine gets answers for all accounts that are not privileged.
         #[arg(long)]
         all_groups: bool,
-        /// A file with a new password, which must be there; the present one stays good for a day, or until the new one is used.
+        /// An existing file with the new password. The previous password stays valid for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,
-        /// End the previous secret at once, and all channels that were set up with it; the machine cannot connect until the secret file is brought to it.
+        /// End the previous secret at once, with all channels that use it. The machine cannot connect until it has the new secret.
         #[arg(long)]
         now: bool,
         #[command(flatten)]
@@ -800,7 +846,7 @@ pub enum MachineCommand {
     },
     /// Remove a machine account; the computer account stays
     Remove {
-        /// Its name.
+        /// The machine account name.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
@@ -812,22 +858,22 @@ pub enum MachineCommand {
 /// A permission of a machine account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PermissionArg {
-    /// Ask for certificates to be mapped.
+    /// Ask for the accounts of certificates.
     Rcmp,
 }
 
 /// `rcmpd domain …`
 #[derive(Debug, Subcommand)]
 pub enum DomainCommand {
-    /// Make the database of the configuration's domain, with the groups that every domain has, and its key file; or add a NAME
+    /// Create the account database for [domain], or add a trusted domain (NAME)
     ///
-    /// Nothing that exists is touched. With a NAME another domain is added: a [[peer]] is written to the end of the configuration,
-    /// and the secrets and the account that go with it are made.
+    /// Without a NAME: creates the database with the groups that every domain has, and its key file. With a NAME: appends a [[peer]]
+    /// to the configuration, and creates the secrets and the account of the trust. Existing files are not changed.
     #[command(
-        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example \\\n      --direction outbound --server dc1.fabrikam.example --kind rcmpd -c FILE\n\n`rcmpd domain show` prints the SID of a domain, there."
+        after_help = "Examples:\n  rcmpd domain add -c FILE\n  rcmpd domain add FABRIKAM --sid S-1-5-21-… --name fabrikam.example \\\n      --direction outbound --server dc1.fabrikam.example --kind rcmpd -c FILE\n\nTo get the SID of the other domain, run `rcmpd domain show` there."
     )]
     Add {
-        /// NetBIOS name of another domain.
+        /// NetBIOS name of the trusted domain.
         #[arg(requires = "sid")]
         name: Option<String>,
         #[command(flatten)]
@@ -837,29 +883,29 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Show the domain, or another one
+    /// Show the served domain, or a trusted domain (NAME)
     Show {
-        /// NetBIOS or DNS name of another domain.
+        /// NetBIOS or DNS name of a trusted domain.
         name: Option<String>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// List the domains that are known: this one, and the others
+    /// List the served domain and the trusted domains
     List {
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Make a new key file when the one of the database is lost
+    /// Create a new key file after the key file of the database was lost
     ///
-    /// The key file seals the secrets of machines and nothing else. Without it the accounts stay as they are, and the secrets
-    /// are lost: each machine and trust gets a random secret, which no machine has, until `rcmpd machine set NAME --secret-file F`
-    /// gives it one. A key file that is there has to be moved away first. Restart the service afterwards.
+    /// The key file encrypts the secrets of machine accounts and nothing else, so accounts are not affected. The secrets are lost:
+    /// each machine account and trust gets a random secret that no machine has. Set a new one with `rcmpd machine set NAME
+    /// --secret-file F`. If a key file exists, move it away first. Restart the service afterwards.
     Rekey {
-        /// Forget all secrets of machines. There is no other way yet.
+        /// Confirm that all secrets of machine accounts are lost.
         #[arg(long, required = true)]
         forget_secrets: bool,
         #[command(flatten)]
@@ -867,22 +913,22 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Remove another domain: its [[peer]] from the configuration, and the account by which it asks here
+    /// Remove a trusted domain: its [[peer]] and its machine account
     ///
-    /// The files with secrets stay where they are.
+    /// The files with secrets are not removed.
     Remove {
-        /// NetBIOS or DNS name of the other domain.
+        /// NetBIOS or DNS name of the trusted domain.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Print what to run on the other side of a trust
+    /// Print the commands to run in the trusted domain
     TrustCommands {
-        /// NetBIOS or DNS name of the other domain.
+        /// NetBIOS or DNS name of the trusted domain.
         name: String,
-        /// What runs there; everything when it is not said.
+        /// The program of the trusted domain; repeat for several [default: all]
         #[arg(long = "for", value_name = "SIDE")]
         side: Vec<SideArg>,
         #[command(flatten)]
@@ -890,7 +936,7 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Set a secure channel up to each server of another domain; of our own, to those that packages are relayed to
+    /// Test the secure channel to each server of a trusted domain, or to the [[relay]] servers of the served domain
     #[command(
         after_help = "Exit codes: 0 good, 4 a server is not reachable, 5 a server refused the secure channel."
     )]
@@ -905,16 +951,16 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Give our account at another domain a new secret, there and here
+    /// Change the secret of the trust account, at the trusted domain and here
     ///
-    /// A running service goes on without a failed call. Whatever stops it in between, running it again finishes it.
+    /// A running service continues without failed calls. If the command is interrupted, run it again to complete the change.
     #[command(
-        after_help = "Exit codes: 0 changed, 4 no server is reachable, 5 the secure channel is refused, 7 it is not known whether it was changed."
+        after_help = "Exit codes: 0 changed, 4 no server is reachable, 5 the secure channel is refused, 7 unknown whether the secret was changed."
     )]
     Rotate {
         /// NetBIOS or DNS name of the other domain.
         name: String,
-        /// Use the new secret at once, so that the other side ends the one before and all channels that were set up with it.
+        /// Use the new secret at once, so that the trusted domain ends the previous one with all its channels.
         #[arg(long)]
         now: bool,
         #[command(flatten)]
@@ -922,82 +968,82 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Make a key that signs hops of a path, and print its public half, which is also written to FILE.pub
+    /// Create a key that signs hops, and print its public key
     ///
-    /// Nothing is overwritten.
+    /// The public key is also written to FILE.pub. Existing files are not overwritten.
     Key {
-        /// The file to write; [forward] proof_key names it.
+        /// The file to write. Name it in proof_key of [forward].
         file: PathBuf,
         #[command(flatten)]
         json: JsonArg,
     },
 }
 
-/// What is said of another domain.
+/// Settings of a trusted domain.
 #[derive(Args, Debug)]
 #[group(requires = "name")]
 pub struct PeerArgs {
-    /// The domain's SID.
+    /// The SID of the trusted domain.
     #[arg(long, value_name = "SID", requires_all = ["name", "names", "direction"])]
     pub sid: Option<String>,
-    /// Its DNS name; again for each other suffix of its user principal names.
+    /// The DNS name of the trusted domain; repeat for each other suffix of its user principal names.
     #[arg(long = "name", id = "names", value_name = "DNS")]
     pub names: Vec<String>,
-    /// Who asks whom.
+    /// Which domain sends questions.
     #[arg(long)]
     pub direction: Option<DirectionArg>,
-    /// A server of it; without a port its endpoint mapper is asked.
+    /// A server of the trusted domain; without a port, the port is looked up at its endpoint mapper.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub server: Vec<String>,
-    /// Look for its servers by DNS.
+    /// Find the servers by DNS.
     #[arg(long, conflicts_with = "server")]
     pub discovery: bool,
-    /// The site whose servers come first.
+    /// The site whose servers are preferred.
     #[arg(long, requires = "discovery")]
     pub site: Option<String>,
-    /// The peer that is asked in its place.
+    /// Send questions through this other trusted domain.
     #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["server", "discovery"])]
     pub via: Option<String>,
-    /// What its servers are.
+    /// The program of its servers.
     #[arg(long)]
     pub kind: Option<PeerKindArg>,
-    /// Our account there; that of a trust, unless it is said.
+    /// Account to use in that domain [default: the trust account]
     #[arg(long, value_name = "NAME")]
     pub account: Option<String>,
-    /// The type of channel that the account is for.
+    /// The type of secure channel of --account.
     #[arg(long)]
     pub channel: Option<ChannelArg>,
-    /// The file with our account's secret, made if it does not exist; trusts/NAME.secret unless it is said.
+    /// The file with the secret of --account, created if it does not exist [default: trusts/NAME.secret]
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
-    /// The file with the secret of its account here, made if it does not exist; trusts/NAME.inbound.secret unless it is said.
+    /// The file with the secret of its account here, created if it does not exist [default: trusts/NAME.inbound.secret]
     #[arg(long, value_name = "F")]
     pub inbound_secret_file: Option<PathBuf>,
-    /// A domain about which it may ask through us.
+    /// A domain about which the trusted domain may ask through this one; repeat for several.
     #[arg(long, value_name = "DOMAIN")]
     pub transit: Vec<String>,
-    /// An issuer whose certificates it answers for.
+    /// An issuer whose certificates the trusted domain answers for; repeat for several.
     #[arg(long, value_name = "DN")]
     pub issuer: Vec<String>,
 }
 
-/// Who asks whom.
+/// Which domain sends questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DirectionArg {
-    /// It asks us.
+    /// The trusted domain asks this one.
     Inbound,
-    /// We ask it.
+    /// This domain asks the trusted domain.
     Outbound,
-    /// Both.
+    /// Each domain asks the other.
     Both,
 }
 
-/// What a peer's servers are.
+/// The program of the servers of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PeerKindArg {
     /// Any Netlogon server.
     Netlogon,
-    /// A node of ours.
+    /// rcmpd.
     Rcmpd,
 }
 
@@ -1015,7 +1061,7 @@ pub enum ChannelArg {
 }
 
 impl ChannelArg {
-    /// As the configuration has it.
+    /// The word in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Workstation => "workstation",
@@ -1026,7 +1072,7 @@ impl ChannelArg {
     }
 }
 
-/// What the other side of a trust runs.
+/// The program of a trusted domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SideArg {
     /// rcmpd.
@@ -1040,30 +1086,30 @@ pub enum SideArg {
 /// `rcmpd audit …`
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Make a key that signs heads, and print its public half, which is also written to FILE.pub
+    /// Create a key that signs checkpoints of the audit log, and print its public key
     ///
-    /// Nothing is overwritten.
+    /// The public key is also written to FILE.pub. Existing files are not overwritten.
     Key {
-        /// The file to write; [audit.heads] key names it.
+        /// The file to write. Name it in key of [audit.heads].
         file: PathBuf,
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Verify that a chained log is as it was written
+    /// Verify that a chained audit log was not changed
     #[command(
-        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (what and where is said), 6 unusable input, 7 whole, but not verified who wrote it: no --heads, or none of them is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
+        after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
-        /// The files of the log, unpacked, in any order.
+        /// The files of the log, not compressed, in any order; - for standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// The file of signed heads.
+        /// The file of signed checkpoints.
         #[arg(long)]
         heads: Option<PathBuf>,
-        /// Who may have signed: a public key as `rcmpd audit key` prints it. Give it again for a key that was replaced.
+        /// A public key of `rcmpd audit key` whose signatures are accepted; repeat it for a key that was replaced.
         #[arg(long, value_name = "PEM", requires = "heads")]
         public_key: Vec<PathBuf>,
-        /// The number of the first line, if older files were removed on purpose. Without it the first line must be the first of the chain.
+        /// The `seq` of the first line, if older files were removed on purpose.
         #[arg(long, value_name = "SEQ", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         first_seq: u64,
         #[command(flatten)]
@@ -1074,11 +1120,32 @@ pub enum AuditCommand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_known_whether_the_command_line_is_understood_or_not() {
+        let is_json = |line: &str| match parse(line.split(' ').map(OsString::from)) {
+            Ok(parsed) => (true, parsed.as_json),
+            Err(wrong) => (false, wrong.as_json),
+        };
+        for (line, expected) in [
+            ("rcmpd map C.pem -c F --json", (true, true)),
+            ("rcmpd map C.pem -c F", (true, false)),
+            ("rcmpd account add dave -c F --json", (true, true)),
+            ("rcmpd version", (true, false)),
+            // This is the certificate's file, and no option.
+            ("rcmpd mapping strings -- --json", (true, false)),
+            ("rcmpd map --json --unknown", (false, true)),
+            ("rcmpd map --unknown --json", (false, true)),
+            ("rcmpd map --unknown", (false, false)),
+            ("rcmpd map --unknown -- --json", (false, false)),
+        ] {
+            assert_eq!(is_json(line), expected, "{line}");
+        }
     }
 
     #[test]
@@ -1166,6 +1233,8 @@ mod tests {
             "rcmpd check-proxy https://a/ --certificate C --key K --ca A --other-certificate C --other-key K --other-host b",
             "rcmpd completions bash",
             "rcmpd man",
+            "rcmpd man machine add",
+            "rcmpd man --dir D",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
@@ -1192,6 +1261,7 @@ mod tests {
             "rcmpd account add a --remove-group G -c F",
             "rcmpd account add a --expires tomorrow -c F",
             "rcmpd serve F -c F",
+            "rcmpd man serve --dir D",
         ] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).expect_err(line).exit_code(), 2, "{line}");
         }

@@ -61,7 +61,7 @@ impl Deciders {
             let loaded = tokio::task::spawn_blocking(move || trust::load_after(&of, &known, now()));
             let mut loaded = loaded.await??;
             for warning in &loaded.warnings {
-                warn!(warning, "A revocation list cannot be used now");
+                warn!(warning, "CRL is not usable now");
             }
             loaded.policy.revision = revision;
             let mapper = loaded.mapper_asking(&remote, Arc::clone(&accounts.store), config.server.clone())?;

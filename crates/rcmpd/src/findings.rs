@@ -10,8 +10,7 @@ use crate::stores::{self, Accounts};
 use crate::trust::{self, Loaded};
 use ::sidecar::dialect::Target;
 use account_store::fold::{Comparison, casefold};
-use account_store::sqlite::SqliteStore;
-use account_store::{Account, AccountKind, DistinguishedName, MachineStore, Matches, Query};
+use account_store::{Account, AccountKind, DistinguishedName, DomainStore, Matches, Query};
 use dtyp::Sid;
 use rcmp_service::policy::{Whom, has_suffix};
 use rcmp_service::trust::Trust;
@@ -125,16 +124,16 @@ pub fn lax(config: &Config) -> Vec<Warning> {
         ));
     }
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
-        let what = match &listen.at {
+        let what = match &listen.settings.at {
             Place::Unix(socket) if socket.mode & OTHERS_WRITE != 0 => {
                 "Every local user can connect to this socket"
             }
-            Place::Tcp(address) if listen.tls.is_none() && !address.ip().is_loopback() => {
+            Place::Tcp(address) if listen.settings.tls.is_none() && !address.ip().is_loopback() => {
                 "The secret of this listener goes over the network without TLS"
             }
             _ => continue,
         };
-        found.push(Warning { listener: Some(listen.at.to_string()), ..Warning::new(what) });
+        found.push(Warning { listener: Some(listen.settings.at.to_string()), ..Warning::new(what) });
     }
     found
 }
@@ -143,9 +142,9 @@ pub fn lax(config: &Config) -> Vec<Warning> {
 pub fn without_target(config: &Config) -> Vec<Warning> {
     let sidecar = config.sidecar.iter().filter(|sidecar| !sidecar.routes.is_empty());
     let listeners = sidecar.flat_map(|sidecar| &sidecar.listen);
-    let unknown = listeners.filter(|listen| listen.target == Target::Unknown);
+    let unknown = listeners.filter(|listen| listen.settings.target == Target::Unknown);
     let warning = |listen: &Listen| Warning {
-        listener: Some(listen.at.to_string()),
+        listener: Some(listen.settings.at.to_string()),
         ..Warning::new(
             "Routes are configured, and where this listener has the host and the path of a request is not said, so it answers 500: \
              set target to \"request\" if a question has the path of the request, else to \"x-original\" or \"x-forwarded\"",
@@ -211,29 +210,30 @@ pub fn levels(config: &Config, trust: &Trust) -> Vec<Warning> {
 /// The accounts and groups of a configuration, as far as they can be looked up.
 struct Known<'a> {
     accounts: &'a Accounts,
-    levels: &'a [Level],
+    /// The accounts and groups of a store of kind "profile".
+    levels: Option<&'a [Level]>,
     domain: Sid,
 }
 
 impl Known<'_> {
-    /// Whether there is a group of this name. A store that cannot answer says nothing.
+    /// Whether there is a group of this name. A store that cannot answer, or cannot be listed, says nothing.
     async fn has_group(&self, name: &str) -> bool {
-        match &self.accounts.admin {
-            Some(admin) => !matches!(admin.group_by_name(name).await, Ok(None)),
-            None => {
-                let mut groups = self.levels.iter().flat_map(|level| &level.groups);
+        match &self.accounts.listing {
+            Some(listing) => !matches!(listing.group_by_name(name).await, Ok(None)),
+            None => self.levels.is_none_or(|levels| {
+                let mut groups = levels.iter().flat_map(|level| &level.groups);
                 groups.any(|(_, known)| known.as_ref().is_some_and(|known| casefold(known) == casefold(name)))
-            }
+            }),
         }
     }
 
     async fn has_group_sid(&self, sid: &Sid) -> bool {
-        match &self.accounts.admin {
-            Some(admin) => !matches!(admin.group_by_sid(sid).await, Ok(None)),
-            None => {
-                let mut groups = self.levels.iter().flat_map(|level| &level.groups);
+        match &self.accounts.listing {
+            Some(listing) => !matches!(listing.group_by_sid(sid).await, Ok(None)),
+            None => self.levels.is_none_or(|levels| {
+                let mut groups = levels.iter().flat_map(|level| &level.groups);
                 groups.any(|(rid, _)| sid.rid_in(&self.domain) == Some(*rid))
-            }
+            }),
         }
     }
 
@@ -242,7 +242,7 @@ impl Known<'_> {
     }
 
     async fn has_suffix(&self, suffix: &str) -> bool {
-        let mut has = self.accounts.admin.is_none();
+        let mut has = self.accounts.listing.is_none();
         let looked = self.accounts.each(|account| {
             has |= has_suffix(account, suffix);
             !has
@@ -255,14 +255,14 @@ impl Known<'_> {
 pub async fn matches_nothing(
     config: &Config,
     accounts: &Accounts,
-    machines: Option<&SqliteStore>,
+    machines: Option<&dyn DomainStore>,
 ) -> Vec<Warning> {
     if config.store.is_none() {
         return Vec::new();
     }
-    let levels: &[Level] = match config.store.as_ref().map(|store| &store.kind) {
-        Some(StoreKind::Profile(levels)) => levels,
-        _ => &[],
+    let levels: Option<&[Level]> = match config.store.as_ref().map(|store| &store.kind) {
+        Some(StoreKind::Profile(levels)) => Some(levels),
+        _ => None,
     };
     let known = Known { accounts, levels, domain: config.domain.sid };
     let mut found = Vec::new();
@@ -441,7 +441,7 @@ pub async fn check(config: &Config) -> Checked {
             checked.warnings.push(warning.clone());
         }
     }
-    let accounts = accounts.unwrap_or_else(|| Accounts::nobody(config.domain.clone()));
+    let accounts = accounts.unwrap_or_else(|| Accounts::none(config.domain.clone()));
     if let Some(live) = loaded.first() {
         of_trust(config, live, &accounts, &mut checked);
     }

@@ -7,27 +7,35 @@
 
 pub mod ask;
 pub mod audit;
-pub mod check_proxy;
 pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
-mod connections;
 pub mod deciders;
 pub mod explain;
 pub mod findings;
 pub mod forward;
 pub mod mapping_audit;
 pub mod mapping_import;
-mod net;
 pub mod output;
 pub mod quickstart;
 pub mod rehearsal;
 pub mod serve;
-mod server_verifier;
 pub mod sidecar;
 pub mod signing;
 pub mod stores;
 pub mod telemetry;
 pub mod trust;
 pub mod trust_secret;
+mod visible;
+
+use std::process::ExitCode;
+
+/// Carries out the command line of this process: all of `rcmpd`, with kinds of store that a build adds.
+pub fn main_with(kinds: stores::Kinds) -> ExitCode {
+    kinds.install();
+    match cli::parse(std::env::args_os()) {
+        Ok(parsed) => commands::run(parsed),
+        Err(wrong) => commands::wrong_use(&wrong),
+    }
+}

@@ -5,7 +5,7 @@
 
 use crate::stores::Accounts;
 use account_store::fold::{Comparison, casefold, wide, windows};
-use account_store::{Account, AltSecurityIdentity, DistinguishedName, MachineStore};
+use account_store::{Account, AltSecurityIdentity, DistinguishedName, MachineAdmin};
 use dtyp::Sid;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Form, Mapper, Method, Policy};
@@ -94,7 +94,7 @@ struct Stored<'a> {
 /// `machines`, too. `progress` is told how many accounts were read.
 pub async fn audit(
     accounts: &Accounts,
-    machines: &dyn MachineStore,
+    machines: &dyn MachineAdmin,
     mapper: &Mapper,
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> anyhow::Result<Report> {
@@ -175,12 +175,12 @@ pub async fn audit(
 }
 
 /// Names of groups and machines, each with its relative identifier.
-async fn other_names(accounts: &Accounts, machines: &dyn MachineStore) -> anyhow::Result<Vec<(String, u32)>> {
+async fn other_names(accounts: &Accounts, machines: &dyn MachineAdmin) -> anyhow::Result<Vec<(String, u32)>> {
     let rid = |sid: &Sid| sid.split_rid().map_or(0, |(_, rid)| rid);
     let mut names = Vec::new();
     let mut after = 0;
-    while let Some(admin) = &accounts.admin {
-        let page = admin.groups(after, PAGE).await?;
+    while let Some(listing) = &accounts.listing {
+        let page = listing.groups(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = rid(&last.sid);
         names.extend(page.into_iter().map(|group| (group.name, rid(&group.sid))));

@@ -2,8 +2,8 @@
 
 use crate::ask::{AskError, Mapped, ProvedPath};
 use crate::config::ConfigError;
+pub use crate::visible::{visible, visible_json};
 use dtyp::Sid;
-use rcmp_service::explain::is_hidden;
 use rcmp_service::proof::{HopStrength, Role, Signed, Verified};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -69,6 +69,11 @@ fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
+/// Whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Whether progress can be drawn on standard error.
 pub fn is_drawable() -> bool {
     std::io::stderr().is_terminal() && !is_dumb()
@@ -110,35 +115,6 @@ pub fn failure(error: &anyhow::Error) {
         Some(error) => message_lines(&format!("rcmpd: {error}")),
         None => message(&format!("{error:#}")),
     }
-}
-
-/// Text as it can be shown: what a certificate says must not move the cursor, nor turn the line around, nor make lines.
-pub fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_hidden(c) {
-            true => shown.extend(c.escape_unicode()),
-            false => shown.push(c),
-        }
-    }
-    shown
-}
-
-/// JSON in which everything that a terminal obeys, or does not show, is escaped. It is the same value.
-pub fn visible_json(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        // Between members, JSON has line breaks of its own; in strings they are escaped already.
-        match is_hidden(c) && c != '\n' {
-            true => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(shown, "\\u{unit:04x}");
-                }
-            }
-            false => shown.push(c),
-        }
-    }
-    shown
 }
 
 /// Prints JSON: the one value of a command.

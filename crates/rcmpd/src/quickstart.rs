@@ -1,10 +1,9 @@
 //! `rcmpd quickstart`: a domain to try everything on.
 
 use account_store::file_access;
-use account_store::machines::{ChannelKind, Machine, MachineStore, NtHash, Secrets};
-use account_store::sqlite::{SealingKey, SqliteStore};
+use account_store::machines::{ChannelKind, Machine, NtHash, Secrets};
 use account_store::{
-    Account, AccountAdmin, AltSecurityIdentity, Change, Domain, Group, GroupScope, Profile, Put,
+    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, Profile, Put,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -84,10 +83,8 @@ pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
     write_new(&at("certs/site.pem"), &certificate.pem(), 0o644)?;
     write_new(&at("certs/site.key"), &key.serialize_pem(), 0o600)?;
 
-    let key = SealingKey::create(&at("accounts.key"))?;
-    SqliteStore::create(&at("accounts.db"), &domain)?;
-    let store = SqliteStore::open(&at("accounts.db"), Some(&key))?;
-    fill(&store, &domain, now, &mappings).await?;
+    let store = crate::stores::make_database(&at("accounts.db"), &at("accounts.key"), &domain)?;
+    fill(&*store, &domain, now, &mappings).await?;
 
     let password = random_password()?;
     write_new(&at("machines/WEB01.secret"), &format!("{password}\n"), 0o600)?;
@@ -256,7 +253,7 @@ fn mapping(who: &str, der: &[u8]) -> anyhow::Result<Vec<String>> {
 }
 
 async fn fill(
-    store: &SqliteStore,
+    store: &dyn DomainStore,
     domain: &Domain,
     now: FileTime,
     mappings: &[Vec<String>],

@@ -1,4 +1,14 @@
 //! The stores that a configuration names: made, opened, read.
+//!
+//! Everything else of `rcmpd` knows stores by their traits. Machines are in a database of this program; accounts are in the same database, or
+//! in a store of another kind, which a build may add ([`Kinds`]).
+
+mod kinds;
+mod served;
+
+pub use kinds::{Accounts, Kinds, OpenError, Settings};
+pub(crate) use kinds::{BUILT_IN, added};
+pub use served::ServedDatabase;
 
 use crate::config::{self, Config, StoreKind};
 use crate::output;
@@ -6,8 +16,8 @@ use account_store::file_access::database_files;
 use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
-    Account, AccountAdmin, AccountStore, Change, Domain, FileAccess, Group, GroupScope, Membership,
-    MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
+    Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, DomainStore, FileAccess, Group,
+    GroupScope, Membership, MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use dtyp::Sid;
@@ -17,11 +27,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing::warn;
 
-/// Groups that every domain has, and that new accounts are in.
+/// Groups that every domain has, and that new accounts are members of.
 const GROUPS: [(u32, &str); 2] = [(513, "Domain Users"), (515, "Domain Computers")];
-
-/// Accounts read at once.
-const PAGE: usize = 1000;
 
 /// Makes the database that a configuration names, with the groups that every domain has, and the key that seals its secrets.
 /// Nothing that exists is touched.
@@ -44,7 +51,7 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     }
     let filled = fill(config, &mut made).await;
     if filled.is_err() {
-        // What is half made would stand in the way of the next try.
+        // A file that is left would be in the way of the next try.
         for path in made.iter().flat_map(|path| database_files(path)) {
             let _ = std::fs::remove_file(path);
         }
@@ -72,13 +79,42 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What helps when the key file of the database is not there, or is another one.
+/// What an operator can do if the key file of the database is missing or is another one.
 const LOST_KEY: &str = "put the key file back from its copy; if there is none, `rcmpd domain rekey --forget-secrets -c FILE` makes \
                         a new key file, and then each machine needs a new secret";
 
 /// The database with the machines. If the key file cannot be used, it is opened without: accounts can be read and changed,
-/// questions about the secrets of machines fail, and a warning says so.
-pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+/// queries about the secrets of machines fail, and a warning says so.
+pub fn machines(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
+    Ok(open_without_lost_secrets(config)?)
+}
+
+/// The database with the machines and their secrets.
+pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<dyn DomainStore>> {
+    Ok(open_whole(config)?)
+}
+
+/// The database with the machines for a service, which needs their secrets if it has secure channels.
+pub fn served_machines(
+    config: &Config,
+    with_secrets: bool,
+) -> anyhow::Result<(Arc<dyn DomainStore>, ServedDatabase)> {
+    let store = match with_secrets {
+        true => open_whole(config)?,
+        false => open_without_lost_secrets(config)?,
+    };
+    let served = ServedDatabase::new(Arc::clone(&store));
+    Ok((store, served))
+}
+
+/// Makes a database and its key file, and opens it. A file that exists is never touched.
+pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Arc<dyn DomainStore>, StoreError> {
+    let key = SealingKey::create(key)?;
+    SqliteStore::create(path, domain)?;
+    Ok(Arc::new(SqliteStore::open(path, Some(&key))?))
+}
+
+fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     match open_with_secrets(config)? {
         Ok(store) => Ok(store),
         Err(lost) => {
@@ -88,12 +124,11 @@ pub fn machines(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     }
 }
 
-/// The database with the machines and their secrets.
-pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+fn open_whole(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
     open_with_secrets(config)?.map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}"))
 }
 
-/// Makes a new key file for the database with the machines, and forgets all secrets in it. Returns the names of the machines.
+/// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones. Returns the names of the machines.
 pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     let key = &database_made(config)?.key;
     if key.exists() {
@@ -111,7 +146,7 @@ pub fn forget_secrets(config: &Config) -> anyhow::Result<Vec<String>> {
     })
 }
 
-/// `[store]` and `[channels]`, where their database is there. Without it nothing is said of its key, which is made with it.
+/// `[store]` and `[channels]`, if their database exists. If it does not, the error does not mention the key file, which is made with it.
 fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     let store = section(config)?;
     let path = &store.machines;
@@ -155,11 +190,10 @@ fn open(config: &Config, key: Option<&SealingKey>) -> anyhow::Result<Option<Arc<
     Ok(Some(Arc::new(opened)))
 }
 
-/// The names that groups have in the database of a configuration. There are none if it has no database, or one that this user cannot read.
+/// The names that groups have in the database of a configuration; none if it has no database with accounts, or this user cannot read it.
 pub async fn group_names(config: &Config, groups: impl Iterator<Item = Sid>) -> HashMap<Sid, String> {
-    let is_database = config.store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)));
     let mut names = HashMap::new();
-    let Some(Ok(Some(store))) = is_database.then(|| open(config, None)) else { return names };
+    let Some(Ok(Some(store))) = is_one_database(config).then(|| open(config, None)) else { return names };
     for sid in groups {
         if let Ok(Some(group)) = store.group_by_sid(&sid).await {
             names.insert(sid, group.name);
@@ -168,66 +202,58 @@ pub async fn group_names(config: &Config, groups: impl Iterator<Item = Sid>) -> 
     names
 }
 
-/// The database with the accounts, to be changed.
-pub fn database(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
+/// The accounts of a configuration, to be changed, and the machines beside them.
+pub struct Writable {
+    /// The accounts and groups.
+    pub accounts: Arc<dyn AccountAdmin>,
+    /// The machines; where one database has everything, the same store.
+    pub machines: Arc<dyn DomainStore>,
+}
+
+/// The accounts of a configuration, to be changed. Refused if its kind of store is read-only.
+pub async fn writable(config: &Config) -> anyhow::Result<Writable> {
     match &section(config)?.kind {
-        StoreKind::Sqlite(_) => machines(config),
+        StoreKind::Sqlite(_) => {
+            let machines = machines(config)?;
+            Ok(Writable { accounts: Arc::clone(&machines) as _, machines })
+        }
         StoreKind::Memory(path) => {
             bail!("accounts are read from {}: change them there, and reload", path.display())
         }
         StoreKind::Profile(_) => {
             bail!("accounts are the [[store.level]] of the configuration: change them there")
         }
+        StoreKind::Added(kind, settings) => match open_added(config, kind, settings).await?.admin {
+            Some(accounts) => Ok(Writable { accounts, machines: machines(config)? }),
+            None => bail!(
+                "stores of kind = \"{kind}\" are read-only: change the accounts where they are kept, and reload"
+            ),
+        },
     }
 }
 
-/// The accounts of a configuration.
-#[derive(Clone)]
-pub struct Accounts {
-    /// To be asked.
-    pub store: Arc<dyn AccountStore>,
-    /// To be read as a whole, where that is possible.
-    pub admin: Option<Arc<dyn AccountAdmin>>,
+/// Whether the database with the machines has the accounts, too.
+pub fn is_one_database(config: &Config) -> bool {
+    config.store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_)))
 }
 
-impl Accounts {
-    /// None.
-    pub fn nobody(domain: Domain) -> Self {
-        Self::listed(Arc::new(MemoryStore::new(domain)))
-    }
-
-    fn listed(admin: Arc<dyn AccountAdmin>) -> Self {
-        Self { store: Arc::clone(&admin) as _, admin: Some(admin) }
-    }
-
-    /// Looks at one account after the other, in the order of their RIDs, for as long as `look_at` wants more; at none where the store
-    /// cannot be read as a whole. It may take seconds without a pause.
-    pub async fn each(&self, mut look_at: impl FnMut(&Account) -> bool) -> anyhow::Result<()> {
-        let Some(admin) = &self.admin else { return Ok(()) };
-        let mut after = 0;
-        loop {
-            let page = admin.accounts(after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
-            if !page.iter().all(&mut look_at) {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// The accounts, to be asked; `machines` are those of the same configuration.
-pub async fn accounts(config: &Config, machines: &Arc<SqliteStore>) -> anyhow::Result<Accounts> {
+/// The accounts, for look-ups; `machines` are those of the same configuration.
+pub async fn accounts(config: &Config, machines: &Arc<dyn DomainStore>) -> anyhow::Result<Accounts> {
     match &section(config)?.kind {
-        StoreKind::Sqlite(_) => Ok(Accounts::listed(Arc::clone(machines) as _)),
+        StoreKind::Sqlite(_) => Ok(Accounts::writable(Arc::clone(machines) as _)),
         StoreKind::Memory(path) => Ok(Accounts::listed(Arc::new(memory(path, &config.domain).await?))),
         StoreKind::Profile(levels) => {
             let levels = levels.iter().map(|level| record(level, &config.domain));
             let levels = levels.collect::<anyhow::Result<Vec<_>>>()?;
-            let store = Arc::new(ProfileStore::new(config.domain.clone(), levels)?);
-            Ok(Accounts { store, admin: None })
+            Ok(Accounts::read_only(Arc::new(ProfileStore::new(config.domain.clone(), levels)?)))
         }
+        StoreKind::Added(kind, settings) => open_added(config, kind, settings).await,
     }
+}
+
+async fn open_added(config: &Config, kind: &str, settings: &Settings) -> anyhow::Result<Accounts> {
+    let opened = kinds::open(kind, &config.domain, settings).await.map_err(anyhow::Error::from_boxed);
+    opened.with_context(|| format!("cannot open the account store of kind = \"{kind}\""))
 }
 
 fn section(config: &Config) -> anyhow::Result<&config::Store> {
@@ -260,7 +286,7 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
                 let Unmatchable { attribute, value, why } = found;
                 warn!(
                     file = %path.display(), line, account = account.name, attribute, value, why,
-                    "A stored value matches no certificate"
+                    "Stored value matches no certificate"
                 );
             }
             count += 1;
@@ -277,7 +303,7 @@ async fn memory(path: &Path, domain: &Domain) -> anyhow::Result<MemoryStore> {
     )
     .await;
     if count > 1 {
-        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` tells all of them");
+        warn!(file = %path.display(), count, "Stored values match no certificate; `rcmpd mapping audit` lists them all");
     }
     imported.with_context(|| format!("cannot use the accounts in {}", path.display()))?;
     Ok(store)

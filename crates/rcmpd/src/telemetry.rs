@@ -29,8 +29,8 @@ impl Exporter {
         // It blocks, and its sending needs the runtime.
         match tokio::task::spawn_blocking(move || provider.shutdown()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "The last spans were not exported"),
-            Err(error) => tracing::warn!(%error, "The last spans were not exported"),
+            Ok(Err(error)) => tracing::warn!(%error, "Cannot export the last spans"),
+            Err(error) => tracing::warn!(%error, "Cannot export the last spans"),
         }
     }
 }

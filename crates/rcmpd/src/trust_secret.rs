@@ -4,6 +4,8 @@
 //! at, one of the two is the secret that the other side knows. What it was before is not kept: whoever has it must not be believed.
 
 use crate::config::{SecretMissing, SecretRef};
+use netlogon_tokio::{AccountSecrets, BoxError};
+use netlogon_transport::secret::SharedSecret;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
@@ -31,6 +33,16 @@ pub fn candidates(secret: &SecretRef) -> Result<Vec<Zeroizing<String>>, SecretMi
     }
     secrets.push(present?);
     Ok(secrets)
+}
+
+impl AccountSecrets for SecretRef {
+    fn candidates(&self) -> Result<Vec<SharedSecret>, BoxError> {
+        Ok(candidates(self)?.iter().map(|text| SharedSecret::from_password(text)).collect())
+    }
+
+    fn is_changing(&self) -> bool {
+        is_changing(self)
+    }
 }
 
 /// Whether the secret is being changed now, or was when somebody was stopped.

@@ -1,4 +1,4 @@
-//! What the tests share: certificates that are made when they run, and somebody to whom they belong.
+//! What the tests share: certificates that are made when they run, and an account to which they belong.
 
 use crate::identity::{Assurance, Group, Identity};
 use dtyp::{FileTime, Sid};

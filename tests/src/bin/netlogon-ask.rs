@@ -8,10 +8,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a tool of the tests: what is wrong ends it")]
 
+use netlogon_tokio::{Discovery, DiscoveryError};
 use netlogon_transport::client::SystemRandomness;
 use netlogon_transport::secrets::ChannelType;
 use netlogon_transport::server::NETLOGON;
-use rcmpd::forward::discovery::{Discovery, DiscoveryError};
 use rcmpd_tests::client::{As, Client, TIMEOUT};
 use serde_json::{Value, json};
 use tokio::time::Instant;

@@ -12,6 +12,7 @@ mod impacket;
 mod oracles;
 mod relay;
 mod samba;
+mod third_party_store;
 mod trusts;
 mod upstream;
 mod web;

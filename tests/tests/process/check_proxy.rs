@@ -111,7 +111,7 @@ fn the_page_is_for_trial_and_for_nobody_else() {
     assert!(done.stderr.contains("--anywhere"), "{done:?}");
     let help = demo.rcmpd(&["page", "--help"]).code(0);
     let words: Vec<&str> = help.stdout.split_whitespace().collect();
-    assert!(words.join(" ").contains("so it is for trial only"), "{help:?}");
+    assert!(words.join(" ").contains("use it for tests only"), "{help:?}");
     // What is there already is somebody's.
     let done = demo.rcmpd(&["page", "--unix", "rcmpd.toml"]).code(1);
     assert!(done.stderr.contains("rcmpd.toml") && demo.path("rcmpd.toml").exists(), "{done:?}");

@@ -798,10 +798,22 @@ fn every_command_explains_itself() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(demo.rcmpd(&["completions", shell]).code(0).stdout.contains("check-config"));
     }
-    let man = demo.rcmpd(&["man"]).code(0).stdout;
-    assert!(man.starts_with(".ie"));
-    for part in ["RCMPD MACHINE ADD", "secret\\-file", "issuer\\-chain", "add\\-mapping"] {
-        assert!(man.contains(part), "{part}");
+    let mut all = String::new();
+    for page in [&["man"][..], &["man", "machine", "add"], &["man", "map"], &["man", "account", "set"]] {
+        let text = demo.rcmpd(page).code(0).stdout;
+        assert!(text.starts_with(".ie"));
+        all.push_str(&text);
     }
+    for part in [
+        ".TH rcmpd 1",
+        ".TH rcmpd-machine-add 1",
+        "secret\\-file",
+        "issuer\\-chain",
+        "add\\-mapping",
+        "FILES",
+    ] {
+        assert!(all.contains(part), "{part}");
+    }
+    assert!(demo.rcmpd(&["man", "machine", "nothing"]).code(1).stderr.contains("rcmpd machine --help"));
     assert!(demo.rcmpd(&["--version"]).code(0).stdout.starts_with("rcmpd "));
 }

@@ -142,7 +142,7 @@ fn two_domains_are_chained_by_commands() {
     contoso.rcmpd(&["machine", "set", "NORTHWIND$", "--enable", "-c", "rcmpd.toml"]).code(0);
     contoso.kill();
     let test = northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml", "--json"]).code(4).json();
-    assert!(test["servers"][0]["result"].as_str().unwrap().contains("not reachable"), "{test:#}");
+    assert!(test["servers"][0]["result"].as_str().unwrap().contains("unreachable"), "{test:#}");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
             "OTHER",
             "S-1-5-21-6-6-6",
             &["--direction", "outbound", "--via", "BEHIND"],
-            "no peer that is asked directly",
+            "not a peer that is asked directly",
         ),
         ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "there is a domain NORTHWIND already"),
     ] {

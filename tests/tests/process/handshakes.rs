@@ -262,7 +262,7 @@ fn a_certificate_that_explain_rejects_is_rejected_in_the_handshake() {
                 that is not known (extension 1.2.3.4)";
     case("unknown", rejected(BAD_CERTIFICATE), told, &params, root, &[]);
 
-    let mut service = scene.demo.serve_with(&[("RUST_LOG", "info,rcmpd::sidecar=debug")]);
+    let mut service = scene.demo.serve_with(&[("RUST_LOG", "info,sidecar_tokio=debug")]);
     for version in ["-tls1_3", "-tls1_2"] {
         for (name, seen, _) in &cases {
             assert_eq!(

@@ -117,7 +117,7 @@ fn an_expired_list_decides_nothing_until_there_is_a_new_one() {
     assert!(done.stderr.contains("the revocation list expired at"), "{done:?}");
 
     let mut service = demo.serve();
-    service.wait_for_log("A revocation list cannot be used now");
+    service.wait_for_log("CRL is not usable now");
     let done = service.map("alice").code(7);
     assert!(done.stderr.contains("could not decide: STATUS_DS_BUSY"), "{done:?}");
     assert_eq!(metric(&service, "rcmpd_crl_next_update_seconds", "ca.crl"), 0);
@@ -125,14 +125,14 @@ fn an_expired_list_decides_nothing_until_there_is_a_new_one() {
     let (from, to) = (seconds_from_now(-3600), seconds_from_now(10));
     authority.list(&service.path("ca.crl"), &["-crl_lastupdate", &from, "-crl_nextupdate", &to]);
     eventually_maps(&service, "alice", 0);
-    service.wait_for_log("A revocation list expires soon");
-    service.wait_for_log("A revocation list is expired");
+    service.wait_for_log("CRL expires soon");
+    service.wait_for_log("CRL has expired");
     service.map("alice").code(7);
     // As does one that is all right.
     authority.list(&service.path("ca.crl"), &[]);
     eventually_maps(&service, "alice", 0);
     assert_eq!(said(&service, "expires soon"), 1);
-    assert_eq!(said(&service, "A revocation list is expired"), 1);
+    assert_eq!(said(&service, "CRL has expired"), 1);
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
 
     let mut service = demo.serve();
     service.map("alice").code(7);
-    service.wait_for_log("A revocation list is not to be had");
+    service.wait_for_log("CRL unavailable or rejected: certificates that need it are undecided");
     let answer = Arc::new(Mutex::new(answers[0].clone()));
     let host = Host::answering(free, &answer);
     eventually_maps(&service, "alice", 0);
@@ -391,10 +391,10 @@ fn a_responder_is_asked_once_and_its_silence_is_no_denial() {
     let done = service.map("alice").code(7);
     assert!(done.stderr.contains("could not decide: STATUS_DS_BUSY"), "{done:?}");
     assert!(metric(&service, "rcmpd_ocsp_questions_total", "failed") > 0);
-    service.wait_for_log("An OCSP responder does not answer");
+    service.wait_for_log("OCSP responder unreachable");
     counted.there.store(true, Ordering::SeqCst);
     eventually_maps(&service, "alice", 3);
-    service.wait_for_log("An OCSP responder answers again");
+    service.wait_for_log("OCSP responder is reachable again");
 }
 
 /// The octets of the nonce in an OCSPRequest, by its encoding: id-pkix-ocsp-nonce, and two OCTET STRINGs.
@@ -632,15 +632,15 @@ fn a_reload_parses_no_list_again_and_forgets_no_age() {
     service.map("bob").code(0);
     service.map("alice").code(3);
     assert_eq!(metric(&service, "rcmpd_crl_entries", "ca.crl"), 600_001);
-    assert_eq!(said(&service, "Kept a revocation list"), 1);
+    assert_eq!(said(&service, "CRL kept from the previous configuration"), 1);
     service.signal(Signal::HUP);
     service.wait_for_log("policy_revision=2");
     assert_eq!(
-        said(&service, "Kept a revocation list"),
+        said(&service, "CRL kept from the previous configuration"),
         3,
         "that of the live policy, and that of the shadow"
     );
-    assert_eq!(said(&service, "Took a revocation list"), 1);
+    assert_eq!(said(&service, "CRL loaded"), 1);
     service.map("alice").code(3);
 
     // An older one is refused after the reload as before, when it is found and when there is another reload; and the same bytes
@@ -653,12 +653,12 @@ fn a_reload_parses_no_list_again_and_forgets_no_age() {
     replace(&older);
     eventually("it is refused", || said(&service, "a newer revocation list is known") > 0);
     replace(&list);
-    eventually("it is there again", || said(&service, "A revocation list is to be had again") > 0);
+    eventually("it is there again", || said(&service, "CRL is available again") > 0);
     replace(&older);
     service.signal(Signal::HUP);
     service.wait_for_log("policy_revision=3");
-    assert!(service.log().contains("A revocation list cannot be used now"));
+    assert!(service.log().contains("CRL is not usable now"));
     service.map("alice").code(3);
     assert_eq!(metric(&service, "rcmpd_crl_entries", "ca.crl"), 600_001);
-    assert_eq!(said(&service, "Took a revocation list"), 1);
+    assert_eq!(said(&service, "CRL loaded"), 1);
 }

@@ -3,7 +3,7 @@
 use crate::issuing::{Authority, Wanted};
 use crate::sidecar::ask_about;
 use bytes::Bytes;
-use dcerpc_tokio::{Interface, Limits, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
+use dcerpc_tokio::{Interface, Limits, Peer, Registry, RpcCall, SecurityProvider, Server};
 use dtyp::{Encode, FileTime, Guid, NtStatus, Sid};
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::{PackageCall, PackageReply, PackageService, Packages};
@@ -25,6 +25,8 @@ use serde_json::Value;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
 
 /// The one account that it knows: the trust of whoever asks it.
@@ -123,7 +125,8 @@ async fn rogue(package_name: &str, domain: PrimaryDomain, secrets: Secrets, spee
         .provider(Arc::new(Provider(server)));
     let listener = tokio::net::TcpListener::bind("127.0.0.3:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(Server::new(registry, Limits::default(), Shutdown::new()).listen(listener));
+    let server = Server::new(registry, Limits::default(), CancellationToken::new(), TaskTracker::new());
+    tokio::spawn(server.listen(listener));
     address
 }
 

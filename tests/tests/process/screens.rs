@@ -155,10 +155,15 @@ fn the_manual_page_and_completions_say_how_they_are_used() {
         assert!(help.contains(place), "{help}");
     }
     // groff, where it is installed, finds nothing wrong.
-    let done = demo
-        .paste("command -v groff >/dev/null || exit 0; rcmpd man | groff -man -ww -z -Kutf8 2>&1")
-        .code(0);
-    assert_eq!(done.stdout, "");
+    let written = demo.rcmpd(&["man", "--dir", "man1"]).code(0).stdout;
+    let pages: Vec<_> =
+        fs::read_dir(demo.path("man1")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(written, format!("Wrote {} manual pages to man1\n", pages.len()));
+    for page in ["rcmpd.1", "rcmpd-serve.1", "rcmpd-domain-trust-commands.1"] {
+        assert!(pages.contains(&page.into()), "{page}: {pages:?}");
+    }
+    let check = "command -v groff >/dev/null || exit 0; for page in man1/*; do groff -man -ww -z -Kutf8 $page 2>&1; done";
+    assert_eq!(demo.paste(check).code(0).stdout, "");
     let version = demo.rcmpd(&["version"]).code(0).stdout;
     assert_eq!(version, demo.rcmpd(&["--version"]).code(0).stdout);
     let mut parts = version.trim_end().splitn(3, ' ');

@@ -96,7 +96,7 @@ fn a_process_of_another_user_gets_nothing() {
     let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
     let headers = [("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", certificate.as_str())];
     assert!(ask(&mut stream, &headers).is_none());
-    service.wait_for_log("A process of another user asks, and is not heard");
+    service.wait_for_log("Rejected Unix-socket connection: the user of the process is not in peers");
     let (_, metrics) = service.get("/metrics");
     assert!(!metrics.contains("dialect=\"nginx\""), "nothing was decided");
 }
@@ -283,7 +283,10 @@ fn without_a_proxy_that_can_be_known_nothing_is_served() {
     let demo = Demo::new();
     demo.configure("[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\naddress = \"127.0.0.1:0\"");
     let done = demo.rcmpd(&["serve", "-c", "rcmpd.toml"]).code(1);
-    assert!(done.stderr.contains("whoever reaches this listener would be believed"), "{done:?}");
+    assert!(
+        done.stderr.contains("this listener would trust every process that can connect to it"),
+        "{done:?}"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Machines in memory.
 
 use super::{MemoryStore, Snapshot, ready};
-use crate::admin::{Change, Put};
+use crate::admin::{Change, MachineAdmin, Put};
 use crate::fold::casefold;
 use crate::machines::{Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use crate::store::{AccountStore, BoxFuture, Revision, StoreError};
@@ -19,25 +19,6 @@ impl MachineStore for MemoryStore {
             Some(Arc::new(MachineRecord { machine, secrets, account }))
         });
         ready(Ok(record))
-    }
-
-    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>> {
-        let snapshot = self.snapshot();
-        let page = snapshot.machines.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
-        ready(Ok(page.map(|(_, (machine, _))| machine.clone()).collect()))
-    }
-
-    fn put_machine(
-        &self,
-        put: Put,
-        machine: Machine,
-        secrets: Option<Secrets>,
-    ) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.apply_one(Change::PutMachine(put, Box::new(machine), secrets))
-    }
-
-    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.apply_one(Change::RemoveMachine(sid))
     }
 
     fn rotate(
@@ -68,6 +49,27 @@ impl MachineStore for MemoryStore {
 
     fn machine_revision(&self) -> Result<Revision, StoreError> {
         self.revision()
+    }
+}
+
+impl MachineAdmin for MemoryStore {
+    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>> {
+        let snapshot = self.snapshot();
+        let page = snapshot.machines.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
+        ready(Ok(page.map(|(_, (machine, _))| machine.clone()).collect()))
+    }
+
+    fn put_machine(
+        &self,
+        put: Put,
+        machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.apply_one(Change::PutMachine(put, Box::new(machine), secrets))
+    }
+
+    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.apply_one(Change::RemoveMachine(sid))
     }
 }
 

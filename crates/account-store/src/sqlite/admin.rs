@@ -1,8 +1,8 @@
 //! Lists and changes.
 
-use super::{Inner, SqliteStore, failed, rows, rows::Tables};
+use super::{Inner, SqliteStore, failed, rows, tables::Tables};
 use crate::account::{Account, Group};
-use crate::admin::{AccountAdmin, Changes};
+use crate::admin::{AccountAdmin, AccountListing, Changes};
 use crate::fold::casefold;
 use crate::store::{BoxFuture, StoreError};
 use crate::writer::Writer;
@@ -30,7 +30,7 @@ impl SqliteStore {
     }
 }
 
-impl AccountAdmin for SqliteStore {
+impl AccountListing for SqliteStore {
     fn accounts(&self, after: u32, limit_: usize) -> Answer<'_, Vec<Account>> {
         let account = |row: &Row<'_>| rows::account(&self.inner.domain, row);
         ready(self.inner.read_checked(|connection| {
@@ -63,7 +63,9 @@ impl AccountAdmin for SqliteStore {
     fn member_of<'a>(&'a self, member: &'a Sid) -> Answer<'a, Vec<Sid>> {
         ready(self.edges("SELECT group_rid FROM member WHERE member_rid = ?1 ORDER BY group_rid", member))
     }
+}
 
+impl AccountAdmin for SqliteStore {
     fn apply<'a>(&'a self, changes: &'a mut Changes<'a>) -> Answer<'a, ()> {
         ready(self.inner.apply(changes))
     }

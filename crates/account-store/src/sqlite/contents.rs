@@ -1,11 +1,10 @@
-//! What tells the contents of the database file apart, read from the file itself: SQLite shows the file with the log applied.
+//! What distinguishes the contents of the database file from others, read from the file itself: SQLite shows the file with the log applied.
 //!
 //! Every write of SQLite to the first page counts the change counter up (SQLite, *Database File Format*, 1.3.7), every change of the
 //! schema, `VACUUM` and restore counts the schema cookie up as well (1.3.9), and every change to an account, a group or a machine
 //! counts the row of the table `revision` up and draws new random numbers there. So contents that SQLite wrote later never have
 //! smaller numbers, and equal numbers mean equal accounts, groups and machines.
 
-use super::watch::Numbers;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -14,6 +13,13 @@ use std::os::unix::fs::FileExt;
 pub(super) struct Row {
     pub(super) schema: u32,
     pub(super) page: u32,
+}
+
+/// The counters of the table `revision`, each with the random number that came with its last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) accounts: (u64, u64),
+    pub(super) machines: (u64, u64),
 }
 
 /// The header of the database file, and the numbers of the row.

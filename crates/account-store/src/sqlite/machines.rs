@@ -2,7 +2,7 @@
 
 use super::{Inner, SealingKey, SqliteStore, damaged, failed, rows, sealing::Seal};
 use crate::account::AccountFlags;
-use crate::admin::{Change, Put};
+use crate::admin::{Change, MachineAdmin, Put};
 use crate::fold::casefold;
 use crate::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 use crate::rules;
@@ -11,7 +11,7 @@ use dtyp::{FileTime, Sid};
 use rusqlite::{Connection, Row, params};
 use std::sync::Arc;
 
-/// Names longer than this are looked up but not remembered.
+/// Names longer than this are looked up but not cached.
 const NAME_CACHED_LEN_MAX: usize = 256;
 
 const COLUMNS: &str = "machine.rid, machine.name, machine.kind, machine.enabled, machine.rcmp, machine.domains, machine.groups, machine.current_since, machine.sealed";
@@ -19,28 +19,6 @@ const COLUMNS: &str = "machine.rid, machine.name, machine.kind, machine.enabled,
 impl MachineStore for SqliteStore {
     fn machine<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Arc<MachineRecord>>, StoreError>> {
         Box::pin(std::future::ready(self.inner.machine(name)))
-    }
-
-    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>> {
-        let sql = format!("SELECT {COLUMNS} FROM machine WHERE rid > ?1 ORDER BY rid LIMIT ?2");
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let page = self.inner.read_checked(|connection| {
-            rows::all(connection, &sql, (after, limit), |row| machine(&self.inner.domain, row))
-        });
-        Box::pin(std::future::ready(page))
-    }
-
-    fn put_machine(
-        &self,
-        put: Put,
-        machine: Machine,
-        secrets: Option<Secrets>,
-    ) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.apply_one(Change::PutMachine(put, Box::new(machine), secrets))
-    }
-
-    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.apply_one(Change::RemoveMachine(sid))
     }
 
     fn rotate(
@@ -74,6 +52,30 @@ impl MachineStore for SqliteStore {
 
     fn machine_revision(&self) -> Result<Revision, StoreError> {
         Ok(self.inner.revisions()?.machines)
+    }
+}
+
+impl MachineAdmin for SqliteStore {
+    fn machines(&self, after: u32, limit: usize) -> BoxFuture<'_, Result<Vec<Machine>, StoreError>> {
+        let sql = format!("SELECT {COLUMNS} FROM machine WHERE rid > ?1 ORDER BY rid LIMIT ?2");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let page = self.inner.read_checked(|connection| {
+            rows::all(connection, &sql, (after, limit), |row| machine(&self.inner.domain, row))
+        });
+        Box::pin(std::future::ready(page))
+    }
+
+    fn put_machine(
+        &self,
+        put: Put,
+        machine: Machine,
+        secrets: Option<Secrets>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.apply_one(Change::PutMachine(put, Box::new(machine), secrets))
+    }
+
+    fn remove_machine(&self, sid: Sid) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.apply_one(Change::RemoveMachine(sid))
     }
 }
 

@@ -16,6 +16,7 @@ mod rows;
 mod schema;
 mod sealing;
 mod serving;
+mod tables;
 mod watch;
 mod worker;
 
@@ -47,9 +48,9 @@ const WRITE_CACHE_KIB: i32 = 256 << 10;
 const LOG_LEN_MAX: u32 = 64 << 20;
 /// Readers kept open; more are opened and closed again when more threads ask at once.
 const IDLE_READERS_MAX: usize = 64;
-/// Answers remembered, in bytes as [`Weigh`] counts them.
+/// Size of the cache of answers, in bytes as [`Weigh`] counts them.
 const CACHE_WEIGHT: u64 = 32 << 20;
-/// Machines remembered. A peer that asks for names at random replaces them; it makes nothing grow.
+/// Machines cached. A peer that asks for names at random replaces them; it makes nothing grow.
 const MACHINES_CACHED_MAX: usize = 4096;
 
 /// Accounts, groups and machines of one domain, in a file.
@@ -236,7 +237,7 @@ fn connect(path: &Path, mode: OpenFlags, busy: Duration) -> Result<Connection, S
     connection.set_prepared_statement_cache_capacity(64);
     // Without this a statement with a bound limit is planned anew each time, for some 20 µs.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
-    // The file may have been prepared by somebody else: its schema runs nothing of ours, and its cells are checked.
+    // The file may come from elsewhere: its schema runs nothing of ours, and its cells are checked.
     connection.pragma_update(None, "trusted_schema", false).map_err(failed)?;
     connection.pragma_update(None, "cell_size_check", true).map_err(failed)?;
     Ok(connection)

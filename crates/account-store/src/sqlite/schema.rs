@@ -1,9 +1,8 @@
 //! The tables, and how files come to have them.
 
-use super::contents::Row;
+use super::contents::{Numbers, Row};
 use super::{
     LOG_LEN_MAX, WRITE_BUSY_TIMEOUT, WRITE_CACHE_KIB, connect, damaged, failed, rows, sealing::Seal,
-    watch::Numbers,
 };
 use crate::file_access::beside_database;
 use crate::fold;
@@ -212,7 +211,7 @@ fn fill(path: &Path, domain: &Domain) -> Result<(), StoreError> {
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-/// Makes sure that a file is one of ours, of this version, and set up for writing; tells whose accounts it holds.
+/// Makes sure that a file is one of ours, of this version, and set up for writing. Returns the domain whose accounts it holds.
 pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<Domain, StoreError> {
     let unusable = |why: String| Err(StoreError::Unavailable(format!("{}: {why}", path.display())));
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));

@@ -1,7 +1,7 @@
 //! Secrets at rest: sealed under a key file, each together with the row it stands in.
 //!
 //! AES-256-GCM-SIV (RFC 8452) under a key derived for this purpose alone; the associated data are all other columns
-//! of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed by somebody
+//! of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed
 //! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
 
 use super::{damaged, failed};

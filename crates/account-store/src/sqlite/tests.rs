@@ -3,8 +3,8 @@ use crate::battery::{
     self, add, alice, apply, domain, find, group, machine, member, now, one, secrets, sid, user, web01,
 };
 use crate::{
-    Account, AccountAdmin, AccountFlags, AccountStore, Change, Machine, MachineStore, Matches, MemoryStore,
-    Put, Query, StoreError,
+    Account, AccountAdmin, AccountFlags, AccountListing, AccountStore, Change, Machine, MachineAdmin,
+    MachineStore, Matches, MemoryStore, Put, Query, StoreError,
 };
 use proptest::prelude::*;
 use rusqlite::Connection;

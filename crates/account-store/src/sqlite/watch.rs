@@ -8,7 +8,7 @@
 //!
 //! **Files.** SQLite does not notice when a file is replaced. Connections that are open go on with files that have no
 //! name any more, new connections open the new ones, and a log is applied to a database that it does not belong to.
-//! So each question first compares what `stat` tells of the path of the database file, and `fstat` of its directory, with
+//! So each query first compares what `stat` reports of the path of the database file, and `fstat` of its directory, with
 //! what was there before. If either differs, the three names have to lead to the same files still, and a database file
 //! that was written to must have been written by a checkpoint. Else the store is unusable until it is opened again:
 //!
@@ -21,10 +21,10 @@
 //!   they have to be equal: a `touch` changes the times only. If the log began anew, which takes a commit and may have
 //!   taken a checkpoint, they have to be ones that SQLite may have made of those before: a copy of an earlier time has
 //!   smaller numbers. What was committed is read and verified anew in any case (`Expected::numbers`). A write by another
-//!   program between the same two looks as a checkpoint is not told from it, which is why a service looks often
+//!   program between the same two looks as a checkpoint is not distinguished from it, which is why a service looks often
 //!   ([`Watch::observe`]).
 
-use super::contents::{Contents, Row};
+use super::contents::{Contents, Numbers, Row};
 use super::failed;
 use crate::file_access::{beside_database, database_files};
 use crate::store::{Revision, StoreError};
@@ -44,13 +44,6 @@ pub(super) struct Revisions {
     pub(super) accounts: Revision,
     /// Of the answers about machines; every change to an account counts here too.
     pub(super) machines: Revision,
-}
-
-/// The counters of the table `revision`, each with the random number that came with its last change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbers {
-    pub(super) accounts: (u64, u64),
-    pub(super) machines: (u64, u64),
 }
 
 /// The header of the index, both copies.
@@ -189,7 +182,7 @@ pub(super) enum LogOwner {
     Unknown,
 }
 
-/// What `stat` tells of a file that changes when its contents, its names or its links do.
+/// What `stat` reports of a file that changes when its contents, its names or its links do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     id: FileId,
@@ -265,7 +258,7 @@ impl Checkpoint {
         }
         // There was no work for that checkpoint. For a second one there was, if the log began anew more than once: each
         // time counts the first salt up by one. The first frames after an empty log have random salts instead; then
-        // the log's own count of beginnings tells.
+        // the log's own count of beginnings decides.
         match before.frames {
             0 => beginnings() > 0,
             _ => self.first_salt() != before.first_salt().wrapping_add(1),
@@ -502,7 +495,7 @@ impl Files {
             return Ok(());
         }
         if known.stamps.contents() != stamps.contents() {
-            // The contents come before the progress: what a checkpoint wrote of them, the progress tells.
+            // The contents come before the progress: the progress shows what a checkpoint wrote of them.
             let contents = Contents::read(&self.main, known.row);
             let checkpoint = checkpoint(&self.index)?;
             let is_explained = checkpoint.explains(&known.checkpoint, known.is_writing, || self.beginnings());

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Starts its thread with the first job. What was begun is done even if nobody waits for it any more.
+/// Starts its thread with the first job. A job that was begun is done even if its future was dropped.
 #[derive(Default)]
 pub(super) struct Worker(Mutex<Option<Sender<Job>>>);
 

@@ -10,11 +10,13 @@
 mod reader;
 mod serialization;
 mod strings;
+mod wide_str;
 mod writer;
 
 pub use reader::NdrReader;
 pub use serialization::{read_type_serialization, write_type_serialization};
-pub use strings::{ContextHandle, UnicodeStringHeader, WideStr};
+pub use strings::{ContextHandle, UnicodeStringHeader};
+pub use wide_str::WideStr;
 pub use writer::NdrWriter;
 
 /// The form of a stub, negotiated for each presentation context.

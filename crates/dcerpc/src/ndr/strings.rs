@@ -1,53 +1,5 @@
-use super::{NdrReader, NdrWriter};
-use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Guid};
-
-/// UTF-16 text as it stands in a stub, in the sender's byte order.
-#[derive(Clone, Copy, Debug)]
-pub struct WideStr<'a> {
-    bytes: &'a [u8],
-    order: ByteOrder,
-}
-
-impl<'a> WideStr<'a> {
-    pub(super) const fn new(bytes: &'a [u8], order: ByteOrder) -> Self {
-        Self { bytes, order }
-    }
-
-    /// The 16-bit units.
-    pub fn units(self) -> impl DoubleEndedIterator<Item = u16> + ExactSizeIterator + use<'a> {
-        let order = self.order;
-        self.bytes.as_chunks::<2>().0.iter().map(move |unit| match order {
-            ByteOrder::Little => u16::from_le_bytes(*unit),
-            ByteOrder::Big => u16::from_be_bytes(*unit),
-        })
-    }
-
-    /// Whether there are no units.
-    pub const fn is_empty(self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// The text before the NUL that must be its last unit and its only NUL.
-    pub(super) fn without_nul(self) -> Option<Self> {
-        let end = self.bytes.len().checked_sub(2)?;
-        let at = self.units().position(|unit| unit == 0)?;
-        (at * 2 == end).then_some(Self { bytes: &self.bytes[..end], ..self })
-    }
-
-    /// Compares with ASCII text, the case of ASCII letters aside; allocates nothing.
-    pub fn eq_ignore_ascii_case(self, text: &str) -> bool {
-        self.bytes.len() == text.len() * 2
-            && self.units().zip(text.bytes()).all(|(unit, byte)| {
-                u8::try_from(unit).is_ok_and(|unit| unit.is_ascii() && unit.eq_ignore_ascii_case(&byte))
-            })
-    }
-
-    /// The text; lone surrogates and NULs are refused.
-    pub fn text(self, what: &'static str) -> Result<String, DecodeError> {
-        let bad = DecodeError { what, offset: 0, kind: DecodeErrorKind::BadText };
-        char::decode_utf16(self.units()).map(|c| c.ok().filter(|c| *c != '\0').ok_or(bad.clone())).collect()
-    }
-}
+use super::{NdrReader, NdrWriter, WideStr};
+use dtyp::{DecodeError, DecodeErrorKind, Guid};
 
 /// [MS-DTYP] 2.3.10 RPC_UNICODE_STRING in the scalar pass: lengths in bytes, then a pointer.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +24,8 @@ impl UnicodeStringHeader {
         }
     }
 
-    /// Reads the text behind the pointer. The actual count must be what the length says; a maximum above it is
-    /// what peers send ([MS-RPCE] 4.7 asks for more strictness than they keep).
+    /// Reads the text behind the pointer. The actual count must be what the length says; a maximum above it
+    /// is what peers send ([MS-RPCE] 4.7 asks for more strictness than they keep).
     pub fn referent<'a>(
         self,
         reader: &mut NdrReader<'a>,
@@ -83,7 +35,7 @@ impl UnicodeStringHeader {
             return Ok(WideStr::new(&[], reader.order()));
         }
         let (_, text) = reader.varying_units(what)?;
-        match text.bytes.len() == usize::from(self.length) {
+        match text.units().len() * 2 == usize::from(self.length) {
             true => Ok(text),
             false => Err(reader.error(what, DecodeErrorKind::Mismatch)),
         }

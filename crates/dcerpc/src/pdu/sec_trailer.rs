@@ -1,5 +1,36 @@
-use crate::security::{AuthLevel, AuthType};
 use dtyp::{Decode, DecodeError, DecodeErrorKind, Encode, Reader};
+
+/// `auth_type` of a security trailer ([MS-RPCE] 2.2.1.1.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AuthType(pub u8);
+
+impl AuthType {
+    /// No provider.
+    pub const NONE: Self = Self(0);
+    /// SPNEGO.
+    pub const SPNEGO: Self = Self(9);
+    /// NTLM.
+    pub const NTLM: Self = Self(10);
+    /// Kerberos.
+    pub const KERBEROS: Self = Self(16);
+    /// The Netlogon secure channel.
+    pub const NETLOGON: Self = Self(0x44);
+}
+
+/// `auth_level` of a security trailer ([MS-RPCE] 2.2.1.1.8), by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuthLevel(pub u8);
+
+impl AuthLevel {
+    /// No authentication.
+    pub const NONE: Self = Self(1);
+    /// The peer is known, nothing is protected.
+    pub const CONNECT: Self = Self(2);
+    /// Each fragment is signed.
+    pub const INTEGRITY: Self = Self(5);
+    /// Each fragment is signed and sealed.
+    pub const PRIVACY: Self = Self(6);
+}
 
 /// [MS-RPCE] 2.2.2.11 sec_trailer: eight bytes before the token, at the end of a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +91,8 @@ pub struct AuthVerifier<'a> {
     pub body_end: usize,
 }
 
-/// Finds trailer and token of a PDU whose header passed [`Header::decode`](super::Header::decode); `None` when it
-/// carries none. `body_start` is where the stub or body begins: padding cannot reach before it.
+/// Finds trailer and token of a PDU whose header passed [`Header::decode`](super::Header::decode); `None`
+/// when it carries none. `body_start` is where the stub or body begins: padding cannot reach before it.
 pub fn split_auth<'a>(
     header: &super::Header,
     pdu: &'a [u8],

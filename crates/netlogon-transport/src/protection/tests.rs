@@ -1,4 +1,5 @@
 use super::*;
+use crate::secret::SessionKey;
 use crate::test::{unhex, unhex_vec};
 use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{AuthType, OutgoingFragment};

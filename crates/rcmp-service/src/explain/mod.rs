@@ -12,10 +12,11 @@ pub use remedy::{Remedy, is_hidden, powershell_quoted, shell_path, shell_quoted}
 pub use trail::trail;
 
 use crate::certificate::{AlternativeName, Certificate, sids_of};
-use crate::mapping::{Form, Method, Strength};
+use crate::form::{Form, Method, Strength};
 use crate::message::Request;
+use crate::question::Answer;
 use crate::reason::Reason;
-use crate::service::{Answer, Mapper};
+use crate::service::Mapper;
 use crate::trace::Step;
 use crate::trust::{Path, Revocation, Which};
 use account_store::{DistinguishedName, Matches, Query};

@@ -250,7 +250,7 @@ fn key(name: &DistinguishedName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{Form, Method};
+    use crate::form::{Form, Method};
     use account_store::Query;
 
     const ASKED: &str = "X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>1200000000ac11000000002b";

@@ -2,7 +2,8 @@
 
 use super::{Advice, Explanation};
 use crate::certificate::Certificate;
-use crate::mapping::{self, Form, Method};
+use crate::form::{Form, Method};
+use crate::mapping;
 use crate::policy::Sha1PublicKeyInput;
 use crate::reason::Reason;
 use crate::trace::{EvidenceState, Step};

@@ -1,6 +1,6 @@
 //! A decision in one short line, for the audit record: what was found by which form, and what it was worth.
 
-use crate::mapping::Strength;
+use crate::form::Strength;
 use crate::trace::Step;
 use crate::trust::Revocation;
 use account_store::Matches;
@@ -75,7 +75,7 @@ fn part(step: &Step, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::{Form, Method};
+    use crate::form::{Form, Method};
     use crate::policy::Binding;
     use account_store::{Account, Query, Record};
     use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! Paths from a certificate to an anchor: finding them, and what is kept of one.
 
 use super::Which;
-use super::authority::{Authority, KeyId, SIGNS_DIGITALLY, basic_constraints, value};
+use super::authority::{Authority, KeyId};
 use super::constraints::Names;
+use super::extensions::{KEY_USAGE, SIGNS_DIGITALLY, basic_constraints, value};
+use super::hashes::Hashes;
 use super::name::Name;
-use super::ocsp::Hashes;
 use super::policies::{self, PolicyInputs};
 use super::profile::{Profile, Role};
 use super::refusal::{ChainError, Fault, Refusal};
@@ -386,7 +387,7 @@ impl Chains {
         // TLS has the client sign (RFC 8446 4.4.2.2). keyAgreement is for static Diffie-Hellman, which it does not have any more,
         // and nonRepudiation is for documents.
         if profile.key_usage.is_some_and(|bits| bits & SIGNS_DIGITALLY == 0) {
-            return Err(Fault::extension(ChainError::NotForSigning, super::authority::KEY_USAGE));
+            return Err(Fault::extension(ChainError::NotForSigning, KEY_USAGE));
         }
         if !self.rules.usages.allow(&profile) || self.rules.usages.required && profile.usages.is_none() {
             return Err(ChainError::NotForClientAuthentication.into());

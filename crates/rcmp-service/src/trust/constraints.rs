@@ -4,7 +4,7 @@
 //! that is not well formed in a form that is constrained is in no permitted subtree and in every excluded one. Text is in an excluded
 //! subtree, too, when a look-up of an account finds it equal: otherwise a name that is excluded maps in another spelling.
 
-use super::authority::value;
+use super::extensions::value;
 use super::name::Name;
 use super::refusal::{ChainError, Detail, Fault};
 use super::work::Work;

@@ -6,8 +6,9 @@
 //! A delta list (5.2.4) revokes what is in it and nothing else: it never says that a certificate is good, and an entry
 //! removeFromCRL takes nothing off the complete list. So it needs no base to be combined with, and can only add.
 
-use super::authority::{Authority, KeyId, value};
+use super::authority::{Authority, KeyId};
 use super::chain::{Link, point_names};
+use super::extensions::value;
 use super::name::Name;
 use super::serial::Serial;
 use super::signature::Signed;

@@ -15,6 +15,8 @@ mod authority;
 mod chain;
 mod constraints;
 pub mod crl;
+mod extensions;
+mod hashes;
 mod name;
 pub mod ocsp;
 mod policies;
@@ -31,7 +33,8 @@ mod work;
 pub use authority::{Authority, KeyId, Unusable};
 pub use chain::Path;
 pub use crl::{CrlError, CrlFacts, RevocationReason};
-pub use ocsp::{CertIdHash, Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
+pub use hashes::CertIdHash;
+pub use ocsp::{Nonce, OcspAnswer, OcspAsking, OcspError, OcspQuestion, OcspStatus};
 pub use policies::PolicyInputs;
 pub use refusal::{CONFIGURATION, ChainError, Detail, ExtensionId, Refusal};
 pub use sent::{Rejected, SENT_CAS_MAX};
@@ -907,7 +910,7 @@ fn list_signers(chains: &Chains) -> Vec<ListSigner> {
         if !authority.is_list_signer {
             continue;
         }
-        let is_ca = authority::basic_constraints(&certificate).is_ok_and(|(is_ca, _)| is_ca);
+        let is_ca = extensions::basic_constraints(&certificate).is_ok_and(|(is_ca, _)| is_ca);
         let issuers =
             issuers.iter().map(|at| &chains.authorities[*at]).filter(|issuer| !issuer.is_list_signer);
         signers.push(ListSigner {

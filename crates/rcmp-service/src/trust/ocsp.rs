@@ -4,9 +4,11 @@
 //! operator named. Whether a certified responder is revoked itself is not asked, with or without id-pkix-ocsp-nocheck: who
 //! else could tell.
 
-use super::authority::{Authority, KeyId, SIGNS, value};
+use super::authority::{Authority, KeyId};
 use super::chain::{Link, check_direct, is_within};
 use super::crl::{CLOCK_SKEW_SECONDS, Currency, RevocationReason, currency, later};
+use super::extensions::{SIGNS, value};
+use super::hashes::CertIdHash;
 use super::name::Name;
 use super::refusal::ChainError;
 use super::serial::Serial;
@@ -15,7 +17,6 @@ use crate::certificate::{Certificate, extension, time};
 use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 use sha1::{Digest, Sha1};
-use sha2::Sha256;
 use std::fmt;
 use std::sync::Arc;
 
@@ -66,40 +67,11 @@ impl Default for OcspAsking {
     }
 }
 
-/// The hash in a CertID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CertIdHash {
-    /// SHA-1.
-    Sha1,
-    /// SHA-256.
-    Sha256,
-}
-
 impl CertIdHash {
     const fn id(self) -> &'static [u8] {
         match self {
             Self::Sha1 => SHA1,
             Self::Sha256 => SHA256,
-        }
-    }
-}
-
-/// SHA-1 and SHA-256 of one thing, by which CertIDs name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hashes {
-    sha1: [u8; 20],
-    sha256: [u8; 32],
-}
-
-impl Hashes {
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        Self { sha1: Sha1::digest(bytes).into(), sha256: Sha256::digest(bytes).into() }
-    }
-
-    fn by(&self, hash: CertIdHash) -> Vec<u8> {
-        match hash {
-            CertIdHash::Sha1 => self.sha1.to_vec(),
-            CertIdHash::Sha256 => self.sha256.to_vec(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What path validation asks of a certificate, read once (RFC 5280 4.1 and 4.2).
 
-use super::authority::{basic_constraints, extended_key_usages, key_usage, value};
 use super::constraints::{Constraints, NAME_CONSTRAINTS};
+use super::extensions::{EXTENDED_KEY_USAGE, basic_constraints, extended_key_usages, key_usage, value};
 use super::name::Name;
 use super::refusal::{ChainError, Fault};
 use super::serial::SERIAL_LEN_MAX;
@@ -17,8 +17,6 @@ pub(super) const POLICIES_MAX: usize = 256;
 /// read, here or elsewhere, and so is known when it is critical.
 const READ_ELSEWHERE: [&[u8]; 5] =
     [&[0x55, 0x1d, 0x0f], &[0x55, 0x1d, 0x11], &[0x55, 0x1d, 0x13], &[0x55, 0x1d, 0x1f], EXTENDED_KEY_USAGE];
-/// id-ce-extKeyUsage, 2.5.29.37.
-const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 /// id-ce-certificatePolicies, 2.5.29.32.
 const CERTIFICATE_POLICIES: &[u8] = &[0x55, 0x1d, 0x20];
 /// anyPolicy, 2.5.29.32.0.

@@ -3,9 +3,10 @@
 //! A head proves the chain up to its line to whoever has the public key, and that the chain was so long. What it proves is
 //! worth as much as the place to which heads are copied is out of reach of whoever can write here.
 
+use super::line_hash::{self, Hash};
 use super::strict::{self, Flaw};
 use super::watched_file::{Change, WatchedFile};
-use super::writer::{self, Hash, Position};
+use super::writer::{self, Position};
 use crate::config::AuditHeads;
 use crate::signing::{PublicKey, SigningKey};
 use anyhow::{Context, bail};
@@ -76,7 +77,7 @@ impl Head {
         let signature = BASE64.decode(&self.signature).ok()?;
         let message = message(self.seq, &self.hash, &self.time);
         UnparsedPublicKey::new(&ED25519, key.bytes()).verify(&message, &signature).ok()?;
-        Some((key, writer::parse_hash(&self.hash)?)).filter(|_| self.version == 1)
+        Some((key, line_hash::parse_hash(&self.hash)?)).filter(|_| self.version == 1)
     }
 }
 
@@ -162,7 +163,7 @@ impl Heads {
         log.sync_data()?;
         let head = sign(&self.key, position, crate::clock::now().to_string());
         let mut line = serde_json::to_vec(&head)?;
-        let last = (line.len(), writer::hash(&line));
+        let last = (line.len(), line_hash::hash(&line));
         line.push(b'\n');
         let written = writer::append_line(&self.file, &line);
         match &written {

@@ -12,6 +12,7 @@
 mod budget;
 mod decision;
 mod heads;
+mod line_hash;
 mod strict;
 pub mod verify;
 mod watched_file;

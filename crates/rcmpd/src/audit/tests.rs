@@ -447,7 +447,7 @@ fn tampering_is_found() {
     let mut anew: Vec<String> = lines[..4].to_vec();
     for line in &lines[4..] {
         let prev = value(line)["prev"].as_str().expect("a hash").to_owned();
-        let changed = hex(&writer::hash(anew.last().expect("there is one").as_bytes()));
+        let changed = hex(&line_hash::hash(anew.last().expect("there is one").as_bytes()));
         anew.push(line.replace("\"number\":5", "\"number\":6").replace(&prev, &changed));
     }
     place.put("log", &anew);
@@ -532,7 +532,7 @@ fn a_forged_head_is_found() {
     make_key(&place.path("other")).expect("a key");
     let config =
         AuditHeads { key: place.path("other"), path: place.path("others"), interval: Duration::from_secs(1) };
-    let position = Position { seq: 4, hash: writer::hash(place.lines("log")[3].as_bytes()) };
+    let position = Position { seq: 4, hash: line_hash::hash(place.lines("log")[3].as_bytes()) };
     let log = File::open(place.path("log")).expect("it is there");
     Heads::open(&config).expect("it opens").sign(position, &log).expect("it is signed");
     let mut changed = heads.clone();

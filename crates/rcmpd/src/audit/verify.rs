@@ -5,7 +5,8 @@
 //! nothing is proved.
 
 use super::heads::{HEAD_LEN_MAX, Head, NoHead};
-use super::writer::{self, Hash, LINE_LEN_MAX, Link, Position, Read};
+use super::line_hash::{self, Hash};
+use super::writer::{LINE_LEN_MAX, Link, Position, Read};
 use crate::signing::PublicKey;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read as _};
@@ -348,7 +349,7 @@ impl Verifier<'_, '_> {
                 }
                 Read::Wrong(what) => return Err(broken(expected, what.into()).into()),
                 Read::Torn => {
-                    self.prev = writer::torn(&self.prev, &lines.line);
+                    self.prev = line_hash::torn(&self.prev, &lines.line);
                     self.report.open_end = !closed;
                     self.torn.get_or_insert_with(|| {
                         let what = match closed {
@@ -398,7 +399,7 @@ impl Verifier<'_, '_> {
             }
             None => return Err(format!("this is the first line, and it should be seq {}", self.first_seq)),
         }
-        let Some(prev) = writer::parse_hash(&link.prev) else {
+        let Some(prev) = line_hash::parse_hash(&link.prev) else {
             return Err("its prev is not a hash".into());
         };
         // What came before the first line is not here, unless it is the first of all.
@@ -422,7 +423,7 @@ impl Verifier<'_, '_> {
                 return Err("a head was signed for another line before it".into());
             }
         }
-        self.prev = writer::hash(line);
+        self.prev = line_hash::hash(line);
         self.last = Some(Position { seq: link.seq, hash: self.prev });
         Ok(())
     }

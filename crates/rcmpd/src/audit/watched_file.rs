@@ -3,7 +3,7 @@
 //! A file that is written under a name can be emptied, cut, overwritten, removed or replaced by programs that may write it or its folder. A
 //! rotation renames it and sends SIGHUP at once; everything else is reported.
 
-use super::writer::{self, Hash};
+use super::line_hash::{self, Hash};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -133,7 +133,7 @@ impl WatchedFile {
         let mut bytes = vec![0; len];
         let start = self.len.checked_sub(len as u64 + 1);
         match start.map(|start| file.read_exact_at(&mut bytes, start)) {
-            Some(Ok(())) => Ok(writer::hash(&bytes) == hash),
+            Some(Ok(())) => Ok(line_hash::hash(&bytes) == hash),
             Some(Err(error)) => Err(error),
             None => Ok(false),
         }

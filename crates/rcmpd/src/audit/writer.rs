@@ -6,12 +6,12 @@
 //! A chained line ends in `"seq"`, which counts from 1, and `"prev"`, the SHA-256 of the line before it without its
 //! newline. After torn bytes `prev` is [`torn`] of what it would have been. Files may change under the chain; it goes on.
 
+use super::line_hash::{Hash, hash, parse_hash, torn};
 use super::strict::{self, Flaw};
 use super::watched_file::{Change, WatchedFile};
 use anyhow::{Context, bail};
 use dtyp::hex;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -23,38 +23,6 @@ pub(super) const LINE_LEN_MAX: usize = 1 << 20;
 
 /// What is looked at when a file is opened: a line, and what was torn after it.
 const TAIL_LEN_MAX: u64 = 3 * LINE_LEN_MAX as u64;
-
-/// SHA-256.
-pub(super) type Hash = [u8; 32];
-
-/// SHA-256 of a line without its newline.
-pub(super) fn hash(line: &[u8]) -> Hash {
-    Sha256::digest(line).into()
-}
-
-/// What `prev` becomes by torn bytes: the SHA-256 of `prev` in hex, a newline and the bytes. So it covers the last whole
-/// line, too.
-pub(super) fn torn(prev: &Hash, bytes: &[u8]) -> Hash {
-    Sha256::new().chain_update(hex(prev)).chain_update(b"\n").chain_update(bytes).finalize().into()
-}
-
-/// A SHA-256 in lower-case hex.
-pub(super) fn parse_hash(text: &str) -> Option<Hash> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    let mut hash = Hash::default();
-    if pairs.len() != hash.len() {
-        return None;
-    }
-    for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Some(hash)
-}
 
 /// What the chain wants to know of a line.
 #[derive(Debug, Deserialize)]

@@ -6,8 +6,6 @@ use crate::clock::now;
 use crate::output;
 use crate::stores;
 use account_store::fold::casefold;
-use account_store::machines::MachineStore;
-use account_store::sqlite::SqliteStore;
 use account_store::unmatchable::unmatchable;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches, Put,
@@ -17,7 +15,6 @@ use anyhow::bail;
 use dtyp::Sid;
 use rcmp_service::explain::shell_quoted;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// Accounts read at once while listing.
 const PAGE: usize = 1000;
@@ -26,18 +23,18 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     match command {
         AccountCommand::Add { name, fields, config, json } => {
             check_name(&name)?;
-            let store = store(&config)?;
-            let account = new_account(&store, &name);
-            write(&store, Put::New, account, *fields, AccountChanges::default()).await?;
-            show(&store, &name, json.json).await
+            let store = store(&config).await?.accounts;
+            let account = new_account(&*store, &name);
+            write(&*store, Put::New, account, *fields, AccountChanges::default()).await?;
+            show(&*store, &name, json.json).await
         }
         AccountCommand::Set { name, rename, fields, changes, config, json } => {
-            let store = store(&config)?;
+            let stores::Writable { accounts: store, machines } = store(&config).await?;
             let record = lookup::account(&*store, &name).await?;
             let mut account = record.account.clone();
             if let Some(name) = rename {
                 check_name(&name)?;
-                if account.name.ends_with('$') && store.machine(&account.name).await?.is_some() {
+                if account.name.ends_with('$') && machines.machine(&account.name).await?.is_some() {
                     bail!(
                         "{} is the computer of a machine account, which keeps its name: add one of the other name, and remove this one",
                         account.name
@@ -46,15 +43,17 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
                 account.name = name;
             }
             let name = account.name.clone();
-            write(&store, Put::Existing, account, *fields, changes).await?;
-            show(&store, &name, json.json).await
+            write(&*store, Put::Existing, account, *fields, changes).await?;
+            show(&*store, &name, json.json).await
         }
-        AccountCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
+        AccountCommand::Show { name, config, json } => {
+            show(&*store(&config).await?.accounts, &name, json.json).await
+        }
         AccountCommand::List { text, config, json } => {
-            list(&*store(&config)?, text.as_deref(), json.json).await
+            list(&*store(&config).await?.accounts, text.as_deref(), json.json).await
         }
         AccountCommand::Remove { name, config, json } => {
-            let store = store(&config)?;
+            let store = store(&config).await?.accounts;
             let record = lookup::account(&*store, &name).await?;
             store.apply(&mut [Ok(Change::RemoveAccount(record.account.sid))].into_iter()).await?;
             match json.json {
@@ -66,8 +65,8 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     }
 }
 
-fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
-    stores::database(&load(&config.config)?)
+async fn store(config: &ConfigArg) -> anyhow::Result<stores::Writable> {
+    stores::writable(&load(&config.config)?).await
 }
 
 /// Refuses a user principal name, and a name with its domain: the account would have another name than was meant.
@@ -83,13 +82,13 @@ fn check_name(name: &str) -> anyhow::Result<()> {
 }
 
 /// An account with nothing but a name. The domain's own SID stands for the next free one.
-pub(super) fn new_account(store: &SqliteStore, name: &str) -> Account {
+pub(super) fn new_account(store: &dyn AccountStore, name: &str) -> Account {
     Account { created: now(), ..Account::new(name, store.domain().sid) }
 }
 
 /// Writes an account with the fields that were given, then its memberships, in one change each.
 async fn write(
-    store: &SqliteStore,
+    store: &dyn AccountAdmin,
     put: Put,
     mut account: Account,
     fields: AccountFields,
@@ -168,7 +167,7 @@ pub(super) fn unmatchable_text(account: &str, found: &Unmatchable<'_>) -> String
 }
 
 /// What makes certificates ambiguous, a text each: the same principal name, or the same mapping, at another account.
-pub(super) async fn twins(store: &SqliteStore, account: &Account) -> anyhow::Result<Vec<String>> {
+pub(super) async fn twins(store: &dyn AccountStore, account: &Account) -> anyhow::Result<Vec<String>> {
     let names = account.user_principal_name.iter().cloned().map(Query::UserPrincipalName);
     let services = account.service_principal_names.iter().cloned().map(Query::ServicePrincipalName);
     let mappings = account.alt_security_identities.iter().cloned().map(Query::AltSecurityIdentity);
@@ -220,7 +219,7 @@ fn groups_json(record: &Record) -> Vec<Value> {
         .collect()
 }
 
-async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
+async fn show(store: &dyn AccountAdmin, name: &str, as_json: bool) -> anyhow::Result<u8> {
     let record = lookup::account(store, name).await?;
     let account = &record.account;
     if as_json {
@@ -261,7 +260,7 @@ fn has_text(account: &Account, text: &str) -> bool {
     names.into_iter().flatten().any(|name| casefold(name).contains(text))
 }
 
-async fn list(store: &SqliteStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
+async fn list(store: &dyn AccountAdmin, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
     let text = text.map(casefold);
     let mut all = Vec::new();
     let mut after = 0;

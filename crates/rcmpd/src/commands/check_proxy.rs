@@ -1,12 +1,21 @@
 //! `rcmpd check-proxy`.
 
-use crate::check_proxy::{self, Check, Failed, Finding, Options, Report, Verdict};
 use crate::cli::{CheckProxyArgs, PresetArg};
 use crate::config;
 use crate::output;
+use crate::trust::certificates;
+use anyhow::Context;
+use proxy_check::{Check, Failed, Finding, Options, Report, Verdict};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 use sidecar::headers::{Meaning, Preset};
+use sidecar_tokio::server_verifier;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// This is not how it is asked for.
 const WRONG_USE: u8 = 2;
@@ -41,7 +50,7 @@ pub(super) async fn run(args: CheckProxyArgs) -> u8 {
             as_text(finding);
         }
     };
-    match check_proxy::check(&options, &mut tell).await {
+    match proxy_check::check(&options, &mut tell).await {
         Ok(report) => {
             let code = code(&report);
             match as_json {
@@ -70,20 +79,43 @@ fn options(args: CheckProxyArgs) -> anyhow::Result<Options> {
         PresetArg::LookupIdentity => Preset::LookupIdentity,
         PresetArg::None => Preset::None,
     });
+    let unusable = |error| super::failed(UNUSABLE, format!("{error:#}"));
+    let verifier = match &args.ca {
+        Some(path) => {
+            let anchors = certificates::read_anchors(path).map_err(|error| unusable(error.into()))?;
+            let verifier = server_verifier::anchored(&anchors);
+            Some(verifier.with_context(|| format!("{} cannot be used", path.display())).map_err(unusable)?)
+        }
+        None => None,
+    };
     Ok(Options {
         presets: presets.collect(),
         headers,
         paths: args.path,
         url: args.url,
         connect: args.connect,
-        pair: (args.certificate, args.key),
-        other: args.other_certificate.zip(args.other_key),
+        pair: pair(&args.certificate, &args.key).map_err(unusable)?,
+        other: match args.other_certificate.zip(args.other_key) {
+            Some((certificate, key)) => Some(pair(&certificate, &key).map_err(unusable)?),
+            None => None,
+        },
         expect_user: args.expect_user,
-        anchors: args.ca,
+        verifier,
         other_host: args.other_host,
         plain_port: args.plain_port,
         timeout: Duration::from_secs(args.timeout),
     })
+}
+
+/// A certificate with its chain, and its key.
+fn pair(certificate: &Path, key: &Path) -> anyhow::Result<Arc<CertifiedKey>> {
+    let chain = certificates::read_file(certificate)?;
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let text = Zeroizing::new(std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?);
+    let key_der = pem_file::private_key(&text).with_context(|| format!("cannot use {}", key.display()))?;
+    CertifiedKey::from_der(chain, key_der, &default_provider())
+        .map(Arc::new)
+        .with_context(|| format!("{} does not go with {}", key.display(), certificate.display()))
 }
 
 fn failed(error: &str, code: u8, as_json: bool) -> u8 {

@@ -5,8 +5,7 @@ use crate::cli::{ConfigArg, GroupCommand, ScopeArg};
 use crate::output;
 use crate::stores;
 use account_store::fold;
-use account_store::sqlite::SqliteStore;
-use account_store::{AccountAdmin, AccountStore, Change, Group, GroupScope, Matches, Put, Query};
+use account_store::{AccountAdmin, Change, Group, GroupScope, Matches, Put, Query};
 use dtyp::Sid;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -16,17 +15,17 @@ const PAGE: usize = 1000;
 pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
     match command {
         GroupCommand::Add { name, scope, config, json } => {
-            let store = store(&config)?;
+            let store = store(&config).await?;
             let group = Group { name: name.clone(), sid: store.domain().sid, scope: self::scope(scope) };
             store.apply(&mut [Ok(Change::PutGroup(Put::New, group))].into_iter()).await?;
-            show(&store, &name, json.json).await
+            show(&*store, &name, json.json).await
         }
-        GroupCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
+        GroupCommand::Show { name, config, json } => show(&*store(&config).await?, &name, json.json).await,
         GroupCommand::List { text, config, json } => {
-            list(&*store(&config)?, text.as_deref(), json.json).await
+            list(&*store(&config).await?, text.as_deref(), json.json).await
         }
         GroupCommand::Set { name, rename, scope, add_member, remove_member, config, json } => {
-            let store = store(&config)?;
+            let store = store(&config).await?;
             let known = lookup::group(&*store, &name).await?;
             let group = known.sid;
             let mut changed = known.clone();
@@ -46,10 +45,10 @@ pub(super) async fn run(command: GroupCommand) -> anyhow::Result<u8> {
                 changes.push(Change::RemoveMember { group, member: lookup::member(&*store, member).await? });
             }
             store.apply(&mut changes.into_iter().map(Ok)).await?;
-            show(&store, &name, json.json).await
+            show(&*store, &name, json.json).await
         }
         GroupCommand::Remove { name, config, json } => {
-            let store = store(&config)?;
+            let store = store(&config).await?;
             let group = lookup::group(&*store, &name).await?;
             store.apply(&mut [Ok(Change::RemoveGroup(group.sid))].into_iter()).await?;
             match json.json {
@@ -69,8 +68,8 @@ const fn scope(scope: ScopeArg) -> GroupScope {
     }
 }
 
-fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
-    stores::database(&load(&config.config)?)
+async fn store(config: &ConfigArg) -> anyhow::Result<Arc<dyn AccountAdmin>> {
+    Ok(stores::writable(&load(&config.config)?).await?.accounts)
 }
 
 fn group_json(group: &Group) -> Value {
@@ -78,7 +77,7 @@ fn group_json(group: &Group) -> Value {
 }
 
 /// The name behind a SID, for people.
-async fn name_of(store: &SqliteStore, sid: &Sid) -> anyhow::Result<String> {
+async fn name_of(store: &dyn AccountAdmin, sid: &Sid) -> anyhow::Result<String> {
     if let Some(group) = store.group_by_sid(sid).await? {
         return Ok(group.name);
     }
@@ -88,7 +87,7 @@ async fn name_of(store: &SqliteStore, sid: &Sid) -> anyhow::Result<String> {
     })
 }
 
-async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
+async fn show(store: &dyn AccountAdmin, name: &str, as_json: bool) -> anyhow::Result<u8> {
     let group = lookup::group(store, name).await?;
     let mut members = Vec::new();
     for sid in store.members(&group.sid).await? {
@@ -111,7 +110,7 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
     Ok(0)
 }
 
-async fn list(store: &SqliteStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
+async fn list(store: &dyn AccountAdmin, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
     let text = text.map(fold::casefold);
     let mut all = Vec::new();
     let mut after = 0;

@@ -4,15 +4,15 @@ use super::account::new_account;
 use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::clock::now;
-use crate::config::{Config, SecretRef, StoreKind};
+use crate::config::{Config, SecretRef};
 use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::stores;
+use account_store::admin::free_machine_sid;
 use account_store::file_access;
 use account_store::fold::casefold;
-use account_store::machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
-use account_store::sqlite::SqliteStore;
-use account_store::{Account, AccountAdmin, AccountStore, Change, Matches, Put, Query};
+use account_store::machines::{ChannelKind, Machine, MachineRecord, NtHash, Secrets};
+use account_store::{Account, Change, DomainStore, Matches, Put, Query};
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             }
             // What can fail comes first.
             let domains = domains(&config, &domain)?;
-            let groups = groups(&config, &store, &group).await?;
+            let groups = groups(&config, &*store, &group).await?;
             let password = match secret_file(&file)? {
                 SecretFile::Read(password) => {
                     warn_of_short_secret(&password);
@@ -55,7 +55,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             let is_computer = matches!(kind, ChannelKind::Workstation | ChannelKind::Server);
             if is_computer && store.find(&Query::Name(name.clone())).await? == Matches::None {
                 let sid = free_sid(&config, &store, &name).await?;
-                let account = Account { sid, ..new_account(&store, &name) };
+                let account = Account { sid, ..new_account(&*store, &name) };
                 store.apply(&mut [Ok(Change::PutAccount(Put::New, Box::new(account)))].into_iter()).await?;
             }
             let machine = Machine {
@@ -70,7 +70,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             let secrets =
                 Secrets { current: NtHash::from_password(&password), current_since: now(), previous: None };
             store.put_machine(Put::New, machine, Some(secrets)).await?;
-            show(&store, &name, json.json).await
+            show(&*store, &name, json.json).await
         }
         MachineCommand::Show { name, config, json } => show(&*store(&config)?, &name, json.json).await,
         MachineCommand::List { text, config, json } => {
@@ -99,13 +99,13 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             password.iter().for_each(|password| warn_of_short_secret(password));
             let config = load(&config.config)?;
             let store = stores::machines_with_secrets(&config)?;
-            let record = find(&store, &name).await?;
+            let record = find(&*store, &name).await?;
             let mut machine = record.machine.clone();
             if !domain.is_empty() || all_domains {
                 machine.domains = domains(&config, &domain)?;
             }
             if !group.is_empty() || all_groups {
-                machine.groups = groups(&config, &store, &group).await?;
+                machine.groups = groups(&config, &*store, &group).await?;
             }
             if disable || enable {
                 machine.enabled = enable;
@@ -135,11 +135,11 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                     }
                 }
             }
-            show(&store, &name, json.json).await
+            show(&*store, &name, json.json).await
         }
         MachineCommand::Remove { name, config, json } => {
             let store = store(&config)?;
-            let record = find(&store, &name).await?;
+            let record = find(&*store, &name).await?;
             store.remove_machine(record.machine.sid).await?;
             match json.json {
                 true => output::json(&json!({ "removed": record.machine.name })),
@@ -150,30 +150,13 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     }
 }
 
-/// RIDs of machines whose accounts are kept apart from the others' begin here, where nobody else's are.
-const MACHINE_RID_FIRST: u32 = 1 << 30;
-
-/// The SID for a new machine account. In a database of its own with all other accounts that is the next one, for which the
-/// domain's SID stands; elsewhere it is that of the computer account which is served, or one that nobody served has.
-async fn free_sid(config: &Config, store: &Arc<SqliteStore>, name: &str) -> anyhow::Result<Sid> {
-    if matches!(config.store.as_ref().map(|store| &store.kind), Some(StoreKind::Sqlite(_))) {
+/// The SID for a new machine account: the domain's SID, which stands for the next one, in a database of all accounts, and a free one elsewhere.
+async fn free_sid(config: &Config, store: &Arc<dyn DomainStore>, name: &str) -> anyhow::Result<Sid> {
+    if stores::is_one_database(config) {
         return Ok(store.domain().sid);
     }
     let served = stores::accounts(config, store).await?;
-    match served.store.find(&Query::Name(name.to_owned())).await? {
-        Matches::One(record) => return Ok(record.account.sid),
-        Matches::Many(_) => bail!("several accounts are called {name}"),
-        Matches::None => {}
-    }
-    for rid in MACHINE_RID_FIRST.. {
-        let sid = store.domain().sid.with_rid(rid).context("a domain's SID has room for a RID")?;
-        let taken = served.store.find(&Query::Sid(sid)).await? != Matches::None
-            || store.find(&Query::Sid(sid)).await? != Matches::None;
-        if !taken {
-            return Ok(sid);
-        }
-    }
-    bail!("there is no RID left")
+    Ok(free_machine_sid(&*served.store, &**store, name).await?)
 }
 
 /// The NetBIOS names of domains that are known, as a machine's scope has them.
@@ -195,7 +178,7 @@ fn domains(config: &Config, names: &[String]) -> anyhow::Result<Vec<String>> {
 
 /// The SIDs of groups, as a machine's scope has them. A SID may be of another domain, or of a single account. The well-known name of a
 /// privileged group is that group of this domain or of BUILTIN, stored or not.
-async fn groups(config: &Config, store: &SqliteStore, names: &[String]) -> anyhow::Result<Vec<Sid>> {
+async fn groups(config: &Config, store: &dyn DomainStore, names: &[String]) -> anyhow::Result<Vec<Sid>> {
     let mut groups = Vec::with_capacity(names.len());
     for name in names {
         let sid = match name.parse::<Sid>() {
@@ -225,11 +208,11 @@ async fn groups(config: &Config, store: &SqliteStore, names: &[String]) -> anyho
     Ok(groups)
 }
 
-fn store(config: &ConfigArg) -> anyhow::Result<Arc<SqliteStore>> {
+fn store(config: &ConfigArg) -> anyhow::Result<Arc<dyn DomainStore>> {
     stores::machines(&load(&config.config)?)
 }
 
-async fn find(store: &SqliteStore, name: &str) -> anyhow::Result<Arc<MachineRecord>> {
+async fn find(store: &dyn DomainStore, name: &str) -> anyhow::Result<Arc<MachineRecord>> {
     match store.machine(name).await? {
         Some(record) => Ok(record),
         None => bail!("there is no machine account {name}"),
@@ -311,7 +294,7 @@ fn groups_text(machine: &Machine) -> String {
     }
 }
 
-async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
+async fn show(store: &dyn DomainStore, name: &str, as_json: bool) -> anyhow::Result<u8> {
     let record = find(store, name).await?;
     let machine = &record.machine;
     if as_json {
@@ -344,7 +327,7 @@ async fn show(store: &SqliteStore, name: &str, as_json: bool) -> anyhow::Result<
     Ok(0)
 }
 
-async fn list(store: &SqliteStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
+async fn list(store: &dyn DomainStore, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
     let text = text.map(casefold);
     let mut all = Vec::new();
     let mut after = 0;

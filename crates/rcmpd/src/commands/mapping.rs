@@ -11,13 +11,13 @@ use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
 use crate::trust::certificates::Chain;
-use account_store::sqlite::SqliteStore;
+use account_store::DomainStore;
 use anyhow::Context;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
-use rcmp_service::mapping::{self, Method};
 use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::Sha1PublicKeyInput;
 use rcmp_service::{Form, Mapper, explain};
+use rcmp_service::{Method, mapping};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,7 @@ fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
 /// Everything a configuration decides by, for a look at its accounts.
 async fn deciders(
     config: &ConfigArg,
-) -> anyhow::Result<(Arc<Mapper>, Accounts, Arc<SqliteStore>, config::Config)> {
+) -> anyhow::Result<(Arc<Mapper>, Accounts, Arc<dyn DomainStore>, config::Config)> {
     let config = config::load(&config.config)?;
     let mapping = config.mapping.as_ref().context("the configuration has no [mapping]")?;
     let machines = stores::machines(&config)?;
@@ -126,9 +126,13 @@ async fn deciders(
 }
 
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
-    let (mapper, accounts, machines, _) = deciders(config).await?;
-    if accounts.admin.is_none() {
-        anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
+    let (mapper, accounts, machines, config) = deciders(config).await?;
+    if accounts.listing.is_none() {
+        let is_profile = |store: &config::Store| matches!(store.kind, config::StoreKind::Profile(_));
+        anyhow::bail!(match config.store.as_ref().is_some_and(is_profile) {
+            true => "accounts that are fixed in the configuration have no mappings of their own",
+            false => "this kind of store cannot list its accounts",
+        });
     }
     let bar = bar(None, "{spinner} {human_pos} accounts read");
     let mut progress = |read| bar.set_position(read);

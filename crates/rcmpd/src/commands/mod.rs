@@ -1,4 +1,4 @@
-//! Carrying out what was typed. Each command returns its exit code; an `Err` is told on standard error and exits with the code of its kind.
+//! Runs commands. Each command returns its exit code; an `Err` is reported on standard error and exits with the code of its kind.
 
 mod account;
 mod audit;
@@ -13,7 +13,7 @@ mod mapping;
 mod proxy_config;
 mod transfer;
 
-use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg};
+use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
 use crate::output::{self, visible};
 use clap::CommandFactory;
@@ -21,11 +21,11 @@ use rcmp_service::explain::shell_path;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;
 use std::fmt;
-use std::io::IsTerminal;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// A file that was given cannot be read or used.
+/// A given file cannot be read or used.
 const UNUSABLE: u8 = 6;
 
 /// Why a command failed, with an exit code of its own.
@@ -63,12 +63,7 @@ fn exit_code_of(error: &ConfigError) -> u8 {
     }
 }
 
-/// Whether the arguments ask for JSON. They may be wrong otherwise.
-fn wants_json() -> bool {
-    std::env::args_os().take_while(|argument| argument != "--").any(|argument| argument == "--json")
-}
-
-/// Ends a command. What it printed and could not be written is a failure.
+/// Ends a command. Output that could not be written is a failure.
 fn end(code: u8) -> ExitCode {
     match output::finish() {
         Ok(()) => ExitCode::from(code),
@@ -79,22 +74,22 @@ fn end(code: u8) -> ExitCode {
     }
 }
 
-/// Tells why a command failed: on standard error, and in JSON where that was asked for.
-fn end_failed(error: &anyhow::Error) -> ExitCode {
+/// Reports why a command failed: on standard error, and also as JSON with `--json`.
+fn end_failed(error: &anyhow::Error, as_json: bool) -> ExitCode {
     let code = exit_code(error);
     output::failure(error);
     // A program that reads JSON reads one value in every case.
-    if wants_json() && !output::has_json() {
+    if as_json && !output::has_json() {
         output::json(&json!({ "error": format!("{error:#}"), "exit_code": code }));
     }
     end(code)
 }
 
 /// Ends a command that was not understood, or asked for help.
-pub fn wrong_use(error: &clap::Error) -> ExitCode {
+pub fn wrong_use(WrongUse { error, as_json }: &WrongUse) -> ExitCode {
     output::usage(error);
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
-    if code != 0 && wants_json() {
+    if code != 0 && *as_json {
         let text = error.render().to_string();
         let text = text.trim_end().strip_prefix("error: ").unwrap_or(&text);
         output::json(&json!({ "error": text, "exit_code": code }));
@@ -103,13 +98,13 @@ pub fn wrong_use(error: &clap::Error) -> ExitCode {
 }
 
 /// Runs a command.
-pub fn run(cli: Cli) -> ExitCode {
+pub fn run(Parsed { cli, as_json }: Parsed) -> ExitCode {
     if let Err(error) = leave_no_core() {
-        return end_failed(&anyhow::Error::from(error).context("cannot turn core dumps off"));
+        return end_failed(&anyhow::Error::from(error).context("cannot turn core dumps off"), as_json);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return end_failed(&anyhow::Error::from(error).context("cannot start")),
+        Err(error) => return end_failed(&anyhow::Error::from(error).context("cannot start"), as_json),
     };
     let has_timeout = matches!(cli.command, Command::Map(_));
     let outcome = runtime.block_on(dispatch(cli.command));
@@ -121,7 +116,7 @@ pub fn run(cli: Cli) -> ExitCode {
     }
     match outcome {
         Ok(code) => end(code),
-        Err(error) => end_failed(&error),
+        Err(error) => end_failed(&error, as_json),
     }
 }
 
@@ -184,13 +179,13 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Page { listen, unix, anywhere } => {
             let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;
-            let served = crate::check_proxy::serve_page(listen, unix.as_deref(), anywhere).await;
+            let served = proxy_check::serve_page(listen, unix.as_deref(), anywhere).await;
             exporter.finish().await;
             served.map(|()| 0)
         }
         Command::CheckProxy(args) => Ok(check_proxy::run(args).await),
         Command::Completions { shell } => {
-            if std::io::stdout().is_terminal() {
+            if output::is_terminal() {
                 output::message(
                     "this is a file for the shell; `rcmpd completions --help` says where it goes",
                 );
@@ -200,11 +195,8 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             output::file(&script);
             Ok(0)
         }
-        Command::Man => {
-            match std::io::stdout().is_terminal() {
-                true => output::lines(man::HOW_TO_READ),
-                false => output::file(&man::page(Cli::command())?),
-            }
+        Command::Man { command, dir } => {
+            man::run(Cli::command(), &command, dir.as_deref())?;
             Ok(0)
         }
         Command::Version => {

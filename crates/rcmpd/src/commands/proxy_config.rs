@@ -61,7 +61,7 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         None => None,
     };
     let path;
-    let sidecar = match &listen.at {
+    let sidecar = match &listen.settings.at {
         Place::Unix(socket) if args.server == WebServerArg::Traefik => bail!(
             "Traefik's ForwardAuth reaches no Unix socket such as {}: say address = \"127.0.0.1:9482\" with a secret or tls",
             socket.path.display()
@@ -131,19 +131,22 @@ fn listener<'a>(
     candidates: &[(WebServer, Speaks)],
 ) -> anyhow::Result<Option<(WebServer, &'a Listen)>> {
     let all = candidates.iter().flat_map(|(server, speaks)| {
-        listeners.iter().filter(|it| it.speaks == *speaks).map(|it| (*server, it))
+        listeners.iter().filter(|it| it.settings.speaks == *speaks).map(|it| (*server, it))
     });
     // With an upstream the sidecar answers for the application, and not beside it.
-    let mut all =
-        all.filter(|(server, listen)| *server != WebServer::CaddyClientCert || listen.upstream.is_none());
+    let mut all = all.filter(|(server, listen)| {
+        *server != WebServer::CaddyClientCert || listen.settings.upstream.is_none()
+    });
     let Some(first) = all.next() else { return Ok(None) };
-    let (Some(application), Some(_)) = (&args.application, &first.1.upstream) else { return Ok(Some(first)) };
-    let is_meant = |listen: &Listen| matches!(listen.upstream.as_ref().map(|it| &it.place), Some(UpstreamPlace::Tcp(authority)) if authority == application);
+    let (Some(application), Some(_)) = (&args.application, &first.1.settings.upstream) else {
+        return Ok(Some(first));
+    };
+    let is_meant = |listen: &Listen| matches!(listen.settings.upstream.as_ref().map(|it| &it.place), Some(UpstreamPlace::Tcp(authority)) if authority == application);
     match [first].into_iter().chain(all).find(|(_, listen)| is_meant(listen)) {
         Some(found) => Ok(Some(found)),
         None => bail!(
             "--application {application}: no [[sidecar.listen]] with dialect = \"{}\" has upstream = \"http://{application}\", and the sidecar passes requests on to its listener's upstream; add a listener, or leave --application out",
-            first.1.speaks.name()
+            first.1.settings.speaks.name()
         ),
     }
 }
@@ -237,7 +240,7 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 
 fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(String, String, String)>> {
     let text = |path: &Path| absolute(path).map(|path| path.display().to_string());
-    match (&listen.tls, &args.proxy_certificate, &args.proxy_key) {
+    match (&listen.settings.tls, &args.proxy_certificate, &args.proxy_key) {
         (None, ..) => Ok(None),
         (Some(_), ..) if args.server != WebServerArg::Traefik => bail!(
             "a listener with tls is printed for Traefik only; use a Unix socket with peers for this web server"
@@ -252,7 +255,7 @@ fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(
 }
 
 fn application(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<String> {
-    Ok(match (&args.application, listen.upstream.as_ref().map(|it| &it.place)) {
+    Ok(match (&args.application, listen.settings.upstream.as_ref().map(|it| &it.place)) {
         (Some(application), None) => {
             let is_place = application.rsplit_once(':').is_some_and(|(host, port)| {
                 !host.is_empty()

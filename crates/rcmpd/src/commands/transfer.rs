@@ -8,9 +8,7 @@ use crate::output::{self, counted};
 use crate::stores;
 use account_store::fold::casefold;
 use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machines, Seen};
-use account_store::machines::MachineStore;
-use account_store::sqlite::SqliteStore;
-use account_store::{AccountStore, Matches, Query, StoreError};
+use account_store::{AccountStore, MachineAdmin, Matches, Query, StoreError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -62,7 +60,7 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
 }
 
 pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
-    let store = stores::database(config)?;
+    let stores::Writable { accounts: store, machines } = stores::writable(config).await?;
     let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match path.as_os_str() == STANDARD {
         true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
         false => {
@@ -74,7 +72,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
         }
     };
     let bar = bar(Some(len), "{wide_bar} {bytes}/{total_bytes} {eta}");
-    let known = known_machines(&store).await?;
+    let known = known_machines(&*machines).await?;
     let options = ImportOptions { replace, created: now() };
     let mut unmatchable = Vec::new();
     let mut count = 0_usize;
@@ -122,11 +120,11 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     unmatchable.iter().for_each(|text| output::warning(text));
     if count > unmatchable.len() {
         output::warning(&format!(
-            "{} more values match no certificate: `rcmpd mapping audit` tells all of them",
+            "{} more values match no certificate: `rcmpd mapping audit` lists all of them",
             count - unmatchable.len()
         ));
     }
-    warn_of_twins(&store, &named, accounts).await?;
+    warn_of_twins(&*store, &named, accounts).await?;
     without_secret.retain(|name| !known.contains(&casefold(name)));
     if !without_secret.is_empty() {
         let shown =
@@ -143,7 +141,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
 }
 
 /// The folded names of all machines: an import leaves them their secrets.
-async fn known_machines(store: &SqliteStore) -> anyhow::Result<HashSet<String>> {
+async fn known_machines(store: &dyn MachineAdmin) -> anyhow::Result<HashSet<String>> {
     let mut names = HashSet::new();
     let mut after = 0;
     loop {
@@ -155,7 +153,11 @@ async fn known_machines(store: &SqliteStore) -> anyhow::Result<HashSet<String>> 
 }
 
 /// Warns of values of imported accounts, by line and name, that other accounts have, too. `accounts` is how many have values.
-async fn warn_of_twins(store: &SqliteStore, named: &[(u64, String)], accounts: usize) -> anyhow::Result<()> {
+async fn warn_of_twins(
+    store: &dyn AccountStore,
+    named: &[(u64, String)],
+    accounts: usize,
+) -> anyhow::Result<()> {
     let mut count = 0_usize;
     for (line, name) in named {
         let Matches::One(record) = store.find(&Query::Name(name.clone())).await? else { continue };
@@ -168,7 +170,7 @@ async fn warn_of_twins(store: &SqliteStore, named: &[(u64, String)], accounts: u
     }
     if count > TWINS_SHOWN {
         output::warning(&format!(
-            "{} more values are those of several accounts: `rcmpd mapping audit` tells all of them",
+            "{} more values are those of several accounts: `rcmpd mapping audit` lists all of them",
             count - TWINS_SHOWN
         ));
     }
@@ -182,7 +184,7 @@ async fn warn_of_twins(store: &SqliteStore, named: &[(u64, String)], accounts: u
 }
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
-    let store = stores::database(config)?;
+    let stores::Writable { accounts: store, machines } = stores::writable(config).await?;
     let to_standard_output = path.as_os_str() == STANDARD;
     let mut out: Box<dyn Write + Send> = match to_standard_output {
         true if as_json => bail!("with - the lines are on standard output, so --json cannot be there too"),
@@ -203,7 +205,7 @@ pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyho
     bar.finish_and_clear();
     let incomplete = || format!("{} is incomplete", path.display());
     let mut counts = exported.with_context(incomplete)?;
-    let machines = Machines { store: &*store, with_secrets: false };
+    let machines = Machines { store: &*machines, with_secrets: false };
     counts.machines =
         json_lines::export_machines(machines, &mut out).await.with_context(incomplete)?.machines;
     if !to_standard_output {

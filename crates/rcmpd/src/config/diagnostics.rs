@@ -1,6 +1,6 @@
 //! Telling what is wrong with a file, and where.
 
-use crate::output::visible;
+use crate::visible::visible;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;

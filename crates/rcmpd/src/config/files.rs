@@ -48,10 +48,10 @@ impl Config {
     fn public_files(&self) -> impl Iterator<Item = PathBuf> {
         let sidecar = || self.sidecar.iter();
         let listeners = || sidecar().flat_map(|sidecar| &sidecar.listen);
-        let upstreams = listeners().filter_map(|listen| listen.upstream.as_ref());
+        let upstreams = listeners().filter_map(|listen| listen.settings.upstream.as_ref());
         let upstreams = upstreams.chain(sidecar().filter_map(|it| Some(&it.proxy.as_ref()?.upstream)));
         let own = upstreams.filter_map(|upstream| upstream.tls.as_ref()?.own.as_ref()).map(|(own, _)| own);
-        let certificates = listeners().filter_map(|listen| Some(&listen.tls.as_ref()?.certificate));
+        let certificates = listeners().filter_map(|listen| Some(&listen.settings.tls.as_ref()?.certificate));
         let certificates =
             certificates.chain(sidecar().filter_map(|it| Some(&it.proxy.as_ref()?.certificate)));
         let published = sidecar().filter_map(|it| it.token.as_ref()).flat_map(|token| &token.published);
@@ -92,11 +92,11 @@ impl Config {
             add(key, Owner);
         }
         if let Some(sidecar) = &self.sidecar {
-            for tls in listeners().filter_map(|listen| listen.tls.as_ref()) {
+            for tls in listeners().filter_map(|listen| listen.settings.tls.as_ref()) {
                 add(&tls.key, Group);
                 add(&tls.client_ca, ReadByAll);
             }
-            let upstreams = listeners().filter_map(|listen| listen.upstream.as_ref());
+            let upstreams = listeners().filter_map(|listen| listen.settings.upstream.as_ref());
             let upstreams = upstreams.chain(sidecar.proxy.iter().map(|proxy| &proxy.upstream));
             for tls in upstreams.filter_map(|upstream| upstream.tls.as_ref()) {
                 add(&tls.ca, ReadByAll);

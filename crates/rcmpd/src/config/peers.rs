@@ -1,8 +1,8 @@
-//! `[[peer]]`, `[[relay]]` and `[forward]`: the other domains, what is relayed to our own, and how questions are sent on.
+//! `[[peer]]`, `[[relay]]` and `[forward]`: trusted domains, packages that are relayed to domain controllers, and how questions are forwarded.
 
-use super::{Checker, SecretRef};
+use super::{Checker, OwnDomain, SecretRef};
 use account_store::fold::casefold;
-use account_store::{ChannelKind, DistinguishedName, Domain};
+use account_store::{ChannelKind, DistinguishedName};
 use dtyp::Sid;
 use rcmp_service::foreign::ForeignSids;
 use rcmp_service::message::PACKAGE_NAME;
@@ -14,37 +14,37 @@ use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
-/// Peers and relays in one file: each costs connections and a look at every question.
+/// Limit of peers and of relays in one file: each costs connections, and each question is compared with all of them.
 const ENTRIES_MAX: usize = 256;
 
-/// Who asks whom.
+/// Which domain sends questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// The peer asks us.
+    /// The peer asks this domain.
     Inbound,
-    /// We ask the peer.
+    /// This domain asks the peer.
     Outbound,
     /// Each asks the other.
     Both,
 }
 
-/// What a peer's servers are.
+/// The program of the servers of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerKind {
     /// Any Netlogon server.
     Netlogon,
-    /// A node of ours: it understands what is sent beside a call.
+    /// rcmpd: it understands the extension bytes of a call.
     Rcmpd,
 }
 
-/// Whether ValidationData of a server's answers is encrypted inside the seal.
+/// Whether ValidationData in responses of a server is encrypted inside the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseCrypt {
-    /// It is ([MS-NRPC] 4.1).
+    /// Encrypted ([MS-NRPC] 4.1).
     Encrypt,
-    /// It is not.
+    /// Not encrypted.
     Plain,
-    /// Whichever makes an answer of it.
+    /// Try decrypted first, fall back to plain.
     Auto,
 }
 
@@ -57,7 +57,7 @@ pub enum Servers {
     Discovered {
         /// Servers of this site come first.
         site: Option<String>,
-        /// Who is asked; the system's resolver when there is none.
+        /// DNS servers to ask; if empty, the resolver of the system.
         dns: Vec<SocketAddr>,
     },
     /// Behind another peer, by its NetBIOS name.
@@ -71,49 +71,61 @@ pub struct Peer {
     pub domain: String,
     /// The domain's SID.
     pub sid: Sid,
-    /// DNS names that are its own, its DNS name first: lower case, without a dot at the end.
+    /// Its DNS name, then its other UPN suffixes: lower case, without a dot at the end.
     pub names: Vec<String>,
-    /// Who asks whom.
+    /// Which domain sends questions.
     pub direction: Direction,
-    /// Its servers, where it is asked.
+    /// Its servers, if it is asked.
     pub servers: Option<Servers>,
     /// Our account at its domain.
     pub account: String,
-    /// The account's secret, where it is asked directly.
+    /// The secret of the account, if the peer is asked directly.
     pub secret: Option<SecretRef>,
     /// The type of channel that the account is for.
     pub channel: ChannelKind,
     /// What its servers are.
     pub kind: PeerKind,
-    /// NetBIOS names of other peers about which it may ask through us.
+    /// NetBIOS names of other peers about which it may ask through this domain.
     pub transit: Vec<String>,
     /// Issuers whose certificates it answers for.
     pub issuers: Vec<DistinguishedName>,
-    /// Whether its answers are encrypted inside.
+    /// Whether its responses are encrypted inside the seal.
     pub response_crypt: ResponseCrypt,
-    /// What becomes of answers with SIDs of third domains.
+    /// What happens to answers with SIDs of third domains.
     pub foreign_sids: ForeignSids,
-    /// For a question in all.
+    /// Timeout of a question.
     pub timeout: Duration,
     /// Connections to each server.
     pub connections_max: usize,
-    /// Questions that wait for one.
+    /// Limit of questions that wait for a connection.
     pub queue_max: usize,
-    /// After how long a second server is asked too.
+    /// The time after which a second server is asked as well.
     pub hedge: Option<Duration>,
-    /// The public key that signs its hops in a proof of path.
+    /// The public key that verifies its hops in a proof of path.
     pub proof_key: Option<PathBuf>,
 }
 
-impl Peer {
-    /// Whether we ask it.
-    pub const fn is_asked(&self) -> bool {
-        matches!(self.direction, Direction::Outbound | Direction::Both)
+impl Direction {
+    /// Whether this domain asks the peer.
+    pub const fn asks(self) -> bool {
+        matches!(self, Self::Outbound | Self::Both)
     }
 
-    /// Whether it asks us.
+    /// Whether this domain answers the peer.
+    pub const fn answers(self) -> bool {
+        matches!(self, Self::Inbound | Self::Both)
+    }
+}
+
+impl Peer {
+    /// Whether this domain asks it.
+    pub const fn is_asked(&self) -> bool {
+        self.direction.asks()
+    }
+
+    /// Whether it asks this domain.
     pub const fn may_ask(&self) -> bool {
-        matches!(self.direction, Direction::Inbound | Direction::Both)
+        self.direction.answers()
     }
 }
 
@@ -124,7 +136,7 @@ pub struct Relay {
     pub package: String,
     /// Domain controllers of our own domain.
     pub servers: Vec<String>,
-    /// Our account there.
+    /// The account at these servers.
     pub account: String,
     /// Its secret.
     pub secret: SecretRef,
@@ -132,20 +144,20 @@ pub struct Relay {
     pub channel: ChannelKind,
     /// Machine accounts that may use the package.
     pub machines: Vec<String>,
-    /// Whether answers are encrypted inside; never to be guessed, for nobody here can tell an answer from noise.
+    /// Whether responses are encrypted inside the seal. Never `Auto`: rcmpd cannot tell a decrypted answer of another package from noise.
     pub response_crypt: ResponseCrypt,
-    /// For a call in all.
+    /// Timeout of a call.
     pub timeout: Duration,
     /// Connections to each server.
     pub connections_max: usize,
-    /// Calls that wait for one.
+    /// Limit of calls that wait for a connection.
     pub queue_max: usize,
 }
 
 /// `[forward]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Domains that a question may pass before the one that answers.
+    /// Limit of domains that a question may pass before the one that answers.
     pub hops_max: usize,
     /// The key that signs our hops in proofs of path.
     pub proof_key: Option<PathBuf>,
@@ -160,7 +172,7 @@ impl Default for Forward {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PeerSection {
-    domain: Spanned<String>,
+    pub(super) domain: Spanned<String>,
     sid: Spanned<String>,
     names: Spanned<Vec<Spanned<String>>>,
     direction: Spanned<String>,
@@ -209,8 +221,12 @@ pub(super) struct ForwardSection {
 }
 
 const TIMEOUT_S: RangeInclusive<u64> = 1..=120;
+const TIMEOUT_DEFAULT_S: u64 = 10;
 const CONNECTIONS: RangeInclusive<u64> = 1..=256;
+const CONNECTIONS_DEFAULT: u64 = 8;
 const QUEUE: RangeInclusive<u64> = 0..=65_536;
+const QUEUE_DEFAULT: u64 = 256;
+const HEDGE_MS: RangeInclusive<u64> = 1..=60_000;
 
 const CHANNELS: [(&str, ChannelKind); 4] = [
     ("workstation", ChannelKind::Workstation),
@@ -221,8 +237,20 @@ const CHANNELS: [(&str, ChannelKind); 4] = [
 const RESPONSE_CRYPT: [(&str, ResponseCrypt); 3] =
     [("encrypt", ResponseCrypt::Encrypt), ("plain", ResponseCrypt::Plain), ("auto", ResponseCrypt::Auto)];
 
+/// A section that was checked. What other sections refer to is known even if the peer is wrong.
+struct CheckedPeer {
+    peer: Option<Peer>,
+    span: Range<usize>,
+    domain: String,
+    direction: Direction,
+    /// Whether it is asked at servers of its own.
+    is_direct: bool,
+    via: Option<Spanned<String>>,
+    transit: Vec<Spanned<String>>,
+}
+
 impl Checker<'_> {
-    pub(super) fn peers(&mut self, sections: Vec<Spanned<PeerSection>>, ours: &Domain) -> Vec<Peer> {
+    pub(super) fn peers(&mut self, sections: Vec<Spanned<PeerSection>>, ours: &OwnDomain) -> Vec<Peer> {
         if let Some(one_more) = sections.get(ENTRIES_MAX) {
             self.problem(
                 one_more.span(),
@@ -234,121 +262,163 @@ impl Checker<'_> {
         let mut claims = Claims::new(ours);
         let mut checked = Vec::with_capacity(sections.len());
         for section in sections {
-            let span = section.span();
             claims.section += 1;
-            let section = section.into_inner();
-            let (via, transit) = (section.via.clone(), section.transit.clone());
-            let peer = self.peer(section, &span, ours, &mut claims);
-            checked.push((peer, span, via, transit));
+            checked.push(self.peer(section, ours, &mut claims));
         }
-        for (peer, span, via, transit) in &checked {
-            let named = |name: &Spanned<String>| {
-                checked
-                    .iter()
-                    .map(|(other, ..)| other)
-                    .find(|other| other.domain == name.get_ref().to_uppercase())
-            };
-            if let Some(via) = via {
-                let is_direct = |other: &Peer| {
-                    other.is_asked()
-                        && matches!(other.servers, Some(Servers::Listed(_) | Servers::Discovered { .. }))
-                };
-                if !named(via).is_some_and(is_direct) {
-                    self.problem(
-                        via.span(),
-                        "this is no peer that is asked directly",
-                        "name the peer that is asked in its place; it must be outbound and have servers of its own",
-                    );
-                }
-            }
-            for name in transit {
-                if !named(name).is_some_and(|other| other.is_asked() && other.domain != peer.domain) {
-                    self.problem(
-                        name.span(),
-                        "this is no other peer that is asked",
-                        "name domains that have a [[peer]] with direction \"outbound\" or \"both\"",
-                    );
-                }
-            }
-            if !transit.is_empty() && !peer.may_ask() {
+        for peer in &checked {
+            self.references(peer, &checked);
+        }
+        checked.into_iter().filter_map(|checked| checked.peer).collect()
+    }
+
+    /// Checks `via` and `transit`, which name other peers.
+    fn references(&mut self, peer: &CheckedPeer, all: &[CheckedPeer]) {
+        let named =
+            |name: &Spanned<String>| all.iter().find(|other| other.domain == name.get_ref().to_uppercase());
+        if let Some(via) = peer.via.as_ref().filter(|via| !named(via).is_some_and(|other| other.is_direct)) {
+            self.problem(
+                via.span(),
+                "this is not a peer that is asked directly",
+                "name the peer that questions are sent through; it must be outbound and have servers of its own",
+            );
+        }
+        for name in &peer.transit {
+            if !named(name).is_some_and(|other| other.direction.asks() && other.domain != peer.domain) {
                 self.problem(
-                    span.clone(),
-                    "this peer does not ask, so it has no transit",
-                    "remove transit, or say direction = \"inbound\" or \"both\"",
+                    name.span(),
+                    "this is not another peer that is asked",
+                    "name domains that have a [[peer]] with direction \"outbound\" or \"both\"",
                 );
             }
         }
-        checked.into_iter().map(|(peer, ..)| peer).collect()
+        if !peer.transit.is_empty() && !peer.direction.answers() {
+            self.problem(
+                peer.span.clone(),
+                "this peer does not ask, so it has no transit",
+                "remove transit, or set direction = \"inbound\" or \"both\"",
+            );
+        }
     }
 
-    fn peer(
-        &mut self,
-        section: PeerSection,
-        span: &Range<usize>,
-        ours: &Domain,
-        claims: &mut Claims,
-    ) -> Peer {
+    fn peer(&mut self, section: Spanned<PeerSection>, ours: &OwnDomain, claims: &mut Claims) -> CheckedPeer {
+        let span = section.span();
+        let section = section.into_inner();
         let domain = self.netbios(&section.domain);
         self.claim(claims, Claim::Name, domain.to_lowercase(), section.domain.span(), &domain);
         let sid = self.domain_sid(&section.sid);
-        self.claim(claims, Claim::Sid, sid.to_string(), section.sid.span(), &domain);
+        if let Some(sid) = &sid {
+            self.claim(claims, Claim::Sid, sid.to_string(), section.sid.span(), &domain);
+        }
+        let names = self.names_of(&section, claims, &domain);
+        let directions =
+            [("outbound", Direction::Outbound), ("inbound", Direction::Inbound), ("both", Direction::Both)];
+        let direction = self.one_of(Some(&section.direction), &directions, "direction");
+        let direction = direction.unwrap_or(Direction::Inbound);
+        let servers = self.servers_of(&section, &span, direction.asks());
+        let is_direct = matches!(servers, Some(Servers::Listed(_) | Servers::Discovered { .. }));
+        if !is_direct {
+            self.refuse_keys_of_direct_peers(&section);
+        }
+        let (account, secret, channel) = self.account_of(&section, &span, ours, is_direct);
+        let issuers = self.issuers_of(&section, direction, claims, &domain);
+        let kinds = [("netlogon", PeerKind::Netlogon), ("rcmpd", PeerKind::Rcmpd)];
+        let foreign = [("refuse", ForeignSids::Refuse), ("drop", ForeignSids::Drop)];
+        let kind = self.one_of(section.kind.as_ref(), &kinds, "kind").unwrap_or(PeerKind::Netlogon);
+        let response_crypt = self.one_of(section.response_crypt.as_ref(), &RESPONSE_CRYPT, "response_crypt");
+        let foreign_sids = self.one_of(section.foreign_sids.as_ref(), &foreign, "foreign_sids");
+        let timeout = self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, TIMEOUT_DEFAULT_S);
+        let connections_max = self.count(section.connections_max.as_ref(), CONNECTIONS, CONNECTIONS_DEFAULT);
+        let queue_max = self.count(section.queue_max.as_ref(), QUEUE, QUEUE_DEFAULT);
+        let hedge = section.hedge_ms.as_ref().map(|ms| self.within(Some(ms), HEDGE_MS, "milliseconds", 1));
+        let transit = section.transit.iter().map(|name| name.get_ref().to_uppercase()).collect();
+        let proof_key = section.proof_key.as_ref().map(|path| self.path(path));
+        CheckedPeer {
+            peer: sid.map(|sid| Peer {
+                domain: domain.clone(),
+                sid,
+                names,
+                direction,
+                servers,
+                account,
+                secret,
+                channel,
+                kind,
+                transit,
+                issuers,
+                response_crypt: response_crypt.unwrap_or(ResponseCrypt::Auto),
+                foreign_sids: foreign_sids.unwrap_or_default(),
+                timeout,
+                connections_max,
+                queue_max,
+                hedge: hedge.map(Duration::from_millis),
+                proof_key,
+            }),
+            span,
+            domain,
+            direction,
+            is_direct,
+            via: section.via,
+            transit: section.transit,
+        }
+    }
+
+    fn names_of(&mut self, section: &PeerSection, claims: &mut Claims, domain: &str) -> Vec<String> {
         if section.names.get_ref().is_empty() {
             self.problem(
                 section.names.span(),
-                "a peer without names may say nothing",
-                "name its DNS name, then its other suffixes of user principal names: names = [\"fabrikam.example\"]",
+                "names is an empty list, so no answer of this peer would be accepted",
+                "name its DNS name, then its other UPN suffixes: names = [\"fabrikam.example\"]",
             );
         }
         let mut names = Vec::new();
         for name in section.names.get_ref() {
             let text = self.dns_name(name).to_lowercase();
-            self.claim(claims, Claim::Name, text.clone(), name.span(), &domain);
+            self.claim(claims, Claim::Name, text.clone(), name.span(), domain);
             names.push(text);
         }
-        let direction = self.one_of(
-            Some(&section.direction),
-            &[("outbound", Direction::Outbound), ("inbound", Direction::Inbound), ("both", Direction::Both)],
-            "direction",
-        );
-        let direction = direction.unwrap_or(Direction::Inbound);
-        let is_asked = direction != Direction::Inbound;
-        let channel =
-            self.one_of(section.channel.as_ref(), &CHANNELS, "channel").unwrap_or(ChannelKind::TrustedDomain);
-        let servers = self.servers_of(&section, span, is_asked);
-        let is_direct = matches!(servers, Some(Servers::Listed(_) | Servers::Discovered { .. }));
-        let secret = section.secret.as_ref().map(|secret| self.secret(secret));
-        if is_direct && secret.is_none() {
-            self.problem(
-                span.clone(),
-                "the secret of our account there is missing",
-                "say where it is: secret = \"file:trusts/NAME.secret\"",
-            );
-        }
-        if !is_direct {
-            let useless = [
-                ("secret", section.secret.as_ref().map(Spanned::span)),
-                ("account", section.account.as_ref().map(Spanned::span)),
-                ("channel", section.channel.as_ref().map(Spanned::span)),
-                ("hedge_ms", section.hedge_ms.as_ref().map(Spanned::span)),
-                ("response_crypt", section.response_crypt.as_ref().map(Spanned::span)),
-                ("timeout_s", section.timeout_s.as_ref().map(Spanned::span)),
-                ("connections_max", section.connections_max.as_ref().map(Spanned::span)),
-                ("queue_max", section.queue_max.as_ref().map(Spanned::span)),
-            ];
-            for (key, place) in useless {
-                if let Some(place) = place {
-                    self.problem(
-                        place,
-                        format!("{key} is for peers that are asked directly"),
-                        "remove it, or give the peer servers and direction = \"outbound\" or \"both\"",
-                    );
-                }
+        names
+    }
+
+    fn refuse_keys_of_direct_peers(&mut self, section: &PeerSection) {
+        for (key, place) in [
+            ("secret", section.secret.as_ref().map(Spanned::span)),
+            ("account", section.account.as_ref().map(Spanned::span)),
+            ("channel", section.channel.as_ref().map(Spanned::span)),
+            ("hedge_ms", section.hedge_ms.as_ref().map(Spanned::span)),
+            ("response_crypt", section.response_crypt.as_ref().map(Spanned::span)),
+            ("timeout_s", section.timeout_s.as_ref().map(Spanned::span)),
+            ("connections_max", section.connections_max.as_ref().map(Spanned::span)),
+            ("queue_max", section.queue_max.as_ref().map(Spanned::span)),
+        ] {
+            if let Some(place) = place {
+                self.problem(
+                    place,
+                    format!("{key} is for peers that are asked directly"),
+                    "remove it, or give the peer servers and direction = \"outbound\" or \"both\"",
+                );
             }
         }
-        let account = section
-            .account
-            .as_ref()
-            .map_or_else(|| format!("{}$", ours.netbios), |account| account.get_ref().clone());
+    }
+
+    /// Our account at the peer, its secret and the type of its channel.
+    fn account_of(
+        &mut self,
+        section: &PeerSection,
+        span: &Range<usize>,
+        ours: &OwnDomain,
+        is_direct: bool,
+    ) -> (String, Option<SecretRef>, ChannelKind) {
+        let channel = self.one_of(section.channel.as_ref(), &CHANNELS, "channel");
+        let secret = section.secret.as_ref().and_then(|secret| self.secret(secret)).filter(|_| is_direct);
+        if is_direct && section.secret.is_none() {
+            self.problem(
+                span.clone(),
+                "the secret of the account in that domain is missing",
+                "name its file: secret = \"file:trusts/NAME.secret\"",
+            );
+        }
+        let account =
+            section.account.as_ref().map_or_else(|| format!("{}$", ours.netbios), |it| it.get_ref().clone());
         if let Some(given) = section.account.as_ref().filter(|_| !account.ends_with('$')) {
             self.problem(
                 given.span(),
@@ -356,68 +426,35 @@ impl Checker<'_> {
                 "its name ends in a dollar sign, as in \"CONTOSO$\"",
             );
         }
-        if let Some(issuer) = section.issuers.first().filter(|_| !is_asked) {
+        (account, secret, channel.unwrap_or(ChannelKind::TrustedDomain))
+    }
+
+    fn issuers_of(
+        &mut self,
+        section: &PeerSection,
+        direction: Direction,
+        claims: &mut Claims,
+        domain: &str,
+    ) -> Vec<DistinguishedName> {
+        if let Some(issuer) = section.issuers.first().filter(|_| !direction.asks()) {
             self.problem(
                 issuer.span(),
-                "this peer is not asked, so no certificate is its own to answer for",
-                "remove issuers, or say direction = \"outbound\" or \"both\"",
+                "this peer is not asked, so it answers for no certificate",
+                "remove issuers, or set direction = \"outbound\" or \"both\"",
             );
         }
         let mut issuers = Vec::new();
         for issuer in &section.issuers {
-            match issuer.get_ref().parse::<DistinguishedName>() {
-                Ok(name) => {
-                    let key = name.key_by(account_store::fold::Comparison::Windows);
-                    self.claim(claims, Claim::Issuer, key, issuer.span(), &domain);
-                    issuers.push(name);
-                }
-                Err(error) => self.problem(
-                    issuer.span(),
-                    format!("this is not a distinguished name: {error}"),
-                    "write it as the certificate has it, the country first: \"C=US,O=Partners,CN=Partner CA\"",
-                ),
+            if let Some(name) = self.distinguished_name(issuer) {
+                let key = name.key_by(account_store::fold::Comparison::Windows);
+                self.claim(claims, Claim::Issuer, key, issuer.span(), domain);
+                issuers.push(name);
             }
         }
-        Peer {
-            domain,
-            sid,
-            names,
-            direction,
-            servers,
-            account,
-            secret: secret.filter(|_| is_direct),
-            channel,
-            kind: self
-                .one_of(
-                    section.kind.as_ref(),
-                    &[("netlogon", PeerKind::Netlogon), ("rcmpd", PeerKind::Rcmpd)],
-                    "kind",
-                )
-                .unwrap_or(PeerKind::Netlogon),
-            transit: section.transit.iter().map(|name| name.get_ref().to_uppercase()).collect(),
-            issuers,
-            response_crypt: self
-                .one_of(section.response_crypt.as_ref(), &RESPONSE_CRYPT, "response_crypt")
-                .unwrap_or(ResponseCrypt::Auto),
-            foreign_sids: self
-                .one_of(
-                    section.foreign_sids.as_ref(),
-                    &[("refuse", ForeignSids::Refuse), ("drop", ForeignSids::Drop)],
-                    "foreign_sids",
-                )
-                .unwrap_or_default(),
-            timeout: Duration::from_secs(self.within(section.timeout_s.as_ref(), TIMEOUT_S, 10)),
-            connections_max: self.within(section.connections_max.as_ref(), CONNECTIONS, 8) as usize,
-            queue_max: self.within(section.queue_max.as_ref(), QUEUE, 256) as usize,
-            hedge: section
-                .hedge_ms
-                .as_ref()
-                .map(|ms| Duration::from_millis(self.within(Some(ms), 1..=60_000, 1))),
-            proof_key: section.proof_key.map(|path| self.path(&path)),
-        }
+        issuers
     }
 
-    /// Exactly one way to a peer that is asked, and none to one that is not.
+    /// The servers: exactly one source of them for a peer that is asked, and none for others.
     fn servers_of(&mut self, section: &PeerSection, span: &Range<usize>, is_asked: bool) -> Option<Servers> {
         for (key, place) in [
             ("site", section.site.as_ref().map(Spanned::span)),
@@ -427,7 +464,7 @@ impl Checker<'_> {
                 self.problem(
                     place,
                     format!("{key} belongs to discovery"),
-                    "say discovery = \"dns\", or remove it",
+                    "set discovery = \"dns\", or remove it",
                 );
             }
         }
@@ -442,15 +479,15 @@ impl Checker<'_> {
             (true, None, _) => {
                 self.problem(
                     span.clone(),
-                    "it is not said where to ask this peer",
-                    "name its servers, or say discovery = \"dns\", or via = the peer that is asked in its place",
+                    "this peer is asked, but it has no servers",
+                    "name its servers, or set discovery = \"dns\", or via = the peer that questions are sent through",
                 );
                 return None;
             }
             (true, Some(_), Some(second)) => {
                 self.problem(
                     second,
-                    "there are two ways to this peer",
+                    "this peer has two sources of servers",
                     "keep one of servers, discovery and via",
                 );
                 return None;
@@ -460,7 +497,7 @@ impl Checker<'_> {
                 self.problem(
                     place,
                     "this peer is not asked",
-                    "remove it, or say direction = \"outbound\" or \"both\"",
+                    "remove it, or set direction = \"outbound\" or \"both\"",
                 );
                 return None;
             }
@@ -475,12 +512,10 @@ impl Checker<'_> {
         let help = "name a DNS server, or remove the key: without it the resolver of the system is asked";
         let dns = self.restricting("dns", &section.dns, help).iter();
         let dns = dns.filter_map(|address| self.address(address)).collect();
-        if let Some(site) =
-            section.site.as_ref().filter(|site| !crate::forward::discovery::is_label(site.get_ref()))
-        {
+        if let Some(site) = section.site.as_ref().filter(|site| !netlogon_tokio::is_label(site.get_ref())) {
             self.problem(
                 site.span(),
-                "this is not the name of a site",
+                "this is not a site name",
                 "write it as in \"Default-First-Site-Name\"",
             );
         }
@@ -499,7 +534,7 @@ impl Checker<'_> {
                 self.problem(
                     server.span(),
                     "this is not a server",
-                    "write HOST or HOST:PORT; without a port its endpoint mapper is asked",
+                    "write HOST or HOST:PORT; without a port, the port is looked up at its endpoint mapper",
                 );
             }
         }
@@ -516,98 +551,93 @@ impl Checker<'_> {
             return vec![];
         }
         let mut packages: Vec<String> = Vec::new();
-        sections
-            .into_iter()
-            .map(|section| {
-                let section = section.into_inner();
-                let name = section.package.get_ref().to_ascii_lowercase();
-                if name.is_empty() || name == PACKAGE_NAME.to_ascii_lowercase() {
-                    self.problem(
-                        section.package.span(),
-                        "this package is answered here",
-                        "relay others, such as \"Kerberos\"",
-                    );
-                }
-                if packages.contains(&name) {
-                    self.problem(
-                        section.package.span(),
-                        "this package is relayed already",
-                        "keep one [[relay]] for it, with all its servers",
-                    );
-                }
-                packages.push(name);
-                if section.machines.get_ref().is_empty() {
-                    self.problem(
-                        section.machines.span(),
-                        "nobody may use this package",
-                        "name machine accounts: machines = [\"WEB01$\"]",
-                    );
-                }
-                for machine in section.machines.get_ref() {
-                    if !machine.get_ref().ends_with('$') {
-                        self.problem(
-                            machine.span(),
-                            "this is not a machine account",
-                            "its name ends in a dollar sign, as in \"WEB01$\"",
-                        );
-                    }
-                }
-                if !section.account.get_ref().ends_with('$') {
-                    self.problem(
-                        section.account.span(),
-                        "this is not a machine account",
-                        "its name ends in a dollar sign, as in \"RCMPD$\"",
-                    );
-                }
-                let channel = self
-                    .one_of(section.channel.as_ref(), &CHANNELS[..2], "channel")
-                    .unwrap_or(ChannelKind::Workstation);
-                if section.response_crypt.get_ref() == "auto" {
-                    self.problem(
-                        section.response_crypt.span(),
-                        "what a package answers cannot be told from what it looks like encrypted",
-                        "say \"encrypt\" or \"plain\", as the domain controller does it",
-                    );
-                }
-                Relay {
-                    package: section.package.get_ref().clone(),
-                    servers: self.hosts(&section.servers),
-                    account: section.account.get_ref().clone(),
-                    secret: self.secret(&section.secret),
-                    channel,
-                    machines: section
-                        .machines
-                        .get_ref()
-                        .iter()
-                        .map(|machine| casefold(machine.get_ref()))
-                        .collect(),
-                    response_crypt: self
-                        .one_of(Some(&section.response_crypt), &RESPONSE_CRYPT, "response_crypt")
-                        .unwrap_or(ResponseCrypt::Encrypt),
-                    timeout: Duration::from_secs(self.within(section.timeout_s.as_ref(), TIMEOUT_S, 10)),
-                    connections_max: self.within(section.connections_max.as_ref(), CONNECTIONS, 8) as usize,
-                    queue_max: self.within(section.queue_max.as_ref(), QUEUE, 256) as usize,
-                }
-            })
-            .collect()
+        for section in &sections {
+            let package = &section.get_ref().package;
+            let name = package.get_ref().to_ascii_lowercase();
+            if name.is_empty() || name == PACKAGE_NAME.to_ascii_lowercase() {
+                self.problem(
+                    package.span(),
+                    "this package is answered here",
+                    "relay others, such as \"Kerberos\"",
+                );
+            }
+            if packages.contains(&name) {
+                self.problem(
+                    package.span(),
+                    "another [[relay]] has this package",
+                    "keep one [[relay]] for it, with all its servers",
+                );
+            }
+            packages.push(name);
+        }
+        sections.into_iter().filter_map(|section| self.relay(section.into_inner())).collect()
+    }
+
+    fn relay(&mut self, section: RelaySection) -> Option<Relay> {
+        if section.machines.get_ref().is_empty() {
+            self.problem(
+                section.machines.span(),
+                "machines is an empty list, so no client may use this package",
+                "name machine accounts: machines = [\"WEB01$\"]",
+            );
+        }
+        for machine in section.machines.get_ref().iter().chain([&section.account]) {
+            if !machine.get_ref().ends_with('$') {
+                self.problem(
+                    machine.span(),
+                    "this is not a machine account",
+                    "its name ends in a dollar sign, as in \"WEB01$\"",
+                );
+            }
+        }
+        // An answer of another package has no form by which noise could be told from it, so "auto" is not possible.
+        let response_crypt = match section.response_crypt.get_ref().as_str() {
+            "auto" => {
+                self.problem(
+                    section.response_crypt.span(),
+                    "\"auto\" is not possible for a relay: rcmpd cannot tell whether the answer is encrypted",
+                    "use \"encrypt\" or \"plain\", as the domain controller does it",
+                );
+                None
+            }
+            _ => self.one_of(Some(&section.response_crypt), &RESPONSE_CRYPT[..2], "response_crypt"),
+        };
+        let channel = self.one_of(section.channel.as_ref(), &CHANNELS[..2], "channel");
+        let servers = self.hosts(&section.servers);
+        let secret = self.secret(&section.secret);
+        let timeout = self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, TIMEOUT_DEFAULT_S);
+        let connections_max = self.count(section.connections_max.as_ref(), CONNECTIONS, CONNECTIONS_DEFAULT);
+        let queue_max = self.count(section.queue_max.as_ref(), QUEUE, QUEUE_DEFAULT);
+        Some(Relay {
+            package: section.package.into_inner(),
+            servers,
+            account: section.account.into_inner(),
+            secret: secret?,
+            channel: channel.unwrap_or(ChannelKind::Workstation),
+            machines: section.machines.get_ref().iter().map(|machine| casefold(machine.get_ref())).collect(),
+            response_crypt: response_crypt?,
+            timeout,
+            connections_max,
+            queue_max,
+        })
     }
 
     pub(super) fn forward(&mut self, section: ForwardSection) -> Forward {
         let most = rcmp_service::context::HOPS_MAX as u64;
         Forward {
-            hops_max: self.within(section.hops_max.as_ref(), 1..=most, 4) as usize,
+            hops_max: self.count(section.hops_max.as_ref(), 1..=most, 4),
             proof_key: section.proof_key.map(|path| self.path(&path)),
         }
     }
 
     fn claim(&mut self, claims: &mut Claims, of: Claim, what: String, place: Range<usize>, domain: &str) {
         match claims.by.get(&(of, what.clone())) {
-            // A domain may be called the same twice.
+            // The NetBIOS name and a DNS name of one domain may be equal.
             Some((section, _)) if *section == claims.section && of == Claim::Name => {}
             Some((_, other)) => self.problem(
                 place,
-                format!("{} is claimed by {other} already", of.text()),
-                "each name, SID and issuer belongs to one domain: what two claim, either could say of the other's accounts",
+                format!("{other} already has {}", of.text()),
+                "each name, SID and issuer belongs to one domain: with a shared one, each domain could answer for accounts of the other",
             ),
             None => {
                 claims.by.insert((of, what), (claims.section, domain.to_owned()));
@@ -616,7 +646,7 @@ impl Checker<'_> {
     }
 }
 
-/// What only one domain may have.
+/// What belongs to one domain only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Claim {
     Name,
@@ -634,18 +664,18 @@ impl Claim {
     }
 }
 
-/// What is claimed, by which section of the file and which domain. Our own domain is section 0.
+/// Names, SIDs and issuers with the section of the file and the domain that has them. The served domain is section 0.
 struct Claims {
     by: HashMap<(Claim, String), (usize, String)>,
     section: usize,
 }
 
 impl Claims {
-    fn new(ours: &Domain) -> Self {
+    fn new(ours: &OwnDomain) -> Self {
         let own = || (0, format!("{} (this domain)", ours.netbios));
         let name = |name: &str| ((Claim::Name, name.to_lowercase()), own());
         let mut by: HashMap<_, _> = [name(&ours.netbios), name(&ours.dns)].into();
-        by.insert((Claim::Sid, ours.sid.to_string()), own());
+        by.extend(ours.sid.map(|sid| ((Claim::Sid, sid.to_string()), own())));
         Self { by, section: 0 }
     }
 }

@@ -1,4 +1,4 @@
-//! Secrets by reference: a configuration file can be shown to anybody.
+//! Secrets by reference: a configuration file has no secret in it.
 
 use account_store::FileAccess;
 use std::fmt;

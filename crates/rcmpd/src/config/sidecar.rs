@@ -1,7 +1,6 @@
-//! `[sidecar]`: who asks on behalf of web servers, how they are trusted, and what they are told.
+//! `[sidecar]`: listeners for web servers, routes, identity headers and tokens.
 
-use super::{Checker, Client, Mapping, Peer, SecretRef, Store, StoreKind};
-use account_store::Domain;
+use super::{Checker, Client, Mapping, SecretRef, Store, StoreKind};
 use dtyp::Sid;
 use http::HeaderName;
 use rcmp_service::message::MappingFlags;
@@ -13,8 +12,11 @@ use sidecar::headers::{
     Encoding, Format, GroupForm, Meaning, Preset, UserForm, VALUE_LEN_DEFAULT, custom_name,
 };
 use sidecar::routes::{Route, route_audience, route_host, route_path};
+pub use sidecar_tokio::settings::{
+    Application, ListenTls, Place, SocketGroup, Speaks, UnixPlace, UpstreamPlace, UpstreamProtocol,
+    UpstreamTls,
+};
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
@@ -29,25 +31,25 @@ const ENTRIES_MAX: usize = 1024;
 /// `[sidecar]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sidecar {
-    /// Who tells whose certificates are.
+    /// Where accounts come from.
     pub source: Source,
     /// The methods of a question (Flags of SSL_CERT_LOGON_REQ, [MS-RCMP] 2.2.1).
     pub methods: MappingFlags,
-    /// Who asks.
+    /// Listeners for proxies.
     pub listen: Vec<Listen>,
-    /// The TLS front of its own.
+    /// Its own TLS-terminating proxy.
     pub proxy: Option<Proxy>,
-    /// Who may go where.
+    /// Which accounts may use which paths.
     pub routes: Vec<Route>,
-    /// What is told, and how.
+    /// The identity headers.
     pub format: Format,
-    /// What signs identities.
+    /// Signed identity tokens.
     pub token: Option<Token>,
-    /// How long a decision is remembered.
+    /// How long a decision is cached.
     pub remember: Duration,
-    /// How many are.
+    /// Limit of cached decisions.
     pub remembered_max: usize,
-    /// For a question over Netlogon.
+    /// Timeout of a question over Netlogon.
     pub timeout: Duration,
 }
 
@@ -60,135 +62,13 @@ pub enum Source {
     Remote,
 }
 
-/// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
-    /// HTTP, with certificates in headers.
-    Http(Dialect),
-    /// Envoy's `ext_authz` over gRPC.
-    EnvoyGrpc,
-}
-
-impl Speaks {
-    /// Its name in configuration, logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Http(dialect) => dialect.name(),
-            Self::EnvoyGrpc => "envoy-grpc",
-        }
-    }
-}
-
 /// `[[sidecar.listen]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// What is spoken.
-    pub speaks: Speaks,
-    /// Where the host and the path are that a client asked for; for HTTP.
-    pub target: Target,
-    /// Where.
-    pub at: Place,
-    /// Users whose processes are believed, by name or number; on a Unix socket.
-    pub peers: Vec<String>,
+    /// Everything but the secret.
+    pub settings: sidecar_tokio::settings::Listen,
     /// What a proxy has to show.
     pub secret: Option<SecretRef>,
-    /// TLS with certificates of proxies.
-    pub tls: Option<ListenTls>,
-    /// The application, where the sidecar stands between it and the proxy.
-    pub upstream: Option<Application>,
-}
-
-/// Where a listener is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A TCP port.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix(UnixPlace),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(socket) => socket.path.display().fmt(f),
-        }
-    }
-}
-
-/// A Unix socket, and which local users can connect to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnixPlace {
-    /// Where.
-    pub path: PathBuf,
-    /// Its mode.
-    pub mode: u32,
-    /// Its group.
-    pub group: SocketGroup,
-}
-
-/// The group of a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SocketGroup {
-    /// `group`: a name or a number.
-    Named(String),
-    /// The primary group of `peers`, where neither `mode` nor `group` is set.
-    OfPeers,
-    /// The group that the kernel gives it, where `mode` alone is set.
-    Unchanged,
-}
-
-/// An application, and how it is spoken to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Application {
-    /// Where.
-    pub place: UpstreamPlace,
-    /// For `https://`.
-    pub tls: Option<UpstreamTls>,
-    /// `upstream_protocol`. Without it, an application at an `https` URL chooses, and every other one is spoken to in HTTP/1.1.
-    pub protocol: Option<UpstreamProtocol>,
-}
-
-/// What an application speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpstreamProtocol {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2, without TLS by prior knowledge (RFC 9113, section 3.3).
-    Http2,
-}
-
-/// TLS to an application.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpstreamTls {
-    /// The CAs of its certificate.
-    pub ca: PathBuf,
-    /// The DNS name or address that its certificate has: `upstream_name`, or the host of the URL.
-    pub name: String,
-    /// The certificate that is shown to it, with its chain, and the key.
-    pub own: Option<(PathBuf, PathBuf)>,
-}
-
-/// Where an application is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UpstreamPlace {
-    /// `http://HOST:PORT` or `https://HOST:PORT`, without the scheme.
-    Tcp(String),
-    /// `unix:PATH`.
-    Unix(PathBuf),
-}
-
-/// `tls` of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenTls {
-    /// The listener's certificate with its chain.
-    pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// Who certifies proxies.
-    pub client_ca: PathBuf,
-    /// DNS names that proxies have in their certificates.
-    pub names: Vec<String>,
 }
 
 /// `[sidecar.proxy]`.
@@ -330,9 +210,9 @@ struct TokenSection {
     lifetime_s: Option<Spanned<u64>>,
 }
 
-/// The methods of a question where the file names none: those that need no more than names of the client itself.
+/// The default of sidecar.methods: methods that need only the names in the certificate of the client.
 pub const SIDECAR_METHODS: MappingFlags = Method::Upn.flag().with(Method::Subject.flag());
-/// Where a route names what may not exist.
+/// Where a route names groups, SIDs and domains, which may not exist.
 struct RouteSpans {
     /// The first group that is named and not written as a SID.
     group: Option<(String, Range<usize>)>,
@@ -384,7 +264,7 @@ const SPEAKS: [(&str, Speaks); 8] = [
 ];
 const TARGETS: [(&str, Target); 3] =
     [("request", Target::Request), ("x-original", Target::XOriginal), ("x-forwarded", Target::XForwarded)];
-/// What helps where a list of a route is empty.
+/// Help for an empty list of a route.
 const ROUTE_OPEN: &str = "name at least one, or remove the key: a route without groups, sids and domains lets every mapped account in";
 const STRENGTHS: [(&str, bool); 2] = [("any", false), ("strong", true)];
 const PROTOCOLS: [(&str, UpstreamProtocol); 2] =
@@ -398,15 +278,19 @@ const TIMEOUT_S: RangeInclusive<u64> = 1..=120;
 const PUBLISHED_MAX: usize = 16;
 const LIFETIME_S: RangeInclusive<u64> = 10..=3600;
 
-/// What else of the file a sidecar needs.
+/// Other sections that a sidecar needs.
 pub(super) struct Beside<'a> {
     pub(super) mapping: Option<&'a Mapping>,
     /// Whether there is a `[store]`; if it is wrong, `store` is none.
     pub(super) has_store: bool,
     pub(super) store: Option<&'a Store>,
+    /// Whether there is a `[client]`; if it is wrong, `client` is none.
+    pub(super) has_client: bool,
     pub(super) client: Option<&'a Client>,
-    pub(super) peers: &'a [Peer],
-    pub(super) domain: &'a Domain,
+    /// NetBIOS names of peers.
+    pub(super) peers: &'a [String],
+    /// NetBIOS name of `[domain]`.
+    pub(super) domain: &'a str,
 }
 
 impl Beside<'_> {
@@ -426,14 +310,13 @@ impl Checker<'_> {
         if section.listen.is_empty() && section.proxy.is_none() {
             self.problem(
                 span.clone(),
-                "nobody can ask this sidecar",
+                "this sidecar has no listener",
                 "add [[sidecar.listen]] or [sidecar.proxy]",
             );
         }
         let routes = section.route.as_deref();
         if routes.is_some_and(<[_]>::is_empty) {
-            let help =
-                "write a [[sidecar.route]], or remove the key: without routes every mapped account is let in";
+            let help = "write a [[sidecar.route]], or remove the key: without routes every mapped account is allowed";
             self.problem(span.clone(), "route is an empty list", help);
         }
         if section.listen.len() > ENTRIES_MAX || routes.is_some_and(|routes| routes.len() > ENTRIES_MAX) {
@@ -446,8 +329,8 @@ impl Checker<'_> {
         if let Some(proxy) = section.proxy.as_ref().filter(|_| is_off) {
             self.problem(
                 proxy.listen.span(),
-                "whoever shows any certificate would be believed",
-                "verify certificates: validation = \"chain\" and anchors in [mapping]",
+                "any certificate would be accepted",
+                "validate certificates: validation = \"chain\" and anchors in [mapping]",
             );
         }
         let methods = self.sidecar_methods(&section, &span, source, beside);
@@ -458,10 +341,10 @@ impl Checker<'_> {
         let listen = section.listen.into_iter().filter_map(|listen| {
             let span = listen.span();
             let listen = self.sidecar_listen(listen.into_inner(), &span, is_off)?;
-            if let Place::Unix(socket) = &listen.at
+            if let Place::Unix(socket) = &listen.settings.at
                 && !places.insert(socket.path.clone())
             {
-                self.problem(span, "another listener is there already", "choose another path");
+                self.problem(span, "another listener has this path", "choose another path");
             }
             Some(listen)
         });
@@ -480,13 +363,13 @@ impl Checker<'_> {
             proxy,
             format,
             token: section.token.map(|token| self.token(token)),
-            remember: Duration::from_secs(self.within(section.remember_s.as_ref(), REMEMBER_S, 60)),
-            remembered_max: self.within(section.remembered_max.as_ref(), REMEMBERED, 10_000) as usize,
-            timeout: Duration::from_secs(self.within(section.timeout_s.as_ref(), TIMEOUT_S, 10)),
+            remember: self.seconds(section.remember_s.as_ref(), REMEMBER_S, 60),
+            remembered_max: self.count(section.remembered_max.as_ref(), REMEMBERED, 10_000),
+            timeout: self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, 10),
         }
     }
 
-    /// Looks at what the rest of the file must have, and says whether certificates are not verified here.
+    /// Checks the other sections that the sidecar needs. Returns true if certificates are not validated here.
     fn sidecar_needs(
         &mut self,
         section: &Section,
@@ -496,16 +379,16 @@ impl Checker<'_> {
     ) -> bool {
         let given = section.validation.as_ref();
         let wants_off = self.one_of(given, &[("chain", false), ("off", true)], "validation").unwrap_or(false);
-        match (source, beside.has_store, beside.client) {
+        match (source, beside.has_store, beside.has_client) {
             (Source::Embedded, false, _) => self.problem(
                 span.clone(),
-                "the sidecar knows nobody: [store] is missing",
-                "say where the accounts are, or ask a service: source = \"remote\" with [client]",
+                "`[sidecar]` needs an account source: [store] is missing",
+                "add [store], or ask a server: source = \"remote\" with [client]",
             ),
-            (Source::Remote, _, None) => self.problem(
+            (Source::Remote, _, false) => self.problem(
                 span.clone(),
-                "the sidecar can ask nobody: [client] is missing",
-                "say which service or domain controller is asked, and as which machine",
+                "`[sidecar]` with source = \"remote\" needs a server to ask: [client] is missing",
+                "name the server or domain controller to ask, and the machine account",
             ),
             _ => {}
         }
@@ -513,25 +396,25 @@ impl Checker<'_> {
             None => self.problem(
                 span.clone(),
                 "[mapping] is missing",
-                "say by which authorities certificates are verified: anchors = [\"certs/ca.pem\"]",
+                "name the CAs that certificates are validated by: anchors = [\"certs/ca.pem\"]",
             ),
             Some(Validation::Off) if !wants_off => self.problem(
                 given.map_or(span.clone(), Spanned::span),
-                "certificates are not verified here ([mapping] validation = \"off\")",
-                "verify them, or say that proxies are believed: validation = \"off\" in [sidecar], too",
+                "certificates are not validated here ([mapping] validation = \"off\")",
+                "validate them, or trust the validation of the proxies: set validation = \"off\" in [sidecar] as well",
             ),
             Some(Validation::Off) => {}
             Some(_) if wants_off => self.problem(
                 given.map_or(span.clone(), Spanned::span),
-                "[mapping] verifies certificates, and this says that nobody does",
-                "remove it here, or say validation = \"off\" in [mapping], too",
+                "this contradicts [mapping], which validates certificates",
+                "remove it here, or set validation = \"off\" in [mapping] as well",
             ),
             Some(_) => {}
         }
         wants_off
     }
 
-    /// The methods of a question. One that the policy of this process never answers is refused: each client would get an error.
+    /// The methods of a question. A set that the policy of this process never answers is refused: each client would get an error.
     fn sidecar_methods(
         &mut self,
         section: &Section,
@@ -544,7 +427,7 @@ impl Checker<'_> {
         let at = given.map_or_else(|| span.clone(), Spanned::span);
         if methods.0 == 0 {
             let help = "name \"upn\", \"subject\", \"issuer\" or \"issuer-chain\", or remove methods";
-            self.problem(at, "a question without a method maps no certificate", help);
+            self.problem(at, "methods is an empty list, so no certificate is mapped", help);
             return methods;
         }
         // With `source = "remote"` the policy that answers is the server's.
@@ -553,14 +436,14 @@ impl Checker<'_> {
         if !has_method(common) {
             self.problem(
                 at,
-                "the sidecar asks by no method that mapping.methods allows, so it maps no certificate",
+                "mapping.methods allows none of these methods, so no certificate is mapped",
                 "name a method in both",
             );
         } else if !common.contains(MappingFlags::ISSUER) && beside.knows_issuers_alone() {
             self.problem(
                 at,
-                "accounts of kind = \"profile\" are found by their issuers alone, and the sidecar does not ask by issuer",
-                "say methods = [\"issuer\"] or [\"issuer-chain\"], here and in [mapping]",
+                "accounts of kind = \"profile\" are found only by issuer, and the sidecar does not ask by issuer",
+                "set methods = [\"issuer\"] or [\"issuer-chain\"], here and in [mapping]",
             );
         }
         methods
@@ -582,20 +465,24 @@ impl Checker<'_> {
             groups: self.one_of(section.groups.as_ref(), &GROUPS, "form of groups").unwrap_or_default(),
             group_names,
             encoding: self.one_of(section.encoding.as_ref(), &ENCODINGS, "encoding").unwrap_or_default(),
-            value_len_max: self.within(section.header_len_max.as_ref(), HEADER_LEN, VALUE_LEN_DEFAULT as u64)
-                as usize,
+            value_len_max: self.within(
+                section.header_len_max.as_ref(),
+                HEADER_LEN,
+                "bytes",
+                VALUE_LEN_DEFAULT as u64,
+            ) as usize,
         }
     }
 
-    /// `[sidecar.header_names]`: each header has one name, and no other one.
+    /// `[sidecar.header_names]`: no two headers have the same name.
     fn header_names(&mut self, section: &Section, preset: Preset) -> BTreeMap<Meaning, HeaderName> {
         let (mut names, mut places) = (BTreeMap::new(), Vec::new());
         for (key, name) in &section.header_names {
             let known = Meaning::KEYS.iter().find(|(known, _)| known == key.get_ref());
             let Some((_, meaning)) = known else {
                 let known: Vec<&str> = Meaning::KEYS.iter().map(|(key, _)| *key).collect();
-                let help = format!("name one of {}", known.join(", "));
-                self.problem(key.span(), "no identity header says this", help);
+                let help = format!("use one of {}", known.join(", "));
+                self.problem(key.span(), "unknown identity header", help);
                 continue;
             };
             match custom_name(name.get_ref()) {
@@ -605,7 +492,7 @@ impl Checker<'_> {
                 }
                 Err(why) => self.problem(
                     name.span(),
-                    format!("this is no name for an identity header: {why}"),
+                    format!("this name cannot be used for an identity header: {why}"),
                     "write it as in \"X-WEBAUTH-USER\"",
                 ),
             }
@@ -614,7 +501,7 @@ impl Checker<'_> {
         let advertised: Vec<HeaderName> = format.advertised().collect();
         for (name, place) in places {
             if advertised.iter().filter(|known| **known == name).count() > 1 {
-                let help = "give each header another name; headers = \"none\" leaves out the set's";
+                let help = "give each header its own name; headers = \"none\" removes the headers of the set";
                 self.problem(place, "two identity headers have this name", help);
             }
         }
@@ -632,16 +519,16 @@ impl Checker<'_> {
         if is_off && !says_verification {
             self.problem(
                 section.dialect.span(),
-                "this proxy does not say how it verified a certificate, and nobody verifies it here",
-                "verify certificates here: validation = \"chain\"",
+                "this proxy does not report how it validated a certificate, and [mapping] does not validate it",
+                "validate certificates here: validation = \"chain\"",
             );
         }
         let is_in_path = matches!(speaks, Speaks::Http(dialect) if dialect.is_in_path());
         match (&section.upstream, is_in_path, speaks) {
             (None, true, _) => self.problem(
                 span.clone(),
-                "this proxy cannot ask beside its requests: the sidecar stands behind it",
-                "say where the application is: upstream = \"http://127.0.0.1:8080\"",
+                "with this dialect the proxy passes its requests through the sidecar, so an upstream is needed",
+                "name the application: upstream = \"http://127.0.0.1:8080\"",
             ),
             (
                 Some(upstream),
@@ -650,7 +537,7 @@ impl Checker<'_> {
             ) => {
                 self.problem(
                     upstream.span(),
-                    "this proxy asks beside its requests, and reaches the application itself",
+                    "with this dialect the proxy connects to the application itself, so there is no upstream",
                     "remove upstream",
                 );
             }
@@ -672,21 +559,20 @@ impl Checker<'_> {
             _ => {
                 self.problem(
                     span.clone(),
-                    "a listener has one place",
-                    "say address = \"127.0.0.1:9480\" or unix = \"nginx.sock\"",
+                    "a listener has either address or unix",
+                    "set address = \"127.0.0.1:9480\" or unix = \"nginx.sock\"",
                 );
                 return None;
             }
         };
         let is_unix = matches!(at, Place::Unix(..));
-        let secret = section.secret.as_ref().map(|secret| self.secret(secret));
-        let help = "name the users of the proxy's processes, or remove the key: without it each local process that knows the \
-                    secret may ask";
+        let secret = section.secret.as_ref().and_then(|secret| self.secret(secret));
+        let help = "name the users of the proxy processes, or remove the key: without it each local process with the secret may ask";
         let peers = self.restricting("peers", &section.peers, help);
         if let Some(peer) = peers.first().filter(|_| !is_unix) {
             self.problem(
                 peer.span(),
-                "only a Unix socket tells whose process asks",
+                "peers is for Unix sockets: TCP does not tell the user of a process",
                 "use unix = \"…\", a secret or tls",
             );
         }
@@ -705,11 +591,11 @@ impl Checker<'_> {
         }
         let tls = section.tls.filter(|_| !is_unix).map(|tls| self.listen_tls(tls));
         let knows_users = is_unix && !peers.is_empty();
-        if secret.is_none() && tls.is_none() && !knows_users {
+        if section.secret.is_none() && tls.is_none() && !knows_users {
             self.problem(
                 span.clone(),
-                "whoever reaches this listener would be believed",
-                "say who may ask: peers = [\"www-data\"] on a Unix socket, secret = \"file:…\", or tls with client_ca and names",
+                "this listener would trust every process that can connect to it",
+                "restrict it: peers = [\"www-data\"] on a Unix socket, secret = \"file:…\", or tls with client_ca and names",
             );
         }
         let keys = UpstreamKeys {
@@ -722,17 +608,18 @@ impl Checker<'_> {
         let upstream = match &section.upstream {
             Some(upstream) => self.upstream(upstream, &keys),
             None => {
-                let help = "say where the application is: upstream = \"https://HOST:PORT\", or remove this";
+                let help = "name the application: upstream = \"https://HOST:PORT\", or remove this";
                 let spans = keys.of_tls().chain(keys.protocol.map(Spanned::span));
                 spans.for_each(|span| self.problem(span, "this listener has no upstream", help));
                 None
             }
         };
         let peers = peers.iter().map(|peer| peer.get_ref().clone()).collect();
-        Some(Listen { speaks, target, at, peers, secret, tls, upstream })
+        let settings = sidecar_tokio::settings::Listen { speaks, target, at, peers, tls, upstream };
+        Some(Listen { settings, secret })
     }
 
-    /// Where a listener reads what the client asked for: as its dialect has it, or as it is configured where the dialect leaves that open.
+    /// Where a listener reads the host and path of a request: fixed by the dialect, or configured if the dialect leaves it open.
     fn target(&mut self, section: &ListenSection, speaks: Speaks) -> Target {
         let of_dialect = match speaks {
             Speaks::Http(dialect) => dialect.target(section.upstream.is_some()),
@@ -742,12 +629,12 @@ impl Checker<'_> {
             Some(target) if of_dialect != Target::Unknown => {
                 self.problem(
                     target.span(),
-                    "this dialect has the client's host and path in one place",
-                    "remove target: it is for dialects envoy and client-cert without upstream",
+                    "this dialect has a fixed place for the host and path of a request",
+                    "remove target: it is for the dialects envoy and client-cert without upstream",
                 );
                 of_dialect
             }
-            given => self.one_of(given.as_ref(), &TARGETS, "place of host and path").unwrap_or(of_dialect),
+            given => self.one_of(given.as_ref(), &TARGETS, "target").unwrap_or(of_dialect),
         }
     }
 
@@ -766,7 +653,7 @@ impl Checker<'_> {
         if section.names.get_ref().is_empty() {
             self.problem(
                 section.names.span(),
-                "whoever the authority certifies would be believed",
+                "names is an empty list, so every certificate of the CA would be trusted as a proxy",
                 "name the proxies: names = [\"proxy.contoso.example\"]",
             );
         }
@@ -780,7 +667,7 @@ impl Checker<'_> {
     }
 
     fn upstream(&mut self, text: &Spanned<String>, keys: &UpstreamKeys<'_>) -> Option<Application> {
-        let protocol = self.one_of(keys.protocol, &PROTOCOLS, "protocol of an application");
+        let protocol = self.one_of(keys.protocol, &PROTOCOLS, "upstream_protocol");
         let given = text.get_ref().as_str();
         let url =
             given.split_once("://").map(|(scheme, rest)| (scheme, rest.strip_suffix('/').unwrap_or(rest)));
@@ -811,7 +698,7 @@ impl Checker<'_> {
             _ => {
                 self.problem(
                     text.span(),
-                    "this is not where an application is",
+                    "this is not the address of an application",
                     "write http://HOST:PORT, https://HOST:PORT or unix:PATH",
                 );
                 None
@@ -838,8 +725,8 @@ impl Checker<'_> {
         if ServerName::try_from(name.as_str()).is_err() {
             self.problem(
                 keys.name.map_or_else(|| span.clone(), Spanned::span),
-                format!("{name} is no name that a certificate can have"),
-                "say the DNS name or the address of the application's certificate: upstream_name = \"app.example\"",
+                format!("{name} is not a DNS name or IP address of a certificate"),
+                "set the name in the certificate of the application: upstream_name = \"app.example\"",
             );
         }
         let own = match (keys.certificate, keys.key) {
@@ -848,24 +735,24 @@ impl Checker<'_> {
             }
             (None, None) => None,
             (Some(one), None) | (None, Some(one)) => {
-                let help = "say both upstream_certificate and upstream_key";
-                self.problem(one.span(), "a certificate and its key belong together", help);
+                let help = "set both upstream_certificate and upstream_key";
+                self.problem(one.span(), "a certificate needs its key", help);
                 None
             }
         };
         let Some(ca) = keys.ca else {
             self.problem(
                 span,
-                "nothing says which CA the application's certificate is from, and those of the system are not asked",
-                "say upstream_ca = \"certs/app-ca.pem\"",
+                "the CA of the application's certificate is not configured, and the CAs of the system are not used",
+                "set upstream_ca = \"certs/app-ca.pem\"",
             );
             return None;
         };
         Some(UpstreamTls { ca: self.path(ca.get_ref()), name, own })
     }
 
-    /// The routes. One that can let no account in, or that another one takes all requests from, is refused: a request that it is meant
-    /// for goes by another route.
+    /// The routes. A route that can allow no account, or for which another route takes all requests, is refused: the requests that it is
+    /// meant for would use another route.
     fn routes(
         &mut self,
         sections: Vec<Spanned<RouteSection>>,
@@ -882,15 +769,15 @@ impl Checker<'_> {
             self.route_matches(&route, &at, format, source, beside);
             let path = route.path.as_deref().map(|path| path.trim_end_matches('/').to_owned());
             if !targets.insert((route.host.clone(), path)) {
-                let help = "make them one: a request goes by the first of them alone";
-                self.problem(span, "another route is for the same host and path", help);
+                let help = "merge them: only the first one is used";
+                self.problem(span, "another route has the same host and path", help);
             }
             routes.push(route);
         }
         routes
     }
 
-    /// Looks whether any identity that this sidecar can come to know is let in by a route.
+    /// Refuses a route that allows none of the identities that this sidecar can get.
     fn route_matches(
         &mut self,
         route: &Route,
@@ -908,31 +795,35 @@ impl Checker<'_> {
             );
             self.problem(
                 span,
-                "with source = \"remote\" only SIDs of groups are known, so this lets no account in",
+                "with source = \"remote\" only SIDs of groups are known, so this allows no account",
                 help,
             );
         }
-        let is_ours = |domain: &String| beside.domain.netbios.eq_ignore_ascii_case(domain);
+        let is_ours = |domain: &String| beside.domain.eq_ignore_ascii_case(domain);
         let is_known = |domain: &String| {
-            is_ours(domain) || beside.peers.iter().any(|peer| peer.domain.eq_ignore_ascii_case(domain))
+            is_ours(domain) || beside.peers.iter().any(|peer| peer.eq_ignore_ascii_case(domain))
         };
         if source == Source::Embedded {
             for (domain, span) in
                 route.domains.iter().zip(&at.domains).filter(|(domain, _)| !is_known(domain))
             {
-                let what = format!("{domain} is neither [domain] nor a [[peer]], so this lets no account in");
+                let what = format!("{domain} is neither [domain] nor a [[peer]], so this allows no account");
                 self.problem(span.clone(), what, "write the NetBIOS name of the domain, or add its [[peer]]");
             }
         }
         for (sid, span) in at.sids.iter().filter(|(sid, _)| sid.is_domain()) {
             let help = "write the SID of an account or group, or the domain's NetBIOS name in domains";
-            self.problem(span.clone(), format!("{sid} is a domain's SID, so this lets no account in"), help);
+            self.problem(
+                span.clone(),
+                format!("{sid} is the SID of a domain, so this allows no account"),
+                help,
+            );
         }
         let Some(span) = at.strength.clone().filter(|_| route.strong) else { return };
         match source {
             Source::Remote if beside.client.is_some_and(|client| client.proof_keys.is_empty()) => self.problem(
                 span,
-                "without proof_keys in [client] no answer says how strongly a certificate is bound, so this lets no account in",
+                "without proof_keys in [client] the strength of a mapping is not known, so this allows no account",
                 "name the public keys of the servers' domains: proof_keys = { CONTOSO = \"contoso.pub\" }",
             ),
             Source::Embedded
@@ -940,7 +831,7 @@ impl Checker<'_> {
             {
                 self.problem(
                     span,
-                    "without validation no certificate is strongly bound, so this lets no account in",
+                    "without validation no mapping is strong, so this allows no account",
                     "use validation = \"chain\" in [mapping], or remove strength",
                 );
             }
@@ -952,8 +843,8 @@ impl Checker<'_> {
             {
                 self.problem(
                     span,
-                    "how strongly another domain binds its accounts is not known here, so this lets no account in",
-                    "remove strength, or let the web server ask that domain itself: source = \"remote\"",
+                    "the strength of a mapping in another domain is not known here, so this allows no account",
+                    "remove strength, or ask that domain directly: source = \"remote\"",
                 );
             }
             _ => {}
@@ -1000,33 +891,33 @@ impl Checker<'_> {
         let domains: Vec<String> = domains.iter().map(|domain| self.netbios(domain)).collect();
         let strong = self.one_of(section.strength.as_ref(), &STRENGTHS, "strength").unwrap_or(false);
         let anonymous = section.anonymous.filter(|anonymous| *anonymous.get_ref());
-        let names_somebody = strong || !(sids.is_empty() && groups.is_empty() && domains.is_empty());
-        if let Some(anonymous) = anonymous.as_ref().filter(|_| names_somebody) {
+        let has_restriction = strong || !(sids.is_empty() && groups.is_empty() && domains.is_empty());
+        if let Some(anonymous) = anonymous.as_ref().filter(|_| has_restriction) {
             self.problem(
                 anonymous.span(),
-                "this route says who is let in, and lets everybody in",
+                "this route restricts accounts, but anonymous = true allows every request",
                 "remove anonymous, or groups, sids, domains and strength",
             );
         }
         if let Some(anonymous) = anonymous.as_ref().filter(|_| !has_anonymous) {
             self.problem(
                 anonymous.span(),
-                "nobody gets here without a certificate",
-                "[sidecar.proxy] with client_certificates = \"optional\" lets handshakes without one through; web servers decide that themselves",
+                "no request gets here without a certificate",
+                "allow handshakes without one by client_certificates = \"optional\" in [sidecar.proxy]; other web servers decide it themselves",
             );
         }
         if let Some(audience) = &section.audience {
             if let Err(why) = route_audience(audience.get_ref()) {
                 self.problem(
                     audience.span(),
-                    format!("this is no audience: {why}"),
+                    format!("this is not an audience: {why}"),
                     "write the name or the URI that the application expects in aud",
                 );
             }
             if !has_token {
                 self.problem(
                     audience.span(),
-                    "no identity is signed, so there is no audience",
+                    "audience needs [sidecar.token]",
                     "add [sidecar.token], or remove audience",
                 );
             }
@@ -1037,7 +928,7 @@ impl Checker<'_> {
 
     fn proxy(&mut self, section: ProxySection) -> Option<Proxy> {
         let certificates = section.client_certificates.as_ref();
-        let anonymous = self.one_of(certificates, &CLIENT_CERTIFICATES, "way with client certificates");
+        let anonymous = self.one_of(certificates, &CLIENT_CERTIFICATES, "client_certificates");
         Some(Proxy {
             listen: self.listens(&section.listen)?,
             certificate: self.path(&section.certificate),
@@ -1059,11 +950,7 @@ impl Checker<'_> {
     fn token(&mut self, section: TokenSection) -> Token {
         for text in [&section.issuer, &section.audience] {
             if text.get_ref().is_empty() {
-                self.problem(
-                    text.span(),
-                    "a token is from somebody and for somebody",
-                    "write a name or a URL",
-                );
+                self.problem(text.span(), "a token needs an issuer and an audience", "write a name or a URL");
             }
         }
         if let Some(published) = section.published.as_ref().filter(|it| it.get_ref().len() > PUBLISHED_MAX) {
@@ -1077,7 +964,7 @@ impl Checker<'_> {
             published,
             issuer: section.issuer.into_inner(),
             audience: section.audience.into_inner(),
-            lifetime: Duration::from_secs(self.within(section.lifetime_s.as_ref(), LIFETIME_S, 300)),
+            lifetime: self.seconds(section.lifetime_s.as_ref(), LIFETIME_S, 300),
         }
     }
 }

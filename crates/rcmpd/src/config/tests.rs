@@ -77,48 +77,48 @@ fn connections_of_an_account_are_as_many_as_of_an_address_unless_the_file_says_o
 }
 
 #[test]
-fn whatever_is_wrong_is_said() {
+fn each_wrong_value_is_reported() {
     for (from, to, expect) in [
-        ("binding = \"full\"", "binding = \"no\"", "this is not a binding"),
-        ("validation = \"chain\"", "validation = \"crl\"", "this is not a validation"),
-        ("validation = \"chain\"", "validation = \"off\"", "nobody could be mapped"),
+        ("binding = \"full\"", "binding = \"no\"", "unknown binding"),
+        ("validation = \"chain\"", "validation = \"crl\"", "unknown validation"),
+        ("validation = \"chain\"", "validation = \"off\"", "no certificate would be mapped"),
         ("\"full\"\nvalidation = \"chain\"", "\"off\"\nvalidation = \"off\"", "anchors are not used"),
         ("anchors = [\"certs/ca.pem\"]\n", "", "anchors are missing"),
         ("[\"certs/ca.pem\"]", "[]", "anchors are missing"),
-        ("\"chain\"", "\"chain+crl\"", "nothing says what is revoked"),
-        ("anchors", "crls = [\"ca.crl\"]\nanchors", "revocation lists are not used with this validation"),
-        ("\"chain\"", "\"chain+crl\"\ncrls = [\"https://a/b\"]", "this is not a URL that can be asked"),
-        ("\"chain\"", "\"chain+crl\"\ncrls = [\"a\"]\ncrl_refresh_s = 0", "this is not a sensible time"),
-        ("anchors", "extended_key_usage = [\"web\"]\nanchors", "this is not a key purpose"),
-        ("anchors", "extended_key_usage = []\nanchors", "no certificate would do"),
-        ("anchors", "policies = []\nanchors", "no certificate policy would do"),
+        ("\"chain\"", "\"chain+crl\"", "there is no source of revocation"),
+        ("anchors", "crls = [\"ca.crl\"]\nanchors", "CRLs are not used with this validation"),
+        ("\"chain\"", "\"chain+crl\"\ncrls = [\"https://a/b\"]", "this is not an http:// URL"),
+        ("\"chain\"", "\"chain+crl\"\ncrls = [\"a\"]\ncrl_refresh_s = 0", "this is out of range"),
+        ("anchors", "extended_key_usage = [\"web\"]\nanchors", "unknown key purpose"),
+        ("anchors", "extended_key_usage = []\nanchors", "extended_key_usage is an empty list"),
+        ("anchors", "policies = []\nanchors", "policies is an empty list"),
         ("anchors", "policies = [\"smart cards\"]\nanchors", "this is not a certificate policy"),
         ("anchors", "policies = [\"2.5.29.32.0\"]\nanchors", "this is not a certificate policy"),
-        ("anchors", "client_rsa_bits = 512\nanchors", "this is not a length of RSA keys"),
-        ("anchors", "comparison = \"loose\"\nanchors", "this is not a comparison"),
-        ("anchors", "name_comparison = \"windows\"\nanchors", "this is not a comparison of names"),
-        ("anchors", "sha1_pukey = \"key\"\nanchors", "this is not a reading of SHA1-PUKEY"),
-        ("anchors", "grant = [\"smell\"]\nanchors", "this is not a form"),
+        ("anchors", "client_rsa_bits = 512\nanchors", "this is not an RSA key length"),
+        ("anchors", "comparison = \"loose\"\nanchors", "unknown comparison"),
+        ("anchors", "name_comparison = \"windows\"\nanchors", "unknown comparison of names"),
+        ("anchors", "sha1_pukey = \"key\"\nanchors", "unknown sha1_pukey"),
+        ("anchors", "grant = [\"smell\"]\nanchors", "unknown form"),
         (
             "anchors",
             "grant = [{ form = \"upn\", for = [\"all\"] }]\nanchors",
-            "\"all\" does not say for whom",
+            "\"all\" names no account, group or suffix",
         ),
-        ("anchors", "grant = [{ form = \"upn\", for = [] }]\nanchors", "this is granted to nobody"),
+        ("anchors", "grant = [{ form = \"upn\", for = [] }]\nanchors", "for is an empty list"),
         (
             "anchors",
             "grant = [{ form = \"sid\", for = [\"@*.example\"] }]\nanchors",
-            "\"@*.example\" is the end of no",
+            "\"@*.example\" is not the end of a",
         ),
         (
             "anchors",
             "grant = [{ form = \"sid\", for = [\"@a.example.\"] }]\nanchors",
-            "\"@a.example.\" is the end of no",
+            "\"@a.example.\" is not the end of a",
         ),
         (
             "anchors",
             "grant = [{ form = \"sid\", for = [\"@b@a.example\"] }]\nanchors",
-            "\"@b@a.example\" is the end of no",
+            "\"@b@a.example\" is not the end of a",
         ),
         (
             "anchors",
@@ -137,11 +137,15 @@ fn whatever_is_wrong_is_said() {
         ),
         ("anchors", "grant = []\nanchors", "no form is granted"),
         ("anchors", "grant = [\"upn\", \"issuer-subject\"]\nanchors", "no strong form is granted"),
-        ("methods = [\"upn\", \"subject\"]", "methods = []", "without a method no certificate is mapped"),
+        (
+            "methods = [\"upn\", \"subject\"]",
+            "methods = []",
+            "methods is an empty list, so no certificate is mapped",
+        ),
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nmethods = []\n[client]",
-            "without a method no certificate is mapped",
+            "methods is an empty list, so no certificate is mapped",
         ),
         (
             "[client]",
@@ -156,12 +160,12 @@ fn whatever_is_wrong_is_said() {
         ),
         ("[client]", "[admin]\nlisten = \"127.0.0.1:1\"\nhosts = [\"*.a\"]\n[client]", "this is not a host"),
         ("anchors", "identity_sid = \"me\"\nanchors", "this is not a SID"),
-        ("[rpc]\n", "[rpc]\nmisses_burst = 0\n", "this is not a sensible number"),
-        ("[rpc]\n", "[rpc]\nmisses_per_s = 1000001\n", "this is not a sensible number"),
+        ("[rpc]\n", "[rpc]\nmisses_burst = 0\n", "this is out of range"),
+        ("[rpc]\n", "[rpc]\nmisses_per_s = 1000001\n", "this is out of range"),
         (
             "[client]",
             "[audit]\npath = \"a\"\naccount_mib_per_hour = 1048577\n[client]",
-            "this is not a sensible number",
+            "this is out of range",
         ),
         ("[client]", "[[mapping.authority]]\n[client]", "missing field `certificate`"),
         (
@@ -182,22 +186,22 @@ fn whatever_is_wrong_is_said() {
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\n[client]",
-            "responders are not asked with this validation",
+            "OCSP responders are not asked with this validation",
         ),
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nocsp_signer = \"b\"\n[client]",
-            "no responder is asked",
+            "there is no OCSP responder",
         ),
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nocsp_nonce = 16\n[client]",
-            "no responder is asked",
+            "there is no OCSP responder",
         ),
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\nocsp_nonce = 129\n[client]",
-            "this is not a length of nonces",
+            "this is not a nonce length",
         ),
         (
             "[client]",
@@ -207,7 +211,7 @@ fn whatever_is_wrong_is_said() {
         (
             "[client]",
             "[[mapping.authority]]\ncertificate = \"a\"\nocsp = \"http://a/\"\nocsp_hash = \"md5\"\n[client]",
-            "this is not a hash of CertIDs",
+            "unknown ocsp_hash",
         ),
         (
             "[client]",
@@ -229,26 +233,31 @@ fn whatever_is_wrong_is_said() {
             "grant = [{ form = \"upn\", for = [\"@a\"], not_for = [\"@b\"] }]\nanchors",
             "data did not match",
         ),
-        ("[client]", "[mapping.shadow]\nbinding = \"no\"\n[client]", "this is not a binding"),
-        ("[client]", "[mapping.shadow]\nshadow = {}\n[client]", "a shadow has no shadow"),
-        ("\"upn\", ", "\"upn\", \"smell\", ", "this is not a mapping method"),
+        ("[client]", "[mapping.shadow]\nbinding = \"no\"\n[client]", "unknown binding"),
+        ("[client]", "[mapping.shadow]\nshadow = {}\n[client]", "[mapping.shadow] cannot have a shadow"),
+        ("\"upn\", ", "\"upn\", \"smell\", ", "unknown mapping method"),
         ("127.0.0.1:11490\"]", "localhost:11490\"]", "this is not an address and port"),
         ("S-1-5-21-1-2-3", "S-1-5-21-1-2", "this is not the SID of a domain"),
         ("WEB01$", "WEB01", "this is not a machine account"),
         ("file:machines/WEB01.secret", "hunter2", "this is not a reference to a secret"),
         ("file:machines/WEB01.secret", "cred:../x", "this is not a reference to a secret"),
         ("\"sqlite\"", "\"ldap\"", "kind = \"ldap\" cannot be served by this version"),
-        ("\"sqlite\"", "\"memory\"", "this kind of store keeps no machines"),
+        ("\"sqlite\"", "\"memory\"", "this kind of store has no machine accounts"),
         ("\"sqlite\"", "\"profile\"", "this kind of store has no file"),
         ("\"sqlite\"", "\"profile\"", "there are no levels"),
         ("\"sqlite\"", "\"paper\"", "this is not a kind of store"),
-        ("[\"127.0.0.1:11490\"]", "[]", "nothing is listened on"),
-        ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "these are not filter directives"),
-        ("[client]", "[telemetry]\nlog = \"inof\"\n[client]", "this is no level and no target of the log"),
+        (
+            "path = \"accounts.db\"",
+            "path = \"accounts.db\"\nsettings = { x = 1 }",
+            "[store.settings] does not belong to kind = \"sqlite\"",
+        ),
+        ("[\"127.0.0.1:11490\"]", "[]", "listen is an empty list"),
+        ("[client]", "[telemetry]\nlog = \"info,,=%x=foo=bar\"\n[client]", "this is not a log filter"),
+        ("[client]", "[telemetry]\nlog = \"inof\"\n[client]", "this has no log level and no log target"),
         (
             "[client]",
             "[telemetry]\nlog = \"rcmpdd::serve,hyper\"\n[client]",
-            "this is no level and no target",
+            "this has no log level and no log target",
         ),
         ("[client]", "[sso]\n[client]", "[sso] is not part of this version"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
@@ -256,7 +265,7 @@ fn whatever_is_wrong_is_said() {
         (
             "[client]",
             "[audit]\npath = \"a\"\n[audit.heads]\npath = \"h\"\nkey = \"k\"\n[client]",
-            "only a chain has heads",
+            "heads need a chain",
         ),
         (
             "[client]",
@@ -266,7 +275,7 @@ fn whatever_is_wrong_is_said() {
         (
             "[client]",
             "[audit]\npath = \"a\"\nchain = true\nheads = { path = \"h\", key = \"k\", interval_s = 0 }\n[client]",
-            "this is not a sensible time",
+            "this is out of range",
         ),
         (
             "[client]",
@@ -406,7 +415,7 @@ fn an_address_is_listened_on_once() {
             let text = text.replacen(next, &format!("{other}:{port}{next_end}"), 1);
             let found = problems(&text);
             assert!(
-                matches!(&found[..], [what] if what.contains("is listened on already")),
+                matches!(&found[..], [what] if what.contains("another listener has")),
                 "{text}: {found:?}"
             );
         }
@@ -616,6 +625,44 @@ fn secrets_come_by_reference_and_without_their_line_s_end() {
 }
 
 #[test]
+fn an_added_kind_of_store_has_a_path_and_settings() {
+    let open = |domain, _| async move { Ok(crate::stores::Accounts::none(domain)) };
+    crate::stores::Kinds::default().with("shelf", open).install();
+    let kind = |rest: &str| {
+        let text = GOOD.replace(
+            "kind = \"sqlite\"\npath = \"accounts.db\"",
+            &format!("kind = \"shelf\"\n{rest}\n[channels]\npath = \"machines.db\""),
+        );
+        parse(&text, Path::new("/etc/rcmpd")).expect("it is good").store.expect("it is there").kind
+    };
+    let StoreKind::Added(name, settings) = kind("path = \"shelf.txt\"\nsettings = { row = 3 }") else {
+        panic!("the kind was added")
+    };
+    assert_eq!((name.as_str(), settings.path.as_deref()), ("shelf", Some(Path::new("/etc/rcmpd/shelf.txt"))));
+    assert_eq!(settings.resolve(Path::new("a")), Path::new("/etc/rcmpd/a"));
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Row {
+        row: u8,
+    }
+    assert_eq!(settings.read::<Row>().expect("a row").row, 3);
+    for (rest, why) in
+        [("", "missing field `row`"), ("settings = { row = 1, rwo = 2 }", "unknown field `rwo`")]
+    {
+        let StoreKind::Added(_, settings) = kind(rest) else { panic!("the kind was added") };
+        let error = settings.read::<Row>().map(|_| ()).expect_err(rest).to_string();
+        assert!(error.contains("[store.settings]") && error.contains(why), "{error}");
+    }
+    // An added kind keeps its accounts only, as the other kinds but "sqlite" do.
+    let text = GOOD.replace("\"sqlite\"", "\"shelf\"");
+    assert_eq!(problems(&text), ["this kind of store keeps no machines"]);
+    // It is a name like the others in the help for a wrong name.
+    let text = GOOD.replace("\"sqlite\"", "\"shlef\"");
+    let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");
+    assert_eq!(wrong[0].help, "use kind = \"sqlite\", \"memory\", \"profile\" or \"shelf\"");
+}
+
+#[test]
 fn levels_are_accounts_by_issuer() {
     let text =
         GOOD.replace("[\"upn\", \"subject\"]", "[\"issuer-chain\"]\ngrant = [\"issuer\", \"sid\"]").replace(
@@ -651,14 +698,11 @@ path = \"machines.db\"",
         ("[client]", "[mapping.shadow]\ngrant = [\"upn\", \"sid\"]\n[client]"),
     ] {
         let found = problems(&all.replacen(from, to, 1));
-        assert!(
-            matches!(&found[..], [what] if what.contains("found by their issuers alone")),
-            "{to}: {found:?}"
-        );
+        assert!(matches!(&found[..], [what] if what.contains("found only by issuer")), "{to}: {found:?}");
     }
     let (alone, _) = SIDECAR.split_once("[[sidecar.route]]").expect("there is a route");
     let found = problems(&format!("{all}{alone}"));
-    assert!(matches!(&found[..], [what] if what.contains("found by their issuers alone")), "{found:?}");
+    assert!(matches!(&found[..], [what] if what.contains("found only by issuer")), "{found:?}");
     for methods in ["issuer", "issuer-chain"] {
         let sidecar = alone.replace("[sidecar]", &format!("[sidecar]\nmethods = [\"{methods}\"]"));
         let config = parse(&format!("{all}{sidecar}"), Path::new("/etc/rcmpd")).expect("it is good");
@@ -735,70 +779,74 @@ fn other_domains_are_understood() {
 }
 
 #[test]
-fn whatever_is_wrong_with_other_domains_is_said() {
+fn each_wrong_value_of_other_domains_is_reported() {
     let servers = "servers = [\"dc1.fabrikam.example:11490\"]\n";
     for (from, to, expect) in [
-        ("\"LITWARE\"", "\"fabrikam\"", "this is no other peer that is asked"),
-        ("\"litware.test\"", "\"Fabrikam.Example\"", "this name is claimed by FABRIKAM already"),
-        ("\"litware.test\"", "\"fabrikam\"", "this name is claimed by FABRIKAM already"),
-        ("\"litware.test\"", "\"contoso.example\"", "this name is claimed by CONTOSO (this domain) already"),
-        ("\"LITWARE\"", "\"CONTOSO\"", "this name is claimed by CONTOSO (this domain) already"),
-        ("S-1-5-21-7-8-9", "S-1-5-21-4-5-6", "this SID is claimed by FABRIKAM already"),
-        ("S-1-5-21-7-8-9", "S-1-5-21-1-2-3", "this SID is claimed by CONTOSO (this domain) already"),
+        ("\"LITWARE\"", "\"fabrikam\"", "this is not another peer that is asked"),
+        ("\"litware.test\"", "\"Fabrikam.Example\"", "FABRIKAM already has this name"),
+        ("\"litware.test\"", "\"fabrikam\"", "FABRIKAM already has this name"),
+        ("\"litware.test\"", "\"contoso.example\"", "CONTOSO (this domain) already has this name"),
+        ("\"LITWARE\"", "\"CONTOSO\"", "CONTOSO (this domain) already has this name"),
+        ("S-1-5-21-7-8-9", "S-1-5-21-4-5-6", "FABRIKAM already has this SID"),
+        ("S-1-5-21-7-8-9", "S-1-5-21-1-2-3", "CONTOSO (this domain) already has this SID"),
         (
             "via = ",
             "issuers = [\"C=us, O=PARTNERS, CN=Partner CA\"]\nvia = ",
-            "this issuer is claimed by FABRIKAM already",
+            "FABRIKAM already has this issuer",
         ),
         ("\"C=US,O=Partners,CN=Partner CA\"", "\"Partner CA\"", "this is not a distinguished name"),
         ("S-1-5-21-7-8-9", "S-1-5-32", "this is not the SID of a domain"),
         ("\"LITWARE\"", "\"L IT\"", "this is not a NetBIOS name"),
-        ("[\"Fabrikam.example\"]", "[]", "a peer without names may say nothing"),
-        ("via = \"Fabrikam\"", "via = \"LITWARE\"", "this is no peer that is asked directly"),
-        ("via = \"Fabrikam\"", "via = \"NOBODY\"", "this is no peer that is asked directly"),
-        ("[\"Litware\"]", "[\"NOBODY\"]", "this is no other peer that is asked"),
-        ("[\"Litware\"]", "[\"FABRIKAM\"]", "this is no other peer that is asked"),
+        ("[\"Fabrikam.example\"]", "[]", "names is an empty list"),
+        ("via = \"Fabrikam\"", "via = \"LITWARE\"", "this is not a peer that is asked directly"),
+        ("via = \"Fabrikam\"", "via = \"NOBODY\"", "this is not a peer that is asked directly"),
+        ("[\"Litware\"]", "[\"NOBODY\"]", "this is not another peer that is asked"),
+        ("[\"Litware\"]", "[\"FABRIKAM\"]", "this is not another peer that is asked"),
         ("direction = \"both\"", "direction = \"outbound\"", "this peer does not ask, so it has no transit"),
         ("direction = \"both\"", "direction = \"inbound\"", "this peer is not asked"),
-        ("direction = \"both\"", "direction = \"up\"", "this is no direction"),
-        (servers, "", "it is not said where to ask this peer"),
-        (servers, "servers = [\"a\"]\ndiscovery = \"dns\"\n", "there are two ways to this peer"),
-        (servers, "servers = [\"a\"]\nvia = \"LITWARE\"\n", "there are two ways to this peer"),
+        ("direction = \"both\"", "direction = \"up\"", "unknown direction"),
+        (servers, "", "this peer is asked, but it has no servers"),
+        (servers, "servers = [\"a\"]\ndiscovery = \"dns\"\n", "this peer has two sources of servers"),
+        (servers, "servers = [\"a\"]\nvia = \"LITWARE\"\n", "this peer has two sources of servers"),
         (servers, "servers = [\"a\"]\nsite = \"Here\"\n", "site belongs to discovery"),
         (servers, "servers = [\"a\"]\ndns = [\"127.0.0.1:53\"]\n", "dns belongs to discovery"),
-        (servers, "discovery = \"wins\"\n", "this is no discovery"),
+        (servers, "discovery = \"wins\"\n", "unknown discovery"),
         (servers, "discovery = \"dns\"\ndns = [\"ns1\"]\n", "this is not an address and port"),
         (servers, "servers = []\n", "there are no servers"),
         (servers, "servers = [\"http://a/\"]\n", "this is not a server"),
-        ("secret = \"file:trusts/FABRIKAM.secret\"\n", "", "the secret of our account there is missing"),
+        (
+            "secret = \"file:trusts/FABRIKAM.secret\"\n",
+            "",
+            "the secret of the account in that domain is missing",
+        ),
         ("file:trusts/FABRIKAM.secret", "hunter2", "this is not a reference to a secret"),
         ("via = ", "secret = \"env:A\"\nvia = ", "secret is for peers that are asked directly"),
         ("via = ", "account = \"A$\"\nvia = ", "account is for peers that are asked directly"),
         ("via = ", "channel = \"server\"\nvia = ", "channel is for peers that are asked directly"),
         ("via = ", "hedge_ms = 1\nvia = ", "hedge_ms is for peers that are asked directly"),
         ("\"CONTOSO$\"", "\"CONTOSO\"", "this is not an account of a trust or a machine"),
-        ("\"trusted_domain\"", "\"cdc\"", "this is no channel"),
-        ("\"rcmpd\"\ntransit", "\"samba\"\ntransit", "this is no kind"),
-        ("response_crypt = \"auto\"", "response_crypt = \"rot13\"", "this is no response_crypt"),
-        ("\"drop\"", "\"keep\"", "this is no foreign_sids"),
-        ("timeout_s = 5", "timeout_s = 0", "this is not a sensible number"),
-        ("timeout_s = 5", "timeout_s = 121", "this is not a sensible number"),
-        ("connections_max = 4", "connections_max = 0", "this is not a sensible number"),
-        ("queue_max = 0", "queue_max = 65537", "this is not a sensible number"),
-        ("hedge_ms = 200", "hedge_ms = 0", "this is not a sensible number"),
-        ("hops_max = 3", "hops_max = 0", "this is not a sensible number"),
-        ("hops_max = 3", "hops_max = 1000", "this is not a sensible number"),
+        ("\"trusted_domain\"", "\"cdc\"", "unknown channel"),
+        ("\"rcmpd\"\ntransit", "\"samba\"\ntransit", "unknown kind"),
+        ("response_crypt = \"auto\"", "response_crypt = \"rot13\"", "unknown response_crypt"),
+        ("\"drop\"", "\"keep\"", "unknown foreign_sids"),
+        ("timeout_s = 5", "timeout_s = 0", "this is out of range"),
+        ("timeout_s = 5", "timeout_s = 121", "this is out of range"),
+        ("connections_max = 4", "connections_max = 0", "this is out of range"),
+        ("queue_max = 0", "queue_max = 65537", "this is out of range"),
+        ("hedge_ms = 200", "hedge_ms = 0", "this is out of range"),
+        ("hops_max = 3", "hops_max = 0", "this is out of range"),
+        ("hops_max = 3", "hops_max = 1000", "this is out of range"),
         ("via = ", "smell = 1\nvia = ", "unknown field `smell`"),
         ("\"Kerberos\"", "\"\"", "this package is answered here"),
         ("\"Kerberos\"", "\"Microsoft unified security protocol provider\"", "this package is answered here"),
-        ("\"plain\"", "\"auto\"", "what a package answers cannot be told"),
-        ("\"plain\"", "\"rot13\"", "this is no response_crypt"),
+        ("\"plain\"", "\"auto\"", "\"auto\" is not possible for a relay"),
+        ("\"plain\"", "\"rot13\"", "unknown response_crypt"),
         ("\"RCMPD$\"", "\"RCMPD\"", "this is not a machine account"),
         ("[\"WEB01$\"]", "[\"WEB01\"]", "this is not a machine account"),
-        ("machines = [\"WEB01$\"]", "machines = []", "nobody may use this package"),
-        ("machines = ", "channel = \"trusted_domain\"\nmachines = ", "this is no channel"),
+        ("machines = [\"WEB01$\"]", "machines = []", "machines is an empty list"),
+        ("machines = ", "channel = \"trusted_domain\"\nmachines = ", "unknown channel"),
         ("[\"dc1.contoso.example\"]", "[]", "there are no servers"),
-        ("machines = ", "timeout_s = 121\nmachines = ", "this is not a sensible number"),
+        ("machines = ", "timeout_s = 121\nmachines = ", "this is out of range"),
     ] {
         let wrong = PEERS.replacen(from, to, 1);
         assert_ne!(wrong, PEERS, "{from}");
@@ -807,7 +855,7 @@ fn whatever_is_wrong_with_other_domains_is_said() {
     }
     let relay = &PEERS[PEERS.find("[[relay]]").expect("it is there")..];
     let twice = format!("{GOOD}{PEERS}{}", relay.replace("Kerberos", "KERBEROS"));
-    assert_eq!(problems(&twice), ["this package is relayed already"]);
+    assert_eq!(problems(&twice), ["another [[relay]] has this package"]);
     let peer =
         &PEERS[PEERS.find("[[peer]]").expect("it is there")..PEERS.find("[[relay]]").expect("it is there")];
     assert_eq!(problems(&format!("{GOOD}{}", peer.repeat(129))), ["there are too many peers"]);
@@ -877,9 +925,9 @@ fn a_sidecar_is_understood() {
     assert_eq!((sidecar.source, sidecar.remember), (Source::Embedded, Duration::from_secs(30)));
     assert_eq!(sidecar.methods, MappingFlags::UPN.with(MappingFlags::SUBJECT));
     let [nginx, haproxy] = &sidecar.listen[..] else { panic!("{:?}", sidecar.listen) };
-    assert_eq!(nginx.speaks, Speaks::Http(Dialect::Nginx));
+    assert_eq!(nginx.settings.speaks, Speaks::Http(Dialect::Nginx));
     let socket = |mode, group| Place::Unix(UnixPlace { path: "/etc/rcmpd/nginx.sock".into(), mode, group });
-    assert_eq!(nginx.at, socket(0o660, SocketGroup::OfPeers));
+    assert_eq!(nginx.settings.at, socket(0o660, SocketGroup::OfPeers));
     for (keys, mode, group) in [
         ("mode = \"0666\"", 0o666, SocketGroup::Unchanged),
         ("group = \"web\"", 0o660, SocketGroup::Named("web".to_owned())),
@@ -887,10 +935,13 @@ fn a_sidecar_is_understood() {
     ] {
         let text = text.replace("unix =", &format!("{keys}\nunix ="));
         let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
-        assert_eq!(config.sidecar.expect("it is there").listen[0].at, socket(mode, group), "{keys}");
+        assert_eq!(config.sidecar.expect("it is there").listen[0].settings.at, socket(mode, group), "{keys}");
     }
     let place = UpstreamPlace::Tcp("127.0.0.1:8080".to_owned());
-    assert_eq!(haproxy.upstream, Some(Application { place: place.clone(), tls: None, protocol: None }));
+    assert_eq!(
+        haproxy.settings.upstream,
+        Some(Application { place: place.clone(), tls: None, protocol: None })
+    );
     for (keys, name, own) in [
         ("", "127.0.0.1", None),
         ("upstream_name = \"app.example\"", "app.example", None),
@@ -905,14 +956,18 @@ fn a_sidecar_is_understood() {
         let config = parse(&text, Path::new("/etc/rcmpd")).expect("it is good");
         let tls = UpstreamTls { ca: "/etc/rcmpd/app-ca.pem".into(), name: name.to_owned(), own };
         let expected = Application { place: place.clone(), tls: Some(tls), protocol: None };
-        assert_eq!(config.sidecar.expect("it is there").listen[1].upstream, Some(expected), "{keys}");
+        assert_eq!(
+            config.sidecar.expect("it is there").listen[1].settings.upstream,
+            Some(expected),
+            "{keys}"
+        );
     }
     for (name, protocol) in [("h2", UpstreamProtocol::Http2), ("http/1.1", UpstreamProtocol::Http1)] {
         let keys = format!("http://127.0.0.1:8080\"\nupstream_protocol = \"{name}\"\n#");
         let config = parse(&text.replace("http://127.0.0.1:8080", &keys), Path::new("/etc/rcmpd"));
         let expected = Application { place: place.clone(), tls: None, protocol: Some(protocol) };
         let listen = &config.expect("it is good").sidecar.expect("it is there").listen[1];
-        assert_eq!(listen.upstream, Some(expected), "{name}");
+        assert_eq!(listen.settings.upstream, Some(expected), "{name}");
     }
     assert_eq!(haproxy.secret, Some(SecretRef::File("/etc/rcmpd/sidecar.secret".into())));
     let [route] = &sidecar.routes[..] else { panic!("{:?}", sidecar.routes) };
@@ -946,19 +1001,19 @@ fn identity_headers_have_the_names_of_the_file() {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_sidecar_is_said() {
+fn each_wrong_value_of_a_sidecar_is_reported() {
     let off = |text: &str| {
         text.replace("validation = \"chain\"\nanchors = [\"certs/ca.pem\"]", "validation = \"off\"")
     };
     for (from, to, expect) in [
-        ("remember_s = 30", "source = \"elsewhere\"", "this is no source"),
-        ("remember_s = 30", "remember_s = 3601", "this is not a sensible number"),
-        ("remember_s = 30", "encoding = \"latin-1\"", "this is no encoding"),
-        ("remember_s = 30", "headers = \"mine\"", "this is no set of headers"),
-        ("remember_s = 30", "user = \"short\"", "this is no form of names"),
-        ("remember_s = 30", "groups = \"all\"", "this is no form of groups"),
+        ("remember_s = 30", "source = \"elsewhere\"", "unknown source"),
+        ("remember_s = 30", "remember_s = 3601", "this is out of range"),
+        ("remember_s = 30", "encoding = \"latin-1\"", "unknown encoding"),
+        ("remember_s = 30", "headers = \"mine\"", "unknown set of headers"),
+        ("remember_s = 30", "user = \"short\"", "unknown form of names"),
+        ("remember_s = 30", "groups = \"all\"", "unknown form of groups"),
         ("remember_s = 30", "group_names = { x = \"y\" }", "this is not a SID"),
-        ("remember_s = 30", "header_names = { boss = \"X-Boss\" }", "no identity header says this"),
+        ("remember_s = 30", "header_names = { boss = \"X-Boss\" }", "unknown identity header"),
         (
             "remember_s = 30",
             "header_names = { user = \"Remote-Name\" }",
@@ -971,54 +1026,62 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ),
         ("remember_s = 30", "header_names = { user = \"X_User\" }", "a name is letters, digits"),
         ("remember_s = 30", "header_names = { user = \"Authorization\" }", "another meaning for this name"),
-        ("remember_s = 30", "methods = [\"serial\"]", "this is not a mapping method"),
-        ("remember_s = 30", "methods = []", "a question without a method maps no certificate"),
-        (
-            "remember_s = 30",
-            "methods = [\"issuer\"]",
-            "the sidecar asks by no method that mapping.methods allows",
-        ),
+        ("remember_s = 30", "methods = [\"serial\"]", "unknown mapping method"),
+        ("remember_s = 30", "methods = []", "methods is an empty list, so no certificate is mapped"),
+        ("remember_s = 30", "methods = [\"issuer\"]", "mapping.methods allows none of these methods"),
         (
             "remember_s = 30",
             "validation = \"off\"",
-            "[mapping] verifies certificates, and this says that nobody does",
+            "this contradicts [mapping], which validates certificates",
         ),
-        ("dialect = \"nginx\"", "dialect = \"lighttpd\"", "this is no dialect"),
-        ("peers = [\"www-data\"]", "", "whoever reaches this listener would be believed"),
-        ("peers = [\"www-data\"]", "peers = []", "whoever reaches this listener would be believed"),
-        ("secret = \"file:sidecar.secret\"", "", "whoever reaches this listener would be believed"),
+        ("dialect = \"nginx\"", "dialect = \"lighttpd\"", "unknown dialect"),
+        ("peers = [\"www-data\"]", "", "this listener would trust every process that can connect to it"),
+        (
+            "peers = [\"www-data\"]",
+            "peers = []",
+            "this listener would trust every process that can connect to it",
+        ),
         (
             "secret = \"file:sidecar.secret\"",
-            "peers = [\"haproxy\"]",
-            "only a Unix socket tells whose process asks",
+            "",
+            "this listener would trust every process that can connect to it",
         ),
+        ("secret = \"file:sidecar.secret\"", "peers = [\"haproxy\"]", "peers is for Unix sockets"),
         ("secret = \"file:sidecar.secret\"", "secret = \"s3cret\"", "this is not a reference to a secret"),
-        ("unix = \"nginx.sock\"", "", "a listener has one place"),
-        ("unix = \"nginx.sock\"", "unix = \"a\"\naddress = \"127.0.0.1:1\"", "a listener has one place"),
+        ("unix = \"nginx.sock\"", "", "a listener has either address or unix"),
+        (
+            "unix = \"nginx.sock\"",
+            "unix = \"a\"\naddress = \"127.0.0.1:1\"",
+            "a listener has either address or unix",
+        ),
         ("unix = \"nginx.sock\"", "unix = \"a\"\nmode = \"rw\"", "this is not a file mode"),
         (
             "secret = \"file:sidecar.secret\"",
             "secret = \"file:s\"\ngroup = \"g\"",
             "only a Unix socket has a group",
         ),
-        ("upstream = \"http://127.0.0.1:8080\"", "", "this proxy cannot ask beside its requests"),
+        (
+            "upstream = \"http://127.0.0.1:8080\"",
+            "",
+            "with this dialect the proxy passes its requests through the sidecar",
+        ),
         (
             "http://127.0.0.1:8080",
             "https://127.0.0.1:8080",
-            "nothing says which CA the application's certificate is from",
+            "the CA of the application's certificate is not configured",
         ),
-        ("http://127.0.0.1:8080", "https://127.0.0.1", "this is not where an application is"),
+        ("http://127.0.0.1:8080", "https://127.0.0.1", "this is not the address of an application"),
         (
             "http://127.0.0.1:8080\"",
             "http://127.0.0.1:8080\"\nupstream_protocol = \"grpc\"",
-            "this is no protocol of an application",
+            "unknown upstream_protocol",
         ),
         (
             "unix = \"nginx.sock\"",
             "unix = \"nginx.sock\"\nupstream_protocol = \"h2\"",
             "this listener has no upstream",
         ),
-        ("http://127.0.0.1:8080", "ftp://127.0.0.1:80", "this is not where an application is"),
+        ("http://127.0.0.1:8080", "ftp://127.0.0.1:80", "this is not the address of an application"),
         (
             "http://127.0.0.1:8080\"",
             "http://127.0.0.1:8080\"\nupstream_ca = \"ca.pem\"",
@@ -1032,24 +1095,24 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         (
             "http://127.0.0.1:8080\"",
             "https://127.0.0.1:8080\"\nupstream_ca = \"ca.pem\"\nupstream_name = \"app example\"",
-            "app example is no name that a certificate can have",
+            "app example is not a DNS name or IP address of a certificate",
         ),
         (
             "http://127.0.0.1:8080\"",
             "https://127.0.0.1:8080\"\nupstream_ca = \"ca.pem\"\nupstream_key = \"app.key\"",
-            "a certificate and its key belong together",
+            "a certificate needs its key",
         ),
         (
             "unix = \"nginx.sock\"",
             "unix = \"nginx.sock\"\nupstream_ca = \"ca.pem\"",
             "this listener has no upstream",
         ),
-        ("http://127.0.0.1:8080", "http://127.0.0.1", "this is not where an application is"),
-        ("http://127.0.0.1:8080", "http://a:80/path", "this is not where an application is"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1", "this is not the address of an application"),
+        ("http://127.0.0.1:8080", "http://a:80/path", "this is not the address of an application"),
         (
             "unix = \"nginx.sock\"",
             "unix = \"a\"\nupstream = \"http://a:80\"",
-            "this proxy asks beside its requests",
+            "with this dialect the proxy connects to the application itself",
         ),
         ("host = \"App.Example\"", "host = \"app.example:443\"", "this is not a host"),
         ("host = \"App.Example\"", "host = \"*\"", "this is not a host"),
@@ -1059,16 +1122,16 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("path = \"/admin\"", "path = \"/admin/*\"", "this is not a plain path: a path is no pattern"),
         ("path = \"/admin\"", "path = \"/admin/.*\"", "this is not a plain path: a path is no pattern"),
         ("[\"fabrikam\"]", "[\"fabricam\"]", "FABRICAM is neither [domain] nor a [[peer]]"),
-        ("S-1-5-21-1-2-3-512", "S-1-5-21-1-2-3", "S-1-5-21-1-2-3 is a domain's SID"),
+        ("S-1-5-21-1-2-3-512", "S-1-5-21-1-2-3", "S-1-5-21-1-2-3 is the SID of a domain"),
         (
             "groups = [\"Staff\", \"S-1-5-21-1-2-3-512\"]\n",
             "",
-            "how strongly another domain binds its accounts is not known",
+            "the strength of a mapping in another domain is not known",
         ),
         (
             "[[sidecar.route]]",
             "[[sidecar.route]]\nhost = \"app.EXAMPLE\"\npath = \"/admin/\"\n[[sidecar.route]]",
-            "another route is for the same host and path",
+            "another route has the same host and path",
         ),
         (
             "secret = \"file:sidecar.secret\"",
@@ -1081,24 +1144,32 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         ("path = \"/admin\"", "path = \"/a%2fb\"", "this is not a plain path"),
         ("path = \"/admin\"", "path = \"/a/../b\"", "this is not a plain path"),
         ("S-1-5-21-1-2-3-512", "S-1-x", "this is not a SID"),
-        ("strength = \"strong\"", "strength = \"weak\"", "this is no strength"),
-        ("strength = \"strong\"", "anonymous = true", "nobody gets here without a certificate"),
-        ("strength = \"strong\"", "strength = \"strong\"\nanonymous = true", "this route says who is let in"),
+        ("strength = \"strong\"", "strength = \"weak\"", "unknown strength"),
+        ("strength = \"strong\"", "anonymous = true", "no request gets here without a certificate"),
+        ("strength = \"strong\"", "strength = \"strong\"\nanonymous = true", "this route restricts accounts"),
         (
             "[[sidecar.route]]",
             "[sidecar.token]\nkey = \"k\"\nissuer = \"\"\naudience = \"a\"\n[[sidecar.route]]",
-            "a token is from somebody",
+            "a token needs an issuer and an audience",
         ),
-        ("path = \"/admin\"", "audience = \"orders\"", "no identity is signed, so there is no audience"),
-        ("path = \"/admin\"", "audience = \"\"", "this is no audience: it has between 1 and 255 bytes"),
-        ("path = \"/admin\"", "audience = \" orders\"", "this is no audience: it has no control characters"),
-        ("path = \"/admin\"", "audience = \"a\\tb\"", "this is no audience: it has no control characters"),
+        ("path = \"/admin\"", "audience = \"orders\"", "audience needs [sidecar.token]"),
+        ("path = \"/admin\"", "audience = \"\"", "this is not an audience: it has between 1 and 255 bytes"),
+        (
+            "path = \"/admin\"",
+            "audience = \" orders\"",
+            "this is not an audience: it has no control characters",
+        ),
+        (
+            "path = \"/admin\"",
+            "audience = \"a\\tb\"",
+            "this is not an audience: it has no control characters",
+        ),
         (
             "path = \"/admin\"",
             "audience = \"1:orders\"",
-            "this is no audience: with a colon in it, it is a URI",
+            "this is not an audience: with a colon in it, it is a URI",
         ),
-        ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener is there already"),
+        ("address = \"127.0.0.1:9481\"", "unix = \"nginx.sock\"", "another listener has this path"),
         (
             "peers = [\"www-data\"]",
             "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [\"n\"] }",
@@ -1107,7 +1178,7 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
         (
             "secret = \"file:sidecar.secret\"",
             "tls = { certificate = \"a\", key = \"b\", client_ca = \"c\", names = [] }",
-            "whoever the authority certifies would be believed",
+            "names is an empty list, so every certificate of the CA would be trusted",
         ),
         ("[client]", "[clients]", "unknown field `clients`"),
     ] {
@@ -1121,18 +1192,21 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
     };
     let without = |section: &str| format!("{}{SIDECAR}", GOOD.replace(section, ""));
     for (text, expect) in [
-        (without("[store]\nkind = \"sqlite\"\npath = \"accounts.db\"\n"), "the sidecar knows nobody"),
-        (format!("{GOOD}[sidecar]\n"), "nobody can ask this sidecar"),
+        (
+            without("[store]\nkind = \"sqlite\"\npath = \"accounts.db\"\n"),
+            "`[sidecar]` needs an account source",
+        ),
+        (format!("{GOOD}[sidecar]\n"), "this sidecar has no listener"),
         (
             off(&format!("{GOOD}{SIDECAR}")).replace("\"full\"", "\"off\""),
-            "certificates are not verified here",
+            "certificates are not validated here",
         ),
         (
             off(&format!("{GOOD}{SIDECAR}"))
                 .replace("\"full\"", "\"off\"")
                 .replace("remember_s", "validation = \"off\"\nremember_s")
                 .replace("dialect = \"nginx\"", "dialect = \"caddy\""),
-            "this proxy does not say how it verified a certificate",
+            "this proxy does not report how it validated a certificate",
         ),
         (
             format!(
@@ -1140,19 +1214,19 @@ fn whatever_is_wrong_with_a_sidecar_is_said() {
                 GOOD.split("[client]").next().unwrap_or_default(),
                 SIDECAR.replace("remember_s", "source = \"remote\"\nremember_s")
             ),
-            "the sidecar can ask nobody",
+            "needs a server to ask",
         ),
         (remote(""), "write the group's SID: groups = [\"S-1-5-21-A-B-C-RID\"]"),
         (
             remote("group_names = { \"S-1-5-21-1-2-3-1102\" = \"staff\" }\n"),
             "write the group's SID: groups = [\"S-1-5-21-1-2-3-1102\"]",
         ),
-        (remote(""), "without proof_keys in [client] no answer says how strongly"),
+        (remote(""), "without proof_keys in [client] the strength of a mapping is not known"),
         (
             off(&format!("{GOOD}{SIDECAR}"))
                 .replace("\"full\"", "\"off\"")
                 .replace("remember_s", "validation = \"off\"\nremember_s"),
-            "without validation no certificate is strongly bound",
+            "without validation no mapping is strong",
         ),
     ] {
         let found = parse(&text, Path::new("/etc/rcmpd")).err().unwrap_or_default();

@@ -121,7 +121,7 @@ impl Accepted {
             }
         }
         if removes && let Err(error) = self.store.drop_previous(sid, secrets.current.clone()).await {
-            tracing::warn!(%error, account = record.machine.name, "Could not remove a previous secret that expired");
+            tracing::warn!(%error, account = record.machine.name, "Cannot remove an expired previous secret");
         }
         machine(record, previous)
     }
@@ -179,7 +179,7 @@ impl ChannelSecrets for StoredSecrets {
 mod tests {
     use super::*;
     use account_store::machines::Secrets;
-    use account_store::{Domain, Put, memory::MemoryStore};
+    use account_store::{Domain, MachineAdmin, Put, memory::MemoryStore};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const YEAR: u64 = 365 * 24 * 3600 * 10_000_000;

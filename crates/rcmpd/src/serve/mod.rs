@@ -15,15 +15,13 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
-use crate::net::bind;
 use crate::sidecar::Sidecar;
 use crate::stores;
-use account_store::MachineStore;
-use account_store::sqlite::SqliteStore;
+use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
-use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, Shutdown};
+use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use dtyp::Guid;
 use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
@@ -34,6 +32,8 @@ use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{error, info, warn};
 
@@ -121,46 +121,48 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let machines = match &config.store {
+    let (machines, database) = match &config.store {
         Some(_) if config.rpc.is_some() => {
-            let machines = stores::machines_with_secrets(&config);
-            Some(machines.context(
+            let opened = stores::served_machines(&config, true);
+            let opened = opened.context(
                 "[rpc] cannot be served, because each secure channel needs the secret of its machine",
-            )?)
+            )?;
+            Some(opened)
         }
         // Sidecars and their accounts need no secret of a machine.
-        Some(_) => Some(stores::machines(&config)?),
+        Some(_) => Some(stores::served_machines(&config, false)?),
         None => None,
-    };
-    let store = machines.clone().map(StoreHealth::new);
+    }
+    .unzip();
     let accounts = accounts(&config, machines.as_ref()).await?;
     let audit = Arc::new(AuditLog::open(&config.audit)?);
     let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
+    let store = database.map(|database| StoreHealth::new(database, current.clone()));
     let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
     let sidecar = sidecar.transpose()?;
-    let shutdown = Shutdown::new();
-    let mut tasks = tokio::task::JoinSet::new();
+    // What serves clients is one tree: cancelling the token closes every listener, and connections end after what is in flight is
+    // answered. The tracker knows each of these tasks.
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let server = match (&config.rpc, &machines) {
         (Some(rpc), Some(machines)) => {
             let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
             let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
-            let server = Server::new(registry, limits, shutdown.clone());
-            listen(rpc, &server, &mut tasks).await?;
+            let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
+            listen(rpc, &server, &tasks).await?;
             Some(server)
         }
         _ => None,
     };
-    let mut proxies = tokio::task::JoinSet::new();
     let mut connections = Vec::new();
     if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
         let listeners = sidecar.bind(section, &shutdown).await?;
         connections = listeners.meters();
-        proxies.spawn(listeners.serve());
+        tasks.spawn(listeners.serve());
     }
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
-        let listener = bind(admin.listen, "admin.listen").await?;
+        let listener = listen_on(admin.listen, "admin.listen").await?;
         let address = listener.local_addr()?;
         info!(operators = token.is_some(), %address, "Serving health");
         let shared = http::Shared {
@@ -177,7 +179,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         tokio::spawn(http::serve(listener, shared, connections));
     }
     if let Some(store) = &store {
-        tasks.spawn(store.clone().watch());
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));
     }
     let deciders = current.0.load_full();
     findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
@@ -195,18 +197,15 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     signals(path, &running).await?;
 
     health.set_ready(false);
-    info!("Stopping: calls in flight are answered");
-    shutdown.begin();
+    info!("Stopping: answering calls in flight");
+    shutdown.cancel();
+    tasks.close();
     let grace = config.rpc.as_ref().map_or(GRACE, |rpc| rpc.grace);
-    let drained = async {
-        if let Some(server) = &server {
-            server.drained().await;
-        }
-        proxies.join_all().await;
-    };
-    match tokio::time::timeout(grace, drained).await {
+    match tokio::time::timeout(grace, tasks.wait()).await {
         Ok(()) => info!("Stopped"),
-        Err(_) => warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered"),
+        Err(_) => {
+            warn!(grace_s = grace.as_secs(), "Stopped before all calls were answered: grace period timed out")
+        }
     }
     audit.flush();
     audit.sign();
@@ -217,20 +216,16 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Binds Netlogon and the endpoint mapper.
-async fn listen(
-    rpc: &config::Rpc,
-    server: &Arc<Server>,
-    tasks: &mut tokio::task::JoinSet<()>,
-) -> anyhow::Result<()> {
+async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) -> anyhow::Result<()> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
-        let listener = bind(*address, "rpc.listen").await?;
+        let listener = listen_on(*address, "rpc.listen").await?;
         addresses.push(listener.local_addr()?);
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
     if let Some(address) = rpc.endpoint_mapper {
-        let listener = bind(address, "rpc.endpoint_mapper").await?;
+        let listener = listen_on(address, "rpc.endpoint_mapper").await?;
         info!(address = %listener.local_addr()?, "Serving the endpoint mapper");
         let endpoints = addresses.iter().map(|address| Endpoint {
             interface: NETLOGON,
@@ -243,16 +238,19 @@ async fn listen(
     Ok(())
 }
 
-/// The accounts that are decided about: none where a sidecar asks somebody else.
-async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyhow::Result<stores::Accounts> {
+/// The accounts that are decided about: none where a sidecar asks another server.
+async fn accounts(
+    config: &Config,
+    machines: Option<&Arc<dyn DomainStore>>,
+) -> anyhow::Result<stores::Accounts> {
     match machines {
         Some(machines) => stores::accounts(config, machines).await,
-        None => Ok(stores::Accounts::nobody(config.domain.clone())),
+        None => Ok(stores::Accounts::none(config.domain.clone())),
     }
 }
 
 /// Says what is laxer than the defaults, and what matches nothing today.
-async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option<&SqliteStore>) {
+async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option<&dyn DomainStore>) {
     let levels = deciders.live.trust().into_iter().flat_map(|trust| findings::levels(config, trust));
     findings::lax(config)
         .into_iter()
@@ -267,7 +265,7 @@ async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option
 /// What a reload starts from.
 struct Running<'a> {
     config: &'a Config,
-    machines: Option<&'a Arc<SqliteStore>>,
+    machines: Option<&'a Arc<dyn DomainStore>>,
     current: &'a CurrentPolicy,
     sidecar: Option<&'a Sidecar>,
     audit: &'a AuditLog,
@@ -290,7 +288,7 @@ impl Loaded {
             self.refused = None;
             return Ok(());
         }
-        warn!(gone = list(&gone), "The configuration lacks what it had at the last load");
+        warn!(gone = list(&gone), "Configuration lacks settings that it had at the last load");
         if gone.iter().any(Gone::is_rule) && self.refused != Some(new.digest()) {
             self.refused = Some(new.digest());
             bail!(
@@ -326,7 +324,7 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
             },
             _ = hangup.recv() => match reload(path, running, &mut loaded).await {
                 Ok(revision) => info!(policy_revision = revision, "Reloaded"),
-                Err(error) => error!(error = format!("{error:#}"), "Not reloaded: everything stays as it was"),
+                Err(error) => error!(error = format!("{error:#}"), "Not reloaded: the previous configuration stays in use"),
             },
         }
     }
@@ -335,32 +333,9 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 /// Takes over what can change while serving, all of it or nothing.
 async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<u64> {
     let new = config::load(path)?;
-    let old = running.config;
     // First, because a second signal does not help against it.
-    for (section, same) in [
-        ("[domain]", new.domain == old.domain && new.server == old.server),
-        ("[rpc]", new.rpc == old.rpc),
-        ("[store] and [channels]", same_store(&new, old)),
-        ("[admin]", new.admin == old.admin),
-        ("[telemetry]", new.telemetry == old.telemetry),
-        ("[client] of a sidecar", !is_remote(old) || new.client == old.client),
-        (
-            "[sidecar] source, listen, proxy or timeout_s",
-            new.sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
-        ),
-        ("[[relay]]", new.relays == old.relays),
-        (
-            "audit.required or audit.account_mib_per_hour",
-            // There is a budget only where lines are required.
-            new.audit.required == old.audit.required
-                && (!new.audit.required || new.audit.account_budget == old.audit.account_budget),
-        ),
-        ("audit.chain", new.audit.chain == old.audit.chain),
-        ("[audit.heads]", new.audit.heads == old.audit.heads),
-    ] {
-        if !same {
-            bail!("{section} changed, and that needs a restart");
-        }
+    if let Some(section) = needs_restart(&new, running.config) {
+        bail!("{section} changed, and that needs a restart");
     }
     loaded.compare(&new.sections)?;
     new.check_files()?;
@@ -384,6 +359,60 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     Ok(revision)
 }
 
+/// The section whose change a reload cannot apply. Every field is named, so that a new section is either compared here or applied by
+/// [`reload`].
+fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
+    let Config {
+        domain,
+        server,
+        rpc,
+        store,
+        client,
+        admin,
+        telemetry,
+        audit,
+        relays,
+        sidecar,
+        // A reload applies these.
+        mapping: _,
+        peers: _,
+        forward: _,
+        // `Loaded::compare` looks at it.
+        sections: _,
+    } = new;
+    let config::Audit {
+        required,
+        chain,
+        heads,
+        account_budget,
+        // A reload reopens the file with these.
+        path: _,
+        certificates: _,
+    } = audit;
+    [
+        ("[domain]", *domain == old.domain && *server == old.server),
+        ("[rpc]", *rpc == old.rpc),
+        ("[store] and [channels]", same_store(store.as_ref(), old.store.as_ref())),
+        ("[admin]", *admin == old.admin),
+        ("[telemetry]", *telemetry == old.telemetry),
+        ("[client] of a sidecar", !is_remote(old) || *client == old.client),
+        (
+            "[sidecar] source, listen, proxy or timeout_s",
+            sidecar.as_ref().map(reached_by) == old.sidecar.as_ref().map(reached_by),
+        ),
+        ("[[relay]]", *relays == old.relays),
+        (
+            "audit.required or audit.account_mib_per_hour",
+            // There is a budget only where lines are required.
+            *required == old.audit.required && (!required || *account_budget == old.audit.account_budget),
+        ),
+        ("audit.chain", *chain == old.audit.chain),
+        ("[audit.heads]", *heads == old.audit.heads),
+    ]
+    .into_iter()
+    .find_map(|(section, is_same)| (!is_same).then_some(section))
+}
+
 fn is_remote(config: &Config) -> bool {
     config.sidecar.as_ref().is_some_and(|sidecar| sidecar.source == config::Source::Remote)
 }
@@ -396,8 +425,8 @@ const fn reached_by(
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.
-fn same_store(new: &Config, old: &Config) -> bool {
-    match (&new.store, &old.store) {
+fn same_store(new: Option<&config::Store>, old: Option<&config::Store>) -> bool {
+    match (new, old) {
         (Some(new), Some(old)) => {
             let both_profiles =
                 matches!((&new.kind, &old.kind), (StoreKind::Profile(_), StoreKind::Profile(_)));

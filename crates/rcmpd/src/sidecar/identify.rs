@@ -1,14 +1,13 @@
-//! Who somebody is: decided in this process, or asked over Netlogon.
+//! The account of a certificate: decided in this process, or asked over Netlogon.
 
 use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
 use crate::config::Client;
 use crate::deciders::{CurrentPolicy, Deciders};
-use crate::forward::server::Asked;
-use crate::forward::servers::{Answered, Servers};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
-use dtyp::{FileTime, Sid};
+use dtyp::{Encode, FileTime, Sid};
+use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
@@ -20,7 +19,9 @@ use rcmp_service::{
     Answer, Asker, CallContext, MapCertificate, Mapper, Question, Reason, SidClaim, Strength, Validation,
     logoff_time,
 };
-use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
+use sidecar::{
+    Assurance, ClientCertificate, DecisionInputs, Group, Identify, Identity, NotMapped, Refusal, Undecided,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,26 +52,31 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// As whom the service is asked.
-    pub(super) fn identity_of(client: &Client, domain: &str) -> crate::forward::server::Identity {
-        crate::forward::server::Identity {
+    /// The machine account that asks the service.
+    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::ClientAccount {
+        netlogon_tokio::ClientAccount {
             domain: domain.to_owned(),
             computer: client.account.trim_end_matches('$').to_owned(),
             account: client.account.clone(),
             channel_type: netlogon_transport::secrets::ChannelType::WORKSTATION,
-            secret: client.secret.clone(),
+            secrets: Arc::new(client.secret.clone()),
+            now: ask::now,
         }
     }
 }
 
 impl Identify for Embedded {
-    fn standing(&self, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
-        standing(&self.policy.0.load().live, presented, now)
+    fn decision_inputs(
+        &self,
+        presented: &ClientCertificate,
+        now: FileTime,
+    ) -> Result<DecisionInputs, Refusal> {
+        decision_inputs(&self.policy.0.load().live, presented, now)
     }
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         decision: &'a str,
         source: Option<SocketAddr>,
         now: FileTime,
@@ -92,7 +98,7 @@ impl Identify for Embedded {
             let written =
                 self.audit.decision(&answer, &question, &steps, &asked_from(source), Some(decision));
             if let Err(reason) = written {
-                return Err(Refusal::Undecided(reason.name()));
+                return Err(Refusal::Undecided(reason.into()));
             }
             let identity = identity(&answer, &deciders.live, not_after(presented), now);
             if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
@@ -104,13 +110,17 @@ impl Identify for Embedded {
 }
 
 impl Identify for Remote {
-    fn standing(&self, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
-        standing(&self.policy.0.load().live, presented, now)
+    fn decision_inputs(
+        &self,
+        presented: &ClientCertificate,
+        now: FileTime,
+    ) -> Result<DecisionInputs, Refusal> {
+        decision_inputs(&self.policy.0.load().live, presented, now)
     }
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         decision: &'a str,
         source: Option<SocketAddr>,
         now: FileTime,
@@ -131,14 +141,14 @@ impl Identify for Remote {
             );
             match written {
                 Ok(()) => outcome,
-                Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.name())),
+                Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.into())),
             }
         })
     }
 }
 
 impl Remote {
-    async fn ask(&self, presented: &Presented, now: FileTime) -> Result<Identity, Refusal> {
+    async fn ask(&self, presented: &ClientCertificate, now: FileTime) -> Result<Identity, Refusal> {
         let policy = self.policy.0.load_full();
         let path = policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
         let request = request(presented, &policy, path.as_deref())?;
@@ -151,26 +161,29 @@ impl Remote {
         // Only nodes of ours have keys that prove something, and only they are told anything beside the question.
         let context = (!self.proof_keys.is_empty())
             .then(|| CallContext { proof_nonce: Some(nonce), ..CallContext::default() });
-        let asked = Asked {
+        let extension = context.as_ref().map(|context| {
+            |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes()
+        });
+        let asked = PackageRequest {
             package: PACKAGE_NAME,
             logon_domain_name: &self.domain,
             data: &request,
             asker: None,
-            context: context.as_ref(),
+            extension: extension.as_ref().map(|extension| extension as &netlogon_tokio::Extension<'_>),
             repeatable: true,
         };
         let deadline = Instant::now() + self.timeout;
         let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
-            return Err(Refusal::Undecided(Reason::NoLogonServers.name()));
+            return Err(Refusal::Undecided(Reason::NoLogonServers.into()));
         };
         let status = answer.status;
         let (mapped, message) = match ask::read(answer) {
             Ok(read) => read,
-            Err(_) if status.is_success() => return Err(Refusal::Undecided("answer_not_believed")),
+            Err(_) if status.is_success() => return Err(Refusal::Undecided(Undecided::InvalidAnswer)),
             Err(_) if ask::says_not_mapped(status) => {
-                return Err(Refusal::NotMapped(status.name().unwrap_or("refused")));
+                return Err(Refusal::NotMapped(NotMapped::Status(status)));
             }
-            Err(_) => return Err(Refusal::Undecided(status.name().unwrap_or("refused"))),
+            Err(_) => return Err(Refusal::Undecided(Undecided::Status(status))),
         };
         // The service is wrong, or is not what it should be: that says nothing of the client.
         if !claim.allows(&mapped.pac.user_sid) {
@@ -180,7 +193,7 @@ impl Remote {
                     "Rejected an answer for another account than the certificate's"
                 );
             });
-            return Err(Refusal::Undecided("answer_sid_mismatch"));
+            return Err(Refusal::Undecided(Undecided::AnswerSidMismatch));
         }
         let (assurance, policy_revision) = match &context {
             Some(_) => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
@@ -212,12 +225,16 @@ impl Remote {
     }
 }
 
-fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
+fn decision_inputs(
+    mapper: &Mapper,
+    presented: &ClientCertificate,
+    now: FileTime,
+) -> Result<DecisionInputs, Refusal> {
     let store = mapper.store().revision();
-    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.name()))?;
+    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.into()))?;
     let policy_revision = mapper.policy().revision;
     let Some(trust) = mapper.trust() else {
-        return Ok(Standing { path: None, policy_revision, store_revision, is_settled: true });
+        return Ok(DecisionInputs { path: None, policy_revision, store_revision, is_settled: true });
     };
     let path = trust.verify_hashed(&presented.leaf, presented.sha256, now);
     let path = path.map_err(|refused| refusal(Reason::Chain(refused.error)))?;
@@ -225,17 +242,21 @@ fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Sta
         Validation::ChainAndRevocation => match trust.revocation(&path, now) {
             Revocation::Good => true,
             Revocation::Revoked { .. } => return Err(refusal(Reason::Revoked)),
-            // Somebody may have to be asked.
+            // A responder may have to be asked.
             Revocation::Unknown { .. } => false,
         },
         _ => true,
     };
-    Ok(Standing { path: Some(path), policy_revision, store_revision, is_settled })
+    Ok(DecisionInputs { path: Some(path), policy_revision, store_revision, is_settled })
 }
 
 /// SSL_CERT_LOGON_REQ, with the names of the issuers: those of the verified path, or, where chains are not verified, of the chain that
 /// came with the certificate.
-fn request(presented: &Presented, deciders: &Deciders, path: Option<&TrustPath>) -> Result<Vec<u8>, Refusal> {
+fn request(
+    presented: &ClientCertificate,
+    deciders: &Deciders,
+    path: Option<&TrustPath>,
+) -> Result<Vec<u8>, Refusal> {
     let leaf = Certificate::parse(&presented.leaf).map_err(|_| refusal(Reason::MalformedCertificate))?;
     let issuers = match (path, deciders.live.trust()) {
         (Some(path), Some(trust)) => issuers::of_path(&leaf, path, trust),
@@ -245,7 +266,7 @@ fn request(presented: &Presented, deciders: &Deciders, path: Option<&TrustPath>)
     request.encode().ok_or(Refusal::Broken(sidecar::Broken::TooLong))
 }
 
-fn not_after(presented: &Presented) -> FileTime {
+fn not_after(presented: &ClientCertificate) -> FileTime {
     Certificate::parse(&presented.leaf).map_or(FileTime(0), |certificate| certificate.not_after)
 }
 
@@ -296,7 +317,7 @@ fn of_pac(domain: String, is_ours: bool, pac: &VerifiedPac, not_after: FileTime)
     let groups = info.groups();
     let counts =
         |attributes: u32| attributes & SE_GROUP_ENABLED != 0 && attributes & SE_GROUP_USE_FOR_DENY_ONLY == 0;
-    // How somebody was authenticated is no group of his.
+    // How an account was authenticated is no group of it.
     let is_mark = |sid: &Sid| {
         matches!(*sid, Sid::AUTHENTICATION_AUTHORITY_ASSERTED_IDENTITY | Sid::SERVICE_ASSERTED_IDENTITY)
     };
@@ -323,9 +344,9 @@ fn of_pac(domain: String, is_ours: bool, pac: &VerifiedPac, not_after: FileTime)
 /// A reason as the sidecar has it.
 fn refusal(reason: Reason) -> Refusal {
     match reason {
-        Reason::Chain(error) => Refusal::Chain(error.name()),
-        reason if is_no_decision(reason) => Refusal::Undecided(reason.name()),
-        reason => Refusal::NotMapped(reason.name()),
+        Reason::Chain(error) => Refusal::Chain(error),
+        reason if is_no_decision(reason) => Refusal::Undecided(reason.into()),
+        reason => Refusal::NotMapped(reason.into()),
     }
 }
 

@@ -1,55 +1,45 @@
-//! The sidecar: proxies ask who a client certificate is, and applications get to know.
+//! The sidecar: proxies ask for the account of a client certificate, and applications get it in headers.
 //!
 //! ```text
-//! proxy ─► listen (whose process, which dialect) ─► sidecar (decides) ─► answer, or ─► upstream
-//!                                                      └► identify: this process, or a service over Netlogon
+//! proxy ─► sidecar_tokio::listen ─► sidecar (decides) ─► answer, or ─► sidecar_tokio::upstream
+//!                                        └► identify: this process, or a service over Netlogon
 //! ```
 
-mod client_verifier;
-pub mod front;
 mod identify;
-mod lingering;
-mod listen;
 pub mod routes;
-mod still;
-mod tls;
-mod unix;
-mod unproved;
-pub mod upstream;
-mod watched;
 
 use crate::audit::AuditLog;
 use crate::clock::moment;
-use crate::config::{self, Config, Source};
-use crate::connections::ConnectionMeter;
+use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
-use crate::forward::server::Room;
-use crate::forward::servers::{Servers, Whereabouts};
 use crate::signing::PublicKey;
 use crate::trust::certificates;
 use account_store::FileAccess;
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
-use client_verifier::{ClientVerifier, Rules};
-use dcerpc_tokio::{LogLimiter, Shutdown};
-use front::{Front, Terms};
+use dcerpc_tokio::{LogLimiter, listen_on};
 use identify::{Embedded, Remote};
-pub use listen::secret;
-use listen::{Listener, Proof};
+use netlogon_tokio::{PoolLimits, ServerSource, Servers};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
 use sidecar::token::{PublicJwk, TokenSigner};
 use sidecar::{Identify, Parts};
+use sidecar_tokio::client_verifier::ClientVerifier;
+use sidecar_tokio::connections::ConnectionMeter;
+use sidecar_tokio::front::{self, Front, TlsSettings};
+use sidecar_tokio::listen::{self, Listener, Proof};
+use sidecar_tokio::upstream::{self, Upstream};
+use sidecar_tokio::{ReadFiles, tls, unix};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
-use upstream::Upstream;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.
-const ROOM: Room = Room { connections_max: 32, queue_max: 1024 };
+const ROOM: PoolLimits = PoolLimits { connections_max: 32, queue_max: 1024 };
 
 /// A sidecar that serves.
 #[derive(Clone)]
@@ -74,18 +64,18 @@ pub struct Reloaded {
     /// By application, that of the front last, where they are other ones.
     tls: Vec<Option<upstream::Tls>>,
     /// Where they are other ones.
-    terms: Option<(Terms, [u8; 32])>,
+    tls_settings: Option<(TlsSettings, [u8; 32])>,
 }
 
 /// Everything that proxies and clients reach.
 pub struct Listeners {
     proxies: Vec<Listener>,
     front: Option<(Arc<Front>, TcpListener)>,
-    shutdown: Shutdown,
+    shutdown: CancellationToken,
 }
 
 impl Sidecar {
-    /// Makes what a configuration asks for; nobody is asked yet.
+    /// Makes what a configuration asks for; no service is asked yet.
     pub fn load(
         config: &Config,
         sidecar: &config::Sidecar,
@@ -97,7 +87,7 @@ impl Sidecar {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
-                let at = Whereabouts::Listed(vec![client.server.clone()]);
+                let at = ServerSource::Listed(vec![client.server.clone()]);
                 Arc::new(Remote {
                     policy: policy.clone(),
                     audit: Arc::clone(audit),
@@ -116,19 +106,19 @@ impl Sidecar {
             }),
         };
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
-        let (terms, made_of) =
-            sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();
-        let front = sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
-            let upstream = Upstream::new(&proxy.upstream).context("cannot use [sidecar.proxy]")?;
-            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), terms))
+        let (tls_settings, made_of) =
+            sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, policy)).transpose()?.unzip();
+        let front = sidecar.proxy.as_ref().zip(tls_settings).map(|(proxy, tls_settings)| {
+            let upstream = Upstream::new(&proxy.upstream, &Files).context("cannot use [sidecar.proxy]")?;
+            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), tls_settings, moment))
         });
         let front = front.transpose()?;
         let made_of = Arc::new(ArcSwap::from_pointee(made_of.unwrap_or_default()));
-        let proofs =
-            sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(Proof::read(listen)?))));
+        let proofs = sidecar.listen.iter().map(|listen| Ok(Arc::new(ArcSwap::from_pointee(proof(listen)?))));
         let proofs = proofs.collect::<anyhow::Result<_>>()?;
         let upstreams = sidecar.listen.iter().map(|listen| {
-            let upstream = listen.upstream.as_ref().map(Upstream::new).transpose();
+            let upstream = listen.settings.upstream.as_ref();
+            let upstream = upstream.map(|upstream| Upstream::new(upstream, &Files)).transpose();
             upstream.map(|upstream| upstream.map(Arc::new)).context("cannot use [[sidecar.listen]]")
         });
         let upstreams = upstreams.collect::<anyhow::Result<_>>()?;
@@ -137,13 +127,15 @@ impl Sidecar {
 
     /// What another configuration makes of it; nothing changes yet.
     pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
-        let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, &self.policy)).transpose()?;
+        let tls_settings =
+            sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, &self.policy)).transpose()?;
         // Connections need not end for what stays as it is.
-        let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
-        let proofs = sidecar.listen.iter().map(Proof::read).collect::<anyhow::Result<_>>()?;
-        let tls = self.applications().map(Upstream::reload).collect::<anyhow::Result<_>>()?;
+        let tls_settings = tls_settings.filter(|(_, made_of)| *made_of != **self.made_of.load());
+        let proofs = sidecar.listen.iter().map(proof).collect::<anyhow::Result<_>>()?;
+        let tls =
+            self.applications().map(|upstream| upstream.reload(&Files)).collect::<anyhow::Result<_>>()?;
         let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
-        Ok(Reloaded { sidecar, proofs, tls, terms })
+        Ok(Reloaded { sidecar, proofs, tls, tls_settings })
     }
 
     fn applications(&self) -> impl Iterator<Item = &Upstream> {
@@ -161,23 +153,27 @@ impl Sidecar {
         for (upstream, tls) in self.applications().zip(reloaded.tls) {
             tls.into_iter().for_each(|tls| upstream.replace(tls));
         }
-        if let (Some(front), Some((terms, made_of))) = (&self.front, reloaded.terms) {
+        if let (Some(front), Some((tls_settings, made_of))) = (&self.front, reloaded.tls_settings) {
             self.made_of.store(Arc::new(made_of));
-            front.replace(terms);
+            front.replace(tls_settings);
         }
     }
 
     /// Binds everything that proxies and clients reach.
-    pub async fn bind(&self, sidecar: &config::Sidecar, shutdown: &Shutdown) -> anyhow::Result<Listeners> {
+    pub async fn bind(
+        &self,
+        sidecar: &config::Sidecar,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Listeners> {
         let mut proxies = Vec::with_capacity(sidecar.listen.len());
         for (listen, (proof, upstream)) in sidecar.listen.iter().zip(self.proofs.iter().zip(&self.upstreams))
         {
             let (current, behind) = (Arc::clone(&self.current), (Arc::clone(proof), upstream.clone()));
-            proxies.push(Listener::bind(listen, current, behind, shutdown.clone()).await?);
+            proxies.push(Listener::bind(&listen.settings, current, behind, moment, shutdown.clone()).await?);
         }
         let front = match (&self.front, &sidecar.proxy) {
             (Some(front), Some(proxy)) => {
-                let listener = crate::net::bind(proxy.listen, "sidecar.proxy.listen").await?;
+                let listener = listen_on(proxy.listen, "sidecar.proxy.listen").await?;
                 info!(address = %listener.local_addr()?, "Serving clients");
                 Some((Arc::clone(front), listener))
             }
@@ -210,9 +206,50 @@ impl Listeners {
     }
 }
 
+/// Files of the configuration, with the access that each kind may have.
+struct Files;
+
+impl ReadFiles for Files {
+    fn trusted(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        Ok(certificates::read_trusted(path)?)
+    }
+
+    fn chain(&self, path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+        Ok(certificates::read_file(path)?)
+    }
+
+    /// A group may share a key: web servers have the same one.
+    fn private_key(&self, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        FileAccess::Group.read(path).map_err(|error| anyhow!("{} {error}", path.display()))
+    }
+}
+
+/// Reads what proxies prove themselves by at a listener.
+fn proof(listen: &config::Listen) -> anyhow::Result<Proof> {
+    Proof::new(listen.secret.as_ref().map(secret).transpose()?, listen.settings.tls.as_ref(), &Files)
+}
+
+/// Reads the secret of a listener.
+pub fn secret(reference: &SecretRef) -> anyhow::Result<Zeroizing<String>> {
+    let unusable = "cannot use the secret of [[sidecar.listen]]";
+    let secret = reference.read().context(unusable)?;
+    // It stands in the configurations of web servers, each of which has its own way with other characters.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_.~-".contains(&byte);
+    match secret.bytes().all(is_plain) {
+        true => Ok(secret),
+        false => bail!(
+            "the secret of [[sidecar.listen]] has other characters than letters, digits and + / = _ . ~ -: openssl rand -base64 32 makes one"
+        ),
+    }
+}
+
 /// Looks at the users and groups that listeners name. Returns warnings.
 pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<String>> {
-    let warnings = sidecar.listen.iter().map(unix::check).collect::<anyhow::Result<Vec<_>>>()?;
+    let warnings = sidecar
+        .listen
+        .iter()
+        .map(|listen| unix::check(&listen.settings))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     Ok(warnings.into_iter().flatten().collect())
 }
 
@@ -224,14 +261,16 @@ pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<any
         if let Some(secret) = listen.secret.as_ref().filter(|secret| secret.read().is_ok()) {
             checked.push(self::secret(secret).map(drop));
         }
-        checked.extend(listen.tls.as_ref().map(|tls| tls::of_listener(tls).map(drop)));
-        let upstream = listen.upstream.as_ref().map(upstream::Tls::of);
+        let settings = &listen.settings;
+        checked.extend(settings.tls.as_ref().map(|tls| tls::of_listener(tls, &Files).map(drop)));
+        let upstream = settings.upstream.as_ref().map(|upstream| upstream::Tls::of(upstream, &Files));
         checked.extend(upstream.map(|tls| tls.map(drop).context("cannot use [[sidecar.listen]]")));
     }
     if let Some(proxy) = &sidecar.proxy {
-        let pair = tls::check_pair(&proxy.certificate, &proxy.key);
+        let pair = tls::check_pair(&proxy.certificate, &proxy.key, &Files);
         checked.push(pair.context("cannot use [sidecar.proxy]"));
-        checked.push(upstream::Tls::of(&proxy.upstream).map(drop).context("cannot use [sidecar.proxy]"));
+        checked
+            .push(upstream::Tls::of(&proxy.upstream, &Files).map(drop).context("cannot use [sidecar.proxy]"));
     }
     checked.extend(sidecar.token.as_ref().map(|token| signer(token).map(drop)));
     let client = config.client.iter().filter(|_| sidecar.source == Source::Remote);
@@ -247,11 +286,11 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
 }
 
 /// What handshakes with clients are made under, and a hash of all that it is made of. Certificates are validated as `[mapping]` has it.
-fn terms(
+fn tls_settings(
     config: &Config,
     proxy: &config::Proxy,
     policy: &CurrentPolicy,
-) -> anyhow::Result<(Terms, [u8; 32])> {
+) -> anyhow::Result<(TlsSettings, [u8; 32])> {
     let read = |paths: fn(&config::TrustFiles) -> &[PathBuf], unusable: &'static str| {
         let mut all = Vec::new();
         for path in config.mapping.iter().flat_map(|mapping| paths(&mapping.trust)) {
@@ -261,8 +300,10 @@ fn terms(
     };
     let mut made_of = read(|files| &files.anchors, "cannot use mapping.anchors")?;
     made_of.extend(read(|files| &files.intermediates, "cannot use mapping.intermediates")?);
-    let verifier = ClientVerifier::new(Rules::Mapping(policy.clone()), &made_of, proxy.anonymous);
-    let tls = front::server_config(&proxy.certificate, &proxy.key, verifier);
+    let current = policy.clone();
+    let trust = move || current.0.load().live.trust().cloned();
+    let verifier = ClientVerifier::new(Box::new(trust), &made_of, proxy.anonymous);
+    let tls = front::server_config((&proxy.certificate, &proxy.key), &Files, verifier);
     let tls = tls.context("cannot use [sidecar.proxy]")?;
     let rules = config.mapping.as_ref().map(|mapping| {
         let files = &mapping.trust;
@@ -276,7 +317,7 @@ fn terms(
     }
     let mut hash = Sha256::new();
     made_of.iter().for_each(|part| hash.update(Sha256::digest(part)));
-    Ok((Terms::new(tls, proxy.anonymous), hash.finalize().into()))
+    Ok((TlsSettings::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
 fn parts(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<Parts> {
@@ -315,6 +356,6 @@ fn published(path: &Path) -> anyhow::Result<PublicJwk> {
 
 /// A key in PKCS#8 that not every user can read.
 fn private(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
-    let text = tls::read_private(path)?;
+    let text = Files.private_key(path)?;
     pem_file::pkcs8(&text).with_context(|| format!("{} is not a PKCS#8 key in PEM", path.display()))
 }

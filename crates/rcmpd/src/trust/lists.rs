@@ -114,7 +114,7 @@ impl List {
     ) -> anyhow::Result<Option<String>> {
         let kept = before.iter().any(|before| self.adopt(trust, before));
         if kept && let Some(facts) = trust.crl_facts(self.slot) {
-            info!(list = %self.source, issuer = facts.issuer, entries = facts.entries, "Kept a revocation list");
+            info!(crl = %self.source, issuer = facts.issuer, entries = facts.entries, "CRL kept from the previous configuration");
         }
         let CrlSource::File(path) = &self.source else { return Ok(None) };
         // What was refused is refused again, so that a reload says so.
@@ -170,15 +170,15 @@ impl List {
     fn install(&self, bytes: &[u8], trust: &Trust, now: FileTime) -> anyhow::Result<Option<CrlFacts>> {
         let digest = Sha256::digest(bytes).into();
         if self.seen().taken == Some(digest) {
-            debug!(list = %self.source, "A revocation list is unchanged");
+            debug!(crl = %self.source, "CRL is unchanged");
             return Ok(None);
         }
         let facts = trust.install_crl(self.slot, &certificates::der_of_crl(bytes)?, now)?;
         self.seen().taken = Some(digest);
         info!(
-            list = %self.source, issuer = facts.issuer, number = facts.number.as_deref().unwrap_or("none"),
+            crl = %self.source, issuer = facts.issuer, number = facts.number.as_deref().unwrap_or("none"),
             entries = facts.entries, this_update = %facts.this_update, next_update = %facts.next_update,
-            "Took a revocation list"
+            "CRL loaded"
         );
         Ok(Some(facts))
     }
@@ -271,20 +271,20 @@ impl Told {
     fn result(&mut self, source: &CrlSource, looked: Result<(), String>, is_there: bool) {
         match looked {
             Ok(()) if self.error.take().is_some() => {
-                info!(list = %source, "A revocation list is to be had again");
+                info!(crl = %source, "CRL is available again");
             }
             Ok(()) => {}
             Err(error) if self.error.as_ref() == Some(&error) => {
-                debug!(list = %source, error, "A revocation list is still not to be had");
+                debug!(crl = %source, error, "CRL is still unavailable");
             }
             Err(error) => {
                 match is_there {
                     true => {
-                        warn!(list = %source, error, "A revocation list is not taken: the one before stays")
+                        warn!(crl = %source, error, "CRL unavailable or rejected: the previous one stays in use")
                     }
                     false => warn!(
-                        list = %source, error,
-                        "A revocation list is not to be had: certificates that need it are undecided"
+                        crl = %source, error,
+                        "CRL unavailable or rejected: certificates that need it are undecided"
                     ),
                 }
                 self.error = Some(error);
@@ -299,15 +299,15 @@ impl Told {
             if self.expired != end {
                 self.expired = end;
                 warn!(
-                    list = %source, issuer = facts.issuer, next_update = %facts.next_update,
-                    "A revocation list is expired: certificates that need it are undecided until there is a newer one"
+                    crl = %source, issuer = facts.issuer, next_update = %facts.next_update,
+                    "CRL has expired: certificates that need it are undecided until a newer one is loaded"
                 );
             }
         } else if now.to_unix() >= near_end(facts) && self.near_end != end {
             self.near_end = end;
             warn!(
-                list = %source, issuer = facts.issuer, next_update = %facts.next_update,
-                "A revocation list expires soon, and there is no newer one"
+                crl = %source, issuer = facts.issuer, next_update = %facts.next_update,
+                "CRL expires soon, and no newer one is available"
             );
         }
     }
@@ -371,7 +371,7 @@ impl FirstLook {
             }
         };
         if tokio::time::timeout(START_WAIT, all).await.is_err() {
-            debug!("Going on without the revocation lists that take longer");
+            debug!("CRL download timed out at start: continuing without it");
         }
     }
 }

@@ -175,7 +175,7 @@ impl Shared {
         let was_silent = responder.silent.take().is_some();
         drop(known);
         if was_silent {
-            info!(url = &**url, "An OCSP responder answers again");
+            info!(url = &**url, "OCSP responder is reachable again");
         }
     }
 
@@ -187,10 +187,10 @@ impl Shared {
         drop(known);
         match error {
             Some(error) if was_useless => {
-                debug!(url = &**url, error, "An OCSP responder gave no usable answer");
+                debug!(url = &**url, error, "OCSP response rejected");
             }
-            Some(error) => warn!(url = &**url, error, "An OCSP responder gave no usable answer"),
-            None if was_useless => info!(url = &**url, "An OCSP responder gives usable answers again"),
+            Some(error) => warn!(url = &**url, error, "OCSP response rejected"),
+            None if was_useless => info!(url = &**url, "OCSP responses are accepted again"),
             None => {}
         }
     }
@@ -204,7 +204,7 @@ impl Shared {
         if !was_told {
             info!(
                 url = &**url,
-                "An OCSP responder answers without the nonce: an answer can be replayed until its nextUpdate"
+                "OCSP responder omits the nonce: a response can be replayed until its nextUpdate"
             );
         }
     }
@@ -220,7 +220,7 @@ impl Shared {
         };
         drop(known);
         if is_new {
-            warn!(url = &**url, %error, "An OCSP responder does not answer: whom it answers for is undecided");
+            warn!(url = &**url, %error, "OCSP responder unreachable: certificates that need it are undecided");
         }
     }
 }

@@ -45,7 +45,7 @@ pub enum Reached<'a> {
     Tcp(SocketAddr),
 }
 
-/// A certificate that a proxy shows to the sidecar, and by whom that one's is verified.
+/// A certificate that a proxy shows to the sidecar, and the CA by which it verifies the sidecar's.
 #[derive(Clone, Copy, Debug)]
 pub struct ProxyTls<'a> {
     /// Its certificate.

@@ -4,7 +4,7 @@ use super::add::{replace, without_lines};
 use crate::config::{self, Config, SecretRef};
 use crate::output::{self, visible};
 use crate::stores;
-use account_store::machines::{ChannelKind, MachineStore};
+use account_store::machines::ChannelKind;
 use anyhow::{Context, bail};
 use serde_json::json;
 use std::path::{Path, PathBuf};

@@ -3,12 +3,11 @@
 use crate::ask::AskError;
 use crate::config::{Config, Peer, PeerKind, SecretRef, Servers as At};
 use crate::forward::Forwarding;
-use crate::forward::server::ServerFailed;
-use crate::forward::servers::Servers;
 use crate::output;
 use crate::quickstart::random_password;
 use crate::trust_secret;
 use anyhow::{Context, bail};
+use netlogon_tokio::{ServerFailed, Servers};
 use netlogon_transport::secret::SharedSecret;
 use serde_json::json;
 use std::sync::Arc;

@@ -1,0 +1,52 @@
+//! A database file while a service has it open.
+
+use account_store::StoreError;
+use account_store::sqlite::{Serving, SqliteStore};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing::warn;
+
+/// A served database: whether its files can be used, and the note beside them that a process serves them.
+pub struct ServedDatabase {
+    store: Arc<SqliteStore>,
+    note: Option<Mutex<Serving>>,
+    was_usable: AtomicBool,
+    touched: AtomicU64,
+}
+
+impl ServedDatabase {
+    /// Writes the note.
+    pub(super) fn new(store: Arc<SqliteStore>) -> Self {
+        let note = store.announce();
+        if let Err(error) = &note {
+            warn!(%error, "Cannot write the note about the served database file: commands cannot warn");
+        }
+        let note = note.ok();
+        if note.as_ref().is_some_and(|note| !note.is_locked()) {
+            warn!("Another program keeps a lock on the note beside the database file");
+        }
+        let (note, was_usable) = (note.map(Mutex::new), AtomicBool::new(true));
+        Self { store, note, was_usable, touched: AtomicU64::new(0) }
+    }
+
+    /// Notes what SQLite has done to the files, so that what another program does to them is distinguished from it. It costs three system
+    /// calls: two for the files, one for the index.
+    pub fn observe(&self) -> Result<(), StoreError> {
+        self.store.observe()
+    }
+
+    /// Whether queries can be answered. Blocks for the disk where a restored back-up has to be read.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let found = self.store.check();
+        let was_usable = self.was_usable.swap(found.is_ok(), Ordering::AcqRel);
+        if self.touched.swap(self.store.touched(), Ordering::AcqRel) != self.store.touched() {
+            warn!(
+                "A program other than SQLite changed the times of the database file; its contents are the same"
+            );
+        }
+        if let (Some(note), false) = (&self.note, found.is_ok() && was_usable) {
+            note.lock().unwrap_or_else(PoisonError::into_inner).update(&self.store);
+        }
+        found
+    }
+}

@@ -1,0 +1,213 @@
+//! Envoy's `ext_authz` over gRPC: `envoy.service.auth.v3.Authorization`, and `grpc.health.v1.Health` beside it.
+//!
+//! Envoy says what its own handshake proved in `attributes.source.certificate`, percent-encoded PEM without a chain, where its filter has
+//! `include_peer_certificate`. Headers of the client's request prove nothing here, `X-Forwarded-Client-Cert` least of all.
+//!
+//! Whatever is decided, and whatever could not be, is an answer that Envoy takes for one: an OK call with a status of its own. A failed
+//! call, or an `error_response`, is what `failure_mode_allow` lets in. What never reaches [`Authorization::check`] (a message that is too
+//! long, a listener that is overloaded) fails all the same, so Envoy has to keep `failure_mode_allow: false`.
+
+use bytes::Bytes;
+use envoy_types::ext_authz::v3::pb::{
+    Authorization, AuthorizationServer, CheckRequest, CheckResponse, DeniedHttpResponse, HeaderAppendAction,
+    HeaderValue, HeaderValueOption, HttpResponse, HttpStatus, OkHttpResponse,
+};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
+use envoy_types::pb::google::rpc;
+use http::HeaderMap;
+use sidecar::{Allowed, Ask, Broken, ClientCertificate, Decided, Moment, Outcome, Refusal, Sidecar};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tonic::codegen::BoxStream;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status, async_trait};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+/// This dialect's name in configuration, logs and metrics.
+pub const NAME: &str = "envoy-grpc";
+/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's own limit, unless it is told
+/// another), and room for attributes that are not read.
+pub const REQUEST_LEN_MAX: usize = 1 << 20;
+const SERVICE: &str = "envoy.service.auth.v3.Authorization";
+/// The path of a question; `SERVICE` and its method.
+pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// A message without fields, as gRPC frames it: not compressed, and of no length. The transport may put it in place of a question
+/// that shows no secret, so that none of that is kept: the answer is the same.
+pub const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
+
+/// What the service needs of the listener that carries its bytes.
+pub trait Listener: Send + Sync + 'static {
+    /// What decides now: it is replaced when the configuration is reloaded.
+    fn sidecar(&self) -> Arc<Sidecar>;
+
+    /// Now.
+    fn now(&self) -> Moment;
+
+    /// Whether a call shows what this listener wants, if anything: its secret as `x-sidecar-secret` (`initial_metadata` of Envoy's
+    /// `grpc_service`).
+    fn is_proved(&self, metadata: &HeaderMap) -> bool;
+
+    /// Whether more requests are welcome; false once a shutdown began.
+    fn is_ready(&self) -> bool;
+
+    /// Hears of each refusal, for the log.
+    fn refused(&self, refusal: Refusal);
+}
+
+/// Where a connection came from: an extension that the listener gives each request, or does not for a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source(pub SocketAddr);
+
+/// Both services, to be called with each request of a listener. How many at once, and for how long, is the listener's to limit.
+pub fn routes<L: Listener>(listener: Arc<L>) -> Routes {
+    let check = AuthorizationServer::new(Check(Arc::clone(&listener)));
+    let health = HealthServer::new(Ready(listener));
+    Routes::new(check.max_decoding_message_size(REQUEST_LEN_MAX)).add_service(health).prepare()
+}
+
+/// `Authorization`.
+#[derive(Debug)]
+struct Check<L>(Arc<L>);
+
+/// `Health`: of everything (an empty name) and of [`Check`]; other names are not found. Watching is not offered.
+#[derive(Debug)]
+struct Ready<L>(Arc<L>);
+
+#[async_trait]
+impl<L: Listener> Authorization for Check<L> {
+    /// Never fails.
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let sidecar = self.0.sidecar();
+        let (metadata, extensions, CheckRequest { attributes }) = request.into_parts();
+        let attributes = attributes.unwrap_or_default();
+        let certificate = attributes.source.unwrap_or_default().certificate;
+        let presented = match self.0.is_proved(metadata.as_ref()) {
+            true => presented(&certificate),
+            false => Err(Refusal::Broken(Broken::Secret)),
+        };
+        let http = attributes.request.and_then(|request| request.http);
+        let target = http.as_ref().map(|http| (http.host.as_str(), http.path.as_str()));
+        let source = extensions.get::<Source>().map(|source| source.0);
+        let ask = Ask { presented, target, source, now: self.0.now() };
+        let response = match sidecar.decide(NAME, ask).await {
+            Decided::Allowed(decision) => allowed(&sidecar, &decision, &http.unwrap_or_default()),
+            Decided::Refused(refusal) => {
+                self.0.refused(refusal);
+                denied(refusal)
+            }
+        };
+        Ok(Response::new(response))
+    }
+}
+
+#[async_trait]
+impl<L: Listener> Health for Ready<L> {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let status = match request.get_ref().service.as_str() {
+            "" | SERVICE if self.0.is_ready() => ServingStatus::Serving,
+            "" | SERVICE => ServingStatus::NotServing,
+            _ => return Err(Status::not_found("there is no such service")),
+        };
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    type WatchStream = BoxStream<HealthCheckResponse>;
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("ask again instead"))
+    }
+}
+
+fn presented(certificate: &str) -> Result<Option<ClientCertificate>, Refusal> {
+    match certificate {
+        "" => Ok(None),
+        escaped => ClientCertificate::from_escaped_pem(escaped.as_bytes()).map(Some),
+    }
+}
+
+/// Lets in, with every advertised header in place of the client's, however many copies there are. Envoy (seen with 1.40) takes names away
+/// *after* it has put headers in, so none that is put in may be among those.
+fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckResponse {
+    let headers = allowed.headers.iter().map(|(name, value)| {
+        // What is written is UTF-8 in every encoding that can be chosen.
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        header(name.as_str(), value)
+    });
+    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out where it is told to (`allowed_headers`).
+    let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| header.key.as_str());
+    let names = http.headers.keys().map(String::as_str).chain(raw);
+    let response = OkHttpResponse {
+        headers: headers.collect(),
+        headers_to_remove: sidecar.taken_away(names).into_iter().collect(),
+        ..OkHttpResponse::default()
+    };
+    CheckResponse {
+        status: Some(rpc::Status { code: Code::Ok.into(), ..rpc::Status::default() }),
+        dynamic_metadata: Some(metadata(allowed)),
+        http_response: Some(HttpResponse::OkResponse(response)),
+    }
+}
+
+fn denied(refusal: Refusal) -> CheckResponse {
+    let code = match refusal.outcome() {
+        Outcome::Anonymous => Code::Unauthenticated,
+        Outcome::Denied => Code::PermissionDenied,
+        Outcome::Broken => Code::Internal,
+    };
+    let response = DeniedHttpResponse {
+        status: Some(HttpStatus { code: refusal.status().as_u16().into() }),
+        headers: vec![
+            header("content-type", "text/plain; charset=utf-8".to_owned()),
+            header("cache-control", "no-store".to_owned()),
+        ],
+        body: refusal.text().to_owned(),
+    };
+    CheckResponse {
+        status: Some(rpc::Status { code: code.into(), ..rpc::Status::default() }),
+        dynamic_metadata: None,
+        http_response: Some(HttpResponse::DeniedResponse(response)),
+    }
+}
+
+/// An empty value replaces a client's as well as any other does.
+fn header(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        keep_empty_value: true,
+        ..HeaderValueOption::default()
+    }
+}
+
+/// Who that is, for Envoy's other filters and its access log. Numbers are text, since those of a Struct are not exact.
+fn metadata(allowed: &Allowed) -> Struct {
+    let identity = &allowed.identity;
+    let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
+    let optional = |value: Option<&str>| match value {
+        Some(value) => text(value.to_owned()),
+        None => Value { kind: Some(Kind::NullValue(NullValue::NullValue.into())) },
+    };
+    let groups = identity.groups.iter().map(|group| text(group.sid.to_string())).collect();
+    let fields = [
+        ("sid", text(identity.sid.to_string())),
+        ("domain", text(identity.domain.clone())),
+        ("account", text(identity.account.clone())),
+        ("upn", optional(identity.upn.as_deref())),
+        ("groups", Value { kind: Some(Kind::ListValue(ListValue { values: groups })) }),
+        ("method", optional(identity.method)),
+        ("strength", text(identity.assurance.name().to_owned())),
+        ("decision", text(allowed.decision.clone())),
+        ("policy_revision", text(identity.policy_revision.to_string())),
+    ];
+    Struct { fields: fields.map(|(name, value)| (name.to_owned(), value)).into() }
+}
+
+#[cfg(test)]
+mod tests;
