@@ -17,6 +17,7 @@ pub mod deciders;
 pub mod explain;
 pub mod findings;
 pub mod forward;
+mod input;
 pub mod mapping_audit;
 pub mod mapping_import;
 mod net;

@@ -350,7 +350,7 @@ fn map_verifies_that_nothing_is_revoked() {
     let (from, to) = ("20200101000000Z", "20200102000000Z");
     authority.list(&service.path("ca.crl"), &["-crl_lastupdate", from, "-crl_nextupdate", to]);
     let done = map("bob").code(7);
-    assert!(done.stderr.contains("it is not known whether it is revoked"), "{done:?}");
+    assert!(done.stderr.contains("the revocation status is unknown"), "{done:?}");
     std::fs::remove_file(service.path("ca.crl")).unwrap();
     let done = map("bob");
     assert!(matches!(done.code, 6 | 7) && !done.stderr.contains("is revoked since"), "{done:?}");
@@ -767,6 +767,28 @@ fn an_import_that_replaces_leaves_what_its_lines_say() {
     assert_eq!(piped, exported("third.jsonl"));
     demo.paste("rcmpd import - --replace -c rcmpd.toml < third.jsonl").code(0);
     assert_eq!(exported("fourth.jsonl"), piped);
+}
+
+#[test]
+fn a_dash_is_standard_input_where_a_file_is_read() {
+    let service = Demo::new().serve();
+    for line in [
+        "rcmpd check-config - < rcmpd.toml",
+        "rcmpd explain - -c rcmpd.toml < certs/alice.pem",
+        "rcmpd map - -c client.toml < certs/alice.pem",
+        "rcmpd map certs/alice.pem -c client.toml --secret-file - < machines/WEB01.secret",
+        "rcmpd mapping strings - < certs/alice.pem",
+        "rcmpd mapping rehearse --policy - --certs certs -c rcmpd.toml < rcmpd.toml",
+        "rcmpd machine set 'WEB01$' --secret-file - -c rcmpd.toml < machines/WEB01.secret",
+    ] {
+        service.paste(line).code(0);
+    }
+    service.paste("rcmpd audit key signing.key").code(0);
+    // The key is accepted, and the log is not there.
+    let done = service.paste("rcmpd audit verify log --heads heads --public-key - < signing.key.pub").code(6);
+    assert!(done.stderr.contains("log"), "{done:?}");
+    let done = service.paste("rcmpd serve - < rcmpd.toml").code(2);
+    assert!(done.stderr.contains("serve needs a file"), "{done:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::clock::now;
 use crate::config::{Config, SecretRef, StoreKind};
+use crate::input;
 use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::stores;
@@ -31,7 +32,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
             }
             if let Some(known) = store.machine(&name).await? {
-                bail!("there is a machine account {} already", known.machine.name);
+                bail!("the machine account {} already exists", known.machine.name);
             }
             // What can fail comes first.
             let domains = domains(&config, &domain)?;
@@ -42,7 +43,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                     password
                 }
                 SecretFile::Made(password) => {
-                    output::message_lines(&visible(&format!("Made a password: {}", file.display())));
+                    output::message_lines(&visible(&format!("Created a password: {}", file.display())));
                     password
                 }
             };
@@ -92,7 +93,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             json,
         } => {
             if permission.iter().any(|permission| revoke.contains(permission)) {
-                bail!("a permission is either given or revoked");
+                bail!("the same permission cannot be given and revoked");
             }
             // Read before anything is written; a wrong path must not lock a machine out.
             let password = secret_file.map(|file| read_secret(&file)).transpose()?;
@@ -263,7 +264,7 @@ fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 /// The password in a file, or a new one that is written there.
 pub(super) fn secret_file(path: &Path) -> anyhow::Result<SecretFile> {
-    if path.exists() {
+    if input::is_standard(path) || path.exists() {
         return Ok(SecretFile::Read(read_secret(path)?));
     }
     let password = Zeroizing::new(random_password()?);

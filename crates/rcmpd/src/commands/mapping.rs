@@ -4,6 +4,7 @@ use super::transfer::bar;
 use super::{UNUSABLE, failed};
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
+use crate::input;
 use crate::mapping_audit::{self, Class};
 use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
 use crate::output;
@@ -58,7 +59,7 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
         return Ok(0);
     }
     for what in &facts.unreadable {
-        output::message(&format!("the {what} cannot be read, so no string that needs it is printed"));
+        output::message(&format!("the {what} cannot be read, so strings that need it are not printed"));
     }
     for what in &facts.beyond_limit {
         output::message(what);
@@ -113,7 +114,7 @@ fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
     lines
 }
 
-/// Everything a configuration decides by, for a look at its accounts.
+/// The policy and the accounts of a configuration.
 async fn deciders(
     config: &ConfigArg,
 ) -> anyhow::Result<(Arc<Mapper>, Accounts, Arc<SqliteStore>, config::Config)> {
@@ -128,7 +129,7 @@ async fn deciders(
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
     let (mapper, accounts, machines, _) = deciders(config).await?;
     if accounts.admin.is_none() {
-        anyhow::bail!("accounts that are fixed in the configuration have no mappings of their own");
+        anyhow::bail!("accounts of [[store.level]] have no stored mappings");
     }
     let bar = bar(None, "{spinner} {human_pos} accounts read");
     let mut progress = |read| bar.set_position(read);
@@ -144,7 +145,7 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
         let mut value = serde_json::to_value(&report)?;
         value["exit_code"] = code.into();
         if found {
-            let error = format!("{} names and mappings need a look", report.findings.len());
+            let error = format!("{} findings", report.findings.len());
             value["error"] = error.as_str().into();
             output::message(&error);
         }
@@ -182,7 +183,7 @@ const fn class(class: ClassArg) -> Class {
     }
 }
 
-/// Changes that are told one by one to people; JSON has all.
+/// Limit of listed changes; JSON has all.
 const CHANGES_SHOWN: usize = 50;
 
 async fn rehearse(
@@ -215,7 +216,7 @@ async fn rehearse(
         return Ok(0);
     }
     for text in &unreadable {
-        output::message(&format!("passed over: {text}"));
+        output::message(&format!("skipped: {text}"));
     }
     let mut facts = vec![
         ("decisions", outcome.decisions.to_string()),
@@ -237,7 +238,7 @@ async fn rehearse(
     output::line("");
     let shown = |account: &Option<String>, reason: &str| match account {
         Some(account) => account.clone(),
-        None => format!("nobody ({reason})"),
+        None => format!("not mapped ({reason})"),
     };
     let rows = outcome.changes.iter().take(CHANGES_SHOWN).map(|change| {
         vec![
@@ -293,9 +294,9 @@ fn read_rules(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     // One byte more than is allowed shows that there is more.
     let limit = TEXT_LEN_MAX as u64 + 1;
-    match file.to_str() {
-        Some("-") => std::io::stdin().lock().take(limit).read_to_string(&mut text)?,
-        _ => std::fs::File::open(file)?.take(limit).read_to_string(&mut text)?,
+    match input::is_standard(file) {
+        true => std::io::stdin().lock().take(limit).read_to_string(&mut text)?,
+        false => std::fs::File::open(file)?.take(limit).read_to_string(&mut text)?,
     };
     Ok(text)
 }

@@ -15,6 +15,7 @@ mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
+use crate::input;
 use crate::output::{self, visible};
 use clap::CommandFactory;
 use rcmp_service::explain::shell_path;
@@ -138,11 +139,11 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             match json.json {
                 true => output::json(&json!({ "config": made.config, "files": made.files })),
                 false => output::lines(&format!(
-                    "A demo domain is in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nElsewhere, ask who a certificate is:\n  \
+                    "Created a demo domain in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nIn another terminal, ask for the account of a certificate:\n  \
                      rcmpd map {dir}/certs/alice.pem -c {config}     by the name and the SID in it\n  \
                      rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
-                     rcmpd map {dir}/certs/carol.pem -c {config}     refused: names are all it has\n  \
+                     rcmpd map {dir}/certs/carol.pem -c {config}     refused: it has only names\n  \
                      rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
                      rcmpd explain {dir}/certs/carol.pem -c {config}"
                 )),
@@ -151,6 +152,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::Serve { config } => {
             let path = config_file(&config)?;
+            if input::is_standard(&path) {
+                return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
+            }
             let config = load(&path)?;
             let exporter = crate::telemetry::init(&config.telemetry)?;
             let served = crate::serve::run(&path, config).await;
@@ -208,7 +212,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
 
 /// The configuration file of a command that takes it in more than one way.
 fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {
-    config.path().ok_or_else(|| failed(2, "which configuration? give FILE or -c FILE, or set RCMPD_CONFIG"))
+    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG"))
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {
