@@ -27,7 +27,7 @@ fn a_domain_is_made_from_its_configuration_alone() {
     demo.edit(|text| text.replace("accounts.db", "own/domain.db").replace("accounts.key", "own/domain.key"));
     fs::create_dir(demo.path("own")).unwrap();
     let missing = demo.rcmpd(&["account", "list", "-c", "rcmpd.toml"]).code(1);
-    assert!(missing.stderr.contains("`rcmpd domain add` makes it"), "{missing:?}");
+    assert!(missing.stderr.contains("`rcmpd domain add` creates it"), "{missing:?}");
     let made = demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml", "--json"]).code(0).json();
     assert_eq!(made["files"], serde_json::json!(["./own/domain.key", "./own/domain.db"]), "{made}");
     let again = demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(1);

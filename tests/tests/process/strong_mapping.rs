@@ -483,8 +483,8 @@ fn what_is_believed_is_named_or_nothing_starts() {
             "anchors = [\"certs/ca.pem\"]\nintermediates = [\"certs/impostor.pem\"]".to_owned(),
             "is not issued by any configured anchor",
         ),
-        (entry("impostor"), "neither among mapping.anchors nor mapping.intermediates"),
-        (entry("ca") + "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\n", "the same authority"),
+        (entry("impostor"), "neither in mapping.anchors nor in mapping.intermediates"),
+        (entry("ca") + "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\n", "the same CA"),
     ] {
         fs::write(demo.path("rcmpd.toml"), good.replace("anchors    = [\"certs/ca.pem\"]", &anchors))
             .unwrap();

@@ -249,7 +249,7 @@ fn adding_a_domain_says_what_to_do_next() {
     // A folder that is not there.
     demo.edit(|text| text.replace("\"accounts.", "\"nowhere/accounts."));
     let done = run(&demo, "domain add").code(1);
-    assert!(done.stderr.contains("the folder ./nowhere is not there"), "{done:?}");
+    assert!(done.stderr.contains("the folder ./nowhere does not exist"), "{done:?}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             let made = crate::stores::create(&load(&config.config)?).await?;
             match json.json {
                 true => output::json(&json!({ "files": made })),
-                false => made.iter().for_each(|file| output::line(&format!("Made {}", file.display()))),
+                false => made.iter().for_each(|file| output::line(&format!("Created {}", file.display()))),
             }
             Ok(0)
         }
@@ -39,7 +39,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             match json.json {
                 true => output::json(&json!({ "key": key, "forgotten": machines })),
                 false => {
-                    key.iter().for_each(|key| output::line(&format!("Made {}", key.display())));
+                    key.iter().for_each(|key| output::line(&format!("Created {}", key.display())));
                     machines.iter().for_each(|name| output::line(&format!("Forgot the secret of {name}")));
                 }
             }
@@ -77,7 +77,7 @@ fn find<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a Peer> {
     };
     match config.peers.iter().find(is_called) {
         Some(peer) => Ok(peer),
-        None => bail!("there is no [[peer]] {name}; `rcmpd domain list` shows those that there are"),
+        None => bail!("there is no [[peer]] {name}; `rcmpd domain list` lists all of them"),
     }
 }
 
