@@ -261,7 +261,7 @@ pub enum Command {
     CheckProxy(CheckProxyArgs),
     /// Print shell completions
     #[command(
-        after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
+        after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nIn bash, names of accounts, groups and machines are completed if RCMPD_CONFIG is set.\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
     )]
     Completions {
         /// The shell.
@@ -899,6 +899,13 @@ pub enum DomainCommand {
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Print a new random SID for [domain]
+    ///
+    /// A domain keeps its SID forever: the SIDs of accounts and groups start with it. No other domain may have the same.
+    NewSid {
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Create a new key file after the key file of the database was lost
     ///
     /// The key file encrypts the secrets of machine accounts and nothing else, so accounts are not affected. The secrets are lost:
@@ -1217,6 +1224,7 @@ mod tests {
             "rcmpd account list smith -c F",
             "rcmpd group set G --scope local --rename H -c F",
             "rcmpd domain remove FABRIKAM -c F",
+            "rcmpd domain new-sid --json",
             "rcmpd serve F",
             "rcmpd check-config F --json",
             "rcmpd version",

@@ -123,7 +123,8 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn random_domain_sid() -> anyhow::Result<Sid> {
+/// A SID for a new domain: three random numbers.
+pub fn random_domain_sid() -> anyhow::Result<Sid> {
     let bytes: [u8; 12] = random()?;
     let (words, _) = bytes.as_chunks::<4>();
     let [a, b, c] = std::array::from_fn(|n| u32::from_le_bytes(words[n]));

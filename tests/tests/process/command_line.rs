@@ -792,6 +792,41 @@ fn a_dash_is_standard_input_where_a_file_is_read() {
 }
 
 #[test]
+fn bash_completes_names_of_the_store_and_expands_nothing_in_them() {
+    let demo = Demo::new();
+    demo.rcmpd(&["account", "add", "bo $(touch expanded)", "-c", "rcmpd.toml"]).code(0);
+    let complete = |words: &str| {
+        let line = format!(
+            "rcmpd completions bash > names.bash; RCMPD_CONFIG=rcmpd.toml bash -c 'source ./names.bash; COMP_WORDS=({words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _rcmpd_with_names rcmpd; printf \"%s\\n\" \"${{COMPREPLY[@]}}\"'"
+        );
+        demo.paste(&line).code(0).stdout
+    };
+    assert_eq!(complete("rcmpd account show al"), "alice\n");
+    assert_eq!(complete("rcmpd machine set WE"), "WEB01\\$\n");
+    assert_eq!(complete("rcmpd group set \"Web\""), "Web\\ Team\nWeb\\ Servers\n");
+    assert_eq!(complete("rcmpd account remove bo"), "bob\nbo\\ \\$\\(touch\\ expanded\\)\n");
+    assert!(!demo.path("expanded").exists());
+    assert!(complete("rcmpd account sh").contains("show"), "commands are completed as before");
+}
+
+#[test]
+fn a_new_domain_gets_a_sid_that_a_configuration_accepts() {
+    let demo = Demo::new();
+    let new = || demo.rcmpd(&["domain", "new-sid"]).code(0).stdout.trim_end().to_owned();
+    let (one, other) = (new(), new());
+    assert_ne!(one, other);
+    let sid = demo.domain_sid();
+    demo.edit(|text| text.replace(&sid, &one));
+    // The database is that of another domain, and nothing is wrong with the SID.
+    let done = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+    assert!(done.stderr.contains(&one) && !done.stderr.contains("this is not the SID"), "{done:?}");
+    demo.edit(|text| text.replace(&format!("sid     = \"{one}\"\n"), ""));
+    let done = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+    assert!(done.stderr.contains("rcmpd domain new-sid"), "{done:?}");
+}
+
+#[test]
 fn every_command_explains_itself() {
     let demo = Demo::new();
     let help = demo.rcmpd(&["--help"]).code(0).stdout;

@@ -196,6 +196,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             }
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut script);
+            if shell == clap_complete::Shell::Bash {
+                script.extend_from_slice(NAMES_FOR_BASH.as_bytes());
+            }
             output::file(&script);
             Ok(0)
         }
@@ -209,6 +212,26 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
     }
 }
+
+/// Completes the names after `account show` and the like, which come from the store. They are data: nothing in them is expanded.
+const NAMES_FOR_BASH: &str = r#"
+_rcmpd_with_names() {
+    _rcmpd "$@"
+    local cur=${COMP_WORDS[COMP_CWORD]} name
+    [[ $COMP_CWORD -eq 3 && $cur != -* && -n $RCMPD_CONFIG ]] || return 0
+    case "${COMP_WORDS[1]} ${COMP_WORDS[2]}" in
+        account\ show | account\ set | account\ remove) ;;
+        group\ show | group\ set | group\ remove) ;;
+        machine\ show | machine\ set | machine\ remove) ;;
+        *) return 0 ;;
+    esac
+    COMPREPLY=()
+    while IFS= read -r name; do
+        [[ $name == "$cur"* ]] && COMPREPLY+=("$(printf %q "$name")")
+    done < <("${COMP_WORDS[0]}" "${COMP_WORDS[1]}" list -- "$cur" 2>/dev/null | sed -e 1d -e 's/^ //' -e 's/  .*//')
+}
+complete -F _rcmpd_with_names -o bashdefault -o default rcmpd
+"#;
 
 /// The configuration file of a command that takes it in more than one way.
 fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {

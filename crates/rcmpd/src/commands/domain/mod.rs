@@ -9,6 +9,7 @@ use super::load;
 use crate::cli::DomainCommand;
 use crate::config::{Config, Direction, Peer, PeerKind, Servers};
 use crate::output;
+use crate::quickstart::random_domain_sid;
 use anyhow::bail;
 use serde_json::{Value, json};
 
@@ -30,6 +31,14 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
         }
         DomainCommand::List { config, json } => {
             list(&load(&config.config)?, json.json);
+            Ok(0)
+        }
+        DomainCommand::NewSid { json } => {
+            let sid = random_domain_sid()?.to_string();
+            match json.json {
+                true => output::json(&json!({ "sid": sid })),
+                false => output::line(&sid),
+            }
             Ok(0)
         }
         DomainCommand::Rekey { forget_secrets: _, config, json } => {
