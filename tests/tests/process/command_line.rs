@@ -282,7 +282,7 @@ sed -n '/^\[domain\]/,/^$/p;/^\[client\]/,/^$/p' client.toml > asker.toml";
     map("certs/alice.pem --verify --anchors certs/ca.pem", "asker.toml").code(0);
     // What is not valid is not asked about: the code is that of input, and no decision.
     let refused = map("forged.pem --verify", "client.toml").code(6);
-    assert!(refused.stderr.contains("not asked about"), "{refused:?}");
+    assert!(refused.stderr.contains("not asked, because"), "{refused:?}");
     map("certs/alice.pem --verify --anchors other.pem", "asker.toml").code(6);
     map("forged.pem", "asker.toml").code(3);
     // Certificates between, in any order, and with the anchor among them; the server then knows no such CA.
@@ -327,7 +327,7 @@ fn a_question_takes_no_longer_than_its_timeout() {
     assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&took), "{took:?}");
 }
 
-/// What is revoked, or may be, is not asked about.
+/// What is revoked, or may be, is not asked, because.
 #[test]
 fn map_verifies_that_nothing_is_revoked() {
     let demo = Demo::new();
@@ -344,7 +344,7 @@ fn map_verifies_that_nothing_is_revoked() {
     authority.revoke(&service.certificate("alice"), "keyCompromise");
     authority.list(&service.path("ca.crl"), &[]);
     let done = map("alice").code(6);
-    assert!(done.stderr.contains("not asked about") && done.stderr.contains("is revoked since"), "{done:?}");
+    assert!(done.stderr.contains("not asked, because") && done.stderr.contains("was revoked at"), "{done:?}");
     map("bob").code(0);
     // Without a list that counts nothing is decided.
     let (from, to) = ("20200101000000Z", "20200102000000Z");

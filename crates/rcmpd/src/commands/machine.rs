@@ -151,11 +151,11 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     }
 }
 
-/// RIDs of machines whose accounts are kept apart from the others' begin here, where nobody else's are.
+/// The first RID of machines in a database without accounts; no account has a RID from here on.
 const MACHINE_RID_FIRST: u32 = 1 << 30;
 
 /// The SID for a new machine account. In a database of its own with all other accounts that is the next one, for which the
-/// domain's SID stands; elsewhere it is that of the computer account which is served, or one that nobody served has.
+/// SID of the domain stands; otherwise it is that of the served computer account, or one that no served account has.
 async fn free_sid(config: &Config, store: &Arc<SqliteStore>, name: &str) -> anyhow::Result<Sid> {
     if matches!(config.store.as_ref().map(|store| &store.kind), Some(StoreKind::Sqlite(_))) {
         return Ok(store.domain().sid);

@@ -201,7 +201,7 @@ pub struct Proxy {
     pub key: PathBuf,
     /// The application.
     pub upstream: Application,
-    /// Whether whoever has no certificate reaches the application too, as nobody.
+    /// Whether a client without a certificate reaches the application, without an identity.
     pub anonymous: bool,
 }
 

@@ -245,7 +245,7 @@ async fn listen(
     Ok(())
 }
 
-/// The accounts that are decided about: none where a sidecar asks somebody else.
+/// The accounts of the store; none if a sidecar asks another server.
 async fn accounts(config: &Config, machines: Option<&Arc<SqliteStore>>) -> anyhow::Result<stores::Accounts> {
     match machines {
         Some(machines) => stores::accounts(config, machines).await,
