@@ -327,7 +327,7 @@ fn a_question_takes_no_longer_than_its_timeout() {
     assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&took), "{took:?}");
 }
 
-/// What is revoked, or may be, is not asked, because.
+/// A certificate that is revoked, or may be, is not asked about.
 #[test]
 fn map_verifies_that_nothing_is_revoked() {
     let demo = Demo::new();
