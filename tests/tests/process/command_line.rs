@@ -371,7 +371,7 @@ cat certs/alice.pem certs/ca.pem > whole.pem";
         };
         let done = ask("strays.pem");
         let warning =
-            "rcmpd: warning: CN=Stray is not in the chain of the certificate, and its name is not sent\n";
+            "rcmpd: warning: CN=Stray is not in the chain of the certificate, so its name is not sent\n";
         assert_eq!(done.stderr, warning, "{command}: {done:?}");
         done.json();
         assert_eq!(ask("whole.pem").stderr, "", "{command}: the certificate itself is no stray");
@@ -760,7 +760,7 @@ fn an_import_that_replaces_leaves_what_its_lines_say() {
     assert!(!done.stderr.contains("without a secret"), "{done:?}");
     fs::write(demo.path("machines.jsonl"), lines + &machine("WEB09$", "")).unwrap();
     let done = run(&demo, &["import", "machines.jsonl", "--replace"]).code(0);
-    assert!(done.stderr.contains("New machines without a secret: WEB09$. "), "{done:?}");
+    assert!(done.stderr.contains("New machine accounts without a secret: WEB09$. "), "{done:?}");
 
     // Standard output and input.
     let piped = run(&demo, &["export", "-"]).code(0).stdout;
@@ -784,9 +784,9 @@ fn a_dash_is_standard_input_where_a_file_is_read() {
         service.paste(line).code(0);
     }
     service.paste("rcmpd audit key signing.key").code(0);
-    // The key is accepted, and the log is not there.
+    // The key is accepted, and the next file is not there.
     let done = service.paste("rcmpd audit verify log --heads heads --public-key - < signing.key.pub").code(6);
-    assert!(done.stderr.contains("log"), "{done:?}");
+    assert!(done.stderr.contains("heads cannot be read"), "{done:?}");
     let done = service.paste("rcmpd serve - < rcmpd.toml").code(2);
     assert!(done.stderr.contains("serve needs a file"), "{done:?}");
 }

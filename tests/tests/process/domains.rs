@@ -288,7 +288,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
             &["--direction", "outbound", "--via", "BEHIND"],
             "not a peer that is asked directly",
         ),
-        ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "there is a domain NORTHWIND already"),
+        ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "the domain NORTHWIND already exists"),
     ] {
         let done = add(name, sid, more).code(1);
         assert!(done.stderr.contains(told), "{told}: {done:?}");

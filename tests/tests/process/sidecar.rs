@@ -726,7 +726,7 @@ fn a_configuration_is_printed_for_what_there_is() {
         user()
     ));
     refused("caddy", &[], "dialect = \"caddy\"");
-    refused("traefik", &[], "reaches no Unix socket");
+    refused("traefik", &[], "cannot use a Unix socket");
     refused("haproxy", &["--application", "127.0.0.1:2"], "remove --application");
     refused("nginx", &["--application", "nonsense"], "write HOST:PORT");
     refused("nginx", &["--application", "a;b:1"], "write HOST:PORT");

@@ -43,10 +43,12 @@ pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
             None
         }
     };
-    let mut conditions = Conditions::default();
+    let mut reader = Reader { form, conditions: Conditions::default(), revocation: false, told };
     for (name, (line, value)) in &settings {
-        setting(name, *line, value, form, &mut conditions, &mut read, told);
+        reader.setting(name, *line, value);
     }
+    let Reader { conditions, revocation, .. } = reader;
+    read.revocation = revocation;
     if let Some(form) = form {
         match form {
             Form::Upn => told.note(
@@ -91,106 +93,108 @@ fn source_form(source: &str) -> Result<Form, (&'static str, &'static str)> {
     }
 }
 
-fn setting(
-    name: &str,
-    line: usize,
-    value: &str,
+/// Why a setting cannot be translated, and what to do instead.
+type Reason = (&'static str, &'static str);
+
+/// Reads settings one by one.
+struct Reader<'a> {
+    /// None if the source is not supported.
     form: Option<Form>,
-    conditions: &mut Conditions,
-    read: &mut Foreign,
-    told: &mut Told,
-) {
-    let on = value.eq_ignore_ascii_case("true");
-    let whole = format!("{PREFIX}{name} = {value}");
-    match name {
-        "mapping-source-selection" => {}
-        // These do not restrict logons: they are about a page, and about the spelling of stored text.
-        "confirmation-page-disallowed" | "canonical-dn-enabled" | "serialnumber-hex-enabled" => {}
-        "mapper-selection" => match value {
-            "Username or Email" | "Custom Attribute Mapper" => {}
-            _ => told.problem(line, &whole, "unknown mapper", "choose \"Custom Attribute Mapper\""),
-        },
-        "mapper-selection.user-attribute-name" => {}
-        // Keycloak applies it to distinguished names only; the operator may have expected more.
-        "regular-expression" if form.is_some() && !WHOLE.contains(&value) => told.problem(
-            line,
-            &whole,
-            "a name is compared as a whole, and a pattern could match a part of it",
-            "remove it, or write (.*)",
-        ),
-        "regular-expression" => {}
-        "crl-checking-enabled" if on => {
-            read.revocation = true;
-            told.note(
-                "CRLs are files or URLs in the configuration; addresses in certificates are never followed",
-            );
-        }
-        "crl-checking-enabled" => {}
-        "crldp-checking-enabled" if on => {
-            told.note(
-                "CRLs are files or URLs in the configuration; addresses in certificates are never followed",
-            );
-        }
-        "crldp-checking-enabled" => {}
-        "crl-relative-path" if !value.is_empty() => {
-            told.note(format!("the CRL {value} is not translated; name it in the configuration"));
-        }
-        "crl-relative-path" | "crl-abort-if-non-updated" => {}
-        "ocsp-checking-enabled" if on => told.problem(
-            line,
-            &whole,
-            "an OCSP responder belongs to one CA here, and these settings do not name the CA",
-            "remove the setting, and name the responder in [[mapping.authority]]: ocsp = \"http://…\"",
-        ),
-        "ocsp-checking-enabled" | "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => {}
-        "timestamp-validation-enabled" | "revalidate-certificate-enabled" if !on => {
-            told.note("Keycloak does not check certificates again with this setting; here chains and their dates are always checked");
-        }
-        "timestamp-validation-enabled" | "revalidate-certificate-enabled" => {}
-        "extendedkeyusage" => {
-            let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-            match names[..] {
-                [] => {}
-                [name] => match matching::usage(name) {
-                    Some(usage) => conditions.usages = Some(vec![usage]),
-                    None => told.problem(
-                        line,
-                        &whole,
-                        "this is not an extended key usage",
-                        "write its object identifier",
-                    ),
-                },
-                _ => told.problem(
-                    line,
-                    &whole,
-                    "several extended key usages cannot be required at once",
-                    "require one of them",
-                ),
+    conditions: Conditions,
+    revocation: bool,
+    told: &'a mut Told,
+}
+
+impl Reader<'_> {
+    fn setting(&mut self, name: &str, line: usize, value: &str) {
+        let on = value.eq_ignore_ascii_case("true");
+        let refused: Option<Reason> = match name {
+            "mapping-source-selection" | "mapper-selection.user-attribute-name" => None,
+            // These do not restrict logons: they are about a page, and about the spelling of stored text.
+            "confirmation-page-disallowed" | "canonical-dn-enabled" | "serialnumber-hex-enabled" => None,
+            "mapper-selection" => match value {
+                "Username or Email" | "Custom Attribute Mapper" => None,
+                _ => Some(("unknown mapper", "choose \"Custom Attribute Mapper\"")),
+            },
+            // Keycloak applies it to distinguished names only; the operator may have expected more.
+            "regular-expression" => (self.form.is_some() && !WHOLE.contains(&value)).then_some((
+                "a name is compared as a whole, and a pattern could match a part of it",
+                "remove it, or write (.*)",
+            )),
+            "crl-checking-enabled"
+            | "crldp-checking-enabled"
+            | "crl-relative-path"
+            | "crl-abort-if-non-updated" => {
+                self.crls(name, on, value);
+                None
             }
+            "ocsp-checking-enabled" => on.then_some((
+                "an OCSP responder belongs to one CA here, and these settings do not name the CA",
+                "remove the setting, and name the responder in [[mapping.authority]]: ocsp = \"http://…\"",
+            )),
+            "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => None,
+            "timestamp-validation-enabled" | "revalidate-certificate-enabled" => {
+                if !on {
+                    self.told.note("Keycloak does not check certificates again with this setting; here chains and their dates are always checked");
+                }
+                None
+            }
+            "extendedkeyusage" => self.extended_key_usage(value).err(),
+            "keyusage" => self.key_usage(value).err(),
+            "certificate-policy" => (!value.is_empty()).then_some((
+                "certificate policies are not translated",
+                "set policies in [mapping] yourself, or issue such certificates by a separate CA",
+            )),
+            "certificate-policy-mode" => None,
+            _ => Some((
+                "unknown setting, which could restrict logons",
+                "remove it if it does not restrict logons",
+            )),
+        };
+        if let Some((why, instead)) = refused {
+            self.told.problem(line, &format!("{PREFIX}{name} = {value}"), why, instead);
         }
-        "keyusage" => match value.trim() {
-            "" => {}
-            "digitalSignature" => told.note(matching::DIGITAL_SIGNATURE),
-            _ => told.problem(
-                line,
-                &whole,
+    }
+
+    fn crls(&mut self, name: &str, on: bool, value: &str) {
+        self.revocation |= on && name == "crl-checking-enabled";
+        match name {
+            "crl-checking-enabled" | "crldp-checking-enabled" if on => {
+                self.told.note("CRLs are files or URLs in the configuration; addresses in certificates are never followed");
+            }
+            "crl-relative-path" if !value.is_empty() => {
+                self.told.note(format!("the CRL {value} is not translated; name it in the configuration"));
+            }
+            _ => {}
+        }
+    }
+
+    fn extended_key_usage(&mut self, value: &str) -> Result<(), Reason> {
+        let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        match names[..] {
+            [] => Ok(()),
+            [name] => {
+                let usage = matching::usage(name)
+                    .ok_or(("this is not an extended key usage", "write its object identifier"))?;
+                self.conditions.usages = Some(vec![usage]);
+                Ok(())
+            }
+            _ => Err(("several extended key usages cannot be required at once", "require one of them")),
+        }
+    }
+
+    fn key_usage(&mut self, value: &str) -> Result<(), Reason> {
+        match value.trim() {
+            "" => Ok(()),
+            "digitalSignature" => {
+                self.told.note(matching::DIGITAL_SIGNATURE);
+                Ok(())
+            }
+            _ => Err((
                 "key usages other than digitalSignature are not supported",
                 "require digitalSignature only, or an extended key usage that only such certificates have",
-            ),
-        },
-        "certificate-policy" if !value.is_empty() => told.problem(
-            line,
-            &whole,
-            "certificate policies are not translated",
-            "set policies in [mapping] yourself, or issue such certificates by a separate CA",
-        ),
-        "certificate-policy" | "certificate-policy-mode" => {}
-        _ => told.problem(
-            line,
-            &whole,
-            "unknown setting, which could restrict logons",
-            "remove it if it does not restrict logons",
-        ),
+            )),
+        }
     }
 }
 
