@@ -16,6 +16,7 @@ pub mod explain;
 pub mod findings;
 pub mod forward;
 pub mod handler;
+mod input;
 pub mod mapping_audit;
 pub mod mapping_import;
 mod miss_limiter;

@@ -1,4 +1,4 @@
-//! Decisions under another policy: who would gain, who would lose.
+//! Dry run of another policy: the accounts that would gain or lose access.
 //!
 //! Certificates come from a folder, from the file of one certificate, or from an audit log that has them. A certificate is decided once by either
 //! policy for each set of methods that was asked for, on all processors, however often it occurs.
@@ -27,7 +27,7 @@ pub struct Case {
     issuers: Vec<Vec<u8>>,
     flags: MappingFlags,
     thumbprint: [u8; 20],
-    /// What people know it by, if not by its subject.
+    /// The name to show, if not its subject.
     label: Option<String>,
     count: u64,
 }
@@ -217,10 +217,7 @@ impl Cases {
             }
         }
         if cases.cases.is_empty() {
-            bail!(
-                "{} has no certificates in it: they are written with audit.certificates = true",
-                path.display()
-            );
+            bail!("{} has no certificates in it: set audit.certificates = true", path.display());
         }
         Ok(cases)
     }

@@ -236,7 +236,7 @@ async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) ->
     Ok(())
 }
 
-/// The accounts that are decided about: none where a sidecar asks another server.
+/// The accounts of the store; none if a sidecar asks another server.
 async fn accounts(
     config: &Config,
     machines: Option<&Arc<dyn DomainStore>>,
