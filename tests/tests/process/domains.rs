@@ -175,9 +175,18 @@ fn a_wrong_secret_is_told_and_a_right_one_taken_at_once() {
     let refused =
         format!("rcmpd_peer_channels_refused_total{{domain=\"CONTOSO\",server=\"{}\"}}", contoso.netlogon);
     assert_eq!(northwind.metric(&refused), 1, "it is not tried again and again");
-    // Nobody waits after it is mended.
+    let metric = |name: &str| {
+        northwind.metric(&format!(
+            "rcmpd_peer_circuit_{name}{{domain=\"CONTOSO\",server=\"{}\"}}",
+            contoso.netlogon
+        ))
+    };
+    assert_eq!((metric("open"), metric("rejections_total")), (1, 1), "the second request is not sent");
+    assert!(northwind.log().contains("Circuit breaker opened"), "{}", northwind.log());
+    // After the secret is corrected, no request waits.
     write_secret(&secret, right);
     map().code(0);
+    assert_eq!(metric("open"), 0);
 }
 
 #[test]
