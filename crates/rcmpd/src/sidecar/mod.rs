@@ -253,7 +253,7 @@ pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<Strin
 pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<anyhow::Result<()>> {
     let mut checked = Vec::new();
     for listen in &sidecar.listen {
-        // A secret that cannot be read is told with the others.
+        // A secret that cannot be read is reported with the others.
         if let Some(secret) = listen.secret.as_ref().filter(|secret| secret.read().is_ok()) {
             checked.push(self::secret(secret).map(drop));
         }
