@@ -77,7 +77,7 @@ pub(super) enum HandshakeError {
 }
 
 impl ClientVerifier {
-    /// `named` are the CAs in DER whose names clients are told: anchors, and intermediates, because many clients look for the issuer of
+    /// `named` are the CAs in DER whose names are sent to clients: anchors, and intermediates, because many clients look for the issuer of
     /// their certificate alone. With `is_optional`, a client without a certificate is served, too.
     pub fn new(trust: CurrentTrust, named: &[Vec<u8>], is_optional: bool) -> Self {
         let algorithms = default_provider().signature_verification_algorithms;

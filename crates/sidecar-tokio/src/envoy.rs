@@ -29,8 +29,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// This dialect's name in configuration, logs and metrics.
 pub const NAME: &str = "envoy-grpc";
-/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's own limit, unless it is told
-/// another), and room for attributes that are not read.
+/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's default limit), and
+/// room for attributes that are not read.
 pub const REQUEST_LEN_MAX: usize = 1 << 20;
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 /// The path of a question; `SERVICE` and its method.
@@ -140,7 +140,7 @@ fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckRes
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         header(name.as_str(), value)
     });
-    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out where it is told to (`allowed_headers`).
+    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out if `allowed_headers` is set.
     let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| header.key.as_str());
     let names = http.headers.keys().map(String::as_str).chain(raw);
     let response = OkHttpResponse {

@@ -367,7 +367,7 @@ impl State {
         proof.secret.as_ref().is_none_or(|secret| sidecar::shows_secret(headers, secret))
     }
 
-    fn tell(&self, refusal: Refusal) {
+    fn log_refusal(&self, refusal: Refusal) {
         let (dialect, reason) = (self.speaks.name(), refusal.name());
         match refusal {
             Refusal::Broken(broken) => self.log_limiter.once(reason, || {
@@ -409,7 +409,7 @@ impl envoy::Listener for State {
     }
 
     fn refused(&self, refusal: Refusal) {
-        self.tell(refusal);
+        self.log_refusal(refusal);
     }
 }
 
@@ -662,7 +662,7 @@ async fn respond(
     let speaks = (dialect, state.target, state.upstream.is_some());
     let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
-        state.tell(refusal);
+        state.log_refusal(refusal);
     }
     match (&decided, &state.upstream) {
         (Decided::Allowed(allowed), Some(upstream)) => {

@@ -169,7 +169,7 @@ impl Broken {
     }
 }
 
-/// What Envoy has to be told, so that the header has more than a hash; as a line of an answer, too.
+/// The setting of Envoy without which the header has a hash alone; also a line of an answer.
 const XFCC_ANSWER: &str = "X-Forwarded-Client-Cert has no certificate: set cert: true in set_current_client_cert_details of Envoy\n";
 const XFCC_ADVICE: &str = XFCC_ANSWER.trim_ascii_end();
 
@@ -211,7 +211,7 @@ impl Refusal {
         }
     }
 
-    /// What the proxy is told: 401, 403 or 500, and in the own TLS front 421 (RFC 9110, section 15.5.20).
+    /// The status of the answer: 401, 403 or 500, and in the TLS-terminating proxy 421 (RFC 9110, section 15.5.20).
     pub const fn status(self) -> StatusCode {
         match (self, self.outcome()) {
             (Self::Misdirected, _) => StatusCode::MISDIRECTED_REQUEST,

@@ -295,7 +295,7 @@ mod tests {
         json_of(token.split('.').nth(1).expect("three parts"))
     }
 
-    /// Whether somebody who has nothing but the JWK set takes the token.
+    /// Whether an application that has nothing but the JWK set accepts the token.
     fn verifies(jwks: &Value, token: &str) -> bool {
         let Some((signed, signature)) = token.rsplit_once('.') else { return false };
         let header = json_of(signed.split('.').next().expect("a header"));

@@ -44,16 +44,16 @@ const ROOM: PoolLimits = PoolLimits { connections_max: 32, queue_max: 1024 };
 /// A sidecar that serves.
 #[derive(Clone)]
 pub struct Sidecar {
-    /// What decides now.
+    /// The sidecar that decides now.
     pub current: Arc<ArcSwap<sidecar::Sidecar>>,
     identify: Arc<dyn Identify>,
-    /// By listener.
+    /// What proxies prove themselves by, by listener.
     proofs: Vec<Arc<ArcSwap<Proof>>>,
     /// The application behind each listener.
     upstreams: Vec<Option<Arc<Upstream>>>,
     front: Option<Arc<Front>>,
     policy: CurrentPolicy,
-    /// What the front's handshakes are made under was made of.
+    /// A hash of everything that the TLS settings of the TLS-terminating proxy were made of.
     made_of: Arc<ArcSwap<[u8; 32]>>,
 }
 
@@ -61,9 +61,9 @@ pub struct Sidecar {
 pub struct Reloaded {
     sidecar: sidecar::Sidecar,
     proofs: Vec<Proof>,
-    /// By application, that of the front last, where they are other ones.
+    /// By application, that of the TLS-terminating proxy last; none where nothing has changed.
     tls: Vec<Option<upstream::Tls>>,
-    /// Where they are other ones.
+    /// With the hash of what they were made of; none if nothing has changed.
     tls_settings: Option<(TlsSettings, [u8; 32])>,
 }
 
@@ -256,7 +256,7 @@ pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<Strin
 pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<anyhow::Result<()>> {
     let mut checked = Vec::new();
     for listen in &sidecar.listen {
-        // A secret that cannot be read is told with the others.
+        // A secret that cannot be read is reported with the others.
         if let Some(secret) = listen.secret.as_ref().filter(|secret| secret.read().is_ok()) {
             checked.push(self::secret(secret).map(drop));
         }
@@ -284,7 +284,7 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
     sidecar.listen.len() * listen::CONNECTIONS_MAX + proxy
 }
 
-/// What handshakes with clients are made under, and a hash of all that it is made of. Certificates are validated as `[mapping]` has it.
+/// The TLS settings of handshakes with clients, and a hash of everything that they are made of. Certificates are validated as `[mapping]` has it.
 fn tls_settings(
     config: &Config,
     proxy: &config::Proxy,

@@ -30,7 +30,7 @@ pub struct RouteExplained {
     pub is_by_others: bool,
     /// Why the account is not let in, by its stable name.
     pub refused: Option<&'static str>,
-    /// The status that the web server is told.
+    /// The status of the answer to the web server.
     pub status: u16,
 }
 

@@ -81,8 +81,8 @@ fn sid(text: &str) -> Sid {
     text.parse().expect("a SID")
 }
 
-/// Somebody of whom one thing is not known, by a policy whose number no double can hold.
-fn somebody() -> Identity {
+/// Alice without a UPN, by a policy whose number no double can hold.
+fn alice() -> Identity {
     let group = |rid: u32, name: &str| Group {
         sid: sid(&format!("S-1-5-21-1-2-3-{rid}")),
         name: Some(name.to_owned()),
@@ -186,7 +186,7 @@ fn status(response: &CheckResponse) -> i32 {
 #[tokio::test]
 async fn lets_in_with_every_header_and_the_identity() {
     let (leaf, escaped) = certificate();
-    let (sidecar, known) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, known) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = around(sidecar);
     let mut request = request(&escaped, Some(http("app.example", "/", &[])));
     let source = SocketAddr::from(([192, 0, 2, 1], 4000));
@@ -231,7 +231,7 @@ async fn lets_in_with_every_header_and_the_identity() {
 #[tokio::test]
 async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
     let (leaf, escaped) = certificate();
-    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, _) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = around(sidecar);
     let names = [
         ("x-identity_sid", "S-1-5-18"),
@@ -276,7 +276,7 @@ async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
 #[tokio::test]
 async fn a_header_of_the_client_is_no_certificate() {
     let (leaf, escaped) = certificate();
-    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, _) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = around(sidecar);
     let claim = format!("Cert=\"{escaped}\"");
     let forged = http("app.example", "/", &[("x-forwarded-client-cert", &claim), ("client-cert", &escaped)]);
@@ -299,7 +299,7 @@ async fn whoever_may_not_is_denied() {
         ..Route::default()
     };
     let all = Route { host: Some("app.example".to_owned()), ..Route::default() };
-    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), vec![admins, all]);
+    let (sidecar, _) = sidecar(&leaf, Ok(alice()), vec![admins, all]);
     let listener = around(sidecar);
     let at = |host, path| Some(http(host, path, &[]));
     ok(&ask(&listener, request(&escaped, at("app.example:8443", "/?to=/admin"))).await);
@@ -339,7 +339,7 @@ async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
 #[tokio::test]
 async fn a_listener_with_a_secret_wants_it_once() {
     let (leaf, escaped) = certificate();
-    let (sidecar, known) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, known) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = Arc::new(Around {
         sidecar: Mutex::new(sidecar),
         secret: Some(Zeroizing::new("open sesame".to_owned())),
@@ -364,7 +364,7 @@ async fn a_listener_with_a_secret_wants_it_once() {
 #[tokio::test]
 async fn decides_by_what_was_loaded_last() {
     let (leaf, escaped) = certificate();
-    let (before, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (before, _) = sidecar(&leaf, Ok(alice()), Vec::new());
     let (after, _) = sidecar(&leaf, Err(Refusal::NotMapped(Reason::Disabled.into())), Vec::new());
     let listener = around(before);
     let at = || Some(http("app.example", "/", &[]));
@@ -376,7 +376,7 @@ async fn decides_by_what_was_loaded_last() {
 
 #[tokio::test]
 async fn tells_its_health() {
-    let (sidecar, _) = sidecar(&[], Ok(somebody()), Vec::new());
+    let (sidecar, _) = sidecar(&[], Ok(alice()), Vec::new());
     for (is_ready, expected) in [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)] {
         let listener = Around {
             sidecar: Mutex::new(Arc::clone(&sidecar)),

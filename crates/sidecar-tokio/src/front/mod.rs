@@ -471,7 +471,7 @@ impl Connection {
                 Box::pin(self.front.upstream.forward(request, behind(None), stamp, strip(&sidecar))).await
             }
             Decided::Refused(refusal) => {
-                self.tell(refusal);
+                self.log_refusal(refusal);
                 refuse(request, plain(refusal.status(), refusal.text()))
             }
         }
@@ -496,7 +496,7 @@ impl Connection {
         }
     }
 
-    fn tell(&self, refusal: Refusal) {
+    fn log_refusal(&self, refusal: Refusal) {
         let reason = refusal.name();
         match refusal {
             Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {

@@ -113,7 +113,7 @@ impl Paced {
         paced
     }
 
-    /// `stream` is that of the application, if it is spoken to in HTTP/2, with what is told of the request.
+    /// `stream` is that of the application, if it is spoken to in HTTP/2, with the state of the request.
     pub(super) fn response(
         body: Incoming,
         limits: (Duration, Instant),
@@ -266,7 +266,7 @@ impl Drop for Paced {
     }
 }
 
-/// Where a request is on its way to the application, told by its body.
+/// How far a request is sent to the application. Its body updates this.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sending(Arc<Shared>);
 

@@ -1,8 +1,8 @@
 //! The way to an application: HTTP/1.1 or HTTP/2 over TCP, TLS or a Unix socket, with connections that are kept, and bodies that are passed on as they
 //! come.
 //!
-//! What belongs to a hop ends here, both ways (RFC 9110, section 7.6.1), and what we say is put in after that, so that no client's
-//! `Connection` takes it away again. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
+//! Hop-by-hop headers are removed, both ways (RFC 9110, section 7.6.1). Identity and forwarding headers are set after that, so that a client's
+//! `Connection` cannot remove them. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
 //! the latter, and the application sees no other. `Expect` is dropped: a client that waits for 100 gets it here, when the application takes
 //! the body. Trailers pass, except for those that say what only headers may. Over HTTP/1.1 they pass only if `Trailer` announces them, and
 //! those of an answer only if the client says that it reads them (`TE: trailers`).
@@ -54,7 +54,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-/// How long a request waits for its turn.
+/// How long a request waits for a permit.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 const LIFE_MAX: Duration = Duration::from_secs(3600);
 /// How long a request counts whose client took it back: the application may not notice, or work on.
 const TAKEN_BACK_TIME: Duration = Duration::from_secs(1);
-/// For a peer to leave that was told to, when nothing is left to wait for.
+/// For a peer to close its connection after it was asked to, if no request is open.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a request came from.
@@ -90,7 +90,7 @@ pub(crate) struct Timeouts {
     pub(crate) application: Duration,
     /// In all, once the application is asked.
     pub(crate) life: Duration,
-    /// For a peer that was told to leave.
+    /// For a peer to close its connection after it was asked to.
     pub(crate) leave: Duration,
 }
 
@@ -190,7 +190,7 @@ pub fn refusal(request: Request<Incoming>, answer: Response<Body>) -> Response<B
     answer
 }
 
-/// An answer after which the connection is closed. A client that is told so sends no further request on it (RFC 9112 9.6).
+/// An answer after which the connection is closed. A client that reads this sends no further request on it (RFC 9112 9.6).
 pub fn closing(mut answer: Response<Body>) -> Response<Body> {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
@@ -357,7 +357,7 @@ impl Upstream {
                 }
                 hop::join_lengths(&mut parts.headers);
                 if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-                    // It has no body, whatever length is told (RFC 9110, section 8.6).
+                    // It has no body, whatever Content-Length says (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
                 let stream = lease.map(|lease| (lease as _, &sending));
@@ -370,7 +370,7 @@ impl Upstream {
         }
     }
 
-    /// Says that there are too many requests.
+    /// Logs that there are too many requests, and answers 503.
     fn full(&self, full: NoPermit, client: Option<&Client>) -> Response<Body> {
         let client = client.map(|client| tracing::field::display(client.address));
         match full {
@@ -387,7 +387,7 @@ impl Upstream {
         plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n")
     }
 
-    /// Says what was wrong: to the log, and in one line to the client.
+    /// Logs why there is no answer, and gives the client a status and one line.
     fn failed(&self, sending: &Sending, failure: Failure) -> Response<Body> {
         if let Some(error) = sending.failed() {
             debug!(%error, "Request body aborted");

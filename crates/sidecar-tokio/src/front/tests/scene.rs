@@ -1,4 +1,4 @@
-//! An application that tells what it was asked, the front before it, and clients with certificates that are made here.
+//! An application that answers with the request that it got, the TLS-terminating proxy in front of it, and clients with certificates that are made here.
 
 use super::super::*;
 use crate::client_verifier::ClientVerifier;
@@ -37,7 +37,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) type SendRequest = http2::SendRequest<Full<Bytes>>;
 pub(super) type Stream = tokio_rustls::client::TlsStream<TcpStream>;
 
-/// Says who somebody is, as the test wants it.
+/// Maps every certificate to the account that the test wants.
 pub(super) struct Oracle {
     refusal: Mutex<Result<(), Refusal>>,
     pub(super) panics: AtomicBool,
@@ -116,12 +116,12 @@ impl Scene {
         Self::with(Routes::default(), false, Timeouts::default()).await
     }
 
-    /// A front that does not wait for long.
+    /// A proxy with short timeouts.
     pub(super) async fn impatient(timeouts: Timeouts) -> Self {
         Self::with(Routes::default(), false, timeouts).await
     }
 
-    /// A front that asks for certificates, and demands none.
+    /// A proxy that asks for certificates, and serves clients without one.
     pub(super) async fn optional(routes: Routes) -> Self {
         Self::with(routes, true, Timeouts::default()).await
     }
@@ -270,7 +270,7 @@ impl Scene {
         (sender, tokio::spawn(connection))
     }
 
-    /// Waits until the application's places are free.
+    /// Waits until so many of the application's permits are free.
     pub(super) async fn until_free(&self, free: usize) {
         let all = async {
             while self.front.upstream.free() != free {
