@@ -1,8 +1,8 @@
 //! How strongly a certificate is bound to the account that was found ([MS-PKCA] 3.1.5.2.1.5 and 6).
 //!
-//! It is pure: certificate, account and rules give a verdict. The order is part of the decision: a SID of somebody else ends
+//! It is pure: certificate, account and rules give a verdict. The order is part of the decision: the SID of another account ends
 //! the request in every mode, then the binding is weighed, and only then is it looked at whether the account may log on, so
-//! that nobody learns of a restriction by a certificate that is not bound to the account.
+//! that a certificate which is not bound to the account tells nothing of its restrictions.
 
 use crate::certificate::Certificate;
 use crate::claim::SidClaim;

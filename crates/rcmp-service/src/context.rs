@@ -50,7 +50,7 @@ pub struct CallContext {
     pub time_left: Option<Duration>,
     /// The domains that sent the question on, the first one first.
     pub hops: Vec<Sid>,
-    /// The nonce of whoever wants a proof of path.
+    /// The nonce of the asker that wants a proof of path.
     pub proof_nonce: Option<[u8; 16]>,
 }
 

@@ -1,5 +1,5 @@
 //! The Distinguished Encoding Rules (X.690), as far as a certificate needs them: definite, minimal lengths and tags of
-//! one byte. BER's other forms are refused: whoever verified the certificate verified DER, and two parsers that read
+//! one byte. BER's other forms are refused: the client has verified the certificate as DER, and two parsers that read
 //! the same bytes differently are how certificates lie.
 
 use dtyp::{DecodeError, DecodeErrorKind};

@@ -2,7 +2,7 @@
 //!
 //! A question that names another domain goes there or nowhere. One that names ours, or none, goes by what the certificate says, in
 //! this order: its issuer, its user principal names, its DNS names. What is left is answered here, and the store may say of an account
-//! that its domain is another one. Where a question goes decides nothing: whoever gets it decides by the whole certificate.
+//! that its domain is another one. Where a question goes decides nothing: the domain that gets it decides by the whole certificate.
 
 use crate::certificate::{AlternativeName, Certificate, has_unreadable};
 use crate::context::HOPS_MAX;
@@ -212,7 +212,7 @@ impl Domains {
         if !self.is_ours(logon_domain_name) {
             return match self.find(logon_domain_name) {
                 None => Route::Nowhere(Reason::OtherDomain),
-                // An issuer is no person: whoever is to answer for all of its certificates has been told so.
+                // An issuer alone names no account. A domain that answers for all certificates of the issuer has a route for it.
                 Some(peer) if is_issuer_alone(flags) && by_certificate != Some(peer) => {
                     Route::Nowhere(Reason::NotForwarded)
                 }
@@ -266,7 +266,7 @@ impl Domains {
         ] {
             let Some(first) = places.next() else { continue };
             return match (first, places.all(|other| other == first)) {
-                // A certificate of two domains is nobody's.
+                // A certificate that matches two domains is rejected.
                 (_, false) => Route::Nowhere(Reason::Ambiguous),
                 (Place::Ours, true) => Route::Here,
                 (Place::Peer(peer), true) => Route::Peer(peer, by),
@@ -278,7 +278,7 @@ impl Domains {
     fn place(&self, name: &str) -> Option<Place> {
         match self.ours.is_called(name) {
             true => Some(Place::Ours),
-            // A peer that only asks is nobody to be asked: its names are like any others.
+            // A peer that only asks is not asked: its names are like any others.
             false => self.find(name).filter(|peer| self.peers[*peer].is_asked).map(Place::Peer),
         }
     }

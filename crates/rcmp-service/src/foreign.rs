@@ -147,7 +147,7 @@ pub fn validate_response(
     let member = |sid| SidAndAttributes { sid, attributes: GROUP };
 
     let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
-    // Every field is written here, so that whoever adds one has to say what a peer may say in it.
+    // Every field is written here, so that a new field does not compile before it is decided what a peer may say in it.
     let mut logon_info = LogonInfo {
         logon_time: said.logon_time,
         logoff_time: said.logoff_time,
@@ -314,7 +314,7 @@ fn is_builtin(sid: &Sid) -> bool {
     sid.authority() == 5 && sid.sub_authorities().first() == Some(&32)
 }
 
-/// Marks of how somebody authenticated, which is for us to say: asserted identities and what goes with them (S-1-18-1 to 6),
+/// Marks of how an account was authenticated, which is for us to say: asserted identities and what goes with them (S-1-18-1 to 6),
 /// compounded authentication and valid claims (S-1-5-21-0-0-0-496 and 497), THIS_ORGANIZATION (S-1-5-15) and
 /// THIS_ORGANIZATION_CERTIFICATE (S-1-5-65-1).
 fn is_mark(sid: &Sid) -> bool {

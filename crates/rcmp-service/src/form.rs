@@ -192,7 +192,7 @@ impl fmt::Display for Form {
 pub enum Strength {
     /// By names alone.
     Weak,
-    /// By this form, and by whom the policy believes.
+    /// By this form, which the policy grants.
     Strong(Form),
 }
 

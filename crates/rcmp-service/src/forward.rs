@@ -48,7 +48,7 @@ pub struct PeerQuestion {
     pub logon_domain_name: String,
     /// The SID of the account that asks here.
     pub asker: Sid,
-    /// What a node of ours is told beside; the trace is for whoever sends it.
+    /// What is sent beside the question to a node of ours; the sender adds the trace.
     pub context: CallContext,
 }
 
@@ -57,7 +57,7 @@ pub struct PeerQuestion {
 pub struct PeerReply {
     /// Its status.
     pub status: NtStatus,
-    /// Whether nobody else need be asked.
+    /// Whether no other server need be asked.
     pub authoritative: bool,
     /// ValidationData, decrypted; with success.
     pub data: Option<Vec<u8>>,

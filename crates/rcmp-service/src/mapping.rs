@@ -2,8 +2,8 @@
 //! a decision.
 //!
 //! The methods are tried in their order, and only absence goes on to the next: an account that is ambiguous, restricted or
-//! not the certificate's own ends the request. Otherwise a disabled account's certificate would fall through to whomever
-//! another of its names names.
+//! not the certificate's own ends the request. Otherwise a disabled account's certificate would fall through to an account
+//! that another of its names names.
 
 use crate::certificate::{
     AlternativeName, Certificate, NameKind, SUBJECT_ALT_NAMES_MAX, has_unreadable, name,

@@ -145,7 +145,7 @@ impl Binding {
 /// What the service verifies before it believes a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Validation {
-    /// Nothing: the client has done it. No strong form counts then, because nobody here knows whose word it is.
+    /// Nothing: the client has done it. No strong form counts then, because it is not known which CA vouches for it.
     Off,
     /// The chain to a configured anchor.
     Chain,
@@ -215,7 +215,7 @@ pub struct AuthorityPolicy {
     pub binding: Option<Binding>,
     /// A backdating that is shorter than the policy's.
     pub backdating_s: Option<u64>,
-    /// What the authority may vouch for, and for whom.
+    /// What the CA may vouch for, and for which accounts.
     pub grants: Option<Grants>,
     /// Whether that is for certificates that it issued itself alone: what is below authorities that it certified is then not mapped.
     pub direct: bool,
@@ -241,7 +241,7 @@ pub enum StrongNameKind {
     UpnSuffix(String),
 }
 
-/// Which forms count, and for whom.
+/// The forms that count, and for which accounts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grants(Vec<Grant>);
 
@@ -253,7 +253,7 @@ static NOTHING: Grants = Grants(Vec::new());
 pub struct Grant {
     /// The form.
     pub form: Form,
-    /// For whom; `None` for everybody.
+    /// The accounts; `None` for all of them.
     pub to: Option<Vec<Whom>>,
 }
 
@@ -279,7 +279,7 @@ impl Grants {
     }
 
     /// What counts unless something else is said: for a verified chain all but what an authority could write into a certificate
-    /// for whom it likes (a key identifier, its own name), as the own controllers of Windows have it since CVE-2025-26647.
+    /// for any account (a key identifier, its own name), as the own controllers of Windows have it since CVE-2025-26647.
     pub fn standard(validation: Validation) -> Self {
         let denied: &[Form] = match validation {
             Validation::Off => &[],
@@ -302,7 +302,7 @@ impl Grants {
         })
     }
 
-    /// Whether the form counts for anybody.
+    /// Whether the form counts for any account.
     pub fn mention(&self, form: Form) -> bool {
         self.0.iter().any(|grant| grant.form == form)
     }
@@ -467,7 +467,7 @@ impl Rules<'_> {
         self.is_sound(form) && self.grants.iter().all(|grants| grants.allow(form, record))
     }
 
-    /// Whether a form counts for anybody.
+    /// Whether a form counts for any account.
     pub fn mention(&self, form: Form) -> bool {
         self.is_sound(form) && self.grants.iter().all(|grants| grants.mention(form))
     }
@@ -487,7 +487,7 @@ impl Rules<'_> {
     }
 
     /// Whether a certificate is too old for a weak mapping to an account that was made then. When the account was made is not
-    /// known of some accounts; then nobody can say that the certificate is younger.
+    /// known of some accounts; then it cannot be said that the certificate is younger.
     pub fn is_too_old(&self, not_before: FileTime, created: FileTime) -> bool {
         let allowed = created.0.saturating_sub(self.backdating_s.saturating_mul(10_000_000));
         created == FileTime::UNSET || not_before.0 < allowed

@@ -1,6 +1,6 @@
 //! Proof of path: who answered and who handed the answer on, each signed.
 //!
-//! A peer that forwards builds the answer anew, so that whoever asked sees its word only. Where asked to, each server that an
+//! A peer that forwards builds the answer anew, so that the asker sees its word only. Where asked to, each server that an
 //! answer passes adds a hop behind the response, where receivers that do not know of it ignore it ([MS-RCMP] 2.2.2, `Length`).
 //! A hop is signed over the question and over all hops before it: none can be moved, changed, taken out from between others, or
 //! shown for another question. The last ones can be taken away, and so can all: who sees no hop of the server that it asked knows
@@ -109,7 +109,7 @@ pub enum HopStrength {
 pub struct Question {
     /// SHA-256 of SSL_CERT_LOGON_REQ.
     pub digest: [u8; 32],
-    /// The asker's, which nobody can guess and which is used once.
+    /// The asker's: random, and used once.
     pub nonce: [u8; 16],
 }
 
@@ -126,7 +126,7 @@ impl Question {
     }
 }
 
-/// A hop, and whether it is the word of whom it names.
+/// A hop, and whether the domain that it names has signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// What is said.

@@ -26,7 +26,7 @@ pub enum Reason {
     Chain(ChainError),
     /// The certificate, or one of its issuers, is revoked.
     Revoked,
-    /// Nobody can say whether the certificate is revoked.
+    /// It is not known whether the certificate is revoked.
     RevocationUnknown,
     /// The account is found by names alone, and more is asked for.
     NoStrongMapping,
@@ -66,7 +66,7 @@ pub enum Reason {
     RefusedElsewhere {
         /// Its status, which the client gets unchanged.
         status: NtStatus,
-        /// Its word on whether nobody else need be asked.
+        /// Whether that is final, or another server may be asked, as the domain says.
         authoritative: bool,
     },
     /// Another domain answered what it may not say.
@@ -193,7 +193,7 @@ impl Reason {
         match self {
             Self::Mapped(_) | Self::Forwarded => NtStatus::SUCCESS,
             Self::RefusedElsewhere { status, .. } => status,
-            // [MS-NRPC] 3, common rule C: nobody who knows could be asked.
+            // [MS-NRPC] 3, common rule C: no server that knows could be asked.
             Self::NoLogonServers | Self::Loop | Self::ChainTooLong => NtStatus::NO_LOGON_SERVERS,
             Self::ResponseRejected(ResponseRejection::MalformedResponse) => NtStatus::INVALID_NETWORK_RESPONSE,
             Self::MalformedRequest => NtStatus::INVALID_PARAMETER,

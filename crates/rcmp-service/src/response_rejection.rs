@@ -1,13 +1,13 @@
 //! The reasons for which the answer of another domain's server is rejected.
 
-/// Why a peer is not believed.
+/// The reason for which a peer's response is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResponseRejection {
     /// The response cannot be decoded.
     MalformedResponse,
     /// Its PAC cannot be decoded, or contradicts itself.
     MalformedPac,
-    /// UserId is 0, so that the account could be anybody's.
+    /// UserId is 0, so that the account could be any account.
     NoUserId,
     /// No DNS name is configured for the domain.
     Nameless,
@@ -41,7 +41,7 @@ pub enum ResponseRejection {
     NoPrimaryGroup,
     /// A group has the RID 0.
     NoGroupId,
-    /// There are more groups than anybody is in.
+    /// There are more groups than a token holds.
     TooManyGroups,
     /// An extra SID is of our domain.
     OurSid,

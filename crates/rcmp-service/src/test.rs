@@ -1,10 +1,10 @@
-//! What the tests of this crate share: the worked example of the digest of [MS-RCMP], section 2.3, and somebody of another
+//! What the tests of this crate share: the worked example of the digest of [MS-RCMP], section 2.3, and an account of another
 //! domain.
 
 use dtyp::{FileTime, Sid};
 use pac::{GroupMembership, LogonInfo, ResourceGroups, SidAndAttributes};
 
-/// The certificate of alice, made with keys and a signature that anybody can make again.
+/// The certificate of alice, made with keys and a signature that can be made again.
 pub(crate) const ALICE: &str = include_str!("../tests/tables/worked/alice.hex");
 /// Its issuer.
 pub(crate) const ISSUER: &str = include_str!("../tests/tables/worked/issuer.hex");
@@ -34,12 +34,12 @@ pub(crate) fn sid(text: &str) -> Sid {
     text.parse().expect("a SID")
 }
 
-/// An extra SID with attributes that nobody should believe.
+/// An extra SID with attributes that a peer may not give.
 pub(crate) fn extra(text: &str) -> SidAndAttributes {
     SidAndAttributes { sid: sid(text), attributes: 0x2000_0007 }
 }
 
-/// A group with attributes that nobody should believe.
+/// A group with attributes that a peer may not give.
 pub(crate) fn group(rid: u32) -> GroupMembership {
     GroupMembership { rid, attributes: 0xffff_ffff }
 }

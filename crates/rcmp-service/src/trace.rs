@@ -1,4 +1,4 @@
-//! What happened on the way to a decision, for whoever has to explain it. The hot path traces nothing and pays nothing.
+//! The steps to a decision, for the audit log and for explanations. Without a trace no step is made.
 
 use crate::domains::RoutedBy;
 use crate::form::{Form, Method, Strength};
@@ -28,16 +28,16 @@ pub enum Step {
     },
     /// A method was not asked for, or the policy does not allow it.
     Skipped {
-        /// Which.
+        /// The method.
         method: Method,
         /// Whether the client asked for it, so that the policy was what forbade it.
         asked: bool,
     },
     /// A method has nothing to go by in this certificate.
     NotApplicable {
-        /// Which.
+        /// The method.
         method: Method,
-        /// Why.
+        /// What the certificate lacks.
         why: NotApplicable,
     },
     /// The store was asked.
@@ -46,7 +46,7 @@ pub enum Step {
         method: Method,
         /// By which form.
         form: Form,
-        /// What.
+        /// The attribute and the value.
         query: Query,
         /// What it answered; `None` when it could not.
         found: Option<Matches>,
@@ -86,7 +86,7 @@ pub enum Step {
     },
     /// The decision.
     Decided {
-        /// Why.
+        /// What it is.
         reason: Reason,
     },
 }
@@ -103,7 +103,7 @@ pub struct Evidence {
 /// Whether a piece of evidence counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvidenceState {
-    /// It does.
+    /// It counts.
     Counts,
     /// It would, had the certificate's authority been granted the form for this account.
     NotGranted,
@@ -127,7 +127,7 @@ impl EvidenceState {
 
 /// Takes down steps.
 pub trait Trace: Send {
-    /// Takes down one step, which is only made when somebody wants it.
+    /// Takes down one step, which is only made if it is kept.
     fn step(&mut self, step: impl FnOnce() -> Step);
 }
 

@@ -3,7 +3,7 @@
 use account_store::fold::Comparison;
 use account_store::{
     Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, BoxFuture, Change, Domain, Group,
-    GroupScope, Matches, MemoryStore, Put, Query, Revision, StoreError,
+    GroupScope, Matches, MemoryStore, Put, Query, Record, Revision, StoreError,
 };
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
@@ -11,7 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DistinguishedName, DnType, IsCa,
     KeyPair, SanType,
 };
-use rcmp_service::certificate::Certificate;
+use rcmp_service::certificate::{Certificate, OwnedCertificate};
 use rcmp_service::message::{MappingFlags, Request, Response};
 use rcmp_service::policy::{Grant, Grants};
 use rcmp_service::trace::Step;
@@ -497,6 +497,39 @@ fn a_store_that_cannot_answer_is_not_no() {
     let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
     let answer = ask(&mapper, &encoded, vec![], BOTH);
     assert_eq!((answer.status, answer.authoritative), (NtStatus::DS_BUSY, false));
+}
+
+/// A store that finds an account of another domain.
+struct OfAnother(Domain);
+
+impl AccountStore for OfAnother {
+    fn domain(&self) -> &Domain {
+        &self.0
+    }
+
+    fn find<'a>(&'a self, _: &'a Query) -> BoxFuture<'a, Result<Matches, StoreError>> {
+        let account = Account::new("alice", "S-1-5-21-4-5-6-1001".parse().expect("a SID"));
+        let record = Arc::new(Record { account, memberships: vec![] });
+        Box::pin(std::future::ready(Ok(Matches::One(record))))
+    }
+
+    fn revision(&self) -> Result<Revision, StoreError> {
+        Ok(Revision::unique())
+    }
+}
+
+#[test]
+fn an_account_of_another_domain_is_answered_neither_with_a_message_nor_without() {
+    let off = Policy { binding: Binding::Off, validation: Validation::Off, ..policy(BOTH) };
+    let mapper = of(off, Arc::new(OfAnother(domain()))).expect("it makes sense");
+    let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
+    let by_message = ask(&mapper, &encoded, vec![], BOTH);
+    let owned = OwnedCertificate::parse(encoded.into()).expect("our own");
+    let about = block_on(mapper.answer(&Question::about(owned, vec![], BOTH, asker(), NOW)));
+    for answer in [by_message, about] {
+        assert_eq!((answer.status, answer.reason), (NtStatus::INTERNAL_ERROR, Reason::Unanswerable));
+        assert!(answer.mapped.is_none() && answer.message.is_none());
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
 use rcmp_service::ResponseRejection;
+use rcmp_service::certificate::{Certificate, OwnedCertificate};
 use rcmp_service::foreign::{ForeignDomain, ForeignSids};
 use rcmp_service::message::{MappingFlags, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Role, Signed, Weakness};
@@ -813,4 +814,37 @@ fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
 
 fn certificate_with_upn(upn: &str) -> Vec<u8> {
     certificate(&[upn], &[], None)
+}
+
+#[test]
+fn a_certificate_is_asked_about_as_by_its_message() {
+    let [a, b, _] = chain();
+    let certificates = ['X', 'A', 'B'].map(|letter| (letter, alice_of(letter)));
+    for (letter, encoded) in &certificates {
+        let by_message = ask(&a, &question(encoded, "")).0;
+        let certificate = OwnedCertificate::parse(encoded.clone().into()).expect("our own");
+        let answer = ask(&a, &Question::about(certificate, vec![], UPN, asker(), NOW)).0;
+        assert_eq!((answer.status, answer.reason), (by_message.status, by_message.reason), "{letter}");
+        assert!(answer.message.is_none(), "{letter}: no message is written that is not sent");
+        let account = |answer: &Answer| {
+            let here = answer.mapped.as_ref().map(|mapped| mapped.record.account.sid);
+            here.or(answer.elsewhere.as_ref().and_then(|it| it.account.as_ref()).map(|account| account.sid))
+        };
+        assert_eq!(account(&answer), account(&by_message), "{letter}");
+    }
+    // A peer is sent a message in any case; this one has the name of the issuer.
+    let heard = b.heard.lock().expect("no test panicked");
+    let message = heard.last().and_then(Question::message).expect("B was asked");
+    let (request, encoded) = (Request::decode(message).expect("our own"), &certificates[2].1[..]);
+    assert_eq!((request.certificate, request.flags), (encoded, UPN));
+    assert_eq!(request.issuers, [Certificate::parse(encoded).expect("our own").issuer]);
+}
+
+#[test]
+fn a_question_is_read_once() {
+    let asked = question(&alice_of('A'), "");
+    let copy = asked.clone();
+    let read = asked.asked().expect("it can be read");
+    assert!(std::ptr::eq(read, copy.asked().expect("it can be read")));
+    assert!(std::ptr::eq(asked.digest().expect("it is a message"), copy.digest().expect("it is a message")));
 }

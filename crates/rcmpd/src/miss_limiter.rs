@@ -82,7 +82,7 @@ impl MissLimits {
 
 /// A token bucket for each account, as the time at which it is full again (generic cell rate algorithm, ITU-T I.371).
 #[derive(Debug)]
-pub(crate) struct MissLimiter {
+struct MissLimiter {
     /// Nanoseconds in which one token comes back; 0 for no limit.
     interval: u64,
     /// Nanoseconds in which the whole burst comes back.
@@ -106,7 +106,7 @@ struct Account {
 
 impl MissLimiter {
     /// A bucket of `burst` tokens for each account, of which `per_second` come back; 0 for no limit.
-    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
+    fn new(per_second: u32, burst: u32) -> Self {
         let interval = 1_000_000_000_u64.checked_div(per_second.into()).unwrap_or(0);
         let capacity = interval.saturating_mul(burst.max(1).into());
         let missed_max = MISSED_MAX.min(burst.max(1) as usize);
@@ -121,7 +121,7 @@ impl MissLimiter {
     }
 
     /// Whether a question may be asked: its account has a token, or it mapped lately.
-    pub(crate) fn admits(&self, question: &Question, now: Instant) -> bool {
+    fn admits(&self, question: &Question, now: Instant) -> bool {
         if self.interval == 0 {
             return true;
         }
@@ -131,7 +131,7 @@ impl MissLimiter {
     }
 
     /// Whether an answer may be told; called once for each question that was admitted. A miss takes a token.
-    pub(crate) fn tells(&self, question: &Question, reason: Reason, now: Instant) -> bool {
+    fn tells(&self, question: &Question, reason: Reason, now: Instant) -> bool {
         if self.interval == 0 {
             return true;
         }

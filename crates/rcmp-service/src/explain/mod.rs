@@ -47,7 +47,7 @@ pub struct Explanation {
     pub text: &'static str,
     /// The number under which Windows logs the same.
     pub event_id: Option<u16>,
-    /// What the client is told; nobody knows before another domain is asked.
+    /// The status for the client; not known before another domain is asked.
     pub status: Option<Status>,
     /// The account, when it was mapped.
     pub account: Option<String>,
@@ -398,7 +398,7 @@ pub struct Advice<'a> {
     pub mapper: &'a Mapper,
     /// The steps to it.
     pub steps: &'a [Step],
-    /// What came nearest, where somebody looked.
+    /// What came nearest, if the accounts were looked through.
     pub nearest: Option<NearMiss>,
     /// The configuration file, as it is to stand in commands.
     pub config: &'a str,

@@ -41,7 +41,7 @@ struct Wanted {
     identity: Option<AltSecurityIdentity>,
 }
 
-/// Questions that are compared with every stored value; a certificate may have more names than anybody stores.
+/// Questions that are compared with every stored value; a certificate may have more names than accounts store.
 const QUESTIONS_MAX: usize = 16;
 
 /// A stored value is near when this share of the longer text is the same, in thousandths, from both ends together.
@@ -50,7 +50,7 @@ const NEAR: u64 = 600;
 const KNOWN_SLIP: u64 = 2000;
 
 impl Nearest {
-    /// Of the questions that found nobody.
+    /// Of the questions that found no account.
     pub fn new(steps: &[Step]) -> Self {
         let asked = steps.iter().filter_map(|step| match step {
             Step::Asked { query, found: Some(Matches::None), .. } => {

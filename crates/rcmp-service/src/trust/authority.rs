@@ -175,7 +175,7 @@ pub enum Unusable {
     NotACa,
     /// Its keyUsage does not allow to sign certificates.
     NoKeyCertSign,
-    /// Nobody who is configured issued it.
+    /// No configured CA issued it.
     NoIssuer,
     /// It is not among the anchors and intermediates.
     NotConfigured,

@@ -153,7 +153,7 @@ fn distribution_points(certificate: &Certificate<'_>, issuer: &Name) -> Result<V
             names.extend(point_names(&name, issuer)?);
         }
     }
-    // A path is remembered, and whoever certifies writes these.
+    // Paths are cached, and the CA writes these.
     let len = names.iter().fold(0, |len, name: &Box<_>| len + <[u8]>::len(name));
     match names.len() <= DISTRIBUTION_POINTS_MAX && len <= DISTRIBUTION_POINTS_LEN_MAX {
         true => Ok(names),

@@ -80,7 +80,7 @@ pub enum CrlError {
     UnsupportedAlgorithm,
     /// A newer one for the same key and scope is known.
     Older,
-    /// The CAs have more scopes than anybody partitions into.
+    /// The CAs have more scopes than CAs partition into.
     TooManyScopes,
     /// The list in the slot is of another CA or scope, and still good.
     OtherScope,
@@ -249,7 +249,7 @@ impl Scope {
 /// cRLNumber: a number of up to 20 octets, as big-endian octets with leading zeros.
 pub(super) type CrlNumber = [u8; 20];
 
-/// A list whose signature nobody has looked at, taken apart up to its entries.
+/// A list whose signature is not verified, taken apart up to its entries.
 #[derive(Clone, Debug)]
 pub struct UnverifiedCrl<'a> {
     pub(super) signed: Signed<'a>,

@@ -61,7 +61,7 @@ use work::Work;
 /// Most verified paths that are remembered, of about 500 bytes: as many as a busy service has users in a day. More cost
 /// the signatures again, and nothing else.
 pub const PATHS_MAX: u64 = 16_384;
-/// Most refused certificates that are remembered. They are kept apart, so that nobody can push out paths with them.
+/// Most rejected certificates that are cached. They are kept apart, so that they evict no paths.
 pub const REFUSALS_MAX: u64 = 4_096;
 /// Most OCSP answers that are remembered, of about 100 bytes: a path needs one for each certificate whose CA has a
 /// responder.
@@ -122,11 +122,11 @@ pub enum TrustError {
     NoExtendedKeyUsages,
     /// A certificate is of no use.
     Certificate {
-        /// Which.
+        /// The certificate.
         which: Configured,
         /// Its subject, if that can be read.
         subject: Option<String>,
-        /// Why.
+        /// What is wrong with it.
         why: Unusable,
     },
 }
@@ -183,14 +183,14 @@ pub enum Revocation {
         which: Which,
         /// Since when.
         since: FileTime,
-        /// Why.
+        /// The reason in the list or the answer.
         reason: RevocationReason,
     },
     /// Nothing is known to be, but something may.
     Unknown {
         /// Which certificate.
         which: Which,
-        /// Why.
+        /// What is missing.
         why: UnknownReason,
     },
 }
@@ -538,8 +538,8 @@ impl Trust {
     }
 
     /// Reads and verifies a revocation list and puts it into a slot, in the place of what is there. This is the only time
-    /// that its signature is looked at; it takes a third of a second for fifty million bytes, so whoever calls it in a runtime
-    /// does so on a thread of its own. Decisions go on meanwhile.
+    /// that its signature is looked at; it takes a third of a second for fifty million bytes, so call it on a thread of its own in a
+    /// runtime. Decisions go on meanwhile.
     ///
     /// A list that is older, by thisUpdate or cRLNumber, than one ever installed for the same issuer and scope is refused. One that
     /// is expired, or from the future, is refused, and kept where there is none that is current: nothing in its scope is known to
@@ -561,7 +561,7 @@ impl Trust {
             None if newest.len() >= SCOPES_MAX => return Err(CrlError::TooManyScopes),
             _ => {}
         }
-        // Whoever serves one authority's list must not take it away by serving another's.
+        // A server of one CA's list must not remove it by serving another CA's.
         let known = slot.load();
         if known
             .as_ref()

@@ -1,6 +1,6 @@
 //! The Online Certificate Status Protocol (RFC 6960): what is asked, and whether an answer is one.
 //!
-//! An answer counts when the CA itself signed it, or whom the CA certified for that (id-kp-OCSPSigning), or whom the
+//! An answer counts when it is signed by the CA itself, by a responder that the CA certified for that (id-kp-OCSPSigning), or by one that the
 //! operator named. Whether a certified responder is revoked itself is not asked, with or without id-pkix-ocsp-nocheck: who
 //! else could tell.
 
@@ -229,9 +229,9 @@ pub enum OcspError {
     UnknownType,
     /// It, or its status, has a critical extension that is not known.
     UnknownCritical,
-    /// Whoever signed it is neither the CA, nor certified by it, nor configured.
+    /// Its signer is neither the CA, nor certified by it, nor configured.
     UnknownSigner,
-    /// The certificate of whoever signed it is not one for a responder of this CA.
+    /// The certificate of its signer is not one for a responder of this CA.
     BadSigner(ChainError),
     /// The signature is wrong.
     BadSignature,
@@ -371,7 +371,7 @@ impl OcspAnswer {
     }
 }
 
-/// A response whose signature nobody has looked at, taken apart.
+/// A response whose signature is not verified, taken apart.
 #[derive(Clone, Debug)]
 pub struct UnverifiedResponse<'a> {
     signed: Signed<'a>,
@@ -601,7 +601,7 @@ fn delegated(certificate: &Certificate<'_>, issuer: &Authority, now: FileTime) -
     }
 }
 
-/// A responder whom the operator named.
+/// A responder that the operator named.
 #[derive(Clone, Debug)]
 pub(super) struct Signer {
     name: Vec<u8>,

@@ -342,15 +342,17 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 12] = [
+const LOG_TARGETS: [&str; 14] = [
     "account_store",
     "audit",
     "dcerpc",
     "dcerpc_tokio",
     "dtyp",
+    "netlogon_tokio",
     "netlogon_transport",
     "pac",
     "pem_file",
+    "proxy_check",
     "rcmp_service",
     "rcmpd",
     "sidecar",
