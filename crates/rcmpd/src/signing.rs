@@ -93,7 +93,7 @@ pub fn make_key(path: &Path) -> anyhow::Result<(PathBuf, PublicKey)> {
     public_path.push(".pub");
     let public_path = PathBuf::from(public_path);
     if let Some(taken) = [path, &public_path].into_iter().find(|path| path.symlink_metadata().is_ok()) {
-        bail!("{} exists already, and nothing is overwritten; choose another name", taken.display());
+        bail!("{} already exists and is not overwritten; choose another name", taken.display());
     }
     let key = SigningKey::from_pair(Ed25519KeyPair::generate().context("no key could be made")?)?;
     // Version 1 of PKCS#8, which OpenSSL reads, too.

@@ -72,7 +72,7 @@ fn translated() -> Vec<(Dialect, String, Fragment, Vec<&'static str>)> {
             fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/contoso.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         // The values of one relative name are a set, hex is an escape, and a file's name is quoted.
         (Sssd, format!(r"match: <ISSUER>^CN=a\\2eb\+OU=b,O=Tail$<EKU>clientAuth{}{STRONG}", "\n"),
-            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/\\\"new\\\" \\\\ key.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
+            fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = 'certs/\"new\" \\ key.pem'\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"issuer-serial\"]\n"), vec![]),
         (Sssd, "match: <ISSUER>^CN=My-CA,DC=MY,DC=DOMAIN$<EKU>clientAuth\nmap: LDAPU1:(altSecurityIdentities=X509:<SKI>{subject_key_id!hex_u})".into(),
             fragment(r#"["subject"]"#, "extended_key_usage = [\"client-auth\"]\nrequire_extended_key_usage = true\ngrant = []\n\n[[mapping.authority]]\ncertificate = \"certs/my.pem\"\ndirect = true\nmethods = [\"subject\"]\ngrant = [\"ski\"]\n"), vec![]),
         (Sssd, format!("match: <SAN:ntPrincipalName>.*@contoso\\.example$<EKU>clientAuth\n{UPN}"), fragment(r#"["upn"]"#, NAMES), vec!["names no issuer", "alone"]),
@@ -183,7 +183,7 @@ fn refused() -> Vec<(Dialect, String, Vec<Told>)> {
         (Sssd, format!("[certmap/a/b]\nmaprule = {0}\n[certmap/c/d]\nmaprule = {0}", &UPN[5..]), vec![(3, "[certmap/c/d]", "several domains")]),
         (Sssd, format!("[certmap/a/b]\nmaprule = {}\ncolour = red", &UPN[5..]), vec![(3, "colour = red", "unknown setting")]),
         (Sssd, format!("[certmap/a/b]\nmaprule = {0}\n  (more)", &UPN[5..]), vec![(3, "(more)", "may continue the previous line")]),
-        (Sssd, format!("[certmap/a/b]\nmaprule = {0}\nmaprule = {0}", &UPN[5..]), vec![(3, "maprule = (userPrincipalName={subject_nt_principal})", "before")]),
+        (Sssd, format!("[certmap/a/b]\nmaprule = {0}\nmaprule = {0}", &UPN[5..]), vec![(3, "maprule = (userPrincipalName={subject_nt_principal})", "there twice")]),
         // Rules beside each other.
         (Sssd, format!("match: <EKU>clientAuth\n{STRONG}\nmatch: <EKU>clientAuth\n{UPN}"), vec![(3, "<EKU>clientAuth", "not defined")]),
         (Sssd, format!("match: <EKU>clientAuth\npriority: 1\n{STRONG}\nmatch: <EKU>clientAuth\n{UPN}"), vec![(4, "<EKU>clientAuth", "certificates of the same issuers")]),
