@@ -291,8 +291,8 @@ fn certificates_of_rcgen_are_read_alike() {
                 [(read.subject_name(), their.subject()), (read.issuer_name(), their.issuer())]
             {
                 let ours = ours.expect("rcgen writes DER");
-                assert_same_name(&ours, theirs);
-                let (our_types, their_types) = types(&ours, theirs);
+                assert_same_name(ours, theirs);
+                let (our_types, their_types) = types(ours, theirs);
                 assert_eq!(our_types, their_types);
             }
         }

@@ -655,7 +655,7 @@ fn an_added_kind_of_store_has_a_path_and_settings() {
     }
     // An added kind keeps its accounts only, as the other kinds but "sqlite" do.
     let text = GOOD.replace("\"sqlite\"", "\"shelf\"");
-    assert_eq!(problems(&text), ["this kind of store keeps no machines"]);
+    assert_eq!(problems(&text), ["this kind of store has no machine accounts"]);
     // It is a name like the others in the help for a wrong name.
     let text = GOOD.replace("\"sqlite\"", "\"shlef\"");
     let wrong = parse(&text, Path::new("/etc/rcmpd")).expect_err("it is wrong");

@@ -47,7 +47,7 @@ pub(super) enum Source {
         asker: Arc<Asker>,
     },
     /// A service or a domain controller.
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// Asks a service or a domain controller, as a machine of its domain. The policy of this process verifies chains, and nothing else.

@@ -88,13 +88,13 @@ impl Sidecar {
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
                 let at = ServerSource::Listed(vec![client.server.clone()]);
-                identify::Source::Remote(Remote {
+                identify::Source::Remote(Box::new(Remote {
                     servers: Servers::new(at, identity, ROOM, None),
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
                     timeout: sidecar.timeout,
                     log_limiter: LogLimiter::default(),
-                })
+                }))
             }
             _ => {
                 let asker = Asker::machine("sidecar", config.domain.sid, true);
