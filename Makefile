@@ -36,6 +36,7 @@ run:
 # Peers come first, so that a missing one is said before anything is built. The count of the one run ends it.
 test: peers
 	$(CARGO) build --locked -p rcmpd
+	$(CARGO) test --locked --workspace --doc --quiet
 	$(CARGO) nextest run --locked --workspace --no-fail-fast
 
 peers:

@@ -6,9 +6,9 @@ use std::io;
 use tokio_util::sync::CancellationToken;
 
 impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
-    /// The next connection of a listener, or `None` once `shutdown` is cancelled. `accept` accepts one connection, as
-    /// `|| listener.accept()` does. Each error is handed to `failed`, which logs it; the listener then waits as long as
-    /// [`ConnectionLimiter::not_accepted`] says and goes on.
+    /// The next connection of a listener, or `None` once `shutdown` is cancelled. `accept` accepts one
+    /// connection, as `|| listener.accept()` does. Each error is handed to `failed`, which logs it; the
+    /// listener then waits as long as [`ConnectionLimiter::not_accepted`] says and goes on.
     ///
     /// Cancel safe if the future of `accept` is.
     pub async fn accept_next<A, F>(
@@ -20,8 +20,8 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
     where
         F: Future<Output = io::Result<A>>,
     {
-        // A connection that the last one evicted closes before the next one is accepted. Otherwise a burst would need more file
-        // descriptors than the limits count.
+        // A connection that the last one evicted closes before the next one is accepted. Otherwise a burst
+        // would need more file descriptors than the limits count.
         tokio::task::yield_now().await;
         let next = async {
             loop {

@@ -17,7 +17,7 @@ use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
 impl Registry {
-    /// A port that tells where others are.
+    /// Adds the endpoint mapper interface, which returns the ports of `endpoints`.
     #[must_use]
     pub fn endpoint_mapper(self, endpoints: Vec<Endpoint>) -> Self {
         let mapper = Arc::new(EndpointMapper { endpoints });
@@ -26,7 +26,7 @@ impl Registry {
         }))
     }
 
-    /// Adds the management interface, which tells of all interfaces that were added before.
+    /// Adds the management interface, which lists all interfaces that were added before.
     #[must_use]
     pub fn management(self) -> Self {
         let mut interfaces = self.syntaxes();

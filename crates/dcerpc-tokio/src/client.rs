@@ -1,4 +1,4 @@
-//! The client channel: one connection with one call at a time; whoever works in parallel has several.
+//! The client's connection: one call at a time. For parallel calls, open several connections.
 
 use crate::connection::ready;
 use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ReplyStub, RequestStub};
@@ -60,7 +60,7 @@ pub struct Connection {
     stream: TcpStream,
     association: ClientAssociation,
     peer: SocketAddr,
-    /// A call was begun and not finished, so the stream is in nobody knows what state.
+    /// A call was begun and not finished, so the state of the stream is unknown.
     spoiled: bool,
 }
 
@@ -71,8 +71,8 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects and binds by `deadline`. The security provider's token of the answer comes back for the caller to
-    /// judge before it calls.
+    /// Connects and binds by `deadline`. Returns the security provider's token of the answer, which the
+    /// caller checks before its first call.
     pub async fn open(
         address: impl ToSocketAddrs,
         config: ClientConfig,
@@ -97,8 +97,8 @@ impl Connection {
         self.peer
     }
 
-    /// Performs a call. After any error but a fault, and when the future is dropped, the connection is of no more use
-    /// and says so to every further call.
+    /// Performs a call. After any error except a fault, and after the future was dropped, the connection
+    /// cannot be used: every further call fails with [`CallError::Closed`].
     pub async fn call(
         &mut self,
         opnum: u16,
@@ -118,7 +118,8 @@ impl Connection {
         }
     }
 
-    /// Whether the server has closed the connection, or sent what nobody asked for, since the last call.
+    /// Whether the server has closed the connection, or has sent something that was not asked for, since the
+    /// last call.
     pub fn is_stale(&self) -> bool {
         self.spoiled
             || !matches!(self.stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)

@@ -1,10 +1,11 @@
 //! One connection: a task that owns the stream and the association.
 //!
-//! Its loop sends what is to be sent, does what is to be done, and only then reads: a peer that does not take its
-//! answers, or whose call takes long, fills its own window and not our memory. When its permit is evicted it ends at once,
-//! or after the call in flight where the client has proved who it is.
+//! Its loop sends what is to be sent, does what is to be done, and only then reads: a peer that does not take
+//! its answers, or whose call takes long, fills its own window and not our memory. When its permit is evicted
+//! it ends at once, or after the call in flight where the client has proved who it is.
 //!
-//! A connection whose client has proved nothing waits for a turn ([`Turns`]) before each call and after each read.
+//! A connection whose client has proved nothing waits for a turn ([`Turns`]) before each call and after each
+//! read.
 
 use crate::connection_limiter::ConnectionPermit;
 use crate::counters::{Counters, count};
@@ -90,7 +91,7 @@ struct Connection<'a, S> {
     has_turn: bool,
     /// Calls that wait for the one before them; bounded by the association.
     waiting: VecDeque<Call>,
-    /// A token to be judged; there is never more than one.
+    /// A token to be checked; there is never more than one.
     token: Option<Authenticate>,
     last_read: Instant,
     has_read_any: bool,
@@ -273,8 +274,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         }
     }
 
-    /// Whether the timer ended the connection; otherwise it is set anew. It is not touched by each read, because
-    /// that would cost more than reading.
+    /// Whether the timer ended the connection; otherwise it is set anew. It is not touched by each read,
+    /// because that would cost more than reading.
     fn overdue(&mut self) -> Option<Exit> {
         let (limits, counters) = (&self.context.limits, &self.context.counters);
         let idle = match self.association.is_proven() {
@@ -352,7 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         }
         let Some(request) = self.token.take() else { return Ok(false) };
         let outcome = self.context.registry.accept(&self.peer, request).await;
-        debug!(?outcome, "Judged a token");
+        debug!(?outcome, "Security token checked");
         self.association.authenticated(outcome);
         Ok(true)
     }
@@ -377,7 +378,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         give_up
     }
 
-    /// Performs a call, and watches for its cancellation and for the end of the connection while it takes long.
+    /// Performs a call, and watches for its cancellation and for the end of the connection while it takes
+    /// long.
     async fn perform(&mut self, call: Call) -> io::Result<()> {
         let id = call.id;
         let interface = &self.context.registry.interfaces[call.interface];
@@ -411,7 +413,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             .await;
             match event {
                 Progress::Done(outcome) => break Some(outcome),
-                // A client may close its sending half and wait for the answer; if it is gone, writing will tell.
+                // A client may close its sending half and wait for the answer; if it is gone, writing will
+                // tell.
                 Progress::Read(Ok(0)) => watching = false,
                 Progress::Read(Ok(_)) => {
                     self.has_read();

@@ -1,15 +1,16 @@
-//! Permits for the connections of a listener: clients that have not proved who they are never shut out those that have.
+//! Permits for the connections of a listener: clients that have not proved who they are never shut out those
+//! that have.
 //!
 //! ```text
 //! admit ─► new ─advance─► started ─prove─► proved
 //!           └──────────────prove────────────┘
 //! ```
 //!
-//! A new connection always gets a permit. It counts for its source address until its client proves an identity, and for
-//! that identity afterwards. Each stage has its own table with its own limits, so connections that have done nothing do not
-//! shut out those that have begun a conversation. When a table is full, the oldest connection of the address or identity
-//! with the most connections is evicted ([`FairTable`]). The memory of connections that have proved nothing has one budget
-//! ([`WeightedTable`]).
+//! A new connection always gets a permit. It counts for its source address until its client proves an
+//! identity, and for that identity afterwards. Each stage has its own table with its own limits, so
+//! connections that have done nothing do not shut out those that have begun a conversation. When a table is
+//! full, the oldest connection of the address or identity with the most connections is evicted
+//! ([`FairTable`]). The memory of connections that have proved nothing has one budget ([`WeightedTable`]).
 
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket, WeightedTable};
@@ -23,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How long a listener waits after an error of `accept`, if a connection was evicted for the next one, and if none was: trying at once
-/// changes nothing.
+/// How long a listener waits after an error of `accept`, if a connection was evicted for the next one, and if
+/// none was: trying at once changes nothing.
 const EVICTED_PAUSE: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,7 +34,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ConnectionLimits {
     /// Connections whose clients have not proved who they are and have not begun a conversation.
     pub unproved_max: usize,
-    /// Connections whose clients have not proved who they are and have begun one ([`ConnectionPermit::advance`]).
+    /// Connections whose clients have not proved who they are and have begun one
+    /// ([`ConnectionPermit::advance`]).
     pub started_max: usize,
     /// The same of one source address.
     pub unproved_per_address_max: usize,
@@ -74,7 +76,8 @@ impl EvictionReason {
     }
 }
 
-/// Counts the connections of a listener. `I` is the identity that clients prove, such as a machine account's SID.
+/// Counts the connections of a listener. `I` is the identity that clients prove, such as a machine account's
+/// SID.
 #[derive(Debug)]
 pub struct ConnectionLimiter<I> {
     shared: Arc<Shared<I>>,
@@ -132,7 +135,8 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
         Self::with_memory(limits, usize::MAX)
     }
 
-    /// A limiter without connections. The clients that have proved nothing hold at most so many bytes together.
+    /// A limiter without connections. The clients that have proved nothing hold at most so many bytes
+    /// together.
     pub fn with_memory(limits: ConnectionLimits, unproved_bytes_max: usize) -> Self {
         let tables = Tables {
             new: FairTable::new(limits.unproved_max, limits.unproved_per_address_max),
@@ -155,9 +159,10 @@ impl<I: Clone + Eq + Hash> ConnectionLimiter<I> {
         ConnectionPermit { shared, source, entry, evicted, ignores_cancel: AtomicBool::new(false) }
     }
 
-    /// How long a listener waits after accepting failed. The process may have no file descriptor left: then an unproved connection is
-    /// evicted, as [`ConnectionLimiter::admit`] does in a full table, and the next connection is accepted when it has closed. Without a
-    /// pause the listener would take a whole core. A connection that its client gave up before it was accepted costs no pause.
+    /// How long a listener waits after accepting failed. The process may have no file descriptor left: then
+    /// an unproved connection is evicted, as [`ConnectionLimiter::admit`] does in a full table, and the next
+    /// connection is accepted when it has closed. Without a pause the listener would take a whole core. A
+    /// connection that its client gave up before it was accepted costs no pause.
     pub fn not_accepted(&self, error: &io::Error) -> Duration {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
         if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
@@ -200,8 +205,8 @@ impl<I> Shared<I> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection to a table and evicts what has to make room. The reasons are that of a full table, and that of a
-    /// holder at its own limit.
+    /// Adds a connection to a table and evicts what has to make room. The reasons are that of a full table,
+    /// and that of a holder at its own limit.
     fn insert<K: Clone + Eq + Hash>(
         &self,
         table: &mut FairTable<K, Arc<Notify>>,
@@ -229,8 +234,8 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
         self.evicted.notified().await;
     }
 
-    /// Counts the connection among those that have begun a conversation: new connections that do nothing do not evict it
-    /// any more. Later calls change nothing, and neither does a call after the eviction.
+    /// Counts the connection among those that have begun a conversation: new connections that do nothing do
+    /// not evict it any more. Later calls change nothing, and neither does a call after the eviction.
     pub fn advance(&self) {
         let mut entry = self.entry();
         if entry.stage != Stage::New {
@@ -244,8 +249,8 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
         }
     }
 
-    /// Counts the connection for an identity from now on, and its memory no more. Later calls change nothing, and neither
-    /// does a call after the eviction.
+    /// Counts the connection for an identity from now on, and its memory no more. Later calls change nothing,
+    /// and neither does a call after the eviction.
     pub fn prove(&self, identity: I) {
         let mut entry = self.entry();
         let mut tables = self.shared.lock();
@@ -264,8 +269,8 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
         }
     }
 
-    /// Says how many bytes the connection holds. Of connections that have proved nothing, those are evicted that hold the
-    /// most, when all of them together hold too much; this one, perhaps.
+    /// Says how many bytes the connection holds. Of connections that have proved nothing, those are evicted
+    /// that hold the most, when all of them together hold too much; this one, perhaps.
     pub fn hold(&self, bytes: usize) {
         let mut entry = self.entry();
         if entry.stage == Stage::Proved {

@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a server has done so far; read by whoever exports metrics.
+/// Counters of a server, for metrics.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Connections accepted.

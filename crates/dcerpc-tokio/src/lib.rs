@@ -1,7 +1,8 @@
 //! Sockets and tasks for DCE/RPC over TCP: the one place where RPC meets the runtime.
 //!
-//! One task a connection owns the stream and the association; it has one loop and one exit. It knows no interface:
-//! what is served stands in a [`Registry`], who is believed in its security providers.
+//! Each connection has one task, which owns the stream and the association and has one loop and one exit. It
+//! knows no interface: a [`Registry`] has the interfaces and the security providers. [`Server`] ends by a
+//! `CancellationToken` of its caller.
 
 mod accept;
 mod builtin;

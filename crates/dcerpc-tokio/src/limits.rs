@@ -4,9 +4,9 @@ use std::time::Duration;
 /// What connections may take, in number and time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all: each costs a task, a descriptor and some kilobytes. An eighth is for connections that have
-    /// not finished a bind, an eighth for those that have and whose clients have proved nothing, the rest for clients
-    /// that have proved who they are.
+    /// Connections in all: each costs a task, a descriptor and some kilobytes. An eighth is for connections
+    /// that have not finished a bind, an eighth for those that have and whose clients have proved nothing,
+    /// the rest for clients that have proved who they are.
     pub connections_max: usize,
     /// Connections from one address whose clients have proved nothing, before a finished bind and after it.
     pub connections_per_address_max: usize,
@@ -16,7 +16,8 @@ pub struct Limits {
     pub bind_timeout: Duration,
     /// Without any byte from the peer.
     pub idle_timeout: Duration,
-    /// The same of a peer that has not proved who it is; it needs a connection for a handshake or a look-up, not to keep.
+    /// The same of a peer that has not proved who it is; it needs a connection for a handshake or a look-up,
+    /// not to keep.
     pub anonymous_idle_timeout: Duration,
     /// For the peer to take an answer.
     pub write_timeout: Duration,
@@ -36,8 +37,8 @@ impl Default for Limits {
     }
 }
 
-/// One part in so many of [`Limits::connections_max`] is for connections in each of the two stages before a proof. A client
-/// that sets up a secure channel is there for milliseconds.
+/// One part in so many of [`Limits::connections_max`] is for connections in each of the two stages before a
+/// proof. A client that sets up a secure channel is there for milliseconds.
 const UNPROVED_SHARE: usize = 8;
 
 impl Limits {

@@ -15,14 +15,14 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Peer {
     /// A number that no other connection of this process has.
     pub connection: u64,
-    /// Where it comes from.
+    /// Source address.
     pub address: SocketAddr,
 }
 
 /// One call on its way to the service behind its interface.
 #[derive(Debug)]
 pub struct RpcCall {
-    /// Who sent it, as far as the network knows.
+    /// The connection's number and source address.
     pub peer: Peer,
     /// The connection, for a service whose calls prove an account.
     pub connection: Arc<dyn CallConnection>,
@@ -33,23 +33,24 @@ pub struct RpcCall {
 /// The service behind an interface.
 pub type RpcService = BoxCloneSyncService<RpcCall, Reply, FaultStatus>;
 
-/// One interface and who answers its calls.
+/// One interface and its service.
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// The identifier that clients bind to.
     pub syntax: SyntaxId,
     /// A name for logs and traces.
     pub name: &'static str,
-    /// Who answers.
+    /// The service that answers its calls.
     pub service: RpcService,
 }
 
-/// Judges the tokens of one `auth_type`. It may wait, for instance for a database.
+/// Checks the tokens of one `auth_type`. It may wait, for instance for a database.
 pub trait SecurityProvider: Send + Sync {
     /// The type it is asked for.
     fn auth_type(&self) -> AuthType;
 
-    /// What a token is worth. Called once a leg; in between the state travels with the association.
+    /// Checks a token. Called once for each leg; in between, the association keeps the state
+    /// ([`Authentication::Continue`]).
     fn accept<'a>(&'a self, peer: &'a Peer, request: Authenticate) -> BoxFuture<'a, Authentication>;
 }
 

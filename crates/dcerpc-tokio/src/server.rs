@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, warn};
 
-/// What is served, and to how many.
+/// A server of one registry: its limits, counters and connections.
 #[derive(Debug)]
 pub struct Server {
     registry: Arc<Registry>,
@@ -38,8 +38,9 @@ pub struct Server {
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
 impl Server {
-    /// A server for `registry`. Once `shutdown` is cancelled it accepts no connection, and each connection closes after its calls in
-    /// flight are answered. The tasks of connections are spawned on `connections`, by which the caller waits for their end.
+    /// A server for `registry`. Once `shutdown` is cancelled it accepts no connection, and each connection
+    /// closes after its calls in flight are answered. The tasks of connections are spawned on `connections`,
+    /// by which the caller waits for their end.
     pub fn new(
         registry: Registry,
         limits: Limits,
@@ -50,8 +51,8 @@ impl Server {
         Self::with_limiter(registry, limits, (shutdown, connections), limiter, Arc::default(), Turns::new())
     }
 
-    /// A server for another registry that has its connections and their memory within the same limits, and stops with
-    /// this one.
+    /// A server for another registry that has its connections and their memory within the same limits, and
+    /// stops with this one.
     pub fn beside(&self, registry: Registry) -> Arc<Self> {
         let lifetime = (self.shutdown.clone(), self.connections.clone());
         let (limiter, warnings) = (self.limiter.clone(), Arc::clone(&self.warnings));
@@ -80,12 +81,12 @@ impl Server {
         })
     }
 
-    /// What was done so far.
+    /// The counters of this registry's connections and calls.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Who has permits, and who was evicted.
+    /// The permits of connections, and the counts of evictions.
     pub const fn limiter(&self) -> &ConnectionLimiter<Sid> {
         &self.limiter
     }
@@ -110,7 +111,7 @@ impl Server {
         }
     }
 
-    /// What associations on `port` share.
+    /// The configuration that associations on `port` share.
     pub fn config(&self, port: u16) -> Arc<ServerConfig> {
         Arc::new(ServerConfig {
             interfaces: self.registry.syntaxes(),
@@ -166,13 +167,14 @@ impl Drop for Open {
         // The runtime catches the panic of a task, so this connection ends alone.
         if std::thread::panicking() {
             count(&self.counters.panics);
-            warn!(client.addr = %self.address, "A service panicked; its connection is closed");
+            warn!(client.addr = %self.address, "Service panicked: connection closed");
         }
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Log messages about evictions, with what was evicted since the last one: a flood causes thousands of evictions a second.
+/// Log messages about evictions, with what was evicted since the last one: a flood causes thousands of
+/// evictions a second.
 #[derive(Debug, Default)]
 struct EvictionWarnings {
     log_limiter: LogLimiter,

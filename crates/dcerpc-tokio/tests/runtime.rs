@@ -1,5 +1,5 @@
-//! Connections over time: limits, slow peers, cancellation, shutdown, and the client's connections. Streams are in memory and the clock is
-//! stopped wherever no socket is needed.
+//! Connections over time: limits, slow peers, cancellation, shutdown, and the client's connections. Streams
+//! are in memory and the clock is stopped wherever no socket is needed.
 
 use dcerpc::client::ClientConfig;
 use dcerpc::limits;

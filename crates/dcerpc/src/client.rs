@@ -4,8 +4,56 @@
 //! new ─bind─► Binding ─bind_ack─► Bound ─call─► request… ─► response… ─► Event::Reply ─► Bound
 //! ```
 //!
-//! Any error ends the association: its owner closes the connection. What a reply under a security context says is
-//! believed only when every fragment verified; only faults may come without a token, and they carry no results.
+//! Any error ends the association: its owner closes the connection. A reply under a security context is
+//! accepted only if every fragment verifies. Only faults may come without a token, and they carry no results.
+//!
+//! # Example
+//!
+//! A client and a server in memory. Over a network, the owner writes what `poll_transmit` returns to a
+//! socket, and hands what it reads to `receive`.
+//!
+//! ```
+//! use dcerpc::client::{ClientAssociation, ClientConfig, ClientEvent};
+//! use dcerpc::ndr::NdrSyntax;
+//! use dcerpc::pdu::SyntaxId;
+//! use dcerpc::server::{Event, ServerAssociation, ServerConfig, Transmit};
+//! use std::net::Ipv4Addr;
+//! use std::sync::Arc;
+//!
+//! let uuid = dtyp::Guid::new(0x6f1c_2d3e, 0x4a5b, 0x6c7d, [8, 9, 10, 11, 12, 13, 14, 15]);
+//! let interface = SyntaxId::new(uuid, 1, 0);
+//! let config = ClientConfig { interface, syntax: NdrSyntax::Ndr, first_call_id: 1, security: None };
+//! let mut client = ClientAssociation::new(config);
+//! let config = ServerConfig {
+//!     interfaces: vec![interface],
+//!     secondary_address: "49664".into(),
+//!     groups: Arc::default(),
+//!     reassembly: Arc::default(),
+//! };
+//! let mut server = ServerAssociation::new(Arc::new(config), Ipv4Addr::LOCALHOST.into());
+//! let results = loop {
+//!     // Without a security context, messages are ready at once.
+//!     while let Some(Transmit::Ready(bytes)) = client.poll_transmit() {
+//!         server.receive(&bytes);
+//!     }
+//!     while let Some(event) = server.poll_event() {
+//!         // The service answers each call with its parameters.
+//!         if let Event::Call(call) = event {
+//!             server.reply(call.id, Ok(call.stub.into()));
+//!         }
+//!     }
+//!     while let Some(Transmit::Ready(bytes)) = server.poll_transmit() {
+//!         client.receive(&bytes)?;
+//!     }
+//!     match client.poll_event() {
+//!         Some(ClientEvent::Bound { .. }) => drop(client.call(0, b"parameters".to_vec().into())?),
+//!         Some(ClientEvent::Reply { outcome, .. }) => break outcome.expect("the call did not fault"),
+//!         None => {}
+//!     }
+//! };
+//! assert_eq!(results.stub, b"parameters");
+//! # Ok::<(), dcerpc::client::ClientError>(())
+//! ```
 
 use crate::fragmentation::{self, Verifier};
 use crate::limits;
@@ -22,14 +70,14 @@ use dtyp::{ByteOrder, Decode, DecodeError, Encode, Reader};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What a client association is made from. Numbers that should not be guessed are drawn by the caller.
+/// What a client association is made from. The caller draws the numbers that must not be predictable.
 pub struct ClientConfig {
     /// The interface to bind to.
     pub interface: SyntaxId,
     /// The form of the stubs.
     pub syntax: NdrSyntax,
-    /// `call_id` of the bind; calls count on from it. At most 0x3fffffff, so that a lifetime of calls stays below
-    /// what Windows takes.
+    /// `call_id` of the bind; calls count on from it. At most 0x3fffffff, so that a lifetime of calls stays
+    /// below what Windows takes.
     pub first_call_id: u32,
     /// The security context, set up with the bind.
     pub security: Option<ClientSecurity>,
@@ -51,10 +99,10 @@ pub struct ClientSecurity {
     pub require_header_signing: bool,
 }
 
-/// What an association has to tell.
+/// An event for the owner of an association.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientEvent {
-    /// The bind was accepted; the provider's token of the answer is for the caller to judge.
+    /// The bind was accepted. The caller checks the provider's token of the answer.
     Bound {
         /// Empty without a security context.
         token: Vec<u8>,
@@ -77,13 +125,14 @@ pub struct RequestStub {
     pub stub: Vec<u8>,
     /// Which of them the security context encrypts first.
     pub inner: Option<Range<usize>>,
-    /// Bytes for the service beside the parameters, in a command of the verification trailer that whoever does not know it passes
-    /// over. They are sent only under a seal.
+    /// Bytes for the service beside the parameters, in a command of the verification trailer that receivers
+    /// skip if they do not know it. They are sent only under a seal.
     pub extension: Option<Vec<u8>>,
 }
 
 impl RequestStub {
-    /// The longest extension that is sent: servers look for a trailer in the last kilobyte, and there are other commands.
+    /// The longest extension that is sent: servers look for a trailer in the last kilobyte, and there are
+    /// other commands.
     pub const EXTENSION_LEN_MAX: usize = 768;
 }
 
@@ -245,7 +294,7 @@ impl ClientAssociation {
         }
     }
 
-    /// The next thing to tell.
+    /// The next event for the owner, if there is one.
     pub fn poll_event(&mut self) -> Option<ClientEvent> {
         self.events.pop_front()
     }

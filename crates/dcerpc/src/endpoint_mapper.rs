@@ -1,7 +1,7 @@
 //! The endpoint mapper (\[C706\] appendix O, [MS-RPCE] 3.1.3.5): which port serves an interface?
 //!
-//! The service is a list and a function. A lookup handle carries its own position, so there is nothing to keep for a
-//! client that never comes back.
+//! The service is a list and a function. A lookup handle carries its own position, so there is nothing to
+//! keep for a client that never comes back.
 
 use crate::ndr::{ContextHandle, NdrReader, NdrSyntax, NdrWriter};
 use crate::pdu::{FaultStatus, SyntaxId};
@@ -46,7 +46,8 @@ pub struct Endpoint {
     pub annotation: &'static str,
 }
 
-/// A protocol tower (\[C706\] appendix I): floors that say interface, transfer syntax, protocol, port and address.
+/// A protocol tower (\[C706\] appendix I): floors that say interface, transfer syntax, protocol, port and
+/// address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtocolTower {
     /// The floors, the interface first.
@@ -95,7 +96,8 @@ impl Floor {
 }
 
 impl ProtocolTower {
-    /// The tower of an interface in NDR over TCP. Addresses other than IPv4 have no floor, so theirs is 0.0.0.0.
+    /// The tower of an interface in NDR over TCP. Addresses other than IPv4 have no floor, so theirs is
+    /// 0.0.0.0.
     pub fn tcp(interface: &SyntaxId, address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip,
@@ -341,8 +343,8 @@ impl EndpointMapper {
     }
 }
 
-/// `vers_option`: all, compatible, exact, major only, up to. Documents number them from 1 and Samba from 0, so both are
-/// "all" here.
+/// `vers_option`: all, compatible, exact, major only, up to. Documents number them from 1 and Samba from 0,
+/// so both are "all" here.
 fn version_matches(ours: &SyntaxId, wanted: &SyntaxId, option: u32) -> bool {
     ours.uuid == wanted.uuid
         && match option {

@@ -16,8 +16,8 @@ pub(crate) struct Verifier {
     pub(crate) token_len: usize,
 }
 
-/// Plans the fragments of `stub`. `head` makes the header of one of them from its FIRST and LAST flags and the
-/// length of the stub from there on; `head_len` is that header's length.
+/// Plans the fragments of `stub`. `head` makes the header of one of them from its FIRST and LAST flags and
+/// the length of the stub from there on; `head_len` is that header's length.
 pub(crate) fn plan(
     stub: Vec<u8>,
     inner: Option<Range<usize>>,

@@ -8,21 +8,23 @@ use std::time::Duration;
 
 /// Longest fragment over TCP: what Windows uses, and four Ethernet frames.
 pub const FRAGMENT_LEN_MAX: usize = 5840;
-/// Shortest longest fragment that a peer may ask for (\[C706\] 12.6.3.1 has 1,432; Windows and Samba use 2,048).
+/// Shortest longest fragment that a peer may ask for (\[C706\] 12.6.3.1 has 1,432; Windows and Samba use
+/// 2,048).
 pub const FRAGMENT_LEN_MIN: usize = 2048;
 /// Longest stub of a call, together over its fragments ([MS-RPCE] 3.3.3.5.4).
 pub const CALL_LEN_MAX: usize = 0x40_0000;
-/// How much of an unauthenticated call's stub is kept; the methods open to every client need a few hundred bytes. The
-/// rest is counted and thrown away.
+/// How much of an unauthenticated call's stub is kept; the methods open to every client need a few hundred
+/// bytes. The rest is counted and thrown away.
 pub const ANONYMOUS_CALL_LEN_MAX: usize = 64 * 1024;
-/// Reassembly of all calls under a security context of one server together, so that many slow callers cannot hold its
-/// memory. Unauthenticated calls take none of it: their memory is part of [`UNPROVED_LEN_MAX`].
+/// Reassembly of all calls under a security context of one server together, so that many slow callers cannot
+/// hold its memory. Unauthenticated calls take none of it: their memory is part of [`UNPROVED_LEN_MAX`].
 pub const REASSEMBLY_LEN_MAX: usize = 64 * 1024 * 1024;
-/// One account gets one part in so many of [`REASSEMBLY_LEN_MAX`], so that its calls do not keep those of others from
-/// arriving. It is enough for four of the longest calls.
+/// One account gets one part in so many of [`REASSEMBLY_LEN_MAX`], so that its calls do not keep those of
+/// others from arriving. It is enough for four of the longest calls.
 pub const REASSEMBLY_ACCOUNT_SHARE: usize = 4;
-/// Buffers of all connections of one server whose clients have proved nothing: half PDUs, calls, answers. It holds 256 of
-/// the longest PDU, and a client that sets up a secure channel needs less than [`UNPROVED_LEN_FREE`].
+/// Buffers of all connections of one server whose clients have proved nothing: half PDUs, calls, answers. It
+/// holds 256 of the longest PDU, and a client that sets up a secure channel needs less than
+/// [`UNPROVED_LEN_FREE`].
 pub const UNPROVED_LEN_MAX: usize = 16 * 1024 * 1024;
 /// So much of each connection is not charged to [`UNPROVED_LEN_MAX`]: the limit on connections bounds it.
 pub const UNPROVED_LEN_FREE: usize = 4 * 1024;
@@ -32,7 +34,8 @@ pub const PRESENTATION_CONTEXTS_MAX: usize = 64;
 pub const TRANSFER_SYNTAXES_MAX: usize = 16;
 /// Security contexts of one association that are set up: what Windows allows.
 pub const SECURITY_CONTEXTS_MAX: usize = 2048;
-/// Security contexts of one association under which nothing was verified yet: these cost memory before the peer is known.
+/// Security contexts of one association under which nothing was verified yet: these cost memory before the
+/// peer is known.
 pub const SECURITY_CONTEXTS_UNFINISHED_MAX: usize = 16;
 /// What a security context counts for in [`UNPROVED_LEN_MAX`]: a provider keeps the keys of a few candidates.
 pub const SECURITY_CONTEXT_LEN: usize = 2048;
@@ -43,8 +46,8 @@ pub const CALLS_UNFINISHED_MAX: usize = 8;
 /// How far from the end of a stub a verification trailer is searched: all its commands take 100 bytes.
 pub const VERIFICATION_TRAILER_SEARCH: usize = 1024;
 
-/// How long a PDU may take to arrive, from its first byte to its last, where the client has proved nothing: the whole
-/// set-up of a secure channel takes four round trips.
+/// How long a PDU may take to arrive, from its first byte to its last, where the client has proved nothing:
+/// the whole set-up of a secure channel takes four round trips.
 pub const PDU_ARRIVAL_TIME_UNPROVED_MAX: Duration = Duration::from_secs(10);
 /// The same where the client has proved who it is, for slow networks.
 pub const PDU_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
@@ -53,7 +56,8 @@ pub const CALL_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// PDUs that wait to be sent while a call takes its time; then nothing more is read.
 pub const TRANSMITS_WAITING_MAX: usize = 64;
 
-/// Who counts as one peer where a limit is for each: an IPv4 address, or the /64 that one host on IPv6 has to itself.
+/// Who counts as one peer where a limit is for each: an IPv4 address, or the /64 that one host on IPv6 has to
+/// itself.
 pub fn source_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -64,8 +68,8 @@ pub fn source_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Memory for the reassembly of calls under a security context, which all associations of a server share. Calls of one
-/// fragment need none of it.
+/// Memory for the reassembly of calls under a security context, which all associations of a server share.
+/// Calls of one fragment need none of it.
 #[derive(Debug)]
 pub struct ReassemblyBudget {
     used: Mutex<Used>,
@@ -122,8 +126,8 @@ impl Default for ReassemblyBudget {
     }
 }
 
-/// A stub that grows fragment by fragment. Under a security context it grows within a budget, which it gives back when
-/// dropped; without one it is part of [`crate::server::ServerAssociation::held_bytes`].
+/// A stub that grows fragment by fragment. Under a security context it grows within a budget, which it gives
+/// back when dropped; without one it is part of [`crate::server::ServerAssociation::held_bytes`].
 #[derive(Debug)]
 pub(crate) struct Reassembly {
     bytes: Vec<u8>,
@@ -175,7 +179,8 @@ impl Reassembly {
         Ok(())
     }
 
-    /// Makes room for so many bytes in all, if the budget has them: the capacity is charged, and not the length.
+    /// Makes room for so many bytes in all, if the budget has them: the capacity is charged, and not the
+    /// length.
     fn grow(&mut self, capacity: usize) -> bool {
         if let Some((budget, account)) = &self.budget {
             if !budget.take(*account, capacity - self.charged) {

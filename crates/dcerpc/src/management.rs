@@ -23,7 +23,7 @@ const ACCESS_DENIED: u32 = 5;
 /// error_status_t: the binding has no authentication (rpc_s_binding_has_no_auth).
 const BINDING_HAS_NO_AUTH: u32 = 0x6d2;
 
-/// The service: pure, but for a counter.
+/// The service. Its only state is a counter.
 #[derive(Debug, Default)]
 pub struct Management {
     /// The interfaces of the endpoint.
@@ -67,7 +67,7 @@ impl Management {
                 writer.u32(0);
                 writer.u32(1);
             }
-            // stop_server_listening: nobody stops us from afar.
+            // stop_server_listening: a remote client cannot stop the server.
             3 => writer.u32(ACCESS_DENIED),
             4 => {
                 let (_auth_type, len) = (reader.u32("authn_proto")?, reader.u32("princ_name_size")?);

@@ -1,19 +1,21 @@
 //! Bounded tables that their largest holder cannot close to the others.
 //!
-//! A table with a limit alone is full for all clients as soon as one peer has filled it. Here a new entry always gets in: it
-//! takes the place of the oldest entry of the holder with the most entries, or of its own holder's oldest one when that
-//! holder is at its own limit. A peer that fills the table therefore evicts itself. [`WeightedTable`] does the same where
-//! entries differ in size.
+//! A table with a limit alone is full for all clients as soon as one peer has filled it. Here a new entry
+//! always gets in: it takes the place of the oldest entry of the holder with the most entries, or of its own
+//! holder's oldest one when that holder is at its own limit. A peer that fills the table therefore evicts
+//! itself. [`WeightedTable`] does the same where entries differ in size.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-/// Names one entry of a [`FairTable`] or [`WeightedTable`]. Tickets are given in ascending order and never twice.
+/// Names one entry of a [`FairTable`] or [`WeightedTable`]. Tickets are given in ascending order and never
+/// twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// Entries by holder, such as connections by source address. Each operation takes time logarithmic in their number.
+/// Entries by holder, such as connections by source address. Each operation takes time logarithmic in their
+/// number.
 #[derive(Debug)]
 pub struct FairTable<K, V> {
     max: usize,
@@ -49,7 +51,8 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
         self.entries.is_empty()
     }
 
-    /// Whether a new entry of this holder takes the place of an older one of its own, because it is at its limit.
+    /// Whether a new entry of this holder takes the place of an older one of its own, because it is at its
+    /// limit.
     pub fn is_at_its_limit(&self, holder: &K) -> bool {
         self.held_by(holder) >= self.per_holder_max
     }
@@ -107,7 +110,8 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
         self.remove(*oldest)
     }
 
-    /// Removes the same for a new entry of this holder, unless that one would then have as many entries as the largest.
+    /// Removes the same for a new entry of this holder, unless that one would then have as many entries as
+    /// the largest.
     pub fn evict_for(&mut self, holder: &K) -> Option<(K, V)> {
         let ((largest, _), _) = self.by_size.last_key_value()?;
         (self.held_by(holder) + 1 < *largest).then(|| self.evict())?
@@ -132,9 +136,9 @@ impl<K: Clone + Eq + Hash, V> FairTable<K, V> {
     }
 }
 
-/// Entries by holder with a weight each, such as memory of connections by source address, and a bound on the sum. When the
-/// sum is over the bound, the heaviest entry of the holder with the largest sum is evicted, of equal ones the oldest. Each
-/// operation takes time logarithmic in the number of entries.
+/// Entries by holder with a weight each, such as memory of connections by source address, and a bound on the
+/// sum. When the sum is over the bound, the heaviest entry of the holder with the largest sum is evicted, of
+/// equal ones the oldest. Each operation takes time logarithmic in the number of entries.
 #[derive(Debug)]
 pub struct WeightedTable<K, V> {
     max: usize,
@@ -186,7 +190,8 @@ impl<K: Clone + Eq + Hash, V> WeightedTable<K, V> {
         (ticket, self.make_room())
     }
 
-    /// Changes the weight of an entry that is still there, and returns what had to make room for it: itself, perhaps.
+    /// Changes the weight of an entry that is still there, and returns what had to make room for it: itself,
+    /// perhaps.
     pub fn set(&mut self, ticket: Ticket, weight: usize) -> Vec<(K, V)> {
         let Some((holder, known, _)) = self.entries.get_mut(&ticket) else { return Vec::new() };
         let before = std::mem::replace(known, weight);

@@ -35,7 +35,7 @@ pub struct ProtectedFragment<'a> {
     pub token: &'a [u8],
 }
 
-/// A message of one or more fragments, ready but for its protection.
+/// A message of one or more fragments, complete except for its protection.
 #[derive(Debug)]
 pub struct Outgoing {
     /// Stub and verification trailer of the whole message.
@@ -60,8 +60,8 @@ pub struct OutgoingFragment {
     pub trailer: SecTrailer,
 }
 
-/// The protected message, ready for the wire. Polling it needs no runtime: it waits at most for other messages
-/// that are sealed side by side with it.
+/// The protected message, ready for the wire. Polling it needs no runtime: it waits at most for other
+/// messages that are sealed side by side with it.
 pub type Protecting = Pin<Box<dyn Future<Output = Vec<u8>> + Send>>;
 
 /// A security context that is set up: it knows the peer and protects fragments.
@@ -85,8 +85,8 @@ pub trait SecurityContext: Send {
     /// Who the peer is, for the service behind the interface; it knows the type.
     fn identity(&self) -> Arc<dyn Any + Send + Sync>;
 
-    /// The account for which the peer's connections count, once a fragment was verified under this context. Connections
-    /// under a context without an account count as those of a peer that has proved nothing.
+    /// The account for which the peer's connections count, once a fragment was verified under this context.
+    /// Connections under a context without an account count as those of a peer that has proved nothing.
     fn account(&self) -> Option<Sid> {
         None
     }

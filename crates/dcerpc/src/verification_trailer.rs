@@ -1,4 +1,4 @@
-//! The verification trailer ([MS-RPCE] 2.2.2.13): what the client believes was negotiated, under the seal.
+//! The verification trailer ([MS-RPCE] 2.2.2.13): what the client takes as negotiated, under the seal.
 
 use crate::pdu::{PacketType, SyntaxId};
 use dtyp::{ByteOrder, Decode, Encode, Reader};
@@ -7,14 +7,14 @@ const MAGIC: [u8; 8] = [0x8a, 0xe3, 0x13, 0x71, 0x02, 0xf4, 0x36, 0x71];
 const COMMAND_BITMASK: u16 = 1;
 const COMMAND_PCONTEXT: u16 = 2;
 const COMMAND_HEADER2: u16 = 3;
-/// Ours: bytes for the service, which whoever does not know the command passes over. Of the 14 bits that a command has, the
-/// document defines three values.
+/// Our own command: bytes for the service. Receivers that do not know it skip it. Of the 14 bits that a
+/// command has, the document defines three values.
 const COMMAND_EXTENSION: u16 = 0x3a52;
 const COMMAND_END: u16 = 0x4000;
 const MUST_PROCESS: u16 = 0x8000;
 const CLIENT_SUPPORTS_HEADER_SIGNING: u32 = 1;
 
-/// What the server knows of a call, to be compared with what the client says.
+/// The negotiated values of a call, to be compared with those in the trailer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Negotiated {
     pub(crate) interface: SyntaxId,
@@ -30,8 +30,8 @@ pub(crate) struct Negotiated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch;
 
-/// Looks for a trailer at the end of `stub`, cuts it off and compares it. `Ok` when there is none. The bytes of an extension,
-/// if there is one, come back.
+/// Looks for a trailer at the end of `stub`, cuts it off and compares it. `Ok` when there is none. The bytes
+/// of an extension, if there is one, come back.
 pub(crate) fn check(stub: &mut Vec<u8>, negotiated: &Negotiated) -> Result<Option<Vec<u8>>, Mismatch> {
     let search_from =
         stub.len().saturating_sub(crate::limits::VERIFICATION_TRAILER_SEARCH).next_multiple_of(4);
@@ -83,7 +83,7 @@ fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<Option<Vec<u8>>, 
                 let bytes = data.take("data", usize::from(length)).map_err(|_| Mismatch)?;
                 extension.replace(bytes.to_vec()).is_none()
             }
-            // What we do not know is passed over, unless the client insists.
+            // An unknown command is skipped, unless it is marked as mandatory.
             _ if command & MUST_PROCESS == 0 => {
                 data.take("data", usize::from(length)).map_err(|_| Mismatch)?;
                 true
@@ -99,7 +99,7 @@ fn compare(commands: &[u8], negotiated: &Negotiated) -> Result<Option<Vec<u8>>, 
     }
 }
 
-/// What a trailer says of the negotiation.
+/// The negotiated values in a trailer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim<'a> {
     pub(crate) interface: &'a SyntaxId,
@@ -107,8 +107,8 @@ pub(crate) struct Claim<'a> {
     pub(crate) header_signing: bool,
 }
 
-/// Appends a trailer: the bitmask and the presentation context, as Windows sends them on a connection's first request, and an
-/// extension. There must be something to say.
+/// Appends a trailer: the bitmask and the presentation context, as Windows sends them on a connection's first
+/// request, and an extension. There must be something to say.
 pub(crate) fn append(stub: &mut Vec<u8>, claim: Option<Claim<'_>>, extension: Option<&[u8]>) {
     stub.resize(stub.len().next_multiple_of(4), 0);
     stub.extend_from_slice(&MAGIC);

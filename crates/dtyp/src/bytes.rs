@@ -204,7 +204,8 @@ impl<'a> Reader<'a> {
         self.take(what, pad).map(|_| ())
     }
 
-    /// A reader over the next `len` bytes, which this one skips; errors keep counting from the outermost buffer.
+    /// A reader over the next `len` bytes, which this one skips; errors keep counting from the outermost
+    /// buffer.
     pub fn sub_reader(&mut self, what: &'static str, len: usize) -> Result<Reader<'a>, DecodeError> {
         let base = self.base + self.position;
         let bytes = self.take(what, len)?;

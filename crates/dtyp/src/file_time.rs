@@ -27,8 +27,8 @@ impl FileTime {
         (self.0 / STEPS_PER_SECOND) as i64 - UNIX_EPOCH_SECONDS as i64
     }
 
-    /// `[year, month, day]` and `[hour, minute, second]` in UTC; `None` if there is no such day or second. Saturates like
-    /// [`FileTime::from_unix`].
+    /// `[year, month, day]` and `[hour, minute, second]` in UTC; `None` if there is no such day or second.
+    /// Saturates like [`FileTime::from_unix`].
     pub fn from_civil([year, month, day]: [u16; 3], [hour, minute, second]: [u16; 3]) -> Option<Self> {
         let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
         let days = match month {
@@ -97,7 +97,8 @@ impl fmt::Display for FileTime {
             _ => {}
         }
         let seconds = self.0 / STEPS_PER_SECOND;
-        // Days are counted from 1600-03-01, so that the leap day ends a year and 400-year cycles start with it.
+        // Days are counted from 1600-03-01, so that the leap day ends a year and 400-year cycles start with
+        // it.
         let (days, second) = (seconds / 86_400 + 306, seconds % 86_400);
         let (cycle, day_of_cycle) = (days / 146_097, days % 146_097);
         let year_of_cycle =

@@ -2,7 +2,8 @@ use crate::{Decode, DecodeError, Encode, Reader};
 use std::fmt;
 use std::str::FromStr;
 
-/// [MS-DTYP] 2.3.4 GUID: the first three fields in the message's byte order, the last eight bytes as they stand.
+/// [MS-DTYP] 2.3.4 GUID: the first three fields in the message's byte order, the last eight bytes as they
+/// stand.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Guid {
     /// First field.

@@ -62,7 +62,7 @@ statuses! {
 }
 
 impl NtStatus {
-    /// Whether it says that something failed: its two highest bits are set ([MS-ERREF] 2.3).
+    /// Whether it is an error: its two highest bits are set ([MS-ERREF] 2.3).
     pub const fn is_error(self) -> bool {
         self.0 >> 30 == 3
     }
@@ -72,7 +72,7 @@ impl NtStatus {
         self.0 == 0
     }
 
-    /// Whether it says that there is an account which may not be used now ([MS-ERREF] 2.3.1).
+    /// Whether it means that there is an account which may not be used now ([MS-ERREF] 2.3.1).
     pub const fn is_account_restriction(self) -> bool {
         matches!(
             self,

@@ -1,53 +1,63 @@
-//! When to leave a server alone: after some failures in a row nobody asks it for a while, then one question tries.
+//! The circuit breaker of one server: after some failures in a row no request is sent for a while, then one
+//! request probes it.
+//!
+//! It is our own because of [MS-NRPC] 3.1.4.6: after a refused channel the pause is fixed, and another secret
+//! ends it.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Failures in a row after which a server is left alone: one may be an accident of the network.
+/// Failures in a row that open the circuit breaker: a single one may be an accident of the network.
 const FAILURES_MAX: u32 = 3;
-/// For how long, the first time; each failed try doubles it.
+/// How long it is open at first. Each failed probe doubles that.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
-/// And at most, so that a server that is back is noticed soon.
+/// How long it is open at most, so that a server that is back is used soon.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-/// After a server refused the channel ([MS-NRPC] 3.1.4.6): asking sooner would only be refused again, and counted.
+/// How long it is open after the server refused the channel ([MS-NRPC] 3.1.4.6): the server would count more
+/// attempts as guesses.
 const REFUSED_PAUSE: Duration = Duration::from_secs(45);
 
-/// The state of one server.
+/// The state of one server's circuit breaker.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     failures: u32,
     open_until: Option<Instant>,
-    /// One question is trying, since when.
-    trying: Option<Instant>,
+    /// When the request began that probes the server.
+    probing: Option<Instant>,
     refused: bool,
 }
 
 impl Breaker {
-    /// Whether a question may be asked now. Of those that come after a pause, one tries for all; if it is never heard of again, so does
-    /// the next one after `patience`.
+    /// Whether a request may be sent now. After a pause the first request probes the server for all. If its
+    /// outcome is not reported within `patience`, the next request does.
     pub(crate) fn admits(&mut self, now: Instant, patience: Duration) -> bool {
         match self.open_until {
             None => true,
             Some(until) if now < until => false,
-            Some(_) if self.trying.is_some_and(|since| now < since + patience) => false,
+            Some(_) if self.probing.is_some_and(|since| now < since + patience) => false,
             Some(_) => {
-                self.trying = Some(now);
+                self.probing = Some(now);
                 true
             }
         }
     }
 
-    /// Whether the server is left alone at present.
+    /// Whether no request is sent now.
     pub(crate) fn is_open(&self, now: Instant) -> bool {
         self.open_until.is_some_and(|until| now < until)
     }
 
-    /// Whether it failed often enough to be left alone, and has not answered since.
+    /// Whether it has opened, and the server has not answered since.
     pub(crate) const fn is_tripped(&self) -> bool {
         self.open_until.is_some()
     }
 
-    /// Whether it is because the server refused the channel.
+    /// The time until a request probes the server.
+    pub(crate) fn retry_after(&self, now: Instant) -> Duration {
+        self.open_until.map(|until| until.saturating_duration_since(now)).unwrap_or_default()
+    }
+
+    /// Whether it opened because the server refused the channel.
     pub(crate) const fn is_refused(&self) -> bool {
         self.refused
     }
@@ -57,19 +67,19 @@ impl Breaker {
         *self = Self::default();
     }
 
-    /// It did not.
+    /// The server did not answer.
     pub(crate) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
-        self.trying = None;
+        self.probing = None;
         if let Some(over) = self.failures.checked_sub(FAILURES_MAX) {
             let pause = PAUSE_FIRST.saturating_mul(1 << over.min(10)).min(PAUSE_MAX);
             self.open_until = Some(now + pause);
         }
     }
 
-    /// It does not let us in.
+    /// The server refused the channel.
     pub(crate) fn refused(&mut self, now: Instant) {
-        self.trying = None;
+        self.probing = None;
         self.refused = true;
         self.open_until = Some(now + REFUSED_PAUSE);
     }
@@ -82,7 +92,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
-    fn a_server_is_left_alone_and_tried_by_one() {
+    fn no_request_is_sent_while_it_is_open_and_then_one_probes() {
         let mut breaker = Breaker::default();
         let start = Instant::now();
         for _ in 0..FAILURES_MAX {
@@ -92,8 +102,8 @@ mod tests {
         assert!(breaker.is_open(start));
         assert!(!breaker.admits(start, PATIENCE));
         let later = start + PAUSE_FIRST;
-        assert!(!breaker.is_open(later), "it has its place again");
-        assert!(breaker.admits(later, PATIENCE), "one tries");
+        assert!(!breaker.is_open(later), "the server is preferred like others again");
+        assert!(breaker.admits(later, PATIENCE), "one probes");
         assert!(!breaker.admits(later, PATIENCE), "for all");
         breaker.failed(later);
         assert!(!breaker.admits(later + PAUSE_FIRST, PATIENCE), "the pause is twice as long");
@@ -104,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_tries_and_is_never_heard_of_blocks_nobody_for_long() {
+    fn a_probe_without_an_outcome_does_not_block_others_for_long() {
         let mut breaker = Breaker::default();
         let start = Instant::now();
         for _ in 0..FAILURES_MAX {

@@ -1,9 +1,10 @@
-//! Which servers a domain has, by the SRV records that its domain controllers register ([MS-ADTS] 6.3.2.3).
+//! The servers of a domain, by the SRV records that its domain controllers register ([MS-ADTS] 6.3.2.3).
 //!
-//! What comes back is names in the order in which to try them (RFC 2782), and how long that is good for: keeping it is the
-//! caller's. There is no port in it, because a record's port is LDAP's; Netlogon's is told by the host's endpoint mapper. Nor is
-//! a server asked whether it is alive, as Windows does with an LDAP ping: setting up a channel shows it. DNS is not
-//! authenticated and need not be: a host that is not the domain's does not know the shared secret.
+//! The result is names in the order in which to try them (RFC 2782), and how long it is valid; the caller
+//! keeps it. It has no ports, because a record's port is that of LDAP; the host's endpoint mapper tells that
+//! of Netlogon. No server gets an LDAP ping, as Windows sends it: setting a channel up shows whether the
+//! server is alive. DNS is not authenticated and need not be: a host that is not of the domain does not know
+//! the shared secret.
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
@@ -19,20 +20,20 @@ use thiserror::Error;
 use tokio::time::timeout;
 use tracing::debug;
 
-/// How many servers are kept: whoever finds none of these answering will not find the next either.
+/// Servers that are kept. If none of these answers, more would not help.
 const SERVERS_MAX: usize = 32;
-/// How many addresses of one server are kept.
+/// Addresses of one server that are kept.
 const ADDRESSES_MAX: usize = 8;
-/// How long a look-up may take in all: a logon waits for it.
+/// Timeout of one look-up: a logon may wait for it.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one resolver may take, so that a datagram may be lost or a resolver be down within [`TIMEOUT`].
+/// Timeout of one resolver, so that a datagram may be lost or a resolver may be down within [`TIMEOUT`].
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an answer is good for, at least: a TTL of zero does not make every call a look-up.
+/// How long an answer is valid at least: a TTL of zero must not lead to a look-up for each request.
 const TTL_MIN: Duration = Duration::from_secs(5);
-/// How long an answer is good for, at most: a server that is gone is not tried for days.
+/// How long an answer is valid at most: a server that was removed must not be tried for days.
 const TTL_MAX: Duration = Duration::from_secs(3600);
 
-/// Where a domain's servers are looked for.
+/// Looks up the servers of one domain.
 pub struct Discovery {
     resolver: TokioResolver,
     domain: String,
@@ -51,7 +52,8 @@ impl std::fmt::Debug for Discovery {
 pub struct Located {
     /// In the order in which to try them; never empty.
     pub found: Vec<Found>,
-    /// How long to go by this: the smallest TTL of the records, within bounds; not for long when DNS told only a part.
+    /// How long this is valid: the smallest TTL of the records, within bounds. If one of two look-ups failed,
+    /// the least bound.
     pub ttl: Duration,
 }
 
@@ -60,36 +62,36 @@ pub struct Located {
 pub struct Found {
     /// Its DNS name, without the last dot.
     pub host: String,
-    /// Whether it is one of the site's.
+    /// Whether it is one of the site's servers.
     pub in_site: bool,
 }
 
-/// Why the servers of a domain cannot be looked for.
+/// Why a [`Discovery`] cannot be made.
 #[derive(Debug, Error)]
-pub enum SetUpError {
-    /// The domain has no DNS name.
+pub enum DiscoveryConfigError {
+    /// The text is no DNS name.
     #[error("{0:?} is not the DNS name of a domain")]
     Domain(String),
-    /// The site has no name.
+    /// The text is no name of a site.
     #[error("{0:?} is not the name of a site")]
     Site(String),
-    /// The resolver of the system is of no use.
+    /// /etc/resolv.conf cannot be read or used.
     #[error("the system's resolver configuration cannot be used")]
     Resolver(#[source] NetError),
 }
 
-/// Why no server is known.
+/// Why a look-up found no server or address.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DiscoveryError {
-    /// DNS says that there is none.
-    #[error("DNS knows no domain controller of {domain}: there is no SRV record {name}")]
+    /// There is no SRV record.
+    #[error("DNS has no domain controller of {domain}: there is no SRV record {name}")]
     NoServers {
         /// The domain.
         domain: String,
         /// The name that was asked for.
         name: String,
     },
-    /// There are records, and none of them names a host.
+    /// There are SRV records, and none of them names a host.
     #[error(
         "DNS says that domain controllers of {domain} are not available: no target of {name} can be used"
     )]
@@ -99,39 +101,43 @@ pub enum DiscoveryError {
         /// The name that was asked for.
         name: String,
     },
-    /// DNS says that a server has no address.
-    #[error("DNS knows no address of {host}")]
+    /// There is no address record.
+    #[error("DNS has no address of {host}")]
     NoAddress {
         /// The server.
         host: String,
     },
-    /// DNS could not say.
-    #[error("DNS does not say what {name} is: {reason}")]
+    /// No resolver answered in time, or with an error.
+    #[error("DNS look-up of {name} failed: {reason}")]
     NoAnswer {
         /// The name that was asked for.
         name: String,
-        /// What the resolver says.
+        /// The resolver's error, or the timeout.
         reason: String,
     },
 }
 
 impl Discovery {
-    /// Whether certain resolvers are asked, and not the system's.
+    /// Whether the resolvers are those given to [`Discovery::new`], and not those of the system.
     pub const fn has_resolvers(&self) -> bool {
         self.has_resolvers
     }
 
-    /// `dns_servers`: resolvers to ask; empty for the system's own (/etc/resolv.conf).
-    pub fn new(domain: &str, site: Option<&str>, dns_servers: &[SocketAddr]) -> Result<Self, SetUpError> {
+    /// `dns_servers` are the resolvers; if empty, those of the system (/etc/resolv.conf).
+    pub fn new(
+        domain: &str,
+        site: Option<&str>,
+        dns_servers: &[SocketAddr],
+    ) -> Result<Self, DiscoveryConfigError> {
         let domain = domain.strip_suffix('.').unwrap_or(domain);
         if !is_host(domain) {
-            return Err(SetUpError::Domain(domain.to_owned()));
+            return Err(DiscoveryConfigError::Domain(domain.to_owned()));
         }
         if let Some(site) = site.filter(|site| !is_label(site)) {
-            return Err(SetUpError::Site(site.to_owned()));
+            return Err(DiscoveryConfigError::Site(site.to_owned()));
         }
         let mut builder = match dns_servers {
-            [] => TokioResolver::builder_tokio().map_err(SetUpError::Resolver)?,
+            [] => TokioResolver::builder_tokio().map_err(DiscoveryConfigError::Resolver)?,
             servers => {
                 let servers = servers.iter().copied().map(name_server).collect();
                 let config = ResolverConfig::from_name_servers(servers);
@@ -142,15 +148,15 @@ impl Discovery {
         };
         let options = builder.options_mut();
         (options.timeout, options.attempts) = (ATTEMPT_TIMEOUT, 2);
-        // Two places that keep answers would keep them twice as long.
+        // The caller keeps answers. A second cache would keep them twice as long.
         options.cache_size = 0;
         let (domain, site) = (domain.to_owned(), site.map(str::to_owned));
-        let resolver = builder.build().map_err(SetUpError::Resolver)?;
+        let resolver = builder.build().map_err(DiscoveryConfigError::Resolver)?;
         Ok(Self { resolver, domain, site, has_resolvers: !dns_servers.is_empty() })
     }
 
-    /// The servers in the order in which to try them: the site's first, then the others; among these by priority, and within
-    /// a priority by chance and weight. A site that has none, or is not known, leaves all the others.
+    /// The servers in the order in which to try them: the site's first, then the others; within these by
+    /// priority, and within a priority at random by weight. If the site has none, all are the others.
     pub async fn servers(&self) -> Result<Located, DiscoveryError> {
         let all = format!("_ldap._tcp.dc._msdcs.{}.", self.domain);
         let (in_site, in_domain) = match &self.site {
@@ -160,17 +166,17 @@ impl Discovery {
             }
             None => (Ok(Vec::new()), self.records(&all).await),
         };
-        // One of the two is enough. Without the site's, DNS has still told of every server there is.
+        // One of the two answers is enough: that for the domain has every server.
         let mut ttl_max = TTL_MAX;
         let (in_site, in_domain) = match (in_site, in_domain) {
             (Ok(in_site), Ok(in_domain)) => (in_site, in_domain),
             (Ok(in_site), Err(error)) if !in_site.is_empty() => {
-                debug!(%error, "Only the site's servers are known");
+                debug!(%error, "DNS look-up of the domain's servers failed: only those of the site are used");
                 ttl_max = TTL_MIN;
                 (in_site, Vec::new())
             }
             (Err(error), Ok(in_domain)) => {
-                debug!(%error, "The site's servers are not known");
+                debug!(%error, "DNS look-up of the site's servers failed: those of the domain are used");
                 ttl_max = TTL_MIN;
                 (Vec::new(), in_domain)
             }
@@ -187,7 +193,7 @@ impl Discovery {
             .ok_or(DiscoveryError::NotAvailable { domain, name })
     }
 
-    /// The addresses of a server, by the same resolvers.
+    /// The first addresses of a server, from the same resolvers; at most eight.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, DiscoveryError> {
         let name = format!("{host}.");
         match answer(&name, self.resolver.lookup_ip(&name)).await? {
@@ -196,13 +202,13 @@ impl Discovery {
         }
     }
 
-    /// The SRV records of a name; none where DNS says that there are none.
+    /// The SRV records of a name; empty if DNS answers that there are none.
     async fn records(&self, name: &str) -> Result<Vec<Service>, DiscoveryError> {
         Ok(answer(name, self.resolver.srv_lookup(name)).await?.as_ref().map(services).unwrap_or_default())
     }
 }
 
-/// What DNS answers in time; `None` where it says that there is nothing.
+/// The answer of DNS within [`TIMEOUT`]; `None` if it is that there is no such record.
 async fn answer<T>(
     name: &str,
     asked: impl Future<Output = Result<T, NetError>>,
@@ -224,12 +230,12 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
-/// What we take from a SRV record (RFC 2782).
+/// The fields of a SRV record (RFC 2782) that are used.
 #[derive(Clone, Debug)]
 struct Service {
     priority: u16,
     weight: u16,
-    /// `None`: the service is not available, or the target is no name of a host.
+    /// `None` if the service is not available, or the target is no name of a host.
     target: Option<String>,
     ttl: u32,
 }
@@ -243,7 +249,7 @@ fn services(found: &Lookup) -> Vec<Service> {
         .map(|(ttl, srv)| {
             let target = host(&srv.target);
             if target.is_none() && !srv.target.is_root() {
-                debug!(target = %srv.target, "A SRV record's target is no host");
+                debug!(target = %srv.target, "Target of a SRV record is no host name");
             }
             Service { priority: srv.priority, weight: srv.weight, target, ttl }
         })
@@ -258,7 +264,8 @@ fn host(target: &Name) -> Option<String> {
     Some(labels.join(".")).filter(|host| is_host(host))
 }
 
-/// Whether a text can be a label of a host's name, or the name of a site: 1 to 63 letters, digits, `-` and `_`.
+/// Whether a text can be a label of a host's name, or the name of a site: 1 to 63 letters, digits, `-` and
+/// `_`.
 pub fn is_label(label: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     (1..=63).contains(&label.len())
@@ -272,7 +279,7 @@ fn is_host(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(is_label)
 }
 
-/// The servers that these records name, each once. `random` draws a number below its argument.
+/// The servers that these records name, each once. `random` returns a number below its argument.
 fn servers_of(
     in_site: Vec<Service>,
     in_domain: Vec<Service>,
@@ -295,7 +302,8 @@ fn servers_of(
     (!found.is_empty()).then_some(Located { found, ttl })
 }
 
-/// The order of RFC 2782: the lowest priority first, and within one, again and again, one of the rest by weight.
+/// The order of RFC 2782: the lowest priority first, and within one, again and again, one of the rest by
+/// weight.
 struct Order {
     /// INVARIANT: the lowest priority is last, and those of weight 0 stand before others of their priority.
     rest: Vec<(u16, u16, String)>,

@@ -1,5 +1,5 @@
-//! What is counted of the questions to one server: who waits for a connection, who holds one, and for how long. Windows keeps the same
-//! counters of its Netlogon semaphore, whose size is MaxConcurrentApi.
+//! Counters of the requests to one server: how many wait for a connection, how many have one, and for how
+//! long. Windows keeps the same counters of its Netlogon semaphore, whose size is MaxConcurrentApi.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,29 +7,29 @@ use std::time::Duration;
 /// Counters of one server.
 #[derive(Debug, Default)]
 pub struct Meter {
-    /// Questions that wait for a connection now.
+    /// Requests that wait for a connection now.
     pub waiters: AtomicU64,
-    /// Questions that have one now.
+    /// Requests that have a connection now.
     pub holders: AtomicU64,
-    /// Connections that were given to questions.
+    /// Requests that got a connection.
     pub acquires: AtomicU64,
-    /// Questions that waited in vain.
+    /// Requests that waited for a connection and did not get one in time.
     pub timeouts: AtomicU64,
-    /// Questions for which there was no place in the queue.
+    /// Requests that were rejected because the queue was full.
     pub overflows: AtomicU64,
     wait_us: AtomicU64,
     hold_us: AtomicU64,
     /// Answers, refusals included.
     pub answered: AtomicU64,
-    /// Answers that were no decision.
+    /// Answers by which the server could not decide.
     pub undecided: AtomicU64,
-    /// Questions without an answer.
+    /// Requests without an answer.
     pub failed: AtomicU64,
-    /// Questions that were not asked, because the server is left alone.
-    pub left_alone: AtomicU64,
+    /// Requests that were not sent because the circuit breaker was open.
+    pub circuit_rejections: AtomicU64,
     /// Channels set up.
     pub channels: AtomicU64,
-    /// Channels that were refused.
+    /// Channels that the server refused.
     pub channels_refused: AtomicU64,
 }
 
@@ -38,11 +38,10 @@ pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Something that is counted for as long as this lives.
+/// Counts something for as long as it lives.
 pub(crate) struct Gauge<'a>(&'a AtomicU64);
 
 impl<'a> Gauge<'a> {
-    /// Counts one more.
     pub(crate) fn new(counter: &'a AtomicU64) -> Self {
         count(counter);
         Self(counter)
@@ -60,17 +59,17 @@ fn add(counter: &AtomicU64, time: Duration) {
 }
 
 impl Meter {
-    /// A question waited so long.
+    /// Adds the time that a request waited for a connection.
     pub(crate) fn waited(&self, time: Duration) {
         add(&self.wait_us, time);
     }
 
-    /// A question had a connection for so long.
+    /// Adds the time that a request had a connection.
     pub(crate) fn held(&self, time: Duration) {
         add(&self.hold_us, time);
     }
 
-    /// Name, kind, help and value of each metric.
+    /// Name, type, help text and value of each metric, for the Prometheus text format.
     pub fn metrics(&self) -> [(&'static str, &'static str, &'static str, f64); 13] {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         let seconds = |counter: &AtomicU64| value(counter) / 1e6;
@@ -78,43 +77,43 @@ impl Meter {
             (
                 "rcmpd_peer_semaphore_waiters",
                 "gauge",
-                "Questions that wait for a connection to the server.",
+                "Requests that wait for a connection to the server.",
                 value(&self.waiters),
             ),
             (
                 "rcmpd_peer_semaphore_holders",
                 "gauge",
-                "Questions in flight at the server.",
+                "Requests in flight at the server.",
                 value(&self.holders),
             ),
             (
                 "rcmpd_peer_semaphore_acquires_total",
                 "counter",
-                "Questions that got a connection.",
+                "Requests that got a connection.",
                 value(&self.acquires),
             ),
             (
                 "rcmpd_peer_semaphore_timeouts_total",
                 "counter",
-                "Questions that waited for a connection in vain.",
+                "Requests that got no connection in time.",
                 value(&self.timeouts),
             ),
             (
                 "rcmpd_peer_semaphore_overflows_total",
                 "counter",
-                "Questions refused because too many waited.",
+                "Requests rejected because the queue was full.",
                 value(&self.overflows),
             ),
             (
                 "rcmpd_peer_semaphore_wait_seconds_total",
                 "counter",
-                "Time that questions waited for connections.",
+                "Time that requests waited for connections.",
                 seconds(&self.wait_us),
             ),
             (
                 "rcmpd_peer_semaphore_hold_seconds_total",
                 "counter",
-                "Time that questions had connections.",
+                "Time that requests had connections.",
                 seconds(&self.hold_us),
             ),
             (
@@ -126,20 +125,20 @@ impl Meter {
             (
                 "rcmpd_peer_undecided_total",
                 "counter",
-                "Answers of the server that were no decision.",
+                "Answers by which the server could not decide.",
                 value(&self.undecided),
             ),
             (
                 "rcmpd_peer_failures_total",
                 "counter",
-                "Questions that the server did not answer.",
+                "Requests that the server did not answer.",
                 value(&self.failed),
             ),
             (
-                "rcmpd_peer_left_alone_total",
+                "rcmpd_peer_circuit_rejections_total",
                 "counter",
-                "Questions that were not asked, because the server failed before.",
-                value(&self.left_alone),
+                "Requests that were not sent because the circuit breaker was open.",
+                value(&self.circuit_rejections),
             ),
             ("rcmpd_peer_channels_total", "counter", "Secure channels set up.", value(&self.channels)),
             (

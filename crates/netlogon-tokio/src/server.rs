@@ -1,11 +1,11 @@
-//! One server of another domain: its secure channel, the connections that share it, and who may use them when.
+//! The client of one server: its secure channel, the connections on it, and the permits to use them.
 //!
 //! ```text
-//! ask ─► left alone? ─► wait for a place ─► channel (set up by one for all) ─► connection (idle or new) ─► call
+//! ask ─► circuit open? ─► wait for a permit ─► channel (set up once for all requests) ─► connection (idle or new) ─► call
 //! ```
 //!
-//! A call that the server has surely not performed is made again on a new connection or a new channel; one that it may have performed,
-//! only when asking twice harms nobody.
+//! If the server has certainly not performed a call, the call is made again on a new connection or a new
+//! channel. If it may have performed the call, that is done only for a repeatable request.
 
 use crate::breaker::Breaker;
 use crate::meter::{Gauge, Meter, count};
@@ -26,88 +26,101 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-/// An error of the caller's.
+/// An error of [`AccountSecrets`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The secret of an account, which may be changed while channels are set up.
+/// The secret of an account. It may change while channels are set up.
 pub trait AccountSecrets: Send + Sync + std::fmt::Debug {
-    /// The secrets to try, the present one first. Read before each channel, so it has to be cheap and must not wait for the network.
+    /// The secrets to try, the present one first. Called before each channel is set up and at each refused
+    /// call, so it must not block for long.
     fn candidates(&self) -> Result<Vec<SharedSecret>, BoxError>;
 
-    /// Whether the secret is being changed now, so that a refused call may be due to that.
+    /// Whether the secret is being changed now. Then a refused call leads to a new channel at once.
     fn is_changing(&self) -> bool;
 }
 
-/// Makes the extension of a request ([`dcerpc::client::RequestStub::extension`]) from the time that is left for it.
+/// A secret that does not change.
+impl AccountSecrets for SharedSecret {
+    fn candidates(&self) -> Result<Vec<SharedSecret>, BoxError> {
+        Ok(vec![self.clone()])
+    }
+
+    fn is_changing(&self) -> bool {
+        false
+    }
+}
+
+/// Makes the extension of a request ([`dcerpc::client::RequestStub::extension`]) from the time that is left
+/// for it.
 pub type Extension<'a> = dyn Fn(Duration) -> Vec<u8> + Sync + 'a;
 
-/// As whom servers of a domain are asked.
+/// The account under which the servers of a domain are called.
 #[derive(Clone, Debug)]
-pub struct Identity {
-    /// NetBIOS name of their domain.
+pub struct ClientAccount {
+    /// NetBIOS name of the servers' domain.
     pub domain: String,
     /// NetBIOS name of this server.
     pub computer: String,
     /// The account at their domain: `NAME$`, or a DNS name for a channel of type 3.
     pub account: String,
-    /// The type of channel it is for.
+    /// The type of channel that the account is for.
     pub channel_type: ChannelType,
-    /// Its secret.
+    /// The account's secret.
     pub secrets: Arc<dyn AccountSecrets>,
     /// The wall clock for authenticators, in seconds since 1970.
     pub now: fn() -> u32,
 }
 
-/// What a server may be burdened with.
+/// Limits of the requests to one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// Connections, and so questions in flight.
+pub struct PoolLimits {
+    /// Connections, each with one request in flight.
     pub connections_max: usize,
-    /// Questions that wait for one.
+    /// Requests that wait for a connection.
     pub queue_max: usize,
 }
 
-/// A question for a package of a server.
+/// A request to a package of a server ([MS-NRPC] 3.2.4.1).
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct PackageRequest<'a> {
     /// PackageName.
     pub package: &'a str,
     /// LogonDomainName.
     pub logon_domain_name: &'a str,
     /// LogonData, in the clear.
     pub data: &'a [u8],
-    /// The asker that it is asked for: askers have turns when the server is slow.
+    /// The account on whose behalf it is sent. Permits go round robin over these accounts.
     pub asker: AskerId,
-    /// What a server that knows it is told beside.
+    /// Data for a server that knows it, sent beside the parameters. `None` for all other servers.
     pub extension: Option<&'a Extension<'a>>,
-    /// Whether asking twice harms nobody.
+    /// Whether the server may perform it twice without harm.
     pub repeatable: bool,
 }
 
 /// Why a server gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFailed {
-    /// It failed before, and is left alone.
-    LeftAlone,
-    /// Too many wait already.
+    /// Too many requests failed before. Nothing was sent.
+    CircuitOpen,
+    /// Too many requests wait for a connection. Nothing was sent.
     QueueFull,
-    /// No connection came free in time.
+    /// No connection became free in time. Nothing was sent.
     Waited,
-    /// It could not be reached: nothing was asked.
+    /// It could not be reached. Nothing was sent.
     Unreachable(String),
-    /// It does not let us in: nothing was asked.
+    /// It refused the secure channel. Nothing was sent.
     Refused(String),
-    /// It may have been asked, and did not answer.
+    /// The request may have been performed, and no answer came.
     Silent(String),
 }
 
 impl std::fmt::Display for ServerFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::LeftAlone => f.write_str("left alone for a while, because it failed before"),
-            Self::QueueFull => f.write_str("too many wait for a connection"),
-            Self::Waited => f.write_str("no connection came free in time"),
-            Self::Unreachable(text) => write!(f, "not reachable: {text}"),
+            Self::CircuitOpen => f.write_str("circuit breaker open after failures"),
+            Self::QueueFull => f.write_str("too many requests wait for a connection"),
+            Self::Waited => f.write_str("timeout while waiting for a free connection"),
+            Self::Unreachable(text) => write!(f, "unreachable: {text}"),
             Self::Refused(text) => write!(f, "no secure channel: {text}"),
             Self::Silent(text) => write!(f, "no answer: {text}"),
         }
@@ -118,7 +131,7 @@ impl ServerFailed {
     /// A stable name, for spans and logs.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::LeftAlone => "left_alone",
+            Self::CircuitOpen => "circuit_open",
             Self::QueueFull => "queue_full",
             Self::Waited => "waited",
             Self::Unreachable(_) => "unreachable",
@@ -127,13 +140,13 @@ impl ServerFailed {
         }
     }
 
-    /// Whether the server cannot have performed what it was asked.
-    pub const fn is_unasked(&self) -> bool {
+    /// Whether the server cannot have performed the request.
+    pub const fn is_unsent(&self) -> bool {
         !matches!(self, Self::Silent(_))
     }
 }
 
-/// A channel that is set up, and the connections on it that nobody uses.
+/// A channel that is set up, and its idle connections.
 struct Link {
     channel: ClientChannel,
     transport: TcpTransport,
@@ -146,16 +159,17 @@ struct Link {
 /// The client of one server.
 pub struct ServerClient {
     server: String,
-    identity: Identity,
+    identity: ClientAccount,
     link: Mutex<Option<Arc<Link>>>,
-    /// Held by whoever sets a channel up for all.
+    /// Held by the request that sets the channel up for all requests.
     connecting: tokio::sync::Mutex<()>,
     turns: Turns,
     log_limiter: LogLimiter,
     breaker: Mutex<Breaker>,
-    /// When a call was last refused over a channel that had been good.
+    /// When a call was last refused over a channel that was set up.
     denied: Mutex<Option<Instant>>,
-    /// The secret with which the channel was refused: another one is tried at once.
+    /// The secret with which the channel was refused. With another one the channel is tried at once, circuit
+    /// open or not.
     refused_secret: Mutex<Option<SharedSecret>>,
     meter: Meter,
 }
@@ -166,26 +180,28 @@ impl std::fmt::Debug for ServerClient {
     }
 }
 
-/// A new channel after a refused call, at most so often ([MS-NRPC] 3.1.4.6).
+/// After a refused call, a new channel is set up at most this often ([MS-NRPC] 3.1.4.6).
 const DENIED_PAUSE: Duration = Duration::from_secs(45);
-/// What the transport allows for one step, on connections that outlive the question: each question has a deadline of its own.
+/// Timeout of the transport for one call. Connections outlive a request, and each request has a deadline of
+/// its own.
 const CALL_TIMEOUT: Duration = Duration::from_secs(150);
-/// With less time than this nothing is asked.
+/// With less time left than this nothing is sent.
 const TIME_MIN: Duration = Duration::from_millis(50);
-/// With less than this a silence says nothing of the server.
+/// With less time left than this, a timeout does not count as a failure of the server.
 const TIME_FAIR: Duration = Duration::from_secs(1);
-/// How often a channel is set up in one go, when secrets change meanwhile.
+/// Rounds of setting a channel up for one request, because the secret may change meanwhile.
 const SET_UPS_MAX: usize = 3;
-/// How often a question is begun anew, for one reason or another.
+/// Attempts for one request on this server, each with another connection or channel.
 const ATTEMPTS_MAX: usize = 4;
 
 impl ServerClient {
-    /// A client that does nothing yet. `server` is `HOST` or `HOST:PORT`.
-    pub fn new(server: String, identity: Identity, room: Room) -> Self {
+    /// A client without a connection. `server` is `HOST` or `HOST:PORT`; without a port, the endpoint mapper
+    /// of the host is asked.
+    pub fn new(server: String, identity: ClientAccount, limits: PoolLimits) -> Self {
         Self {
             server,
             identity,
-            turns: Turns::new(room.connections_max, room.queue_max),
+            turns: Turns::new(limits.connections_max, limits.queue_max),
             log_limiter: LogLimiter::default(),
             link: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -196,30 +212,35 @@ impl ServerClient {
         }
     }
 
-    /// Where it is.
+    /// `HOST` or `HOST:PORT`, as given to [`ServerClient::new`].
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// What is counted.
+    /// The counters of this server.
     pub const fn meter(&self) -> &Meter {
         &self.meter
     }
 
-    /// Whether it is left alone at present.
-    pub fn is_left_alone(&self) -> bool {
+    /// Whether the circuit breaker is open: requests fail at once with [`ServerFailed::CircuitOpen`].
+    pub fn is_circuit_open(&self) -> bool {
         lock(&self.breaker).is_open(Instant::now())
     }
 
-    /// Asks, and is answered by `deadline` or not at all.
-    pub async fn ask(&self, asked: &Asked<'_>, deadline: Instant) -> Result<PackageAnswer, ServerFailed> {
+    /// Sends a request. Returns by `deadline`.
+    pub async fn ask(
+        &self,
+        request: &PackageRequest<'_>,
+        deadline: Instant,
+    ) -> Result<PackageAnswer, ServerFailed> {
         if !self.may_try(deadline) {
-            count(&self.meter.left_alone);
-            return Err(ServerFailed::LeftAlone);
+            count(&self.meter.circuit_rejections);
+            return Err(ServerFailed::CircuitOpen);
         }
-        // Whether the server has a fair time to answer: how long the asker waits is no fault of its.
+        // Whether the server has enough time to answer. That the asker waits no longer is no failure of the
+        // server.
         let is_fair;
-        let outcome = match self.turn(asked.asker, deadline).await {
+        let outcome = match self.turn(request.asker, deadline).await {
             Ok(_turn) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < TIME_MIN {
@@ -229,11 +250,11 @@ impl ServerClient {
                 is_fair = left >= TIME_FAIR;
                 let _holding = Gauge::new(&self.meter.holders);
                 let since = Instant::now();
-                let outcome = self.ask_now(asked, deadline).await;
+                let outcome = self.ask_now(request, deadline).await;
                 self.meter.held(since.elapsed());
                 outcome
             }
-            // That others take long says nothing of the server.
+            // Slow requests of others are no failure of the server.
             Err(failed) => return Err(failed),
         };
         match &outcome {
@@ -251,14 +272,16 @@ impl ServerClient {
                     ServerFailed::Refused(_) => breaker.refused(now),
                     _ => breaker.failed(now),
                 }
-                // Said once, not for each question.
+                // Logged once, not for each request.
                 if !was_open && breaker.is_tripped() {
                     let reason = failed.name();
+                    let retry_after_ms = breaker.retry_after(now).as_millis() as u64;
                     warn!(
                         domain = self.identity.domain,
                         server = self.server,
                         reason,
-                        "A server is left alone for a while"
+                        retry_after_ms,
+                        "Circuit breaker opened"
                     );
                 }
             }
@@ -266,12 +289,13 @@ impl ServerClient {
         outcome
     }
 
-    /// Sets the channel up, and nothing else.
+    /// Sets the channel up if there is none, and sends no request.
     pub async fn probe(&self, deadline: Instant) -> Result<(), ServerFailed> {
         self.link(deadline).await.map(drop)
     }
 
-    /// The secret that the server takes, of those that may be the present one; `first` is tried before the others.
+    /// The secret with which the server accepts the channel: `first`, or one of
+    /// [`AccountSecrets::candidates`].
     pub async fn secret_in_use(
         &self,
         first: Option<&SharedSecret>,
@@ -287,7 +311,7 @@ impl ServerClient {
         self.link(deadline).await.map(|link| link.secret.clone())
     }
 
-    /// Sets a channel up with this secret, and keeps the one that is in use.
+    /// Sets a channel up with this secret and drops it. The channel in use stays.
     pub async fn use_secret(&self, secret: &SharedSecret, deadline: Instant) -> Result<(), ServerFailed> {
         let set_up = async {
             let transport = TcpTransport::resolve(&self.server, CALL_TIMEOUT)
@@ -306,14 +330,15 @@ impl ServerClient {
             .unwrap_or_else(|_| Err(ServerFailed::Unreachable("no channel in time".into())))
     }
 
-    /// Gives our account a new secret (NetrServerPasswordSet2). After [`ServerFailed::Silent`] it is not known whether it has it.
+    /// Gives the account a new secret (NetrServerPasswordSet2). After [`ServerFailed::Silent`] it is unknown
+    /// which secret it has.
     pub async fn set_password(&self, password: &str, deadline: Instant) -> Result<(), ServerFailed> {
         let link = self.link(deadline).await?;
         let mut association = match link.idle() {
             Some(association) => association,
             None => match self.open(&link, deadline).await? {
                 Some(association) => association,
-                None => return Err(ServerFailed::Refused("the server has forgotten the channel".into())),
+                None => return Err(ServerFailed::Refused("the server no longer knows the channel".into())),
             },
         };
         let units = Zeroizing::new(dtyp::utf16le(password));
@@ -336,7 +361,7 @@ impl ServerClient {
         }
         let refused = breaker.is_refused();
         drop(breaker);
-        // Whoever mended the secret should not have to wait.
+        // After the operator has corrected the secret, it is tried at once.
         refused && {
             let known = lock(&self.refused_secret).clone();
             let present = self.secrets().ok().and_then(|secrets| secrets.into_iter().next());
@@ -344,7 +369,7 @@ impl ServerClient {
         }
     }
 
-    /// A turn for a question in flight.
+    /// The permit of a request in flight.
     async fn turn(&self, asker: AskerId, deadline: Instant) -> Result<Turn, ServerFailed> {
         let turn = match self.turns.acquire(asker) {
             Ok(Ok(turn)) => turn,
@@ -368,7 +393,7 @@ impl ServerClient {
         Ok(turn)
     }
 
-    /// Counts a question that was refused because the queue is full, and logs it now and then.
+    /// Counts a request that was rejected because the queue is full, with a rate-limited log message.
     fn queue_full(&self, asker: AskerId) -> ServerFailed {
         count(&self.meter.overflows);
         self.log_limiter.once("queue_full", || {
@@ -376,30 +401,34 @@ impl ServerClient {
                 domain = self.identity.domain,
                 server = self.server,
                 asker = asker.map(tracing::field::display),
-                "The queue for a server is full: questions of the asker with the most in it are refused"
+                "Queue for a server is full: requests of the asker with the most are rejected"
             );
         });
         ServerFailed::QueueFull
     }
 
-    async fn ask_now(&self, asked: &Asked<'_>, deadline: Instant) -> Result<PackageAnswer, ServerFailed> {
-        let mut last = ServerFailed::Refused("the server forgets its channels".into());
+    async fn ask_now(
+        &self,
+        request: &PackageRequest<'_>,
+        deadline: Instant,
+    ) -> Result<PackageAnswer, ServerFailed> {
+        let mut last = ServerFailed::Refused("the server does not keep its channels".into());
         for _ in 0..ATTEMPTS_MAX {
             let link = self.link(deadline).await?;
             let (mut association, is_fresh) = match link.idle() {
                 Some(association) => (association, false),
                 None => match self.open(&link, deadline).await? {
                     Some(association) => (association, true),
-                    // The server has forgotten the channel.
+                    // The server no longer knows the channel.
                     None => continue,
                 },
             };
             let call = link.channel.ask_with(
                 &mut *association,
-                asked.package,
-                asked.logon_domain_name,
-                asked.data,
-                asked
+                request.package,
+                request.logon_domain_name,
+                request.data,
+                request
                     .extension
                     .map(|extension| extension(deadline.saturating_duration_since(Instant::now()))),
             );
@@ -408,10 +437,10 @@ impl ServerClient {
                 Ok(Ok(answer))
                     if answer.status == NtStatus::ACCESS_DENIED && self.may_set_up_again(&link) =>
                 {
-                    debug!(server = self.server, "A call was refused; the channel is set up anew");
+                    debug!(server = self.server, "Call refused: setting up a new channel");
                     self.forget(&link);
-                    // It may be the package's word, and not the channel's.
-                    if !asked.repeatable {
+                    // The package may have refused, and not the channel.
+                    if !request.repeatable {
                         return Ok(answer);
                     }
                     last = ServerFailed::Refused("calls are refused over a new channel".into());
@@ -423,7 +452,7 @@ impl ServerClient {
                     lock(&link.idle).push(association);
                     return Ok(answer);
                 }
-                // The faults of a context that is no longer good; a call under it is not performed.
+                // Faults of a security context that is no longer valid. A call under it is not performed.
                 Ok(Err(ChannelError::Transport(TransportError::Fault(
                     status @ (FaultStatus::ACCESS_DENIED | FaultStatus::SEC_PKG_ERROR),
                 )))) => {
@@ -432,8 +461,8 @@ impl ServerClient {
                 }
                 Ok(Err(error)) => {
                     let failed = ServerFailed::Silent(error.to_string());
-                    // A connection that lay idle may have been closed at the other end without our knowing.
-                    if is_fresh || !asked.repeatable {
+                    // The server may have closed an idle connection, unnoticed here.
+                    if is_fresh || !request.repeatable {
                         return Err(failed);
                     }
                     last = failed;
@@ -443,8 +472,9 @@ impl ServerClient {
         Err(last)
     }
 
-    /// Whether a refused call is worth a new channel: this one was good before, its secret is being changed, or the last time is long
-    /// ago. A server that refuses every call is not asked for a channel for each.
+    /// Whether a new channel is set up after a refused call: if this channel has worked before, the secret is
+    /// being changed, or the last new channel was [`DENIED_PAUSE`] ago. A server that refuses every call is
+    /// not sent a handshake for each.
     fn may_set_up_again(&self, link: &Link) -> bool {
         let is_changing = self.identity.secrets.is_changing()
             || self.secrets().is_ok_and(|secrets| secrets.first() != Some(&link.secret));
@@ -465,7 +495,7 @@ impl ServerClient {
         lock(&link.idle).clear();
     }
 
-    /// One more connection on a channel; `None` when the server does not know the channel any more.
+    /// One more connection on a channel. `None` if the server no longer knows the channel.
     async fn open(
         &self,
         link: &Arc<Link>,
@@ -478,7 +508,7 @@ impl ServerClient {
                 Err(ServerFailed::Unreachable(text))
             }
             Ok(Err(error)) => {
-                debug!(server = self.server, %error, "A channel is no longer good");
+                debug!(server = self.server, %error, "Channel is no longer valid");
                 self.forget(link);
                 Ok(None)
             }
@@ -502,7 +532,6 @@ impl ServerClient {
         Ok(link)
     }
 
-    /// The secrets to try, the present one first.
     fn secrets(&self) -> Result<Vec<SharedSecret>, ServerFailed> {
         self.identity.secrets.candidates().map_err(|error| ServerFailed::Refused(error.to_string()))
     }
@@ -515,7 +544,8 @@ impl ServerClient {
         let mut tried = Vec::new();
         for _ in 0..SET_UPS_MAX {
             let secrets = self.secrets()?;
-            // What was refused once is refused again; only another secret, or a channel that was lost on the way, is worth more.
+            // A secret that was refused is not tried again. Another one is, and so is one whose channel was
+            // lost before its use.
             let untried = secrets.into_iter().filter(|secret| !tried.contains(secret)).collect::<Vec<_>>();
             if untried.is_empty() {
                 break;
@@ -546,15 +576,16 @@ impl ServerClient {
                         tried.push(secret);
                         refused = ServerFailed::Refused("the secret is wrong".into());
                     }
-                    // It cannot judge now, which is no refusal.
+                    // The server cannot decide now, which is no refusal.
                     Err(ChannelError::Refused(
                         status @ (NtStatus::DS_BUSY | NtStatus::INVALID_SERVER_STATE),
                     )) => {
                         return Err(ServerFailed::Unreachable(format!(
-                            "the server cannot judge channels: {status}"
+                            "the server cannot set up channels now: {status}"
                         )));
                     }
-                    // The channel was there, and gone before it was used: the secret was changed in between.
+                    // The channel was set up and was gone before its first use: the secret was changed in
+                    // between.
                     Err(
                         error
                         @ ChannelError::Transport(TransportError::Refused(_) | TransportError::Fault(_)),
@@ -578,12 +609,12 @@ impl ServerClient {
             server = self.server,
             account = self.identity.account,
             reason,
-            "No secure channel"
+            "Secure channel rejected"
         );
         Err(refused)
     }
 
-    /// A channel that was checked for a downgrade, and the connection on which it was.
+    /// A channel that was checked for a downgrade, and the connection of that check.
     async fn establish(
         &self,
         transport: &TcpTransport,
@@ -606,7 +637,7 @@ impl ServerClient {
 }
 
 impl Link {
-    /// A connection that nobody uses and that the server has not closed.
+    /// An idle connection that the server has not closed.
     fn idle(&self) -> Option<Box<dyn Association>> {
         let mut idle = lock(&self.idle);
         while let Some(association) = idle.pop() {

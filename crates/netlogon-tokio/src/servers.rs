@@ -1,8 +1,9 @@
-//! The servers of one domain: the next one is asked when one does not answer, within the time and the budget that there are.
+//! The servers of one domain: if one does not answer, the next one is tried, within the deadline and the
+//! retry budget.
 
 use crate::discovery::Discovery;
 use crate::meter::count;
-use crate::server::{Asked, Identity, Room, ServerClient, ServerFailed};
+use crate::server::{ClientAccount, PackageRequest, PoolLimits, ServerClient, ServerFailed};
 use arc_swap::ArcSwap;
 use dtyp::NtStatus;
 use futures_util::future::join_all;
@@ -13,41 +14,41 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 use tracing::{debug, warn};
 
-/// What may be asked again, beside what is asked: a tenth, and one a second for those who ask little. More would be a second flood
-/// for servers that cannot bear the first.
+/// The retry budget: a tenth of the requests, and one a second where there are few. More retries would add
+/// load to servers that are overloaded.
 const RETRY_RATIO: f32 = 0.1;
 const RETRIES_PER_SECOND_MIN: u32 = 1;
 const RETRY_WINDOW: Duration = Duration::from_secs(10);
-/// Least time for one server, however many there are.
+/// Least time for one server of several.
 const SHARE_MIN: Duration = Duration::from_millis(100);
-/// After a look-up that failed, before the next one.
+/// Between a look-up that failed and the next one.
 const LOOK_UP_PAUSE: Duration = Duration::from_secs(5);
-/// For a whole look-up, and for one server's addresses in it.
+/// Timeouts of a whole look-up, and of the addresses of one server in it.
 const LOOK_UP_TIME: Duration = Duration::from_secs(10);
 const ADDRESS_TIME: Duration = Duration::from_secs(3);
 
-/// Where a domain's servers are.
-pub enum Whereabouts {
-    /// As configured.
+/// Where the names of a domain's servers come from.
+pub enum ServerSource {
+    /// Fixed: each `HOST` or `HOST:PORT`.
     Listed(Vec<String>),
-    /// As DNS says.
+    /// SRV records in DNS.
     Discovered(Box<Discovery>),
 }
 
-/// An answer, and whose it is.
+/// An answer and the server that gave it.
 #[derive(Debug)]
 pub struct Answered {
     /// The answer.
     pub answer: PackageAnswer,
-    /// The server.
+    /// The server, `HOST` or `HOST:PORT`.
     pub server: String,
 }
 
-/// Who the servers of a domain are, and where that is looked up.
+/// The known servers of a domain, refreshed from DNS.
 struct Directory {
     domain: String,
-    identity: Identity,
-    room: Room,
+    identity: ClientAccount,
+    limits: PoolLimits,
     discovery: Option<Discovery>,
     known: ArcSwap<Known>,
     looking: Arc<tokio::sync::Mutex<()>>,
@@ -55,7 +56,7 @@ struct Directory {
 
 struct Known {
     clients: Vec<Arc<ServerClient>>,
-    /// When to look for them again.
+    /// When they are looked up again. `None` for a fixed list.
     fresh_until: Option<Instant>,
 }
 
@@ -74,17 +75,23 @@ impl std::fmt::Debug for Servers {
 }
 
 impl Servers {
-    /// Nobody is asked yet. With `hedge`, a question that takes longer is asked of a second server too.
-    pub fn new(at: Whereabouts, identity: Identity, room: Room, hedge: Option<Duration>) -> Self {
-        let client = |server: String| Arc::new(ServerClient::new(server, identity.clone(), room));
+    /// Opens no connection yet. With `hedge`, a repeatable request that takes longer than that is sent to a
+    /// second server, too.
+    pub fn new(
+        at: ServerSource,
+        identity: ClientAccount,
+        limits: PoolLimits,
+        hedge: Option<Duration>,
+    ) -> Self {
+        let client = |server: String| Arc::new(ServerClient::new(server, identity.clone(), limits));
         let (clients, discovery, fresh_until) = match at {
-            Whereabouts::Listed(servers) => (servers.into_iter().map(client).collect(), None, None),
-            Whereabouts::Discovered(discovery) => (vec![], Some(*discovery), Some(Instant::now())),
+            ServerSource::Listed(servers) => (servers.into_iter().map(client).collect(), None, None),
+            ServerSource::Discovered(discovery) => (vec![], Some(*discovery), Some(Instant::now())),
         };
         let directory = Directory {
             domain: identity.domain.clone(),
             identity,
-            room,
+            limits,
             discovery,
             known: ArcSwap::from_pointee(Known { clients, fresh_until }),
             looking: Arc::default(),
@@ -97,13 +104,13 @@ impl Servers {
         }
     }
 
-    /// Those that are known now.
+    /// The servers that are known now.
     pub fn clients(&self) -> Vec<Arc<ServerClient>> {
         self.directory.clients()
     }
 
-    /// Asks until a server decides. `None` when none did.
-    pub async fn ask(&self, asked: &Asked<'_>, deadline: Instant) -> Option<Answered> {
+    /// Sends a request to one server after the other until one decides. `None` if none did by `deadline`.
+    pub async fn ask(&self, request: &PackageRequest<'_>, deadline: Instant) -> Option<Answered> {
         self.budget.deposit();
         let clients = self.find(deadline).await;
         let mut attempts = clients.iter().enumerate();
@@ -113,14 +120,14 @@ impl Servers {
             if left.is_zero() {
                 break;
             }
-            // The last one has all the time that is left.
+            // The last server has all the time that is left.
             let share = (left / (clients.len() - at) as u32).max(SHARE_MIN).min(left);
             let until = now + share;
-            let second = clients.get(at + 1).filter(|_| asked.repeatable).zip(self.hedge);
+            let second = clients.get(at + 1).filter(|_| request.repeatable).zip(self.hedge);
             let (outcome, by) = match second {
-                None => (client.ask(asked, until).await, client),
+                None => (client.ask(request, until).await, client),
                 Some((second, hedge)) => {
-                    let (outcome, by, hedged) = self.hedged((client, second), hedge, asked, until).await;
+                    let (outcome, by, hedged) = self.hedged((client, second), hedge, request, until).await;
                     if hedged {
                         attempts.next();
                     }
@@ -130,19 +137,20 @@ impl Servers {
             let failed = match outcome {
                 Ok(answer) if is_undecided(answer.status) => {
                     count(&by.meter().undecided);
-                    debug!(domain = self.domain, server = by.server(), status = %answer.status, "A server could not decide");
+                    debug!(domain = self.domain, server = by.server(), status = %answer.status, "Server could not decide");
                     ServerFailed::Silent(answer.status.to_string())
                 }
                 Ok(answer) => {
                     return Some(Answered { answer, server: by.server().to_owned() });
                 }
                 Err(failed) => {
-                    debug!(domain = self.domain, server = by.server(), reason = failed.name(), detail = ?failed, "A server did not answer");
+                    debug!(domain = self.domain, server = by.server(), reason = failed.name(), detail = ?failed, "Server did not answer");
                     failed
                 }
             };
-            // The next one may be asked when this one was not, or when asking twice harms nobody and there is not too much of it.
-            let may_go_on = failed.is_unasked() || (asked.repeatable && self.budget.withdraw());
+            // The next server may be tried if this one did not get the request, or if the request is
+            // repeatable and the budget allows it.
+            let may_go_on = failed.is_unsent() || (request.repeatable && self.budget.withdraw());
             if !may_go_on {
                 break;
             }
@@ -150,15 +158,16 @@ impl Servers {
         None
     }
 
-    /// Asks one server, and after a while another one too; whoever decides first is heard.
+    /// Sends a request to one server and, after `hedge`, to a second one, too. The first decision counts. The
+    /// last value is whether the second server was used.
     async fn hedged<'a>(
         &self,
         (first, second): (&'a Arc<ServerClient>, &'a Arc<ServerClient>),
         hedge: Duration,
-        asked: &Asked<'_>,
+        request: &PackageRequest<'_>,
         until: Instant,
     ) -> (Result<PackageAnswer, ServerFailed>, &'a Arc<ServerClient>, bool) {
-        let mut asking = std::pin::pin!(first.ask(asked, until));
+        let mut asking = std::pin::pin!(first.ask(request, until));
         let hedge_at = Instant::now() + hedge;
         tokio::select! {
             biased;
@@ -168,7 +177,7 @@ impl Servers {
         if !self.budget.withdraw() {
             return (asking.await, first, false);
         }
-        let mut other = std::pin::pin!(second.ask(asked, until));
+        let mut other = std::pin::pin!(second.ask(request, until));
         let is_decided = |outcome: &Result<PackageAnswer, _>| {
             outcome.as_ref().is_ok_and(|answer| !is_undecided(answer.status))
         };
@@ -184,11 +193,11 @@ impl Servers {
         }
     }
 
-    /// The servers in the order in which they are preferred, those that are left alone last.
+    /// The servers in the order of preference; those with an open circuit breaker come last.
     pub async fn find(&self, deadline: Instant) -> Vec<Arc<ServerClient>> {
         self.directory.look_up(deadline).await;
         let mut clients = self.clients();
-        clients.sort_by_key(|client| client.is_left_alone());
+        clients.sort_by_key(|client| client.is_circuit_open());
         clients
     }
 }
@@ -198,8 +207,8 @@ impl Directory {
         self.known.load().clients.clone()
     }
 
-    /// Looks for the servers when what is known is old; who asks waits only when nobody is known. The looking is a task of its own,
-    /// so that no question's short time cuts it off.
+    /// Starts a look-up if the known servers are outdated, and waits for it only if there are none. The
+    /// look-up is a task of its own, so that the deadline of a request does not cut it off.
     async fn look_up(self: &Arc<Self>, deadline: Instant) {
         let is_due = |known: &Known| known.fresh_until.is_some_and(|until| Instant::now() >= until);
         if self.discovery.is_none() || !is_due(&self.known.load()) {
@@ -215,12 +224,12 @@ impl Directory {
             });
         }
         if self.known.load().clients.is_empty() {
-            // Whoever looks has found by the time the lock is free.
+            // The look-up has ended when the lock is free.
             let _ = timeout_at(deadline, self.looking.lock()).await;
         }
     }
 
-    /// What is known stays when nothing is found.
+    /// If nothing is found, the known servers stay.
     async fn refresh(&self) {
         let Some(discovery) = &self.discovery else { return };
         let before = self.clients();
@@ -228,17 +237,14 @@ impl Directory {
             Ok(Some(found)) => found,
             Ok(None) => (before, LOOK_UP_PAUSE),
             Err(_) => {
-                warn!(
-                    domain = self.domain,
-                    "The domain's servers cannot be looked up: the resolvers are silent"
-                );
+                warn!(domain = self.domain, "DNS look-up of a domain's servers failed: timeout");
                 (before, LOOK_UP_PAUSE)
             }
         };
         self.known.store(Arc::new(Known { clients, fresh_until: Some(Instant::now() + time) }));
     }
 
-    /// The servers that DNS tells of now, and for how long that is true; those that are known already stay the same.
+    /// The servers in DNS now, and how long that is valid. Clients of known servers are kept.
     async fn located(
         &self,
         discovery: &Discovery,
@@ -247,20 +253,21 @@ impl Directory {
         let located = match discovery.servers().await {
             Ok(located) => located,
             Err(error) => {
-                warn!(domain = self.domain, %error, "The domain's servers cannot be looked up");
+                warn!(domain = self.domain, %error, "DNS look-up of a domain's servers failed");
                 return None;
             }
         };
         let client = |server: String| match before.iter().find(|client| client.server() == server) {
             Some(known) => Arc::clone(known),
-            None => Arc::new(ServerClient::new(server, self.identity.clone(), self.room)),
+            None => Arc::new(ServerClient::new(server, self.identity.clone(), self.limits)),
         };
-        // A name that only these resolvers know is known to nobody else here.
+        // A name that only these resolvers know cannot be resolved by the system, so the addresses are looked
+        // up here.
         if !discovery.has_resolvers() {
             let clients: Vec<_> = located.found.into_iter().map(|found| client(found.host)).collect();
             return (!clients.is_empty()).then_some((clients, located.ttl));
         }
-        // One silent resolver of one name does not keep the others' servers away.
+        // The timeout of one name does not delay the other servers.
         let looked_up = join_all(
             located.found.iter().map(|found| timeout(ADDRESS_TIME, discovery.addresses(&found.host))),
         );
@@ -271,7 +278,7 @@ impl Directory {
                     clients.extend(addresses.iter().map(|address| client(address.to_string())))
                 }
                 unknown => {
-                    debug!(domain = self.domain, server = found.host, detail = ?unknown.map(Result::err), "A server's address is not known");
+                    debug!(domain = self.domain, server = found.host, detail = ?unknown.map(Result::err), "Address look-up of a server failed");
                     time = LOOK_UP_PAUSE;
                 }
             }
@@ -280,7 +287,7 @@ impl Directory {
     }
 }
 
-/// Whether a status says that its server could not decide.
+/// Whether the server could not decide, by its status.
 pub(crate) const fn is_undecided(status: NtStatus) -> bool {
     matches!(
         status,

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 /// The port of the endpoint mapper ([MS-RPCE] 2.1.1.1).
 const ENDPOINT_MAPPER: u16 = 135;
 
-/// Why the address of a server is not known.
+/// Why the address of a server could not be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResolveError {
-    /// What is behind the last colon is no port.
+    /// The part after the last colon is not a port.
     InvalidPort(String),
-    /// The name has no address, or the endpoint mapper does not tell the port.
+    /// The name has no address, or the endpoint mapper did not answer with a port.
     Unreachable(String),
 }
 
@@ -33,7 +33,7 @@ impl std::fmt::Display for ResolveError {
 
 impl std::error::Error for ResolveError {}
 
-/// Connections to one server.
+/// The address of one server. Opens associations over TCP, each over a connection of its own.
 #[derive(Debug)]
 pub struct TcpTransport {
     host: String,
@@ -42,7 +42,9 @@ pub struct TcpTransport {
 }
 
 impl TcpTransport {
-    /// Finds the server: `HOST:PORT`, or `HOST` and what its endpoint mapper says.
+    /// Resolves `HOST:PORT`, or `HOST` whose endpoint mapper is then asked for the port. An IPv6 address with
+    /// a port stands in brackets. `timeout` is for the question to the endpoint mapper, for each connection
+    /// with its bind, and for each call.
     pub async fn resolve(server: &str, timeout: Duration) -> Result<Self, ResolveError> {
         let (host, port) = match server.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => {

@@ -1,20 +1,21 @@
-//! Turns for the questions in flight at one server, given out round robin over the askers that wait for one.
+//! Permits for requests in flight at one server, given out round robin over the askers that wait.
 //!
-//! One asker alone cannot shut the others out while the server is slow: the last ones go to askers that have none, and
-//! when the queue is full, the asker with the most questions in it is refused.
+//! While the server is slow, one asker alone cannot shut the others out: the last permits go to askers that
+//! have none, and if the queue is full, a request of the asker with the most requests in it is rejected.
 
 use dtyp::Sid;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// Who asks: the SID of a machine or trust account, or `None` for this process itself.
+/// The SID of the machine or trust account on whose behalf a request is sent, or `None` for this process
+/// itself.
 pub type AskerId = Option<Sid>;
 
-/// One turn in so many, rounded up, is for askers that have none; a single turn is for all.
+/// One permit in this many, rounded up, is kept for askers that have none. A single permit is for all.
 const RESERVE_SHARE: usize = 4;
 
-/// The turns of one server.
+/// The permits of one server.
 #[derive(Clone, Debug)]
 pub(crate) struct Turns {
     shared: Arc<Shared>,
@@ -35,11 +36,11 @@ struct State {
     waiting: usize,
     last: u64,
     queues: HashMap<AskerId, VecDeque<(u64, oneshot::Sender<Turn>)>>,
-    /// The askers with a queue, whose turn is next in front.
+    /// The askers with a queue; the next permit goes to the first that may have one.
     order: VecDeque<AskerId>,
 }
 
-/// A turn for one question, given back when it is dropped.
+/// The permit of one request, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
     shared: Arc<Shared>,
@@ -60,18 +61,19 @@ pub(crate) struct Waiting {
 pub(crate) struct QueueFull;
 
 impl Turns {
-    /// `max` turns, and a queue of `queue_max`.
+    /// `max` permits, and a queue of `queue_max`.
     pub(crate) fn new(max: usize, queue_max: usize) -> Self {
         let reserve = if max > 1 { max.div_ceil(RESERVE_SHARE) } else { 0 };
         Self { shared: Arc::new(Shared { max, reserve, queue_max, state: Mutex::default() }) }
     }
 
-    /// A turn at once, or a place in the queue. For the place, the asker with the most questions in a full queue loses
-    /// its newest one.
+    /// A permit at once, or a place in the queue. If the queue is full, the asker with the most requests in
+    /// it loses its newest one for that place.
     pub(crate) fn acquire(&self, asker: AskerId) -> Result<Result<Turn, Waiting>, QueueFull> {
         let shared = &self.shared;
         let mut state = shared.lock();
-        // INVARIANT: a waiting asker cannot take a turn now, or it would have got one when that was given back.
+        // INVARIANT: a waiting asker cannot take a permit now, or it would have got one when that was given
+        // back.
         if shared.may_take(&state, asker) {
             state.take(asker);
             return Ok(Ok(Turn { shared: Arc::clone(shared), asker }));
@@ -97,7 +99,7 @@ impl Turns {
 }
 
 impl Waiting {
-    /// Waits for the turn. An error means that the place was lost to an asker with fewer questions in the queue.
+    /// Waits for the permit. An error means that the place went to an asker with fewer requests in the queue.
     pub(crate) async fn granted(&mut self) -> Result<Turn, QueueFull> {
         (&mut self.receiver).await.map_err(|_| QueueFull)
     }
@@ -109,7 +111,7 @@ impl Drop for Waiting {
         let queue = state.queues.get(&self.asker);
         let at = queue.and_then(|queue| queue.iter().position(|(number, _)| *number == self.number));
         let removed = at.and_then(|at| state.remove(self.asker, at));
-        // A turn that was granted and not seen is dropped with the receiver, and gives itself back.
+        // A permit that was granted and not received is dropped with the receiver, and gives itself back.
         drop(state);
         drop(removed);
     }
@@ -128,7 +130,7 @@ impl Drop for Turn {
         let granted = self.shared.next(&mut state);
         drop(state);
         if let Some((asker, sender)) = granted {
-            // When the asker has just stopped waiting, the turn comes back here and is given to the next one.
+            // If the request has just stopped waiting, the permit is dropped here and goes to the next one.
             let _ = sender.send(Turn { shared: Arc::clone(&self.shared), asker });
         }
     }
@@ -141,11 +143,11 @@ impl Shared {
 
     fn may_take(&self, state: &State, asker: AskerId) -> bool {
         let free = self.max - state.in_use;
-        // What this process asks for itself is not for one of many askers.
+        // Requests of this process itself have no other askers beside them.
         free > self.reserve || free > 0 && (asker.is_none() || !state.held.contains_key(&asker))
     }
 
-    /// Takes a turn for the next asker in turn that may have one.
+    /// Takes a permit for the first asker in `order` that may have one.
     fn next(&self, state: &mut State) -> Option<(AskerId, oneshot::Sender<Turn>)> {
         let at = state.order.iter().position(|asker| self.may_take(state, *asker))?;
         let asker = state.order[at];
@@ -165,7 +167,7 @@ impl State {
         *self.held.entry(asker).or_default() += 1;
     }
 
-    /// Removes a question from its queue, and the asker's turn with its last one.
+    /// Removes a request from its queue, and the asker from `order` with its last one.
     fn remove(&mut self, asker: AskerId, at: usize) -> Option<oneshot::Sender<Turn>> {
         let queue = self.queues.get_mut(&asker)?;
         let (_, sender) = queue.remove(at)?;
@@ -177,7 +179,7 @@ impl State {
         Some(sender)
     }
 
-    /// Removes the newest question of the asker with the most, unless this asker would then have as many.
+    /// Removes the newest request of the asker with the most, unless this asker would then have as many.
     fn displace(&mut self, asker: AskerId) -> Option<oneshot::Sender<Turn>> {
         let own = self.queues.get(&asker).map_or(0, VecDeque::len);
         let (largest, len) =

@@ -1,11 +1,11 @@
 //! AES-128 in 8-bit cipher feedback (NIST SP 800-38A 6.3), the cipher of the secure channel.
 //!
-//! Encryption is a chain: each byte needs the byte before it, so one stream runs at the latency of ten AES rounds a
-//! byte, and the way to be fast is to run independent streams side by side ([`Lanes`]). Decryption has no
-//! chain and goes in wide batches.
+//! Encryption is a chain: each byte needs the byte before it, so one stream runs at the latency of ten AES
+//! rounds a byte, and the way to be fast is to run independent streams side by side ([`Lanes`]). Decryption
+//! has no chain and goes in wide batches.
 //!
-//! After sixteen bytes the feedback register *is* the last sixteen bytes of ciphertext, so everything here works in
-//! steps of sixteen bytes and never takes a byte out of the register.
+//! After sixteen bytes the feedback register *is* the last sixteen bytes of ciphertext, so everything here
+//! works in steps of sixteen bytes and never takes a byte out of the register.
 
 use aes::Aes128;
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
@@ -125,8 +125,8 @@ impl<'k, const N: usize> Lanes<'k, N> {
         self.len == N
     }
 
-    /// Adds a lane, unless there is no room. `register` is the initialisation vector, and after that whatever the step
-    /// before left; `block` is the plaintext, filled up with anything at the end of a stream.
+    /// Adds a lane, unless there is no room. `register` is the initialisation vector, and after that whatever
+    /// the step before left; `block` is the plaintext, filled up with anything at the end of a stream.
     pub fn push(&mut self, key: &'k Key, register: [u8; 16], block: [u8; 16]) {
         let at = self.len;
         if at == N {
@@ -179,8 +179,8 @@ impl<const N: usize> Default for Lanes<'_, N> {
     }
 }
 
-/// FIPS 197 5.2. Runs once a channel, so it may be slow; the substitution is computed, not looked up, because a table
-/// indexed by key bytes tells them to whoever shares the cache.
+/// FIPS 197 5.2. Runs once a channel, so it may be slow; the substitution is computed, not looked up, because
+/// a table indexed by key bytes reveals them to processes that share the cache.
 fn expand(key: &[u8; 16]) -> [[u8; 16]; 11] {
     let mut round_keys = [[0; 16]; 11];
     round_keys[0] = *key;
@@ -246,7 +246,8 @@ mod kernel {
     /// The high bit of each byte.
     const HIGH_BITS: u128 = u128::MAX / 0xff * 0x80;
 
-    /// From so many lanes on, four in a register are faster than one: below, the chain of rounds is what takes time.
+    /// From so many lanes on, four in a register are faster than one: below, the chain of rounds is what
+    /// takes time.
     const WIDE_MIN: usize = 5;
 
     /// Whether it was done; otherwise the processor cannot.
@@ -275,8 +276,8 @@ mod kernel {
         false
     }
 
-    /// The register of number k holds the blocks that decrypt the bytes k, 16 + k, 32 + k and 48 + k, which lie sixteen
-    /// bytes apart in the ciphertext: one load.
+    /// The register of number k holds the blocks that decrypt the bytes k, 16 + k, 32 + k and 48 + k, which
+    /// lie sixteen bytes apart in the ciphertext: one load.
     #[target_feature(enable = "vaes,avx512f,avx512bw")]
     fn decrypt_wide(key: &Key, data: &mut [u8]) {
         let start = data.len() - (16 + DECRYPTED_AT_ONCE);
@@ -342,7 +343,7 @@ mod kernel {
         unsafe { _mm512_loadu_si512(four.as_ptr().cast()) }
     }
 
-    /// `4 * G` lanes from `first` on. Lanes that nobody put in are computed as well, and nobody looks at them.
+    /// `4 * G` lanes from `first` on. Empty lanes are computed as well, and their results are ignored.
     #[target_feature(enable = "vaes,avx512f,avx512bw")]
     fn wide_step<const G: usize, const N: usize>(lanes: &mut Lanes<'_, N>, first: usize) -> usize {
         let mut registers: [_; G] = std::array::from_fn(|g| load_wide(&lanes.registers, first + 4 * g));
@@ -407,7 +408,8 @@ mod kernel {
         u128::from(high) << 64 | u128::from(low)
     }
 
-    /// Up to `M` lanes from `first` on; where there are fewer, the last one is computed again and thrown away.
+    /// Up to `M` lanes from `first` on; where there are fewer, the last one is computed again and thrown
+    /// away.
     #[target_feature(enable = "aes,avx")]
     fn narrow_step<const M: usize, const N: usize>(lanes: &mut Lanes<'_, N>, first: usize) {
         let at = |n: usize| (first + n).min(lanes.len - 1);

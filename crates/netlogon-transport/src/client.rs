@@ -1,7 +1,9 @@
-//! The client's side: setting a channel up over any transport, checking it for a downgrade, and asking packages.
+//! The client's side: setting a channel up over any transport, checking it for a downgrade, and asking
+//! packages.
 //!
-//! Whatever is not as it must be ends the attempt. There is no weaker second try: a client that retries without AES does
-//! an attacker's work.
+//! Any deviation ends the attempt. There is no weaker second try: an attacker could force it, so that a
+//! client which retries without AES has no AES. The crate `netlogon-tokio` has a transport over TCP, and an
+//! example.
 
 use crate::credential::{self, Authenticator, Credential, Seed};
 use crate::flags;
@@ -22,7 +24,7 @@ use dtyp::{DecodeError, NtStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
-/// Why a transport did not bring a call to its answer.
+/// Why there is no answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransportError {
     /// No connection could be made, or it broke.
@@ -60,7 +62,7 @@ pub trait Association: Send {
     /// The security provider's token of the bind's answer.
     fn token(&self) -> &[u8];
 
-    /// Whether the server has closed it, or said something unasked, since the last call.
+    /// Whether the server has closed it, or has sent something that was not asked for, since the last call.
     fn is_stale(&self) -> bool;
 
     /// Performs a call.
@@ -80,7 +82,8 @@ pub enum ChannelError {
     Decode(DecodeError),
     /// The server refused the handshake, the channel or the method.
     Refused(NtStatus),
-    /// The server does not agree to AES, secure RPC and generic pass-through, or flags were changed on the way.
+    /// The server does not agree to AES, secure RPC and generic pass-through, or flags were changed on the
+    /// way.
     Downgrade,
     /// The server does not know the shared secret.
     ServerCredential,
@@ -95,7 +98,7 @@ impl std::fmt::Display for ChannelError {
             Self::Decode(error) => write!(f, "the server's results cannot be decoded: {error}"),
             Self::Refused(status) => write!(f, "the server refused the secure channel: {status}"),
             Self::Downgrade => {
-                f.write_str("the server and we do not agree on what was negotiated (a downgrade)")
+                f.write_str("the server and this client do not agree on the negotiated flags (a downgrade)")
             }
             Self::ServerCredential => f.write_str("the server does not know the shared secret"),
             Self::Authenticator => f.write_str("the server's authenticator is wrong"),
@@ -117,7 +120,7 @@ impl From<DecodeError> for ChannelError {
     }
 }
 
-/// Who a client is, and whom it asks.
+/// The client's account, and the server that it calls.
 #[derive(Clone, Debug)]
 pub struct ClientIdentity {
     /// The server as it was dialled, with or without leading backslashes.
@@ -134,7 +137,7 @@ pub struct ClientIdentity {
     pub secret: SharedSecret,
 }
 
-/// Numbers that nobody should guess: they tell the associations of one key apart.
+/// Random numbers for challenges, and for the identifiers of security contexts. They must not be predictable.
 pub trait Randomness: Send + Sync {
     /// Eight random bytes.
     fn bytes(&self) -> [u8; 8];
@@ -152,9 +155,9 @@ impl Randomness for SystemRandomness {
     }
 }
 
-/// Bits a client of ours asks for.
+/// NegotiateFlags of the request.
 const REQUESTED: u32 = flags::OFFERED;
-/// Bits without which the channel is of no use to us.
+/// NegotiateFlags that the answer must have.
 const NEEDED: u32 = flags::REQUIRED | flags::GENERIC_PASS_THROUGH;
 
 /// A channel that is set up: its key opens as many protected associations as are needed.
@@ -193,7 +196,8 @@ fn granted(status: NtStatus) -> Result<(), ChannelError> {
 }
 
 impl ClientChannel {
-    /// Shakes hands over an unprotected association: opnum 4, then 26, or 15 with servers that know no other.
+    /// Makes the handshake over an unprotected association: opnum 4, then 26, or 15 if the server does not
+    /// implement 26.
     pub async fn establish(
         transport: &dyn Transport,
         identity: ClientIdentity,
@@ -237,7 +241,7 @@ impl ClientChannel {
             Err(error) => return Err(error.into()),
         };
         granted(reply.status)?;
-        // Bits that were not asked for are as bad as bits that are missing.
+        // A bit that was not requested is refused as well as a missing one.
         if reply.negotiate_flags & NEEDED != NEEDED || reply.negotiate_flags & !REQUESTED != 0 {
             return Err(ChannelError::Downgrade);
         }
@@ -254,7 +258,8 @@ impl ClientChannel {
         })
     }
 
-    /// The security context for one more association: sealed, headers signed, under a number of its own.
+    /// The security context for one more association: sealed, headers signed, with a context identifier of
+    /// its own.
     pub fn security(&self, randomness: &dyn Randomness) -> ClientSecurity {
         let [a, b, c, d, ..] = randomness.bytes();
         ClientSecurity {
@@ -278,18 +283,18 @@ impl ClientChannel {
         randomness: &dyn Randomness,
     ) -> Result<Box<dyn Association>, ChannelError> {
         let association = transport.open(Some(self.security(randomness))).await?;
-        // NL_AUTH_MESSAGE of type 1; what follows means nothing.
+        // NL_AUTH_MESSAGE of type 1; the rest has no meaning.
         match association.token() {
             [1, 0, 0, 0, rest @ ..] if rest.len() >= 8 => Ok(association),
             _ => Err(TransportError::Refused("the server's token is not an NL_AUTH_MESSAGE".into()).into()),
         }
     }
 
-    /// Asks under the seal which flags the server saw ([MS-NRPC] 3.5.4.4.10): what was requested and what was negotiated
-    /// travelled in the clear.
+    /// Asks under the seal which flags the server saw ([MS-NRPC] 3.5.4.4.10): what was requested and what was
+    /// negotiated travelled in the clear.
     pub async fn check_capabilities(&self, association: &mut dyn Association) -> Result<(), ChannelError> {
         for (query_level, expected) in [(1, self.negotiated_flags), (2, REQUESTED)] {
-            // The seed goes on only with an answer: a server that refuses a level has not touched its own.
+            // The seed advances only with an answer: a server that refuses a level has not advanced its own.
             let mut seed = *lock(&self.seed);
             let request = Capabilities {
                 server_name: unc(&self.identity.server_name),
@@ -363,8 +368,8 @@ impl ClientChannel {
         })
     }
 
-    /// Gives the account a new secret (opnum 30). `password` is UTF-16LE of 28 to 512 bytes. Afterwards this channel is
-    /// at its end; the next one uses the new secret.
+    /// Gives the account a new secret (opnum 30). `password` is UTF-16LE of 28 to 512 bytes. Then this
+    /// channel is no longer valid; the next one uses the new secret.
     pub async fn set_password(
         &self,
         association: &mut dyn Association,
@@ -403,24 +408,25 @@ impl ClientChannel {
         }
     }
 
-    /// An authenticator for a call that its caller writes itself, such as one of the relatives of opnum 39.
+    /// An authenticator for a call that the caller encodes itself, such as opnum 2 or 45.
     pub fn authenticator(&self) -> Authenticator {
         lock(&self.seed).authenticator(self.keys.credential_key(), (self.now)())
     }
 }
 
-/// What a package answered.
+/// The answer of a package.
 #[derive(Debug)]
 pub struct PackageAnswer {
     /// The method's return value: a refusal is an answer.
     pub status: NtStatus,
-    /// Whether nobody else need be asked.
+    /// Whether the answer is final, so that no other server need be asked.
     pub authoritative: bool,
     /// The package's message, with success.
     pub data: Option<ValidationData>,
 }
 
-/// Validation data, of which only the package can tell whether it is encrypted: the documents contradict each other.
+/// ValidationData. Only the package can tell whether it has the inner encryption, because the documents
+/// contradict each other.
 #[derive(Debug)]
 pub struct ValidationData {
     raw: Vec<u8>,
@@ -428,14 +434,14 @@ pub struct ValidationData {
 }
 
 impl ValidationData {
-    /// The bytes as [MS-NRPC] 4.1 has them sent: encrypted under the session key.
+    /// The bytes, decrypted with the session key ([MS-NRPC] 4.1).
     pub fn decrypted(&self) -> Vec<u8> {
         let mut data = self.raw.clone();
         self.keys.decrypt_inner(&mut data);
         data
     }
 
-    /// The bytes as they were sent.
+    /// The bytes as they were received, without the inner decryption.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }

@@ -29,8 +29,9 @@ pub fn credential(key: &cfb8::Key, input: &Credential) -> Credential {
     output
 }
 
-/// [MS-NRPC] 3.1.4.1 and 3.1.4.6: a challenge whose first five bytes are all equal is refused. With such input and a
-/// zero initialisation vector one key in 256 gives a credential that needs no secret (CVE-2020-1472).
+/// [MS-NRPC] 3.1.4.1 and 3.1.4.6: a challenge whose first five bytes are all equal is refused. With such
+/// input and a zero initialisation vector one key in 256 gives a credential that needs no secret
+/// (CVE-2020-1472).
 pub fn is_random_enough(challenge: &Credential) -> bool {
     challenge[1..5].iter().any(|byte| *byte != challenge[0])
 }
@@ -40,7 +41,8 @@ pub fn equal(a: &Credential, b: &Credential) -> bool {
     a.ct_eq(b).into()
 }
 
-/// [MS-NRPC] 2.2.1.1.5 NETLOGON_AUTHENTICATOR: a credential (8 bytes) and a timestamp (4 bytes), aligned to 4.
+/// [MS-NRPC] 2.2.1.1.5 NETLOGON_AUTHENTICATOR: a credential (8 bytes) and a timestamp (4 bytes), aligned to
+/// 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Authenticator {
     /// Proof that the sender knows seed and key.
@@ -49,7 +51,8 @@ pub struct Authenticator {
     pub timestamp: u32,
 }
 
-/// The stored credential of one channel. Both sides add the same numbers to it, and never what the key made of it.
+/// The stored credential of one channel. Both sides add the same numbers to it, and never what the key made
+/// of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed(Credential);
 

@@ -1,7 +1,7 @@
 //! Bits of NegotiateFlags ([MS-NRPC] 3.1.4.2), each with its letter there.
 //!
-//! Only [`GENERIC_PASS_THROUGH`], [`AES`] and [`SECURE_RPC`] change what our server and client do. The others are offered because
-//! clients and controllers expect them of each other, and say nothing here.
+//! Only [`GENERIC_PASS_THROUGH`], [`AES`] and [`SECURE_RPC`] change what our server and client do. The others
+//! are offered because clients and controllers expect them of each other, and say nothing here.
 
 /// A: not used. Samba calls it ACCOUNT_LOCKOUT.
 pub const NOT_USED_A: u32 = 0x0000_0001;
@@ -42,8 +42,8 @@ pub const SECURE_RPC: u32 = 0x4000_0000;
 
 /// Without these bits no channel is set up.
 pub const REQUIRED: u32 = AES | SECURE_RPC;
-/// What our server and client offer. Never Z (0x8000_0000, Kerberos as the channel's security provider): if both sides set it, peers
-/// leave the inner encryption of LogonData out.
+/// What our server and client offer. Never Z (0x8000_0000, Kerberos as the channel's security provider): if
+/// both sides set it, peers leave the inner encryption of LogonData out.
 pub const OFFERED: u32 = NOT_USED_A
     | PERSISTENT_REPLICATION
     | VALIDATION_LEVEL_2_NOT_REQUIRED

@@ -5,7 +5,7 @@ use crate::secret::SessionKey;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The session key of a channel, expanded for everything that is done with it. Shared by all its contexts.
+/// The session key of a channel, expanded for each use. All security contexts of the channel share it.
 pub struct ChannelKeys {
     /// The key itself, for credentials and the inner encryption.
     pub(crate) inner: cfb8::Key,
@@ -60,7 +60,8 @@ impl ChannelKeys {
     }
 }
 
-/// Eight bytes, twice: the initialisation vector of what is encrypted under a checksum or a sequence number ([MS-NRPC] 3.3.4.2.1).
+/// Eight bytes, twice: the initialisation vector of what is encrypted under a checksum or a sequence number
+/// ([MS-NRPC] 3.3.4.2.1).
 pub(crate) fn twice(half: [u8; 8]) -> [u8; 16] {
     std::array::from_fn(|n| half[n % 8])
 }

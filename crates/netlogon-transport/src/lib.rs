@@ -1,9 +1,9 @@
-//! [MS-NRPC], the Netlogon Remote Protocol, as far as generic pass-through needs it: server and client of the secure
-//! channel.
+//! [MS-NRPC], the Netlogon Remote Protocol, as far as generic pass-through needs it: server and client of the
+//! secure channel.
 //!
-//! The cipher is AES and calls are sealed, or they are not answered; weaker forms are not written. Nothing here
-//! opens a socket or starts a task: the server is a service over calls, the client a conversation over a connection
-//! that somebody else holds.
+//! The cipher is AES and calls are sealed; weaker forms are not implemented, and such calls are refused.
+//! Nothing here opens a socket or starts a task: the server is a tower service of calls, and the client uses
+//! connections of a [`client::Transport`].
 
 pub mod cfb8;
 pub mod client;

@@ -14,12 +14,12 @@ use tower::util::BoxCloneSyncService;
 pub struct PackageCall {
     /// LogonData.
     pub data: Vec<u8>,
-    /// LogonDomainName, as the client gave it: the server's own domain, which may be empty, or another one, and whether that
-    /// can be asked is for the package to say.
+    /// LogonDomainName, as the client gave it: the server's own domain, which may be empty, or another one,
+    /// and the package decides whether that can be asked.
     pub logon_domain_name: String,
     /// The channel it came over, verified and sealed: proof of who asks.
     pub channel: Arc<SecureChannel>,
-    /// What the client added to the call for servers that know it, under the seal.
+    /// The extension of the call ([`dcerpc::client::RequestStub::extension`]), if the client sent one.
     pub extension: Option<Vec<u8>>,
     /// Where it came from.
     pub address: SocketAddr,
@@ -30,7 +30,7 @@ pub struct PackageCall {
 pub struct PackageReply {
     /// The method's return value.
     pub status: NtStatus,
-    /// Whether nobody else need be asked.
+    /// Whether the answer is final, so that no other server need be asked.
     pub authoritative: bool,
     /// ValidationData; only with success.
     pub data: Option<Bytes>,
@@ -43,7 +43,7 @@ impl PackageReply {
     }
 }
 
-/// Who answers for a package.
+/// The service behind a package.
 pub type PackageService = BoxCloneSyncService<PackageCall, PackageReply, Infallible>;
 
 /// Packages by name, compared without the case of ASCII letters.

@@ -1,7 +1,7 @@
 //! The Netlogon security provider's protection of fragments ([MS-NRPC] 3.3.4.2): NL_AUTH_SHA2_SIGNATURE.
 //!
-//! One counter numbers every protected fragment of a security context in either direction, so both sides agree on it
-//! only while one asks and the other answers. A fault carries no token and takes no number.
+//! One counter numbers every protected fragment of a security context in either direction, so both sides
+//! agree on it only while one asks and the other answers. A fault carries no token and takes no number.
 
 pub use crate::keys::ChannelKeys;
 
@@ -15,7 +15,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// [MS-NRPC] 2.2.1.3.3 NL_AUTH_SHA2_SIGNATURE as it is on the wire: confounder at 24, the last 24 bytes unused.
+/// [MS-NRPC] 2.2.1.3.3 NL_AUTH_SHA2_SIGNATURE as it is on the wire: confounder at 24, the last 24 bytes
+/// unused.
 const TOKEN_LEN: usize = 2 // SignatureAlgorithm
     + 2 // SealAlgorithm
     + 2 // Pad
@@ -48,7 +49,8 @@ impl Role {
     }
 }
 
-/// The number of a fragment as it is encrypted: low word, high word, each big-endian, and a bit for the client.
+/// The number of a fragment as it is encrypted: low word, high word, each big-endian, and a bit for the
+/// client.
 fn sequence_bytes(number: u64, sender: Role) -> [u8; 8] {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&(number as u32).to_be_bytes());
@@ -62,8 +64,8 @@ fn sequence_bytes(number: u64, sender: Role) -> [u8; 8] {
 /// Draws confounders.
 pub type Confounder = fn(&mut [u8; 8]);
 
-/// Random bytes from the operating system, fetched for many confounders at once: asking for each costs as much as its
-/// checksum. Each is used once, and goes over the wire encrypted.
+/// Random bytes from the operating system, fetched for many confounders at once: asking for each costs as
+/// much as its checksum. Each is used once, and goes over the wire encrypted.
 pub fn random_confounder(confounder: &mut [u8; 8]) {
     const LEN: usize = 512;
     thread_local! {
@@ -72,7 +74,8 @@ pub fn random_confounder(confounder: &mut [u8; 8]) {
     }
     DRAWN.with_borrow_mut(|(bytes, left)| {
         if *left == 0 {
-            // A confounder hides equal beginnings; were the system's source ever to fail, sealing must not go on.
+            // A confounder hides equal beginnings; were the system's source ever to fail, sealing must not go
+            // on.
             getrandom::fill(bytes).expect("the operating system has a source of randomness");
             *left = LEN;
         }
@@ -230,7 +233,7 @@ impl Piece {
     }
 }
 
-/// The security context of a client: one key, and nobody to be told apart.
+/// The security context of a client: one channel, whose keys are known.
 pub struct ClientContext {
     protector: Protector,
 }

@@ -1,11 +1,13 @@
 //! Encrypting the streams of several messages side by side.
 //!
-//! One answer has two streams of the same length, one inside the other: the generic data under the session key, and
-//! the fragment that carries it. The outer one needs a byte of the inner one sixteen bytes after it was made, so both
-//! run together. Fragments of one answer, and answers of several connections, fill the other lanes.
+//! One answer has two streams of the same length, one inside the other: the generic data under the session
+//! key, and the fragment that carries it. The outer one needs a byte of the inner one sixteen bytes after it
+//! was made, so both run together. Fragments of one answer, and answers of several connections, fill the
+//! other lanes.
 //!
-//! Across connections this works without timers: a message is queued when it is handed over, its task gives others a
-//! turn, and whoever waits for a message first seals up to [`JOBS_MAX`] of what is there by then.
+//! Across connections this works without timers: a message is queued when it is handed over, its task gives
+//! others a turn, and the task that is polled first seals up to [`JOBS_MAX`] of the messages that are queued
+//! by then.
 
 use crate::cfb8::{LANES_MAX, Lanes};
 use crate::keys::ChannelKeys;
@@ -44,7 +46,8 @@ struct Fragment {
     wire_start: usize,
     /// The confounder's eight bytes on the wire. The stream starts with them.
     confounder_start: usize,
-    /// Over the confounder and the body, as if they stood one behind the other; `position` counts from the confounder.
+    /// Over the confounder and the body, as if they stood one behind the other; `position` counts from the
+    /// confounder.
     stream: Stream,
 }
 
@@ -54,7 +57,8 @@ const CONFOUNDER_LEN: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Job {
     keys: Arc<ChannelKeys>,
-    /// The stub with the padding of its last fragment: inner encryption happens in here, and signatures cover it.
+    /// The stub with the padding of its last fragment: inner encryption happens in here, and signatures cover
+    /// it.
     pub(crate) plain: Vec<u8>,
     /// What will be sent: headers, trailers and confounders are in place.
     pub(crate) wire: Vec<u8>,
@@ -68,8 +72,8 @@ impl Job {
         Self { keys, plain, wire, inner: Stream::new([0; 16], inner), fragments: Vec::new() }
     }
 
-    /// Adds a fragment: `body` of the plain bytes is sent at `wire_start`, after the confounder that stands at
-    /// `confounder_start`.
+    /// Adds a fragment: `body` of the plain bytes is sent at `wire_start`, after the confounder that stands
+    /// at `confounder_start`.
     pub(crate) fn fragment(
         &mut self,
         iv: [u8; 16],
@@ -148,8 +152,8 @@ impl Job {
     }
 }
 
-/// The first sixteen bytes, filled up with zeroes where there are fewer. Nearly always they are there, and of a known length
-/// they are one load.
+/// The first sixteen bytes, filled up with zeroes where there are fewer. Nearly always they are there, and of
+/// a known length they are one load.
 fn block(bytes: &[u8]) -> [u8; 16] {
     bytes.first_chunk().copied().unwrap_or_else(|| {
         let mut block = [0; 16];
@@ -206,9 +210,9 @@ struct Slot {
 }
 
 impl Sealer {
-    /// Queues a job; the future encrypts it, perhaps together with others. Whoever gives others a turn before he polls it
-    /// finds more of them. Dropping the future leaves the job to be done by somebody else, which costs time and nothing
-    /// more.
+    /// Queues a job; the future encrypts it, perhaps together with others. If its task yields before it polls
+    /// the future, more of them are queued. If the future is dropped, another task does the job, which costs
+    /// time and nothing more.
     pub(crate) fn seal(&self, job: Job) -> impl Future<Output = Job> + Send + use<> {
         let sealer = self.clone();
         let slot = Arc::new(Slot::default());
@@ -217,7 +221,7 @@ impl Sealer {
             if let Some(job) = sealer.run_batch_with(&slot) {
                 return Poll::Ready(job);
             }
-            // Somebody else took it out of the queue: it is done, or will be soon.
+            // Another task took it out of the queue: it is done, or will be soon.
             let (done, waker) = &mut *lock(&slot.state);
             match done.take() {
                 Some(job) => Poll::Ready(job),
@@ -229,8 +233,8 @@ impl Sealer {
         })
     }
 
-    /// Takes the job of `own` and some others out of the queue, runs them, hands the others over and returns its own;
-    /// `None` when it is not in the queue.
+    /// Takes the job of `own` and some others out of the queue, runs them, hands the others over and returns
+    /// its own; `None` when it is not in the queue.
     fn run_batch_with(&self, own: &Arc<Slot>) -> Option<Job> {
         let mut jobs = Vec::with_capacity(JOBS_MAX);
         let mut slots = Vec::with_capacity(JOBS_MAX);

@@ -1,4 +1,5 @@
-//! The two secrets of a channel, each its own type: they wipe themselves, compare in constant time and print nothing.
+//! The two secrets of a channel, each its own type: they wipe themselves, compare in constant time and print
+//! nothing.
 
 use md4::{Digest, Md4};
 use subtle::ConstantTimeEq;
@@ -39,8 +40,8 @@ macro_rules! secret {
 }
 
 secret! {
-    /// The secret a machine and its domain share: the NT hash of the machine account's password, MD4 of its UTF-16LE
-    /// form ([MS-NRPC] 3.1.1).
+    /// The secret a machine and its domain share: the NT hash of the machine account's password, MD4 of its
+    /// UTF-16LE form ([MS-NRPC] 3.1.1).
     SharedSecret
 }
 

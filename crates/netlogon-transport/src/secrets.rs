@@ -1,4 +1,4 @@
-//! What the server asks of whoever keeps the secrets of machines and trusts.
+//! The store of the secrets of machines and trusts, as the server needs it.
 
 use crate::secret::SharedSecret;
 use dtyp::Sid;
@@ -30,8 +30,8 @@ impl ChannelType {
         matches!(self.0, 2 | 3 | 4 | 6 | 7)
     }
 
-    /// Whether the account must be named after the computer: otherwise a machine could set up a channel in another's
-    /// name.
+    /// Whether the account must be named after the computer: otherwise a machine could set up a channel in
+    /// another's name.
     pub const fn names_its_computer(self) -> bool {
         matches!(self, Self::WORKSTATION | Self::SERVER)
     }
@@ -40,23 +40,25 @@ impl ChannelType {
 /// An account that may set up a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Its name, such as `WEB01$`.
+    /// Name of the account, such as `WEB01$`.
     pub name: String,
-    /// Its SID: what authorization and audit go by.
+    /// SID of the account, by which it is authorised and audited.
     pub sid: Sid,
-    /// The type of channel it is for.
+    /// The type of channel that the account is for.
     pub channel_type: ChannelType,
     /// Whether it may set one up now.
     pub enabled: bool,
     /// Its present secret.
     pub current: SharedSecret,
-    /// The secret before, while it is accepted: until the present one is used for the first time, and for a day at most.
+    /// The secret before, while it is accepted: until the present one is used for the first time, and for a
+    /// day at most.
     pub previous: Option<SharedSecret>,
     /// Whether it may ask for certificates to be mapped.
     pub may_map: bool,
     /// NetBIOS names of the domains whose accounts are in its scope; empty for all.
     pub domains: Arc<[String]>,
-    /// SIDs of the groups whose members are in its scope, or of single accounts; empty for all accounts that are not privileged.
+    /// SIDs of the groups whose members are in its scope, or of single accounts; empty for all accounts that
+    /// are not privileged.
     pub groups: Arc<[Sid]>,
 }
 
@@ -80,7 +82,7 @@ impl Machine {
     }
 }
 
-/// Why the secrets could not be asked. Never a decision.
+/// The secrets cannot be read now, with the reason. This is never a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretsUnavailable(pub String);
 
@@ -97,15 +99,15 @@ pub trait ChannelSecrets: Send + Sync {
     /// The account of a name, compared without case.
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Machine>, SecretsUnavailable>>;
 
-    /// A number that changes whenever an answer of [`Self::find`] may have changed, and never comes back, also when a
-    /// back-up is restored. It is asked for every call, so it has to be cheap.
+    /// A number that changes whenever an answer of [`Self::find`] may have changed, and never comes back,
+    /// also when a back-up is restored. It is asked for every call, so it has to be cheap.
     fn revision(&self) -> Result<u64, SecretsUnavailable>;
 
     /// The present secret was used: the one before is accepted no more, even if it cannot be removed now.
     fn current_used<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<(), SecretsUnavailable>>;
 
-    /// Makes `new` the present secret of an account, and the present one the one before, in one step. Nothing changes, and
-    /// the answer is `false`, unless the present secret is the one that `machine` has.
+    /// Makes `new` the present secret of an account, and the present one the one before, in one step. Nothing
+    /// changes, and the answer is `false`, unless the present secret is the one that `machine` has.
     fn rotate<'a>(
         &'a self,
         machine: &'a Machine,

@@ -894,7 +894,8 @@ fn machines_do_not_disturb_each_other() {
     let domain = domain();
     let (first, mut first_association) = connected(&domain, "WEB01$");
     let (second, mut second_association) = connected(&domain, "WEB02$");
-    // A second process of the same machine sets its own channel up; the first goes on, on old and new connections.
+    // A second process of the same machine sets its own channel up; the first goes on, on old and new
+    // connections.
     let (third, mut third_association) = connected(&domain, "WEB01$");
     for (channel, association, account) in [
         (&first, &mut first_association, "WEB01$"),
@@ -926,8 +927,8 @@ fn with_secret(account: &str, password: &str) -> ClientIdentity {
     ClientIdentity { secret: SharedSecret::from_password(password), ..identity(account) }
 }
 
-/// Whether a question over a new connection of a channel is answered. The bind names a computer only, so it succeeds while
-/// another channel of that computer is good.
+/// Whether a question over a new connection of a channel is answered. The bind names a computer only, so it
+/// succeeds while another channel of that computer is good.
 fn serves_anew(domain: &Arc<Domain>, channel: &ClientChannel) -> bool {
     open(&honest(domain), channel).is_ok_and(|mut association| asked(channel, &mut *association) == SERVED)
 }
@@ -1071,7 +1072,8 @@ fn a_password_that_was_not_encrypted_is_refused() {
         let reply =
             block_on(association.call(opnum::SERVER_PASSWORD_SET2, stub.into())).expect("it is answered");
         let status = u32::from_le_bytes(*reply.stub[12..].first_chunk().expect("a status"));
-        // An authenticator is right once; a client that does not check the answer loses its place in the sequence.
+        // An authenticator is right once; a client that does not check the answer loses its place in the
+        // sequence.
         let expect = if what == "in the clear" { NtStatus::WRONG_PASSWORD } else { NtStatus::ACCESS_DENIED };
         assert_eq!(NtStatus(status), expect, "{what}");
     }
@@ -1080,8 +1082,8 @@ fn a_password_that_was_not_encrypted_is_refused() {
 
 #[test]
 fn a_recorded_answer_is_no_answer_to_another_question() {
-    // Both associations are under one key, and both ask their first question: without header signing and with numbers
-    // that can be guessed, the one's answer would verify as the other's.
+    // Both associations are under one key, and both ask their first question: without header signing and with
+    // numbers that can be guessed, the one's answer would verify as the other's.
     let domain = domain();
     let recorded: Arc<Mutex<Vec<u8>>> = Arc::default();
     let network = honest(&domain);

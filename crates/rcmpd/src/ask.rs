@@ -1,4 +1,4 @@
-//! Asking a service over Netlogon, as `rcmpd map` does.
+//! Maps a certificate by a server over Netlogon, as `rcmpd map` does.
 
 use crate::config::SecretRef;
 use crate::trust::certificates::Chain;
@@ -16,10 +16,10 @@ use rcmp_service::{CallContext, Method, SidClaim};
 use std::fmt;
 use std::time::Duration;
 
-/// Whom to ask, and as whom.
+/// The server, the account to use there, and what the answer must prove.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// `HOST` or `HOST:PORT`; without a port the endpoint mapper tells it.
+    /// `HOST` or `HOST:PORT`; without a port, the endpoint mapper of the host is asked.
     pub server: String,
     /// NetBIOS name of the server's domain.
     pub domain: String,
@@ -27,22 +27,22 @@ pub struct Target {
     pub account: String,
     /// Its password.
     pub secret: SecretRef,
-    /// How long it may take, from the first connection to the answer.
+    /// From the first connection to the answer.
     pub timeout: Duration,
-    /// Whether the path of the answer is to be proved, and how strictly.
+    /// The proof of path that is asked for, if any.
     pub proof: Option<ProofWanted>,
 }
 
-/// A proof of path, as it is asked for.
+/// Requirements for a proof of path.
 #[derive(Clone, Debug)]
 pub struct ProofWanted {
-    /// Whose keys are trusted: NetBIOS names of domains with Ed25519 keys.
+    /// Trusted keys: NetBIOS names of domains with Ed25519 public keys.
     pub keys: Vec<(String, [u8; 32])>,
     /// Whether an answer that is not strong at every hop is refused.
     pub strong: bool,
 }
 
-/// The path of an answer, as far as it is proved.
+/// The proved path of an answer.
 #[derive(Debug)]
 pub struct ProvedPath {
     /// The servers that signed, the answering one first.
@@ -51,35 +51,35 @@ pub struct ProvedPath {
     pub weakness: Option<Weakness>,
 }
 
-/// What was answered.
+/// The answer of a server that mapped a certificate.
 #[derive(Debug)]
 pub struct Mapped {
     /// NetBIOS name of the account's domain.
     pub domain: String,
-    /// Who it is, checked.
+    /// The account, from a PAC whose fields were checked.
     pub pac: VerifiedPac,
-    /// The method that found the account. An answer does not say; it was asked for again, method by method.
+    /// The method that found the account. An answer does not have it, so each method was asked for alone.
     pub method: Option<Method>,
-    /// The path, where it was asked for.
+    /// The path, if it was asked for.
     pub path: Option<ProvedPath>,
 }
 
-/// Why nothing was answered, or no account.
+/// Why there is no account.
 #[derive(Debug)]
 pub enum AskError {
-    /// The server answered with this status, and no account.
+    /// The server answered with this status and no account.
     Refused(NtStatus),
     /// The server could not be reached.
     Unreachable(String),
-    /// No secure channel.
+    /// No secure channel could be set up.
     Channel(String),
-    /// The server refused the secure channel: with this status, which probably has this cause.
+    /// The server refused the secure channel with this status, which probably has this cause.
     ChannelRefused(NtStatus, &'static str),
-    /// The server said yes, and it is not proved that everybody on the way had good reason to.
+    /// The server mapped the certificate, but it is not proved that every hop did so by a strong mapping.
     NotStrong(String),
-    /// What was to be asked cannot be asked.
+    /// The input cannot be sent.
     Input(String),
-    /// The server could not decide, or its answer makes no sense.
+    /// The server could not decide, or its answer is invalid.
     Undecided(String),
 }
 
@@ -127,7 +127,7 @@ impl AskError {
         }
     }
 
-    /// The status of the server that says it, if one does.
+    /// The status of the server, if it is one.
     pub const fn status(&self) -> Option<NtStatus> {
         match self {
             Self::Refused(status) | Self::ChannelRefused(status, _) => Some(*status),
@@ -135,7 +135,7 @@ impl AskError {
         }
     }
 
-    /// What to do about it.
+    /// What to do about it; empty if the text says so already.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Refused(NtStatus::LOGON_FAILURE) => {
@@ -171,8 +171,8 @@ impl AskError {
     }
 }
 
-/// Whether a status says something of the certificate or its account. Others are about us, the server, or the way between: nothing that
-/// is not known to be a denial is one.
+/// Whether a status is a denial for the certificate or its account. All other statuses are about this client,
+/// the server or the network; an unknown status is never a denial.
 pub(crate) const fn says_not_mapped(status: NtStatus) -> bool {
     status.is_account_restriction()
         || matches!(
@@ -181,7 +181,7 @@ pub(crate) const fn says_not_mapped(status: NtStatus) -> bool {
         )
 }
 
-/// Whether a status says that this machine gets no answer to this question from this server, whichever certificate it is about.
+/// Whether the server refuses such requests of this machine for every certificate.
 const fn says_may_not_ask(status: NtStatus) -> bool {
     matches!(
         status,
@@ -208,7 +208,7 @@ fn channel_error(error: ChannelError) -> AskError {
     }
 }
 
-/// Why a server did not agree to a secure channel, with what is probably wrong.
+/// Why a server did not set up a secure channel, with the probable cause.
 fn establish_error(error: ChannelError, target: &Target) -> AskError {
     match error {
         ChannelError::Refused(status @ NtStatus::NO_TRUST_SAM_ACCOUNT) if !target.account.ends_with('$') => {
@@ -225,7 +225,8 @@ fn establish_error(error: ChannelError, target: &Target) -> AskError {
     }
 }
 
-/// Why a server refused the bind of a secure channel. The secret was proved before, and a bind names the domain.
+/// Why a server refused the bind of a secure channel. The secret was proved before, and a bind names the
+/// domain.
 fn bind_error(error: ChannelError, target: &Target) -> AskError {
     match error {
         ChannelError::Transport(TransportError::Refused(text)) if text.starts_with("the server refused") => {
@@ -238,13 +239,14 @@ fn bind_error(error: ChannelError, target: &Target) -> AskError {
     }
 }
 
-/// Now, as authenticators have it.
+/// The time for authenticators, in seconds since 1970.
 pub(crate) fn now() -> u32 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_secs() as u32
 }
 
-/// Asks which account a certificate is: a channel, a check for downgrades, one question.
+/// Maps a certificate: a channel, a check for a downgrade, one request, and one for each method if several
+/// were allowed.
 pub async fn map(
     target: &Target,
     chain: &Chain,
@@ -257,7 +259,7 @@ pub async fn map(
     let outcome = tokio::time::timeout_at(deadline, work).await;
     match (outcome, answered) {
         (Ok(Err(error)), _) => Err(error),
-        // Where the time is over before it is known by which method, the account is known all the same.
+        // If the timeout comes before the method is known, the account is known all the same.
         (_, Some(mapped)) => Ok(mapped),
         (_, None) => Err(AskError::Unreachable(format!(
             "{} did not answer in time ({} s, --timeout)",
@@ -349,7 +351,7 @@ async fn ask(
     Ok(())
 }
 
-/// Reads the answer, encrypted as [MS-NRPC] 4.1 has it or, from servers that do not, in the clear.
+/// Reads the answer, with or without the inner encryption of [MS-NRPC] 4.1.
 pub(crate) fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError> {
     let data = match (answer.status, answer.data) {
         (NtStatus::SUCCESS, Some(data)) => data,
@@ -358,9 +360,8 @@ pub(crate) fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError>
     };
     let decrypted = data.decrypted();
     let message = if Response::is_plausible(&decrypted) { &decrypted[..] } else { data.raw() };
-    let nonsense = |error: &dyn fmt::Display| {
-        AskError::Undecided(format!("the server's answer is not believed: {error}"))
-    };
+    let nonsense =
+        |error: &dyn fmt::Display| AskError::Undecided(format!("the server's answer is invalid: {error}"));
     let response = Response::decode(message).map_err(|error| nonsense(&error))?;
     let pac = VerifiedPac::decode(response.auth_data).map_err(|error| nonsense(&error))?;
     if !pac.logon_info.logon_domain_name.text.eq_ignore_ascii_case(&response.domain) {
@@ -370,7 +371,7 @@ pub(crate) fn read(answer: PackageAnswer) -> Result<(Mapped, Vec<u8>), AskError>
     Ok((mapped, message.to_vec()))
 }
 
-/// The path that an answer says it came, and what of it is proved.
+/// Verifies the path in an answer.
 fn proved(
     wanted: &ProofWanted,
     question: &proof::Question,

@@ -1,7 +1,7 @@
 use super::{NdrSyntax, WideStr};
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Guid, Reader, Sid};
 
-/// Reads a stub; total over all inputs, and no count of the peer's is believed before it is compared with the
+/// Reads a stub; total over all inputs, and no count of a peer is used before it is compared with the
 /// bytes that are there.
 #[derive(Clone, Debug)]
 pub struct NdrReader<'a> {
@@ -51,8 +51,8 @@ impl<'a> NdrReader<'a> {
         self.reader.align(what, self.syntax.pointer_len())
     }
 
-    /// Skips to where the tag of a union starts whose arms hold pointers. In NDR 2.0 the tag has its own alignment alone:
-    /// a 16-bit one may stand at 2 modulo 4.
+    /// Skips to where the tag of a union starts whose arms hold pointers. In NDR 2.0 the tag has its own
+    /// alignment alone: a 16-bit one may stand at 2 modulo 4.
     pub fn align_union(&mut self, what: &'static str) -> Result<(), DecodeError> {
         self.end_of_structure(what)
     }

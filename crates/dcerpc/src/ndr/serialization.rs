@@ -1,4 +1,5 @@
-//! Type serialization version 1 ([MS-RPCE] 2.2.6): a common header of 8 bytes, a private header of 8, then NDR.
+//! Type serialization version 1 ([MS-RPCE] 2.2.6): a common header of 8 bytes, a private header of 8, then
+//! NDR.
 
 use super::{NdrReader, NdrSyntax, NdrWriter};
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Reader};

@@ -24,8 +24,8 @@ impl UnicodeStringHeader {
         }
     }
 
-    /// Reads the text behind the pointer. The actual count must be what the length says; a maximum above it is
-    /// what peers send ([MS-RPCE] 4.7 asks for more strictness than they keep).
+    /// Reads the text behind the pointer. The actual count must be what the length says; a maximum above it
+    /// is what peers send ([MS-RPCE] 4.7 asks for more strictness than they keep).
     pub fn referent<'a>(
         self,
         reader: &mut NdrReader<'a>,

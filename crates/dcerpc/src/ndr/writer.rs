@@ -46,7 +46,8 @@ impl NdrWriter {
         self.align(self.syntax.pointer_len());
     }
 
-    /// Zeroes up to where the tag of a union starts whose arms hold pointers; in NDR 2.0 the tag has its own alignment alone.
+    /// Zeroes up to where the tag of a union starts whose arms hold pointers; in NDR 2.0 the tag has its own
+    /// alignment alone.
     pub fn align_union(&mut self) {
         self.end_of_structure();
     }

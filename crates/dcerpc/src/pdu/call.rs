@@ -2,10 +2,10 @@ use super::{Header, PacketFlags, PacketType, finish_pdu, start_pdu};
 use dtyp::{Decode, DecodeError, Encode, Guid, Reader};
 use std::fmt;
 
-/// What a request says before its stub (\[C706\] 12.6.4.9).
+/// The fields of a request before its stub (\[C706\] 12.6.4.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// `alloc_hint`: the length of the whole stub, if the peer cares; never believed.
+    /// `alloc_hint`: the length of the whole stub, if the peer sets it; never trusted.
     pub alloc_hint: u32,
     /// `p_cont_id`: the presentation context.
     pub context_id: u16,
@@ -47,7 +47,7 @@ impl Encode for RequestHead {
     }
 }
 
-/// What a response says before its stub (\[C706\] 12.6.4.10).
+/// The fields of a response before its stub (\[C706\] 12.6.4.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// `alloc_hint`: bytes of stub from here to the end of the message.
@@ -97,8 +97,8 @@ pub struct FaultBody {
 }
 
 impl FaultBody {
-    /// The whole PDU of 32 bytes. It never carries a token, not even under a security context. `did_not_execute` says that
-    /// no method was reached.
+    /// The whole PDU of 32 bytes. It never carries a token, not even under a security context.
+    /// `did_not_execute` says that no method was reached.
     pub fn to_pdu(self, call_id: u32, did_not_execute: bool) -> Vec<u8> {
         let flags = match did_not_execute {
             true => PacketFlags::WHOLE.with(PacketFlags::DID_NOT_EXECUTE),

@@ -111,9 +111,9 @@ impl Header {
         }
     }
 
-    /// Reads a header from the front of `bytes`; `None` while there are too few of them. A data representation
-    /// other than ASCII and IEEE in either byte order, and a `frag_length` that cannot hold header and token,
-    /// are refused.
+    /// Reads a header from the front of `bytes`; `None` while there are too few of them. A data
+    /// representation other than ASCII and IEEE in either byte order, and a `frag_length` that cannot hold
+    /// header and token, are refused.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, DecodeError> {
         if bytes.len() < Self::LEN {
             return Ok(None);

@@ -1,7 +1,8 @@
 //! The PDUs of the connection-oriented protocol (\[C706\] 12.6, [MS-RPCE] 2.2.2).
 //!
-//! A PDU is decoded in two steps, because whoever reads from a stream must know its length first: [`Header`],
-//! then the body by its type. What follows a body, a security trailer and its token, is split off by [`split_auth`].
+//! A PDU is decoded in two steps, because a reader of a stream must know its length first: [`Header`], then
+//! the body by its type. What follows a body, a security trailer and its token, is split off by
+//! [`split_auth`].
 
 mod bind;
 mod call;

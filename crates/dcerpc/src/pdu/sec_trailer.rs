@@ -91,8 +91,8 @@ pub struct AuthVerifier<'a> {
     pub body_end: usize,
 }
 
-/// Finds trailer and token of a PDU whose header passed [`Header::decode`](super::Header::decode); `None` when it
-/// carries none. `body_start` is where the stub or body begins: padding cannot reach before it.
+/// Finds trailer and token of a PDU whose header passed [`Header::decode`](super::Header::decode); `None`
+/// when it carries none. `body_start` is where the stub or body begins: padding cannot reach before it.
 pub fn split_auth<'a>(
     header: &super::Header,
     pdu: &'a [u8],

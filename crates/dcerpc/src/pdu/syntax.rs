@@ -36,8 +36,8 @@ impl SyntaxId {
         Self { uuid, major, minor }
     }
 
-    /// Whether an interface of this identifier serves a client that asks for `wanted`: the same UUID and major
-    /// version, and at least its minor version (\[C706\] 6.1.2).
+    /// Whether an interface of this identifier serves a client that asks for `wanted`: the same UUID and
+    /// major version, and at least its minor version (\[C706\] 6.1.2).
     pub fn serves(&self, wanted: &Self) -> bool {
         self.uuid == wanted.uuid && self.major == wanted.major && self.minor >= wanted.minor
     }

@@ -6,8 +6,8 @@
 //! any broken rule ─► fault or bind_nak ─► Closing
 //! ```
 //!
-//! While a token is being judged nothing else is processed, because what follows may depend on the verdict. Calls
-//! come out in the order they arrived; each fragment is verified before it is kept.
+//! While a token is being checked nothing else is processed, because what follows may depend on the outcome.
+//! Calls come out in the order they arrived; each fragment is verified before it is kept.
 
 mod negotiation;
 
@@ -49,15 +49,17 @@ pub struct ServerConfig {
 /// What the owner of an association has to do.
 #[derive(Debug)]
 pub enum Event {
-    /// Judge a token and say so by [`ServerAssociation::authenticated`]. Until then nothing else is processed.
+    /// Check a token and report the outcome by [`ServerAssociation::authenticated`]. Until then nothing else
+    /// is processed.
     Authenticate(Authenticate),
-    /// Perform a call and say so by [`ServerAssociation::reply`].
+    /// Perform a call and report its results by [`ServerAssociation::reply`].
     Call(Call),
-    /// Nobody waits for this call any more, or its client wants it to end; a reply is still taken.
+    /// The client no longer waits for this call, or has cancelled it. A reply is still accepted.
     Cancel(u32),
 }
 
-/// The connection that a call came on, for services whose calls prove an account outside of a security context.
+/// The connection that a call came on, for services whose calls prove an account outside of a security
+/// context.
 pub trait CallConnection: std::fmt::Debug + Send + Sync {
     /// The client has proved that it is this account.
     fn prove(&self, account: Sid);
@@ -80,7 +82,7 @@ pub struct Authenticate {
     pub auth_level: AuthLevel,
     /// The provider's token.
     pub token: Vec<u8>,
-    /// What the provider said to remember at the leg before this one.
+    /// The provider's state from the leg before this one.
     pub state: Option<Box<dyn Any + Send>>,
 }
 
@@ -113,10 +115,11 @@ pub struct Call {
     pub order: ByteOrder,
     /// The parameters, and whatever padding follows them.
     pub stub: Vec<u8>,
-    /// What the client added for the service beside the parameters ([`crate::client::RequestStub::extension`]); only of a sealed
-    /// call, so nobody on the way has seen or changed it.
+    /// What the client added for the service beside the parameters
+    /// ([`crate::client::RequestStub::extension`]); only of a sealed call, so it was neither read nor changed
+    /// on the way.
     pub extension: Option<Vec<u8>>,
-    /// How the parameters were protected, and who sent them; `None` for anybody.
+    /// How the parameters were protected, and who sent them; `None` if the call was not protected.
     pub security: Option<CallSecurity>,
 }
 
@@ -169,12 +172,13 @@ struct Security {
     auth_type: AuthType,
     protection: Protection,
     state: SecurityState,
-    /// A fragment was verified under it: some providers accept names, and the proof comes with the first call.
+    /// A fragment was verified under it: some providers accept names, and the proof comes with the first
+    /// call.
     proven: bool,
 }
 
 enum SecurityState {
-    /// A leg is being judged, or the next one is awaited.
+    /// A leg is being checked, or the next one is awaited.
     Unfinished(Option<Box<dyn Any + Send>>),
     Ready(Box<dyn SecurityContext>),
     /// An auth3 failed: the client learns it by its first call.
@@ -214,7 +218,7 @@ struct Outstanding {
     head: CallHead,
     /// Memory of the parameters, which the owner has.
     stub_capacity: usize,
-    /// Nobody waits for the reply.
+    /// The client does not wait for the reply.
     orphaned: bool,
     cancelled: bool,
 }
@@ -326,8 +330,8 @@ impl ServerAssociation {
         self.transmits.pop_front()
     }
 
-    /// Whether more bytes should be read now; false while enough of them wait, so that the peer's window fills
-    /// instead of our memory.
+    /// Whether more bytes should be read now; false while enough of them wait, so that the peer's window
+    /// fills instead of our memory.
     pub fn wants_read(&self) -> bool {
         self.phase != Phase::Closing
             && self.inbound.len() <= usize::from(u16::MAX)
@@ -339,7 +343,8 @@ impl ServerAssociation {
         self.security.iter().any(|security| security.proven)
     }
 
-    /// The account that the peer has proved, by a fragment that was verified; the first one where there are several.
+    /// The account that the peer has proved, by a fragment that was verified; the first one where there are
+    /// several.
     pub fn proved_account(&self) -> Option<Sid> {
         self.security.iter().find_map(|security| match &security.state {
             SecurityState::Ready(context) if security.proven => context.account(),
@@ -347,9 +352,9 @@ impl ServerAssociation {
         })
     }
 
-    /// Bytes that the peer makes this association and its owner hold: input, calls with those that the owner has,
-    /// tokens, presentation and security contexts, and answers that wait. Reassembly of calls under a security context is
-    /// in [`ServerConfig::reassembly`] instead.
+    /// Bytes that the peer makes this association and its owner hold: input, calls with those that the owner
+    /// has, tokens, presentation and security contexts, and answers that wait. Reassembly of calls under a
+    /// security context is in [`ServerConfig::reassembly`] instead.
     pub fn held_bytes(&self) -> usize {
         let anonymous = |call: &&Unfinished| call.head.security.is_none();
         let unfinished = self.unfinished.iter().filter(anonymous).map(|call| call.stub.capacity());
@@ -368,8 +373,8 @@ impl ServerAssociation {
             + self.security.len() * limits::SECURITY_CONTEXT_LEN
     }
 
-    /// Whether a PDU has begun to arrive and the association waits for the rest of it. The number differs from one PDU to
-    /// the next.
+    /// Whether a PDU has begun to arrive and the association waits for the rest of it. The number differs
+    /// from one PDU to the next.
     pub fn partial_pdu(&self) -> Option<u64> {
         let is_partial = !self.inbound.is_empty()
             && self.phase != Phase::Closing
@@ -410,8 +415,8 @@ impl ServerAssociation {
         }
     }
 
-    /// Says what became of a call. A reply to a call that is not outstanding, or that the client has orphaned, is
-    /// dropped.
+    /// Reports the results of a call. A reply to a call that is not outstanding, or that the client has
+    /// orphaned, is dropped.
     pub fn reply(&mut self, call_id: u32, outcome: Result<Reply, FaultStatus>) {
         let Some(at) = self.outstanding.iter().position(|call| call.head.call_id == call_id) else { return };
         let Outstanding { head, orphaned, .. } = self.outstanding.remove(at);
@@ -472,7 +477,8 @@ impl ServerAssociation {
         });
     }
 
-    /// Answers a PDU of `packet_type` with a fault. Outside of calls nothing is ever executed, so the flag says so.
+    /// Answers a PDU of `packet_type` with a fault. Outside of calls nothing is ever executed, so the flag
+    /// says so.
     fn send_fault(&mut self, packet_type: PacketType, call_id: u32, context_id: u16, status: FaultStatus) {
         let did_not_execute = status.did_not_execute() || packet_type != PacketType::REQUEST;
         let pdu = FaultBody { context_id, status }.to_pdu(call_id, did_not_execute);
@@ -555,7 +561,7 @@ impl ServerAssociation {
         consumed
     }
 
-    /// Judges a PDU by its header, before its body is waited for.
+    /// Checks a PDU by its header, before its body has arrived.
     fn admit(&self, header: &Header) -> Result<(), Refusal> {
         match header.packet_type {
             PacketType::BIND if !header.is_supported() => Err(Refusal::Nak(BindNakReason::PROTOCOL_VERSION)),
@@ -866,7 +872,7 @@ impl ServerAssociation {
             RequestHead::decode(&mut reader, flags).map_err(|_| Refusal::fault(FaultStatus::PROTO_ERROR))?;
         let body_start = Header::LEN + reader.position();
         let fault = |status| Refusal::Fault { context_id: head.context_id, status };
-        // It is only a hint, but whoever announces too much need not begin to send it.
+        // It is only a hint, but a client that announces too much is refused before it sends more.
         if head.alloc_hint as usize > limits::CALL_LEN_MAX && !flags.contains(PacketFlags::LAST) {
             return Err(fault(FaultStatus::ACCESS_DENIED));
         }
@@ -946,7 +952,8 @@ impl ServerAssociation {
         }
     }
 
-    /// Verifies one fragment and decrypts it in place. Which security context it is under, and where its body ends.
+    /// Verifies one fragment and decrypts it in place. Which security context it is under, and where its body
+    /// ends.
     fn verify(
         &mut self,
         header: &Header,

@@ -1,4 +1,5 @@
-//! Presentation contexts: which interface in which form, by the client's number ([MS-RPCE] 3.3.1.5.3, 3.3.1.5.6).
+//! Presentation contexts: which interface in which form, by the client's number ([MS-RPCE] 3.3.1.5.3,
+//! 3.3.1.5.6).
 
 use crate::limits;
 use crate::ndr::NdrSyntax;
@@ -97,7 +98,8 @@ impl PresentationContexts {
         let offers = |element: &ContextElement, syntax| {
             element.transfer_syntaxes.iter().take(limits::TRANSFER_SYNTAXES_MAX).any(|s| *s == syntax)
         };
-        // NDR is what every peer's tools read best, so NDR64 is taken only from a client that offers nothing else.
+        // NDR is what every peer's tools read best, so NDR64 is taken only from a client that offers nothing
+        // else.
         let syntax = match (offers(element, SyntaxId::NDR), offers(element, SyntaxId::NDR64)) {
             (true, _) => NdrSyntax::Ndr,
             (false, true)

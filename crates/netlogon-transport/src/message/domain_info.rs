@@ -5,7 +5,7 @@ use crate::credential::Authenticator;
 use dcerpc::ndr::{NdrReader, NdrWriter, UnicodeStringHeader};
 use dtyp::{DecodeError, Guid, NtStatus, Sid};
 
-/// Parameters, up to the level; what the client tells of itself behind it is not read.
+/// Parameters, up to the level; the client's information about itself, which follows, is not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GetDomainInfoRequest {
     /// The server, as the client dialled it.
@@ -55,7 +55,8 @@ pub struct GetDomainInfoReply {
     pub status: NtStatus,
 }
 
-/// IN_FOREST, TREE_ROOT, PRIMARY, NATIVE; then no parent, trust type 2, no attributes: what a domain says of itself.
+/// IN_FOREST, TREE_ROOT, PRIMARY, NATIVE; then no parent, trust type 2, no attributes: what a domain says of
+/// itself.
 const TRUST_EXTENSION: [u16; 8] = [0x1d, 0, 0, 0, 2, 0, 0, 0];
 
 impl GetDomainInfoReply {

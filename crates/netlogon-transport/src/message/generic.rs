@@ -1,4 +1,5 @@
-//! Generic pass-through in its three envelopes: opnums 39, 45 and 2 ([MS-NRPC] 3.5.4.5.1 to 3.5.4.5.3), and opnum 3.
+//! Generic pass-through in its three envelopes: opnums 39, 45 and 2 ([MS-NRPC] 3.5.4.5.1 to 3.5.4.5.3), and
+//! opnum 3.
 
 use super::{NAME_UNITS_MAX, opnum, read_authenticator, write_authenticator};
 use crate::credential::Authenticator;
@@ -64,7 +65,7 @@ pub struct SamLogonRequest<'a> {
     pub extra_flags: u32,
 }
 
-/// [MS-NRPC] 2.2.1.4.2 NETLOGON_GENERIC_INFO, as far as it says anything.
+/// [MS-NRPC] 2.2.1.4.2 NETLOGON_GENERIC_INFO, the fields that have a meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct GenericLogon<'a> {
     /// NetBIOS (or DNS) name of the account's domain.
@@ -76,8 +77,8 @@ pub struct GenericLogon<'a> {
 }
 
 impl<'a> SamLogonRequest<'a> {
-    /// Reads the parameters. Of the logons that are not generic only the size is understood, because the levels behind
-    /// them are part of the answer.
+    /// Reads the parameters. Of the logons that are not generic only the size is understood, because the
+    /// levels behind them are part of the answer.
     pub fn read(reader: &mut NdrReader<'a>, method: LogonMethod) -> Result<Self, DecodeError> {
         let mut request = Self::read_envelope(reader, method)?;
         request.logon_level = reader.enum16("LogonLevel")?;
@@ -119,8 +120,8 @@ impl<'a> SamLogonRequest<'a> {
     }
 }
 
-/// ValidationLevel is an enumeration, which NDR64 sends as 32 bits ([MS-RPCE] 2.2.5.2.1). Samba sends 16 and no more, which
-/// shows where too little is left for 32; and nobody else has NDR64 in big-endian order.
+/// ValidationLevel is an enumeration, which NDR64 sends as 32 bits ([MS-RPCE] 2.2.5.2.1). Samba sends 16 and
+/// no more, which shows where too little is left for 32; and NDR64 in big-endian order is not used by others.
 pub(super) fn validation_level(reader: &mut NdrReader<'_>, method: LogonMethod) -> Result<u16, DecodeError> {
     let what = "ValidationLevel";
     let mut ahead = reader.clone();
@@ -241,7 +242,7 @@ pub(crate) struct GenericCall<'a> {
 }
 
 impl GenericCall<'_> {
-    /// Writes the parameters, and tells which bytes are the LogonData that is to be encrypted.
+    /// Writes the parameters. Returns the range of LogonData, which is to be encrypted.
     pub(crate) fn write(&self, writer: &mut NdrWriter, method: LogonMethod) -> Range<usize> {
         writer.unique_string(Some(self.logon_server));
         writer.unique_string(Some(self.computer_name));
@@ -284,9 +285,10 @@ pub struct SamLogonReply<D> {
     pub return_authenticator: Option<Authenticator>,
     /// The tag of the union: the level that was asked for.
     pub validation_level: u16,
-    /// [MS-NRPC] 2.2.1.4.8 NETLOGON_VALIDATION_GENERIC_INFO2: the package's answer; `None` for a null pointer.
+    /// [MS-NRPC] 2.2.1.4.8 NETLOGON_VALIDATION_GENERIC_INFO2: the package's answer; `None` for a null
+    /// pointer.
     pub validation_data: Option<D>,
-    /// Whether nobody else need be asked.
+    /// Whether the answer is final, so that no other server need be asked.
     pub authoritative: bool,
     /// ExtraFlags, in the methods that have them.
     pub extra_flags: u32,
@@ -295,7 +297,7 @@ pub struct SamLogonReply<D> {
 }
 
 impl<D: AsRef<[u8]>> SamLogonReply<D> {
-    /// Writes the results, and tells which bytes are the validation data that is to be encrypted.
+    /// Writes the results. Returns the range of the validation data, which is to be encrypted.
     pub fn write(&self, writer: &mut NdrWriter, method: LogonMethod) -> Range<usize> {
         if method.has_authenticators() {
             writer.pointer(self.return_authenticator.is_some());

@@ -60,8 +60,8 @@ impl ReqChallengeReply {
     }
 }
 
-/// [MS-NRPC] 3.5.4.4.2 NetrServerAuthenticate3 (opnum 26), and its elder NetrServerAuthenticate2 (opnum 15), which has
-/// the same parameters.
+/// [MS-NRPC] 3.5.4.4.2 NetrServerAuthenticate3 (opnum 26), and its elder NetrServerAuthenticate2 (opnum 15),
+/// which has the same parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authenticate {
     /// The server, as the client dialled it.
@@ -109,7 +109,7 @@ pub struct AuthenticateReply {
     pub server_credential: Credential,
     /// What both offer.
     pub negotiate_flags: u32,
-    /// The account's RID; opnum 15 does not tell it.
+    /// The account's RID; `None` for opnum 15, which does not have it.
     pub account_rid: Option<u32>,
     /// The return value.
     pub status: NtStatus,
@@ -216,8 +216,8 @@ pub struct PasswordSet2 {
     pub computer_name: String,
     /// Proof of the client.
     pub authenticator: Authenticator,
-    /// [MS-NRPC] 2.2.1.3.7 NL_TRUST_PASSWORD as it is sent: 512 bytes that end in the password in UTF-16LE, and its length
-    /// in bytes (4 bytes, little-endian), encrypted under the session key.
+    /// [MS-NRPC] 2.2.1.3.7 NL_TRUST_PASSWORD as it is sent: 512 bytes that end in the password in UTF-16LE,
+    /// and its length in bytes (4 bytes, little-endian), encrypted under the session key.
     pub clear_new_password: Zeroizing<[u8; PasswordSet2::PASSWORD_LEN]>,
 }
 

@@ -300,7 +300,8 @@ fn a_computer_name_of_any_length_leaves_the_union_where_others_put_it() {
     }
 }
 
-/// Samba's bindings (4.17) end a question in NDR64 so, after LogonData of one to four bytes: a level of 16 bits.
+/// Samba's bindings (4.17) end a question in NDR64 so, after LogonData of one to four bytes: a level of 16
+/// bits.
 #[test]
 fn a_validation_level_of_sixteen_bits_is_read_too() {
     let ends = [

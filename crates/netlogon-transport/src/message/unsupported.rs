@@ -8,9 +8,9 @@ const ERROR_NOT_SUPPORTED: u32 = 50;
 
 /// The results of a method that is not offered; `None` for a number that is no method ([MS-NRPC] 3.5.4).
 ///
-/// The letters are a method's out parameters: `a` an authenticator, `p` a null pointer, `d` a doubleword, `t` the tag 1
-/// of a union, `8` and `h` eight and sixteen bytes (`h` a hash: methods that return one are never offered), `c` a
-/// conformant array of nothing; then `n` an NTSTATUS or `e` a NET_API_STATUS.
+/// The letters are a method's out parameters: `a` an authenticator, `p` a null pointer, `d` a doubleword, `t`
+/// the tag 1 of a union, `8` and `h` eight and sixteen bytes (`h` a hash: methods that return one are never
+/// offered), `c` a conformant array of nothing; then `n` an NTSTATUS or `e` a NET_API_STATUS.
 pub fn unsupported(opnum: u16, syntax: NdrSyntax) -> Option<Vec<u8>> {
     let layout = match opnum {
         0 | 11 | 13 | 20 | 27 | 28 | 33 | 34 | 37 | 38 | 43 => "pe",

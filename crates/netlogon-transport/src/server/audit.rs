@@ -1,4 +1,4 @@
-//! What is told of channels, to whoever writes it down.
+//! Audit events of secure channels.
 
 use crate::secrets::ChannelType;
 use dtyp::Sid;
@@ -21,20 +21,21 @@ pub struct ChannelEvent<'a> {
     pub address: SocketAddr,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChannelOutcome {
     /// The channel is set up.
     Established,
     /// The account has a new secret.
     Rotated,
-    /// A new secret was refused, because the channel was set up with a secret that is no longer the current one.
+    /// A new secret was refused, because the channel was set up with a secret that is no longer the current
+    /// one.
     RotationDenied,
     /// The channel was refused.
     Refused(ChannelRefusal),
 }
 
-/// Why a channel was refused. The client learns less.
+/// Why a channel was refused. The client gets a status that tells less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChannelRefusal {
     /// It does not offer AES and secure RPC.
@@ -62,7 +63,7 @@ pub enum ChannelRefusal {
 }
 
 impl ChannelRefusal {
-    /// The reason in one sentence.
+    /// The reason in one sentence, lower case, without a full stop.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Downgrade => "the client offers no AES or no secure RPC",
@@ -80,13 +81,13 @@ impl ChannelRefusal {
     }
 }
 
-/// Audit is required and cannot be written, so nothing may be decided.
+/// The audit log is required and cannot be written, so no channel may be set up or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditUnavailable;
 
-/// Writes down what happens to channels. Refusals of callers who proved nothing may be counted instead of written, so
-/// that a flood fills no disk.
+/// The audit log of channels. Refusals of callers that proved nothing may be counted instead of written, so
+/// that a flood does not fill the disk.
 pub trait Audit: Send + Sync {
-    /// Writes down one event.
+    /// Writes one event before it takes effect.
     fn channel(&self, event: &ChannelEvent<'_>) -> Result<(), AuditUnavailable>;
 }

@@ -1,9 +1,9 @@
 //! Making guesses slow without keeping out the machine that knows the secret.
 //!
-//! The server cannot tell a machine from a guesser behind the same address before it has checked the proof. So each proof is
-//! checked at once, and no attempt waits for another one. After some failures for an account from a source, the answer to an
-//! attempt is told a fixed time after the attempt came, right or wrong: a client learns nothing before, and a connection makes one
-//! guess in that time.
+//! The server cannot tell a machine from a guesser behind the same address before it has checked the proof.
+//! So each proof is checked at once, and no attempt waits for another one. After some failures for an account
+//! from a source, the answer to an attempt is told a fixed time after the attempt came, right or wrong: a
+//! client learns nothing before, and a connection makes one guess in that time.
 
 use super::lock;
 use dcerpc::quota::{FairTable, Ticket};
@@ -14,12 +14,14 @@ use std::time::Duration;
 
 /// Failures that cost nothing: a machine may get its new secret before or after the server does.
 const FREE_FAILURES: u32 = 4;
-/// From the arrival of an attempt to its answer, after more failures: shorter than clients wait for an answer.
+/// From the arrival of an attempt to its answer, after more failures: shorter than clients wait for an
+/// answer.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Failures are forgotten when none was added for so long.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
-/// Pairs of account and source, in all and of one source. Only accounts that exist are counted. A new pair always gets in; a
-/// source that guesses at more accounts than this has its oldest pairs forgotten, which gives it [`FREE_FAILURES`] for each.
+/// Pairs of account and source, in all and of one source. Only accounts that exist are counted. A new pair
+/// always gets in; a source that guesses at more accounts than this has its oldest pairs forgotten, which
+/// gives it [`FREE_FAILURES`] for each.
 const ENTRIES_MAX: usize = 10_000;
 const PER_SOURCE_MAX: usize = 1_000;
 

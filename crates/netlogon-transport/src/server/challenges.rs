@@ -1,11 +1,11 @@
 //! Challenges between NetrServerReqChallenge and the authentication that uses them up.
 //!
-//! Any client can fill this table, so it is bounded for each source and in all, an entry has a fixed size, and it expires after
-//! two minutes. Each call takes time logarithmic in the number of entries.
+//! Any client can fill this table, so it is bounded for each source and in all, an entry has a fixed size,
+//! and it expires after two minutes. Each call takes time logarithmic in the number of entries.
 //!
-//! A challenge is used once by its own connection. Clients may go on over another connection, so it is also lent once to another
-//! connection of the same source and computer. That look-up proves nothing, so it leaves the challenge to its own connection: a
-//! client behind the same address cannot take it away.
+//! A challenge is used once by its own connection. Clients may go on over another connection, so it is also
+//! lent once to another connection of the same source and computer. That look-up proves nothing, so it leaves
+//! the challenge to its own connection: a client behind the same address cannot take it away.
 
 use crate::credential::Credential;
 use dcerpc::quota::{FairTable, Ticket};
@@ -18,10 +18,11 @@ use std::time::Duration;
 const LIFETIME: Duration = Duration::from_secs(120);
 /// From one address: as many connections as it may have.
 const PER_SOURCE_MAX: usize = 1_000;
-/// In all: about 14 MB of memory if 50 sources fill the table, and 24 MB if each entry has a source of its own.
+/// In all: about 14 MB of memory if 50 sources fill the table, and 24 MB if each entry has a source of its
+/// own.
 const TOTAL_MAX: usize = 50_000;
-/// Expired entries that one call removes. A call adds at most one entry, so with two the table empties, and no call pays for
-/// all entries of a flood that expire together.
+/// Expired entries that one call removes. A call adds at most one entry, so with two the table empties, and
+/// no call pays for all entries of a flood that expire together.
 const EXPIRED_PER_CALL_MAX: usize = 2;
 
 /// Both halves of a challenge.
@@ -78,8 +79,9 @@ impl Default for Challenges {
 }
 
 impl Challenges {
-    /// Keeps a challenge in place of the one this connection had. In a full table it takes the place of the oldest entry of
-    /// the source that has the most: a handshake takes milliseconds, so a flood evicts itself.
+    /// Keeps a challenge in place of the one this connection had. In a full table it takes the place of the
+    /// oldest entry of the source that has the most: a handshake takes milliseconds, so a flood evicts
+    /// itself.
     pub(super) fn insert(
         &mut self,
         now: Duration,
@@ -100,8 +102,8 @@ impl Challenges {
         self.by_name.insert((source, computer), connection);
     }
 
-    /// Takes out the challenge of this connection; whatever follows, it is used up. A connection that has none gets the last
-    /// one of the same source and computer, which is lent once.
+    /// Takes out the challenge of this connection; whatever follows, it is used up. A connection that has
+    /// none gets the last one of the same source and computer, which is lent once.
     pub(super) fn take(
         &mut self,
         now: Duration,
@@ -120,8 +122,8 @@ impl Challenges {
         Some(Taken { challenge: entry.challenge, lent_by: Some(owner) })
     }
 
-    /// Ends a challenge with which a client proved its secret. `false` if its own connection has used it meanwhile: it is good
-    /// for one channel.
+    /// Ends a challenge with which a client proved its secret. `false` if its own connection has used it
+    /// meanwhile: it is good for one channel.
     pub(super) fn use_up(&mut self, taken: &Taken) -> bool {
         let Some(owner) = taken.lent_by else { return true };
         let is_there = self.entry(owner).is_some_and(|entry| entry.challenge == taken.challenge);
@@ -341,7 +343,8 @@ mod tests {
                 table.insert(NOW, connection, other(connection % sources), &name, challenge(1));
             }
             let took = handshakes(&mut table, NOW + later);
-            // A look at each of 49,000 entries is a factor of thousands; the depth of the trees is one of about three.
+            // A look at each of 49,000 entries is a factor of thousands; the depth of the trees is one of
+            // about three.
             assert!(took < 50 * alone, "{what}: {took:?} instead of {alone:?}");
         }
     }

@@ -21,19 +21,20 @@ use std::time::Duration;
 const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// A revision that no store has: the secrets are read at each call.
 const UNCHECKED: u64 = u64::MAX;
-/// Channels that one account may have at once under one computer's name: processes of one machine set theirs up independently,
-/// and the one must not throw the other out.
+/// Channels that one account may have at once under one computer's name: processes of one machine set theirs
+/// up independently, and the one must not throw the other out.
 const CHANNELS_PER_COMPUTER_MAX: usize = 8;
 
-/// Channels under one computer's name, of all accounts: controllers of several trusted domains may be called alike, and a bind
-/// tells the name only, so that its first fragment is tried with each.
+/// Channels under one computer's name, of all accounts: controllers of several trusted domains may be called
+/// alike, and a bind tells the name only, so that its first fragment is tried with each.
 const CHANNELS_PER_NAME_MAX: usize = 4 * CHANNELS_PER_COMPUTER_MAX;
 
-/// Computers for which one account may have channels, where the account is not named after its computer: the controllers of
-/// a trusted domain. More would be a table that one peer fills.
+/// Computers for which one account may have channels, where the account is not named after its computer: the
+/// controllers of a trusted domain. More would be a table that one peer fills.
 const COMPUTERS_PER_ACCOUNT_MAX: usize = 64;
 
-/// A secure channel: who is at its other end, proved by the shared secret. It is good while that secret is accepted.
+/// A secure channel: who is at its other end, proved by the shared secret. It is good while that secret is
+/// accepted.
 #[derive(Debug)]
 pub struct SecureChannel {
     pub(super) computer: String,
@@ -47,13 +48,13 @@ pub struct SecureChannel {
     established: Duration,
     seed: Mutex<Seed>,
     machine: Mutex<Arc<Machine>>,
-    /// The revision at which the secret of this channel was the current one. A previous one ends by time, too, so it is looked
-    /// at again at each call.
+    /// The revision at which the secret of this channel was the current one. A previous one ends by time,
+    /// too, so it is looked at again at each call.
     checked_revision: AtomicU64,
     revoked: AtomicBool,
 }
 
-/// What a handshake leads to.
+/// The parameters of a new channel, from its handshake.
 pub(super) struct Established {
     pub(super) computer: String,
     pub(super) machine: Machine,
@@ -67,12 +68,12 @@ pub(super) struct Established {
     pub(super) revision: u64,
 }
 
-/// Why a channel is of no more use.
+/// Why a channel cannot be used for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unusable {
     /// Its account was disabled or removed, its secret is accepted no more, or the key is too old.
     Revoked,
-    /// It cannot be told whether it is.
+    /// The secrets cannot be read, so it is unknown whether the channel is still valid.
     Unknown(SecretsUnavailable),
 }
 
@@ -95,7 +96,8 @@ impl SecureChannel {
         })
     }
 
-    /// The account at the other end, as it was when it was last looked at: at most one change of the secrets ago.
+    /// The account at the other end, as it was when it was last looked at: at most one change of the secrets
+    /// ago.
     pub fn machine(&self) -> Arc<Machine> {
         Arc::clone(&lock(&self.machine))
     }
@@ -121,8 +123,9 @@ impl SecureChannel {
         (machine.age_of(&self.secret) == Some(SecretAge::Current)).then_some(machine)
     }
 
-    /// Whether the account still exists, is enabled and accepts the secret of this channel. Asked for every call; the
-    /// secrets are read only after something changed there, or if the channel's secret is the previous one.
+    /// Whether the account still exists, is enabled and accepts the secret of this channel. Asked for every
+    /// call; the secrets are read only after something changed there, or if the channel's secret is the
+    /// previous one.
     pub(super) async fn check(&self, secrets: &dyn ChannelSecrets, now: Duration) -> Result<(), Unusable> {
         if self.is_expired(now) {
             return Err(Unusable::Revoked);
@@ -151,7 +154,7 @@ impl SecureChannel {
     }
 }
 
-/// Channels by the name of their computer, which is all that a bind tells.
+/// Channels by the name of their computer, because a bind has no other key.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     by_computer: DashMap<String, Vec<Arc<SecureChannel>>>,
@@ -164,8 +167,9 @@ pub(super) struct Channels {
 pub(super) struct BelongsToAnother;
 
 impl Channels {
-    /// Adds a channel. A record never replaces another account's, but for a machine that takes back the name which its
-    /// account carries. Accounts that are not named after their computer share a name that no machine has.
+    /// Adds a channel. A record never replaces another account's, but for a machine that takes back the name
+    /// which its account carries. Accounts that are not named after their computer share a name that no
+    /// machine has.
     pub(super) fn insert(&self, now: Duration, channel: Arc<SecureChannel>) -> Result<(), BelongsToAnother> {
         let is_owner = channel.channel_type.names_its_computer();
         if !is_owner {
@@ -195,7 +199,8 @@ impl Channels {
         Ok(())
     }
 
-    /// Forgets the account's oldest computer, when there are enough of them without this one. Looks at this account's alone.
+    /// Forgets the account's oldest computer, when there are enough of them without this one. Looks at this
+    /// account's alone.
     fn make_room(&self, channel: &SecureChannel) {
         let sid = channel.sid();
         let mut computers = lock(&self.computers);
@@ -219,8 +224,8 @@ impl Channels {
     }
 }
 
-/// The server's end of a security context. A bind tells the computer only, so the first fragment shows which of its
-/// channels is meant.
+/// The server's end of a security context. A bind tells the computer only, so the first fragment shows which
+/// of its channels is meant.
 pub(super) struct ServerContext {
     candidates: Vec<(Arc<SecureChannel>, Protector)>,
 }

@@ -126,7 +126,7 @@ impl Inner {
         }
     }
 
-    /// NetrLogonSamLogoff (opnum 3): nobody logged on, so there is nobody to log off.
+    /// NetrLogonSamLogoff (opnum 3): no user is logged on, so none is logged off.
     pub(super) async fn logoff(&self, call: &NetlogonCall) -> Result<Reply, FaultStatus> {
         let request = SamLogonRequest::read_envelope(&mut reader(call), LogonMethod::Plain)?;
         let (returned, status) = match (self.channel(call).await, &request.authenticator) {

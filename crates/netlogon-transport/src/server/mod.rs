@@ -4,8 +4,8 @@
 //! op 4 ─► challenge ─► op 26 ─► channel ─► sealed bind (token) ─► op 21, 39 …, each checked anew
 //! ```
 //!
-//! A method that needs the channel is answered only while its caller holds a [`SecureChannel`] that was checked for this
-//! very call. Refusals tell the client a status and the audit the reason.
+//! A method that needs the channel is answered only while its caller holds a [`SecureChannel`] that was
+//! checked for this very call. A refused client gets a status; the audit log gets the reason.
 
 mod audit;
 mod backoff;
@@ -52,7 +52,7 @@ pub const NETLOGON: SyntaxId = SyntaxId::new(
     0,
 );
 
-/// Who the server is.
+/// The server's domain and name.
 #[derive(Clone, Debug)]
 pub struct ServerNames {
     /// The domain.
@@ -63,7 +63,8 @@ pub struct ServerNames {
     pub strict_server_name: bool,
 }
 
-/// How ValidationData of generic pass-through is sent. The documents contradict each other, so it is for the operator.
+/// How ValidationData of generic pass-through is sent. The documents contradict each other, so the operator
+/// chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ResponseCrypt {
     /// Encrypted like LogonData ([MS-NRPC] 4.1).
@@ -75,12 +76,13 @@ pub enum ResponseCrypt {
 
 /// Time and randomness, so that tests can hold them still.
 pub trait Environment: Send + Sync {
-    /// Time since some moment in the past. It must be monotonic: setting the wall clock neither ends a channel nor makes it
-    /// live longer.
+    /// Time since some moment in the past. It must be monotonic: setting the wall clock neither ends a
+    /// channel nor makes it live longer.
     fn uptime(&self) -> Duration;
     /// Waits for so long, or some milliseconds longer.
     fn pause(&self, time: Duration) -> BoxFuture<'static, ()>;
-    /// Waits until [`Self::uptime`] is `time`, a little ahead. The end of the wait must not depend on when the wait began.
+    /// Waits until [`Self::uptime`] is `time`, a little ahead. The end of the wait must not depend on when
+    /// the wait began.
     fn wait_until(&self, time: Duration) -> BoxFuture<'static, ()>;
     /// Eight random bytes.
     fn challenge(&self) -> Credential {
@@ -92,13 +94,13 @@ pub trait Environment: Send + Sync {
 
 /// Everything a server needs.
 pub struct ServerParts {
-    /// Who it is.
+    /// The server's domain and name.
     pub names: ServerNames,
     /// Secrets of machines and trusts.
     pub secrets: Arc<dyn ChannelSecrets>,
-    /// What is behind generic pass-through.
+    /// The packages behind generic pass-through.
     pub packages: Packages,
-    /// Who writes down what happens.
+    /// The audit log.
     pub audit: Arc<dyn Audit>,
     /// Time and randomness.
     pub environment: Arc<dyn Environment>,
@@ -157,7 +159,7 @@ impl From<Unusable> for Denied {
         match reason {
             Unusable::Revoked => Self::with(NtStatus::ACCESS_DENIED),
             Unusable::Unknown(error) => {
-                tracing::warn!(%error, "Could not check a secure channel");
+                tracing::warn!(%error, "Call refused: secrets unavailable");
                 Self { status: NtStatus::DS_BUSY, authoritative: false }
             }
         }
@@ -177,8 +179,9 @@ impl NetlogonServer {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Judges the token of a bind to a secure channel ([MS-NRPC] 3.3.4.1.3): the domain is ours, and the computer has a
-    /// channel. The proof comes with the first call, which nobody can protect who does not know the key.
+    /// Checks the token of a bind to a secure channel ([MS-NRPC] 3.3.4.1.3): it must name the server's domain
+    /// and a computer that has a channel. The proof comes with the first call, which cannot be protected
+    /// without the key.
     pub async fn accept(&self, token: Token) -> Authentication {
         let inner = &self.inner;
         if token.auth_level != AuthLevel::PRIVACY && token.auth_level != AuthLevel::INTEGRITY {
@@ -262,14 +265,15 @@ fn written(syntax: NdrSyntax, write: impl FnOnce(&mut NdrWriter)) -> Reply {
     writer.into_bytes().into()
 }
 
-/// How long it takes to say that an account does not exist or cannot be used. Reading an account takes microseconds, but more or
-/// fewer of them depending on whether it exists and was read before; the time of the answer must not tell which.
+/// Time of the answer that an account does not exist or cannot be used. Reading an account takes
+/// microseconds, but more or fewer of them depending on whether it exists and was read before; the time of
+/// the answer must not reveal which.
 const NO_ACCOUNT_TIME: Duration = Duration::from_millis(2);
 
-/// How often an account is read again that changes while it is read.
+/// How often an account is read again if it changes while it is read.
 const READ_AGAIN_MAX: usize = 4;
 
-/// What a right proof leads to.
+/// The result of a correct proof.
 struct Proved {
     keys: Arc<ChannelKeys>,
     /// The secret that was proved.
@@ -277,7 +281,7 @@ struct Proved {
     server_credential: Credential,
 }
 
-/// What became of an attempt to set a channel up.
+/// The outcome of an attempt to set a channel up.
 struct Attempt {
     outcome: Result<Grant, Rejection>,
     /// NegotiateFlags of the answer: 0 if no account was looked at.
@@ -396,7 +400,7 @@ impl Inner {
             (Ok(revision), Ok(Some(machine))) => (revision, machine),
             (Ok(_), Ok(None)) => return refused(ChannelRefusal::UnknownAccount),
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "Could not judge a secure channel");
+                tracing::warn!(%error, "Secure channel refused: secrets unavailable");
                 return refused(ChannelRefusal::SecretsUnavailable);
             }
         };
@@ -425,7 +429,7 @@ impl Inner {
             now,
             revision,
         });
-        // Written down before it can be used.
+        // Audited before it can be used.
         if self.audit(call, request, ChannelOutcome::Established, Some(sid)).is_err() {
             return refused(ChannelRefusal::SecretsUnavailable);
         }
@@ -435,7 +439,8 @@ impl Inner {
         }
     }
 
-    /// Checks the proof at once. After many wrong ones the outcome, right or wrong, is told [`ANSWER_TIME`] after the call came.
+    /// Checks the proof at once. After many wrong proofs, the answer to any proof is sent [`ANSWER_TIME`]
+    /// after the call arrived.
     async fn prove_in_time(
         &self,
         call: &NetlogonCall,
@@ -452,7 +457,8 @@ impl Inner {
             // A client that could cut the wait short would make more guesses over one connection.
             call.caller.ignore_cancel();
             if outcome.is_ok() {
-                // Guessers behind the same address evict the connections of that address that have proved nothing.
+                // Guessers behind the same address evict the connections of that address that have proved
+                // nothing.
                 call.caller.prove(machine.sid);
             }
             let left = (begun + ANSWER_TIME).saturating_sub(self.now());
@@ -461,25 +467,26 @@ impl Inner {
         outcome
     }
 
-    /// The account as it is when the channel is set up, and its revision. An operator may have changed it since the proof
-    /// was checked, above all in the time that an answer waits.
+    /// The account as it is when the channel is set up, and its revision. An operator may have changed it
+    /// since the proof was checked, above all in the time that an answer waits.
     async fn still_accepted(
         &self,
         (mut revision, mut machine): (u64, Machine),
         secret: &SharedSecret,
     ) -> Result<(u64, Machine), ChannelRefusal> {
         let unavailable = |error| {
-            tracing::warn!(%error, "Could not judge a secure channel");
+            tracing::warn!(%error, "Secure channel refused: secrets unavailable");
             ChannelRefusal::SecretsUnavailable
         };
         let secrets = &*self.parts.secrets;
-        // Each round is a change while the last one was read. What changes after the last round is seen by the channel's calls.
+        // Each round is a change while the last one was read. What changes after the last round is seen by
+        // the channel's calls.
         for _ in 0..READ_AGAIN_MAX {
             if machine.age_of(secret) == Some(SecretAge::Current)
                 && machine.previous.is_some()
                 && let Err(error) = secrets.current_used(&machine).await
             {
-                tracing::warn!(%error, "Could not forget a previous secret");
+                tracing::warn!(%error, "Removing a previous secret failed");
             }
             let now = secrets.revision().map_err(unavailable)?;
             if now == revision {
@@ -580,7 +587,8 @@ impl Inner {
         let request = Capabilities::read(&mut reader(call))?;
         let level = request.query_level;
         if level != 1 && level != 2 {
-            // Before the authenticator is touched: a client that tries higher levels goes on with the same seed.
+            // Before the authenticator is touched: a client that tries higher levels goes on with the same
+            // seed.
             return Err(FaultStatus::INVALID_TAG);
         }
         let outcome =
@@ -627,7 +635,7 @@ impl Inner {
 
     async fn rotate(&self, call: &NetlogonCall, channel: &SecureChannel, request: &PasswordSet2) -> NtStatus {
         let sent = &request.clear_new_password;
-        // A client that forgot to encrypt has just told its password to whoever made it do so.
+        // A password that was sent without encryption may be known to an attacker, so it is refused.
         if new_secret(sent).is_some() {
             return NtStatus::WRONG_PASSWORD;
         }
@@ -635,8 +643,8 @@ impl Inner {
         channel.keys.decrypt_inner(&mut decrypted[..]);
         let Some(secret) = new_secret(&decrypted) else { return NtStatus::WRONG_PASSWORD };
         decrypted.zeroize();
-        // A secret that was rotated away must not choose the next one. That includes the channel that rotated it: a client whose
-        // answer got lost sets a new channel up, with the secret that it sent.
+        // A secret that was rotated away must not choose the next one. That includes the channel that rotated
+        // it: a client whose answer got lost sets a new channel up, with the secret that it sent.
         let current = channel.machine_with_current_secret();
         let machine = channel.machine();
         let audit = |outcome| {
@@ -654,7 +662,7 @@ impl Inner {
             Err(AuditUnavailable) => NtStatus::INVALID_SERVER_STATE,
         };
         let Some(current) = current else { return denied() };
-        // Written down before it is done.
+        // Audited before it is done.
         if audit(ChannelOutcome::Rotated).is_err() {
             return NtStatus::INVALID_SERVER_STATE;
         }
@@ -663,15 +671,15 @@ impl Inner {
             // Another secret came in between.
             Ok(false) => denied(),
             Err(error) => {
-                tracing::warn!(%error, account = machine.name, "Could not rotate a secret");
+                tracing::warn!(%error, account = machine.name, "Secret rotation failed");
                 NtStatus::DS_BUSY
             }
         }
     }
 }
 
-/// The secret in an NL_TRUST_PASSWORD in the clear, if it is one: an even length of 28 to 512 bytes, at the end of a
-/// buffer that is not one byte repeated.
+/// The secret in an NL_TRUST_PASSWORD in the clear, if it is one: an even length of 28 to 512 bytes, at the
+/// end of a buffer that is not one byte repeated.
 fn new_secret(password: &[u8; PasswordSet2::PASSWORD_LEN]) -> Option<SharedSecret> {
     let (buffer, length) = password.split_at(512);
     let length = length.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize)?;
@@ -684,7 +692,7 @@ fn new_secret(password: &[u8; PasswordSet2::PASSWORD_LEN]) -> Option<SharedSecre
     Some(SharedSecret::from_utf16le(&buffer[512 - length..]))
 }
 
-/// What the client learns of a refusal ([MS-NRPC] 3.5.4.4.2).
+/// The status of a refusal ([MS-NRPC] 3.5.4.4.2).
 const fn refusal_status(reason: ChannelRefusal) -> NtStatus {
     match reason {
         ChannelRefusal::Downgrade => NtStatus::DOWNGRADE_DETECTED,

@@ -1,7 +1,7 @@
-//! The other domains: from `[[peer]]` and `[[relay]]` to services that ask them.
+//! The other domains: from `[[peer]]` and `[[relay]]` to services that send them requests.
 //!
 //! ```text
-//! rcmp-service decides whither ─► peer (time, trace) ─► servers (failover, budget) ─► server (channel, connections, breaker)
+//! rcmp-service chooses the domain ─► peer (deadline, trace) ─► netlogon-tokio: servers of the domain
 //! ```
 
 pub mod peer;
@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::signing::{PublicKey, SigningKey};
 use account_store::ChannelKind;
 use anyhow::Context;
-use netlogon_tokio::{Discovery, Identity, Room, Servers, Whereabouts};
+use netlogon_tokio::{ClientAccount, Discovery, PoolLimits, ServerSource, Servers};
 use netlogon_transport::secrets::ChannelType;
 use peer::PeerClient;
 use rcmp_service::foreign::ForeignDomain;
@@ -22,20 +22,20 @@ use rcmp_service::{Domains, Forwarder, PeerDomain, PeerService};
 use relay::Rule;
 use std::sync::Arc;
 
-/// Everything that is asked of others.
+/// The peers and relays of a configuration.
 #[derive(Debug)]
 pub struct Forwarding {
-    /// Decides whom to ask, and what of the answer is believed.
+    /// Chooses the peer for a question and validates its answer.
     pub forwarder: Forwarder,
-    /// Servers of peers, with what they were made from.
+    /// Peers with their servers; without servers if the peer only asks, or is reached through another one.
     peers: Vec<(config::Peer, Option<Arc<Servers>>)>,
-    /// What is relayed.
+    /// Relays with their rules.
     relays: Vec<(config::Relay, Arc<Rule>)>,
 }
 
 impl Forwarding {
-    /// Makes what a configuration asks for; nobody is asked yet. Servers of peers that did not change are taken over from `before`,
-    /// with their channels.
+    /// Reads the keys that the configuration names; opens no connection. Servers of peers that did not change
+    /// are taken over from `before`, with their channels.
     pub fn load(config: &Config, before: Option<&Self>) -> anyhow::Result<Self> {
         let mut peers = Vec::with_capacity(config.peers.len());
         for peer in &config.peers {
@@ -81,7 +81,7 @@ impl Forwarding {
         self.relays.iter().map(|(_, rule)| rule)
     }
 
-    /// The servers that are asked: the domain and, of a relay, the package.
+    /// All servers, with their domain and, of a relay, the package.
     pub fn servers(&self) -> impl Iterator<Item = (&str, Option<&str>, &Arc<Servers>)> {
         let peers = self.peers.iter();
         let peers = peers.filter_map(|(peer, servers)| Some((peer.domain.as_str(), None, servers.as_ref()?)));
@@ -92,7 +92,7 @@ impl Forwarding {
     }
 }
 
-/// Whether two entries lead to the same servers in the same way, whatever else they say of the peer.
+/// Whether two entries have the same servers, account and limits, so that channels can be kept.
 fn reaches_the_same(a: &config::Peer, b: &config::Peer) -> bool {
     let way = |peer: &config::Peer| {
         (
@@ -106,7 +106,7 @@ fn reaches_the_same(a: &config::Peer, b: &config::Peer) -> bool {
     way(a) == way(b)
 }
 
-/// What the mapping service knows of a peer.
+/// What the mapping service has to know of a peer.
 fn domain(peer: &config::Peer) -> anyhow::Result<PeerDomain> {
     let via = match &peer.servers {
         Some(config::Servers::Via(via)) => Some(via.clone()),
@@ -132,18 +132,18 @@ fn domain(peer: &config::Peer) -> anyhow::Result<PeerDomain> {
 
 fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Servers>> {
     let at = match &peer.servers {
-        Some(config::Servers::Listed(servers)) => Whereabouts::Listed(servers.clone()),
+        Some(config::Servers::Listed(servers)) => ServerSource::Listed(servers.clone()),
         Some(config::Servers::Discovered { site, dns }) => {
             let name = peer.names.first().context("a peer has a name")?;
             let discovery = Discovery::new(name, site.as_deref(), dns);
-            Whereabouts::Discovered(Box::new(
+            ServerSource::Discovered(Box::new(
                 discovery.with_context(|| format!("cannot look for the servers of {}", peer.domain))?,
             ))
         }
         Some(config::Servers::Via(_)) | None => return Ok(None),
     };
     let Some(secret) = peer.secret.clone() else { return Ok(None) };
-    let identity = Identity {
+    let identity = ClientAccount {
         domain: peer.domain.clone(),
         computer: config.server.clone(),
         // Type 3 names the trusted domain by its DNS name ([MS-NRPC] 3.5.4.4.2).
@@ -155,12 +155,12 @@ fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Ser
         secrets: Arc::new(secret),
         now: crate::ask::now,
     };
-    let room = Room { connections_max: peer.connections_max, queue_max: peer.queue_max };
-    Ok(Some(Servers::new(at, named_after_account(identity), room, peer.hedge)))
+    let limits = PoolLimits { connections_max: peer.connections_max, queue_max: peer.queue_max };
+    Ok(Some(Servers::new(at, named_after_account(identity), limits, peer.hedge)))
 }
 
 fn rule(config: &Config, relay: &config::Relay) -> Rule {
-    let identity = Identity {
+    let identity = ClientAccount {
         domain: config.domain.netbios.clone(),
         computer: config.server.clone(),
         account: relay.account.clone(),
@@ -168,14 +168,14 @@ fn rule(config: &Config, relay: &config::Relay) -> Rule {
         secrets: Arc::new(relay.secret.clone()),
         now: crate::ask::now,
     };
-    let room = Room { connections_max: relay.connections_max, queue_max: relay.queue_max };
+    let limits = PoolLimits { connections_max: relay.connections_max, queue_max: relay.queue_max };
     Rule {
         package: relay.package.clone(),
         domain: config.domain.clone(),
         servers: Arc::new(Servers::new(
-            Whereabouts::Listed(relay.servers.clone()),
+            ServerSource::Listed(relay.servers.clone()),
             named_after_account(identity),
-            room,
+            limits,
             None,
         )),
         machines: relay.machines.iter().cloned().collect(),
@@ -184,8 +184,8 @@ fn rule(config: &Config, relay: &config::Relay) -> Rule {
     }
 }
 
-/// Members and controllers are computers of the name that their account has.
-fn named_after_account(mut identity: Identity) -> Identity {
+/// Members and controllers are named after their account.
+fn named_after_account(mut identity: ClientAccount) -> ClientAccount {
     if identity.channel_type.names_its_computer() {
         identity.computer = identity.account.trim_end_matches('$').to_owned();
     }

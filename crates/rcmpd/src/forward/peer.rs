@@ -1,10 +1,11 @@
-//! A peer as a service: a question in, what its servers answer out. Here the call's context meets the clock and the trace.
+//! A peer domain as a tower service: a question in, the answer of one of its servers out. It sets the
+//! deadline and the trace of the call.
 
 use super::trace;
 use crate::config::ResponseCrypt;
 use dcerpc_tokio::BoxFuture;
 use dtyp::Encode;
-use netlogon_tokio::{Answered, Asked, Servers};
+use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::client::ValidationData;
 use rcmp_service::message::{PACKAGE_NAME, Response};
 use rcmp_service::{CallContext, NoServers, PeerQuestion, PeerReply};
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 use tracing::{Instrument, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// What stays behind of the time at each hop, so that whoever is farther ends first and its answer still arrives.
+/// The time for the next hop. Each hop keeps a part, so that a hop farther away times out first and its
+/// answer still arrives.
 fn left_for_the_next(left: Duration) -> Duration {
     left.saturating_sub((left / 10).max(Duration::from_millis(50)))
 }
@@ -23,15 +25,15 @@ fn left_for_the_next(left: Duration) -> Duration {
 /// Asks one peer.
 #[derive(Clone, Debug)]
 pub struct PeerClient {
-    /// NetBIOS name of its domain.
+    /// NetBIOS name of the peer's domain.
     pub domain: Arc<str>,
-    /// Its servers.
+    /// The peer's servers.
     pub servers: Arc<Servers>,
-    /// Whether it is a node of ours.
+    /// Whether the peer runs rcmpd, which understands the extension of a call.
     pub is_rcmpd: bool,
-    /// Whether its answers are encrypted inside.
+    /// Whether its answers have the inner encryption ([MS-NRPC] 4.1).
     pub response_crypt: ResponseCrypt,
-    /// For a question in all.
+    /// For one question, failover included.
     pub timeout: Duration,
 }
 
@@ -47,20 +49,21 @@ impl PeerClient {
         if self.is_rcmpd {
             trace::put(&span, &mut context);
         } else {
-            // Nothing is sent there; the other half of the trace can be found by what both ends have in common.
+            // Nothing is sent there. The other half of the trace can be found by the digest, which both ends
+            // know.
             trace::link(&span, &question.digest);
         }
         let extension = |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes();
-        let asked = Asked {
+        let request = PackageRequest {
             package: PACKAGE_NAME,
             logon_domain_name: &question.logon_domain_name,
             data: &question.request,
             asker: Some(question.asker),
             extension: self.is_rcmpd.then_some(&extension),
-            // Who somebody is can be asked as often as one likes.
+            // Mapping a certificate changes nothing.
             repeatable: true,
         };
-        let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
+        let Some(Answered { answer, server }) = self.servers.ask(&request, deadline).await else {
             span.record("otel.status_code", "error");
             return Err(NoServers);
         };

@@ -1,7 +1,8 @@
-//! Opaque packages: what this server does not understand goes to a domain controller of its own domain, for machines that may.
+//! Opaque packages: calls of permitted machines to a package that this server does not implement go to a
+//! domain controller of its own domain.
 //!
-//! "Kerberos" ([MS-APDS] 2.2.2.1) checks a PAC's signature and answers with a status alone. An answer with data would be one that says
-//! who somebody is, and nobody here can check what it says: it is refused.
+//! "Kerberos" ([MS-APDS] 2.2.2.1) checks a PAC's signature and answers with a status alone. An answer with
+//! data is refused, because it could name an account, and rcmpd cannot verify it.
 
 use crate::audit::{AuditLog, Relayed};
 use crate::config::ResponseCrypt;
@@ -9,7 +10,7 @@ use account_store::Domain;
 use account_store::fold::casefold;
 use dcerpc_tokio::BoxFuture;
 use dtyp::NtStatus;
-use netlogon_tokio::{Answered, Asked, Servers};
+use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -19,20 +20,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, field};
 
-/// What is relayed, for whom and whither.
+/// One `[[relay]]`: the package, the servers it goes to, and the machines that may use it.
 #[derive(Debug)]
 pub struct Rule {
     /// PackageName.
     pub package: String,
-    /// Our domain, whose controllers are asked.
+    /// The server's own domain.
     pub domain: Domain,
-    /// Its controllers.
+    /// Domain controllers of the domain.
     pub servers: Arc<Servers>,
-    /// Who may, folded.
+    /// Names of the machines that may use the package, case-folded.
     pub machines: HashSet<String>,
-    /// Whether answers are encrypted inside.
+    /// Whether answers have the inner encryption ([MS-NRPC] 4.1).
     pub response_crypt: ResponseCrypt,
-    /// For a call in all.
+    /// For one call, failover included.
     pub timeout: Duration,
 }
 
@@ -62,7 +63,7 @@ impl Withheld {
 
     const fn reply(self) -> PackageReply {
         match self {
-            // To whoever may not use it, the package is not there.
+            // A machine that may not use the package does not learn that there is one.
             Self::NotAllowed => PackageReply::refused(NtStatus::NO_SUCH_PACKAGE, true),
             Self::OtherDomain => PackageReply::refused(NtStatus::NO_SUCH_USER, true),
             Self::NoLogonServers => PackageReply::refused(NtStatus::NO_LOGON_SERVERS, false),
@@ -71,7 +72,7 @@ impl Withheld {
     }
 }
 
-/// The package.
+/// An opaque package behind generic pass-through.
 #[derive(Clone)]
 pub struct RelayPackage {
     rule: Arc<Rule>,
@@ -79,7 +80,7 @@ pub struct RelayPackage {
 }
 
 impl RelayPackage {
-    /// A package that is answered elsewhere.
+    /// A package whose calls are relayed by `rule`.
     pub const fn new(rule: Arc<Rule>, audit: Arc<AuditLog>) -> Self {
         Self { rule, audit }
     }
@@ -107,24 +108,24 @@ impl RelayPackage {
     async fn relay(&self, call: &PackageCall) -> Result<PackageReply, Withheld> {
         let rule = &self.rule;
         let machine = call.channel.machine();
-        // A trusted domain is no machine of ours, whatever its account is called.
+        // A trusted domain is not a machine of this domain, whatever the name of its account.
         if !machine.channel_type.names_its_computer() || !rule.machines.contains(&casefold(&machine.name)) {
             return Err(Withheld::NotAllowed);
         }
         if !call.logon_domain_name.is_empty() && !rule.domain.is_called(&call.logon_domain_name) {
             return Err(Withheld::OtherDomain);
         }
-        let asked = Asked {
+        let request = PackageRequest {
             package: &rule.package,
             logon_domain_name: &rule.domain.netbios,
             data: &call.data,
             asker: Some(machine.sid),
             extension: None,
-            // Nobody here knows what it does.
+            // What the package does with it is unknown here.
             repeatable: false,
         };
         let deadline = Instant::now() + rule.timeout;
-        let Some(Answered { answer, server }) = rule.servers.ask(&asked, deadline).await else {
+        let Some(Answered { answer, server }) = rule.servers.ask(&request, deadline).await else {
             return Err(Withheld::NoLogonServers);
         };
         tracing::Span::current().record("server.address", &server);

@@ -1,4 +1,5 @@
-//! One trace over a chain of domains (W3C Trace Context): sent to nodes of ours inside the sealed call, and to nobody else.
+//! One trace over a chain of domains (W3C Trace Context). It is sent inside the sealed call, only to peers of
+//! `kind = "rcmpd"`.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use rcmp_service::{CallContext, TraceParent};
@@ -6,7 +7,7 @@ use std::str::FromStr;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Makes a span part of the trace that a call came with.
+/// Makes a span a child of the trace context that came with a call.
 pub fn take(span: &Span, context: &CallContext) {
     let Some(TraceParent { trace_id, span_id, flags }) = context.trace_parent else { return };
     let parent = SpanContext::new(
@@ -16,11 +17,12 @@ pub fn take(span: &Span, context: &CallContext) {
         true,
         TraceState::from_str(&context.trace_state).unwrap_or_default(),
     );
-    // Without an exporter there is no span to be part of it; the trace goes through all the same.
+    // Without an exporter there is no parent to set. The trace context is forwarded all the same.
     let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));
 }
 
-/// Puts a span's trace into a call. Where nothing is exported, what came goes on.
+/// Puts the trace context of a span into a call. Without an exporter, the context that came with the call is
+/// forwarded.
 pub fn put(span: &Span, context: &mut CallContext) {
     let own = span.context();
     let own = own.span().span_context().clone();
@@ -34,8 +36,8 @@ pub fn put(span: &Span, context: &mut CallContext) {
     }
 }
 
-/// Links a span to a place that both ends of a call can name without telling each other: a trace and a span whose identifiers are the
-/// beginning of the SHA-256 of the question.
+/// Links a span to identifiers that both ends of a call can compute: the trace and the span identifier are
+/// the first 24 bytes of the SHA-256 of the question.
 pub fn link(span: &Span, digest: &[u8; 32]) {
     let (trace_id, rest) = digest.split_at(16);
     let (Ok(trace_id), Ok(span_id)) = (trace_id.try_into(), rest[..8].try_into()) else { return };

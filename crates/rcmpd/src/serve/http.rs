@@ -564,7 +564,7 @@ fn sidecar_metrics(text: &mut String, sidecar: &sidecar::Sidecar) {
     );
 }
 
-/// What is asked of other domains, by server.
+/// Requests to other domains, by server.
 fn peer_metrics(text: &mut String, deciders: &Deciders) {
     let mut families: Vec<(&str, String)> = Vec::new();
     for (domain, package, servers) in deciders.forwarding.servers() {
@@ -572,12 +572,12 @@ fn peer_metrics(text: &mut String, deciders: &Deciders) {
         let package = package.map(|package| format!(",package=\"{}\"", label(package))).unwrap_or_default();
         for client in servers.clients() {
             let server = label(client.server());
-            let left_alone = u8::from(client.is_left_alone());
+            let is_open = u8::from(client.is_circuit_open());
             let state = (
-                "rcmpd_peer_left_alone",
+                "rcmpd_peer_circuit_open",
                 "gauge",
-                "Whether the server is left alone now.",
-                f64::from(left_alone),
+                "Whether the circuit breaker is open: requests to the server fail at once.",
+                f64::from(is_open),
             );
             for (name, kind, help, value) in client.meter().metrics().into_iter().chain([state]) {
                 let at = match families.iter().position(|(known, _)| *known == name) {

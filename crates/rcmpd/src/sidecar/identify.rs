@@ -7,7 +7,7 @@ use crate::deciders::{CurrentPolicy, Deciders};
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
-use netlogon_tokio::{Answered, Asked, Servers};
+use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::client::{Randomness, SystemRandomness};
 use pac::VerifiedPac;
 use rcmp_service::certificate::Certificate;
@@ -51,8 +51,8 @@ pub(super) struct Remote {
 
 impl Remote {
     /// As whom the service is asked.
-    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::Identity {
-        netlogon_tokio::Identity {
+    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::ClientAccount {
+        netlogon_tokio::ClientAccount {
             domain: domain.to_owned(),
             computer: client.account.trim_end_matches('$').to_owned(),
             account: client.account.clone(),
@@ -154,7 +154,7 @@ impl Remote {
         let extension = context.as_ref().map(|context| {
             |left: Duration| CallContext { time_left: Some(left), ..context.clone() }.to_bytes()
         });
-        let asked = Asked {
+        let asked = PackageRequest {
             package: PACKAGE_NAME,
             logon_domain_name: &self.domain,
             data: &request,

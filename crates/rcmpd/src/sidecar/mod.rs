@@ -19,7 +19,7 @@ use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::{LogLimiter, listen_on};
 use identify::{Embedded, Remote};
-use netlogon_tokio::{Room, Servers, Whereabouts};
+use netlogon_tokio::{PoolLimits, ServerSource, Servers};
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
@@ -39,7 +39,7 @@ use tracing::info;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.
-const ROOM: Room = Room { connections_max: 32, queue_max: 1024 };
+const ROOM: PoolLimits = PoolLimits { connections_max: 32, queue_max: 1024 };
 
 /// A sidecar that serves.
 #[derive(Clone)]
@@ -87,7 +87,7 @@ impl Sidecar {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
-                let at = Whereabouts::Listed(vec![client.server.clone()]);
+                let at = ServerSource::Listed(vec![client.server.clone()]);
                 Arc::new(Remote {
                     policy: policy.clone(),
                     audit: Arc::clone(audit),

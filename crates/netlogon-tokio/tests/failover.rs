@@ -1,0 +1,72 @@
+//! Several servers of a domain, of which some do not answer.
+
+include!("server/mod.rs");
+
+use netlogon_tokio::{ClientAccount, PackageRequest, PoolLimits, ServerSource, Servers};
+use netlogon_transport::secret::SharedSecret;
+use netlogon_transport::secrets::ChannelType;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const REQUEST: PackageRequest<'_> = PackageRequest {
+    package: "Echo",
+    logon_domain_name: "CONTOSO",
+    data: b"hello",
+    asker: None,
+    extension: None,
+    repeatable: false,
+};
+
+fn servers(listed: Vec<String>, password: &str) -> Servers {
+    let account = ClientAccount {
+        domain: "CONTOSO".into(),
+        computer: "WEB01".into(),
+        account: "WEB01$".into(),
+        channel_type: ChannelType::WORKSTATION,
+        secrets: Arc::new(SharedSecret::from_password(password)),
+        now: || 0,
+    };
+    let limits = PoolLimits { connections_max: 4, queue_max: 4 };
+    Servers::new(ServerSource::Listed(listed), account, limits, None)
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// The value of a metric of the first server, by its name.
+fn metric(servers: &Servers, name: &str) -> f64 {
+    let metrics = servers.clients()[0].meter().metrics();
+    metrics.iter().find(|(known, ..)| *known == name).expect("there is such a metric").3
+}
+
+#[tokio::test]
+async fn an_unreachable_server_is_skipped_and_its_circuit_breaker_opens() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let dead = closed.local_addr().expect("it is bound").to_string();
+    drop(closed);
+    let alive = echo_server("secret").await;
+    let servers = servers(vec![dead.clone(), alive.clone()], "secret");
+    for n in 0..3 {
+        assert!(!servers.clients()[0].is_circuit_open(), "{n} failures");
+        let answered = servers.ask(&REQUEST, soon()).await.expect("the second server answers");
+        assert_eq!(answered.server, alive);
+        assert_eq!(answered.answer.data.expect("it has data").decrypted(), b"hello");
+    }
+    assert!(servers.clients()[0].is_circuit_open());
+    let order: Vec<_> = servers.find(soon()).await.iter().map(|client| client.server().to_owned()).collect();
+    assert_eq!(order, [alive, dead]);
+    let failed = servers.clients()[0].ask(&REQUEST, soon()).await.expect_err("nothing is sent");
+    assert_eq!(failed.name(), "circuit_open");
+    assert_eq!(metric(&servers, "rcmpd_peer_circuit_rejections_total"), 1.0);
+    assert_eq!(metric(&servers, "rcmpd_peer_failures_total"), 3.0);
+}
+
+#[tokio::test]
+async fn a_wrong_secret_opens_the_circuit_breaker_at_once() {
+    let servers = servers(vec![echo_server("secret").await], "another");
+    assert!(servers.ask(&REQUEST, soon()).await.is_none());
+    assert!(servers.clients()[0].is_circuit_open());
+    assert_eq!(metric(&servers, "rcmpd_peer_channels_refused_total"), 1.0);
+}
