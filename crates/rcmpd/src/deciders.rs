@@ -4,6 +4,7 @@
 use crate::audit::{AuditLog, Decided};
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
+use crate::decision_metrics::DecisionMetrics;
 use crate::forward::Forwarding;
 use crate::stores::Accounts;
 use crate::trust::lists::{FirstLook, Lists};
@@ -30,6 +31,8 @@ pub struct Deciders {
     pub sidecar_methods: MappingFlags,
     /// The way to other domains.
     pub forwarding: Arc<Forwarding>,
+    /// Counters of decisions, of all policies of this process.
+    pub metrics: DecisionMetrics,
     lists: Option<Arc<Lists>>,
     remote: Remote,
 }
@@ -40,6 +43,7 @@ pub struct Shadow {
     mapper: Arc<Mapper>,
     lists: Option<Arc<Lists>>,
     working: Arc<Semaphore>,
+    metrics: DecisionMetrics,
 }
 
 impl Deciders {
@@ -54,6 +58,7 @@ impl Deciders {
     ) -> anyhow::Result<Self> {
         let forwarding = Forwarding::load(config, before.map(|before| &*before.forwarding))?;
         let remote = before.map(|before| before.remote.clone()).unwrap_or_default();
+        let metrics = before.map(|before| before.metrics.clone()).unwrap_or_default();
         let known = || before.into_iter().flat_map(Self::all_lists).cloned();
         let load = async |mapping: &Mapping, known: Vec<Arc<Lists>>| {
             let of = mapping.clone();
@@ -76,19 +81,20 @@ impl Deciders {
                 let known = lists.iter().cloned().chain(known()).collect();
                 let (mapper, lists, first) = load(shadow, known).await?;
                 looks.push(first);
-                Some(Shadow { mapper, lists, working: Arc::new(Semaphore::new(SHADOW_MAX)) })
+                let working = Arc::new(Semaphore::new(SHADOW_MAX));
+                Some(Shadow { mapper, lists, working, metrics: metrics.clone() })
             }
         };
         FirstLook::wait(looks.into_iter().flatten()).await;
         let sidecar_methods =
             config.sidecar.as_ref().map_or(config::SIDECAR_METHODS, |sidecar| sidecar.methods);
         let forwarding = Arc::new(forwarding);
-        Ok(Self { live, lists, shadow, accounts, sidecar_methods, forwarding, remote })
+        Ok(Self { live, lists, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
     }
 
     /// The revocation lists of the live policy.
-    pub fn lists(&self) -> Option<&Lists> {
-        self.lists.as_deref()
+    pub const fn lists(&self) -> Option<&Arc<Lists>> {
+        self.lists.as_ref()
     }
 
     /// Who is asked over the network.
@@ -106,13 +112,22 @@ impl Shadow {
     pub fn compare(&self, question: Question, live: &Answer, audit: &Arc<AuditLog>) {
         let permit: OwnedSemaphorePermit = match Arc::clone(&self.working).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => return audit.shadow_left_out(),
+            Err(_) => return self.metrics.shadow_left_out(),
         };
-        let (mapper, audit) = (Arc::clone(&self.mapper), Arc::clone(audit));
+        let (mapper, audit, metrics) = (Arc::clone(&self.mapper), Arc::clone(audit), self.metrics.clone());
         let (live, revision) = (Decided::from(live), live.policy_revision);
         tokio::spawn(async move {
             let answer = mapper.answer(&question, now()).await;
-            audit.shadow(&question, &live, &Decided::from(&answer), revision);
+            let shadow = Decided::from(&answer);
+            // How an account was found is no difference; whether, and which, is.
+            match live.sid == shadow.sid {
+                true => metrics.shadow_same(),
+                false => {
+                    // The line is there before it is counted.
+                    audit.divergence(&question, &live, &shadow, revision);
+                    metrics.shadow_diverged(live.reason, shadow.reason);
+                }
+            }
             drop(permit);
         });
     }

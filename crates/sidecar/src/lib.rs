@@ -17,6 +17,7 @@ pub mod forwarding;
 pub mod headers;
 mod identity;
 mod limits;
+mod meter;
 pub mod proxy_config;
 mod refusal;
 pub mod routes;
@@ -27,8 +28,9 @@ pub mod token;
 
 pub use allowed::Allowed;
 pub use cache::Moment;
-pub use decide::{Ask, Decided, Meter, Parts, Sidecar};
+pub use decide::{Ask, Decided, Parts, Sidecar};
 pub use dialect::{Dialect, Presented};
 pub use identity::{Assurance, Group, Identify, Identity, Standing};
+pub use meter::Meter;
 pub use refusal::{Broken, Outcome, Refusal};
 pub use secret::{SECRET, shows_secret};

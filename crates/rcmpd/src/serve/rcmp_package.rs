@@ -51,6 +51,7 @@ impl RcmpPackage {
         };
         let refused = |asker: &Asker, reason: Reason| {
             self.audit.over_limit(asker, reason);
+            deciders.metrics.over_limit(reason);
             span.set_attribute("rcmp.reason", reason.name());
             PackageReply::refused(reason.status(false), reason.is_authoritative())
         };
@@ -68,7 +69,8 @@ impl RcmpPackage {
         }
         span.set_attribute("rcmp.reason", answer.reason.name());
         span.set_attribute("rcmp.status", i64::from(answer.status.0));
-        if let Err(reason) = self.audit.decision(&answer, &question, &steps, &call.address, None) {
+        let audited = self.audit.decision(&answer, &question, &steps, &call.address, None);
+        if let Err(reason) = deciders.metrics.decided(answer.reason, audited) {
             return PackageReply::refused(reason.status(false), reason.is_authoritative());
         }
         // A shadow decides about accounts of this domain.

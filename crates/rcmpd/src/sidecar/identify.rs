@@ -91,7 +91,7 @@ impl Identify for Embedded {
             };
             let written =
                 self.audit.decision(&answer, &question, &steps, &asked_from(source), Some(decision));
-            if let Err(reason) = written {
+            if let Err(reason) = deciders.metrics.decided(answer.reason, written) {
                 return Err(Refusal::Undecided(reason.name()));
             }
             let identity = identity(&answer, &deciders.live, not_after(presented), now);
@@ -122,6 +122,7 @@ impl Identify for Remote {
                 .ok()
                 .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
             let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
+            self.policy.0.load().metrics.identified(reason);
             let written = self.audit.identified(
                 decision,
                 reason,
