@@ -33,7 +33,7 @@ fn service() -> Service {
          [[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-7-8-9\"\nnames = [\"fabrikam.example\"]\n\
          direction = \"outbound\"\nservers = [\"127.0.0.1:1\"]\nsecret = \"file:other.secret\"\n\
          [[relay]]\npackage = \"WDigest\"\nservers = [\"127.0.0.1:1\"]\naccount = \"RELAY$\"\n\
-         secret = \"file:other.secret\"\nmachines = [\"WEB01$\"]",
+         secret = \"file:other.secret\"\nmachines = [\"WEB01$\"]\nresponse_crypt = \"encrypt\"",
     );
     let proxy = "[sidecar.proxy]\nlisten = \"127.0.0.1:0\"\ncertificate = \"certs/site.pem\"\n\
                  key = \"certs/site.key\"\nupstream = \"http://127.0.0.1:1\"";
