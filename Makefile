@@ -14,7 +14,7 @@ help:
 	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
-	@echo 'make check    format, lints, documentation and its links, dependency rules'
+	@echo 'make check    format, lints, documentation and its links, spelling, dependency rules'
 	@echo 'make docs     write the tables in docs/ that are made from the code'
 	@echo 'make oracle   paths beside certval, another implementation'
 	@echo 'make bench    what it costs, beside the budgets'
@@ -51,6 +51,7 @@ check: check-arrows check-docs
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
 	@tests/peers/install tools
+	typos
 	cargo-deny check bans licenses sources
 	@cd fuzz && $(CARGO) metadata --locked --format-version 1 >/dev/null
 	@cd tests/oracle-certval && $(CARGO) metadata --locked --format-version 1 >/dev/null

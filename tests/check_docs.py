@@ -4,6 +4,7 @@
 - A relative link leads to a file, and its anchor to a heading in it. Addresses on the web are not asked for.
 - A line of prose has at most 110 characters. Tables and blocks of code may have more.
 - Words that name no part ("whoever") are not used.
+- Log messages that pages quote are in the code.
 """
 import re
 import subprocess
@@ -16,6 +17,8 @@ FENCE = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 COMMENT = re.compile(r"<!--.*?-->", re.S)
 CODE = re.compile(r"`[^`]*`")
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]*(?:\([^()]*\)[^()\s]*)*)\)")
+# A log message begins with a capital letter and has three words or more.
+MESSAGE = re.compile(r"`([A-Z][a-z]+(?:\s+[\w'-]+){2,})`")
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.M)
 
 
@@ -41,6 +44,8 @@ def main():
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"], cwd=root, text=True
     )
     pages = {root / name: (root / name).read_text() for name in listed.split() if (root / name).exists()}
+    code = " ".join(file.read_text() for file in root.glob("crates/*/src/**/*.rs"))
+    code = re.sub(r"\\\n\s*", "", code)
     wrong, links = [], 0
     for path, text in pages.items():
         prose = COMMENT.sub(blank, FENCE.sub(blank, text))
@@ -50,6 +55,10 @@ def main():
                 say(number, f"{len(line)} characters in a line, and {LINE_LEN_MAX} are the most")
             for word in NO_PART.findall(CODE.sub("", line)):
                 say(number, f'"{word}" names no part')
+        for match in MESSAGE.finditer(prose if path.name != "CHANGELOG.md" else ""):
+            if " ".join(match.group(1).split()) not in code:
+                line = prose.count("\n", 0, match.start()) + 1
+                say(line, f'no log message "{match.group(1)}"')
         for match in LINK.finditer(CODE.sub(lambda code: " " * len(code.group(0)), prose)):
             target, _, anchor = match.group(1).partition("#")
             if re.match(r"[a-z]+:", target):

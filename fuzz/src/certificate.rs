@@ -15,7 +15,7 @@ pub fn check(bytes: &[u8]) {
     let policies = ours.policies();
     let _ = (ours.sid(), ours.alternative_sids());
     for name in [ours.issuer_name(), ours.subject_name()].into_iter().flatten() {
-        crate::name::round_trip(&name);
+        crate::name::round_trip(name);
     }
     let Ok((rest, theirs)) = X509Certificate::from_der(bytes) else { return };
     assert!(rest.is_empty(), "we read all of it");

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
-use sidecar::{Dialect, Presented};
+use sidecar::{ClientCertificate, Dialect};
 
 /// Each dialect's headers: the certificate, its chain, and what goes with them.
 const NAMES: [(Dialect, &[&str]); 7] = [
@@ -77,7 +77,7 @@ fn plain(value: &[u8]) -> Vec<u8> {
 }
 
 /// Headers as the dialect's proxy writes them.
-fn write(dialect: Dialect, presented: &Presented) -> HeaderMap {
+fn write(dialect: Dialect, presented: &ClientCertificate) -> HeaderMap {
     let leaf = BASE64.encode(&presented.leaf);
     let chain: Vec<String> = presented.chain.iter().map(|certificate| BASE64.encode(certificate)).collect();
     let pem = |text: &String| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");

@@ -3,9 +3,9 @@
 use account_store::Domain;
 use dtyp::Sid;
 use pac::VerifiedPac;
-use rcmp_service::Disbelief;
+use rcmp_service::ResponseRejection;
 use rcmp_service::SidClaim;
-use rcmp_service::foreign::{self, Believed, ForeignDomain, ForeignSids};
+use rcmp_service::foreign::{self, ForeignAccount, ForeignDomain, ForeignSids};
 use rcmp_service::message::Response;
 use std::sync::LazyLock;
 
@@ -15,31 +15,30 @@ const IDENTITY: Sid = Sid::SERVICE_ASSERTED_IDENTITY;
 pub fn check(bytes: &[u8]) {
     let [strict, lax] = [ForeignSids::Refuse, ForeignSids::Drop].map(|foreign_sids| {
         let from = ForeignDomain { foreign_sids, ..FABRIKAM.clone() };
-        foreign::believe(bytes, &from, &CONTOSO, SidClaim::Absent, Some(IDENTITY))
+        foreign::validate_response(bytes, &from, &CONTOSO, SidClaim::Absent, Some(IDENTITY))
     });
-    for believed in [&strict, &lax].into_iter().filter_map(|outcome| outcome.as_ref().ok()) {
-        only_theirs(believed);
+    for account in [&strict, &lax].into_iter().filter_map(|outcome| outcome.as_ref().ok()) {
+        only_theirs(account);
     }
     // To drop SIDs of third domains makes no other lie true, and changes nothing where there are none.
-    if strict != Err(Disbelief::ForeignSid) {
+    if strict != Err(ResponseRejection::ForeignSid) {
         assert_eq!(strict, lax);
     }
 }
 
 /// The new answer names the peer's domain, has SIDs of its members and the one that we add, and says nothing else that is more
 /// than the account's own.
-fn only_theirs(believed: &Believed) {
-    let response = Response::decode(&believed.response).expect("our own");
+fn only_theirs(account: &ForeignAccount) {
+    let message = account.message();
+    let response = Response::decode(&message).expect("our own");
     let pac = VerifiedPac::decode(response.auth_data).expect("our own");
     let info = &pac.logon_info;
-    for domain in [&response.domain, &info.logon_domain_name.text, &believed.domain] {
+    for domain in [&response.domain, &info.logon_domain_name.text, &account.domain] {
         assert_eq!(*domain, FABRIKAM.netbios);
     }
-    assert_eq!((believed.sid, pac.requestor_sid), (pac.user_sid, Some(pac.user_sid)));
-    assert_eq!(believed.account, info.effective_name.text);
-    assert!(
-        !believed.account.contains(['\\', '/', '@', '"']) && !believed.account.contains(char::is_control)
-    );
+    assert_eq!((account.sid, pac.requestor_sid), (pac.user_sid, Some(pac.user_sid)));
+    assert_eq!(account.name, info.effective_name.text);
+    assert!(!account.name.contains(['\\', '/', '@', '"']) && !account.name.contains(char::is_control));
     let upn_dns_info = pac.upn_dns_info.as_ref().expect("it is always there");
     let (_, suffix) = upn_dns_info.upn.split_once('@').expect("it has a suffix");
     let suffix = suffix.strip_suffix('.').unwrap_or(suffix).to_ascii_lowercase();

@@ -30,19 +30,17 @@ pub fn check(bytes: &[u8]) {
 /// There is an account, or there is none and a reason; what is there can be read by a client.
 fn ask(bytes: &[u8]) {
     let asker = |may_map| Asker::machine("WEB01$", sid(1000), may_map);
-    let question = |may_map| Question::new(bytes.to_vec(), asker(may_map));
-    let answer = crate::now(MAPPER.answer(&question(true), NOW));
+    let question = |may_map| Question::new(bytes.to_vec(), asker(may_map), NOW);
+    let answer = crate::now(MAPPER.answer(&question(true)));
     assert_eq!(answer.status == NtStatus::SUCCESS, answer.mapped.is_some());
     if let Some(mapped) = answer.mapped {
-        let response = Response::decode(&mapped.response).expect("our own");
+        let message = answer.message.expect("an account has a message");
+        let response = Response::decode(&message).expect("our own");
         let pac = VerifiedPac::decode(response.auth_data).expect("our own");
         assert_eq!((response.domain.as_str(), pac.user_sid), ("CONTOSO", mapped.record.account.sid));
         assert!(Request::decode(bytes).is_ok(), "nobody is found by what cannot be read");
     }
-    assert!(
-        crate::now(MAPPER.answer(&question(false), NOW)).mapped.is_none(),
-        "whoever may not ask is not told"
-    );
+    assert!(crate::now(MAPPER.answer(&question(false))).mapped.is_none(), "whoever may not ask is not told");
 }
 
 fn sid(rid: u32) -> Sid {

@@ -752,11 +752,7 @@ fn start(server: WebServer, service: &Service, printed: &str) -> Child {
         WebServer::Traefik => {
             let _ = fs::create_dir(service.path("sites"));
             write("sites/site.yaml", printed);
-            // The static configuration is in comments.
-            let lines = printed.lines().filter_map(|line| line.strip_prefix("#   "));
-            let lines = lines.map(|line| line.replace("/etc/traefik/sites", &at("sites")) + "\n");
-            let quiet = "global: { checkNewVersion: false, sendAnonymousUsage: false }\n";
-            write("traefik.yaml", &(lines.collect::<String>() + quiet));
+            write("traefik.yaml", &traefik(printed, &at("sites")));
             let mut command = Command::new(web_tool("traefik"));
             command.arg(format!("--configFile={}", at("traefik.yaml")));
             command
@@ -807,4 +803,147 @@ fn apache(folder: &Path, printed: &str, is_root: bool) -> String {
     format!(
         "{modules}{user}ServerRoot {folder}\nPidFile {folder}/apache.pid\nDefaultRuntimeDir {folder}\nErrorLog {folder}/apache.log\nStartServers 1\nServerName localhost\n{printed}\n"
     )
+}
+
+/// What `rcmpd proxy-config` prints where certificates and sockets are in a folder with an odd name.
+#[derive(Debug)]
+pub struct Printed {
+    server: WebServer,
+    address: SocketAddr,
+    /// How the command ended.
+    pub done: Finished,
+}
+
+impl Printed {
+    /// Prints it for a folder of a demo, which is made.
+    pub fn in_folder(server: WebServer, demo: &Demo, folder: &str) -> Self {
+        let at = |name: &str| format!("{folder}/{name}");
+        fs::create_dir(demo.path(folder)).expect("the folder is ours");
+        for name in ["site.pem", "site.key", "ca.pem"] {
+            fs::copy(demo.path("certs").join(name), demo.path(&at(name))).expect("the folder is ours");
+        }
+        // HAProxy wants the key beside the certificate.
+        let both = ["site.pem", "site.key"]
+            .map(|name| fs::read_to_string(demo.path(&at(name))).expect("it is there"));
+        fs::write(demo.path(&at("both.pem")), both.concat()).expect("the folder is ours");
+        let text = |text: &str| Value::from(text).to_string();
+        let place = match server {
+            WebServer::Traefik => {
+                write_secret(demo.path("sidecar.secret"), "s3cret-of-the-sidecar");
+                "address = \"127.0.0.1:9482\"\nsecret = \"file:sidecar.secret\"".to_owned()
+            }
+            _ => format!("unix = {}\npeers = [{}]", text(&at("s.sock")), askers()),
+        };
+        let upstream = match server {
+            WebServer::Haproxy | WebServer::Apache => "upstream = \"http://127.0.0.1:8080\"".to_owned(),
+            WebServer::EnvoyHttp => format!("upstream = {}", text(&format!("unix:{}", at("app.sock")))),
+            WebServer::CaddyClientCert => "target = \"request\"".to_owned(),
+            _ => String::new(),
+        };
+        demo.configure(&format!(
+            "[sidecar]\n[[sidecar.listen]]\ndialect = \"{}\"\n{place}\n{upstream}",
+            server.dialect()
+        ));
+        let address = free_port();
+        let certificate = at(if server == WebServer::Haproxy { "both.pem" } else { "site.pem" });
+        let done = demo.rcmpd(&[
+            "proxy-config",
+            server.name(),
+            "-c",
+            "rcmpd.toml",
+            "--with-secret",
+            "--site",
+            "localhost",
+            "--listen",
+            &address.to_string(),
+            "--certificate",
+            &certificate,
+            "--key",
+            &at("site.key"),
+            "--client-ca",
+            &at("ca.pem"),
+        ]);
+        Self { server, address, done }
+    }
+
+    /// The web server's own check, which reads the files that are named.
+    pub fn checked(&self, demo: &Demo) -> Finished {
+        let at = |name: &str| demo.path(name).display().to_string();
+        let write = |name: &str, text: &str| fs::write(demo.path(name), text).expect("the folder is ours");
+        let printed = &self.done.stdout;
+        let command = match self.server {
+            WebServer::Own => unreachable!("it is the service"),
+            WebServer::Nginx => {
+                write("site.conf", printed);
+                write("nginx.conf", &nginx(&demo.path(""), false));
+                let mut command = Command::new("/usr/sbin/nginx");
+                command.args(["-t", "-p", &at(""), "-c", &at("nginx.conf"), "-e", &at("nginx.log")]);
+                command
+            }
+            WebServer::Haproxy => {
+                write("haproxy.cfg", printed);
+                let mut command = Command::new("/usr/sbin/haproxy");
+                command.args(["-c", "-f", &at("haproxy.cfg")]);
+                command
+            }
+            WebServer::Apache => {
+                write("apache.conf", &apache(&demo.path(""), printed, false));
+                let mut command = Command::new("/usr/sbin/apache2");
+                command.args(["-t", "-f", &at("apache.conf")]);
+                command
+            }
+            WebServer::Caddy | WebServer::CaddyClientCert => {
+                write("Caddyfile", printed);
+                let mut command = Command::new(web_tool("caddy"));
+                command.args(["validate", "--adapter", "caddyfile", "--config", &at("Caddyfile")]);
+                command.env("XDG_DATA_HOME", at("")).env("XDG_CONFIG_HOME", at("")).env("HOME", at(""));
+                command
+            }
+            WebServer::Envoy | WebServer::EnvoyHttp => {
+                write("envoy.yaml", printed);
+                let mut command = Command::new(crate::peers::envoy());
+                command.args(["--mode", "validate", "-c", &at("envoy.yaml")]);
+                command
+            }
+            WebServer::Traefik => return self.served(demo),
+        };
+        finish(command)
+    }
+
+    /// Traefik has no check of its configuration. It serves a certificate of its own if it cannot read the one that is named.
+    fn served(&self, demo: &Demo) -> Finished {
+        let at = |name: &str| demo.path(name).display().to_string();
+        let write = |name: &str, text: &str| fs::write(demo.path(name), text).expect("the folder is ours");
+        fs::create_dir(demo.path("sites")).expect("the folder is ours");
+        write("sites/site.yaml", &self.done.stdout);
+        write("traefik.yaml", &traefik(&self.done.stdout, &at("sites")));
+        let log = fs::File::create(demo.path("proxy.log")).expect("the folder is ours");
+        let mut command = Command::new(web_tool("traefik"));
+        command
+            .arg(format!("--configFile={}", at("traefik.yaml")))
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        let mut server = command.stdout(log).spawn().expect("traefik starts: tests/peers/install");
+        let deadline = Instant::now() + PATIENCE;
+        let asked = loop {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--max-time", "10", "--cacert", &at("certs/ca.pem")]);
+            curl.arg(format!("https://localhost:{}/", self.address.port()));
+            let mut asked = finish(curl);
+            if asked.code == 0 || Instant::now() > deadline {
+                asked.stderr += &fs::read_to_string(demo.path("proxy.log")).unwrap_or_default();
+                break asked;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        end(&mut server);
+        asked
+    }
+}
+
+/// Traefik's static configuration: what is printed has it in comments.
+fn traefik(printed: &str, sites: &str) -> String {
+    let lines = printed.lines().filter_map(|line| line.strip_prefix("#   "));
+    let lines = lines.map(|line| line.replace("/etc/traefik/sites", sites) + "\n");
+    lines.collect::<String>() + "global: { checkNewVersion: false, sendAnonymousUsage: false }\n"
 }

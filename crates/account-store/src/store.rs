@@ -6,7 +6,7 @@
 //! (feature `battery`) tests what can be tested of it.
 //!
 //! - **An `Err` means that the store could not answer.** It never means that there is no account: absence is [`Matches::None`]. A service answers
-//!   an `Err` with STATUS_DS_BUSY over RPC and with 503 to a web server, and caches neither. So a store that has lost its connection, or whose data
+//!   an `Err` with STATUS_DS_BUSY over RPC and with 500 to a web server, and caches neither. So a store that has lost its connection, or whose data
 //!   is damaged, returns `Err`. It never returns an empty answer instead.
 //! - **A dropped future leaves nothing half done.** A service drops the future of a look-up when the client cancels the call or closes its
 //!   connection. The next call must work: a connection of a pool that was in the middle of an answer is closed, not reused.

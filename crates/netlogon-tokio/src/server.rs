@@ -59,7 +59,7 @@ pub type Extension<'a> = dyn Fn(Duration) -> Vec<u8> + Sync + 'a;
 pub struct ClientAccount {
     /// NetBIOS name of the servers' domain.
     pub domain: String,
-    /// NetBIOS name of this server.
+    /// NetBIOS name of the calling computer.
     pub computer: String,
     /// The account at their domain: `NAME$`, or a DNS name for a channel of type 3.
     pub account: String,
@@ -100,15 +100,15 @@ pub struct PackageRequest<'a> {
 /// Why a server gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFailed {
-    /// Too many requests failed before. Nothing was sent.
+    /// Too many requests failed before. The request was not performed.
     CircuitOpen,
-    /// Too many requests wait for a connection. Nothing was sent.
+    /// Too many requests wait for a connection. The request was not performed.
     QueueFull,
-    /// No connection became free in time. Nothing was sent.
+    /// No connection became free in time. The request was not performed.
     Waited,
-    /// It could not be reached. Nothing was sent.
+    /// It could not be reached. The request was not performed.
     Unreachable(String),
-    /// It refused the secure channel. Nothing was sent.
+    /// It refused the secure channel. The request was not performed.
     Refused(String),
     /// The request may have been performed, and no answer came.
     Silent(String),
@@ -141,7 +141,7 @@ impl ServerFailed {
     }
 
     /// Whether the server cannot have performed the request.
-    pub const fn is_unsent(&self) -> bool {
+    pub const fn is_unperformed(&self) -> bool {
         !matches!(self, Self::Silent(_))
     }
 }

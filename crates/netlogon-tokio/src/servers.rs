@@ -150,7 +150,7 @@ impl Servers {
             };
             // The next server may be tried if this one did not get the request, or if the request is
             // repeatable and the budget allows it.
-            let may_go_on = failed.is_unsent() || (request.repeatable && self.budget.withdraw());
+            let may_go_on = failed.is_unperformed() || (request.repeatable && self.budget.withdraw());
             if !may_go_on {
                 break;
             }

@@ -66,7 +66,7 @@ impl Run {
     pub(super) async fn forged_certificate_beside(&self) -> Tally {
         let mut tally = Tally::default();
         let Some(other) = &self.other else {
-            tally.note("only with a certificate that nobody believes: give --other-certificate for one that is believed");
+            tally.note("only with a certificate of an untrusted CA: give --other-certificate for one that is accepted");
             for (label, lines) in Self::dialects(&self.twin_certificate) {
                 let outcome = self.ask(&self.us, &self.get().lines(lines)).await;
                 tally.add(&label, self.ours(&outcome));
@@ -74,7 +74,7 @@ impl Run {
             return tally;
         };
         if let Some(why) = &self.other_refused {
-            tally.add("--other-certificate", Seen::Untried(format!("this certificate is not let in: {why}")));
+            tally.add("--other-certificate", Seen::Untried(format!("this certificate is refused: {why}")));
             return tally;
         }
         for (label, lines) in Self::dialects(&self.certificate) {
@@ -84,7 +84,7 @@ impl Run {
         tally
     }
 
-    /// Judges an answer to the other certificate: whoever that is, it is not us.
+    /// Checks an answer to the other certificate, which is not that of the first account.
     fn others(&self, outcome: &Outcome) -> Seen {
         let told = match outcome {
             Outcome::Answered(answer) => answer.told.as_ref(),
@@ -96,7 +96,7 @@ impl Run {
                 match identity.account(&self.named) {
                     Some(account) if !baseline.is_called(account, &self.named) => Seen::Good,
                     Some(account) => Seen::Leak(format!("the page is told that this is {account}")),
-                    None => Seen::Leak("the page is shown, and told nobody's name".to_owned()),
+                    None => Seen::Leak("the page is shown, and gets no name".to_owned()),
                 }
             }
             (None, _) => Seen::Untold("this page does not tell what arrived".to_owned()),

@@ -78,92 +78,92 @@ macro_rules! checks {
 checks! {
     Certificate = "certificate",
         "asked with the certificate",
-        "the application is told more than one thing, somebody else's name, or the secret between proxy and sidecar",
-        "set each identity header exactly once from the sidecar's answer, and pass no copy of a client's nor the sidecar's secret on";
+        "the application gets an identity header twice, the name of another account, or the secret between proxy and sidecar",
+        "set each identity header exactly once from the answer of the sidecar, and forward neither a client's copy nor the secret";
     NoCertificate = "no-certificate",
         "asked without a certificate",
-        "whoever asks sees the page",
-        "let the sidecar decide about every request, and answer its 401 with a refusal";
+        "the page is served without a certificate",
+        "let the sidecar decide about every request, and refuse a request if it answers 401";
     WrongAuthority = "wrong-authority",
-        "asked with a certificate that says the same as yours, of an authority made on the spot",
-        "whoever makes a certificate themselves is who they say they are",
-        "verify client certificates against your authority in the proxy, and keep validation = \"chain\"";
+        "asked with a certificate that has the same names as yours, from a CA that this check created",
+        "self-issued certificates are accepted, so any client can impersonate any user",
+        "validate client certificates against your CA in the proxy, and keep validation = \"chain\"";
     ForgedIdentity = "forged-identity",
         "sent every identity header beside the certificate: as it is, in other cases, with _ . ~ and other characters for -, doubled, with spaces before the colon, after a bare line feed, in a trailer",
-        "whoever has any certificate chooses who the application takes them for",
-        "remove or overwrite every identity header before the application is asked, under each name that it takes for the same, even where the sidecar's is empty";
+        "a client with any accepted certificate can choose its identity",
+        "remove or overwrite every identity header before the request reaches the application, in each spelling that it reads as the same name, even if the value of the sidecar is empty";
     ForgedIdentityAnonymous = "forged-identity-anonymous",
         "sent every identity header in each of these ways without a certificate",
-        "whoever asks with the right header sees the page",
-        "decide by the sidecar's answer alone, never by a header of the request";
+        "a client without a certificate gets the page by sending a header",
+        "decide only by the answer of the sidecar, never by a header of the request";
     ForgedCertificate = "forged-certificate",
-        "sent your certificate in each dialect's headers without showing it in the handshake",
-        "whoever has your certificate, which is no secret, is you without its key",
+        "sent your certificate in the headers of each dialect without presenting it in the handshake",
+        "a client that has your certificate, which is not secret, can impersonate you without its key",
         "overwrite the listener's certificate headers in the request to the sidecar, empty where there is no certificate, and remove the others";
     ForgedCertificateWrongAuthority = "forged-certificate-wrong-authority",
-        "sent your certificate in each dialect's headers, and showed one of another authority in the handshake",
-        "a certificate that nobody vouches for opens the way for a forged header",
-        "overwrite the certificate headers whatever came of the verification, and pass the verification on too";
+        "sent your certificate in the headers of each dialect, and presented one of another CA in the handshake",
+        "with a certificate of an untrusted CA, a forged certificate header is accepted",
+        "overwrite the certificate headers whatever the result of the validation is, and forward that result as well";
     ForgedCertificateBeside = "forged-certificate-beside",
-        "sent another certificate in each dialect's headers beside the one that was shown in the handshake",
-        "whoever has any certificate can be somebody else",
+        "sent another certificate in the headers of each dialect, beside the one that was presented in the handshake",
+        "a client with any accepted certificate can impersonate another user",
         "overwrite the certificate headers, do not add to them";
     ForwardingHeaders = "forwarding-headers",
         "sent headers that move address, scheme, host or path, such as X-Forwarded-For, X-Original-URL and X-Rewrite-URL: as they are, in other cases, with _ . ~ and other characters for -, doubled, with spaces before the colon, after a bare line feed",
-        "a client chooses its address, or is served another path or host than the sidecar was asked about",
-        "remove or overwrite these headers before the application is asked, under each name that it takes for the same";
+        "a client can choose its address, or gets another path or host than the sidecar decided about",
+        "remove or overwrite these headers before the request reaches the application, in each spelling that it reads as the same name";
     HopByHop = "hop-by-hop",
         "named each certificate and identity header in Connection, which makes proxies drop it",
-        "a client takes away what the proxy says of it, and the application goes by what is left",
-        "set headers after hop-by-hop headers are removed, or refuse a Connection with other words than close, keep-alive and upgrade";
+        "a client can remove headers that the proxy sets, and the application uses the remaining ones",
+        "set headers after hop-by-hop headers are removed, or refuse a Connection header with other words than close, keep-alive and upgrade";
     Secret = "secret",
         "sent X-Sidecar-Secret as a client, with the certificate, and without it beside forged certificates",
-        "a client speaks to the sidecar as the proxy does, or the application learns how to",
+        "a client can impersonate the proxy to the sidecar, or the application gets the secret",
         "overwrite X-Sidecar-Secret in the request to the sidecar, and remove it from the one to the application";
     Paths = "paths",
         "asked for the page by other spellings of its path and by a whole URL, and for paths below it that web servers have rules for (endings of files, folders, probes), with and without the certificate and identity headers",
-        "there is a way to the page that the sidecar is not asked about, or where headers of a client pass",
-        "put the question to the sidecar, and the removal of headers, where all paths pass, not into a location for some of them; in nginx a nested location with a proxy_set_header of its own has none of the outer ones, and one with auth_request off asks nothing";
+        "the page can be reached on a path without a decision of the sidecar, or on which headers of a client pass",
+        "ask the sidecar and remove headers for all paths, not in a location for some of them; in nginx, a nested location with its own proxy_set_header has none of the outer ones, and one with auth_request off does not ask";
     OtherPaths = "other-paths",
         "asked the main questions at each --path",
         "another path has other rules than the page",
-        "give the location of that path the rules of the page: the question to the sidecar, and all headers that are set or removed";
+        "give the location of that path the rules of the page: ask the sidecar, and set and remove the same headers";
     Hosts = "hosts",
         "asked by another Host, by none and by two, and by a whole URL of one host beside the Host of another, with and without the certificate",
-        "there is a host by which the page is served and the sidecar is not asked, or is asked about another one",
-        "let a default server refuse every host that is not configured, and tell the application the host that the sidecar is asked about";
+        "the page can be reached by a host name without a decision of the sidecar, or with a decision about another host",
+        "let a default server refuse every host that is not configured, and forward to the application the host that the sidecar is asked about";
     Methods = "methods",
         "asked by other methods and versions, with bodies, expectations and upgrades, without a certificate",
-        "a request of this kind reaches the page and the sidecar is not asked",
+        "such a request reaches the page without a decision of the sidecar",
         "let the sidecar decide about every method, upgrades and OPTIONS included";
     Resumption = "resumption",
         "asked with the certificate, then again over the resumed TLS session",
-        "a resumed session is not who the first one was",
-        "upgrade the proxy, or switch session tickets and session caches off";
+        "a resumed session has another identity than the first one",
+        "upgrade the proxy, or switch off session tickets and session caches";
     AnonymousSession = "anonymous-session",
         "resumed a TLS session that began without a certificate",
-        "a session that never showed a certificate counts as somebody's",
-        "switch session tickets and session caches off, and upgrade the proxy";
+        "a session that never had a certificate gets an identity",
+        "switch off session tickets and session caches, and upgrade the proxy";
     OtherHost = "other-host",
         "resumed TLS sessions of one host under the name of the other",
-        "what one host of the proxy accepts as a certificate counts at the other",
-        "give hosts with other rules for client certificates their own session caches and ticket keys, or an address of their own";
+        "a certificate that one host of the proxy accepts is accepted by the other",
+        "give hosts with other rules for client certificates separate session caches and ticket keys, or a separate address";
     Pipelining = "pipelining",
         "sent requests on one connection without waiting, and one hidden in the body of another",
-        "a request is taken for a part of another one's, or is not judged by itself",
+        "a request is read as a part of another one, or is not decided separately",
         "upgrade the proxy, and let it refuse requests with two lengths";
     Http2 = "http2",
-        "asked over HTTP/2 with the certificate, without one, and with one of another authority, with identity headers and certificates in headers, in a trailer, for another host",
+        "asked over HTTP/2 with the certificate, without one, and with one of another CA, with identity headers and certificates in headers, in a trailer, for another host",
         "what is refused over HTTP/1.1 passes over HTTP/2",
         "give both protocols the same rules, or switch HTTP/2 off";
     PlainHttp = "plain-http",
         "asked without TLS at the same port and at the plain one",
-        "the page is served without TLS, where nobody can show a certificate",
+        "the page is served without TLS, where a client cannot present a certificate",
         "serve the page over TLS only, and redirect the plain port";
     CertificateAgain = "certificate-again",
-        "asked with the certificate once more, so that what was refused was refused for what it was",
-        "the application is told something else than at first",
-        "find out what changed while this ran";
+        "asked with the certificate once more, to be sure that refusals were not caused by a change of the server",
+        "the application gets another identity than at first",
+        "find out what changed during the check";
 }
 
 impl Check {
@@ -179,7 +179,7 @@ impl Check {
 
 /// What to change where identity headers pass unchanged, and a later check sees no more than that.
 pub(super) const SEE_FORGED_IDENTITY: &str =
-    "identity headers of a client pass everywhere: first do what forged-identity says, then check again";
+    "identity headers of a client pass everywhere: first change what forged-identity says, then check again";
 
 /// What a check comes to, and why.
 #[derive(Clone, Debug)]

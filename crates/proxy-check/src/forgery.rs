@@ -149,7 +149,7 @@ mod tests {
             (twin.issuer, twin.subject, twin.serial),
             (original.issuer, original.subject, original.serial)
         );
-        let names = |certificate: &Certificate<'_>| certificate.alternative_names().unwrap();
+        let names = |certificate: &Certificate<'_>| certificate.alternative_names().unwrap().to_vec();
         assert_eq!(names(&twin), [AlternativeName::Dns("alice.example".to_owned())]);
         assert_eq!(names(&twin), names(&original));
         assert_ne!(twin.public_key, original.public_key);

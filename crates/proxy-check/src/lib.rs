@@ -79,7 +79,7 @@ pub enum Failed {
     Usage(String),
     /// What was given cannot be used.
     Input(anyhow::Error),
-    /// Nobody is there, or nobody who is believed.
+    /// The server is not reachable, or its certificate is rejected.
     Unreachable(String),
 }
 
@@ -137,7 +137,7 @@ struct Run {
     baseline: Option<Identity>,
     /// What the page answers with the certificate; 0 if no answer comes.
     status: u16,
-    /// Why the other certificate is not let in, if it is not.
+    /// Why the other certificate is refused, if it is.
     other_refused: Option<String>,
     /// Whether identity headers of a client arrive at the page as they are.
     passes_headers: AtomicBool,
@@ -298,7 +298,7 @@ impl Run {
             Outcome::Answered(answer) => answer,
             // Where the certificate is never answered, a refusal says nothing of what was sent with it.
             Outcome::Refused(why) if self.status == 0 => {
-                return Seen::Untried(format!("the certificate is not let in: {why}"));
+                return Seen::Untried(format!("the certificate is refused: {why}"));
             }
             Outcome::Refused(_) => return Seen::Good,
             outcome => return unanswered(outcome),
@@ -328,7 +328,7 @@ impl Run {
             Outcome::Answered(answer) => answer,
             Outcome::Refused(why) => {
                 self.is_web_server(&why).await?;
-                tally.add(request, Seen::Untried(format!("the certificate is not let in: {why}")));
+                tally.add(request, Seen::Untried(format!("the certificate is refused: {why}")));
                 return Ok(tally);
             }
             Outcome::Unbelieved(why) => {
@@ -343,7 +343,7 @@ impl Run {
                 request,
                 match answer.is_success() {
                     true => Seen::Untold(format!("{}, and the page is not `rcmpd page`", answer.status)),
-                    false => Seen::Untried(format!("the certificate is not let in: {}", answer.status)),
+                    false => Seen::Untried(format!("the certificate is refused: {}", answer.status)),
                 },
             );
             return Ok(tally);

@@ -223,7 +223,7 @@ impl Run {
             let stream = match self.door.reach(port).await {
                 Ok(stream) => stream,
                 Err(_) => {
-                    tally.note(format!("nobody is at port {port}"));
+                    tally.note(format!("port {port} is closed"));
                     continue;
                 }
             };
@@ -274,7 +274,7 @@ impl Run {
             ("hidden behind a last chunk", vec![len(chunked.len()), te(": chunked")], &chunked),
             ("the same with a space before the colon", vec![len(chunked.len()), te(" : chunked")], &chunked),
             (
-                "the same with a coding that nobody knows",
+                "the same with an unknown transfer coding",
                 vec![len(chunked.len()), te(": xchunked")],
                 &chunked,
             ),

@@ -697,7 +697,7 @@ async fn another_certificate_proves_something_only_if_it_is_let_in_and_of_anothe
         let report = checked(hole, &checks, |options| options.other = other("server")).await;
         let finding = &report.findings[1];
         assert_eq!(finding.verdict, Verdict::NotChecked, "{finding:?}");
-        assert_eq!(finding.seen, ["--other-certificate: this certificate is not let in: 403"]);
+        assert_eq!(finding.seen, ["--other-certificate: this certificate is refused: 403"]);
     }
     let names = identity::names(&identity::PRESETS);
     let proxy = Arc::new(Proxy { hole: Hole::None, names, remembers: AtomicBool::new(false) });

@@ -6,18 +6,20 @@ use account_store::{
     Account, AccountStore, BoxFuture, Domain, GroupScope, Matches, Membership, Query, Record, Revision,
     StoreError,
 };
+use bytes::Bytes;
 use divan::{Bencher, black_box};
 use dtyp::FileTime;
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair, SanType};
-use rcmp_service::certificate::Certificate;
+use rcmp_service::certificate::{Certificate, OwnedCertificate};
 use rcmp_service::message::{MappingFlags, Request};
 use rcmp_service::trust::{Parts, Trust};
-use rcmp_service::{Asker, Mapper, MapperParts, Policy, Question, issuers};
+use rcmp_service::{Asker, MapCertificate, Mapper, MapperParts, Policy, Question};
 use sha2::{Digest, Sha256};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
+use tower::Service;
 
 /// 2026-01-01T00:00:00Z.
 const NOW: i64 = 1_767_225_600;
@@ -55,9 +57,9 @@ impl AccountStore for One {
 }
 
 struct Fixture {
-    mapper: Mapper,
-    asker: Asker,
-    leaf: Vec<u8>,
+    mapper: Arc<Mapper>,
+    asker: Arc<Asker>,
+    leaf: Bytes,
     digest: [u8; 32],
     request: Vec<u8>,
 }
@@ -82,7 +84,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![0x5a; FILLING]),
     ];
     let key = KeyPair::generate().expect("a key");
-    let leaf = params.signed_by(&key, &issuer).expect("a certificate").der().to_vec();
+    let leaf = Bytes::from(params.signed_by(&key, &issuer).expect("a certificate").der().to_vec());
 
     let domain = Domain {
         netbios: "CONTOSO".into(),
@@ -94,16 +96,18 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         |rid| Membership { sid: sid(rid), name: Some(format!("Group {rid}")), scope: GroupScope::Global };
     let account = Account { user_principal_name: Some(UPN.into()), ..Account::new("user0000007", sid(RID)) };
     let record = Arc::new(Record { account, memberships: [2001, 2054, 2107, 2160].map(member).to_vec() });
-    let asker = Asker::machine("WEB01$", sid(1100), true);
+    let asker = Arc::new(Asker::machine("WEB01$", sid(1100), true));
     let trust = Trust::new(Parts { anchors: vec![root], ..Parts::default() }).expect("a trust");
-    let mapper = Mapper::new(MapperParts {
-        policy: Policy::default(),
-        trust: Some(Arc::new(trust)),
-        responder: None,
-        store: Arc::new(One { domain, record }),
-        server: "DC1".into(),
-    })
-    .expect("it makes sense");
+    let mapper = Arc::new(
+        Mapper::new(MapperParts {
+            policy: Policy::default(),
+            trust: Some(Arc::new(trust)),
+            responder: None,
+            store: Arc::new(One { domain, record }),
+            server: "DC1".into(),
+        })
+        .expect("it makes sense"),
+    );
     let certificate = Certificate::parse(&leaf).expect("our own");
     let request = Request { flags: FLAGS, certificate: &leaf, issuers: vec![certificate.issuer] };
     let request = request.encode().expect("it is within the limits");
@@ -123,12 +127,12 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn message(bencher: Bencher<'_, '_>) {
     let Fixture { mapper, asker, request, .. } = &*FIXTURE;
-    let at = FileTime::from_unix(NOW);
+    let (handler, at) = (MapCertificate::new(Arc::clone(mapper), None), FileTime::from_unix(NOW));
     bencher.bench(|| {
-        let question = Question::new(black_box(request).clone(), asker.clone());
-        let answer = now(mapper.answer(&question, at));
+        let question = Question::new(black_box(request).clone(), Asker::clone(asker), at);
+        let Ok(answer) = now(handler.clone().call(question));
         assert!(answer.mapped.is_some(), "{:?}", answer.reason);
-        answer.into_response()
+        answer.message
     });
 }
 
@@ -136,18 +140,13 @@ fn message(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 1000, sample_size = 100)]
 fn certificate(bencher: Bencher<'_, '_>) {
     let Fixture { mapper, asker, leaf, digest, .. } = &*FIXTURE;
-    let at = FileTime::from_unix(NOW);
+    let (handler, at) = (MapCertificate::new(Arc::clone(mapper), None), FileTime::from_unix(NOW));
     bencher.bench(|| {
-        let trust = mapper.trust().expect("there is one");
-        let path = trust.verify_hashed(leaf, *digest, at).expect("a path");
-        let certificate = Certificate::parse(black_box(leaf)).expect("our own");
-        let issuers = issuers::of_path(&certificate, &path, trust);
-        let request =
-            Request { flags: FLAGS, certificate: leaf, issuers }.encode().expect("it is within the limits");
-        let question = Question::new(request, asker.clone());
-        let answer = now(mapper.answer(&question, at));
+        let certificate = OwnedCertificate::parse_hashed(black_box(leaf).clone(), *digest).expect("our own");
+        let not_after = certificate.get().not_after;
+        let question = Question::about(certificate, Vec::new(), FLAGS, Arc::clone(asker), at);
+        let Ok(answer) = now(handler.clone().call(question));
         assert!(answer.mapped.is_some(), "{:?}", answer.reason);
-        let not_after = Certificate::parse(leaf).expect("our own").not_after;
         (answer, not_after)
     });
 }

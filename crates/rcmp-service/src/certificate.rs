@@ -5,7 +5,12 @@
 
 use crate::der::{self, Der, Element};
 use account_store::distinguished_name::{Attribute, AttributeTypeAndValue, DistinguishedName, Rdn, Value};
+use bytes::Bytes;
 use dtyp::{DecodeError, DecodeErrorKind, FileTime, Sid};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 /// Most names in a subjectAltName that are read, because each may cost a question to the store; more make the extension
 /// unusable.
@@ -32,7 +37,8 @@ const OBJECT_SID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x19, 0x02
 /// szOID_NT_PRINCIPAL_NAME, 1.3.6.1.4.1.311.20.2.3 (RFC 4556 C).
 const PRINCIPAL_NAME: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x14, 0x02, 0x03];
 
-/// A certificate taken apart; everything points into its bytes.
+/// A certificate taken apart; everything points into its bytes. Names and hashes are made when they are first asked for, and kept:
+/// copies share them.
 #[derive(Clone, Debug)]
 pub struct Certificate<'a> {
     /// The whole certificate.
@@ -58,6 +64,108 @@ pub struct Certificate<'a> {
     subject_alt_name: Option<&'a [u8]>,
     subject_key_identifier: Option<&'a [u8]>,
     sid_extension: Option<&'a [u8]>,
+    decoded: Arc<Decoded>,
+}
+
+/// What is made of a certificate once.
+#[derive(Debug, Default)]
+struct Decoded {
+    issuer_name: OnceLock<Result<DistinguishedName, DecodeError>>,
+    subject_name: OnceLock<Result<DistinguishedName, DecodeError>>,
+    alternative_names: OnceLock<Result<Vec<AlternativeName>, DecodeError>>,
+    sha1: OnceLock<[u8; 20]>,
+    sha256: OnceLock<[u8; 32]>,
+}
+
+/// A certificate that owns its bytes, taken apart once. Copies share the bytes and what was made of them.
+#[derive(Clone, Debug)]
+pub struct OwnedCertificate {
+    encoded: Bytes,
+    fields: Fields,
+    decoded: Arc<Decoded>,
+}
+
+/// The fields of a [`Certificate`], those that point into its bytes as their places there.
+#[derive(Clone, Debug)]
+struct Fields {
+    version: u8,
+    serial: Range<usize>,
+    issuer: Range<usize>,
+    subject: Range<usize>,
+    public_key: Range<usize>,
+    not_before: FileTime,
+    not_after: FileTime,
+    extensions: Range<usize>,
+    algorithms_agree: bool,
+    subject_alt_name: Option<Range<usize>>,
+    subject_key_identifier: Option<Range<usize>>,
+    sid_extension: Option<Range<usize>>,
+}
+
+impl OwnedCertificate {
+    /// Takes a certificate apart as [`Certificate::parse`] does.
+    pub fn parse(encoded: Bytes) -> Result<Self, DecodeError> {
+        let parsed = Certificate::parse(&encoded)?;
+        // Parts are slices of the whole, except those that are empty.
+        let place = |part: &[u8]| match part.is_empty() {
+            true => 0..0,
+            false => {
+                let start = part.as_ptr() as usize - encoded.as_ptr() as usize;
+                start..start + part.len()
+            }
+        };
+        let fields = Fields {
+            version: parsed.version,
+            serial: place(parsed.serial),
+            issuer: place(parsed.issuer),
+            subject: place(parsed.subject),
+            public_key: place(parsed.public_key),
+            not_before: parsed.not_before,
+            not_after: parsed.not_after,
+            extensions: place(parsed.extensions),
+            algorithms_agree: parsed.algorithms_agree,
+            subject_alt_name: parsed.subject_alt_name.map(place),
+            subject_key_identifier: parsed.subject_key_identifier.map(place),
+            sid_extension: parsed.sid_extension.map(place),
+        };
+        let decoded = Arc::clone(&parsed.decoded);
+        Ok(Self { encoded, fields, decoded })
+    }
+
+    /// The same for a certificate whose SHA-256 is known.
+    pub fn parse_hashed(encoded: Bytes, sha256: [u8; 32]) -> Result<Self, DecodeError> {
+        debug_assert_eq!(sha256, <[u8; 32]>::from(Sha256::digest(&encoded)), "of another certificate");
+        let parsed = Self::parse(encoded)?;
+        parsed.decoded.sha256.get_or_init(|| sha256);
+        Ok(parsed)
+    }
+
+    /// The certificate, without reading it again.
+    pub fn get(&self) -> Certificate<'_> {
+        let at = |place: &Range<usize>| &self.encoded[place.clone()];
+        let fields = &self.fields;
+        Certificate {
+            encoded: &self.encoded,
+            version: fields.version,
+            serial: at(&fields.serial),
+            issuer: at(&fields.issuer),
+            subject: at(&fields.subject),
+            public_key: at(&fields.public_key),
+            not_before: fields.not_before,
+            not_after: fields.not_after,
+            extensions: at(&fields.extensions),
+            algorithms_agree: fields.algorithms_agree,
+            subject_alt_name: fields.subject_alt_name.as_ref().map(at),
+            subject_key_identifier: fields.subject_key_identifier.as_ref().map(at),
+            sid_extension: fields.sid_extension.as_ref().map(at),
+            decoded: Arc::clone(&self.decoded),
+        }
+    }
+
+    /// The DER of the whole certificate.
+    pub const fn encoded(&self) -> &Bytes {
+        &self.encoded
+    }
 }
 
 /// An extension of a certificate, a revocation list or one of its entries (RFC 5280 4.2).
@@ -65,7 +173,7 @@ pub struct Certificate<'a> {
 pub struct Extension<'a> {
     /// Contents octets of the object identifier.
     pub id: &'a [u8],
-    /// Whether whoever does not know it must refuse.
+    /// Whether a reader that does not know it must reject the certificate.
     pub critical: bool,
     /// The DER in the octet string.
     pub value: &'a [u8],
@@ -179,6 +287,7 @@ impl<'a> Certificate<'a> {
             subject_alt_name: None,
             subject_key_identifier: None,
             sid_extension: None,
+            decoded: Arc::default(),
         };
         if let Some(extensions) = extensions {
             parsed.read_extensions(&extensions)?;
@@ -191,7 +300,8 @@ impl<'a> Certificate<'a> {
         let mut list = explicit.expect("extensions", der::SEQUENCE)?.inside();
         explicit.finish("extensions")?;
         self.extensions = list.rest();
-        let mut seen: Vec<&[u8]> = Vec::new();
+        // Certificates have ten.
+        let mut seen: Vec<&[u8]> = Vec::with_capacity(16);
         while !list.is_empty() {
             let Extension { id, value, .. } = extension(&mut list)?;
             if seen.contains(&id) {
@@ -224,40 +334,13 @@ impl<'a> Certificate<'a> {
     }
 
     /// The names of the subjectAltName, in their order; none without the extension. An error makes the extension unusable,
-    /// not the certificate; a single name that cannot be read is told as such.
-    pub fn alternative_names(&self) -> Result<Vec<AlternativeName>, DecodeError> {
-        let Some(extension) = self.subject_alt_name else { return Ok(Vec::new()) };
-        let mut outer = Der::new(extension);
-        let mut list = outer.expect("subjectAltName", der::SEQUENCE)?.inside();
-        outer.finish("subjectAltName")?;
-        let mut names = Vec::new();
-        let mut count = 0;
-        while !list.is_empty() {
-            count += 1;
-            if count > SUBJECT_ALT_NAMES_MAX {
-                return Err(list.error("subjectAltName", DecodeErrorKind::TooMany(SUBJECT_ALT_NAMES_MAX)));
-            }
-            let name = list.any("GeneralName")?;
-            let ia5 = |kind, make: fn(String) -> AlternativeName| match name.contents.is_ascii()
-                && !name.contents.contains(&0)
-            {
-                true => make(String::from_utf8_lossy(name.contents).into_owned()),
-                false => AlternativeName::Unreadable(kind),
-            };
-            match name.tag {
-                0xa0 => match principal_name(&name) {
-                    Ok(name) => names.extend(name.map(AlternativeName::PrincipalName)),
-                    Err(_) => names.push(AlternativeName::Unreadable(NameKind::Other)),
-                },
-                0x81 => names.push(ia5(NameKind::Rfc822, AlternativeName::Rfc822)),
-                0x82 => names.push(ia5(NameKind::Dns, AlternativeName::Dns)),
-                0x86 => names.push(ia5(NameKind::Uri, AlternativeName::Uri)),
-                // The same kinds, not in the form that DER has for them. A value in pieces may be anything.
-                0x80 | 0xa1 | 0xa2 | 0xa6 => return Err(list.error("GeneralName", DecodeErrorKind::BadValue)),
-                _ => {}
-            }
-        }
-        Ok(names)
+    /// not the certificate; a single name that cannot be read is [`AlternativeName::Unreadable`].
+    pub fn alternative_names(&self) -> Result<&[AlternativeName], DecodeError> {
+        let names = self.decoded.alternative_names.get_or_init(|| match self.subject_alt_name {
+            Some(extension) => alternative_names(extension),
+            None => Ok(Vec::new()),
+        });
+        names.as_deref().map_err(Clone::clone)
     }
 
     /// The public key itself: the contents of the bit string in the SubjectPublicKeyInfo.
@@ -299,7 +382,7 @@ impl<'a> Certificate<'a> {
     /// The SIDs that the certificate's issuer wrote into URIs of the subjectAltName, in their order. A URI that begins with
     /// [`SID_URI_TAG`] must go on as a SID to its end; other URIs are not looked at.
     pub fn alternative_sids(&self) -> Result<Vec<Sid>, DecodeError> {
-        sids_of(&self.alternative_names()?)
+        sids_of(self.alternative_names()?)
     }
 
     /// Whether there may be a SID in a part of the subjectAltName that cannot be read: the beginning of one is anywhere outside
@@ -319,7 +402,7 @@ impl<'a> Certificate<'a> {
     /// URIs of the subjectAltName that look as if they carried a SID, and are written otherwise than [`SID_URI_TAG`]: they
     /// carry none.
     pub fn misspelled_sid_uris(&self) -> Vec<String> {
-        let names = self.alternative_names().unwrap_or_default().into_iter();
+        let names = self.alternative_names().unwrap_or_default().iter();
         let uris = names.filter_map(|name| match name {
             AlternativeName::Uri(uri) => Some(uri),
             _ => None,
@@ -329,6 +412,7 @@ impl<'a> Certificate<'a> {
             let is_like = lower.contains("s-1-") && (lower.starts_with("tag:") || lower.contains("sid"));
             is_like && !uri.starts_with(SID_URI_TAG)
         })
+        .cloned()
         .collect()
     }
 
@@ -360,13 +444,30 @@ impl<'a> Certificate<'a> {
     }
 
     /// The issuer's name.
-    pub fn issuer_name(&self) -> Result<DistinguishedName, DecodeError> {
-        name(self.issuer)
+    pub fn issuer_name(&self) -> Result<&DistinguishedName, DecodeError> {
+        let read = self.decoded.issuer_name.get_or_init(|| name(self.issuer));
+        read.as_ref().map_err(Clone::clone)
     }
 
     /// The subject's name.
-    pub fn subject_name(&self) -> Result<DistinguishedName, DecodeError> {
-        name(self.subject)
+    pub fn subject_name(&self) -> Result<&DistinguishedName, DecodeError> {
+        let read = self.decoded.subject_name.get_or_init(|| name(self.subject));
+        read.as_ref().map_err(Clone::clone)
+    }
+
+    /// SHA-1 of the certificate: its thumbprint.
+    pub fn sha1(&self) -> &[u8; 20] {
+        self.decoded.sha1.get_or_init(|| Sha1::digest(self.encoded).into())
+    }
+
+    /// SHA-256 of the certificate.
+    pub fn sha256(&self) -> &[u8; 32] {
+        self.sha256_by(|encoded| Sha256::digest(encoded).into())
+    }
+
+    /// The same, by a function that may know it.
+    pub(crate) fn sha256_by(&self, digest: impl FnOnce(&[u8]) -> [u8; 32]) -> &[u8; 32] {
+        self.decoded.sha256.get_or_init(|| digest(self.encoded))
     }
 }
 
@@ -388,12 +489,48 @@ pub(crate) fn extension<'a>(list: &mut Der<'a>) -> Result<Extension<'a>, DecodeE
     let id = extension.expect("extnID", der::OID)?.contents;
     let critical = match extension.optional("critical", der::BOOLEAN)? {
         None => false,
-        // DER has one way to write true; what is false is left out (X.690 11.1, 11.5).
+        // DER writes TRUE as 0xff and leaves FALSE out (X.690 11.1, 11.5). Any other value than 0 counts as TRUE, too: an extension that may
+        // be critical is not passed over.
         Some(critical) => critical.contents != [0],
     };
     let value = extension.expect("extnValue", der::OCTET_STRING)?.contents;
     extension.finish("Extension")?;
     Ok(Extension { id, critical, value })
+}
+
+/// The names in the value of a subjectAltName (RFC 5280 4.2.1.6).
+fn alternative_names(extension: &[u8]) -> Result<Vec<AlternativeName>, DecodeError> {
+    let mut outer = Der::new(extension);
+    let mut list = outer.expect("subjectAltName", der::SEQUENCE)?.inside();
+    outer.finish("subjectAltName")?;
+    let mut names = Vec::new();
+    let mut count = 0;
+    while !list.is_empty() {
+        count += 1;
+        if count > SUBJECT_ALT_NAMES_MAX {
+            return Err(list.error("subjectAltName", DecodeErrorKind::TooMany(SUBJECT_ALT_NAMES_MAX)));
+        }
+        let name = list.any("GeneralName")?;
+        let ia5 = |kind, make: fn(String) -> AlternativeName| match name.contents.is_ascii()
+            && !name.contents.contains(&0)
+        {
+            true => make(String::from_utf8_lossy(name.contents).into_owned()),
+            false => AlternativeName::Unreadable(kind),
+        };
+        match name.tag {
+            0xa0 => match principal_name(&name) {
+                Ok(name) => names.extend(name.map(AlternativeName::PrincipalName)),
+                Err(_) => names.push(AlternativeName::Unreadable(NameKind::Other)),
+            },
+            0x81 => names.push(ia5(NameKind::Rfc822, AlternativeName::Rfc822)),
+            0x82 => names.push(ia5(NameKind::Dns, AlternativeName::Dns)),
+            0x86 => names.push(ia5(NameKind::Uri, AlternativeName::Uri)),
+            // The same kinds, not in the form that DER has for them. A value in pieces may be anything.
+            0x80 | 0xa1 | 0xa2 | 0xa6 => return Err(list.error("GeneralName", DecodeErrorKind::BadValue)),
+            _ => {}
+        }
+    }
+    Ok(names)
 }
 
 /// Whether a name of one of these kinds is there and cannot be read.
@@ -420,7 +557,9 @@ fn may_have_uri_in_pieces(extension: &[u8]) -> bool {
 }
 
 /// The SIDs in the URIs of a subjectAltName; see [`Certificate::alternative_sids`].
-pub(crate) fn sids_of(names: &[AlternativeName]) -> Result<Vec<Sid>, DecodeError> {
+pub(crate) fn sids_of<'a>(
+    names: impl IntoIterator<Item = &'a AlternativeName>,
+) -> Result<Vec<Sid>, DecodeError> {
     let error = |kind| DecodeError { what: "SID in a URI", offset: 0, kind };
     let sid = |name: &AlternativeName| match name {
         AlternativeName::Uri(uri) => {
@@ -430,7 +569,7 @@ pub(crate) fn sids_of(names: &[AlternativeName]) -> Result<Vec<Sid>, DecodeError
         AlternativeName::Unreadable(NameKind::Uri) => Some(Err(error(DecodeErrorKind::BadText))),
         _ => None,
     };
-    names.iter().filter_map(sid).collect()
+    names.into_iter().filter_map(sid).collect()
 }
 
 /// An encoded X.501 `Name` as Windows orders it, which is the order of the certificate.
@@ -562,10 +701,10 @@ mod tests {
         );
         assert_eq!(
             alice.alternative_names(),
-            Ok(vec![
+            Ok(&[
                 AlternativeName::PrincipalName("alice@contoso.com".into()),
                 AlternativeName::Rfc822("alice@contoso.com".into())
-            ])
+            ][..])
         );
         let identifier = alice.subject_key_identifier().expect("well formed").expect("present");
         assert_eq!(dtyp::hex(identifier), "0b6993f12d0755df63a9622afee00aac88cb69db");
@@ -573,6 +712,42 @@ mod tests {
         assert_eq!(sid.as_deref(), Some("S-1-5-21-3623811015-3361044348-30300820-1013"));
         assert_eq!(alice.not_before.to_string(), "2024-01-01T00:00:00Z");
         assert_eq!(alice.not_after.to_string(), "2034-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn an_owned_certificate_is_the_same_certificate() {
+        let alice = unhex(ALICE);
+        // Without its extensions, and so without its version, it is of version 1.
+        let mut outer = Der::new(&alice).any("Certificate").expect("it is well formed").inside();
+        let mut fields = outer.any("TBSCertificate").expect("it is well formed").inside();
+        let mut tbs: Vec<&[u8]> = Vec::new();
+        while !fields.is_empty() {
+            let field = fields.any("field").expect("it is well formed");
+            if !matches!(field.tag, 0xa0 | 0xa3) {
+                tbs.push(field.encoded);
+            }
+        }
+        let tbs = der::encode(der::SEQUENCE, &tbs);
+        let old = der::encode(der::SEQUENCE, &[&tbs, outer.rest()]);
+        for encoded in [alice, old] {
+            let bytes = Bytes::copy_from_slice(&encoded);
+            let owned = OwnedCertificate::parse(bytes.clone()).expect("it is well formed");
+            let (owned, parsed) = (owned.get(), Certificate::parse(&bytes).expect("it is well formed"));
+            parsed.alternative_names().expect("it is well formed");
+            owned.alternative_names().expect("it is well formed");
+            assert_eq!(format!("{owned:?}"), format!("{parsed:?}"));
+            assert_eq!(owned.sha256()[..], Sha256::digest(&encoded)[..]);
+            assert_eq!(owned.sha1()[..], Sha1::digest(&encoded)[..]);
+        }
+    }
+
+    #[test]
+    fn copies_of_a_certificate_share_what_was_decoded() {
+        let owned = OwnedCertificate::parse(unhex(ALICE).into()).expect("it is well formed");
+        let (one, other) = (owned.get(), owned.clone());
+        let names = one.alternative_names().expect("it is well formed").as_ptr();
+        assert_eq!(other.get().alternative_names().expect("it is well formed").as_ptr(), names);
+        assert_eq!(one.clone().alternative_names().expect("it is well formed").as_ptr(), names);
     }
 
     #[test]

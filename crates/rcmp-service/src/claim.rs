@@ -48,13 +48,12 @@ impl SidClaim {
 /// A subjectAltName that cannot be read, or a name in it, makes only its own forms unusable, unless there may be a SID in it.
 fn sids_by_uri(certificate: &Certificate<'_>) -> Result<Vec<Sid>, DecodeError> {
     match certificate.alternative_names() {
-        Ok(mut names) => {
-            let count = names.len();
-            names.retain(|name| !matches!(name, AlternativeName::Unreadable(_)));
-            if names.len() < count && certificate.may_hide_alternative_sid(&names) {
+        Ok(names) => {
+            let is_unreadable = |name: &AlternativeName| matches!(name, AlternativeName::Unreadable(_));
+            if names.iter().any(is_unreadable) && certificate.may_hide_alternative_sid(names) {
                 return Err(DecodeError { what: "SID in a URI", offset: 0, kind: DecodeErrorKind::BadText });
             }
-            sids_of(&names)
+            sids_of(names.iter().filter(|name| !is_unreadable(name)))
         }
         Err(error) if certificate.may_hide_alternative_sid(&[]) => Err(error),
         Err(_) => Ok(Vec::new()),

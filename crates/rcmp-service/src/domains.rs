@@ -8,7 +8,7 @@ use crate::certificate::{AlternativeName, Certificate, has_unreadable};
 use crate::context::HOPS_MAX;
 use crate::foreign::ForeignDomain;
 use crate::mapping;
-use crate::message::{MappingFlags, Request};
+use crate::message::MappingFlags;
 use crate::reason::Reason;
 use account_store::fold::Comparison;
 use account_store::{DistinguishedName, Domain};
@@ -202,7 +202,7 @@ impl Domains {
         &self,
         logon_domain_name: &str,
         asker_is_peer: bool,
-        request: &Request<'_>,
+        flags: MappingFlags,
         certificate: &Certificate<'_>,
     ) -> Route {
         if asker_is_peer && self.ours.is_called(logon_domain_name) {
@@ -213,7 +213,7 @@ impl Domains {
             return match self.find(logon_domain_name) {
                 None => Route::Nowhere(Reason::OtherDomain),
                 // An issuer is no person: whoever is to answer for all of its certificates has been told so.
-                Some(peer) if is_issuer_alone(request.flags) && by_certificate != Some(peer) => {
+                Some(peer) if is_issuer_alone(flags) && by_certificate != Some(peer) => {
                     Route::Nowhere(Reason::NotForwarded)
                 }
                 Some(peer) => Route::Peer(peer, RoutedBy::LogonDomainName),
@@ -225,10 +225,10 @@ impl Domains {
         // Names count only for an asker that asks by them, and only as far as they are looked up.
         match certificate.alternative_names() {
             Ok(names)
-                if request.flags.contains(MappingFlags::UPN)
-                    && !has_unreadable(&names, &mapping::LOOKED_UP_TOGETHER) =>
+                if flags.contains(MappingFlags::UPN)
+                    && !has_unreadable(names, &mapping::LOOKED_UP_TOGETHER) =>
             {
-                self.by_names(&names)
+                self.by_names(names)
             }
             _ => Route::Here,
         }

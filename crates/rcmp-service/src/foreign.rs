@@ -1,17 +1,15 @@
-//! Peers say only what is theirs: the answer of another domain's server is checked, and a new one is built from what was
-//! checked.
+//! Validation of another domain's response: what the peer may say is taken from it, and a new response is made of that.
 //!
-//! Nothing of the peer's message is handed on as bytes. Whatever a field could say that is the peer's to say is copied, one by
-//! one; whatever it could say about us, about a third domain or about how somebody is to be treated here refuses the answer, is
-//! dropped, or is blanked. Our own things are looked for first, so that a peer that was configured to speak in our name is not
-//! believed either.
+//! No bytes of the peer's message are forwarded. Fields that are the peer's to fill are copied, one by one. A field that says something
+//! about our domain, about a third domain, or about how the account is treated here rejects the response, is dropped, or is blanked. What is
+//! ours is looked for first: a peer that is configured with one of our names is rejected, too.
 //!
-//! What is absent: whom to ask, and whether the peer's server is the peer's. Both are known before there is an answer.
+//! Which server to ask, and whether it belongs to the peer, is decided before there is a response.
 
 use crate::answer::{self, GROUP};
 use crate::claim::SidClaim;
 use crate::message::Response;
-use crate::response_rejection::Disbelief;
+use crate::response_rejection::ResponseRejection;
 use account_store::Domain;
 use bytes::Bytes;
 use dtyp::{FileTime, Sid};
@@ -53,72 +51,91 @@ pub enum ForeignSids {
     Drop,
 }
 
-/// What a peer was believed.
+/// An account of another domain: what its peer may say of it, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Believed {
-    /// SSL_CERT_LOGON_RESP, built anew.
-    pub response: Bytes,
-    /// The account's name.
-    pub account: String,
+pub struct ForeignAccount {
+    /// The account's name, which is unique in its domain only.
+    pub name: String,
     /// The account's SID.
     pub sid: Sid,
     /// NetBIOS name of the account's domain, as it is configured.
     pub domain: String,
     /// Its groups in the new answer.
     pub groups: Vec<Sid>,
-    /// SIDs that the peer said and the new answer does not.
+    /// SIDs that are in the peer's answer and not in the new one.
     pub dropped: Vec<Sid>,
+    /// KERB_VALIDATION_INFO of the new answer.
+    pub logon_info: LogonInfo,
+    /// The user principal name, and whether the peer constructed it.
+    upn: Option<(String, bool)>,
+    /// ClientId of PAC_CLIENT_INFO.
+    client_id: FileTime,
+    /// DNS name of the account's domain, as it is configured.
+    dns: String,
 }
 
-/// Checks what a peer answered for `from`, and builds what we answer. `claim` is which account the certificate that was asked about is
-/// for; `identity_sid` is added as to answers of our own.
-pub fn believe(
+impl ForeignAccount {
+    /// Its user principal name, unless the peer constructed one.
+    pub fn user_principal_name(&self) -> Option<&str> {
+        self.upn.as_ref().filter(|(_, is_constructed)| !is_constructed).map(|(upn, _)| upn.as_str())
+    }
+
+    /// SSL_CERT_LOGON_RESP for it.
+    pub fn message(&self) -> Bytes {
+        answer::assemble(self.logon_info.clone(), self.sid, self.client_id, self.upn.clone(), &self.dns)
+            .into()
+    }
+}
+
+/// Validates the response of a peer that answers for `from`, and takes from it what the peer may say. `claim` is the account that the
+/// certificate is for; `identity_sid` is added as to answers of our own.
+pub fn validate_response(
     response: &[u8],
     from: &ForeignDomain,
     ours: &Domain,
     claim: SidClaim,
     identity_sid: Option<Sid>,
-) -> Result<Believed, Disbelief> {
-    let response = Response::decode(response).map_err(|_| Disbelief::MalformedResponse)?;
+) -> Result<ForeignAccount, ResponseRejection> {
+    let response = Response::decode(response).map_err(|_| ResponseRejection::MalformedResponse)?;
     let names = Names { from, ours };
-    names.netbios(&response.domain, Disbelief::OurDomain, Disbelief::OtherDomain)?;
+    names.netbios(&response.domain, ResponseRejection::OurDomain, ResponseRejection::OtherDomain)?;
     let pac = VerifiedPac::decode(response.auth_data).map_err(|error| match error {
-        PacError::NoUserId => Disbelief::NoUserId,
-        _ => Disbelief::MalformedPac,
+        PacError::NoUserId => ResponseRejection::NoUserId,
+        _ => ResponseRejection::MalformedPac,
     })?;
     let said = pac.logon_info;
     names.netbios(
         &said.logon_domain_name.text,
-        Disbelief::OurLogonDomainName,
-        Disbelief::OtherLogonDomainName,
+        ResponseRejection::OurLogonDomainName,
+        ResponseRejection::OtherLogonDomainName,
     )?;
     match said.logon_domain_id {
-        sid if sid == ours.sid => return Err(Disbelief::OurLogonDomainId),
-        sid if sid != from.sid => return Err(Disbelief::OtherLogonDomainId),
+        sid if sid == ours.sid => return Err(ResponseRejection::OurLogonDomainId),
+        sid if sid != from.sid => return Err(ResponseRejection::OtherLogonDomainId),
         _ => {}
     }
     if !claim.allows(&pac.user_sid) {
-        return Err(Disbelief::SidMismatch);
+        return Err(ResponseRejection::SidMismatch);
     }
     let account = said.effective_name.text;
     if !is_account_name(&account) {
-        return Err(Disbelief::EffectiveName);
+        return Err(ResponseRejection::EffectiveName);
     }
     let upn = pac.upn_dns_info.map(|info| names.upn(info)).transpose()?;
-    let dns = from.names.first().map(|name| without_dot(name)).ok_or(Disbelief::Nameless)?;
+    let dns = from.names.first().map(|name| without_dot(name)).ok_or(ResponseRejection::Nameless)?;
     if !is_netbios_name(&said.logon_server.text) {
-        return Err(Disbelief::LogonServer);
+        return Err(ResponseRejection::LogonServer);
     }
 
     let resource_groups = said.resource_groups.as_ref().map_or(0, |resource| resource.groups.len());
     if said.group_ids.len() + said.extra_sids.len() + resource_groups > GROUPS_MAX {
-        return Err(Disbelief::TooManyGroups);
+        return Err(ResponseRejection::TooManyGroups);
     }
     if said.primary_group_id == 0 {
-        return Err(Disbelief::NoPrimaryGroup);
+        return Err(ResponseRejection::NoPrimaryGroup);
     }
     if said.group_ids.iter().any(|group| group.rid == 0) {
-        return Err(Disbelief::NoGroupId);
+        return Err(ResponseRejection::NoGroupId);
     }
     let mut sids = Sids { from, ours, kept: Vec::new(), dropped: Vec::new() };
     said.extra_sids.iter().try_for_each(|extra| sids.extra(extra.sid))?;
@@ -131,7 +148,7 @@ pub fn believe(
 
     let full_name = Some(said.full_name.text).filter(|name| is_text(name)).unwrap_or_default();
     // Every field is written here, so that whoever adds one has to say what a peer may say in it.
-    let logon_info = LogonInfo {
+    let mut logon_info = LogonInfo {
         logon_time: said.logon_time,
         logoff_time: said.logoff_time,
         kick_off_time: said.kick_off_time,
@@ -169,15 +186,17 @@ pub fn believe(
         extra_sids: kept.into_iter().chain(identity_sid).map(member).collect(),
         resource_groups: None,
     };
-    let client_id = pac.client_info.map_or(said.logon_time, |info| info.client_id);
-    let response = answer::assemble(logon_info, pac.user_sid, client_id, upn, dns);
-    Ok(Believed {
-        response: response.into(),
-        account,
+    logon_info.user_flags = logon_info.presence_flags();
+    Ok(ForeignAccount {
+        name: account,
         sid: pac.user_sid,
         domain: from.netbios.clone(),
         groups,
         dropped,
+        client_id: pac.client_info.map_or(logon_info.logon_time, |info| info.client_id),
+        logon_info,
+        upn,
+        dns: dns.to_owned(),
     })
 }
 
@@ -189,7 +208,12 @@ struct Names<'a> {
 
 impl Names<'_> {
     /// Whether a domain's name is the peer's.
-    fn netbios(&self, name: &str, is_ours: Disbelief, is_other: Disbelief) -> Result<(), Disbelief> {
+    fn netbios(
+        &self,
+        name: &str,
+        is_ours: ResponseRejection,
+        is_other: ResponseRejection,
+    ) -> Result<(), ResponseRejection> {
         match name {
             _ if name.eq_ignore_ascii_case(&self.ours.netbios) || is_same(name, &self.ours.dns) => {
                 Err(is_ours)
@@ -200,7 +224,12 @@ impl Names<'_> {
     }
 
     /// Whether a DNS name is one of the peer's.
-    fn dns(&self, name: &str, is_ours: Disbelief, is_other: Disbelief) -> Result<(), Disbelief> {
+    fn dns(
+        &self,
+        name: &str,
+        is_ours: ResponseRejection,
+        is_other: ResponseRejection,
+    ) -> Result<(), ResponseRejection> {
         match name {
             _ if is_same(name, &self.ours.dns) => Err(is_ours),
             _ if !name.is_empty() && self.from.names.iter().any(|theirs| is_same(name, theirs)) => Ok(()),
@@ -209,13 +238,17 @@ impl Names<'_> {
     }
 
     /// The user principal name, and whether it was made up.
-    fn upn(&self, info: UpnDnsInfo) -> Result<(String, bool), Disbelief> {
-        let (local, suffix) = info.upn.rsplit_once('@').ok_or(Disbelief::UpnForm)?;
+    fn upn(&self, info: UpnDnsInfo) -> Result<(String, bool), ResponseRejection> {
+        let (local, suffix) = info.upn.rsplit_once('@').ok_or(ResponseRejection::UpnForm)?;
         if !is_account_name(local) {
-            return Err(Disbelief::UpnForm);
+            return Err(ResponseRejection::UpnForm);
         }
-        self.dns(suffix, Disbelief::OurUpnSuffix, Disbelief::OtherUpnSuffix)?;
-        self.dns(&info.dns_domain_name, Disbelief::OurDnsDomainName, Disbelief::OtherDnsDomainName)?;
+        self.dns(suffix, ResponseRejection::OurUpnSuffix, ResponseRejection::OtherUpnSuffix)?;
+        self.dns(
+            &info.dns_domain_name,
+            ResponseRejection::OurDnsDomainName,
+            ResponseRejection::OtherDnsDomainName,
+        )?;
         Ok((info.upn, info.is_constructed))
     }
 }
@@ -229,10 +262,10 @@ struct Sids<'a> {
 }
 
 impl Sids<'_> {
-    fn extra(&mut self, sid: Sid) -> Result<(), Disbelief> {
+    fn extra(&mut self, sid: Sid) -> Result<(), ResponseRejection> {
         match sid {
-            _ if is_within(&sid, &self.ours.sid) => Err(Disbelief::OurSid),
-            _ if is_builtin(&sid) => Err(Disbelief::BuiltinSid),
+            _ if is_within(&sid, &self.ours.sid) => Err(ResponseRejection::OurSid),
+            _ if is_builtin(&sid) => Err(ResponseRejection::BuiltinSid),
             _ if sid.rid_in(&self.from.sid).is_some_and(|rid| rid != 0) => {
                 self.kept.push(sid);
                 Ok(())
@@ -246,12 +279,12 @@ impl Sids<'_> {
     }
 
     /// Domain-local groups mean nothing outside their domain.
-    fn resource_groups(&mut self, resource: &ResourceGroups) -> Result<(), Disbelief> {
+    fn resource_groups(&mut self, resource: &ResourceGroups) -> Result<(), ResponseRejection> {
         let domain = &resource.domain;
         let sids = resource.groups.iter().filter_map(|group| domain.with_rid(group.rid));
         match domain {
-            _ if is_within(domain, &self.ours.sid) => Err(Disbelief::OurResourceGroups),
-            _ if is_builtin(domain) => Err(Disbelief::BuiltinSid),
+            _ if is_within(domain, &self.ours.sid) => Err(ResponseRejection::OurResourceGroups),
+            _ if is_builtin(domain) => Err(ResponseRejection::BuiltinSid),
             _ if *domain == self.from.sid => {
                 self.dropped.extend(sids);
                 Ok(())
@@ -260,9 +293,9 @@ impl Sids<'_> {
         }
     }
 
-    fn foreign(&mut self, sids: impl IntoIterator<Item = Sid>) -> Result<(), Disbelief> {
+    fn foreign(&mut self, sids: impl IntoIterator<Item = Sid>) -> Result<(), ResponseRejection> {
         match self.from.foreign_sids {
-            ForeignSids::Refuse => Err(Disbelief::ForeignSid),
+            ForeignSids::Refuse => Err(ResponseRejection::ForeignSid),
             ForeignSids::Drop => {
                 self.dropped.extend(sids);
                 Ok(())

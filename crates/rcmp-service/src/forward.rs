@@ -1,10 +1,10 @@
 //! One question, answered here or by the domain whose account it is about.
 //!
-//! A question that is not ours goes to a peer with the same bytes, and comes back as what the peer may say ([`crate::foreign`]): its
-//! refusals unchanged, its accounts checked and written anew. What it passes on the way is bounded: it never goes back to where it came
-//! from, nor to a domain that it has been to, nor through more domains than are configured.
+//! A question about an account of another domain is forwarded to a peer with the same bytes. Of the peer's response, refusals are returned
+//! unchanged, and accounts are validated and written anew ([`crate::foreign`]). The way of a question is bounded: it never goes back to the
+//! domain that it came from, to a domain that it has been to, or through more domains than are configured.
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, OwnedCertificate};
 use crate::claim::SidClaim;
 use crate::context::CallContext;
 use crate::domains::{Domains, PeerDomain, Route, RoutedBy};
@@ -12,18 +12,21 @@ use crate::foreign;
 use crate::form::Strength;
 use crate::message::{Request, Response};
 use crate::proof::{self, Hop, HopStrength, Role, Signed, Verified, Weakness};
-use crate::question::{Answer, Elsewhere, ForeignAccount, Question};
+use crate::question::{Answer, Asked, Elsewhere, Question};
 use crate::reason::Reason;
-use crate::response_rejection::Disbelief;
-use crate::service::Mapper;
+use crate::response_rejection::ResponseRejection;
+use crate::service::{Ask, Decision, Mapper};
 use crate::trace::{NoTrace, Step, Trace};
+use account_store::BoxFuture;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use bytes::Bytes;
-use dtyp::{FileTime, NtStatus, Sid};
+use dtyp::{NtStatus, Sid};
 use pac::VerifiedPac;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -102,35 +105,79 @@ impl Forwarder {
     }
 }
 
-/// Which account is this certificate's, here or elsewhere?
-#[derive(Clone, Copy, Debug)]
-pub struct MapCertificate<'a> {
-    /// Answers here.
-    pub mapper: &'a Mapper,
-    /// Asks elsewhere.
-    pub forwarder: &'a Forwarder,
+/// The handler: maps a certificate to an account, of this domain or, with a forwarder, of another one.
+#[derive(Clone, Debug)]
+pub struct MapCertificate {
+    mapper: Arc<Mapper>,
+    forwarder: Option<Arc<Forwarder>>,
 }
 
-impl MapCertificate<'_> {
-    /// Answers a question.
-    pub async fn answer(&self, question: &Question, now: FileTime) -> Answer {
-        self.answer_traced(question, now, &mut NoTrace).await
+impl MapCertificate {
+    /// A handler for accounts of the mapper's domain, and of other domains by a forwarder.
+    pub const fn new(mapper: Arc<Mapper>, forwarder: Option<Arc<Forwarder>>) -> Self {
+        Self { mapper, forwarder }
     }
 
-    /// Answers a question, and takes down how.
-    pub async fn answer_traced(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
-        let answer = self.decide(question, now, trace).await;
+    /// What decides for accounts of this domain.
+    pub const fn mapper(&self) -> &Arc<Mapper> {
+        &self.mapper
+    }
+
+    /// What asks other domains.
+    pub const fn forwarder(&self) -> Option<&Arc<Forwarder>> {
+        self.forwarder.as_ref()
+    }
+
+    /// Answers a question.
+    pub async fn answer(&self, question: &Question) -> Answer {
+        let mut steps = Vec::new();
+        let answer = match question.is_traced {
+            true => self.answer_traced(question, &mut steps).await,
+            false => self.answer_traced(question, &mut NoTrace).await,
+        };
+        Answer { steps, ..answer }
+    }
+
+    async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {
+        let Some(forwarder) = &self.forwarder else {
+            return self.mapper.answer_traced(question, trace).await;
+        };
+        let answer = Forwarding { mapper: &self.mapper, forwarder }.answer(question, trace).await;
         match question.context.proof_nonce {
-            Some(nonce) => self.prove(answer, question, nonce, now),
+            Some(nonce) => Forwarding { mapper: &self.mapper, forwarder }.prove(answer, question, nonce),
             None => answer,
         }
     }
+}
 
-    async fn decide(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
+impl tower::Service<Question> for MapCertificate {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Answer, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, question: Question) -> Self::Future {
+        let handler = self.clone();
+        Box::pin(async move { Ok(handler.answer(&question).await) })
+    }
+}
+
+/// One question on its way to an answer, here or elsewhere.
+#[derive(Clone, Copy)]
+struct Forwarding<'a> {
+    mapper: &'a Mapper,
+    forwarder: &'a Forwarder,
+}
+
+impl<'a> Forwarding<'a> {
+    async fn answer(self, question: &Question, trace: &mut impl Trace) -> Answer {
         let domains = &self.forwarder.domains;
         let is_ours = domains.is_ours(&question.logon_domain_name);
         if domains.peers().is_empty() && is_ours && question.asker.trust.is_none() {
-            return self.mapper.answer_traced(question, now, trace).await;
+            return self.mapper.answer_traced(question, trace).await;
         }
         let refused = |reason| Answer::refused(reason, self.mapper.policy());
         let asker = match &question.asker.trust {
@@ -144,43 +191,48 @@ impl MapCertificate<'_> {
         if !question.asker.may_map {
             return refused(Reason::AskerDenied);
         }
-        let Ok(request) = Request::decode(&question.request) else {
-            return refused(Reason::MalformedRequest);
-        };
-        let Ok(certificate) = Certificate::parse(request.certificate) else {
+        let Ok(asked) = question.asked() else { return refused(Reason::MalformedRequest) };
+        let Ok(certificate) = asked.certificate.as_ref().map(OwnedCertificate::get) else {
             return refused(Reason::MalformedCertificate);
         };
         let name = &question.logon_domain_name;
-        let (peer, by) = match domains.route(name, asker.is_some(), &request, &certificate) {
+        let (peer, by) = match domains.route(name, asker.is_some(), asked.flags, &certificate) {
             Route::Nowhere(reason) => return refused(reason),
             Route::Peer(peer, by) => (peer, by),
             Route::Here => {
                 let scope = &question.asker.scope;
-                let answer = self.mapper.answer_parsed(&request, &certificate, scope, now, trace).await;
-                let home = match answer {
-                    Ok(answer) => return answer,
-                    // A peer that chose us is not sent on.
-                    Err(_) if asker.is_some() && !name.is_empty() => return refused(Reason::OtherDomain),
-                    Err(home) => home,
+                let ask =
+                    Ask { certificate: &certificate, flags: asked.flags, issuers: &asked.issuers, scope };
+                let home = match self.mapper.decide(&ask, question.now, trace).await {
+                    // A question of a peer that chose us is not forwarded.
+                    Decision::Elsewhere(_) if asker.is_some() && !name.is_empty() => {
+                        return refused(Reason::OtherDomain);
+                    }
+                    Decision::Elsewhere(home) => home,
+                    decision => {
+                        let with_message = question.message().is_some();
+                        return self.mapper.conclude(decision, with_message, question.now);
+                    }
                 };
                 let netbios =
                     domains.find(&home).map_or(home.as_str(), |peer| &domains.peers()[peer].domain.netbios);
                 if !scope.covers_domain(netbios) {
                     return refused(Reason::OutOfScope);
                 }
-                match domains.home(&home, request.flags) {
+                match domains.home(&home, asked.flags) {
                     Route::Peer(peer, by) => (peer, by),
                     Route::Nowhere(reason) => return refused(reason),
                     Route::Here => return refused(Reason::OtherDomain),
                 }
             }
         };
-        self.forward(question, &certificate, asker, (peer, by), trace).await
+        self.forward(question, asked, &certificate, asker, (peer, by), trace).await
     }
 
     async fn forward(
-        &self,
+        self,
         question: &Question,
+        asked: &Asked,
         certificate: &Certificate<'_>,
         asker: Option<usize>,
         (target, by): (usize, RoutedBy),
@@ -194,7 +246,11 @@ impl MapCertificate<'_> {
             peer: through.domain.netbios.clone(),
             by,
         });
-        let digest: [u8; 32] = Sha256::digest(&question.request).into();
+        let message = self.message(question, asked, certificate);
+        let digest = match (question.digest(), &message) {
+            (Some(digest), _) => *digest,
+            (None, message) => Sha256::digest(message.as_deref().unwrap_or_default()).into(),
+        };
         let mut elsewhere = Elsewhere {
             domain: peer.domain.netbios.clone(),
             peer: through.domain.netbios.clone(),
@@ -216,15 +272,16 @@ impl MapCertificate<'_> {
         if claim == SidClaim::Contradictory {
             return answer(Reason::SidMismatch, elsewhere);
         }
+        let Some(message) = message else { return answer(Reason::MalformedRequest, elsewhere) };
         let may_pass = self.may_pass(question, asker, target, direct, digest);
         let (service, _in_transit) = match (may_pass, &services[direct]) {
             (Err(reason), _) => return answer(reason, elsewhere),
             (Ok(_), None) => return answer(Reason::OtherDomain, elsewhere),
             (Ok(guard), Some(service)) => (service.clone(), guard),
         };
-        // Whoever asks wants its answer in time, whether or not the next one is told.
+        // The asker waits no longer, whether the next server is told or not.
         let time_left = question.context.time_left;
-        let context = match through.is_rcmpd {
+        let mut context = match through.is_rcmpd {
             true => {
                 let mut context = question.context.clone();
                 context.hops.push(domains.ours().sid);
@@ -232,15 +289,14 @@ impl MapCertificate<'_> {
             }
             false => CallContext { time_left, ..CallContext::default() },
         };
-        // Whoever is between us and a domain could say anything of its accounts, where we cannot ask for its own word.
+        // A server between us and a domain could claim anything of that domain's accounts, unless the domain signs its answer.
         let must_prove = target != direct && through.is_rcmpd && !peer.proof_keys.is_empty();
-        let mut context = context;
         let nonce = context.proof_nonce.or_else(|| must_prove.then(random_nonce).flatten());
         if through.is_rcmpd {
             context.proof_nonce = nonce;
         }
         let asked = PeerQuestion {
-            request: Bytes::copy_from_slice(&question.request),
+            request: message,
             digest,
             logon_domain_name: peer.domain.netbios.clone(),
             asker: question.asker.sid,
@@ -256,7 +312,7 @@ impl MapCertificate<'_> {
         }
         // Neither yes nor no: a client may take it for yes.
         if !reply.status.is_success() && !reply.status.is_error() {
-            return answer(Reason::Disbelieved(Disbelief::MalformedResponse), elsewhere);
+            return answer(Reason::ResponseRejected(ResponseRejection::MalformedResponse), elsewhere);
         }
         // A restriction says that there is an account, and not whether it is in one of the scope's groups.
         if reply.status.is_account_restriction() && question.asker.scope.goes_by_groups() {
@@ -269,54 +325,48 @@ impl MapCertificate<'_> {
         }
         let data = reply.data.unwrap_or_default();
         let (response, block) = proof::split(&data);
-        let believed = foreign::believe(
-            response,
-            &peer.domain,
-            domains.ours(),
-            claim,
-            self.mapper.policy().identity_sid,
-        );
-        match believed {
-            Err(disbelief) => answer(Reason::Disbelieved(disbelief), elsewhere),
-            Ok(believed) if must_prove && !is_word_of(peer, &data, &believed.sid, digest, nonce) => {
-                answer(Reason::Unproved, elsewhere)
-            }
-            Ok(believed)
-                if !question.asker.scope.covers(
-                    &believed.sid,
-                    believed.groups.iter().copied(),
-                    &believed.dropped,
-                ) =>
-            {
-                answer(Reason::OutOfScope, elsewhere)
-            }
-            Ok(believed) => {
-                let response =
-                    match question.context.proof_nonce.filter(|_| through.is_rcmpd && proof::is_block(block))
-                    {
-                        Some(_) => Bytes::from([&believed.response[..], block].concat()),
-                        None => believed.response,
-                    };
-                elsewhere.account = Some(ForeignAccount {
-                    name: believed.account,
-                    sid: believed.sid,
-                    dropped: believed.dropped,
-                    response,
-                });
-                answer(Reason::Forwarded, elsewhere)
-            }
+        let ours = domains.ours();
+        let identity_sid = self.mapper.policy().identity_sid;
+        let account = match foreign::validate_response(response, &peer.domain, ours, claim, identity_sid) {
+            Ok(account) => account,
+            Err(rejection) => return answer(Reason::ResponseRejected(rejection), elsewhere),
+        };
+        if must_prove && !is_word_of(peer, &data, &account.sid, digest, nonce) {
+            return answer(Reason::Unproved, elsewhere);
         }
+        if !question.asker.scope.covers(&account.sid, account.groups.iter().copied(), &account.dropped) {
+            return answer(Reason::OutOfScope, elsewhere);
+        }
+        let message = question.message().map(|_| account.message());
+        let has_block = question.context.proof_nonce.is_some() && through.is_rcmpd && proof::is_block(block);
+        let message = message.map(|message| match has_block {
+            true => Bytes::from([&message[..], block].concat()),
+            false => message,
+        });
+        elsewhere.account = Some(Box::new(account));
+        Answer { message, ..answer(Reason::Forwarded, elsewhere) }
+    }
+
+    /// The message for a peer: the one that was sent, or one for the certificate. `None` if it would break a limit.
+    fn message(self, question: &Question, asked: &Asked, certificate: &Certificate<'_>) -> Option<Bytes> {
+        if let Some(message) = question.message() {
+            return Some(message.clone());
+        }
+        let path = self.mapper.trust().and_then(|trust| trust.verify_parsed(certificate, question.now).ok());
+        let issuers = self.mapper.issuer_names(certificate, &asked.issuers, path.as_deref());
+        let request = Request { flags: asked.flags, certificate: certificate.encoded, issuers };
+        request.encode().map(Bytes::from)
     }
 
     /// Whether a question may go on to a peer; what is returned counts it while it is on its way.
     fn may_pass(
-        &self,
+        self,
         question: &Question,
         asker: Option<usize>,
         target: usize,
         direct: usize,
         digest: [u8; 32],
-    ) -> Result<Option<InTransit<'_>>, Reason> {
+    ) -> Result<Option<InTransit<'a>>, Reason> {
         let domains = &self.forwarder.domains;
         let peers = domains.peers();
         let hops = &question.context.hops;
@@ -355,12 +405,25 @@ impl MapCertificate<'_> {
     }
 
     /// Adds our hop to an answer with an account, where we have a key to sign it.
-    fn prove(&self, mut answer: Answer, question: &Question, nonce: [u8; 16], now: FileTime) -> Answer {
+    fn prove(self, mut answer: Answer, question: &Question, nonce: [u8; 16]) -> Answer {
         let Some(key) = &self.forwarder.proof_key else { return answer };
-        let digest: [u8; 32] = Sha256::digest(&question.request).into();
-        let asked = proof::Question { digest, nonce };
+        let (Some(message), Some(digest)) = (&answer.message, question.digest()) else { return answer };
+        let asked = proof::Question { digest: *digest, nonce };
+        let (role, strength, account_sid) = match (&answer.mapped, &answer.elsewhere) {
+            (Some(mapped), _) => {
+                let strength = match mapped.strength {
+                    Strength::Strong(_) => HopStrength::Strong,
+                    Strength::Weak => HopStrength::Weak,
+                };
+                (Role::Answered, strength, mapped.record.account.sid)
+            }
+            (None, Some(Elsewhere { account: Some(account), peer, .. })) => {
+                (Role::Forwarded, self.strength_elsewhere(message, peer, &asked), account.sid)
+            }
+            _ => return answer,
+        };
         let ours = self.forwarder.domains.ours();
-        let hop = |role, strength, account_sid| Hop {
+        let hop = Hop {
             role,
             domain: ours.netbios.clone(),
             domain_sid: ours.sid,
@@ -368,38 +431,18 @@ impl MapCertificate<'_> {
             policy_revision: answer.policy_revision,
             strength,
             account_sid,
-            at: now,
+            at: question.now,
         };
-        let (response, hop) = match (&answer.mapped, &answer.elsewhere) {
-            (Some(mapped), _) => {
-                let strength = match mapped.strength {
-                    Strength::Strong(_) => HopStrength::Strong,
-                    _ => HopStrength::Weak,
-                };
-                (&mapped.response, hop(Role::Answered, strength, mapped.record.account.sid))
-            }
-            (None, Some(elsewhere @ Elsewhere { account: Some(account), .. })) => {
-                let strength = self.strength_elsewhere(&account.response, &elsewhere.peer, &asked);
-                (&account.response, hop(Role::Forwarded, strength, account.sid))
-            }
-            _ => return answer,
-        };
-        let mut proved = response.to_vec();
-        if let Err(error) = proof::append(&mut proved, &hop, &asked, key) {
-            tracing::debug!(%error, "A proof of path cannot be gone on with");
-            return answer;
-        }
-        let proved = Bytes::from(proved);
-        if let Some(mapped) = &mut answer.mapped {
-            mapped.response = proved;
-        } else if let Some(Elsewhere { account: Some(account), .. }) = &mut answer.elsewhere {
-            account.response = proved;
+        let mut proved = message.to_vec();
+        match proof::append(&mut proved, &hop, &asked, key) {
+            Ok(()) => answer.message = Some(Bytes::from(proved)),
+            Err(error) => tracing::debug!(%error, "A proof of path cannot be continued"),
         }
         answer
     }
 
     /// What we can vouch for of the hops before ours; `peer` is the one that was asked.
-    fn strength_elsewhere(&self, message: &[u8], peer: &str, asked: &proof::Question) -> HopStrength {
+    fn strength_elsewhere(self, message: &[u8], peer: &str, asked: &proof::Question) -> HopStrength {
         let domains = &self.forwarder.domains;
         let keys_of = |netbios: &str| match domains.find(netbios) {
             Some(peer) => domains.peers()[peer].proof_keys.clone(),

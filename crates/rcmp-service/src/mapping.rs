@@ -114,16 +114,16 @@ fn alternative_names(certificate: &Certificate<'_>) -> Result<Vec<FormQuery>, No
         DecodeErrorKind::TooMany(_) => NotApplicable::TooManyAlternativeNames,
         _ => NotApplicable::MalformedAlternativeName,
     })?;
-    if has_unreadable(&names, &LOOKED_UP_TOGETHER) {
+    if has_unreadable(names, &LOOKED_UP_TOGETHER) {
         return Err(NotApplicable::MalformedAlternativeName);
     }
     let mut queries = Vec::new();
-    for name in &names {
+    for name in names {
         if let AlternativeName::PrincipalName(name) = name {
             queries.push((Form::Upn, Query::UserPrincipalName(name.clone())));
         }
     }
-    for name in &names {
+    for name in names {
         if let AlternativeName::Dns(name) = name
             && is_host_name(name)
         {
@@ -155,7 +155,7 @@ pub struct Identity {
 /// issuer and subject first, then those that only propose. A field that cannot be read takes away the values that it is part
 /// of, and no others.
 pub fn identities(certificate: &Certificate<'_>, input: Sha1PublicKeyInput) -> Vec<Identity> {
-    let readable = |name: Result<DistinguishedName, _>| name.ok().filter(|name| !name.is_empty());
+    let readable = |name: Result<&DistinguishedName, _>| name.ok().filter(|name| !name.is_empty()).cloned();
     let issuer = readable(certificate.issuer_name());
     let subject = readable(certificate.subject_name());
     let mut forms = Vec::with_capacity(8);
@@ -168,14 +168,14 @@ pub fn identities(certificate: &Certificate<'_>, input: Sha1PublicKeyInput) -> V
     forms.extend(strong_identities(certificate, issuer, input));
     forms.extend(subject.map(AltSecurityIdentity::Subject).map(of_field));
     let names = certificate.alternative_names().unwrap_or_default();
-    if has_unreadable(&names, &[NameKind::Rfc822]) {
+    if has_unreadable(names, &[NameKind::Rfc822]) {
         return forms;
     }
     for name in names {
         if let AlternativeName::Rfc822(mail) = name
             && !mail.trim().is_empty()
         {
-            forms.push(of_alternative_name(AltSecurityIdentity::Rfc822(mail)));
+            forms.push(of_alternative_name(AltSecurityIdentity::Rfc822(mail.clone())));
         }
     }
     forms
@@ -194,12 +194,14 @@ pub fn sha1_identities(
     certificate: &Certificate<'_>,
     input: Sha1PublicKeyInput,
 ) -> impl Iterator<Item = AltSecurityIdentity> {
-    let hash = |bytes: &[u8]| AltSecurityIdentity::Sha1PublicKey(Sha1::digest(bytes).into());
-    let hashed = match input {
-        Sha1PublicKeyInput::Thumbprint => [Some(certificate.encoded), None],
-        Sha1PublicKeyInput::PublicKey => [Some(certificate.public_key), certificate.public_key_bits()],
+    let hash = |bytes: &[u8]| Sha1::digest(bytes).into();
+    let hashes = match input {
+        Sha1PublicKeyInput::Thumbprint => [Some(*certificate.sha1()), None],
+        Sha1PublicKeyInput::PublicKey => {
+            [Some(hash(certificate.public_key)), certificate.public_key_bits().map(hash)]
+        }
     };
-    hashed.into_iter().flatten().map(hash)
+    hashes.into_iter().flatten().map(AltSecurityIdentity::Sha1PublicKey)
 }
 
 /// The strong values among them. `issuer` is the issuer's name, where it can be read.

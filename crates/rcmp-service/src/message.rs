@@ -1,6 +1,6 @@
 //! The two messages of [MS-RCMP] 2.2. All integers are little-endian, all offsets count from the message's first byte.
 
-use dtyp::{DecodeError, DecodeErrorKind, NtStatus, Reader, utf16le, utf16le_text};
+use dtyp::{DecodeError, DecodeErrorKind, Reader, utf16le, utf16le_text};
 
 /// PackageName of generic pass-through ([MS-RCMP] 3.5.1).
 pub const PACKAGE_NAME: &str = "Microsoft Unified Security Protocol Provider";
@@ -274,16 +274,6 @@ impl<'a> Response<'a> {
             && word(28) == Some(0)
             && word(4).is_some_and(|length| (RESPONSE_FIXED_LEN..=message.len()).contains(&(length as usize)))
     }
-}
-
-/// What a server answers to a request that cannot be decoded.
-pub const fn request_status(_: &DecodeError) -> NtStatus {
-    NtStatus::INVALID_PARAMETER
-}
-
-/// What a client makes of a response that cannot be decoded.
-pub const fn response_status(_: &DecodeError) -> NtStatus {
-    NtStatus::INVALID_NETWORK_RESPONSE
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the operator allows. A policy is a value; whoever reloads replaces it whole.
+//! What the operator allows. A policy is a value, and a reload replaces it whole.
 //!
 //! Rules are of two kinds. Those of `[mapping]` are for every certificate. Those of a certificate authority
 //! ([`AuthorityPolicy`]) are for the certificates below it, and can only take away: a form counts when all authorities on the
@@ -45,8 +45,61 @@ pub struct Policy {
     pub revision: u64,
 }
 
-/// As strict as it is when nothing else is said.
+/// The strict defaults, without rules of single CAs.
 impl Default for Policy {
+    fn default() -> Self {
+        PolicyDraft::default().complete(HashMap::new())
+    }
+}
+
+/// A policy that lacks the rules of single CAs: they go by the keys in the CAs' certificates, which are read after the configuration. It is not a
+/// policy, because without these rules a CA may vouch for more than the operator allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyDraft {
+    /// [`Policy::methods`].
+    pub methods: MappingFlags,
+    /// [`Policy::binding`].
+    pub binding: Binding,
+    /// [`Policy::backdating_s`].
+    pub backdating_s: u64,
+    /// [`Policy::validation`].
+    pub validation: Validation,
+    /// [`Policy::grants`].
+    pub grants: Grants,
+    /// [`Policy::comparison`].
+    pub comparison: Comparison,
+    /// [`Policy::name_comparison`].
+    pub name_comparison: Comparison,
+    /// [`Policy::sha1_public_key`].
+    pub sha1_public_key: Sha1PublicKeyInput,
+    /// [`Policy::tell_restrictions`].
+    pub tell_restrictions: bool,
+    /// [`Policy::identity_sid`].
+    pub identity_sid: Option<Sid>,
+}
+
+impl PolicyDraft {
+    /// The policy with the rules of single CAs, by their keys. It is the first revision.
+    pub fn complete(self, authorities: HashMap<KeyId, AuthorityPolicy>) -> Policy {
+        Policy {
+            methods: self.methods,
+            binding: self.binding,
+            backdating_s: self.backdating_s,
+            validation: self.validation,
+            grants: self.grants,
+            authorities,
+            comparison: self.comparison,
+            name_comparison: self.name_comparison,
+            sha1_public_key: self.sha1_public_key,
+            tell_restrictions: self.tell_restrictions,
+            identity_sid: self.identity_sid,
+            revision: 1,
+        }
+    }
+}
+
+/// The strict defaults.
+impl Default for PolicyDraft {
     fn default() -> Self {
         Self {
             methods: MappingFlags::UPN.with(MappingFlags::SUBJECT),
@@ -54,13 +107,11 @@ impl Default for Policy {
             backdating_s: BACKDATING_S,
             validation: Validation::Chain,
             grants: Grants::standard(Validation::Chain),
-            authorities: HashMap::new(),
             comparison: Comparison::Windows,
             name_comparison: Comparison::Casefold,
             sha1_public_key: Sha1PublicKeyInput::Thumbprint,
             tell_restrictions: false,
             identity_sid: Some(Sid::SERVICE_ASSERTED_IDENTITY),
-            revision: 1,
         }
     }
 }

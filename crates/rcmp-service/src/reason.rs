@@ -1,7 +1,7 @@
 //! Why a request was answered as it was: one list for logs, metrics, audit and the status that the client is told.
 
 use crate::form::Method;
-use crate::response_rejection::Disbelief;
+use crate::response_rejection::ResponseRejection;
 use crate::trust::ChainError;
 use dtyp::NtStatus;
 
@@ -70,7 +70,7 @@ pub enum Reason {
         authoritative: bool,
     },
     /// Another domain answered what it may not say.
-    Disbelieved(Disbelief),
+    ResponseRejected(ResponseRejection),
     /// The account's domain did not sign that it knows the account, and is asked through another one.
     Unproved,
     /// No server of the domain could be reached, or decide.
@@ -117,7 +117,7 @@ impl Reason {
             Self::AuditUnavailable => "audit_unavailable",
             Self::Forwarded => "forwarded",
             Self::RefusedElsewhere { .. } => "refused_elsewhere",
-            Self::Disbelieved(_) => "disbelieved",
+            Self::ResponseRejected(_) => "disbelieved",
             Self::Unproved => "unproved",
             Self::NoLogonServers => "no_logon_servers",
             Self::Loop => "loop",
@@ -176,7 +176,7 @@ impl Reason {
             Self::AuditUnavailable => "audit is required and cannot be written",
             Self::Forwarded => "mapped by the account's own domain",
             Self::RefusedElsewhere { .. } => "refused by the domain that was asked",
-            Self::Disbelieved(disbelief) => disbelief.text(),
+            Self::ResponseRejected(rejection) => rejection.text(),
             Self::Unproved => {
                 "the account's domain did not sign that it knows the account, and is asked through another one"
             }
@@ -195,7 +195,7 @@ impl Reason {
             Self::RefusedElsewhere { status, .. } => status,
             // [MS-NRPC] 3, common rule C: nobody who knows could be asked.
             Self::NoLogonServers | Self::Loop | Self::ChainTooLong => NtStatus::NO_LOGON_SERVERS,
-            Self::Disbelieved(Disbelief::MalformedResponse) => NtStatus::INVALID_NETWORK_RESPONSE,
+            Self::ResponseRejected(ResponseRejection::MalformedResponse) => NtStatus::INVALID_NETWORK_RESPONSE,
             Self::MalformedRequest => NtStatus::INVALID_PARAMETER,
             Self::Disabled if tell_restrictions => NtStatus::ACCOUNT_DISABLED,
             Self::Locked if tell_restrictions => NtStatus::ACCOUNT_LOCKED_OUT,
@@ -223,7 +223,7 @@ impl Reason {
             | Self::AuthorityNotAllowed
             | Self::NotVerified
             | Self::NotForwarded
-            | Self::Disbelieved(_)
+            | Self::ResponseRejected(_)
             | Self::Unproved
             | Self::Disabled
             | Self::Locked
@@ -253,7 +253,7 @@ impl Reason {
                 | Self::NoLogonServers
                 | Self::Loop
                 | Self::ChainTooLong
-                | Self::Disbelieved(Disbelief::MalformedResponse)
+                | Self::ResponseRejected(ResponseRejection::MalformedResponse)
         )
     }
 

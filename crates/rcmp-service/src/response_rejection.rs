@@ -2,7 +2,7 @@
 
 /// Why a peer is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Disbelief {
+pub enum ResponseRejection {
     /// The response cannot be decoded.
     MalformedResponse,
     /// Its PAC cannot be decoded, or contradicts itself.
@@ -55,7 +55,7 @@ pub enum Disbelief {
     SidMismatch,
 }
 
-impl Disbelief {
+impl ResponseRejection {
     /// All of them, for metrics.
     pub const ALL: [Self; 25] = [
         Self::MalformedResponse,

@@ -4,22 +4,24 @@ use crate::answer;
 use crate::binding;
 use crate::certificate::Certificate;
 use crate::domains::{Domains, Route};
-use crate::form::{Form, Method, Strength};
+use crate::form::{Form, Method};
+use crate::issuers;
 use crate::mapping::{self, FormQuery};
-use crate::message::{MappingFlags, Request};
+use crate::message::MappingFlags;
 use crate::policy::{Contradiction, Policy, Rules, Validation};
-use crate::question::{Answer, Mapped, Question};
+use crate::question::{Answer, Asked, Issuers, Mapped, Question};
 use crate::reason::Reason;
 use crate::scope::Scope;
 use crate::trace::{NoTrace, Step, Trace};
 use crate::trust::{Authority, KeyId, Nonce, OcspQuestion, Path, Revocation, Trust, UnknownReason};
 use account_store::fold::Comparison;
 use account_store::{AccountStore, BoxFuture, DistinguishedName, Matches, Record};
+use bytes::Bytes;
 use dtyp::FileTime;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Asks OCSP responders that the operator configured, and no others. Whoever implements it bounds time, size and how many
+/// Asks OCSP responders that the operator configured, and no others. An implementation bounds time, size and how many
 /// questions are open.
 pub trait OcspTransport: Send + Sync {
     /// Random octets, so many, to know an answer by; `None` if there are none to be had.
@@ -66,19 +68,28 @@ impl std::fmt::Debug for Mapper {
     }
 }
 
-/// An account that was decided for.
-#[derive(Clone, Debug)]
-struct Decision {
-    record: Arc<Record>,
-    method: Method,
-    strength: Strength,
+/// What a decision is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The certificate.
+    pub certificate: &'a Certificate<'a>,
+    /// The methods to try.
+    pub flags: MappingFlags,
+    /// The issuers' names.
+    pub issuers: &'a Issuers,
+    /// The accounts that the asker gets answers for.
+    pub scope: &'a Scope,
 }
 
-/// What a certificate comes to, when nothing forbids it.
-enum Decided {
-    Here(Decision),
-    /// The account's domain, which is not this one.
+/// What a certificate comes to by the accounts of this domain.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// It is this account's.
+    Mapped(Mapped),
+    /// It is an account's whose home is another domain, by the name that the store has for that domain.
     Elsewhere(String),
+    /// It is no account's, or the account may not be used, or nothing could be decided.
+    Refused(Reason),
 }
 
 /// What a method found: an account, and by which forms that count.
@@ -130,65 +141,67 @@ impl Mapper {
         &self.store
     }
 
-    /// Answers a question.
-    pub async fn answer(&self, question: &Question, now: FileTime) -> Answer {
-        self.answer_traced(question, now, &mut NoTrace).await
+    /// Answers a question from the accounts of this domain.
+    pub async fn answer(&self, question: &Question) -> Answer {
+        let mut steps = Vec::new();
+        let answer = match question.is_traced {
+            true => self.answer_traced(question, &mut steps).await,
+            false => self.answer_traced(question, &mut NoTrace).await,
+        };
+        Answer { steps, ..answer }
     }
 
-    /// Answers a question from the accounts of this domain, and takes down how.
-    pub async fn answer_traced(&self, question: &Question, now: FileTime, trace: &mut impl Trace) -> Answer {
+    pub(crate) async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {
+        let (asked, scope) = (question.asked().ok(), &question.asker.scope);
         let decision = match question.asker.may_map {
-            true => self.decide_here(&question.request, &question.asker.scope, now, trace).await,
-            false => Err(Reason::AskerDenied),
+            true => self.decide_here(asked, scope, question.now, trace).await,
+            false => Decision::Refused(Reason::AskerDenied),
         };
-        self.conclude(decision, now)
+        self.conclude(decision, question.message().is_some(), question.now)
     }
 
-    /// Answers a question whose message was taken apart; `Err` is the domain that knows more, which the store names.
-    pub(crate) async fn answer_parsed(
-        &self,
-        request: &Request<'_>,
-        certificate: &Certificate<'_>,
-        scope: &Scope,
-        now: FileTime,
-        trace: &mut impl Trace,
-    ) -> Result<Answer, String> {
-        let decision = match self.decide(request, certificate, scope, now, trace).await {
-            Ok(Decided::Here(decision)) => Ok(decision),
-            Ok(Decided::Elsewhere(domain)) => return Err(domain),
-            Err(reason) => Err(reason),
-        };
-        Ok(self.conclude(decision, now))
+    /// Makes the same decision to explain it. No permission is looked at.
+    pub async fn explain(&self, message: &Bytes, now: FileTime, trace: &mut impl Trace) -> Answer {
+        self.explain_asked(Asked::read(message).ok().as_ref(), now, trace).await
     }
 
-    /// Makes the same decision for whoever wants to know why. Nobody's permission is looked at.
-    pub async fn explain(&self, request: &[u8], now: FileTime, trace: &mut impl Trace) -> Answer {
-        let decision = self.decide_here(request, &Scope::total(), now, trace).await;
-        let answer = self.conclude(decision, now);
+    async fn explain_asked(&self, asked: Option<&Asked>, now: FileTime, trace: &mut impl Trace) -> Answer {
+        let decision = self.decide_here(asked, &Scope::total(), now, trace).await;
+        let answer = self.conclude(decision, true, now);
         trace.step(|| Step::Decided { reason: answer.reason });
         answer
     }
 
-    /// The same, for whoever may be of another domain: then nobody is asked, and it is taken down who would be.
+    /// Makes the same decision to explain it, where other domains may be asked. No permission is looked at, and no other domain is asked:
+    /// the steps say which one would be.
     pub async fn explain_among(
         &self,
         domains: &Domains,
-        message: &[u8],
+        message: &Bytes,
         now: FileTime,
         trace: &mut impl Trace,
     ) -> Answer {
-        let Ok(request) = Request::decode(message) else { return self.explain(message, now, trace).await };
-        let Ok(certificate) = Certificate::parse(request.certificate) else {
-            return self.explain(message, now, trace).await;
+        let asked = Asked::read(message).ok();
+        let Some((asked, certificate)) =
+            asked.as_ref().and_then(|asked| Some((asked, asked.certificate.as_ref().ok()?.get())))
+        else {
+            return self.explain_asked(asked.as_ref(), now, trace).await;
         };
-        let route = match domains.route("", false, &request, &certificate) {
+        let route = match domains.route("", false, asked.flags, &certificate) {
             Route::Here => {
-                match self.answer_parsed(&request, &certificate, &Scope::total(), now, trace).await {
-                    Ok(answer) => {
+                let ask = Ask {
+                    certificate: &certificate,
+                    flags: asked.flags,
+                    issuers: &asked.issuers,
+                    scope: &Scope::total(),
+                };
+                match self.decide(&ask, now, trace).await {
+                    Decision::Elsewhere(home) => domains.home(&home, asked.flags),
+                    decision => {
+                        let answer = self.conclude(decision, true, now);
                         trace.step(|| Step::Decided { reason: answer.reason });
                         return answer;
                     }
-                    Err(home) => domains.home(&home, request.flags),
                 }
             }
             route => route,
@@ -210,77 +223,103 @@ impl Mapper {
         Answer::refused(reason, &self.policy)
     }
 
-    /// The verified path of a certificate, or none where chains are not verified; for whoever asks somebody else whose it is.
-    pub async fn verified(&self, certificate: &[u8], now: FileTime) -> Result<Option<Arc<Path>>, Reason> {
-        let certificate = Certificate::parse(certificate).map_err(|_| Reason::MalformedCertificate)?;
-        self.verify(&certificate, now, &mut NoTrace).await
+    /// The verified path of a certificate, or none where chains are not verified; for a service that asks another one which account the
+    /// certificate belongs to.
+    pub async fn verified(
+        &self,
+        certificate: &Certificate<'_>,
+        now: FileTime,
+    ) -> Result<Option<Arc<Path>>, Reason> {
+        self.verify(certificate, now, &mut NoTrace).await
     }
 
-    /// Makes the same decision for whoever does not need the answer, and says for whom it is.
-    pub async fn rehearse(&self, request: &[u8], now: FileTime) -> Result<Arc<Record>, Reason> {
-        self.decide_here(request, &Scope::total(), now, &mut NoTrace).await.map(|decision| decision.record)
-    }
-
-    fn conclude(&self, decision: Result<Decision, Reason>, now: FileTime) -> Answer {
-        let mapped = decision.and_then(|Decision { record, method, strength }| {
-            let response = self
-                .cache
-                .response(&record, self.store.domain(), &self.server, self.policy.identity_sid, now)
-                .ok_or(Reason::Unanswerable)?;
-            Ok(Mapped { record, method, strength, response })
-        });
-        let reason = match &mapped {
-            Ok(mapped) => Reason::Mapped(mapped.method),
-            Err(reason) => *reason,
-        };
-        Answer {
-            status: reason.status(self.policy.tell_restrictions),
-            authoritative: reason.is_authoritative(),
-            reason,
-            policy_revision: self.policy.revision,
-            mapped: mapped.ok(),
-            elsewhere: None,
-            decided_here: true,
+    /// Makes the same decision where the account is all that is wanted of it. No permission is looked at.
+    pub async fn rehearse(&self, asked: &Asked, now: FileTime) -> Result<Arc<Record>, Reason> {
+        match self.decide_here(Some(asked), &Scope::total(), now, &mut NoTrace).await {
+            Decision::Mapped(mapped) => Ok(mapped.record),
+            Decision::Elsewhere(_) => Err(Reason::OtherDomain),
+            Decision::Refused(reason) => Err(reason),
         }
     }
 
-    /// Decides for accounts of this domain; whoever's domain is another one is nobody here.
+    /// SSL_CERT_LOGON_RESP for a decision; `None` without an account of this domain.
+    pub fn respond(&self, decision: &Decision, now: FileTime) -> Option<Bytes> {
+        match decision {
+            Decision::Mapped(Mapped { record, .. }) => {
+                self.cache.response(record, self.store.domain(), &self.server, self.policy.identity_sid, now)
+            }
+            Decision::Elsewhere(_) | Decision::Refused(_) => None,
+        }
+    }
+
+    /// The answer that a decision makes, with a message if that is wanted.
+    pub(crate) fn conclude(&self, decision: Decision, with_message: bool, now: FileTime) -> Answer {
+        let message = if with_message { self.respond(&decision, now) } else { None };
+        let (reason, mapped) = match decision {
+            Decision::Mapped(_) if with_message && message.is_none() => (Reason::Unanswerable, None),
+            Decision::Mapped(mapped) => (Reason::Mapped(mapped.method), Some(mapped)),
+            Decision::Elsewhere(_) => (Reason::OtherDomain, None),
+            Decision::Refused(reason) => (reason, None),
+        };
+        Answer { mapped, message, decided_here: true, ..Answer::refused(reason, &self.policy) }
+    }
+
+    /// Decides by the accounts of this domain alone: an account whose home is another domain is none.
     async fn decide_here(
         &self,
-        request: &[u8],
+        asked: Option<&Asked>,
         scope: &Scope,
         now: FileTime,
         trace: &mut impl Trace,
-    ) -> Result<Decision, Reason> {
-        let request = Request::decode(request).map_err(|_| Reason::MalformedRequest)?;
-        self.methods(&request)?;
-        let certificate =
-            Certificate::parse(request.certificate).map_err(|_| Reason::MalformedCertificate)?;
-        match self.decide(&request, &certificate, scope, now, trace).await? {
-            Decided::Here(decision) => Ok(decision),
-            Decided::Elsewhere(domain) if !scope.covers_domain(&domain) => Err(Reason::OutOfScope),
-            Decided::Elsewhere(_) => Err(Reason::OtherDomain),
+    ) -> Decision {
+        let Some(Asked { flags, certificate, issuers }) = asked else {
+            return Decision::Refused(Reason::MalformedRequest);
+        };
+        if let Err(reason) = self.methods(*flags) {
+            return Decision::Refused(reason);
+        }
+        let Ok(certificate) = certificate else { return Decision::Refused(Reason::MalformedCertificate) };
+        let ask = Ask { certificate: &certificate.get(), flags: *flags, issuers, scope };
+        match self.decide(&ask, now, trace).await {
+            Decision::Elsewhere(domain) if !scope.covers_domain(&domain) => {
+                Decision::Refused(Reason::OutOfScope)
+            }
+            Decision::Elsewhere(_) => Decision::Refused(Reason::OtherDomain),
+            decision => decision,
         }
     }
 
-    /// The methods that a request asks for and the policy allows.
-    fn methods(&self, request: &Request<'_>) -> Result<MappingFlags, Reason> {
-        let flags = request.flags.and(MappingFlags::ALL);
+    /// The methods that are asked for and that the policy allows.
+    fn methods(&self, flags: MappingFlags) -> Result<MappingFlags, Reason> {
+        let flags = flags.and(MappingFlags::ALL);
         match has_method(flags.and(self.policy.methods)) {
             true => Ok(flags),
             false => Err(Reason::NoMethod),
         }
     }
 
-    async fn decide(
+    /// Decides about a certificate by the accounts of this domain.
+    pub async fn decide(&self, ask: &Ask<'_>, now: FileTime, trace: &mut impl Trace) -> Decision {
+        match self.find_account(ask, now, trace).await {
+            // An answer is about accounts of this domain, and no PAC can name another one.
+            Ok(Decision::Mapped(Mapped { record, .. }))
+                if record.account.sid.rid_in(&self.store.domain().sid).is_none() =>
+            {
+                Decision::Refused(Reason::Unanswerable)
+            }
+            Ok(decision) => decision,
+            Err(reason) => Decision::Refused(reason),
+        }
+    }
+
+    async fn find_account(
         &self,
-        request: &Request<'_>,
-        certificate: &Certificate<'_>,
-        scope: &Scope,
+        ask: &Ask<'_>,
         now: FileTime,
         trace: &mut impl Trace,
-    ) -> Result<Decided, Reason> {
-        let flags = self.methods(request)?;
+    ) -> Result<Decision, Reason> {
+        let &Ask { certificate, scope, .. } = ask;
+        let flags = self.methods(ask.flags)?;
         let path = self.verify(certificate, now, trace).await?;
         let mut rules = self.rules(path.as_ref().map(|path| path.authorities.as_slice()));
         rules.policies = path.as_ref().map_or(&[], |path| &path.policies);
@@ -290,8 +329,14 @@ impl Mapper {
         if !has_method(flags.and(rules.methods)) {
             return Err(Reason::AuthorityNotAllowed);
         }
-        let issuers = self.issuers_on_path(&request.issuers, path.as_deref(), flags.and(rules.methods));
-        // Whether something was found by a form that the certificate's authority may not vouch for.
+        let issuers = match flags.and(rules.methods).contains(MappingFlags::ISSUER_CHAIN) {
+            true => {
+                let names = self.issuer_names(certificate, ask.issuers, path.as_deref());
+                self.issuers_on_path(&names, path.as_deref())
+            }
+            false => Vec::new(),
+        };
+        // Whether something was found by a form that the certificate's CA may not vouch for.
         let mut withheld = false;
         for method in Method::ALL {
             let asked = flags.contains(method.flag());
@@ -316,7 +361,7 @@ impl Mapper {
                     if let Some(reason) = mapping::restriction(&record.account, now) {
                         return Err(if scope.is_limited() { Reason::OutOfScope } else { reason });
                     }
-                    return Ok(Decided::Elsewhere(domain.clone()));
+                    return Ok(Decision::Elsewhere(domain.clone()));
                 }
                 let judged = binding::judge(certificate, &record, &forms, &rules, &self.policy, now, trace);
                 // Other refusals are answered as if there were no account; a restriction may be answered as what it is.
@@ -324,7 +369,7 @@ impl Mapper {
                 if names_account && !scope.covers_record(&self.store.domain().netbios, &record) {
                     return Err(Reason::OutOfScope);
                 }
-                return judged.map(|strength| Decided::Here(Decision { record, method, strength }));
+                return judged.map(|strength| Decision::Mapped(Mapped { record, method, strength }));
             }
         }
         Err(match (withheld, rules.is_verified()) {
@@ -332,6 +377,22 @@ impl Mapper {
             (true, false) => Reason::NotVerified,
             (true, true) => Reason::AuthorityNotAllowed,
         })
+    }
+
+    /// The names of the issuers, the certificate's own issuer first. `path` is the verified path, where chains are verified.
+    pub fn issuer_names<'a>(
+        &'a self,
+        certificate: &Certificate<'a>,
+        issuers: &'a Issuers,
+        path: Option<&Path>,
+    ) -> Vec<&'a [u8]> {
+        match (issuers, path, &self.trust) {
+            (Issuers::Named(names), ..) => names.iter().map(|name| &name[..]).collect(),
+            (Issuers::OfChain(_), Some(path), Some(trust)) => issuers::of_path(certificate, path, trust),
+            (Issuers::OfChain(chain), ..) => {
+                issuers::of_chain(certificate, chain.iter().map(|certificate| &certificate[..]))
+            }
+        }
     }
 
     /// The verified path, or none where chains are not verified here.
@@ -345,7 +406,7 @@ impl Mapper {
             trace.step(|| Step::ChainNotVerified);
             return Ok(None);
         };
-        let path = trust.verify(certificate.encoded, now);
+        let path = trust.verify_parsed(certificate, now);
         trace.step(|| Step::Chain { path: path.clone() });
         let path = path.map_err(|refusal| Reason::Chain(refusal.error))?;
         if self.policy.validation == Validation::ChainAndRevocation {
@@ -401,16 +462,11 @@ impl Mapper {
     /// CAs on the path, in its order (the client has to give them in that order, [MS-RCMP] 2.2.1, and the nearest decides), as the
     /// configured certificate of the CA encodes them. They are compared by RFC 5280 7.1. The client's
     /// own encoding is not looked up: another CA may have it, which that comparison does not tell from this one.
-    fn issuers_on_path<'a>(
-        &'a self,
-        names: &[&'a [u8]],
-        path: Option<&Path>,
-        flags: MappingFlags,
-    ) -> Vec<&'a [u8]> {
-        let wanted = names.iter().filter(|_| flags.contains(MappingFlags::ISSUER_CHAIN)).copied();
+    fn issuers_on_path<'a>(&'a self, names: &[&'a [u8]], path: Option<&Path>) -> Vec<&'a [u8]> {
         match (path, &self.trust) {
             (Some(path), Some(trust)) => {
-                let mut on_path: Vec<(usize, &[u8])> = wanted
+                let mut on_path: Vec<(usize, &[u8])> = names
+                    .iter()
                     .filter_map(|name| {
                         let place =
                             |known: &Authority| path.authorities.iter().position(|key| *key == known.key);
@@ -425,12 +481,12 @@ impl Mapper {
                 on_path.sort_by_key(|(place, _)| *place);
                 on_path.into_iter().map(|(_, name)| name).collect()
             }
-            _ => wanted.collect(),
+            _ => names.to_vec(),
         }
     }
 
-    /// The one account that a method's queries find. Forms that the certificate's authority may not vouch for find nobody; those
-    /// that only propose are asked, all of them, when all others found nobody.
+    /// The one account that a method's queries find. Forms that the certificate's CA may not vouch for find no account. Those that only
+    /// propose are asked when all others found no account, and then all of them.
     async fn find(
         &self,
         method: Method,
@@ -491,7 +547,6 @@ impl Mapper {
     }
 }
 
-/// Whether there is a method among the flags.
 /// Whether flags name a method; the issuer chain alone is none ([MS-RCMP] 2.2.1).
 pub fn has_method(flags: MappingFlags) -> bool {
     Method::ALL.iter().any(|method| flags.contains(method.flag()))

@@ -133,17 +133,17 @@ fn asker() -> Asker {
 
 fn ask(mapper: &Mapper, certificate: &[u8], issuers: Vec<&[u8]>, flags: MappingFlags) -> Answer {
     let request = Request { flags, certificate, issuers }.encode().expect("within the limits");
-    block_on(mapper.answer(&Question::new(request, asker()), NOW))
+    block_on(mapper.answer(&Question::new(request, asker(), NOW)))
 }
 
 const BOTH: MappingFlags = MappingFlags(0x30);
 
 fn form(certificate: &[u8], form: &str) -> String {
     let parsed = Certificate::parse(certificate).expect("our own");
-    let issuer = parsed.issuer_name().expect("our own");
+    let issuer = parsed.issuer_name().expect("our own").clone();
     match form {
         "issuer+subject" => {
-            let subject = parsed.subject_name().expect("our own");
+            let subject = parsed.subject_name().expect("our own").clone();
             AltSecurityIdentity::IssuerSubject { issuer, subject }.to_string()
         }
         "issuer+serial" => AltSecurityIdentity::issuer_serial(issuer, parsed.serial).to_string(),
@@ -452,7 +452,7 @@ fn the_issuer_and_its_issuers_are_tried_in_their_order() {
 #[test]
 fn malformed_questions_have_their_statuses() {
     let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
-    let answer = |request: Vec<u8>| block_on(mapper.answer(&Question::new(request, asker()), NOW));
+    let answer = |request: Vec<u8>| block_on(mapper.answer(&Question::new(request, asker(), NOW)));
     let garbage = answer(vec![0; 23]);
     assert_eq!((garbage.status, garbage.reason), (NtStatus::INVALID_PARAMETER, Reason::MalformedRequest));
     let no_certificate = ask(&mapper, &[0x30, 0x03, 1, 2, 3], vec![], BOTH);
@@ -468,8 +468,8 @@ fn who_may_not_ask_is_not_answered() {
     let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
     let request =
         Request { flags: BOTH, certificate: &encoded, issuers: vec![] }.encode().expect("within the limits");
-    let question = Question::new(request, Asker { may_map: false, ..asker() });
-    let answer = block_on(mapper.answer(&question, NOW));
+    let question = Question::new(request, Asker { may_map: false, ..asker() }, NOW);
+    let answer = block_on(mapper.answer(&question));
     assert_eq!((answer.status, answer.reason), (NtStatus::ACCESS_DENIED, Reason::AskerDenied));
     assert!(answer.mapped.is_none());
 }
@@ -516,9 +516,10 @@ fn a_policy_that_could_map_nobody_does_not_start() {
 fn an_answer_is_the_account_s_pac() {
     let mapper = mapper(policy(BOTH), vec![account(1001, "alice")]);
     let encoded = certificate(&Names { upn: &["alice@contoso.example"], subject: "x", ..Names::default() });
-    let mapped = ask(&mapper, &encoded, vec![], BOTH).mapped.expect("she is known");
-    assert_eq!(mapped.method, Method::Upn);
-    let response = Response::decode(&mapped.response).expect("our own");
+    let answer = ask(&mapper, &encoded, vec![], BOTH);
+    assert_eq!(answer.mapped.expect("she is known").method, Method::Upn);
+    let message = answer.message.expect("there is one");
+    let response = Response::decode(&message).expect("our own");
     let pac = VerifiedPac::decode(response.auth_data).expect("our own");
     assert_eq!((response.domain.as_str(), pac.user_sid), ("CONTOSO", sid(1001)));
 }
@@ -530,7 +531,7 @@ fn an_explanation_tells_every_step_and_decides_the_same() {
     let request =
         Request { flags: BOTH, certificate: &encoded, issuers: vec![] }.encode().expect("within the limits");
     let mut steps = Vec::new();
-    let answer = block_on(mapper.explain(&request, NOW, &mut steps));
+    let answer = block_on(mapper.explain(&request.into(), NOW, &mut steps));
     assert_eq!(answer.reason, Reason::NoMatch);
     let asked = steps.iter().filter(|step| matches!(step, Step::Asked { .. })).count();
     assert!(asked >= 4, "the name and the forms: {steps:?}");

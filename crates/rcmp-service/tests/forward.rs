@@ -8,15 +8,15 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use dtyp::{FileTime, NtStatus, Sid};
 use pac::VerifiedPac;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
-use rcmp_service::Disbelief;
+use rcmp_service::ResponseRejection;
 use rcmp_service::foreign::{ForeignDomain, ForeignSids};
 use rcmp_service::message::{MappingFlags, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Role, Signed, Weakness};
 use rcmp_service::trace::Step;
 use rcmp_service::{
     Answer, Asker, Binding, CallContext, Domains, Elsewhere, Forwarder, MapCertificate, Mapper, MapperParts,
-    NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, Reason, RoutedBy, Scope,
-    TraceParent, Validation,
+    NoServers, PeerDomain, PeerQuestion, PeerReply, PeerService, Policy, Question, QuestionBody, Reason,
+    RoutedBy, Scope, TraceParent, Validation,
 };
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -95,8 +95,8 @@ impl AccountStore for Store {
 struct Node {
     letter: char,
     store: Arc<Store>,
-    mapper: Mapper,
-    forwarder: OnceLock<Forwarder>,
+    mapper: Arc<Mapper>,
+    forwarder: OnceLock<Arc<Forwarder>>,
     /// What it was asked by others.
     heard: Mutex<Vec<Question>>,
 }
@@ -135,13 +135,16 @@ impl Node {
             store: Arc::clone(&store) as _,
             server: format!("SRV{letter}"),
         };
-        let mapper = Mapper::new(parts).expect("it makes sense");
+        let mapper = Arc::new(Mapper::new(parts).expect("it makes sense"));
         Arc::new(Self { letter, store, mapper, forwarder: OnceLock::new(), heard: Mutex::default() })
     }
 
     async fn answer(&self, question: &Question, trace: &mut Vec<Step>) -> Answer {
-        let forwarder = self.forwarder.get().expect("it is connected");
-        MapCertificate { mapper: &self.mapper, forwarder }.answer_traced(question, NOW, trace).await
+        let forwarder = Arc::clone(self.forwarder.get().expect("it is connected"));
+        let handler = MapCertificate::new(Arc::clone(&self.mapper), Some(forwarder));
+        let answer = handler.answer(&Question { is_traced: true, ..question.clone() }).await;
+        trace.extend(answer.steps.iter().cloned());
+        answer
     }
 }
 
@@ -151,17 +154,17 @@ fn road(from: char, to: &Arc<Node>) -> PeerService {
     let service = service_fn(move |asked: PeerQuestion| {
         let to = Arc::clone(&to);
         async move {
+            let asker = Asker {
+                account: format!("{}$", netbios(from)),
+                sid: domain_sid(to.letter).with_rid(2000).expect("there is room"),
+                may_map: true,
+                scope: Scope::default(),
+                trust: Some(netbios(from)),
+            };
             let question = Question {
-                request: asked.request.to_vec(),
                 logon_domain_name: asked.logon_domain_name,
-                asker: Asker {
-                    account: format!("{}$", netbios(from)),
-                    sid: domain_sid(to.letter).with_rid(2000).expect("there is room"),
-                    may_map: true,
-                    scope: Scope::default(),
-                    trust: Some(netbios(from)),
-                },
                 context: asked.context,
+                ..Question::new(asked.request, asker, NOW)
             };
             to.heard.lock().expect("no test panicked").push(question.clone());
             // Futures that call each other need a box.
@@ -172,7 +175,7 @@ fn road(from: char, to: &Arc<Node>) -> PeerService {
                 status: answer.status,
                 authoritative: answer.authoritative,
                 server: format!("SRV{}", to.letter),
-                data: answer.into_response().map(|response| response.to_vec()),
+                data: answer.message.map(|response| response.to_vec()),
             })
         }
     });
@@ -187,7 +190,7 @@ fn connect(node: &Arc<Node>, peers: Vec<(PeerDomain, Option<PeerService>)>, hops
     let (peers, services) = peers.into_iter().unzip();
     let domains = Domains::new(domain(node.letter), peers, hops_max).expect("they agree");
     let forwarder = Forwarder::new(domains, services, Some(key(node.letter)));
-    assert!(node.forwarder.set(forwarder).is_ok());
+    assert!(node.forwarder.set(Arc::new(forwarder)).is_ok());
 }
 
 /// A asks B, B asks C; A knows C by B.
@@ -231,11 +234,14 @@ fn request(certificate: &[u8], flags: MappingFlags) -> Vec<u8> {
     Request { flags, certificate, issuers: vec![] }.encode().expect("within the limits")
 }
 
+fn asker() -> Asker {
+    Asker::machine("WEB01$", domain_sid('A').with_rid(1500).expect("there is room"), true)
+}
+
 fn question(certificate: &[u8], logon_domain_name: &str) -> Question {
-    let asker = Asker::machine("WEB01$", domain_sid('A').with_rid(1500).expect("there is room"), true);
     Question {
         logon_domain_name: logon_domain_name.into(),
-        ..Question::new(request(certificate, UPN), asker)
+        ..Question::new(request(certificate, UPN), asker(), NOW)
     }
 }
 
@@ -272,7 +278,7 @@ fn a_user_of_the_third_domain_comes_back_in_its_domain_s_name() {
         let Elsewhere { domain, peer, server, .. } =
             answer.elsewhere.clone().expect("it was asked elsewhere");
         assert_eq!((&*domain, &*peer, server.as_deref()), ("DOMC", "DOMB", Some("SRVB")));
-        let response = answer.into_response().expect("there is one");
+        let response = answer.message.expect("there is one");
         let response = Response::decode(&response).expect("it is one");
         assert_eq!(response.domain, "DOMC");
         let pac = VerifiedPac::decode(response.auth_data).expect("it agrees");
@@ -283,8 +289,8 @@ fn a_user_of_the_third_domain_comes_back_in_its_domain_s_name() {
     // The bytes of the request are the same at each hop, and the domain is named by its NetBIOS name.
     let (at_b, at_c) = (b.heard.lock().expect("no test panicked"), c.heard.lock().expect("no test panicked"));
     for (before, after) in at_b.iter().zip(at_c.iter()) {
-        assert_eq!(before.request, request(&certificate, UPN));
-        assert_eq!(after.request, before.request);
+        assert_eq!(before.message().map(|message| &message[..]), Some(&request(&certificate, UPN)[..]));
+        assert_eq!(after.message(), before.message());
         assert_eq!((&*before.logon_domain_name, &*after.logon_domain_name), ("DOMC", "DOMC"));
         assert_eq!(before.context.hops, [domain_sid('A')]);
         assert_eq!(after.context.hops, [domain_sid('A'), domain_sid('B')]);
@@ -310,13 +316,12 @@ fn what_is_no_proof_does_not_travel_with_an_answer() {
     let liar = PeerService::new(service_fn(move |asked: PeerQuestion| {
         let b = Arc::clone(&honest);
         async move {
-            let asker = Asker { trust: Some(netbios('A')), ..question(b"\x30\x00", "").asker };
+            let asker = Asker { trust: Some(netbios('A')), ..asker() };
             let asked = Question {
                 logon_domain_name: asked.logon_domain_name,
-                ..Question::new(asked.request.to_vec(), asker)
+                ..Question::new(asked.request.to_vec(), asker, NOW)
             };
-            let mut data =
-                b.answer(&asked, &mut Vec::new()).await.into_response().expect("there is one").to_vec();
+            let mut data = b.answer(&asked, &mut Vec::new()).await.message.expect("there is one").to_vec();
             data.extend_from_slice(&[0xaa; 100_000]);
             let server = "SRVB".into();
             Ok(PeerReply { status: NtStatus::SUCCESS, authoritative: true, data: Some(data), server })
@@ -326,7 +331,7 @@ fn what_is_no_proof_does_not_travel_with_an_answer() {
     connect(&b, vec![(peer('A'), None)], 4);
     let context = CallContext { proof_nonce: Some([7; 16]), ..CallContext::default() };
     let asked = Question { context, ..question(&alice_of('B'), "") };
-    let response = ask(&a, &asked).0.into_response().expect("there is one");
+    let response = ask(&a, &asked).0.message.expect("there is one");
     assert!(response.len() < 4096, "{}", response.len());
     let hops = proved(&response, &asked);
     assert_eq!(hops.iter().map(|hop| hop.hop.strength).collect::<Vec<_>>(), [HopStrength::Unknown]);
@@ -370,8 +375,10 @@ fn who_is_asked_follows_from_names() {
         "it is C's word that alice is not its own"
     );
     // By names in the certificate only when they are asked for.
-    let by_subject =
-        Question { request: request(&alice_of('B'), MappingFlags::SUBJECT), ..question(&alice_of('B'), "") };
+    let by_subject = Question {
+        body: QuestionBody::message(request(&alice_of('B'), MappingFlags::SUBJECT)),
+        ..question(&alice_of('B'), "")
+    };
     assert_eq!(ask(&a, &by_subject).0.reason, Reason::NoMatch);
 }
 
@@ -382,7 +389,10 @@ fn an_issuer_leads_where_it_was_told_to() {
     connect(&a, vec![(PeerDomain { issuers: vec![issuer], ..peer('B') }, Some(road('A', &b)))], 4);
     connect(&b, vec![(peer('A'), None)], 4);
     let asked = |flags, name: &str, certificate: &[u8]| {
-        let question = Question { request: request(certificate, flags), ..question(certificate, name) };
+        let question = Question {
+            body: QuestionBody::message(request(certificate, flags)),
+            ..question(certificate, name)
+        };
         let (answer, steps) = ask(&a, &question);
         let by = steps.iter().find_map(|step| match step {
             Step::Routed { by, .. } => Some(*by),
@@ -400,7 +410,10 @@ fn an_issuer_leads_where_it_was_told_to() {
     // Without such a route an issuer alone goes nowhere.
     let [a, b, c] = chain();
     let alone = |name| Question {
-        request: request(&alice_of('B'), MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN)),
+        body: QuestionBody::message(request(
+            &alice_of('B'),
+            MappingFlags::ISSUER.with(MappingFlags::ISSUER_CHAIN),
+        )),
         ..question(&alice_of('B'), name)
     };
     assert_eq!(ask(&a, &alone("DOMB")).0.reason, Reason::NotForwarded);
@@ -441,7 +454,7 @@ fn refusals_come_back_as_they_were() {
     let bob = certificate(&["bob@c.example"], &[], None);
     let (answer, _) = ask(&a, &question(&bob, ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::ACCOUNT_DISABLED, true));
-    assert!(answer.into_response().is_none());
+    assert!(answer.message.is_none());
     *c.store.broken.lock().expect("no test panicked") = true;
     let (answer, _) = ask(&a, &question(&alice_of('C'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::DS_BUSY, false));
@@ -470,7 +483,7 @@ fn a_certificate_that_names_another_account_s_sid_binds_it_to_nobody_else() {
     let stranger = certificate(&["alice@b.example"], &[], Some(own));
     let (answer, _) = ask(&a, &question(&stranger, ""));
     assert!(!answer.status.is_success());
-    assert!(answer.into_response().is_none());
+    assert!(answer.message.is_none());
 }
 
 #[test]
@@ -564,7 +577,7 @@ fn a_peer_asks_about_what_it_may_ask_about() {
 
     // A trust that is not configured, or goes the other way, asks nothing; nor does one without the permission.
     let stranger = |trust: &str, may_map| Question {
-        asker: Asker { trust: Some(trust.into()), may_map, ..question(b"\x30\x00", "").asker },
+        asker: Asker { trust: Some(trust.into()), may_map, ..asker() }.into(),
         ..question(&alice_of('B'), "DOMB")
     };
     assert_eq!(ask(&b, &stranger("DOMX", true)).0.reason, Reason::AskerDenied);
@@ -581,14 +594,12 @@ fn a_peer_asks_about_what_it_may_ask_about() {
 #[test]
 fn what_is_no_question_is_not_sent_on() {
     let [a, b, _] = chain();
-    let rubbish = Question { request: vec![2, 0, 0], ..question(b"\x30\x00", "DOMB") };
+    let rubbish = Question { body: QuestionBody::message(vec![2, 0, 0]), ..question(b"\x30\x00", "DOMB") };
     assert_eq!(ask(&a, &rubbish).0.reason, Reason::MalformedRequest);
     let no_certificate = question(b"\x30\x00", "DOMB");
     assert_eq!(ask(&a, &no_certificate).0.reason, Reason::MalformedCertificate);
-    let denied = Question {
-        asker: Asker { may_map: false, ..question(b"\x30\x00", "").asker },
-        ..question(&alice_of('B'), "DOMB")
-    };
+    let denied =
+        Question { asker: Asker { may_map: false, ..asker() }.into(), ..question(&alice_of('B'), "DOMB") };
     assert_eq!(ask(&a, &denied).0.reason, Reason::AskerDenied);
     assert!(b.heard.lock().expect("no test panicked").is_empty());
 }
@@ -610,7 +621,7 @@ fn nothing_is_told_to_servers_that_are_not_ours() {
     // The time is for our own client, which keeps it.
     assert_eq!(*heard, CallContext { time_left: Some(Duration::from_secs(3)), ..CallContext::default() });
     // Our own hop says that it could verify nothing.
-    let hops = proved(&answer.into_response().expect("there is one"), &asked);
+    let hops = proved(&answer.message.expect("there is one"), &asked);
     assert_eq!(hops.len(), 1);
     assert_eq!((hops[0].hop.role, hops[0].hop.strength), (Role::Forwarded, HopStrength::Unknown));
 }
@@ -621,7 +632,8 @@ fn proved(message: &[u8], asked: &Question) -> Vec<proof::Verified> {
         let letter = netbios.chars().last().expect("a letter");
         vec![key(letter).public_key().as_ref().try_into().expect("32 bytes")]
     };
-    proof::verify(message, &proof::Question::new(&asked.request, nonce), keys).expect("it can be read")
+    proof::verify(message, &proof::Question::new(asked.message().expect("it is one"), nonce), keys)
+        .expect("it can be read")
 }
 
 #[test]
@@ -629,13 +641,13 @@ fn a_path_is_proved_when_somebody_asks() {
     let [a, _, c] = chain();
     let plain = question(&alice_of('C'), "");
     let (answer, _) = ask(&a, &plain);
-    let response = answer.into_response().expect("there is one");
+    let response = answer.message.expect("there is one");
     assert!(proof::split(&response).1.is_empty(), "only when asked");
 
     let context = CallContext { proof_nonce: Some([7; 16]), ..CallContext::default() };
     let asked = Question { context, ..plain };
     let (answer, _) = ask(&a, &asked);
-    let response = answer.into_response().expect("there is one");
+    let response = answer.message.expect("there is one");
     let hops = proved(&response, &asked);
     let said: Vec<_> = hops
         .iter()
@@ -656,9 +668,10 @@ fn a_path_is_proved_when_somebody_asks() {
     let pac = VerifiedPac::decode(decoded.auth_data).expect("it agrees");
     assert_eq!(proof::strong_at_every_hop(&hops, &decoded, &pac, "DOMA"), Err(Weakness::NotStrong(0)));
     // An answer of our own is one hop.
-    let own = Question { request: request(&alice_of('C'), UPN), ..asked };
-    let (answer, _) = ask(&c, &Question { asker: Asker { trust: None, ..own.asker.clone() }, ..own.clone() });
-    let hops = proved(&answer.into_response().expect("there is one"), &own);
+    let own = Question { body: QuestionBody::message(request(&alice_of('C'), UPN)), ..asked };
+    let (answer, _) =
+        ask(&c, &Question { asker: Asker { trust: None, ..Asker::clone(&own.asker) }.into(), ..own.clone() });
+    let hops = proved(&answer.message.expect("there is one"), &own);
     assert_eq!(hops.iter().map(|hop| hop.hop.role).collect::<Vec<_>>(), [Role::Answered]);
 }
 
@@ -704,18 +717,18 @@ fn a_peer_s_account_is_the_one_that_the_certificate_names() {
             };
             let question = Question {
                 logon_domain_name: "DOMC".into(),
-                ..Question::new(request(&alice_of('C'), UPN), asker)
+                ..Question::new(request(&alice_of('C'), UPN), asker, NOW)
             };
             let answer = lying.answer(&question, &mut Vec::new()).await;
             drop(asked);
-            let data = answer.into_response().map(|response| response.to_vec());
+            let data = answer.message.map(|response| response.to_vec());
             Ok(PeerReply { status: NtStatus::SUCCESS, authoritative: true, server: "SRVC".into(), data })
         }
     }));
     let near = Node::new('B');
     connect(&near, vec![(PeerDomain { proof_keys: vec![], ..peer('C') }, Some(liar))], 4);
     assert_eq!(reason(&near, &alice_of('C'), ""), Reason::Forwarded, "the truth");
-    let mismatch = Reason::Disbelieved(Disbelief::SidMismatch);
+    let mismatch = Reason::ResponseRejected(ResponseRejection::SidMismatch);
     let refused = [
         ("the extension", Some(other), vec![], mismatch),
         ("a URI", None, vec![uri(&other)], mismatch),
@@ -745,7 +758,7 @@ fn a_peer_s_account_is_the_one_that_the_certificate_names() {
 fn scoped(node: &Node, certificate: &[u8], domains: &[&str], groups: &[Sid]) -> Answer {
     let mut asked = question(certificate, "");
     let domains: Vec<String> = domains.iter().map(|name| (*name).to_owned()).collect();
-    asked.asker.scope = Scope::new(domains.into(), groups.into());
+    asked.asker = Asker { scope: Scope::new(domains.into(), groups.into()), ..asker() }.into();
     ask(node, &asked).0
 }
 
@@ -777,7 +790,7 @@ fn a_scope_holds_for_accounts_of_other_domains_and_tells_nothing_of_others() {
         let answer = scoped(&a, &certificate, domains, groups);
         assert_eq!(answer.reason, Reason::OutOfScope, "{domains:?} {groups:?}");
         assert_eq!((answer.status, answer.authoritative), (unknown.status, unknown.authoritative));
-        assert!(answer.into_response().is_none());
+        assert!(answer.message.is_none());
     }
     assert_eq!(heard(), after + 1, "a domain out of scope is not asked");
     // The same for accounts of A itself.

@@ -151,7 +151,7 @@ fn names_of_the_table_are_taken_apart_alike() {
     let mut comparison = Differences::read(&folder()).with("x509-parser, names");
     for (what, case) in names(&folder()) {
         let encoded = certificate_of(&case.encoded());
-        let ours = Certificate::parse(&encoded).and_then(|read| read.subject_name());
+        let ours = Certificate::parse(&encoded).and_then(|read| read.subject_name().cloned());
         let theirs = X509Certificate::from_der(&encoded);
         match (ours, theirs) {
             (Ok(ours), Ok((_, theirs))) => {

@@ -87,7 +87,7 @@ fn names_of_certificates_become_the_text_of_windows() {
         if encoded.first() == Some(&0x30)
             && let Ok(certificate) = Certificate::parse(&certificate_of(&encoded))
         {
-            let text = |read: Result<DistinguishedName, _>| read.map(|name| name.to_string());
+            let text = |read: Result<&DistinguishedName, _>| read.map(|name| name.to_string());
             expect(text(certificate.issuer_name()), case.text.clone(), case.malformed);
             expect(text(certificate.subject_name()), case.text.clone(), case.malformed);
         }
@@ -178,7 +178,7 @@ fn serial_numbers_are_printed_from_their_last_byte() {
         let certificate = certificate([("serial", format!("02{{ {} }}", case.integer).as_str())]);
         let certificate = Certificate::parse(&certificate).expect("it is well formed");
         assert_eq!(certificate.serial, unhex(&case.integer));
-        let issuer = certificate.issuer_name().expect("it is well formed");
+        let issuer = certificate.issuer_name().expect("it is well formed").clone();
         let form = AltSecurityIdentity::issuer_serial(issuer, certificate.serial).to_string();
         assert_eq!(form, format!("X509:<I>DC=com,DC=contoso,CN=CONTOSO-CA<SR>{}", case.sr));
         assert_eq!(form.parse::<AltSecurityIdentity>().map(|read| read.to_string()), Ok(form));

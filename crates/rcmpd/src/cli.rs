@@ -97,7 +97,7 @@ fn arguments(all: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 /// The configuration of commands that take it as FILE, too.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigFileArg {
-    /// The configuration file, instead of -c FILE.
+    /// The configuration file, instead of -c FILE; for check-config - is standard input.
     #[arg(value_name = "FILE", conflicts_with = "config")]
     pub file: Option<PathBuf>,
     /// The configuration file. Without FILE and -c, the environment variable RCMPD_CONFIG names it.
@@ -261,7 +261,7 @@ pub enum Command {
     CheckProxy(CheckProxyArgs),
     /// Print shell completions
     #[command(
-        after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
+        after_help = "Where the file goes:\n  bash        ~/.local/share/bash-completion/completions/rcmpd\n  zsh         _rcmpd in a folder of $fpath\n  fish        ~/.config/fish/completions/rcmpd.fish\n  elvish      ~/.config/elvish/lib/rcmpd.elv, and `use rcmpd` in rc.elv\n  powershell  a file that $PROFILE runs\n\nIn bash, names of accounts, groups and machines are completed if RCMPD_CONFIG is set.\n\nExample:\n  mkdir -p ~/.local/share/bash-completion/completions\n  rcmpd completions bash > ~/.local/share/bash-completion/completions/rcmpd"
     )]
     Completions {
         /// The shell.
@@ -297,7 +297,7 @@ pub struct MapArgs {
     /// The machine account, such as 'WEB01$'.
     #[arg(long, value_name = "NAME", requires = "secret_file")]
     pub machine: Option<String>,
-    /// A file with the password of the machine account, in one line.
+    /// A file with the password of the machine account, in one line; - for standard input.
     #[arg(long, value_name = "F")]
     pub secret_file: Option<PathBuf>,
     /// NetBIOS name of the domain to ask about. Without a configuration it is also the domain of the server.
@@ -760,7 +760,7 @@ pub enum MachineCommand {
     Add {
         /// The machine account name, which ends in a dollar sign.
         name: String,
-        /// The file with the password: read if it exists, otherwise created.
+        /// The file with the password: read if it exists, otherwise created; - for standard input.
         #[arg(long, value_name = "F")]
         secret_file: PathBuf,
         /// A permission of the machine.
@@ -833,7 +833,7 @@ pub enum MachineCommand {
         /// Remove the restriction to groups: the machine gets answers for all accounts that are not privileged.
         #[arg(long)]
         all_groups: bool,
-        /// An existing file with the new password. The previous password stays valid for a day, or until the new one is used.
+        /// An existing file with the new password, or - for standard input. The previous password stays valid for a day, or until the new one is used.
         #[arg(long, value_name = "F")]
         secret_file: Option<PathBuf>,
         /// End the previous secret at once, with all channels that use it. The machine cannot connect until it has the new secret.
@@ -896,6 +896,13 @@ pub enum DomainCommand {
     List {
         #[command(flatten)]
         config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Print a new random SID for [domain]
+    ///
+    /// A domain keeps its SID forever: the SIDs of accounts and groups start with it. No other domain may have the same.
+    NewSid {
         #[command(flatten)]
         json: JsonArg,
     },
@@ -1100,13 +1107,13 @@ pub enum AuditCommand {
         after_help = "Exit codes: 0 verified, 2 wrong use, 3 broken (the output says where), 6 unusable input, 7 complete but its writer is not verified: no --heads, or no checkpoint is about these lines.\n\nExample:\n  rcmpd audit verify audit.log* --heads audit.heads \\\n      --public-key audit-signing.key.pub"
     )]
     Verify {
-        /// The files of the log, not compressed, in any order; - for standard input.
+        /// The files of the log, not compressed, in any order.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// The file of signed checkpoints.
         #[arg(long)]
         heads: Option<PathBuf>,
-        /// A public key of `rcmpd audit key` whose signatures are accepted; repeat it for a key that was replaced.
+        /// A public key of `rcmpd audit key` whose signatures are accepted, - for standard input; repeat it for a key that was replaced.
         #[arg(long, value_name = "PEM", requires = "heads")]
         public_key: Vec<PathBuf>,
         /// The `seq` of the first line, if older files were removed on purpose.
@@ -1217,6 +1224,7 @@ mod tests {
             "rcmpd account list smith -c F",
             "rcmpd group set G --scope local --rename H -c F",
             "rcmpd domain remove FABRIKAM -c F",
+            "rcmpd domain new-sid --json",
             "rcmpd serve F",
             "rcmpd check-config F --json",
             "rcmpd version",

@@ -6,14 +6,17 @@ use crate::clock::now;
 use crate::config::{self, Config, Mapping};
 use crate::decision_metrics::DecisionMetrics;
 use crate::forward::Forwarding;
+use crate::handler::Handler;
 use crate::stores::Accounts;
 use crate::trust::lists::{FirstLook, Lists};
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
 use rcmp_service::message::MappingFlags;
-use rcmp_service::{Answer, Mapper, Question};
+use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
+use std::fmt::Display;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::ServiceExt;
 use tracing::warn;
 
 /// Questions that the shadow works on at once; when it falls behind, those beyond are left out and counted.
@@ -23,6 +26,8 @@ const SHADOW_MAX: usize = 256;
 pub struct Deciders {
     /// What is acted on.
     pub live: Arc<Mapper>,
+    /// The same with the way to other domains.
+    pub handler: MapCertificate,
     /// What is evaluated beside it.
     pub shadow: Option<Shadow>,
     /// The accounts of both.
@@ -89,7 +94,34 @@ impl Deciders {
         let sidecar_methods =
             config.sidecar.as_ref().map_or(config::SIDECAR_METHODS, |sidecar| sidecar.methods);
         let forwarding = Arc::new(forwarding);
-        Ok(Self { live, lists, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
+        let handler = MapCertificate::new(Arc::clone(&live), Some(Arc::clone(&forwarding.forwarder)));
+        Ok(Self { live, handler, lists, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
+    }
+
+    /// Decides by `handler`, which is [`Deciders::handler`] with the layers of its asker, and writes the decision to the audit log with where
+    /// the question came from and the name that the asker gets for it. A decision that must be written and cannot be is not given: the error
+    /// is the reason to answer instead. What was decided and written is compared with the shadow's decision, in the background.
+    pub async fn decide_audited(
+        &self,
+        handler: impl Handler,
+        mut question: Question,
+        audit: &Arc<AuditLog>,
+        source: &(dyn Display + Sync),
+        name: Option<&str>,
+    ) -> Result<Answer, Reason> {
+        question.is_traced = audit.is_written();
+        let Ok(answer) = handler.oneshot(question.clone()).await;
+        if matches!(answer.reason, Reason::MissRate | Reason::AuditBudget) {
+            audit.over_limit(&question.asker, answer.reason);
+            self.metrics.over_limit(answer.reason);
+            return Err(answer.reason);
+        }
+        self.metrics.decided(answer.reason, audit.decision(&answer, &question, &source, name))?;
+        // A shadow decides about accounts of this domain.
+        if let Some(shadow) = self.shadow.as_ref().filter(|_| answer.decided_here) {
+            shadow.compare(question, &answer, audit);
+        }
+        Ok(answer)
     }
 
     /// The revocation lists of the live policy.
@@ -109,15 +141,16 @@ impl Deciders {
 
 impl Shadow {
     /// Decides a question once more, in the background, and writes down where the answer would have been another one.
-    pub fn compare(&self, question: Question, live: &Answer, audit: &Arc<AuditLog>) {
+    fn compare(&self, mut question: Question, live: &Answer, audit: &Arc<AuditLog>) {
         let permit: OwnedSemaphorePermit = match Arc::clone(&self.working).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => return self.metrics.shadow_left_out(),
         };
         let (mapper, audit, metrics) = (Arc::clone(&self.mapper), Arc::clone(audit), self.metrics.clone());
         let (live, revision) = (Decided::from(live), live.policy_revision);
+        question.is_traced = false;
         tokio::spawn(async move {
-            let answer = mapper.answer(&question, now()).await;
+            let answer = mapper.answer(&question).await;
             let shadow = Decided::from(&answer);
             // How an account was found is no difference; whether, and which, is.
             match live.sid == shadow.sid {

@@ -3,9 +3,11 @@
 use crate::clock::now;
 use crate::output::line;
 use crate::stores::Accounts;
+use bytes::Bytes;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
-use rcmp_service::explain::{Advice, Asked, Explanation, Nearest, Remedy};
-use rcmp_service::trace::Step;
+use rcmp_service::explain::{Advice, Asked, Explanation, Found, MethodState, Nearest, Remedy, Verdict};
+use rcmp_service::mapping::NotApplicable;
+use rcmp_service::trace::{EvidenceState, Step};
 use rcmp_service::{Answer, Domains, Form, Mapper, Reason};
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,7 @@ pub async fn explain(
     mapper: &Mapper,
     domains: &Domains,
     accounts: &Accounts,
-    request: &[u8],
+    request: &Bytes,
     certificate: &[u8],
     config: &str,
 ) -> anyhow::Result<(Answer, Explanation)> {
@@ -50,11 +52,11 @@ fn send_to_another_domain(domains: &Domains, certificate: &[u8], config: &str) -
         .filter(|peer| peer.is_asked)
         .map(|peer| peer.domain.netbios.as_str())
         .collect();
-    let issuer = Certificate::parse(certificate).ok()?.issuer_name().ok()?;
+    let issuer = Certificate::parse(certificate).ok()?.issuer_name().ok()?.to_string();
     if asked.is_empty() {
         return None;
     }
-    let issuer = toml::Value::String(issuer.to_string());
+    let issuer = toml::Value::String(issuer);
     Some(Remedy {
         what: format!(
             "or, if users of {} have certificates of this issuer, and users here have none: add `issuers = [{issuer}]` to the [[peer]] of \
@@ -117,32 +119,29 @@ pub fn print(explanation: &Explanation) {
         "policy",
         &format!(
             "methods {}; binding {}; validation {}; revision {}",
-            policy.methods.join(", "),
-            policy.binding,
-            policy.validation,
+            policy.methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(", "),
+            policy.binding.name(),
+            policy.validation.name(),
             policy.revision
         ),
     );
     line("");
     for method in &explanation.methods {
         let state = match method.state {
-            "tried" => "",
-            "not_asked_for" => "not asked for",
-            "not_allowed" => "not allowed by the policy",
-            "not_applicable" => method.why.unwrap_or_default(),
-            _ => "not reached",
+            MethodState::Tried => "",
+            MethodState::NotAskedFor => "not asked for",
+            MethodState::NotAllowed => "not allowed by the policy",
+            MethodState::NotApplicable => method.why.map_or("", NotApplicable::text),
+            MethodState::NotReached => "not reached",
         };
-        line(&format!("method {}{}{state}", method.method, if state.is_empty() { "" } else { ": " }));
+        line(&format!("method {}{}{state}", method.method.name(), if state.is_empty() { "" } else { ": " }));
         method.asked.iter().for_each(asked);
     }
     if let Some(weighed) = &explanation.weighed {
         line("");
-        let titles = |names: &[&'static str]| {
-            let titles = names.iter().map(|name| Form::from_name(name).map_or(*name, Form::title));
-            titles.collect::<Vec<_>>().join(" and ")
-        };
+        let titles = |forms: &[Form]| forms.iter().map(|form| form.title()).collect::<Vec<_>>().join(" and ");
         let strength = match weighed.strong_by {
-            Some(form) => format!("strong, by {}", titles(&[form])),
+            Some(form) => format!("strong, by {}", form.title()),
             None => "weak".to_owned(),
         };
         let found_by = titles(&weighed.found_by);
@@ -150,12 +149,14 @@ pub fn print(explanation: &Explanation) {
         line(&format!("{account} ({sid}), made {}, is matched by {found_by}: {strength}", weighed.created));
         for (form, state) in &weighed.evidence {
             let says = match *state {
-                "counts" => "binds the certificate to it",
-                "not_granted" => "would bind it, and is not for the certificate's authority to say",
-                "contradicts" => "names another account, or cannot be read",
-                _ => "is strong by a policy of the certificate",
+                EvidenceState::Counts => "binds the certificate to it",
+                EvidenceState::NotGranted => {
+                    "would bind it, and is not for the certificate's authority to say"
+                }
+                EvidenceState::Contradicts => "names another account, or cannot be read",
+                EvidenceState::StrongByPolicy => "is strong by a policy of the certificate",
             };
-            line(&format!("    {}: {says}", titles(&[form])));
+            line(&format!("    {}: {says}", form.title()));
         }
     }
     line("");
@@ -165,14 +166,16 @@ pub fn print(explanation: &Explanation) {
 fn asked(asked: &Asked) {
     let strength = if asked.strong { "strong" } else { "weak" };
     let found = match asked.found {
-        "error" => "the store could not answer".to_owned(),
-        "nobody" => "nobody".to_owned(),
-        "many" => format!("more than one: {}", asked.accounts.join(", ")),
-        "differs" => format!("{}, whose value is not the same by this comparison", asked.accounts.join(", ")),
-        _ => asked.accounts.join(", "),
+        Found::Error => "the store could not answer".to_owned(),
+        Found::None => "nobody".to_owned(),
+        Found::Many => format!("more than one: {}", asked.accounts.join(", ")),
+        Found::Differs => {
+            format!("{}, whose value is not the same by this comparison", asked.accounts.join(", "))
+        }
+        Found::One => asked.accounts.join(", "),
     };
     let granted = if asked.granted { "" } else { " (not for the certificate's authority to say)" };
-    line(&format!("  {} ({strength}): {} = {}", asked.form, asked.attribute, &asked.value));
+    line(&format!("  {} ({strength}): {} = {}", asked.form.name(), asked.attribute, &asked.value));
     line(&format!("    -> {}{granted}", &found));
 }
 
@@ -185,28 +188,33 @@ fn verdict(explanation: &Explanation) -> String {
         };
         return format!(
             "{} decides ({}), and is asked{through}; no server was asked now: `rcmpd map` asks",
-            &routed.domain, routed.by
+            &routed.domain,
+            routed.by.name()
         );
     }
     if let (Some(account), Some(sid), Some(strength)) =
         (&explanation.account, &explanation.sid, explanation.strength)
     {
-        return format!("{account} ({sid}), {}: {strength}", explanation.text);
+        return format!("{account} ({sid}), {}: {}", explanation.text, strength.name());
     }
     let event = explanation.event_id.map(|id| format!(", event {id}")).unwrap_or_default();
-    let refused_by = match (explanation.reason, &explanation.weighed) {
-        (
-            "no_strong_mapping" | "certificate_older_than_account" | "authority_not_allowed" | "not_verified",
-            Some(weighed),
-        ) => {
-            format!(", refused by binding {}", weighed.binding)
-        }
+    let is_by_binding = matches!(
+        explanation.reason,
+        Verdict::Decided(
+            Reason::NoStrongMapping
+                | Reason::CertificateOlder
+                | Reason::AuthorityNotAllowed
+                | Reason::NotVerified
+        )
+    );
+    let refused_by = match &explanation.weighed {
+        Some(weighed) if is_by_binding => format!(", refused by binding {}", weighed.binding.name()),
         _ => String::new(),
     };
     format!(
         "nobody: {} ({}{event}){refused_by}; the client is told {}",
         explanation.text,
-        explanation.reason,
+        explanation.reason.name(),
         explanation.status.as_ref().map_or("", |status| status.name.unwrap_or(&status.value))
     )
 }

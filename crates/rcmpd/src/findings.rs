@@ -1,5 +1,5 @@
-//! What `serve` and `check-config` look at beyond the text of a configuration: what it leaves open, what matches nothing today, and
-//! whether everything that it names is there.
+//! Checks by `serve` and `check-config` beyond the text of a configuration: lax settings, names that match nothing today, and files that
+//! are missing.
 
 use crate::audit;
 use crate::clock::now;
@@ -20,10 +20,10 @@ use std::fmt;
 use std::sync::Arc;
 use tracing::warn;
 
-/// Permission of all other users to write, which connecting to a Unix socket takes.
+/// Write permission of all other users, which is needed to connect to a Unix socket.
 const OTHERS_WRITE: u32 = 0o002;
 
-/// What an operator should look at, though it can be served.
+/// A setting that an operator should check, although it can be served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Warning {
     what: &'static str,
@@ -107,21 +107,19 @@ pub fn lax(config: &Config) -> Vec<Warning> {
         let policy = &mapping.policy;
         let what = match (policy.validation, policy.binding) {
             (Validation::Off, _) => Some(
-                "Certificates are not verified here, so they are mapped by names alone: a person who gets any trusted issuer to write a \
-                 name into a certificate becomes that account",
+                "Certificates are not validated here and names alone are enough: any certificate that a proxy accepts can \
+                 impersonate the account that it names",
             ),
             (_, Binding::Full) => None,
             _ => Some(
-                "Names alone are enough: a person who gets a configured CA to write a name into a certificate becomes that account",
+                "Names alone are enough: a certificate of a configured CA can impersonate the account that it names",
             ),
         };
         let (binding, validation) = (Some(policy.binding.name()), Some(policy.validation.name()));
         found.extend(what.map(|what| Warning { binding, validation, ..Warning::new(what) }));
     }
     if config.rpc.as_ref().is_some_and(|rpc| rpc.misses.per_second == 0) {
-        found.push(Warning::new(
-            "Machines can ask about any number of certificates that map no account: misses_per_s is 0",
-        ));
+        found.push(Warning::new("No rate limit for certificates that map no account: misses_per_s is 0"));
     }
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
         let what = match &listen.settings.at {
@@ -129,7 +127,7 @@ pub fn lax(config: &Config) -> Vec<Warning> {
                 "Every local user can connect to this socket"
             }
             Place::Tcp(address) if listen.settings.tls.is_none() && !address.ip().is_loopback() => {
-                "The secret of this listener goes over the network without TLS"
+                "The secret of this listener is sent over the network without TLS"
             }
             _ => continue,
         };
@@ -138,7 +136,7 @@ pub fn lax(config: &Config) -> Vec<Warning> {
     found
 }
 
-/// Listeners that answer every question with 500, because routes go by a host and a path that they do not know.
+/// Listeners that answer every question with 500, because routes need a host and a path that they do not get.
 pub fn without_target(config: &Config) -> Vec<Warning> {
     let sidecar = config.sidecar.iter().filter(|sidecar| !sidecar.routes.is_empty());
     let listeners = sidecar.flat_map(|sidecar| &sidecar.listen);
@@ -146,8 +144,8 @@ pub fn without_target(config: &Config) -> Vec<Warning> {
     let warning = |listen: &Listen| Warning {
         listener: Some(listen.settings.at.to_string()),
         ..Warning::new(
-            "Routes are configured, and where this listener has the host and the path of a request is not said, so it answers 500: \
-             set target to \"request\" if a question has the path of the request, else to \"x-original\" or \"x-forwarded\"",
+            "Routes are configured, but this listener has no target, so it answers 500: set target to \"request\" if a question has the \
+             path of the request, otherwise to \"x-original\" or \"x-forwarded\"",
         )
     };
     unknown.map(warning).collect()
@@ -161,17 +159,17 @@ pub fn useless_entries(config: &Config) -> Vec<Warning> {
         .map(|entry| Warning {
             authority: Some(entry.certificate.display().to_string()),
             ..Warning::new(
-                "No certificate of this authority is mapped: no method that is allowed for it finds an account by a form that is granted, \
-                 or nothing that is granted binds the account strongly enough",
+                "No certificate of this CA is mapped: no method that is allowed for it looks up by a form that is granted, \
+                 or no granted form is strong enough",
             )
         })
         .collect();
-    // A shadow has the same entries, unless it says otherwise.
+    // A shadow has the same entries by default.
     found.dedup();
     found
 }
 
-/// CAs that cannot be told apart by name.
+/// CAs with the same name.
 pub fn shared_names(mapper: &Mapper) -> Vec<Warning> {
     let authorities = mapper.trust().into_iter().flat_map(|trust| trust.authorities());
     let shared = authorities.filter(|authority| mapper.shared_names().contains(&authority.key));
@@ -180,14 +178,14 @@ pub fn shared_names(mapper: &Mapper) -> Vec<Warning> {
         authority: Some(authority.subject.clone()),
         key: Some(authority.key.to_string()),
         ..Warning::new(
-            "Another authority has the same name: mappings that name it do not count for this one, unless a \
+            "Another CA has the same name: mappings that name it are not accepted for this CA, unless a \
              [[mapping.authority]] for it grants them",
         )
     });
     shared.collect()
 }
 
-/// Levels whose issuers are no configured CA: no path leads to them.
+/// Levels whose issuers are not configured CAs, so that no chain leads to them.
 pub fn levels(config: &Config, trust: &Trust) -> Vec<Warning> {
     let Some(StoreKind::Profile(levels)) = config.store.as_ref().map(|store| &store.kind) else {
         return Vec::new();
@@ -216,7 +214,7 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Whether there is a group of this name. A store that cannot answer, or cannot be listed, says nothing.
+    /// Whether there is a group of this name; true if the store cannot answer, or cannot be listed.
     async fn has_group(&self, name: &str) -> bool {
         match &self.accounts.listing {
             Some(listing) => !matches!(listing.group_by_name(name).await, Ok(None)),
@@ -251,7 +249,7 @@ impl Known<'_> {
     }
 }
 
-/// Names of accounts, groups, SIDs and machines that are there today for none: they may come, or are written wrong.
+/// Names of accounts, groups, SIDs and machines that do not exist today: they may be added later, or are misspelled.
 pub async fn matches_nothing(
     config: &Config,
     accounts: &Accounts,
@@ -271,7 +269,7 @@ pub async fn matches_nothing(
         let route = Some(route);
         for group in &rule.groups {
             if !known.has_group(group).await {
-                let what = "A route names a group that is not there";
+                let what = "A route names a group that does not exist";
                 found.push(Warning { route, group: Some(group.clone()), ..Warning::new(what) });
             }
         }
@@ -297,7 +295,7 @@ pub async fn matches_nothing(
         if let Some(machines) = machines
             && let Ok(None) = machines.machine(machine).await
         {
-            let what = "A relay names a machine that is not there";
+            let what = "A relay names a machine account that does not exist";
             found.push(Warning { machine: Some(machine.clone()), ..Warning::new(what) });
         }
     }
@@ -305,8 +303,8 @@ pub async fn matches_nothing(
     found
 }
 
-/// Names of peers that local accounts have, too: certificates with them are asked about at the peer and not looked up here. An account whose
-/// home is another domain is meant to be. A store that cannot be read as a whole says nothing.
+/// Names of peers that local accounts also have: questions about their certificates are sent to the peer and not looked up here. For an
+/// account with a home domain that is intended. If the store cannot be read as a whole, there is no warning.
 async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
     let asked = config.peers.iter().filter(|peer| peer.is_asked());
     let names = asked.flat_map(|peer| peer.names.iter().map(move |name| (casefold(name), (peer, name))));
@@ -323,13 +321,13 @@ async fn names_of_peers(config: &Config, accounts: &Accounts) -> Vec<Warning> {
                 suffix: Some(name.clone()),
                 peer: Some(peer.domain.clone()),
                 ..Warning::new(
-                    "A local account has a name of a peer: its certificates are asked about at the peer, and not looked up here",
+                    "A local account has a name of a peer: questions about its certificates are sent to the peer, and not looked up here",
                 )
             });
         }
         !open.is_empty()
     });
-    // An error ends the look; what was found by then is told.
+    // After an error, what was found until then is reported.
     let _ = looked.await;
     found
 }
@@ -351,19 +349,19 @@ async fn grants(mapping: &Mapping, known: &Known<'_>, found: &mut Vec<Warning>) 
             let warning = match whom {
                 Whom::NamedGroup(name) if !known.has_group(name).await => Warning {
                     group: Some(name.clone()),
-                    ..Warning::new("A grant is for a group that is not there")
+                    ..Warning::new("A grant is for a group that does not exist")
                 },
                 Whom::Group(sid) if !known.has_group_sid(sid).await => Warning {
                     group: Some(sid.to_string()),
-                    ..Warning::new("A grant is for a group that is not there")
+                    ..Warning::new("A grant is for a group that does not exist")
                 },
                 Whom::NamedAccount(name) if !known.has_account(Query::Name(name.clone())).await => Warning {
                     account: Some(name.clone()),
-                    ..Warning::new("A grant is for an account that is not there")
+                    ..Warning::new("A grant is for an account that does not exist")
                 },
                 Whom::Account(sid) if !known.has_account(Query::Sid(*sid)).await => Warning {
                     account: Some(sid.to_string()),
-                    ..Warning::new("A grant is for an account that is not there")
+                    ..Warning::new("A grant is for an account that does not exist")
                 },
                 Whom::Suffix(suffix) if !known.has_suffix(suffix).await => Warning {
                     suffix: Some(suffix.clone()),
@@ -379,12 +377,12 @@ async fn grants(mapping: &Mapping, known: &Known<'_>, found: &mut Vec<Warning>) 
     }
 }
 
-/// What is wrong with what a configuration names, and what is only worth a warning.
+/// Problems and warnings about the files and names in a configuration.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// `serve` would not start, or the setting could do nothing.
+    /// Problems that prevent `serve` from starting, or settings without effect.
     pub problems: Vec<String>,
-    /// What an operator should look at.
+    /// Settings that an operator should check.
     pub warnings: Vec<String>,
 }
 
@@ -408,7 +406,7 @@ impl Checked {
     }
 }
 
-/// Looks at everything that `serve` looks at, without listening, writing, or asking anything over the network.
+/// Makes all checks of `serve`, without listening, writing or using the network.
 pub async fn check(config: &Config) -> Checked {
     let mut checked = Checked::default();
     checked.add(config.check_files());
@@ -479,6 +477,30 @@ fn secrets(config: &Config, checked: &mut Checked) {
     for listen in config.sidecar.iter().flat_map(|sidecar| &sidecar.listen) {
         if let Some(secret) = &listen.secret {
             checked.secret("the secret of [[sidecar.listen]]", secret, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use account_store::{Domain, MemoryStore};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn nothing_is_said_of_groups_in_a_store_that_cannot_be_listed() {
+        let domain: Sid = "S-1-5-21-1-2-3".parse().expect("a SID");
+        let group = domain.with_rid(1100).expect("room for a RID");
+        let of = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: domain };
+        let listed = Accounts::none(of.clone());
+        let read_only = Accounts::read_only(Arc::new(MemoryStore::new(of)));
+        for (accounts, levels, is_known) in
+            [(&listed, None, false), (&read_only, Some(&[][..]), false), (&read_only, None, true)]
+        {
+            let known = Known { accounts, levels, domain };
+            assert_eq!(known.has_group("Staff").await, is_known);
+            assert_eq!(known.has_group_sid(&group).await, is_known);
+            assert!(!known.has_account(Query::Name("alice".to_owned())).await, "it can be looked up");
         }
     }
 }

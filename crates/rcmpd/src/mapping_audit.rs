@@ -1,7 +1,7 @@
-//! What is wrong with the mappings in a store, before a certificate finds out.
+//! Finds mappings in a store that are weak, ambiguous or never match.
 //!
-//! Accounts are read twice: once for the keys, of which only hashes are kept, and once for whose keys are shared. So a million
-//! accounts need some hundred bytes each, and no text.
+//! Accounts are read twice: first for the keys, of which only hashes are kept, then for the accounts with shared keys. So a million accounts
+//! need some hundred bytes each.
 
 use crate::stores::Accounts;
 use account_store::fold::{Comparison, casefold, wide, windows};
@@ -13,17 +13,17 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// What can be wrong.
+/// The class of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// A mapping by names, at an account that has no strong one.
+    /// A mapping by names, of an account without a strong mapping.
     Weak,
     /// A name or mapping that several accounts have.
     Ambiguous,
-    /// Values of several accounts that are different, and the same to a comparison that folds more.
+    /// Different values of several accounts that are equal under a wider comparison.
     Twin,
-    /// A mapping whose issuer is no configured authority.
+    /// A mapping whose issuer is not a configured CA.
     Dangling,
     /// A mapping that no certificate can match under this policy.
     NeverMatching,
@@ -45,10 +45,10 @@ impl Class {
     }
 }
 
-/// One thing that is wrong.
+/// A finding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// What kind of thing.
+    /// Its class.
     pub class: Class,
     /// The account.
     pub account: String,
@@ -60,12 +60,12 @@ pub struct Finding {
     pub why: String,
 }
 
-/// All that is wrong with a store.
+/// All findings of a store.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Accounts looked at.
+    /// Accounts that were read.
     pub accounts: u64,
-    /// Mappings and names looked at.
+    /// Mappings and names that were read.
     pub values: u64,
     /// How many findings of each class.
     pub counts: BTreeMap<&'static str, u64>,
@@ -252,10 +252,13 @@ fn collision(shared: &Shared, group: &[Shared]) -> Option<Finding> {
     };
     let (same, twins) = (others(true), others(false));
     let (class, why) = match (same.is_empty(), twins.is_empty()) {
-        (false, _) => (Class::Ambiguous, format!("also that of {}: it maps nobody", same.join(", "))),
+        (false, _) => (Class::Ambiguous, format!("{} has the same: it maps no account", same.join(", "))),
         (true, false) if shared.attribute == MAPPING => (
             Class::Twin,
-            format!("the same, to Windows' comparison, as that of {}: it maps nobody", twins.join(", ")),
+            format!(
+                "equal to that of {} under the comparison of Windows: it maps no account",
+                twins.join(", ")
+            ),
         ),
         (true, false) if shared.attribute == NAME => (
             Class::Twin,
@@ -355,11 +358,11 @@ impl<'a> Rules<'a> {
             } else if let Some(issuer) = issuer(identity)
                 && self.issuers.as_ref().is_some_and(|known| !known.contains(&key(issuer)))
             {
-                finding(Class::Dangling, value, "its issuer is no configured authority".to_owned());
+                finding(Class::Dangling, value, "its issuer is not a configured CA".to_owned());
             } else if !form.is_strong() && !has_strong {
                 let why = match form.is_proposal() {
-                    true => "this form is never enough alone, and the account has no strong one",
-                    false => "names are all it goes by, and the account has no strong mapping",
+                    true => "this form is never enough alone, and the account has no strong mapping",
+                    false => "it uses only names, and the account has no strong mapping",
                 };
                 finding(Class::Weak, value, why.to_owned());
             }
@@ -379,7 +382,7 @@ impl<'a> Rules<'a> {
             && *sid != account.sid
         {
             return Some(format!(
-                "certificates with that SID are never this account's, whose SID is {}",
+                "certificates with that SID never map to this account, whose SID is {}",
                 account.sid
             ));
         }
@@ -387,7 +390,7 @@ impl<'a> Rules<'a> {
             && self.issuers.as_ref().is_some_and(|known| !known.contains(&key(issuer)))
             && self.turned.contains(&key(issuer))
         {
-            return Some("the parts of the issuer stand the other way round".to_owned());
+            return Some("the parts of the issuer are in reverse order".to_owned());
         }
         let (method, flag) = match form {
             Form::Issuer => (Method::Issuer, MappingFlags::ISSUER),
@@ -399,8 +402,8 @@ impl<'a> Rules<'a> {
         }
         if !self.forms.contains(&form) {
             return Some(match self.issuers {
-                None => "no strong form counts, because chains are not verified".to_owned(),
-                Some(_) => format!("no authority may vouch by \"{form}\""),
+                None => "no strong form is accepted, because chains are not validated".to_owned(),
+                Some(_) => format!("no CA is granted the form \"{form}\""),
             });
         }
         None

@@ -1,4 +1,4 @@
-//! What commands print: tables for people, JSON for programs.
+//! Output of commands: tables for operators, JSON for programs.
 
 use crate::ask::{AskError, Mapped, ProvedPath};
 use crate::config::ConfigError;
@@ -16,13 +16,13 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 // INVARIANT: nothing else in this crate writes to standard output or standard error, except the log.
 // Names come from certificates, peers, stores and files, and every function here shows them by `visible`.
 
-/// The first write to standard output that failed, until [`finish`] tells it.
+/// The first write to standard output that failed, until [`finish`] returns it.
 static FAILED: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
 /// Whether JSON was printed.
 static HAS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Remembers that a write failed. A reader that went away is no failure: it has what it wanted.
+/// Records that a write failed. A closed pipe is not a failure: its reader has read what it needs.
 fn note(written: std::io::Result<()>) {
     if let Err(error) = written
         && error.kind() != std::io::ErrorKind::BrokenPipe
@@ -31,40 +31,39 @@ fn note(written: std::io::Result<()>) {
     }
 }
 
-/// Ends the output of a command, and says whether all of it was written. What was printed on a full disk is not there.
+/// Ends the output of a command, and returns an error if a part of it was not written, for example on a full disk.
 pub fn finish() -> std::io::Result<()> {
     note(std::io::stdout().lock().flush());
     FAILED.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
 }
 
-/// Prints a line. A line break in it is shown, not made.
+/// Prints a line. A line break in the text is escaped.
 pub fn line(text: &str) {
     note(writeln!(std::io::stdout().lock(), "{}", visible(text)));
 }
 
-/// Prints text of our own that has several lines. Names in it have gone through [`visible`].
+/// Prints text with several lines. Names in it were escaped by [`visible`].
 pub fn lines(text: &str) {
     note(writeln!(std::io::stdout().lock(), "{}", visible_lines(text)));
 }
 
-/// Prints a file of our own as it is: completions and the manual page, which have no names in them.
+/// Prints a generated file unchanged: completions and manual pages, which have no names in them.
 pub fn file(bytes: &[u8]) {
     note(std::io::stdout().lock().write_all(bytes));
 }
 
-/// Prints what the parser of the command line has to say: help, the version, or what is wrong with the arguments.
+/// Prints help, the version, or an error of the command line parser.
 pub fn usage(error: &clap::Error) {
     note(error.print());
 }
 
-/// Whether a terminal shows more than plain text: colours, boxes, and lines that are drawn again. `NO_COLOR` (no-color.org) and
-/// `TERM=dumb` are kept.
+/// Whether colours may be printed. `NO_COLOR` (no-color.org) and `TERM=dumb` turn them off.
 pub fn takes_colour(is_terminal: bool) -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     is_terminal && !is_set("NO_COLOR") && !is_dumb()
 }
 
-/// Whether the terminal can do no more than print one line after the other.
+/// Whether the terminal cannot redraw lines.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
@@ -79,7 +78,7 @@ pub fn is_drawable() -> bool {
     std::io::stderr().is_terminal() && !is_dumb()
 }
 
-/// The same with the line breaks and tabs of a text.
+/// Like [`visible`], but line breaks and tabs stay.
 fn visible_lines(text: &str) -> String {
     let shown = text.split_inclusive(['\n', '\t']).map(|part| match part.strip_suffix(['\n', '\t']) {
         Some(start) => format!("{}{}", visible(start), &part[start.len()..]),
@@ -93,17 +92,17 @@ pub fn message(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "rcmpd: {}", visible(text));
 }
 
-/// Prints a warning on standard error: the command goes on, and its exit code says nothing of it.
+/// Prints a warning on standard error. It does not change the exit code.
 pub fn warning(text: &str) {
     message(&format!("warning: {text}"));
 }
 
-/// A number with what it counts: the plural takes an s.
+/// A number with its unit; the plural gets an s.
 pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Prints text of our own that has several lines on standard error. Names in it have gone through [`visible`].
+/// Prints text with several lines on standard error. Names in it were escaped by [`visible`].
 pub fn message_lines(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible_lines(text));
 }
@@ -155,8 +154,8 @@ impl Write for JsonLines {
     }
 }
 
-/// A table with a head. In a pipe no cell is cut. On a terminal it is the same text if it fits; otherwise cells are cut or columns left out,
-/// because lines that a terminal wraps cannot be read as a table. Says whether all of it was printed.
+/// Prints a table. In a pipe no cell is cut. On a terminal it is the same text if it fits; otherwise cells are cut or columns dropped,
+/// because wrapped lines cannot be read as a table. Returns true if all of it was printed.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> bool {
     let mut table = Table::new(head, &rows);
     table.fit(terminal_columns().unwrap_or(usize::MAX), ellipsis());
@@ -169,14 +168,14 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> bool {
     !table.is_cut && table.left_out.is_empty()
 }
 
-/// How many columns the terminal on standard output has; `None` if there is no terminal, or it does not tell.
+/// The width of the terminal on standard output; `None` without a terminal, or if its width is unknown.
 fn terminal_columns() -> Option<usize> {
     let stdout = std::io::stdout();
     let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// What stands for the part of a text that is cut off, in the character set of the terminal.
+/// The mark of a cut text, in the character set of the locale.
 fn ellipsis() -> &'static str {
     let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale =
@@ -186,7 +185,7 @@ fn ellipsis() -> &'static str {
 
 /// Spaces between two columns.
 const COLUMN_GAP: usize = 2;
-/// A column is not cut to less than this: a few letters of each cell say nothing. Columns at the end are left out instead.
+/// A column is not cut to less than this, because a few letters are not readable. The last columns are dropped instead.
 const CUT_MIN: usize = 12;
 
 struct Table {
@@ -208,9 +207,9 @@ impl Table {
         Self { columns, widths, left_out: Vec::new(), is_cut: false }
     }
 
-    /// Makes the table fit into so many columns of a terminal, as far as there is something left to cut.
+    /// Cuts the table to a width, as far as possible.
     fn fit(&mut self, room: usize, ellipsis: &str) {
-        // SIDs go first: they are long, start alike, and other commands print each of them whole.
+        // SIDs are shortened first: they are long, have the same start, and other commands print them whole.
         if self.width() > room
             && let Some(at) = self.columns.iter().position(|column| column.iter().any(|cell| is_sid(cell)))
         {
@@ -265,7 +264,7 @@ impl Table {
     }
 }
 
-/// The columns of a terminal that the widest of some cells takes.
+/// The width of the widest cell.
 fn width(cells: &[String]) -> usize {
     cells.iter().map(|cell| cell.width()).max().unwrap_or(0)
 }
@@ -274,7 +273,7 @@ fn is_sid(cell: &str) -> bool {
     cell.starts_with("S-1-")
 }
 
-/// A SID without the middle, which all SIDs of a domain share: `S-1-5-21-…-1101`. Other text stays.
+/// A SID without the middle, which all SIDs of a domain have in common: `S-1-5-21-…-1101`. Other text stays.
 fn shortened_sid(cell: &str, ellipsis: &str) -> String {
     match cell.split('-').collect::<Vec<_>>()[..] {
         ["S", "1", authority, first, _, .., last] => format!("S-1-{authority}-{first}-{ellipsis}-{last}"),
@@ -282,7 +281,7 @@ fn shortened_sid(cell: &str, ellipsis: &str) -> String {
     }
 }
 
-/// A text in at most so many columns, cut between two words if that leaves half of it.
+/// A text cut to a width, between two words if at least half of it is kept.
 fn cut(text: &str, room: usize, ellipsis: &str) -> String {
     if text.width() <= room {
         return text.to_owned();
@@ -311,7 +310,7 @@ pub fn facts(facts: &[(&str, String)]) {
     }
 }
 
-/// Names of SIDs that are the same everywhere ([MS-DTYP] 2.4.2.4), for the groups of an answer.
+/// Names of well-known SIDs ([MS-DTYP] 2.4.2.4), for the groups of an answer.
 pub fn well_known(sid: &Sid) -> Option<&'static str> {
     match *sid {
         Sid::AUTHENTICATION_AUTHORITY_ASSERTED_IDENTITY => {
@@ -336,12 +335,12 @@ pub fn well_known(sid: &Sid) -> Option<&'static str> {
     })
 }
 
-/// The name of a group: one that is the same everywhere, or the one that it has in the store here.
+/// The name of a group: that in the store, or a well-known one.
 fn group_name<'a>(sid: &Sid, names: &'a HashMap<Sid, String>) -> Option<&'a str> {
     names.get(sid).map(String::as_str).or_else(|| well_known(sid))
 }
 
-/// An answer as JSON, with names of groups from the store here. Scripts rely on its names: add to them, do not rename them.
+/// An answer as JSON, with names of groups from the local store. Scripts rely on its keys: add keys, do not rename them.
 pub fn mapped_json(mapped: &Mapped, names: &HashMap<Sid, String>) -> Value {
     let info = &mapped.pac.logon_info;
     let groups: Vec<Value> = info
@@ -431,7 +430,7 @@ const fn signature_name(signed: Signed) -> &'static str {
     }
 }
 
-/// An answer for people, with names of groups from the store here.
+/// Prints an answer, with names of groups from the local store.
 pub fn mapped(mapped: &Mapped, names: &HashMap<Sid, String>) {
     let info = &mapped.pac.logon_info;
     let mut lines = vec![
@@ -439,7 +438,7 @@ pub fn mapped(mapped: &Mapped, names: &HashMap<Sid, String>) {
         ("sid", mapped.pac.user_sid.to_string()),
     ];
     if let Some(upn) = &mapped.pac.upn_dns_info {
-        let note = if upn.is_constructed { " (made up from the account's name)" } else { "" };
+        let note = if upn.is_constructed { " (constructed from the account name)" } else { "" };
         lines.push(("upn", format!("{}{note}", upn.upn)));
     }
     if !info.full_name.text.is_empty() {
@@ -468,8 +467,8 @@ pub fn mapped(mapped: &Mapped, names: &HashMap<Sid, String>) {
     table(&["group", "kind", "name"], rows);
     if !has_all_names {
         line("");
-        line("An answer has the SIDs of groups and not their names.");
-        line("On the server, `rcmpd group show SID -c FILE` has them.");
+        line("An answer has the SIDs of groups, not their names.");
+        line("On the server, `rcmpd group show SID -c FILE` prints the name.");
     }
     if let Some(path) = &mapped.path {
         let rows = path.hops.iter().map(|Verified { hop, signed }| {
@@ -492,7 +491,7 @@ pub fn mapped(mapped: &Mapped, names: &HashMap<Sid, String>) {
     }
 }
 
-/// A failure, with what to do.
+/// Prints a failure of a question, with a hint.
 pub fn ask_error(error: &AskError, as_json: bool) {
     if as_json {
         let status = error.status();

@@ -17,7 +17,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use time::{Duration, OffsetDateTime};
 
-/// What was made.
+/// The created files.
 #[derive(Debug)]
 pub struct Made {
     /// The configuration file.
@@ -58,7 +58,7 @@ pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
     }
     files.extend([at("certs/site.pem"), at("certs/site.key")]);
     if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
-        bail!("{} exists already, and nothing is overwritten; choose another folder", taken.display());
+        bail!("{} already exists and is not overwritten; choose another folder", taken.display());
     }
     for (folder, mode) in [(dir.to_owned(), 0o755), (at("machines"), 0o700), (at("certs"), 0o755)] {
         make_folder(&folder, mode)?;
@@ -106,7 +106,7 @@ pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
 /// Makes a folder and those above it with a mode, which a umask may make narrower and never wider. One that is there stays as it is.
 pub(crate) fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(mode).create(path);
-    made.with_context(|| format!("cannot make {}", path.display()))
+    made.with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
@@ -120,7 +120,8 @@ fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn random_domain_sid() -> anyhow::Result<Sid> {
+/// A SID for a new domain: three random numbers.
+pub fn random_domain_sid() -> anyhow::Result<Sid> {
     let bytes: [u8; 12] = random()?;
     let (words, _) = bytes.as_chunks::<4>();
     let [a, b, c] = std::array::from_fn(|n| u32::from_le_bytes(words[n]));
@@ -145,7 +146,7 @@ fn name(unit: Option<&str>, common_name: &str) -> DistinguishedName {
     name
 }
 
-/// A certificate that is good from a little ago, as authorities do because of clocks, for ten years.
+/// A certificate that is valid for ten years, from a little ago because of clocks that differ.
 fn params() -> CertificateParams {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
@@ -162,7 +163,7 @@ fn authority() -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
     Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
 }
 
-/// One person's certificate: which name is where is what the demo is about.
+/// The certificate of an account. The demo shows where each name is.
 fn certificate(
     who: &str,
     sid: &Sid,
@@ -239,12 +240,12 @@ fn sid_extension(sid: &Sid) -> CustomExtension {
 /// The value of altSecurityIdentities that the demo stores for a certificate.
 fn mapping(who: &str, der: &[u8]) -> anyhow::Result<Vec<String>> {
     let certificate = Certificate::parse(der)?;
-    let issuer = certificate.issuer_name()?;
+    let issuer = certificate.issuer_name()?.clone();
     Ok(match who {
         "bob" => vec![AltSecurityIdentity::issuer_serial(issuer, certificate.serial).to_string()],
         "carol" => {
             vec![
-                AltSecurityIdentity::IssuerSubject { issuer, subject: certificate.subject_name()? }
+                AltSecurityIdentity::IssuerSubject { issuer, subject: certificate.subject_name()?.clone() }
                     .to_string(),
             ]
         }
@@ -306,7 +307,7 @@ async fn fill(
 
 fn configuration(domain: &Domain, [port, mapper, admin]: [u16; 3]) -> String {
     format!(
-        r#"# A demo domain, made by `rcmpd quickstart`. Relative paths start at this file.
+        r#"# A demo domain, created by `rcmpd quickstart`. Relative paths start at this file.
 
 [domain]
 netbios = "{netbios}"
@@ -328,8 +329,8 @@ key   = "accounts.key"
 
 [mapping]
 methods    = ["upn", "subject"]
-binding    = "full"        # more than names must bind a certificate to its account
-validation = "chain"       # and only who is believed may say so:
+binding    = "full"        # strong mappings only: names alone are not enough
+validation = "chain"       # validate certificates by these CAs:
 anchors    = ["certs/ca.pem"]
 
 [client]                    # how `rcmpd map -c` asks

@@ -1,4 +1,4 @@
-//! Decisions under another policy: who would gain, who would lose.
+//! Dry run of another policy: the accounts that would gain or lose access.
 //!
 //! Certificates come from a folder, from the file of one certificate, or from an audit log that has them. A certificate is decided once by either
 //! policy for each set of methods that was asked for, on all processors, however often it occurs.
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use rcmp_service::certificate::Certificate;
 use rcmp_service::message::{MappingFlags, Request};
-use rcmp_service::{Mapper, Reason};
+use rcmp_service::{Asked, Mapper, Reason};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,7 +27,7 @@ pub struct Case {
     issuers: Vec<Vec<u8>>,
     flags: MappingFlags,
     thumbprint: [u8; 20],
-    /// What people know it by, if not by its subject.
+    /// The name to show, if not its subject.
     label: Option<String>,
     count: u64,
 }
@@ -43,8 +43,8 @@ impl Case {
     }
 
     fn label(&self) -> String {
-        let subject = || Certificate::parse(&self.certificate).ok()?.subject_name().ok();
-        self.label.clone().unwrap_or_else(|| subject().map(|name| name.to_string()).unwrap_or_default())
+        let subject = || Some(Certificate::parse(&self.certificate).ok()?.subject_name().ok()?.to_string());
+        self.label.clone().unwrap_or_else(|| subject().unwrap_or_default())
     }
 }
 
@@ -217,10 +217,7 @@ impl Cases {
             }
         }
         if cases.cases.is_empty() {
-            bail!(
-                "{} has no certificates in it: they are written with audit.certificates = true",
-                path.display()
-            );
+            bail!("{} has no certificates in it: set audit.certificates = true", path.display());
         }
         Ok(cases)
     }
@@ -266,13 +263,14 @@ pub async fn rehearse(
                 let mut done = 0;
                 for case in batch {
                     done += case.count;
-                    let Some(request) = case.request() else {
+                    let asked = case.request().and_then(|request| Asked::read(&request.into()).ok());
+                    let Some(asked) = asked else {
                         part.decisions += case.count;
                         part.undecided += case.count;
                         continue;
                     };
-                    let live = now_by.rehearse(&request, now()).await;
-                    let other = then_by.rehearse(&request, now()).await;
+                    let live = now_by.rehearse(&asked, now()).await;
+                    let other = then_by.rehearse(&asked, now()).await;
                     part.compare(case, &live, &other);
                 }
                 progress(done);

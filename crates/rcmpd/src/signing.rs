@@ -1,5 +1,6 @@
 //! Ed25519 keys in files, for what this program signs: heads of the audit log, hops of a path. Each has a key of its own.
 
+use crate::input;
 use account_store::FileAccess;
 use account_store::file_access::write_new;
 use anyhow::{Context, anyhow, bail};
@@ -24,10 +25,14 @@ impl PublicKey {
         der.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(Self)
     }
 
-    /// Reads a SubjectPublicKeyInfo in PEM from a file that not every user can change.
+    /// Reads a SubjectPublicKeyInfo in PEM from a file that not every user can change, or from standard input.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = FileAccess::ReadByAll.read(path);
-        let text = text.map_err(|error| anyhow!("the public key {} {error}", path.display()))?;
+        let text = match input::is_standard(path) {
+            true => input::read(path).context("the public key cannot be read from standard input")?.into(),
+            false => FileAccess::ReadByAll
+                .read(path)
+                .map_err(|error| anyhow!("the public key {} {error}", path.display()))?,
+        };
         let spki = pem_file::public_key(&text)
             .with_context(|| format!("{} is not a public key in PEM", path.display()))?;
         Self::from_spki(&spki).with_context(|| format!("{} is not an Ed25519 key", path.display()))

@@ -36,14 +36,14 @@ pub async fn create(config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     let store = section(config)?;
     let mut made = Vec::new();
     if store.machines.exists() {
-        bail!("{} exists already", store.machines.display());
+        bail!("{} already exists", store.machines.display());
     }
     for path in [&store.machines, &store.key] {
         if let Some(folder) =
             path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
         {
             bail!(
-                "cannot make {}: the folder {} is not there; make it first, for the user of the service",
+                "cannot create {}: the folder {} does not exist; create it first, for the user of the service",
                 path.display(),
                 folder.display()
             );
@@ -67,7 +67,7 @@ async fn fill(config: &Config, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         made.push(store.key.clone());
     }
     SqliteStore::create(&store.machines, &config.domain)
-        .with_context(|| format!("cannot make {}", store.machines.display()))?;
+        .with_context(|| format!("cannot create {}", store.machines.display()))?;
     made.push(store.machines.clone());
     let groups = GROUPS.map(|(rid, name)| {
         let sid = config.domain.sid.with_rid(rid).context("a domain's SID has room for a RID")?;
@@ -118,14 +118,14 @@ fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>
     match open_with_secrets(config)? {
         Ok(store) => Ok(store),
         Err(lost) => {
-            output::warning(&format!("the secrets of machines cannot be used: {lost}"));
+            output::warning(&format!("machine secrets cannot be used: {lost}"));
             open(config, None)?.context("it was opened without a key")
         }
     }
 }
 
 fn open_whole(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
-    open_with_secrets(config)?.map_err(|lost| anyhow!("the secrets of machines cannot be used: {lost}"))
+    open_with_secrets(config)?.map_err(|lost| anyhow!("machine secrets cannot be used: {lost}"))
 }
 
 /// Makes a new key file for the database with the machines, and replaces all secrets in it by random ones. Returns the names of the machines.
@@ -152,7 +152,7 @@ fn database_made(config: &Config) -> anyhow::Result<&config::Store> {
     let path = &store.machines;
     if !path.try_exists().with_context(|| format!("cannot open the account store {}", path.display()))? {
         bail!(
-            "{} is not there; `rcmpd domain add` makes it, for the domain of the configuration",
+            "{} does not exist; `rcmpd domain add` creates it for the domain of the configuration",
             path.display()
         );
     }
@@ -263,7 +263,7 @@ fn section(config: &Config) -> anyhow::Result<&config::Store> {
 fn check_domain(path: &Path, found: &Domain, config: &Config) -> anyhow::Result<()> {
     if *found != config.domain {
         bail!(
-            "{} holds the accounts of {} ({}), and [domain] says {} ({})",
+            "{} holds the accounts of {} ({}), but [domain] is {} ({})",
             path.display(),
             found.netbios,
             found.sid,

@@ -1,7 +1,7 @@
-//! The secret of a trust, which is being changed now and then: in a file, with what it will be beside it.
+//! The secret of a trust in a file, with the next secret beside it during a rotation.
 //!
-//! `rcmpd domain rotate` writes `FILE.next`, tells the other side, and moves `FILE.next` into the place of `FILE`. Whatever it is stopped
-//! at, one of the two is the secret that the other side knows. What it was before is not kept: whoever has it must not be believed.
+//! `rcmpd domain rotate` writes `FILE.next`, sends it to the other side, and renames `FILE.next` to `FILE`. If it is interrupted, one of the
+//! two is the secret that the other side has. The previous secret is not kept, because it must not be accepted any more.
 
 use crate::config::{SecretMissing, SecretRef};
 use netlogon_tokio::{AccountSecrets, BoxError};
@@ -45,18 +45,18 @@ impl AccountSecrets for SecretRef {
     }
 }
 
-/// Whether the secret is being changed now, or was when somebody was stopped.
+/// Whether a rotation is running or was interrupted.
 pub fn is_changing(secret: &SecretRef) -> bool {
     matches!(secret, SecretRef::File(path) if next(path).exists())
 }
 
-/// What the secret will be, while it is changed.
+/// The file of the next secret.
 pub fn next(path: &Path) -> PathBuf {
     beside(path, ".next")
 }
 
-/// Writes down what the secret will be, for whatever comes after: it is on the disk before it is told to anybody. One that is there
-/// is never replaced, for the other side may have taken it.
+/// Writes the next secret. It is on disk before it is sent to the other side. An existing one is never replaced, because the other side may
+/// have accepted it.
 pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
     let draft = beside(path, &format!(".{}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
@@ -69,7 +69,7 @@ pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
             Ok(present) => fchown(&file, Some(present.uid()), Some(present.gid())),
             Err(_) => Ok(()),
         })
-        // It has its name when it is whole, and takes nobody's.
+        // It gets its name when it is complete, and replaces no file.
         .and_then(|()| std::fs::hard_link(&draft, next(path)));
     std::fs::remove_file(&draft)?;
     written?;

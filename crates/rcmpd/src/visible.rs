@@ -3,7 +3,7 @@
 use rcmp_service::explain::is_hidden;
 use std::fmt::Write as _;
 
-/// Text as it can be shown: what a certificate says must not move the cursor, nor turn the line around, nor make lines.
+/// Text with escaped control, bidirectional and invisible characters: a name in a certificate must not control the terminal.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -15,7 +15,7 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// JSON in which everything that a terminal obeys, or does not show, is escaped. It is the same value.
+/// JSON with escaped control, bidirectional and invisible characters. The value is the same.
 pub fn visible_json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -77,7 +77,7 @@ pub(super) enum HandshakeError {
 }
 
 impl ClientVerifier {
-    /// `named` are the CAs in DER whose names clients are told: anchors, and intermediates, because many clients look for the issuer of
+    /// `named` are the CAs in DER whose names are sent to clients: anchors, and intermediates, because many clients look for the issuer of
     /// their certificate alone. With `is_optional`, a client without a certificate is served, too.
     pub fn new(trust: CurrentTrust, named: &[Vec<u8>], is_optional: bool) -> Self {
         let algorithms = default_provider().signature_verification_algorithms;
@@ -109,8 +109,9 @@ pub(super) fn check(
 ) -> Result<(), Box<Rejection>> {
     let (certificate, sent) = shown;
     trust.verify_shown(certificate, sent, now).map(drop).map_err(|rejected| {
-        let subject = Certificate::parse(certificate).and_then(|it| it.subject_name());
-        let subject = subject.map(|name| name.to_string()).unwrap_or_default();
+        let subject = Certificate::parse(certificate)
+            .and_then(|it| it.subject_name().map(ToString::to_string))
+            .unwrap_or_default();
         let cut = |name: String| name.chars().take(SUBJECT_LEN_MAX).collect();
         let rejected = Rejected { subject: rejected.subject.map(cut), ..rejected };
         Box::new(Rejection { subject: cut(subject), rejected })

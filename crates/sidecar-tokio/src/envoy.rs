@@ -17,7 +17,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, NullValue, Struct, Value};
 use envoy_types::pb::google::rpc;
 use http::HeaderMap;
-use sidecar::{Allowed, Ask, Broken, Decided, Moment, Outcome, Presented, Refusal, Sidecar};
+use sidecar::{Allowed, Ask, Broken, ClientCertificate, Decided, Moment, Outcome, Refusal, Sidecar};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tonic::codegen::BoxStream;
@@ -29,8 +29,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 /// This dialect's name in configuration, logs and metrics.
 pub const NAME: &str = "envoy-grpc";
-/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's own limit, unless it is told
-/// another), and room for attributes that nobody reads.
+/// The longest CheckRequest: a certificate of 64 KiB in percent-encoded PEM, 60 KiB of headers (Envoy's default limit), and
+/// room for attributes that are not read.
 pub const REQUEST_LEN_MAX: usize = 1 << 20;
 const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 /// The path of a question; `SERVICE` and its method.
@@ -39,7 +39,7 @@ pub const CHECK_PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// that shows no secret, so that none of that is kept: the answer is the same.
 pub const EMPTY_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 
-/// What the service needs of whoever carries its bytes.
+/// What the service needs of the listener that carries its bytes.
 pub trait Listener: Send + Sync + 'static {
     /// What decides now: it is replaced when the configuration is reloaded.
     fn sidecar(&self) -> Arc<Sidecar>;
@@ -94,7 +94,7 @@ impl<L: Listener> Authorization for Check<L> {
         let source = extensions.get::<Source>().map(|source| source.0);
         let ask = Ask { presented, target, source, now: self.0.now() };
         let response = match sidecar.decide(NAME, ask).await {
-            Decided::Allowed(somebody) => allowed(&sidecar, &somebody, &http.unwrap_or_default()),
+            Decided::Allowed(decision) => allowed(&sidecar, &decision, &http.unwrap_or_default()),
             Decided::Refused(refusal) => {
                 self.0.refused(refusal);
                 denied(refusal)
@@ -125,10 +125,10 @@ impl<L: Listener> Health for Ready<L> {
     }
 }
 
-fn presented(certificate: &str) -> Result<Option<Presented>, Refusal> {
+fn presented(certificate: &str) -> Result<Option<ClientCertificate>, Refusal> {
     match certificate {
         "" => Ok(None),
-        escaped => Presented::from_escaped_pem(escaped.as_bytes()).map(Some),
+        escaped => ClientCertificate::from_escaped_pem(escaped.as_bytes()).map(Some),
     }
 }
 
@@ -140,7 +140,7 @@ fn allowed(sidecar: &Sidecar, allowed: &Allowed, http: &HttpRequest) -> CheckRes
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         header(name.as_str(), value)
     });
-    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out where it is told to (`allowed_headers`).
+    // Envoy gives names in one of two ways (`encode_raw_headers`), and leaves some out if `allowed_headers` is set.
     let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| header.key.as_str());
     let names = http.headers.keys().map(String::as_str).chain(raw);
     let response = OkHttpResponse {

@@ -1,7 +1,7 @@
-//! Listeners for proxies: who may speak, and in which dialect.
+//! Listeners for proxies: how a proxy proves itself, and which dialect it speaks.
 //!
-//! Nobody is believed for being near. A process on a Unix socket is asked of the kernel whose it is, a connection over TCP shows a
-//! certificate of a proxy or the listener's secret; without one of them there is no listener.
+//! A proxy is never trusted because of its source address. On a Unix socket the kernel names the user of its process; over TCP it shows a
+//! certificate or the listener's secret. A listener without one of these is not configured.
 //!
 //! Connections are accepted at once. One that has proved nothing is evicted for a newer one, so it never keeps a proxy out.
 
@@ -67,7 +67,7 @@ const UNPROVED_MAX: usize = 4096;
 const STARTED_MAX: usize = 1024;
 /// How long that may take: a proxy connects when it has something to ask.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the head of a request, and between two: longer than proxies keep connections that nobody uses.
+/// For the head of a request, and between two: longer than proxies keep idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// When a connection of Envoy's is asked whether its peer is still there, and how long that may take.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -150,7 +150,7 @@ struct State {
     speaks: Speaks,
     target: Target,
     proof: Arc<ArcSwap<Proof>>,
-    /// Users whose processes are believed; none where that is not asked.
+    /// Users whose processes are accepted as the proxy; empty if any user's process is.
     users: Vec<User>,
     connections: Connections<Proxy>,
     long: Long,
@@ -163,7 +163,7 @@ struct State {
     is_ending: AtomicBool,
 }
 
-/// What a proxy has proved: connections with the same proof are one proxy's.
+/// The proof that a proxy has shown. Connections with the same proof count as one proxy's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Proxy {
     /// By the kernel's word for the process.
@@ -329,8 +329,8 @@ impl Listener {
                         warn!(
                             user,
                             dialect = state.speaks.name(),
-                            advice = "add it to peers of [[sidecar.listen]], or let the web server run as one of them",
-                            "A process of another user asks, and is not heard"
+                            advice = "add it to peers of [[sidecar.listen]], or run the web server as one of these users",
+                            "Rejected Unix-socket connection: the user of the process is not in peers"
                         );
                     });
                     return Ok(());
@@ -367,25 +367,25 @@ impl State {
         proof.secret.as_ref().is_none_or(|secret| sidecar::shows_secret(headers, secret))
     }
 
-    fn tell(&self, refusal: Refusal) {
+    fn log_refusal(&self, refusal: Refusal) {
         let (dialect, reason) = (self.speaks.name(), refusal.name());
         match refusal {
             Refusal::Broken(broken) => self.log_limiter.once(reason, || {
-                warn!(dialect, reason, advice = broken.advice(), "A proxy's request cannot be used");
+                warn!(dialect, reason, advice = broken.advice(), "Rejected request of a proxy: its headers are not as the dialect has them");
             }),
             Refusal::Undecided(_) => self.log_limiter.once(reason, || {
-                warn!(dialect, reason, "Who somebody is could not be decided");
+                warn!(dialect, reason, "Cannot decide which account a certificate belongs to");
             }),
             // Clients do this, and so does a proxy of another dialect.
             Refusal::Forged => self.log_limiter.once(reason, || {
                 warn!(
                     dialect,
                     reason,
-                    advice = "if it is the proxy who sends them, say its dialect in [[sidecar.listen]]",
-                    "Certificate headers of another dialect, or names that look like ours, were sent"
+                    advice = "if the proxy sends them, set its dialect in [[sidecar.listen]]",
+                    "Rejected request: certificate headers of another dialect, or names that look like identity headers"
                 );
             }),
-            Refusal::Chain(error) => debug!(dialect, reason, error, "Refused"),
+            Refusal::Chain(error) => debug!(dialect, reason, error = error.name(), "Refused"),
             _ => debug!(dialect, reason, "Refused"),
         }
     }
@@ -409,7 +409,7 @@ impl envoy::Listener for State {
     }
 
     fn refused(&self, refusal: Refusal) {
-        self.tell(refusal);
+        self.log_refusal(refusal);
     }
 }
 
@@ -417,7 +417,7 @@ async fn over_tcp(state: Arc<State>, stream: TcpStream, origin: Origin) {
     let _ = stream.set_nodelay(true);
     tokio::select! {
         has_begun = state.connections.wait_for_first_bytes(&stream, &origin.permit, PROOF_TIMEOUT) => if !has_begun {
-            return debug!(address = ?origin.address, "A connection sent nothing, and is closed");
+            return debug!(address = ?origin.address, "Connection closed: nothing was sent before the timeout");
         },
         () = state.shutdown.cancelled() => return,
     }
@@ -475,7 +475,7 @@ async fn over_tls(state: Arc<State>, tls: Tls, stream: TcpStream, origin: Origin
                 dialect = state.speaks.name(),
                 advice =
                     "if it is the proxy, add a DNS name of its certificate to names of [[sidecar.listen]]",
-                "A certificate that names no proxy was shown, and whoever did is not heard"
+                "Rejected certificate of a proxy: none of its DNS names is in names"
             );
         }),
     }
@@ -512,10 +512,10 @@ where
                     return;
                 }
                 () = origin.overdue() => {
-                    return debug!(address = ?origin.address, "A connection proved nothing, and is closed");
+                    return debug!(address = ?origin.address, "Connection closed: its client did not prove itself before the timeout");
                 }
                 calls = origin.unproved_call() => {
-                    debug!(address = ?origin.address, "A call showed no secret, and its connection is closed");
+                    debug!(address = ?origin.address, "Connection closed: its first call did not show the secret");
                     if calls == 1 {
                         connection.as_mut().graceful_shutdown();
                         tokio::select! {
@@ -662,7 +662,7 @@ async fn respond(
     let speaks = (dialect, state.target, state.upstream.is_some());
     let decided = sidecar.check(speaks, request.headers(), (host, path), is_proved, from).await;
     if let Decided::Refused(refusal) = decided {
-        state.tell(refusal);
+        state.log_refusal(refusal);
     }
     match (&decided, &state.upstream) {
         (Decided::Allowed(allowed), Some(upstream)) => {

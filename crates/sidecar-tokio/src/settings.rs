@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
     /// HTTP, with certificates in headers.
@@ -24,16 +24,16 @@ impl Speaks {
     }
 }
 
-/// `[[sidecar.listen]]`.
+/// A listener for proxies, without its secret (`[[sidecar.listen]]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// What is spoken.
+    /// The protocol and dialect.
     pub speaks: Speaks,
-    /// Where the host and the path are that a client asked for; for HTTP.
+    /// Which headers have the host and the path that a client asked for; for HTTP.
     pub target: Target,
-    /// Where.
+    /// The address or the socket.
     pub at: Place,
-    /// Users whose processes are believed, by name or number; on a Unix socket.
+    /// Users whose processes are accepted as the proxy, by name or number; on a Unix socket.
     pub peers: Vec<String>,
     /// TLS with certificates of proxies.
     pub tls: Option<ListenTls>,
@@ -41,7 +41,7 @@ pub struct Listen {
     pub upstream: Option<Application>,
 }
 
-/// Where a listener is.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A TCP port.
@@ -62,7 +62,7 @@ impl fmt::Display for Place {
 /// A Unix socket, and which local users can connect to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixPlace {
-    /// Where.
+    /// Its path.
     pub path: PathBuf,
     /// Its mode.
     pub mode: u32,
@@ -81,10 +81,10 @@ pub enum SocketGroup {
     Unchanged,
 }
 
-/// An application, and how it is spoken to.
+/// An application, and the protocol to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Application {
-    /// Where.
+    /// Its address.
     pub place: UpstreamPlace,
     /// For `https://`.
     pub tls: Option<UpstreamTls>,
@@ -102,7 +102,7 @@ impl fmt::Display for Application {
     }
 }
 
-/// What an application speaks.
+/// The HTTP version of an application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -122,7 +122,7 @@ pub struct UpstreamTls {
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
-/// Where an application is.
+/// The address of an application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamPlace {
     /// `http://HOST:PORT` or `https://HOST:PORT`, without the scheme.
@@ -138,8 +138,8 @@ pub struct ListenTls {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// Who certifies proxies.
+    /// The CAs of certificates of proxies.
     pub client_ca: PathBuf,
-    /// DNS names that proxies have in their certificates.
+    /// DNS names, one of which the certificate of a proxy has.
     pub names: Vec<String>,
 }

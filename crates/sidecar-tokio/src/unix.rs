@@ -22,44 +22,56 @@ const SOCKET_PATH_MAX: usize = 107;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct User {
     pub(super) number: u32,
-    /// The primary group, if `/etc/passwd` has the user.
+    /// The primary group, if the system knows the user.
     group: Option<u32>,
+}
+
+/// Looks users and groups up.
+trait NameService {
+    /// A user by name or number.
+    fn user(&self, name: &str) -> Option<User>;
+
+    /// The number of a group.
+    fn group(&self, name: &str) -> Option<u32>;
+}
+
+/// The Name Service Switch of the system (nsswitch.conf(5)), so users of SSSD, LDAP or systemd are known as those of `/etc/passwd` are. A name
+/// that no service could look up counts as unknown: with either, the listener is not bound.
+struct Nss;
+
+impl NameService for Nss {
+    fn user(&self, name: &str) -> Option<User> {
+        let by_number = || uzers::get_user_by_uid(name.parse().ok()?);
+        let found = uzers::get_user_by_name(name).or_else(by_number)?;
+        Some(User { number: found.uid(), group: Some(found.primary_group_id()) })
+    }
+
+    fn group(&self, name: &str) -> Option<u32> {
+        uzers::get_group_by_name(name).map(|group| group.gid())
+    }
 }
 
 /// The users of `peers`, by name or number.
 pub(super) fn users(names: &[String]) -> anyhow::Result<Vec<User>> {
-    if names.is_empty() {
-        return Ok(Vec::new());
+    names.iter().map(|name| user(&Nss, name)).collect()
+}
+
+fn user(system: &dyn NameService, name: &str) -> anyhow::Result<User> {
+    if let Some(user) = system.user(name) {
+        return Ok(user);
     }
-    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    names.iter().map(|name| user(&passwd, name)).collect()
-}
-
-fn user(passwd: &str, name: &str) -> anyhow::Result<User> {
-    // name:password:number:group:...
-    let known = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (found, number) = (fields.next()?, fields.nth(1)?);
-        (found == name || number == name).then_some((number, fields.next()?))
-    });
-    let number = known.map_or(name, |(number, _)| number).parse().ok().with_context(|| {
-        format!("there is no user {name} in /etc/passwd (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
+    let number = name.parse().ok().with_context(|| {
+        format!("there is no user {name} on this system (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
     })?;
-    Ok(User { number, group: known.and_then(|(_, group)| group.parse().ok()) })
+    Ok(User { number, group: None })
 }
 
-fn group(groups: &str, name: &str) -> anyhow::Result<u32> {
+fn group(system: &dyn NameService, name: &str) -> anyhow::Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    // name:password:number:members
-    let mut lines = groups.lines().map(|line| line.split(':'));
-    let number = lines.find_map(|mut fields| match fields.next() {
-        Some(group) if group == name => fields.nth(1)?.parse().ok(),
-        _ => None,
-    });
-    number.with_context(|| {
-        format!("there is no group {name} in /etc/group (group of [[sidecar.listen]]): write the number that `getent group {name}` prints")
+    system.group(name).with_context(|| {
+        format!("there is no group {name} on this system (group of [[sidecar.listen]]): write the number that `getent group {name}` prints")
     })
 }
 
@@ -93,10 +105,7 @@ fn group_of(peers: &[User], own: u32, path: &Path) -> anyhow::Result<Group> {
 fn group_for(place: &UnixPlace, peers: &[User]) -> anyhow::Result<Group> {
     let given = |number| Group { number, is_known: true };
     match &place.group {
-        SocketGroup::Named(name) => {
-            let groups = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
-            group(&groups, name).map(|number| given(Some(number)))
-        }
+        SocketGroup::Named(name) => group(&Nss, name).map(|number| given(Some(number))),
         SocketGroup::OfPeers => group_of(peers, geteuid().as_raw(), &place.path),
         SocketGroup::Unchanged => Ok(given(None)),
     }
@@ -188,22 +197,51 @@ fn set_access(path: &Path, group: Option<u32>, mode: u32) -> anyhow::Result<()> 
 mod tests {
     use super::*;
 
-    const PASSWD: &str =
-        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/:/bin/false\nproxy:x:40:41::/:/bin/false\n";
+    /// Users with number and primary group, and a group.
+    struct Table;
+
+    impl NameService for Table {
+        fn user(&self, name: &str) -> Option<User> {
+            let users = [("root", 0, 0), ("web", 33, 34), ("proxy", 40, 41)];
+            let found =
+                users.into_iter().find(|(known, number, _)| *known == name || number.to_string() == name);
+            found.map(|(_, number, group)| User { number, group: Some(group) })
+        }
+
+        fn group(&self, name: &str) -> Option<u32> {
+            (name == "web").then_some(34)
+        }
+    }
 
     fn known(names: &[&str]) -> Vec<User> {
-        names.iter().map(|name| user(PASSWD, name).expect("it is there")).collect()
+        names.iter().map(|name| user(&Table, name).expect("it is there")).collect()
     }
 
     #[test]
     fn users_and_groups_are_found_by_name_and_number() {
         assert_eq!(known(&["web", "33"]), [User { number: 33, group: Some(34) }; 2]);
         assert_eq!(known(&["4242"]), [User { number: 4242, group: None }]);
-        let unknown = format!("{:#}", user(PASSWD, "not-here").expect_err("it is not there"));
+        let unknown = format!("{:#}", user(&Table, "not-here").expect_err("it is not there"));
         assert!(unknown.ends_with("write the number that `id -u not-here` prints"), "{unknown}");
-        let groups = "root:x:0:\nweb:x:34:alice,bob\n";
-        assert_eq!((group(groups, "web").ok(), group(groups, "99").ok()), (Some(34), Some(99)));
-        assert!(group(groups, "alice").is_err());
+        assert_eq!((group(&Table, "web").ok(), group(&Table, "99").ok()), (Some(34), Some(99)));
+        assert!(group(&Table, "alice").is_err());
+    }
+
+    #[test]
+    fn the_system_is_asked_for_users_and_groups() {
+        // What getent(1) prints, which asks NSS, too.
+        let getent = |database: &str, key: &str| {
+            let got = std::process::Command::new("getent").args([database, key]).output().expect("getent");
+            let line = String::from_utf8(got.stdout).expect("text");
+            let numbers = line.split(':').filter_map(|field| field.trim().parse::<u32>().ok());
+            numbers.take(2).collect::<Vec<_>>()
+        };
+        for (name, key) in [("daemon", "daemon"), ("1", "daemon")] {
+            let found = user(&Nss, name).expect("it is there");
+            assert_eq!(vec![found.number, found.group.expect("it has one")], getent("passwd", key), "{name}");
+        }
+        assert_eq!(vec![group(&Nss, "daemon").expect("it is there")], getent("group", "daemon"));
+        assert!(user(&Nss, "no-such-user").is_err() && group(&Nss, "no-such-group").is_err());
     }
 
     #[test]

@@ -5,10 +5,10 @@ use crate::refusal::Refusal;
 use http::HeaderMap;
 use std::sync::{Arc, OnceLock};
 
-/// Somebody who is known.
+/// A decision that lets a client in, with the headers of its identity.
 #[derive(Debug)]
 pub struct Allowed {
-    /// Who.
+    /// The account.
     pub identity: Identity,
     /// The headers that say so, all that are advertised.
     pub headers: HeaderMap,

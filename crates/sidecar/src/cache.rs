@@ -1,8 +1,8 @@
-//! Decisions that are remembered for a while: bounded, made once however many ask at a time, and counting only while what they were
-//! made from is the same.
+//! Cached decisions. The cache is bounded, a decision is made once for all requests that wait for it, and an entry counts only as long as
+//! the inputs of its decision are the same.
 
 use crate::allowed::Allowed;
-use crate::identity::Standing;
+use crate::identity::DecisionInputs;
 use crate::refusal::Refusal;
 use dtyp::FileTime;
 use quick_cache::sync::Cache as QuickCache;
@@ -16,8 +16,8 @@ pub(crate) struct Key {
     pub(crate) leaf: [u8; 32],
     /// SHA-256 over what came with it, whose names may count.
     pub(crate) chain: [u8; 32],
-    /// What it was decided by.
-    pub(crate) standing: Standing,
+    /// The inputs of the decision.
+    pub(crate) inputs: DecisionInputs,
 }
 
 /// A time by both clocks of a system. Durations are measured by the monotonic one, because the wall clock can be set.
@@ -31,7 +31,7 @@ pub struct Moment {
 
 /// A decision, and until when it is used.
 #[derive(Clone, Debug)]
-pub(crate) struct Remembered {
+pub(crate) struct CacheEntry {
     pub(crate) outcome: Result<Arc<Allowed>, Refusal>,
     /// By the monotonic clock.
     pub(crate) until: Duration,
@@ -41,13 +41,13 @@ pub(crate) struct Remembered {
     pub(crate) is_of_key: bool,
 }
 
-impl Remembered {
+impl CacheEntry {
     fn counts(&self, now: Moment) -> bool {
         self.is_of_key && self.until > now.uptime && self.not_after > now.wall
     }
 }
 
-pub(crate) struct Cache(QuickCache<Key, Remembered>);
+pub(crate) struct Cache(QuickCache<Key, CacheEntry>);
 
 impl Cache {
     pub(crate) fn new(entries_max: usize) -> Self {
@@ -55,37 +55,37 @@ impl Cache {
     }
 
     /// The decision that still counts, or the one that `make` makes, once for all who wait for it, whatever it is; `true` with one that
-    /// somebody else made. What is broken is not remembered: it is told to those who wait, and then forgotten.
+    /// another request made. What is broken is not cached: the requests that wait for it get it, and no later one does.
     pub(crate) async fn get_or_make(
         &self,
         key: &Key,
         now: Moment,
-        make: impl AsyncFnOnce() -> Remembered,
-    ) -> (Remembered, bool) {
+        make: impl AsyncFnOnce() -> CacheEntry,
+    ) -> (CacheEntry, bool) {
         match self.0.get(key) {
             Some(known) if known.counts(now) => return (known, true),
-            Some(_) => self.forget_what_is_over(key, now),
+            Some(_) => self.remove_expired(key, now),
             None => {}
         }
         match self.0.get_value_or_guard_async(key).await {
             Ok(known) if known.is_of_key => (known, true),
             // It was made while something changed, for a request that came before the change was undone.
             Ok(_) => {
-                self.forget_what_is_over(key, now);
+                self.remove_expired(key, now);
                 (make().await, false)
             }
             Err(guard) => {
                 let made = make().await;
                 // INVARIANT: a place that is held is not removed, so this does not fail.
                 let _ = guard.insert(made.clone());
-                self.forget_what_is_over(key, now);
+                self.remove_expired(key, now);
                 (made, false)
             }
         }
     }
 
-    /// Whoever saw it may come late: what is there by now can be new, or about to be made.
-    fn forget_what_is_over(&self, key: &Key, now: Moment) {
+    /// The entry may have been replaced since it was seen, or may be about to be: only one that is expired is removed.
+    fn remove_expired(&self, key: &Key, now: Moment) {
         self.0.remove_if(key, |known| !known.counts(now));
     }
 
@@ -104,13 +104,13 @@ mod tests {
 
     fn key(leaf: u8) -> Key {
         let store_revision = Revision::FIXED;
-        let standing = Standing { path: None, policy_revision: 1, store_revision, is_settled: true };
-        Key { leaf: [leaf; 32], chain: [0; 32], standing }
+        let inputs = DecisionInputs { path: None, policy_revision: 1, store_revision, is_settled: true };
+        Key { leaf: [leaf; 32], chain: [0; 32], inputs }
     }
 
-    fn until(until: u64) -> Remembered {
+    fn until(until: u64) -> CacheEntry {
         let until = Duration::from_secs(until);
-        Remembered { outcome: Err(Refusal::NotAllowed), until, not_after: FileTime::NEVER, is_of_key: true }
+        CacheEntry { outcome: Err(Refusal::NotAllowed), until, not_after: FileTime::NEVER, is_of_key: true }
     }
 
     fn at(uptime: u64) -> Moment {
@@ -151,7 +151,7 @@ mod tests {
         };
         let late = async {
             assert_eq!(made.load(Ordering::SeqCst), 1, "the first is at work");
-            cache.forget_what_is_over(&key(1), now);
+            cache.remove_expired(&key(1), now);
             ask().await
         };
         assert_eq!(tokio::join!(biased; ask(), late), (20, 20));
@@ -162,7 +162,7 @@ mod tests {
     async fn a_wall_clock_that_is_set_neither_ends_a_decision_nor_makes_it_live_longer() {
         let cache = Cache::new(8);
         let not_after = FileTime(5_000);
-        let make = async || Remembered { not_after, ..until(20) };
+        let make = async || CacheEntry { not_after, ..until(20) };
         let at = |wall, uptime| Moment { wall: FileTime(wall), uptime: Duration::from_secs(uptime) };
         for (wall, uptime, was_there) in [
             (1_000, 10, false),
@@ -189,7 +189,7 @@ mod tests {
                 let n = made.fetch_add(1, Ordering::SeqCst);
                 yield_now().await;
                 // The first is made while the contents change and are restored.
-                Remembered { is_of_key: n > 0, ..until(100 + n as u64) }
+                CacheEntry { is_of_key: n > 0, ..until(100 + n as u64) }
             };
             let (made, was_there) = cache.get_or_make(&key(1), at(0), make).await;
             (made.until.as_secs(), was_there)
@@ -204,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_broken_is_forgotten() {
         let cache = Cache::new(8);
-        let broken = || Remembered { outcome: Err(Refusal::Broken(Broken::TooLong)), ..until(0) };
+        let broken = || CacheEntry { outcome: Err(Refusal::Broken(Broken::TooLong)), ..until(0) };
         for _ in 0..2 {
             let (_, was_there) = cache.get_or_make(&key(1), at(10), async || broken()).await;
             assert_eq!((was_there, cache.len()), (false, 0));

@@ -1,13 +1,13 @@
 //! From a proxy's request to an answer.
 
 use crate::allowed::Allowed;
-use crate::cache::{Cache, Key, Moment, Remembered};
-use crate::dialect::{Dialect, Known, Presented, Target, plain_name};
+use crate::cache::{Cache, CacheEntry, Key, Moment};
+use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
 use crate::headers::{Facts, Format};
-use crate::identity::{Identify, Identity, Standing};
+use crate::identity::{DecisionInputs, Identify, Identity};
 use crate::meter::Meter;
-use crate::refusal::{Broken, Outcome, Refusal};
+use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
 use crate::token::{PublicJwk, TokenSigner};
@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// How long it is remembered that nobody is mapped, at most.
+/// How long a denial is cached, at most.
 const DENIAL_MAX: Duration = Duration::from_secs(5);
 /// How much longer than a token's lifetime the key of a replaced signer is published: what was asked before may be signed a moment later,
 /// and applications keep a key set for a while.
@@ -31,7 +31,7 @@ const RETIRED_MORE: Duration = Duration::from_secs(60);
 const REFERENCES_MAX: usize = 1024;
 /// What a sidecar is made of.
 pub struct Parts {
-    /// Tells who somebody is.
+    /// Maps certificates to accounts.
     pub identify: Arc<dyn Identify>,
     /// Who may go where.
     pub routes: Routes,
@@ -39,9 +39,9 @@ pub struct Parts {
     pub format: Format,
     /// Signs them.
     pub token: Option<TokenSigner>,
-    /// How long a decision is remembered; zero for not at all.
+    /// How long a decision is cached; zero for not at all.
     pub remember: Duration,
-    /// How many are.
+    /// Entries of the cache at most.
     pub remembered_max: usize,
 }
 
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Sidecar {
 #[derive(Debug)]
 pub struct Ask<'a> {
     /// The certificate, if there is one.
-    pub presented: Result<Option<Presented>, Refusal>,
+    pub presented: Result<Option<ClientCertificate>, Refusal>,
     /// Host and path that the client asked for.
     pub target: Option<(&'a str, &'a str)>,
     /// Where the question came from.
@@ -96,7 +96,7 @@ pub enum Decided {
 }
 
 impl Sidecar {
-    /// A sidecar that remembers nothing yet.
+    /// A sidecar with an empty cache.
     pub fn new(parts: Parts) -> Self {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
         let nobody = format.nobody();
@@ -104,7 +104,7 @@ impl Sidecar {
         let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
         let reserved = known.into_iter().chain(owned).chain([SECRET.as_str().to_owned()]).collect();
         let cache = Cache::new(remembered_max.max(1));
-        // Whatever is remembered may stand for one.
+        // Each cache entry may have one.
         let references = Arc::new(QuickCache::new(remembered_max.max(REFERENCES_MAX)));
         let meter = Arc::default();
         let known = Arc::new(Known::new());
@@ -164,7 +164,7 @@ impl Sidecar {
         &self.format
     }
 
-    /// Decisions that are remembered now.
+    /// Entries of the cache now.
     pub fn remembered(&self) -> usize {
         self.cache.len()
     }
@@ -222,7 +222,7 @@ impl Sidecar {
         let Ask { presented, target, source, now } = ask;
         let presented = presented?.ok_or(Refusal::NoCertificate)?;
         let route = self.routes.choose(target)?;
-        let allowed = self.remembered_or_made(&presented, source, now).await?;
+        let allowed = self.cached_or_made(&presented, source, now).await?;
         let Some(number) = route.number else { return Ok(allowed) };
         allowed.admitted[number]?;
         let (Some(audience), Some(_)) = (self.audience_of[number], &self.token) else { return Ok(allowed) };
@@ -232,47 +232,52 @@ impl Sidecar {
         Ok(Arc::clone(allowed.for_audience[audience].get_or_init(make)))
     }
 
-    /// Who somebody is, remembered or found out.
-    async fn remembered_or_made(
+    /// The account of a certificate, cached or looked up.
+    async fn cached_or_made(
         &self,
-        presented: &Presented,
+        presented: &ClientCertificate,
         source: Option<SocketAddr>,
         now: Moment,
     ) -> Result<Arc<Allowed>, Refusal> {
-        let standing = self.identify.standing(presented, now.wall)?;
-        if self.remember.is_zero() || !standing.is_settled {
+        let inputs = self.identify.decision_inputs(presented, now.wall)?;
+        if self.remember.is_zero() || !inputs.is_settled {
             self.meter.made.inc();
             return self.find_out(presented, source, now).await.outcome;
         }
-        let key = Key { leaf: presented.sha256, chain: chain_hash(&presented.chain), standing };
-        let make = async || self.find_out_for(&key.standing, presented, source, now).await;
+        let key = Key { leaf: presented.sha256, chain: chain_hash(&presented.chain), inputs };
+        let make = async || self.find_out_for(&key.inputs, presented, source, now).await;
         let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
         let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
         count.inc();
         known.outcome
     }
 
-    /// Finds out, and whether it was found out of exactly this standing: the accounts or the policy may have changed meanwhile,
-    /// and a restored back-up may bring back what the standing says. Such a decision answers this request, and no other.
+    /// Looks the account up, and says whether that was done by exactly these inputs: the accounts or the policy may have changed meanwhile, and
+    /// a restored back-up may bring these inputs back. A decision made by others answers this request, and no other one.
     async fn find_out_for(
         &self,
-        standing: &Standing,
-        presented: &Presented,
+        inputs: &DecisionInputs,
+        presented: &ClientCertificate,
         source: Option<SocketAddr>,
         now: Moment,
-    ) -> Remembered {
+    ) -> CacheEntry {
         let made = self.find_out(presented, source, now).await;
-        let after = self.identify.standing(presented, now.wall);
-        Remembered { is_of_key: after.is_ok_and(|after| after.is_unbroken_since(standing)), ..made }
+        let after = self.identify.decision_inputs(presented, now.wall);
+        CacheEntry { is_of_key: after.is_ok_and(|after| after.is_unbroken_since(inputs)), ..made }
     }
 
-    async fn find_out(&self, presented: &Presented, source: Option<SocketAddr>, now: Moment) -> Remembered {
+    async fn find_out(
+        &self,
+        presented: &ClientCertificate,
+        source: Option<SocketAddr>,
+        now: Moment,
+    ) -> CacheEntry {
         let outcome = match decision_name() {
             Some(decision) => match self.identify.identify(presented, &decision, source, now.wall).await {
                 Ok(identity) => Ok(self.allow(identity, presented, &decision, (now.wall, None))),
                 Err(refusal) => Err(refusal),
             },
-            None => Err(Refusal::Undecided("no_randomness")),
+            None => Err(Refusal::Undecided(Undecided::NoRandomness)),
         };
         let (time, not_after) = match &outcome {
             Ok(allowed) => {
@@ -285,14 +290,14 @@ impl Sidecar {
             }
             Err(_) => (Duration::ZERO, FileTime::NEVER),
         };
-        Remembered { outcome, until: now.uptime.saturating_add(time), not_after, is_of_key: true }
+        CacheEntry { outcome, until: now.uptime.saturating_add(time), not_after, is_of_key: true }
     }
 
     /// What a decision allows, with a token for the audience of a route, by its place, or for that of all tokens.
     fn allow(
         &self,
         identity: Identity,
-        presented: &Presented,
+        presented: &ClientCertificate,
         decision: &str,
         (now, audience): (FileTime, Option<usize>),
     ) -> Arc<Allowed> {
@@ -338,7 +343,7 @@ impl Sidecar {
     }
 
     /// Makes a request ready for the application: the proxy's words about certificates and all copies of identity headers are taken
-    /// away, under whichever name, then the identity is put in, or that it is nobody.
+    /// away, in every spelling. Then the identity headers are set; without an account they are empty.
     pub fn stamp(&self, allowed: Option<&Allowed>, headers: &mut HeaderMap) {
         self.strip(headers);
         for (name, value) in allowed.map_or(&self.nobody, |allowed| &allowed.headers) {
@@ -393,14 +398,14 @@ fn chain_hash(chain: &[Bytes]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// A name that nobody can guess.
+/// A name that cannot be guessed.
 fn decision_name() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
     Some(dtyp::hex(&bytes))
 }
 
-/// All of an identity, for whoever asks with the reference.
+/// All of an identity, which an application gets by the reference.
 fn whole(identity: &Identity, decision: &str, user: &str) -> Value {
     let groups: Vec<_> = identity
         .groups

@@ -1,4 +1,4 @@
-//! Headers by which a proxy tells an application about the request that it got: who asked, and for which scheme, host and path.
+//! Headers in which a proxy reports the request that it got to an application: client, scheme, host and path.
 //!
 //! Frameworks go by them. A client that sends one chooses its address, or is served another path or host than the one that was decided
 //! about, so none of a client's reaches an application.
@@ -62,7 +62,7 @@ pub const NAMES: [&str; 50] = [
     "x-host",
     "x-http-host-override",
     "x-original-host",
-    // The certificate, as other proxies tell it.
+    // The certificate, as other proxies pass it on.
     "wl-proxy-client-cert",
     "x-arr-clientcert",
     "x-client-cert",

@@ -1,4 +1,4 @@
-//! Who somebody is, as headers for an application.
+//! An identity, as headers for an application.
 //!
 //! Every header that is ever set is in every answer, empty where there is nothing to say: proxies put in what they are given, and a
 //! client's copy survives exactly where they are given nothing.
@@ -9,6 +9,7 @@ use crate::identity::{Group, Identity};
 use crate::secret::SECRET;
 use dtyp::Sid;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 
@@ -394,12 +395,12 @@ impl Format {
         known().chain(more.cloned())
     }
 
-    /// Nobody: every header, empty.
+    /// The headers of a request without an account: every header, empty.
     pub fn nobody(&self) -> HeaderMap {
         self.advertised().map(|name| (name, HeaderValue::from_static(""))).collect()
     }
 
-    /// Somebody. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
+    /// The headers of an account. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
     pub fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
         let user = self.user(identity);
         let groups: Vec<String> = identity.groups.iter().map(|group| self.group(identity, group)).collect();
@@ -533,9 +534,8 @@ impl Encoding {
                 escaped.push(c);
                 continue;
             }
-            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                let _ = write!(escaped, "%{byte:02X}");
-            }
+            // Every character that does not stand is in this set.
+            escaped.extend(utf8_percent_encode(c.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC));
         }
         escaped
     }

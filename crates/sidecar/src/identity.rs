@@ -1,6 +1,6 @@
-//! Who somebody is, and who can tell.
+//! The account of a certificate, and the trait by which it is looked up.
 
-use crate::dialect::Presented;
+use crate::dialect::ClientCertificate;
 use crate::refusal::Refusal;
 use account_store::{BoxFuture, Revision};
 use dtyp::{FileTime, Sid};
@@ -16,7 +16,7 @@ pub enum Assurance {
     Strong(Option<&'static str>),
     /// A name is all it goes by.
     Weak,
-    /// Whoever answered did not say.
+    /// The service that answered does not report it.
     Unknown,
 }
 
@@ -75,32 +75,32 @@ pub struct Identity {
     pub not_after: FileTime,
 }
 
-/// What has to be the same for a remembered decision to count: the path that was verified, and what was decided by.
+/// The inputs of a cached decision: a change in any of them invalidates the entry.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct DecisionInputs {
     /// The verified path; none where the sidecar verifies nothing.
     pub path: Option<Arc<Path>>,
     /// The configuration, counted up with each reload.
     pub policy_revision: u64,
     /// The accounts, which change without one.
     pub store_revision: Revision,
-    /// Whether nobody needs to be asked whether anything on the path is revoked.
+    /// Whether the revocation status of the whole path is known without asking a responder.
     pub is_settled: bool,
 }
 
-impl Standing {
+impl DecisionInputs {
     fn authorities(&self) -> Option<&[KeyId]> {
         self.path.as_deref().map(|path| path.authorities.as_slice())
     }
 
     /// Whether nothing that decisions are made from was changed between `before`, which was taken first, and this one. A decision
-    /// that was made in between is then of exactly this standing.
+    /// that was made in between is then made from exactly these inputs.
     pub fn is_unbroken_since(&self, before: &Self) -> bool {
         self == before && self.store_revision.is_unbroken_since(&before.store_revision)
     }
 }
 
-impl PartialEq for Standing {
+impl PartialEq for DecisionInputs {
     fn eq(&self, other: &Self) -> bool {
         self.policy_revision == other.policy_revision
             && self.store_revision == other.store_revision
@@ -108,24 +108,28 @@ impl PartialEq for Standing {
     }
 }
 
-impl Eq for Standing {}
+impl Eq for DecisionInputs {}
 
-impl Hash for Standing {
+impl Hash for DecisionInputs {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.policy_revision.hash(state);
         self.store_revision.hash(state);
     }
 }
 
-/// Tells who the owner of a certificate is.
+/// Maps a certificate to its account.
 pub trait Identify: Send + Sync {
     /// Verifies the chain as far as it is verified here. Cheap for a certificate that was seen before.
-    fn standing(&self, presented: &Presented, now: FileTime) -> Result<Standing, Refusal>;
+    fn decision_inputs(
+        &self,
+        presented: &ClientCertificate,
+        now: FileTime,
+    ) -> Result<DecisionInputs, Refusal>;
 
     /// The account. `decision` names the decision in the audit, `source` is where the question came from.
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         decision: &'a str,
         source: Option<SocketAddr>,
         now: FileTime,

@@ -1,13 +1,12 @@
-//! What a web server needs to know about whoever showed a client certificate: whether to let in, and who that is.
+//! What a web server needs to know about a client certificate: whether its owner is let in, and as which account.
 //!
 //! ```text
-//! a proxy's request ─► dialect: which certificate did the handshake prove? ─► Identify: who is that? ─► routes: may that one in?
-//!                                                                                      └► remembered        └► headers, token
+//! a proxy's request ─► dialect: which certificate did the handshake prove? ─► Identify: which account? ─► routes: is it let in?
+//!                                                                                      └► cached            └► headers, token
 //! ```
 //!
-//! There is no socket here and no clock: requests come in as `http` values, whoever carries them has made sure that they are the
-//! proxy's. Three things are never mixed up: nobody (401), somebody who may not (403), and whatever is broken (500), which is never a
-//! denial in disguise.
+//! There is no socket here and no clock: requests come in as `http` values, and the caller has checked that the proxy sent them. Three
+//! outcomes are kept apart: no client certificate (401), not let in (403), and not decided (500). A 500 is never used for a denial.
 
 mod allowed;
 mod cache;
@@ -29,8 +28,8 @@ pub mod token;
 pub use allowed::Allowed;
 pub use cache::Moment;
 pub use decide::{Ask, Decided, Parts, Sidecar};
-pub use dialect::{Dialect, Presented};
-pub use identity::{Assurance, Group, Identify, Identity, Standing};
+pub use dialect::{ClientCertificate, Dialect};
+pub use identity::{Assurance, DecisionInputs, Group, Identify, Identity};
 pub use meter::Meter;
-pub use refusal::{Broken, Outcome, Refusal};
+pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};

@@ -1,10 +1,13 @@
-//! Why somebody is not let in.
+//! Why a request is not let in.
 
 use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_LEN_MAX, CHAIN_MAX};
+use dtyp::NtStatus;
 use http::StatusCode;
+use rcmp_service::Reason;
+use rcmp_service::trust::ChainError;
 
 /// Why a request is not let in. Each has a stable name, for logs and metrics, and one of three meanings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// There was no client certificate.
     NoCertificate,
@@ -12,10 +15,10 @@ pub enum Refusal {
     NotVerified,
     /// A header that only a proxy may set came under a name that this proxy does not set.
     Forged,
-    /// No account, or one that may not be used; the name is that of the mapping's reason.
-    NotMapped(&'static str),
-    /// The chain leads to no anchor; the name is that of the chain's error.
-    Chain(&'static str),
+    /// No account, or one that may not be used.
+    NotMapped(NotMapped),
+    /// The chain leads to no anchor.
+    Chain(ChainError),
     /// No route lets this one in.
     NotAllowed,
     /// The certificate is not strongly bound to the account, and the route wants that.
@@ -24,10 +27,76 @@ pub enum Refusal {
     AmbiguousPath,
     /// The host is not the one of the TLS handshake.
     Misdirected,
-    /// It could not be decided; the name is that of the mapping's reason.
-    Undecided(&'static str),
+    /// It could not be decided.
+    Undecided(Undecided),
     /// The proxy's request is not as its configuration should make it.
     Broken(Broken),
+}
+
+/// Why a certificate maps no account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NotMapped {
+    /// By the mapping of this process.
+    Reason(Reason),
+    /// By the answer of the service that was asked over Netlogon.
+    Status(NtStatus),
+}
+
+/// Why it could not be decided whether a certificate maps an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Undecided {
+    /// By the mapping of this process, or by the way to the service that is asked.
+    Reason(Reason),
+    /// By the answer of the service that was asked over Netlogon.
+    Status(NtStatus),
+    /// The service that was asked reports success, and its answer cannot be read.
+    InvalidAnswer,
+    /// The service that was asked answers for another account than the certificate's.
+    AnswerSidMismatch,
+    /// The system gives no random number for the name of the decision.
+    NoRandomness,
+}
+
+impl NotMapped {
+    /// A stable name: that of the reason or of the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reason(reason) => reason.name(),
+            Self::Status(status) => name_of(status),
+        }
+    }
+}
+
+impl Undecided {
+    /// A stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reason(reason) => reason.name(),
+            Self::Status(status) => name_of(status),
+            Self::InvalidAnswer => "answer_not_believed",
+            Self::AnswerSidMismatch => "answer_sid_mismatch",
+            Self::NoRandomness => "no_randomness",
+        }
+    }
+}
+
+const fn name_of(status: NtStatus) -> &'static str {
+    match status.name() {
+        Some(name) => name,
+        None => "refused",
+    }
+}
+
+impl From<Reason> for NotMapped {
+    fn from(reason: Reason) -> Self {
+        Self::Reason(reason)
+    }
+}
+
+impl From<Reason> for Undecided {
+    fn from(reason: Reason) -> Self {
+        Self::Reason(reason)
+    }
 }
 
 /// What is wrong with a proxy's request.
@@ -100,16 +169,16 @@ impl Broken {
     }
 }
 
-/// What Envoy has to be told, so that the header has more than a hash; as a line of an answer, too.
+/// The setting of Envoy without which the header has a hash alone; also a line of an answer.
 const XFCC_ANSWER: &str = "X-Forwarded-Client-Cert has no certificate: set cert: true in set_current_client_cert_details of Envoy\n";
 const XFCC_ADVICE: &str = XFCC_ANSWER.trim_ascii_end();
 
-/// The three meanings.
+/// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nobody.
+    /// There is no client certificate.
     Anonymous,
-    /// Somebody who may not.
+    /// The client is not let in.
     Denied,
     /// Not decided.
     Broken,
@@ -122,7 +191,8 @@ impl Refusal {
             Self::NoCertificate => "no_certificate",
             Self::NotVerified => "not_verified_by_proxy",
             Self::Forged => "forged_header",
-            Self::NotMapped(name) | Self::Undecided(name) => name,
+            Self::NotMapped(why) => why.name(),
+            Self::Undecided(why) => why.name(),
             Self::Chain(_) => "chain",
             Self::NotAllowed => "not_allowed",
             Self::NotStrong => "not_strong",
@@ -141,7 +211,7 @@ impl Refusal {
         }
     }
 
-    /// What the proxy is told: 401, 403 or 500, and in the own TLS front 421 (RFC 9110, section 15.5.20).
+    /// The status of the answer: 401, 403 or 500, and in the TLS-terminating proxy 421 (RFC 9110, section 15.5.20).
     pub const fn status(self) -> StatusCode {
         match (self, self.outcome()) {
             (Self::Misdirected, _) => StatusCode::MISDIRECTED_REQUEST,
@@ -151,7 +221,7 @@ impl Refusal {
         }
     }
 
-    /// What whoever asked reads. The log says more.
+    /// The text for the client or proxy. The log has more.
     pub const fn text(self) -> &'static str {
         match (self, self.outcome()) {
             (Self::Misdirected, _) => "this host is not served over this connection\n",

@@ -1,7 +1,7 @@
 //! Who may go where: per host and path, which groups, accounts and domains, and how sure it must be who they are.
 //!
 //! The most specific route decides, and no other: the host by its name before the host by a pattern before any host, then the longest
-//! path. Where routes are configured and none is for a request, nobody is let in.
+//! path. Where routes are configured and none is for a request, the request is refused.
 
 use crate::identity::{Assurance, Identity};
 use crate::refusal::{Broken, Refusal};
@@ -25,7 +25,7 @@ pub struct Route {
     pub strong: bool,
     /// `aud` of signed identities behind it; none for that of all others.
     pub audience: Option<String>,
-    /// Whether whoever shows no certificate passes, too, as nobody. Only the TLS front passes somebody on of whom nothing is known.
+    /// Whether requests without a certificate pass, too, with empty identity headers. Only the TLS-terminating proxy passes such requests on.
     pub anonymous: bool,
 }
 
@@ -52,7 +52,7 @@ impl Routes {
         &self.0
     }
 
-    /// By route, in their order, whether it lets somebody in.
+    /// By route, in their order, whether it lets the identity in.
     pub fn admitted(&self, identity: &Identity) -> Vec<Result<(), Refusal>> {
         self.0.iter().map(|route| route.admit(identity)).collect()
     }
@@ -140,7 +140,7 @@ impl Route {
 }
 
 impl Chosen<'_> {
-    /// Whether the route lets somebody in.
+    /// Whether the route lets an identity in.
     pub fn admit(&self, identity: &Identity) -> Result<(), Refusal> {
         self.route.map_or(Ok(()), |route| route.admit(identity))
     }

@@ -1,4 +1,4 @@
-//! What the tests share: certificates that are made when they run, and somebody to whom they belong.
+//! What the tests share: certificates that are made when they run, and an account to which they belong.
 
 use crate::identity::{Assurance, Group, Identity};
 use dtyp::{FileTime, Sid};
@@ -16,7 +16,7 @@ pub(crate) fn sid(text: &str) -> Sid {
     text.parse().expect("a SID")
 }
 
-/// Alice of CONTOSO, of whom everything is known.
+/// Alice of CONTOSO, with every attribute.
 pub(crate) fn alice() -> Identity {
     let group = |rid: u32, name: &str| Group {
         sid: sid(&format!("S-1-5-21-1-2-3-{rid}")),

@@ -1,8 +1,8 @@
 //! A signed identity: a JWT (RFC 7519) with EdDSA (RFC 8037) or ES256 (RFC 7518, section 3.4), for applications behind more than one
 //! hop.
 //!
-//! It is bound to the certificate (`cnf` with `x5t#S256`, RFC 8705, section 3.1) and counts only together with it: whoever checks one
-//! without the other checks half of it.
+//! It is bound to the certificate (`cnf` with `x5t#S256`, RFC 8705, section 3.1) and counts only together with it: an application has to
+//! check both.
 
 use crate::headers::Facts;
 use crate::identity::Identity;
@@ -295,7 +295,7 @@ mod tests {
         json_of(token.split('.').nth(1).expect("three parts"))
     }
 
-    /// Whether somebody who has nothing but the JWK set takes the token.
+    /// Whether an application that has nothing but the JWK set accepts the token.
     fn verifies(jwks: &Value, token: &str) -> bool {
         let Some((signed, signature)) = token.rsplit_once('.') else { return false };
         let header = json_of(signed.split('.').next().expect("a header"));

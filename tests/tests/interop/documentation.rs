@@ -44,6 +44,7 @@ pages! {
     smart_cards: "docs/smart-cards.md", 0;
     tutorial: "docs/tutorial.md", 0;
     web_servers: "docs/web-servers.md", 0;
+    write_your_own_store: "docs/write-your-own-store.md", 1;
 }
 
 /// The most blocks that are not run, on all pages together: those that build the product.

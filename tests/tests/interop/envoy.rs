@@ -2,12 +2,14 @@
 
 use account_store::BoxFuture;
 use dtyp::{FileTime, Sid};
+use rcmp_service::Reason;
 use rcmpd_tests::peers::{run, web_tool};
 use serde_json::{Value, json};
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
 use sidecar::{
-    Assurance, Broken, Group, Identify, Identity, Parts, Presented, Refusal, SECRET, Sidecar, Standing,
+    Assurance, Broken, ClientCertificate, DecisionInputs, Group, Identify, Identity, Parts, Refusal, SECRET,
+    Sidecar,
 };
 use sidecar_tokio::envoy::{Listener, NAME, routes};
 use std::collections::BTreeMap;
@@ -29,8 +31,8 @@ struct Known {
 }
 
 impl Identify for Known {
-    fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
-        Ok(Standing {
+    fn decision_inputs(&self, _: &ClientCertificate, _: FileTime) -> Result<DecisionInputs, Refusal> {
+        Ok(DecisionInputs {
             path: None,
             policy_revision: 1,
             store_revision: account_store::Revision::FIXED,
@@ -40,15 +42,15 @@ impl Identify for Known {
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         _: &'a str,
         _: Option<SocketAddr>,
         _: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         let outcome = match &presented.leaf[..] {
             leaf if leaf == self.alice => Ok(alice()),
-            leaf if leaf == self.unlucky => Err(Refusal::Undecided("store_unavailable")),
-            _ => Err(Refusal::NotMapped("no_account")),
+            leaf if leaf == self.unlucky => Err(Refusal::Undecided(Reason::StoreUnavailable.into())),
+            _ => Err(Refusal::NotMapped(Reason::NoMatch.into())),
         };
         Box::pin(async move { outcome })
     }
@@ -231,9 +233,9 @@ fn its_client_is_denied_and_never_failed() {
     let refused = served.listener.refused.lock().unwrap();
     let expected = [
         Refusal::NoCertificate,
-        Refusal::NotMapped("no_account"),
+        Refusal::NotMapped(Reason::NoMatch.into()),
         Refusal::NotAllowed,
-        Refusal::Undecided("store_unavailable"),
+        Refusal::Undecided(Reason::StoreUnavailable.into()),
         Refusal::Broken(Broken::Certificate),
         Refusal::Broken(Broken::Secret),
     ];

@@ -107,7 +107,7 @@ fn openssl_reads_the_names_of_the_table_as_we_do() {
     let mut comparison = Differences::read(&folder()).with("openssl");
     for (what, case) in names(&folder()) {
         let encoded = certificate_of(&case.encoded());
-        let read = Certificate::parse(&encoded).and_then(|read| read.subject_name());
+        let read = Certificate::parse(&encoded).and_then(|read| read.subject_name().cloned());
         let ours = read.map_or_else(|_| "refused".into(), |name| name.to_string());
         // The order of the certificate, RFC 2253's escapes, text as UTF-8, and DER where there is no text.
         let options = "sep_comma_plus,esc_2253,esc_ctrl,utf8,dump_nostr,dump_der,sname";
@@ -184,7 +184,7 @@ fn sssd_reads_the_names_of_the_table_as_we_do() {
     let answers = peers::sssd(&questions, &["LDAPU1:(name={subject_dn!ad_x500})"]);
     assert_eq!(answers.len(), names.len());
     for ((what, _), (encoded, answer)) in names.iter().zip(encoded.iter().zip(answers)) {
-        let read = Certificate::parse(encoded).and_then(|read| read.subject_name());
+        let read = Certificate::parse(encoded).and_then(|read| read.subject_name().cloned());
         let ours = read.map_or_else(|_| "refused".into(), |name| name.to_string());
         let theirs = match &answer[0] {
             None => "refused".into(),
@@ -198,10 +198,10 @@ fn sssd_reads_the_names_of_the_table_as_we_do() {
 /// Our mapping values of a certificate, in the order of [`RULES`], with an empty text for what it has not.
 fn mappings(certificate: &Certificate<'_>) -> Vec<String> {
     use sha1::Digest;
-    let issuer = certificate.issuer_name().unwrap();
-    let subject = certificate.subject_name().unwrap();
-    let mail = certificate.alternative_names().unwrap().into_iter().find_map(|name| match name {
-        AlternativeName::Rfc822(mail) => Some(mail),
+    let issuer = certificate.issuer_name().unwrap().clone();
+    let subject = certificate.subject_name().unwrap().clone();
+    let mail = certificate.alternative_names().unwrap().iter().find_map(|name| match name {
+        AlternativeName::Rfc822(mail) => Some(mail.clone()),
         _ => None,
     });
     let identifier = certificate.subject_key_identifier().unwrap();

@@ -30,8 +30,8 @@ fn libraries(lock: &Path) -> BTreeSet<(String, String, String)> {
     packages.filter_map(|it| Some((text(it, "name")?, text(it, "version")?, text(it, "checksum")?))).collect()
 }
 
-/// Builds the example, tests it, and says where its program is. It shares the libraries of the workspace: their versions by a lock file
-/// that is made from the workspace's own, and what was built of them by the target directory.
+/// Builds the example, on one core because other tests run meanwhile; tests it; and says where its program is. It shares the libraries
+/// of the workspace: their versions by a lock file that is made from the workspace's own, and what was built of them by the target directory.
 fn built() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let example = root.join("examples/csv-store");
@@ -41,7 +41,8 @@ fn built() -> PathBuf {
     cargo(&example, &["metadata", "--format-version", "1"]);
     let (ours, theirs) = (libraries(&root.join("Cargo.lock")), libraries(&example.join("Cargo.lock")));
     assert!(theirs.is_subset(&ours), "{:?}", theirs.difference(&ours).collect::<Vec<_>>());
-    let tested = cargo(&example, &["test", "--locked", "--target-dir", target.to_str().unwrap()]);
+    let tested =
+        cargo(&example, &["test", "--locked", "--jobs", "1", "--target-dir", target.to_str().unwrap()]);
     for promise in ["absence_is_a_value", "dropped_look_ups_leave_nothing", "questions_may_be_hostile"] {
         assert!(tested.contains(&format!("test {promise} ... ok")), "the battery ran:\n{tested}");
     }

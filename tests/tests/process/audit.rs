@@ -59,10 +59,10 @@ fn a_log_is_verified_over_a_rotation_and_one_changed_byte_is_found() {
     assert_eq!(report["heads"]["not_covered"], 0);
     assert_eq!(report["heads"]["matched"], report["heads"]["signed"]);
     let text = service.rcmpd(&["audit", "verify", files[0], files[1], "--heads", "audit.heads"]).code(0);
-    assert!(text.stdout.contains("without --public-key this proves only"), "{text:?}");
+    assert!(text.stdout.contains("without --public-key only their agreement"), "{text:?}");
     // Without heads nothing says who wrote the lines.
     let text = service.rcmpd(&["audit", "verify", files[0], files[1]]).code(7);
-    assert!(text.stdout.contains("not who wrote them"), "{text:?}");
+    assert!(text.stdout.contains("their writer and the end of the log are not verified"), "{text:?}");
     let unsigned = service.rcmpd(&["audit", "verify", files[0], files[1], "--json"]).code(7).json();
     assert_eq!((&unsigned["verified"], &unsigned["exit_code"]), (&false.into(), &7.into()), "{unsigned:#}");
     assert_eq!(unsigned["last_seq"], report["last_seq"]);
@@ -141,7 +141,7 @@ fn lines_that_no_head_is_about_are_not_verified() {
     let done = verify(&service, &newer).code(7);
     let report = done.json();
     assert_eq!((&report["verified"], &report["exit_code"]), (&false.into(), &7.into()), "{report:#}");
-    assert!(done.stderr.contains("it is not verified who wrote them"), "{done:?}");
+    assert!(done.stderr.contains("the writer of the lines is not verified"), "{done:?}");
     // What is broken stays broken, whatever is signed.
     let text = fs::read_to_string(service.path("audit.log")).unwrap();
     fs::write(service.path("audit.log"), text.replacen("\"bob\"", "\"bab\"", 1)).unwrap();

@@ -47,7 +47,7 @@ fn a_domain_that_was_not_added_yet_is_told_to_add() {
     let list = ["account", "list", "-c", "rcmpd.toml"];
     for command in [&CHECK[..], &SERVE, &list, &rekey] {
         let told = demo.rcmpd(command).code(1).stderr;
-        assert!(told.contains("`rcmpd domain add` makes it"), "{command:?}: {told}");
+        assert!(told.contains("`rcmpd domain add` creates it"), "{command:?}: {told}");
         assert!(!told.contains("rekey") && !told.contains("key file") && !told.contains(".key"), "{told}");
     }
     demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(0);
@@ -177,13 +177,13 @@ fn what_is_lax_or_matches_nothing_is_warned_about() {
         "ames alone are enough".to_owned(),
         "misses_per_s is 0".to_owned(),
         "very local user can connect to this socket".to_owned(),
-        "goes over the network without TLS".to_owned(),
-        "A route names a group that is not there route=1 group=\"Enginers\"".to_owned(),
+        "is sent over the network without TLS".to_owned(),
+        "A route names a group that does not exist route=1 group=\"Enginers\"".to_owned(),
         format!("A route names a SID that no account and no group has route=2 sid=\"{sid}-4242\""),
         "A route names a SID that no account and no group has route=2 sid=\"S-1-5-21-7-8-9-1000\"".to_owned(),
-        "A grant is for a group that is not there group=\"TYPO\"".to_owned(),
-        "A grant is for an account that is not there account=\"alise\"".to_owned(),
-        format!("A grant is for an account that is not there account=\"{sid}-9999\""),
+        "A grant is for a group that does not exist group=\"TYPO\"".to_owned(),
+        "A grant is for an account that does not exist account=\"alise\"".to_owned(),
+        format!("A grant is for an account that does not exist account=\"{sid}-9999\""),
         "A grant is for a suffix that no account has suffix=\"contoso.exmaple\"".to_owned(),
     ];
     let done = demo.rcmpd(&CHECK).code(0);
@@ -269,7 +269,7 @@ fn a_listener_without_a_target_is_warned_about_where_there_are_routes() {
     let demo = Demo::new();
     let text = fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
     let user = rustix::process::geteuid().as_raw();
-    let told = "where this listener has the host and the path of a request is not said";
+    let told = "but this listener has no target";
     let route = "[[sidecar.route]]\npath = \"/a\"\n";
     let upstream = "upstream = \"http://127.0.0.1:1\"\n";
     let configure = |dialect: &str, more: &str, route: &str| {

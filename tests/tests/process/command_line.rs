@@ -282,7 +282,7 @@ sed -n '/^\[domain\]/,/^$/p;/^\[client\]/,/^$/p' client.toml > asker.toml";
     map("certs/alice.pem --verify --anchors certs/ca.pem", "asker.toml").code(0);
     // What is not valid is not asked about: the code is that of input, and no decision.
     let refused = map("forged.pem --verify", "client.toml").code(6);
-    assert!(refused.stderr.contains("not asked about"), "{refused:?}");
+    assert!(refused.stderr.contains("not asked, because"), "{refused:?}");
     map("certs/alice.pem --verify --anchors other.pem", "asker.toml").code(6);
     map("forged.pem", "asker.toml").code(3);
     // Certificates between, in any order, and with the anchor among them; the server then knows no such CA.
@@ -327,7 +327,7 @@ fn a_question_takes_no_longer_than_its_timeout() {
     assert!((Duration::from_secs(2)..Duration::from_secs(12)).contains(&took), "{took:?}");
 }
 
-/// What is revoked, or may be, is not asked about.
+/// A certificate that is revoked, or may be, is not asked about.
 #[test]
 fn map_verifies_that_nothing_is_revoked() {
     let demo = Demo::new();
@@ -344,16 +344,16 @@ fn map_verifies_that_nothing_is_revoked() {
     authority.revoke(&service.certificate("alice"), "keyCompromise");
     authority.list(&service.path("ca.crl"), &[]);
     let done = map("alice").code(6);
-    assert!(done.stderr.contains("not asked about") && done.stderr.contains("is revoked since"), "{done:?}");
+    assert!(done.stderr.contains("not asked, because") && done.stderr.contains("was revoked at"), "{done:?}");
     map("bob").code(0);
     // Without a list that counts nothing is decided.
     let (from, to) = ("20200101000000Z", "20200102000000Z");
     authority.list(&service.path("ca.crl"), &["-crl_lastupdate", from, "-crl_nextupdate", to]);
     let done = map("bob").code(7);
-    assert!(done.stderr.contains("it is not known whether it is revoked"), "{done:?}");
+    assert!(done.stderr.contains("the revocation status is unknown"), "{done:?}");
     std::fs::remove_file(service.path("ca.crl")).unwrap();
     let done = map("bob");
-    assert!(matches!(done.code, 6 | 7) && !done.stderr.contains("is revoked since"), "{done:?}");
+    assert!(matches!(done.code, 6 | 7) && !done.stderr.contains("was revoked at"), "{done:?}");
 }
 
 #[test]
@@ -371,7 +371,7 @@ cat certs/alice.pem certs/ca.pem > whole.pem";
         };
         let done = ask("strays.pem");
         let warning =
-            "rcmpd: warning: CN=Stray is not in the chain of the certificate, and its name is not sent\n";
+            "rcmpd: warning: CN=Stray is not in the chain of the certificate, so its name is not sent\n";
         assert_eq!(done.stderr, warning, "{command}: {done:?}");
         done.json();
         assert_eq!(ask("whole.pem").stderr, "", "{command}: the certificate itself is no stray");
@@ -760,13 +760,70 @@ fn an_import_that_replaces_leaves_what_its_lines_say() {
     assert!(!done.stderr.contains("without a secret"), "{done:?}");
     fs::write(demo.path("machines.jsonl"), lines + &machine("WEB09$", "")).unwrap();
     let done = run(&demo, &["import", "machines.jsonl", "--replace"]).code(0);
-    assert!(done.stderr.contains("New machines without a secret: WEB09$. "), "{done:?}");
+    assert!(done.stderr.contains("New machine accounts without a secret: WEB09$. "), "{done:?}");
 
     // Standard output and input.
     let piped = run(&demo, &["export", "-"]).code(0).stdout;
     assert_eq!(piped, exported("third.jsonl"));
     demo.paste("rcmpd import - --replace -c rcmpd.toml < third.jsonl").code(0);
     assert_eq!(exported("fourth.jsonl"), piped);
+}
+
+#[test]
+fn a_dash_is_standard_input_where_a_file_is_read() {
+    let service = Demo::new().serve();
+    for line in [
+        "rcmpd check-config - < rcmpd.toml",
+        "rcmpd explain - -c rcmpd.toml < certs/alice.pem",
+        "rcmpd map - -c client.toml < certs/alice.pem",
+        "rcmpd map certs/alice.pem -c client.toml --secret-file - < machines/WEB01.secret",
+        "rcmpd mapping strings - < certs/alice.pem",
+        "rcmpd mapping rehearse --policy - --certs certs -c rcmpd.toml < rcmpd.toml",
+        "rcmpd machine set 'WEB01$' --secret-file - -c rcmpd.toml < machines/WEB01.secret",
+    ] {
+        service.paste(line).code(0);
+    }
+    service.paste("rcmpd audit key signing.key").code(0);
+    // The key is accepted, and the next file is not there.
+    let done = service.paste("rcmpd audit verify log --heads heads --public-key - < signing.key.pub").code(6);
+    assert!(done.stderr.contains("heads cannot be read"), "{done:?}");
+    let done = service.paste("rcmpd serve - < rcmpd.toml").code(2);
+    assert!(done.stderr.contains("serve needs a file"), "{done:?}");
+}
+
+#[test]
+fn bash_completes_names_of_the_store_and_expands_nothing_in_them() {
+    let demo = Demo::new();
+    demo.rcmpd(&["account", "add", "bo $(touch expanded)", "-c", "rcmpd.toml"]).code(0);
+    let complete = |words: &str| {
+        let line = format!(
+            "rcmpd completions bash > names.bash; RCMPD_CONFIG=rcmpd.toml bash -c 'source ./names.bash; COMP_WORDS=({words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _rcmpd_with_names rcmpd; printf \"%s\\n\" \"${{COMPREPLY[@]}}\"'"
+        );
+        demo.paste(&line).code(0).stdout
+    };
+    assert_eq!(complete("rcmpd account show al"), "alice\n");
+    assert_eq!(complete("rcmpd machine set WE"), "WEB01\\$\n");
+    assert_eq!(complete("rcmpd group set \"Web\""), "Web\\ Team\nWeb\\ Servers\n");
+    assert_eq!(complete("rcmpd account remove bo"), "bob\nbo\\ \\$\\(touch\\ expanded\\)\n");
+    assert!(!demo.path("expanded").exists());
+    assert!(complete("rcmpd account sh").contains("show"), "commands are completed as before");
+}
+
+#[test]
+fn a_new_domain_gets_a_sid_that_a_configuration_accepts() {
+    let demo = Demo::new();
+    let new = || demo.rcmpd(&["domain", "new-sid"]).code(0).stdout.trim_end().to_owned();
+    let (one, other) = (new(), new());
+    assert_ne!(one, other);
+    let sid = demo.domain_sid();
+    demo.edit(|text| text.replace(&sid, &one));
+    // The database is that of another domain, and nothing is wrong with the SID.
+    let done = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+    assert!(done.stderr.contains(&one) && !done.stderr.contains("this is not the SID"), "{done:?}");
+    demo.edit(|text| text.replace(&format!("sid     = \"{one}\"\n"), ""));
+    let done = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+    assert!(done.stderr.contains("rcmpd domain new-sid"), "{done:?}");
 }
 
 #[test]

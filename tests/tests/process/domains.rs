@@ -175,9 +175,18 @@ fn a_wrong_secret_is_told_and_a_right_one_taken_at_once() {
     let refused =
         format!("rcmpd_peer_channels_refused_total{{domain=\"CONTOSO\",server=\"{}\"}}", contoso.netlogon);
     assert_eq!(northwind.metric(&refused), 1, "it is not tried again and again");
-    // Nobody waits after it is mended.
+    let metric = |name: &str| {
+        northwind.metric(&format!(
+            "rcmpd_peer_circuit_{name}{{domain=\"CONTOSO\",server=\"{}\"}}",
+            contoso.netlogon
+        ))
+    };
+    assert_eq!((metric("open"), metric("rejections_total")), (1, 1), "the second request is not sent");
+    assert!(northwind.log().contains("Circuit breaker opened"), "{}", northwind.log());
+    // After the secret is corrected, no request waits.
     write_secret(&secret, right);
     map().code(0);
+    assert_eq!(metric("open"), 0);
 }
 
 #[test]
@@ -224,7 +233,7 @@ fn a_secret_is_changed_without_a_failed_call() {
     northwind.rcmpd(&["map", &alice, "-c", "client.toml"]).code(0);
     let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
     // Whether the other side still takes the one before depends on whether the new one was used; it is the same in the end.
-    let told = ["an interrupted rotation was finished", "the secret was changed"];
+    let told = ["an interrupted rotation was completed", "the secret was changed"];
     assert!(told.iter().any(|told| done.stdout.contains(told)), "{done:?}");
     assert_eq!(secret(), changed);
     northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
@@ -274,12 +283,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
     // What makes no sense is not written.
     let before = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
     for (name, sid, more, told) in [
-        (
-            "OTHER",
-            "S-1-5-21-7-7-7",
-            &["--direction", "inbound"][..],
-            "this SID is claimed by FABRIKAM already",
-        ),
+        ("OTHER", "S-1-5-21-7-7-7", &["--direction", "inbound"][..], "FABRIKAM already has this SID"),
         ("OTHER", "nonsense", &["--direction", "inbound"], "this is not the SID of a domain"),
         (
             "OTHER",
@@ -293,7 +297,7 @@ fn what_to_run_on_the_other_side_is_told_for_each() {
             &["--direction", "outbound", "--via", "BEHIND"],
             "not a peer that is asked directly",
         ),
-        ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "there is a domain NORTHWIND already"),
+        ("NORTHWIND", "S-1-5-21-6-6-6", &["--direction", "inbound"], "the domain NORTHWIND already exists"),
     ] {
         let done = add(name, sid, more).code(1);
         assert!(done.stderr.contains(told), "{told}: {done:?}");
@@ -374,7 +378,7 @@ async fn a_trust_s_secret_that_was_rotated_away_ends_at_once() {
     let mut association = attacker.open().await.unwrap();
     assert!(asks(&attacker, &mut *association).await);
     let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "--now", "-c", "rcmpd.toml"]).code(0);
-    assert!(done.stdout.contains("the secret was changed, and the one before has ended"), "{done:?}");
+    assert!(done.stdout.contains("the secret was changed, and the previous one has ended"), "{done:?}");
     assert!(!asks(&attacker, &mut *association).await);
     assert!(establish(&leaked).await.is_err());
     northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
@@ -402,7 +406,7 @@ fn an_interrupted_rotation_is_finished_while_the_secret_before_is_still_accepted
         .rcmpd(&["machine", "set", "NORTHWIND$", "--secret-file", "taken.secret", "-c", "rcmpd.toml"])
         .code(0);
     let done = northwind.rcmpd(&["domain", "rotate", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
-    assert!(done.stdout.contains("an interrupted rotation was finished"), "{done:?}");
+    assert!(done.stdout.contains("an interrupted rotation was completed"), "{done:?}");
     assert_eq!(fs::read_to_string(present).unwrap(), "A-new-secret-of-the-trust\n");
     assert!(!northwind.path("trusts/CONTOSO.secret.next").exists());
 }

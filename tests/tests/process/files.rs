@@ -88,12 +88,53 @@ fn users_of_a_socket_are_looked_up_by_check_config() {
         demo.rcmpd(&["check-config", "-c", "rcmpd.toml"])
     };
     let done = check("\"no-such-user\"").code(1);
-    assert!(done.stderr.contains("there is no user no-such-user in /etc/passwd"), "{done:?}");
+    assert!(done.stderr.contains("there is no user no-such-user on this system"), "{done:?}");
     assert!(!done.stderr.contains("invalid digit"), "{done:?}");
     // Root does not know the user that the service runs as, so that it is warned.
     let done = check("\"daemon\", \"bin\"");
     assert!(done.stderr.contains("have different primary groups"), "{done:?}");
     check("\"daemon\"").code(0);
+}
+
+/// Users and groups that are in no file are known if a name service of the system has them. The library takes the place of one, such as SSSD.
+#[test]
+fn users_and_groups_of_a_name_service_are_known() {
+    const NAME_SERVICE: &str = r#"
+        #include <grp.h>
+        #include <pwd.h>
+        #include <string.h>
+        int getpwnam_r(const char *name, struct passwd *user, char *buffer, size_t len, struct passwd **found) {
+            *found = 0;
+            if (strcmp(name, "sso-web")) return 0;
+            user->pw_name = user->pw_passwd = user->pw_gecos = user->pw_dir = user->pw_shell = "sso-web";
+            user->pw_uid = 70001;
+            user->pw_gid = 70002;
+            *found = user;
+            return 0;
+        }
+        int getgrnam_r(const char *name, struct group *group, char *buffer, size_t len, struct group **found) {
+            static char *members[] = { 0 };
+            *found = 0;
+            if (strcmp(name, "sso-group")) return 0;
+            group->gr_name = group->gr_passwd = "sso-group";
+            group->gr_gid = 70003;
+            group->gr_mem = members;
+            *found = group;
+            return 0;
+        }
+    "#;
+    let demo = Demo::new();
+    fs::write(demo.path("names.c"), NAME_SERVICE).unwrap();
+    demo.paste("cc -shared -fPIC -w -o names.so names.c").code(0);
+    demo.configure(
+        "[sidecar]\n[[sidecar.listen]]\ndialect = \"nginx\"\nunix = \"web.sock\"\npeers = [\"sso-web\"]\ngroup = \"sso-group\"\n",
+    );
+    let done = demo.paste("rcmpd check-config -c rcmpd.toml").code(1);
+    assert!(done.stderr.contains("there is no user sso-web on this system"), "{done:?}");
+    demo.paste("LD_PRELOAD=./names.so rcmpd check-config -c rcmpd.toml").code(0);
+    demo.edit(|text| text.replace("sso-group", "other-group"));
+    let done = demo.paste("LD_PRELOAD=./names.so rcmpd check-config -c rcmpd.toml").code(1);
+    assert!(done.stderr.contains("there is no group other-group on this system"), "{done:?}");
 }
 
 /// The error names the file and says what is wrong with it, whichever part reads it.

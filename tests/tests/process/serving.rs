@@ -454,7 +454,7 @@ fn a_warning_says_what_is_not_checked() {
     assert!(demo.serve().log().contains("Names alone are enough"));
     let demo = Demo::new();
     demo.edit(unverified);
-    assert!(demo.serve().log().contains("Certificates are not verified here"));
+    assert!(demo.serve().log().contains("Certificates are not validated here"));
 }
 
 /// The policy that believes whatever it is asked.

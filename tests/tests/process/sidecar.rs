@@ -96,7 +96,7 @@ fn a_process_of_another_user_gets_nothing() {
     let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
     let headers = [("SSL-Client-Verify", "SUCCESS"), ("SSL-Client-Cert", certificate.as_str())];
     assert!(ask(&mut stream, &headers).is_none());
-    service.wait_for_log("A process of another user asks, and is not heard");
+    service.wait_for_log("Rejected Unix-socket connection: the user of the process is not in peers");
     let (_, metrics) = service.get("/metrics");
     assert!(!metrics.contains("dialect=\"nginx\""), "nothing was decided");
 }
@@ -485,7 +485,7 @@ fn routes_let_in_and_explanations_say_which() {
     }
     service.edit(|text| text.replace("[\"Engineers\"]", "[\"Enginers\"]"));
     service.reload();
-    service.wait_for_log("A route names a group that is not there route=1 group=\"Enginers\"");
+    service.wait_for_log("A route names a group that does not exist route=1 group=\"Enginers\"");
 }
 
 /// PyJWT verifies tokens of the next, the present and the previous key by the published set, over a reload and a restart.
@@ -726,8 +726,8 @@ fn a_configuration_is_printed_for_what_there_is() {
         user()
     ));
     refused("caddy", &[], "dialect = \"caddy\"");
-    refused("traefik", &[], "reaches no Unix socket");
-    refused("haproxy", &["--application", "127.0.0.1:2"], "leave --application out");
+    refused("traefik", &[], "cannot use a Unix socket");
+    refused("haproxy", &["--application", "127.0.0.1:2"], "remove --application");
     refused("nginx", &["--application", "nonsense"], "write HOST:PORT");
     refused("nginx", &["--application", "a;b:1"], "write HOST:PORT");
     for site in ["a b;c", "", "app.example."] {

@@ -27,11 +27,11 @@ fn a_domain_is_made_from_its_configuration_alone() {
     demo.edit(|text| text.replace("accounts.db", "own/domain.db").replace("accounts.key", "own/domain.key"));
     fs::create_dir(demo.path("own")).unwrap();
     let missing = demo.rcmpd(&["account", "list", "-c", "rcmpd.toml"]).code(1);
-    assert!(missing.stderr.contains("`rcmpd domain add` makes it"), "{missing:?}");
+    assert!(missing.stderr.contains("`rcmpd domain add` creates it"), "{missing:?}");
     let made = demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml", "--json"]).code(0).json();
     assert_eq!(made["files"], serde_json::json!(["./own/domain.key", "./own/domain.db"]), "{made}");
     let again = demo.rcmpd(&["domain", "add", "-c", "rcmpd.toml"]).code(1);
-    assert!(again.stderr.contains("exists already"), "{again:?}");
+    assert!(again.stderr.contains("already exists"), "{again:?}");
     for command in [
         &["group", "add", "Engineers"][..],
         &["account", "add", "alice", "--upn", "alice@contoso.example", "--group", "Engineers"],
@@ -386,7 +386,7 @@ fn committed_changes_outlive_alarms_and_no_alarm_comes_of_touch_or_sqlite() {
     // A touch changes nothing.
     let touched = std::process::Command::new("touch").arg(&path).status().unwrap();
     assert!(touched.success());
-    service.wait_for_log("changed the times of the database file");
+    service.wait_for_log("changed the timestamps of the database file");
     service.map("alice").code(3);
     assert_eq!((service.get("/ready").0, service.metric("rcmpd_store_usable")), (200, 1));
     // While the service is stopped, other connections commit and empty the log in turns.

@@ -431,12 +431,12 @@ fn operators_are_told_over_http_and_nobody_else_is() {
         "{text}"
     );
     let (code, text) = service.post("/explain", &authorized, &format!("{ca}{alice}{body}"));
-    assert!(code == 400 && text.contains("those of 2 clients follow"), "{code} {text}");
+    assert!(code == 400 && text.contains("2 certificates of clients follow"), "{code} {text}");
     fs::write(service.path("two.pem"), format!("{ca}{alice}{body}")).unwrap();
     for command in [&["explain", "two.pem", "-c", "rcmpd.toml"][..], &["mapping", "strings", "two.pem"]] {
         let done = service.rcmpd(command).code(6);
         assert!(
-            done.stderr.contains("two.pem: ") && done.stderr.contains("those of 2 clients follow"),
+            done.stderr.contains("two.pem: ") && done.stderr.contains("2 certificates of clients follow"),
             "{done:?}"
         );
     }
@@ -483,8 +483,8 @@ fn what_is_believed_is_named_or_nothing_starts() {
             "anchors = [\"certs/ca.pem\"]\nintermediates = [\"certs/impostor.pem\"]".to_owned(),
             "is not issued by any configured anchor",
         ),
-        (entry("impostor"), "neither among mapping.anchors nor mapping.intermediates"),
-        (entry("ca") + "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\n", "the same authority"),
+        (entry("impostor"), "neither in mapping.anchors nor in mapping.intermediates"),
+        (entry("ca") + "[[mapping.authority]]\ncertificate = \"certs/ca.pem\"\n", "the same CA"),
     ] {
         fs::write(demo.path("rcmpd.toml"), good.replace("anchors    = [\"certs/ca.pem\"]", &anchors))
             .unwrap();

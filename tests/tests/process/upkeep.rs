@@ -157,7 +157,7 @@ fn a_key_file_of_a_wrong_mode_needs_a_chmod_and_no_new_key() {
         for command in ["mapping audit", "mapping audit --json", "account list"] {
             let done = run(&demo, command);
             assert_eq!(
-                done.stderr.matches("the secrets of machines cannot be used").count(),
+                done.stderr.matches("machine secrets cannot be used").count(),
                 1,
                 "{command}: {done:?}"
             );
@@ -203,7 +203,7 @@ fn a_secret_that_a_person_made_up_is_warned_about() {
     let done = run(&demo, "machine add 'WEB02$' --secret-file short").code(0);
     assert!(done.stderr.contains("warning: the secret has 3 characters"), "{done:?}");
     let done = run(&demo, "machine add 'WEB03$' --secret-file made").code(0);
-    assert!(!done.stderr.contains("warning") && done.stderr.contains("Made a password: made"), "{done:?}");
+    assert!(!done.stderr.contains("warning") && done.stderr.contains("Created a password: made"), "{done:?}");
     let done = run(&demo, "machine set 'WEB03$' --secret-file short").code(0);
     assert!(done.stderr.contains("warning: the secret has 3 characters"), "{done:?}");
     assert!(show(&demo, "machine show 'WEB03$'")["has_previous_secret"].as_bool().unwrap());
@@ -235,21 +235,21 @@ fn adding_a_domain_says_what_to_do_next() {
         "{done:?}"
     );
     assert!(
-        done.stdout.contains("try on the other side:\n  rcmpd domain test -c FILE -- CONTOSO"),
+        done.stdout.contains("test the secure channel on the other side:\n  rcmpd domain test -c FILE -- CONTOSO"),
         "{done:?}"
     );
     let done = run(&demo, "domain test FABRIKAM").code(1);
     assert!(done.stderr.contains("rcmpd domain test CONTOSO"), "{done:?}");
     let litware = "--sid S-1-5-21-1-2-4 --name litware.example --direction outbound --server 127.0.0.1:1";
     let done = run(&demo, &format!("domain add LITWARE {litware}")).code(0);
-    assert!(done.stdout.ends_with("then try:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"), "{done:?}");
+    assert!(done.stdout.ends_with("Then test the secure channel:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"), "{done:?}");
     let far = "--sid S-1-5-21-1-2-5 --name far.example --direction outbound --via LITWARE";
     let done = run(&demo, &format!("domain add FAR {far}")).code(0);
-    assert!(done.stdout.ends_with("then try:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"), "{done:?}");
+    assert!(done.stdout.ends_with("Then test the secure channel:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"), "{done:?}");
     // A folder that is not there.
     demo.edit(|text| text.replace("\"accounts.", "\"nowhere/accounts."));
     let done = run(&demo, "domain add").code(1);
-    assert!(done.stderr.contains("the folder ./nowhere is not there"), "{done:?}");
+    assert!(done.stderr.contains("the folder ./nowhere does not exist"), "{done:?}");
 }
 
 #[test]

@@ -12,17 +12,19 @@ pub use remedy::{Remedy, is_hidden, powershell_quoted, shell_path, shell_quoted}
 pub use trail::trail;
 
 use crate::certificate::{AlternativeName, Certificate, sids_of};
+use crate::domains::RoutedBy;
 use crate::form::{Form, Method, Strength};
+use crate::mapping::NotApplicable;
 use crate::message::Request;
+use crate::policy::{Binding, Validation};
 use crate::question::Answer;
 use crate::reason::Reason;
 use crate::service::Mapper;
-use crate::trace::Step;
-use crate::trust::{Path, Revocation, Which};
+use crate::trace::{EvidenceState, Step};
+use crate::trust::{ChainError, Path, Revocation, Which};
 use account_store::{DistinguishedName, Matches, Query};
 use dtyp::{DecodeError, DecodeErrorKind};
-use serde::Serialize;
-use sha1::{Digest, Sha1};
+use serde::{Serialize, Serializer};
 
 /// The whole decision about one certificate.
 #[derive(Clone, Debug, Serialize)]
@@ -39,8 +41,8 @@ pub struct Explanation {
     pub weighed: Option<Weighed>,
     /// The domain that decides, when it is not this one.
     pub routed: Option<Routed>,
-    /// The decision by its stable name.
-    pub reason: &'static str,
+    /// The decision.
+    pub reason: Verdict,
     /// The decision in one sentence.
     pub text: &'static str,
     /// The number under which Windows logs the same.
@@ -52,7 +54,7 @@ pub struct Explanation {
     /// Its SID.
     pub sid: Option<String>,
     /// How strong the mapping is, when it was mapped.
-    pub strength: Option<&'static str>,
+    pub strength: Option<Strength>,
     /// Of a privileged account that was mapped: the SID that the scope of a machine account has to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub privileged_by: Option<String>,
@@ -70,7 +72,34 @@ pub struct Routed {
     /// NetBIOS name of the peer that is asked.
     pub peer: String,
     /// By what it was chosen.
-    pub by: &'static str,
+    pub by: RoutedBy,
+}
+
+/// A decision, as far as it is made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was made here.
+    Decided(Reason),
+    /// Another domain makes it.
+    Routed,
+}
+
+impl Verdict {
+    /// A stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Decided(reason) => reason.name(),
+            Self::Routed => "routed",
+        }
+    }
+
+    /// The decision in one sentence.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Decided(reason) => reason.text(),
+            Self::Routed => "another domain decides",
+        }
+    }
 }
 
 /// What is in a certificate, as text.
@@ -105,14 +134,39 @@ pub struct CertificateFacts {
 /// How the chain was verified.
 #[derive(Clone, Debug, Serialize)]
 pub struct Chain {
-    /// `verified`, `not_verified` (not asked for), or why it was not accepted.
-    pub state: &'static str,
+    /// Whether it was verified.
+    pub state: ChainState,
     /// The same in words.
     pub text: String,
     /// The authorities on the path, the issuing one first.
     pub authorities: Vec<AuthorityFacts>,
     /// What revocation lists and answers say, where they were asked.
     pub revocation: Option<String>,
+}
+
+/// Whether a chain was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainState {
+    /// The decision was made before.
+    NotReached,
+    /// Chains are not verified.
+    NotVerified,
+    /// It was verified.
+    Verified,
+    /// It was rejected.
+    Rejected(ChainError),
+}
+
+impl ChainState {
+    /// A stable name; that of the error if the chain was rejected.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotReached => "not_reached",
+            Self::NotVerified => "not_verified",
+            Self::Verified => "verified",
+            Self::Rejected(error) => error.name(),
+        }
+    }
 }
 
 /// One authority on a path.
@@ -132,45 +186,78 @@ pub struct PolicyFacts {
     /// The policy's revision.
     pub revision: u64,
     /// The methods that it allows.
-    pub methods: Vec<&'static str>,
+    pub methods: Vec<Method>,
     /// The binding that it asks for.
-    pub binding: &'static str,
+    pub binding: Binding,
     /// What is verified.
-    pub validation: &'static str,
-    /// The forms that count for somebody.
-    pub forms: Vec<&'static str>,
+    pub validation: Validation,
+    /// The forms that count for some account.
+    pub forms: Vec<Form>,
 }
 
 /// One method.
 #[derive(Clone, Debug, Serialize)]
 pub struct MethodTried {
-    /// Which.
-    pub method: &'static str,
-    /// `tried`, `not_asked_for`, `not_allowed`, `not_applicable` or `not_reached`.
-    pub state: &'static str,
-    /// Why it was not applicable.
-    pub why: Option<&'static str>,
+    /// The method.
+    pub method: Method,
+    /// What became of it.
+    pub state: MethodState,
+    /// The reason for which it was not applicable.
+    pub why: Option<NotApplicable>,
     /// The questions to the store.
     pub asked: Vec<Asked>,
+}
+
+/// What became of a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodState {
+    /// The store was asked.
+    Tried,
+    /// The client did not ask for it.
+    NotAskedFor,
+    /// The policy does not allow it.
+    NotAllowed,
+    /// The certificate has nothing for it.
+    NotApplicable,
+    /// The decision was made before.
+    NotReached,
 }
 
 /// One question to the store.
 #[derive(Clone, Debug, Serialize)]
 pub struct Asked {
     /// The form it was asked by.
-    pub form: &'static str,
+    pub form: Form,
     /// Whether that form is strong.
     pub strong: bool,
     /// The attribute.
     pub attribute: &'static str,
     /// The value.
     pub value: String,
-    /// `nobody`, `one`, `many`, `differs` (found, and not the same by the policy's comparison) or `error`.
-    pub found: &'static str,
-    /// Who.
+    /// What was found.
+    pub found: Found,
+    /// The names of the accounts that were found.
     pub accounts: Vec<String>,
-    /// Whether the certificate's authority may vouch by this form for whom was found.
+    /// Whether the certificate's CA may vouch by this form for the accounts that were found.
     pub granted: bool,
+}
+
+/// What a question to the store found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Found {
+    /// No account.
+    #[serde(rename = "nobody")]
+    None,
+    /// One account.
+    One,
+    /// More than one account.
+    Many,
+    /// An account whose value is not the same by the policy's comparison.
+    Differs,
+    /// The store could not answer.
+    Error,
 }
 
 /// What an account was weighed by.
@@ -183,15 +270,15 @@ pub struct Weighed {
     /// When it was made.
     pub created: String,
     /// By which forms it was found.
-    pub found_by: Vec<&'static str>,
+    pub found_by: Vec<Form>,
     /// What binds the certificate to it: the form, and whether it counts.
-    pub evidence: Vec<(&'static str, &'static str)>,
-    /// `weak` or `strong`.
-    pub strength: &'static str,
+    pub evidence: Vec<(Form, EvidenceState)>,
+    /// How strong that is.
+    pub strength: Strength,
     /// The form that makes it strong.
-    pub strong_by: Option<&'static str>,
+    pub strong_by: Option<Form>,
     /// What was asked for.
-    pub binding: &'static str,
+    pub binding: Binding,
 }
 
 /// An NTSTATUS.
@@ -201,6 +288,30 @@ pub struct Status {
     pub name: Option<&'static str>,
     /// Its value.
     pub value: String,
+}
+
+/// Serializes values by their stable names.
+macro_rules! serialize_by {
+    ($($type:ty: $name:ident),* $(,)?) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.$name())
+            }
+        }
+    )*};
+}
+
+serialize_by! {
+    Verdict: name,
+    ChainState: name,
+    Method: name,
+    Form: name,
+    Strength: name,
+    Binding: name,
+    Validation: name,
+    EvidenceState: name,
+    RoutedBy: name,
+    NotApplicable: text,
 }
 
 /// The attribute that a query looks into, and the value it looks for.
@@ -231,27 +342,28 @@ impl Explanation {
         let mapped = answer.mapped.as_ref();
         let routed = steps.iter().find_map(|step| match step {
             Step::Routed { domain, peer, by } => {
-                Some(Routed { domain: domain.clone(), peer: peer.clone(), by: by.name() })
+                Some(Routed { domain: domain.clone(), peer: peer.clone(), by: *by })
             }
             _ => None,
         });
+        let reason = if routed.is_some() { Verdict::Routed } else { Verdict::Decided(answer.reason) };
         Self {
             certificate: certificate.as_ref().map(CertificateFacts::new),
             chain: chain(mapper, steps),
             policy: PolicyFacts {
                 revision: policy.revision,
-                methods: methods.map(Method::name).collect(),
-                binding: rules.binding.name(),
-                validation: policy.validation.name(),
-                forms: forms.map(Form::name).collect(),
+                methods: methods.collect(),
+                binding: rules.binding,
+                validation: policy.validation,
+                forms: forms.collect(),
             },
             methods: Method::ALL
                 .into_iter()
                 .map(|method| tried(method, steps, rules.methods.contains(method.flag())))
                 .collect(),
             weighed: steps.iter().find_map(weighed),
-            reason: if routed.is_some() { "routed" } else { answer.reason.name() },
-            text: if routed.is_some() { "another domain decides" } else { answer.reason.text() },
+            reason,
+            text: reason.text(),
             event_id: answer.reason.event_id(),
             status: routed
                 .is_none()
@@ -259,7 +371,7 @@ impl Explanation {
             routed,
             account: mapped.map(|mapped| mapped.record.account.name.clone()),
             sid: mapped.map(|mapped| mapped.record.account.sid.to_string()),
-            strength: mapped.map(|mapped| mapped.strength.name()),
+            strength: mapped.map(|mapped| mapped.strength),
             privileged_by: mapped
                 .and_then(|mapped| crate::scope::privileged_by(&mapped.record))
                 .map(|sid| sid.to_string()),
@@ -302,7 +414,7 @@ impl CertificateFacts {
             }
             _ => unreadable.push(what),
         };
-        let name = |name: DistinguishedName| name.to_string();
+        let name = |name: &DistinguishedName| name.to_string();
         let issuer = certificate.issuer_name().map(name).unwrap_or_else(|error| {
             refused("issuer", error);
             String::new()
@@ -321,7 +433,7 @@ impl CertificateFacts {
         }
         let names = match certificate.alternative_names() {
             Ok(names) => {
-                match sids_of(&names) {
+                match sids_of(names) {
                     Ok(found) => sids.extend(found.iter().map(ToString::to_string)),
                     Err(error) => refused("SID in subjectAltName", error),
                 }
@@ -329,10 +441,10 @@ impl CertificateFacts {
             }
             Err(error) => {
                 refused("subjectAltName", error);
-                Vec::new()
+                &[]
             }
         };
-        for name in &names {
+        for name in names {
             if let AlternativeName::Unreadable(kind) = name
                 && !unreadable.contains(&kind.in_subject_alt_name())
             {
@@ -343,16 +455,16 @@ impl CertificateFacts {
             issuer,
             subject,
             serial: dtyp::hex(certificate.serial),
-            thumbprint: dtyp::hex(&Sha1::digest(certificate.encoded)),
+            thumbprint: dtyp::hex(certificate.sha1()),
             not_before: certificate.not_before.to_string(),
             not_after: certificate.not_after.to_string(),
             names: names
-                .into_iter()
+                .iter()
                 .filter_map(|name| match name {
-                    AlternativeName::PrincipalName(name) => Some(("upn", name)),
-                    AlternativeName::Dns(name) => Some(("dns", name)),
-                    AlternativeName::Rfc822(name) => Some(("rfc822", name)),
-                    AlternativeName::Uri(name) => Some(("uri", name)),
+                    AlternativeName::PrincipalName(name) => Some(("upn", name.clone())),
+                    AlternativeName::Dns(name) => Some(("dns", name.clone())),
+                    AlternativeName::Rfc822(name) => Some(("rfc822", name.clone())),
+                    AlternativeName::Uri(name) => Some(("uri", name.clone())),
                     AlternativeName::Unreadable(_) => None,
                 })
                 .collect(),
@@ -366,7 +478,7 @@ impl CertificateFacts {
 
 fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
     let mut chain = Chain {
-        state: "not_reached",
+        state: ChainState::NotReached,
         text: "the chain was not looked at".to_owned(),
         authorities: Vec::new(),
         revocation: None,
@@ -374,12 +486,12 @@ fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
     for step in steps {
         match step {
             Step::ChainNotVerified => {
-                chain.state = "not_verified";
+                chain.state = ChainState::NotVerified;
                 "the chain is not verified here (validation = \"off\"), so no strong form counts"
                     .clone_into(&mut chain.text);
             }
             Step::Chain { path: Err(refusal) } => {
-                chain.state = refusal.error.name();
+                chain.state = ChainState::Rejected(refusal.error);
                 let subject = match refusal.which {
                     Which::Leaf => None,
                     Which::Authority(key) => mapper
@@ -390,7 +502,7 @@ fn chain(mapper: &Mapper, steps: &[Step]) -> Chain {
                 chain.text = refusal.text(subject.as_deref());
             }
             Step::Chain { path: Ok(path) } => {
-                chain.state = "verified";
+                chain.state = ChainState::Verified;
                 "the chain leads to a configured anchor".clone_into(&mut chain.text);
                 chain.authorities =
                     (0..path.authorities.len()).map(|at| authority(mapper, path, at)).collect();
@@ -429,32 +541,32 @@ fn authority(mapper: &Mapper, path: &Path, at: usize) -> AuthorityFacts {
 
 fn tried(method: Method, steps: &[Step], is_allowed: bool) -> MethodTried {
     // The service looks no further than the method that finds an account.
-    let state = if is_allowed { "not_reached" } else { "not_allowed" };
-    let mut tried = MethodTried { method: method.name(), state, why: None, asked: Vec::new() };
+    let state = if is_allowed { MethodState::NotReached } else { MethodState::NotAllowed };
+    let mut tried = MethodTried { method, state, why: None, asked: Vec::new() };
     for step in steps {
         match step {
             Step::Skipped { method: of, asked } if *of == method => {
-                tried.state = if *asked { "not_allowed" } else { "not_asked_for" };
+                tried.state = if *asked { MethodState::NotAllowed } else { MethodState::NotAskedFor };
             }
             Step::NotApplicable { method: of, why } if *of == method => {
-                tried.state = "not_applicable";
-                tried.why = Some(why.text());
+                tried.state = MethodState::NotApplicable;
+                tried.why = Some(*why);
             }
             Step::Asked { method: of, form, query, found, granted } if *of == method => {
-                tried.state = "tried";
+                tried.state = MethodState::Tried;
                 let (attribute, value) = attribute(query);
                 let (found, accounts) = match found {
-                    None => ("error", vec![]),
-                    Some(Matches::None) => ("nobody", vec![]),
-                    Some(Matches::One(record)) => ("one", vec![record.account.name.clone()]),
-                    Some(Matches::Many(names)) => ("many", names.clone()),
+                    None => (Found::Error, vec![]),
+                    Some(Matches::None) => (Found::None, vec![]),
+                    Some(Matches::One(record)) => (Found::One, vec![record.account.name.clone()]),
+                    Some(Matches::Many(names)) => (Found::Many, names.clone()),
                 };
-                let (form, strong, granted) = (form.name(), form.is_strong(), *granted);
+                let (form, strong, granted) = (*form, form.is_strong(), *granted);
                 tried.asked.push(Asked { form, strong, attribute, value, found, accounts, granted });
             }
             Step::Differs { method: of, .. } if *of == method => {
                 if let Some(last) = tried.asked.last_mut() {
-                    last.found = "differs";
+                    last.found = Found::Differs;
                 }
             }
             _ => {}
@@ -469,13 +581,13 @@ fn weighed(step: &Step) -> Option<Weighed> {
         account: record.account.name.clone(),
         sid: record.account.sid.to_string(),
         created: record.account.created.to_string(),
-        found_by: forms.iter().map(|form| form.name()).collect(),
-        evidence: evidence.iter().map(|evidence| (evidence.form.name(), evidence.state.name())).collect(),
-        strength: strength.name(),
+        found_by: forms.clone(),
+        evidence: evidence.iter().map(|evidence| (evidence.form, evidence.state)).collect(),
+        strength: *strength,
         strong_by: match strength {
-            Strength::Strong(form) => Some(form.name()),
+            Strength::Strong(form) => Some(*form),
             Strength::Weak => None,
         },
-        binding: binding.name(),
+        binding: *binding,
     })
 }

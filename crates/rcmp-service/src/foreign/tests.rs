@@ -89,30 +89,31 @@ impl Case {
         Response::encode(&Pac { buffers: buffers.collect() }.to_bytes(), &self.response_domain)
     }
 
-    fn believe_bytes(&self, message: &[u8]) -> Result<Believed, Disbelief> {
+    fn validate_bytes(&self, message: &[u8]) -> Result<ForeignAccount, ResponseRejection> {
         let ours = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: sid(OURS) };
-        let believed = believe(message, &self.from, &ours, self.claim, Some(IDENTITY))?;
-        only_theirs(&believed);
-        Ok(believed)
+        let validated = validate_response(message, &self.from, &ours, self.claim, Some(IDENTITY))?;
+        only_theirs(&validated);
+        Ok(validated)
     }
 
-    fn believe(&self) -> Result<Believed, Disbelief> {
-        self.believe_bytes(&self.message())
+    fn validate(&self) -> Result<ForeignAccount, ResponseRejection> {
+        self.validate_bytes(&self.message())
     }
 }
 
-fn read(believed: &Believed) -> VerifiedPac {
-    let response = Response::decode(&believed.response).expect("our own");
+fn read(validated: &ForeignAccount) -> VerifiedPac {
+    let message = validated.message();
+    let response = Response::decode(&message).expect("our own");
     assert_eq!(response.domain, "FABRIKAM");
     VerifiedPac::decode(response.auth_data).expect("our own")
 }
 
-/// What holds of everything that is believed, whatever the peer said.
-fn only_theirs(believed: &Believed) {
-    let pac = read(believed);
+/// What holds of everything that is validated, whatever the peer said.
+fn only_theirs(validated: &ForeignAccount) {
+    let pac = read(validated);
     let info = &pac.logon_info;
-    assert_eq!((believed.sid, pac.requestor_sid), (pac.user_sid, Some(pac.user_sid)));
-    assert_eq!((&believed.account, believed.domain.as_str()), (&info.effective_name.text, "FABRIKAM"));
+    assert_eq!((validated.sid, pac.requestor_sid), (pac.user_sid, Some(pac.user_sid)));
+    assert_eq!((&validated.name, validated.domain.as_str()), (&info.effective_name.text, "FABRIKAM"));
     assert_eq!((info.logon_domain_name.text.as_str(), info.logon_domain_id), ("FABRIKAM", sid(THEIRS)));
     assert!(!info.effective_name.text.contains(['\\', '/', '@', '"']));
     let upn_dns_info = pac.upn_dns_info.as_ref().expect("it is always there");
@@ -125,7 +126,7 @@ fn only_theirs(believed: &Believed) {
     assert_eq!(identity.len(), 1);
     assert!(theirs.iter().all(|member| member.sid.rid_in(&sid(THEIRS)).is_some_and(|rid| rid != 0)));
     assert!(sids.iter().all(|member| member.attributes == GROUP));
-    assert!(theirs.iter().all(|member| !believed.dropped.contains(&member.sid)));
+    assert!(theirs.iter().all(|member| !validated.dropped.contains(&member.sid)));
     assert_eq!(info.resource_groups, None);
     for text in [&info.logon_script, &info.profile_path, &info.home_directory, &info.home_directory_drive] {
         assert_eq!(text.text, "");
@@ -135,155 +136,158 @@ fn only_theirs(believed: &Believed) {
 }
 
 /// Edits a good answer, and says what becomes of it.
-fn check(what: &str, edit: impl FnOnce(&mut Case), expect: Result<(), Disbelief>) {
+fn check(what: &str, edit: impl FnOnce(&mut Case), expect: Result<(), ResponseRejection>) {
     let mut case = Case::good();
     edit(&mut case);
-    assert_eq!(case.believe().map(|_| ()), expect, "{what}");
-    if expect != Err(Disbelief::ForeignSid) {
+    assert_eq!(case.validate().map(|_| ()), expect, "{what}");
+    if expect != Err(ResponseRejection::ForeignSid) {
         case.from.foreign_sids = ForeignSids::Drop;
-        assert_eq!(case.believe().map(|_| ()), expect, "{what}, where foreign SIDs are dropped");
+        assert_eq!(case.validate().map(|_| ()), expect, "{what}, where foreign SIDs are dropped");
     }
 }
 
 type Edit = fn(&mut Case);
 
 #[rustfmt::skip]
-const LIES: &[(Disbelief, &str, Edit)] = &[
-    (Disbelief::MalformedPac, "a requestor that is another", |case| case.requestor_sid = Some(sid(OURS))),
-    (Disbelief::MalformedPac, "another name in the client info", |case| case.info().effective_name = "carol".into()),
-    (Disbelief::MalformedPac, "flags without SIDs", |case| {
+const LIES: &[(ResponseRejection, &str, Edit)] = &[
+    (ResponseRejection::MalformedPac, "a requestor that is another", |case| case.requestor_sid = Some(sid(OURS))),
+    (ResponseRejection::MalformedPac, "another name in the client info", |case| case.info().effective_name = "carol".into()),
+    (ResponseRejection::MalformedPac, "flags without SIDs", |case| {
         case.info().user_flags = 0x20;
         case.info().extra_sids.clear();
     }),
-    (Disbelief::NoUserId, "the first extra SID as the account", |case| case.alone().user_id = 0),
-    (Disbelief::Nameless, "a domain without names", |case| {
+    (ResponseRejection::NoUserId, "the first extra SID as the account", |case| case.alone().user_id = 0),
+    (ResponseRejection::Nameless, "a domain without names", |case| {
         case.upn_dns_info = None;
         case.from.names.clear();
     }),
-    (Disbelief::OurDomain, "our name", |case| case.response_domain = "Contoso".into()),
-    (Disbelief::OurDomain, "our DNS name", |case| case.response_domain = "contoso.example.".into()),
-    (Disbelief::OurDomain, "our name, configured for the peer", |case| {
+    (ResponseRejection::OurDomain, "our name", |case| case.response_domain = "Contoso".into()),
+    (ResponseRejection::OurDomain, "our DNS name", |case| case.response_domain = "contoso.example.".into()),
+    (ResponseRejection::OurDomain, "our name, configured for the peer", |case| {
         case.from.netbios = "CONTOSO".into();
         case.response_domain = "CONTOSO".into();
     }),
-    (Disbelief::OtherDomain, "a third domain's name", |case| case.response_domain = "NORTHWIND".into()),
-    (Disbelief::OtherDomain, "the peer's DNS name", |case| case.response_domain = "fabrikam.example".into()),
-    (Disbelief::OtherDomain, "a name that looks the same", |case| case.response_domain = "FABRI\u{212a}AM".into()),
-    (Disbelief::OurLogonDomainName, "our name in the PAC", |case| case.info().logon_domain_name = "contoso".into()),
-    (Disbelief::OurLogonDomainName, "our DNS name in the PAC", |case| case.info().logon_domain_name = "CONTOSO.EXAMPLE".into()),
-    (Disbelief::OtherLogonDomainName, "a third name in the PAC", |case| case.info().logon_domain_name = "NORTHWIND".into()),
-    (Disbelief::OtherLogonDomainName, "no name in the PAC", |case| case.info().logon_domain_name = "".into()),
-    (Disbelief::OtherLogonDomainName, "a name in the PAC with more behind", |case| case.info().logon_domain_name = "FABRIKAM\n".into()),
-    (Disbelief::OurLogonDomainId, "our SID", |case| case.alone().logon_domain_id = sid(OURS)),
-    (Disbelief::OurLogonDomainId, "our SID, configured for the peer", |case| {
+    (ResponseRejection::OtherDomain, "a third domain's name", |case| case.response_domain = "NORTHWIND".into()),
+    (ResponseRejection::OtherDomain, "the peer's DNS name", |case| case.response_domain = "fabrikam.example".into()),
+    (ResponseRejection::OtherDomain, "a name that looks the same", |case| case.response_domain = "FABRI\u{212a}AM".into()),
+    (ResponseRejection::OurLogonDomainName, "our name in the PAC", |case| case.info().logon_domain_name = "contoso".into()),
+    (ResponseRejection::OurLogonDomainName, "our DNS name in the PAC", |case| case.info().logon_domain_name = "CONTOSO.EXAMPLE".into()),
+    (ResponseRejection::OtherLogonDomainName, "a third name in the PAC", |case| case.info().logon_domain_name = "NORTHWIND".into()),
+    (ResponseRejection::OtherLogonDomainName, "no name in the PAC", |case| case.info().logon_domain_name = "".into()),
+    (ResponseRejection::OtherLogonDomainName, "a name in the PAC with more behind", |case| case.info().logon_domain_name = "FABRIKAM\n".into()),
+    (ResponseRejection::OurLogonDomainId, "our SID", |case| case.alone().logon_domain_id = sid(OURS)),
+    (ResponseRejection::OurLogonDomainId, "our SID, configured for the peer", |case| {
         case.alone().logon_domain_id = sid(OURS);
         case.from.sid = sid(OURS);
     }),
-    (Disbelief::OtherLogonDomainId, "a third SID", |case| case.alone().logon_domain_id = sid(THIRD)),
-    (Disbelief::OtherLogonDomainId, "BUILTIN", |case| case.alone().logon_domain_id = sid("S-1-5-32")),
-    (Disbelief::OtherLogonDomainId, "a SID below the peer's", |case| case.alone().logon_domain_id = sid("S-1-5-21-1000-2000-3000-1")),
-    (Disbelief::OtherLogonDomainId, "a SID above the peer's", |case| case.alone().logon_domain_id = sid("S-1-5-21-1000-2000")),
-    (Disbelief::EffectiveName, "no name", |case| case.name("")),
-    (Disbelief::EffectiveName, "a domain before the name", |case| case.name(r"CONTOSO\administrator")),
-    (Disbelief::EffectiveName, "a domain before the name, by a slash", |case| case.name("CONTOSO/administrator")),
-    (Disbelief::EffectiveName, "a domain behind the name", |case| case.name("administrator@contoso.example")),
-    (Disbelief::EffectiveName, "quotes", |case| case.name("\"bob\"")),
-    (Disbelief::EffectiveName, "a line feed", |case| case.name("bob\nadministrator")),
-    (Disbelief::EffectiveName, "an escape", |case| case.name("bob\u{9b}2J")),
-    (Disbelief::EffectiveName, "a long name", |case| case.name(&"b".repeat(257))),
-    (Disbelief::UpnForm, "no suffix", |case| case.upn("bob")),
-    (Disbelief::UpnForm, "no principal name beside a DNS name", |case| case.upn("")),
-    (Disbelief::UpnForm, "nothing before the suffix", |case| case.upn("@fabrikam.example")),
-    (Disbelief::UpnForm, "two suffixes", |case| case.upn("administrator@contoso.example@fabrikam.example")),
-    (Disbelief::UpnForm, "a domain in the principal name", |case| case.upn(r"CONTOSO\bob@fabrikam.example")),
-    (Disbelief::UpnForm, "a control character in the principal name", |case| case.upn("bob\r@fabrikam.example")),
-    (Disbelief::OurUpnSuffix, "our suffix", |case| case.upn("administrator@CONTOSO.example")),
-    (Disbelief::OurUpnSuffix, "our suffix with a dot", |case| case.upn("administrator@contoso.example.")),
-    (Disbelief::OurUpnSuffix, "our suffix, configured for the peer", |case| {
+    (ResponseRejection::OtherLogonDomainId, "a third SID", |case| case.alone().logon_domain_id = sid(THIRD)),
+    (ResponseRejection::OtherLogonDomainId, "BUILTIN", |case| case.alone().logon_domain_id = sid("S-1-5-32")),
+    (ResponseRejection::OtherLogonDomainId, "a SID below the peer's", |case| case.alone().logon_domain_id = sid("S-1-5-21-1000-2000-3000-1")),
+    (ResponseRejection::OtherLogonDomainId, "a SID above the peer's", |case| case.alone().logon_domain_id = sid("S-1-5-21-1000-2000")),
+    (ResponseRejection::EffectiveName, "no name", |case| case.name("")),
+    (ResponseRejection::EffectiveName, "a domain before the name", |case| case.name(r"CONTOSO\administrator")),
+    (ResponseRejection::EffectiveName, "a domain before the name, by a slash", |case| case.name("CONTOSO/administrator")),
+    (ResponseRejection::EffectiveName, "a domain behind the name", |case| case.name("administrator@contoso.example")),
+    (ResponseRejection::EffectiveName, "quotes", |case| case.name("\"bob\"")),
+    (ResponseRejection::EffectiveName, "a line feed", |case| case.name("bob\nadministrator")),
+    (ResponseRejection::EffectiveName, "an escape", |case| case.name("bob\u{9b}2J")),
+    (ResponseRejection::EffectiveName, "a long name", |case| case.name(&"b".repeat(257))),
+    (ResponseRejection::UpnForm, "no suffix", |case| case.upn("bob")),
+    (ResponseRejection::UpnForm, "no principal name beside a DNS name", |case| case.upn("")),
+    (ResponseRejection::UpnForm, "nothing before the suffix", |case| case.upn("@fabrikam.example")),
+    (ResponseRejection::UpnForm, "two suffixes", |case| case.upn("administrator@contoso.example@fabrikam.example")),
+    (ResponseRejection::UpnForm, "a domain in the principal name", |case| case.upn(r"CONTOSO\bob@fabrikam.example")),
+    (ResponseRejection::UpnForm, "a control character in the principal name", |case| case.upn("bob\r@fabrikam.example")),
+    (ResponseRejection::OurUpnSuffix, "our suffix", |case| case.upn("administrator@CONTOSO.example")),
+    (ResponseRejection::OurUpnSuffix, "our suffix with a dot", |case| case.upn("administrator@contoso.example.")),
+    (ResponseRejection::OurUpnSuffix, "our suffix, configured for the peer", |case| {
         case.from.names.push("contoso.example".into());
         case.upn("bob@contoso.example");
     }),
-    (Disbelief::OtherUpnSuffix, "a third suffix", |case| case.upn("bob@northwind.example")),
-    (Disbelief::OtherUpnSuffix, "a suffix below the peer's", |case| case.upn("bob@sub.fabrikam.example")),
-    (Disbelief::OtherUpnSuffix, "a suffix below ours", |case| case.upn("bob@sub.contoso.example")),
-    (Disbelief::OtherUpnSuffix, "a suffix that ends like the peer's", |case| case.upn("bob@notfabrikam.example")),
-    (Disbelief::OtherUpnSuffix, "a suffix with two dots behind", |case| case.upn("bob@fabrikam.example..")),
-    (Disbelief::OtherUpnSuffix, "an empty suffix", |case| {
+    (ResponseRejection::OtherUpnSuffix, "a third suffix", |case| case.upn("bob@northwind.example")),
+    (ResponseRejection::OtherUpnSuffix, "a suffix below the peer's", |case| case.upn("bob@sub.fabrikam.example")),
+    (ResponseRejection::OtherUpnSuffix, "a suffix below ours", |case| case.upn("bob@sub.contoso.example")),
+    (ResponseRejection::OtherUpnSuffix, "a suffix that ends like the peer's", |case| case.upn("bob@notfabrikam.example")),
+    (ResponseRejection::OtherUpnSuffix, "a suffix with two dots behind", |case| case.upn("bob@fabrikam.example..")),
+    (ResponseRejection::OtherUpnSuffix, "an empty suffix", |case| {
         case.from.names.push("".into());
         case.upn("bob@");
     }),
-    (Disbelief::OurDnsDomainName, "our DNS name", |case| case.dns("Contoso.Example")),
-    (Disbelief::OtherDnsDomainName, "a third DNS name", |case| case.dns("northwind.example")),
-    (Disbelief::OtherDnsDomainName, "no DNS name", |case| case.dns("")),
-    (Disbelief::LogonServer, "no server", |case| case.info().logon_server = "".into()),
-    (Disbelief::LogonServer, "a long server", |case| case.info().logon_server = "FABRIKAMSERVER-1".into()),
-    (Disbelief::LogonServer, "a path as the server", |case| case.info().logon_server = r"\\FABDC1".into()),
-    (Disbelief::LogonServer, "a line feed in the server", |case| case.info().logon_server = "FABDC1\n".into()),
-    (Disbelief::NoPrimaryGroup, "no primary group", |case| case.info().primary_group_id = 0),
-    (Disbelief::NoGroupId, "a group without a RID", |case| case.info().group_ids.push(group(0))),
-    (Disbelief::TooManyGroups, "many groups", |case| case.info().group_ids = vec![group(513); GROUPS_MAX]),
-    (Disbelief::TooManyGroups, "many resource groups", |case| {
+    (ResponseRejection::OurDnsDomainName, "our DNS name", |case| case.dns("Contoso.Example")),
+    (ResponseRejection::OtherDnsDomainName, "a third DNS name", |case| case.dns("northwind.example")),
+    (ResponseRejection::OtherDnsDomainName, "no DNS name", |case| case.dns("")),
+    (ResponseRejection::LogonServer, "no server", |case| case.info().logon_server = "".into()),
+    (ResponseRejection::LogonServer, "a long server", |case| case.info().logon_server = "FABRIKAMSERVER-1".into()),
+    (ResponseRejection::LogonServer, "a path as the server", |case| case.info().logon_server = r"\\FABDC1".into()),
+    (ResponseRejection::LogonServer, "a line feed in the server", |case| case.info().logon_server = "FABDC1\n".into()),
+    (ResponseRejection::NoPrimaryGroup, "no primary group", |case| case.info().primary_group_id = 0),
+    (ResponseRejection::NoGroupId, "a group without a RID", |case| case.info().group_ids.push(group(0))),
+    (ResponseRejection::TooManyGroups, "many groups", |case| case.info().group_ids = vec![group(513); GROUPS_MAX]),
+    (ResponseRejection::TooManyGroups, "many resource groups", |case| {
         case.info().resource_groups = Some(ResourceGroups { domain: sid(THEIRS), groups: vec![group(1400); GROUPS_MAX] });
     }),
-    (Disbelief::TooManyGroups, "many SIDs", |case| case.info().extra_sids = vec![extra("S-1-18-1"); GROUPS_MAX]),
-    (Disbelief::OurSid, "a group of ours", |case| case.info().extra_sids.push(extra(&format!("{OURS}-512")))),
-    (Disbelief::OurSid, "our domain", |case| case.info().extra_sids.push(extra(OURS))),
-    (Disbelief::OurSid, "something below our groups", |case| case.info().extra_sids.push(extra(&format!("{OURS}-512-1")))),
-    (Disbelief::OurResourceGroups, "resource groups of ours", |case| {
+    (ResponseRejection::TooManyGroups, "many SIDs", |case| case.info().extra_sids = vec![extra("S-1-18-1"); GROUPS_MAX]),
+    (ResponseRejection::OurSid, "a group of ours", |case| case.info().extra_sids.push(extra(&format!("{OURS}-512")))),
+    (ResponseRejection::OurSid, "our domain", |case| case.info().extra_sids.push(extra(OURS))),
+    (ResponseRejection::OurSid, "something below our groups", |case| case.info().extra_sids.push(extra(&format!("{OURS}-512-1")))),
+    (ResponseRejection::OurResourceGroups, "resource groups of ours", |case| {
         case.info().resource_groups = Some(ResourceGroups { domain: sid(OURS), groups: vec![group(1001)] });
     }),
-    (Disbelief::OurResourceGroups, "no resource groups of ours", |case| {
+    (ResponseRejection::OurResourceGroups, "no resource groups of ours", |case| {
         case.info().resource_groups = Some(ResourceGroups { domain: sid(OURS), groups: vec![] });
     }),
-    (Disbelief::BuiltinSid, "Administrators", |case| case.info().extra_sids.push(extra("S-1-5-32-544"))),
-    (Disbelief::BuiltinSid, "BUILTIN", |case| case.info().extra_sids.push(extra("S-1-5-32"))),
-    (Disbelief::BuiltinSid, "Administrators as a resource group", |case| {
+    (ResponseRejection::BuiltinSid, "Administrators", |case| case.info().extra_sids.push(extra("S-1-5-32-544"))),
+    (ResponseRejection::BuiltinSid, "BUILTIN", |case| case.info().extra_sids.push(extra("S-1-5-32"))),
+    (ResponseRejection::BuiltinSid, "Administrators as a resource group", |case| {
         case.info().resource_groups = Some(ResourceGroups { domain: sid("S-1-5-32"), groups: vec![group(544)] });
     }),
-    (Disbelief::ForeignSid, "a third domain's group", |case| case.info().extra_sids.push(extra(&format!("{THIRD}-1105")))),
-    (Disbelief::ForeignSid, "the peer's domain", |case| case.info().extra_sids.push(extra(THEIRS))),
-    (Disbelief::ForeignSid, "a SID without a RID", |case| case.info().extra_sids.push(extra(&format!("{THEIRS}-0")))),
-    (Disbelief::ForeignSid, "two RIDs", |case| case.info().extra_sids.push(extra(&format!("{THEIRS}-513-1")))),
-    (Disbelief::ForeignSid, "Everyone", |case| case.info().extra_sids.push(extra("S-1-1-0"))),
-    (Disbelief::ForeignSid, "Enterprise Domain Controllers", |case| case.info().extra_sids.push(extra("S-1-5-9"))),
-    (Disbelief::ForeignSid, "Local System", |case| case.info().extra_sids.push(extra("S-1-5-18"))),
-    (Disbelief::ForeignSid, "a mark with more behind", |case| case.info().extra_sids.push(extra("S-1-5-15-1"))),
-    (Disbelief::ForeignSid, "a mark of another number", |case| case.info().extra_sids.push(extra("S-1-5-21-0-0-0-498"))),
-    (Disbelief::ForeignSid, "a system label", |case| case.info().extra_sids.push(extra("S-1-16-16384"))),
-    (Disbelief::ForeignSid, "a third domain's resource groups", |case| {
+    (ResponseRejection::ForeignSid, "a third domain's group", |case| case.info().extra_sids.push(extra(&format!("{THIRD}-1105")))),
+    (ResponseRejection::ForeignSid, "the peer's domain", |case| case.info().extra_sids.push(extra(THEIRS))),
+    (ResponseRejection::ForeignSid, "a SID without a RID", |case| case.info().extra_sids.push(extra(&format!("{THEIRS}-0")))),
+    (ResponseRejection::ForeignSid, "two RIDs", |case| case.info().extra_sids.push(extra(&format!("{THEIRS}-513-1")))),
+    (ResponseRejection::ForeignSid, "Everyone", |case| case.info().extra_sids.push(extra("S-1-1-0"))),
+    (ResponseRejection::ForeignSid, "Enterprise Domain Controllers", |case| case.info().extra_sids.push(extra("S-1-5-9"))),
+    (ResponseRejection::ForeignSid, "Local System", |case| case.info().extra_sids.push(extra("S-1-5-18"))),
+    (ResponseRejection::ForeignSid, "a mark with more behind", |case| case.info().extra_sids.push(extra("S-1-5-15-1"))),
+    (ResponseRejection::ForeignSid, "a mark of another number", |case| case.info().extra_sids.push(extra("S-1-5-21-0-0-0-498"))),
+    (ResponseRejection::ForeignSid, "a system label", |case| case.info().extra_sids.push(extra("S-1-16-16384"))),
+    (ResponseRejection::ForeignSid, "a third domain's resource groups", |case| {
         case.info().resource_groups = Some(ResourceGroups { domain: sid(THIRD), groups: vec![group(1001)] });
     }),
-    (Disbelief::SidMismatch, "an account that is not the certificate's", |case| {
+    (ResponseRejection::SidMismatch, "an account that is not the certificate's", |case| {
         case.claim = SidClaim::Account(sid(&format!("{THEIRS}-500")));
     }),
-    (Disbelief::SidMismatch, "an account of ours in the certificate", |case| {
+    (ResponseRejection::SidMismatch, "an account of ours in the certificate", |case| {
         case.claim = SidClaim::Account(sid(&format!("{OURS}-1104")));
     }),
 ];
 
 #[test]
-fn no_lie_is_believed() {
+fn no_lie_is_accepted() {
     for (expect, what, edit) in LIES {
         check(what, edit, Err(*expect));
     }
 }
 
 #[test]
-fn every_disbelief_has_a_lie_a_name_and_a_sentence() {
-    let lies: HashSet<Disbelief> = LIES.iter().map(|(disbelief, ..)| *disbelief).collect();
-    for disbelief in Disbelief::ALL {
+fn every_rejection_has_a_lie_a_name_and_a_sentence() {
+    let lies: HashSet<ResponseRejection> = LIES.iter().map(|(rejection, ..)| *rejection).collect();
+    for rejection in ResponseRejection::ALL {
         // Bytes that are no response come below.
-        assert!(lies.contains(&disbelief) || disbelief == Disbelief::MalformedResponse, "{disbelief:?}");
-        assert!(!disbelief.text().ends_with('.'));
+        assert!(
+            lies.contains(&rejection) || rejection == ResponseRejection::MalformedResponse,
+            "{rejection:?}"
+        );
+        assert!(!rejection.text().ends_with('.'));
     }
-    let distinct = |text: fn(Disbelief) -> &'static str| {
-        Disbelief::ALL.into_iter().map(text).collect::<HashSet<_>>().len()
+    let distinct = |text: fn(ResponseRejection) -> &'static str| {
+        ResponseRejection::ALL.into_iter().map(text).collect::<HashSet<_>>().len()
     };
-    assert_eq!((distinct(Disbelief::name), distinct(Disbelief::text)), (25, 25));
+    assert_eq!((distinct(ResponseRejection::name), distinct(ResponseRejection::text)), (25, 25));
 }
 
 #[test]
-fn what_may_be_left_out_or_differ_is_believed() {
+fn what_may_be_left_out_or_differ_is_accepted() {
     let cases: &[(&str, Edit)] = &[
         ("nothing", |_| {}),
         ("no SID in the certificate", |case| case.claim = SidClaim::Absent),
@@ -315,15 +319,15 @@ fn what_may_be_left_out_or_differ_is_believed() {
 
 #[test]
 fn a_good_answer_comes_back_with_what_is_the_peer_s_to_say() {
-    let believed = Case::good().believe().expect("it is good");
-    assert_eq!((believed.account.as_str(), believed.domain.as_str()), ("bob", "FABRIKAM"));
-    assert_eq!(believed.sid, sid(&format!("{THEIRS}-1104")));
-    let dropped: Vec<String> = believed.dropped.iter().map(Sid::to_string).collect();
+    let validated = Case::good().validate().expect("it is good");
+    assert_eq!((validated.name.as_str(), validated.domain.as_str()), ("bob", "FABRIKAM"));
+    assert_eq!(validated.sid, sid(&format!("{THEIRS}-1104")));
+    let dropped: Vec<String> = validated.dropped.iter().map(Sid::to_string).collect();
     let marks = ["S-1-18-1", "S-1-5-21-0-0-0-496", "S-1-5-21-0-0-0-497", "S-1-5-15", "S-1-5-65-1"];
     assert_eq!(dropped[..5], marks);
     assert_eq!(dropped[5..], [format!("{THEIRS}-1400")], "a domain-local group of the peer's");
 
-    let VerifiedPac { logon_info, client_info, upn_dns_info, buffer_types, .. } = read(&believed);
+    let VerifiedPac { logon_info, client_info, upn_dns_info, buffer_types, .. } = read(&validated);
     let member = |sid| SidAndAttributes { sid, attributes: 0x7 };
     let said = Case::good().logon_info;
     let expect = LogonInfo {
@@ -354,7 +358,7 @@ fn a_good_answer_comes_back_with_what_is_the_peer_s_to_say() {
         upn: "bob@Mail.Fabrikam.example".into(),
         is_constructed: false,
         dns_domain_name: "FABRIKAM.EXAMPLE".into(),
-        extended: Some(("bob".into(), believed.sid)),
+        extended: Some(("bob".into(), validated.sid)),
     };
     assert_eq!(upn_dns_info, Some(expect));
     let types = [
@@ -371,15 +375,15 @@ fn what_is_missing_is_made_up_and_what_cannot_be_shown_is_blanked() {
     let mut case = Case::good();
     (case.client_info, case.upn_dns_info) = (None, None);
     case.info().full_name = "Bob\u{1b}[31m".into();
-    let pac = read(&case.believe().expect("it is good"));
+    let pac = read(&case.validate().expect("it is good"));
     let upn_dns_info = pac.upn_dns_info.expect("it is always there");
     assert_eq!((upn_dns_info.upn.as_str(), upn_dns_info.is_constructed), ("bob@fabrikam.example", true));
     assert_eq!(pac.client_info.map(|info| info.client_id), Some(case.logon_info.logon_time));
     assert_eq!(pac.logon_info.full_name.text, "");
     case.info().full_name = "B".repeat(257).as_str().into();
-    assert_eq!(read(&case.believe().expect("it is good")).logon_info.full_name.text, "");
+    assert_eq!(read(&case.validate().expect("it is good")).logon_info.full_name.text, "");
     case.info().full_name = "B".repeat(256).as_str().into();
-    assert_eq!(read(&case.believe().expect("it is good")).logon_info.full_name.text.len(), 256);
+    assert_eq!(read(&case.validate().expect("it is good")).logon_info.full_name.text.len(), 256);
 }
 
 #[test]
@@ -390,41 +394,42 @@ fn sids_of_third_domains_are_dropped_where_that_is_wanted() {
     case.info().extra_sids = third.iter().map(|text| extra(text)).collect();
     case.info().resource_groups =
         Some(ResourceGroups { domain: sid(THIRD), groups: vec![group(1), group(2)] });
-    let believed = case.believe().expect("they are dropped");
-    let dropped: Vec<String> = believed.dropped.iter().map(Sid::to_string).collect();
+    let validated = case.validate().expect("they are dropped");
+    let dropped: Vec<String> = validated.dropped.iter().map(Sid::to_string).collect();
     assert_eq!(dropped[..3], third);
     assert_eq!(dropped[3..], [format!("{THIRD}-1"), format!("{THIRD}-2")]);
-    assert_eq!(read(&believed).logon_info.extra_sids.len(), 1, "our own");
+    assert_eq!(read(&validated).logon_info.extra_sids.len(), 1, "our own");
 }
 
 #[test]
 fn nothing_is_said_of_an_identity_that_is_not_ours() {
     let case = Case::good();
     let ours = Domain { netbios: "CONTOSO".into(), dns: "contoso.example".into(), sid: sid(OURS) };
-    let believed = believe(&case.message(), &case.from, &ours, SidClaim::Absent, None).expect("it is good");
-    assert!(read(&believed).logon_info.extra_sids.iter().all(|extra| extra.sid.authority() != 18));
+    let validated =
+        validate_response(&case.message(), &case.from, &ours, SidClaim::Absent, None).expect("it is good");
+    assert!(read(&validated).logon_info.extra_sids.iter().all(|extra| extra.sid.authority() != 18));
 }
 
 #[test]
-fn no_truncated_answer_is_believed_and_what_follows_one_is_ignored() {
+fn no_truncated_answer_is_accepted_and_what_follows_one_is_ignored() {
     let case = Case::good();
     let mut message = case.message();
     for len in 0..message.len() {
-        assert_eq!(case.believe_bytes(&message[..len]), Err(Disbelief::MalformedResponse), "{len}");
+        assert_eq!(case.validate_bytes(&message[..len]), Err(ResponseRejection::MalformedResponse), "{len}");
     }
     let response = Response::decode(&message).expect("our own");
     // Behind the last buffer, a SID of 28 bytes, are 4 that only fill up.
     for len in 8..response.auth_data.len() - 4 {
         let message = Response::encode(&response.auth_data[..len], "FABRIKAM");
-        assert_eq!(case.believe_bytes(&message), Err(Disbelief::MalformedPac), "{len}");
+        assert_eq!(case.validate_bytes(&message), Err(ResponseRejection::MalformedPac), "{len}");
     }
-    let believed = case.believe();
+    let validated = case.validate();
     message.extend_from_slice(b"more");
-    assert_eq!(case.believe_bytes(&message), believed);
+    assert_eq!(case.validate_bytes(&message), validated);
 }
 
 #[test]
-fn whatever_byte_is_wrong_only_what_is_theirs_is_believed() {
+fn whatever_byte_is_wrong_only_what_is_theirs_is_accepted() {
     let case = Case::good();
     let message = case.message();
     for at in 0..message.len() {
@@ -432,7 +437,7 @@ fn whatever_byte_is_wrong_only_what_is_theirs_is_believed() {
             let mut wrong = message.clone();
             wrong[at] = value;
             // What holds of an answer is looked at wherever there is one.
-            let _ = case.believe_bytes(&wrong);
+            let _ = case.validate_bytes(&wrong);
         }
     }
 }
@@ -530,8 +535,8 @@ proptest! {
 
     /// What holds of an answer is looked at in `believe_bytes`.
     #[test]
-    fn whatever_a_peer_says_only_what_is_theirs_is_believed(case in any_case()) {
-        let refused = case.believe().is_err();
+    fn whatever_a_peer_says_only_what_is_theirs_is_accepted(case in any_case()) {
+        let refused = case.validate().is_err();
         let info = &case.logon_info;
         let is_ours = |domain: &Sid| is_within(domain, &sid(OURS)) || is_builtin(domain);
         let lies = info.extra_sids.iter().any(|extra| is_ours(&extra.sid))

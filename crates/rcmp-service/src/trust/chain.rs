@@ -337,19 +337,29 @@ impl Chains {
     }
 
     /// Finds a path that is good now, with what is left of the work.
-    pub(super) fn verify(&self, encoded: &[u8], now: FileTime, mut work: Work) -> Result<Path, Refusal> {
+    pub(super) fn verify(&self, encoded: &[u8], now: FileTime, work: Work) -> Result<Path, Refusal> {
+        let malformed = |_: DecodeError| Fault::from(ChainError::Malformed).at(Which::Leaf, 0);
+        self.verify_parsed(&Certificate::parse(encoded).map_err(malformed)?, now, work)
+    }
+
+    /// The same for a certificate that was read.
+    pub(super) fn verify_parsed(
+        &self,
+        certificate: &Certificate<'_>,
+        now: FileTime,
+        mut work: Work,
+    ) -> Result<Path, Refusal> {
         let leaf = |fault: Fault| fault.at(Which::Leaf, 0);
         let malformed = |_: DecodeError| leaf(ChainError::Malformed.into());
-        let certificate = Certificate::parse(encoded).map_err(malformed)?;
-        let signed = Signed::parse(encoded, "Certificate").map_err(malformed)?;
-        let profile = self.check_leaf(&certificate, now).map_err(leaf)?;
-        let hint = authority_key_identifier(&certificate);
+        let signed = Signed::parse(certificate.encoded, "Certificate").map_err(malformed)?;
+        let profile = self.check_leaf(certificate, now).map_err(leaf)?;
+        let hint = authority_key_identifier(certificate);
         let issuers = self
             .issuers_of(&signed, &profile.issuer, hint, |_| false, &mut work)
             .map_err(|(fault, key)| key.map_or(leaf(fault), |key| fault.at(Which::Authority(key), 1)))?;
         let mut search = Search {
             chains: self,
-            certificate: &certificate,
+            certificate,
             profile: &profile,
             names: OnceCell::new(),
             now,

@@ -15,6 +15,7 @@ mod authority;
 mod chain;
 mod constraints;
 pub mod crl;
+mod digests;
 mod extensions;
 mod hashes;
 mod name;
@@ -44,6 +45,7 @@ use crate::certificate::Certificate;
 use arc_swap::ArcSwapOption;
 use chain::{Chains, Link, Rules, Usages, is_within};
 use crl::{Crl, CrlNumber, Currency, Scope, UnverifiedCrl};
+use digests::Digests;
 use dtyp::FileTime;
 use name::Name;
 use ocsp::{Signer, UnverifiedResponse};
@@ -334,6 +336,7 @@ pub struct Trust {
     chains: Chains,
     responders: HashMap<KeyId, Responder>,
     list_signers: Vec<ListSigner>,
+    digests: Digests,
     paths: Cache<[u8; 32], Arc<Path>>,
     refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
@@ -432,6 +435,7 @@ impl Trust {
             responders,
             list_signers: list_signers(&chains),
             chains,
+            digests: Digests::default(),
             paths: cache(PATHS_MAX),
             refusals: cache(REFUSALS_MAX),
             crls: (0..parts.crls).map(|_| ArcSwapOption::empty()).collect(),
@@ -473,7 +477,13 @@ impl Trust {
         self.verify_hashed(certificate, Sha256::digest(certificate).into(), now)
     }
 
-    /// The same for whoever has the SHA-256 of this certificate at hand.
+    /// The same for a certificate that was read.
+    pub fn verify_parsed(&self, certificate: &Certificate<'_>, now: FileTime) -> Result<Arc<Path>, Refusal> {
+        let id = *certificate.sha256_by(|encoded| self.digests.of(encoded));
+        self.cached(id, now, || self.chains.verify_parsed(certificate, now, Work::new()))
+    }
+
+    /// The same for a certificate whose SHA-256 is known.
     pub fn verify_hashed(
         &self,
         certificate: &[u8],
@@ -481,13 +491,22 @@ impl Trust {
         now: FileTime,
     ) -> Result<Arc<Path>, Refusal> {
         debug_assert_eq!(id, <[u8; 32]>::from(Sha256::digest(certificate)), "of another certificate");
+        self.cached(id, now, || self.chains.verify(certificate, now, Work::new()))
+    }
+
+    fn cached(
+        &self,
+        id: [u8; 32],
+        now: FileTime,
+        verify: impl FnOnce() -> Result<Path, Refusal>,
+    ) -> Result<Arc<Path>, Refusal> {
         if let Some(path) = self.paths.get(&id).filter(|path| path.is_valid_at(now)) {
             return Ok(path);
         }
         if let Some(refusal) = self.refusals.get(&id) {
             return Err(refusal);
         }
-        match self.chains.verify(certificate, now, Work::new()) {
+        match verify() {
             Ok(path) => {
                 let path = Arc::new(path);
                 self.paths.insert(id, Arc::clone(&path));

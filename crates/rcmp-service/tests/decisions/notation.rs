@@ -435,14 +435,14 @@ impl Setting {
     /// What is decided.
     pub(crate) fn answer(&self) -> Result<Answer, Contradiction> {
         let asker = Asker::machine("WEB01$", sid(1003), true);
-        let question = Question::new(self.request(), asker);
-        Ok(block_on(self.mapper()?.answer(&question, NOW)))
+        let question = Question::new(self.request(), asker, NOW);
+        Ok(block_on(self.mapper()?.answer(&question)))
     }
 
     /// The same, and how.
     pub(crate) fn explanation(&self) -> Result<(Answer, Vec<Step>), Contradiction> {
         let mut steps = Vec::new();
-        let answer = block_on(self.mapper()?.explain(&self.request(), NOW, &mut steps));
+        let answer = block_on(self.mapper()?.explain(&self.request().into(), NOW, &mut steps));
         Ok((answer, steps))
     }
 

@@ -7,8 +7,6 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use dtyp::Sid;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::explain::trail;
-use rcmp_service::message::Request;
-use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Question, Reason, Strength};
 use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
@@ -46,35 +44,16 @@ impl Written {
     }
 }
 
-/// What an event says of a certificate that was asked about.
-struct Asked<'a> {
-    certificate: &'a [u8],
-    thumbprint: [u8; 20],
-    issuer: String,
-    serial: String,
-}
-
-fn asked(request: &[u8]) -> Option<(u32, Asked<'_>)> {
-    let request = Request::decode(request).ok()?;
-    let parsed = Certificate::parse(request.certificate).ok()?;
-    let mut issuer = parsed.issuer_name().map(|name| name.to_string()).unwrap_or_default();
-    issuer.truncate(issuer.floor_char_boundary(NAME_LEN_MAX));
-    Some((
-        request.flags.0,
-        Asked {
-            certificate: request.certificate,
-            thumbprint: Sha1::digest(request.certificate).into(),
-            issuer,
-            serial: dtyp::hex(parsed.serial),
-        },
-    ))
+/// The flags and the certificate of a question that can be read.
+fn asked(question: &Question) -> Option<(u32, Certificate<'_>)> {
+    let asked = question.asked().ok()?;
+    Some((asked.flags.0, asked.certificate.as_ref().ok()?.get()))
 }
 
 /// The event, and the thumbprint of the certificate that is written whole in it. `is_new` says whether one is to be.
 pub(super) fn event(
     answer: &Answer,
     question: &Question,
-    steps: &[Step],
     source: &dyn Display,
     is_new: impl FnOnce(&[u8; 20]) -> bool,
 ) -> (Value, Option<[u8; 20]>) {
@@ -92,7 +71,7 @@ pub(super) fn event(
         "account": account.map(|account| &account.name),
         "account_sid": account.map(|account| account.sid.to_string()),
         "policy_revision": answer.policy_revision,
-        "trail": trail(steps),
+        "trail": trail(&answer.steps),
     });
     let mut whole = None;
     let Value::Object(fields) = &mut event else { return (event, whole) };
@@ -120,8 +99,8 @@ pub(super) fn event(
             }
         }
     }
-    if let Reason::Disbelieved(disbelief) = answer.reason {
-        fields.insert("disbelief".to_owned(), disbelief.name().into());
+    if let Reason::ResponseRejected(rejection) = answer.reason {
+        fields.insert("disbelief".to_owned(), rejection.name().into());
     }
     if let Reason::Chain(error) = answer.reason {
         fields.insert("chain".to_owned(), error.name().into());
@@ -129,22 +108,25 @@ pub(super) fn event(
     if let Some(id) = answer.reason.event_id() {
         fields.insert("event_id".to_owned(), id.into());
     }
-    if let Some((flags, asked)) = asked(&question.request) {
+    if let Some((flags, certificate)) = asked(question) {
+        let mut issuer = certificate.issuer_name().map(ToString::to_string).unwrap_or_default();
+        issuer.truncate(issuer.floor_char_boundary(NAME_LEN_MAX));
+        let thumbprint = *certificate.sha1();
         fields.insert("flags".to_owned(), flags.into());
-        fields.insert("CertIssuerName".to_owned(), asked.issuer.into());
-        fields.insert("CertSerialNumber".to_owned(), asked.serial.into());
-        fields.insert("CertThumbprint".to_owned(), dtyp::hex(&asked.thumbprint).into());
-        // Whoever may not ask, or shows what nobody certified, writes no kilobytes into the log.
-        if is_believed(answer.reason) && is_new(&asked.thumbprint) {
-            fields.insert("certificate".to_owned(), BASE64_STANDARD.encode(asked.certificate).into());
-            whole = Some(asked.thumbprint);
+        fields.insert("CertIssuerName".to_owned(), issuer.into());
+        fields.insert("CertSerialNumber".to_owned(), dtyp::hex(certificate.serial).into());
+        fields.insert("CertThumbprint".to_owned(), dtyp::hex(&thumbprint).into());
+        // An asker without permission, or a certificate that no trusted CA issued, writes no kilobytes into the log.
+        if is_accepted(answer.reason) && is_new(&thumbprint) {
+            fields.insert("certificate".to_owned(), BASE64_STANDARD.encode(certificate.encoded).into());
+            whole = Some(thumbprint);
         }
     }
     (event, whole)
 }
 
-/// Whether somebody who may ask showed a certificate that was not refused for its chain.
-const fn is_believed(reason: Reason) -> bool {
+/// Whether the asker has the permission to ask, and the certificate was not refused for its chain.
+const fn is_accepted(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::AskerDenied
@@ -160,7 +142,7 @@ const fn is_believed(reason: Reason) -> bool {
             | Reason::NotForwarded
             | Reason::NoLogonServers
             | Reason::RefusedElsewhere { .. }
-            | Reason::Disbelieved(_)
+            | Reason::ResponseRejected(_)
             | Reason::Unproved
     )
 }
@@ -191,7 +173,7 @@ pub(super) fn shadow_event(
     (shadow, shadow_account): (Reason, Option<&str>),
     policy_revision: u64,
 ) -> Value {
-    let asked = asked(&question.request).map(|(_, asked)| asked);
+    let asked = asked(question).map(|(_, certificate)| certificate);
     json!({
         "event": "shadow_divergence",
         "asker": question.asker.account,
@@ -200,7 +182,7 @@ pub(super) fn shadow_event(
         "shadow_reason": shadow.name(),
         "shadow_account": shadow_account,
         "policy_revision": policy_revision,
-        "CertThumbprint": asked.map(|asked| dtyp::hex(&asked.thumbprint)),
+        "CertThumbprint": asked.map(|certificate| dtyp::hex(certificate.sha1())),
     })
 }
 

@@ -29,7 +29,6 @@ use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use rcmp_service::trace::Step;
 use rcmp_service::{Answer, Asker, Question, Reason};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -383,12 +382,11 @@ impl AuditLog {
         &self,
         answer: &Answer,
         question: &Question,
-        steps: &[Step],
         source: &dyn Display,
         name: Option<&str>,
     ) -> Result<(), Reason> {
         let written = match self.is_written() {
-            true => self.write_decision(answer, question, steps, source, name),
+            true => self.write_decision(answer, question, source, name),
             false => Ok(()),
         };
         let answered = written.err().unwrap_or(answer.reason);
@@ -429,14 +427,13 @@ impl AuditLog {
         &self,
         answer: &Answer,
         question: &Question,
-        steps: &[Step],
         source: &dyn Display,
         name: Option<&str>,
     ) -> Result<(), Reason> {
         let is_new = |thumbprint: &[u8; 20]| {
             self.certificates.load(Ordering::Relaxed) && lock(&self.written).is_new(thumbprint)
         };
-        let (mut event, certificate) = decision::event(answer, question, steps, source, is_new);
+        let (mut event, certificate) = decision::event(answer, question, source, is_new);
         if let (Some(name), Value::Object(fields)) = (name, &mut event) {
             fields.insert("decision".to_owned(), name.into());
         }

@@ -36,7 +36,7 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
                 check_name(&name)?;
                 if account.name.ends_with('$') && machines.machine(&account.name).await?.is_some() {
                     bail!(
-                        "{} is the computer of a machine account, which keeps its name: add one of the other name, and remove this one",
+                        "{} is the computer of a machine account and cannot be renamed: add one with the new name, and remove this one",
                         account.name
                     );
                 }
@@ -106,7 +106,7 @@ async fn write(
     for mapping in &fields.add_mapping {
         if let Err(error) = mapping.parse::<AltSecurityIdentity>() {
             let why = match mapping.contains('…') {
-                true => "… stands for a part that was left out: take the whole value, which `rcmpd explain` prints".to_owned(),
+                true => "… is a placeholder: use the whole value, which `rcmpd explain` prints".to_owned(),
                 false => unmatchable(mapping).unwrap_or_else(|| error.to_string()),
             };
             bail!("{mapping}: this maps nothing: {why}");
@@ -140,7 +140,7 @@ async fn write(
             bail!("{name} is the account's primary group");
         }
         if !store.member_of(&account.sid).await?.contains(&group.sid) {
-            bail!("the account is not itself a member of {name}");
+            bail!("the account is not a direct member of {name}");
         }
         leave.push(group.sid);
     }

@@ -4,15 +4,16 @@ use super::transfer::bar;
 use crate::audit::verify::{Report, Unusable, VerifyOptions, verify};
 use crate::audit::{self, PublicKey};
 use crate::cli::AuditCommand;
+use crate::input;
 use crate::output::{self, counted};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// The log is not what was written.
+/// The log was changed.
 const BROKEN: u8 = 3;
-/// There is nothing that could be verified.
+/// A file cannot be used.
 const UNUSABLE: u8 = 6;
-/// No head is about these lines, or no heads were named, so it is not verified who wrote them.
+/// No checkpoint is about these lines, or none was given, so their writer is not verified.
 const NOT_SIGNED: u8 = 7;
 
 pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
@@ -27,10 +28,10 @@ pub(super) fn run(command: AuditCommand) -> anyhow::Result<u8> {
     }
 }
 
-/// Makes a signing key, and tells its public half.
+/// Creates a signing key, and prints its public key.
 pub(super) fn make_key(file: &Path, as_json: bool) -> anyhow::Result<()> {
-    if file.as_os_str() == "-" {
-        anyhow::bail!("a private key is not printed: name the file to write");
+    if input::is_standard(file) {
+        anyhow::bail!("a private key is not printed: give a file name");
     }
     let (public_file, public) = audit::make_key(file)?;
     match as_json {
@@ -72,11 +73,13 @@ fn report(
                 (None, Some(heads)) if heads.last_seq > 0 => (0, None),
                 (None, heads) => {
                     let why = match heads {
-                        None => "no --heads are named for these files",
-                        Some(heads) if heads.signed == 0 => "no head of these files is in that of --heads",
-                        Some(_) => "no head is about a line of these files",
+                        None => "no --heads were given",
+                        Some(heads) if heads.signed == 0 => {
+                            "the file of --heads has no checkpoint of these files"
+                        }
+                        Some(_) => "no checkpoint is about a line of these files",
                     };
-                    (NOT_SIGNED, Some(format!("{why}, so it is not verified who wrote them")))
+                    (NOT_SIGNED, Some(format!("{why}, so the writer of the lines is not verified")))
                 }
             };
             match as_json {
@@ -127,7 +130,7 @@ fn as_object(report: &Report, key_given: bool, code: u8, error: Option<&str>) {
 
 fn as_text(report: &Report, key_given: bool) {
     let chain = match (report.last_seq, &report.broken) {
-        (0, _) => "not one line is proved".to_owned(),
+        (0, _) => "no line is verified".to_owned(),
         (last, None) => format!("whole from seq {} to {last}", report.first_seq),
         (last, Some(_)) => format!("BROKEN; whole from seq {} to {last}", report.first_seq),
     };
@@ -139,12 +142,12 @@ fn as_text(report: &Report, key_given: bool) {
     }
     if report.first_seq > 1 {
         let before = report.first_seq - 1;
-        facts.push(("start", format!("seq 1 to {before} are not proved: their files are not named")));
+        facts.push(("start", format!("seq 1 to {before} are not verified: their files were not given")));
     }
     if report.torn > 0 {
         facts.push((
             "torn",
-            format!("{} a line was cut off, and the next one says so", counted(report.torn, "time")),
+            format!("{} a line was cut off, and the next line records it", counted(report.torn, "time")),
         ));
     }
     if report.open_end {
@@ -153,12 +156,11 @@ fn as_text(report: &Report, key_given: bool) {
     match &report.heads {
         None => facts.push((
             "heads",
-            "none were named: this proves that the lines belong together, not who wrote them nor that none is missing at \
-             the end"
+            "no checkpoints were given: the lines belong together, but their writer and the end of the log are not verified"
                 .into(),
         )),
         Some(heads) => {
-            facts.push(("heads", format!("{} signed, {} of them about these lines", heads.signed, heads.matched)));
+            facts.push(("heads", format!("{} signed checkpoints, {} of them about these lines", heads.signed, heads.matched)));
             let covered = match (heads.last_seq, heads.not_covered) {
                 (0, lines) => format!("nothing yet: {}", counted(lines, "line")),
                 (last, 0) => format!("up to seq {last}, the last line"),
@@ -166,7 +168,7 @@ fn as_text(report: &Report, key_given: bool) {
             };
             facts.push(("signed", covered));
             if heads.unreadable > 0 {
-                facts.push(("", format!("{} of the heads cannot be read", counted(heads.unreadable, "line"))));
+                facts.push(("", format!("{} of the checkpoints cannot be read", counted(heads.unreadable, "line"))));
             }
             for key in &heads.keys {
                 facts.push(("key", key.to_string()));
@@ -174,8 +176,8 @@ fn as_text(report: &Report, key_given: bool) {
             if !key_given {
                 facts.push((
                     "",
-                    "the key is the one that the heads name: without --public-key this proves only that heads and lines \
-                     agree, because whoever makes another log can sign it by another key"
+                    "the key is the one in the checkpoints: without --public-key only their agreement with the lines is verified, \
+                     because a forged log can be signed by another key"
                         .into(),
                 ));
             }

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 const WRONG_USE: u8 = 2;
 /// Something leaks.
 const LEAKS: u8 = 3;
-/// Nobody is there, or nobody who is believed.
+/// The server is not reachable, or its certificate is rejected.
 const UNREACHABLE: u8 = 4;
 /// What was given cannot be used.
 const UNUSABLE: u8 = 6;
@@ -183,7 +183,7 @@ fn summary(report: &Report) {
         |finding: &Finding| finding.check != Check::Certificate || finding.verdict != Verdict::NotChecked;
     if !report.findings.iter().all(is_let_in) {
         output::line(
-            "The certificate is not let in, so what arrives at the page was not seen: give one that is.",
+            "The certificate is refused, so the headers at the page were not seen: give one that is accepted.",
         );
     } else if !report.is_page {
         output::line("The page behind is not `rcmpd page`, so what arrives there was not seen.");

@@ -5,6 +5,7 @@ use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::clock::now;
 use crate::config::{Config, SecretRef};
+use crate::input;
 use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::stores;
@@ -31,7 +32,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                 bail!("{name}: the name of a machine account ends in a dollar sign, as in 'WEB01$'");
             }
             if let Some(known) = store.machine(&name).await? {
-                bail!("there is a machine account {} already", known.machine.name);
+                bail!("the machine account {} already exists", known.machine.name);
             }
             // What can fail comes first.
             let domains = domains(&config, &domain)?;
@@ -42,7 +43,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
                     password
                 }
                 SecretFile::Made(password) => {
-                    output::message_lines(&visible(&format!("Made a password: {}", file.display())));
+                    output::message_lines(&visible(&format!("Created a password: {}", file.display())));
                     password
                 }
             };
@@ -92,7 +93,7 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
             json,
         } => {
             if permission.iter().any(|permission| revoke.contains(permission)) {
-                bail!("a permission is either given or revoked");
+                bail!("the same permission cannot be given and revoked");
             }
             // Read before anything is written; a wrong path must not lock a machine out.
             let password = secret_file.map(|file| read_secret(&file)).transpose()?;
@@ -150,7 +151,8 @@ pub(super) async fn run(command: MachineCommand) -> anyhow::Result<u8> {
     }
 }
 
-/// The SID for a new machine account: the domain's SID, which stands for the next one, in a database of all accounts, and a free one elsewhere.
+/// The SID for a new machine account. In a database of its own with all other accounts that is the next one, for which the
+/// SID of the domain stands; otherwise it is that of the served computer account, or one that no served account has.
 async fn free_sid(config: &Config, store: &Arc<dyn DomainStore>, name: &str) -> anyhow::Result<Sid> {
     if stores::is_one_database(config) {
         return Ok(store.domain().sid);
@@ -246,7 +248,7 @@ fn read_secret(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 /// The password in a file, or a new one that is written there.
 pub(super) fn secret_file(path: &Path) -> anyhow::Result<SecretFile> {
-    if path.exists() {
+    if input::is_standard(path) || path.exists() {
         return Ok(SecretFile::Read(read_secret(path)?));
     }
     let password = Zeroizing::new(random_password()?);

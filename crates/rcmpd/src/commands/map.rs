@@ -75,7 +75,7 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
             ),
             None => {
                 return Err(Failed::Usage(
-                    "whom to ask? give -c FILE, or --server, --machine and --secret-file".into(),
+                    "no server to ask: give -c FILE, or --server, --machine and --secret-file".into(),
                 ));
             }
         },
@@ -84,7 +84,7 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
         (Some(config), _) => config.domain.netbios.clone(),
         (None, Some(domain)) => domain.clone(),
         (None, None) => {
-            return Err(Failed::Usage("which domain? without a configuration, give --domain".into()));
+            return Err(Failed::Usage("no domain: without a configuration, give --domain".into()));
         }
     };
     let chain = Chain::read(&args.certificate, args.chain.as_deref())
@@ -112,16 +112,16 @@ async fn asked(args: MapArgs) -> Result<(ask::Mapped, HashMap<Sid, String>), Fai
     Ok((mapped, names))
 }
 
-/// Says which certificates are left out of a question. Another file may be meant.
+/// Warns of certificates that are not part of the request: the wrong file may have been given.
 fn warn_of_strays(chain: &Chain) {
     for subject in chain.strays() {
         output::message(&format!(
-            "warning: {subject} is not in the chain of the certificate, and its name is not sent"
+            "warning: {subject} is not in the chain of the certificate, so its name is not sent"
         ));
     }
 }
 
-/// Checks the chain of a certificate before it is asked about.
+/// Validates the chain of a certificate before the request.
 async fn verify(chain: &Chain, anchors: &[PathBuf], config: Option<&Config>) -> Result<(), Failed> {
     let input = |why: String| Failed::Asking(AskError::Input(why));
     let mapping = config.and_then(|config| config.mapping.as_ref());
@@ -152,19 +152,19 @@ async fn verify(chain: &Chain, anchors: &[PathBuf], config: Option<&Config>) -> 
         }
     };
     let path = trust.verify(chain.certificate(), now());
-    let path =
-        path.map_err(|refused| input(format!("not asked about, because its chain is not valid: {refused}")))?;
+    let path = path.map_err(|refused| {
+        input(format!("not asked, because the certificate chain is not valid: {refused}"))
+    })?;
     if validation != Validation::ChainAndRevocation {
         return Ok(());
     }
     match trust.revocation(&path, now()) {
         Revocation::Good => Ok(()),
         Revocation::Revoked { since, .. } => Err(input(format!(
-            "not asked about, because the certificate, or one of its issuers, is revoked since {since}"
+            "not asked, because the certificate or one of its issuers was revoked at {since}"
         ))),
         Revocation::Unknown { why, .. } => {
-            let text =
-                format!("not asked about, because it is not known whether it is revoked: {}", why.text());
+            let text = format!("not asked, because the revocation status is unknown: {}", why.text());
             Err(Failed::Asking(AskError::Undecided(text)))
         }
     }
@@ -225,14 +225,14 @@ pub(super) async fn explain(
         &mapper,
         forwarding.forwarder.domains(),
         &accounts,
-        &request,
+        &request.into(),
         chain.certificate(),
         &path,
     )
     .await?;
     let route = match (url, &config.sidecar) {
         (None, _) => None,
-        (Some(_), None) => anyhow::bail!("--url asks about the routes of [sidecar], and there is none"),
+        (Some(_), None) => anyhow::bail!("--url needs [sidecar] in the configuration"),
         (Some(url), Some(sidecar)) => Some(crate::sidecar::routes::explain(
             sidecar,
             url,

@@ -4,6 +4,7 @@ use super::transfer::bar;
 use super::{UNUSABLE, failed};
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
+use crate::input;
 use crate::mapping_audit::{self, Class};
 use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
 use crate::output;
@@ -58,7 +59,7 @@ fn strings(path: &Path, as_json: bool) -> anyhow::Result<u8> {
         return Ok(0);
     }
     for what in &facts.unreadable {
-        output::message(&format!("the {what} cannot be read, so no string that needs it is printed"));
+        output::message(&format!("the {what} cannot be read, so strings that need it are not printed"));
     }
     for what in &facts.beyond_limit {
         output::message(what);
@@ -113,7 +114,7 @@ fn lines(certificate: &Certificate<'_>) -> Vec<Line> {
     lines
 }
 
-/// Everything a configuration decides by, for a look at its accounts.
+/// The policy and the accounts of a configuration.
 async fn deciders(
     config: &ConfigArg,
 ) -> anyhow::Result<(Arc<Mapper>, Accounts, Arc<dyn DomainStore>, config::Config)> {
@@ -130,7 +131,7 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
     if accounts.listing.is_none() {
         let is_profile = |store: &config::Store| matches!(store.kind, config::StoreKind::Profile(_));
         anyhow::bail!(match config.store.as_ref().is_some_and(is_profile) {
-            true => "accounts that are fixed in the configuration have no mappings of their own",
+            true => "accounts of [[store.level]] have no stored mappings",
             false => "this kind of store cannot list its accounts",
         });
     }
@@ -148,7 +149,7 @@ async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow
         let mut value = serde_json::to_value(&report)?;
         value["exit_code"] = code.into();
         if found {
-            let error = format!("{} names and mappings need a look", report.findings.len());
+            let error = format!("{} findings", report.findings.len());
             value["error"] = error.as_str().into();
             output::message(&error);
         }
@@ -186,7 +187,7 @@ const fn class(class: ClassArg) -> Class {
     }
 }
 
-/// Changes that are told one by one to people; JSON has all.
+/// Limit of listed changes; JSON has all.
 const CHANGES_SHOWN: usize = 50;
 
 async fn rehearse(
@@ -219,7 +220,7 @@ async fn rehearse(
         return Ok(0);
     }
     for text in &unreadable {
-        output::message(&format!("passed over: {text}"));
+        output::message(&format!("skipped: {text}"));
     }
     let mut facts = vec![
         ("decisions", outcome.decisions.to_string()),
@@ -241,7 +242,7 @@ async fn rehearse(
     output::line("");
     let shown = |account: &Option<String>, reason: &str| match account {
         Some(account) => account.clone(),
-        None => format!("nobody ({reason})"),
+        None => format!("not mapped ({reason})"),
     };
     let rows = outcome.changes.iter().take(CHANGES_SHOWN).map(|change| {
         vec![
@@ -270,7 +271,7 @@ fn import(from: DialectArg, file: &Path, issuers: &[PathBuf], as_json: bool) -> 
     let mut authorities = Vec::new();
     for path in issuers {
         let chain = Chain::read(path, None).map_err(|error| failed(UNUSABLE, error))?;
-        let subject = Certificate::parse(chain.certificate())?.subject_name()?;
+        let subject = Certificate::parse(chain.certificate())?.subject_name()?.clone();
         authorities.push(KnownAuthority { file: path.display().to_string(), subject });
     }
     match mapping_import::import(dialect, &text, &authorities) {
@@ -297,9 +298,9 @@ fn read_rules(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     // One byte more than is allowed shows that there is more.
     let limit = TEXT_LEN_MAX as u64 + 1;
-    match file.to_str() {
-        Some("-") => std::io::stdin().lock().take(limit).read_to_string(&mut text)?,
-        _ => std::fs::File::open(file)?.take(limit).read_to_string(&mut text)?,
+    match input::is_standard(file) {
+        true => std::io::stdin().lock().take(limit).read_to_string(&mut text)?,
+        false => std::fs::File::open(file)?.take(limit).read_to_string(&mut text)?,
     };
     Ok(text)
 }

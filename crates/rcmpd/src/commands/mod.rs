@@ -15,6 +15,7 @@ mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
+use crate::input;
 use crate::output::{self, visible};
 use clap::CommandFactory;
 use rcmp_service::explain::shell_path;
@@ -138,11 +139,11 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             match json.json {
                 true => output::json(&json!({ "config": made.config, "files": made.files })),
                 false => output::lines(&format!(
-                    "A demo domain is in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nElsewhere, ask who a certificate is:\n  \
+                    "Created a demo domain in {dir}.\n\nServe it:\n  rcmpd serve -c {config}\n\nIn another terminal, ask for the account of a certificate:\n  \
                      rcmpd map {dir}/certs/alice.pem -c {config}     by the name and the SID in it\n  \
                      rcmpd map {dir}/certs/bob.pem -c {config}       by issuer and serial number\n  \
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
-                     rcmpd map {dir}/certs/carol.pem -c {config}     refused: names are all it has\n  \
+                     rcmpd map {dir}/certs/carol.pem -c {config}     refused: it has only names\n  \
                      rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
                      rcmpd explain {dir}/certs/carol.pem -c {config}"
                 )),
@@ -151,6 +152,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
         }
         Command::Serve { config } => {
             let path = config_file(&config)?;
+            if input::is_standard(&path) {
+                return Err(failed(2, "serve needs a file, which it reads again at SIGHUP"));
+            }
             let config = load(&path)?;
             let exporter = crate::telemetry::init(&config.telemetry)?;
             let served = crate::serve::run(&path, config).await;
@@ -192,6 +196,9 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             }
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "rcmpd", &mut script);
+            if shell == clap_complete::Shell::Bash {
+                script.extend_from_slice(NAMES_FOR_BASH.as_bytes());
+            }
             output::file(&script);
             Ok(0)
         }
@@ -206,9 +213,29 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
     }
 }
 
+/// Completes the names after `account show` and the like, which come from the store. They are data: nothing in them is expanded.
+const NAMES_FOR_BASH: &str = r#"
+_rcmpd_with_names() {
+    _rcmpd "$@"
+    local cur=${COMP_WORDS[COMP_CWORD]} name
+    [[ $COMP_CWORD -eq 3 && $cur != -* && -n $RCMPD_CONFIG ]] || return 0
+    case "${COMP_WORDS[1]} ${COMP_WORDS[2]}" in
+        account\ show | account\ set | account\ remove) ;;
+        group\ show | group\ set | group\ remove) ;;
+        machine\ show | machine\ set | machine\ remove) ;;
+        *) return 0 ;;
+    esac
+    COMPREPLY=()
+    while IFS= read -r name; do
+        [[ $name == "$cur"* ]] && COMPREPLY+=("$(printf %q "$name")")
+    done < <("${COMP_WORDS[0]}" "${COMP_WORDS[1]}" list -- "$cur" 2>/dev/null | sed -e 1d -e 's/^ //' -e 's/  .*//')
+}
+complete -F _rcmpd_with_names -o bashdefault -o default rcmpd
+"#;
+
 /// The configuration file of a command that takes it in more than one way.
 fn config_file(config: &ConfigFileArg) -> anyhow::Result<PathBuf> {
-    config.path().ok_or_else(|| failed(2, "which configuration? give FILE or -c FILE, or set RCMPD_CONFIG"))
+    config.path().ok_or_else(|| failed(2, "no configuration: give FILE or -c FILE, or set RCMPD_CONFIG"))
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

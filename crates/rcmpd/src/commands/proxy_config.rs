@@ -54,7 +54,7 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
         Some(secret) if args.with_secret => Some(crate::sidecar::secret(secret)?.to_string()),
         Some(_) => {
             output::message(&format!(
-                "put the listener's secret in place of {PLACEHOLDER}, or print it with --with-secret"
+                "replace {PLACEHOLDER} by the secret of the listener, or print it with --with-secret"
             ));
             Some(PLACEHOLDER.to_owned())
         }
@@ -63,7 +63,7 @@ pub(super) fn run(args: &ProxyConfigArgs) -> anyhow::Result<u8> {
     let path;
     let sidecar = match &listen.settings.at {
         Place::Unix(socket) if args.server == WebServerArg::Traefik => bail!(
-            "Traefik's ForwardAuth reaches no Unix socket such as {}: say address = \"127.0.0.1:9482\" with a secret or tls",
+            "ForwardAuth of Traefik cannot use a Unix socket such as {}: set address = \"127.0.0.1:9482\" with a secret or tls",
             socket.path.display()
         ),
         Place::Unix(socket) => {
@@ -116,10 +116,9 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
         std::path::absolute(path).with_context(|| format!("cannot say where {} is", path.display()))?;
     match path.display().to_string().chars().any(is_hidden) {
         false => Ok(path),
-        true => bail!(
-            "{} has characters that cannot be seen or that terminals obey, and a configuration with it is not printed",
-            path.display()
-        ),
+        true => {
+            bail!("{} has invisible or control characters, so no configuration is printed", path.display())
+        }
     }
 }
 
@@ -145,7 +144,7 @@ fn listener<'a>(
     match [first].into_iter().chain(all).find(|(_, listen)| is_meant(listen)) {
         Some(found) => Ok(Some(found)),
         None => bail!(
-            "--application {application}: no [[sidecar.listen]] with dialect = \"{}\" has upstream = \"http://{application}\", and the sidecar passes requests on to its listener's upstream; add a listener, or leave --application out",
+            "--application {application}: no [[sidecar.listen]] with dialect = \"{}\" has upstream = \"http://{application}\", and requests go to the upstream of the listener; add a listener, or remove --application",
             first.1.settings.speaks.name()
         ),
     }
@@ -166,7 +165,7 @@ fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf>
         trust.iter().flat_map(|trust| trust.anchors.iter().chain(&trust.intermediates)).collect();
     match files[..] {
         [] => bail!(
-            "[mapping] has no anchors: say --client-ca FILE, with the CAs of client certificates in PEM"
+            "[mapping] has no anchors: give --client-ca FILE, with the CAs of client certificates in PEM"
         ),
         [one]
             if args.write_client_ca.is_none()
@@ -191,14 +190,14 @@ fn client_ca(args: &ProxyConfigArgs, config: &Config) -> anyhow::Result<PathBuf>
     match fs::read(&path) {
         Ok(old) if old == text.as_bytes() => return Ok(path),
         Ok(old) if !old.starts_with(BUNDLE_MARK.as_bytes()) => bail!(
-            "{} exists and was not written by `rcmpd proxy-config`: say --write-client-ca FILE with another name",
+            "{} exists and was not written by `rcmpd proxy-config`: give --write-client-ca FILE with another name",
             path.display()
         ),
         _ => {}
     }
     replace(&path, &text).with_context(|| {
         format!(
-            "cannot write {}: say --write-client-ca FILE, or --client-ca FILE with the CAs in PEM",
+            "cannot write {}: give --write-client-ca FILE, or --client-ca FILE with the CAs in PEM",
             path.display()
         )
     })?;
@@ -243,13 +242,15 @@ fn proxy_tls(args: &ProxyConfigArgs, listen: &Listen) -> anyhow::Result<Option<(
     match (&listen.settings.tls, &args.proxy_certificate, &args.proxy_key) {
         (None, ..) => Ok(None),
         (Some(_), ..) if args.server != WebServerArg::Traefik => bail!(
-            "a listener with tls is printed for Traefik only; use a Unix socket with peers for this web server"
+            "a listener with tls is supported for Traefik only; use a Unix socket with peers for this web server"
         ),
         (Some(tls), Some(certificate), Some(key)) => {
             Ok(Some((text(certificate)?, text(key)?, text(&tls.certificate)?)))
         }
         (Some(_), ..) => {
-            bail!("the listener has tls: say --proxy-certificate and --proxy-key, which the web server shows")
+            bail!(
+                "the listener has tls: give --proxy-certificate and --proxy-key, the client certificate of the web server"
+            )
         }
     }
 }

@@ -4,6 +4,7 @@ use super::UNUSABLE;
 use super::account::{twins, unmatchable_text};
 use crate::clock::now;
 use crate::config::Config;
+use crate::input;
 use crate::output::{self, counted};
 use crate::stores;
 use account_store::fold::casefold;
@@ -17,9 +18,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-/// The file name that stands for standard input or output.
-const STANDARD: &str = "-";
 
 /// Values without a match that an import tells one by one.
 const UNMATCHABLE_SHOWN: usize = 20;
@@ -61,7 +59,7 @@ fn report(counts: &Counts, what: &str, path: &Path, as_json: bool) {
 
 pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let stores::Writable { accounts: store, machines } = stores::writable(config).await?;
-    let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match path.as_os_str() == STANDARD {
+    let (len, mut lines): (u64, Box<dyn BufRead + Send>) = match input::is_standard(path) {
         true => (0, Box::new(BufReader::with_capacity(1 << 20, std::io::stdin()))),
         false => {
             let file = File::open(path).map_err(|error| {
@@ -105,7 +103,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     let counts = imported.map_err(|error| {
         let (hint, is_of_file) = match &error {
             LinesError::Entry { error: StoreError::Exists(_), .. } => {
-                ("; with --replace, entries that exist become what the file says", false)
+                ("; with --replace, existing entries are replaced", false)
             }
             LinesError::Line { .. } | LinesError::Io(_) => ("", true),
             _ => ("", false),
@@ -120,7 +118,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
     unmatchable.iter().for_each(|text| output::warning(text));
     if count > unmatchable.len() {
         output::warning(&format!(
-            "{} more values match no certificate: `rcmpd mapping audit` lists all of them",
+            "{} more values match no certificate: `rcmpd mapping audit` lists them all",
             count - unmatchable.len()
         ));
     }
@@ -134,7 +132,7 @@ pub(super) async fn import(path: &Path, replace: bool, config: &Config, as_json:
             more => format!(" and {more} more"),
         };
         output::message_lines(&format!(
-            "New machines without a secret: {shown}{more}. Give each one by `rcmpd machine set NAME --secret-file F`",
+            "New machine accounts without a secret: {shown}{more}. Set each one by `rcmpd machine set NAME --secret-file F`",
         ));
     }
     Ok(0)
@@ -170,7 +168,7 @@ async fn warn_of_twins(
     }
     if count > TWINS_SHOWN {
         output::warning(&format!(
-            "{} more values are those of several accounts: `rcmpd mapping audit` lists all of them",
+            "{} more values belong to several accounts: `rcmpd mapping audit` lists them all",
             count - TWINS_SHOWN
         ));
     }
@@ -185,12 +183,12 @@ async fn warn_of_twins(
 
 pub(super) async fn export(path: &Path, config: &Config, as_json: bool) -> anyhow::Result<u8> {
     let stores::Writable { accounts: store, machines } = stores::writable(config).await?;
-    let to_standard_output = path.as_os_str() == STANDARD;
+    let to_standard_output = input::is_standard(path);
     let mut out: Box<dyn Write + Send> = match to_standard_output {
-        true if as_json => bail!("with - the lines are on standard output, so --json cannot be there too"),
+        true if as_json => bail!("with - the lines go to standard output, so --json is not possible"),
         true => Box::new(BufWriter::new(output::JsonLines::default())),
         false if path.exists() => {
-            bail!("{} exists already; choose another name, or - for standard output", path.display())
+            bail!("{} already exists; choose another name, or - for standard output", path.display())
         }
         false => {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);

@@ -21,9 +21,10 @@ impl Problem {
         let what = error.message().lines().next().unwrap_or("this cannot be read");
         // Sections that are read so that they can be refused are none to be written.
         let what = GONE.iter().fold(what.to_owned(), |what, name| what.replace(&format!(", `{name}`"), ""));
-        let help = match what.starts_with("unknown field") {
-            true => "remove it, or correct its name",
-            false => "",
+        let help = match &*what {
+            "missing field `sid`" => "for a new domain, `rcmpd domain new-sid` prints one",
+            what if what.starts_with("unknown field") => "remove it, or correct its name",
+            _ => "",
         };
         let span = error.span().map_or(0..0, |span| shown_span(text, span));
         Self { span, what, help: help.to_owned() }

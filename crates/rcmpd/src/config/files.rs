@@ -24,7 +24,7 @@ impl Config {
         for path in files.into_iter().map(|(path, _)| path).chain(self.public_files()) {
             if let Some(key) = self.is_written_to(&path) {
                 bail!(
-                    "{key} is {}, which the configuration names for something else: name a file of its own",
+                    "{key} is {}, which the configuration names for something else: use a separate file",
                     path.display()
                 );
             }

@@ -11,7 +11,7 @@ use rcmp_service::policy::{
     AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
 };
 use rcmp_service::trust::PolicyInputs;
-use rcmp_service::{Binding, Form, MapsNothing, Policy, Validation, has_method};
+use rcmp_service::{Binding, Form, MapsNothing, PolicyDraft, Validation, has_method};
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -21,7 +21,7 @@ use toml::Spanned;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// The policy, without the rules of single CAs.
-    pub policy: Policy,
+    pub policy: PolicyDraft,
     /// What chains are validated by.
     pub trust: TrustFiles,
     /// `[[mapping.authority]]`.
@@ -143,13 +143,13 @@ impl Checker<'_> {
                 "use validation = \"chain\", or binding = \"compat\" if names alone are enough",
             );
         }
-        let standard = Policy::default();
+        let standard = PolicyDraft::default();
         let grants = section.grant.as_ref().map(|grants| self.grants(grants));
         let comparison = self.one_of(section.comparison.as_ref(), &COMPARISONS, "comparison");
         // Names are indexed without regard to case; a wider comparison cannot be looked up.
         let names = self.one_of(section.name_comparison.as_ref(), &COMPARISONS[1..], "comparison of names");
         let sha1 = self.one_of(section.sha1_pukey.as_ref(), &SHA1_PUKEY, "sha1_pukey");
-        let policy = Policy {
+        let policy = PolicyDraft {
             methods: section.methods.as_ref().map_or(standard.methods, |names| self.some_methods(names)),
             binding,
             backdating_s: section.backdating_s.unwrap_or(standard.backdating_s),
@@ -160,7 +160,6 @@ impl Checker<'_> {
             sha1_public_key: sha1.unwrap_or(Sha1PublicKeyInput::Thumbprint),
             tell_restrictions: section.tell_restrictions.unwrap_or(false),
             identity_sid: self.identity_sid(&section.identity_sid),
-            ..standard
         };
         let trust = self.trust(&span, &section, validation);
         let sections = section.authority.iter().flatten();
@@ -192,7 +191,7 @@ impl Checker<'_> {
     fn authority_of(
         &mut self,
         section: &AuthoritySection,
-        policy: &Policy,
+        policy: &PolicyDraft,
         trust: &TrustFiles,
     ) -> AuthorityEntry {
         if let Some(url) = section.ocsp.as_ref().filter(|_| policy.validation == Validation::Chain) {

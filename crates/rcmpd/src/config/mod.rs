@@ -25,6 +25,7 @@ pub use sidecar::{
 };
 pub use trust::{CrlSource, Ocsp, TrustFiles, usual_key_purposes};
 
+use crate::input;
 use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
 use checker::{Checker, UP_TO_A_DAY_S};
@@ -374,9 +375,12 @@ const BUDGET_MIB: u64 = 1024;
 /// A larger number is no limit.
 const BUDGET_MIB_MAX: u64 = 1 << 20;
 
-/// The text of a file that not every user may change.
+/// The text of a file that not every user may change, or of standard input.
 fn read(path: &Path) -> Result<String, ConfigError> {
     let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
+    if input::is_standard(path) {
+        return input::read(path).and_then(|bytes| text_of(&bytes)).map_err(unreadable);
+    }
     let bytes = FileAccess::ReadByAll.read(path).map_err(|error| match error {
         FileRefused::Mode { .. } => {
             let (what, help) = (format!("this file {error}"), String::new());
@@ -385,8 +389,12 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         }
         FileRefused::Io(error) => unreadable(error),
     })?;
-    let text = std::str::from_utf8(&bytes);
-    Ok(text.map_err(|error| unreadable(std::io::Error::new(ErrorKind::InvalidData, error)))?.to_owned())
+    text_of(&bytes).map_err(unreadable)
+}
+
+fn text_of(bytes: &[u8]) -> std::io::Result<String> {
+    let text = std::str::from_utf8(bytes);
+    Ok(text.map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))?.to_owned())
 }
 
 /// Reads and checks a file.
@@ -396,7 +404,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
         None => Ok(config),
         Some(key) => {
             let what = format!("{key} is this file itself");
-            Err(vec![Problem { span: 0..0, what, help: "name a file of its own".to_owned() }])
+            Err(vec![Problem { span: 0..0, what, help: "use a separate file".to_owned() }])
         }
     });
     checked.map_err(|problems| ConfigError::Wrong { path: path.to_owned(), text, problems })

@@ -1,5 +1,6 @@
 //! Secrets by reference: a configuration file has no secret in it.
 
+use crate::input;
 use account_store::FileAccess;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -66,8 +67,8 @@ impl SecretRef {
             Ok(secret) => match secret.trim_end_matches(['\r', '\n']) {
                 "" => Err(SecretMissing { place, why: "cannot be read: it is empty".into() }),
                 trimmed if trimmed.contains('\n') => {
-                    let why = "cannot be used: it has more than one line; leave the secret alone in one line"
-                        .into();
+                    let why =
+                        "cannot be used: it has more than one line; write the secret in one line".into();
                     Err(SecretMissing { place, why })
                 }
                 trimmed => Ok(Zeroizing::new(trimmed.to_owned())),
@@ -79,7 +80,11 @@ impl SecretRef {
 
 /// A secret in a file that every user can read is no secret.
 fn read_file(path: &Path) -> Result<String, String> {
-    let bytes = FileAccess::Group.read(path).map_err(|error| error.to_string())?;
+    // A path of a configuration starts at its folder, so only an option of a command is standard input.
+    let bytes = match input::is_standard(path) {
+        true => Zeroizing::new(input::read(path).map_err(|error| format!("cannot be read: {error}"))?),
+        false => FileAccess::Group.read(path).map_err(|error| error.to_string())?,
+    };
     let text = std::str::from_utf8(&bytes).map_err(|_| "cannot be read: it is not UTF-8 text".to_owned())?;
     // Editors of Windows and PowerShell write a byte order mark, and UTF-16 has NULs.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

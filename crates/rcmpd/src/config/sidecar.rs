@@ -82,7 +82,7 @@ pub struct Proxy {
     pub key: PathBuf,
     /// The application.
     pub upstream: Application,
-    /// Whether whoever has no certificate reaches the application too, as nobody.
+    /// Whether a client without a certificate reaches the application, without an identity.
     pub anonymous: bool,
 }
 

@@ -26,7 +26,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Forwarding {
     /// Chooses the peer for a question and validates its answer.
-    pub forwarder: Forwarder,
+    pub forwarder: Arc<Forwarder>,
     /// Peers with their servers; without servers if the peer only asks, or is reached through another one.
     peers: Vec<(config::Peer, Option<Arc<Servers>>)>,
     /// Relays with their rules.
@@ -73,7 +73,7 @@ impl Forwarding {
             (relay.clone(), rule)
         });
         let relays = relays.collect();
-        Ok(Self { forwarder: Forwarder::new(domains, services, key), peers, relays })
+        Ok(Self { forwarder: Arc::new(Forwarder::new(domains, services, key)), peers, relays })
     }
 
     /// The rules by which opaque packages are relayed.

@@ -5,7 +5,8 @@
 //! which we find accounts. Every setting that could forbid something is either translated or refused, an unknown one too.
 
 use super::matching;
-use super::{Conditions, Foreign, Form, Rule, Told};
+use super::{Conditions, Foreign, Rule, Told};
+use rcmp_service::Form;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +15,10 @@ const PREFIX: &str = "x509-cert-auth.";
 const STORE: &str =
     "store a strong value of altSecurityIdentities with each account: `rcmpd mapping strings CERT` prints it";
 
-/// The most settings: Keycloak has some twenty, and the line of each is searched for.
+/// Limit of settings: Keycloak has some twenty, and the line of each is searched for.
 const SETTINGS_MAX: usize = 100;
 
-/// Keycloak's source when none is chosen.
+/// The source of Keycloak if none is selected.
 const SOURCE_DEFAULT: &str = "Match SubjectDN using regular expression";
 
 /// Patterns that take the whole text; the first is Keycloak's own.
@@ -42,14 +43,16 @@ pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
             None
         }
     };
-    let mut conditions = Conditions::default();
+    let mut reader = Reader { form, conditions: Conditions::default(), revocation: false, told };
     for (name, (line, value)) in &settings {
-        setting(name, *line, value, form, &mut conditions, &mut read, told);
+        reader.setting(name, *line, value);
     }
+    let Reader { conditions, revocation, .. } = reader;
+    read.revocation = revocation;
     if let Some(form) = form {
         match form {
             Form::Upn => told.note(
-                "Keycloak looks for a user who has the name in an attribute of its choice; here it has to be the account's user principal name",
+                "Keycloak looks for a user with the name in a configurable attribute; here it must be the user principal name of the account",
             ),
             _ => told.note(
                 "what Keycloak stores has to be converted into values of altSecurityIdentities: `rcmpd mapping strings CERT` prints them",
@@ -60,24 +63,24 @@ pub(super) fn read(text: &str, told: &mut Told) -> Foreign {
     read
 }
 
-/// The way in which accounts are found that a source is.
+/// The form of a source.
 fn source_form(source: &str) -> Result<Form, (&'static str, &'static str)> {
     match source {
         "Subject's Alternative Name otherName (UPN)" => Ok(Form::Upn),
         "Certificate Serial Number and IssuerDN" => Ok(Form::IssuerSerial),
         "Match SubjectDN using regular expression" | "Subject's Common Name" => {
-            Err(("a part of a distinguished name is anybody's whom any CA names so", STORE))
+            Err(("a part of a distinguished name is not unique: any CA can write the same part", STORE))
         }
         "Subject's e-mail" | "Subject's Alternative Name E-mail" => Err((
-            "nobody is found by the mail address of the account, and mail addresses change hands",
+            "accounts are not found by the mail address of the account, and mail addresses are reused",
             STORE,
         )),
         "Match IssuerDN using regular expression" | "Issuer's Common Name" => Err((
-            "an issuer's name would be one account for everybody whom it certifies",
-            "store X509:<I>issuer with that account and write methods = [\"issuer\"] yourself, if it is meant",
+            "an issuer's name would map all its certificates to one account",
+            "if that is intended, store X509:<I>issuer with that account and write methods = [\"issuer\"] yourself",
         )),
         "Certificate Serial Number" => Err((
-            "a serial number is its issuer's: every other CA may give the same",
+            "a serial number is unique for its issuer only: every other CA may use the same",
             "choose \"Certificate Serial Number and IssuerDN\"",
         )),
         "SHA-256 Thumbprint" | "Full Certificate in PEM format" => {
@@ -90,97 +93,108 @@ fn source_form(source: &str) -> Result<Form, (&'static str, &'static str)> {
     }
 }
 
-fn setting(
-    name: &str,
-    line: usize,
-    value: &str,
+/// Why a setting cannot be translated, and what to do instead.
+type Reason = (&'static str, &'static str);
+
+/// Reads settings one by one.
+struct Reader<'a> {
+    /// None if the source is not supported.
     form: Option<Form>,
-    conditions: &mut Conditions,
-    read: &mut Foreign,
-    told: &mut Told,
-) {
-    let on = value.eq_ignore_ascii_case("true");
-    let whole = format!("{PREFIX}{name} = {value}");
-    match name {
-        "mapping-source-selection" => {}
-        // Neither says who may log on: how the page looks, how a text is written that is stored elsewhere.
-        "confirmation-page-disallowed" | "canonical-dn-enabled" | "serialnumber-hex-enabled" => {}
-        "mapper-selection" => match value {
-            "Username or Email" | "Custom Attribute Mapper" => {}
-            _ => told.problem(line, &whole, "unknown mapper", "choose \"Custom Attribute Mapper\""),
-        },
-        "mapper-selection.user-attribute-name" => {}
-        // Keycloak applies it to distinguished names only; who set it may have meant more.
-        "regular-expression" if form.is_some() && !WHOLE.contains(&value) => told.problem(
-            line,
-            &whole,
-            "a name is compared as a whole, and a pattern could take a part of it",
-            "remove it, or write (.*)",
-        ),
-        "regular-expression" => {}
-        "crl-checking-enabled" if on => {
-            read.revocation = true;
-            told.note("revocation lists are files that the configuration names; addresses in certificates are never followed");
-        }
-        "crl-checking-enabled" => {}
-        "crldp-checking-enabled" if on => {
-            told.note("revocation lists are files that the configuration names; addresses in certificates are never followed");
-        }
-        "crldp-checking-enabled" => {}
-        "crl-relative-path" if !value.is_empty() => {
-            told.note(format!("the revocation list {value} is not taken over; name it in the configuration"));
-        }
-        "crl-relative-path" | "crl-abort-if-non-updated" => {}
-        "ocsp-checking-enabled" if on => told.problem(
-            line,
-            &whole,
-            "an OCSP responder is one authority's here, and these settings do not say whose it is",
-            "take the setting out, and name the responder in [[mapping.authority]]: ocsp = \"http://…\"",
-        ),
-        "ocsp-checking-enabled" | "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => {}
-        "timestamp-validation-enabled" | "revalidate-certificate-enabled" if !on => {
-            told.note("Keycloak is told not to check certificates again; chains and their dates are always checked here");
-        }
-        "timestamp-validation-enabled" | "revalidate-certificate-enabled" => {}
-        "extendedkeyusage" => {
-            let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-            match names[..] {
-                [] => {}
-                [name] => match matching::usage(name) {
-                    Some(usage) => conditions.usages = Some(vec![usage]),
-                    None => told.problem(line, &whole, "this is not an extended key usage", "write its object identifier"),
-                },
-                _ => told.problem(
-                    line,
-                    &whole,
-                    "several extended key usages at once cannot be asked for",
-                    "ask for the one that counts",
-                ),
+    conditions: Conditions,
+    revocation: bool,
+    told: &'a mut Told,
+}
+
+impl Reader<'_> {
+    fn setting(&mut self, name: &str, line: usize, value: &str) {
+        let on = value.eq_ignore_ascii_case("true");
+        let refused: Option<Reason> = match name {
+            "mapping-source-selection" | "mapper-selection.user-attribute-name" => None,
+            // These do not restrict logons: they are about a page, and about the spelling of stored text.
+            "confirmation-page-disallowed" | "canonical-dn-enabled" | "serialnumber-hex-enabled" => None,
+            "mapper-selection" => match value {
+                "Username or Email" | "Custom Attribute Mapper" => None,
+                _ => Some(("unknown mapper", "choose \"Custom Attribute Mapper\"")),
+            },
+            // Keycloak applies it to distinguished names only; the operator may have expected more.
+            "regular-expression" => (self.form.is_some() && !WHOLE.contains(&value)).then_some((
+                "a name is compared as a whole, and a pattern could match a part of it",
+                "remove it, or write (.*)",
+            )),
+            "crl-checking-enabled"
+            | "crldp-checking-enabled"
+            | "crl-relative-path"
+            | "crl-abort-if-non-updated" => {
+                self.crls(name, on, value);
+                None
             }
+            "ocsp-checking-enabled" => on.then_some((
+                "an OCSP responder belongs to one CA here, and these settings do not name the CA",
+                "remove the setting, and name the responder in [[mapping.authority]]: ocsp = \"http://…\"",
+            )),
+            "ocsp-fail-open" | "ocsp-responder-uri" | "ocsp-responder-certificate" => None,
+            "timestamp-validation-enabled" | "revalidate-certificate-enabled" => {
+                if !on {
+                    self.told.note("Keycloak does not check certificates again with this setting; here chains and their dates are always checked");
+                }
+                None
+            }
+            "extendedkeyusage" => self.extended_key_usage(value).err(),
+            "keyusage" => self.key_usage(value).err(),
+            "certificate-policy" => (!value.is_empty()).then_some((
+                "certificate policies are not translated",
+                "set policies in [mapping] yourself, or issue such certificates by a separate CA",
+            )),
+            "certificate-policy-mode" => None,
+            _ => Some((
+                "unknown setting, which could restrict logons",
+                "remove it if it does not restrict logons",
+            )),
+        };
+        if let Some((why, instead)) = refused {
+            self.told.problem(line, &format!("{PREFIX}{name} = {value}"), why, instead);
         }
-        "keyusage" => match value.trim() {
-            "" => {}
-            "digitalSignature" => told.note(matching::DIGITAL_SIGNATURE),
-            _ => told.problem(
-                line,
-                &whole,
-                "key usages other than digitalSignature are not asked for",
-                "ask for digitalSignature alone, or for an extended key usage that only such certificates have",
-            ),
-        },
-        "certificate-policy" if !value.is_empty() => told.problem(
-            line,
-            &whole,
-            "certificate policies are not asked for",
-            "let a CA of its own issue such certificates, and trust that",
-        ),
-        "certificate-policy" | "certificate-policy-mode" => {}
-        _ => told.problem(
-            line,
-            &whole,
-            "unknown setting, and it could forbid something",
-            "remove it if it does not say who may log on",
-        ),
+    }
+
+    fn crls(&mut self, name: &str, on: bool, value: &str) {
+        self.revocation |= on && name == "crl-checking-enabled";
+        match name {
+            "crl-checking-enabled" | "crldp-checking-enabled" if on => {
+                self.told.note("CRLs are files or URLs in the configuration; addresses in certificates are never followed");
+            }
+            "crl-relative-path" if !value.is_empty() => {
+                self.told.note(format!("the CRL {value} is not translated; name it in the configuration"));
+            }
+            _ => {}
+        }
+    }
+
+    fn extended_key_usage(&mut self, value: &str) -> Result<(), Reason> {
+        let names: Vec<_> = value.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        match names[..] {
+            [] => Ok(()),
+            [name] => {
+                let usage = matching::usage(name)
+                    .ok_or(("this is not an extended key usage", "write its object identifier"))?;
+                self.conditions.usages = Some(vec![usage]);
+                Ok(())
+            }
+            _ => Err(("several extended key usages cannot be required at once", "require one of them")),
+        }
+    }
+
+    fn key_usage(&mut self, value: &str) -> Result<(), Reason> {
+        match value.trim() {
+            "" => Ok(()),
+            "digitalSignature" => {
+                self.told.note(matching::DIGITAL_SIGNATURE);
+                Ok(())
+            }
+            _ => Err((
+                "key usages other than digitalSignature are not supported",
+                "require digitalSignature only, or an extended key usage that only such certificates have",
+            )),
+        }
     }
 }
 
@@ -194,7 +208,7 @@ fn json(text: &str, told: &mut Told) -> Option<Settings> {
                 error.line(),
                 "",
                 &format!("this is not JSON: {error}"),
-                "export the authenticator's configuration again",
+                "export the configuration of the authenticator again",
             );
             return None;
         }
@@ -272,7 +286,7 @@ fn lines(text: &str, told: &mut Told) -> Option<Settings> {
             }
         };
         if before {
-            told.problem(number, line, "this has been set before", "write each once, and one source");
+            told.problem(number, line, "this setting is there twice", "write each once, and one source");
         }
     }
     (!settings.is_empty()).then_some(settings)

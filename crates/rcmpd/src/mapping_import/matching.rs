@@ -6,14 +6,14 @@
 use super::{Conditions, KnownAuthority, Told};
 use account_store::distinguished_name::{AttributeTypeAndValue, DistinguishedName};
 
-/// Whose matching rules they are; they differ in their keywords.
+/// The program of the matching rules; keywords differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grammar {
     Sssd,
     Mit,
 }
 
-/// Extended key usages: object identifier, our word where there is one, words of sss_certmap.
+/// Extended key usages: object identifier, the word in the configuration if there is one, words of sss_certmap.
 const USAGES: &[(&str, Option<&str>, &[&str])] = &[
     ("1.3.6.1.5.5.7.3.1", Some("server-auth"), &["serverAuth"]),
     ("1.3.6.1.5.5.7.3.2", Some("client-auth"), &["clientAuth"]),
@@ -27,14 +27,14 @@ const USAGES: &[(&str, Option<&str>, &[&str])] = &[
     ("2.5.29.37.0", Some("any"), &[]),
 ];
 
-/// Those of these words that MIT Kerberos has, too.
+/// The words that MIT Kerberos has as well.
 const MIT_USAGES: [&str; 4] = ["pkinit", "msScLogin", "clientAuth", "emailProtection"];
 
-/// The note on a key usage that need not be asked for.
-pub(super) const DIGITAL_SIGNATURE: &str = "the key usage digitalSignature is not asked for separately: where chains are verified, a \
-     certificate whose keyUsage lacks it is refused";
+/// The note on a key usage that need not be required.
+pub(super) const DIGITAL_SIGNATURE: &str = "the key usage digitalSignature is not required separately: validation of chains rejects a \
+     certificate whose keyUsage lacks it";
 
-/// Our name for an extended key usage: a word, or its object identifier.
+/// The word in the configuration for an extended key usage, or its object identifier.
 pub(super) fn usage(name: &str) -> Option<String> {
     let known = USAGES.iter().find(|(oid, _, names)| *oid == name || names.contains(&name));
     match known {
@@ -54,7 +54,7 @@ fn is_oid(text: &str) -> bool {
         && text[1..].starts_with('.')
 }
 
-/// The most conditions of one rule; alternatives are compared in pairs.
+/// Limit of conditions in one rule: alternatives are compared in pairs.
 const COMPONENTS_MAX: usize = 32;
 
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ struct Component<'a> {
     value: &'a str,
 }
 
-/// Reads a rule; what cannot be expressed is told.
+/// Reads a rule, and reports what cannot be expressed.
 pub(super) fn conditions(
     grammar: Grammar,
     line: usize,
@@ -80,11 +80,11 @@ pub(super) fn conditions(
     };
     let mut conditions = Conditions::default();
     let Some(components) = components(rest) else {
-        told.problem(line, rule, "this is not a matching rule", "write <KEYWORD>value, nothing between them");
+        told.problem(line, rule, "this is not a matching rule", "write <KEYWORD>value without separators");
         return conditions;
     };
     if components.len() > COMPONENTS_MAX {
-        told.problem(line, rule, "there are more than 32 conditions in it", "make several rules of it");
+        told.problem(line, rule, "there are more than 32 conditions in it", "split it into several rules");
         return conditions;
     }
     let kind = |component: &Component<'_>| component.keyword.split(':').next().unwrap_or_default().to_owned();
@@ -99,8 +99,8 @@ pub(super) fn conditions(
         told.problem(
             line,
             rule,
-            "alternatives of different kinds cannot be expressed: all conditions are asked of every certificate",
-            "make rules of && of it, or alternatives of one kind",
+            "alternatives of different kinds are not supported: every certificate must meet all conditions",
+            "split it into rules with &&, or use alternatives of one kind",
         );
     }
     conditions
@@ -130,14 +130,14 @@ fn read(
 ) {
     let Component { whole, keyword, value } = component;
     let one = |told: &mut Told, what: &str, instead: &str| {
-        told.problem(line, whole, &format!("{what} at once cannot be asked for"), instead);
+        told.problem(line, whole, &format!("{what} cannot be required at once"), instead);
     };
     match keyword {
         "SUBJECT" => told.problem(
             line,
             whole,
-            "a pattern for subjects cannot be expressed: whose certificate it is stands with the account, in no rule",
-            "remove it, and store a strong value with each account that it is for: `rcmpd mapping strings CERT` prints it",
+            "a pattern for subjects is not supported: the mapping is stored with the account, not in a rule",
+            "remove it, and store a strong value with each account: `rcmpd mapping strings CERT` prints it",
         ),
         "ISSUER" => match issuer(value, authorities) {
             Ok(authority) => match &mut conditions.issuers {
@@ -157,13 +157,18 @@ fn read(
                 match usage(name).filter(|_| known) {
                     Some(usage) => usages.push(usage),
                     None => {
-                        told.problem(line, whole, "this is not an extended key usage", "write one of its words, or where sssd reads it an object identifier");
+                        told.problem(
+                            line,
+                            whole,
+                            "this is not an extended key usage",
+                            "write one of its words, or for sssd an object identifier",
+                        );
                         return;
                     }
                 }
             }
             const ALL: &str = "several extended key usages";
-            const ONE: &str = "ask for the one that counts, or write alternatives: ||<EKU>one<EKU>other";
+            const ONE: &str = "require one of them, or write alternatives: ||<EKU>one<EKU>other";
             match &mut conditions.usages {
                 _ if usages.len() > 1 => one(told, ALL, ONE),
                 None => conditions.usages = Some(usages),
@@ -177,8 +182,8 @@ fn read(
             _ => told.problem(
                 line,
                 whole,
-                "key usages other than digitalSignature are not asked for",
-                "ask for digitalSignature alone, or for an extended key usage that only such certificates have",
+                "key usages other than digitalSignature are not supported",
+                "require digitalSignature only, or an extended key usage that only such certificates have",
             ),
         },
         "SAN" => principal(line, any, component, conditions, told),
@@ -188,14 +193,14 @@ fn read(
         "SAN:pkinit" if grammar == Grammar::Sssd => told.problem(
             line,
             whole,
-            "the Kerberos principal of PKINIT is not read",
-            "ask for the user principal name: <SAN:ntPrincipalName>",
+            "the Kerberos principal of PKINIT is not used",
+            "require the user principal name: <SAN:ntPrincipalName>",
         ),
         _ if grammar == Grammar::Sssd && keyword.starts_with("SAN:") => told.problem(
             line,
             whole,
-            "of the subjectAltName only user principal names can be asked for",
-            "remove it, or let a CA of its own issue such certificates and name that by <ISSUER>",
+            "only user principal names of the subjectAltName can be required",
+            "remove it, or issue such certificates by a separate CA and name that CA by <ISSUER>",
         ),
         _ => told.problem(line, whole, "unknown keyword", "write SUBJECT, ISSUER, SAN, EKU or KU"),
     }
@@ -206,7 +211,7 @@ fn principal(line: usize, any: bool, component: Component<'_>, conditions: &mut 
         told.problem(
             line,
             component.whole,
-            "of a user principal name only its end can be asked for, as literal text",
+            "a user principal name can be restricted by its suffix only, as literal text",
             "write .*@domain$ with a backslash before each dot of the domain",
         );
         return;
@@ -218,13 +223,13 @@ fn principal(line: usize, any: bool, component: Component<'_>, conditions: &mut 
         Some(_) => told.problem(
             line,
             component.whole,
-            "two names at once cannot be asked for",
+            "two names cannot be required at once",
             "write || before alternatives",
         ),
     }
     if component.keyword != "SAN:ntPrincipalName" {
         told.note(
-            "the Kerberos principal of PKINIT is not read; the user principal name has to be in the certificate",
+            "the Kerberos principal of PKINIT is not used; the certificate needs a user principal name",
         );
     }
 }
@@ -242,13 +247,13 @@ fn suffix(pattern: &str) -> Option<String> {
     domain.split('.').all(is_label).then(|| format!("@{domain}"))
 }
 
-/// The known authority that a pattern names.
+/// The known CA that a pattern names.
 fn issuer(pattern: &str, authorities: &[KnownAuthority]) -> Result<usize, (&'static str, &'static str)> {
     const WHOLE: &str = "write the whole name between ^ and $, with a backslash before each of . [ $ ( ) | * + ? { \\ ^ in it";
-    let inside = pattern
-        .strip_prefix('^')
-        .and_then(|rest| rest.strip_suffix('$'))
-        .ok_or(("without ^ and $ this is a part of an issuer's name, and other names have it too", WHOLE))?;
+    let inside = pattern.strip_prefix('^').and_then(|rest| rest.strip_suffix('$')).ok_or((
+        "without ^ and $ this is a part of an issuer's name, which other names may have as well",
+        WHOLE,
+    ))?;
     let text = literal(inside).map_err(|reason| (reason, WHOLE))?;
     let name = rfc4514(&text).ok_or((
         "this is not a distinguished name",
@@ -260,11 +265,11 @@ fn issuer(pattern: &str, authorities: &[KnownAuthority]) -> Result<usize, (&'sta
     match (found.next(), found.next()) {
         (Some((authority, _)), None) => Ok(authority),
         (Some(_), Some(_)) => Err((
-            "more than one of the given certificates has this name, and an authority is its key",
-            "give by --issuer the one that is meant",
+            "more than one of the given certificates has this name, and a CA is identified by its key",
+            "give only the intended one by --issuer",
         )),
         (None, _) => Err((
-            "no CA certificate of this name was given, and an authority is its key, not its name",
+            "no CA certificate of this name was given, and a CA is identified by its key, not by its name",
             "give its certificate by --issuer",
         )),
     }
@@ -280,7 +285,7 @@ fn sorted(name: &DistinguishedName) -> Vec<Vec<&AttributeTypeAndValue>> {
     name.0.iter().map(|rdn| set(&rdn.0).into_iter().map(|part| &rdn.0[part]).collect()).collect()
 }
 
-/// The text that a POSIX extended regular expression stands for, if it stands for one.
+/// The text that a POSIX extended regular expression matches, if it is literal.
 fn literal(pattern: &str) -> Result<String, &'static str> {
     let mut text = String::with_capacity(pattern.len());
     let mut chars = pattern.chars();
@@ -289,9 +294,15 @@ fn literal(pattern: &str) -> Result<String, &'static str> {
             '\\' => match chars.next() {
                 // The GNU library reads \< \> \` \' as places, and letters and digits as classes and references.
                 Some(c) if c.is_ascii_punctuation() && !matches!(c, '<' | '>' | '`' | '\'') => text.push(c),
-                _ => return Err("this is a pattern, not a name: a backslash stands before what is no sign"),
+                _ => {
+                    return Err(
+                        "this is a pattern, not a name: a backslash is before a character that is not punctuation",
+                    );
+                }
             },
-            '.' => return Err("this is a pattern, not a name: a bare dot is any character"),
+            '.' => {
+                return Err("this is a pattern, not a name: a dot without a backslash matches any character");
+            }
             '[' | '(' | ')' | '|' | '*' | '+' | '?' | '{' | '^' | '$' => {
                 return Err("this is a pattern, not a name");
             }
@@ -301,8 +312,7 @@ fn literal(pattern: &str) -> Result<String, &'static str> {
     Ok(text)
 }
 
-/// A name as [RFC 4514] writes it, most specific part first. Nothing is forgiven, as nobody but a program wrote what the
-/// foreign software compares with.
+/// A name by RFC 4514, most specific part first. The syntax is strict, because the other program compares with text that a program wrote.
 fn rfc4514(text: &str) -> Option<DistinguishedName> {
     let mut rdns = Vec::new();
     let mut rdn = Vec::new();
@@ -321,7 +331,7 @@ fn rfc4514(text: &str) -> Option<DistinguishedName> {
             None => {
                 rdns.push(rdn.join("+"));
                 rdns.reverse();
-                // Quoted values let the one reader of names decide about words.
+                // Quoted values leave attribute types to the parser of distinguished names.
                 return rdns.join(",").parse().ok();
             }
         }

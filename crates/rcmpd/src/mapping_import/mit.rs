@@ -1,91 +1,97 @@
-//! `pkinit_cert_match` of MIT Kerberos: which of its certificates a client shows, and in the KDC's `dbmatch` which
-//! certificates a principal may have.
+//! `pkinit_cert_match` of MIT Kerberos: it selects the certificate that a client uses, and in `dbmatch` of the KDC the certificates that a
+//! principal may have.
 //!
-//! The rules only match. Whose a certificate is, MIT Kerberos reads in the name in it; so do we, by the method `upn`.
+//! The rules only match. MIT Kerberos reads the principal from a name in the certificate; here that is the method `upn`.
 
 use super::matching::{self, Grammar};
-use super::{Foreign, Form, KnownAuthority, RULES_MAX, Rule, Told};
+use super::{Foreign, KnownAuthority, RULES_MAX, Rule, Told};
+use rcmp_service::Form;
 use std::collections::BTreeSet;
 
-/// The deepest blocks of a profile; real ones have two.
+/// Limit of nested blocks; real profiles have two.
 const DEPTH_MAX: usize = 8;
+
+/// A line of a profile (krb5.conf(5)).
+enum Line<'a> {
+    /// A rule, alone or as the value of `pkinit_cert_match`.
+    Rule(&'a str),
+    /// Another setting.
+    Setting(&'a str, &'a str),
+}
+
+/// Reads a profile line by line, and keeps the section and the blocks of the current line.
+#[derive(Default)]
+struct Profile<'a> {
+    section: &'a str,
+    blocks: Vec<&'a str>,
+}
+
+impl<'a> Profile<'a> {
+    /// The rule or setting of a line; `None` for lines without one, and for errors, which are reported.
+    fn line(&mut self, number: usize, line: &'a str, told: &mut Told) -> Option<Line<'a>> {
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            return None;
+        }
+        if line.starts_with('[') {
+            (self.section, self.blocks) = (line, Vec::new());
+            return None;
+        }
+        if line.starts_with('}') {
+            if self.blocks.pop().is_none() {
+                let help = "import a whole block, or the rules alone";
+                told.problem(number, line, "no block is open here", help);
+            }
+            return None;
+        }
+        if line.starts_with(['<', '&', '|']) {
+            return Some(Line::Rule(line));
+        }
+        match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
+            None => {
+                let help = "write pkinit_cert_match = RULE, or RULE";
+                told.problem(number, line, "this is neither a rule nor a setting", help);
+                None
+            }
+            Some((key, "{")) => {
+                self.blocks.push(key);
+                None
+            }
+            Some(("pkinit_cert_match", rule)) => Some(Line::Rule(rule)),
+            Some((key, value)) => Some(Line::Setting(key, value)),
+        }
+    }
+}
 
 pub(super) fn read(text: &str, authorities: &[KnownAuthority], told: &mut Told) -> Foreign {
     let mut read = Foreign::default();
-    let mut section = "";
-    let mut blocks: Vec<&str> = Vec::new();
+    let mut profile = Profile::default();
     let mut place: Option<(&str, Vec<&str>)> = None;
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
         if told.is_full() {
             break;
         }
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
+        let found = profile.line(number, line, told);
+        if profile.blocks.len() > DEPTH_MAX {
+            told.problem(number, line, "blocks are nested too deep", "import the rules alone");
+            return read;
         }
-        if line.starts_with('[') {
-            (section, blocks) = (line, Vec::new());
-            continue;
-        }
-        if line.starts_with('}') {
-            if blocks.pop().is_none() {
-                told.problem(
-                    number,
-                    line,
-                    "no block is open here",
-                    "import a whole block, or the rules alone",
-                );
-            }
-            continue;
-        }
-        let rule = if line.starts_with(['<', '&', '|']) {
-            line
-        } else {
-            let Some((key, value)) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()))
-            else {
-                told.problem(
-                    number,
-                    line,
-                    "this is neither a rule nor a setting",
-                    "write pkinit_cert_match = RULE, or RULE",
-                );
+        let rule = match found {
+            None => continue,
+            Some(Line::Rule(rule)) => rule,
+            Some(Line::Setting(key, value)) => {
+                setting(key, value, &mut read, told);
                 continue;
-            };
-            match key {
-                _ if value == "{" => {
-                    blocks.push(key);
-                    if blocks.len() > DEPTH_MAX {
-                        told.problem(number, line, "blocks are too deep", "import the rules alone");
-                        return read;
-                    }
-                    continue;
-                }
-                "pkinit_cert_match" => value,
-                "pkinit_require_crl_checking" => {
-                    let yes = ["true", "t", "yes", "y", "1", "on"];
-                    read.revocation |= yes.iter().any(|yes| yes.eq_ignore_ascii_case(value));
-                    continue;
-                }
-                _ => {
-                    if key.starts_with("pkinit_") {
-                        told.note(format!("{key} is not taken over"));
-                    }
-                    continue;
-                }
             }
         };
-        let here = (section, blocks.clone());
+        let here = (profile.section, profile.blocks.clone());
         if *place.get_or_insert_with(|| here.clone()) != here {
-            told.problem(
-                number,
-                line,
-                "rules of several realms cannot be one configuration",
-                "import the rules of one realm at a time",
-            );
+            let help = "import the rules of one realm at a time";
+            told.problem(number, line, "rules of several realms cannot be one configuration", help);
             continue;
         }
         if rule.starts_with('"') {
-            told.problem(number, line, "a value in quotes is not read", "write it without quotes");
+            told.problem(number, line, "a value in quotes is not supported", "write it without quotes");
             continue;
         }
         if read.rules.len() >= RULES_MAX {
@@ -103,9 +109,20 @@ pub(super) fn read(text: &str, authorities: &[KnownAuthority], told: &mut Told) 
     }
     if !read.rules.is_empty() {
         told.note(
-            "MIT Kerberos chooses certificates by these rules and reads in them whose they are; here accounts are found by the user \
-             principal name, and the Kerberos principal of PKINIT is not read",
+            "MIT Kerberos selects certificates by these rules and reads the principal from the certificate; here accounts are found by \
+             the user principal name, and the Kerberos principal of PKINIT is not used",
         );
     }
     read
+}
+
+fn setting(key: &str, value: &str, read: &mut Foreign, told: &mut Told) {
+    match key {
+        "pkinit_require_crl_checking" => {
+            let yes = ["true", "t", "yes", "y", "1", "on"];
+            read.revocation |= yes.iter().any(|yes| yes.eq_ignore_ascii_case(value));
+        }
+        _ if key.starts_with("pkinit_") => told.note(format!("{key} is not translated")),
+        _ => {}
+    }
 }

@@ -1,11 +1,11 @@
-//! Foreign certificate mapping rules as a fragment of our configuration.
+//! Certificate mapping rules of other programs, as a `[mapping]` section.
 //!
-//! A rule is translated when ours can say the same or less; whatever else is refused, with the text that stands in the way,
-//! the reason, and what to do instead. Half a rule is never written: one problem refuses the whole input. Patterns are
-//! recognised when they are literal; there is no regular expression engine here, and nothing is guessed.
+//! A rule is translated if `[mapping]` can express the same or a stricter rule. Every other rule is refused, with its text, the reason and what
+//! to do instead. One problem refuses the whole input. Patterns are accepted if they are literal text; there is no regular expression
+//! engine here.
 //!
-//! Each dialect gives `Rule`s in the order in which the foreign software tries them. `combine` lays them over each other
-//! and writes the fragment, which always asks for `binding = "full"`: an import never weakens.
+//! Each dialect gives `Rule`s in the order in which the other program tries them. `combine` merges them and writes the section, which always
+//! has `binding = "full"`: an import never weakens.
 
 mod keycloak;
 mod matching;
@@ -16,12 +16,13 @@ mod tests;
 
 use crate::output::visible;
 use account_store::distinguished_name::DistinguishedName;
-use rcmp_service::Method;
+use rcmp_service::{Form, Method};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
 
-/// Whose rules they are.
+/// The program that the rules are from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// sss-certmap(5): `[certmap/…]` sections of sssd.conf, or lines `match: …` and `map: …`.
@@ -33,7 +34,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// What the rules are called where they come from.
+    /// The name of the rules in that program.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sssd => "sss_certmap",
@@ -43,25 +44,25 @@ impl Dialect {
     }
 }
 
-/// A CA certificate that an issuer's name in a rule may mean.
+/// A CA certificate that an issuer name in a rule may refer to.
 #[derive(Clone, Debug)]
 pub struct KnownAuthority {
-    /// What is written for it: `certificate = "…"`.
+    /// The file, for `certificate = "…"`.
     pub file: String,
     /// Its subject, in the certificate's order.
     pub subject: DistinguishedName,
 }
 
-/// A fragment of the configuration.
+/// The translated rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Import {
-    /// The fragment.
+    /// The `[mapping]` section.
     pub toml: String,
-    /// What is different from where it comes from, one sentence each.
+    /// Differences from the other program, one sentence each.
     pub notes: Vec<String>,
 }
 
-/// Nothing was translated.
+/// The problems that prevented a translation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// At least one.
@@ -71,11 +72,11 @@ pub struct Refused {
 /// What cannot be translated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The line, from 1; 0 when it is of the whole text.
+    /// The line, from 1; 0 for the whole text.
     pub line: usize,
     /// The text that cannot be translated, as it was given.
     pub part: String,
-    /// Why not.
+    /// The reason.
     pub why: String,
     /// What to do instead.
     pub instead: String,
@@ -106,11 +107,11 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// The longest text that is read: some thousand rules.
+/// Limit of the text, in bytes: some thousand rules.
 pub const TEXT_LEN_MAX: usize = 1 << 20;
-/// The most rules of one text; beside each other they are compared in pairs.
+/// Limit of rules in one text: they are compared in pairs.
 pub const RULES_MAX: usize = 256;
-/// The most problems that are told: nobody reads more, and a hostile text could make millions.
+/// Limit of reported problems: a hostile text could cause millions.
 pub const PROBLEMS_MAX: usize = 100;
 
 /// Translates rules.
@@ -127,7 +128,7 @@ pub fn import(dialect: Dialect, text: &str, authorities: &[KnownAuthority]) -> R
         Dialect::Keycloak => keycloak::read(text, &mut told),
     };
     if told.problems.is_empty() && read.rules.is_empty() {
-        told.problem(0, "", "there is no rule in it", "check that it is of the dialect that was named");
+        told.problem(0, "", "there is no rule in it", "check that the rules are from the program of --from");
     }
     let toml = match told.problems.is_empty() {
         true => combine(dialect, &read, authorities, &mut told),
@@ -139,7 +140,7 @@ pub fn import(dialect: Dialect, text: &str, authorities: &[KnownAuthority]) -> R
     }
 }
 
-/// What a translation tells beside its result.
+/// Problems and notes of a translation.
 #[derive(Debug, Default)]
 struct Told {
     problems: Vec<Problem>,
@@ -175,18 +176,18 @@ impl Told {
 struct Foreign {
     /// In the order in which they are tried.
     rules: Vec<Rule>,
-    /// Whether certificates are looked up in revocation lists.
+    /// Whether revocation is checked.
     revocation: bool,
 }
 
-/// One foreign rule in our terms: certificates for which the conditions hold are looked up by these forms.
+/// One rule: certificates that meet the conditions are looked up by these forms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
-    /// Where it stands.
+    /// Its line.
     line: usize,
-    /// What stands there.
+    /// The text of the line.
     text: String,
-    /// Rules of one rank are tried in no order. Ranks never fall from rule to rule.
+    /// Rules of one rank have no order. Ranks never decrease from rule to rule.
     rank: u64,
     conditions: Conditions,
     forms: BTreeSet<Form>,
@@ -195,87 +196,53 @@ struct Rule {
 /// Which certificates a rule is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Conditions {
-    /// Issued by one of these, by their place among the known authorities; `None` is whoever.
+    /// Issued by one of these, by index among the known CAs; `None` for any.
     issuers: Option<Vec<usize>>,
-    /// With one of these extended key usages; `None` is whatever.
+    /// With one of these extended key usages; `None` for any.
     usages: Option<Vec<String>>,
-    /// With a user principal name that ends in one of these; `None` is whatever.
+    /// With a user principal name that ends in one of these; `None` for any.
     suffixes: Option<Vec<String>>,
 }
 
-/// How an account is found, in the order in which grants are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Form {
-    Upn,
-    Dns,
-    IssuerSubject,
-    Subject,
-    Rfc822,
-    Issuer,
-    IssuerSerial,
-    SubjectKeyIdentifier,
-    Sha1PublicKey,
-    IssuerSid,
+/// The order in which forms are written: weak ones, which the rules go by, before strong ones.
+const fn written_order(form: Form) -> (bool, Form) {
+    (form.is_strong(), form)
 }
 
-impl Form {
-    /// Its word in `grant`.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Upn => "upn",
-            Self::Dns => "dns",
-            Self::IssuerSubject => "issuer-subject",
-            Self::Subject => "subject",
-            Self::Rfc822 => "rfc822",
-            Self::Issuer => "issuer",
-            Self::IssuerSerial => "issuer-serial",
-            Self::SubjectKeyIdentifier => "ski",
-            Self::Sha1PublicKey => "sha1-pukey",
-            Self::IssuerSid => "issuer-sid",
-        }
-    }
-
-    /// The method that looks it up.
-    const fn method(self) -> Method {
-        match self {
-            Self::Upn | Self::Dns => Method::Upn,
-            Self::Issuer => Method::Issuer,
-            _ => Method::Subject,
-        }
-    }
-
-    /// What a weak form takes for proof; `None` for the strong ones.
-    const fn weakness(self) -> Option<&'static str> {
-        match self {
-            Self::Upn => Some("a user principal name"),
-            Self::Dns => Some("a DNS name"),
-            Self::IssuerSubject => Some("issuer and subject"),
-            Self::Subject => Some("a subject"),
-            Self::Rfc822 => Some("a mail address"),
-            Self::Issuer => Some("an issuer's name"),
-            _ => None,
-        }
+/// What a weak form takes for proof; `None` for the strong ones.
+const fn weakness(form: Form) -> Option<&'static str> {
+    match form {
+        Form::Upn => Some("a user principal name"),
+        Form::Dns => Some("a DNS name"),
+        Form::IssuerSubject => Some("issuer and subject"),
+        Form::Subject => Some("a subject"),
+        Form::Rfc822 => Some("a mail address"),
+        Form::Issuer => Some("an issuer's name"),
+        Form::IssuerSerial
+        | Form::SubjectKeyIdentifier
+        | Form::Sha1PublicKey
+        | Form::IssuerSid
+        | Form::Sid => None,
     }
 }
 
-/// Whom a grant is for, and what it says.
+/// The forms of an entry in `grant`, and the CA and suffixes that they are for.
 #[derive(Debug)]
 struct Scope {
-    /// Where the first rule of it stands, and what.
+    /// Line and text of its first rule.
     line: usize,
     text: String,
-    /// `None`: every authority without an entry.
+    /// `None` for every CA without an entry.
     authority: Option<usize>,
     rank: u64,
     forms: BTreeSet<Form>,
     suffixes: Option<Vec<String>>,
 }
 
-/// Lays the rules over each other, and writes the fragment.
+/// Merges the rules, and writes the section.
 ///
-/// The first rule that is for a certificate decides about it, and no other is asked. An entry of an authority takes the place
-/// of the general grant in the same way. So rules for authorities may stand before a general one, and nothing may stand
-/// behind a rule that is for the same certificates.
+/// In the other program, the first rule that matches a certificate decides. Here, the entry of a CA replaces the general grant. So rules for
+/// CAs may come before a general rule, and no rule may come after another one for the same certificates.
 fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], told: &mut Told) -> String {
     let usages = usages(&read.rules, told);
     let mut scopes: Vec<Scope> = Vec::new();
@@ -284,7 +251,7 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
         let named: Vec<_> = rule.conditions.issuers.iter().flatten().copied().map(Some).collect();
         let keys = if rule.conditions.issuers.is_some() { &named[..] } else { &general[..] };
         for key in keys {
-            if let Err((why, instead)) = lay(&mut scopes, *key, rule) {
+            if let Err((why, instead)) = merge(&mut scopes, *key, rule) {
                 told.problem(rule.line, &rule.text, why, instead);
                 break;
             }
@@ -293,7 +260,7 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
     let methods: BTreeSet<_> = scopes.iter().flat_map(Scope::methods).collect();
     for scope in &scopes {
         scope.tell(dialect, authorities, told);
-        // Authorities without an entry have every method. That is harmless where only what names the certificate counts.
+        // CAs without an entry have every method. That is harmless if the form names the certificate itself.
         if scope.authority.is_none() && scope.wants_proof() && scope.methods() != methods {
             told.problem(
                 scope.line,
@@ -306,20 +273,20 @@ fn combine(dialect: Dialect, read: &Foreign, authorities: &[KnownAuthority], tol
     scopes.sort_by_key(|scope| scope.authority);
     if usages.is_none() && dialect != Dialect::Keycloak {
         told.note(
-            "the rules ask for no extended key usage; extended_key_usage is not written, so its default is asked for",
+            "the rules require no extended key usage; extended_key_usage is not written, so its default applies",
         );
     }
     render(dialect, read.revocation, usages.as_deref(), methods, &scopes, authorities)
 }
 
-/// Puts a rule behind those before it, for one authority or in general.
-fn lay(
+/// Adds a rule after the rules before it, for one CA or in general.
+fn merge(
     scopes: &mut Vec<Scope>,
     authority: Option<usize>,
     rule: &Rule,
 ) -> Result<(), (&'static str, &'static str)> {
     const UNDEFINED: (&str, &str) = (
-        "another rule of the same priority is for the same certificates, and which of them is used is not defined",
+        "another rule of the same priority matches the same certificates, and their order is not defined",
         "give them different priorities",
     );
     if let Some(general) = scopes.iter().find(|scope| scope.authority.is_none())
@@ -328,11 +295,11 @@ fn lay(
         return Err(match (general.rank == rule.rank, &general.suffixes) {
             (true, _) => UNDEFINED,
             (false, None) => (
-                "a rule before it is for every issuer, so this one is never asked",
+                "a rule before it matches every issuer, so this one is never used",
                 "remove it, or put it before the general rule",
             ),
             (false, Some(_)) => (
-                "a rule before it takes some of its certificates, by a name in them, and leaves it the others",
+                "a rule before it matches some of its certificates by a name in them, and this rule matches the others",
                 "put it before the general rule",
             ),
         });
@@ -344,8 +311,8 @@ fn lay(
             }
             if scope.suffixes.is_some() {
                 return Err((
-                    "a rule before it takes some certificates of an authority, by a name in them, and leaves it the others",
-                    "give this rule an <ISSUER> of its own, or take the <SAN> out of the rule before it",
+                    "a rule before it matches some certificates of a CA by a name in them, and this rule matches the others",
+                    "give this rule its own <ISSUER>, or remove the <SAN> from the rule before it",
                 ));
             }
         }
@@ -371,7 +338,7 @@ fn lay(
             _ if scope.rank == rule.rank => return Err(UNDEFINED),
             _ => {
                 return Err((
-                    "a rule before it is for certificates of the same issuers",
+                    "a rule before it matches certificates of the same issuers",
                     "make one rule of the two: (|(one)(other)) in its maprule",
                 ));
             }
@@ -380,7 +347,7 @@ fn lay(
     Ok(())
 }
 
-/// Extended key usages are asked of every certificate alike, so rules that differ in them must differ in nothing else.
+/// Extended key usages are required of every certificate alike, so rules that differ in them must be equal in everything else.
 fn usages(rules: &[Rule], told: &mut Told) -> Option<Vec<String>> {
     let first = rules.first()?;
     let alike = rules.iter().all(|rule| {
@@ -404,8 +371,8 @@ fn usages(rules: &[Rule], told: &mut Told) -> Option<Vec<String>> {
             _ => told.problem(
                 rule.line,
                 &rule.text,
-                "extended key usages are asked of every certificate alike, and this rule asks for others than the first",
-                "ask for the same <EKU> in every rule",
+                "extended key usages are required of every certificate alike, and this rule requires others than the first",
+                "use the same <EKU> in every rule",
             ),
         }
     }
@@ -414,30 +381,42 @@ fn usages(rules: &[Rule], told: &mut Told) -> Option<Vec<String>> {
 
 impl Scope {
     fn methods(&self) -> BTreeSet<Method> {
-        self.forms.iter().map(|form| form.method()).collect()
+        self.forms.iter().filter_map(|form| form.method()).collect()
     }
 
-    /// Whether what it finds has to be proved by something else.
+    /// Whether a weak form needs a proof by a strong one.
     fn wants_proof(&self) -> bool {
-        self.suffixes.is_none() && self.forms.iter().any(|form| form.weakness().is_some())
+        self.suffixes.is_none() && self.forms.iter().any(|form| weakness(*form).is_some())
     }
 
-    /// The value of `grant`: what the rule goes by, and what may prove it.
-    fn grant(&self) -> String {
-        let mut words: Vec<_> = self.forms.iter().map(|form| form.word()).collect();
-        if self.forms.iter().any(|form| form.weakness().is_some()) {
-            // By one of these.
-            for word in ["issuer-serial", "sid"] {
-                if !words.contains(&word) {
-                    words.push(word);
+    /// The forms in the order in which they are written.
+    fn sorted_forms(&self) -> Vec<Form> {
+        let mut forms: Vec<Form> = self.forms.iter().copied().collect();
+        forms.sort_by_key(|form| written_order(*form));
+        forms
+    }
+
+    /// The value of `grant`: the forms of the rules, then forms that prove the weak ones.
+    fn grant(&self) -> Array {
+        let mut forms = self.sorted_forms();
+        if forms.iter().any(|form| weakness(*form).is_some()) {
+            for form in [Form::IssuerSerial, Form::Sid] {
+                if !forms.contains(&form) {
+                    forms.push(form);
                 }
             }
         }
-        let Some(suffixes) = &self.suffixes else { return list(&words) };
-        let suffixes: Vec<_> = suffixes.iter().map(String::as_str).collect();
-        let grants =
-            words.iter().map(|word| format!("{{ form = {}, for = {} }}", quoted(word), list(&suffixes)));
-        format!("[{}]", grants.collect::<Vec<_>>().join(", "))
+        let names = forms.into_iter().map(Form::name);
+        let Some(suffixes) = &self.suffixes else { return names.collect() };
+        let suffixes: Array = suffixes.iter().map(String::as_str).collect();
+        names
+            .map(|name| {
+                let mut grant = InlineTable::new();
+                grant.insert("form", name.into());
+                grant.insert("for", suffixes.clone().into());
+                grant
+            })
+            .collect()
     }
 
     fn tell(&self, dialect: Dialect, authorities: &[KnownAuthority], told: &mut Told) {
@@ -445,18 +424,18 @@ impl Scope {
             let names = suffixes.join(", ");
             match self.authority.and_then(|authority| authorities.get(authority)) {
                 Some(authority) => {
-                    told.note(format!("{} certifies for accounts in {names}, and for no others", authority.file));
+                    told.note(format!("{} is trusted for accounts in {names} only", authority.file));
                 }
                 None => told.note(format!(
-                    "the rule names no issuer: any configured authority certifies for accounts in {names}; name one by <ISSUER> to \
-                     hold the others back"
+                    "the rule names no issuer: every configured CA is trusted for accounts in {names}; name one by <ISSUER> to \
+                     restrict it"
                 )),
             }
         }
-        for form in &self.forms {
-            if let Some(weakness) = form.weakness() {
+        for form in self.sorted_forms() {
+            if let Some(weakness) = weakness(form) {
                 told.note(format!(
-                    "{} accepts {weakness} alone, which is weak; binding = \"full\" also wants the account's SID in the certificate, \
+                    "{} accepts {weakness} alone, which is weak; binding = \"full\" also requires the SID of the account in the certificate, \
                      or issuer and serial number stored with the account",
                     dialect.name()
                 ));
@@ -473,57 +452,38 @@ fn render(
     scopes: &[Scope],
     authorities: &[KnownAuthority],
 ) -> String {
-    let words = |methods: BTreeSet<Method>| {
-        let words: Vec<_> = methods.into_iter().map(Method::name).collect();
-        list(&words)
-    };
-    let mut toml = format!("# Imported: {}\n\n[mapping]\nmethods = {}\n", dialect.name(), words(methods));
-    toml += "binding = \"full\"\n";
-    toml += match revocation {
-        true => "validation = \"chain+crl\"\n",
-        false => "validation = \"chain\"\n",
-    };
+    let words = |methods: BTreeSet<Method>| methods.into_iter().map(Method::name).collect::<Array>();
+    let mut mapping = Table::new();
+    mapping.decor_mut().set_prefix(format!("# Imported: {}\n\n", dialect.name()));
+    mapping["methods"] = value(words(methods));
+    mapping["binding"] = value("full");
+    mapping["validation"] = value(if revocation { "chain+crl" } else { "chain" });
     if let Some(usages) = usages {
-        let usages: Vec<_> = usages.iter().map(String::as_str).collect();
-        // As these rules have it: the extension is there, and names one of them and not merely any.
-        toml += &format!("extended_key_usage = {}\nrequire_extended_key_usage = true\n", list(&usages));
+        // As in the foreign rules: the certificate has the extension with one of these, and "any" is not enough.
+        mapping["extended_key_usage"] = value(usages.iter().collect::<Array>());
+        mapping["require_extended_key_usage"] = value(true);
     }
     if scopes.iter().any(|scope| scope.forms.contains(&Form::Sha1PublicKey)) {
-        toml += "sha1_pukey = \"thumbprint\"\n";
+        mapping["sha1_pukey"] = value("thumbprint");
     }
-    match scopes.iter().find(|scope| scope.authority.is_none()) {
-        Some(general) => toml += &format!("grant = {}\n", general.grant()),
-        // Authorities without an entry vouch for nothing.
-        None => toml += "grant = []\n",
-    }
+    // Without a general rule, CAs without an entry are trusted for nothing.
+    let general = scopes.iter().find(|scope| scope.authority.is_none());
+    mapping["grant"] = value(general.map(Scope::grant).unwrap_or_default());
+    let mut entries = ArrayOfTables::new();
     for scope in scopes {
         if let Some(authority) = scope.authority.and_then(|authority| authorities.get(authority)) {
-            toml += &format!(
-                "\n[[mapping.authority]]\ncertificate = {}\ndirect = true\nmethods = {}\ngrant = {}\n",
-                quoted(&authority.file),
-                words(scope.methods()),
-                scope.grant()
-            );
+            let mut entry = Table::new();
+            entry["certificate"] = value(authority.file.as_str());
+            entry["direct"] = value(true);
+            entry["methods"] = value(words(scope.methods()));
+            entry["grant"] = value(scope.grant());
+            entries.push(entry);
         }
     }
-    toml
-}
-
-fn list(words: &[&str]) -> String {
-    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
-    format!("[{}]", words.join(", "))
-}
-
-/// A basic string of TOML.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => out += &format!("\\u{:04X}", u32::from(c)),
-            c => out.push(c),
-        }
+    if !entries.is_empty() {
+        mapping["authority"] = Item::ArrayOfTables(entries);
     }
-    out.push('"');
-    out
+    let mut document = DocumentMut::new();
+    document["mapping"] = Item::Table(mapping);
+    document.to_string()
 }

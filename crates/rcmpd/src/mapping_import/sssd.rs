@@ -4,7 +4,8 @@
 //! refused; SSSD finds by any attribute whatsoever, we by the names that accounts have for certificates.
 
 use super::matching::{self, Grammar};
-use super::{Conditions, Foreign, Form, KnownAuthority, RULES_MAX, Rule, Told};
+use super::{Conditions, Foreign, KnownAuthority, RULES_MAX, Rule, Told};
+use rcmp_service::Form;
 use std::collections::BTreeSet;
 
 /// The deepest filter: no rule that a person wrote is near it, and reading recurses.
@@ -74,7 +75,7 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
                         told.problem(
                             number,
                             trimmed,
-                            "this section has been there before",
+                            "this section is there twice",
                             "give each rule one section",
                         );
                     }
@@ -94,8 +95,8 @@ fn sections<'a>(text: &'a str, told: &mut Told) -> Vec<Raw<'a>> {
             told.problem(
                 number,
                 trimmed,
-                "this could be the rest of the line before, or a line of its own",
-                "write each setting into one line that starts with its name",
+                "this line may continue the previous line or be a setting",
+                "write each setting in one line that starts with its name",
             );
             continue;
         }
@@ -161,7 +162,7 @@ fn set<'a>(raw: &mut Raw<'a>, number: usize, line: &'a str, key: &str, value: &'
         }
     };
     if place.replace((number, value)).is_some() {
-        told.problem(number, line, "this setting has been there before", "write each once");
+        told.problem(number, line, "this setting is there twice", "write it once");
     }
 }
 
@@ -174,7 +175,7 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
                 line,
                 text,
                 "a priority is a number up to 4294967295",
-                "write such a number, or none for the last place",
+                "write such a number, or remove it to put the rule last",
             );
             0
         }),
@@ -183,7 +184,7 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
         && !domains.is_empty()
     {
         told.note(format!(
-            "domains = {domains} is not taken over: accounts are looked up in the one domain that is served"
+            "domains = {domains} is not translated: accounts are looked up in the one domain that is served"
         ));
     }
     let conditions = match raw.matching.filter(|(_, text)| !text.is_empty()) {
@@ -195,7 +196,7 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
             }
         },
         None => {
-            told.note("without a matching rule sss_certmap asks for digitalSignature and clientAuth");
+            told.note("without a matching rule sss_certmap requires digitalSignature and clientAuth");
             told.note(matching::DIGITAL_SIGNATURE);
             Conditions {
                 usages: matching::usage("clientAuth").map(|usage| vec![usage]),
@@ -229,13 +230,13 @@ fn rule(raw: &Raw<'_>, authorities: &[KnownAuthority], told: &mut Told) -> Rule 
     Rule { line, text: text.to_owned(), rank, conditions, forms }
 }
 
-/// What each half of a rule can express may still not be expressed together.
+/// Refuses a matching rule and a mapping rule that cannot be combined.
 fn suits(conditions: &Conditions, forms: &BTreeSet<Form>, line: usize, text: &str, told: &mut Told) {
     if conditions.suffixes.is_some() && *forms != BTreeSet::from([Form::Upn]) {
         told.problem(
             line,
             text,
-            "a name that certificates must have can be asked for only where the account is found by that name",
+            "a name that certificates must have is supported only if the account is found by that name",
             "find accounts by (userPrincipalName={subject_nt_principal}), or remove the <SAN>",
         );
     }
@@ -243,16 +244,16 @@ fn suits(conditions: &Conditions, forms: &BTreeSet<Form>, line: usize, text: &st
         told.problem(
             line,
             text,
-            "a key identifier is whatever a CA writes into it, so it counts only from a CA that is granted it by name",
+            "a CA can write any key identifier, so this form is accepted only from a CA that is granted it by name",
             "name the CA by <ISSUER>, or store issuer and serial number instead: `rcmpd mapping strings CERT` prints them",
         );
     }
 }
 
-/// What sss_certmap reads since LDAPU1 only.
+/// Templates that sss_certmap reads in rules of the kind LDAPU1 only.
 const EXTENSIONS: [&str; 5] = ["{serial_number", "{subject_key_id", "{sid", "{cert!sha", "_dn_component"];
 
-/// A rule's kind, in front of the first colon, and the rule.
+/// The kind of a rule, before the first colon, and the rest.
 fn prefixed(text: &str) -> (Option<&str>, &str) {
     match text.split_once(':') {
         Some((kind, rule))
@@ -264,14 +265,19 @@ fn prefixed(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// What the alternatives of a filter are.
+/// Collects the alternatives of a filter.
 fn leaves(line: usize, text: &str, depth: usize, forms: &mut BTreeSet<Form>, told: &mut Told) {
     const WHAT: &str = "write (attribute=value), or (|(…)(…)) for alternatives";
     if told.is_full() {
         return;
     }
     if depth > DEPTH_MAX {
-        told.problem(line, text, "the filter is too deep", "write alternatives beside each other");
+        told.problem(
+            line,
+            text,
+            "the filter is nested too deep",
+            "write alternatives in one list: (|(…)(…))",
+        );
         return;
     }
     let Some(inside) =
@@ -296,8 +302,8 @@ fn leaves(line: usize, text: &str, depth: usize, forms: &mut BTreeSet<Form>, tol
         told.problem(
             line,
             text,
-            "conditions on accounts cannot be expressed: an account is found by one name it has",
-            "write the part alone by which accounts are found",
+            "conditions on accounts are not supported: an account is found by one value",
+            "write only the part that finds accounts",
         );
     } else {
         match inside.split_once('=').map(|(attribute, value)| leaf(attribute, value, told)) {
@@ -335,7 +341,9 @@ fn leaf(attribute: &str, value: &str, told: &mut Told) -> Result<Form, Reason> {
         ("altsecurityidentities", _) => alternative(value),
         ("userprincipalname" | "userprincipal", "{subject_nt_principal}") => Ok(Form::Upn),
         ("userprincipalname" | "userprincipal", "{subject_principal}") => {
-            told.note("the Kerberos principal of PKINIT is not read; the user principal name has to be in the certificate");
+            told.note(
+                "the Kerberos principal of PKINIT is not used; the certificate needs a user principal name",
+            );
             Ok(Form::Upn)
         }
         ("serviceprincipalname", "host/{subject_dns_name}") => Ok(Form::Dns),
@@ -344,23 +352,23 @@ fn leaf(attribute: &str, value: &str, told: &mut Told) -> Result<Form, Reason> {
             "write its values into altSecurityIdentities, with the names as Windows writes them: `rcmpd mapping strings CERT` prints them",
         )),
         _ if value.contains("_pkinit_principal") => {
-            Err(("the Kerberos principal of PKINIT is not read", "find accounts by {subject_nt_principal}"))
+            Err(("the Kerberos principal of PKINIT is not used", "find accounts by {subject_nt_principal}"))
         }
         _ if value.contains(".short_name") => {
-            Err(("a part of a name is anybody's who has that part in another domain", STORE))
+            Err(("a part of a name is not unique: accounts of other domains have the same part", STORE))
         }
         _ if value.contains("_dn_component") => {
-            Err(("a part of a distinguished name is anybody's whom any CA names so", STORE))
+            Err(("a part of a distinguished name is not unique: any CA can write the same part", STORE))
         }
         _ if value.contains("{cert") => {
             Err(("whole certificates and their digests are not stored with accounts", STORE))
         }
         _ if value.contains("{sid.") => Err((
-            "a part of a SID is anybody's in another domain",
+            "a part of a SID is not unique: accounts of other domains have the same part",
             "find accounts by (userPrincipalName={subject_nt_principal}); the SID in a certificate then proves it",
         )),
         _ if value.contains("{sid") => Err((
-            "the SID in a certificate is evidence for an account that was found, nobody is looked up by it",
+            "the SID in a certificate is evidence for an account that was found; accounts are not looked up by it",
             "find accounts by (userPrincipalName={subject_nt_principal}) or (altSecurityIdentities=X509:<I>{issuer_dn!ad_x500}<SID>{sid})",
         )),
         ("userprincipalname" | "userprincipal", _) => Err((
@@ -368,10 +376,10 @@ fn leaf(attribute: &str, value: &str, told: &mut Told) -> Result<Form, Reason> {
             "write (userPrincipalName={subject_nt_principal})",
         )),
         ("samaccountname" | "uid" | "cn" | "name", _) => {
-            Err(("nobody is found by the name of the account", STORE))
+            Err(("accounts are not found by the name of the account", STORE))
         }
         ("mail", _) => Err((
-            "nobody is found by the mail address of the account",
+            "accounts are not found by the mail address of the account",
             "write (altSecurityIdentities=X509:<RFC822>{subject_rfc822_name}), or better store a strong value: `rcmpd mapping strings CERT` prints it",
         )),
         ("fqdn" | "host" | "dnshostname", _) => Err((
@@ -379,16 +387,16 @@ fn leaf(attribute: &str, value: &str, told: &mut Told) -> Result<Form, Reason> {
             "write (servicePrincipalName=host/{subject_dns_name})",
         )),
         _ if !value.contains('{') => {
-            Err(("a condition on accounts that has nothing of the certificate cannot be expressed", STORE))
+            Err(("a condition on accounts without a part of the certificate is not supported", STORE))
         }
-        _ => Err(("nobody is found by this attribute", STORE)),
+        _ => Err(("accounts are not found by this attribute", STORE)),
     }
 }
 
-/// A value of altSecurityIdentities: one template behind each tag.
+/// A value of altSecurityIdentities: one template after each tag.
 fn alternative(value: &str) -> Result<Form, Reason> {
     const UNKNOWN: Reason = (
-        "this is no value of altSecurityIdentities that is known here",
+        "this is not a known value of altSecurityIdentities",
         "write X509:<I>{issuer_dn!ad_x500}<SR>{serial_number!hex_ur}, and store its values: `rcmpd mapping strings CERT` prints them",
     );
     let mut parts = Vec::new();
@@ -413,7 +421,7 @@ fn alternative(value: &str) -> Result<Form, Reason> {
             match serial {
                 "hex_r" | "hex_ur" | "hex_ru" => Ok(Form::IssuerSerial),
                 _ => Err((
-                    "behind <SR> a serial number has its bytes from the last to the first, in hex and nothing between them",
+                    "after <SR> a serial number has its bytes from the last to the first, in hex without separators",
                     "write {serial_number!hex_ur}, and store such values: `rcmpd mapping strings CERT` prints them",
                 )),
             }
@@ -421,7 +429,7 @@ fn alternative(value: &str) -> Result<Form, Reason> {
         [("I>", ("issuer_dn", issuer)), ("SID>", ("sid", ""))] => names(&[issuer]).map(|()| Form::IssuerSid),
         [("SKI>", ("subject_key_id", "" | "hex" | "hex_u"))] => Ok(Form::SubjectKeyIdentifier),
         [("SKI>", ("subject_key_id", _))] => Err((
-            "behind <SKI> a key identifier is in hex, from its first byte on and nothing between them",
+            "after <SKI> a key identifier is in hex, from its first byte on, without separators",
             "write {subject_key_id!hex_u}, and store such values: `rcmpd mapping strings CERT` prints them",
         )),
         [("SHA1-PUKEY>", ("cert", "sha1" | "sha1_u"))] => Ok(Form::Sha1PublicKey),
@@ -444,13 +452,13 @@ fn names(conversions: &[&str]) -> Result<(), Reason> {
             }
             "nss_x500" => {
                 return Err((
-                    "names in altSecurityIdentities are in the words of Windows, not of NSS",
+                    "names in altSecurityIdentities have the attribute names of Windows, not of NSS",
                     WINDOWS,
                 ));
             }
             "" | "nss" | "nss_ldap" => {
                 return Err((
-                    "names in altSecurityIdentities are in the words of Windows and the order of the certificate, and this is neither",
+                    "names in altSecurityIdentities have the attribute names of Windows and the order of the certificate; this has neither",
                     WINDOWS,
                 ));
             }

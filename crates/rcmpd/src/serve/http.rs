@@ -192,7 +192,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Explanations made at once: one for a refusal may read all accounts.
 const EXPLANATIONS_MAX: usize = 1;
 
-/// Who may ask for more than health: whoever has the token, from no page of a browser, and by a name that is ours.
+/// Requests for more than health need the token, a known Host, and must not come from a page in a browser.
 pub(super) struct Operators {
     token: Zeroizing<String>,
     hosts: Vec<String>,
@@ -228,7 +228,7 @@ impl Operators {
 
 /// The decision about a certificate, PEM with its chain or DER, as `rcmpd explain --json` prints it.
 ///
-/// Nothing of a body is read before whoever sends it has shown the token.
+/// A body is read only after the token was checked.
 async fn explain(State(shared): State<Shared>, request: axum::extract::Request) -> Response {
     let Some(operators) = &shared.operators else {
         return (StatusCode::NOT_FOUND, "admin.token is not configured\n").into_response();
@@ -265,7 +265,7 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
         &deciders.live,
         deciders.forwarding.forwarder.domains(),
         &deciders.accounts,
-        &request,
+        &request.into(),
         certificate,
         &shared.config,
     )

@@ -3,7 +3,6 @@
 mod channel_secrets;
 mod http;
 mod metrics;
-mod miss_limiter;
 mod open_files;
 mod rcmp_package;
 mod store_health;
@@ -16,6 +15,7 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
+use crate::miss_limiter::MissLimits;
 use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::{DomainStore, MachineStore};
@@ -24,7 +24,6 @@ use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use dtyp::Guid;
-use miss_limiter::MissLimits;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
@@ -56,8 +55,7 @@ impl SecurityProvider for ChannelProvider {
 }
 
 /// Everything that a port serves. The order of layers, from the network inwards: the association's own limits, then the
-/// method, then the package. There is no timeout here: everything behind answers from
-/// this machine, but for OCSP responders and other domains, and those have their own ([`crate::trust::responder`], [`crate::forward`]).
+/// method, then the package, whose layers are in [`crate::handler`].
 pub fn registry(
     config: &Config,
     machines: Arc<dyn MachineStore>,
@@ -248,7 +246,7 @@ async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) ->
     Ok(())
 }
 
-/// The accounts that are decided about: none where a sidecar asks another server.
+/// The accounts of the store; none if a sidecar asks another server.
 async fn accounts(
     config: &Config,
     machines: Option<&Arc<dyn DomainStore>>,

@@ -1,22 +1,20 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
-use super::miss_limiter::MissLimits;
 use crate::audit::AuditLog;
 use crate::clock::now;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::forward::trace;
+use crate::handler;
+use crate::miss_limiter::MissLimits;
 use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use netlogon_transport::secrets::ChannelType;
-use rcmp_service::{Asker, CallContext, MapCertificate, Question, Reason, Scope};
-use sha2::{Digest, Sha256};
+use rcmp_service::{Answer, Asker, CallContext, Question, Scope};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The package.
+/// Answers calls of the package by the handler, with the layers of [`handler::rpc`].
 #[derive(Clone)]
 pub struct RcmpPackage {
     policy: CurrentPolicy,
@@ -30,57 +28,18 @@ impl RcmpPackage {
         Self { policy, audit, misses }
     }
 
-    /// Whether the asker of a question is within its limits.
-    fn admit(&self, question: &Question) -> Result<(), Reason> {
-        if !self.misses.of(&question.asker).admits(question, Instant::now()) {
-            return Err(Reason::MissRate);
-        }
-        if !self.audit.admits(&question.asker.sid) {
-            return Err(Reason::AuditBudget);
-        }
-        Ok(())
-    }
-
     async fn answer(self, mut call: PackageCall) -> PackageReply {
         let deciders = self.policy.0.load_full();
-        let now = now();
-        let span = tracing::Span::current();
-        let question = match question(&deciders, &span, &mut call) {
+        let question = match question(&deciders, &tracing::Span::current(), &mut call) {
             Ok(question) => question,
             Err(status) => return PackageReply::refused(status, true),
         };
-        let refused = |asker: &Asker, reason: Reason| {
-            self.audit.over_limit(asker, reason);
-            deciders.metrics.over_limit(reason);
-            span.set_attribute("rcmp.reason", reason.name());
-            PackageReply::refused(reason.status(false), reason.is_authoritative())
-        };
-        if let Err(reason) = self.admit(&question) {
-            return refused(&question.asker, reason);
-        }
-        let mut steps = Vec::new();
-        let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
-        let answer = match self.audit.is_written() {
-            true => map.answer_traced(&question, now, &mut steps).await,
-            false => map.answer(&question, now).await,
-        };
-        if !self.misses.of(&question.asker).tells(&question, answer.reason, Instant::now()) {
-            return refused(&question.asker, Reason::MissRate);
-        }
-        span.set_attribute("rcmp.reason", answer.reason.name());
-        span.set_attribute("rcmp.status", i64::from(answer.status.0));
-        let audited = self.audit.decision(&answer, &question, &steps, &call.address, None);
-        if let Err(reason) = deciders.metrics.decided(answer.reason, audited) {
-            return PackageReply::refused(reason.status(false), reason.is_authoritative());
-        }
-        // A shadow decides about accounts of this domain.
-        if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
-            shadow.compare(question, &answer, &self.audit);
-        }
-        PackageReply {
-            status: answer.status,
-            authoritative: answer.authoritative,
-            data: answer.into_response(),
+        let handler = handler::rpc(deciders.handler.clone(), &self.misses, &self.audit);
+        match deciders.decide_audited(handler, question, &self.audit, &call.address, None).await {
+            Ok(Answer { status, authoritative, message, .. }) => {
+                PackageReply { status, authoritative, data: message }
+            }
+            Err(reason) => PackageReply::refused(reason.status(false), reason.is_authoritative()),
         }
     }
 }
@@ -101,16 +60,18 @@ fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -
         }
         _ => CallContext::default(),
     };
-    trace::take(span, &context);
-    if is_trust && context.trace_parent.is_none() {
-        trace::link(span, &Sha256::digest(&call.data).into());
-    }
     let mut asker = Asker::machine(machine.name.clone(), machine.sid, machine.may_map);
     asker.scope = Scope::new(Arc::clone(&machine.domains), Arc::clone(&machine.groups));
     asker.trust = trust;
-    let request = std::mem::take(&mut call.data);
-    let logon_domain_name = std::mem::take(&mut call.logon_domain_name);
-    Ok(Question { request, logon_domain_name, asker, context })
+    trace::take(span, &context);
+    let has_trace = context.trace_parent.is_some();
+    let mut question = Question::new(std::mem::take(&mut call.data), asker, now());
+    question.logon_domain_name = std::mem::take(&mut call.logon_domain_name);
+    question.context = context;
+    if let (true, false, Some(digest)) = (is_trust, has_trace, question.digest()) {
+        trace::link(span, digest);
+    }
+    Ok(question)
 }
 
 impl tower::Service<PackageCall> for RcmpPackage {

@@ -1,25 +1,28 @@
-//! Who somebody is: decided in this process, or asked over Netlogon.
+//! The account of a certificate: decided in this process, or asked over Netlogon.
 
 use crate::ask::{self, Mapped};
 use crate::audit::AuditLog;
-use crate::config::Client;
+use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
+use crate::handler;
 use account_store::BoxFuture;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
 use netlogon_tokio::{Answered, PackageRequest, Servers};
 use netlogon_transport::client::{Randomness, SystemRandomness};
-use pac::VerifiedPac;
-use rcmp_service::certificate::Certificate;
-use rcmp_service::issuers;
+use pac::LogonInfo;
+use rcmp_service::certificate::OwnedCertificate;
 use rcmp_service::message::{PACKAGE_NAME, Request, Response};
 use rcmp_service::proof::{self, HopStrength, Signed};
-use rcmp_service::trust::{Path as TrustPath, Revocation, Trust};
+use rcmp_service::trust::Revocation;
 use rcmp_service::{
-    Answer, Asker, CallContext, MapCertificate, Mapper, Question, Reason, SidClaim, Strength, Validation,
+    Answer, Asker, CallContext, Issuers, Mapper, Question, Reason, SidClaim, Strength, Validation,
     logoff_time,
 };
-use sidecar::{Assurance, Group, Identify, Identity, Presented, Refusal, Standing};
+use sidecar::{
+    Assurance, ClientCertificate, DecisionInputs, Group, Identify, Identity, NotMapped, Refusal, Undecided,
+};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,17 +32,26 @@ use tokio::time::Instant;
 const SE_GROUP_ENABLED: u32 = 0x0000_0004;
 const SE_GROUP_USE_FOR_DENY_ONLY: u32 = 0x0000_0010;
 
-/// Decides by the policy and the accounts of this process, and asks the other domains that it knows.
-pub(super) struct Embedded {
+/// Tells proxies which account a certificate belongs to.
+pub(super) struct Identifier {
     pub(super) policy: CurrentPolicy,
     pub(super) audit: Arc<AuditLog>,
-    pub(super) asker: Asker,
+    pub(super) source: Source,
+}
+
+/// What decides which account a certificate belongs to.
+pub(super) enum Source {
+    /// The policy and the accounts of this process, and the other domains that it knows.
+    Embedded {
+        /// The account that questions of this process are asked for.
+        asker: Arc<Asker>,
+    },
+    /// A service or a domain controller.
+    Remote(Remote),
 }
 
 /// Asks a service or a domain controller, as a machine of its domain. The policy of this process verifies chains, and nothing else.
 pub(super) struct Remote {
-    pub(super) policy: CurrentPolicy,
-    pub(super) audit: Arc<AuditLog>,
     pub(super) servers: Servers,
     /// NetBIOS name of the domain.
     pub(super) domain: String,
@@ -50,8 +62,8 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// As whom the service is asked.
-    pub(super) fn identity_of(client: &Client, domain: &str) -> netlogon_tokio::ClientAccount {
+    /// The machine account that asks the service.
+    pub(super) fn identity_of(client: &config::Client, domain: &str) -> netlogon_tokio::ClientAccount {
         netlogon_tokio::ClientAccount {
             domain: domain.to_owned(),
             computer: client.account.trim_end_matches('$').to_owned(),
@@ -63,87 +75,96 @@ impl Remote {
     }
 }
 
-impl Identify for Embedded {
-    fn standing(&self, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
-        standing(&self.policy.0.load().live, presented, now)
+impl Identify for Identifier {
+    fn decision_inputs(
+        &self,
+        presented: &ClientCertificate,
+        now: FileTime,
+    ) -> Result<DecisionInputs, Refusal> {
+        decision_inputs(&self.policy.0.load().live, presented, now)
     }
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         decision: &'a str,
         source: Option<SocketAddr>,
         now: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
-        Box::pin(async move {
-            let deciders = self.policy.0.load_full();
-            // A chain that is refused is refused again by the mapper, which says why.
-            let verified =
-                |trust: &Arc<Trust>| trust.verify_hashed(&presented.leaf, presented.sha256, now).ok();
-            let path = deciders.live.trust().and_then(verified);
-            let request = request(presented, &deciders, path.as_deref())?;
-            let question = Question::new(request, self.asker.clone());
-            let mut steps = Vec::new();
-            let map = MapCertificate { mapper: &deciders.live, forwarder: &deciders.forwarding.forwarder };
-            let answer = match self.audit.is_written() {
-                true => map.answer_traced(&question, now, &mut steps).await,
-                false => map.answer(&question, now).await,
-            };
-            let written =
-                self.audit.decision(&answer, &question, &steps, &asked_from(source), Some(decision));
-            if let Err(reason) = deciders.metrics.decided(answer.reason, written) {
-                return Err(Refusal::Undecided(reason.name()));
+        let (deciders, source) = (self.policy.0.load_full(), Client(source));
+        match &self.source {
+            Source::Embedded { asker } => {
+                Box::pin(self.identify_here(deciders, asker, presented, decision, source, now))
             }
-            let identity = identity(&answer, &deciders.live, not_after(presented), now);
-            if let Some(shadow) = deciders.shadow.as_ref().filter(|_| answer.decided_here) {
-                shadow.compare(question, &answer, &self.audit);
+            Source::Remote(remote) => {
+                Box::pin(self.identify_elsewhere(deciders, remote, presented, decision, source, now))
             }
-            identity
-        })
+        }
     }
 }
 
-impl Identify for Remote {
-    fn standing(&self, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
-        standing(&self.policy.0.load().live, presented, now)
+impl Identifier {
+    async fn identify_here(
+        &self,
+        deciders: Arc<Deciders>,
+        asker: &Arc<Asker>,
+        presented: &ClientCertificate,
+        decision: &str,
+        source: Client,
+        now: FileTime,
+    ) -> Result<Identity, Refusal> {
+        let certificate = read(presented)?;
+        let not_after = certificate.get().not_after;
+        let (chain, methods) = (presented.chain.clone(), deciders.sidecar_methods);
+        let question = Question::about(certificate, chain, methods, Arc::clone(asker), now);
+        let handler = handler::sidecar(deciders.handler.clone());
+        let answer = deciders.decide_audited(handler, question, &self.audit, &source, Some(decision)).await;
+        let answer = answer.map_err(|reason| Refusal::Undecided(reason.into()))?;
+        identity(&answer, &deciders.live, not_after, now)
     }
 
-    fn identify<'a>(
-        &'a self,
-        presented: &'a Presented,
-        decision: &'a str,
-        source: Option<SocketAddr>,
+    async fn identify_elsewhere(
+        &self,
+        deciders: Arc<Deciders>,
+        remote: &Remote,
+        presented: &ClientCertificate,
+        decision: &str,
+        source: Client,
         now: FileTime,
-    ) -> BoxFuture<'a, Result<Identity, Refusal>> {
-        Box::pin(async move {
-            let outcome = self.ask(presented, now).await;
-            let account = outcome
-                .as_ref()
-                .ok()
-                .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
-            let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
-            self.policy.0.load().metrics.identified(reason);
-            let written = self.audit.identified(
-                decision,
-                reason,
-                account.as_ref(),
-                &presented.leaf,
-                &asked_from(source),
-            );
-            match written {
-                Ok(()) => outcome,
-                Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.name())),
-            }
-        })
+    ) -> Result<Identity, Refusal> {
+        let outcome = remote.ask(&deciders, presented, now).await;
+        let account = outcome
+            .as_ref()
+            .ok()
+            .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
+        let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
+        deciders.metrics.identified(reason);
+        let source = source.to_string();
+        let written = self.audit.identified(decision, reason, account.as_ref(), &presented.leaf, &source);
+        match written {
+            Ok(()) => outcome,
+            Err(_) => Err(Refusal::Undecided(Reason::AuditUnavailable.into())),
+        }
     }
 }
 
 impl Remote {
-    async fn ask(&self, presented: &Presented, now: FileTime) -> Result<Identity, Refusal> {
-        let policy = self.policy.0.load_full();
-        let path = policy.live.verified(&presented.leaf, now).await.map_err(refusal)?;
-        let request = request(presented, &policy, path.as_deref())?;
-        let claim = SidClaim::of_encoded(&presented.leaf);
+    async fn ask(
+        &self,
+        deciders: &Deciders,
+        presented: &ClientCertificate,
+        now: FileTime,
+    ) -> Result<Identity, Refusal> {
+        let certificate = read(presented)?;
+        let certificate = certificate.get();
+        let mapper = &deciders.live;
+        let path = mapper.verified(&certificate, now).await.map_err(refusal)?;
+        let issuers = Issuers::OfChain(presented.chain.clone());
+        let issuers = mapper.issuer_names(&certificate, &issuers, path.as_deref());
+        let flags = deciders.sidecar_methods;
+        let request = Request { flags, certificate: &presented.leaf, issuers };
+        let request = request.encode().ok_or(Refusal::Broken(sidecar::Broken::TooLong))?;
+        let claim = SidClaim::of(&certificate);
         if claim == SidClaim::Contradictory {
             return Err(refusal(Reason::SidMismatch));
         }
@@ -165,16 +186,16 @@ impl Remote {
         };
         let deadline = Instant::now() + self.timeout;
         let Some(Answered { answer, server }) = self.servers.ask(&asked, deadline).await else {
-            return Err(Refusal::Undecided(Reason::NoLogonServers.name()));
+            return Err(Refusal::Undecided(Reason::NoLogonServers.into()));
         };
         let status = answer.status;
         let (mapped, message) = match ask::read(answer) {
             Ok(read) => read,
-            Err(_) if status.is_success() => return Err(Refusal::Undecided("answer_not_believed")),
+            Err(_) if status.is_success() => return Err(Refusal::Undecided(Undecided::InvalidAnswer)),
             Err(_) if ask::says_not_mapped(status) => {
-                return Err(Refusal::NotMapped(status.name().unwrap_or("refused")));
+                return Err(Refusal::NotMapped(NotMapped::Status(status)));
             }
-            Err(_) => return Err(Refusal::Undecided(status.name().unwrap_or("refused"))),
+            Err(_) => return Err(Refusal::Undecided(Undecided::Status(status))),
         };
         // The service is wrong, or is not what it should be: that says nothing of the client.
         if !claim.allows(&mapped.pac.user_sid) {
@@ -184,14 +205,17 @@ impl Remote {
                     "Rejected an answer for another account than the certificate's"
                 );
             });
-            return Err(Refusal::Undecided("answer_sid_mismatch"));
+            return Err(Refusal::Undecided(Undecided::AnswerSidMismatch));
         }
         let (assurance, policy_revision) = match &context {
             Some(_) => self.proved(&proof::Question::new(&request, nonce), &message, &mapped),
             None => (Assurance::Unknown, 0),
         };
         let is_ours = mapped.domain.eq_ignore_ascii_case(&self.domain);
-        let identity = of_pac(mapped.domain, is_ours, &mapped.pac, not_after(presented));
+        let upn = mapped.pac.upn_dns_info.as_ref().filter(|upn| !upn.is_constructed);
+        let upn = upn.map(|upn| upn.upn.clone());
+        let (sid, info) = (mapped.pac.user_sid, &mapped.pac.logon_info);
+        let identity = of_logon_info(mapped.domain, is_ours, sid, upn, info, certificate.not_after);
         Ok(Identity { assurance, policy_revision, ..identity })
     }
 
@@ -216,12 +240,16 @@ impl Remote {
     }
 }
 
-fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Standing, Refusal> {
+fn decision_inputs(
+    mapper: &Mapper,
+    presented: &ClientCertificate,
+    now: FileTime,
+) -> Result<DecisionInputs, Refusal> {
     let store = mapper.store().revision();
-    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.name()))?;
+    let store_revision = store.map_err(|_| Refusal::Undecided(Reason::StoreUnavailable.into()))?;
     let policy_revision = mapper.policy().revision;
     let Some(trust) = mapper.trust() else {
-        return Ok(Standing { path: None, policy_revision, store_revision, is_settled: true });
+        return Ok(DecisionInputs { path: None, policy_revision, store_revision, is_settled: true });
     };
     let path = trust.verify_hashed(&presented.leaf, presented.sha256, now);
     let path = path.map_err(|refused| refusal(Reason::Chain(refused.error)))?;
@@ -229,28 +257,18 @@ fn standing(mapper: &Mapper, presented: &Presented, now: FileTime) -> Result<Sta
         Validation::ChainAndRevocation => match trust.revocation(&path, now) {
             Revocation::Good => true,
             Revocation::Revoked { .. } => return Err(refusal(Reason::Revoked)),
-            // Somebody may have to be asked.
+            // A responder may have to be asked.
             Revocation::Unknown { .. } => false,
         },
         _ => true,
     };
-    Ok(Standing { path: Some(path), policy_revision, store_revision, is_settled })
+    Ok(DecisionInputs { path: Some(path), policy_revision, store_revision, is_settled })
 }
 
-/// SSL_CERT_LOGON_REQ, with the names of the issuers: those of the verified path, or, where chains are not verified, of the chain that
-/// came with the certificate.
-fn request(presented: &Presented, deciders: &Deciders, path: Option<&TrustPath>) -> Result<Vec<u8>, Refusal> {
-    let leaf = Certificate::parse(&presented.leaf).map_err(|_| refusal(Reason::MalformedCertificate))?;
-    let issuers = match (path, deciders.live.trust()) {
-        (Some(path), Some(trust)) => issuers::of_path(&leaf, path, trust),
-        _ => issuers::of_chain(&leaf, presented.chain.iter().map(|certificate| &certificate[..])),
-    };
-    let request = Request { flags: deciders.sidecar_methods, certificate: &presented.leaf, issuers };
-    request.encode().ok_or(Refusal::Broken(sidecar::Broken::TooLong))
-}
-
-fn not_after(presented: &Presented) -> FileTime {
-    Certificate::parse(&presented.leaf).map_or(FileTime(0), |certificate| certificate.not_after)
+/// The certificate of a client, taken apart.
+fn read(presented: &ClientCertificate) -> Result<OwnedCertificate, Refusal> {
+    OwnedCertificate::parse_hashed(presented.leaf.clone(), presented.sha256)
+        .map_err(|_| refusal(Reason::MalformedCertificate))
 }
 
 /// The account of an answer. It is who it is until the certificate ends, at `not_after`, or until the account has to go.
@@ -287,32 +305,36 @@ pub(super) fn identity(
     let Some(account) = answer.elsewhere.as_ref().and_then(|elsewhere| elsewhere.account.as_ref()) else {
         return Err(refusal(answer.reason));
     };
-    // What was written here a moment ago can be read.
-    let read = Response::decode(&account.response).ok();
-    let read =
-        read.and_then(|response| Some((VerifiedPac::decode(response.auth_data).ok()?, response.domain)));
-    let (pac, domain) = read.ok_or(refusal(Reason::Unanswerable))?;
-    Ok(Identity { policy_revision: answer.policy_revision, ..of_pac(domain, false, &pac, not_after) })
+    let upn = account.user_principal_name().map(ToOwned::to_owned);
+    let (domain, info) = (account.domain.clone(), &account.logon_info);
+    let identity = of_logon_info(domain, false, account.sid, upn, info, not_after);
+    Ok(Identity { policy_revision: answer.policy_revision, ..identity })
 }
 
-fn of_pac(domain: String, is_ours: bool, pac: &VerifiedPac, not_after: FileTime) -> Identity {
-    let info = &pac.logon_info;
+/// The account of a KERB_VALIDATION_INFO.
+fn of_logon_info(
+    domain: String,
+    is_ours: bool,
+    sid: Sid,
+    upn: Option<String>,
+    info: &LogonInfo,
+    not_after: FileTime,
+) -> Identity {
     let groups = info.groups();
     let counts =
         |attributes: u32| attributes & SE_GROUP_ENABLED != 0 && attributes & SE_GROUP_USE_FOR_DENY_ONLY == 0;
-    // How somebody was authenticated is no group of his.
+    // How an account was authenticated is none of its groups.
     let is_mark = |sid: &Sid| {
         matches!(*sid, Sid::AUTHENTICATION_AUTHORITY_ASSERTED_IDENTITY | Sid::SERVICE_ASSERTED_IDENTITY)
     };
     let groups = groups.iter().filter(|group| counts(group.attributes) && !is_mark(&group.sid));
-    let upn = pac.upn_dns_info.as_ref().filter(|upn| !upn.is_constructed);
     Identity {
         domain,
         is_ours,
         account: info.effective_name.text.clone(),
-        upn: upn.map(|upn| upn.upn.clone()),
+        upn,
         full_name: Some(info.full_name.text.clone()).filter(|name| !name.is_empty()),
-        sid: pac.user_sid,
+        sid,
         groups: groups.map(|group| Group { sid: group.sid, name: None }).collect(),
         method: None,
         assurance: Assurance::Unknown,
@@ -327,9 +349,9 @@ fn of_pac(domain: String, is_ours: bool, pac: &VerifiedPac, not_after: FileTime)
 /// A reason as the sidecar has it.
 fn refusal(reason: Reason) -> Refusal {
     match reason {
-        Reason::Chain(error) => Refusal::Chain(error.name()),
-        reason if is_no_decision(reason) => Refusal::Undecided(reason.name()),
-        reason => Refusal::NotMapped(reason.name()),
+        Reason::Chain(error) => Refusal::Chain(error),
+        reason if is_no_decision(reason) => Refusal::Undecided(reason.into()),
+        reason => Refusal::NotMapped(reason.into()),
     }
 }
 
@@ -337,14 +359,24 @@ fn refusal(reason: Reason) -> Refusal {
 const fn is_no_decision(reason: Reason) -> bool {
     reason.is_undecided()
         || match reason {
-            Reason::MalformedRequest | Reason::NoMethod | Reason::AskerDenied | Reason::Disbelieved(_) => {
-                true
-            }
+            Reason::MalformedRequest
+            | Reason::NoMethod
+            | Reason::AskerDenied
+            | Reason::ResponseRejected(_) => true,
             Reason::RefusedElsewhere { status, .. } => !ask::says_not_mapped(status),
             _ => false,
         }
 }
 
-fn asked_from(source: Option<SocketAddr>) -> String {
-    source.map_or_else(|| "unix".to_owned(), |address| address.to_string())
+/// Where a question came from.
+#[derive(Clone, Copy)]
+struct Client(Option<SocketAddr>);
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The sidecar: proxies ask who a client certificate is, and applications get to know.
+//! The sidecar: proxies ask for the account of a client certificate, and applications get it in headers.
 //!
 //! ```text
 //! proxy ─► sidecar_tokio::listen ─► sidecar (decides) ─► answer, or ─► sidecar_tokio::upstream
@@ -18,7 +18,7 @@ use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
 use dcerpc_tokio::{LogLimiter, NO_LABELS, encode_family, listen_on};
-use identify::{Embedded, Remote};
+use identify::{Identifier, Remote};
 use netlogon_tokio::{PoolLimits, ServerSource, Servers};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -31,7 +31,7 @@ use sidecar::token::{PublicJwk, TokenSigner};
 use sidecar::{Identify, Parts};
 use sidecar_tokio::client_verifier::ClientVerifier;
 use sidecar_tokio::connections::ConnectionMeter;
-use sidecar_tokio::front::{self, Front, Terms};
+use sidecar_tokio::front::{self, Front, TlsSettings};
 use sidecar_tokio::listen::{self, Listener, Proof};
 use sidecar_tokio::upstream::{self, Upstream};
 use sidecar_tokio::{ReadFiles, tls, unix};
@@ -48,16 +48,16 @@ const ROOM: PoolLimits = PoolLimits { connections_max: 32, queue_max: 1024 };
 /// A sidecar that serves.
 #[derive(Clone)]
 pub struct Sidecar {
-    /// What decides now.
+    /// The sidecar that decides now.
     pub current: Arc<ArcSwap<sidecar::Sidecar>>,
     identify: Arc<dyn Identify>,
-    /// By listener.
+    /// What proxies prove themselves by, by listener.
     proofs: Vec<Arc<ArcSwap<Proof>>>,
     /// The application behind each listener.
     upstreams: Vec<Option<Arc<Upstream>>>,
     front: Option<Arc<Front>>,
     policy: CurrentPolicy,
-    /// What the front's handshakes are made under was made of.
+    /// A hash of everything that the TLS settings of the TLS-terminating proxy were made of.
     made_of: Arc<ArcSwap<[u8; 32]>>,
 }
 
@@ -65,10 +65,10 @@ pub struct Sidecar {
 pub struct Reloaded {
     sidecar: sidecar::Sidecar,
     proofs: Vec<Proof>,
-    /// By application, that of the front last, where they are other ones.
+    /// By application, that of the TLS-terminating proxy last; none where nothing has changed.
     tls: Vec<Option<upstream::Tls>>,
-    /// Where they are other ones.
-    terms: Option<(Terms, [u8; 32])>,
+    /// With the hash of what they were made of; none if nothing has changed.
+    tls_settings: Option<(TlsSettings, [u8; 32])>,
 }
 
 /// Everything that proxies and clients reach.
@@ -79,22 +79,20 @@ pub struct Listeners {
 }
 
 impl Sidecar {
-    /// Makes what a configuration asks for; nobody is asked yet.
+    /// Makes what a configuration asks for; no service is asked yet.
     pub fn load(
         config: &Config,
         sidecar: &config::Sidecar,
         policy: &CurrentPolicy,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
-        let identify: Arc<dyn Identify> = match (sidecar.source, &config.client) {
+        let source = match (sidecar.source, &config.client) {
             (Source::Remote, Some(client)) => {
                 let keys = client.proof_keys.iter();
                 let keys = keys.map(|(domain, path)| Ok((domain.clone(), PublicKey::read(path)?.bytes())));
                 let identity = Remote::identity_of(client, &config.domain.netbios);
                 let at = ServerSource::Listed(vec![client.server.clone()]);
-                Arc::new(Remote {
-                    policy: policy.clone(),
-                    audit: Arc::clone(audit),
+                identify::Source::Remote(Remote {
                     servers: Servers::new(at, identity, ROOM, None),
                     domain: config.domain.netbios.clone(),
                     proof_keys: keys.collect::<anyhow::Result<_>>()?,
@@ -102,19 +100,20 @@ impl Sidecar {
                     log_limiter: LogLimiter::default(),
                 })
             }
-            _ => Arc::new(Embedded {
-                policy: policy.clone(),
-                audit: Arc::clone(audit),
+            _ => {
+                let asker = Asker::machine("sidecar", config.domain.sid, true);
                 // This process decides for itself which groups may reach what, by its routes.
-                asker: Asker { scope: Scope::total(), ..Asker::machine("sidecar", config.domain.sid, true) },
-            }),
+                identify::Source::Embedded { asker: Arc::new(Asker { scope: Scope::total(), ..asker }) }
+            }
         };
+        let identify: Arc<dyn Identify> =
+            Arc::new(Identifier { policy: policy.clone(), audit: Arc::clone(audit), source });
         let current = Arc::new(ArcSwap::from_pointee(sidecar::Sidecar::new(parts(sidecar, &identify)?)));
-        let (terms, made_of) =
-            sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, policy)).transpose()?.unzip();
-        let front = sidecar.proxy.as_ref().zip(terms).map(|(proxy, terms)| {
+        let (tls_settings, made_of) =
+            sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, policy)).transpose()?.unzip();
+        let front = sidecar.proxy.as_ref().zip(tls_settings).map(|(proxy, tls_settings)| {
             let upstream = Upstream::new(&proxy.upstream, &Files).context("cannot use [sidecar.proxy]")?;
-            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), terms, moment))
+            anyhow::Ok(Front::new(Arc::clone(&current), Arc::new(upstream), tls_settings, moment))
         });
         let front = front.transpose()?;
         let made_of = Arc::new(ArcSwap::from_pointee(made_of.unwrap_or_default()));
@@ -131,14 +130,15 @@ impl Sidecar {
 
     /// What another configuration makes of it; nothing changes yet.
     pub fn reload(&self, config: &Config, sidecar: &config::Sidecar) -> anyhow::Result<Reloaded> {
-        let terms = sidecar.proxy.as_ref().map(|proxy| terms(config, proxy, &self.policy)).transpose()?;
+        let tls_settings =
+            sidecar.proxy.as_ref().map(|proxy| tls_settings(config, proxy, &self.policy)).transpose()?;
         // Connections need not end for what stays as it is.
-        let terms = terms.filter(|(_, made_of)| *made_of != **self.made_of.load());
+        let tls_settings = tls_settings.filter(|(_, made_of)| *made_of != **self.made_of.load());
         let proofs = sidecar.listen.iter().map(proof).collect::<anyhow::Result<_>>()?;
         let tls =
             self.applications().map(|upstream| upstream.reload(&Files)).collect::<anyhow::Result<_>>()?;
         let sidecar = self.current.load().successor(parts(sidecar, &self.identify)?, moment().uptime);
-        Ok(Reloaded { sidecar, proofs, tls, terms })
+        Ok(Reloaded { sidecar, proofs, tls, tls_settings })
     }
 
     fn applications(&self) -> impl Iterator<Item = &Upstream> {
@@ -156,9 +156,9 @@ impl Sidecar {
         for (upstream, tls) in self.applications().zip(reloaded.tls) {
             tls.into_iter().for_each(|tls| upstream.replace(tls));
         }
-        if let (Some(front), Some((terms, made_of))) = (&self.front, reloaded.terms) {
+        if let (Some(front), Some((tls_settings, made_of))) = (&self.front, reloaded.tls_settings) {
             self.made_of.store(Arc::new(made_of));
-            front.replace(terms);
+            front.replace(tls_settings);
         }
     }
 
@@ -278,7 +278,7 @@ pub(crate) fn check_users(sidecar: &config::Sidecar) -> anyhow::Result<Vec<Strin
 pub(crate) fn check_files(config: &Config, sidecar: &config::Sidecar) -> Vec<anyhow::Result<()>> {
     let mut checked = Vec::new();
     for listen in &sidecar.listen {
-        // A secret that cannot be read is told with the others.
+        // A secret that cannot be read is reported with the others.
         if let Some(secret) = listen.secret.as_ref().filter(|secret| secret.read().is_ok()) {
             checked.push(self::secret(secret).map(drop));
         }
@@ -306,12 +306,12 @@ pub(crate) fn connections_max(sidecar: &config::Sidecar) -> usize {
     sidecar.listen.len() * listen::CONNECTIONS_MAX + proxy
 }
 
-/// What handshakes with clients are made under, and a hash of all that it is made of. Certificates are validated as `[mapping]` has it.
-fn terms(
+/// The TLS settings of handshakes with clients, and a hash of everything that they are made of. Certificates are validated as `[mapping]` has it.
+fn tls_settings(
     config: &Config,
     proxy: &config::Proxy,
     policy: &CurrentPolicy,
-) -> anyhow::Result<(Terms, [u8; 32])> {
+) -> anyhow::Result<(TlsSettings, [u8; 32])> {
     let read = |paths: fn(&config::TrustFiles) -> &[PathBuf], unusable: &'static str| {
         let mut all = Vec::new();
         for path in config.mapping.iter().flat_map(|mapping| paths(&mapping.trust)) {
@@ -338,7 +338,7 @@ fn terms(
     }
     let mut hash = Sha256::new();
     made_of.iter().for_each(|part| hash.update(Sha256::digest(part)));
-    Ok((Terms::new(tls, proxy.anonymous), hash.finalize().into()))
+    Ok((TlsSettings::new(tls, proxy.anonymous), hash.finalize().into()))
 }
 
 fn parts(config: &config::Sidecar, identify: &Arc<dyn Identify>) -> anyhow::Result<Parts> {

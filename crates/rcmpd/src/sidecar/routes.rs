@@ -1,4 +1,4 @@
-//! Whether somebody is let in somewhere, for whoever asks why.
+//! Explains whether a route lets an account in.
 
 use super::identify;
 use crate::clock::now;
@@ -21,16 +21,16 @@ pub struct RouteExplained {
     pub path: String,
     /// The route that decides, counted from 1 in the order of the file; none where there are no routes, or none is for this.
     pub number: Option<usize>,
-    /// Whom it names.
+    /// The groups, SIDs and domains that it names.
     pub names: Vec<String>,
     /// The methods by which the sidecar asks.
     pub methods: Vec<&'static str>,
     /// Whether the decision was made by other methods, which the command names.
     #[serde(skip)]
     pub is_by_others: bool,
-    /// Why nobody, or not this one, is let in, by its stable name.
+    /// Why the account is not let in, by its stable name.
     pub refused: Option<&'static str>,
-    /// The status that the web server is told.
+    /// The status of the answer to the web server.
     pub status: u16,
 }
 

@@ -1,5 +1,6 @@
 //! Certificates from files, in PEM or DER.
 
+use crate::input;
 use account_store::FileAccess;
 use dtyp::DecodeErrorKind;
 use pem_file::Purpose;
@@ -59,8 +60,8 @@ impl Chain {
                 (Some(client), 0) => certificates[..=client].rotate_right(1),
                 (Some(_), more) => {
                     return Err(Unusable(format!(
-                        "this begins with the certificate of a CA, and those of {} clients follow: leave the one that is asked \
-                         about, or put it first",
+                        "the first certificate is that of a CA, and {} certificates of clients follow: keep the one to ask about, \
+                         or put it first",
                         more + 1
                     )));
                 }
@@ -72,7 +73,7 @@ impl Chain {
     fn check(&self) -> Result<(), Unusable> {
         for certificate in &self.certificates {
             Certificate::parse(certificate).map_err(|error| match error.kind {
-                DecodeErrorKind::TooMany(_) => Unusable(format!("this certificate is not read: {error}")),
+                DecodeErrorKind::TooMany(_) => Unusable(format!("this certificate is rejected: {error}")),
                 _ => Unusable(format!("this is not a certificate: {error}")),
             })?;
         }
@@ -107,7 +108,7 @@ impl Chain {
     /// Why no request can be made of it. Names of issuers beyond the limits are left out.
     pub fn too_long(&self) -> String {
         format!(
-            "the certificate is longer than can be asked about: it has {} bytes, and {CERTIFICATE_LEN_MAX} are the most",
+            "the certificate is too long: it has {} bytes, and the limit is {CERTIFICATE_LEN_MAX}",
             self.certificate().len()
         )
     }
@@ -149,21 +150,8 @@ pub fn read_anchors(path: &Path) -> Result<Vec<Vec<u8>>, Unusable> {
 
 fn read_for(path: &Path, purpose: Purpose) -> Result<Vec<Vec<u8>>, Unusable> {
     let unusable = |why: &dyn fmt::Display| Unusable(format!("{}: {why}", path.display()));
-    let bytes = match path.as_os_str() == STANDARD_INPUT {
-        true => read_standard_input(),
-        false => std::fs::read(path),
-    };
-    let bytes = bytes.map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
+    let bytes = input::read(path).map_err(|error| unusable(&format_args!("cannot be read: {error}")))?;
     certificates(&bytes, purpose).map_err(|error| unusable(&error))
-}
-
-/// The file name that stands for standard input.
-const STANDARD_INPUT: &str = "-";
-
-fn read_standard_input() -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> {
@@ -173,7 +161,7 @@ fn certificates(bytes: &[u8], purpose: Purpose) -> Result<Vec<Vec<u8>>, String> 
     match (purpose, pem_file::bare_base64(bytes)) {
         (Purpose::Certificates, Some(der)) => of_der(der),
         (Purpose::TrustedCertificates, Some(_)) => {
-            Err("this is base64 without BEGIN and END lines; put -----BEGIN CERTIFICATE----- before it and -----END CERTIFICATE----- behind it"
+            Err("this is base64 without BEGIN and END lines; put -----BEGIN CERTIFICATE----- before it and -----END CERTIFICATE----- after it"
                 .to_owned())
         }
         (_, None) => pem_file::certificates(bytes, purpose).map_err(|error| error.to_string()),

@@ -1,4 +1,4 @@
-//! HTTP to hosts that the operator named, for revocation lists and OCSP: nothing is followed, nothing is unbounded.
+//! HTTP to configured hosts, for CRLs and OCSP: without redirects, and with limits of time and length.
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
@@ -9,36 +9,36 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-/// How long a list may take to arrive; they are large.
+/// Timeout of a download; CRLs are large.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a connection may take: a host that is there takes as long as light does.
+/// Timeout of a connection: a host that is reachable answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why nothing was had.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum FetchError {
     /// This URL names no host.
-    #[error("this is not a URL that can be asked")]
+    #[error("this is not an http:// URL")]
     Url,
     /// No host accepts a connection.
-    #[error("the host cannot be reached: {0}")]
+    #[error("the host is unreachable: {0}")]
     Unreachable(std::io::Error),
     /// It took too long.
-    #[error("no answer within {} s", .0.as_secs())]
+    #[error("timeout: no answer within {} s", .0.as_secs())]
     Late(Duration),
     /// It is not HTTP, or breaks off.
     #[error("the answer is broken: {0}")]
     Broken(String),
-    /// It is not what was asked for. A redirection leads to a host that nobody configured.
+    /// Another HTTP status than 200. A redirect is not followed, because its host is not configured.
     #[error("the answer is {0}")]
     Status(StatusCode),
-    /// There is too much of it.
+    /// The answer is too long.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
 }
 
 impl FetchError {
-    /// Whether there is somebody who answers.
+    /// Whether the host has answered.
     pub const fn is_answer(&self) -> bool {
         matches!(self, Self::Status(_) | Self::TooLong(_))
     }
@@ -50,12 +50,12 @@ impl From<hyper::Error> for FetchError {
     }
 }
 
-/// Gets a list.
+/// Downloads a CRL.
 pub async fn get(url: &str, len_max: usize) -> Result<Bytes, FetchError> {
     within(LIST_TIMEOUT, send(url, Request::new(Full::default()), len_max)).await
 }
 
-/// What a request gets, unless it takes longer than this.
+/// The result of a request, with a timeout.
 pub(crate) async fn within<T>(
     timeout: Duration,
     work: impl Future<Output = Result<T, FetchError>>,
@@ -124,7 +124,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    /// What is had from somebody who says this.
+    /// The result if the host sends this.
     async fn check(said: &str, expected: Result<&str, &str>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/ca.crl?all", listener.local_addr().unwrap());

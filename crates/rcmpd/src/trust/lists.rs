@@ -1,6 +1,6 @@
-//! Revocation lists: read from files or fetched, taken over from the configuration before, and looked after.
+//! CRLs: read from files or downloaded, kept from the previous configuration, and refreshed.
 //!
-//! A list that cannot be used never takes the place of one that can. What is unchanged is not parsed again.
+//! A CRL that cannot be used never replaces one that can. An unchanged file is not parsed again.
 
 use super::certificates;
 use super::fetch;
@@ -25,14 +25,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-/// How soon a list is looked for again while there is none that is current.
+/// How soon a CRL is read again while there is no current one.
 const RETRY: Duration = Duration::from_secs(10);
-/// How long a start or a reload waits for lists behind URLs. Without them it goes on: their certificates are undecided.
+/// How long a start or a reload waits for downloads of CRLs. Afterwards it continues, and certificates that need them are undecided.
 const START_WAIT: Duration = Duration::from_secs(3);
-/// How long before its end a list should have been followed by another one. For lists that live shorter than four of these it
-/// is a quarter of their time.
+/// How long before its expiry a CRL should have been replaced. For CRLs with less than four times that lifetime, it is a quarter of the
+/// lifetime.
 const NEAR_END: Duration = Duration::from_secs(3600);
-/// Lists that are fetched at once, each of which is held in memory.
+/// Limit of concurrent downloads, each of which is held in memory.
 const FETCHES_MAX: usize = 8;
 /// PEM is a third longer than DER.
 const FILE_LEN_MAX: u64 = CRL_LEN_MAX as u64 * 3 / 2;
@@ -46,7 +46,7 @@ impl fmt::Display for CrlSource {
     }
 }
 
-/// Whoever fetches lists, for all configurations of a process.
+/// Downloads CRLs, for all configurations of a process.
 #[derive(Debug)]
 pub struct Fetcher {
     fetches: Semaphore,
@@ -70,7 +70,7 @@ impl Fetcher {
     }
 }
 
-/// A revocation list that is configured.
+/// A configured CRL.
 #[derive(Debug)]
 pub(crate) struct List {
     source: CrlSource,
@@ -78,18 +78,18 @@ pub(crate) struct List {
     seen: Mutex<Seen>,
 }
 
-/// What was had last.
+/// The last read.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// The file as it was when it was read last, whatever was in it.
+    /// The file at the last read, whether it was usable or not.
     stamp: Option<Stamp>,
-    /// Whether that could not be used.
+    /// Whether it was not usable.
     refused: bool,
-    /// SHA-256 of the list that was taken.
+    /// SHA-256 of the loaded CRL.
     taken: Option<[u8; 32]>,
 }
 
-/// What changes with a file: its number, its length, and when it was changed, which nobody sets.
+/// Inode, length and ctime of a file. Programs cannot set the ctime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -113,8 +113,8 @@ impl List {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the list into its slot for the first time: from before, if it was there, and from its file. One behind a URL is
-    /// fetched later. What is wrong only for now is a warning, and returned.
+    /// Loads the CRL for the first time: from the previous configuration, if it has it, and from its file. A CRL with a URL is downloaded
+    /// later. A problem that may go away by itself is returned as a warning.
     pub(crate) fn begin(
         &self,
         trust: &Trust,
@@ -126,7 +126,7 @@ impl List {
             info!(crl = %self.source, issuer = facts.issuer, entries = facts.entries, "CRL kept from the previous configuration");
         }
         let CrlSource::File(path) = &self.source else { return Ok(None) };
-        // What was refused is refused again, so that a reload says so.
+        // A CRL that was rejected is read again, so that a reload reports it.
         if kept && self.is_unchanged(path) && !self.seen().refused {
             return Ok(None);
         }
@@ -162,8 +162,8 @@ impl List {
         let bytes = certificates::read_file_up_to(path, FILE_LEN_MAX)?;
         let result = self
             .install(&bytes, trust, now)
-            .with_context(|| format!("{} cannot be used as a revocation list", path.display()));
-        // A list from the future becomes one of today without being changed.
+            .with_context(|| format!("{} cannot be used as a CRL", path.display()));
+        // A CRL that is not yet valid becomes valid without a change of the file.
         let is_early = |error: &anyhow::Error| {
             matches!(error.downcast_ref::<CrlError>(), Some(CrlError::NotYetValid(_)))
         };
@@ -192,7 +192,7 @@ impl List {
         Ok(Some(facts))
     }
 
-    /// Looks whether there is something new.
+    /// Reads or downloads the CRL if it has changed.
     async fn look(
         self: &Arc<Self>,
         trust: &Arc<Trust>,
@@ -217,15 +217,15 @@ impl List {
         done.map_err(|error| format!("{error:#}"))
     }
 
-    /// Looks after the list for ever. `first` is dropped after the first look, if there is something to expect of it.
+    /// Refreshes the CRL forever. `first` is dropped after the first download.
     async fn keep(self: Arc<Self>, care: Care, first: mpsc::Sender<()>) {
         let Care { trust, every, fetcher, now } = care;
         let facts = || trust.crl_facts(self.slot);
         let mut first = Some(first).filter(|_| facts().is_none() && matches!(self.source, CrlSource::Url(_)));
-        let mut told = Told::default();
+        let mut log = LoggedState::default();
         // A file was read when the configuration was.
         if matches!(self.source, CrlSource::File(_)) {
-            told.age(&self.source, facts().as_ref(), now());
+            log.age(&self.source, facts().as_ref(), now());
             tokio::time::sleep(pause(facts().as_ref(), every, now())).await;
         }
         loop {
@@ -233,8 +233,8 @@ impl List {
             if looked.is_err() {
                 fetcher.failures.inc();
             }
-            told.result(&self.source, looked, facts().is_some());
-            told.age(&self.source, facts().as_ref(), now());
+            log.result(&self.source, looked, facts().is_some());
+            log.age(&self.source, facts().as_ref(), now());
             drop(first.take());
             tokio::time::sleep(pause(facts().as_ref(), every, now())).await;
         }
@@ -268,15 +268,15 @@ fn pause(facts: Option<&CrlFacts>, every: Duration, now: FileTime) -> Duration {
         .fold(every, Duration::min)
 }
 
-/// What was said about a list, so that it is said once.
+/// What was logged about a CRL, so that it is logged once.
 #[derive(Debug, Default)]
-struct Told {
+struct LoggedState {
     error: Option<String>,
     near_end: Option<FileTime>,
     expired: Option<FileTime>,
 }
 
-impl Told {
+impl LoggedState {
     fn result(&mut self, source: &CrlSource, looked: Result<(), String>, is_there: bool) {
         match looked {
             Ok(()) if self.error.take().is_some() => {
@@ -322,7 +322,7 @@ impl Told {
     }
 }
 
-/// What a list is looked after with.
+/// What a CRL is refreshed with.
 #[derive(Clone, Debug)]
 struct Care {
     trust: Arc<Trust>,
@@ -331,7 +331,7 @@ struct Care {
     now: fn() -> FileTime,
 }
 
-/// The revocation lists of a configuration, looked after for as long as this lives.
+/// The CRLs of a configuration. They are refreshed for as long as this lives.
 #[derive(Debug)]
 pub struct Lists {
     trust: Arc<Trust>,
@@ -339,12 +339,12 @@ pub struct Lists {
     _tasks: JoinSet<()>,
 }
 
-/// The first look at lists behind URLs.
+/// The first download of CRLs.
 #[derive(Debug)]
 pub(crate) struct FirstLook(mpsc::Receiver<()>);
 
 impl Lists {
-    /// Tells a new trust how old lists may be.
+    /// Copies the ages of CRLs to a new trust, so that an older CRL is rejected.
     pub(crate) fn remember_ages(&self, trust: &Trust) {
         trust.remember_ages(&self.trust);
     }
@@ -365,7 +365,7 @@ impl Lists {
         (Self { trust, lists: lists.to_vec(), _tasks: tasks }, FirstLook(all))
     }
 
-    /// Each list by its name in the configuration, and what it says about itself, if it is there.
+    /// Each CRL by its name in the configuration, with its facts if it is loaded.
     pub fn facts(&self) -> impl Iterator<Item = (String, Option<CrlFacts>)> {
         self.lists.iter().map(|list| (list.source.to_string(), self.trust.crl_facts(list.slot)))
     }
@@ -422,7 +422,7 @@ impl<F: Fn() -> Option<Arc<Lists>> + Send + Sync + 'static> Collector for CrlCol
 }
 
 impl FirstLook {
-    /// Waits for the first look at each, but not long.
+    /// Waits for the first download of each, for a limited time.
     pub(crate) async fn wait(looks: impl IntoIterator<Item = Self>) {
         let all = async {
             for Self(mut look) in looks {
@@ -435,7 +435,7 @@ impl FirstLook {
     }
 }
 
-/// Fetches what is behind URLs, once, for whoever decides once; returns what could not be had.
+/// Downloads CRLs once, for a command; returns the failures.
 pub(crate) async fn fetch_once(
     trust: &Arc<Trust>,
     lists: &[Arc<List>],

@@ -17,15 +17,16 @@ use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
 use responder::HttpResponder;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Who is asked over the network: shared by all configurations of a process.
+/// Clients for CRLs and OCSP, shared by all configurations of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Remote {
     /// OCSP responders.
     pub responder: Arc<HttpResponder>,
-    /// Hosts that have revocation lists.
+    /// Downloads of CRLs.
     pub fetcher: Arc<Fetcher>,
 }
 
@@ -42,9 +43,9 @@ impl Remote {
 pub struct Loaded {
     /// The policy.
     pub policy: Policy,
-    /// What chains are verified by, where they are.
+    /// What chains are validated by, if they are.
     pub trust: Option<Arc<Trust>>,
-    /// What is wrong for now: nobody is mapped by it, and nothing has to be restarted when it is right.
+    /// CRLs that cannot be used now: certificates that need them are not mapped. No restart is needed when they are replaced.
     pub warnings: Vec<String>,
     lists: Vec<Arc<List>>,
     has_responders: bool,
@@ -68,8 +69,7 @@ impl Loaded {
         Ok(Mapper::new(MapperParts { policy, trust, responder, store, server })?)
     }
 
-    /// Fetches the lists that are behind URLs, once. One that cannot be had leaves its certificates undecided; returns which and
-    /// why.
+    /// Downloads the CRLs with URLs, once. Returns those that are unavailable, with the reason: their certificates are undecided.
     pub async fn fetch(&self, now: fn() -> FileTime) -> Vec<String> {
         match &self.trust {
             Some(trust) => lists::fetch_once(trust, &self.lists, now).await,
@@ -82,7 +82,7 @@ impl Loaded {
         self.trust.as_ref()
     }
 
-    /// Looks after the lists from now on.
+    /// Refreshes the CRLs from now on.
     pub(crate) fn keep_fresh(
         &self,
         mapping: &Mapping,
@@ -94,7 +94,7 @@ impl Loaded {
     }
 }
 
-/// Everything that a command decides by, once: read, fetched, and what cannot be used now told on standard error.
+/// The mapper of a command: files are read and CRLs downloaded once, and warnings go to standard error.
 pub async fn mapper(
     mapping: &Mapping,
     store: Arc<dyn AccountStore>,
@@ -107,8 +107,7 @@ pub async fn mapper(
     loaded.mapper(store, server)
 }
 
-/// The same for another mapping of the same accounts. Where both believe the same, a chain that one has verified is verified for
-/// the other.
+/// The same for another mapping of the same accounts. If both trust the same, a chain that one has validated is valid for the other.
 pub async fn mapper_beside(
     mapping: &Mapping,
     (other, other_mapper): (&Mapping, &Mapper),
@@ -138,15 +137,16 @@ pub async fn mapper_beside(
     loaded.mapper(store, server)
 }
 
-/// Reads everything that a mapping names. What is missing or cannot be used is an error: nothing else takes its place.
+/// Reads everything that a mapping names. A file that is missing or not usable is an error.
 pub fn load(mapping: &Mapping, now: FileTime) -> anyhow::Result<Loaded> {
     load_after(mapping, &[], now)
 }
 
-/// Reads everything that a mapping names, but for the revocation lists that are there already.
+/// Reads everything that a mapping names, except CRLs that are loaded already.
 pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> anyhow::Result<Loaded> {
-    let mut policy = mapping.policy.clone();
-    if policy.validation == Validation::Off {
+    let (draft, mut rules) = (mapping.policy.clone(), HashMap::new());
+    if draft.validation == Validation::Off {
+        let policy = draft.complete(rules);
         return Ok(Loaded { policy, trust: None, warnings: vec![], lists: vec![], has_responders: false });
     }
     let files = &mapping.trust;
@@ -169,12 +169,12 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         let Some(authority) = configured.find(|known| key_id(known).is_ok_and(|known| known == key)).cloned()
         else {
             bail!(
-                "{} has rules in [[mapping.authority]] and is neither among mapping.anchors nor mapping.intermediates",
+                "{} has rules in [[mapping.authority]], but is neither in mapping.anchors nor in mapping.intermediates",
                 entry.certificate.display()
             );
         };
-        if policy.authorities.insert(key, entry.policy.clone()).is_some() {
-            bail!("{} is the same authority as another [[mapping.authority]]", entry.certificate.display());
+        if rules.insert(key, entry.policy.clone()).is_some() {
+            bail!("{} is the same CA as another [[mapping.authority]]", entry.certificate.display());
         }
         if entry.path_policies != PolicyInputs::default() {
             parts.authority_policies.insert(key, entry.path_policies.clone());
@@ -199,6 +199,7 @@ pub fn load_after(mapping: &Mapping, before: &[Arc<Lists>], now: FileTime) -> an
         }
         lists.push(Arc::new(list));
     }
+    let policy = draft.complete(rules);
     Ok(Loaded { policy, trust: Some(Arc::new(trust)), warnings, lists, has_responders })
 }
 
@@ -219,6 +220,6 @@ fn read_one(path: &Path, key: &str) -> anyhow::Result<Vec<u8>> {
         certificates::read_trusted(path).with_context(|| format!("cannot use the {key}"))?;
     match certificates.len() {
         1 => Ok(certificates.remove(0)),
-        more => bail!("{} has {more} certificates, and one is meant ({key})", path.display()),
+        more => bail!("{} has {more} certificates, but {key} needs one", path.display()),
     }
 }

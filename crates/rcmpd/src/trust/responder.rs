@@ -1,7 +1,6 @@
-//! OCSP responders: asked once for everybody who waits, and left alone for a while when they do not answer.
+//! OCSP requests: one request serves all decisions that wait for it, and a responder that does not answer is backed off.
 //!
-//! A question is a task of its own, so it goes on when the decision that began it is cancelled. Nothing is locked while
-//! anybody waits.
+//! A request is its own task, so it continues if the decision that started it is cancelled. No lock is held while a task waits.
 
 use super::fetch::{self, FetchError};
 use account_store::BoxFuture;
@@ -20,12 +19,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
-/// How long a responder may take, with the time for its turn: somebody waits for a decision.
+/// Timeout of a request, with the time in the queue: a decision waits for it.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Questions to one responder that are open at once. More wait, each until its time is up.
+/// Limit of open requests to one responder. Others wait, each until its timeout.
 const OPEN_MAX: usize = 64;
-/// How long a failure counts for those who come after: long enough that not every decision waits for a dead responder, and
-/// short enough that nobody waits for one that is back.
+/// How long a responder is backed off after a failure: long enough that not every decision waits for an unreachable responder, and short
+/// enough that it is soon used again.
 const FAILURE_MEMORY: Duration = Duration::from_secs(5);
 /// Questions that are open or have failed lately. Those beyond are not asked, and their certificates undecided.
 const QUESTIONS_MAX: usize = 4096;
@@ -84,22 +83,22 @@ type Key = (usize, [u8; 32]);
 
 #[derive(Debug)]
 enum Question {
-    /// The other end is dropped when it is answered, or when it is clear that it will not be.
+    /// The sender is dropped when the request has ended.
     Open(watch::Receiver<()>),
-    /// It has failed, and is not asked again until then.
+    /// It has failed, and is not repeated until then.
     Failed(Instant),
 }
 
 #[derive(Debug)]
 struct Responder {
     open: Arc<Semaphore>,
-    /// When it said something last.
+    /// The time of its last response.
     heard: Option<Instant>,
-    /// Until when it is not asked, since it says nothing.
+    /// Backed off until then, because it does not answer.
     silent: Option<Instant>,
-    /// Whether its last answer was of no use. That is told once, however many certificates are asked about.
+    /// Whether its last response was rejected. That is logged once, however many certificates it is about.
     useless: bool,
-    /// Whether it was told that it answers without the nonce.
+    /// Whether it was logged that it omits the nonce.
     without_nonce: bool,
 }
 
@@ -212,7 +211,7 @@ impl Shared {
         }
     }
 
-    /// Its answer was of use, or of none and why.
+    /// Is called when a response was accepted, or rejected for a reason.
     fn judged(&self, url: &Arc<str>, error: Option<&str>) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
@@ -242,8 +241,8 @@ impl Shared {
         }
     }
 
-    /// Somebody has waited in vain. If nobody has heard anything since he began, nobody will for a while; otherwise it is about this
-    /// one question.
+    /// Is called when a request has timed out. If the responder has answered no other request since then, it is backed off; otherwise the
+    /// failure is about this certificate only.
     fn silent(&self, url: &Arc<str>, since: Instant, error: &FetchError) {
         let mut known = self.lock();
         let responder = known.responders.entry(Arc::clone(url)).or_default();
@@ -258,7 +257,7 @@ impl Shared {
     }
 }
 
-/// An open question. However it ends, those who wait are told.
+/// An open request. However it ends, the tasks that wait for it are woken.
 struct Asking {
     shared: Arc<Shared>,
     key: Key,

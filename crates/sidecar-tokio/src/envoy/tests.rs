@@ -8,9 +8,10 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{Peer, Request
 use prometheus_client::encoding::prometheus_text;
 use prometheus_client::registry::Registry;
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rcmp_service::Reason;
 use sidecar::headers::Format;
 use sidecar::routes::{Route, Routes};
-use sidecar::{Assurance, Group, Identify, Identity, Parts, Standing};
+use sidecar::{Assurance, DecisionInputs, Group, Identify, Identity, Parts};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -24,8 +25,8 @@ struct Known {
 }
 
 impl Identify for Known {
-    fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
-        Ok(Standing {
+    fn decision_inputs(&self, _: &ClientCertificate, _: FileTime) -> Result<DecisionInputs, Refusal> {
+        Ok(DecisionInputs {
             path: None,
             policy_revision: 7,
             store_revision: account_store::Revision::FIXED,
@@ -35,14 +36,15 @@ impl Identify for Known {
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         _: &'a str,
         source: Option<SocketAddr>,
         _: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
         self.sources.lock().expect("nobody panicked").push(source);
         let is_known = presented.leaf == self.leaf && presented.chain.is_empty();
-        let outcome = if is_known { self.outcome.clone() } else { Err(Refusal::NotMapped("no_account")) };
+        let outcome =
+            if is_known { self.outcome.clone() } else { Err(Refusal::NotMapped(Reason::NoMatch.into())) };
         Box::pin(async move { outcome })
     }
 }
@@ -81,8 +83,8 @@ fn sid(text: &str) -> Sid {
     text.parse().expect("a SID")
 }
 
-/// Somebody of whom one thing is not known, by a policy whose number no double can hold.
-fn somebody() -> Identity {
+/// Alice without a UPN, by a policy whose number no double can hold.
+fn alice() -> Identity {
     let group = |rid: u32, name: &str| Group {
         sid: sid(&format!("S-1-5-21-1-2-3-{rid}")),
         name: Some(name.to_owned()),
@@ -186,7 +188,7 @@ fn status(response: &CheckResponse) -> i32 {
 #[tokio::test]
 async fn lets_in_with_every_header_and_the_identity() {
     let (leaf, escaped) = certificate();
-    let (sidecar, known) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, known) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = around(sidecar);
     let mut request = request(&escaped, Some(http("app.example", "/", &[])));
     let source = SocketAddr::from(([192, 0, 2, 1], 4000));
@@ -231,7 +233,7 @@ async fn lets_in_with_every_header_and_the_identity() {
 #[tokio::test]
 async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
     let (leaf, escaped) = certificate();
-    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, _) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = around(sidecar);
     let names = [
         ("x-identity_sid", "S-1-5-18"),
@@ -276,7 +278,7 @@ async fn takes_away_what_only_we_may_say_and_nothing_that_it_puts_in() {
 #[tokio::test]
 async fn a_header_of_the_client_is_no_certificate() {
     let (leaf, escaped) = certificate();
-    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, _) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = around(sidecar);
     let claim = format!("Cert=\"{escaped}\"");
     let forged = http("app.example", "/", &[("x-forwarded-client-cert", &claim), ("client-cert", &escaped)]);
@@ -299,7 +301,7 @@ async fn whoever_may_not_is_denied() {
         ..Route::default()
     };
     let all = Route { host: Some("app.example".to_owned()), ..Route::default() };
-    let (sidecar, _) = sidecar(&leaf, Ok(somebody()), vec![admins, all]);
+    let (sidecar, _) = sidecar(&leaf, Ok(alice()), vec![admins, all]);
     let listener = around(sidecar);
     let at = |host, path| Some(http(host, path, &[]));
     ok(&ask(&listener, request(&escaped, at("app.example:8443", "/?to=/admin"))).await);
@@ -321,7 +323,7 @@ async fn whoever_may_not_is_denied() {
 #[tokio::test]
 async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
     let (leaf, escaped) = certificate();
-    let (undecided, _) = sidecar(&leaf, Err(Refusal::Undecided("store_unavailable")), Vec::new());
+    let (undecided, _) = sidecar(&leaf, Err(Refusal::Undecided(Reason::StoreUnavailable.into())), Vec::new());
     let listener = around(undecided);
     let at = || Some(http("app.example", "/", &[]));
     let twice = format!("{escaped}{escaped}");
@@ -331,7 +333,7 @@ async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
         assert_eq!((status(&response), code(&response)), (500, 13), "{certificate}");
     }
     let refused = listener.refused.lock().expect("nobody panicked");
-    assert_eq!(refused[0], Refusal::Undecided("store_unavailable"));
+    assert_eq!(refused[0], Refusal::Undecided(Reason::StoreUnavailable.into()));
     assert_eq!(refused[1], Refusal::Broken(Broken::Certificate));
     assert_eq!(refused[4], Refusal::Broken(Broken::ManyCertificates));
 }
@@ -339,7 +341,7 @@ async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
 #[tokio::test]
 async fn a_listener_with_a_secret_wants_it_once() {
     let (leaf, escaped) = certificate();
-    let (sidecar, known) = sidecar(&leaf, Ok(somebody()), Vec::new());
+    let (sidecar, known) = sidecar(&leaf, Ok(alice()), Vec::new());
     let listener = Arc::new(Around {
         sidecar: Mutex::new(sidecar),
         secret: Some(Zeroizing::new("open sesame".to_owned())),
@@ -364,8 +366,8 @@ async fn a_listener_with_a_secret_wants_it_once() {
 #[tokio::test]
 async fn decides_by_what_was_loaded_last() {
     let (leaf, escaped) = certificate();
-    let (before, _) = sidecar(&leaf, Ok(somebody()), Vec::new());
-    let (after, _) = sidecar(&leaf, Err(Refusal::NotMapped("account_disabled")), Vec::new());
+    let (before, _) = sidecar(&leaf, Ok(alice()), Vec::new());
+    let (after, _) = sidecar(&leaf, Err(Refusal::NotMapped(Reason::Disabled.into())), Vec::new());
     let listener = around(before);
     let at = || Some(http("app.example", "/", &[]));
     ok(&ask(&listener, request(&escaped, at())).await);
@@ -377,13 +379,13 @@ async fn decides_by_what_was_loaded_last() {
     prometheus_text::encode(&mut metrics, &registry).expect("they are text");
     let requests: Vec<_> =
         metrics.lines().filter(|line| line.starts_with("sidecar_requests_total")).collect();
-    let expected = r#"sidecar_requests_total{dialect="envoy-grpc",outcome="account_disabled"} 1"#;
+    let expected = r#"sidecar_requests_total{dialect="envoy-grpc",outcome="disabled"} 1"#;
     assert_eq!(requests, [expected]);
 }
 
 #[tokio::test]
 async fn tells_its_health() {
-    let (sidecar, _) = sidecar(&[], Ok(somebody()), Vec::new());
+    let (sidecar, _) = sidecar(&[], Ok(alice()), Vec::new());
     for (is_ready, expected) in [(true, ServingStatus::Serving), (false, ServingStatus::NotServing)] {
         let listener = Around {
             sidecar: Mutex::new(Arc::clone(&sidecar)),

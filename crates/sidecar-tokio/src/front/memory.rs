@@ -32,7 +32,7 @@ const DATA_LEN_MAX: usize = super::UNPROVED_CONNECTION_WINDOW as usize;
 const READ_AHEAD_LEN: usize = 16 << 10;
 /// The estimate is made anew in steps of this: most reads change nothing.
 const STEP_LEN: usize = 4 << 10;
-/// How long nothing can be written, because the client takes nothing.
+/// Write timeout: for a client that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The memory of one connection.
@@ -57,8 +57,8 @@ struct Held {
     block: usize,
     data: usize,
     blocks_ahead: usize,
-    /// What the permit knows.
-    told: usize,
+    /// The bytes that were last reported to the permit.
+    reported: usize,
 }
 
 /// A request's memory, until it is dropped.
@@ -113,8 +113,8 @@ impl Memory {
         let growing = 2 * (held.read + held.block).min(READ_LEN_MAX);
         let len = held.connection + held.requests + growing + held.data.min(DATA_LEN_MAX);
         let beyond = len.saturating_sub(FREE_LEN).next_multiple_of(STEP_LEN);
-        if beyond != held.told {
-            held.told = beyond;
+        if beyond != held.reported {
+            held.reported = beyond;
             self.permit.hold(beyond);
         }
     }
@@ -132,7 +132,7 @@ impl Drop for RequestMemory {
     }
 }
 
-/// Counts what a client sends, and does not wait for ever for one that reads nothing.
+/// A TCP stream with a write timeout, which counts what its client sends.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) memory: Arc<Memory>,

@@ -1,12 +1,12 @@
-//! The TLS front of its own: clients show their certificates here, and the application behind sees who they are.
+//! The TLS-terminating proxy: clients show their certificates here, and the application behind it gets their identity.
 //!
 //! ```text
 //! accept ─► permit ─► TLS, client certificate ─► each request: host is that of the handshake ─► sidecar decides ─► upstream
 //! ```
 //!
 //! A decision is for one request, so what is revoked or locked ends with the next one on the same connection. A handshake counts only
-//! under the [`Terms`] that it was made under: with others, connections are closed in good order, and the sessions that could be resumed
-//! are gone, because they are kept beside the old terms. What is open then has a minute to end.
+//! under the [`TlsSettings`] that it was made with: if these are replaced, connections are closed in good order, and their sessions cannot be
+//! resumed, because they are kept with the old settings. Open requests have a minute to end.
 //!
 //! A client that takes nothing of an answer for a minute loses its connection, whatever else it says there: the answer holds one of
 //! the application's permits. What else was asked on that connection has a moment to be answered.
@@ -27,7 +27,7 @@ use super::client_verifier::accept;
 use super::lingering::Lingering;
 use super::tls::H2;
 use super::upstream::{
-    Behind, Body, Client, Patience, REQUESTS_MAX, Upstream, authority, count_not_passed_on, no_host, plain,
+    Behind, Body, Client, REQUESTS_MAX, Timeouts, Upstream, authority, count_not_passed_on, no_host, plain,
     refusal as refuse, strip,
 };
 use super::watched::Watched;
@@ -47,7 +47,7 @@ use requests::{Counted, Requests};
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use sidecar::routes::host_of;
-use sidecar::{Ask, Decided, Presented, Refusal, Sidecar};
+use sidecar::{Ask, ClientCertificate, Decided, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -100,27 +100,27 @@ const SEND_BUFFER_LEN_MAX: usize = 64 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What a handshake is made under.
+/// TLS settings of handshakes.
 #[derive(Debug)]
-pub struct Terms {
+pub struct TlsSettings {
     tls: Arc<ServerConfig>,
     anonymous: bool,
 }
 
-impl Terms {
-    /// With `anonymous`, whoever has no certificate is passed on as nobody where a route lets everybody in; the configuration
+impl TlsSettings {
+    /// With `anonymous`, a client without a certificate is passed on with empty identity headers where a route allows that; the configuration
     /// ([`server_config`]) has to make certificates optional, too.
     pub fn new(tls: ServerConfig, anonymous: bool) -> Self {
         Self { tls: Arc::new(tls), anonymous }
     }
 }
 
-/// A front with its application.
+/// A TLS-terminating proxy with its application.
 #[derive(Debug)]
 pub struct Front {
     sidecar: Arc<ArcSwap<Sidecar>>,
     upstream: Arc<Upstream>,
-    terms: watch::Sender<Arc<Terms>>,
+    tls_settings: watch::Sender<Arc<TlsSettings>>,
     /// By the SHA-256 of the certificate.
     connections: Connections<[u8; 32]>,
     log_limiter: LogLimiter,
@@ -130,11 +130,11 @@ pub struct Front {
 }
 
 impl Front {
-    /// A front that serves nobody yet.
+    /// A proxy that does not serve yet.
     pub fn new(
         sidecar: Arc<ArcSwap<Sidecar>>,
         upstream: Arc<Upstream>,
-        terms: Terms,
+        tls_settings: TlsSettings,
         clock: Clock,
     ) -> Arc<Self> {
         let limits = ConnectionLimits {
@@ -147,7 +147,7 @@ impl Front {
         Arc::new(Self {
             sidecar,
             upstream,
-            terms: watch::Sender::new(Arc::new(terms)),
+            tls_settings: watch::Sender::new(Arc::new(tls_settings)),
             connections: Connections::with_memory("proxy", limits, UNPROVED_LEN_MAX),
             log_limiter: LogLimiter::default(),
             handshake_log: LogLimiter::default(),
@@ -165,9 +165,9 @@ impl Front {
         self.connections.meter(address).with_upstream(Some(self.upstream.meter()))
     }
 
-    /// Serves under other terms from now on. Store the [`Sidecar`] first: whoever comes under new terms is decided about anew.
-    pub fn replace(&self, terms: Terms) {
-        self.terms.send_replace(Arc::new(terms));
+    /// Uses other TLS settings from now on. Store the [`Sidecar`] first: clients that connect with the new settings are decided about anew.
+    pub fn replace(&self, tls_settings: TlsSettings) {
+        self.tls_settings.send_replace(Arc::new(tls_settings));
     }
 
     /// Serves until the shutdown begins and all requests are answered; the caller says how long that may take. WebSockets are not waited
@@ -204,7 +204,7 @@ impl Front {
             let Ok(local) = stream.local_addr() else { return };
             tokio::select! {
                 has_begun = front.connections.wait_for_first_bytes(&stream, &permit, HANDSHAKE_TIMEOUT) => if !has_begun {
-                    return debug!("A connection sent nothing, and is closed");
+                    return debug!("Connection closed: nothing was sent before the timeout");
                 },
                 () = shutdown.cancelled() => return,
             }
@@ -246,8 +246,8 @@ impl Front {
         local: IpAddr,
     ) -> Option<(Arc<Connection>, Stream)> {
         let stream = Watched::new(Lingering::new(stream), memory::Client::new(Arc::clone(&memory)));
-        let terms = self.terms.borrow().clone();
-        let accepted = accept(TlsAcceptor::from(Arc::clone(&terms.tls)), stream);
+        let tls_settings = self.tls_settings.borrow().clone();
+        let accepted = accept(TlsAcceptor::from(Arc::clone(&tls_settings.tls)), stream);
         let stream = match timeout(HANDSHAKE_TIMEOUT, accepted).await {
             Ok(Ok(stream)) => stream,
             Ok(Err((error, mut stream))) => {
@@ -266,16 +266,16 @@ impl Front {
         let mut certificates =
             tls.peer_certificates().unwrap_or_default().iter().map(|der| Bytes::copy_from_slice(der));
         let presented = match certificates.next() {
-            Some(leaf) => Presented::new(leaf, certificates.collect()).map(Some),
+            Some(leaf) => ClientCertificate::new(leaf, certificates.collect()).map(Some),
             None => Ok(None),
         };
         let name = tls.server_name().and_then(host_of);
-        let requests = Requests::new(self.upstream.patience().application);
+        let requests = Requests::new(self.upstream.timeouts().application);
         let close = CancellationToken::new();
         Some((
             Arc::new(Connection {
                 front: self,
-                terms,
+                tls_settings,
                 presented,
                 name,
                 local,
@@ -296,8 +296,8 @@ type Stream = TlsStream<Watched<Lingering<TcpStream>, memory::Client>>;
 #[derive(Debug)]
 struct Connection {
     front: Arc<Front>,
-    terms: Arc<Terms>,
-    presented: Result<Option<Presented>, Refusal>,
+    tls_settings: Arc<TlsSettings>,
+    presented: Result<Option<ClientCertificate>, Refusal>,
     /// The host that the handshake names.
     name: Option<String>,
     /// Our own address.
@@ -326,16 +326,16 @@ impl Connection {
             true => self.memory.proved(),
             false => self.memory.established(is_http2),
         }
-        let terms = self.front.terms.subscribe();
+        let tls_settings = self.front.tls_settings.subscribe();
         let this = Arc::clone(&self);
         let service = service_fn(move |request| {
             let this = Arc::clone(&this);
             async move {
-                let place = this.requests.begin(this.memory.begin(request.headers()));
+                let open = this.requests.begin(this.memory.begin(request.headers()));
                 let answer = this.respond(request).await;
                 count_not_passed_on(&answer, &this.front.connections, Some(this.address));
                 this.answers.fetch_add(1, Ordering::Relaxed);
-                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, place, Arc::clone(&this.answers))))
+                Ok::<_, Infallible>(answer.map(|body| Counted::new(body, open, Arc::clone(&this.answers))))
             }
         });
         let watched = memory::Frames::new(&self.memory, is_http2, self.resets(is_http2));
@@ -346,8 +346,12 @@ impl Connection {
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_LEN_MAX);
             let connection = builder.serve_connection(stream, service).with_upgrades();
-            let carried =
-                self.carry(connection, |it| it.graceful_shutdown(), permit, (terms, shutdown, is_http2));
+            let carried = self.carry(
+                connection,
+                |it| it.graceful_shutdown(),
+                permit,
+                (tls_settings, shutdown, is_http2),
+            );
             return Box::pin(carried).await;
         }
         let (streams_max, stream_window, connection_window) = match permit.is_proved() {
@@ -368,7 +372,7 @@ impl Connection {
             .keep_alive_timeout(PING_TIMEOUT);
         let connection = builder.serve_connection(stream, service);
         let carried =
-            self.carry(connection, |it| it.graceful_shutdown(), permit, (terms, shutdown, is_http2));
+            self.carry(connection, |it| it.graceful_shutdown(), permit, (tls_settings, shutdown, is_http2));
         Box::pin(carried).await;
     }
 
@@ -378,15 +382,15 @@ impl Connection {
         connection: C,
         shut_down: fn(Pin<&mut C>),
         permit: &ConnectionPermit<[u8; 32]>,
-        (mut terms, shutdown, is_http2): (watch::Receiver<Arc<Terms>>, CancellationToken, bool),
+        (mut tls_settings, shutdown, is_http2): (watch::Receiver<Arc<TlsSettings>>, CancellationToken, bool),
     ) {
         let mut connection = std::pin::pin!(connection);
-        let Patience { client, leave, .. } = self.front.upstream.patience();
-        let replaced = terms.wait_for(|terms| !Arc::ptr_eq(terms, &self.terms));
+        let Timeouts { client, leave, .. } = self.front.upstream.timeouts();
+        let replaced = tls_settings.wait_for(|tls_settings| !Arc::ptr_eq(tls_settings, &self.tls_settings));
         let mut draining = None;
         let grace = tokio::select! {
             ended = connection.as_mut() => return self.ended(ended, is_http2),
-            // Whoever shuts down says how long that may take.
+            // The caller of the shutdown limits how long that may take.
             () = shutdown.cancelled() => Duration::MAX,
             _ = replaced => client,
             () = self.requests.idle(IDLE_TIMEOUT) => client,
@@ -395,7 +399,7 @@ impl Connection {
             () = permit.evicted() => {
                 draining = self.front.connections.evicted(permit.is_proved());
                 if draining.is_none() {
-                    return debug!("A connection was evicted");
+                    return debug!("Connection evicted");
                 }
                 DRAIN_TIMEOUT
             }
@@ -403,10 +407,10 @@ impl Connection {
         shut_down(connection.as_mut());
         tokio::select! {
             ended = connection => self.ended(ended, is_http2),
-            () = self.requests.idle(leave) => debug!("A connection was left"),
-            () = self.requests.stalled(client + leave) => debug!("A client took nothing of an answer"),
+            () = self.requests.idle(leave) => debug!("Connection closed: idle after shutdown began"),
+            () = self.requests.stalled(client + leave) => debug!("Connection closed: write timeout, the client does not read its answer"),
             () = self.close.cancelled() => self.closed(),
-            () = sleep(grace) => debug!("A connection was cut off"),
+            () = sleep(grace) => debug!("Connection aborted: it did not end in time"),
         }
         drop(draining);
     }
@@ -429,7 +433,7 @@ impl Connection {
 
     fn closed(&self) {
         self.front.log_limiter.once("closed", || {
-            warn!(client.addr = %self.address, "Request limit of the application reached: the connection of the client with most is closed");
+            warn!(client.addr = %self.address, "Request limit of the application reached: closing the connection of the client with most requests");
         });
     }
 
@@ -461,24 +465,24 @@ impl Connection {
                 Box::pin(self.front.upstream.forward(request, behind, stamp, strip(&sidecar))).await
             }
             Decided::Refused(Refusal::NoCertificate)
-                if self.terms.anonymous && is_for_everybody(&sidecar, target) =>
+                if self.tls_settings.anonymous && is_for_everybody(&sidecar, target) =>
             {
                 let stamp = |headers: &mut HeaderMap| sidecar.stamp(None, headers);
                 Box::pin(self.front.upstream.forward(request, behind(None), stamp, strip(&sidecar))).await
             }
             Decided::Refused(refusal) => {
-                self.tell(refusal);
+                self.log_refusal(refusal);
                 refuse(request, plain(refusal.status(), refusal.text()))
             }
         }
     }
 
-    /// Whether this connection's handshake speaks for a request: it was made for that host, and under the terms that count now.
+    /// Whether this connection's handshake speaks for a request: it was made for that host, and with the current TLS settings.
     fn is_for(&self, host: &Authority, scheme: Option<&Scheme>) -> bool {
         if scheme.is_some_and(|scheme| *scheme != Scheme::HTTPS) {
             return false;
         }
-        if !Arc::ptr_eq(&self.terms, &self.front.terms.borrow()) {
+        if !Arc::ptr_eq(&self.tls_settings, &self.front.tls_settings.borrow()) {
             return false;
         }
         let Some(host) = host_of(host.as_str()) else { return false };
@@ -492,13 +496,13 @@ impl Connection {
         }
     }
 
-    fn tell(&self, refusal: Refusal) {
+    fn log_refusal(&self, refusal: Refusal) {
         let reason = refusal.name();
         match refusal {
             Refusal::Undecided(_) | Refusal::Broken(_) => self.front.log_limiter.once(reason, || {
-                warn!(dialect = "proxy", reason, "Who somebody is could not be decided");
+                warn!(dialect = "proxy", reason, "Cannot decide which account a certificate belongs to");
             }),
-            Refusal::Chain(error) => debug!(reason, error, "Refused"),
+            Refusal::Chain(error) => debug!(reason, error = error.name(), "Refused"),
             _ => debug!(reason, "Refused"),
         }
     }

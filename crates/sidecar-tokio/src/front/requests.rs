@@ -1,9 +1,9 @@
 //! Which requests of a connection are not answered to their end, and whether their client takes what is answered.
 //!
-//! Over HTTP/2 nobody asks a body for more while its client takes nothing, so no timer of the body itself tells.
+//! Over HTTP/2 a body is not polled while its client reads nothing, so a timer in the body would not fire.
 
 use super::memory::RequestMemory;
-use crate::still::still;
+use crate::idle::idle_for;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::collections::HashMap;
@@ -30,19 +30,19 @@ struct State {
     changed: Instant,
 }
 
-/// A request's place, until it is dropped.
+/// A request that is open until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OpenRequest {
     requests: Requests,
     number: u64,
     _memory: Option<RequestMemory>,
 }
 
-/// The body of an answer, with the place of its request.
+/// The body of an answer, with its open request.
 #[derive(Debug)]
 pub(super) struct Counted<B> {
     body: B,
-    place: Place,
+    open: OpenRequest,
     /// Is counted up with each header block that is to be written.
     blocks: Arc<AtomicUsize>,
 }
@@ -57,18 +57,18 @@ impl Requests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begin(&self, memory: impl Into<Option<RequestMemory>>) -> Place {
+    pub(super) fn begin(&self, memory: impl Into<Option<RequestMemory>>) -> OpenRequest {
         let mut state = self.state();
         state.begun += 1;
         state.changed = Instant::now();
         let number = state.begun;
         state.open.insert(number, None);
-        Place { requests: self.clone(), number, _memory: memory.into() }
+        OpenRequest { requests: self.clone(), number, _memory: memory.into() }
     }
 
     /// Waits until there has been none for a while.
     pub(super) async fn idle(&self, limit: Duration) {
-        still(limit, || {
+        idle_for(limit, || {
             let state = self.state();
             if state.open.is_empty() { state.changed } else { Instant::now() }
         })
@@ -77,7 +77,7 @@ impl Requests {
 
     /// Waits until one has been answered for so long and its client took nothing.
     pub(super) async fn stalled(&self, limit: Duration) {
-        still(limit, || {
+        idle_for(limit, || {
             let now = Instant::now();
             self.state().open.values().flatten().min().map_or(now, |since| now.min(*since))
         })
@@ -85,14 +85,14 @@ impl Requests {
     }
 }
 
-impl Place {
+impl OpenRequest {
     /// The client has its turn, after the application.
     fn moved(&self, application: Duration) {
         self.requests.state().open.insert(self.number, Some(Instant::now() + application));
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         let mut state = self.requests.state();
         state.open.remove(&self.number);
@@ -102,9 +102,9 @@ impl Drop for Place {
 
 impl<B> Counted<B> {
     /// `blocks` is counted up with trailers.
-    pub(super) fn new(body: B, place: Place, blocks: Arc<AtomicUsize>) -> Self {
-        place.moved(Duration::ZERO);
-        Self { body, place, blocks }
+    pub(super) fn new(body: B, open: OpenRequest, blocks: Arc<AtomicUsize>) -> Self {
+        open.moved(Duration::ZERO);
+        Self { body, open, blocks }
     }
 }
 
@@ -118,8 +118,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         // A body gives up on the application by itself, when it is asked then.
-        let application = if polled.is_pending() { self.place.requests.application } else { Duration::ZERO };
-        self.place.moved(application);
+        let application = if polled.is_pending() { self.open.requests.application } else { Duration::ZERO };
+        self.open.moved(application);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && frame.is_trailers()
         {

@@ -5,6 +5,8 @@ mod scene;
 
 use super::*;
 use http_body_util::{BodyExt, Full};
+use rcmp_service::Reason;
+use rcmp_service::trust::ChainError;
 use scene::{DEADLINE, Scene, body_of};
 use sidecar::routes::{Route, Routes};
 use std::sync::atomic::Ordering;
@@ -107,9 +109,9 @@ async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
     let scene = Scene::new().await;
     let before = scene.asked.load(Ordering::SeqCst);
     for (refusal, status, text) in [
-        (Refusal::NotMapped("no_mapping"), "403", "this certificate is not let in\n"),
-        (Refusal::Chain("revoked"), "403", "this certificate is not let in\n"),
-        (Refusal::Undecided("store"), "500", "who this is could not be decided\n"),
+        (Refusal::NotMapped(Reason::NoMatch.into()), "403", "this certificate is not let in\n"),
+        (Refusal::Chain(ChainError::Expired), "403", "this certificate is not let in\n"),
+        (Refusal::Undecided(Reason::StoreUnavailable.into()), "500", "who this is could not be decided\n"),
     ] {
         scene.oracle.says(Err(refusal));
         let got = scene.get("localhost", Some(&scene.alice), "").await;
@@ -122,7 +124,7 @@ async fn who_is_not_let_in_learns_it_and_the_application_does_not() {
 #[tokio::test]
 async fn a_client_that_sends_all_of_its_body_before_it_reads_gets_its_answer() {
     let scene = Scene::new().await;
-    scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+    scene.oracle.says(Err(Refusal::NotMapped(Reason::NoMatch.into())));
     let long = format!("X-Long: {}\r\n", "x".repeat(HEAD_LEN_MAX));
     for (fields, body, status) in [
         ("Host: localhost\r\n", 1 << 20, "403"),
@@ -250,7 +252,7 @@ async fn what_is_revoked_ends_with_the_next_request_of_the_same_connection() {
     stream.write_all(request).await.unwrap();
     let first = scene::read_answer(&mut stream).await;
     assert!(first.starts_with("HTTP/1.1 200 "), "{first}");
-    scene.oracle.says(Err(Refusal::Chain("revoked")));
+    scene.oracle.says(Err(Refusal::Chain(ChainError::Expired)));
     stream.write_all(request).await.unwrap();
     let second = scene::read_answer(&mut stream).await;
     assert!(second.starts_with("HTTP/1.1 403 "), "{second}");
@@ -318,7 +320,7 @@ async fn over_http2_each_request_is_decided_about() {
     assert!(seen.contains("cookie: a=1; b=2\n"), "{seen}");
     assert_eq!(ask("https://other.example/x").await.0, 421);
     assert_eq!(ask("http://localhost/x").await.0, 421);
-    scene.oracle.says(Err(Refusal::Chain("revoked")));
+    scene.oracle.says(Err(Refusal::Chain(ChainError::Expired)));
     assert_eq!(ask("https://localhost/x").await.0, 403);
 }
 
@@ -333,11 +335,11 @@ async fn a_handshake_counts_only_under_its_terms() {
     half.write_all(request).await.unwrap();
     scene::read_answer(&mut half).await;
     half.write_all(&request[..20]).await.unwrap();
-    // It is resumed as long as the terms are the same.
+    // It is resumed as long as the TLS settings are the same.
     let client = scene.client(Some(&scene.alice), &[]);
     assert_eq!(scene.resumed(&client).await, [false, true]);
     let others = Scene::new().await;
-    scene.front.replace(others.terms(false));
+    scene.front.replace(others.tls_settings(false));
     let end = timeout(DEADLINE, idle.read(&mut [0; 1])).await.expect("in time");
     assert!(matches!(end, Ok(0)), "an idle connection is closed: {end:?}");
     // Whether the half request is still heard depends on who was first; it is not passed on.
@@ -360,7 +362,7 @@ async fn a_handshake_counts_only_under_its_terms() {
 /// What browsers give.
 const WINDOW: u32 = 64 << 10;
 /// Long enough that a test's client is in time.
-const PATIENCE: Patience = Patience {
+const PATIENCE: Timeouts = Timeouts {
     turn: DEADLINE,
     head: DEADLINE,
     client: Duration::from_millis(300),
@@ -404,7 +406,7 @@ async fn a_client_that_takes_nothing_holds_nothing() {
 
 #[tokio::test]
 async fn what_is_taken_slowly_ends_with_its_time() {
-    let scene = Scene::impatient(Patience { life: PATIENCE.client, ..PATIENCE }).await;
+    let scene = Scene::impatient(Timeouts { life: PATIENCE.client, ..PATIENCE }).await;
     let (mut sender, _connection) = scene.http2(WINDOW).await;
     let mut body = sender.send_request(get("/big/64")).await.unwrap().into_body();
     let read = async {
@@ -417,7 +419,7 @@ async fn what_is_taken_slowly_ends_with_its_time() {
 
 #[tokio::test]
 async fn what_is_asked_beside_an_answer_that_is_not_taken_is_answered() {
-    let scene = Scene::impatient(Patience { leave: DEADLINE, ..PATIENCE }).await;
+    let scene = Scene::impatient(Timeouts { leave: DEADLINE, ..PATIENCE }).await;
     let (mut sender, _connection) = scene.http2(WINDOW).await;
     let _untaken = sender.send_request(get("/big/64")).await.unwrap();
     let held = tokio::spawn(sender.send_request(get("/held")));
@@ -438,7 +440,7 @@ async fn what_is_open_under_other_terms_ends() {
     scene.until_asked(1).await;
     sleep(2 * PATIENCE.client).await;
     assert!(!held.is_finished(), "an application has its time");
-    scene.front.replace(scene.terms(false));
+    scene.front.replace(scene.tls_settings(false));
     assert!(timeout(DEADLINE, held).await.expect("in time").unwrap().is_err());
     timeout(DEADLINE, connection).await.expect("in time").unwrap().ok();
 }

@@ -1,4 +1,4 @@
-//! TLS as a front speaks it.
+//! The TLS configuration of the TLS-terminating proxy.
 
 use crate::client_verifier::ClientVerifier;
 use crate::files::ReadFiles;

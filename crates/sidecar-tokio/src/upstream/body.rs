@@ -3,8 +3,8 @@
 use super::RequestPermit;
 use super::hop;
 use crate::connections::h2_errors;
+use crate::idle::idle_for;
 use crate::lingering::{LIMITS, discard};
-use crate::still::still;
 use bytes::Bytes;
 use h2::Reason;
 use http::HeaderMap;
@@ -113,7 +113,7 @@ impl Paced {
         paced
     }
 
-    /// `stream` is that of the application, if it is spoken to in HTTP/2, with what is told of the request.
+    /// `stream` is that of the application, if it is spoken to in HTTP/2, with the state of the request.
     pub(super) fn response(
         body: Incoming,
         limits: (Duration, Instant),
@@ -219,7 +219,7 @@ impl Paced {
 
     /// What is passed on of trailers, if anything.
     fn trailers(&self, mut trailers: HeaderMap) -> Option<Frame<Bytes>> {
-        hop::end_trailers(&mut trailers);
+        hop::strip_trailers(&mut trailers);
         if let Some(Strip(strip)) = &self.strip {
             strip(&mut trailers);
         }
@@ -266,7 +266,7 @@ impl Drop for Paced {
     }
 }
 
-/// Where a request is on its way to the application, told by its body.
+/// How far a request is sent to the application. Its body updates this.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sending(Arc<Shared>);
 
@@ -322,7 +322,7 @@ impl Sending {
         let is_late = async {
             tokio::select! {
                 () = sleep(LIMITS.timeout) => {}
-                () = still(LIMITS.idle, || self.state().moved) => {}
+                () = idle_for(LIMITS.idle, || self.state().moved) => {}
             }
         };
         tokio::select! {
@@ -355,7 +355,7 @@ impl Sending {
 
     /// Waits until the application has taken nothing for so long, though there was something to take, or all was taken.
     pub(super) async fn stands_still(&self, limit: Duration) {
-        still(limit, || {
+        idle_for(limit, || {
             let state = self.state();
             // The client's time is measured where it is waited for.
             if state.is_clients_turn { Instant::now() } else { state.moved }

@@ -11,21 +11,19 @@ use thiserror::Error;
 /// What went wrong between us and the application.
 #[derive(Debug, Error)]
 pub(super) enum Failure {
-    #[error("it cannot be reached: {0}")]
+    #[error("unreachable: {0}")]
     Unreachable(io::Error),
-    #[error("it cannot be reached in time")]
+    #[error("connect timeout")]
     ConnectLate,
     #[error("the TLS handshake failed: {0}")]
     Tls(io::Error),
-    #[error("it did not agree to HTTP/2 in the TLS handshake")]
+    #[error("HTTP/2 was not agreed on in the TLS handshake")]
     NoProtocol,
-    #[error("it is silent")]
+    #[error("response timeout")]
     Late,
-    #[error("it broke off or does not speak HTTP: {}", Causes(.0))]
+    #[error("connection lost, or not HTTP: {}", Causes(.0))]
     Broken(hyper::Error),
-    #[error(
-        "it does not keep to HTTP: its answer has an unknown transfer coding, or changes the protocol unasked"
-    )]
+    #[error("invalid upstream response: unsupported Transfer-Encoding or unexpected 101")]
     Protocol,
 }
 

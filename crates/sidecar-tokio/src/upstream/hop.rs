@@ -1,4 +1,4 @@
-//! What belongs to one hop, and what the first says to all others.
+//! Hop-by-hop headers, and `X-Forwarded-…`.
 
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
@@ -30,8 +30,8 @@ pub fn authority<B>(request: &Request<B>) -> Option<Authority> {
     host_of(authority.as_str()).is_some().then_some(authority)
 }
 
-/// Takes away what a message says to the next hop alone: the fields that `Connection` names, and those that always are.
-pub(super) fn end(headers: &mut HeaderMap) {
+/// Removes the hop-by-hop headers: those that `Connection` names, and those that always are.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = names(headers, header::CONNECTION).collect();
     // What a proxy before us says of the client is not the client's to take away.
     for name in named.into_iter().filter(|name| !is_one(name.as_str())) {
@@ -66,7 +66,7 @@ pub(super) fn reads_trailers<B>(request: &Request<B>) -> bool {
 pub(super) fn announced(headers: &HeaderMap, strip: impl Fn(&mut HeaderMap)) -> Option<HeaderValue> {
     let mut announced: HeaderMap =
         names(headers, header::TRAILER).map(|name| (name, HeaderValue::from_static(""))).collect();
-    end_trailers(&mut announced);
+    strip_trailers(&mut announced);
     strip(&mut announced);
     let names: Vec<&str> = announced.keys().map(HeaderName::as_str).collect();
     if names.is_empty() { None } else { HeaderValue::from_str(&names.join(", ")).ok() }
@@ -74,7 +74,7 @@ pub(super) fn announced(headers: &HeaderMap, strip: impl Fn(&mut HeaderMap)) -> 
 
 /// Takes away what no trailer may say: what belongs to a hop, where a request comes from, and what says how a message is framed, routed,
 /// authenticated or read (RFC 9110, section 6.5.1).
-pub(super) fn end_trailers(trailers: &mut HeaderMap) {
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     // An application may take `content_length` for `content-length`, as it may in headers.
     let is_bad = |name: &&HeaderName| {
         let plain = HeaderName::try_from(&*plain_name(name.as_str()));
@@ -137,13 +137,13 @@ fn remove(headers: &mut HeaderMap, is_clients: fn(&str) -> bool) {
     }
 }
 
-/// Takes away what says where a request comes from and is not the word of the proxy that we got it from.
-pub(super) fn forwarded_by_proxy(headers: &mut HeaderMap) {
+/// Removes forwarding headers that the proxy in front does not set itself, so that they are the client's.
+pub(super) fn strip_client_forwarded(headers: &mut HeaderMap) {
     remove(headers, is_clients);
 }
 
-/// Says whom we got a request from, and nothing of what it says itself.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
+/// Replaces all `X-Forwarded-…` and `Forwarded` of a client by its address, scheme and host.
+pub(super) fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderValue) {
     remove(headers, is_one);
     if let Ok(client) = HeaderValue::from_str(&client.to_canonical().to_string()) {
         headers.insert(X_FORWARDED_FOR, client);
@@ -152,7 +152,7 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: IpAddr, host: &HeaderVa
     headers.insert(X_FORWARDED_HOST, host.clone());
 }
 
-/// HTTP/2 leaves equal lengths apart, and whoever comes next may not (RFC 9110, section 8.6).
+/// HTTP/2 may have equal lengths in several fields; HTTP/1.1 needs one (RFC 9110, section 8.6).
 pub(super) fn join_lengths(headers: &mut HeaderMap) {
     if let Some(length) = headers.remove(header::CONTENT_LENGTH) {
         // Without leading zeros, of which readers make different numbers.

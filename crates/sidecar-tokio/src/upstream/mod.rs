@@ -1,14 +1,14 @@
 //! The way to an application: HTTP/1.1 or HTTP/2 over TCP, TLS or a Unix socket, with connections that are kept, and bodies that are passed on as they
 //! come.
 //!
-//! What belongs to a hop ends here, both ways (RFC 9110, section 7.6.1), and what we say is put in after that, so that no client's
-//! `Connection` takes it away again. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
+//! Hop-by-hop headers are removed, both ways (RFC 9110, section 7.6.1). Identity and forwarding headers are set after that, so that a client's
+//! `Connection` cannot remove them. Messages are framed anew: of `Content-Length` and `Transfer-Encoding` in one request hyper reads
 //! the latter, and the application sees no other. `Expect` is dropped: a client that waits for 100 gets it here, when the application takes
 //! the body. Trailers pass, except for those that say what only headers may. Over HTTP/1.1 they pass only if `Trailer` announces them, and
 //! those of an answer only if the client says that it reads them (`TE: trailers`).
 //!
 //! The application's permits are shared fairly among clients (`request_limit`). A request and all that comes of it, WebSockets included, ends within an
-//! hour, because nobody decides about it again.
+//! hour, because no decision about it is made again.
 //!
 //! The application's certificate is validated by the CAs of `upstream_ca` and nothing else. When these are replaced, so is the pool: what is
 //! open ends by itself, and no connection that was made by other CAs gets another request.
@@ -54,7 +54,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-/// How long a request waits for its turn.
+/// How long a request waits for a permit.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the head of an answer, from when the application has the request, or the last it took of it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,10 +67,10 @@ const APPLICATION_TIMEOUT: Duration = Duration::from_secs(300);
 const LIFE_MAX: Duration = Duration::from_secs(3600);
 /// How long a request counts whose client took it back: the application may not notice, or work on.
 const TAKEN_BACK_TIME: Duration = Duration::from_secs(1);
-/// For a peer to leave that was told to, when nothing is left to wait for.
+/// For a peer to close its connection after it was asked to, if no request is open.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What stands before us.
+/// What a request came from.
 #[derive(Clone, Debug)]
 pub enum Behind {
     /// A proxy, whose `X-Forwarded-…` stay as they are.
@@ -79,9 +79,9 @@ pub enum Behind {
     Tls(Client),
 }
 
-/// How long things may take. The defaults are for the world, others for tests.
+/// Timeouts of a request. Tests have shorter ones than the defaults.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     pub(crate) turn: Duration,
     pub(crate) head: Duration,
     /// Between two pieces of a request's body that come, if the application is not spoken to in HTTP/2, or of an answer's that are taken.
@@ -90,11 +90,11 @@ pub(crate) struct Patience {
     pub(crate) application: Duration,
     /// In all, once the application is asked.
     pub(crate) life: Duration,
-    /// For a peer that was told to leave.
+    /// For a peer to close its connection after it was asked to.
     pub(crate) leave: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             turn: TURN_TIMEOUT,
@@ -157,7 +157,7 @@ pub struct Upstream {
     pool: ArcSwap<Pool>,
     failures: Failures,
     request_limit: RequestLimit,
-    patience: Patience,
+    timeouts: Timeouts,
     log_limiter: LogLimiter,
 }
 
@@ -190,7 +190,7 @@ pub fn refusal(request: Request<Incoming>, answer: Response<Body>) -> Response<B
     answer
 }
 
-/// An answer after which the connection is closed. A client that is told so sends no further request on it (RFC 9112 9.6).
+/// An answer after which the connection is closed. A client that reads this sends no further request on it (RFC 9112 9.6).
 pub fn closing(mut answer: Response<Body>) -> Response<Body> {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
@@ -199,12 +199,12 @@ pub fn closing(mut answer: Response<Body>) -> Response<Body> {
 impl Upstream {
     /// Reads the files that the configuration names. Nothing is connected to yet.
     pub fn new(application: &Application, files: &dyn ReadFiles) -> anyhow::Result<Self> {
-        Self::with_patience(application, Patience::default(), files)
+        Self::with_timeouts(application, Timeouts::default(), files)
     }
 
-    pub(crate) fn with_patience(
+    pub(crate) fn with_timeouts(
         application: &Application,
-        patience: Patience,
+        timeouts: Timeouts,
         files: &dyn ReadFiles,
     ) -> anyhow::Result<Self> {
         let tls = Tls::of(application, files)?;
@@ -213,7 +213,7 @@ impl Upstream {
             application: application.clone(),
             failures: Failures::default(),
             request_limit: RequestLimit::new(),
-            patience,
+            timeouts,
             log_limiter: LogLimiter::default(),
         })
     }
@@ -243,8 +243,8 @@ impl Upstream {
         self.application.protocol != Some(UpstreamProtocol::Http2)
     }
 
-    pub(super) const fn patience(&self) -> Patience {
-        self.patience
+    pub(super) const fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// How many permits are free.
@@ -279,7 +279,7 @@ impl Upstream {
             Behind::Proxy => None,
             Behind::Tls(client) => Some(client),
         };
-        let permit = match self.request_limit.acquire(client, self.patience.turn).await {
+        let permit = match self.request_limit.acquire(client, self.timeouts.turn).await {
             Ok(permit) => Arc::new(permit),
             Err(full) => return refusal(request, self.full(full, client)),
         };
@@ -297,11 +297,11 @@ impl Upstream {
             // Only what `refused` has looked at gets here.
             path: parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
             is_websocket,
-            idle: self.patience.application,
+            idle: self.timeouts.application,
         };
         let has_body = !body.is_end_stream();
         let trailer = has_body.then(|| hop::announced(&parts.headers, &strip)).flatten();
-        hop::end(&mut parts.headers);
+        hop::strip_hop_by_hop(&mut parts.headers);
         if reads_trailers {
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
@@ -312,14 +312,14 @@ impl Upstream {
         hop::join_lengths(&mut parts.headers);
         hop::join_cookies(&mut parts.headers);
         match client {
-            Some(client) => hop::forwarded(&mut parts.headers, client.address, &target.host),
-            None => hop::forwarded_by_proxy(&mut parts.headers),
+            Some(client) => hop::set_forwarded(&mut parts.headers, client.address, &target.host),
+            None => hop::strip_client_forwarded(&mut parts.headers),
         }
         stamp(&mut parts.headers);
-        let end = Instant::now() + self.patience.life;
+        let end = Instant::now() + self.timeouts.life;
         let sending = Sending::default();
         let body = has_body.then(|| {
-            let limits = (self.patience.client, end);
+            let limits = (self.timeouts.client, end);
             Paced::request(body, is_http2, limits, &sending, Strip::new(strip), &permit)
         });
         let request = Request::from_parts(parts, body.unwrap_or_default());
@@ -327,7 +327,7 @@ impl Upstream {
         let pool = self.pool.load_full();
         let answered = tokio::select! {
             answered = pool.send(request, &target) => answered,
-            () = sending.stands_still(self.patience.head) => Err(Failure::Late),
+            () = sending.stands_still(self.timeouts.head) => Err(Failure::Late),
         };
         unanswered.0 = None;
         let Answered { mut response, lease, task } = match answered {
@@ -338,7 +338,7 @@ impl Upstream {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) if hop::is_websocket(response.headers()) => {
                 tunnel::run(client, hyper::upgrade::on(&mut response), end, permit);
                 let (mut parts, _) = response.into_parts();
-                hop::end(&mut parts.headers);
+                hop::strip_hop_by_hop(&mut parts.headers);
                 hop::websocket(&mut parts.headers);
                 parts.extensions.clear();
                 whole(Response::from_parts(parts, Bytes::new()))
@@ -351,17 +351,17 @@ impl Upstream {
                 parts.version = Version::HTTP_11;
                 let may_trail = !body.is_end_stream() && (is_http2 || reads_trailers);
                 let trailer = may_trail.then(|| hop::announced(&parts.headers, |_| {})).flatten();
-                hop::end(&mut parts.headers);
+                hop::strip_hop_by_hop(&mut parts.headers);
                 if let Some(trailer) = trailer {
                     parts.headers.insert(header::TRAILER, trailer);
                 }
                 hop::join_lengths(&mut parts.headers);
                 if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-                    // It has no body, whatever length is told (RFC 9110, section 8.6).
+                    // It has no body, whatever Content-Length says (RFC 9110, section 8.6).
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }
                 let stream = lease.map(|lease| (lease as _, &sending));
-                let mut body = Paced::response(body, (self.patience.application, end), &permit, stream);
+                let mut body = Paced::response(body, (self.timeouts.application, end), &permit, stream);
                 if has_body {
                     body.before_the_end(&sending, task);
                 }
@@ -370,7 +370,7 @@ impl Upstream {
         }
     }
 
-    /// Says that there are too many requests.
+    /// Logs that there are too many requests, and answers 503.
     fn full(&self, full: NoPermit, client: Option<&Client>) -> Response<Body> {
         let client = client.map(|client| tracing::field::display(client.address));
         match full {
@@ -387,10 +387,10 @@ impl Upstream {
         plain(StatusCode::SERVICE_UNAVAILABLE, "there are too many requests\n")
     }
 
-    /// Says what was wrong: to the log, and in one line to the client.
+    /// Logs why there is no answer, and gives the client a status and one line.
     fn failed(&self, sending: &Sending, failure: Failure) -> Response<Body> {
         if let Some(error) = sending.failed() {
-            debug!(%error, "A request broke off");
+            debug!(%error, "Request body aborted");
             return match error {
                 BodyError::Late => plain(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time\n"),
                 BodyError::Broken(_) | BodyError::Reset(_) => {

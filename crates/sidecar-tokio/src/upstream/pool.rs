@@ -3,6 +3,9 @@
 //! A connection carries one request at a time, over HTTP/2, too. Requests of different clients would share its windows otherwise, and one
 //! client whose body the application does not read would hold up all others; so would one that does not take its answer.
 //!
+//! The client of `hyper_util` is not used. It sends requests of several clients over one connection of HTTP/2, and it gives no handle to the
+//! connection of a request, so one that is given up could not be aborted, nor a stream be watched to the end of both directions.
+//!
 //! An application may answer before it has read a request's body, and close. Writes fail then while its answer is still to be read, and hyper
 //! gives the answer up for the failed write. So a failed write ends a connection only after all of the answer is read ([`AnswerFirst`]).
 
@@ -32,8 +35,8 @@ use tracing::debug;
 
 /// How long a connection may take, with its TLS handshake: an application that is there takes as long as light does.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection is kept that nobody uses: less than applications keep theirs (Node.js five seconds), because whoever closes
-/// while the other writes leaves a request of which nobody knows whether it was heard.
+/// Idle timeout of a kept connection: less than that of applications (Node.js five seconds). If the application closes while a request is
+/// written, it is not known whether the application has the request.
 const KEPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Connections that are kept: more are not used again within that time.
 const KEPT_MAX: usize = 256;

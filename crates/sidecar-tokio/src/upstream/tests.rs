@@ -24,13 +24,13 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The application at a place, without TLS.
 fn upstream(place: &UpstreamPlace) -> Upstream {
-    impatient(place, Patience::default())
+    impatient(place, Timeouts::default())
 }
 
-fn impatient(place: &UpstreamPlace, patience: Patience) -> Upstream {
-    Upstream::with_patience(
+fn impatient(place: &UpstreamPlace, timeouts: Timeouts) -> Upstream {
+    Upstream::with_timeouts(
         &Application { place: place.clone(), tls: None, protocol: None },
-        patience,
+        timeouts,
         &AnyFile,
     )
     .unwrap()
@@ -332,9 +332,9 @@ const LONG: Duration = Duration::from_secs(3600);
 #[tokio::test]
 async fn an_application_that_is_silent_is_a_gateway_timeout() {
     let (place, _listener) = application().await;
-    let patience =
-        Patience { turn: SHORT, head: SHORT, client: LONG, application: LONG, ..Patience::default() };
-    let mut client = hop(impatient(&place, patience), Behind::Proxy).await;
+    let timeouts =
+        Timeouts { turn: SHORT, head: SHORT, client: LONG, application: LONG, ..Timeouts::default() };
+    let mut client = hop(impatient(&place, timeouts), Behind::Proxy).await;
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let got = read_all(&mut client).await;
     assert!(got.starts_with("HTTP/1.1 504 "), "{got}");
@@ -343,9 +343,9 @@ async fn an_application_that_is_silent_is_a_gateway_timeout() {
 #[tokio::test]
 async fn a_client_that_stops_is_not_the_applications_fault() {
     let (place, listener) = application().await;
-    let patience =
-        Patience { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG, ..Patience::default() };
-    let mut client = hop(impatient(&place, patience), Behind::Proxy).await;
+    let timeouts =
+        Timeouts { turn: SHORT, head: SHORT, client: 4 * SHORT, application: LONG, ..Timeouts::default() };
+    let mut client = hop(impatient(&place, timeouts), Behind::Proxy).await;
     client
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n12345")
         .await
@@ -360,15 +360,15 @@ async fn a_client_that_stops_is_not_the_applications_fault() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_not_made_whole() {
-    let patience =
-        Patience { turn: SHORT, head: LONG, client: LONG, application: SHORT, ..Patience::default() };
+    let timeouts =
+        Timeouts { turn: SHORT, head: LONG, client: LONG, application: SHORT, ..Timeouts::default() };
     for (answer, is_closed) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", true),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", true),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", false),
     ] {
         let (place, listener) = application().await;
-        let mut client = hop(impatient(&place, patience), Behind::Proxy).await;
+        let mut client = hop(impatient(&place, timeouts), Behind::Proxy).await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         read_until(&mut stream, "\r\n\r\n").await;
@@ -409,13 +409,13 @@ async fn an_application_may_answer_before_the_end_of_a_body_and_close() {
 
 #[tokio::test]
 async fn nothing_lasts_longer_than_a_decision_is_good() {
-    let patience = Patience { life: 4 * SHORT, ..Patience::default() };
+    let timeouts = Timeouts { life: 4 * SHORT, ..Timeouts::default() };
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (request, answer, piece) in
         [("GET / HTTP/1.1\r\nHost: a\r\n\r\n", chunked, "1\r\nx\r\n"), (OPEN, CHANGED, "x")]
     {
         let (place, listener) = application().await;
-        let upstream = impatient(&place, patience);
+        let upstream = impatient(&place, timeouts);
         let permits = upstream.request_limit.clone();
         let mut client = hop(upstream, tls()).await;
         client.write_all(request.as_bytes()).await.unwrap();
@@ -433,7 +433,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
     }
     // The same for what a client sends, however busily.
     let (place, listener) = application().await;
-    let mut client = hop(impatient(&place, patience), tls()).await;
+    let mut client = hop(impatient(&place, timeouts), tls()).await;
     let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     let (_stream, _) = listener.accept().await.unwrap();
@@ -613,7 +613,7 @@ async fn a_websocket_that_is_refused_is_an_answer_like_others() {
 #[tokio::test]
 async fn more_requests_than_there_is_room_for_are_told_so() {
     let (place, _listener) = application().await;
-    let upstream = impatient(&place, Patience { turn: SHORT, ..Patience::default() });
+    let upstream = impatient(&place, Timeouts { turn: SHORT, ..Timeouts::default() });
     let mut all = Vec::new();
     for _ in 0..REQUESTS_MAX {
         all.push(upstream.request_limit.acquire(None, SHORT).await.unwrap());
@@ -630,7 +630,7 @@ async fn a_client_has_a_share_and_others_have_theirs() {
         [(tls(), true), (Behind::Tls(client("192.0.2.8")), false), (Behind::Proxy, false)]
     {
         let (place, listener) = application().await;
-        let upstream = impatient(&place, Patience { turn: SHORT, ..Patience::default() });
+        let upstream = impatient(&place, Timeouts { turn: SHORT, ..Timeouts::default() });
         let mut all = Vec::new();
         for _ in 0..PER_CLIENT_MAX {
             all.push(upstream.request_limit.acquire(Some(&client(CLIENT)), SHORT).await.unwrap());

@@ -1,9 +1,9 @@
-//! A WebSocket, once it is open: bytes both ways, which nobody here reads.
+//! A WebSocket, once it is open: bytes are copied both ways, and not looked at.
 //!
-//! Nobody decides again while one is open, so it ends after a while, however busy it is, and its client opens another.
+//! No decision is made again while a WebSocket is open. So it ends after a while, even if it is busy, and its client opens another one.
 
 use super::RequestPermit;
-use crate::still::still;
+use crate::idle::idle_for;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -15,7 +15,7 @@ use tracing::debug;
 
 /// Both sides are there: they have just said so.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without a byte in either direction. Whoever means to stay sends pings (RFC 6455, section 5.5.2).
+/// Idle timeout of both directions. A side that wants to keep the WebSocket sends pings (RFC 6455, section 5.5.2).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Read at once, in each direction.
 const BUFFER_LEN: usize = 16 << 10;
@@ -46,7 +46,7 @@ async fn copy(client: Upgraded, application: Upgraded) {
     tokio::select! {
         // Who is done says so in frames before (RFC 6455, section 7.1.1), and how it ends is theirs.
         _ = both => {}
-        () = still(IDLE_TIMEOUT, || *moved.lock().unwrap_or_else(PoisonError::into_inner)) => {}
+        () = idle_for(IDLE_TIMEOUT, || *moved.lock().unwrap_or_else(PoisonError::into_inner)) => {}
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::headers::Preset;
-use crate::identity::{Assurance, Group, Standing};
+use crate::identity::{Assurance, DecisionInputs, Group};
 use crate::routes::Route;
 use crate::scene::{alice, certificate, sid};
 use crate::secret::shows_secret;
@@ -8,7 +8,8 @@ use account_store::BoxFuture;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rcmp_service::trust::{self, Path, Trust};
+use rcmp_service::Reason;
+use rcmp_service::trust::{self, ChainError, Path, Trust};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::{JoinSet, yield_now};
@@ -18,7 +19,7 @@ const SECOND: u64 = 10_000_000;
 
 /// Tells what it was told to tell, once the gate is open, and counts.
 struct Oracle {
-    standing: Mutex<Result<Standing, Refusal>>,
+    inputs: Mutex<Result<DecisionInputs, Refusal>>,
     identity: Mutex<Result<Identity, Refusal>>,
     is_open: AtomicBool,
     asked: AtomicU64,
@@ -28,7 +29,7 @@ struct Oracle {
 impl Oracle {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            standing: Mutex::new(Ok(settled())),
+            inputs: Mutex::new(Ok(settled())),
             identity: Mutex::new(Ok(alice())),
             is_open: AtomicBool::new(true),
             asked: AtomicU64::new(0),
@@ -36,8 +37,8 @@ impl Oracle {
         })
     }
 
-    fn stands(&self, standing: Standing) {
-        *self.standing.lock().expect("nobody panicked") = Ok(standing);
+    fn stands(&self, inputs: DecisionInputs) {
+        *self.inputs.lock().expect("nobody panicked") = Ok(inputs);
     }
 
     fn tells(&self, identity: Result<Identity, Refusal>) {
@@ -50,14 +51,18 @@ impl Oracle {
 }
 
 impl Identify for Oracle {
-    fn standing(&self, _presented: &Presented, _now: FileTime) -> Result<Standing, Refusal> {
+    fn decision_inputs(
+        &self,
+        _presented: &ClientCertificate,
+        _now: FileTime,
+    ) -> Result<DecisionInputs, Refusal> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        self.standing.lock().expect("nobody panicked").clone()
+        self.inputs.lock().expect("nobody panicked").clone()
     }
 
     fn identify<'a>(
         &'a self,
-        _presented: &'a Presented,
+        _presented: &'a ClientCertificate,
         _decision: &'a str,
         _source: Option<SocketAddr>,
         _now: FileTime,
@@ -72,8 +77,8 @@ impl Identify for Oracle {
     }
 }
 
-fn settled() -> Standing {
-    Standing {
+fn settled() -> DecisionInputs {
+    DecisionInputs {
         path: None,
         policy_revision: 1,
         store_revision: account_store::Revision::FIXED,
@@ -92,10 +97,10 @@ fn parts(oracle: &Arc<Oracle>) -> Parts {
     }
 }
 
-fn presented(number: u16, chain: &[&'static [u8]]) -> Presented {
+fn presented(number: u16, chain: &[&'static [u8]]) -> ClientCertificate {
     let [high, low] = number.to_be_bytes();
     let chain = chain.iter().map(|der| Bytes::from_static(der)).collect();
-    Presented::new(vec![0x30, 2, high, low], chain).expect("it is short")
+    ClientCertificate::new(vec![0x30, 2, high, low], chain).expect("it is short")
 }
 
 /// Both clocks, which agree.
@@ -108,7 +113,11 @@ fn at(steps: u64) -> FileTime {
     FileTime(FileTime::from_unix(1_900_000_000).0 + steps)
 }
 
-async fn ask(sidecar: &Sidecar, presented: &Presented, now: FileTime) -> Result<Arc<Allowed>, Refusal> {
+async fn ask(
+    sidecar: &Sidecar,
+    presented: &ClientCertificate,
+    now: FileTime,
+) -> Result<Arc<Allowed>, Refusal> {
     let ask = Ask { presented: Ok(Some(presented.clone())), target: None, source: None, now: moment(now) };
     outcome(sidecar.decide("test", ask).await)
 }
@@ -126,8 +135,10 @@ fn name(outcome: &Result<Arc<Allowed>, Refusal>) -> Result<&str, Refusal> {
 
 #[tokio::test]
 async fn many_at_once_are_one_question() {
-    let undecided = Refusal::Undecided("store");
-    for (told, after) in [(Ok(alice()), 1), (Err(Refusal::NotMapped("no_account")), 1), (Err(undecided), 2)] {
+    let undecided = Refusal::Undecided(Reason::StoreUnavailable.into());
+    for (told, after) in
+        [(Ok(alice()), 1), (Err(Refusal::NotMapped(Reason::NoMatch.into())), 1), (Err(undecided), 2)]
+    {
         let oracle = Oracle::new();
         oracle.tells(told.clone());
         oracle.is_open.store(false, Ordering::SeqCst);
@@ -180,7 +191,7 @@ async fn whoever_waits_goes_on_when_the_first_leaves() {
 
 #[tokio::test]
 async fn a_decision_counts_as_long_as_it_may() {
-    let denied = || Err(Refusal::NotMapped("no_account"));
+    let denied = || Err(Refusal::NotMapped(Reason::NoMatch.into()));
     let ends_in = |seconds: u64| Ok(Identity { not_after: at(seconds * SECOND), ..alice() });
     for (told, remember, token, expected) in [
         (Ok(alice()), 60, None, 60),
@@ -191,8 +202,8 @@ async fn a_decision_counts_as_long_as_it_may() {
         (denied(), 60, None, 5),
         (denied(), 2, None, 2),
         (denied(), 60, Some(2), 5),
-        (Err(Refusal::Chain("expired")), 60, None, 5),
-        (Err(Refusal::Undecided("store")), 60, None, 0),
+        (Err(Refusal::Chain(ChainError::Expired)), 60, None, 5),
+        (Err(Refusal::Undecided(Reason::StoreUnavailable.into())), 60, None, 0),
         (Err(Refusal::Broken(Broken::TooLong)), 60, None, 0),
         (ends_in(0), 60, None, 0),
         (Ok(alice()), 0, None, 0),
@@ -229,7 +240,7 @@ async fn a_decision_counts_as_long_as_it_may() {
 #[tokio::test]
 async fn what_is_not_settled_is_asked_each_time() {
     let oracle = Oracle::new();
-    oracle.stands(Standing { is_settled: false, ..settled() });
+    oracle.stands(DecisionInputs { is_settled: false, ..settled() });
     let sidecar = Sidecar::new(parts(&oracle));
     for count in 1..=3 {
         assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
@@ -242,9 +253,9 @@ async fn a_chain_that_is_refused_asks_nobody() {
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(parts(&oracle));
     assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
-    *oracle.standing.lock().expect("nobody panicked") = Err(Refusal::Chain("revoked"));
+    *oracle.inputs.lock().expect("nobody panicked") = Err(Refusal::Chain(ChainError::Expired));
     let refused = ask(&sidecar, &presented(1, &[]), at(0)).await;
-    assert_eq!(name(&refused), Err(Refusal::Chain("revoked")), "whatever is remembered");
+    assert_eq!(name(&refused), Err(Refusal::Chain(ChainError::Expired)), "whatever is remembered");
     assert_eq!(oracle.identified(), 1);
 }
 
@@ -281,24 +292,24 @@ async fn what_was_decided_for_something_else_does_not_count() {
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(parts(&oracle));
     let (x, y): (&[u8], &[u8]) = (&[0x30, 0], &[0x30, 1, 0]);
-    let with = |path: &Arc<Path>| Standing { path: Some(Arc::clone(path)), ..settled() };
-    for (number, chain, standing) in [
+    let with = |path: &Arc<Path>| DecisionInputs { path: Some(Arc::clone(path)), ..settled() };
+    for (number, chain, inputs) in [
         (1, &[][..], settled()),
         (2, &[], settled()),
         (1, &[x], settled()),
         (1, &[x, y], settled()),
         (1, &[y, x], settled()),
         (1, &[x, x], settled()),
-        (1, &[], Standing { policy_revision: 2, ..settled() }),
-        (1, &[], Standing { store_revision: account_store::Revision::unique(), ..settled() }),
+        (1, &[], DecisionInputs { policy_revision: 2, ..settled() }),
+        (1, &[], DecisionInputs { store_revision: account_store::Revision::unique(), ..settled() }),
         (1, &[], with(&long)),
         (1, &[], with(&short)),
     ] {
         let before = oracle.identified();
-        oracle.stands(standing.clone());
+        oracle.stands(inputs.clone());
         for _ in 0..2 {
             assert_eq!(name(&ask(&sidecar, &presented(number, chain), at(0)).await), Ok("alice"));
-            assert_eq!(oracle.identified(), before + 1, "{number} {chain:?} {standing:?}");
+            assert_eq!(oracle.identified(), before + 1, "{number} {chain:?} {inputs:?}");
         }
     }
     // Contents that were restored count again, but not as part of what was decided meanwhile.
@@ -310,7 +321,7 @@ async fn what_was_decided_for_something_else_does_not_count() {
     for chain in [[&b"ab"[..], b"c"], [b"a", b"bc"]] {
         let before = oracle.identified();
         let chain = chain.map(Bytes::from_static).to_vec();
-        let _ = ask(&sidecar, &Presented { chain, ..presented(1, &[]) }, at(0)).await;
+        let _ = ask(&sidecar, &ClientCertificate { chain, ..presented(1, &[]) }, at(0)).await;
         assert_eq!(oracle.identified(), before + 1);
     }
     // The same path, verified anew, is the same.
@@ -499,13 +510,13 @@ async fn every_answer_has_every_header() {
         (Refusal::NoCertificate, 401),
         (Refusal::NotVerified, 403),
         (Refusal::Forged, 403),
-        (Refusal::NotMapped("no_account"), 403),
-        (Refusal::Chain("expired"), 403),
+        (Refusal::NotMapped(Reason::NoMatch.into()), 403),
+        (Refusal::Chain(ChainError::Expired), 403),
         (Refusal::NotAllowed, 403),
         (Refusal::NotStrong, 403),
         (Refusal::AmbiguousPath, 403),
         (Refusal::Misdirected, 421),
-        (Refusal::Undecided("store"), 500),
+        (Refusal::Undecided(Reason::StoreUnavailable.into()), 500),
         (Refusal::Broken(Broken::Secret), 500),
         (Refusal::Broken(Broken::Twice), 500),
         (Refusal::Broken(Broken::NoVerification), 500),

@@ -3,10 +3,10 @@
 use crate::limits::{CERTIFICATE_LEN_MAX, CHAIN_MAX};
 use crate::refusal::{Broken, Refusal};
 use base64::Engine;
-use base64::alphabet::STANDARD as STANDARD_ALPHABET;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD as BASE64};
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use percent_encoding::percent_decode;
+use sfv::{BareItem, Item, List, ListEntry};
 use std::borrow::Cow;
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -15,14 +15,6 @@ const UNREADABLE: Refusal = Refusal::Broken(Broken::Certificate);
 /// Base64 of the longest certificate, with a line's end in each of its lines.
 const TEXT_LEN_MAX: usize = CERTIFICATE_LEN_MAX * 3 / 2;
 
-/// Base64 as structured fields have it (RFC 9651 4.2.7): padding may be missing, and its bits may be set.
-const UNPADDED: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD_ALPHABET,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
-
 /// DER in base64 (RFC 4648, section 4), in one line.
 pub(super) fn base64(value: &[u8]) -> Result<Vec<u8>, Refusal> {
     BASE64.decode(value).map_err(|_| UNREADABLE)
@@ -30,22 +22,12 @@ pub(super) fn base64(value: &[u8]) -> Result<Vec<u8>, Refusal> {
 
 /// Undoes percent-encoding (RFC 3986, section 2.1). A `+` is a plus: it is one of base64's.
 pub(super) fn unescaped(value: &[u8]) -> Result<Cow<'_, [u8]>, Refusal> {
-    let Some(first) = value.iter().position(|byte| *byte == b'%') else { return Ok(value.into()) };
-    let mut plain = Vec::with_capacity(value.len());
-    plain.extend_from_slice(&value[..first]);
-    let mut rest = &value[first..];
-    while let [byte, after @ ..] = rest {
-        rest = after;
-        if *byte != b'%' {
-            plain.push(*byte);
-            continue;
-        }
-        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-        let (Some(high), Some(low)) = (digit(0), digit(1)) else { return Err(UNREADABLE) };
-        plain.push((high * 16 + low) as u8);
-        rest = &after[2..];
+    // The library leaves a `%` without two digits as it is.
+    let are_digits = |after: &[u8]| after.get(..2).is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit));
+    match value.split(|byte| *byte == b'%').skip(1).all(are_digits) {
+        true => Ok(percent_decode(value).into()),
+        false => Err(UNREADABLE),
     }
-    Ok(plain.into())
 }
 
 /// One certificate in percent-encoded PEM, as nginx and Envoy write it.
@@ -99,31 +81,29 @@ pub(super) fn bare_pems(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
     parts.into_iter().map(|part| base64(part).map(Bytes::from)).collect()
 }
 
-/// A byte sequence of structured fields (RFC 9651, section 3.3.5): base64 between colons. Parameters are allowed and mean nothing.
+/// An item of structured fields that is a byte sequence (RFC 9651, sections 3.3 and 3.3.5). Parameters are allowed and mean nothing.
 pub(super) fn byte_sequence(value: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let inner = value.strip_prefix(b":").ok_or(UNREADABLE)?;
-    let end = inner.iter().position(|byte| *byte == b':').ok_or(UNREADABLE)?;
-    let after = inner[end + 1..].trim_ascii_start();
-    match after.first() {
-        // A list where one is meant: somebody appended, and parameters do not hide it.
-        Some(_) if after.contains(&b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
-        None | Some(b';') => UNPADDED.decode(&inner[..end]).map_err(|_| UNREADABLE),
-        Some(_) => Err(UNREADABLE),
+    match sfv::Parser::new(value).parse::<Item>() {
+        Ok(Item { bare_item: BareItem::ByteSequence(bytes), .. }) => Ok(bytes),
+        Ok(_) => Err(UNREADABLE),
+        // A list where one item is meant: another hop has appended to the header.
+        Err(_) if value.contains(&b',') => Err(Refusal::Broken(Broken::ManyCertificates)),
+        Err(_) => Err(UNREADABLE),
     }
 }
 
 /// A list of byte sequences (RFC 9440, section 2.3).
 pub(super) fn byte_sequences(value: &[u8]) -> Result<Vec<Bytes>, Refusal> {
-    let value = value.trim_ascii();
-    if value.is_empty() {
-        return Ok(Vec::new());
-    }
-    // Neither base64 nor the colons around it hold a comma.
-    let members: Vec<&[u8]> = value.split(|byte| *byte == b',').take(CHAIN_MAX + 1).collect();
-    if members.len() > CHAIN_MAX {
+    // A member of many bytes in memory may be one of four in the header, so they are counted before.
+    if value.split(|byte| *byte == b',').count() > CHAIN_MAX {
         return Err(Refusal::Broken(Broken::TooLong));
     }
-    members.into_iter().map(|member| byte_sequence(member.trim_ascii()).map(Bytes::from)).collect()
+    let members = sfv::Parser::new(value).parse::<List>().map_err(|_| UNREADABLE)?;
+    let bytes = |member| match member {
+        ListEntry::Item(Item { bare_item: BareItem::ByteSequence(bytes), .. }) => Ok(bytes.into()),
+        _ => Err(UNREADABLE),
+    };
+    members.into_iter().map(bytes).collect()
 }
 
 /// DER values one after the other, as HAProxy writes a chain.

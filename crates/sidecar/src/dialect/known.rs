@@ -1,6 +1,6 @@
-//! Certificates by the text that stood for them: reading one, and its hash, cost more than all the rest of a remembered decision.
+//! A cache of certificates by their text in a header: decoding and hashing one costs more than all the rest of a cached decision.
 
-use super::{Dialect, Presented};
+use super::{ClientCertificate, Dialect};
 use crate::refusal::Refusal;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
@@ -11,7 +11,7 @@ const BYTES_MAX: u64 = 16 << 20;
 const TEXT_LEN: usize = 4 << 10;
 
 /// Texts that were read, and what they say. Nothing is decided by them: the same text always says the same.
-pub(crate) struct Known(Cache<Key, Presented, Weight>);
+pub(crate) struct Known(Cache<Key, ClientCertificate, Weight>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key(Dialect, Box<[u8]>);
@@ -28,10 +28,10 @@ impl Equivalent<Key> for Text<'_> {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Key, Presented> for Weight {
-    fn weight(&self, key: &Key, presented: &Presented) -> u64 {
+impl Weighter<Key, ClientCertificate> for Weight {
+    fn weight(&self, key: &Key, presented: &ClientCertificate) -> u64 {
         let chain: usize = presented.chain.iter().map(|certificate| certificate.len()).sum();
-        (key.1.len() + presented.leaf.len() + chain + size_of::<Presented>()) as u64
+        (key.1.len() + presented.leaf.len() + chain + size_of::<ClientCertificate>()) as u64
     }
 }
 
@@ -45,8 +45,8 @@ impl Known {
         &self,
         dialect: Dialect,
         text: &[u8],
-        read: impl FnOnce(&[u8]) -> Result<Presented, Refusal>,
-    ) -> Result<Presented, Refusal> {
+        read: impl FnOnce(&[u8]) -> Result<ClientCertificate, Refusal>,
+    ) -> Result<ClientCertificate, Refusal> {
         if let Some(known) = self.0.get(&Text(dialect, text)) {
             return Ok(known);
         }
@@ -64,12 +64,12 @@ mod tests {
     #[test]
     fn a_text_is_read_once_in_each_dialect_and_too_many_push_each_other_out() {
         let known = Known::new();
-        let presented = |byte: u8, len: usize| Presented {
+        let presented = |byte: u8, len: usize| ClientCertificate {
             leaf: vec![byte; len].into(),
             chain: Vec::new(),
             sha256: [byte; 32],
         };
-        let read = |dialect, text: &[u8], said: Result<Presented, Refusal>| {
+        let read = |dialect, text: &[u8], said: Result<ClientCertificate, Refusal>| {
             let mut was_read = false;
             let told = known.read(dialect, text, |_| {
                 was_read = true;

@@ -1,6 +1,6 @@
 //! How each web server passes a client certificate on.
 //!
-//! A listener speaks one dialect, and only that: certificate headers of others are somebody's forgery, and so are names that differ from
+//! A listener speaks one dialect, and only that: certificate headers of others count as forged, and so do names that differ from
 //! a header's own in what is neither letter nor digit, which some servers take for the same. What the proxy itself verified is required and checked
 //! wherever its dialect can say so.
 
@@ -21,7 +21,7 @@ use std::borrow::Cow;
 
 /// A client certificate, as the proxy's TLS handshake proved it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Presented {
+pub struct ClientCertificate {
     /// DER of the certificate.
     pub leaf: Bytes,
     /// DER of what came with it, in the order in which it came: names of issuers, and nothing else.
@@ -30,7 +30,7 @@ pub struct Presented {
     pub sha256: [u8; 32],
 }
 
-impl Presented {
+impl ClientCertificate {
     /// A certificate with the chain that came with it: each of them one SEQUENCE, so that whatever was cut off on the way is not taken
     /// for the whole. `Broken::Certificate` for others, `Broken::TooLong` beyond [`CERTIFICATE_LEN_MAX`] and [`CHAIN_MAX`].
     pub fn new(leaf: impl Into<Bytes>, chain: Vec<Bytes>) -> Result<Self, Refusal> {
@@ -153,7 +153,7 @@ impl Dialect {
         }
     }
 
-    /// Whether the proxy says what came of its own verification. Where it does not, somebody else has to verify.
+    /// Whether the proxy reports the result of its own verification. If it does not, the sidecar has to validate the certificate.
     pub const fn says_verification(self) -> bool {
         matches!(self, Self::Nginx | Self::Haproxy | Self::Apache)
     }
@@ -177,7 +177,7 @@ impl Dialect {
     }
 
     /// The certificate of a request, if there is one.
-    pub fn presented(self, headers: &HeaderMap) -> Result<Option<Presented>, Refusal> {
+    pub fn presented(self, headers: &HeaderMap) -> Result<Option<ClientCertificate>, Refusal> {
         self.read(headers, None)
     }
 
@@ -186,10 +186,10 @@ impl Dialect {
         self,
         headers: &HeaderMap,
         known: Option<&Known>,
-    ) -> Result<Option<Presented>, Refusal> {
+    ) -> Result<Option<ClientCertificate>, Refusal> {
         self.check_names(headers)?;
         let one = |name: &'static str| one(headers, name);
-        let alone = |text: &[u8], read: fn(&[u8]) -> Result<Presented, Refusal>| match known {
+        let alone = |text: &[u8], read: fn(&[u8]) -> Result<ClientCertificate, Refusal>| match known {
             Some(known) => known.read(self, text, read),
             None => read(text),
         };
@@ -197,7 +197,7 @@ impl Dialect {
             Self::Nginx => {
                 let verified = verified(one(SSL_CLIENT_VERIFY)?)?;
                 let leaf = present(one(SSL_CLIENT_CERT)?);
-                let leaf = leaf.map(|text| alone(text, Presented::from_escaped_pem));
+                let leaf = leaf.map(|text| alone(text, ClientCertificate::from_escaped_pem));
                 as_verified(verified, leaf.transpose()?)
             }
             Self::Traefik => {
@@ -206,13 +206,13 @@ impl Dialect {
                     // The certificates as they came in the handshake, the client's own first (RFC 8446, section 4.4.2).
                     let mut certificates = encoding::bare_pems(text)?.into_iter();
                     let leaf = certificates.next().ok_or(Refusal::Broken(Broken::Certificate))?;
-                    Presented::new(leaf, certificates.collect())
+                    ClientCertificate::new(leaf, certificates.collect())
                 });
                 presented.map(Some)
             }
             Self::Caddy => {
                 let Some(text) = present(one(X_TLS_CLIENT_CERT)?) else { return Ok(None) };
-                alone(text, |text| Presented::new(encoding::base64(text)?, Vec::new())).map(Some)
+                alone(text, |text| ClientCertificate::new(encoding::base64(text)?, Vec::new())).map(Some)
             }
             Self::Haproxy => {
                 let used = match one(X_SSL_CLIENT_USED)? {
@@ -255,7 +255,7 @@ impl Dialect {
                     chain.extend(encoding::byte_sequences(value.as_bytes())?);
                 }
                 match leaf {
-                    Some(leaf) => Presented::new(leaf, chain).map(Some),
+                    Some(leaf) => ClientCertificate::new(leaf, chain).map(Some),
                     None if chain.is_empty() => Ok(None),
                     None => Err(Refusal::Broken(Broken::Contradiction)),
                 }
@@ -310,7 +310,7 @@ enum Verified {
     Absent,
 }
 
-/// `SUCCESS`, `NONE` or `FAILED:…`, as nginx and Apache have it; Apache's `GENEROUS` is that nobody verified.
+/// `SUCCESS`, `NONE` or `FAILED:…`, as nginx and Apache have it; Apache's `GENEROUS` means that the certificate was not verified.
 fn verified(value: Option<&[u8]>) -> Result<Verified, Refusal> {
     match value {
         Some(b"SUCCESS") => Ok(Verified::Good),
@@ -326,12 +326,15 @@ fn leaf_of(
     verified: Verified,
     leaf: Option<Vec<u8>>,
     chain: Vec<Bytes>,
-) -> Result<Option<Presented>, Refusal> {
-    let presented = leaf.map(|leaf| Presented::new(leaf, chain)).transpose()?;
+) -> Result<Option<ClientCertificate>, Refusal> {
+    let presented = leaf.map(|leaf| ClientCertificate::new(leaf, chain)).transpose()?;
     as_verified(verified, presented)
 }
 
-fn as_verified(verified: Verified, presented: Option<Presented>) -> Result<Option<Presented>, Refusal> {
+fn as_verified(
+    verified: Verified,
+    presented: Option<ClientCertificate>,
+) -> Result<Option<ClientCertificate>, Refusal> {
     match (verified, presented) {
         (Verified::Good, Some(presented)) => Ok(Some(presented)),
         (Verified::Absent, None) => Ok(None),

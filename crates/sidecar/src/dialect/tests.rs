@@ -46,8 +46,8 @@ impl Scene {
         Self { leaf: certificate("alice"), chain: ["Issuing", "Root"].map(certificate) }
     }
 
-    fn presented(&self, chain: &[Vec<u8>]) -> Presented {
-        Presented {
+    fn presented(&self, chain: &[Vec<u8>]) -> ClientCertificate {
+        ClientCertificate {
             leaf: self.leaf.clone().into(),
             chain: chain.iter().cloned().map(Bytes::from).collect(),
             sha256: sha256(&self.leaf),
@@ -108,7 +108,7 @@ impl Scene {
 fn read<'a>(
     dialect: Dialect,
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Result<Option<Presented>, Refusal> {
+) -> Result<Option<ClientCertificate>, Refusal> {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
@@ -118,7 +118,7 @@ fn read<'a>(
 }
 
 #[track_caller]
-fn check(dialect: Dialect, headers: &[(&str, &str)], expected: Result<Option<&Presented>, Refusal>) {
+fn check(dialect: Dialect, headers: &[(&str, &str)], expected: Result<Option<&ClientCertificate>, Refusal>) {
     let presented = read(dialect, headers.iter().copied());
     assert_eq!(presented.as_ref().map(Option::as_ref), expected.as_ref().copied(), "{dialect:?} {headers:?}");
 }
@@ -127,9 +127,9 @@ fn borrowed<'a>(headers: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)
     headers.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-const NOBODY: Result<Option<&Presented>, Refusal> = Ok(None);
+const NOBODY: Result<Option<&ClientCertificate>, Refusal> = Ok(None);
 
-fn broken(broken: Broken) -> Result<Option<&'static Presented>, Refusal> {
+fn broken(broken: Broken) -> Result<Option<&'static ClientCertificate>, Refusal> {
     Err(Refusal::Broken(broken))
 }
 
@@ -436,7 +436,7 @@ fn sequence(len: usize) -> Vec<u8> {
 fn limits_are_kept_to_the_byte() {
     let new = |leaf: usize, chain: &[usize]| {
         let chain = chain.iter().map(|len| sequence(*len).into()).collect();
-        Presented::new(sequence(leaf), chain).map(|presented| presented.chain.len())
+        ClientCertificate::new(sequence(leaf), chain).map(|presented| presented.chain.len())
     };
     let too_long = Err(Refusal::Broken(Broken::TooLong));
     assert_eq!(new(64 << 10, &[]), Ok(0));
@@ -613,9 +613,30 @@ fn a_byte_sequence_may_lack_its_padding() {
     for len in 6..9_u8 {
         let der = [&[0x30, len - 2], &vec![1; usize::from(len) - 2][..]].concat();
         let whole = base64(&der);
-        let expected = Presented::new(der, Vec::new()).expect("it is one");
+        let expected = ClientCertificate::new(der, Vec::new()).expect("it is one");
         for text in [&*whole, whole.trim_end_matches('=')] {
             check(Dialect::ClientCert, &[(CLIENT_CERT, &format!(":{text}:"))], Ok(Some(&expected)));
         }
+    }
+}
+
+#[test]
+fn parameters_of_a_byte_sequence_have_their_syntax_and_no_meaning() {
+    let der = [0x30, 1, 1];
+    let (item, expected) = (format!(":{}:", base64(&der)), ClientCertificate::new(der.to_vec(), Vec::new()));
+    let expected = expected.expect("it is one");
+    // RFC 9651, section 3.1.2: a key begins with a lower-case letter or `*`.
+    for good in [";a", "; a=1", ";*b=?0;c=\"x,y\""] {
+        check(Dialect::ClientCert, &[(CLIENT_CERT, &format!("{item}{good}"))], Ok(Some(&expected)));
+    }
+    let broken = |text: &str| {
+        check(Dialect::ClientCert, &[(CLIENT_CERT, text)], Err(Refusal::Broken(Broken::Certificate)));
+    };
+    for bad in [";", ";A=1", ";=1", "; a=", "x", " ;a"] {
+        broken(&format!("{item}{bad}"));
+    }
+    // An inner list, a string and a token are no byte sequence.
+    for bad in [format!("({item})"), format!("\"{item}\""), "MAEB".to_owned()] {
+        broken(&bad);
     }
 }

@@ -4,16 +4,16 @@
 //! Envoy writes the values of `By`, `URI` and `DNS` without quotes, whatever is in them. `URI` and `DNS` come last and are not read, so all of
 //! the rest belongs to them, if nothing in it looks like the beginning of another element or a key that is read: each element has `Hash`.
 //!
-//! Only the proxy in front speaks of a handshake that it has seen, so there must be one element. Where there are more, somebody's was
-//! appended to, and whose it is cannot be told.
+//! Only the proxy in front reports a handshake that it has seen, so there must be one element. If there are more, a hop has appended to the
+//! header, and it cannot be told which element is the proxy's.
 
-use super::{Presented, encoding};
+use super::{ClientCertificate, encoding};
 use crate::refusal::{Broken, Refusal};
 
 const UNREADABLE: Refusal = Refusal::Broken(Broken::Certificate);
 
 /// The certificate of the one element.
-pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
+pub(super) fn presented(value: &[u8]) -> Result<ClientCertificate, Refusal> {
     let (mut leaf, mut chain, mut hash) = (None, None, None);
     let mut rest = value;
     loop {
@@ -24,7 +24,7 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
             break;
         }
         let (key, value, after) = pair(rest)?;
-        // In front of a key without a value stands what somebody else began.
+        // A key with other characters is the beginning of another element.
         if !key.iter().all(u8::is_ascii_alphanumeric) {
             return Err(Refusal::Broken(Broken::ManyCertificates));
         }
@@ -67,7 +67,7 @@ pub(super) fn presented(value: &[u8]) -> Result<Presented, Refusal> {
         (None, None) if hash.is_some() => return Err(Refusal::Broken(Broken::NoXfccCertificate)),
         (None, None) => return Err(UNREADABLE),
     };
-    let presented = Presented::new(leaf, certificates.collect())?;
+    let presented = ClientCertificate::new(leaf, certificates.collect())?;
     if hash.is_some_and(|hash| !dtyp::hex(&presented.sha256).as_bytes().eq_ignore_ascii_case(&hash)) {
         return Err(Refusal::Broken(Broken::Contradiction));
     }

@@ -16,7 +16,7 @@ fn facts() -> Facts<'static> {
     Facts { decision: "d0", certificate: &[0xab; 32], token: Some("a.b.c") }
 }
 
-/// Somebody of another domain, whose groups have names that ours have.
+/// An account of another domain, whose groups have names that ours have.
 fn bob() -> Identity {
     Identity {
         domain: "FABRIKAM".to_owned(),

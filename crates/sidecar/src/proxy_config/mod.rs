@@ -1,7 +1,8 @@
-//! Complete configurations of web servers for a sidecar, written from what it advertises: what a person would forget is in them.
+//! Complete configurations of web servers for a sidecar, written from the headers that it advertises.
 //!
-//! A template has `{{name}}` for values. Lines between `{{#once}}` and `{{/once}}` are what a web server has once for all sites, and those
-//! between `{{#beside}}` and `{{/beside}}` stand in their place where another site has them already.
+//! A template has `{{name}}` for values, which are filled in once: a value that has `{{` in it stays as it is. A web server has the lines
+//! between `{{#once}}` and `{{/once}}` once for all sites. The lines between `{{#beside}}` and `{{/beside}}` are printed instead if another
+//! site has them already.
 
 mod quote;
 
@@ -11,6 +12,7 @@ use crate::dialect::OWNED;
 use crate::forwarding;
 use crate::headers::Format;
 use crate::routes::route_host;
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -45,7 +47,7 @@ pub enum Reached<'a> {
     Tcp(SocketAddr),
 }
 
-/// A certificate that a proxy shows to the sidecar, and by whom that one's is verified.
+/// A certificate that a proxy shows to the sidecar, and the CA by which it verifies the sidecar's.
 #[derive(Clone, Copy, Debug)]
 pub struct ProxyTls<'a> {
     /// Its certificate.
@@ -81,7 +83,7 @@ pub struct Site<'a> {
     pub is_validated: bool,
     /// Whether the web server has another of these sites, and with it what it has once.
     pub is_beside: bool,
-    /// The application, as `HOST:PORT`.
+    /// The application, as `HOST:PORT` or `unix:PATH`.
     pub application: &'a str,
 }
 
@@ -126,7 +128,7 @@ impl WebServer {
                 (include_str!("traefik.yaml"), socket("unix://", path, "")?)
             }
             (Self::Envoy | Self::EnvoyHttp, Reached::Unix(path)) => {
-                (include_str!("envoy.yaml"), format!("{{ pipe: {{ path: {} }} }}", socket("", path, "")?))
+                (include_str!("envoy.yaml"), self.pipe_address(path)?)
             }
             (Self::Envoy | Self::EnvoyHttp, Reached::Tcp(address)) => {
                 (include_str!("envoy.yaml"), socket_address(&address.to_string()))
@@ -138,9 +140,12 @@ impl WebServer {
             443 => "$host".to_owned(),
             port => format!("$host:{port}"),
         };
-        let application_address = socket_address(site.application);
-        let blocks = self.blocks(site)?;
+        let application_address = match site.application.strip_prefix("unix:") {
+            Some(path) => self.pipe_address(Path::new(path))?,
+            None => socket_address(site.application),
+        };
         let id = identifier(site.server_name);
+        let blocks = self.blocks(site, &id)?;
         let plain = [
             ("id", id.as_str()),
             ("sidecar", &sidecar),
@@ -155,15 +160,17 @@ impl WebServer {
             ("application", site.application),
             ("application_address", &application_address),
         ];
-        // Blocks have values in them.
         let blocks = blocks.iter().map(|(name, block)| (*name, block.as_str()));
-        Ok(blocks.chain(plain).fold(parts(template, site.is_beside), |text, (name, value)| {
-            text.replace(&format!("{{{{{name}}}}}"), value)
-        }))
+        Ok(filled(&parts(template, site.is_beside), &blocks.chain(plain).collect()))
+    }
+
+    /// The address of a Unix socket, for Envoy.
+    fn pipe_address(self, path: &Path) -> Result<String, Unprintable> {
+        Ok(format!("{{ pipe: {{ path: {} }} }}", self.socket("", &path.display().to_string(), "")?))
     }
 
     /// The parts that depend on what is advertised.
-    fn blocks(self, site: &Site<'_>) -> Result<Vec<(&'static str, String)>, Unprintable> {
+    fn blocks(self, site: &Site<'_>, id: &str) -> Result<Vec<(&'static str, String)>, Unprintable> {
         let advertised: Vec<String> = site.format.advertised().map(|name| title(name.as_str())).collect();
         let known: Vec<String> = site.format.known().map(|name| title(name.as_str())).collect();
         let owned: Vec<String> = OWNED.iter().map(|name| title(name)).collect();
@@ -348,7 +355,7 @@ impl WebServer {
                         )
                     }),
                 )];
-                blocks.extend(self.envoy(site, &advertised));
+                blocks.extend(self.envoy(site, id, &advertised));
                 blocks
             }
         };
@@ -356,7 +363,7 @@ impl WebServer {
     }
 
     /// How Envoy asks, over gRPC or HTTP.
-    fn envoy(self, site: &Site<'_>, advertised: &[String]) -> [(&'static str, String); 5] {
+    fn envoy(self, site: &Site<'_>, id: &str, advertised: &[String]) -> [(&'static str, String); 5] {
         const AT: &str = "                      ";
         if self == Self::Envoy {
             let secret = site.secret.map_or_else(String::new, |secret| {
@@ -368,7 +375,7 @@ impl WebServer {
                 (
                     "ask",
                     format!(
-                        "{AT}grpc_service:\n{AT}  envoy_grpc: {{ cluster_name: rcmpd_sidecar_{{{{id}}}} }}\n{AT}  timeout: 5s\n\
+                        "{AT}grpc_service:\n{AT}  envoy_grpc: {{ cluster_name: rcmpd_sidecar_{id} }}\n{AT}  timeout: 5s\n\
                          {secret}{AT}include_peer_certificate: true\n"
                     ),
                 ),
@@ -401,7 +408,7 @@ impl WebServer {
                 "ask",
                 format!(
                     "{AT}http_service:\n\
-                     {AT}  server_uri: {{ uri: \"http://rcmpd-sidecar\", cluster: rcmpd_sidecar_{{{{id}}}}, timeout: 5s }}\n{secret}\
+                     {AT}  server_uri: {{ uri: \"http://rcmpd-sidecar\", cluster: rcmpd_sidecar_{id}, timeout: 5s }}\n{secret}\
                      {AT}  authorization_response:\n\
                      {AT}    # Each of these is in every answer, empty where there is nothing to say.\n\
                      {AT}    allowed_upstream_headers: {{ patterns: [{}] }}\n\
@@ -417,6 +424,25 @@ impl WebServer {
             ("sidecar_protocol", String::new()),
         ]
     }
+}
+
+/// A template with its values filled in, in one pass: a value that looks like the name of another one stays as it is.
+fn filled(template: &str, values: &HashMap<&str, &str>) -> String {
+    let mut text = String::with_capacity(template.len() * 2);
+    let mut rest = template;
+    while let Some((before, name, after)) = rest.split_once("{{").and_then(|(before, rest)| {
+        let (name, after) = rest.split_once("}}")?;
+        Some((before, name, after))
+    }) {
+        text.push_str(before);
+        match values.get(name) {
+            Some(value) => text.push_str(value),
+            // A test looks that no template has such a name.
+            None => text.extend(["{{", name, "}}"]),
+        }
+        rest = after;
+    }
+    text + rest
 }
 
 /// The parts of a template that stand for a web server's first site, or for one beside another.
@@ -500,7 +526,10 @@ fn prefixes<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
 /// An address of Envoy.
 fn socket_address(authority: &str) -> String {
     let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
-    format!("{{ socket_address: {{ address: {}, port_value: {port} }} }}", host.trim_matches(['[', ']']))
+    let host = host.trim_matches(['[', ']']);
+    // YAML reads ::1 in a flow mapping as a text, and not every reader of YAML does.
+    let host = if host.contains(':') { format!("\"{host}\"") } else { host.to_owned() };
+    format!("{{ socket_address: {{ address: {host}, port_value: {port} }} }}")
 }
 
 #[cfg(test)]
@@ -578,6 +607,42 @@ mod tests {
                 assert!(refused.is_err_and(|why| why.to_string().contains("no name of a host")), "{name}");
             }
         }
+    }
+
+    /// A path may look like a name of the template: it is a path.
+    #[test]
+    fn values_are_not_filled_in_again() {
+        let format = Format::default();
+        let odd = Site { certificate: "/{{key}}.pem", client_ca: "/{{application}}/ca.pem", ..site(&format) };
+        for server in [WebServer::Nginx, WebServer::Apache, WebServer::Haproxy, WebServer::Envoy] {
+            let text = server.configuration(&odd).expect("it can be printed");
+            assert!(
+                text.contains("/{{key}}.pem") && text.contains("/{{application}}/ca.pem"),
+                "{server:?}: {text}"
+            );
+        }
+    }
+
+    /// Envoy's `Address` (config.core.v3) is a `socket_address` or a `pipe`.
+    #[test]
+    fn an_application_at_a_unix_socket_is_a_pipe_of_envoy() {
+        let format = Format::default();
+        let of = |application| {
+            let site = Site { application, ..site(&format) };
+            let text = WebServer::EnvoyHttp.configuration(&site).expect("it can be printed");
+            let line = text.lines().rfind(|line| line.contains("endpoints: [{"));
+            line.expect("the last cluster is the application").trim().to_owned()
+        };
+        let endpoint = |address: &str| {
+            format!("endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {address} }} }}] }}]")
+        };
+        assert_eq!(of("unix:/run/app.sock"), endpoint("{ pipe: { path: /run/app.sock } }"));
+        assert_eq!(of("unix:/run/my app/s.sock"), endpoint("{ pipe: { path: \"/run/my app/s.sock\" } }"));
+        assert_eq!(
+            of("127.0.0.1:8080"),
+            endpoint("{ socket_address: { address: 127.0.0.1, port_value: 8080 } }")
+        );
+        assert_eq!(of("[::1]:80"), endpoint("{ socket_address: { address: \"::1\", port_value: 80 } }"));
     }
 
     #[test]

@@ -23,18 +23,18 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
     let old = config::load(path)?;
     let base = config::base(path);
     if old.domain.is_called(name) || super::find(&old, name).is_ok() {
-        bail!("there is a domain {name} already");
+        bail!("the domain {name} already exists");
     }
     let direction = match peer.direction {
         Some(DirectionArg::Inbound) => Direction::Inbound,
         Some(DirectionArg::Outbound) => Direction::Outbound,
         Some(DirectionArg::Both) => Direction::Both,
-        None => bail!("say --direction: inbound, outbound or both"),
+        None => bail!("--direction is missing: inbound, outbound or both"),
     };
     let has_place = !peer.server.is_empty() || peer.discovery || peer.via.is_some();
     if direction != Direction::Inbound && !has_place {
         bail!(
-            "{name} is to be asked, so say where: --server HOST[:PORT], --discovery (by DNS), or --via DOMAIN (another domain asks it)"
+            "{name} needs servers to ask: --server HOST[:PORT], --discovery (by DNS), or --via DOMAIN (through another domain)"
         );
     }
     let is_direct = direction != Direction::Inbound && peer.via.is_none();
@@ -63,13 +63,13 @@ pub(super) async fn add(name: &str, peer: PeerArgs, path: &Path, as_json: bool) 
         }));
         return Ok(0);
     }
-    made.iter().for_each(|file| output::line(&format!("Made {}", file.display())));
+    made.iter().for_each(|file| output::line(&format!("Created {}", file.display())));
     let (name, file) = (visible(name), path.display().to_string());
     // The name is that of a domain by now, so a shell and a terminal take it as it is.
     let (quoted, config) = (shell_quoted(&name), visible(&shell_path(&file)));
     output::lines(&format!(
-        "Added {} ({}) to {}.\n\nWhat to run on the other side:\n  rcmpd domain trust-commands -c {config} -- {quoted}\n\
-         A running service takes it over at SIGHUP; then try{}",
+        "Added {} ({}) to {}.\n\nTo print the commands for the other side:\n  rcmpd domain trust-commands -c {config} -- {quoted}\n\
+         Reload a running service with SIGHUP. Then test the secure channel{}",
         name.to_uppercase(),
         self::direction(direction),
         visible(&file),
@@ -165,10 +165,7 @@ async fn make_account(
     let store = stores::machines_with_secrets(config)?;
     let account = format!("{name}$");
     if let Some(known) = store.machine(&account).await? {
-        bail!(
-            "there is a machine account {} already; remove it, or give it another name",
-            known.machine.name
-        );
+        bail!("the machine account {} already exists; remove it first", known.machine.name);
     }
     let password = make_secret(secret, made)?;
     let machine = Machine {

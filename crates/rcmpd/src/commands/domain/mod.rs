@@ -9,6 +9,7 @@ use super::load;
 use crate::cli::DomainCommand;
 use crate::config::{Config, Direction, Peer, PeerKind, Servers};
 use crate::output;
+use crate::quickstart::random_domain_sid;
 use anyhow::bail;
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             let made = crate::stores::create(&load(&config.config)?).await?;
             match json.json {
                 true => output::json(&json!({ "files": made })),
-                false => made.iter().for_each(|file| output::line(&format!("Made {}", file.display()))),
+                false => made.iter().for_each(|file| output::line(&format!("Created {}", file.display()))),
             }
             Ok(0)
         }
@@ -32,6 +33,14 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             list(&load(&config.config)?, json.json);
             Ok(0)
         }
+        DomainCommand::NewSid { json } => {
+            let sid = random_domain_sid()?.to_string();
+            match json.json {
+                true => output::json(&json!({ "sid": sid })),
+                false => output::line(&sid),
+            }
+            Ok(0)
+        }
         DomainCommand::Rekey { forget_secrets: _, config, json } => {
             let config = load(&config.config)?;
             let machines = crate::stores::forget_secrets(&config)?;
@@ -39,7 +48,7 @@ pub(super) async fn run(command: DomainCommand) -> anyhow::Result<u8> {
             match json.json {
                 true => output::json(&json!({ "key": key, "forgotten": machines })),
                 false => {
-                    key.iter().for_each(|key| output::line(&format!("Made {}", key.display())));
+                    key.iter().for_each(|key| output::line(&format!("Created {}", key.display())));
                     machines.iter().for_each(|name| output::line(&format!("Forgot the secret of {name}")));
                 }
             }
@@ -77,7 +86,7 @@ fn find<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a Peer> {
     };
     match config.peers.iter().find(is_called) {
         Some(peer) => Ok(peer),
-        None => bail!("there is no [[peer]] {name}; `rcmpd domain list` shows those that there are"),
+        None => bail!("there is no [[peer]] {name}; `rcmpd domain list` lists all of them"),
     }
 }
 

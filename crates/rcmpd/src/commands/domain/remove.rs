@@ -14,13 +14,13 @@ pub(super) async fn remove(name: &str, path: &Path, as_json: bool) -> anyhow::Re
     let old = config::load(path)?;
     let base = config::base(path);
     if old.domain.is_called(name) {
-        bail!("{name} is the domain that is served here; only another domain can be removed");
+        bail!("{name} is the served domain; only a trusted domain can be removed");
     }
     let peer = super::find(&old, name)?;
     let at = old.peers.iter().position(|other| other.domain == peer.domain).unwrap_or_default();
     let by_hand = || {
         format!(
-            "{} writes the [[peer]] of {} in a way that is only edited by hand",
+            "{} has the [[peer]] of {} in a form that this command cannot edit: remove it by hand",
             path.display(),
             peer.domain
         )
@@ -68,7 +68,7 @@ pub(super) async fn remove(name: &str, path: &Path, as_json: bool) -> anyhow::Re
     }
     left.iter()
         .for_each(|file| output::line(&format!("Still there: {}", visible(&file.display().to_string()))));
-    output::line("A running service takes it over at SIGHUP.");
+    output::line("Reload a running service with SIGHUP.");
     Ok(0)
 }
 

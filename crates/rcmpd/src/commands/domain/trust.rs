@@ -51,7 +51,7 @@ pub(super) async fn test(config: &Config, name: &str, timeout: u64, as_json: boo
                 bad.map(|(server, outcome, _)| format!("{server}: {}", text(outcome))).collect();
             let error = match code {
                 0 => None,
-                _ if bad.is_empty() => Some(format!("{name} has no server that could be asked")),
+                _ if bad.is_empty() => Some(format!("{name} has no server to ask")),
                 _ => Some(bad.join("; ")),
             };
             error.iter().for_each(|error| output::message(error));
@@ -89,9 +89,9 @@ fn targets(config: &Config, forwarding: &Forwarding, name: &str) -> anyhow::Resu
         false => {
             let peer = super::find(config, name)?;
             match &peer.servers {
-                Some(At::Via(via)) => bail!("{} is reached through {via}: test that", peer.domain),
+                Some(At::Via(via)) => bail!("{} is reached through {via}: test {via} instead", peer.domain),
                 None => bail!(
-                    "{} is not asked: it asks us (direction inbound); test it there: rcmpd domain test {}",
+                    "{} is not asked (direction inbound); run the test in that domain: rcmpd domain test {}",
                     peer.domain,
                     config.domain.netbios
                 ),
@@ -115,7 +115,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
     let path = match &peer.secret {
         Some(SecretRef::File(path)) => path.clone(),
         Some(_) => bail!("only a secret in a file can be changed: secret = \"file:…\""),
-        None => bail!("{} is not asked directly, so there is no secret of ours", peer.domain),
+        None => bail!("{} is not asked directly, so there is no secret to change", peer.domain),
     };
     let forwarding = Forwarding::load(config, None)?;
     let servers = targets(config, &forwarding, name)?;
@@ -136,7 +136,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
         // The other side knows the new one already; only the files did not get so far.
         if next.as_ref() == Some(&used) {
             trust_secret::advance(&path).with_context(|| format!("cannot move {}", path.display()))?;
-            return report(peer, client.server(), "an interrupted rotation was finished", as_json);
+            return report(peer, client.server(), "an interrupted rotation was completed", as_json);
         }
         // What was offered once is offered again: it may yet be taken.
         let new = match &interrupted {
@@ -150,24 +150,24 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
         };
         if let Err(error) = client.set_password(&new, deadline).await {
             let text = format!(
-                "{}: {error}; nobody knows whether the secret was changed, so both are kept, and `rcmpd domain rotate` finds out",
+                "{}: {error}; it is unknown whether the secret was changed, so both are kept; run `rcmpd domain rotate` again",
                 client.server()
             );
             return Ok(failed_with(UNKNOWN, &text, as_json));
         }
         trust_secret::advance(&path).with_context(|| {
-            format!("the secret was changed, and {} cannot be moved: run this again", path.display())
+            format!("the secret was changed, but {} cannot be moved: run this again", path.display())
         })?;
         if at_once && let Err(error) = client.use_secret(&SharedSecret::from_password(&new), deadline).await {
             let text = format!(
-                "{}: the secret was changed, but it could not be used: {error}; the one before ends at its first use, or after a day",
+                "{}: the secret was changed, but it could not be used: {error}; the previous one ends at the first use of the new one, or after a day",
                 client.server()
             );
             return Ok(failed_with(exit_code(&error), &text, as_json));
         }
         // Another server may keep the one before for longer.
         let done = match (at_once, peer.kind) {
-            (true, PeerKind::Rcmpd) => "the secret was changed, and the one before has ended",
+            (true, PeerKind::Rcmpd) => "the secret was changed, and the previous one has ended",
             (true, PeerKind::Netlogon) => "the secret was changed, and the new one is in use",
             (false, _) => "the secret was changed",
         };
@@ -175,7 +175,7 @@ pub(super) async fn rotate(config: &Config, name: &str, at_once: bool, as_json: 
     }
     let (code, text) = match failed {
         Some((server, error)) => (exit_code(&error), format!("{server}: {error}; nothing was changed")),
-        None => (4, format!("{} has no server that could be asked; nothing was changed", peer.domain)),
+        None => (4, format!("{} has no server to ask; nothing was changed", peer.domain)),
     };
     Ok(failed_with(code, &text, as_json))
 }

@@ -18,16 +18,14 @@ pub(super) fn print(
 ) -> anyhow::Result<u8> {
     let peer = super::find(config, name)?;
     if peer.is_asked() && peer.secret.is_none() && !peer.may_ask() {
-        bail!("{} is reached through another peer, so there is nothing to set up at it", peer.domain);
+        bail!("{} is reached through another peer, so there are no commands for it", peer.domain);
     }
     let trust = Trust { config, peer, path };
     // Names of domains and accounts are checked when the configuration is read; paths are not.
     let here = trust.secret_here();
     let named = [Some(peer.account.as_str()), here.as_deref(), path.to_str()].into_iter().flatten();
     if let Some(name) = named.into_iter().find(|name| name.chars().any(is_hidden)) {
-        bail!(
-            "there are no lines to paste, because {name} has characters that cannot be seen or that terminals obey"
-        );
+        bail!("no commands are printed, because {name} has invisible or control characters");
     }
     let all = [SideArg::Ours, SideArg::Samba, SideArg::Powershell];
     let wanted = all.into_iter().filter(|side| sides.is_empty() || sides.contains(side));

@@ -79,7 +79,7 @@ async fn big_bodies_pass_and_are_not_held() {
 #[tokio::test]
 async fn a_refused_upload_is_not_asked_for() {
     let scene = Scene::new().await;
-    scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+    scene.oracle.says(Err(Refusal::NotMapped(Reason::NoMatch.into())));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("big");
     std::fs::File::create(&file).unwrap().set_len(BIG).unwrap();
@@ -108,7 +108,7 @@ async fn an_answer_before_the_end_of_the_body_arrives() {
     for len in [1000, 1 << 20] {
         early(len, &["-H", "Host: other.example"], " 421").await;
         early(len, &["--request", "TRACE"], " 501").await;
-        scene.oracle.says(Err(Refusal::NotMapped("no_mapping")));
+        scene.oracle.says(Err(Refusal::NotMapped(Reason::NoMatch.into())));
         early(len, &[], " 403").await;
         scene.oracle.says(Ok(()));
     }

@@ -1,4 +1,4 @@
-//! An application that tells what it was asked, the front before it, and clients with certificates that are made here.
+//! An application that answers with the request that it got, the TLS-terminating proxy in front of it, and clients with certificates that are made here.
 
 use super::super::*;
 use crate::client_verifier::ClientVerifier;
@@ -13,12 +13,13 @@ use hyper::server::conn::http1;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
+use rcmp_service::Reason;
 use rcmp_service::trust::{Parts as TrustParts, Trust};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sidecar::headers::Format;
 use sidecar::routes::Routes;
-use sidecar::{Assurance, Identify, Identity, Moment, Parts, Standing};
+use sidecar::{Assurance, DecisionInputs, Identify, Identity, Moment, Parts};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -36,7 +37,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) type SendRequest = http2::SendRequest<Full<Bytes>>;
 pub(super) type Stream = tokio_rustls::client::TlsStream<TcpStream>;
 
-/// Says who somebody is, as the test wants it.
+/// Maps every certificate to the account that the test wants.
 pub(super) struct Oracle {
     refusal: Mutex<Result<(), Refusal>>,
     pub(super) panics: AtomicBool,
@@ -49,10 +50,10 @@ impl Oracle {
 }
 
 impl Identify for Oracle {
-    fn standing(&self, _: &Presented, _: FileTime) -> Result<Standing, Refusal> {
+    fn decision_inputs(&self, _: &ClientCertificate, _: FileTime) -> Result<DecisionInputs, Refusal> {
         assert!(!self.panics.load(Ordering::SeqCst), "as the test wants it");
         (*self.refusal.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Ok(Standing {
+        Ok(DecisionInputs {
             path: None,
             policy_revision: 1,
             store_revision: account_store::Revision::FIXED,
@@ -62,7 +63,7 @@ impl Identify for Oracle {
 
     fn identify<'a>(
         &'a self,
-        presented: &'a Presented,
+        presented: &'a ClientCertificate,
         _: &'a str,
         _: Option<SocketAddr>,
         _: FileTime,
@@ -81,7 +82,9 @@ impl Identify for Oracle {
             policy_revision: 1,
             not_after: FileTime::NEVER,
         };
-        Box::pin(async move { is_alice.then_some(identity).ok_or(Refusal::NotMapped("no_mapping")) })
+        Box::pin(
+            async move { is_alice.then_some(identity).ok_or(Refusal::NotMapped(Reason::NoMatch.into())) },
+        )
     }
 }
 
@@ -110,20 +113,20 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) async fn new() -> Self {
-        Self::with(Routes::default(), false, Patience::default()).await
+        Self::with(Routes::default(), false, Timeouts::default()).await
     }
 
-    /// A front that does not wait for long.
-    pub(super) async fn impatient(patience: Patience) -> Self {
-        Self::with(Routes::default(), false, patience).await
+    /// A proxy with short timeouts.
+    pub(super) async fn impatient(timeouts: Timeouts) -> Self {
+        Self::with(Routes::default(), false, timeouts).await
     }
 
-    /// A front that asks for certificates, and demands none.
+    /// A proxy that asks for certificates, and serves clients without one.
     pub(super) async fn optional(routes: Routes) -> Self {
-        Self::with(routes, true, Patience::default()).await
+        Self::with(routes, true, Timeouts::default()).await
     }
 
-    async fn with(routes: Routes, optional: bool, patience: Patience) -> Self {
+    async fn with(routes: Routes, optional: bool, timeouts: Timeouts) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -166,11 +169,12 @@ impl Scene {
         });
         let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let place = application(Arc::clone(&asked), Arc::clone(&release)).await;
-        let terms = terms(&server, &ca.0, optional);
+        let tls_settings = tls_settings(&server, &ca.0, optional);
         let upstream =
-            Upstream::with_patience(&Application { place, tls: None, protocol: None }, patience, &AnyFile)
+            Upstream::with_timeouts(&Application { place, tls: None, protocol: None }, timeouts, &AnyFile)
                 .unwrap();
-        let front = Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), terms, moment);
+        let front =
+            Front::new(Arc::new(ArcSwap::from_pointee(sidecar)), Arc::new(upstream), tls_settings, moment);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -178,8 +182,8 @@ impl Scene {
         Self { front, address, oracle, asked, release, shutdown, serving, alice, ca, server, _folder: folder }
     }
 
-    pub(super) fn terms(&self, optional: bool) -> Terms {
-        terms(&self.server, &self.ca.0, optional)
+    pub(super) fn tls_settings(&self, optional: bool) -> TlsSettings {
+        tls_settings(&self.server, &self.ca.0, optional)
     }
 
     /// A client's side of TLS.
@@ -266,7 +270,7 @@ impl Scene {
         (sender, tokio::spawn(connection))
     }
 
-    /// Waits until the application's places are free.
+    /// Waits until so many of the application's permits are free.
     pub(super) async fn until_free(&self, free: usize) {
         let all = async {
             while self.front.upstream.free() != free {
@@ -292,7 +296,7 @@ fn moment() -> Moment {
     Moment { wall: SystemTime::now().into(), uptime: BEGUN.elapsed() }
 }
 
-fn terms(server: &Owned, anchor: &CertificateDer<'_>, optional: bool) -> Terms {
+fn tls_settings(server: &Owned, anchor: &CertificateDer<'_>, optional: bool) -> TlsSettings {
     let anchors = [anchor.to_vec()];
     let trust = Trust::new(TrustParts { anchors: anchors.to_vec(), ..TrustParts::default() }).unwrap();
     let verifier = {
@@ -300,7 +304,7 @@ fn terms(server: &Owned, anchor: &CertificateDer<'_>, optional: bool) -> Terms {
         ClientVerifier::new(Box::new(move || Some(Arc::clone(&trust))), &anchors, optional)
     };
     let config = server_config((&server.files.0, &server.files.1), &AnyFile, verifier).unwrap();
-    Terms::new(config, optional)
+    TlsSettings::new(config, optional)
 }
 
 /// An answer with the length that its head tells.

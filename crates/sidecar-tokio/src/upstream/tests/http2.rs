@@ -85,7 +85,7 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Result<Answer, hyp
 }
 
 /// An application, and the way to it.
-async fn application(patience: Patience) -> (Arc<App>, Upstream) {
+async fn application(timeouts: Timeouts) -> (Arc<App>, Upstream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = UpstreamPlace::Tcp(listener.local_addr().unwrap().to_string());
     let app = Arc::new(App::default());
@@ -100,7 +100,7 @@ async fn application(patience: Patience) -> (Arc<App>, Upstream) {
         }
     });
     let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
-    (app, Upstream::with_patience(&application, patience, &AnyFile).unwrap())
+    (app, Upstream::with_timeouts(&application, timeouts, &AnyFile).unwrap())
 }
 
 type Sent = BoxBody<Bytes, Infallible>;
@@ -134,7 +134,7 @@ async fn ask(sender: &mut SendRequest<Sent>, request: Request<Sent>) -> Response
 
 #[tokio::test]
 async fn trailers_pass_both_ways_and_say_nothing_of_the_client() {
-    let (_, upstream) = application(Patience::default()).await;
+    let (_, upstream) = application(Timeouts::default()).await;
     let mut client = client_of(upstream).await;
     let forged = headers(&[
         ("x-sum", "1"),
@@ -171,7 +171,7 @@ async fn trailers_pass_both_ways_and_say_nothing_of_the_client() {
 
 #[tokio::test]
 async fn a_connection_has_one_request_at_a_time_and_is_kept() {
-    let (app, upstream) = application(Patience::default()).await;
+    let (app, upstream) = application(Timeouts::default()).await;
     let pool = upstream.pool.load_full();
     let mut client = client_of(upstream).await;
     for path in ["/trailers", "/refused"] {
@@ -208,7 +208,7 @@ async fn a_connection_has_one_request_at_a_time_and_is_kept() {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_stream() {
-    let (app, upstream) = application(Patience::default()).await;
+    let (app, upstream) = application(Timeouts::default()).await;
     let permits = upstream.request_limit.clone();
     let pool = upstream.pool.load_full();
     let mut client = client_of(upstream).await;
@@ -228,7 +228,7 @@ async fn a_client_that_leaves_ends_the_stream() {
 
 #[tokio::test]
 async fn the_code_of_a_reset_passes_unless_it_is_about_a_hop() {
-    let (app, upstream) = application(Patience::default()).await;
+    let (app, upstream) = application(Timeouts::default()).await;
     let mut client = client_of(upstream).await;
     // RFC 9113, section 7: CANCEL and ENHANCE_YOUR_CALM; PROTOCOL_ERROR and REFUSED_STREAM, for which there is INTERNAL_ERROR.
     for (code, expected) in [(8, 8), (11, 11), (1, 2), (7, 2)] {
@@ -245,13 +245,13 @@ async fn the_code_of_a_reset_passes_unless_it_is_about_a_hop() {
 
 #[tokio::test]
 async fn a_direction_may_pause_while_the_other_one_moves() {
-    let patience = Patience { client: SHORT, application: 4 * SHORT, ..Patience::default() };
-    let (app, upstream) = application(patience).await;
+    let timeouts = Timeouts { client: SHORT, application: 4 * SHORT, ..Timeouts::default() };
+    let (app, upstream) = application(timeouts).await;
     let mut client = client_of(upstream).await;
     let (sender, body) = pieces();
     let mut answer = ask(&mut client, post("/endless", body)).await.into_body();
     let begun = Instant::now();
-    while begun.elapsed() < 3 * patience.application {
+    while begun.elapsed() < 3 * timeouts.application {
         timeout(DEADLINE, answer.frame()).await.expect("in time").unwrap().expect("it is not cut off");
     }
     assert!(!app.ended.is_cancelled());
@@ -281,7 +281,7 @@ async fn taken(flooded: &AtomicUsize) -> usize {
 async fn neither_direction_is_read_faster_than_it_is_taken() {
     // The windows here: 1 MiB of hyper's servers, 128 KiB of ours, twice with what waits to be written.
     const MOST: usize = 3 << 20;
-    let (app, upstream) = application(Patience::default()).await;
+    let (app, upstream) = application(Timeouts::default()).await;
     let mut client = client_of(upstream).await;
     let _answer = ask(&mut client, post("/flood", Empty::new().boxed())).await;
     let answered = taken(&app.flooded).await;
@@ -305,7 +305,7 @@ async fn an_application_that_speaks_http_1_alone_is_a_bad_gateway() {
     let (place, listener) = super::application().await;
     let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
     let mut client =
-        client_of(Upstream::with_patience(&application, Patience::default(), &AnyFile).unwrap()).await;
+        client_of(Upstream::with_timeouts(&application, Timeouts::default(), &AnyFile).unwrap()).await;
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_until(&mut stream, "SM\r\n\r\n").await;
@@ -321,7 +321,7 @@ async fn an_application_that_speaks_http_1_alone_is_a_bad_gateway() {
 async fn the_rest_of_an_answered_request_ends_soon_without_a_window() {
     let (place, listener) = super::application().await;
     let application = Application { place, tls: None, protocol: Some(UpstreamProtocol::Http2) };
-    let upstream = Upstream::with_patience(&application, Patience::default(), &AnyFile).unwrap();
+    let upstream = Upstream::with_timeouts(&application, Timeouts::default(), &AnyFile).unwrap();
     let permits = upstream.request_limit.clone();
     let mut client = hop(upstream, tls()).await;
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n").await.unwrap();

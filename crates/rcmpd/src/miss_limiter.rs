@@ -16,7 +16,7 @@ use dtyp::Sid;
 use rcmp_service::{Asker, Question, Reason};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -51,7 +51,7 @@ pub struct MissLimits {
 
 impl MissLimits {
     /// `misses` is the limit of one machine.
-    pub fn new(misses: Misses) -> Self {
+    pub(crate) fn new(misses: Misses) -> Self {
         let of = |machines: u32| {
             let (rate, burst) = (misses.per_second, misses.burst);
             MissLimiter::new(rate.saturating_mul(machines), burst.saturating_mul(machines))
@@ -59,8 +59,20 @@ impl MissLimits {
         Self { machines: of(1), trusts: of(MACHINES_PER_TRUST) }
     }
 
+    /// Whether a question may be asked now; see [`MissLimiter::admits`].
+    pub(crate) fn admits(&self, question: &Question) -> bool {
+        let limiter = self.of(&question.asker);
+        limiter.is_unused() || limiter.admits(question, Instant::now())
+    }
+
+    /// Whether an answer may be told now; see [`MissLimiter::tells`].
+    pub(crate) fn tells(&self, question: &Question, reason: Reason) -> bool {
+        let limiter = self.of(&question.asker);
+        !reason.is_miss() && limiter.is_unused() || limiter.tells(question, reason, Instant::now())
+    }
+
     /// The limit of an asker.
-    pub const fn of(&self, asker: &Asker) -> &MissLimiter {
+    const fn of(&self, asker: &Asker) -> &MissLimiter {
         match asker.trust {
             None => &self.machines,
             Some(_) => &self.trusts,
@@ -70,7 +82,7 @@ impl MissLimits {
 
 /// A token bucket for each account, as the time at which it is full again (generic cell rate algorithm, ITU-T I.371).
 #[derive(Debug)]
-pub struct MissLimiter {
+pub(crate) struct MissLimiter {
     /// Nanoseconds in which one token comes back; 0 for no limit.
     interval: u64,
     /// Nanoseconds in which the whole burst comes back.
@@ -80,6 +92,8 @@ pub struct MissLimiter {
     /// Of the keys of questions: no client can find two questions of one key.
     hasher: RandomState,
     accounts: DashMap<Sid, Account>,
+    /// Whether any account has ever had an entry.
+    is_used: AtomicBool,
 }
 
 /// An account that has missed.
@@ -92,16 +106,22 @@ struct Account {
 
 impl MissLimiter {
     /// A bucket of `burst` tokens for each account, of which `per_second` come back; 0 for no limit.
-    pub fn new(per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         let interval = 1_000_000_000_u64.checked_div(per_second.into()).unwrap_or(0);
         let capacity = interval.saturating_mul(burst.max(1).into());
         let missed_max = MISSED_MAX.min(burst.max(1) as usize);
         let (hasher, accounts) = (RandomState::new(), DashMap::new());
-        Self { interval, capacity, missed_max, start: Instant::now(), hasher, accounts }
+        let (start, is_used) = (Instant::now(), AtomicBool::new(false));
+        Self { interval, capacity, missed_max, start, hasher, accounts, is_used }
+    }
+
+    /// Whether no account has missed yet, so that every question may be asked, and every answer but a miss told.
+    fn is_unused(&self) -> bool {
+        !self.is_used.load(Ordering::Relaxed)
     }
 
     /// Whether a question may be asked: its account has a token, or it mapped lately.
-    pub fn admits(&self, question: &Question, now: Instant) -> bool {
+    pub(crate) fn admits(&self, question: &Question, now: Instant) -> bool {
         if self.interval == 0 {
             return true;
         }
@@ -111,7 +131,7 @@ impl MissLimiter {
     }
 
     /// Whether an answer may be told; called once for each question that was admitted. A miss takes a token.
-    pub fn tells(&self, question: &Question, reason: Reason, now: Instant) -> bool {
+    pub(crate) fn tells(&self, question: &Question, reason: Reason, now: Instant) -> bool {
         if self.interval == 0 {
             return true;
         }
@@ -125,6 +145,7 @@ impl MissLimiter {
             if self.accounts.len() >= ACCOUNTS_MAX {
                 self.accounts.retain(|_, account| *account.full_at.get_mut() > now);
             }
+            self.is_used.store(true, Ordering::Relaxed);
             let remembers_mapped = self.accounts.len() < ACCOUNTS_WITH_MAPPED_MAX;
             let account = self.accounts.entry(sid).or_insert_with(|| Account::new(remembers_mapped));
             return self.tells_miss(&account, key, now);
@@ -165,7 +186,7 @@ impl MissLimiter {
     }
 
     fn key(&self, question: &Question) -> u64 {
-        self.hasher.hash_one((&question.request, &question.logon_domain_name))
+        self.hasher.hash_one((question.message(), &question.logon_domain_name))
     }
 
     fn nanoseconds(&self, now: Instant) -> u64 {
@@ -259,7 +280,8 @@ mod tests {
     }
 
     fn question(rid: u32, certificate: u32) -> Question {
-        Question::new(certificate.to_le_bytes().to_vec(), Asker::machine("WEB01$", sid(rid), true))
+        let asker = Asker::machine("WEB01$", sid(rid), true);
+        Question::new(certificate.to_le_bytes().to_vec(), asker, dtyp::FileTime(0))
     }
 
     const MISS: Reason = Reason::NoMatch;
@@ -362,9 +384,11 @@ mod tests {
         assert!(limiter.admits(&alice, now) && limiter.tells(&alice, MAPPED, now));
         assert!(limiter.tells(&alice, MISS, now), "her account was disabled");
         assert!(!limiter.admits(&guess, now) && !limiter.tells(&guess, MAPPED, now));
-        let elsewhere = Question { logon_domain_name: "FABRIKAM".to_owned(), ..alice.clone() };
+        let mut elsewhere = alice.clone();
+        "FABRIKAM".clone_into(&mut elsewhere.logon_domain_name);
         assert!(!limiter.admits(&elsewhere, now), "the same certificate in another domain is a guess");
-        let other = Question { asker: Asker::machine("WEB02$", sid(1002), true), ..alice.clone() };
+        let mut other = alice.clone();
+        other.asker = Asker::machine("WEB02$", sid(1002), true).into();
         misses(&limiter, 1002, now);
         assert!(!limiter.admits(&other, now), "another account has its own");
         let later = now + Duration::from_secs(REMEMBERED + 1);
