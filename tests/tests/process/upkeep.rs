@@ -235,17 +235,26 @@ fn adding_a_domain_says_what_to_do_next() {
         "{done:?}"
     );
     assert!(
-        done.stdout.contains("test the secure channel on the other side:\n  rcmpd domain test -c FILE -- CONTOSO"),
+        done.stdout
+            .contains("test the secure channel on the other side:\n  rcmpd domain test -c FILE -- CONTOSO"),
         "{done:?}"
     );
     let done = run(&demo, "domain test FABRIKAM").code(1);
     assert!(done.stderr.contains("rcmpd domain test CONTOSO"), "{done:?}");
     let litware = "--sid S-1-5-21-1-2-4 --name litware.example --direction outbound --server 127.0.0.1:1";
     let done = run(&demo, &format!("domain add LITWARE {litware}")).code(0);
-    assert!(done.stdout.ends_with("Then test the secure channel:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"), "{done:?}");
+    assert!(
+        done.stdout
+            .ends_with("Then test the secure channel:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"),
+        "{done:?}"
+    );
     let far = "--sid S-1-5-21-1-2-5 --name far.example --direction outbound --via LITWARE";
     let done = run(&demo, &format!("domain add FAR {far}")).code(0);
-    assert!(done.stdout.ends_with("Then test the secure channel:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"), "{done:?}");
+    assert!(
+        done.stdout
+            .ends_with("Then test the secure channel:\n  rcmpd domain test -c rcmpd.toml -- LITWARE\n"),
+        "{done:?}"
+    );
     // A folder that is not there.
     demo.edit(|text| text.replace("\"accounts.", "\"nowhere/accounts."));
     let done = run(&demo, "domain add").code(1);
