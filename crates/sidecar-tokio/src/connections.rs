@@ -108,7 +108,7 @@ impl Rejection {
 
 /// Connections of a listener, counted.
 #[derive(Clone, Copy, Debug)]
-struct Counts {
+pub(crate) struct Counts {
     /// Open now: unproved, proved.
     open: (usize, usize),
     /// Evicted since the start: unproved, proved.
@@ -118,7 +118,7 @@ struct Counts {
     /// Bytes held by unproved connections, by what their permits say.
     unproved_bytes: usize,
     /// By [`Rejection`], in the order of `ALL`.
-    rejected: [u64; Rejection::ALL.len()],
+    pub(crate) rejected: [u64; Rejection::ALL.len()],
 }
 
 /// Reads the counts of a listener.
@@ -141,7 +141,8 @@ pub struct UpstreamMeter {
 }
 
 impl ConnectionMeter {
-    fn counts(&self) -> Counts {
+    /// The counts now.
+    pub(crate) fn counts(&self) -> Counts {
         (self.counts)()
     }
 
