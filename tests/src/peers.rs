@@ -45,6 +45,13 @@ pub fn verify_jwt(token: &str, keys: &str, audience: &str, issuer: &str) -> Valu
     run(Command::new(private().join("web/bin/python")), "verify_jwt.py", &given)
 }
 
+/// What the parser of Prometheus' Python client reads in metrics: a list of families. `format` is `openmetrics` or `prometheus`.
+pub fn read_metrics(text: &str, format: &str) -> Vec<Value> {
+    let given = json!({ "text": text, "format": format });
+    let read = run(Command::new(impacket_python()), "read_metrics.py", &given);
+    read["families"].as_array().expect("it has families").clone()
+}
+
 /// An application that speaks gRPC, by gRPC's own server. It ends with this value.
 #[derive(Debug)]
 pub struct GrpcServer {

@@ -489,12 +489,18 @@ impl Service {
 
     /// GET from the admin port: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
+        let (head, body) = self.get_with(path, "");
+        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0), body)
+    }
+
+    /// GET from the admin port with more lines in the head: head and body.
+    pub fn get_with(&self, path: &str, lines: &str) -> (String, String) {
         let mut stream = std::net::TcpStream::connect(self.admin).expect("health is served");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n")
             .expect("health listens");
         let text = std::io::read_to_string(stream).expect("health answers");
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
-        (head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     /// POST to the admin port: status and body. A host among the headers takes the place of the usual one.

@@ -5,6 +5,7 @@ use crate::connection_limiter::{ConnectionLimiter, EvictionReason};
 use crate::counters::{Counters, count};
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
+use crate::metrics::ConnectionCollector;
 use crate::registry::{Peer, Registry};
 use crate::turns::Turns;
 use dcerpc::association_group::AssociationGroups;
@@ -91,9 +92,12 @@ impl Server {
         &self.limiter
     }
 
-    /// Bytes that fragments of unfinished calls under a security context take now.
-    pub fn reassembly_used(&self) -> usize {
-        self.reassembly.used()
+    /// Registers the metrics of connections and calls. Servers [beside](Self::beside) this one have counters of
+    /// their own, which are not among them.
+    pub fn register(&self, metrics: &mut prometheus_client::registry::Registry) {
+        self.counters.register(metrics);
+        let (limiter, reassembly) = (self.limiter.clone(), Arc::clone(&self.reassembly));
+        metrics.register_collector(Box::new(ConnectionCollector { limiter, reassembly }));
     }
 
     /// Accepts connections until the shutdown is cancelled. Errors of accepting are logged, and it goes on.
@@ -157,7 +161,7 @@ struct Open {
 
 impl Open {
     fn begin(server: &Server, address: SocketAddr) -> Self {
-        count(&server.counters.open);
+        server.counters.open.inc();
         Self { counters: Arc::clone(&server.counters), address }
     }
 }
@@ -169,7 +173,7 @@ impl Drop for Open {
             count(&self.counters.panics);
             warn!(client.addr = %self.address, "Service panicked: connection closed");
         }
-        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        self.counters.open.dec();
     }
 }
 

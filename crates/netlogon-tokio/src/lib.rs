@@ -56,6 +56,7 @@
 mod breaker;
 mod discovery;
 mod meter;
+mod metrics;
 mod server;
 mod servers;
 mod transport;
@@ -63,6 +64,7 @@ mod turns;
 
 pub use discovery::{Discovery, DiscoveryConfigError, DiscoveryError, Found, Located, is_label};
 pub use meter::Meter;
+pub use metrics::{ServerCollector, ServerLabels};
 pub use server::{
     AccountSecrets, BoxError, ClientAccount, Extension, PackageRequest, PoolLimits, ServerClient,
     ServerFailed,

@@ -2,9 +2,13 @@
 
 include!("server/mod.rs");
 
-use netlogon_tokio::{ClientAccount, PackageRequest, PoolLimits, ServerSource, Servers};
+use netlogon_tokio::{
+    ClientAccount, PackageRequest, PoolLimits, ServerCollector, ServerLabels, ServerSource, Servers,
+};
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,8 +41,20 @@ fn soon() -> Instant {
 
 /// The value of a metric of the first server, by its name.
 fn metric(servers: &Servers, name: &str) -> f64 {
-    let metrics = servers.clients()[0].meter().metrics();
-    metrics.iter().find(|(known, ..)| *known == name).expect("there is such a metric").3
+    let first = Arc::clone(&servers.clients()[0]);
+    let labels = ServerLabels {
+        domain: "CONTOSO".to_owned(),
+        server: first.server().to_owned(),
+        package: Some("Echo".to_owned()),
+    };
+    let sample = format!("{name}{{domain=\"CONTOSO\",server=\"{}\",package=\"Echo\"}} ", labels.server);
+    let mut registry = Registry::with_prefix("rcmpd");
+    let collector = ServerCollector(move || vec![(labels.clone(), Arc::clone(&first))]);
+    registry.register_collector(Box::new(collector));
+    let mut metrics = String::new();
+    text::encode(&mut metrics, &registry).expect("they are text");
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(&sample));
+    values.next().and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {metrics}"))
 }
 
 #[tokio::test]

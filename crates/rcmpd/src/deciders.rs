@@ -4,6 +4,7 @@
 use crate::audit::{AuditLog, Decided};
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
+use crate::decision_metrics::DecisionMetrics;
 use crate::forward::Forwarding;
 use crate::handler::Handler;
 use crate::stores::Accounts;
@@ -35,6 +36,8 @@ pub struct Deciders {
     pub sidecar_methods: MappingFlags,
     /// The way to other domains.
     pub forwarding: Arc<Forwarding>,
+    /// Counters of decisions, of all policies of this process.
+    pub metrics: DecisionMetrics,
     lists: Option<Arc<Lists>>,
     remote: Remote,
 }
@@ -45,6 +48,7 @@ pub struct Shadow {
     mapper: Arc<Mapper>,
     lists: Option<Arc<Lists>>,
     working: Arc<Semaphore>,
+    metrics: DecisionMetrics,
 }
 
 impl Deciders {
@@ -59,6 +63,7 @@ impl Deciders {
     ) -> anyhow::Result<Self> {
         let forwarding = Forwarding::load(config, before.map(|before| &*before.forwarding))?;
         let remote = before.map(|before| before.remote.clone()).unwrap_or_default();
+        let metrics = before.map(|before| before.metrics.clone()).unwrap_or_default();
         let known = || before.into_iter().flat_map(Self::all_lists).cloned();
         let load = async |mapping: &Mapping, known: Vec<Arc<Lists>>| {
             let of = mapping.clone();
@@ -81,7 +86,8 @@ impl Deciders {
                 let known = lists.iter().cloned().chain(known()).collect();
                 let (mapper, lists, first) = load(shadow, known).await?;
                 looks.push(first);
-                Some(Shadow { mapper, lists, working: Arc::new(Semaphore::new(SHADOW_MAX)) })
+                let working = Arc::new(Semaphore::new(SHADOW_MAX));
+                Some(Shadow { mapper, lists, working, metrics: metrics.clone() })
             }
         };
         FirstLook::wait(looks.into_iter().flatten()).await;
@@ -89,7 +95,7 @@ impl Deciders {
             config.sidecar.as_ref().map_or(config::SIDECAR_METHODS, |sidecar| sidecar.methods);
         let forwarding = Arc::new(forwarding);
         let handler = MapCertificate::new(Arc::clone(&live), Some(Arc::clone(&forwarding.forwarder)));
-        Ok(Self { live, handler, lists, shadow, accounts, sidecar_methods, forwarding, remote })
+        Ok(Self { live, handler, lists, shadow, accounts, sidecar_methods, forwarding, metrics, remote })
     }
 
     /// Decides by `handler`, which is [`Deciders::handler`] with the layers of its asker, and writes the decision to the audit log with where
@@ -107,9 +113,10 @@ impl Deciders {
         let Ok(answer) = handler.oneshot(question.clone()).await;
         if matches!(answer.reason, Reason::MissRate | Reason::AuditBudget) {
             audit.over_limit(&question.asker, answer.reason);
+            self.metrics.over_limit(answer.reason);
             return Err(answer.reason);
         }
-        audit.decision(&answer, &question, &source, name)?;
+        self.metrics.decided(answer.reason, audit.decision(&answer, &question, &source, name))?;
         // A shadow decides about accounts of this domain.
         if let Some(shadow) = self.shadow.as_ref().filter(|_| answer.decided_here) {
             shadow.compare(question, &answer, audit);
@@ -118,8 +125,8 @@ impl Deciders {
     }
 
     /// The revocation lists of the live policy.
-    pub fn lists(&self) -> Option<&Lists> {
-        self.lists.as_deref()
+    pub const fn lists(&self) -> Option<&Arc<Lists>> {
+        self.lists.as_ref()
     }
 
     /// Who is asked over the network.
@@ -137,14 +144,23 @@ impl Shadow {
     fn compare(&self, mut question: Question, live: &Answer, audit: &Arc<AuditLog>) {
         let permit: OwnedSemaphorePermit = match Arc::clone(&self.working).try_acquire_owned() {
             Ok(permit) => permit,
-            Err(_) => return audit.shadow_left_out(),
+            Err(_) => return self.metrics.shadow_left_out(),
         };
-        let (mapper, audit) = (Arc::clone(&self.mapper), Arc::clone(audit));
+        let (mapper, audit, metrics) = (Arc::clone(&self.mapper), Arc::clone(audit), self.metrics.clone());
         let (live, revision) = (Decided::from(live), live.policy_revision);
         question.is_traced = false;
         tokio::spawn(async move {
             let answer = mapper.answer(&question).await;
-            audit.shadow(&question, &live, &Decided::from(&answer), revision);
+            let shadow = Decided::from(&answer);
+            // How an account was found is no difference; whether, and which, is.
+            match live.sid == shadow.sid {
+                true => metrics.shadow_same(),
+                false => {
+                    // The line is there before it is counted.
+                    audit.divergence(&question, &live, &shadow, revision);
+                    metrics.shadow_diverged(live.reason, shadow.reason);
+                }
+            }
             drop(permit);
         });
     }

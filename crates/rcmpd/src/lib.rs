@@ -12,6 +12,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod deciders;
+pub mod decision_metrics;
 pub mod explain;
 pub mod findings;
 pub mod forward;

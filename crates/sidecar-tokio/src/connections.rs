@@ -4,7 +4,12 @@
 //! Each connection is accepted at once. It has a permit of a [`ConnectionLimiter`] and is unproved until its client has proved who it is,
 //! so connections that prove nothing are evicted for each other and for nothing else.
 
-use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter};
+use dcerpc_tokio::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LogLimiter, encode_family};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 use std::error::Error;
 use std::fmt::{self, Write};
 use std::hash::Hash;
@@ -103,20 +108,20 @@ impl Rejection {
 
 /// Connections of a listener, counted.
 #[derive(Clone, Copy, Debug)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Open now: unproved, proved.
-    pub open: (usize, usize),
+    open: (usize, usize),
     /// Evicted since the start: unproved, proved.
-    pub evicted: (u64, u64),
+    evicted: (u64, u64),
     /// Whether memory of unproved connections is counted, and how much there is.
-    pub has_budget: bool,
+    has_budget: bool,
     /// Bytes held by unproved connections, by what their permits say.
-    pub unproved_bytes: usize,
+    unproved_bytes: usize,
     /// By [`Rejection`], in the order of `ALL`.
-    pub rejected: [u64; Rejection::ALL.len()],
+    pub(crate) rejected: [u64; Rejection::ALL.len()],
 }
 
-/// Reads the counts of a listener, for `/metrics`.
+/// Reads the counts of a listener.
 pub struct ConnectionMeter {
     /// The dialect of a listener for web servers, `proxy` or `admin`.
     pub listener: &'static str,
@@ -127,7 +132,7 @@ pub struct ConnectionMeter {
     pub upstream: Option<UpstreamMeter>,
 }
 
-/// Reads the failures of a listener's application, for `/metrics`.
+/// Reads the failures of a listener's application.
 pub struct UpstreamMeter {
     /// The URL, or the path.
     pub application: String,
@@ -137,7 +142,7 @@ pub struct UpstreamMeter {
 
 impl ConnectionMeter {
     /// The counts now.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         (self.counts)()
     }
 
@@ -150,6 +155,126 @@ impl ConnectionMeter {
 impl fmt::Debug for ConnectionMeter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {:?}", self.listener, self.address, self.counts())
+    }
+}
+
+/// Collects the counts of listeners and of the applications behind them, at each scrape.
+#[derive(Debug)]
+pub struct ConnectionCollector(pub Vec<ConnectionMeter>);
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: &'static str,
+    address: String,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct ClientLabels {
+    #[prometheus(flatten)]
+    listener: ListenerLabels,
+    client: &'static str,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct RejectionLabels {
+    #[prometheus(flatten)]
+    listener: ListenerLabels,
+    reason: Rejection,
+}
+
+#[derive(Debug, EncodeLabelSet)]
+struct UpstreamLabels {
+    #[prometheus(flatten)]
+    listener: ListenerLabels,
+    upstream: String,
+    reason: &'static str,
+}
+
+impl EncodeLabelValue for Rejection {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.name().encode(encoder)
+    }
+}
+
+impl ConnectionMeter {
+    fn labels(&self) -> ListenerLabels {
+        ListenerLabels { listener: self.listener, address: self.address.clone() }
+    }
+
+    /// What is counted by whether clients have proved who they are: unproved, proved.
+    fn by_client<T>(&self, (unproved, proved): (T, T)) -> [(ClientLabels, T); 2] {
+        let labels = |client| ClientLabels { listener: self.labels(), client };
+        [(labels("unproved"), unproved), (labels("proved"), proved)]
+    }
+}
+
+impl Collector for ConnectionCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts: Vec<_> = self.0.iter().map(|meter| (meter, meter.counts())).collect();
+        encode_family(
+            &mut encoder,
+            (
+                "listener_connections_open",
+                "Connections of the listener open now, by whether their client has proved who it is",
+                None,
+            ),
+            counts
+                .iter()
+                .flat_map(|(meter, counts)| meter.by_client(counts.open))
+                .map(|(labels, count)| (labels, ConstGauge::new(count))),
+        )?;
+        encode_family(
+            &mut encoder,
+            (
+                "listener_connections_evicted",
+                "Connections of the listener closed for newer ones because a connection limit was reached",
+                None,
+            ),
+            counts
+                .iter()
+                .flat_map(|(meter, counts)| meter.by_client(counts.evicted))
+                .map(|(labels, count)| (labels, ConstCounter::new(count))),
+        )?;
+        encode_family(
+            &mut encoder,
+            (
+                "listener_rejected",
+                "Connections and requests rejected before a request could be handled, by reason",
+                None,
+            ),
+            counts.iter().flat_map(|(meter, counts)| {
+                Rejection::ALL.into_iter().zip(counts.rejected).map(|(reason, count)| {
+                    (RejectionLabels { listener: meter.labels(), reason }, ConstCounter::new(count))
+                })
+            }),
+        )?;
+        let upstreams = self.0.iter().filter_map(|meter| Some((meter, meter.upstream.as_ref()?)));
+        encode_family(
+            &mut encoder,
+            (
+                "upstream_failures",
+                "Requests that the application behind the listener did not answer, by reason",
+                None,
+            ),
+            upstreams.flat_map(|(meter, upstream)| {
+                (upstream.failures)().into_iter().map(|(reason, count)| {
+                    let (listener, upstream) = (meter.labels(), upstream.application.clone());
+                    (UpstreamLabels { listener, upstream, reason }, ConstCounter::new(count))
+                })
+            }),
+        )?;
+        encode_family(
+            &mut encoder,
+            (
+                "listener_unproved",
+                "Estimated bytes held by connections whose client has proved nothing, beyond those that each may hold",
+                Some(Unit::Bytes),
+            ),
+            counts
+                .iter()
+                .filter(|(_, counts)| counts.has_budget)
+                .map(|(meter, counts)| (meter.labels(), ConstGauge::new(counts.unproved_bytes))),
+        )
     }
 }
 

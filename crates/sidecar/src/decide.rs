@@ -6,6 +6,7 @@ use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
 use crate::headers::{Facts, Format};
 use crate::identity::{DecisionInputs, Identify, Identity};
+use crate::meter::Meter;
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
 use crate::routes::Routes;
 use crate::secret::SECRET;
@@ -16,10 +17,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use quick_cache::sync::Cache as QuickCache;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a denial is cached, at most.
@@ -93,32 +93,6 @@ pub enum Decided {
     Allowed(Arc<Allowed>),
     /// Not in.
     Refused(Refusal),
-}
-
-/// What is counted.
-#[derive(Debug, Default)]
-pub struct Meter {
-    /// Decisions that came from the cache.
-    pub remembered: AtomicU64,
-    /// Decisions that were made.
-    pub made: AtomicU64,
-    outcomes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
-}
-
-impl Meter {
-    /// Answers by dialect and outcome.
-    pub fn outcomes(&self) -> BTreeMap<(&'static str, &'static str), u64> {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn count(&self, dialect: &'static str, outcome: &'static str) {
-        *self
-            .outcomes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((dialect, outcome))
-            .or_default() += 1;
-    }
 }
 
 impl Sidecar {
@@ -267,14 +241,14 @@ impl Sidecar {
     ) -> Result<Arc<Allowed>, Refusal> {
         let inputs = self.identify.decision_inputs(presented, now.wall)?;
         if self.remember.is_zero() || !inputs.is_settled {
-            self.meter.made.fetch_add(1, Ordering::Relaxed);
+            self.meter.made.inc();
             return self.find_out(presented, source, now).await.outcome;
         }
         let key = Key { leaf: presented.sha256, chain: chain_hash(&presented.chain), inputs };
         let make = async || self.find_out_for(&key.inputs, presented, source, now).await;
         let (known, was_remembered) = self.cache.get_or_make(&key, now, make).await;
         let count = if was_remembered { &self.meter.remembered } else { &self.meter.made };
-        count.fetch_add(1, Ordering::Relaxed);
+        count.inc();
         known.outcome
     }
 

@@ -16,6 +16,7 @@ pub mod forwarding;
 pub mod headers;
 mod identity;
 mod limits;
+mod meter;
 pub mod proxy_config;
 mod refusal;
 pub mod routes;
@@ -26,8 +27,9 @@ pub mod token;
 
 pub use allowed::Allowed;
 pub use cache::Moment;
-pub use decide::{Ask, Decided, Meter, Parts, Sidecar};
+pub use decide::{Ask, Decided, Parts, Sidecar};
 pub use dialect::{ClientCertificate, Dialect};
 pub use identity::{Assurance, DecisionInputs, Group, Identify, Identity};
+pub use meter::Meter;
 pub use refusal::{Broken, NotMapped, Outcome, Refusal, Undecided};
 pub use secret::{SECRET, shows_secret};

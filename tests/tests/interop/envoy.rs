@@ -240,5 +240,5 @@ fn its_client_is_denied_and_never_failed() {
         Refusal::Broken(Broken::Secret),
     ];
     assert_eq!(*refused, expected);
-    assert_eq!(served.listener.sidecar.meter().outcomes()[&(NAME, "allowed")], 1);
+    assert_eq!(served.listener.sidecar.meter().requests(NAME, "allowed"), 1);
 }

@@ -17,6 +17,7 @@ mod issuing;
 mod listener_floods;
 mod load;
 mod mapping;
+mod metrics;
 mod names;
 mod paths;
 mod revocation;

@@ -21,18 +21,21 @@ mod writer;
 pub use crate::signing::{PublicKey, make_key};
 
 use crate::config::Audit as AuditConfig;
+use crate::decision_metrics::DecisionMetrics;
 use budget::Budget;
 use decision::Written;
 use dtyp::{NtStatus, Sid};
 use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use rcmp_service::{Answer, Asker, Question, Reason};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use watched_file::Change;
@@ -50,7 +53,7 @@ pub struct AuditLog {
     heads: Option<(Mutex<Heads>, Duration)>,
     /// Whether the last head could not be written.
     heads_failing: AtomicBool,
-    heads_failed: AtomicU64,
+    heads_failed: Counter,
     /// Refusals that anybody can cause, by reason.
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused to askers over a limit since the last flush.
@@ -58,23 +61,16 @@ pub struct AuditLog {
     /// Askers, by name, that got no account since the last flush, and why: the log has a line for each. At most as many as there are
     /// accounts that can ask, times the reasons.
     refused: Mutex<BTreeSet<(String, &'static str)>>,
-    /// What was refused to askers over a limit, by reason, for metrics.
-    over_limits_total: Mutex<BTreeMap<&'static str, u64>>,
-    /// Decisions by reason, for metrics.
-    decisions: Mutex<BTreeMap<&'static str, u64>>,
-    /// Relayed calls by package and outcome, for metrics; packages are configured, so there are few.
-    relays: Mutex<BTreeMap<(String, &'static str), u64>>,
-    failed: AtomicU64,
+    /// Counts what this log rejects because an account is over its budget.
+    metrics: DecisionMetrics,
+    failed: Counter,
     /// How often the log or its heads were found changed by another program.
-    changed: AtomicU64,
+    changed: Counter,
     /// Whether lines go to a file that has lost its name: that is not where they are kept.
     is_lost: AtomicBool,
     /// Whether certificates are written whole, each once in a file.
     certificates: AtomicBool,
     written: Mutex<Written>,
-    shadow_agreed: AtomicU64,
-    shadow_left_out: AtomicU64,
-    shadow_divergences: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
 
 /// Refusals by the SID of an account and the reason: the account's name, and how many.
@@ -119,17 +115,6 @@ pub struct Relayed<'a> {
     pub withheld: Option<&'static str>,
 }
 
-/// What shadow policies decided, beside the live ones.
-#[derive(Clone, Debug, Default)]
-pub struct Shadows {
-    /// The same.
-    pub agreed: u64,
-    /// Nothing, for want of time.
-    pub left_out: u64,
-    /// Something else: how often, by the live reason and the shadow's.
-    pub divergences: BTreeMap<(&'static str, &'static str), u64>,
-}
-
 /// How often files are looked at for what other programs did to them.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -158,11 +143,11 @@ impl AuditLog {
     pub fn open(config: &AuditConfig) -> anyhow::Result<Self> {
         let heads = config.heads.as_ref().map(Heads::open).transpose()?;
         let newest = heads.as_ref().map(Heads::newest);
-        let mut changed = 0;
+        let changed = Counter::default();
         let file = match &config.path {
             Some(path) if config.chain => {
                 let (writer, opened) = Writer::chained(path, newest)?;
-                changed = opened.map_or(0, |opened| report_opened(path, opened));
+                changed.inc_by(opened.map_or(0, |opened| report_opened(path, opened)));
                 Some(writer)
             }
             Some(path) => Some(Writer::plain(path)?),
@@ -177,22 +162,41 @@ impl AuditLog {
                 .then(|| Mutex::new(Budget::new(config.account_budget))),
             heads: heads.map(Mutex::new).zip(interval),
             heads_failing: AtomicBool::new(false),
-            heads_failed: AtomicU64::new(0),
+            heads_failed: Counter::default(),
             anonymous: Mutex::default(),
             over_limits: Mutex::default(),
             refused: Mutex::default(),
-            over_limits_total: Mutex::default(),
-            decisions: Mutex::default(),
-            relays: Mutex::default(),
-            failed: AtomicU64::new(0),
-            changed: AtomicU64::new(changed),
+            metrics: DecisionMetrics::default(),
+            failed: Counter::default(),
+            changed,
             is_lost: AtomicBool::new(false),
             certificates: AtomicBool::new(config.certificates),
             written: Mutex::default(),
-            shadow_agreed: AtomicU64::new(0),
-            shadow_left_out: AtomicU64::new(0),
-            shadow_divergences: Mutex::default(),
         })
+    }
+
+    /// Counts with these counters what is rejected because an account is over its budget.
+    pub fn counting(self, metrics: DecisionMetrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Registers the metrics of the log itself.
+    pub fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("audit_failures", "Lines of the audit log that could not be written", &self.failed),
+            (
+                "audit_head_failures",
+                "Checkpoints (signed heads) of the audit log that could not be written",
+                &self.heads_failed,
+            ),
+            (
+                "audit_changes",
+                "Changes of the audit log or its checkpoints by other programs, and disagreements of the two",
+                &self.changed,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
     }
 
     /// Opens the files anew, for instance after they were rotated. A chain goes on in the new file, and its end in the old
@@ -207,7 +211,7 @@ impl AuditLog {
             (file, Some(path)) if config.chain => {
                 let (writer, opened) = Writer::chained(path, new_heads.as_ref().map(Heads::newest))?;
                 let changed = opened.map_or(0, |opened| report_opened(path, opened));
-                self.changed.fetch_add(changed, Ordering::Relaxed);
+                self.changed.inc_by(changed);
                 *file = Some(writer);
             }
             (file, Some(path)) => *file = Some(Writer::plain(path)?),
@@ -274,7 +278,7 @@ impl AuditLog {
         match change {
             Ok(None) => {}
             Ok(Some(change)) => {
-                self.changed.fetch_add(1, Ordering::Relaxed);
+                self.changed.inc();
                 tracing::error!(path = %path.display(), file, %change, "Another program changed a file of the audit: it was {change}");
             }
             Err(error) => {
@@ -285,7 +289,7 @@ impl AuditLog {
 
     /// How often the log or its heads were found emptied, cut, overwritten, removed or replaced, or not as the heads say.
     pub fn changes(&self) -> u64 {
-        self.changed.load(Ordering::Relaxed)
+        self.changed.get()
     }
 
     /// Signs the end of the chain, if heads are configured and there are new lines. Returns when to do so again.
@@ -302,7 +306,7 @@ impl AuditLog {
                 Some(*interval)
             }
             Err(error) => {
-                self.heads_failed.fetch_add(1, Ordering::Relaxed);
+                self.heads_failed.inc();
                 if !self.heads_failing.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "A head of the audit log cannot be written");
                 }
@@ -313,7 +317,7 @@ impl AuditLog {
 
     /// Heads that could not be written.
     pub fn head_failures(&self) -> u64 {
-        self.heads_failed.load(Ordering::Relaxed)
+        self.heads_failed.get()
     }
 
     /// Writes down how many anonymous callers, and askers over a limit, were refused since the last time.
@@ -342,14 +346,12 @@ impl AuditLog {
         lock(budget).admits(asker, Instant::now(), || self.free_bytes())
     }
 
-    /// Counts a question that is refused because its asker is over a limit.
+    /// Notes a question that is rejected because its asker is over a limit, for a line a minute.
     pub fn over_limit(&self, asker: &Asker, reason: Reason) {
-        *lock(&self.decisions).entry(reason.name()).or_default() += 1;
-        self.count_over_limit(&asker.account, asker.sid, reason);
+        self.note_over_limit(&asker.account, asker.sid, reason);
     }
 
-    fn count_over_limit(&self, account: &str, sid: Sid, reason: Reason) {
-        *lock(&self.over_limits_total).entry(reason.name()).or_default() += 1;
+    fn note_over_limit(&self, account: &str, sid: Sid, reason: Reason) {
         let mut over_limits = lock(&self.over_limits);
         let (_, count) = over_limits.entry((sid, reason.name())).or_insert_with(|| (account.to_owned(), 0));
         *count += 1;
@@ -364,19 +366,9 @@ impl AuditLog {
         }
     }
 
-    /// What was refused to askers over a limit so far, by reason.
-    pub fn over_limits(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.over_limits_total).clone()
-    }
-
-    /// Decisions so far, by reason.
-    pub fn decisions(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.decisions).clone()
-    }
-
     /// Lines that could not be written.
     pub fn failures(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
+        self.failed.get()
     }
 
     /// Whether decisions are written down, so that it is worth to take down how they are made.
@@ -385,7 +377,7 @@ impl AuditLog {
     }
 
     /// Writes down a decision and the steps to it, with the name of it that the asker got. If it must be written and cannot be, the
-    /// decision must not be answered; the reason to answer instead is returned and counted.
+    /// decision must not be answered; the reason to answer instead is returned.
     pub fn decision(
         &self,
         answer: &Answer,
@@ -398,7 +390,6 @@ impl AuditLog {
             false => Ok(()),
         };
         let answered = written.err().unwrap_or(answer.reason);
-        *lock(&self.decisions).entry(answered.name()).or_default() += 1;
         self.note_refusal(answer, answered, &question.asker);
         written
     }
@@ -464,7 +455,6 @@ impl AuditLog {
         certificate: &[u8],
         source: &str,
     ) -> Result<(), AuditUnavailable> {
-        *lock(&self.decisions).entry(reason).or_default() += 1;
         match self.is_written() {
             true => {
                 let event = decision::identified(decision, reason, account, certificate, source);
@@ -477,7 +467,6 @@ impl AuditLog {
     /// Writes down that a package's call was relayed, or why it was not.
     pub fn relayed(&self, relayed: &Relayed<'_>) -> Result<(), AuditUnavailable> {
         let outcome = relayed.withheld.unwrap_or("relayed");
-        *lock(&self.relays).entry((relayed.package.to_owned(), outcome)).or_default() += 1;
         if !self.is_written() {
             return Ok(());
         }
@@ -494,18 +483,8 @@ impl AuditLog {
         self.write(asker, &event).map(drop).map_err(|_| AuditUnavailable)
     }
 
-    /// Calls of packages that are answered elsewhere, by package and outcome.
-    pub fn relays(&self) -> BTreeMap<(String, &'static str), u64> {
-        lock(&self.relays).clone()
-    }
-
-    /// Counts what a shadow policy decided, and writes it down where it is something else.
-    pub fn shadow(&self, question: &Question, live: &Decided, shadow: &Decided, policy_revision: u64) {
-        // How an account was found is no difference; whether, and which, is.
-        if live.sid == shadow.sid {
-            self.shadow_agreed.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+    /// Writes down a decision that the shadow policy made in another way.
+    pub fn divergence(&self, question: &Question, live: &Decided, shadow: &Decided, policy_revision: u64) {
         let event = decision::shadow_event(
             question,
             (live.reason, live.account.as_deref()),
@@ -513,23 +492,6 @@ impl AuditLog {
             policy_revision,
         );
         let _ = self.write(Some((&question.asker.account, question.asker.sid)), &event);
-        // Whoever sees the count finds the line.
-        let reasons = (live.reason.name(), shadow.reason.name());
-        *lock(&self.shadow_divergences).entry(reasons).or_default() += 1;
-    }
-
-    /// Counts a decision that the shadow had no time for.
-    pub fn shadow_left_out(&self) {
-        self.shadow_left_out.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// What shadows decided so far.
-    pub fn shadows(&self) -> Shadows {
-        Shadows {
-            agreed: self.shadow_agreed.load(Ordering::Relaxed),
-            left_out: self.shadow_left_out.load(Ordering::Relaxed),
-            divergences: lock(&self.shadow_divergences).clone(),
-        }
     }
 
     /// Writes a line that an account caused, and says whether it is in a file now. Lines of no account are once a minute at most, or
@@ -550,7 +512,8 @@ impl AuditLog {
         if let Some((budget, (account, sid))) = spending
             && !lock(budget).spend(&sid, len, Instant::now(), || self.free_bytes())
         {
-            self.count_over_limit(account, sid, Reason::AuditBudget);
+            self.note_over_limit(account, sid, Reason::AuditBudget);
+            self.metrics.asker_refused(Reason::AuditBudget);
             return Err(Reason::AuditBudget);
         }
         let written = lock(&self.file).as_mut().map_or(Ok(()), |file| file.write(line));
@@ -560,7 +523,7 @@ impl AuditLog {
                 if let Some((budget, (_, sid))) = spending {
                     lock(budget).give_back(&sid, len);
                 }
-                if self.failed.fetch_add(1, Ordering::Relaxed) == 0 {
+                if self.failed.inc() == 0 {
                     tracing::error!(%error, "The audit log cannot be written");
                 }
                 if self.required { Err(Reason::AuditUnavailable) } else { Ok(false) }

@@ -6,6 +6,7 @@
 
 use crate::audit::{AuditLog, Relayed};
 use crate::config::ResponseCrypt;
+use crate::decision_metrics::DecisionMetrics;
 use account_store::Domain;
 use account_store::fold::casefold;
 use dcerpc_tokio::BoxFuture;
@@ -51,6 +52,8 @@ pub enum Withheld {
 }
 
 impl Withheld {
+    const ALL: [Self; 4] = [Self::NotAllowed, Self::OtherDomain, Self::NoLogonServers, Self::HasData];
+
     /// A stable name, for the audit and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,12 +80,14 @@ impl Withheld {
 pub struct RelayPackage {
     rule: Arc<Rule>,
     audit: Arc<AuditLog>,
+    metrics: DecisionMetrics,
 }
 
 impl RelayPackage {
     /// A package whose calls are relayed by `rule`.
-    pub const fn new(rule: Arc<Rule>, audit: Arc<AuditLog>) -> Self {
-        Self { rule, audit }
+    pub fn new(rule: Arc<Rule>, audit: Arc<AuditLog>, metrics: DecisionMetrics) -> Self {
+        metrics.expect_relays(&rule.package, Withheld::ALL.map(Withheld::name));
+        Self { rule, audit, metrics }
     }
 
     async fn answer(self, call: PackageCall) -> PackageReply {
@@ -91,6 +96,7 @@ impl RelayPackage {
             Ok(reply) => (reply, None),
             Err(withheld) => (withheld.reply(), Some(withheld.name())),
         };
+        self.metrics.relayed(&self.rule.package, withheld);
         let written = self.audit.relayed(&Relayed {
             package: &self.rule.package,
             account: &machine.name,

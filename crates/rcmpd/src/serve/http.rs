@@ -2,29 +2,27 @@
 //! accounts have stored, and are for who has the token.
 
 use super::store_health::StoreHealth;
-use crate::audit::AuditLog;
 use crate::clock::moment;
 use crate::config::Admin;
-use crate::deciders::{CurrentPolicy, Deciders};
+use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
 use crate::trust::certificates::Chain;
-use crate::trust::lists::Lists;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, EvictionReason, Server};
+use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, listen_on};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::encoding::{prometheus_text, text as openmetrics};
+use prometheus_client::registry::Registry;
 use rcmp_service::Method;
 use rcmp_service::message::Request;
-use rcmp_service::trust::CrlFacts;
-use sidecar_tokio::connections::{ConnectionMeter, Connections, Counts, DRAIN_TIMEOUT, Rejection};
-use std::fmt::Write;
+use sidecar_tokio::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,49 +51,63 @@ impl Health {
 pub(super) struct Shared {
     pub(super) health: Health,
     pub(super) store: Option<StoreHealth>,
-    pub(super) server: Option<Arc<Server>>,
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
-    pub(super) audit: Arc<AuditLog>,
     pub(super) operators: Option<Arc<Operators>>,
     pub(super) policy: CurrentPolicy,
     pub(super) config: String,
-    /// What counts the connections of the listeners for web servers and their clients, and of this port.
-    pub(super) connections: Arc<[ConnectionMeter]>,
+    pub(super) metrics: Arc<Registry>,
 }
 
-/// Serves for as long as the process lives. Connections are accepted at once. One whose client has not shown the token is evicted for a
-/// newer one, so silent clients keep monitoring out no longer than a request takes.
-pub(super) async fn serve(listener: TcpListener, shared: Shared, mut meters: Vec<ConnectionMeter>) {
-    let limits = ConnectionLimits {
-        unproved_max: UNPROVED_MAX,
-        started_max: STARTED_MAX,
-        unproved_per_address_max: UNPROVED_MAX,
-        proved_max: OPERATORS_MAX,
-        proved_per_identity_max: OPERATORS_MAX,
-    };
-    let connections = Arc::new(Connections::new("admin", limits));
-    let address = listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
-    meters.push(connections.meter(address));
-    let operators = shared.operators.clone();
-    let router = Router::new()
-        .route("/live", get(|| async { "live\n" }))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/explain", post(explain))
-        .route("/identity/{reference}", get(identity))
-        .route("/.well-known/jwks.json", get(jwks))
-        .with_state(Shared { connections: meters.into(), ..shared });
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let permit = Arc::new(connections.admit(address.ip()));
-                let (connections, operators) = (Arc::clone(&connections), operators.clone());
-                let origin = (stream, address);
-                tokio::spawn(connection(connections, origin, permit, operators, router.clone()));
-                // An evicted connection closes before the next one is accepted.
-                tokio::task::yield_now().await;
+/// The port, bound, and its connections.
+pub(super) struct Port {
+    listener: TcpListener,
+    address: SocketAddr,
+    connections: Arc<Connections<Operator>>,
+}
+
+impl Port {
+    /// Binds it.
+    pub(super) async fn bind(admin: &Admin) -> anyhow::Result<Self> {
+        let listener = listen_on(admin.listen, "admin.listen").await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, connections: Arc::new(Connections::new("admin", LIMITS)) })
+    }
+
+    /// Where it is.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What counts its connections.
+    pub(super) fn meter(&self) -> ConnectionMeter {
+        self.connections.meter(self.address.to_string())
+    }
+
+    /// Serves for as long as the process lives. Connections are accepted at once. One whose client has not shown the token is evicted for
+    /// a newer one, so silent clients keep monitoring out no longer than a request takes.
+    pub(super) async fn serve(self, shared: Shared) {
+        let Self { listener, connections, .. } = self;
+        let operators = shared.operators.clone();
+        let router = Router::new()
+            .route("/live", get(|| async { "live\n" }))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/explain", post(explain))
+            .route("/identity/{reference}", get(identity))
+            .route("/.well-known/jwks.json", get(jwks))
+            .with_state(shared);
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    let permit = Arc::new(connections.admit(address.ip()));
+                    let (connections, operators) = (Arc::clone(&connections), operators.clone());
+                    let origin = (stream, address);
+                    tokio::spawn(connection(connections, origin, permit, operators, router.clone()));
+                    // An evicted connection closes before the next one is accepted.
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => connections.not_accepted(error).await,
             }
-            Err(error) => connections.not_accepted(error).await,
         }
     }
 }
@@ -157,6 +169,13 @@ const UNPROVED_MAX: usize = 4096;
 const STARTED_MAX: usize = 1024;
 /// Connections of operators, who have.
 const OPERATORS_MAX: usize = 64;
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    unproved_max: UNPROVED_MAX,
+    started_max: STARTED_MAX,
+    unproved_per_address_max: UNPROVED_MAX,
+    proved_max: OPERATORS_MAX,
+    proved_per_identity_max: OPERATORS_MAX,
+};
 /// Connections at once.
 pub(super) const CONNECTIONS_MAX: usize = UNPROVED_MAX + STARTED_MAX + OPERATORS_MAX;
 /// For the head of a request, and between two of them.
@@ -298,347 +317,75 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     }
 }
 
-/// The text format of Prometheus.
-async fn metrics(State(shared): State<Shared>) -> String {
+/// The media type of OpenMetrics.
+const OPENMETRICS: &str = "application/openmetrics-text";
+const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics: in OpenMetrics if the client accepts it by name, as Prometheus does, otherwise in the text format of
+/// Prometheus, which `promtool check metrics` reads.
+async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
     let mut text = String::new();
-    if let Some(server) = &shared.server {
-        rpc_metrics(&mut text, server);
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_decisions_total Answers by reason.\n# TYPE rcmpd_decisions_total counter"
-    );
-    for (reason, count) in shared.audit.decisions() {
-        let _ = writeln!(text, "rcmpd_decisions_total{{reason=\"{reason}\"}} {count}");
-    }
-    let shadows = shared.audit.shadows();
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_shadow_decisions_total What the shadow policy decided, beside the live one.\n# TYPE rcmpd_shadow_decisions_total counter"
-    );
-    for (outcome, count) in [("same", shadows.agreed), ("left_out", shadows.left_out)] {
-        let _ = writeln!(text, "rcmpd_shadow_decisions_total{{outcome=\"{outcome}\"}} {count}");
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_shadow_divergences_total Decisions that would be others by the shadow policy.\n# TYPE rcmpd_shadow_divergences_total counter"
-    );
-    for ((live, shadow), count) in shadows.divergences {
-        let _ =
-            writeln!(text, "rcmpd_shadow_divergences_total{{live=\"{live}\",shadow=\"{shadow}\"}} {count}");
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_audit_failures_total Audit lines that could not be written.\n# TYPE rcmpd_audit_failures_total counter"
-    );
-    let _ = writeln!(text, "rcmpd_audit_failures_total {}", shared.audit.failures());
-    if let Some(store) = &shared.store {
-        let _ = writeln!(
-            text,
-            "# HELP rcmpd_store_usable Whether the account store can be used.\n# TYPE rcmpd_store_usable gauge\nrcmpd_store_usable {}",
-            u8::from(store.was_usable())
-        );
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_askers_refused_total What was refused to accounts that are over a limit, by reason.\n# TYPE rcmpd_askers_refused_total counter"
-    );
-    for (reason, count) in shared.audit.over_limits() {
-        let _ = writeln!(text, "rcmpd_askers_refused_total{{reason=\"{reason}\"}} {count}");
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_audit_head_failures_total Heads of the audit log that could not be written.\n# TYPE rcmpd_audit_head_failures_total counter"
-    );
-    let _ = writeln!(text, "rcmpd_audit_head_failures_total {}", shared.audit.head_failures());
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_audit_changes_total Changes of the audit log or its heads by other programs.\n# TYPE rcmpd_audit_changes_total counter"
-    );
-    let _ = writeln!(text, "rcmpd_audit_changes_total {}", shared.audit.changes());
-    let deciders = shared.policy.0.load();
-    revocation_metrics(&mut text, &deciders);
-    peer_metrics(&mut text, &deciders);
-    if let Some(sidecar) = &shared.sidecar {
-        sidecar_metrics(&mut text, &sidecar.load());
-    }
-    connection_metrics(&mut text, &shared.connections);
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_relays_total Calls of packages that are answered elsewhere, by outcome.\n# TYPE rcmpd_relays_total counter"
-    );
-    for ((package, outcome), count) in shared.audit.relays() {
-        let package = label(&package);
-        let _ = writeln!(text, "rcmpd_relays_total{{package=\"{package}\",outcome=\"{outcome}\"}} {count}");
-    }
-    text
-}
-
-/// Connections and calls of RPC.
-fn rpc_metrics(text: &mut String, server: &Server) {
-    let counters = server.counters();
-    for (name, kind, help, value) in [
-        ("rcmpd_connections_open", "gauge", "Connections open now.", &counters.open),
-        ("rcmpd_connections_total", "counter", "Connections accepted.", &counters.accepted),
-        (
-            "rcmpd_bind_timeouts_total",
-            "counter",
-            "Connections closed because nothing was received or no bind was finished in time.",
-            &counters.bind_timeouts,
-        ),
-        (
-            "rcmpd_pdu_timeouts_total",
-            "counter",
-            "Connections closed because a PDU did not arrive in time.",
-            &counters.pdu_timeouts,
-        ),
-        (
-            "rcmpd_idle_timeouts_total",
-            "counter",
-            "Connections closed because nothing happened for long.",
-            &counters.idle_timeouts,
-        ),
-        (
-            "rcmpd_call_timeouts_total",
-            "counter",
-            "Connections closed because a call did not arrive in time.",
-            &counters.call_timeouts,
-        ),
-        (
-            "rcmpd_write_timeouts_total",
-            "counter",
-            "Connections closed because the peer did not take its answers.",
-            &counters.write_timeouts,
-        ),
-        ("rcmpd_replies_total", "counter", "Calls answered with results.", &counters.replies),
-        ("rcmpd_faults_total", "counter", "Calls answered with a fault.", &counters.faults),
-        ("rcmpd_cancelled_total", "counter", "Calls that their client cancelled.", &counters.cancelled),
-        ("rcmpd_panics_total", "counter", "Connections ended by a panic.", &counters.panics),
-    ] {
-        let value = value.load(Ordering::Relaxed);
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-    }
-    let limiter = server.limiter();
-    let evictions = |reasons: &[EvictionReason]| -> u64 {
-        reasons.iter().map(|reason| limiter.evictions_for(*reason)).sum()
+    let (content_type, encoded) = match accepts_openmetrics(&headers) {
+        true => (OPENMETRICS_CONTENT_TYPE, openmetrics::encode(&mut text, &shared.metrics)),
+        false => (prometheus_text::CONTENT_TYPE, prometheus_text::encode(&mut text, &shared.metrics)),
     };
-    for (name, kind, help, value) in [
-        (
-            "rcmpd_connections_refused_total",
-            "counter",
-            "Connections evicted, except for the limit of one address: the sum of rcmpd_connections_evicted_total over the reasons unproved, proved, account and memory.",
-            evictions(&[
-                EvictionReason::Unproved,
-                EvictionReason::Proved,
-                EvictionReason::Account,
-                EvictionReason::Memory,
-            ]),
-        ),
-        (
-            "rcmpd_connections_refused_address_total",
-            "counter",
-            "Connections evicted because there are too many from one address: rcmpd_connections_evicted_total with the reason address.",
-            evictions(&[EvictionReason::Address]),
-        ),
-        (
-            "rcmpd_connections_proved",
-            "gauge",
-            "Connections open now whose clients have proved an account.",
-            limiter.open().1 as u64,
-        ),
-        (
-            "rcmpd_unproved_bytes",
-            "gauge",
-            "Bytes held by connections whose clients have proved nothing.",
-            limiter.unproved_bytes() as u64,
-        ),
-        (
-            "rcmpd_reassembly_bytes",
-            "gauge",
-            "Bytes held by unfinished calls of clients that have proved an account.",
-            server.reassembly_used() as u64,
-        ),
-    ] {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_connections_evicted_total Connections evicted for other connections, by the limit that was reached.\n# TYPE rcmpd_connections_evicted_total counter"
-    );
-    for reason in EvictionReason::ALL {
-        let (name, count) = (reason.name(), limiter.evictions_for(reason));
-        let _ = writeln!(text, "rcmpd_connections_evicted_total{{reason=\"{name}\"}} {count}");
+    match encoded {
+        Ok(()) => ([(CONTENT_TYPE, content_type)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-/// Connections of the listeners for web servers and their clients, and of the admin port.
-fn connection_metrics(text: &mut String, meters: &[ConnectionMeter]) {
-    let counts: Vec<_> = meters.iter().map(|meter| (meter, meter.counts())).collect();
-    let mut family = |name: &str, help: &str, kind: &str, of: &dyn Fn(&Counts) -> (u64, u64)| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (meter, counts) in &counts {
-            let (listener, address) = (meter.listener, label(&meter.address));
-            let (unproved, proved) = of(counts);
-            for (client, count) in [("unproved", unproved), ("proved", proved)] {
-                let _ = writeln!(
-                    text,
-                    "{name}{{listener=\"{listener}\",address=\"{address}\",client=\"{client}\"}} {count}"
-                );
-            }
-        }
+/// Whether `Accept` (RFC 9110, section 12.5.1) names OpenMetrics, and ranks it no lower than the text format. A
+/// wildcard names neither: `curl` sends one.
+fn accepts_openmetrics(headers: &HeaderMap) -> bool {
+    let rank = |name: &str| {
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let ranges = values.flat_map(|value| value.split(',')).filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_it = parts.next()?.eq_ignore_ascii_case(name);
+            let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            is_it.then(|| quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+        });
+        ranges.fold(0.0_f32, f32::max)
     };
-    family(
-        "rcmpd_listener_connections_open",
-        "Connections open now, by whether their client has proved who it is.",
-        "gauge",
-        &|counts| (counts.open.0 as u64, counts.open.1 as u64),
-    );
-    family(
-        "rcmpd_listener_connections_evicted_total",
-        "Connections closed for a newer one because a connection limit was reached.",
-        "counter",
-        &|counts| counts.evicted,
-    );
-    let name = "rcmpd_listener_rejected_total";
-    let help = "Connections and requests rejected before a request could be handled, by reason.";
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-    for (meter, counts) in &counts {
-        let (listener, address) = (meter.listener, label(&meter.address));
-        for (reason, count) in Rejection::ALL.into_iter().zip(counts.rejected) {
-            let reason = reason.name();
-            let _ = writeln!(
-                text,
-                "{name}{{listener=\"{listener}\",address=\"{address}\",reason=\"{reason}\"}} {count}"
-            );
-        }
-    }
-    let name = "rcmpd_upstream_failures_total";
-    let help = "Requests that the application behind a listener did not answer, by reason.";
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-    for (meter, upstream) in meters.iter().filter_map(|meter| Some((meter, meter.upstream.as_ref()?))) {
-        let (listener, address) = (meter.listener, label(&meter.address));
-        let application = label(&upstream.application);
-        for (reason, count) in (upstream.failures)() {
-            let _ = writeln!(
-                text,
-                "{name}{{listener=\"{listener}\",address=\"{address}\",upstream=\"{application}\",reason=\"{reason}\"}} {count}"
-            );
-        }
-    }
-    let name = "rcmpd_listener_unproved_bytes";
-    let help =
-        "Memory of connections whose client has proved nothing, beyond what each may hold in any case.";
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-    for (meter, counts) in counts.iter().filter(|(_, counts)| counts.has_budget) {
-        let (listener, address) = (meter.listener, label(&meter.address));
-        let bytes = counts.unproved_bytes;
-        let _ = writeln!(text, "{name}{{listener=\"{listener}\",address=\"{address}\"}} {bytes}");
-    }
+    let openmetrics = rank(OPENMETRICS);
+    openmetrics > 0.0 && openmetrics >= rank("text/plain")
 }
 
-/// Answers to proxies, and what is remembered of them.
-fn sidecar_metrics(text: &mut String, sidecar: &sidecar::Sidecar) {
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_sidecar_requests_total Requests of proxies by dialect and outcome.\n# TYPE rcmpd_sidecar_requests_total counter"
-    );
-    for ((dialect, outcome), count) in sidecar.meter().outcomes() {
-        let _ = writeln!(
-            text,
-            "rcmpd_sidecar_requests_total{{dialect=\"{dialect}\",outcome=\"{outcome}\"}} {count}"
-        );
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_sidecar_decisions_total Decisions for proxies: made, or remembered.\n# TYPE rcmpd_sidecar_decisions_total counter"
-    );
-    let meter = sidecar.meter();
-    for (how, count) in [("made", &meter.made), ("remembered", &meter.remembered)] {
-        let count = count.load(Ordering::Relaxed);
-        let _ = writeln!(text, "rcmpd_sidecar_decisions_total{{how=\"{how}\"}} {count}");
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_sidecar_remembered Decisions remembered now.\n# TYPE rcmpd_sidecar_remembered gauge\nrcmpd_sidecar_remembered {}",
-        sidecar.remembered()
-    );
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Requests to other domains, by server.
-fn peer_metrics(text: &mut String, deciders: &Deciders) {
-    let mut families: Vec<(&str, String)> = Vec::new();
-    for (domain, package, servers) in deciders.forwarding.servers() {
-        let domain = label(domain);
-        let package = package.map(|package| format!(",package=\"{}\"", label(package))).unwrap_or_default();
-        for client in servers.clients() {
-            let server = label(client.server());
-            let is_open = u8::from(client.is_circuit_open());
-            let state = (
-                "rcmpd_peer_circuit_open",
-                "gauge",
-                "Whether the circuit breaker is open: requests to the server fail at once.",
-                f64::from(is_open),
-            );
-            for (name, kind, help, value) in client.meter().metrics().into_iter().chain([state]) {
-                let at = match families.iter().position(|(known, _)| *known == name) {
-                    Some(at) => at,
-                    None => {
-                        families.push((name, format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")));
-                        families.len() - 1
-                    }
-                };
-                let family = &mut families[at].1;
-                let _ =
-                    writeln!(family, "{name}{{domain=\"{domain}\",server=\"{server}\"{package}}} {value}");
+    #[test]
+    fn openmetrics_is_for_clients_that_accept_it_by_name() {
+        for (accept, expected) in [
+            (None, false),
+            (Some("*/*"), false),
+            (Some("text/plain"), false),
+            (Some("text/plain;version=0.0.4;q=0.5,*/*;q=0.1"), false),
+            (Some("application/openmetrics-text"), true),
+            (Some("Application/OpenMetrics-Text; version=1.0.0"), true),
+            (Some("application/openmetrics-text;q=0"), false),
+            (Some("application/openmetrics-text;q=0.2,text/plain;q=0.7"), false),
+            // Prometheus 2.40, and 3.0.
+            (
+                Some(
+                    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                ),
+                true,
+            ),
+            (
+                Some(
+                    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+                ),
+                true,
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(ACCEPT, accept.parse().expect("a header"));
             }
+            assert_eq!(accepts_openmetrics(&headers), expected, "{accept:?}");
         }
     }
-    families.iter().for_each(|(_, family)| text.push_str(family));
-}
-
-/// Lists by their names in the configuration, and questions to responders.
-fn revocation_metrics(text: &mut String, deciders: &Deciders) {
-    let lists: Vec<_> = deciders.lists().into_iter().flat_map(Lists::facts).collect();
-    type Value = fn(&CrlFacts) -> i64;
-    let facts: [(&str, &str, Value); 3] = [
-        (
-            "rcmpd_crl_this_update_seconds",
-            "When a revocation list was made, in Unix time; 0 while there is none.",
-            |facts| facts.this_update.to_unix(),
-        ),
-        (
-            "rcmpd_crl_next_update_seconds",
-            "When a revocation list expires, in Unix time; 0 while there is none.",
-            |facts| facts.next_update.to_unix(),
-        ),
-        ("rcmpd_crl_entries", "Certificates that a revocation list revokes.", |facts| {
-            i64::try_from(facts.entries).unwrap_or(i64::MAX)
-        }),
-    ];
-    for (name, help, value) in facts {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        for (list, facts) in &lists {
-            let issuer = facts.as_ref().map_or("", |facts| &facts.issuer);
-            let (list, issuer) = (label(list), label(issuer));
-            let value = facts.as_ref().map_or(0, value);
-            let _ = writeln!(text, "{name}{{list=\"{list}\",issuer=\"{issuer}\"}} {value}");
-        }
-    }
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_crl_refresh_failures_total Revocation lists that could not be had or used.\n# TYPE rcmpd_crl_refresh_failures_total counter\nrcmpd_crl_refresh_failures_total {}",
-        deciders.remote().fetcher.failures()
-    );
-    let _ = writeln!(
-        text,
-        "# HELP rcmpd_ocsp_questions_total Questions to OCSP responders by outcome.\n# TYPE rcmpd_ocsp_questions_total counter"
-    );
-    for (outcome, count) in deciders.remote().responder.outcomes() {
-        let _ = writeln!(text, "rcmpd_ocsp_questions_total{{outcome=\"{outcome}\"}} {count}");
-    }
-}
-
-/// A label's value, between its quotes.
-fn label(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

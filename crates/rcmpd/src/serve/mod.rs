@@ -2,6 +2,7 @@
 
 mod channel_secrets;
 mod http;
+mod metrics;
 mod open_files;
 mod rcmp_package;
 mod store_health;
@@ -63,7 +64,8 @@ pub fn registry(
 ) -> Registry {
     let mut packages = Packages::default();
     for rule in policy.0.load().forwarding.rules() {
-        let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit));
+        let metrics = policy.0.load().metrics.clone();
+        let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit), metrics);
         packages = packages.with(&rule.package, tower::util::BoxCloneSyncService::new(relay));
     }
     let misses = config.rpc.as_ref().map_or(config::Misses::default(), |rpc| rpc.misses);
@@ -133,8 +135,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     .unzip();
     let accounts = accounts(&config, machines.as_ref()).await?;
-    let audit = Arc::new(AuditLog::open(&config.audit)?);
+    let audit = AuditLog::open(&config.audit)?;
     let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
+    let audit = Arc::new(audit.counting(deciders.metrics.clone()));
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
     let store = database.map(|database| StoreHealth::new(database, current.clone()));
     let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
@@ -160,21 +163,28 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     }
     let health = http::Health::default();
     if let Some(admin) = &config.admin {
-        let listener = listen_on(admin.listen, "admin.listen").await?;
-        let address = listener.local_addr()?;
+        let port = http::Port::bind(admin).await?;
+        let address = port.address();
         info!(operators = token.is_some(), %address, "Serving health");
+        connections.push(port.meter());
+        let parts = metrics::Parts {
+            server: server.as_deref(),
+            policy: &current,
+            audit: &audit,
+            store: store.as_ref(),
+            sidecar: sidecar.as_ref(),
+            connections,
+        };
         let shared = http::Shared {
             health: health.clone(),
             store: store.clone(),
-            server: server.clone(),
             sidecar: sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
-            audit: Arc::clone(&audit),
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
             config: path.display().to_string(),
-            connections: Arc::default(),
+            metrics: Arc::new(metrics::registry(parts)),
         };
-        tokio::spawn(http::serve(listener, shared, connections));
+        tokio::spawn(port.serve(shared));
     }
     if let Some(store) = &store {
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));

@@ -3,6 +3,11 @@
 use crate::deciders::CurrentPolicy;
 use crate::stores::ServedDatabase;
 use account_store::StoreError;
+use dcerpc_tokio::{NO_LABELS, encode_family};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::gauge::ConstGauge;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -62,6 +67,21 @@ impl StoreHealth {
                 }
             }
         }
+    }
+}
+
+impl fmt::Debug for StoreHealth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoreHealth({})", self.was_usable())
+    }
+}
+
+impl Collector for StoreHealth {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help =
+            "1 while the account store can be used, 0 if its file was replaced, removed or cannot be read";
+        let usable = ConstGauge::new(u32::from(self.was_usable()));
+        encode_family(&mut encoder, ("store_usable", help, None), [(NO_LABELS, usable)])
     }
 }
 

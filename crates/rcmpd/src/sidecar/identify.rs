@@ -138,6 +138,7 @@ impl Identifier {
             .ok()
             .map(|identity| (identity.sid, format!("{}\\{}", identity.domain, identity.account)));
         let reason = outcome.as_ref().err().map_or("mapped", |refusal| refusal.name());
+        deciders.metrics.identified(reason);
         let source = source.to_string();
         let written = self.audit.identified(decision, reason, account.as_ref(), &presented.leaf, &source);
         match written {

@@ -17,9 +17,13 @@ use crate::trust::certificates;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
-use dcerpc_tokio::{LogLimiter, listen_on};
+use dcerpc_tokio::{LogLimiter, NO_LABELS, encode_family, listen_on};
 use identify::{Identifier, Remote};
 use netlogon_tokio::{PoolLimits, ServerSource, Servers};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 use rcmp_service::{Asker, Scope};
 use sha2::{Digest, Sha256};
 use sidecar::routes::Routes;
@@ -158,6 +162,12 @@ impl Sidecar {
         }
     }
 
+    /// Registers the metrics of decisions for web servers and clients.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.current.load().meter().register(registry);
+        registry.register_collector(Box::new(CacheCollector(Arc::clone(&self.current))));
+    }
+
     /// Binds everything that proxies and clients reach.
     pub async fn bind(
         &self,
@@ -179,6 +189,18 @@ impl Sidecar {
             _ => None,
         };
         Ok(Listeners { proxies, front, shutdown: shutdown.clone() })
+    }
+}
+
+/// Collects the size of the cache, which a reload replaces.
+#[derive(Debug)]
+struct CacheCollector(Arc<ArcSwap<sidecar::Sidecar>>);
+
+impl Collector for CacheCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let entries = ConstGauge::new(self.0.load().remembered());
+        let family = ("sidecar_remembered", "Cached decisions for web servers and clients now", None);
+        encode_family(&mut encoder, family, [(NO_LABELS, entries)])
     }
 }
 

@@ -6,14 +6,19 @@ use super::certificates;
 use super::fetch;
 use crate::config::CrlSource;
 use anyhow::Context;
+use dcerpc_tokio::encode_family;
 use dtyp::FileTime;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
 use rcmp_service::trust::crl::CRL_LEN_MAX;
 use rcmp_service::trust::{CrlError, CrlFacts, Trust};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -45,19 +50,23 @@ impl fmt::Display for CrlSource {
 #[derive(Debug)]
 pub struct Fetcher {
     fetches: Semaphore,
-    failures: AtomicU64,
+    failures: Counter,
 }
 
 impl Default for Fetcher {
     fn default() -> Self {
-        Self { fetches: Semaphore::new(FETCHES_MAX), failures: AtomicU64::new(0) }
+        Self { fetches: Semaphore::new(FETCHES_MAX), failures: Counter::default() }
     }
 }
 
 impl Fetcher {
-    /// CRL refreshes that failed (download or validation).
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// Registers the metrics of refreshes.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "crl_refresh_failures",
+            "CRL refreshes that failed: download or validation",
+            self.failures.clone(),
+        );
     }
 }
 
@@ -222,7 +231,7 @@ impl List {
         loop {
             let looked = self.look(&trust, &fetcher, now).await;
             if looked.is_err() {
-                fetcher.failures.fetch_add(1, Ordering::Relaxed);
+                fetcher.failures.inc();
             }
             log.result(&self.source, looked, facts().is_some());
             log.age(&self.source, facts().as_ref(), now());
@@ -359,6 +368,56 @@ impl Lists {
     /// Each CRL by its name in the configuration, with its facts if it is loaded.
     pub fn facts(&self) -> impl Iterator<Item = (String, Option<CrlFacts>)> {
         self.lists.iter().map(|list| (list.source.to_string(), self.trust.crl_facts(list.slot)))
+    }
+}
+
+/// Collects what the CRLs of the live policy say about themselves, at each scrape. The function returns those
+/// CRLs.
+pub struct CrlCollector<F>(pub F);
+
+impl<F> fmt::Debug for CrlCollector<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CrlCollector")
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct CrlLabels {
+    list: String,
+    issuer: String,
+}
+
+impl<F: Fn() -> Option<Arc<Lists>> + Send + Sync + 'static> Collector for CrlCollector<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let lists = (self.0)();
+        let lists: Vec<_> = lists.iter().flat_map(|lists| lists.facts()).collect();
+        type Value = fn(&CrlFacts) -> i64;
+        let families: [(&str, &str, Option<Unit>, Value); 3] = [
+            (
+                "crl_this_update",
+                "Time at which the CRL was made, in seconds of Unix time; 0 while there is none",
+                Some(Unit::Seconds),
+                |facts| facts.this_update.to_unix(),
+            ),
+            (
+                "crl_next_update",
+                "Time at which the CRL expires, in seconds of Unix time; 0 while there is none",
+                Some(Unit::Seconds),
+                |facts| facts.next_update.to_unix(),
+            ),
+            ("crl_entries", "Certificates that the CRL revokes", None, |facts| {
+                i64::try_from(facts.entries).unwrap_or(i64::MAX)
+            }),
+        ];
+        for (name, help, unit, value) in families {
+            let samples = lists.iter().map(|(list, facts)| {
+                let issuer = facts.as_ref().map_or_else(String::new, |facts| facts.issuer.clone());
+                let value = facts.as_ref().map_or(0, value);
+                (CrlLabels { list: list.clone(), issuer }, ConstGauge::new(value))
+            });
+            encode_family(&mut encoder, (name, help, unit), samples)?;
+        }
+        Ok(())
     }
 }
 

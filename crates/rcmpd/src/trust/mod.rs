@@ -12,6 +12,7 @@ use account_store::AccountStore;
 use anyhow::{Context, bail};
 use dtyp::FileTime;
 use lists::{Fetcher, FirstLook, List, Lists};
+use prometheus_client::registry::Registry;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
@@ -27,6 +28,14 @@ pub struct Remote {
     pub responder: Arc<HttpResponder>,
     /// Downloads of CRLs.
     pub fetcher: Arc<Fetcher>,
+}
+
+impl Remote {
+    /// Registers the metrics of both.
+    pub fn register(&self, registry: &mut Registry) {
+        self.fetcher.register(registry);
+        self.responder.register(registry);
+    }
 }
 
 /// A policy with all that it needs.

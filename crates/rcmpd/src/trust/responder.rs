@@ -6,11 +6,14 @@ use super::fetch::{self, FetchError};
 use account_store::BoxFuture;
 use dtyp::FileTime;
 use hyper::StatusCode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use rcmp_service::OcspTransport;
 use rcmp_service::trust::ocsp::OCSP_RESPONSE_LEN_MAX;
 use rcmp_service::trust::{Nonce, OcspAnswer, OcspError, OcspQuestion, OcspStatus, Trust};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
@@ -26,9 +29,35 @@ const FAILURE_MEMORY: Duration = Duration::from_secs(5);
 /// Questions that are open or have failed lately. Those beyond are not asked, and their certificates undecided.
 const QUESTIONS_MAX: usize = 4096;
 
-/// How questions end.
-const OUTCOMES: [&str; 4] = ["good", "revoked", "unknown", "failed"];
-const FAILED: usize = 3;
+/// How a question to a responder ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Outcome {
+    Good,
+    Revoked,
+    Unknown,
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Good, Self::Revoked, Self::Unknown, Self::Failed];
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        match self {
+            Self::Good => "good",
+            Self::Revoked => "revoked",
+            Self::Unknown => "unknown",
+            Self::Failed => "failed",
+        }
+        .encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: Outcome,
+}
 
 /// Asks OCSP responders by HTTP (RFC 6960 A.1).
 #[derive(Debug, Default)]
@@ -37,7 +66,7 @@ pub struct HttpResponder(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     known: Mutex<Known>,
-    outcomes: [AtomicU64; OUTCOMES.len()],
+    outcomes: Family<OutcomeLabels, Counter>,
 }
 
 /// What is known of questions and of those who are asked.
@@ -86,9 +115,13 @@ impl Default for Responder {
 }
 
 impl HttpResponder {
-    /// Questions so far, by how they ended.
-    pub fn outcomes(&self) -> [(&'static str, u64); OUTCOMES.len()] {
-        std::array::from_fn(|at| (OUTCOMES[at], self.0.outcomes[at].load(Ordering::Relaxed)))
+    /// Registers the metrics of questions.
+    pub fn register(&self, registry: &mut Registry) {
+        for outcome in Outcome::ALL {
+            drop(self.0.outcomes.get_or_create(&OutcomeLabels { outcome }));
+        }
+        let outcomes = self.0.outcomes.clone();
+        registry.register("ocsp_questions", "Questions to OCSP responders, by outcome", outcomes);
     }
 }
 
@@ -163,8 +196,8 @@ impl Shared {
         Some(open)
     }
 
-    fn count(&self, outcome: usize) {
-        self.outcomes[outcome].fetch_add(1, Ordering::Relaxed);
+    fn count(&self, outcome: Outcome) {
+        self.outcomes.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     fn heard(&self, url: &Arc<str>) {
@@ -243,7 +276,7 @@ impl Asking {
             Ok(answer) => answer,
             Err(error) => {
                 trust.ocsp_failed(&question, false, &error.to_string());
-                self.shared.count(FAILED);
+                self.shared.count(Outcome::Failed);
                 return self.shared.silent(url, since, &error);
             }
         };
@@ -255,13 +288,13 @@ impl Asking {
             self.shared.without_nonce(url);
         }
         let outcome = match answer.map(|answer| answer.status) {
-            Ok(OcspStatus::Good) => 0,
-            Ok(OcspStatus::Revoked { .. }) => 1,
-            Ok(OcspStatus::Unknown) => 2,
-            Err(_) => FAILED,
+            Ok(OcspStatus::Good) => Outcome::Good,
+            Ok(OcspStatus::Revoked { .. }) => Outcome::Revoked,
+            Ok(OcspStatus::Unknown) => Outcome::Unknown,
+            Err(_) => Outcome::Failed,
         };
         self.shared.count(outcome);
-        self.answered = outcome != FAILED;
+        self.answered = outcome != Outcome::Failed;
     }
 
     /// Asks, and asks again in another way while the responder refuses. The inner error is why an answer is not accepted.
@@ -322,9 +355,14 @@ mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rcmp_service::trust::{self, OcspAsking, Parts};
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    fn failed(responder: &HttpResponder) -> u64 {
+        responder.0.outcomes.get_or_create(&OutcomeLabels { outcome: Outcome::Failed }).get()
+    }
 
     /// A trust whose responder says nothing useful, certificates to ask about, and how often it was asked.
     struct Scene {
@@ -389,7 +427,7 @@ mod tests {
         assert_eq!(scene.asked(), 1);
         scene.decide(&responder, 1).await;
         assert_eq!(scene.asked(), 2);
-        assert_eq!(responder.outcomes()[FAILED], ("failed", 2));
+        assert_eq!(failed(&responder), 2);
         assert!(responder.0.lock().responders.values().all(|responder| responder.silent.is_none()));
     }
 
@@ -462,7 +500,7 @@ mod tests {
             scene.decide(&responder, certificate).await;
         }
         assert_eq!(scene.asked(), 1);
-        assert_eq!(responder.outcomes()[FAILED], ("failed", 1));
+        assert_eq!(failed(&responder), 1);
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@ use dtyp::{FileTime, Sid};
 use envoy_types::pb::envoy::config::core::v3::HeaderMap;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{Peer, Request as Attributes};
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::registry::Registry;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rcmp_service::Reason;
 use sidecar::headers::Format;
@@ -371,7 +373,14 @@ async fn decides_by_what_was_loaded_last() {
     ok(&ask(&listener, request(&escaped, at())).await);
     *listener.sidecar.lock().expect("nobody panicked") = Arc::clone(&after);
     assert_eq!(status(&ask(&listener, request(&escaped, at())).await), 403);
-    assert_eq!(after.meter().outcomes(), BTreeMap::from([(("envoy-grpc", "disabled"), 1)]));
+    let mut registry = Registry::default();
+    after.meter().register(&mut registry);
+    let mut metrics = String::new();
+    prometheus_text::encode(&mut metrics, &registry).expect("they are text");
+    let requests: Vec<_> =
+        metrics.lines().filter(|line| line.starts_with("sidecar_requests_total")).collect();
+    let expected = r#"sidecar_requests_total{dialect="envoy-grpc",outcome="disabled"} 1"#;
+    assert_eq!(requests, [expected]);
 }
 
 #[tokio::test]

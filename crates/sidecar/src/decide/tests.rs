@@ -10,7 +10,8 @@ use aws_lc_rs::signature::Ed25519KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rcmp_service::Reason;
 use rcmp_service::trust::{self, ChainError, Path, Trust};
-use std::sync::atomic::AtomicBool;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::{JoinSet, yield_now};
 use zeroize::Zeroizing;
 
@@ -155,8 +156,8 @@ async fn many_at_once_are_one_question() {
         let expected = told.as_ref().map(|identity| identity.account.as_str()).map_err(|refusal| *refusal);
         assert!(outcomes.iter().all(|outcome| name(outcome) == expected));
         assert_eq!(oracle.identified(), 1, "{told:?}");
-        let made = sidecar.meter().made.load(Ordering::Relaxed);
-        let remembered = sidecar.meter().remembered.load(Ordering::Relaxed);
+        let made = sidecar.meter().made.get();
+        let remembered = sidecar.meter().remembered.get();
         assert_eq!((made, remembered), (1, 63));
         // What is broken is told to those who waited, and to nobody after them.
         let _ = ask(&sidecar, &presented(1, &[]), at(0)).await;
@@ -375,7 +376,6 @@ async fn routes_decide_about_each_request() {
         }
     }
     assert_eq!(oracle.identified(), 1);
-    let outcomes = sidecar.meter().outcomes();
     for (outcome, count) in [
         ("allowed", 2),
         ("not_allowed", 4),
@@ -383,7 +383,7 @@ async fn routes_decide_about_each_request() {
         ("ambiguous_path", 4),
         ("no_original_target", 2),
     ] {
-        assert_eq!(outcomes[&("test", outcome)], count, "{outcome}");
+        assert_eq!(sidecar.meter().requests("test", outcome), count, "{outcome}");
     }
     // Nobody learns what routes there are.
     let ask = Ask { presented: Ok(None), target: None, source: None, now: moment(at(0)) };

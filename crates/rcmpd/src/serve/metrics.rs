@@ -1,0 +1,58 @@
+//! The registry of metrics. Each part registers its own; this is the list of the parts.
+
+use super::store_health::StoreHealth;
+use crate::audit::AuditLog;
+use crate::deciders::CurrentPolicy;
+use crate::sidecar::Sidecar;
+use crate::trust::lists::CrlCollector;
+use dcerpc_tokio::Server;
+use netlogon_tokio::{ServerCollector, ServerLabels};
+use prometheus_client::registry::Registry;
+use sidecar_tokio::connections::{ConnectionCollector, ConnectionMeter};
+
+/// The prefix of all names.
+const PREFIX: &str = "rcmpd";
+
+/// The parts of a service that have metrics.
+pub(super) struct Parts<'a> {
+    pub(super) server: Option<&'a Server>,
+    pub(super) policy: &'a CurrentPolicy,
+    pub(super) audit: &'a AuditLog,
+    pub(super) store: Option<&'a StoreHealth>,
+    pub(super) sidecar: Option<&'a Sidecar>,
+    /// Of the listeners for web servers and their clients, and of the admin port.
+    pub(super) connections: Vec<ConnectionMeter>,
+}
+
+/// Registers the metrics of all parts.
+pub(super) fn registry(parts: Parts<'_>) -> Registry {
+    let Parts { server, policy, audit, store, sidecar, connections } = parts;
+    let mut registry = Registry::with_prefix(PREFIX);
+    if let Some(server) = server {
+        server.register(&mut registry);
+    }
+    let deciders = policy.0.load();
+    deciders.metrics.register(&mut registry);
+    deciders.remote().register(&mut registry);
+    let (crls, servers) = (policy.clone(), policy.clone());
+    registry.register_collector(Box::new(CrlCollector(move || crls.0.load().lists().cloned())));
+    registry.register_collector(Box::new(ServerCollector(move || {
+        let deciders = servers.0.load();
+        let labelled = deciders.forwarding.servers().flat_map(|(domain, package, servers)| {
+            servers.clients().into_iter().map(move |client| {
+                let (domain, server) = (domain.to_owned(), client.server().to_owned());
+                (ServerLabels { domain, server, package: package.map(str::to_owned) }, client)
+            })
+        });
+        labelled.collect()
+    })));
+    audit.register(&mut registry);
+    if let Some(store) = store {
+        registry.register_collector(Box::new(store.clone()));
+    }
+    if let Some(sidecar) = sidecar {
+        sidecar.register(&mut registry);
+    }
+    registry.register_collector(Box::new(ConnectionCollector(connections)));
+    registry
+}

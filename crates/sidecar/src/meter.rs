@@ -1,0 +1,80 @@
+//! Counters of requests and decisions.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use std::fmt;
+
+/// Counters of a sidecar, for metrics.
+#[derive(Debug)]
+pub struct Meter {
+    /// Decisions that came from the cache.
+    pub remembered: Counter,
+    /// Decisions that were made.
+    pub made: Counter,
+    decisions: Family<DecisionLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum How {
+    Made,
+    Remembered,
+}
+
+impl EncodeLabelValue for How {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Made => "made",
+            Self::Remembered => "remembered",
+        }
+        .encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    dialect: &'static str,
+    /// `allowed`, or the name of a refusal.
+    outcome: &'static str,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        let decisions = Family::<DecisionLabels, Counter>::default();
+        let of = |how| decisions.get_or_create_owned(&DecisionLabels { how });
+        Self { made: of(How::Made), remembered: of(How::Remembered), decisions, requests: Family::default() }
+    }
+}
+
+impl Meter {
+    /// Registers the counters. A successor of the sidecar has the same ones.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "sidecar_requests",
+            "Requests of web servers and clients for a decision, by dialect and outcome",
+            self.requests.clone(),
+        );
+        registry.register(
+            "sidecar_decisions",
+            "Decisions for web servers and clients: made, or remembered (from the cache)",
+            self.decisions.clone(),
+        );
+    }
+
+    /// Counts the answer to a request.
+    pub(crate) fn count(&self, dialect: &'static str, outcome: &'static str) {
+        self.requests.get_or_create(&RequestLabels { dialect, outcome }).inc();
+    }
+
+    /// Answers of one outcome in a dialect.
+    pub fn requests(&self, dialect: &'static str, outcome: &'static str) -> u64 {
+        self.requests.get(&RequestLabels { dialect, outcome }).map_or(0, |count| count.get())
+    }
+}

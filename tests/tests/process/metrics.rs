@@ -1,0 +1,122 @@
+//! Metrics as scrapers read them: with the parser of Prometheus' Python client.
+
+use crate::revocation::eventually;
+use crate::sidecar::{ask_about, sidecar};
+use rcmpd_tests::openssl::Authority;
+use rcmpd_tests::peers::read_metrics;
+use rcmpd_tests::{Demo, Service, write_secret};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// What Prometheus 3 sends.
+const PROMETHEUS: &str = "Accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+    application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,\
+    text/plain;version=0.0.4;q=0.2,*/*;q=0.1\r\n";
+/// A file name with all that the text format escapes.
+const ODD: &str = "a \"b\" \\c\n.crl";
+const ODD_AS_TOML: &str = r#"a \"b\" \\c\n.crl"#;
+
+/// A service with everything that has metrics, after some decisions.
+fn service() -> Service {
+    let demo = Demo::new();
+    Authority::of(&demo).list(&demo.path(ODD), &[]);
+    write_secret(demo.path("other.secret"), "correct-horse-battery\n");
+    demo.edit(|text| {
+        let strict = "validation = \"chain\"";
+        assert!(text.contains(strict));
+        text.replace(strict, &format!("validation = \"chain+crl\"\ncrls = [\"{ODD_AS_TOML}\"]"))
+    });
+    demo.configure(
+        "[mapping.shadow]\nbinding = \"off\"\n\
+         [[peer]]\ndomain = \"FABRIKAM\"\nsid = \"S-1-5-21-7-8-9\"\nnames = [\"fabrikam.example\"]\n\
+         direction = \"outbound\"\nservers = [\"127.0.0.1:1\"]\nsecret = \"file:other.secret\"\n\
+         [[relay]]\npackage = \"WDigest\"\nservers = [\"127.0.0.1:1\"]\naccount = \"RELAY$\"\n\
+         secret = \"file:other.secret\"\nmachines = [\"WEB01$\"]\nresponse_crypt = \"encrypt\"",
+    );
+    let proxy = "[sidecar.proxy]\nlisten = \"127.0.0.1:0\"\ncertificate = \"certs/site.pem\"\n\
+                 key = \"certs/site.key\"\nupstream = \"http://127.0.0.1:1\"";
+    let service = sidecar(demo, proxy);
+    service.map("alice").code(0);
+    service.map("carol").code(3);
+    assert_eq!(ask_about(&service, "alice", &[]).status, 200);
+    let diverged = "rcmpd_shadow_divergences_total{live=\"no_strong_mapping\",shadow=\"mapped\"}";
+    eventually("the shadow differs", || service.get("/metrics").1.contains(diverged));
+    service
+}
+
+/// The names on the page about metrics, each with the labels that it names there. The labels of peers are in the text.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `rcmpd_"));
+    let names = rows.flat_map(|row| {
+        let row = format!("`rcmpd_{}", row.split(" | ").next().unwrap());
+        row.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
+    });
+    let names = names.map(|name| {
+        let (name, labels) = name.split_once('{').unwrap_or((&name, ""));
+        let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
+        (name.to_owned(), labels.map(str::to_owned).collect())
+    });
+    names.collect()
+}
+
+fn samples(families: &[Value]) -> impl Iterator<Item = &Value> {
+    families.iter().flat_map(|family| family["samples"].as_array().unwrap())
+}
+
+#[test]
+fn scrapers_read_openmetrics_and_every_metric_is_documented() {
+    let service = service();
+    let (head, text) = service.get_with("/metrics", PROMETHEUS);
+    let media_type = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.to_lowercase().contains(media_type), "{head}");
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    let families = read_metrics(&text, "openmetrics");
+    // The documents name samples, and their labels.
+    let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for sample in samples(&families) {
+        let labels = sample["labels"].as_object().unwrap().keys().cloned();
+        exported.entry(sample["name"].as_str().unwrap().to_owned()).or_default().extend(labels);
+    }
+    for (name, labels) in &mut exported {
+        if name.starts_with("rcmpd_peer_") {
+            let of_peers = ["domain", "package", "server"].map(str::to_owned);
+            assert_eq!(*labels, BTreeSet::from(of_peers), "{name}");
+            labels.clear();
+        }
+    }
+    assert_eq!(
+        exported,
+        documented(),
+        "docs/metrics.md names every metric with its labels, and no other one"
+    );
+    for family in &families {
+        let (name, help) = (family["name"].as_str().unwrap(), family["documentation"].as_str().unwrap());
+        assert!(help.ends_with('.') && !help.ends_with(".."), "{name}: {help}");
+        for unit in ["seconds", "bytes"] {
+            assert_eq!(family["unit"] == unit, name.ends_with(&format!("_{unit}")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn labels_arrive_as_they_are_in_both_formats() {
+    let service = service();
+    let (head, classic) = service.get_with("/metrics", "Accept: */*\r\n");
+    let media_type = "content-type: text/plain; version=0.0.4; charset=utf-8\r\n";
+    assert!(head.to_lowercase().contains(media_type), "{head}");
+    let openmetrics = service.get_with("/metrics", PROMETHEUS).1;
+    for families in [read_metrics(&classic, "prometheus"), read_metrics(&openmetrics, "openmetrics")] {
+        let entries: Vec<_> =
+            samples(&families).filter(|sample| sample["name"] == "rcmpd_crl_entries").collect();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        assert_eq!(entries[0]["labels"]["list"], format!("./{ODD}"));
+        let relayed = samples(&families).find(|sample| {
+            sample["name"] == "rcmpd_relays_total" && sample["labels"]["outcome"] == "relayed"
+        });
+        assert_eq!(relayed.unwrap()["labels"]["package"], "WDigest");
+    }
+}
