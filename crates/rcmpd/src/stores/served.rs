@@ -19,11 +19,11 @@ impl ServedDatabase {
     pub(super) fn new(store: Arc<SqliteStore>) -> Self {
         let note = store.announce();
         if let Err(error) = &note {
-            warn!(%error, "Cannot write the note about the served database file: commands cannot warn");
+            warn!(%error, "Cannot write the note beside the database file: commands cannot warn that the database is served");
         }
         let note = note.ok();
         if note.as_ref().is_some_and(|note| !note.is_locked()) {
-            warn!("Another program keeps a lock on the note beside the database file");
+            warn!("Another program holds a lock on the note beside the database file");
         }
         let (note, was_usable) = (note.map(Mutex::new), AtomicBool::new(true));
         Self { store, note, was_usable, touched: AtomicU64::new(0) }
@@ -41,7 +41,7 @@ impl ServedDatabase {
         let was_usable = self.was_usable.swap(found.is_ok(), Ordering::AcqRel);
         if self.touched.swap(self.store.touched(), Ordering::AcqRel) != self.store.touched() {
             warn!(
-                "A program other than SQLite changed the times of the database file; its contents are the same"
+                "A program other than SQLite changed the timestamps of the database file; its contents are unchanged"
             );
         }
         if let (Some(note), false) = (&self.note, found.is_ok() && was_usable) {
