@@ -42,23 +42,25 @@ impl<F> fmt::Debug for ServerCollector<F> {
     }
 }
 
-type Read<T> = fn(&Meter) -> &T;
+/// Name, help text, and where the value is.
+type Row<T> = (&'static str, &'static str, fn(&Meter) -> &T);
+type Seconds = Counter<f64, AtomicU64>;
 
-const GAUGES: [(&str, &str, Read<Gauge>); 2] = [
+const GAUGES: [Row<Gauge>; 2] = [
     ("peer_semaphore_waiters", "Requests that wait for a connection to the server now", |meter| {
         &meter.waiters
     }),
     ("peer_semaphore_holders", "Requests that have a connection to the server now", |meter| &meter.holders),
 ];
 
-const SECONDS: [(&str, &str, Read<Counter<f64, AtomicU64>>); 2] = [
+const SECONDS: [Row<Seconds>; 2] = [
     ("peer_semaphore_wait", "Seconds that requests waited for a connection to the server", |meter| {
         &meter.wait
     }),
     ("peer_semaphore_hold", "Seconds that requests had a connection to the server", |meter| &meter.hold),
 ];
 
-const COUNTERS: [(&str, &str, Read<Counter>); 9] = [
+const COUNTERS: [Row<Counter>; 9] = [
     ("peer_semaphore_acquires", "Requests that got a connection to the server", |meter| &meter.acquires),
     ("peer_semaphore_timeouts", "Requests that got no connection to the server in time", |meter| {
         &meter.timeouts
