@@ -61,7 +61,7 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// All of them, in the order of [`Counts::rejected`].
+    /// All of them, in the order in which they are counted.
     pub const ALL: [Self; 7] = [
         Self::Certificate,
         Self::Handshake,

@@ -119,7 +119,7 @@ fn a_store_of_a_third_party_keeps_the_contract_and_answers_alice() {
         assert!(checked.stderr.contains(why), "{checked:?}");
         fs::write(demo.path("rcmpd.toml"), before).unwrap();
     };
-    wrong("separator", "seperator", "[store.settings]: unknown field `seperator`");
+    wrong("separator", "separators", "[store.settings]: unknown field `separators`");
     wrong("\";\"", "\",\"", "accounts.csv: line 1: the columns are");
     wrong("\"csv\"", "\"cvs\"", "use kind = \"sqlite\", \"memory\", \"profile\" or \"csv\"");
     wrong("\"csv\"", "\"sqlite\"", "[store.settings] does not belong to kind = \"sqlite\"");
