@@ -3,15 +3,17 @@
 CARGO  ?= cargo
 PRIVATE = target/private
 # Where cargo builds: CARGO_TARGET_DIR and cargo's own configuration may move it.
-BUILT   = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
-            python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release
+TARGET  = $(shell $(CARGO) metadata --locked --no-deps --format-version 1 | \
+            python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+BUILT   = $(TARGET)/release
 export PATH := $(CURDIR)/$(PRIVATE)/bin:$(PATH)
 
-.PHONY: help demo demo-web run test test-full check check-arrows check-docs docs oracle bench fuzz peers
+.PHONY: help demo demo-web release run test test-full check check-arrows check-docs docs oracle bench fuzz peers
 
 help:
 	@echo 'make demo     build, make a demo domain, serve it, ask who alice is, stop'
 	@echo 'make demo-web the same behind nginx, or behind our own TLS front where there is none'
+	@echo 'make release  the program to install, stripped, with its symbols beside it'
 	@echo 'make run      make a demo domain in ./rcmpd-demo (unless it is there) and serve it'
 	@echo 'make test     everything that proves the product, foreign peers included'
 	@echo 'make check    format, lints, documentation and its links, spelling, dependency rules'
@@ -20,13 +22,20 @@ help:
 	@echo 'make bench    what it costs, beside the budgets'
 	@echo 'make fuzz     the fuzz targets, each for a while (FUZZ_SECONDS=600)'
 
-demo:
-	$(CARGO) build --locked --release -p rcmpd
-	@deploy/demo $(BUILT)/rcmpd
+# The profile is quick to build; what is measured and shipped is the release.
+demo demo-web:
+	@echo 'Building rcmpd: some three minutes on two cores the first time, seconds later'
+	$(CARGO) build --locked --profile demo -p rcmpd
+	@echo 'Running the demo: some seconds'
+	@deploy/$@ $(TARGET)/demo/rcmpd
 
-demo-web:
+# The program to install, with its symbols in a file beside it that gdb and perf find by name.
+release:
 	$(CARGO) build --locked --release -p rcmpd
-	@deploy/demo-web $(BUILT)/rcmpd
+	@mkdir -p $(TARGET)/dist
+	objcopy --only-keep-debug --compress-debug-sections $(BUILT)/rcmpd $(TARGET)/dist/rcmpd.debug
+	objcopy --strip-all --add-gnu-debuglink=$(TARGET)/dist/rcmpd.debug $(BUILT)/rcmpd $(TARGET)/dist/rcmpd
+	@ls -l $(TARGET)/dist
 
 run:
 	$(CARGO) build --locked --release -p rcmpd
