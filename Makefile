@@ -24,7 +24,7 @@ help:
 
 # The profile is quick to build; what is measured and shipped is the release.
 demo demo-web:
-	@echo 'Building rcmpd: some three minutes on two cores the first time, seconds later'
+	@echo 'Building rcmpd: some four minutes on two cores the first time, seconds later'
 	$(CARGO) build --locked --profile demo -p rcmpd
 	@echo 'Running the demo: some seconds'
 	@deploy/$@ $(TARGET)/demo/rcmpd
