@@ -28,8 +28,11 @@ pub(super) struct User {
 
 /// Looks users and groups up.
 trait NameService {
-    /// A user by name or number.
+    /// A user by name.
     fn user(&self, name: &str) -> Option<User>;
+
+    /// The primary group of the user with this number.
+    fn primary_group(&self, number: u32) -> Option<u32>;
 
     /// The number of a group.
     fn group(&self, name: &str) -> Option<u32>;
@@ -41,9 +44,12 @@ struct Nss;
 
 impl NameService for Nss {
     fn user(&self, name: &str) -> Option<User> {
-        let by_number = || uzers::get_user_by_uid(name.parse().ok()?);
-        let found = uzers::get_user_by_name(name).or_else(by_number)?;
+        let found = uzers::get_user_by_name(name)?;
         Some(User { number: found.uid(), group: Some(found.primary_group_id()) })
+    }
+
+    fn primary_group(&self, number: u32) -> Option<u32> {
+        uzers::get_user_by_uid(number).map(|found| found.primary_group_id())
     }
 
     fn group(&self, name: &str) -> Option<u32> {
@@ -56,14 +62,14 @@ pub(super) fn users(names: &[String]) -> anyhow::Result<Vec<User>> {
     names.iter().map(|name| user(&Nss, name)).collect()
 }
 
+/// A number is never looked up as a name: a directory could have a user of that name with another number.
 fn user(system: &dyn NameService, name: &str) -> anyhow::Result<User> {
-    if let Some(user) = system.user(name) {
-        return Ok(user);
+    if let Ok(number) = name.parse() {
+        return Ok(User { number, group: system.primary_group(number) });
     }
-    let number = name.parse().ok().with_context(|| {
+    system.user(name).with_context(|| {
         format!("there is no user {name} on this system (peers of [[sidecar.listen]]): write the number that `id -u {name}` prints")
-    })?;
-    Ok(User { number, group: None })
+    })
 }
 
 fn group(system: &dyn NameService, name: &str) -> anyhow::Result<u32> {
@@ -202,10 +208,17 @@ mod tests {
 
     impl NameService for Table {
         fn user(&self, name: &str) -> Option<User> {
-            let users = [("root", 0, 0), ("web", 33, 34), ("proxy", 40, 41)];
-            let found =
-                users.into_iter().find(|(known, number, _)| *known == name || number.to_string() == name);
+            // The last one is of a directory that allows such names.
+            let users = [("root", 0, 0), ("web", 33, 34), ("proxy", 40, 41), ("33", 10077, 10077)];
+            let found = users.into_iter().find(|(known, ..)| *known == name);
             found.map(|(_, number, group)| User { number, group: Some(group) })
+        }
+
+        fn primary_group(&self, number: u32) -> Option<u32> {
+            [(0, 0), (33, 34), (40, 41), (10077, 10077)]
+                .iter()
+                .find(|(user, _)| *user == number)
+                .map(|(_, group)| *group)
         }
 
         fn group(&self, name: &str) -> Option<u32> {
