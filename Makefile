@@ -67,6 +67,7 @@ check: check-arrows check-docs
 
 check-arrows:
 	@python3 tests/check_arrows.py
+	@python3 tests/check_modules.py
 
 check-docs:
 	@python3 tests/check_docs.py

@@ -1,0 +1,38 @@
+use dtyp::{FileTime, Sid};
+
+/// The user whom a security context proved. It counts only once a request was verified under the context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserIdentity {
+    /// The account's name as its source gives it: `sAMAccountName`, or the first components of the principal.
+    pub name: String,
+    /// The NetBIOS domain (NTLM) or the realm (Kerberos) that the account belongs to; empty for the local store.
+    pub domain: String,
+    /// The account's own SID. `None` if the ticket had no PAC with one.
+    pub sid: Option<Sid>,
+    /// SIDs of all groups: primary group, domain groups, extra SIDs, resource groups.
+    pub groups: Vec<Sid>,
+    /// Where name and SIDs come from.
+    pub source: IdentitySource,
+    /// Services through which the ticket was delegated (S4U2Proxy, PAC buffer 11), in their order; empty if it was
+    /// not delegated.
+    pub delegated_by: Vec<String>,
+    /// When the context ends: the end of the ticket. `None` if the mechanism sets no end (NTLM).
+    pub expires: Option<FileTime>,
+}
+
+/// What vouches for a [`UserIdentity`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// An NTLM proof that was checked against the local store.
+    LocalStore,
+    /// An NTLM proof that a domain controller checked.
+    DomainController {
+        /// The NetBIOS name of the domain that was asked.
+        domain: String,
+    },
+    /// A Kerberos ticket.
+    Ticket {
+        /// The principal of the keytab entry whose key opened the ticket.
+        keytab_principal: String,
+    },
+}

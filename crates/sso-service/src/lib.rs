@@ -1,0 +1,1 @@
+//! [MS-SSP]: the master secret server and its client, without sockets.

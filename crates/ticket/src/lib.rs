@@ -1,0 +1,1 @@
+//! Sealed tickets of a farm: versioned, authenticated, bound to a purpose, without I/O.
