@@ -6,8 +6,11 @@
 
 mod identity;
 mod mechanism;
+pub mod ntlm;
 mod refusal;
+#[cfg(test)]
+mod test;
 
 pub use identity::{IdentitySource, UserIdentity};
-pub use mechanism::{Acceptor, Entropy, Initiator, InitiatorStep, Leg, MechanismContext, Step};
+pub use mechanism::{Acceptor, BoxFuture, Entropy, Initiator, InitiatorStep, Leg, MechanismContext, Step};
 pub use refusal::{Refusal, RefusalReason};
