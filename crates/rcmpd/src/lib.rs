@@ -27,6 +27,7 @@ pub mod rehearsal;
 pub mod serve;
 pub mod sidecar;
 pub mod signing;
+pub mod sso;
 pub mod stores;
 pub mod telemetry;
 pub mod trust;

@@ -20,7 +20,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Where the secret is kept.
 pub trait MasterSecrets: Send + Sync {
     /// Whether the secret can be asked for; no secret is read.
-    fn state(&self) -> SecretState;
+    fn state(&self) -> BoxFuture<'_, SecretState>;
 
     /// The newest secret; `None` if there is none.
     fn current(&self) -> BoxFuture<'_, Result<Option<CurrentSecret>, StoreFailed>>;
@@ -210,8 +210,22 @@ impl MasterSecretServer {
         size: u32,
     ) -> Result<CurrentSecret, Outcome> {
         let fails = |code, detail: &str| Err(Outcome::Failed { code, detail: detail.to_owned() });
+        without_panic(self.decide_if_ready(rules, address, auth_type, user, size))
+            .await
+            .unwrap_or_else(|| fails(ReturnCode::EXCEPTION, "the method panicked"))
+    }
+
+    async fn decide_if_ready(
+        &self,
+        rules: &AccessRules,
+        address: SocketAddr,
+        auth_type: u8,
+        user: Arc<UserIdentity>,
+        size: u32,
+    ) -> Result<CurrentSecret, Outcome> {
+        let fails = |code, detail: &str| Err(Outcome::Failed { code, detail: detail.to_owned() });
         // These come first because without them it cannot be decided who an administrator is.
-        match self.secrets.state() {
+        match self.secrets.state().await {
             SecretState::Open => {}
             SecretState::NotOpen(why) => return fails(ReturnCode::UNEXPECTED, &why),
             SecretState::Stopping => return fails(ReturnCode::SERVER_UNAVAILABLE, "the server is stopping"),
@@ -219,8 +233,7 @@ impl MasterSecretServer {
         if rules.administrators.0.is_empty() {
             return fails(ReturnCode::NOT_CONFIGURED, "no administrator is configured");
         }
-        let decided = self.decide(rules, address, auth_type, user, size);
-        without_panic(decided).await.unwrap_or_else(|| fails(ReturnCode::EXCEPTION, "the method panicked"))
+        self.decide(rules, address, auth_type, user, size).await
     }
 
     /// The caller, then the buffer, then the secret: a stranger learns nothing of the store.

@@ -11,6 +11,7 @@ mod man;
 mod map;
 mod mapping;
 mod proxy_config;
+mod sso;
 mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
@@ -180,6 +181,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             transfer::export(&file, &load(&config.config)?, json.json).await
         }
         Command::Audit(command) => audit::run(command),
+        Command::Sso(command) => sso::run(command).await,
         Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Page { listen, unix, anywhere } => {
             let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;

@@ -38,8 +38,8 @@ impl World {
 }
 
 impl MasterSecrets for World {
-    fn state(&self) -> SecretState {
-        self.state.clone()
+    fn state(&self) -> BoxFuture<'_, SecretState> {
+        Box::pin(std::future::ready(self.state.clone()))
     }
 
     fn current(&self) -> BoxFuture<'_, Result<Option<CurrentSecret>, StoreFailed>> {
