@@ -150,6 +150,9 @@ pub enum Command {
         /// The port of Netlogon. The endpoint mapper uses N+1 and /metrics N+2. [default: 11490, 1135 and 9464]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::quickstart::PORT_MAX)))]
         port: Option<u16>,
+        /// Also create a master secret with its first backup, and users who may and may not get it. It is served at N+3. [default: 11493]
+        #[arg(long)]
+        sso: bool,
         #[command(flatten)]
         json: JsonArg,
     },

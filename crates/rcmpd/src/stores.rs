@@ -123,11 +123,20 @@ pub fn nt_hashes(config: &Config) -> anyhow::Result<Arc<dyn NtHashes>> {
     Ok(open_whole(config)?)
 }
 
+/// A new database.
+pub struct Made {
+    /// Accounts, groups and machines.
+    pub store: Arc<dyn DomainStore>,
+    /// The NT hashes of its accounts.
+    pub hashes: Arc<dyn NtHashes>,
+}
+
 /// Makes a database and its key file, and opens it. A file that exists is never touched.
-pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Arc<dyn DomainStore>, StoreError> {
+pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Made, StoreError> {
     let key = SealingKey::create(key)?;
     SqliteStore::create(path, domain)?;
-    Ok(Arc::new(SqliteStore::open(path, Some(&key))?))
+    let store = Arc::new(SqliteStore::open(path, Some(&key))?);
+    Ok(Made { store: Arc::clone(&store) as _, hashes: store })
 }
 
 fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {
