@@ -8,6 +8,7 @@ mod identity;
 mod mechanism;
 pub mod ntlm;
 mod refusal;
+pub mod spnego;
 #[cfg(test)]
 mod test;
 

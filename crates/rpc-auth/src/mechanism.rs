@@ -23,6 +23,16 @@ pub struct Leg<'a> {
     pub entropy: Entropy<'a>,
 }
 
+impl<'a> Leg<'a> {
+    /// The same leg for the mechanism inside of another one, with its token.
+    pub fn with_token<'b>(self, token: &'b [u8]) -> Leg<'b>
+    where
+        'a: 'b,
+    {
+        Leg { token, level: self.level, now: self.now, entropy: self.entropy }
+    }
+}
+
 /// The acceptor's half of one context that is being set up, consumed by each leg.
 pub trait Acceptor: Send {
     /// Takes the client's next token. An acceptor whose check needs a store or a domain controller awaits it.

@@ -17,7 +17,7 @@ mod initiator;
 mod message;
 mod proof;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use acceptor::{NtlmAcceptor, NtlmConfig, ServerNames};
 pub use av_pairs::{AvId, AvPairs};
