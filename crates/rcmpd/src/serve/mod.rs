@@ -32,6 +32,7 @@ use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerN
 use rcmp_service::message::PACKAGE_NAME;
 use sso::{RunningSso, SsoParts};
 use sso_service::{AccessRules, NdrRange};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
@@ -173,19 +174,20 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     // answered. The tracker knows each of these tasks.
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
     let mapped_endpoints = Endpoints::default();
+    let mut mapper = None;
     let server = match (&config.rpc, &machines, &current) {
         (Some(rpc), Some(machines), Some(current)) => {
             let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
             let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
             let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
             let providers = sso.as_ref().map_or(&[][..], SsoParts::providers);
-            listen(rpc, &server, (&mapped_endpoints, providers), &tasks).await?;
+            mapper = listen(rpc, &server, (&mapped_endpoints, providers), &tasks).await?;
             Some(server)
         }
         _ => None,
     };
     let sso = match sso {
-        Some(parts) => Some(parts.serve(&config, &mapped_endpoints, &shutdown, &tasks).await?),
+        Some(parts) => Some(parts.serve(&config, (&mapped_endpoints, mapper), &shutdown, &tasks).await?),
         None => None,
     };
     let mut connections = Vec::new();
@@ -263,13 +265,13 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
 /// How long calls in flight have at the end, where `[rpc]` does not say.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Binds Netlogon and the endpoint mapper.
+/// Binds Netlogon and the endpoint mapper, whose address is returned.
 async fn listen(
     rpc: &config::Rpc,
     server: &Arc<Server>,
     (mapped, providers): (&Endpoints, &[Arc<dyn SecurityProvider>]),
     tasks: &TaskTracker,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<SocketAddr>> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
         let listener = listen_on(*address, "rpc.listen").await?;
@@ -277,20 +279,19 @@ async fn listen(
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
-    if let Some(address) = rpc.endpoint_mapper {
-        let listener = listen_on(address, "rpc.endpoint_mapper").await?;
-        info!(address = %listener.local_addr()?, "Serving the endpoint mapper");
-        let endpoints = addresses.iter().map(|address| Endpoint {
-            interface: NETLOGON,
-            transfer_syntax: SyntaxId::NDR,
-            address: *address,
-            annotation: "rcmpd",
-        });
-        mapped.register(endpoints);
-        let registry = sso::endpoint_mapper(mapped, providers);
-        tasks.spawn(server.beside(registry).listen(listener));
-    }
-    Ok(())
+    let Some(address) = rpc.endpoint_mapper else { return Ok(None) };
+    let listener = listen_on(address, "rpc.endpoint_mapper").await?;
+    let address = listener.local_addr()?;
+    info!(%address, "Serving the endpoint mapper");
+    mapped.register(addresses.iter().map(|address| Endpoint {
+        interface: NETLOGON,
+        transfer_syntax: SyntaxId::NDR,
+        address: *address,
+        annotation: "rcmpd",
+    }));
+    let registry = sso::endpoint_mapper(mapped, providers);
+    tasks.spawn(server.beside(registry).listen(listener));
+    Ok(Some(address))
 }
 
 /// The accounts of the store; none if a sidecar asks another server.

@@ -4,6 +4,7 @@ use crate::config::{self, Config};
 use crate::serve::AuditLog;
 use crate::sso::{self, Bound, LiveSecrets, Registration, Sso};
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -48,11 +49,11 @@ impl SsoParts {
         Ok(Self { service, providers })
     }
 
-    /// Binds and serves. Where `[rpc]` has an endpoint mapper, `mapped` is what that has registered.
+    /// Binds and serves. `mapper` is the endpoint mapper of `[rpc]`, and `mapped` what is registered there.
     pub(super) async fn serve(
         self,
         config: &Config,
-        mapped: &Endpoints,
+        (mapped, mapper): (&Endpoints, Option<SocketAddr>),
         shutdown: &CancellationToken,
         tasks: &TaskTracker,
     ) -> anyhow::Result<RunningSso> {
@@ -62,16 +63,15 @@ impl SsoParts {
         let server = Server::new(registry, section.limits, shutdown.child_token(), tasks.clone());
         let bound = Bound::bind(section).await?;
         let endpoints = bound.endpoints();
-        let mapper = match (section.endpoint_mapper, config.rpc.as_ref().and_then(|rpc| rpc.endpoint_mapper))
-        {
-            (Some(address), _) => {
+        let mapper = match section.endpoint_mapper {
+            Some(address) => {
                 let listener = listen_on(address, "sso.endpoint_mapper").await?;
                 let address = listener.local_addr()?;
                 info!(%address, "Serving the endpoint mapper");
                 tasks.spawn(server.beside(endpoint_mapper(mapped, &providers)).listen(listener));
                 Some(address)
             }
-            (None, of_rpc) => of_rpc,
+            None => mapper,
         };
         let registration = mapper.map(|mapper| Registration::new(mapper, mapped.clone(), endpoints));
         Sso::serve(bound, &server, tasks);

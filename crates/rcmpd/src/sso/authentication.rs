@@ -6,13 +6,14 @@ use crate::clock::uptime;
 use crate::config::{self, Config};
 use account_store::{AccountStore, Matches, NtHashes, Query, Record};
 use dcerpc::security::AuthType;
-use dcerpc_tokio::SecurityProvider;
+use dcerpc_tokio::{Peer, SecurityProvider};
 use dtyp::Sid;
 use netlogon_transport::server::Environment;
-use rpc_auth::BoxFuture;
 use rpc_auth::ntlm::{
     LocalAccount, LocalChecker, NtHash, NtlmAcceptor, NtlmConfig, ProofChecker, ServerNames, StoreRouter,
 };
+use rpc_auth::spnego::{SpnegoAcceptor, SpnegoMechanism};
+use rpc_auth::{Acceptor, BoxFuture};
 use rpc_auth_tokio::{AuthProvider, SlowedChecker};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,16 +34,37 @@ pub fn providers(
     stores: Option<&Stores>,
     sso: &Sso,
 ) -> anyhow::Result<Vec<Arc<dyn SecurityProvider>>> {
-    let mut providers: Vec<Arc<dyn SecurityProvider>> = Vec::new();
+    let mut mechanisms: Vec<Mechanism> = Vec::new();
     if let Some(ntlm) = &section.ntlm {
         let ntlm = Arc::new(ntlm_config(config, ntlm, stores)?);
-        let make = move |peer: &dcerpc_tokio::Peer| {
-            Box::new(NtlmAcceptor::new(Arc::clone(&ntlm), peer.address.ip())) as Box<dyn rpc_auth::Acceptor>
-        };
-        let (audit, counters) = (sso.authentication_audit(), sso.authentications());
-        providers.push(Arc::new(AuthProvider::new(AuthType::NTLM, make, audit, counters)));
+        mechanisms.push(Mechanism {
+            auth_type: AuthType::NTLM,
+            in_spnego: SpnegoMechanism::Ntlm,
+            make: Arc::new(move |peer| Box::new(NtlmAcceptor::new(Arc::clone(&ntlm), peer.address.ip()))),
+        });
     }
+    let provider = |auth_type, make: Make| -> Arc<dyn SecurityProvider> {
+        let (audit, counters) = (sso.authentication_audit(), sso.authentications());
+        Arc::new(AuthProvider::new(auth_type, move |peer| make(peer), audit, counters))
+    };
+    let mut providers: Vec<_> =
+        mechanisms.iter().map(|it| provider(it.auth_type, Arc::clone(&it.make))).collect();
+    let negotiated = move |peer: &Peer| -> Box<dyn Acceptor> {
+        let offered = mechanisms.iter().map(|it| (it.in_spnego, (it.make)(peer))).collect();
+        Box::new(SpnegoAcceptor::new(offered))
+    };
+    providers.push(provider(AuthType::SPNEGO, Arc::new(negotiated)));
     Ok(providers)
+}
+
+/// Makes the acceptor of a new context for a client.
+type Make = Arc<dyn Fn(&Peer) -> Box<dyn Acceptor> + Send + Sync>;
+
+/// One way to authenticate: by its own RPC type, and within SPNEGO.
+struct Mechanism {
+    auth_type: AuthType,
+    in_spnego: SpnegoMechanism,
+    make: Make,
 }
 
 fn ntlm_config(config: &Config, ntlm: &config::Ntlm, stores: Option<&Stores>) -> anyhow::Result<NtlmConfig> {
