@@ -6,6 +6,7 @@
 //! (`sidecar::dialect`), which refuse what is not exactly one certificate.
 
 pub mod der_kind;
+pub mod input;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;

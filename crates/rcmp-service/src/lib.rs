@@ -75,6 +75,7 @@ mod service;
 mod test;
 pub mod trace;
 pub mod trust;
+pub mod visible;
 
 pub use answer::logoff_time;
 pub use claim::SidClaim;

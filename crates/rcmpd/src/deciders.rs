@@ -1,7 +1,6 @@
 //! Who decides at a moment: the live policy, and the one in its shadow. Both are replaced together, by one store to a
 //! pointer, so every answer belongs to one configuration.
 
-use crate::audit::{AuditLog, Decided};
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
 use crate::decision_metrics::DecisionMetrics;
@@ -11,6 +10,7 @@ use crate::stores::Accounts;
 use crate::trust::lists::{FirstLook, Lists};
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
+use audit_log::{AuditLog, Decided};
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::fmt::Display;

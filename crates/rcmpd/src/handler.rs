@@ -21,9 +21,9 @@
 //! Metrics and the audit log come after the whole stack, in [`Deciders::decide_audited`](crate::deciders::Deciders::decide_audited): a decision
 //! counts as what was answered, and an answer that cannot be written down is not given.
 
-use crate::audit::AuditLog;
 use crate::miss_limiter::MissLimits;
 use account_store::BoxFuture;
+use audit_log::AuditLog;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::convert::Infallible;
 use std::sync::Arc;

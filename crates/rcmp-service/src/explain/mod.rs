@@ -8,7 +8,7 @@ mod remedy;
 mod trail;
 
 pub use nearest::{NearMiss, Nearest};
-pub use remedy::{Remedy, is_hidden, powershell_quoted, shell_path, shell_quoted};
+pub use remedy::{Remedy, powershell_quoted, shell_path, shell_quoted};
 pub use trail::trail;
 
 use crate::certificate::{AlternativeName, Certificate, sids_of};

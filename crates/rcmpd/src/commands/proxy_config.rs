@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcmp_service::Validation;
-use rcmp_service::explain::is_hidden;
+use rcmp_service::visible::is_hidden;
 use sidecar::dialect::Dialect;
 use sidecar::proxy_config::{ProxyTls, Reached, Site, WebServer};
 use std::fs;

@@ -1,10 +1,10 @@
 //! The registry of metrics. Each part registers its own; this is the list of the parts.
 
 use super::store_health::StoreHealth;
-use crate::audit::AuditLog;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
 use crate::trust::lists::CrlCollector;
+use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use netlogon_tokio::{ServerCollector, ServerLabels};
 use prometheus_client::registry::Registry;

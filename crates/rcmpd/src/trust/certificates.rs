@@ -1,9 +1,9 @@
 //! Certificates from files, in PEM or DER.
 
-use crate::input;
 use account_store::FileAccess;
 use dtyp::DecodeErrorKind;
 use pem_file::Purpose;
+use pem_file::input;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::issuers;
 use rcmp_service::message::CERTIFICATE_LEN_MAX;
