@@ -7,7 +7,6 @@ use crate::decision_metrics::DecisionMetrics;
 use crate::forward::Forwarding;
 use crate::handler::Handler;
 use crate::stores::Accounts;
-use crate::trust::lists::{FirstLook, Lists};
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
 use audit_log::{AuditLog, Decided};
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 use tracing::warn;
+use trust_tokio::lists::{FirstLook, Lists};
 
 /// Questions that the shadow works on at once; when it falls behind, those beyond are left out and counted.
 const SHADOW_MAX: usize = 256;

@@ -17,8 +17,6 @@ pub mod findings;
 pub mod forward;
 pub mod handler;
 pub mod mapping_audit;
-pub mod mapping_import;
-mod miss_limiter;
 pub mod output;
 pub mod quickstart;
 pub mod rehearsal;

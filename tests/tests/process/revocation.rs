@@ -590,9 +590,9 @@ fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
 
 /// A list with so many entries, and alice, in about 35 bytes each.
 fn large_list(demo: &Demo, authority: &Authority, entries: u32, number: u8, this_update: &str) -> Vec<u8> {
-    let alice = rcmpd::trust::certificates::read_file(Path::new(&demo.certificate("alice"))).unwrap();
+    let alice = trust_tokio::certificates::read_file(Path::new(&demo.certificate("alice"))).unwrap();
     let alice = Certificate::parse(&alice[0]).unwrap();
-    let ca = rcmpd::trust::certificates::read_file(Path::new(&authority.certificate())).unwrap();
+    let ca = trust_tokio::certificates::read_file(Path::new(&authority.certificate())).unwrap();
     let ca = Certificate::parse(&ca[0]).unwrap();
     let mut revoked = Vec::new();
     for number in 0..entries {

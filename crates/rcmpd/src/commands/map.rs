@@ -7,7 +7,6 @@ use crate::clock::now;
 use crate::config::{self, Config, ConfigError, SIDECAR_METHODS, SecretRef, usual_key_purposes};
 use crate::forward::Forwarding;
 use crate::output;
-use crate::trust::certificates::{Chain, read_anchors};
 use crate::{stores, trust};
 use dtyp::Sid;
 use ed25519_file::PublicKey;
@@ -18,6 +17,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use trust_tokio::certificates::{Chain, read_anchors};
 
 pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
     let as_json = args.json.json;

@@ -5,14 +5,13 @@ use super::{UNUSABLE, failed};
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
 use crate::mapping_audit::{self, Class};
-use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
 use crate::output;
 use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
-use crate::trust::certificates::Chain;
 use account_store::DomainStore;
 use anyhow::Context;
+use mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
 use pem_file::input;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
 use rcmp_service::message::MappingFlags;
@@ -23,6 +22,7 @@ use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use trust_tokio::certificates::Chain;
 
 pub(super) async fn run(command: MappingCommand) -> anyhow::Result<u8> {
     match command {

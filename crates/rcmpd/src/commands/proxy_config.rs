@@ -3,7 +3,6 @@
 use crate::cli::{ProxyConfigArgs, WebServerArg};
 use crate::config::{self, Config, Listen, Place, Speaks, UpstreamPlace};
 use crate::output;
-use crate::trust::certificates;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,6 +14,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use trust_tokio::certificates;
 
 /// What stands for a secret that is not printed.
 const PLACEHOLDER: &str = "REPLACE-WITH-THE-SECRET";

@@ -1,11 +1,12 @@
 //! The files that a configuration names, and who else may use them.
 
-use super::{Config, CrlSource, Mapping, SecretRef, StoreKind};
+use super::{Config, Mapping, SecretRef, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
 use anyhow::{anyhow, bail};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use trust_tokio::lists::CrlSource;
 
 /// Whether two paths lead to one file: they are the same, or links.
 fn is_same_file(one: &Path, other: &Path) -> bool {

@@ -24,13 +24,14 @@ pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
-pub use trust::{CrlSource, Ocsp, TrustFiles, usual_key_purposes};
+pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
 use audit_log::HeadSettings;
 use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
+use rcmp_service::Misses;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -89,22 +90,6 @@ pub struct Rpc {
     pub grace: Duration,
     /// The rate limit of an account for certificates that map no account.
     pub misses: Misses,
-}
-
-/// The rate limit of misses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misses {
-    /// How many a second, on average; 0 for no limit.
-    pub per_second: u32,
-    /// How many at once.
-    pub burst: u32,
-}
-
-impl Default for Misses {
-    /// A web server sees some certificates that map no account; a machine that guesses at this rate tries some 800,000 a day.
-    fn default() -> Self {
-        Self { per_second: 10, burst: 100 }
-    }
 }
 
 /// `[store]` and `[channels]`.
@@ -315,7 +300,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 15] = [
+const LOG_TARGETS: [&str; 16] = [
     "account_store",
     "audit",
     "audit_log",
@@ -331,6 +316,7 @@ const LOG_TARGETS: [&str; 15] = [
     "rcmpd",
     "sidecar",
     "sidecar_tokio",
+    "trust_tokio",
 ];
 
 /// Whether a filter directive is a level or a log target of this program.

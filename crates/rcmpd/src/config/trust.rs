@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
+use trust_tokio::lists::CrlSource;
 
 /// What chains and revocation are validated by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,15 +34,6 @@ pub struct TrustFiles {
     pub crls: Vec<CrlSource>,
     /// How often CRLs are read or fetched again.
     pub crl_refresh: Duration,
-}
-
-/// Where a CRL is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CrlSource {
-    /// A file, DER or PEM.
-    File(PathBuf),
-    /// An `http://` URL.
-    Url(String),
 }
 
 /// An OCSP responder.

@@ -6,7 +6,6 @@ use crate::clock::moment;
 use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
-use crate::trust::certificates::Chain;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -32,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tower::ServiceExt;
+use trust_tokio::certificates::Chain;
 use zeroize::Zeroizing;
 
 /// Whether calls are welcome.

@@ -15,7 +15,6 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
-use crate::miss_limiter::MissLimits;
 use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::{DomainStore, MachineStore};
@@ -27,6 +26,7 @@ use dtyp::Guid;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
+use rcmp_service::MissLimits;
 use rcmp_service::message::PACKAGE_NAME;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub fn registry(
         let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit), metrics);
         packages = packages.with(&rule.package, tower::util::BoxCloneSyncService::new(relay));
     }
-    let misses = config.rpc.as_ref().map_or(config::Misses::default(), |rpc| rpc.misses);
+    let misses = config.rpc.as_ref().map_or(rcmp_service::Misses::default(), |rpc| rpc.misses);
     let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit), Arc::new(MissLimits::new(misses)));
     let packages = packages.with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
     let rpc = config.rpc.as_ref();

@@ -11,7 +11,6 @@ pub mod routes;
 use crate::clock::moment;
 use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
-use crate::trust::certificates;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
@@ -40,6 +39,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use trust_tokio::certificates;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.
