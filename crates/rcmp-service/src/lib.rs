@@ -63,6 +63,7 @@ mod forward;
 pub mod issuers;
 mod logon_hours;
 pub mod mapping;
+pub mod mapping_audit;
 pub mod message;
 mod miss_limiter;
 pub mod policy;

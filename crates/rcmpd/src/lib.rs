@@ -16,7 +16,6 @@ pub mod explain;
 pub mod findings;
 pub mod forward;
 pub mod handler;
-pub mod mapping_audit;
 pub mod output;
 pub mod quickstart;
 pub mod rehearsal;
