@@ -37,13 +37,14 @@ use sidecar::dialect::{Dialect, Target};
 use sidecar::{Decided, Moment, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -109,6 +110,12 @@ pub struct Listener {
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// A connection that was accepted.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
 }
 
 /// What proxies prove themselves by that is read from files, anew when the configuration is reloaded.
@@ -294,35 +301,39 @@ impl Listener {
     /// Serves until the shutdown begins and all requests are answered.
     pub async fn serve(self) {
         let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = self.state.shutdown.cancelled() => break,
-                accepted = self.accept(&tasks) => accepted,
-            };
-            if let Err(error) = accepted {
-                self.state.connections.not_accepted(error).await;
-            }
-            // An evicted connection closes before the next one is accepted.
-            tokio::task::yield_now().await;
-        }
         let Self { socket, state, .. } = self;
+        while let Some(accepted) = state.connections.accept_next(&state.shutdown, || socket.accept()).await {
+            state.spawn(&tasks, accepted);
+        }
         state.is_ending.store(true, Ordering::Relaxed);
         drop(socket);
         tasks.close();
         tasks.wait().await;
     }
+}
 
-    async fn accept(&self, tasks: &TaskTracker) -> std::io::Result<()> {
-        let state = Arc::clone(&self.state);
-        match &self.socket {
-            Socket::Tcp(socket) => {
-                let (stream, address) = socket.accept().await?;
+impl Socket {
+    async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(socket) => {
+                socket.accept().await.map(|(stream, address)| Accepted::Tcp(stream, address))?
+            }
+            Self::Unix(socket) => Accepted::Unix(socket.accept().await?.0),
+        })
+    }
+}
+
+impl State {
+    /// Serves a connection in a task of its own, unless its user may not ask.
+    fn spawn(self: &Arc<Self>, tasks: &TaskTracker, accepted: Accepted) {
+        let state = Arc::clone(self);
+        match accepted {
+            Accepted::Tcp(stream, address) => {
                 let origin = Origin::new(&state, Some(address), address.ip());
                 tasks.spawn(over_tcp(state, stream, origin));
             }
-            Socket::Unix(socket) => {
-                let (stream, _) = socket.accept().await?;
-                let Ok(user) = stream.peer_cred().map(|credentials| credentials.uid()) else { return Ok(()) };
+            Accepted::Unix(stream) => {
+                let Ok(user) = stream.peer_cred().map(|credentials| credentials.uid()) else { return };
                 let is_known = state.users.iter().any(|known| known.number == user);
                 if !state.users.is_empty() && !is_known {
                     state.log_limiter.once("foreign_user", || {
@@ -333,7 +344,7 @@ impl Listener {
                             "Rejected Unix-socket connection: the user of the process is not in peers"
                         );
                     });
-                    return Ok(());
+                    return;
                 }
                 let origin = Origin::new(&state, None, source_of(user));
                 if is_known {
@@ -342,7 +353,6 @@ impl Listener {
                 tasks.spawn(connection(state, Lingering::new(stream), origin));
             }
         }
-        Ok(())
     }
 }
 
