@@ -17,6 +17,7 @@ use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 /// Largest list, in bytes. It is held in memory while it is read, and so is every entry afterwards; the largest public
 /// ones have some ten million bytes.
@@ -462,12 +463,12 @@ const _: () = assert!(size_of::<Entry>() == Serial::LEN + 5 + 1);
 type PackedTime = [u8; 5];
 
 fn pack(time: FileTime) -> PackedTime {
-    let [_, _, _, seconds @ ..] = (time.0 / 10_000_000).to_be_bytes();
+    let [_, _, _, seconds @ ..] = time.since(FileTime::UNSET).as_secs().to_be_bytes();
     seconds
 }
 
 fn unpack([a, b, c, d, e]: PackedTime) -> FileTime {
-    FileTime(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]) * 10_000_000)
+    FileTime::UNSET + Duration::from_secs(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
 }
 
 /// How many entries share a bucket, about: two cache lines.
@@ -592,5 +593,5 @@ pub(super) fn currency(this_update: FileTime, next_update: FileTime, now: FileTi
 
 /// A time some seconds on.
 pub(super) fn later(time: FileTime, seconds: i64) -> FileTime {
-    FileTime(time.0.saturating_add(seconds.unsigned_abs().saturating_mul(10_000_000)).min(FileTime::NEVER.0))
+    time + Duration::from_secs(seconds.unsigned_abs())
 }
