@@ -52,7 +52,7 @@ pub struct Shadow {
 }
 
 impl Deciders {
-    /// Reads what a mapping names, and keeps its revocation lists fresh for as long as this lives. Lists that `before` has
+    /// Reads what a mapping names, and keeps its CRLs fresh for as long as this lives. Lists that `before` has
     /// are taken over, with what is known of their age.
     pub async fn load(
         mapping: &Mapping,
@@ -124,7 +124,7 @@ impl Deciders {
         Ok(answer)
     }
 
-    /// The revocation lists of the live policy.
+    /// The CRLs of the live policy.
     pub const fn lists(&self) -> Option<&Arc<Lists>> {
         self.lists.as_ref()
     }

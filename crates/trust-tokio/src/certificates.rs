@@ -190,7 +190,7 @@ pub fn read_file_up_to(path: &Path, len_max: u64) -> Result<Vec<u8>, Unusable> {
     }
 }
 
-/// The DER of a certificate revocation list in DER or PEM.
+/// The DER of a CRL in DER or PEM.
 pub fn der_of_crl(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
     match pem_file::is_der(bytes) {
         true => Ok(bytes.into()),

@@ -140,7 +140,7 @@ pub struct Chain {
     pub text: String,
     /// The authorities on the path, the issuing one first.
     pub authorities: Vec<AuthorityFacts>,
-    /// What revocation lists and answers say, where they were asked.
+    /// What CRLs and answers say, where they were asked.
     pub revocation: Option<String>,
 }
 

@@ -30,7 +30,7 @@ pub struct TrustFiles {
     pub policies: PolicyInputs,
     /// Minimum length of the RSA key of a client, in bits.
     pub client_rsa_bits: Option<usize>,
-    /// Certificate revocation lists.
+    /// CRLs.
     pub crls: Vec<CrlSource>,
     /// How often CRLs are read or fetched again.
     pub crl_refresh: Duration,
