@@ -1,14 +1,14 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
-use crate::audit::AuditLog;
 use crate::clock::now;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::forward::trace;
 use crate::handler;
-use crate::miss_limiter::MissLimits;
+use audit_log::AuditLog;
 use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use netlogon_transport::secrets::ChannelType;
+use rcmp_service::MissLimits;
 use rcmp_service::{Answer, Asker, CallContext, Question, Scope};
 use std::convert::Infallible;
 use std::sync::Arc;
