@@ -3,7 +3,7 @@
 use super::{UNUSABLE, failed, load};
 use crate::cli::{BackupKeyArgs, ConfigArg, ConfigOnly, SecretCommand, SsoCommand};
 use crate::config::{self, SecretRef};
-use crate::input;
+use pem_file::input;
 use crate::output::{self, visible};
 use crate::sso;
 use account_store::file_access;

@@ -1,7 +1,7 @@
 //! The master secret server among the services of a process.
 
 use crate::config::{self, Config};
-use crate::serve::AuditLog;
+use audit_log::AuditLog;
 use crate::sso::{self, Bound, LiveSecrets, Registration, Sso};
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
 use std::net::SocketAddr;

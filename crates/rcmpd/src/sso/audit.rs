@@ -3,7 +3,7 @@
 //! Each delivery has a line, on the disk before the secret leaves. Refusals have lines, too, but clients can cause any number
 //! of them: for each kind the first few of a minute are written whole, and the rest is counted.
 
-use crate::serve::AuditLog;
+use audit_log::AuditLog;
 use dcerpc_tokio::LogLimiter;
 use dtyp::Sid;
 use rpc_auth::{IdentitySource, UserIdentity};

@@ -15,7 +15,7 @@ pub use secrets::{LiveSecrets, passphrase, seal_source, store};
 
 use crate::config;
 use crate::forward::trace;
-use crate::serve::AuditLog;
+use audit_log::AuditLog;
 use account_store::AccountStore;
 use accounts::CurrentAccounts;
 use aging::Aging;
