@@ -267,11 +267,11 @@ impl ClientChannel {
             level: AuthLevel::PRIVACY,
             context_id: u32::from_le_bytes([a, b, c, d]),
             token: NlAuthRequest::encode(&self.identity.domain, &self.identity.computer),
-            context: Box::new(ClientContext::new(
+            context: Some(Box::new(ClientContext::new(
                 Arc::clone(&self.keys),
                 self.sealer.clone(),
                 random_confounder,
-            )),
+            ))),
             require_header_signing: true,
         }
     }
