@@ -54,7 +54,9 @@ struct Direction {
 impl Direction {
     fn new(sender: Role, key: &Key, first: u32) -> Self {
         let (seal, sign, flags) = match sender {
-            Role::Acceptor => (usage::ACCEPTOR_SEAL, usage::ACCEPTOR_SIGN, SENT_BY_ACCEPTOR | ACCEPTOR_SUBKEY),
+            Role::Acceptor => {
+                (usage::ACCEPTOR_SEAL, usage::ACCEPTOR_SIGN, SENT_BY_ACCEPTOR | ACCEPTOR_SUBKEY)
+            }
             Role::Initiator => (usage::INITIATOR_SEAL, usage::INITIATOR_SIGN, ACCEPTOR_SUBKEY),
         };
         // Numbers of 32 bits are extended with zeroes, and go on behind 2^32.
@@ -181,13 +183,7 @@ impl KerberosContext {
     }
 
     /// Seals a body in place and appends its token. `signed` are header and trailer if they are signed.
-    fn seal(
-        &mut self,
-        confounder: [u8; BLOCK_LEN],
-        signed: [&[u8]; 2],
-        body: &mut [u8],
-        token: &mut [u8],
-    ) {
+    fn seal(&mut self, confounder: [u8; BLOCK_LEN], signed: [&[u8]; 2], body: &mut [u8], token: &mut [u8]) {
         let direction = &self.send;
         let clear = direction.wrap_header(FILLER_LEN as u16, self.rrc(), direction.next);
         let stream = &mut self.stream;
@@ -559,7 +555,8 @@ mod tests {
         let client = context(Role::Initiator, etype, 1000, 1);
         let direction = &client.send;
         let mut body = unhex("10000000000000000000000000000000");
-        let mut stream = [&CONFOUNDER[..], &body, &vec![FILLER; ec], &direction.wrap_header(ec as u16, 0, 1000)].concat();
+        let mut stream =
+            [&CONFOUNDER[..], &body, &vec![FILLER; ec], &direction.wrap_header(ec as u16, 0, 1000)].concat();
         let key = &direction.seal.integrity;
         let mac = match etype.encrypts_then_macs() {
             false => {
@@ -573,7 +570,9 @@ mod tests {
             }
         };
         body.copy_from_slice(&stream[16..32]);
-        let token = [&direction.wrap_header(ec as u16, rrc, 1000)[..], &stream[32..], mac.bytes(), &stream[..16]].concat();
+        let token =
+            [&direction.wrap_header(ec as u16, rrc, 1000)[..], &stream[32..], mac.bytes(), &stream[..16]]
+                .concat();
         (body, token)
     }
 
@@ -582,10 +581,13 @@ mod tests {
         let protection = Protection { header_signing: false, ..SEAL };
         for etype in Etype::ALL {
             let rrc = 16 + etype.mac_len() as u16;
-            for (ec, rrc, ok) in [(0, rrc, true), (3, rrc, true), (16, rrc, true), (16, 0, false), (16, rrc + 16, false)] {
+            for (ec, rrc, ok) in
+                [(0, rrc, true), (3, rrc, true), (16, rrc, true), (16, 0, false), (16, rrc + 16, false)]
+            {
                 let (mut body, token) = odd_token(etype, ec, rrc);
                 let mut server = context(Role::Acceptor, etype, 1, 1000);
-                let fragment = ProtectedFragment { header: &[], body: &mut body, trailer: &[], token: &token };
+                let fragment =
+                    ProtectedFragment { header: &[], body: &mut body, trailer: &[], token: &token };
                 assert_eq!(server.unprotect(protection, fragment).is_ok(), ok, "{etype} EC {ec} RRC {rrc}");
             }
         }
@@ -594,7 +596,8 @@ mod tests {
     fn exchange(from: &mut KerberosContext, to: &mut KerberosContext) -> Result<(), SecurityError> {
         let (mut body, token) = sealed(from, true);
         let (header, _, trailer) = request(token.len() as u8);
-        let fragment = ProtectedFragment { header: &header, body: &mut body, trailer: &trailer, token: &token };
+        let fragment =
+            ProtectedFragment { header: &header, body: &mut body, trailer: &trailer, token: &token };
         to.unprotect(SEAL, fragment)
     }
 
@@ -613,7 +616,8 @@ mod tests {
         let (header, _, trailer) = request(token.len() as u8);
         let receive = |context: &mut KerberosContext| {
             let mut body = body.clone();
-            let fragment = ProtectedFragment { header: &header, body: &mut body, trailer: &trailer, token: &token };
+            let fragment =
+                ProtectedFragment { header: &header, body: &mut body, trailer: &trailer, token: &token };
             context.unprotect(SEAL, fragment)
         };
         assert_eq!(receive(&mut client), Err(SecurityError::InvalidToken), "reflected");
@@ -643,7 +647,8 @@ mod tests {
             server.send.next = number;
             let mic = server.sign_mech_list(b"list");
             server.send.next = 9 + skip;
-            let taken = client.verify_mech_list(b"list", &mic).and_then(|()| exchange(&mut server, &mut client));
+            let taken =
+                client.verify_mech_list(b"list", &mic).and_then(|()| exchange(&mut server, &mut client));
             assert_eq!(taken.is_ok(), ok, "list under {number}, first fragment under {}", 9 + skip);
         }
     }
@@ -651,7 +656,10 @@ mod tests {
     #[test]
     fn what_is_protected_is_unprotected() {
         use std::task::{Context, Poll, Waker};
-        for (level, etype) in [AuthLevel::PRIVACY, AuthLevel::INTEGRITY].into_iter().flat_map(|level| Etype::ALL.map(|etype| (level, etype))) {
+        for (level, etype) in [AuthLevel::PRIVACY, AuthLevel::INTEGRITY]
+            .into_iter()
+            .flat_map(|level| Etype::ALL.map(|etype| (level, etype)))
+        {
             let mut client = context(Role::Initiator, etype, 1, 2);
             let mut server = context(Role::Acceptor, etype, 2, 1);
             let token_len = server.token_len(level);
@@ -666,7 +674,8 @@ mod tests {
             let fragment = dcerpc::security::OutgoingFragment { header, body: 0..4, pad: 12, trailer };
             let message = Outgoing { stub: vec![1, 2, 3, 4], inner: None, fragments: vec![fragment] };
             let mut protecting = server.protect(protection, message);
-            let Poll::Ready(mut wire) = protecting.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            let Poll::Ready(mut wire) = protecting.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            else {
                 panic!("nothing to wait for");
             };
             assert_eq!(wire.len(), 24 + 16 + 8 + token_len);

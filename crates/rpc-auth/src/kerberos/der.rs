@@ -41,6 +41,11 @@ impl<'a> Der<'a> {
         DecodeError { what, offset: self.base + self.position, kind }
     }
 
+    /// What has not been read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.position..]
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.position == self.bytes.len()
     }
@@ -56,8 +61,7 @@ impl<'a> Der<'a> {
     /// Enters the next element, which must have this tag.
     pub(crate) fn enter(&mut self, tag: u8, what: &'static str) -> Result<Self> {
         self.enter_if(tag, what)?.ok_or_else(|| {
-            let kind =
-                if self.is_empty() { DecodeErrorKind::Truncated } else { DecodeErrorKind::BadValue };
+            let kind = if self.is_empty() { DecodeErrorKind::Truncated } else { DecodeErrorKind::BadValue };
             self.error(what, kind)
         })
     }
@@ -293,7 +297,9 @@ impl WriteDer for Vec<u8> {
 
     fn integer(&mut self, value: i64) {
         let bytes = value.to_be_bytes();
-        let is_sign = |pair: &&[u8]| matches!(pair, [0, next] if next & 0x80 == 0) || matches!(pair, [0xff, next] if next & 0x80 != 0);
+        let is_sign = |pair: &&[u8]| {
+            matches!(pair, [0, next] if next & 0x80 == 0) || matches!(pair, [0xff, next] if next & 0x80 != 0)
+        };
         let skipped = bytes.windows(2).take_while(is_sign).count();
         self.element(INTEGER, |out| out.extend_from_slice(&bytes[skipped..]));
     }

@@ -158,7 +158,9 @@ impl Key {
         let named: Vec<u8> = [etype.name().as_bytes(), b"\0", salt].concat();
         let mut bytes = Zeroizing::new(vec![0; etype.key_len()]);
         match etype {
-            Etype::Aes128Sha1 | Etype::Aes256Sha1 => pbkdf2::<Hmac<Sha1>>(password, salt, iterations, &mut bytes),
+            Etype::Aes128Sha1 | Etype::Aes256Sha1 => {
+                pbkdf2::<Hmac<Sha1>>(password, salt, iterations, &mut bytes)
+            }
             Etype::Aes128Sha256 => pbkdf2::<Hmac<Sha256>>(password, &named, iterations, &mut bytes),
             Etype::Aes256Sha384 => pbkdf2::<Hmac<Sha384>>(password, &named, iterations, &mut bytes),
         }
@@ -568,7 +570,10 @@ mod tests {
             };
             assert_eq!(hex(&folded), expect, "{input:?}");
         }
-        assert_eq!(hex(&n_fold::<24>(b"MASSACHVSETTS INSTITVTE OF TECHNOLOGY")), "db3b0d8f0b061e603282b308a50841229ad798fab9540c1b");
+        assert_eq!(
+            hex(&n_fold::<24>(b"MASSACHVSETTS INSTITVTE OF TECHNOLOGY")),
+            "db3b0d8f0b061e603282b308a50841229ad798fab9540c1b"
+        );
         assert_eq!(hex(&n_fold::<16>(b"kerberos")), "6b65726265726f737b9b5b2b93132b93");
     }
 
@@ -587,7 +592,10 @@ mod tests {
         let of = |etype, iterations, password, salt: &[u8]| {
             hex(Key::from_password_iterated(etype, password, salt, iterations).expose())
         };
-        assert_eq!(of(Etype::Aes128Sha1, 1, "password", b"ATHENA.MIT.EDUraeburn"), "42263c6e89f4fc28b8df68ee09799f15");
+        assert_eq!(
+            of(Etype::Aes128Sha1, 1, "password", b"ATHENA.MIT.EDUraeburn"),
+            "42263c6e89f4fc28b8df68ee09799f15"
+        );
         assert_eq!(
             of(Etype::Aes256Sha1, 1200, "password", b"ATHENA.MIT.EDUraeburn"),
             "55a6ac740ad17b4846941051e1e8b0a7548d93b0ab30a8bc3ff16280382b8c2a"
@@ -612,7 +620,10 @@ mod tests {
             (17, "c6353568f2bf8cb4d8a580362da7ff7f97"),
             (31, "fc00783e0efdb2c1d445d4c8eff7ed2297687268d6ecccc0c07b25e25ecfe5"),
             (32, "39312523a78662d5be7fcbcc98ebf5a897687268d6ecccc0c07b25e25ecfe584"),
-            (47, "97687268d6ecccc0c07b25e25ecfe584b3fffd940c16a18c1b5549d2f838029e39312523a78662d5be7fcbcc98ebf5"),
+            (
+                47,
+                "97687268d6ecccc0c07b25e25ecfe584b3fffd940c16a18c1b5549d2f838029e39312523a78662d5be7fcbcc98ebf5",
+            ),
             (
                 64,
                 "97687268d6ecccc0c07b25e25ecfe58439312523a78662d5be7fcbcc98ebf5a84807efe836ee89a526730dbc2f7bc840\
@@ -626,7 +637,8 @@ mod tests {
             assert_eq!(out, text[..len]);
         }
         // RFC 8009 appendix A.
-        let key = Key::new(Etype::Aes128Sha256, &unhex("3705d96080c17728a0e800eab6e0d23c")).expect("16 bytes");
+        let key =
+            Key::new(Etype::Aes128Sha256, &unhex("3705d96080c17728a0e800eab6e0d23c")).expect("16 bytes");
         assert_eq!(hex(&key.usage_key(2, CHECKSUM, 16)), "b31a018a48f54776f403e9a396325dc3");
         assert_eq!(hex(&key.usage_key(2, ENCRYPTION, 16)), "9b197dd1e8c5609d6e67c3e37c62c72e");
         assert_eq!(hex(&key.usage_key(2, INTEGRITY, 16)), "9fda0e56ab2d85e1569a688696c26a6c");

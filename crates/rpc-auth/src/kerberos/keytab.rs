@@ -357,7 +357,12 @@ mod tests {
         let mut keytab = Keytab::default();
         let times = [(0, 900), (2, 100), (3, 100), (1, 100), (3, 200)];
         for (at, (kvno, time)) in times.into_iter().enumerate() {
-            keytab.push(service("HTTP/srv"), FileTime::from_unix(time), kvno, &key(Etype::Aes256Sha1, at as u8));
+            keytab.push(
+                service("HTTP/srv"),
+                FileTime::from_unix(time),
+                kvno,
+                &key(Etype::Aes256Sha1, at as u8),
+            );
         }
         let found = |kvno| {
             let candidates = keytab.candidates(Etype::Aes256Sha1, kvno);

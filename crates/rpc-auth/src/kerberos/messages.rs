@@ -77,7 +77,8 @@ impl Principal {
     fn read(der: &mut Der<'_>, what: &'static str) -> Result<(i32, Vec<String>)> {
         der.sequence(what, |name| {
             let name_type = name.field(0, "name-type", Der::i32)?;
-            let components = name.field(1, "name-string", |list, what| list.list(what, COMPONENTS_MAX, Der::text))?;
+            let components =
+                name.field(1, "name-string", |list, what| list.list(what, COMPONENTS_MAX, Der::text))?;
             match components.is_empty() {
                 true => Err(name.error(what, DecodeErrorKind::BadValue)),
                 false => Ok((name_type, components)),
@@ -200,7 +201,9 @@ fn write_typed(out: &mut Vec<u8>, number: i32, bytes: &[u8]) {
 }
 
 fn read_typed(der: &mut Der<'_>, what: &'static str) -> Result<(i32, Vec<u8>)> {
-    der.sequence(what, |typed| Ok((typed.field(0, what, Der::i32)?, typed.field(1, what, Der::octets)?.to_vec())))
+    der.sequence(what, |typed| {
+        Ok((typed.field(0, what, Der::i32)?, typed.field(1, what, Der::octets)?.to_vec()))
+    })
 }
 
 /// AuthorizationData: types and contents.

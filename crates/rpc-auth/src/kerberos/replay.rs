@@ -140,7 +140,8 @@ mod tests {
     fn a_full_cache_refuses_and_one_client_does_not_fill_it() {
         let cache = ReplayCache::new(3, 2);
         let at = |second| FileTime::from_unix(second);
-        let insert = |text: &[u8], client: &str, now| cache.insert(text, &service(client), at(now), at(now + 300));
+        let insert =
+            |text: &[u8], client: &str, now| cache.insert(text, &service(client), at(now), at(now + 300));
         assert_eq!(insert(b"1", "mallory", 0), Ok(()));
         assert_eq!(insert(b"2", "mallory", 0), Ok(()));
         assert_eq!(insert(b"3", "mallory", 0), Err(ReplayError::ClientFull));

@@ -2,8 +2,7 @@
 
 /// Bytes of hexadecimal digits; white space does not count.
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> =
-        text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
@@ -50,4 +49,186 @@ pub(crate) const AUTHENTICATOR: &str = "\
 pub(crate) fn service(name: &str) -> super::Principal {
     let components = name.split('/').map(str::to_owned).collect();
     super::Principal { realm: "RPC.TEST".to_owned(), name_type: 1, components }
+}
+
+use super::etype::{Etype, Key, usage};
+use super::messages::{
+    AD_IF_RELEVANT, AD_WIN2K_PAC, ApReq, Authenticator, EncTicketPart, EncryptedData, Ticket,
+    write_authorization_data,
+};
+use super::{
+    ClientRealm, KerberosAcceptor, KerberosConfig, Keytab, RealmKind, ReplayCache, SKEW_DEFAULT,
+    SharedKeytab, gss,
+};
+use crate::{Acceptor, Leg, Refusal, Step};
+use dcerpc::security::AuthLevel;
+use dtyp::{Decode, Encode, FileTime};
+use pac::{Buffer, BufferType, ClientInfo, LogonInfo, Pac, ServerSignature};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// The time of the tests: 2026-01-01T12:00:00Z.
+pub(crate) const NOW: FileTime = FileTime(134_117_424_000_000_000);
+pub(crate) const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+/// The client's domain in the worked example of a PAC.
+pub(crate) const ALICE: &str = "S-1-5-21-3623811015-3361044348-30300820-1013";
+
+/// Bytes that differ from one call to the next, for an exchange that repeats.
+pub(crate) fn counting() -> impl FnMut(&mut [u8]) + Send {
+    let mut next = 0u8;
+    move |bytes| {
+        for byte in bytes {
+            next = next.wrapping_mul(5).wrapping_add(113);
+            *byte = next;
+        }
+    }
+}
+
+pub(crate) fn key(etype: Etype, fill: u8) -> Key {
+    Key::new(etype, &vec![fill; etype.key_len()]).expect("the length of the type")
+}
+
+/// The account of the worked example of a PAC.
+pub(crate) fn logon_info() -> LogonInfo {
+    let text = include_str!("../../../pac/tests/vectors/worked-example.hex");
+    let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let pac = Pac::from_bytes("PACTYPE", &unhex(&digits)).expect("the worked example");
+    LogonInfo::decode(pac.find(BufferType::LOGON_INFO).expect("LOGON_INFO")).expect("the worked example")
+}
+
+/// A PAC signed by the server's key, with these buffers before the signatures.
+pub(crate) fn signed_pac(key: &Key, mut buffers: Vec<Buffer>) -> Vec<u8> {
+    let etype = key.etype();
+    let signature = [&etype.checksum_type().to_le_bytes()[..], &vec![0xa5; etype.mac_len()]].concat();
+    for buffer_type in [BufferType::SERVER_CHECKSUM, BufferType::KDC_CHECKSUM] {
+        buffers.push(Buffer { buffer_type, data: signature.clone() });
+    }
+    let at = buffers.len() - 2;
+    let mut pac = Pac { buffers };
+    let signed = ServerSignature::from_pac(&pac.to_bytes()).expect("two signatures").signed;
+    pac.buffers[at].data =
+        [&etype.checksum_type().to_le_bytes()[..], &key.checksum(usage::PAC, &[&signed])].concat();
+    pac.to_bytes()
+}
+
+pub(crate) fn client_info(name: &str, authtime: FileTime) -> Buffer {
+    let data = ClientInfo { client_id: authtime, name: name.to_owned() }.to_bytes();
+    Buffer { buffer_type: BufferType::CLIENT_INFO, data }
+}
+
+pub(crate) fn logon_info_buffer(info: &LogonInfo) -> Buffer {
+    let mut data = Vec::new();
+    info.encode(&mut data);
+    Buffer { buffer_type: BufferType::LOGON_INFO, data }
+}
+
+/// Authorization data around PACs.
+pub(crate) fn wrapped(pacs: &[&[u8]]) -> Vec<(i32, Vec<u8>)> {
+    let elements: Vec<_> = pacs.iter().map(|pac| (AD_WIN2K_PAC, pac.to_vec())).collect();
+    let mut contents = Vec::new();
+    write_authorization_data(&mut contents, &elements);
+    vec![(AD_IF_RELEVANT, contents)]
+}
+
+/// A ticket and an authenticator as a KDC and a client make them, each part of which a test can change.
+pub(crate) struct Attempt {
+    pub(crate) service: super::Principal,
+    pub(crate) service_key: Key,
+    pub(crate) etype: i32,
+    pub(crate) kvno: Option<u32>,
+    pub(crate) options: u32,
+    pub(crate) ticket: EncTicketPart,
+    pub(crate) session_key: Key,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) authenticator_etype: i32,
+    pub(crate) confounder: [u8; 16],
+}
+
+impl Attempt {
+    /// alice@RPC.TEST asks `sso/srv`, whose key has the version 2.
+    pub(crate) fn new(etype: Etype) -> Self {
+        let (service_key, session_key) = (key(etype, 0x11), key(etype, 0x33));
+        let authtime = NOW - HOUR;
+        let pac =
+            signed_pac(&service_key, vec![logon_info_buffer(&logon_info()), client_info("alice", authtime)]);
+        Self {
+            service: service("sso/srv"),
+            etype: etype.number(),
+            kvno: Some(2),
+            options: super::messages::AP_MUTUAL_REQUIRED,
+            ticket: EncTicketPart {
+                flags: 0x40a1_0000 | super::messages::TICKET_TRANSITED_POLICY_CHECKED,
+                key: (&session_key).into(),
+                client: service("alice"),
+                transited: (1, Vec::new()),
+                authtime,
+                starttime: Some(authtime),
+                endtime: NOW + HOUR,
+                renew_till: None,
+                addresses: None,
+                authorization_data: Some(wrapped(&[&pac])),
+            },
+            authenticator: Authenticator {
+                client: service("alice"),
+                checksum: Some((gss::CHECKSUM_TYPE, gss::checksum(gss::ASKED))),
+                cusec: 0,
+                ctime: NOW,
+                subkey: None,
+                seq_number: Some(1000),
+                authorization_data: None,
+            },
+            authenticator_etype: etype.number(),
+            service_key,
+            session_key,
+            confounder: [0x77; 16],
+        }
+    }
+
+    /// Replaces the PAC.
+    pub(crate) fn with_pac(mut self, pac: &[u8]) -> Self {
+        self.ticket.authorization_data = Some(wrapped(&[pac]));
+        self
+    }
+
+    pub(crate) fn token(&self) -> Vec<u8> {
+        let (mut ticket, mut authenticator) = (Vec::new(), Vec::new());
+        self.ticket.encode(&mut ticket);
+        self.authenticator.encode(&mut authenticator);
+        let cipher = self.service_key.encrypt(usage::TICKET, [0x66; 16], &ticket);
+        let enc_part = EncryptedData { etype: self.etype, kvno: self.kvno, cipher };
+        let cipher = self.session_key.encrypt(usage::AP_REQ_AUTHENTICATOR, self.confounder, &authenticator);
+        let authenticator = EncryptedData { etype: self.authenticator_etype, kvno: None, cipher };
+        let ticket = Ticket { service: self.service.clone(), enc_part };
+        let mut token = Vec::new();
+        ApReq { options: self.options, ticket, authenticator }.encode(&mut token);
+        token
+    }
+}
+
+/// A server of `sso/srv` whose keytab has one key.
+pub(crate) fn config(etype: Etype) -> KerberosConfig {
+    let mut keytab = Keytab::default();
+    keytab.push(service("sso/srv"), FileTime::UNSET, 2, &key(etype, 0x11));
+    KerberosConfig {
+        keytab: Arc::new(SharedKeytab::new(keytab)),
+        services: vec!["sso/srv".to_owned()],
+        client_realms: vec![ClientRealm { name: "RPC.TEST".to_owned(), kind: RealmKind::ActiveDirectory }],
+        skew: SKEW_DEFAULT,
+        replay: Arc::new(ReplayCache::default()),
+    }
+}
+
+/// What an acceptor makes of a token; it waits for nothing.
+pub(crate) fn accept(acceptor: Box<dyn Acceptor>, token: &[u8], level: AuthLevel) -> Result<Step, Refusal> {
+    let mut entropy = counting();
+    let leg = Leg { token, level, now: NOW, entropy: &mut entropy };
+    match acceptor.accept(leg).as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(step) => step,
+        Poll::Pending => panic!("nothing to wait for"),
+    }
+}
+
+/// The first leg alone.
+pub(crate) fn first_leg(config: &Arc<KerberosConfig>, token: &[u8]) -> Result<Step, Refusal> {
+    accept(Box::new(KerberosAcceptor::new(Arc::clone(config))), token, AuthLevel::PRIVACY)
 }
