@@ -10,7 +10,6 @@ use super::messages::{
 use super::replay::{ReplayCache, ReplayError};
 use super::{TOKEN_LEN_MAX, gss, ticket_pac};
 use crate::{Acceptor, Entropy, IdentitySource, Leg, Refusal, RefusalReason, Step, UserIdentity};
-use dcerpc::security::AuthLevel;
 use dtyp::FileTime;
 use std::future::Future;
 use std::pin::Pin;
@@ -364,11 +363,6 @@ pub(crate) fn open_ap_rep(session_key: &Key, token: &[u8]) -> Result<EncApRepPar
     EncApRepPart::decode(&part).map_err(malformed)
 }
 
-/// Whether a level of protection needs confidentiality.
-pub(crate) fn needs_confidentiality(level: AuthLevel) -> bool {
-    level >= AuthLevel::PRIVACY
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,7 +375,7 @@ mod tests {
     };
     use crate::kerberos::{Credential, KerberosInitiator};
     use crate::{Initiator, InitiatorStep};
-    use dcerpc::security::{ProtectedFragment, Protection};
+    use dcerpc::security::{AuthLevel, ProtectedFragment, Protection};
     use dtyp::hex;
     use pac::{Buffer, BufferType, DelegationInfo};
 

@@ -18,20 +18,29 @@ pub(crate) const BLOCK_LEN: usize = 16;
 pub(crate) const MAC_LEN_MAX: usize = 24;
 
 /// Key usages (RFC 4120 7.5.1, RFC 4121 2).
-pub(crate) mod usage {
-    pub(crate) const TICKET: u32 = 2;
-    pub(crate) const TGS_REQ_CHECKSUM: u32 = 6;
-    pub(crate) const TGS_REQ_AUTHENTICATOR: u32 = 7;
-    pub(crate) const TGS_REP_SESSION_KEY: u32 = 8;
-    pub(crate) const TGS_REP_SUBKEY: u32 = 9;
-    pub(crate) const AP_REQ_AUTHENTICATOR: u32 = 11;
-    pub(crate) const AP_REP: u32 = 12;
+pub mod usage {
+    /// EncTicketPart, under the key of the service.
+    pub const TICKET: u32 = 2;
+    /// The checksum over the body of a TGS-REQ.
+    pub const TGS_REQ_CHECKSUM: u32 = 6;
+    /// The authenticator of a TGS-REQ.
+    pub const TGS_REQ_AUTHENTICATOR: u32 = 7;
+    /// The reply to a TGS-REQ whose authenticator has no subkey.
+    pub const TGS_REP_SESSION_KEY: u32 = 8;
+    /// The authenticator of an AP-REQ.
+    pub const AP_REQ_AUTHENTICATOR: u32 = 11;
+    /// EncAPRepPart.
+    pub const AP_REP: u32 = 12;
     /// KERB_NON_KERB_CKSUM_SALT: the signatures of a PAC.
-    pub(crate) const PAC: u32 = 17;
-    pub(crate) const ACCEPTOR_SEAL: u32 = 22;
-    pub(crate) const ACCEPTOR_SIGN: u32 = 23;
-    pub(crate) const INITIATOR_SEAL: u32 = 24;
-    pub(crate) const INITIATOR_SIGN: u32 = 25;
+    pub const PAC: u32 = 17;
+    /// Sealed tokens of the acceptor.
+    pub const ACCEPTOR_SEAL: u32 = 22;
+    /// Signed tokens of the acceptor.
+    pub const ACCEPTOR_SIGN: u32 = 23;
+    /// Sealed tokens of the initiator.
+    pub const INITIATOR_SEAL: u32 = 24;
+    /// Signed tokens of the initiator.
+    pub const INITIATOR_SIGN: u32 = 25;
 }
 
 /// An encryption type that this implementation uses.
@@ -286,7 +295,6 @@ pub(crate) struct SealingKeys {
 }
 
 /// AES in CBC mode with ciphertext stealing (CBC-CS3), the initial vector zero.
-#[expect(clippy::large_enum_variant, reason = "both are round keys, and most keys have 256 bits")]
 pub(crate) enum Cipher {
     Aes128(Aes128),
     Aes256(Aes256),

@@ -1,6 +1,5 @@
 //! What GSS-API adds to the messages: the frame of RFC 2743 3.1, and the checksum 0x8003 of RFC 4121 4.1.1.
 
-use super::acceptor::needs_confidentiality;
 use crate::{Refusal, RefusalReason};
 use dcerpc::security::AuthLevel;
 use dtyp::Reader;
@@ -76,7 +75,7 @@ pub(crate) fn check_flags(checksum: Option<&(i32, Vec<u8>)>, level: AuthLevel) -
     if !has(DCE_STYLE | MUTUAL | INTEGRITY) || !(has(SEQUENCE) || has(REPLAY)) {
         return refuse(format!("flags={flags:#x}"));
     }
-    if needs_confidentiality(level) && !has(CONFIDENTIALITY) {
+    if level >= AuthLevel::PRIVACY && !has(CONFIDENTIALITY) {
         return Err(Refusal::new(RefusalReason::Level, format!("flags={flags:#x} without confidentiality")));
     }
     Ok(())

@@ -46,6 +46,37 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// A principal of `class/host` or `user`, with an optional `@REALM`; otherwise of `realm`. A backslash takes its meaning
+    /// from a `/` or `@`. `None` if a component or the realm is empty.
+    pub fn parse(text: &str, realm: &str) -> Option<Self> {
+        let mut parts = vec![String::new()];
+        let mut has_realm = false;
+        let mut rest = text.chars();
+        while let Some(c) = rest.next() {
+            match c {
+                '\\' => parts.last_mut()?.push(rest.next()?),
+                '/' if !has_realm => parts.push(String::new()),
+                '@' if !has_realm => {
+                    has_realm = true;
+                    parts.push(String::new());
+                }
+                '@' | '\0' => return None,
+                c => parts.last_mut()?.push(c),
+            }
+        }
+        let realm = if has_realm { parts.pop()? } else { realm.to_owned() };
+        let components = parts;
+        let is_complete = !realm.is_empty() && components.iter().all(|component| !component.is_empty());
+        let name_type = if components.len() > 1 { NT_SRV_INST } else { NT_PRINCIPAL };
+        is_complete.then_some(Self { realm, name_type, components })
+    }
+
+    /// The ticket-granting service of a realm.
+    pub fn ticket_granting(realm: &str) -> Self {
+        let components = vec!["krbtgt".to_owned(), realm.to_owned()];
+        Self { realm: realm.to_owned(), name_type: NT_SRV_INST, components }
+    }
+
     /// The components joined by `/`, with a backslash before each `/`, `@` and backslash of a component, so that no two
     /// names look the same.
     pub fn name(&self) -> String {
@@ -723,5 +754,15 @@ mod tests {
         assert_eq!(name(&["a/b"]).to_string(), r"a\/b@R");
         assert_eq!(name(&["a@X"]).to_string(), r"a\@X@R");
         assert_eq!(name(&[r"a\"]).to_string(), r"a\\@R");
+        for components in [&["a", "b"][..], &["a/b"], &["a@X"], &[r"a\"]] {
+            let principal = name(components);
+            let parsed = Principal::parse(&principal.to_string(), "OTHER").expect("ours");
+            assert_eq!((parsed.components, parsed.realm), (principal.components, principal.realm));
+        }
+        assert_eq!(Principal::parse("sso/srv", "R").map(|p| p.to_string()).as_deref(), Some("sso/srv@R"));
+        for bad in ["", "@R", "a/@R", "a@", "a@b@c", "a\\"] {
+            assert_eq!(Principal::parse(bad, "R"), None, "{bad}");
+        }
+        assert_eq!(Principal::parse("a", ""), None);
     }
 }

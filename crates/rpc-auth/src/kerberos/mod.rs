@@ -2,6 +2,7 @@
 //! tokens whose sealed body stays in place.
 
 mod acceptor;
+mod ccache;
 mod context;
 mod der;
 mod etype;
@@ -12,15 +13,21 @@ mod messages;
 mod replay;
 #[cfg(test)]
 mod test;
+mod tgs;
 mod ticket_pac;
 
 pub use acceptor::{ClientRealm, KerberosAcceptor, KerberosConfig, RealmKind, SKEW_DEFAULT};
+pub use ccache::CredentialCache;
 pub use context::KerberosContext;
-pub use etype::{Etype, Key};
+pub use etype::{Etype, Key, usage};
 pub use initiator::{Credential, KerberosInitiator};
 pub use keytab::{Keytab, KeytabEntry, KeytabProblem, MachineAccount, SharedKeytab};
-pub use messages::Principal;
+pub use messages::{
+    ApRep, ApReq, Authenticator, AuthorizationData, EncApRepPart, EncTicketPart, EncryptedData,
+    EncryptionKey, Principal, Ticket,
+};
 pub use replay::{AUTHENTICATORS_MAX, AUTHENTICATORS_OF_CLIENT_MAX, ReplayCache};
+pub use tgs::TgsRequest;
 
 /// Longest token: a bind of one PDU takes no longer one, and a user in a thousand groups has a ticket of 12 KB.
 pub const TOKEN_LEN_MAX: usize = 64 * 1024;
