@@ -8,8 +8,8 @@ use std::ops::Range;
 /// `SignatureType` (4 bytes), before the signature.
 const TYPE_LEN: usize = 4;
 
-/// The server's signature of a PAC, and the bytes that it covers. The holder of the service's key computes the
-/// checksum and compares.
+/// The server's signature of a PAC, and the bytes that it covers. The holder of the service's key computes
+/// the checksum and compares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSignature {
     /// `SignatureType`: a checksum type of Kerberos, as a signed number.

@@ -11,7 +11,8 @@ pub enum PacError {
     Decode(DecodeError),
     /// It has no KERB_VALIDATION_INFO.
     NoLogonInfo,
-    /// UserId is 0, which makes the first extra SID the account's: no answer of a domain for its own account needs that.
+    /// UserId is 0, which makes the first extra SID the account's: no answer of a domain for its own account
+    /// needs that.
     NoUserId,
     /// UserFlags and the lists contradict each other.
     UserFlags,
@@ -62,8 +63,8 @@ impl VerifiedPac {
         Self::read(&Pac::from_bytes("PACTYPE", bytes)?, true)
     }
 
-    /// The same for the PAC of a ticket, where PAC_CLIENT_INFO has the name of the ticket's client, which may differ from
-    /// the account's. The ticket's receiver compares it with the ticket.
+    /// The same for the PAC of a ticket, where PAC_CLIENT_INFO has the name of the ticket's client, which may
+    /// differ from the account's. The ticket's receiver compares it with the ticket.
     pub fn of_ticket(pac: &Pac) -> Result<Self, PacError> {
         Self::read(pac, false)
     }

@@ -1,7 +1,8 @@
-//! MIT Kerberos as a peer: its KDC issues the tickets, and its GSS-API is the other end, as initiator and as acceptor.
+//! MIT Kerberos as a peer: its KDC issues the tickets, and its GSS-API is the other end, as initiator and as
+//! acceptor.
 //!
-//! The KDC listens on the loopback interface, with a database of its own for each test. A program that is missing fails the
-//! test; `tests/peers/install` installs them.
+//! The KDC listens on the loopback interface, with a database of its own for each test. A program that is
+//! missing fails the test; `tests/peers/install` installs them.
 
 use dcerpc::pdu::{PacketFlags, PacketType, SecTrailer, start_pdu};
 use dcerpc::security::{AuthLevel, AuthType, Outgoing, OutgoingFragment, ProtectedFragment, Protection};

@@ -19,7 +19,8 @@ use zeroize::Zeroizing;
 
 /// How far a client's clock may differ (RFC 4120 3.2.3).
 pub const SKEW_DEFAULT: Duration = Duration::from_secs(300);
-/// Keys that are tried on one ticket: four versions of four services. A ticket that none opens costs that many decryptions.
+/// Keys that are tried on one ticket: four versions of four services. A ticket that none opens costs that
+/// many decryptions.
 const KEYS_TRIED_MAX: usize = 16;
 
 /// What all Kerberos acceptors of a server share.
@@ -27,9 +28,10 @@ const KEYS_TRIED_MAX: usize = 16;
 pub struct KerberosConfig {
     /// The keys of the services.
     pub keytab: Arc<SharedKeytab>,
-    /// The services whose tickets are accepted, as `class/host` or `class/host@REALM`. A ticket must name one of them, and
-    /// must open under the key of one of them. If the list is empty, each principal of the keytab is one. Where the keytab
-    /// has one entry for an account with several names, the list has the account's name and the others.
+    /// The services whose tickets are accepted, as `class/host` or `class/host@REALM`. A ticket must name one
+    /// of them, and must open under the key of one of them. If the list is empty, each principal of the
+    /// keytab is one. Where the keytab has one entry for an account with several names, the list has the
+    /// account's name and the others.
     pub services: Vec<String>,
     /// The realms that may be clients. No other is accepted.
     pub client_realms: Vec<ClientRealm>,
@@ -53,7 +55,8 @@ pub struct ClientRealm {
 pub enum RealmKind {
     /// A domain of Active Directory: a PAC with SIDs, without which a ticket is refused.
     ActiveDirectory,
-    /// A realm of MIT Kerberos or Heimdal: a PAC may be missing, and may have no SIDs. Such a client has a principal only.
+    /// A realm of MIT Kerberos or Heimdal: a PAC may be missing, and may have no SIDs. Such a client has a
+    /// principal only.
     Mit,
 }
 
@@ -172,8 +175,8 @@ impl KerberosConfig {
         self.services.is_empty() || self.services.iter().any(|service| principal.is_service(service))
     }
 
-    /// Finds the key that opens the ticket. Realm and name of the service are not encrypted, so the key decides which
-    /// service the ticket is for.
+    /// Finds the key that opens the ticket. Realm and name of the service are not encrypted, so the key
+    /// decides which service the ticket is for.
     fn open_ticket<'a>(&self, keytab: &'a Keytab, req: &ApReq) -> Result<OpenTicket<'a>, Refusal> {
         let (service, sealed) = (&req.ticket.service, &req.ticket.enc_part);
         let own = |entry: &&KeytabEntry| entry.principal.is_same_service(service);
@@ -761,8 +764,8 @@ mod tests {
             let mut changed = token.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let Ok(step) = first_leg(&Arc::new(config(AES)), &changed) else { continue };
-            // In the clear are mutual-required and its unused neighbours, the name type, and letters of upper or lower
-            // case; a version in the ticket that is 0 is one that is missing.
+            // In the clear are mutual-required and its unused neighbours, the name type, and letters of upper
+            // or lower case; a version in the ticket that is 0 is one that is missing.
             let (req, sent) =
                 (ApReq::decode(&changed).expect("accepted"), ApReq::decode(&token).expect("ours"));
             assert_eq!(req.authenticator.cipher, sent.authenticator.cipher, "bit {bit}");

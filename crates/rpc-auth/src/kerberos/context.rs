@@ -1,8 +1,9 @@
-//! Per-message tokens of RFC 4121 4.2 in DCE style ([MS-KILE] 3.4.5.4.1): the body stays where it is, and all else is in
-//! the token.
+//! Per-message tokens of RFC 4121 4.2 in DCE style ([MS-KILE] 3.4.5.4.1): the body stays where it is, and all
+//! else is in the token.
 //!
-//! A sealed token is `header (16) | filler | header in ciphertext | MAC | confounder in ciphertext`. RFC 4121 rotates a
-//! token right by RRC bytes; in DCE style the rotation is EC + RRC, which brings the confounder from the front to the end.
+//! A sealed token is `header (16) | filler | header in ciphertext | MAC | confounder in ciphertext`. RFC 4121
+//! rotates a token right by RRC bytes; in DCE style the rotation is EC + RRC, which brings the confounder
+//! from the front to the end.
 
 use super::etype::{BLOCK_LEN, Cipher, Key, MacKey, SealingKeys, usage};
 use crate::{MechanismContext, UserIdentity};
@@ -113,8 +114,8 @@ fn three<'a>(data: &[&'a [u8]]) -> [&'a [u8]; 3] {
     std::array::from_fn(|at| data.get(at).copied().unwrap_or(&[]))
 }
 
-/// Makes confounders: the counter of the sent fragments, encrypted under a key of its own that is drawn at random for each
-/// context. Without the key they are as good as random, and no two are equal.
+/// Makes confounders: the counter of the sent fragments, encrypted under a key of its own that is drawn at
+/// random for each context. Without the key they are as good as random, and no two are equal.
 struct Confounders {
     cipher: Cipher,
     count: u128,
@@ -137,7 +138,8 @@ pub struct KerberosContext {
     send: Direction,
     receive: Direction,
     confounders: Confounders,
-    /// The peer signed the list of mechanisms under number 0, so its next number is the first one or the one behind it.
+    /// The peer signed the list of mechanisms under number 0, so its next number is the first one or the one
+    /// behind it.
     may_skip_first: bool,
     user: Option<Arc<UserIdentity>>,
     /// Reused from one fragment to the next.
@@ -323,7 +325,8 @@ impl SecurityContext for KerberosContext {
     }
 
     fn protect(&mut self, protection: Protection, message: Outgoing) -> Protecting {
-        // INVARIANT: `inner` is None. It is of Netlogon's generic pass-through, which runs over its own provider only.
+        // INVARIANT: `inner` is None. It is of Netlogon's generic pass-through, which runs over its own
+        // provider only.
         let Outgoing { stub, fragments, .. } = message;
         let is_sealed = protection.level >= AuthLevel::PRIVACY;
         let token_len = self.token_len(protection.level);
@@ -378,7 +381,8 @@ impl MechanismContext for KerberosContext {
         token
     }
 
-    /// Acceptors of Windows sign the list under number 0, others under their first number. A client takes these two.
+    /// Acceptors of Windows sign the list under number 0, others under their first number. A client takes
+    /// these two.
     fn verify_mech_list(&mut self, list: &[u8], mic: &[u8]) -> Result<(), SecurityError> {
         match self.receive.verify_mic(&[list], mic, self.receive.first) {
             Ok(()) => self.take_number(self.receive.first),

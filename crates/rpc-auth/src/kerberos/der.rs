@@ -1,7 +1,8 @@
 //! The Distinguished Encoding Rules (X.690), as far as Kerberos needs them (RFC 4120 5.1).
 //!
-//! Lengths are definite and minimal, tags have one byte, integers are minimal, and no element has bytes left over. The
-//! readers of the messages name each element that they enter, so a message nests no deeper than its type.
+//! Lengths are definite and minimal, tags have one byte, integers are minimal, and no element has bytes left
+//! over. The readers of the messages name each element that they enter, so a message nests no deeper than its
+//! type.
 
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 

@@ -1,7 +1,8 @@
 //! Encryption types 17 and 18 (RFC 3961, RFC 3962), 19 and 20 (RFC 8009): keys, encryption and checksums.
 //!
-//! All four encrypt with AES in CBC mode with ciphertext stealing. The first two compute the MAC over the plain text, the
-//! other two over the ciphertext. Type 23 (RC4) and the DES types are known by number only, so that a refusal names them.
+//! All four encrypt with AES in CBC mode with ciphertext stealing. The first two compute the MAC over the
+//! plain text, the other two over the ciphertext. Type 23 (RC4) and the DES types are known by number only,
+//! so that a refusal names them.
 
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes128, Aes256};
@@ -498,8 +499,8 @@ impl MacKey {
     }
 }
 
-/// n-fold of RFC 3961 5.1: copies of `input`, each rotated right by 13 bits more than the one before, added up in
-/// ones' complement.
+/// n-fold of RFC 3961 5.1: copies of `input`, each rotated right by 13 bits more than the one before, added
+/// up in ones' complement.
 fn n_fold<const N: usize>(input: &[u8]) -> [u8; N] {
     let (in_bits, total) = (input.len() * 8, lcm(input.len(), N));
     let mut sum = [0u32; N];

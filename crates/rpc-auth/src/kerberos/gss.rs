@@ -49,7 +49,8 @@ pub(crate) fn checksum(flags: u32) -> Vec<u8> {
     bytes
 }
 
-/// Checks the flags of an authenticator's checksum. A ticket-granting ticket that is delegated with it is not read.
+/// Checks the flags of an authenticator's checksum. A ticket-granting ticket that is delegated with it is not
+/// read.
 pub(crate) fn check_flags(checksum: Option<&(i32, Vec<u8>)>, level: AuthLevel) -> Result<(), Refusal> {
     let refuse = |detail: String| Err(Refusal::new(RefusalReason::Flags, detail));
     let Some((number, bytes)) = checksum else {

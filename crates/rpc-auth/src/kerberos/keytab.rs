@@ -46,8 +46,8 @@ pub enum KeytabProblem {
         /// The types that are there, by number.
         etypes: Vec<i32>,
     },
-    /// A key is also the key of the machine account of the Netlogon channel. A ticket for each of the machine's services
-    /// then opens this one.
+    /// A key is also the key of the machine account of the Netlogon channel. A ticket for each of the
+    /// machine's services then opens this one.
     MachineAccountKey {
         /// The entry's principal.
         principal: String,
@@ -167,9 +167,9 @@ impl Keytab {
         problems
     }
 
-    /// The keys that may open a ticket, the likeliest first: of this version, then versions of which the file has the
-    /// lowest eight bits only, then wildcards. Of equal rank the newest comes first, and of equal times the highest
-    /// version. A ticket without a version (or with 0) may be under each key of its type.
+    /// The keys that may open a ticket, the likeliest first: of this version, then versions of which the file
+    /// has the lowest eight bits only, then wildcards. Of equal rank the newest comes first, and of equal
+    /// times the highest version. A ticket without a version (or with 0) may be under each key of its type.
     pub(crate) fn candidates(&self, etype: Etype, kvno: Option<u32>) -> Vec<(&KeytabEntry, Key)> {
         let wanted = kvno.filter(|kvno| *kvno != 0);
         let rank = |entry: &KeytabEntry| match wanted {
@@ -278,8 +278,8 @@ impl Encode for Keytab {
     }
 }
 
-/// A keytab that all acceptors share, and that its owner replaces when the file changes. Contexts that are set up do not
-/// need it any more.
+/// A keytab that all acceptors share, and that its owner replaces when the file changes. Contexts that are
+/// set up do not need it any more.
 #[derive(Debug, Default)]
 pub struct SharedKeytab(RwLock<Arc<Keytab>>);
 

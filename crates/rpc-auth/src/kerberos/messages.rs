@@ -46,8 +46,8 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// A principal of `class/host` or `user`, with an optional `@REALM`; otherwise of `realm`. A backslash takes its meaning
-    /// from a `/` or `@`. `None` if a component or the realm is empty.
+    /// A principal of `class/host` or `user`, with an optional `@REALM`; otherwise of `realm`. A backslash
+    /// takes its meaning from a `/` or `@`. `None` if a component or the realm is empty.
     pub fn parse(text: &str, realm: &str) -> Option<Self> {
         let mut parts = vec![String::new()];
         let mut has_realm = false;
@@ -77,8 +77,8 @@ impl Principal {
         Self { realm: realm.to_owned(), name_type: NT_SRV_INST, components }
     }
 
-    /// The components joined by `/`, with a backslash before each `/`, `@` and backslash of a component, so that no two
-    /// names look the same.
+    /// The components joined by `/`, with a backslash before each `/`, `@` and backslash of a component, so
+    /// that no two names look the same.
     pub fn name(&self) -> String {
         let escaped = self.components.iter().map(|component| escape(component, &['/', '@', '\\']));
         escaped.collect::<Vec<_>>().join("/")

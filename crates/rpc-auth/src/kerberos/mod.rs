@@ -1,5 +1,5 @@
-//! Kerberos in DCE style (RFC 4120, RFC 4121, [MS-KILE]): three bare tokens AP-REQ, AP-REP, AP-REP', then per-message
-//! tokens whose sealed body stays in place.
+//! Kerberos in DCE style (RFC 4120, RFC 4121, [MS-KILE]): three bare tokens AP-REQ, AP-REP, AP-REP', then
+//! per-message tokens whose sealed body stays in place.
 
 mod acceptor;
 mod ccache;
@@ -29,5 +29,6 @@ pub use messages::{
 pub use replay::{AUTHENTICATORS_MAX, AUTHENTICATORS_OF_CLIENT_MAX, ReplayCache};
 pub use tgs::TgsRequest;
 
-/// Longest token: a bind of one PDU takes no longer one, and a user in a thousand groups has a ticket of 12 KB.
+/// Longest token: a bind of one PDU takes no longer one, and a user in a thousand groups has a ticket of 12
+/// KB.
 pub const TOKEN_LEN_MAX: usize = 64 * 1024;

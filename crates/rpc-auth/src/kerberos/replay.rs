@@ -1,7 +1,7 @@
 //! The replay cache (RFC 4120 3.2.3): which authenticators were accepted and may not come again.
 //!
-//! An authenticator is known by its ciphertext alone: realm and name of the service are in the clear, so a copy of an
-//! AP-REQ with another name is the same authenticator. One cache serves all listeners.
+//! An authenticator is known by its ciphertext alone: realm and name of the service are in the clear, so a
+//! copy of an AP-REQ with another name is the same authenticator. One cache serves all listeners.
 
 use super::messages::Principal;
 use dtyp::FileTime;
@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-/// Authenticators that are remembered. Each takes about 150 bytes, and only clients with a valid ticket add any: together
-/// 40 MB, or 870 authentications a second over the five minutes that an entry lives.
+/// Authenticators that are remembered. Each takes about 150 bytes, and only clients with a valid ticket add
+/// any: together 40 MB, or 870 authentications a second over the five minutes that an entry lives.
 pub const AUTHENTICATORS_MAX: usize = 1 << 18;
 /// Authenticators of one client, so that it does not fill the cache for the others.
 pub const AUTHENTICATORS_OF_CLIENT_MAX: usize = AUTHENTICATORS_MAX / 4;

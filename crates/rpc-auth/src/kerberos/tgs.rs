@@ -1,4 +1,5 @@
-//! The exchange with a ticket-granting service (RFC 4120 3.3), as bytes: a ticket for a service, by a ticket-granting ticket.
+//! The exchange with a ticket-granting service (RFC 4120 3.3), as bytes: a ticket for a service, by a
+//! ticket-granting ticket.
 
 use super::etype::usage;
 use super::initiator::Credential;
@@ -6,7 +7,8 @@ use super::messages::{self, Authenticator, EncryptionKey, Principal, kdc};
 use crate::{Entropy, Refusal, RefusalReason};
 use dtyp::FileTime;
 
-/// A request that waits for its reply. Over TCP, each message has its length in four bytes before it, big-endian.
+/// A request that waits for its reply. Over TCP, each message has its length in four bytes before it,
+/// big-endian.
 #[derive(Debug)]
 pub struct TgsRequest {
     credential: Credential,
@@ -47,7 +49,8 @@ impl TgsRequest {
         Ok((Self { credential: ticket_granting.clone(), service, nonce }, message))
     }
 
-    /// Reads the reply. A ticket for another client or service is refused, a referral to another realm included.
+    /// Reads the reply. A ticket for another client or service is refused, a referral to another realm
+    /// included.
     pub fn reply(self, message: &[u8]) -> Result<Credential, Refusal> {
         let malformed = |error: dtyp::DecodeError| refuse(error.to_string());
         if let Ok(code) = kdc::error_code(message) {

@@ -30,7 +30,8 @@ fn refusal(detail: impl std::fmt::Display) -> Refusal {
     Refusal::new(RefusalReason::Pac, detail.to_string())
 }
 
-/// The PAC among a ticket's authorization data: AD-WIN2K-PAC inside of AD-IF-RELEVANT. Outside of it, it does not count.
+/// The PAC among a ticket's authorization data: AD-WIN2K-PAC inside of AD-IF-RELEVANT. Outside of it, it does
+/// not count.
 pub(crate) fn find(data: &AuthorizationData) -> Result<Option<Vec<u8>>, Refusal> {
     let mut found = None;
     for (_, contents) in data.iter().filter(|(number, _)| *number == AD_IF_RELEVANT) {
@@ -51,7 +52,8 @@ pub(crate) fn verify(
     authtime: FileTime,
 ) -> Result<TicketPac, Refusal> {
     let signature = ServerSignature::from_pac(bytes).map_err(refusal)?;
-    // A signature of a weaker type than the key's would be a downgrade: Samba's acceptor takes HMAC-MD5 under each key.
+    // A signature of a weaker type than the key's would be a downgrade: Samba's acceptor takes HMAC-MD5 under
+    // each key.
     if signature.signature_type != key.etype().checksum_type() {
         return Err(refusal(format_args!(
             "the server's signature has type {}, and the key's is {}",
