@@ -9,10 +9,8 @@ use super::messages::{
 };
 use super::replay::{ReplayCache, ReplayError};
 use super::{TOKEN_LEN_MAX, gss, ticket_pac};
-use crate::{Acceptor, Entropy, IdentitySource, Leg, Refusal, RefusalReason, Step, UserIdentity};
+use crate::{Acceptor, BoxFuture, Entropy, IdentitySource, Leg, Refusal, RefusalReason, Step, UserIdentity};
 use dtyp::FileTime;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -83,10 +81,8 @@ impl KerberosAcceptor {
     }
 }
 
-type Accepting<'a> = Pin<Box<dyn Future<Output = Result<Step, Refusal>> + Send + 'a>>;
-
 impl Acceptor for KerberosAcceptor {
-    fn accept<'a>(self: Box<Self>, leg: Leg<'a>) -> Accepting<'a>
+    fn accept<'a>(self: Box<Self>, leg: Leg<'a>) -> BoxFuture<'a, Result<Step, Refusal>>
     where
         Self: 'a,
     {
@@ -95,7 +91,7 @@ impl Acceptor for KerberosAcceptor {
 }
 
 impl Acceptor for ThirdLeg {
-    fn accept<'a>(self: Box<Self>, leg: Leg<'a>) -> Accepting<'a>
+    fn accept<'a>(self: Box<Self>, leg: Leg<'a>) -> BoxFuture<'a, Result<Step, Refusal>>
     where
         Self: 'a,
     {

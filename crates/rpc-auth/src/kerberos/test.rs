@@ -1,10 +1,7 @@
 //! What several tests need.
 
-/// Bytes of hexadecimal digits; white space does not count.
-pub(crate) fn unhex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
-}
+pub(crate) use crate::test::bytes as unhex;
+use crate::test::now_or_never;
 
 /// alice@RPC.TEST to host/srv@RPC.TEST: service key 11×32, session key 33×32, both etype 18.
 pub(crate) const AP_REQ: &str = "\
@@ -65,7 +62,6 @@ use dcerpc::security::AuthLevel;
 use dtyp::{Decode, Encode, FileTime};
 use pac::{Buffer, BufferType, ClientInfo, LogonInfo, Pac, ServerSignature};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 /// The time of the tests: 2026-01-01T12:00:00Z.
 pub(crate) const NOW: FileTime = FileTime(134_117_424_000_000_000);
@@ -222,10 +218,7 @@ pub(crate) fn config(etype: Etype) -> KerberosConfig {
 pub(crate) fn accept(acceptor: Box<dyn Acceptor>, token: &[u8], level: AuthLevel) -> Result<Step, Refusal> {
     let mut entropy = counting();
     let leg = Leg { token, level, now: NOW, entropy: &mut entropy };
-    match acceptor.accept(leg).as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(step) => step,
-        Poll::Pending => panic!("nothing to wait for"),
-    }
+    now_or_never(acceptor.accept(leg))
 }
 
 /// The first leg alone.
