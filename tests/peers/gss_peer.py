@@ -4,7 +4,7 @@
 Reads one command a line and answers with one line of JSON, until its input ends. Bytes are hexadecimal. The credential cache
 and the keytab come from KRB5CCNAME and KRB5_KTNAME.
 
-  initiate SERVICE   start a context for a principal, and give the first token
+  initiate MECHANISM SERVICE   start a context for a principal by `kerberos` or `spnego`, and give the first token
   accept             start a context as a service
   step TOKEN         take a token, give the next one
   seal SIGNED BODY SIGNED      wrap a body between two pieces that are signed only; gives body and token
@@ -20,7 +20,7 @@ import gssapi
 from gssapi.raw import ext_dce
 from gssapi.raw.ext_dce import IOV, IOVBufferType
 
-KERBEROS = gssapi.MechType.kerberos
+MECHANISMS = {"kerberos": gssapi.MechType.kerberos, "spnego": gssapi.OID.from_int_seq("1.3.6.1.5.5.2")}
 Flag = gssapi.RequirementFlag
 FLAGS = (Flag.dce_style | Flag.mutual_authentication | Flag.replay_detection | Flag.out_of_sequence_detection
          | Flag.confidentiality | Flag.integrity)
@@ -36,9 +36,9 @@ def iov(signed, body, trailer, token):
 
 
 class Peer:
-    def initiate(self, service):
+    def initiate(self, mechanism, service):
         name = gssapi.Name(service, name_type=gssapi.NameType.kerberos_principal)
-        self.context = gssapi.SecurityContext(name=name, mech=KERBEROS, flags=FLAGS, usage="initiate")
+        self.context = gssapi.SecurityContext(name=name, mech=MECHANISMS[mechanism], flags=FLAGS, usage="initiate")
         return self.step()
 
     def accept(self):

@@ -10,7 +10,8 @@ use rpc_auth::kerberos::{
     ClientRealm, Credential, CredentialCache, Etype, KerberosAcceptor, KerberosConfig, KerberosInitiator,
     Keytab, Principal, RealmKind, ReplayCache, SKEW_DEFAULT, SharedKeytab, TgsRequest,
 };
-use rpc_auth::{Initiator, InitiatorStep, MechanismContext, Refusal, RefusalReason, Step};
+use rpc_auth::spnego::{SpnegoAcceptor, SpnegoInitiator, SpnegoMechanism};
+use rpc_auth::{Acceptor, Initiator, InitiatorStep, MechanismContext, Refusal, RefusalReason, Step};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -213,18 +214,62 @@ impl Peer {
 /// MIT's end, ours, and the first token.
 type Accepted = (Peer, Box<dyn MechanismContext>, Vec<u8>);
 
-/// Our acceptor with MIT's initiator.
-fn accepted(realm: &Realm, config: &Arc<KerberosConfig>) -> Result<Accepted, Refusal> {
+/// Tokens that one side sends at most; SPNEGO with a list that is signed has three.
+const LEGS_MAX: usize = 4;
+
+fn kerberos_acceptor(config: &Arc<KerberosConfig>) -> Box<dyn Acceptor> {
+    Box::new(KerberosAcceptor::new(Arc::clone(config)))
+}
+
+fn spnego_acceptor(config: &Arc<KerberosConfig>) -> Box<dyn Acceptor> {
+    Box::new(SpnegoAcceptor::new(vec![(SpnegoMechanism::Kerberos, kerberos_acceptor(config))]))
+}
+
+/// Our acceptor with MIT's initiator of this mechanism.
+fn accepted(realm: &Realm, mechanism: &str, mut acceptor: Box<dyn Acceptor>) -> Result<Accepted, Refusal> {
     let mut peer = Peer::new(realm);
-    let first = peer.ask_text("initiate", &format!("sso/srv@{REALM}")).bytes("token");
-    let acceptor = Box::new(KerberosAcceptor::new(Arc::clone(config)));
-    let Step::Continue { token, next } = accept(acceptor, &first)? else { panic!("one leg") };
-    let answer = peer.ask("step", &[&token]);
-    let third = answer.bytes("token");
-    match accept(next, &third)? {
-        Step::Complete { token, context } if token.is_empty() => Ok((peer, context, first)),
-        _ => panic!("a fourth token"),
+    let first = peer.ask_text("initiate", &format!("{mechanism} sso/srv@{REALM}")).bytes("token");
+    let mut token = first.clone();
+    for _ in 0..LEGS_MAX {
+        match accept(acceptor, &token)? {
+            Step::Continue { token: answer, next } => {
+                token = peer.ask("step", &[&answer]).bytes("token");
+                acceptor = next;
+            }
+            Step::Complete { token, context } => {
+                if !token.is_empty() {
+                    let answer = peer.ask("step", &[&token]);
+                    assert!(answer.0.contains("\"complete\": true"), "{}", answer.0);
+                }
+                return Ok((peer, context, first));
+            }
+        }
     }
+    panic!("more tokens than a mechanism has")
+}
+
+/// MIT's acceptor with our initiator.
+fn initiated(realm: &Realm, mut initiator: Box<dyn Initiator>) -> (Peer, Box<dyn MechanismContext>) {
+    let mut peer = Peer::new(realm);
+    peer.ask("accept", &[]);
+    let mut answer: Option<Vec<u8>> = None;
+    for _ in 0..LEGS_MAX {
+        let step = initiator.step(answer.as_deref(), now(), &mut random).map_err(|refusal| refusal.detail);
+        match step.expect("MIT's token") {
+            InitiatorStep::Continue { token, next } => {
+                answer = Some(peer.ask("step", &[&token]).bytes("token"));
+                initiator = next;
+            }
+            InitiatorStep::Complete { token, context } => {
+                if !token.is_empty() {
+                    let answer = peer.ask("step", &[&token]);
+                    assert_eq!(answer.text("client"), format!("alice@{REALM}"), "{}", answer.0);
+                }
+                return (peer, context);
+            }
+        }
+    }
+    panic!("more tokens than a mechanism has")
 }
 
 fn protection(level: AuthLevel, header_signing: bool) -> Protection {
@@ -301,30 +346,36 @@ fn with_both_ends(etype: Etype) {
     let realm = Realm::new(etype);
     let config = realm.config(RealmKind::Mit);
     // MIT starts, we accept. Its KDC puts a PAC without SIDs into the ticket.
-    let (mut peer, mut context, first) = accepted(&realm, &config).expect("accepted");
+    let (mut peer, mut context, first) =
+        accepted(&realm, "kerberos", kerberos_acceptor(&config)).expect("accepted");
     let user = context.user().expect("a user");
     assert_eq!((&user.name[..], &user.domain[..], user.sid), ("alice", REALM, None));
     exchange(&mut peer, &mut context);
-    let again = accept(Box::new(KerberosAcceptor::new(Arc::clone(&config))), &first).map(|_| ());
+    let again = accept(kerberos_acceptor(&config), &first).map(|_| ());
     assert_eq!(again.map_err(|refusal| refusal.reason), Err(RefusalReason::Replay));
     // The same ticket, where a PAC without SIDs is not enough.
-    let refused = accepted(&realm, &realm.config(RealmKind::ActiveDirectory)).map(|_| ());
+    let strict = kerberos_acceptor(&realm.config(RealmKind::ActiveDirectory));
+    let refused = accepted(&realm, "kerberos", strict).map(|_| ());
     assert_eq!(refused.map_err(|refusal| refusal.reason), Err(RefusalReason::PacWithoutLogonInfo));
 
     // We start, MIT accepts.
-    let mut peer = Peer::new(&realm);
-    peer.ask("accept", &[]);
     let credential = realm.ticket("sso/srv").expect("a ticket");
     assert_eq!((credential.key.etype(), credential.service.to_string()), (etype, format!("sso/srv@{REALM}")));
-    let initiator: Box<dyn Initiator> = Box::new(KerberosInitiator::new(credential));
-    let Ok(InitiatorStep::Continue { token, next }) = initiator.step(None, now(), &mut random) else {
-        panic!("one leg")
-    };
-    let answer = peer.ask("step", &[&token]);
-    let step = next.step(Some(&answer.bytes("token")), now(), &mut random).map_err(|refusal| refusal.detail);
-    let Ok(InitiatorStep::Complete { token, mut context }) = step else { panic!("{:?}", step.err()) };
-    let answer = peer.ask("step", &[&token]);
-    assert_eq!(answer.text("client"), format!("alice@{REALM}"), "{}", answer.0);
+    let (mut peer, mut context) = initiated(&realm, Box::new(KerberosInitiator::new(credential)));
+    exchange(&mut peer, &mut context);
+}
+
+#[test]
+fn mit_kerberos_inside_of_spnego() {
+    let realm = Realm::new(Etype::Aes256Sha1);
+    let config = realm.config(RealmKind::Mit);
+    let (mut peer, mut context, _) = accepted(&realm, "spnego", spnego_acceptor(&config)).expect("accepted");
+    assert_eq!(context.user().expect("a user").name, "alice");
+    exchange(&mut peer, &mut context);
+    let kerberos: Box<dyn Initiator> =
+        Box::new(KerberosInitiator::new(realm.ticket("sso/srv").expect("a ticket")));
+    let initiator = SpnegoInitiator::new(vec![(SpnegoMechanism::Kerberos, kerberos)]);
+    let (mut peer, mut context) = initiated(&realm, Box::new(initiator));
     exchange(&mut peer, &mut context);
 }
 
