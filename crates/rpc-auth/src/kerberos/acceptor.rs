@@ -4,8 +4,8 @@ use super::context::{KerberosContext, Role};
 use super::etype::{BLOCK_LEN, Etype, Key, usage};
 use super::keytab::{Keytab, KeytabEntry, SharedKeytab};
 use super::messages::{
-    self, AP_USE_SESSION_KEY, ApRep, ApReq, Authenticator, EncApRepPart, EncTicketPart, EncryptedData,
-    Principal, TICKET_INVALID, TICKET_TRANSITED_POLICY_CHECKED,
+    self, AD_IF_RELEVANT, AD_WIN2K_PAC, AP_USE_SESSION_KEY, ApRep, ApReq, Authenticator, AuthorizationData,
+    EncApRepPart, EncTicketPart, EncryptedData, Principal, TICKET_INVALID, TICKET_TRANSITED_POLICY_CHECKED,
 };
 use super::replay::{ReplayCache, ReplayError};
 use super::{TOKEN_LEN_MAX, gss, ticket_pac};
@@ -131,11 +131,15 @@ impl KerberosConfig {
             .decrypt(usage::AP_REQ_AUTHENTICATOR, &req.authenticator.cipher)
             .ok_or_else(|| Refusal::new(RefusalReason::Decrypt, "the authenticator does not decrypt"))?;
         let authenticator = Authenticator::decode(&authenticator).map_err(malformed)?;
+        check_critical(ticket.part.authorization_data.as_ref())?;
+        check_critical(authenticator.authorization_data.as_ref())?;
         self.check_client_and_times(&ticket.part, &authenticator, now)?;
         let client = &ticket.part.client;
         let ctime = messages::with_microseconds(authenticator.ctime, authenticator.cusec);
-        // Later than that, the check of the clock refuses it.
-        let replay = self.replay.insert(&req.authenticator.cipher, client, now, ctime + self.skew);
+        // From `ctime + skew` on, the check of the clock refuses it; the rest is for clocks that are set
+        // back.
+        let expires = ctime + self.skew + self.skew;
+        let replay = self.replay.insert(&req.authenticator.cipher, client, now, expires);
         replay.map_err(|error| match error {
             ReplayError::Seen => Refusal::new(RefusalReason::Replay, format!("client={client}")),
             ReplayError::ClientFull => Refusal::new(
@@ -330,6 +334,20 @@ impl ThirdLeg {
     }
 }
 
+/// Refuses authorization data that is critical: it may restrict the ticket in a way that is not known here.
+/// All that is known comes inside of AD-IF-RELEVANT (RFC 4120 5.2.6).
+fn check_critical(data: Option<&AuthorizationData>) -> Result<(), Refusal> {
+    let critical = data.into_iter().flatten().find(|(number, _)| *number != AD_IF_RELEVANT);
+    match critical {
+        None => Ok(()),
+        Some((AD_WIN2K_PAC, _)) => Err(Refusal::new(RefusalReason::Pac, "a PAC outside of AD-IF-RELEVANT")),
+        Some((number, _)) => Err(Refusal::new(
+            RefusalReason::Token,
+            format!("critical authorization data of the type {number}"),
+        )),
+    }
+}
+
 /// A number from 1 to 0x3fffffff, which no peer takes for a negative one.
 pub(crate) fn sequence_number(entropy: Entropy<'_>) -> u32 {
     let mut bytes = [0; 4];
@@ -366,7 +384,7 @@ pub(crate) fn open_ap_rep(session_key: &Key, token: &[u8]) -> Result<EncApRepPar
 mod tests {
     use super::*;
     use crate::MechanismContext;
-    use crate::kerberos::messages::{AD_WIN2K_PAC, EncryptionKey};
+    use crate::kerberos::messages::EncryptionKey;
     use crate::kerberos::test::{
         ALICE, AP_REP, AP_REP_3, AP_REQ, AUTHENTICATOR, Attempt, ENC_TICKET_PART, HOUR, NOW, accept,
         client_info, config, counting, first_leg, key, logon_info, logon_info_buffer, service, signed_pac,
@@ -576,6 +594,16 @@ mod tests {
                     a.ticket.client.realm = "OTHER.TEST".to_owned();
                     a.authenticator.client.realm = "OTHER.TEST".to_owned();
                 }),
+            ),
+            (
+                "critical data of an unknown type in the ticket",
+                RefusalReason::Token,
+                Box::new(|a| a.ticket.authorization_data.as_mut().expect("a PAC").push((96, Vec::new()))),
+            ),
+            (
+                "critical data of an unknown type in the authenticator",
+                RefusalReason::Token,
+                Box::new(|a| a.authenticator.authorization_data = Some(vec![(143, vec![0, 0x40, 0, 0])])),
             ),
             ("no PAC", RefusalReason::Pac, Box::new(|a| a.ticket.authorization_data = None)),
         ];

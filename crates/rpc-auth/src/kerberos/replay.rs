@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 /// Authenticators that are remembered. Each takes about 150 bytes, and only clients with a valid ticket add
-/// any: together 40 MB, or 870 authentications a second over the five minutes that an entry lives.
+/// any: together 40 MB, or 437 authentications a second over the ten minutes that an entry lives.
 pub const AUTHENTICATORS_MAX: usize = 1 << 18;
 /// Authenticators of one client, so that it does not fill the cache for the others.
 pub const AUTHENTICATORS_OF_CLIENT_MAX: usize = AUTHENTICATORS_MAX / 4;
