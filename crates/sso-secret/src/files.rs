@@ -14,6 +14,8 @@ pub trait Disk: Send + Sync {
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Waits until the contents of a file, or the names in a folder, are on the disk.
     fn sync(&self, path: &Path) -> io::Result<()>;
+    /// The same for all that was written so far to the file system of a file: for many files at once.
+    fn sync_system(&self, path: &Path) -> io::Result<()>;
     /// Gives a file another name; a file of that name is replaced in the same step.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -35,6 +37,10 @@ impl Disk for RealDisk {
 
     fn sync(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    fn sync_system(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
