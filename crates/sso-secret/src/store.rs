@@ -588,11 +588,15 @@ impl SecretStore {
         }
         let path = self.instance_path();
         match self.disk.write_new(&path, &[]) {
-            Ok(()) => self.disk.sync(&self.folder).map_err(failed(&self.folder))?,
+            Ok(()) => files::own_like_folder(&path)
+                .and_then(|()| self.disk.sync(&self.folder))
+                .map_err(failed(&self.folder))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(&path)(error)),
         }
         let lock = File::open(&path).map_err(failed(&path))?;
+        // A user who can open it can hold the lock.
+        files::check_owner_only(&lock).map_err(failed(&path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Writer { store: self, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy { path }),

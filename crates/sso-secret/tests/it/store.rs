@@ -7,7 +7,7 @@ use sso_secret::{
     SecretStore, State, StoreError, UnixTime,
 };
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,12 +71,32 @@ fn files_and_folders_that_others_may_use_are_refused() {
     assert!(matches!(store.generate(UnixTime(1)), Err(StoreError::Folder { mode: 0o777, .. })));
     mode(folder.path(), 0o755);
     store.generate(UnixTime(1)).expect("it generates");
+    mode(&folder.path().join("master-secret.instance"), 0o644);
+    let refused = store.rotate(UnixTime(2), OVERLAP).expect_err("other users can hold the lock");
+    assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    mode(&folder.path().join("master-secret.instance"), 0o600);
     for (file, others) in [("master-secret.sealed", 0o640), ("master-secret.sealed", 0o604), ("key", 0o640)] {
         mode(&folder.path().join(file), others);
         let State::Sealed(sealed) = store.reload() else { panic!("{file} can be read by others") };
         assert!(sealed.to_string().contains("can be used by users other than its owner"), "{sealed}");
         mode(&folder.path().join(file), 0o600);
         assert!(matches!(store.reload(), State::Open(_)));
+    }
+}
+
+/// An operator who works as root leaves files that the service can read. Other users can only write to their own folders.
+#[test]
+fn new_files_belong_to_the_owner_of_their_folder() {
+    let folder = folder();
+    let owner = std::os::unix::fs::chown(folder.path(), Some(12345), Some(12346));
+    let expected = folder.path().metadata().expect("a folder");
+    assert_eq!(owner.is_ok(), expected.uid() == 12345);
+    let store = store_in(folder.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    store.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+    for file in ["master-secret.sealed", "master-secret.instance"] {
+        let file = folder.path().join(file).metadata().expect("it is there");
+        assert_eq!((file.uid(), file.gid()), (expected.uid(), expected.gid()));
     }
 }
 
