@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -14,6 +14,8 @@ pub trait Disk: Send + Sync {
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Waits until the contents of a file, or the names in a folder, are on the disk.
     fn sync(&self, path: &Path) -> io::Result<()>;
+    /// The same for all that was written so far to the file system of a file: for many files at once.
+    fn sync_system(&self, path: &Path) -> io::Result<()>;
     /// Gives a file another name; a file of that name is replaced in the same step.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -37,6 +39,10 @@ impl Disk for RealDisk {
         File::open(path)?.sync_all()
     }
 
+    fn sync_system(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -55,12 +61,22 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let written = disk.write_new(&draft, bytes).and_then(|()| disk.sync(&draft));
+    let written =
+        disk.write_new(&draft, bytes).and_then(|()| own_like_folder(&draft)).and_then(|()| disk.sync(&draft));
     if let Err(error) = written.and_then(|()| disk.rename(&draft, path)) {
         let _ = disk.remove(&draft);
         return Err(error);
     }
     disk.sync(folder_of(path))
+}
+
+/// Gives a file to the owner of its folder. An operator who works as root leaves files that the service can read.
+pub(crate) fn own_like_folder(path: &Path) -> io::Result<()> {
+    let (file, folder) = (path.metadata()?, folder_of(path).metadata()?);
+    if !rustix::process::geteuid().is_root() || file.uid() == folder.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(folder.uid()), Some(folder.gid()))
 }
 
 /// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
@@ -84,6 +100,18 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The file that was opened is checked, not its path, so no other file can take its place in between.
 pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = File::open(path)?;
+    check_owner_only(&file)?;
+    // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(max + 1));
+    file.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > max {
+        true => Err(io::Error::other(format!("longer than {max} octets"))),
+        false => Ok(bytes),
+    }
+}
+
+/// Refuses a file that other users may use, and what is no regular file.
+pub(crate) fn check_owner_only(file: &File) -> io::Result<()> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("not a regular file"));
@@ -95,13 +123,7 @@ pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<
             format!("can be used by users other than its owner (mode {mode:03o}): chmod 600"),
         ));
     }
-    // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(max + 1));
-    file.take(max as u64 + 1).read_to_end(&mut bytes)?;
-    match bytes.len() > max {
-        true => Err(io::Error::other(format!("longer than {max} octets"))),
-        false => Ok(bytes),
-    }
+    Ok(())
 }
 
 /// The folder of a file.

@@ -134,10 +134,6 @@ impl Generations {
         older.fold(Keyring::new(self.newest().1.clone()), Keyring::with_older)
     }
 
-    pub(crate) fn contains(&self, key_id: KeyId) -> bool {
-        self.entries.iter().any(|(generation, _)| generation.key_id == key_id)
-    }
-
     /// A secret becomes the newest. Generations whose overlap has ended are dropped.
     pub(crate) fn add(
         &mut self,
@@ -194,7 +190,9 @@ impl Generations {
             }
         }
         if !is_same || clashes {
-            newest.number = highest.checked_add(1 + older.len() as u32).ok_or(NotAdded::Numbers)?;
+            newest.number = highest
+                .checked_add(1 + if clashes { older.len() as u32 } else { 0 })
+                .ok_or(NotAdded::Numbers)?;
             newest.origin = Origin::Restored;
             newest.created = now;
         }

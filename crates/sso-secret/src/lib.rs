@@ -30,11 +30,13 @@
 
 pub mod backup;
 pub mod blob;
+mod drill;
 mod envelope;
 mod files;
 mod generation;
 pub mod memory;
 pub mod node;
+pub mod recipient;
 pub mod reseal;
 mod secret;
 pub mod share;
@@ -52,6 +54,7 @@ pub use files::{Disk, RealDisk, write_new};
 pub use generation::{GENERATIONS_MAX, Generation, Origin};
 pub use memory::PageLock;
 pub use node::NodeKeys;
+pub use recipient::{Recipient, RecipientKey};
 pub use secret::{KeyId, Keyring, MasterSecret, NotASecret};
 pub use source::{KeyFile, Passphrase, PassphraseCost, Sealed, SealingSource, SourceError, SourceKind};
 pub use status::Status;

@@ -242,9 +242,12 @@ impl NodeKeys {
         let failed = |error| NodeError::File { path: path.clone(), error };
         match self.disk.write_new(&path, &[]) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
+            Err(_) => {}
+            Ok(()) => files::own_like_folder(&path).map_err(failed)?,
         }
         let lock = File::open(&path).map_err(failed)?;
+        // A user who can open it can hold the lock.
+        files::check_owner_only(&lock).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(lock),
             Err(TryLockError::WouldBlock) => Err(NodeError::Busy(path)),

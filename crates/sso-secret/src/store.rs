@@ -476,19 +476,8 @@ impl SecretStore {
         }
     }
 
-    /// Restores a backup into a new folder below `scratch`, opens it from there, and proves that it opens what each live generation
-    /// sealed. Notes the time if all of it passed. The copy is sealed under a key that exists only in memory, and is removed.
-    pub fn drill(
-        &self,
-        bytes: &[u8],
-        key: &dyn SealingSource,
-        scratch: &Path,
-        now: UnixTime,
-    ) -> Result<Arc<OpenSecret>, StoreError> {
-        let live = self.open()?;
-        let folder = Scratch::new(scratch)?;
-        backup::prove(&live.generations, bytes, key, &folder.0, now)?;
-        drop(folder);
+    /// Notes that a drill passed.
+    pub(crate) fn note_drill(&self, now: UnixTime) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
         let open = writer.open()?;
         let mut rest = open.rest.clone();
@@ -599,11 +588,15 @@ impl SecretStore {
         }
         let path = self.instance_path();
         match self.disk.write_new(&path, &[]) {
-            Ok(()) => self.disk.sync(&self.folder).map_err(failed(&self.folder))?,
+            Ok(()) => files::own_like_folder(&path)
+                .and_then(|()| self.disk.sync(&self.folder))
+                .map_err(failed(&self.folder))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(&path)(error)),
         }
         let lock = File::open(&path).map_err(failed(&path))?;
+        // A user who can open it can hold the lock.
+        files::check_owner_only(&lock).map_err(failed(&path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Writer { store: self, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy { path }),
@@ -718,26 +711,6 @@ impl RestoreRules {
             }
         }
         Ok(())
-    }
-}
-
-/// A folder that is removed when dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(below: &Path) -> Result<Self, StoreError> {
-        let name = dtyp::hex(&new_instance()?[..8]);
-        let path = below.join(format!("master-secret-drill-{name}"));
-        let made =
-            std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path);
-        made.map_err(|error| StoreError::File { path: path.clone(), error })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
