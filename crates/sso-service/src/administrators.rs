@@ -1,6 +1,7 @@
 //! Which users may obtain the secret ([MS-SSP] 3.1.1, 3.1.4.1: "SSO administrator"). Evaluated for each call.
 
 use dtyp::Sid;
+use rpc_auth::kerberos::RealmKind;
 use rpc_auth::{IdentitySource, UserIdentity};
 use std::fmt;
 use std::str::FromStr;
@@ -96,15 +97,6 @@ impl fmt::Display for Administrator {
 /// The list. One entry that matches suffices. An empty list means that SSO is not configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Administrators(pub Vec<Administrator>);
-
-/// What kind of KDC a realm has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RealmKind {
-    /// Active Directory or Samba: tickets have a PAC with SIDs, and only SIDs count.
-    Ad,
-    /// MIT Kerberos or Heimdal: tickets may have no SIDs, and then the principal's name counts.
-    Mit,
-}
 
 /// By which rules an identity is compared with the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -211,7 +203,10 @@ mod tests {
     fn rules(entry: &str) -> AccessRules {
         AccessRules {
             administrators: Administrators(vec![entry.parse().expect("an entry")]),
-            realms: vec![("EXAMPLE.TEST".into(), RealmKind::Mit), ("AD.TEST".into(), RealmKind::Ad)],
+            realms: vec![
+                ("EXAMPLE.TEST".into(), RealmKind::Mit),
+                ("AD.TEST".into(), RealmKind::ActiveDirectory),
+            ],
             ..AccessRules::default()
         }
     }
@@ -306,7 +301,7 @@ mod tests {
         for user in refused {
             assert_eq!(rules.check(&user), Err(Denial::NotAdministrator), "{user:?}");
         }
-        let ad = AccessRules { realms: vec![("EXAMPLE.TEST".into(), RealmKind::Ad)], ..rules };
+        let ad = AccessRules { realms: vec![("EXAMPLE.TEST".into(), RealmKind::ActiveDirectory)], ..rules };
         assert_eq!(ad.check(&without_sids), Err(Denial::NotAdministrator));
     }
 

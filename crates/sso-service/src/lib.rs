@@ -12,9 +12,10 @@ mod return_code;
 mod secret;
 mod server;
 
-pub use administrators::{AccessRules, Administrator, Administrators, Denial, EntryRefused, RealmKind};
+pub use administrators::{AccessRules, Administrator, Administrators, Denial, EntryRefused};
 pub use message::{MASTER_SECRET, NdrRange, REMOTE_GET_MASTER_SECRET};
 pub use return_code::ReturnCode;
+pub use rpc_auth::kerberos::RealmKind;
 pub use secret::MasterSecret;
 pub use server::{
     Accounts, Answer, AuditFailed, BoxFuture, CurrentSecret, Delivery, DeliveryAudit, MasterSecretCall,

@@ -56,7 +56,7 @@ pub struct CacheArgs {
 /// One blob.
 #[derive(Args, Debug)]
 pub struct BlobArgs {
-    /// The file to read, at most 16 MiB; - for standard input.
+    /// The file to read, at most 1 MiB; - for standard input.
     pub file: PathBuf,
     /// The file to write, which must not exist; it gets mode 0600.
     #[arg(long, value_name = "FILE")]
@@ -159,10 +159,10 @@ pub enum SecretCommand {
     )]
     Import {
         /// A file with the 16 octets, or 32 hexadecimal digits; - for standard input.
-        #[arg(required_unless_present = "from_server", conflicts_with = "from_server")]
+        #[arg(required_unless_present = "from_server")]
         file: Option<PathBuf>,
         /// The server to ask. Without a port, the port is looked up at its endpoint mapper on port 135.
-        #[arg(long, value_name = "HOST[:PORT]", requires = "user")]
+        #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "file")]
         from_server: Option<String>,
         #[command(flatten)]
         client: OptionalClientArgs,
@@ -206,9 +206,13 @@ pub struct BackupKeyArgs {
 /// How a client authenticates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MechanismArg {
-    /// NTLM.
+    /// NTLM, with a password.
     #[default]
     Ntlm,
+    /// Kerberos, with a credential cache.
+    Kerberos,
+    /// SPNEGO: Kerberos if there is a credential cache, and NTLM if there is a password.
+    Spnego,
 }
 
 /// Who asks, where that is not needed.
@@ -226,6 +230,15 @@ pub struct OptionalClientArgs {
     /// How to authenticate.
     #[arg(long, value_enum, default_value_t)]
     pub auth: MechanismArg,
+    /// The credential cache of Kerberos [default: $KRB5CCNAME, if it is a file]
+    #[arg(long, value_name = "FILE")]
+    pub ccache: Option<PathBuf>,
+    /// The principal of the service [default: host/ and the name of the server]
+    #[arg(long, value_name = "NAME")]
+    pub spn: Option<String>,
+    /// The KDC to ask for a service ticket that is not in the cache.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub kdc: Option<String>,
     /// How long to wait for an answer, in seconds.
     #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,

@@ -1,17 +1,30 @@
 //! `rcmpd sso …`
 
-use super::{UNUSABLE, failed, load};
-use crate::cli::{BackupKeyArgs, ConfigArg, ConfigOnly, SecretCommand, SsoCommand};
+use super::{UNUSABLE, exit_code, failed, load};
+use crate::cli::{
+    BackupKeyArgs, CacheArgs, ConfigArg, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs,
+    SecretCommand, SsoCommand,
+};
 use crate::config::{self, SecretRef};
-use pem_file::input;
 use crate::output::{self, visible};
 use crate::sso;
+use crate::sso::client::{Credentials, Failure, NtlmUser, Tickets, get_from_first};
 use account_store::file_access;
 use anyhow::{Context, bail};
+use dcerpc::pdu::FaultStatus;
 use dtyp::FileTime;
+use pem_file::input;
+use rpc_auth::ntlm::NtHash;
 use serde_json::{Value, json};
-use sso_secret::{KeyFile, MasterSecret, RestoreRules, SealingSource, SecretStore, Status, UnixTime};
-use std::path::Path;
+use sso_secret::node::{CacheLimits, Delivery, NodeKeys};
+use sso_secret::{
+    KeyFile, KeyId, Keyring, MasterSecret, Purpose, RealDisk, RestoreRules, SealingSource, SecretStore,
+    Status, UnixTime, blob, reseal,
+};
+use sso_service::client::GetError;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -19,11 +32,60 @@ use zeroize::Zeroizing;
 const NO_SECRET: u8 = 3;
 /// The secret is sealed.
 const SEALED: u8 = 7;
+/// The server returned a code.
+const RETURNED: u8 = 3;
+/// Some blobs are not under the newest key.
+const INCOMPLETE: u8 = 3;
+/// No server answered.
+const UNREACHABLE: u8 = 4;
+/// The server refused the user.
+const REFUSED: u8 = 5;
+/// The server's answer breaks the protocol, or no key may be used.
+const BROKEN: u8 = 7;
 
 pub(super) async fn run(command: SsoCommand) -> anyhow::Result<u8> {
     match command {
         SsoCommand::Secret(command) => secret(command).await,
-        SsoCommand::Seal(_) | SsoCommand::Open(_) | SsoCommand::Reseal { .. } => bail!("not yet"),
+        SsoCommand::Seal(args) => {
+            let (keys, purpose) = keys(&args.cache, &args.purpose)?;
+            let plain = Zeroizing::new(read_bounded(&args.file)?);
+            let blob = blob::seal(&keys, &purpose, &[], &plain)?;
+            write_new(&args.output, &blob)
+        }
+        SsoCommand::Open(args) => {
+            let (keys, purpose) = keys(&args.cache, &args.purpose)?;
+            let opened = blob::open(&keys, &purpose, &[], &read_bounded(&args.file)?)
+                .map_err(|error| failed(UNUSABLE, format!("{}: {error}", args.file.display())))?;
+            if !opened.is_newest {
+                output::warning("this blob is sealed under an older key: reseal it before the overlap ends");
+            }
+            write_new(&args.output, &opened.plain)
+        }
+        SsoCommand::Reseal { folder, cache, purpose, json } => {
+            let (keys, purpose) = keys(&cache, &purpose)?;
+            let files = reseal::files_of(&folder)
+                .with_context(|| format!("cannot read the folder {}", folder.display()))?;
+            let report = reseal::reseal_files(&RealDisk, &keys, &purpose, &|_| Vec::new(), files);
+            match json.json {
+                true => output::json(&json!({
+                    "resealed": report.resealed,
+                    "current": report.current,
+                    "failures": report.failures,
+                    "failed": report.failed.iter().map(|(path, why)| json!({ "file": path, "why": why })).collect::<Vec<_>>(),
+                })),
+                false => {
+                    for (path, why) in &report.failed {
+                        output::message_lines(&visible(&format!("{}: {why}", path.display())));
+                    }
+                    output::facts(&[
+                        ("resealed", report.resealed.to_string()),
+                        ("already under the newest key", report.current.to_string()),
+                        ("failed", report.failures.to_string()),
+                    ]);
+                }
+            }
+            Ok(if report.is_complete() { 0 } else { INCOMPLETE })
+        }
     }
 }
 
@@ -95,18 +157,213 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
                 .with_context(|| format!("cannot write {}", file.display()))?;
             Ok(0)
         }
-        SecretCommand::Import { file, from_server: _, client: _, overlap_h, config, json } => {
+        SecretCommand::Import { file, from_server, client, overlap_h, config, json } => {
             let store = opened(&config)?;
-            let secret = match &file {
-                Some(file) => read_secret(file)?,
-                None => bail!("not yet"),
+            let secret = match (&file, from_server) {
+                (Some(file), _) => read_secret(file)?,
+                (None, Some(server)) => {
+                    let (secret, _) = ask(&[server], &credentials(&client)?, seconds(client.timeout)).await?;
+                    MasterSecret::from_octets(secret.octets())?
+                }
+                // INVARIANT: the command line requires one of them.
+                (None, None) => bail!("give a file or --from-server"),
             };
             store.import(secret, UnixTime::now(), hours(overlap_h))?;
             changed(&store, "Imported", json.json)
         }
-        SecretCommand::Get(_) => bail!("not yet"),
+        SecretCommand::Get(args) => get(args).await,
     }
 }
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Who asks.
+fn credentials(args: &OptionalClientArgs) -> anyhow::Result<Credentials> {
+    let ntlm = match (&args.user, &args.password_file) {
+        (Some(user), Some(file)) if args.auth != MechanismArg::Kerberos => {
+            let password = SecretRef::File(file.clone()).read().map_err(|error| failed(UNUSABLE, error))?;
+            let hash = NtHash::new(*account_store::NtHash::from_password(&password).expose());
+            Some(NtlmUser { user: user.clone(), domain: args.domain.clone(), hash })
+        }
+        _ => None,
+    };
+    let variable = || {
+        let name = std::env::var("KRB5CCNAME").ok()?;
+        Some(PathBuf::from(name.strip_prefix("FILE:").unwrap_or(&name)))
+    };
+    let cache = args.ccache.clone().or_else(variable).filter(|_| args.auth != MechanismArg::Ntlm);
+    let kerberos = cache.map(|cache| Tickets { cache, service: args.spn.clone(), kdc: args.kdc.clone() });
+    let missing = match args.auth {
+        MechanismArg::Ntlm if ntlm.is_none() => Some("--user and --password-file"),
+        MechanismArg::Kerberos if kerberos.is_none() => Some("--ccache, or set KRB5CCNAME"),
+        MechanismArg::Spnego if ntlm.is_none() && kerberos.is_none() => {
+            Some("--user and --password-file, or --ccache")
+        }
+        _ => None,
+    };
+    match missing {
+        Some(missing) => Err(failed(2, format!("nothing proves who asks: give {missing}"))),
+        None => Ok(Credentials { ntlm, kerberos, negotiate: args.auth == MechanismArg::Spnego }),
+    }
+}
+
+/// Asks the servers; a failure has its exit code and its server.
+async fn ask(
+    servers: &[String],
+    credentials: &Credentials,
+    time: Duration,
+) -> anyhow::Result<(sso_service::MasterSecret, String)> {
+    get_from_first(servers, credentials, time).await.map_err(|(failure, server)| {
+        let code = match &failure {
+            Failure::NotAnswered(_) => UNREACHABLE,
+            Failure::Refused(_) => REFUSED,
+            Failure::Unusable(_) => UNUSABLE,
+            Failure::Answered(GetError::Returned(_)) => RETURNED,
+            Failure::Answered(GetError::Fault(FaultStatus::ACCESS_DENIED)) => REFUSED,
+            Failure::Answered(GetError::Fault(_) | GetError::BadAnswer(_)) => BROKEN,
+        };
+        failed(code, format!("{server}: {failure}"))
+    })
+}
+
+/// [MS-SSP] has no signal of a change; Windows' servers poll every 30 seconds, and so does this.
+const WATCH_INTERVAL: Duration = Duration::from_secs(30);
+/// Between attempts while no server answers, doubled each time up to [`WATCH_INTERVAL`].
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+async fn get(args: GetArgs) -> anyhow::Result<u8> {
+    if args.output.is_none() && args.fd.is_none() && args.cache.is_none() {
+        return Err(failed(2, "the secret is never printed: give --output, --fd or --cache"));
+    }
+    let credentials = credentials(&args.client)?;
+    let mut cache = match (&args.cache, &args.unseal) {
+        (Some(cache), Some(unseal)) => {
+            let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
+            Some(NodeKeys::open(cache, unseal_source(unseal)?, limits)?)
+        }
+        _ => None,
+    };
+    let mut wait = RETRY_FIRST;
+    loop {
+        let asked = ask(&args.server, &credentials, seconds(args.client.timeout)).await;
+        match (asked, &mut cache) {
+            (Ok((secret, server)), cache) => {
+                wait = WATCH_INTERVAL;
+                delivered(&args, &secret, &server, cache.as_mut())?;
+            }
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(cache)) => {
+                // A code or a fault is the server's word: the key is not used against it.
+                if exit_code(&error) != UNREACHABLE {
+                    return Err(error);
+                }
+                let cached = cache.keys(UnixTime::now()).map_err(|old| {
+                    failed(if args.watch { BROKEN } else { UNREACHABLE }, format!("{error:#}; and {old}"))
+                })?;
+                output::warning(&format!("{error:#}: the cached key is used, {}", ago(cached.age)));
+                if !args.watch {
+                    report(&args, cached.keys.newest().0, None, Some(cached.age));
+                    return write_secret(&args, cached.keys.newest().1.expose());
+                }
+            }
+        }
+        if !args.watch {
+            return Ok(0);
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(WATCH_INTERVAL);
+    }
+}
+
+/// Keeps what the server delivered where it was asked for.
+fn delivered(
+    args: &GetArgs,
+    secret: &sso_service::MasterSecret,
+    server: &str,
+    cache: Option<&mut NodeKeys>,
+) -> anyhow::Result<()> {
+    let key = MasterSecret::from_octets(secret.octets())
+        .map_err(|error| failed(BROKEN, format!("{server}: {error}")))?;
+    let key_id = key.key_id();
+    let is_new = match cache {
+        Some(cache) => matches!(cache.delivered(key, UnixTime::now())?, Delivery::New(_)),
+        None => true,
+    };
+    if is_new || !args.watch {
+        write_secret(args, secret.octets())?;
+        report(args, key_id, Some(server), None);
+    }
+    Ok(())
+}
+
+/// Says which key it is: its public identifier, never the key.
+fn report(args: &GetArgs, key_id: KeyId, server: Option<&str>, age: Option<Duration>) {
+    match args.json.json {
+        true if !args.watch => output::json(&json!({
+            "key_id": key_id.to_string(),
+            "server": server,
+            "cached_for_s": age.map(|age| age.as_secs()),
+        })),
+        _ => output::line(&format!("key id {key_id} from {}", server.unwrap_or("the cache"))),
+    }
+}
+
+fn write_secret(args: &GetArgs, octets: &[u8; 16]) -> anyhow::Result<u8> {
+    if let Some(path) = &args.output {
+        return write_new(path, octets);
+    }
+    if let Some(fd) = args.fd {
+        // The descriptor is opened anew by its number, so that nothing of this process is closed by it.
+        let path = format!("/proc/self/fd/{fd}");
+        let written =
+            std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(octets));
+        written.map_err(|error| failed(UNUSABLE, format!("cannot write to the descriptor {fd}: {error}")))?;
+    }
+    Ok(0)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<u8> {
+    file_access::write_new(path, bytes, 0o600).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(0)
+}
+
+/// What a cache of keys is sealed with, as [sso] seal says it.
+fn unseal_source(text: &str) -> anyhow::Result<Arc<dyn SealingSource>> {
+    let seal = config::SealRef::parse(text, Path::new("")).ok_or_else(|| {
+        failed(
+            2,
+            format!(
+                "{text} is no sealing source: write file:PATH, cred:NAME, or passphrase: and one of these"
+            ),
+        )
+    })?;
+    Ok(sso::seal_source(&seal))
+}
+
+/// The usable keys of a node, and a purpose.
+fn keys(args: &CacheArgs, purpose: &str) -> anyhow::Result<(Keyring, Purpose)> {
+    let purpose = Purpose::new(purpose).ok_or_else(|| {
+        failed(2, "a purpose has 1 to 64 letters, digits, dots, dashes, slashes or underscores")
+    })?;
+    let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
+    let cache = NodeKeys::open(&args.cache, unseal_source(&args.unseal)?, limits)?;
+    let cached = cache.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
+    Ok((cached.keys, purpose))
+}
+
+fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if let Ok(metadata) = path.metadata()
+        && metadata.len() > BLOB_LEN_MAX
+    {
+        return Err(failed(UNUSABLE, format!("{} is longer than 1 MiB: seal a key, and encrypt the data with that", path.display())));
+    }
+    input::read(path).map_err(|error| failed(UNUSABLE, format!("cannot read {}: {error}", path.display())))
+}
+
+/// A blob with the largest plaintext and what is around it.
+const BLOB_LEN_MAX: u64 = blob::PLAIN_MAX as u64 + 1024;
 
 fn section(config: &ConfigArg) -> anyhow::Result<config::Sso> {
     let section = load(&config.config)?.sso;
@@ -122,15 +379,15 @@ const fn hours(hours: u64) -> Duration {
 }
 
 /// What a backup is encrypted with.
-fn backup_key(args: &BackupKeyArgs) -> anyhow::Result<std::sync::Arc<dyn SealingSource>> {
+fn backup_key(args: &BackupKeyArgs) -> anyhow::Result<Arc<dyn SealingSource>> {
     Ok(match (&args.passphrase_file, &args.key_file) {
         (Some(file), _) => {
             let reference = SecretRef::File(file.clone());
             // Standard input is read once, and what is wrong with the file is said before anything is done.
             let text = reference.read().map_err(|error| failed(UNUSABLE, error))?;
-            std::sync::Arc::new(sso_secret::Passphrase::typed(text))
+            Arc::new(sso_secret::Passphrase::typed(text))
         }
-        (None, Some(file)) => std::sync::Arc::new(KeyFile::file(file)),
+        (None, Some(file)) => Arc::new(KeyFile::file(file)),
         // INVARIANT: the command line requires one of them.
         (None, None) => bail!("give --passphrase-file or --key-file"),
     })

@@ -4,7 +4,7 @@ use super::{Checker, SecretRef};
 use serde::Deserialize;
 use sso_service::{AccessRules, Administrator, Administrators, EntryRefused, NdrRange, RealmKind};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
@@ -48,6 +48,17 @@ pub enum SealRef {
     Passphrase(SecretRef),
 }
 
+impl SealRef {
+    /// Reads `file:PATH`, `cred:NAME`, or `passphrase:` and a reference to a secret; relative paths start at `base`.
+    pub fn parse(text: &str, base: &Path) -> Option<Self> {
+        if let Some(reference) = text.strip_prefix("passphrase:") {
+            return SecretRef::parse(reference, base).map(Self::Passphrase);
+        }
+        // A key in the environment is seen by each process of the user.
+        SecretRef::parse(text, base).filter(|it| !matches!(it, SecretRef::Environment(_))).map(Self::Key)
+    }
+}
+
 /// `[sso.ntlm]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ntlm {
@@ -62,6 +73,8 @@ pub struct Ntlm {
 pub struct Kerberos {
     /// The keytab.
     pub keytab: PathBuf,
+    /// The services whose tickets are accepted; if empty, each principal of the keytab.
+    pub services: Vec<String>,
     /// Realms whose principals may be clients, with their kind.
     pub realms: Vec<(String, RealmKind)>,
     /// How much a client's clock may differ.
@@ -102,6 +115,7 @@ struct NtlmSection {
 #[serde(deny_unknown_fields)]
 struct KerberosSection {
     keytab: PathBuf,
+    services: Option<Spanned<Vec<String>>>,
     clock_skew_s: Option<Spanned<u64>>,
     realm: Spanned<Vec<RealmSection>>,
 }
@@ -263,25 +277,15 @@ impl Checker<'_> {
     }
 
     fn seal(&mut self, seal: &Spanned<String>) -> Option<SealRef> {
-        let (is_passphrase, reference) = match seal.get_ref().strip_prefix("passphrase:") {
-            Some(reference) => (true, reference),
-            None => (false, &**seal.get_ref()),
-        };
-        match (SecretRef::parse(reference, self.base), is_passphrase) {
-            (Some(reference), true) => Some(SealRef::Passphrase(reference)),
-            (Some(reference @ (SecretRef::File(_) | SecretRef::Credential(_))), false) => {
-                Some(SealRef::Key(reference))
-            }
-            _ => {
-                self.problem(
-                    seal.span(),
-                    "this names nothing that can seal the secret",
-                    "write file:PATH or cred:NAME for a key, or passphrase:file:PATH, passphrase:cred:NAME or \
-                     passphrase:env:NAME",
-                );
-                None
-            }
+        let parsed = SealRef::parse(seal.get_ref(), self.base);
+        if parsed.is_none() {
+            self.problem(
+                seal.span(),
+                "this names nothing that can seal the secret",
+                "write file:PATH or cred:NAME for a key, or passphrase:file:PATH, passphrase:cred:NAME or passphrase:env:NAME",
+            );
         }
+        parsed
     }
 
     fn kerberos(
@@ -298,7 +302,7 @@ impl Checker<'_> {
         }
         let mut realms: Vec<(String, RealmKind)> = Vec::new();
         for realm in section.realm.get_ref() {
-            let kinds = [("ad", RealmKind::Ad), ("mit", RealmKind::Mit)];
+            let kinds = [("ad", RealmKind::ActiveDirectory), ("mit", RealmKind::Mit)];
             let name = realm.name.get_ref();
             if realms.iter().any(|(known, _)| known == name) {
                 self.problem(realm.name.span(), "this realm is named twice", "remove one of the two");
@@ -314,6 +318,8 @@ impl Checker<'_> {
             }
         }
         let clock_skew = self.seconds(section.clock_skew_s.as_ref(), 1..=3600, CLOCK_SKEW_S);
-        Kerberos { keytab: self.path(&section.keytab), realms, clock_skew }
+        let help = "name the services, or remove the key: then each principal of the keytab is one";
+        let services = self.restricting("services", &section.services, help).to_vec();
+        Kerberos { keytab: self.path(&section.keytab), services, realms, clock_skew }
     }
 }

@@ -1,8 +1,8 @@
 //! The master secret server among the services of a process.
 
 use crate::config::{self, Config};
-use audit_log::AuditLog;
 use crate::sso::{self, Bound, LiveSecrets, Registration, Sso};
+use audit_log::AuditLog;
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl SsoParts {
     ) -> anyhow::Result<Self> {
         let secrets = Arc::new(LiveSecrets::open(section));
         let accounts = stores.map(|stores| Arc::clone(&stores.accounts));
-        let service = Sso::new(section, secrets, accounts, Arc::clone(audit));
+        let service = Sso::new(section, secrets, accounts, Arc::clone(audit))?;
         let providers = sso::providers(config, section, stores, &service)?;
         Ok(Self { service, providers })
     }

@@ -9,6 +9,7 @@ use dcerpc::security::AuthType;
 use dcerpc_tokio::{Peer, SecurityProvider};
 use dtyp::Sid;
 use netlogon_transport::server::Environment;
+use rpc_auth::kerberos::{ClientRealm, KerberosAcceptor, KerberosConfig};
 use rpc_auth::ntlm::{
     LocalAccount, LocalChecker, NtHash, NtlmAcceptor, NtlmConfig, ProofChecker, ServerNames, StoreRouter,
 };
@@ -35,6 +36,32 @@ pub fn providers(
     sso: &Sso,
 ) -> anyhow::Result<Vec<Arc<dyn SecurityProvider>>> {
     let mut mechanisms: Vec<Mechanism> = Vec::new();
+    if let (Some(kerberos), Some(keytab)) = (&section.kerberos, sso.keytab()) {
+        let kerberos = Arc::new(KerberosConfig {
+            keytab: keytab.shared(),
+            services: kerberos.services.clone(),
+            client_realms: kerberos
+                .realms
+                .iter()
+                .map(|(name, kind)| ClientRealm { name: name.clone(), kind: *kind })
+                .collect(),
+            skew: kerberos.clock_skew,
+            // One for all listeners, the endpoint mapper's included: they share the keys.
+            replay: Arc::default(),
+        });
+        mechanisms.push(Mechanism {
+            auth_type: AuthType::KERBEROS,
+            in_spnego: SpnegoMechanism::Kerberos,
+            make: {
+                let keytab = Arc::clone(keytab);
+                Arc::new(move |_| {
+                    // One `stat`: a ticket under a new key comes at once after the key.
+                    keytab.look();
+                    Box::new(KerberosAcceptor::new(Arc::clone(&kerberos)))
+                })
+            },
+        });
+    }
     if let Some(ntlm) = &section.ntlm {
         let ntlm = Arc::new(ntlm_config(config, ntlm, stores)?);
         mechanisms.push(Mechanism {

@@ -4,24 +4,27 @@ mod accounts;
 mod aging;
 mod audit;
 mod authentication;
+pub mod client;
+mod keytab;
 mod metrics;
 mod registration;
 mod secrets;
 
 pub use authentication::{Stores, providers};
+pub use keytab::WatchedKeytab;
 pub use metrics::SsoMetrics;
 pub use registration::Registration;
 pub use secrets::{LiveSecrets, passphrase, seal_source, store};
 
 use crate::config;
 use crate::forward::trace;
-use audit_log::AuditLog;
 use account_store::AccountStore;
 use accounts::CurrentAccounts;
 use aging::Aging;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use audit::SsoAudit;
+use audit_log::AuditLog;
 use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::server::Reply;
@@ -56,6 +59,7 @@ struct Inner {
     secrets: Arc<LiveSecrets>,
     audit: Arc<SsoAudit>,
     metrics: SsoMetrics,
+    keytab: Option<Arc<WatchedKeytab>>,
 }
 
 impl std::fmt::Debug for Sso {
@@ -101,18 +105,20 @@ impl Sso {
         secrets: Arc<LiveSecrets>,
         accounts: Option<Arc<dyn AccountStore>>,
         audit: Arc<AuditLog>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let keytab = section.kerberos.as_ref().map(|kerberos| WatchedKeytab::open(&kerberos.keytab));
+        let keytab = keytab.transpose()?.map(Arc::new);
         let audit = Arc::new(SsoAudit::new(audit));
         let accounts = Arc::new(CurrentAccounts(accounts));
         let server = MasterSecretServer::new(Arc::clone(&secrets) as _, accounts, Arc::clone(&audit) as _);
         let metrics = SsoMetrics::default();
-        Self(Arc::new(Inner {
-            server,
-            policy: ArcSwap::from_pointee(policy(section)),
-            secrets,
-            audit,
-            metrics,
-        }))
+        let policy = ArcSwap::from_pointee(policy(section));
+        Ok(Self(Arc::new(Inner { server, policy, secrets, audit, metrics, keytab })))
+    }
+
+    /// The keys of the service, if it speaks Kerberos.
+    pub fn keytab(&self) -> Option<&Arc<WatchedKeytab>> {
+        self.0.keytab.as_ref()
     }
 
     /// What providers of this service count with.
@@ -180,8 +186,12 @@ impl Sso {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = second.tick() => {
-                    let secrets = Arc::clone(&self.0.secrets);
-                    let _ = tokio::task::spawn_blocking(move || secrets.look()).await;
+                    let inner = Arc::clone(&self.0);
+                    let look = move || {
+                        inner.secrets.look();
+                        inner.keytab.as_ref().inspect(|keytab| keytab.look());
+                    };
+                    let _ = tokio::task::spawn_blocking(look).await;
                 }
                 _ = minute.tick() => self.0.audit.flush(),
             }

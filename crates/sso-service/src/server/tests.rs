@@ -1,10 +1,11 @@
 use super::*;
-use crate::administrators::{Administrators, RealmKind};
+use crate::administrators::Administrators;
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::security::AuthType;
 use dcerpc::server::CallSecurity;
 use dtyp::ByteOrder;
 use rpc_auth::IdentitySource;
+use rpc_auth::kerberos::RealmKind;
 use std::sync::Mutex;
 use std::task::{Context, Waker};
 
@@ -84,7 +85,7 @@ fn identity() -> UserIdentity {
 fn rules() -> AccessRules {
     AccessRules {
         administrators: Administrators(vec!["local:ssoadmin".parse().expect("an entry")]),
-        realms: vec![("EXAMPLE.TEST".into(), RealmKind::Ad)],
+        realms: vec![("EXAMPLE.TEST".into(), RealmKind::ActiveDirectory)],
         ..AccessRules::default()
     }
 }
