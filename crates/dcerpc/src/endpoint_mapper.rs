@@ -453,8 +453,7 @@ mod tests {
             annotation: "",
         };
         let mapper = EndpointMapper { endpoints: [SyntaxId::NDR, SyntaxId::NDR64].map(endpoint).to_vec() };
-        for floor in
-            ["045d888aeb1cc9119fe808002b10486002000200", "33057171babe37498319b5dbef9ccc3601000200"]
+        for floor in ["045d888aeb1cc9119fe808002b10486002000200", "33057171babe37498319b5dbef9ccc3601000200"]
         {
             let tower = |last: &str| {
                 format!(

@@ -23,6 +23,7 @@ use sso_secret::{
 };
 use sso_service::client::GetError;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,18 +104,18 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             Ok(0)
         }
         SecretCommand::Generate(ConfigOnly { config, json }) => {
-            let store = opened(&config)?;
+            let store = changeable(&config)?;
             store.generate(UnixTime::now())?;
             changed(&store, "Generated", json.json)
         }
         SecretCommand::Status(ConfigOnly { config, json }) => status(&opened(&config)?, json.json),
         SecretCommand::Rotate { overlap_h, config, json } => {
-            let store = opened(&config)?;
+            let store = changeable(&config)?;
             store.rotate(UnixTime::now(), hours(overlap_h))?;
             changed(&store, "Rotated", json.json)
         }
         SecretCommand::Backup { file, key, config, json } => {
-            let store = opened(&config)?;
+            let store = changeable(&config)?;
             store.backup_to(&file, &*backup_key(&key)?, UnixTime::now())?;
             changed(&store, &format!("Backed up to {}", file.display()), json.json)
         }
@@ -128,21 +129,20 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             config,
             json,
         } => {
-            let store = opened(&config)?;
+            let store = changeable(&config)?;
             let rules = RestoreRules { allow_older, allow_foreign, replace_sealed };
             let bytes = read_backup(&file)?;
             store.restore(&bytes, &*backup_key(&key)?, UnixTime::now(), hours(overlap_h), rules)?;
             changed(&store, "Restored", json.json)
         }
         SecretCommand::Drill { file, key, scratch, config, json } => {
-            let section = section(&config)?;
-            let store = sso::store(&section);
-            let scratch = scratch.unwrap_or(section.folder);
+            let store = changeable(&config)?;
+            let scratch = scratch.map_or_else(|| section(&config).map(|section| section.folder), Ok)?;
             store.drill(&read_backup(&file)?, &*backup_key(&key)?, &scratch, UnixTime::now())?;
             changed(&store, "The drill passed: the backup opens what the live secret sealed.", json.json)
         }
         SecretCommand::Adopt(ConfigOnly { config, json }) => {
-            let store = opened(&config)?;
+            let store = changeable(&config)?;
             store.adopt()?;
             changed(&store, "Adopted", json.json)
         }
@@ -158,7 +158,7 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
             Ok(0)
         }
         SecretCommand::Import { file, from_server, client, overlap_h, config, json } => {
-            let store = opened(&config)?;
+            let store = changeable(&config)?;
             let secret = match (&file, from_server) {
                 (Some(file), _) => read_secret(file)?,
                 (None, Some(server)) => {
@@ -357,7 +357,10 @@ fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
     if let Ok(metadata) = path.metadata()
         && metadata.len() > BLOB_LEN_MAX
     {
-        return Err(failed(UNUSABLE, format!("{} is longer than 1 MiB: seal a key, and encrypt the data with that", path.display())));
+        return Err(failed(
+            UNUSABLE,
+            format!("{} is longer than 1 MiB: seal a key, and encrypt the data with that", path.display()),
+        ));
     }
     input::read(path).map_err(|error| failed(UNUSABLE, format!("cannot read {}: {error}", path.display())))
 }
@@ -372,6 +375,24 @@ fn section(config: &ConfigArg) -> anyhow::Result<config::Sso> {
 
 fn opened(config: &ConfigArg) -> anyhow::Result<SecretStore> {
     Ok(sso::store(&section(config)?))
+}
+
+/// The store, for a command that changes it: only the owner of its folder, or root, is an operator. Files that others could write
+/// would not be enough, because the folder may be shared with readers.
+fn changeable(config: &ConfigArg) -> anyhow::Result<SecretStore> {
+    let section = section(config)?;
+    let folder = &section.folder;
+    let metadata = folder.metadata().with_context(|| {
+        format!("cannot use the folder {}: create it, for the user of the service alone", folder.display())
+    })?;
+    let user = rustix::process::geteuid();
+    if !user.is_root() && user.as_raw() != metadata.uid() {
+        bail!(
+            "{} belongs to another user: only its owner and root may change the master secret",
+            folder.display()
+        );
+    }
+    Ok(sso::store(&section))
 }
 
 const fn hours(hours: u64) -> Duration {

@@ -27,10 +27,6 @@ pub struct Sso {
     pub folder: PathBuf,
     /// What the secret is sealed with.
     pub seal: SealRef,
-    /// Local users who may change the secret over the control socket.
-    pub operators: Vec<String>,
-    /// The control socket.
-    pub control: Option<PathBuf>,
     /// NTLM, if it is allowed.
     pub ntlm: Option<Ntlm>,
     /// Kerberos, if it is configured.
@@ -88,9 +84,6 @@ pub(super) struct Section {
     endpoint_mapper: Option<Spanned<String>>,
     #[serde(default)]
     administrators: Vec<Spanned<String>>,
-    #[serde(default)]
-    operators: Vec<Spanned<String>>,
-    control: Option<PathBuf>,
     ndr_range: Option<Spanned<String>>,
     #[serde(default)]
     allow_delegated: bool,
@@ -205,14 +198,6 @@ impl Checker<'_> {
             section.kerberos.map(|kerberos| self.kerberos(kerberos.into_inner(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();
         let administrators = self.administrators(&section.administrators, &realms);
-        let operators: Vec<_> = section.operators.iter().map(|name| name.get_ref().clone()).collect();
-        if let (Some(first), None) = (section.operators.first(), &section.control) {
-            self.problem(
-                first.span(),
-                "operators act over the control socket, and there is none",
-                "name it: control = \"/run/rcmpd/sso.sock\"",
-            );
-        }
         let ranges = [("idl", NdrRange::Idl), ("prose", NdrRange::Prose)];
         let ndr_range = self.one_of(section.ndr_range.as_ref(), &ranges, "ndr_range").unwrap_or_default();
         let day = 1..=86_400;
@@ -234,8 +219,6 @@ impl Checker<'_> {
             drain,
             folder: self.path(&section.folder),
             seal: self.seal(&section.seal)?,
-            operators,
-            control: section.control.map(|path| self.path(&path)),
             ntlm,
             kerberos,
             limits: dcerpc_tokio::Limits { connections_max, ..dcerpc_tokio::Limits::default() },
