@@ -280,6 +280,12 @@ impl NodeKeys {
     }
 }
 
+/// The last delivery and the key ids in a cache, newest first, read without its key, so they are not authenticated.
+pub fn facts_of(bytes: &[u8]) -> Result<(UnixTime, Vec<KeyId>), FormatError> {
+    let (_, Header { delivered, keys }) = Header::read(bytes)?;
+    Ok((delivered, keys.into_iter().map(|(id, ..)| id).collect()))
+}
+
 struct Header {
     delivered: UnixTime,
     keys: Vec<(KeyId, UnixTime, Option<UnixTime>)>,

@@ -343,13 +343,8 @@ impl SecretStore {
                 Status { state: "open", sealed: None, facts: Some(facts), page_lock: Some(open.page_lock()) }
             }
             State::Sealed(sealed) => {
-                let header = read_bounded(&self.sealed_path(), FILE_MAX).ok().and_then(|bytes| {
-                    let envelope = Envelope::read("sealed file", MAGIC, &bytes).ok()?;
-                    header_of(&envelope).ok()
-                });
-                let facts = header.map(|(key, rest, listed)| {
-                    facts(&rest, rest.mark != self.mark(), &key, listed.lineage, listed.generations)
-                });
+                let bytes = read_bounded(&self.sealed_path(), FILE_MAX).ok();
+                let facts = bytes.and_then(|bytes| facts_of(&bytes, &self.mark()).ok());
                 Status::sealed(&sealed, facts)
             }
         }
@@ -568,6 +563,11 @@ impl SecretStore {
         };
         match envelope.open(&key).and_then(|plain| listed.open(&plain)) {
             Ok(generations) => {
+                // The writer may be between the rename and the sync of the folder. A secret that a power failure takes back must not be
+                // handed out before.
+                if let Err(error) = self.disk.sync(&self.folder) {
+                    return sealed(format!("cannot be synced: {error}"));
+                }
                 let is_copy = rest.mark != self.mark();
                 State::Open(Arc::new(OpenSecret { generations, rest, key_header, key, is_copy }))
             }
@@ -726,6 +726,12 @@ fn header_of(envelope: &Envelope<'_>) -> Result<(KeyHeader, Rest, Listed), Forma
     let listed = Listed::decode(&mut reader)?;
     reader.finish("header")?;
     Ok((key, rest, listed))
+}
+
+/// The public facts in a sealed file, read without its key, so they are not authenticated. `mark` is that of the folder it is in.
+pub fn facts_of(bytes: &[u8], mark: &[u8; 32]) -> Result<Facts, FormatError> {
+    let (key, rest, listed) = header_of(&Envelope::read("sealed file", MAGIC, bytes)?)?;
+    Ok(facts(&rest, rest.mark != *mark, &key, listed.lineage, listed.generations))
 }
 
 fn facts(
