@@ -117,13 +117,13 @@ fn contents_reach_the_disk_before_names() {
         }
     }
     impl Disk for Steps {
-        fn write_new(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        fn write_new(&self, path: &Path, bytes: &[u8]) -> std::io::Result<fs::File> {
             let written = RealDisk.write_new(path, bytes);
-            written.inspect(|()| self.note("write", path))
+            written.inspect(|_| self.note("write", path))
         }
-        fn append(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-            self.note("append", path);
-            RealDisk.append(path, bytes)
+        fn append(&self, file: &fs::File, bytes: &[u8]) -> std::io::Result<()> {
+            self.note("append", Path::new("master-secret.instance"));
+            RealDisk.append(file, bytes)
         }
         fn sync(&self, path: &Path) -> std::io::Result<()> {
             self.note("sync", path);
