@@ -11,6 +11,7 @@
 
 use crate::envelope::{self, Envelope, FormatError};
 use crate::generation::{Generation, Generations, Listed};
+use crate::secret::Keyring;
 use crate::source::{KeyHeader, Sealed, SealingSource};
 use crate::time::UnixTime;
 
@@ -66,6 +67,11 @@ impl<'a> Backup<'a> {
     /// How it was encrypted.
     pub fn key_header(&self) -> &KeyHeader {
         &self.key_header
+    }
+
+    /// The secrets in it, each of which has opened its sentinel.
+    pub fn keyring(self, key: &dyn SealingSource) -> Result<Keyring, BackupError> {
+        Ok(self.open(key)?.keyring())
     }
 
     /// Opens it; each secret has opened its sentinel.

@@ -8,10 +8,11 @@ use zeroize::Zeroizing;
 
 /// The steps of which each write consists. A test injects its own, which fails at any one of them.
 pub trait Disk: Send + Sync {
-    /// Writes a new file with mode 0600; [`io::ErrorKind::AlreadyExists`] if there is one.
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
-    /// Appends to a file.
-    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Writes a new file with mode 0600; [`io::ErrorKind::AlreadyExists`] if there is one. Owner and mode are set on the file that is
+    /// returned: the owner of the folder may put another file under its name.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File>;
+    /// Appends to a file that is open for it.
+    fn append(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
     /// Waits until the contents of a file, or the names in a folder, are on the disk.
     fn sync(&self, path: &Path) -> io::Result<()>;
     /// The same for all that was written so far to the file system of a file: for many files at once.
@@ -27,12 +28,14 @@ pub trait Disk: Send + Sync {
 pub struct RealDisk;
 
 impl Disk for RealDisk {
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(bytes)
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        Ok(file)
     }
 
-    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        OpenOptions::new().append(true).open(path)?.write_all(bytes)
+    fn append(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -61,8 +64,10 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let written =
-        disk.write_new(&draft, bytes).and_then(|()| own_like_folder(&draft)).and_then(|()| disk.sync(&draft));
+    let written = disk
+        .write_new(&draft, bytes)
+        .and_then(|file| own_like_folder(&file, path))
+        .and_then(|()| disk.sync(&draft));
     if let Err(error) = written.and_then(|()| disk.rename(&draft, path)) {
         let _ = disk.remove(&draft);
         return Err(error);
@@ -70,13 +75,24 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     disk.sync(folder_of(path))
 }
 
-/// Gives a file to the owner of its folder. An operator who works as root leaves files that the service can read.
-pub(crate) fn own_like_folder(path: &Path) -> io::Result<()> {
-    let (file, folder) = (path.metadata()?, folder_of(path).metadata()?);
-    if !rustix::process::geteuid().is_root() || file.uid() == folder.uid() {
+/// Gives a new file to the owner of the folder of `path`. An operator who works as root leaves files that the service can read.
+pub(crate) fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
+    let folder = folder_of(path).metadata()?;
+    if !rustix::process::geteuid().is_root() || file.metadata()?.uid() == folder.uid() {
         return Ok(());
     }
-    std::os::unix::fs::lchown(path, Some(folder.uid()), Some(folder.gid()))
+    std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))
+}
+
+/// Opens the file of this name. A link is refused, and a pipe is not waited for: an operator who works as root in the folder of another
+/// user must not be led elsewhere.
+pub(crate) fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
+    }
 }
 
 /// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
@@ -84,6 +100,7 @@ pub(crate) fn own_like_folder(path: &Path) -> io::Result<()> {
 pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let disk = RealDisk;
     disk.write_new(path, bytes)
+        .map(drop)
         .map_err(|error| (error.kind() != io::ErrorKind::AlreadyExists, error))
         .and_then(|()| disk.sync(path).map_err(|error| (true, error)))
         .map_err(|(is_ours, error)| {

@@ -20,7 +20,7 @@ use crate::secret::{KeyId, Keyring, MasterSecret};
 use crate::source::{KeyHeader, Sealed, SealingSource, SourceKey};
 use crate::time::UnixTime;
 use dtyp::{DecodeErrorKind, Reader};
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -243,9 +243,9 @@ impl NodeKeys {
         match self.disk.write_new(&path, &[]) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
             Err(_) => {}
-            Ok(()) => files::own_like_folder(&path).map_err(failed)?,
+            Ok(file) => files::own_like_folder(&file, &path).map_err(failed)?,
         }
-        let lock = File::open(&path).map_err(failed)?;
+        let lock = files::open_no_link(OpenOptions::new().read(true), &path).map_err(failed)?;
         // A user who can open it can hold the lock.
         files::check_owner_only(&lock).map_err(failed)?;
         match lock.try_lock() {
@@ -278,6 +278,12 @@ impl NodeKeys {
         self.entries = entries;
         Ok(())
     }
+}
+
+/// The last delivery and the key ids in a cache, newest first, read without its key, so they are not authenticated.
+pub fn facts_of(bytes: &[u8]) -> Result<(UnixTime, Vec<KeyId>), FormatError> {
+    let (_, Header { delivered, keys }) = Header::read(bytes)?;
+    Ok((delivered, keys.into_iter().map(|(id, ..)| id).collect()))
 }
 
 struct Header {

@@ -9,7 +9,7 @@ use crate::blob::{self, Purpose};
 use crate::files::{self, Disk};
 use crate::secret::Keyring;
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata, Permissions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ impl Run<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(text(error)),
             _ => {}
         }
-        if let Err(error) = self.disk.write_new(&draft, &new).and_then(|()| like(&draft, &before)) {
+        if let Err(error) = self.disk.write_new(&draft, &new).and_then(|file| like(&file, &before)) {
             let _ = self.disk.remove(&draft);
             return Err(text(error));
         }
@@ -149,7 +149,7 @@ impl Run<'_> {
         /// Each turn means that another process has done the work.
         const TURNS: usize = 16;
         for _ in 0..TURNS {
-            let file = File::open(path)?;
+            let file = files::open_no_link(OpenOptions::new().read(true), path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -211,11 +211,10 @@ impl Run<'_> {
 }
 
 /// Gives a new file the owner and permissions of the one that it replaces.
-fn like(draft: &Path, old: &Metadata) -> io::Result<()> {
-    let file = File::open(draft)?;
+fn like(file: &File, old: &Metadata) -> io::Result<()> {
     let new = file.metadata()?;
     if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))?;
     }
-    file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))
+    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
 }

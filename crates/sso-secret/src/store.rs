@@ -47,8 +47,8 @@ use crate::status::{Facts, Status};
 use crate::time::UnixTime;
 use dtyp::{DecodeError, Reader};
 use sha2::{Digest, Sha256};
-use std::fs::{File, TryLockError};
-use std::io;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -278,7 +278,7 @@ type Stamp = Option<(u64, u64, i64, i64)>;
 /// A store whose lock this process holds.
 struct Writer<'a> {
     store: &'a SecretStore,
-    _lock: File,
+    lock: File,
 }
 
 impl SecretStore {
@@ -343,13 +343,8 @@ impl SecretStore {
                 Status { state: "open", sealed: None, facts: Some(facts), page_lock: Some(open.page_lock()) }
             }
             State::Sealed(sealed) => {
-                let header = read_bounded(&self.sealed_path(), FILE_MAX).ok().and_then(|bytes| {
-                    let envelope = Envelope::read("sealed file", MAGIC, &bytes).ok()?;
-                    header_of(&envelope).ok()
-                });
-                let facts = header.map(|(key, rest, listed)| {
-                    facts(&rest, rest.mark != self.mark(), &key, listed.lineage, listed.generations)
-                });
+                let bytes = read_bounded(&self.sealed_path(), FILE_MAX).ok();
+                let facts = bytes.and_then(|bytes| facts_of(&bytes, &self.mark()).ok());
                 Status::sealed(&sealed, facts)
             }
         }
@@ -465,6 +460,7 @@ impl SecretStore {
                         let aside = files::beside(&path, &format!(".replaced-{}", now.0));
                         self.disk
                             .write_new(&aside, &old)
+                            .and_then(|file| files::own_like_folder(&file, &aside))
                             .and_then(|()| self.disk.sync(&aside))
                             .map_err(|error| StoreError::File { path: aside.clone(), error })?;
                     }
@@ -568,6 +564,11 @@ impl SecretStore {
         };
         match envelope.open(&key).and_then(|plain| listed.open(&plain)) {
             Ok(generations) => {
+                // The writer may be between the rename and the sync of the folder. A secret that a power failure takes back must not be
+                // handed out before.
+                if let Err(error) = self.disk.sync(&self.folder) {
+                    return sealed(format!("cannot be synced: {error}"));
+                }
                 let is_copy = rest.mark != self.mark();
                 State::Open(Arc::new(OpenSecret { generations, rest, key_header, key, is_copy }))
             }
@@ -588,17 +589,18 @@ impl SecretStore {
         }
         let path = self.instance_path();
         match self.disk.write_new(&path, &[]) {
-            Ok(()) => files::own_like_folder(&path)
+            Ok(file) => files::own_like_folder(&file, &path)
                 .and_then(|()| self.disk.sync(&self.folder))
                 .map_err(failed(&self.folder))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(failed(&path)(error)),
         }
-        let lock = File::open(&path).map_err(failed(&path))?;
+        let lock =
+            files::open_no_link(OpenOptions::new().read(true).append(true), &path).map_err(failed(&path))?;
         // A user who can open it can hold the lock.
         files::check_owner_only(&lock).map_err(failed(&path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Writer { store: self, _lock: lock }),
+            Ok(()) => Ok(Writer { store: self, lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy { path }),
             Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
         }
@@ -680,12 +682,14 @@ impl Writer<'_> {
         let path = self.store.instance_path();
         let line = format!("{}\n", dtyp::hex(&instance));
         let failed = |error| StoreError::File { path: path.clone(), error };
-        let known = std::fs::read_to_string(&path).map_err(failed)?;
+        let mut known = String::new();
+        let mut lock = &self.lock;
+        lock.rewind().and_then(|()| lock.read_to_string(&mut known)).map_err(failed)?;
         if known.ends_with(&line) {
             return Ok(());
         }
         let disk = &self.store.disk;
-        disk.append(&path, line.as_bytes()).and_then(|()| disk.sync(&path)).map_err(failed)
+        disk.append(lock, line.as_bytes()).and_then(|()| disk.sync(&path)).map_err(failed)
     }
 }
 
@@ -726,6 +730,12 @@ fn header_of(envelope: &Envelope<'_>) -> Result<(KeyHeader, Rest, Listed), Forma
     let listed = Listed::decode(&mut reader)?;
     reader.finish("header")?;
     Ok((key, rest, listed))
+}
+
+/// The public facts in a sealed file, read without its key, so they are not authenticated. `mark` is that of the folder it is in.
+pub fn facts_of(bytes: &[u8], mark: &[u8; 32]) -> Result<Facts, FormatError> {
+    let (key, rest, listed) = header_of(&Envelope::read("sealed file", MAGIC, bytes)?)?;
+    Ok(facts(&rest, rest.mark != *mark, &key, listed.lineage, listed.generations))
 }
 
 fn facts(

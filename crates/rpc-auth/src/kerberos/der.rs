@@ -233,7 +233,7 @@ impl<'a> Der<'a> {
         }
     }
 
-    /// KerberosTime: `YYYYMMDDHHMMSSZ`.
+    /// KerberosTime: `YYYYMMDDHHMMSSZ`, from 1970 on.
     pub(crate) fn time(&mut self, what: &'static str) -> Result<FileTime> {
         let (bytes, bad) = self.primitive(GENERALIZED_TIME, what)?;
         let number = |range: std::ops::Range<usize>| {
@@ -250,7 +250,8 @@ impl<'a> Der<'a> {
                 [number(8..10)?, number(10..12)?, number(12..14)?],
             )
         };
-        read().ok_or(bad)
+        // Times of Kerberos start with the epoch of Unix.
+        read().filter(|time| *time >= FileTime::from_unix(0)).ok_or(bad)
     }
 
     /// Any element, as its tag, length and contents.
@@ -356,6 +357,8 @@ mod tests {
         assert!(Der::new(&[0x18, 15, b'2', b'0', b'2', b'6']).time("it").is_err());
         assert!(Der::new(b"\x18\x0f20261301120000Z").time("it").is_err());
         assert!(Der::new(b"\x18\x0f2026010112000+Z").time("it").is_err());
+        assert!(Der::new(b"\x18\x0f16001231235959Z").time("it").is_err());
+        assert_eq!(Der::new(b"\x18\x0f19700101000000Z").time("it"), Ok(FileTime::from_unix(0)));
         assert!(Der::new(b"\x1b\x02a\0").text("it").is_err());
         assert!(Der::new(&[0x03, 5, 1, 0, 0, 0, 0]).flags("it").is_err(), "31 bits");
         assert!(Der::message(&[0x30, 0, 0], SEQUENCE, "it").is_err(), "a byte behind");

@@ -163,6 +163,12 @@ impl Key {
         Self::from_password_iterated(etype, password, salt.as_bytes(), iterations)
     }
 
+    /// The key of a computer account's password ([MS-KILE] 3.1.1.2). `name` is its sAMAccountName, `realm` the domain's
+    /// name.
+    pub fn of_computer(etype: Etype, password: &str, name: &str, realm: &str) -> Self {
+        Self::from_password(etype, password, &computer_salt(name, realm))
+    }
+
     fn from_password_iterated(etype: Etype, password: &str, salt: &[u8], iterations: u32) -> Self {
         let password = password.as_bytes();
         let named: Vec<u8> = [etype.name().as_bytes(), b"\0", salt].concat();
@@ -287,6 +293,11 @@ impl Key {
     pub fn verify_checksum(&self, usage: u32, data: &[&[u8]], checksum: &[u8]) -> bool {
         self.signing(usage).verify(data, checksum).is_some()
     }
+}
+
+fn computer_salt(name: &str, realm: &str) -> String {
+    let name = name.strip_suffix('$').unwrap_or(name).to_lowercase();
+    format!("{}host{name}.{}", realm.to_uppercase(), realm.to_lowercase())
 }
 
 /// The keys Ke and Ki of one usage.
@@ -613,6 +624,7 @@ mod tests {
             of(Etype::Aes256Sha1, 50, "\u{1d11e}", b"EXAMPLE.COMpianist"),
             "4b6d9839f84406df1f09cc166db4b83c571848b784a3d6bdc346589a3e393f9e"
         );
+        assert_eq!(computer_salt("CLIENT$", "domain.com"), "DOMAIN.COMhostclient.domain.com");
         // [MS-KILE] 4.4: a password that is no text is hashed as UTF-8 with replacement characters.
         assert_eq!(
             of(Etype::Aes128Sha1, 1000, &"\u{ffff}".repeat(120), b"DOMAIN.COMhostclient.domain.com"),

@@ -4,6 +4,7 @@ use super::der::{Der, SEQUENCE, WriteDer, application};
 use super::etype::{Etype, Key};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 use std::fmt;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 type Result<T> = std::result::Result<T, DecodeError>;
@@ -182,14 +183,22 @@ impl EncryptedData {
     }
 }
 
-/// EncryptionKey of a type that may be unknown.
-#[derive(Clone, PartialEq, Eq)]
+/// EncryptionKey of a type that may be unknown. It wipes itself, compares in constant time and prints its type only.
+#[derive(Clone)]
 pub struct EncryptionKey {
     /// The encryption type, by its number.
     pub etype: i32,
     /// The key.
     pub bytes: Zeroizing<Vec<u8>>,
 }
+
+impl PartialEq for EncryptionKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.etype == other.etype && bool::from(self.bytes.ct_eq(&other.bytes))
+    }
+}
+
+impl Eq for EncryptionKey {}
 
 impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

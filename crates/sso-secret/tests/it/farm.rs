@@ -399,5 +399,11 @@ fn a_file_that_cannot_be_resealed_is_named_and_left_as_it_is() {
         0o640,
         "its mode stays"
     );
+    // Named in a list, a link or a pipe is refused too. Nothing waits for the pipe.
+    let pipe = Command::new("mkfifo").arg(path("pipe")).status().expect("mkfifo runs");
+    assert!(pipe.success());
+    let listed = ["link", "pipe"].map(|name| Ok(path(name)));
+    let report = reseal_files(&RealDisk, &ring(), &purpose("p"), &|_| Vec::new(), listed);
+    assert_eq!(report.failures, 2, "{report:?}");
     assert!(path("link").symlink_metadata().expect("a link").is_symlink());
 }

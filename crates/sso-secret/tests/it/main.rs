@@ -71,7 +71,7 @@ impl CutDisk {
 }
 
 impl Disk for CutDisk {
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<fs::File> {
         if let Err(error) = self.step() {
             let _ = RealDisk.write_new(path, &bytes[..bytes.len() / 2]);
             return Err(error);
@@ -79,12 +79,12 @@ impl Disk for CutDisk {
         RealDisk.write_new(path, bytes)
     }
 
-    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn append(&self, file: &fs::File, bytes: &[u8]) -> io::Result<()> {
         if let Err(error) = self.step() {
-            let _ = RealDisk.append(path, &bytes[..bytes.len() / 2]);
+            let _ = RealDisk.append(file, &bytes[..bytes.len() / 2]);
             return Err(error);
         }
-        RealDisk.append(path, bytes)
+        RealDisk.append(file, bytes)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {

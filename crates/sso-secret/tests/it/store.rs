@@ -100,6 +100,18 @@ fn new_files_belong_to_the_owner_of_their_folder() {
     }
 }
 
+/// The folder is the service's, and the operator may be root: a link there would have any file written to.
+#[test]
+fn a_link_in_place_of_the_lock_is_not_followed() {
+    let folder = folder();
+    let target = folder.path().join("another file");
+    put(&target, b"");
+    std::os::unix::fs::symlink(&target, folder.path().join("master-secret.instance")).expect("it is new");
+    assert!(matches!(store_in(folder.path()).generate(UnixTime(1)), Err(StoreError::File { .. })));
+    assert_eq!(fs::read(&target).expect("it is there"), b"");
+    assert!(!folder.path().join("master-secret.sealed").exists());
+}
+
 #[test]
 fn a_missing_or_changed_source_seals_and_generates_nothing() {
     let folder = folder();
