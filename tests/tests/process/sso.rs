@@ -68,12 +68,13 @@ fn master_secret_alone_is_a_whole_service() {
         text.replace("[sso.ntlm]", "endpoint_mapper = \"127.0.0.1:0\"\n[sso.ntlm]")
     });
     demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
-    let service = demo.serve_bare();
+    let mut service = demo.serve_bare();
     assert_eq!(service.get("/ready").0, 200);
     let server = service.master_secret().to_string();
     let get = |user: &str, output: &str, code| {
         let password = format!("users/{user}.password");
-        let command = ["sso", "secret", "get", "--server", &server, "--user", user, "--password-file", &password];
+        let command =
+            ["sso", "secret", "get", "--server", &server, "--user", user, "--password-file", &password];
         service.rcmpd(&[&command[..], &["--output", output]].concat()).code(code)
     };
     get("alice", "one.key", 0);
@@ -86,7 +87,8 @@ fn master_secret_alone_is_a_whole_service() {
     assert_eq!((key("one.key").len(), key("two.key").len()), (16, 16));
     assert_ne!(key("one.key"), key("two.key"));
     assert_eq!(service.metric("rcmpd_sso_secret_generation"), 2);
-    service.reload();
+    service.signal(rustix::process::Signal::HUP);
+    service.wait_for_log(": Reloaded");
 }
 
 #[test]
@@ -112,7 +114,17 @@ fn node_uses_its_cached_key_while_no_server_answers_and_reseals_after_a_rotation
     let cached = get("127.0.0.1:1", &["--output", "cached.key"]).code(0);
     assert!(cached.stderr.contains("the cached key is used"), "{}", cached.stderr);
     // A code is the server's word: no cached key against it.
-    let bob = ["sso", "secret", "get", "--server", &server, "--user", "bob", "--password-file", "users/bob.password"];
+    let bob = [
+        "sso",
+        "secret",
+        "get",
+        "--server",
+        &server,
+        "--user",
+        "bob",
+        "--password-file",
+        "users/bob.password",
+    ];
     service.rcmpd(&[&bob[..], &cache].concat()).code(3);
     secret(&service, &["rotate"]).code(0);
     get(&server, &[]).code(0);
