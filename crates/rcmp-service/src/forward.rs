@@ -272,7 +272,7 @@ impl<'a> Forwarding<'a> {
         if claim == SidClaim::Contradictory {
             return answer(Reason::SidMismatch, elsewhere);
         }
-        let Some(message) = message else { return answer(Reason::MalformedRequest, elsewhere) };
+        let Some(message) = message else { return answer(Reason::TooLongToForward, elsewhere) };
         let may_pass = self.may_pass(question, asker, target, direct, digest);
         let (service, _in_transit) = match (may_pass, &services[direct]) {
             (Err(reason), _) => return answer(reason, elsewhere),

@@ -12,6 +12,7 @@ use account_store::{Account, AccountKind, Record};
 use dtyp::{FileTime, Sid};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 /// Rules by which a certificate may become an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -489,7 +490,7 @@ impl Rules<'_> {
     /// Whether a certificate is too old for a weak mapping to an account that was made then. When the account was made is not
     /// known of some accounts; then it cannot be said that the certificate is younger.
     pub fn is_too_old(&self, not_before: FileTime, created: FileTime) -> bool {
-        let allowed = created.0.saturating_sub(self.backdating_s.saturating_mul(10_000_000));
-        created == FileTime::UNSET || not_before.0 < allowed
+        let allowed = created - Duration::from_secs(self.backdating_s);
+        created == FileTime::UNSET || not_before < allowed
     }
 }

@@ -19,7 +19,7 @@ pub enum Step {
         /// The path, or why there is none.
         path: Result<Arc<Path>, Refusal>,
     },
-    /// The path was looked up in revocation lists and answers.
+    /// The path was looked up in CRLs and answers.
     Revocation {
         /// What they say.
         status: Revocation,

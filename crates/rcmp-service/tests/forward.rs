@@ -215,9 +215,14 @@ fn sid_extension(sid: &Sid) -> CustomExtension {
 }
 
 fn certificate(upns: &[&str], hosts: &[&str], sid: Option<Sid>) -> Vec<u8> {
+    certificate_named("Somebody", upns, hosts, sid)
+}
+
+/// A self-issued certificate: its subject and issuer have this name.
+fn certificate_named(name: &str, upns: &[&str], hosts: &[&str], sid: Option<Sid>) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Somebody");
+    params.distinguished_name.push(DnType::CommonName, name);
     for upn in upns {
         params
             .subject_alt_names
@@ -838,6 +843,24 @@ fn a_certificate_is_asked_about_as_by_its_message() {
     let (request, encoded) = (Request::decode(message).expect("our own"), &certificates[2].1[..]);
     assert_eq!((request.certificate, request.flags), (encoded, UPN));
     assert_eq!(request.issuers, [Certificate::parse(encoded).expect("our own").issuer]);
+}
+
+#[test]
+fn an_issuer_name_that_no_request_can_have_is_the_reason_and_not_the_message() {
+    let [a, b, _] = chain();
+    let upn = format!("alice@{}", domain('B').dns);
+    let about = |name_len: usize| {
+        let encoded = certificate_named(&"N".repeat(name_len), &[&upn], &[], None);
+        let certificate = OwnedCertificate::parse(encoded.into()).expect("our own");
+        ask(&a, &Question::about(certificate, vec![], UPN, asker(), NOW)).0
+    };
+    assert_eq!(about(8 * 1024 - 64).reason, Reason::Forwarded, "a name within the limit is sent");
+    let heard = b.heard.lock().expect("no test panicked").len();
+    // The message would be this program's own, so it is not malformed; the limit is `ISSUER_LEN_MAX`.
+    let answer = about(8 * 1024);
+    assert_eq!((answer.reason, answer.status), (Reason::TooLongToForward, NtStatus::LOGON_FAILURE));
+    assert_eq!(answer.elsewhere.map(|elsewhere| elsewhere.domain), Some(netbios('B')));
+    assert_eq!(b.heard.lock().expect("no test panicked").len(), heard, "B is not asked");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Checks by `serve` and `check-config` beyond the text of a configuration: lax settings, names that match nothing today, and files that
 //! are missing.
 
-use crate::audit;
 use crate::clock::now;
 use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, StoreKind};
 use crate::forward::Forwarding;
@@ -418,7 +417,7 @@ pub async fn check(config: &Config) -> Checked {
         checked.warnings.extend(users.into_iter().flatten());
         sidecar::check_files(config, sidecar).into_iter().for_each(|file| _ = checked.add(file));
     }
-    checked.add(audit::check(&config.audit));
+    checked.add(audit_log::check(&config.audit));
     checked.add(Forwarding::load(config, None));
     // Secure channels need the secrets of machines.
     let open = if config.rpc.is_some() { stores::machines_with_secrets } else { stores::machines };

@@ -358,7 +358,7 @@ fn a_path_is_proved_and_a_weak_hop_refused() {
 fn tempfile_keys() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
-        rcmpd::signing::make_key(&folder.path().join(name)).unwrap();
+        ed25519_file::make_key(&folder.path().join(name)).unwrap();
     }
     folder
 }

@@ -178,7 +178,7 @@ async fn truth(honest: &Service) -> Speaking {
     let client =
         Client::establish(&honest.netlogon.to_string(), "CONTOSO", "WEB01$", password.trim()).await.unwrap();
     let mut association = client.open().await.unwrap();
-    let chain = rcmpd::trust::certificates::Chain::read(honest.certificate("alice").as_ref(), None).unwrap();
+    let chain = trust_tokio::certificates::Chain::read(honest.certificate("alice").as_ref(), None).unwrap();
     let request = rcmp_service::message::Request {
         flags: rcmp_service::message::MappingFlags::UPN,
         certificate: chain.certificate(),

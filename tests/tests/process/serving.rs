@@ -5,7 +5,6 @@ use dcerpc::ndr::{NdrSyntax, NdrWriter};
 use netlogon_transport::client::{Association, ChannelError, SystemRandomness};
 use netlogon_transport::message::{Authenticate, ReqChallenge, opnum};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
-use rcmpd::trust::certificates::Chain;
 use rcmpd_tests::client::Client;
 use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
+use trust_tokio::certificates::Chain;
 
 pub(crate) async fn channel(service: &Service) -> Client {
     Client::of_machine(service, "CONTOSO", "WEB01").await.unwrap()

@@ -728,6 +728,22 @@ fn a_configuration_is_printed_for_what_there_is() {
     refused("caddy", &[], "dialect = \"caddy\"");
     refused("traefik", &[], "cannot use a Unix socket");
     refused("haproxy", &["--application", "127.0.0.1:2"], "remove --application");
+    // ext_authz over HTTP would get the answers of the application from this listener.
+    demo.edit(|text| {
+        let envoy = "dialect = \"envoy\"\nunix = \"d.sock\"\nupstream = \"http://127.0.0.1:1\"";
+        format!("{text}\n[[sidecar.listen]]\n{envoy}\npeers = [\"{}\"]\n", user())
+    });
+    refused(
+        "envoy",
+        &[],
+        "remove upstream from it, or add a [[sidecar.listen]] with dialect = \"envoy-grpc\"",
+    );
+    demo.edit(|text| {
+        let envoy = "dialect = \"envoy\"\nunix = \"e.sock\"\ntarget = \"request\"";
+        format!("{text}\n[[sidecar.listen]]\n{envoy}\npeers = [\"{}\"]\n", user())
+    });
+    let printed = print("envoy", &[]).code(0).stdout;
+    assert!(printed.contains("e.sock") && !printed.contains("d.sock"), "{printed}");
     refused("nginx", &["--application", "nonsense"], "write HOST:PORT");
     refused("nginx", &["--application", "a;b:1"], "write HOST:PORT");
     for site in ["a b;c", "", "app.example."] {

@@ -15,9 +15,9 @@ mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
 use crate::config::{self, Config, ConfigError, Telemetry};
-use crate::input;
 use crate::output::{self, visible};
 use clap::CommandFactory;
+use pem_file::input;
 use rcmp_service::explain::shell_path;
 use rcmp_service::message::MappingFlags;
 use serde_json::json;

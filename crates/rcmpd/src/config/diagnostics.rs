@@ -1,6 +1,6 @@
 //! Telling what is wrong with a file, and where.
 
-use crate::visible::visible;
+use rcmp_service::visible::visible;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;

@@ -541,18 +541,24 @@ ocsp_hash = \"sha256\"
 fn an_audit_log_has_its_chain_and_its_heads() {
     let audit =
         |text: &str| parse(&format!("{GOOD}{text}"), Path::new("/etc/rcmpd")).expect("it is good").audit;
-    assert_eq!(audit(""), Audit::default());
+    assert_eq!(audit(""), audit_log::Settings::default());
     assert!(!audit("[audit]\npath = \"a\"").chain);
     let whole = audit("[audit]\npath = \"a\"\nchain = true\n[audit.heads]\npath = \"h\"\nkey = \"k\"");
-    let heads = AuditHeads {
+    let heads = HeadSettings {
         path: "/etc/rcmpd/h".into(),
         key: "/etc/rcmpd/k".into(),
         interval: Duration::from_secs(60),
     };
     let path = Some("/etc/rcmpd/a".into());
     let heads = Some(heads);
-    let expect =
-        Audit { path, required: false, certificates: true, chain: true, heads, account_budget: 1 << 30 };
+    let expect = audit_log::Settings {
+        path,
+        required: false,
+        certificates: true,
+        chain: true,
+        heads,
+        account_budget: 1 << 30,
+    };
     assert_eq!(whole, expect);
     for (text, bytes) in [("account_mib_per_hour = 0", 0), ("account_mib_per_hour = 16", 16 << 20)] {
         assert_eq!(audit(&format!("[audit]\npath = \"a\"\n{text}")).account_budget, bytes);

@@ -6,7 +6,6 @@ use crate::clock::moment;
 use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
-use crate::trust::certificates::Chain;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -31,7 +30,9 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use trust_tokio::certificates::Chain;
 use zeroize::Zeroizing;
 
 /// Whether calls are welcome.
@@ -96,18 +97,12 @@ impl Port {
             .route("/identity/{reference}", get(identity))
             .route("/.well-known/jwks.json", get(jwks))
             .with_state(shared);
-        loop {
-            match listener.accept().await {
-                Ok((stream, address)) => {
-                    let permit = Arc::new(connections.admit(address.ip()));
-                    let (connections, operators) = (Arc::clone(&connections), operators.clone());
-                    let origin = (stream, address);
-                    tokio::spawn(connection(connections, origin, permit, operators, router.clone()));
-                    // An evicted connection closes before the next one is accepted.
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => connections.not_accepted(error).await,
-            }
+        // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
+        let (never, accept) = (CancellationToken::new(), || listener.accept());
+        while let Some((stream, address)) = connections.accept_next(&never, accept).await {
+            let permit = Arc::new(connections.admit(address.ip()));
+            let (connections, operators) = (Arc::clone(&connections), operators.clone());
+            tokio::spawn(connection(connections, (stream, address), permit, operators, router.clone()));
         }
     }
 }

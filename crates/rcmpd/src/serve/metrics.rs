@@ -1,14 +1,14 @@
 //! The registry of metrics. Each part registers its own; this is the list of the parts.
 
 use super::store_health::StoreHealth;
-use crate::audit::AuditLog;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
-use crate::trust::lists::CrlCollector;
+use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use netlogon_tokio::{ServerCollector, ServerLabels};
 use prometheus_client::registry::Registry;
 use sidecar_tokio::connections::{ConnectionCollector, ConnectionMeter};
+use trust_tokio::lists::CrlCollector;
 
 /// The prefix of all names.
 const PREFIX: &str = "rcmpd";

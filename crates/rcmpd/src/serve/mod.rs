@@ -7,7 +7,7 @@ mod open_files;
 mod rcmp_package;
 mod store_health;
 
-pub use crate::audit::AuditLog;
+pub use audit_log::AuditLog;
 pub use channel_secrets::StoredSecrets;
 pub use rcmp_package::RcmpPackage;
 
@@ -15,7 +15,6 @@ use crate::config::{self, Config, Gone, Sections, StoreKind};
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::findings;
 use crate::forward::RelayPackage;
-use crate::miss_limiter::MissLimits;
 use crate::sidecar::Sidecar;
 use crate::stores;
 use account_store::{DomainStore, MachineStore};
@@ -27,6 +26,7 @@ use dtyp::Guid;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
+use rcmp_service::MissLimits;
 use rcmp_service::message::PACKAGE_NAME;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub fn registry(
         let relay = RelayPackage::new(Arc::clone(rule), Arc::clone(&audit), metrics);
         packages = packages.with(&rule.package, tower::util::BoxCloneSyncService::new(relay));
     }
-    let misses = config.rpc.as_ref().map_or(config::Misses::default(), |rpc| rpc.misses);
+    let misses = config.rpc.as_ref().map_or(rcmp_service::Misses::default(), |rpc| rpc.misses);
     let rcmp = RcmpPackage::new(policy.clone(), Arc::clone(&audit), Arc::new(MissLimits::new(misses)));
     let packages = packages.with(PACKAGE_NAME, tower::util::BoxCloneSyncService::new(rcmp));
     let rpc = config.rpc.as_ref();
@@ -137,7 +137,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let accounts = accounts(&config, machines.as_ref()).await?;
     let audit = AuditLog::open(&config.audit)?;
     let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
-    let audit = Arc::new(audit.counting(deciders.metrics.clone()));
+    let audit = Arc::new(audit.counting(deciders.metrics.over_audit_budget()));
     let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
     let store = database.map(|database| StoreHealth::new(database, current.clone()));
     let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
@@ -314,7 +314,7 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut every_minute = tokio::time::interval(std::time::Duration::from_secs(60));
-    let mut watch = tokio::time::interval(crate::audit::WATCH_INTERVAL);
+    let mut watch = tokio::time::interval(audit_log::WATCH_INTERVAL);
     watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Nothing is signed when nothing is to be.
     let mut head_due = tokio::time::Instant::now();
@@ -388,7 +388,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         // `Loaded::compare` looks at it.
         sections: _,
     } = new;
-    let config::Audit {
+    let audit_log::Settings {
         required,
         chain,
         heads,

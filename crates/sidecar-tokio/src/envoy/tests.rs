@@ -18,7 +18,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Knows one certificate, and who that is.
-struct Known {
+pub(crate) struct Known {
     leaf: Vec<u8>,
     outcome: Result<Identity, Refusal>,
     sources: Mutex<Vec<Option<SocketAddr>>>,
@@ -120,7 +120,7 @@ fn certificate() -> (Vec<u8>, String) {
     (leaf, escaped)
 }
 
-fn sidecar(
+pub(crate) fn sidecar(
     leaf: &[u8],
     outcome: Result<Identity, Refusal>,
     routes: Vec<Route>,

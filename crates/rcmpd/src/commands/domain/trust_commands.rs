@@ -5,7 +5,8 @@ use crate::config::{Config, Direction, Peer, PeerKind, SecretRef};
 use crate::output;
 use account_store::ChannelKind;
 use anyhow::bail;
-use rcmp_service::explain::{is_hidden, powershell_quoted, shell_quoted};
+use rcmp_service::explain::{powershell_quoted, shell_quoted};
+use rcmp_service::visible::is_hidden;
 use serde_json::json;
 use std::path::Path;
 

@@ -7,13 +7,13 @@ use super::line_hash::{self, Hash};
 use super::strict::{self, Flaw};
 use super::watched_file::{Change, WatchedFile};
 use super::writer::{self, Position};
-use crate::config::AuditHeads;
-use crate::signing::{PublicKey, SigningKey};
+use crate::HeadSettings;
 use anyhow::{Context, bail};
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use dtyp::hex;
+use ed25519_file::{PublicKey, SigningKey};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
@@ -92,7 +92,7 @@ pub(super) fn sign(key: &SigningKey, position: Position, time: String) -> Head {
 pub(super) struct Heads {
     file: File,
     watched: WatchedFile,
-    config: AuditHeads,
+    config: HeadSettings,
     key: SigningKey,
     /// The newest in the file.
     newest: Position,
@@ -100,7 +100,7 @@ pub(super) struct Heads {
 
 impl Heads {
     /// Opens the file, or makes it.
-    pub(super) fn open(config: &AuditHeads) -> anyhow::Result<Self> {
+    pub(super) fn open(config: &HeadSettings) -> anyhow::Result<Self> {
         let key = SigningKey::read(&config.key)?;
         let path = config.path.display();
         if config.path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
@@ -161,7 +161,7 @@ impl Heads {
             return Ok(());
         }
         log.sync_data()?;
-        let head = sign(&self.key, position, crate::clock::now().to_string());
+        let head = sign(&self.key, position, crate::now().to_string());
         let mut line = serde_json::to_vec(&head)?;
         let last = (line.len(), line_hash::hash(&line));
         line.push(b'\n');

@@ -230,7 +230,7 @@ fn is_a_mapping(fragment: &str) {
         false => "[mapping]\nanchors = [\"ca.pem\"]\n",
     };
     std::fs::write(&path, fragment.replacen("[mapping]\n", trust, 1)).expect("written");
-    crate::config::load_mapping(&path).unwrap_or_else(|error| panic!("{fragment}\n{error}"));
+    rcmpd::config::load_mapping(&path).unwrap_or_else(|error| panic!("{fragment}\n{error}"));
 }
 
 #[test]

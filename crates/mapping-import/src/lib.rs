@@ -14,8 +14,8 @@ mod sssd;
 #[cfg(test)]
 mod tests;
 
-use crate::output::visible;
 use account_store::distinguished_name::DistinguishedName;
+use rcmp_service::visible::visible;
 use rcmp_service::{Form, Method};
 use serde::Serialize;
 use std::collections::BTreeSet;

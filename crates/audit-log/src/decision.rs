@@ -140,6 +140,7 @@ const fn is_accepted(reason: Reason) -> bool {
             | Reason::Loop
             | Reason::ChainTooLong
             | Reason::NotForwarded
+            | Reason::TooLongToForward
             | Reason::NoLogonServers
             | Reason::RefusedElsewhere { .. }
             | Reason::ResponseRejected(_)

@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a request failed.
 #[derive(Debug, Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// This URL names no host.
     #[error("this is not an http:// URL")]
     Url,
@@ -39,7 +39,7 @@ pub enum FetchError {
 
 impl FetchError {
     /// Whether the host has answered.
-    pub const fn is_answer(&self) -> bool {
+    pub(crate) const fn is_answer(&self) -> bool {
         matches!(self, Self::Status(_) | Self::TooLong(_))
     }
 }
@@ -51,7 +51,7 @@ impl From<hyper::Error> for FetchError {
 }
 
 /// Downloads a CRL.
-pub async fn get(url: &str, len_max: usize) -> Result<Bytes, FetchError> {
+pub(crate) async fn get(url: &str, len_max: usize) -> Result<Bytes, FetchError> {
     within(LIST_TIMEOUT, send(url, Request::new(Full::default()), len_max)).await
 }
 

@@ -1,6 +1,5 @@
-//! Ed25519 keys in files, for what this program signs: heads of the audit log, hops of a path. Each has a key of its own.
+//! Ed25519 keys in files, for what this program signs: checkpoints of the audit log, hops of a path. Each has a key of its own.
 
-use crate::input;
 use account_store::FileAccess;
 use account_store::file_access::write_new;
 use anyhow::{Context, anyhow, bail};
@@ -8,6 +7,7 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use pem_file::input;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -20,8 +20,8 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0
 pub struct PublicKey([u8; 32]);
 
 impl PublicKey {
-    /// From a SubjectPublicKeyInfo in DER.
-    pub(crate) fn from_spki(der: &[u8]) -> Option<Self> {
+    /// From a SubjectPublicKeyInfo in DER; `None` if it is not that of an Ed25519 key.
+    pub fn from_spki(der: &[u8]) -> Option<Self> {
         der.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(Self)
     }
 
@@ -62,9 +62,12 @@ fn section(label: &str, base64: &str) -> String {
 }
 
 /// The key that signs.
-pub(crate) struct SigningKey {
-    pub(crate) pair: Ed25519KeyPair,
-    pub(crate) public: PublicKey,
+#[derive(Debug)]
+pub struct SigningKey {
+    /// Both halves.
+    pub pair: Ed25519KeyPair,
+    /// The half that verifies.
+    pub public: PublicKey,
 }
 
 impl SigningKey {
@@ -75,7 +78,7 @@ impl SigningKey {
     }
 
     /// Reads a key that only its owner can read.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = FileAccess::Owner
             .read(path)
             .map_err(|error| anyhow!("the signing key {} {error}", path.display()))?;

@@ -3,12 +3,16 @@
 //! Accounts are read twice: first for the keys, of which only hashes are kept, then for the accounts with shared keys. So a million accounts
 //! need some hundred bytes each.
 
-use crate::stores::Accounts;
+use crate::form::{Form, Method};
+use crate::message::MappingFlags;
+use crate::policy::Policy;
+use crate::service::Mapper;
+use account_store::admin::each_account;
 use account_store::fold::{Comparison, casefold, wide, windows};
-use account_store::{Account, AltSecurityIdentity, DistinguishedName, MachineAdmin};
+use account_store::{
+    Account, AccountListing, AltSecurityIdentity, DistinguishedName, MachineAdmin, StoreError,
+};
 use dtyp::Sid;
-use rcmp_service::message::MappingFlags;
-use rcmp_service::{Form, Mapper, Method, Policy};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -93,34 +97,33 @@ struct Stored<'a> {
 /// Looks at all accounts of a store, by the policy of a mapper. Names of accounts are compared with those of groups and of
 /// `machines`, too. `progress` is told how many accounts were read.
 pub async fn audit(
-    accounts: &Accounts,
+    accounts: &dyn AccountListing,
     machines: &dyn MachineAdmin,
     mapper: &Mapper,
     progress: &mut (dyn FnMut(u64) + Send),
-) -> anyhow::Result<Report> {
+) -> Result<Report, StoreError> {
     let rules = Rules::new(mapper);
     let others = other_names(accounts, machines).await?;
     let mut seen: HashMap<[u8; 16], u32> = HashMap::new();
     let mut shared: HashSet<[u8; 16]> = HashSet::new();
     let mut report = Report { accounts: 0, values: 0, counts: BTreeMap::new(), findings: Vec::new() };
-    accounts
-        .each(|account| {
-            report.accounts += 1;
-            progress(report.accounts);
-            let rid = account.sid.split_rid().map_or(0, |(_, rid)| rid);
-            report.values += (usize::from(account.user_principal_name.is_some())
-                + account.service_principal_names.len()
-                + account.alt_security_identities.len()) as u64;
-            for stored in values(account) {
-                let hash = hash(&stored);
-                if *seen.entry(hash).or_insert(rid) != rid {
-                    shared.insert(hash);
-                }
+    each_account(accounts, |account| {
+        report.accounts += 1;
+        progress(report.accounts);
+        let rid = account.sid.split_rid().map_or(0, |(_, rid)| rid);
+        report.values += (usize::from(account.user_principal_name.is_some())
+            + account.service_principal_names.len()
+            + account.alt_security_identities.len()) as u64;
+        for stored in values(account) {
+            let hash = hash(&stored);
+            if *seen.entry(hash).or_insert(rid) != rid {
+                shared.insert(hash);
             }
-            rules.look_at(account, &mut report.findings);
-            true
-        })
-        .await?;
+        }
+        rules.look_at(account, &mut report.findings);
+        true
+    })
+    .await?;
     for (name, rid) in &others {
         let hash = hash(&of_name(name));
         if *seen.entry(hash).or_insert(*rid) != *rid {
@@ -131,22 +134,21 @@ pub async fn audit(
     // Who shares what, each with the value as it is stored.
     let mut groups: BTreeMap<[u8; 16], Vec<Shared>> = BTreeMap::new();
     if !shared.is_empty() {
-        accounts
-            .each(|account| {
-                for stored in values(account) {
-                    let hash = hash(&stored);
-                    if shared.contains(&hash) {
-                        groups.entry(hash).or_default().push(Shared {
-                            account: account.name.clone(),
-                            attribute: stored.attribute,
-                            value: stored.value.to_owned(),
-                            narrow: stored.narrow,
-                        });
-                    }
+        each_account(accounts, |account| {
+            for stored in values(account) {
+                let hash = hash(&stored);
+                if shared.contains(&hash) {
+                    groups.entry(hash).or_default().push(Shared {
+                        account: account.name.clone(),
+                        attribute: stored.attribute,
+                        value: stored.value.to_owned(),
+                        narrow: stored.narrow,
+                    });
                 }
-                true
-            })
-            .await?;
+            }
+            true
+        })
+        .await?;
         for (name, _) in &others {
             let stored = of_name(name);
             let hash = hash(&stored);
@@ -175,12 +177,15 @@ pub async fn audit(
 }
 
 /// Names of groups and machines, each with its relative identifier.
-async fn other_names(accounts: &Accounts, machines: &dyn MachineAdmin) -> anyhow::Result<Vec<(String, u32)>> {
+async fn other_names(
+    accounts: &dyn AccountListing,
+    machines: &dyn MachineAdmin,
+) -> Result<Vec<(String, u32)>, StoreError> {
     let rid = |sid: &Sid| sid.split_rid().map_or(0, |(_, rid)| rid);
     let mut names = Vec::new();
     let mut after = 0;
-    while let Some(listing) = &accounts.listing {
-        let page = listing.groups(after, PAGE).await?;
+    loop {
+        let page = accounts.groups(after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = rid(&last.sid);
         names.extend(page.into_iter().map(|group| (group.name, rid(&group.sid))));

@@ -13,18 +13,19 @@ mod budget;
 mod decision;
 mod heads;
 mod line_hash;
+mod settings;
 mod strict;
 pub mod verify;
 mod watched_file;
 mod writer;
 
-pub use crate::signing::{PublicKey, make_key};
+pub use settings::{HeadSettings, Settings};
 
-use crate::config::Audit as AuditConfig;
-use crate::decision_metrics::DecisionMetrics;
+use anyhow::Context;
 use budget::Budget;
 use decision::Written;
-use dtyp::{NtStatus, Sid};
+use dtyp::{FileTime, NtStatus, Sid};
+use ed25519_file::SigningKey;
 use heads::Heads;
 use netlogon_transport::server::{Audit, AuditUnavailable, ChannelEvent, ChannelOutcome, ChannelRefusal};
 use prometheus_client::metrics::counter::Counter;
@@ -37,7 +38,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use watched_file::Change;
 use writer::{Opened, Writer};
 
@@ -61,8 +62,8 @@ pub struct AuditLog {
     /// Askers, by name, that got no account since the last flush, and why: the log has a line for each. At most as many as there are
     /// accounts that can ask, times the reasons.
     refused: Mutex<BTreeSet<(String, &'static str)>>,
-    /// Counts what this log rejects because an account is over its budget.
-    metrics: DecisionMetrics,
+    /// How often a line was rejected because its account is over its budget.
+    over_budget: Counter,
     failed: Counter,
     /// How often the log or its heads were found changed by another program.
     changed: Counter,
@@ -122,12 +123,12 @@ pub const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 const HEAD_RETRY: Duration = Duration::from_secs(5);
 
 /// Whether an audit log can be opened, as far as that can be told without writing.
-pub fn check(config: &AuditConfig) -> anyhow::Result<()> {
+pub fn check(config: &Settings) -> anyhow::Result<()> {
     let heads = config.heads.as_ref();
-    heads.map(|heads| crate::signing::SigningKey::read(&heads.key)).transpose()?;
+    heads.map(|heads| SigningKey::read(&heads.key)).transpose()?;
     let paths = config.path.iter().chain(heads.map(|heads| &heads.path));
     paths.map(|path| path.as_path()).try_for_each(|path| {
-        crate::config::files::has_folder(path)?;
+        has_folder(path)?;
         anyhow::ensure!(
             !path.is_dir(),
             "cannot write the audit log {}: it is a folder; name a file",
@@ -138,9 +139,22 @@ pub fn check(config: &AuditConfig) -> anyhow::Result<()> {
     config.path.iter().filter(|_| config.chain).try_for_each(|path| writer::check_chained(path))
 }
 
+/// Whether a file can be made in the folder of this path.
+fn has_folder(path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = folder.metadata().with_context(|| format!("{} cannot be made", path.display()))?;
+    anyhow::ensure!(
+        found.is_dir(),
+        "{} cannot be made: {} is not a folder",
+        path.display(),
+        folder.display()
+    );
+    Ok(())
+}
+
 impl AuditLog {
     /// Opens the log.
-    pub fn open(config: &AuditConfig) -> anyhow::Result<Self> {
+    pub fn open(config: &Settings) -> anyhow::Result<Self> {
         let heads = config.heads.as_ref().map(Heads::open).transpose()?;
         let newest = heads.as_ref().map(Heads::newest);
         let changed = Counter::default();
@@ -166,7 +180,7 @@ impl AuditLog {
             anonymous: Mutex::default(),
             over_limits: Mutex::default(),
             refused: Mutex::default(),
-            metrics: DecisionMetrics::default(),
+            over_budget: Counter::default(),
             failed: Counter::default(),
             changed,
             is_lost: AtomicBool::new(false),
@@ -175,9 +189,9 @@ impl AuditLog {
         })
     }
 
-    /// Counts with these counters what is rejected because an account is over its budget.
-    pub fn counting(self, metrics: DecisionMetrics) -> Self {
-        Self { metrics, ..self }
+    /// Counts with this counter the lines that are rejected because their account is over its budget.
+    pub fn counting(self, over_budget: Counter) -> Self {
+        Self { over_budget, ..self }
     }
 
     /// Registers the metrics of the log itself.
@@ -201,7 +215,7 @@ impl AuditLog {
 
     /// Opens the files anew, for instance after they were rotated. A chain goes on in the new file, and its end in the old
     /// one is signed. Whether there is a chain, and how it is signed, does not change.
-    pub fn reopen(&self, config: &AuditConfig) -> anyhow::Result<()> {
+    pub fn reopen(&self, config: &Settings) -> anyhow::Result<()> {
         self.sign();
         let new_heads = config.heads.as_ref().map(Heads::open).transpose()?;
         let mut heads = self.heads.as_ref().map(|(heads, _)| lock(heads));
@@ -513,7 +527,7 @@ impl AuditLog {
             && !lock(budget).spend(&sid, len, Instant::now(), || self.free_bytes())
         {
             self.note_over_limit(account, sid, Reason::AuditBudget);
-            self.metrics.asker_refused(Reason::AuditBudget);
+            self.over_budget.inc();
             return Err(Reason::AuditBudget);
         }
         let written = lock(&self.file).as_mut().map_or(Ok(()), |file| file.write(line));
@@ -618,6 +632,11 @@ const fn refusal_name(reason: ChannelRefusal) -> &'static str {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The date of what is written.
+fn now() -> FileTime {
+    SystemTime::now().into()
 }
 
 #[cfg(test)]

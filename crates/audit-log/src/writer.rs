@@ -11,6 +11,7 @@ use super::strict::{self, Flaw};
 use super::watched_file::{Change, WatchedFile};
 use anyhow::{Context, bail};
 use dtyp::hex;
+use rcmp_service::visible::visible_json;
 use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -266,11 +267,11 @@ fn unusable(path: &Path) -> String {
 /// The start of a line: everything but the end that a [`Writer`] gives it. No event has fields `seq` or `prev`.
 pub(super) fn start_line(event: &impl serde::Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(1024);
-    let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::clock::now());
+    let _ = write!(line, "{{\"version\":1,\"time\":\"{}\"", crate::now());
     let brace = line.len();
     // Writing JSON to memory does not fail. Logs are looked at on terminals.
     let event = serde_json::to_string(event).unwrap_or_default();
-    line.extend(crate::output::visible_json(&event).into_bytes());
+    line.extend(visible_json(&event).into_bytes());
     match line[brace..] {
         [b'{', b'}'] => line.truncate(brace),
         [b'{', .., b'}'] => {

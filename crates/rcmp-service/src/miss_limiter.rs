@@ -10,10 +10,10 @@
 //! the tokens of a web server. One that mapped lately is answered over the limit, too. A question is the same where all its bytes and its
 //! domain are the same: the same certificate with other flags or issuers is another guess.
 
-use crate::config::Misses;
+use crate::question::{Asker, Question};
+use crate::reason::Reason;
 use dashmap::DashMap;
 use dtyp::Sid;
-use rcmp_service::{Asker, Question, Reason};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +42,22 @@ const REMEMBERED: u64 = 600;
 /// own domain takes little of it.
 const MACHINES_PER_TRUST: u32 = 32;
 
+/// The rate limit of misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misses {
+    /// How many a second, on average; 0 for no limit.
+    pub per_second: u32,
+    /// How many at once.
+    pub burst: u32,
+}
+
+impl Default for Misses {
+    /// A web server sees some certificates that map no account; a machine that guesses at this rate tries some 800,000 a day.
+    fn default() -> Self {
+        Self { per_second: 10, burst: 100 }
+    }
+}
+
 /// The limits of machines and of trusts.
 #[derive(Debug)]
 pub struct MissLimits {
@@ -51,7 +67,7 @@ pub struct MissLimits {
 
 impl MissLimits {
     /// `misses` is the limit of one machine.
-    pub(crate) fn new(misses: Misses) -> Self {
+    pub fn new(misses: Misses) -> Self {
         let of = |machines: u32| {
             let (rate, burst) = (misses.per_second, misses.burst);
             MissLimiter::new(rate.saturating_mul(machines), burst.saturating_mul(machines))
@@ -60,13 +76,13 @@ impl MissLimits {
     }
 
     /// Whether a question may be asked now; see [`MissLimiter::admits`].
-    pub(crate) fn admits(&self, question: &Question) -> bool {
+    pub fn admits(&self, question: &Question) -> bool {
         let limiter = self.of(&question.asker);
         limiter.is_unused() || limiter.admits(question, Instant::now())
     }
 
     /// Whether an answer may be told now; see [`MissLimiter::tells`].
-    pub(crate) fn tells(&self, question: &Question, reason: Reason) -> bool {
+    pub fn tells(&self, question: &Question, reason: Reason) -> bool {
         let limiter = self.of(&question.asker);
         !reason.is_miss() && limiter.is_unused() || limiter.tells(question, reason, Instant::now())
     }

@@ -1,25 +1,21 @@
 //! The CA certificates, CRLs and OCSP responders that a configuration names: read from files, fetched, and made into a policy.
 
-pub mod certificates;
-pub mod fetch;
-pub mod lists;
-pub mod responder;
-
 use crate::clock::now;
 use crate::config::Mapping;
 use crate::output;
 use account_store::AccountStore;
 use anyhow::{Context, bail};
 use dtyp::FileTime;
-use lists::{Fetcher, FirstLook, List, Lists};
 use prometheus_client::registry::Registry;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::trust::{KeyId, OcspResponder, Parts, PolicyInputs, Trust};
 use rcmp_service::{Mapper, MapperParts, OcspTransport, Policy, Validation};
-use responder::HttpResponder;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use trust_tokio::certificates;
+use trust_tokio::lists::{self, Fetcher, FirstLook, List, Lists};
+use trust_tokio::responder::HttpResponder;
 
 /// Clients for CRLs and OCSP, shared by all configurations of a process.
 #[derive(Clone, Debug, Default)]

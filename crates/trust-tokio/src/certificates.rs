@@ -1,9 +1,9 @@
 //! Certificates from files, in PEM or DER.
 
-use crate::input;
 use account_store::FileAccess;
 use dtyp::DecodeErrorKind;
 use pem_file::Purpose;
+use pem_file::input;
 use rcmp_service::certificate::Certificate;
 use rcmp_service::issuers;
 use rcmp_service::message::CERTIFICATE_LEN_MAX;
@@ -190,7 +190,7 @@ pub fn read_file_up_to(path: &Path, len_max: u64) -> Result<Vec<u8>, Unusable> {
     }
 }
 
-/// The DER of a certificate revocation list in DER or PEM.
+/// The DER of a CRL in DER or PEM.
 pub fn der_of_crl(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
     match pem_file::is_der(bytes) {
         true => Ok(bytes.into()),

@@ -7,7 +7,7 @@
 use super::heads::{HEAD_LEN_MAX, Head, NoHead};
 use super::line_hash::{self, Hash};
 use super::writer::{LINE_LEN_MAX, Link, Position, Read};
-use crate::signing::PublicKey;
+use ed25519_file::PublicKey;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@ use super::verify::{Report, Unusable, VerifyOptions, verify};
 use super::watched_file::Change;
 use super::writer::Position;
 use super::*;
-use crate::config::AuditHeads;
 use dtyp::hex;
+use ed25519_file::{PublicKey, make_key};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -24,13 +24,13 @@ impl Place {
         self.0.path().join(name)
     }
 
-    fn config(&self, heads: bool) -> AuditConfig {
-        let heads = heads.then(|| AuditHeads {
+    fn config(&self, heads: bool) -> Settings {
+        let heads = heads.then(|| HeadSettings {
             path: self.path("heads"),
             key: self.path("key"),
             interval: Duration::from_secs(60),
         });
-        AuditConfig {
+        Settings {
             path: Some(self.path("log")),
             required: true,
             certificates: true,
@@ -124,7 +124,7 @@ fn each_line_carries_the_hash_of_the_one_before_it() {
 #[test]
 fn a_log_without_a_chain_has_no_links() {
     let place = Place::new();
-    let config = AuditConfig { chain: false, ..place.config(false) };
+    let config = Settings { chain: false, ..place.config(false) };
     let log = AuditLog::open(&config).expect("it opens");
     tell(&log, 7);
     let line = value(&place.lines("log")[0]);
@@ -349,14 +349,14 @@ fn what_could_not_be_taken_back_is_looked_up_before_the_next_line() {
 #[test]
 fn a_full_disk_stops_what_must_be_written() {
     let place = Place::new();
-    let full = |required| AuditConfig { path: Some("/dev/full".into()), required, ..AuditConfig::default() };
+    let full = |required| Settings { path: Some("/dev/full".into()), required, ..Settings::default() };
     let log = AuditLog::open(&full(true)).expect("a device will do without a chain");
     assert!(log.write(None, &json!({ "event": "test" })).is_err());
     assert_eq!(log.failures(), 1);
     let log = AuditLog::open(&full(false)).expect("it opens");
     assert!(log.write(None, &json!({ "event": "test" })).is_ok());
     assert_eq!(log.failures(), 1);
-    let chained = AuditConfig { chain: true, ..full(true) };
+    let chained = Settings { chain: true, ..full(true) };
     let error = AuditLog::open(&chained).err().expect("a chain needs a file");
     assert!(error.to_string().contains("/dev/full is none"), "{error}");
     // A line that nobody could verify is not written either.
@@ -530,8 +530,11 @@ fn a_forged_head_is_found() {
     check(&changed, 2, "older than the one before it");
     // One by another key, as good as any but for that.
     make_key(&place.path("other")).expect("a key");
-    let config =
-        AuditHeads { key: place.path("other"), path: place.path("others"), interval: Duration::from_secs(1) };
+    let config = HeadSettings {
+        key: place.path("other"),
+        path: place.path("others"),
+        interval: Duration::from_secs(1),
+    };
     let position = Position { seq: 4, hash: line_hash::hash(place.lines("log")[3].as_bytes()) };
     let log = File::open(place.path("log")).expect("it is there");
     Heads::open(&config).expect("it opens").sign(position, &log).expect("it is signed");
@@ -802,7 +805,7 @@ fn a_head_is_compared_in_a_long_file() {
 #[test]
 fn a_log_without_a_chain_may_be_truncated() {
     let place = Place::new();
-    let log = AuditLog::open(&AuditConfig { chain: false, ..place.config(false) }).expect("the log opens");
+    let log = AuditLog::open(&Settings { chain: false, ..place.config(false) }).expect("the log opens");
     for number in 1..4 {
         tell(&log, number);
         log.watch();
@@ -898,7 +901,7 @@ fn what_other_programs_do_to_an_open_log_is_reported_once() {
 #[test]
 fn a_plain_log_is_watched_too() {
     let place = Place::new();
-    let config = AuditConfig { chain: false, ..place.config(false) };
+    let config = Settings { chain: false, ..place.config(false) };
     let log = AuditLog::open(&config).expect("it opens");
     let other = AuditLog::open(&config).expect("it opens");
     tell(&log, 1);

@@ -4,7 +4,6 @@
 
 use super::certificates;
 use super::fetch;
-use crate::config::CrlSource;
 use anyhow::Context;
 use dcerpc_tokio::encode_family;
 use dtyp::FileTime;
@@ -18,7 +17,7 @@ use rcmp_service::trust::{CrlError, CrlFacts, Trust};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -36,6 +35,15 @@ const NEAR_END: Duration = Duration::from_secs(3600);
 const FETCHES_MAX: usize = 8;
 /// PEM is a third longer than DER.
 const FILE_LEN_MAX: u64 = CRL_LEN_MAX as u64 * 3 / 2;
+
+/// Where a CRL is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CrlSource {
+    /// A file, DER or PEM.
+    File(PathBuf),
+    /// An `http://` URL.
+    Url(String),
+}
 
 impl fmt::Display for CrlSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +80,7 @@ impl Fetcher {
 
 /// A configured CRL.
 #[derive(Debug)]
-pub(crate) struct List {
+pub struct List {
     source: CrlSource,
     slot: usize,
     seen: Mutex<Seen>,
@@ -105,7 +113,8 @@ impl Stamp {
 }
 
 impl List {
-    pub(crate) fn new(slot: usize, source: CrlSource) -> Self {
+    /// The CRL of a slot in [`Trust`], which is not read yet.
+    pub fn new(slot: usize, source: CrlSource) -> Self {
         Self { source, slot, seen: Mutex::default() }
     }
 
@@ -115,7 +124,7 @@ impl List {
 
     /// Loads the CRL for the first time: from the previous configuration, if it has it, and from its file. A CRL with a URL is downloaded
     /// later. A problem that may go away by itself is returned as a warning.
-    pub(crate) fn begin(
+    pub fn begin(
         &self,
         trust: &Trust,
         before: &[Arc<Lists>],
@@ -341,15 +350,16 @@ pub struct Lists {
 
 /// The first download of CRLs.
 #[derive(Debug)]
-pub(crate) struct FirstLook(mpsc::Receiver<()>);
+pub struct FirstLook(mpsc::Receiver<()>);
 
 impl Lists {
     /// Copies the ages of CRLs to a new trust, so that an older CRL is rejected.
-    pub(crate) fn remember_ages(&self, trust: &Trust) {
+    pub fn remember_ages(&self, trust: &Trust) {
         trust.remember_ages(&self.trust);
     }
 
-    pub(crate) fn keep(
+    /// Refreshes CRLs until the value is dropped. The other value waits for the first download of each.
+    pub fn keep(
         trust: Arc<Trust>,
         lists: &[Arc<List>],
         every: Duration,
@@ -423,7 +433,7 @@ impl<F: Fn() -> Option<Arc<Lists>> + Send + Sync + 'static> Collector for CrlCol
 
 impl FirstLook {
     /// Waits for the first download of each, for a limited time.
-    pub(crate) async fn wait(looks: impl IntoIterator<Item = Self>) {
+    pub async fn wait(looks: impl IntoIterator<Item = Self>) {
         let all = async {
             for Self(mut look) in looks {
                 while look.recv().await.is_some() {}
@@ -436,11 +446,7 @@ impl FirstLook {
 }
 
 /// Downloads CRLs once, for a command; returns the failures.
-pub(crate) async fn fetch_once(
-    trust: &Arc<Trust>,
-    lists: &[Arc<List>],
-    now: fn() -> FileTime,
-) -> Vec<String> {
+pub async fn fetch_once(trust: &Arc<Trust>, lists: &[Arc<List>], now: fn() -> FileTime) -> Vec<String> {
     let fetcher = Arc::new(Fetcher::default());
     let mut looks = JoinSet::new();
     for list in lists.iter().filter(|list| matches!(list.source, CrlSource::Url(_))) {

@@ -4,12 +4,12 @@ use std::io::{self, Read};
 use std::path::Path;
 
 /// Whether a path is `-`: standard input, or standard output of a command that writes.
-pub(crate) fn is_standard(path: &Path) -> bool {
+pub fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
 /// The bytes of a file or of standard input.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !is_standard(path) {
         return std::fs::read(path);
     }
