@@ -5,7 +5,8 @@ use super::etype::{BLOCK_LEN, Etype, Key, usage};
 use super::keytab::{Keytab, KeytabEntry, SharedKeytab};
 use super::messages::{
     self, AD_IF_RELEVANT, AD_WIN2K_PAC, AP_USE_SESSION_KEY, ApRep, ApReq, Authenticator, AuthorizationData,
-    EncApRepPart, EncTicketPart, EncryptedData, Principal, TICKET_INVALID, TICKET_TRANSITED_POLICY_CHECKED,
+    EncApRepPart, EncTicketPart, EncryptedData, Principal, TICKET_ANONYMOUS, TICKET_INVALID,
+    TICKET_TRANSITED_POLICY_CHECKED,
 };
 use super::replay::{ReplayCache, ReplayError};
 use super::{TOKEN_LEN_MAX, gss, ticket_pac};
@@ -53,7 +54,7 @@ pub struct ClientRealm {
 pub enum RealmKind {
     /// A domain of Active Directory: a PAC with SIDs, without which a ticket is refused.
     ActiveDirectory,
-    /// A realm of MIT Kerberos or Heimdal: a PAC may be missing, and may have no SIDs. Such a client has a
+    /// A realm of MIT Kerberos or Heimdal: a PAC may be missing, and may have no SIDs. Then the client has a
     /// principal only.
     Mit,
 }
@@ -240,6 +241,9 @@ impl KerberosConfig {
                 RefusalReason::Token,
                 format!("ticket of {client}, authenticator of {by}"),
             ));
+        }
+        if part.flags & TICKET_ANONYMOUS != 0 || client.is_anonymous() {
+            return Err(Refusal::new(RefusalReason::Anonymous, format!("client={client}")));
         }
         let start = part.starttime.unwrap_or(part.authtime);
         let end = part.endtime;
@@ -540,6 +544,19 @@ mod tests {
             ("another key", RefusalReason::Decrypt, Box::new(|a| a.service_key = key(AES, 0x12))),
             ("another session key", RefusalReason::Decrypt, Box::new(|a| a.session_key = key(AES, 0x34))),
             ("another client", RefusalReason::Token, Box::new(|a| a.authenticator.client = service("bob"))),
+            (
+                "the anonymous flag",
+                RefusalReason::Anonymous,
+                Box::new(|a| a.ticket.flags |= TICKET_ANONYMOUS),
+            ),
+            (
+                "the anonymous principal",
+                RefusalReason::Anonymous,
+                Box::new(|a| {
+                    a.ticket.client = service("WELLKNOWN/ANONYMOUS");
+                    a.authenticator.client = service("WELLKNOWN/ANONYMOUS");
+                }),
+            ),
             (
                 "another client's realm",
                 RefusalReason::Token,

@@ -163,8 +163,8 @@ impl Key {
         Self::from_password_iterated(etype, password, salt.as_bytes(), iterations)
     }
 
-    /// The key of a computer account's password ([MS-KILE] 3.1.1.2). `name` is its sAMAccountName, `realm` the domain's
-    /// name.
+    /// The key of a computer account's password ([MS-KILE] 3.1.1.2). `name` is its sAMAccountName, `realm`
+    /// the domain's name.
     pub fn of_computer(etype: Etype, password: &str, name: &str, realm: &str) -> Self {
         Self::from_password(etype, password, &computer_salt(name, realm))
     }
@@ -510,8 +510,9 @@ impl MacKey {
     }
 }
 
-/// n-fold of RFC 3961 5.1 to one block: copies of `input`, each rotated right by 13 bits more than the one before, are
-/// written one behind the other until they fill whole blocks, which are added up in ones' complement.
+/// n-fold of RFC 3961 5.1 to one block: copies of `input`, each rotated right by 13 bits more than the one
+/// before, are written one behind the other until they fill whole blocks, which are added up in ones'
+/// complement.
 ///
 /// `input` has at most one block.
 fn fold_to_block(input: &[u8]) -> [u8; BLOCK_LEN] {
@@ -582,8 +583,8 @@ mod tests {
         Key::new(etype, &bytes).expect("the length of the type")
     }
 
-    /// n-fold of RFC 3961 5.1 to any length, bit by bit: copies of `input`, each rotated right by 13 bits more than the one before, added
-    /// up in ones' complement.
+    /// n-fold of RFC 3961 5.1 to any length, bit by bit: copies of `input`, each rotated right by 13 bits
+    /// more than the one before, added up in ones' complement.
     fn n_fold<const N: usize>(input: &[u8]) -> [u8; N] {
         let (in_bits, total) = (input.len() * 8, lcm(input.len(), N));
         let mut sum = [0u32; N];
