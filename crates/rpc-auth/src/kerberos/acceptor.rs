@@ -394,7 +394,7 @@ mod tests {
         client_info, config, counting, first_leg, key, logon_info, logon_info_buffer, service, signed_pac,
         unhex, wrapped,
     };
-    use crate::kerberos::{Credential, KerberosInitiator};
+    use crate::kerberos::{Credential, KerberosInitiator, Ticket};
     use crate::{Initiator, InitiatorStep};
     use dcerpc::security::{AuthLevel, ProtectedFragment, Protection};
     use dtyp::hex;
@@ -987,5 +987,16 @@ mod tests {
         let token = attempt.token();
         assert!((50_000..TOKEN_LEN_MAX).contains(&token.len()), "{}", token.len());
         assert!(first_leg(&Arc::new(config(AES)), &token).is_ok());
+        // Our initiator sends what fits into a bind, and no more.
+        let start = |attempt: &Attempt, len: usize| {
+            let mut credential = credential(attempt);
+            let mut ticket = Ticket::decode(&credential.ticket).expect("ours");
+            ticket.enc_part.cipher.resize(len, 0);
+            credential.ticket.clear();
+            ticket.encode(&mut credential.ticket);
+            Box::new(KerberosInitiator::new(credential)).step(None, NOW, &mut counting()).is_ok()
+        };
+        assert!(start(&attempt, 60 * 1024));
+        assert!(!start(&attempt, 64_000));
     }
 }
