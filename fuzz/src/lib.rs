@@ -12,6 +12,7 @@ pub mod dialect;
 pub mod foreign;
 pub mod name;
 pub mod ndr;
+pub mod ntlm;
 pub mod ocsp;
 pub mod pac;
 pub mod path;
@@ -20,6 +21,7 @@ pub mod pem;
 pub mod proof;
 pub mod rcmp;
 mod signed;
+pub mod spnego;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);
