@@ -15,6 +15,7 @@ pub mod foreign;
 pub mod keytab;
 pub mod name;
 pub mod ndr;
+pub mod ntlm;
 pub mod ocsp;
 pub mod pac;
 pub mod path;
@@ -23,6 +24,7 @@ pub mod pem;
 pub mod proof;
 pub mod rcmp;
 mod signed;
+pub mod spnego;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);
