@@ -4,6 +4,7 @@
 //! somebody else's reader exists, it sees what we see.
 
 pub mod association;
+pub mod blob;
 pub mod certificate;
 pub mod chain;
 pub mod context;
@@ -19,7 +20,9 @@ pub mod pdu;
 pub mod pem;
 pub mod proof;
 pub mod rcmp;
+pub mod sealed;
 mod signed;
+pub mod ticket;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);
