@@ -6,6 +6,7 @@
 pub mod ap_req;
 pub mod association;
 pub mod ccache;
+pub mod blob;
 pub mod certificate;
 pub mod chain;
 pub mod context;
@@ -23,8 +24,10 @@ pub mod pdu;
 pub mod pem;
 pub mod proof;
 pub mod rcmp;
+pub mod sealed;
 mod signed;
 pub mod spnego;
+pub mod ticket;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);
