@@ -4,6 +4,7 @@
 
 use dcerpc::endpoint_mapper::{self, Endpoint, EndpointMapper};
 use dcerpc::management::{MANAGEMENT, Management};
+use dcerpc::pdu::SyntaxId;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dtyp::{ByteOrder, DecodeError};
 use netlogon_transport::message::{
@@ -89,6 +90,7 @@ impl<'a> Message<'a> {
     fn endpoint_mapper(&self, opnum: u16) {
         let endpoint = |address: &str, annotation: &'static str| Endpoint {
             interface: MANAGEMENT,
+            transfer_syntax: SyntaxId::NDR,
             address: address.parse().expect("an address"),
             annotation,
         };
