@@ -134,7 +134,7 @@ const fn is_accepted(reason: Reason) -> bool {
             | Reason::MalformedRequest
             | Reason::MalformedCertificate
             | Reason::NoMethod
-            // Nobody looked at the chain here, and nobody else said that it is good.
+            // The chain was not validated here, and no other domain said that it is good.
             | Reason::OtherDomain
             | Reason::TransitDenied
             | Reason::Loop
@@ -148,7 +148,7 @@ const fn is_accepted(reason: Reason) -> bool {
     )
 }
 
-/// The event of a certificate that somebody else was asked about, for a sidecar.
+/// The event of a certificate that another service was asked about, for a sidecar.
 pub(super) fn identified(
     decision: &str,
     reason: &str,
