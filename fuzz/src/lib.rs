@@ -3,13 +3,16 @@
 //! The promises are of three kinds: nothing panics; what was read can be written and is read the same again; and where
 //! a reader of another program exists, it sees what we see.
 
+pub mod ap_req;
 pub mod association;
+pub mod ccache;
 pub mod certificate;
 pub mod chain;
 pub mod context;
 pub mod crl;
 pub mod dialect;
 pub mod foreign;
+pub mod keytab;
 pub mod name;
 pub mod ndr;
 pub mod ocsp;

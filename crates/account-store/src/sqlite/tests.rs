@@ -616,9 +616,13 @@ fn restore(path: &Path, copy: &Path) {
     file.restore("main", copy, None::<fn(rusqlite::backup::Progress)>).expect("it is restored");
 }
 
+/// Waits until the last comparison of the files counts no more.
+fn look_again() {
+    std::thread::sleep(super::watch::LOOK_COUNTS * 3 / 2);
+}
+
 fn unavailable(store: &SqliteStore, what: &str) -> String {
-    // The last comparison of the files counts for 100 µs.
-    std::thread::sleep(std::time::Duration::from_micros(150));
+    look_again();
     let why = match store.revision() {
         Err(StoreError::Unavailable(why)) => why,
         other => panic!("{what}: {other:?}"),
@@ -991,6 +995,7 @@ fn a_touched_file_is_served_and_counted() {
         assert_eq!(one(&store, name("alice")).account, alice(), "{change}");
         tick(folder.path());
         touch(&path);
+        look_again();
         assert_eq!(one(&store, name("alice")).account, alice(), "{change}");
         assert_eq!(store.touched(), before + 1, "{change}");
     }

@@ -249,6 +249,63 @@ fn bind_and_its_answer_are_the_digest_s_example() {
 }
 
 #[test]
+fn a_ticket_of_60_kilobytes_comes_in_one_bind() {
+    let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for len in [12, 48, 60].map(|kilobytes| kilobytes * 1024) {
+        let mut token = vec![0xa5; len];
+        token[0] = b'm';
+        let bind = bind_pdu(WHOLE, &contexts, Some((trailer(1, 6), &token)));
+        assert_eq!(
+            Header::decode(&bind).map(|h| h.map(|h| usize::from(h.frag_length))),
+            Ok(Some(bind.len()))
+        );
+        let mut server = server();
+        for piece in bind.chunks(1460) {
+            assert!(server.wants_read(), "{len}");
+            server.receive(piece);
+        }
+        let Some(Event::Authenticate(request)) = server.poll_event() else {
+            panic!("{len}: there is a token")
+        };
+        assert!(request.token == token, "{len}");
+        server.authenticated(Authentication::Continue { state: Box::new(()), token: vec![8; 4] });
+        assert_eq!(sent(&mut server)[2], PacketType::BIND_ACK.0, "{len}");
+        // The last leg is as long.
+        token[0] = b'y';
+        server.receive(&pdu(PacketType::AUTH3, WHOLE, 1, &[0; 4], Some((trailer(1, 6), &token))));
+        authenticate(&mut server);
+        assert!(!server.is_closing(), "{len}");
+    }
+}
+
+#[test]
+fn a_token_does_not_go_on_in_another_pdu() {
+    let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for flags in [FIRST, MIDDLE, PacketFlags::SUPPORT_HEADER_SIGN] {
+        let mut server = server();
+        server.receive(&bind_pdu(flags, &contexts, Some((trailer(1, 6), b"yes"))));
+        assert!(server.poll_event().is_none(), "no provider is asked");
+        assert_eq!(sent(&mut server)[2], PacketType::BIND_NAK.0, "{flags:?}");
+        assert!(server.is_closing());
+
+        for packet_type in [PacketType::ALTER_CONTEXT, PacketType::AUTH3] {
+            let mut server = self::server();
+            server.receive(&bind_pdu(WHOLE, &contexts, Some((trailer(1, 6), b"more"))));
+            authenticate(&mut server);
+            sent(&mut server);
+            let body = match packet_type {
+                PacketType::AUTH3 => vec![0; 4],
+                _ => contexts.to_bytes(),
+            };
+            server.receive(&pdu(packet_type, flags, 2, &body, Some((trailer(1, 6), b"yes"))));
+            assert!(server.poll_event().is_none(), "no provider is asked");
+            assert_eq!(sent(&mut server)[2], PacketType::FAULT.0, "{packet_type:?} {flags:?}");
+            assert!(server.is_closing());
+        }
+    }
+}
+
+#[test]
 fn no_truncated_bind_is_taken() {
     let whole = unhex(BIND);
     for len in 0..whole.len() {

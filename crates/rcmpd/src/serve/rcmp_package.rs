@@ -68,7 +68,11 @@ fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -
     let mut question = Question::new(std::mem::take(&mut call.data), asker, now());
     question.logon_domain_name = std::mem::take(&mut call.logon_domain_name);
     question.context = context;
-    if let (true, false, Some(digest)) = (is_trust, has_trace, question.digest()) {
+    // Only here is the digest needed of a question that is not forwarded.
+    if is_trust
+        && !has_trace
+        && let Some(digest) = question.digest()
+    {
         trace::link(span, digest);
     }
     Ok(question)
