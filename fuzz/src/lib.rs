@@ -1,12 +1,12 @@
 //! Oracles: each takes any bytes and panics when what we make of them breaks a promise.
 //!
 //! The promises are of three kinds: nothing panics; what was read can be written and is read the same again; and where
-//! somebody else's reader exists, it sees what we see.
+//! a reader of another program exists, it sees what we see.
 
 pub mod ap_req;
 pub mod association;
-pub mod ccache;
 pub mod blob;
+pub mod ccache;
 pub mod certificate;
 pub mod chain;
 pub mod context;

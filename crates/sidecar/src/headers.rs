@@ -403,7 +403,7 @@ impl Format {
     }
 
     /// The headers of a request without an account: every header, empty.
-    pub fn nobody(&self) -> HeaderMap {
+    pub fn without_account(&self) -> HeaderMap {
         self.advertised().map(|name| (name, HeaderValue::from_static(""))).collect()
     }
 

@@ -73,7 +73,8 @@ fn master_secret_alone_is_a_whole_service() {
     let server = service.master_secret().to_string();
     let get = |user: &str, output: &str, code| {
         let password = format!("users/{user}.password");
-        let command = ["sso", "secret", "get", "--server", &server, "--user", user, "--password-file", &password];
+        let command =
+            ["sso", "secret", "get", "--server", &server, "--user", user, "--password-file", &password];
         service.rcmpd(&[&command[..], &["--output", output]].concat()).code(code)
     };
     get("alice", "one.key", 0);
@@ -112,7 +113,17 @@ fn node_uses_its_cached_key_while_no_server_answers_and_reseals_after_a_rotation
     let cached = get("127.0.0.1:1", &["--output", "cached.key"]).code(0);
     assert!(cached.stderr.contains("the cached key is used"), "{}", cached.stderr);
     // A code is the server's word: no cached key against it.
-    let bob = ["sso", "secret", "get", "--server", &server, "--user", "bob", "--password-file", "users/bob.password"];
+    let bob = [
+        "sso",
+        "secret",
+        "get",
+        "--server",
+        &server,
+        "--user",
+        "bob",
+        "--password-file",
+        "users/bob.password",
+    ];
     service.rcmpd(&[&bob[..], &cache].concat()).code(3);
     secret(&service, &["rotate"]).code(0);
     get(&server, &[]).code(0);
