@@ -4,8 +4,8 @@
 
 use dcerpc::endpoint_mapper::{self, Endpoint, EndpointMapper};
 use dcerpc::management::{MANAGEMENT, Management};
-use dcerpc::pdu::SyntaxId;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
+use dcerpc::pdu::SyntaxId;
 use dtyp::{ByteOrder, DecodeError};
 use netlogon_transport::message::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GetDomainInfoRequest, LogonMethod,

@@ -176,7 +176,7 @@ fn with(base: Value, more: Value) -> Value {
     Value::Object(base)
 }
 
-/// Where a demo's service is, and as whom to ask it.
+/// Where a demo's service is, and the account to ask it with.
 pub fn target(service: &Service) -> Value {
     json!({
         "host": service.netlogon.ip().to_string(),

@@ -3,8 +3,8 @@
 //! Where lines are required, each account has a budget of them (`budget`). Questions beyond it, and beyond the rate limit of misses, are
 //! counted and written once a minute.
 //!
-//! Refusals of callers who proved nothing are counted and written once a minute: anybody can cause them, and nobody may
-//! fill a disk. They are never the reason why a decision stops.
+//! Refusals of clients that proved nothing are counted and written once a minute: every client can cause them, and none may fill a disk.
+//! They never stop decisions.
 //!
 //! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a chain that was
 //! made anew or cut.
@@ -45,17 +45,17 @@ use writer::{Opened, Writer};
 /// Writes to a file, or to the log when there is none.
 pub struct AuditLog {
     file: Mutex<Option<Writer>>,
-    /// Whether there is one, for whoever need not wait for it.
+    /// Whether there is one, for code that need not wait for the lock.
     has_file: AtomicBool,
     required: bool,
     /// What accounts may write, where lines are required.
     budget: Option<Mutex<Budget>>,
-    /// Heads and how often they are signed. Whoever locks both locks this first.
+    /// Heads and how often they are signed. Code that locks both locks this first.
     heads: Option<(Mutex<Heads>, Duration)>,
     /// Whether the last head could not be written.
     heads_failing: AtomicBool,
     heads_failed: Counter,
-    /// Refusals that anybody can cause, by reason.
+    /// Refusals that every client can cause, by reason.
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused to askers over a limit since the last flush.
     over_limits: Mutex<OverLimits>,
@@ -77,7 +77,7 @@ pub struct AuditLog {
 /// Refusals by the SID of an account and the reason: the account's name, and how many.
 type OverLimits = BTreeMap<(Sid, &'static str), (String, u64)>;
 
-/// What somebody decided, for comparison.
+/// A decision, for comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// Why.
@@ -460,7 +460,7 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes down whom somebody else said a certificate to be, for a sidecar.
+    /// Writes down which account another service found for a certificate, for a sidecar.
     pub fn identified(
         &self,
         decision: &str,

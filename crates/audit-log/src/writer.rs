@@ -18,8 +18,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The longest line. The longest that is ever made comes from a question of 256 KiB and is far from it; whoever verifies
-/// need not hold more.
+/// The longest line. The longest that is ever made comes from a question of 256 KiB and is far from it. A verifier need not
+/// hold more.
 pub(super) const LINE_LEN_MAX: usize = 1 << 20;
 
 /// What is looked at when a file is opened: a line, and what was torn after it.
@@ -208,7 +208,7 @@ fn append(mut file: &File, mut bytes: &[u8]) -> Result<(), Failed> {
             Err(error) => break error,
         }
     };
-    // Nobody else appends to this file, but it may have been emptied under us: only what was just written is taken back.
+    // No other process appends to this file, but one may have emptied it: only what was just written is removed.
     let restored = written == 0
         || file
             .metadata()

@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_changes_the_registry() {
+    fn no_client_changes_the_registry() {
         for opnum in [0, 1, 5, 6] {
             assert_eq!(call(opnum, &[]), Err(FaultStatus::CANNOT_PERFORM));
         }

@@ -1,130 +1,24 @@
 //! Users at a server over TCP: our client and our acceptors, refusals, and contexts that are left half open.
 
+mod fixture;
+
 use dcerpc::management::MANAGEMENT;
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::pdu::{
     AuthLevel, AuthType, Bind, ContextElement, FaultStatus, Header, PacketFlags, PacketType, SecTrailer,
     SyntaxId, finish_pdu, start_pdu,
 };
-use dcerpc::server::Reply;
-use dcerpc_tokio::{CallError, Interface, Limits, Registry, RpcCall, Server};
-use dtyp::{Encode, Guid, Sid};
-use rpc_auth::ntlm::{
-    LocalAccount, LocalChecker, Negotiate, NtHash, NtHashes, NtlmAcceptor, NtlmConfig, NtlmCredentials,
-    NtlmFlags, NtlmInitiator, ServerNames,
-};
-use rpc_auth::spnego::{SpnegoAcceptor, SpnegoInitiator, SpnegoMechanism};
-use rpc_auth::{Acceptor, BoxFuture, IdentitySource, Initiator, RefusalReason, UserIdentity};
-use rpc_auth_tokio::{AuthAudit, AuthCounters, AuthProvider, Refused, UserBind, connect};
+use dcerpc_tokio::CallError;
+use dtyp::Encode;
+use fixture::{Fixture, WHO_AM_I};
+use rpc_auth::ntlm::{Negotiate, NtHash, NtlmCredentials, NtlmFlags, NtlmInitiator};
+use rpc_auth::spnego::{SpnegoInitiator, SpnegoMechanism};
+use rpc_auth::{Initiator, RefusalReason};
+use rpc_auth_tokio::{UserBind, connect};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-const WHO_AM_I: SyntaxId =
-    SyntaxId::new(Guid::new(0x6f1c_2d3e, 0x4a5b, 0x6c7d, [8, 9, 10, 11, 12, 13, 14, 15]), 1, 0);
-
-struct Alice;
-
-impl NtHashes for Alice {
-    fn look_up<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Option<LocalAccount>, String>> {
-        let account = user.eq_ignore_ascii_case("alice").then(|| LocalAccount {
-            nt_hash: Some(NtHash::from_password("Password")),
-            is_usable: true,
-            identity: UserIdentity {
-                name: "alice".into(),
-                domain: String::new(),
-                sid: Sid::new(5, &[21, 1, 2, 3, 1104]),
-                groups: vec![],
-                source: IdentitySource::LocalStore,
-                delegated_by: vec![],
-                expires: None,
-            },
-        });
-        Box::pin(std::future::ready(Ok(account)))
-    }
-}
-
-#[derive(Default)]
-struct Audit(Mutex<Vec<(&'static str, RefusalReason)>>);
-
-impl Audit {
-    fn taken(&self) -> Vec<(&'static str, RefusalReason)> {
-        std::mem::take(&mut self.0.lock().expect("not poisoned"))
-    }
-}
-
-impl AuthAudit for Audit {
-    fn refused(&self, refused: &Refused<'_>) {
-        self.0.lock().expect("not poisoned").push((refused.mechanism, refused.refusal.reason));
-    }
-}
-
-struct Fixture {
-    server: Arc<Server>,
-    audit: Arc<Audit>,
-    counters: AuthCounters,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let audit = Arc::new(Audit::default());
-        let counters = AuthCounters::default();
-        let config = Arc::new(NtlmConfig {
-            names: ServerNames::standalone("SSO1"),
-            require_mic: false,
-            allowed_spns: vec![],
-            checker: Arc::new(LocalChecker::new(Arc::new(Alice), [7; 16])),
-        });
-        let ntlm = move |source: SocketAddr| -> Box<dyn Acceptor> {
-            Box::new(NtlmAcceptor::new(Arc::clone(&config), source.ip()))
-        };
-        let inner = ntlm.clone();
-        let spnego = move |source: SocketAddr| -> Box<dyn Acceptor> {
-            Box::new(SpnegoAcceptor::new(vec![(SpnegoMechanism::Ntlm, inner(source))]))
-        };
-        let service = tower::service_fn(|call: RpcCall| {
-            let name = call.call.security.and_then(|security| {
-                let user = security.identity.downcast::<UserIdentity>().ok()?;
-                Some(format!("{} at {}", user.name, security.level.0))
-            });
-            std::future::ready(
-                name.map(|name| Reply::from(name.into_bytes())).ok_or(FaultStatus::ACCESS_DENIED),
-            )
-        });
-        let service = tower::util::BoxCloneSyncService::new(service);
-        let hook: Arc<dyn AuthAudit> = audit.clone();
-        let provider = |auth_type, make: Box<dyn Fn(SocketAddr) -> Box<dyn Acceptor> + Send + Sync>| {
-            let make = move |peer: &dcerpc_tokio::Peer| make(peer.address);
-            Arc::new(AuthProvider::new(auth_type, make, Arc::clone(&hook), counters.clone()))
-        };
-        let registry = Registry::default()
-            .interface(Interface { syntax: WHO_AM_I, name: "who am I", service })
-            .management()
-            .provider(provider(AuthType::NTLM, Box::new(ntlm)))
-            .provider(provider(AuthType::SPNEGO, Box::new(spnego)));
-        let server = Server::new(registry, Limits::default(), CancellationToken::new(), TaskTracker::new());
-        Self { server, audit, counters }
-    }
-
-    async fn listen(&self) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        tokio::spawn(Arc::clone(&self.server).listen(listener));
-        address
-    }
-
-    /// A connection in memory.
-    fn connect(&self) -> DuplexStream {
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        self.server.spawn(far, SocketAddr::from(([192, 0, 2, 1], 1)), self.server.config(49664));
-        near
-    }
-}
 
 fn initiator(password: &str, level: AuthLevel) -> Box<dyn Initiator> {
     let credentials = NtlmCredentials {

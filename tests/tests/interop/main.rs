@@ -1,4 +1,4 @@
-//! Real peers that nobody here wrote, started by the tests. One module for each side of each protocol.
+//! Real peers that are not of this project, started by the tests. One module for each side of each protocol.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

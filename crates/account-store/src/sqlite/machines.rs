@@ -33,12 +33,12 @@ impl MachineStore for SqliteStore {
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
         let inner = self.inner.clone();
         self.worker.run(move || {
-            let mut is_expected = false;
+            let mut rotated = None;
             inner.change_secrets(&sid, |secrets| {
-                is_expected = secrets.are_expected(expected.as_ref());
-                is_expected && secrets.rotate(secret, now)
+                rotated = secrets.rotate(expected, secret, now);
+                rotated == Some(true)
             })?;
-            Ok(is_expected)
+            Ok(rotated.is_some())
         })
     }
 

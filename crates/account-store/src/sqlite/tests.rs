@@ -136,7 +136,7 @@ fn what_others_commit_is_seen_by_the_next_question() {
         assert_eq!(one(&store, name("alice")).account.logon_count, n);
         assert_ne!(store.revision().expect("the store answers"), revision);
     }
-    // The log begins anew, is emptied, or grows by what concerns nobody.
+    // The log begins anew, is emptied, or grows by what concerns no reader.
     for sql in [
         "PRAGMA wal_checkpoint(RESTART); UPDATE account SET flags = flags | 2",
         "PRAGMA wal_checkpoint(TRUNCATE); UPDATE account SET flags = flags & ~2",
@@ -208,8 +208,8 @@ fn a_lock_is_an_error_and_not_an_absence() {
     let store = open(&path);
     apply(&store, [add(alice())]);
     let other = Connection::open(&path).expect("it opens");
-    other.execute_batch("BEGIN IMMEDIATE").expect("nobody writes");
-    let error = battery::try_apply(&store, [add(user(2000))]).expect_err("somebody writes");
+    other.execute_batch("BEGIN IMMEDIATE").expect("no other writer");
+    let error = battery::try_apply(&store, [add(user(2000))]).expect_err("another writer is there");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     assert_eq!(one(&store, name("alice")).account, alice(), "readers do not wait");
     other.execute_batch("COMMIT").expect("it was begun");
@@ -219,7 +219,7 @@ fn a_lock_is_an_error_and_not_an_absence() {
     let owner = Connection::open(&path).expect("it opens");
     owner
         .execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE; COMMIT")
-        .expect("nobody else is there");
+        .expect("no other writer is there");
     assert!(matches!(open_error(&path), StoreError::Unavailable(_)));
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use rcmp_service::message::MappingFlags;
-use rcmp_service::policy::{Grant, StrongNameKind, Whom};
+use rcmp_service::policy::{Grant, Grantee, StrongNameKind};
 use rcmp_service::trust::{CertIdHash, OcspAsking, PolicyInputs};
 use rcmp_service::{Binding, Form, Validation};
 
@@ -510,9 +510,9 @@ ocsp_hash = \"sha256\"
     assert_eq!(authority.policy.methods, Some(MappingFlags::SUBJECT));
     assert_eq!(authority.policy.binding, None);
     let to = vec![
-        Whom::Suffix("partner.example".into()),
-        Whom::NamedGroup("Partners".into()),
-        Whom::Account("S-1-5-21-1-2-3-1001".parse().expect("a SID")),
+        Grantee::Suffix("partner.example".into()),
+        Grantee::NamedGroup("Partners".into()),
+        Grantee::Account("S-1-5-21-1-2-3-1001".parse().expect("a SID")),
     ];
     let grants: Vec<Grant> = authority.policy.grants.as_ref().expect("it is there").iter().cloned().collect();
     assert_eq!(

@@ -635,7 +635,6 @@ fn no_outcome_of_one_store_leads_to_another() {
             ProofVerdict::Accepted { .. } => "accepted",
             ProofVerdict::Rejected(_) => "rejected",
             ProofVerdict::Unavailable(_) => "unavailable",
-            ProofVerdict::RateLimited(_) => "limited",
         }
     };
     assert_eq!(verdict(&takes, &down, "CORP"), "unavailable");
