@@ -47,6 +47,9 @@ const PROVING: u16 = 5;
 /// Names an account in the token of a bind, and signs with it.
 struct Names;
 
+/// As a name: the provider wants another leg.
+const ANOTHER_LEG: u8 = 250;
+
 struct Named(u8);
 
 fn account(name: u8) -> Sid {
@@ -59,8 +62,11 @@ impl SecurityProvider for Names {
     }
 
     fn accept<'a>(&'a self, _: &'a Peer, request: Authenticate) -> BoxFuture<'a, Authentication> {
-        let context = Box::new(Named(request.token[0]));
-        Box::pin(std::future::ready(Authentication::Accepted { context, token: Vec::new() }))
+        let name = request.token[0];
+        Box::pin(std::future::ready(match name {
+            ANOTHER_LEG => Authentication::Continue { state: Box::new(()), token: vec![name] },
+            _ => Authentication::Accepted { context: Box::new(Named(name)), token: Vec::new() },
+        }))
     }
 }
 
@@ -317,6 +323,34 @@ async fn a_client_that_sends_nothing_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_security_context_is_set_up_within_thirty_seconds() {
+    let fixture = Fixture::new(Limits::default());
+    let started = Instant::now();
+    let whole = PacketFlags::WHOLE;
+    let mut client = fixture.connect();
+    client.send_signed(PacketType::BIND, whole, 1, &bind_body(), ANOTHER_LEG).await;
+    assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::BIND_ACK);
+    // A leg now and then does not help.
+    for call_id in 2..4 {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        client.send_signed(PacketType::ALTER_CONTEXT, whole, call_id, &bind_body(), ANOTHER_LEG).await;
+        assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::ALTER_CONTEXT_RESP);
+    }
+    assert!(client.is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 30);
+    assert_eq!(fixture.counter(|counters| &counters.security_timeouts), 1);
+    // One that is finished in time is not closed.
+    let mut client = fixture.connect();
+    client.send_signed(PacketType::BIND, whole, 1, &bind_body(), ANOTHER_LEG).await;
+    client.pdu().await.expect("an answer");
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    client.send_signed(PacketType::AUTH3, whole, 1, &[0; 4], 7).await;
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    client.signed_request(whole, 2, ECHO, 7).await;
+    assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bind_that_does_not_arrive_is_not_waited_for() {
     let fixture = Fixture::new(Limits::default());
     let started = Instant::now();
@@ -368,7 +402,7 @@ async fn half_a_pdu_is_not_waited_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_says_nothing_for_long_is_closed() {
+async fn a_client_that_says_nothing_for_long_is_closed() {
     let fixture = Fixture::new(Limits::default());
     let mut client = fixture.bound().await;
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -376,7 +410,7 @@ async fn whoever_says_nothing_for_long_is_closed() {
     assert_eq!(client.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
     let started = Instant::now();
     assert!(client.is_closed().await);
-    assert_eq!(started.elapsed().as_secs(), 2 * 60, "counted from the last byte of somebody unknown");
+    assert_eq!(started.elapsed().as_secs(), 2 * 60, "counted from the last byte of an unknown client");
     assert_eq!(fixture.counter(|counters| &counters.idle_timeouts), 1);
 }
 
@@ -398,7 +432,7 @@ async fn a_call_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_takes_no_answers_is_closed() {
+async fn a_client_that_takes_no_answers_is_closed() {
     let fixture = Fixture::new(Limits::default());
     let mut client = fixture.bound().await;
     client.request(2, LONG, b"").await;

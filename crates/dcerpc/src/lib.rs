@@ -4,6 +4,7 @@
 //! Nothing here opens a socket, starts a task, reads a clock or draws a random number.
 
 pub mod association_group;
+pub mod backoff;
 pub mod client;
 pub mod endpoint_mapper;
 mod fragmentation;

@@ -5,9 +5,14 @@
 //! context that protects fragments and knows the user. Nothing here opens a socket, reads a clock or draws a random number.
 
 mod identity;
+pub mod kerberos;
 mod mechanism;
+pub mod ntlm;
 mod refusal;
+pub mod spnego;
+#[cfg(test)]
+mod test;
 
 pub use identity::{IdentitySource, UserIdentity};
-pub use mechanism::{Acceptor, Entropy, Initiator, InitiatorStep, Leg, MechanismContext, Step};
+pub use mechanism::{Acceptor, BoxFuture, Entropy, Initiator, InitiatorStep, Leg, MechanismContext, Step};
 pub use refusal::{Refusal, RefusalReason};

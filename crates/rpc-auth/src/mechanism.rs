@@ -8,6 +8,9 @@ use std::sync::Arc;
 /// A source of random bytes, given by the owner.
 pub type Entropy<'a> = &'a mut (dyn FnMut(&mut [u8]) + Send);
 
+/// The future of an object-safe async method.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 /// One token of a client, and what the acceptor may know beside it.
 pub struct Leg<'a> {
     /// The token, without the RPC trailer.
@@ -20,13 +23,20 @@ pub struct Leg<'a> {
     pub entropy: Entropy<'a>,
 }
 
+impl<'a> Leg<'a> {
+    /// The same leg for the mechanism inside of another one, with its token.
+    pub fn with_token<'b>(self, token: &'b [u8]) -> Leg<'b>
+    where
+        'a: 'b,
+    {
+        Leg { token, level: self.level, now: self.now, entropy: self.entropy }
+    }
+}
+
 /// The acceptor's half of one context that is being set up, consumed by each leg.
 pub trait Acceptor: Send {
     /// Takes the client's next token. An acceptor whose check needs a store or a domain controller awaits it.
-    fn accept<'a>(
-        self: Box<Self>,
-        leg: Leg<'a>,
-    ) -> Pin<Box<dyn Future<Output = Result<Step, Refusal>> + Send + 'a>>
+    fn accept<'a>(self: Box<Self>, leg: Leg<'a>) -> BoxFuture<'a, Result<Step, Refusal>>
     where
         Self: 'a;
 }

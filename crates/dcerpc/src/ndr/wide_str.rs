@@ -52,7 +52,11 @@ impl<'a> WideStr<'a> {
                 _ => {
                     for c in char::decode_utf16(std::iter::once(unit).chain(units)) {
                         let c = c.ok().filter(|c| *c != '\0');
-                        text.push(c.ok_or(DecodeError { what, offset: 0, kind: DecodeErrorKind::BadText })?);
+                        text.push(c.ok_or(DecodeError {
+                            what,
+                            offset: 0,
+                            kind: DecodeErrorKind::BadText,
+                        })?);
                     }
                     return Ok(text);
                 }

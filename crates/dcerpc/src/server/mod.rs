@@ -391,6 +391,11 @@ impl ServerAssociation {
         !self.unfinished.is_empty()
     }
 
+    /// Whether a security context is not set up yet: the client's next leg is missing.
+    pub fn has_unfinished_security(&self) -> bool {
+        self.security.iter().any(|security| matches!(security.state, SecurityState::Unfinished(_)))
+    }
+
     /// Whether the connection is to be closed once everything is sent.
     pub fn is_closing(&self) -> bool {
         self.phase == Phase::Closing
@@ -615,6 +620,10 @@ impl ServerAssociation {
         }
         let auth = split_auth(header, pdu, Header::LEN)
             .map_err(|_| Refusal::Nak(BindNakReason::INVALID_CHECKSUM))?;
+        // Except for a token that goes on in another PDU: a part of it is no token.
+        if auth.is_some() && !header.flags.contains(PacketFlags::LAST) {
+            return Err(nak());
+        }
         let bind = decode_bind(header, pdu, auth).map_err(|_| nak())?;
         if bind.contexts.is_empty() {
             return Err(Refusal::Nak(BindNakReason::PROTOCOL_VERSION));
@@ -665,6 +674,9 @@ impl ServerAssociation {
     fn alter_context(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let proto_error = || Refusal::fault(FaultStatus::PROTO_ERROR);
         let auth = split_auth(header, pdu, Header::LEN).map_err(|_| proto_error())?;
+        if auth.is_some() && !header.flags.contains(PacketFlags::LAST) {
+            return Err(proto_error());
+        }
         let bind = decode_bind(header, pdu, auth).map_err(|_| proto_error())?;
         if bind.contexts.is_empty()
             || bind.contexts.iter().any(|context| context.transfer_syntaxes.is_empty())
@@ -718,7 +730,7 @@ impl ServerAssociation {
 
     fn auth3(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let auth = match split_auth(header, pdu, Header::LEN) {
-            Ok(Some(auth)) => auth,
+            Ok(Some(auth)) if header.flags.contains(PacketFlags::LAST) => auth,
             _ => return Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
         };
         let Some(at) = self.find_security(auth.trailer.auth_context_id) else {
@@ -730,7 +742,8 @@ impl ServerAssociation {
                 Ok(())
             }
             // Some clients send a last leg that a two-leg provider does not need.
-            SecurityState::Ready(_) | SecurityState::Invalid => Ok(()),
+            SecurityState::Ready(_) => Ok(()),
+            SecurityState::Invalid => Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
         }
     }
 

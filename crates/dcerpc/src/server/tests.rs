@@ -1,5 +1,5 @@
 use super::*;
-use crate::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientSecurity};
+use crate::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientLeg, ClientSecurity};
 use crate::management::MANAGEMENT;
 use crate::pdu::{ContextElement, ResultReason};
 use crate::security::Outgoing;
@@ -22,7 +22,7 @@ fn server() -> ServerAssociation {
     ServerAssociation::new(config(), HERE)
 }
 
-/// A provider that signs with a number: whoever loses count does not verify.
+/// A provider that signs with a number: an end that loses count does not verify.
 struct Counting {
     count: u8,
 }
@@ -246,6 +246,63 @@ fn bind_and_its_answer_are_the_digest_s_example() {
     // The association group's number is ours to choose.
     expect[20..24].copy_from_slice(&[1, 0, 0, 0]);
     assert_eq!(dtyp::hex(&sent(&mut server)), dtyp::hex(&expect));
+}
+
+#[test]
+fn a_ticket_of_60_kilobytes_comes_in_one_bind() {
+    let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for len in [12, 48, 60].map(|kilobytes| kilobytes * 1024) {
+        let mut token = vec![0xa5; len];
+        token[0] = b'm';
+        let bind = bind_pdu(WHOLE, &contexts, Some((trailer(1, 6), &token)));
+        assert_eq!(
+            Header::decode(&bind).map(|h| h.map(|h| usize::from(h.frag_length))),
+            Ok(Some(bind.len()))
+        );
+        let mut server = server();
+        for piece in bind.chunks(1460) {
+            assert!(server.wants_read(), "{len}");
+            server.receive(piece);
+        }
+        let Some(Event::Authenticate(request)) = server.poll_event() else {
+            panic!("{len}: there is a token")
+        };
+        assert!(request.token == token, "{len}");
+        server.authenticated(Authentication::Continue { state: Box::new(()), token: vec![8; 4] });
+        assert_eq!(sent(&mut server)[2], PacketType::BIND_ACK.0, "{len}");
+        // The last leg is as long.
+        token[0] = b'y';
+        server.receive(&pdu(PacketType::AUTH3, WHOLE, 1, &[0; 4], Some((trailer(1, 6), &token))));
+        authenticate(&mut server);
+        assert!(!server.is_closing(), "{len}");
+    }
+}
+
+#[test]
+fn a_token_does_not_go_on_in_another_pdu() {
+    let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for flags in [FIRST, MIDDLE, PacketFlags::SUPPORT_HEADER_SIGN] {
+        let mut server = server();
+        server.receive(&bind_pdu(flags, &contexts, Some((trailer(1, 6), b"yes"))));
+        assert!(server.poll_event().is_none(), "no provider is asked");
+        assert_eq!(sent(&mut server)[2], PacketType::BIND_NAK.0, "{flags:?}");
+        assert!(server.is_closing());
+
+        for packet_type in [PacketType::ALTER_CONTEXT, PacketType::AUTH3] {
+            let mut server = self::server();
+            server.receive(&bind_pdu(WHOLE, &contexts, Some((trailer(1, 6), b"more"))));
+            authenticate(&mut server);
+            sent(&mut server);
+            let body = match packet_type {
+                PacketType::AUTH3 => vec![0; 4],
+                _ => contexts.to_bytes(),
+            };
+            server.receive(&pdu(packet_type, flags, 2, &body, Some((trailer(1, 6), b"yes"))));
+            assert!(server.poll_event().is_none(), "no provider is asked");
+            assert_eq!(sent(&mut server)[2], PacketType::FAULT.0, "{packet_type:?} {flags:?}");
+            assert!(server.is_closing());
+        }
+    }
 }
 
 #[test]
@@ -827,7 +884,7 @@ fn cancelled_and_orphaned_calls_are_told() {
     server.reply(2, Err(FaultStatus::CANCEL));
     assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::CANCEL));
     server.reply(3, Ok(Reply::default()));
-    assert_eq!(answer(&mut server), Answer::Nothing, "nobody waits for it");
+    assert_eq!(answer(&mut server), Answer::Nothing, "no call waits for it");
     assert!(server.is_idle());
 }
 
@@ -899,7 +956,7 @@ fn a_second_security_context_needs_multiplexing() {
     authenticate(&mut with);
     assert_eq!(answer(&mut with), Answer::Other(PacketType::ALTER_CONTEXT_RESP));
     with.receive(&alter);
-    assert_eq!(answer(&mut with), Answer::Fault(FaultStatus::ACCESS_DENIED), "nobody authenticates twice");
+    assert_eq!(answer(&mut with), Answer::Fault(FaultStatus::ACCESS_DENIED), "no client authenticates twice");
 }
 
 #[test]
@@ -1041,7 +1098,7 @@ impl Pair {
             level: AuthLevel::PRIVACY,
             context_id: 0xdead_beef,
             token: b"yes".to_vec(),
-            context: Box::new(Counting { count: 0 }),
+            context: Some(Box::new(Counting { count: 0 })),
             require_header_signing: true,
         });
         let config =
@@ -1106,6 +1163,153 @@ fn client_and_server_agree_on_every_length() {
         assert!(matches!(events[..], [ClientEvent::Reply { outcome: Err(FaultStatus::OP_RANGE_ERROR), .. }]));
         pair.client.call(0, b"again".to_vec().into()).expect("a fault takes no number");
         assert!(pair.drive().is_ok());
+    }
+}
+
+/// A client whose context takes several legs, and the server's verdict on each of its tokens.
+fn legs(
+    verdicts: &mut dyn FnMut(&[u8]) -> Authentication,
+    answers: &mut dyn FnMut(&[u8]) -> ClientLeg,
+) -> Result<(Pair, ClientEvent), ClientError> {
+    let security = ClientSecurity {
+        auth_type: AuthType::SPNEGO,
+        level: AuthLevel::PRIVACY,
+        context_id: 3,
+        token: b"first".to_vec(),
+        context: None,
+        require_header_signing: true,
+    };
+    let config = ClientConfig {
+        interface: NETLOGON,
+        syntax: NdrSyntax::Ndr,
+        first_call_id: 70,
+        security: Some(security),
+    };
+    let mut pair = Pair { client: ClientAssociation::new(config), server: server() };
+    for _ in 0..10 {
+        while let Some(transmit) = pair.client.poll_transmit() {
+            pair.server.receive(&bytes(transmit));
+        }
+        while let Some(event) = pair.server.poll_event() {
+            let Event::Authenticate(request) = event else { panic!("a call before the context is set up") };
+            pair.server.authenticated(verdicts(&request.token));
+        }
+        pair.client.receive(&sent(&mut pair.server))?;
+        match pair.client.poll_event() {
+            Some(ClientEvent::Challenge { token }) => {
+                assert_eq!(pair.client.call(0, vec![].into()), Err(ClientError::NotReady));
+                pair.client.answer(answers(&token))?;
+            }
+            Some(event) => return Ok((pair, event)),
+            None => panic!("nothing happens"),
+        }
+    }
+    panic!("the legs do not end")
+}
+
+fn accepted(token: &[u8]) -> Authentication {
+    Authentication::Accepted { context: Box::new(Counting { count: 0 }), token: token.to_vec() }
+}
+
+fn more(token: &[u8]) -> Authentication {
+    Authentication::Continue { state: Box::new(()), token: token.to_vec() }
+}
+
+fn complete(token: &[u8]) -> ClientLeg {
+    ClientLeg::Complete { token: token.to_vec(), context: Box::new(Counting { count: 0 }) }
+}
+
+#[test]
+fn a_client_sets_a_context_up_in_as_many_legs_as_it_takes() {
+    // Three tokens, the last one in an auth3; and four, in two pairs of alter_context.
+    let mut by_auth3 = |token: &[u8]| match token {
+        b"first" => more(b"second"),
+        b"third" => accepted(b""),
+        other => panic!("{other:?}"),
+    };
+    let mut by_alter = |token: &[u8]| match token {
+        b"first" => more(b"second"),
+        b"third" => more(b"fourth"),
+        b"fifth" => accepted(b"last"),
+        other => panic!("{other:?}"),
+    };
+    let mut three = |token: &[u8]| match token {
+        b"second" => complete(b"third"),
+        other => panic!("{other:?}"),
+    };
+    let mut six = |token: &[u8]| match token {
+        b"second" => ClientLeg::Continue(b"third".to_vec()),
+        b"fourth" => ClientLeg::Continue(b"fifth".to_vec()),
+        b"last" => complete(b""),
+        other => panic!("{other:?}"),
+    };
+    type Legs<'a> = (&'a mut dyn FnMut(&[u8]) -> Authentication, &'a mut dyn FnMut(&[u8]) -> ClientLeg);
+    let both: [Legs<'_>; 2] = [(&mut by_auth3, &mut three), (&mut by_alter, &mut six)];
+    for (verdicts, answers) in both {
+        let (mut pair, event) = legs(verdicts, answers).expect("it is set up");
+        assert_eq!(event, ClientEvent::Bound { token: vec![], header_signing: true });
+        pair.client.call(0, b"stub".to_vec().into()).expect("it is idle");
+        let events = pair.drive().expect("it is answered");
+        assert!(matches!(&events[..], [ClientEvent::Reply { outcome: Ok(_), .. }]), "{events:?}");
+    }
+}
+
+#[test]
+fn a_client_whose_last_leg_is_refused_gets_a_fault() {
+    let refused = |token: &[u8]| match token {
+        b"first" => more(b"second"),
+        _ => Authentication::Rejected,
+    };
+    let by_alter = legs(&mut { refused }, &mut |_| ClientLeg::Continue(b"third".to_vec()));
+    assert_eq!(by_alter.err(), Some(ClientError::BindFault(FaultStatus::ACCESS_DENIED)));
+    // An auth3 has no answer: the first call has.
+    let (mut pair, _) = legs(&mut { refused }, &mut |_| complete(b"third")).expect("nothing is said");
+    // The server takes the auth3 only now.
+    while let Some(transmit) = pair.client.poll_transmit() {
+        pair.server.receive(&bytes(transmit));
+    }
+    while let Some(Event::Authenticate(_)) = pair.server.poll_event() {
+        pair.server.authenticated(Authentication::Rejected);
+    }
+    pair.client.call(0, b"stub".to_vec().into()).expect("it is idle");
+    let events = pair.drive().expect("a fault is an answer");
+    assert!(
+        matches!(&events[..], [ClientEvent::Reply { outcome: Err(FaultStatus::ACCESS_DENIED), .. }]),
+        "{events:?}"
+    );
+    assert!(pair.server.is_closing());
+}
+
+#[test]
+fn whatever_follows_a_refused_auth3_gets_a_fault_and_the_end() {
+    let bind = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    let auth3 = || pdu(PacketType::AUTH3, WHOLE, 2, &[0; 4], Some((trailer(5, 6), b"no")));
+    let follows = [
+        (
+            "a request under it",
+            request_pdu(WHOLE, 3, 0, 39, &[0; 16], Some((trailer(5, 6), &[1; TOKEN_LEN]))),
+        ),
+        ("a request without a token", request_pdu(WHOLE, 3, 0, 39, &[0; 16], None)),
+        (
+            "an alter_context",
+            pdu(PacketType::ALTER_CONTEXT, WHOLE, 3, &bind.to_bytes(), Some((trailer(5, 6), b"yes"))),
+        ),
+        ("another auth3", auth3()),
+    ];
+    for (what, next) in follows {
+        let mut server = server();
+        server.receive(&bind_pdu(WHOLE, &bind, Some((trailer(5, 6), b"more"))));
+        authenticate(&mut server);
+        sent(&mut server);
+        assert!(server.has_unfinished_security());
+        server.receive(&auth3());
+        authenticate(&mut server);
+        assert!(!server.has_unfinished_security());
+        assert!(sent(&mut server).is_empty(), "auth3 has no answer");
+        server.receive(&next);
+        authenticate(&mut server);
+        assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::ACCESS_DENIED), "{what}");
+        assert!(server.is_closing(), "{what}");
     }
 }
 

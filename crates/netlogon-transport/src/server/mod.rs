@@ -8,7 +8,6 @@
 //! checked for this very call. A refused client gets a status; the audit log gets the reason.
 
 mod audit;
-mod backoff;
 mod challenges;
 mod channel;
 mod logon;
@@ -30,9 +29,9 @@ use crate::protection::random_confounder;
 use crate::sealer::Sealer;
 use crate::secret::SharedSecret;
 use crate::secrets::{BoxFuture, ChannelSecrets, ChannelType, Machine, SecretAge};
-use backoff::{ANSWER_TIME, Backoff};
 use challenges::{Challenge, Challenges, Taken};
 use channel::{Channels, Established, ServerContext, Unusable, lock};
+use dcerpc::backoff::{ANSWER_TIME, Backoff};
 use dcerpc::limits::source_of;
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
 use dcerpc::pdu::{FaultStatus, SyntaxId};

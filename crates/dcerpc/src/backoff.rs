@@ -1,40 +1,43 @@
-//! Making guesses slow without keeping out the machine that knows the secret.
+//! Making guesses slow without keeping out the client that knows the secret.
 //!
-//! The server cannot tell a machine from a guesser behind the same address before it has checked the proof.
+//! The server cannot tell a client from a guesser behind the same address before it has checked the proof.
 //! So each proof is checked at once, and no attempt waits for another one. After some failures for an account
 //! from a source, the answer to an attempt is told a fixed time after the attempt came, right or wrong: a
 //! client learns nothing before, and a connection makes one guess in that time.
 
-use super::lock;
-use dcerpc::quota::{FairTable, Ticket};
+use crate::quota::{FairTable, Ticket};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Failures that cost nothing: a machine may get its new secret before or after the server does.
+/// Failures that cost nothing: a machine may get its new secret before or after the server does, and a user
+/// may mistype a password.
 const FREE_FAILURES: u32 = 4;
 /// From the arrival of an attempt to its answer, after more failures: shorter than clients wait for an
 /// answer.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(2);
+pub const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// Failures are forgotten when none was added for so long.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
-/// Pairs of account and source, in all and of one source. Only accounts that exist are counted. A new pair
+/// Pairs of account and source, in all and of one source. A new pair
 /// always gets in; a source that guesses at more accounts than this has its oldest pairs forgotten, which
 /// gives it [`FREE_FAILURES`] for each.
 const ENTRIES_MAX: usize = 10_000;
 const PER_SOURCE_MAX: usize = 1_000;
 
 /// Failures by account and source. Times are monotonic.
-pub(super) struct Backoff {
+#[derive(Debug)]
+pub struct Backoff {
     entries: Mutex<Entries>,
 }
 
+#[derive(Debug)]
 struct Entries {
     table: FairTable<IpAddr, Entry>,
     by_account: HashMap<(String, IpAddr), Ticket>,
 }
 
+#[derive(Debug)]
 struct Entry {
     account: String,
     failures: u32,
@@ -49,14 +52,18 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the answer to an attempt waits for [`ANSWER_TIME`].
-    pub(super) fn is_slow(&self, now: Duration, account: &str, source: IpAddr) -> bool {
-        lock(&self.entries).get(now, account, source).is_some_and(|entry| entry.failures > FREE_FAILURES)
+    pub fn is_slow(&self, now: Duration, account: &str, source: IpAddr) -> bool {
+        self.lock().get(now, account, source).is_some_and(|entry| entry.failures > FREE_FAILURES)
     }
 
     /// Counts a wrong proof.
-    pub(super) fn failed(&self, now: Duration, account: &str, source: IpAddr) {
-        let mut entries = lock(&self.entries);
+    pub fn failed(&self, now: Duration, account: &str, source: IpAddr) {
+        let mut entries = self.lock();
         match entries.get(now, account, source) {
             Some(entry) => {
                 entry.failures = entry.failures.saturating_add(1);
@@ -108,7 +115,7 @@ mod tests {
         assert!(!backoff.is_slow(SECOND, "WEB2$", HERE));
         assert!(!backoff.is_slow(SECOND, "WEB1$", std::net::Ipv4Addr::new(127, 0, 0, 2).into()));
         assert!(!backoff.is_slow(SECOND + MEMORY, "WEB1$", HERE));
-        let entries = lock(&backoff.entries);
+        let entries = backoff.lock();
         assert!(entries.table.is_empty() && entries.by_account.is_empty());
     }
 
@@ -128,7 +135,7 @@ mod tests {
         }
         assert!(backoff.is_slow(SECOND, "WEB2$", HERE));
         assert!(backoff.is_slow(SECOND, "WEB1$", HERE), "the flood evicts its own entries");
-        let entries = lock(&backoff.entries);
+        let entries = backoff.lock();
         assert_eq!((entries.table.len(), entries.by_account.len()), (ENTRIES_MAX, ENTRIES_MAX));
     }
 }
