@@ -664,7 +664,7 @@ impl Writer<'_> {
         let bytes = envelope::seal(MAGIC, &header, key, &generations.secrets()).map_err(NotAdded::Random)?;
         // What cannot be read again never takes the place of what can.
         Envelope::read("sealed file", MAGIC, &bytes)
-            .and_then(|envelope| header_of(&envelope)?.2.open(&*envelope.open(key)?))
+            .and_then(|envelope| header_of(&envelope)?.2.open(&envelope.open(key)?))
             .map_err(|error| {
                 StoreError::NotAdded(format!("the file that would be written is damaged: {error}"))
             })?;

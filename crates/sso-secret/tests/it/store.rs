@@ -460,7 +460,7 @@ fn child_that_may_lock_no_page() {
 fn a_limit_that_forbids_locked_pages_is_told() {
     // Root may lock pages whatever the limit is, so it gives up its capabilities.
     let is_root = fs::metadata("/proc/self").expect("a process").uid() == 0;
-    let no_capabilities = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    let no_capabilities = ["setpriv", "--bounding-set=-all"];
     let output = Command::new("prlimit")
         .arg("--memlock=0")
         .args(no_capabilities.iter().filter(|_| is_root))
