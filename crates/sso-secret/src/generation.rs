@@ -217,7 +217,8 @@ impl Generations {
         out.extend(self.lineage);
         out.push(self.entries.len() as u8);
         for (generation, _) in &self.entries {
-            let time = |time: Option<UnixTime>| time.map_or(0, |time| time.0).to_le_bytes();
+            // 0 says that there is no such time, and a clock without a battery begins there.
+            let time = |time: Option<UnixTime>| time.map_or(0, |time| time.0.max(1)).to_le_bytes();
             out.extend(generation.number.to_le_bytes());
             out.push(generation.origin as u8 + 1);
             out.extend(generation.key_id.0);
@@ -386,6 +387,13 @@ mod tests {
         let result = merged(&list(1, &numbers(20, 1)), &list(2, &numbers(30, 101))).expect("they merge");
         assert_eq!(reread(&result).len(), GENERATIONS_MAX);
         assert_eq!(result.newest().1, &secret(101));
+    }
+
+    #[test]
+    fn a_clock_that_begins_in_1970_does_no_harm() {
+        let mut generations = list(1, &[(1, 1)]);
+        generations.add(secret(2), Origin::Generated, UnixTime(0), Duration::from_secs(10)).expect("added");
+        assert_eq!(reread(&generations), [2, 1]);
     }
 
     #[test]
