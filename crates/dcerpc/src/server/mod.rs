@@ -618,8 +618,8 @@ impl ServerAssociation {
         if self.phase != Phase::Unbound {
             return Err(nak());
         }
-        let auth = split_auth(header, pdu, Header::LEN)
-            .map_err(|_| Refusal::Nak(BindNakReason::INVALID_CHECKSUM))?;
+        let auth =
+            split_negotiation(header, pdu).map_err(|_| Refusal::Nak(BindNakReason::PROTOCOL_VERSION))?;
         let bind = decode_bind(header, pdu, auth).map_err(|_| nak())?;
         if bind.contexts.is_empty() {
             return Err(Refusal::Nak(BindNakReason::PROTOCOL_VERSION));
@@ -669,7 +669,7 @@ impl ServerAssociation {
 
     fn alter_context(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let proto_error = || Refusal::fault(FaultStatus::PROTO_ERROR);
-        let auth = split_auth(header, pdu, Header::LEN).map_err(|_| proto_error())?;
+        let auth = split_negotiation(header, pdu).map_err(|_| proto_error())?;
         let bind = decode_bind(header, pdu, auth).map_err(|_| proto_error())?;
         if bind.contexts.is_empty()
             || bind.contexts.iter().any(|context| context.transfer_syntaxes.is_empty())
@@ -818,7 +818,7 @@ impl ServerAssociation {
                 return Err((pending.packet_type, pending.call_id, refusal));
             }
         };
-        if security.protection.level >= AuthLevel::INTEGRITY {
+        if security.protection.level >= AuthLevel::PACKET {
             let agreed = pending.offers_header_signing && supports_header_signing;
             security.protection.header_signing = *self.header_signing.get_or_insert(agreed);
         }
@@ -828,7 +828,8 @@ impl ServerAssociation {
             auth_pad_length: 0,
             auth_context_id: security.id,
         };
-        let header_signing = security.protection.header_signing;
+        // An answer never has the flag where its request had not, as in Windows.
+        let header_signing = security.protection.header_signing && pending.offers_header_signing;
         if let Some(ack) = pending.ack {
             let packet_type = match pending.packet_type {
                 PacketType::BIND => PacketType::BIND_ACK,
@@ -852,13 +853,15 @@ impl ServerAssociation {
         if header_signing {
             flags = flags.with(PacketFlags::SUPPORT_HEADER_SIGN);
         }
-        if self.multiplexes_calls {
+        // It is agreed on by the bind alone.
+        if self.multiplexes_calls && packet_type == PacketType::BIND_ACK {
             flags = flags.with(PacketFlags::CONC_MPX);
         }
         let mut pdu = start_pdu(packet_type, flags, call_id);
         ack.encode(&mut pdu);
         let mut auth_length = 0;
-        if let Some((trailer, token)) = auth.filter(|(_, token)| !token.is_empty()) {
+        // An empty token has a trailer, too: Windows and Samba's tests have it so.
+        if let Some((trailer, token)) = auth {
             trailer.encode(&mut pdu);
             pdu.extend_from_slice(&token);
             auth_length = token.len();
@@ -1055,12 +1058,21 @@ impl ServerAssociation {
     }
 }
 
+/// Trailer and token of a bind or alter_context. Padding may reach to where the stub of a request would begin, and
+/// nothing is taken off the body for it: Windows does so, as Samba's tests of raw DCE/RPC have it.
+fn split_negotiation<'a>(
+    header: &Header,
+    pdu: &'a [u8],
+) -> Result<Option<AuthVerifier<'a>>, dtyp::DecodeError> {
+    split_auth(header, pdu, RequestHead::LEN)
+}
+
 fn decode_bind(
     header: &Header,
     pdu: &[u8],
     auth: Option<AuthVerifier<'_>>,
 ) -> Result<Bind, dtyp::DecodeError> {
-    let end = auth.map_or(pdu.len(), |auth| auth.body_end);
+    let end = auth.map_or(pdu.len(), |auth| auth.body_end + usize::from(auth.trailer.auth_pad_length));
     Bind::decode(&mut Reader::new(&pdu[Header::LEN..end]).with_order(header.order))
 }
 
