@@ -264,6 +264,8 @@ enum Refusal {
     Nak(BindNakReason),
     /// Answer and close.
     Fault { context_id: u16, status: FaultStatus },
+    /// Answer that nothing was executed, and close.
+    NotExecuted(FaultStatus),
     /// Answer another call than this one, and close.
     FaultOf { call_id: u32, context_id: u16, status: FaultStatus },
     /// Answer and go on.
@@ -499,6 +501,7 @@ impl ServerAssociation {
             Refusal::Fault { context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status)
             }
+            Refusal::NotExecuted(status) => self.send_fault(PacketType::ALTER_CONTEXT, call_id, 0, status),
             Refusal::FaultOf { call_id, context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status);
             }
@@ -700,19 +703,20 @@ impl ServerAssociation {
                 // A context is one identity: it is never authenticated twice.
                 match security.state {
                     SecurityState::Unfinished(_) if same => at,
+                    SecurityState::Unfinished(_)
+                        if auth.trailer.auth_type != security.auth_type
+                            && auth.trailer.auth_type != AuthType::NONE =>
+                    {
+                        return Err(Refusal::fault(FaultStatus::SEC_PKG_ERROR));
+                    }
                     _ => return Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
                 }
             }
             None => {
-                let may_add = self.security.is_empty()
-                    || self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 != 0;
-                let at = match may_add {
-                    true => self.add_security(&auth.trailer),
-                    false => None,
-                };
-                let at = at.ok_or_else(proto_error)?;
+                // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests have it.
+                let at = self.add_security(&auth.trailer).ok_or_else(proto_error)?;
                 if self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 == 0 {
-                    self.implicit_security = Some(at);
+                    self.implicit_security.get_or_insert(at);
                 }
                 at
             }
@@ -726,6 +730,10 @@ impl ServerAssociation {
             Ok(Some(auth)) => auth,
             _ => return Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
         };
+        // There is nothing in front of the trailer that padding could be taken off.
+        if auth.trailer.auth_pad_length > 0 && auth.body_end < RequestHead::LEN {
+            return Err(Refusal::fault(FaultStatus::REMOTE_NO_MEMORY));
+        }
         let Some(at) = self.find_security(auth.trailer.auth_context_id) else {
             return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
         };
@@ -734,8 +742,9 @@ impl ServerAssociation {
                 self.authenticate(header, &auth, at, None);
                 Ok(())
             }
-            // Some clients send a last leg that a two-leg provider does not need.
-            SecurityState::Ready(_) => Ok(()),
+            // Some clients send a last leg that Netlogon's provider does not need.
+            SecurityState::Ready(_) if self.security[at].auth_type == AuthType::NETLOGON => Ok(()),
+            SecurityState::Ready(_) => Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
             SecurityState::Invalid => Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
         }
     }
@@ -885,7 +894,32 @@ impl ServerAssociation {
         if head.alloc_hint as usize > limits::CALL_LEN_MAX && !flags.contains(PacketFlags::LAST) {
             return Err(fault(FaultStatus::ACCESS_DENIED));
         }
-        let (security, body_end) = self.verify(header, pdu, body_start).map_err(fault)?;
+        let started = self.unfinished.iter().position(|call| call.head.call_id == header.call_id);
+        if started.is_none() {
+            self.admit_fragment(&head, first)?;
+        }
+        // Of a signed fragment in the middle, the numbers of its contexts and its method are not looked at, only that
+        // the call's own security context signed it: so Windows has it, by Samba's tests.
+        let (known, fault_context) = match started {
+            Some(at) => {
+                let head = &self.unfinished[at].head;
+                (Some(head.security), head.context_id)
+            }
+            None => (None, head.context_id),
+        };
+        let fault = |status| Refusal::Fault { context_id: fault_context, status };
+        let (security, body_end) =
+            self.verify(header, pdu, body_start, known).map_err(|status| match started {
+                // As Windows has it where another call is being put together.
+                None if !self.unfinished.is_empty() && status != FaultStatus::SEC_PKG_ERROR => {
+                    Refusal::fault(FaultStatus::PROTO_ERROR)
+                }
+                // A context that is not set up yet has no calls.
+                None if status == FaultStatus::PROTO_ERROR && self.has_unfinished_security() => {
+                    Refusal::NotExecuted(status)
+                }
+                _ => fault(status),
+            })?;
         let body = &pdu[body_start..body_end];
         let head = CallHead {
             call_id: header.call_id,
@@ -895,12 +929,12 @@ impl ServerAssociation {
             order: header.order,
             security,
         };
-        let started = self.unfinished.iter().position(|call| call.head.call_id == head.call_id);
         let mut call = match started {
             Some(at) if !first => {
                 let call = self.unfinished.swap_remove(at);
                 // An object travels in the first fragment; the others may repeat it or not.
-                match (CallHead { object: call.head.object, ..head }) == call.head {
+                let same = (CallHead { object: call.head.object, ..head }) == call.head;
+                match same || (security.is_some() && head.order == call.head.order) {
                     true => call,
                     false => return Err(fault(FaultStatus::PROTO_ERROR)),
                 }
@@ -911,19 +945,8 @@ impl ServerAssociation {
                 if self.outstanding.iter().any(|call| call.head.call_id == head.call_id) {
                     return Err(fault(FaultStatus::PROTO_ERROR));
                 }
-                if let Some(unfinished) = self.unfinished.first() {
-                    // As Windows has it: the call that is cut short is the one that failed.
-                    if !self.multiplexes_calls {
-                        let CallHead { call_id, context_id, .. } = unfinished.head;
-                        return Err(Refusal::FaultOf {
-                            call_id,
-                            context_id,
-                            status: FaultStatus::PROTO_ERROR,
-                        });
-                    }
-                    if self.presentation.find(head.context_id).is_none() {
-                        return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
-                    }
+                if !self.unfinished.is_empty() && self.presentation.find(head.context_id).is_none() {
+                    return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
                 }
                 if self.unfinished.len() >= limits::CALLS_UNFINISHED_MAX {
                     return Err(fault(FaultStatus::SERVER_TOO_BUSY));
@@ -961,17 +984,36 @@ impl ServerAssociation {
         }
     }
 
+    /// Whether a fragment may belong to a call that is not being put together yet.
+    fn admit_fragment(&self, head: &RequestHead, first: bool) -> Result<(), Refusal> {
+        match self.unfinished.first() {
+            // As Windows has it: the call that is cut short is the one that failed.
+            Some(unfinished) if !self.multiplexes_calls => {
+                let CallHead { call_id, context_id, .. } = unfinished.head;
+                Err(Refusal::FaultOf { call_id, context_id, status: FaultStatus::PROTO_ERROR })
+            }
+            _ if first => Ok(()),
+            None if self.multiplexes_calls => match self.presentation.find(head.context_id) {
+                // It is refused once it is verified.
+                Some(_) => Ok(()),
+                None => Err(Refusal::MildFault { context_id: 0, status: FaultStatus::UNKNOWN_IF }),
+            },
+            _ => Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
+        }
+    }
+
     /// Verifies one fragment and decrypts it in place. Which security context it is under, and where its body
-    /// ends.
+    /// ends. `known` is the security context of the call that the fragment goes on.
     fn verify(
         &mut self,
         header: &Header,
         pdu: &mut [u8],
         body_start: usize,
+        known: Option<Option<usize>>,
     ) -> Result<(Option<usize>, usize), FaultStatus> {
         let auth = split_auth(header, pdu, body_start).map_err(|_| FaultStatus::PROTO_ERROR)?;
         let Some(auth) = auth else {
-            return match self.implicit_security {
+            return match known.unwrap_or(self.implicit_security) {
                 None => Ok((None, pdu.len())),
                 // A context that only connects protects nothing, so there is nothing to carry.
                 Some(at) => match &self.security[at] {
@@ -986,14 +1028,19 @@ impl ServerAssociation {
             };
         };
         let (trailer, body_end) = (auth.trailer, auth.body_end);
-        let at = self.find_security(trailer.auth_context_id).ok_or(FaultStatus::ACCESS_DENIED)?;
+        let at = match known {
+            Some(at) => at.ok_or(FaultStatus::PROTO_ERROR)?,
+            None => self.find_security(trailer.auth_context_id).ok_or(FaultStatus::ACCESS_DENIED)?,
+        };
         let security = &mut self.security[at];
         let context = match &mut security.state {
             SecurityState::Ready(context) => context,
             SecurityState::Unfinished(_) => return Err(FaultStatus::PROTO_ERROR),
             SecurityState::Invalid => return Err(FaultStatus::ACCESS_DENIED),
         };
-        if trailer.auth_type != security.auth_type || trailer.auth_level != security.protection.level {
+        let is_named =
+            (trailer.auth_type, trailer.auth_level) == (security.auth_type, security.protection.level);
+        if known.is_none() && !is_named {
             return Err(FaultStatus::ACCESS_DENIED);
         }
         if security.protection.level > AuthLevel::CONNECT {
