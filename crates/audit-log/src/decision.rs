@@ -127,28 +127,48 @@ pub(super) fn event(
 
 /// Whether the asker has the permission to ask, and the certificate was not refused for its chain.
 const fn is_accepted(reason: Reason) -> bool {
-    !matches!(
-        reason,
+    match reason {
         Reason::AskerDenied
-            | Reason::Chain(_)
-            | Reason::MalformedRequest
-            | Reason::MalformedCertificate
-            | Reason::NoMethod
-            // Nobody looked at the chain here, and nobody else said that it is good.
-            | Reason::OtherDomain
-            | Reason::TransitDenied
-            | Reason::Loop
-            | Reason::ChainTooLong
-            | Reason::NotForwarded
-            | Reason::TooLongToForward
-            | Reason::NoLogonServers
-            | Reason::RefusedElsewhere { .. }
-            | Reason::ResponseRejected(_)
-            | Reason::Unproved
-    )
+        | Reason::Chain(_)
+        | Reason::MalformedRequest
+        | Reason::MalformedCertificate
+        | Reason::NoMethod
+        // The chain was not validated here, and no other domain said that it is good.
+        | Reason::OtherDomain
+        | Reason::TransitDenied
+        | Reason::Loop
+        | Reason::ChainTooLong
+        | Reason::NotForwarded
+        | Reason::TooLongToForward
+        | Reason::NoLogonServers
+        | Reason::RefusedElsewhere { .. }
+        | Reason::ResponseRejected(_)
+        | Reason::Unproved => false,
+        Reason::Mapped(_)
+        | Reason::Forwarded
+        | Reason::NoMatch
+        | Reason::Ambiguous
+        | Reason::SidMismatch
+        | Reason::Revoked
+        | Reason::RevocationUnknown
+        | Reason::NoStrongMapping
+        | Reason::CertificateOlder
+        | Reason::AuthorityNotAllowed
+        | Reason::NotVerified
+        | Reason::Disabled
+        | Reason::Locked
+        | Reason::Expired
+        | Reason::LogonHours
+        | Reason::OutOfScope
+        | Reason::MissRate
+        | Reason::AuditBudget
+        | Reason::StoreUnavailable
+        | Reason::Unanswerable
+        | Reason::AuditUnavailable => true,
+    }
 }
 
-/// The event of a certificate that somebody else was asked about, for a sidecar.
+/// The event of a certificate that another service was asked about, for a sidecar.
 pub(super) fn identified(
     decision: &str,
     reason: &str,

@@ -1,7 +1,7 @@
 //! Signed heads: at intervals the last line of the chain is signed, into a file of its own.
 //!
-//! A head proves the chain up to its line to whoever has the public key, and that the chain was so long. What it proves is
-//! worth as much as the place to which heads are copied is out of reach of whoever can write here.
+//! A reader with the public key verifies by a head the chain up to its line, and that the chain was so long. Copy heads to a place where
+//! users who can write here cannot write: otherwise they can remove the newest heads together with lines.
 
 use super::line_hash::{self, Hash};
 use super::strict::{self, Flaw};
@@ -113,7 +113,7 @@ impl Heads {
         let newest = bytes.rsplit(|byte| *byte == b'\n').find_map(|line| {
             let head = Head::read(line).ok()?;
             let (signer, hash) = head.verified()?;
-            // Anybody who can write here can sign something with a key of his own: it says nothing about our log.
+            // A user who can write here can sign with a key of their own. Such a head says nothing about our log.
             if signer != key.public && !std::mem::replace(&mut is_signed, true) {
                 tracing::warn!(seq = head.seq, "The newest audit head was signed by another key");
             }

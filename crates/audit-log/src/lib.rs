@@ -3,8 +3,8 @@
 //! Where lines are required, each account has a budget of them (`budget`). Questions beyond it, and beyond the rate limit of misses, are
 //! counted and written once a minute.
 //!
-//! Refusals of callers who proved nothing are counted and written once a minute: anybody can cause them, and nobody may
-//! fill a disk. They are never the reason why a decision stops.
+//! Refusals of clients that proved nothing are counted and written once a minute: every client can cause them, and none may fill a disk.
+//! They never stop decisions.
 //!
 //! With a chain, a changed, missing or additional line is found by [`verify`]; with signed heads, so is a chain that was
 //! made anew or cut.
@@ -45,17 +45,17 @@ use writer::{Opened, Writer};
 /// Writes to a file, or to the log when there is none.
 pub struct AuditLog {
     file: Mutex<Option<Writer>>,
-    /// Whether there is one, for whoever need not wait for it.
+    /// Whether there is one, for code that need not wait for the lock.
     has_file: AtomicBool,
     required: bool,
     /// What accounts may write, where lines are required.
     budget: Option<Mutex<Budget>>,
-    /// Heads and how often they are signed. Whoever locks both locks this first.
+    /// Heads and how often they are signed. Code that locks both locks this first.
     heads: Option<(Mutex<Heads>, Duration)>,
     /// Whether the last head could not be written.
     heads_failing: AtomicBool,
     heads_failed: Counter,
-    /// Refusals that anybody can cause, by reason.
+    /// Refusals that every client can cause, by reason.
     anonymous: Mutex<BTreeMap<&'static str, u64>>,
     /// What was refused to askers over a limit since the last flush.
     over_limits: Mutex<OverLimits>,
@@ -77,7 +77,7 @@ pub struct AuditLog {
 /// Refusals by the SID of an account and the reason: the account's name, and how many.
 type OverLimits = BTreeMap<(Sid, &'static str), (String, u64)>;
 
-/// What somebody decided, for comparison.
+/// A decision, for comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// Why.
@@ -460,7 +460,7 @@ impl AuditLog {
         Ok(())
     }
 
-    /// Writes down whom somebody else said a certificate to be, for a sidecar.
+    /// Writes down which account another service found for a certificate, for a sidecar.
     pub fn identified(
         &self,
         decision: &str,
@@ -543,6 +543,30 @@ impl AuditLog {
                 if self.required { Err(Reason::AuditUnavailable) } else { Ok(false) }
             }
         }
+    }
+
+    /// Writes a line that an account caused and waits until it is on the disk, whether lines are required or not: for what must not
+    /// happen without its line. Blocks for the disk.
+    pub fn record(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), &'static str> {
+        match self.write(account, event) {
+            Ok(true) => {}
+            Ok(false) => return Err("the audit log has no file, or cannot be written"),
+            Err(reason) => return Err(reason.text()),
+        }
+        let handle = lock(&self.file).as_ref().map(Writer::handle);
+        let synced =
+            handle.ok_or(std::io::ErrorKind::NotFound.into()).flatten().and_then(|file| file.sync_data());
+        synced.map_err(|error| {
+            if self.failed.inc() == 0 {
+                tracing::error!(%error, "The audit log cannot be written to the disk");
+            }
+            "the audit log cannot be written to the disk"
+        })
+    }
+
+    /// Writes a line about something that was refused, which happens whether there is a line or not.
+    pub fn note(&self, account: Option<(&str, Sid)>, event: &Value) {
+        let _ = self.write(account, event);
     }
 
     /// Bytes that are free where the file is; `None` where that is not known.

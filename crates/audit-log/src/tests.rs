@@ -359,7 +359,7 @@ fn a_full_disk_stops_what_must_be_written() {
     let chained = Settings { chain: true, ..full(true) };
     let error = AuditLog::open(&chained).err().expect("a chain needs a file");
     assert!(error.to_string().contains("/dev/full is none"), "{error}");
-    // A line that nobody could verify is not written either.
+    // A line that could not be verified is not written either.
     let log = place.open(false);
     assert!(log.write(None, &json!({ "event": "test", "long": "x".repeat(writer::LINE_LEN_MAX) })).is_err());
     tell(&log, 1);
@@ -388,7 +388,7 @@ fn a_file_of_another_chain_is_not_gone_on_with() {
     assert_eq!(place.good(&["log.1"], false).last_seq, 3);
 }
 
-/// Whoever changes lines, and what is found: the line and part of the reason.
+/// Changes of lines, and what is found: the line and part of the reason.
 #[test]
 fn tampering_is_found() {
     let place = Place::new();
@@ -438,7 +438,7 @@ fn tampering_is_found() {
         assert_eq!((&*found.0, found.1), (file, line), "{name}: {found:?}");
         assert!(found.2.contains(what), "{name}: {found:?}");
     }
-    // What no head covers can be cut, and nobody sees it; but not one line of what is covered.
+    // What no head covers can be cut without being noticed, but not one line of what is covered.
     place.put("log", &lines[..10]);
     place.good(&["log"], true);
     place.put("log", &lines[..9]);

@@ -174,7 +174,7 @@ impl From<Broken> for Stop {
 /// The heads, from the oldest on.
 struct HeadReader<'a> {
     lines: Lines<'a>,
-    /// Who may sign; anybody when there is nobody.
+    /// The keys that may sign; any key if there are none.
     trusted: &'a [PublicKey],
     said: Heads,
     /// The next head, verified.

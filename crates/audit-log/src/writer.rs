@@ -18,8 +18,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The longest line. The longest that is ever made comes from a question of 256 KiB and is far from it; whoever verifies
-/// need not hold more.
+/// The longest line. The longest that is ever made comes from a question of 256 KiB and is far from it. A verifier need not
+/// hold more.
 pub(super) const LINE_LEN_MAX: usize = 1 << 20;
 
 /// What is looked at when a file is opened: a line, and what was torn after it.
@@ -208,7 +208,7 @@ fn append(mut file: &File, mut bytes: &[u8]) -> Result<(), Failed> {
             Err(error) => break error,
         }
     };
-    // Nobody else appends to this file, but it may have been emptied under us: only what was just written is taken back.
+    // No other process appends to this file, but one may have emptied it: only what was just written is removed.
     let restored = written == 0
         || file
             .metadata()
@@ -456,6 +456,11 @@ impl Writer {
     pub(super) fn write(&mut self, line: Vec<u8>) -> io::Result<()> {
         self.settle()?;
         self.put(line)
+    }
+
+    /// The file, to wait for the disk without keeping others from writing.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that is not known.

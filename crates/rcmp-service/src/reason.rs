@@ -148,7 +148,7 @@ impl Reason {
             }
             Self::Chain(error) => error.text(),
             Self::Revoked => "the certificate, or one of its issuers, is revoked",
-            Self::RevocationUnknown => "nobody can say whether the certificate is revoked",
+            Self::RevocationUnknown => "it is not known whether the certificate is revoked",
             Self::NoStrongMapping => {
                 "the account is found by names alone, which is weak, and binding asks for more"
             }

@@ -145,3 +145,13 @@ impl Trace for Vec<Step> {
         self.push(step());
     }
 }
+
+/// Takes down steps if there is a place for them: whether they are wanted is known only when the question is there.
+impl Trace for Option<Vec<Step>> {
+    #[inline]
+    fn step(&mut self, step: impl FnOnce() -> Step) {
+        if let Some(steps) = self {
+            steps.push(step());
+        }
+    }
+}

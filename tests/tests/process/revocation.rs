@@ -188,7 +188,7 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     assert!(service.metric("rcmpd_crl_refresh_failures_total") >= 2);
 }
 
-/// Somebody who answers every connection the same way, and counts them.
+/// A server that answers every connection the same way, and counts them.
 struct Host {
     address: SocketAddr,
     count: Arc<AtomicU64>,
@@ -293,7 +293,7 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
     let failures = service.metric("rcmpd_crl_refresh_failures_total");
     eventually("it is missed", || service.metric("rcmpd_crl_refresh_failures_total") > failures);
     service.map("alice").code(0);
-    // It sends us elsewhere, or sends too much, or what is no list; nobody goes there, and what it said last counts.
+    // It sends us elsewhere, or sends too much, or what is no CRL. No redirect is followed, and the last good CRL counts.
     let elsewhere = Host::new(drop);
     let moved = format!(
         "HTTP/1.1 301 Moved Permanently\r\nLocation: http://{}/ca.crl\r\nContent-Length: 0\r\n\r\n",
@@ -320,7 +320,7 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
     service.map("alice").code(3);
 }
 
-/// A responder behind somebody who counts, and who can hang up.
+/// A responder behind a proxy that counts, and that can close connections.
 struct Counted {
     host: Host,
     there: Arc<AtomicBool>,

@@ -72,7 +72,7 @@ async fn a_rotated_secret_is_the_secret_from_then_on() {
     let mut association = client.open().await.unwrap();
     assert_eq!(ask(&client, &mut *association, &question(&service, "alice")).await, Ok(0));
     assert!(Client::establish(&server, "CONTOSO", "WEB01$", &old).await.is_err());
-    // Whoever lost it gives a new one with the command line.
+    // An operator who lost it sets a new one by a command.
     old = "set-by-the-operator-instead".to_owned();
     write_secret(service.path("machines/WEB01.secret"), format!("{old}\n"));
     service
@@ -385,7 +385,7 @@ async fn a_call_in_flight_is_answered_before_the_end() {
     assert!(log.contains("Stopping") && log.contains("Stopped") && !log.contains("Stopped before"), "{log}");
 }
 
-/// Somebody who sends nothing, or half a PDU, or never reads, costs a place for a while and nothing else.
+/// A client that sends nothing, or half a PDU, or never reads, costs a permit for a while and nothing else.
 #[test]
 fn who_stalls_is_dropped_and_others_are_served() {
     let demo = Demo::new();

@@ -22,7 +22,7 @@ fn server() -> ServerAssociation {
     ServerAssociation::new(config(), HERE)
 }
 
-/// A provider that signs with a number: whoever loses count does not verify.
+/// A provider that signs with a number: an end that loses count does not verify.
 struct Counting {
     count: u8,
 }
@@ -884,7 +884,7 @@ fn cancelled_and_orphaned_calls_are_told() {
     server.reply(2, Err(FaultStatus::CANCEL));
     assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::CANCEL));
     server.reply(3, Ok(Reply::default()));
-    assert_eq!(answer(&mut server), Answer::Nothing, "nobody waits for it");
+    assert_eq!(answer(&mut server), Answer::Nothing, "no call waits for it");
     assert!(server.is_idle());
 }
 
@@ -956,7 +956,7 @@ fn a_second_security_context_needs_multiplexing() {
     authenticate(&mut with);
     assert_eq!(answer(&mut with), Answer::Other(PacketType::ALTER_CONTEXT_RESP));
     with.receive(&alter);
-    assert_eq!(answer(&mut with), Answer::Fault(FaultStatus::ACCESS_DENIED), "nobody authenticates twice");
+    assert_eq!(answer(&mut with), Answer::Fault(FaultStatus::ACCESS_DENIED), "no client authenticates twice");
 }
 
 #[test]

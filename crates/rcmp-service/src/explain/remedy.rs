@@ -220,7 +220,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     }
     let Ok(certificate) = Certificate::parse(advice.certificate) else { return Vec::new() };
     let identities = mapping::identities(&certificate, Sha1PublicKeyInput::Thumbprint);
-    // Only the account that was found can say whether the authority may vouch for it; of others the grant for anybody tells.
+    // If an account was found, its own grants decide whether the CA may vouch for it. Otherwise the grants for all accounts do.
     let found = advice.steps.iter().find_map(|step| match step {
         Step::Weighed { record, .. } => Some(record),
         _ => None,
@@ -242,10 +242,10 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     let target = Target { account, domain: advice.mapper.store().domain(), config: advice.config };
     let mut remedies = Vec::new();
     if let Some((name, form)) = withheld(advice.steps) {
-        // It is stored already; to store it with somebody else would make it ambiguous.
+        // It is stored already. With a second account it would be ambiguous.
         return vec![Remedy::told(format!(
             "{form} binds it to {name}, and the certificate's authority may not say so: see what its [[mapping.authority]], or \
-             [mapping], grants in {}, and for whom",
+             [mapping], grants in {}, and for which accounts",
             advice.config
         ))];
     }

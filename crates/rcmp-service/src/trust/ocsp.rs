@@ -290,7 +290,7 @@ impl fmt::Display for OcspError {
             Self::UnknownType => "the OCSP response is of a type that is not known",
             Self::UnknownCritical => "the OCSP response has a critical extension that is not known",
             Self::UnknownSigner => {
-                "whoever signed the OCSP response is neither the CA, nor certified by it, nor configured"
+                "the signer of the OCSP response is neither the CA, nor certified by it, nor configured"
             }
             Self::BadSigner(error) => {
                 let why = match error {

@@ -179,7 +179,7 @@ impl Trust<'_> {
                 ),
             ];
         }
-        // Whoever is asked is the one that is trusted; each direction has a secret of its own.
+        // The domain that is asked is the one that is trusted. Each direction has a secret of its own.
         let inbound = format!("{}.inbound.secret", self.peer.domain);
         let ways = [
             (self.peer.is_asked(), self.secret_file(), "Inbound"),
