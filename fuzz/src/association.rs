@@ -281,7 +281,7 @@ fn bind(choices: &mut Choices<'_>) -> Bind {
 
 const TOKEN_LEN: usize = 16;
 
-/// A provider that signs with a number: whoever loses count does not verify.
+/// A provider that signs with a number: an end that loses count does not verify.
 #[derive(Default)]
 struct Counting {
     received: u8,

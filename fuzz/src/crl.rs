@@ -19,7 +19,7 @@ const SIGNED_BY_CA: [&[u8]; 8] = [
 ];
 const SIGNED_BY_TWIN: [&[u8]; 1] = [include_bytes!("../corpus/crl/signed-by-twin")];
 
-/// Takes `bytes` apart as a revocation list, and installs it.
+/// Takes `bytes` apart as a CRL, and installs it.
 pub fn check(bytes: &[u8]) {
     let Ok(crl) = UnverifiedCrl::parse(bytes) else { return };
     if let Ok(entries) = crl.entries() {

@@ -1,15 +1,19 @@
 //! Oracles: each takes any bytes and panics when what we make of them breaks a promise.
 //!
 //! The promises are of three kinds: nothing panics; what was read can be written and is read the same again; and where
-//! somebody else's reader exists, it sees what we see.
+//! a reader of another program exists, it sees what we see.
 
+pub mod ap_req;
 pub mod association;
+pub mod blob;
+pub mod ccache;
 pub mod certificate;
 pub mod chain;
 pub mod context;
 pub mod crl;
 pub mod dialect;
 pub mod foreign;
+pub mod keytab;
 pub mod name;
 pub mod ndr;
 pub mod ntlm;
@@ -20,8 +24,10 @@ pub mod pdu;
 pub mod pem;
 pub mod proof;
 pub mod rcmp;
+pub mod sealed;
 mod signed;
 pub mod spnego;
+pub mod ticket;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);

@@ -4,8 +4,8 @@ use crate::now;
 use dcerpc::security::AuthLevel;
 use dtyp::{FileTime, Reader};
 use rpc_auth::ntlm::{
-    Authenticate, AvPairs, Challenge, ClientChallenge, LocalAccount, LocalChecker, Negotiate, NtHash, NtHashes,
-    NtlmAcceptor, NtlmConfig, NtlmCredentials, NtlmInitiator, ServerNames,
+    Authenticate, AvPairs, Challenge, ClientChallenge, LocalAccount, LocalChecker, Negotiate, NtHash,
+    NtHashes, NtlmAcceptor, NtlmConfig, NtlmCredentials, NtlmInitiator, ServerNames,
 };
 use rpc_auth::{Acceptor, BoxFuture, IdentitySource, Initiator, InitiatorStep, Leg, Step, UserIdentity};
 use std::net::Ipv4Addr;
@@ -48,7 +48,8 @@ pub(crate) fn acceptor() -> Box<dyn Acceptor> {
 /// The next acceptor, if the token leads to one. No token leads to a context.
 pub(crate) fn accept(acceptor: Box<dyn Acceptor>, token: &[u8]) -> Option<Box<dyn Acceptor>> {
     let mut entropy = |bytes: &mut [u8]| bytes.fill(1);
-    let leg = Leg { token, level: AuthLevel::PRIVACY, now: FileTime(0x01da_498a_ed83_c000), entropy: &mut entropy };
+    let leg =
+        Leg { token, level: AuthLevel::PRIVACY, now: FileTime(0x01da_498a_ed83_c000), entropy: &mut entropy };
     match now(acceptor.accept(leg)) {
         Ok(Step::Continue { next, .. }) => Some(next),
         Ok(Step::Complete { .. }) => panic!("accepted without the password"),
@@ -102,7 +103,9 @@ pub fn check(bytes: &[u8]) {
     accept(acceptor(), bytes);
     let challenged = accept(acceptor(), NEGOTIATE).expect("a good NEGOTIATE");
     assert!(accept(challenged, bytes).is_none(), "a third leg");
-    let Some(InitiatorStep::Continue { next, .. }) = step(initiator(), None) else { panic!("no first token") };
+    let Some(InitiatorStep::Continue { next, .. }) = step(initiator(), None) else {
+        panic!("no first token")
+    };
     if let Some(InitiatorStep::Complete { token, .. }) = step(next, Some(bytes)) {
         let message = Authenticate::read(&token).expect("ours");
         assert!(message.nt_response.len() > 24 && message.mic.is_some());

@@ -42,7 +42,7 @@ pub fn check(bytes: &[u8]) {
                 (status, Some(expected)) => assert_eq!(status, *expected),
                 (OcspStatus::Revoked { reason, .. }, None) => assert_eq!(reason, REVOKED_FOR),
                 (OcspStatus::Good, None) => {}
-                (OcspStatus::Unknown, None) => panic!("nobody said so"),
+                (OcspStatus::Unknown, None) => panic!("no answer said so"),
             },
             (Ok(_), None) => panic!("a key signed what it never saw"),
             (Err(error), _) => {

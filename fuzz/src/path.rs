@@ -1,4 +1,4 @@
-//! Paths that routes go by: whoever reads one in any of the usual ways arrives where we do.
+//! Paths that routes go by: a program that reads one in any of the usual ways arrives where we do.
 
 use sidecar::routes::{Route, Routes, plain_path};
 

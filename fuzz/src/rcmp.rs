@@ -38,9 +38,12 @@ fn ask(bytes: &[u8]) {
         let response = Response::decode(&message).expect("our own");
         let pac = VerifiedPac::decode(response.auth_data).expect("our own");
         assert_eq!((response.domain.as_str(), pac.user_sid), ("CONTOSO", mapped.record.account.sid));
-        assert!(Request::decode(bytes).is_ok(), "nobody is found by what cannot be read");
+        assert!(Request::decode(bytes).is_ok(), "no account is found by what cannot be read");
     }
-    assert!(crate::now(MAPPER.answer(&question(false))).mapped.is_none(), "whoever may not ask is not told");
+    assert!(
+        crate::now(MAPPER.answer(&question(false))).mapped.is_none(),
+        "an asker without the permission is not told"
+    );
 }
 
 fn sid(rid: u32) -> Sid {

@@ -282,7 +282,7 @@ def downgrade(given):
 
 
 def zerologon(given):
-    """Zero challenge and zero credential, with flags that a good client may have: one in 256 passes where nobody checks."""
+    """Zero challenge and zero credential, with flags that a good client may have: one in 256 passes if the server does not check."""
     seen = {}
     with Connection(given) as connection:
         connection.bind()
@@ -361,7 +361,7 @@ def other_computer(given):
 
 
 def no_challenge(given):
-    """NetrServerAuthenticate3 that nobody asked a challenge for."""
+    """NetrServerAuthenticate3 without a challenge before."""
     with Connection(given) as connection:
         connection.bind()
         return authenticate(connection, authenticate_stub(given, os.urandom(8), AES_AND_SECURE_RPC, computer=given["computer"]))

@@ -2,7 +2,7 @@
 
     endpoints.py JSON              host, port (Netlogon's), mapper_port
 
-Prints {"map": binding, "lookup": [{uuid, binding, annotation}], "unknown": status of ept_map for an interface nobody has,
+Prints {"map": binding, "lookup": [{uuid, binding, annotation}], "unknown": status of ept_map for an interface that no server has,
 "management": {"mapper": {...}, "netlogon": {"listening": 1, "interfaces": [uuid], "statistics": n}}}.
 """
 
@@ -14,7 +14,7 @@ from impacket.uuid import bin_to_string, uuidtup_to_bin
 
 import rcmp
 
-NOBODY = ("11111111-2222-3333-4444-555555555555", "1.0")
+UNKNOWN = ("11111111-2222-3333-4444-555555555555", "1.0")
 
 
 def connect(host, port, interface=None):
@@ -52,7 +52,7 @@ def main():
 
     result = {"map": find(nrpc.MSRPC_UUID_NRPC), "lookup": lookup(connect(host, mapper))}
     try:
-        result["unknown"] = find(uuidtup_to_bin(NOBODY))
+        result["unknown"] = find(uuidtup_to_bin(UNKNOWN))
     except DCERPCException as error:
         result["unknown"] = rcmp.status(error.error_code) if error.error_code else str(error)
     result["management"] = {"mapper": management(host, mapper), "netlogon": management(host, given["port"])}

@@ -17,7 +17,7 @@ fn now() -> u32 {
     since.as_secs() as u32
 }
 
-/// As whom a channel is set up, and with which domain.
+/// The account of a channel, and its domain.
 #[derive(Clone, Copy, Debug)]
 pub struct As<'a> {
     /// NetBIOS name of the server's domain.

@@ -176,7 +176,7 @@ fn with(base: Value, more: Value) -> Value {
     Value::Object(base)
 }
 
-/// Where a demo's service is, and as whom to ask it.
+/// Where a demo's service is, and the account to ask it with.
 pub fn target(service: &Service) -> Value {
     json!({
         "host": service.netlogon.ip().to_string(),
@@ -318,4 +318,26 @@ impl Drop for SambaDc {
         drop(self.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+/// Gets the master secret as Impacket does, with `more` for the script; alice asks where it names no user.
+#[track_caller]
+pub fn sso_impacket(service: &Service, more: Value) -> Value {
+    run(Command::new(impacket_python()), "sso_client.py", &with(sso_target(service), more))
+}
+
+/// The same as Samba does.
+#[track_caller]
+pub fn sso_samba(service: &Service, more: Value) -> Value {
+    run(Command::new(SAMBA_PYTHON), "sso_samba.py", &with(sso_target(service), more))
+}
+
+fn sso_target(service: &Service) -> Value {
+    let address = service.master_secret();
+    json!({
+        "host": address.ip().to_string(),
+        "port": address.port(),
+        "user": "alice",
+        "password": service.password("alice"),
+    })
 }

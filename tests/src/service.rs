@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-/// The binary, built beside the tests by whoever runs them.
+/// The binary, built beside the tests before they run.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("RCMPD_BINARY") {
         return path.into();
@@ -91,7 +91,27 @@ impl Demo {
         demo
     }
 
-    /// A domain of its own with nobody but the machine WEB01$ in it, which believes the authority of `of`; served at this address.
+    /// The same with a master secret: alice is an SSO administrator, and bob is not.
+    pub fn with_master_secret() -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        let mut command = Command::new(binary());
+        command.arg("quickstart").arg(demo.path("")).arg("--sso");
+        finish(command).code(0);
+        demo.edit(|text| {
+            let ports = ["11490\"]", "11493\"]"].map(|port| format!("\"127.0.0.1:{port}"));
+            let text = ports.iter().fold(text, |text, port| text.replace(port, "\"127.0.0.1:0\"]"));
+            text.replace("127.0.0.1:1135", "127.0.0.1:0").replace("127.0.0.1:9464", "127.0.0.1:0")
+        });
+        demo
+    }
+
+    /// The password of a user of [`Demo::with_master_secret`].
+    pub fn password(&self, user: &str) -> String {
+        let path = self.path("users").join(format!("{user}.password"));
+        fs::read_to_string(path).expect("the user has a password").trim_end().to_owned()
+    }
+
+    /// A domain of its own with no account but the machine WEB01$ in it, which trusts the CA of `of`; served at this address.
     pub fn domain(netbios: &str, server: &str, address: &str, of: &Demo) -> Self {
         let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
         fs::create_dir_all(demo.path("certs")).expect("a folder can be made");
@@ -203,7 +223,7 @@ peers   = ["{user}"]
         let password = rcmpd::quickstart::random_password().expect("there is randomness");
         let now = std::time::SystemTime::now().into();
         let secrets = Secrets::first(NtHash::from_password(&password), now);
-        // Whoever calls this may be in a runtime of its own.
+        // The caller may be in a runtime of its own.
         let put = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             runtime.block_on(store.put_machine(account_store::Put::New, machine, Some(secrets)))
@@ -318,7 +338,7 @@ peers   = ["{user}"]
     }
 
     /// Serves it in a network namespace of its own, where the endpoint mapper has its well-known port: Samba's clients ask
-    /// nobody else where Netlogon is. [`Service::beside`] is the way in.
+    /// no other process where Netlogon is. [`Service::beside`] is the way in.
     pub fn serve_alone(self) -> Service {
         self.edit(|text| {
             text.replace("endpoint_mapper = \"127.0.0.1:0\"", "endpoint_mapper = \"127.0.0.1:135\"")
@@ -462,6 +482,11 @@ impl Service {
         self.child = self.demo.spawn(Command::new(binary()));
         self.wait_for_log(" Ready ");
         self.admin = self.address("Serving health");
+    }
+
+    /// Where the master secret is.
+    pub fn master_secret(&self) -> SocketAddr {
+        self.address("Serving the master secret")
     }
 
     fn address(&self, what: &str) -> SocketAddr {

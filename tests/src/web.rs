@@ -449,7 +449,7 @@ impl Site {
             .to_owned()
     }
 
-    /// A connection of `openssl s_client` with somebody's certificate, for whatever curl does not say.
+    /// A connection of `openssl s_client` with a client's certificate, for what curl does not say.
     pub fn connect(&self, who: &str) -> Connection {
         let file = |kind: &str| self.service.path(&format!("certs/{who}.{kind}"));
         let mut child = Command::new("openssl")
@@ -714,7 +714,7 @@ fn start(server: WebServer, service: &Service, printed: &str) -> Child {
             command
         }
         WebServer::Haproxy => {
-            // Whoever is not root stays who he is, and root becomes the one whom the demo's sidecar believes.
+            // A user other than root stays, and root becomes the user that the demo's sidecar accepts.
             let (user, group) =
                 if is_root { ("    user www-data\n", "    group www-data\n") } else { ("", "") };
             let text =
@@ -771,7 +771,7 @@ fn as_asked(program: PathBuf, service: &Service, is_root: bool) -> Command {
     if !is_root {
         return Command::new(program);
     }
-    // Keys are read by whoever serves.
+    // Keys are read by the user that serves.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(service.path("certs/site.key"), mode).expect("the folder is ours");
     let mut command = Command::new("setpriv");

@@ -102,6 +102,25 @@ pub trait AccountListing: AccountStore {
     fn member_of<'a>(&'a self, member: &'a Sid) -> BoxFuture<'a, Result<Vec<Sid>, StoreError>>;
 }
 
+/// Accounts that [`each_account`] reads at once.
+const PAGE: usize = 1000;
+
+/// Passes all accounts to `look_at`, in ascending order of RID, until it returns `false`. It may take seconds without a pause.
+pub async fn each_account(
+    listing: &dyn AccountListing,
+    mut look_at: impl FnMut(&Account) -> bool,
+) -> Result<(), StoreError> {
+    let mut after = 0;
+    loop {
+        let page = listing.accounts(after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
+        if !page.iter().all(&mut look_at) {
+            return Ok(());
+        }
+    }
+}
+
 /// A store of accounts and groups that can be written.
 pub trait AccountAdmin: AccountListing {
     /// Makes all changes or, at the first error, none. The rules are those of [`Change`]; a broken rule is [`StoreError::Refused`], or

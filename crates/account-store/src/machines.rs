@@ -137,21 +137,18 @@ impl Secrets {
         Self { current, current_since: now, previous: None }
     }
 
-    /// [`MachineStore::rotate`]; whether anything changed.
+    /// [`MachineStore::rotate`]; whether anything changed, or `None` if another secret than the current one was expected.
     #[cfg(feature = "memory")]
-    pub(crate) fn rotate(&mut self, secret: NtHash, now: FileTime) -> bool {
+    pub(crate) fn rotate(&mut self, expected: Option<NtHash>, secret: NtHash, now: FileTime) -> Option<bool> {
+        if expected.is_some_and(|expected| self.current != expected) {
+            return None;
+        }
         let changes = self.current != secret;
         if changes {
             self.previous = Some(std::mem::replace(&mut self.current, secret));
             self.current_since = now;
         }
-        changes
-    }
-
-    /// Whether [`MachineStore::rotate`] may change the secrets.
-    #[cfg(feature = "memory")]
-    pub(crate) fn are_expected(&self, expected: Option<&NtHash>) -> bool {
-        expected.is_none_or(|expected| self.current == *expected)
+        Some(changes)
     }
 
     /// [`MachineStore::drop_previous`]; whether anything changed.

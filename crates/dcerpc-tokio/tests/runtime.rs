@@ -402,7 +402,7 @@ async fn half_a_pdu_is_not_waited_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_says_nothing_for_long_is_closed() {
+async fn a_client_that_says_nothing_for_long_is_closed() {
     let fixture = Fixture::new(Limits::default());
     let mut client = fixture.bound().await;
     tokio::time::sleep(Duration::from_secs(100)).await;
@@ -410,7 +410,7 @@ async fn whoever_says_nothing_for_long_is_closed() {
     assert_eq!(client.answer().await, Some((2, Answer::Response(b"here".to_vec()))));
     let started = Instant::now();
     assert!(client.is_closed().await);
-    assert_eq!(started.elapsed().as_secs(), 2 * 60, "counted from the last byte of somebody unknown");
+    assert_eq!(started.elapsed().as_secs(), 2 * 60, "counted from the last byte of an unknown client");
     assert_eq!(fixture.counter(|counters| &counters.idle_timeouts), 1);
 }
 
@@ -432,7 +432,7 @@ async fn a_call_that_does_not_arrive_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_takes_no_answers_is_closed() {
+async fn a_client_that_takes_no_answers_is_closed() {
     let fixture = Fixture::new(Limits::default());
     let mut client = fixture.bound().await;
     client.request(2, LONG, b"").await;

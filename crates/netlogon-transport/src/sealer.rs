@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_polled_first_seals_for_all() {
+    fn the_task_that_is_polled_first_seals_for_all() {
         let sealer = Sealer::default();
         let mut futures: Vec<_> = (1..=10).map(|n| Box::pin(sealer.seal(job(n, 100, 20..90, 64)))).collect();
         let mut cx = Context::from_waker(Waker::noop());
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_gave_up_holds_nobody_up() {
+    fn a_task_that_gave_up_blocks_no_other() {
         let sealer = Sealer::default();
         let mut cx = Context::from_waker(Waker::noop());
         let mut kept = pin!(sealer.seal(job(1, 50, 0..50, 50)));

@@ -272,7 +272,7 @@ fn domain() -> Arc<Domain> {
     secrets
         .machines
         .lock()
-        .expect("nobody else is here")
+        .expect("no other client is here")
         .extend([machine("WEB01$", 1001), machine("WEB02$", 1002)]);
     let (audit, world) = (Arc::new(Recorder::default()), Arc::new(World::default()));
     world.now.store(1_000_000, Ordering::SeqCst);
@@ -311,7 +311,7 @@ enum Direction {
     ToClient,
 }
 
-/// One connection: both halves of an association, and whoever sits between them.
+/// One connection: both halves of an association, and an attacker between them.
 struct Wire {
     domain: Arc<Domain>,
     client: ClientAssociation,
@@ -486,7 +486,7 @@ fn connected(domain: &Arc<Domain>, account: &str) -> (ClientChannel, Box<dyn Ass
     let network = honest(domain);
     let channel = establish(&network, identity(account)).expect("the secret is right");
     let mut association = open(&network, &channel).expect("it has a channel");
-    block_on(channel.check_capabilities(&mut *association)).expect("nobody changed anything");
+    block_on(channel.check_capabilities(&mut *association)).expect("no attacker changed anything");
     (channel, association)
 }
 
@@ -592,7 +592,7 @@ fn nothing_is_answered_to_who_only_signs_or_not_even_that() {
     let domain = domain();
     let network = honest(&domain);
     let channel = establish(&network, identity("WEB01$")).expect("the secret is right");
-    let mut unprotected = block_on(network.open(None)).expect("anybody may bind");
+    let mut unprotected = block_on(network.open(None)).expect("every client may bind");
     assert_eq!(
         ask(&channel, &mut *unprotected, b"x").map(|(status, _)| status),
         Ok(NtStatus::ACCESS_DENIED),
@@ -706,7 +706,7 @@ fn zerologon_s_zeroes_open_nothing() {
 fn a_challenge_is_good_for_one_attempt() {
     let domain = domain();
     let network = honest(&domain);
-    let mut association = block_on(network.open(None)).expect("anybody may bind");
+    let mut association = block_on(network.open(None)).expect("every client may bind");
     let channel = establish(&network, identity("WEB01$")).expect("the secret is right");
     drop(channel);
     // No challenge before it on this connection, and the one before was used up.
@@ -1109,7 +1109,7 @@ fn a_recorded_answer_is_no_answer_to_another_question() {
     let replayer = tampering(&domain, Direction::ToClient, 1, move |bytes| {
         let call_id: [u8; 4] = *bytes[12..].first_chunk().expect("a header");
         *bytes = answer.clone();
-        // Whoever replays can put right what is not protected, but for what the signature covers.
+        // An attacker that replays can put right what is not protected, but for what the signature covers.
         bytes[12..16].copy_from_slice(&call_id);
     });
     let mut second = open(&replayer, &channel).expect("it has a channel");
@@ -1159,9 +1159,9 @@ fn methods_that_tell_hashes_or_do_not_exist_are_refused() {
         let outcome = block_on(association.call(opnum, vec![0; 64].into()));
         assert_eq!(outcome, Err(TransportError::Fault(FaultStatus::OP_RANGE_ERROR)), "opnum {opnum}");
     }
-    let mut anybody = block_on(honest(&domain).open(None)).expect("anybody may bind");
+    let mut anonymous = block_on(honest(&domain).open(None)).expect("every client may bind");
     let reply =
-        block_on(anybody.call(opnum::SERVER_AUTHENTICATE, vec![0; 64].into())).expect("it is answered");
+        block_on(anonymous.call(opnum::SERVER_AUTHENTICATE, vec![0; 64].into())).expect("it is answered");
     assert_eq!(reply.stub[8..], NtStatus::DOWNGRADE_DETECTED.0.to_le_bytes(), "opnum 5 can only mean DES");
 }
 

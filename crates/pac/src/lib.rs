@@ -1,8 +1,8 @@
 //! [MS-PAC], the privilege attribute certificate: an account and the groups that it is in.
 //!
 //! [`Pac`] is the container and knows no buffer. Buffers that are used have types of their own, and the others
-//! stay bytes. What is read is written back the same. Signatures are not checked: outside Kerberos there is no key that
-//! could have made them ([MS-PAC] 2.8).
+//! stay bytes. What is read is written back the same. Signatures are not checked here: outside Kerberos there is no key
+//! that could have made them ([MS-PAC] 2.8). [`ServerSignature`] is what a Kerberos service checks with its key.
 //!
 //! ```
 //! use dtyp::{Decode, Encode};
@@ -33,14 +33,18 @@
 
 mod buffers;
 mod container;
+mod delegation;
 mod flags;
 mod logon_info;
+mod signature;
 mod verified;
 
 pub use buffers::{ClientInfo, UpnDnsInfo};
 pub use container::{Buffer, BufferType, Pac};
+pub use delegation::DelegationInfo;
 pub use flags::user_account_control;
 pub use logon_info::{GroupMembership, LogonInfo, ResourceGroups, SidAndAttributes, Text};
+pub use signature::ServerSignature;
 pub use verified::{PacError, VerifiedPac};
 
 #[cfg(test)]

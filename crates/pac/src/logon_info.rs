@@ -374,7 +374,7 @@ impl ListHeader {
 }
 
 impl Text {
-    fn write_scalars(&self, w: &mut NdrWriter) {
+    pub(crate) fn write_scalars(&self, w: &mut NdrWriter) {
         let length = (self.text.encode_utf16().count() * 2) as u16;
         w.align_pointer();
         w.u16(length);
@@ -382,7 +382,7 @@ impl Text {
         w.pointer(!self.is_null);
     }
 
-    fn write_referent(&self, w: &mut NdrWriter) {
+    pub(crate) fn write_referent(&self, w: &mut NdrWriter) {
         if self.is_null {
             return;
         }
@@ -396,14 +396,14 @@ impl Text {
 
 /// RPC_UNICODE_STRING in the scalar pass.
 #[derive(Clone, Copy)]
-struct TextHeader {
+pub(crate) struct TextHeader {
     length: u16,
     maximum_length: u16,
     present: bool,
 }
 
 impl TextHeader {
-    fn read(r: &mut NdrReader<'_>, what: &'static str) -> Result<Self, DecodeError> {
+    pub(crate) fn read(r: &mut NdrReader<'_>, what: &'static str) -> Result<Self, DecodeError> {
         r.align_pointer(what)?;
         let (length, maximum_length, present) = (r.u16(what)?, r.u16(what)?, r.pointer(what)?);
         match length {
@@ -415,7 +415,7 @@ impl TextHeader {
         }
     }
 
-    fn referent(self, r: &mut NdrReader<'_>, what: &'static str) -> Result<Text, DecodeError> {
+    pub(crate) fn referent(self, r: &mut NdrReader<'_>, what: &'static str) -> Result<Text, DecodeError> {
         let room = self.maximum_length - self.length;
         if !self.present {
             return Ok(Text { text: String::new(), room, is_null: true });

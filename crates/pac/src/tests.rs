@@ -245,3 +245,45 @@ fn account_control_bits_are_translated() {
     }
     assert_eq!(user_account_control(0x1), 0, "SCRIPT has no counterpart");
 }
+
+/// Packed by Samba's bindings of krb5pac.idl.
+const DELEGATION: &str = "01100800ccccccccc0000000000000000000020020002000040002000200000008000200100000000000000010000000
+730073006f002f007300720076002e007200700063002e00740065007300740002000000360036000c0002001c001c00100002001b00000000000000
+1b0000007700650062002f00660072006f006e0074002e007200700063002e00740065007300740040005200500043002e0054004500530054000000
+0e000000000000000e0000005300520056003200240040005200500043002e005400450053005400";
+
+#[test]
+fn reads_through_which_services_a_ticket_was_delegated() {
+    let bytes = vector(DELEGATION);
+    let info = DelegationInfo::decode(&bytes).expect("Samba's bytes");
+    assert_eq!(info.target.text, "sso/srv.rpc.test");
+    let services: Vec<&str> = info.transited.iter().map(|service| &service.text[..]).collect();
+    assert_eq!(services, ["web/front.rpc.test@RPC.TEST", "SRV2$@RPC.TEST"]);
+    let mut again = Vec::new();
+    info.encode(&mut again);
+    assert_eq!(DelegationInfo::decode(&again).as_ref(), Ok(&info));
+    for end in 0..bytes.len() {
+        assert!(DelegationInfo::decode(&bytes[..end]).is_err(), "{end}");
+    }
+}
+
+#[test]
+fn only_the_octets_of_two_signatures_are_zeroed() {
+    // [MS-PAC] section 3: the server's signature at 0x510 and the KDC's at 0x528, HMAC-MD5 both.
+    let bytes = published_sample();
+    let found = ServerSignature::from_pac(&bytes).expect("the sample");
+    assert_eq!(found.signature_type, -138);
+    assert_eq!(found.signature, bytes[0x514..0x524]);
+    let mut signed = bytes.clone();
+    signed[0x514..0x524].fill(0);
+    signed[0x52c..0x53c].fill(0);
+    assert_eq!(found.signed, signed);
+    assert!(ServerSignature::from_pac(&worked_example()).is_err(), "no signature");
+    let mut twice = bytes.clone();
+    // The type of the KDC's entry becomes the server's.
+    twice[8 + 3 * 16] = 6;
+    assert!(ServerSignature::from_pac(&twice).is_err());
+    let mut unknown = bytes;
+    unknown[0x510..0x514].copy_from_slice(&1u32.to_le_bytes());
+    assert!(ServerSignature::from_pac(&unknown).is_err(), "CRC-32");
+}

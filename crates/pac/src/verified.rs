@@ -11,7 +11,8 @@ pub enum PacError {
     Decode(DecodeError),
     /// It has no KERB_VALIDATION_INFO.
     NoLogonInfo,
-    /// UserId is 0, which makes the first extra SID the account's: no answer of a domain for its own account needs that.
+    /// UserId is 0, which makes the first extra SID the account's: no answer of a domain for its own account
+    /// needs that.
     NoUserId,
     /// UserFlags and the lists contradict each other.
     UserFlags,
@@ -59,7 +60,16 @@ pub struct VerifiedPac {
 impl VerifiedPac {
     /// Reads a PAC and compares what can be compared.
     pub fn decode(bytes: &[u8]) -> Result<Self, PacError> {
-        let pac = Pac::from_bytes("PACTYPE", bytes)?;
+        Self::read(&Pac::from_bytes("PACTYPE", bytes)?, true)
+    }
+
+    /// The same for the PAC of a ticket, where PAC_CLIENT_INFO has the name of the ticket's client, which may
+    /// differ from the account's. The ticket's receiver compares it with the ticket.
+    pub fn of_ticket(pac: &Pac) -> Result<Self, PacError> {
+        Self::read(pac, false)
+    }
+
+    fn read(pac: &Pac, client_is_account: bool) -> Result<Self, PacError> {
         let logon_info = LogonInfo::decode(pac.find(BufferType::LOGON_INFO).ok_or(PacError::NoLogonInfo)?)?;
         if logon_info.user_id == 0 {
             return Err(PacError::NoUserId);
@@ -73,7 +83,8 @@ impl VerifiedPac {
             Some(bytes) => Some(ClientInfo::from_bytes("PAC_CLIENT_INFO", bytes)?),
             None => None,
         };
-        if client_info.as_ref().is_some_and(|info| !info.name.eq_ignore_ascii_case(name)) {
+        if client_is_account && client_info.as_ref().is_some_and(|info| !info.name.eq_ignore_ascii_case(name))
+        {
             return Err(PacError::Disagree("PAC_CLIENT_INFO.Name", "EffectiveName"));
         }
         let upn_dns_info = match pac.find(BufferType::UPN_DNS_INFO) {

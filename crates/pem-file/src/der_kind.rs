@@ -44,7 +44,7 @@ fn of_signed(signed: &[u8]) -> Option<&'static str> {
         ),
         // TBSCertList (RFC 5280 5.1): version, signature, issuer, thisUpdate.
         ([1], Some(OBJECT_IDENTIFIER), SEQUENCE, Some(UTC_TIME | GENERALIZED_TIME)) => {
-            Some("this is a revocation list, not a certificate; mapping.crls names revocation lists")
+            Some("this is a CRL, not a certificate; mapping.crls names CRLs")
         }
         _ => None,
     }

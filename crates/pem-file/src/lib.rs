@@ -6,6 +6,7 @@
 //! (`sidecar::dialect`), which refuse what is not exactly one certificate.
 
 pub mod der_kind;
+pub mod input;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -164,18 +165,16 @@ pub fn public_key(text: &[u8]) -> Result<Vec<u8>, PemError> {
     one(sections.into_iter(), "public key", PUBLIC_KEY).map(|section| section.der.to_vec())
 }
 
-/// The one revocation list of a text.
+/// The one CRL of a text.
 pub fn crl(text: &[u8]) -> Result<Vec<u8>, PemError> {
     let sections = sections(text, &[&[CRL]], CRL)?;
     let mut sections = sections.into_iter();
     let Some(crl) = sections.next() else {
-        return wrong(0, "there is no revocation list in it (expected PEM with BEGIN X509 CRL, or DER)");
+        return wrong(0, "there is no CRL in it (expected PEM with BEGIN X509 CRL, or DER)");
     };
     match sections.next() {
         None => Ok(crl.der.to_vec()),
-        Some(other) => {
-            wrong(other.line, "there is more than one revocation list in it: name a file for each")
-        }
+        Some(other) => wrong(other.line, "there is more than one CRL in it: name a file for each"),
     }
 }
 
@@ -396,7 +395,7 @@ fn is_bare_base64(line: &[u8]) -> bool {
 fn advice(label: &str, expected: &str) -> &'static str {
     match label {
         "PKCS7" | "CMS" => "; write the certificates out of it: openssl pkcs7 -print_certs -in FILE",
-        CRL => "; revocation lists are named by crls",
+        CRL => "; CRLs are named by crls",
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
             "; a request is no certificate: a CA issues the certificate for it"
         }

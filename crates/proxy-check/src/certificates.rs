@@ -11,7 +11,7 @@ use std::sync::Arc;
 impl Run {
     pub(super) async fn no_certificate(&self) -> Tally {
         let mut tally = Tally::default();
-        let outcome = self.ask(&self.nobody, &self.get()).await;
+        let outcome = self.ask(&self.anonymous, &self.get()).await;
         match &outcome {
             Outcome::Answered(answer) if matches!(answer.status, 500..) => {
                 tally.note(format!("{}: refused, but as something broken; 401 is usual", answer.status));
@@ -20,7 +20,7 @@ impl Run {
             Outcome::Refused(why) => tally.note(why.clone()),
             _ => {}
         }
-        tally.add("GET", self.nobodys_page(&outcome));
+        tally.add("GET", self.rejected_page(&outcome));
         tally
     }
 
@@ -32,7 +32,7 @@ impl Run {
             Outcome::Refused(why) => tally.note(why.clone()),
             _ => {}
         }
-        tally.add("GET", self.nobodys_page(&outcome));
+        tally.add("GET", self.rejected_page(&outcome));
         tally
     }
 
@@ -57,7 +57,7 @@ impl Run {
         let mut tally = Tally::default();
         for (label, lines) in Self::dialects(&self.certificate) {
             let outcome = self.ask(config, &self.get().lines(lines)).await;
-            tally.add(&label, self.nobodys_page(&outcome));
+            tally.add(&label, self.rejected_page(&outcome));
         }
         tally
     }
@@ -100,7 +100,7 @@ impl Run {
                 }
             }
             (None, _) => Seen::Untold("this page does not tell what arrived".to_owned()),
-            (Some(_), None) => self.nobodys(outcome),
+            (Some(_), None) => self.rejected(outcome),
         }
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Door {
     pub(super) authority: String,
     /// The name in the handshake.
     pub(super) name: ServerName<'static>,
-    /// Whom to connect to.
+    /// The host and the port to connect to.
     pub(super) connect: (String, u16),
     /// The path of the URL, with its query.
     pub(super) path: String,
@@ -49,7 +49,7 @@ pub(super) enum Outcome {
     Refused(String),
     /// The server's certificate is not believed.
     Unbelieved(String),
-    /// Nobody is there.
+    /// No server listens there.
     Unreachable(String),
     Late,
 }
@@ -75,7 +75,7 @@ impl Answer {
 pub(super) type Secured = Incoming<TlsStream<TcpStream>>;
 
 impl Door {
-    /// How to shake hands for somebody; by one version, and with sessions to resume, where that is asked for.
+    /// The TLS settings of a client; with one version, and with sessions to resume, where that is asked for.
     pub(super) fn config(
         &self,
         visitor: &Arc<Visitor>,
@@ -231,7 +231,7 @@ fn status(head: &Head) -> Option<u16> {
     str::from_utf8(rest.get(2..5)?).ok()?.parse().ok().filter(|status| (100..600).contains(status))
 }
 
-/// Believes whoever has the key of the certificate that it shows.
+/// Accepts every server that has the key of the certificate that it shows.
 #[derive(Debug)]
 pub(super) struct AnyServer(CryptoProvider);
 

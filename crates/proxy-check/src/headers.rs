@@ -87,12 +87,12 @@ impl Run {
         let names = self.identity_headers();
         for (label, form) in FORMS {
             let lines: Vec<String> = names.iter().map(|name| form(name, &self.nonce)).collect();
-            let outcome = self.ask(&self.nobody, &self.get().lines(lines)).await;
-            tally.add(label, self.nobodys_page(&outcome));
+            let outcome = self.ask(&self.anonymous, &self.get().lines(lines)).await;
+            tally.add(label, self.rejected_page(&outcome));
         }
         if self.baseline.is_some() {
-            let outcome = self.door.ask(&self.nobody, &self.with_trailer(&names)).await;
-            tally.add("in a trailer", self.nobodys(&outcome));
+            let outcome = self.door.ask(&self.anonymous, &self.with_trailer(&names)).await;
+            tally.add("in a trailer", self.rejected(&outcome));
         }
         tally
     }
@@ -165,8 +165,8 @@ impl Run {
             let outcome = self.ask(&self.us, &self.get().line(format!("Connection: close, {name}"))).await;
             tally.add(name, self.ours(&outcome));
         }
-        let outcome = self.ask(&self.nobody, &self.get().line(all)).await;
-        tally.add("all of them, without a certificate", self.nobodys_page(&outcome));
+        let outcome = self.ask(&self.anonymous, &self.get().line(all)).await;
+        tally.add("all of them, without a certificate", self.rejected_page(&outcome));
         tally
     }
 
@@ -180,8 +180,8 @@ impl Run {
         }
         for (label, lines) in Self::dialects(&self.certificate) {
             let ask = self.get().line(format!("{name}: {}", self.nonce)).lines(lines);
-            let outcome = self.ask(&self.nobody, &ask).await;
-            tally.add(&format!("without a certificate, {label}"), self.nobodys_page(&outcome));
+            let outcome = self.ask(&self.anonymous, &ask).await;
+            tally.add(&format!("without a certificate, {label}"), self.rejected_page(&outcome));
         }
         tally
     }

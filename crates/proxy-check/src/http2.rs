@@ -43,7 +43,7 @@ impl Run {
             config.alpn_protocols = vec![ALPN.to_vec()];
             Arc::new(config)
         };
-        let (us, nobody, twin) = (speaks(&self.us), speaks(&self.nobody), speaks(&self.twin));
+        let (us, anonymous, twin) = (speaks(&self.us), speaks(&self.anonymous), speaks(&self.twin));
         match self.door.open(&us, None).await {
             Ok(secured) if secured.stream.get_ref().1.alpn_protocol() == Some(ALPN) => {}
             // Without a common protocol there is no handshake (RFC 7301, section 3.2).
@@ -102,17 +102,17 @@ impl Run {
             let said = Said { method: Method::POST, trailers, ..Said::default() };
             tally.add("identity headers in a trailer", self.ours(&self.say(&us, said).await));
         }
-        for (who, config) in [("nobody", &nobody), ("another authority", &twin)] {
+        for (who, config) in [("nobody", &anonymous), ("another authority", &twin)] {
             for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
                 let label = format!("{method} by {who}");
                 let outcome = self.say(config, Said { method, ..Said::default() }).await;
-                tally.add(&label, self.nobodys(&outcome));
+                tally.add(&label, self.rejected(&outcome));
             }
             let said = Said { authority: Some(super::requests::OTHER_HOST), ..Said::default() };
-            tally.add(&format!("another host by {who}"), self.nobodys(&self.say(config, said).await));
+            tally.add(&format!("another host by {who}"), self.rejected(&self.say(config, said).await));
             for (label, pairs) in &forms {
                 let outcome = self.say(config, Said::headers(headers(pairs))).await;
-                tally.add(&format!("{label} by {who}"), self.nobodys_page(&outcome));
+                tally.add(&format!("{label} by {who}"), self.rejected_page(&outcome));
             }
             for (label, lines) in Self::dialects(&self.certificate) {
                 let pairs: Vec<(String, String)> = lines
@@ -121,7 +121,7 @@ impl Run {
                     .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
                     .collect();
                 let outcome = self.say(config, Said::headers(headers(&pairs))).await;
-                tally.add(&format!("the certificate for {label} by {who}"), self.nobodys_page(&outcome));
+                tally.add(&format!("the certificate for {label} by {who}"), self.rejected_page(&outcome));
             }
         }
         tally

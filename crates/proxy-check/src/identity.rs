@@ -1,4 +1,4 @@
-//! Which headers say who somebody is, and what of them arrived at the page.
+//! Which headers name the user, and what of them arrived at the page.
 
 use super::wire::folded;
 use serde_json::Value;

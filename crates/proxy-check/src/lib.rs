@@ -48,7 +48,7 @@ use visitor::Visitor;
 pub struct Options {
     /// The page, through the proxy.
     pub url: String,
-    /// Whom to connect to in place of the URL's host.
+    /// The host to connect to in place of the URL's.
     pub connect: Option<String>,
     /// A certificate that is let in, with its chain and its key.
     pub pair: Arc<CertifiedKey>,
@@ -94,7 +94,7 @@ impl From<anyhow::Error> for Failed {
 pub struct Report {
     /// Whether the page is `rcmpd page`.
     pub is_page: bool,
-    /// Whom the page was told that the certificate is.
+    /// The user that the page was told for the certificate.
     pub user: Option<String>,
     /// In the order in which it was tried.
     pub findings: Vec<Finding>,
@@ -114,7 +114,7 @@ struct Run {
     us: Arc<ClientConfig>,
     visitor: Arc<Visitor>,
     /// Without one.
-    nobody: Arc<ClientConfig>,
+    anonymous: Arc<ClientConfig>,
     /// With one that says the same, of another authority.
     twin: Arc<ClientConfig>,
     twin_visitor: Arc<Visitor>,
@@ -167,7 +167,7 @@ async fn check_these(
             Check::WrongAuthority => run.wrong_authority().await,
             Check::ForgedIdentity => run.forged_identity().await,
             Check::ForgedIdentityAnonymous => run.forged_identity_anonymous().await,
-            Check::ForgedCertificate => run.forged_certificate(&run.nobody).await,
+            Check::ForgedCertificate => run.forged_certificate(&run.anonymous).await,
             Check::ForgedCertificateWrongAuthority => run.forged_certificate(&run.twin).await,
             Check::ForgedCertificateBeside => run.forged_certificate_beside().await,
             Check::ForwardingHeaders => run.forwarding_headers().await,
@@ -237,7 +237,7 @@ impl Run {
         getrandom::fill(&mut nonce).context("there is no randomness")?;
         Ok(Self {
             us: door.config(&visitor, None, None)?,
-            nobody: door.config(&Visitor::nobody(), None, None)?,
+            anonymous: door.config(&Visitor::anonymous(), None, None)?,
             twin: door.config(&twin_visitor, None, None)?,
             door,
             visitor,
@@ -268,8 +268,8 @@ impl Run {
         self.door.ask(config, &ask.bytes()).await
     }
 
-    /// Judges an answer to somebody who showed nothing that counts: it is never the page.
-    fn nobodys(&self, outcome: &Outcome) -> Seen {
+    /// Judges an answer to a client that showed nothing that counts: it is never the page.
+    fn rejected(&self, outcome: &Outcome) -> Seen {
         match outcome {
             Outcome::Answered(answer) if answer.is_page => Seen::Leak("the page is shown".to_owned()),
             Outcome::Answered(answer) if answer.is_success() && self.baseline.is_none() => {
@@ -281,14 +281,14 @@ impl Run {
     }
 
     /// The same for a plain GET of the page, where success is the page, whatever it is.
-    fn nobodys_page(&self, outcome: &Outcome) -> Seen {
+    fn rejected_page(&self, outcome: &Outcome) -> Seen {
         match outcome {
             Outcome::Answered(answer)
                 if answer.is_success() && !answer.is_page && self.baseline.is_none() =>
             {
                 Seen::Leak(format!("the answer is {}", answer.status))
             }
-            outcome => self.nobodys(outcome),
+            outcome => self.rejected(outcome),
         }
     }
 
@@ -376,7 +376,7 @@ impl Run {
     /// Fails if no TLS and no HTTP was spoken, neither with the certificate (`why`) nor without one: refusals of such a server prove
     /// nothing. A page that is served without TLS is a finding.
     async fn is_web_server(&self, why: &str) -> Result<(), Failed> {
-        let outcome = self.ask(&self.nobody, &self.get()).await;
+        let outcome = self.ask(&self.anonymous, &self.get()).await;
         let is_refused = matches!(outcome, Outcome::Refused(_));
         if !is_refused || self.door.is_web.load(Ordering::Relaxed) || self.plain_http().await.leaks() {
             return Ok(());
@@ -440,7 +440,7 @@ fn some_of(names: &[&str]) -> String {
     }
 }
 
-/// Whoever does not answer was not asked.
+/// A server that does not answer was not tried.
 fn unanswered(outcome: &Outcome) -> Seen {
     Seen::Untried(match outcome {
         Outcome::Unreachable(why) | Outcome::Unbelieved(why) | Outcome::Refused(why) => why.clone(),

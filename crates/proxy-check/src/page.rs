@@ -1,6 +1,6 @@
 //! The page behind the proxy: it answers every request with what it was told.
 //!
-//! It decides nothing and knows nothing, and whoever reaches it sees what the proxy says of them. It is for trying a proxy's
+//! It decides nothing and knows nothing. A client that reaches it sees what the proxy says of that client. It is for trying a proxy's
 //! configuration out, and for `rcmpd check-proxy`, which tells it by its `"page": "rcmpd"`.
 
 use super::identity::{PAGE, PAGE_HEADER};
@@ -80,7 +80,7 @@ pub async fn serve(listen: Option<SocketAddr>, unix: Option<&Path>, anywhere: bo
     }
 }
 
-/// A socket in the file system, which nobody listens on any more when this goes.
+/// A socket in the file system. It is removed when this is dropped, because no process listens on it then.
 struct Removed<'a>(&'a Path);
 
 impl Drop for Removed<'_> {
@@ -120,7 +120,7 @@ pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> st
     }
 }
 
-/// Whether the connection ends here. Where two lengths contradict each other, what follows is nobody's request.
+/// Whether the connection ends here. Where two lengths contradict each other, the bytes that follow belong to no request.
 fn is_last(request: &Head) -> bool {
     let two_lengths = request.values("content-length").count() > 1
         || request.values("content-length").next().is_some()
@@ -181,7 +181,7 @@ fn escaped(bytes: &[u8]) -> String {
     escaped
 }
 
-/// What somebody wants most of what there is (RFC 9110, section 12.5.1); JSON, unless something else is wanted more.
+/// The type that the client prefers (RFC 9110, section 12.5.1); JSON, unless it prefers another one.
 fn wanted(request: &Head) -> &'static str {
     let quality = |wanted: &str| {
         let kind = wanted.split('/').next().unwrap_or_default();

@@ -6,7 +6,7 @@ use super::door::Outcome;
 use super::findings::{Seen, Tally};
 use super::wire::Incoming;
 
-/// A name that nobody has (RFC 6761, section 6.4).
+/// A name that no host has (RFC 6761, section 6.4).
 pub(super) const OTHER_HOST: &str = "elsewhere.invalid";
 
 /// Paths below the page that configurations of web servers have locations of their own for.
@@ -34,8 +34,8 @@ impl Run {
         for (label, ask) in asks {
             let outcome = self.ask(&self.us, &ask).await;
             tally.add(&format!("{label}, with the certificate"), self.ours(&outcome));
-            let outcome = self.ask(&self.nobody, &ask).await;
-            tally.add(&label, self.nobodys(&outcome));
+            let outcome = self.ask(&self.anonymous, &ask).await;
+            tally.add(&label, self.rejected(&outcome));
         }
         tally
     }
@@ -89,11 +89,11 @@ impl Run {
             let target = || self.get().target(path.as_str());
             tally.add(
                 &format!("{path} with a certificate of another authority"),
-                self.nobodys(&self.ask(&self.twin, &target()).await),
+                self.rejected(&self.ask(&self.twin, &target()).await),
             );
             for (dialect, lines) in Self::dialects(&self.certificate) {
-                let outcome = self.ask(&self.nobody, &target().lines(lines)).await;
-                tally.add(&format!("{path} with a certificate for {dialect}"), self.nobodys(&outcome));
+                let outcome = self.ask(&self.anonymous, &target().lines(lines)).await;
+                tally.add(&format!("{path} with a certificate for {dialect}"), self.rejected(&outcome));
             }
         }
         tally
@@ -103,9 +103,9 @@ impl Run {
     async fn at(&self, target: &str, tally: &mut Tally) {
         let ask = || self.get().target(target);
         let forged = || ask().lines(self.names.iter().map(|name| format!("{name}: {}", self.nonce)));
-        tally.add(target, self.nobodys(&self.ask(&self.nobody, &ask()).await));
-        let outcome = self.ask(&self.nobody, &forged()).await;
-        tally.add(&format!("{target} with identity headers"), self.nobodys(&outcome));
+        tally.add(target, self.rejected(&self.ask(&self.anonymous, &ask()).await));
+        let outcome = self.ask(&self.anonymous, &forged()).await;
+        tally.add(&format!("{target} with identity headers"), self.rejected(&outcome));
         for (label, ask) in [("the certificate", ask()), ("the certificate and identity headers", forged())] {
             let outcome = self.ask(&self.us, &ask).await;
             tally.add(&format!("{target} with {label}"), self.ours(&outcome));
@@ -203,13 +203,13 @@ impl Run {
             ]),
         }
         for (label, ask) in asks {
-            let outcome = self.ask(&self.nobody, &ask).await;
+            let outcome = self.ask(&self.anonymous, &ask).await;
             // Who switches to another protocol answers no more.
             let seen = match &outcome {
                 Outcome::Answered(answer) if answer.status == 101 => {
                     Seen::Leak("the connection is handed over".to_owned())
                 }
-                outcome => self.nobodys(outcome),
+                outcome => self.rejected(outcome),
             };
             tally.add(label, seen);
         }
@@ -228,12 +228,12 @@ impl Run {
                 }
             };
             let outcome = self.door.talk(&mut Incoming::new(stream), &self.get().bytes()).await;
-            tally.add(&label, self.nobodys(&outcome));
+            tally.add(&label, self.rejected(&outcome));
             for (dialect, lines) in Self::dialects(&self.certificate) {
                 let Ok(stream) = self.door.reach(port).await else { continue };
                 let forged = self.get().lines(lines).bytes();
                 let outcome = self.door.talk(&mut Incoming::new(stream), &forged).await;
-                tally.add(&format!("{label} with a certificate for {dialect}"), self.nobodys(&outcome));
+                tally.add(&format!("{label} with a certificate for {dialect}"), self.rejected(&outcome));
             }
         }
         tally
@@ -251,10 +251,12 @@ impl Run {
         }
         for (dialect, lines) in Self::dialects(&self.certificate) {
             let requests = [keep().bytes(), self.get().lines(lines).bytes()].concat();
-            let Some((first, second)) = self.two(&self.nobody, &requests, &mut tally).await else { continue };
-            tally.add("the first without a certificate", self.nobodys_page(&first));
+            let Some((first, second)) = self.two(&self.anonymous, &requests, &mut tally).await else {
+                continue;
+            };
+            tally.add("the first without a certificate", self.rejected_page(&first));
             let label = format!("the second, which forges a certificate for {dialect}");
-            tally.add(&label, self.nobodys_page(&second));
+            tally.add(&label, self.rejected_page(&second));
         }
         if self.baseline.is_none() {
             tally.note("nothing is hidden in bodies for another page");
@@ -300,7 +302,7 @@ impl Run {
             Ok(secured) => secured,
             Err(outcome @ Outcome::Refused(_)) => {
                 let is_us = std::sync::Arc::ptr_eq(config, &self.us);
-                tally.add("the handshake", if is_us { self.ours(&outcome) } else { self.nobodys(&outcome) });
+                tally.add("the handshake", if is_us { self.ours(&outcome) } else { self.rejected(&outcome) });
                 return None;
             }
             Err(outcome) => {

@@ -1,4 +1,4 @@
-//! TLS sessions that are resumed: who was shown to whom at first counts, and nothing else.
+//! TLS sessions that are resumed: the certificate that the first handshake showed to that host counts, and nothing else.
 
 use super::Run;
 use super::ask::Ask;
@@ -41,7 +41,7 @@ impl Run {
     }
 
     pub(super) async fn anonymous_session(&self) -> anyhow::Result<Tally> {
-        self.resumed(true, Self::nobodys).await
+        self.resumed(true, Self::rejected).await
     }
 
     /// Asks twice in one session, which begins with our certificate or without one, and judges the second answer.
@@ -95,7 +95,7 @@ impl Run {
                 }
                 let second = self.ask_at(&config, self.own_host()).await;
                 let seen = match is_resumed(&second) || !holds_back {
-                    true => self.nobodys(&second),
+                    true => self.rejected(&second),
                     false => Seen::Untold("no session is resumed".to_owned()),
                 };
                 tally.add(&request, seen);

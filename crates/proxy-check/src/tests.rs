@@ -49,7 +49,7 @@ enum Hole {
     BelievesUserHeader,
     /// Takes the certificate out of a dialect's header when none was shown.
     BelievesHeader(Dialect),
-    /// The same, where one was shown that nobody believes.
+    /// The same, where one was shown that the proxy rejects.
     BelievesHeaderBesideUnbelieved,
     PrefersHeader,
     DropsHopByHop,
@@ -88,9 +88,9 @@ enum Hole {
     SplitsBodies,
     ServesPlain,
     ServesPlainElsewhere,
-    /// Whom the other host has accepted, whatever the authority, is accepted everywhere.
+    /// A client that the other host has accepted, by whichever CA, is accepted everywhere.
     SharesSessions,
-    /// Names somebody else after so many requests.
+    /// Names another user after so many requests.
     Changes,
 }
 
@@ -162,7 +162,7 @@ fn common_name(certificate: &[u8]) -> &'static str {
 struct Proxy {
     hole: Hole,
     names: BTreeSet<String>,
-    /// Somebody was here before.
+    /// Another client was here before.
     remembers: AtomicBool,
 }
 
@@ -178,7 +178,7 @@ struct Peer {
 }
 
 impl Proxy {
-    /// Whose request this is, or the status of the refusal. `None` is that nobody asks.
+    /// The user of a request, or the status of the refusal. `None` is a request without a user.
     fn decide(&self, request: &Head, peer: Peer, number: usize) -> Result<Option<&'static str>, u16> {
         let start = String::from_utf8_lossy(&request.start).into_owned();
         let mut words = start.split(' ');
@@ -840,7 +840,7 @@ async fn what_is_not_told_apart_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn nothing_is_found_out_where_nobody_is_believed() {
+async fn nothing_is_found_out_where_no_user_is_accepted() {
     let names = identity::names(&identity::PRESETS);
     let proxy = Arc::new(Proxy { hole: Hole::None, names, remembers: AtomicBool::new(false) });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

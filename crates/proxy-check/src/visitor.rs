@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Tickets that are kept; servers send two to four.
 const TICKETS_MAX: usize = 8;
 
-/// Somebody with a certificate or without one. It can be held back for a while: rustls resumes no session of another client's.
+/// A client with a certificate or without one. The certificate can be held back for a while: rustls resumes no session of another client's.
 #[derive(Debug)]
 pub(super) struct Visitor {
     key: Option<Arc<CertifiedKey>>,
@@ -21,7 +21,7 @@ pub(super) struct Visitor {
 }
 
 impl Visitor {
-    pub(super) fn nobody() -> Arc<Self> {
+    pub(super) fn anonymous() -> Arc<Self> {
         Arc::new(Self { key: None, holds_back: AtomicBool::new(false) })
     }
 

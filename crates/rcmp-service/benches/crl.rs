@@ -1,4 +1,4 @@
-//! What a large revocation list costs: `cargo bench -p rcmp-service --bench crl`. `CRL_BYTES` is its size, 50,000,000 unless
+//! What a large CRL costs: `cargo bench -p rcmp-service --bench crl`. `CRL_BYTES` is its size, 50,000,000 unless
 //! told.
 //!
 //! Serial numbers are sixteen octets that look random, as CAs make them, in no order. "Install" is everything: reading,

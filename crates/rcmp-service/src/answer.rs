@@ -10,6 +10,7 @@ use pac::{
     UpnDnsInfo, user_account_control,
 };
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 /// MANDATORY, ENABLED_BY_DEFAULT, ENABLED ([MS-PAC] 2.2.1).
 pub(crate) const GROUP: u32 = 0x7;
@@ -145,7 +146,7 @@ pub fn logoff_time(account: &Account, now: FileTime) -> FileTime {
 }
 
 /// How long an answer keeps its bytes: its times say when it was built, and they should not be stale.
-const LIFETIME: u64 = 5 * 60 * 10_000_000;
+const LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// Answers kept; each takes about a kilobyte. The slot follows from the account's RID.
 const SLOTS: usize = 4096;
 
@@ -190,7 +191,7 @@ impl Cache {
         }
         let (response, logoff_time) = build(record, domain, server, identity_sid, now)?;
         let response = Bytes::from(response);
-        let good_until = FileTime(now.0.saturating_add(LIFETIME)).min(logoff_time);
+        let good_until = (now + LIFETIME).min(logoff_time);
         *slot = Some(Entry {
             record: Arc::downgrade(record),
             built: now,

@@ -168,7 +168,7 @@ impl OwnedCertificate {
     }
 }
 
-/// An extension of a certificate, a revocation list or one of its entries (RFC 5280 4.2).
+/// An extension of a certificate, a CRL or one of its entries (RFC 5280 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extension<'a> {
     /// Contents octets of the object identifier.

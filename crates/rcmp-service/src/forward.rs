@@ -7,7 +7,7 @@
 use crate::certificate::{Certificate, OwnedCertificate};
 use crate::claim::SidClaim;
 use crate::context::CallContext;
-use crate::domains::{Domains, PeerDomain, Route, RoutedBy};
+use crate::domains::{Domains, PeerDomain, RoutedBy};
 use crate::foreign;
 use crate::form::Strength;
 use crate::message::{Request, Response};
@@ -15,8 +15,9 @@ use crate::proof::{self, Hop, HopStrength, Role, Signed, Verified, Weakness};
 use crate::question::{Answer, Asked, Elsewhere, Question};
 use crate::reason::Reason;
 use crate::response_rejection::ResponseRejection;
-use crate::service::{Ask, Decision, Mapper};
-use crate::trace::{NoTrace, Step, Trace};
+use crate::scope::Scope;
+use crate::service::{Ask, Destination, Mapper};
+use crate::trace::{Step, Trace};
 use account_store::BoxFuture;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use bytes::Bytes;
@@ -130,12 +131,9 @@ impl MapCertificate {
 
     /// Answers a question.
     pub async fn answer(&self, question: &Question) -> Answer {
-        let mut steps = Vec::new();
-        let answer = match question.is_traced {
-            true => self.answer_traced(question, &mut steps).await,
-            false => self.answer_traced(question, &mut NoTrace).await,
-        };
-        Answer { steps, ..answer }
+        let mut steps = question.is_traced.then(Vec::new);
+        let answer = self.answer_traced(question, &mut steps).await;
+        Answer { steps: steps.unwrap_or_default(), ..answer }
     }
 
     async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {
@@ -172,6 +170,19 @@ struct Forwarding<'a> {
     forwarder: &'a Forwarder,
 }
 
+/// A question for another domain, and the way to it.
+struct Errand<'a> {
+    question: &'a Question,
+    /// The peer that asks; none for a machine of this domain. Peers are indices of [`Domains::peers`].
+    asker: Option<usize>,
+    /// The peer whose account it is.
+    target: usize,
+    /// The peer that is asked.
+    direct: usize,
+    /// The SID that the certificate names.
+    claim: SidClaim,
+}
+
 impl<'a> Forwarding<'a> {
     async fn answer(self, question: &Question, trace: &mut impl Trace) -> Answer {
         let domains = &self.forwarder.domains;
@@ -195,147 +206,94 @@ impl<'a> Forwarding<'a> {
         let Ok(certificate) = asked.certificate.as_ref().map(OwnedCertificate::get) else {
             return refused(Reason::MalformedCertificate);
         };
-        let name = &question.logon_domain_name;
-        let (peer, by) = match domains.route(name, asker.is_some(), asked.flags, &certificate) {
-            Route::Nowhere(reason) => return refused(reason),
-            Route::Peer(peer, by) => (peer, by),
-            Route::Here => {
-                let scope = &question.asker.scope;
-                let ask =
-                    Ask { certificate: &certificate, flags: asked.flags, issuers: &asked.issuers, scope };
-                let home = match self.mapper.decide(&ask, question.now, trace).await {
-                    // A question of a peer that chose us is not forwarded.
-                    Decision::Elsewhere(_) if asker.is_some() && !name.is_empty() => {
-                        return refused(Reason::OtherDomain);
-                    }
-                    Decision::Elsewhere(home) => home,
-                    decision => {
-                        let with_message = question.message().is_some();
-                        return self.mapper.conclude(decision, with_message, question.now);
-                    }
-                };
-                let netbios =
-                    domains.find(&home).map_or(home.as_str(), |peer| &domains.peers()[peer].domain.netbios);
-                if !scope.covers_domain(netbios) {
-                    return refused(Reason::OutOfScope);
-                }
-                match domains.home(&home, asked.flags) {
-                    Route::Peer(peer, by) => (peer, by),
-                    Route::Nowhere(reason) => return refused(reason),
-                    Route::Here => return refused(Reason::OtherDomain),
-                }
+        let scope = &question.asker.scope;
+        let ask = Ask { certificate: &certificate, flags: asked.flags, issuers: &asked.issuers, scope };
+        let named = (question.logon_domain_name.as_str(), asker.is_some());
+        match self.mapper.decide_among(domains, named, &ask, question.now, trace).await {
+            Destination::Here(decision) => {
+                self.mapper.conclude(decision, question.message().is_some(), question.now)
             }
-        };
-        self.forward(question, asked, &certificate, asker, (peer, by), trace).await
+            Destination::Nowhere(reason) => refused(reason),
+            Destination::Peer(target, by) => {
+                let (direct, claim) = (domains.through(target), SidClaim::of(&certificate));
+                let errand = Errand { question, asker, target, direct, claim };
+                self.forward(&errand, asked, &certificate, by, trace).await
+            }
+        }
     }
 
+    /// Sends a question to a peer, and makes the answer.
     async fn forward(
         self,
-        question: &Question,
+        errand: &Errand<'_>,
         asked: &Asked,
         certificate: &Certificate<'_>,
-        asker: Option<usize>,
-        (target, by): (usize, RoutedBy),
+        by: RoutedBy,
         trace: &mut impl Trace,
     ) -> Answer {
-        let Forwarder { domains, services, .. } = self.forwarder;
-        let direct = domains.through(target);
-        let (peer, through) = (&domains.peers()[target], &domains.peers()[direct]);
-        trace.step(|| Step::Routed {
-            domain: peer.domain.netbios.clone(),
-            peer: through.domain.netbios.clone(),
-            by,
-        });
-        let message = self.message(question, asked, certificate);
-        let digest = match (question.digest(), &message) {
+        let netbios = |peer: usize| self.forwarder.domains.peers()[peer].domain.netbios.clone();
+        let (domain, peer) = (netbios(errand.target), netbios(errand.direct));
+        trace.step(|| Step::Routed { domain: domain.clone(), peer: peer.clone(), by });
+        let message = self.message(errand.question, asked, certificate);
+        let digest = match (errand.question.digest(), &message) {
             (Some(digest), _) => *digest,
             (None, message) => Sha256::digest(message.as_deref().unwrap_or_default()).into(),
         };
-        let mut elsewhere = Elsewhere {
-            domain: peer.domain.netbios.clone(),
-            peer: through.domain.netbios.clone(),
-            by,
-            server: None,
-            digest,
-            account: None,
+        let mut elsewhere = Elsewhere { domain, peer, by, server: None, digest, account: None };
+        let (reason, message) = match self.ask(errand, message, &mut elsewhere).await {
+            Ok(message) => (Reason::Forwarded, message),
+            Err(reason) => (reason, None),
         };
-        let answer = |reason, elsewhere| Answer {
-            elsewhere: Some(elsewhere),
-            ..Answer::refused(reason, self.mapper.policy())
-        };
+        Answer { message, elsewhere: Some(elsewhere), ..Answer::refused(reason, self.mapper.policy()) }
+    }
+
+    /// Asks a peer, unless it may not be asked, and validates its reply. The server and the account go into `elsewhere`; what is returned is
+    /// the message for the asker, if the question is one.
+    async fn ask(
+        self,
+        errand: &Errand<'_>,
+        message: Option<Bytes>,
+        elsewhere: &mut Elsewhere,
+    ) -> Result<Option<Bytes>, Reason> {
+        let &Errand { question, target, direct, claim, .. } = errand;
+        let Forwarder { domains, services, .. } = self.forwarder;
+        let (peer, through) = (&domains.peers()[target], &domains.peers()[direct]);
+        let scope = &question.asker.scope;
         // A domain out of scope is not asked.
-        if !question.asker.scope.covers_domain(&peer.domain.netbios) {
-            return answer(Reason::OutOfScope, elsewhere);
+        if !scope.covers_domain(&peer.domain.netbios) {
+            return Err(Reason::OutOfScope);
         }
         // Nothing that the peer could answer would be right.
-        let claim = SidClaim::of(certificate);
         if claim == SidClaim::Contradictory {
-            return answer(Reason::SidMismatch, elsewhere);
+            return Err(Reason::SidMismatch);
         }
-        let Some(message) = message else { return answer(Reason::MalformedRequest, elsewhere) };
-        let may_pass = self.may_pass(question, asker, target, direct, digest);
-        let (service, _in_transit) = match (may_pass, &services[direct]) {
-            (Err(reason), _) => return answer(reason, elsewhere),
-            (Ok(_), None) => return answer(Reason::OtherDomain, elsewhere),
-            (Ok(guard), Some(service)) => (service.clone(), guard),
-        };
-        // The asker waits no longer, whether the next server is told or not.
-        let time_left = question.context.time_left;
-        let mut context = match through.is_rcmpd {
-            true => {
-                let mut context = question.context.clone();
-                context.hops.push(domains.ours().sid);
-                context
-            }
-            false => CallContext { time_left, ..CallContext::default() },
-        };
+        let request = message.ok_or(Reason::TooLongToForward)?;
+        let digest = elsewhere.digest;
+        let _in_transit = self.may_pass(errand, digest)?;
+        let service = services[direct].clone().ok_or(Reason::OtherDomain)?;
         // A server between us and a domain could claim anything of that domain's accounts, unless the domain signs its answer.
         let must_prove = target != direct && through.is_rcmpd && !peer.proof_keys.is_empty();
-        let nonce = context.proof_nonce.or_else(|| must_prove.then(random_nonce).flatten());
-        if through.is_rcmpd {
-            context.proof_nonce = nonce;
-        }
+        let nonce = question.context.proof_nonce.or_else(|| must_prove.then(random_nonce).flatten());
         let asked = PeerQuestion {
-            request: message,
+            request,
             digest,
             logon_domain_name: peer.domain.netbios.clone(),
             asker: question.asker.sid,
-            context,
+            context: self.context(question, through, nonce),
         };
-        let Ok(reply) = service.oneshot(asked).await else {
-            return answer(Reason::NoLogonServers, elsewhere);
-        };
+        let reply = service.oneshot(asked).await.map_err(|NoServers| Reason::NoLogonServers)?;
         elsewhere.server = Some(reply.server);
-        // A peer that lets us ask nothing is one that cannot be asked; the asker has done nothing wrong.
-        if reply.status == NtStatus::ACCESS_DENIED {
-            return answer(Reason::NoLogonServers, elsewhere);
-        }
-        // Neither yes nor no: a client may take it for yes.
-        if !reply.status.is_success() && !reply.status.is_error() {
-            return answer(Reason::ResponseRejected(ResponseRejection::MalformedResponse), elsewhere);
-        }
-        // A restriction says that there is an account, and not whether it is in one of the scope's groups.
-        if reply.status.is_account_restriction() && question.asker.scope.goes_by_groups() {
-            return answer(Reason::OutOfScope, elsewhere);
-        }
-        if !reply.status.is_success() {
-            let reason =
-                Reason::RefusedElsewhere { status: reply.status, authoritative: reply.authoritative };
-            return answer(reason, elsewhere);
-        }
+        check_status(reply.status, reply.authoritative, scope)?;
         let data = reply.data.unwrap_or_default();
         let (response, block) = proof::split(&data);
-        let ours = domains.ours();
         let identity_sid = self.mapper.policy().identity_sid;
-        let account = match foreign::validate_response(response, &peer.domain, ours, claim, identity_sid) {
-            Ok(account) => account,
-            Err(rejection) => return answer(Reason::ResponseRejected(rejection), elsewhere),
-        };
+        let account = foreign::validate_response(response, &peer.domain, domains.ours(), claim, identity_sid)
+            .map_err(Reason::ResponseRejected)?;
         if must_prove && !is_word_of(peer, &data, &account.sid, digest, nonce) {
-            return answer(Reason::Unproved, elsewhere);
+            return Err(Reason::Unproved);
         }
-        if !question.asker.scope.covers(&account.sid, account.groups.iter().copied(), &account.dropped) {
-            return answer(Reason::OutOfScope, elsewhere);
+        if !scope.covers(&account.sid, account.groups.iter().copied(), &account.dropped) {
+            return Err(Reason::OutOfScope);
         }
         let message = question.message().map(|_| account.message());
         let has_block = question.context.proof_nonce.is_some() && through.is_rcmpd && proof::is_block(block);
@@ -344,7 +302,19 @@ impl<'a> Forwarding<'a> {
             false => message,
         });
         elsewhere.account = Some(Box::new(account));
-        Answer { message, ..answer(Reason::Forwarded, elsewhere) }
+        Ok(message)
+    }
+
+    /// What is sent beside a question. A server that is not a node of ours is told nothing.
+    fn context(self, question: &Question, through: &PeerDomain, nonce: Option<[u8; 16]>) -> CallContext {
+        if !through.is_rcmpd {
+            // The asker waits no longer, whether the server is told or not.
+            let time_left = question.context.time_left;
+            return CallContext { time_left, ..CallContext::default() };
+        }
+        let mut context = question.context.clone();
+        context.hops.push(self.forwarder.domains.ours().sid);
+        CallContext { proof_nonce: nonce, ..context }
     }
 
     /// The message for a peer: the one that was sent, or one for the certificate. `None` if it would break a limit.
@@ -359,14 +329,8 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Whether a question may go on to a peer; what is returned counts it while it is on its way.
-    fn may_pass(
-        self,
-        question: &Question,
-        asker: Option<usize>,
-        target: usize,
-        direct: usize,
-        digest: [u8; 32],
-    ) -> Result<Option<InTransit<'a>>, Reason> {
+    fn may_pass(self, errand: &Errand<'_>, digest: [u8; 32]) -> Result<Option<InTransit<'a>>, Reason> {
+        let &Errand { question, asker, target, direct, .. } = errand;
         let domains = &self.forwarder.domains;
         let peers = domains.peers();
         let hops = &question.context.hops;
@@ -459,6 +423,22 @@ impl<'a> Forwarding<'a> {
             Err(Weakness::NotStrong(at)) if hops[at].hop.strength == HopStrength::Weak => HopStrength::Weak,
             Err(_) => HopStrength::Unknown,
         }
+    }
+}
+
+/// Whether the status of a reply says that there is an account, and if not, why.
+fn check_status(status: NtStatus, authoritative: bool, scope: &Scope) -> Result<(), Reason> {
+    match status {
+        // A peer that lets us ask nothing is one that cannot be asked; the asker has done nothing wrong.
+        NtStatus::ACCESS_DENIED => Err(Reason::NoLogonServers),
+        // Neither yes nor no: a client may take it for yes.
+        _ if !status.is_success() && !status.is_error() => {
+            Err(Reason::ResponseRejected(ResponseRejection::MalformedResponse))
+        }
+        // A restriction says that there is an account, and not whether it is in one of the scope's groups.
+        _ if status.is_account_restriction() && scope.goes_by_groups() => Err(Reason::OutOfScope),
+        _ if !status.is_success() => Err(Reason::RefusedElsewhere { status, authoritative }),
+        _ => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ use account_store::{Account, AccountKind, Record};
 use dtyp::{FileTime, Sid};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 /// Rules by which a certificate may become an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +187,7 @@ impl fmt::Display for Contradiction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NothingCanMap => {
-                "binding = \"full\" with validation = \"off\" maps nobody: a strong form counts only for a verified chain"
+                "binding = \"full\" with validation = \"off\" maps no certificate: a strong form counts only for a verified chain"
             }
             Self::Trust => "validation and the anchors do not go together",
         })
@@ -248,18 +249,18 @@ pub struct Grants(Vec<Grant>);
 /// No form at all.
 static NOTHING: Grants = Grants(Vec::new());
 
-/// One form, for everybody or for some.
+/// One form, for all accounts or for some.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The form.
     pub form: Form,
     /// The accounts; `None` for all of them.
-    pub to: Option<Vec<Whom>>,
+    pub to: Option<Vec<Grantee>>,
 }
 
 /// Accounts that an authority may vouch for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whom {
+pub enum Grantee {
     /// Whose user principal name ends in `@` and this, or computers whose service is at a host below it.
     Suffix(String),
     /// Members of this group.
@@ -298,7 +299,7 @@ impl Grants {
     pub fn allow(&self, form: Form, record: &Record) -> bool {
         self.0.iter().any(|grant| {
             grant.form == form
-                && grant.to.as_ref().is_none_or(|whom| whom.iter().any(|whom| whom.includes(record)))
+                && grant.to.as_ref().is_none_or(|to| to.iter().any(|grantee| grantee.includes(record)))
         })
     }
 
@@ -337,7 +338,7 @@ impl Grants {
     }
 }
 
-impl Whom {
+impl Grantee {
     fn includes(&self, record: &Record) -> bool {
         let account = &record.account;
         match self {
@@ -354,7 +355,7 @@ impl Whom {
     }
 }
 
-impl fmt::Display for Whom {
+impl fmt::Display for Grantee {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Suffix(suffix) => write!(f, "@{suffix}"),
@@ -489,7 +490,7 @@ impl Rules<'_> {
     /// Whether a certificate is too old for a weak mapping to an account that was made then. When the account was made is not
     /// known of some accounts; then it cannot be said that the certificate is younger.
     pub fn is_too_old(&self, not_before: FileTime, created: FileTime) -> bool {
-        let allowed = created.0.saturating_sub(self.backdating_s.saturating_mul(10_000_000));
-        created == FileTime::UNSET || not_before.0 < allowed
+        let allowed = created - Duration::from_secs(self.backdating_s);
+        created == FileTime::UNSET || not_before < allowed
     }
 }

@@ -165,7 +165,7 @@ pub enum Weakness {
     #[error("hop {0} is about another account")]
     OtherAccount(usize),
     /// No key of its domain is trusted.
-    #[error("hop {0} is signed by nobody who is known")]
+    #[error("hop {0} is not signed by a known key")]
     UnknownKey(usize),
     /// Its signature is wrong.
     #[error("hop {0} is not signed by its domain")]

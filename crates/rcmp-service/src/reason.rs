@@ -83,6 +83,8 @@ pub enum Reason {
     TransitDenied,
     /// The issuer is all the question goes by, and no route names it.
     NotForwarded,
+    /// The question is for another domain, and the certificate or its issuer's name is longer than a request may have.
+    TooLongToForward,
 }
 
 impl Reason {
@@ -124,6 +126,7 @@ impl Reason {
             Self::ChainTooLong => "chain_too_long",
             Self::TransitDenied => "transit_denied",
             Self::NotForwarded => "not_forwarded",
+            Self::TooLongToForward => "too_long_to_forward",
         }
     }
 
@@ -145,7 +148,7 @@ impl Reason {
             }
             Self::Chain(error) => error.text(),
             Self::Revoked => "the certificate, or one of its issuers, is revoked",
-            Self::RevocationUnknown => "nobody can say whether the certificate is revoked",
+            Self::RevocationUnknown => "it is not known whether the certificate is revoked",
             Self::NoStrongMapping => {
                 "the account is found by names alone, which is weak, and binding asks for more"
             }
@@ -185,6 +188,9 @@ impl Reason {
             Self::ChainTooLong => "the question has passed too many domains",
             Self::TransitDenied => "the peer that asks may not ask about this domain through us",
             Self::NotForwarded => "the issuer is all the question goes by, and no route names it",
+            Self::TooLongToForward => {
+                "the account is another domain's, and the certificate or the name of its issuer is too long for a request to that domain"
+            }
         }
     }
 
@@ -223,6 +229,7 @@ impl Reason {
             | Self::AuthorityNotAllowed
             | Self::NotVerified
             | Self::NotForwarded
+            | Self::TooLongToForward
             | Self::ResponseRejected(_)
             | Self::Unproved
             | Self::Disabled

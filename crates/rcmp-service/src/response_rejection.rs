@@ -121,7 +121,7 @@ impl ResponseRejection {
         match self {
             Self::MalformedResponse => "the peer's response cannot be decoded",
             Self::MalformedPac => "the peer's PAC cannot be decoded, or contradicts itself",
-            Self::NoUserId => "the peer's PAC has the UserId 0, which makes the account anybody's",
+            Self::NoUserId => "the peer's PAC has the UserId 0, which is no account's",
             Self::Nameless => "no DNS name is configured for the peer's domain",
             Self::OurDomain => "the peer answers in our domain's name",
             Self::OtherDomain => "the peer answers in the name of a domain that it may not speak for",
@@ -142,7 +142,7 @@ impl ResponseRejection {
             Self::LogonServer => "the name of the server that answered is not a NetBIOS name",
             Self::NoPrimaryGroup => "the account has no primary group",
             Self::NoGroupId => "a group of the account has the RID 0",
-            Self::TooManyGroups => "the account has more groups than anybody is in",
+            Self::TooManyGroups => "the account has more groups than an account can be in",
             Self::OurSid => "the peer puts the account into a group of our domain",
             Self::OurResourceGroups => "the peer puts the account into resource groups of our domain",
             Self::BuiltinSid => "the peer puts the account into a built-in group",

@@ -3,7 +3,7 @@
 use crate::answer;
 use crate::binding;
 use crate::certificate::Certificate;
-use crate::domains::{Domains, Route};
+use crate::domains::{Domains, Route, RoutedBy};
 use crate::form::{Form, Method};
 use crate::issuers;
 use crate::mapping::{self, FormQuery};
@@ -98,6 +98,17 @@ struct Found {
     forms: Vec<Form>,
 }
 
+/// Which domain a question is for.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// This one, with its decision.
+    Here(Decision),
+    /// That of the peer at this index of [`Domains::peers`].
+    Peer(usize, RoutedBy),
+    /// None that may be asked.
+    Nowhere(Reason),
+}
+
 impl Mapper {
     /// A mapper. A policy that contradicts itself is refused.
     pub fn new(parts: MapperParts) -> Result<Self, Contradiction> {
@@ -143,12 +154,9 @@ impl Mapper {
 
     /// Answers a question from the accounts of this domain.
     pub async fn answer(&self, question: &Question) -> Answer {
-        let mut steps = Vec::new();
-        let answer = match question.is_traced {
-            true => self.answer_traced(question, &mut steps).await,
-            false => self.answer_traced(question, &mut NoTrace).await,
-        };
-        Answer { steps, ..answer }
+        let mut steps = question.is_traced.then(Vec::new);
+        let answer = self.answer_traced(question, &mut steps).await;
+        Answer { steps: steps.unwrap_or_default(), ..answer }
     }
 
     pub(crate) async fn answer_traced(&self, question: &Question, trace: &mut impl Trace) -> Answer {
@@ -187,28 +195,16 @@ impl Mapper {
         else {
             return self.explain_asked(asked.as_ref(), now, trace).await;
         };
-        let route = match domains.route("", false, asked.flags, &certificate) {
-            Route::Here => {
-                let ask = Ask {
-                    certificate: &certificate,
-                    flags: asked.flags,
-                    issuers: &asked.issuers,
-                    scope: &Scope::total(),
-                };
-                match self.decide(&ask, now, trace).await {
-                    Decision::Elsewhere(home) => domains.home(&home, asked.flags),
-                    decision => {
-                        let answer = self.conclude(decision, true, now);
-                        trace.step(|| Step::Decided { reason: answer.reason });
-                        return answer;
-                    }
-                }
+        let scope = &Scope::total();
+        let ask = Ask { certificate: &certificate, flags: asked.flags, issuers: &asked.issuers, scope };
+        let reason = match self.decide_among(domains, ("", false), &ask, now, trace).await {
+            Destination::Here(decision) => {
+                let answer = self.conclude(decision, true, now);
+                trace.step(|| Step::Decided { reason: answer.reason });
+                return answer;
             }
-            route => route,
-        };
-        let reason = match route {
-            Route::Nowhere(reason) => reason,
-            Route::Peer(peer, by) => {
+            Destination::Nowhere(reason) => reason,
+            Destination::Peer(peer, by) => {
                 let netbios = |peer: usize| domains.peers()[peer].domain.netbios.clone();
                 trace.step(|| Step::Routed {
                     domain: netbios(peer),
@@ -217,7 +213,6 @@ impl Mapper {
                 });
                 Reason::OtherDomain
             }
-            Route::Here => Reason::OtherDomain,
         };
         trace.step(|| Step::Decided { reason });
         Answer::refused(reason, &self.policy)
@@ -295,6 +290,40 @@ impl Mapper {
         match has_method(flags.and(self.policy.methods)) {
             true => Ok(flags),
             false => Err(Reason::NoMethod),
+        }
+    }
+
+    /// Decides about a certificate by the accounts of this domain, unless it is a question for another one: by what it names, or because
+    /// the store has the account's home there. `logon_domain_name` is the question's.
+    pub(crate) async fn decide_among(
+        &self,
+        domains: &Domains,
+        (logon_domain_name, asker_is_peer): (&str, bool),
+        ask: &Ask<'_>,
+        now: FileTime,
+        trace: &mut impl Trace,
+    ) -> Destination {
+        let route = match domains.route(logon_domain_name, asker_is_peer, ask.flags, ask.certificate) {
+            Route::Here => match self.decide(ask, now, trace).await {
+                // A question of a peer that chose us is not forwarded.
+                Decision::Elsewhere(_) if asker_is_peer && !logon_domain_name.is_empty() => Route::Here,
+                Decision::Elsewhere(home) => {
+                    let peer = domains.find(&home).map(|peer| &domains.peers()[peer]);
+                    let netbios = peer.map_or(&home, |peer| &peer.domain.netbios);
+                    if !ask.scope.covers_domain(netbios) {
+                        return Destination::Nowhere(Reason::OutOfScope);
+                    }
+                    domains.home(&home, ask.flags)
+                }
+                decision => return Destination::Here(decision),
+            },
+            route => route,
+        };
+        match route {
+            Route::Peer(peer, by) => Destination::Peer(peer, by),
+            Route::Nowhere(reason) => Destination::Nowhere(reason),
+            // The account is another domain's, and the question was to be answered here.
+            Route::Here => Destination::Nowhere(Reason::OtherDomain),
         }
     }
 

@@ -19,7 +19,7 @@ pub enum Step {
         /// The path, or why there is none.
         path: Result<Arc<Path>, Refusal>,
     },
-    /// The path was looked up in revocation lists and answers.
+    /// The path was looked up in CRLs and answers.
     Revocation {
         /// What they say.
         status: Revocation,
@@ -143,5 +143,15 @@ impl Trace for NoTrace {
 impl Trace for Vec<Step> {
     fn step(&mut self, step: impl FnOnce() -> Step) {
         self.push(step());
+    }
+}
+
+/// Takes down steps if there is a place for them: whether they are wanted is known only when the question is there.
+impl Trace for Option<Vec<Step>> {
+    #[inline]
+    fn step(&mut self, step: impl FnOnce() -> Step) {
+        if let Some(steps) = self {
+            steps.push(step());
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A file in `decisions/` is an array of `[[case]]`. Each case has `what`, a fact in a short sentence, and `rule`, the document and
 //! section that says so with its sentence in our words; where the product does otherwise, or the papers say nothing and it had to
-//! choose, `differs` tells so. The rest of a case is what `decisions/notation.rs` says, and it is read strictly: a key that nobody
-//! knows fails. All cases of a file run, and all that fail are told.
+//! choose, `differs` tells so. The rest of a case is what `decisions/notation.rs` says, and it is read strictly: a key that is not
+//! known fails. All cases of a file run, and all that fail are told.
 //!
 //! [MS-RCMP] is cited as v16.0 (2024-04-23) has it, and so are its notes: <2> the comparison of names, which v11.0 has in 3.5.2, <3> and
 //! <4> the strings of altSecurityIdentities, which are <2> and <3> in v11.0.
@@ -83,7 +83,7 @@ fn decided(answer: &Answer) -> String {
     }
 }
 
-/// Whom it maps.
+/// The account that it maps.
 fn account(answer: &Answer) -> Option<&str> {
     answer.mapped.as_ref().map(|mapped| mapped.record.account.name.as_str())
 }
@@ -99,7 +99,7 @@ fn the_methods_follow_each_other_on_absence_alone() {
 }
 
 #[test]
-fn what_is_ambiguous_maps_nobody() {
+fn what_is_ambiguous_maps_no_account() {
     table("ambiguity");
 }
 
@@ -119,7 +119,7 @@ fn the_binding_weighs_names() {
 }
 
 #[test]
-fn a_sid_of_somebody_else_ends_the_request() {
+fn a_sid_of_another_account_ends_the_request() {
     table("sid");
 }
 
@@ -144,7 +144,7 @@ fn values_are_compared_as_the_policy_says() {
 }
 
 #[test]
-fn a_certificate_without_a_verified_path_is_nobody_s() {
+fn a_certificate_without_a_verified_path_maps_no_account() {
     table("chain");
 }
 
@@ -168,15 +168,15 @@ fn an_explanation_decides_the_same() {
     });
 }
 
-/// An issuer is its key: what maps for the authority's own signature is refused for anybody else's.
+/// An issuer is its key: what maps for the authority's own signature is refused for every other one.
 #[test]
-fn a_signature_by_another_key_maps_nobody() {
+fn a_signature_by_another_key_maps_no_account() {
     cases(&FILES, |case| {
         let mut setting = case.setting();
         if setting.policy.validation == Validation::Off {
             return;
         }
-        setting.certificate = case.certificate.signed_by_nobody();
+        setting.certificate = case.certificate.signed_by_unknown_ca();
         let answer = setting.answer().expect("the policy makes sense");
         let unverified =
             matches!(answer.reason, Reason::Chain(_) | Reason::NoMethod | Reason::MalformedCertificate);
@@ -184,7 +184,7 @@ fn a_signature_by_another_key_maps_nobody() {
     });
 }
 
-/// Without a verified chain nobody knows whose word a strong form is.
+/// Without a verified chain it is not known which CA vouches by a strong form.
 #[test]
 fn nothing_is_strong_without_a_verified_chain() {
     cases(&FILES, |case| {
@@ -272,7 +272,7 @@ fn widened(setting: &Setting, stricter: Vec<Stricter>) -> Vec<String> {
     let before = setting.answer().expect("the policy makes sense");
     let mut widened = Vec::new();
     for (what, setting) in stricter {
-        // A policy that could map nobody is refused as a whole, which is strict enough.
+        // A policy that could map no account is refused as a whole, which is strict enough.
         let Ok(after) = setting.answer() else { continue };
         if account(&after).is_some() && account(&after) != account(&before) {
             widened.push(format!("{what}: {} instead of {}", decided(&after), decided(&before)));

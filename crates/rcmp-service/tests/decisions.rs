@@ -182,7 +182,7 @@ fn the_table_of_decisions() {
     let alice = &["alice@contoso.example"][..];
     let named = |upn| Names { upn, subject: "Somebody", ..Names::default() };
     for case in [
-        Case { what: "nobody is named", ..Case::default() },
+        Case { what: "no account is named", ..Case::default() },
         Case { what: "by principal name", names: named(alice), expect: Ok(1001), ..Case::default() },
         Case {
             what: "without case",
@@ -190,7 +190,11 @@ fn the_table_of_decisions() {
             expect: Ok(1001),
             ..Case::default()
         },
-        Case { what: "a name that is nobody's", names: named(&["eve@contoso.example"]), ..Case::default() },
+        Case {
+            what: "a name that no account has",
+            names: named(&["eve@contoso.example"]),
+            ..Case::default()
+        },
         Case { what: "a name is not extended", names: named(&["alice"]), ..Case::default() },
         Case {
             what: "a host's name is its service's",
@@ -253,7 +257,7 @@ fn the_table_of_decisions() {
             ..Case::default()
         },
         Case {
-            what: "an empty subject maps nobody",
+            what: "an empty subject maps no account",
             names: Names::default(),
             mappings: &[(1001, "X509:<S>CN=x")],
             ..Case::default()
@@ -402,10 +406,10 @@ fn restrictions_are_told_only_when_the_policy_says_so() {
         let telling = Policy { tell_restrictions: true, ..policy(BOTH) };
         assert_eq!(ask(&mapper(telling, vec![alice.clone()]), &encoded, vec![], BOTH).status, expect);
         let silent = ask(&mapper(policy(BOTH), vec![alice]), &encoded, vec![], BOTH);
-        let nobody = ask(&mapper(policy(BOTH), vec![]), &encoded, vec![], BOTH);
+        let unknown = ask(&mapper(policy(BOTH), vec![]), &encoded, vec![], BOTH);
         assert_eq!(
             (silent.status, silent.authoritative),
-            (nobody.status, nobody.authoritative),
+            (unknown.status, unknown.authoritative),
             "the client cannot tell"
         );
     }
@@ -533,7 +537,7 @@ fn an_account_of_another_domain_is_answered_neither_with_a_message_nor_without()
 }
 
 #[test]
-fn a_policy_that_could_map_nobody_does_not_start() {
+fn a_policy_that_could_map_no_certificate_does_not_start() {
     let off = Policy { binding: Binding::Full, validation: Validation::Off, ..policy(BOTH) };
     let store = || Arc::new(MemoryStore::new(domain()));
     assert_eq!(of(off, store()).map(|_| ()), Err(Contradiction::NothingCanMap));

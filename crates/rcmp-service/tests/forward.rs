@@ -29,7 +29,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("nobody waits here"),
+        Poll::Pending => panic!("no call waits here"),
     }
 }
 
@@ -183,7 +183,7 @@ fn road(from: char, to: &Arc<Node>) -> PeerService {
     PeerService::new(service)
 }
 
-fn nobody() -> PeerService {
+fn unreachable_peer() -> PeerService {
     PeerService::new(service_fn(|_: PeerQuestion| std::future::ready(Err::<PeerReply, _>(NoServers))))
 }
 
@@ -215,9 +215,14 @@ fn sid_extension(sid: &Sid) -> CustomExtension {
 }
 
 fn certificate(upns: &[&str], hosts: &[&str], sid: Option<Sid>) -> Vec<u8> {
+    certificate_named("Somebody", upns, hosts, sid)
+}
+
+/// A self-issued certificate: its subject and issuer have this name.
+fn certificate_named(name: &str, upns: &[&str], hosts: &[&str], sid: Option<Sid>) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Somebody");
+    params.distinguished_name.push(DnType::CommonName, name);
     for upn in upns {
         params
             .subject_alt_names
@@ -344,7 +349,7 @@ fn what_is_ours_is_answered_here() {
     for name in ["", "DOMA", "doma", "a.example", "A.EXAMPLE."] {
         assert!(matches!(reason(&a, &alice_of('A'), name), Reason::Mapped(_)), "{name}");
     }
-    assert_eq!(reason(&a, &alice_of('X'), ""), Reason::NoMatch, "a suffix of nobody's");
+    assert_eq!(reason(&a, &alice_of('X'), ""), Reason::NoMatch, "a suffix of no domain");
     assert_eq!(b.heard.lock().expect("no test panicked").len(), 0);
 }
 
@@ -361,13 +366,13 @@ fn who_is_asked_follows_from_names() {
         Reason::RefusedElsewhere { status: NtStatus::LOGON_FAILURE, authoritative: true },
         "C has been asked"
     );
-    // A person comes before a host, and nobody is of two domains.
+    // A person comes before a host, and no account is of two domains.
     assert_eq!(at(&["alice@b.example"], &["www.c.example"], ""), Reason::Forwarded);
     assert!(matches!(at(&["alice@a.example"], &["www.c.example"], ""), Reason::Mapped(_)));
     assert_eq!(at(&["alice@b.example", "alice@c.example"], &[], ""), Reason::Ambiguous);
     assert_eq!(at(&["alice@a.example", "alice@c.example"], &[], ""), Reason::Ambiguous);
     assert_eq!(at(&[], &["www.a.example", "www.c.example"], ""), Reason::Ambiguous);
-    // A domain that is named is asked, or nobody is.
+    // A domain that is named is asked, or none is.
     assert_eq!(at(&["alice@b.example"], &[], "DOMX"), Reason::OtherDomain);
     assert_eq!(at(&["alice@b.example"], &[], "DOMB"), Reason::Forwarded);
     assert_eq!(
@@ -462,9 +467,9 @@ fn refusals_come_back_as_they_were() {
 }
 
 #[test]
-fn a_peer_that_cannot_be_reached_means_that_nobody_knows() {
+fn a_peer_that_cannot_be_reached_leaves_the_question_undecided() {
     let a = Node::new('A');
-    connect(&a, vec![(peer('B'), Some(nobody()))], 4);
+    connect(&a, vec![(peer('B'), Some(unreachable_peer()))], 4);
     let (answer, _) = ask(&a, &question(&alice_of('B'), ""));
     assert_eq!((answer.status, answer.authoritative), (NtStatus::NO_LOGON_SERVERS, false));
     assert_eq!(answer.reason, Reason::NoLogonServers);
@@ -472,7 +477,7 @@ fn a_peer_that_cannot_be_reached_means_that_nobody_knows() {
 }
 
 #[test]
-fn a_certificate_that_names_another_account_s_sid_binds_it_to_nobody_else() {
+fn a_certificate_that_names_another_account_s_sid_binds_it_to_no_other_account() {
     let [a, ..] = chain();
     let alice = |rid| {
         let sid = domain_sid('B').with_rid(rid).expect("there is room");
@@ -588,7 +593,7 @@ fn a_peer_asks_about_what_it_may_ask_about() {
     connect(&alone, vec![], 4);
     assert_eq!(ask(&alone, &stranger("DOMA", true)).0.reason, Reason::AskerDenied, "its last peer is gone");
     let d = Node::new('D');
-    connect(&d, vec![(PeerDomain { may_ask: false, ..peer('A') }, Some(nobody()))], 4);
+    connect(&d, vec![(PeerDomain { may_ask: false, ..peer('A') }, Some(unreachable_peer()))], 4);
     assert_eq!(ask(&d, &stranger("DOMA", true)).0.reason, Reason::AskerDenied);
 }
 
@@ -638,7 +643,7 @@ fn proved(message: &[u8], asked: &Question) -> Vec<proof::Verified> {
 }
 
 #[test]
-fn a_path_is_proved_when_somebody_asks() {
+fn a_path_is_proved_when_the_asker_wants_a_proof() {
     let [a, _, c] = chain();
     let plain = question(&alice_of('C'), "");
     let (answer, _) = ask(&a, &plain);
@@ -838,6 +843,24 @@ fn a_certificate_is_asked_about_as_by_its_message() {
     let (request, encoded) = (Request::decode(message).expect("our own"), &certificates[2].1[..]);
     assert_eq!((request.certificate, request.flags), (encoded, UPN));
     assert_eq!(request.issuers, [Certificate::parse(encoded).expect("our own").issuer]);
+}
+
+#[test]
+fn an_issuer_name_that_no_request_can_have_is_the_reason_and_not_the_message() {
+    let [a, b, _] = chain();
+    let upn = format!("alice@{}", domain('B').dns);
+    let about = |name_len: usize| {
+        let encoded = certificate_named(&"N".repeat(name_len), &[&upn], &[], None);
+        let certificate = OwnedCertificate::parse(encoded.into()).expect("our own");
+        ask(&a, &Question::about(certificate, vec![], UPN, asker(), NOW)).0
+    };
+    assert_eq!(about(8 * 1024 - 64).reason, Reason::Forwarded, "a name within the limit is sent");
+    let heard = b.heard.lock().expect("no test panicked").len();
+    // The message would be this program's own, so it is not malformed; the limit is `ISSUER_LEN_MAX`.
+    let answer = about(8 * 1024);
+    assert_eq!((answer.reason, answer.status), (Reason::TooLongToForward, NtStatus::LOGON_FAILURE));
+    assert_eq!(answer.elsewhere.map(|elsewhere| elsewhere.domain), Some(netbios('B')));
+    assert_eq!(b.heard.lock().expect("no test panicked").len(), heard, "B is not asked");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! A file in `tables/` is an array of `[[case]]`. Each case has `what`, a fact in a short sentence, and `rule`, the document and
 //! section that says so with its sentence in our words; where the product does otherwise, `differs` tells why. What else is in a
-//! case is its file's own and is read strictly: a key that nobody knows fails. All cases of a file run, and all that fail are told.
+//! case is its file's own and is read strictly: an unknown key fails. All cases of a file run, and all that fail are told.
 
 mod cases;
 #[path = "tables/notation.rs"]

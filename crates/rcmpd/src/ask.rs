@@ -1,7 +1,6 @@
 //! Maps a certificate by a server over Netlogon, as `rcmpd map` does.
 
 use crate::config::SecretRef;
-use crate::trust::certificates::Chain;
 use dtyp::{Encode, NtStatus};
 use netlogon_tokio::{ResolveError, TcpTransport};
 use netlogon_transport::client::{
@@ -15,6 +14,7 @@ use rcmp_service::proof::{self, Verified, Weakness};
 use rcmp_service::{CallContext, Method, SidClaim};
 use std::fmt;
 use std::time::Duration;
+use trust_tokio::certificates::Chain;
 
 /// The server, the account to use there, and what the answer must prove.
 #[derive(Clone, Debug)]

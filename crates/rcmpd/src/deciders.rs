@@ -1,16 +1,15 @@
 //! Who decides at a moment: the live policy, and the one in its shadow. Both are replaced together, by one store to a
 //! pointer, so every answer belongs to one configuration.
 
-use crate::audit::{AuditLog, Decided};
 use crate::clock::now;
 use crate::config::{self, Config, Mapping};
 use crate::decision_metrics::DecisionMetrics;
 use crate::forward::Forwarding;
 use crate::handler::Handler;
 use crate::stores::Accounts;
-use crate::trust::lists::{FirstLook, Lists};
 use crate::trust::{self, Remote};
 use arc_swap::ArcSwap;
+use audit_log::{AuditLog, Decided};
 use rcmp_service::message::MappingFlags;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::fmt::Display;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 use tracing::warn;
+use trust_tokio::lists::{FirstLook, Lists};
 
 /// Questions that the shadow works on at once; when it falls behind, those beyond are left out and counted.
 const SHADOW_MAX: usize = 256;
@@ -52,7 +52,7 @@ pub struct Shadow {
 }
 
 impl Deciders {
-    /// Reads what a mapping names, and keeps its revocation lists fresh for as long as this lives. Lists that `before` has
+    /// Reads what a mapping names, and keeps its CRLs fresh for as long as this lives. Lists that `before` has
     /// are taken over, with what is known of their age.
     pub async fn load(
         mapping: &Mapping,
@@ -124,7 +124,7 @@ impl Deciders {
         Ok(answer)
     }
 
-    /// The revocation lists of the live policy.
+    /// The CRLs of the live policy.
     pub const fn lists(&self) -> Option<&Arc<Lists>> {
         self.lists.as_ref()
     }

@@ -91,12 +91,12 @@ impl DecisionMetrics {
     /// Counts a question that is rejected, undecided, because its asker is over a limit.
     pub fn over_limit(&self, reason: Reason) {
         self.identified(reason.name());
-        self.asker_refused(reason);
+        self.askers_refused.get_or_create(&ReasonLabels { reason: reason.name() }).inc();
     }
 
-    /// Counts what is rejected because an account is over a limit.
-    pub fn asker_refused(&self, reason: Reason) {
-        self.askers_refused.get_or_create(&ReasonLabels { reason: reason.name() }).inc();
+    /// The counter of what is rejected because an account is over its budget of the audit log.
+    pub fn over_audit_budget(&self) -> Counter {
+        self.askers_refused.get_or_create(&ReasonLabels { reason: Reason::AuditBudget.name() }).clone()
     }
 
     /// Counts a decision that the shadow made, too: the same one if the account is the same.

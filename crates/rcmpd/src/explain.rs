@@ -30,7 +30,7 @@ pub async fn explain(
             _ => None,
         });
         match weighed {
-            // Whoever was found may have the right value, wrongly written.
+            // The account that was found may have the right value, wrongly written.
             Some(record) => nearest.look_at(&record.account),
             None if nearest.is_needed() => nearest = look_through(accounts, nearest).await?,
             None => {}
@@ -70,7 +70,7 @@ fn send_to_another_domain(domains: &Domains, certificate: &[u8], config: &str) -
     })
 }
 
-/// How long somebody waits for the nearest miss. What was found by then is told.
+/// How long the search for the nearest miss may take. What was found by then is printed.
 const LOOK_MAX: Duration = Duration::from_secs(20);
 
 /// Looks at all accounts, on a thread of its own: others are answered meanwhile.
@@ -167,7 +167,7 @@ fn asked(asked: &Asked) {
     let strength = if asked.strong { "strong" } else { "weak" };
     let found = match asked.found {
         Found::Error => "the store could not answer".to_owned(),
-        Found::None => "nobody".to_owned(),
+        Found::None => "no account".to_owned(),
         Found::Many => format!("more than one: {}", asked.accounts.join(", ")),
         Found::Differs => {
             format!("{}, whose value is not the same by this comparison", asked.accounts.join(", "))
@@ -212,7 +212,7 @@ fn verdict(explanation: &Explanation) -> String {
         _ => String::new(),
     };
     format!(
-        "nobody: {} ({}{event}){refused_by}; the client is told {}",
+        "not mapped: {} ({}{event}){refused_by}; the client gets {}",
         explanation.text,
         explanation.reason.name(),
         explanation.status.as_ref().map_or("", |status| status.name.unwrap_or(&status.value))

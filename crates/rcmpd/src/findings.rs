@@ -1,7 +1,6 @@
 //! Checks by `serve` and `check-config` beyond the text of a configuration: lax settings, names that match nothing today, and files that
 //! are missing.
 
-use crate::audit;
 use crate::clock::now;
 use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, StoreKind};
 use crate::forward::Forwarding;
@@ -12,7 +11,7 @@ use ::sidecar::dialect::Target;
 use account_store::fold::{Comparison, casefold};
 use account_store::{Account, AccountKind, DistinguishedName, DomainStore, Matches, Query};
 use dtyp::Sid;
-use rcmp_service::policy::{Whom, has_suffix};
+use rcmp_service::policy::{Grantee, has_suffix};
 use rcmp_service::trust::Trust;
 use rcmp_service::{Binding, Mapper, Validation};
 use std::collections::HashMap;
@@ -345,25 +344,27 @@ async fn grants(mapping: &Mapping, known: &Known<'_>, found: &mut Vec<Warning>) 
     let entries = entries.filter_map(|entry| Some((Some(&entry.certificate), entry.policy.grants.as_ref()?)));
     for (authority, grants) in entries.chain([(None, &mapping.policy.grants)]) {
         let authority = authority.map(|path| path.display().to_string());
-        for whom in grants.iter().flat_map(|grant| grant.to.iter().flatten()) {
-            let warning = match whom {
-                Whom::NamedGroup(name) if !known.has_group(name).await => Warning {
+        for grantee in grants.iter().flat_map(|grant| grant.to.iter().flatten()) {
+            let warning = match grantee {
+                Grantee::NamedGroup(name) if !known.has_group(name).await => Warning {
                     group: Some(name.clone()),
                     ..Warning::new("A grant is for a group that does not exist")
                 },
-                Whom::Group(sid) if !known.has_group_sid(sid).await => Warning {
+                Grantee::Group(sid) if !known.has_group_sid(sid).await => Warning {
                     group: Some(sid.to_string()),
                     ..Warning::new("A grant is for a group that does not exist")
                 },
-                Whom::NamedAccount(name) if !known.has_account(Query::Name(name.clone())).await => Warning {
-                    account: Some(name.clone()),
-                    ..Warning::new("A grant is for an account that does not exist")
-                },
-                Whom::Account(sid) if !known.has_account(Query::Sid(*sid)).await => Warning {
+                Grantee::NamedAccount(name) if !known.has_account(Query::Name(name.clone())).await => {
+                    Warning {
+                        account: Some(name.clone()),
+                        ..Warning::new("A grant is for an account that does not exist")
+                    }
+                }
+                Grantee::Account(sid) if !known.has_account(Query::Sid(*sid)).await => Warning {
                     account: Some(sid.to_string()),
                     ..Warning::new("A grant is for an account that does not exist")
                 },
-                Whom::Suffix(suffix) if !known.has_suffix(suffix).await => Warning {
+                Grantee::Suffix(suffix) if !known.has_suffix(suffix).await => Warning {
                     suffix: Some(suffix.clone()),
                     ..Warning::new("A grant is for a suffix that no account has")
                 },
@@ -418,7 +419,7 @@ pub async fn check(config: &Config) -> Checked {
         checked.warnings.extend(users.into_iter().flatten());
         sidecar::check_files(config, sidecar).into_iter().for_each(|file| _ = checked.add(file));
     }
-    checked.add(audit::check(&config.audit));
+    checked.add(audit_log::check(&config.audit));
     checked.add(Forwarding::load(config, None));
     // Secure channels need the secrets of machines.
     let open = if config.rpc.is_some() { stores::machines_with_secrets } else { stores::machines };

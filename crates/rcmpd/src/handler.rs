@@ -14,16 +14,16 @@
 //!    it limits connections and decisions by address ([`crate::sidecar`]).
 //! 3. **The handler**. Accounts of this domain are decided about in memory; neither a deadline nor a concurrency limit is around that. The parts
 //!    that wait have both, as near to the network as possible, so that a slow peer takes no time and no permit from questions about
-//!    other accounts: OCSP responders in [`crate::trust::responder`], peers in [`crate::forward::peer`] (span, deadline) and
+//!    other accounts: OCSP responders in [`trust_tokio::responder`], peers in [`crate::forward::peer`] (span, deadline) and
 //!    [`netlogon_tokio::Servers`] (connections and a queue for each server; a question that finds the queue full is rejected at once).
 //!    How many questions there are at once is bounded by the connections of RPC and of the sidecar.
 //!
 //! Metrics and the audit log come after the whole stack, in [`Deciders::decide_audited`](crate::deciders::Deciders::decide_audited): a decision
 //! counts as what was answered, and an answer that cannot be written down is not given.
 
-use crate::audit::AuditLog;
-use crate::miss_limiter::MissLimits;
 use account_store::BoxFuture;
+use audit_log::AuditLog;
+use rcmp_service::MissLimits;
 use rcmp_service::{Answer, MapCertificate, Mapper, Question, Reason};
 use std::convert::Infallible;
 use std::sync::Arc;

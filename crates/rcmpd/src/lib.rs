@@ -6,7 +6,6 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod ask;
-pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -17,21 +16,16 @@ pub mod explain;
 pub mod findings;
 pub mod forward;
 pub mod handler;
-mod input;
-pub mod mapping_audit;
-pub mod mapping_import;
-mod miss_limiter;
 pub mod output;
 pub mod quickstart;
 pub mod rehearsal;
 pub mod serve;
 pub mod sidecar;
-pub mod signing;
+pub mod sso;
 pub mod stores;
 pub mod telemetry;
 pub mod trust;
 pub mod trust_secret;
-mod visible;
 
 use std::process::ExitCode;
 

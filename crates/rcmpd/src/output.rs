@@ -2,9 +2,9 @@
 
 use crate::ask::{AskError, Mapped, ProvedPath};
 use crate::config::ConfigError;
-pub use crate::visible::{visible, visible_json};
 use dtyp::Sid;
 use rcmp_service::proof::{HopStrength, Role, Signed, Verified};
+pub use rcmp_service::visible::{visible, visible_json};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fmt::Write as _;

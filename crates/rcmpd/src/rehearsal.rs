@@ -4,7 +4,6 @@
 //! policy for each set of methods that was asked for, on all processors, however often it occurs.
 
 use crate::clock::now;
-use crate::trust::certificates::{Chain, Unusable};
 use account_store::Record;
 use anyhow::{Context, bail};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -18,6 +17,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
+use trust_tokio::certificates::{Chain, Unusable};
 
 /// A certificate, what was asked about it, and how often.
 #[derive(Clone, Debug)]

@@ -64,7 +64,7 @@ pub fn write_next(path: &Path, secret: &str) -> std::io::Result<()> {
         .write_all(secret.as_bytes())
         .and_then(|()| file.write_all(b"\n"))
         .and_then(|()| file.sync_all())
-        // Whoever reads the present one must be able to read the next.
+        // A user that can read the current one must be able to read the next.
         .and_then(|()| match path.metadata() {
             Ok(present) => fchown(&file, Some(present.uid()), Some(present.gid())),
             Err(_) => Ok(()),

@@ -20,6 +20,13 @@ pub struct UserIdentity {
     pub expires: Option<FileTime>,
 }
 
+impl UserIdentity {
+    /// Whether a service acts for the user: the ticket was delegated, or a service alone vouches for the user (S-1-18-2).
+    pub fn is_delegated(&self) -> bool {
+        !self.delegated_by.is_empty() || self.groups.contains(&Sid::SERVICE_ASSERTED_IDENTITY)
+    }
+}
+
 /// What vouches for a [`UserIdentity`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {

@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 /// Evicted connections of proved clients that may still be answering. They have no permit any more, so more than these end at once: a
@@ -394,11 +395,20 @@ impl<I: Clone + Eq + Hash + Send + 'static> Connections<I> {
         }
     }
 
-    /// Is called when a connection cannot be accepted.
-    pub async fn not_accepted(&self, error: io::Error) {
+    /// The next connection that `accept` accepts, or `None` once `shutdown` is cancelled; see [`ConnectionLimiter::accept_next`].
+    pub async fn accept_next<A, F>(
+        &self,
+        shutdown: &CancellationToken,
+        accept: impl FnMut() -> F,
+    ) -> Option<A>
+    where
+        F: Future<Output = io::Result<A>>,
+    {
         let listener = self.listener;
-        self.log_limiter.once("accept", || warn!(listener, %error, "Cannot accept a connection"));
-        sleep(self.limiter.not_accepted(&error)).await;
+        let failed = |error: &io::Error| {
+            self.log_limiter.once("accept", || warn!(listener, %error, "Cannot accept a connection"));
+        };
+        self.limiter.accept_next(shutdown, accept, failed).await
     }
 
     /// What reads the counts of this listener, at its address or path.

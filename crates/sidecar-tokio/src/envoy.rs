@@ -210,4 +210,4 @@ fn metadata(allowed: &Allowed) -> Struct {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -20,6 +20,7 @@ use crate::connections::{ConnectionMeter, Connections, DRAIN_TIMEOUT, Rejection}
 use crate::envoy;
 use crate::files::ReadFiles;
 use crate::settings::{Listen, ListenTls, Place, Speaks};
+use anyhow::ensure;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use dcerpc_tokio::{ConnectionLimits, ConnectionPermit, LogLimiter, listen_on};
@@ -37,13 +38,14 @@ use sidecar::dialect::{Dialect, Target};
 use sidecar::{Decided, Moment, Refusal, Sidecar};
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -111,6 +113,12 @@ enum Socket {
     Unix(UnixListener),
 }
 
+/// A connection that was accepted.
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
 /// What proxies prove themselves by that is read from files, anew when the configuration is reloaded.
 pub struct Proof {
     secret: Option<Zeroizing<String>>,
@@ -127,17 +135,38 @@ struct Tls {
 }
 
 impl Proof {
-    /// `secret` is the text that proxies show; the files of `tls` are read.
+    /// `secret` is the text that proxies show; the files of `tls` are read. An empty secret is refused, because an empty header would
+    /// show it.
     pub fn new(
         secret: Option<Zeroizing<String>>,
         tls: Option<&ListenTls>,
         files: &dyn ReadFiles,
     ) -> anyhow::Result<Self> {
+        ensure!(
+            secret.as_ref().is_none_or(|secret| !secret.is_empty()),
+            "the secret of [[sidecar.listen]] is empty: openssl rand -base64 32 makes one"
+        );
         let tls = tls.map(|tls| {
             let (config, trust) = of_listener(tls, files)?;
             anyhow::Ok(Tls { acceptor: Arc::new(config).into(), trust, names: tls.names.clone() })
         });
         Ok(Self { secret, tls: tls.transpose()? })
+    }
+
+    /// Refuses a listener that would trust every process that can connect to it. The user of a process is known on a Unix socket alone,
+    /// and there is no TLS on one.
+    fn check(&self, listen: &Listen) -> anyhow::Result<()> {
+        let knows_proxies = match listen.at {
+            Place::Tcp(_) => self.tls.is_some(),
+            Place::Unix(_) => !listen.peers.is_empty(),
+        };
+        ensure!(
+            knows_proxies || self.secret.is_some(),
+            "the listener at {} would trust every process that can connect to it: restrict it by peers on a Unix socket, by a \
+             secret, or by tls on a TCP port",
+            listen.at
+        );
+        Ok(())
     }
 }
 
@@ -237,7 +266,7 @@ impl Origin {
 }
 
 impl Listener {
-    /// Binds what a configuration names.
+    /// Binds what a configuration names. A listener without any proof of proxies is refused.
     pub async fn bind(
         listen: &Listen,
         sidecar: Arc<ArcSwap<Sidecar>>,
@@ -245,6 +274,7 @@ impl Listener {
         clock: Clock,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
+        proof.load().check(listen)?;
         let users = unix::users(&listen.peers)?;
         let dialect = listen.speaks.name();
         let (socket, address) = match &listen.at {
@@ -294,35 +324,39 @@ impl Listener {
     /// Serves until the shutdown begins and all requests are answered.
     pub async fn serve(self) {
         let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = self.state.shutdown.cancelled() => break,
-                accepted = self.accept(&tasks) => accepted,
-            };
-            if let Err(error) = accepted {
-                self.state.connections.not_accepted(error).await;
-            }
-            // An evicted connection closes before the next one is accepted.
-            tokio::task::yield_now().await;
-        }
         let Self { socket, state, .. } = self;
+        while let Some(accepted) = state.connections.accept_next(&state.shutdown, || socket.accept()).await {
+            state.spawn(&tasks, accepted);
+        }
         state.is_ending.store(true, Ordering::Relaxed);
         drop(socket);
         tasks.close();
         tasks.wait().await;
     }
+}
 
-    async fn accept(&self, tasks: &TaskTracker) -> std::io::Result<()> {
-        let state = Arc::clone(&self.state);
-        match &self.socket {
-            Socket::Tcp(socket) => {
-                let (stream, address) = socket.accept().await?;
+impl Socket {
+    async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(socket) => {
+                socket.accept().await.map(|(stream, address)| Accepted::Tcp(stream, address))?
+            }
+            Self::Unix(socket) => Accepted::Unix(socket.accept().await?.0),
+        })
+    }
+}
+
+impl State {
+    /// Serves a connection in a task of its own, unless its user may not ask.
+    fn spawn(self: &Arc<Self>, tasks: &TaskTracker, accepted: Accepted) {
+        let state = Arc::clone(self);
+        match accepted {
+            Accepted::Tcp(stream, address) => {
                 let origin = Origin::new(&state, Some(address), address.ip());
                 tasks.spawn(over_tcp(state, stream, origin));
             }
-            Socket::Unix(socket) => {
-                let (stream, _) = socket.accept().await?;
-                let Ok(user) = stream.peer_cred().map(|credentials| credentials.uid()) else { return Ok(()) };
+            Accepted::Unix(stream) => {
+                let Ok(user) = stream.peer_cred().map(|credentials| credentials.uid()) else { return };
                 let is_known = state.users.iter().any(|known| known.number == user);
                 if !state.users.is_empty() && !is_known {
                     state.log_limiter.once("foreign_user", || {
@@ -333,7 +367,7 @@ impl Listener {
                             "Rejected Unix-socket connection: the user of the process is not in peers"
                         );
                     });
-                    return Ok(());
+                    return;
                 }
                 let origin = Origin::new(&state, None, source_of(user));
                 if is_known {
@@ -342,7 +376,6 @@ impl Listener {
                 tasks.spawn(connection(state, Lingering::new(stream), origin));
             }
         }
-        Ok(())
     }
 }
 
@@ -674,5 +707,66 @@ async fn respond(
             let answer = refusal(request, whole(sidecar.answer(&decided)));
             if is_proved { answer } else { closing(answer) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::test::AnyFile;
+    use crate::settings::{SocketGroup, UnixPlace};
+    use std::path::Path;
+
+    fn proof(secret: Option<&str>) -> anyhow::Result<Proof> {
+        Proof::new(secret.map(|secret| secret.to_owned().into()), None, &AnyFile)
+    }
+
+    async fn bound(at: Place, peers: &[&str], secret: Option<&str>) -> Result<(), String> {
+        let listen = Listen {
+            speaks: Speaks::EnvoyGrpc,
+            target: Target::Request,
+            at,
+            peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
+            tls: None,
+            upstream: None,
+        };
+        let proof = Arc::new(ArcSwap::from_pointee(proof(secret).expect("the secret can be used")));
+        let sidecar =
+            Arc::new(ArcSwap::new(envoy::tests::sidecar(&[], Err(Refusal::NoCertificate), vec![]).0));
+        let clock = || Moment { wall: dtyp::FileTime::default(), uptime: Duration::ZERO };
+        let bound = Listener::bind(&listen, sidecar, (proof, None), clock, CancellationToken::new()).await;
+        bound.map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_secret_is_refused() {
+        let error = proof(Some("")).err().expect("it is refused").to_string();
+        assert!(error.contains("is empty"), "{error}");
+        assert!(proof(Some("x")).is_ok());
+        assert!(proof(None).is_ok(), "users or certificates can be the proof");
+    }
+
+    #[tokio::test]
+    async fn a_listener_without_any_proof_is_not_bound() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let unix = |name: &str| {
+            let path = folder.path().join(name);
+            Place::Unix(UnixPlace { path, mode: 0o600, group: SocketGroup::Unchanged })
+        };
+        let tcp = || Place::Tcp(([127, 0, 0, 1], 0).into());
+        let user = "0";
+        for refused in [
+            bound(tcp(), &[], None).await,
+            // TCP does not tell the user of a process.
+            bound(tcp(), &[user], None).await,
+            bound(unix("refused"), &[], None).await,
+        ] {
+            let error = refused.expect_err("each process would be trusted");
+            assert!(error.contains("would trust every process"), "{error}");
+        }
+        assert!(!Path::exists(&folder.path().join("refused")), "there is no socket to connect to");
+        assert_eq!(bound(tcp(), &[], Some("secret")).await, Ok(()));
+        assert_eq!(bound(unix("secret"), &[], Some("secret")).await, Ok(()));
+        assert_eq!(bound(unix("user"), &[user], None).await, Ok(()));
     }
 }

@@ -4,7 +4,7 @@ use crate::allowed::Allowed;
 use crate::cache::{Cache, CacheEntry, Key, Moment};
 use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
-use crate::headers::{Facts, Format};
+use crate::headers::{Facts, Format, Layout};
 use crate::identity::{DecisionInputs, Identify, Identity};
 use crate::meter::Meter;
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
@@ -50,7 +50,8 @@ pub struct Sidecar {
     identify: Arc<dyn Identify>,
     routes: Routes,
     format: Format,
-    nobody: HeaderMap,
+    layout: Layout,
+    without_account: HeaderMap,
     /// Names that only we and the proxy may use.
     reserved: HashSet<String>,
     token: Option<TokenSigner>,
@@ -99,7 +100,7 @@ impl Sidecar {
     /// A sidecar with an empty cache.
     pub fn new(parts: Parts) -> Self {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
-        let nobody = format.nobody();
+        let (layout, without_account) = (format.layout(), format.without_account());
         let owned = crate::dialect::OWNED.map(str::to_owned);
         let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
         let reserved = known.into_iter().chain(owned).chain([SECRET.as_str().to_owned()]).collect();
@@ -121,7 +122,8 @@ impl Sidecar {
             identify,
             routes,
             format,
-            nobody,
+            layout,
+            without_account,
             reserved,
             token,
             retired: Vec::new(),
@@ -308,7 +310,7 @@ impl Sidecar {
         let sign = |token: &TokenSigner| token.sign((&identity, audience), &user, &facts, (now, len_max));
         let token = self.token.as_ref().and_then(sign);
         facts.token = token.as_deref();
-        let written = self.format.write(&identity, facts);
+        let written = self.format.write_by(&self.layout, &identity, facts);
         if written.is_cut {
             self.references.insert(decision.to_owned(), Arc::new(whole(&identity, decision, &user)));
         }
@@ -329,7 +331,7 @@ impl Sidecar {
     pub fn answer(&self, decided: &Decided) -> Response<Bytes> {
         let (status, headers, text) = match decided {
             Decided::Allowed(allowed) => (StatusCode::OK, &allowed.headers, ""),
-            Decided::Refused(refusal) => (refusal.status(), &self.nobody, refusal.text()),
+            Decided::Refused(refusal) => (refusal.status(), &self.without_account, refusal.text()),
         };
         let mut response = Response::new(Bytes::from_static(text.as_bytes()));
         *response.status_mut() = status;
@@ -346,7 +348,7 @@ impl Sidecar {
     /// away, in every spelling. Then the identity headers are set; without an account they are empty.
     pub fn stamp(&self, allowed: Option<&Allowed>, headers: &mut HeaderMap) {
         self.strip(headers);
-        for (name, value) in allowed.map_or(&self.nobody, |allowed| &allowed.headers) {
+        for (name, value) in allowed.map_or(&self.without_account, |allowed| &allowed.headers) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -364,7 +366,8 @@ impl Sidecar {
     /// what servers that take `_` for `-` would read as one of them; `names` are those of the request.
     pub fn taken_away<'a>(&self, names: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
         let reserved = self.reserved.iter();
-        let unadvertised = reserved.clone().filter(|name| !self.nobody.contains_key(name.as_str())).cloned();
+        let unadvertised =
+            reserved.clone().filter(|name| !self.without_account.contains_key(name.as_str())).cloned();
         let aliases = reserved.map(|name| name.replace('-', "_"));
         let of_request = names.map(str::to_ascii_lowercase);
         let of_request = of_request.filter(|name| self.is_alias(name) || forwarding::is_clients(name));

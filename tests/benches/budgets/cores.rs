@@ -4,7 +4,7 @@
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::LazyLock;
 
-/// The server's core and the generator's; on a machine with one core nobody is pinned.
+/// The server's core and the generator's; on a machine with one core no thread is pinned.
 static CORES: LazyLock<Option<[usize; 2]>> = LazyLock::new(|| {
     let ours = sched_getaffinity(None).unwrap();
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| ours.is_set(*core));

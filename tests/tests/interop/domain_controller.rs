@@ -46,7 +46,7 @@ fn is_found_by_its_srv_records(dc: &SambaDc) {
         printed(command)
     };
     let (domain, site) = (dc.text("dns"), dc.text("site"));
-    // A site that nobody knows leaves all servers.
+    // A site that is not known leaves all servers.
     for (site, in_site) in [(Some(&site[..]), true), (Some("Nowhere"), false), (None, false)] {
         let found = discover(&domain, site);
         let server = json!({
@@ -147,7 +147,7 @@ fn is_a_peer_that_is_tested_and_rotated(dc: &SambaDc) {
     let smb_conf = format!("{}/etc/smb.conf", dc.text("folder"));
     for line in printed.stdout.lines().filter(|line| !line.starts_with('#')) {
         let mut command = dc.beside("sh");
-        // Whoever enters another mount namespace stands at its root.
+        // A process that enters another mount namespace stands at its root.
         let folder = demo.path("trusts").display().to_string();
         command.args(["-c", &format!("cd {folder} && {line} -s {smb_conf}")]);
         let (code, stdout, stderr) = output(command);

@@ -161,7 +161,7 @@ fn certificate() -> (Vec<u8>, String) {
     (certificate.der().to_vec(), certificate.pem())
 }
 
-/// Text that nobody guesses: the end of a new signature.
+/// Text that cannot be guessed: the end of a new signature.
 fn secret() -> String {
     let (signed, _) = certificate();
     dtyp::hex(&signed[signed.len() - 16..])
@@ -172,7 +172,7 @@ fn status(response: &Value) -> (&Value, &Value) {
 }
 
 #[test]
-fn its_client_learns_who_somebody_is() {
+fn its_client_learns_who_the_user_is() {
     let (leaf, alice) = certificate();
     let served = Served::start(Known { alice: leaf, unlucky: Vec::new() });
     let forged = json!({ "x-identity_sid": "S-1-5-18", "remote-user": "root", "accept": "*/*" });

@@ -1,4 +1,4 @@
-//! `rcmpd check-proxy` at real front doors: clean where `rcmpd proxy-config` configured them, and each hole found where somebody changed
+//! `rcmpd check-proxy` at real front doors: clean where `rcmpd proxy-config` configured them, and each hole found where the configuration was changed
 //! that.
 
 use rcmpd_tests::web::{Site, WebServer, free_port};
@@ -71,7 +71,7 @@ fn the_tls_front_is_clean() {
     is_clean(WebServer::Own);
 }
 
-/// A recipe with one change that somebody might make: the exit code says that something leaks, and this check is among what does.
+/// A recipe with one change that an operator might make: the exit code says that something leaks, and this check is among what does.
 fn leaks(server: WebServer, path: &str, more: &[&str], check: &str, change: impl FnOnce(&str) -> String) {
     let broken = |text: String| {
         let changed = change(&text);

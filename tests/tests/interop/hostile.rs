@@ -69,7 +69,7 @@ fn check(header_signing: bool) {
         match &place[..] {
             // Nothing covers these without header signing, so the seal cannot break; what they change is refused or harmless.
             _ if unsigned_header => assert_ne!(outcome["silent"], true, "{place}: {outcome}"),
-            // Bytes that no signature covers and that nobody reads ([MS-NRPC] 2.2.1.3.3: must be ignored).
+            // Bytes that no signature covers and that no server reads ([MS-NRPC] 2.2.1.3.3: must be ignored).
             "reserved" => assert_eq!(*outcome, good, "{place}"),
             // No such security context.
             "auth_context_id" => assert_eq!(*outcome, json!({ "fault": "0x00000005", "closed": true })),

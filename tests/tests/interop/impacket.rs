@@ -44,7 +44,7 @@ fn each_demo_certificate_gets_its_answer() {
 }
 
 #[test]
-fn nobody_s_certificate_is_a_logon_failure() {
+fn a_certificate_of_no_account_is_a_logon_failure() {
     let service = Demo::new().serve();
     let done = impacket(
         &service,

@@ -1,4 +1,4 @@
-//! Real peers that nobody here wrote, started by the tests. One module for each side of each protocol.
+//! Real peers that are not of this project, started by the tests. One module for each side of each protocol.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -13,6 +13,7 @@ mod odd_paths;
 mod oracles;
 mod relay;
 mod samba;
+mod sso;
 mod third_party_store;
 mod trusts;
 mod upstream;

@@ -11,7 +11,7 @@ use std::process::Command;
 fn relay(dc: &SambaDc, more: &str) -> Service {
     let of = Demo::new();
     let demo = Demo::domain("FABRIKAM", "RELAY", "127.0.0.1", &of);
-    // The database was made for a domain of another SID, and nobody is in it.
+    // The database was made for a domain of another SID, and no account is in it.
     let sid = demo.domain_sid();
     for file in ["accounts.db", "accounts.key", "machines/WEB01.secret"] {
         fs::remove_file(demo.path(file)).unwrap();
@@ -71,7 +71,7 @@ fn a_signed_pac_is_verified_through_the_relay_as_it_is_directly() {
     let statuses: Vec<_> = relayed.iter().map(|answer| answer["status"].as_str().unwrap()).collect();
     assert_eq!(statuses[..3], [SUCCESS, "0xC000006D", "0xC000000D"]);
 
-    // Only for whom it is, of our domain only, and no other package.
+    // Only for the machines that may use it, of our domain only, and no other package.
     let good = &questions[0];
     assert_eq!(ask(&dc, &service, "WEB02$", std::slice::from_ref(good))[0]["status"], "0xC00000FE");
     let mut elsewhere = good.clone();

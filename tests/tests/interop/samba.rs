@@ -160,7 +160,7 @@ fn a_channel_that_only_signs_answers_nothing() {
     assert!(service.log().contains("channel_established"));
 }
 
-/// What Windows does with PDUs that nobody's library sends, as Samba wrote it down: bind and alter_context with any flags, fragments
+/// What Windows does with PDUs that no library sends, as Samba wrote it down: bind and alter_context with any flags, fragments
 /// in every order, hints, cancels, orphans, association groups.
 #[test]
 fn samba_s_own_tests_of_raw_dce_rpc_pass() {

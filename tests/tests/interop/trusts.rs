@@ -82,7 +82,7 @@ fn an_account_is_for_its_own_types(dc: &SambaDc) {
         // 3.5.4.4.2 has the name with or without the dot; see below.
         (TRUSTED_DNS_DOMAIN, "contoso.example", no_account),
     ] {
-        // Nobody looks at the password.
+        // The password is not looked at.
         let done = channel(dc, (channel_type, account, "CONDC1"), "none", &[]);
         let error = done["error"].as_str().unwrap_or_default();
         assert!(error.contains(says), "type {channel_type} as {account}: {done:#}");

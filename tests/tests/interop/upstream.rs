@@ -1,4 +1,4 @@
-//! Applications behind the TLS-terminating proxy, by programs that nobody here wrote: nginx over TLS and HTTP/2, and gRPC's own server with its
+//! Applications behind the TLS-terminating proxy, by programs that are not of this project: nginx over TLS and HTTP/2, and gRPC's own server with its
 //! own client.
 
 use rcgen::{
@@ -238,7 +238,7 @@ fn an_application_that_does_not_agree_to_http2_is_none() {
     assert_eq!(failures(&site, "no_protocol"), 1);
 }
 
-/// What gRPC's client is told as alice, bob or carol, or as nobody.
+/// What gRPC's client is told as alice, bob or carol, or without a certificate.
 fn called(site: &Site, who: Option<&str>) -> Value {
     let mut given = json!({
         "target": site.address.to_string(),

@@ -36,7 +36,7 @@ fn reaches_the_page(server: WebServer) {
     assert_eq!(site.get(Some("mallory"), "/", &[]).0, 403);
     assert_eq!(site.get(Some("carol"), "/", &[]).0, 403, "names are all she has");
     assert_eq!(site.get(None, "/", &[]).0, 401);
-    assert_eq!(site.page.seen().len(), 0, "nobody of them reached the page");
+    assert_eq!(site.page.seen().len(), 0, "none of them reached the page");
     let forged = [
         "-H",
         "Remote-User: root",
@@ -103,7 +103,7 @@ fn reaches_the_page(server: WebServer) {
     assert_eq!(values(&site.page(Some("alice"), "/", &[]), "Remote-User"), ["CONTOSO\\alice"]);
 }
 
-/// More groups than web servers have room for, if nobody told them.
+/// More groups than web servers have room for, unless they are configured.
 fn has_room_for_many_groups(server: WebServer) {
     for more in ["", "header_len_max = 16384"] {
         let site = Site::start_with(server, more);

@@ -76,7 +76,7 @@ fn chain(told: &Told<'_>) -> Chain {
     Chain { a, b, c }
 }
 
-/// A lock on a store that lets nobody read: the bytes of the write-ahead log's index that stand for readers and writers (SQLite's file
+/// A lock on a store that lets no reader in: the bytes of the write-ahead log's index that stand for readers and writers (SQLite's file
 /// format, section 4.5.2). It ends with this value.
 struct Lock(Child);
 
@@ -179,7 +179,7 @@ fn a_user_of_the_third_domain_is_known_by_its_name_at_the_first() {
 }
 
 #[test]
-fn whatever_happens_to_the_last_server_nobody_is_let_in_and_it_recovers_by_itself() {
+fn whatever_happens_to_the_last_server_no_user_is_let_in_and_it_recovers_by_itself() {
     let mut chain = chain(&Told { a: "timeout_s = 4", b: "timeout_s = 4", ..Told::default() });
     assert_eq!(ask(&chain, "alice")["status"], SUCCESS);
 
@@ -221,7 +221,7 @@ fn whatever_happens_to_the_last_server_nobody_is_let_in_and_it_recovers_by_itsel
     chain.c.start_again();
     recovers(&chain, "it is started again");
 
-    // The kernel takes connections and bytes, and nobody reads them.
+    // The kernel takes connections and bytes, and no program reads them.
     chain.c.signal(Signal::STOP);
     undecided(&chain, "its port is a black hole");
     chain.c.signal(Signal::CONT);
@@ -273,14 +273,14 @@ fn a_circle_ends_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(last_decision(&chain.b)["reason"], "loop");
     assert_eq!(last_decision(&chain.a)["reason"], "no_logon_servers");
-    // It went round once: A asked B, and B nobody.
+    // It went round once: A asked B, and B asked no other.
     let decisions = |service: &Service| audit(service).iter().filter(|line| line["event"] == "map").count();
     assert_eq!((decisions(&chain.a), decisions(&chain.b)), (1, 1));
 }
 
 #[test]
 fn a_path_is_proved_and_a_weak_hop_refused() {
-    // The keys have to be there before anybody serves.
+    // The keys have to be there before a node serves.
     let keys = tempfile_keys();
     let key = |name: &str| keys.path().join(name).display().to_string();
     let forward = |name: &str| format!("[forward]\nproof_key = \"{}\"", key(name));
@@ -329,7 +329,7 @@ fn a_path_is_proved_and_a_weak_hop_refused() {
     assert_eq!(done["path"]["hops"][1]["signature"], "unknown");
     assert_eq!(done["path"]["strong_at_every_hop"], false);
     let done = map("alice", &[&some[..], &["--require-strong".into()]].concat()).code(3);
-    assert!(done.stderr.contains("hop 1 is signed by nobody who is known"), "{done:?}");
+    assert!(done.stderr.contains("hop 1 is not signed by a known key"), "{done:?}");
     // A wrong key is worse.
     let wrong = trusted(&[("NORTHWIND", "a.pub"), ("FABRIKAM", "c.pub"), ("CONTOSO", "c.pub")]);
     let done = map("alice", &[&wrong[..], &["--require-strong".into()]].concat()).code(3);
@@ -358,7 +358,7 @@ fn a_path_is_proved_and_a_weak_hop_refused() {
 fn tempfile_keys() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a", "b", "c"] {
-        rcmpd::signing::make_key(&folder.path().join(name)).unwrap();
+        ed25519_file::make_key(&folder.path().join(name)).unwrap();
     }
     folder
 }
@@ -459,7 +459,7 @@ async fn to_foreign_servers_nothing_is_sent_and_a_link_joins_the_halves() {
 }
 
 #[test]
-fn an_explanation_says_who_decides_and_asks_nobody() {
+fn an_explanation_says_who_decides_and_asks_no_server() {
     let chain = chain(&Told::default());
     let alice = chain.c.certificate("alice");
     let done = chain.a.rcmpd(&["explain", &alice, "-c", "rcmpd.toml"]).code(7);
@@ -483,9 +483,9 @@ fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
         fs::copy(c.path(file), twin.path(file)).unwrap();
     }
     let (c, twin) = (c.serve(), twin.serve());
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     a.configure(&format!(
-        "{}direction = \"outbound\"\nservers = [\"{nobody}\", \"{}\", \"{}\"]\nsecret = \"file:contoso.secret\"\nhedge_ms = 200",
+        "{}direction = \"outbound\"\nservers = [\"{closed}\", \"{}\", \"{}\"]\nsecret = \"file:contoso.secret\"\nhedge_ms = 200",
         c.as_peer(),
         c.netlogon,
         twin.netlogon
@@ -501,7 +501,7 @@ fn a_dead_server_is_passed_over_and_a_slow_one_not_waited_for() {
     let metric = |name: &str, server: std::net::SocketAddr| {
         a.metric(&format!("rcmpd_peer_{name}{{domain=\"CONTOSO\",server=\"{server}\"}}"))
     };
-    assert!(metric("failures_total", nobody) >= 1);
+    assert!(metric("failures_total", closed) >= 1);
     assert!(metric("answers_total", c.netlogon) >= 1);
     assert_eq!(metric("semaphore_holders", c.netlogon), 0);
     assert!(metric("semaphore_acquires_total", c.netlogon) >= 1);
@@ -608,7 +608,7 @@ async fn a_machine_that_fills_the_queue_to_a_slow_domain_shuts_no_other_out() {
 
 /// A foreign domain's controller, as Impacket plays it, at our server.
 #[test]
-fn a_trusted_domain_asks_by_either_name_and_nobody_asks_as_another() {
+fn a_trusted_domain_asks_by_either_name_and_no_domain_asks_as_another() {
     let c = Demo::new();
     let other = Demo::domain("FABRIKAM", "FABDC1", "127.0.0.2", &c);
     let password = c.add_trust("FABRIKAM");

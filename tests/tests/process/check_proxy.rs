@@ -105,20 +105,20 @@ fn the_page_shows_what_it_is_told_over_both_sockets_and_ends_when_it_is_told_to(
 }
 
 #[test]
-fn the_page_is_for_trial_and_for_nobody_else() {
+fn the_page_is_for_trial_and_for_nothing_else() {
     let demo = Demo::new();
     let done = demo.rcmpd(&["page", "--listen", "0.0.0.0:0"]).code(1);
     assert!(done.stderr.contains("--anywhere"), "{done:?}");
     let help = demo.rcmpd(&["page", "--help"]).code(0);
     let words: Vec<&str> = help.stdout.split_whitespace().collect();
     assert!(words.join(" ").contains("use it for tests only"), "{help:?}");
-    // What is there already is somebody's.
+    // A file that is there already stays.
     let done = demo.rcmpd(&["page", "--unix", "rcmpd.toml"]).code(1);
     assert!(done.stderr.contains("rcmpd.toml") && demo.path("rcmpd.toml").exists(), "{done:?}");
 }
 
 #[test]
-fn whoever_cannot_be_checked_is_not_clean() {
+fn a_proxy_that_cannot_be_checked_is_not_clean() {
     let demo = Demo::new();
     let check = |url: &str, more: &[&str]| {
         let arguments =
@@ -134,7 +134,7 @@ fn whoever_cannot_be_checked_is_not_clean() {
     assert_eq!(check(&url, &["--ca", "certs/ca.pem"]).code(4).json()["exit_code"], 4);
     let done = check(&url, &["--ca", "certs/alice.key"]).code(6);
     assert!(done.stderr.contains("certs/alice.key"), "{done:?}");
-    // Without TLS nobody can show a certificate, and what was not tried is not good.
+    // Without TLS no client can show a certificate, and what was not tried is not good.
     let page = Page::serve(&demo, &["--listen", "127.0.0.1:0"]);
     let address = page.addresses().remove(0);
     let port = address.rsplit(':').next().unwrap();

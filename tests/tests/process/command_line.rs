@@ -89,7 +89,7 @@ fn whatever_goes_wrong_says_what_and_exits_as_promised() {
     {
         service.rcmpd(arguments).code(2);
     }
-    // 4: nobody there, and nobody who answers.
+    // 4: no server there, and no server that answers.
     let (gone, deaf) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let address = gone.local_addr().unwrap().to_string();
     drop(gone);
@@ -631,7 +631,7 @@ fn a_change_counts_from_the_next_question_on() {
 }
 
 #[test]
-fn explain_says_why_without_asking_anybody() {
+fn explain_says_why_without_asking_a_server() {
     let demo = Demo::new();
     let done = run(&demo, &["explain", "certs/alice.pem"]).code(0);
     assert!(done.stdout.contains("alice@contoso.example"), "{done:?}");

@@ -1,4 +1,4 @@
-//! `rcmpd domain …` as somebody uses it who chains two domains: added here, told to the other side, tried, and given new secrets under load.
+//! `rcmpd domain …` as an operator uses it who chains two domains: added here, told to the other side, tried, and given new secrets under load.
 
 use dtyp::NtStatus;
 use netlogon_transport::client::Association;
@@ -93,7 +93,11 @@ fn two_domains_are_chained_by_commands() {
     assert_eq!(channels(), 1);
     northwind.edit(|text| text[..text.find("[[peer]]").unwrap()].to_owned());
     reload(2);
-    assert_eq!(map().code(3).json()["status"]["name"], "STATUS_LOGON_FAILURE", "nobody of that name is here");
+    assert_eq!(
+        map().code(3).json()["status"]["name"],
+        "STATUS_LOGON_FAILURE",
+        "no account of that name is here"
+    );
     northwind.edit(|_| whole);
     reload(3);
     map().code(0);
@@ -108,7 +112,7 @@ fn two_domains_are_chained_by_commands() {
 
     // An entry that only says whose account it is.
     let odd = northwind.rcmpd(&["explain", &contoso.certificate("bob"), "-c", "rcmpd.toml"]);
-    assert_eq!(odd.code, 3, "nobody: {odd:?}");
+    assert_eq!(odd.code, 3, "not mapped: {odd:?}");
     let strings =
         northwind.rcmpd(&["mapping", "strings", &contoso.certificate("bob"), "--json"]).code(0).json();
     let forms = strings["forms"].as_array().unwrap();
@@ -216,7 +220,7 @@ fn a_secret_is_changed_without_a_failed_call() {
             while asked.load(Ordering::Relaxed) < before + 10
                 && askers.iter().all(|asker| !asker.is_finished())
             {
-                assert!(Instant::now() < deadline, "nobody is answered");
+                assert!(Instant::now() < deadline, "no question is answered");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -237,7 +241,7 @@ fn a_secret_is_changed_without_a_failed_call() {
     assert!(told.iter().any(|told| done.stdout.contains(told)), "{done:?}");
     assert_eq!(secret(), changed);
     northwind.rcmpd(&["domain", "test", "CONTOSO", "-c", "rcmpd.toml"]).code(0);
-    // Where nobody is, nothing is changed.
+    // If no server answers, nothing is changed.
     let whole = fs::read_to_string(northwind.path("rcmpd.toml")).unwrap();
     fs::write(northwind.path("dead.toml"), whole.replace(&contoso.netlogon.to_string(), "127.0.0.1:1"))
         .unwrap();

@@ -1,4 +1,4 @@
-//! Certificates that a demo's authority did not issue when it was made: for whoever a test needs.
+//! Certificates that a demo's authority did not issue when it was made: for the users that a test needs.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
@@ -7,7 +7,7 @@ use rcgen::{
 use rcmpd_tests::Demo;
 use std::fs;
 
-/// Somebody who issues certificates.
+/// A CA.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,

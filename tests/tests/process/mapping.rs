@@ -57,7 +57,7 @@ fn an_audit_finds_each_kind_of_trouble_and_nothing_else() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         run(&demo, &[&["account", "add", name], &arguments[..]].concat()).code(0);
     }
-    // What the command line refuses may come from elsewhere; what is for other systems is nobody's trouble.
+    // What the command line refuses may come from elsewhere; what is for other systems is no problem here.
     let line = format!(
         r#"{{"type":"account","name":"unread","sid":"{}-4711","kind":"user","alt_security_identities":["X509:<I>O=Contoso, Ltd.,CN=CA<SR>01","Kerberos:unread@EXAMPLE.COM"]}}"#,
         demo.domain_sid()
@@ -233,7 +233,7 @@ fn stored_values_that_no_certificate_matches_are_told_wherever_they_are_met() {
     assert_eq!(report["counts"]["never-matching"], values.len());
 }
 
-/// An import warns of the values that `account set` warns of: both accounts map to nobody from then on.
+/// An import warns of the values that `account set` warns of: neither account is mapped from then on.
 #[test]
 fn values_of_two_accounts_are_told_by_an_import() {
     let demo = Demo::new();

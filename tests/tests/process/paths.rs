@@ -4,7 +4,7 @@ use rcmpd_tests::Demo;
 use rcmpd_tests::openssl::Authority;
 
 #[test]
-fn a_certificate_that_breaks_a_rule_maps_nobody_and_the_rule_is_told() {
+fn a_certificate_that_breaks_a_rule_maps_no_account_and_the_rule_is_told() {
     let demo = Demo::new();
     let authority = Authority::of(&demo);
     let cases = [

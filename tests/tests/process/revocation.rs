@@ -112,9 +112,9 @@ fn an_expired_list_decides_nothing_until_there_is_a_new_one() {
     let done = demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(0);
     assert!(done.stderr.contains("warning: ") && done.stderr.contains("ca.crl"), "{done:?}");
     let done = demo.rcmpd(&["check-config", "-c", "rcmpd.toml", "--json"]).code(0).json();
-    assert!(done["warnings"][0].as_str().unwrap().contains("the revocation list expired at"), "{done}");
+    assert!(done["warnings"][0].as_str().unwrap().contains("the CRL expired at"), "{done}");
     let done = explain(&demo, "alice").code(7);
-    assert!(done.stderr.contains("the revocation list expired at"), "{done:?}");
+    assert!(done.stderr.contains("the CRL expired at"), "{done:?}");
 
     let mut service = demo.serve();
     service.wait_for_log("CRL is not usable now");
@@ -148,7 +148,7 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     };
     refused("cannot be read: No such file");
     for (kind, reason) in [
-        ("indirect", "indirect revocation lists are not accepted"),
+        ("indirect", "indirect CRLs are not accepted"),
         ("some_reasons", "for some reasons only are not accepted"),
         ("unknown_critical", "a critical extension that is not known"),
     ] {
@@ -158,27 +158,27 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     Authority::root(&demo, "twin", "/O=Contoso/CN=Contoso Demo CA").list(&path, &[]);
     refused("the signature is not that of the configured CA");
     Authority::root(&demo, "other", "/CN=Somebody else").list(&path, &[]);
-    refused("no configured CA has the name of the revocation list's issuer");
+    refused("no configured CA has the name of the CRL's issuer");
     let later = (seconds_from_now(3600), seconds_from_now(7200));
     authority.list(&path, &["-crl_lastupdate", &later.0, "-crl_nextupdate", &later.1]);
     let done = demo.rcmpd(&["check-config", "-c", "rcmpd.toml"]).code(0);
-    assert!(done.stderr.contains("warning: ") && done.stderr.contains("is from the future"), "{done:?}");
+    assert!(done.stderr.contains("warning: ") && done.stderr.contains("is not yet valid"), "{done:?}");
     authority.list(&path, &[]);
     let pem = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{pem}{pem}")).unwrap();
-    refused("there is more than one revocation list in it");
+    refused("there is more than one CRL in it");
     fs::write(&path, &pem[..pem.len() / 2]).unwrap();
     refused("is cut off");
     fs::write(&path, "").unwrap();
-    refused("there is no revocation list in it");
+    refused("there is no CRL in it");
     fs::write(&path, [0x30, 0x03, 0x02, 0x01]).unwrap();
-    refused("the revocation list cannot be read");
+    refused("the CRL cannot be read");
 
     // While it is served the same is only a warning: the list before stays, over reloads, too.
     fs::write(&path, pem).unwrap();
     let mut service = demo.serve();
     authority.list(&path, &["-crlexts", "indirect"]);
-    service.wait_for_log("indirect revocation lists are not accepted");
+    service.wait_for_log("indirect CRLs are not accepted");
     service.map("alice").code(0);
     fs::remove_file(&path).unwrap();
     service.wait_for_log("cannot be read: No such file");
@@ -188,7 +188,7 @@ fn what_is_no_whole_list_of_ours_stops_the_start() {
     assert!(service.metric("rcmpd_crl_refresh_failures_total") >= 2);
 }
 
-/// Somebody who answers every connection the same way, and counts them.
+/// A server that answers every connection the same way, and counts them.
 struct Host {
     address: SocketAddr,
     count: Arc<AtomicU64>,
@@ -293,7 +293,7 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
     let failures = service.metric("rcmpd_crl_refresh_failures_total");
     eventually("it is missed", || service.metric("rcmpd_crl_refresh_failures_total") > failures);
     service.map("alice").code(0);
-    // It sends us elsewhere, or sends too much, or what is no list; nobody goes there, and what it said last counts.
+    // It sends us elsewhere, or sends too much, or what is no CRL. No redirect is followed, and the last good CRL counts.
     let elsewhere = Host::new(drop);
     let moved = format!(
         "HTTP/1.1 301 Moved Permanently\r\nLocation: http://{}/ca.crl\r\nContent-Length: 0\r\n\r\n",
@@ -305,7 +305,7 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
     *answer.lock().unwrap() = b"HTTP/1.1 200 OK\r\nContent-Length: 268435457\r\n\r\n".to_vec();
     service.wait_for_log("the answer is longer than 268435456 bytes");
     *answer.lock().unwrap() = ok(b"<html>Please log in</html>".to_vec());
-    service.wait_for_log("there is no revocation list in it");
+    service.wait_for_log("there is no CRL in it");
     service.map("alice").code(0);
     assert_eq!(elsewhere.count(), 0);
     // It is back, with a newer one.
@@ -313,14 +313,14 @@ fn a_list_behind_a_url_is_fetched_and_missed_and_fetched_again() {
     eventually_maps(&service, "alice", 3);
     // And never again with an older one.
     *answer.lock().unwrap() = answers[0].clone();
-    service.wait_for_log("a newer revocation list is known");
+    service.wait_for_log("a newer CRL is known");
     service.map("alice").code(3);
     service.signal(Signal::HUP);
     service.wait_for_log("Reloaded");
     service.map("alice").code(3);
 }
 
-/// A responder behind somebody who counts, and who can hang up.
+/// A responder behind a proxy that counts, and that can close connections.
 struct Counted {
     host: Host,
     there: Arc<AtomicBool>,
@@ -563,7 +563,7 @@ fn a_list_by_a_separate_key_counts_and_that_of_an_impostor_does_not() {
     service.map("two").code(3);
     // A list of the impostor does not take its place, nor make it say less.
     impostor.list(&service.path("lists.crl"), &[]);
-    service.wait_for_log("of another authority or scope");
+    service.wait_for_log("of another CA or scope");
     service.map("one").code(0);
     service.map("two").code(3);
     // Once its own certificate is revoked, it says nothing any more.
@@ -590,9 +590,9 @@ fn der(tag: u8, contents: &[&[u8]]) -> Vec<u8> {
 
 /// A list with so many entries, and alice, in about 35 bytes each.
 fn large_list(demo: &Demo, authority: &Authority, entries: u32, number: u8, this_update: &str) -> Vec<u8> {
-    let alice = rcmpd::trust::certificates::read_file(Path::new(&demo.certificate("alice"))).unwrap();
+    let alice = trust_tokio::certificates::read_file(Path::new(&demo.certificate("alice"))).unwrap();
     let alice = Certificate::parse(&alice[0]).unwrap();
-    let ca = rcmpd::trust::certificates::read_file(Path::new(&authority.certificate())).unwrap();
+    let ca = trust_tokio::certificates::read_file(Path::new(&authority.certificate())).unwrap();
     let ca = Certificate::parse(&ca[0]).unwrap();
     let mut revoked = Vec::new();
     for number in 0..entries {
@@ -651,7 +651,7 @@ fn a_reload_parses_no_list_again_and_forgets_no_age() {
         fs::rename(service.path("new.crl"), service.path("ca.crl")).unwrap();
     };
     replace(&older);
-    eventually("it is refused", || said(&service, "a newer revocation list is known") > 0);
+    eventually("it is refused", || said(&service, "a newer CRL is known") > 0);
     replace(&list);
     eventually("it is there again", || said(&service, "CRL is available again") > 0);
     replace(&older);

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
 
-/// The one account that it knows: the trust of whoever asks it.
+/// The one account that it knows: the trust of the domain that asks it.
 struct Secrets {
     account: String,
     channel_type: ChannelType,
@@ -178,7 +178,7 @@ async fn truth(honest: &Service) -> Speaking {
     let client =
         Client::establish(&honest.netlogon.to_string(), "CONTOSO", "WEB01$", password.trim()).await.unwrap();
     let mut association = client.open().await.unwrap();
-    let chain = rcmpd::trust::certificates::Chain::read(honest.certificate("alice").as_ref(), None).unwrap();
+    let chain = trust_tokio::certificates::Chain::read(honest.certificate("alice").as_ref(), None).unwrap();
     let request = rcmp_service::message::Request {
         flags: rcmp_service::message::MappingFlags::UPN,
         certificate: chain.certificate(),
@@ -216,7 +216,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
     let (ours, theirs): (Sid, Sid) =
         (asking.domain_sid().parse().unwrap(), honest.domain_sid().parse().unwrap());
     let speech = Speech::default();
-    let secret = "The-secret-of-a-trust-with-somebody-who-lies";
+    let secret = "The-secret-of-a-trust-with-a-peer-that-lies";
     let address = rogue(
         PACKAGE_NAME,
         PrimaryDomain {
@@ -326,7 +326,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
             "effective_name",
         ),
         (
-            "somebody else than the certificate says",
+            "another account than the certificate says",
             Box::new(|said: &mut Speaking| *said = bob(said.clone())),
             "sid_mismatch",
         ),
@@ -341,7 +341,7 @@ async fn a_peer_says_what_is_its_own_and_nothing_else() {
         assert_eq!(line["reason"], "disbelieved", "{what}: {line:#}");
         assert_eq!(line["disbelief"], *disbelief, "{what}: {line:#}");
         assert_eq!(line["peer"], "CONTOSO", "{what}");
-        assert_eq!(line["account"], Value::Null, "{what}: nobody is written down as let in");
+        assert_eq!(line["account"], Value::Null, "{what}: no account is written down as let in");
     }
     // What it may say of its own, and what means nothing here, is another thing.
     let mut said = truth.clone();

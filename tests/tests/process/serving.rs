@@ -5,7 +5,6 @@ use dcerpc::ndr::{NdrSyntax, NdrWriter};
 use netlogon_transport::client::{Association, ChannelError, SystemRandomness};
 use netlogon_transport::message::{Authenticate, ReqChallenge, opnum};
 use rcmp_service::message::{MappingFlags, PACKAGE_NAME, Request};
-use rcmpd::trust::certificates::Chain;
 use rcmpd_tests::client::Client;
 use rcmpd_tests::{Demo, Service, write_secret};
 use rustix::process::Signal;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
+use trust_tokio::certificates::Chain;
 
 pub(crate) async fn channel(service: &Service) -> Client {
     Client::of_machine(service, "CONTOSO", "WEB01").await.unwrap()
@@ -72,7 +72,7 @@ async fn a_rotated_secret_is_the_secret_from_then_on() {
     let mut association = client.open().await.unwrap();
     assert_eq!(ask(&client, &mut *association, &question(&service, "alice")).await, Ok(0));
     assert!(Client::establish(&server, "CONTOSO", "WEB01$", &old).await.is_err());
-    // Whoever lost it gives a new one with the command line.
+    // An operator who lost it sets a new one by a command.
     old = "set-by-the-operator-instead".to_owned();
     write_secret(service.path("machines/WEB01.secret"), format!("{old}\n"));
     service
@@ -385,7 +385,7 @@ async fn a_call_in_flight_is_answered_before_the_end() {
     assert!(log.contains("Stopping") && log.contains("Stopped") && !log.contains("Stopped before"), "{log}");
 }
 
-/// Somebody who sends nothing, or half a PDU, or never reads, costs a place for a while and nothing else.
+/// A client that sends nothing, or half a PDU, or never reads, costs a permit for a while and nothing else.
 #[test]
 fn who_stalls_is_dropped_and_others_are_served() {
     let demo = Demo::new();

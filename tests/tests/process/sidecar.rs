@@ -1,4 +1,4 @@
-//! The sidecar as proxies meet it: who may ask, what is answered, what is remembered, and by whom it is told who somebody is.
+//! The sidecar as proxies meet it: who may ask, what is answered, what is cached, and which service says who the user is.
 
 use crate::revocation::eventually;
 use rcmpd_tests::openssl::{Authority, openssl};
@@ -35,7 +35,7 @@ fn ask(stream: &mut (impl Read + Write), headers: &[(&str, &str)]) -> Option<Ans
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
-    // Whoever is not heard may be cut off before he has said all.
+    // A client that is rejected may be cut off before it has sent everything.
     let _ = stream.write_all(format!("{request}\r\n").as_bytes());
     let mut text = Vec::new();
     let _ = stream.read_to_end(&mut text);
@@ -150,7 +150,7 @@ fn a_listener_with_a_secret_hears_who_shows_it() {
     assert_eq!(ask(&[("X-Sidecar-Secret", "wrong")]), 500);
     assert_eq!(ask(&[("X-Sidecar-Secret", "correct-horse-battery"), ("X-Sidecar-Secret", "wrong")]), 500);
     service.wait_for_log("no_proxy_secret");
-    // Whoever shows it stays as long as he likes; others have to leave.
+    // A proxy that shows it stays as long as it likes; others are closed.
     let mut silent = TcpStream::connect(address).unwrap();
     let mut wrong = TcpStream::connect(address).unwrap();
     let request =
@@ -303,13 +303,13 @@ fn every_header_is_in_every_answer() {
     let mallory = ask_about(&service, "mallory", &[]);
     assert_eq!((mallory.status, mallory.header("remote-user")), (403, ""));
     let mut stream = UnixStream::connect(service.path("nginx.sock")).unwrap();
-    let nobody = ask(&mut stream, &[("SSL-Client-Verify", "NONE")]).unwrap();
-    assert_eq!((nobody.status, nobody.header("x-identity-sid")), (401, ""));
+    let anonymous = ask(&mut stream, &[("SSL-Client-Verify", "NONE")]).unwrap();
+    assert_eq!((anonymous.status, anonymous.header("x-identity-sid")), (401, ""));
     let broken = ask_about(&service, "alice", &[("SSL-Client-Verify", "SUCCESS")]);
     assert_eq!((broken.status, broken.header("remote-groups")), (500, ""));
     let forged = ask_about(&service, "alice", &[("Client-Cert", ":AA==:")]);
     assert_eq!(forged.status, 403);
-    for answer in [&mallory, &nobody, &broken, &forged] {
+    for answer in [&mallory, &anonymous, &broken, &forged] {
         assert_eq!(names(answer), names(&alice));
     }
     assert_eq!(names(&alice).len(), 17);
@@ -461,7 +461,7 @@ fn routes_let_in_and_explanations_say_which() {
         let number = explained["route"]["number"].as_u64().unwrap_or(0);
         assert_eq!(number, route, "{explained:#}");
     }
-    assert_eq!(ask_about(&service, "alice", &[]).status, 500, "routes are configured, and nobody said where");
+    assert_eq!(ask_about(&service, "alice", &[]).status, 500, "routes are configured, and target is missing");
     let quiet = service.log();
     assert!(!quiet.contains("A route names"), "{quiet}");
     // What can match no request and no account is not taken over, and the routes stay as they were.
@@ -603,7 +603,7 @@ fn explanations_of_a_url_ask_by_the_methods_of_the_sidecar() {
 }
 
 #[test]
-fn an_identity_is_signed_for_whoever_asks_for_the_key() {
+fn an_identity_is_signed_for_every_client_that_fetches_the_key() {
     for (key, algorithm) in [("ed25519", "EdDSA"), ("p256", "ES256")] {
         let demo = Demo::new();
         let folder = demo.path("");
@@ -641,7 +641,7 @@ fn an_identity_is_signed_for_whoever_asks_for_the_key() {
 }
 
 #[test]
-fn a_service_elsewhere_tells_who_somebody_is() {
+fn a_service_elsewhere_tells_who_the_user_is() {
     let of = Demo::new();
     let done = of.rcmpd(&["domain", "key", "hop.key"]).code(0);
     assert!(done.stdout.contains("PUBLIC KEY"), "{done:?}");
@@ -671,13 +671,13 @@ fn a_service_elsewhere_tells_who_somebody_is() {
     assert_eq!(ask_about(&asking, "alice", &[]).status, 200);
     assert_eq!(ask_about(&asking, "mallory", &[]).status, 403);
     service.kill();
-    assert_eq!(ask_about(&asking, "alice", &[]).status, 500, "nobody said no");
+    assert_eq!(ask_about(&asking, "alice", &[]).status, 500, "no service denied it");
     service.start_again();
     eventually("it recovers", || ask_about(&asking, "alice", &[]).status == 200);
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_is_replaced_and_nothing_else() {
+fn a_socket_without_a_listener_is_replaced_and_nothing_else() {
     let demo = Demo::new();
     let socket = demo.path("nginx.sock");
     fs::write(&socket, "").unwrap();
@@ -728,6 +728,22 @@ fn a_configuration_is_printed_for_what_there_is() {
     refused("caddy", &[], "dialect = \"caddy\"");
     refused("traefik", &[], "cannot use a Unix socket");
     refused("haproxy", &["--application", "127.0.0.1:2"], "remove --application");
+    // ext_authz over HTTP would get the answers of the application from this listener.
+    demo.edit(|text| {
+        let envoy = "dialect = \"envoy\"\nunix = \"d.sock\"\nupstream = \"http://127.0.0.1:1\"";
+        format!("{text}\n[[sidecar.listen]]\n{envoy}\npeers = [\"{}\"]\n", user())
+    });
+    refused(
+        "envoy",
+        &[],
+        "remove upstream from it, or add a [[sidecar.listen]] with dialect = \"envoy-grpc\"",
+    );
+    demo.edit(|text| {
+        let envoy = "dialect = \"envoy\"\nunix = \"e.sock\"\ntarget = \"request\"";
+        format!("{text}\n[[sidecar.listen]]\n{envoy}\npeers = [\"{}\"]\n", user())
+    });
+    let printed = print("envoy", &[]).code(0).stdout;
+    assert!(printed.contains("e.sock") && !printed.contains("d.sock"), "{printed}");
     refused("nginx", &["--application", "nonsense"], "write HOST:PORT");
     refused("nginx", &["--application", "a;b:1"], "write HOST:PORT");
     for site in ["a b;c", "", "app.example."] {

@@ -44,7 +44,7 @@ fn a_domain_is_made_from_its_configuration_alone() {
     let answer = service.map("alice").code(0).json();
     assert_eq!(answer["account"], "alice", "{answer}");
     assert_eq!(answer["groups"][0]["name"], "Domain Users", "{answer}");
-    // Bob's certificate has the SID of another account, and names nobody here.
+    // Bob's certificate has the SID of another account, and names none here.
     service.map("bob").code(3);
 }
 
@@ -167,7 +167,7 @@ rid = 5001
 issuers = [\"O=Contoso,CN=Contoso Demo CA\"]
 groups = [{ rid = 513, name = \"Domain Users\" }, { rid = 5100, name = \"Partners\" }]";
     demo.edit(with_accounts_in(level));
-    // An issuer is all there is to go by: that is weak, and granted to nobody who was not asked for.
+    // An issuer is all there is to go by: that is weak, and granted only where it is configured.
     demo.edit(|text| {
         text.replace("[\"upn\", \"subject\"]", "[\"issuer\"]")
             .replace("binding    = \"full\"", "binding    = \"off\"\ngrant      = [\"issuer\"]")

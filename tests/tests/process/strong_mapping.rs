@@ -111,7 +111,7 @@ fn a_name_of_one_and_the_sid_of_another_are_refused_under_every_setting() {
         assert_eq!(explained["reason"], "sid_mismatch", "{binding} {validation}");
         assert_eq!(explained["event_id"], 41);
         assert_eq!(explained["text"].as_str().unwrap().lines().count(), 1);
-        // She herself is who she was, unless nobody is.
+        // Alice's own account is found as before, unless none is.
         service.map("alice").code(0);
     }
 }
@@ -183,7 +183,7 @@ fn seen(service: &Service, who: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn a_disabled_account_s_certificate_is_nobody_else_s_and_nobody_can_tell() {
+fn a_disabled_account_s_certificate_maps_no_other_and_no_client_can_tell() {
     let demo = Demo::new();
     let authority = Authority::of(&demo);
     let wanted = Wanted {
@@ -392,7 +392,7 @@ fn decisions_carry_the_numbers_and_names_that_windows_gives_them() {
             .json()
     };
     let outcome = rehearse("audit.jsonl");
-    // What nobody who is believed certified is not kept whole.
+    // A certificate that no trusted CA issued is not kept whole.
     assert!(of("chain_refused").get("certificate").is_none(), "{text}");
     assert_eq!(outcome["without_certificate"], 1, "{outcome}");
     assert_eq!(outcome["decisions"].as_u64().unwrap() + 1, lines.len() as u64, "{outcome}");
@@ -405,7 +405,7 @@ fn decisions_carry_the_numbers_and_names_that_windows_gives_them() {
 }
 
 #[test]
-fn operators_are_told_over_http_and_nobody_else_is() {
+fn operators_are_told_over_http_and_no_other_client_is() {
     let demo = Demo::new();
     write_secret(demo.path("admin.token"), "correct horse\n");
     demo.edit(|text| text.replace("[admin]", "[admin]\ntoken = \"file:admin.token\"\n#"));
@@ -450,7 +450,7 @@ fn operators_are_told_over_http_and_nobody_else_is() {
     }
     let (code, text) = service.post("/explain", &[("Authorization", "Bearer correct horse")], "nonsense");
     assert_eq!(code, 400, "{text}");
-    // Whoever has no token is told before a byte of what is announced is waited for.
+    // A client without a token is told before a byte of what is announced is waited for.
     let mut stream = TcpStream::connect(service.admin).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     write!(stream, "POST /explain HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n\r\n").unwrap();
@@ -495,7 +495,7 @@ fn what_is_believed_is_named_or_nothing_starts() {
     }
 }
 
-/// An authority that was not asked to may not speak for whom it likes.
+/// An authority that was not asked to may not vouch for every account.
 #[test]
 fn an_authority_vouches_for_whom_it_was_asked_to() {
     let demo = Demo::new();

@@ -105,7 +105,7 @@ async fn each_call_is_one_span() {
 }
 
 #[test]
-fn a_collector_that_is_not_there_harms_nobody() {
+fn a_collector_that_is_not_there_harms_no_call() {
     let mut service = Demo::new().serve_with(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "1000"),

@@ -28,16 +28,12 @@ impl MachineStore for MemoryStore {
         secret: NtHash,
         now: FileTime,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let mut is_expected = false;
+        let mut rotated = None;
         let changed = self.change(|mut snapshot| {
-            let secrets = snapshot.secrets(&sid)?;
-            is_expected = secrets.are_expected(expected.as_ref());
-            if is_expected {
-                secrets.rotate(secret, now);
-            }
+            rotated = snapshot.secrets(&sid)?.rotate(expected, secret, now);
             Ok(snapshot)
         });
-        ready(changed.map(|()| is_expected))
+        ready(changed.map(|()| rotated.is_some()))
     }
 
     fn drop_previous(&self, sid: Sid, current: NtHash) -> BoxFuture<'_, Result<(), StoreError>> {

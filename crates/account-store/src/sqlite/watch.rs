@@ -339,7 +339,7 @@ impl Breach {
 
 /// The result of comparing the files counts for so long: a store that is asked often pays for few comparisons. A replaced
 /// file is noticed at most this much later, as if the question had arrived that much earlier.
-const LOOK_COUNTS: Duration = Duration::from_micros(100);
+pub(super) const LOOK_COUNTS: Duration = Duration::from_millis(1);
 
 /// The files of a store, as they were opened.
 struct Files {

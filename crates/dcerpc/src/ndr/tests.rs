@@ -159,3 +159,24 @@ fn type_serialization_says_its_own_length() {
     let big = unhex("0100000800000000 0000000800000000 0000000700000000");
     assert_eq!(read_type_serialization("blob", &big).and_then(|mut reader| reader.u32("n")), Ok(7));
 }
+
+/// Text is taken as it stands: the short way for ASCII and the other one give the same, wherever it turns.
+#[test]
+fn text_is_read_whatever_its_letters() {
+    for (units, text) in [
+        (vec![], Some("")),
+        (vec![0x41, 0x7f], Some("A\u{7f}")),
+        (vec![0x80], Some("\u{80}")),
+        (vec![0x41, 0xe9, 0x42], Some("AéB")),
+        (vec![0x41, 0xd83d, 0xde00, 0x42], Some("A😀B")),
+        (vec![0x41, 0xd83d], None),
+        (vec![0xd83d, 0x41], None),
+        (vec![0xde00], None),
+        (vec![0x41, 0], None),
+        (vec![0xe9, 0, 0x41], None),
+    ] {
+        let bytes: Vec<u8> = units.iter().copied().flat_map(u16::to_le_bytes).collect();
+        let read = WideStr::new(&bytes, ByteOrder::Little).text("name").ok();
+        assert_eq!(read.as_deref(), text, "{units:x?}");
+    }
+}

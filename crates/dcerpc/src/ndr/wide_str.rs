@@ -43,7 +43,25 @@ impl<'a> WideStr<'a> {
 
     /// The text; lone surrogates and NULs are refused.
     pub fn text(self, what: &'static str) -> Result<String, DecodeError> {
-        let bad = DecodeError { what, offset: 0, kind: DecodeErrorKind::BadText };
-        char::decode_utf16(self.units()).map(|c| c.ok().filter(|c| *c != '\0').ok_or(bad.clone())).collect()
+        // Names are nearly always ASCII, and a call has several.
+        let mut text = String::with_capacity(self.bytes.len() / 2);
+        let mut units = self.units();
+        while let Some(unit) = units.next() {
+            match u8::try_from(unit) {
+                Ok(byte @ 1..0x80) => text.push(char::from(byte)),
+                _ => {
+                    for c in char::decode_utf16(std::iter::once(unit).chain(units)) {
+                        let c = c.ok().filter(|c| *c != '\0');
+                        text.push(c.ok_or(DecodeError {
+                            what,
+                            offset: 0,
+                            kind: DecodeErrorKind::BadText,
+                        })?);
+                    }
+                    return Ok(text);
+                }
+            }
+        }
+        Ok(text)
     }
 }

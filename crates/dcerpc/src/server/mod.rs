@@ -623,6 +623,10 @@ impl ServerAssociation {
         }
         let auth =
             split_negotiation(header, pdu).map_err(|_| Refusal::Nak(BindNakReason::PROTOCOL_VERSION))?;
+        // Except for a token that goes on in another PDU: a part of it is no token.
+        if auth.is_some() && !header.flags.contains(PacketFlags::LAST) {
+            return Err(nak());
+        }
         let bind = decode_bind(header, pdu, auth).map_err(|_| nak())?;
         if bind.contexts.is_empty() {
             return Err(Refusal::Nak(BindNakReason::PROTOCOL_VERSION));
@@ -673,6 +677,9 @@ impl ServerAssociation {
     fn alter_context(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let proto_error = || Refusal::fault(FaultStatus::PROTO_ERROR);
         let auth = split_negotiation(header, pdu).map_err(|_| proto_error())?;
+        if auth.is_some() && !header.flags.contains(PacketFlags::LAST) {
+            return Err(proto_error());
+        }
         let bind = decode_bind(header, pdu, auth).map_err(|_| proto_error())?;
         if bind.contexts.is_empty()
             || bind.contexts.iter().any(|context| context.transfer_syntaxes.is_empty())
@@ -727,7 +734,7 @@ impl ServerAssociation {
 
     fn auth3(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let auth = match split_auth(header, pdu, Header::LEN) {
-            Ok(Some(auth)) => auth,
+            Ok(Some(auth)) if header.flags.contains(PacketFlags::LAST) => auth,
             _ => return Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
         };
         // There is nothing in front of the trailer that padding could be taken off.

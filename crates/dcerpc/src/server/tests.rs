@@ -22,7 +22,7 @@ fn server() -> ServerAssociation {
     ServerAssociation::new(config(), HERE)
 }
 
-/// A provider that signs with a number: whoever loses count does not verify.
+/// A provider that signs with a number: an end that loses count does not verify.
 struct Counting {
     count: u8,
 }
@@ -246,6 +246,63 @@ fn bind_and_its_answer_are_the_digest_s_example() {
     // The association group's number is ours to choose.
     expect[20..24].copy_from_slice(&[1, 0, 0, 0]);
     assert_eq!(dtyp::hex(&sent(&mut server)), dtyp::hex(&expect));
+}
+
+#[test]
+fn a_ticket_of_60_kilobytes_comes_in_one_bind() {
+    let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for len in [12, 48, 60].map(|kilobytes| kilobytes * 1024) {
+        let mut token = vec![0xa5; len];
+        token[0] = b'm';
+        let bind = bind_pdu(WHOLE, &contexts, Some((trailer(1, 6), &token)));
+        assert_eq!(
+            Header::decode(&bind).map(|h| h.map(|h| usize::from(h.frag_length))),
+            Ok(Some(bind.len()))
+        );
+        let mut server = server();
+        for piece in bind.chunks(1460) {
+            assert!(server.wants_read(), "{len}");
+            server.receive(piece);
+        }
+        let Some(Event::Authenticate(request)) = server.poll_event() else {
+            panic!("{len}: there is a token")
+        };
+        assert!(request.token == token, "{len}");
+        server.authenticated(Authentication::Continue { state: Box::new(()), token: vec![8; 4] });
+        assert_eq!(sent(&mut server)[2], PacketType::BIND_ACK.0, "{len}");
+        // The last leg is as long.
+        token[0] = b'y';
+        server.receive(&pdu(PacketType::AUTH3, WHOLE, 1, &[0; 4], Some((trailer(1, 6), &token))));
+        authenticate(&mut server);
+        assert!(!server.is_closing(), "{len}");
+    }
+}
+
+#[test]
+fn a_token_does_not_go_on_in_another_pdu() {
+    let contexts = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for flags in [FIRST, MIDDLE, PacketFlags::SUPPORT_HEADER_SIGN] {
+        let mut server = server();
+        server.receive(&bind_pdu(flags, &contexts, Some((trailer(1, 6), b"yes"))));
+        assert!(server.poll_event().is_none(), "no provider is asked");
+        assert_eq!(sent(&mut server)[2], PacketType::BIND_NAK.0, "{flags:?}");
+        assert!(server.is_closing());
+
+        for packet_type in [PacketType::ALTER_CONTEXT, PacketType::AUTH3] {
+            let mut server = self::server();
+            server.receive(&bind_pdu(WHOLE, &contexts, Some((trailer(1, 6), b"more"))));
+            authenticate(&mut server);
+            sent(&mut server);
+            let body = match packet_type {
+                PacketType::AUTH3 => vec![0; 4],
+                _ => contexts.to_bytes(),
+            };
+            server.receive(&pdu(packet_type, flags, 2, &body, Some((trailer(1, 6), b"yes"))));
+            assert!(server.poll_event().is_none(), "no provider is asked");
+            assert_eq!(sent(&mut server)[2], PacketType::FAULT.0, "{packet_type:?} {flags:?}");
+            assert!(server.is_closing());
+        }
+    }
 }
 
 #[test]
@@ -827,7 +884,7 @@ fn cancelled_and_orphaned_calls_are_told() {
     server.reply(2, Err(FaultStatus::CANCEL));
     assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::CANCEL));
     server.reply(3, Ok(Reply::default()));
-    assert_eq!(answer(&mut server), Answer::Nothing, "nobody waits for it");
+    assert_eq!(answer(&mut server), Answer::Nothing, "no call waits for it");
     assert!(server.is_idle());
 }
 
@@ -900,7 +957,7 @@ fn a_second_security_context_is_taken_with_multiplexing_and_without() {
     authenticate(&mut with);
     assert_eq!(answer(&mut with), Answer::Other(PacketType::ALTER_CONTEXT_RESP));
     with.receive(&alter);
-    assert_eq!(answer(&mut with), Answer::Fault(FaultStatus::ACCESS_DENIED), "nobody authenticates twice");
+    assert_eq!(answer(&mut with), Answer::Fault(FaultStatus::ACCESS_DENIED), "no client authenticates twice");
 }
 
 #[test]

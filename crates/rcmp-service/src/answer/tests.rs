@@ -113,8 +113,8 @@ fn an_answer_keeps_its_bytes_for_its_record_and_a_while() {
         cache.response(record, &domain(), "DC1", None, now).expect("it is of the domain")
     };
     let built = response(&first, NOW);
-    assert_eq!(response(&first, FileTime(NOW.0 + LIFETIME - 1)), built, "the same bytes");
-    assert_ne!(response(&first, FileTime(NOW.0 + LIFETIME)), built, "built anew");
+    assert_eq!(response(&first, NOW + LIFETIME - Duration::from_nanos(100)), built, "the same bytes");
+    assert_ne!(response(&first, NOW + LIFETIME), built, "built anew");
     let mut changed = (*first).clone();
     changed.account.logon_count = 8;
     let changed = Arc::new(changed);

@@ -8,7 +8,7 @@ mod remedy;
 mod trail;
 
 pub use nearest::{NearMiss, Nearest};
-pub use remedy::{Remedy, is_hidden, powershell_quoted, shell_path, shell_quoted};
+pub use remedy::{Remedy, powershell_quoted, shell_path, shell_quoted};
 pub use trail::trail;
 
 use crate::certificate::{AlternativeName, Certificate, sids_of};
@@ -140,7 +140,7 @@ pub struct Chain {
     pub text: String,
     /// The authorities on the path, the issuing one first.
     pub authorities: Vec<AuthorityFacts>,
-    /// What revocation lists and answers say, where they were asked.
+    /// What CRLs and answers say, where they were asked.
     pub revocation: Option<String>,
 }
 

@@ -8,7 +8,8 @@ use crate::policy::Sha1PublicKeyInput;
 use crate::reason::Reason;
 use crate::trace::{EvidenceState, Step};
 use crate::trust::{CONFIGURATION, Revocation};
-use account_store::fold::{casefold, is_invisible};
+use crate::visible::is_hidden;
+use account_store::fold::casefold;
 use account_store::{AltSecurityIdentity, Domain, Matches};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Serialize;
@@ -219,7 +220,7 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     }
     let Ok(certificate) = Certificate::parse(advice.certificate) else { return Vec::new() };
     let identities = mapping::identities(&certificate, Sha1PublicKeyInput::Thumbprint);
-    // Only the account that was found can say whether the authority may vouch for it; of others the grant for anybody tells.
+    // If an account was found, its own grants decide whether the CA may vouch for it. Otherwise the grants for all accounts do.
     let found = advice.steps.iter().find_map(|step| match step {
         Step::Weighed { record, .. } => Some(record),
         _ => None,
@@ -241,10 +242,10 @@ fn strong_value(explanation: &Explanation, advice: &Advice<'_>, name: Option<&st
     let target = Target { account, domain: advice.mapper.store().domain(), config: advice.config };
     let mut remedies = Vec::new();
     if let Some((name, form)) = withheld(advice.steps) {
-        // It is stored already; to store it with somebody else would make it ambiguous.
+        // It is stored already. With a second account it would be ambiguous.
         return vec![Remedy::told(format!(
             "{form} binds it to {name}, and the certificate's authority may not say so: see what its [[mapping.authority]], or \
-             [mapping], grants in {}, and for whom",
+             [mapping], grants in {}, and for which accounts",
             advice.config
         ))];
     }
@@ -306,22 +307,6 @@ fn is_pasteable(identity: &AltSecurityIdentity) -> bool {
     text.len() <= account_store::alt_security_identity::LEN_MAX
         && !text.chars().any(is_hidden)
         && text.parse::<AltSecurityIdentity>().is_ok_and(|parsed| parsed.key() == identity.key())
-}
-
-/// Whether a character cannot be seen, looks like a space and is none, moves the cursor or turns the line around.
-pub fn is_hidden(c: char) -> bool {
-    if c.is_ascii() {
-        return c.is_ascii_control();
-    }
-    is_invisible(c) || !is_printable(c)
-}
-
-/// Whether the standard library prints a character as it is where it debugs text: not the general categories Cc, Cf, Cn, Co, Zl, Zp, and of
-/// Zs only the space. A mark that belongs to the character before it is printable.
-fn is_printable(c: char) -> bool {
-    let mut buffer = [b'a'; 5];
-    let end = 1 + c.encode_utf8(&mut buffer[1..]).len();
-    std::str::from_utf8(&buffer[..end]).is_ok_and(|text| text.escape_debug().nth(1) == Some(c))
 }
 
 fn ambiguous(explanation: &Explanation, config: &str) -> Vec<Remedy> {
@@ -390,19 +375,6 @@ mod tests {
                  altSecurityIdentities: X509:<I>O=\"It's, Ltd.\",CN=CA<SR>01\n-\n"
             )
         );
-    }
-
-    #[test]
-    fn characters_that_cannot_be_seen_are_hidden() {
-        // One of each general category and property that the Unicode Character Database has for it, and the ends of their ranges.
-        let hidden = "\u{0}\t\n\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{a0}\u{ad}\u{34f}\u{600}\u{61c}\u{6dd}\u{115f}\u{1160}\u{1680}\u{17b4}\
-                      \u{180b}\u{180e}\u{2000}\u{200b}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{202f}\u{2060}\u{2066}\u{2069}\
-                      \u{206f}\u{2800}\u{3000}\u{3164}\u{e000}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff9}\u{fffb}\u{ffff}\u{1d173}\u{e0001}\u{e007f}\
-                      \u{e0100}\u{f0000}\u{10ffff}";
-        assert_eq!(hidden.chars().filter(|c| !is_hidden(*c)).collect::<String>(), "");
-        // Names of people: letters, marks of their own, right-to-left scripts, an emoji.
-        let seen = " ~a\u{e9}e\u{301}\u{df}\u{416}\u{5d0}\u{5b0}\u{627}\u{64b}\u{915}\u{94d}\u{e01}\u{e34}\u{5c71}\u{ac00}\u{1f600}\\'\"";
-        assert_eq!(seen.chars().filter(|c| is_hidden(*c)).collect::<String>(), "");
     }
 
     #[test]

@@ -92,7 +92,7 @@ mod tests {
             granted: true,
         };
         let mut steps = vec![asked(Matches::None); 64];
-        assert_eq!(trail(&steps), "", "who found nobody is left out");
+        assert_eq!(trail(&steps), "", "a method that found no account is left out");
         steps = vec![asked(Matches::One(Arc::clone(&record))); 64];
         let (strength, binding) = (Strength::Weak, Binding::Full);
         steps.push(Step::Weighed { record, forms: vec![Form::Upn], evidence: vec![], strength, binding });

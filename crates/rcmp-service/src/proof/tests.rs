@@ -298,9 +298,9 @@ fn a_path_is_strong_when_every_hop_is_and_everybody_is_known() {
         assert_eq!(judge(&hops, "fabrikam", "contoso"), expect, "{what}");
     };
     check("all is well", |_| {}, Ok(()));
-    check("nobody says anything", Vec::clear, Err(Weakness::NoProof));
+    check("no hop says anything", Vec::clear, Err(Weakness::NoProof));
     check("the one that was asked is missing", |hops| hops.truncate(2), Err(Weakness::OtherAsked));
-    check("nobody answered", |hops| drop(hops.remove(0)), Err(Weakness::OutOfOrder(0)));
+    check("no hop answered", |hops| drop(hops.remove(0)), Err(Weakness::OutOfOrder(0)));
     check("two answered", |hops| hops[1].hop.role = Role::Answered, Err(Weakness::OutOfOrder(1)));
     check(
         "another domain answered",
@@ -331,5 +331,5 @@ fn a_path_is_strong_when_every_hop_is_and_everybody_is_known() {
         Err(Weakness::OtherDomain),
         "a response of another domain"
     );
-    assert_eq!(judge(&path()[..1], "FABRIKAM", "FABRIKAM"), Ok(()), "nobody between");
+    assert_eq!(judge(&path()[..1], "FABRIKAM", "FABRIKAM"), Ok(()), "no domain between");
 }

@@ -60,7 +60,7 @@ pub struct Authority {
     /// Hashes of its key, by which OCSP knows it.
     pub(super) ocsp_key_hashes: Hashes,
     pub(super) signs_crls: bool,
-    /// Whether it is the certificate of a key that signs revocation lists for the CA of its name, and no certificates.
+    /// Whether it is the certificate of a key that signs CRLs for the CA of its name, and no certificates.
     pub(super) is_list_signer: bool,
     /// Its name and its issuer's, as names are compared.
     pub(super) subject_name: Name,

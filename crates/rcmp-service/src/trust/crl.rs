@@ -17,6 +17,7 @@ use crate::der::{self, Der, Element};
 use dtyp::{DecodeError, FileTime};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 /// Largest list, in bytes. It is held in memory while it is read, and so is every entry afterwards; the largest public
 /// ones have some ten million bytes.
@@ -39,7 +40,7 @@ const CERTIFICATE_ISSUER: &[u8] = &[0x55, 0x1d, 0x1d];
 /// id-ce-authorityKeyIdentifier, 2.5.29.35: a hint to the key, which is found by its signature here.
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 
-/// Why a revocation list is not accepted.
+/// Why a CRL is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CrlError {
     /// There is no such slot.
@@ -56,7 +57,7 @@ pub enum CrlError {
     NoNextUpdate,
     /// The next one should be there.
     Expired(FileTime),
-    /// It is from the future.
+    /// Its thisUpdate is in the future.
     NotYetValid(FileTime),
     /// It speaks for other issuers too.
     Indirect,
@@ -118,35 +119,31 @@ impl CrlError {
 impl fmt::Display for CrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoSuchSlot => "no such revocation list is configured",
-            Self::TooLarge => "the revocation list is larger than 256 MiB",
-            Self::Malformed(error) => return write!(f, "the revocation list cannot be read: {error}"),
-            Self::NotV2 => "the revocation list is not of version 2",
-            Self::AlgorithmMismatch => "the two signature algorithms of the revocation list differ",
-            Self::NoNextUpdate => "the revocation list has no nextUpdate",
-            Self::Expired(time) => return write!(f, "the revocation list expired at {time}"),
-            Self::NotYetValid(time) => return write!(f, "the revocation list is from the future: {time}"),
-            Self::Indirect => "indirect revocation lists are not accepted",
-            Self::OnlySomeReasons => "revocation lists for some reasons only are not accepted",
-            Self::OnlyAttributeCertificates => "the revocation list is about attribute certificates only",
-            Self::UnknownCritical => {
-                "the revocation list, or an entry of it, has a critical extension that is not known"
+            Self::NoSuchSlot => "no such CRL is configured",
+            Self::TooLarge => "the CRL is larger than 256 MiB",
+            Self::Malformed(error) => return write!(f, "the CRL cannot be read: {error}"),
+            Self::NotV2 => "the CRL is not of version 2",
+            Self::AlgorithmMismatch => "the two signature algorithms of the CRL differ",
+            Self::NoNextUpdate => "the CRL has no nextUpdate",
+            Self::Expired(time) => return write!(f, "the CRL expired at {time}"),
+            Self::NotYetValid(time) => {
+                return write!(f, "the CRL is not yet valid: its thisUpdate {time} is in the future");
             }
-            Self::RemoveFromCrl => "the revocation list has an entry removeFromCRL and is no delta list",
-            Self::SerialTooLong => "the revocation list has a serial number longer than 20 octets",
-            Self::UnknownIssuer => "no configured CA has the name of the revocation list's issuer",
-            Self::NoCrlSign => "the CA may not sign revocation lists: its keyUsage lacks cRLSign",
+            Self::Indirect => "indirect CRLs are not accepted",
+            Self::OnlySomeReasons => "CRLs for some reasons only are not accepted",
+            Self::OnlyAttributeCertificates => "the CRL is about attribute certificates only",
+            Self::UnknownCritical => "the CRL, or an entry of it, has a critical extension that is not known",
+            Self::RemoveFromCrl => "the CRL has an entry removeFromCRL and is no delta CRL",
+            Self::SerialTooLong => "the CRL has a serial number longer than 20 octets",
+            Self::UnknownIssuer => "no configured CA has the name of the CRL's issuer",
+            Self::NoCrlSign => "the CA may not sign CRLs: its keyUsage lacks cRLSign",
             Self::BadSignature => {
-                "the signature is not that of the configured CA with the name of the revocation list's issuer"
+                "the signature is not that of the configured CA with the name of the CRL's issuer"
             }
-            Self::UnsupportedAlgorithm => {
-                "the revocation list is signed by an algorithm that is not accepted"
-            }
-            Self::Older => "a newer revocation list is known",
-            Self::TooManyScopes => "there are revocation lists of too many scopes",
-            Self::OtherScope => {
-                "the revocation list that was there is of another authority or scope, and still good"
-            }
+            Self::UnsupportedAlgorithm => "the CRL is signed by an algorithm that is not accepted",
+            Self::Older => "a newer CRL is known",
+            Self::TooManyScopes => "there are CRLs of too many scopes",
+            Self::OtherScope => "the CRL that was there is of another CA or scope, and still good",
         })
     }
 }
@@ -462,12 +459,12 @@ const _: () = assert!(size_of::<Entry>() == Serial::LEN + 5 + 1);
 type PackedTime = [u8; 5];
 
 fn pack(time: FileTime) -> PackedTime {
-    let [_, _, _, seconds @ ..] = (time.0 / 10_000_000).to_be_bytes();
+    let [_, _, _, seconds @ ..] = time.since(FileTime::UNSET).as_secs().to_be_bytes();
     seconds
 }
 
 fn unpack([a, b, c, d, e]: PackedTime) -> FileTime {
-    FileTime(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]) * 10_000_000)
+    FileTime::UNSET + Duration::from_secs(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]))
 }
 
 /// How many entries share a bucket, about: two cache lines.
@@ -592,5 +589,5 @@ pub(super) fn currency(this_update: FileTime, next_update: FileTime, now: FileTi
 
 /// A time some seconds on.
 pub(super) fn later(time: FileTime, seconds: i64) -> FileTime {
-    FileTime(time.0.saturating_add(seconds.unsigned_abs().saturating_mul(10_000_000)).min(FileTime::NEVER.0))
+    time + Duration::from_secs(seconds.unsigned_abs())
 }

@@ -2,8 +2,8 @@
 //! chain is revoked (sections 5 and 6.3, and RFC 6960).
 //!
 //! A [`Trust`] is a value that the operator's configuration makes: bytes and the time come in, decisions go out. Paths are
-//! built from configured anchors and intermediates only (in a handshake also from what the client sends), revocation lists and OCSP responses are brought by the program that may
-//! open a socket, and no URL inside a certificate or a list is ever looked at; distribution points are names to compare.
+//! built from configured anchors and intermediates only (in a handshake also from what the client sends), CRLs and OCSP responses are brought by the program that may
+//! open a socket, and no URL inside a certificate or a CRL is ever used; distribution points are names to compare.
 //!
 //! Beside what the document asks for, an anchor's own dates, path length, extended key usage, name constraints and policy
 //! constraints count (RFC 5937). Its critical extensions are the operator's to judge, because the operator chose it.
@@ -68,7 +68,7 @@ pub const REFUSALS_MAX: u64 = 4_096;
 pub const OCSP_ANSWERS_MAX: u64 = 32_768;
 /// Most OCSP questions without an answer whose failure is remembered, of about 200 bytes, for `explain` and the log.
 const OCSP_FAILURES_MAX: u64 = 4_096;
-/// Most scopes of revocation lists whose age is remembered: the largest CAs partition into some hundred.
+/// Most scopes of CRLs whose age is remembered: the largest CAs partition into some hundred.
 const SCOPES_MAX: usize = 4_096;
 /// Fewest bits of an RSA key (NIST SP 800-131A).
 pub const RSA_BITS_MIN: usize = 2048;
@@ -91,10 +91,10 @@ pub struct Parts {
     pub authority_policies: HashMap<KeyId, PolicyInputs>,
     /// Fewest bits of the RSA key of the certificate that is asked about; [`RSA_BITS_MIN`] when it is not told.
     pub rsa_bits_min: Option<usize>,
-    /// How many revocation lists there may be at one time: as many slots.
+    /// How many CRLs there may be at one time: as many slots.
     pub crls: usize,
-    /// Whether a list makes a certificate good only when each slot has had a list: a list that was never had may be any CA's
-    /// delta list, which would revoke the certificate.
+    /// Whether a CRL makes a certificate good only when each slot has had a CRL: a CRL that was never available may be a delta
+    /// CRL of any CA, which would revoke the certificate.
     pub require_all_crls: bool,
     /// Who may be asked for the status of certificates.
     pub ocsp: Vec<OcspResponder>,
@@ -183,7 +183,7 @@ pub enum Revocation {
         which: Which,
         /// Since when.
         since: FileTime,
-        /// The reason in the list or the answer.
+        /// The reason in the CRL or the OCSP answer.
         reason: RevocationReason,
     },
     /// Nothing is known to be, but something may.
@@ -216,17 +216,17 @@ impl fmt::Display for Which {
 /// Why it is not known whether a certificate is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UnknownReason {
-    /// No list of its issuer is installed.
+    /// No CRL of its issuer is installed.
     NoCrl,
-    /// Its issuer's lists are about other certificates.
+    /// The CRLs of its issuer are about other certificates.
     NotInScope,
-    /// A list of its issuer's name is signed by another key, which does not sign for this certificate.
+    /// A CRL with the name of its issuer is signed by another key, which does not sign for this certificate.
     CrlOtherKey,
-    /// Its issuer's list is expired.
+    /// The CRL of its issuer has expired.
     CrlExpired,
-    /// Its issuer's list is from the future.
+    /// The thisUpdate of its issuer's CRL is in the future.
     CrlNotYetValid,
-    /// A list says that it is good, and a configured list was never had, which may be its issuer's.
+    /// A CRL says that it is good, and a configured CRL was never available, which may be one of its issuer.
     CrlMissing,
     /// The responder has not been asked, or not lately; [`Trust::ocsp_needed`] tells what to ask.
     OcspNeeded,
@@ -257,36 +257,36 @@ impl UnknownReason {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::NoCrl => {
-                "add a list of its issuer to mapping.crls of CONFIGURATION, or a responder to the issuer's [[mapping.authority]]; the log and \
-                 `rcmpd check-config` say of each list why it is not used"
+                "add a CRL of its issuer to mapping.crls of CONFIGURATION, or a responder to the issuer's [[mapping.authority]]; the log and \
+                 `rcmpd check-config` say of each CRL why it is not used"
             }
             Self::NotInScope => {
-                "add the list of its distribution point, or a list without one, to mapping.crls of CONFIGURATION, or a responder to the issuer's \
+                "add the CRL of its distribution point, or a CRL without one, to mapping.crls of CONFIGURATION, or a responder to the issuer's \
                  [[mapping.authority]]"
             }
             Self::CrlOtherKey => {
-                "add the list that the key of its issuer signed to mapping.crls of CONFIGURATION; if a key for lists alone signs them, add that \
-                 key's certificate to mapping.intermediates, and a list of the CA that issued it to mapping.crls"
+                "add the CRL that the key of its issuer signed to mapping.crls of CONFIGURATION; if a key for CRLs alone signs them, add that \
+                 key's certificate to mapping.intermediates, and a CRL of the CA that issued it to mapping.crls"
             }
             Self::CrlExpired => {
-                "bring the CA's present list to the place that mapping.crls of CONFIGURATION names"
+                "put the CA's current CRL in the place that mapping.crls of CONFIGURATION names"
             }
-            Self::CrlNotYetValid => "wait until the list is valid, or look at the clock of this machine",
+            Self::CrlNotYetValid => "wait until the CRL is valid, or check the clock of this machine",
             Self::CrlMissing => {
-                "see in the log, or by `rcmpd check-config`, which list of mapping.crls of CONFIGURATION cannot be had and why; add a responder \
-                 to the issuer's [[mapping.authority]], or take the list out of mapping.crls if no certificate needs it"
+                "see in the log, or by `rcmpd check-config`, which CRL of mapping.crls of CONFIGURATION is not available and why; add a responder \
+                 to the issuer's [[mapping.authority]], or remove the CRL from mapping.crls if no certificate needs it"
             }
             Self::OcspNeeded => "ask again: the responder is asked when a decision needs it",
             Self::OcspNoAnswer => {
                 "see whether the responder that the issuer's [[mapping.authority]] of CONFIGURATION names runs and can be reached from here, or \
-                 add a list to mapping.crls"
+                 add a CRL to mapping.crls"
             }
             Self::OcspNotAccepted => {
                 "see what the responder answered and why; ocsp_signer, ocsp_nonce and ocsp_hash are in the issuer's [[mapping.authority]] of \
-                 CONFIGURATION; or add a list to mapping.crls"
+                 CONFIGURATION; or add a CRL to mapping.crls"
             }
             Self::OcspUnknown => {
-                "let the CA tell its responder of the certificate, or add a list to mapping.crls of CONFIGURATION"
+                "let the CA tell its responder of the certificate, or add a CRL to mapping.crls of CONFIGURATION"
             }
         }
     }
@@ -311,17 +311,17 @@ impl UnknownReason {
     pub const fn text(self) -> &'static str {
         match self {
             Self::NoCrl => {
-                "no revocation list of its issuer is in use: none is configured, or it cannot be used, as when it has expired"
+                "no CRL of its issuer is in use: none is configured, or it cannot be used, as when it has expired"
             }
-            Self::NotInScope => "its issuer's revocation lists are about other certificates",
+            Self::NotInScope => "its issuer's CRLs are about other certificates",
             Self::CrlOtherKey => {
-                "the revocation list with its issuer's name is signed by another key than the certificate, and that key's own certificate \
+                "the CRL with its issuer's name is signed by another key than the certificate, and that key's own certificate \
                  does not let it sign for this one"
             }
-            Self::CrlExpired => "its issuer's revocation list is expired",
-            Self::CrlNotYetValid => "its issuer's revocation list is from the future",
+            Self::CrlExpired => "the CRL of its issuer has expired",
+            Self::CrlNotYetValid => "the CRL of its issuer is not yet valid: its thisUpdate is in the future",
             Self::CrlMissing => {
-                "a configured revocation list has not been had since the start, and it may be a list of its issuer"
+                "a configured CRL has not been available since the start, and it may be one of its issuer"
             }
             Self::OcspNeeded => "its issuer's OCSP responder has not been asked",
             Self::OcspNoAnswer => "its issuer's OCSP responder has not answered",
@@ -341,14 +341,14 @@ pub struct Trust {
     refusals: Cache<[u8; 32], Refusal>,
     crls: Box<[ArcSwapOption<Crl>]>,
     require_all_crls: bool,
-    /// The newest list of each issuer and scope. INVARIANT: locked whenever a slot is stored.
+    /// The newest CRL of each issuer and scope. INVARIANT: locked whenever a slot is stored.
     newest: Mutex<HashMap<[u8; 32], Age>>,
     answers: Cache<[u8; 32], OcspAnswer>,
     /// What came of the last question about a certificate, where that is no answer.
     failures: Cache<[u8; 32], OcspFailure>,
 }
 
-/// A certificate of a key that signs revocation lists for the CA of its name (RFC 5280 6.3.3 (f)).
+/// A certificate of a key that signs CRLs for the CA of its name (RFC 5280 6.3.3 (f)).
 #[derive(Debug)]
 struct ListSigner {
     key: KeyId,
@@ -365,7 +365,7 @@ struct OcspFailure {
     text: Arc<str>,
 }
 
-/// How new a list is.
+/// How new a CRL is.
 #[derive(Clone, Copy, Debug)]
 struct Age {
     this_update: FileTime,
@@ -446,7 +446,7 @@ impl Trust {
         })
     }
 
-    /// The configured CAs, the anchors first, without keys that sign revocation lists alone.
+    /// The configured CAs, the anchors first, without keys that sign CRLs alone.
     pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
         self.chains
             .authorities
@@ -455,7 +455,7 @@ impl Trust {
             .filter(|authority| !authority.is_list_signer)
     }
 
-    /// The configured CAs of a name in whichever encoding (RFC 5280 7.1), without keys that sign revocation lists alone.
+    /// The configured CAs of a name in whichever encoding (RFC 5280 7.1), without keys that sign CRLs alone.
     pub fn named(&self, encoded: &[u8]) -> impl Iterator<Item = &Authority> {
         let name = Name::read(encoded).ok();
         let named = name.and_then(|name| self.chains.by_name.get(&name)).into_iter().flatten();
@@ -537,7 +537,7 @@ impl Trust {
         }
     }
 
-    /// Reads and verifies a revocation list and puts it into a slot, in the place of what is there. This is the only time
+    /// Reads and verifies a CRL and puts it into a slot, in the place of what is there. This is the only time
     /// that its signature is looked at; it takes a third of a second for fifty million bytes, so call it on a thread of its own in a
     /// runtime. Decisions go on meanwhile.
     ///
@@ -574,7 +574,7 @@ impl Trust {
         Ok(facts)
     }
 
-    /// Verifies a list that is expired or from the future, and puts it into a slot that has none, or another such list of the same
+    /// Verifies a CRL that is expired or not yet valid, and puts it into a slot that has none, or another such CRL of the same
     /// CA and scope that is older.
     fn keep_out_of_date(&self, slot: &ArcSwapOption<Crl>, unverified: UnverifiedCrl<'_>, now: FileTime) {
         // The same list again, at each look: its signature was looked at.
@@ -603,7 +603,7 @@ impl Trust {
         }
     }
 
-    /// A list whose signature is that of a configured CA, which is returned, too.
+    /// A CRL whose signature is that of a configured CA, which is returned, too.
     fn verified_crl(
         &self,
         unverified: UnverifiedCrl<'_>,
@@ -673,7 +673,7 @@ impl Trust {
         Some(crl.facts(issuer))
     }
 
-    /// The configured CA that signed a list.
+    /// The configured CA that signed a CRL.
     fn crl_issuer(&self, crl: &UnverifiedCrl<'_>) -> Result<&Authority, CrlError> {
         let mut error = CrlError::UnknownIssuer;
         let mut tried: Vec<KeyId> = Vec::new();
@@ -921,7 +921,7 @@ fn responders(
     Ok(responders)
 }
 
-/// The certificates of keys for lists alone.
+/// The certificates of keys that sign CRLs alone.
 fn list_signers(chains: &Chains) -> Vec<ListSigner> {
     let mut signers = Vec::new();
     for (authority, issuers) in chains.authorities.iter().zip(&chains.issuers) {
@@ -943,7 +943,7 @@ fn list_signers(chains: &Chains) -> Vec<ListSigner> {
     signers
 }
 
-/// Names a list's issuer and scope.
+/// Names the issuer and scope of a CRL.
 fn scope_key(crl: &Crl) -> [u8; 32] {
     let Scope { only, distribution_point } = &crl.scope;
     let mut hash = Sha256::new().chain_update(crl.authority.0);

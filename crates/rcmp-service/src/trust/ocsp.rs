@@ -245,7 +245,7 @@ pub enum OcspError {
     OtherNonce,
     /// It has no nonce, and the nonce is required.
     NoNonce,
-    /// It is from the future.
+    /// Its thisUpdate is in the future.
     NotYetValid(FileTime),
     /// There is a newer one by now.
     Expired(FileTime),
@@ -290,7 +290,7 @@ impl fmt::Display for OcspError {
             Self::UnknownType => "the OCSP response is of a type that is not known",
             Self::UnknownCritical => "the OCSP response has a critical extension that is not known",
             Self::UnknownSigner => {
-                "whoever signed the OCSP response is neither the CA, nor certified by it, nor configured"
+                "the signer of the OCSP response is neither the CA, nor certified by it, nor configured"
             }
             Self::BadSigner(error) => {
                 let why = match error {
@@ -310,7 +310,12 @@ impl fmt::Display for OcspError {
             Self::Ambiguous => "the OCSP response tells more than one status of the certificate",
             Self::OtherNonce => "the nonce of the OCSP response is not that of the request",
             Self::NoNonce => "the OCSP response has no nonce, and ocsp_nonce_required is set",
-            Self::NotYetValid(time) => return write!(f, "the OCSP response is from the future: {time}"),
+            Self::NotYetValid(time) => {
+                return write!(
+                    f,
+                    "the OCSP response is not yet valid: its thisUpdate {time} is in the future"
+                );
+            }
             Self::Expired(time) => return write!(f, "the OCSP response expired at {time}"),
             Self::Older => "a newer OCSP response is known",
         })

@@ -36,7 +36,7 @@ pub enum ChainError {
     NotForSigning,
     /// What issued it is no CA: its basicConstraints do not say so.
     NotACa,
-    /// What issued it is a CA whose keyUsage lacks keyCertSign, such as a key for revocation lists alone.
+    /// What issued it is a CA whose keyUsage lacks keyCertSign, such as a key for CRLs alone.
     NoKeyCertSign,
     /// It is itself a CA's.
     IsACa,
@@ -219,7 +219,7 @@ impl ChainError {
             }
             Self::NotACa => "issue it by a CA: the certificate above it is a person's or a machine's",
             Self::NoKeyCertSign => {
-                "issue it by the CA's own key: the key that issued it may sign revocation lists alone, or renew the CA with keyCertSign in keyUsage"
+                "issue it by the CA's own key: the key that issued it may sign CRLs alone, or renew the CA with keyCertSign in keyUsage"
             }
             Self::IsACa => "use the certificate of a person or a machine: this one is a CA's",
             Self::PathLength => {

@@ -1,4 +1,4 @@
-//! What certificates, revocation lists and OCSP responses have in common (RFC 5280 4.1.1): something, who signed it how,
+//! What certificates, CRLs and OCSP responses have in common (RFC 5280 4.1.1): something, who signed it how,
 //! and the signature.
 
 use super::pss::{Pss, RSASSA_PSS};

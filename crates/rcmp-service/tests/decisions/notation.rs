@@ -17,7 +17,7 @@ use rcgen::{
 };
 use rcmp_service::message::{MappingFlags, Request};
 use rcmp_service::policy::{
-    AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
+    AuthorityPolicy, Grant, Grantee, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind,
 };
 use rcmp_service::trace::Step;
 use rcmp_service::trust::{KeyId, Parts, Trust};
@@ -45,7 +45,7 @@ const GROUPS: [(&str, u32); 3] = [("Staff", 1102), ("Partners", 1103), ("Interns
 pub(crate) enum Role {
     /// The anchor that is configured unless a case says otherwise.
     Ours,
-    /// Nobody configures it; it has our name and another key.
+    /// It is configured nowhere; it has our name and another key.
     Second,
     /// An anchor with a name of its own.
     Partner,
@@ -418,7 +418,7 @@ impl Case {
             .filter(|(_, _, change)| !change.absent)
             .map(|(name, rid, change)| (change.account(name, rid, &stored), change.groups.clone()))
             .collect();
-        assert!(changes.is_empty(), "nobody is called {changes:?}");
+        assert!(changes.is_empty(), "no account is called {changes:?}");
         Setting {
             policy,
             trust,
@@ -671,7 +671,7 @@ fn binding(name: &str) -> Binding {
     }
 }
 
-/// `FORM`, or `FORM for WHOM, WHOM`; `standard` is what counts unless something else is said.
+/// `FORM`, or `FORM for GRANTEE, GRANTEE`; `standard` is what counts unless something else is said.
 fn grants(texts: &[String]) -> Grants {
     let form = |name: &str| Form::from_name(name).unwrap_or_else(|| panic!("{name} is no form"));
     let grants = texts.iter().flat_map(|text| match text.split_once(" for ") {
@@ -682,23 +682,25 @@ fn grants(texts: &[String]) -> Grants {
             all.map(|name| Grant { form: form(name), to: None }).collect()
         }
         None => vec![Grant { form: form(text), to: None }],
-        Some((name, whom)) => {
-            vec![Grant { form: form(name), to: Some(whom.split(", ").map(to).collect()) }]
+        Some((name, grantees)) => {
+            vec![Grant { form: form(name), to: Some(grantees.split(", ").map(to).collect()) }]
         }
     });
     Grants::new(grants.collect())
 }
 
 /// `@SUFFIX`, `group:NAME`, `account:NAME`, or either by SID.
-fn to(text: &str) -> Whom {
+fn to(text: &str) -> Grantee {
     let by_sid = |text: &str| text.parse::<Sid>().ok();
     match text.split_once(':') {
-        None => Whom::Suffix(text.strip_prefix('@').expect("a suffix").into()),
-        Some(("group", name)) => by_sid(name).map_or_else(|| Whom::NamedGroup(name.into()), Whom::Group),
-        Some(("account", name)) => {
-            by_sid(name).map_or_else(|| Whom::NamedAccount(name.into()), Whom::Account)
+        None => Grantee::Suffix(text.strip_prefix('@').expect("a suffix").into()),
+        Some(("group", name)) => {
+            by_sid(name).map_or_else(|| Grantee::NamedGroup(name.into()), Grantee::Group)
         }
-        Some((other, _)) => panic!("{other} is nobody"),
+        Some(("account", name)) => {
+            by_sid(name).map_or_else(|| Grantee::NamedAccount(name.into()), Grantee::Account)
+        }
+        Some((other, _)) => panic!("{other} is no grantee"),
     }
 }
 
@@ -745,8 +747,8 @@ fn sid_text(text: &str) -> String {
 }
 
 impl CertificateCase {
-    /// The same, signed by somebody who has our name and whom nobody configured.
-    pub(crate) fn signed_by_nobody(&self) -> Vec<u8> {
+    /// The same, signed by a CA that has our name and is configured nowhere.
+    pub(crate) fn signed_by_unknown_ca(&self) -> Vec<u8> {
         Self { issuer: Role::Second, ..self.clone() }.encoded()
     }
 

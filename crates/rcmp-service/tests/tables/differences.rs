@@ -1,4 +1,4 @@
-//! Where somebody else's program reads the same bytes, and what is known about how it differs.
+//! Where a program of others reads the same bytes, and what is known about how it differs.
 
 use crate::notation::NameCase;
 use serde::Deserialize;
@@ -71,7 +71,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Fails for a difference that nobody explained, for an explanation of none, and for a comparison of too little.
+    /// Fails for a difference without an explanation, for an explanation of none, and for a comparison of too little.
     #[track_caller]
     pub(crate) fn finish(self, same_min: usize) {
         let unexplained = self.unexplained.join("\n");

@@ -210,7 +210,7 @@ impl Attribute {
     }
 }
 
-/// The parts of a certificate, which a case may replace. Nobody has signed it: nothing here looks at the signature.
+/// The parts of a certificate, which a case may replace. It has no valid signature: nothing here looks at it.
 pub(crate) const CERTIFICATE: &[(&str, &str)] = &[
     ("certificate", "30{ $tbs $algorithm $signature }"),
     ("tbs", "30{ $version $serial $algorithm $issuer $validity $subject $key $unique $extensions }"),

@@ -1,11 +1,11 @@
 //! `rcmpd audit`.
 
 use super::transfer::bar;
-use crate::audit::verify::{Report, Unusable, VerifyOptions, verify};
-use crate::audit::{self, PublicKey};
 use crate::cli::AuditCommand;
-use crate::input;
 use crate::output::{self, counted};
+use audit_log::verify::{Report, Unusable, VerifyOptions, verify};
+use ed25519_file::PublicKey;
+use pem_file::input;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub(super) fn make_key(file: &Path, as_json: bool) -> anyhow::Result<()> {
     if input::is_standard(file) {
         anyhow::bail!("a private key is not printed: give a file name");
     }
-    let (public_file, public) = audit::make_key(file)?;
+    let (public_file, public) = ed25519_file::make_key(file)?;
     match as_json {
         true => {
             output::json(&json!({ "key": file, "public_key_file": public_file, "public_key": public.pem() }));

@@ -3,7 +3,6 @@
 use crate::cli::{CheckProxyArgs, PresetArg};
 use crate::config;
 use crate::output;
-use crate::trust::certificates;
 use anyhow::Context;
 use proxy_check::{Check, Failed, Finding, Options, Report, Verdict};
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -15,6 +14,7 @@ use sidecar_tokio::server_verifier;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use trust_tokio::certificates;
 use zeroize::Zeroizing;
 
 /// This is not how it is asked for.

@@ -5,7 +5,6 @@ use super::{UNUSABLE, failed, load};
 use crate::cli::{ChannelArg, ConfigArg, MachineCommand, PermissionArg};
 use crate::clock::now;
 use crate::config::{Config, SecretRef};
-use crate::input;
 use crate::output::{self, visible};
 use crate::quickstart::random_password;
 use crate::stores;
@@ -16,6 +15,7 @@ use account_store::machines::{ChannelKind, Machine, MachineRecord, NtHash, Secre
 use account_store::{Account, Change, DomainStore, Matches, Put, Query};
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
+use pem_file::input;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;

@@ -7,10 +7,9 @@ use crate::clock::now;
 use crate::config::{self, Config, ConfigError, SIDECAR_METHODS, SecretRef, usual_key_purposes};
 use crate::forward::Forwarding;
 use crate::output;
-use crate::signing::PublicKey;
-use crate::trust::certificates::{Chain, read_anchors};
 use crate::{stores, trust};
 use dtyp::Sid;
+use ed25519_file::PublicKey;
 use rcmp_service::message::{MappingFlags, Request};
 use rcmp_service::trust::{Parts, Revocation, Trust};
 use rcmp_service::{Reason, Validation};
@@ -18,6 +17,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use trust_tokio::certificates::{Chain, read_anchors};
 
 pub(super) async fn map(args: MapArgs) -> anyhow::Result<u8> {
     let as_json = args.json.json;

@@ -4,17 +4,16 @@ use super::transfer::bar;
 use super::{UNUSABLE, failed};
 use crate::cli::{ClassArg, ConfigArg, DialectArg, MappingCommand, MethodArg};
 use crate::config;
-use crate::input;
-use crate::mapping_audit::{self, Class};
-use crate::mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
 use crate::output;
 use crate::rehearsal::{self, Cases};
 use crate::stores::{self, Accounts};
 use crate::trust;
-use crate::trust::certificates::Chain;
 use account_store::DomainStore;
 use anyhow::Context;
+use mapping_import::{self, Dialect, KnownAuthority, TEXT_LEN_MAX};
+use pem_file::input;
 use rcmp_service::certificate::{Certificate, SID_URI_TAG};
+use rcmp_service::mapping_audit::{self, Class};
 use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::Sha1PublicKeyInput;
 use rcmp_service::{Form, Mapper, explain};
@@ -23,6 +22,7 @@ use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use trust_tokio::certificates::Chain;
 
 pub(super) async fn run(command: MappingCommand) -> anyhow::Result<u8> {
     match command {
@@ -128,16 +128,16 @@ async fn deciders(
 
 async fn audit(ignore: &[ClassArg], config: &ConfigArg, as_json: bool) -> anyhow::Result<u8> {
     let (mapper, accounts, machines, config) = deciders(config).await?;
-    if accounts.listing.is_none() {
+    let Some(listing) = &accounts.listing else {
         let is_profile = |store: &config::Store| matches!(store.kind, config::StoreKind::Profile(_));
         anyhow::bail!(match config.store.as_ref().is_some_and(is_profile) {
             true => "accounts of [[store.level]] have no stored mappings",
             false => "this kind of store cannot list its accounts",
         });
-    }
+    };
     let bar = bar(None, "{spinner} {human_pos} accounts read");
     let mut progress = |read| bar.set_position(read);
-    let audited = mapping_audit::audit(&accounts, &*machines, &mapper, &mut progress).await;
+    let audited = mapping_audit::audit(&**listing, &*machines, &mapper, &mut progress).await;
     bar.finish_and_clear();
     let mut report = audited?;
     let ignored = |class: Class| ignore.iter().any(|ignored| self::class(*ignored) == class);

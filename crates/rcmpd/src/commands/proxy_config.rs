@@ -3,18 +3,18 @@
 use crate::cli::{ProxyConfigArgs, WebServerArg};
 use crate::config::{self, Config, Listen, Place, Speaks, UpstreamPlace};
 use crate::output;
-use crate::trust::certificates;
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcmp_service::Validation;
-use rcmp_service::explain::is_hidden;
+use rcmp_service::visible::is_hidden;
 use sidecar::dialect::Dialect;
 use sidecar::proxy_config::{ProxyTls, Reached, Site, WebServer};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use trust_tokio::certificates;
 
 /// What stands for a secret that is not printed.
 const PLACEHOLDER: &str = "REPLACE-WITH-THE-SECRET";
@@ -132,11 +132,22 @@ fn listener<'a>(
     let all = candidates.iter().flat_map(|(server, speaks)| {
         listeners.iter().filter(|it| it.settings.speaks == *speaks).map(|it| (*server, it))
     });
-    // With an upstream the sidecar answers for the application, and not beside it.
-    let mut all = all.filter(|(server, listen)| {
-        *server != WebServer::CaddyClientCert || listen.settings.upstream.is_none()
+    // A web server that asks beside its requests would get the application's answers from a listener with an upstream.
+    let (asked, in_path): (Vec<_>, Vec<_>) = all.partition(|(server, listen)| {
+        !matches!(server, WebServer::CaddyClientCert | WebServer::EnvoyHttp)
+            || listen.settings.upstream.is_none()
     });
-    let Some(first) = all.next() else { return Ok(None) };
+    let mut all = asked.into_iter();
+    let Some(first) = all.next() else {
+        if let Some((WebServer::EnvoyHttp, listen)) = in_path.first() {
+            bail!(
+                "the listener at {} with dialect = \"envoy\" has an upstream, so an ext_authz filter that asks it would get the answers of \
+                 the application: remove upstream from it, or add a [[sidecar.listen]] with dialect = \"envoy-grpc\"",
+                listen.settings.at
+            );
+        }
+        return Ok(None);
+    };
     let (Some(application), Some(_)) = (&args.application, &first.1.settings.upstream) else {
         return Ok(Some(first));
     };

@@ -4,7 +4,6 @@ use super::UNUSABLE;
 use super::account::{twins, unmatchable_text};
 use crate::clock::now;
 use crate::config::Config;
-use crate::input;
 use crate::output::{self, counted};
 use crate::stores;
 use account_store::fold::casefold;
@@ -12,6 +11,7 @@ use account_store::json_lines::{self, Counts, ImportOptions, LinesError, Machine
 use account_store::{AccountStore, MachineAdmin, Matches, Query, StoreError};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use pem_file::input;
 use serde_json::json;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};

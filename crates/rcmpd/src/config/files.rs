@@ -1,11 +1,12 @@
 //! The files that a configuration names, and who else may use them.
 
-use super::{Config, CrlSource, Mapping, SecretRef, StoreKind};
+use super::{Config, Mapping, SecretRef, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use trust_tokio::lists::CrlSource;
 
 /// Whether two paths lead to one file: they are the same, or links.
 fn is_same_file(one: &Path, other: &Path) -> bool {
@@ -116,17 +117,4 @@ impl Config {
         proof_keys.chain(certificates).for_each(|path| add(path, ReadByAll));
         files
     }
-}
-
-/// Whether a file can be made in the folder of this path.
-pub(crate) fn has_folder(path: &Path) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let found = folder.metadata().with_context(|| format!("{} cannot be made", path.display()))?;
-    anyhow::ensure!(
-        found.is_dir(),
-        "{} cannot be made: {} is not a folder",
-        path.display(),
-        folder.display()
-    );
-    Ok(())
 }

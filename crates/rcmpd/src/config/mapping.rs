@@ -8,7 +8,7 @@ use dtyp::Sid;
 use rcmp_service::certificate::object_identifier;
 use rcmp_service::message::MappingFlags;
 use rcmp_service::policy::{
-    AuthorityPolicy, Grant, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind, Whom,
+    AuthorityPolicy, Grant, Grantee, Grants, Sha1PublicKeyInput, StrongName, StrongNameKind,
 };
 use rcmp_service::trust::PolicyInputs;
 use rcmp_service::{Binding, Form, MapsNothing, PolicyDraft, Validation, has_method};
@@ -310,7 +310,7 @@ impl Checker<'_> {
         Grants::new(checked)
     }
 
-    fn grantee(&mut self, text: &str, span: Range<usize>) -> Option<Whom> {
+    fn grantee(&mut self, text: &str, span: Range<usize>) -> Option<Grantee> {
         let (kind, rest) = match text.strip_prefix('@') {
             Some(suffix) => ("@", suffix),
             None => text.split_once(':').unwrap_or(("", text)),
@@ -326,7 +326,7 @@ impl Checker<'_> {
                 );
                 return None;
             }
-            ("@", _) => return Some(Whom::Suffix(rest.to_owned())),
+            ("@", _) => return Some(Grantee::Suffix(rest.to_owned())),
             ("group" | "account", Some(sid))
                 if self.domain_sid.is_some_and(|domain| sid.rid_in(&domain).is_none()) =>
             {
@@ -334,10 +334,10 @@ impl Checker<'_> {
                 self.problem(span, what, "write the SID of an account or a group in [store]");
                 return None;
             }
-            ("group", Some(sid)) => return Some(Whom::Group(sid)),
-            ("group", None) => return Some(Whom::NamedGroup(rest.to_owned())),
-            ("account", Some(sid)) => return Some(Whom::Account(sid)),
-            ("account", None) => return Some(Whom::NamedAccount(rest.to_owned())),
+            ("group", Some(sid)) => return Some(Grantee::Group(sid)),
+            ("group", None) => return Some(Grantee::NamedGroup(rest.to_owned())),
+            ("account", Some(sid)) => return Some(Grantee::Account(sid)),
+            ("account", None) => return Some(Grantee::NamedAccount(rest.to_owned())),
             _ => {}
         }
         self.problem(

@@ -12,24 +12,28 @@ mod peers;
 mod secret_ref;
 mod sections;
 mod sidecar;
+mod sso;
 mod trust;
 
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, Mapping};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
+use pem_file::input;
 pub use secret_ref::{SecretMissing, SecretRef};
 pub use sections::{Gone, Sections};
 pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
-pub use trust::{CrlSource, Ocsp, TrustFiles, usual_key_purposes};
+pub use sso::{Kerberos, Ntlm, SealRef, Sso};
+pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
-use crate::input;
 use crate::stores::{BUILT_IN, Settings, added};
 use account_store::{DistinguishedName, Domain, FileAccess, FileRefused, RID_FIRST};
+use audit_log::HeadSettings;
 use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
+use rcmp_service::Misses;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -58,7 +62,7 @@ pub struct Config {
     /// What is logged and how.
     pub telemetry: Telemetry,
     /// The audit log.
-    pub audit: Audit,
+    pub audit: audit_log::Settings,
     /// Trusted domains.
     pub peers: Vec<Peer>,
     /// Packages that are relayed to domain controllers.
@@ -67,6 +71,8 @@ pub struct Config {
     pub forward: Forward,
     /// The sidecar for web servers.
     pub sidecar: Option<Sidecar>,
+    /// The master secret server.
+    pub sso: Option<Sso>,
     /// The sections and keys of the file, to be compared at a reload.
     pub sections: Sections,
 }
@@ -88,22 +94,6 @@ pub struct Rpc {
     pub grace: Duration,
     /// The rate limit of an account for certificates that map no account.
     pub misses: Misses,
-}
-
-/// The rate limit of misses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Misses {
-    /// How many a second, on average; 0 for no limit.
-    pub per_second: u32,
-    /// How many at once.
-    pub burst: u32,
-}
-
-impl Default for Misses {
-    /// A web server sees some certificates that map no account; a machine that guesses at this rate tries some 800,000 a day.
-    fn default() -> Self {
-        Self { per_second: 10, burst: 100 }
-    }
 }
 
 /// `[store]` and `[channels]`.
@@ -176,34 +166,6 @@ pub struct Telemetry {
     pub json: bool,
 }
 
-/// `[audit]`.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Audit {
-    /// The file of JSON lines.
-    pub path: Option<PathBuf>,
-    /// Whether a decision that cannot be logged is refused.
-    pub required: bool,
-    /// Whether certificates are logged, each with its first decision in a file.
-    pub certificates: bool,
-    /// Whether each line carries the hash of the one before it.
-    pub chain: bool,
-    /// Signed checkpoints of the chain.
-    pub heads: Option<AuditHeads>,
-    /// Limit of bytes that one account may log in an hour, if `required`; 0 for no limit.
-    pub account_budget: u64,
-}
-
-/// `[audit.heads]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditHeads {
-    /// The file of signed checkpoints.
-    pub path: PathBuf,
-    /// The file of the key that signs them.
-    pub key: PathBuf,
-    /// The interval of checkpoints.
-    pub interval: Duration,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -222,7 +184,7 @@ struct File {
     relay: Vec<Spanned<peers::RelaySection>>,
     forward: Option<peers::ForwardSection>,
     sidecar: Option<Spanned<sidecar::Section>>,
-    sso: Option<Spanned<toml::Value>>,
+    sso: Option<Spanned<sso::Section>>,
     tlsnego: Option<Spanned<toml::Value>>,
 }
 
@@ -342,9 +304,10 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 14] = [
+const LOG_TARGETS: [&str; 19] = [
     "account_store",
     "audit",
+    "audit_log",
     "dcerpc",
     "dcerpc_tokio",
     "dtyp",
@@ -355,8 +318,12 @@ const LOG_TARGETS: [&str; 14] = [
     "proxy_check",
     "rcmp_service",
     "rcmpd",
+    "rpc_auth",
     "sidecar",
     "sidecar_tokio",
+    "sso_secret",
+    "sso_service",
+    "trust_tokio",
 ];
 
 /// Whether a filter directive is a level or a log target of this program.
@@ -462,14 +429,8 @@ fn store_kinds() -> String {
 
 impl Checker<'_> {
     fn check(&mut self, file: File) -> Option<Config> {
-        for (name, section) in [("sso", &file.sso), ("tlsnego", &file.tlsnego)] {
-            if let Some(section) = section {
-                self.problem(
-                    section.span(),
-                    format!("[{name}] is not part of this version"),
-                    "remove the section",
-                );
-            }
+        if let Some(section) = &file.tlsnego {
+            self.problem(section.span(), "[tlsnego] is not part of this version", "remove the section");
         }
         let domain = self.domain(&file.domain);
         self.domain_sid = domain.sid;
@@ -522,6 +483,12 @@ impl Checker<'_> {
             domain: &domain.netbios,
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
+        let beside = sso::Beside {
+            has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
+            has_audit: file.audit.as_ref().is_some_and(|audit| audit.path.is_some()),
+            has_mapper: rpc.as_ref().is_some_and(|rpc| rpc.endpoint_mapper.is_some()),
+        };
+        let sso = file.sso.and_then(|section| self.sso(section, &beside));
         let config = Config {
             domain: Domain { netbios: domain.netbios, dns: domain.dns, sid: domain.sid? },
             server: file.domain.server.get_ref().to_uppercase(),
@@ -536,6 +503,7 @@ impl Checker<'_> {
             relays: self.relays(file.relay),
             forward: file.forward.map(|forward| self.forward(forward)).unwrap_or_default(),
             sidecar,
+            sso,
             sections: Sections::default(),
         };
         Some(config)
@@ -801,7 +769,7 @@ impl Checker<'_> {
         }
     }
 
-    fn audit(&mut self, section: AuditSection) -> Audit {
+    fn audit(&mut self, section: AuditSection) -> audit_log::Settings {
         if section.required && section.path.is_none() {
             self.problem(0..0, "[audit] is required and has no path", "name a file: path = \"audit.log\"");
         }
@@ -820,16 +788,16 @@ impl Checker<'_> {
         let budget =
             self.within(section.account_mib_per_hour.as_ref(), 0..=BUDGET_MIB_MAX, "MiB", BUDGET_MIB);
         let account_budget = budget << 20;
-        Audit { path, required: section.required, certificates, chain, heads, account_budget }
+        audit_log::Settings { path, required: section.required, certificates, chain, heads, account_budget }
     }
 
-    fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> AuditHeads {
+    fn heads(&mut self, section: HeadsSection, log: Option<&Path>) -> HeadSettings {
         let path = self.path(section.path.get_ref());
         if log == Some(&path) {
             self.problem(section.path.span(), "this is the audit log itself", "name another file");
         }
         let interval = self.seconds(section.interval_s.as_ref(), UP_TO_A_DAY_S, HEADS_INTERVAL_S);
-        AuditHeads { path, key: self.path(&section.key), interval }
+        HeadSettings { path, key: self.path(&section.key), interval }
     }
 }
 

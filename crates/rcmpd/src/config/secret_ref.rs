@@ -1,7 +1,7 @@
 //! Secrets by reference: a configuration file has no secret in it.
 
-use crate::input;
 use account_store::FileAccess;
+use pem_file::input;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;

@@ -1,6 +1,6 @@
 use super::*;
 use rcmp_service::message::MappingFlags;
-use rcmp_service::policy::{Grant, StrongNameKind, Whom};
+use rcmp_service::policy::{Grant, Grantee, StrongNameKind};
 use rcmp_service::trust::{CertIdHash, OcspAsking, PolicyInputs};
 use rcmp_service::{Binding, Form, Validation};
 
@@ -259,7 +259,7 @@ fn each_wrong_value_is_reported() {
             "[telemetry]\nlog = \"rcmpdd::serve,hyper\"\n[client]",
             "this has no log level and no log target",
         ),
-        ("[client]", "[sso]\n[client]", "[sso] is not part of this version"),
+        ("[client]", "[tlsnego]\n[client]", "[tlsnego] is not part of this version"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
         ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
         (
@@ -284,7 +284,7 @@ fn each_wrong_value_is_reported() {
         ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
-        ("[mapping]", "[sso]\n[mapping]", "[sso] is not part of this version"),
+        ("[mapping]", "[tlsnego]\n[mapping]", "[tlsnego] is not part of this version"),
         ("listen", "listne", "unknown field `listne`"),
     ] {
         let wrong = GOOD.replacen(from, to, 1);
@@ -432,7 +432,7 @@ fn an_address_is_listened_on_once() {
 fn only_sections_that_are_served_are_proposed() {
     let [unknown] = &problems(&GOOD.replace("[mapping]", "[mappings]"))[..] else { panic!("one problem") };
     assert!(unknown.contains("`mapping`") && unknown.contains("`sidecar`"), "{unknown}");
-    assert!(!unknown.contains("sso") && !unknown.contains("tlsnego"), "{unknown}");
+    assert!(!unknown.contains("tlsnego"), "{unknown}");
 }
 
 #[test]
@@ -510,9 +510,9 @@ ocsp_hash = \"sha256\"
     assert_eq!(authority.policy.methods, Some(MappingFlags::SUBJECT));
     assert_eq!(authority.policy.binding, None);
     let to = vec![
-        Whom::Suffix("partner.example".into()),
-        Whom::NamedGroup("Partners".into()),
-        Whom::Account("S-1-5-21-1-2-3-1001".parse().expect("a SID")),
+        Grantee::Suffix("partner.example".into()),
+        Grantee::NamedGroup("Partners".into()),
+        Grantee::Account("S-1-5-21-1-2-3-1001".parse().expect("a SID")),
     ];
     let grants: Vec<Grant> = authority.policy.grants.as_ref().expect("it is there").iter().cloned().collect();
     assert_eq!(
@@ -541,18 +541,24 @@ ocsp_hash = \"sha256\"
 fn an_audit_log_has_its_chain_and_its_heads() {
     let audit =
         |text: &str| parse(&format!("{GOOD}{text}"), Path::new("/etc/rcmpd")).expect("it is good").audit;
-    assert_eq!(audit(""), Audit::default());
+    assert_eq!(audit(""), audit_log::Settings::default());
     assert!(!audit("[audit]\npath = \"a\"").chain);
     let whole = audit("[audit]\npath = \"a\"\nchain = true\n[audit.heads]\npath = \"h\"\nkey = \"k\"");
-    let heads = AuditHeads {
+    let heads = HeadSettings {
         path: "/etc/rcmpd/h".into(),
         key: "/etc/rcmpd/k".into(),
         interval: Duration::from_secs(60),
     };
     let path = Some("/etc/rcmpd/a".into());
     let heads = Some(heads);
-    let expect =
-        Audit { path, required: false, certificates: true, chain: true, heads, account_budget: 1 << 30 };
+    let expect = audit_log::Settings {
+        path,
+        required: false,
+        certificates: true,
+        chain: true,
+        heads,
+        account_budget: 1 << 30,
+    };
     assert_eq!(whole, expect);
     for (text, bytes) in [("account_mib_per_hour = 0", 0), ("account_mib_per_hour = 16", 16 << 20)] {
         assert_eq!(audit(&format!("[audit]\npath = \"a\"\n{text}")).account_budget, bytes);

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
+use trust_tokio::lists::CrlSource;
 
 /// What chains and revocation are validated by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,19 +30,10 @@ pub struct TrustFiles {
     pub policies: PolicyInputs,
     /// Minimum length of the RSA key of a client, in bits.
     pub client_rsa_bits: Option<usize>,
-    /// Certificate revocation lists.
+    /// CRLs.
     pub crls: Vec<CrlSource>,
     /// How often CRLs are read or fetched again.
     pub crl_refresh: Duration,
-}
-
-/// Where a CRL is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CrlSource {
-    /// A file, DER or PEM.
-    File(PathBuf),
-    /// An `http://` URL.
-    Url(String),
 }
 
 /// An OCSP responder.

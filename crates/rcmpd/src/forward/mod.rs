@@ -11,9 +11,9 @@ pub mod trace;
 pub use relay::RelayPackage;
 
 use crate::config::{self, Config};
-use crate::signing::{PublicKey, SigningKey};
 use account_store::ChannelKind;
 use anyhow::Context;
+use ed25519_file::{PublicKey, SigningKey};
 use netlogon_tokio::{ClientAccount, Discovery, PoolLimits, ServerSource, Servers};
 use netlogon_transport::secrets::ChannelType;
 use peer::PeerClient;

@@ -4,11 +4,11 @@
 //! "Kerberos" ([MS-APDS] 2.2.2.1) checks a PAC's signature and answers with a status alone. An answer with
 //! data is refused, because it could name an account, and rcmpd cannot verify it.
 
-use crate::audit::{AuditLog, Relayed};
 use crate::config::ResponseCrypt;
 use crate::decision_metrics::DecisionMetrics;
 use account_store::Domain;
 use account_store::fold::casefold;
+use audit_log::{AuditLog, Relayed};
 use dcerpc_tokio::BoxFuture;
 use dtyp::NtStatus;
 use netlogon_tokio::{Answered, PackageRequest, Servers};

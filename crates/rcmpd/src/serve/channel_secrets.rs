@@ -182,7 +182,7 @@ mod tests {
     use account_store::{Domain, MachineAdmin, Put, memory::MemoryStore};
 
     const HOUR: Duration = Duration::from_secs(3600);
-    const YEAR: u64 = 365 * 24 * 3600 * 10_000_000;
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
     fn sid() -> Sid {
         "S-1-5-21-1-2-3-1001".parse().expect("a SID")
@@ -191,13 +191,14 @@ mod tests {
     #[test]
     fn the_day_of_a_previous_secret_is_counted_by_the_monotonic_clock() {
         let mut ends = PreviousEnds::default();
-        let since = FileTime(YEAR);
-        let hours = |hours: u64| hours * 3600 * 10_000_000;
-        assert_eq!(ends.entry(sid(), since, FileTime(YEAR + hours(1)), HOUR).at, 24 * HOUR);
-        for (what, now) in [("a year on", 2 * YEAR), ("a year back", 0), ("as it was", YEAR + hours(2))] {
-            assert_eq!(ends.entry(sid(), since, FileTime(now), 2 * HOUR).at, 24 * HOUR, "{what}");
+        let since = FileTime::UNSET + YEAR;
+        assert_eq!(ends.entry(sid(), since, since + HOUR, HOUR).at, 24 * HOUR);
+        for (what, now) in
+            [("a year on", since + YEAR), ("a year back", since - YEAR), ("as it was", since + 2 * HOUR)]
+        {
+            assert_eq!(ends.entry(sid(), since, now, 2 * HOUR).at, 24 * HOUR, "{what}");
         }
-        let next = FileTime(YEAR + hours(3));
+        let next = since + 3 * HOUR;
         assert_eq!(ends.entry(sid(), next, next, 3 * HOUR).at, 27 * HOUR, "another rotation has its own day");
         let other = "S-1-5-21-1-2-3-1002".parse().expect("a SID");
         assert_eq!(ends.entry(other, FileTime(0), next, HOUR).at, HOUR, "one that is a day old has ended");
@@ -212,9 +213,7 @@ mod tests {
     #[tokio::test]
     async fn a_previous_secret_that_expired_is_not_accepted_and_removed() {
         let hash = |n| NtHash::new([n; 16]);
-        for (what, since, is_good) in
-            [("now", now(), true), ("two days ago", FileTime(now().0 - 2 * 24 * 3600 * 10_000_000), false)]
-        {
+        for (what, since, is_good) in [("now", now(), true), ("two days ago", now() - 48 * HOUR, false)] {
             let domain = Domain {
                 sid: "S-1-5-21-1-2-3".parse().expect("a SID"),
                 netbios: "CONTOSO".into(),

@@ -6,7 +6,7 @@ use crate::clock::moment;
 use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
-use crate::trust::certificates::Chain;
+use crate::sso::Registration;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -31,7 +31,9 @@ use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use trust_tokio::certificates::Chain;
 use zeroize::Zeroizing;
 
 /// Whether calls are welcome.
@@ -53,7 +55,8 @@ pub(super) struct Shared {
     pub(super) store: Option<StoreHealth>,
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) operators: Option<Arc<Operators>>,
-    pub(super) policy: CurrentPolicy,
+    pub(super) policy: Option<CurrentPolicy>,
+    pub(super) registration: Option<Registration>,
     pub(super) config: String,
     pub(super) metrics: Arc<Registry>,
 }
@@ -96,18 +99,12 @@ impl Port {
             .route("/identity/{reference}", get(identity))
             .route("/.well-known/jwks.json", get(jwks))
             .with_state(shared);
-        loop {
-            match listener.accept().await {
-                Ok((stream, address)) => {
-                    let permit = Arc::new(connections.admit(address.ip()));
-                    let (connections, operators) = (Arc::clone(&connections), operators.clone());
-                    let origin = (stream, address);
-                    tokio::spawn(connection(connections, origin, permit, operators, router.clone()));
-                    // An evicted connection closes before the next one is accepted.
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => connections.not_accepted(error).await,
-            }
+        // Monitoring looks on while calls in flight are answered, so no shutdown ends it.
+        let (never, accept) = (CancellationToken::new(), || listener.accept());
+        while let Some((stream, address)) = connections.accept_next(&never, accept).await {
+            let permit = Arc::new(connections.admit(address.ip()));
+            let (connections, operators) = (Arc::clone(&connections), operators.clone());
+            tokio::spawn(connection(connections, (stream, address), permit, operators, router.clone()));
         }
     }
 }
@@ -259,7 +256,10 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     let Some(request) = request else {
         return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
     };
-    let deciders = shared.policy.0.load_full();
+    let Some(policy) = &shared.policy else {
+        return (StatusCode::NOT_FOUND, "[mapping] is not configured\n").into_response();
+    };
+    let deciders = policy.0.load_full();
     let certificate = chain.certificate();
     match crate::explain::explain(
         &deciders.live,
@@ -309,10 +309,19 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if !shared.health.ready.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
     }
-    match &shared.store {
-        Some(store) if !store.is_usable().await => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the account store cannot be used, see the log\n")
-        }
+    if let Some(store) = &shared.store
+        && !store.is_usable().await
+    {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the account store cannot be used, see the log\n",
+        );
+    }
+    match &shared.registration {
+        Some(registration) if !registration.is_registered().await => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the endpoint mapper does not name the master secret interface, see the log\n",
+        ),
         _ => (StatusCode::OK, "ready\n"),
     }
 }

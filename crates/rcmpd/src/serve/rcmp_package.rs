@@ -1,14 +1,14 @@
 //! RCMP as a package of generic pass-through: what Netlogon brings becomes a question, the answer becomes a reply.
 
-use crate::audit::AuditLog;
 use crate::clock::now;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::forward::trace;
 use crate::handler;
-use crate::miss_limiter::MissLimits;
+use audit_log::AuditLog;
 use dtyp::{Decode, NtStatus};
 use netlogon_transport::package::{PackageCall, PackageReply};
 use netlogon_transport::secrets::ChannelType;
+use rcmp_service::MissLimits;
 use rcmp_service::{Answer, Asker, CallContext, Question, Scope};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -68,7 +68,11 @@ fn question(deciders: &Deciders, span: &tracing::Span, call: &mut PackageCall) -
     let mut question = Question::new(std::mem::take(&mut call.data), asker, now());
     question.logon_domain_name = std::mem::take(&mut call.logon_domain_name);
     question.context = context;
-    if let (true, false, Some(digest)) = (is_trust, has_trace, question.digest()) {
+    // Only here is the digest needed of a question that is not forwarded.
+    if is_trust
+        && !has_trace
+        && let Some(digest) = question.digest()
+    {
         trace::link(span, digest);
     }
     Ok(question)

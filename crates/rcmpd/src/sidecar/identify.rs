@@ -1,11 +1,11 @@
 //! The account of a certificate: decided in this process, or asked over Netlogon.
 
 use crate::ask::{self, Mapped};
-use crate::audit::AuditLog;
 use crate::config;
 use crate::deciders::{CurrentPolicy, Deciders};
 use crate::handler;
 use account_store::BoxFuture;
+use audit_log::AuditLog;
 use dcerpc_tokio::LogLimiter;
 use dtyp::{Encode, FileTime, Sid};
 use netlogon_tokio::{Answered, PackageRequest, Servers};

@@ -8,16 +8,15 @@
 mod identify;
 pub mod routes;
 
-use crate::audit::AuditLog;
 use crate::clock::moment;
 use crate::config::{self, Config, SecretRef, Source};
 use crate::deciders::CurrentPolicy;
-use crate::signing::PublicKey;
-use crate::trust::certificates;
 use account_store::FileAccess;
 use anyhow::{Context, anyhow, bail};
 use arc_swap::ArcSwap;
+use audit_log::AuditLog;
 use dcerpc_tokio::{LogLimiter, NO_LABELS, encode_family, listen_on};
+use ed25519_file::PublicKey;
 use identify::{Identifier, Remote};
 use netlogon_tokio::{PoolLimits, ServerSource, Servers};
 use prometheus_client::collector::Collector;
@@ -40,6 +39,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use trust_tokio::certificates;
 use zeroize::Zeroizing;
 
 /// Connections to the service that is asked, and questions that wait for one.

@@ -17,6 +17,7 @@
 //! }
 //! ```
 
+use account_store::admin::each_account;
 use account_store::{Account, AccountAdmin, AccountListing, AccountStore, BoxFuture, Domain, MemoryStore};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -28,9 +29,6 @@ pub type OpenError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The kinds that `rcmpd` has itself.
 pub(crate) const BUILT_IN: [&str; 3] = ["sqlite", "memory", "profile"];
-
-/// Accounts read at once.
-const PAGE: usize = 1000;
 
 /// The accounts of a configuration, with what their kind of store can do.
 #[derive(Clone)]
@@ -66,16 +64,10 @@ impl Accounts {
 
     /// Passes all accounts to `look_at`, in ascending order of RID, until it returns `false`; none if the store cannot be listed. It may take
     /// seconds without a pause.
-    pub async fn each(&self, mut look_at: impl FnMut(&Account) -> bool) -> anyhow::Result<()> {
-        let Some(listing) = &self.listing else { return Ok(()) };
-        let mut after = 0;
-        loop {
-            let page = listing.accounts(after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = last.sid.split_rid().map_or(u32::MAX, |(_, rid)| rid);
-            if !page.iter().all(&mut look_at) {
-                return Ok(());
-            }
+    pub async fn each(&self, look_at: impl FnMut(&Account) -> bool) -> anyhow::Result<()> {
+        match &self.listing {
+            Some(listing) => Ok(each_account(&**listing, look_at).await?),
+            None => Ok(()),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Knows one certificate, and who that is.
-struct Known {
+pub(crate) struct Known {
     leaf: Vec<u8>,
     outcome: Result<Identity, Refusal>,
     sources: Mutex<Vec<Option<SocketAddr>>>,
@@ -41,7 +41,7 @@ impl Identify for Known {
         source: Option<SocketAddr>,
         _: FileTime,
     ) -> BoxFuture<'a, Result<Identity, Refusal>> {
-        self.sources.lock().expect("nobody panicked").push(source);
+        self.sources.lock().expect("no thread panicked").push(source);
         let is_known = presented.leaf == self.leaf && presented.chain.is_empty();
         let outcome =
             if is_known { self.outcome.clone() } else { Err(Refusal::NotMapped(Reason::NoMatch.into())) };
@@ -59,7 +59,7 @@ struct Around {
 
 impl Listener for Around {
     fn sidecar(&self) -> Arc<Sidecar> {
-        Arc::clone(&self.sidecar.lock().expect("nobody panicked"))
+        Arc::clone(&self.sidecar.lock().expect("no thread panicked"))
     }
 
     fn now(&self) -> Moment {
@@ -75,7 +75,7 @@ impl Listener for Around {
     }
 
     fn refused(&self, refusal: Refusal) {
-        self.refused.lock().expect("nobody panicked").push(refusal);
+        self.refused.lock().expect("no thread panicked").push(refusal);
     }
 }
 
@@ -120,7 +120,7 @@ fn certificate() -> (Vec<u8>, String) {
     (leaf, escaped)
 }
 
-fn sidecar(
+pub(crate) fn sidecar(
     leaf: &[u8],
     outcome: Result<Identity, Refusal>,
     routes: Vec<Route>,
@@ -226,8 +226,8 @@ async fn lets_in_with_every_header_and_the_identity() {
     let groups: Vec<_> = groups.values.iter().map(|group| group.kind.clone()).collect();
     let expected = ["S-1-5-21-1-2-3-513", "S-1-5-21-1-2-3-1100"];
     assert_eq!(groups, expected.map(|sid| Some(Kind::StringValue(sid.to_owned()))));
-    assert_eq!(*known.sources.lock().expect("nobody panicked"), [Some(source)]);
-    assert!(listener.refused.lock().expect("nobody panicked").is_empty());
+    assert_eq!(*known.sources.lock().expect("no thread panicked"), [Some(source)]);
+    assert!(listener.refused.lock().expect("no thread panicked").is_empty());
 }
 
 #[tokio::test]
@@ -286,12 +286,12 @@ async fn a_header_of_the_client_is_no_certificate() {
     assert_eq!((status(&response), code(&response)), (401, 16));
     let nothing = Request::new(CheckRequest::default());
     assert_eq!(status(&ask(&listener, nothing).await), 401);
-    let refused = listener.refused.lock().expect("nobody panicked");
+    let refused = listener.refused.lock().expect("no thread panicked");
     assert_eq!(*refused, [Refusal::NoCertificate, Refusal::NoCertificate]);
 }
 
 #[tokio::test]
-async fn whoever_may_not_is_denied() {
+async fn a_user_that_may_not_is_denied() {
     let (leaf, escaped) = certificate();
     let (_, stranger) = certificate();
     let admins = Route {
@@ -332,7 +332,7 @@ async fn what_is_broken_is_a_denial_that_cannot_be_allowed() {
         let response = ask(&listener, request(certificate, at())).await;
         assert_eq!((status(&response), code(&response)), (500, 13), "{certificate}");
     }
-    let refused = listener.refused.lock().expect("nobody panicked");
+    let refused = listener.refused.lock().expect("no thread panicked");
     assert_eq!(refused[0], Refusal::Undecided(Reason::StoreUnavailable.into()));
     assert_eq!(refused[1], Refusal::Broken(Broken::Certificate));
     assert_eq!(refused[4], Refusal::Broken(Broken::ManyCertificates));
@@ -359,7 +359,7 @@ async fn a_listener_with_a_secret_wants_it_once() {
     for wrong in [&[][..], &["open"], &["open sesame", "open sesame"]] {
         assert_eq!(status(&ask(&listener, with(wrong)).await), 500, "{wrong:?}");
     }
-    assert!(known.sources.lock().expect("nobody panicked").is_empty(), "nobody was asked who that is");
+    assert!(known.sources.lock().expect("no thread panicked").is_empty(), "the account was not looked up");
     ok(&ask(&listener, with(&["open sesame"])).await);
 }
 
@@ -371,7 +371,7 @@ async fn decides_by_what_was_loaded_last() {
     let listener = around(before);
     let at = || Some(http("app.example", "/", &[]));
     ok(&ask(&listener, request(&escaped, at())).await);
-    *listener.sidecar.lock().expect("nobody panicked") = Arc::clone(&after);
+    *listener.sidecar.lock().expect("no thread panicked") = Arc::clone(&after);
     assert_eq!(status(&ask(&listener, request(&escaped, at())).await), 403);
     let mut registry = Registry::default();
     after.meter().register(&mut registry);

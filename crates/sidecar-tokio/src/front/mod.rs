@@ -174,15 +174,9 @@ impl Front {
     /// for.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, address)) => self.spawn(&tasks, stream, address, shutdown.child_token()),
-                Err(error) => self.connections.not_accepted(error).await,
-            }
+        let accept = || listener.accept();
+        while let Some((stream, address)) = self.connections.accept_next(&shutdown, accept).await {
+            self.spawn(&tasks, stream, address, shutdown.child_token());
         }
         drop(listener);
         tasks.close();

@@ -273,7 +273,7 @@ async fn certificates_of_others_do_not_get_through_the_handshake() {
 }
 
 #[tokio::test]
-async fn nobody_is_passed_on_where_a_route_lets_everybody_in() {
+async fn no_identity_is_passed_on_where_a_route_lets_every_client_in() {
     let everybody = Route { anonymous: true, ..Route::default() };
     let scene = Scene::optional(Routes::new(vec![everybody.clone()])).await;
     let forged = "Remote-User: root\r\nRemote_User: root\r\nX-Identity-Account: root\r\n";
@@ -350,7 +350,7 @@ async fn a_handshake_counts_only_under_its_terms() {
     let rest = String::from_utf8(rest).unwrap();
     assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 421 "), "{rest}");
     assert_eq!(scene.asked.load(Ordering::SeqCst), asked);
-    // The session that could be resumed a moment ago is gone, and its certificate is nobody's here.
+    // The session that could be resumed a moment ago is gone, and its certificate maps no account here.
     let stream = scene.connect_as(&client).await;
     let read = match stream {
         Ok(mut stream) => timeout(DEADLINE, stream.read(&mut [0; 1])).await.expect("in time").map(drop),

@@ -452,7 +452,7 @@ async fn nothing_lasts_longer_than_a_decision_is_good() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_100_gets_it_when_the_body_is_taken() {
+async fn a_client_that_waits_for_100_gets_it_when_the_body_is_taken() {
     let (place, listener) = application().await;
     let mut client = hop(upstream(&place), Behind::Proxy).await;
     client

@@ -38,11 +38,11 @@ impl Oracle {
     }
 
     fn stands(&self, inputs: DecisionInputs) {
-        *self.inputs.lock().expect("nobody panicked") = Ok(inputs);
+        *self.inputs.lock().expect("no thread panicked") = Ok(inputs);
     }
 
     fn tells(&self, identity: Result<Identity, Refusal>) {
-        *self.identity.lock().expect("nobody panicked") = identity;
+        *self.identity.lock().expect("no thread panicked") = identity;
     }
 
     fn identified(&self) -> u64 {
@@ -57,7 +57,7 @@ impl Identify for Oracle {
         _now: FileTime,
     ) -> Result<DecisionInputs, Refusal> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        self.inputs.lock().expect("nobody panicked").clone()
+        self.inputs.lock().expect("no thread panicked").clone()
     }
 
     fn identify<'a>(
@@ -72,7 +72,7 @@ impl Identify for Oracle {
             while !self.is_open.load(Ordering::SeqCst) {
                 yield_now().await;
             }
-            self.identity.lock().expect("nobody panicked").clone()
+            self.identity.lock().expect("no thread panicked").clone()
         })
     }
 }
@@ -159,14 +159,14 @@ async fn many_at_once_are_one_question() {
         let made = sidecar.meter().made.get();
         let remembered = sidecar.meter().remembered.get();
         assert_eq!((made, remembered), (1, 63));
-        // What is broken is told to those who waited, and to nobody after them.
+        // A failure is the answer for the requests that waited, and for none after them.
         let _ = ask(&sidecar, &presented(1, &[]), at(0)).await;
         assert_eq!(oracle.identified(), after, "{told:?}");
     }
 }
 
 #[tokio::test]
-async fn whoever_waits_goes_on_when_the_first_leaves() {
+async fn requests_that_wait_go_on_when_the_first_leaves() {
     let oracle = Oracle::new();
     oracle.is_open.store(false, Ordering::SeqCst);
     let sidecar = Arc::new(Sidecar::new(parts(&oracle)));
@@ -249,11 +249,11 @@ async fn what_is_not_settled_is_asked_each_time() {
 }
 
 #[tokio::test]
-async fn a_chain_that_is_refused_asks_nobody() {
+async fn a_chain_that_is_refused_looks_up_no_account() {
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(parts(&oracle));
     assert_eq!(name(&ask(&sidecar, &presented(1, &[]), at(0)).await), Ok("alice"));
-    *oracle.inputs.lock().expect("nobody panicked") = Err(Refusal::Chain(ChainError::Expired));
+    *oracle.inputs.lock().expect("no thread panicked") = Err(Refusal::Chain(ChainError::Expired));
     let refused = ask(&sidecar, &presented(1, &[]), at(0)).await;
     assert_eq!(name(&refused), Err(Refusal::Chain(ChainError::Expired)), "whatever is remembered");
     assert_eq!(oracle.identified(), 1);
@@ -385,7 +385,7 @@ async fn routes_decide_about_each_request() {
     ] {
         assert_eq!(sidecar.meter().requests("test", outcome), count, "{outcome}");
     }
-    // Nobody learns what routes there are.
+    // A client does not learn what routes there are.
     let ask = Ask { presented: Ok(None), target: None, source: None, now: moment(at(0)) };
     assert_eq!(name(&outcome(sidecar.decide("test", ask).await)), Err(Refusal::NoCertificate));
 }
@@ -557,7 +557,7 @@ async fn every_answer_has_every_header() {
 const NO_LETTERS: &str = "!#$%&'*+.^_`|~";
 
 #[tokio::test]
-async fn an_application_sees_our_headers_and_nobody_elses() {
+async fn an_application_sees_our_headers_and_no_others() {
     let oracle = Oracle::new();
     let sidecar = Sidecar::new(parts(&oracle));
     let allowed = ask(&sidecar, &presented(1, &[]), at(0)).await.expect("alice");
@@ -625,7 +625,7 @@ async fn what_did_not_fit_is_found_by_its_reference() {
     assert_eq!((&whole["account"], &whole["sid"]), (&"alice".into(), &"S-1-5-21-1-2-3-1000".into()));
     let another = ask(&sidecar, &presented(2, &[]), at(0)).await.expect("alice");
     assert_ne!(another.decision, allowed.decision);
-    // Nobody else's are kept, and nobody finds anything by guessing.
+    // Other clients' are not kept, and guessing finds none.
     oracle.tells(Ok(alice()));
     let short = ask(&sidecar, &presented(3, &[]), at(0)).await.expect("alice");
     assert!(short.headers["x-identity-reference"].is_empty());

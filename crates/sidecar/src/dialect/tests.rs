@@ -127,7 +127,7 @@ fn borrowed<'a>(headers: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)
     headers.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-const NOBODY: Result<Option<&ClientCertificate>, Refusal> = Ok(None);
+const ANONYMOUS: Result<Option<&ClientCertificate>, Refusal> = Ok(None);
 
 fn broken(broken: Broken) -> Result<Option<&'static ClientCertificate>, Refusal> {
     Err(Refusal::Broken(broken))
@@ -143,25 +143,25 @@ fn every_good_form_is_read() {
 }
 
 #[test]
-fn no_certificate_is_nobody() {
+fn no_certificate_is_anonymous() {
     use Dialect::{Apache, Caddy, ClientCert, Envoy, Haproxy, Nginx, Traefik};
-    check(Nginx, &[(SSL_CLIENT_VERIFY, "NONE")], NOBODY);
+    check(Nginx, &[(SSL_CLIENT_VERIFY, "NONE")], ANONYMOUS);
     for nothing in ["", "-", "(null)", "  "] {
-        check(Nginx, &[(SSL_CLIENT_VERIFY, "NONE"), (SSL_CLIENT_CERT, nothing)], NOBODY);
-        check(Traefik, &[(X_FORWARDED_TLS_CLIENT_CERT, nothing)], NOBODY);
-        check(Caddy, &[(X_TLS_CLIENT_CERT, nothing)], NOBODY);
+        check(Nginx, &[(SSL_CLIENT_VERIFY, "NONE"), (SSL_CLIENT_CERT, nothing)], ANONYMOUS);
+        check(Traefik, &[(X_FORWARDED_TLS_CLIENT_CERT, nothing)], ANONYMOUS);
+        check(Caddy, &[(X_TLS_CLIENT_CERT, nothing)], ANONYMOUS);
         let haproxy = [(X_SSL_CLIENT_USED, "0"), (X_SSL_CLIENT_VERIFY, "0"), (X_SSL_CLIENT_CERT, nothing)];
-        check(Haproxy, &haproxy, NOBODY);
+        check(Haproxy, &haproxy, ANONYMOUS);
         let apache =
             [(X_SSL_CLIENT_VERIFY, "NONE"), (X_SSL_CLIENT_CERT, nothing), (X_SSL_CLIENT_CHAIN, nothing)];
-        check(Apache, &apache, NOBODY);
-        check(Envoy, &[(X_FORWARDED_CLIENT_CERT, nothing)], NOBODY);
-        check(ClientCert, &[(CLIENT_CERT, nothing)], NOBODY);
+        check(Apache, &apache, ANONYMOUS);
+        check(Envoy, &[(X_FORWARDED_CLIENT_CERT, nothing)], ANONYMOUS);
+        check(ClientCert, &[(CLIENT_CERT, nothing)], ANONYMOUS);
     }
     for dialect in [Traefik, Caddy, Envoy, ClientCert] {
-        check(dialect, &[("accept", "*/*")], NOBODY);
+        check(dialect, &[("accept", "*/*")], ANONYMOUS);
     }
-    check(ClientCert, &[(CLIENT_CERT_CHAIN, "")], NOBODY);
+    check(ClientCert, &[(CLIENT_CERT_CHAIN, "")], ANONYMOUS);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn the_verification_of_the_proxy_is_required_and_read() {
 }
 
 #[test]
-fn a_header_that_comes_twice_is_nobodys() {
+fn a_header_that_comes_twice_is_rejected() {
     let scene = Scene::new();
     for (dialect, headers, _) in scene.forms() {
         let headers = borrowed(&headers);

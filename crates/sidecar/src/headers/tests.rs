@@ -120,13 +120,13 @@ fn what_is_not_known_is_empty() {
 }
 
 #[test]
-fn every_header_is_there_whoever_it_is() {
+fn every_header_is_there_for_every_user() {
     for preset in PRESETS {
         let format = Format { preset, value_len_max: 3, ..Format::default() };
         let names = |headers: &HeaderMap| headers.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
         let advertised: BTreeSet<_> = format.advertised().map(|name| name.to_string()).collect();
-        assert_eq!(names(&format.nobody()), advertised);
-        assert!(format.nobody().values().all(HeaderValue::is_empty));
+        assert_eq!(names(&format.without_account()), advertised);
+        assert!(format.without_account().values().all(HeaderValue::is_empty));
         for identity in [alice(), bob()] {
             let headers = format.write(&identity, Facts { token: None, ..facts() }).headers;
             assert_eq!(names(&headers), advertised);
@@ -201,7 +201,7 @@ fn a_group_is_named_where_the_name_is_ours() {
     let sids = Format { groups: GroupForm::Sids, ..named };
     check(&sids, &bob(), &[("remote-groups", "S-1-5-21-9-9-9-1100")]);
     check(&sids, &alice(), &[("remote-groups", "S-1-5-21-1-2-3-513,S-1-5-21-1-2-3-1100")]);
-    // Nobody gets a group by calling another one so.
+    // A name that another group has gives no membership.
     let posing = groups(alice(), &["S-1-5-32-544", "s-1-5-32-544", "", "Staff"]);
     let expected = "S-1-5-21-1-2-3-0,S-1-5-21-1-2-3-1,S-1-5-21-1-2-3-2,Staff";
     check(&format, &posing, &[("remote-groups", expected)]);

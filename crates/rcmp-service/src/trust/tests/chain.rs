@@ -190,7 +190,7 @@ fn an_extended_key_usage_must_be_one_of_those_configured() {
 }
 
 #[test]
-fn a_ca_for_something_else_issues_nobody() {
+fn a_ca_for_something_else_issues_no_client() {
     let root = Ca::root("Root");
     let mut params = ca_params("Servers");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -1080,7 +1080,7 @@ fn every_reason_of_unknown_revocation_has_a_name_of_its_own() {
     assert_eq!(names.len(), UnknownReason::ALL.len());
 }
 
-/// Whoever certifies writes the distribution points, and paths are remembered.
+/// The CA writes the distribution points, and paths are remembered.
 #[test]
 fn a_path_keeps_few_distribution_points() {
     let root = Ca::root("Root");

@@ -595,7 +595,7 @@ fn every_entry_of_a_long_list_is_found_and_no_other() {
     }
 }
 
-/// Whoever answers for the address of one list may have another authority's.
+/// The server at the address of one CRL may have that of another CA.
 #[test]
 fn a_list_of_another_ca_does_not_take_the_place_of_one_that_is_good() {
     let (users, other) = (Ca::root("Users"), Ca::root("Other"));

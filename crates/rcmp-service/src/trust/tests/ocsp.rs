@@ -55,7 +55,7 @@ impl Scene {
         self.trust.revocation(&self.path, now)
     }
 
-    /// Somebody whom the root certifies.
+    /// A responder that the root certifies.
     fn responder(&self, change: impl FnOnce(&mut CertificateParams)) -> Ca {
         let mut params = params("Responder");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::OcspSigning];
@@ -212,7 +212,7 @@ fn an_answer_of_whom_the_ca_certified_is_believed() {
 }
 
 #[test]
-fn nobody_else_answers() {
+fn no_other_responder_answers() {
     let scene = Scene::new();
     for (change, expect) in [
         ((|params| params.extended_key_usages.clear()) as fn(&mut CertificateParams), "not for OCSP"),
@@ -235,7 +235,7 @@ fn nobody_else_answers() {
     let good = Response::default();
     assert_eq!(refused(scene.answer(&good, &namesake)), "bad_signature");
     assert_eq!(refused(scene.answer(&good, &Ca::root("Other"))), "unknown_signer");
-    // Whom an intermediate certified does not answer for the root.
+    // A responder that an intermediate certified does not answer for the root.
     let below = scene.root.ca("Issuing").ca_as({
         let mut params = params("Responder");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::OcspSigning];

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 /// How long a rotation may take.
 const ROTATE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Nobody knows what happened, as with [`AskError::exit_code`].
+/// It is not known what happened, as with [`AskError::exit_code`].
 const UNKNOWN: u8 = 7;
 
 /// Sets a channel up to each server of a domain; of our own, to those that packages are relayed to.
@@ -35,7 +35,7 @@ pub(super) async fn test(config: &Config, name: &str, timeout: u64, as_json: boo
         }
     }
     let code = results.iter().map(|(_, outcome, _)| outcome.as_ref().err().map_or(0, exit_code)).max();
-    // Nobody was found who could be asked.
+    // No server was found that could be asked.
     let code = code.unwrap_or(4);
     let text = |outcome: &Result<(), ServerFailed>| match outcome {
         Ok(()) => "good".to_owned(),

@@ -5,7 +5,8 @@ use crate::config::{Config, Direction, Peer, PeerKind, SecretRef};
 use crate::output;
 use account_store::ChannelKind;
 use anyhow::bail;
-use rcmp_service::explain::{is_hidden, powershell_quoted, shell_quoted};
+use rcmp_service::explain::{powershell_quoted, shell_quoted};
+use rcmp_service::visible::is_hidden;
 use serde_json::json;
 use std::path::Path;
 
@@ -178,7 +179,7 @@ impl Trust<'_> {
                 ),
             ];
         }
-        // Whoever is asked is the one that is trusted; each direction has a secret of its own.
+        // The domain that is asked is the one that is trusted. Each direction has a secret of its own.
         let inbound = format!("{}.inbound.secret", self.peer.domain);
         let ways = [
             (self.peer.is_asked(), self.secret_file(), "Inbound"),

@@ -1,0 +1,32 @@
+//! What an operator configures.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The file of JSON lines.
+    pub path: Option<PathBuf>,
+    /// Whether a decision that cannot be logged is refused.
+    pub required: bool,
+    /// Whether certificates are logged, each with its first decision in a file.
+    pub certificates: bool,
+    /// Whether each line carries the hash of the one before it.
+    pub chain: bool,
+    /// Signed checkpoints of the chain.
+    pub heads: Option<HeadSettings>,
+    /// Limit of bytes that one account may log in an hour, if `required`; 0 for no limit.
+    pub account_budget: u64,
+}
+
+/// Settings of signed checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadSettings {
+    /// The file of signed checkpoints.
+    pub path: PathBuf,
+    /// The file of the key that signs them.
+    pub key: PathBuf,
+    /// The interval of checkpoints.
+    pub interval: Duration,
+}

@@ -1,0 +1,156 @@
+//! Files of one owner, replaced atomically, through a layer that tests cut at each step.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The steps of which each write consists. A test injects its own, which fails at any one of them.
+pub trait Disk: Send + Sync {
+    /// Writes a new file with mode 0600; [`io::ErrorKind::AlreadyExists`] if there is one. Owner and mode are set on the file that is
+    /// returned: the owner of the folder may put another file under its name.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File>;
+    /// Appends to a file that is open for it.
+    fn append(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+    /// Waits until the contents of a file, or the names in a folder, are on the disk.
+    fn sync(&self, path: &Path) -> io::Result<()>;
+    /// The same for all that was written so far to the file system of a file: for many files at once.
+    fn sync_system(&self, path: &Path) -> io::Result<()>;
+    /// Gives a file another name; a file of that name is replaced in the same step.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        Ok(file)
+    }
+
+    fn append(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn sync_system(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+}
+
+/// Replaces `path`, or creates it: after a crash at any moment it has the old contents or the new ones.
+///
+/// The caller holds the write lock: a temporary file that is there already was left by a writer that was killed.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = beside(path, ".tmp");
+    match disk.remove(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = disk
+        .write_new(&draft, bytes)
+        .and_then(|file| own_like_folder(&file, path))
+        .and_then(|()| disk.sync(&draft));
+    if let Err(error) = written.and_then(|()| disk.rename(&draft, path)) {
+        let _ = disk.remove(&draft);
+        return Err(error);
+    }
+    disk.sync(folder_of(path))
+}
+
+/// Gives a new file to the owner of the folder of `path`. An operator who works as root leaves files that the service can read.
+pub(crate) fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
+    let folder = folder_of(path).metadata()?;
+    if !rustix::process::geteuid().is_root() || file.metadata()?.uid() == folder.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid()))
+}
+
+/// Opens the file of this name. A link is refused, and a pipe is not waited for: an operator who works as root in the folder of another
+/// user must not be led elsewhere.
+pub(crate) fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
+/// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
+/// written as a whole, no part of it is left.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let disk = RealDisk;
+    disk.write_new(path, bytes)
+        .map(drop)
+        .map_err(|error| (error.kind() != io::ErrorKind::AlreadyExists, error))
+        .and_then(|()| disk.sync(path).map_err(|error| (true, error)))
+        .map_err(|(is_ours, error)| {
+            if is_ours {
+                let _ = disk.remove(path);
+            }
+            error
+        })?;
+    disk.sync(folder_of(path))
+}
+
+/// All bytes of a file that only its owner may use, and that has at most `max` of them.
+///
+/// The file that was opened is checked, not its path, so no other file can take its place in between.
+pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = File::open(path)?;
+    check_owner_only(&file)?;
+    // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(max + 1));
+    file.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    match bytes.len() > max {
+        true => Err(io::Error::other(format!("longer than {max} octets"))),
+        false => Ok(bytes),
+    }
+}
+
+/// Refuses a file that other users may use, and what is no regular file.
+pub(crate) fn check_owner_only(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("can be used by users other than its owner (mode {mode:03o}): chmod 600"),
+        ));
+    }
+    Ok(())
+}
+
+/// The folder of a file.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The file of the same name with `end` appended.
+pub(crate) fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}

@@ -1,0 +1,309 @@
+//! Generations: what is public of each secret, and their list in the header of a file.
+//!
+//! # Format of the list
+//!
+//! | octets | field |
+//! | --- | --- |
+//! | 16 | lineage: random, drawn with the first secret; a backup of another lineage is foreign |
+//! | 1 | count, 1 to 8; the newest generation comes first |
+//! | 4 | number, from 1, decreasing |
+//! | 1 | origin: 1 generated, 2 imported, 3 restored |
+//! | 8 | key id |
+//! | 8, 8, 8 | created, superseded, end of the overlap: Unix seconds; the last two are 0 for the newest |
+//! | 62 | sentinel: a blob without plaintext under this secret, purpose `rcmpd/sentinel`, associated data lineage and number |
+//!
+//! The six last rows come once for each generation. The sealed part of the file is 16 octets for each generation, in the same order.
+
+use crate::blob::{self, Purpose};
+use crate::envelope::FormatError;
+use crate::secret::{KeyId, Keyring, MasterSecret};
+use crate::time::UnixTime;
+use dtyp::{DecodeError, DecodeErrorKind, Reader};
+use serde::Serialize;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Generations that overlap at one time. More than this means that rotations come faster than nodes reseal.
+pub const GENERATIONS_MAX: usize = 8;
+
+const SENTINEL_LEN: usize = blob::OVERHEAD;
+
+/// Where a secret came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// Drawn here.
+    Generated,
+    /// Taken over from an existing server.
+    Imported,
+    /// Brought back from a backup under a new number.
+    Restored,
+}
+
+impl Origin {
+    const ALL: [Self; 3] = [Self::Generated, Self::Imported, Self::Restored];
+}
+
+/// What is public of a generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Generation {
+    /// From 1; each rotation adds one.
+    pub number: u32,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Its public name.
+    pub key_id: KeyId,
+    /// When it became the newest.
+    pub created: UnixTime,
+    /// When a newer one took its place; `None` for the newest.
+    pub superseded: Option<UnixTime>,
+    /// Until when nodes may need it; `None` for the newest.
+    pub overlap_ends: Option<UnixTime>,
+    #[serde(skip)]
+    sentinel: [u8; SENTINEL_LEN],
+}
+
+/// Generations with their secrets, newest first. Never empty.
+#[derive(Clone)]
+pub(crate) struct Generations {
+    pub(crate) lineage: [u8; 16],
+    entries: Vec<(Generation, MasterSecret)>,
+}
+
+/// Why a generation was not added.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub(crate) enum NotAdded {
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error("the secret is in use already, as generation {0}")]
+    Known(u32),
+    #[error(
+        "{GENERATIONS_MAX} generations overlap already: wait until the oldest overlap ends, or rotate with a shorter overlap"
+    )]
+    TooMany,
+    #[error("the generation numbers are used up")]
+    Numbers,
+}
+
+impl Generations {
+    /// The first generation of a new lineage.
+    pub(crate) fn first(secret: MasterSecret, origin: Origin, now: UnixTime) -> Result<Self, NotAdded> {
+        let mut lineage = [0; 16];
+        getrandom::fill(&mut lineage)?;
+        let generation = Self::describe(&lineage, 1, origin, &secret, now)?;
+        Ok(Self { lineage, entries: vec![(generation, secret)] })
+    }
+
+    fn describe(
+        lineage: &[u8; 16],
+        number: u32,
+        origin: Origin,
+        secret: &MasterSecret,
+        created: UnixTime,
+    ) -> Result<Generation, getrandom::Error> {
+        let ring = Keyring::new(secret.clone());
+        let sentinel = match blob::seal(&ring, &sentinel_purpose(), &sentinel_data(lineage, number), &[]) {
+            Ok(blob) => blob,
+            Err(blob::BlobError::Random(error)) => return Err(error),
+            Err(other) => unreachable!("an empty blob is sealed: {other}"),
+        };
+        Ok(Generation {
+            number,
+            origin,
+            key_id: secret.key_id(),
+            created,
+            superseded: None,
+            overlap_ends: None,
+            // INVARIANT: a blob without plaintext has only its overhead.
+            sentinel: sentinel.try_into().expect("the plaintext is empty"),
+        })
+    }
+
+    pub(crate) fn newest(&self) -> (&Generation, &MasterSecret) {
+        // INVARIANT: `first` and `open` put one in, and `add` keeps one.
+        let (generation, secret) = self.entries.first().expect("there is a generation");
+        (generation, secret)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Generation, &MasterSecret)> {
+        self.entries.iter().map(|(generation, secret)| (generation, secret))
+    }
+
+    pub(crate) fn keyring(&self) -> Keyring {
+        let older = self.entries[1..].iter().map(|(_, secret)| secret.clone());
+        older.fold(Keyring::new(self.newest().1.clone()), Keyring::with_older)
+    }
+
+    /// A secret becomes the newest. Generations whose overlap has ended are dropped.
+    pub(crate) fn add(
+        &mut self,
+        secret: MasterSecret,
+        origin: Origin,
+        now: UnixTime,
+        overlap: Duration,
+    ) -> Result<(), NotAdded> {
+        let key_id = secret.key_id();
+        if let Some((known, _)) = self.entries.iter().find(|(known, _)| known.key_id == key_id) {
+            return Err(NotAdded::Known(known.number));
+        }
+        let number = self.newest().0.number.checked_add(1).ok_or(NotAdded::Numbers)?;
+        let generation = Self::describe(&self.lineage, number, origin, &secret, now)?;
+        let newest = &mut self.entries[0].0;
+        newest.superseded = Some(now);
+        newest.overlap_ends = Some(now.after(overlap));
+        self.entries.retain(|(generation, _)| generation.overlap_ends.is_none_or(|end| end > now));
+        if self.entries.len() >= GENERATIONS_MAX {
+            return Err(NotAdded::TooMany);
+        }
+        self.entries.insert(0, (generation, secret));
+        Ok(())
+    }
+
+    /// What a restore makes of these live generations and those of a backup.
+    ///
+    /// The newest of the backup becomes the newest. Unless it is the live newest already, it gets a new number. All others of both stay
+    /// for `overlap`, as many as there is room for, newest first: a restore loses nothing that a live generation sealed. If two
+    /// generations have the same number, as in two lineages, the older ones are numbered anew too: blobs name the key id, not the number.
+    pub(crate) fn merged(self, backup: Self, now: UnixTime, overlap: Duration) -> Result<Self, NotAdded> {
+        let lineage = backup.lineage;
+        let highest = self.newest().0.number.max(backup.newest().0.number);
+        let is_same = lineage == self.lineage && backup.newest().0.key_id == self.newest().0.key_id;
+        let mut backup = backup.entries.into_iter();
+        // INVARIANT: never empty.
+        let (mut newest, secret) = backup.next().expect("there is a generation");
+        let mut older: Vec<(Generation, MasterSecret)> = Vec::new();
+        let mut clashes = lineage != self.lineage;
+        for (generation, secret) in self.entries.into_iter().chain(backup) {
+            let is_known = |known: &Generation| known.key_id == generation.key_id;
+            if is_known(&newest) || older.iter().any(|(known, _)| is_known(known)) {
+                continue;
+            }
+            clashes |= older.iter().any(|(known, _)| known.number == generation.number);
+            older.push((generation, secret));
+        }
+        older.sort_by_key(|(generation, _)| std::cmp::Reverse((generation.number, generation.created)));
+        older.truncate(GENERATIONS_MAX - 1);
+        if clashes {
+            let numbers = (highest..).skip(1).take(older.len()).collect::<Vec<_>>();
+            for ((generation, _), number) in older.iter_mut().zip(numbers.into_iter().rev()) {
+                generation.number = number;
+            }
+        }
+        if !is_same || clashes {
+            newest.number = highest
+                .checked_add(1 + if clashes { older.len() as u32 } else { 0 })
+                .ok_or(NotAdded::Numbers)?;
+            newest.origin = Origin::Restored;
+            newest.created = now;
+        }
+        let mut entries =
+            vec![(Self::describe(&lineage, newest.number, newest.origin, &secret, newest.created)?, secret)];
+        for (generation, secret) in older {
+            let mut kept =
+                Self::describe(&lineage, generation.number, generation.origin, &secret, generation.created)?;
+            kept.superseded = Some(generation.superseded.unwrap_or(now));
+            kept.overlap_ends = generation.overlap_ends.max(Some(now.after(overlap)));
+            entries.push((kept, secret));
+        }
+        Ok(Self { lineage, entries })
+    }
+
+    /// The public list, as it stands in a header.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.lineage);
+        out.push(self.entries.len() as u8);
+        for (generation, _) in &self.entries {
+            let time = |time: Option<UnixTime>| time.map_or(0, |time| time.0).to_le_bytes();
+            out.extend(generation.number.to_le_bytes());
+            out.push(generation.origin as u8 + 1);
+            out.extend(generation.key_id.0);
+            out.extend(generation.created.0.to_le_bytes());
+            out.extend(time(generation.superseded));
+            out.extend(time(generation.overlap_ends));
+            out.extend(generation.sentinel);
+        }
+    }
+
+    /// The sealed part.
+    pub(crate) fn secrets(&self) -> Zeroizing<Vec<u8>> {
+        let mut plain = Zeroizing::new(Vec::with_capacity(GENERATIONS_MAX * MasterSecret::LEN));
+        self.entries.iter().for_each(|(_, secret)| plain.extend(secret.expose()));
+        plain
+    }
+}
+
+/// The public list of a header, whose secrets are not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) lineage: [u8; 16],
+    pub(crate) generations: Vec<Generation>,
+}
+
+impl Listed {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let bad = |reader: &Reader<'_>, what| Err(reader.error(what, DecodeErrorKind::BadValue));
+        let lineage = reader.array("lineage")?;
+        let count = usize::from(reader.u8("count of generations")?);
+        if !(1..=GENERATIONS_MAX).contains(&count) {
+            return bad(reader, "count of generations");
+        }
+        let mut generations: Vec<Generation> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let number = reader.u32("generation number")?;
+            if number == 0 || generations.last().is_some_and(|newer| newer.number <= number) {
+                return bad(reader, "generation number");
+            }
+            let origin = usize::from(reader.u8("generation origin")?);
+            let Some(origin) = origin.checked_sub(1).and_then(|index| Origin::ALL.get(index)) else {
+                return bad(reader, "generation origin");
+            };
+            let key_id = KeyId(reader.array("key id")?);
+            let created = UnixTime(reader.u64("generation created")?);
+            let mut time = |what| reader.u64(what).map(|time| (time != 0).then_some(UnixTime(time)));
+            let (superseded, overlap_ends) = (time("generation superseded")?, time("end of the overlap")?);
+            if [superseded.is_none(), overlap_ends.is_none()] != [generations.is_empty(); 2] {
+                return bad(reader, "generation times");
+            }
+            let sentinel = reader.array("sentinel")?;
+            generations.push(Generation {
+                number,
+                origin: *origin,
+                key_id,
+                created,
+                superseded,
+                overlap_ends,
+                sentinel,
+            });
+        }
+        Ok(Self { lineage, generations })
+    }
+
+    /// Joins the list with its secrets. Each secret has to open its sentinel.
+    pub(crate) fn open(self, plain: &[u8]) -> Result<Generations, FormatError> {
+        let Self { lineage, generations } = self;
+        let mut reader = Reader::new(plain);
+        let mut entries = Vec::with_capacity(generations.len());
+        for generation in generations {
+            let octets = reader.take("secret", MasterSecret::LEN)?;
+            let wrong = FormatError::Sentinel(generation.number);
+            let Ok(secret) = MasterSecret::from_octets(octets) else { return Err(wrong) };
+            let ring = Keyring::new(secret.clone());
+            let data = sentinel_data(&lineage, generation.number);
+            let opened = blob::open(&ring, &sentinel_purpose(), &data, &generation.sentinel);
+            if opened.is_err() || secret.key_id() != generation.key_id {
+                return Err(wrong);
+            }
+            entries.push((generation, secret));
+        }
+        reader.finish("secrets")?;
+        Ok(Generations { lineage, entries })
+    }
+}
+
+fn sentinel_purpose() -> Purpose {
+    Purpose::new("rcmpd/sentinel").expect("the name is short and plain")
+}
+
+fn sentinel_data(lineage: &[u8; 16], number: u32) -> Vec<u8> {
+    [lineage.as_slice(), &number.to_le_bytes()].concat()
+}

@@ -1,0 +1,443 @@
+//! Operations on a store, each with what it refuses.
+
+use crate::{key_file, passphrase, purpose, put, store_in};
+use sso_secret::blob::{self};
+use sso_secret::{
+    GENERATIONS_MAX, KeyFile, Keyring, MachineId, MasterSecret, Origin, PageLock, RecipientKey, RestoreRules,
+    SecretStore, State, StoreError, UnixTime,
+};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const OVERLAP: Duration = Duration::from_secs(1000);
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn backup(store: &SecretStore, path: &Path, now: u64) -> Vec<u8> {
+    store.backup_to(path, &*passphrase("backup"), UnixTime(now)).expect("a backup");
+    fs::read(path).expect("it is there")
+}
+
+fn numbers(store: &SecretStore) -> Vec<u32> {
+    store.open().expect("open").generations().map(|(generation, _)| generation.number).collect()
+}
+
+/// The files of a folder with their contents, without the lock.
+fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| {
+            (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file"))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_secret_is_generated_once_and_lives_in_files_of_its_owner() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    assert_eq!(store.status().state, "none");
+    assert!(matches!(store.rotate(UnixTime(1), OVERLAP), Err(StoreError::NoSecret)));
+    let open = store.generate(UnixTime(10)).expect("it generates");
+    assert!(matches!(store.generate(UnixTime(11)), Err(StoreError::Exists)));
+    let again = store_in(folder.path()).open().expect("another process opens it");
+    assert_eq!(again.newest().1, open.newest().1);
+    assert_eq!((again.newest().0.number, again.newest().0.created), (1, UnixTime(10)));
+    for file in ["master-secret.sealed", "master-secret.instance"] {
+        let mode = folder.path().join(file).metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600, "{file}");
+    }
+    let octets = open.newest().1.expose();
+    for (name, bytes) in files(folder.path()) {
+        assert!(!bytes.windows(16).any(|window| window == octets), "{name} holds the secret in clear");
+    }
+}
+
+#[test]
+fn files_and_folders_that_others_may_use_are_refused() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
+    mode(folder.path(), 0o777);
+    assert!(matches!(store.generate(UnixTime(1)), Err(StoreError::Folder { mode: 0o777, .. })));
+    mode(folder.path(), 0o755);
+    store.generate(UnixTime(1)).expect("it generates");
+    mode(&folder.path().join("master-secret.instance"), 0o644);
+    let refused = store.rotate(UnixTime(2), OVERLAP).expect_err("other users can hold the lock");
+    assert!(refused.to_string().contains("chmod 600"), "{refused}");
+    mode(&folder.path().join("master-secret.instance"), 0o600);
+    for (file, others) in [("master-secret.sealed", 0o640), ("master-secret.sealed", 0o604), ("key", 0o640)] {
+        mode(&folder.path().join(file), others);
+        let State::Sealed(sealed) = store.reload() else { panic!("{file} can be read by others") };
+        assert!(sealed.to_string().contains("can be used by users other than its owner"), "{sealed}");
+        mode(&folder.path().join(file), 0o600);
+        assert!(matches!(store.reload(), State::Open(_)));
+    }
+}
+
+/// An operator who works as root leaves files that the service can read. Other users can only write to their own folders.
+#[test]
+fn new_files_belong_to_the_owner_of_their_folder() {
+    let folder = folder();
+    let owner = std::os::unix::fs::chown(folder.path(), Some(12345), Some(12346));
+    let expected = folder.path().metadata().expect("a folder");
+    assert_eq!(owner.is_ok(), expected.uid() == 12345);
+    let store = store_in(folder.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    store.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+    for file in ["master-secret.sealed", "master-secret.instance"] {
+        let file = folder.path().join(file).metadata().expect("it is there");
+        assert_eq!((file.uid(), file.gid()), (expected.uid(), expected.gid()));
+    }
+}
+
+/// The folder is the service's, and the operator may be root: a link there would have any file written to.
+#[test]
+fn a_link_in_place_of_the_lock_is_not_followed() {
+    let folder = folder();
+    let target = folder.path().join("another file");
+    put(&target, b"");
+    std::os::unix::fs::symlink(&target, folder.path().join("master-secret.instance")).expect("it is new");
+    assert!(matches!(store_in(folder.path()).generate(UnixTime(1)), Err(StoreError::File { .. })));
+    assert_eq!(fs::read(&target).expect("it is there"), b"");
+    assert!(!folder.path().join("master-secret.sealed").exists());
+}
+
+#[test]
+fn a_missing_or_changed_source_seals_and_generates_nothing() {
+    let folder = folder();
+    store_in(folder.path()).generate(UnixTime(1)).expect("it generates");
+    let before = files(folder.path());
+    let missing = Arc::new(KeyFile::file(&folder.path().join("other")));
+    let unset = Arc::new(KeyFile::credential("unseal", None));
+    let swapped = passphrase("other");
+    for (source, named) in [
+        (missing as Arc<dyn sso_secret::SealingSource>, "other is missing"),
+        (unset, "cred:unseal cannot be read: $CREDENTIALS_DIRECTORY is not set"),
+        (swapped, "passphrase:typed is a passphrase, and the file is sealed with"),
+    ] {
+        let store = SecretStore::new(folder.path(), source, MachineId::new("m"));
+        let State::Sealed(sealed) = store.state() else { panic!("it is sealed") };
+        assert!(sealed.to_string().contains(named), "{sealed}");
+        let secret = MasterSecret::from_octets(&[7; 16]).expect("a secret");
+        assert!(matches!(store.generate(UnixTime(2)), Err(StoreError::Sealed(_))));
+        assert!(matches!(store.rotate(UnixTime(2), OVERLAP), Err(StoreError::Sealed(_))));
+        assert!(matches!(store.import(secret, UnixTime(2), OVERLAP), Err(StoreError::Sealed(_))));
+        assert!(matches!(store.adopt(), Err(StoreError::Sealed(_))));
+        assert!(store.status().sealed.expect("why").contains(named));
+    }
+    assert_eq!(files(folder.path()), before, "the files are unchanged");
+    fs::remove_file(folder.path().join("master-secret.sealed")).expect("it is there");
+    let store = store_in(folder.path());
+    let State::Sealed(sealed) = store.state() else { panic!("there was a secret") };
+    assert!(sealed.to_string().contains("master-secret.sealed is missing"), "{sealed}");
+    assert!(
+        matches!(store.generate(UnixTime(2)), Err(StoreError::Sealed(_))),
+        "a lost secret is not replaced"
+    );
+}
+
+#[test]
+fn a_credential_of_systemd_is_a_key_file() {
+    let folder = folder();
+    put(&folder.path().join("unseal"), format!("{}\n", "0123456789abcdef".repeat(4)).as_bytes());
+    let source = |name: &str| Arc::new(KeyFile::credential(name, Some(folder.path())));
+    let store = SecretStore::new(folder.path(), source("unseal"), MachineId::new("m"));
+    store.generate(UnixTime(1)).expect("it generates");
+    for (name, why) in [("../unseal", "is no name of a credential"), ("nothing", "is missing")] {
+        let store = SecretStore::new(folder.path(), source(name), MachineId::new("m"));
+        let State::Sealed(sealed) = store.state() else { panic!("{name}") };
+        assert_eq!(sealed.to_string(), format!("cred:{name} {why}"));
+    }
+    put(&folder.path().join("unseal"), b"0123456789");
+    assert!(matches!(store.reload(), State::Sealed(_)), "too short");
+}
+
+#[test]
+fn a_rotation_keeps_the_older_generation_for_the_overlap() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    let first = store.generate(UnixTime(100)).expect("it generates");
+    // A second process, which has the store open, sees what the first one does.
+    let server = store_in(folder.path());
+    assert_eq!(server.open().expect("open").newest().0.number, 1);
+    let second = store.rotate(UnixTime(200), OVERLAP).expect("it rotates");
+    assert_eq!(server.open().expect("open").newest().1, second.newest().1);
+    assert_eq!(numbers(&server), [2, 1]);
+    let older = second.generations().nth(1).expect("the older one");
+    assert_eq!((older.0.superseded, older.0.overlap_ends), (Some(UnixTime(200)), Some(UnixTime(1200))));
+    assert_eq!(older.1, first.newest().1);
+    assert_eq!(second.keyring().key_ids().count(), 2);
+    store.rotate(UnixTime(1199), OVERLAP).expect("it rotates");
+    assert_eq!(numbers(&store), [3, 2, 1]);
+    store.rotate(UnixTime(1200), OVERLAP).expect("it rotates");
+    assert_eq!(numbers(&store), [4, 3, 2], "the overlap of 1 has ended");
+    let mut now = 1201;
+    while numbers(&store).len() < GENERATIONS_MAX {
+        store.rotate(UnixTime(now), OVERLAP).expect("it rotates");
+        now += 1;
+    }
+    let before = files(folder.path());
+    assert!(
+        matches!(store.rotate(UnixTime(now), OVERLAP), Err(StoreError::NotAdded(why)) if why.contains("overlap already"))
+    );
+    assert_eq!(files(folder.path()), before);
+}
+
+#[test]
+fn one_writer_at_a_time() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let lock = fs::File::open(folder.path().join("master-secret.instance")).expect("the lock");
+    lock.lock().expect("it is free");
+    assert!(matches!(store.rotate(UnixTime(2), OVERLAP), Err(StoreError::Busy { .. })));
+    assert!(store.open().is_ok(), "reading needs no lock");
+    drop(lock);
+    store.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+}
+
+#[test]
+fn an_imported_secret_is_the_first_or_the_next_generation() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    let secret = |octet| MasterSecret::from_octets(&[octet; 16]).expect("a secret");
+    let open = store.import(secret(1), UnixTime(1), OVERLAP).expect("it imports");
+    assert_eq!((open.newest().0.number, open.newest().0.origin), (1, Origin::Imported));
+    let open = store.import(secret(2), UnixTime(2), OVERLAP).expect("it imports");
+    assert_eq!((open.newest().0.number, open.newest().1.clone()), (2, secret(2)));
+    for octet in [1, 2] {
+        let refused = store.import(secret(octet), UnixTime(3), OVERLAP).expect_err("in use already");
+        assert!(refused.to_string().contains(&format!("as generation {octet}")), "{refused}");
+    }
+}
+
+#[test]
+fn backup_restore_and_three_rotations_open_every_blob() {
+    let (here, there) = (folder(), folder());
+    let store = store_in(here.path());
+    let mut blobs = Vec::new();
+    let mut seal = |store: &SecretStore| {
+        let keys = store.open().expect("open").keyring();
+        let data = blobs.len().to_string();
+        blobs.push(blob::seal(&keys, &purpose("p"), data.as_bytes(), data.as_bytes()).expect("sealed"));
+        blobs.clone()
+    };
+    store.generate(UnixTime(1)).expect("it generates");
+    seal(&store);
+    store.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+    seal(&store);
+    let bytes = backup(&store, &here.path().join("backup"), 3);
+    let facts = store.status().facts.expect("facts");
+    assert_eq!((facts.last_backup, facts.backup_is_current), (Some(UnixTime(3)), true));
+    // Restored elsewhere, under another sealing key.
+    put(&there.path().join("another key"), &[9; 32]);
+    let source = Arc::new(KeyFile::file(&there.path().join("another key")));
+    let restored = SecretStore::new(there.path(), source, MachineId::new("other machine"));
+    restored
+        .restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, RestoreRules::default())
+        .expect("it restores");
+    assert_eq!(numbers(&restored), [2, 1]);
+    let mut all = Vec::new();
+    for now in 5..8 {
+        restored.rotate(UnixTime(now), OVERLAP).expect("it rotates");
+        all = seal(&restored);
+    }
+    assert_eq!(numbers(&restored), [5, 4, 3, 2, 1]);
+    let keys = restored.open().expect("open").keyring();
+    assert_eq!(all.len(), 5);
+    for (index, blob) in all.iter().enumerate() {
+        let data = index.to_string();
+        let opened = blob::open(&keys, &purpose("p"), data.as_bytes(), blob).expect("it opens");
+        assert_eq!(*opened.plain, data.as_bytes());
+    }
+    let [ours, theirs] = [store, restored].map(|store| store.status().facts.expect("facts"));
+    assert_eq!(ours.lineage, theirs.lineage);
+    assert_ne!(ours.instance, theirs.instance);
+    assert_eq!(
+        (theirs.last_backup, theirs.backup_is_current),
+        (None, false),
+        "the new folder was never backed up"
+    );
+}
+
+#[test]
+fn a_restore_refuses_older_foreign_and_forked_backups_by_name() {
+    let (here, foreign, copy) = (folder(), folder(), folder());
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let old = backup(&store, &here.path().join("old"), 2);
+    store.rotate(UnixTime(3), OVERLAP).expect("it rotates");
+    let live = store.open().expect("open");
+    let other = store_in(foreign.path());
+    other.generate(UnixTime(1)).expect("it generates");
+    let strange = backup(&other, &foreign.path().join("backup"), 2);
+    let fork = store_in(copy.path());
+    fork.restore(&old, &*passphrase("backup"), UnixTime(3), OVERLAP, RestoreRules::default())
+        .expect("it restores");
+    fork.rotate(UnixTime(4), OVERLAP).expect("it rotates by itself");
+    let forked = backup(&fork, &copy.path().join("backup"), 5);
+
+    let before = files(here.path());
+    let restore =
+        |bytes: &[u8], rules| store.restore(bytes, &*passphrase("backup"), UnixTime(9), OVERLAP, rules);
+    let none = RestoreRules::default();
+    assert!(matches!(restore(&old, none), Err(StoreError::Older { backup: 1, live: 2 })));
+    assert!(matches!(restore(&strange, none), Err(StoreError::Foreign { .. })));
+    assert!(matches!(restore(&forked, none), Err(StoreError::Forked(2))));
+    let foreign_only = RestoreRules { allow_foreign: true, ..none };
+    assert!(matches!(restore(&old, foreign_only), Err(StoreError::Older { .. })));
+    let wrong = store.restore(
+        &old,
+        &*passphrase("wrong"),
+        UnixTime(9),
+        OVERLAP,
+        RestoreRules { allow_older: true, ..none },
+    );
+    assert!(matches!(wrong, Err(StoreError::Backup(_))), "{wrong:?}");
+    assert_eq!(files(here.path()), before, "the files are unchanged");
+
+    // Asked for by name: the backup's newest becomes the newest, and nothing that the live one sealed is lost.
+    let blob = blob::seal(&live.keyring(), &purpose("p"), &[], b"sealed before").expect("sealed");
+    let open = restore(&old, RestoreRules { allow_older: true, ..none }).expect("it restores");
+    assert_eq!((open.newest().0.number, open.newest().0.origin), (3, Origin::Restored));
+    assert_eq!(open.newest().1, live.generations().nth(1).expect("generation 1").1);
+    assert!(!blob::open(&open.keyring(), &purpose("p"), &[], &blob).expect("it opens").is_newest);
+    for (bytes, theirs) in [(&strange, &other), (&forked, &fork)] {
+        let open = restore(bytes, foreign_only).expect("it restores");
+        assert_eq!(open.newest().1, theirs.open().expect("open").newest().1);
+        blob::open(&open.keyring(), &purpose("p"), &[], &blob).expect("it opens still");
+        let reopened = store_in(here.path()).open().expect("the file is whole");
+        assert_eq!(reopened.generations().count(), open.generations().count());
+    }
+}
+
+#[test]
+fn a_sealed_store_is_replaced_only_by_name_and_kept_aside() {
+    let here = folder();
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let bytes = backup(&store, &here.path().join("backup"), 2);
+    let old = fs::read(here.path().join("master-secret.sealed")).expect("it is there");
+    put(&here.path().join("new key"), &[3; 32]);
+    let source = Arc::new(KeyFile::file(&here.path().join("new key")));
+    let lost = SecretStore::new(here.path(), source, MachineId::new("m"));
+    let restore = |rules| lost.restore(&bytes, &*passphrase("backup"), UnixTime(9), OVERLAP, rules);
+    assert!(matches!(restore(RestoreRules::default()), Err(StoreError::Sealed(_))));
+    let open =
+        restore(RestoreRules { replace_sealed: true, ..RestoreRules::default() }).expect("it restores");
+    assert_eq!(
+        open.newest().1,
+        store.open().map(|_| open.newest().1.clone()).as_ref().unwrap_or(open.newest().1)
+    );
+    assert_eq!(fs::read(here.path().join("master-secret.sealed.replaced-9")).expect("kept"), old);
+    assert!(matches!(lost.reload(), State::Open(_)));
+}
+
+#[test]
+fn a_drill_proves_that_the_backup_opens_what_the_live_store_seals() {
+    let (here, scratch) = (folder(), folder());
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let bytes = backup(&store, &here.path().join("backup"), 2);
+    let drill = |now| store.drill(&bytes, &*passphrase("backup"), scratch.path(), UnixTime(now));
+    assert_eq!(store.status().facts.expect("facts").last_drill, None);
+    drill(3).expect("it passes");
+    assert_eq!(store.status().facts.expect("facts").last_drill, Some(UnixTime(3)));
+    assert_eq!(files(scratch.path()), [], "nothing is left");
+    let rotated = store.rotate(UnixTime(4), OVERLAP).expect("it rotates");
+    let key_id = rotated.newest().0.key_id;
+    assert!(matches!(drill(5), Err(StoreError::Drill { number: 2, key_id: found }) if found == key_id));
+    let wrong = store.drill(&bytes, &*passphrase("wrong"), scratch.path(), UnixTime(6));
+    assert!(matches!(wrong, Err(StoreError::Backup(_))));
+    let facts = store.status().facts.expect("facts");
+    assert_eq!((facts.last_drill, facts.backup_is_current), (Some(UnixTime(3)), false));
+    assert_eq!(files(scratch.path()), [], "nothing is left");
+}
+
+#[test]
+fn a_backup_for_a_public_key_opens_with_the_private_one() {
+    let here = folder();
+    let store = store_in(here.path());
+    let open = store.generate(UnixTime(1)).expect("it generates");
+    let key = RecipientKey::create(&here.path().join("recipient")).expect("a key");
+    let recipient = key.recipient().expect("its public key");
+    let recipient = sso_secret::Recipient::parse(&recipient.to_string()).expect("it reads its own text");
+    let path = here.path().join("backup");
+    store.backup_to(&path, &recipient, UnixTime(2)).expect("a backup");
+    assert!(store.backup_to(&path, &recipient, UnixTime(3)).is_err(), "a file that exists is never replaced");
+    assert_eq!(path.metadata().expect("it is there").permissions().mode() & 0o7777, 0o600);
+    let bytes = fs::read(&path).expect("it is there");
+    let there = folder();
+    let restored = store_in(there.path())
+        .restore(&bytes, &key, UnixTime(2), OVERLAP, RestoreRules::default())
+        .expect("it restores");
+    assert_eq!(restored.newest().1, open.newest().1);
+    let other = RecipientKey::create(&here.path().join("other")).expect("a key");
+    store_in(folder().path())
+        .restore(&bytes, &other, UnixTime(2), OVERLAP, RestoreRules::default())
+        .expect_err("another key");
+}
+
+#[test]
+fn a_copied_folder_serves_and_does_not_rotate_until_it_is_adopted() {
+    let (here, there) = (folder(), folder());
+    let store = store_in(here.path());
+    let open = store.generate(UnixTime(1)).expect("it generates");
+    for (name, bytes) in files(here.path()) {
+        put(&there.path().join(name), &bytes);
+    }
+    let other_machine = SecretStore::new(here.path(), key_file(here.path()), MachineId::new("other"));
+    for copy in [store_in(there.path()), other_machine] {
+        let copied = copy.open().expect("it serves");
+        assert_eq!(copied.newest().1, open.newest().1);
+        assert!(copied.is_copy() && copy.status().facts.expect("facts").is_copy);
+        let secret = MasterSecret::from_octets(&[1; 16]).expect("a secret");
+        assert!(matches!(copy.rotate(UnixTime(2), OVERLAP), Err(StoreError::Copy { .. })));
+        assert!(matches!(copy.import(secret, UnixTime(2), OVERLAP), Err(StoreError::Copy { .. })));
+    }
+    let copy = store_in(there.path());
+    assert!(!store.open().expect("open").is_copy());
+    let adopted = copy.adopt().expect("it is adopted");
+    assert!(!adopted.is_copy());
+    copy.rotate(UnixTime(3), OVERLAP).expect("it rotates");
+    let [ours, theirs] = [store, copy].map(|store| store.status().facts.expect("facts"));
+    assert_ne!(ours.instance, theirs.instance);
+    // Each write replaces the sealed file, and the folder stays its own.
+    assert!(!store_in(there.path()).open().expect("open").is_copy());
+}
+
+#[test]
+fn the_sealing_source_can_be_changed() {
+    let here = folder();
+    let store = store_in(here.path());
+    let open = store.generate(UnixTime(1)).expect("it generates");
+    let changed = store.change_source(passphrase("new")).expect("it is changed");
+    assert_eq!(changed.open().expect("open").newest().1, open.newest().1);
+    assert!(matches!(store_in(here.path()).state(), State::Sealed(_)), "the old key opens it no more");
+    changed.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+}
+
+#[test]
+fn public_facts_hold_no_secret_and_say_whether_pages_are_locked() {
+    let here = folder();
+    let store = store_in(here.path());
+    let open = store.generate(UnixTime(1)).expect("it generates");
+    let status = store.status();
+    assert!(matches!(status.page_lock, Some(PageLock::Locked | PageLock::Refused(_))));
+    let text = format!("{status:?}");
+    assert!(
+        !text.contains(&dtyp::hex(open.newest().1.expose()))
+            && text.contains(&open.newest().0.key_id.to_string())
+    );
+    assert_eq!(Keyring::new(open.newest().1.clone()).newest().0, open.newest().0.key_id);
+}
