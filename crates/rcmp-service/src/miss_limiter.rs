@@ -75,13 +75,13 @@ impl MissLimits {
         Self { machines: of(1), trusts: of(MACHINES_PER_TRUST) }
     }
 
-    /// Whether a question may be asked now; see [`MissLimiter::admits`].
+    /// Whether a question may be asked now: its asker has a token, or the question mapped lately.
     pub fn admits(&self, question: &Question) -> bool {
         let limiter = self.of(&question.asker);
         limiter.is_unused() || limiter.admits(question, Instant::now())
     }
 
-    /// Whether an answer may be told now; see [`MissLimiter::tells`].
+    /// Whether an answer may be told now; called once for each question that was admitted. A miss takes a token.
     pub fn tells(&self, question: &Question, reason: Reason) -> bool {
         let limiter = self.of(&question.asker);
         !reason.is_miss() && limiter.is_unused() || limiter.tells(question, reason, Instant::now())
