@@ -5,6 +5,7 @@
 
 pub mod ap_req;
 pub mod association;
+pub mod blob;
 pub mod ccache;
 pub mod certificate;
 pub mod chain;
@@ -15,6 +16,7 @@ pub mod foreign;
 pub mod keytab;
 pub mod name;
 pub mod ndr;
+pub mod ntlm;
 pub mod ocsp;
 pub mod pac;
 pub mod path;
@@ -22,7 +24,10 @@ pub mod pdu;
 pub mod pem;
 pub mod proof;
 pub mod rcmp;
+pub mod sealed;
 mod signed;
+pub mod spnego;
+pub mod ticket;
 
 /// Bytes as a source of choices: zeroes when there are no more.
 struct Choices<'a>(&'a [u8]);

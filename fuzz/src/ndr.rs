@@ -5,6 +5,7 @@
 use dcerpc::endpoint_mapper::{self, Endpoint, EndpointMapper};
 use dcerpc::management::{MANAGEMENT, Management};
 use dcerpc::ndr::{NdrReader, NdrSyntax, NdrWriter};
+use dcerpc::pdu::SyntaxId;
 use dtyp::{ByteOrder, DecodeError};
 use netlogon_transport::message::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GetDomainInfoRequest, LogonMethod,
@@ -89,6 +90,7 @@ impl<'a> Message<'a> {
     fn endpoint_mapper(&self, opnum: u16) {
         let endpoint = |address: &str, annotation: &'static str| Endpoint {
             interface: MANAGEMENT,
+            transfer_syntax: SyntaxId::NDR,
             address: address.parse().expect("an address"),
             annotation,
         };

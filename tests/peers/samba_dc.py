@@ -7,6 +7,7 @@ Prints one JSON line when the DC answers, and ends itself and every process of t
 
     {"pid": 4711, "address": "127.0.0.10", "port": 49200, "netbios": "FABRIKAM", "dns": "fabrikam.example", "server": "FABDC1",
      "sid": "S-1-5-21-...", "site": "Default-First-Site-Name", "machines": {"WEB01$": "password", ...}, "servers": {"FABDC9$": "password"},
+     "users": {"alice": "password", ...}, "group": "S-1-5-21-...",
      "trusts": {"CONTOSO": {"dns": "contoso.example", "sid": "S-1-5-21-...", "account": "CONTOSO$", "secret": "...", "previous": "..."}},
      "krbtgt_aes256": "hex", "folder": "...", "version": "4.17.12-Debian"}
 
@@ -38,6 +39,9 @@ SERVERS = {"FABDC9$": "Fabrikam-server-09-secret"}
 # secret: Samba looks for the one, and takes the other's.
 TRUSTS = {"CONTOSO": {"dns": "contoso.example", "sid": "S-1-5-21-1004336348-1177238915-682003330", "account": "CONTOSO$",
                       "secret": "Fabrikam-trusted-by-contoso-secret", "previous": "Fabrikam-trusted-by-contoso-before"}}
+# People, and what is special about each.
+USERS = {"alice": "Alice-password-1", "carol": "Carol-password-1", "dave": "Dave-password-1"}
+DISABLED, EXPIRED, GROUP, MEMBER = "carol", "dave", "Secret Keepers", "alice"
 SITE = "Default-First-Site-Name"
 STEP_SECONDS = 120
 READY_SECONDS = 60
@@ -193,13 +197,28 @@ def provision(folder):
         sam.setpassword(f"(sAMAccountName={name})", password, False)
     for name in SERVERS:
         make_server(sam, name)
+    for name, password in USERS.items():
+        sam.newuser(name, password)
+    sam.disable_account(f"(sAMAccountName={DISABLED})")
+    # In seconds from now.
+    sam.setexpiry(f"(sAMAccountName={EXPIRED})", -86400)
+    sam.newgroup(GROUP)
+    sam.add_remove_group_members(GROUP, [MEMBER])
+    group = sam.search(sam.domain_dn(), expression=f"(sAMAccountName={GROUP})", attrs=["objectSid"])[0]
     for name, trust in TRUSTS.items():
         make_trust(sam, name, trust)
     keytab = folder / "krbtgt.keytab"
     call("samba-tool", "domain", "exportkeytab", keytab, f"--principal=krbtgt@{DNS.upper()}", "-s", smb_conf)
     (folder / "facts.json").write_text(json.dumps({
         "address": ADDRESS, "port": PORT, "netbios": NETBIOS, "dns": DNS, "server": SERVER, "sid": sam.get_domain_sid(),
-        "site": SITE, "machines": MACHINES, "servers": SERVERS, "trusts": TRUSTS, "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
+        "site": SITE, "machines": MACHINES, "servers": SERVERS, "trusts": TRUSTS, "users": USERS,
+        "group": sid_text(group["objectSid"][0]), "krbtgt_aes256": aes256_key(keytab.read_bytes()).hex()}))
+
+
+def sid_text(value):
+    from samba.dcerpc import security
+    from samba.ndr import ndr_unpack
+    return str(ndr_unpack(security.dom_sid, value))
 
 
 def make_server(sam, name):

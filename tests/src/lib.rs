@@ -5,6 +5,7 @@
 pub mod client;
 pub mod openssl;
 pub mod peers;
+pub mod recorder;
 mod service;
 pub mod web;
 

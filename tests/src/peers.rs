@@ -319,3 +319,25 @@ impl Drop for SambaDc {
         let _ = self.child.wait();
     }
 }
+
+/// Gets the master secret as Impacket does, with `more` for the script; alice asks where it names no user.
+#[track_caller]
+pub fn sso_impacket(service: &Service, more: Value) -> Value {
+    run(Command::new(impacket_python()), "sso_client.py", &with(sso_target(service), more))
+}
+
+/// The same as Samba does.
+#[track_caller]
+pub fn sso_samba(service: &Service, more: Value) -> Value {
+    run(Command::new(SAMBA_PYTHON), "sso_samba.py", &with(sso_target(service), more))
+}
+
+fn sso_target(service: &Service) -> Value {
+    let address = service.master_secret();
+    json!({
+        "host": address.ip().to_string(),
+        "port": address.port(),
+        "user": "alice",
+        "password": service.password("alice"),
+    })
+}

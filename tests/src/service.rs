@@ -91,6 +91,26 @@ impl Demo {
         demo
     }
 
+    /// The same with a master secret: alice is an SSO administrator, and bob is not.
+    pub fn with_master_secret() -> Self {
+        let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
+        let mut command = Command::new(binary());
+        command.arg("quickstart").arg(demo.path("")).arg("--sso");
+        finish(command).code(0);
+        demo.edit(|text| {
+            let ports = ["11490\"]", "11493\"]"].map(|port| format!("\"127.0.0.1:{port}"));
+            let text = ports.iter().fold(text, |text, port| text.replace(port, "\"127.0.0.1:0\"]"));
+            text.replace("127.0.0.1:1135", "127.0.0.1:0").replace("127.0.0.1:9464", "127.0.0.1:0")
+        });
+        demo
+    }
+
+    /// The password of a user of [`Demo::with_master_secret`].
+    pub fn password(&self, user: &str) -> String {
+        let path = self.path("users").join(format!("{user}.password"));
+        fs::read_to_string(path).expect("the user has a password").trim_end().to_owned()
+    }
+
     /// A domain of its own with no account but the machine WEB01$ in it, which trusts the CA of `of`; served at this address.
     pub fn domain(netbios: &str, server: &str, address: &str, of: &Demo) -> Self {
         let demo = Self { folder: tempfile::tempdir().expect("there is room for temporary files") };
@@ -462,6 +482,11 @@ impl Service {
         self.child = self.demo.spawn(Command::new(binary()));
         self.wait_for_log(" Ready ");
         self.admin = self.address("Serving health");
+    }
+
+    /// Where the master secret is.
+    pub fn master_secret(&self) -> SocketAddr {
+        self.address("Serving the master secret")
     }
 
     fn address(&self, what: &str) -> SocketAddr {

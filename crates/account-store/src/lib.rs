@@ -11,6 +11,7 @@
 //! | [`AccountListing`] | `mapping audit`, explanations, warnings about names that are not there |
 //! | [`AccountAdmin`] | commands that change accounts and groups |
 //! | [`MachineStore`], [`MachineAdmin`] | a service with secure channels; commands that change machines |
+//! | [`NtHashes`] | a service that authenticates users by NTLM; commands that set their passwords |
 //!
 //! ```
 //! use account_store::{Account, AccountAdmin, AccountStore, Change, Domain, Matches, MemoryStore, Put, Query};
@@ -52,6 +53,7 @@ pub mod json_lines;
 pub mod machines;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod nt_hashes;
 pub mod privileged;
 #[cfg(feature = "profile")]
 pub mod profile;
@@ -71,6 +73,7 @@ pub use file_access::{FileAccess, FileRefused};
 pub use machines::{ChannelKind, Machine, MachineRecord, MachineStore, NtHash, Secrets};
 #[cfg(feature = "memory")]
 pub use memory::MemoryStore;
+pub use nt_hashes::NtHashes;
 #[cfg(feature = "profile")]
 pub use profile::ProfileStore;
 pub use rules::RID_FIRST;

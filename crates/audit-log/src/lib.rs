@@ -545,6 +545,30 @@ impl AuditLog {
         }
     }
 
+    /// Writes a line that an account caused and waits until it is on the disk, whether lines are required or not: for what must not
+    /// happen without its line. Blocks for the disk.
+    pub fn record(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), &'static str> {
+        match self.write(account, event) {
+            Ok(true) => {}
+            Ok(false) => return Err("the audit log has no file, or cannot be written"),
+            Err(reason) => return Err(reason.text()),
+        }
+        let handle = lock(&self.file).as_ref().map(Writer::handle);
+        let synced =
+            handle.ok_or(std::io::ErrorKind::NotFound.into()).flatten().and_then(|file| file.sync_data());
+        synced.map_err(|error| {
+            if self.failed.inc() == 0 {
+                tracing::error!(%error, "The audit log cannot be written to the disk");
+            }
+            "the audit log cannot be written to the disk"
+        })
+    }
+
+    /// Writes a line about something that was refused, which happens whether there is a line or not.
+    pub fn note(&self, account: Option<(&str, Sid)>, event: &Value) {
+        let _ = self.write(account, event);
+    }
+
     /// Bytes that are free where the file is; `None` where that is not known.
     fn free_bytes(&self) -> Option<u64> {
         lock(&self.file).as_ref().and_then(Writer::free_bytes)

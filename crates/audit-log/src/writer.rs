@@ -458,6 +458,11 @@ impl Writer {
         self.put(line)
     }
 
+    /// The file, to wait for the disk without keeping others from writing.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Bytes that are free on the file system of the file, for users that are not privileged; `None` where that is not known.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         rustix::fs::fstatvfs(&self.file).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))

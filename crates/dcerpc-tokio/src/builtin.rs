@@ -10,18 +10,47 @@ use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::server::Reply;
 use std::future::ready;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::net::ToSocketAddrs;
 use tokio::time::Instant;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
+/// What an endpoint mapper has registered. Services of this process register and unregister while it is served.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints(Arc<RwLock<EndpointMapper>>);
+
+impl From<Vec<Endpoint>> for Endpoints {
+    fn from(endpoints: Vec<Endpoint>) -> Self {
+        Self(Arc::new(RwLock::new(EndpointMapper { endpoints })))
+    }
+}
+
+impl Endpoints {
+    /// Registers endpoints. One that is registered already is not registered twice.
+    pub fn register(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
+        let mut mapper = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for endpoint in endpoints {
+            if !mapper.endpoints.contains(&endpoint) {
+                mapper.endpoints.push(endpoint);
+            }
+        }
+    }
+
+    /// Removes all endpoints of an interface.
+    pub fn unregister(&self, interface: &SyntaxId) {
+        let mut mapper = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        mapper.endpoints.retain(|endpoint| endpoint.interface != *interface);
+    }
+}
+
 impl Registry {
     /// Adds the endpoint mapper interface, which returns the ports of `endpoints`.
     #[must_use]
-    pub fn endpoint_mapper(self, endpoints: Vec<Endpoint>) -> Self {
-        let mapper = Arc::new(EndpointMapper { endpoints });
+    pub fn endpoint_mapper(self, endpoints: impl Into<Endpoints>) -> Self {
+        let Endpoints(mapper) = endpoints.into();
         self.interface(builtin(ENDPOINT_MAPPER, "endpoint mapper", move |RpcCall { call, .. }| {
+            let mapper = mapper.read().unwrap_or_else(PoisonError::into_inner);
             mapper.call(call.opnum, &call.stub, call.syntax, call.order)
         }))
     }

@@ -1,7 +1,9 @@
 //! The client's connection: one call at a time. For parallel calls, open several connections.
 
 use crate::connection::ready;
-use dcerpc::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ReplyStub, RequestStub};
+use dcerpc::client::{
+    ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientLeg, ReplyStub, RequestStub,
+};
 use dcerpc::pdu::FaultStatus;
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +22,8 @@ pub enum CallError {
     Closed,
     /// The server broke the protocol, or refused the bind.
     Association(ClientError),
+    /// The server's token of a security context was refused on this side.
+    Security(Box<dyn std::error::Error + Send + Sync>),
     /// The server answered with a fault.
     Fault(FaultStatus),
     /// The deadline passed.
@@ -33,6 +37,7 @@ impl std::fmt::Display for CallError {
             Self::Io(error) => write!(f, "the connection broke: {error}"),
             Self::Closed => f.write_str("the server closed the connection without an answer"),
             Self::Association(error) => error.fmt(f),
+            Self::Security(error) => write!(f, "the server was not authenticated: {error}"),
             Self::Fault(status) => write!(f, "the server answered with a fault: {status}"),
             Self::DeadlinePassed => f.write_str("the server did not answer in time"),
         }
@@ -44,6 +49,7 @@ impl std::error::Error for CallError {
         match self {
             Self::Connect(error) | Self::Io(error) => Some(error),
             Self::Association(error) => Some(error),
+            Self::Security(error) => Some(&**error),
             Self::Closed | Self::Fault(_) | Self::DeadlinePassed => None,
         }
     }
@@ -54,6 +60,11 @@ impl From<ClientError> for CallError {
         Self::Association(error)
     }
 }
+
+/// Answers the server's tokens while a security context is set up in several legs
+/// ([`dcerpc::client::ClientEvent::Challenge`]).
+pub type AnswerLeg<'a> =
+    &'a mut (dyn FnMut(&[u8]) -> Result<ClientLeg, Box<dyn std::error::Error + Send + Sync>> + Send);
 
 /// A bound connection.
 pub struct Connection {
@@ -78,6 +89,17 @@ impl Connection {
         config: ClientConfig,
         deadline: Instant,
     ) -> Result<(Self, Vec<u8>), CallError> {
+        let mut none = |_: &[u8]| Err("the provider has one leg".into());
+        Self::open_with(address, config, &mut none, deadline).await
+    }
+
+    /// The same with a security context of several legs: `answer` is asked for each after the first.
+    pub async fn open_with(
+        address: impl ToSocketAddrs,
+        config: ClientConfig,
+        answer: AnswerLeg<'_>,
+        deadline: Instant,
+    ) -> Result<(Self, Vec<u8>), CallError> {
         let stream = timeout_at(deadline, TcpStream::connect(address))
             .await
             .map_err(|_| CallError::Connect(io::ErrorKind::TimedOut.into()))?
@@ -86,9 +108,15 @@ impl Connection {
         let peer = stream.peer_addr().map_err(CallError::Connect)?;
         let association = ClientAssociation::new(config);
         let mut connection = Self { stream, association, peer, spoiled: false };
-        match connection.event(deadline).await? {
-            ClientEvent::Bound { token, .. } => Ok((connection, token)),
-            ClientEvent::Reply { .. } => Err(CallError::Association(ClientError::NotReady)),
+        loop {
+            match connection.event(deadline).await? {
+                ClientEvent::Challenge { token } => {
+                    let leg = answer(&token).map_err(CallError::Security)?;
+                    connection.association.answer(leg)?;
+                }
+                ClientEvent::Bound { token, .. } => return Ok((connection, token)),
+                ClientEvent::Reply { .. } => return Err(CallError::Association(ClientError::NotReady)),
+            }
         }
     }
 

@@ -13,7 +13,8 @@ use crate::limits::Limits;
 use crate::registry::{Peer, Registry, RpcCall};
 use crate::turns::Turns;
 use dcerpc::limits::{
-    CALL_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_UNPROVED_MAX, UNPROVED_LEN_FREE,
+    CALL_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_MAX, PDU_ARRIVAL_TIME_UNPROVED_MAX, SECURITY_SETUP_TIME_MAX,
+    UNPROVED_LEN_FREE,
 };
 use dcerpc::pdu::FaultStatus;
 use dcerpc::server::{Authenticate, Call, Event, Reply, ServerAssociation, ServerConfig, Transmit};
@@ -69,6 +70,8 @@ pub(crate) enum Exit {
     PduTimeout,
     /// A call did not arrive in time.
     CallTimeout,
+    /// A security context was not set up in time.
+    SecurityTimeout,
     /// Its permit was needed for another connection.
     Evicted,
     /// The server is stopping.
@@ -99,6 +102,8 @@ struct Connection<'a, S> {
     partial: Option<(u64, Instant)>,
     /// Since when a call has been arriving.
     arriving: Option<Instant>,
+    /// Since when a security context has been waiting for its next leg.
+    half_open: Option<Instant>,
     accepted: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -131,6 +136,7 @@ where
         has_read_any: false,
         partial: None,
         arriving: None,
+        half_open: None,
         accepted: now,
         // Whichever comes first; then it is looked at which of them counts.
         timer: Box::pin(sleep_until(now + first)),
@@ -298,6 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             }
         };
         or(self.arriving, CALL_ARRIVAL_TIME_MAX, &counters.call_timeouts, Exit::CallTimeout);
+        or(self.half_open, SECURITY_SETUP_TIME_MAX, &counters.security_timeouts, Exit::SecurityTimeout);
         let partial = self.partial.map(|(_, since)| since);
         or(partial, self.pdu_time(), &counters.pdu_timeouts, Exit::PduTimeout);
         if Instant::now() >= deadline {
@@ -355,7 +362,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
         let outcome = self.context.registry.accept(&self.peer, request).await;
         debug!(?outcome, "Security token checked");
         self.association.authenticated(outcome);
+        self.watch_half_open();
         Ok(true)
+    }
+
+    /// Notes since when a security context has been waiting for its next leg. Only a token changes that.
+    fn watch_half_open(&mut self) {
+        match (self.association.has_unfinished_security(), self.half_open) {
+            (true, None) => {
+                let now = Instant::now();
+                self.half_open = Some(now);
+                self.wake_by(now + SECURITY_SETUP_TIME_MAX);
+            }
+            (false, Some(_)) => self.half_open = None,
+            _ => {}
+        }
     }
 
     /// Queues calls and obeys cancels. Whether `running` is to be given up.

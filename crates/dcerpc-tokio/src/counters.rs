@@ -17,6 +17,8 @@ pub struct Counters {
     pub pdu_timeouts: Counter,
     /// Connections closed because a call did not arrive in time.
     pub call_timeouts: Counter,
+    /// Connections closed because a security context was not set up in time.
+    pub security_timeouts: Counter,
     /// Connections closed because the peer did not take its answers.
     pub write_timeouts: Counter,
     /// Calls answered with results.
@@ -50,6 +52,11 @@ impl Counters {
                 "call_timeouts",
                 "RPC connections closed because a call did not arrive completely in time",
                 &self.call_timeouts,
+            ),
+            (
+                "security_timeouts",
+                "RPC connections closed because a security context was not set up completely in time",
+                &self.security_timeouts,
             ),
             (
                 "write_timeouts",

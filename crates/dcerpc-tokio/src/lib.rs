@@ -18,8 +18,8 @@ mod registry;
 mod server;
 mod turns;
 
-pub use builtin::resolve_endpoint;
-pub use client::{CallError, Connection};
+pub use builtin::{Endpoints, resolve_endpoint};
+pub use client::{AnswerLeg, CallError, Connection};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, EvictionReason};
 pub use counters::Counters;
 pub use limits::Limits;

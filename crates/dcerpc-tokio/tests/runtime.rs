@@ -47,6 +47,9 @@ const PROVING: u16 = 5;
 /// Names an account in the token of a bind, and signs with it.
 struct Names;
 
+/// As a name: the provider wants another leg.
+const ANOTHER_LEG: u8 = 250;
+
 struct Named(u8);
 
 fn account(name: u8) -> Sid {
@@ -59,8 +62,11 @@ impl SecurityProvider for Names {
     }
 
     fn accept<'a>(&'a self, _: &'a Peer, request: Authenticate) -> BoxFuture<'a, Authentication> {
-        let context = Box::new(Named(request.token[0]));
-        Box::pin(std::future::ready(Authentication::Accepted { context, token: Vec::new() }))
+        let name = request.token[0];
+        Box::pin(std::future::ready(match name {
+            ANOTHER_LEG => Authentication::Continue { state: Box::new(()), token: vec![name] },
+            _ => Authentication::Accepted { context: Box::new(Named(name)), token: Vec::new() },
+        }))
     }
 }
 
@@ -314,6 +320,34 @@ async fn a_client_that_sends_nothing_is_closed() {
     assert!(fixture.connect().is_closed().await);
     assert_eq!(started.elapsed().as_secs(), 5);
     assert_eq!(fixture.counter(|counters| &counters.bind_timeouts), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_security_context_is_set_up_within_thirty_seconds() {
+    let fixture = Fixture::new(Limits::default());
+    let started = Instant::now();
+    let whole = PacketFlags::WHOLE;
+    let mut client = fixture.connect();
+    client.send_signed(PacketType::BIND, whole, 1, &bind_body(), ANOTHER_LEG).await;
+    assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::BIND_ACK);
+    // A leg now and then does not help.
+    for call_id in 2..4 {
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        client.send_signed(PacketType::ALTER_CONTEXT, whole, call_id, &bind_body(), ANOTHER_LEG).await;
+        assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::ALTER_CONTEXT_RESP);
+    }
+    assert!(client.is_closed().await);
+    assert_eq!(started.elapsed().as_secs(), 30);
+    assert_eq!(fixture.counter(|counters| &counters.security_timeouts), 1);
+    // One that is finished in time is not closed.
+    let mut client = fixture.connect();
+    client.send_signed(PacketType::BIND, whole, 1, &bind_body(), ANOTHER_LEG).await;
+    client.pdu().await.expect("an answer");
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    client.send_signed(PacketType::AUTH3, whole, 1, &[0; 4], 7).await;
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    client.signed_request(whole, 2, ECHO, 7).await;
+    assert_eq!(client.pdu().await.expect("an answer").0.packet_type, PacketType::RESPONSE);
 }
 
 #[tokio::test(start_paused = true)]

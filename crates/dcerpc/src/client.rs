@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! new ─bind─► Binding ─bind_ack─► Bound ─call─► request… ─► response… ─► Event::Reply ─► Bound
+//!                └─bind_ack─► Event::Challenge ─answer─► alter_context ─alter_context_resp─► …
 //! ```
+//!
+//! A security context of several legs asks its owner after each of the server's tokens. Its last token goes out
+//! in an auth3, which has no answer.
 //!
 //! Any error ends the association: its owner closes the connection. A reply under a security context is
 //! accepted only if every fragment verifies. Only faults may come without a token, and they carry no results.
@@ -47,6 +51,7 @@
 //!     }
 //!     match client.poll_event() {
 //!         Some(ClientEvent::Bound { .. }) => drop(client.call(0, b"parameters".to_vec().into())?),
+//!         Some(ClientEvent::Challenge { .. }) => unreachable!("there is no security context"),
 //!         Some(ClientEvent::Reply { outcome, .. }) => break outcome.expect("the call did not fault"),
 //!         None => {}
 //!     }
@@ -83,7 +88,7 @@ pub struct ClientConfig {
     pub security: Option<ClientSecurity>,
 }
 
-/// A security context whose provider needs one token each way.
+/// A security context that is set up with the bind.
 pub struct ClientSecurity {
     /// The provider.
     pub auth_type: AuthType,
@@ -93,15 +98,34 @@ pub struct ClientSecurity {
     pub context_id: u32,
     /// The token for the bind.
     pub token: Vec<u8>,
-    /// What protects the fragments.
-    pub context: Box<dyn SecurityContext>,
+    /// What protects the fragments. `None` if the provider needs more legs: then [`ClientEvent::Challenge`] asks
+    /// for them.
+    pub context: Option<Box<dyn SecurityContext>>,
     /// Whether a server that cannot cover headers is refused.
     pub require_header_signing: bool,
+}
+
+/// The owner's answer to [`ClientEvent::Challenge`].
+pub enum ClientLeg {
+    /// A token for an alter_context; the server has to answer it.
+    Continue(Vec<u8>),
+    /// The context is set up on this side.
+    Complete {
+        /// The last token, for an auth3. Empty if there is none: then nothing is sent.
+        token: Vec<u8>,
+        /// What protects the fragments.
+        context: Box<dyn SecurityContext>,
+    },
 }
 
 /// An event for the owner of an association.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientEvent {
+    /// The security context needs another leg: [`ClientAssociation::answer`].
+    Challenge {
+        /// The server's token.
+        token: Vec<u8>,
+    },
     /// The bind was accepted. The caller checks the provider's token of the answer.
     Bound {
         /// Empty without a security context.
@@ -212,14 +236,40 @@ struct Security {
     auth_type: AuthType,
     context_id: u32,
     protection: Protection,
-    context: Box<dyn SecurityContext>,
+    /// `None` before its last leg. INVARIANT: it is there in the states Bound and Calling.
+    context: Option<Box<dyn SecurityContext>>,
     require_header_signing: bool,
+}
+
+impl Security {
+    const fn trailer(&self) -> SecTrailer {
+        SecTrailer {
+            auth_type: self.auth_type,
+            auth_level: self.protection.level,
+            auth_pad_length: 0,
+            auth_context_id: self.context_id,
+        }
+    }
+
+    /// Whether a trailer of the server belongs to this context.
+    fn has(&self, trailer: &SecTrailer) -> bool {
+        (trailer.auth_type, trailer.auth_level, trailer.auth_context_id)
+            == (self.auth_type, self.protection.level, self.context_id)
+    }
 }
 
 enum State {
     Binding,
+    /// The owner is asked for another leg.
+    Challenged,
+    /// An alter_context waits for its answer.
+    Altering,
     Bound,
-    Calling { call_id: u32, stub: Vec<u8>, started: bool },
+    Calling {
+        call_id: u32,
+        stub: Vec<u8>,
+        started: bool,
+    },
 }
 
 /// The client's half of one connection.
@@ -243,55 +293,103 @@ const CONTEXT_ID: u16 = 0;
 impl ClientAssociation {
     /// An association whose bind waits to be sent.
     pub fn new(config: ClientConfig) -> Self {
-        let mut flags = PacketFlags::WHOLE;
-        if config.security.is_some() {
-            flags = flags.with(PacketFlags::SUPPORT_HEADER_SIGN);
-        }
-        let mut pdu = start_pdu(PacketType::BIND, flags, config.first_call_id);
-        Bind {
-            max_xmit_frag: limits::FRAGMENT_LEN_MAX as u16,
-            max_recv_frag: limits::FRAGMENT_LEN_MAX as u16,
-            assoc_group_id: 0,
-            contexts: vec![ContextElement {
-                id: CONTEXT_ID,
-                abstract_syntax: config.interface,
-                transfer_syntaxes: vec![config.syntax.into()],
-            }],
-        }
-        .encode(&mut pdu);
-        let mut auth_length = 0;
-        let security = config.security.map(|security| {
-            SecTrailer {
-                auth_type: security.auth_type,
-                auth_level: security.level,
-                auth_pad_length: 0,
-                auth_context_id: security.context_id,
-            }
-            .encode(&mut pdu);
-            pdu.extend_from_slice(&security.token);
-            auth_length = security.token.len();
-            Security {
-                auth_type: security.auth_type,
-                context_id: security.context_id,
-                protection: Protection { level: security.level, header_signing: false },
-                context: security.context,
-                require_header_signing: security.require_header_signing,
-            }
-        });
-        finish_pdu(&mut pdu, 0, auth_length);
-        Self {
+        let mut association = Self {
             interface: config.interface,
             syntax: config.syntax,
             state: State::Binding,
-            security,
+            security: None,
             bind_call_id: config.first_call_id,
             next_call_id: config.first_call_id.wrapping_add(1),
             fragment_len: limits::FRAGMENT_LEN_MAX,
             verified_negotiation: false,
             inbound: Vec::new(),
             events: VecDeque::new(),
-            transmits: VecDeque::from([Transmit::Ready(pdu)]),
+            transmits: VecDeque::new(),
+        };
+        let token = config.security.map(|security| {
+            association.security = Some(Security {
+                auth_type: security.auth_type,
+                context_id: security.context_id,
+                protection: Protection { level: security.level, header_signing: false },
+                context: security.context,
+                require_header_signing: security.require_header_signing,
+            });
+            security.token
+        });
+        association.propose(PacketType::BIND, token.as_deref());
+        association
+    }
+
+    /// Sends a bind or alter_context with the one presentation context, or an auth3.
+    fn propose(&mut self, packet_type: PacketType, token: Option<&[u8]>) {
+        let mut flags = PacketFlags::WHOLE;
+        if token.is_some() {
+            flags = flags.with(PacketFlags::SUPPORT_HEADER_SIGN);
         }
+        let mut pdu = start_pdu(packet_type, flags, self.bind_call_id);
+        if packet_type == PacketType::AUTH3 {
+            // Four octets without a meaning ([MS-RPCE] 2.2.2.5).
+            pdu.extend_from_slice(&[0; 4]);
+        } else {
+            Bind {
+                max_xmit_frag: limits::FRAGMENT_LEN_MAX as u16,
+                max_recv_frag: limits::FRAGMENT_LEN_MAX as u16,
+                assoc_group_id: 0,
+                contexts: vec![ContextElement {
+                    id: CONTEXT_ID,
+                    abstract_syntax: self.interface,
+                    transfer_syntaxes: vec![self.syntax.into()],
+                }],
+            }
+            .encode(&mut pdu);
+        }
+        let mut auth_length = 0;
+        if let (Some(security), Some(token)) = (&self.security, token) {
+            security.trailer().encode(&mut pdu);
+            pdu.extend_from_slice(token);
+            auth_length = token.len();
+        }
+        finish_pdu(&mut pdu, 0, auth_length);
+        self.transmits.push_back(Transmit::Ready(pdu));
+    }
+
+    /// Answers [`ClientEvent::Challenge`].
+    pub fn answer(&mut self, leg: ClientLeg) -> Result<(), ClientError> {
+        let (State::Challenged, Some(security)) = (&self.state, &mut self.security) else {
+            return Err(ClientError::NotReady);
+        };
+        match leg {
+            ClientLeg::Continue(token) => {
+                self.take_call_id()?;
+                self.propose(PacketType::ALTER_CONTEXT, Some(&token));
+                self.state = State::Altering;
+            }
+            ClientLeg::Complete { token, context } => {
+                security.context = Some(context);
+                if !token.is_empty() {
+                    self.propose(PacketType::AUTH3, Some(&token));
+                }
+                self.bound(Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the next alter_context a `call_id` of its own.
+    fn take_call_id(&mut self) -> Result<(), ClientError> {
+        if self.next_call_id > 0x7fff_ffff {
+            return Err(ClientError::NotReady);
+        }
+        self.bind_call_id = self.next_call_id;
+        self.next_call_id += 1;
+        Ok(())
+    }
+
+    fn bound(&mut self, token: Vec<u8>) {
+        let header_signing =
+            self.security.as_ref().is_some_and(|security| security.protection.header_signing);
+        self.state = State::Bound;
+        self.events.push_back(ClientEvent::Bound { token, header_signing });
     }
 
     /// The next event for the owner, if there is one.
@@ -331,7 +429,10 @@ impl ClientAssociation {
             auth_type: security.auth_type,
             auth_level: security.protection.level,
             auth_context_id: security.context_id,
-            token_len: security.context.token_len(security.protection.level),
+            token_len: security
+                .context
+                .as_ref()
+                .map_or(0, |context| context.token_len(security.protection.level)),
         });
         let head = |flags, alloc_hint| {
             let mut pdu = start_pdu(PacketType::REQUEST, flags, call_id);
@@ -340,7 +441,11 @@ impl ClientAssociation {
         };
         let message = fragmentation::plan(stub, inner, self.fragment_len, RequestHead::LEN, verifier, head);
         self.transmits.push_back(match &mut self.security {
-            Some(security) => Transmit::Pending(security.context.protect(security.protection, message)),
+            Some(Security { context: Some(context), protection, .. }) => {
+                Transmit::Pending(context.protect(*protection, message))
+            }
+            // INVARIANT: a context that is not set up has no calls.
+            Some(_) => return Err(ClientError::NotReady),
             None => Transmit::Ready(fragmentation::unprotected(message)),
         });
         self.state = State::Calling { call_id, stub: Vec::new(), started: false };
@@ -374,12 +479,13 @@ impl ClientAssociation {
         body.take("header", Header::LEN)?;
         match (&self.state, header.packet_type) {
             (_, PacketType::SHUTDOWN) => Ok(()),
-            (State::Binding, _) if header.call_id != self.bind_call_id => unexpected,
-            (State::Binding, PacketType::BIND_ACK) => self.bound(header, pdu),
+            (State::Binding | State::Altering, _) if header.call_id != self.bind_call_id => unexpected,
+            (State::Binding, PacketType::BIND_ACK) => self.acknowledged(header, pdu),
+            (State::Altering, PacketType::ALTER_CONTEXT_RESP) => self.acknowledged(header, pdu),
             (State::Binding, PacketType::BIND_NAK) => {
                 Err(ClientError::BindRefused(BindNak::decode(&mut body)?.reason))
             }
-            (State::Binding, PacketType::FAULT) => {
+            (State::Binding | State::Altering, PacketType::FAULT) => {
                 Err(ClientError::BindFault(FaultBody::decode(&mut body)?.status))
             }
             (State::Calling { call_id, .. }, _) if header.call_id != *call_id => unexpected,
@@ -394,7 +500,8 @@ impl ClientAssociation {
         }
     }
 
-    fn bound(&mut self, header: &Header, pdu: &[u8]) -> Result<(), ClientError> {
+    /// Takes a bind_ack or alter_context_resp.
+    fn acknowledged(&mut self, header: &Header, pdu: &[u8]) -> Result<(), ClientError> {
         let auth = split_auth(header, pdu, Header::LEN)?;
         let end = auth.map_or(pdu.len(), |auth| auth.body_end);
         let mut body = Reader::new(&pdu[..end]).with_order(header.order);
@@ -405,28 +512,38 @@ impl ClientAssociation {
             [r] => return Err(ClientError::InterfaceRefused(r.result)),
             _ => return Err(ClientError::UnexpectedPdu(header.packet_type)),
         }
-        let fragment_len = usize::from(ack.max_recv_frag).min(limits::FRAGMENT_LEN_MAX) & !7;
-        if fragment_len < 1024 {
-            return Err(ClientError::UnexpectedPdu(header.packet_type));
-        }
-        self.fragment_len = fragment_len;
-        let mut token = Vec::new();
-        let mut header_signing = false;
-        if let Some(security) = &mut self.security {
-            let auth = auth.ok_or(ClientError::Unprotected)?;
-            let trailer = (auth.trailer.auth_type, auth.trailer.auth_level, auth.trailer.auth_context_id);
-            if trailer != (security.auth_type, security.protection.level, security.context_id) {
-                return Err(ClientError::Unprotected);
+        let is_bind = matches!(self.state, State::Binding);
+        if is_bind {
+            let fragment_len = usize::from(ack.max_recv_frag).min(limits::FRAGMENT_LEN_MAX) & !7;
+            if fragment_len < 1024 {
+                return Err(ClientError::UnexpectedPdu(header.packet_type));
             }
-            token = auth.token.to_vec();
-            header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
+            self.fragment_len = fragment_len;
+        }
+        let Some(security) = &mut self.security else {
+            self.bound(Vec::new());
+            return Ok(());
+        };
+        // The answer to the last leg of a mechanism may have no token, and then no trailer.
+        let token = match auth {
+            Some(auth) if security.has(&auth.trailer) => auth.token.to_vec(),
+            None if !is_bind => Vec::new(),
+            _ => return Err(ClientError::Unprotected),
+        };
+        // It is agreed on once, by bind and bind_ack.
+        if is_bind {
+            let header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
             if security.require_header_signing && !header_signing {
                 return Err(ClientError::HeaderSigningRefused);
             }
             security.protection.header_signing = header_signing;
         }
-        self.state = State::Bound;
-        self.events.push_back(ClientEvent::Bound { token, header_signing });
+        if security.context.is_some() {
+            self.bound(token);
+        } else {
+            self.state = State::Challenged;
+            self.events.push_back(ClientEvent::Challenge { token });
+        }
         Ok(())
     }
 
@@ -439,17 +556,15 @@ impl ClientAssociation {
             return Err(ClientError::UnexpectedPdu(header.packet_type));
         }
         if let Some(security) = &mut self.security {
-            let trailer = auth.ok_or(ClientError::Unprotected)?.trailer;
-            let trailer = (trailer.auth_type, trailer.auth_level, trailer.auth_context_id);
-            if trailer != (security.auth_type, security.protection.level, security.context_id) {
+            if !security.has(&auth.ok_or(ClientError::Unprotected)?.trailer) {
                 return Err(ClientError::Unprotected);
             }
             let token_start = pdu.len() - usize::from(header.auth_length);
             let (signed, token) = pdu.split_at_mut(token_start);
             let (signed, trailer) = signed.split_at_mut(token_start - SecTrailer::LEN);
             let (head, body) = signed.split_at_mut(ResponseHead::LEN);
-            security
-                .context
+            let context = security.context.as_mut().ok_or(ClientError::NotReady)?;
+            context
                 .unprotect(security.protection, ProtectedFragment { header: head, body, trailer, token })
                 .map_err(ClientError::Security)?;
         }

@@ -40,10 +40,18 @@ const TOWER_LEN_MAX: usize = 2000;
 pub struct Endpoint {
     /// The interface.
     pub interface: SyntaxId,
+    /// The transfer syntax: [`SyntaxId::NDR`] or [`SyntaxId::NDR64`]. An interface that speaks both is registered twice.
+    pub transfer_syntax: SyntaxId,
     /// Where it is served, by TCP.
     pub address: SocketAddr,
     /// What it is, for people.
     pub annotation: &'static str,
+}
+
+impl Endpoint {
+    fn tower(&self) -> ProtocolTower {
+        ProtocolTower::tcp(&self.interface, &self.transfer_syntax, self.address)
+    }
 }
 
 /// A protocol tower (\[C706\] appendix I): floors that say interface, transfer syntax, protocol, port and
@@ -96,9 +104,9 @@ impl Floor {
 }
 
 impl ProtocolTower {
-    /// The tower of an interface in NDR over TCP. Addresses other than IPv4 have no floor, so theirs is
+    /// The tower of an interface in a transfer syntax over TCP. Addresses other than IPv4 have no floor, so theirs is
     /// 0.0.0.0.
-    pub fn tcp(interface: &SyntaxId, address: SocketAddr) -> Self {
+    pub fn tcp(interface: &SyntaxId, transfer_syntax: &SyntaxId, address: SocketAddr) -> Self {
         let ip = match address.ip() {
             IpAddr::V4(ip) => ip,
             IpAddr::V6(ip) => ip.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED),
@@ -107,7 +115,7 @@ impl ProtocolTower {
         Self {
             floors: vec![
                 Floor::uuid(interface),
-                Floor::uuid(&SyntaxId::NDR),
+                Floor::uuid(transfer_syntax),
                 floor(PROTOCOL_NCACN, vec![0, 0]),
                 floor(PROTOCOL_TCP, address.port().to_be_bytes().to_vec()),
                 floor(PROTOCOL_IP, ip.octets().to_vec()),
@@ -115,13 +123,12 @@ impl ProtocolTower {
         }
     }
 
-    /// The interface, when this is a tower of NDR over TCP and IP.
-    fn tcp_interface(&self) -> Option<SyntaxId> {
+    /// The interface and the transfer syntax, when this is a tower over TCP and IP.
+    fn tcp_interface(&self) -> Option<(SyntaxId, SyntaxId)> {
         let [interface, transfer, connection, tcp, ip] = &self.floors[..] else { return None };
         let protocols = [connection, tcp, ip].map(Floor::protocol);
-        let is_tcp = transfer.syntax().is_some_and(|syntax| SyntaxId::NDR.serves(&syntax))
-            && protocols == [Some(PROTOCOL_NCACN), Some(PROTOCOL_TCP), Some(PROTOCOL_IP)];
-        interface.syntax().filter(|_| is_tcp)
+        let is_tcp = protocols == [Some(PROTOCOL_NCACN), Some(PROTOCOL_TCP), Some(PROTOCOL_IP)];
+        interface.syntax().zip(transfer.syntax()).filter(|_| is_tcp)
     }
 
     /// The port of a tower of TCP.
@@ -188,7 +195,8 @@ fn write_map_request(writer: &mut NdrWriter, interface: &SyntaxId, max_towers: u
     writer.count(1);
     writer.guid(&Guid::NIL);
     writer.count(2);
-    write_tower(writer, &ProtocolTower::tcp(interface, SocketAddr::from(([0, 0, 0, 0], 0))));
+    let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    write_tower(writer, &ProtocolTower::tcp(interface, &SyntaxId::NDR, anywhere));
     ContextHandle::default().write(writer);
     writer.u32(max_towers);
 }
@@ -266,12 +274,12 @@ impl EndpointMapper {
             return Ok(());
         };
         let towers: Vec<ProtocolTower> = match tower.tcp_interface() {
-            Some(wanted) if object == Guid::NIL => self
+            Some((wanted, syntax)) if object == Guid::NIL => self
                 .endpoints
                 .iter()
-                .filter(|endpoint| endpoint.interface.serves(&wanted))
+                .filter(|it| it.interface.serves(&wanted) && it.transfer_syntax.serves(&syntax))
                 .take(max_towers as usize)
-                .map(|endpoint| ProtocolTower::tcp(&endpoint.interface, endpoint.address))
+                .map(Endpoint::tower)
                 .collect(),
             _ => Vec::new(),
         };
@@ -336,7 +344,7 @@ impl EndpointMapper {
             writer.end_of_structure();
         }
         for entry in &entries {
-            write_tower(writer, &ProtocolTower::tcp(&entry.interface, entry.address));
+            write_tower(writer, &entry.tower());
         }
         writer.u32(if entries.is_empty() { STATUS_NOT_REGISTERED } else { STATUS_OK });
         Ok(())
@@ -398,6 +406,7 @@ mod tests {
     fn mapper() -> EndpointMapper {
         let endpoint = |interface, port| Endpoint {
             interface,
+            transfer_syntax: SyntaxId::NDR,
             address: SocketAddr::from(([192, 0, 2, 10], port)),
             annotation: "rcmpd",
         };
@@ -430,6 +439,36 @@ mod tests {
         let mut pipe = unhex(REQUEST);
         pipe[93] = 0x0f;
         assert_eq!(call(EPT_MAP, &pipe).map(|answer| status(&answer)), Ok(STATUS_NOT_REGISTERED));
+    }
+
+    /// The towers of [MS-SSP] as Impacket and Samba ask for them and as a server of 127.0.0.1 answers.
+    #[test]
+    fn an_interface_that_speaks_both_transfer_syntaxes_has_a_tower_in_each() {
+        let uuid = [0xb7, 0x27, 0xac, 0xf3, 0x7f, 0xea, 0x5b, 0xbc];
+        let interface = SyntaxId::new(Guid::new(0x9d07_ca0d, 0x8f02, 0x4ed5, uuid), 1, 0);
+        let endpoint = |transfer_syntax| Endpoint {
+            interface,
+            transfer_syntax,
+            address: SocketAddr::from(([127, 0, 0, 1], 49200)),
+            annotation: "",
+        };
+        let mapper = EndpointMapper { endpoints: [SyntaxId::NDR, SyntaxId::NDR64].map(endpoint).to_vec() };
+        for floor in ["045d888aeb1cc9119fe808002b10486002000200", "33057171babe37498319b5dbef9ccc3601000200"]
+        {
+            let tower = |last: &str| {
+                format!(
+                    "050013000d0dca079d028fd54eb727acf37fea5bbc01000200000013000d{floor}00000100\
+                     0b020000000100070200{last}"
+                )
+            };
+            let mut question = map_request(&interface);
+            let asked = tower("0000010009040000000000");
+            question[32..32 + 75].copy_from_slice(&unhex(&asked));
+            let answer = mapper.call(EPT_MAP, &question, NdrSyntax::Ndr, ByteOrder::Little);
+            let answer = dtyp::hex(&answer.expect("it is well formed"));
+            assert!(answer.contains(&tower("c03001000904007f000001")), "{answer}");
+            assert_eq!(answer.matches("0dca079d").count(), 1, "{answer}");
+        }
     }
 
     #[test]

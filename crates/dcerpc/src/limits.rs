@@ -53,6 +53,8 @@ pub const PDU_ARRIVAL_TIME_UNPROVED_MAX: Duration = Duration::from_secs(10);
 pub const PDU_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long a call may take to arrive, from its first fragment to its last: unfinished ones hold memory.
 pub const CALL_ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a security context may take from its first leg to its last: clients answer a token at once.
+pub const SECURITY_SETUP_TIME_MAX: Duration = Duration::from_secs(30);
 /// PDUs that wait to be sent while a call takes its time; then nothing more is read.
 pub const TRANSMITS_WAITING_MAX: usize = 64;
 

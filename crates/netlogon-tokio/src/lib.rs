@@ -67,7 +67,7 @@ pub use meter::Meter;
 pub use metrics::{ServerCollector, ServerLabels};
 pub use server::{
     AccountSecrets, BoxError, ClientAccount, Extension, PackageRequest, PoolLimits, ServerClient,
-    ServerFailed,
+    ServerFailed, ServerRequest,
 };
 pub use servers::{Answered, ServerSource, Servers};
 pub use transport::{ResolveError, TcpTransport};

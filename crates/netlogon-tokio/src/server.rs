@@ -15,10 +15,13 @@ use dcerpc::pdu::FaultStatus;
 use dcerpc_tokio::LogLimiter;
 use dtyp::NtStatus;
 use netlogon_transport::client::{
-    Association, ChannelError, ClientChannel, ClientIdentity, PackageAnswer, SystemRandomness, TransportError,
+    Association, ChannelError, ClientChannel, ClientIdentity, NetworkLogon, PackageAnswer, SystemRandomness,
+    TransportError,
 };
+use netlogon_transport::message::LogonReply;
 use netlogon_transport::secret::SharedSecret;
 use netlogon_transport::secrets::ChannelType;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -95,6 +98,91 @@ pub struct PackageRequest<'a> {
     pub extension: Option<&'a Extension<'a>>,
     /// Whether the server may perform it twice without harm.
     pub repeatable: bool,
+}
+
+/// A request to a server over its secure channel.
+pub trait ServerRequest: Sync {
+    /// The answer. A refusal is one, too.
+    type Answer: Send;
+
+    /// The account on whose behalf it is sent. Permits go round robin over these accounts.
+    fn asker(&self) -> AskerId {
+        None
+    }
+
+    /// Whether the server may perform it twice without harm.
+    fn is_repeatable(&self) -> bool;
+
+    /// Whether a second server may be sent it while the first one works on it.
+    fn may_be_hedged(&self) -> bool;
+
+    /// The status of an answer.
+    fn status(answer: &Self::Answer) -> NtStatus;
+
+    /// Performs it. `left` is the time that is left for it.
+    fn send(
+        &self,
+        channel: &ClientChannel,
+        association: &mut dyn Association,
+        left: Duration,
+    ) -> impl Future<Output = Result<Self::Answer, ChannelError>> + Send;
+}
+
+impl ServerRequest for PackageRequest<'_> {
+    type Answer = PackageAnswer;
+
+    fn asker(&self) -> AskerId {
+        self.asker
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.repeatable
+    }
+
+    fn may_be_hedged(&self) -> bool {
+        self.repeatable
+    }
+
+    fn status(answer: &PackageAnswer) -> NtStatus {
+        answer.status
+    }
+
+    async fn send(
+        &self,
+        channel: &ClientChannel,
+        association: &mut dyn Association,
+        left: Duration,
+    ) -> Result<PackageAnswer, ChannelError> {
+        let extension = self.extension.map(|extension| extension(left));
+        channel.ask_with(association, self.package, self.logon_domain_name, self.data, extension).await
+    }
+}
+
+/// A domain controller counts a wrong proof against its account each time, so no second one is sent the same while the
+/// first one works on it.
+impl ServerRequest for NetworkLogon<'_> {
+    type Answer = LogonReply;
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn may_be_hedged(&self) -> bool {
+        false
+    }
+
+    fn status(answer: &LogonReply) -> NtStatus {
+        answer.status
+    }
+
+    async fn send(
+        &self,
+        channel: &ClientChannel,
+        association: &mut dyn Association,
+        _: Duration,
+    ) -> Result<LogonReply, ChannelError> {
+        channel.network_logon(association, self).await
+    }
 }
 
 /// Why a server gave no answer.
@@ -228,11 +316,11 @@ impl ServerClient {
     }
 
     /// Sends a request. Returns by `deadline`.
-    pub async fn ask(
+    pub async fn ask<R: ServerRequest>(
         &self,
-        request: &PackageRequest<'_>,
+        request: &R,
         deadline: Instant,
-    ) -> Result<PackageAnswer, ServerFailed> {
+    ) -> Result<R::Answer, ServerFailed> {
         if !self.may_try(deadline) {
             count(&self.meter.circuit_rejections);
             return Err(ServerFailed::CircuitOpen);
@@ -240,7 +328,7 @@ impl ServerClient {
         // Whether the server has enough time to answer. That the asker waits no longer is no failure of the
         // server.
         let is_fair;
-        let outcome = match self.turn(request.asker, deadline).await {
+        let outcome = match self.turn(request.asker(), deadline).await {
             Ok(_turn) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left < TIME_MIN {
@@ -407,11 +495,11 @@ impl ServerClient {
         ServerFailed::QueueFull
     }
 
-    async fn ask_now(
+    async fn ask_now<R: ServerRequest>(
         &self,
-        request: &PackageRequest<'_>,
+        request: &R,
         deadline: Instant,
-    ) -> Result<PackageAnswer, ServerFailed> {
+    ) -> Result<R::Answer, ServerFailed> {
         let mut last = ServerFailed::Refused("the server does not keep its channels".into());
         for _ in 0..ATTEMPTS_MAX {
             let link = self.link(deadline).await?;
@@ -423,30 +511,23 @@ impl ServerClient {
                     None => continue,
                 },
             };
-            let call = link.channel.ask_with(
-                &mut *association,
-                request.package,
-                request.logon_domain_name,
-                request.data,
-                request
-                    .extension
-                    .map(|extension| extension(deadline.saturating_duration_since(Instant::now()))),
-            );
+            let left = deadline.saturating_duration_since(Instant::now());
+            let call = request.send(&link.channel, &mut *association, left);
             match timeout_at(deadline, call).await {
                 Err(_) => return Err(ServerFailed::Silent("no answer in time".into())),
                 Ok(Ok(answer))
-                    if answer.status == NtStatus::ACCESS_DENIED && self.may_set_up_again(&link) =>
+                    if R::status(&answer) == NtStatus::ACCESS_DENIED && self.may_set_up_again(&link) =>
                 {
                     debug!(server = self.server, "Call refused: setting up a new channel");
                     self.forget(&link);
                     // The package may have refused, and not the channel.
-                    if !request.repeatable {
+                    if !request.is_repeatable() {
                         return Ok(answer);
                     }
                     last = ServerFailed::Refused("calls are refused over a new channel".into());
                 }
                 Ok(Ok(answer)) => {
-                    if answer.status != NtStatus::ACCESS_DENIED {
+                    if R::status(&answer) != NtStatus::ACCESS_DENIED {
                         link.has_worked.store(true, Ordering::Relaxed);
                     }
                     lock(&link.idle).push(association);
@@ -462,7 +543,7 @@ impl ServerClient {
                 Ok(Err(error)) => {
                     let failed = ServerFailed::Silent(error.to_string());
                     // The server may have closed an idle connection, unnoticed here.
-                    if is_fresh || !request.repeatable {
+                    if is_fresh || !request.is_repeatable() {
                         return Err(failed);
                     }
                     last = failed;

@@ -3,7 +3,7 @@
 
 use crate::discovery::Discovery;
 use crate::meter::count;
-use crate::server::{ClientAccount, PackageRequest, PoolLimits, ServerClient, ServerFailed};
+use crate::server::{ClientAccount, PoolLimits, ServerClient, ServerFailed, ServerRequest};
 use arc_swap::ArcSwap;
 use dtyp::NtStatus;
 use futures_util::future::join_all;
@@ -37,9 +37,9 @@ pub enum ServerSource {
 
 /// An answer and the server that gave it.
 #[derive(Debug)]
-pub struct Answered {
+pub struct Answered<A = PackageAnswer> {
     /// The answer.
-    pub answer: PackageAnswer,
+    pub answer: A,
     /// The server, `HOST` or `HOST:PORT`.
     pub server: String,
 }
@@ -110,7 +110,7 @@ impl Servers {
     }
 
     /// Sends a request to one server after the other until one decides. `None` if none did by `deadline`.
-    pub async fn ask(&self, request: &PackageRequest<'_>, deadline: Instant) -> Option<Answered> {
+    pub async fn ask<R: ServerRequest>(&self, request: &R, deadline: Instant) -> Option<Answered<R::Answer>> {
         self.budget.deposit();
         let clients = self.find(deadline).await;
         let mut attempts = clients.iter().enumerate();
@@ -123,7 +123,7 @@ impl Servers {
             // The last server has all the time that is left.
             let share = (left / (clients.len() - at) as u32).max(SHARE_MIN).min(left);
             let until = now + share;
-            let second = clients.get(at + 1).filter(|_| request.repeatable).zip(self.hedge);
+            let second = clients.get(at + 1).filter(|_| request.may_be_hedged()).zip(self.hedge);
             let (outcome, by) = match second {
                 None => (client.ask(request, until).await, client),
                 Some((second, hedge)) => {
@@ -135,10 +135,11 @@ impl Servers {
                 }
             };
             let failed = match outcome {
-                Ok(answer) if is_undecided(answer.status) => {
+                Ok(answer) if is_undecided(R::status(&answer)) => {
+                    let status = R::status(&answer);
                     count(&by.meter().undecided);
-                    debug!(domain = self.domain, server = by.server(), status = %answer.status, "Server could not decide");
-                    ServerFailed::Silent(answer.status.to_string())
+                    debug!(domain = self.domain, server = by.server(), %status, "Server could not decide");
+                    ServerFailed::Silent(status.to_string())
                 }
                 Ok(answer) => {
                     return Some(Answered { answer, server: by.server().to_owned() });
@@ -150,7 +151,7 @@ impl Servers {
             };
             // The next server may be tried if this one did not get the request, or if the request is
             // repeatable and the budget allows it.
-            let may_go_on = failed.is_unperformed() || (request.repeatable && self.budget.withdraw());
+            let may_go_on = failed.is_unperformed() || (request.is_repeatable() && self.budget.withdraw());
             if !may_go_on {
                 break;
             }
@@ -160,13 +161,13 @@ impl Servers {
 
     /// Sends a request to one server and, after `hedge`, to a second one, too. The first decision counts. The
     /// last value is whether the second server was used.
-    async fn hedged<'a>(
+    async fn hedged<'a, R: ServerRequest>(
         &self,
         (first, second): (&'a Arc<ServerClient>, &'a Arc<ServerClient>),
         hedge: Duration,
-        request: &PackageRequest<'_>,
+        request: &R,
         until: Instant,
-    ) -> (Result<PackageAnswer, ServerFailed>, &'a Arc<ServerClient>, bool) {
+    ) -> (Result<R::Answer, ServerFailed>, &'a Arc<ServerClient>, bool) {
         let mut asking = std::pin::pin!(first.ask(request, until));
         let hedge_at = Instant::now() + hedge;
         tokio::select! {
@@ -178,8 +179,8 @@ impl Servers {
             return (asking.await, first, false);
         }
         let mut other = std::pin::pin!(second.ask(request, until));
-        let is_decided = |outcome: &Result<PackageAnswer, _>| {
-            outcome.as_ref().is_ok_and(|answer| !is_undecided(answer.status))
+        let is_decided = |outcome: &Result<R::Answer, _>| {
+            outcome.as_ref().is_ok_and(|answer| !is_undecided(R::status(answer)))
         };
         tokio::select! {
             outcome = &mut asking => match is_decided(&outcome) {

@@ -9,8 +9,9 @@ use crate::credential::{self, Authenticator, Credential, Seed};
 use crate::flags;
 use crate::keys::ChannelKeys;
 use crate::message::{
-    Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GenericCall, LogonMethod,
-    NlAuthRequest, PasswordSet2, PasswordSet2Reply, ReqChallenge, ReqChallengeReply, SamLogonReply, opnum,
+    Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, GenericCall, Logon, LogonCall,
+    LogonIdentity, LogonLevels, LogonMethod, LogonReply, NlAuthRequest, PasswordSet2, PasswordSet2Reply,
+    ReqChallenge, ReqChallengeReply, SamLogonReply, decrypt_session_key, opnum,
 };
 use crate::protection::{ClientContext, random_confounder};
 use crate::sealer::Sealer;
@@ -267,11 +268,11 @@ impl ClientChannel {
             level: AuthLevel::PRIVACY,
             context_id: u32::from_le_bytes([a, b, c, d]),
             token: NlAuthRequest::encode(&self.identity.domain, &self.identity.computer),
-            context: Box::new(ClientContext::new(
+            context: Some(Box::new(ClientContext::new(
                 Arc::clone(&self.keys),
                 self.sealer.clone(),
                 random_confounder,
-            )),
+            ))),
             require_header_signing: true,
         }
     }
@@ -368,6 +369,68 @@ impl ClientChannel {
         })
     }
 
+    /// Has an NTLM proof checked, by a network logon over NetrLogonSamLogonEx ([MS-APDS] 3.1). The names and
+    /// responses are those of the client, unchanged.
+    pub async fn network_logon(
+        &self,
+        association: &mut dyn Association,
+        logon: &NetworkLogon<'_>,
+    ) -> Result<LogonReply, ChannelError> {
+        let levels = LogonLevels::network(self.negotiated_flags);
+        self.network_logon_at(association, logon, levels).await
+    }
+
+    /// The same at other levels than those that the flags of the channel stand for.
+    pub async fn network_logon_at(
+        &self,
+        association: &mut dyn Association,
+        logon: &NetworkLogon<'_>,
+        levels: LogonLevels,
+    ) -> Result<LogonReply, ChannelError> {
+        let &NetworkLogon { identity, challenge, nt_response, lm_response } = logon;
+        let logon = Logon::Network { challenge, nt_response, lm_response };
+        self.logon(association, levels, identity, logon).await
+    }
+
+    /// Has a password checked, by an interactive logon. `nt_hash` is the NT hash of the password; it leaves the
+    /// process encrypted under the session key and inside of the seal.
+    pub async fn interactive_logon(
+        &self,
+        association: &mut dyn Association,
+        identity: LogonIdentity<'_>,
+        nt_hash: &SharedSecret,
+    ) -> Result<LogonReply, ChannelError> {
+        let mut hash = *nt_hash.expose();
+        self.keys.encrypt_inner(&mut hash);
+        let levels = LogonLevels::interactive(self.negotiated_flags);
+        self.logon(association, levels, identity, Logon::Interactive { nt_hash: hash }).await
+    }
+
+    async fn logon(
+        &self,
+        association: &mut dyn Association,
+        levels: LogonLevels,
+        identity: LogonIdentity<'_>,
+        logon: Logon<'_>,
+    ) -> Result<LogonReply, ChannelError> {
+        let server = unc(&self.identity.server_name);
+        let call = LogonCall {
+            logon_server: &server,
+            computer_name: &self.identity.computer,
+            levels,
+            identity,
+            logon,
+        };
+        let stub = written(|w| call.write(w));
+        let reply = association.call(opnum::LOGON_SAM_LOGON_EX, stub.into()).await?;
+        let mut reply = LogonReply::read(&mut reader(&reply), levels.validation)?;
+        if let Some(validation) = &mut reply.validation {
+            validation.session_key =
+                decrypt_session_key(&self.keys, levels.validation, &validation.session_key);
+        }
+        Ok(reply)
+    }
+
     /// Gives the account a new secret (opnum 30). `password` is UTF-16LE of 28 to 512 bytes. Then this
     /// channel is no longer valid; the next one uses the new secret.
     pub async fn set_password(
@@ -412,6 +475,19 @@ impl ClientChannel {
     pub fn authenticator(&self) -> Authenticator {
         lock(&self.seed).authenticator(self.keys.credential_key(), (self.now)())
     }
+}
+
+/// An NTLM proof, as a domain controller checks it.
+#[derive(Clone, Copy)]
+pub struct NetworkLogon<'a> {
+    /// The names of the AUTHENTICATE message.
+    pub identity: LogonIdentity<'a>,
+    /// The challenge that was answered.
+    pub challenge: [u8; 8],
+    /// NtChallengeResponse.
+    pub nt_response: &'a [u8],
+    /// LmChallengeResponse.
+    pub lm_response: &'a [u8],
 }
 
 /// The answer of a package.

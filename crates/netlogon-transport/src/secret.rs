@@ -1,4 +1,4 @@
-//! The two secrets of a channel, each its own type: they wipe themselves, compare in constant time and print
+//! The secrets of a channel and of the logons over it, each its own type: they wipe themselves, compare in constant time and print
 //! nothing.
 
 use md4::{Digest, Md4};
@@ -50,6 +50,12 @@ secret! {
     SessionKey
 }
 
+secret! {
+    /// UserSessionKey of a logon: for NTLM version 2 the key that all keys of the user's security context are made
+    /// from.
+    UserSessionKey
+}
+
 impl SharedSecret {
     /// The NT hash of a password.
     pub fn from_password(password: &str) -> Self {
@@ -80,5 +86,6 @@ mod tests {
     fn prints_nothing() {
         assert_eq!(format!("{:?}", SharedSecret::from_password("test")), "[redacted]");
         assert_eq!(format!("{:?}", SessionKey::new([7; 16])), "[redacted]");
+        assert_eq!(format!("{:?}", UserSessionKey::new([7; 16])), "[redacted]");
     }
 }

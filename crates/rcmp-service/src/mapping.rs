@@ -249,8 +249,9 @@ fn issuer_names(certificate: &Certificate<'_>, issuers: &[&[u8]]) -> Result<Vec<
     }
 }
 
-/// What forbids the account to log on now.
-pub(crate) fn restriction(account: &Account, now: FileTime) -> Option<Reason> {
+/// What forbids the account to log on now: it is disabled, locked or expired, or this is not one of its hours. The one
+/// rule for certificates and passwords.
+pub fn restriction(account: &Account, now: FileTime) -> Option<Reason> {
     let expires = account.expires != FileTime::UNSET && account.expires < FileTime::NEVER;
     match () {
         () if account.flags.contains(AccountFlags::DISABLED) => Some(Reason::Disabled),

@@ -7,6 +7,13 @@
     reason = "these comments are the help, which terminals show as it stands"
 )]
 
+mod sso;
+
+pub use sso::{
+    BackupKeyArgs, BlobArgs, CacheArgs, ConfigOnly, GetArgs, MechanismArg, OptionalClientArgs, SecretCommand,
+    SsoCommand,
+};
+
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dtyp::FileTime;
 use std::ffi::{OsStr, OsString};
@@ -143,6 +150,9 @@ pub enum Command {
         /// The port of Netlogon. The endpoint mapper uses N+1 and /metrics N+2. [default: 11490, 1135 and 9464]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::quickstart::PORT_MAX)))]
         port: Option<u16>,
+        /// Also create a master secret with its first backup, and users who may and may not get it. It is served at N+3. [default: 11493]
+        #[arg(long)]
+        sso: bool,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -229,6 +239,9 @@ pub enum Command {
     /// Create a signing key for the audit log, or verify the log
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Manage the master secret that nodes of a farm share, and what they seal under it
+    #[command(subcommand)]
+    Sso(SsoCommand),
     /// Print a complete, safe web server configuration for the sidecar
     #[command(
         after_help = "The printed configuration matches the [[sidecar.listen]] of that dialect. Check the running web server:\n  rcmpd check-proxy https://app.example/ --ca site-ca.pem \\\n      --certificate alice.pem --key alice.key\n\nExample:\n  rcmpd proxy-config nginx --site app.example --listen 0.0.0.0:443 \\\n      --certificate /etc/ssl/app.pem --key /etc/ssl/app.key -c FILE"
@@ -505,6 +518,12 @@ pub struct AccountFields {
     /// Expiry: a date such as 2027-01-01 (00:00 UTC), a time such as 2027-01-01T12:00:00Z, seconds since 1970, or "never".
     #[arg(long, value_name = "WHEN", value_parser = crate::clock::instant)]
     pub expires: Option<FileTime>,
+    /// A file with the account's password, in one line; - for standard input. Its NT hash is stored, sealed, for NTLM ([sso.ntlm]).
+    #[arg(long, value_name = "F")]
+    pub password_file: Option<PathBuf>,
+    /// A file with the NT hash of the account's password, 32 hexadecimal digits; - for standard input.
+    #[arg(long, value_name = "F", conflicts_with = "password_file")]
+    pub nt_hash_file: Option<PathBuf>,
 }
 
 /// Changes that need an existing account.
@@ -525,6 +544,9 @@ pub struct AccountChanges {
     /// Unlock the account.
     #[arg(long, conflicts_with = "lock")]
     pub unlock: bool,
+    /// Remove the NT hash: the account cannot use NTLM any more.
+    #[arg(long, conflicts_with_all = ["password_file", "nt_hash_file"])]
+    pub no_nt_hash: bool,
 }
 
 /// Arguments of `rcmpd proxy-config`.

@@ -21,6 +21,7 @@ pub mod quickstart;
 pub mod rehearsal;
 pub mod serve;
 pub mod sidecar;
+pub mod sso;
 pub mod stores;
 pub mod telemetry;
 pub mod trust;

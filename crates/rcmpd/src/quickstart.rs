@@ -3,7 +3,7 @@
 use account_store::file_access;
 use account_store::machines::{ChannelKind, Machine, NtHash, Secrets};
 use account_store::{
-    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, Profile, Put,
+    Account, AltSecurityIdentity, Change, Domain, DomainStore, Group, GroupScope, NtHashes, Profile, Put,
 };
 use anyhow::{Context, bail};
 use dtyp::{FileTime, Sid};
@@ -12,10 +12,13 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rcmp_service::certificate::Certificate;
+use sso_secret::{KeyFile, MachineId, Passphrase, SecretStore, UnixTime};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
 
 /// The created files.
 #[derive(Debug)]
@@ -41,9 +44,13 @@ const fn ports(first: Option<u16>) -> [u16; 3] {
 }
 
 /// Makes everything in `dir`, or nothing when one of the files exists. With a port Netlogon, the endpoint mapper and `/metrics` are served at
-/// it and the two behind it, so no two are the same; it is at most [`PORT_MAX`] and not 0.
-pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
+/// it and the two behind it, so no two are the same; it is at most [`PORT_MAX`] and not 0. With `with_sso` the master secret is served at
+/// the port after them.
+pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Result<Made> {
     let at = |name: &str| dir.join(name);
+    if with_sso && port.is_some_and(|port| port > PORT_MAX - 1) {
+        bail!("with --sso four ports are used: choose a port up to {}", PORT_MAX - 1);
+    }
     let mut files = vec![
         at("rcmpd.toml"),
         at("accounts.db"),
@@ -57,6 +64,9 @@ pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
         files.push(at(&format!("certs/{name}.key")));
     }
     files.extend([at("certs/site.pem"), at("certs/site.key")]);
+    if with_sso {
+        files.extend(SSO_FILES.map(at));
+    }
     if let Some(taken) = files.iter().find(|file| file.symlink_metadata().is_ok()) {
         bail!("{} already exists and is not overwritten; choose another folder", taken.display());
     }
@@ -83,7 +93,8 @@ pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
     write_new(&at("certs/site.pem"), &certificate.pem(), 0o644)?;
     write_new(&at("certs/site.key"), &key.serialize_pem(), 0o600)?;
 
-    let store = crate::stores::make_database(&at("accounts.db"), &at("accounts.key"), &domain)?;
+    let crate::stores::Made { store, hashes } =
+        crate::stores::make_database(&at("accounts.db"), &at("accounts.key"), &domain)?;
     fill(&*store, &domain, now, &mappings).await?;
 
     let password = random_password()?;
@@ -99,8 +110,80 @@ pub async fn make(dir: &Path, port: Option<u16>) -> anyhow::Result<Made> {
     };
     let secrets = Secrets { current: NtHash::from_password(&password), current_since: now, previous: None };
     store.put_machine(Put::New, machine, Some(secrets)).await?;
-    write_new(&at("rcmpd.toml"), &configuration(&domain, ports(port)), 0o644)?;
+    let mut text = configuration(&domain, ports(port));
+    if with_sso {
+        let sso_port = ports(port)[0].saturating_add(3);
+        text.push_str(&sso_configuration(&domain, sso_port)?);
+        make_sso(dir, &*store, &domain).await?;
+        make_users(dir, &*hashes, &domain).await?;
+    }
+    write_new(&at("rcmpd.toml"), &text, 0o644)?;
     Ok(Made { config: at("rcmpd.toml"), files })
+}
+
+/// What `--sso` adds.
+const SSO_FILES: [&str; 7] = [
+    "sso/seal.key",
+    "sso/master-secret.sealed",
+    "sso/master-secret.instance",
+    "sso/first.backup",
+    "sso/backup.passphrase",
+    "users/alice.password",
+    "users/bob.password",
+];
+
+/// The group whose members may get the master secret.
+const SSO_GROUP: (u32, &str) = (1105, "SSO Administrators");
+
+/// The sealed secret, with its first backup.
+async fn make_sso(dir: &Path, store: &dyn DomainStore, domain: &Domain) -> anyhow::Result<()> {
+    let at = |name: &str| dir.join("sso").join(name);
+    make_folder(&dir.join("sso"), 0o700)?;
+    let key =
+        KeyFile::create(&at("seal.key")).context("cannot create the key that seals the master secret")?;
+    let secrets = SecretStore::new(&dir.join("sso"), Arc::new(key), MachineId::from_system());
+    secrets.generate(UnixTime::now())?;
+    let passphrase = Zeroizing::new(random_password()?);
+    write_new(&at("backup.passphrase"), &format!("{}\n", &*passphrase), 0o600)?;
+    secrets.backup_to(&at("first.backup"), &Passphrase::typed(passphrase), UnixTime::now())?;
+    let (rid, name) = SSO_GROUP;
+    let sid = |rid| domain.sid.with_rid(rid).context("a SID has room for a RID");
+    let group = Group { name: name.into(), sid: sid(rid)?, scope: GroupScope::Global };
+    let changes =
+        [Change::PutGroup(Put::New, group), Change::AddMember { group: sid(rid)?, member: sid(1001)? }];
+    store.apply(&mut changes.into_iter().map(Ok)).await?;
+    Ok(())
+}
+
+/// Passwords of alice, who may get the master secret, and of bob, who may not.
+async fn make_users(dir: &Path, hashes: &dyn NtHashes, domain: &Domain) -> anyhow::Result<()> {
+    make_folder(&dir.join("users"), 0o700)?;
+    for (name, rid) in [("alice", 1001), ("bob", 1002)] {
+        let password = Zeroizing::new(random_password()?);
+        write_new(&dir.join(format!("users/{name}.password")), &format!("{}\n", &*password), 0o600)?;
+        let sid = domain.sid.with_rid(rid).context("a SID has room for a RID")?;
+        hashes.set_nt_hash(sid, Some(NtHash::from_password(&password))).await?;
+    }
+    Ok(())
+}
+
+fn sso_configuration(domain: &Domain, port: u16) -> anyhow::Result<String> {
+    let group = domain.sid.with_rid(SSO_GROUP.0).context("a SID has room for a RID")?;
+    Ok(format!(
+        r#"
+[sso]                       # the master secret server
+listen         = ["127.0.0.1:{port}"]
+administrators = ["sid:{group}"]   # the group "{name}"
+folder         = "sso"
+seal           = "file:sso/seal.key"
+
+[sso.ntlm]                  # accounts of the store with a password: alice and bob
+
+[audit]                     # the secret is delivered after its delivery is recorded
+path = "audit.log"
+"#,
+        name = SSO_GROUP.1
+    ))
 }
 
 /// Makes a folder and those above it with a mode, which a umask may make narrower and never wider. One that is there stays as it is.

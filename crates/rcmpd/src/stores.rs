@@ -17,7 +17,7 @@ use account_store::profile::{self, ProfileStore};
 use account_store::sqlite::{SealingKey, SqliteStore};
 use account_store::{
     Account, AccountAdmin, AccountListing, AccountStore, Change, Domain, DomainStore, FileAccess, Group,
-    GroupScope, Membership, MemoryStore, Put, Record, StoreError, Unmatchable, json_lines,
+    GroupScope, Membership, MemoryStore, NtHashes, Put, Record, StoreError, Unmatchable, json_lines,
 };
 use anyhow::{Context, anyhow, bail};
 use dtyp::Sid;
@@ -95,23 +95,48 @@ pub fn machines_with_secrets(config: &Config) -> anyhow::Result<Arc<dyn DomainSt
 }
 
 /// The database with the machines for a service, which needs their secrets if it has secure channels.
-pub fn served_machines(
-    config: &Config,
-    with_secrets: bool,
-) -> anyhow::Result<(Arc<dyn DomainStore>, ServedDatabase)> {
+pub fn served_machines(config: &Config, with_secrets: bool) -> anyhow::Result<Served> {
     let store = match with_secrets {
         true => open_whole(config)?,
         false => open_without_lost_secrets(config)?,
     };
-    let served = ServedDatabase::new(Arc::clone(&store));
-    Ok((store, served))
+    let database = ServedDatabase::new(Arc::clone(&store));
+    let hashes = is_one_database(config).then(|| Arc::clone(&store) as Arc<dyn NtHashes>);
+    Ok(Served { machines: store, database, hashes })
+}
+
+/// The database of a service.
+pub struct Served {
+    /// The machines; where one database has everything, the accounts, too.
+    pub machines: Arc<dyn DomainStore>,
+    /// Its files.
+    pub database: ServedDatabase,
+    /// The NT hashes of its accounts, if it has the accounts.
+    pub hashes: Option<Arc<dyn NtHashes>>,
+}
+
+/// The NT hashes of accounts, to be written.
+pub fn nt_hashes(config: &Config) -> anyhow::Result<Arc<dyn NtHashes>> {
+    if !is_one_database(config) {
+        bail!("only accounts of kind = \"sqlite\" have NT hashes");
+    }
+    Ok(open_whole(config)?)
+}
+
+/// A new database.
+pub struct Made {
+    /// Accounts, groups and machines.
+    pub store: Arc<dyn DomainStore>,
+    /// The NT hashes of its accounts.
+    pub hashes: Arc<dyn NtHashes>,
 }
 
 /// Makes a database and its key file, and opens it. A file that exists is never touched.
-pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Arc<dyn DomainStore>, StoreError> {
+pub fn make_database(path: &Path, key: &Path, domain: &Domain) -> Result<Made, StoreError> {
     let key = SealingKey::create(key)?;
     SqliteStore::create(path, domain)?;
-    Ok(Arc::new(SqliteStore::open(path, Some(&key))?))
+    let store = Arc::new(SqliteStore::open(path, Some(&key))?);
+    Ok(Made { store: Arc::clone(&store) as _, hashes: store })
 }
 
 fn open_without_lost_secrets(config: &Config) -> anyhow::Result<Arc<SqliteStore>> {

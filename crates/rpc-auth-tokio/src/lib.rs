@@ -6,12 +6,17 @@
 //!
 //! An [`AuthProvider`] makes a security provider of an acceptor of [`rpc_auth`]. It decides nothing itself: what
 //! an acceptor refuses is refused, the peer is told nothing of the reason, and the [`AuthAudit`] all of it.
-//! [`SlowedChecker`] makes guesses of passwords slow.
+//! [`DomainChecker`] has proofs
+//! checked by a domain controller, and [`SlowedChecker`] makes guesses of passwords slow. [`connect`] is the client's side.
 
+mod client;
+mod domain;
 mod metrics;
 mod provider;
 mod slowed;
 
+pub use client::{UserBind, connect};
+pub use domain::DomainChecker;
 pub use metrics::AuthCounters;
 pub use provider::{AuthAudit, AuthProvider, Refused};
 pub use slowed::SlowedChecker;

@@ -121,7 +121,7 @@ struct HalfOpen {
     begun_at: Instant,
 }
 
-fn random(bytes: &mut [u8]) {
+pub(crate) fn random(bytes: &mut [u8]) {
     // A challenge or key that can be predicted must not be sent.
     getrandom::fill(bytes).expect("the operating system has a source of randomness");
 }

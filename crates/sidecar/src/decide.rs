@@ -4,7 +4,7 @@ use crate::allowed::Allowed;
 use crate::cache::{Cache, CacheEntry, Key, Moment};
 use crate::dialect::{ClientCertificate, Dialect, Known, Target, plain_name};
 use crate::forwarding;
-use crate::headers::{Facts, Format};
+use crate::headers::{Facts, Format, Layout};
 use crate::identity::{DecisionInputs, Identify, Identity};
 use crate::meter::Meter;
 use crate::refusal::{Broken, Outcome, Refusal, Undecided};
@@ -50,6 +50,7 @@ pub struct Sidecar {
     identify: Arc<dyn Identify>,
     routes: Routes,
     format: Format,
+    layout: Layout,
     without_account: HeaderMap,
     /// Names that only we and the proxy may use.
     reserved: HashSet<String>,
@@ -99,7 +100,7 @@ impl Sidecar {
     /// A sidecar with an empty cache.
     pub fn new(parts: Parts) -> Self {
         let Parts { identify, routes, format, token, remember, remembered_max } = parts;
-        let without_account = format.without_account();
+        let (layout, without_account) = (format.layout(), format.without_account());
         let owned = crate::dialect::OWNED.map(str::to_owned);
         let known = format.known().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
         let reserved = known.into_iter().chain(owned).chain([SECRET.as_str().to_owned()]).collect();
@@ -121,6 +122,7 @@ impl Sidecar {
             identify,
             routes,
             format,
+            layout,
             without_account,
             reserved,
             token,
@@ -308,7 +310,7 @@ impl Sidecar {
         let sign = |token: &TokenSigner| token.sign((&identity, audience), &user, &facts, (now, len_max));
         let token = self.token.as_ref().and_then(sign);
         facts.token = token.as_deref();
-        let written = self.format.write(&identity, facts);
+        let written = self.format.write_by(&self.layout, &identity, facts);
         if written.is_cut {
             self.references.insert(decision.to_owned(), Arc::new(whole(&identity, decision, &user)));
         }

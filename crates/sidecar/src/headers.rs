@@ -7,6 +7,7 @@ use crate::dialect::OWNED;
 use crate::forwarding;
 use crate::identity::{Group, Identity};
 use crate::secret::SECRET;
+use bytes::Bytes;
 use dtyp::Sid;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -19,6 +20,8 @@ pub const VALUE_LEN_DEFAULT: usize = 4096;
 const ESSENTIAL_LEN_MAX: usize = VALUE_LEN_DEFAULT;
 /// All values together: applications read 8 KiB of a request's headers, most of them.
 const VALUES_LEN_MAX: usize = 3 * VALUE_LEN_DEFAULT / 2;
+/// Values of an account with a dozen groups, without a token.
+const VALUES_LEN_DEFAULT: usize = 1024;
 
 /// A set of headers that applications know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -371,6 +374,10 @@ pub struct Written {
     pub is_cut: bool,
 }
 
+/// The headers that a [`Format`] writes, in the order in which their values get room.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout(Vec<(HeaderName, Meaning)>);
+
 impl Format {
     /// Every header that is ever set, and what it says.
     fn named(&self) -> impl Iterator<Item = (HeaderName, Meaning)> {
@@ -400,65 +407,104 @@ impl Format {
         self.advertised().map(|name| (name, HeaderValue::from_static(""))).collect()
     }
 
-    /// The headers of an account. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
-    pub fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
-        let user = self.user(identity);
-        let groups: Vec<String> = identity.groups.iter().map(|group| self.group(identity, group)).collect();
-        let sids: Vec<String> = identity.groups.iter().map(|group| group.sid.to_string()).collect();
-        let text = |text: &str| self.encoding.text(text);
-        let optional = |value: Option<&str>| value.map(text).unwrap_or_default();
-        let value = |meaning: Meaning| match meaning {
-            Meaning::Sid => identity.sid.to_string(),
-            Meaning::Account => text(&identity.account),
-            Meaning::Token => facts.token.unwrap_or_default().to_owned(),
-            Meaning::User => text(&user),
-            Meaning::Domain => text(&identity.domain),
-            Meaning::Upn => optional(identity.upn.as_deref()),
-            Meaning::Method => identity.method.unwrap_or_default().to_owned(),
-            Meaning::Strength => identity.assurance.name().to_owned(),
-            Meaning::Rule => identity.assurance.rule().unwrap_or_default().to_owned(),
-            Meaning::Decision => facts.decision.to_owned(),
-            Meaning::PolicyRevision => {
-                let revision = Some(identity.policy_revision).filter(|known| *known != 0);
-                revision.map(|known| known.to_string()).unwrap_or_default()
-            }
-            Meaning::Certificate => dtyp::hex(facts.certificate),
-            Meaning::Name => optional(identity.full_name.as_deref()),
-            // An account has no address; its UPN looks like one and need not be. What the reference says comes last.
-            Meaning::Email | Meaning::Reference => String::new(),
-            Meaning::Groups => self.encoding.list(&groups, self.preset.separator()),
-            Meaning::GroupSids => sids.join(","),
-        };
+    /// [`Self::named`] in the order in which values get room.
+    pub(crate) fn layout(&self) -> Layout {
         let mut named: Vec<_> = self.named().collect();
         named.sort_by_key(|(_, meaning)| meaning.rank());
+        Layout(named)
+    }
+
+    /// The headers of an account. What is too long is left out, and the decision's name stands in `X-Identity-Reference`.
+    pub fn write(&self, identity: &Identity, facts: Facts<'_>) -> Written {
+        self.write_by(&self.layout(), identity, facts)
+    }
+
+    /// The same by [`Self::layout`], for an owner that keeps it.
+    pub(crate) fn write_by(&self, layout: &Layout, identity: &Identity, facts: Facts<'_>) -> Written {
+        // All values, one behind the other: they become headers without another copy.
+        let mut values = String::with_capacity(VALUES_LEN_DEFAULT);
+        let mut ends = Vec::with_capacity(layout.0.len());
         let mut is_cut = false;
         let mut room = VALUES_LEN_MAX.max(self.value_len_max);
-        let mut headers: HeaderMap = HeaderMap::with_capacity(named.len());
-        let mut reference_name = None;
-        for (name, meaning) in named {
+        for (_, meaning) in &layout.0 {
             let is_essential = meaning.rank() == 0;
             let len_max = if is_essential { self.essential_len_max() } else { self.value_len_max };
-            let value = value(meaning);
-            let fits = value.len() <= len_max && (is_essential || value.len() <= room);
+            let start = values.len();
+            self.value(*meaning, identity, &facts, &mut values);
+            let len = values.len() - start;
+            let fits = len <= len_max && (is_essential || len <= room);
             is_cut |= !fits;
             // What does not fit takes its room away all the same: with more groups, nothing comes back that fewer have pushed out. A token
             // takes none, because it gets shorter when its groups are left out.
-            if meaning != Meaning::Token {
-                room = room.saturating_sub(value.len());
+            if *meaning != Meaning::Token {
+                room = room.saturating_sub(len);
             }
-            let value = if fits { value } else { String::new() };
-            if meaning == Meaning::Reference {
-                reference_name = Some(name.clone());
+            if !fits {
+                values.truncate(start);
             }
-            // Nothing that is written is more than a header can hold.
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
-            headers.insert(name, value);
+            ends.push(values.len());
         }
-        if let Some(name) = reference_name.filter(|_| is_cut) {
-            let reference = HeaderValue::from_str(facts.decision);
-            headers.insert(name, reference.unwrap_or(HeaderValue::from_static("")));
+        let values = Bytes::from(values);
+        let mut headers = HeaderMap::with_capacity(layout.0.len());
+        let mut start = 0;
+        for ((name, meaning), end) in layout.0.iter().zip(ends) {
+            let value = match meaning {
+                // What the reference says comes last.
+                Meaning::Reference if is_cut => HeaderValue::from_str(facts.decision),
+                _ => HeaderValue::from_maybe_shared(values.slice(start..end)),
+            };
+            start = end;
+            // Nothing that is written is more than a header can hold.
+            headers.insert(name.clone(), value.unwrap_or(HeaderValue::from_static("")));
         }
         Written { headers, is_cut }
+    }
+
+    /// Writes what a header says, whatever its length; a reference is empty.
+    fn value(&self, meaning: Meaning, identity: &Identity, facts: &Facts<'_>, out: &mut String) {
+        let optional = |value: &Option<String>, out: &mut String| {
+            if let Some(value) = value {
+                self.encoding.text(value, out);
+            }
+        };
+        match meaning {
+            Meaning::Sid => push(out, identity.sid),
+            Meaning::Account => self.encoding.text(&identity.account, out),
+            Meaning::Token => out.push_str(facts.token.unwrap_or_default()),
+            Meaning::User => self.encoding.text(&self.user(identity), out),
+            Meaning::Domain => self.encoding.text(&identity.domain, out),
+            Meaning::Upn => optional(&identity.upn, out),
+            Meaning::Method => out.push_str(identity.method.unwrap_or_default()),
+            Meaning::Strength => out.push_str(identity.assurance.name()),
+            Meaning::Rule => out.push_str(identity.assurance.rule().unwrap_or_default()),
+            Meaning::Decision => out.push_str(facts.decision),
+            Meaning::PolicyRevision if identity.policy_revision == 0 => {}
+            Meaning::PolicyRevision => push(out, identity.policy_revision),
+            Meaning::Certificate => out.push_str(&dtyp::hex(facts.certificate)),
+            Meaning::Name => optional(&identity.full_name, out),
+            // An account has no address; its UPN looks like one and need not be.
+            Meaning::Email | Meaning::Reference => {}
+            Meaning::Groups => {
+                let separator = self.preset.separator();
+                for (at, group) in identity.groups.iter().enumerate() {
+                    if at > 0 {
+                        self.encoding.separate(separator, out);
+                    }
+                    match self.group_name(identity, group) {
+                        Some(name) => self.encoding.item(name, separator, out),
+                        None => self.encoding.item(&group.sid.to_string(), separator, out),
+                    }
+                }
+            }
+            Meaning::GroupSids => {
+                for (at, group) in identity.groups.iter().enumerate() {
+                    if at > 0 {
+                        out.push(',');
+                    }
+                    push(out, group.sid);
+                }
+            }
+        }
     }
 
     /// The longest value of a header that is not left out for others.
@@ -482,16 +528,20 @@ impl Format {
         }
     }
 
-    fn group(&self, identity: &Identity, group: &Group) -> String {
-        let given = || self.group_names.get(&group.sid).cloned();
-        let is_usable = |name: &String| identity.is_ours && !name.is_empty() && !looks_like_sid(name);
-        let own = || group.name.clone().filter(is_usable);
-        match self.groups {
-            GroupForm::Sids => None,
-            GroupForm::Names => given().or_else(own),
+    /// The name by which a group is written; `None` for its SID.
+    fn group_name<'a>(&'a self, identity: &Identity, group: &'a Group) -> Option<&'a str> {
+        if self.groups == GroupForm::Sids {
+            return None;
         }
-        .unwrap_or_else(|| group.sid.to_string())
+        let is_usable = |name: &&str| identity.is_ours && !name.is_empty() && !looks_like_sid(name);
+        let given = self.group_names.get(&group.sid).map(String::as_str);
+        given.or_else(|| group.name.as_deref().filter(is_usable))
     }
+}
+
+fn push(out: &mut String, value: impl std::fmt::Display) {
+    // Writing to a string does not fail.
+    let _ = write!(out, "{value}");
 }
 
 /// A group whose name is a SID would be taken for that one.
@@ -500,27 +550,37 @@ fn looks_like_sid(name: &str) -> bool {
 }
 
 impl Encoding {
-    fn text(self, text: &str) -> String {
+    fn text(self, text: &str, out: &mut String) {
         match self {
-            Self::Structured => structured(text),
-            _ => self.escaped(text, None),
+            Self::Structured => structured(text, out),
+            _ => self.escaped(text, None, out),
         }
     }
 
-    fn list(self, items: &[String], separator: char) -> String {
+    /// One item of a list.
+    fn item(self, text: &str, separator: char, out: &mut String) {
         match self {
-            Self::Structured => items.iter().map(|item| structured(item)).collect::<Vec<_>>().join(", "),
-            _ => {
-                let escaped = items.iter().map(|item| self.escaped(item, Some(separator)));
-                escaped.collect::<Vec<_>>().join(&separator.to_string())
-            }
+            Self::Structured => structured(text, out),
+            _ => self.escaped(text, Some(separator), out),
         }
     }
 
-    fn escaped(self, text: &str, separator: Option<char>) -> String {
-        let mut escaped = String::with_capacity(text.len());
+    fn separate(self, separator: char, out: &mut String) {
+        match self {
+            Self::Structured => out.push_str(", "),
+            _ => out.push(separator),
+        }
+    }
+
+    fn escaped(self, text: &str, separator: Option<char>, out: &mut String) {
         // Readers of a header, and of a list in it, cut off what is white at the ends.
         let inner = text.trim();
+        // Most text stands as it is.
+        let stands =
+            |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%' && Some(char::from(byte)) != separator;
+        if inner.len() == text.len() && text.bytes().all(stands) {
+            return out.push_str(text);
+        }
         let start = text.len() - text.trim_start().len();
         for (at, c) in text.char_indices() {
             let stands = match c {
@@ -531,32 +591,35 @@ impl Encoding {
                 c => self == Self::Utf8 && !c.is_control(),
             };
             if stands {
-                escaped.push(c);
+                out.push(c);
                 continue;
             }
             // Every character that does not stand is in this set.
-            escaped.extend(utf8_percent_encode(c.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC));
+            out.extend(utf8_percent_encode(c.encode_utf8(&mut [0; 4]), NON_ALPHANUMERIC));
         }
-        escaped
     }
 }
 
 /// A string (RFC 9651, section 3.3.3), or a display string (section 3.3.8) where one cannot say it.
-fn structured(text: &str) -> String {
+fn structured(text: &str, out: &mut String) {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        out.push('"');
+        for c in text.chars() {
+            if matches!(c, '\\' | '"') {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        return out.push('"');
     }
-    let mut display = String::from("%\"");
+    out.push_str("%\"");
     for byte in text.bytes() {
         match byte {
-            b'%' | b'"' | ..0x20 | 0x7f.. => {
-                let _ = write!(display, "%{byte:02x}");
-            }
-            byte => display.push(char::from(byte)),
+            b'%' | b'"' | ..0x20 | 0x7f.. => push(out, format_args!("%{byte:02x}")),
+            byte => out.push(char::from(byte)),
         }
     }
-    display.push('"');
-    display
+    out.push('"');
 }
 
 #[cfg(test)]

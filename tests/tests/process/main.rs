@@ -26,6 +26,7 @@ mod screens;
 mod serving;
 mod sidecar;
 mod skipped_input;
+mod sso;
 mod stores;
 mod strong_mapping;
 mod telemetry;

@@ -1,6 +1,6 @@
 //! Machines and their sealed secrets.
 
-use super::{Inner, SealingKey, SqliteStore, damaged, failed, rows, sealing::Seal};
+use super::{Inner, SealingKey, SqliteStore, damaged, failed, nt_hashes, rows, sealing::Seal};
 use crate::account::AccountFlags;
 use crate::admin::{Change, MachineAdmin, Put};
 use crate::fold::casefold;
@@ -81,7 +81,7 @@ impl MachineAdmin for SqliteStore {
 
 impl SqliteStore {
     /// The way out when the key file is lost: each machine gets a random secret, sealed under `key`, and no previous one.
-    /// Everything else of the machines stays. Returns their names, in ascending order of relative identifier.
+    /// NT hashes of users are removed. Everything else of the machines stays. Returns their names, in ascending order of relative identifier.
     ///
     /// A store that is open under the former key, in this process or another, is [`StoreError::Unavailable`] from then on.
     pub fn forget_secrets(&self, key: &SealingKey, now: FileTime) -> Result<Vec<String>, StoreError> {
@@ -93,6 +93,7 @@ impl SqliteStore {
                 let rid = rules::rid_named(&self.inner.domain, &machine.sid)?;
                 write(&seal, transaction, rid, machine, &Secrets::first(NtHash::unknown()?, now))?;
             }
+            nt_hashes::forget(transaction)?;
             seal.note(transaction)?;
             Ok(machines.into_iter().map(|machine| machine.name).collect())
         })
@@ -109,7 +110,7 @@ pub(super) fn no_key() -> StoreError {
 }
 
 impl Inner {
-    fn seal(&self) -> Result<&Seal, StoreError> {
+    pub(super) fn seal(&self) -> Result<&Seal, StoreError> {
         self.seal.as_ref().ok_or_else(no_key)
     }
 

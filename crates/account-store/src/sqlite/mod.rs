@@ -12,6 +12,7 @@ mod admin;
 mod contents;
 mod look_up;
 mod machines;
+mod nt_hashes;
 mod rows;
 mod schema;
 mod sealing;

@@ -163,6 +163,14 @@ END;
 CREATE TRIGGER machine_removed AFTER DELETE ON machine BEGIN
     UPDATE revision SET machines = machines + 1, machines_epoch = random();
 END;
+", "
+CREATE TABLE nt_hash (
+    rid INTEGER PRIMARY KEY,
+    sealed BLOB NOT NULL
+) STRICT;
+CREATE TRIGGER nt_hash_removed AFTER DELETE ON account BEGIN
+    DELETE FROM nt_hash WHERE rid = OLD.rid;
+END;
 "];
 
 /// The first version whose files know which names are twins.

@@ -3,8 +3,12 @@
 //! AES-256-GCM-SIV (RFC 8452) under a key derived for this purpose alone; the associated data are all other columns
 //! of the row. A secret in another row, or in a row whose name, flags, scopes or times were changed
 //! without the key, does not open: [`StoreError::Damaged`]. A whole row put back as it once was does open.
+//!
+//! The NT hash of a user is sealed in the same way under another derived key, together with the SID, the name, the flags and
+//! the expiry of the account.
 
 use super::{damaged, failed};
+use crate::account::Account;
 use crate::file_access::{FileAccess, write_new};
 use crate::machines::{Machine, NtHash, Secrets};
 use crate::store::StoreError;
@@ -98,13 +102,19 @@ impl SealingKey {
     pub(super) fn new_seal(&self) -> Seal {
         let check = self.derive::<16>("rcmpd account store: which key");
         let key = self.derive::<32>("rcmpd account store: machine secrets");
-        Seal { cipher: Aes256GcmSiv::new((&*key).into()), check: *check }
+        let hashes = self.derive::<32>("rcmpd account store: NT hashes of users");
+        Seal {
+            cipher: Aes256GcmSiv::new((&*key).into()),
+            hashes: Aes256GcmSiv::new((&*hashes).into()),
+            check: *check,
+        }
     }
 }
 
-/// Seals and opens the secrets of machines.
+/// Seals and opens the secrets of machines, and the NT hashes of users under a key of their own.
 pub(super) struct Seal {
     cipher: Aes256GcmSiv,
+    hashes: Aes256GcmSiv,
     check: [u8; 16],
 }
 
@@ -175,6 +185,56 @@ impl Seal {
             },
         })
     }
+}
+
+impl Seal {
+    /// The NT hash of a user: nonce, ciphertext, tag.
+    pub(super) fn seal_hash(&self, account: &Account, hash: &NtHash) -> Result<Vec<u8>, StoreError> {
+        let mut plain = Zeroizing::new(*hash.expose());
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
+        let tag = self
+            .hashes
+            .encrypt_inout_detached(&Nonce::from(nonce), &hash_data(account), plain.as_mut_slice().into())
+            .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
+        Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
+    }
+
+    /// Opens what [`Self::seal_hash`] sealed for the account as it is now.
+    pub(super) fn open_hash(&self, account: &Account, sealed: &[u8]) -> Result<NtHash, StoreError> {
+        let broken = || {
+            StoreError::Damaged(format!(
+                "the sealed NT hash of account {:?} does not belong to it: its name, flags or expiry were changed without the key",
+                account.name
+            ))
+        };
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
+        let (cipher, tag) = rest.split_first_chunk::<16>().ok_or_else(broken)?;
+        let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| broken())?;
+        let mut plain = Zeroizing::new(*cipher);
+        let tag = Tag::from(tag);
+        self.hashes
+            .decrypt_inout_detached(
+                &Nonce::from(*nonce),
+                &hash_data(account),
+                plain.as_mut_slice().into(),
+                &tag,
+            )
+            .map_err(|_| broken())?;
+        Ok(NtHash::new(*plain))
+    }
+}
+
+/// What decides whether the account may log on, and which one it is.
+fn hash_data(account: &Account) -> Vec<u8> {
+    let mut data = vec![2];
+    data.extend(account.flags.0.to_le_bytes());
+    data.extend(account.expires.0.to_le_bytes());
+    data.extend(account.sid.to_string().into_bytes());
+    data.push(0);
+    data.extend(account.name.as_bytes());
+    data
 }
 
 /// Every column of the row but the sealed one, each with its length.

@@ -4,7 +4,7 @@ use super::rows::{
     ACCOUNT_BY_RID, account, all, columns, group, key_hash, note_twin, one, rid_of, run, sids_to_json, text,
     to_json, write_keys,
 };
-use super::{damaged, failed, machines, sealing::Seal};
+use super::{damaged, failed, machines, nt_hashes, sealing::Seal};
 use crate::account::{Account, AccountKind, Group, GroupScope};
 use crate::fold::casefold;
 use crate::index;
@@ -93,6 +93,7 @@ impl Rows for Tables<'_> {
     ) -> Result<(), StoreError> {
         if let Some(old) = old {
             self.delete_keys(rid, old)?;
+            nt_hashes::reseal(self.connection, self.seal, rid, old, account)?;
         }
         let sql = match old {
             Some(_) => UPDATE_ACCOUNT,

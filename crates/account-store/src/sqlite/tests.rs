@@ -4,7 +4,7 @@ use crate::battery::{
 };
 use crate::{
     Account, AccountAdmin, AccountFlags, AccountListing, AccountStore, Change, Machine, MachineAdmin,
-    MachineStore, Matches, MemoryStore, Put, Query, StoreError,
+    MachineStore, Matches, MemoryStore, NtHash, NtHashes, Put, Query, StoreError,
 };
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -101,7 +101,7 @@ fn an_unfinished_migration_is_done_when_the_file_is_opened() {
     let version: i64 = Connection::open(&path)
         .and_then(|connection| connection.pragma_query_value(None, "user_version", |row| row.get(0)))
         .expect("a file");
-    assert_eq!(version, 3);
+    assert_eq!(version, 4);
 }
 
 #[test]
@@ -776,6 +776,10 @@ fn old_file(path: &Path, version: usize) {
             crate::fold::version(),
         ),
     );
+    if version >= 3 {
+        // Since then, each name that is written is noted with what it looks like.
+        shell(path, "INSERT INTO name_twin VALUES ('ｂob', 'bob')");
+    }
 }
 
 #[test]
@@ -1141,4 +1145,56 @@ fn a_note_that_is_no_file_of_ours_is_neither_followed_nor_waited_for() {
     locked.unlock().expect("it is locked");
     assert!(store.announce().expect("a note").is_locked());
     assert!(!note.exists(), "it is removed at the end");
+}
+
+#[test]
+fn nt_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
+    let (path, _folder) = new_file();
+    let store = open(&path);
+    apply(&store, [add(user(1040)), add(user(1041))]);
+    let read = |store: &SqliteStore| now(store.nt_hash(&sid(1040)));
+    let is = |hash: Result<Option<NtHash>, StoreError>| hash.map(|hash| hash.map(|hash| *hash.expose()));
+    assert_eq!(is(read(&store)).expect("it is read"), None);
+    now(store.set_nt_hash(sid(1040), Some(NtHash::new([5; 16])))).expect("it is written");
+    assert_eq!(is(read(&store)).expect("it is read"), Some([5; 16]));
+    assert!(matches!(
+        now(store.set_nt_hash(sid(1999), Some(NtHash::new([5; 16])))),
+        Err(StoreError::Refused(_))
+    ));
+
+    // A change by the rules seals it again; one by the shell is found.
+    let changed = Account { name: "renamed".to_owned(), expires: dtyp::FileTime(77), ..user(1040) };
+    apply(&store, [Change::PutAccount(Put::Existing, Box::new(changed.clone()))]);
+    assert_eq!(is(read(&store)).expect("it is read"), Some([5; 16]));
+    for sql in [
+        "UPDATE account SET flags = 514 WHERE rid = 1040",
+        "UPDATE account SET expires = 0 WHERE rid = 1040",
+        "UPDATE account SET name = 'other' WHERE rid = 1040",
+    ] {
+        shell(&path, sql);
+        assert!(matches!(read(&store), Err(StoreError::Damaged(_))), "{sql}");
+        shell(&path, "UPDATE account SET flags = 512, expires = 77, name = 'renamed' WHERE rid = 1040");
+        assert_eq!(is(read(&store)).expect("it is read"), Some([5; 16]), "{sql}");
+    }
+    shell(&path, "INSERT INTO nt_hash SELECT 1041, sealed FROM nt_hash WHERE rid = 1040");
+    assert!(matches!(now(store.nt_hash(&sid(1041))), Err(StoreError::Damaged(_))));
+    shell(&path, "DELETE FROM nt_hash WHERE rid = 1041");
+
+    // Without the key nothing is read, and no change loses the hash.
+    drop(store);
+    let without = SqliteStore::open(&path, None).expect("it opens");
+    assert!(matches!(read(&without), Err(StoreError::Unavailable(_))));
+    let disabled = Account { flags: AccountFlags(514), ..changed };
+    let change = Change::PutAccount(Put::Existing, Box::new(disabled));
+    assert!(matches!(battery::try_apply(&without, [change]), Err(StoreError::Unavailable(_))));
+    drop(without);
+
+    let store = open(&path);
+    apply(&store, [Change::RemoveAccount(sid(1040)), add(user(1040))]);
+    assert_eq!(is(read(&store)).expect("it is read"), None, "another account has the RID now");
+    now(store.set_nt_hash(sid(1040), Some(NtHash::new([6; 16])))).expect("it is written");
+    store.forget_secrets(&SealingKey::new([8; 32]), dtyp::FileTime(1)).expect("all are forgotten");
+    drop(store);
+    let store = SqliteStore::open(&path, Some(&SealingKey::new([8; 32]))).expect("it opens");
+    assert_eq!(is(read(&store)).expect("it is read"), None);
 }

@@ -391,6 +391,11 @@ impl ServerAssociation {
         !self.unfinished.is_empty()
     }
 
+    /// Whether a security context is not set up yet: the client's next leg is missing.
+    pub fn has_unfinished_security(&self) -> bool {
+        self.security.iter().any(|security| matches!(security.state, SecurityState::Unfinished(_)))
+    }
+
     /// Whether the connection is to be closed once everything is sent.
     pub fn is_closing(&self) -> bool {
         self.phase == Phase::Closing
@@ -737,7 +742,8 @@ impl ServerAssociation {
                 Ok(())
             }
             // Some clients send a last leg that a two-leg provider does not need.
-            SecurityState::Ready(_) | SecurityState::Invalid => Ok(()),
+            SecurityState::Ready(_) => Ok(()),
+            SecurityState::Invalid => Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
         }
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientSecurity};
+use crate::client::{ClientAssociation, ClientConfig, ClientError, ClientEvent, ClientLeg, ClientSecurity};
 use crate::management::MANAGEMENT;
 use crate::pdu::{ContextElement, ResultReason};
 use crate::security::Outgoing;
@@ -1098,7 +1098,7 @@ impl Pair {
             level: AuthLevel::PRIVACY,
             context_id: 0xdead_beef,
             token: b"yes".to_vec(),
-            context: Box::new(Counting { count: 0 }),
+            context: Some(Box::new(Counting { count: 0 })),
             require_header_signing: true,
         });
         let config =
@@ -1163,6 +1163,153 @@ fn client_and_server_agree_on_every_length() {
         assert!(matches!(events[..], [ClientEvent::Reply { outcome: Err(FaultStatus::OP_RANGE_ERROR), .. }]));
         pair.client.call(0, b"again".to_vec().into()).expect("a fault takes no number");
         assert!(pair.drive().is_ok());
+    }
+}
+
+/// A client whose context takes several legs, and the server's verdict on each of its tokens.
+fn legs(
+    verdicts: &mut dyn FnMut(&[u8]) -> Authentication,
+    answers: &mut dyn FnMut(&[u8]) -> ClientLeg,
+) -> Result<(Pair, ClientEvent), ClientError> {
+    let security = ClientSecurity {
+        auth_type: AuthType::SPNEGO,
+        level: AuthLevel::PRIVACY,
+        context_id: 3,
+        token: b"first".to_vec(),
+        context: None,
+        require_header_signing: true,
+    };
+    let config = ClientConfig {
+        interface: NETLOGON,
+        syntax: NdrSyntax::Ndr,
+        first_call_id: 70,
+        security: Some(security),
+    };
+    let mut pair = Pair { client: ClientAssociation::new(config), server: server() };
+    for _ in 0..10 {
+        while let Some(transmit) = pair.client.poll_transmit() {
+            pair.server.receive(&bytes(transmit));
+        }
+        while let Some(event) = pair.server.poll_event() {
+            let Event::Authenticate(request) = event else { panic!("a call before the context is set up") };
+            pair.server.authenticated(verdicts(&request.token));
+        }
+        pair.client.receive(&sent(&mut pair.server))?;
+        match pair.client.poll_event() {
+            Some(ClientEvent::Challenge { token }) => {
+                assert_eq!(pair.client.call(0, vec![].into()), Err(ClientError::NotReady));
+                pair.client.answer(answers(&token))?;
+            }
+            Some(event) => return Ok((pair, event)),
+            None => panic!("nothing happens"),
+        }
+    }
+    panic!("the legs do not end")
+}
+
+fn accepted(token: &[u8]) -> Authentication {
+    Authentication::Accepted { context: Box::new(Counting { count: 0 }), token: token.to_vec() }
+}
+
+fn more(token: &[u8]) -> Authentication {
+    Authentication::Continue { state: Box::new(()), token: token.to_vec() }
+}
+
+fn complete(token: &[u8]) -> ClientLeg {
+    ClientLeg::Complete { token: token.to_vec(), context: Box::new(Counting { count: 0 }) }
+}
+
+#[test]
+fn a_client_sets_a_context_up_in_as_many_legs_as_it_takes() {
+    // Three tokens, the last one in an auth3; and four, in two pairs of alter_context.
+    let mut by_auth3 = |token: &[u8]| match token {
+        b"first" => more(b"second"),
+        b"third" => accepted(b""),
+        other => panic!("{other:?}"),
+    };
+    let mut by_alter = |token: &[u8]| match token {
+        b"first" => more(b"second"),
+        b"third" => more(b"fourth"),
+        b"fifth" => accepted(b"last"),
+        other => panic!("{other:?}"),
+    };
+    let mut three = |token: &[u8]| match token {
+        b"second" => complete(b"third"),
+        other => panic!("{other:?}"),
+    };
+    let mut six = |token: &[u8]| match token {
+        b"second" => ClientLeg::Continue(b"third".to_vec()),
+        b"fourth" => ClientLeg::Continue(b"fifth".to_vec()),
+        b"last" => complete(b""),
+        other => panic!("{other:?}"),
+    };
+    type Legs<'a> = (&'a mut dyn FnMut(&[u8]) -> Authentication, &'a mut dyn FnMut(&[u8]) -> ClientLeg);
+    let both: [Legs<'_>; 2] = [(&mut by_auth3, &mut three), (&mut by_alter, &mut six)];
+    for (verdicts, answers) in both {
+        let (mut pair, event) = legs(verdicts, answers).expect("it is set up");
+        assert_eq!(event, ClientEvent::Bound { token: vec![], header_signing: true });
+        pair.client.call(0, b"stub".to_vec().into()).expect("it is idle");
+        let events = pair.drive().expect("it is answered");
+        assert!(matches!(&events[..], [ClientEvent::Reply { outcome: Ok(_), .. }]), "{events:?}");
+    }
+}
+
+#[test]
+fn a_client_whose_last_leg_is_refused_gets_a_fault() {
+    let refused = |token: &[u8]| match token {
+        b"first" => more(b"second"),
+        _ => Authentication::Rejected,
+    };
+    let by_alter = legs(&mut { refused }, &mut |_| ClientLeg::Continue(b"third".to_vec()));
+    assert_eq!(by_alter.err(), Some(ClientError::BindFault(FaultStatus::ACCESS_DENIED)));
+    // An auth3 has no answer: the first call has.
+    let (mut pair, _) = legs(&mut { refused }, &mut |_| complete(b"third")).expect("nothing is said");
+    // The server takes the auth3 only now.
+    while let Some(transmit) = pair.client.poll_transmit() {
+        pair.server.receive(&bytes(transmit));
+    }
+    while let Some(Event::Authenticate(_)) = pair.server.poll_event() {
+        pair.server.authenticated(Authentication::Rejected);
+    }
+    pair.client.call(0, b"stub".to_vec().into()).expect("it is idle");
+    let events = pair.drive().expect("a fault is an answer");
+    assert!(
+        matches!(&events[..], [ClientEvent::Reply { outcome: Err(FaultStatus::ACCESS_DENIED), .. }]),
+        "{events:?}"
+    );
+    assert!(pair.server.is_closing());
+}
+
+#[test]
+fn whatever_follows_a_refused_auth3_gets_a_fault_and_the_end() {
+    let bind = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    let auth3 = || pdu(PacketType::AUTH3, WHOLE, 2, &[0; 4], Some((trailer(5, 6), b"no")));
+    let follows = [
+        (
+            "a request under it",
+            request_pdu(WHOLE, 3, 0, 39, &[0; 16], Some((trailer(5, 6), &[1; TOKEN_LEN]))),
+        ),
+        ("a request without a token", request_pdu(WHOLE, 3, 0, 39, &[0; 16], None)),
+        (
+            "an alter_context",
+            pdu(PacketType::ALTER_CONTEXT, WHOLE, 3, &bind.to_bytes(), Some((trailer(5, 6), b"yes"))),
+        ),
+        ("another auth3", auth3()),
+    ];
+    for (what, next) in follows {
+        let mut server = server();
+        server.receive(&bind_pdu(WHOLE, &bind, Some((trailer(5, 6), b"more"))));
+        authenticate(&mut server);
+        sent(&mut server);
+        assert!(server.has_unfinished_security());
+        server.receive(&auth3());
+        authenticate(&mut server);
+        assert!(!server.has_unfinished_security());
+        assert!(sent(&mut server).is_empty(), "auth3 has no answer");
+        server.receive(&next);
+        authenticate(&mut server);
+        assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::ACCESS_DENIED), "{what}");
+        assert!(server.is_closing(), "{what}");
     }
 }
 

@@ -5,6 +5,7 @@
 mod domain_info;
 mod generic;
 mod handshake;
+mod logon;
 mod nl_auth;
 mod unsupported;
 
@@ -15,6 +16,11 @@ pub use handshake::{
     Authenticate, AuthenticateReply, Capabilities, CapabilitiesReply, PasswordSet2, PasswordSet2Reply,
     ReqChallenge, ReqChallengeReply,
 };
+pub use logon::{
+    ALLOW_COMPUTER_ACCOUNTS, ALLOW_SERVER_ACCOUNTS, LogonIdentity, LogonLevels, LogonReply, LogonValidation,
+    USER_FLAG_GUEST, USER_FLAG_LM_KEY, USER_FLAG_NO_ENCRYPTION,
+};
+pub(crate) use logon::{Logon, LogonCall, decrypt_session_key};
 pub use nl_auth::{NL_AUTH_RESPONSE, NlAuthRequest};
 pub use unsupported::unsupported;
 

@@ -1,15 +1,16 @@
 //! `rcmpd account …`
 
-use super::{load, lookup};
+use super::{UNUSABLE, failed, load, lookup};
 use crate::cli::{AccountChanges, AccountCommand, AccountFields, ConfigArg};
 use crate::clock::now;
+use crate::config::SecretRef;
 use crate::output;
 use crate::stores;
 use account_store::fold::casefold;
 use account_store::unmatchable::unmatchable;
 use account_store::{
-    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches, Put,
-    Query, Record, Unmatchable,
+    Account, AccountAdmin, AccountFlags, AccountStore, AltSecurityIdentity, Change, GroupScope, Matches,
+    NtHash, NtHashes, Put, Query, Record, Unmatchable,
 };
 use anyhow::bail;
 use dtyp::Sid;
@@ -23,12 +24,19 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     match command {
         AccountCommand::Add { name, fields, config, json } => {
             check_name(&name)?;
+            let hash = nt_hash(&fields)?;
+            let hashes = hash.as_ref().map(|_| hashes(&config)).transpose()?;
             let store = store(&config).await?.accounts;
             let account = new_account(&*store, &name);
             write(&*store, Put::New, account, *fields, AccountChanges::default()).await?;
+            if let Some(hashes) = hashes {
+                hashes.set_nt_hash(lookup::account(&*store, &name).await?.account.sid, hash).await?;
+            }
             show(&*store, &name, json.json).await
         }
         AccountCommand::Set { name, rename, fields, changes, config, json } => {
+            let hash = nt_hash(&fields)?;
+            let hashes = (hash.is_some() || changes.no_nt_hash).then(|| hashes(&config)).transpose()?;
             let stores::Writable { accounts: store, machines } = store(&config).await?;
             let record = lookup::account(&*store, &name).await?;
             let mut account = record.account.clone();
@@ -43,7 +51,11 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
                 account.name = name;
             }
             let name = account.name.clone();
+            let sid = account.sid;
             write(&*store, Put::Existing, account, *fields, changes).await?;
+            if let Some(hashes) = hashes {
+                hashes.set_nt_hash(sid, hash).await?;
+            }
             show(&*store, &name, json.json).await
         }
         AccountCommand::Show { name, config, json } => {
@@ -79,6 +91,33 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     bail!(
         "{name}: the name of an account has no @; for a user principal name: rcmpd account add {start} --upn {upn}"
     )
+}
+
+/// The NT hash that a file gives, itself or by a password.
+fn nt_hash(fields: &AccountFields) -> anyhow::Result<Option<NtHash>> {
+    let (path, is_password) = match (&fields.password_file, &fields.nt_hash_file) {
+        (Some(path), _) => (path, true),
+        (None, Some(path)) => (path, false),
+        (None, None) => return Ok(None),
+    };
+    let text = SecretRef::File(path.clone()).read().map_err(|error| failed(UNUSABLE, error))?;
+    if is_password {
+        return Ok(Some(NtHash::from_password(&text)));
+    }
+    let digit = |at: usize| text.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let octet = |n: usize| Some((digit(2 * n)? << 4 | digit(2 * n + 1)?) as u8);
+    let mut hash = [0; 16];
+    for (n, place) in hash.iter_mut().enumerate() {
+        *place = octet(n).filter(|_| text.len() == 32).ok_or_else(|| {
+            failed(UNUSABLE, format!("{}: an NT hash has 32 hexadecimal digits", path.display()))
+        })?;
+    }
+    Ok(Some(NtHash::new(hash)))
+}
+
+/// Where the NT hashes of accounts are. It is opened before anything is written.
+fn hashes(config: &ConfigArg) -> anyhow::Result<std::sync::Arc<dyn NtHashes>> {
+    stores::nt_hashes(&load(&config.config)?)
 }
 
 /// An account with nothing but a name. The domain's own SID stands for the next free one.

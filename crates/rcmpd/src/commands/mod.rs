@@ -11,6 +11,7 @@ mod man;
 mod map;
 mod mapping;
 mod proxy_config;
+mod sso;
 mod transfer;
 
 use crate::cli::{self, Cli, Command, ConfigFileArg, MethodArg, Parsed, WrongUse};
@@ -132,8 +133,8 @@ fn leave_no_core() -> std::io::Result<()> {
 
 async fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
-        Command::Quickstart { dir, port, json } => {
-            let made = crate::quickstart::make(&dir, port).await?;
+        Command::Quickstart { dir, port, sso, json } => {
+            let made = crate::quickstart::make(&dir, port, sso).await?;
             let shown = |path: &Path| visible(&shell_path(&path.display().to_string()));
             let (config, dir) = (shown(&made.config), shown(&dir));
             match json.json {
@@ -145,7 +146,16 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
                      rcmpd map {dir}/certs/web01.pem -c {config}     a machine\n  \
                      rcmpd map {dir}/certs/carol.pem -c {config}     refused: it has only names\n  \
                      rcmpd map {dir}/certs/mallory.pem -c {config}   no account\n\nSee why:\n  \
-                     rcmpd explain {dir}/certs/carol.pem -c {config}"
+                     rcmpd explain {dir}/certs/carol.pem -c {config}{}",
+                    match sso {
+                        true => format!(
+                            "\n\nGet the master secret, as a node of the farm does; bob's password gets 0x80630005:\n  \
+                             rcmpd sso secret get --server 127.0.0.1:{} --user alice \\\n      \
+                             --password-file {dir}/users/alice.password --output master.key",
+                            port.unwrap_or(11490).saturating_add(3)
+                        ),
+                        false => String::new(),
+                    }
                 )),
             }
             Ok(0)
@@ -180,6 +190,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
             transfer::export(&file, &load(&config.config)?, json.json).await
         }
         Command::Audit(command) => audit::run(command),
+        Command::Sso(command) => sso::run(command).await,
         Command::ProxyConfig(args) => proxy_config::run(&args),
         Command::Page { listen, unix, anywhere } => {
             let exporter = crate::telemetry::init(&Telemetry { log: "info".to_owned(), json: false })?;

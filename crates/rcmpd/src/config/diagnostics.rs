@@ -50,7 +50,7 @@ fn shown_span(text: &str, span: Range<usize>) -> Range<usize> {
 }
 
 /// Sections that this version knows and refuses.
-pub(super) const GONE: [&str; 2] = ["sso", "tlsnego"];
+pub(super) const GONE: [&str; 1] = ["tlsnego"];
 
 /// Why there is no configuration.
 #[derive(Debug)]

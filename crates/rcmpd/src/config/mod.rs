@@ -12,6 +12,7 @@ mod peers;
 mod secret_ref;
 mod sections;
 mod sidecar;
+mod sso;
 mod trust;
 
 pub use diagnostics::{ConfigError, Problem};
@@ -24,6 +25,7 @@ pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
+pub use sso::{Kerberos, Ntlm, SealRef, Sso};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
@@ -69,6 +71,8 @@ pub struct Config {
     pub forward: Forward,
     /// The sidecar for web servers.
     pub sidecar: Option<Sidecar>,
+    /// The master secret server.
+    pub sso: Option<Sso>,
     /// The sections and keys of the file, to be compared at a reload.
     pub sections: Sections,
 }
@@ -180,7 +184,7 @@ struct File {
     relay: Vec<Spanned<peers::RelaySection>>,
     forward: Option<peers::ForwardSection>,
     sidecar: Option<Spanned<sidecar::Section>>,
-    sso: Option<Spanned<toml::Value>>,
+    sso: Option<Spanned<sso::Section>>,
     tlsnego: Option<Spanned<toml::Value>>,
 }
 
@@ -300,7 +304,7 @@ struct HeadsSection {
 }
 
 /// Targets of the log: the crates, and the audit log where it has no file.
-const LOG_TARGETS: [&str; 16] = [
+const LOG_TARGETS: [&str; 19] = [
     "account_store",
     "audit",
     "audit_log",
@@ -314,8 +318,11 @@ const LOG_TARGETS: [&str; 16] = [
     "proxy_check",
     "rcmp_service",
     "rcmpd",
+    "rpc_auth",
     "sidecar",
     "sidecar_tokio",
+    "sso_secret",
+    "sso_service",
     "trust_tokio",
 ];
 
@@ -422,14 +429,8 @@ fn store_kinds() -> String {
 
 impl Checker<'_> {
     fn check(&mut self, file: File) -> Option<Config> {
-        for (name, section) in [("sso", &file.sso), ("tlsnego", &file.tlsnego)] {
-            if let Some(section) = section {
-                self.problem(
-                    section.span(),
-                    format!("[{name}] is not part of this version"),
-                    "remove the section",
-                );
-            }
+        if let Some(section) = &file.tlsnego {
+            self.problem(section.span(), "[tlsnego] is not part of this version", "remove the section");
         }
         let domain = self.domain(&file.domain);
         self.domain_sid = domain.sid;
@@ -482,6 +483,12 @@ impl Checker<'_> {
             domain: &domain.netbios,
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
+        let beside = sso::Beside {
+            has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
+            has_audit: file.audit.as_ref().is_some_and(|audit| audit.path.is_some()),
+            has_mapper: rpc.as_ref().is_some_and(|rpc| rpc.endpoint_mapper.is_some()),
+        };
+        let sso = file.sso.and_then(|section| self.sso(section, &beside));
         let config = Config {
             domain: Domain { netbios: domain.netbios, dns: domain.dns, sid: domain.sid? },
             server: file.domain.server.get_ref().to_uppercase(),
@@ -496,6 +503,7 @@ impl Checker<'_> {
             relays: self.relays(file.relay),
             forward: file.forward.map(|forward| self.forward(forward)).unwrap_or_default(),
             sidecar,
+            sso,
             sections: Sections::default(),
         };
         Some(config)

@@ -259,7 +259,7 @@ fn each_wrong_value_is_reported() {
             "[telemetry]\nlog = \"rcmpdd::serve,hyper\"\n[client]",
             "this has no log level and no log target",
         ),
-        ("[client]", "[sso]\n[client]", "[sso] is not part of this version"),
+        ("[client]", "[tlsnego]\n[client]", "[tlsnego] is not part of this version"),
         ("[client]", "[audit]\nrequired = true\n[client]", "[audit] is required and has no path"),
         ("[client]", "[audit]\nchain = true\n[client]", "a chain needs a file"),
         (
@@ -284,7 +284,7 @@ fn each_wrong_value_is_reported() {
         ),
         ("\"DC1\"", "\"a server name that is too long\"", "this is not a NetBIOS name"),
         ("[mapping]", "[mappings]", "unknown field `mappings`"),
-        ("[mapping]", "[sso]\n[mapping]", "[sso] is not part of this version"),
+        ("[mapping]", "[tlsnego]\n[mapping]", "[tlsnego] is not part of this version"),
         ("listen", "listne", "unknown field `listne`"),
     ] {
         let wrong = GOOD.replacen(from, to, 1);
@@ -432,7 +432,7 @@ fn an_address_is_listened_on_once() {
 fn only_sections_that_are_served_are_proposed() {
     let [unknown] = &problems(&GOOD.replace("[mapping]", "[mappings]"))[..] else { panic!("one problem") };
     assert!(unknown.contains("`mapping`") && unknown.contains("`sidecar`"), "{unknown}");
-    assert!(!unknown.contains("sso") && !unknown.contains("tlsnego"), "{unknown}");
+    assert!(!unknown.contains("tlsnego"), "{unknown}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::clock::moment;
 use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
+use crate::sso::Registration;
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -54,7 +55,8 @@ pub(super) struct Shared {
     pub(super) store: Option<StoreHealth>,
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) operators: Option<Arc<Operators>>,
-    pub(super) policy: CurrentPolicy,
+    pub(super) policy: Option<CurrentPolicy>,
+    pub(super) registration: Option<Registration>,
     pub(super) config: String,
     pub(super) metrics: Arc<Registry>,
 }
@@ -254,7 +256,10 @@ async fn explain(State(shared): State<Shared>, request: axum::extract::Request) 
     let Some(request) = request else {
         return (StatusCode::BAD_REQUEST, format!("{}\n", chain.too_long())).into_response();
     };
-    let deciders = shared.policy.0.load_full();
+    let Some(policy) = &shared.policy else {
+        return (StatusCode::NOT_FOUND, "[mapping] is not configured\n").into_response();
+    };
+    let deciders = policy.0.load_full();
     let certificate = chain.certificate();
     match crate::explain::explain(
         &deciders.live,
@@ -304,10 +309,19 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if !shared.health.ready.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "not ready\n");
     }
-    match &shared.store {
-        Some(store) if !store.is_usable().await => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready: the account store cannot be used, see the log\n")
-        }
+    if let Some(store) = &shared.store
+        && !store.is_usable().await
+    {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the account store cannot be used, see the log\n",
+        );
+    }
+    match &shared.registration {
+        Some(registration) if !registration.is_registered().await => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the endpoint mapper does not name the master secret interface, see the log\n",
+        ),
         _ => (StatusCode::OK, "ready\n"),
     }
 }

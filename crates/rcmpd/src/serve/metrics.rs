@@ -3,6 +3,7 @@
 use super::store_health::StoreHealth;
 use crate::deciders::CurrentPolicy;
 use crate::sidecar::Sidecar;
+use crate::sso::Sso;
 use audit_log::AuditLog;
 use dcerpc_tokio::Server;
 use netlogon_tokio::{ServerCollector, ServerLabels};
@@ -16,7 +17,8 @@ const PREFIX: &str = "rcmpd";
 /// The parts of a service that have metrics.
 pub(super) struct Parts<'a> {
     pub(super) server: Option<&'a Server>,
-    pub(super) policy: &'a CurrentPolicy,
+    pub(super) policy: Option<&'a CurrentPolicy>,
+    pub(super) sso: Option<&'a Sso>,
     pub(super) audit: &'a AuditLog,
     pub(super) store: Option<&'a StoreHealth>,
     pub(super) sidecar: Option<&'a Sidecar>,
@@ -26,14 +28,33 @@ pub(super) struct Parts<'a> {
 
 /// Registers the metrics of all parts.
 pub(super) fn registry(parts: Parts<'_>) -> Registry {
-    let Parts { server, policy, audit, store, sidecar, connections } = parts;
+    let Parts { server, policy, sso, audit, store, sidecar, connections } = parts;
     let mut registry = Registry::with_prefix(PREFIX);
     if let Some(server) = server {
         server.register(&mut registry);
     }
+    if let Some(policy) = policy {
+        register_decisions(&mut registry, policy);
+    }
+    if let Some(sso) = sso {
+        sso.register(&mut registry);
+    }
+    audit.register(&mut registry);
+    if let Some(store) = store {
+        registry.register_collector(Box::new(store.clone()));
+    }
+    if let Some(sidecar) = sidecar {
+        sidecar.register(&mut registry);
+    }
+    registry.register_collector(Box::new(ConnectionCollector(connections)));
+    registry
+}
+
+/// What decisions and other domains count.
+fn register_decisions(registry: &mut Registry, policy: &CurrentPolicy) {
     let deciders = policy.0.load();
-    deciders.metrics.register(&mut registry);
-    deciders.remote().register(&mut registry);
+    deciders.metrics.register(registry);
+    deciders.remote().register(registry);
     let (crls, servers) = (policy.clone(), policy.clone());
     registry.register_collector(Box::new(CrlCollector(move || crls.0.load().lists().cloned())));
     registry.register_collector(Box::new(ServerCollector(move || {
@@ -46,13 +67,4 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
         });
         labelled.collect()
     })));
-    audit.register(&mut registry);
-    if let Some(store) = store {
-        registry.register_collector(Box::new(store.clone()));
-    }
-    if let Some(sidecar) = sidecar {
-        sidecar.register(&mut registry);
-    }
-    registry.register_collector(Box::new(ConnectionCollector(connections)));
-    registry
 }

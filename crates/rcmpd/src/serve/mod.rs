@@ -5,6 +5,7 @@ mod http;
 mod metrics;
 mod open_files;
 mod rcmp_package;
+mod sso;
 mod store_health;
 
 pub use audit_log::AuditLog;
@@ -21,13 +22,17 @@ use account_store::{DomainStore, MachineStore};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use dcerpc::endpoint_mapper::Endpoint;
-use dcerpc_tokio::{Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
+use dcerpc::pdu::SyntaxId;
+use dcerpc_tokio::{Endpoints, Interface, Peer, Registry, RpcCall, SecurityProvider, Server, listen_on};
 use dtyp::Guid;
 use netlogon_transport::message::PrimaryDomain;
 use netlogon_transport::package::Packages;
 use netlogon_transport::server::{NETLOGON, NetlogonCall, NetlogonServer, ServerNames, ServerParts};
 use rcmp_service::MissLimits;
 use rcmp_service::message::PACKAGE_NAME;
+use sso::{RunningSso, SsoParts};
+use sso_service::{AccessRules, NdrRange};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use store_health::StoreHealth;
@@ -107,53 +112,83 @@ pub fn registry(
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
-    let (Some(mapping), true) = (&config.mapping, config.rpc.is_some() || config.sidecar.is_some()) else {
+    let maps = config.mapping.is_some() && (config.rpc.is_some() || config.sidecar.is_some());
+    if !maps && config.sso.is_none() {
         bail!(
-            "{} configures no service: [mapping] is needed to serve, and [rpc] or [sidecar]",
+            "{} configures no service: [mapping] is needed to serve, and [rpc] or [sidecar]; or [sso]",
             path.display()
         );
-    };
+    }
     let rpc_connections = config.rpc.as_ref().map_or(0, |rpc| rpc.limits.connections_max);
-    let others = config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
+    let others = config.sso.as_ref().map_or(0, |sso| sso.limits.connections_max)
+        + config.sidecar.as_ref().map_or(0, crate::sidecar::connections_max)
         + config.admin.as_ref().map_or(0, |_| http::CONNECTIONS_MAX);
     let connections_max = open_files::raise(rpc_connections, others);
     config.check_files()?;
     // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let (machines, database) = match &config.store {
-        Some(_) if config.rpc.is_some() => {
-            let opened = stores::served_machines(&config, true);
-            let opened = opened.context(
-                "[rpc] cannot be served, because each secure channel needs the secret of its machine",
-            )?;
-            Some(opened)
-        }
-        // Sidecars and their accounts need no secret of a machine.
-        Some(_) => Some(stores::served_machines(&config, false)?),
-        None => None,
-    }
-    .unzip();
+    let needs_hashes = config.sso.as_ref().and_then(|sso| sso.ntlm.as_ref()).is_some_and(|ntlm| ntlm.local);
+    let served =
+        match &config.store {
+            Some(_) if config.rpc.is_some() => {
+                let opened = stores::served_machines(&config, true);
+                Some(opened.context(
+                    "[rpc] cannot be served, because each secure channel needs the secret of its machine",
+                )?)
+            }
+            Some(_) if needs_hashes => {
+                let opened = stores::served_machines(&config, true);
+                Some(opened.context(
+                    "[sso.ntlm] cannot be served, because each user needs the NT hash of the account",
+                )?)
+            }
+            // Sidecars and their accounts need no secret of a machine.
+            Some(_) => Some(stores::served_machines(&config, false)?),
+            None => None,
+        };
+    let local_users = served.as_ref().filter(|_| needs_hashes).and_then(|served| {
+        let hashes = Arc::clone(served.hashes.as_ref()?);
+        Some(crate::sso::Stores { accounts: Arc::clone(&served.machines) as _, hashes })
+    });
+    let (machines, database) = served.map(|served| (served.machines, served.database)).unzip();
     let accounts = accounts(&config, machines.as_ref()).await?;
     let audit = AuditLog::open(&config.audit)?;
-    let deciders = Deciders::load(mapping, 1, accounts, &config, None).await?;
-    let audit = Arc::new(audit.counting(deciders.metrics.over_audit_budget()));
-    let current = CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders)));
+    let deciders = match &config.mapping {
+        Some(mapping) => Some(Deciders::load(mapping, 1, accounts, &config, None).await?),
+        None => None,
+    };
+    let audit = Arc::new(match &deciders {
+        Some(deciders) => audit.counting(deciders.metrics.over_audit_budget()),
+        None => audit,
+    });
+    let current = deciders.map(|deciders| CurrentPolicy(Arc::new(ArcSwap::from_pointee(deciders))));
     let store = database.map(|database| StoreHealth::new(database, current.clone()));
-    let sidecar = config.sidecar.as_ref().map(|sidecar| Sidecar::load(&config, sidecar, &current, &audit));
+    let sidecar = config.sidecar.as_ref().zip(current.as_ref());
+    let sidecar = sidecar.map(|(sidecar, current)| Sidecar::load(&config, sidecar, current, &audit));
     let sidecar = sidecar.transpose()?;
+    let sso =
+        config.sso.as_ref().map(|section| SsoParts::load(&config, section, local_users.as_ref(), &audit));
+    let sso = sso.transpose()?;
     // What serves clients is one tree: cancelling the token closes every listener, and connections end after what is in flight is
     // answered. The tracker knows each of these tasks.
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let server = match (&config.rpc, &machines) {
-        (Some(rpc), Some(machines)) => {
+    let mapped_endpoints = Endpoints::default();
+    let mut mapper = None;
+    let server = match (&config.rpc, &machines, &current) {
+        (Some(rpc), Some(machines), Some(current)) => {
             let registry = registry(&config, Arc::clone(machines) as _, current.clone(), Arc::clone(&audit));
             let limits = dcerpc_tokio::Limits { connections_max, ..rpc.limits };
             let server = Server::new(registry, limits, shutdown.child_token(), tasks.clone());
-            listen(rpc, &server, &tasks).await?;
+            let providers = sso.as_ref().map_or(&[][..], SsoParts::providers);
+            mapper = listen(rpc, &server, (&mapped_endpoints, providers), &tasks).await?;
             Some(server)
         }
         _ => None,
+    };
+    let sso = match sso {
+        Some(parts) => Some(parts.serve(&config, (&mapped_endpoints, mapper), &shutdown, &tasks).await?),
+        None => None,
     };
     let mut connections = Vec::new();
     if let (Some(sidecar), Some(section)) = (&sidecar, &config.sidecar) {
@@ -168,8 +203,9 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
         info!(operators = token.is_some(), %address, "Serving health");
         connections.push(port.meter());
         let parts = metrics::Parts {
-            server: server.as_deref(),
-            policy: &current,
+            server: server.as_deref().or(sso.as_ref().map(|sso| &*sso.server)),
+            sso: sso.as_ref().map(|sso| &sso.service),
+            policy: current.as_ref(),
             audit: &audit,
             store: store.as_ref(),
             sidecar: sidecar.as_ref(),
@@ -181,6 +217,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             sidecar: sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
+            registration: sso.as_ref().and_then(|sso| sso.registration.clone()),
             config: path.display().to_string(),
             metrics: Arc::new(metrics::registry(parts)),
         };
@@ -189,23 +226,28 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     if let Some(store) = &store {
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(store.clone().watch()));
     }
-    let deciders = current.0.load_full();
-    findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
-    warn_of_findings(&config, &deciders, machines.as_deref()).await;
-    drop(deciders);
+    if let Some(current) = &current {
+        let deciders = current.0.load_full();
+        findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
+        warn_of_findings(&config, &deciders, machines.as_deref()).await;
+    }
     health.set_ready(true);
     info!(domain = config.domain.netbios, server = config.server, "Ready");
     let running = Running {
         config: &config,
         machines: machines.as_ref(),
-        current: &current,
+        current: current.as_ref(),
         sidecar: sidecar.as_ref(),
+        sso: sso.as_ref(),
         audit: &audit,
     };
     signals(path, &running).await?;
 
     health.set_ready(false);
     info!("Stopping: answering calls in flight");
+    if let (Some(sso), Some(section)) = (&sso, &config.sso) {
+        sso.drain(section.drain).await;
+    }
     shutdown.cancel();
     tasks.close();
     let grace = config.rpc.as_ref().map_or(GRACE, |rpc| rpc.grace);
@@ -223,8 +265,13 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
 /// How long calls in flight have at the end, where `[rpc]` does not say.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Binds Netlogon and the endpoint mapper.
-async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) -> anyhow::Result<()> {
+/// Binds Netlogon and the endpoint mapper, whose address is returned.
+async fn listen(
+    rpc: &config::Rpc,
+    server: &Arc<Server>,
+    (mapped, providers): (&Endpoints, &[Arc<dyn SecurityProvider>]),
+    tasks: &TaskTracker,
+) -> anyhow::Result<Option<SocketAddr>> {
     let mut addresses = Vec::new();
     for address in &rpc.listen {
         let listener = listen_on(*address, "rpc.listen").await?;
@@ -232,18 +279,19 @@ async fn listen(rpc: &config::Rpc, server: &Arc<Server>, tasks: &TaskTracker) ->
         info!(address = %listener.local_addr()?, "Serving Netlogon");
         tasks.spawn(Arc::clone(server).listen(listener));
     }
-    if let Some(address) = rpc.endpoint_mapper {
-        let listener = listen_on(address, "rpc.endpoint_mapper").await?;
-        info!(address = %listener.local_addr()?, "Serving the endpoint mapper");
-        let endpoints = addresses.iter().map(|address| Endpoint {
-            interface: NETLOGON,
-            address: *address,
-            annotation: "rcmpd",
-        });
-        let registry = Registry::default().endpoint_mapper(endpoints.collect()).management();
-        tasks.spawn(server.beside(registry).listen(listener));
-    }
-    Ok(())
+    let Some(address) = rpc.endpoint_mapper else { return Ok(None) };
+    let listener = listen_on(address, "rpc.endpoint_mapper").await?;
+    let address = listener.local_addr()?;
+    info!(%address, "Serving the endpoint mapper");
+    mapped.register(addresses.iter().map(|address| Endpoint {
+        interface: NETLOGON,
+        transfer_syntax: SyntaxId::NDR,
+        address: *address,
+        annotation: "rcmpd",
+    }));
+    let registry = sso::endpoint_mapper(mapped, providers);
+    tasks.spawn(server.beside(registry).listen(listener));
+    Ok(Some(address))
 }
 
 /// The accounts of the store; none if a sidecar asks another server.
@@ -274,8 +322,9 @@ async fn warn_of_findings(config: &Config, deciders: &Deciders, machines: Option
 struct Running<'a> {
     config: &'a Config,
     machines: Option<&'a Arc<dyn DomainStore>>,
-    current: &'a CurrentPolicy,
+    current: Option<&'a CurrentPolicy>,
     sidecar: Option<&'a Sidecar>,
+    sso: Option<&'a RunningSso>,
     audit: &'a AuditLog,
 }
 
@@ -331,7 +380,8 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
                 None => heads = false,
             },
             _ = hangup.recv() => match reload(path, running, &mut loaded).await {
-                Ok(revision) => info!(policy_revision = revision, "Reloaded"),
+                Ok(Some(revision)) => info!(policy_revision = revision, "Reloaded"),
+                Ok(None) => info!("Reloaded"),
                 Err(error) => error!(error = format!("{error:#}"), "Not reloaded: the previous configuration stays in use"),
             },
         }
@@ -339,7 +389,7 @@ async fn signals(path: &Path, running: &Running<'_>) -> anyhow::Result<()> {
 }
 
 /// Takes over what can change while serving, all of it or nothing.
-async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<u64> {
+async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyhow::Result<Option<u64>> {
     let new = config::load(path)?;
     // First, because a second signal does not help against it.
     if let Some(section) = needs_restart(&new, running.config) {
@@ -347,22 +397,38 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     }
     loaded.compare(&new.sections)?;
     new.check_files()?;
-    let accounts = accounts(&new, running.machines).await?;
-    let Some(mapping) = &new.mapping else { bail!("[mapping] is gone") };
-    let before = running.current.0.load_full();
-    let revision = before.live.policy().revision + 1;
-    let deciders = Deciders::load(mapping, revision, accounts, &new, Some(&before)).await?;
+    let deciders = match (running.current, &new.mapping) {
+        (Some(current), Some(mapping)) => {
+            let accounts = accounts(&new, running.machines).await?;
+            let before = current.0.load_full();
+            let revision = before.live.policy().revision + 1;
+            let deciders = Deciders::load(mapping, revision, accounts, &new, Some(&before)).await?;
+            Some((current, revision, deciders))
+        }
+        (None, None) => None,
+        (Some(_), None) => bail!("[mapping] is gone"),
+        (None, Some(_)) => bail!("[mapping] is new, and that needs a restart"),
+    };
     let sidecar = running.sidecar.zip(new.sidecar.as_ref());
     let sidecar = sidecar.map(|(running, section)| anyhow::Ok((running, running.reload(&new, section)?)));
     let sidecar = sidecar.transpose()?;
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
-    findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
-    running.current.0.store(Arc::new(deciders));
+    let mut revision = None;
+    if let Some((current, next, deciders)) = deciders {
+        findings::shared_names(&deciders.live).iter().for_each(findings::Warning::log);
+        current.0.store(Arc::new(deciders));
+        revision = Some(next);
+    }
     if let Some((running, reloaded)) = sidecar {
         running.take_over(reloaded);
     }
-    warn_of_findings(&new, &running.current.0.load_full(), running.machines.map(Arc::as_ref)).await;
+    if let (Some(running), Some(section)) = (running.sso, &new.sso) {
+        running.reload(section).await;
+    }
+    if let Some(current) = running.current {
+        warn_of_findings(&new, &current.0.load_full(), running.machines.map(Arc::as_ref)).await;
+    }
     *loaded = Loaded { sections: new.sections, refused: None };
     Ok(revision)
 }
@@ -381,6 +447,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         audit,
         relays,
         sidecar,
+        sso,
         // A reload applies these.
         mapping: _,
         peers: _,
@@ -410,6 +477,10 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ),
         ("[[relay]]", *relays == old.relays),
         (
+            "[sso] other than administrators, allow_delegated, ndr_range and kinds of realms",
+            sso.as_ref().map(fixed_of_sso) == old.sso.as_ref().map(fixed_of_sso),
+        ),
+        (
             "audit.required or audit.account_mib_per_hour",
             // There is a budget only where lines are required.
             *required == old.audit.required && (!required || *account_budget == old.audit.account_budget),
@@ -430,6 +501,11 @@ const fn reached_by(
     sidecar: &config::Sidecar,
 ) -> (config::Source, &Vec<config::Listen>, &Option<config::Proxy>, std::time::Duration) {
     (sidecar.source, &sidecar.listen, &sidecar.proxy, sidecar.timeout)
+}
+
+/// A master secret server without what a reload replaces.
+fn fixed_of_sso(sso: &config::Sso) -> config::Sso {
+    config::Sso { rules: AccessRules::default(), ndr_range: NdrRange::Idl, ..sso.clone() }
 }
 
 /// Levels are part of the configuration and change with it; everything else about stores stays.

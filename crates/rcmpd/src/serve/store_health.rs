@@ -27,13 +27,13 @@ pub(super) struct StoreHealth(Arc<Inner>);
 struct Inner {
     database: ServedDatabase,
     /// Has the accounts, which a reload replaces.
-    policy: CurrentPolicy,
+    policy: Option<CurrentPolicy>,
     is_usable: AtomicBool,
 }
 
 impl StoreHealth {
     /// Of the database with the machines, and of the accounts of a policy.
-    pub(super) fn new(database: ServedDatabase, policy: CurrentPolicy) -> Self {
+    pub(super) fn new(database: ServedDatabase, policy: Option<CurrentPolicy>) -> Self {
         Self(Arc::new(Inner { database, policy, is_usable: AtomicBool::new(true) }))
     }
 
@@ -89,7 +89,8 @@ impl Inner {
     fn look(&self) -> bool {
         let database = self.database.check();
         // Where accounts are in the same database, this is the same again.
-        let accounts = || self.policy.0.load().accounts.store.revision().map(drop);
+        let policy = self.policy.as_ref();
+        let accounts = || policy.map_or(Ok(()), |policy| policy.0.load().accounts.store.revision().map(drop));
         let found: Result<(), StoreError> = database.and_then(|()| accounts());
         let was_usable = self.is_usable.swap(found.is_ok(), Ordering::AcqRel);
         match &found {

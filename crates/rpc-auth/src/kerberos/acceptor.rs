@@ -5,7 +5,8 @@ use super::etype::{BLOCK_LEN, Etype, Key, usage};
 use super::keytab::{Keytab, KeytabEntry, SharedKeytab};
 use super::messages::{
     self, AD_IF_RELEVANT, AD_WIN2K_PAC, AP_USE_SESSION_KEY, ApRep, ApReq, Authenticator, AuthorizationData,
-    EncApRepPart, EncTicketPart, EncryptedData, Principal, TICKET_INVALID, TICKET_TRANSITED_POLICY_CHECKED,
+    EncApRepPart, EncTicketPart, EncryptedData, Principal, TICKET_ANONYMOUS, TICKET_INVALID,
+    TICKET_TRANSITED_POLICY_CHECKED,
 };
 use super::replay::{ReplayCache, ReplayError};
 use super::{TOKEN_LEN_MAX, gss, ticket_pac};
@@ -53,7 +54,7 @@ pub struct ClientRealm {
 pub enum RealmKind {
     /// A domain of Active Directory: a PAC with SIDs, without which a ticket is refused.
     ActiveDirectory,
-    /// A realm of MIT Kerberos or Heimdal: a PAC may be missing, and may have no SIDs. Such a client has a
+    /// A realm of MIT Kerberos or Heimdal: a PAC may be missing, and may have no SIDs. Then the client has a
     /// principal only.
     Mit,
 }
@@ -241,6 +242,9 @@ impl KerberosConfig {
                 format!("ticket of {client}, authenticator of {by}"),
             ));
         }
+        if part.flags & TICKET_ANONYMOUS != 0 || client.is_anonymous() {
+            return Err(Refusal::new(RefusalReason::Anonymous, format!("client={client}")));
+        }
         let start = part.starttime.unwrap_or(part.authtime);
         let end = part.endtime;
         if part.flags & TICKET_INVALID != 0 || start > now + self.skew || now > end + self.skew {
@@ -390,7 +394,7 @@ mod tests {
         client_info, config, counting, first_leg, key, logon_info, logon_info_buffer, service, signed_pac,
         unhex, wrapped,
     };
-    use crate::kerberos::{Credential, KerberosInitiator};
+    use crate::kerberos::{Credential, KerberosInitiator, Ticket};
     use crate::{Initiator, InitiatorStep};
     use dcerpc::security::{AuthLevel, ProtectedFragment, Protection};
     use dtyp::hex;
@@ -540,6 +544,19 @@ mod tests {
             ("another key", RefusalReason::Decrypt, Box::new(|a| a.service_key = key(AES, 0x12))),
             ("another session key", RefusalReason::Decrypt, Box::new(|a| a.session_key = key(AES, 0x34))),
             ("another client", RefusalReason::Token, Box::new(|a| a.authenticator.client = service("bob"))),
+            (
+                "the anonymous flag",
+                RefusalReason::Anonymous,
+                Box::new(|a| a.ticket.flags |= TICKET_ANONYMOUS),
+            ),
+            (
+                "the anonymous principal",
+                RefusalReason::Anonymous,
+                Box::new(|a| {
+                    a.ticket.client = service("WELLKNOWN/ANONYMOUS");
+                    a.authenticator.client = service("WELLKNOWN/ANONYMOUS");
+                }),
+            ),
             (
                 "another client's realm",
                 RefusalReason::Token,
@@ -970,5 +987,16 @@ mod tests {
         let token = attempt.token();
         assert!((50_000..TOKEN_LEN_MAX).contains(&token.len()), "{}", token.len());
         assert!(first_leg(&Arc::new(config(AES)), &token).is_ok());
+        // Our initiator sends what fits into a bind, and no more.
+        let start = |attempt: &Attempt, len: usize| {
+            let mut credential = credential(attempt);
+            let mut ticket = Ticket::decode(&credential.ticket).expect("ours");
+            ticket.enc_part.cipher.resize(len, 0);
+            credential.ticket.clear();
+            ticket.encode(&mut credential.ticket);
+            Box::new(KerberosInitiator::new(credential)).step(None, NOW, &mut counting()).is_ok()
+        };
+        assert!(start(&attempt, 60 * 1024));
+        assert!(!start(&attempt, 64_000));
     }
 }

@@ -163,8 +163,8 @@ impl Key {
         Self::from_password_iterated(etype, password, salt.as_bytes(), iterations)
     }
 
-    /// The key of a computer account's password ([MS-KILE] 3.1.1.2). `name` is its sAMAccountName, `realm` the domain's
-    /// name.
+    /// The key of a computer account's password ([MS-KILE] 3.1.1.2). `name` is its sAMAccountName, `realm`
+    /// the domain's name.
     pub fn of_computer(etype: Etype, password: &str, name: &str, realm: &str) -> Self {
         Self::from_password(etype, password, &computer_salt(name, realm))
     }
@@ -210,7 +210,7 @@ impl Key {
             return out;
         }
         let cipher = Cipher::new(&self.bytes);
-        let mut block = n_fold::<BLOCK_LEN>(label);
+        let mut block = fold_to_block(label);
         while out.len() < len {
             cipher.encrypt_block(&mut block);
             out.extend_from_slice(&block);
@@ -510,29 +510,36 @@ impl MacKey {
     }
 }
 
-/// n-fold of RFC 3961 5.1: copies of `input`, each rotated right by 13 bits more than the one before, added
-/// up in ones' complement.
-fn n_fold<const N: usize>(input: &[u8]) -> [u8; N] {
-    let (in_bits, total) = (input.len() * 8, lcm(input.len(), N));
-    let mut sum = [0u32; N];
-    for position in 0..total {
-        let copy = position / input.len();
-        let byte = (0..8).fold(0, |byte, bit| {
-            let at = position % input.len() * 8 + bit;
-            let from = (at + in_bits * copy - 13 * copy % in_bits) % in_bits;
-            byte << 1 | u32::from(input[from / 8] >> (7 - from % 8) & 1)
-        });
-        sum[position % N] += byte;
-    }
-    // Carries go left, and from the first byte to the last.
-    while sum.iter().any(|byte| *byte > 0xff) {
-        for at in (0..N).rev() {
-            let carry = sum[at] >> 8;
-            sum[at] &= 0xff;
-            sum[(at + N - 1) % N] += carry;
+/// n-fold of RFC 3961 5.1 to one block: copies of `input`, each rotated right by 13 bits more than the one
+/// before, are written one behind the other until they fill whole blocks, which are added up in ones'
+/// complement.
+///
+/// `input` has at most one block.
+fn fold_to_block(input: &[u8]) -> [u8; BLOCK_LEN] {
+    let bits = input.len() as u32 * 8;
+    let value = input.iter().fold(0u128, |value, byte| value << 8 | u128::from(*byte));
+    let mask = u128::MAX >> (128 - bits);
+    let copies = lcm(input.len(), BLOCK_LEN) / input.len();
+    let rotated = (0..copies as u32).flat_map(|copy| {
+        let by = 13 * copy % bits;
+        let turned = match by {
+            0 => value,
+            by => (value >> by | value << (bits - by)) & mask,
+        };
+        turned.to_be_bytes().into_iter().skip(BLOCK_LEN - input.len())
+    });
+    let (mut sum, mut block, mut filled) = (0u128, 0u128, 0);
+    for byte in rotated {
+        block = block << 8 | u128::from(byte);
+        filled += 1;
+        if filled % BLOCK_LEN == 0 {
+            let (added, carry) = sum.overflowing_add(block);
+            // A carry out of the first byte goes to the last.
+            sum = added + u128::from(carry);
+            block = 0;
         }
     }
-    sum.map(|byte| byte as u8)
+    sum.to_be_bytes()
 }
 
 fn lcm(a: usize, b: usize) -> usize {
@@ -576,6 +583,31 @@ mod tests {
         Key::new(etype, &bytes).expect("the length of the type")
     }
 
+    /// n-fold of RFC 3961 5.1 to any length, bit by bit: copies of `input`, each rotated right by 13 bits
+    /// more than the one before, added up in ones' complement.
+    fn n_fold<const N: usize>(input: &[u8]) -> [u8; N] {
+        let (in_bits, total) = (input.len() * 8, lcm(input.len(), N));
+        let mut sum = [0u32; N];
+        for position in 0..total {
+            let copy = position / input.len();
+            let byte = (0..8).fold(0, |byte, bit| {
+                let at = position % input.len() * 8 + bit;
+                let from = (at + in_bits * copy - 13 * copy % in_bits) % in_bits;
+                byte << 1 | u32::from(input[from / 8] >> (7 - from % 8) & 1)
+            });
+            sum[position % N] += byte;
+        }
+        // Carries go left, and from the first byte to the last.
+        while sum.iter().any(|byte| *byte > 0xff) {
+            for at in (0..N).rev() {
+                let carry = sum[at] >> 8;
+                sum[at] &= 0xff;
+                sum[(at + N - 1) % N] += carry;
+            }
+        }
+        sum.map(|byte| byte as u8)
+    }
+
     #[test]
     fn folds_as_rfc_3961_appendix_a_1_has_it() {
         for (input, expect) in [
@@ -595,6 +627,14 @@ mod tests {
             "db3b0d8f0b061e603282b308a50841229ad798fab9540c1b"
         );
         assert_eq!(hex(&n_fold::<16>(b"kerberos")), "6b65726265726f737b9b5b2b93132b93");
+        assert_eq!(fold_to_block(b"kerberos"), n_fold::<16>(b"kerberos"));
+        for constant in [CHECKSUM, ENCRYPTION, INTEGRITY] {
+            for usage in [0, 1, 2, 11, 12, 17, 22, 23, 24, 25, 255, 0x1234_5678, u32::MAX] {
+                let [a, b, c, d] = u32::to_be_bytes(usage);
+                let label = [a, b, c, d, constant];
+                assert_eq!(fold_to_block(&label), n_fold::<16>(&label), "{label:?}");
+            }
+        }
     }
 
     #[test]

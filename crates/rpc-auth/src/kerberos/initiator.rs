@@ -11,6 +11,9 @@ use crate::{Entropy, Initiator, InitiatorStep, Refusal, RefusalReason};
 use dtyp::FileTime;
 use zeroize::Zeroizing;
 
+/// Longest AP-REQ that is sent: a bind has 65,535 bytes, of which presentation contexts and SPNEGO take some.
+const SENT_LEN_MAX: usize = 64_000;
+
 /// A ticket for a service, or a ticket-granting ticket, with its session key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
@@ -103,6 +106,9 @@ impl Initiator for KerberosInitiator {
         };
         let token =
             credential.ap_req(AP_MUTUAL_REQUIRED, usage::AP_REQ_AUTHENTICATOR, &authenticator, entropy)?;
+        if token.len() > SENT_LEN_MAX {
+            return Err(refuse(format!("the ticket for {} does not fit into a bind", credential.service)));
+        }
         let next = SecondLeg { session_key: credential.key, ctime, cusec, send_first };
         Ok(InitiatorStep::Continue { token, next: Box::new(next) })
     }

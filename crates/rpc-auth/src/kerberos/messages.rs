@@ -11,6 +11,9 @@ type Result<T> = std::result::Result<T, DecodeError>;
 
 /// Components of one principal; service principals of Active Directory have at most three.
 const COMPONENTS_MAX: usize = 16;
+/// Bytes of a principal's name and of a realm: a name of Active Directory has at most 260 characters. Names
+/// come into the log before the client has proved anything.
+const NAME_LEN_MAX: usize = 1024;
 /// Elements of one list of authorization data: KDCs send one to three, an authenticator of Windows four.
 const AUTHORIZATION_DATA_MAX: usize = 64;
 /// Addresses of one ticket, which do not count.
@@ -27,6 +30,8 @@ pub(crate) const AP_USE_SESSION_KEY: u32 = 0x4000_0000;
 
 /// TicketFlags: not valid before it was validated.
 pub(crate) const TICKET_INVALID: u32 = 1 << (31 - 7);
+/// TicketFlags: the client is anonymous (RFC 8062 3).
+pub(crate) const TICKET_ANONYMOUS: u32 = 1 << (31 - 16);
 /// TicketFlags: the KDC has checked the transited realms.
 pub(crate) const TICKET_TRANSITED_POLICY_CHECKED: u32 = 1 << (31 - 12);
 
@@ -90,6 +95,11 @@ impl Principal {
         self.components.join("/")
     }
 
+    /// Whether this is the anonymous principal or one of the anonymous realm (RFC 8062 3).
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.realm == "WELLKNOWN:ANONYMOUS" || self.components == ["WELLKNOWN", "ANONYMOUS"]
+    }
+
     /// Whether both name the same service. Active Directory does not tell upper from lower case.
     pub(crate) fn is_same_service(&self, other: &Self) -> bool {
         self.realm.eq_ignore_ascii_case(&other.realm) && self.has_same_components(other)
@@ -111,8 +121,10 @@ impl Principal {
             let name_type = name.field(0, "name-type", Der::i32)?;
             let components =
                 name.field(1, "name-string", |list, what| list.list(what, COMPONENTS_MAX, Der::text))?;
+            let len: usize = components.iter().map(String::len).sum();
             match components.is_empty() {
                 true => Err(name.error(what, DecodeErrorKind::BadValue)),
+                false if len > NAME_LEN_MAX => Err(name.error(what, DecodeErrorKind::TooLong)),
                 false => Ok((name_type, components)),
             }
         })
@@ -126,6 +138,11 @@ impl Principal {
             });
         });
     }
+}
+
+fn realm(der: &mut Der<'_>, what: &'static str) -> Result<String> {
+    let too_long = der.error(what, DecodeErrorKind::TooLong);
+    der.text(what).and_then(|realm| if realm.len() > NAME_LEN_MAX { Err(too_long) } else { Ok(realm) })
 }
 
 fn principal(realm: String, (name_type, components): (i32, Vec<String>)) -> Principal {
@@ -183,7 +200,8 @@ impl EncryptedData {
     }
 }
 
-/// EncryptionKey of a type that may be unknown. It wipes itself, compares in constant time and prints its type only.
+/// EncryptionKey of a type that may be unknown. It wipes itself, compares in constant time and prints its
+/// type only.
 #[derive(Clone)]
 pub struct EncryptionKey {
     /// The encryption type, by its number.
@@ -276,8 +294,8 @@ impl Ticket {
         der.enter(application(1), what)?.only(what, |ticket, what| {
             ticket.sequence(what, |ticket| {
                 ticket.field(0, "tkt-vno", |der, what| der.constant(5, what))?;
-                let realm = ticket.field(1, "realm", Der::text)?;
-                let service = principal(realm, ticket.field(2, "sname", Principal::read)?);
+                let name = ticket.field(1, "realm", realm)?;
+                let service = principal(name, ticket.field(2, "sname", Principal::read)?);
                 Ok(Self { service, enc_part: ticket.field(3, "enc-part", EncryptedData::read)? })
             })
         })
@@ -333,7 +351,7 @@ impl EncTicketPart {
             der.sequence(what, |part| {
                 let flags = part.field(0, "flags", Der::flags)?;
                 let key = part.field(1, "key", EncryptionKey::read)?;
-                let realm = part.field(2, "crealm", Der::text)?;
+                let realm = part.field(2, "crealm", realm)?;
                 Ok(Self {
                     flags,
                     key,
@@ -420,7 +438,7 @@ impl Authenticator {
         Der::message(bytes, application(2), "Authenticator")?.only("Authenticator", |der, what| {
             der.sequence(what, |part| {
                 part.field(0, "authenticator-vno", |der, what| der.constant(5, what))?;
-                let realm = part.field(1, "crealm", Der::text)?;
+                let realm = part.field(1, "crealm", realm)?;
                 Ok(Self {
                     client: principal(realm, part.field(2, "cname", Principal::read)?),
                     checksum: part.optional(3, "cksum", read_typed)?,
@@ -648,7 +666,7 @@ pub(crate) mod kdc {
                     part.optional(2, "padata", |der, what| {
                         der.list(what, PADATA_MAX, |der, what| der.raw(what).map(|_| ()))
                     })?;
-                    let realm = part.field(3, "crealm", Der::text)?;
+                    let realm = part.field(3, "crealm", realm)?;
                     let client = principal(realm, part.field(4, "cname", Principal::read)?);
                     let ticket = part.field(5, "ticket", Der::raw)?.to_vec();
                     Ticket::decode(&ticket)?;
@@ -683,7 +701,7 @@ pub(crate) mod kdc {
                     part.optional(6, "starttime", Der::time)?;
                     let endtime = part.field(7, "endtime", Der::time)?;
                     part.optional(8, "renew-till", Der::time)?;
-                    let realm = part.field(9, "srealm", Der::text)?;
+                    let realm = part.field(9, "srealm", realm)?;
                     let service = principal(realm, part.field(10, "sname", Principal::read)?);
                     part.optional(11, "caddr", read_addresses)?;
                     part.optional(12, "encrypted-pa-data", |der, what| der.raw(what).map(|_| ()))?;
@@ -750,6 +768,21 @@ mod tests {
         for end in 0..authenticator.len() {
             assert!(Authenticator::decode(&authenticator[..end]).is_err(), "{end}");
         }
+    }
+
+    #[test]
+    fn names_have_a_bounded_length() {
+        let of = |len: usize, realm: usize| {
+            let service =
+                Principal { realm: "R".repeat(realm), name_type: 1, components: vec!["a".repeat(len); 2] };
+            let enc_part = EncryptedData { etype: 18, kvno: None, cipher: Vec::new() };
+            Ticket::decode(&to_bytes(|out| {
+                Ticket { service: service.clone(), enc_part: enc_part.clone() }.encode(out)
+            }))
+        };
+        assert!(of(512, 1024).is_ok());
+        assert_eq!(of(513, 1).map_err(|error| error.kind), Err(DecodeErrorKind::TooLong));
+        assert_eq!(of(1, 1025).map_err(|error| error.kind), Err(DecodeErrorKind::TooLong));
     }
 
     #[test]

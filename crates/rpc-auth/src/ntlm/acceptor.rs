@@ -232,7 +232,6 @@ impl Challenged {
             ProofVerdict::Accepted { session_base_key, identity } => (session_base_key, identity),
             ProofVerdict::Rejected(detail) => return refuse_user(RefusalReason::Proof, &detail),
             ProofVerdict::Unavailable(detail) => return refuse_user(RefusalReason::Unavailable, &detail),
-            ProofVerdict::RateLimited(detail) => return refuse_user(RefusalReason::RateLimited, &detail),
         };
         let key = exchange_key(&session_base_key, encrypted_session_key);
         // The flags are inside of the proof, so that the promise of a MIC cannot be taken back on the way.

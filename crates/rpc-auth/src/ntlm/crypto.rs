@@ -111,9 +111,11 @@ pub(super) fn upper_case(text: &str) -> String {
 
 fn upper(c: char) -> char {
     match c {
-        // Upper case in Unicode, and themselves in the table of Windows: µ, ı and ſ would become letters of
-        // another block, where no lower case leads back to them.
+        // These have an upper case in Unicode, from which no lower case leads back to them. In Samba's table, which
+        // was made from that of Windows, they stay.
         'µ' | 'ı' | 'ſ' | '\u{1fbe}' => c,
+        // Georgian and Cherokee got a case in Unicode 11 and 8, after that table.
+        '\u{10d0}'..='\u{10ff}' | '\u{13f8}'..='\u{13fd}' | '\u{ab70}'..='\u{abbf}' => c,
         // Their simple mapping is their title case, which the standard library does not have.
         '\u{1f80}'..='\u{1f87}' | '\u{1f90}'..='\u{1f97}' | '\u{1fa0}'..='\u{1fa7}' => {
             char::from_u32(u32::from(c) + 8).unwrap_or(c)
@@ -216,6 +218,24 @@ mod tests {
         assert_eq!(keys(Sender::Client), client);
         let server = pair("d04d6f10741041d1d246d64188d7a8ad", "9355f3a957c1583d25c4c2f11e40390e");
         assert_eq!(keys(Sender::Server), server);
+    }
+
+    /// By Samba's `strcasecmp_m`.
+    #[test]
+    fn upper_case_of_letters_is_samba_s() {
+        for (lower, expected) in [
+            ('é', 'É'),
+            ('ÿ', 'Ÿ'),
+            ('ς', 'Σ'),
+            ('ⅰ', 'Ⅰ'),
+            ('ⓐ', 'Ⓐ'),
+            ('µ', 'µ'),
+            ('ı', 'ı'),
+            ('ſ', 'ſ'),
+            ('\u{10d0}', '\u{10d0}'),
+        ] {
+            assert_eq!(upper(lower), expected, "{lower}");
+        }
     }
 
     #[test]

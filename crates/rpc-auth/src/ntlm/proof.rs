@@ -47,8 +47,6 @@ pub enum ProofVerdict {
     Rejected(String),
     /// The store or every domain controller failed. Then the client is refused, and no other store is asked.
     Unavailable(String),
-    /// Too many wrong proofs before this one, which was not checked.
-    RateLimited(String),
 }
 
 /// Checks proofs: against local hashes, or at a domain controller.

@@ -220,11 +220,8 @@ fn hints_of_a_server_are_no_mic() {
 
 #[test]
 fn lengths_need_not_be_minimal_and_fields_at_the_end_may_be_unknown() {
-    let message =
-        bytes("a1840000000c308200 08a00481020a0100a5020500".replace("81020a01", "820003 0a01").as_str());
     // [0] with a length of three octets, and an unknown [5].
-    let message = NegTokenResp::read(&message)
-        .or_else(|_| NegTokenResp::read(&bytes("a1840000000f3082000b a0820003 0a0100 a5020500")));
+    let message = NegTokenResp::read(&bytes("a1840000000f3082000b a08200030a0100 a5020500"));
     assert_eq!(message.map(|read| read.state), Ok(Some(NegState::Completed)));
     // Indefinite lengths and fields out of order are refused.
     for wrong in ["a1803005a0030a01000000", "a10c300aa1030a0100a0030a0100", "a10c300aa0030a0100a0030a0100"] {
@@ -321,7 +318,7 @@ fn a_first_mechanism_without_token_is_asked_for_one() {
 }
 
 #[test]
-fn offers_that_nobody_speaks_and_rejects_are_refused() {
+fn offers_that_are_not_spoken_and_rejects_are_refused() {
     let mechanism = Some(RefusalReason::Mechanism);
     // NEGOEX alone.
     let negoex = Oid(bytes("2b06010401823702021e"));

@@ -1,4 +1,5 @@
-//! Kerberos with foreign programs: MIT Kerberos as KDC, initiator and acceptor, and Samba's KDC.
+//! Kerberos with foreign programs: MIT Kerberos as KDC, initiator and acceptor, Impacket's client,
+//! and Samba's KDC.
 //!
 //! A program that is missing fails its test; `tests/peers/install` installs them.
 

@@ -3,7 +3,7 @@
 //!
 //! The KDC listens on the loopback interface, with a database of its own for each test.
 
-use crate::support::{Answer, accept, now, random, ready, script};
+use crate::support::{Answer, accept, now, private, random, ready, script};
 use dcerpc::pdu::{PacketFlags, PacketType, SecTrailer, start_pdu};
 use dcerpc::security::{AuthLevel, AuthType, Outgoing, OutgoingFragment, ProtectedFragment, Protection};
 use rpc_auth::kerberos::{
@@ -12,6 +12,7 @@ use rpc_auth::kerberos::{
 };
 use rpc_auth::spnego::{SpnegoAcceptor, SpnegoInitiator, SpnegoMechanism};
 use rpc_auth::{Acceptor, Initiator, InitiatorStep, MechanismContext, Refusal, RefusalReason, Step};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -142,7 +143,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn command(folder: &Path, program: &str) -> Command {
+fn command(folder: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     let at = |name: &str| folder.join(name);
     command
@@ -183,12 +184,20 @@ impl Drop for Peer {
 
 impl Peer {
     fn new(realm: &Realm) -> Self {
-        let mut child = command(realm.path(), "/usr/bin/python3")
-            .arg(script("gss_peer.py"))
+        Self::run(realm, Path::new("/usr/bin/python3"), "gss_peer.py")
+    }
+
+    fn impacket(realm: &Realm) -> Self {
+        Self::run(realm, &private().join("venv/bin/python"), "impacket_kerberos.py")
+    }
+
+    fn run(realm: &Realm, python: &Path, name: &str) -> Self {
+        let mut child = command(realm.path(), python)
+            .arg(script(name))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("python3");
+            .unwrap_or_else(|error| panic!("{}: {error}; run tests/peers/install", python.display()));
         let (input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         Self { child, input, output: BufReader::new(output) }
     }
@@ -205,7 +214,7 @@ impl Peer {
         self.output.read_line(&mut line).expect("the peer lives");
         assert!(
             !line.is_empty(),
-            "{command}: the peer ended; python3-gssapi may be missing: run tests/peers/install"
+            "{command}: the peer ended; a module may be missing: run tests/peers/install"
         );
         Answer(line)
     }
@@ -363,6 +372,54 @@ fn with_both_ends(etype: Etype) {
     assert_eq!((credential.key.etype(), credential.service.to_string()), (etype, format!("sso/srv@{REALM}")));
     let (mut peer, mut context) = initiated(&realm, Box::new(KerberosInitiator::new(credential)));
     exchange(&mut peer, &mut context);
+}
+
+/// The client of Impacket: its AP-REQ has a frame inside of SPNEGO, its numbers start at 0, and its filler is as
+/// long as the body needs it.
+#[test]
+fn impacket_inside_of_spnego() {
+    for etype in [Etype::Aes256Sha1, Etype::Aes128Sha1] {
+        let realm = Realm::new(etype);
+        let config = realm.config(RealmKind::Mit);
+        let cache = realm.ccache();
+        let ticket_granting = cache.ticket_granting(now()).expect("a ticket-granting ticket");
+        let service = Principal::parse("sso/srv", REALM).expect("a principal");
+        let (request, message) =
+            TgsRequest::new(ticket_granting, service, now(), &mut random).expect("a request");
+        let reply = realm.ask(&message);
+        let credential = request.reply(&reply).expect("a ticket");
+
+        let mut peer = Peer::impacket(&realm);
+        let (reply, key) = (dtyp::hex(&reply), dtyp::hex(credential.key.expose()));
+        let arguments = format!("alice {REALM} {reply} {} {key}", etype.number());
+        let first = peer.ask_text("initiate", &arguments).bytes("token");
+        let Ok(Step::Continue { token, next }) = accept(spnego_acceptor(&config), &first) else {
+            panic!("refused")
+        };
+        let third = peer.ask("step", &[&token]).bytes("token");
+        let step = accept(next, &third).map_err(|refusal| refusal.detail);
+        let Ok(Step::Complete { mut context, .. }) = step else { panic!("{:?}", step.err()) };
+        assert_eq!(context.user().expect("a user").name, "alice");
+
+        // Impacket does not sign the header.
+        let sealed = protection(AuthLevel::PRIVACY, false);
+        for (number, len) in [16, 1, 15, 40, 44, 1000].into_iter().enumerate() {
+            let plain: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let answer = peer.ask_text("seal", &format!("{number} {}", dtyp::hex(&plain)));
+            let (mut body, token) = (answer.bytes("body"), answer.bytes("token"));
+            let fragment = ProtectedFragment { header: &[], body: &mut body, trailer: &[], token: &token };
+            context.unprotect(sealed, fragment).expect("Impacket's token");
+            assert_eq!(body, plain);
+            let (wire, header_len) = protect(&mut context, sealed, &plain);
+            let (body, rest) = wire[header_len..].split_at(len);
+            let answer = peer.ask("unseal", &[body, &rest[SecTrailer::LEN..]]);
+            assert_eq!(answer.bytes("body"), plain);
+        }
+        let token = peer.ask_text("sign", "6 00112233").bytes("token");
+        let mut body = [0, 0x11, 0x22, 0x33];
+        let fragment = ProtectedFragment { header: &[], body: &mut body, trailer: &[], token: &token };
+        context.unprotect(protection(AuthLevel::INTEGRITY, false), fragment).expect("Impacket's MIC");
+    }
 }
 
 #[test]

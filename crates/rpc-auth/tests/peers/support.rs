@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
+/// Where `tests/peers/install` puts what is not the system's.
+pub(crate) fn private() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/private");
+    std::env::var_os("RCMPD_PRIVATE").map_or(here, PathBuf::from)
+}
+
 /// A script of `tests/peers`.
 pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/peers").join(name)

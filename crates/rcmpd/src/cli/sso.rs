@@ -1,0 +1,278 @@
+//! `rcmpd sso …`
+
+use super::{ConfigArg, JsonArg};
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// `rcmpd sso …`
+#[derive(Debug, Subcommand)]
+pub enum SsoCommand {
+    /// Manage the master secret of [sso], or get it from a server
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Seal data under the newest cached key of this node
+    #[command(
+        after_help = "The blob names its key, so that it opens for as long as the node keeps that key.\n\nExample:\n  rcmpd sso seal db-password.txt --output db-password.sealed \\\n      --cache node.keys --unseal file:node.key --purpose app/credentials"
+    )]
+    Seal(BlobArgs),
+    /// Open what `rcmpd sso seal` sealed
+    Open(BlobArgs),
+    /// Seal the blobs of a folder again, under the newest cached key
+    ///
+    /// A run that is interrupted is completed by the next one.
+    #[command(
+        after_help = "Exit codes: 0 all are under the newest key, 3 some are not (the output names them)."
+    )]
+    Reseal {
+        /// The folder. Only regular files in it are blobs; folders below it and links are left out.
+        folder: PathBuf,
+        #[command(flatten)]
+        cache: CacheArgs,
+        /// What the blobs are for: the purpose with which they were sealed.
+        #[arg(long, value_name = "NAME")]
+        purpose: String,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+}
+
+/// The cached keys of a node.
+#[derive(Args, Clone, Debug)]
+pub struct CacheArgs {
+    /// The sealed file of the keys that this node got.
+    #[arg(long, value_name = "FILE")]
+    pub cache: PathBuf,
+    /// What the cache is sealed with: file:PATH, cred:NAME, or passphrase: and one of these.
+    #[arg(long, value_name = "REF")]
+    pub unseal: String,
+    /// How long a cached key is used while no server answers, in hours.
+    #[arg(long, value_name = "H", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub max_age_h: u64,
+    /// How long an older key is kept after a newer one came, in hours.
+    #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub overlap_h: u64,
+}
+
+/// One blob.
+#[derive(Args, Debug)]
+pub struct BlobArgs {
+    /// The file to read, at most 1 MiB; - for standard input.
+    pub file: PathBuf,
+    /// The file to write, which must not exist; it gets mode 0600.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// What the data is for. A blob opens for the same purpose only.
+    #[arg(long, value_name = "NAME")]
+    pub purpose: String,
+}
+
+/// `rcmpd sso secret …`
+#[derive(Debug, Subcommand)]
+pub enum SecretCommand {
+    /// Create a key file that seals the master secret. Name it in seal of [sso]
+    SealKey {
+        /// The file to create.
+        file: PathBuf,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Generate the first master secret
+    Generate(ConfigOnly),
+    /// Show the generations, the state, and the age of the last backup and drill. No octet of the secret is shown
+    #[command(after_help = "Exit codes: 0 open, 3 there is no secret, 7 sealed.")]
+    Status(ConfigOnly),
+    /// Generate a new generation. The previous one stays for the overlap
+    Rotate {
+        /// How long nodes may need the previous generation, in hours.
+        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+        overlap_h: u64,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Write an encrypted backup of all generations
+    Backup {
+        /// The file to create.
+        file: PathBuf,
+        #[command(flatten)]
+        key: BackupKeyArgs,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Restore a backup
+    ///
+    /// All secrets of the backup are opened and checked before a file is changed. The live generations stay for the overlap.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        #[command(flatten)]
+        key: BackupKeyArgs,
+        /// Restore although the backup is older than the live secret.
+        #[arg(long)]
+        allow_older: bool,
+        /// Restore although the backup is of another farm.
+        #[arg(long)]
+        allow_foreign: bool,
+        /// Restore although the live secret is sealed or damaged. Its file is kept under another name.
+        #[arg(long)]
+        replace_sealed: bool,
+        /// How long nodes may need the live generations, in hours.
+        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+        overlap_h: u64,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Rehearse a restore: restore a backup into a scratch folder and prove that it opens what the live secret sealed
+    Drill {
+        /// The backup.
+        file: PathBuf,
+        #[command(flatten)]
+        key: BackupKeyArgs,
+        /// The folder in which the scratch folder is made [default: the folder of the secret]
+        #[arg(long, value_name = "DIR")]
+        scratch: Option<PathBuf>,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Declare a copied data folder to be the one that lives. Remove the other one
+    Adopt(ConfigOnly),
+    /// Write the public facts of the secret as JSON: generations, key identifiers, times
+    ExportPublicStatus {
+        /// The file to create; - for standard output.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Take over the secret of an existing server: from its interface, or from a file of 16 octets
+    #[command(
+        after_help = "Example:\n  rcmpd sso secret import --from-server sso1.contoso.example \\\n      --user ssoadmin --domain CONTOSO --password-file password.txt -c FILE"
+    )]
+    Import {
+        /// A file with the 16 octets, or 32 hexadecimal digits; - for standard input.
+        #[arg(required_unless_present = "from_server")]
+        file: Option<PathBuf>,
+        /// The server to ask. Without a port, the port is looked up at its endpoint mapper on port 135.
+        #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "file")]
+        from_server: Option<String>,
+        #[command(flatten)]
+        client: OptionalClientArgs,
+        /// How long nodes may need the previous generation, in hours.
+        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+        overlap_h: u64,
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Get the secret from a server, as a node of the farm does
+    ///
+    /// The secret is never printed: it is written to a new file of mode 0600, to a file descriptor, or to the sealed cache of the node.
+    #[command(
+        after_help = "Exit codes: 0 delivered, 2 wrong use, 3 the server returned a code (it is printed), 4 no server answered, 5 not authenticated or access denied by a fault, 6 unusable input, 7 the server's answer breaks the protocol, or the cached key is too old.\n\nIf several servers are given, the next one is asked only if nothing was answered.\n\nExample:\n  rcmpd sso secret get --server sso1.contoso.example --server sso2.contoso.example \\\n      --user ssoadmin --password-file password.txt --output master.key"
+    )]
+    Get(GetArgs),
+}
+
+/// Commands that take a configuration alone.
+#[derive(Args, Debug)]
+pub struct ConfigOnly {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// What a backup is encrypted with.
+#[derive(Args, Clone, Debug)]
+pub struct BackupKeyArgs {
+    /// A file with the passphrase of the backup, in one line; - for standard input.
+    #[arg(long, value_name = "F", required_unless_present = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// A key file of `rcmpd sso secret seal-key`.
+    #[arg(long, value_name = "F", conflicts_with = "passphrase_file")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// How a client authenticates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MechanismArg {
+    /// NTLM, with a password.
+    #[default]
+    Ntlm,
+    /// Kerberos, with a credential cache.
+    Kerberos,
+    /// SPNEGO: Kerberos if there is a credential cache, and NTLM if there is a password.
+    Spnego,
+}
+
+/// Who asks, where that is not needed.
+#[derive(Args, Clone, Debug)]
+pub struct OptionalClientArgs {
+    /// The user.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// The user's domain; empty for an account of the server's own.
+    #[arg(long, value_name = "D", default_value = "")]
+    pub domain: String,
+    /// A file with the user's password, in one line; - for standard input.
+    #[arg(long, value_name = "F", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// How to authenticate.
+    #[arg(long, value_enum, default_value_t)]
+    pub auth: MechanismArg,
+    /// The credential cache of Kerberos [default: $KRB5CCNAME, if it is a file]
+    #[arg(long, value_name = "FILE")]
+    pub ccache: Option<PathBuf>,
+    /// The principal of the service [default: host/ and the name of the server]
+    #[arg(long, value_name = "NAME")]
+    pub spn: Option<String>,
+    /// The KDC to ask for a service ticket that is not in the cache.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub kdc: Option<String>,
+    /// How long to wait for an answer, in seconds.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+/// Arguments of `rcmpd sso secret get`.
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// The server; repeat for others. Without a port, the port is looked up at its endpoint mapper on port 135.
+    #[arg(long, value_name = "HOST[:PORT]", required = true)]
+    pub server: Vec<String>,
+    #[command(flatten)]
+    pub client: OptionalClientArgs,
+    /// Write the 16 octets to this file, which must not exist; it gets mode 0600.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Write the 16 octets to this file descriptor.
+    #[arg(long, value_name = "N", conflicts_with = "output", value_parser = clap::value_parser!(i32).range(3..))]
+    pub fd: Option<i32>,
+    /// Keep the secret in the sealed cache of this node.
+    #[arg(long, value_name = "FILE", requires = "unseal")]
+    pub cache: Option<PathBuf>,
+    /// What the cache is sealed with: file:PATH, cred:NAME, or passphrase: and one of these.
+    #[arg(long, value_name = "REF", requires = "cache")]
+    pub unseal: Option<String>,
+    /// How long a cached key is used while no server answers, in hours.
+    #[arg(long, value_name = "H", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub max_age_h: u64,
+    /// How long an older key is kept after a newer one came, in hours.
+    #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+    pub overlap_h: u64,
+    /// Ask again every 30 seconds, and keep the cache current. Needs --cache.
+    #[arg(long, requires = "cache")]
+    pub watch: bool,
+    #[command(flatten)]
+    pub json: JsonArg,
+}

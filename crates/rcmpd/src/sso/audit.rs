@@ -1,0 +1,167 @@
+//! Lines of the audit log about the master secret.
+//!
+//! Each delivery has a line, on the disk before the secret leaves. Refusals have lines, too, but clients can cause any number
+//! of them: for each kind the first few of a minute are written whole, and the rest is counted.
+
+use audit_log::AuditLog;
+use dcerpc_tokio::LogLimiter;
+use dtyp::Sid;
+use rpc_auth::{IdentitySource, UserIdentity};
+use rpc_auth_tokio::{AuthAudit, Refused};
+use serde_json::{Value, json};
+use sso_service::{AuditFailed, BoxFuture, Delivery, DeliveryAudit, Denial, Outcome};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tracing::info;
+
+/// How often counts of refusals are written.
+pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
+/// Lines of one kind of refusal in a minute; the others are counted.
+const LINES_OF_A_KIND: u64 = 5;
+/// Kinds in a minute: mechanisms times reasons, and accounts that are no administrators. Beyond that all count as one.
+const KINDS_MAX: usize = 256;
+
+/// Writes the lines.
+pub(super) struct SsoAudit {
+    log: Arc<AuditLog>,
+    /// Refusals of the running minute, by kind.
+    refused: Mutex<BTreeMap<String, u64>>,
+    limiter: LogLimiter,
+}
+
+impl SsoAudit {
+    pub(super) fn new(log: Arc<AuditLog>) -> Self {
+        Self { log, refused: Mutex::default(), limiter: LogLimiter::default() }
+    }
+
+    /// Logs what may happen at every call, once in a while.
+    pub(super) fn once(&self, event: &'static str, log: impl FnOnce()) {
+        self.limiter.once(event, log);
+    }
+
+    /// A call that was answered without the secret.
+    pub(super) fn answered(&self, address: SocketAddr, user: &UserIdentity, outcome: &Outcome) {
+        let (code, why) = match outcome {
+            // These have their line already.
+            Outcome::Delivered { .. } => return,
+            Outcome::Denied(denial) => (outcome.code(), denial.as_str().to_owned()),
+            Outcome::Failed { detail, .. } => (outcome.code(), detail.clone()),
+            Outcome::Fault(status) => (None, status.to_string()),
+            Outcome::NotProtected => return,
+        };
+        let kind = format!("denied {} {}", user.domain, user.name);
+        self.refusal(kind, || {
+            let mut event = json!({
+                "event": "master_secret_refused",
+                "user": user.name,
+                "domain": user.domain,
+                "user_sid": user.sid.map(|sid| sid.to_string()),
+                "source": address.to_string(),
+                "code": code.map(|code| format!("0x{:08x}", code.0)),
+                "reason": why,
+            });
+            if let Outcome::Denied(Denial::Delegated(services)) = outcome {
+                event["delegated_by"] = json!(services);
+            }
+            (user.sid.map(|sid| (user.name.clone(), sid)), event)
+        });
+    }
+
+    fn refusal(&self, kind: String, event: impl FnOnce() -> (Option<(String, Sid)>, Value)) {
+        let mut refused = lock(&self.refused);
+        let kind = match refused.len() < KINDS_MAX || refused.contains_key(&kind) {
+            true => kind,
+            false => "other".to_owned(),
+        };
+        let count = refused.entry(kind).or_default();
+        *count += 1;
+        if *count > LINES_OF_A_KIND {
+            return;
+        }
+        drop(refused);
+        let (account, event) = event();
+        self.log.note(account.as_ref().map(|(name, sid)| (name.as_str(), *sid)), &event);
+    }
+
+    /// Writes how many refusals of a kind had no line.
+    pub(super) fn flush(&self) {
+        let refused = std::mem::take(&mut *lock(&self.refused));
+        let counts: BTreeMap<_, _> =
+            refused.into_iter().filter(|(_, count)| *count > LINES_OF_A_KIND).collect();
+        if !counts.is_empty() {
+            self.log.note(None, &json!({ "event": "master_secret_refusals", "counts": counts }));
+        }
+    }
+}
+
+impl AuthAudit for SsoAudit {
+    fn refused(&self, Refused { peer, mechanism, refusal }: &Refused<'_>) {
+        let reason = refusal.reason.as_str();
+        let address = peer.address;
+        self.limiter.once(reason, || {
+            info!(client.addr = %address, mechanism, reason, detail = refusal.detail, "Authentication of a user rejected");
+        });
+        self.refusal(format!("{mechanism} {reason}"), || {
+            let event = json!({
+                "event": "authentication_refused",
+                "mechanism": mechanism,
+                "reason": reason,
+                "detail": refusal.detail,
+                "source": address.to_string(),
+            });
+            (None, event)
+        });
+    }
+}
+
+impl DeliveryAudit for SsoAudit {
+    fn record<'a>(&'a self, delivery: &'a Delivery<'a>) -> BoxFuture<'a, Result<(), AuditFailed>> {
+        let user = delivery.user;
+        let mut event = json!({
+            "event": "master_secret_delivered",
+            "user": user.name,
+            "domain": user.domain,
+            "user_sid": user.sid.map(|sid| sid.to_string()),
+            "administrator": delivery.entry,
+            "mechanism": mechanism(delivery.auth_type),
+            "generation": delivery.generation,
+            "source": delivery.address.to_string(),
+        });
+        match &user.source {
+            IdentitySource::LocalStore => event["authenticated_by"] = json!("local store"),
+            IdentitySource::DomainController { domain } => {
+                event["authenticated_by"] = json!(format!("domain controller of {domain}"));
+            }
+            IdentitySource::Ticket { keytab_principal } => {
+                event["keytab_principal"] = json!(keytab_principal)
+            }
+        }
+        if !user.delegated_by.is_empty() {
+            event["delegated_by"] = json!(user.delegated_by);
+        }
+        let (log, account) = (Arc::clone(&self.log), user.sid.map(|sid| (user.name.clone(), sid)));
+        let write = move || log.record(account.as_ref().map(|(name, sid)| (name.as_str(), *sid)), &event);
+        Box::pin(async move {
+            let written = tokio::task::spawn_blocking(write).await;
+            written
+                .map_err(|error| AuditFailed(error.to_string()))?
+                .map_err(|why| AuditFailed(why.to_owned()))
+        })
+    }
+}
+
+/// The name of an RPC `auth_type` ([MS-RPCE] 2.2.1.1.7).
+pub(super) const fn mechanism(auth_type: u8) -> &'static str {
+    match auth_type {
+        9 => "spnego",
+        10 => "ntlm",
+        16 => "kerberos",
+        _ => "other",
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,116 @@
+//! Metrics of the master secret server.
+
+use super::LiveSecrets;
+use dcerpc_tokio::encode_family;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use rpc_auth_tokio::AuthCounters;
+use sso_service::Answer;
+use std::fmt;
+use std::sync::Arc;
+
+/// The counters.
+#[derive(Clone, Debug, Default)]
+pub struct SsoMetrics {
+    calls: Family<CallLabels, Counter>,
+    pub(super) authentications: AuthCounters,
+    trailing: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    code: &'static str,
+}
+
+impl SsoMetrics {
+    /// Counts a call.
+    pub(super) fn count(&self, answer: &Answer) {
+        let code = match answer.outcome.code() {
+            Some(code) => code.name().unwrap_or("other"),
+            None => "fault",
+        };
+        self.calls.get_or_create(&CallLabels { code }).inc();
+        self.trailing.inc_by(answer.trailing as u64);
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry, secrets: &Arc<LiveSecrets>) {
+        // Deliveries and the usual refusal are there from the start, so that their rate is known.
+        for code in ["ERROR_SUCCESS", "SSO_E_ACCESSDENIED"] {
+            drop(self.calls.get_or_create(&CallLabels { code }));
+        }
+        registry.register(
+            "sso_calls",
+            "Calls of RemoteGetMasterSecret by return code; `fault` where the runtime answered",
+            self.calls.clone(),
+        );
+        self.authentications.register(registry);
+        registry.register(
+            "sso_trailing_octets",
+            "Octets behind the parameters of calls, which are ignored",
+            self.trailing.clone(),
+        );
+        registry.register_collector(Box::new(SecretCollector(Arc::clone(secrets))));
+    }
+}
+
+/// Facts of the secret: none of them is secret.
+#[derive(Debug)]
+struct SecretCollector(Arc<LiveSecrets>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+impl Collector for SecretCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let facts = self.0.facts();
+        let states = ["none", "sealed", "open"]
+            .map(|state| (StateLabels { state }, ConstGauge::new(u32::from(state == facts.state))));
+        encode_family(
+            &mut encoder,
+            ("sso_secret_state", "1 for the state of the master secret", None),
+            states,
+        )?;
+        let none = dcerpc_tokio::NO_LABELS;
+        for (name, help, value) in [
+            (
+                "sso_secret_generation",
+                "Newest generation of the master secret; 0 if there is none",
+                facts.generation,
+            ),
+            (
+                "sso_secret_created_timestamp_seconds",
+                "When the newest generation was made; 0 if there is none",
+                facts.created,
+            ),
+            (
+                "sso_backup_timestamp_seconds",
+                "When the last backup was written; 0 if there never was one",
+                facts.last_backup,
+            ),
+            (
+                "sso_backup_is_current",
+                "1 if the last backup has the newest generation",
+                u64::from(facts.backup_is_current),
+            ),
+            (
+                "sso_drill_timestamp_seconds",
+                "When the last drill passed; 0 if none ever did",
+                facts.last_drill,
+            ),
+            (
+                "sso_secret_is_copy",
+                "1 if the data folder is a copy, in which no rotation is allowed",
+                u64::from(facts.is_copy),
+            ),
+        ] {
+            encode_family(&mut encoder, (name, help, None), [(none, ConstGauge::new(value as f64))])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! The sealed master secret, as the service has it: read again when another process changed the file.
+
+use crate::config::{SealRef, SecretRef, Sso};
+use sso_secret::{
+    KeyFile, MachineId, Passphrase, PassphraseCost, SealingSource, SecretStore, SourceError, State, Status,
+};
+use sso_service::{BoxFuture, CurrentSecret, MasterSecret, MasterSecrets, SecretState, StoreFailed};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tracing::{error, info};
+
+/// How often the sealed file is looked at where no call does, for metrics and the log.
+pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The store of a running service.
+pub struct LiveSecrets {
+    store: Arc<SecretStore>,
+    stopping: AtomicBool,
+    /// What the last look found.
+    seen: Mutex<Seen>,
+}
+
+struct Seen {
+    state: State,
+    facts: SecretFacts,
+}
+
+/// Facts for metrics: none of them is secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretFacts {
+    /// `none`, `sealed` or `open`.
+    pub state: &'static str,
+    /// The newest generation; 0 if there is none.
+    pub generation: u64,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// When the last backup was written.
+    pub last_backup: u64,
+    /// Whether that backup has the newest generation.
+    pub backup_is_current: bool,
+    /// When the last drill passed.
+    pub last_drill: u64,
+    /// Whether the data folder is a copy.
+    pub is_copy: bool,
+}
+
+impl From<&Status> for SecretFacts {
+    fn from(status: &Status) -> Self {
+        let facts = status.facts.as_ref();
+        let newest = facts.and_then(|facts| facts.generations.first());
+        Self {
+            state: status.state,
+            generation: newest.map_or(0, |newest| u64::from(newest.number)),
+            created: newest.map_or(0, |newest| newest.created.0),
+            last_backup: facts.and_then(|facts| facts.last_backup).map_or(0, |time| time.0),
+            backup_is_current: facts.is_some_and(|facts| facts.backup_is_current),
+            last_drill: facts.and_then(|facts| facts.last_drill).map_or(0, |time| time.0),
+            is_copy: facts.is_some_and(|facts| facts.is_copy),
+        }
+    }
+}
+
+impl std::fmt::Debug for LiveSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LiveSecrets")
+    }
+}
+
+/// The store that a configuration names; nothing is read yet.
+pub fn store(section: &Sso) -> SecretStore {
+    SecretStore::new(&section.folder, seal_source(&section.seal), MachineId::from_system())
+}
+
+/// What a configuration seals the secret with.
+pub fn seal_source(seal: &SealRef) -> Arc<dyn SealingSource> {
+    match seal {
+        SealRef::Key(SecretRef::File(path)) => Arc::new(KeyFile::file(path)),
+        SealRef::Key(SecretRef::Credential(name)) => {
+            let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
+            Arc::new(KeyFile::credential(name, directory.as_deref().map(Path::new)))
+        }
+        // INVARIANT: a configuration refuses a key in the environment, and other references are passphrases.
+        SealRef::Key(reference) | SealRef::Passphrase(reference) => passphrase(reference),
+    }
+}
+
+/// A passphrase by reference.
+pub fn passphrase(reference: &SecretRef) -> Arc<dyn SealingSource> {
+    let name = match reference {
+        SecretRef::File(path) => format!("file:{}", path.display()),
+        SecretRef::Environment(name) => format!("env:{name}"),
+        SecretRef::Credential(name) => format!("cred:{name}"),
+    };
+    let reference = reference.clone();
+    let read = move || reference.read().map_err(|missing| SourceError::Unusable(missing.to_string()));
+    Arc::new(Passphrase::new(&name, PassphraseCost::DEFAULT, read))
+}
+
+impl LiveSecrets {
+    /// Looks at the store for the first time. Blocks for the disk, and for argon2id if the secret is sealed by a passphrase.
+    pub fn open(section: &Sso) -> Self {
+        let store = store(section);
+        let state = store.state();
+        report(&state);
+        let facts = SecretFacts::from(&store.status());
+        let seen = Mutex::new(Seen { state, facts });
+        Self { store: Arc::new(store), stopping: AtomicBool::new(false), seen }
+    }
+
+    /// The store, for commands over the control socket.
+    pub fn store(&self) -> &Arc<SecretStore> {
+        &self.store
+    }
+
+    /// Looks whether the file was replaced. Blocks.
+    pub fn look(&self) -> State {
+        self.see(self.store.state())
+    }
+
+    /// Asks the sealing source again. Blocks.
+    pub fn reload(&self) -> State {
+        self.see(self.store.reload())
+    }
+
+    fn see(&self, state: State) -> State {
+        let facts = SecretFacts::from(&self.store.status());
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = facts.state != seen.facts.state || facts.generation != seen.facts.generation;
+        *seen = Seen { state: state.clone(), facts };
+        drop(seen);
+        if is_news {
+            report(&state);
+        }
+        state
+    }
+
+    /// Facts for metrics, as of the last look.
+    pub fn facts(&self) -> SecretFacts {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).facts.clone()
+    }
+
+    /// Answers calls from now on that the server is stopping.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+}
+
+fn report(state: &State) {
+    match state {
+        State::None => {
+            info!("There is no master secret yet: `rcmpd sso secret generate` or `import` makes one")
+        }
+        State::Sealed(sealed) => error!(missing = sealed.what, why = sealed.why, "Master secret is sealed"),
+        State::Open(open) => {
+            let (newest, _) = open.newest();
+            let page_lock = format!("{:?}", open.page_lock());
+            info!(generation = newest.number, key_id = %newest.key_id, page_lock, "Master secret is open");
+            if open.is_copy() {
+                error!(
+                    "The data folder of the master secret is a copy: no rotation is allowed until `rcmpd sso secret adopt`"
+                );
+            }
+        }
+    }
+}
+
+/// Callers hold the service as an `Arc`, so that a look may run on another thread.
+impl MasterSecrets for LiveSecrets {
+    fn state(&self) -> BoxFuture<'_, SecretState> {
+        let state = match self.stopping.load(Ordering::Acquire) {
+            true => SecretState::Stopping,
+            // A look costs one `stat` while the file is the same.
+            false => match tokio::task::block_in_place(|| self.look()) {
+                State::Sealed(sealed) => SecretState::NotOpen(sealed.to_string()),
+                State::None | State::Open(_) => SecretState::Open,
+            },
+        };
+        Box::pin(std::future::ready(state))
+    }
+
+    fn current(&self) -> BoxFuture<'_, Result<Option<CurrentSecret>, StoreFailed>> {
+        let state = self.seen.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
+        let current = match state {
+            State::None => Ok(None),
+            State::Sealed(sealed) => Err(StoreFailed(sealed.to_string())),
+            State::Open(open) => {
+                let (generation, secret) = open.newest();
+                let (secret, generation) =
+                    (MasterSecret::new(*secret.expose()), u64::from(generation.number));
+                Ok(Some(CurrentSecret { secret, generation }))
+            }
+        };
+        Box::pin(std::future::ready(current))
+    }
+}

@@ -1,0 +1,329 @@
+//! Which users may obtain the secret ([MS-SSP] 3.1.1, 3.1.4.1: "SSO administrator"). Evaluated for each call.
+
+use dtyp::Sid;
+use rpc_auth::kerberos::RealmKind;
+use rpc_auth::{IdentitySource, UserIdentity};
+use std::fmt;
+use std::str::FromStr;
+
+/// One entry of the list of SSO administrators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Administrator {
+    /// `sid:S-1-5-21-…`: an account or a group of an account domain.
+    Sid(Sid),
+    /// `principal:NAME@REALM`: a Kerberos client without SIDs, of a realm that has none.
+    Principal {
+        /// The name before the `@`, compared octet for octet as Kerberos does.
+        name: String,
+        /// The realm.
+        realm: String,
+    },
+    /// `local:NAME`: an account of this server's own store.
+    Local(String),
+}
+
+/// Why an entry is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryRefused {
+    /// It has none of the known forms.
+    Form,
+    /// The SID is well-known or built-in: it names no account or group of a domain.
+    BuiltIn(Sid),
+    /// Every user or computer of the domain, or its guests, have this SID.
+    Everyone(Sid),
+}
+
+impl fmt::Display for EntryRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Form => f.write_str("this is not an SSO administrator"),
+            Self::BuiltIn(sid) => write!(f, "{sid} is a well-known or built-in SID"),
+            Self::Everyone(sid) => {
+                write!(
+                    f,
+                    "{sid} is a predefined group that guests, or all users or computers of the domain, are in"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for EntryRefused {}
+
+/// Predefined relative identifiers ([MS-DTYP] 2.4.2.4) that no list of administrators may name: the guest, the users,
+/// the guests and the computers of a domain.
+const RIDS_OF_EVERYONE: [u32; 4] = [501, 513, 514, 515];
+
+impl FromStr for Administrator {
+    type Err = EntryRefused;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, value) = text.split_once(':').ok_or(EntryRefused::Form)?;
+        match kind {
+            "sid" => {
+                let sid: Sid = value.parse().map_err(|_| EntryRefused::Form)?;
+                let (domain, rid) = sid.split_rid().ok_or(EntryRefused::BuiltIn(sid))?;
+                // Everything outside of account domains is well-known or built-in, and so is S-1-5-21-0-0-0.
+                if !domain.is_domain() || domain.sub_authorities()[1..] == [0, 0, 0] {
+                    return Err(EntryRefused::BuiltIn(sid));
+                }
+                match RIDS_OF_EVERYONE.contains(&rid) {
+                    true => Err(EntryRefused::Everyone(sid)),
+                    false => Ok(Self::Sid(sid)),
+                }
+            }
+            "principal" => match value.rsplit_once('@') {
+                Some((name, realm)) if !name.is_empty() && !realm.is_empty() => {
+                    Ok(Self::Principal { name: name.to_owned(), realm: realm.to_owned() })
+                }
+                _ => Err(EntryRefused::Form),
+            },
+            "local" if !value.is_empty() && !value.contains(['\\', '@']) => Ok(Self::Local(value.to_owned())),
+            _ => Err(EntryRefused::Form),
+        }
+    }
+}
+
+impl fmt::Display for Administrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sid(sid) => write!(f, "sid:{sid}"),
+            Self::Principal { name, realm } => write!(f, "principal:{name}@{realm}"),
+            Self::Local(name) => write!(f, "local:{name}"),
+        }
+    }
+}
+
+/// The list. One entry that matches suffices. An empty list means that SSO is not configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Administrators(pub Vec<Administrator>);
+
+/// By which rules an identity is compared with the list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessRules {
+    /// The list.
+    pub administrators: Administrators,
+    /// The kind of each realm; `principal:` entries match in realms of kind [`RealmKind::Mit`] only.
+    pub realms: Vec<(String, RealmKind)>,
+    /// For a domain or realm: the account domains whose SIDs its users may have. SIDs of other domains do not count.
+    /// A domain without an entry is not filtered here, but by the KDC or domain controller that proved the user.
+    pub sid_filters: Vec<(String, Vec<Sid>)>,
+    /// Whether users of delegated tickets may obtain the secret.
+    pub allow_delegated: bool,
+}
+
+/// Why a user may not obtain the secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// No entry matches.
+    NotAdministrator,
+    /// The ticket was delegated through these services, or a service asserted the user.
+    Delegated(Vec<String>),
+    /// The account is gone or may not be used any more.
+    AccountGone,
+}
+
+impl Denial {
+    /// One word for the audit log and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotAdministrator => "not-administrator",
+            Self::Delegated(_) => "delegated",
+            Self::AccountGone => "account-gone",
+        }
+    }
+}
+
+impl AccessRules {
+    /// The entry by which the user is an administrator.
+    pub fn check(&self, user: &UserIdentity) -> Result<&Administrator, Denial> {
+        // S4U2Self and S4U2Proxy let a service get a ticket for a user who was never there.
+        let is_asserted = user.groups.contains(&Sid::SERVICE_ASSERTED_IDENTITY);
+        if !self.allow_delegated && (is_asserted || !user.delegated_by.is_empty()) {
+            return Err(Denial::Delegated(user.delegated_by.clone()));
+        }
+        let found = self.administrators.0.iter().find(|entry| self.matches(entry, user));
+        found.ok_or(Denial::NotAdministrator)
+    }
+
+    fn matches(&self, entry: &Administrator, user: &UserIdentity) -> bool {
+        match entry {
+            Administrator::Sid(sid) => {
+                (user.sid.as_ref() == Some(sid) || user.groups.contains(sid)) && self.may_have(user, sid)
+            }
+            Administrator::Principal { name, realm } => {
+                matches!(user.source, IdentitySource::Ticket { .. })
+                    && user.sid.is_none()
+                    && self.realms.iter().any(|(known, kind)| known == realm && *kind == RealmKind::Mit)
+                    && user.domain == *realm
+                    && user.name == *name
+            }
+            Administrator::Local(name) => {
+                user.source == IdentitySource::LocalStore && user.name.eq_ignore_ascii_case(name)
+            }
+        }
+    }
+
+    /// SID filtering: whether users of the user's domain may have this SID.
+    fn may_have(&self, user: &UserIdentity, sid: &Sid) -> bool {
+        let domain = match &user.source {
+            IdentitySource::LocalStore => return true,
+            IdentitySource::DomainController { domain } => domain,
+            IdentitySource::Ticket { .. } => &user.domain,
+        };
+        let filter = self.sid_filters.iter().find(|(name, _)| name.eq_ignore_ascii_case(domain));
+        filter.is_none_or(|(_, domains)| domains.iter().any(|domain| sid.rid_in(domain).is_some()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sid(text: &str) -> Sid {
+        text.parse().expect("a SID")
+    }
+
+    fn user(source: IdentitySource) -> UserIdentity {
+        UserIdentity {
+            name: "ssoadmin".into(),
+            domain: "EXAMPLE.TEST".into(),
+            sid: Some(sid("S-1-5-21-1-2-3-1104")),
+            groups: vec![sid("S-1-5-21-1-2-3-513"), sid("S-1-5-21-9-9-9-2000")],
+            source,
+            delegated_by: Vec::new(),
+            expires: None,
+        }
+    }
+
+    fn ticket() -> IdentitySource {
+        IdentitySource::Ticket { keytab_principal: "host/sso.example.test@EXAMPLE.TEST".into() }
+    }
+
+    fn rules(entry: &str) -> AccessRules {
+        AccessRules {
+            administrators: Administrators(vec![entry.parse().expect("an entry")]),
+            realms: vec![
+                ("EXAMPLE.TEST".into(), RealmKind::Mit),
+                ("AD.TEST".into(), RealmKind::ActiveDirectory),
+            ],
+            ..AccessRules::default()
+        }
+    }
+
+    #[test]
+    fn refuses_built_in_and_well_known_sids() {
+        for refused in [
+            "S-1-1-0",
+            "S-1-2-0",
+            "S-1-3-0",
+            "S-1-5-7",
+            "S-1-5-9",
+            "S-1-5-11",
+            "S-1-5-18",
+            "S-1-5-19",
+            "S-1-5-20",
+            "S-1-5-32-544",
+            "S-1-5-32-545",
+            "S-1-5-80-0",
+            "S-1-16-12288",
+            "S-1-18-1",
+            "S-1-18-2",
+            "S-1-5-21-0-0-0-497",
+            "S-1-5-21-1-2-3",
+        ] {
+            let parsed = format!("sid:{refused}").parse::<Administrator>();
+            assert_eq!(parsed, Err(EntryRefused::BuiltIn(sid(refused))), "{refused}");
+        }
+        for rid in [501, 513, 514, 515] {
+            let text = format!("S-1-5-21-1-2-3-{rid}");
+            assert_eq!(
+                format!("sid:{text}").parse::<Administrator>(),
+                Err(EntryRefused::Everyone(sid(&text)))
+            );
+        }
+        for form in [
+            "",
+            "sid",
+            "sid:",
+            "sid:ssoadmin",
+            "user:x",
+            "principal:x",
+            "principal:@R",
+            "principal:x@",
+            "local:",
+            "local:D\\x",
+            "SID:S-1-5-21-1-2-3-1104",
+        ] {
+            assert_eq!(form.parse::<Administrator>(), Err(EntryRefused::Form), "{form}");
+        }
+        for entry in
+            ["sid:S-1-5-21-1-2-3-1104", "sid:S-1-5-21-1-2-3-512", "principal:a/b@R", "local:ssoadmin"]
+        {
+            assert_eq!(entry.parse::<Administrator>().expect(entry).to_string(), entry);
+        }
+    }
+
+    #[test]
+    fn matches_a_sid_of_account_or_group_from_each_source() {
+        let controller = IdentitySource::DomainController { domain: "EXAMPLE".into() };
+        for source in [IdentitySource::LocalStore, controller, ticket()] {
+            for entry in ["sid:S-1-5-21-1-2-3-1104", "sid:S-1-5-21-9-9-9-2000"] {
+                assert!(rules(entry).check(&user(source.clone())).is_ok(), "{entry} {source:?}");
+            }
+            let other = rules("sid:S-1-5-21-1-2-3-1105");
+            assert_eq!(other.check(&user(source)), Err(Denial::NotAdministrator));
+        }
+        assert_eq!(AccessRules::default().check(&user(ticket())), Err(Denial::NotAdministrator));
+    }
+
+    #[test]
+    fn sid_of_another_domain_does_not_count_behind_a_filter() {
+        let mut rules = rules("sid:S-1-5-21-9-9-9-2000");
+        rules.sid_filters = vec![("example.test".into(), vec![sid("S-1-5-21-1-2-3")])];
+        assert_eq!(rules.check(&user(ticket())), Err(Denial::NotAdministrator));
+        assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
+        rules.sid_filters[0].1.push(sid("S-1-5-21-9-9-9"));
+        assert!(rules.check(&user(ticket())).is_ok());
+    }
+
+    #[test]
+    fn principal_matches_only_without_sids_in_a_realm_of_kind_mit() {
+        let rules = rules("principal:ssoadmin@EXAMPLE.TEST");
+        let without_sids = UserIdentity { sid: None, groups: Vec::new(), ..user(ticket()) };
+        assert!(rules.check(&without_sids).is_ok());
+        let refused = [
+            user(ticket()),
+            UserIdentity { name: "SSOADMIN".into(), ..without_sids.clone() },
+            UserIdentity { domain: "OTHER.TEST".into(), ..without_sids.clone() },
+            UserIdentity { source: IdentitySource::LocalStore, ..without_sids.clone() },
+        ];
+        for user in refused {
+            assert_eq!(rules.check(&user), Err(Denial::NotAdministrator), "{user:?}");
+        }
+        let ad = AccessRules { realms: vec![("EXAMPLE.TEST".into(), RealmKind::ActiveDirectory)], ..rules };
+        assert_eq!(ad.check(&without_sids), Err(Denial::NotAdministrator));
+    }
+
+    #[test]
+    fn local_entry_matches_an_account_of_the_local_store_alone() {
+        let rules = rules("local:SsoAdmin");
+        assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
+        assert_eq!(rules.check(&user(ticket())), Err(Denial::NotAdministrator));
+        let controller = IdentitySource::DomainController { domain: "EXAMPLE".into() };
+        assert_eq!(rules.check(&user(controller)), Err(Denial::NotAdministrator));
+    }
+
+    #[test]
+    fn delegated_ticket_is_refused_unless_allowed() {
+        let mut rules = rules("sid:S-1-5-21-1-2-3-1104");
+        let services = vec!["HTTP/web.example.test@EXAMPLE.TEST".to_owned()];
+        let proxied = UserIdentity { delegated_by: services.clone(), ..user(ticket()) };
+        assert_eq!(rules.check(&proxied), Err(Denial::Delegated(services)));
+        let mut asserted = user(ticket());
+        asserted.groups.push(Sid::SERVICE_ASSERTED_IDENTITY);
+        assert_eq!(rules.check(&asserted), Err(Denial::Delegated(Vec::new())));
+        rules.allow_delegated = true;
+        assert!(rules.check(&proxied).is_ok() && rules.check(&asserted).is_ok());
+    }
+}

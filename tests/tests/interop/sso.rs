@@ -1,0 +1,449 @@
+//! The master secret server, asked by clients that share no code with it: Impacket, and Samba's Python bindings through the
+//! management interface.
+
+use rcmpd_tests::peers::{sso_impacket, sso_samba};
+use rcmpd_tests::recorder::Recorder;
+use rcmpd_tests::{Demo, Service};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What every failure carries: 16 zero octets and the code.
+fn failure(code: u32) -> Value {
+    json!({ "stub": format!("1000000010000000{}{}", "00".repeat(16), hex(&code.to_le_bytes())) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The secret that the service hands out, imported so that the test knows it.
+const KEY: [u8; 16] =
+    [0xc1, 0x5e, 0x9d, 0x04, 0x77, 0xab, 0x3f, 0x60, 0x12, 0xe8, 0xd3, 0x59, 0x8a, 0x46, 0xf7, 0x2b];
+
+fn success(ndr64: bool) -> Value {
+    match ndr64 {
+        false => json!({ "stub": format!("1000000010000000{}00000000", hex(&KEY)) }),
+        true => json!({ "stub": format!("10000000000000001000000000000000{}00000000", hex(&KEY)) }),
+    }
+}
+
+/// A demo whose newest generation is the known key.
+fn demo() -> Demo {
+    let demo = Demo::with_master_secret();
+    rcmpd_tests::write_secret(demo.path("known.key"), KEY);
+    demo.rcmpd(&["sso", "secret", "import", "known.key", "-c", "rcmpd.toml"]).code(0);
+    demo
+}
+
+/// Impacket's answers to one conversation.
+fn answers(service: &Service, more: Value) -> Vec<Value> {
+    let done = sso_impacket(service, more);
+    assert_eq!(done["error"], Value::Null, "{done:#}");
+    done["answers"].as_array().expect("a list").clone()
+}
+
+/// The answers to two calls of one connection, between which something is done.
+fn around(service: &Service, name: &str, between: impl FnOnce()) -> Vec<Value> {
+    let done = service.path(name);
+    let calls = json!({ "calls": [{}, { "wait": done }] });
+    std::thread::scope(|threads| {
+        let asking = threads.spawn(|| answers(service, calls));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while audit(service, "master_secret_delivered").is_empty() {
+            assert!(Instant::now() < deadline, "no delivery");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        between();
+        std::fs::write(&done, "").expect("the folder can be written");
+        asking.join().expect("the client ends")
+    })
+}
+
+/// Lines of the audit log of one event.
+fn audit(service: &Service, event: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(service.path("audit.log")).unwrap_or_default();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+    lines.filter(|line| line["event"] == event).collect()
+}
+
+#[test]
+fn administrator_gets_the_secret_from_both_peers_and_no_octet_is_readable() {
+    let service = demo().serve();
+    let recorder = Recorder::new(service.master_secret());
+    let through = |more: Value| {
+        let mut more = more;
+        more["port"] = json!(recorder.address.port());
+        more
+    };
+    for ndr64 in [false, true] {
+        assert_eq!(answers(&service, through(json!({ "ndr64": ndr64 }))), [success(ndr64)]);
+    }
+    for (options, stub, ndr64) in [
+        (json!(["seal"]), "10000000", false),
+        (json!(["seal", "ndr64"]), "10000000", true),
+        // Samba sends the octets as they are, and says that they are big-endian.
+        (json!(["seal", "bigendian"]), "00000010", false),
+    ] {
+        let done = sso_samba(&service, through(json!({ "options": options, "calls": [stub] })));
+        assert_eq!(done["answers"], json!([success(ndr64)]), "{options} {done:#}");
+    }
+    // Levels below privacy: the connection is authenticated, and the call is not executed.
+    for level in [2, 5] {
+        let refused = answers(&service, through(json!({ "level": level })));
+        assert_eq!(refused, [json!({ "fault": 5 })], "{level}");
+    }
+    // Impacket does not sign at these levels, so its calls do not reach the interface.
+    for level in [3, 4] {
+        let refused = answers(&service, through(json!({ "level": level })));
+        assert_eq!(refused, [json!({ "fault": 0x1c01_000b })], "{level}");
+    }
+    assert_eq!(answers(&service, through(json!({ "auth": "none" }))), [json!({ "fault": 5 })]);
+    for option in ["sign", "connect"] {
+        let done = sso_samba(&service, through(json!({ "options": [option] })));
+        // NT_STATUS_ACCESS_DENIED is what Samba makes of fault 5.
+        assert_eq!(done["answers"][0]["error"][0], 0xc000_0022_u32, "{option} {done:#}");
+    }
+    assert!(!recorder.recorded().is_empty());
+    assert!(!recorder.has_part_of(&KEY, 4), "the secret passes in clear");
+    let deliveries = audit(&service, "master_secret_delivered");
+    assert_eq!(deliveries.len(), 5, "{deliveries:#?}");
+    for delivery in deliveries {
+        assert_eq!((&delivery["user"], &delivery["generation"]), (&json!("alice"), &json!(2)));
+        assert!(!delivery.to_string().contains(&hex(&KEY)));
+    }
+    assert!(!service.log().contains(&hex(&KEY)));
+}
+
+#[test]
+fn port_is_found_at_the_endpoint_mapper_in_both_transfer_syntaxes() {
+    let service = demo().serve();
+    let found = sso_impacket(&service, json!({ "mapper": service.endpoint_mapper.port() }));
+    assert_eq!(found["port"], service.master_secret().port(), "{found:#}");
+    assert_eq!(found["answers"], json!([success(false)]), "{found:#}");
+    assert_eq!(service.get("/ready").0, 200);
+}
+
+/// Section 4 of [MS-SSP] as both range modes read it.
+#[test]
+fn sizes_are_answered_as_each_range_mode_says() {
+    let bound = json!({ "fault": 0x1c00_0007 });
+    let short = json!({ "fault": 0x6f7 });
+    let rows = [
+        ("10000000", success(false), success(false)),
+        ("00000000", bound.clone(), failure(0x8007_0057)),
+        ("01000000", bound.clone(), failure(0x8007_000e)),
+        ("0f000000", bound.clone(), failure(0x8007_000e)),
+        ("11000000", bound.clone(), bound.clone()),
+        ("00000080", bound.clone(), bound.clone()),
+        ("ffffffff", bound.clone(), bound),
+        ("", short.clone(), short.clone()),
+        ("10", short.clone(), short.clone()),
+        ("1000", short.clone(), short.clone()),
+        ("100000", short.clone(), short),
+    ];
+    let calls: Vec<Value> = rows.iter().map(|(stub, ..)| json!({ "stub": stub })).collect();
+    let service = demo().serve();
+    let by_idl = answers(&service, json!({ "calls": calls }));
+    assert_eq!(by_idl, rows.clone().map(|(_, idl, _)| idl));
+    service.edit(|text| text.replace("[sso.ntlm]", "ndr_range = \"prose\"\n[sso.ntlm]"));
+    service.reload();
+    let by_prose = answers(&service, json!({ "calls": calls }));
+    assert_eq!(by_prose, rows.map(|(.., prose)| prose));
+    let others = answers(&service, json!({ "calls": [{ "opnum": 1 }] }));
+    assert_eq!(others, [json!({ "fault": 0x1c01_0002 })]);
+}
+
+#[test]
+fn user_who_is_no_administrator_gets_the_code_and_wrong_passwords_get_nothing() {
+    let service = demo().serve();
+    let bob = json!({ "user": "bob", "password": service.password("bob") });
+    assert_eq!(answers(&service, bob), [failure(0x8063_0005)]);
+    let refused = audit(&service, "master_secret_refused");
+    assert_eq!(refused[0]["reason"], "not-administrator", "{refused:#?}");
+    for (user, password) in
+        [("alice", "wrong"), ("nobody-here", "wrong"), ("carol", "wrong"), ("alice", ""), ("", "")]
+    {
+        let done = sso_impacket(&service, json!({ "user": user, "password": password }));
+        let first = &done["answers"][0];
+        assert!(first == &json!({ "fault": 5 }) || !done["error"].is_null(), "{user}: {done:#}");
+    }
+    let reasons: Vec<_> =
+        audit(&service, "authentication_refused").iter().map(|line| line["reason"].clone()).collect();
+    assert!(reasons.contains(&json!("proof")) && reasons.contains(&json!("anonymous")), "{reasons:?}");
+    assert_eq!(audit(&service, "master_secret_delivered").len(), 0);
+}
+
+#[test]
+fn changed_and_repeated_requests_are_refused() {
+    let service = demo().serve();
+    let recorder = Recorder::new(service.master_secret());
+    for more in
+        [json!({ "tamper": 24 }), json!({ "tamper": 50 }), json!({ "replay": true, "calls": [{}, {}] })]
+    {
+        let mut input = more.clone();
+        input["port"] = json!(recorder.address.port());
+        let done = sso_impacket(&service, input);
+        let delivered =
+            done["answers"].as_array().expect("a list").iter().filter(|it| **it == success(false)).count();
+        // The first of two equal requests is the client's own.
+        assert!(delivered <= usize::from(more.get("replay").is_some()), "{more} {done:#}");
+        assert!(
+            delivered < done["answers"].as_array().expect("a list").len() || !done["error"].is_null(),
+            "{more} {done:#}"
+        );
+    }
+    assert!(!recorder.has_part_of(&KEY, 4));
+}
+
+#[test]
+fn membership_that_is_withdrawn_is_refused_on_the_next_call_of_the_connection() {
+    let service = demo().serve();
+    let withdrawn = around(&service, "withdrawn", || {
+        let group = ["account", "set", "alice", "--remove-group", "SSO Administrators", "-c", "rcmpd.toml"];
+        service.rcmpd(&group).code(0);
+    });
+    assert_eq!(withdrawn, [success(false), failure(0x8063_0005)]);
+}
+
+#[test]
+fn administrators_of_a_reload_count_on_the_next_call_of_the_connection() {
+    let service = demo().serve();
+    let reloaded = around(&service, "reloaded", || {
+        service.edit(|text| {
+            let start = text.find("administrators = [").expect("it is there");
+            let end = start + text[start..].find(']').expect("it ends");
+            format!("{}administrators = [\"local:bob\"{}", &text[..start], &text[end..])
+        });
+        service.reload();
+    });
+    assert_eq!(reloaded, [success(false), failure(0x8063_0005)]);
+    let bob = json!({ "user": "bob", "password": service.password("bob") });
+    assert_eq!(answers(&service, bob), [success(false)]);
+}
+
+/// The codes that need a state of the server; those of sizes and users are above.
+#[test]
+fn states_of_the_server_have_their_codes() {
+    let ask = |demo: Demo| answers(&demo.serve(), json!({}));
+    // No administrator.
+    let demo = Demo::with_master_secret();
+    demo.edit(|text| {
+        let start = text.find("administrators = [").expect("it is there");
+        let end = start + text[start..].find('\n').expect("it ends");
+        format!("{}{}", &text[..start], &text[end..])
+    });
+    assert_eq!(ask(demo), [failure(0x8063_064a)]);
+    // No secret.
+    let demo = Demo::with_master_secret();
+    for file in ["master-secret.sealed", "master-secret.instance"] {
+        std::fs::remove_file(demo.path("sso").join(file)).expect("it is there");
+    }
+    assert_eq!(ask(demo), [failure(0x8063_0002)]);
+    // Sealed with another key.
+    let demo = Demo::with_master_secret();
+    let sealed = std::fs::read(demo.path("sso/master-secret.sealed")).expect("it is there");
+    rcmpd_tests::write_secret(demo.path("sso/seal.key"), [7; 32]);
+    let service = demo.serve();
+    assert_eq!(answers(&service, json!({})), [failure(0x8000_ffff)]);
+    assert_eq!(std::fs::read(service.path("sso/master-secret.sealed")).expect("it is there"), sealed);
+    // The store of accounts fails.
+    let service = Demo::with_master_secret().serve();
+    let failed = around(&service, "gone", || {
+        std::fs::remove_file(service.path("accounts.db")).expect("it is there");
+    });
+    assert_eq!(failed[1], failure(0x8063_0428));
+}
+
+#[test]
+fn server_that_stops_says_so_before_it_closes() {
+    let demo = demo();
+    demo.edit(|text| text.replace("[sso.ntlm]", "drain_s = 20\n[sso.ntlm]"));
+    let mut service = demo.serve();
+    let answered = around(&service, "stopping", || {
+        service.signal(Signal::TERM);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !service.log().contains("Stopping") {
+            assert!(Instant::now() < deadline, "{}", service.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    assert_eq!(answered, [success(false), failure(0xc002_0017)]);
+    service.kill();
+}
+
+#[test]
+fn secret_does_not_leave_without_its_line_in_the_audit_log() {
+    let demo = demo();
+    demo.edit(|text| text.replace("path = \"audit.log\"", "path = \"disk/audit.log\""));
+    let service = demo.serve_with_disk("disk", 64);
+    assert_eq!(answers(&service, json!({})), [success(false)]);
+    // The disk of the audit log is full.
+    let full = std::fs::write(service.seen("disk/filler"), vec![0; 64 << 10]);
+    assert!(full.is_err(), "the disk has room for more than it should");
+    // The last block of the log has room for some lines more.
+    let answered = answers(&service, json!({ "calls": vec![json!({}); 40] }));
+    let refused = answered.iter().position(|answer| *answer == failure(0x8000_ffff)).expect("a refusal");
+    assert_eq!(answered[refused..], vec![failure(0x8000_ffff); 40 - refused]);
+    let text = std::fs::read_to_string(service.seen("disk/audit.log")).expect("the log is there");
+    assert_eq!(text.matches("master_secret_delivered").count(), 1 + refused);
+}
+
+/// An MIT realm with its KDC, which ends with this value.
+struct MitRealm {
+    folder: tempfile::TempDir,
+    kdc: Child,
+    port: u16,
+}
+
+impl MitRealm {
+    /// A realm in which `service` has a keytab, and users their names as passwords.
+    fn new(service: &str, users: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("there is room for temporary files");
+        let port =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let client = format!(
+            "[libdefaults]\n default_realm = MIT.TEST\n dns_lookup_kdc = false\n rdns = false\n \
+             dns_canonicalize_hostname = false\n[realms]\n MIT.TEST = {{\n kdc = 127.0.0.1:{port}\n }}\n"
+        );
+        let server = format!(
+            "[kdcdefaults]\n kdc_listen = 127.0.0.1:{port}\n kdc_tcp_listen = 127.0.0.1:{port}\n[realms]\n MIT.TEST = {{\n \
+             database_name = {}\n key_stash_file = {}\n acl_file = {}\n supported_enctypes = aes256-cts:normal\n }}\n",
+            path("principal"),
+            path("stash"),
+            path("acl")
+        );
+        std::fs::write(path("krb5.conf"), client).expect("the folder can be written");
+        std::fs::write(path("kdc.conf"), server).expect("the folder can be written");
+        let run = |program: &str, arguments: &[&str]| {
+            let done = Self::command(&folder, program).args(arguments).output();
+            let done = done
+                .unwrap_or_else(|error| panic!("{program} does not start ({error}): tests/peers/install"));
+            assert!(
+                done.status.success(),
+                "{program} {arguments:?}: {}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        };
+        run("kdb5_util", &["create", "-s", "-P", "master", "-r", "MIT.TEST"]);
+        run("kadmin.local", &["-q", &format!("addprinc -randkey {service}")]);
+        run("kadmin.local", &["-q", &format!("ktadd -k {} {service}", path("keytab"))]);
+        for user in users {
+            run("kadmin.local", &["-q", &format!("addprinc -pw {user} {user}")]);
+        }
+        let mut kdc = Self::command(&folder, "krb5kdc");
+        let kdc = kdc.arg("-n").stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the KDC starts");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < deadline, "the KDC does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { folder, kdc, port }
+    }
+
+    fn command(folder: &tempfile::TempDir, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        command.env("KRB5_CONFIG", folder.path().join("krb5.conf"));
+        command.env("KRB5_KDC_PROFILE", folder.path().join("kdc.conf"));
+        command
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// A credential cache with a ticket-granting ticket, by MIT's kinit.
+    fn log_on(&self, user: &str) -> String {
+        let cache = self.path(&format!("{user}.cache"));
+        let mut kinit = Self::command(&self.folder, "kinit");
+        let mut kinit = kinit
+            .args(["-c", &cache, user])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("kinit");
+        kinit.stdin.take().expect("piped").write_all(format!("{user}\n").as_bytes()).expect("kinit reads");
+        assert!(kinit.wait().expect("kinit ends").success());
+        cache
+    }
+}
+
+impl Drop for MitRealm {
+    fn drop(&mut self) {
+        let _ = self.kdc.kill();
+        let _ = self.kdc.wait();
+    }
+}
+
+/// A demo that accepts tickets of the realm, in which `ssoadmin` is an administrator.
+fn with_kerberos(demo: &Demo, realm: &MitRealm, kind: &str) {
+    let keytab = std::fs::read(realm.path("keytab")).expect("there is a keytab");
+    rcmpd_tests::write_secret(demo.path("sso/keytab"), keytab);
+    let entry = if kind == "mit" { "\"principal:ssoadmin@MIT.TEST\", " } else { "" };
+    demo.edit(|text| text.replace("administrators = [", &format!("administrators = [{entry}")));
+    demo.configure(&format!(
+        "[sso.kerberos]\nkeytab = \"sso/keytab\"\n[[sso.kerberos.realm]]\nname = \"MIT.TEST\"\nkind = \"{kind}\""
+    ));
+}
+
+#[test]
+fn user_of_an_mit_realm_gets_the_secret_by_kerberos_and_spnego() {
+    let realm = MitRealm::new("host/127.0.0.1", &["ssoadmin", "other"]);
+    let demo = demo();
+    with_kerberos(&demo, &realm, "mit");
+    let service = demo.serve();
+    let recorder = Recorder::new(service.master_secret());
+    let kdc = format!("127.0.0.1:{}", realm.port);
+    let get = |user: &str, auth: &str, output: &str| {
+        let cache = realm.log_on(user);
+        let relay = format!("127.0.0.1:{}", recorder.address.port());
+        let command =
+            ["sso", "secret", "get", "--server", &relay, "--auth", auth, "--ccache", &cache, "--kdc", &kdc];
+        service.rcmpd(&[&command[..], &["--output", output]].concat())
+    };
+    for auth in ["kerberos", "spnego"] {
+        get("ssoadmin", auth, &format!("{auth}.key")).code(0);
+        assert_eq!(std::fs::read(service.path(&format!("{auth}.key"))).expect("it is written"), KEY);
+        let refused = get("other", auth, "other.key").code(3);
+        assert!(refused.stderr.contains("SSO_E_ACCESSDENIED (0x80630005)"), "{}", refused.stderr);
+    }
+    // Impacket, by its own Kerberos.
+    let cache = realm.log_on("ssoadmin");
+    for auth in ["kerberos", "spnego"] {
+        let input = json!({
+            "auth": auth, "user": "ssoadmin", "domain": "MIT.TEST", "kdc": "127.0.0.1", "kdc_port": realm.port, "ccache": cache,
+            "port": recorder.address.port(),
+        });
+        let done = sso_impacket(&service, input);
+        assert_eq!(done["answers"], json!([success(false)]), "{auth} {done:#}");
+    }
+    assert!(!recorder.has_part_of(&KEY, 4));
+    let delivered = audit(&service, "master_secret_delivered");
+    assert_eq!(delivered.len(), 4);
+    for line in delivered {
+        assert_eq!(line["keytab_principal"], "host/127.0.0.1@MIT.TEST", "{line:#}");
+        assert_eq!(line["administrator"], "principal:ssoadmin@MIT.TEST");
+    }
+}
+
+#[test]
+fn ticket_without_sids_is_refused_in_a_realm_of_kind_ad() {
+    let realm = MitRealm::new("host/127.0.0.1", &["ssoadmin"]);
+    let demo = demo();
+    with_kerberos(&demo, &realm, "ad");
+    let service = demo.serve();
+    let (server, cache) = (service.master_secret().to_string(), realm.log_on("ssoadmin"));
+    let kdc = format!("127.0.0.1:{}", realm.port);
+    let command = [
+        "sso", "secret", "get", "--server", &server, "--auth", "kerberos", "--ccache", &cache, "--kdc", &kdc,
+    ];
+    service.rcmpd(&[&command[..], &["--output", "refused.key"]].concat()).code(5);
+    let refused = audit(&service, "authentication_refused");
+    assert_eq!(refused[0]["reason"], "pac-without-logon-info", "{refused:#?}");
+    assert!(!service.path("refused.key").exists());
+}

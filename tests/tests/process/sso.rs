@@ -1,0 +1,160 @@
+//! The commands of the master secret, and its service without other services.
+
+use rcmpd_tests::{Demo, write_secret};
+use serde_json::{Value, json};
+
+const CONFIG: [&str; 2] = ["-c", "rcmpd.toml"];
+
+fn secret(demo: &Demo, arguments: &[&str]) -> rcmpd_tests::Finished {
+    demo.rcmpd(&[&["sso", "secret"], arguments, &CONFIG[..]].concat())
+}
+
+fn status(demo: &Demo, code: i32) -> Value {
+    secret(demo, &["status", "--json"]).code(code).json()
+}
+
+#[test]
+fn secret_is_rotated_backed_up_drilled_and_restored_and_never_shown() {
+    let demo = Demo::with_master_secret();
+    write_secret(demo.path("pass"), "a long passphrase\n");
+    write_secret(demo.path("known"), "c15e9d0477ab3f6012e8d3598a46f72b\n");
+    let first = status(&demo, 0);
+    assert_eq!((&first["state"], &first["facts"]["backup_is_current"]), (&json!("open"), &json!(true)));
+    secret(&demo, &["import", "known"]).code(0);
+    secret(&demo, &["backup", "one.backup", "--passphrase-file", "pass"]).code(0);
+    secret(&demo, &["rotate"]).code(0);
+    let rotated = status(&demo, 0);
+    assert_eq!(rotated["facts"]["generations"][0]["number"], 3);
+    assert_eq!(rotated["facts"]["backup_is_current"], false);
+    // The drill and the restore of an older backup say so.
+    secret(&demo, &["drill", "one.backup", "--passphrase-file", "pass"]).code(1);
+    secret(&demo, &["backup", "two.backup", "--passphrase-file", "pass"]).code(0);
+    secret(&demo, &["drill", "two.backup", "--passphrase-file", "pass"]).code(0);
+    let older = secret(&demo, &["restore", "one.backup", "--passphrase-file", "pass"]).code(1);
+    assert!(older.stderr.contains("older"), "{}", older.stderr);
+    secret(&demo, &["restore", "one.backup", "--passphrase-file", "pass", "--allow-older"]).code(0);
+    let restored = status(&demo, 0);
+    assert_eq!(restored["facts"]["generations"][0]["key_id"], rotated["facts"]["generations"][1]["key_id"]);
+    let public = secret(&demo, &["export-public-status"]).code(0);
+    let printed = [restored.to_string(), public.stdout.clone(), status(&demo, 0).to_string()].concat();
+    assert!(!printed.contains("c15e9d04") && !printed.contains("a long passphrase"));
+}
+
+#[test]
+fn changed_sealing_source_seals_and_changes_no_file() {
+    let demo = Demo::with_master_secret();
+    let file = || std::fs::read(demo.path("sso/master-secret.sealed")).unwrap();
+    let before = file();
+    write_secret(demo.path("sso/seal.key"), [7; 32]);
+    let sealed = status(&demo, 7);
+    assert_eq!(sealed["state"], "sealed");
+    assert!(sealed["sealed"].as_str().unwrap().contains("seal.key"), "{sealed:#}");
+    for command in [&["generate"][..], &["rotate"], &["adopt"]] {
+        secret(&demo, command).code(1);
+    }
+    assert_eq!(file(), before);
+}
+
+#[test]
+fn master_secret_alone_is_a_whole_service() {
+    let demo = Demo::with_master_secret();
+    demo.edit(|text| {
+        let cut = |text: String, from: &str, to: &str| {
+            let (start, end) = (text.find(from).unwrap(), text.find(to).unwrap());
+            format!("{}{}", &text[..start], &text[end..])
+        };
+        let text = cut(text, "[rpc]", "[store]");
+        let text = cut(text, "[mapping]", "[admin]");
+        text.replace("[sso.ntlm]", "endpoint_mapper = \"127.0.0.1:0\"\n[sso.ntlm]")
+    });
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+    let service = demo.serve_bare();
+    assert_eq!(service.get("/ready").0, 200);
+    let server = service.master_secret().to_string();
+    let get = |user: &str, output: &str, code| {
+        let password = format!("users/{user}.password");
+        let command =
+            ["sso", "secret", "get", "--server", &server, "--user", user, "--password-file", &password];
+        service.rcmpd(&[&command[..], &["--output", output]].concat()).code(code)
+    };
+    get("alice", "one.key", 0);
+    let refused = get("bob", "bob.key", 3);
+    assert!(refused.stderr.contains("SSO_E_ACCESSDENIED (0x80630005)"), "{}", refused.stderr);
+    // A rotation by another process counts at once.
+    secret(&service, &["rotate"]).code(0);
+    get("alice", "two.key", 0);
+    let key = |name: &str| std::fs::read(service.path(name)).unwrap();
+    assert_eq!((key("one.key").len(), key("two.key").len()), (16, 16));
+    assert_ne!(key("one.key"), key("two.key"));
+    assert_eq!(service.metric("rcmpd_sso_secret_generation"), 2);
+    service.reload();
+}
+
+#[test]
+fn node_uses_its_cached_key_while_no_server_answers_and_reseals_after_a_rotation() {
+    let service = Demo::with_master_secret().serve();
+    let server = service.master_secret().to_string();
+    service.rcmpd(&["sso", "secret", "seal-key", "node.key"]).code(0);
+    let cache = ["--cache", "node.keys", "--unseal", "file:node.key"];
+    let get = |server: &str, more: &[&str]| {
+        let command = ["sso", "secret", "get", "--server", server, "--user", "alice"];
+        let password = ["--password-file", "users/alice.password"];
+        service.rcmpd(&[&command[..], &password, &cache, more].concat())
+    };
+    get(&server, &[]).code(0);
+    std::fs::create_dir(service.path("blobs")).unwrap();
+    std::fs::write(service.path("plain"), "a credential").unwrap();
+    let blob = |command: &str, file: &str, output: &str| {
+        let arguments = ["sso", command, file, "--output", output, "--purpose", "app/test"];
+        service.rcmpd(&[&arguments[..], &cache].concat())
+    };
+    blob("seal", "plain", "blobs/one").code(0);
+    // No server: the cached key, with its age.
+    let cached = get("127.0.0.1:1", &["--output", "cached.key"]).code(0);
+    assert!(cached.stderr.contains("the cached key is used"), "{}", cached.stderr);
+    // A code is the server's word: no cached key against it.
+    let bob = [
+        "sso",
+        "secret",
+        "get",
+        "--server",
+        &server,
+        "--user",
+        "bob",
+        "--password-file",
+        "users/bob.password",
+    ];
+    service.rcmpd(&[&bob[..], &cache].concat()).code(3);
+    secret(&service, &["rotate"]).code(0);
+    get(&server, &[]).code(0);
+    let older = blob("open", "blobs/one", "opened").code(0);
+    assert!(older.stderr.contains("older key"), "{}", older.stderr);
+    assert_eq!(std::fs::read(service.path("opened")).unwrap(), b"a credential");
+    let reseal = ["sso", "reseal", "blobs", "--purpose", "app/test", "--json"];
+    let reseal = || service.rcmpd(&[&reseal[..], &cache].concat()).code(0).json();
+    assert_eq!((&reseal()["resealed"], &reseal()["current"]), (&json!(1), &json!(1)));
+    assert!(blob("open", "blobs/one", "again").code(0).stderr.is_empty());
+}
+
+/// What `check-config` says of each wrong [sso], and where.
+#[test]
+fn wrong_settings_are_refused_with_their_reason() {
+    let demo = Demo::with_master_secret();
+    let good = std::fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    for (from, to, expected) in [
+        ("administrators = [", "administrators = [\"sid:S-1-5-32-544\", ", "well-known or built-in SID"),
+        ("administrators = [", "administrators = [\"sid:S-1-1-0\", ", "well-known or built-in SID"),
+        ("administrators = [", "administrators = [\"alice\", ", "not an SSO administrator"),
+        ("administrators = [", "administrators = [\"principal:a@MIT.TEST\", ", "not a realm of kind"),
+        ("[sso.ntlm]", "", "no way to authenticate"),
+        ("path = \"audit.log\"", "", "needs an audit log"),
+        ("seal           = \"file:sso/seal.key\"", "seal = \"env:KEY\"", "can seal the secret"),
+        ("[sso.ntlm]", "ndr_range = \"none\"\n[sso.ntlm]", "unknown ndr_range"),
+    ] {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from}");
+        std::fs::write(demo.path("rcmpd.toml"), text).unwrap();
+        let refused = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(1);
+        assert!(refused.stderr.contains(expected), "{to}: {}", refused.stderr);
+    }
+}
