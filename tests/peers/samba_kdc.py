@@ -3,9 +3,9 @@
 
     samba_kdc.py DC_FOLDER OUT_FOLDER DNS_DOMAIN ADDRESS GROUPS
 
-Makes the account `svc-sso` with the name sso/srv.DNS_DOMAIN, the user `alice` in so many groups, and the service `svc-web`, which may
-act for any user at sso/srv. Leaves in OUT_FOLDER the keytab of sso/srv (`keytab`), alice's cache with a ticket for it (`ccache`), and a
-cache with the ticket that svc-web got for alice by S4U2Self and S4U2Proxy (`delegated`). Prints alice's SID and those of her groups.
+Makes the account `svc-sso` with the name sso/srv.DNS_DOMAIN, the user `erika` in so many groups, and the service `svc-web`, which may
+act for any user at sso/srv. Leaves in OUT_FOLDER the keytab of sso/srv (`keytab`), erika's cache with a ticket for it (`ccache`), and a
+cache with the ticket that svc-web got for erika by S4U2Self and S4U2Proxy (`delegated`). Prints erika's SID and those of her groups.
 """
 
 import json
@@ -35,15 +35,15 @@ def main():
     base = sam.domain_dn()
     service, web = f"sso/srv.{dns}", f"web/front.{dns}"
     sam.transaction_start()
-    for name in ("svc-sso", "svc-web", "alice"):
+    for name in ("svc-sso", "svc-web", "erika"):
         sam.newuser(name, PASSWORD)
     change(sam, "svc-sso", {"servicePrincipalName": service, "msDS-SupportedEncryptionTypes": AES})
     control = dsdb.UF_NORMAL_ACCOUNT | dsdb.UF_TRUSTED_TO_AUTHENTICATE_FOR_DELEGATION
     change(sam, "svc-web", {"servicePrincipalName": web, "msDS-SupportedEncryptionTypes": AES, "msDS-AllowedToDelegateTo": service,
                             "userAccountControl": str(control)})
-    alice = dn(sam, "alice")
+    erika = dn(sam, "erika")
     for number in range(count):
-        sam.add({"dn": f"CN=team-{number},CN=Users,{base}", "objectClass": "group", "sAMAccountName": f"team-{number}", "member": alice})
+        sam.add({"dn": f"CN=team-{number},CN=Users,{base}", "objectClass": "group", "sAMAccountName": f"team-{number}", "member": erika})
     sam.transaction_commit()
 
     (out / "krb5.conf").write_text(
@@ -51,12 +51,12 @@ def main():
         f" dns_canonicalize_hostname = false\n forwardable = true\n[realms]\n {realm} = {{\n kdc = {address}\n }}\n")
     for principal, keytab in ((service, "keytab"), ("svc-web", "web.keytab")):
         run(out, "ccache", "samba-tool", "domain", "exportkeytab", out / keytab, f"--principal={principal}", "-s", smb_conf)
-    run(out, "ccache", "kinit", "alice", input=PASSWORD + "\n")
+    run(out, "ccache", "kinit", "erika", input=PASSWORD + "\n")
     run(out, "ccache", "kvno", f"{service}@{realm}")
     run(out, "delegated", "kinit", "-k", "-t", out / "web.keytab", "svc-web")
-    run(out, "delegated", "kvno", "-k", out / "web.keytab", "-U", "alice", "-P", f"{service}@{realm}")
+    run(out, "delegated", "kvno", "-k", out / "web.keytab", "-U", "erika", "-P", f"{service}@{realm}")
 
-    groups = sam.search(alice, scope=ldb.SCOPE_BASE, attrs=["tokenGroups", "objectSid"])[0]
+    groups = sam.search(erika, scope=ldb.SCOPE_BASE, attrs=["tokenGroups", "objectSid"])[0]
     sids = [sam.schema_format_value("objectSid", sid).decode() for sid in groups["tokenGroups"]]
     print(json.dumps({"sid": sam.schema_format_value("objectSid", groups["objectSid"][0]).decode(), "groups": " ".join(sids)}))
 

@@ -13,7 +13,7 @@
     stub                        hex (default 10000000)
     wait                        a file that has to be there before the call is made
   workstation                   sent in AUTHENTICATE
-  ccache, kdc, kdc_port         for Kerberos and SPNEGO: the credential cache, and the KDC
+  ccache                        for SPNEGO: a credential cache with the ticket of the service
   tamper                        index of an octet of the first sealed request that is changed on its way
   replay                        send the first sealed request twice
 
@@ -21,15 +21,11 @@ Prints {"port": .., "answers": [...], "error": null}. An answer is {"stub": hex}
 `error`, as text.
 """
 
-import functools
 import os
-import socket
-import struct
 import time
 
 from impacket.dcerpc.v5 import epm, rpcrt, transport
 from impacket.dcerpc.v5.rpcrt import DCERPCException
-from impacket.krb5 import kerberosv5
 from impacket.uuid import uuidtup_to_bin
 
 import rcmp
@@ -100,19 +96,6 @@ class Altered:
         return self.inner.sendall(data, *rest)
 
 
-def send_to_kdc(host, port, message, *_):
-    """Impacket's sendReceive knows port 88 alone."""
-    with socket.create_connection((host, port), TIMEOUT_SECONDS) as connection:
-        connection.sendall(struct.pack(">I", len(message)) + message)
-        data = b""
-        while len(data) < 4 or len(data) < 4 + struct.unpack(">I", data[:4])[0]:
-            part = connection.recv(8192)
-            if not part:
-                raise EOFError("the KDC closed the connection")
-            data += part
-    return data[4:]
-
-
 def main():
     given = rcmp.arguments(__doc__)
     result = {"port": given.get("port"), "answers": [], "error": None}
@@ -130,9 +113,7 @@ def main():
             if auth in ("kerberos", "spnego"):
                 # Impacket speaks Kerberos alone under SPNEGO.
                 os.environ["KRB5CCNAME"] = given["ccache"]
-                port = given["kdc_port"]
-                kerberosv5.sendReceive = functools.partial(send_to_kdc, given["kdc"], port)
-                channel.set_kerberos(True, given["kdc"])
+                channel.set_kerberos(True)
         rpc = channel.get_dce_rpc()
         if auth != "none":
             rpc.set_auth_type(TYPES[auth])

@@ -419,10 +419,17 @@ pub async fn check(config: &Config) -> Checked {
         checked.warnings.extend(users.into_iter().flatten());
         sidecar::check_files(config, sidecar).into_iter().for_each(|file| _ = checked.add(file));
     }
+    if let Some(section) = &config.sso {
+        let found = crate::sso::check(config, section);
+        checked.problems.extend(found.problems);
+        checked.warnings.extend(found.warnings);
+    }
     checked.add(audit_log::check(&config.audit));
     checked.add(Forwarding::load(config, None));
     // Secure channels need the secrets of machines.
-    let open = if config.rpc.is_some() { stores::machines_with_secrets } else { stores::machines };
+    let needs_hashes = config.sso.as_ref().and_then(|sso| sso.ntlm.as_ref()).is_some_and(|ntlm| ntlm.local);
+    let needs_key = config.rpc.is_some() || needs_hashes;
+    let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
     let machines = config.store.as_ref().and_then(|_| checked.add(open(config)));
     let accounts = match &machines {
         Some(machines) => checked.add(stores::accounts(config, machines).await),

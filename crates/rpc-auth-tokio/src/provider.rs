@@ -1,5 +1,5 @@
 use crate::metrics::AuthCounters;
-use dcerpc::pdu::AuthType;
+use dcerpc::pdu::{AuthLevel, AuthType};
 use dcerpc::security::Authentication;
 use dcerpc::server::Authenticate;
 use dcerpc_tokio::{BoxFuture, Peer, SecurityProvider};
@@ -56,6 +56,9 @@ impl AuthProvider {
     }
 
     async fn leg(&self, peer: &Peer, request: Authenticate) -> Result<Authentication, Refusal> {
+        if request.auth_level == AuthLevel::CALL {
+            return Err(Refusal::new(RefusalReason::Level, "the level of calls is for other transports"));
+        }
         let half_open = match request.state {
             None => HalfOpen {
                 acceptor: (self.make)(peer),

@@ -167,6 +167,7 @@ impl Generations {
     pub(crate) fn merged(self, backup: Self, now: UnixTime, overlap: Duration) -> Result<Self, NotAdded> {
         let lineage = backup.lineage;
         let highest = self.newest().0.number.max(backup.newest().0.number);
+        let live_newest = self.newest().0.clone();
         let is_same = lineage == self.lineage && backup.newest().0.key_id == self.newest().0.key_id;
         let mut backup = backup.entries.into_iter();
         // INVARIANT: never empty.
@@ -183,18 +184,21 @@ impl Generations {
         }
         older.sort_by_key(|(generation, _)| std::cmp::Reverse((generation.number, generation.created)));
         older.truncate(GENERATIONS_MAX - 1);
-        if clashes {
-            let numbers = (highest..).skip(1).take(older.len()).collect::<Vec<_>>();
-            for ((generation, _), number) in older.iter_mut().zip(numbers.into_iter().rev()) {
-                generation.number = number;
-            }
+        if is_same {
+            // The live one keeps its number, which an earlier restore may have raised.
+            newest = live_newest;
+            clashes |= older.iter().any(|(generation, _)| generation.number >= newest.number);
         }
         if !is_same || clashes {
-            newest.number = highest
-                .checked_add(1 + if clashes { older.len() as u32 } else { 0 })
-                .ok_or(NotAdded::Numbers)?;
+            let room = 1 + if clashes { older.len() as u32 } else { 0 };
+            newest.number = highest.checked_add(room).ok_or(NotAdded::Numbers)?;
             newest.origin = Origin::Restored;
             newest.created = now;
+        }
+        if clashes {
+            for ((generation, _), number) in older.iter_mut().zip((0..newest.number).rev()) {
+                generation.number = number;
+            }
         }
         let mut entries =
             vec![(Self::describe(&lineage, newest.number, newest.origin, &secret, newest.created)?, secret)];
@@ -213,7 +217,8 @@ impl Generations {
         out.extend(self.lineage);
         out.push(self.entries.len() as u8);
         for (generation, _) in &self.entries {
-            let time = |time: Option<UnixTime>| time.map_or(0, |time| time.0).to_le_bytes();
+            // 0 says that there is no such time, and a clock without a battery begins there.
+            let time = |time: Option<UnixTime>| time.map_or(0, |time| time.0.max(1)).to_le_bytes();
             out.extend(generation.number.to_le_bytes());
             out.push(generation.origin as u8 + 1);
             out.extend(generation.key_id.0);
@@ -306,4 +311,97 @@ fn sentinel_purpose() -> Purpose {
 
 fn sentinel_data(lineage: &[u8; 16], number: u32) -> Vec<u8> {
     [lineage.as_slice(), &number.to_le_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(octet: u8) -> MasterSecret {
+        MasterSecret::from_octets(&[octet; 16]).expect("a secret")
+    }
+
+    /// Generations with these numbers and secrets, newest first.
+    fn list(lineage: u8, entries: &[(u32, u8)]) -> Generations {
+        let lineage = [lineage; 16];
+        let entry = |(index, (number, octet)): (usize, &(u32, u8))| {
+            let secret = secret(*octet);
+            let mut generation = Generations::describe(
+                &lineage,
+                *number,
+                Origin::Generated,
+                &secret,
+                UnixTime(1000 - index as u64),
+            )
+            .expect("random numbers");
+            let older = (index > 0).then_some(UnixTime(1));
+            (generation.superseded, generation.overlap_ends) = (older, older);
+            (generation, secret)
+        };
+        Generations { lineage, entries: entries.iter().enumerate().map(entry).collect() }
+    }
+
+    /// What a file would hold is read again.
+    fn reread(generations: &Generations) -> Vec<u32> {
+        let mut header = Vec::new();
+        generations.encode(&mut header);
+        let mut reader = Reader::new(&header);
+        let listed = Listed::decode(&mut reader).expect("the list is one that is read");
+        reader.finish("list").expect("nothing is left over");
+        let numbers = listed.generations.iter().map(|generation| generation.number).collect();
+        listed.open(&generations.secrets()).expect("each secret opens its sentinel");
+        numbers
+    }
+
+    fn merged(live: &Generations, backup: &Generations) -> Result<Generations, NotAdded> {
+        live.clone().merged(backup.clone(), UnixTime(2000), Duration::from_secs(10))
+    }
+
+    #[test]
+    fn a_merge_numbers_each_generation_once_and_the_newest_highest() {
+        let live = list(1, &[(3, 1), (2, 2)]);
+        for (backup, expected) in [
+            // The same secret as the live newest, which an earlier restore numbered anew.
+            (list(1, &[(1, 1)]), vec![3, 2]),
+            (list(1, &[(3, 1), (1, 7)]), vec![3, 2, 1]),
+            // It was renumbered on a copy, and has a generation that is newer by its number.
+            (list(1, &[(9, 1), (8, 8)]), vec![12, 11, 10]),
+            (list(1, &[(2, 2)]), vec![4, 3]),
+            (list(1, &[(4, 4), (3, 1)]), vec![5, 3, 2]),
+            (list(2, &[(3, 1), (2, 2)]), vec![5, 4]),
+            (list(2, &[(7, 7)]), vec![10, 9, 8]),
+        ] {
+            let result = merged(&live, &backup).expect("they merge");
+            assert_eq!(reread(&result), expected);
+            assert_eq!(result.newest().1, backup.newest().1);
+            assert_eq!(result.lineage, backup.lineage);
+            for (_, secret) in live.iter() {
+                assert!(result.iter().any(|(_, kept)| kept == secret), "a live generation is lost");
+            }
+        }
+    }
+
+    #[test]
+    fn a_merge_keeps_as_many_as_there_is_room_for() {
+        let numbers = |from: u32, octet: u8| (0..8).map(|i| (from - i, octet + i as u8)).collect::<Vec<_>>();
+        let result = merged(&list(1, &numbers(20, 1)), &list(2, &numbers(30, 101))).expect("they merge");
+        assert_eq!(reread(&result).len(), GENERATIONS_MAX);
+        assert_eq!(result.newest().1, &secret(101));
+    }
+
+    #[test]
+    fn a_clock_that_begins_in_1970_does_no_harm() {
+        let mut generations = list(1, &[(1, 1)]);
+        generations.add(secret(2), Origin::Generated, UnixTime(0), Duration::from_secs(10)).expect("added");
+        assert_eq!(reread(&generations), [2, 1]);
+    }
+
+    #[test]
+    fn used_up_numbers_are_an_error() {
+        let last = list(1, &[(u32::MAX, 1)]);
+        assert_eq!(merged(&last, &list(2, &[(1, 2)])).err(), Some(NotAdded::Numbers));
+        assert_eq!(merged(&list(2, &[(1, 2)]), &last).err(), Some(NotAdded::Numbers));
+        let add = last.clone().add(secret(3), Origin::Generated, UnixTime(1), Duration::ZERO);
+        assert_eq!(add, Err(NotAdded::Numbers));
+    }
 }

@@ -662,6 +662,12 @@ impl Writer<'_> {
         rest.encode(&mut header);
         generations.encode(&mut header);
         let bytes = envelope::seal(MAGIC, &header, key, &generations.secrets()).map_err(NotAdded::Random)?;
+        // What cannot be read again never takes the place of what can.
+        Envelope::read("sealed file", MAGIC, &bytes)
+            .and_then(|envelope| header_of(&envelope)?.2.open(&envelope.open(key)?))
+            .map_err(|error| {
+                StoreError::NotAdded(format!("the file that would be written is damaged: {error}"))
+            })?;
         let path = store.sealed_path();
         files::replace(&*store.disk, &path, &bytes).map_err(|error| StoreError::File { path, error })?;
         self.note_instance(rest.instance)?;

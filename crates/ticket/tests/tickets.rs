@@ -81,7 +81,7 @@ fn each_thing_that_a_ticket_is_bound_to_is_refused_if_it_differs() {
         (other_generation, "session", "web.example", octets(CERTIFICATE), 60, Err(Refused::Generation(7))),
         (roots(), "sessions", "web.example", octets(CERTIFICATE), 60, Err(Refused::Seal)),
         (roots(), "session", "api.example", octets(CERTIFICATE), 60, Err(Refused::Audience)),
-        (roots(), "session", "web.exampl", octets(CERTIFICATE), 60, Err(Refused::Audience)),
+        (roots(), "session", "web.examples", octets(CERTIFICATE), 60, Err(Refused::Audience)),
         (roots(), "session", "web.example", octets(CERTIFICATE + 1), 60, Err(Refused::Certificate)),
         (roots(), "session", "web.example", octets(CERTIFICATE), 3600, Err(Refused::Expired)),
         (roots(), "session", "web.example", octets(CERTIFICATE), -61, Err(Refused::Future)),

@@ -68,7 +68,7 @@ fn master_secret_alone_is_a_whole_service() {
         text.replace("[sso.ntlm]", "endpoint_mapper = \"127.0.0.1:0\"\n[sso.ntlm]")
     });
     demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
-    let service = demo.serve_bare();
+    let mut service = demo.serve_bare();
     assert_eq!(service.get("/ready").0, 200);
     let server = service.master_secret().to_string();
     let get = |user: &str, output: &str, code| {
@@ -87,7 +87,8 @@ fn master_secret_alone_is_a_whole_service() {
     assert_eq!((key("one.key").len(), key("two.key").len()), (16, 16));
     assert_ne!(key("one.key"), key("two.key"));
     assert_eq!(service.metric("rcmpd_sso_secret_generation"), 2);
-    service.reload();
+    service.signal(rustix::process::Signal::HUP);
+    service.wait_for_log(": Reloaded");
 }
 
 #[test]

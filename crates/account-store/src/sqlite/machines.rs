@@ -1,6 +1,9 @@
 //! Machines and their sealed secrets.
 
-use super::{Inner, SealingKey, SqliteStore, damaged, failed, nt_hashes, rows, sealing::Seal};
+use super::{
+    Inner, SealingKey, SqliteStore, damaged, failed, nt_hashes, rows,
+    sealing::{Seal, no_key},
+};
 use crate::account::AccountFlags;
 use crate::admin::{Change, MachineAdmin, Put};
 use crate::fold::casefold;
@@ -103,10 +106,6 @@ impl SqliteStore {
         let inner = self.inner.clone();
         self.worker.run(move || inner.apply(&mut std::iter::once(Ok(change))))
     }
-}
-
-pub(super) fn no_key() -> StoreError {
-    StoreError::Unavailable("without their key file, the secrets of machines cannot be used".to_owned())
 }
 
 impl Inner {

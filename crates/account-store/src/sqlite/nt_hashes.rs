@@ -1,8 +1,8 @@
 //! NT hashes of users, sealed, in a table of their own: most accounts have none.
 
 use super::rows::{ACCOUNT_BY_RID, account, one, run};
-use super::sealing::Seal;
-use super::{SqliteStore, failed, machines};
+use super::sealing::{Seal, no_key};
+use super::{SqliteStore, failed};
 use crate::account::Account;
 use crate::machines::NtHash;
 use crate::nt_hashes::NtHashes;
@@ -71,7 +71,7 @@ pub(super) fn reseal(
         return Ok(());
     }
     let Some(sealed) = sealed(connection, rid)? else { return Ok(()) };
-    let seal = seal.ok_or_else(machines::no_key)?;
+    let seal = seal.ok_or_else(no_key)?;
     put(connection, seal, rid, new, &seal.open_hash(old, &sealed)?)
 }
 

@@ -111,6 +111,11 @@ impl SealingKey {
     }
 }
 
+/// What is answered where a store was opened without its key file.
+pub(super) fn no_key() -> StoreError {
+    StoreError::Unavailable("without their key file, the secrets of machines cannot be used".to_owned())
+}
+
 /// Seals and opens the secrets of machines, and the NT hashes of users under a key of their own.
 pub(super) struct Seal {
     cipher: Aes256GcmSiv,

@@ -4,7 +4,8 @@ use super::rows::{
     ACCOUNT_BY_RID, account, all, columns, group, key_hash, note_twin, one, rid_of, run, sids_to_json, text,
     to_json, write_keys,
 };
-use super::{damaged, failed, machines, nt_hashes, sealing::Seal};
+use super::sealing::{Seal, no_key};
+use super::{damaged, failed, machines, nt_hashes};
 use crate::account::{Account, AccountKind, Group, GroupScope};
 use crate::fold::casefold;
 use crate::index;
@@ -191,7 +192,7 @@ impl Rows for Tables<'_> {
         machine: Machine,
         secrets: Option<Secrets>,
     ) -> Result<(), StoreError> {
-        let seal = self.seal.ok_or_else(machines::no_key)?;
+        let seal = self.seal.ok_or_else(no_key)?;
         let old = match machines::read(self.domain, seal, self.connection, rid) {
             // New secrets are the way out of damaged ones.
             Err(StoreError::Damaged(_)) if secrets.is_some() => None,

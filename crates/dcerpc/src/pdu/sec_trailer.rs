@@ -26,6 +26,10 @@ impl AuthLevel {
     pub const NONE: Self = Self(1);
     /// The peer is known, nothing is protected.
     pub const CONNECT: Self = Self(2);
+    /// Each call is signed: only for transports without connections.
+    pub const CALL: Self = Self(3);
+    /// Each fragment is signed, as with [`Self::INTEGRITY`] on a connection.
+    pub const PACKET: Self = Self(4);
     /// Each fragment is signed.
     pub const INTEGRITY: Self = Self(5);
     /// Each fragment is signed and sealed.

@@ -264,6 +264,8 @@ enum Refusal {
     Nak(BindNakReason),
     /// Answer and close.
     Fault { context_id: u16, status: FaultStatus },
+    /// Answer that nothing was executed, and close.
+    NotExecuted(FaultStatus),
     /// Answer another call than this one, and close.
     FaultOf { call_id: u32, context_id: u16, status: FaultStatus },
     /// Answer and go on.
@@ -499,6 +501,7 @@ impl ServerAssociation {
             Refusal::Fault { context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status)
             }
+            Refusal::NotExecuted(status) => self.send_fault(PacketType::ALTER_CONTEXT, call_id, 0, status),
             Refusal::FaultOf { call_id, context_id, status } => {
                 self.send_fault(packet_type, call_id, context_id, status);
             }
@@ -618,8 +621,8 @@ impl ServerAssociation {
         if self.phase != Phase::Unbound {
             return Err(nak());
         }
-        let auth = split_auth(header, pdu, Header::LEN)
-            .map_err(|_| Refusal::Nak(BindNakReason::INVALID_CHECKSUM))?;
+        let auth =
+            split_negotiation(header, pdu).map_err(|_| Refusal::Nak(BindNakReason::PROTOCOL_VERSION))?;
         // Except for a token that goes on in another PDU: a part of it is no token.
         if auth.is_some() && !header.flags.contains(PacketFlags::LAST) {
             return Err(nak());
@@ -673,7 +676,7 @@ impl ServerAssociation {
 
     fn alter_context(&mut self, header: &Header, pdu: &[u8]) -> Result<(), Refusal> {
         let proto_error = || Refusal::fault(FaultStatus::PROTO_ERROR);
-        let auth = split_auth(header, pdu, Header::LEN).map_err(|_| proto_error())?;
+        let auth = split_negotiation(header, pdu).map_err(|_| proto_error())?;
         if auth.is_some() && !header.flags.contains(PacketFlags::LAST) {
             return Err(proto_error());
         }
@@ -707,19 +710,20 @@ impl ServerAssociation {
                 // A context is one identity: it is never authenticated twice.
                 match security.state {
                     SecurityState::Unfinished(_) if same => at,
+                    SecurityState::Unfinished(_)
+                        if auth.trailer.auth_type != security.auth_type
+                            && auth.trailer.auth_type != AuthType::NONE =>
+                    {
+                        return Err(Refusal::fault(FaultStatus::SEC_PKG_ERROR));
+                    }
                     _ => return Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
                 }
             }
             None => {
-                let may_add = self.security.is_empty()
-                    || self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 != 0;
-                let at = match may_add {
-                    true => self.add_security(&auth.trailer),
-                    false => None,
-                };
-                let at = at.ok_or_else(proto_error)?;
+                // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests have it.
+                let at = self.add_security(&auth.trailer).ok_or_else(proto_error)?;
                 if self.features.0 & Features::SECURITY_CONTEXT_MULTIPLEXING.0 == 0 {
-                    self.implicit_security = Some(at);
+                    self.implicit_security.get_or_insert(at);
                 }
                 at
             }
@@ -733,6 +737,10 @@ impl ServerAssociation {
             Ok(Some(auth)) if header.flags.contains(PacketFlags::LAST) => auth,
             _ => return Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
         };
+        // There is nothing in front of the trailer that padding could be taken off.
+        if auth.trailer.auth_pad_length > 0 && auth.body_end < RequestHead::LEN {
+            return Err(Refusal::fault(FaultStatus::REMOTE_NO_MEMORY));
+        }
         let Some(at) = self.find_security(auth.trailer.auth_context_id) else {
             return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
         };
@@ -741,8 +749,9 @@ impl ServerAssociation {
                 self.authenticate(header, &auth, at, None);
                 Ok(())
             }
-            // Some clients send a last leg that a two-leg provider does not need.
-            SecurityState::Ready(_) => Ok(()),
+            // Some clients send a last leg that Netlogon's provider does not need.
+            SecurityState::Ready(_) if self.security[at].auth_type == AuthType::NETLOGON => Ok(()),
+            SecurityState::Ready(_) => Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
             SecurityState::Invalid => Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
         }
     }
@@ -825,7 +834,7 @@ impl ServerAssociation {
                 return Err((pending.packet_type, pending.call_id, refusal));
             }
         };
-        if security.protection.level >= AuthLevel::INTEGRITY {
+        if security.protection.level >= AuthLevel::PACKET {
             let agreed = pending.offers_header_signing && supports_header_signing;
             security.protection.header_signing = *self.header_signing.get_or_insert(agreed);
         }
@@ -835,7 +844,8 @@ impl ServerAssociation {
             auth_pad_length: 0,
             auth_context_id: security.id,
         };
-        let header_signing = security.protection.header_signing;
+        // An answer never has the flag where its request had not, as in Windows.
+        let header_signing = security.protection.header_signing && pending.offers_header_signing;
         if let Some(ack) = pending.ack {
             let packet_type = match pending.packet_type {
                 PacketType::BIND => PacketType::BIND_ACK,
@@ -859,13 +869,15 @@ impl ServerAssociation {
         if header_signing {
             flags = flags.with(PacketFlags::SUPPORT_HEADER_SIGN);
         }
-        if self.multiplexes_calls {
+        // It is agreed on by the bind alone.
+        if self.multiplexes_calls && packet_type == PacketType::BIND_ACK {
             flags = flags.with(PacketFlags::CONC_MPX);
         }
         let mut pdu = start_pdu(packet_type, flags, call_id);
         ack.encode(&mut pdu);
         let mut auth_length = 0;
-        if let Some((trailer, token)) = auth.filter(|(_, token)| !token.is_empty()) {
+        // An empty token has a trailer, too: Windows and Samba's tests have it so.
+        if let Some((trailer, token)) = auth {
             trailer.encode(&mut pdu);
             pdu.extend_from_slice(&token);
             auth_length = token.len();
@@ -889,7 +901,32 @@ impl ServerAssociation {
         if head.alloc_hint as usize > limits::CALL_LEN_MAX && !flags.contains(PacketFlags::LAST) {
             return Err(fault(FaultStatus::ACCESS_DENIED));
         }
-        let (security, body_end) = self.verify(header, pdu, body_start).map_err(fault)?;
+        let started = self.unfinished.iter().position(|call| call.head.call_id == header.call_id);
+        if started.is_none() {
+            self.admit_fragment(&head, first)?;
+        }
+        // Of a signed fragment in the middle, the numbers of its contexts and its method are not looked at, only that
+        // the call's own security context signed it: so Windows has it, by Samba's tests.
+        let (known, fault_context) = match started {
+            Some(at) => {
+                let head = &self.unfinished[at].head;
+                (Some(head.security), head.context_id)
+            }
+            None => (None, head.context_id),
+        };
+        let fault = |status| Refusal::Fault { context_id: fault_context, status };
+        let (security, body_end) =
+            self.verify(header, pdu, body_start, known).map_err(|status| match started {
+                // As Windows has it where another call is being put together.
+                None if !self.unfinished.is_empty() && status != FaultStatus::SEC_PKG_ERROR => {
+                    Refusal::fault(FaultStatus::PROTO_ERROR)
+                }
+                // A context that is not set up yet has no calls.
+                None if status == FaultStatus::PROTO_ERROR && self.has_unfinished_security() => {
+                    Refusal::NotExecuted(status)
+                }
+                _ => fault(status),
+            })?;
         let body = &pdu[body_start..body_end];
         let head = CallHead {
             call_id: header.call_id,
@@ -899,12 +936,12 @@ impl ServerAssociation {
             order: header.order,
             security,
         };
-        let started = self.unfinished.iter().position(|call| call.head.call_id == head.call_id);
         let mut call = match started {
             Some(at) if !first => {
                 let call = self.unfinished.swap_remove(at);
                 // An object travels in the first fragment; the others may repeat it or not.
-                match (CallHead { object: call.head.object, ..head }) == call.head {
+                let same = (CallHead { object: call.head.object, ..head }) == call.head;
+                match same || (security.is_some() && head.order == call.head.order) {
                     true => call,
                     false => return Err(fault(FaultStatus::PROTO_ERROR)),
                 }
@@ -915,19 +952,8 @@ impl ServerAssociation {
                 if self.outstanding.iter().any(|call| call.head.call_id == head.call_id) {
                     return Err(fault(FaultStatus::PROTO_ERROR));
                 }
-                if let Some(unfinished) = self.unfinished.first() {
-                    // As Windows has it: the call that is cut short is the one that failed.
-                    if !self.multiplexes_calls {
-                        let CallHead { call_id, context_id, .. } = unfinished.head;
-                        return Err(Refusal::FaultOf {
-                            call_id,
-                            context_id,
-                            status: FaultStatus::PROTO_ERROR,
-                        });
-                    }
-                    if self.presentation.find(head.context_id).is_none() {
-                        return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
-                    }
+                if !self.unfinished.is_empty() && self.presentation.find(head.context_id).is_none() {
+                    return Err(Refusal::fault(FaultStatus::PROTO_ERROR));
                 }
                 if self.unfinished.len() >= limits::CALLS_UNFINISHED_MAX {
                     return Err(fault(FaultStatus::SERVER_TOO_BUSY));
@@ -965,17 +991,36 @@ impl ServerAssociation {
         }
     }
 
+    /// Whether a fragment may belong to a call that is not being put together yet.
+    fn admit_fragment(&self, head: &RequestHead, first: bool) -> Result<(), Refusal> {
+        match self.unfinished.first() {
+            // As Windows has it: the call that is cut short is the one that failed.
+            Some(unfinished) if !self.multiplexes_calls => {
+                let CallHead { call_id, context_id, .. } = unfinished.head;
+                Err(Refusal::FaultOf { call_id, context_id, status: FaultStatus::PROTO_ERROR })
+            }
+            _ if first => Ok(()),
+            None if self.multiplexes_calls => match self.presentation.find(head.context_id) {
+                // It is refused once it is verified.
+                Some(_) => Ok(()),
+                None => Err(Refusal::MildFault { context_id: 0, status: FaultStatus::UNKNOWN_IF }),
+            },
+            _ => Err(Refusal::fault(FaultStatus::PROTO_ERROR)),
+        }
+    }
+
     /// Verifies one fragment and decrypts it in place. Which security context it is under, and where its body
-    /// ends.
+    /// ends. `known` is the security context of the call that the fragment goes on.
     fn verify(
         &mut self,
         header: &Header,
         pdu: &mut [u8],
         body_start: usize,
+        known: Option<Option<usize>>,
     ) -> Result<(Option<usize>, usize), FaultStatus> {
         let auth = split_auth(header, pdu, body_start).map_err(|_| FaultStatus::PROTO_ERROR)?;
         let Some(auth) = auth else {
-            return match self.implicit_security {
+            return match known.unwrap_or(self.implicit_security) {
                 None => Ok((None, pdu.len())),
                 // A context that only connects protects nothing, so there is nothing to carry.
                 Some(at) => match &self.security[at] {
@@ -990,14 +1035,19 @@ impl ServerAssociation {
             };
         };
         let (trailer, body_end) = (auth.trailer, auth.body_end);
-        let at = self.find_security(trailer.auth_context_id).ok_or(FaultStatus::ACCESS_DENIED)?;
+        let at = match known {
+            Some(at) => at.ok_or(FaultStatus::PROTO_ERROR)?,
+            None => self.find_security(trailer.auth_context_id).ok_or(FaultStatus::ACCESS_DENIED)?,
+        };
         let security = &mut self.security[at];
         let context = match &mut security.state {
             SecurityState::Ready(context) => context,
             SecurityState::Unfinished(_) => return Err(FaultStatus::PROTO_ERROR),
             SecurityState::Invalid => return Err(FaultStatus::ACCESS_DENIED),
         };
-        if trailer.auth_type != security.auth_type || trailer.auth_level != security.protection.level {
+        let is_named =
+            (trailer.auth_type, trailer.auth_level) == (security.auth_type, security.protection.level);
+        if known.is_none() && !is_named {
             return Err(FaultStatus::ACCESS_DENIED);
         }
         if security.protection.level > AuthLevel::CONNECT {
@@ -1062,12 +1112,21 @@ impl ServerAssociation {
     }
 }
 
+/// Trailer and token of a bind or alter_context. Padding may reach to where the stub of a request would begin, and
+/// nothing is taken off the body for it: Windows does so, as Samba's tests of raw DCE/RPC have it.
+fn split_negotiation<'a>(
+    header: &Header,
+    pdu: &'a [u8],
+) -> Result<Option<AuthVerifier<'a>>, dtyp::DecodeError> {
+    split_auth(header, pdu, RequestHead::LEN)
+}
+
 fn decode_bind(
     header: &Header,
     pdu: &[u8],
     auth: Option<AuthVerifier<'_>>,
 ) -> Result<Bind, dtyp::DecodeError> {
-    let end = auth.map_or(pdu.len(), |auth| auth.body_end);
+    let end = auth.map_or(pdu.len(), |auth| auth.body_end + usize::from(auth.trailer.auth_pad_length));
     Bind::decode(&mut Reader::new(&pdu[Header::LEN..end]).with_order(header.order))
 }
 

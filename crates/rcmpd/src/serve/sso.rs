@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 /// What can fail before a port is bound.
 pub(super) struct SsoParts {
@@ -42,6 +42,13 @@ impl SsoParts {
         stores: Option<&sso::Stores>,
         audit: &Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
+        let found = sso::check(config, section);
+        if let Some(problem) = found.problems.first() {
+            anyhow::bail!("the master secret cannot be served: {problem}");
+        }
+        for finding in found.warnings {
+            warn!(finding, "Master secret needs an operator");
+        }
         let secrets = Arc::new(LiveSecrets::open(section));
         let accounts = stores.map(|stores| Arc::clone(&stores.accounts));
         let service = Sso::new(section, secrets, accounts, Arc::clone(audit))?;

@@ -109,7 +109,11 @@ impl Collector for SecretCollector {
                 u64::from(facts.is_copy),
             ),
         ] {
-            encode_family(&mut encoder, (name, help, None), [(none, ConstGauge::new(value as f64))])?;
+            encode_family(
+                &mut encoder,
+                (name, help, None),
+                [(none, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)))],
+            )?;
         }
         Ok(())
     }

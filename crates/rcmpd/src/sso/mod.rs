@@ -5,12 +5,14 @@ mod aging;
 mod audit;
 mod authentication;
 pub mod client;
+mod findings;
 mod keytab;
 mod metrics;
 mod registration;
 mod secrets;
 
 pub use authentication::{Stores, providers};
+pub use findings::{SsoFindings, check};
 pub use keytab::WatchedKeytab;
 pub use metrics::SsoMetrics;
 pub use registration::Registration;

@@ -73,8 +73,12 @@ pub(crate) fn check_flags(checksum: Option<&(i32, Vec<u8>)>, level: AuthLevel) -
         }
     };
     let has = |flag| flags & flag == flag;
-    if !has(DCE_STYLE | MUTUAL | INTEGRITY) || !(has(SEQUENCE) || has(REPLAY)) {
+    if !has(DCE_STYLE | MUTUAL) || !(has(SEQUENCE) || has(REPLAY)) {
         return refuse(format!("flags={flags:#x}"));
+    }
+    // At the level `connect` nothing is protected, and Samba asks for neither.
+    if level > AuthLevel::CONNECT && !has(INTEGRITY) {
+        return Err(Refusal::new(RefusalReason::Level, format!("flags={flags:#x} without integrity")));
     }
     if level >= AuthLevel::PRIVACY && !has(CONFIDENTIALITY) {
         return Err(Refusal::new(RefusalReason::Level, format!("flags={flags:#x} without confidentiality")));
@@ -114,7 +118,10 @@ mod tests {
         assert_eq!(check(0x913f, AuthLevel::PRIVACY), Ok(()), "Samba");
         assert_eq!(check(0x102e, AuthLevel::PRIVACY), Err(RefusalReason::Level));
         assert_eq!(check(0x102e, AuthLevel::INTEGRITY), Ok(()));
-        for missing in [DCE_STYLE, MUTUAL, INTEGRITY, SEQUENCE | REPLAY] {
+        assert_eq!(check(0x110e, AuthLevel::CONNECT), Ok(()), "Samba at the level connect");
+        assert_eq!(check(0x110e, AuthLevel::INTEGRITY), Err(RefusalReason::Level));
+        assert_eq!(check(0x111e, AuthLevel::PRIVACY), Err(RefusalReason::Level));
+        for missing in [DCE_STYLE, MUTUAL, SEQUENCE | REPLAY] {
             assert_eq!(
                 check(0x103e & !missing, AuthLevel::PRIVACY),
                 Err(RefusalReason::Flags),

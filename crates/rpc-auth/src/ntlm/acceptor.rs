@@ -7,6 +7,7 @@ use super::flags::NtlmFlags;
 use super::message::{Authenticate, Challenge, ClientChallenge, Negotiate};
 use super::proof::{NtlmProof, ProofChecker, ProofVerdict};
 use crate::{Acceptor, BoxFuture, Leg, Refusal, RefusalReason, Step};
+use dcerpc::security::AuthLevel;
 use dtyp::{DecodeError, FileTime, utf16le_text};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct ServerNames {
     pub netbios_computer: String,
     /// NetBIOS name of its domain, or of the server itself if it belongs to none.
     pub netbios_domain: String,
-    /// DNS name of this server.
+    /// DNS name of this server. Without one the CHALLENGE repeats the NetBIOS name in its place.
     pub dns_computer: Option<String>,
     /// DNS name of its domain.
     pub dns_domain: Option<String>,
@@ -58,10 +59,12 @@ impl ServerNames {
         let mut pairs = AvPairs::default();
         pairs.set_text(AvId::NB_DOMAIN_NAME, &self.netbios_domain);
         pairs.set_text(AvId::NB_COMPUTER_NAME, &self.netbios_computer);
+        // Impacket needs a DNS name of the server: it makes its SPN of it.
+        let dns_computer = self.dns_computer.as_deref().unwrap_or(&self.netbios_computer);
         for (id, name) in [
-            (AvId::DNS_DOMAIN_NAME, &self.dns_domain),
-            (AvId::DNS_COMPUTER_NAME, &self.dns_computer),
-            (AvId::DNS_TREE_NAME, &self.dns_tree),
+            (AvId::DNS_DOMAIN_NAME, self.dns_domain.as_deref()),
+            (AvId::DNS_COMPUTER_NAME, Some(dns_computer)),
+            (AvId::DNS_TREE_NAME, self.dns_tree.as_deref()),
         ] {
             if let Some(name) = name {
                 pairs.set_text(id, name);
@@ -131,7 +134,9 @@ impl NtlmAcceptor {
 
     fn negotiate(self, leg: Leg<'_>) -> Result<Step, Refusal> {
         let Negotiate { flags } = Negotiate::read(leg.token).map_err(malformed)?;
-        check_flags("NEGOTIATE", flags, leg.level)?;
+        // Whether the level has its protection is seen at the last leg ([MS-RPCE] 3.3.1.5.2.2): the CHALLENGE
+        // repeats no flag that is missing here.
+        check_flags("NEGOTIATE", flags, AuthLevel::CONNECT)?;
         let names = &self.config.names;
         let target_type = match names.is_standalone() {
             true => NtlmFlags::TARGET_TYPE_SERVER,
@@ -261,7 +266,7 @@ fn malformed(error: DecodeError) -> Refusal {
 
 /// Whether a message has all flags that a level requires, and none that is refused. `flags` are those that all
 /// messages up to this one have in common.
-fn check_flags(message: &str, flags: NtlmFlags, level: dcerpc::security::AuthLevel) -> Result<(), Refusal> {
+fn check_flags(message: &str, flags: NtlmFlags, level: AuthLevel) -> Result<(), Refusal> {
     let required = NtlmFlags::required(level);
     if !flags.contains(required) {
         let missing = required.0 & !flags.0;

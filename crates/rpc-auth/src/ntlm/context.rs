@@ -128,8 +128,9 @@ fn check(
 }
 
 impl SecurityContext for NtlmContext {
-    fn token_len(&self, _: AuthLevel) -> usize {
-        TOKEN_LEN
+    fn token_len(&self, level: AuthLevel) -> usize {
+        // A context that only connects protects nothing.
+        if level > AuthLevel::CONNECT { TOKEN_LEN } else { 0 }
     }
 
     fn supports_header_signing(&self) -> bool {

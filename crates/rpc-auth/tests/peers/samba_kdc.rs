@@ -89,7 +89,7 @@ fn samba_s_tickets_have_the_groups_and_say_who_delegated() {
         .output()
         .expect("nsenter");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let alice = Answer(String::from_utf8(made.stdout).expect("text"));
+    let erika = Answer(String::from_utf8(made.stdout).expect("text"));
 
     let keytab =
         Keytab::decode(&fs::read(folder.path().join("keytab")).expect("a keytab")).expect("Samba's keytab");
@@ -108,21 +108,21 @@ fn samba_s_tickets_have_the_groups_and_say_who_delegated() {
     };
     let service = Principal::parse(&format!("sso/srv.{dns}"), &realm).expect("a principal");
     let found = user(&config(&realm), credential(folder.path(), "ccache", &service)).expect("accepted");
-    assert_eq!((&found.name[..], &found.domain[..]), ("alice", &realm[..]));
-    assert_eq!(found.sid.expect("a SID").to_string(), alice.text("sid"));
+    assert_eq!((&found.name[..], &found.domain[..]), ("erika", &realm[..]));
+    assert_eq!(found.sid.expect("a SID").to_string(), erika.text("sid"));
     assert_eq!(found.source, IdentitySource::Ticket { keytab_principal: format!("sso/srv.{dns}@{realm}") });
     assert!(!found.is_delegated());
     // Groups as the domain's own database has them; those of the machine (S-1-5-32-545) are no part of a ticket.
     let own = |sid: &&str| sid.starts_with("S-1-5-21-");
-    let expected: BTreeSet<&str> = alice.text("groups").split(' ').filter(own).collect();
+    let expected: BTreeSet<&str> = erika.text("groups").split(' ').filter(own).collect();
     assert!(expected.len() > GROUPS);
     let groups: Vec<String> = found.groups.iter().map(ToString::to_string).collect();
     assert_eq!(groups.iter().map(|sid| &sid[..]).filter(own).collect::<BTreeSet<&str>>(), expected);
 
     let delegated = credential(folder.path(), "delegated", &service);
-    assert_eq!(delegated.client.to_string(), format!("alice@{realm}"));
+    assert_eq!(delegated.client.to_string(), format!("erika@{realm}"));
     let found = user(&config(&realm), delegated).expect("accepted");
-    assert_eq!(found.sid.expect("a SID").to_string(), alice.text("sid"));
+    assert_eq!(found.sid.expect("a SID").to_string(), erika.text("sid"));
     assert!(found.is_delegated());
     assert_eq!(found.delegated_by, [format!("svc-web@{realm}")]);
 

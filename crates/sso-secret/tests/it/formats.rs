@@ -111,7 +111,7 @@ fn a_cost_outside_the_limits_is_not_paid() {
         changed[at + offset..at + offset + 4].copy_from_slice(&value.to_le_bytes());
         put(&folder.path().join("master-secret.sealed"), &changed);
         let State::Sealed(sealed) = store.reload() else { panic!("refused") };
-        assert!(sealed.to_string().contains("argon2id cost"), "{sealed}");
+        assert!(sealed.to_string().contains("is damaged: argon2id cost"), "{sealed}");
     }
 }
 
@@ -137,6 +137,21 @@ fn a_backup_of_another_program_restores_with_the_private_key_alone() {
     let open = restore(&bytes, &key).expect("it restores");
     assert_eq!(open.newest().1, &secrets()[0]);
     assert_eq!(open.generations().count(), 2);
+}
+
+#[test]
+fn a_secret_that_does_not_open_its_sentinel_is_not_restored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m"));
+    for (name, generation) in [("backup-other-sentinel.bin", 4), ("backup-changed-places.bin", 5)] {
+        let key = key_file(folder.path());
+        let refused = store
+            .restore(&vector(name), &*key, UnixTime(9), Duration::ZERO, RestoreRules::default())
+            .expect_err("it is wrong");
+        let expected = format!("the secret of generation {generation} does not open its sentinel");
+        assert!(refused.to_string().ends_with(&expected), "{refused}");
+        assert!(matches!(store.state(), State::None), "nothing was written");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use sso_secret::{
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -440,4 +441,34 @@ fn public_facts_hold_no_secret_and_say_whether_pages_are_locked() {
             && text.contains(&open.newest().0.key_id.to_string())
     );
     assert_eq!(Keyring::new(open.newest().1.clone()).newest().0, open.newest().0.key_id);
+}
+
+const CHILD: &str = "RCMPD_TEST_NO_LOCKED_PAGES";
+
+/// Says how a secret is kept, where the environment asks for it.
+#[test]
+fn child_that_may_lock_no_page() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let here = folder();
+    let open = store_in(here.path()).generate(UnixTime(1)).expect("it generates without locked pages too");
+    println!("page lock: {:?}", open.page_lock());
+}
+
+#[test]
+fn a_limit_that_forbids_locked_pages_is_told() {
+    // Root may lock pages whatever the limit is, so it gives up its capabilities.
+    let is_root = fs::metadata("/proc/self").expect("a process").uid() == 0;
+    let no_capabilities = ["setpriv", "--bounding-set=-all"];
+    let output = Command::new("prlimit")
+        .arg("--memlock=0")
+        .args(no_capabilities.iter().filter(|_| is_root))
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["--exact", "store::child_that_may_lock_no_page", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .expect("prlimit of util-linux runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("page lock: Refused("), "{output:?}");
 }

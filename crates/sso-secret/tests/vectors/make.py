@@ -45,12 +45,13 @@ def key_header(magic, kind, name, salt, raw, cost=(0, 0, 0)):
     return header, hkdf(raw, salt, b"rcmpd sealing key 1: " + magic, 32)
 
 
-def generations():
+def generations(proved=SECRETS):
+    """The list, with sentinels under `proved`."""
     out = LINEAGE + bytes([len(SECRETS)])
     for index, (number, secret) in enumerate(zip(NUMBERS, SECRETS)):
         times = (1000, 0, 0) if index == 0 else (500, 1000, 2000)
         out += struct.pack("<IB8sQQQ", number, 1 + index, key_id(secret), *times)
-        out += blob(secret, b"rcmpd/sentinel", LINEAGE + struct.pack("<I", number), b"", bytes([number]) * 32)
+        out += blob(proved[index], b"rcmpd/sentinel", LINEAGE + struct.pack("<I", number), b"", bytes([number]) * 32)
     return out
 
 
@@ -82,6 +83,15 @@ def main():
     header, key = key_header(b"MSBK", 4, b"a recipient", octets(sender), raw)
     header += struct.pack("<Q", 1234) + INSTANCE + generations()
     (HERE / "backup-recipient.bin").write_bytes(envelope(b"MSBK", header, key, b"".join(SECRETS)))
+
+    # Sealed by an owner of the key, and wrong: the secret of generation 4 is not the one of the sentinel; or two have changed places.
+    for name, proved, secrets in [
+        ("backup-other-sentinel.bin", [SECRETS[0], b"another secret.."], SECRETS),
+        ("backup-changed-places.bin", SECRETS, SECRETS[::-1]),
+    ]:
+        header, key = key_header(b"MSBK", 1, b"file:key.bin", salt, KEY)
+        header += struct.pack("<Q", 1234) + INSTANCE + generations(proved)
+        (HERE / name).write_bytes(envelope(b"MSBK", header, key, b"".join(secrets)))
 
     header, key = key_header(b"MSNK", 1, b"file:key.bin", salt, KEY)
     header += struct.pack("<QB", 5000, 2)

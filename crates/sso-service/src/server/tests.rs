@@ -145,6 +145,9 @@ fn administrator_gets_the_secret_after_its_record() {
     assert_eq!(asked, ["account", "secret", "audit"]);
 }
 
+/// Name, state, rules, size, the code, and what was asked.
+type Case<'a> = (&'a str, World, &'a AccessRules, u32, u32, &'a [&'a str]);
+
 /// The codes of [MS-SSP] 3.1.4.1, each with what precedes it still wrong or already right.
 #[test]
 fn each_code_is_reached_in_the_order_of_evaluation() {
@@ -159,7 +162,7 @@ fn each_code_is_reached_in_the_order_of_evaluation() {
     let no_administrator = AccessRules::default();
     let not_open = || SecretState::NotOpen("sealed: passphrase".into());
     let open = SecretState::Open;
-    let cases: [(&str, World, &AccessRules, u32, u32, &[&str]); 10] = [
+    let cases: [Case<'_>; 10] = [
         ("stopping", all_wrong(), &no_administrator, 0, 0xc002_0017, &[]),
         ("not open", World { state: not_open(), ..all_wrong() }, &no_administrator, 0, 0x8000_ffff, &[]),
         (

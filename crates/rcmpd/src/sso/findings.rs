@@ -1,0 +1,84 @@
+//! What an operator should mend before the master secret is served.
+
+use super::keytab::read;
+use crate::config::{Config, Sso};
+use account_store::NtHash;
+use rpc_auth::kerberos::MachineAccount;
+use sso_secret::State;
+
+/// Errors, with which the service does not start, and warnings.
+#[derive(Debug, Default)]
+pub struct SsoFindings {
+    /// Errors.
+    pub problems: Vec<String>,
+    /// Warnings.
+    pub warnings: Vec<String>,
+}
+
+/// Checks what `[sso]` names. Blocks for the disk, and for argon2id if the secret is sealed by a passphrase.
+pub fn check(config: &Config, section: &Sso) -> SsoFindings {
+    let mut found = SsoFindings::default();
+    if section.rules.administrators.0.is_empty() {
+        let text = "no SSO administrator is configured: calls are answered with SSO_E_SSO_NOT_CONFIGURED";
+        found.warnings.push(text.to_owned());
+    }
+    let store = super::store(section);
+    match store.state() {
+        State::None => found.warnings.push(format!(
+            "there is no master secret in {}: make one by `rcmpd sso secret generate`",
+            section.folder.display()
+        )),
+        // This command may not have the credential or passphrase that the service has.
+        State::Sealed(sealed) => found.warnings.push(format!("the master secret is sealed: {sealed}")),
+        State::Open(open) if open.is_copy() => {
+            found.warnings.push(
+                "the folder of the master secret is a copy: it is not rotated before it is adopted"
+                    .to_owned(),
+            );
+        }
+        State::Open(_) => {}
+    }
+    if let Some(facts) = store.status().facts {
+        match (facts.last_backup, facts.backup_is_current) {
+            (None, _) => found.warnings.push("the master secret was never backed up".to_owned()),
+            (Some(_), false) => {
+                found
+                    .warnings
+                    .push("the last backup of the master secret lacks the newest generation".to_owned());
+            }
+            (Some(_), true) => {}
+        }
+    }
+    if let Some(kerberos) = &section.kerberos {
+        match read(&kerberos.keytab) {
+            Ok(keytab) => {
+                for (name, hash) in machine_accounts(config) {
+                    let machine = MachineAccount {
+                        name: Some(&name),
+                        nt_hash: hash.as_ref().map(NtHash::expose),
+                        keys: &[],
+                    };
+                    for problem in keytab.problems(&machine) {
+                        let list = if problem.is_error() { &mut found.problems } else { &mut found.warnings };
+                        let text = format!("{}: {problem}", kerberos.keytab.display());
+                        if !list.contains(&text) {
+                            list.push(text);
+                        }
+                    }
+                }
+            }
+            Err(error) => found.problems.push(format!("cannot use sso.kerberos.keytab: {error:#}")),
+        }
+    }
+    found
+}
+
+/// Accounts of secure channels whose keys must not be in the keytab; at least one, without a name.
+fn machine_accounts(config: &Config) -> Vec<(String, Option<NtHash>)> {
+    let client = config.client.iter().map(|client| (client.account.clone(), &client.secret));
+    let mut accounts: Vec<_> = client
+        .map(|(name, secret)| (name, secret.read().ok().map(|password| NtHash::from_password(&password))))
+        .collect();
+    accounts.push((format!("{}$", config.server), None));
+    accounts
+}
