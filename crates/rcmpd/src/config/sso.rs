@@ -47,11 +47,12 @@ pub enum SealRef {
 impl SealRef {
     /// Reads `file:PATH`, `cred:NAME`, or `passphrase:` and a reference to a secret; relative paths start at `base`.
     pub fn parse(text: &str, base: &Path) -> Option<Self> {
-        if let Some(reference) = text.strip_prefix("passphrase:") {
-            return SecretRef::parse(reference, base).map(Self::Passphrase);
-        }
-        // A key in the environment is seen by each process of the user.
-        SecretRef::parse(text, base).filter(|it| !matches!(it, SecretRef::Environment(_))).map(Self::Key)
+        let (reference, kind): (_, fn(_) -> _) = match text.strip_prefix("passphrase:") {
+            Some(reference) => (reference, Self::Passphrase),
+            None => (text, Self::Key),
+        };
+        // What is in the environment can be read by each process of the user, and child processes inherit it.
+        SecretRef::parse(reference, base).filter(|it| !matches!(it, SecretRef::Environment(_))).map(kind)
     }
 }
 
@@ -265,7 +266,7 @@ impl Checker<'_> {
             self.problem(
                 seal.span(),
                 "this names nothing that can seal the secret",
-                "write file:PATH or cred:NAME for a key, or passphrase:file:PATH, passphrase:cred:NAME or passphrase:env:NAME",
+                "write file:PATH or cred:NAME for a key, passphrase:file:PATH or passphrase:cred:NAME for a passphrase; never env:",
             );
         }
         parsed
