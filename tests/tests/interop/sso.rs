@@ -106,6 +106,14 @@ fn administrator_gets_the_secret_from_both_peers_and_no_octet_is_readable() {
         // NT_STATUS_ACCESS_DENIED is what Samba makes of fault 5.
         assert_eq!(done["answers"][0]["error"][0], 0xc000_0022_u32, "{option} {done:#}");
     }
+    // Each of the calls that reached the interface has its line.
+    let refused: Vec<_> = audit(&service, "master_secret_refused")
+        .iter()
+        .map(|line| json!([line["reason"], line["mechanism"], line["level"]]))
+        .collect();
+    assert_eq!(refused[..2], [json!(["level", "ntlm", 2]), json!(["level", "ntlm", 5])], "{refused:#?}");
+    assert_eq!(refused[2], json!(["level", "none", null]));
+    assert_eq!(refused.len(), 5, "{refused:#?}");
     assert!(!recorder.recorded().is_empty());
     assert!(!recorder.has_part_of(&KEY, 4), "the secret passes in clear");
     let deliveries = audit(&service, "master_secret_delivered");

@@ -241,8 +241,9 @@ impl Sso {
                 warn!(client.addr = %call.address, %code, detail, "Master secret not delivered");
             });
         }
-        if let Some(user) = &answer.user {
-            audit.answered(call.address, user, &answer.outcome);
+        match &answer.user {
+            Some(user) => audit.answered(call.address, user, &answer.outcome),
+            None => audit.below_privacy(call.address, call.call.security.as_ref()),
         }
         answer.reply.map(Reply::from)
     }
