@@ -19,7 +19,13 @@ pub enum Administrator {
         realm: String,
     },
     /// `local:NAME`: an account of this server's own store.
-    Local(String),
+    Local {
+        /// Its name when the configuration was loaded.
+        name: String,
+        /// The account that had the name then. `None` before it was looked up, and if there was none: then no user
+        /// matches. A name that another account gets later does not count.
+        sid: Option<Sid>,
+    },
 }
 
 /// Why an entry is not accepted.
@@ -78,7 +84,9 @@ impl FromStr for Administrator {
                 }
                 _ => Err(EntryRefused::Form),
             },
-            "local" if !value.is_empty() && !value.contains(['\\', '@']) => Ok(Self::Local(value.to_owned())),
+            "local" if !value.is_empty() && !value.contains(['\\', '@']) => {
+                Ok(Self::Local { name: value.to_owned(), sid: None })
+            }
             _ => Err(EntryRefused::Form),
         }
     }
@@ -89,7 +97,7 @@ impl fmt::Display for Administrator {
         match self {
             Self::Sid(sid) => write!(f, "sid:{sid}"),
             Self::Principal { name, realm } => write!(f, "principal:{name}@{realm}"),
-            Self::Local(name) => write!(f, "local:{name}"),
+            Self::Local { name, .. } => write!(f, "local:{name}"),
         }
     }
 }
@@ -97,6 +105,16 @@ impl fmt::Display for Administrator {
 /// The list. One entry that matches suffices. An empty list means that SSO is not configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Administrators(pub Vec<Administrator>);
+
+impl Administrators {
+    /// The accounts of the local store that are named, to be looked up when the configuration is loaded.
+    pub fn local_accounts(&mut self) -> impl Iterator<Item = (&str, &mut Option<Sid>)> {
+        self.0.iter_mut().filter_map(|entry| match entry {
+            Administrator::Local { name, sid } => Some((&**name, sid)),
+            Administrator::Sid(_) | Administrator::Principal { .. } => None,
+        })
+    }
+}
 
 /// By which rules an identity is compared with the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,8 +187,8 @@ impl AccessRules {
                     && user.domain == *realm
                     && user.name == *name
             }
-            Administrator::Local(name) => {
-                user.source == IdentitySource::LocalStore && user.name.eq_ignore_ascii_case(name)
+            Administrator::Local { sid, .. } => {
+                user.source == IdentitySource::LocalStore && sid.is_some() && user.sid == *sid
             }
         }
     }
@@ -218,6 +236,7 @@ mod tests {
             sid: Some(sid("S-1-5-21-1-2-3-1104")),
             groups: vec![sid("S-1-5-21-1-2-3-1200"), sid("S-1-5-21-9-9-9-2000")],
             source,
+            password: None,
             delegated_by: Vec::new(),
             expires: None,
         }
@@ -385,7 +404,17 @@ mod tests {
 
     #[test]
     fn local_entry_matches_an_account_of_the_local_store_alone() {
-        let rules = rules("local:SsoAdmin");
+        let mut rules = rules("local:SsoAdmin");
+        assert_eq!(rules.check(&user(IdentitySource::LocalStore)), Err(Denial::NotAdministrator));
+        let (name, found) = rules.administrators.local_accounts().next().expect("there is one");
+        assert_eq!(name, "SsoAdmin");
+        *found = Some(sid("S-1-5-21-1-2-3-1104"));
+        // The account counts, whatever it is called now; another one of the name does not.
+        let renamed = UserIdentity { name: "renamed".into(), ..user(IdentitySource::LocalStore) };
+        assert!(rules.check(&renamed).is_ok());
+        let named =
+            UserIdentity { sid: Some(sid("S-1-5-21-1-2-3-1105")), ..user(IdentitySource::LocalStore) };
+        assert_eq!(rules.check(&named), Err(Denial::NotAdministrator));
         assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
         assert_eq!(rules.check(&user(ticket())), Err(Denial::NotAdministrator));
         let controller = IdentitySource::DomainController { domain: "EXAMPLE".into() };
