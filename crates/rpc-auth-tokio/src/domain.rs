@@ -82,6 +82,7 @@ fn verdict(domain: &str, reply: LogonReply) -> ProofVerdict {
         name: user.effective_name,
         domain: user.logon_domain_name,
         source: IdentitySource::DomainController { domain: domain.to_owned() },
+        password: None,
         delegated_by: Vec::new(),
         expires: None,
     };

@@ -84,6 +84,7 @@ mod tests {
             sid: None,
             groups: vec![],
             source: IdentitySource::LocalStore,
+            password: None,
             delegated_by: vec![],
             expires: None,
         }

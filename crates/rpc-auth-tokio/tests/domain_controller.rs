@@ -272,6 +272,7 @@ impl ProofChecker for EachLevel {
                 sid: None,
                 groups: vec![],
                 source: IdentitySource::DomainController { domain: proof.domain.clone() },
+                password: None,
                 delegated_by: vec![],
                 expires: None,
             };

@@ -1249,3 +1249,34 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
         .replace("\"Staff\", ", "");
     assert_eq!(problems(&good), [""; 0]);
 }
+
+const SSO: &str = r#"
+[audit]
+path = "audit.log"
+[sso]
+listen = ["127.0.0.1:11493"]
+folder = "sso"
+seal = "file:sso/seal.key"
+administrators = ["sid:S-1-5-21-1-2-3-1105"]
+[sso.ntlm]
+[sso.kerberos]
+keytab = "sso/keytab"
+[[sso.kerberos.realm]]
+name = "AD.TEST"
+kind = "ad"
+sids = ["S-1-5-21-7-8-9"]
+"#;
+
+#[test]
+fn sids_of_the_domain_of_local_users_are_rejected_for_a_realm() {
+    let good = [GOOD, SSO].concat();
+    let rules = parse(&good, Path::new("/etc/rcmpd")).expect("it is good").sso.expect("it is there").rules;
+    let own = rules.own_domain.expect("local users can authenticate");
+    assert_eq!((&*own.netbios, own.sid.to_string()), ("CONTOSO", "S-1-5-21-1-2-3".to_owned()));
+    let own_sid = good.replace("S-1-5-21-7-8-9", "S-1-5-21-1-2-3");
+    assert!(problems(&own_sid)[0].contains("the SID of [domain]"), "{:?}", problems(&own_sid));
+    // Without local users it is the domain that the tickets are of.
+    let tickets = own_sid.replace("[sso.ntlm]", "");
+    let rules = parse(&tickets, Path::new("/etc/rcmpd")).expect("it is good").sso.expect("it is there").rules;
+    assert_eq!(rules.own_domain, None);
+}

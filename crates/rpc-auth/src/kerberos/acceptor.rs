@@ -296,6 +296,7 @@ impl KerberosConfig {
             sid,
             groups,
             source: IdentitySource::Ticket { keytab_principal: ticket.entry.principal.to_string() },
+            password: None,
             delegated_by,
             expires: Some(part.endtime + self.skew),
         })

@@ -57,6 +57,7 @@ fn alice() -> UserIdentity {
         sid: Sid::new(5, &[21, 1, 2, 3, 1104]),
         groups: vec![],
         source: IdentitySource::LocalStore,
+        password: None,
         delegated_by: vec![],
         expires: None,
     }
