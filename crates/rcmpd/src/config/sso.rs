@@ -1,6 +1,7 @@
 //! `[sso]`: the master secret server.
 
-use super::{Checker, SecretRef};
+use super::ntlm::{BesideNtlm, NtlmSection};
+use super::{Checker, Ntlm, SecretRef};
 use serde::Deserialize;
 use sso_service::{AccessRules, Administrator, Administrators, EntryRefused, NdrRange, RealmKind};
 use std::net::SocketAddr;
@@ -55,15 +56,6 @@ impl SealRef {
     }
 }
 
-/// `[sso.ntlm]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ntlm {
-    /// Whether accounts of the local store may log on.
-    pub local: bool,
-    /// Whether clients that send no MIC are refused. Impacket sends none.
-    pub require_mic: bool,
-}
-
 /// `[sso.kerberos]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kerberos {
@@ -98,14 +90,6 @@ pub(super) struct Section {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NtlmSection {
-    local: Option<bool>,
-    #[serde(default)]
-    require_mic: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct KerberosSection {
     keytab: PathBuf,
     services: Option<Spanned<Vec<String>>>,
@@ -122,8 +106,8 @@ struct RealmSection {
 }
 
 /// What `[sso]` needs of the rest of the file.
-pub(super) struct Beside {
-    pub(super) has_accounts: bool,
+pub(super) struct Beside<'a> {
+    pub(super) ntlm: BesideNtlm<'a>,
     pub(super) has_audit: bool,
     pub(super) has_mapper: bool,
 }
@@ -140,7 +124,7 @@ const CONNECTIONS_MAX: u64 = 1000;
 const CONNECTIONS_LIMIT: u64 = 100_000;
 
 impl Checker<'_> {
-    pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside) -> Option<Sso> {
+    pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Option<Sso> {
         let span = section.span();
         let section = section.into_inner();
         if section.listen.get_ref().is_empty() {
@@ -182,18 +166,8 @@ impl Checker<'_> {
                 "add [sso.kerberos] with a keytab, or [sso.ntlm]",
             );
         }
-        let ntlm = section.ntlm.map(|ntlm| {
-            let local = ntlm.get_ref().local.unwrap_or(true);
-            if local && !beside.has_accounts {
-                self.problem(
-                    ntlm.span(),
-                    "NTLM needs accounts with NT hashes, and this store keeps none",
-                    "add [store] kind = \"sqlite\", or set local = false",
-                );
-            }
-            Ntlm { local, require_mic: ntlm.get_ref().require_mic }
-        });
         let mut sid_filters = Vec::new();
+        let ntlm = section.ntlm.map(|ntlm| self.ntlm(ntlm, &beside.ntlm, &mut sid_filters));
         let kerberos =
             section.kerberos.map(|kerberos| self.kerberos(kerberos.into_inner(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();

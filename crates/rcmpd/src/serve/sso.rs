@@ -51,7 +51,7 @@ impl SsoParts {
         }
         let secrets = Arc::new(LiveSecrets::open(section));
         let accounts = stores.map(|stores| Arc::clone(&stores.accounts));
-        let service = Sso::new(section, secrets, accounts, Arc::clone(audit))?;
+        let service = Sso::new(config, section, secrets, accounts, Arc::clone(audit))?;
         let providers = sso::providers(config, section, stores, &service)?;
         Ok(Self { service, providers })
     }
