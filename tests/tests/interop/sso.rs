@@ -503,7 +503,8 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     let there = dc.facts["users"]["alice"].as_str().expect("she has one").to_owned();
     let here = service.password("alice");
     let ask = |user: &str, domain: &str, password: &str| {
-        let (user, port) = (json!({ "user": user, "domain": domain, "password": password }), recorder.address.port());
+        let (user, port) =
+            (json!({ "user": user, "domain": domain, "password": password }), recorder.address.port());
         let mut input = user;
         input["port"] = json!(port);
         sso_impacket(&service, input)
@@ -542,7 +543,10 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     }
     let by_group = &audit(&service, "master_secret_delivered")[0];
     assert_eq!(by_group["administrator"], format!("sid:{}", dc.text("group")), "{by_group:#}");
-    assert!(by_group["user_sid"].as_str().is_some_and(|sid| sid.starts_with(&dc.text("sid"))), "{by_group:#}");
+    assert!(
+        by_group["user_sid"].as_str().is_some_and(|sid| sid.starts_with(&dc.text("sid"))),
+        "{by_group:#}"
+    );
     // An administrator of the domain is none of the secret.
     let administrator = ask("Administrator", &netbios, "Fabrikam-admin-1");
     assert_eq!(administrator["answers"], json!([failure(0x8063_0005)]), "{administrator:#}");
@@ -551,7 +555,11 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     let expected = [(2, "FABRIKAM"), (1, "WEB01"), (4, "fabrikam.example"), (3, "web01.fabrikam.example")];
     assert_eq!(names, expected.map(|(id, name)| (id, name.to_owned())));
     let answers = service.get("/metrics").1;
-    let label = format!("domain=\"{netbios}\",server=\"{}:{}\",package=\"NTLM\"", dc.text("address"), dc.text("port"));
+    let label = format!(
+        "domain=\"{netbios}\",server=\"{}:{}\",package=\"NTLM\"",
+        dc.text("address"),
+        dc.text("port")
+    );
     assert!(answers.contains(&format!("rcmpd_peer_answers_total{{{label}}}")), "{answers}");
     // Without a controller nothing is decided, and the local store is not asked instead.
     drop(dc);

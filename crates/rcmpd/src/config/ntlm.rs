@@ -3,8 +3,11 @@
 use super::peers::{CHANNELS, Claims, PeerSection};
 use super::{Checker, OwnDomain, Peer};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
 use toml::Spanned;
+
+/// For one proof, failover included. A client that does not finish its authentication within 30 s is disconnected.
+const TIMEOUT_S: RangeInclusive<u64> = 1..=25;
 
 /// `[sso.ntlm]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +124,7 @@ impl Checker<'_> {
         // Domain controllers check proofs over channels of members and controllers. Over a trust the names of the CHALLENGE
         // would be those of another domain's server.
         self.one_of(section.channel.as_ref(), &CHANNELS[..2], "channel");
+        self.seconds(section.timeout_s.as_ref(), TIMEOUT_S, *TIMEOUT_S.start());
         let (place, ours) = (section.domain.span(), beside.ours);
         let is_ours = section.domain.get_ref().eq_ignore_ascii_case(&ours.netbios);
         let has_our_sid = ours.sid.is_some_and(|sid| section.sid.get_ref().parse() == Ok(sid));
@@ -157,7 +161,7 @@ impl Checker<'_> {
                     issuers: Vec::new(),
                     response_crypt: None,
                     foreign_sids: None,
-                    proof_key: None::<PathBuf>,
+                    proof_key: None,
                 },
             ),
             ours,

@@ -1,7 +1,7 @@
 //! `[sso]`: the master secret server.
 
 use super::ntlm::{BesideNtlm, NtlmSection};
-use super::{Checker, Ntlm, SecretRef};
+use super::{Checker, Ntlm, NtlmDomain, SecretRef};
 use serde::Deserialize;
 use sso_service::{AccessRules, Administrator, Administrators, EntryRefused, NdrRange, RealmKind};
 use std::net::SocketAddr;
@@ -171,6 +171,17 @@ impl Checker<'_> {
         let kerberos =
             section.kerberos.map(|kerberos| self.kerberos(kerberos.into_inner(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();
+        // Both have SIDs filtered by their name.
+        let shared = |domain: &&NtlmDomain| {
+            realms.iter().any(|(realm, _)| realm.eq_ignore_ascii_case(&domain.peer.domain))
+        };
+        if let Some(shared) = ntlm.iter().flat_map(|ntlm| &ntlm.domains).find(shared) {
+            self.problem(
+                span,
+                format!("{} is the name of a realm and of a domain of [sso.ntlm]", shared.peer.domain),
+                "a realm has the DNS name of a domain in capital letters, and a domain of [sso.ntlm] its NetBIOS name",
+            );
+        }
         let administrators = self.administrators(&section.administrators, &realms);
         let ranges = [("idl", NdrRange::Idl), ("prose", NdrRange::Prose)];
         let ndr_range = self.one_of(section.ndr_range.as_ref(), &ranges, "ndr_range").unwrap_or_default();

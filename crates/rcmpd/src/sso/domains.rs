@@ -27,11 +27,15 @@ impl CheckedDomain {
         domains.map(|domain| Self::new(config, domain)).collect()
     }
 
-    fn new(config: &Config, config::NtlmDomain { peer, computers }: &config::NtlmDomain) -> anyhow::Result<Self> {
+    fn new(
+        config: &Config,
+        config::NtlmDomain { peer, computers }: &config::NtlmDomain,
+    ) -> anyhow::Result<Self> {
         let servers = servers_of(config, peer)?.context("a domain of [sso.ntlm] has no servers")?;
         let (servers, domain) = (Arc::new(servers), peer.domain.clone());
         let names = peer.names.iter();
-        let names = names.map(|dns| DomainNames { netbios: domain.clone(), dns: Some(dns.clone()) }).collect();
+        let names =
+            names.map(|dns| DomainNames { netbios: domain.clone(), dns: Some(dns.clone()) }).collect();
         let checker = DomainChecker::new(Arc::clone(&servers), domain.clone(), peer.timeout, *computers);
         Ok(Self { domain, servers, names, checker: Arc::new(checker) })
     }
@@ -45,7 +49,8 @@ impl CheckedDomain {
 /// The names that a CHALLENGE carries. Where a domain controller checks proofs, they are those of our member of its
 /// domain: hardened controllers compare them with the account of the channel ([MS-APDS] 3.1.5.2).
 pub(super) fn server_names(config: &Config, ntlm: &config::Ntlm) -> ServerNames {
-    let member_of = ntlm.domains.first().and_then(|domain| Some((&domain.peer.domain, domain.peer.names.first()?)));
+    let member_of =
+        ntlm.domains.first().and_then(|domain| Some((&domain.peer.domain, domain.peer.names.first()?)));
     let (netbios, dns) = member_of.unwrap_or((&config.domain.netbios, &config.domain.dns));
     ServerNames {
         netbios_computer: config.server.clone(),
