@@ -1,7 +1,10 @@
 //! The commands of the master secret, and its service without other services.
 
-use rcmpd_tests::{Demo, write_secret};
+use crate::revocation::eventually;
+use rcmpd_tests::{Demo, binary, write_secret};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 const CONFIG: [&str; 2] = ["-c", "rcmpd.toml"];
 
@@ -135,6 +138,48 @@ fn node_uses_its_cached_key_while_no_server_answers_and_reseals_after_a_rotation
     let reseal = || service.rcmpd(&[&reseal[..], &cache].concat()).code(0).json();
     assert_eq!((&reseal()["resealed"], &reseal()["current"]), (&json!(1), &json!(1)));
     assert!(blob("open", "blobs/one", "again").code(0).stderr.is_empty());
+}
+
+/// A code ends an attempt and not the watch, and the file is replaced.
+#[test]
+fn watch_goes_on_after_a_code_and_replaces_its_file() {
+    let service = Demo::with_master_secret().serve();
+    write_secret(service.path("bob.key"), "what a run before left");
+    let server = service.master_secret().to_string();
+    let mut command = Command::new(binary());
+    command.current_dir(service.path("")).args(["sso", "secret", "get", "--watch", "--server", &server]);
+    command.args(["--user", "bob", "--password-file", "users/bob.password", "--output", "bob.key"]);
+    let mut watch = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said = BufReader::new(watch.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
+    let refused = said.next().expect("it says why");
+    assert!(refused.contains("SSO_E_ACCESSDENIED") && refused.contains("asked again in 1 s"), "{refused}");
+    service.rcmpd(&["account", "set", "bob", "--group", "SSO Administrators", "-c", "rcmpd.toml"]).code(0);
+    eventually("the key is there", || {
+        std::fs::read(service.path("bob.key")).is_ok_and(|key| key.len() == 16)
+    });
+    assert!(watch.try_wait().expect("it is ours").is_none(), "it watches on");
+    watch.kill().expect("it is ours");
+    watch.wait().expect("it is ours");
+}
+
+/// The commands act on the files, and the service writes what it sees of them.
+#[test]
+fn what_commands_do_to_the_secret_is_in_the_audit_log() {
+    let service = Demo::with_master_secret().serve();
+    write_secret(service.path("pass"), "a long passphrase\n");
+    let changes = || {
+        let text = std::fs::read_to_string(service.path("audit.log")).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+        lines.filter(|line| line["event"] == "master_secret_changed").collect::<Vec<_>>()
+    };
+    secret(&service, &["rotate"]).code(0);
+    eventually("the rotation is recorded", || !changes().is_empty());
+    let rotated = &changes()[0];
+    assert_eq!((&rotated["before"]["generation"], &rotated["after"]["generation"]), (&json!(1), &json!(2)));
+    secret(&service, &["backup", "one.backup", "--passphrase-file", "pass"]).code(0);
+    eventually("the backup is recorded", || {
+        changes().last().is_some_and(|last| last["after"]["last_backup"] != last["before"]["last_backup"])
+    });
 }
 
 /// What `check-config` says of each wrong [sso], and where.

@@ -4,6 +4,7 @@
 //! of them: for each kind the first few of a minute are written whole, and the rest is counted. A kind is of one source, or of
 //! one user who was authenticated, so that no client hides what another one does.
 
+use super::secrets::SecretFacts;
 use audit_log::AuditLog;
 use dcerpc::limits::source_of;
 use dcerpc::server::CallSecurity;
@@ -44,6 +45,22 @@ impl SsoAudit {
     /// Logs what may happen at every call, once in a while.
     pub(super) fn once(&self, event: &'static str, log: impl FnOnce()) {
         self.limiter.once(event, log);
+    }
+
+    /// What a command on this machine did to the secret: it acts on the files, and the service sees what differs.
+    pub(super) fn changed(&self, before: &SecretFacts, after: &SecretFacts) {
+        let facts = |facts: &SecretFacts| {
+            json!({
+                "state": facts.state,
+                "generation": facts.generation,
+                "last_backup": facts.last_backup,
+                "last_drill": facts.last_drill,
+                "is_copy": facts.is_copy,
+            })
+        };
+        let event =
+            json!({ "event": "master_secret_changed", "before": facts(before), "after": facts(after) });
+        self.log.note(None, &event);
     }
 
     /// A call that was answered without the secret.

@@ -219,6 +219,7 @@ impl Sso {
         let mut second = tokio::time::interval(secrets::WATCH_INTERVAL);
         let mut minute = tokio::time::interval(audit::FLUSH_INTERVAL);
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut recorded = self.0.secrets.facts();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -229,6 +230,11 @@ impl Sso {
                         inner.keytab.as_ref().inspect(|keytab| keytab.look());
                     };
                     let _ = tokio::task::spawn_blocking(look).await;
+                    let facts = self.0.secrets.facts();
+                    if facts != recorded {
+                        self.0.audit.changed(&recorded, &facts);
+                        recorded = facts;
+                    }
                 }
                 _ = minute.tick() => self.0.audit.flush(),
             }
