@@ -1315,7 +1315,7 @@ fn each_wrong_value_of_a_domain_of_ntlm_is_reported() {
         (servers, format!("{servers}discovery = \"dns\"\n"), "this domain needs one source of domain controllers"),
         (servers, format!("{servers}channel = \"trusted_domain\"\n"), "unknown channel"),
         (servers, format!("{servers}account = \"SSO1\"\n"), "this is not an account of a trust or a machine"),
-        (servers, format!("{servers}timeout_s = 26\n"), "not between 1 and 25"),
+        (servers, format!("{servers}timeout_s = 26\n"), "this is out of range"),
         (servers, format!("{servers}sids = []\n"), "sids is an empty list"),
         (servers, format!("{servers}[[sso.ntlm.domain]]{again}"), "FABRIKAM already has this name"),
         ("[\"fabrikam.example\"]", "[]".into(), "names is an empty list"),
