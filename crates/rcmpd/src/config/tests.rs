@@ -1317,7 +1317,7 @@ fn each_wrong_value_of_a_domain_of_ntlm_is_reported() {
         (servers, format!("{servers}account = \"SSO1\"\n"), "this is not an account of a trust or a machine"),
         (servers, format!("{servers}timeout_s = 26\n"), "this is out of range"),
         (servers, format!("{servers}sids = []\n"), "sids is an empty list"),
-        (servers, format!("{servers}[[sso.ntlm.domain]]{again}"), "FABRIKAM already has this name"),
+        ("secret = \"cred:fabrikam\"\n", format!("secret = \"cred:fabrikam\"\n[[sso.ntlm.domain]]{again}"), "FABRIKAM already has this name"),
         ("[\"fabrikam.example\"]", "[]".into(), "names is an empty list"),
         ("S-1-5-21-4-5-6\"\nnames", "S-1-5-21-1-2-3\"\nnames".into(), "[domain] has the same name with another SID"),
         ("\"fabrikam\"", "\"contoso\"".into(), "[domain] has the same name with another SID"),
