@@ -26,6 +26,7 @@ impl NtHashes for Everyone {
             sid: None,
             groups: vec![],
             source: IdentitySource::LocalStore,
+            password: None,
             delegated_by: vec![],
             expires: None,
         };

@@ -7,7 +7,7 @@ Prints one JSON line when the DC answers, and ends itself and every process of t
 
     {"pid": 4711, "address": "127.0.0.10", "port": 49200, "netbios": "FABRIKAM", "dns": "fabrikam.example", "server": "FABDC1",
      "sid": "S-1-5-21-...", "site": "Default-First-Site-Name", "machines": {"WEB01$": "password", ...}, "servers": {"FABDC9$": "password"},
-     "users": {"alice": "password", ...}, "group": "S-1-5-21-...",
+     "users": {"nora": "password", ...}, "group": "S-1-5-21-...",
      "trusts": {"CONTOSO": {"dns": "contoso.example", "sid": "S-1-5-21-...", "account": "CONTOSO$", "secret": "...", "previous": "..."}},
      "krbtgt_aes256": "hex", "folder": "...", "version": "4.17.12-Debian"}
 
@@ -40,8 +40,8 @@ SERVERS = {"FABDC9$": "Fabrikam-server-09-secret"}
 TRUSTS = {"CONTOSO": {"dns": "contoso.example", "sid": "S-1-5-21-1004336348-1177238915-682003330", "account": "CONTOSO$",
                       "secret": "Fabrikam-trusted-by-contoso-secret", "previous": "Fabrikam-trusted-by-contoso-before"}}
 # People, and what is special about each.
-USERS = {"alice": "Alice-password-1", "carol": "Carol-password-1", "dave": "Dave-password-1"}
-DISABLED, EXPIRED, GROUP, MEMBER = "carol", "dave", "Secret Keepers", "alice"
+USERS = {"nora": "Nora-password-1", "nils": "Nils-password-1", "olga": "Olga-password-1"}
+DISABLED, EXPIRED, GROUP, MEMBER = "nils", "olga", "Secret Keepers", "nora"
 SITE = "Default-First-Site-Name"
 STEP_SECONDS = 120
 READY_SECONDS = 60

@@ -836,7 +836,6 @@ impl Printed {
         };
         let upstream = match server {
             WebServer::Haproxy | WebServer::Apache => "upstream = \"http://127.0.0.1:8080\"".to_owned(),
-            WebServer::EnvoyHttp => format!("upstream = {}", text(&format!("unix:{}", at("app.sock")))),
             WebServer::CaddyClientCert => "target = \"request\"".to_owned(),
             _ => String::new(),
         };

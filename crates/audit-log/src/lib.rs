@@ -511,9 +511,19 @@ impl AuditLog {
     /// Writes a line that an account caused, and says whether it is in a file now. Lines of no account are once a minute at most, or
     /// this process's own.
     fn write(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<bool, Reason> {
+        self.write_and(account, event, |_| ()).map(|written| written.is_some())
+    }
+
+    /// As [`Self::write`], and asks the writer for something before another line is written or another file is opened.
+    fn write_and<T>(
+        &self,
+        account: Option<(&str, Sid)>,
+        event: &Value,
+        then: impl FnOnce(&Writer) -> T,
+    ) -> Result<Option<T>, Reason> {
         if !self.has_file.load(Ordering::Relaxed) {
             tracing::debug!(target: "audit", %event, "Audit");
-            return Ok(false);
+            return Ok(None);
         }
         if self.required
             && (self.heads_failing.load(Ordering::Relaxed) || self.is_lost.load(Ordering::Relaxed))
@@ -530,9 +540,9 @@ impl AuditLog {
             self.over_budget.inc();
             return Err(Reason::AuditBudget);
         }
-        let written = lock(&self.file).as_mut().map_or(Ok(()), |file| file.write(line));
+        let written = lock(&self.file).as_mut().map(|file| file.write(line).map(|()| then(file))).transpose();
         match written {
-            Ok(()) => Ok(true),
+            Ok(then) => Ok(then),
             Err(error) => {
                 if let Some((budget, (_, sid))) = spending {
                     lock(budget).give_back(&sid, len);
@@ -540,7 +550,7 @@ impl AuditLog {
                 if self.failed.inc() == 0 {
                     tracing::error!(%error, "The audit log cannot be written");
                 }
-                if self.required { Err(Reason::AuditUnavailable) } else { Ok(false) }
+                if self.required { Err(Reason::AuditUnavailable) } else { Ok(None) }
             }
         }
     }
@@ -548,15 +558,12 @@ impl AuditLog {
     /// Writes a line that an account caused and waits until it is on the disk, whether lines are required or not: for what must not
     /// happen without its line. Blocks for the disk.
     pub fn record(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), &'static str> {
-        match self.write(account, event) {
-            Ok(true) => {}
-            Ok(false) => return Err("the audit log has no file, or cannot be written"),
+        let handle = match self.write_and(account, event, Writer::handle) {
+            Ok(Some(handle)) => handle,
+            Ok(None) => return Err("the audit log has no file, or cannot be written"),
             Err(reason) => return Err(reason.text()),
-        }
-        let handle = lock(&self.file).as_ref().map(Writer::handle);
-        let synced =
-            handle.ok_or(std::io::ErrorKind::NotFound.into()).flatten().and_then(|file| file.sync_data());
-        synced.map_err(|error| {
+        };
+        handle.and_then(|file| file.sync_data()).map_err(|error| {
             if self.failed.inc() == 0 {
                 tracing::error!(%error, "The audit log cannot be written to the disk");
             }

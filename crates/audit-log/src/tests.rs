@@ -192,6 +192,40 @@ fn lines_of_many_threads_are_one_chain() {
     assert_eq!((report.last_seq, report.heads.expect("there are heads").not_covered), (401, 0));
 }
 
+/// What is flushed for a record is the file with its line, even if the log is rotated at the same time.
+#[test]
+fn handle_of_a_record_is_of_the_file_that_has_its_line() {
+    let place = Place::new();
+    let log = place.open(false);
+    let records = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let (log, place, records) = (&log, &place, &records);
+        scope.spawn(move || {
+            let mut rotations = 0;
+            while records.load(Ordering::Relaxed) < 2 {
+                fs::rename(place.path("log"), place.path(&format!("log.{rotations}")))
+                    .expect("it can be moved");
+                log.reopen(&place.config(false)).expect("a new file is made");
+                rotations += 1;
+            }
+        });
+        for thread in 0..2 {
+            scope.spawn(move || {
+                let all_right = (0..200).all(|number| {
+                    let event = json!({ "event": "test", "thread": thread, "number": number });
+                    let handle = log.write_and(None, &event, Writer::handle).expect("it is written");
+                    let handle = handle.expect("there is a file").expect("it has a handle");
+                    let (bytes, _) = writer::last_bytes(&handle, 1 << 20).expect("it can be read");
+                    let member = format!("\"number\":{number},\"thread\":{thread}");
+                    String::from_utf8_lossy(&bytes).contains(&member)
+                });
+                records.fetch_add(1, Ordering::Relaxed);
+                assert!(all_right, "a handle of another file");
+            });
+        }
+    });
+}
+
 #[test]
 fn an_emptied_file_goes_on_too() {
     let place = Place::new();

@@ -431,6 +431,11 @@ pub async fn check(config: &Config) -> Checked {
     let needs_key = config.rpc.is_some() || needs_hashes;
     let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
     let machines = config.store.as_ref().and_then(|_| checked.add(open(config)));
+    if let Some(section) = &config.sso {
+        let users = machines.as_deref().filter(|_| needs_hashes);
+        let unknown = crate::sso::unknown_administrators(section, users.map(|users| users as _)).await;
+        checked.warnings.extend(unknown);
+    }
     let accounts = match &machines {
         Some(machines) => checked.add(stores::accounts(config, machines).await),
         None => None,

@@ -24,18 +24,46 @@ pub struct UserBind {
     pub initiator: Box<dyn Initiator>,
 }
 
+/// Why no connection was bound as a user.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// What went wrong.
+    pub error: CallError,
+    /// Whether the server had answered the bind: what it does afterwards is its answer.
+    pub was_answered: bool,
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+impl From<ConnectError> for CallError {
+    fn from(error: ConnectError) -> Self {
+        error.error
+    }
+}
+
 /// Connects and binds as a user by `deadline`. The server has proved that it knows the key of the context once the
 /// first call is answered.
 pub async fn connect(
     address: impl ToSocketAddrs,
     bind: UserBind,
     deadline: Instant,
-) -> Result<Connection, CallError> {
-    let refused = |refusal: Refusal| CallError::Security(Box::new(refusal));
+) -> Result<Connection, ConnectError> {
+    let unasked = |error| ConnectError { error, was_answered: false };
+    let refused = |refusal: Refusal| unasked(CallError::Security(Box::new(refusal)));
     let InitiatorStep::Continue { token, next } =
         bind.initiator.step(None, now(), &mut random).map_err(refused)?
     else {
-        return Err(CallError::Security("the mechanism has one token".into()));
+        return Err(unasked(CallError::Security("the mechanism has one token".into())));
     };
     let mut number = [0; 8];
     random(&mut number);
@@ -54,7 +82,9 @@ pub async fn connect(
         }),
     };
     let mut next = Some(next);
+    let mut was_answered = false;
     let mut answer = |token: &[u8]| {
+        was_answered = true;
         let initiator = next.take().ok_or("the security context is set up already")?;
         Ok(match initiator.step(Some(token), now(), &mut random)? {
             InitiatorStep::Continue { token, next: after } => {
@@ -66,7 +96,10 @@ pub async fn connect(
             }
         })
     };
-    Connection::open_with(address, config, &mut answer, deadline).await.map(|(connection, _)| connection)
+    match Connection::open_with(address, config, &mut answer, deadline).await {
+        Ok((connection, _)) => Ok(connection),
+        Err(error) => Err(ConnectError { error, was_answered }),
+    }
 }
 
 fn now() -> FileTime {

@@ -60,7 +60,7 @@ impl ProofChecker for DomainChecker {
 
 /// What a controller's answer means. Guests and keys that anybody could know are refused.
 fn verdict(domain: &str, reply: LogonReply) -> ProofVerdict {
-    let rejected = |what: &str| ProofVerdict::Rejected(format!("domain controller of {domain}: {what}"));
+    let rejected = |what: &str| ProofVerdict::rejected(format!("domain controller of {domain}: {what}"));
     if !reply.status.is_success() {
         return rejected(&reply.status.to_string());
     }
@@ -82,6 +82,7 @@ fn verdict(domain: &str, reply: LogonReply) -> ProofVerdict {
         name: user.effective_name,
         domain: user.logon_domain_name,
         source: IdentitySource::DomainController { domain: domain.to_owned() },
+        password: None,
         delegated_by: Vec::new(),
         expires: None,
     };
@@ -139,16 +140,16 @@ mod tests {
     fn guests_weak_keys_and_refusals_are_rejected() {
         for flag in [1, 2, 8] {
             let reply = reply(|_, user| user.user_flags |= flag);
-            assert!(matches!(verdict("CORP", reply), ProofVerdict::Rejected(_)), "UserFlags {flag}");
+            assert!(matches!(verdict("CORP", reply), ProofVerdict::Rejected { .. }), "UserFlags {flag}");
         }
         let zero = reply(|_, user| user.session_key = UserSessionKey::new([0; 16]));
-        assert!(matches!(verdict("CORP", zero), ProofVerdict::Rejected(_)));
+        assert!(matches!(verdict("CORP", zero), ProofVerdict::Rejected { .. }));
         for status in [NtStatus::WRONG_PASSWORD, NtStatus::ACCOUNT_DISABLED, NtStatus(0x4000_0000)] {
             let reply = reply(|reply, _| reply.status = status);
-            assert!(matches!(verdict("CORP", reply), ProofVerdict::Rejected(_)), "{status}");
+            assert!(matches!(verdict("CORP", reply), ProofVerdict::Rejected { .. }), "{status}");
         }
         let nothing = LogonReply { validation: None, authoritative: true, status: NtStatus::SUCCESS };
-        assert!(matches!(verdict("CORP", nothing), ProofVerdict::Rejected(_)));
+        assert!(matches!(verdict("CORP", nothing), ProofVerdict::Rejected { .. }));
     }
 
     #[tokio::test]

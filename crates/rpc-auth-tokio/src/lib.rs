@@ -15,7 +15,7 @@ mod metrics;
 mod provider;
 mod slowed;
 
-pub use client::{UserBind, connect};
+pub use client::{ConnectError, UserBind, connect};
 pub use domain::DomainChecker;
 pub use metrics::AuthCounters;
 pub use provider::{AuthAudit, AuthProvider, Refused};

@@ -56,6 +56,13 @@ impl AuthProvider {
     }
 
     async fn leg(&self, peer: &Peer, request: Authenticate) -> Result<Authentication, Refusal> {
+        if let Some((auth_type, level)) = request.changed {
+            let detail = format!(
+                "the first leg has type {} and level {}, a later one type {} and level {}",
+                request.auth_type.0, request.auth_level.0, auth_type.0, level.0
+            );
+            return Err(Refusal::new(RefusalReason::Level, detail));
+        }
         if request.auth_level == AuthLevel::CALL {
             return Err(Refusal::new(RefusalReason::Level, "the level of calls is for other transports"));
         }

@@ -1,17 +1,17 @@
 use dcerpc::backoff::{ANSWER_TIME, Backoff};
 use dcerpc::limits::source_of;
 use rpc_auth::BoxFuture;
-use rpc_auth::ntlm::{NtlmProof, ProofChecker, ProofVerdict};
+use rpc_auth::ntlm::{NtlmProof, ProofChecker, ProofVerdict, StoreChoice};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
-/// So much of a name counts: names in the table are a client's choice.
+/// So much of a name counts, without the suffix of a user principal name: names in the table are a client's choice.
 const NAME_LEN_MAX: usize = 64;
 
 /// Makes guesses slow ([`dcerpc::backoff`]), and keeps no user out.
 ///
 /// After some wrong proofs for an account from a source address, every answer for this pair comes a fixed time
-/// after its proof, right or wrong. A connection makes one guess in that time. Each proof is checked, so no number
+/// after its proof, right or wrong. It does not matter how the client spells the account. A connection makes one guess in that time. Each proof is checked, so no number
 /// of guesses keeps the right password out; the same user from another address, and other users from this one,
 /// notice nothing.
 pub struct SlowedChecker {
@@ -25,6 +25,21 @@ impl SlowedChecker {
     pub fn new(checker: Arc<dyn ProofChecker>) -> Self {
         Self { checker, backoff: Backoff::default(), since: Instant::now() }
     }
+
+    /// What a guess counts for: the account, if there is one, and the name. Both belong to the store that
+    /// decides, however the client spelled it. The name counts even where the account is known, because
+    /// otherwise the time would tell which names have an account.
+    fn counted(&self, proof: &NtlmProof, verdict: &ProofVerdict) -> Vec<String> {
+        let store = match self.checker.store(proof) {
+            StoreChoice::Local => "local".to_owned(),
+            StoreChoice::Domain(at) => format!("domain {at}"),
+            StoreChoice::Unknown => "none".to_owned(),
+        };
+        let name = proof.user.rsplit_once('@').map_or(&proof.user[..], |(name, _)| name);
+        let name: String = name.to_lowercase().chars().take(NAME_LEN_MAX).collect();
+        let account = verdict.account().map(|account| format!("{store} account {account}"));
+        account.into_iter().chain([format!("{store} name {name}")]).collect()
+    }
 }
 
 impl ProofChecker for SlowedChecker {
@@ -32,17 +47,16 @@ impl ProofChecker for SlowedChecker {
         Box::pin(async move {
             let begun = Instant::now();
             let source = source_of(proof.source);
-            let account: String = [&proof.domain[..], "\\", &proof.user]
-                .concat()
-                .to_lowercase()
-                .chars()
-                .take(NAME_LEN_MAX)
-                .collect();
-            let is_slow = self.backoff.is_slow(begun - self.since, &account, source);
             let verdict = self.checker.check(proof).await;
+            let counted = self.counted(proof, &verdict);
+            let now = self.since.elapsed();
+            // Guesses that were checked side by side are looked at here one after the other.
+            let is_slow = counted.iter().any(|account| self.backoff.is_slow(now, account, source));
             // Counted before the wait, so that a guess whose connection ends is counted, too.
-            if matches!(verdict, ProofVerdict::Rejected(_)) {
-                self.backoff.failed(self.since.elapsed(), &account, source);
+            if matches!(verdict, ProofVerdict::Rejected { .. }) {
+                for account in &counted {
+                    self.backoff.failed(now, account, source);
+                }
             }
             if is_slow {
                 sleep_until(begun + ANSWER_TIME).await;
@@ -55,10 +69,26 @@ impl ProofChecker for SlowedChecker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rpc_auth::ntlm::SessionBaseKey;
+    use dtyp::Sid;
+    use rpc_auth::ntlm::{
+        DomainNames, LocalAccount, LocalChecker, NtHash, NtHashes, SessionBaseKey, StoreRouter,
+    };
     use rpc_auth::{IdentitySource, UserIdentity};
     use std::net::Ipv4Addr;
     use std::time::Duration;
+
+    fn alice() -> UserIdentity {
+        UserIdentity {
+            name: "alice".into(),
+            domain: String::new(),
+            sid: None,
+            groups: vec![],
+            source: IdentitySource::LocalStore,
+            password: None,
+            delegated_by: vec![],
+            expires: None,
+        }
+    }
 
     struct Knows(&'static [u8]);
 
@@ -67,17 +97,9 @@ mod tests {
             Box::pin(std::future::ready(match proof.nt_response == self.0 {
                 true => ProofVerdict::Accepted {
                     session_base_key: SessionBaseKey::new([1; 16]),
-                    identity: Box::new(UserIdentity {
-                        name: "alice".into(),
-                        domain: String::new(),
-                        sid: None,
-                        groups: vec![],
-                        source: IdentitySource::LocalStore,
-                        delegated_by: vec![],
-                        expires: None,
-                    }),
+                    identity: Box::new(alice()),
                 },
-                false => ProofVerdict::Rejected("wrong password".into()),
+                false => ProofVerdict::rejected("wrong password"),
             }))
         }
     }
@@ -108,13 +130,110 @@ mod tests {
             assert_eq!(answer(&checker, proof("alice", b"wrong", 1)).await.0, Duration::ZERO);
         }
         let (took, verdict) = answer(&checker, proof("Alice", b"wrong", 1)).await;
-        assert!(took >= ANSWER_TIME && matches!(verdict, ProofVerdict::Rejected(_)), "{verdict:?}");
+        assert!(took >= ANSWER_TIME && matches!(verdict, ProofVerdict::Rejected { .. }), "{verdict:?}");
         let (took, verdict) = answer(&checker, proof("alice", b"right", 1)).await;
         assert!(took >= ANSWER_TIME && matches!(verdict, ProofVerdict::Accepted { .. }), "{verdict:?}");
         for (user, source) in [("alice", 2), ("bob", 1)] {
             let (took, verdict) = answer(&checker, proof(user, b"right", source)).await;
             assert!(took.is_zero() && matches!(verdict, ProofVerdict::Accepted { .. }), "{user} {source}");
         }
+    }
+
+    /// The local store of one user, who has a name and another user principal name.
+    struct Alice;
+
+    impl NtHashes for Alice {
+        fn look_up<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Option<LocalAccount>, String>> {
+            let is_alice = ["alice", "a.smith@farm.example"].contains(&&user.to_lowercase()[..]);
+            let account = is_alice.then(|| LocalAccount {
+                nt_hash: Some(NtHash::from_password("secret")),
+                is_usable: true,
+                identity: UserIdentity { sid: Sid::new(5, &[21, 1, 2, 3, 1104]), ..alice() },
+            });
+            Box::pin(async move {
+                // As a store that reads: guesses are under way at the same time.
+                tokio::task::yield_now().await;
+                Ok(account)
+            })
+        }
+    }
+
+    /// As a server has it: the stores behind one router.
+    fn stores() -> Arc<SlowedChecker> {
+        let local = Arc::new(LocalChecker::new(Arc::new(Alice), [7; 16]));
+        let names = DomainNames { netbios: "CORP".into(), dns: Some("corp.example".into()) };
+        let own = ["SSO1", "FARM", "farm.example"].map(String::from).to_vec();
+        let router = StoreRouter::new(own, Some(local), vec![(names, Arc::new(Knows(b"right")))]);
+        Arc::new(SlowedChecker::new(Arc::new(router)))
+    }
+
+    const SPELLINGS: [(&str, &str); 10] = [
+        ("", "alice"),
+        (".", "ALICE"),
+        ("SSO1", "alice"),
+        ("farm", "Alice"),
+        ("farm.example", "alice"),
+        ("", "alice@farm.example"),
+        ("SSO1", "alice@elsewhere"),
+        ("", "a.smith@farm.example"),
+        ("FARM", "a.smith@farm.example"),
+        (".", "A.Smith@FARM.example"),
+    ];
+
+    fn spelled(domain: &str, user: &str, response: &[u8]) -> NtlmProof {
+        NtlmProof { domain: domain.into(), ..proof(user, response, 1) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_spelling_of_an_account_is_no_other_account() {
+        // What is guessed after five free guesses, under whatever spelling, is slow.
+        for (domain, user) in SPELLINGS {
+            let checker = stores();
+            for _ in 0..5 {
+                assert_eq!(answer(&checker, spelled("", "alice", &[1; 48])).await.0, Duration::ZERO);
+            }
+            let (took, _) = answer(&checker, spelled(domain, user, &[1; 48])).await;
+            assert!(took >= ANSWER_TIME, r"{domain}\{user}");
+            // The same name is another account in another store.
+            let (took, _) = answer(&checker, spelled("CORP", "alice", b"right")).await;
+            assert_eq!(took, Duration::ZERO);
+        }
+        let checker = stores();
+        for (domain, user) in [("CORP", "bob"), ("corp.example", "bob"), ("", "bob@corp.example")] {
+            for _ in 0..2 {
+                answer(&checker, spelled(domain, user, b"wrong")).await;
+            }
+        }
+        assert!(answer(&checker, spelled("corp", "BOB", b"right")).await.0 >= ANSWER_TIME);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_slow_answer_does_not_tell_whether_there_is_an_account() {
+        for (domain, user) in &SPELLINGS[..7] {
+            let checker = stores();
+            let mallory = |user: &str| user.to_lowercase().replace("alice", "mallory");
+            for _ in 0..5 {
+                answer(&checker, spelled("", "mallory", &[1; 48])).await;
+            }
+            let (took, _) = answer(&checker, spelled(domain, &mallory(user), &[1; 48])).await;
+            assert!(took >= ANSWER_TIME, r"{domain}\{user}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guesses_at_the_same_time_are_counted_one_after_the_other() {
+        let checker = stores();
+        let guesses: Vec<_> = (0..50)
+            .map(|_| {
+                let checker = Arc::clone(&checker);
+                tokio::spawn(async move { answer(&checker, spelled("", "alice", &[1; 48])).await.0 })
+            })
+            .collect();
+        let mut fast = 0;
+        for guess in guesses {
+            fast += u32::from(guess.await.expect("it ends") < ANSWER_TIME);
+        }
+        assert_eq!(fast, 5);
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,7 +251,7 @@ mod tests {
             "{took:?} {verdict:?}"
         );
         for guess in guesses {
-            assert!(matches!(guess.await, Ok(ProofVerdict::Rejected(_))));
+            assert!(matches!(guess.await, Ok(ProofVerdict::Rejected { .. })));
         }
     }
 }

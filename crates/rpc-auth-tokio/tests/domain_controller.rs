@@ -176,19 +176,19 @@ fn samba_s_domain_controller_checks_proofs() {
 
 async fn knows_its_users(dc: &SambaDc) {
     let service = dc.service("WEB05", dc.names("WEB05"), true);
-    let password = dc.password("users", "alice");
+    let password = dc.password("users", "nora");
     let netbios = dc.text("netbios");
     for (user, domain) in [
-        ("alice", netbios),
-        ("ALICE", &netbios.to_lowercase()[..]),
-        ("alice", dc.text("dns")),
-        ("alice", ""),
-        (&format!("alice@{}", dc.text("dns"))[..], ""),
+        ("nora", netbios),
+        ("NORA", &netbios.to_lowercase()[..]),
+        ("nora", dc.text("dns")),
+        ("nora", ""),
+        (&format!("nora@{}", dc.text("dns"))[..], ""),
     ] {
         let answer = ask(&service, 0, (user, domain, password)).await;
-        assert_eq!(answer.expect("an answer"), "alice at 6", r"{domain}\{user}");
+        assert_eq!(answer.expect("an answer"), "nora at 6", r"{domain}\{user}");
     }
-    let sids = ask(&service, SIDS, ("alice", netbios, password)).await.expect("an answer");
+    let sids = ask(&service, SIDS, ("nora", netbios, password)).await.expect("an answer");
     let sids: Vec<_> = sids.split_whitespace().collect();
     assert!(sids.iter().skip(1).any(|sid| *sid == dc.text("group")), "{sids:?}");
     assert!(sids.iter().all(|sid| sid.starts_with(dc.text("sid"))), "{sids:?}");
@@ -204,22 +204,22 @@ async fn refuses_others(dc: &SambaDc) {
     let netbios = dc.text("netbios");
     let password = |user| dc.password("users", user);
     for user in [
-        ("alice", netbios, "wrong"),
-        ("carol", netbios, password("carol")), // disabled
-        ("dave", netbios, password("dave")),   // expired
-        ("unknown", netbios, password("alice")),
+        ("nora", netbios, "wrong"),
+        ("nils", netbios, password("nils")), // disabled
+        ("olga", netbios, password("olga")), // expired
+        ("unknown", netbios, password("nora")),
         ("WEB08$", netbios, dc.password("machines", "WEB08$")),
         ("Guest", netbios, ""),
     ] {
         assert_eq!(refusal(&service, user).await, RefusalReason::Proof, "{user:?}");
     }
     // A domain that it does not know: its winbindd would say so, and without one it cannot decide.
-    let elsewhere = refusal(&service, ("alice", "NOPE", password("alice"))).await;
+    let elsewhere = refusal(&service, ("nora", "NOPE", password("nora"))).await;
     assert_eq!(elsewhere, RefusalReason::Unavailable);
 }
 
 async fn compares_the_names_of_the_challenge(dc: &SambaDc) {
-    let alice = ("alice", dc.text("netbios"), dc.password("users", "alice"));
+    let nora = ("nora", dc.text("netbios"), dc.password("users", "nora"));
     let names = dc.names("WEB07");
     assert_eq!(names.fit_channel("WEB07$", dc.text("netbios")), Ok(()));
     for other in [
@@ -228,7 +228,7 @@ async fn compares_the_names_of_the_challenge(dc: &SambaDc) {
     ] {
         assert!(other.fit_channel("WEB07$", dc.text("netbios")).is_err(), "{other:?}");
         let service = dc.service("WEB07", other, false);
-        assert_eq!(refusal(&service, alice).await, RefusalReason::Proof);
+        assert_eq!(refusal(&service, nora).await, RefusalReason::Proof);
     }
 }
 
@@ -262,16 +262,17 @@ impl ProofChecker for EachLevel {
                 let reply = reply.unwrap_or_else(|error| panic!("{levels:?}: {error}"));
                 assert_eq!(reply.status, NtStatus::SUCCESS, "{levels:?}");
                 let user = reply.validation.expect("a user");
-                assert_eq!(user.effective_name, "alice", "{levels:?}");
+                assert_eq!(user.effective_name, "nora", "{levels:?}");
                 keys.push(user.session_key);
             }
             assert!(keys.iter().all(|key| *key == keys[0]), "the same key at each level");
             let identity = UserIdentity {
-                name: "alice".into(),
+                name: "nora".into(),
                 domain: proof.domain.clone(),
                 sid: None,
                 groups: vec![],
                 source: IdentitySource::DomainController { domain: proof.domain.clone() },
+                password: None,
                 delegated_by: vec![],
                 expires: None,
             };
@@ -299,19 +300,19 @@ async fn channel(dc: &SambaDc, computer: &str) -> EachLevel {
 async fn gives_the_same_key_at_each_level(dc: &SambaDc) {
     let checker = channel(dc, "WEB02").await;
     let service = Fixture::with(Arc::new(checker), dc.names("WEB02"));
-    let alice = ("alice", dc.text("netbios"), dc.password("users", "alice"));
+    let nora = ("nora", dc.text("netbios"), dc.password("users", "nora"));
     // The key is right: the MIC verifies, and the sealed call is answered.
-    assert_eq!(ask(&service, 0, alice).await.expect("an answer"), "alice at 6");
+    assert_eq!(ask(&service, 0, nora).await.expect("an answer"), "nora at 6");
 }
 
 async fn checks_passwords(dc: &SambaDc) {
     let EachLevel { channel, transport } = channel(dc, "WEB03").await;
     let netbios = dc.text("netbios");
     for (user, password, status) in [
-        ("alice", dc.password("users", "alice"), NtStatus::SUCCESS),
-        ("alice", "wrong", NtStatus::WRONG_PASSWORD),
-        ("carol", dc.password("users", "carol"), NtStatus::ACCOUNT_DISABLED),
-        ("dave", dc.password("users", "dave"), NtStatus::ACCOUNT_EXPIRED),
+        ("nora", dc.password("users", "nora"), NtStatus::SUCCESS),
+        ("nora", "wrong", NtStatus::WRONG_PASSWORD),
+        ("nils", dc.password("users", "nils"), NtStatus::ACCOUNT_DISABLED),
+        ("olga", dc.password("users", "olga"), NtStatus::ACCOUNT_EXPIRED),
         ("unknown", "Password", NtStatus::NO_SUCH_USER),
     ] {
         let mut association = channel.open(&transport, &SystemRandomness).await.expect("an association");
@@ -325,11 +326,11 @@ async fn checks_passwords(dc: &SambaDc) {
 
 async fn stops(dc: &mut SambaDc) {
     let service = dc.service("WEB04", dc.names("WEB04"), false);
-    let (netbios, password) = (dc.text("netbios").to_owned(), dc.password("users", "alice").to_owned());
-    let alice = ("alice", &netbios[..], &password[..]);
-    assert_eq!(ask(&service, 0, alice).await.expect("an answer"), "alice at 6");
+    let (netbios, password) = (dc.text("netbios").to_owned(), dc.password("users", "nora").to_owned());
+    let nora = ("nora", &netbios[..], &password[..]);
+    assert_eq!(ask(&service, 0, nora).await.expect("an answer"), "nora at 6");
     dc.stop();
     let begun = Instant::now();
-    assert_eq!(refusal(&service, alice).await, RefusalReason::Unavailable);
+    assert_eq!(refusal(&service, nora).await, RefusalReason::Unavailable);
     assert!(begun.elapsed() < Duration::from_secs(12), "within the time for one proof");
 }

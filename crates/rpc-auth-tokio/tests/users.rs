@@ -18,6 +18,7 @@ use rpc_auth_tokio::{UserBind, connect};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 fn initiator(password: &str, level: AuthLevel) -> Box<dyn Initiator> {
@@ -83,6 +84,60 @@ async fn a_wrong_password_is_refused_audited_and_counted() {
     for mechanism in ["ntlm", "spnego"] {
         assert_eq!(fixture.counters.refusals(mechanism, RefusalReason::Proof), 1, "{mechanism}");
     }
+}
+
+/// Between a client and the server: sets the level in the trailer of each auth3.
+async fn change_level_of_auth3(server: SocketAddr, level: AuthLevel) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.expect("a client");
+        let server = TcpStream::connect(server).await.expect("the server listens");
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        let mut header = [0; Header::LEN];
+        while from_client.read_exact(&mut header).await.is_ok() {
+            let length = |at| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
+            let (frag_length, auth_length) = (length(8), length(10));
+            let mut pdu = header.to_vec();
+            pdu.resize(frag_length, 0);
+            from_client.read_exact(&mut pdu[Header::LEN..]).await.expect("a whole PDU");
+            if header[2] == PacketType::AUTH3.0 {
+                pdu[frag_length - auth_length - SecTrailer::LEN + 1] = level.0;
+            }
+            to_server.write_all(&pdu).await.expect("the server reads");
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn the_last_leg_does_not_lower_the_level_of_the_bind() {
+    let fixture = Fixture::new();
+    let address = fixture.listen().await;
+    // The mechanism negotiates neither signing nor sealing, and the bind asks for both.
+    let call = async |address| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let bind = UserBind {
+            interface: WHO_AM_I,
+            syntax: NdrSyntax::Ndr,
+            auth_type: AuthType::NTLM,
+            level: AuthLevel::PRIVACY,
+            initiator: initiator("Password", AuthLevel::CONNECT),
+        };
+        connect(address, bind, deadline).await?.call(0, vec![].into(), deadline).await
+    };
+    let denied = |outcome| matches!(outcome, Err(CallError::Fault(FaultStatus::ACCESS_DENIED)));
+    assert!(denied(call(address).await));
+    assert_eq!(fixture.audit.taken(), [("ntlm", RefusalReason::Flags)]);
+    for level in [AuthLevel::CONNECT, AuthLevel(0), AuthLevel(255)] {
+        assert!(denied(call(change_level_of_auth3(address, level).await).await), "{level:?}");
+        assert_eq!(fixture.audit.taken(), [("ntlm", RefusalReason::Level)], "{level:?}");
+    }
+    let unchanged = change_level_of_auth3(address, AuthLevel::PRIVACY).await;
+    let name = who_am_i(unchanged, AuthType::NTLM, "Password", AuthLevel::PRIVACY).await;
+    assert_eq!(name.expect("an answer"), "alice at 6");
 }
 
 /// A bind with the first leg of NTLM.

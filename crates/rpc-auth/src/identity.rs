@@ -13,6 +13,8 @@ pub struct UserIdentity {
     pub groups: Vec<Sid>,
     /// Where name and SIDs come from.
     pub source: IdentitySource,
+    /// The password that the user proved to the local store; `None` from every other source.
+    pub password: Option<PasswordMark>,
     /// Services through which the ticket was delegated (S4U2Proxy, PAC buffer 11), in their order; empty if it was
     /// not delegated.
     pub delegated_by: Vec<String>,
@@ -24,6 +26,17 @@ impl UserIdentity {
     /// Whether a service acts for the user: the ticket was delegated, or a service alone vouches for the user (S-1-18-2).
     pub fn is_delegated(&self) -> bool {
         !self.delegated_by.is_empty() || self.groups.contains(&Sid::SERVICE_ASSERTED_IDENTITY)
+    }
+}
+
+/// Stands for a password of the local store, to notice that it was changed or removed: a digest of the NT hash under a
+/// key that the process alone has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PasswordMark(pub [u8; 32]);
+
+impl std::fmt::Debug for PasswordMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordMark")
     }
 }
 

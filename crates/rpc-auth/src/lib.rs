@@ -13,6 +13,6 @@ pub mod spnego;
 #[cfg(test)]
 mod test;
 
-pub use identity::{IdentitySource, UserIdentity};
+pub use identity::{IdentitySource, PasswordMark, UserIdentity};
 pub use mechanism::{Acceptor, BoxFuture, Entropy, Initiator, InitiatorStep, Leg, MechanismContext, Step};
 pub use refusal::{Refusal, RefusalReason};

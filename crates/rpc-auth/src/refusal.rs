@@ -89,6 +89,4 @@ reasons! {
     Mechanism = "mechanism",
     /// The proof could not be checked: no domain controller, or the store failed.
     Unavailable = "unavailable",
-    /// Too many attempts.
-    RateLimited = "rate-limited",
 }

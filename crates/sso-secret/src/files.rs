@@ -1,5 +1,6 @@
 //! Files of one owner, replaced atomically, through a layer that tests cut at each step.
 
+use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -87,8 +88,17 @@ pub(crate) fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
 /// Opens the file of this name. A link is refused, and a pipe is not waited for: an operator who works as root in the folder of another
 /// user must not be led elsewhere.
 pub(crate) fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let file = options.custom_flags(flags.bits() as i32).open(path)?;
+    open_regular(options, path, OFlags::NOFOLLOW).map_err(|error| {
+        match error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            true => io::Error::other("a symbolic link, which is not followed here"),
+            false => error,
+        }
+    })
+}
+
+/// Opens a regular file. A pipe has no reader or writer to wait for, and is refused like a device.
+fn open_regular(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Result<File> {
+    let file = options.custom_flags((flags | OFlags::NONBLOCK).bits() as i32).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::other("not a regular file")),
@@ -112,12 +122,34 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     disk.sync(folder_of(path))
 }
 
-/// All bytes of a file that only its owner may use, and that has at most `max` of them.
+/// All bytes of a file that only its owner may use, and that has at most `max` of them. A link is followed: key files are often mounted
+/// as links.
 ///
 /// The file that was opened is checked, not its path, so no other file can take its place in between.
 pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file = File::open(path)?;
+    let file = open_regular(OpenOptions::new().read(true), path, OFlags::empty())?;
     check_owner_only(&file)?;
+    read_at_most(&file, max)
+}
+
+/// The same for a file that this crate replaces: it is never a link.
+pub(crate) fn read_replaced(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = open_no_link(OpenOptions::new().read(true), path)?;
+    check_owner_only(&file)?;
+    read_at_most(&file, max)
+}
+
+/// The bytes of a file that belongs to the owner of its folder, whatever its permissions are. What is read may be given to that owner: a
+/// link, or a second name of the file of another user, would give away what the owner cannot read.
+pub(crate) fn read_of_folder_owner(path: &Path, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = open_no_link(OpenOptions::new().read(true), path)?;
+    if file.metadata()?.uid() != folder_of(path).metadata()?.uid() {
+        return Err(io::Error::other("belongs to another user than its folder: chown it, or move it away"));
+    }
+    read_at_most(&file, max)
+}
+
+fn read_at_most(file: &File, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     // Room for all of it, so that no part of a secret is left where the buffer was before it grew.
     let mut bytes = Zeroizing::new(Vec::with_capacity(max + 1));
     file.take(max as u64 + 1).read_to_end(&mut bytes)?;

@@ -14,7 +14,7 @@
 
 use crate::backup::{Backup, BackupError};
 use crate::envelope::{self, Envelope, FILE_MAX, FormatError};
-use crate::files::{self, Disk, RealDisk, read_bounded};
+use crate::files::{self, Disk, RealDisk, read_replaced};
 use crate::generation::GENERATIONS_MAX;
 use crate::secret::{KeyId, Keyring, MasterSecret};
 use crate::source::{KeyHeader, Sealed, SealingSource, SourceKey};
@@ -257,7 +257,7 @@ impl NodeKeys {
 
     fn read(&self) -> Result<Entries, NodeError> {
         let sealed = |why: String| Sealed { what: self.path.display().to_string(), why };
-        let bytes = match read_bounded(&self.path, FILE_MAX) {
+        let bytes = match read_replaced(&self.path, FILE_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Entries::default()),
             Err(error) => return Err(sealed(format!("cannot be read: {error}")).into()),

@@ -38,7 +38,7 @@
 
 use crate::backup::{self, Backup, BackupError};
 use crate::envelope::{self, Envelope, FILE_MAX, FormatError};
-use crate::files::{self, Disk, RealDisk, read_bounded};
+use crate::files::{self, Disk, RealDisk, read_replaced};
 use crate::generation::{Generation, Generations, Listed, NotAdded, Origin};
 use crate::memory::PageLock;
 use crate::secret::{KeyId, Keyring, MasterSecret};
@@ -343,7 +343,7 @@ impl SecretStore {
                 Status { state: "open", sealed: None, facts: Some(facts), page_lock: Some(open.page_lock()) }
             }
             State::Sealed(sealed) => {
-                let bytes = read_bounded(&self.sealed_path(), FILE_MAX).ok();
+                let bytes = read_replaced(&self.sealed_path(), FILE_MAX).ok();
                 let facts = bytes.and_then(|bytes| facts_of(&bytes, &self.mark()).ok());
                 Status::sealed(&sealed, facts)
             }
@@ -450,7 +450,7 @@ impl SecretStore {
             State::Sealed(_) => {
                 let path = self.sealed_path();
                 let failed = |error| StoreError::File { path: path.clone(), error };
-                match std::fs::read(&path) {
+                match files::read_of_folder_owner(&path, FILE_MAX) {
                     Ok(old) => {
                         if let Ok((_, _, live)) = Envelope::read("sealed file", MAGIC, &old)
                             .and_then(|envelope| header_of(&envelope))
@@ -508,14 +508,14 @@ impl SecretStore {
     }
 
     fn stamp(&self) -> Stamp {
-        let metadata = self.sealed_path().metadata().ok()?;
+        let metadata = self.sealed_path().symlink_metadata().ok()?;
         Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
     }
 
     /// The mark that this folder would get now; see the module.
     fn mark(&self) -> [u8; 32] {
         let mut hash = Sha256::new_with_prefix(b"rcmpd master secret 1: mark of the folder");
-        if let Ok(metadata) = self.instance_path().metadata() {
+        if let Ok(metadata) = self.instance_path().symlink_metadata() {
             let born =
                 metadata.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
             hash.update(metadata.ino().to_le_bytes());
@@ -529,10 +529,10 @@ impl SecretStore {
     fn load(&self, known: Option<&OpenSecret>) -> State {
         let path = self.sealed_path();
         let sealed = |why: String| State::Sealed(Sealed { what: path.display().to_string(), why });
-        let bytes = match read_bounded(&path, FILE_MAX) {
+        let bytes = match read_replaced(&path, FILE_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return match self.instance_path().metadata() {
+                return match self.instance_path().symlink_metadata() {
                     Ok(metadata) if metadata.len() > 0 => {
                         sealed("is missing, and this folder had a master secret: restore a backup".to_owned())
                     }

@@ -19,7 +19,13 @@ pub enum Administrator {
         realm: String,
     },
     /// `local:NAME`: an account of this server's own store.
-    Local(String),
+    Local {
+        /// Its name when the configuration was loaded.
+        name: String,
+        /// The account that had the name then. `None` before it was looked up, and if there was none: then no user
+        /// matches. A name that another account gets later does not count.
+        sid: Option<Sid>,
+    },
 }
 
 /// Why an entry is not accepted.
@@ -78,7 +84,9 @@ impl FromStr for Administrator {
                 }
                 _ => Err(EntryRefused::Form),
             },
-            "local" if !value.is_empty() && !value.contains(['\\', '@']) => Ok(Self::Local(value.to_owned())),
+            "local" if !value.is_empty() && !value.contains(['\\', '@']) => {
+                Ok(Self::Local { name: value.to_owned(), sid: None })
+            }
             _ => Err(EntryRefused::Form),
         }
     }
@@ -89,7 +97,7 @@ impl fmt::Display for Administrator {
         match self {
             Self::Sid(sid) => write!(f, "sid:{sid}"),
             Self::Principal { name, realm } => write!(f, "principal:{name}@{realm}"),
-            Self::Local(name) => write!(f, "local:{name}"),
+            Self::Local { name, .. } => write!(f, "local:{name}"),
         }
     }
 }
@@ -98,6 +106,16 @@ impl fmt::Display for Administrator {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Administrators(pub Vec<Administrator>);
 
+impl Administrators {
+    /// The accounts of the local store that are named, to be looked up when the configuration is loaded.
+    pub fn local_accounts(&mut self) -> impl Iterator<Item = (&str, &mut Option<Sid>)> {
+        self.0.iter_mut().filter_map(|entry| match entry {
+            Administrator::Local { name, sid } => Some((&**name, sid)),
+            Administrator::Sid(_) | Administrator::Principal { .. } => None,
+        })
+    }
+}
+
 /// By which rules an identity is compared with the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessRules {
@@ -105,11 +123,22 @@ pub struct AccessRules {
     pub administrators: Administrators,
     /// The kind of each realm; `principal:` entries match in realms of kind [`RealmKind::Mit`] only.
     pub realms: Vec<(String, RealmKind)>,
+    /// The account domain of the local store, if its users can authenticate here.
+    pub own_domain: Option<LocalDomain>,
     /// For a domain or realm: the account domains whose SIDs its users may have. SIDs of other domains do not count.
-    /// A domain without an entry is not filtered here, but by the KDC or domain controller that proved the user.
+    /// Users of a domain or realm without an entry may have SIDs of their own account domain only.
     pub sid_filters: Vec<(String, Vec<Sid>)>,
     /// Whether users of delegated tickets may obtain the secret.
     pub allow_delegated: bool,
+}
+
+/// The account domain of the local store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalDomain {
+    /// Its NetBIOS name, under which its own domain controllers are asked.
+    pub netbios: String,
+    /// Its SID.
+    pub sid: Sid,
 }
 
 /// Why a user may not obtain the secret.
@@ -158,21 +187,37 @@ impl AccessRules {
                     && user.domain == *realm
                     && user.name == *name
             }
-            Administrator::Local(name) => {
-                user.source == IdentitySource::LocalStore && user.name.eq_ignore_ascii_case(name)
+            Administrator::Local { sid, .. } => {
+                user.source == IdentitySource::LocalStore && sid.is_some() && user.sid == *sid
             }
         }
     }
 
-    /// SID filtering: whether users of the user's domain may have this SID.
+    /// SID filtering: whether what proved the user may give a user this SID.
     fn may_have(&self, user: &UserIdentity, sid: &Sid) -> bool {
-        let domain = match &user.source {
+        let (authority, is_own_controller) = match &user.source {
             IdentitySource::LocalStore => return true,
-            IdentitySource::DomainController { domain } => domain,
-            IdentitySource::Ticket { .. } => &user.domain,
+            IdentitySource::DomainController { domain } => {
+                let own = self.own_domain.as_ref();
+                (domain, own.is_some_and(|own| own.netbios.eq_ignore_ascii_case(domain)))
+            }
+            IdentitySource::Ticket { .. } => (&user.domain, false),
         };
-        let filter = self.sid_filters.iter().find(|(name, _)| name.eq_ignore_ascii_case(domain));
-        filter.is_none_or(|(_, domains)| domains.iter().any(|domain| sid.rid_in(domain).is_some()))
+        // A KDC, or the controller of another domain, does not decide who is a member of a group of the local store.
+        let is_own = self.own_domain.as_ref().is_some_and(|own| sid.rid_in(&own.sid).is_some());
+        if is_own && !is_own_controller {
+            return false;
+        }
+        let is_in = |domains: &[Sid]| domains.iter().any(|domain| sid.rid_in(domain).is_some());
+        match self.sid_filters.iter().find(|(name, _)| name.eq_ignore_ascii_case(authority)) {
+            Some((_, domains)) => is_in(domains),
+            None => {
+                let own = user.sid.as_ref().and_then(Sid::split_rid);
+                own.is_some_and(|(domain, _)| sid.rid_in(&domain).is_some())
+                    // A domain that the configuration gives to another authority is that authority's alone.
+                    && !self.sid_filters.iter().any(|(_, domains)| is_in(domains))
+            }
+        }
     }
 }
 
@@ -189,8 +234,9 @@ mod tests {
             name: "ssoadmin".into(),
             domain: "EXAMPLE.TEST".into(),
             sid: Some(sid("S-1-5-21-1-2-3-1104")),
-            groups: vec![sid("S-1-5-21-1-2-3-513"), sid("S-1-5-21-9-9-9-2000")],
+            groups: vec![sid("S-1-5-21-1-2-3-1200"), sid("S-1-5-21-9-9-9-2000")],
             source,
+            password: None,
             delegated_by: Vec::new(),
             expires: None,
         }
@@ -268,7 +314,7 @@ mod tests {
     fn matches_a_sid_of_account_or_group_from_each_source() {
         let controller = IdentitySource::DomainController { domain: "EXAMPLE".into() };
         for source in [IdentitySource::LocalStore, controller, ticket()] {
-            for entry in ["sid:S-1-5-21-1-2-3-1104", "sid:S-1-5-21-9-9-9-2000"] {
+            for entry in ["sid:S-1-5-21-1-2-3-1104", "sid:S-1-5-21-1-2-3-1200"] {
                 assert!(rules(entry).check(&user(source.clone())).is_ok(), "{entry} {source:?}");
             }
             let other = rules("sid:S-1-5-21-1-2-3-1105");
@@ -285,6 +331,57 @@ mod tests {
         assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
         rules.sid_filters[0].1.push(sid("S-1-5-21-9-9-9"));
         assert!(rules.check(&user(ticket())).is_ok());
+    }
+
+    #[test]
+    fn without_a_filter_only_sids_of_the_users_own_domain_count() {
+        let rules = rules("sid:S-1-5-21-9-9-9-2000");
+        let controller = IdentitySource::DomainController { domain: "EXAMPLE".into() };
+        for source in [controller, ticket()] {
+            assert_eq!(rules.check(&user(source.clone())), Err(Denial::NotAdministrator), "{source:?}");
+            // A ticket without a SID of the user has no domain whose SIDs could count.
+            let without = UserIdentity { sid: None, ..user(source) };
+            assert_eq!(rules.check(&without), Err(Denial::NotAdministrator));
+            let of_the_domain = UserIdentity { sid: Some(sid("S-1-5-21-9-9-9-1104")), ..without };
+            assert!(rules.check(&of_the_domain).is_ok());
+        }
+        assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
+    }
+
+    #[test]
+    fn without_a_filter_sids_of_a_domain_that_another_realm_has_do_not_count() {
+        let mut rules = rules("sid:S-1-5-21-1-2-3-1104");
+        assert!(rules.check(&user(ticket())).is_ok());
+        rules.sid_filters = vec![("OTHER.TEST".into(), vec![sid("S-1-5-21-1-2-3")])];
+        assert_eq!(rules.check(&user(ticket())), Err(Denial::NotAdministrator));
+        let other = UserIdentity { domain: "OTHER.TEST".into(), ..user(ticket()) };
+        assert!(rules.check(&other).is_ok());
+    }
+
+    #[test]
+    fn sids_of_the_local_stores_domain_count_only_from_there_or_from_its_own_controller() {
+        let mut rules = rules("sid:S-1-5-21-9-9-9-2000");
+        rules.own_domain = Some(LocalDomain { netbios: "CONTOSO".into(), sid: sid("S-1-5-21-9-9-9") });
+        let controller = |domain: &str| IdentitySource::DomainController { domain: domain.into() };
+        // Whether the user claims to be of that domain, and whether the configuration allows it.
+        for filters in [
+            Vec::new(),
+            ["example.test", "evil", "contoso"]
+                .map(|name| (name.into(), vec![sid("S-1-5-21-9-9-9")]))
+                .to_vec(),
+        ] {
+            rules.sid_filters = filters;
+            for own in ["S-1-5-21-1-2-3-1104", "S-1-5-21-9-9-9-2000"] {
+                let user = |source| UserIdentity { sid: Some(sid(own)), ..user(source) };
+                for refused in [ticket(), controller("EVIL")] {
+                    assert_eq!(rules.check(&user(refused)), Err(Denial::NotAdministrator), "{own}");
+                }
+                assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
+            }
+            let of_the_domain =
+                UserIdentity { sid: Some(sid("S-1-5-21-9-9-9-1104")), ..user(controller("Contoso")) };
+            assert!(rules.check(&of_the_domain).is_ok());
+        }
     }
 
     #[test]
@@ -307,7 +404,17 @@ mod tests {
 
     #[test]
     fn local_entry_matches_an_account_of_the_local_store_alone() {
-        let rules = rules("local:SsoAdmin");
+        let mut rules = rules("local:SsoAdmin");
+        assert_eq!(rules.check(&user(IdentitySource::LocalStore)), Err(Denial::NotAdministrator));
+        let (name, found) = rules.administrators.local_accounts().next().expect("there is one");
+        assert_eq!(name, "SsoAdmin");
+        *found = Some(sid("S-1-5-21-1-2-3-1104"));
+        // The account counts, whatever it is called now; another one of the name does not.
+        let renamed = UserIdentity { name: "renamed".into(), ..user(IdentitySource::LocalStore) };
+        assert!(rules.check(&renamed).is_ok());
+        let named =
+            UserIdentity { sid: Some(sid("S-1-5-21-1-2-3-1105")), ..user(IdentitySource::LocalStore) };
+        assert_eq!(rules.check(&named), Err(Denial::NotAdministrator));
         assert!(rules.check(&user(IdentitySource::LocalStore)).is_ok());
         assert_eq!(rules.check(&user(ticket())), Err(Denial::NotAdministrator));
         let controller = IdentitySource::DomainController { domain: "EXAMPLE".into() };

@@ -12,7 +12,7 @@ mod return_code;
 mod secret;
 mod server;
 
-pub use administrators::{AccessRules, Administrator, Administrators, Denial, EntryRefused};
+pub use administrators::{AccessRules, Administrator, Administrators, Denial, EntryRefused, LocalDomain};
 pub use message::{MASTER_SECRET, NdrRange, REMOTE_GET_MASTER_SECRET};
 pub use return_code::ReturnCode;
 pub use rpc_auth::kerberos::RealmKind;

@@ -97,17 +97,29 @@ fn administrator_gets_the_secret_from_both_peers_and_no_octet_is_readable() {
         let refused = answers(&service, through(json!({ "level": level })));
         assert_eq!(refused, [json!({ "fault": 5 })], "{level}");
     }
-    // Impacket does not sign at these levels, so its calls do not reach the interface.
-    for level in [3, 4] {
-        let refused = answers(&service, through(json!({ "level": level })));
-        assert_eq!(refused, [json!({ "fault": 0x1c01_000b })], "{level}");
-    }
+    // The level of calls is for other transports, so the bind is refused.
+    let refused = sso_impacket(&service, through(json!({ "level": 3 })));
+    assert!(
+        refused["error"].as_str().is_some_and(|why| why.contains("Bind context rejected")),
+        "{refused:#}"
+    );
+    assert_eq!(refused["answers"], json!([]));
+    // Impacket does not sign at this level, so its call does not reach the interface.
+    assert_eq!(answers(&service, through(json!({ "level": 4 }))), [json!({ "fault": 0x1c01_000b })]);
     assert_eq!(answers(&service, through(json!({ "auth": "none" }))), [json!({ "fault": 5 })]);
     for option in ["sign", "connect"] {
         let done = sso_samba(&service, through(json!({ "options": [option] })));
         // NT_STATUS_ACCESS_DENIED is what Samba makes of fault 5.
         assert_eq!(done["answers"][0]["error"][0], 0xc000_0022_u32, "{option} {done:#}");
     }
+    // Each of the calls that reached the interface has its line.
+    let refused: Vec<_> = audit(&service, "master_secret_refused")
+        .iter()
+        .map(|line| json!([line["reason"], line["mechanism"], line["level"]]))
+        .collect();
+    assert_eq!(refused[..2], [json!(["level", "ntlm", 2]), json!(["level", "ntlm", 5])], "{refused:#?}");
+    assert_eq!(refused[2], json!(["level", "none", null]));
+    assert_eq!(refused.len(), 5, "{refused:#?}");
     assert!(!recorder.recorded().is_empty());
     assert!(!recorder.has_part_of(&KEY, 4), "the secret passes in clear");
     let deliveries = audit(&service, "master_secret_delivered");
@@ -208,6 +220,60 @@ fn membership_that_is_withdrawn_is_refused_on_the_next_call_of_the_connection() 
         service.rcmpd(&group).code(0);
     });
     assert_eq!(withdrawn, [success(false), failure(0x8063_0005)]);
+}
+
+/// Each user may stay connected for hours, and the password may be changed because it was stolen.
+#[test]
+fn changed_or_removed_password_ends_what_was_authenticated_by_it() {
+    for (name, change) in [("changed", &["--password-file", "other"][..]), ("removed", &["--no-nt-hash"])] {
+        let service = demo().serve();
+        rcmpd_tests::write_secret(service.path("other"), "another password\n");
+        let set = |arguments: &[&str]| {
+            let set = ["account", "set", "alice", "-c", "rcmpd.toml"];
+            service.rcmpd(&[&set[..], arguments].concat()).code(0);
+        };
+        let ended = around(&service, name, || set(change));
+        assert_eq!(ended, [success(false), failure(0x8063_0005)], "{name}");
+        let refused = audit(&service, "master_secret_refused");
+        assert_eq!(refused[0]["reason"], "account-gone", "{refused:#?}");
+        // The new password is served.
+        set(&["--password-file", "other"]);
+        let user = json!({ "user": "alice", "password": "another password" });
+        assert_eq!(answers(&service, user), [success(false)]);
+    }
+}
+
+#[test]
+fn local_entry_is_the_account_that_had_the_name_when_the_configuration_was_loaded() {
+    let demo = demo();
+    demo.edit(|text| {
+        let start = text.find("administrators = [").expect("it is there");
+        let end = start + text[start..].find(']').expect("it ends");
+        format!("{}administrators = [\"local:alice\", \"local:later\"{}", &text[..start], &text[end..])
+    });
+    let checked = demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+    let said = [checked.stdout, checked.stderr].concat();
+    assert!(said.contains("\"local:later\"") && !said.contains("\"local:alice\""), "{said}");
+    let service = demo.serve();
+    let rename = |from: &str, to: &str| {
+        service.rcmpd(&["account", "set", from, "--rename", to, "-c", "rcmpd.toml"]).code(0);
+    };
+    let answer = |user: &str, of: &str| {
+        let [answer] = &answers(&service, json!({ "user": user, "password": service.password(of) }))[..]
+        else {
+            panic!("one answer")
+        };
+        answer.clone()
+    };
+    assert_eq!(answer("alice", "alice"), success(false));
+    rename("alice", "former");
+    rename("bob", "alice");
+    assert_eq!(answer("alice", "bob"), failure(0x8063_0005));
+    assert_eq!(answer("former", "alice"), success(false));
+    rename("alice", "later");
+    assert_eq!(answer("later", "bob"), failure(0x8063_0005));
+    service.reload();
+    assert_eq!(answer("later", "bob"), success(false));
 }
 
 #[test]

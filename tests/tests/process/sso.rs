@@ -150,6 +150,7 @@ fn wrong_settings_are_refused_with_their_reason() {
         ("[sso.ntlm]", "", "no way to authenticate"),
         ("path = \"audit.log\"", "", "needs an audit log"),
         ("seal           = \"file:sso/seal.key\"", "seal = \"env:KEY\"", "can seal the secret"),
+        ("seal           = \"file:sso/seal.key\"", "seal = \"passphrase:env:KEY\"", "can seal the secret"),
         ("[sso.ntlm]", "ndr_range = \"none\"\n[sso.ntlm]", "unknown ndr_range"),
     ] {
         let text = good.replacen(from, to, 1);

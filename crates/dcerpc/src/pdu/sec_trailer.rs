@@ -34,6 +34,12 @@ impl AuthLevel {
     pub const INTEGRITY: Self = Self(5);
     /// Each fragment is signed and sealed.
     pub const PRIVACY: Self = Self(6);
+
+    /// Whether a security context can have this level. Other numbers have no meaning, and [`Self::NONE`] has no
+    /// security context.
+    pub const fn is_defined(self) -> bool {
+        matches!(self, Self::CONNECT | Self::CALL | Self::PACKET | Self::INTEGRITY | Self::PRIVACY)
+    }
 }
 
 /// [MS-RPCE] 2.2.2.11 sec_trailer: eight bytes before the token, at the end of a fragment.

@@ -78,8 +78,11 @@ impl CallConnection for () {
 pub struct Authenticate {
     /// The provider that is asked for.
     pub auth_type: AuthType,
-    /// The level that calls are to have.
+    /// The level that calls are to have: that of the first leg.
     pub auth_level: AuthLevel,
+    /// Type and level in this leg's own trailer, if they are not those of the first leg. Then the association
+    /// refuses the leg whatever the provider answers; the provider can record why.
+    pub changed: Option<(AuthType, AuthLevel)>,
     /// The provider's token.
     pub token: Vec<u8>,
     /// The provider's state from the leg before this one.
@@ -192,6 +195,8 @@ struct Pending {
     offers_header_signing: bool,
     security: usize,
     token_len: usize,
+    /// The trailer is not that of the first leg: refused, in alter_context with this status.
+    changed: Option<FaultStatus>,
     /// `None` for auth3, which has no answer.
     ack: Option<BindAck>,
 }
@@ -661,9 +666,7 @@ impl ServerAssociation {
                 Ok(())
             }
             // Whatever the type: no provider is asked about a level that is none.
-            Some(auth) if !(AuthLevel::CONNECT..=AuthLevel::PRIVACY).contains(&auth.trailer.auth_level) => {
-                Err(nak())
-            }
+            Some(auth) if !auth.trailer.auth_level.is_defined() => Err(nak()),
             Some(auth) => {
                 let security =
                     self.add_security(&auth.trailer).ok_or(Refusal::Nak(BindNakReason::INVALID_CHECKSUM))?;
@@ -704,20 +707,14 @@ impl ServerAssociation {
         };
         let security = match self.find_security(auth.trailer.auth_context_id) {
             Some(at) => {
-                let security = &self.security[at];
-                let same = security.auth_type == auth.trailer.auth_type
-                    && security.protection.level == auth.trailer.auth_level;
                 // A context is one identity: it is never authenticated twice.
-                match security.state {
-                    SecurityState::Unfinished(_) if same => at,
-                    SecurityState::Unfinished(_)
-                        if auth.trailer.auth_type != security.auth_type
-                            && auth.trailer.auth_type != AuthType::NONE =>
-                    {
-                        return Err(Refusal::fault(FaultStatus::SEC_PKG_ERROR));
-                    }
+                match self.security[at].state {
+                    SecurityState::Unfinished(_) => at,
                     _ => return Err(Refusal::fault(FaultStatus::ACCESS_DENIED)),
                 }
+            }
+            None if !auth.trailer.auth_level.is_defined() => {
+                return Err(Refusal::fault(FaultStatus::ACCESS_DENIED));
             }
             None => {
                 // Windows takes more than one, whether or not multiplexing was agreed on: so Samba's tests have it.
@@ -785,21 +782,32 @@ impl ServerAssociation {
         security: usize,
         ack: Option<BindAck>,
     ) {
-        let state = match &mut self.security[security].state {
+        let context = &mut self.security[security];
+        let state = match &mut context.state {
             SecurityState::Unfinished(state) => state.take(),
             _ => None,
         };
+        let (auth_type, auth_level) = (context.auth_type, context.protection.level);
+        // Type and level are those of the first leg: a leg cannot lower what the mechanism has to negotiate.
+        let claimed = (auth.trailer.auth_type, auth.trailer.auth_level);
+        let changed = (claimed != (auth_type, auth_level)).then_some(claimed);
         self.pending = Some(Pending {
             packet_type: header.packet_type,
             call_id: header.call_id,
             offers_header_signing: header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN),
             security,
             token_len: auth.token.len(),
+            // As Windows has it, by Samba's tests.
+            changed: changed.map(|(claimed, _)| match claimed == auth_type || claimed == AuthType::NONE {
+                true => FaultStatus::ACCESS_DENIED,
+                false => FaultStatus::SEC_PKG_ERROR,
+            }),
             ack,
         });
         self.events.push_back(Event::Authenticate(Authenticate {
-            auth_type: auth.trailer.auth_type,
-            auth_level: auth.trailer.auth_level,
+            auth_type,
+            auth_level,
+            changed,
             token: auth.token.to_vec(),
             state,
         }));
@@ -811,6 +819,7 @@ impl ServerAssociation {
         outcome: Authentication,
     ) -> Result<(), (PacketType, u32, Refusal)> {
         let security = &mut self.security[pending.security];
+        let outcome = if pending.changed.is_some() { Authentication::Rejected } else { outcome };
         let (supports_header_signing, token) = match outcome {
             Authentication::Accepted { context, token } => {
                 let supports = context.supports_header_signing();
@@ -829,7 +838,7 @@ impl ServerAssociation {
                         Refusal::Nak(BindNakReason::AUTHENTICATION_TYPE)
                     }
                     PacketType::BIND => Refusal::Nak(BindNakReason::INVALID_CHECKSUM),
-                    _ => Refusal::fault(FaultStatus::ACCESS_DENIED),
+                    _ => Refusal::fault(pending.changed.unwrap_or(FaultStatus::ACCESS_DENIED)),
                 };
                 return Err((pending.packet_type, pending.call_id, refusal));
             }

@@ -1059,6 +1059,63 @@ fn legs_go_on_until_the_provider_is_done() {
 }
 
 #[test]
+fn a_later_leg_does_not_change_type_or_level() {
+    let bind = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    let request = request_pdu(WHOLE, 3, 0, 39, &[0; 16], Some((trailer(5, 6), &[1; TOKEN_LEN])));
+    let auth_type = trailer(5, 6).auth_type;
+    let [denied, package] = [FaultStatus::ACCESS_DENIED, FaultStatus::SEC_PKG_ERROR];
+    for (auth_type, level, alter) in [
+        (auth_type, AuthLevel(0), denied),
+        (auth_type, AuthLevel::NONE, denied),
+        (auth_type, AuthLevel::CONNECT, denied),
+        (auth_type, AuthLevel::INTEGRITY, denied),
+        (auth_type, AuthLevel(255), denied),
+        (AuthType::NONE, AuthLevel::PRIVACY, denied),
+        (AuthType::SPNEGO, AuthLevel::PRIVACY, package),
+    ] {
+        let changed = SecTrailer { auth_type, auth_level: level, ..trailer(5, 6) };
+        for (packet_type, body, expect) in [
+            (PacketType::AUTH3, vec![0; 4], Answer::Nothing),
+            (PacketType::ALTER_CONTEXT, bind.to_bytes(), Answer::Fault(alter)),
+        ] {
+            let mut server = server();
+            server.receive(&bind_pdu(WHOLE, &bind, Some((trailer(5, 6), b"more"))));
+            authenticate(&mut server);
+            sent(&mut server);
+            server.receive(&pdu(packet_type, WHOLE, 2, &body, Some((changed, b"yes"))));
+            let Some(Event::Authenticate(leg)) = server.poll_event() else {
+                panic!("the provider records it")
+            };
+            assert_eq!((leg.auth_type, leg.auth_level), (trailer(5, 6).auth_type, AuthLevel::PRIVACY));
+            assert_eq!(leg.changed, Some((auth_type, level)));
+            // Whatever the provider says.
+            server.authenticated(Authentication::Accepted {
+                context: Box::new(Counting { count: 0 }),
+                token: vec![],
+            });
+            assert_eq!(answer(&mut server), expect, "{changed:?}");
+            if packet_type == PacketType::AUTH3 {
+                server.receive(&request);
+                assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::ACCESS_DENIED), "{changed:?}");
+            }
+            assert!(calls(&mut server).is_empty() && server.is_closing(), "{changed:?}");
+        }
+    }
+}
+
+#[test]
+fn no_security_context_has_a_level_that_is_not_defined() {
+    let bind = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);
+    for level in [0, 1, 7, 255] {
+        let mut server = protected(true);
+        let auth = Some((trailer(6, level), &b"yes"[..]));
+        server.receive(&pdu(PacketType::ALTER_CONTEXT, WHOLE, 2, &bind.to_bytes(), auth));
+        assert!(server.poll_event().is_none(), "no provider is asked about level {level}");
+        assert_eq!(answer(&mut server), Answer::Fault(FaultStatus::ACCESS_DENIED), "{level}");
+    }
+}
+
+#[test]
 fn nothing_is_processed_while_a_token_is_judged() {
     let mut server = server();
     let bind = bind_of(vec![element(0, NETLOGON, &[SyntaxId::NDR])]);

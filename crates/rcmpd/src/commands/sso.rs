@@ -245,35 +245,53 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
         }
         _ => None,
     };
-    let mut wait = RETRY_FIRST;
+    let mut retry = RETRY_FIRST;
     loop {
         let asked = ask(&args.server, &credentials, seconds(args.client.timeout)).await;
-        match (asked, &mut cache) {
+        let failed = match (asked, &mut cache) {
             (Ok((secret, server)), cache) => {
-                wait = WATCH_INTERVAL;
                 delivered(&args, &secret, &server, cache.as_mut())?;
+                None
             }
-            (Err(error), None) => return Err(error),
-            (Err(error), Some(cache)) => {
-                // A code or a fault is the server's word: the key is not used against it.
-                if exit_code(&error) != UNREACHABLE {
-                    return Err(error);
-                }
-                let cached = cache.keys(UnixTime::now()).map_err(|old| {
-                    failed(if args.watch { BROKEN } else { UNREACHABLE }, format!("{error:#}; and {old}"))
-                })?;
-                output::warning(&format!("{error:#}: the cached key is used, {}", ago(cached.age)));
-                if !args.watch {
-                    report(&args, cached.keys.newest().0, None, Some(cached.age));
-                    return write_secret(&args, cached.keys.newest().1.expose());
+            // A code or a fault is the server's word: the key is not used against it.
+            (Err(error), Some(cache)) if exit_code(&error) == UNREACHABLE => {
+                match cache.keys(UnixTime::now()) {
+                    Ok(cached) => {
+                        output::warning(&format!("{error:#}: the cached key is used, {}", ago(cached.age)));
+                        if !args.watch {
+                            report(&args, cached.keys.newest().0, None, Some(cached.age));
+                            return write_secret(&args, cached.keys.newest().1.expose());
+                        }
+                        Some(None)
+                    }
+                    Err(old) => Some(Some(failed(UNREACHABLE, format!("{error:#}; and {old}")))),
                 }
             }
-        }
+            (Err(error), _) => Some(Some(error)),
+        };
+        let wait = match failed {
+            None => {
+                retry = RETRY_FIRST;
+                WATCH_INTERVAL
+            }
+            Some(failed) => {
+                let wait = retry;
+                retry = (retry * 2).min(WATCH_INTERVAL);
+                match failed {
+                    // A watch outlives a restart of the server, and what others send in its name.
+                    Some(error) if args.watch && exit_code(&error) != UNUSABLE => {
+                        output::warning(&format!("{error:#}: asked again in {} s", wait.as_secs()));
+                    }
+                    Some(error) => return Err(error),
+                    None => {}
+                }
+                wait
+            }
+        };
         if !args.watch {
             return Ok(0);
         }
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(WATCH_INTERVAL);
     }
 }
 
@@ -312,7 +330,7 @@ fn report(args: &GetArgs, key_id: KeyId, server: Option<&str>, age: Option<Durat
 
 fn write_secret(args: &GetArgs, octets: &[u8; 16]) -> anyhow::Result<u8> {
     if let Some(path) = &args.output {
-        return write_new(path, octets);
+        return if args.watch { replace(path, octets) } else { write_new(path, octets) };
     }
     if let Some(fd) = args.fd {
         // The descriptor is opened anew by its number, so that nothing of this process is closed by it.
@@ -326,6 +344,19 @@ fn write_secret(args: &GetArgs, octets: &[u8; 16]) -> anyhow::Result<u8> {
 
 fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<u8> {
     file_access::write_new(path, bytes, 0o600).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(0)
+}
+
+/// Puts a new file in the place of one that may be there: readers have the old one or the new one.
+fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<u8> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    // What a run left that was ended before the rename.
+    let _ = std::fs::remove_file(&draft);
+    file_access::write_new(&draft, bytes, 0o600)
+        .and_then(|()| std::fs::rename(&draft, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(0)
 }
 

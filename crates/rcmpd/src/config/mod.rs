@@ -37,6 +37,7 @@ use checker::{Checker, UP_TO_A_DAY_S};
 use dtyp::Sid;
 use rcmp_service::Misses;
 use serde::Deserialize;
+use sso_service::LocalDomain;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -493,6 +494,7 @@ impl Checker<'_> {
             },
             has_audit: file.audit.as_ref().is_some_and(|audit| audit.path.is_some()),
             has_mapper: rpc.as_ref().is_some_and(|rpc| rpc.endpoint_mapper.is_some()),
+            domain: domain.sid.map(|sid| LocalDomain { netbios: domain.netbios.clone(), sid }),
         };
         let sso = file.sso.and_then(|section| self.sso(section, &beside));
         let config = Config {

@@ -3,7 +3,9 @@
 use super::ntlm::{BesideNtlm, NtlmSection};
 use super::{Checker, Ntlm, NtlmDomain, SecretRef};
 use serde::Deserialize;
-use sso_service::{AccessRules, Administrator, Administrators, EntryRefused, NdrRange, RealmKind};
+use sso_service::{
+    AccessRules, Administrator, Administrators, EntryRefused, LocalDomain, NdrRange, RealmKind,
+};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,11 +50,12 @@ pub enum SealRef {
 impl SealRef {
     /// Reads `file:PATH`, `cred:NAME`, or `passphrase:` and a reference to a secret; relative paths start at `base`.
     pub fn parse(text: &str, base: &Path) -> Option<Self> {
-        if let Some(reference) = text.strip_prefix("passphrase:") {
-            return SecretRef::parse(reference, base).map(Self::Passphrase);
-        }
-        // A key in the environment is seen by each process of the user.
-        SecretRef::parse(text, base).filter(|it| !matches!(it, SecretRef::Environment(_))).map(Self::Key)
+        let (reference, kind): (_, fn(_) -> _) = match text.strip_prefix("passphrase:") {
+            Some(reference) => (reference, Self::Passphrase),
+            None => (text, Self::Key),
+        };
+        // What is in the environment can be read by each process of the user, and child processes inherit it.
+        SecretRef::parse(reference, base).filter(|it| !matches!(it, SecretRef::Environment(_))).map(kind)
     }
 }
 
@@ -110,6 +113,7 @@ pub(super) struct Beside<'a> {
     pub(super) ntlm: BesideNtlm<'a>,
     pub(super) has_audit: bool,
     pub(super) has_mapper: bool,
+    pub(super) domain: Option<LocalDomain>,
 }
 
 /// A day's work; after it a client authenticates anew, and groups that a domain controller withdrew are gone.
@@ -168,8 +172,12 @@ impl Checker<'_> {
         }
         let mut sid_filters = Vec::new();
         let ntlm = section.ntlm.map(|ntlm| self.ntlm(ntlm, &beside.ntlm, &mut sid_filters));
-        let kerberos =
-            section.kerberos.map(|kerberos| self.kerberos(kerberos.into_inner(), &mut sid_filters));
+        // Without local users the domain's SIDs are those of an Active Directory domain that this server is a member of.
+        let has_local_users = beside.ntlm.has_accounts && ntlm.as_ref().is_some_and(|ntlm| ntlm.local);
+        let own_domain = beside.domain.clone().filter(|_| has_local_users);
+        let kerberos = section
+            .kerberos
+            .map(|kerberos| self.kerberos(kerberos.into_inner(), own_domain.as_ref(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();
         // Both have SIDs filtered by their name.
         let shared = |domain: &&NtlmDomain| {
@@ -196,6 +204,7 @@ impl Checker<'_> {
             rules: AccessRules {
                 administrators,
                 realms,
+                own_domain,
                 sid_filters,
                 allow_delegated: section.allow_delegated,
             },
@@ -250,7 +259,7 @@ impl Checker<'_> {
             self.problem(
                 seal.span(),
                 "this names nothing that can seal the secret",
-                "write file:PATH or cred:NAME for a key, or passphrase:file:PATH, passphrase:cred:NAME or passphrase:env:NAME",
+                "write file:PATH or cred:NAME for a key, passphrase:file:PATH or passphrase:cred:NAME for a passphrase; never env:",
             );
         }
         parsed
@@ -259,6 +268,7 @@ impl Checker<'_> {
     fn kerberos(
         &mut self,
         section: KerberosSection,
+        own_domain: Option<&LocalDomain>,
         sid_filters: &mut Vec<(String, Vec<dtyp::Sid>)>,
     ) -> Kerberos {
         if section.realm.get_ref().is_empty() {
@@ -277,7 +287,18 @@ impl Checker<'_> {
             }
             let help = "an empty list would let no SID count: name the SIDs of domains, or remove the key";
             let sids = self.restricting("sids", &realm.sids, help);
-            let domains: Vec<_> = sids.iter().filter_map(|sid| self.domain_sid(sid)).collect();
+            let mut domains = Vec::new();
+            for sid in sids {
+                let Some(domain) = self.domain_sid(sid) else { continue };
+                if own_domain.is_some_and(|own| own.sid == domain) {
+                    self.problem(
+                        sid.span(),
+                        "this is the SID of [domain]: its SIDs count from the store alone, never from a ticket",
+                        "remove it; if its users are known by tickets alone, set local = false in [sso.ntlm]",
+                    );
+                }
+                domains.push(domain);
+            }
             if !domains.is_empty() {
                 sid_filters.push((name.clone(), domains));
             }

@@ -1251,6 +1251,37 @@ fn each_wrong_value_of_a_sidecar_is_reported() {
 }
 
 const SSO: &str = r#"
+[audit]
+path = "audit.log"
+[sso]
+listen = ["127.0.0.1:11493"]
+folder = "sso"
+seal = "file:sso/seal.key"
+administrators = ["sid:S-1-5-21-1-2-3-1105"]
+[sso.ntlm]
+[sso.kerberos]
+keytab = "sso/keytab"
+[[sso.kerberos.realm]]
+name = "AD.TEST"
+kind = "ad"
+sids = ["S-1-5-21-7-8-9"]
+"#;
+
+#[test]
+fn sids_of_the_domain_of_local_users_are_rejected_for_a_realm() {
+    let good = [GOOD, SSO].concat();
+    let rules = parse(&good, Path::new("/etc/rcmpd")).expect("it is good").sso.expect("it is there").rules;
+    let own = rules.own_domain.expect("local users can authenticate");
+    assert_eq!((&*own.netbios, own.sid.to_string()), ("CONTOSO", "S-1-5-21-1-2-3".to_owned()));
+    let own_sid = good.replace("S-1-5-21-7-8-9", "S-1-5-21-1-2-3");
+    assert!(problems(&own_sid)[0].contains("the SID of [domain]"), "{:?}", problems(&own_sid));
+    // Without local users it is the domain that the tickets are of.
+    let tickets = own_sid.replace("[sso.ntlm]", "");
+    let rules = parse(&tickets, Path::new("/etc/rcmpd")).expect("it is good").sso.expect("it is there").rules;
+    assert_eq!(rules.own_domain, None);
+}
+
+const NTLM_DOMAINS: &str = r#"
 [domain]
 netbios = "CONTOSO"
 dns = "contoso.example"
@@ -1282,14 +1313,14 @@ fn domains_whose_controllers_check_ntlm_proofs_are_understood() {
         (sso.ntlm.expect("it is there"), sso.rules.sid_filters)
     };
     let sid = |text: &str| text.parse::<Sid>().expect("a SID");
-    let (usual, filters) = ntlm(SSO);
+    let (usual, filters) = ntlm(NTLM_DOMAINS);
     let NtlmDomain { peer, computers } = &usual.domains[0];
     assert_eq!((peer.domain.as_str(), peer.account.as_str(), *computers), ("FABRIKAM", "SSO1$", false));
     assert_eq!(peer.channel, account_store::ChannelKind::Workstation);
     assert_eq!(peer.servers, Some(Servers::Listed(vec!["dc1.fabrikam.example".into()])));
     // Only SIDs of the domain itself count, unless others are named.
     assert_eq!(filters, [("FABRIKAM".to_owned(), vec![sid("S-1-5-21-4-5-6")])]);
-    let more = SSO.replace(
+    let more = NTLM_DOMAINS.replace(
         "servers = [\"dc1.fabrikam.example\"]",
         "discovery = \"dns\"\naccount = \"WEB05$\"\nchannel = \"server\"\ncomputers = true\nsids = [\"S-1-5-21-7-8-9\"]",
     );
@@ -1302,14 +1333,14 @@ fn domains_whose_controllers_check_ntlm_proofs_are_understood() {
     assert_eq!(peer.servers, Some(Servers::Discovered { site: None, dns: vec![] }));
     assert_eq!(filters[0].1, [sid("S-1-5-21-4-5-6"), sid("S-1-5-21-7-8-9")]);
     // The domain that this server is a member of.
-    let own = SSO.replace("\"CONTOSO\"", "\"FABRIKAM\"").replace("S-1-5-21-1-2-3", "S-1-5-21-4-5-6");
+    let own = NTLM_DOMAINS.replace("\"CONTOSO\"", "\"FABRIKAM\"").replace("S-1-5-21-1-2-3", "S-1-5-21-4-5-6");
     assert_eq!(ntlm(&own).0.domains, usual.domains);
 }
 
 #[test]
 fn each_wrong_value_of_a_domain_of_ntlm_is_reported() {
     let servers = "servers = [\"dc1.fabrikam.example\"]\n";
-    let again = SSO.split_once("[[sso.ntlm.domain]]").expect("it is there").1;
+    let again = NTLM_DOMAINS.split_once("[[sso.ntlm.domain]]").expect("it is there").1;
     for (from, to, expected) in [
         (servers, String::new(), "this domain needs one source of domain controllers"),
         (servers, format!("{servers}discovery = \"dns\"\n"), "this domain needs one source of domain controllers"),
@@ -1323,12 +1354,12 @@ fn each_wrong_value_of_a_domain_of_ntlm_is_reported() {
         ("\"fabrikam\"", "\"contoso\"".into(), "[domain] has the same name with another SID"),
         ("[[sso.ntlm.domain]]", "[sso.ntlm]\nlocal = false\n[sso.kerberos]\nkeytab = \"k\"\n[[sso.kerberos.realm]]\nname = \"FABRIKAM\"\nkind = \"ad\"\n[[sso.ntlm.domain]]".into(), "FABRIKAM is the name of a realm"),
     ] {
-        let text = SSO.replacen(from, &to, 1);
-        assert_ne!(text, SSO, "{from}");
+        let text = NTLM_DOMAINS.replacen(from, &to, 1);
+        assert_ne!(text, NTLM_DOMAINS, "{from}");
         let found = problems(&text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{to}: {found:?}");
     }
-    let alone = SSO.split_once("[[sso.ntlm.domain]]").expect("it is there").0;
+    let alone = NTLM_DOMAINS.split_once("[[sso.ntlm.domain]]").expect("it is there").0;
     let found = problems(&format!("{alone}[sso.ntlm]\nlocal = false\n"));
     assert_eq!(found, ["no user can log on by NTLM: there are neither local accounts nor domains"]);
 }

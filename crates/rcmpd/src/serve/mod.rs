@@ -167,9 +167,10 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     let sidecar = config.sidecar.as_ref().zip(current.as_ref());
     let sidecar = sidecar.map(|(sidecar, current)| Sidecar::load(&config, sidecar, current, &audit));
     let sidecar = sidecar.transpose()?;
-    let sso =
-        config.sso.as_ref().map(|section| SsoParts::load(&config, section, local_users.as_ref(), &audit));
-    let sso = sso.transpose()?;
+    let sso = match &config.sso {
+        Some(section) => Some(SsoParts::load(&config, section, local_users.as_ref(), &audit).await?),
+        None => None,
+    };
     // What serves clients is one tree: cancelling the token closes every listener, and connections end after what is in flight is
     // answered. The tracker knows each of these tasks.
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -412,6 +413,10 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     let sidecar = running.sidecar.zip(new.sidecar.as_ref());
     let sidecar = sidecar.map(|(running, section)| anyhow::Ok((running, running.reload(&new, section)?)));
     let sidecar = sidecar.transpose()?;
+    let sso = match (running.sso, &new.sso) {
+        (Some(running), Some(section)) => Some((running, running.service.load(section).await?)),
+        _ => None,
+    };
     // What can fail comes first.
     running.audit.reopen(&new.audit)?;
     let mut revision = None;
@@ -423,8 +428,8 @@ async fn reload(path: &Path, running: &Running<'_>, loaded: &mut Loaded) -> anyh
     if let Some((running, reloaded)) = sidecar {
         running.take_over(reloaded);
     }
-    if let (Some(running), Some(section)) = (running.sso, &new.sso) {
-        running.reload(section).await;
+    if let Some((running, policy)) = sso {
+        running.take_over(policy).await;
     }
     if let Some(current) = running.current {
         warn_of_findings(&new, &current.0.load_full(), running.machines.map(Arc::as_ref)).await;

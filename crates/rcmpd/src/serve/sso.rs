@@ -1,7 +1,7 @@
 //! The master secret server among the services of a process.
 
 use crate::config::{self, Config};
-use crate::sso::{self, Bound, LiveSecrets, Registration, Sso};
+use crate::sso::{self, Bound, LiveSecrets, Policy, Registration, Sso};
 use audit_log::AuditLog;
 use dcerpc_tokio::{Endpoints, Registry, SecurityProvider, Server, listen_on};
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ impl SsoParts {
         &self.providers
     }
 
-    pub(super) fn load(
+    pub(super) async fn load(
         config: &Config,
         section: &config::Sso,
         stores: Option<&sso::Stores>,
@@ -50,8 +50,7 @@ impl SsoParts {
             warn!(finding, "Master secret needs an operator");
         }
         let secrets = Arc::new(LiveSecrets::open(section));
-        let accounts = stores.map(|stores| Arc::clone(&stores.accounts));
-        let service = Sso::new(config, section, secrets, accounts, Arc::clone(audit))?;
+        let service = Sso::new(config, section, secrets, stores, Arc::clone(audit)).await?;
         let providers = sso::providers(config, section, stores, &service)?;
         Ok(Self { service, providers })
     }
@@ -91,9 +90,9 @@ impl SsoParts {
 }
 
 impl RunningSso {
-    /// Takes over what a reload may change, and asks the sealing source again.
-    pub(super) async fn reload(&self, section: &config::Sso) {
-        self.service.reload(section);
+    /// Takes over what a reload changed, and asks the sealing source again.
+    pub(super) async fn take_over(&self, policy: Policy) {
+        self.service.take_over(policy);
         let service = self.service.clone();
         let _ = tokio::task::spawn_blocking(move || service.reload_secret()).await;
     }

@@ -123,6 +123,7 @@ mod tests {
                 sid: None,
                 groups: Vec::new(),
                 source: IdentitySource::LocalStore,
+                password: None,
                 delegated_by: Vec::new(),
                 expires: self.0,
             })

@@ -1,16 +1,20 @@
 //! Lines of the audit log about the master secret.
 //!
 //! Each delivery has a line, on the disk before the secret leaves. Refusals have lines, too, but clients can cause any number
-//! of them: for each kind the first few of a minute are written whole, and the rest is counted.
+//! of them: for each kind the first few of a minute are written whole, and the rest is counted. A kind is of one source, or of
+//! one user who was authenticated, so that no client hides what another one does.
 
 use audit_log::AuditLog;
+use dcerpc::limits::source_of;
+use dcerpc::server::CallSecurity;
 use dcerpc_tokio::LogLimiter;
 use dtyp::Sid;
-use rpc_auth::{IdentitySource, UserIdentity};
+use rpc_auth::{IdentitySource, RefusalReason, UserIdentity};
 use rpc_auth_tokio::{AuthAudit, Refused};
 use serde_json::{Value, json};
 use sso_service::{AuditFailed, BoxFuture, Delivery, DeliveryAudit, Denial, Outcome};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +24,8 @@ use tracing::info;
 pub(super) const FLUSH_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines of one kind of refusal in a minute; the others are counted.
 const LINES_OF_A_KIND: u64 = 5;
-/// Kinds in a minute: mechanisms times reasons, and accounts that are no administrators. Beyond that all count as one.
+/// Kinds of single sources and users in a minute. Beyond that a refusal counts with all others of its mechanism and reason,
+/// which are about 60 more.
 const KINDS_MAX: usize = 256;
 
 /// Writes the lines.
@@ -51,8 +56,7 @@ impl SsoAudit {
             Outcome::Fault(status) => (None, status.to_string()),
             Outcome::NotProtected => return,
         };
-        let kind = format!("denied {} {}", user.domain, user.name);
-        self.refusal(kind, || {
+        self.refusal("denied", format_args!("{} {}", user.domain, user.name), || {
             let mut event = json!({
                 "event": "master_secret_refused",
                 "user": user.name,
@@ -69,11 +73,27 @@ impl SsoAudit {
         });
     }
 
-    fn refusal(&self, kind: String, event: impl FnOnce() -> (Option<(String, Sid)>, Value)) {
+    /// A call below privacy, or without a user.
+    pub(super) fn below_privacy(&self, address: SocketAddr, security: Option<&CallSecurity>) {
+        self.refusal(RefusalReason::Level.as_str(), source_of(address.ip()), || {
+            let event = json!({
+                "event": "master_secret_refused",
+                "mechanism": security.map_or("none", |security| mechanism(security.auth_type.0)),
+                "level": security.map(|security| security.level.0),
+                "source": address.to_string(),
+                "reason": RefusalReason::Level.as_str(),
+            });
+            (None, event)
+        });
+    }
+
+    /// `cause` is one of a few words, `of` the source or user.
+    fn refusal(&self, cause: &str, of: impl Display, event: impl FnOnce() -> (Option<(String, Sid)>, Value)) {
+        let kind = format!("{cause} {of}");
         let mut refused = lock(&self.refused);
         let kind = match refused.len() < KINDS_MAX || refused.contains_key(&kind) {
             true => kind,
-            false => "other".to_owned(),
+            false => cause.to_owned(),
         };
         let count = refused.entry(kind).or_default();
         *count += 1;
@@ -103,7 +123,7 @@ impl AuthAudit for SsoAudit {
         self.limiter.once(reason, || {
             info!(client.addr = %address, mechanism, reason, detail = refusal.detail, "Authentication of a user rejected");
         });
-        self.refusal(format!("{mechanism} {reason}"), || {
+        self.refusal(&format!("{mechanism} {reason}"), source_of(address.ip()), || {
             let event = json!({
                 "event": "authentication_refused",
                 "mechanism": mechanism,
@@ -164,4 +184,60 @@ pub(super) const fn mechanism(auth_type: u8) -> &'static str {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use audit_log::Settings;
+    use dcerpc_tokio::Peer;
+    use rpc_auth::Refusal;
+
+    fn lines(log: &std::path::Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(log).expect("there is a log");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    }
+
+    fn of_source<'a>(lines: &'a [Value], source: &str) -> Vec<&'a Value> {
+        lines.iter().filter(|line| line["source"] == source).collect()
+    }
+
+    #[test]
+    fn junk_of_some_sources_hides_no_refusal_of_another_and_fills_no_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("log");
+        let settings = Settings { path: Some(path.clone()), ..Settings::default() };
+        let audit = SsoAudit::new(Arc::new(AuditLog::open(&settings).expect("it opens")));
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let refuse = |source: &str, reason| {
+            let peer = Peer { connection: 1, address: address(source) };
+            let refusal = Refusal::new(reason, "the test");
+            audit.refused(&Refused { peer: &peer, mechanism: "ntlm", refusal: &refusal });
+        };
+        for _ in 0..1000 {
+            refuse("192.0.2.1:1", RefusalReason::Proof);
+            audit.below_privacy(address("192.0.2.1:1"), None);
+        }
+        refuse("192.0.2.2:1", RefusalReason::Proof);
+        audit.below_privacy(address("192.0.2.2:1"), None);
+        let written = lines(&path);
+        assert_eq!(of_source(&written, "192.0.2.1:1").len(), 10);
+        let other: Vec<_> = of_source(&written, "192.0.2.2:1").iter().map(|line| &line["reason"]).collect();
+        assert_eq!(other, ["proof", "level"]);
+        // A network of many sources: the number of lines has a limit, and another reason still has lines.
+        for host in 0..2000 {
+            refuse(&format!("[2001:db8:0:{host:x}::1]:1"), RefusalReason::Token);
+        }
+        let written = lines(&path).len();
+        assert!(written <= 12 + KINDS_MAX + 5, "{written} lines");
+        refuse("192.0.2.3:1", RefusalReason::Proof);
+        assert_eq!(of_source(&lines(&path), "192.0.2.3:1").len(), 1);
+        audit.flush();
+        let written = lines(&path);
+        let counts = &written.last().expect("there are lines")["counts"];
+        assert_eq!(
+            (&counts["ntlm proof 192.0.2.1"], &counts["level 192.0.2.1"]),
+            (&json!(1000), &json!(1000))
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! How users authenticate: the security providers that a configuration asks for.
 
 use super::Sso;
-use super::accounts::{identity, is_usable};
+use super::accounts::{PasswordMarks, identity, is_usable};
 use super::domains::{CheckedDomain, server_names};
 use crate::clock::uptime;
 use crate::config::{self, Config};
@@ -64,7 +64,7 @@ pub fn providers(
         });
     }
     if let Some(ntlm) = &section.ntlm {
-        let ntlm = Arc::new(ntlm_config(config, ntlm, stores, &sso.0.domains)?);
+        let ntlm = Arc::new(ntlm_config(config, ntlm, stores, sso.password_marks(), &sso.0.domains)?);
         mechanisms.push(Mechanism {
             auth_type: AuthType::NTLM,
             in_spnego: SpnegoMechanism::Ntlm,
@@ -99,11 +99,13 @@ fn ntlm_config(
     config: &Config,
     ntlm: &config::Ntlm,
     stores: Option<&Stores>,
+    marks: &PasswordMarks,
     domains: &[CheckedDomain],
 ) -> anyhow::Result<NtlmConfig> {
     let domain = &config.domain;
     let local = stores.filter(|_| ntlm.local).map(|stores| LocalHashes {
         stores: stores.clone(),
+        marks: marks.clone(),
         domain: domain.netbios.clone(),
         nowhere: domain.sid.with_rid(0).unwrap_or(domain.sid),
     });
@@ -129,6 +131,7 @@ const LOOK_UP_TIME: Duration = Duration::from_millis(2);
 /// The NT hashes of the local store.
 struct LocalHashes {
     stores: Stores,
+    marks: PasswordMarks,
     domain: String,
     /// A SID that no account has.
     nowhere: Sid,
@@ -151,10 +154,11 @@ impl LocalHashes {
         let record = self.record(user).await?;
         let sid = record.as_ref().map_or(self.nowhere, |record| record.account.sid);
         let hash = self.stores.hashes.nt_hash(&sid).await.map_err(|error| error.to_string())?;
+        let password = hash.as_ref().map(|hash| self.marks.mark(hash));
         Ok(record.map(|record| LocalAccount {
             nt_hash: hash.map(|hash| NtHash::new(*hash.expose())),
             is_usable: is_usable(&record.account),
-            identity: identity(&record, &self.domain),
+            identity: identity(&record, &self.domain, password),
         }))
     }
 }

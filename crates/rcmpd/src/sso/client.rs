@@ -122,12 +122,16 @@ pub async fn get(
         level: AuthLevel::PRIVACY,
         initiator,
     };
-    let mut connection = connect((host, port), bind, deadline).await.map_err(|error| match &error {
-        CallError::Connect(_) | CallError::Io(_) | CallError::Closed | CallError::DeadlinePassed => {
-            Failure::NotAnswered(error.to_string())
-        }
-        _ => Failure::Refused(error.to_string()),
-    })?;
+    let mut connection =
+        connect((host, port), bind, deadline).await.map_err(|failed| match &failed.error {
+            CallError::Connect(_) | CallError::Io(_) | CallError::Closed | CallError::DeadlinePassed
+                if !failed.was_answered =>
+            {
+                Failure::NotAnswered(failed.to_string())
+            }
+            // A server that ends the connection within the authentication has answered.
+            _ => Failure::Refused(failed.to_string()),
+        })?;
     let (opnum, stub) = client::request();
     let outcome = match connection.call(opnum, stub.into(), deadline).await {
         Ok(reply) => Ok((reply.stub, reply.order)),
@@ -274,7 +278,8 @@ mod tests {
             }
         });
         let user = NtlmUser { user: "alice".into(), domain: String::new(), hash: NtHash::new([7; 16]) };
-        let credentials = Credentials { ntlm: Some(user), kerberos: None, negotiate: false };
+        let credentials = Credentials { ntlm: Some(user), kerberos: None, negotiate: true };
+        let leaving = leaves_after_its_bind_ack().await;
         let ask = async |servers: &[&String]| {
             let servers: Vec<String> = servers.iter().map(|server| (*server).clone()).collect();
             get_from_first(&servers, &credentials, Duration::from_secs(5))
@@ -285,5 +290,50 @@ mod tests {
         assert!(matches!(failure, Failure::NotAnswered(_)) && server == nowhere, "{failure:?}");
         let (failure, server) = ask(&[&nowhere, &refusing, &nowhere]).await;
         assert!(matches!(failure, Failure::Refused(_)) && server == refusing, "{failure:?}");
+        let (failure, server) = ask(&[&leaving, &nowhere]).await;
+        assert!(matches!(failure, Failure::Refused(_)) && server == leaving, "{failure:?}");
+    }
+
+    /// A server that answers a bind with an NTLM challenge and closes the connection at the next PDU.
+    async fn leaves_after_its_bind_ack() -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        tokio::spawn(async move {
+            // The bind_ack of rpc-auth.md 3.5: SPNEGO with the CHALLENGE of its section 2.10.
+            let challenge = hex("a181ca3081c7a0030a0101a10c060a2b06010401823702020aa281b10481ae\
+                 4e544c4d53535000020000000e000e0038000000358289e20123456789abcdef00000000000000006800680046000000\
+                 0a00f4650000000f43004f004e0054004f0053004f0002000e0043004f004e0054004f0053004f000100060044004300\
+                 31000400160063006f006e0074006f0073006f002e0063006f006d0003001e006400630031002e0063006f006e007400\
+                 6f0073006f002e0063006f006d000700080000c083ed8a49da0100000000");
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut bind = vec![0; 16];
+                if stream.read_exact(&mut bind).await.is_err() {
+                    continue;
+                }
+                let len = usize::from(u16::from_le_bytes([bind[8], bind[9]]));
+                bind.resize(len, 0);
+                let _ = stream.read_exact(&mut bind[16..]).await;
+                let auth = len - usize::from(u16::from_le_bytes([bind[10], bind[11]]));
+                let mut ack = hex("05000c07100000000000");
+                let contexts = hex(
+                    "d016d0164523010006003439323030000100000000000000045d888aeb1cc9119fe808002b10486002000000",
+                );
+                let len = 16 + contexts.len() + 8 + challenge.len();
+                ack[8..10].copy_from_slice(&u16::try_from(len).expect("it is short").to_le_bytes());
+                ack.extend_from_slice(&u16::try_from(challenge.len()).expect("it is short").to_le_bytes());
+                ack.extend_from_slice(&bind[12..16]);
+                ack.extend_from_slice(&contexts);
+                ack.extend_from_slice(&bind[auth - 8..auth]);
+                ack.extend_from_slice(&challenge);
+                let _ = stream.write_all(&ack).await;
+                let _ = stream.read(&mut [0; 16]).await;
+            }
+        });
+        address
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+        (0..text.len()).step_by(2).map(byte).collect()
     }
 }

@@ -4,7 +4,7 @@ use super::domains::misfits;
 use super::keytab::read;
 use crate::config::{Config, Sso};
 use account_store::NtHash;
-use rpc_auth::kerberos::MachineAccount;
+use rpc_auth::kerberos::{MachineAccount, RealmKind};
 use sso_secret::State;
 
 /// Errors, with which the service does not start, and warnings.
@@ -23,6 +23,7 @@ pub fn check(config: &Config, section: &Sso) -> SsoFindings {
         let text = "no SSO administrator is configured: calls are answered with SSO_E_SSO_NOT_CONFIGURED";
         found.warnings.push(text.to_owned());
     }
+    found.warnings.extend(unfiltered_realms(section));
     let store = super::store(section);
     match store.state() {
         State::None => found.warnings.push(format!(
@@ -73,6 +74,24 @@ pub fn check(config: &Config, section: &Sso) -> SsoFindings {
         }
     }
     found
+}
+
+/// Realms of kind `ad` without `sids` beside others: the KDC of one can name the domain of another.
+fn unfiltered_realms(section: &Sso) -> Vec<String> {
+    let realms = section.kerberos.as_ref().map(|kerberos| &kerberos.realms[..]).unwrap_or_default();
+    let is_filtered = |name: &str| section.rules.sid_filters.iter().any(|(known, _)| known == name);
+    let unfiltered =
+        realms.iter().filter(|(name, kind)| *kind == RealmKind::ActiveDirectory && !is_filtered(name));
+    match realms.len() {
+        0 | 1 => Vec::new(),
+        _ => unfiltered
+            .map(|(name, _)| {
+                format!(
+                    "the realm {name} has no sids: its KDC decides of which domain its users are. Set sids to the SID of its domain"
+                )
+            })
+            .collect(),
+    }
 }
 
 /// Accounts of secure channels whose keys must not be in the keytab; at least one, without a name.

@@ -22,7 +22,7 @@ pub use secrets::{LiveSecrets, passphrase, seal_source, store};
 use crate::config::{self, Config};
 use crate::forward::trace;
 use account_store::AccountStore;
-use accounts::CurrentAccounts;
+use accounts::{CurrentAccounts, PasswordMarks, look_up};
 use aging::Aging;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -49,7 +49,7 @@ use tracing::{Instrument, field, info, warn};
 
 /// What a reload replaces.
 #[derive(Debug)]
-struct Policy {
+pub struct Policy {
     rules: AccessRules,
     range: NdrRange,
 }
@@ -65,6 +65,8 @@ struct Inner {
     audit: Arc<SsoAudit>,
     metrics: SsoMetrics,
     keytab: Option<Arc<WatchedKeytab>>,
+    password_marks: PasswordMarks,
+    stores: Option<Stores>,
     domains: Vec<CheckedDomain>,
 }
 
@@ -105,23 +107,35 @@ impl Bound {
 }
 
 impl Sso {
-    /// Wires the service. `accounts` are those of the local store, if there is one with NT hashes.
-    pub fn new(
+    /// Wires the service. `stores` are those of local users, if there are any.
+    pub async fn new(
         config: &Config,
         section: &config::Sso,
         secrets: Arc<LiveSecrets>,
-        accounts: Option<Arc<dyn AccountStore>>,
+        stores: Option<&Stores>,
         audit: Arc<AuditLog>,
     ) -> anyhow::Result<Self> {
         let keytab = section.kerberos.as_ref().map(|kerberos| WatchedKeytab::open(&kerberos.keytab));
         let keytab = keytab.transpose()?.map(Arc::new);
         let audit = Arc::new(SsoAudit::new(audit));
-        let accounts = Arc::new(CurrentAccounts(accounts));
+        let password_marks = PasswordMarks::new()?;
+        let accounts = Arc::new(CurrentAccounts::new(stores.cloned(), password_marks.clone()));
         let server = MasterSecretServer::new(Arc::clone(&secrets) as _, accounts, Arc::clone(&audit) as _);
         let metrics = SsoMetrics::default();
-        let policy = ArcSwap::from_pointee(policy(section));
+        let policy = ArcSwap::from_pointee(Policy::load(section, stores).await?);
         let domains = CheckedDomain::all(config, section)?;
-        Ok(Self(Arc::new(Inner { server, policy, secrets, audit, metrics, keytab, domains })))
+        let stores = stores.cloned();
+        Ok(Self(Arc::new(Inner {
+            server,
+            policy,
+            secrets,
+            audit,
+            metrics,
+            keytab,
+            password_marks,
+            stores,
+            domains,
+        })))
     }
 
     /// The keys of the service, if it speaks Kerberos.
@@ -139,6 +153,11 @@ impl Sso {
         self.0.metrics.authentications.clone()
     }
 
+    /// What marks passwords, for the identities of local users.
+    fn password_marks(&self) -> &PasswordMarks {
+        &self.0.password_marks
+    }
+
     /// What records users who were not authenticated.
     pub fn authentication_audit(&self) -> Arc<dyn AuthAudit> {
         Arc::clone(&self.0.audit) as _
@@ -149,9 +168,14 @@ impl Sso {
         self.0.metrics.register(registry, &self.0.secrets);
     }
 
-    /// Takes over what a reload may change.
-    pub fn reload(&self, section: &config::Sso) {
-        self.0.policy.store(Arc::new(policy(section)));
+    /// What a reload may change.
+    pub async fn load(&self, section: &config::Sso) -> anyhow::Result<Policy> {
+        Policy::load(section, self.0.stores.as_ref()).await
+    }
+
+    /// Takes over what a reload changed.
+    pub fn take_over(&self, policy: Policy) {
+        self.0.policy.store(Arc::new(policy));
     }
 
     /// Reads the sealed file, and asks its sealing source again. Blocks.
@@ -252,13 +276,32 @@ impl Sso {
                 warn!(client.addr = %call.address, %code, detail, "Master secret not delivered");
             });
         }
-        if let Some(user) = &answer.user {
-            audit.answered(call.address, user, &answer.outcome);
+        match &answer.user {
+            Some(user) => audit.answered(call.address, user, &answer.outcome),
+            None => audit.below_privacy(call.address, call.call.security.as_ref()),
         }
         answer.reply.map(Reply::from)
     }
 }
 
-fn policy(section: &config::Sso) -> Policy {
-    Policy { rules: section.rules.clone(), range: section.ndr_range }
+impl Policy {
+    /// The policy of the configuration, with the accounts that `local:` entries name now.
+    async fn load(section: &config::Sso, stores: Option<&Stores>) -> anyhow::Result<Self> {
+        let mut rules = section.rules.clone();
+        let store = stores.map(|stores| &*stores.accounts);
+        let unknown = look_up(&mut rules.administrators, store).await;
+        for name in unknown.context("cannot look up accounts of sso.administrators")? {
+            warn!(name, "SSO administrator unknown: {NO_ACCOUNT}");
+        }
+        Ok(Self { rules, range: section.ndr_range })
+    }
+}
+
+/// What an operator is told of a `local:` entry without an account.
+const NO_ACCOUNT: &str = "no local user has the name, so the entry counts only after a reload that finds one";
+
+/// Warnings about `local:` entries that no account of the store has.
+pub async fn unknown_administrators(section: &config::Sso, store: Option<&dyn AccountStore>) -> Vec<String> {
+    let unknown = look_up(&mut section.rules.administrators.clone(), store).await.unwrap_or_default();
+    unknown.iter().map(|name| format!("sso.administrators names \"local:{name}\": {NO_ACCOUNT}")).collect()
 }

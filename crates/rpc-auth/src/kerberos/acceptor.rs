@@ -8,7 +8,7 @@ use super::messages::{
     EncApRepPart, EncTicketPart, EncryptedData, Principal, TICKET_ANONYMOUS, TICKET_INVALID,
     TICKET_TRANSITED_POLICY_CHECKED,
 };
-use super::replay::{ReplayCache, ReplayError};
+use super::replay::ReplayCache;
 use super::{TOKEN_LEN_MAX, gss, ticket_pac};
 use crate::{Acceptor, BoxFuture, Entropy, IdentitySource, Leg, Refusal, RefusalReason, Step, UserIdentity};
 use dtyp::FileTime;
@@ -135,22 +135,17 @@ impl KerberosConfig {
         check_critical(ticket.part.authorization_data.as_ref())?;
         check_critical(authenticator.authorization_data.as_ref())?;
         self.check_client_and_times(&ticket.part, &authenticator, now)?;
+        gss::check_flags(authenticator.checksum.as_ref(), level)?;
+        let user = self.identify(&ticket)?;
+        // Last, and before anything is sent: a client that is refused takes no room from those that are not.
         let client = &ticket.part.client;
         let ctime = messages::with_microseconds(authenticator.ctime, authenticator.cusec);
         // From `ctime + skew` on, the check of the clock refuses it; the rest is for clocks that are set
         // back.
         let expires = ctime + self.skew + self.skew;
-        let replay = self.replay.insert(&req.authenticator.cipher, client, now, expires);
-        replay.map_err(|error| match error {
-            ReplayError::Seen => Refusal::new(RefusalReason::Replay, format!("client={client}")),
-            ReplayError::ClientFull => Refusal::new(
-                RefusalReason::RateLimited,
-                format!("client={client} has too many authenticators in the replay cache"),
-            ),
-            ReplayError::Full => Refusal::new(RefusalReason::Unavailable, "the replay cache is full"),
-        })?;
-        gss::check_flags(authenticator.checksum.as_ref(), level)?;
-        let user = self.identify(&ticket)?;
+        if !self.replay.insert(&req.authenticator.cipher, &user, now, expires) {
+            return Err(Refusal::new(RefusalReason::Replay, format!("client={client}")));
+        }
         let etype = session_key.etype();
         let mut bytes = Zeroizing::new(vec![0; etype.key_len()]);
         entropy(&mut bytes);
@@ -301,6 +296,7 @@ impl KerberosConfig {
             sid,
             groups,
             source: IdentitySource::Ticket { keytab_principal: ticket.entry.principal.to_string() },
+            password: None,
             delegated_by,
             expires: Some(part.endtime + self.skew),
         })
@@ -749,6 +745,64 @@ mod tests {
             replay: Arc::clone(&two.replay),
         });
         assert_eq!(refusal(&other, &renamed).reason, RefusalReason::Replay);
+    }
+
+    #[test]
+    fn a_client_that_is_refused_takes_no_room_in_the_replay_cache() {
+        let alice = Attempt::new(AES);
+        let mut other_realm = Attempt::new(AES);
+        other_realm.ticket.client.realm = "EVIL.TEST".to_owned();
+        other_realm.authenticator.client.realm = "EVIL.TEST".to_owned();
+        let mut without_pac = Attempt::new(AES);
+        without_pac.ticket.authorization_data = None;
+        let mut without_privacy = Attempt::new(AES);
+        without_privacy.authenticator.checksum = Some((gss::CHECKSUM_TYPE, gss::checksum(0x102e)));
+        let config = Arc::new(config(AES));
+        for (attempt, expect) in [
+            (other_realm, RefusalReason::Realm),
+            (without_pac, RefusalReason::Pac),
+            (without_privacy, RefusalReason::Level),
+        ] {
+            for _ in 0..2 {
+                assert_eq!(refusal(&config, &attempt).reason, expect);
+            }
+            assert!(config.replay.is_empty(), "{expect:?}");
+        }
+        assert!(first_leg(&config, &alice.token()).is_ok());
+        assert_eq!(refusal(&config, &alice).reason, RefusalReason::Replay);
+        assert_eq!(config.replay.len(), 1);
+    }
+
+    #[test]
+    fn one_account_is_one_client_of_the_replay_cache_however_its_name_is_spelled() {
+        let config = Arc::new(KerberosConfig { replay: Arc::new(ReplayCache::new(3)), ..config(AES) });
+        let under = |name: String, seed: u8| {
+            let mut attempt = Attempt::new(AES);
+            let authtime = attempt.ticket.authtime;
+            attempt.confounder = [seed; 16];
+            attempt.ticket.client.components = vec![name.clone()];
+            attempt.authenticator.client.components = vec![name.clone()];
+            let buffers = vec![logon_info_buffer(&logon_info()), client_info(&name, authtime)];
+            attempt.with_pac(&signed_pac(&key(AES, 0x11), buffers))
+        };
+        let mut bob = Attempt::new(AES);
+        bob.confounder = [99; 16];
+        let mut info = logon_info();
+        info.user_id += 1;
+        let authtime = bob.ticket.authtime;
+        let bob = bob.with_pac(&signed_pac(
+            &key(AES, 0x11),
+            vec![logon_info_buffer(&info), client_info("alice", authtime)],
+        ));
+        assert!(first_leg(&config, &bob.token()).is_ok());
+        for n in 0..20 {
+            // A KDC takes a name in any case, and puts it into the ticket as it was asked for.
+            let spell = |(bit, c): (usize, char)| if n >> bit & 1 == 1 { c.to_ascii_uppercase() } else { c };
+            let name = "alice".chars().enumerate().map(spell).collect();
+            assert!(first_leg(&config, &under(name, n).token()).is_ok(), "{n}");
+        }
+        assert_eq!(config.replay.len(), 3);
+        assert_eq!(refusal(&config, &bob).reason, RefusalReason::Replay, "alice evicts her own");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use messages::{
     ApRep, ApReq, Authenticator, AuthorizationData, EncApRepPart, EncTicketPart, EncryptedData,
     EncryptionKey, Principal, Ticket,
 };
-pub use replay::{AUTHENTICATORS_MAX, AUTHENTICATORS_OF_CLIENT_MAX, ReplayCache};
+pub use replay::{AUTHENTICATORS_MAX, ReplayCache};
 pub use tgs::TgsRequest;
 
 /// Longest token: a bind of one PDU takes no longer one, and a user in a thousand groups has a ticket of 12

@@ -3,66 +3,65 @@
 //! An authenticator is known by its ciphertext alone: realm and name of the service are in the clear, so a
 //! copy of an AP-REQ with another name is the same authenticator. One cache serves all listeners.
 
-use super::messages::Principal;
+use crate::UserIdentity;
+use dcerpc::quota::{FairTable, Ticket};
 use dtyp::FileTime;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-/// Authenticators that are remembered. Each takes about 150 bytes, and only clients with a valid ticket add
-/// any: together 40 MB, or 437 authentications a second over the ten minutes that an entry lives.
+/// Authenticators that are remembered. Each takes about 250 bytes, and only clients that pass every other check
+/// add any: together 65 MB, or 437 authentications a second over the ten minutes that an entry lives.
 pub const AUTHENTICATORS_MAX: usize = 1 << 18;
-/// Authenticators of one client, so that it does not fill the cache for the others.
-pub const AUTHENTICATORS_OF_CLIENT_MAX: usize = AUTHENTICATORS_MAX / 4;
 
-/// A hash, cut to what no second input has by chance or by design.
+/// A hash that no second input has by chance or by design.
 type Hash = [u8; 32];
-
-/// Why an authenticator is not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplayError {
-    /// It was accepted before.
-    Seen,
-    /// The client has too many that have not expired.
-    ClientFull,
-    /// All clients together have too many.
-    Full,
-}
 
 /// The authenticators that were accepted, until the clock check refuses them.
 ///
-/// A full cache refuses. To evict an authenticator that has not expired would let it come again.
+/// A new authenticator always gets in, so that no client keeps the others out. A full cache forgets the oldest
+/// one of the account that has most of them. That one might come again, and would open nothing: a replayer
+/// cannot make the third token, which is why RFC 4120 3.2.3 lets a server with a subkey of its own do without a
+/// cache. An account that has fewer than others is not affected.
 #[derive(Debug)]
 pub struct ReplayCache {
     table: Mutex<Table>,
-    max: usize,
-    max_of_client: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
-    /// When each expires.
-    entries: HashMap<Hash, FileTime>,
-    /// The same by time, with the client that each is of.
-    by_expiry: BTreeMap<(FileTime, Hash), Hash>,
-    of_client: HashMap<Hash, usize>,
+    /// By account.
+    authenticators: FairTable<Hash, Authenticator>,
+    known: HashMap<Hash, Ticket>,
+    by_expiry: BTreeSet<(FileTime, Ticket)>,
+}
+
+#[derive(Debug)]
+struct Authenticator {
+    hash: Hash,
+    expires: FileTime,
 }
 
 impl Default for ReplayCache {
     fn default() -> Self {
-        Self::new(AUTHENTICATORS_MAX, AUTHENTICATORS_OF_CLIENT_MAX)
+        Self::new(AUTHENTICATORS_MAX)
     }
 }
 
 impl ReplayCache {
-    /// A cache of at most `max` authenticators, and at most `max_of_client` of one client.
-    pub fn new(max: usize, max_of_client: usize) -> Self {
-        Self { table: Mutex::default(), max, max_of_client }
+    /// A cache of at most `max` authenticators.
+    pub fn new(max: usize) -> Self {
+        let table = Table {
+            authenticators: FairTable::new(max, max),
+            known: HashMap::new(),
+            by_expiry: BTreeSet::new(),
+        };
+        Self { table: Mutex::new(table) }
     }
 
     /// How many authenticators are remembered.
     pub fn len(&self) -> usize {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).entries.len()
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).known.len()
     }
 
     /// Whether none is.
@@ -70,49 +69,58 @@ impl ReplayCache {
         self.len() == 0
     }
 
-    /// Remembers an authenticator until `expires`, unless it is there.
+    /// Remembers an authenticator until `expires`. Whether it is new. `user` is the client, after all other
+    /// checks.
     pub(crate) fn insert(
         &self,
         ciphertext: &[u8],
-        client: &Principal,
+        user: &UserIdentity,
         now: FileTime,
         expires: FileTime,
-    ) -> Result<(), ReplayError> {
-        let key: Hash = Sha256::digest(ciphertext).into();
-        let client: Hash = Sha256::digest(client.to_string()).into();
+    ) -> bool {
+        let hash: Hash = Sha256::digest(ciphertext).into();
+        let account = account_of(user);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.expire(now);
-        if table.entries.contains_key(&key) {
-            return Err(ReplayError::Seen);
+        let is_new = !table.known.contains_key(&hash);
+        if is_new {
+            table.insert(account, Authenticator { hash, expires });
         }
-        if table.of_client.get(&client).is_some_and(|count| *count >= self.max_of_client) {
-            return Err(ReplayError::ClientFull);
-        }
-        if table.entries.len() >= self.max {
-            return Err(ReplayError::Full);
-        }
-        table.entries.insert(key, expires);
-        table.by_expiry.insert((expires, key), client);
-        *table.of_client.entry(client).or_default() += 1;
-        Ok(())
+        is_new
     }
 }
 
+/// An account by its SID, because KDCs take a name in several spellings, or else by its name. The realm is a part
+/// of it, so that no realm speaks for the accounts of another one.
+fn account_of(user: &UserIdentity) -> Hash {
+    let account = user.sid.map_or_else(|| user.name.clone(), |sid| sid.to_string());
+    let kind = u8::from(user.sid.is_some());
+    // A realm of the list of client realms has no NUL.
+    Sha256::new().chain_update(&user.domain).chain_update([0, kind]).chain_update(account).finalize().into()
+}
+
 impl Table {
+    fn insert(&mut self, account: Hash, authenticator: Authenticator) {
+        let Authenticator { hash, expires } = authenticator;
+        // FairTable evicts by its own rule; the other two tables follow it.
+        let (ticket, evicted) = self.authenticators.insert(account, authenticator);
+        if let Some((_, evicted)) = evicted
+            && let Some(ticket) = self.known.remove(&evicted.hash)
+        {
+            self.by_expiry.remove(&(evicted.expires, ticket));
+        }
+        self.known.insert(hash, ticket);
+        self.by_expiry.insert((expires, ticket));
+    }
+
     /// Forgets what expired before `now`. An entry counts up to its last instant.
     fn expire(&mut self, now: FileTime) {
-        while let Some(entry) = self.by_expiry.first_entry() {
-            let (expires, key) = *entry.key();
-            if expires >= now {
-                break;
-            }
-            let client = entry.remove();
-            self.entries.remove(&key);
-            if let Some(count) = self.of_client.get_mut(&client) {
-                *count -= 1;
-                if *count == 0 {
-                    self.of_client.remove(&client);
-                }
+        while let Some(&(expires, ticket)) = self.by_expiry.first()
+            && expires < now
+        {
+            self.by_expiry.remove(&(expires, ticket));
+            if let Some((_, authenticator)) = self.authenticators.remove(ticket) {
+                self.known.remove(&authenticator.hash);
             }
         }
     }
@@ -121,35 +129,62 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kerberos::test::service;
+    use crate::IdentitySource;
+
+    fn user(name: &str) -> UserIdentity {
+        UserIdentity {
+            name: name.into(),
+            domain: "RPC.TEST".into(),
+            sid: None,
+            groups: vec![],
+            source: IdentitySource::Ticket { keytab_principal: "sso/srv@RPC.TEST".into() },
+            password: None,
+            delegated_by: vec![],
+            expires: None,
+        }
+    }
+
+    fn at(second: i64) -> FileTime {
+        FileTime::from_unix(second)
+    }
 
     #[test]
     fn an_authenticator_counts_once_until_it_expires() {
         let cache = ReplayCache::default();
-        let (alice, bob) = (service("alice"), service("bob"));
-        let at = |second| FileTime::from_unix(second);
-        assert_eq!(cache.insert(b"a", &alice, at(0), at(300)), Ok(()));
-        assert_eq!(cache.insert(b"b", &alice, at(0), at(300)), Ok(()), "the same second");
-        assert_eq!(cache.insert(b"a", &alice, at(300), at(300)), Err(ReplayError::Seen), "the last instant");
-        assert_eq!(cache.insert(b"a", &bob, at(1), at(300)), Err(ReplayError::Seen), "another client");
-        assert_eq!(cache.insert(b"a", &alice, at(301), at(601)), Ok(()));
+        let (alice, bob) = (user("alice"), user("bob"));
+        assert!(cache.insert(b"a", &alice, at(0), at(300)));
+        assert!(cache.insert(b"b", &alice, at(0), at(300)), "the same second");
+        assert!(!cache.insert(b"a", &alice, at(300), at(300)), "the last instant");
+        assert!(!cache.insert(b"a", &bob, at(1), at(300)), "another client");
+        assert!(cache.insert(b"a", &alice, at(301), at(601)));
         assert_eq!(cache.len(), 1, "the others are forgotten");
+        let table = cache.table.lock().expect("not poisoned");
+        assert_eq!((table.authenticators.len(), table.by_expiry.len()), (1, 1));
     }
 
     #[test]
-    fn a_full_cache_refuses_and_one_client_does_not_fill_it() {
-        let cache = ReplayCache::new(3, 2);
-        let at = |second| FileTime::from_unix(second);
-        let insert =
-            |text: &[u8], client: &str, now| cache.insert(text, &service(client), at(now), at(now + 300));
-        assert_eq!(insert(b"1", "mallory", 0), Ok(()));
-        assert_eq!(insert(b"2", "mallory", 0), Ok(()));
-        assert_eq!(insert(b"3", "mallory", 0), Err(ReplayError::ClientFull));
-        assert_eq!(insert(b"4", "alice", 0), Ok(()));
-        assert_eq!(insert(b"5", "bob", 0), Err(ReplayError::Full));
-        assert_eq!(insert(b"1", "mallory", 0), Err(ReplayError::Seen), "nothing was evicted");
-        assert_eq!(insert(b"5", "bob", 301), Ok(()));
-        assert_eq!(cache.len(), 1);
-        assert_eq!(cache.table.lock().expect("not poisoned").of_client.len(), 1);
+    fn accounts_that_fill_the_cache_keep_no_other_one_out_and_evict_their_own() {
+        let cache = ReplayCache::new(1000);
+        let insert = |user: &UserIdentity, n: u32| {
+            let ciphertext = [user.name.as_bytes(), &n.to_le_bytes()].concat();
+            cache.insert(&ciphertext, user, at(0), at(300))
+        };
+        let alice = user("alice");
+        for n in 0..5 {
+            assert!(insert(&alice, n));
+        }
+        for m in 0..20 {
+            let mallory = user(&format!("mallory{m}"));
+            for n in 0..2000 {
+                assert!(insert(&mallory, n), "never refused");
+            }
+            assert!(insert(&alice, 5 + m));
+        }
+        for n in 0..5 {
+            assert!(!insert(&alice, n), "of an account that has fewer, nothing is forgotten");
+        }
+        assert_eq!(cache.len(), 1000);
+        let table = cache.table.lock().expect("not poisoned");
+        assert_eq!((table.authenticators.len(), table.by_expiry.len()), (1000, 1000));
     }
 }

@@ -235,7 +235,7 @@ impl Challenged {
         };
         let (session_base_key, identity) = match config.checker.check(&proof).await {
             ProofVerdict::Accepted { session_base_key, identity } => (session_base_key, identity),
-            ProofVerdict::Rejected(detail) => return refuse_user(RefusalReason::Proof, &detail),
+            ProofVerdict::Rejected { detail, .. } => return refuse_user(RefusalReason::Proof, &detail),
             ProofVerdict::Unavailable(detail) => return refuse_user(RefusalReason::Unavailable, &detail),
         };
         let key = exchange_key(&session_base_key, encrypted_session_key);

@@ -2,6 +2,7 @@
 
 use super::crypto::{self, NtHash, SessionBaseKey, ntowf_v2, session_base_key};
 use crate::{BoxFuture, UserIdentity};
+use dtyp::Sid;
 use std::net::IpAddr;
 use std::sync::Arc;
 use subtle::{Choice, ConstantTimeEq};
@@ -43,16 +44,43 @@ pub enum ProofVerdict {
         /// The user, as the store or the domain controller knows it.
         identity: Box<UserIdentity>,
     },
-    /// It does not, or the account may not be used. The text is for the audit record only.
-    Rejected(String),
+    /// It does not, or the account may not be used.
+    Rejected {
+        /// The account that the guess was for, if the checker knows it and there is one. It is for counting
+        /// guesses alone: the client learns nothing of it.
+        account: Option<Sid>,
+        /// Why, for the audit record only.
+        detail: String,
+    },
     /// The store or every domain controller failed. Then the client is refused, and no other store is asked.
     Unavailable(String),
+}
+
+impl ProofVerdict {
+    /// A rejection that names no account.
+    pub fn rejected(detail: impl Into<String>) -> Self {
+        Self::Rejected { account: None, detail: detail.into() }
+    }
+
+    /// The account that the proof is of, whatever became of it, if the checker says so.
+    pub fn account(&self) -> Option<Sid> {
+        match self {
+            Self::Accepted { identity, .. } => identity.sid,
+            Self::Rejected { account, .. } => *account,
+            Self::Unavailable(_) => None,
+        }
+    }
 }
 
 /// Checks proofs: against local hashes, or at a domain controller.
 pub trait ProofChecker: Send + Sync {
     /// Checks one proof.
     fn check<'a>(&'a self, proof: &'a NtlmProof) -> BoxFuture<'a, ProofVerdict>;
+
+    /// Which store decides about the proof's user, for a checker with several.
+    fn store(&self, _: &NtlmProof) -> StoreChoice {
+        StoreChoice::Local
+    }
 }
 
 /// A local account, as the store has it.
@@ -109,7 +137,7 @@ fn check_locally(account: Option<LocalAccount>, dummy: &NtHash, proof: &NtlmProo
     let may_be_used = Choice::from(u8::from(hash.is_some() & is_usable)) & !is_of_nothing;
     let hash = dummy.or(hash.unwrap_or(dummy), may_be_used);
     let Some((claimed, blob)) = proof.nt_response.split_first_chunk::<16>() else {
-        return ProofVerdict::Rejected("no NTLM version 2 proof".into());
+        return ProofVerdict::rejected("no NTLM version 2 proof");
     };
     // The domain is part of the key. Clients put in the one that the user typed, or none ([MS-NLMP] 3.2.5.1.2).
     let [as_sent, without] = [&proof.domain[..], ""].map(|domain| {
@@ -118,16 +146,15 @@ fn check_locally(account: Option<LocalAccount>, dummy: &NtHash, proof: &NtlmProo
         (key, expected.ct_eq(claimed))
     });
     if !bool::from((as_sent.1 | without.1) & may_be_used) {
-        return ProofVerdict::Rejected(
-            match &account {
-                None => "unknown account",
-                Some(LocalAccount { nt_hash: None, .. }) => "account without an NT hash",
-                Some(_) if bool::from(is_of_nothing) => "account with an empty password",
-                Some(LocalAccount { is_usable: false, .. }) => "account disabled, expired or locked",
-                Some(_) => "wrong password",
-            }
-            .into(),
-        );
+        let detail = match &account {
+            None => "unknown account",
+            Some(LocalAccount { nt_hash: None, .. }) => "account without an NT hash",
+            Some(_) if bool::from(is_of_nothing) => "account with an empty password",
+            Some(LocalAccount { is_usable: false, .. }) => "account disabled, expired or locked",
+            Some(_) => "wrong password",
+        };
+        let account = account.and_then(|account| account.identity.sid);
+        return ProofVerdict::Rejected { account, detail: detail.into() };
     }
     let key = if bool::from(as_sent.1) { as_sent.0 } else { without.0 };
     match account {
@@ -135,7 +162,7 @@ fn check_locally(account: Option<LocalAccount>, dummy: &NtHash, proof: &NtlmProo
             session_base_key: session_base_key(&key, claimed),
             identity: Box::new(account.identity),
         },
-        None => ProofVerdict::Rejected("unknown account".into()),
+        None => ProofVerdict::rejected("unknown account"),
     }
 }
 
@@ -149,7 +176,7 @@ pub struct DomainNames {
 }
 
 /// Which store decides about a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreChoice {
     /// The local one.
     Local,
@@ -207,7 +234,7 @@ impl StoreRouter {
 
 impl ProofChecker for StoreRouter {
     fn check<'a>(&'a self, proof: &'a NtlmProof) -> BoxFuture<'a, ProofVerdict> {
-        let choice = choose_store(&proof.user, &proof.domain, &self.own_names, &self.names);
+        let choice = self.store(proof);
         let store = match choice {
             StoreChoice::Local => self.local.as_ref(),
             StoreChoice::Domain(at) => self.domains.get(at),
@@ -215,10 +242,14 @@ impl ProofChecker for StoreRouter {
         };
         match store {
             Some(store) => store.check(proof),
-            None => Box::pin(std::future::ready(ProofVerdict::Rejected(match choice {
-                StoreChoice::Local => "no local accounts are configured".into(),
-                _ => "the domain is not configured".into(),
+            None => Box::pin(std::future::ready(ProofVerdict::rejected(match choice {
+                StoreChoice::Local => "no local accounts are configured",
+                _ => "the domain is not configured",
             }))),
         }
+    }
+
+    fn store(&self, proof: &NtlmProof) -> StoreChoice {
+        choose_store(&proof.user, &proof.domain, &self.own_names, &self.names)
     }
 }

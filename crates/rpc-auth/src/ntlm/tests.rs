@@ -57,6 +57,7 @@ fn alice() -> UserIdentity {
         sid: Sid::new(5, &[21, 1, 2, 3, 1104]),
         groups: vec![],
         source: IdentitySource::LocalStore,
+        password: None,
         delegated_by: vec![],
         expires: None,
     }
@@ -555,7 +556,7 @@ fn the_dummy_key_is_no_password() {
         message.user = user.into();
         prove(&mut message, &blob, "dummy");
         let proof = proof_of(&message);
-        assert!(matches!(now_or_never(checker.check(&proof)), ProofVerdict::Rejected(_)), "{user}");
+        assert!(matches!(now_or_never(checker.check(&proof)), ProofVerdict::Rejected { .. }), "{user}");
     }
 }
 
@@ -637,7 +638,7 @@ fn no_outcome_of_one_store_leads_to_another() {
     };
     let names = || DomainNames { netbios: "CORP".into(), dns: None };
     let down: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::Unavailable("no server".into())));
-    let refuses: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::Rejected("wrong".into())));
+    let refuses: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::rejected("wrong")));
     let takes: Arc<dyn ProofChecker> = Arc::new(Fixed(accepted));
     let mut proof = proof_of(&Authenticate::read(&bytes(AUTHENTICATE)).expect("vector"));
     let mut verdict = |local: &Arc<dyn ProofChecker>, dc: &Arc<dyn ProofChecker>, domain: &str| {
@@ -646,7 +647,7 @@ fn no_outcome_of_one_store_leads_to_another() {
         let router = StoreRouter::new(vec!["SSO1".into()], Some(Arc::clone(local)), domains);
         match now_or_never(router.check(&proof)) {
             ProofVerdict::Accepted { .. } => "accepted",
-            ProofVerdict::Rejected(_) => "rejected",
+            ProofVerdict::Rejected { .. } => "rejected",
             ProofVerdict::Unavailable(_) => "unavailable",
         }
     };

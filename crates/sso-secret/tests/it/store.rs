@@ -113,6 +113,63 @@ fn a_link_in_place_of_the_lock_is_not_followed() {
     assert!(!folder.path().join("master-secret.sealed").exists());
 }
 
+/// The folder is the service's. An operator who works as root must not copy another file into it, and nothing may wait for a pipe.
+#[test]
+fn a_link_or_pipe_in_place_of_the_sealed_file_is_not_read() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let bytes = backup(&store, &folder.path().join("backup"), 2);
+    let sealed = folder.path().join("master-secret.sealed");
+    let copy = fs::read(&sealed).expect("it is there");
+    let private = folder.path().join("a file of root");
+    put(&private, &copy);
+    let link: fn(&Path, &Path) = |target, name| std::os::unix::fs::symlink(target, name).expect("it is new");
+    let pipe: fn(&Path, &Path) = |_, name| {
+        assert!(Command::new("mkfifo").arg("-m600").arg(name).status().expect("it runs").success());
+    };
+    let endless: fn(&Path, &Path) =
+        |_, name| std::os::unix::fs::symlink("/dev/zero", name).expect("it is new");
+    let rules = RestoreRules { replace_sealed: true, allow_older: true, allow_foreign: true };
+    for (make, why) in [(link, "symbolic link"), (pipe, "not a regular file"), (endless, "symbolic link")] {
+        fs::remove_file(&sealed).expect("it is there");
+        make(&private, &sealed);
+        let State::Sealed(refused) = store.reload() else { panic!("{why}: it was read") };
+        assert!(refused.why.contains(why), "{refused}");
+        assert!(store.status().facts.is_none());
+        let refused = store.restore(&bytes, &*passphrase("backup"), UnixTime(9), OVERLAP, rules);
+        assert!(matches!(&refused, Err(StoreError::File { error, .. }) if error.to_string().contains(why)));
+        assert!(!folder.path().join("master-secret.sealed.replaced-9").exists());
+    }
+    // Removed, it is a lost file, and the restore passes.
+    fs::remove_file(&sealed).expect("it is there");
+    store.restore(&bytes, &*passphrase("backup"), UnixTime(9), OVERLAP, rules).expect("it restores");
+}
+
+/// A second name of a file of root is as good as a link.
+#[test]
+fn a_sealed_file_of_another_user_is_not_kept_aside() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let bytes = backup(&store, &folder.path().join("backup"), 2);
+    let sealed = folder.path().join("master-secret.sealed");
+    put(&sealed, b"not a sealed file");
+    if std::os::unix::fs::chown(folder.path(), Some(12345), Some(12346)).is_err() {
+        // Only root can make files of two users.
+        return;
+    }
+    let rules = RestoreRules { replace_sealed: true, ..RestoreRules::default() };
+    let restore = || store.restore(&bytes, &*passphrase("backup"), UnixTime(9), OVERLAP, rules);
+    let refused = restore().expect_err("it belongs to root");
+    assert!(refused.to_string().contains("belongs to another user"), "{refused}");
+    assert!(!folder.path().join("master-secret.sealed.replaced-9").exists());
+    std::os::unix::fs::chown(&sealed, Some(12345), Some(12346)).expect("root may");
+    restore().expect("it restores");
+    let kept = fs::read(folder.path().join("master-secret.sealed.replaced-9")).expect("kept");
+    assert_eq!(kept, b"not a sealed file");
+}
+
 #[test]
 fn a_missing_or_changed_source_seals_and_generates_nothing() {
     let folder = folder();

@@ -77,14 +77,17 @@ fn identity() -> UserIdentity {
         sid: "S-1-5-21-1-2-3-1104".parse().ok(),
         groups: Vec::new(),
         source: IdentitySource::LocalStore,
+        password: None,
         delegated_by: Vec::new(),
         expires: None,
     }
 }
 
 fn rules() -> AccessRules {
+    let mut administrators = Administrators(vec!["local:ssoadmin".parse().expect("an entry")]);
+    administrators.local_accounts().for_each(|(_, sid)| *sid = identity().sid);
     AccessRules {
-        administrators: Administrators(vec!["local:ssoadmin".parse().expect("an entry")]),
+        administrators,
         realms: vec![("EXAMPLE.TEST".into(), RealmKind::ActiveDirectory)],
         ..AccessRules::default()
     }
