@@ -484,6 +484,12 @@ fn secrets(config: &Config, checked: &mut Checked) {
             checked.secret(&format!("the secret of [[peer]] {}", peer.domain), secret, false);
         }
     }
+    for domain in config.sso.iter().flat_map(|sso| &sso.ntlm).flat_map(|ntlm| &ntlm.domains) {
+        if let Some(secret) = &domain.peer.secret {
+            let key = format!("the secret of [[sso.ntlm.domain]] {}", domain.peer.domain);
+            checked.secret(&key, secret, false);
+        }
+    }
     for relay in &config.relays {
         checked.secret(&format!("the secret of [[relay]] {}", relay.package), &relay.secret, false);
     }

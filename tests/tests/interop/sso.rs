@@ -1,12 +1,14 @@
 //! The master secret server, asked by clients that share no code with it: Impacket, and Samba's Python bindings through the
 //! management interface.
 
-use rcmpd_tests::peers::{sso_impacket, sso_samba};
+use rcmpd_tests::peers::{SambaDc, sso_impacket, sso_samba};
 use rcmpd_tests::recorder::Recorder;
 use rcmpd_tests::{Demo, Service};
 use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,7 +99,10 @@ fn administrator_gets_the_secret_from_both_peers_and_no_octet_is_readable() {
     }
     // The level of calls is for other transports, so the bind is refused.
     let refused = sso_impacket(&service, through(json!({ "level": 3 })));
-    assert!(refused["error"].as_str().is_some_and(|why| why.contains("Bind context rejected")), "{refused:#}");
+    assert!(
+        refused["error"].as_str().is_some_and(|why| why.contains("Bind context rejected")),
+        "{refused:#}"
+    );
     assert_eq!(refused["answers"], json!([]));
     // Impacket does not sign at this level, so its call does not reach the interface.
     assert_eq!(answers(&service, through(json!({ "level": 4 }))), [json!({ "fault": 0x1c01_000b })]);
@@ -508,4 +513,128 @@ fn ticket_without_sids_is_refused_in_a_realm_of_kind_ad() {
     let refused = audit(&service, "authentication_refused");
     assert_eq!(refused[0]["reason"], "pac-without-logon-info", "{refused:#?}");
     assert!(!service.path("refused.key").exists());
+}
+
+/// A demo, named as a member of the domain, whose users that domain controller checks. Members of a group there are administrators.
+fn with_domain_controller(demo: &Demo, dc: &SambaDc, computer: &str) {
+    rcmpd_tests::write_secret(demo.path("machines/FABRIKAM.secret"), dc.secret(&format!("{computer}$")));
+    demo.edit(|text| {
+        let text = text.replace("\"DC1\"", &format!("\"{computer}\""));
+        text.replace("administrators = [", &format!("administrators = [\"sid:{}\", ", dc.text("group")))
+    });
+    demo.configure(&format!(
+        "[[sso.ntlm.domain]]\ndomain = \"{}\"\nsid = \"{}\"\nnames = [\"{}\"]\nservers = [\"{}:{}\"]\n\
+         secret = \"file:machines/FABRIKAM.secret\"\ntimeout_s = 5",
+        dc.text("netbios"),
+        dc.text("sid"),
+        dc.text("dns"),
+        dc.text("address"),
+        dc.text("port")
+    ));
+}
+
+/// The texts of the target information in a recorded CHALLENGE, by AvId ([MS-NLMP] 2.2.1.2, 2.2.2.1).
+fn target_names(recorded: &[u8]) -> Vec<(u16, String)> {
+    let at = recorded.windows(12).position(|window| window == b"NTLMSSP\0\x02\0\0\0").expect("a CHALLENGE");
+    let message = &recorded[at..];
+    let u16_at = |at: usize| u16::from_le_bytes([message[at], message[at + 1]]);
+    // TargetInfoFields: length, largest length, offset.
+    let mut place = usize::from(u16_at(44));
+    let end = place + usize::from(u16_at(40));
+    let mut names = Vec::new();
+    while place < end && u16_at(place) != 0 {
+        let (id, len) = (u16_at(place), usize::from(u16_at(place + 2)));
+        let units: Vec<_> = (place + 4..place + 4 + len).step_by(2).map(u16_at).collect();
+        // Not MsvAvTimestamp.
+        if id != 7 {
+            names.push((id, String::from_utf16(&units).expect("text")));
+        }
+        place += 4 + len;
+    }
+    names
+}
+
+#[test]
+fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
+    let dc = SambaDc::start();
+    // Its addresses are in a namespace of its own, which this thread and the processes that it starts enter.
+    let namespace = std::fs::File::open(format!("/proc/{}/ns/net", dc.text("pid"))).expect("the DC runs");
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
+    let demo = demo();
+    with_domain_controller(&demo, &dc, "WEB01");
+    let service = demo.serve();
+    let recorder = Recorder::new(service.master_secret());
+    let (netbios, dns) = (dc.text("netbios"), dc.text("dns"));
+    let upn = format!("alice@{dns}");
+    let there = dc.facts["users"]["alice"].as_str().expect("she has one").to_owned();
+    let here = service.password("alice");
+    let ask = |user: &str, domain: &str, password: &str| {
+        let (user, port) =
+            (json!({ "user": user, "domain": domain, "password": password }), recorder.address.port());
+        let mut input = user;
+        input["port"] = json!(port);
+        sso_impacket(&service, input)
+    };
+    // One name, two stores, two passwords.
+    let rows = [
+        ("alice", &netbios[..], &there, Some("domain controller of FABRIKAM")),
+        ("ALICE", &netbios.to_lowercase(), &there, Some("domain controller of FABRIKAM")),
+        ("alice", &dns, &there, Some("domain controller of FABRIKAM")),
+        (&upn, "", &there, Some("domain controller of FABRIKAM")),
+        ("alice", "", &here, Some("local store")),
+        ("alice", ".", &here, Some("local store")),
+        ("alice", "CONTOSO", &here, Some("local store")),
+        ("alice", &netbios, &here, None),
+        (&upn, "", &here, None),
+        ("alice", "", &there, None),
+        ("alice", "CONTOSO", &there, None),
+        ("alice", "NOWHERE", &there, None),
+        ("alice", "NOWHERE", &here, None),
+        ("alice", &netbios, &"wrong".to_owned(), None),
+    ];
+    for (user, domain, password, by) in rows {
+        let before = audit(&service, "master_secret_delivered").len();
+        let done = ask(user, domain, password);
+        let delivered = audit(&service, "master_secret_delivered").split_off(before);
+        match by {
+            Some(by) => {
+                assert_eq!(done["answers"], json!([success(false)]), r"{domain}\{user} {done:#}");
+                assert_eq!(delivered[0]["authenticated_by"], by, r"{domain}\{user}");
+            }
+            None => {
+                let is_refused = done["answers"] == json!([{ "fault": 5 }]) || !done["error"].is_null();
+                assert!(is_refused && delivered.is_empty(), r"{domain}\{user} {done:#}");
+            }
+        }
+    }
+    let by_group = &audit(&service, "master_secret_delivered")[0];
+    assert_eq!(by_group["administrator"], format!("sid:{}", dc.text("group")), "{by_group:#}");
+    assert!(
+        by_group["user_sid"].as_str().is_some_and(|sid| sid.starts_with(&dc.text("sid"))),
+        "{by_group:#}"
+    );
+    // An administrator of the domain is none of the secret.
+    let administrator = ask("Administrator", &netbios, "Fabrikam-admin-1");
+    assert_eq!(administrator["answers"], json!([failure(0x8063_0005)]), "{administrator:#}");
+    // The names of the CHALLENGE are those of the channel's account.
+    let names = target_names(&recorder.recorded());
+    let expected = [(2, "FABRIKAM"), (1, "WEB01"), (4, "fabrikam.example"), (3, "web01.fabrikam.example")];
+    assert_eq!(names, expected.map(|(id, name)| (id, name.to_owned())));
+    let answers = service.get("/metrics").1;
+    let label = format!(
+        "domain=\"{netbios}\",server=\"{}:{}\",package=\"NTLM\"",
+        dc.text("address"),
+        dc.text("port")
+    );
+    assert!(answers.contains(&format!("rcmpd_peer_answers_total{{{label}}}")), "{answers}");
+    // Without a controller nothing is decided, and the local store is not asked instead.
+    drop(dc);
+    for password in [&there, &here] {
+        let done = ask("alice", &netbios, password);
+        assert!(done["answers"] == json!([{ "fault": 5 }]) || !done["error"].is_null(), "{done:#}");
+    }
+    let refused = audit(&service, "authentication_refused");
+    assert!(refused.iter().any(|line| line["reason"] == "unavailable"), "{refused:#?}");
+    assert_eq!(ask("alice", "", &here)["answers"], json!([success(false)]));
+    assert!(!recorder.has_part_of(&KEY, 4));
 }

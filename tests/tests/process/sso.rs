@@ -160,3 +160,31 @@ fn wrong_settings_are_refused_with_their_reason() {
         assert!(refused.stderr.contains(expected), "{to}: {}", refused.stderr);
     }
 }
+
+/// Hardened domain controllers compare the names of the CHALLENGE with the account of the channel.
+#[test]
+fn account_with_another_name_than_this_server_is_an_error_before_the_start() {
+    let demo = Demo::with_master_secret();
+    write_secret(demo.path("machines/FABRIKAM.secret"), "a secret");
+    let good = std::fs::read_to_string(demo.path("rcmpd.toml")).unwrap();
+    let domain = |name: &str, sid: &str, account: &str| {
+        format!(
+            "[[sso.ntlm.domain]]\ndomain = \"{name}\"\nsid = \"{sid}\"\nnames = [\"{name}.example\"]\n\
+             servers = [\"127.0.0.1:1\"]\naccount = \"{account}\"\nsecret = \"file:machines/FABRIKAM.secret\"\n"
+        )
+    };
+    let fitting = domain("FABRIKAM", "S-1-5-21-4-5-6", "DC1$");
+    std::fs::write(demo.path("rcmpd.toml"), format!("{good}{fitting}")).unwrap();
+    demo.rcmpd(&["check-config", "rcmpd.toml"]).code(0);
+    for (more, expected) in [
+        (domain("FABRIKAM", "S-1-5-21-4-5-6", "WEB01$"), "the NTLM computer name is DC1"),
+        // One CHALLENGE has the names of one domain.
+        (fitting + &domain("LITWARE", "S-1-5-21-7-8-9", "DC1$"), "the NTLM domain is FABRIKAM"),
+    ] {
+        std::fs::write(demo.path("rcmpd.toml"), format!("{good}{more}")).unwrap();
+        for command in [&["check-config", "rcmpd.toml"][..], &["serve", "-c", "rcmpd.toml"]] {
+            let refused = demo.rcmpd(command).code(1);
+            assert!(refused.stderr.contains(expected), "{command:?}: {}", refused.stderr);
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod diagnostics;
 pub(crate) mod files;
 mod mapping;
 mod mapping_keys;
+mod ntlm;
 mod peers;
 mod secret_ref;
 mod sections;
@@ -17,6 +18,7 @@ mod trust;
 
 pub use diagnostics::{ConfigError, Problem};
 pub use mapping::{AuthorityEntry, Mapping};
+pub use ntlm::{Ntlm, NtlmDomain};
 pub use peers::{Direction, Forward, Peer, PeerKind, Relay, ResponseCrypt, Servers};
 use pem_file::input;
 pub use secret_ref::{SecretMissing, SecretRef};
@@ -25,7 +27,7 @@ pub use sidecar::{
     Application, Listen, ListenTls, Place, Proxy, SIDECAR_METHODS, Sidecar, SocketGroup, Source, Speaks,
     Token, UnixPlace, UpstreamPlace, UpstreamProtocol, UpstreamTls,
 };
-pub use sso::{Kerberos, Ntlm, SealRef, Sso};
+pub use sso::{Kerberos, SealRef, Sso};
 pub use trust::{Ocsp, TrustFiles, usual_key_purposes};
 
 use crate::stores::{BUILT_IN, Settings, added};
@@ -485,7 +487,11 @@ impl Checker<'_> {
         };
         let sidecar = file.sidecar.map(|sidecar| self.sidecar(sidecar, &beside));
         let beside = sso::Beside {
-            has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
+            ntlm: ntlm::BesideNtlm {
+                has_accounts: store.as_ref().is_some_and(|store| matches!(store.kind, StoreKind::Sqlite(_))),
+                server: &file.domain.server.get_ref().to_uppercase(),
+                ours: &domain,
+            },
             has_audit: file.audit.as_ref().is_some_and(|audit| audit.path.is_some()),
             has_mapper: rpc.as_ref().is_some_and(|rpc| rpc.endpoint_mapper.is_some()),
             domain: domain.sid.map(|sid| LocalDomain { netbios: domain.netbios.clone(), sid }),

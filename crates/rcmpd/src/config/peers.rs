@@ -173,29 +173,29 @@ impl Default for Forward {
 #[serde(deny_unknown_fields)]
 pub(super) struct PeerSection {
     pub(super) domain: Spanned<String>,
-    sid: Spanned<String>,
-    names: Spanned<Vec<Spanned<String>>>,
-    direction: Spanned<String>,
-    servers: Option<Spanned<Vec<Spanned<String>>>>,
-    discovery: Option<Spanned<String>>,
-    site: Option<Spanned<String>>,
-    dns: Option<Spanned<Vec<Spanned<String>>>>,
-    account: Option<Spanned<String>>,
-    secret: Option<Spanned<String>>,
-    channel: Option<Spanned<String>>,
-    kind: Option<Spanned<String>>,
-    via: Option<Spanned<String>>,
+    pub(super) sid: Spanned<String>,
+    pub(super) names: Spanned<Vec<Spanned<String>>>,
+    pub(super) direction: Spanned<String>,
+    pub(super) servers: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) discovery: Option<Spanned<String>>,
+    pub(super) site: Option<Spanned<String>>,
+    pub(super) dns: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) account: Option<Spanned<String>>,
+    pub(super) secret: Option<Spanned<String>>,
+    pub(super) channel: Option<Spanned<String>>,
+    pub(super) kind: Option<Spanned<String>>,
+    pub(super) via: Option<Spanned<String>>,
     #[serde(default)]
-    transit: Vec<Spanned<String>>,
+    pub(super) transit: Vec<Spanned<String>>,
     #[serde(default)]
-    issuers: Vec<Spanned<String>>,
-    response_crypt: Option<Spanned<String>>,
-    foreign_sids: Option<Spanned<String>>,
-    timeout_s: Option<Spanned<u64>>,
-    connections_max: Option<Spanned<u64>>,
-    queue_max: Option<Spanned<u64>>,
-    hedge_ms: Option<Spanned<u64>>,
-    proof_key: Option<PathBuf>,
+    pub(super) issuers: Vec<Spanned<String>>,
+    pub(super) response_crypt: Option<Spanned<String>>,
+    pub(super) foreign_sids: Option<Spanned<String>>,
+    pub(super) timeout_s: Option<Spanned<u64>>,
+    pub(super) connections_max: Option<Spanned<u64>>,
+    pub(super) queue_max: Option<Spanned<u64>>,
+    pub(super) hedge_ms: Option<Spanned<u64>>,
+    pub(super) proof_key: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -228,7 +228,7 @@ const QUEUE: RangeInclusive<u64> = 0..=65_536;
 const QUEUE_DEFAULT: u64 = 256;
 const HEDGE_MS: RangeInclusive<u64> = 1..=60_000;
 
-const CHANNELS: [(&str, ChannelKind); 4] = [
+pub(super) const CHANNELS: [(&str, ChannelKind); 4] = [
     ("workstation", ChannelKind::Workstation),
     ("server", ChannelKind::Server),
     ("trusted_domain", ChannelKind::TrustedDomain),
@@ -298,6 +298,17 @@ impl Checker<'_> {
                 "remove transit, or set direction = \"inbound\" or \"both\"",
             );
         }
+    }
+
+    /// A domain whose controllers are asked for its users alone; it is no peer of the forwarder.
+    pub(super) fn peer_of_ntlm(
+        &mut self,
+        section: Spanned<PeerSection>,
+        ours: &OwnDomain,
+        claims: &mut Claims,
+    ) -> Option<Peer> {
+        claims.section += 1;
+        self.peer(section, ours, claims).peer
     }
 
     fn peer(&mut self, section: Spanned<PeerSection>, ours: &OwnDomain, claims: &mut Claims) -> CheckedPeer {
@@ -665,7 +676,8 @@ impl Claim {
 }
 
 /// Names, SIDs and issuers with the section of the file and the domain that has them. The served domain is section 0.
-struct Claims {
+#[derive(Default)]
+pub(super) struct Claims {
     by: HashMap<(Claim, String), (usize, String)>,
     section: usize,
 }

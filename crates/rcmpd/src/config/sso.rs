@@ -1,6 +1,7 @@
 //! `[sso]`: the master secret server.
 
-use super::{Checker, SecretRef};
+use super::ntlm::{BesideNtlm, NtlmSection};
+use super::{Checker, Ntlm, NtlmDomain, SecretRef};
 use serde::Deserialize;
 use sso_service::{
     AccessRules, Administrator, Administrators, EntryRefused, LocalDomain, NdrRange, RealmKind,
@@ -58,15 +59,6 @@ impl SealRef {
     }
 }
 
-/// `[sso.ntlm]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ntlm {
-    /// Whether accounts of the local store may log on.
-    pub local: bool,
-    /// Whether clients that send no MIC are refused. Impacket sends none.
-    pub require_mic: bool,
-}
-
 /// `[sso.kerberos]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kerberos {
@@ -101,14 +93,6 @@ pub(super) struct Section {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NtlmSection {
-    local: Option<bool>,
-    #[serde(default)]
-    require_mic: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct KerberosSection {
     keytab: PathBuf,
     services: Option<Spanned<Vec<String>>>,
@@ -125,8 +109,8 @@ struct RealmSection {
 }
 
 /// What `[sso]` needs of the rest of the file.
-pub(super) struct Beside {
-    pub(super) has_accounts: bool,
+pub(super) struct Beside<'a> {
+    pub(super) ntlm: BesideNtlm<'a>,
     pub(super) has_audit: bool,
     pub(super) has_mapper: bool,
     pub(super) domain: Option<LocalDomain>,
@@ -144,7 +128,7 @@ const CONNECTIONS_MAX: u64 = 1000;
 const CONNECTIONS_LIMIT: u64 = 100_000;
 
 impl Checker<'_> {
-    pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside) -> Option<Sso> {
+    pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Option<Sso> {
         let span = section.span();
         let section = section.into_inner();
         if section.listen.get_ref().is_empty() {
@@ -186,25 +170,26 @@ impl Checker<'_> {
                 "add [sso.kerberos] with a keytab, or [sso.ntlm]",
             );
         }
-        let ntlm = section.ntlm.map(|ntlm| {
-            let local = ntlm.get_ref().local.unwrap_or(true);
-            if local && !beside.has_accounts {
-                self.problem(
-                    ntlm.span(),
-                    "NTLM needs accounts with NT hashes, and this store keeps none",
-                    "add [store] kind = \"sqlite\", or set local = false",
-                );
-            }
-            Ntlm { local, require_mic: ntlm.get_ref().require_mic }
-        });
-        // Without local users the domain's SIDs are those of an Active Directory domain that this server is a member of.
-        let has_local_users = beside.has_accounts && ntlm.as_ref().is_some_and(|ntlm| ntlm.local);
-        let own_domain = beside.domain.clone().filter(|_| has_local_users);
         let mut sid_filters = Vec::new();
+        let ntlm = section.ntlm.map(|ntlm| self.ntlm(ntlm, &beside.ntlm, &mut sid_filters));
+        // Without local users the domain's SIDs are those of an Active Directory domain that this server is a member of.
+        let has_local_users = beside.ntlm.has_accounts && ntlm.as_ref().is_some_and(|ntlm| ntlm.local);
+        let own_domain = beside.domain.clone().filter(|_| has_local_users);
         let kerberos = section
             .kerberos
             .map(|kerberos| self.kerberos(kerberos.into_inner(), own_domain.as_ref(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();
+        // Both have SIDs filtered by their name.
+        let shared = |domain: &&NtlmDomain| {
+            realms.iter().any(|(realm, _)| realm.eq_ignore_ascii_case(&domain.peer.domain))
+        };
+        if let Some(shared) = ntlm.iter().flat_map(|ntlm| &ntlm.domains).find(shared) {
+            self.problem(
+                span,
+                format!("{} is the name of a realm and of a domain of [sso.ntlm]", shared.peer.domain),
+                "a realm has the DNS name of a domain in capital letters, and a domain of [sso.ntlm] its NetBIOS name",
+            );
+        }
         let administrators = self.administrators(&section.administrators, &realms);
         let ranges = [("idl", NdrRange::Idl), ("prose", NdrRange::Prose)];
         let ndr_range = self.one_of(section.ndr_range.as_ref(), &ranges, "ndr_range").unwrap_or_default();

@@ -1280,3 +1280,86 @@ fn sids_of_the_domain_of_local_users_are_rejected_for_a_realm() {
     let rules = parse(&tickets, Path::new("/etc/rcmpd")).expect("it is good").sso.expect("it is there").rules;
     assert_eq!(rules.own_domain, None);
 }
+
+const NTLM_DOMAINS: &str = r#"
+[domain]
+netbios = "CONTOSO"
+dns = "contoso.example"
+sid = "S-1-5-21-1-2-3"
+server = "sso1"
+[store]
+kind = "sqlite"
+path = "accounts.db"
+[audit]
+path = "audit.log"
+[sso]
+listen = ["127.0.0.1:11493"]
+administrators = ["sid:S-1-5-21-4-5-6-1105"]
+folder = "sso"
+seal = "file:sso/seal.key"
+[[sso.ntlm.domain]]
+domain = "fabrikam"
+sid = "S-1-5-21-4-5-6"
+names = ["fabrikam.example"]
+servers = ["dc1.fabrikam.example"]
+secret = "cred:fabrikam"
+"#;
+
+#[test]
+fn domains_whose_controllers_check_ntlm_proofs_are_understood() {
+    let ntlm = |text: &str| {
+        let config = parse(text, Path::new("/etc/rcmpd")).expect("it is good");
+        let sso = config.sso.expect("it is there");
+        (sso.ntlm.expect("it is there"), sso.rules.sid_filters)
+    };
+    let sid = |text: &str| text.parse::<Sid>().expect("a SID");
+    let (usual, filters) = ntlm(NTLM_DOMAINS);
+    let NtlmDomain { peer, computers } = &usual.domains[0];
+    assert_eq!((peer.domain.as_str(), peer.account.as_str(), *computers), ("FABRIKAM", "SSO1$", false));
+    assert_eq!(peer.channel, account_store::ChannelKind::Workstation);
+    assert_eq!(peer.servers, Some(Servers::Listed(vec!["dc1.fabrikam.example".into()])));
+    // Only SIDs of the domain itself count, unless others are named.
+    assert_eq!(filters, [("FABRIKAM".to_owned(), vec![sid("S-1-5-21-4-5-6")])]);
+    let more = NTLM_DOMAINS.replace(
+        "servers = [\"dc1.fabrikam.example\"]",
+        "discovery = \"dns\"\naccount = \"WEB05$\"\nchannel = \"server\"\ncomputers = true\nsids = [\"S-1-5-21-7-8-9\"]",
+    );
+    let (more, filters) = ntlm(&more);
+    let NtlmDomain { peer, computers } = &more.domains[0];
+    assert_eq!(
+        (peer.account.as_str(), peer.channel, *computers),
+        ("WEB05$", account_store::ChannelKind::Server, true)
+    );
+    assert_eq!(peer.servers, Some(Servers::Discovered { site: None, dns: vec![] }));
+    assert_eq!(filters[0].1, [sid("S-1-5-21-4-5-6"), sid("S-1-5-21-7-8-9")]);
+    // The domain that this server is a member of.
+    let own = NTLM_DOMAINS.replace("\"CONTOSO\"", "\"FABRIKAM\"").replace("S-1-5-21-1-2-3", "S-1-5-21-4-5-6");
+    assert_eq!(ntlm(&own).0.domains, usual.domains);
+}
+
+#[test]
+fn each_wrong_value_of_a_domain_of_ntlm_is_reported() {
+    let servers = "servers = [\"dc1.fabrikam.example\"]\n";
+    let again = NTLM_DOMAINS.split_once("[[sso.ntlm.domain]]").expect("it is there").1;
+    for (from, to, expected) in [
+        (servers, String::new(), "this domain needs one source of domain controllers"),
+        (servers, format!("{servers}discovery = \"dns\"\n"), "this domain needs one source of domain controllers"),
+        (servers, format!("{servers}channel = \"trusted_domain\"\n"), "unknown channel"),
+        (servers, format!("{servers}account = \"SSO1\"\n"), "this is not an account of a trust or a machine"),
+        (servers, format!("{servers}timeout_s = 26\n"), "not between 1 and 25"),
+        (servers, format!("{servers}sids = []\n"), "sids is an empty list"),
+        (servers, format!("{servers}[[sso.ntlm.domain]]{again}"), "FABRIKAM already has this name"),
+        ("[\"fabrikam.example\"]", "[]".into(), "names is an empty list"),
+        ("S-1-5-21-4-5-6\"\nnames", "S-1-5-21-1-2-3\"\nnames".into(), "[domain] has the same name with another SID"),
+        ("\"fabrikam\"", "\"contoso\"".into(), "[domain] has the same name with another SID"),
+        ("[[sso.ntlm.domain]]", "[sso.ntlm]\nlocal = false\n[sso.kerberos]\nkeytab = \"k\"\n[[sso.kerberos.realm]]\nname = \"FABRIKAM\"\nkind = \"ad\"\n[[sso.ntlm.domain]]".into(), "FABRIKAM is the name of a realm"),
+    ] {
+        let text = NTLM_DOMAINS.replacen(from, &to, 1);
+        assert_ne!(text, NTLM_DOMAINS, "{from}");
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{to}: {found:?}");
+    }
+    let alone = NTLM_DOMAINS.split_once("[[sso.ntlm.domain]]").expect("it is there").0;
+    let found = problems(&format!("{alone}[sso.ntlm]\nlocal = false\n"));
+    assert_eq!(found, ["no user can log on by NTLM: there are neither local accounts nor domains"]);
+}

@@ -130,7 +130,8 @@ fn domain(peer: &config::Peer) -> anyhow::Result<PeerDomain> {
     })
 }
 
-fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Servers>> {
+/// The servers of a peer that is asked directly; it opens no connection.
+pub(crate) fn servers_of(config: &Config, peer: &config::Peer) -> anyhow::Result<Option<Servers>> {
     let at = match &peer.servers {
         Some(config::Servers::Listed(servers)) => ServerSource::Listed(servers.clone()),
         Some(config::Servers::Discovered { site, dns }) => {

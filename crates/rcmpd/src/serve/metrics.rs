@@ -14,6 +14,9 @@ use trust_tokio::lists::CrlCollector;
 /// The prefix of all names.
 const PREFIX: &str = "rcmpd";
 
+/// Label `package` of domain controllers that check NTLM proofs.
+const NTLM: &str = "NTLM";
+
 /// The parts of a service that have metrics.
 pub(super) struct Parts<'a> {
     pub(super) server: Option<&'a Server>,
@@ -39,6 +42,9 @@ pub(super) fn registry(parts: Parts<'_>) -> Registry {
     if let Some(sso) = sso {
         sso.register(&mut registry);
     }
+    if policy.is_some() || sso.is_some() {
+        register_servers(&mut registry, policy, sso);
+    }
     audit.register(&mut registry);
     if let Some(store) = store {
         registry.register_collector(Box::new(store.clone()));
@@ -55,11 +61,20 @@ fn register_decisions(registry: &mut Registry, policy: &CurrentPolicy) {
     let deciders = policy.0.load();
     deciders.metrics.register(registry);
     deciders.remote().register(registry);
-    let (crls, servers) = (policy.clone(), policy.clone());
+    let crls = policy.clone();
     registry.register_collector(Box::new(CrlCollector(move || crls.0.load().lists().cloned())));
+}
+
+/// One collector of all servers that this process asks: each family of metrics is written once.
+fn register_servers(registry: &mut Registry, policy: Option<&CurrentPolicy>, sso: Option<&Sso>) {
+    let (policy, sso) = (policy.cloned(), sso.cloned());
     registry.register_collector(Box::new(ServerCollector(move || {
-        let deciders = servers.0.load();
-        let labelled = deciders.forwarding.servers().flat_map(|(domain, package, servers)| {
+        let deciders = policy.as_ref().map(|policy| policy.0.load());
+        let peers = deciders.iter().flat_map(|deciders| deciders.forwarding.servers());
+        let controllers = sso.iter().flat_map(Sso::domain_controllers);
+        // The same server may be asked as a peer, too, over other channels.
+        let controllers = controllers.map(|(domain, servers)| (domain, Some(NTLM), servers));
+        let labelled = peers.chain(controllers).flat_map(|(domain, package, servers)| {
             servers.clients().into_iter().map(move |client| {
                 let (domain, server) = (domain.to_owned(), client.server().to_owned());
                 (ServerLabels { domain, server, package: package.map(str::to_owned) }, client)

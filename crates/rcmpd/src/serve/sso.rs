@@ -50,7 +50,7 @@ impl SsoParts {
             warn!(finding, "Master secret needs an operator");
         }
         let secrets = Arc::new(LiveSecrets::open(section));
-        let service = Sso::new(section, secrets, stores, Arc::clone(audit)).await?;
+        let service = Sso::new(config, section, secrets, stores, Arc::clone(audit)).await?;
         let providers = sso::providers(config, section, stores, &service)?;
         Ok(Self { service, providers })
     }

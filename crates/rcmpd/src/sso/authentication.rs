@@ -2,6 +2,7 @@
 
 use super::Sso;
 use super::accounts::{PasswordMarks, identity, is_usable};
+use super::domains::{CheckedDomain, server_names};
 use crate::clock::uptime;
 use crate::config::{self, Config};
 use account_store::{AccountStore, Matches, NtHashes, Query, Record};
@@ -11,7 +12,7 @@ use dtyp::Sid;
 use netlogon_transport::server::Environment;
 use rpc_auth::kerberos::{ClientRealm, KerberosAcceptor, KerberosConfig};
 use rpc_auth::ntlm::{
-    LocalAccount, LocalChecker, NtHash, NtlmAcceptor, NtlmConfig, ProofChecker, ServerNames, StoreRouter,
+    LocalAccount, LocalChecker, NtHash, NtlmAcceptor, NtlmConfig, ProofChecker, StoreRouter,
 };
 use rpc_auth::spnego::{SpnegoAcceptor, SpnegoMechanism};
 use rpc_auth::{Acceptor, BoxFuture};
@@ -63,7 +64,7 @@ pub fn providers(
         });
     }
     if let Some(ntlm) = &section.ntlm {
-        let ntlm = Arc::new(ntlm_config(config, ntlm, stores, sso.password_marks())?);
+        let ntlm = Arc::new(ntlm_config(config, ntlm, stores, sso.password_marks(), &sso.0.domains)?);
         mechanisms.push(Mechanism {
             auth_type: AuthType::NTLM,
             in_spnego: SpnegoMechanism::Ntlm,
@@ -99,6 +100,7 @@ fn ntlm_config(
     ntlm: &config::Ntlm,
     stores: Option<&Stores>,
     marks: &PasswordMarks,
+    domains: &[CheckedDomain],
 ) -> anyhow::Result<NtlmConfig> {
     let domain = &config.domain;
     let local = stores.filter(|_| ntlm.local).map(|stores| LocalHashes {
@@ -112,15 +114,10 @@ fn ntlm_config(
     let local =
         local.map(|hashes| Arc::new(LocalChecker::new(Arc::new(hashes), dummy)) as Arc<dyn ProofChecker>);
     let own_names = vec![config.server.clone(), domain.netbios.clone(), domain.dns.clone()];
-    let router = StoreRouter::new(own_names, local, Vec::new());
+    let routes = domains.iter().flat_map(CheckedDomain::routes).collect();
+    let router = StoreRouter::new(own_names, local, routes);
     Ok(NtlmConfig {
-        names: ServerNames {
-            netbios_computer: config.server.clone(),
-            netbios_domain: domain.netbios.clone(),
-            dns_computer: Some(format!("{}.{}", config.server.to_lowercase(), domain.dns)),
-            dns_domain: Some(domain.dns.clone()),
-            dns_tree: None,
-        },
+        names: server_names(config, ntlm),
         require_mic: ntlm.require_mic,
         allowed_spns: Vec::new(),
         checker: Arc::new(SlowedChecker::new(Arc::new(router))),

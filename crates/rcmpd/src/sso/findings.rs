@@ -1,5 +1,6 @@
 //! What an operator should mend before the master secret is served.
 
+use super::domains::misfits;
 use super::keytab::read;
 use crate::config::{Config, Sso};
 use account_store::NtHash;
@@ -50,10 +51,11 @@ pub fn check(config: &Config, section: &Sso) -> SsoFindings {
             (Some(_), true) => {}
         }
     }
+    found.problems.extend(section.ntlm.iter().flat_map(|ntlm| misfits(config, ntlm)));
     if let Some(kerberos) = &section.kerberos {
         match read(&kerberos.keytab) {
             Ok(keytab) => {
-                for (name, hash) in machine_accounts(config) {
+                for (name, hash) in machine_accounts(config, section) {
                     let machine = MachineAccount {
                         name: Some(&name),
                         nt_hash: hash.as_ref().map(NtHash::expose),
@@ -93,9 +95,12 @@ fn unfiltered_realms(section: &Sso) -> Vec<String> {
 }
 
 /// Accounts of secure channels whose keys must not be in the keytab; at least one, without a name.
-fn machine_accounts(config: &Config) -> Vec<(String, Option<NtHash>)> {
+fn machine_accounts(config: &Config, section: &Sso) -> Vec<(String, Option<NtHash>)> {
     let client = config.client.iter().map(|client| (client.account.clone(), &client.secret));
+    let domains = section.ntlm.iter().flat_map(|ntlm| &ntlm.domains);
+    let domains = domains.filter_map(|it| Some((it.peer.account.clone(), it.peer.secret.as_ref()?)));
     let mut accounts: Vec<_> = client
+        .chain(domains)
         .map(|(name, secret)| (name, secret.read().ok().map(|password| NtHash::from_password(&password))))
         .collect();
     accounts.push((format!("{}$", config.server), None));

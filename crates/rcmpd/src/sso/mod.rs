@@ -5,6 +5,7 @@ mod aging;
 mod audit;
 mod authentication;
 pub mod client;
+mod domains;
 mod findings;
 mod keytab;
 mod metrics;
@@ -18,7 +19,7 @@ pub use metrics::SsoMetrics;
 pub use registration::Registration;
 pub use secrets::{LiveSecrets, passphrase, seal_source, store};
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::forward::trace;
 use account_store::AccountStore;
 use accounts::{CurrentAccounts, PasswordMarks, look_up};
@@ -31,7 +32,9 @@ use dcerpc::endpoint_mapper::Endpoint;
 use dcerpc::pdu::{FaultStatus, SyntaxId};
 use dcerpc::server::Reply;
 use dcerpc_tokio::{Interface, Registry, RpcCall, SecurityProvider, Server, listen_on};
+use domains::CheckedDomain;
 use dtyp::Decode;
+use netlogon_tokio::Servers;
 use rcmp_service::CallContext;
 use rpc_auth_tokio::{AuthAudit, AuthCounters};
 use sso_service::{AccessRules, MASTER_SECRET, MasterSecretCall, MasterSecretServer, NdrRange, Outcome};
@@ -64,6 +67,7 @@ struct Inner {
     keytab: Option<Arc<WatchedKeytab>>,
     password_marks: PasswordMarks,
     stores: Option<Stores>,
+    domains: Vec<CheckedDomain>,
 }
 
 impl std::fmt::Debug for Sso {
@@ -105,6 +109,7 @@ impl Bound {
 impl Sso {
     /// Wires the service. `stores` are those of local users, if there are any.
     pub async fn new(
+        config: &Config,
         section: &config::Sso,
         secrets: Arc<LiveSecrets>,
         stores: Option<&Stores>,
@@ -118,13 +123,29 @@ impl Sso {
         let server = MasterSecretServer::new(Arc::clone(&secrets) as _, accounts, Arc::clone(&audit) as _);
         let metrics = SsoMetrics::default();
         let policy = ArcSwap::from_pointee(Policy::load(section, stores).await?);
+        let domains = CheckedDomain::all(config, section)?;
         let stores = stores.cloned();
-        Ok(Self(Arc::new(Inner { server, policy, secrets, audit, metrics, keytab, password_marks, stores })))
+        Ok(Self(Arc::new(Inner {
+            server,
+            policy,
+            secrets,
+            audit,
+            metrics,
+            keytab,
+            password_marks,
+            stores,
+            domains,
+        })))
     }
 
     /// The keys of the service, if it speaks Kerberos.
     pub fn keytab(&self) -> Option<&Arc<WatchedKeytab>> {
         self.0.keytab.as_ref()
+    }
+
+    /// The domain controllers that check NTLM proofs, with the NetBIOS name of their domain.
+    pub fn domain_controllers(&self) -> impl Iterator<Item = (&str, &Arc<Servers>)> {
+        self.0.domains.iter().map(|domain| (domain.domain.as_str(), &domain.servers))
     }
 
     /// What providers of this service count with.

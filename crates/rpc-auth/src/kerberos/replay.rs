@@ -138,6 +138,7 @@ mod tests {
             sid: None,
             groups: vec![],
             source: IdentitySource::Ticket { keytab_principal: "sso/srv@RPC.TEST".into() },
+            password: None,
             delegated_by: vec![],
             expires: None,
         }
