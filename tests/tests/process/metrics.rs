@@ -46,6 +46,17 @@ fn service() -> Service {
     service
 }
 
+/// A master secret server, after a delivery and a wrong password.
+fn master_secret() -> Service {
+    let service = Demo::with_master_secret().serve();
+    let server = service.master_secret().to_string();
+    for (password, code) in [("users/alice.password", 0), ("users/bob.password", 5)] {
+        let get = ["sso", "secret", "get", "--server", &server, "--user", "alice", "--password-file", password];
+        service.rcmpd(&[&get[..], &["--output", &format!("key-{code}")]].concat()).code(code);
+    }
+    service
+}
+
 /// The names on the page about metrics, each with the labels that it names there. The labels of peers are in the text.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
@@ -74,7 +85,8 @@ fn scrapers_read_openmetrics_and_every_metric_is_documented() {
     let media_type = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
     assert!(head.starts_with("HTTP/1.1 200 ") && head.to_lowercase().contains(media_type), "{head}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");
-    let families = read_metrics(&text, "openmetrics");
+    let mut families = read_metrics(&text, "openmetrics");
+    families.extend(read_metrics(&master_secret().get_with("/metrics", PROMETHEUS).1, "openmetrics"));
     // The documents name samples, and their labels.
     let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for sample in samples(&families) {
