@@ -3,8 +3,9 @@
     samba_raw.py JSON           (or `-` to read it from standard input; run it with /usr/bin/python3)
 
   host, port                    the server, on port 135 unless another one is named
-  providers                     run the tests of these providers and no others: a list of ntlm and spnego; empty by default
+  providers                     run the tests of these providers and no others: a list of ntlm, spnego and krb5; empty by default
   user, password, domain        for the providers
+  cache, service, realm         for Kerberos: the user's cache, and the service of its ticket (set KRB5_CONFIG)
 
 Left out are tests of what is not served here: providers that are not named (NTLM, SPNEGO, Kerberos, and those of LSA's interface under
 them), and SMB's pipes. Prints {"ran": [...], "failed": {name: traceback}}.
@@ -13,12 +14,14 @@ them), and SMB's pipes. Prints {"ran": [...], "failed": {name: traceback}}.
 import json
 import os
 import sys
+import types
 import unittest
 
 request = json.load(sys.stdin) if sys.argv[1] == "-" else json.loads(sys.argv[1])
 os.environ |= {"SERVER": request["host"], "SMB_CONF_PATH": "/dev/null"}
-os.environ |= {"USERNAME": request.get("user", ""), "PASSWORD": request.get("password", ""), "DOMAIN": request.get("domain", ""), "REALM": ""}
+os.environ |= {"USERNAME": request.get("user", ""), "PASSWORD": request.get("password", ""), "DOMAIN": request.get("domain", ""), "REALM": request.get("realm", "")}
 
+from samba.credentials import MUST_USE_KERBEROS, SPECIFIED, Credentials
 from samba.tests.dcerpc import raw_protocol, raw_testcase
 
 PORT = request.get("port", 135)
@@ -41,6 +44,24 @@ raw_testcase.socket.getaddrinfo = lambda host, port, *rest: resolve(host, PORT i
 if WANTED:
     # What they test of legs, padding and levels, they do as an anonymous user.
     raw_testcase.RawDCERPCTest.get_anon_creds = raw_testcase.RawDCERPCTest.get_user_creds
+if "krb5" in WANTED:
+    service, os.environ["TARGET_HOSTNAME"] = request["service"].split("/")
+    start_client = raw_testcase.gensec.Security.start_client
+
+    def start(settings):
+        security = start_client(settings)
+        security.set_target_service(service)
+        return security
+
+    def ticket_creds(test):
+        creds = Credentials()
+        creds.guess(test.lp_ctx)
+        creds.set_kerberos_state(MUST_USE_KERBEROS)
+        creds.set_named_ccache(f"FILE:{request['cache']}", SPECIFIED, test.lp_ctx)
+        return creds
+
+    raw_testcase.gensec = types.SimpleNamespace(**vars(raw_testcase.gensec) | {"Security": types.SimpleNamespace(start_client=start)})
+    raw_testcase.RawDCERPCTest.get_user_creds = ticket_creds
 
 
 def flat(suite):

@@ -17,8 +17,8 @@ use dcerpc::limits::{
     UNPROVED_LEN_FREE,
 };
 use dcerpc::pdu::FaultStatus;
+use dcerpc::security::Account;
 use dcerpc::server::{Authenticate, Call, Event, Reply, ServerAssociation, ServerConfig, Transmit};
-use dtyp::Sid;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -80,7 +80,7 @@ pub(crate) enum Exit {
 
 struct Connection<'a, S> {
     stream: S,
-    permit: &'a Arc<ConnectionPermit<Sid>>,
+    permit: &'a Arc<ConnectionPermit<Account>>,
     /// Whether the permit counts for an account.
     is_proved: bool,
     /// What was last charged to the permit.
@@ -112,7 +112,7 @@ pub(crate) async fn run<S>(
     stream: S,
     peer: Peer,
     context: ConnectionContext,
-    permit: ConnectionPermit<Sid>,
+    permit: ConnectionPermit<Account>,
 ) -> Exit
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,

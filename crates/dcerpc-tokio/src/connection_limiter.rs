@@ -14,6 +14,7 @@
 
 use dcerpc::limits::source_of;
 use dcerpc::quota::{FairTable, Ticket, WeightedTable};
+use dcerpc::security::Account;
 use dcerpc::server::CallConnection;
 use dtyp::Sid;
 use std::hash::Hash;
@@ -309,9 +310,9 @@ impl<I: Clone + Eq + Hash> ConnectionPermit<I> {
     }
 }
 
-impl CallConnection for ConnectionPermit<Sid> {
+impl CallConnection for ConnectionPermit<Account> {
     fn prove(&self, account: Sid) {
-        Self::prove(self, account);
+        Self::prove(self, account.into());
     }
 
     fn ignore_cancel(&self) {

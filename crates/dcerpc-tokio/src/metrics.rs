@@ -2,7 +2,7 @@
 
 use crate::connection_limiter::{ConnectionLimiter, EvictionReason};
 use dcerpc::limits::ReassemblyBudget;
-use dtyp::Sid;
+use dcerpc::security::Account;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
@@ -38,7 +38,7 @@ pub fn encode_family<L: EncodeLabelSet, M: EncodeMetric + TypedMetric>(
 /// Collects the permits and the memory of a server's connections.
 #[derive(Debug)]
 pub(crate) struct ConnectionCollector {
-    pub(crate) limiter: ConnectionLimiter<Sid>,
+    pub(crate) limiter: ConnectionLimiter<Account>,
     pub(crate) reassembly: Arc<ReassemblyBudget>,
 }
 

@@ -10,8 +10,8 @@ use crate::registry::{Peer, Registry};
 use crate::turns::Turns;
 use dcerpc::association_group::AssociationGroups;
 use dcerpc::limits::{ReassemblyBudget, UNPROVED_LEN_MAX};
+use dcerpc::security::Account;
 use dcerpc::server::ServerConfig;
-use dtyp::Sid;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ pub struct Server {
     counters: Arc<Counters>,
     shutdown: CancellationToken,
     connections: TaskTracker,
-    limiter: ConnectionLimiter<Sid>,
+    limiter: ConnectionLimiter<Account>,
     warnings: Arc<EvictionWarnings>,
     turns: Turns,
 }
@@ -64,7 +64,7 @@ impl Server {
         registry: Registry,
         limits: Limits,
         (shutdown, connections): (CancellationToken, TaskTracker),
-        limiter: ConnectionLimiter<Sid>,
+        limiter: ConnectionLimiter<Account>,
         warnings: Arc<EvictionWarnings>,
         turns: Turns,
     ) -> Arc<Self> {
@@ -88,7 +88,7 @@ impl Server {
     }
 
     /// The permits of connections, and the counts of evictions.
-    pub const fn limiter(&self) -> &ConnectionLimiter<Sid> {
+    pub const fn limiter(&self) -> &ConnectionLimiter<Account> {
         &self.limiter
     }
 
@@ -187,7 +187,7 @@ struct EvictionWarnings {
 }
 
 impl EvictionWarnings {
-    fn look(&self, limiter: &ConnectionLimiter<Sid>) {
+    fn look(&self, limiter: &ConnectionLimiter<Account>) {
         let evicted = EvictionReason::ALL.map(|reason| limiter.evictions_for(reason));
         let sum = evicted.iter().sum();
         if self.looked.swap(sum, Ordering::Relaxed) != sum {
@@ -195,7 +195,7 @@ impl EvictionWarnings {
         }
     }
 
-    fn log(&self, limiter: &ConnectionLimiter<Sid>, evicted: [u64; EvictionReason::ALL.len()]) {
+    fn log(&self, limiter: &ConnectionLimiter<Account>, evicted: [u64; EvictionReason::ALL.len()]) {
         let mut logged = self.logged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let before = std::mem::replace(&mut *logged, evicted);
         drop(logged);

@@ -102,8 +102,8 @@ impl SecurityContext for Named {
         Arc::new(self.0)
     }
 
-    fn account(&self) -> Option<Sid> {
-        Some(account(self.0))
+    fn account(&self) -> Option<dcerpc::security::Account> {
+        Some(account(self.0).into())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a peer can make grow, and how far. Each bound is here with its reason.
 
-use dtyp::Sid;
+use crate::security::Account;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,7 +81,7 @@ pub struct ReassemblyBudget {
 #[derive(Debug, Default)]
 struct Used {
     total: usize,
-    by_account: HashMap<Option<Sid>, usize>,
+    by_account: HashMap<Option<Account>, usize>,
 }
 
 impl ReassemblyBudget {
@@ -95,7 +95,7 @@ impl ReassemblyBudget {
         self.lock().total
     }
 
-    fn take(&self, account: Option<Sid>, len: usize) -> bool {
+    fn take(&self, account: Option<Account>, len: usize) -> bool {
         let mut used = self.lock();
         let own = used.by_account.get(&account).copied().unwrap_or(0) + len;
         let fits = used.total + len <= self.max && own <= self.max / REASSEMBLY_ACCOUNT_SHARE;
@@ -106,7 +106,7 @@ impl ReassemblyBudget {
         fits
     }
 
-    fn give_back(&self, account: Option<Sid>, len: usize) {
+    fn give_back(&self, account: Option<Account>, len: usize) {
         let mut used = self.lock();
         used.total -= len;
         if let Some(own) = used.by_account.get_mut(&account) {
@@ -137,7 +137,7 @@ pub(crate) struct Reassembly {
     len: usize,
     /// Bytes of `budget` that it has; never more than the capacity of `bytes`.
     charged: usize,
-    budget: Option<(Arc<ReassemblyBudget>, Option<Sid>)>,
+    budget: Option<(Arc<ReassemblyBudget>, Option<Account>)>,
 }
 
 /// Why a stub may not grow.
@@ -149,7 +149,7 @@ pub(crate) enum ReassemblyError {
 
 impl Reassembly {
     /// An empty stub, and the account that it is charged to; `None` is for an unauthenticated call.
-    pub(crate) const fn new(budget: Option<(Arc<ReassemblyBudget>, Option<Sid>)>) -> Self {
+    pub(crate) const fn new(budget: Option<(Arc<ReassemblyBudget>, Option<Account>)>) -> Self {
         Self { bytes: Vec::new(), len: 0, charged: 0, budget }
     }
 
@@ -210,11 +210,12 @@ impl Drop for Reassembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dtyp::Sid;
 
     #[test]
     fn one_account_does_not_hold_all_memory_for_reassembly() {
         let budget = Arc::new(ReassemblyBudget::new(40_000));
-        let account = |n| Some((Arc::clone(&budget), Sid::new(5, &[21, 1, 2, 3, n])));
+        let account = |n| Some((Arc::clone(&budget), Sid::new(5, &[21, 1, 2, 3, n]).map(Account::Sid)));
         let mut calls: Vec<Reassembly> = (0..20).map(|_| Reassembly::new(account(1))).collect();
         let kept = calls.iter_mut().filter_map(|call| call.push(&[0; 1000]).ok()).count();
         assert_eq!(kept, 10, "a quarter");

@@ -87,8 +87,23 @@ pub trait SecurityContext: Send {
 
     /// The account for which the peer's connections count, once a fragment was verified under this context.
     /// Connections under a context without an account count as those of a peer that has proved nothing.
-    fn account(&self) -> Option<Sid> {
+    fn account(&self) -> Option<Account> {
         None
+    }
+}
+
+/// An account, for limits that count by account. It gives no right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// One with a SID.
+    Sid(Sid),
+    /// Another one: SHA-256 of what names it, and of where it comes from.
+    Named([u8; 32]),
+}
+
+impl From<Sid> for Account {
+    fn from(sid: Sid) -> Self {
+        Self::Sid(sid)
     }
 }
 

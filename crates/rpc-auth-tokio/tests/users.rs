@@ -10,12 +10,16 @@ use dcerpc::pdu::{
 };
 use dcerpc_tokio::CallError;
 use dtyp::Encode;
-use fixture::{Fixture, WHO_AM_I};
-use rpc_auth::ntlm::{Negotiate, NtHash, NtlmCredentials, NtlmFlags, NtlmInitiator};
+use fixture::{Alice, Fixture, WHO_AM_I};
+use rpc_auth::ntlm::{
+    LocalAccount, LocalChecker, Negotiate, NtHash, NtHashes, NtlmCredentials, NtlmFlags, NtlmInitiator,
+    ServerNames,
+};
 use rpc_auth::spnego::{SpnegoInitiator, SpnegoMechanism};
-use rpc_auth::{Initiator, RefusalReason};
+use rpc_auth::{BoxFuture, Initiator, RefusalReason, UserIdentity};
 use rpc_auth_tokio::{UserBind, connect};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,6 +88,39 @@ async fn a_wrong_password_is_refused_audited_and_counted() {
     for mechanism in ["ntlm", "spnego"] {
         assert_eq!(fixture.counters.refusals(mechanism, RefusalReason::Proof), 1, "{mechanism}");
     }
+}
+
+/// A store whose accounts have no SIDs.
+struct WithoutSids;
+
+impl NtHashes for WithoutSids {
+    fn look_up<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Option<LocalAccount>, String>> {
+        Box::pin(async move {
+            let account = Alice.look_up(user).await?;
+            Ok(account.map(|account| LocalAccount {
+                identity: UserIdentity { sid: None, ..account.identity },
+                ..account
+            }))
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_user_without_a_sid_proves_its_connection() {
+    let checker = Arc::new(LocalChecker::new(Arc::new(WithoutSids), [7; 16]));
+    let fixture = Fixture::with(checker, ServerNames::standalone("SSO1"));
+    let address = fixture.listen().await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let bind = UserBind {
+        interface: WHO_AM_I,
+        syntax: NdrSyntax::Ndr,
+        auth_type: AuthType::NTLM,
+        level: AuthLevel::PRIVACY,
+        initiator: initiator("Password", AuthLevel::PRIVACY),
+    };
+    let mut connection = connect(address, bind, deadline).await.expect("a context");
+    connection.call(0, vec![].into(), deadline).await.expect("an answer");
+    assert_eq!(fixture.server.limiter().open(), (0, 1), "unproved and proved connections");
 }
 
 /// Between a client and the server: sets the level in the trailer of each auth3.

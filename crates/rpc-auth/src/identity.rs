@@ -1,4 +1,6 @@
+use dcerpc::security::Account;
 use dtyp::{FileTime, Sid};
+use sha2::{Digest, Sha256};
 
 /// The user whom a security context proved. It counts only once a request was verified under the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,25 @@ impl UserIdentity {
     /// Whether a service acts for the user: the ticket was delegated, or a service alone vouches for the user (S-1-18-2).
     pub fn is_delegated(&self) -> bool {
         !self.delegated_by.is_empty() || self.groups.contains(&Sid::SERVICE_ASSERTED_IDENTITY)
+    }
+
+    /// The account, for limits that count by account: by its SID, or else by its name. That of a ticket belongs
+    /// to its realm, because a realm may put any SID into its tickets, and must not use up what another one's
+    /// accounts may have.
+    pub fn account(&self) -> Account {
+        let (is_ticket, sid) = (matches!(self.source, IdentitySource::Ticket { .. }), self.sid);
+        match sid {
+            Some(sid) if !is_ticket => Account::Sid(sid),
+            _ => {
+                let account = sid.map_or_else(|| self.name.clone(), |sid| sid.to_string());
+                let hash = Sha256::new()
+                    .chain_update([u8::from(is_ticket), u8::from(sid.is_some())])
+                    .chain_update((self.domain.len() as u64).to_le_bytes())
+                    .chain_update(&self.domain)
+                    .chain_update(account);
+                Account::Named(hash.finalize().into())
+            }
+        }
     }
 }
 
@@ -55,4 +76,51 @@ pub enum IdentitySource {
         /// The principal of the keytab entry whose key opened the ticket.
         keytab_principal: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(source: IdentitySource, domain: &str, name: &str, rid: Option<u32>) -> UserIdentity {
+        UserIdentity {
+            name: name.into(),
+            domain: domain.into(),
+            sid: rid.and_then(|rid| Sid::new(5, &[21, 1, 2, 3, rid])),
+            groups: vec![],
+            source,
+            delegated_by: vec![],
+            expires: None,
+        }
+    }
+
+    fn ticket(realm: &str, name: &str, rid: Option<u32>) -> Account {
+        let source = IdentitySource::Ticket { keytab_principal: "sso/srv@RPC.TEST".into() };
+        user(source, realm, name, rid).account()
+    }
+
+    #[test]
+    fn each_user_has_an_account_of_its_own_with_a_sid_and_without() {
+        let local = |name, rid| user(IdentitySource::LocalStore, "", name, rid).account();
+        assert_eq!(local("alice", Some(1104)), local("Alice", Some(1104)), "a SID is what counts");
+        assert_eq!(Some(local("alice", Some(1104))), Sid::new(5, &[21, 1, 2, 3, 1104]).map(Account::Sid));
+        assert_eq!(ticket("A.TEST", "alice", Some(1104)), ticket("A.TEST", "ALICE", Some(1104)));
+        let all = [
+            local("alice", Some(1104)),
+            local("alice", Some(1105)),
+            local("alice", None),
+            local("bob", None),
+            ticket("A.TEST", "alice", Some(1104)),
+            ticket("A.TEST", "S-1-5-21-1-2-3-1104", None),
+            ticket("A.TEST", "alice", None),
+            ticket("A.TEST", "bob", None),
+            ticket("B.TEST", "alice", Some(1104)),
+            ticket("B.TEST", "alice", None),
+            ticket("", "alice", None),
+            ticket("A.TESTal", "ice", None),
+        ];
+        for (at, account) in all.iter().enumerate() {
+            assert_eq!(all.iter().position(|other| other == account), Some(at));
+        }
+    }
 }

@@ -21,7 +21,7 @@ use crate::pdu::{
     start_pdu,
 };
 use crate::security::{
-    AuthLevel, AuthType, Authentication, ProtectedFragment, Protecting, Protection, SecurityContext,
+    Account, AuthLevel, AuthType, Authentication, ProtectedFragment, Protecting, Protection, SecurityContext,
     SecurityError,
 };
 use crate::verification_trailer::{self, Negotiated};
@@ -352,7 +352,7 @@ impl ServerAssociation {
 
     /// The account that the peer has proved, by a fragment that was verified; the first one where there are
     /// several.
-    pub fn proved_account(&self) -> Option<Sid> {
+    pub fn proved_account(&self) -> Option<Account> {
         self.security.iter().find_map(|security| match &security.state {
             SecurityState::Ready(context) if security.proven => context.account(),
             _ => None,

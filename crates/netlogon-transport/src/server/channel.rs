@@ -8,7 +8,7 @@ use crate::secret::SharedSecret;
 use crate::secrets::{ChannelSecrets, ChannelType, Machine, SecretAge, SecretsUnavailable};
 use dashmap::DashMap;
 use dcerpc::security::{
-    AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
+    Account, AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
 use dtyp::Sid;
 use std::any::Any;
@@ -290,8 +290,8 @@ impl SecurityContext for ServerContext {
         Arc::clone(&self.candidates[0].0) as _
     }
 
-    fn account(&self) -> Option<Sid> {
-        Some(self.candidates[0].0.sid())
+    fn account(&self) -> Option<Account> {
+        Some(self.candidates[0].0.sid().into())
     }
 }
 

@@ -1,12 +1,11 @@
 //! Security contexts that end: at the end of the ticket, or after the configured age.
 
 use dcerpc::security::{
-    AuthLevel, AuthType, Authentication, Outgoing, ProtectedFragment, Protecting, Protection,
+    Account, AuthLevel, AuthType, Authentication, Outgoing, ProtectedFragment, Protecting, Protection,
     SecurityContext, SecurityError,
 };
 use dcerpc::server::Authenticate;
 use dcerpc_tokio::{BoxFuture, Peer, SecurityProvider};
-use dtyp::Sid;
 use rpc_auth::UserIdentity;
 use std::any::Any;
 use std::sync::Arc;
@@ -86,7 +85,7 @@ impl SecurityContext for Aged {
         self.context.identity()
     }
 
-    fn account(&self) -> Option<Sid> {
+    fn account(&self) -> Option<Account> {
         self.context.account()
     }
 }

@@ -956,6 +956,8 @@ mod tests {
         let (_, server) = exchange(&Arc::new(of_kind(RealmKind::Mit)), &attempt, 0).expect("accepted");
         let user = server.user().expect("a user");
         assert_eq!((&user.name[..], &user.domain[..], user.sid), ("alice", "RPC.TEST", None));
+        let account = server.into_security_context().account();
+        assert_eq!(account, Some(user.account()), "its connections count as those of a proved account");
         let mut none = Attempt::new(AES);
         none.ticket.authorization_data = None;
         assert_eq!(reason(of_kind(RealmKind::Mit), &none), Ok(()), "no PAC at all");

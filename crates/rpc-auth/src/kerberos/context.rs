@@ -9,7 +9,7 @@ use super::etype::{BLOCK_LEN, Cipher, Key, MacKey, SealingKeys, usage};
 use crate::{MechanismContext, UserIdentity};
 use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{
-    AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
+    Account, AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
 use std::any::Any;
 use std::sync::Arc;
@@ -365,8 +365,8 @@ impl SecurityContext for KerberosContext {
         }
     }
 
-    fn account(&self) -> Option<dtyp::Sid> {
-        self.user.as_ref()?.sid
+    fn account(&self) -> Option<Account> {
+        Some(self.user.as_ref()?.account())
     }
 }
 

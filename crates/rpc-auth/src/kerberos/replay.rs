@@ -5,6 +5,7 @@
 
 use crate::UserIdentity;
 use dcerpc::quota::{FairTable, Ticket};
+use dcerpc::security::Account;
 use dtyp::FileTime;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
@@ -31,7 +32,7 @@ pub struct ReplayCache {
 #[derive(Debug)]
 struct Table {
     /// By account.
-    authenticators: FairTable<Hash, Authenticator>,
+    authenticators: FairTable<Account, Authenticator>,
     known: HashMap<Hash, Ticket>,
     by_expiry: BTreeSet<(FileTime, Ticket)>,
 }
@@ -79,7 +80,8 @@ impl ReplayCache {
         expires: FileTime,
     ) -> bool {
         let hash: Hash = Sha256::digest(ciphertext).into();
-        let account = account_of(user);
+        // By SID where there is one: KDCs take a name in several spellings.
+        let account = user.account();
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.expire(now);
         let is_new = !table.known.contains_key(&hash);
@@ -90,17 +92,8 @@ impl ReplayCache {
     }
 }
 
-/// An account by its SID, because KDCs take a name in several spellings, or else by its name. The realm is a part
-/// of it, so that no realm speaks for the accounts of another one.
-fn account_of(user: &UserIdentity) -> Hash {
-    let account = user.sid.map_or_else(|| user.name.clone(), |sid| sid.to_string());
-    let kind = u8::from(user.sid.is_some());
-    // A realm of the list of client realms has no NUL.
-    Sha256::new().chain_update(&user.domain).chain_update([0, kind]).chain_update(account).finalize().into()
-}
-
 impl Table {
-    fn insert(&mut self, account: Hash, authenticator: Authenticator) {
+    fn insert(&mut self, account: Account, authenticator: Authenticator) {
         let Authenticator { hash, expires } = authenticator;
         // FairTable evicts by its own rule; the other two tables follow it.
         let (ticket, evicted) = self.authenticators.insert(account, authenticator);

@@ -4,9 +4,8 @@
 use super::crypto::{DirectionKeys, Sender, SessionKey, hmac_md5, rc4};
 use crate::{MechanismContext, UserIdentity};
 use dcerpc::security::{
-    AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
+    Account, AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
-use dtyp::Sid;
 use rc4::{Rc4, StreamCipher};
 use std::any::Any;
 use std::sync::Arc;
@@ -187,8 +186,8 @@ impl SecurityContext for NtlmContext {
         }
     }
 
-    fn account(&self) -> Option<Sid> {
-        self.user.as_ref().and_then(|user| user.sid)
+    fn account(&self) -> Option<Account> {
+        Some(self.user.as_ref()?.account())
     }
 }
 

@@ -175,7 +175,7 @@ fn accepts_the_vector_exchange_and_makes_its_octets() {
         panic!("the vector is accepted")
     };
     assert_eq!(context.user().as_deref(), Some(&alice()));
-    assert_eq!(context.account(), alice().sid);
+    assert_eq!(context.account(), Some(alice().account()));
 }
 
 #[test]
