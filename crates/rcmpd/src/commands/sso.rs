@@ -18,7 +18,7 @@ use rpc_auth::ntlm::NtHash;
 use serde_json::{Value, json};
 use sso_secret::node::{CacheLimits, Delivery, NodeKeys};
 use sso_secret::{
-    KeyFile, KeyId, Keyring, MasterSecret, Overlap, Purpose, RealDisk, RestoreRules, SealingSource,
+    KeyFile, KeyId, Keyring, MasterSecret, Overlap, PageLock, Purpose, RealDisk, RestoreRules, SealingSource,
     SecretStore, Status, UnixTime, blob, reseal,
 };
 use sso_service::client::GetError;
@@ -510,7 +510,7 @@ fn facts(status: &Status) {
         }
     }
     if let Some(page_lock) = &status.page_lock {
-        rows.push(("memory", format!("{page_lock:?}").to_lowercase()));
+        rows.push(("memory", memory(page_lock)));
     }
     output::facts(&rows);
     let Some(facts) = &status.facts else { return };
@@ -521,6 +521,16 @@ fn facts(status: &Status) {
         vec![generation.number.to_string(), generation.key_id.to_string(), date(generation.created), overlap]
     });
     output::table(&["generation", "key id", "created", "overlap"], rows.collect());
+}
+
+/// What is kept out of swap, and what is not.
+fn memory(page_lock: &PageLock) -> String {
+    match page_lock {
+        PageLock::Locked => {
+            "stored generations and sealing key: locked; a delivery: wiped after it was sealed".to_owned()
+        }
+        PageLock::Refused(why) => format!("stored generations and sealing key: not locked ({why})"),
+    }
 }
 
 fn date(time: UnixTime) -> String {

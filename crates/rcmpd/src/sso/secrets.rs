@@ -223,7 +223,7 @@ impl MasterSecrets for LiveSecrets {
             (_, Some(open)) => {
                 let (generation, secret) = open.newest();
                 let (secret, generation) =
-                    (MasterSecret::new(*secret.expose()), u64::from(generation.number));
+                    (MasterSecret::copy(secret.expose()), u64::from(generation.number));
                 Ok(Some(CurrentSecret { secret, generation }))
             }
         };
