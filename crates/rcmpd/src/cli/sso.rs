@@ -17,6 +17,19 @@ pub enum SsoCommand {
     Seal(BlobArgs),
     /// Open what `rcmpd sso seal` sealed
     Open(BlobArgs),
+    /// Take older keys for this node from a backup, for blobs that were sealed before the node was there
+    ///
+    /// The node needs the newest key from the server first. The overlap of an older key goes on from the rotation.
+    Learn {
+        /// The backup, which an operator of the server wrote for this node.
+        file: PathBuf,
+        #[command(flatten)]
+        key: BackupKeyArgs,
+        #[command(flatten)]
+        cache: CacheArgs,
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Seal the blobs of a folder again, under the newest cached key
     ///
     /// A run that is interrupted is completed by the next one.

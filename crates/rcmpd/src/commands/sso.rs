@@ -65,6 +65,15 @@ pub(super) async fn run(command: SsoCommand) -> anyhow::Result<u8> {
             }
             write_new(&args.output, &opened.plain)
         }
+        SsoCommand::Learn { file, key, cache, json } => {
+            let key = backup_key(&key)?;
+            let learnt = node(&cache)?.take_backup(&read_backup(&file)?, &*key, UnixTime::now())?;
+            match json.json {
+                true => output::json(&json!({ "learnt": learnt })),
+                false => output::line(&format!("Learnt {}", output::counted(learnt as u64, "older key"))),
+            }
+            Ok(0)
+        }
         SsoCommand::Reseal { folder, cache, purpose, record_is_file_name, json } => {
             let (keys, purpose) = keys(&cache, &purpose)?;
             let files = reseal::files_of(&folder)
@@ -350,14 +359,18 @@ fn unseal_source(text: &str) -> anyhow::Result<Arc<dyn SealingSource>> {
     Ok(sso::seal_source(&seal))
 }
 
+/// The cached keys of a node.
+fn node(args: &CacheArgs) -> anyhow::Result<NodeKeys> {
+    let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
+    Ok(NodeKeys::open(&args.cache, unseal_source(&args.unseal)?, limits)?)
+}
+
 /// The usable keys of a node, and a purpose.
 fn keys(args: &CacheArgs, purpose: &str) -> anyhow::Result<(Keyring, Purpose)> {
     let purpose = Purpose::new(purpose).ok_or_else(|| {
         failed(2, "a purpose has 1 to 64 letters, digits, dots, dashes, slashes or underscores")
     })?;
-    let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
-    let cache = NodeKeys::open(&args.cache, unseal_source(&args.unseal)?, limits)?;
-    let cached = cache.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
+    let cached = node(args)?.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
     Ok((cached.keys, purpose))
 }
 
