@@ -35,7 +35,8 @@ impl SecretStore {
         let folder = Scratch::new(scratch)?;
         let fresh = SourceKey::fill(|bytes| getrandom::fill(bytes)).map_err(BackupError::Random)?;
         let source = Arc::new(MemoryKey(fresh));
-        let elsewhere = || SecretStore::new(&folder.0, source.clone(), MachineId::new("drill"));
+        let elsewhere =
+            || SecretStore::new(&folder.0, source.clone(), MachineId::new("drill")).with_clock(self.clock());
         elsewhere().restore(bytes, key, now, Duration::ZERO, RestoreRules::default())?;
         let restored = elsewhere().open()?.keyring();
         drop(folder);

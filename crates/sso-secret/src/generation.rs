@@ -28,6 +28,23 @@ pub const GENERATIONS_MAX: usize = 8;
 
 const SENTINEL_LEN: usize = blob::OVERHEAD;
 
+/// How long older generations stay after a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlap {
+    /// For the generation that was the newest until now. Zero: it is dropped at once.
+    pub time: Duration,
+    /// Whether all older generations end by then, too. If this shortens one and there is no room, the oldest ones end at once: a fresh
+    /// key is wanted, as after a leak.
+    pub shorten_older: bool,
+}
+
+/// Older generations keep the ends of their overlaps.
+impl From<Duration> for Overlap {
+    fn from(time: Duration) -> Self {
+        Self { time, shorten_older: false }
+    }
+}
+
 /// Where a secret came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -78,7 +95,7 @@ pub(crate) enum NotAdded {
     #[error("the secret is in use already, as generation {0}")]
     Known(u32),
     #[error(
-        "{GENERATIONS_MAX} generations overlap already: wait until the oldest overlap ends, or rotate with a shorter overlap"
+        "{GENERATIONS_MAX} generations overlap already: wait until the oldest overlap ends, or end older ones by a rotation with a shorter overlap (0: all)"
     )]
     TooMany,
     #[error("the generation numbers are used up")]
@@ -134,13 +151,23 @@ impl Generations {
         older.fold(Keyring::new(self.newest().1.clone()), Keyring::with_older)
     }
 
+    /// Drops what no node may need any more.
+    pub(crate) fn drop_ended(&mut self, now: UnixTime) {
+        self.entries.retain(|(generation, _)| generation.overlap_ends.is_none_or(|end| end > now));
+    }
+
+    /// When the next overlap ends.
+    pub(crate) fn next_end(&self) -> Option<UnixTime> {
+        self.entries.iter().filter_map(|(generation, _)| generation.overlap_ends).min()
+    }
+
     /// A secret becomes the newest. Generations whose overlap has ended are dropped.
     pub(crate) fn add(
         &mut self,
         secret: MasterSecret,
         origin: Origin,
         now: UnixTime,
-        overlap: Duration,
+        overlap: Overlap,
     ) -> Result<(), NotAdded> {
         let key_id = secret.key_id();
         if let Some((known, _)) = self.entries.iter().find(|(known, _)| known.key_id == key_id) {
@@ -150,12 +177,35 @@ impl Generations {
         let generation = Self::describe(&self.lineage, number, origin, &secret, now)?;
         let newest = &mut self.entries[0].0;
         newest.superseded = Some(now);
-        newest.overlap_ends = Some(now.after(overlap));
-        self.entries.retain(|(generation, _)| generation.overlap_ends.is_none_or(|end| end > now));
+        let end = now.after(overlap.time);
+        newest.overlap_ends = Some(end);
+        let mut is_shortened = false;
+        if overlap.shorten_older {
+            for (older, _) in &mut self.entries {
+                is_shortened |= older.overlap_ends > Some(end);
+                older.overlap_ends = older.overlap_ends.min(Some(end));
+            }
+        }
+        self.drop_ended(now);
+        if is_shortened {
+            self.entries.truncate(GENERATIONS_MAX - 1);
+        }
         if self.entries.len() >= GENERATIONS_MAX {
             return Err(NotAdded::TooMany);
         }
         self.entries.insert(0, (generation, secret));
+        Ok(())
+    }
+
+    /// Numbers the newest anew if its number is not above all that were used: a number names one secret.
+    pub(crate) fn raise_above(&mut self, highest: u32) -> Result<(), NotAdded> {
+        let lineage = self.lineage;
+        // INVARIANT: never empty.
+        let (newest, secret) = self.entries.first_mut().expect("there is a generation");
+        if newest.number < highest {
+            let number = highest.checked_add(1).ok_or(NotAdded::Numbers)?;
+            *newest = Self::describe(&lineage, number, Origin::Restored, secret, newest.created)?;
+        }
         Ok(())
     }
 
@@ -245,6 +295,11 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
+    /// The number of the newest generation.
+    pub(crate) fn highest(&self) -> u32 {
+        self.generations.first().map_or(0, |generation| generation.number)
+    }
+
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let bad = |reader: &Reader<'_>, what| Err(reader.error(what, DecodeErrorKind::BadValue));
         let lineage = reader.array("lineage")?;
@@ -392,7 +447,9 @@ mod tests {
     #[test]
     fn a_clock_that_begins_in_1970_does_no_harm() {
         let mut generations = list(1, &[(1, 1)]);
-        generations.add(secret(2), Origin::Generated, UnixTime(0), Duration::from_secs(10)).expect("added");
+        generations
+            .add(secret(2), Origin::Generated, UnixTime(0), Duration::from_secs(10).into())
+            .expect("added");
         assert_eq!(reread(&generations), [2, 1]);
     }
 
@@ -401,7 +458,7 @@ mod tests {
         let last = list(1, &[(u32::MAX, 1)]);
         assert_eq!(merged(&last, &list(2, &[(1, 2)])).err(), Some(NotAdded::Numbers));
         assert_eq!(merged(&list(2, &[(1, 2)]), &last).err(), Some(NotAdded::Numbers));
-        let add = last.clone().add(secret(3), Origin::Generated, UnixTime(1), Duration::ZERO);
+        let add = last.clone().add(secret(3), Origin::Generated, UnixTime(1), Duration::ZERO.into());
         assert_eq!(add, Err(NotAdded::Numbers));
     }
 }

@@ -3,7 +3,7 @@
 //! Two sides use this crate.
 //!
 //! **The master secret server** and its operator's commands hold a [`SecretStore`]: one sealed file in a data folder. It is in one of
-//! three states: there is no secret; it is sealed, with the name of what is missing; or it is open. `generate`, `rotate`, `import`,
+//! four states: there is no secret; it is sealed, with the name of what is missing; it was rolled back to an older file; or it is open. `generate`, `rotate`, `import`,
 //! `restore` change it; `backup`, `drill`, `status` tell of it. A secret is never generated because something is missing.
 //!
 //! ```no_run
@@ -15,7 +15,7 @@
 //! let store = SecretStore::new("/var/lib/rcmpd/sso".as_ref(), source, MachineId::from_system());
 //! match store.state() {
 //!     State::None => drop(store.generate(UnixTime::now())?),
-//!     State::Sealed(sealed) => eprintln!("Master secret is sealed: {sealed}"),
+//!     State::Sealed(sealed) | State::RolledBack(sealed) => eprintln!("Master secret is sealed: {sealed}"),
 //!     State::Open(open) => drop(open.newest().1.expose()),
 //! }
 //! # Ok(()) }
@@ -26,7 +26,8 @@
 //!
 //! The wire carries no generation number. A secret is named by its [`KeyId`], 8 public octets derived from it, which each blob carries.
 //!
-//! The crate reads files and draws random numbers. It has no tasks and no sockets. The wall clock is an argument.
+//! The crate reads files and draws random numbers. It has no tasks and no sockets. The wall clock is an argument; a store reads it itself
+//! ([`SecretStore::with_clock`]) to drop generations whose overlap has ended.
 
 pub mod backup;
 pub mod blob;
@@ -37,6 +38,7 @@ mod generation;
 pub mod memory;
 pub mod node;
 pub mod recipient;
+mod record;
 pub mod reseal;
 mod secret;
 pub mod share;
@@ -51,7 +53,7 @@ pub mod token;
 pub use blob::{BlobError, Opened, Purpose};
 pub use envelope::FormatError;
 pub use files::{Disk, RealDisk, write_new};
-pub use generation::{GENERATIONS_MAX, Generation, Origin};
+pub use generation::{GENERATIONS_MAX, Generation, Origin, Overlap};
 pub use memory::PageLock;
 pub use node::NodeKeys;
 pub use recipient::{Recipient, RecipientKey};

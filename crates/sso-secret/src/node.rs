@@ -202,6 +202,9 @@ impl NodeKeys {
 
     /// Learns older keys from a backup that the server's operator wrote for this node. The newest delivered key stays the newest. Without
     /// a delivery there is nothing to add to: [`NodeError::Empty`].
+    ///
+    /// The overlap of each key goes on from when the server superseded it. The newest of the backup was superseded at the latest when this
+    /// node first got the key that it has now. So a key whose overlap has ended does not come back, however often a backup is read.
     pub fn take_backup(
         &mut self,
         bytes: &[u8],
@@ -211,20 +214,24 @@ impl NodeKeys {
         let generations = Backup::read(bytes)?.open(key)?;
         let lock = self.lock()?;
         let mut entries = self.read()?;
-        if entries.keys.is_empty() {
+        let Some(newest_seen) = entries.keys.first().map(|newest| newest.first_seen) else {
             return Err(NodeError::Empty);
-        }
+        };
         let before = entries.keys.len();
         for (generation, secret) in generations.iter() {
-            if entries.keys.len() < GENERATIONS_MAX
-                && entries.keys.iter().all(|entry| entry.secret != *secret)
+            let superseded = generation.superseded.unwrap_or(newest_seen).min(now);
+            let entry = Entry {
+                secret: secret.clone(),
+                first_seen: generation.created,
+                superseded: Some(superseded),
+            };
+            let is_over =
+                generation.overlap_ends.is_some_and(|end| end <= now) || !self.is_in_overlap(&entry, now);
+            if !is_over
+                && entries.keys.len() < GENERATIONS_MAX
+                && entries.keys.iter().all(|known| known.secret != *secret)
             {
-                let superseded = Some(generation.superseded.unwrap_or(now).max(now));
-                entries.keys.push(Entry {
-                    secret: secret.clone(),
-                    first_seen: generation.created,
-                    superseded,
-                });
+                entries.keys.push(entry);
             }
         }
         let added = entries.keys.len() - before;

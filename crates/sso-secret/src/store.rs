@@ -5,7 +5,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `master-secret.sealed` | the secrets of all generations in their overlap, sealed; replaced as a whole at each change |
-//! | `master-secret.instance` | locked by the one writer; its inode and time of birth mark the folder; not empty once there was a secret |
+//! | `master-secret.instance` | locked by the one writer; its inode and time of birth mark the folder; one line for each write |
 //! | `master-secret.sealed.tmp` | left by a writer that was killed; removed by the next writer |
 //!
 //! All have mode 0600. A folder that others may write to is refused.
@@ -27,20 +27,30 @@
 //!
 //! The plaintext is 16 octets for each generation. Before a store is open, each secret has opened its sentinel.
 //!
+//! # How a rollback is noticed
+//!
+//! After each write, a line is appended to `master-secret.instance` (see the module `record`). A sealed file that is behind these lines is
+//! an older one that was put back: it is not opened ([`State::RolledBack`]). A rotation of it would give the number of a generation that
+//! nodes have to another secret. A store that stays open compares with what it has seen as well, so that it notices a rollback of both
+//! files. An operator puts the newer file back, restores a backup, or adopts the older file: its newest secret then gets a number above
+//! all that were used. A snapshot of the whole machine that is put back is not noticed.
+//!
 //! # How a copy is noticed
 //!
 //! The mark is SHA-256 over the machine id (`/etc/machine-id`), the inode number and the time of birth of `master-secret.instance`,
 //! which is created once and never replaced. A copied folder has another inode or time of birth, and on another machine another machine
 //! id. The device number is left out because it may change at boot. If the mark differs, the store opens and serves, and `rotate`,
 //! `import` and `restore` are refused until an operator says by [`SecretStore::adopt`] that this folder is the one that lives: two
-//! servers that rotate by themselves would hand out two keys. A disk image of a virtual machine that is started twice with the same
+//! servers that rotate by themselves would hand out two keys. A restore in place of a sealed, damaged or missing file of a copy leaves it
+//! a copy. A restore into an empty folder makes an original: its operator has just said where the secret is to live. A disk image of a virtual machine that is started twice with the same
 //! machine id is not noticed. A folder that is moved to another machine or restored from a file backup is noticed, and is adopted once.
 
 use crate::backup::{self, Backup, BackupError};
 use crate::envelope::{self, Envelope, FILE_MAX, FormatError};
 use crate::files::{self, Disk, RealDisk, read_replaced};
-use crate::generation::{Generation, Generations, Listed, NotAdded, Origin};
+use crate::generation::{Generation, Generations, Listed, NotAdded, Origin, Overlap};
 use crate::memory::PageLock;
+use crate::record::{Record, Records};
 use crate::secret::{KeyId, Keyring, MasterSecret};
 use crate::source::{KeyHeader, Sealed, SealingSource, SourceKey};
 use crate::status::{Facts, Status};
@@ -48,7 +58,7 @@ use crate::time::UnixTime;
 use dtyp::{DecodeError, Reader};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,6 +91,8 @@ pub enum State {
     None,
     /// There is one, and it cannot be had: the name of what is missing.
     Sealed(Sealed),
+    /// The sealed file is older than one that was here: see the module. Nothing of it is used.
+    RolledBack(Sealed),
     /// It is at hand.
     Open(Arc<OpenSecret>),
 }
@@ -122,9 +134,37 @@ impl OpenSecret {
         self.is_copy
     }
 
+    /// Whether this is an older state than `newer`: see the module.
+    pub fn is_behind(&self, newer: &Self) -> bool {
+        self.seen().is_behind(&newer.seen())
+    }
+
+    fn seen(&self) -> Seen {
+        Seen { lineage: self.generations.lineage, record: self.record() }
+    }
+
+    fn record(&self) -> Record {
+        let Rest { instance, writes, mark, .. } = self.rest;
+        Record { instance, writes, generation: self.newest().0.number, mark: Some(mark) }
+    }
+
     /// Whether the secrets are kept out of swap.
     pub fn page_lock(&self) -> PageLock {
         self.newest().1.page_lock()
+    }
+}
+
+/// The newest state that this process has seen. No secret.
+struct Seen {
+    lineage: [u8; 16],
+    record: Record,
+}
+
+impl Seen {
+    fn is_behind(&self, newer: &Self) -> bool {
+        let (ours, theirs) = (&self.record, &newer.record);
+        self.lineage == newer.lineage && ours.generation < theirs.generation
+            || ours.instance == theirs.instance && ours.writes < theirs.writes
     }
 }
 
@@ -269,7 +309,10 @@ pub struct SecretStore {
     source: Arc<dyn SealingSource>,
     machine: MachineId,
     disk: Arc<dyn Disk>,
+    clock: fn() -> UnixTime,
     loaded: Mutex<Option<(Stamp, State)>>,
+    /// Survives that the store is sealed for a while.
+    seen: Mutex<Option<Seen>>,
 }
 
 /// What changes when the sealed file is replaced: inode, size, time of change in seconds and nanoseconds. `None` where there is none.
@@ -289,7 +332,9 @@ impl SecretStore {
             source,
             machine,
             disk: Arc::new(RealDisk),
+            clock: UnixTime::now,
             loaded: Mutex::new(None),
+            seen: Mutex::new(None),
         }
     }
 
@@ -298,13 +343,23 @@ impl SecretStore {
         Self { disk, ..self }
     }
 
-    /// What there is now. Reads the file again if it was replaced. A sealing source that gave no key is asked again only by
+    /// The same with another clock, by which overlaps end.
+    pub fn with_clock(self, clock: fn() -> UnixTime) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The clock, for a store beside this one.
+    pub(crate) fn clock(&self) -> fn() -> UnixTime {
+        self.clock
+    }
+
+    /// What there is now. Generations whose overlap has ended are gone, whether the file has them still or not. Reads the file again if it was replaced. A sealing source that gave no key is asked again only by
     /// [`SecretStore::reload`]: a passphrase costs argon2id, and each caller of the service could ask for that.
     pub fn state(&self) -> State {
         let stamp = self.stamp();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         match &*loaded {
-            Some((known, state)) if *known == stamp => state.clone(),
+            Some((known, state)) if *known == stamp && !self.has_ended(state) => state.clone(),
             other => {
                 let known = match other {
                     Some((_, State::Open(open))) => Some(open.clone()),
@@ -317,6 +372,12 @@ impl SecretStore {
         }
     }
 
+    /// Whether an open secret has a generation that no node may need any more.
+    fn has_ended(&self, state: &State) -> bool {
+        let State::Open(open) = state else { return false };
+        open.generations.next_end().is_some_and(|end| end <= (self.clock)())
+    }
+
     /// Reads the file and asks the sealing source, whatever was known.
     pub fn reload(&self) -> State {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -325,11 +386,7 @@ impl SecretStore {
 
     /// The open secret, or why there is none.
     pub fn open(&self) -> Result<Arc<OpenSecret>, StoreError> {
-        match self.state() {
-            State::Open(open) => Ok(open),
-            State::Sealed(sealed) => Err(sealed.into()),
-            State::None => Err(StoreError::NoSecret),
-        }
+        opened(self.state())
     }
 
     /// The public facts.
@@ -342,7 +399,7 @@ impl SecretStore {
                     facts(&open.rest, open.is_copy, &open.key_header, open.generations.lineage, generations);
                 Status { state: "open", sealed: None, facts: Some(facts), page_lock: Some(open.page_lock()) }
             }
-            State::Sealed(sealed) => {
+            State::Sealed(sealed) | State::RolledBack(sealed) => {
                 let bytes = read_replaced(&self.sealed_path(), FILE_MAX).ok();
                 let facts = bytes.and_then(|bytes| facts_of(&bytes, &self.mark()).ok());
                 Status::sealed(&sealed, facts)
@@ -356,10 +413,10 @@ impl SecretStore {
         self.begin(secret, Origin::Generated, now)
     }
 
-    /// Draws a new generation. The present one stays for `overlap`.
-    pub fn rotate(&self, now: UnixTime, overlap: Duration) -> Result<Arc<OpenSecret>, StoreError> {
+    /// Draws a new generation. The present one stays for `overlap`: a duration, or an [`Overlap`] that ends older ones, too.
+    pub fn rotate(&self, now: UnixTime, overlap: impl Into<Overlap>) -> Result<Arc<OpenSecret>, StoreError> {
         let secret = MasterSecret::generate().map_err(NotAdded::Random)?;
-        self.advance(secret, Origin::Generated, now, overlap)
+        self.advance(secret, Origin::Generated, now, overlap.into())
     }
 
     /// Takes over the secret of an existing server: as the first one, or as a new generation.
@@ -371,7 +428,7 @@ impl SecretStore {
     ) -> Result<Arc<OpenSecret>, StoreError> {
         match self.state() {
             State::None => self.begin(secret, Origin::Imported, now),
-            _ => self.advance(secret, Origin::Imported, now, overlap),
+            _ => self.advance(secret, Origin::Imported, now, overlap.into()),
         }
     }
 
@@ -384,10 +441,10 @@ impl SecretStore {
         let writer = self.writer()?;
         match self.load(None) {
             State::None => {}
-            State::Sealed(sealed) => return Err(sealed.into()),
+            State::Sealed(sealed) | State::RolledBack(sealed) => return Err(sealed.into()),
             State::Open(_) => return Err(StoreError::Exists),
         }
-        writer.found(Generations::first(secret, origin, now)?, 0)
+        writer.found(Generations::first(secret, origin, now)?, self.mark())
     }
 
     fn advance(
@@ -395,7 +452,7 @@ impl SecretStore {
         secret: MasterSecret,
         origin: Origin,
         now: UnixTime,
-        overlap: Duration,
+        overlap: Overlap,
     ) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
         let open = writer.original()?;
@@ -438,7 +495,7 @@ impl SecretStore {
         let restored = backup.open(key)?;
         let writer = self.writer()?;
         match self.load(None) {
-            State::None => writer.found(restored, 0),
+            State::None => writer.found(restored, self.mark()),
             State::Open(open) => {
                 let open = writer.checked_original(open)?;
                 let live = open.generations().map(|(generation, _)| generation.clone()).collect();
@@ -446,16 +503,26 @@ impl SecretStore {
                 let merged = open.generations.clone().merged(restored, now, overlap)?;
                 writer.commit(merged, open.rest.clone(), &open.key_header, &open.key)
             }
-            State::Sealed(sealed) if !rules.replace_sealed => Err(sealed.into()),
-            State::Sealed(_) => {
+            State::Sealed(sealed) | State::RolledBack(sealed) if !rules.replace_sealed => Err(sealed.into()),
+            State::Sealed(_) | State::RolledBack(_) => {
+                let records = writer.records()?;
+                let mut restored = restored;
+                let mut highest = records.highest();
+                // A copy stays one, whatever happened to its sealed file.
+                let mut mark = match records.last() {
+                    Some(last) => last.mark.unwrap_or_default(),
+                    None => self.mark(),
+                };
                 let path = self.sealed_path();
                 let failed = |error| StoreError::File { path: path.clone(), error };
                 match files::read_of_folder_owner(&path, FILE_MAX) {
                     Ok(old) => {
-                        if let Ok((_, _, live)) = Envelope::read("sealed file", MAGIC, &old)
+                        if let Ok((_, rest, live)) = Envelope::read("sealed file", MAGIC, &old)
                             .and_then(|envelope| header_of(&envelope))
                         {
                             rules.check(&live, &listed)?;
+                            highest = highest.max(live.highest());
+                            mark = rest.mark;
                         }
                         let aside = files::beside(&path, &format!(".replaced-{}", now.0));
                         self.disk
@@ -467,7 +534,8 @@ impl SecretStore {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => return Err(failed(error)),
                 }
-                writer.found(restored, 0)
+                restored.raise_above(highest)?;
+                writer.found(restored, mark)
             }
         }
     }
@@ -481,12 +549,16 @@ impl SecretStore {
         writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
     }
 
-    /// An operator says that this folder is the one that lives: it gets a new instance id and its own mark.
+    /// An operator says that this folder is the one that lives: it gets a new instance id and its own mark. If the sealed file was rolled
+    /// back, its newest secret gets a number above all that were used here.
     pub fn adopt(&self) -> Result<Arc<OpenSecret>, StoreError> {
         let writer = self.writer()?;
-        let open = writer.open()?;
+        let highest = writer.records()?.highest();
+        let open = opened(self.read(None))?;
         let rest = Rest { instance: new_instance()?, mark: self.mark(), ..open.rest.clone() };
-        writer.commit(open.generations.clone(), rest, &open.key_header, &open.key)
+        let mut generations = open.generations.clone();
+        generations.raise_above(highest)?;
+        writer.commit(generations, rest, &open.key_header, &open.key)
     }
 
     /// Seals the file under another source. The store that was opened with the old source is of no use afterwards.
@@ -496,7 +568,7 @@ impl SecretStore {
         let (key_header, key) = KeyHeader::fresh(&*source, MAGIC)?;
         writer.commit(open.generations.clone(), open.rest.clone(), &key_header, &key)?;
         let next = Self::new(&self.folder, source, self.machine.clone()).with_disk(self.disk.clone());
-        Ok(next)
+        Ok(next.with_clock(self.clock))
     }
 
     fn sealed_path(&self) -> PathBuf {
@@ -525,8 +597,45 @@ impl SecretStore {
         hash.finalize().into()
     }
 
-    /// Reads the file. A key that is `known` for the same key header is used again.
+    /// Reads the file, and checks that it is not behind what was here. A key that is `known` for the same key header is used again.
     fn load(&self, known: Option<&OpenSecret>) -> State {
+        let path = self.instance_path();
+        // Before the sealed file: see the module `record`.
+        let records = match files::open_no_link(OpenOptions::new().read(true), &path) {
+            Ok(file) => Records::read(&file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Records::default()),
+            Err(error) => Err(error),
+        };
+        let records = match records {
+            Ok(records) => records,
+            Err(error) => {
+                let what = path.display().to_string();
+                return State::Sealed(Sealed { what, why: format!("cannot be read: {error}") });
+            }
+        };
+        let open = match self.read(known) {
+            State::Open(open) => open,
+            other => return other,
+        };
+        let found = open.seen();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = records.newer_than(&found.record);
+        let newer = newer.or(seen.as_ref().filter(|seen| found.is_behind(seen)).map(|seen| &seen.record));
+        if let Some(newer) = newer {
+            return State::RolledBack(Sealed {
+                what: self.sealed_path().display().to_string(),
+                why: format!(
+                    "was rolled back: it is write {} with generation {}, and write {} with generation {} was here before; put the newer \
+                     file back, restore a backup in its place, or adopt the older file",
+                    found.record.writes, found.record.generation, newer.writes, newer.generation
+                ),
+            });
+        }
+        *seen = Some(found);
+        State::Open(open)
+    }
+
+    fn read(&self, known: Option<&OpenSecret>) -> State {
         let path = self.sealed_path();
         let sealed = |why: String| State::Sealed(Sealed { what: path.display().to_string(), why });
         let bytes = match read_replaced(&path, FILE_MAX) {
@@ -563,7 +672,8 @@ impl SecretStore {
             },
         };
         match envelope.open(&key).and_then(|plain| listed.open(&plain)) {
-            Ok(generations) => {
+            Ok(mut generations) => {
+                generations.drop_ended((self.clock)());
                 // The writer may be between the rename and the sync of the folder. A secret that a power failure takes back must not be
                 // handed out before.
                 if let Err(error) = self.disk.sync(&self.folder) {
@@ -614,11 +724,7 @@ impl Writer<'_> {
             State::Open(open) => Some(open),
             _ => None,
         };
-        match self.store.load(known.as_deref()) {
-            State::Open(open) => Ok(open),
-            State::Sealed(sealed) => Err(sealed.into()),
-            State::None => Err(StoreError::NoSecret),
-        }
+        opened(self.store.load(known.as_deref()))
     }
 
     /// The same, if the folder is no copy.
@@ -633,13 +739,13 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes the first file of a folder, or one in place of a file that is sealed.
-    fn found(&self, generations: Generations, writes: u64) -> Result<Arc<OpenSecret>, StoreError> {
+    /// Writes the first file of a folder, or one in place of a file that is sealed. With another mark than its own, the folder is a copy.
+    fn found(&self, generations: Generations, mark: [u8; 32]) -> Result<Arc<OpenSecret>, StoreError> {
         let (key_header, key) = KeyHeader::fresh(&*self.store.source, MAGIC)?;
         let rest = Rest {
             instance: new_instance()?,
-            mark: self.store.mark(),
-            writes,
+            mark,
+            writes: 0,
             last_backup: 0,
             backup_generation: 0,
             last_drill: 0,
@@ -650,12 +756,13 @@ impl Writer<'_> {
     /// Writes the file, and keeps what was written.
     fn commit(
         &self,
-        generations: Generations,
+        mut generations: Generations,
         mut rest: Rest,
         key_header: &KeyHeader,
         key: &SourceKey,
     ) -> Result<Arc<OpenSecret>, StoreError> {
         let store = self.store;
+        generations.drop_ended((store.clock)());
         rest.writes = rest.writes.saturating_add(1);
         let mut header = Vec::new();
         key_header.encode(&mut header);
@@ -670,7 +777,6 @@ impl Writer<'_> {
             })?;
         let path = store.sealed_path();
         files::replace(&*store.disk, &path, &bytes).map_err(|error| StoreError::File { path, error })?;
-        self.note_instance(rest.instance)?;
         let open = Arc::new(OpenSecret {
             generations,
             is_copy: rest.mark != store.mark(),
@@ -678,30 +784,42 @@ impl Writer<'_> {
             key_header: key_header.clone(),
             key: SourceKey::copy(key.expose()),
         });
+        self.note(&open.record())?;
+        *store.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(open.seen());
         let mut loaded = store.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         *loaded = Some((store.stamp(), State::Open(open.clone())));
         Ok(open)
     }
 
-    /// Notes that the folder has a secret, once the sealed file is there: from now on a missing sealed file is a loss.
-    fn note_instance(&self, instance: [u8; 16]) -> Result<(), StoreError> {
+    /// What is noted in the folder.
+    fn records(&self) -> Result<Records, StoreError> {
         let path = self.store.instance_path();
-        let line = format!("{}\n", dtyp::hex(&instance));
-        let failed = |error| StoreError::File { path: path.clone(), error };
-        let mut known = String::new();
-        let mut lock = &self.lock;
-        lock.rewind().and_then(|()| lock.read_to_string(&mut known)).map_err(failed)?;
-        if known.ends_with(&line) {
-            return Ok(());
-        }
+        Records::read(&self.lock).map_err(|error| StoreError::File { path, error })
+    }
+
+    /// Notes a write, once the sealed file is there: from now on a missing sealed file is a loss, and an older one is a rollback.
+    fn note(&self, record: &Record) -> Result<(), StoreError> {
+        let path = self.store.instance_path();
+        let start = if self.records()?.ends_whole { "" } else { "\n" };
+        let line = format!("{start}{}", record.line());
         let disk = &self.store.disk;
-        disk.append(lock, line.as_bytes()).and_then(|()| disk.sync(&path)).map_err(failed)
+        disk.append(&self.lock, line.as_bytes())
+            .and_then(|()| disk.sync(&path))
+            .map_err(|error| StoreError::File { path, error })
+    }
+}
+
+/// The open secret, or why there is none.
+fn opened(state: State) -> Result<Arc<OpenSecret>, StoreError> {
+    match state {
+        State::Open(open) => Ok(open),
+        State::Sealed(sealed) | State::RolledBack(sealed) => Err(sealed.into()),
+        State::None => Err(StoreError::NoSecret),
     }
 }
 
 impl RestoreRules {
     fn check(self, live: &Listed, backup: &Listed) -> Result<(), StoreError> {
-        let newest = |listed: &Listed| listed.generations.first().map_or(0, |generation| generation.number);
         if live.lineage != backup.lineage && !self.allow_foreign {
             let [backup, live] = [backup, live].map(|listed| dtyp::hex(&listed.lineage));
             return Err(StoreError::Foreign { backup, live });
@@ -716,8 +834,8 @@ impl RestoreRules {
             if let Some(forked) = live.generations.iter().find(differs).filter(|_| !self.allow_foreign) {
                 return Err(StoreError::Forked(forked.number));
             }
-            if newest(backup) < newest(live) && !self.allow_older {
-                return Err(StoreError::Older { backup: newest(backup), live: newest(live) });
+            if backup.highest() < live.highest() && !self.allow_older {
+                return Err(StoreError::Older { backup: backup.highest(), live: live.highest() });
             }
         }
         Ok(())

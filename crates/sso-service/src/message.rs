@@ -76,7 +76,7 @@ pub fn write_request() -> Vec<u8> {
     SIZE.to_le_bytes().to_vec()
 }
 
-/// The results of a successful call.
+/// The results of a successful call. The security contexts of `rpc-auth` wipe the stub when they have sealed it.
 pub fn write_secret(secret: &MasterSecret, syntax: NdrSyntax) -> Vec<u8> {
     write_response(secret.octets(), ReturnCode::SUCCESS, syntax)
 }
@@ -118,7 +118,7 @@ pub fn read_response(
     let octets = Zeroizing::new(reader.array::<{ MasterSecret::LEN }>("pbSecret")?);
     let code = ReturnCode(reader.u32("return value")?);
     match reader.remaining() {
-        0 => Ok((code, MasterSecret::new(*octets))),
+        0 => Ok((code, MasterSecret::copy(&octets))),
         _ => Err(reader.error("response", DecodeErrorKind::Trailing)),
     }
 }

@@ -1,27 +1,36 @@
 use std::fmt;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
 /// The master secret: 16 octets ([MS-SSP] 2.2.1), wiped when they are dropped and never printed.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MasterSecret([u8; Self::LEN]);
+///
+/// They are in a place of their own, which does not move with the value: a value that passes through futures leaves no octets behind.
+#[derive(Clone)]
+pub struct MasterSecret(Box<Zeroizing<[u8; Self::LEN]>>);
 
 impl MasterSecret {
     /// MAX_MASTER_SECRET_BYTES. The interface definition allows no other length.
     pub const LEN: usize = 16;
 
     /// A secret of these octets. The caller wipes its own copy.
-    pub const fn new(octets: [u8; Self::LEN]) -> Self {
-        Self(octets)
+    pub fn new(octets: [u8; Self::LEN]) -> Self {
+        Self::copy(&Zeroizing::new(octets))
+    }
+
+    /// A secret of these octets, which the caller keeps.
+    pub fn copy(octets: &[u8; Self::LEN]) -> Self {
+        let mut secret = Box::new(Zeroizing::new([0; Self::LEN]));
+        secret.copy_from_slice(octets);
+        Self(secret)
     }
 
     /// A secret of another length than 16 octets cannot be delivered by this interface.
     pub fn from_slice(octets: &[u8]) -> Option<Self> {
-        octets.try_into().ok().map(Self)
+        octets.try_into().ok().map(Self::copy)
     }
 
     /// The octets, for the one who delivers or uses them.
-    pub const fn octets(&self) -> &[u8; Self::LEN] {
+    pub fn octets(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 }
@@ -29,7 +38,7 @@ impl MasterSecret {
 /// In constant time.
 impl PartialEq for MasterSecret {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.octets().ct_eq(other.octets()).into()
     }
 }
 

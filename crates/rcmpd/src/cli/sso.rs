@@ -12,11 +12,24 @@ pub enum SsoCommand {
     Secret(SecretCommand),
     /// Seal data under the newest cached key of this node
     #[command(
-        after_help = "The blob names its key, so that it opens for as long as the node keeps that key.\n\nExample:\n  rcmpd sso seal db-password.txt --output db-password.sealed \\\n      --cache node.keys --unseal file:node.key --purpose app/credentials"
+        after_help = "The blob names its key, so that it opens for as long as the node keeps that key.\n\nExample:\n  rcmpd sso seal db-password.txt --output db-password.sealed \\\n      --cache node.keys --unseal file:node.key --purpose app/credentials \\\n      --record db-password.sealed"
     )]
     Seal(BlobArgs),
     /// Open what `rcmpd sso seal` sealed
     Open(BlobArgs),
+    /// Take older keys for this node from a backup, for blobs that were sealed before the node was there
+    ///
+    /// The node needs the newest key from the server first. The overlap of an older key goes on from the rotation.
+    Learn {
+        /// The backup, which an operator of the server wrote for this node.
+        file: PathBuf,
+        #[command(flatten)]
+        key: BackupKeyArgs,
+        #[command(flatten)]
+        cache: CacheArgs,
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Seal the blobs of a folder again, under the newest cached key
     ///
     /// A run that is interrupted is completed by the next one.
@@ -31,6 +44,9 @@ pub enum SsoCommand {
         /// What the blobs are for: the purpose with which they were sealed.
         #[arg(long, value_name = "NAME")]
         purpose: String,
+        /// The name of each file is the record with which its blob was sealed.
+        #[arg(long)]
+        record_is_file_name: bool,
         #[command(flatten)]
         json: JsonArg,
     },
@@ -66,6 +82,9 @@ pub struct BlobArgs {
     /// What the data is for. A blob opens for the same purpose only.
     #[arg(long, value_name = "NAME")]
     pub purpose: String,
+    /// The record that the data belongs to. A blob opens for the same record only, so that one blob cannot take the place of another.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub record: String,
 }
 
 /// `rcmpd sso secret …`
@@ -84,10 +103,14 @@ pub enum SecretCommand {
     #[command(after_help = "Exit codes: 0 open, 3 there is no secret, 7 sealed.")]
     Status(ConfigOnly),
     /// Generate a new generation. The previous one stays for the overlap
+    #[command(
+        after_help = "If the key may have leaked: --overlap-h 0 drops all older generations at once. A longer overlap leaves the nodes time to reseal."
+    )]
     Rotate {
-        /// How long nodes may need the previous generation, in hours.
-        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
-        overlap_h: u64,
+        /// How long nodes may need the previous generation, in hours. Older generations end by then, too, if they would end later; if that
+        /// leaves no room, the oldest one ends at once. 0: all end at once [default: 168, and older ones as they are]
+        #[arg(long, value_name = "H", value_parser = clap::value_parser!(u64).range(0..=8760))]
+        overlap_h: Option<u64>,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -122,7 +145,7 @@ pub enum SecretCommand {
         #[arg(long)]
         replace_sealed: bool,
         /// How long nodes may need the live generations, in hours.
-        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(0..=8760))]
         overlap_h: u64,
         #[command(flatten)]
         config: ConfigArg,
@@ -167,7 +190,7 @@ pub enum SecretCommand {
         #[command(flatten)]
         client: OptionalClientArgs,
         /// How long nodes may need the previous generation, in hours.
-        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=8760))]
+        #[arg(long, value_name = "H", default_value_t = 168, value_parser = clap::value_parser!(u64).range(0..=8760))]
         overlap_h: u64,
         #[command(flatten)]
         config: ConfigArg,

@@ -18,17 +18,20 @@ use rpc_auth::ntlm::NtHash;
 use serde_json::{Value, json};
 use sso_secret::node::{CacheLimits, Delivery, NodeKeys};
 use sso_secret::{
-    KeyFile, KeyId, Keyring, MasterSecret, Purpose, RealDisk, RestoreRules, SealingSource, SecretStore,
-    Status, UnixTime, blob, reseal,
+    KeyFile, KeyId, Keyring, MasterSecret, Overlap, PageLock, Purpose, RealDisk, RestoreRules, SealingSource,
+    SecretStore, Status, UnixTime, blob, reseal,
 };
 use sso_service::client::GetError;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+/// How long nodes may need the previous generation, in hours, where a rotation does not say it: a week.
+const OVERLAP_H: u64 = 168;
 /// There is no secret.
 const NO_SECRET: u8 = 3;
 /// The secret is sealed.
@@ -50,23 +53,36 @@ pub(super) async fn run(command: SsoCommand) -> anyhow::Result<u8> {
         SsoCommand::Seal(args) => {
             let (keys, purpose) = keys(&args.cache, &args.purpose)?;
             let plain = Zeroizing::new(read_bounded(&args.file)?);
-            let blob = blob::seal(&keys, &purpose, &[], &plain)?;
+            let blob = blob::seal(&keys, &purpose, args.record.as_bytes(), &plain)?;
             write_new(&args.output, &blob)
         }
         SsoCommand::Open(args) => {
             let (keys, purpose) = keys(&args.cache, &args.purpose)?;
-            let opened = blob::open(&keys, &purpose, &[], &read_bounded(&args.file)?)
+            let opened = blob::open(&keys, &purpose, args.record.as_bytes(), &read_bounded(&args.file)?)
                 .map_err(|error| failed(UNUSABLE, format!("{}: {error}", args.file.display())))?;
             if !opened.is_newest {
                 output::warning("this blob is sealed under an older key: reseal it before the overlap ends");
             }
             write_new(&args.output, &opened.plain)
         }
-        SsoCommand::Reseal { folder, cache, purpose, json } => {
+        SsoCommand::Learn { file, key, cache, json } => {
+            let key = backup_key(&key)?;
+            let learnt = node(&cache)?.take_backup(&read_backup(&file)?, &*key, UnixTime::now())?;
+            match json.json {
+                true => output::json(&json!({ "learnt": learnt })),
+                false => output::line(&format!("Learnt {}", output::counted(learnt as u64, "older key"))),
+            }
+            Ok(0)
+        }
+        SsoCommand::Reseal { folder, cache, purpose, record_is_file_name, json } => {
             let (keys, purpose) = keys(&cache, &purpose)?;
             let files = reseal::files_of(&folder)
                 .with_context(|| format!("cannot read the folder {}", folder.display()))?;
-            let report = reseal::reseal_files(&RealDisk, &keys, &purpose, &|_| Vec::new(), files);
+            let record = |path: &Path| match path.file_name() {
+                Some(name) if record_is_file_name => name.as_bytes().to_vec(),
+                _ => Vec::new(),
+            };
+            let report = reseal::reseal_files(&RealDisk, &keys, &purpose, &record, files);
             match json.json {
                 true => output::json(&json!({
                     "resealed": report.resealed,
@@ -111,7 +127,8 @@ async fn secret(command: SecretCommand) -> anyhow::Result<u8> {
         SecretCommand::Status(ConfigOnly { config, json }) => status(&opened(&config)?, json.json),
         SecretCommand::Rotate { overlap_h, config, json } => {
             let store = changeable(&config)?;
-            store.rotate(UnixTime::now(), hours(overlap_h))?;
+            let time = hours(overlap_h.unwrap_or(OVERLAP_H));
+            store.rotate(UnixTime::now(), Overlap { time, shorten_older: overlap_h.is_some() })?;
             changed(&store, "Rotated", json.json)
         }
         SecretCommand::Backup { file, key, config, json } => {
@@ -373,14 +390,18 @@ fn unseal_source(text: &str) -> anyhow::Result<Arc<dyn SealingSource>> {
     Ok(sso::seal_source(&seal))
 }
 
+/// The cached keys of a node.
+fn node(args: &CacheArgs) -> anyhow::Result<NodeKeys> {
+    let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
+    Ok(NodeKeys::open(&args.cache, unseal_source(&args.unseal)?, limits)?)
+}
+
 /// The usable keys of a node, and a purpose.
 fn keys(args: &CacheArgs, purpose: &str) -> anyhow::Result<(Keyring, Purpose)> {
     let purpose = Purpose::new(purpose).ok_or_else(|| {
         failed(2, "a purpose has 1 to 64 letters, digits, dots, dashes, slashes or underscores")
     })?;
-    let limits = CacheLimits { max_age: hours(args.max_age_h), overlap: hours(args.overlap_h) };
-    let cache = NodeKeys::open(&args.cache, unseal_source(&args.unseal)?, limits)?;
-    let cached = cache.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
+    let cached = node(args)?.keys(UnixTime::now()).map_err(|error| failed(BROKEN, error))?;
     Ok((cached.keys, purpose))
 }
 
@@ -533,7 +554,7 @@ fn facts(status: &Status) {
         }
     }
     if let Some(page_lock) = &status.page_lock {
-        rows.push(("memory", format!("{page_lock:?}").to_lowercase()));
+        rows.push(("memory", memory(page_lock)));
     }
     output::facts(&rows);
     let Some(facts) = &status.facts else { return };
@@ -544,6 +565,16 @@ fn facts(status: &Status) {
         vec![generation.number.to_string(), generation.key_id.to_string(), date(generation.created), overlap]
     });
     output::table(&["generation", "key id", "created", "overlap"], rows.collect());
+}
+
+/// What is kept out of swap, and what is not.
+fn memory(page_lock: &PageLock) -> String {
+    match page_lock {
+        PageLock::Locked => {
+            "stored generations and sealing key: locked; a delivery: wiped after it was sealed".to_owned()
+        }
+        PageLock::Refused(why) => format!("stored generations and sealing key: not locked ({why})"),
+    }
 }
 
 fn date(time: UnixTime) -> String {

@@ -6,7 +6,7 @@ use crate::clock::moment;
 use crate::config::Admin;
 use crate::deciders::CurrentPolicy;
 use crate::output::{visible, visible_json};
-use crate::sso::Registration;
+use crate::sso::{Registration, Sso};
 use arc_swap::ArcSwap;
 use axum::extract::{self, State};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -56,6 +56,7 @@ pub(super) struct Shared {
     pub(super) sidecar: Option<Arc<ArcSwap<sidecar::Sidecar>>>,
     pub(super) operators: Option<Arc<Operators>>,
     pub(super) policy: Option<CurrentPolicy>,
+    pub(super) sso: Option<Sso>,
     pub(super) registration: Option<Registration>,
     pub(super) config: String,
     pub(super) metrics: Arc<Registry>,
@@ -315,6 +316,12 @@ async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "not ready: the account store cannot be used, see the log\n",
+        );
+    }
+    if shared.sso.as_ref().is_some_and(Sso::is_rolled_back) {
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: the master secret was rolled back to an older file, see the log\n",
         );
     }
     match &shared.registration {

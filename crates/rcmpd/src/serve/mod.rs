@@ -218,6 +218,7 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
             sidecar: sidecar.as_ref().map(|sidecar| Arc::clone(&sidecar.current)),
             operators: token.map(|token| Arc::new(http::Operators::new(admin, token, address))),
             policy: current.clone(),
+            sso: sso.as_ref().map(|sso| sso.service.clone()),
             registration: sso.as_ref().and_then(|sso| sso.registration.clone()),
             config: path.display().to_string(),
             metrics: Arc::new(metrics::registry(parts)),

@@ -32,6 +32,9 @@ pub fn check(config: &Config, section: &Sso) -> SsoFindings {
         )),
         // This command may not have the credential or passphrase that the service has.
         State::Sealed(sealed) => found.warnings.push(format!("the master secret is sealed: {sealed}")),
+        State::RolledBack(sealed) => {
+            found.warnings.push(format!("the master secret was rolled back: {sealed}"))
+        }
         State::Open(open) if open.is_copy() => {
             found.warnings.push(
                 "the folder of the master secret is a copy: it is not rotated before it is adopted"

@@ -108,6 +108,11 @@ impl Collector for SecretCollector {
                 "1 if the data folder is a copy, in which no rotation is allowed",
                 u64::from(facts.is_copy),
             ),
+            (
+                "sso_secret_is_rolled_back",
+                "1 if the sealed file is older than one that was there before",
+                u64::from(facts.is_rolled_back),
+            ),
         ] {
             encode_family(
                 &mut encoder,

@@ -178,6 +178,11 @@ impl Sso {
         self.0.policy.store(Arc::new(policy));
     }
 
+    /// Whether an older sealed file was put back.
+    pub fn is_rolled_back(&self) -> bool {
+        self.0.secrets.facts().is_rolled_back
+    }
+
     /// Reads the sealed file, and asks its sealing source again. Blocks.
     pub fn reload_secret(&self) {
         self.0.secrets.reload();

@@ -2,7 +2,8 @@
 
 use crate::config::{SealRef, SecretRef, Sso};
 use sso_secret::{
-    KeyFile, MachineId, Passphrase, PassphraseCost, SealingSource, SecretStore, SourceError, State, Status,
+    KeyFile, MachineId, OpenSecret, Passphrase, PassphraseCost, SealingSource, SecretStore, SourceError,
+    State, Status,
 };
 use sso_service::{BoxFuture, CurrentSecret, MasterSecret, MasterSecrets, SecretState, StoreFailed};
 use std::path::Path;
@@ -24,7 +25,21 @@ pub struct LiveSecrets {
 
 struct Seen {
     state: State,
+    /// What is delivered. While the file is one that was rolled back, this is the newest secret that this process has seen.
+    delivered: Option<Arc<OpenSecret>>,
     facts: SecretFacts,
+}
+
+impl Seen {
+    fn new(state: State, facts: SecretFacts, before: Option<Arc<OpenSecret>>) -> Self {
+        let delivered = match &state {
+            // Of two looks at once, the later one may have read the newer file.
+            State::Open(open) => Some(before.filter(|before| open.is_behind(before)).unwrap_or(open.clone())),
+            State::RolledBack(_) => before,
+            State::None | State::Sealed(_) => None,
+        };
+        Self { state, delivered, facts }
+    }
 }
 
 /// Facts for metrics: none of them is secret.
@@ -44,10 +59,12 @@ pub struct SecretFacts {
     pub last_drill: u64,
     /// Whether the data folder is a copy.
     pub is_copy: bool,
+    /// Whether an older sealed file was put back.
+    pub is_rolled_back: bool,
 }
 
-impl From<&Status> for SecretFacts {
-    fn from(status: &Status) -> Self {
+impl SecretFacts {
+    fn new(state: &State, status: &Status) -> Self {
         let facts = status.facts.as_ref();
         let newest = facts.and_then(|facts| facts.generations.first());
         Self {
@@ -58,6 +75,7 @@ impl From<&Status> for SecretFacts {
             backup_is_current: facts.is_some_and(|facts| facts.backup_is_current),
             last_drill: facts.and_then(|facts| facts.last_drill).map_or(0, |time| time.0),
             is_copy: facts.is_some_and(|facts| facts.is_copy),
+            is_rolled_back: matches!(state, State::RolledBack(_)),
         }
     }
 }
@@ -103,9 +121,10 @@ impl LiveSecrets {
     pub fn open(section: &Sso) -> Self {
         let store = store(section);
         let state = store.state();
-        report(&state);
-        let facts = SecretFacts::from(&store.status());
-        let seen = Mutex::new(Seen { state, facts });
+        let facts = SecretFacts::new(&state, &store.status());
+        let seen = Seen::new(state, facts, None);
+        report(&seen);
+        let seen = Mutex::new(seen);
         Self { store: Arc::new(store), stopping: AtomicBool::new(false), seen }
     }
 
@@ -115,25 +134,25 @@ impl LiveSecrets {
     }
 
     /// Looks whether the file was replaced. Blocks.
-    pub fn look(&self) -> State {
-        self.see(self.store.state())
+    pub fn look(&self) {
+        self.see(self.store.state());
     }
 
     /// Asks the sealing source again. Blocks.
-    pub fn reload(&self) -> State {
-        self.see(self.store.reload())
+    pub fn reload(&self) {
+        self.see(self.store.reload());
     }
 
-    fn see(&self, state: State) -> State {
-        let facts = SecretFacts::from(&self.store.status());
+    fn see(&self, state: State) {
+        let facts = SecretFacts::new(&state, &self.store.status());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = facts.state != seen.facts.state || facts.generation != seen.facts.generation;
-        *seen = Seen { state: state.clone(), facts };
-        drop(seen);
+        let of = |facts: &SecretFacts| (facts.state, facts.generation, facts.is_rolled_back);
+        let is_news = of(&facts) != of(&seen.facts);
+        let before = seen.delivered.take();
+        *seen = Seen::new(state, facts, before);
         if is_news {
-            report(&state);
+            report(&seen);
         }
-        state
     }
 
     /// Facts for metrics, as of the last look.
@@ -147,12 +166,21 @@ impl LiveSecrets {
     }
 }
 
-fn report(state: &State) {
-    match state {
+fn report(seen: &Seen) {
+    match &seen.state {
         State::None => {
             info!("There is no master secret yet: `rcmpd sso secret generate` or `import` makes one")
         }
         State::Sealed(sealed) => error!(missing = sealed.what, why = sealed.why, "Master secret is sealed"),
+        State::RolledBack(sealed) => {
+            let delivered = seen.delivered.as_ref().map(|open| open.newest().0.number);
+            error!(
+                file = sealed.what,
+                why = sealed.why,
+                generation_delivered = delivered,
+                "Master secret was rolled back to an older file"
+            );
+        }
         State::Open(open) => {
             let (newest, _) = open.newest();
             let page_lock = format!("{:?}", open.page_lock());
@@ -172,26 +200,34 @@ impl MasterSecrets for LiveSecrets {
         let state = match self.stopping.load(Ordering::Acquire) {
             true => SecretState::Stopping,
             // A look costs one `stat` while the file is the same.
-            false => match tokio::task::block_in_place(|| self.look()) {
-                State::Sealed(sealed) => SecretState::NotOpen(sealed.to_string()),
-                State::None | State::Open(_) => SecretState::Open,
-            },
+            false => {
+                tokio::task::block_in_place(|| self.look());
+                let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                match (&seen.state, &seen.delivered) {
+                    (State::Sealed(sealed), _) | (State::RolledBack(sealed), None) => {
+                        SecretState::NotOpen(sealed.to_string())
+                    }
+                    (State::RolledBack(_), Some(_)) | (State::None | State::Open(_), _) => SecretState::Open,
+                }
+            }
         };
         Box::pin(std::future::ready(state))
     }
 
     fn current(&self) -> BoxFuture<'_, Result<Option<CurrentSecret>, StoreFailed>> {
-        let state = self.seen.lock().unwrap_or_else(PoisonError::into_inner).state.clone();
-        let current = match state {
-            State::None => Ok(None),
-            State::Sealed(sealed) => Err(StoreFailed(sealed.to_string())),
-            State::Open(open) => {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = match (&seen.state, &seen.delivered) {
+            (State::None, _) => Ok(None),
+            (State::Sealed(sealed) | State::RolledBack(sealed), None) => Err(StoreFailed(sealed.to_string())),
+            (_, None) => Err(StoreFailed("there is no open master secret".to_owned())),
+            (_, Some(open)) => {
                 let (generation, secret) = open.newest();
                 let (secret, generation) =
-                    (MasterSecret::new(*secret.expose()), u64::from(generation.number));
+                    (MasterSecret::copy(secret.expose()), u64::from(generation.number));
                 Ok(Some(CurrentSecret { secret, generation }))
             }
         };
+        drop(seen);
         Box::pin(std::future::ready(current))
     }
 }

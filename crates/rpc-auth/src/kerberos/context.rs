@@ -190,6 +190,8 @@ impl KerberosContext {
         let clear = direction.wrap_header(FILLER_LEN as u16, self.rrc(), direction.next);
         let stream = &mut self.stream;
         stream.clear();
+        // All room at once: a buffer that grows leaves the clear text where it was.
+        stream.reserve(BLOCK_LEN + body.len() + FILLER_LEN + BLOCK_LEN);
         stream.extend_from_slice(&confounder);
         stream.extend_from_slice(body);
         stream.extend_from_slice(&[FILLER; FILLER_LEN]);
@@ -328,6 +330,8 @@ impl SecurityContext for KerberosContext {
         // INVARIANT: `inner` is None. It is of Netlogon's generic pass-through, which runs over its own
         // provider only.
         let Outgoing { stub, fragments, .. } = message;
+        // It may have a secret, of which the sealed copy alone is left.
+        let stub = Zeroizing::new(stub);
         let is_sealed = protection.level >= AuthLevel::PRIVACY;
         let token_len = self.token_len(protection.level);
         let overhead = |fragment: &dcerpc::security::OutgoingFragment| {

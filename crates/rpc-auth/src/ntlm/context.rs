@@ -10,6 +10,7 @@ use rc4::{Rc4, StreamCipher};
 use std::any::Any;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 /// [MS-NLMP] 2.2.2.9.2 NTLMSSP_MESSAGE_SIGNATURE for extended session security.
 const TOKEN_LEN: usize = 4 // Version
@@ -159,15 +160,18 @@ impl SecurityContext for NtlmContext {
     }
 
     fn protect(&mut self, protection: Protection, message: Outgoing) -> Protecting {
-        let len = message.fragments.iter().map(|fragment| {
+        let Outgoing { stub, fragments, .. } = message;
+        // It may have a secret, of which the sealed copy alone is left.
+        let stub = Zeroizing::new(stub);
+        let len = fragments.iter().map(|fragment| {
             fragment.header.len() + fragment.body.len() + usize::from(fragment.pad) + 8 + TOKEN_LEN
         });
         let mut bytes = Vec::with_capacity(len.sum());
-        for fragment in &message.fragments {
+        for fragment in &fragments {
             let trailer = fragment.trailer.to_array();
             bytes.extend_from_slice(&fragment.header);
             let body_at = bytes.len();
-            bytes.extend_from_slice(&message.stub[fragment.body.clone()]);
+            bytes.extend_from_slice(&stub[fragment.body.clone()]);
             bytes.resize(bytes.len() + usize::from(fragment.pad), 0);
             let mac = self.ours.mac(&[&fragment.header, &bytes[body_at..], &trailer]);
             if protection.level == AuthLevel::PRIVACY {

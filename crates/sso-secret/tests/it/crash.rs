@@ -157,7 +157,7 @@ fn contents_reach_the_disk_before_names() {
     let create = ["write master-secret.instance", "sync folder"];
     // A writer that finds a file is a reader first.
     let read = ["sync folder"];
-    let expected = [create.as_slice(), &replace, &note, &read, &replace].concat();
+    let expected = [create.as_slice(), &replace, &note, &read, &replace, &note].concat();
     assert_eq!(*steps.0.lock().expect("one thread"), expected);
 }
 

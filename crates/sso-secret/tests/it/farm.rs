@@ -121,7 +121,7 @@ fn a_new_node_learns_older_keys_from_a_backup_for_it() {
 
     let mut fresh = node(&farm.path().join("node"));
     assert!(matches!(fresh.take_backup(&bytes, &key, UnixTime(300)), Err(NodeError::Empty)));
-    fresh.delivered(newest, UnixTime(300)).expect("kept");
+    fresh.delivered(newest.clone(), UnixTime(300)).expect("kept");
     let open = |node: &NodeKeys| {
         let keys = node.keys(UnixTime(300)).expect("keys").keys;
         blob::open(&keys, &purpose("p"), &[], &blob).map(|opened| opened.plain.to_vec())
@@ -129,6 +129,13 @@ fn a_new_node_learns_older_keys_from_a_backup_for_it() {
     assert_eq!(open(&fresh), Err(BlobError::UnknownKey(first.newest().0.key_id)));
     assert_eq!(fresh.take_backup(&bytes, &key, UnixTime(300)).expect("learnt"), 1);
     assert_eq!(open(&node(&farm.path().join("node"))), Ok(b"older".to_vec()));
+    // The overlap goes on from the rotation at 200, not from when the backup was read.
+    let ids = |now| node(&farm.path().join("node")).keys(UnixTime(now)).expect("keys").keys.key_ids().count();
+    fresh.delivered(newest.clone(), UnixTime(3799)).expect("kept");
+    assert_eq!((ids(3799), ids(3800)), (2, 1));
+    fresh.delivered(newest.clone(), UnixTime(3900)).expect("kept");
+    assert_eq!(fresh.take_backup(&bytes, &key, UnixTime(3900)).expect("read"), 0, "it does not come back");
+    assert_eq!(ids(3900), 1);
 }
 
 /// A node that is killed at each step of keeping a new key: afterwards it opens what it sealed before and what others seal now.

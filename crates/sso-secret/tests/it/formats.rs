@@ -1,6 +1,6 @@
 //! Files that another program wrote from the description of the formats open here (`vectors/make.py`), and no other octets do.
 
-use crate::{key_file, passphrase, purpose, put, vector};
+use crate::{key_file, long_ago, passphrase, purpose, put, vector};
 use sso_secret::blob::{self, Purpose};
 use sso_secret::node::{CacheLimits, NodeError};
 use sso_secret::share::{self, Share, ShareError, ShareFiles};
@@ -24,7 +24,8 @@ fn store(
 ) -> (tempfile::TempDir, SecretStore) {
     let folder = tempfile::tempdir().expect("a folder");
     put(&folder.path().join("master-secret.sealed"), &vector(name));
-    let store = SecretStore::new(folder.path(), source(folder.path()), MachineId::new("m"));
+    let store =
+        SecretStore::new(folder.path(), source(folder.path()), MachineId::new("m")).with_clock(long_ago);
     (folder, store)
 }
 
@@ -120,7 +121,8 @@ fn a_backup_of_another_program_restores_with_the_private_key_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     put(&folder.path().join("recipient"), &vector("key.bin"));
     let key = RecipientKey::read(&folder.path().join("recipient")).expect("a key");
-    let store = SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m"));
+    let store =
+        SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m")).with_clock(long_ago);
     let restore = |bytes: &[u8], key: &dyn SealingSource| {
         store.restore(bytes, key, UnixTime(9), Duration::ZERO, RestoreRules::default())
     };
@@ -142,7 +144,8 @@ fn a_backup_of_another_program_restores_with_the_private_key_alone() {
 #[test]
 fn a_secret_that_does_not_open_its_sentinel_is_not_restored() {
     let folder = tempfile::tempdir().expect("a folder");
-    let store = SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m"));
+    let store =
+        SecretStore::new(folder.path(), key_file(folder.path()), MachineId::new("m")).with_clock(long_ago);
     for (name, generation) in [("backup-other-sentinel.bin", 4), ("backup-changed-places.bin", 5)] {
         let key = key_file(folder.path());
         let refused = store

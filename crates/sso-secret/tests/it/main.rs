@@ -9,6 +9,7 @@ mod token;
 
 use sso_secret::{
     Disk, KeyFile, MachineId, Passphrase, PassphraseCost, Purpose, RealDisk, SealingSource, SecretStore,
+    UnixTime,
 };
 use std::fs::{self, Permissions};
 use std::io;
@@ -45,9 +46,14 @@ fn purpose(name: &str) -> Purpose {
     Purpose::new(name).expect("a purpose")
 }
 
+/// Before all times of the tests, so that no overlap ends at a look.
+fn long_ago() -> UnixTime {
+    UnixTime(0)
+}
+
 /// A store in a folder, on machine `m`.
 fn store_in(folder: &Path) -> SecretStore {
-    SecretStore::new(folder, key_file(folder), MachineId::new("m"))
+    SecretStore::new(folder, key_file(folder), MachineId::new("m")).with_clock(long_ago)
 }
 
 /// A disk that works for some steps and fails for all later ones, as if the process had ended. A write that is cut leaves its first half.

@@ -1,16 +1,18 @@
 //! Operations on a store, each with what it refuses.
 
-use crate::{key_file, passphrase, purpose, put, store_in};
+use crate::{key_file, long_ago, passphrase, purpose, put, store_in};
+use sso_secret::backup::Backup;
 use sso_secret::blob::{self};
 use sso_secret::{
-    GENERATIONS_MAX, KeyFile, Keyring, MachineId, MasterSecret, Origin, PageLock, RecipientKey, RestoreRules,
-    SecretStore, State, StoreError, UnixTime,
+    GENERATIONS_MAX, KeyFile, Keyring, MachineId, MasterSecret, Origin, Overlap, PageLock, RecipientKey,
+    RestoreRules, SecretStore, State, StoreError, UnixTime,
 };
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const OVERLAP: Duration = Duration::from_secs(1000);
@@ -251,6 +253,54 @@ fn a_rotation_keeps_the_older_generation_for_the_overlap() {
     assert_eq!(files(folder.path()), before);
 }
 
+/// After a leak a fresh key is needed whatever overlaps.
+#[test]
+fn a_rotation_can_end_older_overlaps_and_always_finds_room() {
+    let folder = folder();
+    let store = store_in(folder.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    for now in 2..=GENERATIONS_MAX as u64 {
+        store.rotate(UnixTime(now), OVERLAP).expect("it rotates");
+    }
+    assert!(matches!(store.rotate(UnixTime(10), OVERLAP), Err(StoreError::NotAdded(_))));
+    let overlap = |seconds| Overlap { time: Duration::from_secs(seconds), shorten_older: true };
+    let refused = store.rotate(UnixTime(10), overlap(5000)).expect_err("it shortens none, so none is lost");
+    assert!(refused.to_string().contains("overlap already"), "{refused}");
+    let open = store.rotate(UnixTime(10), overlap(30)).expect("it rotates");
+    assert_eq!(numbers(&store), [9, 8, 7, 6, 5, 4, 3, 2]);
+    assert!(open.generations().skip(1).all(|(older, _)| older.overlap_ends == Some(UnixTime(40))));
+    // An overlap is never made longer.
+    let open = store.rotate(UnixTime(20), overlap(10)).expect("it rotates");
+    assert!(open.generations().skip(1).all(|(older, _)| older.overlap_ends == Some(UnixTime(30))));
+    let open = store.rotate(UnixTime(21), overlap(0)).expect("it rotates");
+    assert_eq!((numbers(&store), open.keyring().key_ids().count()), (vec![11], 1));
+}
+
+/// Seconds of the clock of the next test.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+#[test]
+fn a_generation_whose_overlap_has_ended_is_nowhere_any_more() {
+    let folder = folder();
+    let on_clock = || store_in(folder.path()).with_clock(|| UnixTime(NOW.load(Ordering::SeqCst)));
+    let store = on_clock();
+    store.generate(UnixTime(1)).expect("it generates");
+    store.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+    NOW.store(1001, Ordering::SeqCst);
+    assert_eq!(numbers(&store), [2, 1]);
+    NOW.store(1002, Ordering::SeqCst);
+    for store in [&store, &on_clock()] {
+        assert_eq!(numbers(store), [2], "the file is the same, and the overlap has ended");
+        assert_eq!(store.open().expect("open").keyring().key_ids().count(), 1);
+        assert_eq!(store.status().facts.expect("facts").generations.len(), 1);
+    }
+    assert_eq!(numbers(&store_in(folder.path())), [2, 1], "nothing was written");
+    let bytes = backup(&store, &folder.path().join("backup"), 1002);
+    let listed = Backup::read(&bytes).expect("a backup");
+    assert_eq!(listed.generations().len(), 1);
+    assert_eq!(numbers(&store_in(folder.path())), [2], "any write drops it from the file");
+}
+
 #[test]
 fn one_writer_at_a_time() {
     let folder = folder();
@@ -300,7 +350,8 @@ fn backup_restore_and_three_rotations_open_every_blob() {
     // Restored elsewhere, under another sealing key.
     put(&there.path().join("another key"), &[9; 32]);
     let source = Arc::new(KeyFile::file(&there.path().join("another key")));
-    let restored = SecretStore::new(there.path(), source, MachineId::new("other machine"));
+    let restored =
+        SecretStore::new(there.path(), source, MachineId::new("other machine")).with_clock(long_ago);
     restored
         .restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, RestoreRules::default())
         .expect("it restores");
@@ -388,7 +439,7 @@ fn a_sealed_store_is_replaced_only_by_name_and_kept_aside() {
     let old = fs::read(here.path().join("master-secret.sealed")).expect("it is there");
     put(&here.path().join("new key"), &[3; 32]);
     let source = Arc::new(KeyFile::file(&here.path().join("new key")));
-    let lost = SecretStore::new(here.path(), source, MachineId::new("m"));
+    let lost = SecretStore::new(here.path(), source, MachineId::new("m")).with_clock(long_ago);
     let restore = |rules| lost.restore(&bytes, &*passphrase("backup"), UnixTime(9), OVERLAP, rules);
     assert!(matches!(restore(RestoreRules::default()), Err(StoreError::Sealed(_))));
     let open =
@@ -472,6 +523,116 @@ fn a_copied_folder_serves_and_does_not_rotate_until_it_is_adopted() {
     assert_ne!(ours.instance, theirs.instance);
     // Each write replaces the sealed file, and the folder stays its own.
     assert!(!store_in(there.path()).open().expect("open").is_copy());
+}
+
+/// A file that is put back would give the number of a generation that nodes have to another secret.
+#[test]
+fn an_older_sealed_file_that_is_put_back_is_not_opened() {
+    let here = folder();
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let sealed = here.path().join("master-secret.sealed");
+    let older = fs::read(&sealed).expect("it is there");
+    let bytes = backup(&store, &here.path().join("backup"), 2);
+    let backed_up = fs::read(&sealed).expect("it is there");
+    store.rotate(UnixTime(3), OVERLAP).expect("it rotates");
+    let newest = fs::read(&sealed).expect("it is there");
+    let secret = |octet| MasterSecret::from_octets(&[octet; 16]).expect("a secret");
+    for file in [&older, &backed_up] {
+        put(&sealed, file);
+        for store in [&store, &store_in(here.path())] {
+            let State::RolledBack(why) = store.state() else { panic!("an older file is used") };
+            assert!(why.why.contains("write 3 with generation 2 was here before"), "{why}");
+            assert!(matches!(store.rotate(UnixTime(4), OVERLAP), Err(StoreError::Sealed(_))));
+            assert!(matches!(store.import(secret(5), UnixTime(4), OVERLAP), Err(StoreError::Sealed(_))));
+            assert!(matches!(store.generate(UnixTime(4)), Err(StoreError::Sealed(_))));
+            let none = RestoreRules::default();
+            let restored = store.restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, none);
+            assert!(matches!(restored, Err(StoreError::Sealed(_))));
+            assert_eq!(store.status().state, "sealed");
+        }
+    }
+    assert_eq!(&fs::read(&sealed).expect("it is there"), &backed_up, "nothing was written");
+    put(&sealed, &newest);
+    assert_eq!(numbers(&store), [2, 1]);
+    assert_eq!(numbers(&store_in(here.path())), [2, 1]);
+
+    // By the word of an operator: the number of the lost generation is not given again.
+    put(&sealed, &older);
+    store_in(here.path()).adopt().expect("it is adopted");
+    assert_eq!(numbers(&store), [3]);
+    put(&sealed, &newest);
+    assert!(matches!(store.state(), State::RolledBack(_)), "a file of an earlier instance");
+    let rules = RestoreRules { replace_sealed: true, allow_older: true, ..RestoreRules::default() };
+    let restored = store_in(here.path())
+        .restore(&bytes, &*passphrase("backup"), UnixTime(5), OVERLAP, rules)
+        .expect("it restores");
+    assert_eq!(restored.newest().0.number, 4);
+    assert_eq!(numbers(&store), [4]);
+    store.rotate(UnixTime(6), OVERLAP).expect("it works on");
+}
+
+/// A user who can write to the folder can remove the lines, too. A process that has seen the newer file does not forget it.
+#[test]
+fn an_open_store_notices_a_rollback_of_the_whole_folder() {
+    let here = folder();
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let older = files(here.path());
+    let first = store.open().expect("open");
+    store.rotate(UnixTime(2), OVERLAP).expect("it rotates");
+    let second = store.open().expect("open");
+    assert!(first.is_behind(&second) && !second.is_behind(&first) && !second.is_behind(&second));
+    for (name, bytes) in older {
+        fs::write(here.path().join(name), bytes).expect("it can be written");
+    }
+    for _ in 0..2 {
+        assert!(matches!(store.reload(), State::RolledBack(_)), "a reload forgets nothing");
+        // Nor does a time without a file.
+        let sealed = here.path().join("master-secret.sealed");
+        let kept = fs::read(&sealed).expect("it is there");
+        fs::remove_file(&sealed).expect("it is there");
+        assert!(matches!(store.state(), State::Sealed(_)));
+        put(&sealed, &kept);
+    }
+}
+
+/// A copy stays a copy, whatever happens to its sealed file.
+#[test]
+fn a_restore_in_place_of_the_sealed_file_of_a_copy_leaves_a_copy() {
+    let here = folder();
+    let store = store_in(here.path());
+    store.generate(UnixTime(1)).expect("it generates");
+    let bytes = backup(&store, &here.path().join("backup"), 2);
+    store.rotate(UnixTime(3), OVERLAP).expect("it rotates");
+    for damage in ["another key", "damaged", "lost"] {
+        let there = folder();
+        for (name, bytes) in files(here.path()) {
+            put(&there.path().join(name), &bytes);
+        }
+        let sealed = there.path().join("master-secret.sealed");
+        match damage {
+            "another key" => put(&there.path().join("key"), &[9; 32]),
+            "damaged" => put(&sealed, b"damaged"),
+            _ => fs::remove_file(&sealed).expect("it is there"),
+        }
+        let copy = store_in(there.path());
+        let rules = RestoreRules { replace_sealed: true, allow_older: true, ..RestoreRules::default() };
+        let restored = copy
+            .restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, rules)
+            .unwrap_or_else(|error| panic!("{damage}: {error}"));
+        assert!(restored.is_copy(), "{damage}");
+        assert!(matches!(copy.rotate(UnixTime(5), OVERLAP), Err(StoreError::Copy { .. })), "{damage}");
+        assert!(store_in(there.path()).open().expect("it serves").is_copy(), "{damage}");
+        copy.adopt().expect("it is adopted");
+        let rotated = copy.rotate(UnixTime(6), OVERLAP).expect("it rotates");
+        assert!(rotated.newest().0.number > 3, "{damage}: no number of the original is given again");
+    }
+    // The original is restored without a copy.
+    fs::remove_file(here.path().join("master-secret.sealed")).expect("it is there");
+    let rules = RestoreRules { replace_sealed: true, ..RestoreRules::default() };
+    store.restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, rules).expect("it restores");
+    store.rotate(UnixTime(5), OVERLAP).expect("it rotates");
 }
 
 #[test]
