@@ -89,6 +89,7 @@ mod tests {
             sid: rid.and_then(|rid| Sid::new(5, &[21, 1, 2, 3, rid])),
             groups: vec![],
             source,
+            password: None,
             delegated_by: vec![],
             expires: None,
         }

@@ -51,7 +51,8 @@ fn master_secret() -> Service {
     let service = Demo::with_master_secret().serve();
     let server = service.master_secret().to_string();
     for (password, code) in [("users/alice.password", 0), ("users/bob.password", 5)] {
-        let get = ["sso", "secret", "get", "--server", &server, "--user", "alice", "--password-file", password];
+        let get =
+            ["sso", "secret", "get", "--server", &server, "--user", "alice", "--password-file", password];
         service.rcmpd(&[&get[..], &["--output", &format!("key-{code}")]].concat()).code(code);
     }
     service

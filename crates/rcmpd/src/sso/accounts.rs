@@ -1,14 +1,22 @@
 //! Accounts of the local store as the master secret server sees them.
 
-use super::Stores;
 use crate::clock::now;
-use account_store::{Account, AccountStore, Matches, NtHash, Query, Record, StoreError};
+use account_store::{Account, AccountStore, Matches, NtHash, NtHashes, Query, Record, StoreError};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use rcmp_service::mapping::restriction;
 use rpc_auth::{IdentitySource, PasswordMark, UserIdentity};
 use sso_service::{Accounts, Administrators, BoxFuture, StoreFailed};
 use std::sync::Arc;
+
+/// The stores of local users.
+#[derive(Clone)]
+pub struct Stores {
+    /// Their accounts.
+    pub accounts: Arc<dyn AccountStore>,
+    /// Their NT hashes.
+    pub hashes: Arc<dyn NtHashes>,
+}
 
 /// Local users as they are now: what is withdrawn of a membership, an account or a password counts from the next call.
 pub(super) struct CurrentAccounts {

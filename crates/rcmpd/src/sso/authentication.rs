@@ -1,11 +1,11 @@
 //! How users authenticate: the security providers that a configuration asks for.
 
 use super::Sso;
-use super::accounts::{PasswordMarks, identity, is_usable};
+use super::accounts::{PasswordMarks, Stores, identity, is_usable};
 use super::domains::{CheckedDomain, server_names};
 use crate::clock::uptime;
 use crate::config::{self, Config};
-use account_store::{AccountStore, Matches, NtHashes, Query, Record};
+use account_store::{Matches, Query, Record};
 use dcerpc::security::AuthType;
 use dcerpc_tokio::{Peer, SecurityProvider};
 use dtyp::Sid;
@@ -19,15 +19,6 @@ use rpc_auth::{Acceptor, BoxFuture};
 use rpc_auth_tokio::{AuthProvider, SlowedChecker};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The stores of local users.
-#[derive(Clone)]
-pub struct Stores {
-    /// Their accounts.
-    pub accounts: Arc<dyn AccountStore>,
-    /// Their NT hashes.
-    pub hashes: Arc<dyn NtHashes>,
-}
 
 /// The security providers of the configuration.
 pub fn providers(

@@ -12,7 +12,8 @@ mod metrics;
 mod registration;
 mod secrets;
 
-pub use authentication::{Stores, providers};
+pub use accounts::Stores;
+pub use authentication::providers;
 pub use findings::{SsoFindings, check};
 pub use keytab::WatchedKeytab;
 pub use metrics::SsoMetrics;
