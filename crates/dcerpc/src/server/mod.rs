@@ -242,8 +242,8 @@ pub struct ServerAssociation {
     /// Several calls may be outstanding.
     multiplexes_calls: bool,
     features: Features,
-    /// Decided by the first token at a level that signs.
-    header_signing: Option<bool>,
+    /// A bind or alter_context has asked for it: it counts for all security contexts, and is never turned off.
+    header_signing: bool,
     /// The security context of requests that carry no token; INVARIANT: an index into `security`.
     implicit_security: Option<usize>,
     presentation: PresentationContexts,
@@ -296,7 +296,7 @@ impl ServerAssociation {
             fragment_len: limits::FRAGMENT_LEN_MAX,
             multiplexes_calls: false,
             features: Features(0),
-            header_signing: None,
+            header_signing: false,
             implicit_security: None,
             presentation: PresentationContexts::default(),
             security: Vec::new(),
@@ -662,6 +662,7 @@ impl ServerAssociation {
             None => {
                 self.phase = Phase::Bound;
                 let header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
+                self.header_signing |= header_signing;
                 self.acknowledge(PacketType::BIND_ACK, header.call_id, header_signing, ack, None);
                 Ok(())
             }
@@ -702,6 +703,9 @@ impl ServerAssociation {
         };
         let Some(auth) = auth else {
             let header_signing = header.flags.contains(PacketFlags::SUPPORT_HEADER_SIGN);
+            if header_signing {
+                self.sign_headers();
+            }
             self.acknowledge(PacketType::ALTER_CONTEXT_RESP, header.call_id, header_signing, ack, None);
             return Ok(());
         };
@@ -820,15 +824,14 @@ impl ServerAssociation {
     ) -> Result<(), (PacketType, u32, Refusal)> {
         let security = &mut self.security[pending.security];
         let outcome = if pending.changed.is_some() { Authentication::Rejected } else { outcome };
-        let (supports_header_signing, token) = match outcome {
+        let token = match outcome {
             Authentication::Accepted { context, token } => {
-                let supports = context.supports_header_signing();
                 security.state = SecurityState::Ready(context);
-                (supports, token)
+                token
             }
             Authentication::Continue { state, token } => {
                 security.state = SecurityState::Unfinished(Some(state));
-                (true, token)
+                token
             }
             Authentication::Rejected | Authentication::UnknownType => {
                 security.state = SecurityState::Invalid;
@@ -843,10 +846,11 @@ impl ServerAssociation {
                 return Err((pending.packet_type, pending.call_id, refusal));
             }
         };
-        if security.protection.level >= AuthLevel::PACKET {
-            let agreed = pending.offers_header_signing && supports_header_signing;
-            security.protection.header_signing = *self.header_signing.get_or_insert(agreed);
+        // An auth3 has no answer that could agree to it.
+        if self.header_signing || (pending.offers_header_signing && pending.ack.is_some()) {
+            self.sign_headers();
         }
+        let security = &self.security[pending.security];
         let trailer = SecTrailer {
             auth_type: security.auth_type,
             auth_level: security.protection.level,
@@ -864,6 +868,19 @@ impl ServerAssociation {
             self.acknowledge(packet_type, pending.call_id, header_signing, ack, Some((trailer, token)));
         }
         Ok(())
+    }
+
+    /// Has headers signed from now on, by all security contexts that can and that sign at all: so Windows has it,
+    /// by Samba's tests.
+    fn sign_headers(&mut self) {
+        self.header_signing = true;
+        for security in &mut self.security {
+            let supports = match &security.state {
+                SecurityState::Ready(context) => context.supports_header_signing(),
+                SecurityState::Unfinished(_) | SecurityState::Invalid => true,
+            };
+            security.protection.header_signing = supports && security.protection.level >= AuthLevel::PACKET;
+        }
     }
 
     fn acknowledge(
