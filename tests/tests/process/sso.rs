@@ -182,6 +182,104 @@ fn what_commands_do_to_the_secret_is_in_the_audit_log() {
     });
 }
 
+/// The next rotation of an older file would give a number that nodes have to another secret.
+#[test]
+fn older_sealed_file_is_not_delivered_or_rotated() {
+    let mut service = Demo::with_master_secret().serve();
+    let server = service.master_secret().to_string();
+    let get = |service: &rcmpd_tests::Service, output: &str| {
+        let command = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
+        let more = ["--password-file", "users/alice.password", "--output", output];
+        service.rcmpd(&[&command[..], &more].concat()).code(0);
+        std::fs::read(service.path(output)).unwrap()
+    };
+    let sealed = service.path("sso/master-secret.sealed");
+    let older = std::fs::read(&sealed).unwrap();
+    let first = get(&service, "first.key");
+    secret(&service, &["rotate"]).code(0);
+    let second = get(&service, "second.key");
+    assert_ne!(first, second);
+    let newer = std::fs::read(&sealed).unwrap();
+    write_secret(&sealed, older);
+    service.wait_for_log("Master secret was rolled back to an older file");
+    assert_eq!(service.metric("rcmpd_sso_secret_is_rolled_back"), 1);
+    assert_eq!(service.get("/ready").0, 503);
+    assert_eq!(get(&service, "again.key"), second, "the newest that was seen");
+    let refused = secret(&service, &["rotate"]).code(1);
+    assert!(refused.stderr.contains("was rolled back"), "{}", refused.stderr);
+    write_secret(&sealed, newer);
+    assert_eq!(get(&service, "last.key"), second);
+    assert_eq!((service.get("/ready").0, service.metric("rcmpd_sso_secret_is_rolled_back")), (200, 0));
+    secret(&service, &["rotate"]).code(0);
+}
+
+#[test]
+fn fresh_key_is_made_however_many_generations_overlap() {
+    let demo = Demo::with_master_secret();
+    for _ in 0..7 {
+        secret(&demo, &["rotate"]).code(0);
+    }
+    let full = secret(&demo, &["rotate"]).code(1);
+    assert!(full.stderr.contains("8 generations overlap already"), "{}", full.stderr);
+    let numbers = || {
+        let generations = status(&demo, 0)["facts"]["generations"].as_array().unwrap().clone();
+        generations.iter().map(|generation| generation["number"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    secret(&demo, &["rotate", "--overlap-h", "1"]).code(0);
+    assert_eq!(numbers(), [9, 8, 7, 6, 5, 4, 3, 2]);
+    secret(&demo, &["rotate", "--overlap-h", "0"]).code(0);
+    assert_eq!(numbers(), [10]);
+}
+
+/// Two blobs of one purpose cannot take each other's place.
+#[test]
+fn blob_of_one_record_does_not_open_as_another() {
+    let service = Demo::with_master_secret().serve();
+    let server = service.master_secret().to_string();
+    service.rcmpd(&["sso", "secret", "seal-key", "node.key"]).code(0);
+    let cache = ["--cache", "node.keys", "--unseal", "file:node.key"];
+    let get = || {
+        let command = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
+        let password = ["--password-file", "users/alice.password"];
+        service.rcmpd(&[&command[..], &password, &cache].concat()).code(0);
+    };
+    get();
+    std::fs::create_dir(service.path("blobs")).unwrap();
+    let blob = |command: &str, file: &str, output: &str, record: &str| {
+        let arguments =
+            ["sso", command, file, "--output", output, "--purpose", "app/test", "--record", record];
+        service.rcmpd(&[&arguments[..], &cache].concat())
+    };
+    for name in ["A", "B"] {
+        std::fs::write(service.path(name), name).unwrap();
+        blob("seal", name, &format!("blobs/{name}"), name).code(0);
+    }
+    let other = blob("open", "blobs/B", "swapped", "A").code(6);
+    assert!(other.stderr.contains("does not open"), "{}", other.stderr);
+    secret(&service, &["rotate"]).code(0);
+    get();
+    // A node that came after the rotation learns the older key.
+    let fresh = ["--cache", "fresh.keys", "--unseal", "file:node.key"];
+    let of_fresh = |arguments: &[&str]| service.rcmpd(&[arguments, &fresh].concat());
+    let command = ["sso", "secret", "get", "--server", &server, "--user", "alice"];
+    of_fresh(&[&command[..], &["--password-file", "users/alice.password"]].concat()).code(0);
+    let open = ["sso", "open", "blobs/A", "--output", "A.opened", "--purpose", "app/test", "--record", "A"];
+    of_fresh(&open).code(6);
+    secret(&service, &["backup", "node.backup", "--key-file", "node.key"]).code(0);
+    let learn = ["sso", "learn", "node.backup", "--key-file", "node.key", "--json"];
+    assert_eq!(of_fresh(&learn).code(0).json()["learnt"], 1);
+    assert_eq!(of_fresh(&learn).code(0).json()["learnt"], 0);
+    of_fresh(&open).code(0);
+    let reseal = |more: &[&str], code| {
+        let arguments = ["sso", "reseal", "blobs", "--purpose", "app/test", "--json"];
+        service.rcmpd(&[&arguments[..], &cache, more].concat()).code(code).json()
+    };
+    assert_eq!(reseal(&[], 3)["failures"], 2);
+    assert_eq!(reseal(&["--record-is-file-name"], 0)["resealed"], 2);
+    blob("open", "blobs/B", "opened", "B").code(0);
+    assert_eq!(std::fs::read(service.path("opened")).unwrap(), b"B");
+}
+
 /// What `check-config` says of each wrong [sso], and where.
 #[test]
 fn wrong_settings_are_refused_with_their_reason() {
