@@ -562,11 +562,13 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("run as root");
     let demo = demo();
     with_domain_controller(&demo, &dc, "WEB01");
+    // A local administrator has the name of a user of the domain.
+    demo.rcmpd(&["account", "set", "alice", "--rename", "nora", "-c", "rcmpd.toml"]).code(0);
     let service = demo.serve();
     let recorder = Recorder::new(service.master_secret());
     let (netbios, dns) = (dc.text("netbios"), dc.text("dns"));
-    let upn = format!("alice@{dns}");
-    let there = dc.facts["users"]["alice"].as_str().expect("she has one").to_owned();
+    let upn = format!("nora@{dns}");
+    let there = dc.facts["users"]["nora"].as_str().expect("she has one").to_owned();
     let here = service.password("alice");
     let ask = |user: &str, domain: &str, password: &str| {
         let (user, port) =
@@ -577,20 +579,20 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     };
     // One name, two stores, two passwords.
     let rows = [
-        ("alice", &netbios[..], &there, Some("domain controller of FABRIKAM")),
-        ("ALICE", &netbios.to_lowercase(), &there, Some("domain controller of FABRIKAM")),
-        ("alice", &dns, &there, Some("domain controller of FABRIKAM")),
+        ("nora", &netbios[..], &there, Some("domain controller of FABRIKAM")),
+        ("NORA", &netbios.to_lowercase(), &there, Some("domain controller of FABRIKAM")),
+        ("nora", &dns, &there, Some("domain controller of FABRIKAM")),
         (&upn, "", &there, Some("domain controller of FABRIKAM")),
-        ("alice", "", &here, Some("local store")),
-        ("alice", ".", &here, Some("local store")),
-        ("alice", "CONTOSO", &here, Some("local store")),
-        ("alice", &netbios, &here, None),
+        ("nora", "", &here, Some("local store")),
+        ("nora", ".", &here, Some("local store")),
+        ("nora", "CONTOSO", &here, Some("local store")),
+        ("nora", &netbios, &here, None),
         (&upn, "", &here, None),
-        ("alice", "", &there, None),
-        ("alice", "CONTOSO", &there, None),
-        ("alice", "NOWHERE", &there, None),
-        ("alice", "NOWHERE", &here, None),
-        ("alice", &netbios, &"wrong".to_owned(), None),
+        ("nora", "", &there, None),
+        ("nora", "CONTOSO", &there, None),
+        ("nora", "NOWHERE", &there, None),
+        ("nora", "NOWHERE", &here, None),
+        ("nora", &netbios, &"wrong".to_owned(), None),
     ];
     for (user, domain, password, by) in rows {
         let before = audit(&service, "master_secret_delivered").len();
@@ -630,11 +632,11 @@ fn users_of_a_domain_are_checked_by_its_controller_and_by_no_other_store() {
     // Without a controller nothing is decided, and the local store is not asked instead.
     drop(dc);
     for password in [&there, &here] {
-        let done = ask("alice", &netbios, password);
+        let done = ask("nora", &netbios, password);
         assert!(done["answers"] == json!([{ "fault": 5 }]) || !done["error"].is_null(), "{done:#}");
     }
     let refused = audit(&service, "authentication_refused");
     assert!(refused.iter().any(|line| line["reason"] == "unavailable"), "{refused:#?}");
-    assert_eq!(ask("alice", "", &here)["answers"], json!([success(false)]));
+    assert_eq!(ask("nora", "", &here)["answers"], json!([success(false)]));
     assert!(!recorder.has_part_of(&KEY, 4));
 }

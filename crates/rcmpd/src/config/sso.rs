@@ -1,6 +1,6 @@
 //! `[sso]`: the master secret server.
 
-use super::ntlm::{BesideNtlm, NtlmSection};
+use super::ntlm::{BesideNtlm, NtlmSection, SidFilters};
 use super::{Checker, Ntlm, NtlmDomain, SecretRef};
 use serde::Deserialize;
 use sso_service::{
@@ -127,6 +127,18 @@ const CLOCK_SKEW_S: u64 = 300;
 const CONNECTIONS_MAX: u64 = 1000;
 const CONNECTIONS_LIMIT: u64 = 100_000;
 
+/// Kerberos users of a domain may have the SIDs that its NTLM users may have, unless the realm names SIDs itself.
+fn filter_realm_of(domain: &NtlmDomain, realms: &[(String, RealmKind)], sid_filters: &mut SidFilters) {
+    let is_of =
+        |realm: &&String| domain.peer.names.first().is_some_and(|dns| dns.eq_ignore_ascii_case(realm));
+    let sids =
+        |of: &str, filters: &SidFilters| filters.iter().find(|(name, _)| name == of).map(|it| it.1.clone());
+    let Some(realm) = realms.iter().map(|(realm, _)| realm).find(is_of) else { return };
+    if let (None, Some(sids)) = (sids(realm, sid_filters), sids(&domain.peer.domain, sid_filters)) {
+        sid_filters.push((realm.clone(), sids));
+    }
+}
+
 impl Checker<'_> {
     pub(super) fn sso(&mut self, section: Spanned<Section>, beside: &Beside<'_>) -> Option<Sso> {
         let span = section.span();
@@ -179,6 +191,9 @@ impl Checker<'_> {
             .kerberos
             .map(|kerberos| self.kerberos(kerberos.into_inner(), own_domain.as_ref(), &mut sid_filters));
         let realms = kerberos.as_ref().map(|kerberos| kerberos.realms.clone()).unwrap_or_default();
+        for domain in ntlm.iter().flat_map(|ntlm| &ntlm.domains) {
+            filter_realm_of(domain, &realms, &mut sid_filters);
+        }
         // Both have SIDs filtered by their name.
         let shared = |domain: &&NtlmDomain| {
             realms.iter().any(|(realm, _)| realm.eq_ignore_ascii_case(&domain.peer.domain))
