@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use rpc_auth_tokio::AuthCounters;
 use sso_service::Answer;
 use std::fmt;
@@ -77,46 +77,53 @@ impl Collector for SecretCollector {
             states,
         )?;
         let none = dcerpc_tokio::NO_LABELS;
-        for (name, help, value) in [
+        for (name, help, unit, value) in [
             (
                 "sso_secret_generation",
                 "Newest generation of the master secret; 0 if there is none",
+                None,
                 facts.generation,
             ),
             (
-                "sso_secret_created_timestamp_seconds",
+                "sso_secret_created_timestamp",
                 "When the newest generation was made; 0 if there is none",
+                Some(Unit::Seconds),
                 facts.created,
             ),
             (
-                "sso_backup_timestamp_seconds",
+                "sso_backup_timestamp",
                 "When the last backup was written; 0 if there never was one",
+                Some(Unit::Seconds),
                 facts.last_backup,
             ),
             (
                 "sso_backup_is_current",
                 "1 if the last backup has the newest generation",
+                None,
                 u64::from(facts.backup_is_current),
             ),
             (
-                "sso_drill_timestamp_seconds",
+                "sso_drill_timestamp",
                 "When the last drill passed; 0 if none ever did",
+                Some(Unit::Seconds),
                 facts.last_drill,
             ),
             (
                 "sso_secret_is_copy",
                 "1 if the data folder is a copy, in which no rotation is allowed",
+                None,
                 u64::from(facts.is_copy),
             ),
             (
                 "sso_secret_is_rolled_back",
                 "1 if the sealed file is older than one that was there before",
+                None,
                 u64::from(facts.is_rolled_back),
             ),
         ] {
             encode_family(
                 &mut encoder,
-                (name, help, None),
+                (name, help, unit),
                 [(none, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)))],
             )?;
         }
