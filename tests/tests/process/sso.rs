@@ -149,6 +149,8 @@ fn watch_goes_on_after_a_code_and_replaces_its_file() {
     let mut command = Command::new(binary());
     command.current_dir(service.path("")).args(["sso", "secret", "get", "--watch", "--server", &server]);
     command.args(["--user", "bob", "--password-file", "users/bob.password", "--output", "bob.key"]);
+    service.rcmpd(&["sso", "secret", "seal-key", "node.key"]).code(0);
+    command.args(["--cache", "node.keys", "--unseal", "file:node.key"]);
     let mut watch = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut said = BufReader::new(watch.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
     let refused = said.next().expect("it says why");
