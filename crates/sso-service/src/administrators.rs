@@ -167,8 +167,7 @@ impl AccessRules {
     /// The entry by which the user is an administrator.
     pub fn check(&self, user: &UserIdentity) -> Result<&Administrator, Denial> {
         // S4U2Self and S4U2Proxy let a service get a ticket for a user who was never there.
-        let is_asserted = user.groups.contains(&Sid::SERVICE_ASSERTED_IDENTITY);
-        if !self.allow_delegated && (is_asserted || !user.delegated_by.is_empty()) {
+        if !self.allow_delegated && user.is_delegated() {
             return Err(Denial::Delegated(user.delegated_by.clone()));
         }
         let found = self.administrators.0.iter().find(|entry| self.matches(entry, user));

@@ -188,8 +188,10 @@ impl MasterSecretServer {
             Ok(request) => request,
             Err(status) => return fault(status, Outcome::Fault(status), Some(user)),
         };
-        let method = self.method(rules, *address, caller.auth_type.0, Arc::clone(&user), request.size);
-        let (reply, outcome) = match method.await {
+        let method = self.decide(rules, *address, caller.auth_type.0, Arc::clone(&user), request.size);
+        let decided = without_panic(method).await;
+        let decided = decided.unwrap_or_else(|| Err(failed(ReturnCode::EXCEPTION, "the method panicked")));
+        let (reply, outcome) = match decided {
             Ok(CurrentSecret { secret, generation }) => {
                 (write_secret(&secret, call.syntax), Outcome::Delivered { generation })
             }
@@ -201,42 +203,8 @@ impl MasterSecretServer {
         Answer { reply: Ok(reply), outcome, user: Some(user), trailing: request.trailing }
     }
 
-    async fn method(
-        &self,
-        rules: &AccessRules,
-        address: SocketAddr,
-        auth_type: u8,
-        user: Arc<UserIdentity>,
-        size: u32,
-    ) -> Result<CurrentSecret, Outcome> {
-        let fails = |code, detail: &str| Err(Outcome::Failed { code, detail: detail.to_owned() });
-        without_panic(self.decide_if_ready(rules, address, auth_type, user, size))
-            .await
-            .unwrap_or_else(|| fails(ReturnCode::EXCEPTION, "the method panicked"))
-    }
-
-    async fn decide_if_ready(
-        &self,
-        rules: &AccessRules,
-        address: SocketAddr,
-        auth_type: u8,
-        user: Arc<UserIdentity>,
-        size: u32,
-    ) -> Result<CurrentSecret, Outcome> {
-        let fails = |code, detail: &str| Err(Outcome::Failed { code, detail: detail.to_owned() });
-        // These come first because without them it cannot be decided who an administrator is.
-        match self.secrets.state().await {
-            SecretState::Open => {}
-            SecretState::NotOpen(why) => return fails(ReturnCode::UNEXPECTED, &why),
-            SecretState::Stopping => return fails(ReturnCode::SERVER_UNAVAILABLE, "the server is stopping"),
-        }
-        if rules.administrators.0.is_empty() {
-            return fails(ReturnCode::NOT_CONFIGURED, "no administrator is configured");
-        }
-        self.decide(rules, address, auth_type, user, size).await
-    }
-
-    /// The caller, then the buffer, then the secret: a stranger learns nothing of the store.
+    /// The method in the order of evaluation: what can be decided at all, the caller, then the buffer, then the secret. A stranger learns
+    /// nothing of the store.
     async fn decide(
         &self,
         rules: &AccessRules,
@@ -245,27 +213,41 @@ impl MasterSecretServer {
         user: Arc<UserIdentity>,
         size: u32,
     ) -> Result<CurrentSecret, Outcome> {
-        let fails = |code, detail: String| Outcome::Failed { code, detail };
-        let store_failed = |StoreFailed(why)| fails(ReturnCode::EXCEPTION, why);
+        // These come first because without them it cannot be decided who an administrator is.
+        match self.secrets.state().await {
+            SecretState::Open => {}
+            SecretState::NotOpen(why) => return Err(failed(ReturnCode::UNEXPECTED, why)),
+            SecretState::Stopping => {
+                return Err(failed(ReturnCode::SERVER_UNAVAILABLE, "the server is stopping"));
+            }
+        }
+        if rules.administrators.0.is_empty() {
+            return Err(failed(ReturnCode::NOT_CONFIGURED, "no administrator is configured"));
+        }
+        let store_failed = |StoreFailed(why)| failed(ReturnCode::EXCEPTION, why);
         let user = self.accounts.refresh(user).await.map_err(store_failed)?;
         let user = user.ok_or(Outcome::Denied(Denial::AccountGone))?;
         let entry = rules.check(&user).map_err(Outcome::Denied)?.to_string();
         match size {
-            0 => return Err(fails(ReturnCode::INVALID_ARGUMENT, "the buffer has no octets".into())),
+            0 => return Err(failed(ReturnCode::INVALID_ARGUMENT, "the buffer has no octets")),
             size if size < SIZE => {
-                return Err(fails(ReturnCode::OUT_OF_MEMORY, format!("the buffer has {size} octets")));
+                return Err(failed(ReturnCode::OUT_OF_MEMORY, format!("the buffer has {size} octets")));
             }
             _ => {}
         }
         let current = self.secrets.current().await.map_err(store_failed)?;
-        let current = current.ok_or_else(|| fails(ReturnCode::NO_SECRET, "there is no secret".into()))?;
+        let current = current.ok_or_else(|| failed(ReturnCode::NO_SECRET, "there is no secret"))?;
         let generation = current.generation;
         let delivery = Delivery { address, user: &user, auth_type, entry, generation };
         match self.audit.record(&delivery).await {
             Ok(()) => Ok(current),
-            Err(AuditFailed(why)) => Err(fails(ReturnCode::UNEXPECTED, why)),
+            Err(AuditFailed(why)) => Err(failed(ReturnCode::UNEXPECTED, why)),
         }
     }
+}
+
+fn failed(code: ReturnCode, detail: impl Into<String>) -> Outcome {
+    Outcome::Failed { code, detail: detail.into() }
 }
 
 /// The result of a future; `None` if it panicked.
