@@ -375,7 +375,7 @@ impl AuditLog {
                 account,
                 %sid,
                 reason = reason.text(),
-                "Rate limit of an account reached: questions are rejected with STATUS_DS_BUSY"
+                "Rate limit of an account reached: its requests are rejected, mapping questions with STATUS_DS_BUSY"
             );
         }
     }
@@ -556,18 +556,31 @@ impl AuditLog {
     }
 
     /// Writes a line that an account caused and waits until it is on the disk, whether lines are required or not: for what must not
-    /// happen without its line. Blocks for the disk.
-    pub fn record(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), &'static str> {
-        let handle = match self.write_and(account, event, Writer::handle) {
-            Ok(Some(handle)) => handle,
-            Ok(None) => return Err("the audit log has no file, or cannot be written"),
-            Err(reason) => return Err(reason.text()),
-        };
+    /// happen without its line. The error says what to do. Blocks for the disk.
+    pub fn record(&self, account: Option<(&str, Sid)>, event: &Value) -> Result<(), String> {
+        // No reader would find a line in that file.
+        if self.is_lost.load(Ordering::Relaxed) {
+            return Err(
+                "the audit log is in a file without a name, and cannot go on under its path".to_owned()
+            );
+        }
+        let (path, handle) =
+            match self.write_and(account, event, |file| (file.path().to_owned(), file.handle())) {
+                Ok(Some(written)) => written,
+                Ok(None) => {
+                    return Err(
+                        "the audit log has no file, or cannot be written: see its first error in the log"
+                            .to_owned(),
+                    );
+                }
+                Err(reason) => return Err(reason.text().to_owned()),
+            };
         handle.and_then(|file| file.sync_data()).map_err(|error| {
             if self.failed.inc() == 0 {
                 tracing::error!(%error, "The audit log cannot be written to the disk");
             }
-            "the audit log cannot be written to the disk"
+            let path = path.display();
+            format!("the audit log {path} cannot be written to the disk: {error}: check free space and permissions")
         })
     }
 

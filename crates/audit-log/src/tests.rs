@@ -192,6 +192,26 @@ fn lines_of_many_threads_are_one_chain() {
     assert_eq!((report.last_seq, report.heads.expect("there are heads").not_covered), (401, 0));
 }
 
+/// No reader finds a line in a file that has no name any more, whether lines are required or not.
+#[test]
+fn no_record_counts_in_a_file_without_a_name() {
+    for required in [false, true] {
+        let place = Place::new();
+        let config = Settings { required, ..place.config(false) };
+        let log = AuditLog::open(&config).expect("the log opens");
+        let event = json!({ "event": "test" });
+        assert_eq!(log.record(None, &event), Ok(()));
+        fs::remove_file(place.path("log")).expect("it can be removed");
+        fs::create_dir(place.path("log")).expect("a folder can be made");
+        log.watch();
+        let why = log.record(None, &event).expect_err("the line would be lost");
+        assert!(why.contains("without a name"), "{why}");
+        fs::remove_dir(place.path("log")).expect("it can be removed");
+        log.watch();
+        assert_eq!(log.record(None, &event), Ok(()));
+    }
+}
+
 /// What is flushed for a record is the file with its line, even if the log is rotated at the same time.
 #[test]
 fn handle_of_a_record_is_of_the_file_that_has_its_line() {

@@ -182,9 +182,7 @@ impl DeliveryAudit for SsoAudit {
         let write = move || log.record(account.as_ref().map(|(name, sid)| (name.as_str(), *sid)), &event);
         Box::pin(async move {
             let written = tokio::task::spawn_blocking(write).await;
-            written
-                .map_err(|error| AuditFailed(error.to_string()))?
-                .map_err(|why| AuditFailed(why.to_owned()))
+            written.map_err(|error| AuditFailed(error.to_string()))?.map_err(AuditFailed)
         })
     }
 }
