@@ -146,12 +146,15 @@ fn watch_goes_on_after_a_code_and_replaces_its_file() {
     let service = Demo::with_master_secret().serve();
     write_secret(service.path("bob.key"), "what a run before left");
     let server = service.master_secret().to_string();
-    let mut command = Command::new(binary());
-    command.current_dir(service.path("")).args(["sso", "secret", "get", "--watch", "--server", &server]);
-    command.args(["--user", "bob", "--password-file", "users/bob.password", "--output", "bob.key"]);
     service.rcmpd(&["sso", "secret", "seal-key", "node.key"]).code(0);
-    command.args(["--cache", "node.keys", "--unseal", "file:node.key"]);
-    let mut watch = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let watch_by = |server: &str| {
+        let mut command = Command::new(binary());
+        command.current_dir(service.path("")).args(["sso", "secret", "get", "--watch", "--server", server]);
+        command.args(["--user", "bob", "--password-file", "users/bob.password", "--output", "bob.key"]);
+        command.args(["--cache", "node.keys", "--unseal", "file:node.key"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts")
+    };
+    let mut watch = watch_by(&server);
     let mut said = BufReader::new(watch.stderr.take().expect("it is piped")).lines().map_while(Result::ok);
     let refused = said.next().expect("it says why");
     assert!(refused.contains("SSO_E_ACCESSDENIED") && refused.contains("asked again in 1 s"), "{refused}");
@@ -162,6 +165,17 @@ fn watch_goes_on_after_a_code_and_replaces_its_file() {
     assert!(watch.try_wait().expect("it is ours").is_none(), "it watches on");
     watch.kill().expect("it is ours");
     watch.wait().expect("it is ours");
+    // A key that the cache has already is written as well, whether a server answers or not.
+    let key = std::fs::read(service.path("bob.key")).unwrap();
+    for server in [server.as_str(), "127.0.0.1:1"] {
+        std::fs::remove_file(service.path("bob.key")).unwrap();
+        let mut watch = watch_by(server);
+        eventually("the key is there again", || {
+            std::fs::read(service.path("bob.key")).is_ok_and(|again| again == key)
+        });
+        watch.kill().expect("it is ours");
+        watch.wait().expect("it is ours");
+    }
 }
 
 /// The commands act on the files, and the service writes what it sees of them.
@@ -294,6 +308,8 @@ fn wrong_settings_are_refused_with_their_reason() {
         ("administrators = [", "administrators = [\"principal:a@MIT.TEST\", ", "not a realm of kind"),
         ("[sso.ntlm]", "", "no way to authenticate"),
         ("path = \"audit.log\"", "", "needs an audit log"),
+        ("path = \"audit.log\"", "path = \"sso/seal.key\"", "names for something else"),
+        ("path = \"audit.log\"", "path = \"sso/master-secret.sealed\"", "names for something else"),
         ("seal           = \"file:sso/seal.key\"", "seal = \"env:KEY\"", "can seal the secret"),
         ("seal           = \"file:sso/seal.key\"", "seal = \"passphrase:env:KEY\"", "can seal the secret"),
         ("[sso.ntlm]", "ndr_range = \"none\"\n[sso.ntlm]", "unknown ndr_range"),

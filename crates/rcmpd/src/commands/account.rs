@@ -6,6 +6,7 @@ use crate::clock::now;
 use crate::config::SecretRef;
 use crate::output;
 use crate::stores;
+use account_store::admin::each_account;
 use account_store::fold::casefold;
 use account_store::unmatchable::unmatchable;
 use account_store::{
@@ -13,12 +14,8 @@ use account_store::{
     NtHash, NtHashes, Put, Query, Record, Unmatchable,
 };
 use anyhow::bail;
-use dtyp::Sid;
 use rcmp_service::explain::shell_quoted;
 use serde_json::{Value, json};
-
-/// Accounts read at once while listing.
-const PAGE: usize = 1000;
 
 pub(super) async fn run(command: AccountCommand) -> anyhow::Result<u8> {
     match command {
@@ -302,15 +299,13 @@ fn has_text(account: &Account, text: &str) -> bool {
 async fn list(store: &dyn AccountAdmin, text: Option<&str>, as_json: bool) -> anyhow::Result<u8> {
     let text = text.map(casefold);
     let mut all = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = store.accounts(after, PAGE).await?;
-        let Some(last) = page.last() else { break };
-        after = last.sid.split_rid().map_or(u32::MAX, |(_, rid): (Sid, u32)| rid);
-        all.extend(
-            page.into_iter().filter(|account| text.as_ref().is_none_or(|text| has_text(account, text))),
-        );
-    }
+    each_account(store, |account| {
+        if text.as_ref().is_none_or(|text| has_text(account, text)) {
+            all.push(account.clone());
+        }
+        true
+    })
+    .await?;
     match as_json {
         true => output::json(&all.iter().map(lookup::account_json).collect()),
         false => {

@@ -263,61 +263,62 @@ async fn get(args: GetArgs) -> anyhow::Result<u8> {
         _ => None,
     };
     let mut retry = RETRY_FIRST;
+    let mut is_written = false;
     loop {
         let asked = ask(&args.server, &credentials, seconds(args.client.timeout)).await;
-        let failed = match (asked, &mut cache) {
-            (Ok((secret, server)), cache) => {
-                delivered(&args, &secret, &server, cache.as_mut())?;
+        let is_delivered = asked.is_ok();
+        let failure = match asked {
+            Ok((secret, server)) => {
+                delivered(&args, &secret, &server, cache.as_mut(), is_written)?;
+                is_written = true;
                 None
             }
-            // A code or a fault is the server's word: the key is not used against it.
-            (Err(error), Some(cache)) if exit_code(&error) == UNREACHABLE => {
-                match cache.keys(UnixTime::now()) {
-                    Ok(cached) => {
-                        output::warning(&format!("{error:#}: the cached key is used, {}", ago(cached.age)));
-                        if !args.watch {
-                            report(&args, cached.keys.newest().0, None, Some(cached.age));
-                            return write_secret(&args, cached.keys.newest().1.expose());
-                        }
-                        Some(None)
-                    }
-                    Err(old) => Some(Some(failed(UNREACHABLE, format!("{error:#}; and {old}")))),
-                }
-            }
-            (Err(error), _) => Some(Some(error)),
-        };
-        let wait = match failed {
-            None => {
-                retry = RETRY_FIRST;
-                WATCH_INTERVAL
-            }
-            Some(failed) => {
-                let wait = retry;
-                retry = (retry * 2).min(WATCH_INTERVAL);
-                match failed {
-                    // A watch outlives a restart of the server, and what others send in its name.
-                    Some(error) if args.watch && exit_code(&error) != UNUSABLE => {
-                        output::warning(&format!("{error:#}: asked again in {} s", wait.as_secs()));
-                    }
-                    Some(error) => return Err(error),
-                    None => {}
-                }
-                wait
-            }
+            Err(error) => use_cached(&args, error, cache.as_mut(), &mut is_written)?,
         };
         if !args.watch {
-            return Ok(0);
+            return failure.map_or(Ok(0), Err);
+        }
+        let wait = if is_delivered { WATCH_INTERVAL } else { retry };
+        retry = if is_delivered { RETRY_FIRST } else { (retry * 2).min(WATCH_INTERVAL) };
+        match failure {
+            Some(error) if exit_code(&error) == UNUSABLE => return Err(error),
+            // A watch outlives a restart of the server, and what others send in its name.
+            Some(error) => output::warning(&format!("{error:#}: asked again in {} s", wait.as_secs())),
+            None => {}
         }
         tokio::time::sleep(wait).await;
     }
 }
 
-/// Keeps what the server delivered where it was asked for.
+/// Uses the cached key if no server answered, and returns the failure if it may not be used.
+fn use_cached(
+    args: &GetArgs,
+    failure: anyhow::Error,
+    cache: Option<&mut NodeKeys>,
+    is_written: &mut bool,
+) -> anyhow::Result<Option<anyhow::Error>> {
+    // A code or a fault is the server's word: the key is not used against it.
+    let Some(cache) = cache.filter(|_| exit_code(&failure) == UNREACHABLE) else { return Ok(Some(failure)) };
+    let cached = match cache.keys(UnixTime::now()) {
+        Ok(cached) => cached,
+        Err(old) => return Ok(Some(failed(UNREACHABLE, format!("{failure:#}; and {old}")))),
+    };
+    output::warning(&format!("{failure:#}: the cached key is used, {}", ago(cached.age)));
+    if !std::mem::replace(is_written, true) {
+        let (key_id, key) = cached.keys.newest();
+        write_secret(args, key.expose())?;
+        report(args, key_id, None, Some(cached.age));
+    }
+    Ok(None)
+}
+
+/// Keeps what the server delivered where it was asked for; `is_written` is whether the cached key is there already.
 fn delivered(
     args: &GetArgs,
     secret: &sso_service::MasterSecret,
     server: &str,
     cache: Option<&mut NodeKeys>,
+    is_written: bool,
 ) -> anyhow::Result<()> {
     let key = MasterSecret::from_octets(secret.octets())
         .map_err(|error| failed(BROKEN, format!("{server}: {error}")))?;
@@ -326,7 +327,7 @@ fn delivered(
         Some(cache) => matches!(cache.delivered(key, UnixTime::now())?, Delivery::New(_)),
         None => true,
     };
-    if is_new || !args.watch {
+    if is_new || !is_written {
         write_secret(args, secret.octets())?;
         report(args, key_id, Some(server), None);
     }
