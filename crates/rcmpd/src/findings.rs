@@ -2,7 +2,7 @@
 //! are missing.
 
 use crate::clock::now;
-use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, StoreKind};
+use crate::config::{Config, Level, Listen, Mapping, Peer, Place, SecretRef, Source, Sso, StoreKind};
 use crate::forward::Forwarding;
 use crate::sidecar;
 use crate::stores::{self, Accounts};
@@ -427,7 +427,7 @@ pub async fn check(config: &Config) -> Checked {
     checked.add(audit_log::check(&config.audit));
     checked.add(Forwarding::load(config, None));
     // Secure channels need the secrets of machines.
-    let needs_hashes = config.sso.as_ref().and_then(|sso| sso.ntlm.as_ref()).is_some_and(|ntlm| ntlm.local);
+    let needs_hashes = config.sso.as_ref().is_some_and(Sso::has_local_users);
     let needs_key = config.rpc.is_some() || needs_hashes;
     let open = if needs_key { stores::machines_with_secrets } else { stores::machines };
     let machines = config.store.as_ref().and_then(|_| checked.add(open(config)));

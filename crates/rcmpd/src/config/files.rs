@@ -1,6 +1,6 @@
 //! The files that a configuration names, and who else may use them.
 
-use super::{Config, Mapping, SecretRef, StoreKind};
+use super::{Config, Mapping, SealRef, SecretRef, Sso, StoreKind};
 use account_store::FileAccess;
 use account_store::file_access::database_files;
 use anyhow::{anyhow, bail};
@@ -14,6 +14,19 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
+/// The keytab, the sealing key or its passphrase, and the files of the sealed secret.
+fn files_of_sso(sso: &Sso) -> Vec<PathBuf> {
+    let seal = match &sso.seal {
+        SealRef::Key(SecretRef::File(path)) | SealRef::Passphrase(SecretRef::File(path)) => {
+            Some(path.clone())
+        }
+        _ => None,
+    };
+    let keytab = sso.kerberos.as_ref().map(|kerberos| kerberos.keytab.clone());
+    let sealed = ["master-secret.sealed", "master-secret.instance"].map(|name| sso.folder.join(name));
+    seal.into_iter().chain(keytab).chain(sealed).collect()
+}
+
 impl Config {
     /// Refuses a configuration that names a file which users of this machine can read or change that must not, or whose audit log would
     /// be written into another file that is named. A file that is not there is left to what reads it.
@@ -22,7 +35,7 @@ impl Config {
         for (path, access) in &files {
             access.check_path(path).map_err(|error| anyhow!("{} {error}", path.display()))?;
         }
-        for path in files.into_iter().map(|(path, _)| path).chain(self.public_files()) {
+        for path in files.into_iter().map(|(path, _)| path).chain(self.other_files()) {
             if let Some(key) = self.is_written_to(&path) {
                 bail!(
                     "{key} is {}, which the configuration names for something else: use a separate file",
@@ -45,8 +58,9 @@ impl Config {
         written.find(|(_, written)| is_same_file(written, path)).map(|(key, _)| key)
     }
 
-    /// The other files that are named, which are secret to no user: certificates, CRLs and public keys.
-    fn public_files(&self) -> impl Iterator<Item = PathBuf> {
+    /// The other files that are named. Certificates, CRLs and public keys are secret to no user, and what reads the files of `[sso]`
+    /// checks their modes.
+    fn other_files(&self) -> impl Iterator<Item = PathBuf> {
         let sidecar = || self.sidecar.iter();
         let listeners = || sidecar().flat_map(|sidecar| &sidecar.listen);
         let upstreams = listeners().filter_map(|listen| listen.settings.upstream.as_ref());
@@ -64,7 +78,8 @@ impl Config {
             });
             crls.chain(mapping.authorities.iter().filter_map(|entry| entry.ocsp.as_ref()?.signer.as_ref()))
         });
-        own.chain(certificates).chain(published).chain(of_mappings).cloned()
+        let named = own.chain(certificates).chain(published).chain(of_mappings).cloned();
+        named.chain(self.sso.iter().flat_map(files_of_sso))
     }
 
     fn files(&self) -> Vec<(PathBuf, FileAccess)> {
@@ -75,6 +90,8 @@ impl Config {
         let secrets = secrets.chain(self.admin.iter().filter_map(|admin| admin.token.as_ref()));
         let secrets = secrets.chain(self.peers.iter().filter_map(|peer| peer.secret.as_ref()));
         let secrets = secrets.chain(self.relays.iter().map(|relay| &relay.secret));
+        let domains = self.sso.iter().filter_map(|sso| sso.ntlm.as_ref()).flat_map(|ntlm| &ntlm.domains);
+        let secrets = secrets.chain(domains.filter_map(|domain| domain.peer.secret.as_ref()));
         let listeners = || self.sidecar.iter().flat_map(|sidecar| &sidecar.listen);
         for secret in secrets.chain(listeners().filter_map(|listen| listen.secret.as_ref())) {
             if let SecretRef::File(path) = secret {

@@ -8,7 +8,7 @@ use std::fmt;
 use toml::{Table, Value};
 
 /// Sections in which less may allow more, or write less into the audit log: all that a reload takes over.
-const RULES: [&str; 5] = ["mapping", "sidecar.route", "audit", "forward", "peer"];
+const RULES: [&str; 6] = ["mapping", "sidecar.route", "audit", "forward", "peer", "sso.kerberos.realm"];
 /// A policy that never acts: without it nothing is allowed that was not before.
 const SHADOW: &str = "mapping.shadow";
 /// Entries that add rights by being there. A key that one of them lacks is still a rule.
@@ -222,6 +222,13 @@ mod tests {
         // An emptied list is a removed one.
         assert_eq!(gone_of_entries(&ENTRIES.replace("[\"x\"]", "[]")), groups(1));
         assert!(gone_of_entries(&ENTRIES.replace("path = \"/a\"", "path = \"/a\"\nsids = []")).is_empty());
+        // Without them a KDC chooses whose SIDs its users have.
+        let realm = "[[sso.kerberos.realm]]\nname = \"A\"\nsids = [\"S-1-5-21-1-2-3\"]\n";
+        let gone = Sections::of("[[sso.kerberos.realm]]\nname = \"A\"\n").lack(&Sections::of(realm));
+        assert_eq!(
+            gone.iter().map(|gone| (gone.to_string(), gone.is_rule())).collect::<Vec<_>>(),
+            [("sids of [[sso.kerberos.realm]] number 1".to_owned(), true)]
+        );
         // Changed values are no less.
         assert!(gone_of_entries(&ENTRIES.replace("\"y\"", "\"z\"")).is_empty());
     }

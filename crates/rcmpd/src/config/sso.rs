@@ -47,6 +47,13 @@ pub enum SealRef {
     Passphrase(SecretRef),
 }
 
+impl Sso {
+    /// Whether accounts of the local store authenticate, for which their NT hashes are needed.
+    pub fn has_local_users(&self) -> bool {
+        self.ntlm.as_ref().is_some_and(|ntlm| ntlm.local)
+    }
+}
+
 impl SealRef {
     /// Reads `file:PATH`, `cred:NAME`, or `passphrase:` and a reference to a secret; relative paths start at `base`.
     pub fn parse(text: &str, base: &Path) -> Option<Self> {

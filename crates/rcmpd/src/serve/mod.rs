@@ -128,25 +128,27 @@ pub async fn run(path: &Path, config: Config) -> anyhow::Result<()> {
     // What can be missing is looked at before a client is served.
     let token = config.admin.as_ref().and_then(|admin| admin.token.as_ref());
     let token = token.map(|token| token.read()).transpose().context("cannot use admin.token")?;
-    let needs_hashes = config.sso.as_ref().and_then(|sso| sso.ntlm.as_ref()).is_some_and(|ntlm| ntlm.local);
-    let served =
-        match &config.store {
-            Some(_) if config.rpc.is_some() => {
-                let opened = stores::served_machines(&config, true);
-                Some(opened.context(
-                    "[rpc] cannot be served, because each secure channel needs the secret of its machine",
-                )?)
-            }
-            Some(_) if needs_hashes => {
-                let opened = stores::served_machines(&config, true);
-                Some(opened.context(
-                    "[sso.ntlm] cannot be served, because each user needs the NT hash of the account",
-                )?)
-            }
-            // Sidecars and their accounts need no secret of a machine.
-            Some(_) => Some(stores::served_machines(&config, false)?),
-            None => None,
-        };
+    let needs_hashes = config.sso.as_ref().is_some_and(config::Sso::has_local_users);
+    // Sidecars and their accounts need no secret of a machine.
+    let needs_key = match (&config.rpc, needs_hashes) {
+        (Some(_), _) => {
+            Some("[rpc] cannot be served, because each secure channel needs the secret of its machine")
+        }
+        (None, true) => {
+            Some("[sso.ntlm] cannot be served, because each user needs the NT hash of the account")
+        }
+        (None, false) => None,
+    };
+    let served = match &config.store {
+        Some(_) => {
+            let opened = stores::served_machines(&config, needs_key.is_some());
+            Some(match needs_key {
+                Some(why) => opened.context(why)?,
+                None => opened?,
+            })
+        }
+        None => None,
+    };
     let local_users = served.as_ref().filter(|_| needs_hashes).and_then(|served| {
         let hashes = Arc::clone(served.hashes.as_ref()?);
         Some(crate::sso::Stores { accounts: Arc::clone(&served.machines) as _, hashes })
@@ -483,7 +485,7 @@ fn needs_restart(new: &Config, old: &Config) -> Option<&'static str> {
         ),
         ("[[relay]]", *relays == old.relays),
         (
-            "[sso] other than administrators, allow_delegated, ndr_range and kinds of realms",
+            "[sso] other than administrators, allow_delegated, ndr_range and sids",
             sso.as_ref().map(fixed_of_sso) == old.sso.as_ref().map(fixed_of_sso),
         ),
         (
