@@ -77,6 +77,16 @@ fn builtin(
     Interface { syntax, name, service: BoxCloneSyncService::new(service) }
 }
 
+/// Takes `HOST` or `HOST:PORT` apart. An IPv6 address with a port stands in brackets, which are taken off. `None`
+/// if the port is not a number.
+pub fn host_and_port(server: &str) -> Option<(&str, Option<u16>)> {
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port.parse().ok()?)),
+        _ => (server, None),
+    };
+    Some((host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
 /// Asks a server's endpoint mapper which port serves an interface by NDR over TCP.
 pub async fn resolve_endpoint(
     mapper: impl ToSocketAddrs,
@@ -94,4 +104,26 @@ pub async fn resolve_endpoint(
             "the endpoint mapper does not know the interface",
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_named_with_or_without_a_port() {
+        for (server, expected) in [
+            ("sso1.contoso.example", Some(("sso1.contoso.example", None))),
+            ("sso1:49200", Some(("sso1", Some(49200)))),
+            ("127.0.0.1:1", Some(("127.0.0.1", Some(1)))),
+            ("[::1]:49200", Some(("::1", Some(49200)))),
+            ("[::1]", Some(("::1", None))),
+            ("::1", Some(("::1", None))),
+            ("sso1:x", None),
+            ("sso1:65536", None),
+            ("[::1]:x", None),
+        ] {
+            assert_eq!(host_and_port(server), expected, "{server}");
+        }
+    }
 }

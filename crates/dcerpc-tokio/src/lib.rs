@@ -18,7 +18,7 @@ mod registry;
 mod server;
 mod turns;
 
-pub use builtin::{Endpoints, resolve_endpoint};
+pub use builtin::{Endpoints, host_and_port, resolve_endpoint};
 pub use client::{AnswerLeg, CallError, Connection};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, EvictionReason};
 pub use counters::Counters;

@@ -2,7 +2,7 @@
 
 use dcerpc::client::{ClientConfig, ClientError, ClientSecurity, ReplyStub, RequestStub};
 use dcerpc::ndr::NdrSyntax;
-use dcerpc_tokio::{CallError, Connection};
+use dcerpc_tokio::{CallError, Connection, host_and_port};
 use netlogon_transport::client::{Association, Randomness, SystemRandomness, Transport, TransportError};
 use netlogon_transport::secrets::BoxFuture;
 use netlogon_transport::server::NETLOGON;
@@ -46,16 +46,9 @@ impl TcpTransport {
     /// a port stands in brackets. `timeout` is for the question to the endpoint mapper, for each connection
     /// with its bind, and for each call.
     pub async fn resolve(server: &str, timeout: Duration) -> Result<Self, ResolveError> {
-        let (host, port) = match server.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-                let port = port
-                    .parse()
-                    .map_err(|_| ResolveError::InvalidPort(format!("{server}: the port is not a number")))?;
-                (host, Some(port))
-            }
-            _ => (server, None),
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let (host, port) = host_and_port(server)
+            .ok_or_else(|| ResolveError::InvalidPort(format!("{server}: the port is not a number")))?;
+        let host = host.to_owned();
         let unreachable =
             |error: &dyn std::fmt::Display| ResolveError::Unreachable(format!("{server}: {error}"));
         let port = match port {

@@ -35,6 +35,11 @@ const PEOPLE: [&str; 5] = ["alice", "bob", "carol", "web01", "mallory"];
 /// The last port that has two behind it.
 pub const PORT_MAX: u16 = u16::MAX - 2;
 
+/// The port of the master secret server.
+pub const fn sso_port(first: Option<u16>) -> u16 {
+    ports(first)[0].saturating_add(3)
+}
+
 /// The ports of Netlogon, the endpoint mapper and `/metrics`.
 const fn ports(first: Option<u16>) -> [u16; 3] {
     match first {
@@ -112,8 +117,7 @@ pub async fn make(dir: &Path, port: Option<u16>, with_sso: bool) -> anyhow::Resu
     store.put_machine(Put::New, machine, Some(secrets)).await?;
     let mut text = configuration(&domain, ports(port));
     if with_sso {
-        let sso_port = ports(port)[0].saturating_add(3);
-        text.push_str(&sso_configuration(&domain, sso_port)?);
+        text.push_str(&sso_configuration(&domain, sso_port(port))?);
         make_sso(dir, &*store, &domain).await?;
         make_users(dir, &*hashes, &domain).await?;
     }

@@ -152,7 +152,7 @@ async fn dispatch(command: Command) -> anyhow::Result<u8> {
                             "\n\nGet the master secret, as a node of the farm does; bob's password gets 0x80630005:\n  \
                              rcmpd sso secret get --server 127.0.0.1:{} --user alice \\\n      \
                              --password-file {dir}/users/alice.password --output master.key",
-                            port.unwrap_or(11490).saturating_add(3)
+                            crate::quickstart::sso_port(port)
                         ),
                         false => String::new(),
                     }

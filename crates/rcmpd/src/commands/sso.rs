@@ -407,13 +407,13 @@ fn keys(args: &CacheArgs, purpose: &str) -> anyhow::Result<(Keyring, Purpose)> {
 }
 
 fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
-    if let Ok(metadata) = path.metadata()
-        && metadata.len() > BLOB_LEN_MAX
-    {
-        return Err(failed(
-            UNUSABLE,
-            format!("{} is longer than 1 MiB: seal a key, and encrypt the data with that", path.display()),
-        ));
+    read_up_to(path, BLOB_LEN_MAX, "is longer than 1 MiB: seal a key, and encrypt the data with that")
+}
+
+/// Reads a file, or says `longer` of it if its length is above `max`.
+fn read_up_to(path: &Path, max: u64, longer: &str) -> anyhow::Result<Vec<u8>> {
+    if path.metadata().is_ok_and(|metadata| metadata.len() > max) {
+        return Err(failed(UNUSABLE, format!("{} {longer}", path.display())));
     }
     input::read(path).map_err(|error| failed(UNUSABLE, format!("cannot read {}: {error}", path.display())))
 }
@@ -471,12 +471,7 @@ fn backup_key(args: &BackupKeyArgs) -> anyhow::Result<Arc<dyn SealingSource>> {
 const BACKUP_LEN_MAX: u64 = 1 << 20;
 
 fn read_backup(path: &Path) -> anyhow::Result<Vec<u8>> {
-    if let Ok(metadata) = path.metadata()
-        && metadata.len() > BACKUP_LEN_MAX
-    {
-        return Err(failed(UNUSABLE, format!("{} is too long for a backup", path.display())));
-    }
-    input::read(path).map_err(|error| failed(UNUSABLE, format!("cannot read {}: {error}", path.display())))
+    read_up_to(path, BACKUP_LEN_MAX, "is too long for a backup")
 }
 
 /// 16 octets, or as many in hexadecimal digits.

@@ -6,7 +6,7 @@
 
 use dcerpc::ndr::NdrSyntax;
 use dcerpc::security::{AuthLevel, AuthType};
-use dcerpc_tokio::{CallError, resolve_endpoint};
+use dcerpc_tokio::{CallError, host_and_port, resolve_endpoint};
 use rpc_auth::Initiator;
 use rpc_auth::kerberos::{Credential, CredentialCache, KerberosInitiator, Principal, TgsRequest};
 use rpc_auth::ntlm::{NtHash, NtlmCredentials, NtlmInitiator};
@@ -107,7 +107,8 @@ pub async fn get(
     credentials: &Credentials,
     deadline: Instant,
 ) -> Result<MasterSecret, Failure> {
-    let (host, port) = host_and_port(server);
+    let (host, port) = host_and_port(server)
+        .ok_or_else(|| Failure::Unusable(format!("{server}: the port is not a number")))?;
     let port = match port {
         Some(port) => port,
         None => resolve_endpoint((host, MAPPER_PORT), &MASTER_SECRET, deadline)
@@ -140,22 +141,6 @@ pub async fn get(
         Err(error) => return Err(Failure::Refused(error.to_string())),
     };
     client::read(outcome, NdrSyntax::Ndr).map_err(Failure::Answered)
-}
-
-/// The name of the host, without the brackets of an IPv6 address, and the port.
-fn host_and_port(server: &str) -> (&str, Option<u16>) {
-    if let Some(rest) = server.strip_prefix('[')
-        && let Some((host, rest)) = rest.split_once(']')
-    {
-        return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
-    }
-    match server.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') && !host.is_empty() => match port.parse() {
-            Ok(port) => (host, Some(port)),
-            Err(_) => (server, None),
-        },
-        _ => (server, None),
-    }
 }
 
 async fn initiator(
@@ -223,7 +208,8 @@ async fn service_ticket(host: &str, tickets: &Tickets, deadline: Instant) -> Res
 
 /// A request to a KDC over TCP: each message has its length before it (RFC 4120, section 7.2.2).
 async fn ask_kdc(kdc: &str, message: &[u8], deadline: Instant) -> std::io::Result<Vec<u8>> {
-    let (host, port) = host_and_port(kdc);
+    let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "the port is not a number");
+    let (host, port) = host_and_port(kdc).ok_or_else(invalid)?;
     let exchange = async {
         let mut stream = TcpStream::connect((host, port.unwrap_or(KDC_PORT))).await?;
         stream.write_u32(message.len() as u32).await?;
@@ -242,20 +228,6 @@ async fn ask_kdc(kdc: &str, message: &[u8], deadline: Instant) -> std::io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn servers_are_named_with_or_without_a_port() {
-        for (server, expected) in [
-            ("sso1.contoso.example", ("sso1.contoso.example", None)),
-            ("sso1:49200", ("sso1", Some(49200))),
-            ("127.0.0.1:1", ("127.0.0.1", Some(1))),
-            ("[::1]:49200", ("::1", Some(49200))),
-            ("[::1]", ("::1", None)),
-            ("::1", ("::1", None)),
-        ] {
-            assert_eq!(host_and_port(server), expected, "{server}");
-        }
-    }
 
     /// A server that closes each connection, and one where nothing listens.
     #[tokio::test]
