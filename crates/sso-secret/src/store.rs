@@ -263,7 +263,7 @@ pub enum StoreError {
     Backup(#[from] BackupError),
     /// The backup's newest generation is older than the live one.
     #[error(
-        "the backup is older: its newest generation is {backup}, the live one is {live}; restore of older backups must be asked for by name"
+        "the backup is older: its newest generation is {backup}, the live one is {live}; to restore it all the same: --allow-older"
     )]
     Older {
         /// The newest generation of the backup.
@@ -273,7 +273,7 @@ pub enum StoreError {
     },
     /// The backup is not of this farm.
     #[error(
-        "the backup is foreign: it is of lineage {backup}, the live one is {live}; restore of foreign backups must be asked for by name"
+        "the backup is foreign: it is of lineage {backup}, the live one is {live}; to restore it all the same: --allow-foreign"
     )]
     Foreign {
         /// The lineage of the backup.
@@ -283,7 +283,7 @@ pub enum StoreError {
     },
     /// Two servers rotated the same lineage by themselves.
     #[error(
-        "the backup has another secret as generation {0} than the live one: two servers rotated by themselves; restore of foreign backups must be asked for by name"
+        "the backup has another secret as generation {0} than the live one: two servers rotated by themselves; to restore it all the same: --allow-foreign"
     )]
     Forked(u32),
     /// A drill found that the backup does not open what the live store seals.
@@ -626,7 +626,7 @@ impl SecretStore {
                 what: self.sealed_path().display().to_string(),
                 why: format!(
                     "was rolled back: it is write {} with generation {}, and write {} with generation {} was here before; put the newer \
-                     file back, restore a backup in its place, or adopt the older file",
+                     file back, restore a backup in its place with --replace-sealed, or adopt the older file",
                     found.record.writes, found.record.generation, newer.writes, newer.generation
                 ),
             });
@@ -643,7 +643,7 @@ impl SecretStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return match self.instance_path().symlink_metadata() {
                     Ok(metadata) if metadata.len() > 0 => {
-                        sealed("is missing, and this folder had a master secret: restore a backup".to_owned())
+                        sealed("is missing, and this folder had a master secret: restore a backup with --replace-sealed".to_owned())
                     }
                     Ok(_) => State::None,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => State::None,
@@ -655,7 +655,9 @@ impl SecretStore {
             }
             Err(error) => return sealed(format!("cannot be read: {error}")),
         };
-        let damaged = |error: FormatError| sealed(format!("is damaged: {error}; restore a backup"));
+        let damaged = |error: FormatError| {
+            sealed(format!("is damaged: {error}; restore a backup with --replace-sealed"))
+        };
         let envelope = match Envelope::read("sealed file", MAGIC, &bytes) {
             Ok(envelope) => envelope,
             Err(error) => return damaged(error),
