@@ -389,9 +389,14 @@ impl SecretStore {
         opened(self.state())
     }
 
-    /// The public facts.
+    /// The public facts of what there is now.
     pub fn status(&self) -> Status {
-        match self.state() {
+        self.status_of(&self.state())
+    }
+
+    /// The public facts of a state of this store. Those of a file that is not open are read from the file.
+    pub fn status_of(&self, state: &State) -> Status {
+        match state {
             State::None => Status { state: "none", sealed: None, facts: None, page_lock: None },
             State::Open(open) => {
                 let generations = open.generations().map(|(generation, _)| generation.clone()).collect();
@@ -402,7 +407,7 @@ impl SecretStore {
             State::Sealed(sealed) | State::RolledBack(sealed) => {
                 let bytes = read_replaced(&self.sealed_path(), FILE_MAX).ok();
                 let facts = bytes.and_then(|bytes| facts_of(&bytes, &self.mark()).ok());
-                Status::sealed(&sealed, facts)
+                Status::sealed(sealed, facts)
             }
         }
     }
