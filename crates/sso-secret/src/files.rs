@@ -40,11 +40,11 @@ impl Disk for RealDisk {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        open_to_sync(path)?.sync_all()
     }
 
     fn sync_system(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(path)?)?)
+        Ok(rustix::fs::syncfs(open_to_sync(path)?)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -94,6 +94,18 @@ pub(crate) fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result
             false => error,
         }
     })
+}
+
+/// Opens a folder, which may be named by a link, or the file of this name: see [`open_no_link`].
+fn open_to_sync(path: &Path) -> io::Result<File> {
+    // With this flag nothing but a folder is opened.
+    let flags = OFlags::DIRECTORY.bits() as i32;
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            open_no_link(OpenOptions::new().read(true), path)
+        }
+        opened => opened,
+    }
 }
 
 /// Opens a regular file. A pipe has no reader or writer to wait for, and is refused like a device.
@@ -185,4 +197,41 @@ pub(crate) fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::os::unix::fs::symlink;
+
+    /// The owner of the folder may put anything under the name of a file, and root must not wait for it.
+    #[test]
+    fn a_pipe_or_link_is_not_synced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name| folder.path().join(name);
+        fs::write(path("file"), b"").expect("it is written");
+        mknodat(CWD, path("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+        for (target, link) in [("file", "link"), ("pipe", "link to a pipe"), (".", "link to a folder")] {
+            symlink(path(target), path(link)).expect("it is new");
+        }
+        for (name, refused) in [
+            ("file", None),
+            ("link to a folder", None),
+            ("pipe", Some("not a regular file")),
+            ("link", Some("symbolic link")),
+            ("link to a pipe", Some("symbolic link")),
+        ] {
+            for synced in [RealDisk.sync(&path(name)), RealDisk.sync_system(&path(name))] {
+                let why = synced.err().map(|error| error.to_string());
+                match refused {
+                    Some(part) => assert!(why.is_some_and(|why| why.contains(part)), "{name}"),
+                    None => assert_eq!(why, None, "{name}"),
+                }
+            }
+        }
+        for synced in [RealDisk.sync(folder.path()), RealDisk.sync_system(folder.path())] {
+            synced.expect("a folder is synced");
+        }
+    }
 }
