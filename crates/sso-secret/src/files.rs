@@ -1,7 +1,7 @@
 //! Files of one owner, replaced atomically, through a layer that tests cut at each step.
 
 use rustix::fs::OFlags;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -61,23 +61,49 @@ impl Disk for RealDisk {
 /// The caller holds the write lock: a temporary file that is there already was left by a writer that was killed.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = beside(path, ".tmp");
-    match disk.remove(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = disk
-        .write_new(&draft, bytes)
-        .and_then(|file| own_like_folder(&file, path))
-        .and_then(|()| disk.sync(&draft));
-    if let Err(error) = written.and_then(|()| disk.rename(&draft, path)) {
+    remove_if_there(disk, &draft)?;
+    if let Err(error) = write_owned(disk, &draft, bytes).and_then(|()| disk.rename(&draft, path)) {
         let _ = disk.remove(&draft);
         return Err(error);
     }
     disk.sync(folder_of(path))
 }
 
+/// Writes a new file that belongs to the owner of its folder, and waits until it is on the disk.
+pub(crate) fn write_owned(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.write_new(path, bytes)?;
+    own_like_folder(&file, path)?;
+    disk.sync(path)
+}
+
+/// Removes a file that may be there.
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Opens a lock file and takes its lock; creates the file if there is none, and syncs its name.
+pub(crate) fn open_lock(
+    disk: &dyn Disk,
+    options: &mut OpenOptions,
+    path: &Path,
+) -> Result<File, TryLockError> {
+    let created = match disk.write_new(path, &[]) {
+        Ok(file) => own_like_folder(&file, path).and_then(|()| disk.sync(folder_of(path))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    let lock = created.and_then(|()| open_no_link(options, path)).map_err(TryLockError::Error)?;
+    // A user who can open it can hold the lock.
+    check_owner_only(&lock).map_err(TryLockError::Error)?;
+    lock.try_lock()?;
+    Ok(lock)
+}
+
 /// Gives a new file to the owner of the folder of `path`. An operator who works as root leaves files that the service can read.
-pub(crate) fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
+fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
     let folder = folder_of(path).metadata()?;
     if !rustix::process::geteuid().is_root() || file.metadata()?.uid() == folder.uid() {
         return Ok(());
@@ -171,13 +197,9 @@ fn read_at_most(file: &File, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     }
 }
 
-/// Refuses a file that other users may use, and what is no regular file.
-pub(crate) fn check_owner_only(file: &File) -> io::Result<()> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
+/// Refuses a file that other users may use.
+fn check_owner_only(file: &File) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,

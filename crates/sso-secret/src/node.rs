@@ -246,20 +246,10 @@ impl NodeKeys {
 
     fn lock(&self) -> Result<File, NodeError> {
         let path = files::beside(&self.path, ".lock");
-        let failed = |error| NodeError::File { path: path.clone(), error };
-        match self.disk.write_new(&path, &[]) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            Err(_) => {}
-            Ok(file) => files::own_like_folder(&file, &path).map_err(failed)?,
-        }
-        let lock = files::open_no_link(OpenOptions::new().read(true), &path).map_err(failed)?;
-        // A user who can open it can hold the lock.
-        files::check_owner_only(&lock).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(lock),
-            Err(TryLockError::WouldBlock) => Err(NodeError::Busy(path)),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
-        }
+        files::open_lock(&*self.disk, OpenOptions::new().read(true), &path).map_err(|error| match error {
+            TryLockError::WouldBlock => NodeError::Busy(path),
+            TryLockError::Error(error) => NodeError::File { path, error },
+        })
     }
 
     fn read(&self) -> Result<Entries, NodeError> {

@@ -530,10 +530,7 @@ impl SecretStore {
                             mark = rest.mark;
                         }
                         let aside = files::beside(&path, &format!(".replaced-{}", now.0));
-                        self.disk
-                            .write_new(&aside, &old)
-                            .and_then(|file| files::own_like_folder(&file, &aside))
-                            .and_then(|()| self.disk.sync(&aside))
+                        files::write_owned(&*self.disk, &aside, &old)
                             .map_err(|error| StoreError::File { path: aside.clone(), error })?;
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -695,31 +692,17 @@ impl SecretStore {
 
     /// Takes the write lock.
     fn writer(&self) -> Result<Writer<'_>, StoreError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |error| StoreError::File { path, error }
-        };
-        let metadata = self.folder.metadata().map_err(failed(&self.folder))?;
+        let metadata =
+            self.folder.metadata().map_err(|error| StoreError::File { path: self.folder.clone(), error })?;
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & 0o022 != 0 {
             return Err(StoreError::Folder { path: self.folder.clone(), mode });
         }
         let path = self.instance_path();
-        match self.disk.write_new(&path, &[]) {
-            Ok(file) => files::own_like_folder(&file, &path)
-                .and_then(|()| self.disk.sync(&self.folder))
-                .map_err(failed(&self.folder))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(&path)(error)),
-        }
-        let lock =
-            files::open_no_link(OpenOptions::new().read(true).append(true), &path).map_err(failed(&path))?;
-        // A user who can open it can hold the lock.
-        files::check_owner_only(&lock).map_err(failed(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Writer { store: self, lock }),
+        match files::open_lock(&*self.disk, OpenOptions::new().read(true).append(true), &path) {
+            Ok(lock) => Ok(Writer { store: self, lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy { path }),
-            Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
+            Err(TryLockError::Error(error)) => Err(StoreError::File { path, error }),
         }
     }
 }
