@@ -145,7 +145,7 @@ impl OpenSecret {
 
     fn record(&self) -> Record {
         let Rest { instance, writes, mark, .. } = self.rest;
-        Record { instance, writes, generation: self.newest().0.number, mark: Some(mark) }
+        Record { instance, writes, generation: self.newest().0.number, mark }
     }
 
     /// Whether the secrets are kept out of swap.
@@ -514,10 +514,7 @@ impl SecretStore {
                 let mut restored = restored;
                 let mut highest = records.highest();
                 // A copy stays one, whatever happened to its sealed file.
-                let mut mark = match records.last() {
-                    Some(last) => last.mark.unwrap_or_default(),
-                    None => self.mark(),
-                };
+                let mut mark = records.last().map_or_else(|| self.mark(), |last| last.mark);
                 let path = self.sealed_path();
                 let failed = |error| StoreError::File { path: path.clone(), error };
                 match files::read_of_folder_owner(&path, FILE_MAX) {
