@@ -30,7 +30,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = create_new(path)?;
         file.write_all(bytes)?;
         Ok(file)
     }
@@ -146,18 +146,16 @@ fn open_regular(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Re
 /// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
 /// written as a whole, no part of it is left.
 pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let disk = RealDisk;
-    disk.write_new(path, bytes)
-        .map(drop)
-        .map_err(|error| (error.kind() != io::ErrorKind::AlreadyExists, error))
-        .and_then(|()| disk.sync(path).map_err(|error| (true, error)))
-        .map_err(|(is_ours, error)| {
-            if is_ours {
-                let _ = disk.remove(path);
-            }
-            error
-        })?;
-    disk.sync(folder_of(path))
+    let mut file = create_new(path)?;
+    if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    RealDisk.sync(folder_of(path))
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// All bytes of a file that only its owner may use, and that has at most `max` of them. A link is followed: key files are often mounted
