@@ -145,7 +145,7 @@ fn open_regular(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Re
 
 /// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
 /// written as a whole, no part of it is left.
-pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create_new(path)?;
     if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
         let _ = fs::remove_file(path);

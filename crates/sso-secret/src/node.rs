@@ -162,11 +162,6 @@ impl NodeKeys {
         Ok(CachedKeys { keys, age })
     }
 
-    /// Since the last delivery; `None` before the first.
-    pub fn age(&self, now: UnixTime) -> Option<Duration> {
-        self.entries.delivered.map(|delivered| now.since(delivered))
-    }
-
     /// Notes what the server delivered. A new key is on the disk before this returns, so that a crash afterwards loses no key under
     /// which something may have been sealed.
     pub fn delivered(&mut self, secret: MasterSecret, now: UnixTime) -> Result<Delivery, NodeError> {

@@ -17,7 +17,7 @@ pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The store of a running service.
 pub struct LiveSecrets {
-    store: Arc<SecretStore>,
+    store: SecretStore,
     stopping: AtomicBool,
     /// What the last look found.
     seen: Mutex<Seen>,
@@ -125,12 +125,7 @@ impl LiveSecrets {
         let seen = Seen::new(state, facts, None);
         report(&seen);
         let seen = Mutex::new(seen);
-        Self { store: Arc::new(store), stopping: AtomicBool::new(false), seen }
-    }
-
-    /// The store, for commands over the control socket.
-    pub fn store(&self) -> &Arc<SecretStore> {
-        &self.store
+        Self { store, stopping: AtomicBool::new(false), seen }
     }
 
     /// Looks whether the file was replaced. Blocks.
