@@ -46,6 +46,7 @@ pub enum FormatError {
 }
 
 /// An envelope whose header was read, and whose secrets were not opened.
+#[derive(Debug)]
 pub(crate) struct Envelope<'a> {
     pub(crate) header: &'a [u8],
     authenticated: &'a [u8],

@@ -258,7 +258,7 @@ impl NodeKeys {
             |error: FormatError| sealed(format!("is damaged: {error}; remove it, and fetch the key again"));
         let (key_header, header) = Header::read(&bytes).map_err(damaged)?;
         let key = key_header.unlock(&*self.source, MAGIC)?;
-        Ok(header.open(&bytes, &key).map_err(damaged)?)
+        Ok(header.open(&key).map_err(damaged)?)
     }
 
     fn write(&mut self, entries: Entries) -> Result<(), NodeError> {
@@ -274,17 +274,18 @@ impl NodeKeys {
 
 /// The last delivery and the key ids in a cache, newest first, read without its key, so they are not authenticated.
 pub fn facts_of(bytes: &[u8]) -> Result<(UnixTime, Vec<KeyId>), FormatError> {
-    let (_, Header { delivered, keys }) = Header::read(bytes)?;
+    let (_, Header { delivered, keys, .. }) = Header::read(bytes)?;
     Ok((delivered, keys.into_iter().map(|(id, ..)| id).collect()))
 }
 
-struct Header {
+struct Header<'a> {
+    envelope: Envelope<'a>,
     delivered: UnixTime,
     keys: Vec<(KeyId, UnixTime, Option<UnixTime>)>,
 }
 
-impl Header {
-    fn read(bytes: &[u8]) -> Result<(KeyHeader, Self), FormatError> {
+impl<'a> Header<'a> {
+    fn read(bytes: &'a [u8]) -> Result<(KeyHeader, Self), FormatError> {
         let envelope = Envelope::read("cached keys", MAGIC, bytes)?;
         let (key_header, mut reader) = envelope::key_header(envelope.header)?;
         let delivered = UnixTime(reader.u64("last delivery")?);
@@ -302,11 +303,11 @@ impl Header {
             keys.push((id, first_seen, (superseded != 0).then_some(UnixTime(superseded))));
         }
         reader.finish("header of the cached keys")?;
-        Ok((key_header, Self { delivered, keys }))
+        Ok((key_header, Self { envelope, delivered, keys }))
     }
 
-    fn open(self, bytes: &[u8], key: &SourceKey) -> Result<Entries, FormatError> {
-        let plain = Envelope::read("cached keys", MAGIC, bytes)?.open(key)?;
+    fn open(self, key: &SourceKey) -> Result<Entries, FormatError> {
+        let plain = self.envelope.open(key)?;
         let mut reader = Reader::new(&plain);
         let mut keys = Vec::with_capacity(self.keys.len());
         for (index, (id, first_seen, superseded)) in self.keys.into_iter().enumerate() {
