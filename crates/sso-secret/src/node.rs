@@ -310,10 +310,10 @@ impl<'a> Header<'a> {
         let plain = self.envelope.open(key)?;
         let mut reader = Reader::new(&plain);
         let mut keys = Vec::with_capacity(self.keys.len());
-        for (index, (id, first_seen, superseded)) in self.keys.into_iter().enumerate() {
+        for (id, first_seen, superseded) in self.keys {
             let octets = reader.take("secret", MasterSecret::LEN)?;
             let secret = MasterSecret::from_octets(octets).ok().filter(|secret| secret.key_id() == id);
-            let secret = secret.ok_or(FormatError::Sentinel(index as u32))?;
+            let secret = secret.ok_or(FormatError::KeyId(id))?;
             keys.push(Entry { secret, first_seen, superseded });
         }
         reader.finish("secrets")?;
@@ -334,4 +334,31 @@ fn encode(entries: &Entries, key_header: &KeyHeader, key: &SourceKey) -> Result<
         plain.extend(entry.secret.expose());
     }
     envelope::seal(MAGIC, &header, key, &plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::KeyFile;
+
+    #[test]
+    fn a_secret_with_another_key_id_than_the_one_beside_it_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = KeyFile::create(&folder.path().join("key")).expect("a key");
+        let (key_header, key) = KeyHeader::fresh(&source, MAGIC).expect("a key");
+        let octets = [1; MasterSecret::LEN];
+        let right = MasterSecret::from_octets(&octets).expect("a secret").key_id();
+        let other = KeyId([7; 8]);
+        for (id, refused) in [(right, None), (other, Some(FormatError::KeyId(other)))] {
+            let mut header = Vec::new();
+            key_header.encode(&mut header);
+            header.extend(100u64.to_le_bytes());
+            header.push(1);
+            header.extend(id.0);
+            header.extend([100u64, 0].map(u64::to_le_bytes).concat());
+            let bytes = envelope::seal(MAGIC, &header, &key, &octets).expect("random numbers");
+            let (_, read) = Header::read(&bytes).expect("a header");
+            assert_eq!(read.open(&key).err(), refused);
+        }
+    }
 }
