@@ -113,7 +113,10 @@ impl SealingKey {
 
 /// What is answered where a store was opened without its key file.
 pub(super) fn no_key() -> StoreError {
-    StoreError::Unavailable("without their key file, the secrets of machines cannot be used".to_owned())
+    StoreError::Unavailable(
+        "without the key file of the store, secrets of machines and NT hashes of users cannot be used: name the key file"
+            .to_owned(),
+    )
 }
 
 /// Seals and opens the secrets of machines, and the NT hashes of users under a key of their own.
@@ -188,8 +191,9 @@ impl Seal {
     pub(super) fn open_hash(&self, account: &Account, sealed: &[u8]) -> Result<NtHash, StoreError> {
         let broken = || {
             StoreError::Damaged(format!(
-                "the sealed NT hash of account {:?} does not belong to it: its name, flags or expiry were changed without the key",
-                account.name
+                "the sealed NT hash of account {:?} ({}) does not belong to it: its name, flags or expiry were changed without the key; \
+                 remove the hash (rcmpd account set NAME --no-nt-hash), then set the password again",
+                account.name, account.sid
             ))
         };
         let plain = decrypt(&self.hashes, sealed, &hash_data(account)).ok_or_else(broken)?;
