@@ -34,7 +34,7 @@ pub enum BackupError {
 /// A backup whose header was read.
 #[derive(Debug)]
 pub struct Backup<'a> {
-    bytes: &'a [u8],
+    envelope: Envelope<'a>,
     key_header: KeyHeader,
     /// When it was written; not authenticated until it is opened.
     pub created: UnixTime,
@@ -56,7 +56,7 @@ impl<'a> Backup<'a> {
         };
         let (created, instance, listed) = rest().map_err(FormatError::from)?;
         reader.finish("header").map_err(FormatError::from)?;
-        Ok(Self { bytes, key_header, created, instance, listed })
+        Ok(Self { envelope, key_header, created, instance, listed })
     }
 
     /// The generations that it says it has, newest first; not authenticated until it is opened.
@@ -76,9 +76,8 @@ impl<'a> Backup<'a> {
 
     /// Opens it; each secret has opened its sentinel.
     pub(crate) fn open(self, key: &dyn SealingSource) -> Result<Generations, BackupError> {
-        let envelope = Envelope::read("backup", MAGIC, self.bytes)?;
         let key = self.key_header.unlock(key, MAGIC)?;
-        Ok(self.listed.open(&envelope.open(&key)?)?)
+        Ok(self.listed.open(&self.envelope.open(&key)?)?)
     }
 }
 

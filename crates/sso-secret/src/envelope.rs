@@ -14,6 +14,7 @@
 //! how the key is made.
 
 use crate::memory::Locked;
+use crate::secret::KeyId;
 use crate::source::KeyHeader;
 use aes_gcm_siv::aead::{AeadInOut, KeyInit};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce, Tag};
@@ -43,9 +44,13 @@ pub enum FormatError {
     /// A secret is not the one whose sentinel is beside it.
     #[error("the secret of generation {0} does not open its sentinel")]
     Sentinel(u32),
+    /// A cached secret is not the one whose key id is beside it.
+    #[error("the secret beside key id {0} has another key id")]
+    KeyId(KeyId),
 }
 
 /// An envelope whose header was read, and whose secrets were not opened.
+#[derive(Debug)]
 pub(crate) struct Envelope<'a> {
     pub(crate) header: &'a [u8],
     authenticated: &'a [u8],

@@ -1,7 +1,7 @@
 //! Files of one owner, replaced atomically, through a layer that tests cut at each step.
 
 use rustix::fs::OFlags;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let mut file = create_new(path)?;
         file.write_all(bytes)?;
         Ok(file)
     }
@@ -40,11 +40,11 @@ impl Disk for RealDisk {
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        open_to_sync(path)?.sync_all()
     }
 
     fn sync_system(&self, path: &Path) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(path)?)?)
+        Ok(rustix::fs::syncfs(open_to_sync(path)?)?)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -61,23 +61,49 @@ impl Disk for RealDisk {
 /// The caller holds the write lock: a temporary file that is there already was left by a writer that was killed.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = beside(path, ".tmp");
-    match disk.remove(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = disk
-        .write_new(&draft, bytes)
-        .and_then(|file| own_like_folder(&file, path))
-        .and_then(|()| disk.sync(&draft));
-    if let Err(error) = written.and_then(|()| disk.rename(&draft, path)) {
+    remove_if_there(disk, &draft)?;
+    if let Err(error) = write_owned(disk, &draft, bytes).and_then(|()| disk.rename(&draft, path)) {
         let _ = disk.remove(&draft);
         return Err(error);
     }
     disk.sync(folder_of(path))
 }
 
+/// Writes a new file that belongs to the owner of its folder, and waits until it is on the disk.
+pub(crate) fn write_owned(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.write_new(path, bytes)?;
+    own_like_folder(&file, path)?;
+    disk.sync(path)
+}
+
+/// Removes a file that may be there.
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Opens a lock file and takes its lock; creates the file if there is none, and syncs its name.
+pub(crate) fn open_lock(
+    disk: &dyn Disk,
+    options: &mut OpenOptions,
+    path: &Path,
+) -> Result<File, TryLockError> {
+    let created = match disk.write_new(path, &[]) {
+        Ok(file) => own_like_folder(&file, path).and_then(|()| disk.sync(folder_of(path))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    let lock = created.and_then(|()| open_no_link(options, path)).map_err(TryLockError::Error)?;
+    // A user who can open it can hold the lock.
+    check_owner_only(&lock).map_err(TryLockError::Error)?;
+    lock.try_lock()?;
+    Ok(lock)
+}
+
 /// Gives a new file to the owner of the folder of `path`. An operator who works as root leaves files that the service can read.
-pub(crate) fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
+fn own_like_folder(file: &File, path: &Path) -> io::Result<()> {
     let folder = folder_of(path).metadata()?;
     if !rustix::process::geteuid().is_root() || file.metadata()?.uid() == folder.uid() {
         return Ok(());
@@ -96,6 +122,18 @@ pub(crate) fn open_no_link(options: &mut OpenOptions, path: &Path) -> io::Result
     })
 }
 
+/// Opens a folder, which may be named by a link, or the file of this name: see [`open_no_link`].
+fn open_to_sync(path: &Path) -> io::Result<File> {
+    // With this flag nothing but a folder is opened.
+    let flags = OFlags::DIRECTORY.bits() as i32;
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            open_no_link(OpenOptions::new().read(true), path)
+        }
+        opened => opened,
+    }
+}
+
 /// Opens a regular file. A pipe has no reader or writer to wait for, and is refused like a device.
 fn open_regular(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Result<File> {
     let file = options.custom_flags((flags | OFlags::NONBLOCK).bits() as i32).open(path)?;
@@ -107,19 +145,17 @@ fn open_regular(options: &mut OpenOptions, path: &Path, flags: OFlags) -> io::Re
 
 /// Writes a new file with mode 0600, which is on the disk afterwards. A file that exists is never touched. If the file cannot be
 /// written as a whole, no part of it is left.
-pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let disk = RealDisk;
-    disk.write_new(path, bytes)
-        .map(drop)
-        .map_err(|error| (error.kind() != io::ErrorKind::AlreadyExists, error))
-        .and_then(|()| disk.sync(path).map_err(|error| (true, error)))
-        .map_err(|(is_ours, error)| {
-            if is_ours {
-                let _ = disk.remove(path);
-            }
-            error
-        })?;
-    disk.sync(folder_of(path))
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create_new(path)?;
+    if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    RealDisk.sync(folder_of(path))
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// All bytes of a file that only its owner may use, and that has at most `max` of them. A link is followed: key files are often mounted
@@ -159,13 +195,9 @@ fn read_at_most(file: &File, max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     }
 }
 
-/// Refuses a file that other users may use, and what is no regular file.
-pub(crate) fn check_owner_only(file: &File) -> io::Result<()> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
+/// Refuses a file that other users may use.
+fn check_owner_only(file: &File) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -185,4 +217,41 @@ pub(crate) fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::os::unix::fs::symlink;
+
+    /// The owner of the folder may put anything under the name of a file, and root must not wait for it.
+    #[test]
+    fn a_pipe_or_link_is_not_synced() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name| folder.path().join(name);
+        fs::write(path("file"), b"").expect("it is written");
+        mknodat(CWD, path("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+        for (target, link) in [("file", "link"), ("pipe", "link to a pipe"), (".", "link to a folder")] {
+            symlink(path(target), path(link)).expect("it is new");
+        }
+        for (name, refused) in [
+            ("file", None),
+            ("link to a folder", None),
+            ("pipe", Some("not a regular file")),
+            ("link", Some("symbolic link")),
+            ("link to a pipe", Some("symbolic link")),
+        ] {
+            for synced in [RealDisk.sync(&path(name)), RealDisk.sync_system(&path(name))] {
+                let why = synced.err().map(|error| error.to_string());
+                match refused {
+                    Some(part) => assert!(why.is_some_and(|why| why.contains(part)), "{name}"),
+                    None => assert_eq!(why, None, "{name}"),
+                }
+            }
+        }
+        for synced in [RealDisk.sync(folder.path()), RealDisk.sync_system(folder.path())] {
+            synced.expect("a folder is synced");
+        }
+    }
 }

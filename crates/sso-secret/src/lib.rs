@@ -52,7 +52,7 @@ pub mod token;
 
 pub use blob::{BlobError, Opened, Purpose};
 pub use envelope::FormatError;
-pub use files::{Disk, RealDisk, write_new};
+pub use files::{Disk, RealDisk};
 pub use generation::{GENERATIONS_MAX, Generation, Origin, Overlap};
 pub use memory::PageLock;
 pub use node::NodeKeys;

@@ -162,11 +162,6 @@ impl NodeKeys {
         Ok(CachedKeys { keys, age })
     }
 
-    /// Since the last delivery; `None` before the first.
-    pub fn age(&self, now: UnixTime) -> Option<Duration> {
-        self.entries.delivered.map(|delivered| now.since(delivered))
-    }
-
     /// Notes what the server delivered. A new key is on the disk before this returns, so that a crash afterwards loses no key under
     /// which something may have been sealed.
     pub fn delivered(&mut self, secret: MasterSecret, now: UnixTime) -> Result<Delivery, NodeError> {
@@ -246,20 +241,10 @@ impl NodeKeys {
 
     fn lock(&self) -> Result<File, NodeError> {
         let path = files::beside(&self.path, ".lock");
-        let failed = |error| NodeError::File { path: path.clone(), error };
-        match self.disk.write_new(&path, &[]) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            Err(_) => {}
-            Ok(file) => files::own_like_folder(&file, &path).map_err(failed)?,
-        }
-        let lock = files::open_no_link(OpenOptions::new().read(true), &path).map_err(failed)?;
-        // A user who can open it can hold the lock.
-        files::check_owner_only(&lock).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(lock),
-            Err(TryLockError::WouldBlock) => Err(NodeError::Busy(path)),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
-        }
+        files::open_lock(&*self.disk, OpenOptions::new().read(true), &path).map_err(|error| match error {
+            TryLockError::WouldBlock => NodeError::Busy(path),
+            TryLockError::Error(error) => NodeError::File { path, error },
+        })
     }
 
     fn read(&self) -> Result<Entries, NodeError> {
@@ -273,7 +258,7 @@ impl NodeKeys {
             |error: FormatError| sealed(format!("is damaged: {error}; remove it, and fetch the key again"));
         let (key_header, header) = Header::read(&bytes).map_err(damaged)?;
         let key = key_header.unlock(&*self.source, MAGIC)?;
-        Ok(header.open(&bytes, &key).map_err(damaged)?)
+        Ok(header.open(&key).map_err(damaged)?)
     }
 
     fn write(&mut self, entries: Entries) -> Result<(), NodeError> {
@@ -289,17 +274,18 @@ impl NodeKeys {
 
 /// The last delivery and the key ids in a cache, newest first, read without its key, so they are not authenticated.
 pub fn facts_of(bytes: &[u8]) -> Result<(UnixTime, Vec<KeyId>), FormatError> {
-    let (_, Header { delivered, keys }) = Header::read(bytes)?;
+    let (_, Header { delivered, keys, .. }) = Header::read(bytes)?;
     Ok((delivered, keys.into_iter().map(|(id, ..)| id).collect()))
 }
 
-struct Header {
+struct Header<'a> {
+    envelope: Envelope<'a>,
     delivered: UnixTime,
     keys: Vec<(KeyId, UnixTime, Option<UnixTime>)>,
 }
 
-impl Header {
-    fn read(bytes: &[u8]) -> Result<(KeyHeader, Self), FormatError> {
+impl<'a> Header<'a> {
+    fn read(bytes: &'a [u8]) -> Result<(KeyHeader, Self), FormatError> {
         let envelope = Envelope::read("cached keys", MAGIC, bytes)?;
         let (key_header, mut reader) = envelope::key_header(envelope.header)?;
         let delivered = UnixTime(reader.u64("last delivery")?);
@@ -317,17 +303,17 @@ impl Header {
             keys.push((id, first_seen, (superseded != 0).then_some(UnixTime(superseded))));
         }
         reader.finish("header of the cached keys")?;
-        Ok((key_header, Self { delivered, keys }))
+        Ok((key_header, Self { envelope, delivered, keys }))
     }
 
-    fn open(self, bytes: &[u8], key: &SourceKey) -> Result<Entries, FormatError> {
-        let plain = Envelope::read("cached keys", MAGIC, bytes)?.open(key)?;
+    fn open(self, key: &SourceKey) -> Result<Entries, FormatError> {
+        let plain = self.envelope.open(key)?;
         let mut reader = Reader::new(&plain);
         let mut keys = Vec::with_capacity(self.keys.len());
-        for (index, (id, first_seen, superseded)) in self.keys.into_iter().enumerate() {
+        for (id, first_seen, superseded) in self.keys {
             let octets = reader.take("secret", MasterSecret::LEN)?;
             let secret = MasterSecret::from_octets(octets).ok().filter(|secret| secret.key_id() == id);
-            let secret = secret.ok_or(FormatError::Sentinel(index as u32))?;
+            let secret = secret.ok_or(FormatError::KeyId(id))?;
             keys.push(Entry { secret, first_seen, superseded });
         }
         reader.finish("secrets")?;
@@ -348,4 +334,31 @@ fn encode(entries: &Entries, key_header: &KeyHeader, key: &SourceKey) -> Result<
         plain.extend(entry.secret.expose());
     }
     envelope::seal(MAGIC, &header, key, &plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::KeyFile;
+
+    #[test]
+    fn a_secret_with_another_key_id_than_the_one_beside_it_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let source = KeyFile::create(&folder.path().join("key")).expect("a key");
+        let (key_header, key) = KeyHeader::fresh(&source, MAGIC).expect("a key");
+        let octets = [1; MasterSecret::LEN];
+        let right = MasterSecret::from_octets(&octets).expect("a secret").key_id();
+        let other = KeyId([7; 8]);
+        for (id, refused) in [(right, None), (other, Some(FormatError::KeyId(other)))] {
+            let mut header = Vec::new();
+            key_header.encode(&mut header);
+            header.extend(100u64.to_le_bytes());
+            header.push(1);
+            header.extend(id.0);
+            header.extend([100u64, 0].map(u64::to_le_bytes).concat());
+            let bytes = envelope::seal(MAGIC, &header, &key, &octets).expect("random numbers");
+            let (_, read) = Header::read(&bytes).expect("a header");
+            assert_eq!(read.open(&key).err(), refused);
+        }
+    }
 }

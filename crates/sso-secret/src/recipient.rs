@@ -1,7 +1,6 @@
 //! Recipients of backups: X25519 key pairs. A server encrypts for the public key and cannot open its own backup.
 
 use crate::derive;
-use crate::files::{self, read_bounded};
 use crate::memory::Locked;
 use crate::source::{self, PassphraseCost, SealingSource, SourceError, SourceKey, SourceKind};
 use aws_lc_rs::agreement::{self, EphemeralPrivateKey, PrivateKey, UnparsedPublicKey, X25519};
@@ -63,20 +62,12 @@ pub struct RecipientKey {
 impl RecipientKey {
     /// Writes a new private key to a file with mode 0600. A file that exists is never touched.
     pub fn create(path: &Path) -> std::io::Result<Self> {
-        let private = SourceKey::fill(|bytes| getrandom::fill(bytes))
-            .map_err(|error| std::io::Error::other(error.to_string()))?;
-        files::write_new(path, private.expose())?;
-        Ok(Self { name: format!("file:{}", path.display()), private })
+        Ok(Self { name: source::file_name(path), private: source::create_key(path)? })
     }
 
     /// Reads a private key.
     pub fn read(path: &Path) -> Result<Self, SourceError> {
-        let bytes = read_bounded(path, source::KEY_TEXT_MAX).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => SourceError::Missing,
-            _ => SourceError::Unusable(format!("cannot be read: {error}")),
-        })?;
-        let private = source::key_of_text(&bytes)?;
-        Ok(Self { name: format!("file:{}", path.display()), private })
+        Ok(Self { name: source::file_name(path), private: source::read_key(path)? })
     }
 
     /// Its public key.

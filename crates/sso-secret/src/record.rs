@@ -3,8 +3,8 @@
 //! # Format
 //!
 //! One line of ASCII for each write of the sealed file, appended after it: instance id (32 hexadecimal digits), count of writes, newest
-//! generation, mark of the folder (64 hexadecimal digits), with a space between. Lines of an earlier version have the instance id alone.
-//! A line that was cut by a crash is skipped, and the next one begins on a line of its own.
+//! generation, mark of the folder (64 hexadecimal digits), with a space between. A line that was cut by a crash is no record,
+//! and the next one begins on a line of its own.
 //!
 //! A line is appended after the sealed file has its name. A crash in between leaves the lines behind the file, which is allowed, and never
 //! the file behind the lines. For the same reason a reader reads the lines first.
@@ -21,29 +21,24 @@ pub(crate) struct Record {
     pub(crate) instance: [u8; 16],
     pub(crate) writes: u64,
     pub(crate) generation: u32,
-    /// `None` in lines of an earlier version.
-    pub(crate) mark: Option<[u8; 32]>,
+    pub(crate) mark: [u8; 32],
 }
 
 impl Record {
     pub(crate) fn line(&self) -> String {
         let Self { instance, writes, generation, mark } = self;
-        let mark = dtyp::hex(mark.as_ref().map_or(&[][..], |mark| mark));
-        format!("{} {writes} {generation} {mark}\n", dtyp::hex(instance))
+        format!("{} {writes} {generation} {}\n", dtyp::hex(instance), dtyp::hex(mark))
     }
 
     fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.split(' ').collect();
-        let (instance, rest) = fields.split_first()?;
-        let instance = octets(instance)?;
-        match rest {
-            [] => Some(Self { instance, writes: 0, generation: 0, mark: None }),
-            [writes, generation, mark] => {
-                let (writes, generation) = (writes.parse().ok()?, generation.parse().ok()?);
-                Some(Self { instance, writes, generation, mark: Some(octets(mark)?) })
-            }
-            _ => None,
-        }
+        let [instance, writes, generation, mark] = fields[..] else { return None };
+        Some(Self {
+            instance: octets(instance)?,
+            writes: writes.parse().ok()?,
+            generation: generation.parse().ok()?,
+            mark: octets(mark)?,
+        })
     }
 }
 
@@ -74,7 +69,10 @@ impl Records {
         file.seek(SeekFrom::Start(start))?;
         let mut tail = Vec::new();
         file.take(TAIL_LEN).read_to_end(&mut tail)?;
-        Ok(Self::of(&String::from_utf8_lossy(&tail)))
+        let tail = String::from_utf8_lossy(&tail);
+        // Where a tail begins, the end of a line cannot be told from a whole one.
+        let cut = tail.find('\n').filter(|_| start > 0).map_or(0, |end| end + 1);
+        Ok(Self::of(&tail[cut..]))
     }
 
     fn of(text: &str) -> Self {
@@ -107,9 +105,10 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn record(instance: u8, writes: u64, generation: u32) -> Record {
-        Record { instance: [instance; 16], writes, generation, mark: Some([7; 32]) }
+        Record { instance: [instance; 16], writes, generation, mark: [7; 32] }
     }
 
     #[test]
@@ -117,18 +116,26 @@ mod tests {
         let line = record(1, 2, 3).line();
         assert_eq!(line, format!("{} 2 3 {}\n", "01".repeat(16), "07".repeat(32)));
         assert_eq!(Records::of(&line).records, [record(1, 2, 3)]);
-        let earlier = Records::of(&format!("{}\n", "01".repeat(16)));
-        let expected = Record { writes: 0, generation: 0, mark: None, ..record(1, 0, 0) };
-        assert_eq!(earlier.records, [expected]);
         let full = record(1, 123, 45).line();
         for cut in 0..full.len() - 1 {
             let records = Records::of(&full[..cut]);
             assert_eq!(records.ends_whole, cut == 0);
-            assert!(records.records.iter().all(|record| record.writes == 0), "cut after {cut}");
+            assert_eq!(records.records, [], "cut after {cut}");
             let next = Records::of(&format!("{}\n{}", &full[..cut], record(1, 124, 46).line()));
             assert_eq!(next.last(), Some(&record(1, 124, 46)));
         }
         assert!(Records::of("no line\n\u{fffd} 1 2 3\n").last().is_none());
+    }
+
+    #[test]
+    fn the_line_within_which_the_tail_begins_is_no_record() {
+        let mut file = tempfile::tempfile().expect("a file");
+        let (cut, whole) = (record(1, 9, 9).line(), record(2, 10, 10).line());
+        let padding = "x".repeat(TAIL_LEN as usize - cut.len() - whole.len() - 1);
+        write!(file, "no{cut}{padding}\n{whole}").expect("it is written");
+        let records = Records::read(&file).expect("it is read");
+        assert_eq!(records.records, [record(2, 10, 10)]);
+        assert!(records.ends_whole);
     }
 
     #[test]

@@ -132,10 +132,7 @@ impl Run<'_> {
             return Ok(None);
         };
         let draft = files::beside(path, DRAFT);
-        match self.disk.remove(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(text(error)),
-            _ => {}
-        }
+        files::remove_if_there(self.disk, &draft).map_err(text)?;
         if let Err(error) = self.disk.write_new(&draft, &new).and_then(|file| like(&file, &before)) {
             let _ = self.disk.remove(&draft);
             return Err(text(error));

@@ -162,7 +162,7 @@ impl KeyHeader {
         while name.len() > NAME_MAX {
             name.pop();
         }
-        let check = *derive(Some(&salt), raw.expose(), &[b"rcmpd sealing key 1: which key: ", &magic]);
+        let check = which_key(&salt, &raw, magic);
         let header = Self { kind: source.kind(), name, cost: source.cost(), salt, check };
         let key = header.file_key(&raw, magic);
         Ok((header, key))
@@ -180,9 +180,7 @@ impl KeyHeader {
             )));
         }
         let raw = source.key(&self.salt, self.cost).map_err(|error| sealed(source, &error))?;
-        let check: [u8; CHECK_LEN] =
-            *derive(Some(&self.salt), raw.expose(), &[b"rcmpd sealing key 1: which key: ", &magic]);
-        if !bool::from(check.ct_eq(&self.check)) {
+        if !bool::from(which_key(&self.salt, &raw, magic).ct_eq(&self.check)) {
             return Err(refused(format!(
                 "has another key than the one that the file is sealed with ({})",
                 self.name
@@ -241,6 +239,11 @@ impl KeyHeader {
     }
 }
 
+/// The octets by which a wrong key is told from a changed file: see the module.
+fn which_key(salt: &[u8; SALT_LEN], raw: &SourceKey, magic: [u8; 4]) -> [u8; CHECK_LEN] {
+    *derive(Some(salt), raw.expose(), &[b"rcmpd sealing key 1: which key: ", &magic])
+}
+
 fn sealed(source: &dyn SealingSource, error: &SourceError) -> Sealed {
     Sealed { what: source.name(), why: error.to_string() }
 }
@@ -255,7 +258,7 @@ pub struct KeyFile {
 impl KeyFile {
     /// A file.
     pub fn file(path: &Path) -> Self {
-        Self { name: format!("file:{}", path.display()), path: Ok(path.to_owned()) }
+        Self { name: file_name(path), path: Ok(path.to_owned()) }
     }
 
     /// A systemd credential: a file below `directory`, which is `$CREDENTIALS_DIRECTORY` of the process.
@@ -272,10 +275,7 @@ impl KeyFile {
 
     /// Writes a new key file with mode 0600. A file that exists is never touched.
     pub fn create(path: &Path) -> std::io::Result<Self> {
-        let key = SourceKey::fill(|bytes| getrandom::fill(bytes))
-            .map_err(|error| std::io::Error::other(error.to_string()))?;
-        files::write_new(path, key.expose())?;
-        Ok(Self::file(path))
+        create_key(path).map(|_| Self::file(path))
     }
 }
 
@@ -290,19 +290,37 @@ impl SealingSource for KeyFile {
 
     fn key(&self, _: &[u8; SALT_LEN], _: Option<PassphraseCost>) -> Result<SourceKey, SourceError> {
         let path = self.path.as_ref().map_err(|why| SourceError::Unusable(why.clone()))?;
-        let bytes = read_bounded(path, KEY_TEXT_MAX).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => SourceError::Missing,
-            _ => SourceError::Unusable(format!("cannot be read: {error}")),
-        })?;
-        key_of_text(&bytes)
+        read_key(path)
     }
 }
 
+/// The name of a source that is a file.
+pub(crate) fn file_name(path: &Path) -> String {
+    format!("file:{}", path.display())
+}
+
+/// Writes 32 random octets to a new key file with mode 0600. A file that exists is never touched.
+pub(crate) fn create_key(path: &Path) -> std::io::Result<SourceKey> {
+    let key = SourceKey::fill(|bytes| getrandom::fill(bytes))
+        .map_err(|error| std::io::Error::other(error.to_string()))?;
+    files::write_new(path, key.expose())?;
+    Ok(key)
+}
+
+/// Reads a key file.
+pub(crate) fn read_key(path: &Path) -> Result<SourceKey, SourceError> {
+    let bytes = read_bounded(path, KEY_TEXT_MAX).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => SourceError::Missing,
+        _ => SourceError::Unusable(format!("cannot be read: {error}")),
+    })?;
+    key_of_text(&bytes)
+}
+
 /// A key file has 32 octets, or 64 digits and an end of line.
-pub(crate) const KEY_TEXT_MAX: usize = 66;
+const KEY_TEXT_MAX: usize = 66;
 
 /// 32 octets as they are, or 64 hexadecimal digits and at most one end of line.
-pub(crate) fn key_of_text(bytes: &[u8]) -> Result<SourceKey, SourceError> {
+fn key_of_text(bytes: &[u8]) -> Result<SourceKey, SourceError> {
     if let Ok(raw) = bytes.try_into() {
         return Ok(SourceKey::copy(raw));
     }

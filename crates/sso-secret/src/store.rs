@@ -145,7 +145,7 @@ impl OpenSecret {
 
     fn record(&self) -> Record {
         let Rest { instance, writes, mark, .. } = self.rest;
-        Record { instance, writes, generation: self.newest().0.number, mark: Some(mark) }
+        Record { instance, writes, generation: self.newest().0.number, mark }
     }
 
     /// Whether the secrets are kept out of swap.
@@ -263,7 +263,7 @@ pub enum StoreError {
     Backup(#[from] BackupError),
     /// The backup's newest generation is older than the live one.
     #[error(
-        "the backup is older: its newest generation is {backup}, the live one is {live}; restore of older backups must be asked for by name"
+        "the backup is older: its newest generation is {backup}, the live one is {live}; to restore it all the same: --allow-older"
     )]
     Older {
         /// The newest generation of the backup.
@@ -273,7 +273,7 @@ pub enum StoreError {
     },
     /// The backup is not of this farm.
     #[error(
-        "the backup is foreign: it is of lineage {backup}, the live one is {live}; restore of foreign backups must be asked for by name"
+        "the backup is foreign: it is of lineage {backup}, the live one is {live}; to restore it all the same: --allow-foreign"
     )]
     Foreign {
         /// The lineage of the backup.
@@ -283,7 +283,7 @@ pub enum StoreError {
     },
     /// Two servers rotated the same lineage by themselves.
     #[error(
-        "the backup has another secret as generation {0} than the live one: two servers rotated by themselves; restore of foreign backups must be asked for by name"
+        "the backup has another secret as generation {0} than the live one: two servers rotated by themselves; to restore it all the same: --allow-foreign"
     )]
     Forked(u32),
     /// A drill found that the backup does not open what the live store seals.
@@ -389,9 +389,14 @@ impl SecretStore {
         opened(self.state())
     }
 
-    /// The public facts.
+    /// The public facts of what there is now.
     pub fn status(&self) -> Status {
-        match self.state() {
+        self.status_of(&self.state())
+    }
+
+    /// The public facts of a state of this store. Those of a file that is not open are read from the file.
+    pub fn status_of(&self, state: &State) -> Status {
+        match state {
             State::None => Status { state: "none", sealed: None, facts: None, page_lock: None },
             State::Open(open) => {
                 let generations = open.generations().map(|(generation, _)| generation.clone()).collect();
@@ -402,7 +407,7 @@ impl SecretStore {
             State::Sealed(sealed) | State::RolledBack(sealed) => {
                 let bytes = read_replaced(&self.sealed_path(), FILE_MAX).ok();
                 let facts = bytes.and_then(|bytes| facts_of(&bytes, &self.mark()).ok());
-                Status::sealed(&sealed, facts)
+                Status::sealed(sealed, facts)
             }
         }
     }
@@ -509,10 +514,7 @@ impl SecretStore {
                 let mut restored = restored;
                 let mut highest = records.highest();
                 // A copy stays one, whatever happened to its sealed file.
-                let mut mark = match records.last() {
-                    Some(last) => last.mark.unwrap_or_default(),
-                    None => self.mark(),
-                };
+                let mut mark = records.last().map_or_else(|| self.mark(), |last| last.mark);
                 let path = self.sealed_path();
                 let failed = |error| StoreError::File { path: path.clone(), error };
                 match files::read_of_folder_owner(&path, FILE_MAX) {
@@ -525,10 +527,7 @@ impl SecretStore {
                             mark = rest.mark;
                         }
                         let aside = files::beside(&path, &format!(".replaced-{}", now.0));
-                        self.disk
-                            .write_new(&aside, &old)
-                            .and_then(|file| files::own_like_folder(&file, &aside))
-                            .and_then(|()| self.disk.sync(&aside))
+                        files::write_owned(&*self.disk, &aside, &old)
                             .map_err(|error| StoreError::File { path: aside.clone(), error })?;
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -626,7 +625,7 @@ impl SecretStore {
                 what: self.sealed_path().display().to_string(),
                 why: format!(
                     "was rolled back: it is write {} with generation {}, and write {} with generation {} was here before; put the newer \
-                     file back, restore a backup in its place, or adopt the older file",
+                     file back, restore a backup in its place with --replace-sealed, or adopt the older file",
                     found.record.writes, found.record.generation, newer.writes, newer.generation
                 ),
             });
@@ -643,7 +642,7 @@ impl SecretStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return match self.instance_path().symlink_metadata() {
                     Ok(metadata) if metadata.len() > 0 => {
-                        sealed("is missing, and this folder had a master secret: restore a backup".to_owned())
+                        sealed("is missing, and this folder had a master secret: restore a backup with --replace-sealed".to_owned())
                     }
                     Ok(_) => State::None,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => State::None,
@@ -655,7 +654,9 @@ impl SecretStore {
             }
             Err(error) => return sealed(format!("cannot be read: {error}")),
         };
-        let damaged = |error: FormatError| sealed(format!("is damaged: {error}; restore a backup"));
+        let damaged = |error: FormatError| {
+            sealed(format!("is damaged: {error}; restore a backup with --replace-sealed"))
+        };
         let envelope = match Envelope::read("sealed file", MAGIC, &bytes) {
             Ok(envelope) => envelope,
             Err(error) => return damaged(error),
@@ -688,31 +689,17 @@ impl SecretStore {
 
     /// Takes the write lock.
     fn writer(&self) -> Result<Writer<'_>, StoreError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |error| StoreError::File { path, error }
-        };
-        let metadata = self.folder.metadata().map_err(failed(&self.folder))?;
+        let metadata =
+            self.folder.metadata().map_err(|error| StoreError::File { path: self.folder.clone(), error })?;
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & 0o022 != 0 {
             return Err(StoreError::Folder { path: self.folder.clone(), mode });
         }
         let path = self.instance_path();
-        match self.disk.write_new(&path, &[]) {
-            Ok(file) => files::own_like_folder(&file, &path)
-                .and_then(|()| self.disk.sync(&self.folder))
-                .map_err(failed(&self.folder))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed(&path)(error)),
-        }
-        let lock =
-            files::open_no_link(OpenOptions::new().read(true).append(true), &path).map_err(failed(&path))?;
-        // A user who can open it can hold the lock.
-        files::check_owner_only(&lock).map_err(failed(&path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Writer { store: self, lock }),
+        match files::open_lock(&*self.disk, OpenOptions::new().read(true).append(true), &path) {
+            Ok(lock) => Ok(Writer { store: self, lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy { path }),
-            Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
+            Err(TryLockError::Error(error)) => Err(StoreError::File { path, error }),
         }
     }
 }

@@ -214,7 +214,7 @@ pub fn open_reusable(
     now: FileTime,
     ticket: &[u8],
 ) -> Result<Claims, Refused> {
-    let (claims, bound) = open(roots, purpose, audience, now, REUSABLE, ticket)?;
+    let (_, claims, bound) = open(roots, purpose, audience, now, REUSABLE, ticket)?;
     match bound.is_some_and(|bound| bool::from(bound.ct_eq(certificate))) {
         true => Ok(claims),
         false => Err(Refused::Certificate),
@@ -240,8 +240,7 @@ pub async fn redeem(
     ticket: &[u8],
     redemption: &impl Redemption,
 ) -> Result<Claims, Refused> {
-    let (claims, _) = open(roots, purpose, audience, now, ONE_TIME, ticket)?;
-    let Header { salt, .. } = Header::read(ticket)?.0;
+    let (Header { salt, .. }, claims, _) = open(roots, purpose, audience, now, ONE_TIME, ticket)?;
     // Another node's clock may be behind, and take the ticket for longer.
     let keep_until = claims.expires + CLOCK_SKEW + CLOCK_SKEW;
     match redemption.insert_once(TicketId(salt), now, keep_until).await? {
@@ -330,7 +329,8 @@ fn seal(
     Ok(ticket)
 }
 
-/// The claims of a ticket of this kind that counts now, and the certificate of a reusable one. The only place that decides so.
+/// Header and claims of a ticket of this kind that counts now, and the certificate of a reusable one. The only
+/// place that decides so.
 fn open(
     roots: &Roots,
     purpose: &Name,
@@ -338,7 +338,7 @@ fn open(
     now: FileTime,
     kind: u8,
     ticket: &[u8],
-) -> Result<(Claims, Option<CertificateHash>), Refused> {
+) -> Result<(Header, Claims, Option<CertificateHash>), Refused> {
     let (header, sealed, tag) = Header::read(ticket)?;
     if header.kind != kind {
         return Err(Refused::Kind);
@@ -362,7 +362,7 @@ fn open(
     if claims.expires <= now {
         return Err(Refused::Expired);
     }
-    Ok((claims, certificate))
+    Ok((header, claims, certificate))
 }
 
 fn read_claims(plain: &[u8], kind: u8) -> Result<(Claims, Option<CertificateHash>), DecodeError> {

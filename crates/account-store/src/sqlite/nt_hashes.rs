@@ -66,8 +66,9 @@ pub(super) fn reseal(
     old: &Account,
     new: &Account,
 ) -> Result<(), StoreError> {
-    let sealed_with = |account: &Account| (account.sid, account.name.clone(), account.flags, account.expires);
-    if sealed_with(old) == sealed_with(new) {
+    let [before, after] =
+        [old, new].map(|account| (account.sid, &account.name, account.flags, account.expires));
+    if before == after {
         return Ok(());
     }
     let Some(sealed) = sealed(connection, rid)? else { return Ok(()) };

@@ -113,7 +113,10 @@ impl SealingKey {
 
 /// What is answered where a store was opened without its key file.
 pub(super) fn no_key() -> StoreError {
-    StoreError::Unavailable("without their key file, the secrets of machines cannot be used".to_owned())
+    StoreError::Unavailable(
+        "without the key file of the store, secrets of machines and NT hashes of users cannot be used: name the key file"
+            .to_owned(),
+    )
 }
 
 /// Seals and opens the secrets of machines, and the NT hashes of users under a key of their own.
@@ -148,15 +151,7 @@ impl Seal {
             plain[16] = 1;
             plain[17..].copy_from_slice(previous.expose());
         }
-        let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
-        let data = associated_data(machine, secrets.current_since);
-        let tag = self
-            .cipher
-            .encrypt_inout_detached(&Nonce::from(nonce), &data, plain.as_mut_slice().into())
-            .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
-        Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
+        encrypt(&self.cipher, plain, &associated_data(machine, secrets.current_since))
     }
 
     pub(super) fn open(
@@ -171,14 +166,8 @@ impl Seal {
                 machine.name
             ))
         };
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
-        let (cipher, tag) = rest.split_first_chunk::<PLAIN_LEN>().ok_or_else(broken)?;
-        let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| broken())?;
-        let mut plain = Zeroizing::new(*cipher);
         let data = associated_data(machine, current_since);
-        self.cipher
-            .decrypt_inout_detached(&Nonce::from(*nonce), &data, plain.as_mut_slice().into(), &Tag::from(tag))
-            .map_err(|_| broken())?;
+        let plain = decrypt::<PLAIN_LEN>(&self.cipher, sealed, &data).ok_or_else(broken)?;
         let hash = |at: usize| plain[at..].first_chunk::<16>().copied().map(NtHash::new);
         Ok(Secrets {
             current: hash(0).ok_or_else(broken)?,
@@ -195,40 +184,57 @@ impl Seal {
 impl Seal {
     /// The NT hash of a user: nonce, ciphertext, tag.
     pub(super) fn seal_hash(&self, account: &Account, hash: &NtHash) -> Result<Vec<u8>, StoreError> {
-        let mut plain = Zeroizing::new(*hash.expose());
-        let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
-        let tag = self
-            .hashes
-            .encrypt_inout_detached(&Nonce::from(nonce), &hash_data(account), plain.as_mut_slice().into())
-            .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
-        Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
+        encrypt(&self.hashes, Zeroizing::new(*hash.expose()), &hash_data(account))
     }
 
     /// Opens what [`Self::seal_hash`] sealed for the account as it is now.
     pub(super) fn open_hash(&self, account: &Account, sealed: &[u8]) -> Result<NtHash, StoreError> {
         let broken = || {
             StoreError::Damaged(format!(
-                "the sealed NT hash of account {:?} does not belong to it: its name, flags or expiry were changed without the key",
-                account.name
+                "the sealed NT hash of account {:?} ({}) does not belong to it: its name, flags or expiry were changed without the key; \
+                 remove the hash (rcmpd account set NAME --no-nt-hash), then set the password again",
+                account.name, account.sid
             ))
         };
-        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
-        let (cipher, tag) = rest.split_first_chunk::<16>().ok_or_else(broken)?;
-        let tag: [u8; TAG_LEN] = tag.try_into().map_err(|_| broken())?;
-        let mut plain = Zeroizing::new(*cipher);
-        let tag = Tag::from(tag);
-        self.hashes
-            .decrypt_inout_detached(
-                &Nonce::from(*nonce),
-                &hash_data(account),
-                plain.as_mut_slice().into(),
-                &tag,
-            )
-            .map_err(|_| broken())?;
+        let plain = decrypt(&self.hashes, sealed, &hash_data(account)).ok_or_else(broken)?;
         Ok(NtHash::new(*plain))
     }
+}
+
+/// Nonce, ciphertext, tag.
+fn encrypt<const N: usize>(
+    cipher: &Aes256GcmSiv,
+    mut plain: Zeroizing<[u8; N]>,
+    associated: &[u8],
+) -> Result<Vec<u8>, StoreError> {
+    let mut nonce = [0; NONCE_LEN];
+    getrandom::fill(&mut nonce)
+        .map_err(|error| StoreError::Unavailable(format!("random numbers: {error}")))?;
+    let tag = cipher
+        .encrypt_inout_detached(&Nonce::from(nonce), associated, plain.as_mut_slice().into())
+        .map_err(|_| StoreError::Refused("the row is too long to seal".to_owned()))?;
+    Ok([nonce.as_slice(), plain.as_slice(), tag.as_slice()].concat())
+}
+
+/// What [`encrypt`] sealed with the same associated data; `None` for anything else.
+fn decrypt<const N: usize>(
+    cipher: &Aes256GcmSiv,
+    sealed: &[u8],
+    associated: &[u8],
+) -> Option<Zeroizing<[u8; N]>> {
+    let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
+    let (sealed, tag) = rest.split_first_chunk::<N>()?;
+    let tag: [u8; TAG_LEN] = tag.try_into().ok()?;
+    let mut plain = Zeroizing::new(*sealed);
+    cipher
+        .decrypt_inout_detached(
+            &Nonce::from(*nonce),
+            associated,
+            plain.as_mut_slice().into(),
+            &Tag::from(tag),
+        )
+        .ok()?;
+    Some(plain)
 }
 
 /// What decides whether the account may log on, and which one it is.

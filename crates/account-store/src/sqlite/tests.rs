@@ -1178,7 +1178,14 @@ fn nt_hash_of_a_user_follows_its_account_and_opens_for_no_other_state() {
     }
     shell(&path, "INSERT INTO nt_hash SELECT 1041, sealed FROM nt_hash WHERE rid = 1040");
     assert!(matches!(now(store.nt_hash(&sid(1041))), Err(StoreError::Damaged(_))));
-    shell(&path, "DELETE FROM nt_hash WHERE rid = 1041");
+    let refused = now(store.nt_hash(&sid(1041))).expect_err("it is that of another account").to_string();
+    assert!(refused.contains(&format!("({})", sid(1041))), "{refused}");
+    // What the message says: the hash is removed, and a password is set again.
+    assert!(refused.contains("--no-nt-hash"), "{refused}");
+    now(store.set_nt_hash(sid(1041), None)).expect("it is removed");
+    assert_eq!(is(now(store.nt_hash(&sid(1041)))).expect("it is read"), None);
+    now(store.set_nt_hash(sid(1041), Some(NtHash::new([7; 16])))).expect("it is written");
+    assert_eq!(is(now(store.nt_hash(&sid(1041)))).expect("it is read"), Some([7; 16]));
 
     // Without the key nothing is read, and no change loses the hash.
     drop(store);

@@ -17,7 +17,7 @@ pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The store of a running service.
 pub struct LiveSecrets {
-    store: Arc<SecretStore>,
+    store: SecretStore,
     stopping: AtomicBool,
     /// What the last look found.
     seen: Mutex<Seen>,
@@ -121,16 +121,11 @@ impl LiveSecrets {
     pub fn open(section: &Sso) -> Self {
         let store = store(section);
         let state = store.state();
-        let facts = SecretFacts::new(&state, &store.status());
+        let facts = SecretFacts::new(&state, &store.status_of(&state));
         let seen = Seen::new(state, facts, None);
         report(&seen);
         let seen = Mutex::new(seen);
-        Self { store: Arc::new(store), stopping: AtomicBool::new(false), seen }
-    }
-
-    /// The store, for commands over the control socket.
-    pub fn store(&self) -> &Arc<SecretStore> {
-        &self.store
+        Self { store, stopping: AtomicBool::new(false), seen }
     }
 
     /// Looks whether the file was replaced. Blocks.
@@ -144,8 +139,16 @@ impl LiveSecrets {
     }
 
     fn see(&self, state: State) {
-        let facts = SecretFacts::new(&state, &self.store.status());
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // The facts of an open secret are part of it.
+        if let (State::Open(old), State::Open(new)) = (&lock().state, &state)
+            && Arc::ptr_eq(old, new)
+        {
+            return;
+        }
+        // Outside the lock: the facts of a sealed file are read from it.
+        let facts = SecretFacts::new(&state, &self.store.status_of(&state));
+        let mut seen = lock();
         let of = |facts: &SecretFacts| (facts.state, facts.generation, facts.is_rolled_back);
         let is_news = of(&facts) != of(&seen.facts);
         let before = seen.delivered.take();

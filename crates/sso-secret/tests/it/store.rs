@@ -403,6 +403,12 @@ fn a_restore_refuses_older_foreign_and_forked_backups_by_name() {
     assert!(matches!(restore(&old, none), Err(StoreError::Older { backup: 1, live: 2 })));
     assert!(matches!(restore(&strange, none), Err(StoreError::Foreign { .. })));
     assert!(matches!(restore(&forked, none), Err(StoreError::Forked(2))));
+    for (bytes, option) in
+        [(&old, "--allow-older"), (&strange, "--allow-foreign"), (&forked, "--allow-foreign")]
+    {
+        let refused = restore(bytes, none).expect_err("it is refused");
+        assert!(refused.to_string().ends_with(&format!("to restore it all the same: {option}")), "{refused}");
+    }
     let foreign_only = RestoreRules { allow_foreign: true, ..none };
     assert!(matches!(restore(&old, foreign_only), Err(StoreError::Older { .. })));
     let wrong = store.restore(
@@ -543,6 +549,7 @@ fn an_older_sealed_file_that_is_put_back_is_not_opened() {
         for store in [&store, &store_in(here.path())] {
             let State::RolledBack(why) = store.state() else { panic!("an older file is used") };
             assert!(why.why.contains("write 3 with generation 2 was here before"), "{why}");
+            assert!(why.why.contains("restore a backup in its place with --replace-sealed"), "{why}");
             assert!(matches!(store.rotate(UnixTime(4), OVERLAP), Err(StoreError::Sealed(_))));
             assert!(matches!(store.import(secret(5), UnixTime(4), OVERLAP), Err(StoreError::Sealed(_))));
             assert!(matches!(store.generate(UnixTime(4)), Err(StoreError::Sealed(_))));
@@ -617,6 +624,12 @@ fn a_restore_in_place_of_the_sealed_file_of_a_copy_leaves_a_copy() {
             _ => fs::remove_file(&sealed).expect("it is there"),
         }
         let copy = store_in(there.path());
+        let refused = copy
+            .restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, RestoreRules::default())
+            .expect_err("what is sealed is not replaced by the way");
+        assert!(matches!(refused, StoreError::Sealed(_)), "{damage}: {refused}");
+        let names_the_way_out = refused.to_string().ends_with("restore a backup with --replace-sealed");
+        assert_eq!(names_the_way_out, damage != "another key", "{refused}");
         let rules = RestoreRules { replace_sealed: true, allow_older: true, ..RestoreRules::default() };
         let restored = copy
             .restore(&bytes, &*passphrase("backup"), UnixTime(4), OVERLAP, rules)
