@@ -161,7 +161,8 @@ mod tests {
     /// As a server has it: the stores behind one router.
     fn stores() -> Arc<SlowedChecker> {
         let local = Arc::new(LocalChecker::new(Arc::new(Alice), [7; 16]));
-        let names = DomainNames { netbios: "CORP".into(), dns: Some("corp.example".into()) };
+        let dns = ["corp.example", "corp.test"].map(String::from).to_vec();
+        let names = DomainNames { netbios: "CORP".into(), dns };
         let own = ["SSO1", "FARM", "farm.example"].map(String::from).to_vec();
         let router = StoreRouter::new(own, Some(local), vec![(names, Arc::new(Knows(b"right")))]);
         Arc::new(SlowedChecker::new(Arc::new(router)))
@@ -205,6 +206,15 @@ mod tests {
             }
         }
         assert!(answer(&checker, spelled("corp", "BOB", b"right")).await.0 >= ANSWER_TIME);
+        // Each name of a domain, after five free guesses under another one.
+        for (domain, user) in [("corp.example", "bob"), ("corp.test", "bob"), ("", "bob@corp.test")] {
+            let checker = stores();
+            for _ in 0..5 {
+                assert_eq!(answer(&checker, spelled("CORP", "bob", b"wrong")).await.0, Duration::ZERO);
+            }
+            let (took, _) = answer(&checker, spelled(domain, user, b"wrong")).await;
+            assert!(took >= ANSWER_TIME, r"{domain}\{user}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

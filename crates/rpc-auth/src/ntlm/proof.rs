@@ -171,8 +171,8 @@ fn check_locally(account: Option<LocalAccount>, dummy: &NtHash, proof: &NtlmProo
 pub struct DomainNames {
     /// NetBIOS name.
     pub netbios: String,
-    /// DNS name, if it is known.
-    pub dns: Option<String>,
+    /// DNS names and suffixes of user principal names; empty if none is known.
+    pub dns: Vec<String>,
 }
 
 /// Which store decides about a user.
@@ -189,7 +189,7 @@ pub enum StoreChoice {
 /// Which store decides about a user, by the names in its message and by nothing else.
 ///
 /// - DomainName empty, `.` or one of our own names: the local store.
-/// - DomainName of a configured domain, NetBIOS or DNS: that domain's controllers.
+/// - DomainName of a configured domain, its NetBIOS name or one of the others: that domain's controllers.
 /// - DomainName empty and UserName `name@suffix`: the suffix decides as a DomainName would. It never means the
 ///   local store unless it is one of our own names.
 /// - Everything else: no store.
@@ -204,7 +204,7 @@ pub fn choose_store(user: &str, domain: &str, own_names: &[String], domains: &[D
     let domain = crypto::upper_case(domain);
     let is = |name: &str| crypto::upper_case(name) == domain;
     // A domain that is configured is never the local store, even where its name is one of ours, too.
-    let found = domains.iter().position(|names| is(&names.netbios) || names.dns.as_deref().is_some_and(is));
+    let found = domains.iter().position(|names| is(&names.netbios) || names.dns.iter().any(|dns| is(dns)));
     match found {
         Some(at) => StoreChoice::Domain(at),
         None if own_names.iter().any(|name| is(name)) => StoreChoice::Local,
@@ -221,7 +221,8 @@ pub struct StoreRouter {
 }
 
 impl StoreRouter {
-    /// A router. `own_names` are the names by which clients may mean the local store.
+    /// A router. `own_names` are the names by which clients may mean the local store. A domain has one entry with
+    /// all its names: limits count by the index of the entry.
     pub fn new(
         own_names: Vec<String>,
         local: Option<Arc<dyn ProofChecker>>,

@@ -593,8 +593,8 @@ fn a_proof_without_the_domain_counts_too_and_has_its_own_key() {
 fn the_names_in_the_message_choose_the_store() {
     let own = ["SSO1", "sso1.farm.example"].map(String::from);
     let domains = [
-        DomainNames { netbios: "CORP".into(), dns: Some("corp.example".into()) },
-        DomainNames { netbios: "ÄRZTE".into(), dns: None },
+        DomainNames { netbios: "CORP".into(), dns: vec!["corp.example".into(), "corp.test".into()] },
+        DomainNames { netbios: "ÄRZTE".into(), dns: vec![] },
     ];
     use StoreChoice::{Domain, Local, Unknown};
     for (user, domain, choice) in [
@@ -605,6 +605,7 @@ fn the_names_in_the_message_choose_the_store() {
         ("alice", "CORP", Domain(0)),
         ("alice", "corp", Domain(0)),
         ("alice", "corp.example", Domain(0)),
+        ("alice", "Corp.Test", Domain(0)),
         ("alice", "ärzte", Domain(1)),
         ("alice", "CORP2", Unknown),
         ("alice", "..", Unknown),
@@ -612,6 +613,7 @@ fn the_names_in_the_message_choose_the_store() {
         // A UPN with an empty domain: its suffix is the domain.
         ("alice@corp.example", "", Domain(0)),
         ("alice@CORP", "", Domain(0)),
+        ("alice@corp.test", "", Domain(0)),
         ("alice@sso1.farm.example", "", Local),
         ("alice@elsewhere.example", "", Unknown),
         ("alice@", "", Unknown),
@@ -636,7 +638,7 @@ fn no_outcome_of_one_store_leads_to_another() {
         session_base_key: SessionBaseKey::new([1; 16]),
         identity: Box::new(alice()),
     };
-    let names = || DomainNames { netbios: "CORP".into(), dns: None };
+    let names = || DomainNames { netbios: "CORP".into(), dns: vec![] };
     let down: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::Unavailable("no server".into())));
     let refuses: Arc<dyn ProofChecker> = Arc::new(Fixed(|| ProofVerdict::rejected("wrong")));
     let takes: Arc<dyn ProofChecker> = Arc::new(Fixed(accepted));
