@@ -1,7 +1,10 @@
 use super::SpnegoMechanism;
-use super::message::{NegState, NegTokenInit, NegTokenResp};
+use super::message::{NegState, NegTokenInit, NegTokenResp, Oid};
 use crate::{Acceptor, BoxFuture, Leg, MechanismContext, Refusal, RefusalReason, Step};
 use dtyp::DecodeError;
+
+/// Octets of an object identifier in the log: it comes from a client that has proved nothing. That of NTLM has 10.
+const OID_LEN_LOGGED: usize = 32;
 
 /// The acceptor of one context.
 pub struct SpnegoAcceptor {
@@ -26,7 +29,7 @@ impl SpnegoAcceptor {
             Some((at, oid.clone(), ours))
         });
         let Some((at, oid, ours)) = chosen else {
-            let offers: Vec<String> = init.mechanisms.iter().map(|oid| dtyp::hex(&oid.0)).collect();
+            let offers: Vec<String> = init.mechanisms.iter().map(in_log).collect();
             let detail = format!("none of the mechanisms is spoken: {}", offers.join(" "));
             return Err(Refusal::new(RefusalReason::Mechanism, detail));
         };
@@ -61,6 +64,14 @@ impl Acceptor for SpnegoAcceptor {
         Self: 'a,
     {
         Box::pin(self.first(leg))
+    }
+}
+
+/// An object identifier in hexadecimal, cut if it is long.
+fn in_log(Oid(oid): &Oid) -> String {
+    match oid.get(..OID_LEN_LOGGED) {
+        Some(start) if start.len() < oid.len() => format!("{}...", dtyp::hex(start)),
+        _ => dtyp::hex(oid),
     }
 }
 

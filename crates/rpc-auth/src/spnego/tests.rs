@@ -340,6 +340,16 @@ fn offers_that_are_not_spoken_and_rejects_are_refused() {
 }
 
 #[test]
+fn a_long_object_identifier_is_cut_in_the_log() {
+    let negoex = Oid(bytes("2b06010401823702021e"));
+    let first = NegTokenInit::to_bytes(&[negoex, Oid(vec![0x2a; 60_000])], b"x");
+    let refusal = accept(acceptor(), &first).err().expect("neither is spoken");
+    assert_eq!(refusal.reason, RefusalReason::Mechanism);
+    let logged = format!(": 2b06010401823702021e {}...", "2a".repeat(32));
+    assert!(refusal.detail.ends_with(&logged), "{}", refusal.detail);
+}
+
+#[test]
 fn a_mic_that_was_sent_is_answered_and_one_that_came_early_is_refused() {
     let (_, next) = goes_on(acceptor(), &bind());
     let without = NegTokenResp { token: Some(bytes(AUTHENTICATE)), ..NegTokenResp::default() };
