@@ -50,14 +50,16 @@ impl ProofChecker for SlowedChecker {
             let verdict = self.checker.check(proof).await;
             let counted = self.counted(proof, &verdict);
             let now = self.since.elapsed();
-            // Guesses that were checked side by side are looked at here one after the other.
-            let is_slow = counted.iter().any(|account| self.backoff.is_slow(now, account, source));
-            // Counted before the wait, so that a guess whose connection ends is counted, too.
-            if matches!(verdict, ProofVerdict::Rejected { .. }) {
-                for account in &counted {
-                    self.backoff.failed(now, account, source);
+            let is_slow = match verdict {
+                // Counted before the wait, so that a guess whose connection ends is counted, too, and counted for
+                // the account and for the name, whichever is slow.
+                ProofVerdict::Rejected { .. } => counted
+                    .iter()
+                    .fold(false, |is_slow, account| self.backoff.failed(now, account, source) | is_slow),
+                ProofVerdict::Accepted { .. } | ProofVerdict::Unavailable(_) => {
+                    counted.iter().any(|account| self.backoff.is_slow(now, account, source))
                 }
-            }
+            };
             if is_slow {
                 sleep_until(begun + ANSWER_TIME).await;
             }
