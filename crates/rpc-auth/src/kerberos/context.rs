@@ -188,10 +188,7 @@ impl KerberosContext {
     fn seal(&mut self, confounder: [u8; BLOCK_LEN], signed: [&[u8]; 2], body: &mut [u8], token: &mut [u8]) {
         let direction = &self.send;
         let clear = direction.wrap_header(FILLER_LEN as u16, self.rrc(), direction.next);
-        let stream = &mut self.stream;
-        stream.clear();
-        // All room at once: a buffer that grows leaves the clear text where it was.
-        stream.reserve(BLOCK_LEN + body.len() + FILLER_LEN + BLOCK_LEN);
+        let stream = emptied(&mut self.stream, BLOCK_LEN + body.len() + FILLER_LEN + HEADER_LEN);
         stream.extend_from_slice(&confounder);
         stream.extend_from_slice(body);
         stream.extend_from_slice(&[FILLER; FILLER_LEN]);
@@ -233,8 +230,7 @@ impl KerberosContext {
         }
         let (sealed_end, rest) = rest.split_at(ec_len + HEADER_LEN);
         let (mac, confounder) = rest.split_at(self.mac_len);
-        let stream = &mut self.stream;
-        stream.clear();
+        let stream = emptied(&mut self.stream, confounder.len() + body.len() + sealed_end.len());
         stream.extend_from_slice(confounder);
         stream.extend_from_slice(body);
         stream.extend_from_slice(sealed_end);
@@ -279,6 +275,16 @@ impl KerberosContext {
         self.receive.verify_mic(&[signed[0], body, signed[1]], token, number)?;
         self.take_number(number)
     }
+}
+
+/// The buffer, empty and with room for `len` bytes. A buffer that grows in place leaves clear text in the memory that
+/// it had, so a new one takes its place, and the old one is wiped.
+fn emptied(buffer: &mut Zeroizing<Vec<u8>>, len: usize) -> &mut Vec<u8> {
+    if buffer.capacity() < len {
+        *buffer = Zeroizing::new(Vec::with_capacity(len));
+    }
+    buffer.clear();
+    buffer
 }
 
 /// The MAC over the stream of a sealed token, with header and trailer of the fragment around the body.
@@ -554,6 +560,23 @@ mod tests {
                 let mut changed = pdu.clone();
                 changed[bit / 8] ^= 1 << (bit % 8);
                 assert!(check(&changed).is_err(), "{etype} signed, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_buffer_of_clear_text_never_grows_in_place() {
+        let mut client = context(Role::Initiator, Etype::Aes256Sha1, 1000, 1);
+        let mut server = context(Role::Acceptor, Etype::Aes256Sha1, 1, 1000);
+        let mut token = vec![0; client.token_len(AuthLevel::PRIVACY)];
+        for len in [16, 17, 24, 4096, 4097] {
+            let mut body = vec![0x2a; len];
+            client.seal(CONFOUNDER, [&[], &[]], &mut body, &mut token);
+            server.unseal([&[], &[]], &mut body, &token).expect("ours");
+            assert_eq!(body, vec![0x2a; len]);
+            // A vector that grows takes more than it needs.
+            for stream in [&client.stream, &server.stream] {
+                assert_eq!(stream.capacity(), stream.len(), "{len}");
             }
         }
     }
