@@ -84,34 +84,32 @@ impl Direction {
         header
     }
 
-    /// A MIC token over `data`, and the next number is taken.
-    fn mic(&mut self, data: &[&[u8]], out: &mut Vec<u8>) {
-        let header = self.mic_header(self.next);
+    /// A MIC token over the pieces of a fragment, and the next number is taken.
+    fn mic(&mut self, [header, body, trailer]: [&[u8]; 3], out: &mut Vec<u8>) {
+        let token = self.mic_header(self.next);
         self.next += 1;
-        let [a, b, c] = three(data);
-        out.extend_from_slice(&header);
-        out.extend_from_slice(self.sign.mac(&[a, b, c, &header]).bytes());
+        out.extend_from_slice(&token);
+        out.extend_from_slice(self.sign.mac(&[header, body, trailer, &token]).bytes());
     }
 
     /// Checks a MIC token that must have this number.
-    fn verify_mic(&self, data: &[&[u8]], token: &[u8], number: u64) -> Result<(), SecurityError> {
-        let (header, mac) = token.split_first_chunk::<HEADER_LEN>().ok_or(SecurityError::InvalidToken)?;
+    fn verify_mic(
+        &self,
+        [header, body, trailer]: [&[u8]; 3],
+        token: &[u8],
+        number: u64,
+    ) -> Result<(), SecurityError> {
+        let (token, mac) = token.split_first_chunk::<HEADER_LEN>().ok_or(SecurityError::InvalidToken)?;
         let expected = self.mic_header(number);
-        if header[..8] != expected[..8] {
+        if token[..8] != expected[..8] {
             return Err(SecurityError::InvalidToken);
         }
-        let [a, b, c] = three(data);
-        self.sign.verify(&[a, b, c, header], mac).ok_or(SecurityError::MessageAltered)?;
-        if *header != expected {
+        self.sign.verify(&[header, body, trailer, token], mac).ok_or(SecurityError::MessageAltered)?;
+        if *token != expected {
             return Err(SecurityError::OutOfSequence);
         }
         Ok(())
     }
-}
-
-/// At most three pieces, as many as a fragment has.
-fn three<'a>(data: &[&'a [u8]]) -> [&'a [u8]; 3] {
-    std::array::from_fn(|at| data.get(at).copied().unwrap_or(&[]))
 }
 
 /// Makes confounders: the counter of the sent fragments, encrypted under a key of its own that is drawn at
@@ -272,7 +270,7 @@ impl KerberosContext {
     fn unsign(&mut self, signed: [&[u8]; 2], body: &[u8], token: &[u8]) -> Result<(), SecurityError> {
         let number = token.get(8..16).and_then(|number| number.first_chunk());
         let number = u64::from_be_bytes(*number.ok_or(SecurityError::InvalidToken)?);
-        self.receive.verify_mic(&[signed[0], body, signed[1]], token, number)?;
+        self.receive.verify_mic([signed[0], body, signed[1]], token, number)?;
         self.take_number(number)
     }
 }
@@ -361,7 +359,7 @@ impl SecurityContext for KerberosContext {
                 self.seal(confounder, signed, &mut before[body_start..trailer_start], token);
             } else {
                 let mut token = Vec::with_capacity(token_len);
-                self.send.mic(&[signed[0], &wire[body_start..trailer_start], signed[1]], &mut token);
+                self.send.mic([signed[0], &wire[body_start..trailer_start], signed[1]], &mut token);
                 wire.extend_from_slice(&token);
             }
         }
@@ -387,17 +385,17 @@ impl MechanismContext for KerberosContext {
 
     fn sign_mech_list(&mut self, list: &[u8]) -> Vec<u8> {
         let mut token = Vec::with_capacity(HEADER_LEN + self.mac_len);
-        self.send.mic(&[list], &mut token);
+        self.send.mic([list, &[], &[]], &mut token);
         token
     }
 
     /// Acceptors of Windows sign the list under number 0, others under their first number. A client takes
     /// these two.
     fn verify_mech_list(&mut self, list: &[u8], mic: &[u8]) -> Result<(), SecurityError> {
-        match self.receive.verify_mic(&[list], mic, self.receive.first) {
+        match self.receive.verify_mic([list, &[], &[]], mic, self.receive.first) {
             Ok(()) => self.take_number(self.receive.first),
             Err(SecurityError::OutOfSequence) if self.role == Role::Initiator => {
-                self.receive.verify_mic(&[list], mic, 0)?;
+                self.receive.verify_mic([list, &[], &[]], mic, 0)?;
                 self.may_skip_first = true;
                 Ok(())
             }
@@ -509,11 +507,11 @@ mod tests {
         let (body, trailer) = (unhex("10000000000000000000000000000000"), unhex("10050c0001000000"));
         let mut client = context(Role::Initiator, Etype::Aes256Sha1, 1000, 1);
         let mut token = Vec::new();
-        client.send.mic(&[&header, &body, &trailer], &mut token);
+        client.send.mic([&header, &body, &trailer], &mut token);
         assert_eq!(hex(&token), "040404ffffffffff00000000000003e8e927813ed1a9b075a0c30f5a");
         let mut client = context(Role::Initiator, Etype::Aes256Sha1, 1000, 1);
         let mut token = Vec::new();
-        client.send.mic(&[&body], &mut token);
+        client.send.mic([&body, &[], &[]], &mut token);
         assert_eq!(hex(&token[16..]), "2fd670724db85bc648e77c5b", "without header signing");
     }
 
@@ -545,7 +543,7 @@ mod tests {
             // Signed alone.
             let protection = Protection { level: AuthLevel::INTEGRITY, header_signing: true };
             let mut token = Vec::new();
-            context(Role::Initiator, etype, 1000, 1).send.mic(&[&header, &body, &trailer], &mut token);
+            context(Role::Initiator, etype, 1000, 1).send.mic([&header, &body, &trailer], &mut token);
             assert_eq!(token.len(), server().token_len(AuthLevel::INTEGRITY));
             let pdu = [&header[..], &body, &trailer, &token].concat();
             let check = |pdu: &[u8]| {
