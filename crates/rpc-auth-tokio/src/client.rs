@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use tokio::net::ToSocketAddrs;
 use tokio::time::Instant;
 
-/// What a client binds to, and as whom.
+/// What a client binds to, and as which user.
 pub struct UserBind {
     /// The interface.
     pub interface: SyntaxId,

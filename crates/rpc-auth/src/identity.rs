@@ -2,7 +2,7 @@ use dcerpc::security::Account;
 use dtyp::{FileTime, Sid};
 use sha2::{Digest, Sha256};
 
-/// The user whom a security context proved. It counts only once a request was verified under the context.
+/// The user that a security context proved. It counts only once a request was verified under the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserIdentity {
     /// The account's name as its source gives it: `sAMAccountName`, or the first components of the principal.
@@ -20,7 +20,7 @@ pub struct UserIdentity {
     /// Services through which the ticket was delegated (S4U2Proxy, PAC buffer 11), in their order; empty if it was
     /// not delegated.
     pub delegated_by: Vec<String>,
-    /// When the context ends: the end of the ticket. `None` if the mechanism sets no end (NTLM).
+    /// When the context ends: the end of the ticket, and the clock skew that is allowed. `None` if the mechanism sets no end (NTLM).
     pub expires: Option<FileTime>,
 }
 

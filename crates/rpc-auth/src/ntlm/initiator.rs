@@ -118,7 +118,7 @@ impl Initiator for Negotiated {
             mic: None,
         };
         message.mic = Some(mic(&key, &self.negotiate, token, &message.to_bytes()));
-        // A server that asked for the MIC by its timestamp has the mechListMIC, too.
+        // This message has a MIC whatever the server sent, and so the list of SPNEGO is signed, too.
         let context = NtlmContext::new(&key, Sender::Client, None, true);
         Ok(InitiatorStep::Complete { token: message.to_bytes(), context: Box::new(context) })
     }
