@@ -61,8 +61,8 @@ impl Backoff {
         self.lock().get(now, account, source).is_some_and(|entry| entry.is_slow())
     }
 
-    /// Counts a wrong proof. Returns what [`Self::is_slow`] said before it was counted, under one lock: of attempts
-    /// that are checked side by side no more are free than of others.
+    /// Counts a wrong proof. Returns what [`Self::is_slow`] said before it was counted, under one lock: of
+    /// attempts that are checked side by side no more are free than of others.
     pub fn failed(&self, now: Duration, account: &str, source: IpAddr) -> bool {
         let mut entries = self.lock();
         match entries.get(now, account, source) {

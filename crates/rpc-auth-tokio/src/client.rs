@@ -51,8 +51,8 @@ impl From<ConnectError> for CallError {
     }
 }
 
-/// Connects and binds as a user by `deadline`. The server has proved that it knows the key of the context once the
-/// first call is answered.
+/// Connects and binds as a user by `deadline`. The server has proved that it knows the key of the context
+/// once the first call is answered.
 pub async fn connect(
     address: impl ToSocketAddrs,
     bind: UserBind,

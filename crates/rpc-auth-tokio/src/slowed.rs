@@ -5,15 +5,16 @@ use rpc_auth::ntlm::{NtlmProof, ProofChecker, ProofVerdict, StoreChoice};
 use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
-/// So much of a name counts, without the suffix of a user principal name: names in the table are a client's choice.
+/// So much of a name counts, without the suffix of a user principal name: names in the table are a client's
+/// choice.
 const NAME_LEN_MAX: usize = 64;
 
 /// Makes guesses slow ([`dcerpc::backoff`]), and keeps no user out.
 ///
-/// After some wrong proofs for an account from a source address, every answer for this pair comes a fixed time
-/// after its proof, right or wrong. It does not matter how the client spells the account. A connection makes one guess in that time. Each proof is checked, so no number
-/// of guesses keeps the right password out; the same user from another address, and other users from this one,
-/// notice nothing.
+/// After some wrong proofs for an account from a source address, every answer for this pair comes a fixed
+/// time after its proof, right or wrong. It does not matter how the client spells the account. A connection
+/// makes one guess in that time. Each proof is checked, so no number of guesses keeps the right password out;
+/// the same user from another address, and other users from this one, notice nothing.
 pub struct SlowedChecker {
     checker: Arc<dyn ProofChecker>,
     backoff: Backoff,
@@ -51,8 +52,8 @@ impl ProofChecker for SlowedChecker {
             let counted = self.counted(proof, &verdict);
             let now = self.since.elapsed();
             let is_slow = match verdict {
-                // Counted before the wait, so that a guess whose connection ends is counted, too, and counted for
-                // the account and for the name, whichever is slow.
+                // Counted before the wait, so that a guess whose connection ends is counted, too, and counted
+                // for the account and for the name, whichever is slow.
                 ProofVerdict::Rejected { .. } => counted
                     .iter()
                     .fold(false, |is_slow, account| self.backoff.failed(now, account, source) | is_slow),

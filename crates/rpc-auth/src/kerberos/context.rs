@@ -275,8 +275,8 @@ impl KerberosContext {
     }
 }
 
-/// The buffer, empty and with room for `len` bytes. A buffer that grows in place leaves clear text in the memory that
-/// it had, so a new one takes its place, and the old one is wiped.
+/// The buffer, empty and with room for `len` bytes. A buffer that grows in place leaves clear text in the
+/// memory that it had, so a new one takes its place, and the old one is wiped.
 fn emptied(buffer: &mut Zeroizing<Vec<u8>>, len: usize) -> &mut Vec<u8> {
     if buffer.capacity() < len {
         *buffer = Zeroizing::new(Vec::with_capacity(len));

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-/// How long a challenge may be answered: a client needs one round trip, and a user types no password in between.
+/// How long a challenge may be answered: a client needs one round trip, and a user types no password in
+/// between.
 const CHALLENGE_TIME_MAX: Duration = Duration::from_secs(120);
 /// NtChallengeResponse of NTLM version 1 and its session security; version 2 is longer.
 const NTLM_V1_RESPONSE_LEN: usize = 24;
@@ -264,8 +265,8 @@ fn malformed(error: DecodeError) -> Refusal {
     Refusal::new(RefusalReason::Token, error.to_string())
 }
 
-/// Whether a message has all flags that a level requires, and none that is refused. `flags` are those that all
-/// messages up to this one have in common.
+/// Whether a message has all flags that a level requires, and none that is refused. `flags` are those that
+/// all messages up to this one have in common.
 fn check_flags(message: &str, flags: NtlmFlags, level: AuthLevel) -> Result<(), Refusal> {
     let required = NtlmFlags::required(level);
     if !flags.contains(required) {

@@ -1,5 +1,5 @@
-//! [MS-NLMP] 3.4: what protects the messages of a context, connection-oriented, with extended session security
-//! and key exchange.
+//! [MS-NLMP] 3.4: what protects the messages of a context, connection-oriented, with extended session
+//! security and key exchange.
 
 use super::crypto::{DirectionKeys, Sender, SessionKey, hmac_md5, rc4};
 use crate::{MechanismContext, UserIdentity};
@@ -53,7 +53,8 @@ impl Direction {
         token
     }
 
-    /// Signs SPNEGO's list. The cipher stream starts again after it, the counter does not ([MS-SPNG] 3.2.5.1).
+    /// Signs SPNEGO's list. The cipher stream starts again after it, the counter does not ([MS-SPNG]
+    /// 3.2.5.1).
     fn sign_mech_list(&mut self, list: &[u8]) -> [u8; TOKEN_LEN] {
         let token = self.token(self.mac(&[list]));
         self.stream = rc4(&self.keys.seal);
@@ -137,8 +138,8 @@ impl SecurityContext for NtlmContext {
         true
     }
 
-    /// Header and trailer are covered always, header signing agreed or not ([MS-NLMP] 3.4.6). After an error the
-    /// streams of both sides are out of step.
+    /// Header and trailer are covered always, header signing agreed or not ([MS-NLMP] 3.4.6). After an error
+    /// the streams of both sides are out of step.
     fn unprotect(
         &mut self,
         protection: Protection,

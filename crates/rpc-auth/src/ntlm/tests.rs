@@ -204,7 +204,8 @@ fn messages_round_trip() {
     assert_eq!(Challenge::read(&challenge).expect("vector").to_bytes(), challenge);
     let authenticate = bytes(AUTHENTICATE);
     assert_eq!(Authenticate::read(&authenticate).expect("vector").to_bytes(), authenticate);
-    // [MS-NLMP] 4.2.4.3: the payload starts at 72 there in messages without a MIC; this one has its own version.
+    // [MS-NLMP] 4.2.4.3: the payload starts at 72 there in messages without a MIC; this one has its own
+    // version.
     let challenge = bytes(
         "4e544c4d5353500002000000 0c000c0038000000 33828ae2 0123456789abcdef 0000000000000000 2400240044000000
          060070170000000f 530065007200760065007200 02000c0044006f006d00610069006e00

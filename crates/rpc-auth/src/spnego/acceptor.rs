@@ -3,7 +3,8 @@ use super::message::{NegState, NegTokenInit, NegTokenResp, Oid};
 use crate::{Acceptor, BoxFuture, Leg, MechanismContext, Refusal, RefusalReason, Step};
 use dtyp::DecodeError;
 
-/// Octets of an object identifier in the log: it comes from a client that has proved nothing. That of NTLM has 10.
+/// Octets of an object identifier in the log: it comes from a client that has proved nothing. That of NTLM
+/// has 10.
 const OID_LEN_LOGGED: usize = 32;
 
 /// The acceptor of one context.
@@ -12,8 +13,8 @@ pub struct SpnegoAcceptor {
 }
 
 impl SpnegoAcceptor {
-    /// An acceptor that speaks these mechanisms. Which one is used is the initiator's choice: the first of its
-    /// list that is among them.
+    /// An acceptor that speaks these mechanisms. Which one is used is the initiator's choice: the first of
+    /// its list that is among them.
     pub fn new(mechanisms: Vec<(SpnegoMechanism, Box<dyn Acceptor>)>) -> Self {
         Self { mechanisms }
     }

@@ -1,7 +1,7 @@
 //! RFC 4178 4.2 and [MS-SPNG] 2.2.1: NegTokenInit, NegTokenInit2 and NegTokenResp.
 //!
-//! What we write is DER. What we read has definite lengths, which need not be minimal, and may have fields at the
-//! end that we do not know.
+//! What we write is DER. What we read has definite lengths, which need not be minimal, and may have fields at
+//! the end that we do not know.
 
 use dtyp::{ByteOrder, DecodeError, DecodeErrorKind, Reader};
 
@@ -64,8 +64,8 @@ fn only<'a>(mut inside: Reader<'a>, tag: u8, what: &'static str) -> Result<&'a [
     Ok(content.rest())
 }
 
-/// Calls `read` with each field of a sequence and its number; the numbers ascend. Fields above `[4]` are not known
-/// and skipped.
+/// Calls `read` with each field of a sequence and its number; the numbers ascend. Fields above `[4]` are not
+/// known and skipped.
 fn fields<'a>(mut sequence: Reader<'a>, mut read: impl FnMut(u8, Reader<'a>) -> Result<()>) -> Result<()> {
     let mut next = context(0);
     while sequence.remaining() > 0 {

@@ -1,8 +1,8 @@
-//! SPNEGO (RFC 4178, [MS-SPNG]), both sides: it chooses a mechanism, carries its tokens, and proves that the list
-//! of offers was not changed on the way.
+//! SPNEGO (RFC 4178, [MS-SPNG]), both sides: it chooses a mechanism, carries its tokens, and proves that the
+//! list of offers was not changed on the way.
 //!
-//! The mechanisms are acceptors and initiators of this crate with three tokens each. So the initiator signs the
-//! list first, with its last token, and the acceptor's last message answers it.
+//! The mechanisms are acceptors and initiators of this crate with three tokens each. So the initiator signs
+//! the list first, with its last token, and the acceptor's last message answers it.
 
 mod acceptor;
 mod initiator;
@@ -18,7 +18,8 @@ use message::Oid;
 /// A mechanism inside of SPNEGO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpnegoMechanism {
-    /// Kerberos version 5. It has two object identifiers: the second is a mistake of Windows 2000 that is kept.
+    /// Kerberos version 5. It has two object identifiers: the second is a mistake of Windows 2000 that is
+    /// kept.
     Kerberos,
     /// NTLM.
     Ntlm,

@@ -95,7 +95,8 @@ fn sends(initiator: Box<dyn Initiator>, token: Option<&[u8]>) -> (Vec<u8>, Box<d
     }
 }
 
-/// A mechanism that repeats tokens, for a second place in lists: it has three of them, and a context of NTLM's.
+/// A mechanism that repeats tokens, for a second place in lists: it has three of them, and a context of
+/// NTLM's.
 struct Fake;
 
 impl Initiator for Fake {
@@ -279,7 +280,8 @@ fn a_client_whose_second_mechanism_is_chosen_wants_the_list_signed() {
     let first: Vec<(SpnegoMechanism, Box<dyn Initiator>)> =
         vec![(SpnegoMechanism::Kerberos, Box::new(Fake)), (SpnegoMechanism::Ntlm, initiator())];
     let (token, client) = sends(Box::new(SpnegoInitiator::new(first)), None);
-    // On the way Kerberos was taken out of the list: the server sees NTLM alone, and its MIC with another list.
+    // On the way Kerberos was taken out of the list: the server sees NTLM alone, and its MIC with another
+    // list.
     let read = NegTokenInit::read(&token).expect("ours");
     assert_eq!(read.mechanisms.len(), 3);
     let only_ntlm = NegTokenInit::to_bytes(&[Oid(NTLM.to_vec())], &[]);
