@@ -1,3 +1,5 @@
+use dtyp::DecodeError;
+
 /// Why a user was not authenticated. The peer learns none of it; the audit log has all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -11,6 +13,11 @@ impl Refusal {
     /// A refusal with its facts.
     pub fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// The refusal of a token that cannot be read.
+    pub(crate) fn malformed(error: DecodeError) -> Self {
+        Self::new(RefusalReason::Token, error.to_string())
     }
 }
 

@@ -63,7 +63,7 @@ impl Credential {
         authenticator: &Authenticator,
         entropy: Entropy<'_>,
     ) -> Result<Vec<u8>, Refusal> {
-        let ticket = Ticket::decode(&self.ticket).map_err(|error| refuse(error.to_string()))?;
+        let ticket = Ticket::decode(&self.ticket).map_err(Refusal::malformed)?;
         let mut plain = Zeroizing::new(Vec::new());
         authenticator.encode(&mut plain);
         let mut confounder = [0; BLOCK_LEN];

@@ -71,8 +71,7 @@ impl Initiator for Negotiated {
         entropy: Entropy<'_>,
     ) -> Result<InitiatorStep, Refusal> {
         let token = token.unwrap_or_default();
-        let challenge =
-            Challenge::read(token).map_err(|error| Refusal::new(RefusalReason::Token, error.to_string()))?;
+        let challenge = Challenge::read(token).map_err(Refusal::malformed)?;
         let flags = self.flags.and(challenge.flags);
         let required = NtlmFlags::required(self.initiator.level);
         if !flags.contains(required) {

@@ -1,7 +1,6 @@
 use super::SpnegoMechanism;
 use super::message::{NegState, NegTokenInit, NegTokenResp, Oid};
 use crate::{Acceptor, BoxFuture, Leg, MechanismContext, Refusal, RefusalReason, Step};
-use dtyp::DecodeError;
 
 /// Octets of an object identifier in the log: it comes from a client that has proved nothing. That of NTLM
 /// has 10.
@@ -20,7 +19,7 @@ impl SpnegoAcceptor {
     }
 
     async fn first(self: Box<Self>, leg: Leg<'_>) -> Result<Step, Refusal> {
-        let init = NegTokenInit::read(leg.token).map_err(malformed)?;
+        let init = NegTokenInit::read(leg.token).map_err(Refusal::malformed)?;
         if init.mic.is_some() {
             return Err(Refusal::new(RefusalReason::ListMic, "a MIC before the mechanism is complete"));
         }
@@ -87,7 +86,7 @@ struct Chosen {
 
 impl Chosen {
     async fn next(mut self: Box<Self>, leg: Leg<'_>) -> Result<Step, Refusal> {
-        let response = NegTokenResp::read(leg.token).map_err(malformed)?;
+        let response = NegTokenResp::read(leg.token).map_err(Refusal::malformed)?;
         if response.state == Some(NegState::Reject) {
             return Err(Refusal::new(RefusalReason::Mechanism, "the client rejects the mechanism"));
         }
@@ -147,8 +146,4 @@ fn check_list(
         None if is_required => Err(Refusal::new(RefusalReason::ListMic, "the list's MIC is missing")),
         None => Ok(None),
     }
-}
-
-fn malformed(error: DecodeError) -> Refusal {
-    Refusal::new(RefusalReason::Token, error.to_string())
 }

@@ -96,8 +96,7 @@ impl Initiator for Offered {
 }
 
 fn read(token: Option<&[u8]>) -> Result<NegTokenResp, Refusal> {
-    NegTokenResp::read(token.unwrap_or_default())
-        .map_err(|error| Refusal::new(RefusalReason::Token, error.to_string()))
+    NegTokenResp::read(token.unwrap_or_default()).map_err(Refusal::malformed)
 }
 
 struct Running {
