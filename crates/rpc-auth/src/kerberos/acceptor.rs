@@ -353,10 +353,7 @@ pub(crate) fn sequence_number(entropy: Entropy<'_>) -> u32 {
 
 /// An AP-REP around an encoded EncAPRepPart.
 pub(crate) fn ap_rep(session_key: &Key, part: &[u8], entropy: Entropy<'_>) -> Vec<u8> {
-    let mut confounder = [0; BLOCK_LEN];
-    entropy(&mut confounder);
-    let cipher = session_key.encrypt(usage::AP_REP, confounder, part);
-    let enc_part = EncryptedData { etype: session_key.etype().number(), kvno: None, cipher };
+    let enc_part = EncryptedData::seal(session_key, usage::AP_REP, part, entropy);
     let mut token = Vec::with_capacity(enc_part.cipher.len() + 64);
     ApRep { enc_part }.encode(&mut token);
     token

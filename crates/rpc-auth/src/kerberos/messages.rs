@@ -1,7 +1,8 @@
 //! The messages of RFC 4120 that an acceptor and an initiator need, as they are on the wire.
 
 use super::der::{Der, SEQUENCE, WriteDer, application};
-use super::etype::{Etype, Key};
+use super::etype::{BLOCK_LEN, Etype, Key};
+use crate::Entropy;
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 use std::fmt;
 use subtle::ConstantTimeEq;
@@ -179,6 +180,14 @@ pub struct EncryptedData {
 }
 
 impl EncryptedData {
+    /// Encrypts under a key of the connection, which has no version.
+    pub(crate) fn seal(key: &Key, usage: u32, plain: &[u8], entropy: Entropy<'_>) -> Self {
+        let mut confounder = [0; BLOCK_LEN];
+        entropy(&mut confounder);
+        let cipher = key.encrypt(usage, confounder, plain);
+        Self { etype: key.etype().number(), kvno: None, cipher }
+    }
+
     fn read(der: &mut Der<'_>, what: &'static str) -> Result<Self> {
         der.sequence(what, |data| {
             Ok(Self {
