@@ -143,9 +143,9 @@ impl NegTokenInit {
         }
     }
 
-    /// The message of an initiator: the list and the first one's token.
-    pub(super) fn to_bytes(mechanisms: &[Oid], token: &[u8]) -> Vec<u8> {
-        let list = context_field(0, &mech_list(mechanisms));
+    /// The message of an initiator: MechTypeList and the first one's token.
+    pub(super) fn to_bytes(list: &[u8], token: &[u8]) -> Vec<u8> {
+        let list = context_field(0, list);
         let token = context_field(2, &tlv(OCTET_STRING, token));
         let sequence = tlv(SEQUENCE, &[list, token].concat());
         tlv(FRAME, &[tlv(OBJECT_IDENTIFIER, SPNEGO), context_field(0, &sequence)].concat())
