@@ -263,7 +263,7 @@ impl Challenged {
 
 /// Whether a message has all flags that a level requires, and none that is refused. `flags` are those that
 /// all messages up to this one have in common.
-fn check_flags(message: &str, flags: NtlmFlags, level: AuthLevel) -> Result<(), Refusal> {
+pub(super) fn check_flags(message: &str, flags: NtlmFlags, level: AuthLevel) -> Result<(), Refusal> {
     let required = NtlmFlags::required(level);
     if !flags.contains(required) {
         let missing = required.0 & !flags.0;
