@@ -5,6 +5,7 @@
 //! context that protects fragments and knows the user. Nothing here opens a socket, reads a clock or draws a
 //! random number.
 
+mod der;
 mod identity;
 pub mod kerberos;
 mod mechanism;

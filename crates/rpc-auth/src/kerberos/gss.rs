@@ -32,7 +32,7 @@ pub(crate) fn unframe(token: &[u8]) -> Result<&[u8], Refusal> {
         return Ok(token);
     }
     let malformed = || Refusal::new(RefusalReason::Token, "the frame of the token is malformed");
-    let inside = super::der::Der::message(token, 0x60, "GSS-API frame").map_err(|_| malformed())?.rest();
+    let inside = crate::der::Der::message(token, 0x60, "GSS-API frame").map_err(|_| malformed())?.rest();
     let (oid, rest) = inside.split_first_chunk::<11>().ok_or_else(malformed)?;
     let (tok_id, rest) = rest.split_first_chunk::<2>().ok_or_else(malformed)?;
     match (*oid == OID || *oid == OID_WINDOWS) && *tok_id == TOK_ID_AP_REQ {

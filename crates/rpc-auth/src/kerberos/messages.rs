@@ -1,8 +1,8 @@
 //! The messages of RFC 4120 that an acceptor and an initiator need, as they are on the wire.
 
-use super::der::{Der, SEQUENCE, WriteDer, application};
 use super::etype::{BLOCK_LEN, Etype, Key};
 use crate::Entropy;
+use crate::der::{Der, SEQUENCE, WriteDer, application};
 use dtyp::{DecodeError, DecodeErrorKind, FileTime};
 use std::fmt;
 use subtle::ConstantTimeEq;

@@ -4,7 +4,6 @@
 mod acceptor;
 mod ccache;
 mod context;
-mod der;
 mod etype;
 mod gss;
 mod initiator;
