@@ -5,7 +5,7 @@ mod acceptor;
 mod ccache;
 mod context;
 mod etype;
-mod gss;
+pub(crate) mod gss;
 mod initiator;
 mod keytab;
 mod messages;

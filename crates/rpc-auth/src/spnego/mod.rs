@@ -13,6 +13,7 @@ mod tests;
 pub use acceptor::SpnegoAcceptor;
 pub use initiator::SpnegoInitiator;
 
+use crate::kerberos::gss::{OID as KERBEROS, OID_MICROSOFT as KERBEROS_MICROSOFT};
 use message::Oid;
 
 /// A mechanism inside of SPNEGO.
@@ -25,10 +26,6 @@ pub enum SpnegoMechanism {
     Ntlm,
 }
 
-/// 1.2.840.113554.1.2.2.
-const KERBEROS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x12, 0x01, 0x02, 0x02];
-/// 1.2.840.48018.1.2.2.
-const KERBEROS_MICROSOFT: &[u8] = &[0x2a, 0x86, 0x48, 0x82, 0xf7, 0x12, 0x01, 0x02, 0x02];
 /// 1.3.6.1.4.1.311.2.2.10.
 const NTLM: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x02, 0x0a];
 
