@@ -129,7 +129,7 @@ impl Confounders {
 }
 
 /// A Kerberos context that is set up.
-pub struct KerberosContext {
+pub(crate) struct KerberosContext {
     role: Role,
     encrypts_then_macs: bool,
     mac_len: usize,

@@ -14,7 +14,7 @@ const COMPONENTS_MAX: u16 = 16;
 /// The first two bytes of a file.
 const VERSION: [u8; 2] = [5, 2];
 /// RC4, which is recognised to be refused.
-pub(crate) const RC4_HMAC: i32 = 23;
+const RC4_HMAC: i32 = 23;
 
 /// One key of one service.
 #[derive(Clone, Debug, PartialEq, Eq)]

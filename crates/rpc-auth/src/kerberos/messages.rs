@@ -615,16 +615,10 @@ pub(crate) mod kdc {
     /// Pre-authentication data of a reply.
     const PADATA_MAX: usize = 32;
 
-    /// KDC-REQ-BODY of a TGS-REQ.
-    pub(crate) fn write_body(
-        out: &mut Vec<u8>,
-        options: u32,
-        service: &Principal,
-        till: FileTime,
-        nonce: u32,
-    ) {
+    /// KDC-REQ-BODY of a TGS-REQ without options.
+    pub(crate) fn write_body(out: &mut Vec<u8>, service: &Principal, till: FileTime, nonce: u32) {
         out.element(SEQUENCE, |out| {
-            out.field(0, |out| out.flags(options));
+            out.field(0, |out| out.flags(0));
             out.field(2, |out| out.text(&service.realm));
             out.field(3, |out| service.write_name(out));
             out.field(5, |out| out.time(till));

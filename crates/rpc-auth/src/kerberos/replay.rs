@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Authenticators that are remembered. Each takes about 250 bytes, and only clients that pass every other
 /// check add any: together 65 MB, or 437 authentications a second over the ten minutes that an entry lives.
-pub const AUTHENTICATORS_MAX: usize = 1 << 18;
+const AUTHENTICATORS_MAX: usize = 1 << 18;
 
 /// A hash that no second input has by chance or by design.
 type Hash = [u8; 32];

@@ -33,7 +33,7 @@ impl TgsRequest {
         entropy(&mut nonce);
         let nonce = u32::from_ne_bytes(nonce) & 0x7fff_ffff;
         let mut body = Vec::new();
-        kdc::write_body(&mut body, 0, &service, ticket_granting.endtime, nonce);
+        kdc::write_body(&mut body, &service, ticket_granting.endtime, nonce);
         let (ctime, cusec) = messages::microseconds(now);
         let authenticator = Authenticator {
             client: ticket_granting.client.clone(),

@@ -63,7 +63,7 @@ impl Direction {
 }
 
 /// A context that is set up, of either side.
-pub struct NtlmContext {
+pub(super) struct NtlmContext {
     ours: Direction,
     theirs: Direction,
     user: Option<Arc<UserIdentity>>,

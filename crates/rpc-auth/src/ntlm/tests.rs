@@ -1,6 +1,7 @@
 use super::av_pairs::AV_FLAG_MIC;
 use super::context::NtlmContext;
 use super::crypto::{Sender, SessionKey as Key};
+use super::proof::choose_store;
 use super::*;
 use crate::test::{bytes, now_or_never};
 use crate::{
