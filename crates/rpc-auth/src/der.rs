@@ -28,6 +28,11 @@ pub(crate) const fn application(number: u8) -> u8 {
     0x60 | number
 }
 
+/// The text of a KerberosString, here and in files of Kerberos: UTF-8 without NUL.
+pub(crate) fn text_without_nul(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).map(str::to_owned)
+}
+
 /// Reads the elements inside of one element, one behind the other.
 #[derive(Clone, Debug)]
 pub(crate) struct Der<'a> {
@@ -232,10 +237,7 @@ impl<'a> Der<'a> {
     /// KerberosString: text without NUL.
     pub(crate) fn text(&mut self, what: &'static str) -> Result<String> {
         let (bytes, bad) = self.primitive(GENERAL_STRING, what)?;
-        match std::str::from_utf8(bytes) {
-            Ok(text) if !text.contains('\0') => Ok(text.to_owned()),
-            _ => Err(DecodeError { kind: DecodeErrorKind::BadText, ..bad }),
-        }
+        text_without_nul(bytes).ok_or(DecodeError { kind: DecodeErrorKind::BadText, ..bad })
     }
 
     /// KerberosTime: `YYYYMMDDHHMMSSZ`, from 1970 on.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 type Result<T> = std::result::Result<T, DecodeError>;
 
 /// Components of one principal; service principals of Active Directory have at most three.
-const COMPONENTS_MAX: usize = 16;
+pub(crate) const COMPONENTS_MAX: usize = 16;
 /// Bytes of a principal's name and of a realm: a name of Active Directory has at most 260 characters. Names
 /// come into the log before the client has proved anything.
 const NAME_LEN_MAX: usize = 1024;
