@@ -1,6 +1,8 @@
 use dcerpc::security::Account;
 use dtyp::{FileTime, Sid};
 use sha2::{Digest, Sha256};
+use std::any::Any;
+use std::sync::Arc;
 
 /// The user that a security context proved. It counts only once a request was verified under the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,15 @@ impl UserIdentity {
                 Account::Named(hash.finalize().into())
             }
         }
+    }
+}
+
+/// The identity of a security context for the services above it: its user, or `()` on the client's side, which
+/// has none.
+pub(crate) fn identity_of(user: Option<&Arc<UserIdentity>>) -> Arc<dyn Any + Send + Sync> {
+    match user {
+        Some(user) => Arc::clone(user) as _,
+        None => Arc::new(()),
     }
 }
 

@@ -6,6 +6,7 @@
 //! from the front to the end.
 
 use super::etype::{BLOCK_LEN, Cipher, Key, MacKey, SealingKeys, usage};
+use crate::identity::identity_of;
 use crate::{MechanismContext, UserIdentity};
 use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{
@@ -367,14 +368,11 @@ impl SecurityContext for KerberosContext {
     }
 
     fn identity(&self) -> Arc<dyn Any + Send + Sync> {
-        match &self.user {
-            Some(user) => Arc::clone(user) as _,
-            None => Arc::new(()),
-        }
+        identity_of(self.user.as_ref())
     }
 
     fn account(&self) -> Option<Account> {
-        Some(self.user.as_ref()?.account())
+        self.user.as_deref().map(UserIdentity::account)
     }
 }
 

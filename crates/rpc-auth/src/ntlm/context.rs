@@ -2,7 +2,9 @@
 //! security and key exchange.
 
 use super::crypto::{DirectionKeys, Sender, SessionKey, hmac_md5, rc4};
+use crate::identity::identity_of;
 use crate::{MechanismContext, UserIdentity};
+use dcerpc::pdu::SecTrailer;
 use dcerpc::security::{
     Account, AuthLevel, Outgoing, ProtectedFragment, Protecting, Protection, SecurityContext, SecurityError,
 };
@@ -165,7 +167,11 @@ impl SecurityContext for NtlmContext {
         // It may have a secret, of which the sealed copy alone is left.
         let stub = Zeroizing::new(stub);
         let len = fragments.iter().map(|fragment| {
-            fragment.header.len() + fragment.body.len() + usize::from(fragment.pad) + 8 + TOKEN_LEN
+            fragment.header.len()
+                + fragment.body.len()
+                + usize::from(fragment.pad)
+                + SecTrailer::LEN
+                + TOKEN_LEN
         });
         let mut bytes = Vec::with_capacity(len.sum());
         for fragment in &fragments {
@@ -185,14 +191,11 @@ impl SecurityContext for NtlmContext {
     }
 
     fn identity(&self) -> Arc<dyn Any + Send + Sync> {
-        match &self.user {
-            Some(user) => Arc::clone(user) as _,
-            None => Arc::new(()),
-        }
+        identity_of(self.user.as_ref())
     }
 
     fn account(&self) -> Option<Account> {
-        Some(self.user.as_ref()?.account())
+        self.user.as_deref().map(UserIdentity::account)
     }
 }
 
